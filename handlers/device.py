@@ -1,0 +1,62 @@
+"""Chooses the device and the thread counts of one worker from what the machine has; the choices are pure."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+CPU_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
+
+
+def choose_device(gpu_id: int | None, cuda_devices: int) -> str:
+    """'cuda:N' for the GPU that TorchServe gave this worker, else 'cpu'.
+
+    Args:
+        gpu_id: TorchServe's `gpu_id`; None or negative where it gave none.
+        cuda_devices: how many CUDA devices torch sees.
+
+    A gpu_id past the visible devices means that CUDA_VISIBLE_DEVICES renumbered them; torch's ids wrap.
+    """
+    if gpu_id is None or gpu_id < 0 or cuda_devices < 1:
+        return "cpu"
+    return f"cuda:{gpu_id % cuda_devices}"
+
+
+def threads_per_worker(configured: int | None, cores: int, workers: int) -> int:
+    """Torch's intra-op threads: as configured, else the cores shared among the workers, at least one.
+
+    More threads than cores slows every worker down; TorchServe's default of all cores for each of several workers
+    does that.
+    """
+    return configured or max(1, cores // max(1, workers))
+
+
+def usable_cores(quota: str | None = None) -> int:
+    """Cores that this process may use: its affinity mask, lowered by the container's CPU quota.
+
+    Args:
+        quota: content of cgroup v2's cpu.max ('200000 100000', 'max 100000'); None reads it from the system.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if quota is None:
+        quota = CPU_QUOTA_FILE.read_text() if CPU_QUOTA_FILE.is_file() else "max"
+    limit, _, period = quota.strip().partition(" ")
+    if limit == "max" or not period:
+        return affinity
+    return max(1, min(affinity, int(limit) // int(period)))
+
+
+def set_threads(threads: int) -> None:
+    """Give torch's operators `threads` threads; must run before the first operator, so before the weights load."""
+    torch.set_num_threads(threads)
+    if torch.get_num_interop_threads() != 1:
+        torch.set_num_interop_threads(1)  # a worker runs one batch at a time: nothing to run beside it
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on `device`; on a GPU from pinned memory, so that the copy overlaps with work already queued."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

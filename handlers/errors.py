@@ -1,0 +1,111 @@
+"""What a handler raises on purpose, and the one place where it becomes a problem document (RFC 9457).
+
+    RequestError              an answer for one item, with an HTTP status
+      UndecodableBody     400 the bytes are not what their media type says
+      PayloadTooLarge     413 more bytes, pixels or parts than the archive allows
+      UnsupportedMedia    415 a media type that this handler does not read
+      DoesNotFit          422 decoded, but it does not fit the request schema; carries `errors`
+      ModelFailed         500 the model raised, or answered something that cannot be sent
+      NotImplementedHere  501 an operation of TorchServe that this handler does not offer
+    LoadError                 the worker must not serve
+
+No stack trace, file path or input value of a failed item may reach a client: `detail` is written for them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic_core import to_json
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+
+class RequestError(Exception):
+    """One item cannot be answered with a prediction.
+
+    Args:
+        detail: one or two sentences for the client: what was wrong and what would be right.
+        errors: for a 422, `{"field": "pixels.0.3", "message": "..."}` for each mistake.
+    """
+
+    status = 500
+    kind = "internal"
+    title = "Internal error"
+
+    def __init__(self, detail: str, errors: list[dict[str, str]] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+
+
+class UndecodableBody(RequestError):
+    """The bytes are not what their media type says."""
+
+    status = 400
+    kind = "undecodable-body"
+    title = "The body cannot be decoded"
+
+
+class PayloadTooLarge(RequestError):
+    """More bytes, pixels or parts than the archive allows."""
+
+    status = 413
+    kind = "payload-too-large"
+    title = "The request is too large"
+
+
+class UnsupportedMedia(RequestError):
+    """A media type that this handler does not read."""
+
+    status = 415
+    kind = "unsupported-media-type"
+    title = "The media type is not supported"
+
+
+class DoesNotFit(RequestError):
+    """Decoded, but it does not fit the request schema."""
+
+    status = 422
+    kind = "does-not-fit-schema"
+    title = "The request does not fit the schema"
+
+
+class ModelFailed(RequestError):
+    """The model raised, or answered something that cannot be sent."""
+
+    status = 500
+    kind = "model-failed"
+    title = "The model failed on this item"
+
+
+class NotImplementedHere(RequestError):
+    """An operation of TorchServe that this handler does not offer."""
+
+    status = 501
+    kind = "not-implemented"
+    title = "This operation is not offered"
+
+
+class LoadError(RuntimeError):
+    """The worker must not serve; the message says why in one line.
+
+    A RuntimeError because TorchServe answers its load command with a status only for that type; any other ends
+    the process without an answer.
+    """
+
+
+def problem_document(error: RequestError, request_id: str | None, model: str, version: str) -> bytes:
+    """The body of type PROBLEM_MEDIA_TYPE that answers one failed item."""
+    document: dict[str, Any] = {
+        "type": f"urn:tsctl:problem:{error.kind}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "request_id": request_id,
+        "model": model,
+        "version": version,
+    }
+    if error.errors is not None:
+        document["errors"] = error.errors
+    return to_json(document)

@@ -1,0 +1,44 @@
+"""The archive's sample requests and golden answers: what a worker warms with and proves itself on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handlers.errors import LoadError
+from handlers.items import JPEG, JSON, PNG, Incoming
+
+MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".txt": "text/plain"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request body and the answer that a correct model gives."""
+
+    name: str
+    request: Incoming
+    golden: Any
+
+
+def read_samples(folder: Path, golden_file: Path) -> list[Sample]:
+    """Every file of `folder`, in name order, with its golden answer.
+
+    Raises:
+        LoadError: there is no sample, a sample has no golden answer, or a golden answer has no sample.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    if not files:
+        raise LoadError("the archive has no samples, so this worker could neither warm up nor prove its answers")
+    if not golden_file.is_file():
+        raise LoadError(f"the archive has no {golden_file.name} with the answers to its samples")
+    golden = json.loads(golden_file.read_text(encoding="utf-8"))
+    unmatched = sorted({path.name for path in files} ^ set(golden))
+    if unmatched:
+        raise LoadError(f"samples and golden answers do not match one to one: {', '.join(unmatched)}")
+    return [Sample(path.name, _request(path), golden[path.name]) for path in files]
+
+
+def _request(path: Path) -> Incoming:
+    return Incoming(path.read_bytes(), MEDIA_TYPES.get(path.suffix.lower(), ""), request_id=f"sample:{path.name}")

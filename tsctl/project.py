@@ -1,0 +1,67 @@
+"""Where a project's files lie; every path that tsctl reads or writes is derived here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsctl.errors import SpecError
+
+PROJECT_VARIABLE = "TSCTL_PROJECT"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder that holds `deployment.yaml`, `config.properties` and `archives/`."""
+
+    root: Path
+
+    @property
+    def deployment(self) -> Path:
+        return self.root / "deployment.yaml"
+
+    @property
+    def config_properties(self) -> Path:
+        return self.root / "config.properties"
+
+    @property
+    def archives(self) -> Path:
+        return self.root / "archives"
+
+    @property
+    def store(self) -> Path:
+        return self.archives / "store"
+
+    @property
+    def state(self) -> Path:
+        """Run-time state of this machine (pids, tokens, logs): readable by its owner only, never committed."""
+        return self.root / ".tsctl"
+
+    def relative(self, path: Path) -> str:
+        """The path as a person in the project's root would type it."""
+        try:
+            return str(path.resolve().relative_to(self.root.resolve()))
+        except ValueError:
+            return str(path)
+
+
+def find_project(start: Path | None = None) -> Project:
+    """The project named by TSCTL_PROJECT, else the nearest folder upwards that has an `archives` folder.
+
+    Raises:
+        SpecError: neither exists.
+    """
+    named = os.environ.get(PROJECT_VARIABLE)
+    if named:
+        if not Path(named).is_dir():
+            raise SpecError(f"{PROJECT_VARIABLE}={named}: no such folder")
+        return Project(Path(named).resolve())
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "deployment.yaml").is_file() or (folder / "archives").is_dir():
+            return Project(folder)
+    raise SpecError(
+        f"no project here: neither {here} nor a folder above it has deployment.yaml or archives/",
+        f"Change to the project's folder, or set {PROJECT_VARIABLE}.",
+    )

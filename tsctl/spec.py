@@ -1,0 +1,146 @@
+"""Reads the YAML that people write, and says every mistake as file, key, value and expectation.
+
+All mistakes of a file are reported at once, and nothing is coerced: a version written 1.0 without quotes is a
+number to YAML, and is refused rather than guessed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from tsctl.errors import SpecError
+
+
+class SpecModel(BaseModel):
+    """Base of everything a person writes: unknown keys are mistakes, values are never coerced, nothing changes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _not_token(name: str) -> str:
+    if name.lower().startswith("token"):
+        raise ValueError("must not begin with 'token': TorchServe takes /models/token... for its token API")
+    return name
+
+
+def _plain_version(version: str) -> str:
+    if version in {"all", "set-default"}:
+        raise ValueError("is a word of TorchServe's management API and cannot be a version")
+    return version
+
+
+#: A model's name as TorchServe's archiver accepts it.
+ModelName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-.]*$", max_length=64), AfterValidator(_not_token)
+]
+#: A version as it can stand in a URL and a file name.
+ModelVersion = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=32), AfterValidator(_plain_version)
+]
+
+Spec = TypeVar("Spec", bound=SpecModel)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, which YAML would silently overwrite."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands here a second time", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_spec(path: Path, model: type[Spec]) -> Spec:
+    """The file's content as `model`.
+
+    Raises:
+        SpecError: the file is missing, is not YAML, or does not fit; the message has one line per mistake.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise SpecError(_yaml_mistake(path, error)) from error
+    if not isinstance(content, dict):
+        raise SpecError(f"{path}: expected a mapping of keys to values, found {_shown(content)}")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise SpecError("\n".join(mistakes(str(path), model, error))) from error
+
+
+def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[str]:
+    """One line for each thing that is wrong: `file: key: value: expectation`."""
+    lines = []
+    for entry in error.errors(include_url=False):
+        # pydantic names the key of a bad mapping key '[key]'; people know only the key itself
+        where = [str(part) for part in entry["loc"] if part != "[key]"]
+        key = ".".join(where)
+        kind = entry["type"]
+        if kind == "extra_forbidden":
+            lines.append(f"{name}: {key}: unknown key{_suggestion(model, where)}")
+        elif kind == "missing":
+            lines.append(f"{name}: {key}: missing, and required")
+        else:
+            lines.append(f"{name}: {key}: {_shown(entry['input'])}: {_expectation(entry)}")
+    return lines
+
+
+def _expectation(entry: Any) -> str:
+    message = str(entry["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    if entry["type"] == "string_type" and isinstance(entry["input"], int | float):
+        return f'{message}; quote it, as in "{entry["input"]}"'
+    return message
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _suggestion(model: type[BaseModel], where: list[str]) -> str:
+    known = _keys_at(model, where[:-1])
+    close = difflib.get_close_matches(where[-1], known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(sorted(known))}" if known else ""
+
+
+def _keys_at(model: type[BaseModel], where: list[str]) -> list[str]:
+    """The keys that the model knows at a place; none where the place is not a model."""
+    schema = model.model_json_schema()
+    node: Any = schema
+    for part in where:
+        node = _resolve(schema, node)
+        node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
+    return list(_resolve(schema, node).get("properties", {}))
+
+
+def _resolve(schema: Any, node: Any) -> Any:
+    for option in node.get("anyOf", [node]) if isinstance(node, dict) else []:
+        if "$ref" in option:
+            return schema["$defs"][option["$ref"].rsplit("/", 1)[-1]]
+        if "properties" in option or "additionalProperties" in option:
+            return option
+    return node if isinstance(node, dict) else {}
+
+
+def _yaml_mistake(path: Path, error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return f"{path}: {where}{getattr(error, 'problem', None) or error}"

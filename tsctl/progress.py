@@ -66,4 +66,6 @@ class Progress:
             self.console.print(f"  {escape(step.title)}: {escape(text)}")
 
     def _close(self, step: Step, result: str, colour: str, seconds: float) -> None:
-        self.console.print(f"{escape(step.title):<34} [{colour}]{escape(result)}[/{colour}]  [dim]{seconds:.1f} s[/dim]")
+        self.console.print(
+            f"{escape(step.title):<34} [{colour}]{escape(result)}[/{colour}]  [dim]{seconds:.1f} s[/dim]"
+        )

@@ -127,7 +127,9 @@ def _keys_at(model: type[BaseModel], where: list[str]) -> list[str]:
     node: Any = schema
     for part in where:
         node = _resolve(schema, node)
-        node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
+        patterns = node.get("patternProperties", {})  # a mapping whose keys are constrained
+        node = node.get("properties", {}).get(part) or next(iter(patterns.values()), None)
+        node = node or {}
     return list(_resolve(schema, node).get("properties", {}))
 
 
@@ -135,7 +137,7 @@ def _resolve(schema: Any, node: Any) -> Any:
     for option in node.get("anyOf", [node]) if isinstance(node, dict) else []:
         if "$ref" in option:
             return schema["$defs"][option["$ref"].rsplit("/", 1)[-1]]
-        if "properties" in option or "additionalProperties" in option:
+        if "properties" in option or "patternProperties" in option or "additionalProperties" in option:
             return option
     return node if isinstance(node, dict) else {}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 
-from tsctl.cli import archive
+from tsctl.cli import archive, models, node, top
 from tsctl.errors import TsctlError
 
 app = typer.Typer(
@@ -18,21 +19,34 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(top.up)
+app.command()(top.down)
+app.command()(top.status)
 app.add_typer(archive.app, name="archive")
+app.add_typer(node.app, name="node")
+app.add_typer(models.app, name="models")
+
+
+#: ClickException, the base of what a wrong command line raises; typer carries click inside itself and exports it not.
+_ClickException: Any = typer.BadParameter.__mro__[2]
 
 
 def run(*arguments: str) -> None:
     """Run the command line with `arguments` before those of the process; ends the process with the right exit code."""
     try:
-        app(args=[*arguments, *sys.argv[1:]], prog_name="tsctl", standalone_mode=True)
+        status = app(args=[*arguments, *sys.argv[1:]], prog_name="tsctl", standalone_mode=False)
     except TsctlError as error:
         typer.echo(f"error: {error.message}", err=True)
         if error.hint:
             typer.echo(f"       {error.hint}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except _ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
         typer.echo("interrupted", err=True)
         sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Starts, stops and reads one TorchServe node on this machine."""

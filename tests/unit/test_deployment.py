@@ -1,0 +1,68 @@
+"""deployment.yaml: every mistake is told with its file, key, value and expectation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tsctl.deployment import DeploymentSpec, read_deployment
+from tsctl.errors import SpecError
+
+GOOD = """
+nodes:
+  local: {inference: "http://127.0.0.1:8080"}
+models:
+  digits:
+    default: "1.0"
+    versions: {"1.0": {workers: 2}, "2.0": }
+"""
+
+
+def read(tmp_path: Path, text: str) -> DeploymentSpec:
+    path = tmp_path / "deployment.yaml"
+    path.write_text(text)
+    return read_deployment(path)
+
+
+def test_a_good_file_is_read(tmp_path: Path) -> None:
+    spec = read(tmp_path, GOOD)
+    assert spec.node(None)[1].ports == (8080, 8081, 8082)
+    assert spec.models["digits"].workers("1.0") == 2
+    assert spec.models["digits"].workers("2.0") is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('default: "1.0"', "default: 1.0", r'models\.digits\.default: 1\.0: .*string; quote it, as in "1\.0"'),
+        ('default: "1.0"', 'default: "3.0"', r"default '3\.0' is not one of the versions 1\.0, 2\.0"),
+        ("workers: 2", "workers: 0", r"versions\.1\.0\.workers: 0: should be greater than or equal to 1"),
+        ("workers: 2", "worker: 2", r"versions\.1\.0\.worker: unknown key; did you mean workers\?"),
+        ("127.0.0.1:8080", "127.0.0.1", r"nodes\.local\.inference: .*with its port"),
+        ("127.0.0.1:8080", "127.0.0.1:8081", r"the five ports must differ"),
+        ("digits:", "tokens:", r"models\.tokens: .*must not begin with 'token'"),
+        ("nodes:", "node:", r"nodes: missing, and required"),
+        ("models:", "models: [", r"line \d+, column \d+"),
+    ],
+)
+def test_a_mistake_is_told_where_it_stands(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        read(tmp_path, GOOD.replace(old, new, 1))
+    assert "deployment.yaml" in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        read(tmp_path, GOOD.replace("workers: 2", "workers: x").replace('default: "1.0"', "defaults: 1"))
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_one_of_several_nodes_must_be_named(tmp_path: Path) -> None:
+    second = '  other: {inference: "http://10.0.0.2:8080", management: "http://10.0.0.2:8081"}\nmodels:'
+    spec = read(tmp_path, GOOD.replace("models:", second))
+    with pytest.raises(SpecError, match="several nodes: local, other"):
+        spec.node(None)
+    with pytest.raises(SpecError, match="no node 'x'"):
+        spec.node("x")
+    assert not spec.node("other")[1].is_local

@@ -1,0 +1,38 @@
+"""Locks: the second writer loses cleanly, and a killed holder leaves none behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tsctl.errors import ConflictError
+from tsctl.locks import exclusive
+
+HOLDER = """
+import sys
+from pathlib import Path
+from tsctl.locks import exclusive
+with exclusive(Path(sys.argv[1]), "x"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_second_writer_is_told_who_holds_the_lock_and_a_killed_holder_frees_it(tmp_path: Path) -> None:
+    lock = tmp_path / "locks" / "digits.lock"
+    command = [sys.executable, "-c", HOLDER, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ConflictError, match=rf"model digits is being changed by .*process {holder.pid}"):
+            with exclusive(lock, "model digits"):
+                pass
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        with exclusive(lock, "model digits"):
+            assert lock.read_text() == str(os.getpid())

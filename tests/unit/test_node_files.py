@@ -1,0 +1,118 @@
+"""A node's configuration, tokens and logs, without a node."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tsctl.deployment import NodeSpec
+from tsctl.errors import NodeError
+from tsctl.node.config import jvm_arguments, node_properties, render_node_config
+from tsctl.node.logs import load_reports, tail
+from tsctl.node.process import NodePaths, node_environment
+from tsctl.node.properties import parse_properties
+from tsctl.node.tokens import read_tokens, write_header_file
+
+KEYS = """{"management": {"key": "m4n", "expiration time": "2026-01-01T10:00:00.123456789Z"},
+ "inference": {"key": "1nf", "expiration time": "2026-01-01T11:00:00Z"}, "API": {"key": "4p1"}}"""
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "key_file.json"
+    path.write_text(KEYS)
+    path.chmod(0o600)
+    return path
+
+
+def test_the_nodes_own_values_come_before_the_defaults() -> None:
+    defaults = {"load_models": "all", "inference_address": "http://0.0.0.0:1", "job_queue_size": "7", "vmargs": "-X"}
+    node = NodeSpec(inference="http://127.0.0.1:18080", grpc_ports=(1, 2))
+    properties = parse_properties(render_node_config(node_properties(defaults, node, Path("/a/st,ore"))))
+    assert properties["inference_address"] == "http://127.0.0.1:18080"
+    assert properties["grpc_management_port"] == "2"
+    assert properties["job_queue_size"] == "7"
+    assert properties["model_store"] == "/a/st,ore"
+    assert properties["allowed_urls"] == "file:///a/st.ore/[^/]+\\.mar"  # a comma would end the pattern
+    assert "load_models" not in properties
+
+
+def test_the_log_configuration_is_named_by_its_absolute_path() -> None:
+    defaults = {"vmargs": "-Dlog4j2.configurationFile=log4j2.xml -Xmx1g"}
+    assert jvm_arguments(defaults, Path("/p/log4j2.xml")) == ["-Xmx1g", "-Dlog4j2.configurationFile=/p/log4j2.xml"]
+    assert jvm_arguments(defaults, None) == ["-Xmx1g"]
+
+
+def test_a_node_inherits_what_it_needs_and_no_secret(tmp_path: Path) -> None:
+    environment = {"PATH": "/bin", "PYTHONPATH": "/x", "AWS_SECRET_ACCESS_KEY": "s", "CUDA_VISIBLE_DEVICES": "1"}
+    inherited = node_environment(environment, NodePaths(tmp_path), tmp_path)
+    assert inherited["PATH"] == "/bin"
+    assert inherited["CUDA_VISIBLE_DEVICES"] == "1"
+    assert not {"PYTHONPATH", "AWS_SECRET_ACCESS_KEY"} & set(inherited)
+
+
+def test_tokens_are_read_with_their_expiry(key_file: Path) -> None:
+    tokens = read_tokens(key_file)
+    assert tokens.inference.header == {"Authorization": "Bearer 1nf"}
+    assert tokens.management.is_expired(datetime(2026, 1, 1, 10, 0, 1, tzinfo=UTC))
+    assert not tokens.inference.is_expired(datetime(2026, 1, 1, 10, 59, tzinfo=UTC))
+    assert not tokens.api.is_expired(datetime(2099, 1, 1, tzinfo=UTC))
+
+
+def test_a_token_is_in_no_representation(key_file: Path) -> None:
+    assert "1nf" not in repr(read_tokens(key_file))
+
+
+def test_a_key_file_that_others_may_read_is_refused(key_file: Path) -> None:
+    key_file.chmod(0o644)
+    with pytest.raises(NodeError, match="0644") as caught:
+        read_tokens(key_file)
+    assert "chmod 600" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"inference": 1}', KEYS.replace("2026", "day")])
+def test_a_damaged_key_file_is_refused_without_showing_it(key_file: Path, content: str) -> None:
+    key_file.write_text(content)
+    with pytest.raises(NodeError, match="not a key file") as caught:
+        read_tokens(key_file)
+    assert "4p1" not in str(caught.value)
+
+
+def test_the_header_file_is_its_owners_alone(key_file: Path, tmp_path: Path) -> None:
+    header = tmp_path / "inference.header"
+    write_header_file(header, read_tokens(key_file).inference)
+    assert header.read_text() == "Authorization: Bearer 1nf\n"
+    assert header.stat().st_mode & 0o777 == 0o600
+
+
+LOG = """2026-11-23T08:44:53,751 [INFO ] W-9000-digits_1.0-stdout - [TSCTL LOAD] {"model": "digits", "version": "1.0", \
+"pid": 7, "outcome": "refused", "reason": "sample a.json is wrong"}
+2026-11-23T08:44:54,000 [INFO ] W-9000-digits_1.0-stdout - something else
+2026-11-23T08:44:55,000 [INFO ] W-9001-digits_1.0-stdout - [TSCTL LOAD] {"model": "digits", "version": "1.0", \
+"pid": 8, "outcome": "ready", "seconds": 1.5}
+2026-11-23T08:44:56,000 [INFO ] W-9001-digits_1.0-stdout - [TSCTL LOAD] {"model": "dig"""
+
+
+def test_a_log_tells_how_each_load_ended(tmp_path: Path) -> None:
+    path = tmp_path / "model_log.log"
+    path.write_text(LOG)
+    refused, ready = load_reports(path)
+    assert (refused.is_ready, refused.reason, refused.pid) == (False, "sample a.json is wrong", 7)
+    assert (ready.is_ready, ready.facts["seconds"]) == (True, 1.5)
+
+
+def test_a_log_is_read_on_from_an_offset_and_from_the_start_after_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "model_log.log"
+    path.write_text(LOG)
+    assert [report.pid for report in load_reports(path, LOG.index("\n"))] == [8]
+    assert [report.pid for report in load_reports(path, len(LOG) + 1000)] == [7, 8]
+    assert load_reports(tmp_path / "none") == []
+
+
+def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("\n".join(str(n) for n in range(100_000)))
+    assert tail(path, 2) == "99998\n99999"
+    assert tail(tmp_path / "none") == ""

@@ -1,0 +1,27 @@
+"""Opens the project, the deployment and its nodes for a command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tsctl.project import Project, find_project
+
+if TYPE_CHECKING:
+    from tsctl.deployment import DeploymentSpec
+    from tsctl.node.connection import Node
+
+
+def open_deployment() -> tuple[Project, DeploymentSpec]:
+    """The project and what its deployment.yaml says."""
+    from tsctl.deployment import read_deployment
+
+    project = find_project()
+    return project, read_deployment(project.deployment)
+
+
+def open_one_node(name: str | None) -> tuple[Project, DeploymentSpec, Node]:
+    """The node of that name, or the only one."""
+    from tsctl.node.connection import open_node
+
+    project, deployment = open_deployment()
+    return project, deployment, open_node(project, *deployment.node(name))

@@ -1,0 +1,104 @@
+"""`tsctl node`: start, stop and wait for the TorchServe node on this machine."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tsctl.cli.context import open_one_node
+
+if TYPE_CHECKING:
+    from tsctl.node.connection import Node
+    from tsctl.node.start import Restored
+
+app = typer.Typer(help="Start, stop and wait for the TorchServe node on this machine.", no_args_is_help=True)
+
+NodeOption = Annotated[str | None, typer.Option("--node", help="Node of deployment.yaml; the only one if left out.")]
+
+
+@app.command()
+def start(
+    node: NodeOption = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay, and stop the node on Ctrl-C or SIGTERM; for service managers.")
+    ] = False,
+    empty: Annotated[bool, typer.Option("--empty", help="Do not register again what it served before.")] = False,
+) -> None:
+    """Start the node and register again what it served before."""
+    from tsctl.node.start import restore, start_node, stop_node
+    from tsctl.progress import Progress
+
+    project, _, opened = open_one_node(node)
+    progress = Progress()
+    if foreground:
+        signal.signal(signal.SIGTERM, _interrupt)
+    process = start_node(project, opened, progress)
+    try:
+        if empty:
+            opened.paths.pending_restore.unlink(missing_ok=True)
+        restored = restore(project, opened, progress, frozenset())
+        typer.echo(f"node {opened.name} answers at {opened.spec.inference}")
+        if foreground:
+            status = process.wait()
+            raise _ended(opened, status)
+    except KeyboardInterrupt:
+        stop_node(opened, progress)
+        raise
+    _report_failed(opened, restored)
+
+
+@app.command()
+def stop(node: NodeOption = None) -> None:
+    """Stop the node and its workers."""
+    from tsctl.node.start import stop_node
+    from tsctl.progress import Progress
+
+    _, _, opened = open_one_node(node)
+    if not stop_node(opened, Progress()):
+        typer.echo(f"node {opened.name} was not running")
+
+
+@app.command()
+def wait(
+    node: NodeOption = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 120.0,
+) -> None:
+    """Wait until every version of deployment.yaml is ready on the node."""
+    from tsctl.errors import NodeError
+    from tsctl.progress import Progress
+    from tsctl.status import node_status
+
+    _, deployment, opened = open_one_node(node)
+    end = time.monotonic() + timeout
+    with Progress().step(f"waiting for node {opened.name}") as step:
+        while not (now := node_status(opened, deployment)).is_ready:
+            missing = [f"{row.model} {row.version} {row.state}" for row in now.versions if not row.is_ready]
+            seen = "; ".join(missing) or now.reason
+            if time.monotonic() > end:
+                raise NodeError(f"node {opened.name} is not ready after {timeout:g} s: {seen}")
+            step.note(seen)
+            time.sleep(0.5)
+        step.done(f"{len(now.versions)} versions ready")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _ended(node: Node, status: int) -> Exception:
+    from tsctl.errors import NodeError
+    from tsctl.node.process import crash_report
+
+    return NodeError(f"node {node.name} ended by itself with status {status}:\n{crash_report(node.paths)}")
+
+
+def _report_failed(node: Node, restored: Restored) -> None:
+    from tsctl.errors import NodeError
+
+    if restored.failed:
+        reasons = "\n".join(f"  {entry.model} {entry.version}: {reason}" for entry, reason in restored.failed)
+        raise NodeError(f"node {node.name} runs, but some versions did not come back:\n{reasons}")

@@ -1,0 +1,107 @@
+"""`tsctl up`, `down` and `status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from tsctl.cli.context import open_one_node
+from tsctl.cli.models import Json
+from tsctl.cli.node import NodeOption
+from tsctl.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from tsctl.deployment import DeploymentSpec
+    from tsctl.node.connection import Node
+    from tsctl.project import Project
+    from tsctl.status import NodeStatus
+    from tsctl.up import Outcome
+
+#: An answer is shown on one line, cut to this many characters.
+SHOWN_ANSWER = 96
+
+
+def up(node: NodeOption = None) -> None:
+    """Build, start and register what deployment.yaml says, and ask every model once."""
+    from tsctl.errors import NodeError
+    from tsctl.progress import Progress
+    from tsctl.up import up as bring_up
+
+    project, deployment, opened = open_one_node(node)
+    outcome = bring_up(project, deployment, opened, Progress())
+    if not outcome.changes and not outcome.failures:
+        typer.echo(f"nothing to change: node {opened.name} serves what deployment.yaml says")
+    _print_answers(outcome)
+    if outcome.failures:
+        raise NodeError("not all is served:\n  " + "\n  ".join(outcome.failures), "See 'tsctl status'.")
+    _print_endpoints(project, deployment, opened)
+
+
+def down(node: NodeOption = None) -> None:
+    """Stop the node that was started here, and only that."""
+    from tsctl.cli.node import stop
+
+    stop(node)
+
+
+def status(node: NodeOption = None, json: Json = False) -> None:
+    """Models, versions, workers and queues, and why a version is not ready; exit code 4 if one is not."""
+    from tsctl.errors import NodeError
+    from tsctl.status import node_status
+
+    _, deployment, opened = open_one_node(node)
+    found = node_status(opened, deployment)
+    if json:
+        print_json(found.as_json())
+    else:
+        _print_status(found)
+    if not found.is_running:
+        raise NodeError(f"node {found.node} does not answer: {found.reason}", "Start it with 'tsctl up'.")
+    if not found.is_ready:
+        waiting = ", ".join(f"{row.model} {row.version}" for row in found.versions if not row.is_ready)
+        raise NodeError(f"node {found.node} is not ready: {waiting}")
+
+
+def _print_status(found: NodeStatus) -> None:
+    condition = "ready" if found.is_ready else "not ready" if found.is_running else "not running"
+    pid = f" (pid {found.pid})" if found.pid else ""
+    typer.echo(f"node {found.node}: {condition}{pid}, inference {found.inference}, management {found.management}")
+    if not found.versions:
+        return
+    typer.echo("")
+    rows = [
+        (
+            r.model,
+            r.version,
+            "yes" if r.is_default else "",
+            r.state,
+            f"{r.ready_workers}/{r.workers}",
+            r.queue,
+            r.digest,
+        )
+        for r in found.versions
+    ]
+    print_table(("model", "version", "default", "state", "workers", "queue", "archive"), rows)
+    for row in found.versions:
+        if row.reason:
+            typer.echo(f"\n{row.model} {row.version} is {row.state}: {row.reason}")
+
+
+def _print_answers(outcome: Outcome) -> None:
+    for model, version, sample, reply in outcome.answers:
+        text = " ".join(reply.body.decode("utf-8", "replace").split())
+        shown = text if len(text) <= SHOWN_ANSWER else text[: SHOWN_ANSWER - 4] + " ..."
+        typer.echo(f"{model} {version}  {sample}\n  {reply.status} {shown}")
+
+
+def _print_endpoints(project: Project, deployment: DeploymentSpec, node: Node) -> None:
+    from tsctl.archive.store import find_archive
+    from tsctl.up import curl_line
+
+    typer.echo(f"\ninference   {node.spec.inference}/predictions/<model>[/<version>]")
+    typer.echo(f"management  {node.spec.management}/models")
+    typer.echo(f"metrics     {node.spec.metrics}/metrics\n")
+    for model, target in list(deployment.models.items())[:1]:
+        typer.echo(curl_line(project, node, find_archive(project, model, target.default), Path.cwd()))

@@ -1,0 +1,39 @@
+"""One writer at a time: an advisory lock on a file, released by the kernel even when its holder is killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tsctl.errors import ConflictError
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock `path` while the block runs.
+
+    Args:
+        path: the lock's file; made where missing, never removed.
+        what: what is being changed, for the message of whoever comes second.
+
+    Raises:
+        ConflictError: somebody else holds it.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = file.read().strip() or "unknown"
+            raise ConflictError(
+                f"{what} is being changed by another tsctl (process {holder})",
+                "Wait for it to end, then run this again.",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

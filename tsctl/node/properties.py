@@ -1,0 +1,72 @@
+"""Reads and writes Java properties: TorchServe's config.properties and its snapshots."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
+_WRITTEN = {"\\": "\\\\", **{character: "\\" + letter for letter, character in _ESCAPES.items()}}
+# a key ends at the first unescaped '=', ':' or white space
+_KEY_END = re.compile(r"(?<!\\)(?:\\\\)*[=:\s]")
+_ESCAPED = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+
+
+def parse_properties(text: str) -> dict[str, str]:
+    """The properties in `text` as java.util.Properties reads them; a key that stands twice keeps its last value."""
+    properties = {}
+    for line in _logical_lines(text):
+        end = _KEY_END.search(line)
+        split = end.end() - 1 if end else len(line)
+        value = re.sub(r"^\s*[=:]?\s*", "", line[split:])
+        properties[_unescape(line[:split])] = _unescape(value)
+    return properties
+
+
+def render_properties(properties: Mapping[str, object], comment: str = "") -> str:
+    """Text that `parse_properties` and java.util.Properties read back as the same."""
+    lines = [f"# {line}" for line in comment.splitlines()]
+    lines += [f"{_escape(key, is_key=True)}={_escape(str(value))}" for key, value in properties.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _logical_lines(text: str) -> list[str]:
+    lines: list[str] = []
+    pending = ""
+    for raw in re.split(r"\r\n|\r|\n", text):
+        line = raw.lstrip(" \t\f")
+        if not pending and (not line or line[0] in "#!"):
+            continue
+        line = pending + line
+        backslashes = len(line) - len(line.rstrip("\\"))
+        if backslashes % 2:
+            pending = line[:-1]
+            continue
+        lines.append(line)
+        pending = ""
+    return [*lines, pending] if pending else lines
+
+
+def _unescape(text: str) -> str:
+    def replace(match: re.Match[str]) -> str:
+        code = match[1]
+        return chr(int(code[1:], 16)) if len(code) == 5 else _ESCAPES.get(code, code)
+
+    # Java writes a character past U+FFFF as its two surrogates
+    return _ESCAPED.sub(replace, text).encode("utf-16-be", "surrogatepass").decode("utf-16-be")
+
+
+def _escape(text: str, is_key: bool = False) -> str:
+    escaped = "".join(_escape_character(character, is_key) for character in text)
+    return "\\" + escaped if escaped.startswith(" ") else escaped
+
+
+def _escape_character(character: str, is_key: bool) -> str:
+    if character in _WRITTEN:
+        return _WRITTEN[character]
+    if is_key and character in " =:#!":
+        return "\\" + character
+    if 0x20 <= ord(character) < 0x7F:
+        return character
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))

@@ -1,0 +1,135 @@
+"""Starts a node, waits until it answers, and registers again what it served before it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from dataclasses import dataclass
+
+from tsctl.archive.store import archive_of
+from tsctl.errors import ArchiveError, NodeError, TsctlError
+from tsctl.locks import exclusive
+from tsctl.node import process
+from tsctl.node.connection import Node
+from tsctl.node.java import find_java
+from tsctl.node.snapshot import ServedVersion, dump_served, last_served, load_served, prune_snapshots
+from tsctl.progress import Progress
+from tsctl.project import Project
+from tsctl.versions import Note, register, set_default
+
+START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What came back after a start, and what did not with its reason."""
+
+    served: tuple[ServedVersion, ...]
+    failed: tuple[tuple[ServedVersion, str], ...]
+
+
+def start_node(project: Project, node: Node, progress: Progress) -> subprocess.Popen[bytes]:
+    """The node's process runs and its management API answers; ended again if this fails or is interrupted.
+
+    Raises:
+        NodeError: it runs already, cannot be started, or ended by itself.
+        ConflictError: another tsctl starts it at this moment.
+    """
+    _require_local(node)
+    with exclusive(node.paths.folder / "locks" / "node.lock", f"node {node.name}"):
+        if node.pid:
+            raise NodeError(f"node {node.name} runs already (pid {node.pid})", "Stop it with 'tsctl node stop' first.")
+        _remember_served(node)
+        java = find_java()
+        for reason in java.rejected:
+            progress.line(f"passed over {reason}")
+        with progress.step(f"starting node {node.name}") as step:
+            started = process.launch(project, node.spec, node.paths, java)
+            try:
+                _wait_answering(node, started)
+            except BaseException:
+                process.stop(node.paths)
+                raise
+            node.refresh_header()
+            step.done(f"pid {started.pid}, Java {java.major} ({java.source})")
+        return started
+
+
+def restore(project: Project, node: Node, progress: Progress, superseded: frozenset[tuple[str, str]]) -> Restored:
+    """Register again what the node served before; one version that fails stops no other.
+
+    Args:
+        superseded: (model, version) pairs that the caller will register itself from newer bytes.
+    """
+    if not node.paths.pending_restore.is_file():
+        return Restored((), ())
+    served: list[ServedVersion] = []
+    failed: list[tuple[ServedVersion, str]] = []
+    for entry in load_served(node.paths.pending_restore.read_text(encoding="utf-8")):
+        if (entry.model, entry.version) in superseded or node.client.describe(entry.model, entry.version):
+            continue
+        try:
+            with progress.step(f"restoring {entry.model} {entry.version}") as step:
+                _restore_one(project, node, entry, step.note)
+                step.done(f"{max(entry.min_workers, 1)} ready")
+            served.append(entry)
+        except TsctlError as error:
+            failed.append((entry, error.message))
+    for entry in served:
+        if entry.is_default and node.client.default_version(entry.model) != entry.version:
+            set_default(node, entry.model, entry.version)
+    node.paths.pending_restore.unlink()
+    return Restored(tuple(served), tuple(failed))
+
+
+def stop_node(node: Node, progress: Progress) -> bool:
+    """End the node and its workers; False if it did not run."""
+    _require_local(node)
+    if process.read_record(node.paths) is None:
+        return False
+    with progress.step(f"stopping node {node.name}") as step:
+        was_running = process.stop(node.paths)
+        step.done("stopped" if was_running else "was not running; its leftovers are removed")
+    return was_running
+
+
+def _restore_one(project: Project, node: Node, entry: ServedVersion, note: Note) -> None:
+    path = project.store / entry.archive
+    if not path.is_file():
+        raise ArchiveError(f"its archive {entry.archive} is no longer in {project.relative(project.store)}")
+    register(node, archive_of(path), entry.min_workers or None, note)
+
+
+def _remember_served(node: Node) -> None:
+    """Keep what the node served last, before its start writes an empty snapshot; an unfinished restore stays as it is."""
+    if not node.paths.pending_restore.is_file():
+        served = last_served(node.paths.snapshots)
+        node.paths.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        node.paths.pending_restore.write_text(dump_served(served), encoding="utf-8")
+    prune_snapshots(node.paths.snapshots)
+
+
+def _wait_answering(node: Node, started: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + START_TIMEOUT_S
+    while True:
+        if started.poll() is not None:
+            raise NodeError(
+                f"node {node.name} ended with status {started.returncode}:\n{process.crash_report(node.paths)}"
+            )
+        with contextlib.suppress(NodeError):  # not there yet: the deadline below tells
+            node.client.models()
+            return
+        if time.monotonic() > end:
+            raise NodeError(
+                f"node {node.name} does not answer after {START_TIMEOUT_S:g} s:\n{process.crash_report(node.paths)}"
+            )
+        time.sleep(0.05)
+
+
+def _require_local(node: Node) -> None:
+    if not node.spec.is_local:
+        raise NodeError(
+            f"node {node.name} is on {node.spec.host}, not on this machine",
+            "Start and stop it there, with its own tsctl.",
+        )

@@ -1,0 +1,76 @@
+"""Reads the tokens that TorchServe wrote; they are never printed, logged or passed as an argument."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tsctl.errors import NodeError
+
+
+@dataclass(frozen=True)
+class Token:
+    """One bearer token; its value stays out of every representation."""
+
+    value: str = field(repr=False)
+    expires: datetime | None = None
+
+    def is_expired(self, now: datetime) -> bool:
+        return self.expires is not None and now >= self.expires
+
+    @property
+    def header(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.value}"}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The three tokens of one node: for inference, for management, and the key that renews both."""
+
+    inference: Token
+    management: Token
+    api: Token
+
+
+def read_tokens(key_file: Path) -> Tokens:
+    """The tokens in TorchServe's key_file.json.
+
+    Raises:
+        NodeError: there is no such file, it is not one of TorchServe's, or others than its owner may read it.
+    """
+    try:
+        mode = key_file.stat().st_mode
+        content = json.loads(key_file.read_text(encoding="utf-8"))
+        tokens = Tokens(*(_token(content[kind]) for kind in ("inference", "management", "API")))
+    except FileNotFoundError:
+        raise NodeError(f"no key file {key_file}", "Start the node with 'tsctl node start' first.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NodeError(f"{key_file} is not a key file of TorchServe: {type(error).__name__}") from None
+    if mode & 0o077:
+        raise NodeError(
+            f"{key_file} may be read by others than its owner (mode {mode & 0o777:04o})", f"Run: chmod 600 {key_file}"
+        )
+    return tokens
+
+
+def write_header_file(path: Path, token: Token) -> None:
+    """Write the token as a header line that `curl -H @file` reads, so that it never stands in an argument."""
+    descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(f"Authorization: Bearer {token.value}\n")
+    Path(f"{path}.new").replace(path)
+
+
+def _token(entry: dict[str, str]) -> Token:
+    expires = entry.get("expiration time")
+    moment = datetime.fromisoformat(_microseconds(expires)).astimezone(UTC) if expires else None
+    return Token(entry["key"], moment)
+
+
+def _microseconds(instant: str) -> str:
+    """Java writes up to nine digits of a second; Python reads six."""
+    whole, dot, fraction = instant.removesuffix("Z").partition(".")
+    return f"{whole}{dot}{fraction[:6]}+00:00"

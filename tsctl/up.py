@@ -1,0 +1,158 @@
+"""Makes this machine serve what deployment.yaml says: archives built, node running, versions ready, answers seen.
+
+Idempotent: what is already so is left alone, and `Outcome.changes` is empty then.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tsctl import versions
+from tsctl.archive.build import build_versions
+from tsctl.archive.store import StoredArchive, find_archive
+from tsctl.deployment import DeploymentSpec
+from tsctl.errors import NodeError, TsctlError
+from tsctl.management import Reply, VersionState
+from tsctl.node.connection import Node
+from tsctl.node.start import restore, start_node, stop_node
+from tsctl.progress import Progress
+from tsctl.project import Project
+
+
+@dataclass
+class Outcome:
+    """What `up` did and what the models answered."""
+
+    changes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    answers: list[tuple[str, str, str, Reply]] = field(default_factory=list)  # model, version, sample, reply
+
+
+def up(project: Project, deployment: DeploymentSpec, node: Node, progress: Progress) -> Outcome:
+    """Bring the node to what deployment.yaml says and ask each of its models once.
+
+    A version that fails is told in `failures` and stops no other. Interrupted, a node that was started here is
+    stopped again.
+
+    Raises:
+        TsctlError: an archive cannot be built, or the node cannot be started.
+    """
+    outcome = Outcome()
+    wanted = [(model, version) for model, target in deployment.models.items() for version in target.versions]
+    for built in build_versions(project, wanted, progress):
+        if built.is_new:
+            outcome.changes.append(f"built {built.archive.path.name}")
+    archives = {pair: find_archive(project, *pair) for pair in wanted}
+    was_running = node.pid is not None
+    if not was_running:
+        start_node(project, node, progress)
+        outcome.changes.append(f"started node {node.name}")
+    try:
+        _serve(project, deployment, node, progress, archives, outcome)
+    except KeyboardInterrupt:
+        if not was_running:
+            stop_node(node, progress)
+        raise
+    return outcome
+
+
+def _serve(
+    project: Project,
+    deployment: DeploymentSpec,
+    node: Node,
+    progress: Progress,
+    archives: dict[tuple[str, str], StoredArchive],
+    outcome: Outcome,
+) -> None:
+    restored = restore(project, node, progress, frozenset(archives))
+    outcome.changes += [f"restored {entry.model} {entry.version}" for entry in restored.served]
+    outcome.failures += [f"{entry.model} {entry.version}: {reason}" for entry, reason in restored.failed]
+    for (model, version), archive in archives.items():
+        try:
+            _serve_version(node, archive, deployment.models[model].workers(version), progress, outcome)
+        except TsctlError as error:
+            outcome.failures.append(error.message)
+    for model, target in deployment.models.items():
+        _serve_default(node, model, target.default, outcome)
+        _ask(node, archives[model, target.default], outcome)
+
+
+def _serve_version(
+    node: Node, archive: StoredArchive, workers: int | None, progress: Progress, outcome: Outcome
+) -> None:
+    found = node.client.describe(archive.model, archive.version)
+    name = f"{archive.model} {archive.version}"
+    if found and found[0].archive != archive.path.name:
+        _replace(node, found[0], archive, workers, progress)
+        outcome.changes.append(f"replaced {name} by {archive.path.name}")
+    elif not found:
+        with progress.step(f"registering {name}") as step:
+            versions.register(node, archive, workers, step.note)
+            step.done(_ready(node, archive))
+        outcome.changes.append(f"registered {name}")
+    elif not found[0].is_ready or (workers and found[0].min_workers != workers):
+        with progress.step(f"scaling {name}") as step:
+            wanted = workers or max(1, found[0].min_workers)
+            versions.scale(node, archive.model, archive.version, wanted, step.note)
+            versions.warm_wire(node, archive, step.note)
+            step.done(_ready(node, archive))
+        outcome.changes.append(f"scaled {name}")
+
+
+def _replace(node: Node, served: VersionState, archive: StoredArchive, workers: int | None, progress: Progress) -> None:
+    """Serve other bytes under the same version: for the edit-and-try loop on one's own machine.
+
+    TorchServe does not unregister a default version while others exist, so another one stands in meanwhile.
+    """
+    name = f"{archive.model} {archive.version}"
+    with progress.step(f"replacing {name}") as step:
+        others = [s.version for s in node.client.describe(archive.model) if s.version != archive.version]
+        was_default = node.client.default_version(archive.model) == archive.version
+        if was_default and others:
+            node.client.set_default(archive.model, others[0])
+        versions.unregister(node, served.model, served.version)
+        versions.register(node, archive, workers, step.note)
+        if was_default:
+            versions.set_default(node, archive.model, archive.version)
+        step.done(_ready(node, archive))
+
+
+def _serve_default(node: Node, model: str, version: str, outcome: Outcome) -> None:
+    try:
+        if node.client.describe(model, version) and node.client.default_version(model) != version:
+            versions.set_default(node, model, version)
+            outcome.changes.append(f"made {version} the default of {model}")
+    except NodeError as error:
+        outcome.failures.append(error.message)
+
+
+def _ask(node: Node, archive: StoredArchive, outcome: Outcome) -> None:
+    """One real request to the model's default version; a version that is not ready was told of already."""
+    found = node.client.describe(archive.model, archive.version)
+    samples = versions.read_samples(archive.path)
+    if not found or not found[0].is_ready or not samples:
+        return
+    name, body, media_type = samples[0]
+    reply = node.client.predict(archive.model, None, body, media_type)
+    if reply.status != 200:
+        outcome.failures.append(f"{archive.model} {archive.version} answered {name} with {reply.status}")
+    outcome.answers.append((archive.model, archive.version, name, reply))
+
+
+def _ready(node: Node, archive: StoredArchive) -> str:
+    state = node.client.describe(archive.model, archive.version)[0]
+    return f"{state.ready_workers} of {state.min_workers} workers ready"
+
+
+def curl_line(project: Project, node: Node, archive: StoredArchive, here: Path) -> str:
+    """A command that asks the model when pasted in the folder `here`; the token is read from its file, by curl.
+
+    The sample is the first one of the archive's folder that is JSON, so that the command can be read.
+    """
+    samples = sorted((project.archives / archive.model / "samples").glob("*.json"))
+    body = f"--data-binary @{os.path.relpath(samples[0], here)}" if samples else "--data '{}'"
+    header = os.path.relpath(node.paths.inference_header, here)
+    url = f"{node.spec.inference}/predictions/{archive.model}"
+    return f"curl -H @{header} -H 'Content-Type: application/json' {body} {url}"

@@ -1,0 +1,244 @@
+"""Brings one version on one node into a wanted state and waits until it is true, or says why it is not.
+
+Every wait has a deadline and reports what it last saw. A version whose registering failed is always unregistered
+again, because TorchServe leaves it behind with workers that crash in a loop.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tsctl.archive.store import StoredArchive
+from tsctl.errors import NodeError
+from tsctl.locks import exclusive
+from tsctl.management import ManagementError, Reply, VersionState
+from tsctl.node.connection import Node
+from tsctl.node.logs import load_reports, size
+from tsctl.node.process import started_ticks
+
+POLL_S = 0.2
+#: Starting a worker's process comes before its load, which startup_timeout bounds; TorchServe allows it two minutes.
+PROCESS_START_S = 60.0
+#: More processes than workers plus this many, and still none ready, means that they crash.
+SPARE_PIDS = 1
+#: Requests per worker that pass the whole wire before a version counts as ready: the JVM's path is cold as well.
+WIRE_PASSES = 10
+
+Note = Callable[[str], None]
+
+
+def register(
+    node: Node, archive: StoredArchive, workers: int | None, note: Note, timeout_s: float | None = None
+) -> None:
+    """The archive's version is registered, its workers are READY, and its samples were answered over the wire.
+
+    Args:
+        workers: how many; None: as the archive says.
+        note: told what is happening.
+        timeout_s: None: the archive's startup timeout and a minute for the process.
+
+    Raises:
+        NodeError: it is not; the version is not registered then.
+        ConflictError: another tsctl changes this model on this node.
+    """
+    with exclusive(node.lock(archive.model), f"model {archive.model} on node {node.name}"):
+        if node.client.describe(archive.model, archive.version):
+            raise NodeError(
+                f"{archive.model} {archive.version} is already registered on node {node.name}",
+                "Change its workers with 'tsctl models scale', or unregister it first.",
+            )
+        offset = size(node.paths.worker_log)
+        try:
+            node.client.register(archive.path.name, workers or 0)
+        except ManagementError as error:
+            if error.status != 409:  # 409: somebody else's version, which is not ours to remove
+                _undo(node, archive, note)
+            raise
+        try:
+            state = _require(node, archive.model, archive.version)
+            if state.min_workers == 0:  # a stock archive that names no workers, and none were asked for
+                node.client.scale(archive.model, archive.version, 1)
+            elif workers and state.min_workers != workers:  # the archive's own minWorkers came before ours
+                node.client.scale(archive.model, archive.version, workers)
+            _wait_ready(node, archive.model, archive.version, note, timeout_s, offset)
+            warm_wire(node, archive, note)
+        except BaseException:
+            _undo(node, archive, note)
+            raise
+
+
+def scale(
+    node: Node, model: str, version: str, workers: int, note: Note, timeout_s: float | None = None
+) -> VersionState:
+    """The version has exactly this many workers and all are READY; dead ones are revived by way of zero.
+
+    Raises:
+        NodeError: not registered, or not so before the deadline.
+        ConflictError: another tsctl changes this model on this node.
+    """
+    with exclusive(node.lock(model), f"model {model} on node {node.name}"):
+        before = _require(node, model, version)
+        offset = size(node.paths.worker_log)
+        if workers and _has_dead_workers(node, before):
+            note("reviving dead workers by way of zero")
+            node.client.scale(model, version, 0)
+            _wait(node, model, version, lambda state: not state.workers, note, 60.0)
+        node.client.scale(model, version, workers)
+        if workers == 0:
+            return _wait(node, model, version, lambda state: not state.workers, note, timeout_s or 60.0)
+        return _wait_ready(node, model, version, note, timeout_s, offset)
+
+
+def unregister(node: Node, model: str, version: str) -> bool:
+    """The version is gone from the node; False if it was not there.
+
+    Raises:
+        NodeError: it is the default while others exist, or its workers did not end.
+        ConflictError: another tsctl changes this model on this node.
+    """
+    with exclusive(node.lock(model), f"model {model} on node {node.name}"):
+        return node.client.unregister(model, version)
+
+
+def set_default(node: Node, model: str, version: str) -> None:
+    """The version, which has READY workers, answers callers that name none.
+
+    Raises:
+        NodeError: not registered, or not ready: TorchServe would answer 503 at once.
+        ConflictError: another tsctl changes this model on this node.
+    """
+    with exclusive(node.lock(model), f"model {model} on node {node.name}"):
+        state = _require(node, model, version)
+        if not state.is_ready:
+            raise NodeError(
+                f"{model} {version} on node {node.name} has {state.ready_workers} ready workers of {state.min_workers},"
+                " so it cannot become the default",
+                f"Scale it first: tsctl models scale {model} {version} 1",
+            )
+        node.client.set_default(model, version)
+
+
+def wait_ready(node: Node, model: str, version: str, note: Note, timeout_s: float | None = None) -> VersionState:
+    """Waits until the version's READY workers reach the least number asked for.
+
+    Raises:
+        NodeError: not before the deadline, or its workers crash.
+    """
+    return _wait_ready(node, model, version, note, timeout_s, size(node.paths.worker_log))
+
+
+def warm_wire(node: Node, archive: StoredArchive, note: Note) -> Reply | None:
+    """Send the archive's samples through the explicit version URL, so that the node's own path is warm as well.
+
+    Returns the last answer, or None for an archive without samples.
+
+    Raises:
+        NodeError: a sample was not answered with 200.
+    """
+    samples = read_samples(archive.path)
+    workers = _require(node, archive.model, archive.version).ready_workers
+    last = None
+    for turn in range(WIRE_PASSES * workers if samples else 0):
+        name, body, media_type = samples[turn % len(samples)]
+        note(f"request {turn + 1} through the wire")
+        last = node.client.predict(archive.model, archive.version, body, media_type)
+        if last.status != 200:
+            raise NodeError(
+                f"{archive.model} {archive.version} on node {node.name} answered sample {name} with {last.status}:"
+                f" {last.body[:300].decode('utf-8', 'replace')}"
+            )
+    return last
+
+
+def read_samples(archive: Path) -> list[tuple[str, bytes, str]]:
+    """Name, body and media type of each sample in the archive; empty for a stock archive."""
+    with zipfile.ZipFile(archive) as content:
+        names = sorted(name for name in content.namelist() if name.startswith("samples/") and not name.endswith("/"))
+        return [
+            (name, content.read(name), mimetypes.guess_type(name)[0] or "application/octet-stream") for name in names
+        ]
+
+
+def _require(node: Node, model: str, version: str) -> VersionState:
+    found = node.client.describe(model, version)
+    if not found:
+        raise NodeError(f"{model} {version} is not registered on node {node.name}", "See 'tsctl models list'.")
+    return found[0]
+
+
+def _has_dead_workers(node: Node, state: VersionState) -> bool:
+    """Whether worker threads are left whose process is gone: TorchServe counts them, so asking for the same number
+    again starts none. On another machine a process cannot be seen, and none is taken for dead."""
+    waiting = [worker.pid for worker in state.workers if not worker.is_ready]
+    return node.spec.is_local and any(pid <= 0 or started_ticks(pid) is None for pid in waiting)
+
+
+def _wait_ready(node: Node, model: str, version: str, note: Note, timeout_s: float | None, offset: int) -> VersionState:
+    pids: set[int] = set()
+
+    def is_ready(state: VersionState) -> bool:
+        note(f"{state.ready_workers} of {state.min_workers} workers ready")
+        if state.is_ready:
+            return True
+        refused = _refusal(node, model, version, offset)
+        if refused:
+            raise NodeError(f"{model} {version} refused to load on node {node.name}: {refused}")
+        pids.update(worker.pid for worker in state.workers if worker.pid > 0 and not worker.is_ready)
+        if len(pids) > state.min_workers + SPARE_PIDS:
+            reason = last_exception(node.paths.worker_log, offset, model, version) or "see its model_log.log"
+            raise NodeError(f"the workers of {model} {version} on node {node.name} crash while they load: {reason}")
+        return False
+
+    limit = timeout_s or _require(node, model, version).startup_timeout_s + PROCESS_START_S
+    return _wait(node, model, version, is_ready, note, limit)
+
+
+def _wait(
+    node: Node, model: str, version: str, holds: Callable[[VersionState], bool], note: Note, timeout_s: float
+) -> VersionState:
+    end = time.monotonic() + timeout_s
+    while True:
+        state = _require(node, model, version)
+        if holds(state):
+            return state
+        if time.monotonic() > end:
+            seen = ", ".join(f"worker {w.id} {w.status}" for w in state.workers) or "no workers"
+            raise NodeError(
+                f"{model} {version} on node {node.name} is not there after {timeout_s:g} s: last seen {seen}",
+                f"Look into {node.paths.worker_log}.",
+            )
+        time.sleep(POLL_S)
+
+
+def _refusal(node: Node, model: str, version: str, offset: int) -> str:
+    """Why a worker of this version refused to load since `offset`; empty where none did."""
+    reports = load_reports(node.paths.worker_log, offset)
+    return next(
+        (r.reason for r in reversed(reports) if (r.model, r.version) == (model, version) and not r.is_ready), ""
+    )
+
+
+def last_exception(log: Path, offset: int, model: str, version: str) -> str:
+    """The last line of this version's workers that names an exception; empty where there is none."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(offset if offset <= size(log) else 0)
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    pattern = re.compile(
+        rf"W-\d+-{re.escape(model)}_{re.escape(version)}-std(?:err|out) - ([\w.]+(?:Error|Exception)\b.*)"
+    )
+    return next((match[1] for line in reversed(lines) if (match := pattern.search(line))), "")
+
+
+def _undo(node: Node, archive: StoredArchive, note: Note) -> None:
+    """Unregister what failed; what fails here is only told, because the error that is being raised counts more."""
+    try:
+        node.client.unregister(archive.model, archive.version)
+    except NodeError as error:
+        note(f"could not unregister it again: {error.message}")

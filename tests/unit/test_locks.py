@@ -29,9 +29,9 @@ def test_the_second_writer_is_told_who_holds_the_lock_and_a_killed_holder_frees_
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ConflictError, match=rf"model digits is being changed by .*process {holder.pid}"):
-            with exclusive(lock, "model digits"):
-                pass
+        expected = rf"model digits is being changed by .*process {holder.pid}"
+        with pytest.raises(ConflictError, match=expected), exclusive(lock, "model digits"):
+            pytest.fail("two hold the lock")
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
         with exclusive(lock, "model digits"):

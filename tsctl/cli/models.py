@@ -29,7 +29,7 @@ Timeout = Annotated[
 @app.command("list")
 def list_models(node: NodeOption = None, json: Json = False) -> None:
     """Every registered version with its workers."""
-    _, deployment, opened = open_one_node(node)
+    _, _, opened = open_one_node(node)
     states = opened.client.states()
     defaults = opened.client.models()
     rows = [

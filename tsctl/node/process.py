@@ -31,7 +31,7 @@ from tsctl.project import Project
 
 STOP_GRACE_S = 20.0
 LEAST_FREE_BYTES = 512 << 20
-#: What the node's process inherits; PYTHONPATH is not among them, so that an archive's own packages are the ones that run.
+#: What the node's process inherits. PYTHONPATH is not among them: it would stand before an archive's own packages.
 INHERITED = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS", "MKL_NUM_THREADS",
@@ -275,7 +275,7 @@ def _require_free_space(folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < LEAST_FREE_BYTES:
         raise NodeError(
-            f"the disk of {folder} has {free >> 20} MiB free, and a node needs {LEAST_FREE_BYTES >> 20} MiB to unpack archives",
+            f"the disk of {folder} has {free >> 20} MiB free, and a node needs {LEAST_FREE_BYTES >> 20} MiB",
             "Free some space and start again.",
         )
 

@@ -102,7 +102,7 @@ def _restore_one(project: Project, node: Node, entry: ServedVersion, note: Note)
 
 
 def _remember_served(node: Node) -> None:
-    """Keep what the node served last, before its start writes an empty snapshot; an unfinished restore stays as it is."""
+    """Keep what the node served last, before its start writes an empty snapshot; an unfinished restore stays."""
     if not node.paths.pending_restore.is_file():
         served = last_served(node.paths.snapshots)
         node.paths.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,0 +1,225 @@
+"""Real nodes in projects of their own: copies of this checkout's files in temporary folders, on free ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+MODELS = ("digits", "embeddings", "breast_cancer")
+COMMAND_TIMEOUT_S = 150
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Site:
+    """One project in a temporary folder, and the `tsctl` commands that are run in it."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Run `tsctl` in the project without waiting."""
+        command = [sys.executable, "-m", "tsctl.cli.main", *arguments]
+        environment = {**os.environ, **self.environment, "TSCTL_PROJECT": str(self.root)}
+        return subprocess.Popen(
+            command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *arguments: str, status: int | None = 0) -> Result:
+        """Run `tsctl` in the project; a status other than the one expected fails the test with what was printed."""
+        with self.start(*arguments) as process:
+            try:
+                out, err = process.communicate(timeout=COMMAND_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                out, err = process.communicate()
+                pytest.fail(f"tsctl {' '.join(arguments)} did not end:\n{out}\n{err}")
+        if status is not None and process.returncode != status:
+            pytest.fail(f"tsctl {' '.join(arguments)} ended with {process.returncode}, not {status}:\n{out}\n{err}")
+        return Result(process.returncode, out, err)
+
+    @property
+    def deployment(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = yaml.safe_load((self.root / "deployment.yaml").read_text())
+        return loaded
+
+    def deploy(self, models: dict[str, Any]) -> None:
+        """Replace the models of deployment.yaml."""
+        content = {**self.deployment, "models": models}
+        (self.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def configure(self, **properties: str) -> None:
+        """Put properties behind those of config.properties, where they win."""
+        lines = "".join(f"{name}={value}\n" for name, value in properties.items())
+        path = self.root / "config.properties"
+        path.write_text(path.read_text() + "\n" + lines)
+
+    @property
+    def inference(self) -> str:
+        return str(self.deployment["nodes"]["local"]["inference"])
+
+    @property
+    def folder(self) -> Path:
+        """The node's run-time folder."""
+        return self.root / ".tsctl" / "nodes" / "local"
+
+    @property
+    def pid(self) -> int:
+        return int(json.loads((self.folder / "node.json").read_text())["pid"])
+
+    def headers(self) -> dict[str, str]:
+        """The header that carries the inference token."""
+        name, _, value = (self.folder / "inference.header").read_text().strip().partition(": ")
+        return {name: value}
+
+    def ask(self, path: str, body: bytes, media_type: str | None = "application/json", **headers: str) -> requests.Response:
+        """POST to the inference address, whatever the answer."""
+        sent = {**self.headers(), **headers, **({"Content-Type": media_type} if media_type else {})}
+        return requests.post(f"{self.inference}/predictions/{path}", data=body, headers=sent, timeout=30)
+
+    def workers(self, model: str, version: str) -> list[int]:
+        """Pids of the READY workers."""
+        [state] = self.run("models", "describe", model, version).json()
+        return [worker["pid"] for worker in state["workers"] if worker["status"] == "READY"]
+
+    def sample(self, model: str, suffix: str = ".json") -> bytes:
+        """The first sample of a model that ends with the suffix."""
+        return sorted((self.root / "archives" / model / "samples").glob(f"*{suffix}"))[0].read_bytes()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nothing listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for opened in sockets:
+            opened.bind(("127.0.0.1", 0))
+        return [opened.getsockname()[1] for opened in sockets]
+    finally:
+        for opened in sockets:
+            opened.close()
+
+
+def until(holds: Callable[[], Any], timeout_s: float, what: str) -> Any:
+    """Poll until it holds; fails the test with `what` after the deadline. Returns what held."""
+    end = time.monotonic() + timeout_s
+    while not (found := holds()):
+        if time.monotonic() > end:
+            pytest.fail(f"{what} did not come true within {timeout_s:g} s")
+        time.sleep(0.1)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Pids of live processes whose command line or environment names a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid() and is_alive(int(entry.name)):
+            try:
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if str(folder).encode() in text:
+                found.append(int(entry.name))
+    return found
+
+
+def make_site(root: Path) -> Site:
+    """A project with this checkout's configuration on free ports, and no models."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "archives").mkdir(exist_ok=True)
+    for name in ("config.properties", "log4j2.xml"):
+        shutil.copy(CHECKOUT / name, root / name)
+    inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
+    node = {
+        "inference": f"http://127.0.0.1:{inference}",
+        "management": f"http://127.0.0.1:{management}",
+        "metrics": f"http://127.0.0.1:{metrics}",
+        "grpc_ports": [grpc_inference, grpc_management],
+    }
+    (root / "deployment.yaml").write_text(yaml.safe_dump({"nodes": {"local": node}, "models": {}}, sort_keys=False))
+    return Site(root)
+
+
+def copy_archives(site: Site, *models: str) -> None:
+    """Give the project this checkout's archives, with what their recipes wrote, as hard links where possible."""
+    for model in models:
+        shutil.copytree(CHECKOUT / "archives" / model, site.root / "archives" / model, copy_function=link_or_copy)
+
+
+def link_or_copy(source: str, target: str) -> str:
+    """A hard link, or a copy where the two lie on different disks; build outputs are never changed in place."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """An own project for one test; its node is stopped afterwards, and nothing of it may be left."""
+    made = make_site(tmp_path / "site")
+    yield made
+    made.run("down", status=None)
+    assert processes_of(made.root) == [], "processes are left behind"
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Result]]:
+    """The whole deployment of this checkout on one node for all tests that only read, and what `up` printed.
+
+    PYTHONPATH names a folder with a broken package `handlers`: the archives' own must be the one that runs.
+    """
+    root = tmp_path_factory.mktemp("deployment")
+    made = make_site(root / "site")
+    foreign = root / "foreign" / "handlers"
+    foreign.mkdir(parents=True)
+    (foreign / "__init__.py").write_text("raise ImportError('a package from PYTHONPATH runs in a worker')\n")
+    made.environment["PYTHONPATH"] = str(foreign.parent)
+    made.environment["SECRET_OF_THE_OPERATOR"] = "must-not-reach-a-worker"
+    copy_archives(made, *MODELS)
+    made.deploy(yaml.safe_load((CHECKOUT / "deployment.yaml").read_text())["models"])
+    try:
+        yield made, made.run("up")
+    finally:
+        made.run("down", status=None)
+    assert processes_of(made.root) == [], "processes are left behind"
+
+
+@pytest.fixture
+def node(up: tuple[Site, Result]) -> Site:
+    """The shared node."""
+    return up[0]

@@ -1,0 +1,94 @@
+# What a person or CI does with this checkout; `make` alone lists it. Needs Python 3.11 or newer, and nothing else.
+
+# The first of these names that is new enough; where none is, what bootstrap.py then says names the last that is there.
+PYTHON ?= $(shell for name in python3.11 python3; do \
+	if command -v $$name >/dev/null; then found=$$name; \
+	if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; fi; done; echo $$found)
+
+VENV := .venv
+STAMP := $(VENV)/setup.stamp
+RUN := $(VENV)/bin/python
+PYTEST := $(RUN) -m pytest
+TESTS ?= tests/unit tests/handlers tests/live
+
+#: Build outputs and caches; .venv and the state in .tsctl are not among them.
+BUILT := archives/store archives/*/.built build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
+#: Places of one machine, and of package registries; brackets keep this line from finding itself.
+PRIVATE := /home/[a-z]|/root/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down status archives verify test test-unit test-live lint clean distclean
+
+help:  ## Show this list
+	@echo "usage: make TARGET"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## Make .venv from requirements.lock, or say that it is ready
+	@$(bootstrap)
+
+up: $(STAMP)  ## Build, start, register and ask every model; all that is missing is set up
+	@$(RUN) scripts/serve.py up
+
+down: $(STAMP)  ## Stop the node that `make up` started, and only that
+	@$(RUN) scripts/serve.py down
+
+status: $(STAMP)  ## Show nodes, models, versions and workers
+	@$(RUN) scripts/serve.py status
+
+archives: $(STAMP)  ## Build the archives that are missing or out of date
+	@$(RUN) scripts/archive.py build
+
+verify: archives  ## Check every built archive against its own digests and rules
+	@$(RUN) scripts/archive.py verify
+
+test: archives  ## Run the whole test suite; TESTS=path runs a part
+	@$(PYTEST) $(TESTS)
+
+test-unit: $(STAMP)  ## Run the tests that start no node
+	@$(PYTEST) tests/unit tests/handlers
+
+test-live: archives  ## Run the tests against real nodes
+	@$(PYTEST) tests/live
+
+lint: $(STAMP)  ## Check style, types, the CLI reference, and that no place of one machine is written down
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	@$(RUN) -m tsctl.cli.reference | diff -u docs/cli.md - \
+		|| { echo "docs/cli.md is out of date: $(RUN) -m tsctl.cli.reference > docs/cli.md"; exit 1; }
+	@if git grep -nIE '$(PRIVATE)'; then echo "tracked files name a place that other machines do not have"; exit 1; fi
+	@echo "lint: all is well"
+
+clean:  ## Remove archives, recipe outputs and caches; refused while a node of this checkout runs
+	@$(refuse-while-running)
+	@rm -rf $(BUILT)
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@echo "removed what was built; .venv is kept (make distclean removes it too)"
+
+distclean: clean  ## Clean, and remove .venv
+	@rm -rf $(VENV) tsctl.egg-info
+	@echo "removed .venv"
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(bootstrap)
+
+define bootstrap
+python="$(PYTHON)"; \
+test -n "$$python" || { \
+	echo "error: neither python3.11 nor python3 is on PATH, and Python 3.11 or newer is needed"; \
+	echo "       Install it, or name one: make setup PYTHON=/path/to/python3.11"; exit 1; } >&2; \
+"$$python" scripts/bootstrap.py
+endef
+
+# A pid that was given to another process since is told apart by the moment it started, which node.json remembers.
+define refuse-while-running
+for record in .tsctl/nodes/*/node.json; do \
+	test -f "$$record" || continue; \
+	pid=$$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$$record"); \
+	ticks=$$(sed -n 's/.*"started_ticks": *\([0-9]*\).*/\1/p' "$$record"); \
+	now=$$(sed 's/.*) //' "/proc/$$pid/stat" 2>/dev/null | cut -d ' ' -f 20); \
+	if [ -n "$$now" ] && [ "$$now" = "$$ticks" ]; then \
+		echo "error: a node of this checkout runs (pid $$pid, $$record)" >&2; \
+		echo "       Stop it with 'make down', then run this again." >&2; exit 1; fi; \
+done
+endef

@@ -97,7 +97,9 @@ class Site:
         name, _, value = (self.folder / "inference.header").read_text().strip().partition(": ")
         return {name: value}
 
-    def ask(self, path: str, body: bytes, media_type: str | None = "application/json", **headers: str) -> requests.Response:
+    def ask(
+        self, path: str, body: bytes, media_type: str | None = "application/json", **headers: str
+    ) -> requests.Response:
         """POST to the inference address, whatever the answer."""
         sent = {**self.headers(), **headers, **({"Content-Type": media_type} if media_type else {})}
         return requests.post(f"{self.inference}/predictions/{path}", data=body, headers=sent, timeout=30)
@@ -180,7 +182,9 @@ def copy_archives(site: Site, *models: str) -> None:
 
 
 def link_or_copy(source: str, target: str) -> str:
-    """A hard link, or a copy where the two lie on different disks; build outputs are never changed in place."""
+    """A copy; of build outputs, which are never changed in place, a hard link where the disk allows it."""
+    if "/.built/" not in source:
+        return str(shutil.copy2(source, target))
     try:
         os.link(source, target)
     except OSError:
@@ -223,3 +227,69 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Result]
 def node(up: tuple[Site, Result]) -> Site:
     """The shared node."""
     return up[0]
+
+
+TINY_HANDLER = '''
+import time
+from pathlib import Path
+
+import torch
+
+from handlers.base import ServingHandler
+from handlers.schema import Schema
+
+
+class Tiny(ServingHandler):
+    """Multiplies a number; its settings let a test make it fail."""
+
+    class Request(Schema):
+        x: float
+
+    def load(self):
+        self.factor = self.settings.get("factor", 2.0)
+        if "fail_while" in self.settings and Path(self.settings["fail_while"]).exists():
+            raise RuntimeError("the file of the test is there")
+        if "import_in_load" in self.settings:
+            __import__(self.settings["import_in_load"])
+        if "exit_in_load" in self.settings:
+            import os
+
+            os._exit(self.settings["exit_in_load"])
+        time.sleep(self.settings.get("load_s", 0))
+
+    def preprocess(self, items):
+        return torch.tensor([item.x for item in items])
+
+    def inference(self, inputs):
+        time.sleep(self.settings.get("inference_s", 0))
+        return inputs * self.factor
+
+    def postprocess(self, outputs):
+        return [{"y": value} for value in outputs.tolist()]
+'''
+
+
+def write_tiny(site: Site, model: str, versions: dict[str, dict[str, Any]], golden: float | None = None) -> None:
+    """An archive folder whose handler multiplies a number.
+
+    Args:
+        versions: settings by version; `factor` is what it multiplies by.
+        golden: the golden answer to the sample 0.5; None: the right one.
+    """
+    folder = site.root / "archives" / model
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    (folder / "golden").mkdir(exist_ok=True)
+    (folder / "handler.py").write_text(TINY_HANDLER)
+    (folder / "samples" / "half.json").write_text('{"x": 0.5}\n')
+    for version, settings in versions.items():
+        answer = settings.get("factor", 2.0) * 0.5 if golden is None else golden
+        (folder / "golden" / f"{version}.json").write_text(json.dumps({"half.json": {"y": answer}}))
+    spec = {
+        "model": model,
+        "handler": "handler.py",
+        "batch": {"size": 4, "max_delay_ms": 1},
+        "timeouts": {"startup_s": 30, "response_s": 10, "retry_s": 5},
+        "warmup": {"budget_s": 2.0},
+        "versions": {version: {"settings": settings} for version, settings in versions.items()},
+    }
+    (folder / "archive.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))

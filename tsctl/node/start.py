@@ -16,7 +16,7 @@ from tsctl.node.java import find_java
 from tsctl.node.snapshot import ServedVersion, dump_served, last_served, load_served, prune_snapshots
 from tsctl.progress import Progress
 from tsctl.project import Project
-from tsctl.versions import Note, register, set_default
+from tsctl.versions import Note, register, scale, set_default
 
 START_TIMEOUT_S = 60.0
 
@@ -72,7 +72,7 @@ def restore(project: Project, node: Node, progress: Progress, superseded: frozen
         try:
             with progress.step(f"restoring {entry.model} {entry.version}") as step:
                 _restore_one(project, node, entry, step.note)
-                step.done(f"{max(entry.min_workers, 1)} ready")
+                step.done(f"{entry.min_workers} ready")
             served.append(entry)
         except TsctlError as error:
             failed.append((entry, error.message))
@@ -99,6 +99,8 @@ def _restore_one(project: Project, node: Node, entry: ServedVersion, note: Note)
     if not path.is_file():
         raise ArchiveError(f"its archive {entry.archive} is no longer in {project.relative(project.store)}")
     register(node, archive_of(path), entry.min_workers or None, note)
+    if entry.min_workers == 0:
+        scale(node, entry.model, entry.version, 0, note)
 
 
 def _remember_served(node: Node) -> None:

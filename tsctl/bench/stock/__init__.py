@@ -1,0 +1,1 @@
+"""Archives as TorchServe users make them without tsctl, to compare with."""

@@ -37,11 +37,11 @@ class Display:
             now = time.monotonic()
             if self.is_live:
                 columns = shutil.get_terminal_size().columns
-                line = f"{title:<34} {text}  {now - begin:.0f} s"
+                line = f"{title:<34} {text}  {now - begin:.0f} s" if text else f"{title:<34} {now - begin:.0f} s"
                 self._write(f"\r\033[2K{line[: columns - 1]}")
             elif now - last_plain >= PLAIN_INTERVAL_S:
                 last_plain = now
-                self._write(f"  {title}: {text}, {now - begin:.0f} s\n")
+                self._write(f"  {title}: {text or 'busy'}, {now - begin:.0f} s\n")
 
         if not self.is_live:
             self._write(f"{title} ...\n")
@@ -88,9 +88,9 @@ class PipProgress:
         if not self._queue:
             return f"{self._now} ({len(self._collected)} of {self._total})"
         new = self._installed() - self._before
-        left = [name for name in self._queue if normalized(name) not in new]
-        done = len(self._queue) - len(left)
-        return f"installing {left[0] if left else self._queue[-1]} ({done} of {len(self._queue)})"
+        # pip goes through its list in order; a package that was there before in another version is never "new"
+        done = max((place for place, name in enumerate(self._queue, 1) if normalized(name) in new), default=0)
+        return f"installing {self._queue[min(done, len(self._queue) - 1)]} ({done} of {len(self._queue)})"
 
     def _collect(self, verb: str, name: str, size: str = "") -> None:
         self._collected.add(normalized(name))

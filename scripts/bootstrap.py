@@ -233,7 +233,7 @@ def set_up(display: Display, turn: int) -> None:
     with display.step("installing this checkout") as note:
         run([*pip, "install", "--no-compile", "--no-deps", "--no-build-isolation", "-e", str(ROOT)], note, turn)
     modules = [module for package, module in FIRST_IMPORTS.items() if package in names]
-    with display.step("importing them once") as note:
+    with display.step("trying the imports") as note:
         run([str(PYTHON), "-I", "-c", "".join(f"import {module}\n" for module in modules)], note, turn)
     STAMP.write_text(json.dumps({**wanted_state(), "packages": names}, indent=1) + "\n", encoding="utf-8")
 

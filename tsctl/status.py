@@ -91,6 +91,7 @@ def rows_of(
 
 def _served_row(state: VersionState, default: str | None, last: Mapping[tuple[str, str], LoadReport]) -> VersionRow:
     refusal = _refusal(last.get((state.model, state.version)))
+    named = parse_name(state.archive)
     condition, reason = "ready", ""
     if not state.is_ready:
         condition, reason = ("refused", refusal) if refusal else ("starting", "its workers are not ready")
@@ -105,7 +106,7 @@ def _served_row(state: VersionState, default: str | None, last: Mapping[tuple[st
         workers=state.min_workers,
         pids=tuple(worker.pid for worker in state.workers if worker.is_ready),
         queue=state.queue_pending,
-        digest=parse_name(state.archive)[2] if parse_name(state.archive) else None,
+        digest=named[2] if named else None,
         reason=reason,
     )
 

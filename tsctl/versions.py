@@ -27,7 +27,7 @@ PROCESS_START_S = 60.0
 #: More processes than workers plus this many, and still none ready, means that they crash.
 SPARE_PIDS = 1
 #: Requests per worker that pass the whole wire before a version counts as ready: the JVM's path is cold as well.
-WIRE_PASSES = 10
+WIRE_PASSES = 30
 
 Note = Callable[[str], None]
 

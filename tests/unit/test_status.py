@@ -1,0 +1,60 @@
+"""Status rows: what is served, what is wanted, and the reason for what is not ready."""
+
+from __future__ import annotations
+
+from tsctl.management import VersionState, Worker
+from tsctl.node.logs import LoadReport
+from tsctl.status import VersionRow, rows_of
+
+
+def state(version: str, ready: int, wanted: int, archive: str = "digits-1.0-0123456789ab.mar") -> VersionState:
+    workers = tuple(Worker(str(i), "READY" if i < ready else "UNLOADING", 100 + i, False) for i in range(wanted))
+    return VersionState("digits", version, archive, wanted, wanted, 8, 1, 30, 120, workers, 3, 100)
+
+
+def report(version: str, reason: str) -> LoadReport:
+    return LoadReport("digits", version, 1, not reason, reason, {})
+
+
+def only(rows: list[VersionRow]) -> VersionRow:
+    [row] = rows
+    return row
+
+
+def test_a_ready_version() -> None:
+    row = only(rows_of([state("1.0", 2, 2)], {"digits": "1.0"}, [("digits", "1.0")], [report("1.0", "")]))
+    assert (row.state, row.is_default, row.ready_workers, row.workers) == ("ready", True, 2, 2)
+    assert (row.pids, row.queue, row.digest, row.reason) == ((100, 101), 3, "0123456789ab", "")
+
+
+def test_a_version_whose_workers_are_not_there_yet() -> None:
+    row = only(rows_of([state("1.0", 1, 2)], {"digits": "2.0"}, [], []))
+    assert (row.state, row.is_default, row.is_ready) == ("starting", False, False)
+
+
+def test_a_version_that_refused_tells_the_last_reason() -> None:
+    reports = [report("1.0", "first"), report("2.0", "other"), report("1.0", "second")]
+    row = only(rows_of([state("1.0", 0, 1)], {"digits": "1.0"}, [], reports))
+    assert (row.state, row.reason) == ("refused", "second")
+
+
+def test_a_refusal_before_a_good_load_is_history() -> None:
+    row = only(rows_of([state("1.0", 0, 1)], {"digits": "1.0"}, [], [report("1.0", "x"), report("1.0", "")]))
+    assert row.state == "starting"
+
+
+def test_a_version_without_workers_is_idle_and_not_ready() -> None:
+    row = only(rows_of([state("1.0", 0, 0)], {"digits": "1.0"}, [], []))
+    assert (row.state, row.is_ready) == ("idle", False)
+
+
+def test_a_wanted_version_that_is_not_there_has_a_row_with_its_reason() -> None:
+    rows = rows_of([], {}, [("digits", "2.0"), ("digits", "1.0")], [report("2.0", "wrong answer")])
+    assert [(row.version, row.state, row.reason) for row in rows] == [
+        ("1.0", "missing", "not registered"),
+        ("2.0", "refused", "wrong answer"),
+    ]
+
+
+def test_a_stock_archive_has_no_digest() -> None:
+    assert only(rows_of([state("1.0", 1, 1, "resnet.mar")], {}, [], [])).digest is None

@@ -1,0 +1,242 @@
+"""Builds archives: from archive.yaml, what its recipe made, and the package `handlers`, to one file in the store."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tsctl.archive.container import Content, content_digest, write_archive
+from tsctl.archive.recipe import KEY_FILE, recipe_output
+from tsctl.archive.spec import ArchiveSpec, read_archive_spec
+from tsctl.archive.store import StoredArchive, archive_of, list_archives, make_current
+from tsctl.errors import ArchiveError, SpecError
+from tsctl.progress import Progress
+from tsctl.project import Project
+
+MANIFEST = "MAR-INF/MANIFEST.json"
+DIGESTS = "MAR-INF/DIGESTS.json"
+CONFIG = "model-config.yaml"
+_CREATED = "01/01/1980 00:00:00"  # TorchServe wants a time; a true one would make every build another archive
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the build of one version came to."""
+
+    archive: StoredArchive
+    is_new: bool  # False: the same bytes were in the store already
+    lines: tuple[str, ...]  # what the recipe printed when it ran
+    superseded: tuple[str, ...]  # names of older archives of the same version, which stay in the store
+
+
+def read_archive_folders(project: Project) -> dict[str, tuple[Path, ArchiveSpec]]:
+    """Folder and spec by model, for every `archives/*/archive.yaml`.
+
+    Raises:
+        SpecError: a spec has mistakes, or two folders name the same model.
+    """
+    found: dict[str, tuple[Path, ArchiveSpec]] = {}
+    for path in sorted(project.archives.glob("*/archive.yaml")):
+        spec = read_archive_spec(path)
+        if spec.model in found:
+            other = found[spec.model][0] / "archive.yaml"
+            raise SpecError(f"{path}: model: {spec.model!r}: is named by {other} too")
+        found[spec.model] = (path.parent, spec)
+    return found
+
+
+def build_versions(project: Project, wanted: Iterable[tuple[str, str]], progress: Progress) -> list[Built]:
+    """Build each (model, version); what is built already from the same inputs comes out as the same archive.
+
+    Raises:
+        SpecError: a model or version that no archive.yaml names.
+        ArchiveError: a recipe failed, or a file is missing.
+    """
+    folders = read_archive_folders(project)
+    built = []
+    for model, version in wanted:
+        if model not in folders or version not in folders[model][1].versions:
+            known = ", ".join(f"{name}:{v}" for name, (_, spec) in folders.items() for v in spec.versions)
+            raise SpecError(f"no archive.yaml names {model} {version}", f"There are: {known or 'none'}.")
+        folder, spec = folders[model]
+        with progress.step(f"building {model} {version}") as step:
+            made = build_version(project, folder, spec, version, step.note)
+            step.done(made.archive.path.name if made.is_new else f"{made.archive.path.name} unchanged")
+        for line in made.lines:
+            progress.line(f"  {line}")
+        built.append(made)
+    return built
+
+
+def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: str, note: Any) -> Built:
+    """Build one version into the store and make it the current archive of its version."""
+    made, lines = recipe_output(folder, spec, version, note)
+    entries = with_digests(assemble(folder, spec, version, made))
+    before = {archive.path.name for archive in list_archives(project)}
+    path, _ = write_archive(entries, project.store, spec.model, version)
+    archive = archive_of(path)
+    make_current(project, archive)
+    older = (a.path.name for a in list_archives(project) if (a.model, a.version) == (spec.model, version))
+    return Built(archive, path.name not in before, tuple(lines), tuple(name for name in older if name != path.name))
+
+
+def assemble(folder: Path, spec: ArchiveSpec, version: str, made: Path | None, has_golden: bool = True) -> dict[str, Content]:
+    """Every entry of the archive but its digests.
+
+    Args:
+        folder: the archive's folder.
+        made: what the recipe wrote; None without a recipe.
+        has_golden: False leaves the golden answers out, for the run that makes them.
+
+    Raises:
+        ArchiveError: something that archive.yaml names is missing, or two sources claim one entry.
+    """
+    entries = _Entries()
+    entries.add_tree("handlers", handlers_package(), lambda path: path.suffix == ".py")
+    entries.add(MANIFEST, _json(manifest(spec, version)))
+    entries.add(CONFIG, yaml.safe_dump(model_config(spec, version), sort_keys=False).encode())
+    entries.add_tree("samples", _required(folder, spec.samples), lambda path: True)
+    if has_golden:
+        entries.add("golden.json", _golden(folder, spec, version))
+    if spec.handler.endswith(".py"):
+        entries.add(spec.handler, checked_handler(_required(folder, spec.handler)))
+    elif f"{spec.handler.replace('.', '/')}.py" not in entries.found:
+        raise ArchiveError(f"handler {spec.handler}: the package handlers has no such module")
+    for name in spec.files:
+        entries.add_tree(name, _required(folder, name), lambda path: True)
+    if made is not None:
+        entries.add_tree("", made, lambda path: path.name != KEY_FILE)
+    return entries.found
+
+
+def with_digests(entries: Mapping[str, Content]) -> dict[str, Content]:
+    """The entries and one more that holds the SHA-256 of each."""
+    digests = {name: content_digest(entries[name]) for name in sorted(entries)}
+    return {**entries, DIGESTS: _json(digests)}
+
+
+def manifest(spec: ArchiveSpec, version: str) -> dict[str, Any]:
+    """MANIFEST.json as TorchServe reads it."""
+    return {
+        "createdOn": _CREATED,
+        "runtime": "python",
+        "model": {
+            "modelName": spec.model,
+            "modelVersion": version,
+            "handler": spec.handler.removesuffix(".py"),
+            "serializedFile": spec.weights,
+            "configFile": CONFIG,
+        },
+        "archiverVersion": "0.12.0",
+    }
+
+
+def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
+    """model-config.yaml: TorchServe's keys, and under `serving` the handler's."""
+    serving = spec.serving(version)
+    return {
+        "minWorkers": serving.workers.min,
+        "maxWorkers": serving.workers.max or serving.workers.min,
+        "batchSize": serving.batch.size,
+        "maxBatchDelay": serving.batch.max_delay_ms,
+        "responseTimeout": serving.timeouts.response_s,
+        "startupTimeout": serving.timeouts.startup_s,
+        "maxRetryTimeoutInSec": serving.timeouts.retry_s,
+        "jobQueueSize": serving.queue_size,
+        "serving": {
+            "threads": serving.threads,
+            "warmup": serving.warmup.model_dump(),
+            "limits": serving.limits.model_dump(),
+            "tolerance": serving.tolerance.model_dump(),
+            "settings": serving.settings,
+        },
+    }
+
+
+def handlers_package() -> Path:
+    """Where the package `handlers` lies, without importing it.
+
+    Raises:
+        ArchiveError: it is not installed.
+    """
+    package = find_spec("handlers")
+    if package is None or package.origin is None:
+        raise ArchiveError("the package 'handlers' is not installed beside tsctl", "Run 'make setup'.")
+    return Path(package.origin).parent
+
+
+def checked_handler(path: Path) -> Path:
+    """The handler file, once it is something that TorchServe can load.
+
+    TorchServe imports it by its bare name before the standard library's, and takes the one class that it defines.
+
+    Raises:
+        ArchiveError: its name shadows a module, it is no Python, or it defines no class or several.
+    """
+    if path.stem in sys.stdlib_module_names or path.stem in {"ts", "torch", "numpy", "pydantic", "handlers", "PIL"}:
+        raise ArchiveError(f"{path.name} would stand in for the module {path.stem!r} in the worker", "Rename the file.")
+    try:
+        tree = ast.parse(path.read_bytes(), path.name)
+    except (SyntaxError, ValueError) as error:
+        raise ArchiveError(f"{path}: is not Python: {error}") from error
+    if any(isinstance(node, ast.FunctionDef) and node.name == "handle" for node in tree.body):
+        return path
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    if len(classes) != 1:
+        found = f"defines {len(classes)} classes ({', '.join(classes)})" if classes else "defines no class"
+        raise ArchiveError(
+            f"{path}: {found}, and TorchServe takes a module with exactly one",
+            "Put other classes inside the handler's, as Request is, or into a file of their own under `files`.",
+        )
+    return path
+
+
+class _Entries:
+    """Entries as they are gathered; one name has one source."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Content] = {}
+
+    def add(self, name: str, content: Content) -> None:
+        if name in self.found:
+            raise ArchiveError(f"two sources write the entry {name} of the archive", "Rename one of them.")
+        self.found[name] = content
+
+    def add_tree(self, name: str, path: Path, wanted: Any) -> None:
+        """A file under the name, or every wanted file of a folder under it."""
+        if path.is_file():
+            self.add(name, path)
+            return
+        for inside in sorted(path.rglob("*")):
+            relative = inside.relative_to(path)
+            if inside.is_file() and "__pycache__" not in relative.parts and wanted(inside):
+                self.add(f"{name}/{relative.as_posix()}" if name else relative.as_posix(), inside)
+
+
+def _golden(folder: Path, spec: ArchiveSpec, version: str) -> Path:
+    path = folder / spec.golden / f"{version}.json"
+    if not path.is_file():
+        raise ArchiveError(
+            f"no golden answers: {path} does not exist",
+            f"Look at the answers and keep them: tsctl archive golden {spec.model}:{version}",
+        )
+    return path
+
+
+def _required(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.exists():
+        raise ArchiveError(f"{folder / 'archive.yaml'} names {name}, and {path} does not exist")
+    return path
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,144 @@
+"""Writes and reads the zip file that an archive is: the same bytes from the same entries, nothing outside its folder.
+
+Entries are sorted by name, stored and not deflated, with one time, one mode and no other attribute. Reading refuses what
+would leave the folder it is unpacked into, or fill the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from tsctl.archive.store import digest_of, store_name
+from tsctl.errors import ArchiveError
+
+#: An entry's content: bytes, or the file that holds them.
+Content = bytes | Path
+
+_TIME = (1980, 1, 1, 0, 0, 0)  # the oldest that a zip file can state
+_MODE = stat.S_IFREG | 0o644
+_BLOCK = 1 << 20
+#: Bounds on what an archive may unpack to; weights are stored, so a large ratio means a bomb.
+MAX_UNPACKED_BYTES = 64 << 30
+MAX_RATIO = 200
+MAX_ENTRIES = 100_000
+
+
+def write_archive(entries: Mapping[str, Content], store: Path, model: str, version: str) -> tuple[Path, str]:
+    """Write the entries as an archive into the store and name it by its digest.
+
+    Returns:
+        The path and the whole SHA-256 of the file. An archive that is there already is left alone.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    writing = store / f".writing.{os.getpid()}"
+    try:
+        with writing.open("wb") as file:
+            _write(entries, file)
+            file.flush()
+            os.fsync(file.fileno())
+        digest = digest_of(writing)
+        target = store / store_name(model, version, digest)
+        if not target.exists():
+            writing.replace(target)
+    finally:
+        writing.unlink(missing_ok=True)
+    return target, digest
+
+
+def content_digest(content: Content) -> str:
+    """SHA-256 of an entry's content, in hex."""
+    total = hashlib.sha256()
+    for block in _blocks(content):
+        total.update(block)
+    return total.hexdigest()
+
+
+def check_entries(archive: zipfile.ZipFile) -> list[str]:
+    """What makes the archive unsafe to unpack, a sentence each; empty where nothing does."""
+    found = []
+    infos = archive.infolist()
+    if len(infos) > MAX_ENTRIES:
+        found.append(f"it has {len(infos)} entries; at most {MAX_ENTRIES} are read")
+    seen: dict[str, str] = {}
+    for info in infos:
+        name = info.filename
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in pure.parts[:1] or "\0" in name:
+            found.append(f"entry {name!r} leads out of the archive")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            found.append(f"entry {name!r} is a symbolic link")
+        if name.casefold() in seen:
+            found.append(f"entry {name!r} is there twice (as {seen[name.casefold()]!r})")
+        seen[name.casefold()] = name
+        if info.file_size > 1 << 20 and info.file_size > MAX_RATIO * max(1, info.compress_size):
+            found.append(f"entry {name!r} grows {info.file_size // max(1, info.compress_size)}-fold when unpacked")
+    total = sum(info.file_size for info in infos)
+    if total > MAX_UNPACKED_BYTES:
+        found.append(f"it unpacks to {total} bytes; at most {MAX_UNPACKED_BYTES} are written")
+    return found
+
+
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """The archive, opened for reading.
+
+    Raises:
+        ArchiveError: there is no such file, or it is no zip file.
+    """
+    try:
+        return zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise ArchiveError(f"no such file: {path}") from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ArchiveError(f"{path} is not a zip file: {error}") from error
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack the archive into a folder.
+
+    Raises:
+        ArchiveError: an entry is unsafe; nothing is written then.
+    """
+    with open_archive(path) as archive:
+        unsafe = check_entries(archive)
+        if unsafe:
+            raise ArchiveError(f"{path.name} is not unpacked: {unsafe[0]}")
+        for info in archive.infolist():
+            target = folder / info.filename
+            if info.is_dir():
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(info) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, _BLOCK)
+
+
+def _write(entries: Mapping[str, Content], file: IO[bytes]) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(entries):
+            info = zipfile.ZipInfo(name, _TIME)
+            info.create_system = 3  # Unix, whatever this machine is
+            info.external_attr = _MODE << 16
+            info.file_size = _size(entries[name])  # tells zipfile beforehand whether it needs 64-bit fields
+            with archive.open(info, "w") as entry:
+                for block in _blocks(entries[name]):
+                    entry.write(block)
+
+
+def _blocks(content: Content) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        while block := file.read(_BLOCK):
+            yield block
+
+
+def _size(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size

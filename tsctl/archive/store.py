@@ -1,0 +1,139 @@
+"""Names and finds the archives in `archives/store`; the store is flat, and a file in it never changes.
+
+An archive's name carries the first 12 digits of its digest, so two builds of one version lie side by side. Which one is
+meant is remembered in `current.json`; without that file it is the newest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsctl.errors import ArchiveError
+from tsctl.project import Project
+
+DIGEST_DIGITS = 12
+_NAME = re.compile(
+    rf"^(?P<model>[A-Za-z0-9][A-Za-z0-9_\-.]*)-(?P<version>[A-Za-z0-9][A-Za-z0-9_.]*)"
+    rf"-(?P<digest>[0-9a-f]{{{DIGEST_DIGITS}}})\.mar$"
+)
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredArchive:
+    """One archive in the store."""
+
+    path: Path
+    model: str
+    version: str
+    digest: str  # the first 12 hex digits of its SHA-256
+
+
+def store_name(model: str, version: str, digest: str) -> str:
+    """The file name of an archive; `digest` may be the whole SHA-256."""
+    return f"{model}-{version}-{digest[:DIGEST_DIGITS]}.mar"
+
+
+def parse_name(name: str) -> tuple[str, str, str] | None:
+    """Model, version and digest from a file name of the store; None for any other name."""
+    match = _NAME.match(name)
+    return (match["model"], match["version"], match["digest"]) if match else None
+
+
+def digest_of(path: Path) -> str:
+    """The file's SHA-256 in hex."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            total.update(block)
+    return total.hexdigest()
+
+
+def archive_of(path: Path) -> StoredArchive:
+    """The archive that a file of the store is.
+
+    Raises:
+        ArchiveError: it is not named as the store names archives.
+    """
+    parsed = parse_name(path.name)
+    if parsed is None:
+        raise ArchiveError(f"{path.name} is not named <model>-<version>-<digest>.mar, so it is no archive of the store")
+    return StoredArchive(path, *parsed)
+
+
+def list_archives(project: Project) -> list[StoredArchive]:
+    """Every archive in the store, by name."""
+    return [archive_of(path) for path in sorted(project.store.glob("*.mar")) if parse_name(path.name)]
+
+
+def find_archive(project: Project, model: str, version: str) -> StoredArchive:
+    """The current archive of a version.
+
+    Raises:
+        ArchiveError: none is in the store.
+    """
+    found = [a for a in list_archives(project) if (a.model, a.version) == (model, version)]
+    if not found:
+        raise ArchiveError(
+            f"no archive of {model} {version} in {project.relative(project.store)}",
+            f"Build it: tsctl archive build {model}:{version}",
+        )
+    current = _current(project).get(f"{model}:{version}")
+    named = next((archive for archive in found if archive.digest == current), None)
+    return named or max(found, key=lambda archive: archive.path.stat().st_mtime_ns)
+
+
+def make_current(project: Project, archive: StoredArchive) -> None:
+    """Make this the archive that its version means."""
+    content = {**_current(project), f"{archive.model}:{archive.version}": archive.digest}
+    path = project.store / "current.json"
+    written = path.with_name(f".current.{os.getpid()}")
+    written.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    written.replace(path)
+
+
+def import_archive(project: Project, path: Path) -> StoredArchive:
+    """A .mar file from anywhere as an archive of the store, copied there under the store's naming.
+
+    Raises:
+        ArchiveError: it is no archive.
+    """
+    if path.resolve().parent == project.store.resolve() and parse_name(path.name):
+        return archive_of(path)
+    model, version = _names_inside(path)
+    digest = digest_of(path)
+    target = project.store / store_name(model, version, digest)
+    if not target.is_file():
+        project.store.mkdir(parents=True, exist_ok=True)
+        copying = project.store / f".copy.{os.getpid()}"
+        shutil.copyfile(path, copying)
+        copying.replace(target)
+    archive = archive_of(target)
+    make_current(project, archive)
+    return archive
+
+
+def _names_inside(path: Path) -> tuple[str, str]:
+    try:
+        with zipfile.ZipFile(path) as content:
+            model = json.loads(content.read("MAR-INF/MANIFEST.json"))["model"]
+        return str(model["modelName"]), str(model.get("modelVersion") or "1.0")
+    except FileNotFoundError:
+        raise ArchiveError(f"no such file: {path}") from None
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        raise ArchiveError(f"{path} is no archive: {error}", "Make it with torch-model-archiver or tsctl.") from error
+
+
+def _current(project: Project) -> dict[str, str]:
+    path = project.store / "current.json"
+    try:
+        return {str(key): str(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (FileNotFoundError, ValueError, AttributeError):
+        return {}  # lost or damaged: the newest archive is taken, and the next build writes it again

@@ -17,11 +17,12 @@ BUILT := archives/store archives/*/.built build dist .pytest_cache .hypothesis .
 PRIVATE := /home/[a-z]|/root/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status archives verify test test-unit test-live lint clean distclean
+.PHONY: help setup up down status archives verify test test-unit test-live lint \
+	bench-first-request clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## Make .venv from requirements.lock, or say that it is ready
 	@$(bootstrap)
@@ -49,6 +50,9 @@ test-unit: $(STAMP)  ## Run the tests that start no node
 
 test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
+
+bench-first-request: up  ## Measure the first request after READY against the median of the next hundred
+	@$(RUN) scripts/bench.py first-request
 
 lint: $(STAMP)  ## Check style, types, the CLI reference, and that no place of one machine is written down
 	$(RUN) -m ruff check .

@@ -53,7 +53,7 @@ def own_ticks() -> int:
 def test_help_is_the_default_and_describes_every_target(folder: Path) -> None:
     shown = make(folder)
     assert shown.stdout == make(folder, "help").stdout
-    phony = re.search(r"^\.PHONY: (.+)$", (folder / "Makefile").read_text(), re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (.+)$", (folder / "Makefile").read_text().replace("\\\n", ""), re.MULTILINE)
     assert phony is not None
     described = {line.split()[0] for line in shown.stdout.splitlines()[1:] if len(line.split()) > 1}
     assert described == set(phony[1].split())

@@ -1,0 +1,102 @@
+"""README.md is typed in, step by step, in a copy of this checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.live.conftest import free_ports, processes_of
+from tests.readme import FileStep, Step, matches, parse_readme, substitute
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+STEPS = parse_readme((CHECKOUT / "README.md").read_text(encoding="utf-8"))
+#: The ports of deployment.yaml, which the page mentions.
+PORTS = (8080, 8081, 8082, 7070, 7071)
+STEP_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A reader's checkout, on ports of its own."""
+
+    root: Path
+    ports: dict[int, int]
+
+    def type(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run the command as a shell would; both streams, in the order in which they were written."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "TSCTL_"))}
+        environment.pop("MFLAGS", None)
+        return subprocess.run(
+            ["bash", "-c", substitute(command, self.ports)],
+            cwd=self.root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=STEP_TIMEOUT_S,
+        )
+
+
+def files_of_the_checkout() -> list[Path]:
+    """Tracked files, and those that would be."""
+    # safe.directory: where another user owns the checkout, git would refuse to list it
+    command = ["git", "-c", f"safe.directory={CHECKOUT}", "ls-files", "-z", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=True).stdout.decode()
+    return [Path(name) for name in listed.split("\0") if name and (CHECKOUT / name).is_file()]
+
+
+def built_files() -> list[Path]:
+    """What is not trained and built once more: archives, and what recipes wrote."""
+    folders = [CHECKOUT / "archives" / "store", *CHECKOUT.glob("archives/*/.built")]
+    return [path.relative_to(CHECKOUT) for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same content; a hard link where the disk allows it, because built files are never changed in place."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+    root = tmp_path_factory.mktemp("readme") / "tsctl"
+    for path in files_of_the_checkout():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(CHECKOUT / path, root / path)  # with its time, which make looks at
+    for path in built_files():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(CHECKOUT / path, root / path)
+    (root / ".venv").symlink_to(sys.prefix)
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    deployment = root / "deployment.yaml"
+    deployment.write_text(substitute(deployment.read_text(), ports))
+    made = Copy(root, ports)
+    yield made
+    made.type("make down")
+    assert processes_of(root) == [], "processes are left behind"
+
+
+def step_name(step: Step) -> str:
+    return f"line {step.line}: {step.path if isinstance(step, FileStep) else step.command.splitlines()[0]}"
+
+
+@pytest.mark.parametrize("step", STEPS, ids=step_name)
+def test_a_reader_can_type_it(copy: Copy, step: Step) -> None:
+    if isinstance(step, FileStep):
+        (copy.root / step.path).parent.mkdir(parents=True, exist_ok=True)
+        (copy.root / step.path).write_text(step.content, encoding="utf-8")
+        return
+    ended = copy.type(step.command)
+    assert ended.returncode == 0, ended.stdout
+    if step.output is not None:
+        assert matches(substitute(step.output, copy.ports), ended.stdout), ended.stdout

@@ -80,8 +80,8 @@ def locked_names(lock: str) -> list[str]:
 
 def wanted_state() -> dict[str, object]:
     """What the stamp says when `.venv` fits this checkout."""
-    digest = hashlib.sha256(LOCK.read_bytes() + b"\0" + PYPROJECT.read_bytes()).hexdigest()
-    return {"digest": digest, "root": str(ROOT), "python": os.path.realpath(PYTHON)}
+    lock, project = (hashlib.sha256(path.read_bytes()).hexdigest() for path in (LOCK, PYPROJECT))
+    return {"lock": lock, "project": project, "root": str(ROOT), "python": os.path.realpath(PYTHON)}
 
 
 def stamped_state() -> dict[str, object]:
@@ -96,7 +96,7 @@ def stamped_state() -> dict[str, object]:
 def is_ready() -> bool:
     """Whether `.venv` is complete and up to date; a linked one belongs to another checkout, and need only fit."""
     state, wanted = stamped_state(), wanted_state()
-    keys = ("digest",) if VENV.is_symlink() else ("digest", "root", "python")
+    keys = ("lock", "project") if VENV.is_symlink() else tuple(wanted)
     return os.access(PYTHON, os.X_OK) and all(state.get(key) == wanted[key] for key in keys)
 
 
@@ -209,33 +209,45 @@ def set_up(display: Display, turn: int) -> None:
     require_own_venv()
     names = locked_names(LOCK.read_text(encoding="utf-8"))
     before = stamped_state()
-    keeps = os.access(PYTHON, os.X_OK) and all(before.get(key) == wanted_state()[key] for key in ("root", "python"))
     STAMP.unlink(missing_ok=True)
-    if not keeps:
-        require_venv_modules()
-        if VENV.exists():
-            with display.step("removing an incomplete .venv"):
-                clear()
+    keeps = os.access(PYTHON, os.X_OK) and all(before.get(key) == wanted_state()[key] for key in ("root", "python"))
+    if keeps:
+        LOG.write_bytes(b"")
+    else:
+        before = {}
+        make_empty_venv(display, turn)
+    pip = [str(PYTHON), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    if before.get("lock") != wanted_state()["lock"]:
+        install_packages(display, turn, pip, names, gone=sorted(set(before.get("packages", [])) - set(names)))
+    with display.step("installing this checkout") as note:
+        run([*pip, "install", "--no-compile", "--no-deps", "--no-build-isolation", "-e", str(ROOT)], note, turn)
+    STAMP.write_text(json.dumps({**wanted_state(), "packages": names}, indent=1) + "\n", encoding="utf-8")
+
+
+def make_empty_venv(display: Display, turn: int) -> None:
+    """`.venv` holds nothing but Python and pip; the log lies there from the start, as the sign of whose it is."""
+    require_venv_modules()
+    if VENV.exists():
+        with display.step("removing an incomplete .venv"):
+            clear()
     VENV.mkdir(exist_ok=True)
     LOG.write_bytes(b"")
-    if not keeps:
-        with display.step("making .venv") as note:
-            # the base: this Python may be the one of the .venv that was just emptied
-            run([sys._base_executable, "-I", "-m", "venv", str(VENV)], note, turn)
-    pip = [str(PYTHON), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    gone = sorted(set(before.get("packages", [])) - set(names)) if keeps else []
+    with display.step("making .venv") as note:
+        # the base: this Python may be the one of the .venv that was just emptied
+        run([sys._base_executable, "-I", "-m", "venv", str(VENV)], note, turn)
+
+
+def install_packages(display: Display, turn: int, pip: list[str], names: list[str], gone: list[str]) -> None:
+    """The locked packages are there and load; `gone`, which the lock named before, are not."""
     if gone:
         with display.step("removing what the lock dropped") as note:
             run([*pip, "uninstall", "--yes", *gone], note, turn)
     with display.step(f"installing {len(names)} packages") as note:
         arguments = ["install", "--no-compile", "--progress-bar=off", "-r", str(LOCK)]
         run([*pip, *arguments], note, turn, PipProgress(len(names), installed_records))
-    with display.step("installing this checkout") as note:
-        run([*pip, "install", "--no-compile", "--no-deps", "--no-build-isolation", "-e", str(ROOT)], note, turn)
     modules = [module for package, module in FIRST_IMPORTS.items() if package in names]
     with display.step("trying the imports") as note:
         run([str(PYTHON), "-I", "-c", "".join(f"import {module}\n" for module in modules)], note, turn)
-    STAMP.write_text(json.dumps({**wanted_state(), "packages": names}, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class Display:
             now = time.monotonic()
             if self.is_live:
                 columns = shutil.get_terminal_size().columns
-                line = f"{title:<34} {text}  {now - begin:.0f} s" if text else f"{title:<34} {now - begin:.0f} s"
+                line = f"{title:<34} {now - begin:.0f} s  {text}"
                 self._write(f"\r\033[2K{line[: columns - 1]}")
             elif now - last_plain >= PLAIN_INTERVAL_S:
                 last_plain = now
@@ -84,13 +84,13 @@ class PipProgress:
             self._queue = [entry.strip() for entry in queue[1].split(",")]
 
     def text(self) -> str:
-        """Verb, package, and how many of how many."""
+        """How many of how many, verb and package; what may be cut off on a narrow terminal comes last."""
         if not self._queue:
-            return f"{self._now} ({len(self._collected)} of {self._total})"
+            return f"{len(self._collected)} of {self._total}, {self._now}"
         new = self._installed() - self._before
         # pip goes through its list in order; a package that was there before in another version is never "new"
         done = max((place for place, name in enumerate(self._queue, 1) if normalized(name) in new), default=0)
-        return f"installing {self._queue[min(done, len(self._queue) - 1)]} ({done} of {len(self._queue)})"
+        return f"{done} of {len(self._queue)}, installing {self._queue[min(done, len(self._queue) - 1)]}"
 
     def _collect(self, verb: str, name: str, size: str = "") -> None:
         self._collected.add(normalized(name))

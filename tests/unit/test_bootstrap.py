@@ -176,11 +176,11 @@ def test_progress_counts_packages_and_names_the_one_at_hand() -> None:
         progress.read(line)
         shown.append(progress.text())
     assert shown == [
-        "collecting annotated-doc (1 of 4)",
-        "downloading annotated_doc (5.3 kB) (1 of 4)",
-        "processing torch (2 of 4)",
-        "collecting PyYAML (3 of 4)",
-        "collecting PyYAML (3 of 4)",
+        "1 of 4, collecting annotated-doc",
+        "1 of 4, downloading annotated_doc (5.3 kB)",
+        "2 of 4, processing torch",
+        "3 of 4, collecting PyYAML",
+        "3 of 4, collecting PyYAML",
     ]
 
 
@@ -188,11 +188,11 @@ def test_progress_of_the_installation_is_read_from_the_environment() -> None:
     records = {"setuptools"}
     progress = display.PipProgress(2, lambda: set(records))
     progress.read("Installing collected packages: PyYAML, torch")
-    assert progress.text() == "installing PyYAML (0 of 2)"
+    assert progress.text() == "0 of 2, installing PyYAML"
     records.add("pyyaml")
-    assert progress.text() == "installing torch (1 of 2)"
+    assert progress.text() == "1 of 2, installing torch"
     records.add("torch")
-    assert progress.text() == "installing torch (2 of 2)"
+    assert progress.text() == "2 of 2, installing torch"
 
 
 class Terminal(io.StringIO):

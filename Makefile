@@ -14,7 +14,7 @@ TESTS ?= tests/unit tests/handlers tests/live
 #: Build outputs and caches; .venv and the state in .tsctl are not among them.
 BUILT := archives/store archives/*/.built build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
 #: Places of one machine, and of package registries; brackets keep this line from finding itself.
-PRIVATE := /home/[a-z]|/root/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
+PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up down status archives verify test test-unit test-live lint \

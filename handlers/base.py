@@ -31,7 +31,7 @@ from handlers.errors import (
 )
 from handlers.golden import Tolerance, difference
 from handlers.items import JSON, Incoming, Outgoing, problem, read_item, request_id_of, sniff
-from handlers.samples import Sample, read_samples
+from handlers.samples import Sample, read_requests, read_samples
 from handlers.schema import Schema, finite_json, parse_json
 from handlers.warmup import BatchTiming, batch_sizes, warm_up
 from handlers.weights import import_file, load_weights
@@ -122,6 +122,7 @@ class ServingHandler:
         begin = time.monotonic()
         try:
             self._configure(context)
+            self._samples = read_samples(self.model_dir / "samples", self.model_dir / "golden.json")
             self.load()
             self._prove()
             timings = self.warmup()
@@ -135,15 +136,30 @@ class ServingHandler:
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """The body of each item's answer; statuses and headers go into `context`."""
-        if context.get_request_header(0, "describe") == "True":
-            answers = [Outgoing(200, to_json(self.describe()))]
-        else:
-            answers = self._answer_all(data, context)
+        answers = self._answer_all(data, context)
         for index, answer in enumerate(answers):
             context.set_response_status(answer.status, answer.phrase, index)
             context.set_response_content_type(index, answer.media_type)
             context.set_response_header(index, "x-model-version", self.version)
         return [answer.body for answer in answers]
+
+    def golden_answers(self, context: Any) -> dict[str, Any]:
+        """The answers to the samples as they are now, by file name: what `tsctl archive golden` keeps.
+
+        For a handler that was not initialized; it must not serve afterwards.
+
+        Raises:
+            LoadError: a sample is not answered with 200, or there is none.
+        """
+        self._configure(context)
+        self.load()
+        answers = {}
+        for name, request in read_requests(self.model_dir / "samples"):
+            [answer] = self.answer([request])
+            if answer.status != 200:
+                raise LoadError(f"sample {name}: answered {answer.status}: {answer.body.decode()}")
+            answers[name] = json.loads(answer.body)
+        return answers
 
     # ---- the request path ----------------------------------------------------------------------------------------
 
@@ -186,7 +202,11 @@ class ServingHandler:
             try:
                 if properties.get("explain") == "True":
                     raise NotImplementedHere("This model offers predictions, not explanations.")
-                received.append(read_item(fields, properties, server_id))
+                # TorchServe's own describe request carries no field; a client may send the header as well
+                if properties.get("describe") == "True" and not fields:
+                    received.append(Outgoing(200, to_json(self.describe())))
+                else:
+                    received.append(read_item(fields, properties, server_id))
             except RequestError as error:
                 request_id = request_id_of(properties, server_id)
                 received.append(problem(error, request_id, self.model, self.version))
@@ -195,7 +215,9 @@ class ServingHandler:
 
     def _decode(self, request: Incoming) -> Any:
         if len(request.body) > self._max_request_bytes:
-            raise PayloadTooLarge(f"The body has {len(request.body)} bytes; at most {self._max_request_bytes} may come.")
+            raise PayloadTooLarge(
+                f"The body has {len(request.body)} bytes; at most {self._max_request_bytes} may come."
+            )
         if not request.body:
             raise UndecodableBody("The request has no body.")
         media_type = request.media_type or sniff(request.body)
@@ -268,7 +290,6 @@ class ServingHandler:
         self._max_request_bytes = serving["limits"]["request_bytes"]
         self._warmup_budget_s = serving["warmup"]["budget_s"]
         self._tolerance = Tolerance(**serving["tolerance"])
-        self._samples = read_samples(self.model_dir / "samples", self.model_dir / "golden.json")
         self.device = torch.device(choose_device(properties.get("gpu_id"), torch.cuda.device_count()))
         self.threads = threads_per_worker(serving.get("threads"), usable_cores(), config.get("maxWorkers", 1))
         set_threads(self.threads)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from pydantic import Field
+from PIL import Image, ImageOps
+from pydantic import Field, create_model
 
 from handlers.base import ServingHandler
 from handlers.device import to_device
-from handlers.errors import DoesNotFit, PayloadTooLarge, UndecodableBody
+from handlers.errors import PayloadTooLarge, RequestError, UndecodableBody
 from handlers.items import JPEG, JSON, PNG
 from handlers.schema import Schema, parse_json
+
+#: Decimals of an answer's probabilities: more than float32 is sure of near one.
+DECIMALS = 7
+
+_FORMATS = {PNG: "PNG", JPEG: "JPEG"}
 
 
 class ImageHandler(ServingHandler):
@@ -25,26 +31,24 @@ class ImageHandler(ServingHandler):
     is decoded).
     """
 
-    class Request(Schema):
-        """Rows of pixels, from 0 (black) to the archive's `value_max` (white)."""
-
-        pixels: Annotated[list[list[float]], Field(min_length=1)]
-
     media_types = (JSON, PNG, JPEG)
 
     def load(self) -> None:
+        """The network, and a request model that asks for the archive's height, width and range of numbers."""
         super().load()
         self.labels = self.settings["labels"]
         self.shape = (self.settings["height"], self.settings["width"])
         self.value_max = float(self.settings["value_max"])
+        self.Request = _pixels_request(*self.shape, self.value_max)
         self.top_k = min(self.settings.get("top_k", 3), len(self.labels))
         self.max_pixels = self.settings.get("max_pixels", 4_000_000)
 
     def decode(self, body: bytes, media_type: str) -> np.ndarray:
         """Grey values from 0 to 1, float32, shape (height, width)."""
         if media_type == JSON:
-            return self._from_pixels(parse_json(self.Request, body).pixels)
-        return self._from_picture(body)
+            rows = parse_json(self.Request, body).pixels  # type: ignore[attr-defined]  # the model of _pixels_request
+            return np.asarray(rows, dtype=np.float32) / np.float32(self.value_max)
+        return self._from_picture(body, media_type)
 
     def preprocess(self, items: list[np.ndarray]) -> torch.Tensor:
         """Float32 tensor of shape (B, 1, height, width) on `device`."""
@@ -52,38 +56,55 @@ class ImageHandler(ServingHandler):
 
     def postprocess(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """Label, probabilities in the order of the labels, and the `top_k` best, from logits of shape (B, classes)."""
-        probabilities = outputs.float().softmax(dim=1).cpu()
-        best = probabilities.topk(self.top_k, dim=1)
-        return [self._answer(*row) for row in zip(probabilities.tolist(), *map(torch.Tensor.tolist, best), strict=True)]
+        probabilities = outputs.double().softmax(dim=1).cpu()
+        best = probabilities.topk(self.top_k, dim=1).indices.tolist()
+        rounded = np.round(probabilities.numpy(), DECIMALS).tolist()
+        return [self._answer(*row) for row in zip(rounded, best, strict=True)]
 
-    def _answer(self, probabilities: list[float], values: list[float], indices: list[int]) -> dict[str, Any]:
-        top = [{"label": self.labels[i], "probability": p} for i, p in zip(indices, values, strict=True)]
+    def _answer(self, probabilities: list[float], best: list[int]) -> dict[str, Any]:
+        top = [{"label": self.labels[i], "probability": probabilities[i]} for i in best]
         return {"label": top[0]["label"], "probabilities": probabilities, "top_k": top}
 
-    def _from_pixels(self, rows: list[list[float]]) -> np.ndarray:
+    def _from_picture(self, body: bytes, media_type: str) -> np.ndarray:
         height, width = self.shape
-        if len(rows) != height or any(len(row) != width for row in rows):
-            raise _pixels_do_not_fit(f"expected {height} rows of {width} numbers")
-        values = np.asarray(rows, dtype=np.float32)
-        if values.min() < 0 or values.max() > self.value_max:
-            raise _pixels_do_not_fit(f"expected numbers from 0 to {self.value_max:g}")
-        return values / np.float32(self.value_max)
-
-    def _from_picture(self, body: bytes) -> np.ndarray:
-        height, width = self.shape
-        try:
-            with Image.open(io.BytesIO(body), formats=("PNG", "JPEG")) as picture:
-                if picture.width * picture.height > self.max_pixels:
-                    raise PayloadTooLarge(
-                        f"The picture has {picture.width} x {picture.height} pixels; at most {self.max_pixels} may come."
-                    )
-                grey = picture.convert("L")
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise UndecodableBody("The body is not a PNG or JPEG picture that can be decoded.") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd files: they are answered, or refused, below
+            grey = self._grey(body, media_type)
         if grey.size != (width, height):
             grey = grey.resize((width, height), Image.Resampling.BOX)
         return np.asarray(grey, dtype=np.float32) / np.float32(255)
 
+    def _grey(self, body: bytes, media_type: str) -> Image.Image:
+        """The picture as it is to be seen, in 8-bit grey: turned as its EXIF says, transparent parts black."""
+        try:
+            with Image.open(io.BytesIO(body), formats=[_FORMATS[media_type]]) as picture:
+                self._check_size(picture)
+                upright = ImageOps.exif_transpose(picture)
+                if upright.mode.startswith("I"):  # 16 bits; convert() would cut all that is brighter than 255
+                    return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+                if upright.has_transparency_data:
+                    colours = upright.convert("RGBA")
+                    upright = Image.alpha_composite(Image.new("RGBA", colours.size, "black"), colours)
+                return upright.convert("L")
+        except RequestError:
+            raise
+        except Image.DecompressionBombError:
+            raise PayloadTooLarge(
+                f"The picture has more than {self.max_pixels} pixels, the most that may come."
+            ) from None
+        except Exception as error:  # a broken file makes Pillow raise nearly anything, struct.error and IndexError too
+            raise UndecodableBody(f"The body is not a {_FORMATS[media_type]} picture that can be decoded.") from error
 
-def _pixels_do_not_fit(message: str) -> DoesNotFit:
-    return DoesNotFit(f"pixels: {message}.", [{"field": "pixels", "message": message}])
+    def _check_size(self, picture: Image.Image) -> None:
+        if picture.width * picture.height > self.max_pixels:
+            raise PayloadTooLarge(
+                f"The picture has {picture.width} x {picture.height} pixels; at most {self.max_pixels} may come."
+            )
+
+
+def _pixels_request(height: int, width: int, value_max: float) -> type[Schema]:
+    """A request whose field `pixels` has `height` rows of `width` numbers, from 0 (black) to `value_max` (white)."""
+    number = Annotated[float, Field(ge=0, le=value_max)]
+    row = Annotated[list[number], Field(min_length=width, max_length=width)]
+    rows = Annotated[list[row], Field(min_length=height, max_length=height)]
+    return create_model("Request", __base__=Schema, pixels=(rows, ...))

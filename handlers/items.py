@@ -13,7 +13,8 @@ JSON = "application/json"
 PNG = "image/png"
 JPEG = "image/jpeg"
 
-_RAW_FIELDS = ("body", "data")  # how TorchServe names a body that is not a form
+_RAW_FIELD = "body"  # how TorchServe names a body that is not a form
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _LONGEST_REQUEST_ID = 128
 
 
@@ -49,7 +50,8 @@ def read_item(fields: Mapping[str, Any], properties: Mapping[str, Any], server_i
     """What TorchServe hands over for one item, as an Incoming.
 
     Args:
-        fields: TorchServe's data item: form field name to value; a raw body has the field 'body'.
+        fields: TorchServe's data item: field name to value, of a form and of the URL's query; a bare body has the
+            field 'body'; a gRPC client chooses the name.
         properties: TorchServe's request properties: header name to str, form field name to its own headers as dict.
         server_id: TorchServe's id of the request, used where the client sent none.
 
@@ -58,12 +60,12 @@ def read_item(fields: Mapping[str, Any], properties: Mapping[str, Any], server_i
     """
     headers = {name.lower(): value for name, value in properties.items() if isinstance(value, str)}
     request_id = _plain_id(headers.get("x-request-id")) or server_id
-    name = _field(fields)
+    sent_as = _bare(headers.get("content-type"))
+    is_form = sent_as in _FORMS
+    name = _field(fields, is_form)
     own = properties.get(name)
-    media_type = own.get("content-type") if isinstance(own, dict) else None
-    if not media_type and name in _RAW_FIELDS:
-        media_type = headers.get("content-type")
-    return Incoming(_bytes(fields[name]), _bare(media_type), headers, request_id)
+    media_type = _bare(own.get("content-type")) if isinstance(own, dict) else ""
+    return Incoming(_bytes(fields[name]), media_type or ("" if is_form else sent_as), headers, request_id)
 
 
 def request_id_of(properties: Mapping[str, Any], server_id: str | None) -> str | None:
@@ -81,13 +83,20 @@ def sniff(body: bytes) -> str:
     return JSON
 
 
-def _field(fields: Mapping[str, Any]) -> str:
-    if len(fields) == 1:
-        return next(iter(fields))
+def _field(fields: Mapping[str, Any], is_form: bool) -> str:
+    """The field that holds the item; beside a bare body there may be fields of the URL's query, which are not meant."""
+    if not is_form and _RAW_FIELD in fields:
+        return _RAW_FIELD
     if not fields:
         raise UndecodableBody("The request has no body.")
-    names = ", ".join(sorted(fields)[:5])
-    raise UndecodableBody(f"The form has {len(fields)} fields ({names}); send one field, or the bare body.")
+    name = next(iter(fields))
+    if len(fields) > 1:
+        raise UndecodableBody(f"The form has {len(fields)} fields; send one field, or the bare body.")
+    if is_form and not fields[name]:  # what `curl -d` does to JSON: all of it becomes the name of an empty field
+        raise UndecodableBody(
+            "The form's field is empty; a bare body needs its own Content-Type, such as " + JSON + "."
+        )
+    return name
 
 
 def _bytes(value: Any) -> bytes:

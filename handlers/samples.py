@@ -22,22 +22,32 @@ class Sample:
     golden: Any
 
 
-def read_samples(folder: Path, golden_file: Path) -> list[Sample]:
-    """Every file of `folder`, in name order, with its golden answer.
+def read_requests(folder: Path) -> list[tuple[str, Incoming]]:
+    """Every file of `folder` as a request, by file name and in its order.
 
     Raises:
-        LoadError: there is no sample, a sample has no golden answer, or a golden answer has no sample.
+        LoadError: there is none.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     if not files:
         raise LoadError("the archive has no samples, so this worker could neither warm up nor prove its answers")
+    return [(path.name, _request(path)) for path in files]
+
+
+def read_samples(folder: Path, golden_file: Path) -> list[Sample]:
+    """Every sample request with its golden answer, in name order.
+
+    Raises:
+        LoadError: there is no sample, a sample has no golden answer, or a golden answer has no sample.
+    """
+    requests = read_requests(folder)
     if not golden_file.is_file():
         raise LoadError(f"the archive has no {golden_file.name} with the answers to its samples")
     golden = json.loads(golden_file.read_text(encoding="utf-8"))
-    unmatched = sorted({path.name for path in files} ^ set(golden))
+    unmatched = sorted({name for name, _ in requests} ^ set(golden))
     if unmatched:
         raise LoadError(f"samples and golden answers do not match one to one: {', '.join(unmatched)}")
-    return [Sample(path.name, _request(path), golden[path.name]) for path in files]
+    return [Sample(name, request, golden[name]) for name, request in requests]
 
 
 def _request(path: Path) -> Incoming:

@@ -11,6 +11,8 @@ from handlers.errors import DoesNotFit, UndecodableBody
 
 #: More mistakes than this are counted, not listed: a wrong list of numbers has one mistake per number.
 MAX_ERRORS = 20
+#: An unknown key of the client's is cut here when an error names it.
+LONGEST_KEY = 100
 
 
 class Schema(BaseModel):
@@ -43,7 +45,7 @@ def _refusal(error: ValidationError) -> UndecodableBody | DoesNotFit:
     if entries[0]["type"] == "json_invalid":
         return UndecodableBody(f"The body is not JSON: {entries[0]['msg'].removeprefix('Invalid JSON: ')}.")
     shown = [
-        {"field": ".".join(str(part) for part in entry["loc"]), "message": entry["msg"]}
+        {"field": ".".join(str(part)[:LONGEST_KEY] for part in entry["loc"]), "message": entry["msg"]}
         for entry in entries[:MAX_ERRORS]
     ]
     first = shown[0]

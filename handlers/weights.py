@@ -24,10 +24,12 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+            state: dict[str, torch.Tensor] = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise LoadError(f"{path.name} cannot be read as weights: {error}") from error
+    return state
 
 
 def import_file(path: Path) -> ModuleType:

@@ -129,3 +129,13 @@ def test_clean_is_not_refused_for_a_pid_that_another_process_got(folder: Path) -
     record_node(folder, os.getpid(), own_ticks() - 1)
     assert make(folder, "clean").returncode == 0
     assert not (folder / "archives" / "store").exists()
+
+
+def test_places_of_one_machine_are_found_and_the_pattern_itself_is_not() -> None:
+    [line] = re.findall(r"^PRIVATE := .+$", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
+    private = re.compile(line.removeprefix("PRIVATE := "))
+    dot, slash = ".", "/"
+    for place in (f"{slash}home/someone/x", f"{slash}root/x", f"{slash}Users/Some", f"https://pypi{dot}org/simple"):
+        assert private.search(place)
+    assert not private.search(line)
+    assert not private.search("http://127.0.0.1:8080/predictions/home")

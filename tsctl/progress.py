@@ -67,5 +67,5 @@ class Progress:
 
     def _close(self, step: Step, result: str, colour: str, seconds: float) -> None:
         self.console.print(
-            f"{escape(step.title):<34} [{colour}]{escape(result)}[/{colour}]  [dim]{seconds:.1f} s[/dim]"
+            f"{escape(step.title):<44} [{colour}]{escape(result)}[/{colour}]  [dim]{seconds:.1f} s[/dim]"
         )

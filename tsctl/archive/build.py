@@ -88,7 +88,9 @@ def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: st
     return Built(archive, path.name not in before, tuple(lines), tuple(name for name in older if name != path.name))
 
 
-def assemble(folder: Path, spec: ArchiveSpec, version: str, made: Path | None, has_golden: bool = True) -> dict[str, Content]:
+def assemble(
+    folder: Path, spec: ArchiveSpec, version: str, made: Path | None, has_golden: bool = True
+) -> dict[str, Content]:
     """Every entry of the archive but its digests.
 
     Args:

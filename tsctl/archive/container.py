@@ -1,7 +1,7 @@
 """Writes and reads the zip file that an archive is: the same bytes from the same entries, nothing outside its folder.
 
-Entries are sorted by name, stored and not deflated, with one time, one mode and no other attribute. Reading refuses what
-would leave the folder it is unpacked into, or fill the disk.
+Entries are sorted by name, stored and not deflated, with one time, one mode and no other attribute. Reading refuses
+what would leave the folder it is unpacked into, or fill the disk.
 """
 
 from __future__ import annotations

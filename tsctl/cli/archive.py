@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Build, verify, inspect and list .mar archives.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+#: `inspect` shows so many tensors of a file.
+SHOWN_TENSORS = 12
 Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...", help="All, if left out.")]
 
 
@@ -68,6 +71,107 @@ def _versions(project: Project, names: list[str] | None) -> list[tuple[str, str]
         model, _, version = name.partition(":")
         found = [pair for pair in every if pair[0] == model and version in ("", pair[1])]
         if not found:
-            raise SpecError(f"no archive.yaml names {name}", f"There are: {', '.join(':'.join(pair) for pair in every)}.")
+            raise SpecError(
+                f"no archive.yaml names {name}", f"There are: {', '.join(':'.join(pair) for pair in every)}."
+            )
         wanted += found
     return wanted
+
+
+@app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]|FILE.mar]...")] = None,
+    sample: Annotated[
+        list[Path] | None, typer.Option("--sample", help="A request body to send as well; for stock archives.")
+    ] = None,
+    trust_pickles: Annotated[
+        bool, typer.Option("--trust-pickles", help="Take pickles that import more than tensors as a warning.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check archives before they serve: safe files, right answers, bad items that harm no neighbour; exit code 3."""
+    from tsctl.archive.verify import verify as verify_archive
+    from tsctl.errors import ArchiveError
+    from tsctl.progress import Progress
+
+    progress = Progress()
+    reports = []
+    for path in _archive_files(names):
+        with progress.step(f"verifying {path.name}") as step:
+            report = verify_archive(path, sample or [], trust_pickles)
+            step.done("good" if report.is_good else "not good")
+        reports.append(report)
+        if not json:
+            print_table(("check", "outcome", "detail"), [(c.name, c.outcome, c.detail) for c in report.checks])
+    if json:
+        print_json([report.as_json() for report in reports])
+    bad = [report.path.name for report in reports if not report.is_good]
+    if bad:
+        raise ArchiveError(f"must not be served: {', '.join(bad)}")
+
+
+@app.command()
+def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.mar")], json: Json = False) -> None:
+    """Tell what is in an archive, without running it."""
+    from tsctl.archive.inspect import inspect_archive
+
+    found = [inspect_archive(path) for path in _archive_files([name])]
+    if json:
+        print_json([contents.as_json() for contents in found])
+        return
+    for contents in found:
+        model = contents.manifest["model"]
+        typer.echo(f"model     {model['modelName']} {model.get('modelVersion', '')}")
+        typer.echo(f"handler   {model.get('handler')}")
+        typer.echo(f"made by   {contents.made_by}")
+        typer.echo(f"digest    {contents.digest}")
+        typer.echo(f"bytes     {contents.bytes}\n")
+        print_table(("setting", "value"), [(key, value) for key, value in contents.config.items() if key != "serving"])
+        for key, value in (contents.config.get("serving") or {}).items():
+            typer.echo(f"  {key}: {value}")
+        typer.echo("")
+        print_table(("bytes", "entry"), [(size, entry) for entry, size in contents.entries.items()])
+        for entry, tensors in contents.tensors.items():
+            typer.echo(f"\n{entry}: {len(tensors)} tensors")
+            shown = [(t.name, t.dtype, "x".join(map(str, t.shape)) or "scalar") for t in tensors[:SHOWN_TENSORS]]
+            print_table(("tensor", "type", "shape"), shown)
+            if len(tensors) > SHOWN_TENSORS:
+                typer.echo(f"... and {len(tensors) - SHOWN_TENSORS} more; --json has all")
+
+
+@app.command()
+def golden(names: Names = None) -> None:
+    """Keep the present answers to the samples as the golden ones; look at the difference before you commit it."""
+    from tsctl.archive.build import read_archive_folders
+    from tsctl.archive.golden import make_golden
+    from tsctl.progress import Progress
+
+    project = find_project()
+    folders = read_archive_folders(project)
+    progress = Progress()
+    for model, version in _versions(project, names):
+        folder, spec = folders[model]
+        with progress.step(f"asking {model} {version}") as step:
+            changed = make_golden(folder, spec, version, step.note)
+            step.done(f"{len(changed)} answers changed" if changed else "unchanged")
+        for name in changed:
+            typer.echo(f"{model} {version} {name}")
+
+
+def _archive_files(names: list[str] | None) -> list[Path]:
+    """The .mar files that the names mean; none means every version's current archive."""
+    from tsctl.archive.store import find_archive, list_archives
+
+    if names and all(name.endswith(".mar") for name in names):
+        return [Path(name) for name in names]
+    project = find_project()
+    if not names:
+        current = {find_archive(project, a.model, a.version).path for a in list_archives(project)}
+        return sorted(current)
+    files = []
+    for name in names:
+        if name.endswith(".mar"):
+            files.append(Path(name))
+        else:
+            files += [find_archive(project, *pair).path for pair in _versions(project, [name])]
+    return files

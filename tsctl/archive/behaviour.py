@@ -1,0 +1,199 @@
+"""What an archive answers in a clean process: right, to bad items refusals, and to neither the neighbours' answers."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check, Facts
+from tsctl.archive.trial import Answer, Request, Trial, run_probe
+from tsctl.errors import ArchiveError
+
+PROBLEM_FIELDS = ("type", "title", "status", "detail", "request_id", "model", "version")
+
+
+@dataclass
+class Sample:
+    """A request and, where one is known, the right answer."""
+
+    name: str
+    request: Request
+    golden: Any = None
+    has_golden: bool = False
+
+
+def behaviour_checks(folder: Path, facts: Facts, extra: Sequence[Path], timeout_s: float) -> Iterator[Check]:
+    """Checks of the answers; a stock archive that does not keep the contract of tsctl's handlers is warned of.
+
+    Args:
+        extra: request bodies to send besides the archive's own samples.
+    """
+    samples = [*_own_samples(folder), *(_sample(path) for path in extra)]
+    plan = _Plan(samples, facts)
+    trial = run_probe(folder, plan.batches(), timeout_s=timeout_s)
+    if not trial.is_loaded:
+        yield Check("loads", FAIL, f"{trial.error}\n{trial.log}".strip())
+        return
+    yield Check("loads", PASS, f"{trial.load_s} s")
+    if trial.error:
+        yield Check("answers", FAIL, f"{trial.error}\n{trial.log}".strip())
+        return
+    for check in plan.judge(trial):
+        is_contract = check.outcome == FAIL and facts.is_stock
+        yield Check(check.name, WARN, check.detail) if is_contract else check
+
+
+class _Plan:
+    """The batches that an archive is sent, and what their answers must be."""
+
+    def __init__(self, samples: list[Sample], facts: Facts) -> None:
+        self.samples = samples
+        self.size = facts.batch_size
+        serving = facts.config.get("serving") or {}
+        self.limit = (serving.get("limits") or {}).get("request_bytes")
+        self.tolerance: Mapping[str, float] = serving.get("tolerance") or {"absolute": 1e-4, "relative": 0.0}
+        self.bad = self._bad_items()
+
+    def batches(self) -> list[list[Request]]:
+        """In the order in which `judge` takes them: each sample alone, a full batch, the same backwards, each bad item
+        alone, and each bad item in the middle of good ones."""
+        if not self.samples:
+            return [[request] for _, request, _ in self.bad]
+        full = self._full()
+        return [
+            *([sample.request] for sample in self.samples),
+            [sample.request for sample in full],
+            [sample.request for sample in reversed(full)],
+            *([request] for _, request, _ in self.bad),
+            *([request for _, request in self._mixed(bad)] for _, bad, _ in self.bad),
+        ]
+
+    def judge(self, trial: Trial) -> Iterator[Check]:
+        """The checks, from the answers to `batches`."""
+        answers = iter(trial.answers)
+        alone: list[Answer] = []
+        if not self.samples:
+            yield Check("samples", SKIP, "it has none; name one with --sample")
+        else:
+            alone = [next(answers)[0] for _ in self.samples]
+            full, backwards = next(answers), next(answers)[::-1]
+            yield self._golden_check("golden answers, alone", self.samples, alone)
+            yield self._golden_check(f"golden answers, in a batch of {self.size}", self._full(), full)
+            yield self._neighbour_check(alone, full, backwards)
+        for name, _, statuses in self.bad:
+            yield _refusal_check(f"{name} item", next(answers)[0], statuses)
+        for name, bad, statuses in self.bad if self.samples else ():
+            yield self._isolation_check(name, bad, statuses, next(answers), alone)
+
+    def _full(self) -> list[Sample]:
+        return [self.samples[i % len(self.samples)] for i in range(self.size)]
+
+    def _bad_items(self) -> list[tuple[str, Request, range]]:
+        """Name, request, and the statuses that answer it rightly."""
+        items = [
+            ("empty", Request(b"", "application/json"), range(400, 401)),
+            ("malformed", Request(b'\xff\x00{"', "application/json"), range(400, 423)),
+            ("wrong media type", Request(b"{}", "application/x-nothing"), range(415, 416)),
+        ]
+        if self.limit:
+            items.append(("oversized", Request(b" " * (self.limit + 1), "application/json"), range(413, 414)))
+        return items
+
+    def _mixed(self, bad: Request) -> list[tuple[Sample | None, Request]]:
+        """A batch of samples with one bad item in its middle."""
+        good = [(sample, sample.request) for sample in self._full()[: max(2, self.size - 1)]]
+        middle = len(good) // 2
+        return [*good[:middle], (None, bad), *good[middle:]]
+
+    def _golden_check(self, name: str, samples: list[Sample], answers: list[Answer]) -> Check:
+        for sample, answer in zip(samples, answers, strict=True):
+            wrong = self._wrong(sample, answer)
+            if wrong:
+                return Check(name, FAIL, f"{sample.name}: {wrong}")
+        known = sum(sample.has_golden for sample in samples)
+        return Check(name, PASS, "" if known else "no golden answers to hold them against")
+
+    def _neighbour_check(self, alone: list[Answer], full: list[Answer], backwards: list[Answer]) -> Check:
+        name = "answers do not depend on neighbours"
+        for place in range(len(full)):
+            sample, expected = self.samples[place % len(self.samples)], alone[place % len(alone)]
+            for how, answer in (("in a full batch", full[place]), ("in the reversed batch", backwards[place])):
+                wrong = self._unlike(answer, expected)
+                if wrong:
+                    return Check(name, FAIL, f"{sample.name} {how}, item {place}: {wrong}")
+        return Check(name, PASS)
+
+    def _isolation_check(
+        self, name: str, bad: Request, statuses: range, answers: list[Answer], alone: list[Answer]
+    ) -> Check:
+        title = f"one {name} item among good ones"
+        expected = {sample.name: answer for sample, answer in zip(self.samples, alone, strict=True)}
+        for (sample, _), answer in zip(self._mixed(bad), answers, strict=True):
+            if sample is None:
+                refusal = _refusal_check(title, answer, statuses)
+                if refusal.outcome != PASS:
+                    return refusal
+            elif wrong := self._unlike(answer, expected[sample.name]):
+                return Check(title, FAIL, f"its neighbour {sample.name}: {wrong}")
+        return Check(title, PASS)
+
+    def _wrong(self, sample: Sample, answer: Answer) -> str | None:
+        if answer.status != 200:
+            return f"answered {answer.status}: {_text(answer)}"
+        return self._difference(answer, sample.golden) if sample.has_golden else None
+
+    def _unlike(self, answer: Answer, expected: Answer) -> str | None:
+        if answer.status != expected.status:
+            return f"answered {answer.status} and, alone, {expected.status}"
+        if answer.body == expected.body:
+            return None
+        try:
+            return self._difference(answer, expected.json())
+        except ValueError:
+            return "other bytes than alone"
+
+    def _difference(self, answer: Answer, expected: Any) -> str | None:
+        from handlers.golden import Tolerance, difference
+
+        try:
+            return difference(answer.json(), expected, Tolerance(**self.tolerance))
+        except ValueError:
+            return f"is not JSON: {_text(answer)}"
+
+
+def _refusal_check(name: str, answer: Answer, statuses: range) -> Check:
+    expected = f"{statuses[0]}" if len(statuses) == 1 else "a 4xx"
+    if answer.status not in statuses:
+        return Check(name, FAIL, f"answered {answer.status}, expected {expected}")
+    try:
+        problem = answer.json()
+        missing = [key for key in PROBLEM_FIELDS if key not in problem]
+    except (ValueError, TypeError):
+        return Check(name, FAIL, f"answered {answer.status} without a problem document: {_text(answer)}")
+    if missing or answer.media_type != "application/problem+json":
+        return Check(name, FAIL, f"its problem document lacks {', '.join(missing) or 'its media type'}")
+    return Check(name, PASS, f"{answer.status}")
+
+
+def _own_samples(folder: Path) -> list[Sample]:
+    golden_file = folder / "golden.json"
+    golden = json.loads(golden_file.read_text(encoding="utf-8")) if golden_file.is_file() else {}
+    paths = sorted((folder / "samples").glob("*")) if (folder / "samples").is_dir() else []
+    found = [_sample(path) for path in paths]
+    return [Sample(s.name, s.request, golden.get(s.name), s.name in golden) for s in found]
+
+
+def _sample(path: Path) -> Sample:
+    try:
+        body = path.read_bytes()
+    except OSError as error:
+        raise ArchiveError(f"sample {path} cannot be read: {error.strerror}") from None
+    return Sample(path.name, Request(body, mimetypes.guess_type(path.name)[0] or ""))
+
+
+def _text(answer: Answer) -> str:
+    return answer.body[:200].decode("utf-8", "replace")

@@ -1,0 +1,175 @@
+"""What is looked at in an archive without running any of it, and the words for what was found."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tsctl.archive.build import CONFIG, DIGESTS, MANIFEST
+from tsctl.archive.container import check_entries
+from tsctl.archive.pickles import unsafe_pickles
+from tsctl.archive.store import digest_of, parse_name
+from tsctl.errors import ArchiveError
+
+PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
+#: Packages that every worker imports; a file of the same name in an archive would come before them.
+WORKER_PACKAGES = frozenset(
+    ("ts", "torch", "numpy", "pydantic", "pydantic_core", "PIL", "safetensors", "yaml", "packaging", "psutil")
+)
+_INTEGER_KEYS = (
+    "minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout",
+    "maxRetryTimeoutInSec", "jobQueueSize",
+)  # fmt: skip
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    outcome: str  # pass, warn, fail or skip
+    detail: str = ""
+
+
+@dataclass
+class Facts:
+    """What an archive says of itself."""
+
+    manifest: dict[str, Any]
+    config: dict[str, Any]
+    is_stock: bool  # not built by tsctl
+
+    @property
+    def model(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.manifest["model"]
+        return found
+
+    @property
+    def batch_size(self) -> int:
+        size = self.config.get("batchSize", 1)
+        return size if isinstance(size, int) and size > 0 else 1
+
+
+def read_facts(archive: zipfile.ZipFile) -> Facts:
+    """The archive's manifest and configuration.
+
+    Raises:
+        ArchiveError: one of them cannot be read.
+    """
+    try:
+        manifest = json.loads(archive.read(MANIFEST))
+        name = manifest["model"].get("configFile")
+        config = yaml.safe_load(archive.read(name)) if name in archive.namelist() else {}
+    except (KeyError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
+        raise ArchiveError(f"{archive.filename}: its manifest or configuration cannot be read: {error}") from error
+    return Facts(manifest, config if isinstance(config, dict) else {}, DIGESTS not in archive.namelist())
+
+
+def structure_checks(archive: zipfile.ZipFile) -> Iterator[Check]:
+    """Whether the archive can be unpacked and names what it is; the other checks need both."""
+    unsafe = check_entries(archive)
+    yield Check("entries stay inside", FAIL if unsafe else PASS, "; ".join(unsafe))
+    if unsafe:
+        return
+    try:
+        facts = read_facts(archive)
+        missing = [key for key in ("modelName", "handler") if not facts.model.get(key)]
+        detail = f"model.{missing[0]} is missing" if missing else ""
+    except ArchiveError as error:
+        detail = error.message
+    yield Check("manifest", FAIL if detail else PASS, detail)
+
+
+def content_checks(path: Path, archive: zipfile.ZipFile, facts: Facts) -> Iterator[Check]:
+    """Whether the archive is the one that was built, and TorchServe will take it as it is meant."""
+    yield _name_check(path, facts)
+    yield _digest_check(archive, facts)
+    shadowed = shadowing_names(archive.namelist())
+    yield Check(
+        "no module is shadowed",
+        FAIL if shadowed else PASS,
+        _list("come before the worker's own modules of that name", shadowed),
+    )
+    yield _config_check(facts)
+
+
+def _name_check(path: Path, facts: Facts) -> Check:
+    name = "file name"
+    parsed = parse_name(path.name)
+    if parsed is None:
+        return Check(name, SKIP, "not named as the store names archives")
+    model, version, digest = parsed
+    if digest_of(path)[: len(digest)] != digest:
+        return Check(name, FAIL, f"the file's digest is {digest_of(path)[: len(digest)]}, its name says {digest}")
+    if (model, version) != (facts.model["modelName"], facts.model.get("modelVersion", "1.0")):
+        return Check(name, FAIL, f"it holds {facts.model['modelName']} {facts.model.get('modelVersion')}")
+    return Check(name, PASS)
+
+
+def _digest_check(archive: zipfile.ZipFile, facts: Facts) -> Check:
+    name = "digests"
+    if facts.is_stock:
+        return Check(name, SKIP, "a stock archive carries none")
+    try:
+        stated = json.loads(archive.read(DIGESTS))
+        wrong = sorted(set(stated) ^ (set(archive.namelist()) - {DIGESTS}))
+        wrong += [
+            entry for entry in sorted(stated) if entry not in wrong and _entry_digest(archive, entry) != stated[entry]
+        ]
+    except (ValueError, TypeError, zipfile.BadZipFile) as error:
+        return Check(name, FAIL, str(error))
+    return Check(name, FAIL if wrong else PASS, _list("differ from what was built", wrong))
+
+
+def _entry_digest(archive: zipfile.ZipFile, entry: str) -> str:
+    total = sha256()
+    with archive.open(entry) as file:
+        while block := file.read(_BLOCK):
+            total.update(block)
+    return total.hexdigest()
+
+
+def shadowing_names(entries: Sequence[str]) -> list[str]:
+    """Entries that a worker would import in place of the standard library or of its own packages."""
+    tops = {entry.split("/")[0] for entry in entries if entry.endswith(".py")}
+    taken = sys.stdlib_module_names | WORKER_PACKAGES
+    return sorted(top for top in tops if top.removesuffix(".py") in taken)
+
+
+def _config_check(facts: Facts) -> Check:
+    name = "timeouts and numbers"
+    wrong = [f"{key} is {facts.config[key]!r}" for key in _INTEGER_KEYS if not _is_number(facts.config.get(key, 1))]
+    if wrong:
+        return Check(name, FAIL, f"{wrong[0]}: TorchServe ignores what is not an integer")
+    missing = [key for key in ("startupTimeout", "responseTimeout") if key not in facts.config]
+    if not missing:
+        return Check(name, PASS)
+    return Check(name, WARN if facts.is_stock else FAIL, f"{CONFIG} does not state {' and '.join(missing)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def pickle_check(folder: Path, trust: bool) -> Check:
+    """Whether reading the unpacked files would run code; with `trust`, what is merely unknown is a warning."""
+    found = unsafe_pickles(folder)
+    shown = [f"{unsafe.file} imports {unsafe.name}" for unsafe in found[:5]]
+    if not found:
+        return Check("pickles", PASS)
+    if trust and not any(unsafe.is_dangerous for unsafe in found):
+        return Check("pickles", WARN, "; ".join(shown))
+    return Check("pickles", FAIL, "; ".join(shown))
+
+
+def _list(words: str, names: Sequence[str]) -> str:
+    return f"{', '.join(names[:8])} {words}".strip() if names else ""

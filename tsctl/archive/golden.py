@@ -1,0 +1,65 @@
+"""Makes golden answers: what a version answers to its samples now, rounded, beside what was kept before."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tsctl.archive.build import assemble
+from tsctl.archive.container import Content
+from tsctl.archive.recipe import recipe_output
+from tsctl.archive.spec import ArchiveSpec
+from tsctl.archive.trial import run_probe
+from tsctl.errors import ArchiveError
+
+#: More digits would hold one machine's rounding against another's.
+SIGNIFICANT_DIGITS = 6
+
+
+def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Callable[[str], None]) -> list[str]:
+    """Write golden/<version>.json anew.
+
+    Returns:
+        The names of the samples whose answers changed, came or went.
+
+    Raises:
+        ArchiveError: the version does not load, or answers a sample with an error.
+    """
+    made, _ = recipe_output(folder, spec, version, note)
+    with tempfile.TemporaryDirectory(prefix="tsctl-golden-") as unpacked:
+        for name, content in assemble(folder, spec, version, made, has_golden=False).items():
+            _place(Path(unpacked) / name, content)
+        note("asking the samples")
+        trial = run_probe(Path(unpacked), [], golden=True)
+    if trial.error:
+        raise ArchiveError(f"{spec.model} {version} gives no golden answers: {trial.error}\n{trial.log}")
+    path = folder / spec.golden / f"{version}.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    after = {name: rounded(answer) for name, answer in trial.golden.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(after, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def rounded(answer: Any) -> Any:
+    """The answer with its floats at SIGNIFICANT_DIGITS; they stay floats, and so keep their tolerance."""
+    if isinstance(answer, dict):
+        return {key: rounded(value) for key, value in answer.items()}
+    if isinstance(answer, list):
+        return [rounded(value) for value in answer]
+    if isinstance(answer, float) and math.isfinite(answer):
+        return float(f"{answer:.{SIGNIFICANT_DIGITS}g}")
+    return answer
+
+
+def _place(path: Path, content: Content) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        shutil.copyfile(content, path)

@@ -1,0 +1,155 @@
+"""Runs one archive in a clean process, through TorchServe's own loader, decoder, service and encoder.
+
+A script, not a module of tsctl: it is started as `python -I probe.py ORDER RESULT`, must import nothing but the
+standard library and `ts`, and has the unpacked archive first on its path, as a worker has. ORDER and RESULT are JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib
+import json
+import logging
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main(order_file: str, result_file: str) -> None:
+    """Load the archive as ORDER says, answer its batches, and write RESULT, whatever happens."""
+    order = json.loads(Path(order_file).read_text())
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    sys.path.insert(0, order["folder"])
+    os.chdir(order["folder"])
+    result: dict[str, Any] = {"loaded": False, "error": "", "answers": []}
+    begin = time.monotonic()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            if order["golden"]:
+                result["golden"] = golden_answers(order)
+            else:
+                service = load(order)
+                result["load_s"] = round(time.monotonic() - begin, 3)
+                result["loaded"] = True
+                result["answers"] = [answer(service, batch) for batch in order["batches"]]
+        result["handlers"] = getattr(sys.modules.get("handlers"), "__file__", None)
+    except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent must be told
+        result["error"] = f"{type(error).__name__}: {error}"
+    Path(result_file).write_text(json.dumps(result))
+
+
+def load(order: dict[str, Any]) -> Any:
+    """The archive as TorchServe's service."""
+    from ts.model_loader import ModelLoaderFactory
+
+    service = ModelLoaderFactory.get_model_loader().load(
+        order["model"],
+        order["folder"],
+        order["handler"],
+        None,
+        order["batch_size"],
+        None,
+        True,
+        metrics(order["model"]),
+    )
+    service.set_cl_socket(None)
+    return service
+
+
+def golden_answers(order: dict[str, Any]) -> dict[str, Any]:
+    """The handler's present answers to its samples."""
+    from ts.service import Service
+    from ts.utils.util import list_classes_from_module
+
+    [handler_class] = list_classes_from_module(importlib.import_module(order["handler"].removesuffix(".py")))
+    manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text())
+    service = Service(order["model"], order["folder"], manifest, None, None, order["batch_size"], True, None)
+    answers: dict[str, Any] = handler_class().golden_answers(service.context)
+    return answers
+
+
+def metrics(model: str) -> Any:
+    """The metrics that a worker gives its service."""
+    import ts
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+
+    cache = MetricsCacheYamlImpl(config_file_path=str(Path(ts.__file__).parent / "configs" / "metrics.yaml"))
+    cache.initialize_cache()
+    cache.model_name = model
+    return cache
+
+
+def answer(service: Any, batch: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """The answers to one batch: written to a socket as the node writes it, and read back as the node reads it."""
+    from ts.protocol.otf_message_handler import retrieve_msg
+
+    node, worker = socket.socketpair()
+    with node, worker:
+        sender = threading.Thread(target=node.sendall, args=(encode_batch(batch),))
+        sender.start()
+        _, message = retrieve_msg(worker)
+        sender.join()
+    return decode_answers(bytes(service.predict(message)))
+
+
+def encode_batch(batch: list[dict[str, str]]) -> bytes:
+    """An inference command with one raw body per item."""
+    parts = [b"I"]
+    for number, item in enumerate(batch):
+        parts.append(_field(f"request-{number}".encode()))
+        if item["media_type"]:
+            parts += [_field(b"Content-Type"), _field(item["media_type"].encode())]
+        parts.append(struct.pack("!i", -1))
+        parts += [_field(b"body"), _field(item["media_type"].encode()), _field(base64.b64decode(item["body"]))]
+        parts.append(struct.pack("!i", -1))
+    return b"".join([*parts, struct.pack("!i", -1)])
+
+
+def decode_answers(message: bytes) -> list[dict[str, Any]]:
+    """The items of a predict response, in the order of the requests."""
+    reader = _Reader(message)
+    reader.number()
+    reader.field()
+    found = {}
+    while (length := reader.number()) != -1:
+        request_id = reader.take(length).decode()
+        media_type = reader.field().decode()
+        status = reader.number()
+        reader.field()
+        headers = {reader.field().decode(): reader.field().decode() for _ in range(reader.number())}
+        body = base64.b64encode(reader.field()).decode()
+        found[request_id] = {"status": status, "media_type": media_type, "headers": headers, "body": body}
+    return [found[f"request-{number}"] for number in range(len(found))]
+
+
+def _field(value: bytes) -> bytes:
+    return struct.pack("!i", len(value)) + value
+
+
+class _Reader:
+    """Reads the fields of a message one after the other."""
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+        self._at = 0
+
+    def take(self, length: int) -> bytes:
+        self._at += length
+        return self._message[self._at - length : self._at]
+
+    def number(self) -> int:
+        value: int = struct.unpack("!i", self.take(4))[0]
+        return value
+
+    def field(self) -> bytes:
+        return self.take(self.number())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,148 @@
+"""Tries an archive in a clean process (see probe.py): what it answers to batches, or its present golden answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tsctl.archive.container import unpack
+from tsctl.errors import ArchiveError
+
+TIMEOUT_S = 300.0
+_PROBE = Path(__file__).with_name("probe.py")
+_SHOWN_LINES = 12
+
+
+@dataclass(frozen=True)
+class Request:
+    """One item of a batch."""
+
+    body: bytes
+    media_type: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one item."""
+
+    status: int
+    media_type: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON; ValueError where it is none."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a trial ended."""
+
+    is_loaded: bool
+    error: str  # why it did not load or answer; empty where it did
+    log: str  # the last lines that it wrote
+    load_s: float | None = None
+    answers: list[list[Answer]] = field(default_factory=list)
+    golden: dict[str, Any] = field(default_factory=dict)
+    handlers_file: str | None = None  # which package `handlers` ran
+
+
+def try_archive(path: Path, batches: Sequence[Sequence[Request]], timeout_s: float = TIMEOUT_S) -> Trial:
+    """Load the archive as TorchServe would and send it the batches.
+
+    Raises:
+        ArchiveError: the archive is unsafe to unpack, or TorchServe is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="tsctl-try-") as folder:
+        unpack(path, Path(folder))
+        return run_probe(Path(folder), batches, timeout_s=timeout_s)
+
+
+def run_probe(
+    folder: Path, batches: Sequence[Sequence[Request]], golden: bool = False, timeout_s: float = TIMEOUT_S
+) -> Trial:
+    """Try what lies unpacked in a folder; with `golden`, only its present answers to its samples are asked for."""
+    model = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
+    order = {
+        "folder": str(folder.resolve()),
+        "model": model["modelName"],
+        "handler": model["handler"],
+        "batch_size": batch_size(folder, model),
+        "golden": golden,
+        "batches": [
+            [{"body": base64.b64encode(item.body).decode(), "media_type": item.media_type} for item in batch]
+            for batch in batches
+        ],
+    }
+    with tempfile.TemporaryDirectory(prefix="tsctl-probe-") as scratch:
+        order_file, result_file = Path(scratch) / "order.json", Path(scratch) / "result.json"
+        order_file.write_text(json.dumps(order))
+        log = _run([sys.executable, "-I", str(_PROBE), str(order_file), str(result_file)], timeout_s)
+        if not result_file.is_file():
+            return Trial(False, f"the process ended without a result: {log.splitlines()[-1:] or ['no output']}", log)
+        return _trial(json.loads(result_file.read_text()), log)
+
+
+def batch_size(folder: Path, model: Mapping[str, Any]) -> int:
+    """The archive's own batch size; 1 where it says none."""
+    path = folder / str(model.get("configFile", ""))
+    if not path.is_file():
+        return 1
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    size = config.get("batchSize", 1) if isinstance(config, dict) else 1
+    return size if isinstance(size, int) and size > 0 else 1
+
+
+def _run(command: list[str], timeout_s: float) -> str:
+    """What the process wrote last; its own group is killed at the deadline, with whatever it started."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    with subprocess.Popen(
+        command,
+        env={**environment, "PYTHONDONTWRITEBYTECODE": "1", "TS_DECODE_INPUT_REQUEST": "true"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            out, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            out, _ = process.communicate()
+            out += f"\nstopped after {timeout_s:g} s"
+        except BaseException:
+            os.killpg(process.pid, 9)
+            raise
+    return "\n".join(out.splitlines()[-_SHOWN_LINES:])
+
+
+def _trial(result: dict[str, Any], log: str) -> Trial:
+    if "No module named 'ts'" in result["error"]:
+        raise ArchiveError(
+            "TorchServe is not installed beside tsctl", "Run 'make setup', or pip install 'tsctl[serve]'."
+        )
+    return Trial(
+        is_loaded=result["loaded"],
+        error=result["error"],
+        log=log,
+        load_s=result.get("load_s"),
+        answers=[
+            [Answer(a["status"], a["media_type"], a["headers"], base64.b64decode(a["body"])) for a in batch]
+            for batch in result["answers"]
+        ],
+        golden=result.get("golden", {}),
+        handlers_file=result.get("handlers"),
+    )

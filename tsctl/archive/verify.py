@@ -1,0 +1,62 @@
+"""Decides whether an archive may be served: static checks first, then what it answers in a clean process.
+
+Nothing of an archive is run before its static checks have passed. A stock archive, made by torch-model-archiver, cannot
+keep the contract of tsctl's handlers; where it does not, that is a warning.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tsctl.archive.behaviour import behaviour_checks
+from tsctl.archive.checks import FAIL, Check, content_checks, pickle_check, read_facts, structure_checks
+from tsctl.archive.container import open_archive, unpack
+from tsctl.archive.trial import TIMEOUT_S
+
+
+@dataclass
+class Report:
+    """All checks of one archive."""
+
+    path: Path
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def is_good(self) -> bool:
+        return all(check.outcome != FAIL for check in self.checks)
+
+    def as_json(self) -> dict[str, Any]:
+        checks = [{"check": c.name, "outcome": c.outcome, "detail": c.detail} for c in self.checks]
+        return {"archive": self.path.name, "is_good": self.is_good, "checks": checks}
+
+
+def verify(
+    path: Path, samples: Sequence[Path] = (), trust_pickles: bool = False, timeout_s: float = TIMEOUT_S
+) -> Report:
+    """Every check of one archive; those that run it only where all static ones pass.
+
+    Args:
+        samples: request bodies to send besides the archive's own; for stock archives, which carry none.
+        trust_pickles: take pickles that import more than tensors as a warning, if nothing in them is known as dangerous.
+
+    Raises:
+        ArchiveError: there is no such file, or TorchServe is not installed.
+    """
+    report = Report(path)
+    with open_archive(path) as archive:
+        report.checks += structure_checks(archive)
+        if not report.is_good:
+            return report
+        facts = read_facts(archive)
+        report.checks += content_checks(path, archive, facts)
+    with tempfile.TemporaryDirectory(prefix="tsctl-verify-") as unpacked:
+        folder = Path(unpacked)
+        unpack(path, folder)
+        report.checks.append(pickle_check(folder, trust_pickles))
+        if report.is_good:
+            report.checks += behaviour_checks(folder, facts, samples, timeout_s)
+    return report

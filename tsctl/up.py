@@ -155,4 +155,4 @@ def curl_line(project: Project, node: Node, archive: StoredArchive, here: Path) 
     body = f"--data-binary @{os.path.relpath(samples[0], here)}" if samples else "--data '{}'"
     header = os.path.relpath(node.paths.inference_header, here)
     url = f"{node.spec.inference}/predictions/{archive.model}"
-    return f"curl -H @{header} -H 'Content-Type: application/json' {body} {url}"
+    return f"curl -sS -H @{header} -H 'Content-Type: application/json' {body} {url}"

@@ -63,11 +63,11 @@ def test_torchserve_by_hand_serves_the_archives(site: Site, by_hand: str) -> Non
     until(key_file.is_file, 30, "the key file")
 
     def ask() -> requests.Response | None:
-        key = json.loads(key_file.read_text())["inference"]["key"]
-        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         try:
+            key = json.loads(key_file.read_text())["inference"]["key"]
+            headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
             answer = requests.post(f"{by_hand}/predictions/tiny", data=b'{"x": 0.5}', headers=headers, timeout=10)
-        except requests.ConnectionError:
+        except (requests.ConnectionError, ValueError):  # it does not listen yet, or writes its keys
             return None
         return answer if answer.status_code == 200 else None
 

@@ -7,12 +7,12 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import tsctl
 from tsctl.archive.container import Content, content_digest, write_archive
 from tsctl.archive.recipe import KEY_FILE, recipe_output
 from tsctl.archive.spec import ArchiveSpec, read_archive_spec
@@ -164,15 +164,15 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
 
 
 def handlers_package() -> Path:
-    """Where the package `handlers` lies, without importing it.
+    """The package `handlers` that was installed with this tsctl, whatever else of that name PYTHONPATH may hold.
 
     Raises:
-        ArchiveError: it is not installed.
+        ArchiveError: it is not there.
     """
-    package = find_spec("handlers")
-    if package is None or package.origin is None:
-        raise ArchiveError("the package 'handlers' is not installed beside tsctl", "Run 'make setup'.")
-    return Path(package.origin).parent
+    folder = Path(tsctl.__file__).resolve().parents[1] / "handlers"
+    if not (folder / "base.py").is_file():
+        raise ArchiveError(f"the package 'handlers' is not installed beside tsctl, in {folder}", "Run 'make setup'.")
+    return folder
 
 
 def checked_handler(path: Path) -> Path:

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tsctl.archive.checks import read_facts
 from tsctl.archive.container import open_archive
 from tsctl.archive.store import digest_of
-from tsctl.archive.checks import read_facts
 
 
 @dataclass(frozen=True)

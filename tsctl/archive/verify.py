@@ -41,7 +41,7 @@ def verify(
 
     Args:
         samples: request bodies to send besides the archive's own; for stock archives, which carry none.
-        trust_pickles: take pickles that import more than tensors as a warning, if nothing in them is known as dangerous.
+        trust_pickles: take pickles that import more than tensors as a warning, unless something is known as dangerous.
 
     Raises:
         ArchiveError: there is no such file, or TorchServe is not installed.

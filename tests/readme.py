@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 _FENCE = re.compile(r"^```(?P<language>\w*)(?: (?P<path>\S+))?$")
-#: What differs from run to run: shown seconds, milliseconds and pids stand for any number.
-_VARYING = re.compile(r"\b\d+(?:\.\d+)?(?= (?:s|ms)\b)|(?<=pid )\d+")
+#: What differs from run to run: seconds, milliseconds and pids stand for any number, gaps between columns for any gap.
+_VARYING = re.compile(r"\b\d+(?:\.\d+)?(?= (?:s|ms)\b)|(?<=pid )\d+|(?P<gap> {2,})")
 
 
 @dataclass(frozen=True)
@@ -86,22 +86,22 @@ def substitute(text: str, ports: Mapping[int, int]) -> str:
 def matches(shown: str, printed: str) -> bool:
     """Whether a command printed what is shown for it.
 
-    `...` alone on a line stands for any number of lines, and within a line for any text; trailing blanks, seconds and
-    pids are not compared.
+    `...` alone on a line stands for any number of lines, and within a line for any text; trailing blanks, the width of
+    columns, seconds and pids are not compared.
     """
     pattern = ""
     for line in shown.strip().splitlines():
         if line.strip() == "...":
             pattern += r"(?:.*\n)*?"
             continue
-        parts = (_any_number(part) for part in line.rstrip().split("..."))
+        parts = (_pattern(part) for part in line.rstrip().split("..."))
         pattern += ".*".join(parts) + r"[ \t]*\n"
     return re.fullmatch(pattern, printed.strip() + "\n") is not None
 
 
-def _any_number(text: str) -> str:
+def _pattern(text: str) -> str:
     pattern, end = "", 0
     for match in _VARYING.finditer(text):
-        pattern += re.escape(text[end : match.start()]) + r"\d+(?:\.\d+)?"
+        pattern += re.escape(text[end : match.start()]) + (" {2,}" if match["gap"] else r"\d+(?:\.\d+)?")
         end = match.end()
     return pattern + re.escape(text[end:])

@@ -64,6 +64,7 @@ def test_a_page_that_cannot_be_read_is_refused(page: str, message: str) -> None:
         ("ready", "ready  \n\n"),
         ("starting node local  pid 4711, 1.4 s", "starting node local  pid 12, 15 s\n"),
         ('  200 {"label": 7, ...}', '  200 {"label": 7, "probabilities": [0.1]}\n'),
+        ("starting  done  1.4 s", "starting          done  0.2 s\n"),
         ("...\nready", "one\ntwo\nready\n"),
         ("...\nready", "ready\n"),
         ("ready\n...", "ready\n"),
@@ -84,6 +85,7 @@ def test_output_matches(shown: str, printed: str) -> None:
         ("version 1.0", "version 2.0"),
         ("first ... last", "first\nlast"),
         ("a.c", "abc"),
+        ("two words", "two  words"),
     ],
 )
 def test_other_output_does_not_match(shown: str, printed: str) -> None:

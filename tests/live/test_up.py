@@ -166,7 +166,8 @@ def test_the_describe_call_tells_the_request_schema(node: Site) -> None:
 
     keys = json.loads((node.folder / "key_file.json").read_text())
     url = f"{node.deployment['nodes']['local']['management']}/models/breast_cancer/1.0?customized=true"
-    told = requests.get(url, headers={"Authorization": f"Bearer {keys['management']['key']}"}, timeout=10).json()
+    [entry] = requests.get(url, headers={"Authorization": f"Bearer {keys['management']['key']}"}, timeout=10).json()
+    told = entry["customizedMetadata"]
     assert (told["model"], told["version"]) == ("breast_cancer", "1.0")
     assert len(told["request_schema"]["required"]) == 30
 

@@ -59,6 +59,6 @@ def test_without_any_the_message_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(NodeError, match="no usable Java: JAVA_HOME: .*does not run") as caught:
+    with pytest.raises(NodeError, match=r"no usable Java: JAVA_HOME: .*does not run") as caught:
         find_java()
     assert "make setup" in caught.value.hint

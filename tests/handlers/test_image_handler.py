@@ -1,0 +1,201 @@
+"""Digits from JSON and from pictures of every make: an answer, or a refusal that says why."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from served import Item, Worker, assert_problem
+
+from handlers.image import ImageHandler
+from handlers.items import JPEG, JSON, PNG
+
+BLANK = [[0] * 8] * 8
+
+
+def pixels(value: Any) -> bytes:
+    return json.dumps({"pixels": value}).encode()
+
+
+def written(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def sample(worker: Worker, name: str) -> bytes:
+    return (worker.folder / "samples" / name).read_bytes()
+
+
+def grey(worker: Worker, name: str = "digit-2.png") -> Image.Image:
+    return Image.open(io.BytesIO(sample(worker, name))).convert("L")
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that declares a size and holds one row of nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_both_versions_load_and_name_real_held_out_digits(
+    version: str, unpack: Callable[[str, str], Path], digits: Worker
+) -> None:
+    worker = digits if version == "2.0" else Worker(ImageHandler(), unpack("digits", version))
+    files = sorted((worker.folder / "samples").iterdir())
+    types = {".json": JSON, ".png": PNG, ".jpg": JPEG}
+    replies = worker.ask(*(Item(file.read_bytes(), types[file.suffix]) for file in files))
+    assert {file.suffix for file in files} == set(types)
+    for file, reply in zip(files, replies, strict=True):
+        answer = reply.json()
+        assert answer["label"] == file.stem.removeprefix("digit-")
+        assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
+        assert len(answer["probabilities"]) == 10
+        best = [entry["probability"] for entry in answer["top_k"]]
+        assert best == sorted(answer["probabilities"], reverse=True)[:3]
+        assert answer["top_k"][0]["label"] == answer["label"]
+
+
+def test_the_versions_differ(unpack: Callable[[str, str], Path]) -> None:
+    sizes = [(unpack("digits", version) / "model.safetensors").stat().st_size for version in ("1.0", "2.0")]
+    assert sizes[1] > 2 * sizes[0]
+
+
+def test_a_png_of_the_same_pixels_gives_the_same_answer(digits: Worker) -> None:
+    rows = json.loads(sample(digits, "digit-5.json"))["pixels"]
+    picture = Image.fromarray(np.round(np.array(rows) * (255 / 16)).astype(np.uint8))
+    answer, same = digits.ask(Item(pixels(rows)), Item(written(picture), PNG))
+    assert same.json()["probabilities"] == pytest.approx(answer.json()["probabilities"], abs=0.02)
+
+
+WRONG_PIXELS: dict[str, tuple[Any, str]] = {
+    "nothing": ([], "pixels"),
+    "text": ("1", "pixels"),
+    "null": (None, "pixels"),
+    "8 x 9": ([[0] * 9] * 8, "pixels.0"),
+    "9 x 8": ([[0] * 8] * 9, "pixels"),
+    "ragged": ([[0] * 8] * 7 + [[0] * 7], "pixels.7"),
+    "one row of text": ([[0] * 8] * 7 + ["00000000"], "pixels.7"),
+    "a number as text": ([[0] * 8] * 7 + [[0] * 7 + ["1"]], "pixels.7.7"),
+    "a boolean": ([[0] * 8] * 7 + [[True] + [0] * 7], "pixels.7.0"),
+    "a null": ([[None] + [0] * 7] + [[0] * 8] * 7, "pixels.0.0"),
+    "too dark": ([[-1] + [0] * 7] + [[0] * 8] * 7, "pixels.0.0"),
+    "too bright": ([[16.5] + [0] * 7] + [[0] * 8] * 7, "pixels.0.0"),
+    "an endless number": ([[10**400] + [0] * 7] + [[0] * 8] * 7, "pixels.0.0"),
+    "another dimension": ([[[0] * 8] * 8] * 8, "pixels.0.0"),
+}
+
+
+@pytest.mark.parametrize(("value", "field"), WRONG_PIXELS.values(), ids=WRONG_PIXELS)
+def test_pixels_that_do_not_fit(digits: Worker, value: Any, field: str) -> None:
+    document = assert_problem(digits.ask_one(pixels(value)), 422)
+    assert document["errors"][0]["field"] == field
+    assert document["detail"].startswith(f"{field}: ")
+
+
+def test_very_many_mistakes_are_counted_and_not_listed(digits: Worker) -> None:
+    document = assert_problem(digits.ask_one(pixels([["x"] * 8] * 8)), 422)
+    assert len(document["errors"]) == 20
+    assert document["detail"].endswith("(63 more).")
+    assert len(digits.ask_one(b'{"pixels": [[' + b'"",' * 300_000 + b'""]]}').body) < 10_000
+
+
+def test_the_description_says_what_pixels_must_be(digits: Worker) -> None:
+    rows = digits.handler.describe()["request_schema"]["properties"]["pixels"]
+    assert (rows["minItems"], rows["items"]["maxItems"], rows["items"]["items"]["maximum"]) == (8, 8, 16)
+
+
+def test_pictures_of_every_make_are_seen_alike(digits: Worker) -> None:
+    original = grey(digits)
+    wide = Image.fromarray(np.asarray(original).astype(np.uint16) << 8)
+    ink = Image.merge("LA", (Image.new("L", (8, 8), 255), original))  # white ink, whose alpha is the digit
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shown turned by a quarter to the right
+    made = {
+        "RGB": written(original.convert("RGB")),
+        "RGBA": written(original.convert("RGBA")),
+        "palette": written(original.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE)),
+        "16 bits": written(wide),
+        "transparent": written(ink),
+        "large": written(original.resize((400, 400), Image.Resampling.NEAREST)),
+        "animated": written(original, save_all=True, append_images=[Image.new("L", (8, 8))]),
+        "interlaced text": written(original, pnginfo=None, optimize=True),
+        "turned": written(original.transpose(Image.Transpose.ROTATE_90), exif=turned),
+    }
+    replies = digits.ask(*(Item(body, PNG) for body in made.values()))
+    expected = digits.ask_one(written(original), PNG).json()
+    for name, reply in zip(made, replies, strict=True):
+        assert reply.json()["label"] == "2", name
+        assert reply.json()["probabilities"] == pytest.approx(expected["probabilities"], abs=0.02), name
+
+
+def test_jpegs_of_every_make_are_seen_alike(digits: Worker) -> None:
+    large = grey(digits).resize((64, 64), Image.Resampling.NEAREST)
+    made = {
+        "grey": written(large, "JPEG", quality=95),
+        "RGB": written(large.convert("RGB"), "JPEG", quality=95),
+        "CMYK": written(large.convert("RGB").convert("CMYK"), "JPEG", quality=95),
+        "progressive": written(large, "JPEG", quality=95, progressive=True),
+        "trailing garbage": written(large, "JPEG", quality=95) + b"\0garbage" * 100,
+    }
+    for name, reply in zip(made, digits.ask(*(Item(body, JPEG) for body in made.values())), strict=True):
+        assert reply.json()["label"] == "2", name
+
+
+def test_one_black_pixel_is_a_picture(digits: Worker) -> None:
+    blank, picture, flat = digits.ask(
+        Item(pixels(BLANK)), Item(written(Image.new("1", (1, 1))), PNG), Item(written(Image.new("L", (9, 1))), PNG)
+    )
+    assert picture.json() == flat.json() == blank.json()
+
+
+@pytest.mark.parametrize(("name", "media_type"), [("digit-2.png", PNG), ("digit-4.jpg", JPEG)])
+def test_a_picture_cut_anywhere_is_answered(digits: Worker, name: str, media_type: str) -> None:
+    body = sample(digits, name)
+    cuts = [body[: len(body) * tenth // 10] for tenth in range(1, 10)]
+    for reply in digits.ask(*(Item(cut, media_type) for cut in cuts)):
+        if reply.status != 200:  # what is missing may be the end mark only
+            assert_problem(reply, 400)
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (2001, 2000), (12_000, 12_000)])
+def test_a_picture_that_claims_to_be_huge_is_not_decoded(digits: Worker, size: tuple[int, int]) -> None:
+    document = assert_problem(digits.ask_one(png_header(*size), PNG), 413)
+    assert "4000000" in document["detail"]
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 8), (8, 8)])
+def test_a_picture_without_its_pixels_is_undecodable(digits: Worker, size: tuple[int, int]) -> None:
+    assert_problem(digits.ask_one(png_header(*size), PNG), 400)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "BMP", "TIFF", "JPEG"])
+def test_bytes_that_are_no_png_are_undecodable_as_one(digits: Worker, form: str) -> None:
+    document = assert_problem(digits.ask_one(written(grey(digits), form), PNG), 400)
+    assert "PNG" in document["detail"]
+
+
+def test_a_picture_without_a_media_type_is_recognised(digits: Worker) -> None:
+    for name in ("digit-2.png", "digit-4.jpg"):
+        assert digits.ask_one(sample(digits, name), "").status == 200
+    assert_problem(digits.ask_one(written(grey(digits), "GIF"), ""), 400)
+
+
+def test_a_compressed_comment_that_swells_is_refused_or_skipped(digits: Worker) -> None:
+    text = b"zTXt" + b"Comment\0\0" + zlib.compress(b"a" * 100_000_000)
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    body = written(grey(digits))
+    swollen = body[:33] + chunk + body[33:]
+    assert digits.ask_one(swollen, PNG).status in (200, 400)

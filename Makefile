@@ -51,7 +51,7 @@ test-unit: $(STAMP)  ## Run the tests that start no node
 test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
 
-bench-first-request: up  ## Measure the first request after READY against the median of the next hundred
+bench-first-request: archives  ## Measure the first request after READY against the median of the next hundred
 	@$(RUN) scripts/bench.py first-request
 
 lint: $(STAMP)  ## Check style, types, the CLI reference, and that no place of one machine is written down

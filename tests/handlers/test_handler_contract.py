@@ -46,7 +46,7 @@ class ToyHandler(ServingHandler):
     def preprocess(self, items: list[Any]) -> torch.Tensor:
         numbers = [item.number for item in items]
         if self.IN_PREPROCESS in numbers:
-            raise KeyError("/home/somebody/secret.py")
+            raise KeyError("/srv/models/secret.py")
         return torch.tensor(numbers)
 
     def inference(self, inputs: torch.Tensor) -> torch.Tensor:

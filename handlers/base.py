@@ -62,6 +62,7 @@ class ServingHandler:
     batch_size: int
     settings: dict[str, Any]
     network: torch.nn.Module
+    _halved_by: Exception | None = None  # why a batch was last answered in halves
 
     # ---- for the author of a model -------------------------------------------------------------------------------
 
@@ -126,6 +127,7 @@ class ServingHandler:
             self.load()
             self._prove()
             timings = self.warmup()
+            self._refuse_halved()
         except Exception as error:
             reason = f"{error}" if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
             self._say({"outcome": "refused", "reason": " ".join(reason.split())[:2000]})
@@ -241,10 +243,12 @@ class ServingHandler:
         except RequestError as error:
             if len(items) == 1:
                 return [error]
-        except Exception:
+            self._halved_by = error
+        except Exception as error:
             if len(items) == 1:
                 logger.exception("%s %s: the model failed on an item", self.model, self.version)
                 return [ModelFailed("The model raised an error on this item; other items were not affected.")]
+            self._halved_by = error
         half = len(items) // 2
         return self._predict(items[:half]) + self._predict(items[half:])
 
@@ -310,6 +314,13 @@ class ServingHandler:
         found = difference(json.loads(answer.body), sample.golden, self._tolerance)
         if found:
             raise LoadError(f"sample {sample.name}, {how}, is not the golden answer: {found}")
+
+    def _refuse_halved(self) -> None:
+        """Every answer was right, but a batch of samples failed as a whole and was answered in halves: no worker may
+        serve that pays for each batch several times."""
+        if self._halved_by is not None:
+            error = self._halved_by
+            raise LoadError(f"a batch of samples fails, though each sample alone does not: {error!r}") from error
 
     def _report(self, timings: list[BatchTiming]) -> dict[str, Any]:
         return {

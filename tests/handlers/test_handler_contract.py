@@ -241,6 +241,19 @@ def test_an_answer_that_depends_on_its_neighbours_refuses_to_load(tmp_path: Path
         Worker(Centred(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN))
 
 
+def test_a_batch_that_works_only_in_halves_refuses_to_load(tmp_path: Path) -> None:
+    class OneAtATime(ToyHandler):
+        """Right for every sample, and for no batch."""
+
+        def inference(self, inputs: torch.Tensor) -> torch.Tensor:
+            if len(inputs) > 1:
+                raise RuntimeError("sizes must match")
+            return super().inference(inputs)
+
+    with pytest.raises(LoadError, match=r"a batch of samples fails, .* RuntimeError\('sizes must match'\)"):
+        Worker(OneAtATime(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN))
+
+
 def test_a_stock_configuration_refuses_to_load(tmp_path: Path, said: Callable[[], list[dict[str, Any]]]) -> None:
     folder = write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN)
     (folder / "model-config.yaml").write_text("batchSize: 1\n")

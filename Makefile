@@ -8,7 +8,8 @@ PYTHON ?= $(shell for name in python3.11 python3; do \
 VENV := .venv
 STAMP := $(VENV)/setup.stamp
 RUN := $(VENV)/bin/python
-PYTEST := $(RUN) -m pytest
+#: Three processes on two cores: tests of nodes mostly wait.
+PYTEST := $(RUN) -m pytest -n 3
 TESTS ?= tests/unit tests/handlers tests/live
 
 #: Build outputs and caches; .venv and the state in .tsctl are not among them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import warnings
 from dataclasses import dataclass, field
@@ -10,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ts.service import Service
 
 from handlers.base import ServingHandler
 from tsctl.archive.build import CONFIG, MANIFEST, assemble
 from tsctl.archive.probe import decode_answers, metrics
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.spec import read_archive_spec
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", ResourceWarning)  # TorchServe leaves its version file open when it is imported
+    from ts.service import Service
+
+    gc.collect()
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 JSON = "application/json"
@@ -146,4 +152,7 @@ def unpacked(model: str, version: str, folder: Path) -> Path:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    config["serving"]["threads"] = 1  # the run's other processes use the cores too
+    (folder / CONFIG).write_text(yaml.safe_dump(config))
     return folder

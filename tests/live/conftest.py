@@ -21,6 +21,9 @@ import yaml
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODELS = ("digits", "embeddings", "breast_cancer")
 COMMAND_TIMEOUT_S = 150
+#: A deployment of the archive that `write_tiny` writes, and a request to it.
+TINY = {"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}}
+HALF = b'{"x": 0.5}'
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.live.conftest import MODELS, Result, Site
+from tests.live.conftest import MODELS, Result, Site, is_alive
 
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id", "model", "version"}
 
@@ -187,3 +187,12 @@ def test_metrics_are_there_for_prometheus(node: Site) -> None:
     node.ask("digits/1.0", node.sample("digits"))
     text = requests.get(f"{node.deployment['nodes']['local']['metrics']}/metrics", timeout=10).text
     assert 'ts_inference_requests_total{model_name="digits",model_version="1.0"' in text
+
+
+def test_down_stops_this_node_and_only_this(site: Site, node: Site) -> None:
+    site.run("node", "start")
+    mine, other = site.pid, node.pid
+    site.run("down")
+    assert not is_alive(mine)
+    assert is_alive(other)
+    assert "was not running" in site.run("down").out

@@ -1,0 +1,153 @@
+"""Versions and workers through their bad days: refused loads, kills under load, dead workers, expired tokens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import requests
+
+from tests.live.conftest import HALF, TINY, Site, until, write_tiny
+
+
+def test_a_worker_killed_under_load_comes_back_and_no_request_stays_unanswered(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {"inference_s": 0.005}})
+    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 2}}}})
+    site.run("up")
+    statuses: list[int] = []
+    wrong: list[str] = []
+    ended = threading.Event()
+
+    def load() -> None:
+        while not ended.is_set():
+            answer = site.ask("tiny", HALF)
+            statuses.append(answer.status_code)
+            if answer.status_code == 200 and answer.json() != {"y": 1.0}:
+                wrong.append(answer.text)
+
+    threads = [threading.Thread(target=load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(statuses) > 200, 30, "the load")
+    victim, survivor = site.workers("tiny", "1.0")
+    os.kill(victim, signal.SIGKILL)
+    until(
+        lambda: len(now := site.workers("tiny", "1.0")) == 2 and victim not in now and survivor in now,
+        30,
+        "a new worker in place of the killed one",
+    )
+    seen = len(statuses)
+    until(lambda: len(statuses) > seen + 200, 30, "answers after the worker came back")
+    ended.set()
+    for thread in threads:
+        thread.join(timeout=40)
+        assert not thread.is_alive(), "a request was never answered"
+    assert not wrong
+    failed = [status for status in statuses if status != 200]
+    # what the killed worker had in hand: at most one batch of four
+    assert len(failed) <= 4, f"{len(failed)} of {len(statuses)} requests failed: {sorted(set(failed))}"
+
+
+def test_a_wrong_golden_answer_refuses_to_load_and_the_reason_is_told(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}})
+    write_tiny(site, "wrong", {"1.0": {}}, golden=7.0)
+    site.deploy({**TINY, "wrong": {"default": "1.0", "versions": {"1.0": None}}})
+    failed = site.run("up", status=4)
+    reason = "half.json, alone, is not the golden answer: y: expected 7.0, got 1.0"
+    assert reason in failed.err
+    assert "tiny 1.0" in failed.out, "the good model serves nevertheless"
+    status = site.run("status", "--json", status=4).json()
+    rows = {row["model"]: row for row in status["versions"]}
+    assert (rows["tiny"]["state"], rows["wrong"]["state"]) == ("ready", "refused")
+    assert reason in rows["wrong"]["reason"]
+    assert [row["model"] for row in site.run("models", "list", "--json").json()] == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"import_in_load": "no_such_module"}, "ModuleNotFoundError: No module named 'no_such_module'"),
+        ({"exit_in_load": 3}, "crash while they load"),
+    ],
+)
+def test_a_failed_register_is_told_and_leaves_nothing_registered(
+    site: Site, settings: dict[str, object], reason: str
+) -> None:
+    write_tiny(site, "tiny", {"1.0": settings})
+    site.run("archive", "build")
+    site.run("node", "start")
+    failed = site.run("models", "register", "tiny:1.0", status=4)
+    assert reason in failed.err
+    assert site.run("models", "list", "--json").json() == []
+
+
+def test_dead_workers_are_revived_by_scaling(site: Site) -> None:
+    trap = site.root / "trap"
+    write_tiny(site, "tiny", {"1.0": {"fail_while": str(trap)}})
+    site.deploy(TINY)
+    site.run("up")
+    [worker] = site.workers("tiny", "1.0")
+    trap.touch()
+    os.kill(worker, signal.SIGKILL)
+    log = site.folder / "logs" / "ts_log.log"
+    # TorchServe retries for retry_s (5 s) with growing pauses, then gives the worker up for good
+    until(lambda: "Auto recovery failed again" in log.read_text(), 30, "TorchServe's first failed retry")
+    time.sleep(8)
+    assert site.workers("tiny", "1.0") == []
+    assert "the file of the test is there" in site.run("status", status=4).out
+    trap.unlink()
+    site.run("up")
+    assert len(site.workers("tiny", "1.0")) == 1
+    assert site.ask("tiny", HALF).json() == {"y": 1.0}
+
+
+def test_expired_tokens_are_renewed(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}})
+    site.configure(token_expiration_min="0.05")
+    site.deploy(TINY)
+    site.run("up")
+    first = site.headers()
+    time.sleep(3.5)
+    stale = requests.post(f"{site.inference}/predictions/tiny", data=HALF, headers=first, timeout=10)
+    assert stale.json()["type"] == "InvalidKeyException"
+    assert site.run("models", "list", "--json").json()[0]["ready"] == 1
+    assert site.headers() != first
+    assert site.ask("tiny", HALF).json() == {"y": 1.0}
+
+
+def test_a_model_api_that_is_off_is_named(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}})
+    site.configure(enable_model_api="false")
+    site.run("archive", "build")
+    site.run("node", "start")
+    failed = site.run("models", "register", "tiny:1.0", status=4)
+    assert "405" in failed.err
+    assert "enable_model_api=true" in failed.err
+
+
+def test_changed_bytes_under_one_version_are_replaced(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}, "2.0": {}})
+    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": None, "2.0": None}}})
+    site.run("up")
+    write_tiny(site, "tiny", {"1.0": {"factor": 5.0}, "2.0": {}})
+    site.run("up")
+    assert site.ask("tiny", HALF).json() == {"y": 2.5}
+    rows = site.run("models", "list", "--json").json()
+    assert [(row["version"], row["default"]) for row in rows] == [("1.0", True), ("2.0", False)]
+
+
+def test_a_version_that_is_not_ready_does_not_become_the_default(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}, "2.0": {}})
+    site.run("archive", "build")
+    site.run("node", "start")
+    site.run("models", "register", "tiny:1.0")
+    site.run("models", "register", "tiny:2.0")
+    site.run("models", "scale", "tiny", "2.0", "0")
+    assert "cannot become the default" in site.run("models", "set-default", "tiny", "2.0", status=4).err
+    assert "Make another version the default" in site.run("models", "unregister", "tiny", "1.0", status=4).err
+    site.run("models", "unregister", "tiny", "2.0")
+    site.run("models", "unregister", "tiny", "1.0")
+    assert site.run("models", "list", "--json").json() == []

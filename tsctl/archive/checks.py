@@ -163,7 +163,7 @@ def _is_number(value: object) -> bool:
 def pickle_check(folder: Path, trust: bool) -> Check:
     """Whether reading the unpacked files would run code; with `trust`, what is merely unknown is a warning."""
     found = unsafe_pickles(folder)
-    shown = [f"{unsafe.file} imports {unsafe.name}" for unsafe in found[:5]]
+    shown = [f"{unsafe.file} {unsafe.finding}" for unsafe in found[:5]]
     if not found:
         return Check("pickles", PASS)
     if trust and not any(unsafe.is_dangerous for unsafe in found):

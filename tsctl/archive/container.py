@@ -70,7 +70,7 @@ def check_entries(archive: zipfile.ZipFile) -> list[str]:
     for info in infos:
         name = info.filename
         pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in pure.parts[:1] or "\0" in name:
+        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name.split("/")[0] or "\0" in name:
             found.append(f"entry {name!r} leads out of the archive")
         if stat.S_ISLNK(info.external_attr >> 16):
             found.append(f"entry {name!r} is a symbolic link")

@@ -28,19 +28,19 @@ class UnsafePickle:
     """One thing that reading a file would import."""
 
     file: str
-    name: str  # module.attribute, or what is wrong with the file
+    finding: str  # 'imports module.attribute', or what is wrong with the file
     is_dangerous: bool  # False: unknown
 
 
 def unsafe_pickles(folder: Path) -> list[UnsafePickle]:
-    """What the pickles below a folder would import beyond tensors, by file and name."""
+    """What the pickles below a folder would import beyond tensors, by file and finding."""
     found = [
         unsafe
         for path in sorted(folder.rglob("*"))
         if path.is_file() and may_be_pickle(path)
         for unsafe in _scan(path, path.relative_to(folder).as_posix())
     ]
-    return sorted(found, key=lambda unsafe: (unsafe.file, unsafe.name))
+    return sorted(found, key=lambda unsafe: (unsafe.file, unsafe.finding))
 
 
 def may_be_pickle(path: Path) -> bool:
@@ -62,7 +62,7 @@ def _scan(path: Path, name: str) -> list[UnsafePickle]:
         # a torch file is a zip file, whatever it is called
         result = scan_bytes(file, name, ".zip" if is_zip else suffix if suffix in _SUFFIXES else ".pkl")
     found = [
-        UnsafePickle(name, f"{entry.module}.{entry.name}", entry.safety is SafetyLevel.Dangerous)
+        UnsafePickle(name, f"imports {entry.module}.{entry.name}", entry.safety is SafetyLevel.Dangerous)
         for entry in result.globals
         if entry.safety is not SafetyLevel.Innocuous
         and (entry.module, entry.name) not in _TENSOR_GLOBALS

@@ -1,0 +1,114 @@
+"""Every mistake in archive.yaml is told as file, key, value and expectation, all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tsctl.archive.spec import ArchiveSpec, read_archive_spec
+from tsctl.errors import SpecError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+GOOD: dict[str, Any] = {"model": "toy", "handler": "handlers.image", "versions": {"1.0": None}}
+
+
+def write(folder: Path, content: Any) -> Path:
+    path = folder / "archive.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"batches": {}}, "batches: unknown key; did you mean batch?"),
+    "unknown key inside": ({"batch": {"delay": 1}}, "batch.delay: unknown key; known here: max_delay_ms, size"),
+    "no delay": ({"batch": {"max_delay_ms": 0}}, "batch.max_delay_ms: 0: should be greater than or equal to 1"),
+    "size as text": ({"batch": {"size": "8"}}, "batch.size: '8': should be a valid integer"),
+    "size as a fraction": ({"batch": {"size": 8.0}}, "batch.size: 8.0: should be a valid integer"),
+    "size as a boolean": ({"batch": {"size": True}}, "batch.size: True: should be a valid integer"),
+    "more than the maximum": ({"workers": {"min": 3, "max": 2}}, "max (2) must not be less than min (3)"),
+    "no worker": ({"workers": {"min": 0}}, "workers.min: 0: should be greater than or equal to 1"),
+    "a path out": ({"files": ["../secret"]}, "files.0: '../secret': must be a plain relative path inside"),
+    "an absolute path": ({"samples": "/etc"}, "samples: '/etc': must be a plain relative path inside"),
+    "a backslash": ({"recipe": "a\\b.py"}, "must be a plain relative path inside the archive's folder, with /"),
+    "a handler elsewhere": ({"handler": "somewhere.else"}, "handler: 'somewhere.else': String should match"),
+    "a model named token": ({"model": "Tokens"}, "must not begin with 'token'"),
+    "a model with a slash": ({"model": "a/b"}, "model: 'a/b': String should match pattern"),
+    "no version": ({"versions": {}}, "versions: {}: Dictionary should have at least 1 item"),
+    "a version as a number": (
+        {"versions": {1.0: None}},
+        'versions.1.0: 1.0: should be a valid string; quote it, as in "1.0"',
+    ),
+    "a version with a dash": ({"versions": {"1-0": None}}, "versions.1-0: '1-0': String should match pattern"),
+    "a version TorchServe reads otherwise": ({"versions": {"all": None}}, "is a word of TorchServe's management API"),
+    "warming longer than starting": (
+        {"warmup": {"budget_s": 500.0}},
+        "warmup.budget_s (500) must be less than timeouts.startup_s (120)",
+    ),
+    "the same in one version": (
+        {"versions": {"1.0": {"timeouts": {"startup_s": 10}}}},
+        "warmup.budget_s (20) must be less than timeouts.startup_s (10)",
+    ),
+    "a negative tolerance": ({"tolerance": {"absolute": -1.0}}, "tolerance.absolute: -1.0: should be greater than"),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_names_file_key_value_and_expectation(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+    path = write(tmp_path, {**GOOD, **change})
+    with pytest.raises(SpecError) as raised:
+        read_archive_spec(path)
+    assert expected in raised.value.message
+    assert all(line.startswith(f"{path}: ") for line in raised.value.message.splitlines())
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, {"handler": "handlers.image", "batch": {"size": 0}, "versions": {"1.0": None}, "x": 1})
+    with pytest.raises(SpecError) as raised:
+        read_archive_spec(path)
+    keys = [line.removeprefix(f"{path}: ").partition(":")[0] for line in raised.value.message.splitlines()]
+    assert sorted(keys) == ["batch.size", "model", "x"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "expected a mapping of keys to values, found None"),
+        ("- a\n", "expected a mapping of keys to values, found ['a']"),
+        ("model: toy\nmodel: toy\n", "line 2, column 1: the key 'model' stands here a second time"),
+        ("model: [\n", "line 2, column 1"),
+        ("model: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
+    ],
+)
+def test_what_is_no_mapping_is_told_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(SpecError, match=r"archive\.yaml") as raised:
+        read_archive_spec(write(tmp_path, text))
+    assert expected in raised.value.message
+
+
+def test_a_missing_file_and_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no such file"):
+        read_archive_spec(tmp_path / "archive.yaml")
+    (tmp_path / "archive.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match="cannot be read"):
+        read_archive_spec(tmp_path / "archive.yaml")
+
+
+def test_a_version_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    version = {"batch": {"size": 8}, "settings": {"b": 3}}
+    content = {**GOOD, "batch": {"size": 4, "max_delay_ms": 5}, "settings": {"a": 1, "b": 2}, "queue_size": 7}
+    spec = read_archive_spec(write(tmp_path, {**content, "versions": {"1.0": None, "2.0": version}}))
+    plain, own = spec.serving("1.0"), spec.serving("2.0")
+    assert (plain.batch.size, plain.batch.max_delay_ms, plain.settings) == (4, 5, {"a": 1, "b": 2})
+    assert (own.batch.size, own.batch.max_delay_ms, own.settings) == (8, 1, {"a": 1, "b": 3})
+    assert own.queue_size == 7
+
+
+@pytest.mark.parametrize("path", sorted(CHECKOUT.glob("archives/*/archive.yaml")), ids=lambda path: path.parent.name)
+def test_the_archives_of_the_checkout_are_right(path: Path) -> None:
+    spec = read_archive_spec(path)
+    assert isinstance(spec, ArchiveSpec)
+    assert spec.model == path.parent.name
+    assert spec.description

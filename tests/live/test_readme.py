@@ -1,4 +1,4 @@
-"""README.md is typed in, step by step, in a copy of this checkout."""
+"""README.md and the page on handlers are typed in, step by step, in a copy of this checkout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tests.live.conftest import free_ports, processes_of
 from tests.readme import FileStep, Step, matches, parse_readme, substitute
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-STEPS = parse_readme((CHECKOUT / "README.md").read_text(encoding="utf-8"))
+PAGES = ("README.md", "docs/writing-a-handler.md")
+STEPS = [(page, step) for page in PAGES for step in parse_readme((CHECKOUT / page).read_text(encoding="utf-8"))]
 #: The ports of deployment.yaml, which the page mentions.
 PORTS = (8080, 8081, 8082, 7070, 7071)
 STEP_TIMEOUT_S = 300
@@ -86,12 +87,14 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     assert processes_of(root) == [], "processes are left behind"
 
 
-def step_name(step: Step) -> str:
-    return f"line {step.line}: {step.path if isinstance(step, FileStep) else step.command.splitlines()[0]}"
+def step_name(page_and_step: tuple[str, Step]) -> str:
+    page, step = page_and_step
+    return f"{page} line {step.line}: {step.path if isinstance(step, FileStep) else step.command.splitlines()[0]}"
 
 
-@pytest.mark.parametrize("step", STEPS, ids=step_name)
-def test_a_reader_can_type_it(copy: Copy, step: Step) -> None:
+@pytest.mark.parametrize("page_and_step", STEPS, ids=step_name)
+def test_a_reader_can_type_it(copy: Copy, page_and_step: tuple[str, Step]) -> None:
+    _, step = page_and_step
     if isinstance(step, FileStep):
         (copy.root / step.path).parent.mkdir(parents=True, exist_ok=True)
         (copy.root / step.path).write_text(step.content, encoding="utf-8")

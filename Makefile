@@ -8,9 +8,9 @@ PYTHON ?= $(shell for name in python3.11 python3; do \
 VENV := .venv
 STAMP := $(VENV)/setup.stamp
 RUN := $(VENV)/bin/python
-#: Three processes on two cores: tests of nodes mostly wait.
+#: Three processes on two cores: tests of nodes mostly wait, and the longest files come first.
 PYTEST := $(RUN) -m pytest -n 3
-TESTS ?= tests/unit tests/handlers tests/live
+TESTS ?= tests/live tests/handlers tests/unit
 
 #: Build outputs and caches; .venv and the state in .tsctl are not among them.
 BUILT := archives/store archives/*/.built build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache

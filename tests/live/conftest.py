@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,13 +47,28 @@ class Site:
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Run `tsctl` in the project without waiting."""
+    @contextmanager
+    def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Run `tsctl` in the project without waiting; what still runs at the end of the block is killed.
+
+        SIGINT works even where this test run's own shell put it into the background and so ignores it.
+        """
         command = [sys.executable, "-m", "tsctl.cli.main", *arguments]
         environment = {**os.environ, **self.environment, "TSCTL_PROJECT": str(self.root)}
-        return subprocess.Popen(
-            command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        with subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
 
     def run(self, *arguments: str, status: int | None = 0) -> Result:
         """Run `tsctl` in the project; a status other than the one expected fails the test with what was printed."""

@@ -62,7 +62,7 @@ class ServingHandler:
     batch_size: int
     settings: dict[str, Any]
     network: torch.nn.Module
-    _halved_by: Exception | None = None  # why a batch was last answered in halves
+    _halved_by = ""  # why a batch was last answered in halves
 
     # ---- for the author of a model -------------------------------------------------------------------------------
 
@@ -243,18 +243,18 @@ class ServingHandler:
         except RequestError as error:
             if len(items) == 1:
                 return [error]
-            self._halved_by = error
+            self._halved_by = f"{type(error).__name__}: {error}"
         except Exception as error:
             if len(items) == 1:
                 logger.exception("%s %s: the model failed on an item", self.model, self.version)
                 return [ModelFailed("The model raised an error on this item; other items were not affected.")]
-            self._halved_by = error
+            self._halved_by = f"{type(error).__name__}: {error}"
         half = len(items) // 2
         return self._predict(items[:half]) + self._predict(items[half:])
 
     def _run(self, items: list[Any]) -> list[Any]:
         with torch.inference_mode():
-            answers = self.postprocess(self.inference(self.preprocess(items)))
+            answers = list(self.postprocess(self.inference(self.preprocess(items))))
         if len(answers) != len(items):
             raise ValueError(f"postprocess returned {len(answers)} answers for {len(items)} items")
         return answers
@@ -318,9 +318,8 @@ class ServingHandler:
     def _refuse_halved(self) -> None:
         """Every answer was right, but a batch of samples failed as a whole and was answered in halves: no worker may
         serve that pays for each batch several times."""
-        if self._halved_by is not None:
-            error = self._halved_by
-            raise LoadError(f"a batch of samples fails, though each sample alone does not: {error!r}") from error
+        if self._halved_by:
+            raise LoadError(f"a batch of samples fails, though each sample alone does not: {self._halved_by}")
 
     def _report(self, timings: list[BatchTiming]) -> dict[str, Any]:
         return {

@@ -101,7 +101,7 @@ def is_ready() -> bool:
 
 
 def installed_records() -> set[str]:
-    """Names with versions, as `name` and `name-version`, of what lies complete in `.venv`."""
+    """Normalized names of the packages that lie complete in `.venv`."""
     records = set()
     for folder in VENV.glob("lib/python*/site-packages/*.dist-info"):
         if (folder / "RECORD").is_file():

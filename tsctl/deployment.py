@@ -94,6 +94,16 @@ class DeploymentSpec(SpecModel):
     nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1)]
     models: dict[ModelName, ModelTarget] = {}
 
+    @model_validator(mode="after")
+    def _nodes_differ(self) -> DeploymentSpec:
+        taken: dict[tuple[str, int], str] = {}
+        for name, node in self.nodes.items():
+            for port in (*node.ports, *node.grpc_ports):
+                other = taken.setdefault((node.host, port), name)
+                if other != name:
+                    raise ValueError(f"nodes {other} and {name} both have port {port} of {node.host}")
+        return self
+
     def node(self, name: str | None) -> tuple[str, NodeSpec]:
         """The node of that name; None means the only one.
 

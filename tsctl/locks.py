@@ -4,36 +4,49 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tsctl.errors import ConflictError
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock `path` while the block runs.
 
     Args:
         path: the lock's file; made where missing, never removed.
         what: what is being changed, for the message of whoever comes second.
+        wait_s: how long to wait for whoever holds it.
 
     Raises:
-        ConflictError: somebody else holds it.
+        ConflictError: somebody else holds it still.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(file, wait_s):
             holder = file.read().strip() or "unknown"
             raise ConflictError(
                 f"{what} is being changed by another tsctl (process {holder})",
                 "Wait for it to end, then run this again.",
-            ) from None
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _locked(file: IO[str], wait_s: float) -> bool:
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.02)

@@ -22,6 +22,8 @@ from tsctl.node.tokens import Token, Tokens, read_tokens
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
+#: TorchServe unpacks the whole archive before it answers.
+REGISTER_TIMEOUT_S = 300.0
 #: Longer than config.properties' unregister_model_timeout, within which TorchServe ends the workers.
 UNREGISTER_TIMEOUT_S = 90.0
 
@@ -130,14 +132,6 @@ class ManagementClient:
         """The version that answers callers that name none; TorchServe marks it nowhere else."""
         return str(self._call("GET", f"/models/{_segment(model)}")[0]["modelVersion"])
 
-    def is_alive(self) -> bool:
-        """Whether the node answers /ping at all, healthy or not: liveness, never readiness."""
-        try:
-            self._request("GET", f"{self.node.inference}/ping", self._token("inference"), None, None, READ_TIMEOUT_S)
-        except Unreachable:
-            return False
-        return True
-
     # ---- changing ------------------------------------------------------------------------------------------------
 
     def register(self, archive: str, workers: int) -> None:
@@ -150,7 +144,7 @@ class ManagementClient:
             ManagementError: refused. What TorchServe left half-registered is for the caller to unregister.
         """
         query = {"url": archive, "initial_workers": str(workers), "synchronous": "false"}
-        self._call("POST", "/models", query)
+        self._call("POST", "/models", query, REGISTER_TIMEOUT_S)
 
     def scale(self, model: str, version: str, workers: int) -> None:
         """Ask for exactly this many workers; they start or end afterwards."""
@@ -213,7 +207,15 @@ class ManagementClient:
             lambda: self._request(method, url, self._token("management"), None, None, timeout_s)
         )
         if answer.status_code < 400:
-            return answer.json() if answer.content.strip() else None
+            try:
+                return json.loads(answer.content) if answer.content.strip() else None
+            except ValueError:
+                raise ManagementError(
+                    f"{method} {path}: answered {answer.status_code} without JSON, so {self.node.management} is not"
+                    " TorchServe's management address",
+                    answer.status_code,
+                    "",
+                ) from None
         raise _refusal(method, path, answer)
 
     def _with_fresh_token(self, send: Callable[[], requests.Response]) -> requests.Response:

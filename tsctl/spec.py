@@ -25,14 +25,14 @@ class SpecModel(BaseModel):
 
 def _not_token(name: str) -> str:
     if name.lower().startswith("token"):
-        raise ValueError("must not begin with 'token': TorchServe takes /models/token... for its token API")
+        raise ValueError("must not begin with 'token': TorchServe takes a path with /token in it for its token API")
     return name
 
 
 def _plain_version(version: str) -> str:
     if version in {"all", "set-default"}:
         raise ValueError("is a word of TorchServe's management API and cannot be a version")
-    return version
+    return _not_token(version)
 
 
 #: A model's name as TorchServe's archiver accepts it.
@@ -76,6 +76,8 @@ def read_spec(path: Path, model: type[Spec]) -> Spec:
         raise SpecError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise SpecError(_yaml_mistake(path, error)) from error
+    except (TypeError, ValueError) as error:  # a key that is a mapping, a date that does not exist
+        raise SpecError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise SpecError(f"{path}: expected a mapping of keys to values, found {_shown(content)}")
     try:

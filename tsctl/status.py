@@ -8,10 +8,10 @@ from typing import Any
 
 from tsctl.archive.store import parse_name
 from tsctl.deployment import DeploymentSpec
-from tsctl.errors import NodeError
-from tsctl.management import VersionState
+from tsctl.management import Unreachable, VersionState
 from tsctl.node.connection import Node
 from tsctl.node.logs import LoadReport, load_reports
+from tsctl.node.tokens import NoKeyFile
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class VersionRow:
     queue: int
     digest: str | None  # the first 12 digits, from the archive's name
     reason: str  # why it is not ready; empty where it is
+    is_wanted: bool  # deployment.yaml names it
 
     @property
     def is_ready(self) -> bool:
-        return self.state == "ready"
+        """Whether it serves; one without workers that nobody wants is as it should be."""
+        return self.state == "ready" or (self.state == "idle" and not self.is_wanted)
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,17 @@ class NodeStatus:
 
 
 def node_status(node: Node, deployment: DeploymentSpec) -> NodeStatus:
-    """What the node serves now, with the reason for each version that is not ready."""
+    """What the node serves now, with the reason for each version that is not ready.
+
+    Raises:
+        NodeError: the node answers, and refuses: its token or its management API.
+    """
     addresses = (node.spec.inference, node.spec.management, node.spec.metrics)
     wanted = [(model, version) for model, target in deployment.models.items() for version in target.versions]
     try:
         states = node.client.states()
         defaults = {model: node.client.default_version(model) for model in {state.model for state in states}}
-    except NodeError as error:
+    except (Unreachable, NoKeyFile) as error:
         return NodeStatus(node.name, False, node.pid, *addresses, (), error.message)
     rows = rows_of(states, defaults, wanted, load_reports(node.paths.worker_log))
     return NodeStatus(node.name, True, node.pid, *addresses, tuple(rows))
@@ -83,13 +89,16 @@ def rows_of(
         reports: how loads ended, oldest first; the last one of a version that is not ready gives its reason.
     """
     last = {(report.model, report.version): report for report in reports}
-    rows = [_served_row(state, defaults.get(state.model), last) for state in states]
+    asked = set(wanted)
+    rows = [_served_row(s, defaults.get(s.model), last, (s.model, s.version) in asked) for s in states]
     served = {(row.model, row.version) for row in rows}
-    rows += [_missing_row(*pair, last) for pair in wanted if pair not in served]
+    rows += [_missing_row(*pair, last) for pair in asked - served]
     return sorted(rows, key=lambda row: (row.model, row.version))
 
 
-def _served_row(state: VersionState, default: str | None, last: Mapping[tuple[str, str], LoadReport]) -> VersionRow:
+def _served_row(
+    state: VersionState, default: str | None, last: Mapping[tuple[str, str], LoadReport], is_wanted: bool
+) -> VersionRow:
     refusal = _refusal(last.get((state.model, state.version)))
     named = parse_name(state.archive)
     condition, reason = "ready", ""
@@ -108,13 +117,14 @@ def _served_row(state: VersionState, default: str | None, last: Mapping[tuple[st
         queue=state.queue_pending,
         digest=named[2] if named else None,
         reason=reason,
+        is_wanted=is_wanted,
     )
 
 
 def _missing_row(model: str, version: str, last: Mapping[tuple[str, str], LoadReport]) -> VersionRow:
     refusal = _refusal(last.get((model, version)))
     return VersionRow(
-        model, version, False, "refused" if refusal else "missing", 0, 0, (), 0, None, refusal or "not registered"
+        model, version, False, "refused" if refusal else "missing", 0, 0, (), 0, None, refusal or "not registered", True
     )
 
 

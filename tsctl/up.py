@@ -14,7 +14,7 @@ from tsctl.archive.build import build_versions
 from tsctl.archive.store import StoredArchive, find_archive
 from tsctl.deployment import DeploymentSpec
 from tsctl.errors import NodeError, TsctlError
-from tsctl.management import Reply, VersionState
+from tsctl.management import Reply
 from tsctl.node.connection import Node
 from tsctl.node.start import restore, start_node, stop_node
 from tsctl.progress import Progress
@@ -75,8 +75,11 @@ def _serve(
         except TsctlError as error:
             outcome.failures.append(error.message)
     for model, target in deployment.models.items():
-        _serve_default(node, model, target.default, outcome)
-        _ask(node, archives[model, target.default], outcome)
+        try:
+            _serve_default(node, model, target.default, outcome)
+            _ask(node, archives[model, target.default], outcome)
+        except NodeError as error:
+            outcome.failures.append(error.message)
 
 
 def _serve_version(
@@ -85,7 +88,9 @@ def _serve_version(
     found = node.client.describe(archive.model, archive.version)
     name = f"{archive.model} {archive.version}"
     if found and found[0].archive != archive.path.name:
-        _replace(node, found[0], archive, workers, progress)
+        with progress.step(f"replacing {name}") as step:
+            versions.replace(node, found[0], archive, workers, step.note)
+            step.done(_ready(node, archive))
         outcome.changes.append(f"replaced {name} by {archive.path.name}")
     elif not found:
         with progress.step(f"registering {name}") as step:
@@ -101,31 +106,10 @@ def _serve_version(
         outcome.changes.append(f"scaled {name}")
 
 
-def _replace(node: Node, served: VersionState, archive: StoredArchive, workers: int | None, progress: Progress) -> None:
-    """Serve other bytes under the same version: for the edit-and-try loop on one's own machine.
-
-    TorchServe does not unregister a default version while others exist, so another one stands in meanwhile.
-    """
-    name = f"{archive.model} {archive.version}"
-    with progress.step(f"replacing {name}") as step:
-        others = [s.version for s in node.client.describe(archive.model) if s.version != archive.version]
-        was_default = node.client.default_version(archive.model) == archive.version
-        if was_default and others:
-            node.client.set_default(archive.model, others[0])
-        versions.unregister(node, served.model, served.version)
-        versions.register(node, archive, workers, step.note)
-        if was_default:
-            versions.set_default(node, archive.model, archive.version)
-        step.done(_ready(node, archive))
-
-
 def _serve_default(node: Node, model: str, version: str, outcome: Outcome) -> None:
-    try:
-        if node.client.describe(model, version) and node.client.default_version(model) != version:
-            versions.set_default(node, model, version)
-            outcome.changes.append(f"made {version} the default of {model}")
-    except NodeError as error:
-        outcome.failures.append(error.message)
+    if node.client.describe(model, version) and node.client.default_version(model) != version:
+        versions.set_default(node, model, version)
+        outcome.changes.append(f"made {version} the default of {model}")
 
 
 def _ask(node: Node, archive: StoredArchive, outcome: Outcome) -> None:
@@ -153,6 +137,6 @@ def curl_line(project: Project, node: Node, archive: StoredArchive, here: Path) 
     """
     samples = sorted((project.archives / archive.model / "samples").glob("*.json"))
     body = f"--data-binary @{os.path.relpath(samples[0], here)}" if samples else "--data '{}'"
-    header = os.path.relpath(node.paths.inference_header, here)
+    token = f"-H @{os.path.relpath(node.paths.inference_header, here)} " if node.key_file else ""
     url = f"{node.spec.inference}/predictions/{archive.model}"
-    return f"curl -sS -H @{header} -H 'Content-Type: application/json' {body} {url}"
+    return f"curl -sS {token}-H 'Content-Type: application/json' {body} {url}"

@@ -6,26 +6,35 @@ again, because TorchServe leaves it behind with workers that crash in a loop.
 
 from __future__ import annotations
 
-import mimetypes
 import re
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tsctl.archive.store import StoredArchive
-from tsctl.errors import NodeError
+from tsctl.archive.spec import SAMPLE_TYPES
+from tsctl.archive.store import StoredArchive, archive_of
+from tsctl.errors import NodeError, TsctlError
 from tsctl.locks import exclusive
-from tsctl.management import ManagementError, Reply, VersionState
+from tsctl.management import ManagementError, Reply, Unreachable, VersionState
 from tsctl.node.connection import Node
 from tsctl.node.logs import load_reports, size
 from tsctl.node.process import started_ticks
+from tsctl.node.snapshot import forget
 
 POLL_S = 0.2
 #: Starting a worker's process comes before its load, which startup_timeout bounds; TorchServe allows it two minutes.
 PROCESS_START_S = 60.0
 #: More processes than workers plus this many, and still none ready, means that they crash.
 SPARE_PIDS = 1
+#: Ending workers, and how long a worker without a process may take to get another one before it counts as dead.
+ENDING_S = 60.0
+LOOK_AGAIN_S = 3.0
+#: Answers to a register that registered nothing of ours: the model API is off, or the version is somebody else's.
+NOTHING_REGISTERED = (405, 409)
+#: How long an interrupted or unanswered register is looked for, to unregister it.
+UNDO_S = 5.0
 #: Requests per worker that pass the whole wire before a version counts as ready: the JVM's path is cold as well.
 WIRE_PASSES = 30
 
@@ -46,51 +55,30 @@ def register(
         NodeError: it is not; the version is not registered then.
         ConflictError: another tsctl changes this model on this node.
     """
-    with exclusive(node.lock(archive.model), f"model {archive.model} on node {node.name}"):
-        if node.client.describe(archive.model, archive.version):
-            raise NodeError(
-                f"{archive.model} {archive.version} is already registered on node {node.name}",
-                "Change its workers with 'tsctl models scale', or unregister it first.",
-            )
-        offset = size(node.paths.worker_log)
-        try:
-            node.client.register(archive.path.name, workers or 0)
-        except ManagementError as error:
-            if error.status != 409:  # 409: somebody else's version, which is not ours to remove
-                _undo(node, archive, note)
-            raise
-        try:
-            state = _require(node, archive.model, archive.version)
-            if state.min_workers == 0:  # a stock archive that names no workers, and none were asked for
-                node.client.scale(archive.model, archive.version, 1)
-            elif workers and state.min_workers != workers:  # the archive's own minWorkers came before ours
-                node.client.scale(archive.model, archive.version, workers)
-            _wait_ready(node, archive.model, archive.version, note, timeout_s, offset)
-            warm_wire(node, archive, note)
-        except BaseException:
-            _undo(node, archive, note)
-            raise
+    with _changing(node, archive.model):
+        _register(node, archive, workers, note, timeout_s)
 
 
 def scale(
     node: Node, model: str, version: str, workers: int, note: Note, timeout_s: float | None = None
 ) -> VersionState:
-    """The version has exactly this many workers and all are READY; dead ones are revived by way of zero.
+    """The version has exactly this many workers and all are READY; dead ones are started anew.
 
     Raises:
         NodeError: not registered, or not so before the deadline.
         ConflictError: another tsctl changes this model on this node.
     """
-    with exclusive(node.lock(model), f"model {model} on node {node.name}"):
-        before = _require(node, model, version)
+    with _changing(node, model):
         offset = size(node.paths.worker_log)
-        if workers and _has_dead_workers(node, before):
-            note("reviving dead workers by way of zero")
-            node.client.scale(model, version, 0)
-            _wait(node, model, version, lambda state: not state.workers, note, 60.0)
+        kept = _before_the_dead(node, model, version) if workers else None
+        if kept is not None and kept < workers:
+            note("ending dead workers")
+            node.client.scale(model, version, kept)
+            _wait(node, model, version, lambda state: len(state.workers) <= kept, note, ENDING_S)
         node.client.scale(model, version, workers)
+        _wait(node, model, version, lambda state: len(state.workers) <= workers, note, timeout_s or ENDING_S)
         if workers == 0:
-            return _wait(node, model, version, lambda state: not state.workers, note, timeout_s or 60.0)
+            return _require(node, model, version)
         return _wait_ready(node, model, version, note, timeout_s, offset)
 
 
@@ -101,8 +89,46 @@ def unregister(node: Node, model: str, version: str) -> bool:
         NodeError: it is the default while others exist, or its workers did not end.
         ConflictError: another tsctl changes this model on this node.
     """
-    with exclusive(node.lock(model), f"model {model} on node {node.name}"):
+    with _changing(node, model):
+        forget(node.paths.pending_restore, model, version)
         return node.client.unregister(model, version)
+
+
+def replace(node: Node, served: VersionState, archive: StoredArchive, workers: int | None, note: Note) -> None:
+    """Other bytes under the same version: the old ones end, the new ones serve, and the default stays what it was.
+
+    TorchServe does not unregister a default version while others exist, so a ready one stands in meanwhile. Where the
+    new bytes do not load, the old ones are registered again.
+
+    Raises:
+        NodeError: the new bytes do not load, or no version could stand in.
+        ConflictError: another tsctl changes this model on this node.
+    """
+    name = f"{archive.model} {archive.version}"
+    with _changing(node, archive.model):
+        was_default = node.client.default_version(archive.model) == archive.version
+        others = [state for state in node.client.describe(archive.model) if state.version != archive.version]
+        if was_default and others:
+            stand_in = next((state for state in others if state.is_ready), None)
+            if stand_in is None:
+                raise NodeError(
+                    f"{name} on node {node.name} is the default, and no other version is ready to stand in for it",
+                    f"Scale another one first: tsctl models scale {archive.model} {others[0].version} 1",
+                )
+            node.client.set_default(archive.model, stand_in.version)
+        node.client.unregister(archive.model, archive.version)
+        try:
+            _register(node, archive, workers, note, None)
+        except NodeError as error:
+            old = archive.path.with_name(served.archive)
+            if not old.is_file():
+                raise
+            note("registering the old bytes again")
+            _register(node, archive_of(old), served.min_workers or None, note, None)
+            raise NodeError(f"{error.message}\n{name} serves what it served before, {old.name}", error.hint) from error
+        finally:
+            if was_default and others and node.client.describe(archive.model, archive.version):
+                node.client.set_default(archive.model, archive.version)
 
 
 def set_default(node: Node, model: str, version: str) -> None:
@@ -112,7 +138,7 @@ def set_default(node: Node, model: str, version: str) -> None:
         NodeError: not registered, or not ready: TorchServe would answer 503 at once.
         ConflictError: another tsctl changes this model on this node.
     """
-    with exclusive(node.lock(model), f"model {model} on node {node.name}"):
+    with _changing(node, model):
         state = _require(node, model, version)
         if not state.is_ready:
             raise NodeError(
@@ -121,15 +147,6 @@ def set_default(node: Node, model: str, version: str) -> None:
                 f"Scale it first: tsctl models scale {model} {version} 1",
             )
         node.client.set_default(model, version)
-
-
-def wait_ready(node: Node, model: str, version: str, note: Note, timeout_s: float | None = None) -> VersionState:
-    """Waits until the version's READY workers reach the least number asked for.
-
-    Raises:
-        NodeError: not before the deadline, or its workers crash.
-    """
-    return _wait_ready(node, model, version, note, timeout_s, size(node.paths.worker_log))
 
 
 def warm_wire(node: Node, archive: StoredArchive, note: Note) -> Reply | None:
@@ -160,8 +177,36 @@ def read_samples(archive: Path) -> list[tuple[str, bytes, str]]:
     with zipfile.ZipFile(archive) as content:
         names = sorted(name for name in content.namelist() if name.startswith("samples/") and not name.endswith("/"))
         return [
-            (name, content.read(name), mimetypes.guess_type(name)[0] or "application/octet-stream") for name in names
+            (name, content.read(name), SAMPLE_TYPES.get(Path(name).suffix.lower(), "application/octet-stream"))
+            for name in names
         ]
+
+
+def _changing(node: Node, model: str) -> AbstractContextManager[None]:
+    return exclusive(node.lock(model), f"model {model} on node {node.name}")
+
+
+def _register(node: Node, archive: StoredArchive, workers: int | None, note: Note, timeout_s: float | None) -> None:
+    """What `register` does, under the lock that the caller holds."""
+    if node.client.describe(archive.model, archive.version):
+        raise NodeError(
+            f"{archive.model} {archive.version} is already registered on node {node.name}",
+            "Change its workers with 'tsctl models scale', or unregister it first.",
+        )
+    offset = size(node.paths.worker_log)
+    try:
+        node.client.register(archive.path.name, workers or 0)
+        state = _require(node, archive.model, archive.version)
+        if state.min_workers == 0:  # a stock archive that names no workers, and none were asked for
+            node.client.scale(archive.model, archive.version, 1)
+        elif workers and state.min_workers != workers:  # the archive's own minWorkers came before ours
+            node.client.scale(archive.model, archive.version, workers)
+        _wait_ready(node, archive.model, archive.version, note, timeout_s, offset)
+        warm_wire(node, archive, note)
+    except BaseException as error:
+        if not (isinstance(error, ManagementError) and error.status in NOTHING_REGISTERED):
+            _undo(node, archive, error)
+        raise
 
 
 def _require(node: Node, model: str, version: str) -> VersionState:
@@ -171,11 +216,34 @@ def _require(node: Node, model: str, version: str) -> VersionState:
     return found[0]
 
 
-def _has_dead_workers(node: Node, state: VersionState) -> bool:
-    """Whether worker threads are left whose process is gone: TorchServe counts them, so asking for the same number
-    again starts none. On another machine a process cannot be seen, and none is taken for dead."""
-    waiting = [worker.pid for worker in state.workers if not worker.is_ready]
-    return node.spec.is_local and any(pid <= 0 or started_ticks(pid) is None for pid in waiting)
+def _before_the_dead(node: Node, model: str, version: str) -> int | None:
+    """How many workers stand before the first dead one; None where none is dead, or READY ones stand behind it.
+
+    A worker is dead if its process is gone and TorchServe starts no other for LOOK_AGAIN_S. TorchServe goes on counting
+    it, so that asking for the same number starts none; scaling down ends the workers at the end of its list. What
+    serves is never ended for what does not. On another machine a process cannot be seen, and none is taken for dead.
+    """
+    if not node.spec.is_local:
+        return None
+    first = _gone(_require(node, model, version))
+    if not first:
+        return None
+    time.sleep(LOOK_AGAIN_S)
+    state = _require(node, model, version)
+    dead = first & _gone(state)
+    place = next((n for n, worker in enumerate(state.workers) if (worker.id, worker.pid) in dead), None)
+    if place is None or any(worker.is_ready for worker in state.workers[place:]):
+        return None
+    return place
+
+
+def _gone(state: VersionState) -> set[tuple[str, int]]:
+    """Id and last pid of the workers without a process."""
+    return {
+        (worker.id, worker.pid)
+        for worker in state.workers
+        if not worker.is_ready and (worker.pid <= 0 or started_ticks(worker.pid) is None)
+    }
 
 
 def _wait_ready(node: Node, model: str, version: str, note: Note, timeout_s: float | None, offset: int) -> VersionState:
@@ -236,9 +304,16 @@ def last_exception(log: Path, offset: int, model: str, version: str) -> str:
     return next((match[1] for line in reversed(lines) if (match := pattern.search(line))), "")
 
 
-def _undo(node: Node, archive: StoredArchive, note: Note) -> None:
-    """Unregister what failed; what fails here is only told, because the error that is being raised counts more."""
+def _undo(node: Node, archive: StoredArchive, error: BaseException) -> None:
+    """Unregister what failed. An answer that never came may still be on its way, so this looks for a while.
+
+    What fails here is added to the error that is being raised.
+    """
+    end = time.monotonic() + (UNDO_S if isinstance(error, Unreachable | KeyboardInterrupt) else 0.0)
     try:
-        node.client.unregister(archive.model, archive.version)
-    except NodeError as error:
-        note(f"could not unregister it again: {error.message}")
+        while not node.client.unregister(archive.model, archive.version) and time.monotonic() < end:
+            time.sleep(POLL_S)
+    except NodeError as second:
+        if isinstance(error, TsctlError):
+            error.message += f"\nand it could not be unregistered again: {second.message}"
+            error.hint = error.hint or f"Try again: tsctl models unregister {archive.model} {archive.version}"

@@ -13,11 +13,12 @@ import pytest
 import yaml
 
 from tsctl.archive.build import build_version
+from tsctl.archive.container import unpack
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.spec import read_archive_spec
 from tsctl.archive.store import find_archive, import_archive
-from tsctl.archive.trial import Request, try_archive
+from tsctl.archive.trial import Request, run_probe
 from tsctl.archive.verify import Report, verify
 from tsctl.errors import ArchiveError
 from tsctl.project import Project
@@ -205,13 +206,13 @@ def test_an_archive_that_does_not_end_is_stopped_with_what_it_started(tmp_path: 
 
 
 @pytest.mark.parametrize("model", ["digits:1.0", "breast_cancer:1.0"])
-def test_the_bundled_handlers_run_and_not_the_checkouts(model: str) -> None:
+def test_the_bundled_handlers_run_and_not_the_checkouts(model: str, tmp_path: Path) -> None:
     archive = find_archive(Project(CHECKOUT), *model.split(":"))
-    trial = try_archive(archive.path, [[Request(b"", "application/json")]])
+    unpack(archive.path, tmp_path)
+    trial = run_probe(tmp_path, [[Request(b"", "application/json")]])
     assert trial.answers[0][0].status == 400
     assert trial.handlers_file is not None
-    assert not trial.handlers_file.startswith(str(CHECKOUT))
-    assert Path(trial.handlers_file).parts[-2:] == ("handlers", "__init__.py")
+    assert Path(trial.handlers_file) == tmp_path / "handlers" / "__init__.py"
 
 
 def test_golden_answers_are_made_from_the_present_ones_and_hold(tmp_path: Path) -> None:

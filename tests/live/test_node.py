@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.live.conftest import HALF, TINY, Site, is_alive, processes_of, until, write_tiny
 
@@ -33,6 +34,46 @@ def test_a_killed_node_comes_back_with_its_versions_defaults_and_workers(site: S
     assert site.run("models", "list", "--json").json() == before
     assert site.ask("tiny", HALF).json() == {"y": 1.5}
     assert site.ask("tiny/1.0", HALF).json() == {"y": 1.0}
+
+
+def test_a_version_that_cannot_come_back_is_tried_again_until_it_is_given_up(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}, "2.0": {"factor": 3.0}})
+    site.run("archive", "build")
+    site.run("node", "start")
+    site.run("models", "register", "tiny:1.0")
+    site.run("models", "register", "tiny:2.0")
+    site.run("models", "set-default", "tiny", "2.0")
+    site.run("models", "scale", "tiny", "2.0", "0")
+    site.run("node", "stop")
+    [archive] = (site.root / "archives" / "store").glob("tiny-2.0-*.mar")
+    archive.rename(site.root / "away.mar")
+
+    failed = site.run("node", "start", status=4)
+    assert f"tiny 2.0: its archive {archive.name} is no longer in archives/store" in failed.err
+    assert site.ask("tiny", HALF).json() == {"y": 1.0}
+    site.run("node", "stop")
+    (site.root / "away.mar").rename(archive)
+    site.run("node", "start")
+    rows = site.run("models", "list", "--json").json()
+    assert [(row["version"], row["default"], row["workers"]) for row in rows] == [("1.0", False, 1), ("2.0", True, 0)]
+
+    site.run("node", "stop")
+    archive.unlink()
+    site.run("node", "start", status=4)
+    site.run("models", "unregister", "tiny", "2.0")
+    site.run("node", "stop")
+    site.run("node", "start")
+    assert [row["version"] for row in site.run("models", "list", "--json").json()] == ["1.0"]
+
+
+def test_a_node_without_token_authorization_serves_and_stops(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}})
+    site.configure(disable_token_authorization="true")
+    site.deploy(TINY)
+    told = site.run("up").out
+    assert "\ncurl -sS -H 'Content-Type: application/json'" in told
+    assert requests.post(f"{site.inference}/predictions/tiny", data=HALF, timeout=10).status_code == 200
+    assert not (site.folder / "inference.header").exists()
 
 
 def test_a_port_in_use_is_one_clear_line(site: Site) -> None:

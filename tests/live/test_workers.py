@@ -151,3 +151,44 @@ def test_a_version_that_is_not_ready_does_not_become_the_default(site: Site) -> 
     site.run("models", "unregister", "tiny", "2.0")
     site.run("models", "unregister", "tiny", "1.0")
     assert site.run("models", "list", "--json").json() == []
+
+
+def test_bytes_that_do_not_load_leave_the_old_ones_serving(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}, "2.0": {"factor": 3.0}})
+    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": None, "2.0": None}}})
+    site.run("up")
+    write_tiny(site, "tiny", {"1.0": {"factor": 9.0}, "2.0": {"factor": 3.0}}, golden=1.0)
+    failed = site.run("up", status=4)
+    assert "tiny 1.0 serves what it served before, tiny-1.0-" in failed.err
+    assert site.ask("tiny", HALF).json() == {"y": 1.0}
+    rows = site.run("models", "list", "--json").json()
+    assert [(row["version"], row["default"], row["ready"]) for row in rows] == [("1.0", True, 1), ("2.0", False, 1)]
+
+
+def test_a_dead_worker_is_started_anew_beside_one_that_serves(site: Site) -> None:
+    trap = site.root / "trap"
+    write_tiny(site, "tiny", {"1.0": {"fail_while": str(trap)}})
+    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 2}}}})
+    site.run("up")
+    serving, victim = site.workers("tiny", "1.0")
+    trap.touch()
+    os.kill(victim, signal.SIGKILL)
+    log = site.folder / "logs" / "ts_log.log"
+    until(lambda: "Auto recovery failed again" in log.read_text(), 30, "TorchServe's first failed retry")
+    time.sleep(8)
+    trap.unlink()
+    site.run("models", "scale", "tiny", "1.0", "2")
+    now = site.workers("tiny", "1.0")
+    assert len(now) == 2
+    assert serving in now, "the worker that served was not ended"
+
+
+def test_an_interrupted_register_leaves_nothing_registered(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {"load_s": 20}})
+    site.run("archive", "build")
+    site.run("node", "start")
+    with site.start("models", "register", "tiny:1.0") as process:
+        until(lambda: site.run("models", "list", "--json").json(), 20, "the version on the node")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    assert site.run("models", "list", "--json").json() == []

@@ -181,7 +181,7 @@ def test_a_recipe_that_fails_shows_its_last_lines_and_keeps_nothing(project: Pro
     (folder / "recipe.py").write_text('print("before")\nraise SystemExit("no data set")\n')
     with pytest.raises(ArchiveError, match=r"(?s)recipe.py of toy 1.0 ended with status 1:.*before.*no data set"):
         built(project)
-    assert list((folder / ".built").iterdir()) == []
+    assert [path.name for path in (folder / ".built").iterdir()] == [".1.0.lock"]
     assert list_archives(project) == []
 
 
@@ -200,6 +200,8 @@ BROKEN: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "no handler": (remove("handler.py"), {}, "names handler.py, and"),
     "no file": (remove("seed.bin"), {}, "seed.bin is named in archive.yaml and does not exist"),
     "no samples": (remove("samples"), {}, "names samples, and"),
+    "an empty folder of samples": (remove("samples/one.json"), {}, "holds no sample"),
+    "a sample without a known suffix": (write("samples/digit.bin", "x"), {}, "is no sample: expected a file that ends"),
     "no golden answers": (remove("golden/1.0.json"), {}, "no golden answers"),
     "a module that is not there": (lambda _: None, {"handler": "handlers.nothing"}, "has no such module"),
     "two sources": (lambda _: None, {"files": ["seed.bin", "handler.py"]}, "two sources write the entry handler.py"),

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, content_checks, pickle_check, read_facts, structure_checks
-from tsctl.archive.container import open_archive, write_archive
+from tsctl.archive.container import open_archive, unpack, write_archive
 from tsctl.archive.store import StoredArchive, archive_of, find_archive, import_archive, list_archives, make_current
 from tsctl.errors import ArchiveError
 from tsctl.project import Project
@@ -209,6 +209,49 @@ def test_the_current_archive_is_remembered_and_without_memory_the_newest(tmp_pat
     assert find_archive(project, "toy", "1.0") == new
     with pytest.raises(ArchiveError, match=r"no archive of toy 2\.0 in archives/store"):
         find_archive(project, "toy", "2.0")
+
+
+@pytest.mark.parametrize(
+    ("model", "version"),
+    [("../../evil", "1.0"), ("my model", "1.0"), ("tokenizer", "1.0"), ("m", "1.0-rc1"), ("m", "all"), ("m", "token1")],
+)
+def test_names_that_the_store_or_torchserve_cannot_carry_are_refused(tmp_path: Path, model: str, version: str) -> None:
+    manifest = {"model": {"modelName": model, "modelVersion": version, "handler": "h"}}
+    path = store(tmp_path / "elsewhere", {**entries(), "MAR-INF/MANIFEST.json": json.dumps(manifest).encode()})
+    with pytest.raises(ArchiveError, match=r"modelName|modelVersion"):
+        import_archive(Project(tmp_path / "project"), path)
+    assert not (tmp_path / "project").exists()
+    assert outcomes(path)["manifest"][0] == FAIL
+
+
+@pytest.mark.parametrize("place", [b'"modelName"', b"startupTimeout", b"class H"])
+def test_a_damaged_archive_is_told_and_gives_no_traceback(tmp_path: Path, place: bytes) -> None:
+    path = store(tmp_path, entries()).rename(tmp_path / "damaged.mar")
+    content = bytearray(path.read_bytes())
+    content[content.index(place)] ^= 1
+    path.write_bytes(content)
+    assert FAIL in {outcome for outcome, _ in outcomes(path).values()}
+    with pytest.raises(ArchiveError, match="cannot be unpacked"):
+        unpack(path, tmp_path / "folder")
+
+
+def test_a_damaged_stream_and_a_folder_are_no_archives(tmp_path: Path) -> None:
+    path = tmp_path / "deflated.mar"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("h.py", "x = 1\n" * 1000)
+    content = bytearray(path.read_bytes())
+    content[40] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError, match=r"entry h\.py cannot be unpacked"):
+        unpack(path, tmp_path / "folder")
+    with pytest.raises(ArchiveError, match="is no archive"):
+        import_archive(Project(tmp_path), tmp_path)
+
+
+def test_a_file_that_is_also_a_folder_is_not_unpacked(tmp_path: Path) -> None:
+    path = store(tmp_path, entries({"x": b"1", "x/y": b"2"}))
+    with pytest.raises(ArchiveError, match="entry 'x/y' lies in 'x', which is a file"):
+        unpack(path, tmp_path / "folder")
 
 
 def test_an_archive_from_elsewhere_is_copied_once_under_the_stores_name(tmp_path: Path) -> None:

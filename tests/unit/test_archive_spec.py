@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"versions": {"1.0": {"timeouts": {"startup_s": 10}}}},
         "warmup.budget_s (20) must be less than timeouts.startup_s (10)",
     ),
+    "a date in the settings": (
+        {"settings": {"released": datetime.date(2024, 1, 1)}},
+        "settings: {'released': datetime.date(2024, 1, 1)}: must hold JSON values only",
+    ),
+    "a version named token": ({"versions": {"token1": None}}, "must not begin with 'token'"),
     "a negative tolerance": ({"tolerance": {"absolute": -1.0}}, "tolerance.absolute: -1.0: should be greater than"),
 }
 
@@ -79,6 +85,8 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("- a\n", "expected a mapping of keys to values, found ['a']"),
         ("model: toy\nmodel: toy\n", "line 2, column 1: the key 'model' stands here a second time"),
         ("model: [\n", "line 2, column 1"),
+        ("model: {{ x }}\n", "cannot be read"),
+        ("model: 2024-99-99\n", "cannot be read"),
         ("model: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
     ],
 )

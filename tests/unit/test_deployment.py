@@ -42,6 +42,11 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
         ("127.0.0.1:8080", "127.0.0.1", r"nodes\.local\.inference: .*with its port"),
         ("127.0.0.1:8080", "127.0.0.1:8081", r"the five ports must differ"),
         ("digits:", "tokens:", r"models\.tokens: .*must not begin with 'token'"),
+        (
+            "nodes:",
+            "nodes:\n  other: {grpc_ports: [9, 10]}",
+            r"nodes other and local both have port 8080 of 127\.0\.0\.1",
+        ),
         ("nodes:", "node:", r"nodes: missing, and required"),
         ("models:", "models: [", r"line \d+, column \d+"),
     ],

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tsctl.locks import exclusive
 
 HOLDER = """
 import sys
+import threading
 from pathlib import Path
 from tsctl.locks import exclusive
 with exclusive(Path(sys.argv[1]), "x"):
@@ -35,4 +37,18 @@ def test_the_second_writer_is_told_who_holds_the_lock_and_a_killed_holder_frees_
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
         with exclusive(lock, "model digits"):
+            assert lock.read_text() == str(os.getpid())
+
+
+def test_a_writer_that_may_wait_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(ConflictError), exclusive(lock, "x", wait_s=0.1):
+            pytest.fail("two hold the lock")
+        threading.Timer(0.3, holder.kill).start()
+        with exclusive(lock, "x", wait_s=10):
             assert lock.read_text() == str(os.getpid())

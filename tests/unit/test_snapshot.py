@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tsctl.errors import NodeError
 from tsctl.node.properties import render_properties
 from tsctl.node.snapshot import (
     KEPT_SNAPSHOTS,
     ServedVersion,
-    dump_served,
+    forget,
     last_served,
-    load_served,
+    merge,
     parse_snapshot,
     prune_snapshots,
+    read_pending,
+    write_pending,
 )
 
 STATE = {"defaultVersion": True, "marName": "digits-1.0-0123456789ab.mar", "minWorkers": 2, "maxWorkers": 3}
@@ -61,5 +65,30 @@ def test_old_snapshots_are_removed(tmp_path: Path) -> None:
     assert left[0] == "20260101000000003-snapshot.cfg"
 
 
-def test_a_pending_restore_is_read_back() -> None:
-    assert load_served(dump_served([SERVED])) == [SERVED]
+def test_what_is_pending_is_read_back_forgotten_one_by_one_and_gone_at_last(tmp_path: Path) -> None:
+    path = tmp_path / "node" / "restore.json"
+    other = replace(SERVED, version="2.0", is_default=False)
+    write_pending(path, [SERVED, other])
+    assert read_pending(path) == [SERVED, other]
+    forget(path, "digits", "1.0")
+    forget(path, "digits", "9.9")
+    assert read_pending(path) == [other]
+    forget(path, "digits", "2.0")
+    assert list(path.parent.iterdir()) == []
+    assert read_pending(path) == []
+
+
+@pytest.mark.parametrize("damaged", ["", "[{", '[{"model": "a"}]', "[1]"])
+def test_a_damaged_list_is_named(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / "restore.json").write_text(damaged)
+    with pytest.raises(NodeError, match=r"restore\.json is damaged"):
+        read_pending(tmp_path / "restore.json")
+
+
+def test_what_had_not_come_back_is_added_with_its_default() -> None:
+    first, second = replace(SERVED, is_default=True), replace(SERVED, version="2.0", is_default=False)
+    assert merge([first, second], []) == [first, second]
+    assert merge([], [first]) == [first]
+    missing = replace(SERVED, version="3.0", is_default=True)
+    assert merge([first, second], [missing]) == [replace(first, is_default=False), second, missing]
+    assert merge([first], [replace(first, min_workers=9)]) == [first], "what it served last counts"

@@ -43,9 +43,11 @@ def test_a_refusal_before_a_good_load_is_history() -> None:
     assert row.state == "starting"
 
 
-def test_a_version_without_workers_is_idle_and_not_ready() -> None:
-    row = only(rows_of([state("1.0", 0, 0)], {"digits": "1.0"}, [], []))
+def test_a_version_without_workers_is_idle_and_not_ready_where_it_is_wanted() -> None:
+    row = only(rows_of([state("1.0", 0, 0)], {"digits": "1.0"}, [("digits", "1.0")], []))
     assert (row.state, row.is_ready) == ("idle", False)
+    row = only(rows_of([state("1.0", 0, 0)], {"digits": "1.0"}, [], []))
+    assert (row.state, row.is_ready) == ("idle", True)
 
 
 def test_a_wanted_version_that_is_not_there_has_a_row_with_its_reason() -> None:

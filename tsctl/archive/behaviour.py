@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mimetypes
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from tsctl.archive.build import handlers_package
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check, Facts
+from tsctl.archive.spec import SAMPLE_TYPES
 from tsctl.archive.trial import Answer, Request, Trial, run_probe
 from tsctl.errors import ArchiveError
 
@@ -199,7 +199,7 @@ def _refusal_check(name: str, answer: Answer, statuses: range) -> Check:
 def _own_samples(folder: Path) -> list[Sample]:
     golden_file = folder / "golden.json"
     golden = json.loads(golden_file.read_text(encoding="utf-8")) if golden_file.is_file() else {}
-    paths = sorted((folder / "samples").glob("*")) if (folder / "samples").is_dir() else []
+    paths = sorted(path for path in (folder / "samples").glob("*") if path.is_file())
     found = [_sample(path) for path in paths]
     return [Sample(s.name, s.request, golden.get(s.name), s.name in golden) for s in found]
 
@@ -209,7 +209,7 @@ def _sample(path: Path) -> Sample:
         body = path.read_bytes()
     except OSError as error:
         raise ArchiveError(f"sample {path} cannot be read: {error.strerror}") from None
-    return Sample(path.name, Request(body, mimetypes.guess_type(path.name)[0] or ""))
+    return Sample(path.name, Request(body, SAMPLE_TYPES.get(path.suffix.lower(), "")))
 
 
 def _text(answer: Answer) -> str:

@@ -15,9 +15,10 @@ import yaml
 import tsctl
 from tsctl.archive.container import Content, content_digest, write_archive
 from tsctl.archive.recipe import KEY_FILE, recipe_output
-from tsctl.archive.spec import ArchiveSpec, read_archive_spec
+from tsctl.archive.spec import SAMPLE_TYPES, ArchiveSpec, read_archive_spec
 from tsctl.archive.store import StoredArchive, archive_of, list_archives, make_current
 from tsctl.errors import ArchiveError, SpecError
+from tsctl.locks import exclusive
 from tsctl.progress import Progress
 from tsctl.project import Project
 
@@ -77,11 +78,17 @@ def build_versions(project: Project, wanted: Iterable[tuple[str, str]], progress
 
 
 def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: str, note: Any) -> Built:
-    """Build one version into the store and make it the current archive of its version."""
-    made, lines = recipe_output(folder, spec, version, note)
-    entries = with_digests(assemble(folder, spec, version, made))
-    before = {archive.path.name for archive in list_archives(project)}
-    path, _ = write_archive(entries, project.store, spec.model, version)
+    """Build one version into the store and make it the current archive of its version.
+
+    Raises:
+        ArchiveError: the recipe failed, or a file is missing.
+        ConflictError: another tsctl builds it at this moment.
+    """
+    with exclusive(folder / ".built" / f".{version}.lock", f"the archive {spec.model} {version}"):
+        made, lines = recipe_output(folder, spec, version, note)
+        entries = with_digests(assemble(folder, spec, version, made))
+        before = {archive.path.name for archive in list_archives(project)}
+        path, _ = write_archive(entries, project.store, spec.model, version)
     archive = archive_of(path)
     make_current(project, archive)
     older = (a.path.name for a in list_archives(project) if (a.model, a.version) == (spec.model, version))
@@ -105,7 +112,7 @@ def assemble(
     entries.add_tree("handlers", handlers_package(), lambda path: path.suffix == ".py")
     entries.add(MANIFEST, _json(manifest(spec, version)))
     entries.add(CONFIG, yaml.safe_dump(model_config(spec, version), sort_keys=False).encode())
-    entries.add_tree("samples", _required(folder, spec.samples), lambda path: True)
+    entries.add_tree("samples", _samples(folder, spec), lambda path: True)
     if has_golden:
         entries.add("golden.json", _golden(folder, spec, version))
     if spec.handler.endswith(".py"):
@@ -230,6 +237,20 @@ def _golden(folder: Path, spec: ArchiveSpec, version: str) -> Path:
             f"no golden answers: {path} does not exist",
             f"Look at the answers and keep them: tsctl archive golden {spec.model}:{version}",
         )
+    return path
+
+
+def _samples(folder: Path, spec: ArchiveSpec) -> Path:
+    path = _required(folder, spec.samples)
+    files = sorted(path.iterdir()) if path.is_dir() else []
+    if not files:
+        raise ArchiveError(f"{path} holds no sample", "Put at least one request there, such as one.json.")
+    for file in files:
+        if not file.is_file() or file.suffix.lower() not in SAMPLE_TYPES:
+            raise ArchiveError(
+                f"{file} is no sample: expected a file that ends with {', '.join(SAMPLE_TYPES)}",
+                "The suffix says the media type of the request.",
+            )
     return path
 
 

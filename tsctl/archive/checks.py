@@ -16,7 +16,7 @@ import yaml
 from tsctl.archive.build import CONFIG, DIGESTS, MANIFEST
 from tsctl.archive.container import check_entries
 from tsctl.archive.pickles import unsafe_pickles
-from tsctl.archive.store import digest_of, parse_name
+from tsctl.archive.store import UNREADABLE, digest_of, name_mistake, parse_name
 from tsctl.errors import ArchiveError
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
@@ -69,7 +69,7 @@ def read_facts(archive: zipfile.ZipFile) -> Facts:
         manifest = json.loads(archive.read(MANIFEST))
         name = manifest["model"].get("configFile")
         config = yaml.safe_load(archive.read(name)) if name in archive.namelist() else {}
-    except (KeyError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
+    except (*UNREADABLE, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
         raise ArchiveError(f"{archive.filename}: its manifest or configuration cannot be read: {error}") from error
     return Facts(manifest, config if isinstance(config, dict) else {}, DIGESTS not in archive.namelist())
 
@@ -84,6 +84,7 @@ def structure_checks(archive: zipfile.ZipFile) -> Iterator[Check]:
         facts = read_facts(archive)
         missing = [key for key in ("modelName", "handler") if not facts.model.get(key)]
         detail = f"model.{missing[0]} is missing" if missing else ""
+        detail = detail or name_mistake(facts.model["modelName"], str(facts.model.get("modelVersion") or "1.0"))
     except ArchiveError as error:
         detail = error.message
     yield Check("manifest", FAIL if detail else PASS, detail)
@@ -125,7 +126,7 @@ def _digest_check(archive: zipfile.ZipFile, facts: Facts) -> Check:
         wrong += [
             entry for entry in sorted(stated) if entry not in wrong and _entry_digest(archive, entry) != stated[entry]
         ]
-    except (ValueError, TypeError, zipfile.BadZipFile) as error:
+    except (*UNREADABLE, TypeError) as error:
         return Check(name, FAIL, str(error))
     return Check(name, FAIL if wrong else PASS, _list("differ from what was built", wrong))
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from tsctl.archive.store import digest_of, store_name
+from tsctl.archive.store import UNREADABLE, digest_of, store_name
 from tsctl.errors import ArchiveError
 
 #: An entry's content: bytes, or the file that holds them.
@@ -67,6 +67,7 @@ def check_entries(archive: zipfile.ZipFile) -> list[str]:
     if len(infos) > MAX_ENTRIES:
         found.append(f"it has {len(infos)} entries; at most {MAX_ENTRIES} are read")
     seen: dict[str, str] = {}
+    files = {info.filename.casefold() for info in infos if not info.is_dir()}
     for info in infos:
         name = info.filename
         pure = PurePosixPath(name)
@@ -77,6 +78,9 @@ def check_entries(archive: zipfile.ZipFile) -> list[str]:
         if name.casefold() in seen:
             found.append(f"entry {name!r} is there twice (as {seen[name.casefold()]!r})")
         seen[name.casefold()] = name
+        folder = next((str(parent) for parent in pure.parents if str(parent).casefold() in files), None)
+        if folder is not None:
+            found.append(f"entry {name!r} lies in {folder!r}, which is a file")
         if info.file_size > 1 << 20 and info.file_size > MAX_RATIO * max(1, info.compress_size):
             found.append(f"entry {name!r} grows {info.file_size // max(1, info.compress_size)}-fold when unpacked")
     total = sum(info.file_size for info in infos)
@@ -95,7 +99,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except FileNotFoundError:
         raise ArchiveError(f"no such file: {path}") from None
-    except (zipfile.BadZipFile, OSError) as error:
+    except UNREADABLE as error:
         raise ArchiveError(f"{path} is not a zip file: {error}") from error
 
 
@@ -103,7 +107,7 @@ def unpack(path: Path, folder: Path) -> None:
     """Unpack the archive into a folder.
 
     Raises:
-        ArchiveError: an entry is unsafe; nothing is written then.
+        ArchiveError: an entry is unsafe, and nothing is written then; or an entry is damaged.
     """
     with open_archive(path) as archive:
         unsafe = check_entries(archive)
@@ -115,8 +119,11 @@ def unpack(path: Path, folder: Path) -> None:
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(info) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file, _BLOCK)
+            try:
+                with archive.open(info) as source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file, _BLOCK)
+            except UNREADABLE as error:
+                raise ArchiveError(f"{path.name}: entry {info.filename} cannot be unpacked: {error}") from error
 
 
 def _write(entries: Mapping[str, Content], file: IO[bytes]) -> None:

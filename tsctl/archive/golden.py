@@ -13,12 +13,14 @@ from typing import Any
 from tsctl.archive.build import assemble
 from tsctl.archive.container import Content
 from tsctl.archive.recipe import recipe_output
-from tsctl.archive.spec import ArchiveSpec
+from tsctl.archive.spec import ArchiveSpec, Tolerance
 from tsctl.archive.trial import run_probe
 from tsctl.errors import ArchiveError
 
 #: More digits would hold one machine's rounding against another's.
 SIGNIFICANT_DIGITS = 6
+#: Of the tolerance, what rounding may take.
+LARGEST_SHARE = 0.1
 
 
 def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Callable[[str], None]) -> list[str]:
@@ -40,20 +42,26 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Callable[[s
         raise ArchiveError(f"{spec.model} {version} gives no golden answers: {trial.error}\n{trial.log}")
     path = folder / spec.golden / f"{version}.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    after = {name: rounded(answer) for name, answer in trial.golden.items()}
+    tolerance = spec.serving(version).tolerance
+    after = {name: rounded(answer, tolerance) for name, answer in trial.golden.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(after, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
-def rounded(answer: Any) -> Any:
-    """The answer with its floats at SIGNIFICANT_DIGITS; they stay floats, and so keep their tolerance."""
+def rounded(answer: Any, tolerance: Tolerance) -> Any:
+    """The answer with its floats at SIGNIFICANT_DIGITS, and as they are where that would use up the tolerance.
+
+    They stay floats, and so keep their tolerance.
+    """
     if isinstance(answer, dict):
-        return {key: rounded(value) for key, value in answer.items()}
+        return {key: rounded(value, tolerance) for key, value in answer.items()}
     if isinstance(answer, list):
-        return [rounded(value) for value in answer]
+        return [rounded(value, tolerance) for value in answer]
     if isinstance(answer, float) and math.isfinite(answer):
-        return float(f"{answer:.{SIGNIFICANT_DIGITS}g}")
+        short = float(f"{answer:.{SIGNIFICANT_DIGITS}g}")
+        allowed = tolerance.absolute + tolerance.relative * abs(answer)
+        return short if abs(short - answer) <= LARGEST_SHARE * allowed else answer
     return answer
 
 

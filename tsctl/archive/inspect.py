@@ -11,7 +11,7 @@ from typing import Any
 
 from tsctl.archive.checks import read_facts
 from tsctl.archive.container import open_archive
-from tsctl.archive.store import digest_of
+from tsctl.archive.store import UNREADABLE, digest_of
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,10 @@ def read_tensors(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> list[Tensor
             return []
         try:
             header = json.loads(file.read(length))
-        except ValueError:
+            return [
+                Tensor(name, str(entry["dtype"]), tuple(entry["shape"]))
+                for name, entry in header.items()
+                if name != "__metadata__"
+            ]
+        except (*UNREADABLE, AttributeError, KeyError, TypeError):
             return []
-    return [
-        Tensor(name, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items() if name != "__metadata__"
-    ]

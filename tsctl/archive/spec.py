@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -16,6 +17,23 @@ def _inside(path: str) -> str:
         raise ValueError("must be a plain relative path inside the archive's folder, with /")
     return path
 
+
+#: Media type of a sample by its suffix; handlers/samples.py has the same table, because neither may import the other.
+SAMPLE_TYPES = {
+    ".json": "application/json", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".txt": "text/plain"
+}  # fmt: skip
+
+
+def _json_values(settings: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(settings, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"must hold JSON values only ({error}); quote dates") from None
+    return settings
+
+
+#: Given to the recipe and the handler as JSON.
+Settings = Annotated[dict[str, Any], AfterValidator(_json_values)]
 
 #: A file or folder beside archive.yaml.
 InsidePath = Annotated[str, AfterValidator(_inside)]
@@ -79,7 +97,7 @@ class Serving(SpecModel):
     limits: Limits = Limits()
     queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # torch threads a worker; None: cores / workers
-    settings: dict[str, Any] = {}  # handed to the handler as it is
+    settings: Settings = {}  # handed to the handler as it is
 
     @model_validator(mode="after")
     def _warm_in_time(self) -> Serving:
@@ -102,7 +120,7 @@ class VersionSpec(SpecModel):
     limits: Limits | None = None
     queue_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    settings: dict[str, Any] = {}
+    settings: Settings = {}
 
 
 class ArchiveSpec(Serving):

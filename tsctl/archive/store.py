@@ -12,11 +12,16 @@ import os
 import re
 import shutil
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from tsctl.errors import ArchiveError
+from tsctl.locks import exclusive
 from tsctl.project import Project
+from tsctl.spec import ModelName, ModelVersion
 
 DIGEST_DIGITS = 12
 _NAME = re.compile(
@@ -24,6 +29,8 @@ _NAME = re.compile(
     rf"-(?P<digest>[0-9a-f]{{{DIGEST_DIGITS}}})\.mar$"
 )
 _BLOCK = 1 << 20
+#: What reading a damaged zip file may raise; a flipped byte can be met by any of them.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -92,22 +99,23 @@ def find_archive(project: Project, model: str, version: str) -> StoredArchive:
 
 def make_current(project: Project, archive: StoredArchive) -> None:
     """Make this the archive that its version means."""
-    content = {**_current(project), f"{archive.model}:{archive.version}": archive.digest}
     path = project.store / "current.json"
-    written = path.with_name(f".current.{os.getpid()}")
-    written.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    written.replace(path)
+    with exclusive(project.store / ".current.lock", "the list of current archives", wait_s=10.0):
+        content = {**_current(project), f"{archive.model}:{archive.version}": archive.digest}
+        written = path.with_name(f".current.{os.getpid()}")
+        written.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        written.replace(path)
 
 
 def import_archive(project: Project, path: Path) -> StoredArchive:
     """A .mar file from anywhere as an archive of the store, copied there under the store's naming.
 
     Raises:
-        ArchiveError: it is no archive.
+        ArchiveError: it is no archive, or its model's name or version cannot stand in a URL and a file name.
     """
     if path.resolve().parent == project.store.resolve() and parse_name(path.name):
         return archive_of(path)
-    model, version = _names_inside(path)
+    model, version = names_inside(path)
     digest = digest_of(path)
     target = project.store / store_name(model, version, digest)
     if not target.is_file():
@@ -120,15 +128,34 @@ def import_archive(project: Project, path: Path) -> StoredArchive:
     return archive
 
 
-def _names_inside(path: Path) -> tuple[str, str]:
+def names_inside(path: Path) -> tuple[str, str]:
+    """The model and version that an archive's manifest names.
+
+    Raises:
+        ArchiveError: it is no archive, or a name is one that the store and TorchServe's URLs cannot carry.
+    """
     try:
         with zipfile.ZipFile(path) as content:
             model = json.loads(content.read("MAR-INF/MANIFEST.json"))["model"]
-        return str(model["modelName"]), str(model.get("modelVersion") or "1.0")
+        names = str(model["modelName"]), str(model.get("modelVersion") or "1.0")
     except FileNotFoundError:
         raise ArchiveError(f"no such file: {path}") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+    except (*UNREADABLE, KeyError, TypeError, AttributeError) as error:
         raise ArchiveError(f"{path} is no archive: {error}", "Make it with torch-model-archiver or tsctl.") from error
+    wrong = name_mistake(*names)
+    if wrong:
+        raise ArchiveError(f"{path}: {wrong}", "Make the archive again under another name or version.")
+    return names
+
+
+def name_mistake(model: str, version: str) -> str:
+    """What is wrong with the names in a manifest; empty where nothing is."""
+    for kind, name, rule in (("modelName", model, ModelName), ("modelVersion", version, ModelVersion)):
+        try:
+            TypeAdapter(rule).validate_python(name)
+        except ValidationError as error:
+            return f"{kind} {name!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+    return ""
 
 
 def _current(project: Project) -> dict[str, str]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from tsctl.archive.container import unpack
 from tsctl.errors import ArchiveError
+from tsctl.node.process import INHERITED
 
 TIMEOUT_S = 300.0
 _PROBE = Path(__file__).with_name("probe.py")
@@ -58,17 +58,6 @@ class Trial:
     handlers_file: str | None = None  # which package `handlers` ran
 
 
-def try_archive(path: Path, batches: Sequence[Sequence[Request]], timeout_s: float = TIMEOUT_S) -> Trial:
-    """Load the archive as TorchServe would and send it the batches.
-
-    Raises:
-        ArchiveError: the archive is unsafe to unpack, or TorchServe is not installed.
-    """
-    with tempfile.TemporaryDirectory(prefix="tsctl-try-") as folder:
-        unpack(path, Path(folder))
-        return run_probe(Path(folder), batches, timeout_s=timeout_s)
-
-
 def run_probe(
     folder: Path, batches: Sequence[Sequence[Request]], golden: bool = False, timeout_s: float = TIMEOUT_S
 ) -> Trial:
@@ -106,7 +95,7 @@ def batch_size(folder: Path, model: Mapping[str, Any]) -> int:
 
 def _run(command: list[str], timeout_s: float) -> str:
     """What the process wrote last; its own group is killed at the deadline, with whatever it started."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}  # as a worker of a node has
     with subprocess.Popen(
         command,
         env={**environment, "PYTHONDONTWRITEBYTECODE": "1", "TS_DECODE_INPUT_REQUEST": "true"},

@@ -161,12 +161,15 @@ def golden(names: Names = None) -> None:
 def _archive_files(names: list[str] | None) -> list[Path]:
     """The .mar files that the names mean; none means every version's current archive."""
     from tsctl.archive.store import find_archive, list_archives
+    from tsctl.errors import ArchiveError
 
     if names and all(name.endswith(".mar") for name in names):
         return [Path(name) for name in names]
     project = find_project()
     if not names:
         current = {find_archive(project, a.model, a.version).path for a in list_archives(project)}
+        if not current:
+            raise ArchiveError(f"no archive in {project.relative(project.store)}", "Build them: tsctl archive build")
         return sorted(current)
     files = []
     for name in names:

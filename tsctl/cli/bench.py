@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tsctl.cli.context import open_one_node
+from tsctl.cli.context import open_deployment
 from tsctl.cli.models import Json
-from tsctl.cli.node import NodeOption
 from tsctl.cli.output import print_json, print_table
 
 app = typer.Typer(help="Measure; every figure is compared inside one run.", no_args_is_help=True)
@@ -22,14 +21,13 @@ def _group() -> None:
 @app.command("first-request")
 def first_request(
     rounds: Annotated[int, typer.Option(min=1, help="Cold starts per model.")] = 5,
-    node: NodeOption = None,
     json: Json = False,
 ) -> None:
     """The first request after READY against the median of the next hundred, and the same on stock TorchServe."""
     from tsctl.bench.first_request import measure
     from tsctl.progress import Progress
 
-    rows = measure(*open_one_node(node), rounds, Progress())
+    rows = measure(*open_deployment(), rounds, Progress())
     if json:
         print_json([row.as_json() for row in rows])
         return

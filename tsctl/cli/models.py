@@ -33,7 +33,8 @@ def list_models(node: NodeOption = None, json: Json = False) -> None:
     states = opened.client.states()
     defaults = opened.client.models()
     rows = [
-        (s.model, s.version, s.version == defaults[s.model], s.ready_workers, s.min_workers, s.archive) for s in states
+        (s.model, s.version, s.version == defaults.get(s.model), s.ready_workers, s.min_workers, s.archive)
+        for s in states
     ]
     columns = ("model", "version", "default", "ready", "workers", "archive")
     if json:
@@ -82,7 +83,7 @@ def scale(
     node: NodeOption = None,
     timeout: Timeout = None,
 ) -> None:
-    """Set the number of workers and wait until all are READY; dead ones are revived."""
+    """Set the number of workers and wait until all are READY; dead ones are started anew."""
     from tsctl import versions
     from tsctl.progress import Progress
 

@@ -12,6 +12,7 @@ import typer
 from tsctl.cli.context import open_one_node
 
 if TYPE_CHECKING:
+    from tsctl.errors import TsctlError
     from tsctl.node.connection import Node
     from tsctl.node.start import Restored
 
@@ -42,13 +43,19 @@ def start(
             opened.paths.pending_restore.unlink(missing_ok=True)
         restored = restore(project, opened, progress, frozenset())
         typer.echo(f"node {opened.name} answers at {opened.spec.inference}")
-        if foreground:
-            status = process.wait()
-            raise _ended(opened, status)
-    except KeyboardInterrupt:
-        stop_node(opened, progress)
+        failure = _failure(opened, restored)
+        if not foreground:
+            if failure:
+                raise failure
+            return
+        if failure:  # the node serves what it can: who watches it must be told, and not lose the rest
+            typer.echo(f"warning: {failure.message}", err=True)
+        status = process.wait()
+    except BaseException as error:
+        if foreground or isinstance(error, KeyboardInterrupt):
+            stop_node(opened, progress)
         raise
-    _report_failed(opened, restored)
+    raise _ended(opened, status)
 
 
 @app.command()
@@ -67,7 +74,7 @@ def wait(
     node: NodeOption = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 120.0,
 ) -> None:
-    """Wait until every version of deployment.yaml is ready on the node."""
+    """Wait until every version of deployment.yaml, and every other with workers, is ready on the node."""
     from tsctl.errors import NodeError
     from tsctl.progress import Progress
     from tsctl.status import node_status
@@ -96,9 +103,13 @@ def _ended(node: Node, status: int) -> Exception:
     return NodeError(f"node {node.name} ended by itself with status {status}:\n{crash_report(node.paths)}")
 
 
-def _report_failed(node: Node, restored: Restored) -> None:
+def _failure(node: Node, restored: Restored) -> TsctlError | None:
     from tsctl.errors import NodeError
 
-    if restored.failed:
-        reasons = "\n".join(f"  {entry.model} {entry.version}: {reason}" for entry, reason in restored.failed)
-        raise NodeError(f"node {node.name} runs, but some versions did not come back:\n{reasons}")
+    if not restored.failed:
+        return None
+    reasons = "\n".join(f"  {entry.model} {entry.version}: {reason}" for entry, reason in restored.failed)
+    return NodeError(
+        f"node {node.name} runs, but some versions did not come back:\n{reasons}",
+        "They are tried again at the next start; 'tsctl models unregister' gives one up.",
+    )

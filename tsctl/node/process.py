@@ -127,13 +127,12 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
     """Start the node's process in a session of its own, with its record written.
 
     Raises:
-        NodeError: a port is in use, the disk is full, TorchServe is not installed.
+        NodeError: a port is in use, or TorchServe is not installed.
     """
     for folder in (project.state, paths.folder.parent, paths.folder, paths.logs):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
     project.store.mkdir(parents=True, exist_ok=True)
-    _require_free_space(paths.folder)
     _require_free_ports(node)
     _sweep(paths)
     tmp = _temporary_folder(paths)
@@ -183,7 +182,7 @@ def stop(paths: NodePaths, clock: Callable[[], float] = time.monotonic) -> bool:
         return False
     was_running = started_ticks(record.pid) == record.started_ticks
     if was_running:
-        os.kill(record.pid, signal.SIGTERM)
+        _signal(record.pid, signal.SIGTERM)
         end = clock() + STOP_GRACE_S
         while started_ticks(record.pid) == record.started_ticks and clock() < end:
             _reap(record.pid)
@@ -208,18 +207,23 @@ def _sweep(paths: NodePaths) -> None:
     end = time.monotonic() + STOP_GRACE_S
     while members := _group_members(record):
         for pid in members:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            except PermissionError:
-                raise NodeError(f"process {pid} of this node belongs to another user and cannot be ended") from None
+            _signal(pid, signal.SIGKILL)
         if time.monotonic() > end:
             raise NodeError(f"processes of this node do not end: {', '.join(map(str, members))}")
         _reap(record.pid)
         time.sleep(0.05)
     shutil.rmtree(record.tmp, ignore_errors=True)
     paths.record.unlink(missing_ok=True)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    """Signal the process; one that ended a moment ago is no error."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise NodeError(f"process {pid} of this node belongs to another user and cannot be ended") from None
 
 
 def _group_members(record: NodeRecord) -> list[int]:
@@ -271,7 +275,13 @@ def _torchserve_home() -> Path:
     return Path(package.origin).parent.parent
 
 
-def _require_free_space(folder: Path) -> None:
+def require_free_space(folder: Path) -> None:
+    """Refuse where a node's logs and unpacked archives would soon fill the disk.
+
+    Raises:
+        NodeError: the disk of the folder, which is made, is nearly full.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < LEAST_FREE_BYTES:
         raise NodeError(

@@ -7,10 +7,11 @@ here the newest whole snapshot is read, and the models are registered again one 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tsctl.errors import NodeError
 from tsctl.node.properties import parse_properties
 
 #: TorchServe writes a file per change and never removes one.
@@ -61,14 +62,49 @@ def prune_snapshots(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def dump_served(served: list[ServedVersion]) -> str:
-    """The list as JSON that `load_served` reads."""
-    return json.dumps([asdict(entry) for entry in served], indent=2) + "\n"
+def merge(served: list[ServedVersion], pending: list[ServedVersion]) -> list[ServedVersion]:
+    """What a node should serve after a start: what it served last, and what had not come back by then.
+
+    A model whose default had not come back gets that default again.
+    """
+    there = {(entry.model, entry.version) for entry in served}
+    missing = [entry for entry in pending if (entry.model, entry.version) not in there]
+    moved = {entry.model for entry in missing if entry.is_default}
+    kept = [replace(entry, is_default=entry.is_default and entry.model not in moved) for entry in served]
+    return sorted([*kept, *missing], key=lambda entry: (entry.model, entry.version))
 
 
-def load_served(text: str) -> list[ServedVersion]:
-    """What `dump_served` wrote."""
-    return [ServedVersion(**entry) for entry in json.loads(text)]
+def read_pending(path: Path) -> list[ServedVersion]:
+    """The versions that are still to be registered again; none where there is no file.
+
+    Raises:
+        NodeError: the file is damaged.
+    """
+    if not path.is_file():
+        return []
+    try:
+        return [ServedVersion(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise NodeError(f"{path} is damaged: {error}", f"Remove it to start the node empty: rm {path}") from error
+
+
+def write_pending(path: Path, pending: list[ServedVersion]) -> None:
+    """Keep the list, or remove the file where nothing is left to come back; a reader never sees half of it."""
+    if not pending:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    written = path.with_name(f"{path.name}.new")
+    written.write_text(json.dumps([asdict(entry) for entry in pending], indent=2) + "\n", encoding="utf-8")
+    written.replace(path)
+
+
+def forget(path: Path, model: str, version: str) -> None:
+    """The version does not come back at the next start."""
+    pending = read_pending(path)
+    kept = [entry for entry in pending if (entry.model, entry.version) != (model, version)]
+    if kept != pending:
+        write_pending(path, kept)
 
 
 def _served(model: str, version: str, state: dict[str, Any]) -> ServedVersion:

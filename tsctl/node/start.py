@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from tsctl.archive.store import archive_of
 from tsctl.errors import ArchiveError, NodeError, TsctlError
@@ -13,7 +13,15 @@ from tsctl.locks import exclusive
 from tsctl.node import process
 from tsctl.node.connection import Node
 from tsctl.node.java import find_java
-from tsctl.node.snapshot import ServedVersion, dump_served, last_served, load_served, prune_snapshots
+from tsctl.node.snapshot import (
+    ServedVersion,
+    forget,
+    last_served,
+    merge,
+    prune_snapshots,
+    read_pending,
+    write_pending,
+)
 from tsctl.progress import Progress
 from tsctl.project import Project
 from tsctl.versions import Note, register, scale, set_default
@@ -37,9 +45,10 @@ def start_node(project: Project, node: Node, progress: Progress) -> subprocess.P
         ConflictError: another tsctl starts it at this moment.
     """
     _require_local(node)
-    with exclusive(node.paths.folder / "locks" / "node.lock", f"node {node.name}"):
+    with exclusive(_lock(node), f"node {node.name}"):
         if node.pid:
             raise NodeError(f"node {node.name} runs already (pid {node.pid})", "Stop it with 'tsctl node stop' first.")
+        process.require_free_space(node.paths.folder)
         _remember_served(node)
         java = find_java()
         for reason in java.rejected:
@@ -57,40 +66,41 @@ def start_node(project: Project, node: Node, progress: Progress) -> subprocess.P
 
 
 def restore(project: Project, node: Node, progress: Progress, superseded: frozenset[tuple[str, str]]) -> Restored:
-    """Register again what the node served before; one version that fails stops no other.
+    """Register again what the node served before; one that fails stops no other, and is tried at the next start.
 
     Args:
         superseded: (model, version) pairs that the caller will register itself from newer bytes.
     """
-    if not node.paths.pending_restore.is_file():
-        return Restored((), ())
     served: list[ServedVersion] = []
     failed: list[tuple[ServedVersion, str]] = []
-    for entry in load_served(node.paths.pending_restore.read_text(encoding="utf-8")):
-        if (entry.model, entry.version) in superseded or node.client.describe(entry.model, entry.version):
-            continue
-        try:
-            with progress.step(f"restoring {entry.model} {entry.version}") as step:
-                _restore_one(project, node, entry, step.note)
-                step.done(f"{entry.min_workers} ready")
-            served.append(entry)
-        except TsctlError as error:
-            failed.append((entry, error.message))
-    for entry in served:
-        if entry.is_default and node.client.default_version(entry.model) != entry.version:
-            set_default(node, entry.model, entry.version)
-    node.paths.pending_restore.unlink()
+    for entry in read_pending(node.paths.pending_restore):
+        if (entry.model, entry.version) not in superseded and not node.client.describe(entry.model, entry.version):
+            try:
+                with progress.step(f"restoring {entry.model} {entry.version}") as step:
+                    _restore_one(project, node, entry, step.note)
+                    step.done(f"{entry.min_workers} ready")
+                served.append(entry)
+            except TsctlError as error:
+                failed.append((entry, error.message))
+                continue
+        forget(node.paths.pending_restore, entry.model, entry.version)
     return Restored(tuple(served), tuple(failed))
 
 
 def stop_node(node: Node, progress: Progress) -> bool:
-    """End the node and its workers; False if it did not run."""
+    """End the node and its workers; False if it did not run.
+
+    Raises:
+        NodeError: processes are left that cannot be ended.
+        ConflictError: another tsctl starts or stops it at this moment.
+    """
     _require_local(node)
-    if process.read_record(node.paths) is None:
-        return False
-    with progress.step(f"stopping node {node.name}") as step:
-        was_running = process.stop(node.paths)
-        step.done("stopped" if was_running else "was not running; its leftovers are removed")
+    with exclusive(_lock(node), f"node {node.name}"):
+        if process.read_record(node.paths) is None:
+            return False
+        with progress.step(f"stopping node {node.name}") as step:
+            was_running = process.stop(node.paths)
+            step.done("stopped" if was_running else "was not running; its leftovers are removed")
     return was_running
 
 
@@ -99,16 +109,16 @@ def _restore_one(project: Project, node: Node, entry: ServedVersion, note: Note)
     if not path.is_file():
         raise ArchiveError(f"its archive {entry.archive} is no longer in {project.relative(project.store)}")
     register(node, archive_of(path), entry.min_workers or None, note)
+    if entry.is_default and node.client.default_version(entry.model) != entry.version:
+        set_default(node, entry.model, entry.version)
     if entry.min_workers == 0:
         scale(node, entry.model, entry.version, 0, note)
 
 
 def _remember_served(node: Node) -> None:
-    """Keep what the node served last, before its start writes an empty snapshot; an unfinished restore stays."""
-    if not node.paths.pending_restore.is_file():
-        served = last_served(node.paths.snapshots)
-        node.paths.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        node.paths.pending_restore.write_text(dump_served(served), encoding="utf-8")
+    """Keep what the node served last, before its start writes an empty snapshot."""
+    pending = read_pending(node.paths.pending_restore)
+    write_pending(node.paths.pending_restore, merge(last_served(node.paths.snapshots), pending))
     prune_snapshots(node.paths.snapshots)
 
 
@@ -119,14 +129,28 @@ def _wait_answering(node: Node, started: subprocess.Popen[bytes]) -> None:
             raise NodeError(
                 f"node {node.name} ended with status {started.returncode}:\n{process.crash_report(node.paths)}"
             )
-        with contextlib.suppress(NodeError):  # not there yet: the deadline below tells
-            node.client.models()
+        last = _not_answering(node)
+        if not last:
             return
         if time.monotonic() > end:
             raise NodeError(
-                f"node {node.name} does not answer after {START_TIMEOUT_S:g} s:\n{process.crash_report(node.paths)}"
+                f"node {node.name} does not answer after {START_TIMEOUT_S:g} s ({last}):\n"
+                f"{process.crash_report(node.paths)}"
             )
         time.sleep(0.05)
+
+
+def _not_answering(node: Node) -> str:
+    """Why the management API does not answer; empty where it does. The key file may be there and half-written."""
+    try:
+        node.client.models()
+    except NodeError as error:
+        return error.message
+    return ""
+
+
+def _lock(node: Node) -> Path:
+    return node.paths.folder / "locks" / "node.lock"
 
 
 def _require_local(node: Node) -> None:
@@ -134,4 +158,9 @@ def _require_local(node: Node) -> None:
         raise NodeError(
             f"node {node.name} is on {node.spec.host}, not on this machine",
             "Start and stop it there, with its own tsctl.",
+        )
+    if node.spec.key_file is not None:
+        raise NodeError(
+            f"deployment.yaml gives node {node.name} a key_file, so it is started by somebody else",
+            "Leave key_file out to have it started here; tsctl then finds its tokens itself.",
         )

@@ -11,6 +11,10 @@ from pathlib import Path
 from tsctl.errors import NodeError
 
 
+class NoKeyFile(NodeError):
+    """The node has not written its tokens, because it was never started or has been stopped."""
+
+
 @dataclass(frozen=True)
 class Token:
     """One bearer token; its value stays out of every representation."""
@@ -39,14 +43,15 @@ def read_tokens(key_file: Path) -> Tokens:
     """The tokens in TorchServe's key_file.json.
 
     Raises:
-        NodeError: there is no such file, it is not one of TorchServe's, or others than its owner may read it.
+        NoKeyFile: there is no such file.
+        NodeError: it is not one of TorchServe's, or others than its owner may read it.
     """
     try:
         mode = key_file.stat().st_mode
         content = json.loads(key_file.read_text(encoding="utf-8"))
         tokens = Tokens(*(_token(content[kind]) for kind in ("inference", "management", "API")))
     except FileNotFoundError:
-        raise NodeError(f"no key file {key_file}", "Start the node with 'tsctl node start' first.") from None
+        raise NoKeyFile(f"no key file {key_file}", "Start the node with 'tsctl node start' first.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NodeError(f"{key_file} is not a key file of TorchServe: {type(error).__name__}") from None
     if mode & 0o077:

@@ -19,7 +19,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up down status archives verify test test-unit test-live lint \
-	bench-first-request clean distclean
+	bench-first-request bench-overhead clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -54,6 +54,9 @@ test-live: archives  ## Run the tests against real nodes
 
 bench-first-request: archives  ## Measure the first request after READY against the median of the next hundred
 	@$(RUN) scripts/bench.py first-request
+
+bench-overhead: $(STAMP)  ## Measure requests a second of a linear layer, against stock TorchServe (needs wrk)
+	@$(RUN) scripts/bench.py overhead
 
 lint: $(STAMP)  ## Check style, types, the CLI reference, and that no place of one machine is written down
 	$(RUN) -m ruff check .

@@ -19,6 +19,7 @@ import torch
 from pydantic import BaseModel
 from pydantic_core import to_json
 
+from handlers import wire
 from handlers.device import choose_device, set_threads, threads_per_worker, usable_cores
 from handlers.errors import (
     LoadError,
@@ -132,6 +133,7 @@ class ServingHandler:
             reason = f"{error}" if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
             self._say({"outcome": "refused", "reason": " ".join(reason.split())[:2000]})
             raise LoadError(f"{self.model} {self.version} must not serve: {reason}") from error
+        self._is_bulk = self._wants_bulk and wire.install()
         gc.collect()
         gc.freeze()  # what is alive now stays: the collector need not walk it between requests
         self._say({"outcome": "ready", "seconds": round(time.monotonic() - begin, 3), **self._report(timings)})
@@ -294,6 +296,7 @@ class ServingHandler:
         self._max_request_bytes = serving["limits"]["request_bytes"]
         self._warmup_budget_s = serving["warmup"]["budget_s"]
         self._tolerance = Tolerance(**serving["tolerance"])
+        self._wants_bulk = serving.get("wire", "bulk") == "bulk"
         self.device = torch.device(choose_device(properties.get("gpu_id"), torch.cuda.device_count()))
         self.threads = threads_per_worker(serving.get("threads"), usable_cores(), config.get("maxWorkers", 1))
         set_threads(self.threads)
@@ -325,6 +328,7 @@ class ServingHandler:
         return {
             "device": str(self.device),
             "threads": self.threads,
+            "wire": "bulk" if self._is_bulk else "stock",
             "warmup": [
                 {
                     "batch": timing.batch,

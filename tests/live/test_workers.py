@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ import time
 
 import pytest
 import requests
+import yaml
 
 from tests.live.conftest import HALF, TINY, Site, until, write_tiny
 
@@ -192,3 +194,27 @@ def test_an_interrupted_register_leaves_nothing_registered(site: Site) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
     assert site.run("models", "list", "--json").json() == []
+
+
+def test_the_bulk_wire_and_torchserves_own_give_the_same_answers(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}, "2.0": {}})
+    path = site.root / "archives" / "tiny" / "archive.yaml"
+    spec = yaml.safe_load(path.read_text())
+    spec["versions"]["2.0"]["wire"] = "stock"
+    path.write_text(yaml.safe_dump(spec))
+    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": None, "2.0": None}}})
+    site.run("up")
+    log = site.folder / "logs" / "model_log.log"
+    reports = [
+        json.loads(line.partition("[TSCTL LOAD] ")[2]) for line in log.read_text().splitlines() if "[TSCTL" in line
+    ]
+    assert {report["version"]: report["wire"] for report in reports} == {"1.0": "bulk", "2.0": "stock"}
+    bodies = [HALF, b"", b"{", b'{"x": "y"}', b" " * 200_000 + HALF, b"x" * (2 << 20)]
+    for body in bodies:
+        bulk, stock = (site.ask(f"tiny/{version}", body, **{"x-request-id": "same"}) for version in ("1.0", "2.0"))
+        assert bulk.status_code == stock.status_code, body[:40]
+        assert bulk.content.replace(b'"version":"1.0"', b"") == stock.content.replace(b'"version":"2.0"', b"")
+        changing = {"x-request-id", "x-model-version", "date", "content-length"}
+        assert {k: v for k, v in bulk.headers.items() if k.lower() not in changing} == {
+            k: v for k, v in stock.headers.items() if k.lower() not in changing
+        }

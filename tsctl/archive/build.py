@@ -162,6 +162,7 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
         "jobQueueSize": serving.queue_size,
         "serving": {
             "threads": serving.threads,
+            "wire": serving.wire,
             "warmup": serving.warmup.model_dump(),
             "limits": serving.limits.model_dump(),
             "tolerance": serving.tolerance.model_dump(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -96,6 +96,7 @@ class Serving(SpecModel):
     warmup: Warmup = Warmup()
     limits: Limits = Limits()
     queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    wire: Literal["bulk", "stock"] = "bulk"  # how a worker reads and writes TorchServe's messages; see handlers/wire.py
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # torch threads a worker; None: cores / workers
     settings: Settings = {}  # handed to the handler as it is
 
@@ -119,6 +120,7 @@ class VersionSpec(SpecModel):
     warmup: Warmup | None = None
     limits: Limits | None = None
     queue_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    wire: Literal["bulk", "stock"] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     settings: Settings = {}
 

@@ -6,13 +6,8 @@ that only the server is measured.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -22,8 +17,9 @@ from urllib.parse import urlsplit
 
 from tsctl import versions
 from tsctl.archive.store import StoredArchive, find_archive, import_archive
-from tsctl.deployment import DeploymentSpec, NodeSpec
-from tsctl.errors import ArchiveError, NodeError
+from tsctl.bench.own_node import archived_by_torchserve, free_node, json_sample, own_project, silent
+from tsctl.deployment import DeploymentSpec
+from tsctl.errors import NodeError
 from tsctl.node.connection import Node, open_node
 from tsctl.node.start import start_node, stop_node
 from tsctl.node.tokens import read_tokens
@@ -57,63 +53,26 @@ def measure(project: Project, deployment: DeploymentSpec, rounds: int, progress:
         ArchiveError: an archive is not built.
     """
     with tempfile.TemporaryDirectory(prefix="tsctl-bench-") as folder:
-        own = _own_project(project, Path(folder))
-        node = open_node(own, "bench", _free_node())
+        own = own_project(project, Path(folder))
+        node = open_node(own, "bench", free_node())
         rows = []
         for model, target in deployment.models.items():
             archive = import_archive(own, find_archive(project, model, target.default).path)
-            rows.append(_row(own, node, archive, "tsctl", _json_sample(archive), rounds, progress))
+            rows.append(_row(own, node, archive, "tsctl", json_sample(archive), rounds, progress))
         if "digits" in deployment.models:
             digits = find_archive(project, "digits", deployment.models["digits"].default)
             archive = import_archive(own, stock_digits(project, deployment, Path(folder)))
-            rows.append(_row(own, node, archive, "stock BaseHandler", _json_sample(digits), rounds, progress))
+            rows.append(_row(own, node, archive, "stock BaseHandler", json_sample(digits), rounds, progress))
     return rows
-
-
-def _own_project(project: Project, folder: Path) -> Project:
-    """A project for this run alone, with the node settings of the real one."""
-    own = Project(folder)
-    own.store.mkdir(parents=True)
-    shutil.copyfile(project.config_properties, own.config_properties)
-    if (project.root / "log4j2.xml").is_file():
-        shutil.copyfile(project.root / "log4j2.xml", own.root / "log4j2.xml")
-    return own
-
-
-def _free_node() -> NodeSpec:
-    """A node on ports that nothing listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
-        for opened in sockets:
-            opened.bind(("127.0.0.1", 0))
-        ports = [opened.getsockname()[1] for opened in sockets]
-    inference, management, metrics = (f"http://127.0.0.1:{port}" for port in ports[:3])
-    return NodeSpec(inference=inference, management=management, metrics=metrics, grpc_ports=(ports[3], ports[4]))
-
-
-def _json_sample(archive: StoredArchive) -> tuple[bytes, str]:
-    """Body and media type of the archive's first sample that is JSON, else of its first."""
-    samples = versions.read_samples(archive.path)
-    if not samples:
-        raise ArchiveError(f"{archive.path.name} has no sample to ask it with")
-    _, body, media_type = next((sample for sample in samples if sample[2] == "application/json"), samples[0])
-    return body, media_type
 
 
 def stock_digits(project: Project, deployment: DeploymentSpec, folder: Path) -> Path:
     """digits' network and weights under TorchServe's own BaseHandler, made by torch-model-archiver into the folder."""
     version = deployment.models["digits"].default
     weights = project.archives / "digits" / ".built" / version / "model.safetensors"
-    command = [
-        sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "stock_digits", "--version", version,
-        "--handler", str(Path(__file__).parent / "stock" / "digits_handler.py"), "--extra-files",
-        f"{weights},{project.archives / 'digits' / 'model.py'},{project.archives / 'digits' / 'archive.yaml'}",
-        "--export-path", str(folder),
-    ]  # fmt: skip
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        raise ArchiveError(f"torch-model-archiver failed: {made.stderr.strip()[-500:]}")
-    return folder / "stock_digits.mar"
+    handler = Path(__file__).parent / "stock" / "digits_handler.py"
+    extra = [weights, project.archives / "digits" / "model.py", project.archives / "digits" / "archive.yaml"]
+    return archived_by_torchserve("stock_digits", version, handler, extra, folder)
 
 
 def _row(
@@ -146,7 +105,7 @@ def _row(
 
 def _round(project: Project, node: Node, archive: StoredArchive, sample: tuple[bytes, str]) -> tuple[float, float]:
     """Milliseconds of the first request and of the median of those that follow, on a node started for this round."""
-    quiet = Progress(_silent())
+    quiet = Progress(silent())
     start_node(project, node, quiet)
     node.paths.pending_restore.unlink(missing_ok=True)
     try:
@@ -176,9 +135,3 @@ def _ask(node: Node, path: str, body: bytes, media_type: str) -> list[float]:
             raise NodeError(f"{path} answered {answer.status}")
     connection.close()
     return times
-
-
-def _silent() -> Any:
-    from rich.console import Console
-
-    return Console(quiet=True)

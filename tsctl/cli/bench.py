@@ -33,3 +33,22 @@ def first_request(
         return
     columns = ("model", "handler", "first ms", "median ms", "ratio", "worst ratio")
     print_table(columns, [(r.model, r.handler, r.first_ms, r.median_ms, r.ratio, r.worst_ratio) for r in rows])
+
+
+@app.command()
+def overhead(
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of every way.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Measured load per turn.")] = 10,
+    json: Json = False,
+) -> None:
+    """A linear layer under 128 connections: this project's handler against TorchServe's own, in one run."""
+    from tsctl.bench.overhead import measure
+    from tsctl.progress import Progress
+    from tsctl.project import find_project
+
+    rows = measure(find_project(), rounds, seconds, Progress())
+    if json:
+        print_json([row.as_json() for row in rows])
+        return
+    columns = ("way", "requests/s", "p50 ms", "p99 ms", "failed", "times stock")
+    print_table(columns, [(r.way, r.requests_s, r.p50_ms, r.p99_ms, r.failed, r.times_stock) for r in rows])

@@ -1,0 +1,315 @@
+"""Makes TorchServe 0.12.0's worker read and write its messages in bulk; the only file that knows TorchServe's insides.
+
+TorchServe's own decoder makes a system call for every integer and every field, about thirty a request, and decodes the
+same header names again and again; its encoder grows one buffer field by field; and it logs two lines a batch, which the
+node parses. That is more than the model costs where the model is small. `install` replaces three functions of the
+worker's process. The bytes on the socket are the same in both directions, which tests hold against TorchServe's own.
+
+Any other version of TorchServe, and any message that this file does not expect, goes TorchServe's own way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+logger = logging.getLogger(__name__)
+
+#: The version whose messages this file reads and writes.
+TORCHSERVE = "0.12.0"
+
+_INT = struct.Struct("!i")
+_read_int = _INT.unpack_from
+_write_int = _INT.pack
+_END = _INT.pack(-1)
+#: What one recv asks for; the usual batch comes in one.
+_CHUNK = 1 << 18
+#: Header names and header blocks that are remembered; a client that invents new ones costs no more than this memory.
+_REMEMBERED = 1024
+
+
+class Item(NamedTuple):
+    """One request as TorchServe's service would make it of its message."""
+
+    request_id: str
+    properties: dict[str, Any]  # form field name to its own headers, then request header name to value
+    fields: dict[str, bytes]
+
+
+class Batch(list[Item]):
+    """A decoded inference message; tells it from TorchServe's own list of dicts."""
+
+
+class Disconnected(Exception):
+    """The node closed the connection."""
+
+
+class _Short(Exception):
+    """The item does not lie whole in memory yet; its next part ends at `end`."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__(end)
+        self.end = end
+
+
+class Reader:
+    """Reads one connection in large blocks and parses from memory; keeps what came too early for the next message."""
+
+    def __init__(self, receive: Callable[[int], bytes]) -> None:
+        self._receive = receive
+        self._held = b""
+        self._at = 0
+        self._names: dict[bytes, str] = {}
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes.
+
+        Raises:
+            Disconnected: the connection ended before.
+        """
+        if self._at + count > len(self._held):
+            self._fill(self._at + count)
+        begin = self._at
+        self._at += count
+        return self._held[begin : self._at]
+
+    def batch(self) -> Batch:
+        """The items of an inference message, whose command byte was read already."""
+        items = Batch()
+        while True:
+            item = self._item()
+            if item is None:
+                return items
+            items.append(item)
+
+    def _item(self) -> Item | None:
+        """The next item, None at the end of the list; parsed anew from its begin each time that bytes were missing."""
+        while True:
+            try:
+                return self._parse()
+            except _Short as short:
+                self._fill(short.end)
+
+    def _parse(self) -> Item | None:
+        held, at, have = self._held, self._at, len(self._held)
+        names = self._names
+        if at + 4 > have:
+            raise _Short(at + 4)
+        (length,) = _read_int(held, at)
+        at += 4
+        if length == -1:
+            self._at = at
+            return None
+        if at + length > have:
+            raise _Short(at + length)
+        request_id = held[at : at + length].decode()
+        at += length
+        headers: list[tuple[str, str]] = []
+        while True:
+            if at + 4 > have:
+                raise _Short(at + 4)
+            (length,) = _read_int(held, at)
+            at += 4
+            if length == -1:
+                break
+            if at + length + 4 > have:
+                raise _Short(at + length + 4)
+            raw = held[at : at + length]
+            at += length
+            name = names.get(raw)
+            if name is None:
+                name = raw.decode()
+                if len(names) < _REMEMBERED:
+                    names[raw] = name
+            (length,) = _read_int(held, at)
+            at += 4
+            if at + length > have:
+                raise _Short(at + length)
+            headers.append((name, held[at : at + length].decode()))
+            at += length
+        properties: dict[str, Any] = {}
+        fields: dict[str, bytes] = {}
+        while True:
+            if at + 4 > have:
+                raise _Short(at + 4)
+            (length,) = _read_int(held, at)
+            at += 4
+            if length == -1:
+                break
+            if at + length + 4 > have:
+                raise _Short(at + length + 4)
+            field = held[at : at + length].decode()
+            at += length
+            (length,) = _read_int(held, at)
+            at += 4
+            if at + length + 4 > have:
+                raise _Short(at + length + 4)
+            properties[field] = {"content-type": held[at : at + length].decode()}
+            at += length
+            (length,) = _read_int(held, at)
+            at += 4
+            if at + length > have:
+                raise _Short(at + length)
+            fields[field] = held[at : at + length]
+            at += length
+        properties.update(headers)
+        self._at = at
+        return Item(request_id, properties, fields)
+
+    def _fill(self, end: int) -> None:
+        """Hold at least `end` bytes, counted from the begin of what is held; what was read before `_at` is dropped."""
+        chunks = [self._held[self._at :]] if self._at else [self._held]
+        have = len(chunks[0])
+        end -= self._at
+        while have < end:
+            chunk = self._receive(max(_CHUNK, end - have))
+            if not chunk:
+                raise Disconnected
+            chunks.append(chunk)
+            have += len(chunk)
+        self._held = b"".join(chunks)
+        self._at = 0
+
+
+def encode(answers: list[bytes], context: Any) -> bytes:
+    """A predict response with status 200 as TorchServe writes it: one answer per item, with the item's own status,
+    media type and headers out of the context."""
+    parts = [_PREDICTED]
+    for index, processor in enumerate(context.request_processor):
+        request_id = context.request_ids[index].encode()
+        headers: dict[str, str] = processor.get_response_headers()
+        media_type = headers.get("content-type") or ""
+        phrase = processor.get_response_status_phrase() or ""
+        answer = answers[index]
+        parts += (
+            _write_int(len(request_id)),
+            request_id,
+            _head(media_type, processor.get_response_status_code(), phrase, tuple(headers.items())),
+            _write_int(len(answer)),
+            answer,
+        )
+    parts.append(_END)
+    return b"".join(parts)
+
+
+_PREDICTED = _write_int(200) + _write_int(18) + b"Prediction success"
+
+
+@lru_cache(_REMEMBERED)
+def _head(media_type: str, status: int | None, phrase: str, headers: tuple[tuple[str, str], ...]) -> bytes:
+    """An answer's media type, status and headers; TorchServe counts the first two in characters, and so does this."""
+    parts = [
+        _write_int(len(media_type)),
+        media_type.encode(),
+        _write_int(200 if status is None else status),
+        _write_int(len(phrase)),
+        phrase.encode(),
+        _write_int(len(headers)),
+    ]
+    for text in (part for pair in headers for part in pair):
+        encoded = text.encode()
+        parts += (_write_int(len(encoded)), encoded)
+    return b"".join(parts)
+
+
+def install() -> bool:
+    """From now on this worker's messages go through this file; False where TorchServe's own way stays.
+
+    Nothing is done in a process that is no worker. May be called again.
+    """
+    package = sys.modules.get("ts")
+    handler = sys.modules.get("ts.protocol.otf_message_handler")
+    service = sys.modules.get("ts.service")
+    if package is None or handler is None or service is None:
+        return False
+    version = str(getattr(package, "__version__", "unknown"))
+    if version != TORCHSERVE or os.environ.get("LOCAL_RANK", "0") != "0":
+        logger.warning("TorchServe %s: its own message decoder is used, handlers/wire.py knows %s", version, TORCHSERVE)
+        return False
+    if service.Service.predict is not predict:
+        _replace(handler, service)
+    return True
+
+
+def _replace(handler: Any, service: Any) -> None:
+    """Put this file's functions in place of TorchServe's, which it looks up in its modules at every call."""
+    global _stock
+    _stock = _Stock(handler._retrieve_load_msg, service.Service.predict, handler.create_predict_response)
+    handler.retrieve_msg = retrieve_msg
+    worker: Any = sys.modules["__main__"]
+    if hasattr(worker, "retrieve_msg"):  # model_service_worker.py, which imported it by name
+        worker.retrieve_msg = retrieve_msg
+    service.Service.predict = predict
+
+
+class _Stock(NamedTuple):
+    """What was replaced, or is still needed."""
+
+    retrieve_load_msg: Callable[[Any], dict[str, Any]]
+    predict: Callable[[Any, Any], Any]
+    create_predict_response: Callable[..., Any]
+
+
+_stock: _Stock
+_readers: WeakKeyDictionary[Any, Reader] = WeakKeyDictionary()
+
+
+def retrieve_msg(connection: Any) -> tuple[bytes, Any]:
+    """The next command and its message; ends the process where the node is gone, as TorchServe does."""
+    reader = _readers.get(connection)
+    if reader is None:
+        reader = _readers[connection] = Reader(connection.recv)
+    try:
+        command = reader.take(1)
+        if command == b"I":
+            return command, reader.batch()
+        if command == b"L":
+            return command, _stock.retrieve_load_msg(_Connection(reader))
+    except Disconnected:
+        logger.info("the node is gone")
+        sys.exit(0)
+    raise ValueError(f"TorchServe sent the unknown command {command!r}")
+
+
+class _Connection:
+    """A reader with the one method of a socket that TorchServe's decoder calls."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.recv = reader.take
+
+
+def predict(self: Any, batch: Any) -> Any:
+    """`Service.predict`: the response to a batch, without a line in the log for each."""
+    if not isinstance(batch, Batch):
+        return _stock.predict(self, batch)
+    from ts.context import RequestProcessor
+
+    context = self.context
+    context.request_ids = ids = {index: item.request_id for index, item in enumerate(batch)}
+    context.request_processor = [RequestProcessor(item.properties) for item in batch]
+    context.metrics.request_ids = ids
+    context.cl_socket = self.cl_socket
+    try:
+        answers = self._entry_point([item.fields for item in batch], context)
+    except Exception:
+        # `handle` answers for each item and does not raise; where one of the author's own does, TorchServe's own
+        # words for it stay, and the worker lives
+        logger.exception("handle failed on a batch of %d", len(batch))
+        return _stock.create_predict_response(None, ids, "Prediction failed", 503)
+    if (
+        isinstance(answers, list)
+        and len(answers) == len(batch)
+        and all(type(answer) is bytes for answer in answers)
+        and context.stopping_criteria is None
+    ):
+        return encode(answers, context)
+    if not isinstance(answers, list) or len(answers) != len(batch):
+        logger.error("handle gave no list of %d answers", len(batch))
+        return _stock.create_predict_response(None, ids, "Invalid model predict output", 503)
+    return _stock.create_predict_response(answers, ids, "Prediction success", 200, context=context)

@@ -7,10 +7,13 @@ model did; `initialize` either leaves a warm worker whose answers to the samples
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import logging
 import os
+import threading
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,17 +23,20 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from handlers import wire
-from handlers.device import choose_device, set_threads, threads_per_worker, usable_cores
+from handlers.device import choose_device, is_fatal, is_out_of_memory, set_threads, threads_per_worker, usable_cores
 from handlers.errors import (
+    DeadlinePassed,
     LoadError,
     ModelFailed,
     NotImplementedHere,
     PayloadTooLarge,
     RequestError,
     UndecodableBody,
+    UnreadableHeader,
     UnsupportedMedia,
 )
 from handlers.golden import Tolerance, difference
+from handlers.isolation import Broken, GaveUp, Isolation, Quarantine
 from handlers.items import JSON, Incoming, Outgoing, problem, read_item, request_id_of, sniff
 from handlers.samples import Sample, read_requests, read_samples
 from handlers.schema import Schema, finite_json, parse_json
@@ -41,6 +47,14 @@ logger = logging.getLogger(__name__)
 
 #: Begins the one log line in which a worker says how its load ended; tsctl reads it back from the node's log.
 LOAD_MARKER = "[TSCTL LOAD]"
+#: Until when a client waits: milliseconds since 1970, by the clock of whoever sets it.
+DEADLINE_HEADER = "x-request-deadline-ms"
+LONGEST_MOMENT = 15
+#: How long, in seconds, and how many items that made the model fail are not tried again.
+QUARANTINE_S = 60
+QUARANTINED = 1024
+#: Seconds from the last answers to the end of a worker whose device failed.
+ENDING_S = 0.5
 
 
 class ServingHandler:
@@ -63,7 +77,7 @@ class ServingHandler:
     batch_size: int
     settings: dict[str, Any]
     network: torch.nn.Module
-    _halved_by = ""  # why a batch was last answered in halves
+    _last_failure = ""  # what the model raised last, and where; for whoever runs the node, never for a client
 
     # ---- for the author of a model -------------------------------------------------------------------------------
 
@@ -109,7 +123,8 @@ class ServingHandler:
             batch = [requests[i % len(requests)] for i in range(size)]
             failed = next((answer for answer in self.answer(batch) if answer.status != 200), None)
             if failed is not None:
-                raise LoadError(f"warm-up at batch {size} failed: {failed.body.decode()}")
+                reason = self._last_failure or json.loads(failed.body)["detail"]
+                raise LoadError(f"warm-up at batch {size} failed: {reason}")
 
         return warm_up(run, batch_sizes(self.batch_size), self._warmup_budget_s, time.monotonic)
 
@@ -145,6 +160,8 @@ class ServingHandler:
             context.set_response_status(answer.status, answer.phrase, index)
             context.set_response_content_type(index, answer.media_type)
             context.set_response_header(index, "x-model-version", self.version)
+        if self._isolation.is_broken:
+            self._end_worker()
         return [answer.body for answer in answers]
 
     def golden_answers(self, context: Any) -> dict[str, Any]:
@@ -161,7 +178,8 @@ class ServingHandler:
         for name, request in read_requests(self.model_dir / "samples"):
             [answer] = self.answer([request])
             if answer.status != 200:
-                raise LoadError(f"sample {name}: answered {answer.status}: {answer.body.decode()}")
+                reason = self._last_failure or json.loads(answer.body)["detail"]
+                raise LoadError(f"sample {name}: answered {answer.status}: {reason}")
             answers[name] = json.loads(answer.body)
         return answers
 
@@ -178,10 +196,10 @@ class ServingHandler:
                 indices.append(index)
             except RequestError as error:
                 outcomes[index] = self._problem(error, request)
-        for index, result in zip(indices, self._predict(items), strict=True):
+        for index, result in zip(indices, self._isolation.outcomes(items), strict=True):
             request = requests[index]
-            if isinstance(result, RequestError):
-                outcomes[index] = self._problem(result, request)
+            if isinstance(result, Exception):
+                outcomes[index] = self._problem(self._failure(result, request), request)
             else:
                 outcomes[index] = self._encode(result, request)
         return [outcome for outcome in outcomes if outcome is not None]
@@ -218,6 +236,7 @@ class ServingHandler:
         return [next(answers) if isinstance(item, Incoming) else item for item in received]
 
     def _decode(self, request: Incoming) -> Any:
+        self._refuse_late(request)
         if len(request.body) > self._max_request_bytes:
             raise PayloadTooLarge(
                 f"The body has {len(request.body)} bytes; at most {self._max_request_bytes} may come."
@@ -225,6 +244,10 @@ class ServingHandler:
         if not request.body:
             raise UndecodableBody("The request has no body.")
         media_type = request.media_type or sniff(request.body)
+        if self._quarantine and self._quarantine.holds(_digest(request)):
+            raise ModelFailed(
+                f"The same request made the model fail less than {QUARANTINE_S} s ago; it is not tried again so soon."
+            )
         if media_type not in self.media_types:
             known = ", ".join(self.media_types)
             raise UnsupportedMedia(f"Content-Type {media_type} is not read here; send one of {known}.")
@@ -236,30 +259,37 @@ class ServingHandler:
             logger.exception("%s %s: decoding request %s failed", self.model, self.version, request.request_id)
             raise ModelFailed("The handler failed while it decoded the request.") from None
 
-    def _predict(self, items: list[Any]) -> list[Any]:
-        """An answer or a RequestError for each item: a batch that fails is halved until the failing item is alone."""
-        if not items:
-            return []
-        try:
-            return self._run(items)
-        except RequestError as error:
-            if len(items) == 1:
-                return [error]
-            self._halved_by = f"{type(error).__name__}: {error}"
-        except Exception as error:
-            if len(items) == 1:
-                logger.exception("%s %s: the model failed on an item", self.model, self.version)
-                return [ModelFailed("The model raised an error on this item; other items were not affected.")]
-            self._halved_by = f"{type(error).__name__}: {error}"
-        half = len(items) // 2
-        return self._predict(items[:half]) + self._predict(items[half:])
+    def _failure(self, error: Exception, request: Incoming) -> RequestError:
+        """What the client of an item is told whose batch raised this, once the item stood alone."""
+        if isinstance(error, RequestError):
+            return error
+        if isinstance(error, GaveUp):
+            return ModelFailed("Its batch failed, and there was no time to find out which item made it fail.")
+        logger.error("%s %s: the model failed on an item", self.model, self.version, exc_info=error)
+        self._last_failure = _where(error)
+        if isinstance(error, Broken):
+            return ModelFailed("The worker's device failed; the worker starts anew.")
+        if is_out_of_memory(error):
+            return ModelFailed("The item alone needs more memory than there is.")
+        self._quarantine.add(_digest(request))
+        return ModelFailed("The model raised an error on this item; other items were not affected.")
 
-    def _run(self, items: list[Any]) -> list[Any]:
+    def _run(self, items: Sequence[Any]) -> list[Any]:
         with torch.inference_mode():
-            answers = list(self.postprocess(self.inference(self.preprocess(items))))
+            answers = list(self.postprocess(self.inference(self.preprocess(list(items)))))
         if len(answers) != len(items):
             raise ValueError(f"postprocess returned {len(answers)} answers for {len(items)} items")
         return answers
+
+    def _refuse_late(self, request: Incoming) -> None:
+        """Nobody waits for an answer after its deadline, so nothing is computed for it."""
+        sent = request.headers.get(DEADLINE_HEADER)
+        if sent is None:
+            return
+        if not (sent.isascii() and sent.isdigit()) or len(sent) > LONGEST_MOMENT:
+            raise UnreadableHeader(f"{DEADLINE_HEADER} must be a moment in milliseconds since 1970, as a whole number.")
+        if time.time() * 1000 >= int(sent):
+            raise DeadlinePassed("The deadline had passed before the request was computed.")
 
     def _encode(self, answer: Any, request: Incoming) -> Outgoing:
         try:
@@ -273,6 +303,13 @@ class ServingHandler:
 
     def _problem(self, error: RequestError, request: Incoming) -> Outgoing:
         return problem(error, request.request_id, self.model, self.version)
+
+    def _end_worker(self) -> None:
+        """End this process once the answers are sent: a failed device works again only in a new one."""
+        logger.critical("%s %s: the device failed, and this worker ends", self.model, self.version)
+        ending = threading.Timer(ENDING_S, os._exit, (1,))
+        ending.daemon = True
+        ending.start()
 
     # ---- starting up ---------------------------------------------------------------------------------------------
 
@@ -296,6 +333,10 @@ class ServingHandler:
         self._max_request_bytes = serving["limits"]["request_bytes"]
         self._warmup_budget_s = serving["warmup"]["budget_s"]
         self._tolerance = Tolerance(**serving["tolerance"])
+        self._isolation = Isolation(
+            self._run, is_out_of_memory, is_fatal, config.get("responseTimeout", 60) / 2, time.monotonic
+        )
+        self._quarantine = Quarantine(QUARANTINE_S, QUARANTINED, time.monotonic)
         self._wants_bulk = serving.get("wire", "bulk") == "bulk"
         self.device = torch.device(choose_device(properties.get("gpu_id"), torch.cuda.device_count()))
         self.threads = threads_per_worker(serving.get("threads"), usable_cores(), config.get("maxWorkers", 1))
@@ -313,7 +354,8 @@ class ServingHandler:
 
     def _prove_one(self, sample: Sample, answer: Outgoing, how: str) -> None:
         if answer.status != 200:
-            raise LoadError(f"sample {sample.name}, {how}: answered {answer.status}: {answer.body.decode()}")
+            reason = self._last_failure or json.loads(answer.body)["detail"]
+            raise LoadError(f"sample {sample.name}, {how}: answered {answer.status}: {reason}")
         found = difference(json.loads(answer.body), sample.golden, self._tolerance)
         if found:
             raise LoadError(f"sample {sample.name}, {how}, is not the golden answer: {found}")
@@ -321,8 +363,9 @@ class ServingHandler:
     def _refuse_halved(self) -> None:
         """Every answer was right, but a batch of samples failed as a whole and was answered in halves: no worker may
         serve that pays for each batch several times."""
-        if self._halved_by:
-            raise LoadError(f"a batch of samples fails, though each sample alone does not: {self._halved_by}")
+        if self._isolation.last_split:
+            reason = self._isolation.last_split
+            raise LoadError(f"a batch of samples fails, though each sample alone does not: {reason}")
 
     def _report(self, timings: list[BatchTiming]) -> dict[str, Any]:
         return {
@@ -358,3 +401,14 @@ def _refuse_foreign_package(model_dir: Path) -> None:
     running = Path(__file__).resolve().parent
     if bundled.is_dir() and bundled.resolve() != running:
         raise LoadError(f"the package 'handlers' comes from {running}, not from the archive: unset PYTHONPATH")
+
+
+def _digest(request: Incoming) -> bytes:
+    return hashlib.sha256(request.media_type.encode() + b"\0" + request.body).digest()
+
+
+def _where(error: Exception) -> str:
+    """The error and the line that raised it, such as `KeyError: 'speces' (handler.py, line 25)`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"

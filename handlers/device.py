@@ -60,3 +60,13 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a smaller batch may succeed where this one raised; by type, never by the words of the message."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def is_fatal(error: Exception) -> bool:
+    """Whether the device answers every later call with the same error, as CUDA does after a failed kernel."""
+    return isinstance(error, torch.AcceleratorError)

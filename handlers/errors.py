@@ -1,12 +1,14 @@
 """What a handler raises on purpose, and the one place where it becomes a problem document (RFC 9457).
 
     RequestError              an answer for one item, with an HTTP status
+      UnreadableHeader    400 a header that means something here, and cannot be read
       UndecodableBody     400 the bytes are not what their media type says
       PayloadTooLarge     413 more bytes, pixels or parts than the archive allows
       UnsupportedMedia    415 a media type that this handler does not read
       DoesNotFit          422 decoded, but it does not fit the request schema; carries `errors`
       ModelFailed         500 the model raised, or answered something that cannot be sent
       NotImplementedHere  501 an operation of TorchServe that this handler does not offer
+      DeadlinePassed      504 the client does not wait for the answer any more
     LoadError                 the worker must not serve
 
 No stack trace, file path or input value of a failed item may reach a client: `detail` is written for them.
@@ -37,6 +39,14 @@ class RequestError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.errors = errors
+
+
+class UnreadableHeader(RequestError):
+    """A header that means something here, and cannot be read."""
+
+    status = 400
+    kind = "unreadable-header"
+    title = "A header cannot be read"
 
 
 class UndecodableBody(RequestError):
@@ -85,6 +95,14 @@ class NotImplementedHere(RequestError):
     status = 501
     kind = "not-implemented"
     title = "This operation is not offered"
+
+
+class DeadlinePassed(RequestError):
+    """The client does not wait for the answer any more."""
+
+    status = 504
+    kind = "deadline-passed"
+    title = "The deadline has passed"
 
 
 class LoadError(RuntimeError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from handlers.errors import PROBLEM_MEDIA_TYPE, RequestError, UndecodableBody, problem_document
+from handlers.errors import PROBLEM_MEDIA_TYPE, RequestError, UndecodableBody, UnsupportedMedia, problem_document
 
 JSON = "application/json"
 PNG = "image/png"
@@ -57,6 +57,7 @@ def read_item(fields: Mapping[str, Any], properties: Mapping[str, Any], server_i
 
     Raises:
         UndecodableBody: no field, or several where one is expected.
+        UnsupportedMedia: a form without a field.
     """
     headers = {name.lower(): value for name, value in properties.items() if isinstance(value, str)}
     request_id = _plain_id(headers.get("x-request-id")) or server_id
@@ -87,6 +88,8 @@ def _field(fields: Mapping[str, Any], is_form: bool) -> str:
     """The field that holds the item; beside a bare body there may be fields of the URL's query, which are not meant."""
     if not is_form and _RAW_FIELD in fields:
         return _RAW_FIELD
+    if not fields and is_form:  # what `curl -d` makes of JSON where no Content-Type is given
+        raise UnsupportedMedia(f"The body came as a form without a field; send it with Content-Type: {JSON}.")
     if not fields:
         raise UndecodableBody("The request has no body.")
     name = next(iter(fields))

@@ -16,12 +16,13 @@ ENTERED = "TSCTL_ENTERED_VENV"
 
 
 def enter():
-    """The checkout's own tsctl is importable, with its dependencies.
+    """The checkout's own tsctl is importable, with its dependencies, and works on this checkout from any folder.
 
     Restarts the script under `.venv` where this Python lacks some of them; ends the process with status 1 where
     `.venv` is missing or incomplete.
     """
     sys.path[0] = str(ROOT)  # in place of scripts/, whose files would hide packages of the same name
+    os.environ.setdefault("TSCTL_PROJECT", str(ROOT))
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         _restart(missing)

@@ -49,6 +49,9 @@ class Progress:
             else:
                 self.console.print(f"{escape(title)} ...")
                 yield step
+        except KeyboardInterrupt:
+            self._close(step, "interrupted", "yellow", time.monotonic() - begin)
+            raise
         except BaseException:
             self._close(step, "failed", "red", time.monotonic() - begin)
             raise

@@ -78,6 +78,8 @@ def read_spec(path: Path, model: type[Spec]) -> Spec:
         raise SpecError(_yaml_mistake(path, error)) from error
     except (TypeError, ValueError) as error:  # a key that is a mapping, a date that does not exist
         raise SpecError(f"{path}: cannot be read: {error}") from error
+    if content is None:
+        raise SpecError(f"{path}: expected a mapping of keys to values, found nothing")
     if not isinstance(content, dict):
         raise SpecError(f"{path}: expected a mapping of keys to values, found {_shown(content)}")
     try:
@@ -107,6 +109,8 @@ def _expectation(entry: Any) -> str:
     message = str(entry["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     if entry["type"] == "string_type" and isinstance(entry["input"], int | float):
         return f'{message}; quote it, as in "{entry["input"]}"'
+    if entry["type"] == "model_type":
+        return "should be a mapping of keys to values"
     return message
 
 

@@ -16,7 +16,7 @@ from tsctl.deployment import DeploymentSpec
 from tsctl.errors import NodeError, TsctlError
 from tsctl.management import Reply
 from tsctl.node.connection import Node
-from tsctl.node.start import restore, start_node, stop_node
+from tsctl.node.start import require_same_addresses, restore, start_node, stop_node
 from tsctl.progress import Progress
 from tsctl.project import Project
 
@@ -27,6 +27,7 @@ class Outcome:
 
     changes: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)  # served, and not in deployment.yaml
     answers: list[tuple[str, str, str, Reply]] = field(default_factory=list)  # model, version, sample, reply
 
 
@@ -46,6 +47,8 @@ def up(project: Project, deployment: DeploymentSpec, node: Node, progress: Progr
             outcome.changes.append(f"built {built.archive.path.name}")
     archives = {pair: find_archive(project, *pair) for pair in wanted}
     was_running = node.pid is not None
+    if was_running:
+        require_same_addresses(node)
     if not was_running:
         start_node(project, node, progress)
         outcome.changes.append(f"started node {node.name}")
@@ -74,6 +77,8 @@ def _serve(
             _serve_version(node, archive, deployment.models[model].workers(version), progress, outcome)
         except TsctlError as error:
             outcome.failures.append(error.message)
+    served = node.client.states()
+    outcome.unnamed = [f"{s.model} {s.version}" for s in served if (s.model, s.version) not in archives]
     for model, target in deployment.models.items():
         try:
             _serve_default(node, model, target.default, outcome)

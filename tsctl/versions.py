@@ -255,7 +255,10 @@ def _wait_ready(node: Node, model: str, version: str, note: Note, timeout_s: flo
             return True
         refused = _refusal(node, model, version, offset)
         if refused:
-            raise NodeError(f"{model} {version} refused to load on node {node.name}: {refused}")
+            raise NodeError(
+                f"{model} {version} refused to load on node {node.name}: {refused}",
+                f"What the worker wrote is in {node.paths.worker_log}.",
+            )
         pids.update(worker.pid for worker in state.workers if worker.pid > 0 and not worker.is_ready)
         if len(pids) > state.min_workers + SPARE_PIDS:
             reason = last_exception(node.paths.worker_log, offset, model, version) or "see its model_log.log"

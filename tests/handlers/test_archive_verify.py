@@ -224,6 +224,12 @@ def test_golden_answers_are_made_from_the_present_ones_and_hold(tmp_path: Path) 
     kept = json.loads((folder / "golden" / "1.0.json").read_text())
     assert kept == {"new.json": {"y": 0.0}, "one.json": {"y": 0.333333}, "two.json": {"y": -2.0}}
     assert make_golden(folder, spec, "1.0", lambda _: None) == []
+    by_hand = '{"new.json": {"y": 0.0}, "one.json": {"y": 0.33334}, "two.json": {"y": -2.0}}'
+    (folder / "golden" / "1.0.json").write_text(by_hand)
+    assert make_golden(folder, spec, "1.0", lambda _: None) == [], "within the tolerance"
+    assert (folder / "golden" / "1.0.json").read_text() == by_hand
+    (folder / "golden" / "1.0.json").write_text("{broken")
+    assert make_golden(folder, spec, "1.0", lambda _: None) == ["new.json", "one.json", "two.json"]
     assert failures(verified(project)) == {}
 
 
@@ -261,7 +267,7 @@ def test_exit_codes_tell_a_script_what_is_wrong(tmp_path: Path) -> None:
     assert "no archive of toy 1.0" in tsctl(project, "verify", "toy").stderr
     first = tsctl(project, "build", "--json")
     assert (first.returncode, json.loads(first.stdout)[0]["is_new"]) == (0, True)
-    assert "nothing to build: 1 archives are current" in tsctl(project, "build").stdout
+    assert "nothing to build: 1 archive as before" in tsctl(project, "build").stdout
     good = tsctl(project, "verify", "--json")
     assert (good.returncode, json.loads(good.stdout)[0]["is_good"]) == (0, True)
 

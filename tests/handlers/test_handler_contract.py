@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -145,12 +146,12 @@ def test_the_clients_request_id_is_kept_where_it_is_a_plain_one(toy: Worker, sen
 
 
 FORMS: dict[str, tuple[tuple[tuple[str, str, bytes], ...], int]] = {
-    "no field": ((), 400),
     "one file": ((("file", "application/json", b'{"number": 1}'),), 200),
     "one file in upper case": ((("file", "APPLICATION/JSON; charset=utf-8", b'{"number": 1}'),), 200),
     "one attribute without a type": ((("data", "", b'{"number": 1}'),), 200),
     "an attribute named body": ((("body", "", b'{"number": 1}'),), 200),
     "a file of another type": ((("file", "application/pdf", b'{"number": 1}'),), 415),
+    "no field": ((), 415),
     "two fields": ((("a", "", b'{"number": 1}'), ("b", "", b'{"number": 1}')), 400),
     "an empty field, as curl -d makes of JSON": ((('{"number": 1}', "", b""),), 400),
     "a field named as a header": ((("Content-Type", "application/json", b'{"number": 1}'),), 200),
@@ -334,3 +335,57 @@ def test_nothing_is_logged_for_a_clients_mistake(toy: Worker, caplog: pytest.Log
     caplog.clear()
     toy.ask(Item(b"nonsense"), Item(b"{}"), number(1))
     assert [r for r in caplog.records if r.name.startswith("handlers") and r.levelno >= logging.WARNING] == []
+
+
+def test_the_reason_of_a_refusal_names_the_error_and_its_line_to_the_operator_alone(tmp_path: Path) -> None:
+    class Misspelt(ToyHandler):
+        """Fails as a typing error does."""
+
+        def postprocess(self, outputs: torch.Tensor) -> list[Any]:
+            return [self.settings["speces"] for _ in outputs]
+
+    with pytest.raises(LoadError, match=r"answered 500: KeyError: 'speces' \(test_handler_contract\.py, line \d+\)"):
+        Worker(Misspelt(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN))
+
+
+def test_a_deadline_that_has_passed_is_answered_without_being_computed(toy: Worker) -> None:
+    def due(moment: Any) -> Item:
+        return Item(b'{"number": 1}', headers={"X-Request-Deadline-Ms": str(moment)})
+
+    now = int(time.time() * 1000)
+    late, early, wrong = toy.ask(due(now - 1), due(now + 60_000), due("soon"))
+    assert_problem(late, 504)
+    assert early.status == 200
+    assert "milliseconds" in assert_problem(wrong, 400)["detail"]
+    assert ToyHandler.batches == [1]
+
+
+def test_an_item_that_made_the_model_fail_costs_the_next_batch_nothing(toy: Worker) -> None:
+    poison = number(ToyHandler.IN_MODEL)
+    toy.ask(number(1), poison, number(2))
+    ToyHandler.batches.clear()
+    first, refused, second = toy.ask(number(1), poison, number(2))
+    assert (first.status, second.status) == (200, 200)
+    assert "not tried again so soon" in assert_problem(refused, 500)["detail"]
+    assert ToyHandler.batches == [2]
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_and_the_size_is_remembered(tmp_path: Path) -> None:
+    class Small(ToyHandler):
+        """Has memory for two items."""
+
+        is_short = False
+
+        def inference(self, inputs: torch.Tensor) -> torch.Tensor:
+            if self.is_short and len(inputs) > 2:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().inference(inputs)
+
+    worker = Worker(Small(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN))
+    Small.is_short = True
+    for _ in range(2):
+        ToyHandler.batches.clear()
+        replies = worker.ask(*(number(n) for n in range(8)))
+        assert [reply.json()["double"] for reply in replies] == [2.0 * n for n in range(8)]
+        assert ToyHandler.batches == [2, 2, 2, 2]
+    assert worker.ask(number(1))[0].status == 200

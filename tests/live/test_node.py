@@ -66,6 +66,23 @@ def test_a_version_that_cannot_come_back_is_tried_again_until_it_is_given_up(sit
     assert [row["version"] for row in site.run("models", "list", "--json").json()] == ["1.0"]
 
 
+def test_other_addresses_and_other_versions_than_the_deployments_are_told(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}, "2.0": {}})
+    site.deploy(TINY)
+    site.run("up")
+    site.run("archive", "build", "tiny:2.0")
+    site.run("models", "register", "tiny:2.0")
+    assert "it serves tiny 2.0 as well, which deployment.yaml does not name" in site.run("up").out
+    header = (site.folder / "management.header").read_text().strip().partition(": ")
+    address = site.deployment["nodes"]["local"]["management"]
+    assert requests.get(f"{address}/models", headers={header[0]: header[2]}, timeout=10).status_code == 200
+    text = (site.root / "deployment.yaml").read_text()
+    (site.root / "deployment.yaml").write_text(text.replace(site.inference, "http://127.0.0.1:1"))
+    failed = site.run("up", status=4)
+    assert "deployment.yaml says http://127.0.0.1:1" in failed.err
+    (site.root / "deployment.yaml").write_text(text)
+
+
 def test_a_node_without_token_authorization_serves_and_stops(site: Site) -> None:
     write_tiny(site, "tiny", {"1.0": {}})
     site.configure(disable_token_authorization="true")

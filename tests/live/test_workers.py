@@ -218,3 +218,21 @@ def test_the_bulk_wire_and_torchserves_own_give_the_same_answers(site: Site) -> 
         assert {k: v for k, v in bulk.headers.items() if k.lower() not in changing} == {
             k: v for k, v in stock.headers.items() if k.lower() not in changing
         }
+
+
+def test_a_worker_whose_device_failed_answers_and_starts_anew(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}})
+    handler = site.root / "archives" / "tiny" / "handler.py"
+    broken = (
+        'if 666.0 in inputs:\n            raise torch.AcceleratorError("device-side assert")\n        return inputs'
+    )
+    handler.write_text(handler.read_text().replace("return inputs", broken))
+    site.deploy(TINY)
+    site.run("up")
+    [before] = site.workers("tiny", "1.0")
+    failed = site.ask("tiny", b'{"x": 666}')
+    assert (failed.status_code, failed.json()["detail"]) == (
+        500, "The worker's device failed; the worker starts anew."
+    )  # fmt: skip
+    until(lambda: site.workers("tiny", "1.0") not in ([before], []), 30, "another worker in place of the broken one")
+    assert site.ask("tiny", HALF).json() == {"y": 1.0}

@@ -50,7 +50,7 @@ def make(root: Path) -> Project:
     (folder / "handler.py").write_text(HANDLER)
     (folder / "seed.bin").write_bytes(b"weight")
     (folder / "samples" / "one.json").write_text("[1]")
-    (folder / "golden" / "1.0.json").write_text('{"one.json": [2]}')
+    (folder / "golden" / "1.0.json").write_text('{"one.json": 2}')
     write_spec(root)
     return Project(root)
 
@@ -202,6 +202,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "no samples": (remove("samples"), {}, "names samples, and"),
     "an empty folder of samples": (remove("samples/one.json"), {}, "holds no sample"),
     "a sample without a known suffix": (write("samples/digit.bin", "x"), {}, "is no sample: expected a file that ends"),
+    "golden answers that are no JSON": (write("golden/1.0.json", '{"one.json": '), {}, "is not JSON"),
+    "golden answers to another sample": (
+        write("golden/1.0.json", '{"two.json": 1}'), {}, "one to one: one.json, two.json"
+    ),
     "no golden answers": (remove("golden/1.0.json"), {}, "no golden answers"),
     "a module that is not there": (lambda _: None, {"handler": "handlers.nothing"}, "has no such module"),
     "two sources": (lambda _: None, {"files": ["seed.bin", "handler.py"]}, "two sources write the entry handler.py"),

@@ -81,7 +81,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "expected a mapping of keys to values, found None"),
+        ("", "expected a mapping of keys to values, found nothing"),
         ("- a\n", "expected a mapping of keys to values, found ['a']"),
         ("model: toy\nmodel: toy\n", "line 2, column 1: the key 'model' stands here a second time"),
         ("model: [\n", "line 2, column 1"),

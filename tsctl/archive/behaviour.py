@@ -41,7 +41,8 @@ def behaviour_checks(folder: Path, facts: Facts, extra: Sequence[Path], timeout_
     plan = _Plan(samples, facts)
     trial = run_probe(folder, plan.batches(), timeout_s=timeout_s)
     if not trial.is_loaded:
-        yield Check("loads", FAIL, f"{trial.error}\n{trial.log}".strip())
+        told = trial.error.removeprefix("LoadError: ")  # a handler of ours says all in its reason; others in their log
+        yield Check("loads", FAIL, told if told != trial.error else f"{trial.error}\n{trial.log}".strip())
         return
     yield Check("loads", PASS, f"{trial.load_s} s")
     if trial.error:
@@ -162,16 +163,16 @@ class _Plan:
             return "other bytes than alone"
 
     def _difference(self, answer: Answer, expected: Any) -> str | None:
-        golden = _golden_rules()
+        rules = golden_rules()
         try:
-            found: str | None = golden.difference(answer.json(), expected, golden.Tolerance(**self.tolerance))
+            found: str | None = rules.difference(answer.json(), expected, rules.Tolerance(**self.tolerance))
             return found
         except ValueError:
             return f"is not JSON: {_text(answer)}"
 
 
 @cache
-def _golden_rules() -> ModuleType:
+def golden_rules() -> ModuleType:
     """handlers/golden.py, by its path: PYTHONPATH may hold another package of that name."""
     spec = spec_from_file_location("_handlers_golden", handlers_package() / "golden.py")
     if spec is None or spec.loader is None:
@@ -198,7 +199,10 @@ def _refusal_check(name: str, answer: Answer, statuses: range) -> Check:
 
 def _own_samples(folder: Path) -> list[Sample]:
     golden_file = folder / "golden.json"
-    golden = json.loads(golden_file.read_text(encoding="utf-8")) if golden_file.is_file() else {}
+    try:
+        golden = json.loads(golden_file.read_text(encoding="utf-8")) if golden_file.is_file() else {}
+    except ValueError as error:
+        raise ArchiveError(f"its golden.json is not JSON: {error}") from None
     paths = sorted(path for path in (folder / "samples").glob("*") if path.is_file())
     found = [_sample(path) for path in paths]
     return [Sample(s.name, s.request, golden.get(s.name), s.name in golden) for s in found]

@@ -71,7 +71,7 @@ def build_versions(project: Project, wanted: Iterable[tuple[str, str]], progress
         with progress.step(f"building {model} {version}") as step:
             made = build_version(project, folder, spec, version, step.note)
             step.done(made.archive.path.name if made.is_new else f"{made.archive.path.name} unchanged")
-        for line in made.lines:
+        for line in made.lines if made.is_new else ():
             progress.line(f"  {line}")
         built.append(made)
     return built
@@ -114,7 +114,9 @@ def assemble(
     entries.add(CONFIG, yaml.safe_dump(model_config(spec, version), sort_keys=False).encode())
     entries.add_tree("samples", _samples(folder, spec), lambda path: True)
     if has_golden:
-        entries.add("golden.json", _golden(folder, spec, version))
+        entries.add(
+            "golden.json", _golden(folder, spec, version, {name for name in entries.found if name[:8] == "samples/"})
+        )
     if spec.handler.endswith(".py"):
         entries.add(spec.handler, checked_handler(_required(folder, spec.handler)))
     elif f"{spec.handler.replace('.', '/')}.py" not in entries.found:
@@ -231,13 +233,19 @@ class _Entries:
                 self.add(f"{name}/{relative.as_posix()}" if name else relative.as_posix(), inside)
 
 
-def _golden(folder: Path, spec: ArchiveSpec, version: str) -> Path:
+def _golden(folder: Path, spec: ArchiveSpec, version: str, samples: set[str]) -> Path:
     path = folder / spec.golden / f"{version}.json"
+    make = f"Look at the answers and keep them: tsctl archive golden {spec.model}:{version}"
     if not path.is_file():
-        raise ArchiveError(
-            f"no golden answers: {path} does not exist",
-            f"Look at the answers and keep them: tsctl archive golden {spec.model}:{version}",
-        )
+        raise ArchiveError(f"no golden answers: {path} does not exist", make)
+    try:
+        golden = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArchiveError(f"{path} is not JSON: {error}", make) from None
+    names = {f"samples/{name}" for name in golden} if isinstance(golden, dict) else set()
+    if names != samples:
+        odd = ", ".join(sorted(name.removeprefix("samples/") for name in names ^ samples))
+        raise ArchiveError(f"{path} and {spec.samples}/ do not match one to one: {odd}", make)
     return path
 
 

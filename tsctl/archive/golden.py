@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tsctl.archive.behaviour import golden_rules
 from tsctl.archive.build import assemble
 from tsctl.archive.container import Content
 from tsctl.archive.recipe import recipe_output
@@ -27,7 +28,8 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Callable[[s
     """Write golden/<version>.json anew.
 
     Returns:
-        The names of the samples whose answers changed, came or went.
+        The names of the samples whose answers changed beyond the tolerance, came or went; the file is left as it is
+        where there is none.
 
     Raises:
         ArchiveError: the version does not load, or answers a sample with an error.
@@ -41,12 +43,28 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Callable[[s
     if trial.error:
         raise ArchiveError(f"{spec.model} {version} gives no golden answers: {trial.error}\n{trial.log}")
     path = folder / spec.golden / f"{version}.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = _kept(path)
     tolerance = spec.serving(version).tolerance
     after = {name: rounded(answer, tolerance) for name, answer in trial.golden.items()}
+    rules = golden_rules()
+    allowed = rules.Tolerance(**tolerance.model_dump())
+    for name in before.keys() & after.keys():
+        if rules.difference(trial.golden[name], before[name], allowed) is None:
+            after[name] = before[name]  # what another machine wrote holds here too
+    if after == before:
+        return []
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(after, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """The golden answers that were kept before; none where there is no file, or one that is no JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def rounded(answer: Any, tolerance: Tolerance) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsctl.cli.output import print_json, print_table
+from tsctl.cli.output import plural, print_json, print_table
 from tsctl.project import find_project
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def build(names: Names = None, json: Json = False) -> None:
         for name in made.superseded:
             typer.echo(f"{name} is of the same version and stays in the store")
     if not any(made.is_new for made in built):
-        typer.echo(f"nothing to build: {len(built)} archives are current")
+        typer.echo(f"nothing to build: {plural(len(built), 'archive')} as before")
 
 
 @app.command("list")
@@ -153,7 +153,7 @@ def golden(names: Names = None) -> None:
         folder, spec = folders[model]
         with progress.step(f"asking {model} {version}") as step:
             changed = make_golden(folder, spec, version, step.note)
-            step.done(f"{len(changed)} answers changed" if changed else "unchanged")
+            step.done(f"{plural(len(changed), 'answer')} changed" if changed else "unchanged")
         for name in changed:
             typer.echo(f"{model} {version} {name}")
 

@@ -51,7 +51,10 @@ def describe(model: Model, version: Annotated[str | None, typer.Argument()] = No
     _, _, opened = open_one_node(node)
     states = opened.client.describe(model, version)
     if not states:
-        raise NodeError(f"{model} {version or ''} is not registered on node {opened.name}", "See 'tsctl models list'.")
+        raise NodeError(
+            f"{' '.join(filter(None, (model, version)))} is not registered on node {opened.name}",
+            "See 'tsctl models list'.",
+        )
     print_json(
         [{**asdict(state), "ready_workers": state.ready_workers, "is_ready": state.is_ready} for state in states]
     )

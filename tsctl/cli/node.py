@@ -72,7 +72,7 @@ def stop(node: NodeOption = None) -> None:
 @app.command()
 def wait(
     node: NodeOption = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 120.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 120.0,
 ) -> None:
     """Wait until every version of deployment.yaml, and every other with workers, is ready on the node."""
     from tsctl.errors import NodeError

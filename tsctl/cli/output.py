@@ -29,3 +29,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     typer.echo(line([name.upper() for name in columns]))
     for row in cells:
         typer.echo(line(row))
+
+
+def plural(count: int, noun: str) -> str:
+    """'1 answer', '2 answers'."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -33,6 +33,11 @@ def up(node: NodeOption = None) -> None:
     outcome = bring_up(project, deployment, opened, Progress())
     if not outcome.changes and not outcome.failures:
         typer.echo(f"nothing to change: node {opened.name} serves what deployment.yaml says")
+    if outcome.unnamed:
+        typer.echo(
+            f"it serves {', '.join(outcome.unnamed)} as well, which deployment.yaml does not name;"
+            " 'tsctl models unregister' removes a version"
+        )
     _print_answers(outcome)
     if outcome.failures:
         raise NodeError("not all is served:\n  " + "\n  ".join(outcome.failures), "See 'tsctl status'.")
@@ -57,8 +62,12 @@ def status(node: NodeOption = None, json: Json = False) -> None:
         print_json(found.as_json())
     else:
         _print_status(found)
+    if not found.is_running and found.pid is None:
+        raise NodeError(f"node {found.node} is not running", "Start it with 'make up' (tsctl up).")
     if not found.is_running:
-        raise NodeError(f"node {found.node} does not answer: {found.reason}", "Start it with 'tsctl up'.")
+        raise NodeError(
+            f"node {found.node} does not answer: {found.reason}", "'tsctl down' ends it, 'tsctl up' starts it."
+        )
     if not found.is_ready:
         waiting = ", ".join(f"{row.model} {row.version}" for row in found.versions if not row.is_ready)
         raise NodeError(f"node {found.node} is not ready: {waiting}")

@@ -33,10 +33,12 @@ class Node:
         return self.paths.folder / "locks" / f"{model}.lock"
 
     def refresh_header(self) -> None:
-        """Make the header file hold the present inference token."""
+        """Make the header files hold the present tokens."""
         if self.key_file is not None and self.key_file.is_file():
             self.paths.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_header_file(self.paths.inference_header, read_tokens(self.key_file).inference)
+            tokens = read_tokens(self.key_file)
+            write_header_file(self.paths.inference_header, tokens.inference)
+            write_header_file(self.paths.management_header, tokens.management)
 
 
 def open_node(project: Project, name: str, spec: NodeSpec) -> Node:

@@ -63,6 +63,10 @@ class NodePaths:
         return self.folder / "inference.header"
 
     @property
+    def management_header(self) -> Path:
+        return self.folder / "management.header"
+
+    @property
     def logs(self) -> Path:
         return self.folder / "logs"
 
@@ -189,6 +193,7 @@ def stop(paths: NodePaths, clock: Callable[[], float] = time.monotonic) -> bool:
             time.sleep(0.05)
     _sweep(paths)
     paths.inference_header.unlink(missing_ok=True)
+    paths.management_header.unlink(missing_ok=True)
     paths.key_file.unlink(missing_ok=True)
     return was_running
 

@@ -13,6 +13,7 @@ from tsctl.locks import exclusive
 from tsctl.node import process
 from tsctl.node.connection import Node
 from tsctl.node.java import find_java
+from tsctl.node.properties import parse_properties
 from tsctl.node.snapshot import (
     ServedVersion,
     forget,
@@ -85,6 +86,22 @@ def restore(project: Project, node: Node, progress: Progress, superseded: frozen
                 continue
         forget(node.paths.pending_restore, entry.model, entry.version)
     return Restored(tuple(served), tuple(failed))
+
+
+def require_same_addresses(node: Node) -> None:
+    """The running node has the addresses that deployment.yaml gives it.
+
+    Raises:
+        NodeError: it was started with others.
+    """
+    started = parse_properties(node.paths.config.read_text(encoding="utf-8"))
+    for name in ("inference", "management", "metrics"):
+        has, wanted = started.get(f"{name}_address"), getattr(node.spec, name)
+        if has != wanted:
+            raise NodeError(
+                f"node {node.name} runs with {name} address {has}, and deployment.yaml says {wanted}",
+                "Set it back, run 'make down' (tsctl down), change it again, and then run 'make up' (tsctl up).",
+            )
 
 
 def stop_node(node: Node, progress: Progress) -> bool:

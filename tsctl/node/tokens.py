@@ -51,7 +51,9 @@ def read_tokens(key_file: Path) -> Tokens:
         content = json.loads(key_file.read_text(encoding="utf-8"))
         tokens = Tokens(*(_token(content[kind]) for kind in ("inference", "management", "API")))
     except FileNotFoundError:
-        raise NoKeyFile(f"no key file {key_file}", "Start the node with 'tsctl node start' first.") from None
+        raise NoKeyFile(
+            f"the node is not running: there is no {key_file}", "Start it with 'make up' (tsctl up)."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NodeError(f"{key_file} is not a key file of TorchServe: {type(error).__name__}") from None
     if mode & 0o077:

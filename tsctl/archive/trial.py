@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from tsctl.environment import inherited
 from tsctl.errors import ArchiveError
-from tsctl.node.process import INHERITED
 
 TIMEOUT_S = 300.0
 _PROBE = Path(__file__).with_name("probe.py")
@@ -95,10 +95,9 @@ def batch_size(folder: Path, model: Mapping[str, Any]) -> int:
 
 def _run(command: list[str], timeout_s: float) -> str:
     """What the process wrote last; its own group is killed at the deadline, with whatever it started."""
-    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}  # as a worker of a node has
     with subprocess.Popen(
         command,
-        env={**environment, "PYTHONDONTWRITEBYTECODE": "1", "TS_DECODE_INPUT_REQUEST": "true"},
+        env={**inherited(os.environ), "PYTHONDONTWRITEBYTECODE": "1", "TS_DECODE_INPUT_REQUEST": "true"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tsctl.deployment import NodeSpec
+from tsctl.environment import inherited
 from tsctl.errors import NodeError
 from tsctl.node.config import jvm_arguments, node_properties, render_node_config
 from tsctl.node.java import Java
@@ -31,11 +32,6 @@ from tsctl.project import Project
 
 STOP_GRACE_S = 20.0
 LEAST_FREE_BYTES = 512 << 20
-#: What the node's process inherits. PYTHONPATH is not among them: it would stand before an archive's own packages.
-INHERITED = (
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS",
-)  # fmt: skip
 #: A Unix socket's path has at most 108 bytes, and TorchServe opens one per worker in its temporary folder.
 _LONGEST_TMP = 80
 
@@ -168,9 +164,8 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
 
 def node_environment(environment: Mapping[str, str], paths: NodePaths, tmp: Path) -> dict[str, str]:
     """The environment of the node's process, and so the most that a worker can see."""
-    kept = {name: environment[name] for name in INHERITED if name in environment}
     own = {"LOG_LOCATION": paths.logs, "METRICS_LOCATION": paths.logs, "TEMP": tmp, "TMPDIR": tmp}
-    return {**kept, **{name: str(value) for name, value in own.items()}, "PYTHONUNBUFFERED": "1"}
+    return {**inherited(environment), **{name: str(value) for name, value in own.items()}, "PYTHONUNBUFFERED": "1"}
 
 
 def stop(paths: NodePaths, clock: Callable[[], float] = time.monotonic) -> bool:

@@ -123,8 +123,7 @@ class ServingHandler:
             batch = [requests[i % len(requests)] for i in range(size)]
             failed = next((answer for answer in self.answer(batch) if answer.status != 200), None)
             if failed is not None:
-                reason = self._last_failure or json.loads(failed.body)["detail"]
-                raise LoadError(f"warm-up at batch {size} failed: {reason}")
+                raise LoadError(f"warm-up at batch {size} failed: {self._reason(failed)}")
 
         return warm_up(run, batch_sizes(self.batch_size), self._warmup_budget_s, time.monotonic)
 
@@ -178,8 +177,7 @@ class ServingHandler:
         for name, request in read_requests(self.model_dir / "samples"):
             [answer] = self.answer([request])
             if answer.status != 200:
-                reason = self._last_failure or json.loads(answer.body)["detail"]
-                raise LoadError(f"sample {name}: answered {answer.status}: {reason}")
+                raise LoadError(f"sample {name}: answered {answer.status}: {self._reason(answer)}")
             answers[name] = json.loads(answer.body)
         return answers
 
@@ -264,6 +262,9 @@ class ServingHandler:
         if isinstance(error, RequestError):
             return error
         if isinstance(error, GaveUp):
+            logger.error(
+                "%s %s: %s; the batch had failed by %s", self.model, self.version, error, self._isolation.last_split
+            )
             return ModelFailed("Its batch failed, and there was no time to find out which item made it fail.")
         logger.error("%s %s: the model failed on an item", self.model, self.version, exc_info=error)
         self._last_failure = _where(error)
@@ -344,21 +345,23 @@ class ServingHandler:
 
     def _prove(self) -> None:
         """Compare the answers to all samples, alone and as one batch, with the golden ones."""
-        alone = [self.answer([sample.request])[0] for sample in self._samples]
-        together: list[Outgoing] = []
-        for begin in range(0, len(self._samples), self.batch_size):
-            together += self.answer([sample.request for sample in self._samples[begin : begin + self.batch_size]])
-        for how, answers in (("alone", alone), ("in a batch", together)):
-            for sample, answer in zip(self._samples, answers, strict=True):
-                self._prove_one(sample, answer, how)
+        for size, how in ((1, "alone"), (self.batch_size, "in a batch")):
+            for begin in range(0, len(self._samples), size):
+                batch = self._samples[begin : begin + size]
+                for sample, answer in zip(batch, self.answer([sample.request for sample in batch]), strict=True):
+                    self._prove_one(sample, answer, how)
 
     def _prove_one(self, sample: Sample, answer: Outgoing, how: str) -> None:
         if answer.status != 200:
-            reason = self._last_failure or json.loads(answer.body)["detail"]
-            raise LoadError(f"sample {sample.name}, {how}: answered {answer.status}: {reason}")
+            raise LoadError(f"sample {sample.name}, {how}: answered {answer.status}: {self._reason(answer)}")
         found = difference(json.loads(answer.body), sample.golden, self._tolerance)
         if found:
             raise LoadError(f"sample {sample.name}, {how}, is not the golden answer: {found}")
+
+    def _reason(self, answer: Outgoing) -> str:
+        """Why a sample was not answered with 200, for whoever runs the node: what the model raised where it did."""
+        detail: str = json.loads(answer.body)["detail"]
+        return self._last_failure if answer.status == 500 and self._last_failure else detail
 
     def _refuse_halved(self) -> None:
         """Every answer was right, but a batch of samples failed as a whole and was answered in halves: no worker may

@@ -102,7 +102,9 @@ class _Attempt:
         except Exception as error:  # noqa: BLE001 - a model may raise anything; it becomes the outcome of its items
             if isolation._is_fatal(error):
                 isolation.is_broken = True
-                return Broken(f"{type(error).__name__}: {error}")
+                broken = Broken(f"{type(error).__name__}: {error}")
+                broken.__cause__ = error  # with its traceback, for the log
+                return broken
             if self._end is None:
                 self._end = isolation._clock() + isolation._budget_s
             return error.with_traceback(None) if isolation._is_out_of_memory(error) else error

@@ -49,7 +49,7 @@ def up(project: Project, deployment: DeploymentSpec, node: Node, progress: Progr
     was_running = node.pid is not None
     if was_running:
         require_same_addresses(node)
-    if not was_running:
+    else:
         start_node(project, node, progress)
         outcome.changes.append(f"started node {node.name}")
     try:
@@ -77,8 +77,11 @@ def _serve(
             _serve_version(node, archive, deployment.models[model].workers(version), progress, outcome)
         except TsctlError as error:
             outcome.failures.append(error.message)
-    served = node.client.states()
-    outcome.unnamed = [f"{s.model} {s.version}" for s in served if (s.model, s.version) not in archives]
+    try:
+        served = node.client.states()
+        outcome.unnamed = [f"{s.model} {s.version}" for s in served if (s.model, s.version) not in archives]
+    except NodeError as error:
+        outcome.failures.append(error.message)
     for model, target in deployment.models.items():
         try:
             _serve_default(node, model, target.default, outcome)

@@ -76,9 +76,9 @@ def scale(
             node.client.scale(model, version, kept)
             _wait(node, model, version, lambda state: len(state.workers) <= kept, note, ENDING_S)
         node.client.scale(model, version, workers)
-        _wait(node, model, version, lambda state: len(state.workers) <= workers, note, timeout_s or ENDING_S)
+        state = _wait(node, model, version, lambda state: len(state.workers) <= workers, note, timeout_s or ENDING_S)
         if workers == 0:
-            return _require(node, model, version)
+            return state
         return _wait_ready(node, model, version, note, timeout_s, offset)
 
 

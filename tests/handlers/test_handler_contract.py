@@ -18,7 +18,9 @@ from ts.utils.util import list_classes_from_module
 
 from handlers.base import ServingHandler
 from handlers.errors import DoesNotFit, LoadError
+from handlers.samples import MEDIA_TYPES
 from handlers.schema import Schema
+from tsctl.archive.spec import SAMPLE_TYPES
 
 SAMPLES = {"two.json": b'{"number": 2}', "three.json": b'{"number": 3}'}
 GOLDEN = {"two.json": {"double": 4.0}, "three.json": {"double": 6.0}}
@@ -389,3 +391,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_the_size_is_remembered(t
         assert [reply.json()["double"] for reply in replies] == [2.0 * n for n in range(8)]
         assert ToyHandler.batches == [2, 2, 2, 2]
     assert worker.ask(number(1))[0].status == 200
+
+
+def test_both_worlds_give_a_sample_the_same_media_type() -> None:
+    assert SAMPLE_TYPES == MEDIA_TYPES

@@ -156,6 +156,13 @@ def until(holds: Callable[[], Any], timeout_s: float, what: str) -> Any:
     return found
 
 
+def until_given_up(site: Site) -> None:
+    """Wait until TorchServe has given a worker up that cannot load; it logs its retries, and not their end."""
+    log = site.folder / "logs" / "ts_log.log"
+    until(lambda: "Auto recovery failed again" in log.read_text(), 30, "TorchServe's first failed retry")
+    time.sleep(8)  # it retries for retry_s (5 s), with growing pauses
+
+
 def is_alive(pid: int) -> bool:
     """Whether the process runs; a zombie does not."""
     try:

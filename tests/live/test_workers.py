@@ -10,7 +10,7 @@ import time
 import pytest
 import requests
 
-from tests.live.conftest import HALF, TINY, Site, until, write_tiny
+from tests.live.conftest import HALF, TINY, Site, until, until_given_up, write_tiny
 
 
 def test_a_worker_killed_under_load_comes_back_and_no_request_stays_unanswered(site: Site) -> None:
@@ -92,10 +92,7 @@ def test_dead_workers_are_revived_by_scaling(site: Site) -> None:
     [worker] = site.workers("tiny", "1.0")
     trap.touch()
     os.kill(worker, signal.SIGKILL)
-    log = site.folder / "logs" / "ts_log.log"
-    # TorchServe retries for retry_s (5 s) with growing pauses, then gives the worker up for good
-    until(lambda: "Auto recovery failed again" in log.read_text(), 30, "TorchServe's first failed retry")
-    time.sleep(8)
+    until_given_up(site)
     assert site.workers("tiny", "1.0") == []
     assert "the file of the test is there" in site.run("status", status=4).out
     trap.unlink()

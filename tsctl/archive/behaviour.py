@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from tsctl.archive.build import handlers_package
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check, Facts
+from tsctl.archive.golden import golden_rules
 from tsctl.archive.spec import SAMPLE_TYPES
 from tsctl.archive.trial import Answer, Request, Trial, run_probe
 from tsctl.errors import ArchiveError
@@ -169,18 +165,6 @@ class _Plan:
             return found
         except ValueError:
             return f"is not JSON: {_text(answer)}"
-
-
-@cache
-def golden_rules() -> ModuleType:
-    """handlers/golden.py, by its path: PYTHONPATH may hold another package of that name."""
-    spec = spec_from_file_location("_handlers_golden", handlers_package() / "golden.py")
-    if spec is None or spec.loader is None:
-        raise ArchiveError("handlers/golden.py is not a Python module", "Run 'make setup'.")
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def _refusal_check(name: str, answer: Answer, statuses: range) -> Check:

@@ -112,11 +112,10 @@ def assemble(
     entries.add_tree("handlers", handlers_package(), lambda path: path.suffix == ".py")
     entries.add(MANIFEST, _json(manifest(spec, version)))
     entries.add(CONFIG, yaml.safe_dump(model_config(spec, version), sort_keys=False).encode())
-    entries.add_tree("samples", _samples(folder, spec), lambda path: True)
+    samples = _samples(folder, spec)
+    entries.add_tree("samples", samples, lambda path: True)
     if has_golden:
-        entries.add(
-            "golden.json", _golden(folder, spec, version, {name for name in entries.found if name[:8] == "samples/"})
-        )
+        entries.add("golden.json", _golden(folder, spec, version, {path.name for path in samples.iterdir()}))
     if spec.handler.endswith(".py"):
         entries.add(spec.handler, checked_handler(_required(folder, spec.handler)))
     elif f"{spec.handler.replace('.', '/')}.py" not in entries.found:
@@ -242,9 +241,9 @@ def _golden(folder: Path, spec: ArchiveSpec, version: str, samples: set[str]) ->
         golden = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ArchiveError(f"{path} is not JSON: {error}", make) from None
-    names = {f"samples/{name}" for name in golden} if isinstance(golden, dict) else set()
+    names = set(golden) if isinstance(golden, dict) else set()
     if names != samples:
-        odd = ", ".join(sorted(name.removeprefix("samples/") for name in names ^ samples))
+        odd = ", ".join(sorted(names ^ samples))
         raise ArchiveError(f"{path} and {spec.samples}/ do not match one to one: {odd}", make)
     return path
 

@@ -15,14 +15,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tsctl import versions
 from tsctl.archive.store import StoredArchive, find_archive, import_archive
-from tsctl.bench.own_node import archived_by_torchserve, free_node, json_sample, own_project, silent
+from tsctl.bench.own_node import archived_by_torchserve, free_node, json_sample, own_project, request_headers, serving
 from tsctl.deployment import DeploymentSpec
 from tsctl.errors import NodeError
 from tsctl.node.connection import Node, open_node
-from tsctl.node.start import start_node, stop_node
-from tsctl.node.tokens import read_tokens
 from tsctl.progress import Progress
 from tsctl.project import Project
 
@@ -105,23 +102,15 @@ def _row(
 
 def _round(project: Project, node: Node, archive: StoredArchive, sample: tuple[bytes, str]) -> tuple[float, float]:
     """Milliseconds of the first request and of the median of those that follow, on a node started for this round."""
-    quiet = Progress(silent())
-    start_node(project, node, quiet)
-    node.paths.pending_restore.unlink(missing_ok=True)
-    try:
-        versions.register(node, archive, 1, lambda _: None)
+    with serving(project, node, archive):
         times = _ask(node, f"/predictions/{archive.model}/{archive.version}", *sample)
-    finally:
-        stop_node(node, quiet)
     return times[0], statistics.median(times[1:])
 
 
 def _ask(node: Node, path: str, body: bytes, media_type: str) -> list[float]:
     """Milliseconds of each of 1 + FOLLOWING requests over one connection that was opened before."""
     address = urlsplit(node.spec.inference)
-    headers = {"Content-Type": media_type}
-    if node.key_file is not None:
-        headers |= read_tokens(node.key_file).inference.header
+    headers = request_headers(node, media_type)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
     connection.connect()
     times = []

@@ -11,24 +11,19 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tsctl import versions
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
 from tsctl.archive.spec import read_archive_spec
 from tsctl.archive.store import StoredArchive, import_archive
-from tsctl.bench.own_node import archived_by_torchserve, free_node, own_project, silent
+from tsctl.bench.own_node import archived_by_torchserve, free_node, own_project, request_headers, serving
 from tsctl.errors import NodeError, TsctlError
 from tsctl.node.connection import Node, open_node
-from tsctl.node.start import start_node, stop_node
-from tsctl.node.tokens import read_tokens
 from tsctl.progress import Progress
 from tsctl.project import Project
 
@@ -77,7 +72,7 @@ def measure(project: Project, rounds: int, seconds: int, progress: Progress) -> 
         found: dict[str, list[_Round]] = {way: [] for way in ways}
         for number in range(rounds):
             for way, archive in ways.items():
-                with progress.step(f"round {number + 1} of {rounds}: {way}") as step, _serving(own, node, archive):
+                with progress.step(f"round {number + 1} of {rounds}: {way}") as step, serving(own, node, archive):
                     found[way].append(_load(wrk, own, node, archive, seconds))
                     step.done(f"{found[way][-1].requests_s:.0f} requests/s")
     return _rows(found)
@@ -105,23 +100,9 @@ def _ways(project: Project, own: Project, progress: Progress) -> dict[str, Store
         }
 
 
-@contextmanager
-def _serving(own: Project, node: Node, archive: StoredArchive) -> Iterator[None]:
-    quiet = Progress(silent())
-    start_node(own, node, quiet)
-    node.paths.pending_restore.unlink(missing_ok=True)
-    try:
-        versions.register(node, archive, 1, lambda _: None)
-        yield
-    finally:
-        stop_node(node, quiet)
-
-
 def _load(wrk: str, own: Project, node: Node, archive: StoredArchive, seconds: int) -> _Round:
     body = (own.archives / "linear" / "samples" / "row.json").read_text().strip()
-    headers = {"Content-Type": "application/json"}
-    if node.key_file is not None:
-        headers |= read_tokens(node.key_file).inference.header
+    headers = request_headers(node, "application/json")
     script = own.root / "post.lua"
     lines = [f"wrk.headers[{name!r}] = {value!r}" for name, value in headers.items()]
     script.write_text("\n".join(["wrk.method = 'POST'", f"wrk.body = {body!r}", *lines]) + "\n")

@@ -7,14 +7,20 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+from rich.console import Console
 
 from tsctl import versions
 from tsctl.archive.store import StoredArchive
 from tsctl.deployment import NodeSpec
 from tsctl.errors import ArchiveError
+from tsctl.node.connection import Node
+from tsctl.node.start import start_node, stop_node
+from tsctl.node.tokens import read_tokens
+from tsctl.progress import Progress
 from tsctl.project import Project
 
 
@@ -71,8 +77,20 @@ def archived_by_torchserve(
     return folder / f"{model}.mar"
 
 
-def silent() -> Any:
-    """A console that shows nothing, for steps inside a measured round."""
-    from rich.console import Console
+@contextmanager
+def serving(own: Project, node: Node, archive: StoredArchive) -> Iterator[None]:
+    """The node, started cold, serves the archive with one worker while the block runs."""
+    quiet = Progress(Console(quiet=True))
+    start_node(own, node, quiet)
+    node.paths.pending_restore.unlink(missing_ok=True)  # what the round before served
+    try:
+        versions.register(node, archive, 1, lambda _: None)
+        yield
+    finally:
+        stop_node(node, quiet)
 
-    return Console(quiet=True)
+
+def request_headers(node: Node, media_type: str) -> dict[str, str]:
+    """The headers of an inference request, with the node's token where it asks for one."""
+    token = read_tokens(node.key_file).inference.header if node.key_file is not None else {}
+    return {"Content-Type": media_type, **token}

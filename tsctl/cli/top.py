@@ -62,12 +62,9 @@ def status(node: NodeOption = None, json: Json = False) -> None:
         print_json(found.as_json())
     else:
         _print_status(found)
-    if not found.is_running and found.pid is None:
-        raise NodeError(f"node {found.node} is not running", "Start it with 'make up' (tsctl up).")
     if not found.is_running:
-        raise NodeError(
-            f"node {found.node} does not answer: {found.reason}", "'tsctl down' ends it, 'tsctl up' starts it."
-        )
+        hint = "'tsctl down' ends it, 'tsctl up' starts it." if found.pid else "Start it with 'make up' (tsctl up)."
+        raise NodeError(f"node {found.node} does not answer: {found.reason}", hint)
     if not found.is_ready:
         waiting = ", ".join(f"{row.model} {row.version}" for row in found.versions if not row.is_ready)
         raise NodeError(f"node {found.node} is not ready: {waiting}")

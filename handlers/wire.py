@@ -164,7 +164,7 @@ class Reader:
 
     def _fill(self, end: int) -> None:
         """Hold at least `end` bytes, counted from the begin of what is held; what was read before `_at` is dropped."""
-        chunks = [self._held[self._at :]] if self._at else [self._held]
+        chunks = [self._held[self._at :]]
         have = len(chunks[0])
         end -= self._at
         while have < end:
@@ -229,7 +229,9 @@ def install() -> bool:
     if package is None or handler is None or service is None:
         return False
     version = str(getattr(package, "__version__", "unknown"))
-    if version != TORCHSERVE or os.environ.get("LOCAL_RANK", "0") != "0":
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return False  # one of several processes of one model: TorchServe answers through rank 0 alone
+    if version != TORCHSERVE:
         logger.warning("TorchServe %s: its own message decoder is used, handlers/wire.py knows %s", version, TORCHSERVE)
         return False
     if service.Service.predict is not predict:

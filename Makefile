@@ -10,7 +10,10 @@ STAMP := $(VENV)/setup.stamp
 RUN := $(VENV)/bin/python
 #: Three processes on two cores: tests of nodes mostly wait, and the longest files come first.
 PYTEST := $(RUN) -m pytest -n 3
-TESTS ?= tests/live tests/handlers tests/unit
+TESTS ?= tests/live tests/handlers tests/fuzz tests/unit
+#: How long `make fuzz` fuzzes each of its targets, and where its random numbers begin; 0: anywhere.
+SECONDS ?= 60
+SEED ?= 0
 
 #: Build outputs and caches; .venv and the state in .tsctl are not among them.
 BUILT := archives/store archives/*/.built build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
@@ -18,8 +21,8 @@ BUILT := archives/store archives/*/.built build dist .pytest_cache .hypothesis .
 PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status archives verify test test-unit test-live lint \
-	bench-first-request bench-overhead clean distclean
+.PHONY: help setup up down status archives verify test test-unit test-live fuzz lint \
+	bench-first-request bench-handlers bench-overhead clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -47,7 +50,7 @@ test: archives  ## Run the whole test suite; TESTS=path runs a part
 	@$(PYTEST) $(TESTS)
 
 test-unit: $(STAMP)  ## Run the tests that start no node
-	@$(PYTEST) tests/unit tests/handlers
+	@$(PYTEST) tests/unit tests/handlers tests/fuzz
 
 test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
@@ -55,8 +58,14 @@ test-live: archives  ## Run the tests against real nodes
 bench-first-request: archives  ## Measure the first request after READY against the median of the next hundred
 	@$(RUN) scripts/bench.py first-request
 
+bench-handlers: archives  ## Measure all figures of the handlers, some twelve minutes (needs wrk)
+	@$(RUN) scripts/bench.py handlers
+
 bench-overhead: $(STAMP)  ## Measure requests a second of a linear layer, against stock TorchServe (needs wrk)
 	@$(RUN) scripts/bench.py overhead
+
+fuzz: archives  ## Look for bytes that a worker cannot answer; SECONDS=60 is the time of each target
+	@$(RUN) scripts/fuzz.py --seconds $(SECONDS) --seed $(SEED)
 
 lint: $(STAMP)  ## Check style, types, the CLI reference, and that no place of one machine is written down
 	$(RUN) -m ruff check .

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from itertools import accumulate, pairwise
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,12 +10,11 @@ import torch
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from handlers.base import ServingHandler
+from handlers.batching import micro_batches
 from handlers.device import to_device
 from handlers.errors import PayloadTooLarge
-from handlers.schema import Schema, parse_json
+from handlers.schema import Schema
 
-#: Padded tokens that go through the network at once: bounds the memory that a batch of long requests takes.
-CHUNK_TOKENS = 8192
 #: Decimals of an answer's numbers; what float32 holds of numbers up to one.
 DECIMALS = 7
 
@@ -38,6 +35,8 @@ class EmbeddingHandler(ServingHandler):
     request may have together, so that no request takes a worker from its neighbours for long.
     """
 
+    is_fixed_shape = False
+
     class Request(Schema):
         """One sentence, or up to 64 of them."""
 
@@ -50,7 +49,9 @@ class EmbeddingHandler(ServingHandler):
         from transformers import AutoModel
         from transformers.utils.logging import disable_progress_bar
 
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # this worker's cores belong to torch's threads
+        # a whole batch is tokenised at once, on as many threads as torch has, which wait meanwhile
+        os.environ["TOKENIZERS_PARALLELISM"] = "true" if self.threads > 1 else "false"
+        os.environ["RAYON_NUM_THREADS"] = str(self.threads)
         disable_progress_bar()  # it goes to the worker's log
         self.max_request_tokens = self.settings.get("max_request_tokens", 4096)
         folder = self.weights_file.parent
@@ -63,16 +64,10 @@ class EmbeddingHandler(ServingHandler):
         self.padding = network.config.pad_token_id or 0
         self.network = network.to(self.device).eval()
 
-    def decode(self, body: bytes, media_type: str) -> list[list[int]]:
-        """Token ids of each sentence of one item."""
-        request = parse_json(self.Request, body)
-        sentences = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(request.text)]
-        tokens = sum(map(len, sentences))
-        if tokens > self.max_request_tokens:
-            raise PayloadTooLarge(
-                f"The sentences have {tokens} tokens together; at most {self.max_request_tokens} may come."
-            )
-        return sentences
+    def prepare(self, items: list[Request]) -> list[list[list[int]] | PayloadTooLarge]:
+        """Token ids of each sentence, by item; an item with too many tokens is refused."""
+        encodings = iter(self.tokenizer.encode_batch_fast([text for item in items for text in item.text]))
+        return [self._checked([next(encodings).ids for _ in item.text]) for item in items]
 
     def preprocess(self, items: list[list[list[int]]]) -> tuple[list[list[int]], list[int]]:
         """All sentences in the order of the items, and the number of sentences of each item."""
@@ -81,41 +76,42 @@ class EmbeddingHandler(ServingHandler):
     def inference(self, inputs: tuple[list[list[int]], list[int]]) -> list[torch.Tensor]:
         """Per item, unit vectors of shape (sentences, width), float32 on the CPU."""
         sentences, counts = inputs
-        vectors: list[torch.Tensor] = [torch.empty(0)] * len(sentences)
-        for chunk in _chunks(sentences):
-            found = self._embed([sentences[i] for i in chunk])
-            for i, vector in zip(chunk, found, strict=True):
-                vectors[i] = vector
-        edges = pairwise(accumulate(counts, initial=0))
-        return [torch.stack(vectors[begin:end]) for begin, end in edges]
+        lengths = [len(sentence) for sentence in sentences]
+        order: list[int] = []
+        found: list[torch.Tensor] = []
+        padded = 0
+        for part in micro_batches(lengths, self.batch_tokens):
+            order += part
+            found.append(self._embed([sentences[i] for i in part]))
+            padded += len(part) * lengths[part[0]]
+        self.telemetry.padding(sum(lengths), padded - sum(lengths))
+        vectors = torch.cat(found).cpu()
+        in_order = torch.empty_like(vectors)
+        in_order[torch.tensor(order)] = vectors
+        return list(in_order.split(counts))
 
     def postprocess(self, outputs: list[torch.Tensor]) -> list[dict[str, Any]]:
         """`embeddings`: one vector per sentence, also where a single sentence came."""
         return [{"embeddings": np.round(vectors.double().numpy(), DECIMALS).tolist()} for vectors in outputs]
 
+    def _checked(self, sentences: list[list[int]]) -> list[list[int]] | PayloadTooLarge:
+        tokens = sum(map(len, sentences))
+        if tokens <= self.max_request_tokens:
+            return sentences
+        return PayloadTooLarge(
+            f"The sentences have {tokens} tokens together; at most {self.max_request_tokens} may come."
+        )
+
     def _embed(self, sentences: list[list[int]]) -> torch.Tensor:
-        ids = torch.full((len(sentences), max(map(len, sentences))), self.padding)
-        mask = torch.zeros_like(ids)
-        for row, sentence in enumerate(sentences):
-            ids[row, : len(sentence)] = torch.tensor(sentence)
-            mask[row, : len(sentence)] = 1
-        mask = to_device(mask, self.device)
-        states = self.network(input_ids=to_device(ids, self.device), attention_mask=mask).last_hidden_state.float()
-        weights = mask.unsqueeze(-1).to(states.dtype)
+        """Unit vectors of shape (sentences, width), float32 on `device`; the longest sentence comes first."""
+        ids = np.full((len(sentences), len(sentences[0])), self.padding, dtype=np.int64)
+        lengths = np.array([len(sentence) for sentence in sentences])
+        mask = np.arange(ids.shape[1]) < lengths[:, None]
+        ids[mask] = np.concatenate(sentences)
+        mask_there = to_device(torch.from_numpy(mask.astype(np.int64)), self.device)
+        states = self.network(
+            input_ids=to_device(torch.from_numpy(ids), self.device), attention_mask=mask_there
+        ).last_hidden_state.float()
+        weights = mask_there.unsqueeze(-1).to(states.dtype)
         means = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-        return torch.nn.functional.normalize(means, dim=1).cpu()
-
-
-def _chunks(sentences: list[list[int]]) -> Iterator[list[int]]:
-    """Indices of sentences that go through the network together, longest first.
-
-    A chunk has at most CHUNK_TOKENS with its padding, and less than half of them are padding.
-    """
-    chunk: list[int] = []
-    for index in sorted(range(len(sentences)), key=lambda i: -len(sentences[i])):
-        longest = len(sentences[chunk[0]]) if chunk else 0
-        if chunk and (longest * (len(chunk) + 1) > CHUNK_TOKENS or 2 * len(sentences[index]) < longest):
-            yield chunk
-            chunk = []
-        chunk.append(index)
-    yield chunk
+        return torch.nn.functional.normalize(means, dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,6 +20,12 @@ from handlers.schema import Schema, parse_json
 
 #: Decimals of an answer's probabilities: more than float32 is sure of near one.
 DECIMALS = 7
+
+#: Bytes of a batch's pictures from which threads decode them sooner than one does.
+WORTH_THREADS = 65_536
+
+#: What a file may say about itself that changes how its grey values are to be seen: orientation and transparency.
+_MEANINGFUL = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp", "transparency"})
 
 _FORMATS = {PNG: "PNG", JPEG: "JPEG"}
 
@@ -41,14 +48,23 @@ class ImageHandler(ServingHandler):
         self.value_max = float(self.settings["value_max"])
         self.Request = _pixels_request(*self.shape, self.value_max)
         self.top_k = min(self.settings.get("top_k", 3), len(self.labels))
+        self._pool = ThreadPoolExecutor(self.threads, "decode") if self.threads > 1 else None
         self.max_pixels = self.settings.get("max_pixels", 4_000_000)
 
-    def decode(self, body: bytes, media_type: str) -> np.ndarray:
-        """Grey values from 0 to 1, float32, shape (height, width)."""
+    def decode(self, body: bytes, media_type: str) -> np.ndarray | tuple[str, bytes]:
+        """Grey values from 0 to 1, float32, shape (height, width), out of JSON; a picture is left to `prepare`."""
         if media_type == JSON:
             rows = parse_json(self.Request, body).pixels  # type: ignore[attr-defined]  # the model of _pixels_request
             return np.asarray(rows, dtype=np.float32) / np.float32(self.value_max)
-        return self._from_picture(body, media_type)
+        return media_type, body
+
+    def prepare(self, items: list[Any]) -> list[Any]:
+        """Every item as grey values, or why its picture is refused; Pillow lets go of Python while it decodes, so large
+        pictures are decoded on as many threads as torch has."""
+        size = sum(len(item[1]) for item in items if isinstance(item, tuple))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd files: they are answered, or refused
+            return list((self._pool.map if self._pool and size > WORTH_THREADS else map)(self._prepared, items))
 
     def preprocess(self, items: list[np.ndarray]) -> torch.Tensor:
         """Float32 tensor of shape (B, 1, height, width) on `device`."""
@@ -65,20 +81,30 @@ class ImageHandler(ServingHandler):
         top = [{"label": self.labels[i], "probability": probabilities[i]} for i in best]
         return {"label": top[0]["label"], "probabilities": probabilities, "top_k": top}
 
-    def _from_picture(self, body: bytes, media_type: str) -> np.ndarray:
+    def _prepared(self, item: np.ndarray | tuple[str, bytes]) -> np.ndarray | RequestError:
+        if not isinstance(item, tuple):
+            return item
+        try:
+            return self._from_picture(*item)
+        except RequestError as error:
+            return error
+
+    def _from_picture(self, media_type: str, body: bytes) -> np.ndarray:
         height, width = self.shape
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd files: they are answered, or refused, below
-            grey = self._grey(body, media_type)
+        grey = self._grey(body, media_type)
         if grey.size != (width, height):
             grey = grey.resize((width, height), Image.Resampling.BOX)
-        return np.asarray(grey, dtype=np.float32) / np.float32(255)
+        values = np.frombuffer(grey.tobytes(), dtype=np.uint8)  # twice as fast as Pillow's own array
+        return values.reshape(height, width).astype(np.float32) / np.float32(255)
 
     def _grey(self, body: bytes, media_type: str) -> Image.Image:
         """The picture as it is to be seen, in 8-bit grey: turned as its EXIF says, transparent parts black."""
         try:
             with Image.open(io.BytesIO(body), formats=[_FORMATS[media_type]]) as picture:
                 self._check_size(picture)
+                picture.load()
+                if picture.mode == "L" and not picture.info.keys() & _MEANINGFUL:
+                    return picture  # as it is to be seen already; what follows copies it three times
                 upright = ImageOps.exif_transpose(picture)
                 if upright.mode.startswith("I"):  # 16 bits; convert() would cut all that is brighter than 255
                     return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))

@@ -29,6 +29,7 @@ class Isolation:
         is_fatal: whether an exception says that nothing can be run any more.
         budget_s: seconds after the first failure of a batch in which it may be halved further.
         clock: monotonic seconds.
+        on_split: is called each time that a batch is halved, with whether memory was the reason.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Isolation:
         is_fatal: Callable[[Exception], bool],
         budget_s: float,
         clock: Callable[[], float],
+        on_split: Callable[[bool], None] = lambda is_memory: None,
     ) -> None:
         self._run = run
         self._is_out_of_memory = is_out_of_memory
         self._is_fatal = is_fatal
         self._budget_s = budget_s
         self._clock = clock
+        self._on_split = on_split
         self.safe_size: int | None = None  # the largest batch that may be tried; None: any
         self.last_split = ""  # why a batch was last halved
         self.is_broken = False
@@ -83,6 +86,7 @@ class _Attempt:
                 self._found[begin:end] = [error] * (end - begin)
                 return False
             is_memory = self._isolation._is_out_of_memory(error)
+            self._isolation._on_split(is_memory)
             self._isolation.last_split = f"{type(error).__name__}: {error}"
             if is_memory:
                 self._isolation.safe_size = (end - begin) // 2

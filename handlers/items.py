@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -13,12 +14,15 @@ JSON = "application/json"
 PNG = "image/png"
 JPEG = "image/jpeg"
 
+#: What `x-cache` may say.
+CACHE_SAID = ("hit", "miss", "bypass")
+
 _RAW_FIELD = "body"  # how TorchServe names a body that is not a form
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _LONGEST_REQUEST_ID = 128
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Incoming:
     """The bytes of one item, what they are said to be, and the request's headers with lower-case names."""
 
@@ -28,51 +32,65 @@ class Incoming:
     request_id: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Outgoing:
     """The one outcome of one item."""
 
     status: int
     body: bytes
     media_type: str = JSON
+    error: RequestError | None = None  # why there is no prediction
+    cache: str = ""  # hit, miss or bypass; empty where the cache was not asked
+    headers: tuple[tuple[str, str], ...] = ()  # besides the media type
 
     @property
     def phrase(self) -> str:
-        return HTTPStatus(self.status).phrase
+        return _PHRASES[self.status]
+
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 def problem(error: RequestError, request_id: str | None, model: str, version: str) -> Outgoing:
     """The outcome of an item that failed."""
-    return Outgoing(error.status, problem_document(error, request_id, model, version), PROBLEM_MEDIA_TYPE)
+    return Outgoing(error.status, problem_document(error, request_id, model, version), PROBLEM_MEDIA_TYPE, error)
 
 
-def read_item(fields: Mapping[str, Any], properties: Mapping[str, Any], server_id: str | None) -> Incoming:
+def read_item(
+    fields: Mapping[str, Any], types: Mapping[str, str], headers: Mapping[str, str], server_id: str | None
+) -> Incoming:
     """What TorchServe hands over for one item, as an Incoming.
 
     Args:
-        fields: TorchServe's data item: field name to value, of a form and of the URL's query; a bare body has the
-            field 'body'; a gRPC client chooses the name.
-        properties: TorchServe's request properties: header name to str, form field name to its own headers as dict.
+        fields: field name to value, of a form and of the URL's query; a bare body has the field 'body'; a gRPC client
+            chooses the name.
+        types: field name to the media type that stands beside it.
+        headers: the request's, with lower-case names.
         server_id: TorchServe's id of the request, used where the client sent none.
 
     Raises:
         UndecodableBody: no field, or several where one is expected.
         UnsupportedMedia: a form without a field.
     """
-    headers = {name.lower(): value for name, value in properties.items() if isinstance(value, str)}
-    request_id = _plain_id(headers.get("x-request-id")) or server_id
-    sent_as = _bare(headers.get("content-type"))
+    sent_as = _bare(headers.get("content-type", ""))
     is_form = sent_as in _FORMS
     name = _field(fields, is_form)
-    own = properties.get(name)
-    media_type = _bare(own.get("content-type")) if isinstance(own, dict) else ""
-    return Incoming(_bytes(fields[name]), media_type or ("" if is_form else sent_as), headers, request_id)
+    media_type = _bare(types.get(name, ""))
+    return Incoming(
+        _bytes(fields[name]), media_type or ("" if is_form else sent_as), headers, request_id_of(headers, server_id)
+    )
 
 
-def request_id_of(properties: Mapping[str, Any], server_id: str | None) -> str | None:
+def read_properties(properties: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Media types of the fields, and headers with lower-case names, out of TorchServe's request properties, which mix
+    both: a field's name has a dict of its own headers, a header's name a str."""
+    types = {name: own.get("content-type") or "" for name, own in properties.items() if isinstance(own, dict)}
+    return types, {name.lower(): value for name, value in properties.items() if isinstance(value, str)}
+
+
+def request_id_of(headers: Mapping[str, str], server_id: str | None) -> str | None:
     """The id that names this request in answers and logs: the client's, else TorchServe's."""
-    sent = next((v for k, v in properties.items() if k.lower() == "x-request-id" and isinstance(v, str)), None)
-    return _plain_id(sent) or server_id
+    return _plain_id(headers.get("x-request-id")) or server_id
 
 
 def sniff(body: bytes) -> str:
@@ -113,8 +131,9 @@ def _bytes(value: Any) -> bytes:
     raise TypeError(f"TorchServe handed over a {type(value).__name__} instead of the raw body")
 
 
-def _bare(media_type: str | None) -> str:
-    return (media_type or "").partition(";")[0].strip().lower()
+@lru_cache(256)
+def _bare(media_type: str) -> str:
+    return media_type.partition(";")[0].strip().lower()
 
 
 def _plain_id(sent: str | None) -> str | None:

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, Field, create_model
 
 from handlers.base import ServingHandler
-from handlers.device import to_device
+from handlers.device import tensor_of
 from handlers.schema import Schema
 
 #: Decimals of an answer's probability: more than float32 is sure of near one.
@@ -39,7 +39,7 @@ class TabularHandler(ServingHandler):
     def preprocess(self, items: list[BaseModel]) -> torch.Tensor:
         """Float32 tensor of shape (B, features) on `device`."""
         rows = [[getattr(item, column) for column in self.columns] for item in items]
-        return to_device(torch.tensor(rows, dtype=torch.float32), self.device)
+        return tensor_of(rows, self.device)
 
     def postprocess(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """Probability of the positive class and the label, from logits of shape (B,) or (B, 1)."""

@@ -14,9 +14,9 @@ import logging
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 logger = logging.getLogger(__name__)
@@ -25,9 +25,13 @@ logger = logging.getLogger(__name__)
 TORCHSERVE = "0.12.0"
 
 _INT = struct.Struct("!i")
-_read_int = _INT.unpack_from
 _write_int = _INT.pack
 _END = _INT.pack(-1)
+# Lengths are read without their sign: -1 ends a list, and any other negative one is more than an item may have, which
+# is found where bytes are missing, and costs nothing where none are.
+_read_int = struct.Struct("!I").unpack_from
+_LAST = 0xFFFFFFFF
+_LONGEST_ITEM = 1 << 31
 #: What one recv asks for; the usual batch comes in one.
 _CHUNK = 1 << 18
 #: Header names and header blocks that are remembered; a client that invents new ones costs no more than this memory.
@@ -35,11 +39,32 @@ _REMEMBERED = 1024
 
 
 class Item(NamedTuple):
-    """One request as TorchServe's service would make it of its message."""
+    """One request as it stands in its message."""
 
     request_id: str
-    properties: dict[str, Any]  # form field name to its own headers, then request header name to value
+    headers: dict[str, str]
     fields: dict[str, bytes]
+    types: dict[str, str]  # the media type of each field, empty where the client gave none
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """What TorchServe's service makes of it: field name to its own headers, then header name to value."""
+        return {**{name: {"content-type": kind} for name, kind in self.types.items()}, **self.headers}
+
+
+class Answer(Protocol):
+    """The outcome of one item, as a handler has it."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def phrase(self) -> str: ...
+    @property
+    def media_type(self) -> str: ...
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]: ...
+    @property
+    def body(self) -> bytes: ...
 
 
 class Batch(list[Item]):
@@ -80,7 +105,12 @@ class Reader:
         return self._held[begin : self._at]
 
     def batch(self) -> Batch:
-        """The items of an inference message, whose command byte was read already."""
+        """The items of an inference message, whose command byte was read already.
+
+        Raises:
+            Disconnected: the connection ended before.
+            ValueError: a length is negative, or a text is not UTF-8: no node writes such a message.
+        """
         items = Batch()
         while True:
             item = self._item()
@@ -94,73 +124,68 @@ class Reader:
             try:
                 return self._parse()
             except _Short as short:
+                if short.end - self._at >= _LONGEST_ITEM:
+                    raise ValueError("TorchServe sent a length that no item has") from None
                 self._fill(short.end)
 
     def _parse(self) -> Item | None:
-        held, at, have = self._held, self._at, len(self._held)
+        """What lies at `_at`, as if all of it were in memory; looking before each field would cost a third more."""
+        held, at, length = self._held, self._at, 0
         names = self._names
-        if at + 4 > have:
-            raise _Short(at + 4)
-        (length,) = _read_int(held, at)
-        at += 4
-        if length == -1:
-            self._at = at
-            return None
-        if at + length > have:
-            raise _Short(at + length)
-        request_id = held[at : at + length].decode()
-        at += length
-        headers: list[tuple[str, str]] = []
-        while True:
-            if at + 4 > have:
-                raise _Short(at + 4)
-            (length,) = _read_int(held, at)
-            at += 4
-            if length == -1:
-                break
-            if at + length + 4 > have:
-                raise _Short(at + length + 4)
-            raw = held[at : at + length]
-            at += length
-            name = names.get(raw)
-            if name is None:
-                name = raw.decode()
-                if len(names) < _REMEMBERED:
-                    names[raw] = name
-            (length,) = _read_int(held, at)
-            at += 4
-            if at + length > have:
-                raise _Short(at + length)
-            headers.append((name, held[at : at + length].decode()))
-            at += length
-        properties: dict[str, Any] = {}
+        headers: dict[str, str] = {}
         fields: dict[str, bytes] = {}
-        while True:
-            if at + 4 > have:
-                raise _Short(at + 4)
+        types: dict[str, str] = {}
+        try:
             (length,) = _read_int(held, at)
             at += 4
-            if length == -1:
-                break
-            if at + length + 4 > have:
-                raise _Short(at + length + 4)
-            field = held[at : at + length].decode()
+            if length == _LAST:
+                self._at = at
+                return None
+            request_id = held[at : at + length].decode()
             at += length
-            (length,) = _read_int(held, at)
-            at += 4
-            if at + length + 4 > have:
-                raise _Short(at + length + 4)
-            properties[field] = {"content-type": held[at : at + length].decode()}
-            at += length
-            (length,) = _read_int(held, at)
-            at += 4
-            if at + length > have:
-                raise _Short(at + length)
-            fields[field] = held[at : at + length]
-            at += length
-        properties.update(headers)
+            while True:
+                (length,) = _read_int(held, at)
+                at += 4
+                if length == _LAST:
+                    break
+                raw = held[at : at + length]
+                name = names.get(raw) or self._name(raw)
+                at += length
+                (length,) = _read_int(held, at)
+                at += 4
+                headers[name] = held[at : at + length].decode()
+                at += length
+            while True:
+                (length,) = _read_int(held, at)
+                at += 4
+                if length == _LAST:
+                    break
+                field = held[at : at + length].decode()
+                at += length
+                (length,) = _read_int(held, at)
+                at += 4
+                types[field] = held[at : at + length].decode()
+                at += length
+                (length,) = _read_int(held, at)
+                at += 4
+                fields[field] = held[at : at + length]
+                at += length
+        except struct.error:
+            raise _Short(at + 4) from None
+        except UnicodeDecodeError:
+            if at + length > len(held):  # a character that was cut
+                raise _Short(at + length) from None
+            raise
+        if at > len(held):
+            raise _Short(at)
         self._at = at
-        return Item(request_id, properties, fields)
+        return Item(request_id, headers, fields, types)
+
+    def _name(self, raw: bytes) -> str:
+        name = raw.decode()
+        if len(self._names) < _REMEMBERED:
+            self._names[raw] = name
+        return name
 
     def _fill(self, end: int) -> None:
         """Hold at least `end` bytes, counted from the begin of what is held; what was read before `_at` is dropped."""
@@ -177,9 +202,25 @@ class Reader:
         self._at = 0
 
 
+def encode_answers(batch: Sequence[Item], answers: Sequence[Answer]) -> bytes:
+    """A predict response with status 200 as TorchServe writes it: one answer per item."""
+    parts = [_PREDICTED]
+    for item, answer in zip(batch, answers, strict=True):
+        request_id = item.request_id.encode()
+        headers = (("content-type", answer.media_type), *answer.headers)
+        parts += (
+            _write_int(len(request_id)),
+            request_id,
+            _head(answer.media_type, answer.status, answer.phrase, headers),
+            _write_int(len(answer.body)),
+            answer.body,
+        )
+    parts.append(_END)
+    return b"".join(parts)
+
+
 def encode(answers: list[bytes], context: Any) -> bytes:
-    """A predict response with status 200 as TorchServe writes it: one answer per item, with the item's own status,
-    media type and headers out of the context."""
+    """The same response out of what a handler's `handle` returned and put into the context."""
     parts = [_PREDICTED]
     for index, processor in enumerate(context.request_processor):
         request_id = context.request_ids[index].encode()
@@ -218,10 +259,14 @@ def _head(media_type: str, status: int | None, phrase: str, headers: tuple[tuple
     return b"".join(parts)
 
 
-def install() -> bool:
+def install(handler_object: Any, answer: Callable[[Sequence[Item]], Sequence[Answer]] | None) -> bool:
     """From now on this worker's messages go through this file; False where TorchServe's own way stays.
 
     Nothing is done in a process that is no worker. May be called again.
+
+    Args:
+        handler_object: whose method `handle` TorchServe calls.
+        answer: answers a batch in its place, without TorchServe's context; None: `handle` is called.
     """
     package = sys.modules.get("ts")
     handler = sys.modules.get("ts.protocol.otf_message_handler")
@@ -236,6 +281,8 @@ def install() -> bool:
         return False
     if service.Service.predict is not predict:
         _replace(handler, service)
+    if answer is not None:
+        _answers[handler_object] = answer
     return True
 
 
@@ -259,6 +306,7 @@ class _Stock(NamedTuple):
 
 
 _stock: _Stock
+_answers: WeakKeyDictionary[Any, Callable[[Sequence[Item]], Sequence[Answer]]] = WeakKeyDictionary()
 _readers: WeakKeyDictionary[Any, Reader] = WeakKeyDictionary()
 
 
@@ -290,20 +338,39 @@ def predict(self: Any, batch: Any) -> Any:
     """`Service.predict`: the response to a batch, without a line in the log for each."""
     if not isinstance(batch, Batch):
         return _stock.predict(self, batch)
+    answer = _answers.get(getattr(self._entry_point, "__self__", None))
+    if answer is None:
+        return _through_context(self, batch)
+    try:
+        return encode_answers(batch, answer(batch))
+    except Exception:
+        logger.exception("the handler failed on a batch of %d", len(batch))
+        return _failed(batch)
+
+
+def _failed(batch: Batch) -> Any:
+    """TorchServe's own words for a batch whose handler raised, as one of ours does not, but an author's might."""
+    return _stock.create_predict_response(None, _ids(batch), "Prediction failed", 503)
+
+
+def _ids(batch: Batch) -> dict[int, str]:
+    return {index: item.request_id for index, item in enumerate(batch)}
+
+
+def _through_context(self: Any, batch: Batch) -> Any:
+    """The response of a handler that has a `handle` of its own."""
     from ts.context import RequestProcessor
 
     context = self.context
-    context.request_ids = ids = {index: item.request_id for index, item in enumerate(batch)}
+    context.request_ids = ids = _ids(batch)
     context.request_processor = [RequestProcessor(item.properties) for item in batch]
     context.metrics.request_ids = ids
     context.cl_socket = self.cl_socket
     try:
         answers = self._entry_point([item.fields for item in batch], context)
     except Exception:
-        # `handle` answers for each item and does not raise; where one of the author's own does, TorchServe's own
-        # words for it stay, and the worker lives
-        logger.exception("handle failed on a batch of %d", len(batch))
-        return _stock.create_predict_response(None, ids, "Prediction failed", 503)
+        logger.exception("the handler failed on a batch of %d", len(batch))
+        return _failed(batch)
     if (
         isinstance(answers, list)
         and len(answers) == len(batch)

@@ -64,14 +64,14 @@ def locked_names(lock: str) -> list[str]:
     """Names of the packages that the lock pins, normalized, in its order.
 
     Raises:
-        SetupError: a line is not `name==version`.
+        SetupError: a line is not `name==version`, with or without pip's `; condition` for where it is wanted.
     """
     names = []
     for number, line in enumerate(lock.splitlines(), 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue
-        match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.!]*)", text)
+        match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.!]*)(; [^;]+)?", text)
         if match is None:
             raise SetupError(f"requirements.lock, line {number}: {text!r} is not name==version")
         names.append(normalized(match[1]))

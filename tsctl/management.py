@@ -173,9 +173,9 @@ class ManagementClient:
     def predict(
         self, model: str, version: str | None, body: bytes, media_type: str, timeout_s: float = READ_TIMEOUT_S
     ) -> Reply:
-        """The node's answer to one request, whatever its status; no version asks the default one."""
+        """The model's answer to one request, not the cache's, whatever its status; no version asks the default one."""
         path = f"/predictions/{_segment(model)}" + (f"/{_segment(version)}" if version else "")
-        headers = {"Content-Type": media_type}
+        headers = {"Content-Type": media_type, "Cache-Control": "no-store"}
 
         def send() -> requests.Response:
             url = self.node.inference + path

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 
 from handlers.base import ServingHandler
-from handlers.device import to_device
+from handlers.device import tensor_of
 from handlers.schema import Schema
 
 
@@ -18,7 +18,7 @@ class LinearHandler(ServingHandler):
 
     def preprocess(self, items: list[Request]) -> torch.Tensor:
         """Float32 tensor of shape (B, 64)."""
-        return to_device(torch.tensor([item.row for item in items]), self.device)
+        return tensor_of([item.row for item in items], self.device)
 
     def postprocess(self, outputs: torch.Tensor) -> list[dict[str, list[float]]]:
         """The scores of each row, from shape (B, 10)."""

@@ -16,10 +16,12 @@ import torch
 from served import CHECKOUT, JSON, Item, Worker, assert_problem, write_archive_folder
 from ts.utils.util import list_classes_from_module
 
+from handlers import wire
 from handlers.base import ServingHandler
 from handlers.errors import DoesNotFit, LoadError
 from handlers.samples import MEDIA_TYPES
 from handlers.schema import Schema
+from tsctl.archive.probe import decode_answers
 from tsctl.archive.spec import SAMPLE_TYPES
 
 SAMPLES = {"two.json": b'{"number": 2}', "three.json": b'{"number": 3}'}
@@ -391,6 +393,50 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_the_size_is_remembered(t
         assert [reply.json()["double"] for reply in replies] == [2.0 * n for n in range(8)]
         assert ToyHandler.batches == [2, 2, 2, 2]
     assert worker.ask(number(1))[0].status == 200
+
+
+def test_a_batch_has_the_same_answers_with_and_without_torchserves_context(toy: Worker) -> None:
+    """The bulk wire hands items over by themselves; TorchServe's own way passes them through its context."""
+    items = [
+        number(1),
+        Item(b"nonsense", headers={"X-Request-Id": "mine"}),
+        Item(b"", media_type="application/json"),
+        Item(media_type="multipart/form-data; boundary=x", form=(("file", "application/json", b'{"number": 3}'),)),
+        Item(media_type="multipart/form-data; boundary=x", form=()),
+        Item(headers={"describe": "True"}, media_type="", form=()),
+        Item(b'{"number": 1}', headers={"explain": "True"}),
+        Item(b'{"number": 1}', headers={"X-Request-Deadline-Ms": "1"}),
+        number(ToyHandler.REFUSED),
+    ]
+    messages = [item.message(place) for place, item in enumerate(items)]
+    batch = wire.Batch(
+        wire.Item(
+            message["requestId"].decode(),
+            {header["name"].decode(): header["value"].decode() for header in message["headers"]},
+            {part["name"]: bytes(part["value"]) for part in message["parameters"]},
+            {part["name"]: part["contentType"] for part in message["parameters"]},
+        )
+        for message in messages
+    )
+    assert wire.install(toy.handler, toy.handler.handle_items)
+    assert bytes(toy.service.predict(batch)) == bytes(toy.service.predict(messages))
+
+
+def test_a_handle_of_the_authors_own_is_called_on_the_bulk_wire_too(tmp_path: Path) -> None:
+    class Marked(ToyHandler):
+        """Adds a header of its own to each answer."""
+
+        def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
+            answers = super().handle(data, context)
+            for index in range(len(answers)):
+                context.set_response_header(index, "x-mine", "yes")
+            return answers
+
+    worker = Worker(Marked(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN))
+    content = {"Content-Type": JSON}
+    item = wire.Item("request-0", content, {"body": b'{"number": 2}'}, {"body": JSON})
+    [answer] = decode_answers(bytes(worker.service.predict(wire.Batch([item]))))
+    assert (answer["status"], answer["headers"]["x-mine"]) == (200, "yes")
 
 
 def test_both_worlds_give_a_sample_the_same_media_type() -> None:

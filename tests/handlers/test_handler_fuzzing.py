@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from served import JSON, Item, Reply, Worker, assert_problem
+from served import JSON, Item, Reply, Worker, assert_problem, close
 
 from handlers.items import JPEG, PNG
 
@@ -55,15 +54,6 @@ def worker(request: pytest.FixtureRequest) -> Worker:
 
 def good_item(worker: Worker) -> Item:
     return Item(next(p for p in sorted((worker.folder / "samples").iterdir()) if p.suffix == ".json").read_bytes())
-
-
-def close(found: Any, expected: Any) -> bool:
-    """Equal but for the last bits, which depend on how many items went through the model together."""
-    if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(close(found[key], expected[key]) for key in expected)
-    if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(close, found, expected))
-    return bool(abs(found - expected) <= 1e-5) if isinstance(expected, float) else found == expected
 
 
 def assert_outcome(reply: Reply) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import struct
+import threading
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import pytest
 from PIL import Image
 from served import Item, Worker, assert_problem
 
-from handlers.image import ImageHandler
+from handlers.errors import UndecodableBody
+from handlers.image import WORTH_THREADS, ImageHandler
 from handlers.items import JPEG, JSON, PNG
 
 BLANK = [[0] * 8] * 8
@@ -199,3 +202,30 @@ def test_a_compressed_comment_that_swells_is_refused_or_skipped(digits: Worker) 
     body = written(grey(digits))
     swollen = body[:33] + chunk + body[33:]
     assert digits.ask_one(swollen, PNG).status in (200, 400)
+
+
+def test_large_pictures_are_decoded_on_several_threads_with_the_same_outcomes(
+    digits: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = np.random.default_rng(0)
+    noise = [written(Image.fromarray(chance.integers(0, 256, (300, 300), dtype=np.uint8))) for _ in range(6)]
+    items = [*((PNG, body) for body in noise), (PNG, noise[0][:500]), np.zeros((8, 8), np.float32)]
+    assert sum(map(len, noise)) > WORTH_THREADS
+    handler = digits.handler
+    assert isinstance(handler, ImageHandler)
+    alone = handler.prepare(items)
+    used: set[str] = set()
+    decoded = handler._from_picture
+
+    def watched(media_type: str, body: bytes) -> np.ndarray:
+        used.add(threading.current_thread().name)
+        return decoded(media_type, body)
+
+    monkeypatch.setattr(handler, "_from_picture", watched)
+    with ThreadPoolExecutor(2, "decode") as pool:
+        monkeypatch.setattr(handler, "_pool", pool)
+        together = handler.prepare(items)
+    assert all(name.startswith("decode") for name in used)
+    assert [type(outcome) for outcome in together] == [np.ndarray] * 6 + [UndecodableBody, np.ndarray]
+    for one, other in zip(alone[:6], together[:6], strict=True):
+        assert np.array_equal(one, other)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import Connection, decoded, message, stock_decoded
 from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler as stock
-from ts.service import Service
 
 from handlers import wire
-from handlers.wire import Batch, Disconnected, Reader
+from handlers.wire import Disconnected, Reader
 
 TEXT = st.text(max_size=12)
 ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
@@ -27,38 +28,6 @@ REQUESTS = st.lists(
 FAST = settings(max_examples=150, deadline=None)
 
 
-def field(content: bytes) -> bytes:
-    return struct.pack("!i", len(content)) + content
-
-
-def message(requests: list[Any]) -> bytes:
-    """An inference command as the node writes it."""
-    end = struct.pack("!i", -1)
-    parts = [b"I"]
-    for request_id, headers, parameters in requests:
-        parts.append(field(request_id.encode()))
-        parts += [field(name.encode()) + field(value.encode()) for name, value in headers]
-        parts.append(end)
-        parts += [field(name.encode()) + field(kind.encode()) + field(value) for name, kind, value in parameters]
-        parts.append(end)
-    return b"".join([*parts, end])
-
-
-class Connection:
-    """A socket on which bytes come in pieces of given sizes, again and again in that order."""
-
-    def __init__(self, content: bytes, pieces: list[int]) -> None:
-        self.content = memoryview(content)
-        self.pieces = pieces
-        self.calls = 0
-
-    def recv(self, length: int) -> bytes:
-        piece = self.pieces[self.calls % len(self.pieces)]
-        self.calls += 1
-        taken, self.content = self.content[: min(length, piece)], self.content[min(length, piece) :]
-        return bytes(taken)
-
-
 @pytest.fixture(autouse=True, scope="module")
 def raw_bodies() -> Iterator[None]:
     """As in a worker whose handler has switched to raw bodies."""
@@ -68,17 +37,6 @@ def raw_bodies() -> Iterator[None]:
     os.environ.pop("TS_DECODE_INPUT_REQUEST")
     if before is not None:
         os.environ["TS_DECODE_INPUT_REQUEST"] = before
-
-
-def stock_decoded(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[int, str]]:
-    connection = Connection(content[1:], [1 << 20])
-    headers, fields, ids = Service.retrieve_data_for_inference(stock._retrieve_inference_msg(connection))
-    return [processor.get_request_properties() for processor in headers], fields, ids
-
-
-def decoded(batch: Batch) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[int, str]]:
-    ids = {index: item.request_id for index, item in enumerate(batch)}
-    return [item.properties for item in batch], [item.fields for item in batch], ids
 
 
 @FAST
@@ -106,6 +64,20 @@ def test_a_message_cut_anywhere_is_a_disconnection(requests: list[Any], data: st
     reader = Reader(Connection(content[: data.draw(st.integers(1, len(content) - 1))], [77]).recv)
     reader.take(1)
     with pytest.raises(Disconnected):
+        reader.batch()
+
+
+@pytest.mark.parametrize("length", [-2, -4, -5, -(2**31)])
+@pytest.mark.parametrize("place", range(7))
+def test_a_negative_length_anywhere_is_refused(place: int, length: int) -> None:
+    """A decoder that took it for a length would go back, and read the same bytes for ever."""
+    lengths = [struct.pack("!i", n) for n in (1, 1, 1, -1, 1, 1, 1)]
+    lengths[place] = struct.pack("!i", length)
+    request_id, name, value, end, field, kind, body = lengths
+    content = b"I" + request_id + b"1" + name + b"n" + value + b"v" + end + field + b"f" + kind + b"k" + body + b"b"
+    reader = Reader(Connection(content, [1 << 16]).recv)
+    reader.take(1)
+    with pytest.raises(ValueError, match="a length that no item has"):
         reader.batch()
 
 
@@ -138,6 +110,28 @@ ANSWERS = st.lists(
     ),
     max_size=6,
 )
+
+
+@FAST
+@given(answers=ANSWERS)
+def test_a_response_without_a_context_has_the_same_bytes(answers: list[Any]) -> None:
+    answers = [(*answer[:2], answer[2] or 200, answer[3] or "", answer[4]) for answer in answers]
+    context = Context("toy", "/", {}, 8, None, "0.12.0")
+    context.request_ids = {index: answer[0] for index, answer in enumerate(answers)}
+    context.request_processor = [RequestProcessor({}) for _ in answers]
+    ours = []
+    for index, (_, body, status, phrase, headers) in enumerate(answers):
+        media_type = headers.pop("content-type", "application/json")
+        context.set_response_status(status, phrase, index)
+        context.set_response_content_type(index, media_type)
+        for name, value in headers.items():
+            context.set_response_header(index, name, value)
+        ours.append(SimpleNamespace(status=status, phrase=phrase, media_type=media_type, body=body,
+                                    headers=tuple(headers.items())))  # fmt: skip
+    bodies = [answer[1] for answer in answers]
+    expected = stock.create_predict_response(bodies, context.request_ids, "Prediction success", 200, context=context)
+    batch = [wire.Item(answer[0], {}, {}, {}) for answer in answers]
+    assert wire.encode_answers(batch, ours) == bytes(expected)
 
 
 @FAST

@@ -296,12 +296,15 @@ class Tiny(ServingHandler):
 '''
 
 
-def write_tiny(site: Site, model: str, versions: dict[str, dict[str, Any]], golden: float | None = None) -> None:
+def write_tiny(
+    site: Site, model: str, versions: dict[str, dict[str, Any]], golden: float | None = None, **more: Any
+) -> None:
     """An archive folder whose handler multiplies a number.
 
     Args:
         versions: settings by version; `factor` is what it multiplies by.
         golden: the golden answer to the sample 0.5; None: the right one.
+        more: of archive.yaml.
     """
     folder = site.root / "archives" / model
     (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -318,5 +321,6 @@ def write_tiny(site: Site, model: str, versions: dict[str, dict[str, Any]], gold
         "timeouts": {"startup_s": 30, "response_s": 10, "retry_s": 5},
         "warmup": {"budget_s": 2.0},
         "versions": {version: {"settings": settings} for version, settings in versions.items()},
+        **more,
     }
     (folder / "archive.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))

@@ -24,7 +24,7 @@ def write(folder: Path, content: Any) -> Path:
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"batches": {}}, "batches: unknown key; did you mean batch?"),
-    "unknown key inside": ({"batch": {"delay": 1}}, "batch.delay: unknown key; known here: max_delay_ms, size"),
+    "unknown key inside": ({"batch": {"delay": 1}}, "batch.delay: unknown key; known here: max_delay_ms, size, tokens"),
     "no delay": ({"batch": {"max_delay_ms": 0}}, "batch.max_delay_ms: 0: should be greater than or equal to 1"),
     "size as text": ({"batch": {"size": "8"}}, "batch.size: '8': should be a valid integer"),
     "size as a fraction": ({"batch": {"size": 8.0}}, "batch.size: 8.0: should be a valid integer"),
@@ -57,6 +57,21 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "settings: {'released': datetime.date(2024, 1, 1)}: must hold JSON values only",
     ),
     "a version named token": ({"versions": {"token1": None}}, "must not begin with 'token'"),
+    "a cache without a bound": ({"cache": {"max_mb": 0}}, "cache.max_mb: 0: should be greater than 0"),
+    "a share above one": ({"cache": {"check": 2.0}}, "cache.check: 2.0: should be less than or equal to 1"),
+    "a shared cache that is no Redis": (
+        {"cache": {"shared": "http://127.0.0.1"}},
+        "cache.shared: 'http://127.0.0.1': must be an address such as redis://",
+    ),
+    "a password in an archive": (
+        {"cache": {"shared": "redis://me:secret@host:6379/0"}},
+        "must hold no user or password: set TS_SHARED_CACHE_URL in the node's environment",
+    ),
+    "a dtype without hardware": ({"dtype": "fp8"}, "dtype: 'fp8': should be 'float32' or 'bf16'"),
+    "two arithmetics at once": (
+        {"quantize": "int8-dynamic", "dtype": "bf16"},
+        "quantize: int8-dynamic goes neither with compile nor with dtype: bf16",
+    ),
     "a negative tolerance": ({"tolerance": {"absolute": -1.0}}, "tolerance.absolute: -1.0: should be greater than"),
 }
 

@@ -32,7 +32,8 @@ bootstrap, display, venv = load("bootstrap"), load("_display"), load("_venv")
 
 def locked() -> dict[str, str]:
     lines = [line for line in (CHECKOUT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-    return {display.normalized(line.split("==")[0]): line.split("==")[1] for line in lines}
+    pins = [line.partition(";")[0].split("==") for line in lines]
+    return {display.normalized(name): version for name, version in pins}
 
 
 def test_the_lock_pins_every_package_exactly() -> None:
@@ -59,7 +60,9 @@ def test_scripts_look_for_what_tsctl_needs() -> None:
     assert {modules.get(name, name) for name in wanted} <= set(venv.NEEDED)
 
 
-@pytest.mark.parametrize("line", ["torch", "torch>=2.13.0", "torch==2.13.0+cpu", "-e .", "--index x", "torch==2.*"])
+@pytest.mark.parametrize(
+    "line", ["torch", "torch>=2.13.0", "torch==2.13.0+cpu", "-e .", "--index x", "torch==2.*", "torch==2.13.0;"]
+)
 def test_a_line_that_pins_nothing_is_refused(line: str) -> None:
     with pytest.raises(bootstrap.SetupError, match=r"requirements\.lock, line 2: .* is not name==version"):
         bootstrap.locked_names(f"numpy==1.0\n{line}\n")
@@ -70,6 +73,10 @@ def test_comments_and_empty_lines_are_no_packages() -> None:
         "pyyaml",
         "ast-serialize",
     ]
+
+
+def test_a_package_may_be_wanted_only_where_it_has_a_wheel() -> None:
+    assert bootstrap.locked_names("atheris==3.0.0; python_version < '3.14'\n") == ["atheris"]
 
 
 # ---- the decision ------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_what_is_set_up_is_not_set_up_again(folder: Path) -> None:
 def test_tests_run_on_built_archives(folder: Path) -> None:
     planned = make(folder, "-n", "test").stdout
     assert planned.index("scripts/archive.py build") < planned.index(
-        "-m pytest -n 3 tests/live tests/handlers tests/unit"
+        "-m pytest -n 3 tests/live tests/handlers tests/fuzz tests/unit"
     )
 
 

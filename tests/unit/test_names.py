@@ -19,7 +19,18 @@ TSCTL = sorted((CHECKOUT / "tsctl").rglob("*.py"))
 STOCK = CHECKOUT / "tsctl" / "bench" / "stock"
 SCRIPTS = sorted((CHECKOUT / "scripts").glob("*.py"))
 #: What the command line must not load before a command needs it: time of every start, or the worker's world.
-HEAVY = {"torch", "ts", "handlers", "numpy", "pandas", "transformers", "pydantic", "requests", "yaml"}
+HEAVY = {
+    "torch",
+    "ts",
+    "handlers",
+    "numpy",
+    "pandas",
+    "transformers",
+    "pydantic",
+    "requests",
+    "yaml",
+    "prometheus_client",
+}
 #: Words of the house's table that name nothing.
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "data", "info"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tsctl.node.logs import load_reports, tail
 from tsctl.node.process import NodePaths, node_environment
 from tsctl.node.properties import parse_properties
 from tsctl.node.tokens import read_tokens, write_header_file
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 KEYS = """{"management": {"key": "m4n", "expiration time": "2026-01-01T10:00:00.123456789Z"},
  "inference": {"key": "1nf", "expiration time": "2026-01-01T11:00:00Z"}, "API": {"key": "4p1"}}"""
@@ -30,10 +33,12 @@ def key_file(tmp_path: Path) -> Path:
 def test_the_nodes_own_values_come_before_the_defaults() -> None:
     defaults = {"load_models": "all", "inference_address": "http://0.0.0.0:1", "job_queue_size": "7", "vmargs": "-X"}
     node = NodeSpec(inference="http://127.0.0.1:18080", grpc_ports=(1, 2))
-    properties = parse_properties(render_node_config(node_properties(defaults, node, Path("/a/st,ore"))))
+    properties = parse_properties(render_node_config(node_properties(defaults, node, Path("/a/st,ore"), 4)))
     assert properties["inference_address"] == "http://127.0.0.1:18080"
     assert properties["grpc_management_port"] == "2"
     assert properties["job_queue_size"] == "7"
+    assert properties["number_of_netty_threads"] == "4"
+    assert node_properties({"number_of_netty_threads": "9"}, node, Path("/s"), 4)["number_of_netty_threads"] == "9"
     assert properties["model_store"] == "/a/st,ore"
     assert properties["allowed_urls"] == "file:///a/st.ore/[^/]+\\.mar"  # a comma would end the pattern
     assert "load_models" not in properties
@@ -50,7 +55,18 @@ def test_a_node_inherits_what_it_needs_and_no_secret(tmp_path: Path) -> None:
     inherited = node_environment(environment, NodePaths(tmp_path), tmp_path)
     assert inherited["PATH"] == "/bin"
     assert inherited["CUDA_VISIBLE_DEVICES"] == "1"
-    assert not {"PYTHONPATH", "AWS_SECRET_ACCESS_KEY"} & set(inherited)
+    assert not {"PYTHONPATH", "AWS_SECRET_ACCESS_KEY", "TS_SHARED_CACHE_URL"} & set(inherited)
+
+
+def test_workers_learn_the_address_of_the_shared_cache_that_no_archive_may_hold(tmp_path: Path) -> None:
+    environment = {"TS_SHARED_CACHE_URL": "redis://:secret@cache:6379/0"}
+    assert node_environment(environment, NodePaths(tmp_path), tmp_path).items() >= environment.items()
+    [pattern] = [
+        line.partition("=")[2]
+        for line in (CHECKOUT / "config.properties").read_text().splitlines()
+        if line.startswith("blacklist_env_vars=")
+    ]
+    assert not re.fullmatch(pattern, "TS_SHARED_CACHE_URL")
 
 
 def test_tokens_are_read_with_their_expiry(key_file: Path) -> None:

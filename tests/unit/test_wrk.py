@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tsctl.bench.overhead import parse_wrk
+from tsctl.bench.wrk import parse_wrk
 
 PRINTED = """
 Running 10s test @ http://127.0.0.1:8080/predictions/linear/1.0
@@ -24,10 +24,11 @@ Transfer/sec:      4.42MB
 
 def test_figures_have_their_units() -> None:
     found = parse_wrk(PRINTED)
+    assert found.requests == 152012
     assert (found.requests_s, found.p50_ms, found.p99_ms, found.failed) == (15192.31, 0.762, 1200.0, 46)
 
 
-@pytest.mark.parametrize("line", ["Requests/sec", "50%", "99%"])
+@pytest.mark.parametrize("line", ["requests in", "Requests/sec", "50%", "99%"])
 def test_a_missing_figure_is_an_error(line: str) -> None:
     with pytest.raises(ValueError, match="wrk printed nothing like"):
         parse_wrk("\n".join(text for text in PRINTED.splitlines() if line not in text))
@@ -36,3 +37,8 @@ def test_a_missing_figure_is_an_error(line: str) -> None:
 def test_a_clean_run_has_no_failures() -> None:
     clean = "\n".join(text for text in PRINTED.splitlines() if "errors" not in text and "Non-2xx" not in text)
     assert parse_wrk(clean).failed == 0
+
+
+@pytest.mark.parametrize("share", ["88.50%", "88.99%"])
+def test_a_share_of_the_line_before_is_no_percentile(share: str) -> None:
+    assert parse_wrk(PRINTED.replace("88.21%", share)) == parse_wrk(PRINTED)

@@ -163,6 +163,15 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
         "jobQueueSize": serving.queue_size,
         "serving": {
             "threads": serving.threads,
+            "batch_tokens": serving.batch.tokens,
+            "cache": serving.cache.model_dump() if serving.cache else None,
+            "acceleration": {
+                "compile": serving.compile,
+                "dtype": serving.dtype,
+                "quantize": serving.quantize,
+                "channels_last": serving.channels_last,
+            },
+            "metrics": serving.metrics,
             "wire": serving.wire,
             "warmup": serving.warmup.model_dump(),
             "limits": serving.limits.model_dump(),

@@ -99,12 +99,13 @@ def answer(service: Any, batch: list[dict[str, str]]) -> list[dict[str, Any]]:
 
 
 def encode_batch(batch: list[dict[str, str]]) -> bytes:
-    """An inference command with one raw body per item."""
+    """An inference command with one raw body per item, each for the model and not for the handler's cache."""
     parts = [b"I"]
     for number, item in enumerate(batch):
         parts.append(_field(f"request-{number}".encode()))
         if item["media_type"]:
             parts += [_field(b"Content-Type"), _field(item["media_type"].encode())]
+        parts += [_field(b"Cache-Control"), _field(b"no-store")]
         parts.append(struct.pack("!i", -1))
         parts += [_field(b"body"), _field(item["media_type"].encode()), _field(base64.b64decode(item["body"]))]
         parts.append(struct.pack("!i", -1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -16,6 +17,15 @@ def _inside(path: str) -> str:
     if pure.is_absolute() or ".." in pure.parts or "\\" in path or path != str(pure):
         raise ValueError("must be a plain relative path inside the archive's folder, with /")
     return path
+
+
+def _redis_address(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
+        raise ValueError("must be an address such as redis://cache.internal:6379/0")
+    if parts.password or parts.username:
+        raise ValueError("must hold no user or password: set TS_SHARED_CACHE_URL in the node's environment instead")
+    return address
 
 
 #: Media type of a sample by its suffix; handlers/samples.py has the same table, because neither may import the other.
@@ -44,6 +54,7 @@ class Batch(SpecModel):
 
     size: Annotated[int, Field(ge=1, le=1024)] = 1
     max_delay_ms: Annotated[int, Field(ge=1, le=10_000)] = 1  # 0 breaks TorchServe's batching
+    tokens: Annotated[int, Field(ge=1, le=1 << 24)] = 1024  # of a text model's micro-batch, with its padding
 
 
 class Workers(SpecModel):
@@ -86,6 +97,15 @@ class Limits(SpecModel):
     request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 1 << 20
 
 
+class Cache(SpecModel):
+    """Answers that a worker remembers, and shares with other workers and nodes where `shared` names a Redis."""
+
+    max_mb: Annotated[float, Field(gt=0, le=1 << 20)] = 64.0  # in each worker's memory
+    ttl_s: Annotated[float, Field(gt=0, le=31_536_000)] = 300.0
+    shared: Annotated[str, AfterValidator(_redis_address)] | None = None
+    check: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of the hits that are computed all the same and compared
+
+
 class Serving(SpecModel):
     """What holds for one version of a model while it is served."""
 
@@ -96,6 +116,12 @@ class Serving(SpecModel):
     warmup: Warmup = Warmup()
     limits: Limits = Limits()
     queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    cache: Cache | None = None
+    compile: bool = False  # torch.compile, with the shapes of the warm-up
+    dtype: Literal["float32", "bf16"] = "float32"  # bf16 only on devices that have it
+    quantize: Literal["int8-dynamic"] | None = None  # linear layers, on the CPU
+    channels_last: bool = False  # memory layout of images that convolutions like
+    metrics: bool = True  # what a worker tells about its times, batches and outcomes; see docs/metrics.md
     wire: Literal["bulk", "stock"] = "bulk"  # how a worker reads and writes TorchServe's messages; see handlers/wire.py
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # torch threads a worker; None: cores / workers
     settings: Settings = {}  # handed to the handler as it is
@@ -109,6 +135,12 @@ class Serving(SpecModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_arithmetic(self) -> Serving:
+        if self.quantize and (self.compile or self.dtype != "float32"):
+            raise ValueError(f"quantize: {self.quantize} goes neither with compile nor with dtype: bf16")
+        return self
+
 
 class VersionSpec(SpecModel):
     """What one version sets for itself: a section replaces the model's, `settings` are merged key by key."""
@@ -120,6 +152,12 @@ class VersionSpec(SpecModel):
     warmup: Warmup | None = None
     limits: Limits | None = None
     queue_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    cache: Cache | None = None
+    compile: bool | None = None
+    dtype: Literal["float32", "bf16"] | None = None
+    quantize: Literal["int8-dynamic"] | None = None
+    channels_last: bool | None = None
+    metrics: bool | None = None
     wire: Literal["bulk", "stock"] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     settings: Settings = {}

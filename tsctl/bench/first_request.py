@@ -37,6 +37,7 @@ class FirstRequest:
     median_ms: float
     ratio: float
     worst_ratio: float
+    ratios: tuple[float, ...]  # of each round
     rounds: int
 
     def as_json(self) -> dict[str, Any]:
@@ -94,6 +95,7 @@ def _row(
             median_ms=round(statistics.median(median for _, median in pairs), 2),
             ratio=round(statistics.median(ratios), 2),
             worst_ratio=round(max(ratios), 2),
+            ratios=tuple(round(ratio, 2) for ratio in ratios),
             rounds=rounds,
         )
         step.done(f"{row.ratio:g} times")

@@ -45,6 +45,13 @@ def free_node() -> NodeSpec:
     return NodeSpec(inference=inference, management=management, metrics=metrics, grpc_ports=(ports[3], ports[4]))
 
 
+def free_port() -> int:
+    """A port of the loopback address that nothing listens on now."""
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
 def json_sample(archive: StoredArchive) -> tuple[bytes, str]:
     """Body and media type of the archive's first sample that is JSON, else of its first."""
     samples = versions.read_samples(archive.path)

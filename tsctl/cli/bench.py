@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tsctl.cli.context import open_deployment
 from tsctl.cli.models import Json
 from tsctl.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from tsctl.bench.figures import Result
+
+
+class Workload(StrEnum):
+    """What `tsctl bench handlers` measures."""
+
+    A = "a"
+    B = "b"
+    C = "c"
+    IDLE = "idle"
+    CACHE = "cache"
+    FIRST = "first"
+
 
 app = typer.Typer(help="Measure; every figure is compared inside one run.", no_args_is_help=True)
 
@@ -52,3 +69,44 @@ def overhead(
         return
     columns = ("way", "requests/s", "p50 ms", "p99 ms", "failed", "times stock")
     print_table(columns, [(r.way, r.requests_s, r.p50_ms, r.p99_ms, r.failed, r.times_stock) for r in rows])
+
+
+@app.command()
+def handlers(
+    only: Annotated[
+        list[Workload] | None, typer.Option(help="One workload; may be given several times. All, if not given.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of every way.")] = 3,
+    seconds: Annotated[int, typer.Option(min=1, help="Measured load per turn.")] = 8,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the results go as JSON. If not given: .tsctl/bench/handlers.json.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """All figures of the handlers in one run, against stock TorchServe, FastAPI and bare loops (needs wrk)."""
+    from tsctl.bench import handlers as bench
+    from tsctl.errors import NodeError
+    from tsctl.progress import Progress
+
+    project, deployment = open_deployment()
+    path = out or project.state / "bench" / "handlers.json"
+    keys = [workload.value for workload in only or Workload]
+    results, document = bench.run_workloads(project, deployment, keys, rounds, seconds, path, Progress())
+    if json:
+        print_json(document)
+    else:
+        _show(results)
+        typer.echo(f"written to {project.relative(path)}")
+    if document["failed"]:
+        raise NodeError("; ".join(f"workload {key}: {reason}" for key, reason in document["failed"].items()))
+
+
+def _show(results: list[Result]) -> None:
+    from tsctl.bench import handlers as bench
+
+    if ways := bench.way_rows(results):
+        print_table(bench.WAY_COLUMNS, ways)
+        typer.echo()
+    print_table(bench.FIGURE_COLUMNS, bench.figure_rows(results))
+    for note in bench.notes(results):
+        typer.echo(note)

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from tsctl.cli import archive, bench, models, node, top
+from tsctl.cli import archive, bench, metrics, models, node, top
 from tsctl.errors import TsctlError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(top.status)
 app.add_typer(archive.app, name="archive")
 app.add_typer(node.app, name="node")
 app.add_typer(models.app, name="models")
+app.add_typer(metrics.app, name="metrics")
 app.add_typer(bench.app, name="bench")
 
 

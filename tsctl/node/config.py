@@ -10,12 +10,14 @@ from tsctl.deployment import NodeSpec
 from tsctl.node.properties import render_properties
 
 
-def node_properties(defaults: Mapping[str, str], node: NodeSpec, store: Path) -> dict[str, str]:
+def node_properties(defaults: Mapping[str, str], node: NodeSpec, store: Path, cores: int) -> dict[str, str]:
     """What this node runs with.
 
     Args:
         defaults: the project's config.properties.
         store: the model store, absolute.
+        cores: that the node may use; as many threads serve HTTP, where the defaults do not say how many. TorchServe
+            itself takes twice as many, which on few cores is only more switching between them (decision 0006).
 
     Models are not loaded by TorchServe but registered afterwards, one by one, so that one that fails stops no other
     and its reason is told.
@@ -33,7 +35,7 @@ def node_properties(defaults: Mapping[str, str], node: NodeSpec, store: Path) ->
         "allowed_urls": f"file://{_pattern(store)}/[^/]+\\.mar",
     }
     kept = {key: value for key, value in defaults.items() if key not in {"load_models", "model_snapshot", "vmargs"}}
-    return {**kept, **own}
+    return {"number_of_netty_threads": str(max(2, cores)), **kept, **own}
 
 
 def jvm_arguments(defaults: Mapping[str, str], log_config: Path | None) -> list[str]:

@@ -32,6 +32,8 @@ from tsctl.project import Project
 
 STOP_GRACE_S = 20.0
 LEAST_FREE_BYTES = 512 << 20
+#: handlers/base.py reads it: the address of the Redis that answers are shared in, in place of the archive's.
+SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
 #: A Unix socket's path has at most 108 bytes, and TorchServe opens one per worker in its temporary folder.
 _LONGEST_TMP = 80
 
@@ -73,6 +75,11 @@ class NodePaths:
     @property
     def worker_log(self) -> Path:
         return self.logs / "model_log.log"
+
+    @property
+    def metrics(self) -> Path:
+        """What this node's workers tell of themselves, since the node was started last."""
+        return self.folder / "metrics"
 
     @property
     def snapshots(self) -> Path:
@@ -136,8 +143,11 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
     _require_free_ports(node)
     _sweep(paths)
     tmp = _temporary_folder(paths)
+    empty_metrics(paths.metrics)
     defaults = _defaults(project)
-    paths.config.write_text(render_node_config(node_properties(defaults, node, project.store)))
+    paths.config.write_text(
+        render_node_config(node_properties(defaults, node, project.store, len(os.sched_getaffinity(0))))
+    )
     paths.key_file.unlink(missing_ok=True)
     log_config = project.root / "log4j2.xml"
     jvm = jvm_arguments(defaults, log_config if log_config.is_file() else None)
@@ -164,8 +174,25 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
 
 def node_environment(environment: Mapping[str, str], paths: NodePaths, tmp: Path) -> dict[str, str]:
     """The environment of the node's process, and so the most that a worker can see."""
-    own = {"LOG_LOCATION": paths.logs, "METRICS_LOCATION": paths.logs, "TEMP": tmp, "TMPDIR": tmp}
+    own: dict[str, object] = {
+        "LOG_LOCATION": paths.logs, "METRICS_LOCATION": paths.logs, "PROMETHEUS_MULTIPROC_DIR": paths.metrics,
+        "TEMP": tmp, "TMPDIR": tmp,
+    }  # fmt: skip
+    if SHARED_CACHE_VARIABLE in environment:  # with its password, which workers need and an archive must not hold
+        own[SHARED_CACHE_VARIABLE] = environment[SHARED_CACHE_VARIABLE]
     return {**inherited(environment), **{name: str(value) for name, value in own.items()}, "PYTHONUNBUFFERED": "1"}
+
+
+def empty_metrics(folder: Path) -> None:
+    """Make the folder of the workers' metrics, readable by its owner only, and remove what earlier workers wrote there.
+
+    The folder itself stays, because it may be a mount or a link. Never while the node runs: a worker would go on
+    writing into a file that nobody can read any more.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    for left in folder.glob("*.db"):
+        left.unlink()
 
 
 def stop(paths: NodePaths, clock: Callable[[], float] = time.monotonic) -> bool:

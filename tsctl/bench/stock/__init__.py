@@ -1,1 +1,1 @@
-"""Archives as TorchServe users make them without tsctl, to compare with."""
+"""What the benchmarks compare with: archives, a server and loops as people write them without tsctl."""

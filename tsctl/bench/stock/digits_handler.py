@@ -13,6 +13,9 @@ class StockDigits(BaseHandler):
     """Same network, weights and answer as handlers.image, without warm-up, validation or isolation."""
 
     def initialize(self, context):
+        threads = context.model_yaml_config.get("handler", {}).get("threads")
+        if threads:
+            torch.set_num_threads(threads)
         folder = Path(context.system_properties["model_dir"])
         spec = yaml.safe_load((folder / "archive.yaml").read_text())
         version = context.manifest["model"]["modelVersion"]

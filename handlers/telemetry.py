@@ -1,0 +1,297 @@
+"""What a worker tells of its work: the only file that knows prometheus_client, and the names of all metrics.
+
+Values lie in memory-mapped files of this process, in a folder that all workers of a node share, and
+`tsctl metrics serve` adds the files up. Invariant: nothing that goes wrong here fails a request or keeps a worker from
+serving. That needs the disk's blocks beforehand: prometheus_client makes its files with holes, and a write into a hole
+of a full disk ends the process with SIGBUS, which no `except` sees.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import struct
+import threading
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from handlers import errors
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter, Gauge, Histogram
+
+logger = logging.getLogger(__name__)
+
+#: Where the files go. prometheus_client decides by this variable, when it is imported, whether it writes files at all.
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+STAGES = ("decode", "preprocess", "inference", "postprocess", "encode")
+#: Of an item: "ok", the kind of its error, or "other" for an error that the author of a model defined.
+OUTCOMES = (
+    "ok",
+    *(cls.kind for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.RequestError)),
+    "other",
+)
+_KNOWN_OUTCOMES = frozenset(OUTCOMES)
+CACHE_RESULTS = ("hit", "miss", "bypass", "wrong")
+CACHE_TIERS = ("batch", "worker", "shared", "none")
+SHARED_CACHE_OUTCOMES = ("ok", "slow", "down")
+POSITIONS = ("content", "padding")
+RUNS = ("cold", "warm")
+
+#: Upper bounds: a linear layer's stage takes less than the first, a request that times out takes about the last.
+STAGE_BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+BATCH_BUCKETS = tuple(float(2**power) for power in range(11))
+
+
+@dataclass(frozen=True)
+class Description:
+    """One metric as docs/metrics.md and the exported page describe it."""
+
+    kind: str  # counter, gauge or histogram
+    help: str
+    #: Besides model and version, which every metric has: names, each with its closed set of values; None: open.
+    labels: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    buckets: tuple[float, ...] = ()
+
+
+STAGE_SECONDS = "tsctl_worker_stage_seconds"
+BATCH_ITEMS = "tsctl_worker_batch_items"
+ANSWERED_ITEMS = "tsctl_worker_answered_items_total"
+CACHE_ITEMS = "tsctl_worker_cache_items_total"
+SHARED_CACHE_EXCHANGES = "tsctl_worker_shared_cache_exchanges_total"
+COMPUTED_ITEMS = "tsctl_worker_computed_items_total"
+INPUT_POSITIONS = "tsctl_worker_input_positions_total"
+MEMORY_SPLITS = "tsctl_worker_memory_splits_total"
+BISECTIONS = "tsctl_worker_bisections_total"
+WARMUP_SECONDS = "tsctl_worker_warmup_seconds"
+
+METRICS = {
+    STAGE_SECONDS: Description("histogram", "Time of one batch in one stage.", {"stage": STAGES}, STAGE_BUCKETS),
+    BATCH_ITEMS: Description("histogram", "Items that came in one batch.", buckets=BATCH_BUCKETS),
+    ANSWERED_ITEMS: Description("counter", "Items by what they were answered.", {"outcome": OUTCOMES}),
+    CACHE_ITEMS: Description("counter", "Items by what the cache did.", {"result": CACHE_RESULTS, "tier": CACHE_TIERS}),
+    SHARED_CACHE_EXCHANGES: Description("counter", "Exchanges with Redis.", {"outcome": SHARED_CACHE_OUTCOMES}),
+    COMPUTED_ITEMS: Description("counter", "Items that the model computed."),
+    INPUT_POSITIONS: Description("counter", "Tokens or rows of the model's inputs.", {"kind": POSITIONS}),
+    MEMORY_SPLITS: Description("counter", "Batches halved because they did not fit into memory."),
+    BISECTIONS: Description("counter", "Failing batches halved to find the item that fails."),
+    WARMUP_SECONDS: Description("gauge", "One batch of the last warm-up.", {"batch": None, "run": RUNS}),
+}
+
+#: Seconds that observations may wait in memory; what a killed worker loses of them.
+FLUSH_S = 0.25
+#: Bytes that are set aside for each of a worker's files, more than the longest names of models and versions need.
+RESERVED = 1 << 16
+#: What prometheus_client calls the files of the metrics above, before `_<pid>.db`.
+FILES = ("counter", "gauge_mostrecent", "histogram")
+
+
+class Telemetry:
+    """Metrics of one worker; every call costs nothing where metrics are off, and this class is what is off."""
+
+    is_on = False
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """One batch was in one of STAGES for this long."""
+
+    def batch(self, items: int) -> None:
+        """This many items came in one batch."""
+
+    def outcomes(self, counts: Mapping[str, int]) -> None:
+        """Items of one batch by "ok" or the kind of their RequestError; a kind that errors.py lacks is "other"."""
+
+    def cache(self, result: str, tier: str, items: int) -> None:
+        """One of CACHE_RESULTS from one of CACHE_TIERS, for so many items."""
+
+    def shared_cache(self, outcome: str) -> None:
+        """One exchange with the shared cache ended as one of SHARED_CACHE_OUTCOMES."""
+
+    def memory_split(self) -> None:
+        """A batch was halved because it did not fit into memory."""
+
+    def bisection(self) -> None:
+        """A failing batch was halved to find the culprit."""
+
+    def computed(self, items: int) -> None:
+        """The model computed so many items: misses after deduplication, without rows that only pad."""
+
+    def padding(self, content: int, padded: int) -> None:
+        """Positions (tokens, rows) of the model's input that held content, and those that were padding."""
+
+    def warmup(self, batch: int, cold_s: float, warm_s: float) -> None:
+        """Seconds that the first run of a batch of this size took, and the best one."""
+
+    def flush(self) -> None:
+        """Everything observed until now can be exported; happens by itself every FLUSH_S, and when a process exits."""
+
+
+def telemetry(model: str, version: str, wanted: bool, folder: str | None) -> Telemetry:
+    """The metrics of this worker; off, with one warning, where they are wanted and cannot be written.
+
+    Args:
+        wanted: what the archive says.
+        folder: what PROMETHEUS_MULTIPROC_DIR says; None or empty: nobody collects. The variable is set to it.
+    """
+    if not wanted or not folder:
+        return Telemetry()
+    os.environ[FOLDER_VARIABLE] = folder
+    try:
+        return _Recorder(model, version, Path(folder))
+    # what a missing package, a full or foreign disk, and a damaged file of an earlier process of this pid raise
+    except (ImportError, OSError, RuntimeError, ValueError, struct.error) as error:
+        logger.warning("metrics of %s %s are off: %s: %s", model, version, type(error).__name__, error)
+        return Telemetry()
+
+
+#: A metric's name, then the values of its own labels in the order of METRICS.
+_Key = tuple[str, ...]
+
+
+class _Recorder(Telemetry):
+    """Writes into the files of this process; one object in a process, because each keeps its own sums.
+
+    What the request path observes is held in memory, and written by a thread. One prometheus_client observation takes
+    2 to 5 microseconds, and a batch makes ten of them: that was 5 % of a small model's worker. Held and added up, a
+    batch costs a fifth of it.
+    """
+
+    is_on = True
+
+    def __init__(self, model: str, version: str, folder: Path) -> None:
+        from prometheus_client import values
+
+        if values.ValueClass is values.MutexValue:
+            raise RuntimeError(f"prometheus_client was imported before {FOLDER_VARIABLE} was set")
+        _reserve(folder)
+        self._of_version = (model, version)
+        self._warmup = _metric(WARMUP_SECONDS)
+        self._children = {
+            key: child for name in METRICS if name != WARMUP_SECONDS for key, child in self._children_of(name)
+        }
+        self._held: deque[tuple[_Key, float]] = deque()
+        self._hold = self._held.append  # atomic, so that neither the request path nor the thread waits for a lock
+        self._flushing = threading.Lock()
+        self._has_failed = False
+        threading.Thread(target=self._keep_flushing, name="telemetry", daemon=True).start()
+        atexit.register(self.flush)
+
+    def stage(self, stage: str, seconds: float) -> None:
+        self._hold(((STAGE_SECONDS, stage), seconds))
+
+    def batch(self, items: int) -> None:
+        self._hold(((BATCH_ITEMS,), items))
+
+    def outcomes(self, counts: Mapping[str, int]) -> None:
+        for outcome, items in counts.items():
+            self._hold(((ANSWERED_ITEMS, outcome if outcome in _KNOWN_OUTCOMES else "other"), items))
+
+    def cache(self, result: str, tier: str, items: int) -> None:
+        self._hold(((CACHE_ITEMS, result, tier), items))
+
+    def shared_cache(self, outcome: str) -> None:
+        self._hold(((SHARED_CACHE_EXCHANGES, outcome), 1))
+
+    def memory_split(self) -> None:
+        self._hold(((MEMORY_SPLITS,), 1))
+
+    def bisection(self) -> None:
+        self._hold(((BISECTIONS,), 1))
+
+    def computed(self, items: int) -> None:
+        self._hold(((COMPUTED_ITEMS,), items))
+
+    def padding(self, content: int, padded: int) -> None:
+        self._hold(((INPUT_POSITIONS, "content"), content))
+        self._hold(((INPUT_POSITIONS, "padding"), padded))
+
+    def warmup(self, batch: int, cold_s: float, warm_s: float) -> None:
+        try:
+            for run, seconds in zip(RUNS, (cold_s, warm_s), strict=True):
+                self._warmup.labels(*self._of_version, str(batch), run).set(seconds)
+        except Exception as error:  # noqa: BLE001 - told, and no request may fail of it
+            self._tell((WARMUP_SECONDS,), error)
+
+    def flush(self) -> None:
+        with self._flushing:
+            held: dict[_Key, list[float]] = {}
+            while self._held:
+                key, amount = self._held.popleft()
+                held.setdefault(key, []).append(amount)
+            for key, amounts in held.items():
+                try:
+                    _add(self._children[key], amounts)
+                except Exception as error:  # noqa: BLE001 - told, and no request may fail of it
+                    self._tell(key, error)
+
+    def _keep_flushing(self) -> None:
+        while True:
+            time.sleep(FLUSH_S)
+            self.flush()
+
+    def _tell(self, key: _Key, error: Exception) -> None:
+        """The first error of a worker's life is logged; each costs only the observations that it came from."""
+        if not self._has_failed:
+            self._has_failed = True
+            logger.warning("metrics are incomplete: %s failed", " ".join(key), exc_info=error)
+
+    def _children_of(self, name: str) -> list[tuple[_Key, Any]]:
+        """The metric's children by their labels, all of them: a counter that is not there yet has no rate."""
+        metric = _metric(name)
+        labels = itertools.product(*(values or () for values in METRICS[name].labels.values()))
+        return [((name, *own), metric.labels(*self._of_version, *own)) for own in labels]
+
+
+def _metric(name: str) -> Any:
+    """The metric, in none of prometheus_client's registries: what is exported are the files, and a registry would
+    refuse a second handler in one process."""
+    from prometheus_client import Counter, Gauge, Histogram
+
+    described = METRICS[name]
+    labels = ("model", "version", *described.labels)
+    if described.kind == "counter":
+        return Counter(name, described.help, labels, registry=None)
+    if described.kind == "gauge":
+        return Gauge(name, described.help, labels, registry=None, multiprocess_mode="mostrecent")
+    return Histogram(name, described.help, labels, registry=None, buckets=described.buckets)
+
+
+def _add(child: Counter | Histogram | Gauge, amounts: Sequence[float]) -> None:
+    """Add the amounts to a counter, or observe each with a histogram, in one write for each value that changes.
+
+    prometheus_client's `observe` takes one amount only; `_sum` and `_buckets` are what it writes, one bucket each.
+    """
+    metric: Any = child
+    if not hasattr(metric, "_buckets"):
+        metric.inc(sum(amounts))
+        return
+    counts: dict[int, int] = {}
+    for amount in amounts:
+        index = bisect_left(metric._upper_bounds, amount)
+        counts[index] = counts.get(index, 0) + 1
+    metric._sum.inc(sum(amounts))
+    for index, count in counts.items():
+        metric._buckets[index].inc(count)
+
+
+def _reserve(folder: Path) -> None:
+    """Have the disk set aside the blocks of this process's files, beyond what an earlier process of this pid wrote.
+
+    Raises:
+        OSError: there is no such folder, it may not be written, or its disk is full.
+    """
+    for name in FILES:
+        descriptor = os.open(folder / f"{name}_{os.getpid()}.db", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size + RESERVED)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,99 @@
+"""Ratios are taken inside rounds, failed requests reach no target, and tables say what was not measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from tsctl.bench.figures import Figure, Result, Target, Turn, fastest, median_turn, rate, times
+from tsctl.bench.handlers import FIGURE_COLUMNS, WAY_COLUMNS, WORKLOADS, figure_rows, notes, way_rows
+from tsctl.bench.machine import processor
+from tsctl.cli.bench import Workload
+
+FLOOR = Target(3.0)
+
+
+def turns(*speeds: float) -> list[Turn]:
+    return [Turn(speed) for speed in speeds]
+
+
+def test_a_ratio_is_taken_inside_each_round() -> None:
+    # the machine was busy in the second round: the ratio of the medians would be 9 / 2
+    figure = times("", turns(9, 3, 12), turns(3, 1, 2), FLOOR)
+    assert figure.rounds == (3.0, 3.0, 6.0)
+    assert figure.value == 3.0
+    assert figure.is_reached
+
+
+def test_ways_with_other_numbers_of_rounds_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        times("", turns(1, 2), turns(1))
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "is_reached"),
+    [
+        (Target(3.0), 3.0, True),
+        (Target(3.0), 2.99, False),
+        (Target(3.0, is_ceiling=True), 3.0, True),
+        (Target(3.0, is_ceiling=True), 3.01, False),
+        (None, 3.0, None),
+    ],
+)
+def test_a_target_is_a_floor_or_a_ceiling(target: Target | None, value: float, is_reached: bool | None) -> None:
+    assert Figure("", "times", (value,), target).is_reached is is_reached
+
+
+def test_requests_that_failed_reach_no_target() -> None:
+    assert rate("", [Turn(20_000.0)], Target(10_000)).is_reached
+    assert rate("", [Turn(20_000.0), Turn(20_000.0, failed=1)], Target(10_000)).is_reached is False
+    assert times("", turns(9), [Turn(1.0, failed=1)], FLOOR).is_reached is False
+
+
+def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:
+    figure = Figure("share", "share", (), FLOOR, why_not="there is no cache")
+    assert (figure.value, figure.is_reached) == (None, None)
+    assert figure.as_json()["is_reached"] is None
+    assert notes([Result("cache", "", {}, {}, [figure])]) == ["cache: share: not measured, there is no cache"]
+
+
+def test_one_lucky_round_does_not_make_a_way_the_fastest() -> None:
+    assert fastest({"lucky": turns(1, 1, 100), "steady": turns(2, 2, 2)}) == "steady"
+
+
+def test_medians_are_taken_number_by_number_and_failures_add_up() -> None:
+    found = median_turn(
+        [
+            Turn(1.0, 5.0, 9.0, 1, {"workers": 10.0, "load": 1.0}),
+            Turn(2.0, 4.0, 8.0, 0, {"workers": 30.0, "load": 3.0}),
+            Turn(3.0, 6.0, 7.0, 2, {"workers": 20.0, "load": 2.0}),
+        ]
+    )
+    assert found == Turn(2.0, 5.0, 8.0, 3, {"workers": 20.0, "load": 2.0})
+    assert median_turn(turns(1, 3)) == Turn(2.0)
+
+
+def test_rows_have_a_cell_for_each_column() -> None:
+    ways = {"ours": [Turn(10_000.4, 1.26, 3.0, 0, {"workers": 50.4, "server": 60.0, "load": 10.0})], "bare": turns(20)}
+    figures = [rate("ours", ways["ours"], Target(10_000)), Figure("idle", "ms", (2.441,), Target(3.0, is_ceiling=True))]
+    results = [Result("a", "", {}, ways, figures, ("said",))]
+    assert way_rows(results) == [
+        ("a", "ours", 10_000, 1.3, 3.0, 0, 50, 60, 10),
+        ("a", "bare", 20, None, None, 0, None, None, None),
+    ]
+    rows = figure_rows(results)
+    assert [tuple(map(str, row)) for row in rows] == [
+        ("a", "ours", "10,000", "requests/s", ">= 10,000", "yes", "10,000"),
+        ("a", "idle", "2.44", "ms", "<= 3", "yes", "2.44"),
+    ]
+    assert {len(row) for row in way_rows(results)} == {len(WAY_COLUMNS)}
+    assert {len(row) for row in rows} == {len(FIGURE_COLUMNS)}
+    assert notes(results) == ["a: said"]
+
+
+def test_the_command_offers_every_workload() -> None:
+    assert [workload.value for workload in Workload] == list(WORKLOADS)
+
+
+def test_the_processor_is_named_where_the_kernel_names_it() -> None:
+    assert processor("processor\t: 0\nmodel name\t: Some CPU @ 2.00GHz\nflags\t: fpu\n") == "Some CPU @ 2.00GHz"
+    assert processor("CPU implementer\t: 0x41\n") == "unknown"

@@ -124,11 +124,13 @@ class RequestPath:
         """Put what one batch came to into the metrics."""
         if not self._telemetry.is_on:
             return
-        self._telemetry.batch(len(outcomes))
-        self._telemetry.outcomes(Counter("ok" if one.error is None else one.error.kind for one in outcomes))
-        for stage, seconds in self._times.items():
-            self._telemetry.stage(stage, seconds)
-        self._times.clear()
+        counts: dict[str, int] = {"ok": len(outcomes)}
+        for one in outcomes:
+            if one.error is not None:
+                counts[one.error.kind] = counts.get(one.error.kind, 0) + 1
+                counts["ok"] -= 1
+        self._telemetry.batch(len(outcomes), counts, self._times)
+        self._times = {}
 
     # ---- decode --------------------------------------------------------------------------------------------------
 

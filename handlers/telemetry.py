@@ -15,8 +15,8 @@ import os
 import struct
 import threading
 import time
-from bisect import bisect_left
-from collections import deque
+from bisect import bisect_right
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,14 +101,14 @@ class Telemetry:
 
     is_on = False
 
-    def stage(self, stage: str, seconds: float) -> None:
-        """One batch was in one of STAGES for this long."""
+    def batch(self, items: int, outcomes: Mapping[str, int], seconds: Mapping[str, float]) -> None:
+        """One batch was answered; the caller does not change what it gives.
 
-    def batch(self, items: int) -> None:
-        """This many items came in one batch."""
-
-    def outcomes(self, counts: Mapping[str, int]) -> None:
-        """Items of one batch by "ok" or the kind of their RequestError; a kind that errors.py lacks is "other"."""
+        Args:
+            items: that came in it.
+            outcomes: items by "ok" or the kind of their RequestError; a kind that errors.py lacks is "other".
+            seconds: that it was in each of STAGES.
+        """
 
     def cache(self, result: str, tier: str, items: int) -> None:
         """One of CACHE_RESULTS from one of CACHE_TIERS, for so many items."""
@@ -155,6 +155,8 @@ def telemetry(model: str, version: str, wanted: bool, folder: str | None) -> Tel
 
 #: A metric's name, then the values of its own labels in the order of METRICS.
 _Key = tuple[str, ...]
+#: What `Telemetry.batch` is told of one batch.
+_Batch = tuple[int, Mapping[str, int], Mapping[str, float]]
 
 
 class _Recorder(Telemetry):
@@ -180,20 +182,15 @@ class _Recorder(Telemetry):
         }
         self._held: deque[tuple[_Key, float]] = deque()
         self._hold = self._held.append  # atomic, so that neither the request path nor the thread waits for a lock
+        self._batches: deque[_Batch] = deque()
+        self._hold_batch = self._batches.append
         self._flushing = threading.Lock()
         self._has_failed = False
         threading.Thread(target=self._keep_flushing, name="telemetry", daemon=True).start()
         atexit.register(self.flush)
 
-    def stage(self, stage: str, seconds: float) -> None:
-        self._hold(((STAGE_SECONDS, stage), seconds))
-
-    def batch(self, items: int) -> None:
-        self._hold(((BATCH_ITEMS,), items))
-
-    def outcomes(self, counts: Mapping[str, int]) -> None:
-        for outcome, items in counts.items():
-            self._hold(((ANSWERED_ITEMS, outcome if outcome in _KNOWN_OUTCOMES else "other"), items))
+    def batch(self, items: int, outcomes: Mapping[str, int], seconds: Mapping[str, float]) -> None:
+        self._hold_batch((items, outcomes, seconds))
 
     def cache(self, result: str, tier: str, items: int) -> None:
         self._hold(((CACHE_ITEMS, result, tier), items))
@@ -223,15 +220,27 @@ class _Recorder(Telemetry):
 
     def flush(self) -> None:
         with self._flushing:
-            held: dict[_Key, list[float]] = {}
-            while self._held:
-                key, amount = self._held.popleft()
-                held.setdefault(key, []).append(amount)
+            held = self._drained()
             for key, amounts in held.items():
                 try:
                     _add(self._children[key], amounts)
                 except Exception as error:  # noqa: BLE001 - told, and no request may fail of it
                     self._tell(key, error)
+
+    def _drained(self) -> dict[_Key, list[float]]:
+        """Everything held, by metric; batches are taken apart here, and not while a client waits."""
+        amounts: dict[_Key, list[float]] = defaultdict(list)
+        while self._held:
+            key, amount = self._held.popleft()
+            amounts[key].append(amount)
+        while self._batches:
+            items, outcomes, seconds = self._batches.popleft()
+            amounts[(BATCH_ITEMS,)].append(items)
+            for outcome, count in outcomes.items():
+                amounts[ANSWERED_ITEMS, outcome if outcome in _KNOWN_OUTCOMES else "other"].append(count)
+            for stage, taken in seconds.items():
+                amounts[STAGE_SECONDS, stage].append(taken)
+        return amounts
 
     def _keep_flushing(self) -> None:
         while True:
@@ -274,13 +283,13 @@ def _add(child: Counter | Histogram | Gauge, amounts: Sequence[float]) -> None:
     if not hasattr(metric, "_buckets"):
         metric.inc(sum(amounts))
         return
-    counts: dict[int, int] = {}
-    for amount in amounts:
-        index = bisect_left(metric._upper_bounds, amount)
-        counts[index] = counts.get(index, 0) + 1
     metric._sum.inc(sum(amounts))
-    for index, count in counts.items():
-        metric._buckets[index].inc(count)
+    ordered, below = sorted(amounts), 0
+    for bucket, bound in zip(metric._buckets, metric._upper_bounds, strict=True):
+        through = bisect_right(ordered, bound)
+        if through > below:
+            bucket.inc(through - below)
+        below = through
 
 
 def _reserve(folder: Path) -> None:

@@ -27,10 +27,7 @@ told = telemetry(*sys.argv[1:3], True, os.environ["PROMETHEUS_MULTIPROC_DIR"])
 assert told.is_on
 
 def one_batch():
-    for stage in STAGES:
-        told.stage(stage, 0.002)
-    told.batch(4)
-    told.outcomes({"ok": 3, "does-not-fit-schema": 1})
+    told.batch(4, {"ok": 3, "does-not-fit-schema": 1}, dict.fromkeys(STAGES, 0.002))
     told.cache("hit", "worker", 1)
     told.cache("miss", "none", 2)
     told.computed(2)
@@ -45,7 +42,7 @@ EVERYTHING = (
     WORKER
     + """
 one_batch()
-told.outcomes({"of-an-author": 2, "also-unknown": 3})
+told.batch(5, {"of-an-author": 2, "also-unknown": 3}, {})
 told.shared_cache("slow")
 told.memory_split()
 told.bisection()
@@ -59,10 +56,10 @@ for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
 BROKEN = (
     WORKER
     + """
-told.stage("nonsense", 1.0)
+told.batch(1, {}, {"nonsense": 1.0})
 told.flush()
 told.computed(-1)
-told.outcomes({"ok": None})
+told.batch(1, {"ok": None}, {})
 told.flush()
 told.warmup(1, "x", None)
 told.computed(5)
@@ -219,7 +216,7 @@ BEFORE
 from handlers.telemetry import telemetry
 told = telemetry("toy", "1.0", True, os.environ["PROMETHEUS_MULTIPROC_DIR"])
 assert not told.is_on
-told.batch(1)
+told.batch(1, {"ok": 1}, {"decode": 1.0})
 """
 
 
@@ -262,7 +259,7 @@ def test_metrics_that_nobody_wants_or_collects_import_nothing(tmp_path: Path) ->
         "for wanted, folder in ((False, os.environ['PROMETHEUS_MULTIPROC_DIR']), (True, None), (True, '')):\n"
         "    told = telemetry('toy', '1.0', wanted, folder)\n"
         "    assert not told.is_on\n"
-        "    told.stage('decode', 1.0)\n"
+        "    told.batch(1, {'ok': 1}, {'decode': 1.0})\n"
         "    told.warmup(1, 1.0, 1.0)\n"
         "assert not any(name.startswith('prometheus_client') for name in sys.modules)\n"
     )

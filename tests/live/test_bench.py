@@ -10,12 +10,14 @@ import pytest
 from rich.console import Console
 
 from tests.live.conftest import CHECKOUT
+from tsctl.bench.alone import script_says
 from tsctl.bench.embeddings import embedding, embeddings_workload
 from tsctl.bench.linear import build_linear
 from tsctl.bench.overhead import FASTAPI, STOCK, STOCK_HERE, overhead_workload, scores
 from tsctl.bench.pictures import digit_pictures, import_mistake, pictures_workload, probabilities
 from tsctl.bench.workload import answers, started
 from tsctl.bench.wrk import run_wrk, write_script
+from tsctl.errors import NodeError
 from tsctl.progress import Progress
 from tsctl.project import Project
 
@@ -41,6 +43,15 @@ def test_a_linear_layer_answers_alike_by_every_way(tmp_path: Path) -> None:
         assert printed.failed == 0
         assert load_s > 0
     assert all(not way.pids() for way in workload.ways), "what a workload started, it stops"
+    empty = tmp_path / "alone"
+    empty.mkdir()
+    sample = linear.folder / "samples" / "row.json"
+    options = {"archive": linear.archives["1.0"], "sample": sample, "folder": empty, "batch": 32, "turns": 3}
+    alone = script_says("worker_alone.py", {**options, "batches": 10}, 60)
+    assert alone["on_us"] > 0
+    assert alone["off_us"] > 0
+    with pytest.raises(NodeError, match="(?s)worker_alone[.]py failed: .*FileExistsError"):
+        script_says("worker_alone.py", {**options, "batches": 10}, 60)  # its folder is no longer empty
 
 
 def test_sentences_are_embedded_alike_by_every_way(tmp_path: Path) -> None:

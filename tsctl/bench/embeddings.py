@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tsctl.archive.build import build_version
 from tsctl.archive.spec import Batch, Warmup, read_archive_spec
+from tsctl.bench.alone import script_says
 from tsctl.bench.figures import Figure, Result, Target, Turn, fastest, times
 from tsctl.bench.linear import write_stock_config
 from tsctl.bench.own_node import archived_by_torchserve, own_project
@@ -24,7 +23,6 @@ from tsctl.bench.traffic import AROUND, BLOCK, mixed_lengths, sentences
 from tsctl.bench.ways import OnNode, OwnNode
 from tsctl.bench.workload import TakeTurn, Traffic, Workload, load_turns, own_folder, started, take_turns, warm
 from tsctl.bench.wrk import require_wrk
-from tsctl.errors import NodeError
 from tsctl.progress import Progress
 from tsctl.project import Project
 
@@ -122,25 +120,17 @@ def bare_turn(encoder: Path, traffic: Traffic, folder: Path) -> TakeTurn:
     """Runs the same sentences without a server, in a process of its own."""
     listed = folder / "sentences.json"
     listed.write_text(json.dumps([json.loads(body)["text"] for body in traffic.bodies]))
-    script = Path(__file__).parent / "stock" / "bare_sentences.py"
-    command = [
-        sys.executable, str(script), "--encoder", str(encoder), "--sentences", str(listed),
-        "--threads", str(usable_cores()), "--batches", json.dumps(BARE_BATCHES),
-        "--block", str(BLOCK), "--seconds", str(BARE_S),
-    ]  # fmt: skip
+    options = {
+        "encoder": encoder, "sentences": listed, "threads": usable_cores(), "batches": json.dumps(BARE_BATCHES),
+        "block": BLOCK, "seconds": BARE_S,
+    }  # fmt: skip
 
     def turn() -> dict[str, Turn]:
-        try:
-            ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=BARE_END_S)
-        except subprocess.TimeoutExpired:
-            raise NodeError(f"the bare loop did not end within {BARE_END_S} s", "Is the machine busy?") from None
-        if ended.returncode != 0:
-            raise NodeError(f"the bare loop failed: {ended.stderr.strip()[-500:]}")
         return {
             f"bare loop, {order}, batch {batch}": Turn(
                 round(one["sentences_s"], 1), cpu_us={"workers": round(one["cpu_us"], 1)}
             )
-            for order, sizes in json.loads(ended.stdout).items()
+            for order, sizes in script_says("bare_sentences.py", options, BARE_END_S).items()
             for batch, one in sizes.items()
         }
 

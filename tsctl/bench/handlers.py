@@ -17,6 +17,8 @@ from tsctl.project import Project
 
 #: At most this many times the median of the next hundred requests.
 FIRST_REQUEST = Target(1.5, is_ceiling=True)
+#: At least so many cold starts: there is only one first request in each.
+FIRST_ROUNDS = 5
 OURS = "tsctl"
 DECIMALS = {"requests/s": 0, "times": 2, "ms": 2, "share": 3}
 
@@ -25,7 +27,7 @@ Run = Callable[[Project, DeploymentSpec, int, int, Progress], Result]
 
 def first(project: Project, deployment: DeploymentSpec, rounds: int, seconds: int, progress: Progress) -> Result:
     """The first request after READY of every model of the deployment, and of a stock handler."""
-    rows = first_request.measure(project, deployment, rounds, progress)
+    rows = first_request.measure(project, deployment, max(rounds, FIRST_ROUNDS), progress)
     figures = [
         Figure(f"{row.model} ({row.handler})", "times", row.ratios, FIRST_REQUEST if row.handler == OURS else None)
         for row in rows

@@ -6,14 +6,11 @@ Overhead is the median latency minus the median of the bare call of the model. I
 from __future__ import annotations
 
 import http.client
-import json
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 from urllib.parse import urlsplit
 
+from tsctl.bench.alone import script_says
 from tsctl.bench.figures import Figure, Result, Target
 from tsctl.bench.linear import Linear, build_linear
 from tsctl.bench.overhead import FASTAPI, OURS, STOCK, overhead_workload
@@ -27,6 +24,7 @@ REQUESTS = 300
 PAUSE_S = 0.003
 #: Requests before the first round, as many as make the JVM compile what one request passes.
 WARMING = 2000
+BARE_END_S = 120
 OVERHEAD_MS = Target(3.0, is_ceiling=True)
 WAYS = (OURS, STOCK, FASTAPI)
 
@@ -93,12 +91,8 @@ def _rounds(
 
 def _bare_ms(linear: Linear) -> float:
     """The median of the model's call on input that is decoded already, in a process of its own."""
-    script = Path(__file__).parent / "stock" / "bare_row.py"
-    command = [
-        sys.executable, str(script), "--folder", str(linear.folder), "--weights", str(linear.weights),
-        "--sample", str(linear.folder / "samples" / "row.json"), "--calls", str(REQUESTS), "--pause-s", str(PAUSE_S),
-    ]  # fmt: skip
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    if ended.returncode != 0:
-        raise NodeError(f"the bare call failed: {ended.stderr.strip()[-500:]}")
-    return float(json.loads(ended.stdout)["median_ms"])
+    options = {
+        "folder": linear.folder, "weights": linear.weights, "sample": linear.folder / "samples" / "row.json",
+        "calls": REQUESTS, "pause-s": PAUSE_S,
+    }  # fmt: skip
+    return float(script_says("bare_row.py", options, BARE_END_S)["median_ms"])

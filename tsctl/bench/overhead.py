@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tsctl.bench.alone import script_says
 from tsctl.bench.figures import Figure, Result, Target, Turn, median_turn, rate, times
 from tsctl.bench.linear import VERSIONS, Linear, build_linear
 from tsctl.bench.ways import OnNode, OnUvicorn, OwnNode, Way
@@ -26,7 +27,10 @@ FASTAPI = "FastAPI, uvicorn, 2 processes"
 TIMES_STOCK = Target(3.0)
 TIMES_FASTAPI = Target(3.0)
 REQUESTS_S = Target(10_000)
-OF_SILENT = Target(0.98)
+METRICS_SHARE = Target(0.02, is_ceiling=True)
+#: Turns of a lone worker with its metrics on and off, and batches in each: half a minute for three rounds.
+ALONE_TURNS, ALONE_BATCHES = 60, 150
+ALONE_END_S = 120
 JSON = "application/json"
 
 
@@ -74,9 +78,11 @@ def run(project: Project, rounds: int, seconds: int, progress: Progress) -> Resu
         linear = build_linear(project, folder / "built", progress)
         workload = overhead_workload(project, linear, folder)
         found = _measured(workload, rounds, seconds, folder, progress)
+        shares = _metrics_shares(linear, rounds, folder, progress)
     batch = linear.spec.serving("1.0").batch
     settings = {"connections": CONNECTIONS, "batch": batch.size, "max_delay_ms": batch.max_delay_ms, "threads": 1}
-    return Result("a", "a linear layer, JSON", settings, found, _figures(found), workload.notes)
+    figures = [*_figures(found), Figure("metrics, of a worker's time", "share", shares, METRICS_SHARE)]
+    return Result("a", "a linear layer, JSON", settings, found, figures, workload.notes)
 
 
 def node_workload(project: Project, linear: Linear, folder: Path) -> Workload:
@@ -124,6 +130,22 @@ def _figures(found: dict[str, list[Turn]]) -> list[Figure]:
         times("over stock TorchServe", ours, found[STOCK], TIMES_STOCK),
         times("over FastAPI", ours, found[FASTAPI], TIMES_FASTAPI),
         rate("ServingHandler", ours, REQUESTS_S),
-        times("of the same without metrics", ours, found[VERSIONS["1.0.no_metrics"]], OF_SILENT),
+        times("of the same without metrics", ours, found[VERSIONS["1.0.no_metrics"]]),
         times("over BaseHandler on this config.properties", ours, found[STOCK_HERE]),
     ]
+
+
+def _metrics_shares(linear: Linear, rounds: int, folder: Path, progress: Progress) -> tuple[float, ...]:
+    """Which share of a worker's processor time its metrics take, by a worker of its own in each round."""
+    shares: list[float] = []
+    for number in range(rounds):
+        with progress.step(f"round {number + 1} of {rounds}: metrics on and off in one worker") as step:
+            own = folder / f"alone-{number}"
+            own.mkdir()
+            options = {
+                "archive": linear.archives["1.0"], "sample": linear.folder / "samples" / "row.json", "folder": own,
+                "batch": linear.spec.serving("1.0").batch.size, "turns": ALONE_TURNS, "batches": ALONE_BATCHES,
+            }  # fmt: skip
+            shares.append(round(script_says("worker_alone.py", options, ALONE_END_S)["share"], 4))
+            step.done(f"{shares[-1]:.1%}")
+    return tuple(shares)

@@ -107,6 +107,10 @@ class ManagementClient:
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy of the environment must not see a loopback node's tokens
 
+    def reconnect(self) -> None:
+        """The next call opens a connection of its own."""
+        self._session.close()
+
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def models(self) -> dict[str, str]:

@@ -35,8 +35,13 @@ LOOK_AGAIN_S = 3.0
 NOTHING_REGISTERED = (405, 409)
 #: How long an interrupted or unanswered register is looked for, to unregister it.
 UNDO_S = 5.0
-#: Requests per worker that pass the whole wire before a version counts as ready: the JVM's path is cold as well.
+#: Requests that pass the whole wire before a version counts as ready, because the JVM's path is cold as well: so many
+#: for each worker, and up to WIRE_MOST in all while that takes no longer than WIRE_S seconds. The JVM compiles what ran
+#: some 200 times, and what takes a new connection runs only where there is one, so every WIRE_TURN requests have theirs.
 WIRE_PASSES = 30
+WIRE_MOST = 300
+WIRE_S = 3.0
+WIRE_TURN = 10
 
 Note = Callable[[str], None]
 
@@ -158,9 +163,14 @@ def warm_wire(node: Node, archive: StoredArchive, note: Note) -> Reply | None:
         NodeError: a sample was not answered with 200.
     """
     samples = read_samples(archive.path)
-    workers = _require(node, archive.model, archive.version).ready_workers
+    least = WIRE_PASSES * _require(node, archive.model, archive.version).ready_workers
+    begin = time.monotonic()
     last = None
-    for turn in range(WIRE_PASSES * workers if samples else 0):
+    for turn in range(max(least, WIRE_MOST) if samples else 0):
+        if turn >= least and time.monotonic() > begin + WIRE_S:
+            break
+        if turn % WIRE_TURN == 0:
+            node.client.reconnect()
         name, body, media_type = samples[turn % len(samples)]
         note(f"request {turn + 1} through the wire")
         last = node.client.predict(archive.model, archive.version, body, media_type)

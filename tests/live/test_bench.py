@@ -50,7 +50,7 @@ def test_a_linear_layer_answers_alike_by_every_way(tmp_path: Path) -> None:
     alone = script_says("worker_alone.py", {**options, "batches": 10}, 60)
     assert alone["on_us"] > 0
     assert alone["off_us"] > 0
-    with pytest.raises(NodeError, match="(?s)worker_alone[.]py failed: .*FileExistsError"):
+    with pytest.raises(NodeError, match=r"(?s)worker_alone\.py failed: .*FileExistsError"):
         script_says("worker_alone.py", {**options, "batches": 10}, 60)  # its folder is no longer empty
 
 

@@ -37,7 +37,7 @@ NOTHING_REGISTERED = (405, 409)
 UNDO_S = 5.0
 #: Requests that pass the whole wire before a version counts as ready, because the JVM's path is cold as well: so many
 #: for each worker, and up to WIRE_MOST in all while that takes no longer than WIRE_S seconds. The JVM compiles what ran
-#: some 200 times, and what takes a new connection runs only where there is one, so every WIRE_TURN requests have theirs.
+#: some 200 times, and accepting a connection runs only where there is a new one: every WIRE_TURN requests have theirs.
 WIRE_PASSES = 30
 WIRE_MOST = 300
 WIRE_S = 3.0

@@ -12,6 +12,11 @@ from tsctl.errors import SpecError
 from tsctl.spec import ModelName, ModelVersion, SpecModel, read_spec
 
 
+def _host_port(address: str) -> tuple[str, int]:
+    parts = urlsplit(address)
+    return parts.hostname or "", parts.port or 0
+
+
 def _address(value: str) -> str:
     parts = urlsplit(value)
     try:
@@ -64,6 +69,73 @@ class NodeSpec(SpecModel):
         return self.host.startswith(_LOOPBACK)
 
 
+class Budget(SpecModel):
+    """What one client may ask for: a bucket of `burst` requests that is filled again at a steady rate."""
+
+    requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
+
+
+class TlsFiles(SpecModel):
+    """PEM files of the gateway's listener, relative to the project; read again when they are replaced."""
+
+    certificate: str
+    key: str
+
+
+class GatewaySpec(SpecModel):
+    """Where clients reach the gateway, and what holds for all of them."""
+
+    address: Address = "http://127.0.0.1:8000"
+    metrics: Address = "http://127.0.0.1:8003"  # Envoy's own numbers
+    tls: TlsFiles | None = None
+    request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 16 << 20
+    budget: Budget = Budget()  # of a client whose key names none
+
+    @model_validator(mode="after")
+    def _scheme_says_tls(self) -> GatewaySpec:
+        if self.address.startswith("https") != (self.tls is not None):
+            raise ValueError("address must begin with https:// where tls is given, and with http:// where it is not")
+        return self
+
+    @property
+    def listens_on(self) -> tuple[str, int]:
+        """Host and port for clients."""
+        return _host_port(self.address)
+
+    @property
+    def metrics_on(self) -> tuple[str, int]:
+        """Host and port of the metrics."""
+        return _host_port(self.metrics)
+
+
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]{0,63}$")]
+CookieName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
+
+
+class Sticky(SpecModel):
+    """What tells a user apart, so that he stays on one version."""
+
+    header: HeaderName | None = None
+    cookie: CookieName | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Sticky:
+        if (self.header is None) == (self.cookie is None):
+            raise ValueError("give either header or cookie")
+        return self
+
+
+class RouteSpec(SpecModel):
+    """What the gateway lets clients of one model do."""
+
+    deadline_s: Annotated[float, Field(gt=0, le=3600, strict=False)] = 30.0
+    idempotent: bool = True  # what a worker had in hand when it died may be asked again
+    pinned: bool = True  # a client may name the version
+    canary_header: bool = True  # x-track: canary reaches the canary whatever its weight
+    sticky: Sticky | None = None
+
+
 class VersionTarget(SpecModel):
     """How one version shall be served on every node."""
 
@@ -75,6 +147,7 @@ class ModelTarget(SpecModel):
 
     default: ModelVersion
     versions: Annotated[dict[ModelVersion, VersionTarget | None], Field(min_length=1)]
+    route: RouteSpec = RouteSpec()
 
     @model_validator(mode="after")
     def _default_is_served(self) -> ModelTarget:
@@ -93,6 +166,7 @@ class DeploymentSpec(SpecModel):
 
     nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1)]
     models: dict[ModelName, ModelTarget] = {}
+    gateway: GatewaySpec = GatewaySpec()
 
     @model_validator(mode="after")
     def _nodes_differ(self) -> DeploymentSpec:
@@ -102,6 +176,10 @@ class DeploymentSpec(SpecModel):
                 other = taken.setdefault((node.host, port), name)
                 if other != name:
                     raise ValueError(f"nodes {other} and {name} both have port {port} of {node.host}")
+        for what, (host, number) in (("address", self.gateway.listens_on), ("metrics", self.gateway.metrics_on)):
+            own = f"the gateway's {what}"
+            if (other := taken.setdefault((host, number), own)) != own:
+                raise ValueError(f"{other} and {own} both have port {number} of {host}")
         return self
 
     def node(self, name: str | None) -> tuple[str, NodeSpec]:

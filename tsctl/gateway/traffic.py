@@ -1,0 +1,135 @@
+"""Weights and shadows of routes: how people write them, what may stand in one, and the order that keeps users where
+they are. Pure.
+
+Invariant: the weights of a route are integers of at least 0 that sum to TOTAL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from tsctl.errors import SpecError
+
+#: Hundredths of a percent: 10,000 are all of a route's traffic.
+TOTAL = 10_000
+STABLE, CANARY = "stable", "canary"
+
+_SHARE = re.compile(r"(\d{1,3})(?:\.(\d{1,2}))?%?")
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """The version that gets copies of a share of a route's requests; nobody receives its answers."""
+
+    version: str
+    share: int  # of TOTAL
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one route does with its requests."""
+
+    model: str
+    weights: Mapping[str, int]  # by version; stable last
+    canary: str | None = None  # the version that is being tried; None where none is
+    shadow: Shadow | None = None
+
+    def __post_init__(self) -> None:
+        total = sum(self.weights.values())
+        if total != TOTAL or min(self.weights.values()) < 0:
+            raise ValueError(f"the weights of {self.model} sum to {total}, not to {TOTAL}")
+        if self.canary is not None and (self.canary not in self.weights or self.canary == self.stable):
+            raise ValueError(f"{self.model} {self.canary} cannot be the canary of {', '.join(self.weights)}")
+
+    @property
+    def stable(self) -> str:
+        """The version that everybody is on who is not moved elsewhere."""
+        return list(self.weights)[-1]
+
+    def track(self, version: str) -> str:
+        """The part that a version plays; empty where it plays none."""
+        return STABLE if version == self.stable else CANARY if version == self.canary else ""
+
+    @property
+    def versions(self) -> list[str]:
+        """Every version that a request may reach by this route, the shadow's among them."""
+        shadow = [self.shadow.version] if self.shadow and self.shadow.version not in self.weights else []
+        return [*self.weights, *shadow]
+
+    def weighted(self, weights: Mapping[str, int]) -> Traffic:
+        """The same route with these weights; a version that was in it and is not named stays, with 0.
+
+        Stable is what it was, until a version gets everything. Envoy lays the versions along the interval of a user's
+        hash in the order of the weights: what stands before stable only gains users when it grows at the cost of
+        stable, and loses none. So the order may change only where one version has all users anyway.
+        """
+        new = [version for version in weights if version not in self.weights]
+        found = {version: weights.get(version, 0) for version in [*self.weights, *new]}
+        stable = next((version for version, weight in found.items() if weight == TOTAL), self.stable)
+        others = {version: weight for version, weight in found.items() if version != stable}
+        tried = [version for version, weight in others.items() if weight] or [v for v in new if v in others]
+        canary = tried[-1] if tried else self.canary if self.canary in others else None
+        return replace(self, weights={**others, stable: found[stable]}, canary=canary)
+
+    def without(self, version: str) -> Traffic:
+        """The same route without a version that gets no traffic.
+
+        Raises:
+            ValueError: it has a weight.
+        """
+        if self.weights.get(version):
+            raise ValueError(f"{self.model} {version} has a weight")
+        shadow = self.shadow if self.shadow and self.shadow.version != version else None
+        canary = None if self.canary == version else self.canary
+        return replace(
+            self, weights={v: w for v, w in self.weights.items() if v != version}, canary=canary, shadow=shadow
+        )
+
+
+def only(model: str, version: str) -> Traffic:
+    """A route whose requests all reach one version."""
+    return Traffic(model, {version: TOTAL})
+
+
+def parse_weights(arguments: Sequence[str]) -> dict[str, int]:
+    """Weights from words such as `1.0=95%` or `2.0=0.5%`, in their order.
+
+    Raises:
+        SpecError: a word is none, a version comes twice, or the shares do not sum to 100 %.
+    """
+    weights: dict[str, int] = {}
+    for argument in arguments:
+        version, equals, share = argument.partition("=")
+        if not equals or not version:
+            raise SpecError(f"{argument}: expected VERSION=PERCENT, such as 2.0=5%")
+        if version in weights:
+            raise SpecError(f"version {version} has two weights")
+        weights[version] = parse_share(share)
+    total = sum(weights.values())
+    if total != TOTAL:
+        raise SpecError(
+            f"the weights sum to {percent(total)}, not to 100%",
+            f"Given were {', '.join(f'{version} {percent(weight)}' for version, weight in weights.items())}.",
+        )
+    return weights
+
+
+def parse_share(text: str) -> int:
+    """A percentage of at most two decimals as hundredths of a percent.
+
+    Raises:
+        SpecError: it is none, or lies above 100 %.
+    """
+    match = _SHARE.fullmatch(text.strip())
+    share = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0")) if match else TOTAL + 1
+    if share > TOTAL:
+        raise SpecError(f"{text!r}: expected a percentage from 0 to 100 with at most two decimals, such as 5% or 0.25%")
+    return share
+
+
+def percent(share: int) -> str:
+    """Hundredths of a percent as people write them: 9500 is 95%, 25 is 0.25%."""
+    return f"{(Decimal(share) / 100).normalize():f}%"

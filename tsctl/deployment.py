@@ -72,8 +72,8 @@ class NodeSpec(SpecModel):
 class Budget(SpecModel):
     """What one client may ask for: a bucket of `burst` requests that is filled again at a steady rate."""
 
-    requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
+    requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
 
 
 class TlsFiles(SpecModel):
@@ -99,14 +99,9 @@ class GatewaySpec(SpecModel):
         return self
 
     @property
-    def listens_on(self) -> tuple[str, int]:
-        """Host and port for clients."""
-        return _host_port(self.address)
-
-    @property
-    def metrics_on(self) -> tuple[str, int]:
-        """Host and port of the metrics."""
-        return _host_port(self.metrics)
+    def listens_on_all(self) -> dict[str, tuple[str, int]]:
+        """Host and port of what it opens, by the name of its key."""
+        return {"address": _host_port(self.address), "metrics": _host_port(self.metrics)}
 
 
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]{0,63}$")]
@@ -166,7 +161,7 @@ class DeploymentSpec(SpecModel):
 
     nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1)]
     models: dict[ModelName, ModelTarget] = {}
-    gateway: GatewaySpec = GatewaySpec()
+    gateway: GatewaySpec | None = None  # None: clients ask the nodes
 
     @model_validator(mode="after")
     def _nodes_differ(self) -> DeploymentSpec:
@@ -176,7 +171,8 @@ class DeploymentSpec(SpecModel):
                 other = taken.setdefault((node.host, port), name)
                 if other != name:
                     raise ValueError(f"nodes {other} and {name} both have port {port} of {node.host}")
-        for what, (host, number) in (("address", self.gateway.listens_on), ("metrics", self.gateway.metrics_on)):
+        listened = self.gateway.listens_on_all if self.gateway else {}
+        for what, (host, number) in listened.items():
             own = f"the gateway's {what}"
             if (other := taken.setdefault((host, number), own)) != own:
                 raise ValueError(f"{other} and {own} both have port {number} of {host}")

@@ -138,13 +138,16 @@ def _ready(node: Node, archive: StoredArchive) -> str:
     return f"{state.ready_workers} of {state.min_workers} workers ready"
 
 
-def curl_line(project: Project, node: Node, archive: StoredArchive, here: Path) -> str:
-    """A command that asks the model when pasted in the folder `here`; the token is read from its file, by curl.
+def curl_line(project: Project, base: str, header: Path | None, archive: StoredArchive, here: Path) -> str:
+    """A command that asks the model when pasted in the folder `here`; a secret is read from its file, by curl.
+
+    Args:
+        base: the address of the gateway, or of a node.
+        header: the file with the header that gives access there.
 
     The sample is the first one of the archive's folder that is JSON, so that the command can be read.
     """
     samples = sorted((project.archives / archive.model / "samples").glob("*.json"))
     body = f"--data-binary @{os.path.relpath(samples[0], here)}" if samples else "--data '{}'"
-    token = f"-H @{os.path.relpath(node.paths.inference_header, here)} " if node.key_file else ""
-    url = f"{node.spec.inference}/predictions/{archive.model}"
-    return f"curl -sS {token}-H 'Content-Type: application/json' {body} {url}"
+    access = f"-H @{os.path.relpath(header, here)} " if header else ""
+    return f"curl -sS {access}-H 'Content-Type: application/json' {body} {base}/predictions/{archive.model}"

@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/writing-a-handler.md")
 STEPS = [(page, step) for page in PAGES for step in parse_readme((CHECKOUT / page).read_text(encoding="utf-8"))]
 #: The ports of deployment.yaml, which the page mentions.
-PORTS = (8080, 8081, 8082, 7070, 7071)
+PORTS = (8000, 8003, 8080, 8081, 8082, 7070, 7071)
 STEP_TIMEOUT_S = 300
 
 

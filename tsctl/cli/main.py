@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from tsctl.cli import archive, bench, metrics, models, node, top
+from tsctl.cli import archive, bench, gateway, keys, metrics, models, node, top, weights
 from tsctl.errors import TsctlError
 
 app = typer.Typer(
@@ -25,6 +25,10 @@ app.command()(top.status)
 app.add_typer(archive.app, name="archive")
 app.add_typer(node.app, name="node")
 app.add_typer(models.app, name="models")
+app.add_typer(gateway.app, name="gateway")
+app.add_typer(keys.app, name="keys")
+app.add_typer(weights.weights, name="weights")
+app.add_typer(weights.shadow, name="shadow")
 app.add_typer(metrics.app, name="metrics")
 app.add_typer(bench.app, name="bench")
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tsctl.cli.context import open_one_node
+from tsctl.cli.context import open_deployment, open_one_node
 from tsctl.cli.models import Json
 from tsctl.cli.node import NodeOption
 from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from tsctl.deployment import DeploymentSpec
+    from tsctl.gateway.change import Gateway
     from tsctl.node.connection import Node
     from tsctl.project import Project
     from tsctl.status import NodeStatus
@@ -26,11 +27,17 @@ SHOWN_ANSWER = 96
 def up(node: NodeOption = None) -> None:
     """Build, start and register what deployment.yaml says, and ask every model once."""
     from tsctl.errors import NodeError
+    from tsctl.gateway.change import open_gateway
+    from tsctl.gateway.start import start_gateway
     from tsctl.progress import Progress
     from tsctl.up import up as bring_up
 
     project, deployment, opened = open_one_node(node)
     outcome = bring_up(project, deployment, opened, Progress())
+    gateway = None
+    if deployment.gateway is not None:
+        gateway = open_gateway(project, deployment)
+        outcome.changes += start_gateway(gateway, Progress())
     if not outcome.changes and not outcome.failures:
         typer.echo(f"nothing to change: node {opened.name} serves what deployment.yaml says")
     if outcome.unnamed:
@@ -41,13 +48,19 @@ def up(node: NodeOption = None) -> None:
     _print_answers(outcome)
     if outcome.failures:
         raise NodeError("not all is served:\n  " + "\n  ".join(outcome.failures), "See 'tsctl status'.")
-    _print_endpoints(project, deployment, opened)
+    _print_endpoints(project, deployment, opened, gateway)
 
 
 def down(node: NodeOption = None) -> None:
-    """Stop the node that was started here, and only that."""
+    """Stop the gateway and the node that were started here, and only those."""
     from tsctl.cli.node import stop
+    from tsctl.gateway.change import open_gateway
+    from tsctl.gateway.start import stop_gateway
+    from tsctl.progress import Progress
 
+    project, deployment = open_deployment()
+    if deployment.gateway is not None:
+        stop_gateway(open_gateway(project, deployment), Progress())
     stop(node)
 
 
@@ -56,12 +69,13 @@ def status(node: NodeOption = None, json: Json = False) -> None:
     from tsctl.errors import NodeError
     from tsctl.status import node_status
 
-    _, deployment, opened = open_one_node(node)
+    project, deployment, opened = open_one_node(node)
     found = node_status(opened, deployment)
     if json:
         print_json(found.as_json())
     else:
         _print_status(found)
+    _print_gateway(project, deployment, json)
     if not found.is_running:
         hint = "'tsctl down' ends it, 'tsctl up' starts it." if found.pid else "Start it with 'make up' (tsctl up)."
         raise NodeError(f"node {found.node} does not answer: {found.reason}", hint)
@@ -95,6 +109,17 @@ def _print_status(found: NodeStatus) -> None:
             typer.echo(f"\n{row.model} {row.version} is {row.state}: {row.reason}")
 
 
+def _print_gateway(project: Project, deployment: DeploymentSpec, is_json: bool) -> None:
+    if deployment.gateway is None or is_json:
+        return
+    from tsctl.gateway.change import open_gateway
+    from tsctl.gateway.start import gateway_status
+
+    found = gateway_status(open_gateway(project, deployment))
+    condition = "ready" if found.is_ready else "not ready" if found.is_live else "not running"
+    typer.echo(f"\ngateway: {condition}, {found.address}; 'tsctl gateway status' has its routes")
+
+
 def _print_answers(outcome: Outcome) -> None:
     for model, version, sample, reply in outcome.answers:
         text = " ".join(reply.body.decode("utf-8", "replace").split())
@@ -102,12 +127,23 @@ def _print_answers(outcome: Outcome) -> None:
         typer.echo(f"{model} {version}  {sample}\n  {reply.status} {shown}")
 
 
-def _print_endpoints(project: Project, deployment: DeploymentSpec, node: Node) -> None:
+def _print_endpoints(project: Project, deployment: DeploymentSpec, node: Node, gateway: Gateway | None) -> None:
     from tsctl.archive.store import find_archive
+    from tsctl.gateway.start import local_key
     from tsctl.up import curl_line
 
-    typer.echo(f"\ninference   {node.spec.inference}/predictions/<model>[/<version>]")
-    typer.echo(f"management  {node.spec.management}/models")
-    typer.echo(f"metrics     {node.spec.metrics}/metrics\n")
+    rows = {
+        "inference": f"{node.spec.inference}/predictions/<model>[/<version>]",
+        "management": f"{node.spec.management}/models",
+        "metrics": f"{node.spec.metrics}/metrics",
+    }
+    base, header = node.spec.inference, node.paths.inference_header if node.key_file else None
+    if gateway is not None:
+        base, header = gateway.spec.address, local_key(gateway)
+        rows = {"gateway": f"{base}/predictions/<model>", **rows}
+    typer.echo("")
+    for name, address in rows.items():
+        typer.echo(f"{name:<12}{address}")
+    typer.echo("")
     for model, target in list(deployment.models.items())[:1]:
-        typer.echo(curl_line(project, node, find_archive(project, model, target.default), Path.cwd()))
+        typer.echo(curl_line(project, base, header, find_archive(project, model, target.default), Path.cwd()))

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from tsctl.deployment import Budget, GatewaySpec, RouteSpec
 from tsctl.gateway.problems import local_replies
-from tsctl.gateway.traffic import TOTAL, Traffic
+from tsctl.gateway.traffic import TOTAL, Shadow, Traffic
 
 Json = dict[str, Any]
 
@@ -138,8 +138,7 @@ def document(resources: Sequence[Json]) -> Json:
 
 def bootstrap(spec: GatewaySpec, places: Places) -> Json:
     """What Envoy is started with; everything that changes later is in the files that it names."""
-    host, port = spec.listens_on
-    metrics_host, metrics_port = spec.metrics_on
+    addresses = spec.listens_on_all
     return {
         "node": {"id": "tsctl-gateway", "cluster": "tsctl"},
         "admin": {"address": {"pipe": {"path": str(places.admin), "mode": 0o600}}},
@@ -148,13 +147,13 @@ def bootstrap(spec: GatewaySpec, places: Places) -> Json:
             "listeners": [
                 {
                     "name": "clients",
-                    "address": _address(host, port),
+                    "address": _address(*addresses["address"]),
                     "per_connection_buffer_limit_bytes": 1 << 20,
                     "filter_chains": [_filter_chain(spec, places)],
                 },
                 {
                     "name": "metrics",
-                    "address": _address(metrics_host, metrics_port),
+                    "address": _address(*addresses["metrics"]),
                     "filter_chains": [{"filters": [_metrics_filter()]}],
                 },
             ],
@@ -324,6 +323,23 @@ def _metrics_filter() -> Json:
             },
         },
     }
+
+
+def certificate(chain: Path, key: Path) -> Json:
+    """The listener's certificate, read again when something is renamed into the folder of one of its files."""
+    return document(
+        [
+            {
+                "@type": _type("envoy.extensions.transport_sockets.tls.v3.Secret"),
+                "name": "certificate",
+                "tls_certificate": {
+                    "certificate_chain": {"filename": str(chain)},
+                    "private_key": {"filename": str(key)},
+                    "watched_directory": {"path": str(chain.parent)},
+                },
+            }
+        ]
+    )
 
 
 # ---- clusters ----------------------------------------------------------------------------------------------------
@@ -506,6 +522,19 @@ def routes(
     )
 
 
+def traffic_of(configuration: Mapping[str, Any]) -> list[Traffic]:
+    """The traffic of every route, read back from a route configuration, as `routes` writes it or Envoy dumps it."""
+    found = []
+    for route in configuration["virtual_hosts"][0]["routes"]:
+        told = route.get("metadata", {}).get("filter_metadata", {}).get(NAMESPACE, {})
+        if "order" not in told:
+            continue
+        weights = {version: int(told["weights"][version]) for version in told["order"]}
+        shadow = Shadow(told["shadow"], int(told["shadow_share"])) if "shadow" in told else None
+        found.append(Traffic(told["model"], weights, told.get("canary"), shadow))
+    return found
+
+
 def ready(traffic: Sequence[Traffic]) -> Json:
     """The filter that answers /readyz: 200 where the stable version of every route can answer on some node."""
     return document(
@@ -532,7 +561,7 @@ def _routes_of(traffic: Traffic, route: RouteSpec) -> list[Json]:
     if route.canary_header and traffic.canary is not None:
         tried = {"path": path, "headers": [_equals(TRACK_HEADER, "canary")]}
         found.append(_route(traffic, route, tried, _one_version(traffic, traffic.canary)))
-    found.append(_route(traffic, route, {"path": path}, _by_weight(traffic, route)))
+    found.append(_main_route(traffic, route, path))
     if route.pinned:
         found += [
             _route(traffic, route, {"path": f"{path}/{version}"}, _one_version(traffic, version, PINNED))
@@ -541,27 +570,24 @@ def _routes_of(traffic: Traffic, route: RouteSpec) -> list[Json]:
     return found
 
 
-def _route(traffic: Traffic, route: RouteSpec, match: Json, action: Json) -> Json:
-    is_weighted = "weighted_clusters" in action
-    metadata: Json = {"model": traffic.model}
-    if is_weighted:
-        metadata["weights"] = dict(traffic.weights)
-        metadata["order"] = list(traffic.weights)
-        if traffic.canary is not None:
-            metadata["canary"] = traffic.canary
-    if traffic.shadow is not None and is_weighted:
-        metadata |= {"shadow": traffic.shadow.version, "shadow_share": traffic.shadow.share}
-        action["request_mirror_policies"] = [
-            {
-                "cluster": cluster_name(traffic.model, traffic.shadow.version, is_shadow=True),
-                "runtime_fraction": {
-                    "default_value": {"numerator": traffic.shadow.share, "denominator": "TEN_THOUSAND"}
-                },
-            }
-        ]
+def _main_route(traffic: Traffic, route: RouteSpec, path: str) -> Json:
+    """By weight, and with copies for the shadow. Its metadata is what `traffic_of` reads back."""
+    action = _by_weight(traffic, route)
+    told: Json = {"weights": dict(traffic.weights), "order": list(traffic.weights)}
+    if traffic.canary is not None:
+        told["canary"] = traffic.canary
+    if traffic.shadow is not None:
+        told |= {"shadow": traffic.shadow.version, "shadow_share": traffic.shadow.share}
+        share = {"numerator": traffic.shadow.share, "denominator": "TEN_THOUSAND"}
+        shadow = cluster_name(traffic.model, traffic.shadow.version, is_shadow=True)
+        action["request_mirror_policies"] = [{"cluster": shadow, "runtime_fraction": {"default_value": share}}]
+    return _route(traffic, route, {"path": path}, action, told)
+
+
+def _route(traffic: Traffic, route: RouteSpec, match: Json, action: Json, told: Json | None = None) -> Json:
     return {
         "match": {**match, "headers": [*match.get("headers", ()), _equals(":method", "POST")]},
-        "metadata": {"filter_metadata": {NAMESPACE: metadata}},
+        "metadata": {"filter_metadata": {NAMESPACE: {"model": traffic.model, **(told or {})}}},
         "route": {**action, "timeout": f"{route.deadline_s:g}s", "retry_policy": _retries(route)},
     }
 

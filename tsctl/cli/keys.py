@@ -1,0 +1,66 @@
+"""`tsctl keys`: who may ask the gateway, and how often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tsctl.cli.gateway import opened
+from tsctl.cli.models import Json
+from tsctl.cli.output import print_json, print_table
+
+app = typer.Typer(help="Give clients keys for the gateway, list and revoke them.", no_args_is_help=True)
+
+
+@app.command()
+def add(
+    client: Annotated[str, typer.Argument(metavar="CLIENT")],
+    requests_per_s: Annotated[int | None, typer.Option(min=1, help="The gateway's own budget if left out.")] = None,
+    burst: Annotated[int | None, typer.Option(min=1, help="Requests at once; those of a second if left out.")] = None,
+    header_file: Annotated[
+        Path | None, typer.Option(help="Write the header there, for curl -H @FILE, and do not print the key.")
+    ] = None,
+) -> None:
+    """Give a client one more key; it is shown this once, and in force when this returns."""
+    from tsctl.gateway import change, keys
+    from tsctl.gateway.files import write_secret
+    from tsctl.gateway.render import KEY_HEADER
+
+    key = keys.new_key()
+    record = keys.record_of(key, client, requests_per_s, burst)
+    change.set_clients(opened(), lambda records: keys.added(records, record), {record.sha256: key})
+    if header_file is None:
+        typer.echo(key)
+    else:
+        write_secret(header_file, f"{KEY_HEADER}: {key}\n")
+        typer.echo(f"key {record.id} of {client} is in {header_file}")
+
+
+@app.command("list")
+def list_keys(json: Json = False) -> None:
+    """Every key by its id, never the key itself."""
+    from tsctl.gateway import keys
+    from tsctl.gateway.files import read_document
+
+    gateway = opened()
+    plain = keys.plain_keys(read_document(gateway.places.routes))
+    columns = ("id", "client", "created", "requests/s", "burst", "in force")
+    rows = [
+        (one.id, one.client, one.created, one.requests_per_s, one.burst, one.sha256 in plain)
+        for one in keys.read_keys(gateway.keys_file)
+    ]
+    if json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table(columns, [(*row[:-1], "yes" if row[-1] else "no, issue a new one") for row in rows])
+
+
+@app.command()
+def revoke(name: Annotated[str, typer.Argument(metavar="ID|CLIENT")]) -> None:
+    """Take back one key, or all of a client's; not in force any more when this returns."""
+    from tsctl.gateway import change, keys
+
+    change.set_clients(opened(), lambda records: keys.revoked(records, name), {})
+    typer.echo(f"{name} is revoked")

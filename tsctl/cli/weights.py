@@ -1,0 +1,90 @@
+"""`tsctl weights` and `tsctl shadow`: which share of a model's requests each version gets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tsctl.cli.gateway import opened
+from tsctl.cli.models import Json, Model, Version
+from tsctl.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from tsctl.gateway.traffic import Traffic
+
+weights = typer.Typer(help="Set and show the weights of a model's versions.", no_args_is_help=True)
+shadow = typer.Typer(help="Send copies of requests to a version whose answers nobody gets.", no_args_is_help=True)
+
+
+@weights.command("set")
+def set_weights(
+    model: Model,
+    given: Annotated[list[str], typer.Argument(metavar="VERSION=PERCENT...", help="They sum to 100%.")],
+) -> None:
+    """Set all weights of a model at once, and wait until the gateway serves them."""
+    from tsctl.gateway import change
+    from tsctl.gateway.traffic import parse_weights
+
+    parsed = parse_weights(given)
+    traffic = change.set_weights(opened(), model, parsed)
+    typer.echo(f"{model}: {change.weights_text(traffic)}")
+
+
+@weights.command("show")
+def show(model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, json: Json = False) -> None:
+    """The weights in force, as the gateway serves them."""
+    from tsctl.errors import GatewayError
+    from tsctl.gateway.change import traffic_in_force
+    from tsctl.gateway.traffic import percent
+
+    found = [one for one in traffic_in_force(opened()) if model in (None, one.model)]
+    if model is not None and not found:
+        raise GatewayError(f"no route for model {model!r}", "See 'tsctl weights show'.")
+    if json:
+        print_json([_as_json(one) for one in found])
+        return
+    rows = []
+    for one in found:
+        for version in one.versions:
+            copies = percent(one.shadow.share) if one.shadow and one.shadow.version == version else ""
+            rows.append((one.model, version, one.track(version), percent(one.weights.get(version, 0)), copies))
+    print_table(("model", "version", "track", "weight", "shadow"), rows)
+
+
+@shadow.command("set")
+def set_shadow(
+    model: Model,
+    version: Version,
+    share: Annotated[str, typer.Option("--percent", help="Of the model's requests, such as 20 or 0.5.")],
+) -> None:
+    """Have a share of a model's requests copied to a version."""
+    from tsctl.gateway import change
+    from tsctl.gateway.traffic import parse_share, percent
+
+    parsed = parse_share(share)
+    traffic = change.set_shadow(opened(), model, version, parsed)
+    if traffic.shadow is None:
+        typer.echo(f"{model}: no shadow")
+    else:
+        typer.echo(f"{model}: {percent(traffic.shadow.share)} is copied to {traffic.shadow.version}")
+
+
+@shadow.command("clear")
+def clear(model: Model) -> None:
+    """Copy nothing any more."""
+    from tsctl.gateway import change
+
+    change.set_shadow(opened(), model, None, 0)
+    typer.echo(f"{model}: no shadow")
+
+
+def _as_json(traffic: Traffic) -> dict[str, object]:
+    shadow_ = traffic.shadow
+    return {
+        "model": traffic.model,
+        "weights": dict(traffic.weights),  # hundredths of a percent
+        "stable": traffic.stable,
+        "canary": traffic.canary,
+        "shadow": {"version": shadow_.version, "share": shadow_.share} if shadow_ else None,
+    }

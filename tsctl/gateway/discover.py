@@ -1,0 +1,150 @@
+"""Which node serves which version, asked of the nodes; what Envoy sends requests to follows from it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tsctl.deployment import DeploymentSpec
+from tsctl.errors import GatewayError, NodeError
+from tsctl.gateway.render import NAMESPACE, Endpoint, Probe, Upstream
+from tsctl.node.connection import Node, open_node
+from tsctl.node.tokens import read_tokens
+from tsctl.project import Project
+from tsctl.versions import read_samples
+
+#: A health check's sample is the smallest of the archive's; a larger one than this would cost more than it tells.
+LARGEST_PROBE = 256 << 10
+
+Pair = tuple[str, str]  # model, version
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one node said."""
+
+    node: str
+    serves: Mapping[Pair, str] | None  # archive's file name by model and version; None: it did not answer
+    why_not: str = ""
+
+
+def look(nodes: Sequence[Node]) -> list[Seen]:
+    """What every node serves, asked all at once."""
+    with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
+        return list(pool.map(_look, nodes))
+
+
+def _look(node: Node) -> Seen:
+    try:
+        states = node.client.states()
+    except NodeError as error:
+        return Seen(node.name, None, error.message)
+    return Seen(node.name, {(s.model, s.version): s.archive for s in states if s.min_workers > 0})
+
+
+def open_nodes(project: Project, deployment: DeploymentSpec) -> list[Node]:
+    """Every node of the deployment."""
+    return [open_node(project, name, spec) for name, spec in deployment.nodes.items()]
+
+
+def upstreams(
+    project: Project, nodes: Sequence[Node], seen: Sequence[Seen], before: Sequence[Upstream], wanted: Iterable[Pair]
+) -> list[Upstream]:
+    """A cluster for each version that a node serves, and for each that a route names.
+
+    Args:
+        before: as they were. A node that does not answer stays where it was: whether it takes requests is for the
+            health checks to say.
+        wanted: what routes name, which must have a cluster even where no node serves it now.
+    """
+    old = {(one.model, one.version): one for one in before}
+    found: dict[Pair, dict[str, Endpoint]] = {pair: {} for pair in wanted}
+    archives: dict[Pair, str] = {}
+    for node, said in zip(nodes, seen, strict=True):
+        if said.serves is None:
+            for pair, upstream in old.items():
+                for kept in (e for e in upstream.endpoints if e.node == node.name):
+                    found.setdefault(pair, {})[node.name] = _endpoint(node, kept.token)
+            continue
+        for pair, archive in said.serves.items():
+            found.setdefault(pair, {})[node.name] = _endpoint(node, None)
+            archives[pair] = archive
+    return [
+        Upstream(*pair, tuple(places.values()), _probe(project, archives.get(pair), old.get(pair)))
+        for pair, places in sorted(found.items())
+    ]
+
+
+def known_endpoints(document: Mapping[str, Any]) -> tuple[Endpoint, ...]:
+    """What `render.endpoints` wrote, read back."""
+    [assignment] = document["resources"]
+    found = []
+    for group in assignment["endpoints"]:
+        for entry in group["lb_endpoints"]:
+            address = entry["endpoint"]["address"]["socket_address"]
+            told = entry["metadata"]["filter_metadata"][NAMESPACE]
+            token = told["authorization"].removeprefix("Bearer ")
+            found.append(Endpoint(told["node"], address["address"], address["port_value"], token))
+    return tuple(found)
+
+
+def _endpoint(node: Node, token: str | None) -> Endpoint:
+    parts = urlsplit(node.spec.inference)
+    if parts.scheme != "http":
+        raise GatewayError(
+            f"node {node.name} is at {node.spec.inference}, and the gateway reaches nodes over http only",
+            "Put the gateway into the nodes' own network.",
+        )
+    if node.key_file is not None and node.key_file.is_file():
+        token = read_tokens(node.key_file).inference.value
+    return Endpoint(node.name, _ip(parts.hostname or ""), parts.port or 80, token)
+
+
+def _ip(host: str) -> str:
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise GatewayError(f"the address of {host} is not known: {error}") from None
+
+
+def _probe(project: Project, archive: str | None, before: Upstream | None) -> Probe | None:
+    path = project.store / archive if archive else None
+    if path is None or not path.is_file():
+        return before.probe if before else None
+    samples = _small(path)
+    return Probe(samples[0][1], samples[0][2]) if samples else None
+
+
+def _small(archive: Path) -> list[tuple[str, bytes, str]]:
+    fitting = [sample for sample in read_samples(archive) if len(sample[1]) <= LARGEST_PROBE]
+    return sorted(fitting, key=lambda sample: len(sample[1]))
+
+
+def known_upstreams(clusters: Mapping[str, Any], endpoints_of: Mapping[str, Mapping[str, Any]]) -> list[Upstream]:
+    """What `render.clusters` and `render.endpoints` wrote, read back.
+
+    Args:
+        clusters: the document of clusters.
+        endpoints_of: documents of endpoints, by the name of their cluster.
+    """
+    found = []
+    for cluster in clusters["resources"]:
+        if not cluster.get("health_checks"):  # the cluster of a shadow's copies
+            continue
+        told = cluster["metadata"]["filter_metadata"][NAMESPACE]
+        places = known_endpoints(endpoints_of[cluster["name"]]) if cluster["name"] in endpoints_of else ()
+        found.append(Upstream(told["model"], told["version"], places, _known_probe(cluster["health_checks"][0])))
+    return found
+
+
+def _known_probe(check: Mapping[str, Any]) -> Probe | None:
+    asked = check.get("http_health_check")
+    if asked is None:
+        return None
+    headers = {entry["header"]["key"]: entry["header"]["value"] for entry in asked["request_headers_to_add"]}
+    return Probe(bytes.fromhex(asked["send"]["text"]), headers["content-type"])

@@ -1,0 +1,60 @@
+"""Writes the files that Envoy watches: whole or not at all, readable by their owner only."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, Any
+
+from tsctl.errors import GatewayError
+
+Json = dict[str, Any]
+
+
+def make_folder(folder: Path) -> None:
+    """The folder exists, and only its owner may look into it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """The file, made where missing, open for what is added at its end."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
+
+
+def write_document(path: Path, content: Json) -> None:
+    """As write_secret, in JSON."""
+    write_secret(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_secret(path: Path, content: str) -> None:
+    """The file has this content; a reader sees the old one or the new one, also after a loss of power."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_document(path: Path) -> Json | None:
+    """The file's content, None where there is none.
+
+    Raises:
+        GatewayError: it is not JSON.
+    """
+    try:
+        content: Json = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise GatewayError(
+            f"{path} is damaged: {error}", "Remove it; 'tsctl gateway start' writes it anew, without what it held."
+        ) from None
+    return content

@@ -1,0 +1,136 @@
+"""Starts the gateway of this machine and says how it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsctl.errors import GatewayError
+from tsctl.gateway.change import Gateway, changing, set_clients, sync, traffic_in_force
+from tsctl.gateway.files import read_document, write_secret
+from tsctl.gateway.keys import digest, new_key, plain_keys, record_of
+from tsctl.gateway.process import (
+    envoy_record,
+    keeper_record,
+    launch,
+    launch_keeper,
+    running,
+    stop,
+    write_static_files,
+)  # fmt: skip
+from tsctl.gateway.render import KEY_HEADER, cluster_name
+from tsctl.gateway.traffic import Traffic
+from tsctl.progress import Progress
+
+#: The client whose key `make up` makes.
+LOCAL_CLIENT = "local"
+
+
+@dataclass(frozen=True)
+class RouteStatus:
+    """One version on one route."""
+
+    model: str
+    version: str
+    track: str
+    weight: int
+    nodes: int
+    healthy: int
+    active: int
+    why_not: str
+
+
+@dataclass(frozen=True)
+class GatewayStatus:
+    """What `tsctl gateway status` tells."""
+
+    pid: int | None
+    keeper: int | None
+    is_live: bool
+    address: str
+    rows: tuple[RouteStatus, ...]
+    traffic: tuple[Traffic, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        """Every route has its stable version on some node that can answer."""
+        stable = [row for row in self.rows if row.track == "stable"]
+        return self.is_live and bool(stable) and all(row.healthy for row in stable)
+
+
+def start_gateway(gateway: Gateway, progress: Progress, with_keeper: bool = True) -> list[str]:
+    """The gateway runs with what the nodes serve now; what was changed, nothing where it ran already.
+
+    Raises:
+        GatewayError: Envoy does not start, or refuses what it was given.
+    """
+    changes = []
+    if running(envoy_record(gateway)) is None:
+        with progress.step("starting the gateway") as step:
+            with changing(gateway):
+                write_static_files(gateway)
+            sync(gateway)  # the files, which Envoy then starts with
+            launch(gateway)
+            step.done(f"answers at {gateway.spec.address}")
+        changes.append("started the gateway")
+    else:
+        changes += sync(gateway)
+    if with_keeper and running(keeper_record(gateway)) is None:
+        launch_keeper(gateway)
+    return changes
+
+
+def local_key(gateway: Gateway) -> Path:
+    """The header file of a key for whoever sits at this machine, made where there is none in force."""
+    path = gateway.places.folder / "local.header"
+    plain = plain_keys(read_document(gateway.places.routes))
+    name, _, key = path.read_text(encoding="utf-8").strip().partition(": ") if path.is_file() else ("", "", "")
+    if name != KEY_HEADER or digest(key) not in plain:
+        key = new_key()
+        record = record_of(key, LOCAL_CLIENT, None, None)
+        set_clients(
+            gateway, lambda records: [*(r for r in records if r.client != LOCAL_CLIENT), record], {record.sha256: key}
+        )
+        write_secret(path, f"{KEY_HEADER}: {key}\n")
+    return path
+
+
+def stop_gateway(gateway: Gateway, progress: Progress) -> bool:
+    """The gateway has ended; True if it ran."""
+    if running(envoy_record(gateway)) is None and running(keeper_record(gateway)) is None:
+        return False
+    with progress.step("stopping the gateway") as step:
+        stop(gateway)
+        step.done("stopped")
+    return True
+
+
+def gateway_status(gateway: Gateway) -> GatewayStatus:
+    """How it is now; never raises because it does not run."""
+    admin = gateway.admin
+    is_live = admin.is_live()
+    traffic, hosts = traffic_in_force(gateway), {}
+    if is_live:
+        try:
+            hosts = admin.hosts()
+        except GatewayError:
+            is_live = False
+    rows = []
+    for one in traffic:
+        for version in one.versions:
+            found = hosts.get(cluster_name(one.model, version), [])
+            is_shadow = one.shadow is not None and one.shadow.version == version
+            track = one.track(version) or ("shadow" if is_shadow else "")
+            why_not = "; ".join(f"{host.address} {host.why_not}" for host in found if not host.is_healthy)
+            healthy = sum(host.is_healthy for host in found)
+            active = sum(host.active for host in found)
+            weight = one.weights.get(version, 0)
+            rows.append(RouteStatus(one.model, version, track, weight, len(found), healthy, active, why_not))
+    return GatewayStatus(
+        running(envoy_record(gateway)),
+        running(keeper_record(gateway)),
+        is_live,
+        gateway.spec.address,
+        tuple(rows),
+        tuple(traffic),
+    )

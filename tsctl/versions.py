@@ -38,7 +38,7 @@ UNDO_S = 5.0
 #: Requests that pass the whole wire before a version counts as ready, because the JVM's path is cold as well: so many
 #: for each worker, and up to WIRE_MOST in all while that takes no longer than WIRE_S seconds. The JVM compiles what ran
 #: some 200 times, and accepting a connection runs only where there is a new one: every WIRE_TURN requests have theirs.
-WIRE_PASSES = 30
+WIRE_LEAST = 2
 WIRE_MOST = 300
 WIRE_S = 3.0
 WIRE_TURN = 10
@@ -163,7 +163,7 @@ def warm_wire(node: Node, archive: StoredArchive, note: Note) -> Reply | None:
         NodeError: a sample was not answered with 200.
     """
     samples = read_samples(archive.path)
-    least = WIRE_PASSES * _require(node, archive.model, archive.version).ready_workers
+    least = WIRE_LEAST * _require(node, archive.model, archive.version).ready_workers
     begin = time.monotonic()
     last = None
     for turn in range(max(least, WIRE_MOST) if samples else 0):

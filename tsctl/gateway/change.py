@@ -207,10 +207,29 @@ def _change_route(
                     f"no node serves {model} {version}; served are {versions}",
                     f"Register it first: tsctl models register {model}:{version}",
                 )
+        begin = [version for version in answering if not traffic[model].weights.get(version)]
+        _require_ready(gateway, model, begin)
         _require_answering(gateway, model, answering)
         changed = edit(traffic[model])
         _put_routes(gateway, [changed if one.model == model else one for one in traffic.values()])
         return changed
+
+
+def _require_ready(gateway: Gateway, model: str, versions: Sequence[str]) -> None:
+    """Some node says that it has ready workers for each version that is to get its first traffic.
+
+    Health checks tell it as well, but a few seconds late. Nodes that do not answer say nothing, and are not waited for
+    where a version has traffic already: going back to it must be quick.
+    """
+    if not versions:
+        return
+    for version in versions:
+        said = discover.ask(gateway.nodes(), model, version)
+        if said and not any(state.is_ready for state in said.values()):
+            raise GatewayError(
+                f"{model} {version} is not ready on any node ({', '.join(said)}), so it cannot get traffic",
+                f"See 'tsctl status'; 'tsctl models scale {model} {version} 1' starts a worker.",
+            )
 
 
 def _require_answering(gateway: Gateway, model: str, versions: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from tsctl.deployment import DeploymentSpec
 from tsctl.errors import GatewayError, NodeError
 from tsctl.gateway.render import NAMESPACE, Endpoint, Probe, Upstream
+from tsctl.management import VersionState
 from tsctl.node.connection import Node, open_node
 from tsctl.node.tokens import read_tokens
 from tsctl.project import Project
@@ -37,6 +38,21 @@ def look(nodes: Sequence[Node]) -> list[Seen]:
     """What every node serves, asked all at once."""
     with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
         return list(pool.map(_look, nodes))
+
+
+def ask(nodes: Sequence[Node], model: str, version: str) -> dict[str, VersionState]:
+    """What each node that answers and has the version says of it, by the node's name."""
+
+    def one(node: Node) -> VersionState | None:
+        try:
+            found = node.client.describe(model, version)
+        except NodeError:
+            return None
+        return found[0] if found else None
+
+    with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
+        said = zip(nodes, pool.map(one, nodes), strict=True)
+    return {node.name: state for node, state in said if state is not None}
 
 
 def _look(node: Node) -> Seen:

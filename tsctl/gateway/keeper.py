@@ -24,7 +24,7 @@ logger = logging.getLogger("tsctl.gateway.keeper")
 
 TICK_S = 0.25
 #: How often the nodes are asked what they serve, and the log's size is looked at.
-FOLLOW_S = 5.0
+FOLLOW_S = 2.0
 ROTATE_S = 10.0
 #: An access log of this size is renamed, and this many of them are kept.
 LOG_BYTES = 64 << 20

@@ -1,0 +1,427 @@
+"""The gateway with a real Envoy before a real node: what clients get, what nobody reaches, and every change of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from tests.live.conftest import HALF, Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
+from tsctl.deployment import read_deployment
+from tsctl.errors import ConflictError, GatewayError
+from tsctl.gateway import change, keeper
+from tsctl.gateway.files import read_document
+from tsctl.gateway.render import document
+from tsctl.project import Project
+
+PROBLEM = "application/problem+json"
+
+
+@dataclass
+class Front:
+    """A site with its gateway, as a client sees it."""
+
+    site: Site
+    base: str
+    metrics: str
+    key: str
+
+    def ask(self, path: str, body: bytes = HALF, method: str = "POST", **headers: str) -> requests.Response:
+        sent = {"Content-Type": "application/json", "x-api-key": self.key, **headers}
+        return requests.request(method, self.base + path, data=body, headers=sent, timeout=30)
+
+    @property
+    def gateway(self) -> change.Gateway:
+        project = Project(self.site.root)
+        return change.open_gateway(project, read_deployment(project.deployment))
+
+    def all_answer(self) -> bool:
+        """Whether Envoy holds every version of every route for healthy."""
+        rows = self.site.run("gateway", "status", "--json", status=None).json()["rows"]
+        return all(row["healthy"] for row in rows)
+
+    def pid(self, of: str) -> int:
+        return int(json.loads((self.site.root / ".tsctl" / "gateway" / f"{of}.pid.json").read_text())["pid"])
+
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.gateway.places.access_log.read_text().splitlines()]
+
+
+def versions_of(front: Front, count: int, **headers: str) -> Counter[str]:
+    with requests.Session() as session:
+        session.headers.update({"Content-Type": "application/json", "x-api-key": front.key, **headers})
+        answers = [session.post(f"{front.base}/predictions/tiny", data=HALF, timeout=30) for _ in range(count)]
+    assert {answer.status_code for answer in answers} == {200}
+    for answer in answers:
+        assert answer.json() == {"y": 1.0 if answer.headers["x-model-version"] == "1.0" else 1.5}
+    return Counter(answer.headers["x-model-version"] for answer in answers)
+
+
+def with_gateway(site: Site, route: dict[str, Any], **gateway: Any) -> tuple[str, str]:
+    """Give the site's deployment a gateway on free ports, and the route to its model; both addresses."""
+    client, metrics = free_ports(2)
+    content = site.deployment
+    scheme = "https" if "tls" in gateway else "http"
+    base, numbers = f"{scheme}://127.0.0.1:{client}", f"http://127.0.0.1:{metrics}"
+    content["gateway"] = {"address": base, "metrics": numbers, **gateway}
+    for model in content["models"].values():
+        model["route"] = route
+    (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return base, numbers
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """Versions 1.0 and 2.0 of `tiny`, and `slow`, which takes longer than its route allows."""
+    site = make_site(tmp_path_factory.mktemp("gateway") / "site")
+    write_tiny(site, "tiny", {"1.0": {"factor": 2.0}, "2.0": {"factor": 3.0}})
+    write_tiny(site, "slow", {"1.0": {"inference_s": 0.7}})
+    site.deploy(
+        {
+            "tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}, "2.0": {"workers": 1}}},
+            "slow": {"default": "1.0", "versions": {"1.0": {"workers": 1}}},
+        }
+    )
+    base, metrics = with_gateway(site, {"sticky": {"header": "x-user-id"}, "deadline_s": 5.0}, request_bytes=4096)
+    content = site.deployment
+    content["models"]["slow"]["route"] = {"deadline_s": 0.3, "pinned": False, "canary_header": False}
+    (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    try:
+        site.run("up")
+        header = (site.root / ".tsctl" / "gateway" / "local.header").read_text()
+        yield Front(site, base, metrics, header.strip().partition(": ")[2])
+    finally:
+        site.run("down", status=None)
+    assert processes_of(site.root) == [], "processes are left behind"
+
+
+def assert_problem(answer: requests.Response, status: int, kind: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == PROBLEM
+    content: dict[str, Any] = answer.json()
+    assert content["type"] == f"urn:tsctl:problem:{kind}"
+    assert content["status"] == status
+    assert {"title", "detail", "request_id", "model", "version"} <= content.keys()
+    return content
+
+
+def test_an_answer_says_its_version_and_the_clients_own_request_id(front: Front) -> None:
+    answer = front.ask("/predictions/tiny", **{"x-request-id": "mine-1"})
+    assert (answer.status_code, answer.json()) == (200, {"y": 1.0})
+    assert (answer.headers["x-model-version"], answer.headers["x-request-id"]) == ("1.0", "mine-1")
+    other = front.ask("/predictions/tiny")
+    assert len(other.headers["x-request-id"]) == 36
+    problem = front.ask("/predictions/tiny", b'{"x": "no"}', **{"x-request-id": "mine-2"})
+    assert assert_problem(problem, 422, "does-not-fit-schema")["request_id"] == "mine-2"
+
+
+def test_without_a_known_key_there_is_no_answer(front: Front) -> None:
+    for key in ("", "wrong", front.key + "x", front.key.upper()):
+        assert_problem(front.ask("/predictions/tiny", **{"x-api-key": key}), 401, "unauthorized")
+    bare = requests.post(f"{front.base}/predictions/tiny", data=HALF, timeout=10)
+    assert_problem(bare, 401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/", "/models", "/models/tiny", "/token", "/workflows", "/ping", "/predictions", "/predictions/", "/v1/models",
+        "/predictions/other", "/predictions/tiny/", "/predictions/tiny/3.0", "/predictions/tiny/1.0/x",
+        "/predictions/tiny/../../models", "/predictions/tiny/%2e%2e/%2e%2e/models", "/predictions%2ftiny",
+        "/predictions/tiny%2f..%2f..%2fmodels", "//models", "/predictions//../models", "/predictions/tiny%00",
+        "/predictions/tiny;/models", "/predictions/%74iny/../../models", "/predictions/slow/1.0", "/explanations/tiny",
+        "/metrics", "/stats", "/config_dump", "/models?x=/predictions/tiny", "/.%2e/models",
+        "/predictions/tiny\\..\\models",
+    ],
+)  # fmt: skip
+def test_everything_that_is_no_route_is_404(front: Front, path: str) -> None:
+    host, _, port = front.base.removeprefix("http://").partition(":")
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            request = f"{method} {path} HTTP/1.1\r\nHost: x\r\nx-api-key: {front.key}\r\nContent-Length: 0\r\n\r\n"
+            connection.sendall(request.encode())
+            head = connection.recv(65536).decode()
+        assert head.split()[1] in {"404", "400"}, head
+        assert "modelName" not in head
+
+
+def test_a_route_knows_one_method_and_a_limit_of_bytes(front: Front) -> None:
+    answer = front.ask("/predictions/tiny", b"", "GET")
+    assert_problem(answer, 405, "method-not-allowed")
+    assert answer.headers["allow"] == "POST"
+    assert_problem(front.ask("/predictions/tiny", b" " * 5000), 413, "payload-too-large")
+    assert front.ask("/predictions/tiny?a=b").status_code == 200
+
+
+def test_weights_are_in_force_when_the_command_returns(front: Front) -> None:
+    assert versions_of(front, 10) == {"1.0": 10}
+    assert front.site.run("weights", "set", "tiny", "1.0=0%", "2.0=100%").out == "tiny: 2.0 100%, 1.0 0%\n"
+    assert versions_of(front, 10) == {"2.0": 10}
+    front.site.run("weights", "set", "tiny", "1.0=50%", "2.0=50%")
+    split = versions_of(front, 200)
+    assert 50 < split["1.0"] < 150  # a fair coin leaves this range once in 10^12 runs
+    [shown] = [one for one in front.site.run("weights", "show", "tiny", "--json").json() if one["model"] == "tiny"]
+    assert shown["weights"] == {"1.0": 5000, "2.0": 5000}
+    front.site.run("weights", "set", "tiny", "1.0=100%")
+
+
+@pytest.mark.parametrize(
+    ("weights", "status", "reason"),
+    [
+        (["1.0=90%", "2.0=9%"], 2, "the weights sum to 99%, not to 100%"),
+        (["1.0=90%", "9.9=10%"], 5, "no node serves tiny 9.9; served are 1.0, 2.0"),
+        (["1.0=101%"], 2, "expected a percentage from 0 to 100"),
+        (["1.0"], 2, "expected VERSION=PERCENT"),
+        (["1.0=50%", "1.0=50%"], 2, "version 1.0 has two weights"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(front: Front, weights: list[str], status: int, reason: str) -> None:
+    before = front.site.run("weights", "show").out
+    assert reason in front.site.run("weights", "set", "tiny", *weights, status=status).err
+    assert front.site.run("weights", "show").out == before
+
+
+def test_a_version_that_cannot_answer_gets_no_weight(front: Front) -> None:
+    front.site.run("models", "scale", "tiny", "2.0", "0")
+    try:
+        refused = front.site.run("weights", "set", "tiny", "1.0=50%", "2.0=50%", status=5)
+        assert "tiny 2.0 is not ready on any node (local), so it cannot get traffic" in refused.err
+    finally:
+        front.site.run("models", "scale", "tiny", "2.0", "1")
+        front.site.run("gateway", "start")
+    until(
+        lambda: front.site.run("weights", "set", "tiny", "1.0=99%", "2.0=1%", status=None).status == 0, 20, "a weight"
+    )
+    front.site.run("weights", "set", "tiny", "1.0=100%")
+
+
+def test_what_envoy_refuses_leaves_what_was_in_force(front: Front) -> None:
+    gateway = front.gateway
+    written = read_document(gateway.places.routes)
+    assert written is not None
+    resources = json.loads(json.dumps(written["resources"]))
+    resources[0]["virtual_hosts"][0]["routes"].insert(
+        0, {"match": {"path": "/predictions/tiny"}, "route": {"cluster": "no~cluster"}}
+    )
+    with change.changing(gateway), pytest.raises(GatewayError, match="unknown cluster 'no~cluster'") as refused:
+        change._put_route_file(gateway, document(resources))
+    assert refused.value.exit_code == 5
+    assert read_document(gateway.places.routes) == written
+    assert front.ask("/predictions/tiny").status_code == 200
+
+
+def test_of_two_writers_one_is_told_and_loses(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(change, "LOCK_S", 0.2)
+    told = "the gateway is being changed by another tsctl"
+    with change.changing(front.gateway), pytest.raises(ConflictError, match=told) as lost:
+        change.set_weights(front.gateway, "tiny", {"1.0": 10_000})
+    assert lost.value.exit_code == 7
+
+
+def test_a_user_stays_on_his_version_and_only_moves_towards_the_canary(front: Front) -> None:
+    users = [f"user-{number}" for number in range(60)]
+
+    def on_canary() -> set[str]:
+        found = set()
+        for user in users:
+            seen = versions_of(front, 3, **{"x-user-id": user})
+            assert len(seen) == 1, f"{user} met {seen}"
+            if "2.0" in seen:
+                found.add(user)
+        return found
+
+    before: set[str] = set()
+    for share in (10, 40, 60, 95):
+        front.site.run("weights", "set", "tiny", f"1.0={100 - share}%", f"2.0={share}%")
+        now = on_canary()
+        assert before <= now
+        before = now
+    assert 45 < len(before) <= 60
+    front.site.run("weights", "set", "tiny", "1.0=100%")
+
+
+def test_testers_reach_the_canary_and_clients_may_name_a_version(front: Front) -> None:
+    front.site.run("weights", "set", "tiny", "1.0=100%", "2.0=0%")
+    assert versions_of(front, 3, **{"x-track": "canary"}) == {"2.0": 3}
+    assert front.ask("/predictions/tiny/2.0").json() == {"y": 1.5}
+    assert front.ask("/predictions/tiny/1.0").json() == {"y": 1.0}
+
+
+def test_a_shadow_gets_copies_and_no_client_notices(front: Front) -> None:
+    counter = "cluster.tiny~2-0~shadow.upstream_rq_completed"
+
+    def copies() -> int:
+        return front.gateway.admin.counters(f"^{counter}$").get(counter, 0)
+
+    before = copies()
+    assert front.site.run("shadow", "set", "tiny", "2.0", "--percent", "100").out == "tiny: 100% is copied to 2.0\n"
+    assert versions_of(front, 20) == {"1.0": 20}
+    until(lambda: copies() == before + 20, 10, "twenty copies")
+    front.site.run("shadow", "clear", "tiny")
+    versions_of(front, 5)
+    time.sleep(0.3)
+    assert copies() == before + 20
+
+
+def test_a_budget_is_a_clients_own(front: Front) -> None:
+    key = front.site.run("keys", "add", "small", "--requests-per-s", "1", "--burst", "3").out.strip()
+    answers = [front.ask("/predictions/tiny", **{"x-api-key": key}) for _ in range(6)]
+    assert [answer.status_code for answer in answers[:3]] == [200] * 3
+    assert_problem(answers[-1], 429, "over-budget")
+    assert int(answers[-1].headers["retry-after"]) >= 1
+    assert front.ask("/predictions/tiny").status_code == 200
+    front.site.run("keys", "revoke", "small")
+
+
+def test_a_revoked_key_is_refused_when_the_command_returns(front: Front) -> None:
+    key = front.site.run("keys", "add", "leaver").out.strip()
+    assert front.ask("/predictions/tiny", **{"x-api-key": key}).status_code == 200
+    listed = front.site.run("keys", "list").out
+    assert "leaver" in listed
+    assert key not in listed
+    for path in (front.site.root / ".tsctl" / "gateway").rglob("*"):
+        if path.is_file():
+            assert path.stat().st_mode & 0o077 == 0, f"{path} can be read by others"
+            assert (key.encode() in path.read_bytes()) == (path.name == "routes.json"), path
+    front.site.run("keys", "revoke", "leaver")
+    assert_problem(front.ask("/predictions/tiny", **{"x-api-key": key}), 401, "unauthorized")
+
+
+def test_a_deadline_ends_a_request_with_504(front: Front) -> None:
+    begin = time.monotonic()
+    assert_problem(front.ask("/predictions/slow"), 504, "deadline-passed")
+    assert time.monotonic() - begin < 2
+
+
+def test_health_for_whoever_balances_before_the_gateway(front: Front) -> None:
+    assert requests.get(f"{front.base}/healthz", timeout=5).status_code == 200
+    assert requests.get(f"{front.base}/readyz", timeout=5).status_code == 200
+    front.site.run("models", "scale", "slow", "1.0", "0")
+    try:
+        until(lambda: requests.get(f"{front.base}/readyz", timeout=5).status_code == 503, 20, "not ready")
+        assert_problem(front.ask("/predictions/slow"), 503, "unavailable")
+        assert front.ask("/predictions/tiny").status_code == 200
+    finally:
+        front.site.run("models", "scale", "slow", "1.0", "1")
+    until(lambda: requests.get(f"{front.base}/readyz", timeout=5).status_code == 200, 20, "ready again")
+
+
+def test_each_request_is_a_line_of_the_log(front: Front) -> None:
+    front.ask("/predictions/tiny", **{"x-request-id": "logged-1"})
+    [line] = until(lambda: [one for one in front.log() if one["request_id"] == "logged-1"], 5, "the line")
+    assert (line["client"], line["model"], line["version"]) == ("local", "tiny", "1.0")
+    assert (line["track"], line["weight"], line["status"], line["flags"]) == ("stable", "10000", 200, "-")
+    assert line["bytes_in"] == len(HALF)
+    assert line["duration_ms"] >= 0
+    gateway = front.gateway
+    assert keeper.rotate(gateway, largest=1, kept=2)
+    front.ask("/predictions/tiny", **{"x-request-id": "logged-2"})
+    until(lambda: [one["request_id"] for one in front.log()] == ["logged-2"], 5, "a new file")
+    assert keeper.rotate(gateway, largest=1, kept=2)
+    assert keeper.rotate(gateway, largest=0, kept=2)
+    assert sorted(path.name for path in gateway.places.access_log.parent.glob("access.log*")) == [
+        "access.log", "access.log.1", "access.log.2",
+    ]  # fmt: skip
+
+
+def test_numbers_for_prometheus_and_nothing_else(front: Front) -> None:
+    page = requests.get(f"{front.metrics}/metrics", timeout=10).text
+    assert 'envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name="tiny~1-0",le="7.5"}' in page
+    assert requests.get(f"{front.metrics}/config_dump", timeout=10).status_code == 404
+    assert requests.post(f"{front.metrics}/quitquitquit", timeout=10).status_code == 404
+
+
+def test_a_killed_keeper_drops_nothing_and_a_killed_envoy_comes_back(front: Front) -> None:
+    os.kill(front.pid("keeper"), signal.SIGKILL)
+    until(lambda: not is_alive(front.pid("keeper")), 5, "the keeper's end")
+    assert front.ask("/predictions/tiny").status_code == 200
+    front.site.run("gateway", "start")
+    old = front.pid("envoy")
+    os.kill(old, signal.SIGKILL)
+    until(lambda: front.pid("envoy") != old and front.gateway.admin.is_live(), 20, "another Envoy")
+    assert front.ask("/predictions/tiny").status_code == 200
+    assert front.site.run("gateway", "status").out.startswith("gateway: ready")
+
+
+def test_a_node_that_starts_anew_is_asked_with_its_new_token(front: Front) -> None:
+    front.site.run("node", "stop")
+    until(lambda: front.ask("/predictions/tiny").status_code == 503, 10, "no node")
+    front.site.run("node", "start")
+    until(lambda: front.ask("/predictions/tiny").status_code == 200, 10, "the node with its new token")
+    until(front.all_answer, 10, "every version")
+
+
+def test_weights_change_under_load_and_nothing_fails(front: Front) -> None:
+    statuses: Counter[int] = Counter()
+    stop = threading.Event()
+
+    def load() -> None:
+        with requests.Session() as session:
+            session.headers.update({"Content-Type": "application/json", "x-api-key": front.key})
+            while not stop.is_set():
+                statuses[session.post(f"{front.base}/predictions/tiny", data=HALF, timeout=30).status_code] += 1
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for share in range(0, 5000, 500):
+            change.set_weights(front.gateway, "tiny", {"1.0": 10_000 - share, "2.0": share})
+        change.set_weights(front.gateway, "tiny", {"1.0": 10_000})
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert set(statuses) == {200}
+
+
+def certificate(folder: Path, name: str) -> None:
+    """A self-signed certificate for 127.0.0.1, renamed into place."""
+    folder.mkdir(exist_ok=True)
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
+            "-keyout", folder / "key.new", "-out", folder / "certificate.new",
+        ],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    (folder / "key.new").rename(folder / "server.key")
+    (folder / "certificate.new").rename(folder / "server.pem")
+
+
+def test_tls_with_a_certificate_that_is_replaced(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}})
+    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}})
+    certificate(site.root / "tls", "first")
+    base, _ = with_gateway(site, {}, tls={"certificate": "tls/server.pem", "key": "tls/server.key"})
+    site.run("up")
+    key = (site.root / ".tsctl" / "gateway" / "local.header").read_text().strip().partition(": ")[2]
+    headers = {"Content-Type": "application/json", "x-api-key": key}
+    ca = str(site.root / "tls" / "server.pem")
+    assert requests.post(f"{base}/predictions/tiny", data=HALF, headers=headers, verify=ca, timeout=10).ok
+    host, _, port = base.removeprefix("https://").partition(":")
+
+    def shown() -> str:
+        pem = ssl.get_server_certificate((host, int(port)))
+        return pem.strip()
+
+    first = shown()
+    certificate(site.root / "tls", "second")
+    until(lambda: shown() != first, 10, "the new certificate")
+    assert requests.post(f"{base}/predictions/tiny", data=HALF, headers=headers, verify=ca, timeout=10).ok

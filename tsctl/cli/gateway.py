@@ -29,14 +29,15 @@ def opened() -> Gateway:
 def render() -> None:
     """Write Envoy's files from deployment.yaml and what the nodes serve, and have Envoy check them."""
     from tsctl.gateway.change import changing, sync
-    from tsctl.gateway.process import write_static_files
+    from tsctl.gateway.process import validate, write_static_files
 
     gateway = opened()
     with changing(gateway):
         write_static_files(gateway)
     for change in sync(gateway):
         typer.echo(change)
-    typer.echo(f"written to {gateway.project.relative(gateway.places.folder)}")
+    validate(gateway)
+    typer.echo(f"Envoy takes what is written to {gateway.project.relative(gateway.places.folder)}")
 
 
 @app.command()

@@ -98,7 +98,7 @@ def read_keys(path: Path) -> list[Record]:
     """
     content = read_document(path)
     try:
-        return [Record(**entry) for entry in content["keys"]] if content else []
+        return [] if content is None else [Record(**entry) for entry in content["keys"]]
     except (KeyError, TypeError) as error:
         raise GatewayError(f"{path} is damaged: {error}", "Remove it and issue new keys: tsctl keys add") from None
 

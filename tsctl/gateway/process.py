@@ -19,8 +19,8 @@ from pathlib import Path
 from tsctl.environment import inherited
 from tsctl.errors import GatewayError
 from tsctl.gateway.change import Gateway, changing
-from tsctl.gateway.files import open_log, write_document
-from tsctl.gateway.render import bootstrap, certificate
+from tsctl.gateway.files import open_log, read_document, write_document
+from tsctl.gateway.render import bootstrap, certificate, whole
 from tsctl.node.logs import tail
 from tsctl.node.process import started_ticks
 
@@ -97,6 +97,31 @@ def write_static_files(gateway: Gateway) -> None:
                 raise GatewayError(f"no {path}, which gateway.tls of deployment.yaml names")
         write_document(places.certificate, certificate(*paths))
     write_document(places.bootstrap, bootstrap(spec, places))
+
+
+def validate(gateway: Gateway) -> None:
+    """Envoy itself says that the written files can be served.
+
+    Raises:
+        GatewayError: they cannot, with Envoy's reason; or there are none.
+    """
+    places = gateway.places
+    parts = [read_document(path) for path in (places.bootstrap, places.clusters, places.routes, places.ready)]
+    if any(part is None for part in parts):
+        raise GatewayError(f"{places.folder} has no whole set of files", "Run 'tsctl gateway render'.")
+    merged = places.folder / "validate.json"
+    write_document(merged, whole(*(part or {} for part in parts)))
+    try:
+        command = [str(envoy_path()), "--mode", "validate", "-c", str(merged), "-l", "warning"]
+        command += ["--component-log-level", "misc:error", "--disable-hot-restart"]
+        ended = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=START_S, env=inherited(os.environ)
+        )
+    finally:
+        merged.unlink()
+    if ended.returncode != 0:
+        lines = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+        raise GatewayError("Envoy refuses the files: " + (lines[-1].strip() if lines else "it does not say why"))
 
 
 def launch(gateway: Gateway) -> subprocess.Popen[bytes]:

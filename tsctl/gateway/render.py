@@ -342,6 +342,21 @@ def certificate(chain: Path, key: Path) -> Json:
     )
 
 
+def whole(bootstrap: Json, clusters: Json, routes: Json, ready: Json) -> Json:
+    """All files in one, as `envoy --mode validate` reads it, which does not follow the files that a bootstrap names."""
+    found: Json = json.loads(json.dumps({key: value for key, value in bootstrap.items() if key != "dynamic_resources"}))
+    plain = [{key: value for key, value in cluster.items() if key != "@type"} for cluster in clusters["resources"]]
+    found["static_resources"]["clusters"] += plain
+    [chain] = found["static_resources"]["listeners"][0]["filter_chains"]
+    manager = chain["filters"][0]["typed_config"]
+    [configuration] = routes["resources"]
+    del manager["rds"]
+    manager["route_config"] = {key: value for key, value in configuration.items() if key != "@type"}
+    [filter_] = ready["resources"]
+    manager["http_filters"][0] = {"name": filter_["name"], "typed_config": filter_["typed_config"]}
+    return found
+
+
 # ---- clusters ----------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from tsctl.gateway.process import (
     launch_keeper,
     running,
     stop,
+    validate,
     write_static_files,
 )  # fmt: skip
 from tsctl.gateway.render import KEY_HEADER, cluster_name
@@ -70,6 +71,7 @@ def start_gateway(gateway: Gateway, progress: Progress, with_keeper: bool = True
             with changing(gateway):
                 write_static_files(gateway)
             sync(gateway)  # the files, which Envoy then starts with
+            validate(gateway)
             launch(gateway)
             step.done(f"answers at {gateway.spec.address}")
         changes.append("started the gateway")

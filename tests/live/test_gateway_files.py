@@ -1,0 +1,86 @@
+"""Envoy itself checks what is rendered, and says why it does not take what is broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.test_gateway import certificate
+from tests.unit.test_gateway_render import CLIENTS, ROUTES, SPEC, TRAFFIC, UPSTREAMS
+from tsctl.deployment import DeploymentSpec, NodeSpec
+from tsctl.errors import GatewayError
+from tsctl.gateway import render
+from tsctl.gateway.change import Gateway
+from tsctl.gateway.files import make_folder, write_document
+from tsctl.gateway.process import validate
+from tsctl.project import Project
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Gateway:
+    """The files of the golden deployment, with a certificate that exists."""
+    project = Project(tmp_path)
+    places = render.Places(project.state / "gateway")
+    for folder in (places.folder, places.endpoints, places.access_log.parent):
+        make_folder(folder)
+    certificate(tmp_path / "tls", "test")
+    made = render.certificate(tmp_path / "tls" / "server.pem", tmp_path / "tls" / "server.key")
+    for path, content in (
+        (places.bootstrap, render.bootstrap(SPEC, places)),
+        (places.certificate, made),
+        (places.clusters, render.clusters(UPSTREAMS, ROUTES, places)),
+        (places.routes, render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)),
+        (places.ready, render.ready(TRAFFIC)),
+    ):
+        write_document(path, content)
+    for upstream in UPSTREAMS:
+        for is_shadow in (False, True):
+            name = render.cluster_name(upstream.model, upstream.version, is_shadow)
+            write_document(places.endpoints / f"{name}.json", render.endpoints(upstream, is_shadow))
+    return Gateway(project, DeploymentSpec(nodes={"a": NodeSpec()}), SPEC, places)
+
+
+def test_envoy_takes_every_document(gateway: Gateway) -> None:
+    validate(gateway)
+
+
+def _of_no_cluster(content: dict[str, Any]) -> None:
+    host = content["resources"][0]["virtual_hosts"][0]
+    host["routes"][1]["route"]["weighted_clusters"]["clusters"][0]["name"] = "no~cluster"
+
+
+def _with_two_equal_keys(content: dict[str, Any]) -> None:
+    keys = content["resources"][0]["virtual_hosts"][0]["typed_per_filter_config"]["api_key_auth"]
+    keys["credentials"] *= 2
+
+
+def _with_a_word_that_envoy_lacks(content: dict[str, Any]) -> None:
+    content["resources"][0]["virtual_hosts"][0]["rootes"] = []
+
+
+@pytest.mark.parametrize(
+    ("breaks", "reason"),
+    [
+        (_of_no_cluster, "unknown (weighted )?cluster 'no~cluster'"),
+        (_with_two_equal_keys, "[Dd]uplicate"),
+        (_with_a_word_that_envoy_lacks, "rootes"),
+    ],
+)
+def test_envoy_says_why_it_does_not_take_a_broken_one(
+    gateway: Gateway, breaks: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    content = json.loads(gateway.places.routes.read_text())
+    breaks(content)
+    write_document(gateway.places.routes, content)
+    with pytest.raises(GatewayError, match=f"Envoy refuses the files: .*{reason}"):
+        validate(gateway)
+
+
+def test_a_folder_without_all_files_is_told(gateway: Gateway) -> None:
+    gateway.places.ready.unlink()
+    with pytest.raises(GatewayError, match="has no whole set of files"):
+        validate(gateway)

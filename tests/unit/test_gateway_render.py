@@ -1,0 +1,167 @@
+"""What Envoy is given: whole documents beside a golden file, and what must hold whatever the deployment says.
+
+After a change that is meant, `python -m tests.unit.test_gateway_render` writes the golden file anew; read its diff.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tsctl.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
+from tsctl.gateway import discover, render
+from tsctl.gateway.keys import plain_keys
+from tsctl.gateway.problems import ANSWERS, MEDIA_TYPE
+from tsctl.gateway.render import Client, Endpoint, Places, Probe, Upstream
+from tsctl.gateway.traffic import Shadow, Traffic, only
+
+GOLDEN = Path(__file__).parent / "golden" / "gateway.json"
+PLACES = Places(Path("/srv/project/.tsctl/gateway"))
+TOKENS = ("token-of-a", "token-of-b")
+KEYS = ("key-of-alice", "key-of-bob", "second-of-bob")
+SPEC = GatewaySpec(
+    address="https://10.0.0.1:8443",
+    metrics="http://127.0.0.1:8003",
+    tls=TlsFiles(certificate="server.pem", key="server.key"),
+    budget=Budget(requests_per_s=100, burst=50),
+)
+NODES = (Endpoint("a", "10.0.0.2", 8080, TOKENS[0]), Endpoint("b", "10.0.0.3", 8080, TOKENS[1]))
+PROBE = Probe(b'{"x": 1}', "application/json")
+UPSTREAMS = [
+    Upstream("digits", "1.0", NODES, PROBE),
+    Upstream("digits", "2.0", NODES[:1], PROBE),
+    Upstream("text", "1.0", NODES[1:], None),
+]
+ROUTES = {
+    "digits": RouteSpec(sticky=Sticky(header="x-user-id"), deadline_s=2.5),
+    "text": RouteSpec(idempotent=False, pinned=False, canary_header=False, sticky=Sticky(cookie="user")),
+}
+TRAFFIC = [
+    Traffic("digits", {"2.0": 500, "1.0": 9500}, "2.0", Shadow("2.0", 2000)),
+    only("text", "1.0"),
+]
+CLIENTS = [Client("alice", KEYS[:1]), Client("bob", KEYS[1:], Budget(requests_per_s=7, burst=9))]
+
+
+def documents() -> dict[str, Any]:
+    """Every file, by its name."""
+    found = {
+        "envoy": render.bootstrap(SPEC, PLACES),
+        "certificate": render.certificate(Path("/srv/server.pem"), Path("/srv/server.key")),
+        "clusters": render.clusters(UPSTREAMS, ROUTES, PLACES),
+        "routes": render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
+        "ready": render.ready(TRAFFIC),
+    }
+    for upstream in UPSTREAMS:
+        for is_shadow in (False, True):
+            name = render.cluster_name(upstream.model, upstream.version, is_shadow)
+            found[f"endpoints/{name}"] = render.endpoints(upstream, is_shadow)
+    return found
+
+
+def test_the_documents_are_those_of_the_golden_file() -> None:
+    assert documents() == json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+def routes_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = document["resources"][0]["virtual_hosts"][0]["routes"]
+    return found
+
+
+def forwarding() -> list[dict[str, Any]]:
+    return [route for route in routes_of(documents()["routes"]) if "route" in route]
+
+
+def test_what_was_written_can_be_read_back() -> None:
+    written = documents()
+    assert render.traffic_of(written["routes"]["resources"][0]) == TRAFFIC
+    endpoints = {name.removeprefix("endpoints/"): one for name, one in written.items() if name.startswith("endpoints/")}
+    assert discover.known_upstreams(written["clusters"], endpoints) == UPSTREAMS
+    assert set(plain_keys(written["routes"]).values()) == set(KEYS)
+
+
+def test_secrets_stand_where_envoy_needs_them_and_nowhere_else() -> None:
+    for name, content in documents().items():
+        text = json.dumps(content)
+        assert any(key in text for key in KEYS) == (name == "routes"), name
+        assert any(token in text for token in TOKENS) == name.startswith("endpoints/"), name
+    assert not any(secret in repr((UPSTREAMS, CLIENTS)) for secret in (*KEYS, *TOKENS))
+
+
+def test_every_forwarding_route_is_exact_has_a_deadline_and_one_retry() -> None:
+    for route in forwarding():
+        assert route["match"]["path"] in {
+            "/predictions/digits", "/predictions/digits/1.0", "/predictions/digits/2.0", "/predictions/text",
+        }  # fmt: skip
+        assert {"name": ":method", "string_match": {"exact": "POST"}} in route["match"]["headers"]
+        model = route["metadata"]["filter_metadata"]["tsctl"]["model"]
+        assert route["route"]["timeout"] == {"digits": "2.5s", "text": "30s"}[model]
+        retries = route["route"]["retry_policy"]
+        assert retries["num_retries"] == 1
+        [header] = retries["retriable_headers"]
+        if model == "text":
+            assert "reset" not in retries["retry_on"].split(",")
+            assert header["string_match"] == {"exact": "refused"}
+        else:
+            assert "reset" in retries["retry_on"].split(",")
+            assert header["present_match"] is True
+
+
+def test_only_what_a_route_allows_is_there() -> None:
+    names = [(route["match"]["path"], len(route["match"]["headers"])) for route in forwarding()]
+    assert names == [
+        ("/predictions/digits", 2),  # by x-track
+        ("/predictions/digits", 1),
+        ("/predictions/digits/2.0", 1),
+        ("/predictions/digits/1.0", 1),
+        ("/predictions/text", 1),
+    ]
+    assert routes_of(documents()["routes"])[-1]["match"] == {"prefix": "/"}
+    assert routes_of(documents()["routes"])[-1]["direct_response"] == {"status": 404}
+
+
+@pytest.mark.parametrize(
+    ("model", "path"), [("digits", "/predictions/digits/1.0"), ("a.b-c", "/predictions/a.b-c/1.0")]
+)
+def test_the_path_on_a_node_comes_from_model_and_version(model: str, path: str) -> None:
+    [cluster, shadow] = render.clusters([Upstream(model, "1.0", NODES, PROBE)], {}, PLACES)["resources"]
+    for one, marks in ((cluster, "false"), (shadow, "true")):
+        protocol = one["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+        source = protocol["http_filters"][0]["typed_config"]["default_source_code"]["inline_string"]
+        assert f'local PATH = "{path}"\n' in source
+        assert f"local IS_SHADOW = {marks}\n" in source
+    assert cluster["health_checks"][0]["http_health_check"]["path"] == path
+    assert "health_checks" not in shadow
+    assert shadow["circuit_breakers"]["thresholds"][0]["max_requests"] < 100
+
+
+def test_equal_inputs_give_equal_versions_and_other_ones_do_not() -> None:
+    first = render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)["version_info"]
+    assert render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)["version_info"] == first
+    assert render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS[:1])["version_info"] != first
+    assert render.routes(SPEC, ROUTES, [only("digits", "1.0"), TRAFFIC[1]], CLIENTS)["version_info"] != first
+
+
+def problems() -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    for mapper in manager["local_reply_config"]["mappers"]:
+        yield mapper["body_format_override"], mapper.get("headers_to_add", [])
+
+
+def test_every_answer_of_envoy_itself_is_a_problem_document() -> None:
+    found = list(problems())
+    assert len(found) == len(ANSWERS) + 1
+    for body, _ in found:
+        assert body["content_type"] == MEDIA_TYPE
+        assert body["json_format"].keys() == {"type", "title", "status", "detail", "request_id", "model", "version"}
+    later = {body["json_format"]["type"] for body, headers in found if headers}
+    assert later == {"urn:tsctl:problem:over-budget", "urn:tsctl:problem:unavailable"}
+
+
+if __name__ == "__main__":
+    GOLDEN.parent.mkdir(exist_ok=True)
+    GOLDEN.write_text(json.dumps(documents(), indent=1) + "\n", encoding="utf-8")

@@ -23,9 +23,11 @@ import yaml
 from tests.live.conftest import HALF, Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
 from tsctl.deployment import read_deployment
 from tsctl.errors import ConflictError, GatewayError
-from tsctl.gateway import change, keeper
+from tsctl.gateway import change, keeper, state
 from tsctl.gateway.files import read_document
+from tsctl.gateway.publish import put_route_file
 from tsctl.gateway.render import document
+from tsctl.gateway.state import Gateway, changing, open_gateway
 from tsctl.project import Project
 
 PROBLEM = "application/problem+json"
@@ -45,9 +47,9 @@ class Front:
         return requests.request(method, self.base + path, data=body, headers=sent, timeout=30)
 
     @property
-    def gateway(self) -> change.Gateway:
+    def gateway(self) -> Gateway:
         project = Project(self.site.root)
-        return change.open_gateway(project, read_deployment(project.deployment))
+        return open_gateway(project, read_deployment(project.deployment))
 
     def all_answer(self) -> bool:
         """Whether Envoy holds every version of every route for healthy."""
@@ -217,17 +219,17 @@ def test_what_envoy_refuses_leaves_what_was_in_force(front: Front) -> None:
     resources[0]["virtual_hosts"][0]["routes"].insert(
         0, {"match": {"path": "/predictions/tiny"}, "route": {"cluster": "no~cluster"}}
     )
-    with change.changing(gateway), pytest.raises(GatewayError, match="unknown cluster 'no~cluster'") as refused:
-        change._put_route_file(gateway, document(resources))
+    with changing(gateway), pytest.raises(GatewayError, match="unknown cluster 'no~cluster'") as refused:
+        put_route_file(gateway, document(resources))
     assert refused.value.exit_code == 5
     assert read_document(gateway.places.routes) == written
     assert front.ask("/predictions/tiny").status_code == 200
 
 
 def test_of_two_writers_one_is_told_and_loses(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(change, "LOCK_S", 0.2)
+    monkeypatch.setattr(state, "LOCK_S", 0.2)
     told = "the gateway is being changed by another tsctl"
-    with change.changing(front.gateway), pytest.raises(ConflictError, match=told) as lost:
+    with changing(front.gateway), pytest.raises(ConflictError, match=told) as lost:
         change.set_weights(front.gateway, "tiny", {"1.0": 10_000})
     assert lost.value.exit_code == 7
 

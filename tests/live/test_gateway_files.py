@@ -14,9 +14,9 @@ from tests.unit.test_gateway_render import CLIENTS, ROUTES, SPEC, TRAFFIC, UPSTR
 from tsctl.deployment import DeploymentSpec, NodeSpec
 from tsctl.errors import GatewayError
 from tsctl.gateway import render
-from tsctl.gateway.change import Gateway
 from tsctl.gateway.files import make_folder, write_document
 from tsctl.gateway.process import validate
+from tsctl.gateway.state import Gateway
 from tsctl.project import Project
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsctl.errors import SpecError
+from tsctl.errors import GatewayError, SpecError
+from tsctl.gateway.retire import route_without
 from tsctl.gateway.traffic import TOTAL, Shadow, Traffic, only, parse_share, parse_weights, percent
 
 
@@ -111,3 +112,11 @@ def test_a_retired_version_is_in_no_route() -> None:
 
 def test_a_shadow_needs_no_weight() -> None:
     assert Traffic("m", {"1.0": TOTAL}, None, Shadow("3.0", 100)).versions == ["1.0", "3.0"]
+
+
+def test_the_weight_of_what_leaves_goes_to_stable() -> None:
+    three = Traffic("m", {"2.0": 500, "3.0": 1500, "1.0": 8000}, "3.0")
+    assert route_without(three, "3.0") == Traffic("m", {"2.0": 500, "1.0": 9500}, "2.0")
+    assert route_without(three, "2.0") == Traffic("m", {"3.0": 1500, "1.0": 8500}, "3.0")
+    with pytest.raises(GatewayError, match=r"m 1\.0 is stable, with 80% of the requests"):
+        route_without(three, "1.0")

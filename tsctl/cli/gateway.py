@@ -12,15 +12,15 @@ from tsctl.cli.models import Json
 from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from tsctl.gateway.change import Gateway
     from tsctl.gateway.start import GatewayStatus
+    from tsctl.gateway.state import Gateway
 
 app = typer.Typer(help="Render, start, stop and show the gateway of this machine.", no_args_is_help=True)
 
 
 def opened() -> Gateway:
     """The gateway of the project that the command stands in."""
-    from tsctl.gateway.change import open_gateway
+    from tsctl.gateway.state import open_gateway
 
     return open_gateway(*open_deployment())
 
@@ -28,8 +28,9 @@ def opened() -> Gateway:
 @app.command()
 def render() -> None:
     """Write Envoy's files from deployment.yaml and what the nodes serve, and have Envoy check them."""
-    from tsctl.gateway.change import changing, sync
+    from tsctl.gateway.change import sync
     from tsctl.gateway.process import validate, write_static_files
+    from tsctl.gateway.state import changing
 
     gateway = opened()
     with changing(gateway):

@@ -118,6 +118,34 @@ def unregister(model: Model, version: Version, node: NodeOption = None) -> None:
         step.done(f"gone from node {opened.name}" if was_there else "was not registered")
 
 
+@app.command()
+def retire(
+    model: Model,
+    version: Version,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds for what is on its way to it to end.")] = 60.0,
+) -> None:
+    """Take a version off its route, wait until nothing is on its way to it, and unregister it from every node."""
+    from tsctl.cli.context import open_deployment
+    from tsctl.errors import NodeError
+    from tsctl.gateway.retire import retire as retire_version
+    from tsctl.gateway.state import open_gateway
+    from tsctl.progress import Progress
+
+    project, deployment = open_deployment()
+    with Progress().step(f"retiring {model} {version}") as step:
+        ended = retire_version(open_gateway(project, deployment), model, version, timeout, step.note)
+        step.done(f"gone from {', '.join(ended.gone)}" if ended.gone else "no node serves it")
+    if ended.failed:
+        raise NodeError(
+            f"{model} {version} has no route any more, and may still be registered:\n"
+            + "\n".join(f"  node {name}: {reason}" for name, reason in ended.failed),
+            "Run this again when the node answers.",
+        )
+    target = deployment.models.get(model)
+    if target is not None and version in target.versions:
+        typer.echo(f"deployment.yaml still names {model} {version}: the next 'tsctl up' registers it again")
+
+
 def _stored(project: Project, name: str) -> StoredArchive:
     """The archive in the store; a file from elsewhere is copied into it under the store's own naming."""
     from tsctl.archive.store import find_archive, import_archive

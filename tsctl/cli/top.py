@@ -14,7 +14,7 @@ from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from tsctl.deployment import DeploymentSpec
-    from tsctl.gateway.change import Gateway
+    from tsctl.gateway.state import Gateway
     from tsctl.node.connection import Node
     from tsctl.project import Project
     from tsctl.status import NodeStatus
@@ -27,8 +27,8 @@ SHOWN_ANSWER = 96
 def up(node: NodeOption = None) -> None:
     """Build, start and register what deployment.yaml says, and ask every model once."""
     from tsctl.errors import NodeError
-    from tsctl.gateway.change import open_gateway
     from tsctl.gateway.start import start_gateway
+    from tsctl.gateway.state import open_gateway
     from tsctl.progress import Progress
     from tsctl.up import up as bring_up
 
@@ -54,8 +54,8 @@ def up(node: NodeOption = None) -> None:
 def down(node: NodeOption = None) -> None:
     """Stop the gateway and the node that were started here, and only those."""
     from tsctl.cli.node import stop
-    from tsctl.gateway.change import open_gateway
     from tsctl.gateway.start import stop_gateway
+    from tsctl.gateway.state import open_gateway
     from tsctl.progress import Progress
 
     project, deployment = open_deployment()
@@ -112,8 +112,8 @@ def _print_status(found: NodeStatus) -> None:
 def _print_gateway(project: Project, deployment: DeploymentSpec, is_json: bool) -> None:
     if deployment.gateway is None or is_json:
         return
-    from tsctl.gateway.change import open_gateway
     from tsctl.gateway.start import gateway_status
+    from tsctl.gateway.state import open_gateway
 
     found = gateway_status(open_gateway(project, deployment))
     condition = "ready" if found.is_ready else "not ready" if found.is_live else "not running"

@@ -35,7 +35,7 @@ def set_weights(
 def show(model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, json: Json = False) -> None:
     """The weights in force, as the gateway serves them."""
     from tsctl.errors import GatewayError
-    from tsctl.gateway.change import traffic_in_force
+    from tsctl.gateway.state import traffic_in_force
     from tsctl.gateway.traffic import percent
 
     found = [one for one in traffic_in_force(opened()) if model in (None, one.model)]

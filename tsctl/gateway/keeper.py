@@ -16,8 +16,9 @@ from pathlib import Path
 
 from tsctl.deployment import read_deployment
 from tsctl.errors import TsctlError
-from tsctl.gateway.change import Gateway, open_gateway, sync
+from tsctl.gateway.change import sync
 from tsctl.gateway.process import envoy_record, keeper_record, launch, remember, running
+from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.project import find_project
 
 logger = logging.getLogger("tsctl.gateway.keeper")

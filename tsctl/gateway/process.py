@@ -18,9 +18,9 @@ from pathlib import Path
 
 from tsctl.environment import inherited
 from tsctl.errors import GatewayError
-from tsctl.gateway.change import Gateway, changing
 from tsctl.gateway.files import open_log, read_document, write_document
 from tsctl.gateway.render import bootstrap, certificate, whole
+from tsctl.gateway.state import Gateway, changing
 from tsctl.node.logs import tail
 from tsctl.node.process import started_ticks
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.change import Gateway, changing, set_clients, sync, traffic_in_force
+from tsctl.gateway.change import set_clients, sync
 from tsctl.gateway.files import read_document, write_secret
 from tsctl.gateway.keys import digest, new_key, plain_keys, record_of
 from tsctl.gateway.process import (
@@ -20,6 +20,7 @@ from tsctl.gateway.process import (
     write_static_files,
 )  # fmt: skip
 from tsctl.gateway.render import KEY_HEADER, cluster_name
+from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.traffic import Traffic
 from tsctl.progress import Progress
 

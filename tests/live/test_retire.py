@@ -1,0 +1,98 @@
+"""A version leaves under load: no request fails, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import requests
+
+from tests.live.conftest import HALF, Site, write_tiny
+from tests.live.test_gateway import Front, with_gateway
+from tsctl.errors import GatewayError
+from tsctl.gateway import retire
+from tsctl.gateway.files import read_document
+
+
+@pytest.fixture
+def front(site: Site) -> Front:
+    """Versions 1.0 (stable) and 2.0 of `tiny`; the answers of 2.0 take a tenth of a second."""
+    write_tiny(site, "tiny", {"1.0": {"factor": 2.0}, "2.0": {"factor": 3.0, "inference_s": 0.1}})
+    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}, "2.0": {"workers": 1}}}})
+    base, metrics = with_gateway(site, {})
+    site.run("up")
+    header = (site.root / ".tsctl" / "gateway" / "local.header").read_text()
+    return Front(site, base, metrics, header.strip().partition(": ")[2])
+
+
+@contextmanager
+def load(front: Front, path: str, connections: int = 8) -> Iterator[Counter[tuple[int, str]]]:
+    """Requests without a pause while the block runs; status and version are counted."""
+    seen: Counter[tuple[int, str]] = Counter()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with requests.Session() as session:
+            session.headers.update({"Content-Type": "application/json", "x-api-key": front.key})
+            while not stop.is_set():
+                answer = session.post(front.base + path, data=HALF, timeout=30)
+                seen[answer.status_code, answer.headers.get("x-model-version", "")] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(connections)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_version_retires_under_load_and_no_request_fails(front: Front) -> None:
+    front.site.run("weights", "set", "tiny", "1.0=50%", "2.0=50%")
+    front.site.run("models", "set-default", "tiny", "2.0")
+    front.site.run("shadow", "set", "tiny", "2.0", "--percent", "10")
+    with load(front, "/predictions/tiny") as seen:
+        retired = front.site.run("models", "retire", "tiny", "2.0")
+        after = seen[200, "2.0"]
+    assert "deployment.yaml still names tiny 2.0" in retired.out
+    assert seen[200, "1.0"] > 0
+    assert 0 < seen[200, "2.0"] == after
+    assert {status for status, _ in seen} == {200}
+    assert [entry["version"] for entry in front.site.run("models", "list", "--json").json()] == ["1.0"]
+    [shown] = front.site.run("weights", "show", "--json").json()
+    assert (shown["weights"], shown["shadow"], shown["canary"]) == ({"1.0": 10_000}, None, None)
+    clusters = read_document(front.gateway.places.clusters)
+    assert clusters is not None
+    assert [cluster["name"] for cluster in clusters["resources"]] == ["tiny~1.0", "tiny~1.0~shadow"]
+    assert front.ask("/predictions/tiny/2.0").status_code == 404
+    assert "no node serves it" in front.site.run("models", "retire", "tiny", "2.0").err
+
+
+def test_what_is_stable_or_in_use_stays(front: Front) -> None:
+    refused = front.site.run("models", "retire", "tiny", "1.0", status=5)
+    assert "tiny 1.0 is stable, with 100% of the requests" in refused.err
+    node = front.gateway.nodes()[0]
+    body = {"Content-Type": "application/json"}
+    stop = threading.Event()
+
+    def ask_the_node() -> None:  # past the gateway: only the node's queue tells
+        while not stop.is_set():
+            node.client.predict("tiny", "2.0", HALF, body["Content-Type"])
+
+    threads = [threading.Thread(target=ask_the_node) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    try:
+        with pytest.raises(GatewayError, match=r"still in use after 3 s: 0 on their way .* \d+ in the nodes' queues"):
+            retire.retire(front.gateway, "tiny", "2.0", 3.0, lambda seen: None)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert front.site.run("models", "describe", "tiny", "2.0").json()
+    assert front.ask("/predictions/tiny").status_code == 200

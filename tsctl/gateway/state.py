@@ -1,0 +1,94 @@
+"""The gateway of one project: where its files lie, what it does now, and the lock of whoever changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsctl.deployment import DeploymentSpec, GatewaySpec
+from tsctl.errors import SpecError
+from tsctl.gateway import discover, render
+from tsctl.gateway.admin import Admin
+from tsctl.gateway.files import make_folder, read_document
+from tsctl.gateway.render import Places, Upstream
+from tsctl.gateway.traffic import Traffic
+from tsctl.locks import exclusive
+from tsctl.node.connection import Node
+from tsctl.project import Project
+
+LOCK_S = 10.0
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The gateway of one project on this machine."""
+
+    project: Project
+    deployment: DeploymentSpec
+    spec: GatewaySpec
+    places: Places
+
+    @property
+    def admin(self) -> Admin:
+        return Admin(self.places.admin)
+
+    @property
+    def keys_file(self) -> Path:
+        return self.places.folder / "keys.json"
+
+    @property
+    def log(self) -> Path:
+        """What Envoy itself says."""
+        return self.places.folder / "logs" / "envoy.log"
+
+    def nodes(self) -> list[Node]:
+        return discover.open_nodes(self.project, self.deployment)
+
+
+def open_gateway(project: Project, deployment: DeploymentSpec) -> Gateway:
+    """The gateway; nothing is asked or started.
+
+    Raises:
+        SpecError: the deployment has none.
+    """
+    if deployment.gateway is None:
+        raise SpecError(
+            "deployment.yaml has no gateway", "Add 'gateway: {}' for one at http://127.0.0.1:8000; see docs/gateway.md."
+        )
+    return Gateway(project, deployment, deployment.gateway, Places(project.state / "gateway"))
+
+
+def traffic_in_force(gateway: Gateway) -> list[Traffic]:
+    """What Envoy does now; where it does not run, what it will do when it starts."""
+    if gateway.admin.is_live():
+        served = gateway.admin.routes()
+        return render.traffic_of(served) if served else []
+    written = read_document(gateway.places.routes)
+    return render.traffic_of(written["resources"][0]) if written else []
+
+
+def upstreams_written(gateway: Gateway) -> list[Upstream]:
+    """The clusters that the files name."""
+    written = read_document(gateway.places.clusters)
+    if written is None:
+        return []
+    names = [cluster["name"] for cluster in written["resources"]]
+    files = {name: read_document(gateway.places.endpoints / f"{name}.json") for name in names}
+    return discover.known_upstreams(written, {name: content for name, content in files.items() if content})
+
+
+@contextmanager
+def changing(gateway: Gateway) -> Iterator[None]:
+    """No other tsctl changes the gateway while the block runs.
+
+    Raises:
+        ConflictError: another one does, and does not end soon.
+    """
+    for folder in (
+        gateway.project.state, gateway.places.folder, gateway.places.endpoints, gateway.places.access_log.parent,
+    ):  # fmt: skip
+        make_folder(folder)
+    with exclusive(gateway.places.folder / "lock", "the gateway", LOCK_S):
+        yield

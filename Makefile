@@ -22,7 +22,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up down status archives verify test test-unit test-live fuzz lint \
-	bench-first-request bench-handlers bench-overhead clean distclean
+	bench-first-request bench-gateway bench-handlers bench-overhead clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -60,6 +60,9 @@ bench-first-request: archives  ## Measure the first request after READY against 
 
 bench-handlers: archives  ## Measure all figures of the handlers, some twelve minutes (needs wrk)
 	@$(RUN) scripts/bench.py handlers
+
+bench-gateway: $(STAMP)  ## Measure all figures of the gateway, some ten minutes (needs wrk)
+	@$(RUN) scripts/bench.py gateway
 
 bench-overhead: $(STAMP)  ## Measure requests a second of a linear layer, against stock TorchServe (needs wrk)
 	@$(RUN) scripts/bench.py overhead

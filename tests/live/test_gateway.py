@@ -388,7 +388,8 @@ def test_weights_change_under_load_and_nothing_fails(front: Front) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-    assert set(statuses) == {200}
+    time.sleep(0.5)  # Envoy writes its log a quarter of a second late
+    assert set(statuses) == {200}, [line for line in front.log() if line["status"] != 200][-20:]
 
 
 def certificate(folder: Path, name: str) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tsctl.bench import gateway, handlers
+from tsctl.bench.client import Answer
 from tsctl.bench.figures import Figure, Result, Target, Turn, fastest, median_turn, rate, times
-from tsctl.bench.handlers import FIGURE_COLUMNS, WAY_COLUMNS, WORKLOADS, figure_rows, notes, way_rows
+from tsctl.bench.gateway_traffic import binomial_interval, distance, in_force_ms
 from tsctl.bench.machine import processor
-from tsctl.cli.bench import Workload
+from tsctl.bench.run import FIGURE_COLUMNS, WAY_COLUMNS, figure_rows, notes, way_rows
+from tsctl.cli.bench import GatewayWorkload, Workload
 
 FLOOR = Target(3.0)
 
@@ -91,9 +94,30 @@ def test_rows_have_a_cell_for_each_column() -> None:
 
 
 def test_the_command_offers_every_workload() -> None:
-    assert [workload.value for workload in Workload] == list(WORKLOADS)
+    assert [workload.value for workload in Workload] == list(handlers.WORKLOADS)
+    assert [workload.value for workload in GatewayWorkload] == list(gateway.WORKLOADS)
 
 
 def test_the_processor_is_named_where_the_kernel_names_it() -> None:
     assert processor("processor\t: 0\nmodel name\t: Some CPU @ 2.00GHz\nflags\t: fpu\n") == "Some CPU @ 2.00GHz"
     assert processor("CPU implementer\t: 0x41\n") == "unknown"
+
+
+def test_the_interval_of_a_split_holds_what_it_says() -> None:
+    # 2.5 % and 97.5 % of 10 throws of a coin: P(X <= 1) = 0.011, P(X <= 2) = 0.055
+    assert binomial_interval(10, 0.5, 0.95) == (2, 8)
+    low, high = binomial_interval(20_000, 0.01, 0.999)
+    assert 153 <= low <= 156  # 200 less 3.29 of sqrt(198), and skewed a little
+    assert 246 <= high <= 250
+    assert distance(high, 100, low, high) == 1.0
+    assert distance(low, 100, low, high) == 1.0
+    assert distance(200, 100, low, high) == 0.0
+
+
+def test_a_change_is_in_force_after_the_last_answer_of_the_old_version() -> None:
+    def answer(asked: float, version: str) -> Answer:
+        return Answer(asked, asked + 0.01, 200, version)
+
+    begun = [(1.0, "2.0"), (2.0, "1.0")]
+    answers = [answer(0.9, "1.0"), answer(1.02, "1.0"), answer(1.01, "2.0"), answer(1.5, "2.0"), answer(2.1, "1.0")]
+    assert in_force_ms(begun, answers) == pytest.approx([20.0, 0.0])

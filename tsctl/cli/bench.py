@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from tsctl.bench.figures import Result
+    from tsctl.bench.run import Run
 
 
 class Workload(StrEnum):
@@ -25,6 +27,15 @@ class Workload(StrEnum):
     IDLE = "idle"
     CACHE = "cache"
     FIRST = "first"
+
+
+class GatewayWorkload(StrEnum):
+    """What `tsctl bench gateway` measures."""
+
+    WEIGHTS = "weights"
+    FAULTS = "faults"
+    COST = "cost"
+    SHADOW = "shadow"
 
 
 app = typer.Typer(help="Measure; every figure is compared inside one run.", no_args_is_help=True)
@@ -71,27 +82,53 @@ def overhead(
     print_table(columns, [(r.way, r.requests_s, r.p50_ms, r.p99_ms, r.failed, r.times_stock) for r in rows])
 
 
+Rounds = Annotated[int, typer.Option(min=1, help="Turns of every way.")]
+Seconds = Annotated[int, typer.Option(min=1, help="Measured load per turn.")]
+Out = Annotated[Path | None, typer.Option(help="Where the results go as JSON. If not given: a file in .tsctl/bench.")]
+
+
 @app.command()
 def handlers(
     only: Annotated[
         list[Workload] | None, typer.Option(help="One workload; may be given several times. All, if not given.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of every way.")] = 3,
-    seconds: Annotated[int, typer.Option(min=1, help="Measured load per turn.")] = 8,
-    out: Annotated[
-        Path | None, typer.Option(help="Where the results go as JSON. If not given: .tsctl/bench/handlers.json.")
-    ] = None,
+    rounds: Rounds = 3,
+    seconds: Seconds = 8,
+    out: Out = None,
     json: Json = False,
 ) -> None:
     """All figures of the handlers in one run, against stock TorchServe, FastAPI and bare loops (needs wrk)."""
-    from tsctl.bench import handlers as bench
+    from tsctl.bench.handlers import WORKLOADS
+
+    _run("handlers", WORKLOADS, [workload.value for workload in only or Workload], rounds, seconds, out, json)
+
+
+@app.command()
+def gateway(
+    only: Annotated[
+        list[GatewayWorkload] | None, typer.Option(help="One workload; may be given several times. All, if not given.")
+    ] = None,
+    rounds: Rounds = 3,
+    seconds: Seconds = 8,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """All figures of the gateway in one run, on nodes and a gateway of its own (needs wrk)."""
+    from tsctl.bench.gateway import WORKLOADS
+
+    _run("gateway", WORKLOADS, [workload.value for workload in only or GatewayWorkload], rounds, seconds, out, json)
+
+
+def _run(
+    name: str, workloads: Mapping[str, Run], keys: list[str], rounds: int, seconds: int, out: Path | None, json: bool
+) -> None:
+    from tsctl.bench.run import run_workloads
     from tsctl.errors import NodeError
     from tsctl.progress import Progress
 
     project, deployment = open_deployment()
-    path = out or project.state / "bench" / "handlers.json"
-    keys = [workload.value for workload in only or Workload]
-    results, document = bench.run_workloads(project, deployment, keys, rounds, seconds, path, Progress())
+    path = out or project.state / "bench" / f"{name}.json"
+    results, document = run_workloads(workloads, project, deployment, keys, rounds, seconds, path, Progress())
     if json:
         print_json(document)
     else:
@@ -102,11 +139,11 @@ def handlers(
 
 
 def _show(results: list[Result]) -> None:
-    from tsctl.bench import handlers as bench
+    from tsctl.bench import run
 
-    if ways := bench.way_rows(results):
-        print_table(bench.WAY_COLUMNS, ways)
+    if ways := run.way_rows(results):
+        print_table(run.WAY_COLUMNS, ways)
         typer.echo()
-    print_table(bench.FIGURE_COLUMNS, bench.figure_rows(results))
-    for note in bench.notes(results):
+    print_table(run.FIGURE_COLUMNS, run.figure_rows(results))
+    for note in run.notes(results):
         typer.echo(note)

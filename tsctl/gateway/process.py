@@ -115,8 +115,9 @@ def validate(gateway: Gateway) -> None:
         command = [str(envoy_path()), "--mode", "validate", "-c", str(merged), "-l", "warning"]
         command += ["--component-log-level", "misc:error", "--disable-hot-restart"]
         ended = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=START_S, env=inherited(os.environ)
-        )
+            command, capture_output=True, text=True, check=False, timeout=START_S, env=inherited(os.environ),
+            umask=0o077,  # it opens the access log as well
+        )  # fmt: skip
     finally:
         merged.unlink()
     if ended.returncode != 0:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from tsctl import versions
 from tsctl.archive.build import build_version
@@ -23,16 +25,16 @@ from tsctl.bench.own_node import free_node, free_port, own_project, request_head
 from tsctl.bench.processes import children
 from tsctl.bench.ways import Address
 from tsctl.deployment import read_deployment
+from tsctl.errors import NodeError
 from tsctl.gateway.change import sync
-from tsctl.gateway.process import launch_keeper
-from tsctl.gateway.start import local_key, start_gateway, stop_gateway
+from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.node.connection import Node
-from tsctl.node.start import restore, start_node, stop_node
 from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.project import PROJECT_VARIABLE, Project
 
 JSON = "application/json"
+COMMAND_S = 180
 MODEL = "paced"
 #: What clients send; a bad version is bad at it, and not at the archive's sample, which health checks send.
 BODY = b'{"x": 7}'
@@ -46,7 +48,6 @@ class Fleet:
     gateway: Gateway
     archives: dict[tuple[str, str], StoredArchive]
     key: str
-    quiet: Progress = field(default_factory=lambda: Progress(Console(quiet=True)))
 
     @property
     def nodes(self) -> list[Node]:
@@ -80,8 +81,7 @@ class Fleet:
 
     def start_again(self, node: Node) -> None:
         """The node serves again what it served when it was killed."""
-        start_node(self.project, node, self.quiet)
-        restore(self.project, node, self.quiet, frozenset())
+        _tsctl(self.project, "node", "start", "--node", node.name)
 
 
 @contextmanager
@@ -92,50 +92,71 @@ def running_fleet(
     served: Sequence[tuple[str, str]],
     progress: Progress,
     route: dict[str, Any] | None = None,
+    spare: Sequence[tuple[str, str]] = (),
 ) -> Iterator[Fleet]:
     """So many nodes that serve these versions, behind a gateway, while the block runs.
 
     Args:
         served: model and version; of each model the first one is stable, with everything.
+        spare: versions that are built, for `register`.
         route: as in deployment.yaml, for every model.
     """
     own = own_project(project, folder)
     defaults: dict[str, str] = {}
     for model, version in served:
         defaults.setdefault(model, version)
-    archives = _built(project, own, list(defaults), progress)
+    archives = _built(project, own, [*served, *spare], progress)
     _write_deployment(own, nodes, served, defaults, route or {})
     gateway = open_gateway(own, read_deployment(own.deployment))
-    quiet = Progress(Console(quiet=True))
     try:
-        for node in gateway.nodes():
-            with progress.step(f"starting node {node.name}"):
-                start_node(own, node, quiet)
-                for pair in served:
-                    versions.register(node, archives[pair], 1, lambda _: None)
+        with progress.step(f"starting {nodes} nodes"), ThreadPoolExecutor(nodes) as pool:
+            list(pool.map(lambda node: _start(own, node, [archives[pair] for pair in served]), gateway.nodes()))
         with progress.step("starting the gateway"):
-            start_gateway(gateway, quiet, with_keeper=False)
-            launch_keeper(gateway)
+            _tsctl(own, "gateway", "start")
             key = local_key(gateway).read_text(encoding="utf-8").strip().partition(": ")[2]
         yield Fleet(own, gateway, archives, key)
     finally:
-        stop_gateway(gateway, quiet)
+        _tsctl(own, "gateway", "stop")
         for node in gateway.nodes():
-            stop_node(node, quiet)
+            _tsctl(own, "node", "stop", "--node", node.name)
+
+
+def _start(own: Project, node: Node, archives: Sequence[StoredArchive]) -> None:
+    _tsctl(own, "node", "start", "--node", node.name)
+    for archive in archives:
+        versions.register(node, archive, 1, lambda _: None)
+
+
+def _tsctl(own: Project, *arguments: str) -> None:
+    """Run a command as a person would: what it starts is not this process's child.
+
+    Raises:
+        NodeError: it failed.
+    """
+    ended = subprocess.run(
+        [sys.executable, "-m", "tsctl.cli.main", *arguments],
+        env={**os.environ, PROJECT_VARIABLE: str(own.root)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=COMMAND_S,
+    )
+    if ended.returncode != 0:
+        raise NodeError(f"tsctl {' '.join(arguments)} failed: {ended.stderr.strip()[-500:]}")
 
 
 def _built(
-    project: Project, own: Project, models: Sequence[str], progress: Progress
+    project: Project, own: Project, wanted: Sequence[tuple[str, str]], progress: Progress
 ) -> dict[tuple[str, str], StoredArchive]:
     found = {}
     with progress.step("building the archives") as step:
-        for model in models:
+        for model, version in wanted:
             copied = own.archives / model
-            shutil.copytree(project.root / "benchmarks" / model, copied)
+            if not copied.is_dir():
+                shutil.copytree(project.root / "benchmarks" / model, copied)
             spec = read_archive_spec(copied / "archive.yaml")
-            for version in spec.versions:
-                make_golden(copied, spec, version, step.note)
-                found[model, version] = build_version(own, copied, spec, version, step.note).archive
+            make_golden(copied, spec, version, step.note)
+            found[model, version] = build_version(own, copied, spec, version, step.note).archive
     return found
 
 

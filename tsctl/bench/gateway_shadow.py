@@ -31,7 +31,8 @@ def run(project: Project, rounds: int, seconds: int, progress: Progress) -> Resu
     require_wrk()
     turns: dict[str, list[Turn]] = {}
     ratios: dict[str, list[float]] = {}
-    with own_folder() as folder, running_fleet(project, folder / "own", 1, [(MODEL, PRIMARY)], progress) as fleet:
+    served, spare = [(MODEL, PRIMARY)], [(MODEL, version) for version in SHADOWS]
+    with own_folder() as folder, running_fleet(project, folder / "own", 1, served, progress, spare=spare) as fleet:
         _turn(fleet, folder, 2 * seconds)
         for number in range(rounds):
             for version, how in SHADOWS.items():

@@ -518,7 +518,6 @@ def routes(
         "request_headers_to_remove": [SHADOW_HEADER],
         "request_body_buffer_limit": spec.request_bytes,
         "include_attempt_count_in_response": False,
-        "rate_limits": [{"actions": [{"request_headers": {"header_name": CLIENT_HEADER, "descriptor_key": "client"}}]}],
         "typed_per_filter_config": {
             "api_key_auth": _keys(clients),
             "local_ratelimit": _budgets(spec.budget, clients),
@@ -715,6 +714,7 @@ def _budgets(default: Budget, clients: Sequence[Client]) -> Json:
         "token_bucket": {"max_tokens": 1_000_000, "tokens_per_fill": 1_000_000, "fill_interval": "0.05s"},
         "filter_enabled": always,
         "filter_enforced": always,
+        "rate_limits": [{"actions": [{"request_headers": {"header_name": CLIENT_HEADER, "descriptor_key": "client"}}]}],
         "descriptors": [*own, {"entries": [{"key": "client"}], "token_bucket": _bucket(default)}],
     }
 

@@ -31,12 +31,12 @@ end
 -- version that the gateway asks it for, and 400 for a token that it does not know: both are the node's state, and
 -- no mistake of the client.
 function envoy_on_response(handle)
-  local headers = handle:headers()
-  local status = tonumber(headers:get(":status"))
-  if status < 400 or headers:get("content-type") == "application/problem+json" then
+  local status = tonumber(handle:headers():get(":status"))
+  if status < 400 or handle:headers():get("content-type") == "application/problem+json" then
     return
   end
   local body = handle:body(true)
+  local headers = handle:headers() -- after body, which waits where the body is still to come: what was held before is dead
   local text = body:getBytes(0, body:length())
   local refused = status == 503 or status == 404 or status == 429
   if status == 400 and string.find(text, "InvalidKeyException", 1, true) then

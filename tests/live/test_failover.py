@@ -1,0 +1,89 @@
+"""Nodes and workers that are killed under load: clients get their answers from those that are left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from rich.console import Console
+
+from tests.live.conftest import CHECKOUT, processes_of, until
+from tsctl.bench.client import under_load
+from tsctl.bench.fleet import BODY, MODEL, Fleet, running_fleet
+from tsctl.gateway.change import set_weights
+from tsctl.gateway.render import cluster_name
+from tsctl.node.connection import Node
+from tsctl.progress import Progress
+from tsctl.project import Project
+
+QUIET = Progress(Console(quiet=True))
+ROUTE = f"/predictions/{MODEL}"
+#: Answers in 50 ms, so that a worker that is killed has something in hand.
+SLOW = "slow"
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Three nodes that serve two versions; what a worker had in hand may be asked again."""
+    folder = tmp_path_factory.mktemp("fleet")
+    with running_fleet(Project(CHECKOUT), folder / "own", 3, [(MODEL, "1.0"), (MODEL, SLOW)], QUIET) as running:
+        yield running
+    assert processes_of(folder) == [], "processes are left behind"
+
+
+def in_rotation(fleet: Fleet, node: Node, version: str) -> bool:
+    place = node.spec.inference.removeprefix("http://")
+    return any(h.address == place and h.is_healthy for h in fleet.gateway.admin.hosts()[cluster_name(MODEL, version)])
+
+
+def test_a_killed_node_costs_no_answer_and_comes_back(fleet: Fleet) -> None:
+    node = fleet.nodes[1]
+    with under_load(fleet.address(ROUTE), BODY, 8) as load:
+        time.sleep(1)
+        fleet.kill_node(node)
+        time.sleep(2)
+        fleet.start_again(node)
+        until(lambda: in_rotation(fleet, node, "1.0"), 10, "the node in rotation")
+        time.sleep(1)
+    assert len(load.answers) > 100
+    assert load.failed == []
+
+
+def test_a_killed_worker_costs_no_answer_where_a_route_is_idempotent(fleet: Fleet) -> None:
+    set_weights(fleet.gateway, MODEL, {SLOW: 10_000})
+    node = fleet.nodes[0]
+    try:
+        with under_load(fleet.address(ROUTE), BODY, 8) as load:
+            time.sleep(1)
+            fleet.kill_worker(node, MODEL, SLOW)
+            time.sleep(2)
+        assert {answer.version for answer in load.answers} == {SLOW}
+        assert load.failed == []
+    finally:
+        until(lambda: node.client.describe(MODEL, SLOW)[0].is_ready, 30, "the worker")
+        set_weights(fleet.gateway, MODEL, {"1.0": 10_000})
+
+
+def test_what_a_dead_worker_had_in_hand_is_told_where_a_route_is_not(tmp_path: Path) -> None:
+    route = {"idempotent": False}
+    with running_fleet(Project(CHECKOUT), tmp_path / "own", 2, [(MODEL, "crashes")], QUIET, route) as fleet:
+        address = fleet.address(ROUTE)
+        headers = dict(address.headers)
+        before = {node.name: node.client.describe(MODEL, "crashes")[0].workers[0].pid for node in fleet.nodes}
+        answer = requests.post(address.url, data=BODY, headers={**headers, "x-request-id": "lost"}, timeout=30)
+        assert answer.status_code == 500
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["type"] == "urn:tsctl:problem:worker-failed"
+        assert (answer.json()["request_id"], answer.json()["version"]) == ("lost", "crashes")
+
+        def crashed() -> list[str]:
+            now = {node.name: node.client.describe(MODEL, "crashes")[0].workers[0] for node in fleet.nodes}
+            return [name for name, worker in now.items() if worker.pid != before[name] or not worker.is_ready]
+
+        assert len(until(crashed, 10, "the crash")) == 1
+        sample = requests.post(address.url, data=b'{"x": 0.5}', headers=headers, timeout=30)
+        assert (sample.status_code, sample.json()) == (200, {"half": 0.25})
+    assert processes_of(tmp_path) == [], "processes are left behind"

@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ import torch
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from handlers import wire
+from handlers import oip, wire
 from handlers.accelerate import accelerate
 from handlers.cache import AnswerStore, ResponseCache
 from handlers.cache_keys import KeyMaker, archive_digest
@@ -143,6 +144,7 @@ class ServingHandler:
             self._configure(context)
             self._samples = read_samples(self.model_dir / "samples", self.model_dir / "golden.json")
             self.load()
+            self._scalars = oip.scalar_fields(self.Request)
             accelerated = self._accelerate()
             prove(self._path, self._samples, self.batch_size, self._serving.tolerance)
             timings = self.warmup()
@@ -183,11 +185,25 @@ class ServingHandler:
     def handle_items(self, batch: Sequence[wire.Item]) -> list[Outgoing]:
         """One answer per item of a batch, in order."""
         received = [self._receive(item) for item in batch]
-        computed = iter(self.answer([item for item in received if isinstance(item, Incoming)]))
-        answers = [next(computed) if isinstance(item, Incoming) else item for item in received]
+        requests: list[Incoming] = []
+        for item in received:
+            if isinstance(item, Incoming):
+                requests.append(item)
+            elif isinstance(item, oip.Infer):
+                requests += item.rows
+        computed = self._answer_all(requests)
+        rest = iter(computed)
+        answers = [
+            next(rest)
+            if isinstance(item, Incoming)
+            else oip.fold(item, list(islice(rest, len(item.rows))), self.model, self.version)
+            if isinstance(item, oip.Infer)
+            else item
+            for item in received
+        ]
         for answer in answers:
             answer.headers = self._headers[answer.cache]
-        self._path.tell(answers)
+        self._path.tell([*computed, *(item for item in received if isinstance(item, Outgoing))])
         if self._path.is_broken:
             self._end_worker()
         return answers
@@ -215,6 +231,13 @@ class ServingHandler:
         """One outcome for each request, in order; never raises for what a request holds or the model does."""
         return self._path.answer(requests)
 
+    def _answer_all(self, requests: list[Incoming]) -> list[Outgoing]:
+        """As `answer`, for more requests than fit a batch as well: those of the Open Inference Protocol bring rows."""
+        if len(requests) <= self.batch_size:
+            return self.answer(requests)
+        parts = range(0, len(requests), self.batch_size)
+        return [one for begin in parts for one in self.answer(requests[begin : begin + self.batch_size])]
+
     def describe(self) -> dict[str, Any]:
         """What this worker serves, for TorchServe's `describe` with `customized=true`."""
         return {
@@ -227,7 +250,7 @@ class ServingHandler:
             "device": str(self.device),
         }
 
-    def _receive(self, item: wire.Item) -> Incoming | Outgoing:
+    def _receive(self, item: wire.Item) -> Incoming | oip.Infer | Outgoing:
         """The request that is to be computed, or the answer to one that is not."""
         headers = {name.lower(): value for name, value in item.headers.items()}
         try:
@@ -236,9 +259,13 @@ class ServingHandler:
             # TorchServe's own describe request carries no field; a client may send the header as well
             if not item.fields and headers.get("describe") == "True":
                 return Outgoing(200, to_json(self.describe()))
-            return read_item(item.fields, item.types, headers, item.request_id)
+            request = read_item(item.fields, item.types, headers, item.request_id)
+            if headers.get(oip.PROTOCOL_HEADER) == oip.OIP:
+                return oip.read_infer(request, self._scalars, self.batch_size, self._serving.request_bytes)
+            return request
         except RequestError as error:
-            return problem(error, request_id_of(headers, item.request_id), self.model, self.version)
+            refusal = oip.refusal if headers.get(oip.PROTOCOL_HEADER) == oip.OIP else problem
+            return refusal(error, request_id_of(headers, item.request_id), self.model, self.version)
 
     def _end_worker(self) -> None:
         """End this process once the answers are sent: a failed device works again only in a new one."""

@@ -169,6 +169,27 @@ def test_a_route_knows_one_method_and_a_limit_of_bytes(front: Front) -> None:
     assert front.ask("/predictions/tiny?a=b").status_code == 200
 
 
+def test_clients_of_the_open_inference_protocol_are_answered_in_it(front: Front) -> None:
+    body = json.dumps(
+        {"id": "7", "inputs": [{"name": "x", "shape": [3, 1], "datatype": "FP32", "data": [0.5, 1, 2]}]}
+    ).encode()
+    answer = front.ask("/v2/models/tiny/infer", body)
+    assert (answer.status_code, answer.headers["x-model-version"]) == (200, "1.0")
+    expected = {"name": "y", "shape": [3], "datatype": "FP64", "data": [1.0, 2.0, 4.0]}
+    assert answer.json() == {"model_name": "tiny", "model_version": "1.0", "id": "7", "outputs": [expected]}
+    assert front.ask("/v2/models/tiny/versions/1.0/infer", body).json() == answer.json()
+    document = assert_problem(front.ask("/v2/models/tiny/infer", HALF), 422, "does-not-fit-schema")
+    assert document["error"] == document["detail"]
+    # the header is the gateway's to set, on these paths alone
+    assert front.ask("/predictions/tiny", HALF, **{"x-tsctl-protocol": "oip-v2"}).json() == {"y": 1.0}
+    assert front.ask("/v2/models/tiny/infer", body, **{"x-tsctl-protocol": "none"}).status_code == 200
+    assert requests.get(f"{front.base}/v2/health/live", timeout=10).json() == {"live": True}
+    assert requests.get(f"{front.base}/v2/health/ready", timeout=10).status_code == 200
+    assert_problem(front.ask("/v2/models/tiny/versions/9.9/infer", body), 404, "not-found")
+    assert_problem(front.ask("/v2/models/tiny/infer", b"", "GET"), 405, "method-not-allowed")
+    until(lambda: "oip-v2" in {line["protocol"] for line in front.log()}, 15, "a line of the access log")
+
+
 def test_weights_are_in_force_when_the_command_returns(front: Front) -> None:
     assert versions_of(front, 10) == {"1.0": 10}
     assert front.site.run("weights", "set", "tiny", "1.0=0%", "2.0=100%").out == "tiny: 2.0 100%, 1.0 0%\n"

@@ -96,6 +96,8 @@ def test_every_forwarding_route_is_exact_has_a_deadline_and_one_retry() -> None:
     for route in forwarding():
         assert route["match"]["path"] in {
             "/predictions/digits", "/predictions/digits/1.0", "/predictions/digits/2.0", "/predictions/text",
+            "/v2/models/digits/infer", "/v2/models/digits/versions/1.0/infer", "/v2/models/digits/versions/2.0/infer",
+            "/v2/models/text/infer",
         }  # fmt: skip
         assert {"name": ":method", "string_match": {"exact": "POST"}} in route["match"]["headers"]
         model = route["metadata"]["filter_metadata"]["tsctl"]["model"]
@@ -118,10 +120,25 @@ def test_only_what_a_route_allows_is_there() -> None:
         ("/predictions/digits", 1),
         ("/predictions/digits/2.0", 1),
         ("/predictions/digits/1.0", 1),
+        ("/v2/models/digits/infer", 2),
+        ("/v2/models/digits/infer", 1),
+        ("/v2/models/digits/versions/2.0/infer", 1),
+        ("/v2/models/digits/versions/1.0/infer", 1),
         ("/predictions/text", 1),
+        ("/v2/models/text/infer", 1),
     ]
     assert routes_of(documents()["routes"])[-1]["match"] == {"prefix": "/"}
     assert routes_of(documents()["routes"])[-1]["direct_response"] == {"status": 404}
+
+
+def test_a_worker_is_told_of_the_protocol_by_the_gateway_alone() -> None:
+    for route in forwarding():
+        if route["match"]["path"].startswith("/v2/"):
+            [told] = route["request_headers_to_add"]
+            assert told["header"] == {"key": "x-tsctl-protocol", "value": "oip-v2"}
+            assert told["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
+        else:
+            assert route["request_headers_to_remove"] == ["x-tsctl-protocol"]
 
 
 @pytest.mark.parametrize(

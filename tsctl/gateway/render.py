@@ -26,6 +26,8 @@ PLAYED_HEADER, WEIGHT_HEADER, SHADOW_HEADER = "x-tsctl-track", "x-tsctl-weight",
 KEY_HEADER = "x-api-key"
 NAMESPACE = "tsctl"
 PINNED = "pinned"
+#: The Open Inference Protocol's paths; a worker is told by a header that the request came by one of them.
+PROTOCOL_PREFIX, PROTOCOL_HEADER, OIP = "/v2/", "x-tsctl-protocol", "oip-v2"
 
 #: Milliseconds; from one that a cached answer takes to the longest deadline that people set.
 BUCKETS_MS = (
@@ -285,6 +287,7 @@ def access_log(places: Places) -> Json:
                     "version": "%METADATA(CLUSTER:tsctl:version)%",
                     "track": f"%REQ({PLAYED_HEADER})%",
                     "weight": f"%REQ({WEIGHT_HEADER})%",
+                    "protocol": f"%REQ({PROTOCOL_HEADER})%",
                     "status": "%RESPONSE_CODE%",
                     "duration_ms": "%DURATION%",
                     "bytes_in": "%BYTES_RECEIVED%",
@@ -522,7 +525,7 @@ def routes(
             "api_key_auth": _keys(clients),
             "local_ratelimit": _budgets(spec.budget, clients),
         },
-        "routes": [_alive(), *found, *_wrong_methods(found), _nothing_else()],
+        "routes": [*_alive(), *found, *_wrong_methods(found), _nothing_else()],
     }
     return document(
         [
@@ -541,7 +544,7 @@ def traffic_of(configuration: Mapping[str, Any]) -> list[Traffic]:
     found = []
     for route in configuration["virtual_hosts"][0]["routes"]:
         told = route.get("metadata", {}).get("filter_metadata", {}).get(NAMESPACE, {})
-        if "order" not in told:
+        if "order" not in told or route["match"]["path"].startswith(PROTOCOL_PREFIX):
             continue
         weights = {version: int(told["weights"][version]) for version in told["order"]}
         shadow = Shadow(told["shadow"], int(told["shadow_share"])) if "shadow" in told else None
@@ -559,7 +562,7 @@ def ready(traffic: Sequence[Traffic]) -> Json:
                 "typed_config": {
                     "@type": _type("envoy.extensions.filters.http.health_check.v3.HealthCheck"),
                     "pass_through_mode": False,
-                    "headers": [{"name": ":path", "string_match": {"exact": "/readyz"}}],
+                    "headers": [{"name": ":path", "string_match": {"safe_regex": {"regex": _READY_PATHS}}}],
                     "cluster_min_healthy_percentages": {
                         cluster_name(one.model, one.stable): {"value": 1.0} for one in traffic
                     },
@@ -569,8 +572,26 @@ def ready(traffic: Sequence[Traffic]) -> Json:
     )
 
 
+_READY_PATHS = f"/readyz|{PROTOCOL_PREFIX}health/ready"
+
+
 def _routes_of(traffic: Traffic, route: RouteSpec) -> list[Json]:
-    path = f"/predictions/{traffic.model}"
+    plain, prefix = f"/predictions/{traffic.model}", f"{PROTOCOL_PREFIX}models/{traffic.model}"
+    by_protocol = _routes_at(traffic, route, f"{prefix}/infer", prefix + "/versions/{}/infer")
+    spoken = {"request_headers_to_add": [_overwrite(PROTOCOL_HEADER, OIP)]}
+    unspoken = {"request_headers_to_remove": [PROTOCOL_HEADER]}
+    return [
+        *({**one, **unspoken} for one in _routes_at(traffic, route, plain, plain + "/{}")),
+        *({**one, **spoken} for one in by_protocol),
+    ]
+
+
+def _routes_at(traffic: Traffic, route: RouteSpec, path: str, pinned: str) -> list[Json]:
+    """The routes of one way to ask the model.
+
+    Args:
+        pinned: the path of one version, with `{}` where it stands.
+    """
     found = []
     if route.canary_header and traffic.canary is not None:
         tried = {"path": path, "headers": [_equals(TRACK_HEADER, "canary")]}
@@ -578,7 +599,7 @@ def _routes_of(traffic: Traffic, route: RouteSpec) -> list[Json]:
     found.append(_main_route(traffic, route, path))
     if route.pinned:
         found += [
-            _route(traffic, route, {"path": f"{path}/{version}"}, _one_version(traffic, version, PINNED))
+            _route(traffic, route, {"path": pinned.format(version)}, _one_version(traffic, version, PINNED))
             for version in traffic.versions
         ]
     return found
@@ -666,12 +687,20 @@ def _retries(route: RouteSpec) -> Json:
     }
 
 
-def _alive() -> Json:
-    return {
-        "match": {"path": "/healthz"},
-        "direct_response": {"status": 200, "body": {"inline_string": "alive\n"}},
-        "typed_per_filter_config": _WITHOUT_KEY,
-    }
+def _alive() -> list[Json]:
+    told = (
+        ("/healthz", "alive\n", "text/plain"),
+        (f"{PROTOCOL_PREFIX}health/live", '{"live":true}', "application/json"),
+    )
+    return [
+        {
+            "match": {"path": path},
+            "direct_response": {"status": 200, "body": {"inline_string": body}},
+            "response_headers_to_add": [_overwrite("content-type", media_type)],
+            "typed_per_filter_config": _WITHOUT_KEY,
+        }
+        for path, body, media_type in told
+    ]
 
 
 def _wrong_methods(found: Sequence[Json]) -> list[Json]:

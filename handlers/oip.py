@@ -1,0 +1,275 @@
+"""The Open Inference Protocol's infer request, as rows that a handler reads, and their answers as its response.
+
+Each input tensor is a field of the handler's `Request`; its first dimension counts the rows, and a row is what a
+client of `/predictions` would send as one JSON body. Each key of the answers is an output tensor. Pure.
+
+Source: the protocol's version 2 over REST, as KServe and Triton speak it, without the binary extension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+
+from handlers.errors import DoesNotFit, PayloadTooLarge, RequestError, UnsupportedMedia
+from handlers.items import JSON, Incoming, Outgoing, problem
+from handlers.schema import MAX_ERRORS, Schema, parse_json
+
+#: Says to a worker that a body is an infer request; the gateway sets it on the protocol's paths.
+PROTOCOL_HEADER = "x-tsctl-protocol"
+OIP = "oip-v2"
+
+MAX_DIMENSIONS = 8
+#: The output's name where an answer is not an object.
+UNNAMED = "output"
+
+_Name = Annotated[str, Field(min_length=1, max_length=256)]
+_Parameters = dict[str, Any] | None
+_Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
+]
+_LARGEST_FLOAT = {"FP16": 65504.0, "FP32": 3.4028234663852886e38, "FP64": 1.7976931348623157e308}
+
+
+class InputTensor(Schema):
+    """Values of one field, for every row."""
+
+    name: _Name
+    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=MAX_DIMENSIONS)]
+    datatype: _Datatype
+    data: list[Any]
+    parameters: _Parameters = None
+
+
+class RequestedOutput(Schema):
+    """An output that the client wants; all of them where it names none."""
+
+    name: _Name
+    parameters: _Parameters = None
+
+
+class InferRequest(Schema):
+    """The body of a request; parameters are read and not used."""
+
+    id: Annotated[str, Field(max_length=256)] | None = None
+    inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1024)]
+    outputs: list[RequestedOutput] | None = None
+    parameters: _Parameters = None
+
+
+@dataclass(slots=True)
+class Infer:
+    """A decoded infer request."""
+
+    rows: list[Incoming]
+    id: str | None
+    outputs: list[str]  # empty: all
+    request_id: str | None
+
+
+def read_infer(request: Incoming, scalars: frozenset[str], most_rows: int, most_bytes: int) -> Infer:
+    """The rows of an infer request.
+
+    Args:
+        scalars: fields that hold one value, for which a tensor of shape (N, 1) is taken as (N,).
+        most_rows: so many rows may come at once.
+        most_bytes: of the body.
+
+    Raises:
+        UnsupportedMedia: the body is said to be anything but JSON.
+        UndecodableBody: it is not JSON.
+        DoesNotFit: it is no infer request, or its tensors contradict themselves or each other.
+        PayloadTooLarge: too many bytes or rows.
+    """
+    if len(request.body) > most_bytes:
+        raise PayloadTooLarge(f"The body has {len(request.body)} bytes; at most {most_bytes} may come.")
+    if request.media_type not in ("", JSON):
+        raise UnsupportedMedia(
+            f"Content-Type {request.media_type} is not read here; send tensors as {JSON}, without the binary extension."
+        )
+    asked = parse_json(InferRequest, request.body)
+    names = [tensor.name for tensor in asked.inputs]
+    count = asked.inputs[0].shape[0]
+    for index, tensor in enumerate(asked.inputs):
+        if tensor.name in names[:index]:
+            raise _unfit(f"inputs.{index}.name", f"{tensor.name} came before")
+        if tensor.shape[0] != count:
+            raise _unfit(f"inputs.{index}.shape", f"has {tensor.shape[0]} rows, and {names[0]} has {count}")
+    if count > most_rows:
+        raise PayloadTooLarge(f"The request has {count} rows; at most {most_rows} may come at once.")
+    columns = [_rows(index, tensor, tensor.name in scalars) for index, tensor in enumerate(asked.inputs)]
+    rows = [
+        Incoming(to_json(dict(zip(names, values, strict=True))), JSON, request.headers, request.request_id)
+        for values in zip(*columns, strict=True)
+    ]
+    return Infer(rows, asked.id, [output.name for output in asked.outputs or ()], request.request_id)
+
+
+def fold(infer: Infer, answers: Sequence[Outgoing], model: str, version: str) -> Outgoing:
+    """The response to an infer request, from one outcome for each row; a row without a prediction fails the whole."""
+    try:
+        outcome = Outgoing(200, _response(infer, answers, model, version))
+    except RequestError as error:
+        outcome = refusal(error, infer.request_id, model, version)
+    outcome.cache = _cache_word(answers)
+    return outcome
+
+
+def refusal(error: RequestError, request_id: str | None, model: str, version: str) -> Outgoing:
+    """The problem document with the member `error` beside its own, which is where the protocol's clients look."""
+    outcome = problem(error, request_id, model, version)
+    outcome.body = to_json({**from_json(outcome.body), "error": error.detail})
+    return outcome
+
+
+def _response(infer: Infer, answers: Sequence[Outgoing], model: str, version: str) -> bytes:
+    """The body of the response.
+
+    Raises:
+        RequestError: a row has no prediction, or the client asked for an output that there is not.
+    """
+    for row, answer in enumerate(answers):
+        if answer.error is not None:
+            raise _of_row(answer.error, row)
+    values = [from_json(answer.body) for answer in answers]
+    if all(isinstance(value, dict) for value in values):
+        names = list(dict.fromkeys(name for value in values for name in value))
+        columns = {name: [value.get(name) for value in values] for name in names}
+    else:
+        columns = {UNNAMED: values}
+    unknown = next((name for name in infer.outputs if name not in columns), None)
+    if unknown is not None:
+        raise _unfit("outputs", f"there is no output {unknown}; there are {', '.join(columns)}")
+    return to_json(
+        {
+            "model_name": model,
+            "model_version": version,
+            "id": infer.id if infer.id is not None else infer.request_id,
+            "outputs": [_tensor(name, columns[name]) for name in infer.outputs or columns],
+        }
+    )
+
+
+def _of_row(error: RequestError, row: int) -> RequestError:
+    """The same problem, which says where it is."""
+    told = RequestError(f"Row {row}: {error.detail}", error.errors)
+    told.status, told.kind, told.title = error.status, error.kind, error.title
+    return told
+
+
+def _cache_word(answers: Sequence[Outgoing]) -> str:
+    """What `x-cache` says of a request whose rows said these: a hit where all were."""
+    said = {answer.cache for answer in answers}
+    return next((word for word in ("bypass", "miss", "hit") if word in said), "")
+
+
+def scalar_fields(request: type[BaseModel]) -> frozenset[str]:
+    """Names, as a client writes them, of the fields that hold one value and no list."""
+    return frozenset(told.alias or name for name, told in request.model_fields.items() if _is_scalar(told.annotation))
+
+
+def _is_scalar(annotation: Any) -> bool:
+    if get_origin(annotation) in (Union, UnionType):
+        return all(map(_is_scalar, get_args(annotation)))
+    return annotation in (bool, int, float, str, NoneType) or get_origin(annotation) is Literal
+
+
+def _rows(index: int, tensor: InputTensor, is_scalar: bool) -> list[Any]:
+    """One value for each row: nested lists of the shape without its first dimension."""
+    values = _flat(tensor.data, tensor.shape, f"inputs.{index}")
+    try:
+        values = _READERS[tensor.datatype].validate_python(values)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        told = [
+            {"field": f"inputs.{index}.data.{'.'.join(map(str, one['loc']))}", "message": one["msg"]}
+            for one in found[:MAX_ERRORS]
+        ]
+        more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
+        raise DoesNotFit(f"{told[0]['field']}: {told[0]['message']}{more}.", told) from None
+    rest = [] if is_scalar and tensor.shape[1:] == [1] else tensor.shape[1:]
+    for size in reversed(rest):
+        values = [values[begin : begin + size] for begin in range(0, len(values), size)]
+    return values
+
+
+def _flat(data: list[Any], shape: list[int], where: str) -> list[Any]:
+    """The values in row-major order, which may come flat or nested as the shape says."""
+    if data and isinstance(data[0], list):
+        for size in shape[1:]:
+            if any(not isinstance(part, list) or len(part) != size for part in data):
+                raise _unfit(f"{where}.data", f"is not nested as its shape {shape} says")
+            data = [value for part in data for value in part]
+    wanted = math.prod(shape)
+    if len(data) != wanted:
+        raise _unfit(f"{where}.data", f"has {len(data)} values, and its shape {shape} has {wanted}")
+    return data
+
+
+def _tensor(name: str, values: list[Any]) -> dict[str, Any]:
+    shape, flat = _shape(values)
+    datatype = _datatype(flat)
+    if datatype is not None:
+        return {"name": name, "shape": shape, "datatype": datatype, "data": flat}
+    texts = [to_json(value).decode() for value in values]
+    return {
+        "name": name,
+        "shape": [len(values)],
+        "datatype": "BYTES",
+        "data": texts,
+        "parameters": {"content_type": JSON},  # what is no tensor comes as JSON, a text for each row
+    }
+
+
+def _shape(values: list[Any]) -> tuple[list[int], list[Any]]:
+    """Shape and values in row-major order; where lists differ in length they stay, and are the values."""
+    shape = [len(values)]
+    flat = values
+    while all(isinstance(value, list) for value in flat) and flat:
+        size = len(flat[0])
+        if any(len(value) != size for value in flat):
+            break
+        shape.append(size)
+        flat = [item for value in flat for item in value]
+    return shape, flat
+
+
+def _datatype(values: list[Any]) -> str | None:
+    """The datatype of all the values; None where they have none in common."""
+    kinds = {type(value) for value in values}
+    if kinds == {bool}:
+        return "BOOL"
+    if kinds == {str}:
+        return "BYTES"
+    if kinds == {int} and all(-(1 << 63) <= value < 1 << 63 for value in values):
+        return "INT64"
+    return "FP64" if kinds and kinds <= {int, float} else None
+
+
+def _unfit(field: str, message: str) -> DoesNotFit:
+    return DoesNotFit(f"{field}: {message}.", [{"field": field, "message": message}])
+
+
+def _reader(datatype: str) -> TypeAdapter[list[Any]]:
+    kind: Any
+    if datatype == "BOOL":
+        kind = Annotated[bool, Field(strict=True)]
+    elif datatype == "BYTES":
+        kind = Annotated[str, Field(strict=True)]
+    elif datatype.startswith("FP"):
+        largest = _LARGEST_FLOAT[datatype]
+        kind = Annotated[float, Field(strict=True, ge=-largest, le=largest, allow_inf_nan=False)]
+    else:
+        bits = int(datatype.lstrip("UINT"))
+        low, high = (0, (1 << bits) - 1) if datatype.startswith("U") else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        kind = Annotated[int, Field(strict=True, ge=low, le=high)]
+    return TypeAdapter(list[kind])
+
+
+_READERS = {datatype: _reader(datatype) for datatype in _Datatype.__args__}  # type: ignore[attr-defined]

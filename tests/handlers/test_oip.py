@@ -1,0 +1,280 @@
+"""Infer requests of the Open Inference Protocol, which handlers answer row by row as they answer anything else."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from served import CHECKOUT, JSON, Item, Reply, Worker, assert_problem, close, unpacked, write_archive_folder
+
+from handlers.base import ServingHandler
+from handlers.embedding import EmbeddingHandler
+from handlers.errors import DoesNotFit, RequestError
+from handlers.image import ImageHandler
+from handlers.items import Incoming, Outgoing
+from handlers.oip import OIP, PROTOCOL_HEADER, fold, read_infer, scalar_fields
+from handlers.schema import Schema
+from handlers.tabular import TabularHandler
+from tsctl.gateway import render
+
+
+class WeighedHandler(ServingHandler):
+    """The weighted sum of two numbers, beside answers of other kinds; a sum over a hundred is a mistake."""
+
+    class Request(Schema):
+        """Two numbers, their weight, and what to call them."""
+
+        pair: list[float]
+        weight: float | None = None
+        name: str = ""
+
+    batches: ClassVar[list[int]] = []
+
+    def load(self) -> None:
+        pass
+
+    def preprocess(self, items: list[Any]) -> list[tuple[float, str]]:
+        self.batches.append(len(items))
+        return [(sum(item.pair) * (item.weight or 1), item.name) for item in items]
+
+    def inference(self, inputs: Any) -> Any:
+        if any(name == "broken" for _, name in inputs):
+            raise RuntimeError("the model broke")
+        return inputs
+
+    def postprocess(self, outputs: Any) -> list[Any]:
+        return [
+            DoesNotFit("pair: too much.", [{"field": "pair", "message": "too much"}])
+            if total > 100
+            else {"sum": total, "name": name, "is_big": total > 10, "digits": list(range(int(total) % 3))}
+            for total, name in outputs
+        ]
+
+
+SAMPLES = {"one.json": b'{"pair": [1, 2]}'}
+GOLDEN = {"one.json": {"sum": 3.0, "name": "", "is_big": False, "digits": []}}
+CACHE = {"cache": {"max_mb": 1, "ttl_s": 60, "check": 0}}
+
+
+@pytest.fixture
+def weighed(tmp_path: Path) -> Worker:
+    worker = Worker(WeighedHandler(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN, batch_size=4))
+    WeighedHandler.batches.clear()
+    return worker
+
+
+def tensor(name: str, shape: list[int], data: list[Any], datatype: str = "FP32") -> dict[str, Any]:
+    return {"name": name, "shape": shape, "datatype": datatype, "data": data}
+
+
+def infer(*inputs: dict[str, Any], media_type: str = JSON, **more: Any) -> Item:
+    body = json.dumps({"inputs": list(inputs), **more}).encode()
+    return Item(body, media_type, {PROTOCOL_HEADER: OIP})
+
+
+def outputs(reply: Reply) -> dict[str, Any]:
+    assert reply.status == 200, reply.body
+    return {output["name"]: output for output in reply.json()["outputs"]}
+
+
+def test_rows_are_answered_as_tensors(weighed: Worker) -> None:
+    [reply] = weighed.ask(
+        infer(
+            tensor("pair", [3, 2], [1, 2, 3.5, 4, 50, 6]),
+            tensor("weight", [3, 1], [1, 2, 1]),
+            tensor("name", [3], ["a", "b", "c"], "BYTES"),
+            id="my-id",
+        )
+    )
+    document = reply.json()
+    assert {key: document[key] for key in ("model_name", "model_version", "id")} == {
+        "model_name": "toy",
+        "model_version": "1.0",
+        "id": "my-id",
+    }
+    assert outputs(reply) == {
+        "sum": tensor("sum", [3], [3.0, 15.0, 56.0], "FP64"),
+        "name": tensor("name", [3], ["a", "b", "c"], "BYTES"),
+        "is_big": tensor("is_big", [3], [False, True, True], "BOOL"),
+        "digits": {**tensor("digits", [3], ["[]", "[]", "[0,1]"], "BYTES"), "parameters": {"content_type": JSON}},
+    }
+    assert reply.media_type == JSON
+    assert reply.headers["x-model-version"] == "1.0"
+
+
+def test_a_client_may_nest_the_data_and_name_the_outputs_it_wants(weighed: Worker) -> None:
+    [reply] = weighed.ask(infer(tensor("pair", [2, 2], [[1, 2], [3, 4]]), outputs=[{"name": "sum"}]))
+    assert outputs(reply) == {"sum": tensor("sum", [2], [3.0, 7.0], "FP64")}
+    assert reply.json()["id"] == "request-0"
+
+
+def test_infer_requests_and_others_share_a_batch_and_are_answered_in_order(weighed: Worker) -> None:
+    rows = infer(tensor("pair", [3, 2], [1, 1, 2, 2, 3, 3]), outputs=[{"name": "sum"}])
+    plain = Item(b'{"pair": [40, 2]}')
+    first, second, third = weighed.ask(rows, plain, rows)
+    assert second.json()["sum"] == 42.0
+    assert outputs(first)["sum"]["data"] == outputs(third)["sum"]["data"] == [2.0, 4.0, 6.0]
+    assert WeighedHandler.batches == [4, 3]  # never more at once than the worker was warmed for
+
+
+def test_a_row_that_fails_fails_its_request_and_no_other(weighed: Worker) -> None:
+    bad = infer(tensor("pair", [2, 2], [1, 1, 200, 0]))
+    broken = infer(tensor("pair", [1, 2], [1, 1]), tensor("name", [1], ["broken"], "BYTES"))
+    good = infer(tensor("pair", [1, 2], [1, 1]))
+    refused, failed, answered = weighed.ask(bad, broken, good)
+    document = refused.json()
+    assert (refused.status, document["error"]) == (422, "Row 1: pair: too much.")
+    assert document["errors"] == [{"field": "pair", "message": "too much"}]
+    assert (failed.status, failed.json()["type"]) == (500, "urn:tsctl:problem:model-failed")
+    assert outputs(answered)["sum"]["data"] == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("item", "status", "told"),
+    [
+        (infer(), 422, "inputs"),
+        (infer({"name": "pair"}), 422, "inputs.0.shape"),
+        (infer(tensor("pair", [], [])), 422, "inputs.0.shape"),
+        (infer(tensor("pair", [0, 2], [])), 422, "inputs.0.shape.0"),
+        (infer(tensor("pair", [1] * 9, [1])), 422, "inputs.0.shape"),
+        (infer(tensor("pair", [1, 2], [1])), 422, "inputs.0.data: has 1 values, and its shape [1, 2] has 2"),
+        (infer(tensor("pair", [1, 2], [[1]])), 422, "inputs.0.data: is not nested"),
+        (infer(tensor("pair", [1, 2], [[1, [2]]])), 422, "inputs.0.data.1"),
+        (infer(tensor("pair", [1, 10**12], [1])), 422, "inputs.0.data"),
+        (infer(tensor("pair", [1, 2], [1, "2"])), 422, "inputs.0.data.1"),
+        (infer(tensor("pair", [1, 2], [1, True])), 422, "inputs.0.data.1"),
+        (infer(tensor("pair", [1, 2], [1, 1e39])), 422, "inputs.0.data.1"),
+        (infer(tensor("pair", [1, 2], [1, 256], "UINT8")), 422, "inputs.0.data.1"),
+        (infer(tensor("pair", [1, 2], [1, 1.5], "INT32")), 422, "inputs.0.data.1"),
+        (infer(tensor("pair", [1, 2], [1, 2], "FP8")), 422, "inputs.0.datatype"),
+        (infer(tensor("pair", [1, 2], [1, 2]), tensor("pair", [1, 2], [1, 2])), 422, "pair came before"),
+        (infer(tensor("pair", [1, 2], [1, 2]), tensor("weight", [2], [1, 2])), 422, "has 2 rows, and pair has 1"),
+        (infer(tensor("pears", [1, 2], [1, 2])), 422, "Row 0: "),
+        (infer(tensor("pair", [1, 2], [1, 2]), outputs=[{"name": "mean"}]), 422, "there is no output mean"),
+        (infer(tensor("pair", [5, 2], [1] * 10)), 413, "at most 4"),
+        (infer(tensor("pair", [1, 2], [1, 2]), media_type="application/octet-stream"), 415, "binary"),
+        (Item(b"{", JSON, {PROTOCOL_HEADER: OIP}), 400, "not JSON"),
+        (Item(b"[" * 1000, JSON, {PROTOCOL_HEADER: OIP}), 400, "not JSON"),
+        (Item(b'{"inputs": [' + b" " * 1024 + b"]}", JSON, {PROTOCOL_HEADER: OIP}), 413, "1024"),
+        (Item(b"", JSON, {PROTOCOL_HEADER: OIP}), 400, "not JSON"),
+    ],
+)
+def test_mistakes_are_told(weighed: Worker, item: Item, status: int, told: str) -> None:
+    [reply, beside] = weighed.ask(item, Item(b'{"pair": [1, 2]}'))
+    document = reply.json()
+    error = document.pop("error")
+    assert told in error
+    assert error == document["detail"]
+    assert_problem(Reply(reply.status, reply.media_type, reply.headers, json.dumps(document).encode()), status)
+    assert beside.status == 200
+
+
+def test_known_rows_come_from_the_cache(tmp_path: Path) -> None:
+    folder = write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN, serving=CACHE, batch_size=4)
+    (folder / "MAR-INF" / "DIGESTS.json").write_bytes(b"{}")
+    worker = Worker(WeighedHandler(), folder)
+    said = [
+        worker.ask(infer(tensor("pair", [len(data) // 2, 2], data)))[0].headers["x-cache"]
+        for data in ([1, 2, 3, 4], [3, 4], [3, 4, 5, 6])
+    ]
+    assert said == ["miss", "hit", "miss"]
+    assert worker.ask_one(b'{"pair": [5.0, 6.0]}').headers["x-cache"] == "hit"
+
+
+@pytest.mark.parametrize(
+    ("handler", "model", "given"),
+    [
+        (ImageHandler, "digits", lambda sample: [tensor("pixels", [1, 8, 8], [sample["pixels"]])]),
+        (TabularHandler, "breast_cancer", lambda sample: [tensor(k, [1, 1], [v]) for k, v in sample.items()]),
+        (EmbeddingHandler, "embeddings", lambda sample: [tensor("text", [1], [sample["text"]], "BYTES")]),
+    ],
+)
+def test_every_archive_answers_its_samples_by_the_protocol_as_well(
+    tmp_path: Path, handler: type[ServingHandler], model: str, given: Any
+) -> None:
+    worker = Worker(handler(), unpacked(model, "1.0", tmp_path))
+    golden = json.loads((CHECKOUT / "archives" / model / "golden" / "1.0.json").read_text())
+    name = next(n for n in sorted(golden) if n.endswith(".json") and n != "near-duplicates.json")
+    sample = json.loads((CHECKOUT / "archives" / model / "samples" / name).read_text())
+    if isinstance(sample.get("text"), list):
+        sample["text"] = sample["text"][0]
+    plain = worker.ask_one(json.dumps(sample).encode()).json()
+    found = outputs(worker.ask(infer(*given(sample)))[0])
+    assert found.keys() == plain.keys()
+    for key, output in found.items():
+        if "parameters" in output:
+            assert close([json.loads(text) for text in output["data"]], [plain[key]])
+        else:
+            assert close(np.reshape(output["data"], output["shape"]).tolist(), [plain[key]])
+
+
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.sampled_from(["FP64", "INT16", "BOOL", "BYTES"]),
+    st.booleans(),
+    st.data(),
+)
+@settings(max_examples=200)
+def test_rows_and_back_are_the_same_tensor(shape: list[int], datatype: str, nested: bool, draw: st.DataObject) -> None:
+    values = {
+        "FP64": st.floats(allow_nan=False, allow_infinity=False),
+        "INT16": st.integers(-(1 << 15), (1 << 15) - 1),
+        "BOOL": st.booleans(),
+        "BYTES": st.text(max_size=5),
+    }[datatype]
+    count = math.prod(shape)
+    flat = draw.draw(st.lists(values, min_size=count, max_size=count))
+    sent = np.array(flat, dtype=object).reshape(shape).tolist() if nested else flat
+    body = json.dumps({"inputs": [tensor("x", shape, sent, datatype)]}).encode()
+    read = read_infer(Incoming(body, JSON), frozenset(), 1000, 1 << 20)
+    answers = [Outgoing(200, row.body) for row in read.rows]
+    [answer] = json.loads(fold(read, answers, "m", "1").body)["outputs"]
+    assert answer == tensor("x", shape, flat, "INT64" if datatype == "INT16" else datatype)
+
+
+@given(st.binary(max_size=300) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    | st.sampled_from(["inputs", "shape", "data", "name", "datatype", "FP32", "outputs"]),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.sampled_from(["inputs", "shape", "data", "name", "datatype", "outputs", "id"]), inner),
+    max_leaves=20,
+).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+@settings(max_examples=300)
+def test_any_body_is_read_or_refused(body: bytes) -> None:
+    try:
+        assert read_infer(Incoming(body, JSON), frozenset(), 10, 1000).rows
+    except RequestError as error:
+        assert 400 <= error.status < 500
+
+
+def test_the_gateway_tells_of_the_protocol_as_the_worker_reads_it() -> None:
+    assert (render.PROTOCOL_HEADER, render.OIP) == (PROTOCOL_HEADER, OIP)
+
+
+def test_fields_of_one_value() -> None:
+    assert scalar_fields(WeighedHandler.Request) == {"weight", "name"}
+
+
+def test_answers_that_are_no_objects_are_one_output() -> None:
+    read = read_infer(
+        Incoming(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}]}'), frozenset(), 2, 99
+    )
+    answers = [Outgoing(200, b"[1,2]"), Outgoing(200, b"[3,4]")]
+    assert json.loads(fold(read, answers, "m", "1").body)["outputs"] == [
+        tensor("output", [2, 2], [1, 2, 3, 4], "INT64")
+    ]
+
+
+def test_outputs_that_only_some_rows_have_come_as_json() -> None:
+    read = read_infer(
+        Incoming(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}]}'), frozenset(), 2, 99
+    )
+    answers = [Outgoing(200, b'{"a": 1}'), Outgoing(200, b'{"b": null}')]
+    found = {one["name"]: one["data"] for one in json.loads(fold(read, answers, "m", "1").body)["outputs"]}
+    assert found == {"a": ["1", "null"], "b": ["null", "null"]}

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from tsctl.archive.store import StoredArchive
 from tsctl.bench.own_node import free_node, free_port, own_project, request_headers
 from tsctl.bench.processes import children
 from tsctl.bench.ways import Address
-from tsctl.deployment import read_deployment
+from tsctl.deployment import NodeSpec, read_deployment
 from tsctl.errors import NodeError
 from tsctl.gateway.change import sync
 from tsctl.gateway.start import local_key
@@ -38,6 +38,8 @@ COMMAND_S = 180
 MODEL = "paced"
 #: What clients send; a bad version is bad at it, and not at the archive's sample, which health checks send.
 BODY = b'{"x": 7}'
+#: A node that takes what processor time the others leave.
+SHADOWS = "shadows"
 
 
 @dataclass
@@ -62,9 +64,9 @@ class Fleet:
         node = self.nodes[0]
         return Address(f"{node.spec.inference}/predictions/{model}/{version}", request_headers(node, JSON))
 
-    def register(self, model: str, version: str) -> None:
-        """Every node serves the version with one worker, and the gateway knows it."""
-        for node in self.nodes:
+    def register(self, model: str, version: str, nodes: Sequence[Node]) -> None:
+        """These nodes serve the version with one worker, and the gateway knows it."""
+        for node in nodes:
             versions.register(node, self.archives[model, version], 1, lambda _: None)
         sync(self.gateway)
 
@@ -93,6 +95,7 @@ def running_fleet(
     progress: Progress,
     route: dict[str, Any] | None = None,
     spare: Sequence[tuple[str, str]] = (),
+    shadows: bool = False,
 ) -> Iterator[Fleet]:
     """So many nodes that serve these versions, behind a gateway, while the block runs.
 
@@ -100,17 +103,22 @@ def running_fleet(
         served: model and version; of each model the first one is stable, with everything.
         spare: versions that are built, for `register`.
         route: as in deployment.yaml, for every model.
+        shadows: whether there is a node SHADOWS besides, which serves nothing yet.
     """
     own = own_project(project, folder)
     defaults: dict[str, str] = {}
     for model, version in served:
         defaults.setdefault(model, version)
     archives = _built(project, own, [*served, *spare], progress)
-    _write_deployment(own, nodes, served, defaults, route or {})
+    specs = {f"n{number}": free_node() for number in range(nodes)}
+    if shadows:
+        specs[SHADOWS] = free_node().model_copy(update={"nice": 19})
+    _write_deployment(own, specs, served, defaults, route or {})
     gateway = open_gateway(own, read_deployment(own.deployment))
+    serving = [archives[pair] for pair in served]
     try:
-        with progress.step(f"starting {nodes} nodes"), ThreadPoolExecutor(nodes) as pool:
-            list(pool.map(lambda node: _start(own, node, [archives[pair] for pair in served]), gateway.nodes()))
+        with progress.step(f"starting {len(specs)} nodes"), ThreadPoolExecutor(len(specs)) as pool:
+            list(pool.map(lambda node: _start(own, node, serving if node.name != SHADOWS else ()), gateway.nodes()))
         with progress.step("starting the gateway"):
             _tsctl(own, "gateway", "start")
             key = local_key(gateway).read_text(encoding="utf-8").strip().partition(": ")[2]
@@ -162,7 +170,7 @@ def _built(
 
 def _write_deployment(
     own: Project,
-    nodes: int,
+    nodes: Mapping[str, NodeSpec],
     served: Sequence[tuple[str, str]],
     defaults: dict[str, str],
     route: dict[str, Any],
@@ -176,7 +184,7 @@ def _write_deployment(
         for model, default in defaults.items()
     }
     content = {
-        "nodes": {f"n{number}": free_node().model_dump(mode="json") for number in range(nodes)},
+        "nodes": {name: spec.model_dump(mode="json") for name, spec in nodes.items()},
         "gateway": {
             "address": f"http://127.0.0.1:{free_port()}",
             "metrics": f"http://127.0.0.1:{free_port()}",

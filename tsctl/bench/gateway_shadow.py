@@ -6,17 +6,18 @@ from pathlib import Path
 
 from tsctl import versions
 from tsctl.bench.figures import Figure, Result, Target, Turn
-from tsctl.bench.fleet import BODY, MODEL, Fleet, running_fleet
+from tsctl.bench.fleet import BODY, MODEL, SHADOWS, Fleet, running_fleet
 from tsctl.bench.workload import LEAD_S, own_folder
 from tsctl.bench.wrk import require_wrk, run_wrk, write_script
 from tsctl.gateway.change import set_shadow
 from tsctl.gateway.traffic import TOTAL
+from tsctl.node.connection import Node
 from tsctl.progress import Progress
 from tsctl.project import Project
 
 #: Both wait without computing, so that on two cores the shadow takes no processor time from the others.
 PRIMARY = "waits"
-SHADOWS = {"slow": "ten times slower", "hangs": "hangs", "crashes": "crashes at every request"}
+KINDS = {"slow": "ten times slower", "hangs": "hangs", "crashes": "crashes at every request"}
 ALONE = "no shadow"
 CONNECTIONS = 4
 MOVED = Target(1.1, is_ceiling=True)
@@ -31,17 +32,21 @@ def run(project: Project, rounds: int, seconds: int, progress: Progress) -> Resu
     require_wrk()
     turns: dict[str, list[Turn]] = {}
     ratios: dict[str, list[float]] = {}
-    served, spare = [(MODEL, PRIMARY)], [(MODEL, version) for version in SHADOWS]
-    with own_folder() as folder, running_fleet(project, folder / "own", 1, served, progress, spare=spare) as fleet:
+    served, spare = [(MODEL, PRIMARY)], [(MODEL, version) for version in KINDS]
+    with (
+        own_folder() as folder,
+        running_fleet(project, folder / "own", 1, served, progress, spare=spare, shadows=True) as fleet,
+    ):
+        [shadows] = [node for node in fleet.nodes if node.name == SHADOWS]
         _turn(fleet, folder, 2 * seconds)
         for number in range(rounds):
-            for version, how in SHADOWS.items():
+            for version, how in KINDS.items():
                 with progress.step(f"round {number + 1} of {rounds}: a shadow {how}") as step:
                     alone = _turn(fleet, folder, seconds)
-                    fleet.register(MODEL, version)
+                    fleet.register(MODEL, version, [shadows])
                     set_shadow(fleet.gateway, MODEL, version, TOTAL)
                     beside = _turn(fleet, folder, seconds)
-                    _take_away(fleet, version)
+                    _take_away(fleet, shadows, version)
                     turns.setdefault(ALONE, []).append(alone)
                     turns.setdefault(f"shadow {how}", []).append(beside)
                     ratios.setdefault(how, []).append((beside.p99_ms or 0.0) / (alone.p99_ms or 1.0))
@@ -61,10 +66,9 @@ def _turn(fleet: Fleet, folder: Path, seconds: int) -> Turn:
     return Turn(seen.requests_s, seen.p50_ms, seen.p99_ms, seen.failed)
 
 
-def _take_away(fleet: Fleet, version: str) -> None:
+def _take_away(fleet: Fleet, node: Node, version: str) -> None:
     set_shadow(fleet.gateway, MODEL, None, 0)
-    for node in fleet.nodes:
-        versions.unregister(node, MODEL, version)
+    versions.unregister(node, MODEL, version)
 
 
 def _verb(how: str) -> str:

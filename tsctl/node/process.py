@@ -27,6 +27,7 @@ from tsctl.errors import NodeError
 from tsctl.node.config import jvm_arguments, node_properties, render_node_config
 from tsctl.node.java import Java
 from tsctl.node.logs import tail
+from tsctl.node.priority import at_nice
 from tsctl.node.properties import parse_properties
 from tsctl.project import Project
 
@@ -159,7 +160,7 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
     ]  # fmt: skip
     with paths.console.open("wb") as console:
         process = subprocess.Popen(
-            command,
+            at_nice(command, node.nice),
             cwd=paths.folder,  # TorchServe writes key_file.json there
             env=node_environment(os.environ, paths, tmp),
             stdin=subprocess.DEVNULL,

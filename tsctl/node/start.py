@@ -13,6 +13,7 @@ from tsctl.locks import exclusive
 from tsctl.node import process
 from tsctl.node.connection import Node
 from tsctl.node.java import find_java
+from tsctl.node.priority import lower_session
 from tsctl.node.properties import parse_properties
 from tsctl.node.snapshot import (
     ServedVersion,
@@ -57,6 +58,7 @@ def start_node(project: Project, node: Node, progress: Progress) -> subprocess.P
         with progress.step(f"starting node {node.name}") as step:
             started = process.launch(project, node.spec, node.paths, java)
             try:
+                lower_session(started.pid, node.spec.nice)
                 _wait_answering(node, started)
             except BaseException:
                 process.stop(node.paths)

@@ -65,8 +65,8 @@ class NodeSpec(SpecModel):
         return urlsplit(self.inference).hostname or ""
 
     @property
-    def is_local(self) -> bool:
-        """Whether `tsctl node start` may start it here."""
+    def is_loopback(self) -> bool:
+        """Whether it is reached on the machine where it runs, and only there."""
         return self.host.startswith(_LOOPBACK)
 
 
@@ -188,7 +188,10 @@ class DeploymentSpec(SpecModel):
         if name is None and len(self.nodes) == 1:
             return next(iter(self.nodes.items()))
         if name is None:
-            raise SpecError(f"there are several nodes: {', '.join(self.nodes)}", "Name one with --node.")
+            raise SpecError(
+                f"there are several nodes: {', '.join(self.nodes)}",
+                "Name one with --node; 'tsctl models' takes --all-nodes as well.",
+            )
         if name not in self.nodes:
             raise SpecError(f"no node {name!r} in deployment.yaml; it names {', '.join(self.nodes)}")
         return name, self.nodes[name]

@@ -7,6 +7,7 @@ proves; waiting until it is true is `tsctl.versions`' part.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,13 +16,20 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
 
 from tsctl.deployment import NodeSpec
 from tsctl.errors import NodeError
 from tsctl.node.tokens import Token, Tokens, read_tokens
 
-CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 30.0
+#: How long a node may take to accept a connection, to tell its state, and to take a change or answer a request.
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 10.0
+CHANGE_TIMEOUT_S = 30.0
+#: A machine from which nothing comes for so long, not even by its kernel, is cut off, whatever was asked of it: without
+#: this, a register whose answer was lost would wait for all of REGISTER_TIMEOUT_S.
+SILENT_S = 8.0
 #: TorchServe unpacks the whole archive before it answers.
 REGISTER_TIMEOUT_S = 300.0
 #: Longer than config.properties' unregister_model_timeout, within which TorchServe ends the workers.
@@ -91,21 +99,38 @@ class Reply:
     headers: Mapping[str, str]
 
 
+class _Watched(HTTPAdapter):
+    """Connections that the kernel ends when the other side is silent for SILENT_S, whatever is awaited from it."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        watch = [
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT_S * 1000)),
+        ]
+        super().init_poolmanager(*arguments, socket_options=[*HTTPConnection.default_socket_options, *watch], **options)
+
+
 class ManagementClient:
     """Calls one node.
 
     Args:
         node: its addresses.
         key_file: TorchServe's key_file.json; None calls without tokens.
+        patience_s: how long it may take to tell its state.
     """
 
-    def __init__(self, node: NodeSpec, key_file: Path | None) -> None:
+    def __init__(self, node: NodeSpec, key_file: Path | None, patience_s: float = READ_TIMEOUT_S) -> None:
         self.node = node
+        self.patience_s = patience_s
         self.on_renewed: Callable[[], None] = lambda: None  # called after TorchServe wrote new tokens
         self._key_file = key_file
         self._tokens: Tokens | None = None
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy of the environment must not see a loopback node's tokens
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Watched())
 
     def reconnect(self) -> None:
         """The next call opens a connection of its own."""
@@ -153,11 +178,11 @@ class ManagementClient:
     def scale(self, model: str, version: str, workers: int) -> None:
         """Ask for exactly this many workers; they start or end afterwards."""
         query = {"min_worker": str(workers), "max_worker": str(workers), "synchronous": "false"}
-        self._call("PUT", f"/models/{_segment(model)}/{_segment(version)}", query)
+        self._call("PUT", f"/models/{_segment(model)}/{_segment(version)}", query, CHANGE_TIMEOUT_S)
 
     def set_default(self, model: str, version: str) -> None:
         """The version answers callers that name none from now on, whether it has workers or not."""
-        self._call("PUT", f"/models/{_segment(model)}/{_segment(version)}/set-default")
+        self._call("PUT", f"/models/{_segment(model)}/{_segment(version)}/set-default", timeout_s=CHANGE_TIMEOUT_S)
 
     def unregister(self, model: str, version: str) -> bool:
         """The version and its workers are gone; False if it was not registered.
@@ -175,7 +200,7 @@ class ManagementClient:
         return True
 
     def predict(
-        self, model: str, version: str | None, body: bytes, media_type: str, timeout_s: float = READ_TIMEOUT_S
+        self, model: str, version: str | None, body: bytes, media_type: str, timeout_s: float = CHANGE_TIMEOUT_S
     ) -> Reply:
         """The model's answer to one request, not the cache's, whatever its status; no version asks the default one."""
         path = f"/predictions/{_segment(model)}" + (f"/{_segment(version)}" if version else "")
@@ -202,13 +227,13 @@ class ManagementClient:
             query["next_page_token"] = token
 
     def _call(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, timeout_s: float = READ_TIMEOUT_S
+        self, method: str, path: str, query: Mapping[str, str] | None = None, timeout_s: float | None = None
     ) -> Any:
         url = self.node.management + path
         if query:
             url += "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
         answer = self._with_fresh_token(
-            lambda: self._request(method, url, self._token("management"), None, None, timeout_s)
+            lambda: self._request(method, url, self._token("management"), None, None, timeout_s or self.patience_s)
         )
         if answer.status_code < 400:
             try:
@@ -239,7 +264,7 @@ class ManagementClient:
         now = datetime.now(UTC)
         expired = [kind for kind in ("management", "inference") if getattr(tokens, kind).is_expired(now)]
         for kind in expired:
-            self._request("GET", f"{self.node.management}/token?type={kind}", tokens.api, None, None, READ_TIMEOUT_S)
+            self._request("GET", f"{self.node.management}/token?type={kind}", tokens.api, None, None, self.patience_s)
         if expired:
             self.on_renewed()
 
@@ -265,6 +290,10 @@ class ManagementClient:
             return self._session.request(
                 method, url, headers=sent, data=body, timeout=(CONNECT_TIMEOUT_S, read_timeout_s), allow_redirects=False
             )
+        except requests.ConnectTimeout:
+            raise Unreachable(
+                f"{method} {url}: no connection within {CONNECT_TIMEOUT_S:g} s", "Is its machine up, and its network?"
+            ) from None
         except requests.Timeout:
             raise Unreachable(f"{method} {url}: no answer within {read_timeout_s:g} s") from None
         except requests.RequestException as error:

@@ -69,7 +69,7 @@ def node_status(node: Node, deployment: DeploymentSpec) -> NodeStatus:
         states = node.client.states()
         defaults = {model: node.client.default_version(model) for model in {state.model for state in states}}
     except (Unreachable, NoKeyFile) as error:
-        reason = "it is not running" if node.spec.is_local and node.pid is None else error.message
+        reason = "it is not running" if node.is_ours and node.pid is None else error.message
         return NodeStatus(node.name, False, node.pid, *addresses, (), reason)
     rows = rows_of(states, defaults, wanted, load_reports(node.paths.worker_log))
     return NodeStatus(node.name, True, node.pid, *addresses, tuple(rows))

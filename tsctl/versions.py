@@ -233,7 +233,7 @@ def _before_the_dead(node: Node, model: str, version: str) -> int | None:
     it, so that asking for the same number starts none; scaling down ends the workers at the end of its list. What
     serves is never ended for what does not. On another machine a process cannot be seen, and none is taken for dead.
     """
-    if not node.spec.is_local:
+    if not node.is_here:
         return None
     first = _gone(_require(node, model, version))
     if not first:

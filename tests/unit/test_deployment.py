@@ -70,4 +70,4 @@ def test_one_of_several_nodes_must_be_named(tmp_path: Path) -> None:
         spec.node(None)
     with pytest.raises(SpecError, match="no node 'x'"):
         spec.node("x")
-    assert not spec.node("other")[1].is_local
+    assert not spec.node("other")[1].is_loopback

@@ -56,7 +56,7 @@ def _open_metrics(name: str | None) -> tuple[Node, CollectorRegistry]:
     from tsctl.errors import NodeError
 
     _, _, opened = open_one_node(name)
-    if not opened.spec.is_local:
+    if not opened.is_here:
         raise NodeError(
             f"node {opened.name} is on {opened.spec.host}, and its workers write their metrics there",
             "Run this on that machine.",

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tsctl.deployment import DeploymentSpec
 from tsctl.errors import GatewayError, NodeError
 from tsctl.gateway.render import NAMESPACE, Endpoint, Probe, Upstream
 from tsctl.management import VersionState
-from tsctl.node.connection import Node, open_node
+from tsctl.node.connection import Node
 from tsctl.node.tokens import read_tokens
 from tsctl.project import Project
 from tsctl.versions import read_samples
@@ -61,11 +60,6 @@ def _look(node: Node) -> Seen:
     except NodeError as error:
         return Seen(node.name, None, error.message)
     return Seen(node.name, {(s.model, s.version): s.archive for s in states if s.min_workers > 0})
-
-
-def open_nodes(project: Project, deployment: DeploymentSpec) -> list[Node]:
-    """Every node of the deployment."""
-    return [open_node(project, name, spec) for name, spec in deployment.nodes.items()]
 
 
 def upstreams(

@@ -15,10 +15,12 @@ from tsctl.gateway.files import make_folder, read_document
 from tsctl.gateway.render import Places, Upstream
 from tsctl.gateway.traffic import Traffic
 from tsctl.locks import exclusive
-from tsctl.node.connection import Node
+from tsctl.node.connection import Node, open_nodes
 from tsctl.project import Project
 
 LOCK_S = 10.0
+#: How long a node may take to tell what it serves; well within LOCK_S.
+PATIENCE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Gateway:
         return self.places.folder / "logs" / "envoy.log"
 
     def nodes(self) -> list[Node]:
-        return discover.open_nodes(self.project, self.deployment)
+        """Every node; asked while the gateway's lock is held, so one that is silent is not waited for."""
+        return open_nodes(self.project, self.deployment, PATIENCE_S)
 
 
 def open_gateway(project: Project, deployment: DeploymentSpec) -> Gateway:

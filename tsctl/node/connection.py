@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsctl.deployment import NodeSpec
-from tsctl.management import ManagementClient
-from tsctl.node.process import NodePaths, node_paths, running_pid
+from tsctl.deployment import DeploymentSpec, NodeSpec
+from tsctl.management import READ_TIMEOUT_S, ManagementClient
+from tsctl.node.process import NodePaths, is_address_here, node_paths, running_pid
 from tsctl.node.properties import parse_properties
 from tsctl.node.tokens import read_tokens, write_header_file
 from tsctl.project import Project
@@ -28,6 +28,16 @@ class Node:
         """The process, where tsctl started it on this machine and it runs."""
         return running_pid(self.paths)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine has the node's address, so that its process and its files are here."""
+        return self.spec.is_loopback or is_address_here(self.spec.host)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether `tsctl` may start and stop it here."""
+        return self.is_here and self.spec.key_file is None
+
     def lock(self, model: str) -> Path:
         """The lock that a change of one model on this node holds."""
         return self.paths.folder / "locks" / f"{model}.lock"
@@ -41,11 +51,20 @@ class Node:
             write_header_file(self.paths.management_header, tokens.management)
 
 
-def open_node(project: Project, name: str, spec: NodeSpec) -> Node:
-    """The node with its client; nothing is sent yet."""
+def open_nodes(project: Project, deployment: DeploymentSpec, patience_s: float = READ_TIMEOUT_S) -> list[Node]:
+    """Every node of the deployment, in its order; nothing is sent yet."""
+    return [open_node(project, name, spec, patience_s) for name, spec in deployment.nodes.items()]
+
+
+def open_node(project: Project, name: str, spec: NodeSpec, patience_s: float = READ_TIMEOUT_S) -> Node:
+    """The node with its client; nothing is sent yet.
+
+    Args:
+        patience_s: how long it may take to tell its state.
+    """
     paths = node_paths(project, name)
     key_file = project.root / spec.key_file if spec.key_file else paths.key_file if _asks_tokens(project) else None
-    node = Node(name, spec, paths, ManagementClient(spec, key_file), key_file)
+    node = Node(name, spec, paths, ManagementClient(spec, key_file, patience_s), key_file)
     node.client.on_renewed = node.refresh_header
     return node
 

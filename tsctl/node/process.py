@@ -318,6 +318,16 @@ def require_free_space(folder: Path) -> None:
         )
 
 
+def is_address_here(host: str) -> bool:
+    """Whether this machine has the address, which is so where a socket can be bound to it."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
 def _require_free_ports(node: NodeSpec) -> None:
     named = zip(("inference", "management", "metrics"), node.ports, strict=True)
     for name, port in [*named, *zip(("gRPC inference", "gRPC management"), node.grpc_ports, strict=True)]:

@@ -173,7 +173,7 @@ def _lock(node: Node) -> Path:
 
 
 def _require_local(node: Node) -> None:
-    if not node.spec.is_local:
+    if not node.is_here:
         raise NodeError(
             f"node {node.name} is on {node.spec.host}, not on this machine",
             "Start and stop it there, with its own tsctl.",

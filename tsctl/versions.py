@@ -64,6 +64,38 @@ def register(
         _register(node, archive, workers, note, timeout_s)
 
 
+def ensure(node: Node, archive: StoredArchive, workers: int | None, note: Note, timeout_s: float | None = None) -> bool:
+    """The archive's version is registered and READY as `register` leaves it; False where it was registered already.
+
+    One whose workers still load, because whoever registered it was killed, is waited for.
+
+    Raises:
+        NodeError: it is not, or other bytes or another number of workers are registered under this version.
+        ConflictError: another tsctl changes this model on this node.
+    """
+    name = f"{archive.model} {archive.version}"
+    with _changing(node, archive.model):
+        found = node.client.describe(archive.model, archive.version)
+        if not found:
+            _register(node, archive, workers, note, timeout_s)
+            return True
+        state = found[0]
+        if state.archive != archive.path.name:
+            raise NodeError(
+                f"{name} is already registered on node {node.name} with other bytes, {state.archive}",
+                "Give the new bytes a version of their own, or unregister the old ones first.",
+            )
+        if state.min_workers == 0 or (workers and workers != state.min_workers):
+            raise NodeError(
+                f"{name} is already registered on node {node.name}, with {state.min_workers} workers",
+                f"Change that with: tsctl models scale {name} {workers or 1}",
+            )
+        if not state.is_ready:
+            _wait_ready(node, archive.model, archive.version, note, timeout_s, size(node.paths.worker_log))
+            warm_wire(node, archive, note)
+        return False
+
+
 def scale(
     node: Node, model: str, version: str, workers: int, note: Note, timeout_s: float | None = None
 ) -> VersionState:
@@ -74,6 +106,7 @@ def scale(
         ConflictError: another tsctl changes this model on this node.
     """
     with _changing(node, model):
+        _require(node, model, version)
         offset = size(node.paths.worker_log)
         kept = _before_the_dead(node, model, version) if workers else None
         if kept is not None and kept < workers:
@@ -96,6 +129,8 @@ def unregister(node: Node, model: str, version: str) -> bool:
     """
     with _changing(node, model):
         forget(node.paths.pending_restore, model, version)
+        if not node.client.describe(model, version):  # a node that hangs is known sooner by a question
+            return False
         return node.client.unregister(model, version)
 
 

@@ -76,6 +76,9 @@ def test_a_version_retires_under_load_and_no_request_fails(front: Front) -> None
 def test_what_is_stable_or_in_use_stays(front: Front) -> None:
     refused = front.site.run("models", "retire", "tiny", "1.0", status=5)
     assert "tiny 1.0 is stable, with 100% of the requests" in refused.err
+    kept = front.site.run("models", "unregister", "tiny", "1.0", status=5)
+    assert "tiny 1.0 has 100% of the requests on its route" in kept.err
+    assert "tsctl models retire tiny 1.0" in kept.err
     node = front.gateway.nodes()[0]
     body = {"Content-Type": "application/json"}
     stop = threading.Event()
@@ -95,4 +98,9 @@ def test_what_is_stable_or_in_use_stays(front: Front) -> None:
         for thread in threads:
             thread.join()
     assert front.site.run("models", "describe", "tiny", "2.0").json()
+    front.site.run("weights", "set", "tiny", "1.0=99%", "2.0=1%")
+    assert "tiny 2.0 has 1%" in front.site.run("models", "unregister", "tiny", "2.0", "--all-nodes", status=5).err
+    forced = front.site.run("models", "unregister", "tiny", "2.0", "--all-nodes", "--force")
+    assert [line.split() for line in forced.out.splitlines()] == [["NODE", "OUTCOME", "DETAIL"], ["local", "gone"]]
+    front.site.run("weights", "set", "tiny", "1.0=100%")
     assert front.ask("/predictions/tiny").status_code == 200

@@ -19,6 +19,21 @@ def open_deployment() -> tuple[Project, DeploymentSpec]:
     return project, read_deployment(project.deployment)
 
 
+def open_all_nodes(named: str | None) -> tuple[Project, DeploymentSpec, list[Node]]:
+    """Every node, for a command that was given --all-nodes.
+
+    Raises:
+        SpecError: --node named one as well.
+    """
+    from tsctl.errors import SpecError
+    from tsctl.node.connection import open_nodes
+
+    if named is not None:
+        raise SpecError(f"--all-nodes and --node {named} contradict each other", "Give one of the two.")
+    project, deployment = open_deployment()
+    return project, deployment, open_nodes(project, deployment)
+
+
 def open_one_node(name: str | None) -> tuple[Project, DeploymentSpec, Node]:
     """The node of that name, or the only one."""
     from tsctl.node.connection import open_node

@@ -1,4 +1,4 @@
-"""`tsctl models`: what a node serves, and the management API's own verbs on it."""
+"""`tsctl models`: what nodes serve, and the management API's own verbs on one of them or on all."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsctl.cli.context import open_one_node
+from tsctl.cli.context import open_all_nodes, open_one_node
+from tsctl.cli.everywhere import AllNodes, run_everywhere
 from tsctl.cli.node import NodeOption
 from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from tsctl.archive.store import StoredArchive
+    from tsctl.deployment import DeploymentSpec
+    from tsctl.everywhere import Done, Note
+    from tsctl.node.connection import Node
     from tsctl.project import Project
 
-app = typer.Typer(help="List, register, scale and unregister model versions on a node.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, register, scale and unregister model versions on one node or on all.", no_args_is_help=True
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL")]
@@ -27,20 +33,17 @@ Timeout = Annotated[
 
 
 @app.command("list")
-def list_models(node: NodeOption = None, json: Json = False) -> None:
+def list_models(node: NodeOption = None, all_nodes: AllNodes = False, json: Json = False) -> None:
     """Every registered version with its workers."""
-    _, _, opened = open_one_node(node)
-    states = opened.client.states()
-    defaults = opened.client.models()
-    rows = [
-        (s.model, s.version, s.version == defaults.get(s.model), s.ready_workers, s.min_workers, s.archive)
-        for s in states
-    ]
     columns = ("model", "version", "default", "ready", "workers", "archive")
+    if all_nodes:
+        return _list_everywhere(node, columns, json)
+    _, _, opened = open_one_node(node)
+    rows = _registered(opened)
     if json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
-        print_table(columns, [(m, v, "yes" if d else "", r, w, a) for m, v, d, r, w, a in rows])
+        print_table(columns, [_shown(row) for row in rows])
 
 
 @app.command()
@@ -65,12 +68,25 @@ def register(
     archive: Annotated[str, typer.Argument(metavar="MODEL:VERSION|FILE.mar")],
     workers: Annotated[int | None, typer.Option(min=1, help="As the archive says if left out.")] = None,
     node: NodeOption = None,
+    all_nodes: AllNodes = False,
     timeout: Timeout = None,
 ) -> None:
-    """Register an archive and wait until its workers are READY and warm; unregistered again if that fails."""
+    """Register an archive and wait until its workers are READY and warm; unregistered again if that fails.
+
+    With --all-nodes, a node that has it READY from the same bytes stays as it is, so that the same command catches up
+    on a node that was away.
+    """
     from tsctl import versions
     from tsctl.progress import Progress
 
+    if all_nodes:
+        project, _, nodes = open_all_nodes(node)
+        stored = _stored(project, archive)
+        return run_everywhere(
+            nodes,
+            f"registering {stored.model} {stored.version}",
+            lambda opened, note: _ensure(opened, stored, workers, note, timeout),
+        )
     project, _, opened = open_one_node(node)
     stored = _stored(project, archive)
     with Progress().step(f"registering {stored.model} {stored.version}") as step:
@@ -84,12 +100,21 @@ def scale(
     version: Version,
     workers: Annotated[int, typer.Argument(metavar="WORKERS", min=0)],
     node: NodeOption = None,
+    all_nodes: AllNodes = False,
     timeout: Timeout = None,
 ) -> None:
     """Set the number of workers and wait until all are READY; dead ones are started anew."""
     from tsctl import versions
+    from tsctl.everywhere import Done
     from tsctl.progress import Progress
 
+    if all_nodes:
+
+        def act(opened: Node, note: Note) -> Done:
+            state = versions.scale(opened, model, version, workers, note, timeout)
+            return Done("scaled", f"{state.ready_workers} ready")
+
+        return run_everywhere(open_all_nodes(node)[2], f"scaling {model} {version} to {workers}", act)
     _, _, opened = open_one_node(node)
     with Progress().step(f"scaling {model} {version} to {workers}") as step:
         state = versions.scale(opened, model, version, workers, step.note, timeout)
@@ -97,22 +122,48 @@ def scale(
 
 
 @app.command("set-default")
-def set_default(model: Model, version: Version, node: NodeOption = None) -> None:
+def set_default(model: Model, version: Version, node: NodeOption = None, all_nodes: AllNodes = False) -> None:
     """Make a ready version answer callers that name none."""
     from tsctl import versions
+    from tsctl.everywhere import Done
 
+    if all_nodes:
+
+        def act(opened: Node, note: Note) -> Done:
+            versions.set_default(opened, model, version)
+            return Done("default")
+
+        return run_everywhere(open_all_nodes(node)[2], f"making {model} {version} the default", act)
     _, _, opened = open_one_node(node)
     versions.set_default(opened, model, version)
     typer.echo(f"{model} {version} is the default on node {opened.name}")
 
 
 @app.command()
-def unregister(model: Model, version: Version, node: NodeOption = None) -> None:
-    """Remove a version and its workers from the node."""
+def unregister(
+    model: Model,
+    version: Version,
+    node: NodeOption = None,
+    all_nodes: AllNodes = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even where it has weight on a route of the running gateway.")
+    ] = False,
+) -> None:
+    """Remove a version and its workers from the node; refused while the gateway sends requests to it by weight."""
     from tsctl import versions
+    from tsctl.everywhere import Done
     from tsctl.progress import Progress
 
-    _, _, opened = open_one_node(node)
+    if all_nodes:
+
+        def act(opened: Node, note: Note) -> Done:
+            return Done("gone" if versions.unregister(opened, model, version) else "was not registered")
+
+        project, deployment, nodes = open_all_nodes(node)
+        _require_no_weight(project, deployment, model, version, force)
+        return run_everywhere(nodes, f"unregistering {model} {version}", act)
+    project, deployment, opened = open_one_node(node)
+    _require_no_weight(project, deployment, model, version, force)
     with Progress().step(f"unregistering {model} {version}") as step:
         was_there = versions.unregister(opened, model, version)
         step.done(f"gone from node {opened.name}" if was_there else "was not registered")
@@ -144,6 +195,65 @@ def retire(
     target = deployment.models.get(model)
     if target is not None and version in target.versions:
         typer.echo(f"deployment.yaml still names {model} {version}: the next 'tsctl up' registers it again")
+
+
+def _require_no_weight(project: Project, deployment: DeploymentSpec, model: str, version: str, is_forced: bool) -> None:
+    if deployment.gateway is None or is_forced:
+        return
+    from tsctl.gateway.retire import require_no_weight
+    from tsctl.gateway.state import open_gateway
+
+    require_no_weight(open_gateway(project, deployment), model, version)
+
+
+def _ensure(node: Node, stored: StoredArchive, workers: int | None, note: Note, timeout_s: float | None) -> Done:
+    from tsctl import versions
+    from tsctl.everywhere import Done
+
+    is_new = versions.ensure(node, stored, workers, note, timeout_s)
+    [state] = node.client.describe(stored.model, stored.version)
+    return Done(
+        "registered" if is_new else "was registered", f"{state.ready_workers} of {state.min_workers} workers ready"
+    )
+
+
+def _registered(node: Node) -> list[tuple[str, str, bool, int, int, str]]:
+    """Model, version, whether it is the default, ready workers, workers and archive of every version."""
+    states = node.client.states()
+    defaults = node.client.models()
+    return [
+        (s.model, s.version, s.version == defaults.get(s.model), s.ready_workers, s.min_workers, s.archive)
+        for s in states
+    ]
+
+
+def _shown(row: tuple[str, str, bool, int, int, str]) -> tuple[object, ...]:
+    model, version, is_default, *rest = row
+    return (model, version, "yes" if is_default else "", *rest)
+
+
+def _list_everywhere(named: str | None, columns: tuple[str, ...], is_json: bool) -> None:
+    from tsctl.everywhere import failure, on_every, reason
+
+    ended = on_every(open_all_nodes(named)[2], lambda opened, note: _registered(opened), lambda text: None)
+    why_not = {one.node: reason(one.error) for one in ended if one.error is not None}
+    if is_json:
+        print_json(
+            [
+                {
+                    "node": one.node,
+                    "reason": why_not.get(one.node, ""),
+                    "versions": [dict(zip(columns, row, strict=True)) for row in one.value or ()],
+                }
+                for one in ended
+            ]
+        )
+    else:
+        print_table(("node", *columns), [(one.node, *_shown(row)) for one in ended for row in one.value or ()])
+        for name, why in why_not.items():
+            typer.echo(f"\nnode {name} does not tell: {why}")
+    if error := failure(ended, "listing"):
+        raise error
 
 
 def _stored(project: Project, name: str) -> StoredArchive:

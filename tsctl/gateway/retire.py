@@ -62,6 +62,22 @@ def retire(gateway: Gateway, model: str, version: str, timeout_s: float, note: N
     return retired
 
 
+def require_no_weight(gateway: Gateway, model: str, version: str) -> None:
+    """The gateway, if it runs, sends the version nothing by weight.
+
+    Raises:
+        GatewayError: it does.
+    """
+    if not gateway.admin.is_live():
+        return
+    weight = next((one.weights.get(version, 0) for one in traffic_in_force(gateway) if one.model == model), 0)
+    if weight:
+        raise GatewayError(
+            f"{model} {version} has {percent(weight)} of the requests on its route",
+            f"Have it drained first: tsctl models retire {model} {version}. With --force it is unregistered at once.",
+        )
+
+
 def route_without(traffic: Traffic, version: str) -> Traffic:
     """The route after the version left it; its weight is the stable version's then.
 

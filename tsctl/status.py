@@ -1,13 +1,14 @@
-"""Holds what deployment.yaml wants against what a node serves, as rows that a person or a machine can read."""
+"""Holds what deployment.yaml wants against what nodes serve, as rows that a person or a machine can read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tsctl.archive.store import parse_name
 from tsctl.deployment import DeploymentSpec
+from tsctl.everywhere import on_every, reason
 from tsctl.management import Unreachable, VersionState
 from tsctl.node.connection import Node
 from tsctl.node.logs import LoadReport, load_reports
@@ -57,22 +58,32 @@ class NodeStatus:
         return {**asdict(self), "is_ready": self.is_ready}
 
 
+def all_status(nodes: Sequence[Node], deployment: DeploymentSpec) -> list[NodeStatus]:
+    """Every node, asked all at once; one that refuses to tell its state has its reason, as one that is down."""
+    found = []
+    ended = on_every(nodes, lambda node, note: node_status(node, deployment), lambda text: None)
+    for node, one in zip(nodes, ended, strict=True):
+        if one.value is not None:
+            found.append(one.value)
+        elif one.error is not None:
+            found.append(_silent(node, reason(one.error)))
+    return found
+
+
 def node_status(node: Node, deployment: DeploymentSpec) -> NodeStatus:
     """What the node serves now, with the reason for each version that is not ready.
 
     Raises:
         NodeError: the node answers, and refuses: its token or its management API.
     """
-    addresses = (node.spec.inference, node.spec.management, node.spec.metrics)
     wanted = [(model, version) for model, target in deployment.models.items() for version in target.versions]
     try:
         states = node.client.states()
         defaults = {model: node.client.default_version(model) for model in {state.model for state in states}}
     except (Unreachable, NoKeyFile) as error:
-        reason = "it is not running" if node.is_ours and node.pid is None else error.message
-        return NodeStatus(node.name, False, node.pid, *addresses, (), reason)
+        return _silent(node, "it is not running" if node.is_ours and node.pid is None else error.message)
     rows = rows_of(states, defaults, wanted, load_reports(node.paths.worker_log))
-    return NodeStatus(node.name, True, node.pid, *addresses, tuple(rows))
+    return NodeStatus(node.name, True, node.pid, *_addresses(node), tuple(rows))
 
 
 def rows_of(
@@ -95,6 +106,14 @@ def rows_of(
     served = {(row.model, row.version) for row in rows}
     rows += [_missing_row(*pair, last) for pair in asked - served]
     return sorted(rows, key=lambda row: (row.model, row.version))
+
+
+def _silent(node: Node, why: str) -> NodeStatus:
+    return NodeStatus(node.name, False, node.pid, *_addresses(node), (), why)
+
+
+def _addresses(node: Node) -> tuple[str, str, str]:
+    return node.spec.inference, node.spec.management, node.spec.metrics
 
 
 def _served_row(

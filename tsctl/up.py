@@ -1,4 +1,5 @@
-"""Makes this machine serve what deployment.yaml says: archives built, node running, versions ready, answers seen.
+"""Makes a node of this machine serve what deployment.yaml says: archives built, node running, versions ready, answers
+seen.
 
 Idempotent: what is already so is left alone, and `Outcome.changes` is empty then.
 """
@@ -31,21 +32,32 @@ class Outcome:
     answers: list[tuple[str, str, str, Reply]] = field(default_factory=list)  # model, version, sample, reply
 
 
-def up(project: Project, deployment: DeploymentSpec, node: Node, progress: Progress) -> Outcome:
+Archives = dict[tuple[str, str], StoredArchive]  # by model and version
+
+
+def build(project: Project, deployment: DeploymentSpec, progress: Progress) -> tuple[Archives, list[str]]:
+    """The archive of every version that deployment.yaml names, and what was built for that.
+
+    Raises:
+        SpecError, ArchiveError: one cannot be built.
+    """
+    wanted = [(model, version) for model, target in deployment.models.items() for version in target.versions]
+    made = build_versions(project, wanted, progress)
+    changes = [f"built {built.archive.path.name}" for built in made if built.is_new]
+    return {pair: find_archive(project, *pair) for pair in wanted}, changes
+
+
+def up(project: Project, deployment: DeploymentSpec, node: Node, archives: Archives, progress: Progress) -> Outcome:
     """Bring the node to what deployment.yaml says and ask each of its models once.
 
     A version that fails is told in `failures` and stops no other. Interrupted, a node that was started here is
     stopped again.
 
     Raises:
-        TsctlError: an archive cannot be built, or the node cannot be started.
+        NodeError: the node cannot be started.
+        ConflictError: another tsctl starts it.
     """
     outcome = Outcome()
-    wanted = [(model, version) for model, target in deployment.models.items() for version in target.versions]
-    for built in build_versions(project, wanted, progress):
-        if built.is_new:
-            outcome.changes.append(f"built {built.archive.path.name}")
-    archives = {pair: find_archive(project, *pair) for pair in wanted}
     was_running = node.pid is not None
     if was_running:
         require_same_addresses(node)
@@ -66,7 +78,7 @@ def _serve(
     deployment: DeploymentSpec,
     node: Node,
     progress: Progress,
-    archives: dict[tuple[str, str], StoredArchive],
+    archives: Archives,
     outcome: Outcome,
 ) -> None:
     restored = restore(project, node, progress, frozenset(archives))

@@ -36,6 +36,10 @@ BUCKETS_MS = (
 )  # fmt: skip
 
 CONNECT_TIMEOUT = "1s"
+#: What was sent to a machine that is silent for so long is lost: without this, a request that was on its way when a
+#: cable was cut would wait for its whole deadline. A machine that is up acknowledges, however long a worker takes.
+SILENT_MS = 4000
+TCP, USER_TIMEOUT = 6, 18  # IPPROTO_TCP and TCP_USER_TIMEOUT of Linux
 #: How often a version is asked for a sample, on each node.
 CHECK_INTERVAL = "2s"
 CHECK_TIMEOUT = "10s"
@@ -407,6 +411,20 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, places: Plac
         "type": "EDS",
         "eds_cluster_config": {"eds_config": _watched(places.endpoints / f"{name}.json")},
         "connect_timeout": CONNECT_TIMEOUT,
+        "upstream_connection_options": {
+            "tcp_keepalive": {"keepalive_time": 2, "keepalive_interval": 1, "keepalive_probes": 2}
+        },
+        "upstream_bind_config": {
+            "socket_options": [
+                {
+                    "description": "a silent machine is cut off",
+                    "level": TCP,
+                    "name": USER_TIMEOUT,
+                    "int_value": SILENT_MS,
+                    "state": "STATE_PREBIND",
+                }
+            ]
+        },
         "lb_policy": "LEAST_REQUEST",
         "metadata": {"filter_metadata": {NAMESPACE: {"model": upstream.model, "version": upstream.version}}},
         "circuit_breakers": {"thresholds": [_limits(is_shadow)]},

@@ -294,9 +294,9 @@ class ManagementClient:
             raise Unreachable(
                 f"{method} {url}: no connection within {CONNECT_TIMEOUT_S:g} s", "Is its machine up, and its network?"
             ) from None
-        except requests.Timeout:
-            raise Unreachable(f"{method} {url}: no answer within {read_timeout_s:g} s") from None
         except requests.RequestException as error:
+            if isinstance(error, requests.Timeout) and not _is_cut_off(error):
+                raise Unreachable(f"{method} {url}: no answer within {read_timeout_s:g} s") from None
             raise Unreachable(
                 f"{method} {url}: no connection ({_cause(error)})", "Is the node running? See 'tsctl status'."
             ) from None
@@ -307,9 +307,19 @@ def _segment(text: str) -> str:
 
 
 def _cause(error: BaseException) -> str:
+    root = _root(error)
+    return getattr(root, "strerror", None) or type(root).__name__
+
+
+def _is_cut_off(error: BaseException) -> bool:
+    """Whether the kernel ended the connection after SILENT_S; a call that was not answered in time has no errno."""
+    return getattr(_root(error), "errno", None) is not None
+
+
+def _root(error: BaseException) -> BaseException:
     while error.__context__ is not None:
         error = error.__context__
-    return getattr(error, "strerror", None) or type(error).__name__
+    return error
 
 
 def _error(answer: requests.Response) -> tuple[str, str]:

@@ -113,6 +113,15 @@ def test_every_forwarding_route_is_exact_has_a_deadline_and_one_retry() -> None:
             assert header["present_match"] is True
 
 
+def test_headers_of_the_gateways_own_are_forgotten_before_anything_reads_them() -> None:
+    own = (render.CLIENT_HEADER, render.PLAYED_HEADER, render.WEIGHT_HEADER, render.SHADOW_HEADER)
+    assert all(name.startswith(render.OWN_PREFIX) for name in own)
+    manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    [early] = manager["early_header_mutation_extensions"]
+    removed = {"remove_on_match": {"key_matcher": {"prefix": render.OWN_PREFIX}}}
+    assert early["typed_config"]["mutations"] == [removed]
+
+
 def test_only_what_a_route_allows_is_there() -> None:
     names = [(route["match"]["path"], len(route["match"]["headers"])) for route in forwarding()]
     assert names == [

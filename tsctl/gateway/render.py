@@ -19,6 +19,8 @@ from tsctl.gateway.traffic import TOTAL, Shadow, Traffic
 
 Json = dict[str, Any]
 
+#: Headers that only the gateway may write; a client's are forgotten.
+OWN_PREFIX = "x-tsctl-"
 CLIENT_HEADER = "x-tsctl-client"
 TRACK_HEADER = "x-track"
 #: What a worker sees of how a request came to it, whatever the client sent by these names.
@@ -237,6 +239,7 @@ def _connection_manager(spec: GatewaySpec, places: Places) -> Json:
                     "pack_trace_reason": False,
                 }
             },
+            "early_header_mutation_extensions": [_forgotten()],
             "use_remote_address": True,
             "skip_xff_append": False,
             "normalize_path": True,
@@ -255,6 +258,15 @@ def _connection_manager(spec: GatewaySpec, places: Places) -> Json:
             "delayed_close_timeout": "1s",
         },
     }  # fmt: skip
+
+
+def _forgotten() -> Json:
+    """What a client sends by the gateway's own names is gone before a filter, a bucket or the access log reads it."""
+    return _filter(
+        "early_header_mutation",
+        "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+        {"mutations": [{"remove_on_match": {"key_matcher": {"prefix": OWN_PREFIX}}}]},
+    )
 
 
 def _filters(spec: GatewaySpec, places: Places) -> list[Json]:
@@ -539,7 +551,6 @@ def routes(
     host = {
         "name": "clients",
         "domains": ["*"],
-        "request_headers_to_remove": [SHADOW_HEADER],
         "request_body_buffer_limit": spec.request_bytes,
         "include_attempt_count_in_response": False,
         "typed_per_filter_config": {

@@ -15,6 +15,7 @@ ANSWERS: dict[int, tuple[str, str, str, int | None]] = {
     404: ("not-found", "There is no such route", "Ask POST /predictions/<model>.", None),
     408: ("too-slow", "The request came too slowly", "Its headers or its body did not arrive in time.", None),
     413: ("payload-too-large", "The request is too large", "Its body has more bytes than the gateway takes.", None),
+    415: ("unsupported-media-type", "The media type is not supported", "gRPC is not spoken here.", None),
     426: ("upgrade-required", "The protocol is not spoken here", "Use HTTP/1.1 or HTTP/2.", None),
     429: ("over-budget", "The client's budget is used up", "Ask again later, and not so often.", 1),
     431: ("headers-too-large", "The headers are too large", "Send fewer or shorter headers.", None),

@@ -30,6 +30,7 @@ NAMESPACE = "tsctl"
 PINNED = "pinned"
 #: The Open Inference Protocol's paths; a worker is told by a header that the request came by one of them.
 PROTOCOL_PREFIX, PROTOCOL_HEADER, OIP = "/v2/", "x-tsctl-protocol", "oip-v2"
+GRPC_FILTER = "grpc"
 
 #: Milliseconds; from one that a cached answer takes to the longest deadline that people set.
 BUCKETS_MS = (
@@ -279,6 +280,7 @@ def _filters(spec: GatewaySpec, places: Places) -> list[Json]:
                 "type_urls": [_type("envoy.extensions.filters.http.health_check.v3.HealthCheck")],
             },
         },
+        {**_filter(GRPC_FILTER, "envoy.extensions.filters.http.lua.v3.Lua", {}), "disabled": True},
         _filter("api_key_auth", "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth", {}),
         _filter("local_ratelimit", "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", {
             "stat_prefix": "unlimited",
@@ -557,7 +559,7 @@ def routes(
             "api_key_auth": _keys(clients),
             "local_ratelimit": _budgets(spec.budget, clients),
         },
-        "routes": [*_alive(), *found, *_wrong_methods(found), _nothing_else()],
+        "routes": [_no_grpc(), *_alive(), *found, *_wrong_methods(found), _nothing_else()],
     }
     return document(
         [
@@ -716,6 +718,20 @@ def _retries(route: RouteSpec) -> Json:
         ],
         "host_selection_retry_max_attempts": REPICKS,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
+    }
+
+
+def _no_grpc() -> Json:
+    """415 for what calls itself gRPC: Envoy would answer all of it, unknown keys too, with status 200."""
+    source = (Path(__file__).parent / "grpc.lua").read_text(encoding="utf-8")
+    kind = _type("envoy.extensions.filters.http.lua.v3.LuaPerRoute")
+    return {
+        "match": {"prefix": "/", "grpc": {}},
+        "direct_response": {"status": 415},
+        "typed_per_filter_config": {
+            **_WITHOUT_KEY,
+            GRPC_FILTER: {"@type": kind, "source_code": {"inline_string": source}},
+        },
     }
 
 

@@ -38,6 +38,8 @@ BUCKETS_MS = (
     30_000, 60_000,
 )  # fmt: skip
 
+#: A request has arrived whole by then, or is answered 408; a route's deadline begins only where this one ends.
+REQUEST_TIMEOUT = "60s"
 CONNECT_TIMEOUT = "1s"
 #: What was sent to a machine that is silent for so long is lost: without this, a request that was on its way when a
 #: cable was cut would wait for its whole deadline. A machine that is up acknowledges, however long a worker takes.
@@ -255,6 +257,7 @@ def _connection_manager(spec: GatewaySpec, places: Places) -> Json:
             },
             "http2_protocol_options": {"max_concurrent_streams": 128},
             "request_headers_timeout": "10s",
+            "request_timeout": REQUEST_TIMEOUT,
             "stream_idle_timeout": "0s",  # the route's deadline ends a request
             "delayed_close_timeout": "1s",
         },

@@ -30,6 +30,7 @@ NAMESPACE = "tsctl"
 PINNED = "pinned"
 #: The Open Inference Protocol's paths; a worker is told by a header that the request came by one of them.
 PROTOCOL_PREFIX, PROTOCOL_HEADER, OIP = "/v2/", "x-tsctl-protocol", "oip-v2"
+STRICT_CHUNKS = "envoy.reloadable_features.strict_chunk_parsing"
 GRPC_FILTER = "grpc"
 
 #: Milliseconds; from one that a cached answer takes to the longest deadline that people set.
@@ -184,6 +185,8 @@ def bootstrap(spec: GatewaySpec, places: Places) -> Json:
                 }
             ],
         },
+        # bytes behind a chunk that its size does not count are refused, and not read over
+        "layered_runtime": {"layers": [{"name": "strict", "static_layer": {STRICT_CHUNKS: True}}]},
         "stats_config": {
             "histogram_bucket_settings": [{"match": {"safe_regex": {"regex": ".*"}}, "buckets": list(BUCKETS_MS)}]
         },

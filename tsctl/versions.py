@@ -31,6 +31,8 @@ SPARE_PIDS = 1
 #: Ending workers, and how long a worker without a process may take to get another one before it counts as dead.
 ENDING_S = 60.0
 LOOK_AGAIN_S = 3.0
+#: How long workers of a version that TorchServe fell over may take to end.
+LOST_S = 15.0
 #: Answers to a register that registered nothing of ours: the model API is off, or the version is somebody else's.
 NOTHING_REGISTERED = (405, 409)
 #: How long an interrupted or unanswered register is looked for, to unregister it.
@@ -129,9 +131,7 @@ def unregister(node: Node, model: str, version: str) -> bool:
     """
     with _changing(node, model):
         forget(node.paths.pending_restore, model, version)
-        if not node.client.describe(model, version):  # a node that hangs is known sooner by a question
-            return False
-        return node.client.unregister(model, version)
+        return _unregister(node, model, version)
 
 
 def replace(node: Node, served: VersionState, archive: StoredArchive, workers: int | None, note: Note) -> None:
@@ -156,7 +156,7 @@ def replace(node: Node, served: VersionState, archive: StoredArchive, workers: i
                     f"Scale another one first: tsctl models scale {archive.model} {others[0].version} 1",
                 )
             node.client.set_default(archive.model, stand_in.version)
-        node.client.unregister(archive.model, archive.version)
+        _unregister(node, archive.model, archive.version)
         try:
             _register(node, archive, workers, note, None)
         except NodeError as error:
@@ -229,6 +229,34 @@ def read_samples(archive: Path) -> list[tuple[str, bytes, str]]:
 
 def _changing(node: Node, model: str) -> AbstractContextManager[None]:
     return exclusive(node.lock(model), f"model {model} on node {node.name}")
+
+
+def _unregister(node: Node, model: str, version: str) -> bool:
+    """What `unregister` does, under the lock that the caller holds.
+
+    TorchServe may fall over the requests that it has in hand for the version, and answer 500 with a
+    ConcurrentModificationException. The version is off its list by then, and each worker is on its way to its end, or
+    lost to it.
+    """
+    found = node.client.describe(model, version)
+    if not found:  # a node that hangs is known sooner by a question
+        return False
+    try:
+        return node.client.unregister(model, version)
+    except ManagementError as error:
+        if error.status != 500 or node.client.describe(model, version):
+            raise
+    pids = [worker.pid for worker in found[0].workers if worker.pid > 0] if node.is_here else []
+    end = time.monotonic() + LOST_S
+    while left := [pid for pid in pids if started_ticks(pid) is not None]:
+        if time.monotonic() > end:
+            raise NodeError(
+                f"{model} {version} is off node {node.name}, but TorchServe lost sight of its workers, which still run:"
+                f" pid {', '.join(map(str, left))}",
+                "They end with the node: stop and start it when it can be spared.",
+            )
+        time.sleep(POLL_S)
+    return True
 
 
 def _register(node: Node, archive: StoredArchive, workers: int | None, note: Note, timeout_s: float | None) -> None:

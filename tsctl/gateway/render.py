@@ -619,9 +619,8 @@ def _routes_of(traffic: Traffic, route: RouteSpec) -> list[Json]:
     plain, prefix = f"/predictions/{traffic.model}", f"{PROTOCOL_PREFIX}models/{traffic.model}"
     by_protocol = _routes_at(traffic, route, f"{prefix}/infer", prefix + "/versions/{}/infer")
     spoken = {"request_headers_to_add": [_overwrite(PROTOCOL_HEADER, OIP)]}
-    unspoken = {"request_headers_to_remove": [PROTOCOL_HEADER]}
     return [
-        *({**one, **unspoken} for one in _routes_at(traffic, route, plain, plain + "/{}")),
+        *_routes_at(traffic, route, plain, plain + "/{}"),
         *({**one, **spoken} for one in by_protocol),
     ]
 

@@ -355,6 +355,7 @@ def test_each_request_is_a_line_of_the_log(front: Front) -> None:
     front.ask("/predictions/tiny", **{"x-request-id": "logged-2"})
     until(lambda: [one["request_id"] for one in front.log()] == ["logged-2"], 5, "a new file")
     assert keeper.rotate(gateway, largest=1, kept=2)
+    until(gateway.places.access_log.is_file, 5, "Envoy has opened another file")
     assert keeper.rotate(gateway, largest=0, kept=2)
     assert sorted(path.name for path in gateway.places.access_log.parent.glob("access.log*")) == [
         "access.log", "access.log.1", "access.log.2",

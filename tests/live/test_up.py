@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from tests.live.conftest import MODELS, Result, Site, is_alive
+from tests.live.conftest import MODELS, TINY, Result, Site, is_alive, make_site, write_tiny
 
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id", "model", "version"}
 
@@ -196,3 +197,25 @@ def test_down_stops_this_node_and_only_this(site: Site, node: Site) -> None:
     assert not is_alive(mine)
     assert is_alive(other)
     assert "was not running" in site.run("down").out
+
+
+def test_up_starts_every_node_of_this_machine_and_down_stops_them(site: Site) -> None:
+    write_tiny(site, "tiny", {"1.0": {}})
+    site.deploy(TINY)
+    content = site.deployment
+    content["nodes"]["second"] = make_site(site.root / "ports").deployment["nodes"]["local"]
+    far = {name: f"http://192.0.2.1:{port}" for name, port in (("inference", 1), ("management", 2), ("metrics", 3))}
+    content["nodes"]["far"] = {**far, "key_file": "nowhere.json"}
+    (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    first = site.run("up")
+    assert "node far at 192.0.2.1 is started and stopped by its own tsctl" in first.err
+    assert first.out.count("\n  200 {") == 2
+    assert "node second: tiny 1.0  samples/half.json" in first.out
+    assert "inference of second" in first.out
+    assert "nothing to change: nodes local, second serve" in site.run("up").out
+    status = site.run("status", status=4)
+    assert "node far: does not answer (the node is not running: there is no " in status.out
+    assert status.out.count("tiny   1.0") == 2
+    assert [one["is_running"] for one in site.run("status", "--json", status=4).json()["nodes"]] == [True, True, False]
+    site.run("down", "--node", "second")
+    assert "node second was not running" in site.run("down").out

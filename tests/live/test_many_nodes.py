@@ -133,7 +133,7 @@ class Country:
 
     def is_given_up(self, name: str, version: str) -> bool:
         """Whether no request is on its way to the node, and none will be, as where only requests failed there."""
-        return all("failed active hc" in host.why_not and not host.active for host in self.hosts(name, version))
+        return any("active health check" in host.why_not and not host.active for host in self.hosts(name, version))
 
 
 def outcomes(out: str) -> dict[str, str]:

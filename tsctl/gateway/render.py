@@ -41,6 +41,8 @@ BUCKETS_MS = (
 
 #: A request has arrived whole by then, or is answered 408; a route's deadline begins only where this one ends.
 REQUEST_TIMEOUT = "60s"
+#: TorchServe reads 8 KiB of headers, the gateway's own among them; what has more is answered 431 before a node sees it.
+HEADERS_KB = 7
 CONNECT_TIMEOUT = "1s"
 #: What was sent to a machine that is silent for so long is lost: without this, a request that was on its way when a
 #: cable was cut would wait for its whole deadline. A machine that is up acknowledges, however long a worker takes.
@@ -260,6 +262,7 @@ def _connection_manager(spec: GatewaySpec, places: Places) -> Json:
             },
             "http2_protocol_options": {"max_concurrent_streams": 128},
             "request_headers_timeout": "10s",
+            "max_request_headers_kb": HEADERS_KB,
             "request_timeout": REQUEST_TIMEOUT,
             "stream_idle_timeout": "0s",  # the route's deadline ends a request
             "delayed_close_timeout": "1s",

@@ -160,6 +160,7 @@ def test_the_path_on_a_node_comes_from_model_and_version(model: str, path: str) 
         source = protocol["http_filters"][0]["typed_config"]["default_source_code"]["inline_string"]
         assert f'local PATH = "{path}"\n' in source
         assert f"local IS_SHADOW = {marks}\n" in source
+        assert {"remove": "expect"} in protocol["http_filters"][1]["typed_config"]["mutations"]["request_mutations"]
     assert cluster["health_checks"][0]["http_health_check"]["path"] == path
     assert "health_checks" not in shadow
     assert shadow["circuit_breakers"]["thresholds"][0]["max_requests"] < 100

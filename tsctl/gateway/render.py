@@ -464,7 +464,10 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, places: Plac
                         "default_source_code": {"inline_string": upstream_lua(upstream, route, path, is_shadow)},
                     }),
                     _filter("header_mutation", "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation", {
-                        "mutations": {"request_mutations": [{"append": _overwrite("authorization", _OF_THE_NODE)}]},
+                        "mutations": {"request_mutations": [
+                            {"append": _overwrite("authorization", _OF_THE_NODE)},
+                            {"remove": "expect"},  # TorchServe answers 417, and reads the body as the next request
+                        ]},
                     }),
                     _filter("upstream_codec", "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec", {}),
                 ],

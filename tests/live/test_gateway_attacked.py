@@ -51,8 +51,8 @@ OWN = {
 }
 FACTORS = {"1.0": 2, "2.0": 3}
 LOGGED = {
-    "time", "request_id", "client", "method", "path", "model", "version", "track", "weight", "status", "duration_ms",
-    "bytes_in", "bytes_out", "flags", "details", "attempts", "node", "shadow",
+    "time", "request_id", "client", "method", "path", "protocol", "model", "version", "track", "weight", "status",
+    "duration_ms", "bytes_in", "bytes_out", "flags", "details", "attempts", "node", "shadow",
 }  # fmt: skip
 ASKED = re.compile(r"POST /predictions/tiny/(1\.0|2\.0) HTTP/1\.1")
 

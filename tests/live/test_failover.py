@@ -67,6 +67,15 @@ def test_a_killed_worker_costs_no_answer_where_a_route_is_idempotent(fleet: Flee
         set_weights(fleet.gateway, MODEL, {"1.0": 10_000})
 
 
+def test_no_client_puts_nodes_aside_by_what_it_asks(fleet: Fleet) -> None:
+    address = fleet.address(ROUTE)
+    late = {**address.headers, "x-request-deadline-ms": "1"}
+    with requests.Session() as session:
+        answers = [session.post(address.url, data=BODY, headers=late, timeout=30) for _ in range(100)]
+    assert {answer.status_code for answer in answers} == {504}
+    assert all(in_rotation(fleet, node, "1.0") for node in fleet.nodes)
+
+
 def test_what_a_dead_worker_had_in_hand_is_told_where_a_route_is_not(tmp_path: Path) -> None:
     route = {"idempotent": False}
     with running_fleet(Project(CHECKOUT), tmp_path / "own", 2, [(MODEL, "crashes")], QUIET, route) as fleet:

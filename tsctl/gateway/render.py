@@ -26,6 +26,8 @@ TRACK_HEADER = "x-track"
 #: What a worker sees of how a request came to it, whatever the client sent by these names.
 PLAYED_HEADER, WEIGHT_HEADER, SHADOW_HEADER = "x-tsctl-track", "x-tsctl-weight", "x-tsctl-shadow"
 KEY_HEADER = "x-api-key"
+#: Set by upstream.lua on what TorchServe answers itself; says whether a worker may have seen the request.
+RETRY_HEADER = "x-tsctl-retry"
 NAMESPACE = "tsctl"
 PINNED = "pinned"
 #: The Open Inference Protocol's paths; a worker is told by a header that the request came by one of them.
@@ -459,6 +461,7 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, places: Plac
                 "@type": _type("envoy.extensions.upstreams.http.v3.HttpProtocolOptions"),
                 "explicit_http_config": {"http_protocol_options": {}},
                 "common_http_protocol_options": {"idle_timeout": "60s"},
+                "outlier_detection": _FAULTS,
                 "http_filters": [
                     _filter("lua", "envoy.extensions.filters.http.lua.v3.Lua", {
                         "default_source_code": {"inline_string": upstream_lua(upstream, route, path, is_shadow)},
@@ -479,9 +482,12 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, places: Plac
 
 
 _OF_THE_NODE = f"%UPSTREAM_METADATA({NAMESPACE}:authorization)%"
+#: Only what TorchServe answers itself is a fault of the node; a handler's own 500 and 504 are a client's to cause.
+_FAULTS = {
+    "error_matcher": {"http_response_headers_match": {"headers": [{"name": RETRY_HEADER, "present_match": True}]}}
+}
 _OUTLIERS = {
     "consecutive_5xx": 10,
-    "consecutive_gateway_failure": 3,
     "interval": "1s",
     "base_ejection_time": "5s",
     "max_ejection_time": "30s",
@@ -707,7 +713,7 @@ def _told(version: str, track: str, weight: int) -> Json:
     return {
         "request_headers_to_add": [_overwrite(PLAYED_HEADER, track or "none"), _overwrite(WEIGHT_HEADER, str(weight))],
         "response_headers_to_add": [_overwrite("x-model-version", version)],
-        "response_headers_to_remove": ["x-tsctl-retry"],
+        "response_headers_to_remove": [RETRY_HEADER],
     }
 
 
@@ -717,7 +723,7 @@ def _retries(route: RouteSpec) -> Json:
     return {
         "retry_on": "connect-failure,refused-stream,retriable-headers,"
         + ("reset" if route.idempotent else "reset-before-request"),
-        "retriable_headers": [{"name": "x-tsctl-retry", **marked}],
+        "retriable_headers": [{"name": RETRY_HEADER, **marked}],
         "num_retries": 1,
         "retry_host_predicate": [
             {

@@ -21,7 +21,7 @@ from handlers.items import Incoming, Outgoing
 from handlers.oip import OIP, PROTOCOL_HEADER, fold, read_infer, scalar_fields
 from handlers.schema import Schema
 from handlers.tabular import TabularHandler
-from tsctl.gateway import render
+from tsctl.gateway.render import words
 
 
 class WeighedHandler(ServingHandler):
@@ -254,7 +254,7 @@ def test_any_body_is_read_or_refused(body: bytes) -> None:
 
 
 def test_the_gateway_tells_of_the_protocol_as_the_worker_reads_it() -> None:
-    assert (render.PROTOCOL_HEADER, render.OIP) == (PROTOCOL_HEADER, OIP)
+    assert (words.PROTOCOL_HEADER, words.OIP) == (PROTOCOL_HEADER, OIP)
 
 
 def test_fields_of_one_value() -> None:

@@ -16,7 +16,7 @@ from tsctl.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
 from tsctl.gateway import discover, render
 from tsctl.gateway.keys import plain_keys
 from tsctl.gateway.problems import ANSWERS, MEDIA_TYPE
-from tsctl.gateway.render import Client, Endpoint, Places, Probe, Upstream
+from tsctl.gateway.render import Client, Endpoint, Places, Probe, Upstream, words
 from tsctl.gateway.traffic import Shadow, Traffic, only
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway.json"
@@ -114,11 +114,11 @@ def test_every_forwarding_route_is_exact_has_a_deadline_and_one_retry() -> None:
 
 
 def test_headers_of_the_gateways_own_are_forgotten_before_anything_reads_them() -> None:
-    own = (render.CLIENT_HEADER, render.PLAYED_HEADER, render.WEIGHT_HEADER, render.SHADOW_HEADER)
-    assert all(name.startswith(render.OWN_PREFIX) for name in own)
+    own = (words.CLIENT_HEADER, words.PLAYED_HEADER, words.WEIGHT_HEADER, words.SHADOW_HEADER)
+    assert all(name.startswith(words.OWN_PREFIX) for name in own)
     manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     [early] = manager["early_header_mutation_extensions"]
-    removed = {"remove_on_match": {"key_matcher": {"prefix": render.OWN_PREFIX}}}
+    removed = {"remove_on_match": {"key_matcher": {"prefix": words.OWN_PREFIX}}}
     assert early["typed_config"]["mutations"] == [removed]
 
 

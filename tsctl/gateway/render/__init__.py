@@ -1,0 +1,13 @@
+"""From deployment, nodes, traffic and keys to what Envoy reads: JSON documents, one for each file. Pure."""
+
+from tsctl.gateway.render.clusters import clusters, endpoints, upstream_lua
+from tsctl.gateway.render.inputs import Client, Endpoint, Places, Probe, Upstream, cluster_name, stat_name
+from tsctl.gateway.render.listeners import bootstrap, certificate, whole
+from tsctl.gateway.render.routes import ready, routes, traffic_of
+from tsctl.gateway.render.words import KEY_HEADER, NAMESPACE, Json, document
+
+__all__ = [
+    "KEY_HEADER", "NAMESPACE", "Client", "Endpoint", "Json", "Places", "Probe", "Upstream", "bootstrap", "certificate",
+    "cluster_name", "clusters", "document", "endpoints", "ready", "routes", "stat_name", "traffic_of", "upstream_lua",
+    "whole",
+]  # fmt: skip

@@ -268,10 +268,10 @@ def _register(node: Node, archive: StoredArchive, workers: int | None, note: Not
         )
     offset = size(node.paths.worker_log)
     try:
-        node.client.register(archive.path.name, workers or 0)
+        _ask_to_register(node, archive, workers)
         state = _require(node, archive.model, archive.version)
-        if state.min_workers == 0:  # a stock archive that names no workers, and none were asked for
-            node.client.scale(archive.model, archive.version, 1)
+        if state.min_workers == 0:  # a stock archive that names none, or one without a default
+            node.client.scale(archive.model, archive.version, workers or 1)
         elif workers and state.min_workers != workers:  # the archive's own minWorkers came before ours
             node.client.scale(archive.model, archive.version, workers)
         _wait_ready(node, archive.model, archive.version, note, timeout_s, offset)
@@ -280,6 +280,20 @@ def _register(node: Node, archive: StoredArchive, workers: int | None, note: Not
         if not (isinstance(error, ManagementError) and error.status in NOTHING_REGISTERED):
             _undo(node, archive, error)
         raise
+
+
+def _ask_to_register(node: Node, archive: StoredArchive, workers: int | None) -> None:
+    """The node has the version, whose workers may still have to be asked for.
+
+    Where TorchServe fell over the last version of a model (see `_unregister`), the model keeps that one as its default,
+    though it is gone: a register then registers, answers 404, and starts no worker until there is a default again.
+    """
+    try:
+        node.client.register(archive.path.name, workers or 0)
+    except ManagementError as error:
+        if error.status != 404 or not node.client.describe(archive.model, archive.version):
+            raise
+        node.client.set_default(archive.model, archive.version)
 
 
 def _require(node: Node, model: str, version: str) -> VersionState:

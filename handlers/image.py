@@ -24,6 +24,11 @@ DECIMALS = 7
 #: Bytes of a batch's pictures from which threads decode them sooner than one does.
 WORTH_THREADS = 65_536
 
+#: Scans of a JPEG that are decoded. Encoders make about ten; each costs a pass over all pixels, and takes only 14 bytes
+#: of the file, so that a megabyte could keep a worker busy for 20 s.
+MOST_SCANS = 100
+_SCAN = b"\xff\xda\0"  # the marker, and the high byte of its header's length, which is always zero
+
 #: What a file may say about itself that changes how its grey values are to be seen: orientation and transparency.
 _MEANINGFUL = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp", "transparency"})
 
@@ -99,6 +104,8 @@ class ImageHandler(ServingHandler):
 
     def _grey(self, body: bytes, media_type: str) -> Image.Image:
         """The picture as it is to be seen, in 8-bit grey: turned as its EXIF says, transparent parts black."""
+        if media_type == JPEG and body.count(_SCAN) > MOST_SCANS:
+            raise PayloadTooLarge(f"The picture comes in more than {MOST_SCANS} scans, the most that are decoded.")
         try:
             with Image.open(io.BytesIO(body), formats=[_FORMATS[media_type]]) as picture:
                 self._check_size(picture)

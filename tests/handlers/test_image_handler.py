@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from PIL import Image
 from served import Item, Worker, assert_problem
 
 from handlers.errors import UndecodableBody
-from handlers.image import WORTH_THREADS, ImageHandler
+from handlers.image import MOST_SCANS, WORTH_THREADS, ImageHandler
 from handlers.items import JPEG, JSON, PNG
 
 BLANK = [[0] * 8] * 8
@@ -177,6 +178,19 @@ def test_a_picture_cut_anywhere_is_answered(digits: Worker, name: str, media_typ
 def test_a_picture_that_claims_to_be_huge_is_not_decoded(digits: Worker, size: tuple[int, int]) -> None:
     document = assert_problem(digits.ask_one(png_header(*size), PNG), 413)
     assert "4000000" in document["detail"]
+
+
+def test_a_jpeg_of_very_many_scans_is_not_decoded(digits: Worker) -> None:
+    """Each empty scan is a few bytes in the file, and a pass over all pixels in the decoder."""
+    picture = written(Image.new("L", (2000, 2000), 128), "JPEG", progressive=True)
+    last = picture[picture.rindex(b"\xff\xda") : -2]
+    assert len(last) < 20
+    begin = time.process_time()
+    few, many = (Item(picture[:-2] + last * more + picture[-2:], JPEG) for more in (MOST_SCANS // 2, 50_000))
+    good, refused = digits.ask(few, many)
+    assert good.status == 200
+    assert str(MOST_SCANS) in assert_problem(refused, 413)["detail"]
+    assert time.process_time() - begin < 3
 
 
 @pytest.mark.parametrize("size", [(0, 0), (0, 8), (8, 8)])

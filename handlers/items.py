@@ -8,7 +8,14 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from handlers.errors import PROBLEM_MEDIA_TYPE, RequestError, UndecodableBody, UnsupportedMedia, problem_document
+from handlers.errors import (
+    PROBLEM_MEDIA_TYPE,
+    PayloadTooLarge,
+    RequestError,
+    UndecodableBody,
+    UnsupportedMedia,
+    problem_document,
+)
 
 JSON = "application/json"
 PNG = "image/png"
@@ -91,6 +98,16 @@ def read_properties(properties: Mapping[str, Any]) -> tuple[dict[str, str], dict
 def request_id_of(headers: Mapping[str, str], server_id: str | None) -> str | None:
     """The id that names this request in answers and logs: the client's, else TorchServe's."""
     return _plain_id(headers.get("x-request-id")) or server_id
+
+
+def refuse_large(body: bytes, most_bytes: int) -> None:
+    """A body that is longer than the archive allows is not decoded.
+
+    Raises:
+        PayloadTooLarge: it is longer.
+    """
+    if len(body) > most_bytes:
+        raise PayloadTooLarge(f"The body has {len(body)} bytes; at most {most_bytes} may come.")
 
 
 def sniff(body: bytes) -> str:

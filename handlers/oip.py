@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -18,8 +19,8 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from handlers.errors import DoesNotFit, PayloadTooLarge, RequestError, UnsupportedMedia
-from handlers.items import JSON, Incoming, Outgoing, problem
-from handlers.schema import MAX_ERRORS, Schema, parse_json
+from handlers.items import JSON, Incoming, Outgoing, problem, refuse_large
+from handlers.schema import Schema, does_not_fit, parse_json
 
 #: Says to a worker that a body is an infer request; the gateway sets it on the protocol's paths.
 PROTOCOL_HEADER = "x-tsctl-protocol"
@@ -87,8 +88,7 @@ def read_infer(request: Incoming, scalars: frozenset[str], most_rows: int, most_
         DoesNotFit: it is no infer request, or its tensors contradict themselves or each other.
         PayloadTooLarge: too many bytes or rows.
     """
-    if len(request.body) > most_bytes:
-        raise PayloadTooLarge(f"The body has {len(request.body)} bytes; at most {most_bytes} may come.")
+    refuse_large(request.body, most_bytes)
     if request.media_type not in ("", JSON):
         raise UnsupportedMedia(
             f"Content-Type {request.media_type} is not read here; send tensors as {JSON}, without the binary extension."
@@ -182,17 +182,12 @@ def _is_scalar(annotation: Any) -> bool:
 
 def _rows(index: int, tensor: InputTensor, is_scalar: bool) -> list[Any]:
     """One value for each row: nested lists of the shape without its first dimension."""
-    values = _flat(tensor.data, tensor.shape, f"inputs.{index}")
+    where = f"inputs.{index}.data"
+    values = _flat(tensor.data, tensor.shape, where)
     try:
-        values = _READERS[tensor.datatype].validate_python(values)
+        values = _reader(tensor.datatype).validate_python(values)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        told = [
-            {"field": f"inputs.{index}.data.{'.'.join(map(str, one['loc']))}", "message": one["msg"]}
-            for one in found[:MAX_ERRORS]
-        ]
-        more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
-        raise DoesNotFit(f"{told[0]['field']}: {told[0]['message']}{more}.", told) from None
+        raise does_not_fit(error, where) from None
     rest = [] if is_scalar and tensor.shape[1:] == [1] else tensor.shape[1:]
     for size in reversed(rest):
         values = [values[begin : begin + size] for begin in range(0, len(values), size)]
@@ -204,11 +199,11 @@ def _flat(data: list[Any], shape: list[int], where: str) -> list[Any]:
     if data and isinstance(data[0], list):
         for size in shape[1:]:
             if any(not isinstance(part, list) or len(part) != size for part in data):
-                raise _unfit(f"{where}.data", f"is not nested as its shape {shape} says")
+                raise _unfit(where, f"is not nested as its shape {shape} says")
             data = [value for part in data for value in part]
     wanted = math.prod(shape)
     if len(data) != wanted:
-        raise _unfit(f"{where}.data", f"has {len(data)} values, and its shape {shape} has {wanted}")
+        raise _unfit(where, f"has {len(data)} values, and its shape {shape} has {wanted}")
     return data
 
 
@@ -256,6 +251,7 @@ def _unfit(field: str, message: str) -> DoesNotFit:
     return DoesNotFit(f"{field}: {message}.", [{"field": field, "message": message}])
 
 
+@cache
 def _reader(datatype: str) -> TypeAdapter[list[Any]]:
     kind: Any
     if datatype == "BOOL":
@@ -270,6 +266,3 @@ def _reader(datatype: str) -> TypeAdapter[list[Any]]:
         low, high = (0, (1 << bits) - 1) if datatype.startswith("U") else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
         kind = Annotated[int, Field(strict=True, ge=low, le=high)]
     return TypeAdapter(list[kind])
-
-
-_READERS = {datatype: _reader(datatype) for datatype in _Datatype.__args__}  # type: ignore[attr-defined]

@@ -26,14 +26,13 @@ from handlers.device import finish, is_fatal, is_out_of_memory
 from handlers.errors import (
     DeadlinePassed,
     ModelFailed,
-    PayloadTooLarge,
     RequestError,
     UndecodableBody,
     UnreadableHeader,
     UnsupportedMedia,
 )
 from handlers.isolation import Broken, GaveUp, Isolation, Quarantine
-from handlers.items import Incoming, Outgoing, problem, sniff
+from handlers.items import Incoming, Outgoing, problem, refuse_large, sniff
 from handlers.schema import finite_json
 from handlers.serving import Serving
 from handlers.telemetry import Telemetry
@@ -138,10 +137,7 @@ class RequestPath:
         steps = self._steps
         if request.headers:
             self._refuse_late(request.headers.get(DEADLINE_HEADER))
-        if len(request.body) > self._serving.request_bytes:
-            raise PayloadTooLarge(
-                f"The body has {len(request.body)} bytes; at most {self._serving.request_bytes} may come."
-            )
+        refuse_large(request.body, self._serving.request_bytes)
         if not request.body:
             raise UndecodableBody("The request has no body.")
         media_type = request.media_type or sniff(request.body)

@@ -6,6 +6,7 @@ import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from handlers.errors import DoesNotFit, UndecodableBody
 
@@ -40,18 +41,31 @@ def parse_json(model: type[Request], body: bytes) -> Request:
 
 
 def _refusal(error: ValidationError) -> UndecodableBody | DoesNotFit:
-    # include_input=False: an input can be large, and may be private
-    entries = error.errors(include_url=False, include_input=False, include_context=False)
+    entries = _mistakes(error)
     if entries[0]["type"] == "json_invalid":
         return UndecodableBody(f"The body is not JSON: {entries[0]['msg'].removeprefix('Invalid JSON: ')}.")
+    return _listed(entries)
+
+
+def does_not_fit(error: ValidationError, where: str) -> DoesNotFit:
+    """Why values did not fit that stand at `where` in the request, such as `inputs.0.data`."""
+    return _listed(_mistakes(error), (where,))
+
+
+def _mistakes(error: ValidationError) -> list[ErrorDetails]:
+    # include_input=False: an input can be large, and may be private
+    return error.errors(include_url=False, include_input=False, include_context=False)
+
+
+def _listed(entries: list[ErrorDetails], where: tuple[str, ...] = ()) -> DoesNotFit:
     shown = [
-        {"field": ".".join(str(part)[:LONGEST_KEY] for part in entry["loc"]), "message": entry["msg"]}
+        {"field": ".".join(str(part)[:LONGEST_KEY] for part in (*where, *entry["loc"])), "message": entry["msg"]}
         for entry in entries[:MAX_ERRORS]
     ]
     first = shown[0]
     more = f" ({len(entries) - 1} more)" if len(entries) > 1 else ""
-    where = f"{first['field']}: " if first["field"] else ""
-    return DoesNotFit(f"{where}{first['message']}{more}.", shown)
+    field = f"{first['field']}: " if first["field"] else ""
+    return DoesNotFit(f"{field}{first['message']}{more}.", shown)
 
 
 def finite_json(body: bytes) -> bool:

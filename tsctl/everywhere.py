@@ -38,7 +38,11 @@ class Done:
     detail: str = ""
 
 
-def on_every(nodes: Sequence[Node], act: Callable[[Node, Note], Value], note: Note) -> list[Ended[Value]]:
+def _unheard(text: str) -> None:
+    """Nobody is told."""
+
+
+def on_every(nodes: Sequence[Node], act: Callable[[Node, Note], Value], note: Note = _unheard) -> list[Ended[Value]]:
     """The operation was tried on every node, all at once; how it ended, in the order of the nodes.
 
     Args:

@@ -61,7 +61,7 @@ class NodeStatus:
 def all_status(nodes: Sequence[Node], deployment: DeploymentSpec) -> list[NodeStatus]:
     """Every node, asked all at once; one that refuses to tell its state has its reason, as one that is down."""
     found = []
-    ended = on_every(nodes, lambda node, note: node_status(node, deployment), lambda text: None)
+    ended = on_every(nodes, lambda node, note: node_status(node, deployment))
     for node, one in zip(nodes, ended, strict=True):
         if one.value is not None:
             found.append(one.value)

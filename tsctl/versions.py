@@ -401,7 +401,7 @@ def _undo(node: Node, archive: StoredArchive, error: BaseException) -> None:
     """
     end = time.monotonic() + (UNDO_S if isinstance(error, Unreachable | KeyboardInterrupt) else 0.0)
     try:
-        while not node.client.unregister(archive.model, archive.version) and time.monotonic() < end:
+        while not _unregister(node, archive.model, archive.version) and time.monotonic() < end:
             time.sleep(POLL_S)
     except NodeError as second:
         if isinstance(error, TsctlError):

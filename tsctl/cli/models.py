@@ -235,7 +235,7 @@ def _shown(row: tuple[str, str, bool, int, int, str]) -> tuple[object, ...]:
 def _list_everywhere(named: str | None, columns: tuple[str, ...], is_json: bool) -> None:
     from tsctl.everywhere import failure, on_every, reason
 
-    ended = on_every(open_all_nodes(named)[2], lambda opened, note: _registered(opened), lambda text: None)
+    ended = on_every(open_all_nodes(named)[2], lambda opened, note: _registered(opened))
     why_not = {one.node: reason(one.error) for one in ended if one.error is not None}
     if is_json:
         print_json(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tsctl.errors import GatewayError, NodeError
+from tsctl.errors import GatewayError
+from tsctl.everywhere import Ended, on_every
 from tsctl.gateway.render import NAMESPACE, Endpoint, Probe, Upstream
 from tsctl.management import VersionState
 from tsctl.node.connection import Node
@@ -35,31 +35,19 @@ class Seen:
 
 def look(nodes: Sequence[Node]) -> list[Seen]:
     """What every node serves, asked all at once."""
-    with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
-        return list(pool.map(_look, nodes))
+    return [_seen(one) for one in on_every(nodes, lambda node, note: node.client.states())]
 
 
 def ask(nodes: Sequence[Node], model: str, version: str) -> dict[str, VersionState]:
     """What each node that answers and has the version says of it, by the node's name."""
-
-    def one(node: Node) -> VersionState | None:
-        try:
-            found = node.client.describe(model, version)
-        except NodeError:
-            return None
-        return found[0] if found else None
-
-    with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
-        said = zip(nodes, pool.map(one, nodes), strict=True)
-    return {node.name: state for node, state in said if state is not None}
+    said = on_every(nodes, lambda node, note: node.client.describe(model, version))
+    return {one.node: one.value[0] for one in said if one.value}
 
 
-def _look(node: Node) -> Seen:
-    try:
-        states = node.client.states()
-    except NodeError as error:
-        return Seen(node.name, None, error.message)
-    return Seen(node.name, {(s.model, s.version): s.archive for s in states if s.min_workers > 0})
+def _seen(said: Ended[list[VersionState]]) -> Seen:
+    if said.error is not None:
+        return Seen(said.node, None, said.error.message)
+    return Seen(said.node, {(s.model, s.version): s.archive for s in said.value or () if s.min_workers > 0})
 
 
 def upstreams(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tsctl import versions
-from tsctl.errors import GatewayError, NodeError, TsctlError
+from tsctl.errors import GatewayError
+from tsctl.everywhere import on_every
+from tsctl.gateway import discover
 from tsctl.gateway.change import follow_nodes
 from tsctl.gateway.publish import put_traffic
 from tsctl.gateway.render import cluster_name, stat_name
@@ -139,31 +140,19 @@ def _use(gateway: Gateway, model: str, version: str) -> tuple[int, int]:
 
 def _queued(nodes: Sequence[Node], model: str, version: str) -> int:
     """Requests that wait on nodes that answer; one that does not has no queue that could still be served."""
-
-    def one(node: Node) -> int:
-        try:
-            return sum(state.queue_pending for state in node.client.describe(model, version))
-        except NodeError:
-            return 0
-
-    with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
-        return sum(pool.map(one, nodes))
+    return sum(state.queue_pending for state in discover.ask(nodes, model, version).values())
 
 
 def _unregister(nodes: Sequence[Node], model: str, version: str, stable: str | None) -> Retired:
-    def one(node: Node) -> str | bool:
-        try:
-            _give_up_default(node, model, version, stable)
-            return versions.unregister(node, model, version)
-        except TsctlError as error:
-            return error.message
+    def act(node: Node, note: Note) -> bool:
+        _give_up_default(node, model, version, stable)
+        return versions.unregister(node, model, version)
 
-    with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
-        ended = dict(zip((node.name for node in nodes), pool.map(one, nodes), strict=True))
+    ended = on_every(nodes, act)
     return Retired(
-        tuple(name for name, how in ended.items() if how is True),
-        tuple(name for name, how in ended.items() if how is False),
-        tuple((name, how) for name, how in ended.items() if isinstance(how, str)),
+        tuple(one.node for one in ended if one.value is True),
+        tuple(one.node for one in ended if one.value is False),
+        tuple((one.node, one.error.message) for one in ended if one.error is not None),
     )
 
 

@@ -20,6 +20,10 @@ class Broken(Exception):
     """The device or process can run nothing any more; every item of the batch shares this outcome."""
 
 
+class Panicked(Exception):
+    """What the model raised is no Exception, as a panic of Rust code, such as a tokenizer's, is none."""
+
+
 class Isolation:
     """Runs batches for one worker.
 
@@ -70,9 +74,13 @@ class _Attempt:
         self._items = items
         self._found: list[Any] = [None] * len(items)
         self._end: float | None = None  # set by the first failure
+        self._is_one_too_large = False
 
     def outcomes(self) -> list[Any]:
+        safe_size = self._isolation.safe_size
         self._solve(0, len(self._items), is_known_bad=False)
+        if self._is_one_too_large:  # it was the item and not the number: batches of others stay as large as they were
+            self._isolation.safe_size = safe_size
         return self._found
 
     def _solve(self, begin: int, end: int, is_known_bad: bool) -> bool:
@@ -82,10 +90,11 @@ class _Attempt:
             error = self._try(begin, end)
             if error is None:
                 return True
+            is_memory = self._isolation._is_out_of_memory(error)
             if end - begin == 1 or isinstance(error, GaveUp | Broken):
                 self._found[begin:end] = [error] * (end - begin)
+                self._is_one_too_large |= is_memory
                 return False
-            is_memory = self._isolation._is_out_of_memory(error)
             self._isolation._on_split(is_memory)
             self._isolation.last_split = f"{type(error).__name__}: {error}"
             if is_memory:
@@ -103,7 +112,10 @@ class _Attempt:
             return GaveUp("the time to find the failing item is over")
         try:
             self._found[begin:end] = isolation._run(self._items[begin:end])
-        except Exception as error:  # noqa: BLE001 - a model may raise anything; it becomes the outcome of its items
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as raised:  # noqa: BLE001 - a model may raise anything; it becomes the outcome of its items
+            error = raised if isinstance(raised, Exception) else _panicked(raised)
             if isolation._is_fatal(error):
                 isolation.is_broken = True
                 broken = Broken(f"{type(error).__name__}: {error}")
@@ -113,6 +125,10 @@ class _Attempt:
                 self._end = isolation._clock() + isolation._budget_s
             return error.with_traceback(None) if isolation._is_out_of_memory(error) else error
         return None
+
+
+def _panicked(raised: BaseException) -> Panicked:
+    return Panicked(f"{type(raised).__name__}: {raised}").with_traceback(raised.__traceback__)
 
 
 class Quarantine:

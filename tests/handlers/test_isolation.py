@@ -14,11 +14,12 @@ from handlers.isolation import Broken, GaveUp, Isolation, Quarantine
 
 
 class Model:
-    """Doubles numbers; raises for a batch that holds a bad one or is too large."""
+    """Doubles numbers; raises for a batch that holds a bad one or a huge one, or is too large."""
 
     def __init__(self, bad: set[int], fits: int | None = None, run_s: float = 0.0) -> None:
         self.bad = bad
         self.fits = fits
+        self.huge: int | None = None
         self.run_s = run_s
         self.now = 0.0
         self.sizes: list[int] = []
@@ -26,7 +27,7 @@ class Model:
     def run(self, items: Sequence[int]) -> list[Any]:
         self.now += self.run_s
         self.sizes.append(len(items))
-        if self.fits is not None and len(items) > self.fits:
+        if self.huge in items or (self.fits is not None and len(items) > self.fits):
             raise MemoryError
         if self.bad & set(items):
             raise ValueError("bad")
@@ -75,10 +76,40 @@ def test_a_size_that_fits_is_remembered(fits: int, size: int) -> None:
     assert max(model.sizes) <= fits
 
 
-def test_an_item_too_large_for_the_memory_fails_alone_and_others_are_not_cut_to_nothing() -> None:
-    isolation = Model(set(), fits=0).isolation()
-    assert shown(isolation.outcomes([1, 2])) == ["MemoryError", "MemoryError"]
-    assert isolation.safe_size == 1
+def test_an_item_too_large_for_the_memory_fails_alone_and_leaves_later_batches_whole() -> None:
+    model = Model(set(), fits=7)
+    isolation = model.isolation()
+    isolation.outcomes(range(8))
+    assert isolation.safe_size == 4
+    for huge in (0, 3):
+        model.fits = 4
+        model.huge = huge
+        assert shown(isolation.outcomes([0, 1, 2, 3]))[huge] == "MemoryError"
+        assert isolation.safe_size == 4
+    model.huge = None
+    model.sizes.clear()
+    isolation.outcomes(range(8))
+    assert model.sizes == [4, 4]
+
+
+def test_what_is_no_exception_is_an_outcome_too_but_for_the_end_of_the_process() -> None:
+    class Panic(BaseException):
+        """What Rust code raises in its panics."""
+
+    def run(items: Sequence[int]) -> list[Any]:
+        if 3 in items:
+            raise Panic("index out of bounds")
+        if 9 in items:
+            raise SystemExit
+        return list(items)
+
+    isolation = Isolation(run, lambda error: False, lambda error: False, 1.0, lambda: 0.0)
+    found = isolation.outcomes([1, 2, 3, 4])
+    assert shown(found) == [1, 2, "Panicked", 4]
+    assert str(found[2]) == "Panic: index out of bounds"
+    assert found[2].__traceback__ is not None
+    with pytest.raises(SystemExit):
+        isolation.outcomes([9])
 
 
 def test_after_the_time_is_over_the_rest_is_given_up() -> None:

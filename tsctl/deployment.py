@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from tsctl.errors import SpecError
-from tsctl.spec import ModelName, ModelVersion, SpecModel, read_spec
+from tsctl.gateway.traffic import TOTAL, parse_share, percent
+from tsctl.rollout.policy import RolloutPolicy
+from tsctl.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
 
 
 def _host_port(address: str) -> tuple[str, int]:
@@ -17,18 +19,6 @@ def _host_port(address: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or 0
 
 
-def _address(value: str) -> str:
-    parts = urlsplit(value)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not port or parts.path.strip("/") or parts.query:
-        raise ValueError("must be an address such as http://127.0.0.1:8080, with its port and without a path")
-    return value.rstrip("/")
-
-
-Address = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]*$", max_length=40)]
 
@@ -136,6 +126,8 @@ class VersionTarget(SpecModel):
     """How one version shall be served on every node."""
 
     workers: Annotated[int, Field(ge=1, le=256)] | None = None  # None: as the archive says
+    #: The first digits of its archive's SHA-256, 12 at least; None: whatever is current in the store.
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")] | None = None
 
 
 class ModelTarget(SpecModel):
@@ -144,12 +136,36 @@ class ModelTarget(SpecModel):
     default: ModelVersion
     versions: Annotated[dict[ModelVersion, VersionTarget | None], Field(min_length=1)]
     route: RouteSpec = RouteSpec()
+    #: Percentages by version, such as {"1.0": 95%, "2.0": 5%}; None: `tsctl weights` and rollouts set them.
+    weights: dict[ModelVersion, str] | None = None
+    rollout: RolloutPolicy | None = None  # None: the deployment's
 
     @model_validator(mode="after")
-    def _default_is_served(self) -> ModelTarget:
+    def _names_what_is_served(self) -> ModelTarget:
         if self.default not in self.versions:
             raise ValueError(f"default {self.default!r} is not one of the versions {', '.join(self.versions)}")
+        for version in self.weights or {}:
+            if version not in self.versions:
+                raise ValueError(f"weights names {version!r}, which is not one of the versions")
         return self
+
+    @model_validator(mode="after")
+    def _weights_sum(self) -> ModelTarget:
+        if self.weights is not None:
+            try:
+                total = sum(parse_share(share) for share in self.weights.values())
+            except SpecError as error:
+                raise ValueError(f"weights: {error.message}") from None
+            if total != TOTAL:
+                raise ValueError(f"the weights sum to {percent(total)}, not to 100%")
+        return self
+
+    @property
+    def shares(self) -> dict[str, int] | None:
+        """Weights in hundredths of a percent, of every version; None where they are not given."""
+        if self.weights is None:
+            return None
+        return {version: parse_share(self.weights.get(version, "0%")) for version in self.versions}
 
     def workers(self, version: str) -> int | None:
         """Workers asked for; None: as the archive says."""
@@ -163,6 +179,7 @@ class DeploymentSpec(SpecModel):
     nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1)]
     models: dict[ModelName, ModelTarget] = {}
     gateway: GatewaySpec | None = None  # None: clients ask the nodes
+    rollout: RolloutPolicy = RolloutPolicy()  # of every model that has none of its own
 
     @model_validator(mode="after")
     def _nodes_differ(self) -> DeploymentSpec:
@@ -178,6 +195,11 @@ class DeploymentSpec(SpecModel):
             if (other := taken.setdefault((host, number), own)) != own:
                 raise ValueError(f"{other} and {own} both have port {number} of {host}")
         return self
+
+    def policy(self, model: str) -> RolloutPolicy:
+        """What holds for rollouts of the model."""
+        target = self.models.get(model)
+        return target.rollout if target and target.rollout else self.rollout
 
     def node(self, name: str | None) -> tuple[str, NodeSpec]:
         """The node of that name; None means the only one.

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -35,6 +36,19 @@ def _plain_version(version: str) -> str:
     return _not_token(version)
 
 
+def _address(value: str) -> str:
+    parts = urlsplit(value)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not port or parts.path.strip("/") or parts.query:
+        raise ValueError("must be an address such as http://127.0.0.1:8080, with its port and without a path")
+    return value.rstrip("/")
+
+
+#: Where something answers over HTTP, without a slash at the end.
+Address = Annotated[str, AfterValidator(_address)]
 #: A model's name as TorchServe's archiver accepts it.
 ModelName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-.]*$", max_length=64), AfterValidator(_not_token)

@@ -1,0 +1,156 @@
+"""The rollout journal: an append-only file of JSON lines that owns what was decided, and why.
+
+Invariant: an entry is on the disk before what it says is done. A line that was cut off by a kill was never an entry.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tsctl.errors import AnalysisError
+from tsctl.project import Project
+
+SUFFIX = ".jsonl"
+STARTED, ENDED = "started", "ended"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: what happened, and when.
+
+    Args:
+        seq: 0 for the first line of a file, and one more for each.
+        at: seconds since 1970, by the clock of the machine that wrote it.
+    """
+
+    seq: int
+    at: float
+    kind: str
+    content: Mapping[str, Any]
+
+
+class Journal:
+    """One rollout's file.
+
+    Args:
+        path: made by the first `append`.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self.entries = read(path) if path.is_file() else []
+        self._clock = clock
+        self._is_mended = False
+
+    @property
+    def id(self) -> str:
+        return self.path.stem
+
+    def append(self, kind: str, **content: Any) -> Entry:
+        """The entry is on the disk when this returns.
+
+        Raises:
+            AnalysisError: it cannot be written; then it was not.
+        """
+        entry = Entry(len(self.entries), self._clock(), kind, content)
+        line = json.dumps({"seq": entry.seq, "at": round(entry.at, 3), "kind": kind, **content}, separators=(",", ":"))
+        try:
+            self._write(line.encode() + b"\n")
+        except OSError as error:
+            raise AnalysisError(f"{self.path} cannot be written: {error}", "Is the disk full?") from error
+        self.entries.append(entry)
+        return entry
+
+    def _write(self, line: bytes) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_new = not self.path.exists()
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            if not self._is_mended:
+                os.ftruncate(descriptor, whole_bytes(self.path.read_bytes()))
+                self._is_mended = True
+            end = os.fstat(descriptor).st_size
+            try:
+                if os.write(descriptor, line) != len(line):
+                    raise OSError("the line was cut off")
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+        finally:
+            os.close(descriptor)
+        if is_new:
+            _sync_folder(self.path.parent)
+
+
+def read(path: Path) -> list[Entry]:
+    """Every whole line of a journal.
+
+    Raises:
+        AnalysisError: a line is damaged, or one is missing.
+    """
+    content = path.read_bytes()
+    found = []
+    for number, line in enumerate(content[: whole_bytes(content)].splitlines()):
+        try:
+            told = json.loads(line)
+            entry = Entry(told.pop("seq"), told.pop("at"), told.pop("kind"), told)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise AnalysisError(
+                f"{path}, line {number + 1}: is no entry of a rollout's journal: {error}",
+                "Restore the file from a backup, or move it away; the gateway and the nodes know the present state.",
+            ) from None
+        if entry.seq != number:
+            raise AnalysisError(f"{path}, line {number + 1}: has number {entry.seq}, so an entry is missing before it")
+        found.append(entry)
+    return found
+
+
+def whole_bytes(content: bytes) -> int:
+    """How much of a file is whole lines."""
+    return content.rfind(b"\n") + 1
+
+
+def folder(project: Project, model: str) -> Path:
+    """Where the journals of a model lie."""
+    return project.state / "rollouts" / model
+
+
+def journals(project: Project, model: str | None = None) -> list[Path]:
+    """Every journal, of one model or of all, the oldest first."""
+    named = f"{model}/*{SUFFIX}" if model is not None else f"*/*{SUFFIX}"
+    return sorted((project.state / "rollouts").glob(named), key=lambda path: (path.stem, path.parent.name))
+
+
+def unfinished(project: Project, model: str) -> str | None:
+    """The id of the model's rollout that has not ended; None where there is none.
+
+    Raises:
+        AnalysisError: its journal is damaged.
+    """
+    paths = journals(project, model)
+    if not paths:
+        return None
+    entries = read(paths[-1])
+    is_over = not entries or any(entry.kind == ENDED for entry in entries)
+    return None if is_over else paths[-1].stem
+
+
+def new_id(version: str, now: float) -> str:
+    """An id that sorts by time: `20261125T093000Z-2.0`."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now)) + f"-{version}"
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

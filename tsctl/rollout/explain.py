@@ -6,12 +6,12 @@ Invariant: every journal can be told, wherever it ends; what is not over is told
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tsctl.gateway.traffic import percent
 from tsctl.rollout.journal import ENDED, REOPENED, Entry
-from tsctl.rollout.judge import Judgement, Reading, Verdict
+from tsctl.rollout.judge import Judgement, Verdict
 from tsctl.rollout.policy import RolloutPolicy
 from tsctl.rollout.series import ends_wait
 from tsctl.rollout.state import BEFORE, Outcome, State, after
@@ -36,14 +36,16 @@ class Told:
         seq: of the entry that says so.
         at: seconds since 1970.
         kind: of the entry.
-        readings: what a verdict stands on; empty for everything else.
+        judgement: what a verdict stands on, as it was at that time; None for everything else.
+        alpha: of the policy at that time.
     """
 
     seq: int
     at: float
     kind: str
     text: str
-    readings: tuple[Reading, ...] = ()
+    judgement: Judgement | None = None
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -234,8 +236,8 @@ def _back(state: State) -> str:
     return f"All requests go to {state.stable}.{never}"
 
 
-def _told(entry: Entry, text: str, readings: tuple[Reading, ...] = ()) -> Told:
-    return Told(entry.seq, entry.at, entry.kind, text, readings)
+def _told(entry: Entry, text: str) -> Told:
+    return Told(entry.seq, entry.at, entry.kind, text)
 
 
 def _started(_: State, entry: Entry, state: State) -> Told:
@@ -277,9 +279,10 @@ def _verdict(before: State, entry: Entry, state: State) -> Told:
     )
     subject = f"{where[0].upper()}{where[1:]} {_VERBS[Verdict(entry.content['verdict'])]} {seen}".strip()
     text = f"{subject}: {state.why}."
-    if before.step < 0 or not judgement.readings:
+    if before.step < 0:
         return _told(entry, text)
-    return _told(entry, f"{text} {_average(judgement, state)}", judgement.readings)
+    text += f" {_average(judgement, state)}"
+    return replace(_told(entry, text), judgement=judgement, alpha=state.policy.alpha)
 
 
 _VERBS = {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.UNDECIDED: "stayed undecided"}

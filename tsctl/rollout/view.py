@@ -15,7 +15,6 @@ from tsctl.rollout.evidence import Seen
 from tsctl.rollout.explain import outcome, progress, reason, where_of
 from tsctl.rollout.follow import Standing
 from tsctl.rollout.judge import MOST_REQUESTS, Judgement, Rate, Reading, Verdict
-from tsctl.rollout.policy import RolloutPolicy
 from tsctl.rollout.state import Outcome, State
 from tsctl.rollout.wording import duration, e_text, interval_text, rate_text
 
@@ -36,25 +35,25 @@ def picture(now: Standing, clock: float) -> RenderableType:
     return Group(
         _heading(state),
         _condition(state, clock - now.written_at),
+        *_outlook(now, judgement),
         Text(),
         versions_table(state, now.rates),
         Text(),
         rates_table(state.stable, state.canary, judgement.readings),
         Text(),
-        signals_table(judgement.readings, state.policy, judgement.log_e),
-        *_outlook(now, judgement),
+        signals_table(judgement, state.policy.alpha),
     )
 
 
-def signals_table(readings: Sequence[Reading], policy: RolloutPolicy, log_e: float) -> Table:
+def signals_table(judgement: Judgement, alpha: float) -> Table:
     """E-values, each with the threshold that it reaches the average's with if all others were 0, and the average."""
     table = _table("signal", ">e-value", ">threshold", ">share", "on its way there", ">")
-    for reading in readings:
-        limit = -log(policy.alpha * reading.share)
+    for reading in judgement.readings:
+        limit = -log(alpha * reading.share)
         name = f"{reading.signal} ({reading.about})" if reading.about else reading.signal
         table.add_row(name, e_text(reading.log_e), e_text(limit), f"{reading.share:.1%}", *_way(reading.log_e, limit))
-    limit = -log(policy.alpha)
-    table.add_row("average", e_text(log_e), e_text(limit), "", *_way(log_e, limit), style="bold")
+    limit = -log(alpha)
+    table.add_row("average", e_text(judgement.log_e), e_text(limit), "", *_way(judgement.log_e, limit), style="bold")
     return table
 
 
@@ -149,7 +148,7 @@ def _outlook(now: Standing, judgement: Judgement) -> list[RenderableType]:
             text += f", {duration(left)} at the present rate"
         elif now.rates is not None and not now.rates[1]:
             text += ", and none comes now"
-    return [Text(), Text(text, style="red" if judgement.verdict is Verdict.FAIL else "")]
+    return [Text(text, style="red" if judgement.verdict is Verdict.FAIL else "")]
 
 
 def _way(log_e: float, limit: float) -> tuple[RenderableType, str]:

@@ -1,0 +1,203 @@
+"""Journals as a runner writes them, entry by entry and judged as they go, of rollouts that end in every way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tsctl.rollout.evidence import Seen, Window
+from tsctl.rollout.journal import Entry, Journal
+from tsctl.rollout.judge import Verdict
+from tsctl.rollout.policy import RolloutPolicy
+from tsctl.rollout.state import State, after
+
+#: 2026-11-25 09:30:00 in Greenwich.
+BEGIN = 1_795_599_000.0
+POLICY = RolloutPolicy(steps=(10, 50, 100), hold_s=4, min_requests=50, max_error_rate=0.2, tick_s=1)
+
+
+class Writer:
+    """One rollout of digits 2.0 against 1.0, whose clock moves when something is waited for."""
+
+    def __init__(
+        self, folder: Path, policy: RolloutPolicy = POLICY, begin: float = BEGIN, model: str = "digits"
+    ) -> None:
+        self.now = begin
+        self.journal = Journal(folder / f"20261125T{int(begin - BEGIN):06d}Z-2.0.jsonl", lambda: self.now)
+        self.state: State | None = None
+        self.tell(
+            "started", id=self.journal.id, model=model, canary="2.0", stable="1.0", archive="ab" * 32,
+            file=f"{model}-2.0.mar", workers=1, nodes=["local", "far"], policy=policy.model_dump(mode="json"),
+            policy_digest=policy.digest, classes=["cat", "dog"], cursor={}, by="ann@desk",
+        )  # fmt: skip
+
+    @property
+    def entries(self) -> list[Entry]:
+        return self.journal.entries
+
+    @property
+    def path(self) -> Path:
+        return self.journal.path
+
+    def tell(self, kind: str, **content: Any) -> None:
+        self.state = after(self.state, self.journal.append(kind, **content))
+
+    def do(self, what: str, seconds: float = 1.0, **content: Any) -> None:
+        self.tell("doing", what=what)
+        self.now += seconds
+        self.tell("done", what=what, **content)
+
+    def prepare(self) -> None:
+        for what, detail in (("verify", "9 checks"), ("register", "2 nodes"), ("prove", "3 answers on 2 nodes")):
+            self.do(what, detail=detail)
+
+    def begin(self, index: int) -> None:
+        assert self.state
+        self.tell("step", index=index, weight=self.state.weights[index], slow_ms=25.0, cursor={})
+        self.do("weigh", 0.1, weight=self.state.weights[index])
+
+    def tick(self, canary: Seen, stable: Seen, seconds: float = 1.0) -> None:
+        assert self.state
+        self.now += seconds
+        window = Window(self.state.weight, stable, canary)
+        self.tell("tick", held_s=seconds, windows=[window.as_json()], cursor={"r|2.0": len(self.entries)})
+
+    def ticks(self, count: int, canary_errors: int = 0) -> None:
+        """Seconds of a hundred requests each, of which one of stable is an error."""
+        assert self.state
+        share = self.state.weight // 100
+        for _ in range(count):
+            kept = 100 - share
+            canary = Seen(share, min(canary_errors, share), share // 20, {"cat": share // 2, "dog": share - share // 2})
+            self.tick(canary, Seen(kept, min(1, kept), kept // 20, {"cat": kept // 2, "dog": kept - kept // 2}))
+
+    def judge(self) -> Verdict:
+        """What the judge says now is told, unless it is undecided."""
+        assert self.state
+        judgement = self.state.judgement
+        if judgement.verdict is not Verdict.UNDECIDED:
+            more = {"signal": judgement.signal} if judgement.signal else {}
+            self.tell("verdict", verdict=judgement.verdict, why=judgement.why, judgement=judgement.as_json(), **more)
+        return judgement.verdict
+
+    def pass_step(self, index: int) -> None:
+        self.begin(index)
+        self.ticks(6)
+        assert self.judge() is Verdict.PASS
+
+    def promote(self) -> None:
+        self.do("default", detail="2 nodes")
+        self.do("retire", detail="0.9 of 2 nodes")
+        self.tell("ended", outcome="promoted", why="no signal speaks against it")
+
+    def back(self, outcome: str, why: str) -> None:
+        self.do("back", 0.2)
+        self.tell("ended", outcome=outcome, why=why)
+
+
+def promoted(folder: Path, **given: Any) -> Writer:
+    writer = Writer(folder, **given)
+    writer.prepare()
+    for index in range(3):
+        writer.pass_step(index)
+    writer.promote()
+    return writer
+
+
+def rolled_back(folder: Path, **given: Any) -> Writer:
+    """Half of the canary's answers are errors at the second step."""
+    writer = Writer(folder, **given)
+    writer.prepare()
+    writer.pass_step(0)
+    writer.begin(1)
+    while writer.judge() is Verdict.UNDECIDED:
+        writer.ticks(1, canary_errors=25)
+    assert writer.state
+    writer.back("rolled back", writer.state.why)
+    return writer
+
+
+def aborted(folder: Path, **given: Any) -> Writer:
+    writer = Writer(folder, **given)
+    writer.prepare()
+    writer.begin(0)
+    writer.ticks(2)
+    writer.tell("asked", what="pause", by="bob@desk")
+    writer.ticks(1)
+    writer.tell("asked", what="resume", by="bob@desk")
+    writer.tell("asked", what="abort", by="bob@desk")
+    writer.back("aborted", "")
+    return writer
+
+
+def with_outage(folder: Path, **given: Any) -> Writer:
+    """The gateway is away for a quarter of a minute, and the runner is killed while it registers."""
+    writer = Writer(folder, **given)
+    writer.do("verify")
+    writer.tell("doing", what="register")
+    writer.now += 60
+    writer.do("register")
+    writer.do("prove")
+    writer.begin(0)
+    writer.ticks(2)
+    for _ in range(3):
+        writer.tell("waits", why="the gateway does not answer", waited_s=5.0)
+        writer.now += 5
+    writer.ticks(6)
+    assert writer.judge() is Verdict.PASS
+    return writer
+
+
+def with_edited_policy(folder: Path, **given: Any) -> Writer:
+    writer = Writer(folder, **given)
+    writer.prepare()
+    writer.pass_step(0)
+    writer.begin(1)
+    writer.ticks(2)
+    policy = POLICY.model_copy(update={"alpha": 0.001, "steps": (10.0, 75.0, 100.0), "signals": ("errors", "slow")})
+    writer.tell("policy", policy=policy.model_dump(mode="json"), policy_digest=policy.digest)
+    for index in range(3):
+        writer.pass_step(index)
+    writer.promote()
+    return writer
+
+
+def taken_back(folder: Path, **given: Any) -> Writer:
+    """Promoted, and a person wants the old version back."""
+    writer = promoted(folder, **given)
+    writer.now += 3600
+    writer.tell("reopened", by="bob@desk")
+    writer.do("back")
+    writer.do("undefault")
+    writer.tell("ended", outcome="rolled back", why="no signal speaks against it")
+    return writer
+
+
+def failed_to_load(folder: Path, **given: Any) -> Writer:
+    """It never became ready, so that no request reached it."""
+    writer = Writer(folder, **given)
+    writer.do("verify")
+    writer.tell("doing", what="register")
+    writer.now += 30
+    writer.tell("verdict", verdict="fail", why="2.0 <crashes> & burns on local", signal="register")
+    writer.tell("ended", outcome="rolled back", why="2.0 <crashes> & burns on local")
+    return writer
+
+
+def late_slow(folder: Path, **given: Any) -> Writer:
+    """Stable had too few answers when the step began; and a kind of entry that only a later version knows."""
+    writer = Writer(folder, **given)
+    writer.prepare()
+    writer.tell("step", index=0, weight=1000, slow_ms=None, cursor={})
+    writer.do("weigh", 0.1, weight=1000)
+    writer.ticks(1)
+    writer.tell("slow", slow_ms=50.0, cursor={})
+    writer.tell("dreamt", of="sheep")
+    writer.ticks(1)
+    return writer
+
+
+EVERY: tuple[Callable[..., Writer], ...] = (
+    promoted, rolled_back, aborted, with_outage, with_edited_policy, taken_back, failed_to_load, late_slow,
+)  # fmt: skip

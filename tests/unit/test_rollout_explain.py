@@ -1,0 +1,148 @@
+"""A rollout in sentences: everything that was decided is there with its numbers, wherever the journal ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.rollout_journals import (
+    BEGIN,
+    EVERY,
+    Writer,
+    aborted,
+    failed_to_load,
+    late_slow,
+    promoted,
+    rolled_back,
+    taken_back,
+    with_edited_policy,
+    with_outage,
+)
+from tsctl.rollout.explain import Teller, story
+from tsctl.rollout.follow import standing
+from tsctl.rollout.judge import MOST_REQUESTS
+from tsctl.rollout.report import render_report
+from tsctl.rollout.wording import duration, e_text, needed_text, when
+
+
+def text_of(writer: Writer) -> str:
+    told = story(writer.entries)
+    return "\n".join([told.rule, *(line.text for line in told.told), told.outcome, *told.advice])
+
+
+@pytest.mark.parametrize("write", EVERY, ids=lambda write: write.__name__)
+def test_a_journal_may_end_anywhere(write: Callable[[Path], Writer], tmp_path: Path) -> None:
+    entries = write(tmp_path).entries
+    for end in range(len(entries) + 1):
+        told = story(entries[:end])
+        assert told.outcome
+        json.dumps(told.as_json())
+        assert (standing(entries[:end]) is None) == (end == 0)
+        if end:
+            assert told.advice, "there is always something that a person can do next"
+            assert "</html>" in render_report(entries[:end], UTC)
+
+
+def test_a_rollback_is_told_with_the_numbers_that_it_stands_on(tmp_path: Path) -> None:
+    writer = rolled_back(tmp_path)
+    text = text_of(writer)
+    (verdict,) = [line for line in story(writer.entries).told if line.kind == "verdict" and "failed" in line.text]
+    assert "reaches 1 / alpha = 100" in text and "alpha = 0.01, ever" in text, "which rule was used"
+    assert "Step 2 failed after" in verdict.text and "errors adds most to it" in verdict.text
+    assert verdict.judgement is not None and verdict.alpha == 0.01
+    errors = verdict.judgement.readings[0]
+    assert errors.signal == "errors" and errors.stable.high < errors.canary.low < 25 / 110 < errors.canary.high
+    assert f"{e_text(verdict.judgement.log_e)}, at or above 1 / alpha = 100" in verdict.text
+    assert "digits 2.0 was rolled back, by errors" in text and "All requests go to 1.0." in text
+    assert "tsctl models describe digits 2.0" in text
+
+
+def test_a_promotion_says_how_to_go_back(tmp_path: Path) -> None:
+    text = text_of(promoted(tmp_path))
+    assert text.count("no signal speaks against it") == 3
+    assert "ann@desk began the rollout of digits 2.0 against 1.0 on local, far: steps of 10%, 50%, 100%" in text
+    assert "digits 2.0 was promoted" in text and "tsctl rollout rollback digits" in text
+
+
+def test_what_people_asked_for_is_told_with_their_names(tmp_path: Path) -> None:
+    text = text_of(aborted(tmp_path))
+    assert "bob@desk paused the rollout" in text and "bob@desk stopped the rollout" in text
+    assert "was stopped by a person" in text
+
+
+def test_a_promotion_that_is_taken_back_is_not_told_as_a_fail(tmp_path: Path) -> None:
+    text = text_of(taken_back(tmp_path))
+    assert "bob@desk had the promotion taken back." in text
+    assert "was rolled back because a person asked for it" in text
+    assert "1.0 was made the default version of the nodes again." in text
+
+
+def test_an_outage_is_told_once_and_so_is_its_end(tmp_path: Path) -> None:
+    text = text_of(with_outage(tmp_path))
+    assert text.count("It holds: the gateway does not answer.") == 1
+    assert "What it held for is over, after 16 s." in text
+    assert text.count("Begun: registering 2.0") == 1, "a kill came between the first try and the second"
+    assert "Begun: checking" not in text, "what was done is told once"
+
+
+def test_an_edited_policy_says_what_changed(tmp_path: Path) -> None:
+    text = text_of(with_edited_policy(tmp_path))
+    assert "alpha from 0.01 to 0.001" in text
+    assert "steps from 10.0 50.0 100.0 to 10.0 75.0 100.0" in text
+    assert "1 / alpha = 1,000" in text
+
+
+def test_a_fail_before_the_first_request_says_so(tmp_path: Path) -> None:
+    text = text_of(failed_to_load(tmp_path))
+    assert "The canary, before the first step, failed: 2.0 <crashes> & burns on local." in text
+    assert "None had reached the canary." in text
+    assert "e-values is" not in text, "no evidence was judged"
+
+
+def test_what_is_slow_may_be_known_late(tmp_path: Path) -> None:
+    assert "Stable has enough answers to say what is slow: 50 ms or more." in text_of(late_slow(tmp_path))
+
+
+@given(st.integers(1, 40))
+def test_telling_entries_as_they_come_is_telling_them_all(tmp_path_factory: pytest.TempPathFactory, part: int) -> None:
+    entries = rolled_back(tmp_path_factory.mktemp("journal")).entries
+    one, parts = Teller(), Teller()
+    whole = [line for entry in entries for line in one.tell(entry)]
+    begun = [line for entry in entries[:part] for line in parts.tell(entry)]
+    assert begun + [line for entry in entries[part:] for line in parts.tell(entry)] == whole
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (0.4, "0 s"), (59.6, "1 min"), (41, "41 s"), (310, "5 min 10 s"), (7200, "2 h"), (273_600, "3 d 4 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("log_e", "text"),
+    [
+        (float("-inf"), "0"), (0.0, "1"), (-3.4739, "0.031"), (4.8752, "131"), (4.60517, "100"), (11.5, "98,716"),
+        (11.6, "1.1e+05"), (-11.5, "1.0e-05"), (5000.0, "3.0e+2171"), (13.8155, "1.0e+06"), (16.118, "1.0e+07"),
+    ],
+)  # fmt: skip
+def test_e_values_of_any_size(log_e: float, text: str) -> None:
+    assert e_text(log_e) == text
+
+
+def test_times_have_their_offset() -> None:
+    assert when(BEGIN, UTC) == "2026-11-25 09:30:00 +00:00"
+    assert when(BEGIN, timezone(timedelta(hours=-3.5))) == "2026-11-25 06:00:00 -03:30"
+
+
+def test_needed_requests_in_words() -> None:
+    assert needed_text(0) == ""
+    assert needed_text(1234) == "about 1,234 more requests of the canary"
+    assert "can be waited for" in needed_text(MOST_REQUESTS)

@@ -1,0 +1,111 @@
+"""A rollout over time: what is folded for plots is what the judge folds, and thinning hides nothing that matters."""
+
+from __future__ import annotations
+
+from math import exp, isclose, log
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.rollout_journals import BEGIN, promoted, rolled_back, with_edited_policy, with_outage
+from tsctl.rollout.history import summary
+from tsctl.rollout.series import MOST_POINTS, requests_of, series, thinned
+from tsctl.rollout.state import fold
+
+ROWS = st.lists(st.tuples(*[st.floats(-50, 50)] * 3), max_size=400)
+
+
+@given(ROWS, st.integers(8, 60))
+def test_thinning_keeps_the_ends_and_the_extremes_and_no_more_than_it_may(
+    rows: list[tuple[float, ...]], most: int
+) -> None:
+    kept = thinned(rows, most)
+    assert kept == sorted(set(kept)), "in order, each once"
+    assert len(kept) <= most or len(rows) <= most
+    if not rows:
+        assert not kept
+        return
+    assert (kept[0], kept[-1]) == (0, len(rows) - 1)
+    for column in range(3):
+        values = [row[column] for row in rows]
+        assert {min(values), max(values)} <= {values[place] for place in kept}
+
+
+def test_few_rows_all_stay() -> None:
+    assert thinned([(1.0,), (2.0,)], 4) == [0, 1]
+
+
+def test_fewer_rows_than_must_be_kept_cannot_be_asked_for() -> None:
+    with pytest.raises(ValueError, match="2 columns need at least 6 rows, found 5"):
+        thinned([(0.0, 0.0)] * 9, 5)
+
+
+def test_the_last_point_is_what_the_judge_sees(tmp_path: Path) -> None:
+    writer = rolled_back(tmp_path)
+    last = series(writer.entries).points[-1]
+    judgement = fold(writer.entries).judgement
+    assert isclose(last.average * log(10), judgement.log_e)
+    assert last.average >= last.threshold, "it was failed by the average"
+    for reading in judgement.readings:
+        assert isclose(last.logs[reading.signal] * log(10), reading.log_e)
+    errors = next(reading for reading in judgement.readings if reading.signal == "errors")
+    assert (last.stable.errors, last.canary.errors) == (errors.stable, errors.canary)
+    assert isclose(exp(last.threshold * log(10)), 100)
+
+
+def test_requests_are_those_of_all_ticks_also_after_an_edited_policy(tmp_path: Path) -> None:
+    writer = with_edited_policy(tmp_path)
+    found = series(writer.entries)
+    last = found.points[-1]
+    assert (last.stable.requests, last.canary.requests) == requests_of(writer.entries)
+    assert last.canary.errors.requests < last.canary.requests, "evidence began anew, requests did not"
+    counts = [point.canary.requests for point in found.points]
+    assert counts == sorted(counts)
+    assert {round(point.threshold, 9) for point in found.points} == {2, 3}, "alpha went from 0.01 to 0.001"
+    assert "mix" in found.points[0].logs and "mix" not in last.logs
+
+
+def test_weights_are_in_force_once_they_are_read_back(tmp_path: Path) -> None:
+    found = series(rolled_back(tmp_path).entries)
+    assert [weight for _, weight in found.weights] == [0, 1000, 5000, 0]
+    assert found.weights[0][0] == found.begin == BEGIN
+    assert [(mark.kind, mark.text) for mark in found.marks] == [("verdict", "pass"), ("verdict", "fail")]
+
+
+def test_an_outage_lasts_from_the_first_wait_to_the_first_tick_that_holds(tmp_path: Path) -> None:
+    (outage,) = series(with_outage(tmp_path).entries).waits
+    assert outage.why == "the gateway does not answer"
+    assert outage.end - outage.begin == pytest.approx(16)
+
+
+def test_an_outage_that_has_not_ended_ends_with_the_journal(tmp_path: Path) -> None:
+    entries = with_outage(tmp_path).entries
+    cut = next(entry.seq for entry in reversed(entries) if entry.kind == "waits")
+    (outage,) = series(entries[: cut + 1]).waits
+    assert outage.end == entries[cut].at
+
+
+def test_many_ticks_become_few_points(tmp_path: Path) -> None:
+    writer = with_outage(tmp_path)
+    writer.ticks(MOST_POINTS + 60)
+    points = series(writer.entries).points
+    assert len(points) <= MOST_POINTS
+    assert points[-1].at == writer.entries[-1].at
+
+
+def test_a_journal_without_a_start_is_none() -> None:
+    with pytest.raises(ValueError, match="begins with its start"):
+        series([])
+    with pytest.raises(ValueError, match="begins with its start"):
+        summary([])
+
+
+def test_a_summary_counts_without_judging(tmp_path: Path) -> None:
+    good, bad = summary(promoted(tmp_path / "a").entries), summary(rolled_back(tmp_path / "b").entries)
+    assert (good.outcome, good.signal, good.requests) == ("promoted", "", 6 * (10 + 50 + 100))
+    assert (bad.outcome, bad.signal) == ("rolled back", "errors")
+    assert bad.ended_at is not None and bad.lasted_s == pytest.approx(bad.ended_at - BEGIN)
+    entries = rolled_back(tmp_path / "c").entries[:-1]
+    assert (summary(entries).outcome, summary(entries).ended_at) == ("in progress", None)

@@ -1,0 +1,276 @@
+"""What people see of a rollout on a terminal and in pipes, from journals as a runner writes them."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+
+from tests.unit.rollout_journals import Writer, aborted, failed_to_load, promoted, rolled_back, with_outage
+from tsctl.cli import rollout_views
+from tsctl.errors import AnalysisError
+from tsctl.rollout.evidence import Seen
+from tsctl.rollout.follow import Standing, Tail, standing
+from tsctl.rollout.view import picture, seconds_left
+
+
+def shown(now: Standing | None, clock: float | None = None, width: int = 160) -> str:
+    """The picture as plain text, without the spaces at the ends of lines."""
+    assert now is not None
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console.print(picture(now, now.written_at if clock is None else clock))
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def row(text: str, name: str) -> list[str]:
+    """The words of the line that begins with this one."""
+    return next(line.split() for line in text.splitlines() if line.startswith(name))
+
+
+def in_step(folder: Path) -> Writer:
+    """Two seconds of the first step, which gives the canary 10 of 100 requests a second."""
+    writer = Writer(folder)
+    writer.prepare()
+    writer.begin(0)
+    writer.ticks(2)
+    return writer
+
+
+@pytest.fixture
+def rollouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of journals of digits, in a project that commands find."""
+    monkeypatch.setenv("TSCTL_PROJECT", str(tmp_path))
+    return tmp_path / ".tsctl" / "rollouts" / "digits"
+
+
+# ---- the picture -----------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_of_a_step(tmp_path: Path) -> None:
+    text = shown(standing(in_step(tmp_path).entries))
+    assert text.startswith("digits: 2.0 against 1.0")
+    assert "step 1 of 3, 10% of the requests, held for 2 s of 4 s" in text
+    assert row(text, "1.0 ") == ["1.0", "stable", "90%", "180", "90.0"]
+    assert row(text, "2.0 ") == ["2.0", "canary", "10%", "20", "10.0"]
+    assert row(text, "errors")[:5] == ["errors", "1.0", "2", "180", "1.11%"]
+    assert row(text, "average")[2] == "100", "1 / alpha"
+    assert "undecided: about 30 more requests of the canary, 3 s at the present rate" in text
+
+
+def test_the_picture_fits_on_a_terminal_of_eighty_columns(tmp_path: Path) -> None:
+    text = shown(standing(rolled_back(tmp_path).entries), width=80)
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_a_signal_that_has_reached_its_threshold_says_so(tmp_path: Path) -> None:
+    text = shown(standing(rolled_back(tmp_path).entries))
+    assert row(text, "average")[-1] == "reached"
+    assert "digits 2.0 was rolled back, by errors" in text
+
+
+def test_what_a_rollout_holds_for_is_seen_and_goes_away(tmp_path: Path) -> None:
+    entries = with_outage(tmp_path).entries
+    last = next(entry.seq for entry in reversed(entries) if entry.kind == "waits")
+    assert "holds: the gateway does not answer" in shown(standing(entries[: last + 1]))
+    assert "holds" not in shown(standing(entries))
+
+
+def test_a_paused_rollout_says_how_it_goes_on(tmp_path: Path) -> None:
+    writer = in_step(tmp_path)
+    writer.tell("asked", what="pause", by="bob@desk")
+    assert "paused; it goes on by: tsctl rollout resume digits" in shown(standing(writer.entries))
+
+
+def test_a_rollout_that_nobody_runs_is_told_by_its_silence(tmp_path: Path) -> None:
+    now = standing(in_step(tmp_path).entries)
+    assert now is not None
+    assert "nothing was written" not in shown(now, now.written_at + 20)
+    assert "nothing was written for 2 min; where no tsctl runs it" in shown(now, now.written_at + 120)
+
+
+def test_time_left_is_that_of_what_takes_longest(tmp_path: Path) -> None:
+    writer = in_step(tmp_path)
+    now = standing(writer.entries)
+    assert now is not None and now.rates == pytest.approx((90, 10))
+    assert seconds_left(now, now.state.judgement) == pytest.approx(3), "30 requests at 10 a second; the hold takes 2 s"
+    for _ in range(61):
+        writer.tick(Seen(), Seen())
+    now = standing(writer.entries)
+    assert now is not None and now.rates == (0, 0)
+    assert seconds_left(now, now.state.judgement) is None
+    assert "and none comes now" in shown(now)
+
+
+# ---- following a file ------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_read_once_and_only_when_it_is_whole(tmp_path: Path) -> None:
+    writer = in_step(tmp_path)
+    content = writer.path.read_bytes()
+    part = tmp_path / "part.jsonl"
+    tail, found = Tail(part), []
+    for end in range(0, len(content), 97):
+        part.write_bytes(content[:end])
+        found += tail.new()
+    part.write_bytes(content)
+    assert [*found, *tail.new()] == Tail(writer.path).new() and not tail.new()
+    assert [entry.seq for entry in found] == list(range(len(found)))
+
+
+def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path) -> None:
+    writer = in_step(tmp_path)
+    lines = writer.path.read_bytes().splitlines(keepends=True)
+    writer.path.write_bytes(b"".join([*lines[:2], b"{}\n"]))
+    with pytest.raises(AnalysisError, match="line 3: is no entry"):
+        Tail(writer.path).new()
+    writer.path.write_bytes(b"".join([lines[0], lines[2]]))
+    with pytest.raises(AnalysisError, match="line 2: has number 2"):
+        Tail(writer.path).new()
+    with pytest.raises(AnalysisError, match="is gone"):
+        Tail(tmp_path / "none.jsonl").new()
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_rollout_every_command_says_how_to_begin_one(rollouts: Path) -> None:
+    for command in (rollout_views.status, rollout_views.watch, rollout_views.explain, rollout_views.report):
+        with pytest.raises(AnalysisError) as error:
+            command("digits")
+        assert "tsctl rollout start MODEL VERSION" in error.value.hint
+    with pytest.raises(AnalysisError, match="there is no rollout"):
+        rollout_views.status()
+
+
+def test_a_journal_whose_first_line_was_cut_off_is_no_rollout(rollouts: Path) -> None:
+    rollouts.mkdir(parents=True)
+    (rollouts / "20261125T000000Z-2.0.jsonl").write_bytes(b'{"seq":0,"at":1')
+    with pytest.raises(AnalysisError, match="there is no rollout of digits"):
+        rollout_views.status("digits")
+
+
+def test_status_as_json_is_the_state(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = in_step(rollouts)
+    rollout_views.status("digits", json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["id"], told["weight"], told["judgement"]["needed"]) == (writer.journal.id, 1000, 30)
+    rollout_views.status(json=True)
+    assert json.loads(capsys.readouterr().out) == [told]
+
+
+def test_status_of_all_models_shows_what_is_in_progress(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    promoted(rollouts)
+    rollout_views.status()
+    assert "no rollout is in progress" in capsys.readouterr().out
+    Writer(rollouts.parent / "words", model="words")
+    rollout_views.status()
+    text = capsys.readouterr().out
+    assert "words: 2.0 against 1.0" in text and "digits" not in text
+    assert "before the first step: verify, register, prove are to come" in text
+
+
+def test_history_has_a_line_for_each(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rollout_views.history()
+    assert "no rollout yet" in capsys.readouterr().out
+    promoted(rollouts)
+    rolled_back(rollouts, begin=1_795_600_000.0)
+    rollout_views.history("digits")
+    head, good, bad = capsys.readouterr().out.splitlines()
+    assert head.split() == ["ID", "MODEL", "FROM", "TO", "OUTCOME", "BY", "REQUESTS", "LASTED", "BEGAN"]
+    assert good.split()[1:6] == ["digits", "1.0", "2.0", "promoted", "960"]
+    assert "rolled back  errors" in bad
+    rollout_views.history(json=True)
+    assert [one["outcome"] for one in json.loads(capsys.readouterr().out)] == ["promoted", "rolled back"]
+
+
+def test_history_shows_the_others_where_one_is_damaged(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    promoted(rollouts)
+    (rollouts / "20261126T000000Z-3.0.jsonl").write_bytes(b"?\n")
+    with pytest.raises(AnalysisError, match=r"3\.0\.jsonl, line 1"):
+        rollout_views.history()
+    assert "promoted" in capsys.readouterr().out
+
+
+def test_explain_prints_the_evidence_below_each_verdict(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rolled_back(rollouts)
+    rollout_views.explain("digits")
+    text = capsys.readouterr().out
+    assert "Step 1 passed" in text and "Step 2 failed" in text
+    assert text.count("SIGNAL") == text.count("REQUESTS THAT ARE") == 2
+    rollout_views.explain("digits", json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert [line["judgement"]["verdict"] for line in told["told"] if line["judgement"]] == ["pass", "fail"]
+
+
+def test_an_earlier_rollout_is_named_by_the_beginning_of_its_id(
+    rollouts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = promoted(rollouts)
+    rolled_back(rollouts, begin=1_795_600_000.0)
+    rollout_views.explain("digits", first.journal.id[:-5])
+    assert "was promoted" in capsys.readouterr().out
+    rollout_views.explain("digits")
+    assert "was rolled back" in capsys.readouterr().out
+    with pytest.raises(AnalysisError, match="2 rollouts of digits begin with 2026"):
+        rollout_views.explain("digits", "2026")
+    with pytest.raises(AnalysisError, match="no rollouts of digits begin with 7"):
+        rollout_views.explain("digits", "7")
+
+
+def test_report_is_written_beside_the_journal_or_where_it_is_wanted(
+    rollouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = promoted(rollouts)
+    rollout_views.report("digits")
+    assert capsys.readouterr().out.strip() == f".tsctl/rollouts/digits/{writer.journal.id}.html"
+    rollout_views.report("digits", out=tmp_path / "seen.html")
+    assert (tmp_path / "seen.html").read_text(encoding="utf-8") == writer.path.with_suffix(".html").read_text(
+        encoding="utf-8"
+    )
+
+
+# ---- watch -----------------------------------------------------------------------------------------------------------
+
+
+def test_watch_prints_what_happens_and_ends_with_the_rollout(
+    rollouts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = in_step(rollouts)
+
+    def go_on() -> None:
+        writer.tell("asked", what="abort", by="bob@desk")
+        writer.back("aborted", "")
+
+    later = threading.Timer(0.7, go_on)
+    later.start()
+    with pytest.raises(typer.Exit) as ended:
+        rollout_views.watch("digits")
+    later.join()
+    assert ended.value.exit_code == 10
+    lines = capsys.readouterr().out.splitlines()
+    assert "Step 1 of 3 begins" in "\n".join(lines) and "bob@desk stopped the rollout." in lines[-5]
+    assert "was stopped by a person" in lines[-1]
+    assert not any("tick" in line for line in lines)
+
+
+def test_watch_of_a_promotion_ends_well(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    promoted(rollouts)
+    rollout_views.watch("digits")
+    assert "digits 2.0 was promoted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("write", [promoted, aborted, failed_to_load])
+def test_watch_on_a_terminal_keeps_the_last_picture(write: Callable[[Path], Writer], rollouts: Path) -> None:
+    writer = write(rollouts)
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40)
+    state = rollout_views._watch_picture(writer.path, console)
+    assert isinstance(console.file, io.StringIO)
+    assert state.outcome is not None and "digits: 2.0 against 1.0" in console.file.getvalue()
+    assert "\x1b[" in console.file.getvalue(), "colours on a terminal"

@@ -22,7 +22,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up down status archives verify test test-unit test-live fuzz lint \
-	bench-first-request bench-gateway bench-handlers bench-overhead clean distclean
+	bench-first-request bench-gateway bench-handlers bench-overhead bench-rollout clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -66,6 +66,9 @@ bench-gateway: $(STAMP)  ## Measure all figures of the gateway, some ten minutes
 
 bench-overhead: $(STAMP)  ## Measure requests a second of a linear layer, against stock TorchServe (needs wrk)
 	@$(RUN) scripts/bench.py overhead
+
+bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and how soon faults are found, some three minutes
+	@$(RUN) scripts/bench.py rollout
 
 fuzz: archives  ## Look for bytes that a worker cannot answer; SECONDS=60 is the time of each target
 	@$(RUN) scripts/fuzz.py --seconds $(SECONDS) --seed $(SEED)

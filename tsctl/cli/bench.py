@@ -38,6 +38,14 @@ class GatewayWorkload(StrEnum):
     SHADOW = "shadow"
 
 
+class RolloutWorkload(StrEnum):
+    """What `tsctl bench rollout` simulates."""
+
+    IDENTICAL = "identical"
+    CAUGHT = "caught"
+    FAULTS = "faults"
+
+
 app = typer.Typer(help="Measure; every figure is compared inside one run.", no_args_is_help=True)
 
 
@@ -117,6 +125,21 @@ def gateway(
     from tsctl.bench.gateway import WORKLOADS
 
     _run("gateway", WORKLOADS, [workload.value for workload in only or GatewayWorkload], rounds, seconds, out, json)
+
+
+@app.command()
+def rollout(
+    only: Annotated[
+        list[RolloutWorkload] | None, typer.Option(help="One workload; may be given several times. All, if not given.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Simulated rollouts of each kind.")] = 10_000,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """False rollbacks, and how soon faults are found, simulated with fixed seeds."""
+    from tsctl.bench.rollout import workloads
+
+    _run("rollout", workloads(runs), [workload.value for workload in only or RolloutWorkload], 1, 0, out, json)
 
 
 def _run(

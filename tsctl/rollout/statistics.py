@@ -97,14 +97,18 @@ class RateProcess:
         """
         if not self.trials:
             return 0.0
-        points = [self.allowed + (1 - self.allowed) * (i + 0.5) / POINTS for i in range(POINTS)]
         misses = self.trials - self.events
         return log_mean(
             [
-                self.events * log(point / self.allowed) + misses * log((1 - point) / (1 - self.allowed))
-                for point in points
+                self.events * log(rate / self.allowed) + misses * log((1 - rate) / (1 - self.allowed))
+                for rate in rates_above(self.allowed)
             ]
         )
+
+
+def rates_above(allowed: float) -> tuple[float, ...]:
+    """The rates that a RateProcess is averaged over, evenly from the allowed one to 1."""
+    return tuple(allowed + (1 - allowed) * (number + 0.5) / POINTS for number in range(POINTS))
 
 
 def log_mean(values: Sequence[float]) -> float:

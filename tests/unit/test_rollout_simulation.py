@@ -1,0 +1,231 @@
+"""The simulator speaks of the code that runs: its evidence is the judge's after every request, its ends are exact."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from tsctl.bench.rollout import slow_share, workloads
+from tsctl.bench.run import figure_rows, notes
+from tsctl.cli.bench import RolloutWorkload
+from tsctl.deployment import DeploymentSpec
+from tsctl.progress import Progress
+from tsctl.project import Project
+from tsctl.rollout.evidence import Seen, Window, no_evidence
+from tsctl.rollout.judge import Held, Verdict, judge
+from tsctl.rollout.policy import RolloutPolicy
+from tsctl.rollout.simulate import (
+    CANARY,
+    Behaviour,
+    Counts,
+    Ends,
+    Rollout,
+    Stage,
+    bound,
+    cumulated,
+    draw,
+    grown,
+    in_order,
+    parts_after_each,
+    signals_of,
+    simulate,
+)
+
+CLASSES = 3
+KINDS = 1 + CLASSES
+#: One request: its cell (version, and error or class), and whether it was slow.
+REQUEST = st.tuples(st.integers(0, 2 * KINDS - 1), st.booleans())
+WEIGHTS = st.sampled_from((1, 100, 500, 2500, 5000, 9000))
+POLICIES = st.sampled_from(
+    (RolloutPolicy(), RolloutPolicy(signals=("slow", "errors"), alpha=0.05), RolloutPolicy(max_error_rate=0.2))
+)
+
+
+def behaviour(errors: float = 0.05, slow: float = 0.05, *classes: float) -> Behaviour:
+    return Behaviour(errors, slow, classes or (0.5, 0.25, 0.25))
+
+
+def rollout(
+    policy: RolloutPolicy, *stages: tuple[int, int], canary: Behaviour | None = None, stable: Behaviour | None = None
+) -> Rollout:
+    stable = stable or behaviour()
+    return Rollout(policy, stable, canary or stable, tuple(Stage(*stage) for stage in stages))
+
+
+def window(cell: int, is_slow: bool, weight: int) -> Window:
+    """One request, as the judge is told of it."""
+    track, kind = divmod(cell, KINDS)
+    seen = Seen(1, int(kind == 0), int(is_slow), {str(kind - 1): 1} if kind else {})
+    return Window(weight, canary=seen) if track == CANARY else Window(weight, stable=seen)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(WEIGHTS, st.lists(REQUEST, min_size=1, max_size=12)), min_size=1, max_size=4), POLICIES)
+def test_the_evidence_is_that_of_the_judge_after_every_request(
+    stages: list[tuple[int, list[tuple[int, bool]]]], policy: RolloutPolicy
+) -> None:
+    told = rollout(policy, (100, 1))
+    signals = signals_of(told)
+    logs = [signal.start(1) for signal in signals]
+    evidence = no_evidence(policy, [str(number) for number in range(CLASSES)])
+    for weight, requests in stages:
+        cells = np.array([[cell for cell, _ in requests]])
+        is_slow = np.array([[slow for _, slow in requests]])
+        counts = cumulated(cells, is_slow, KINDS)
+        parts = parts_after_each(signals, logs, counts, weight)
+        for number, request in enumerate(requests):
+            evidence = evidence.seen(window(*request, weight))
+            judgement = judge(policy, evidence, Held(0.0, 0))
+            expected = [reading.log_part for reading in judgement.readings]
+            assert np.log(parts[:, 0, number]) == pytest.approx(expected, abs=1e-9)
+            total = float(parts[:, 0, number].sum())
+            assert math.log(total) == pytest.approx(judgement.log_e, abs=1e-9)
+            assert (total >= 1 / policy.alpha) == (judgement.verdict is Verdict.FAIL)
+        whole = Counts(counts.kinds[:, -1], counts.slow[:, -1])
+        logs = [
+            grown(before, whole.bets(signal.name), signal.factors(weight))
+            for signal, before in zip(signals, logs, strict=True)
+        ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1 << 30), WEIGHTS, st.integers(1, 300), POLICIES)
+def test_no_order_of_the_same_requests_exceeds_the_bound(
+    seed: int, weight: int, requests: int, policy: RolloutPolicy
+) -> None:
+    chance = np.random.default_rng(seed)
+    told = rollout(policy, (weight, requests), canary=behaviour(0.3, 0.3, 0.1, 0.1, 0.8))
+    signals = signals_of(told)
+    logs = [chance.normal(-2, 3, signal.start(5).shape) for signal in signals]
+    counts = draw(chance, told, weight, requests, 5)
+    ordered = in_order(chance, counts)
+    parts = parts_after_each(signals, logs, ordered, weight)
+    assert (parts.sum(axis=0).max(axis=1) <= bound(signals, logs, counts, weight) * (1 + 1e-9)).all()
+    assert (ordered.kinds[:, -1] == counts.kinds).all()
+    assert (ordered.slow[:, -1] == counts.slow).all()
+
+
+def test_every_order_is_equally_likely() -> None:
+    counts = Counts(np.array([[[1, 1, 0, 0], [1, 0, 1, 0]]] * 6000), np.array([[1, 0]] * 6000))
+    ordered = in_order(np.random.default_rng(1), counts)
+    first = ordered.kinds[:, 0].reshape(6000, -1)
+    assert first.sum(axis=0) == pytest.approx([1500, 1500, 0, 0, 1500, 0, 1500, 0], abs=140)
+    # which of stable's two requests is slow does not depend on which of them is the error
+    slow_and_first = ordered.slow[:, 0, 0] == 1
+    assert slow_and_first.sum() == pytest.approx(1500, abs=140)
+    assert (slow_and_first & (first[:, 0] == 1)).sum() == pytest.approx(750, abs=110)
+
+
+def judged_one_by_one(told: Rollout, chance: random.Random) -> int:
+    """Requests until the judge fails one rollout, each request drawn by itself; 0 where it does not."""
+    evidence = no_evidence(told.policy, [str(number) for number in range(CLASSES)])
+    for came, weight in enumerate((stage.weight for stage in told.stages for _ in range(stage.requests)), start=1):
+        track = int(chance.random() < weight / 10_000)
+        version = told.canary if track else told.stable
+        answered = 1 + chance.choices(range(CLASSES), version.classes)[0]
+        cell = track * KINDS + (0 if chance.random() < version.errors else answered)
+        evidence = evidence.seen(window(cell, chance.random() < version.slow, weight))
+        shares = told.policy.shares.items()
+        if sum(share * math.exp(min(evidence.logs[name], 700)) for name, share in shares) >= 1 / told.policy.alpha:
+            return came
+    return 0
+
+
+def test_runs_end_where_those_do_that_are_judged_one_request_at_a_time() -> None:
+    told = rollout(RolloutPolicy(), (500, 30), (2500, 70), stable=behaviour(0.1), canary=behaviour(0.7, 0.3))
+    chance = random.Random(1)  # noqa: S311 - a seeded simulation
+    slowly = np.array([judged_one_by_one(told, chance) or told.requests for _ in range(150)])
+    ends = simulate(told, 4000, seed=1)
+    assert ends.requests.mean() == pytest.approx(slowly.mean(), abs=3 * slowly.std() / math.sqrt(150))
+    assert ends.requests.std() == pytest.approx(slowly.std(), rel=0.2)
+
+
+def test_the_same_seed_gives_the_same_runs() -> None:
+    told = rollout(RolloutPolicy(), (500, 300), canary=behaviour(0.4))
+    one, same, other = (simulate(told, 20, seed) for seed in (1, 1, 2))
+    assert (one.requests == same.requests).all()
+    assert (one.requests != other.requests).any()
+
+
+def shares(ends: Ends) -> tuple[float, float]:
+    return float(ends.is_back.mean()), float(np.median(ends.requests))
+
+
+@pytest.mark.parametrize(("base", "limit"), [(0.0, 0.05), (0.01, 0.05), (0.1, 0.2)])
+def test_identical_versions_are_rolled_back_at_most_so_often_as_alpha_says(base: float, limit: float) -> None:
+    policy = RolloutPolicy(max_error_rate=limit, alpha=0.05)
+    stages = ((100, 2000), (500, 2000), (2500, 2000), (5000, 2000))
+    ends = simulate(rollout(policy, *stages, stable=behaviour(base)), 500, seed=3)
+    assert ends.is_back.mean() <= 0.05
+    assert (ends.requests[~ends.is_back] == 8000).all()
+    assert ends.on_canary[~ends.is_back].mean() == pytest.approx(1620, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("canary", "signal"),
+    [
+        (behaviour(0.1), "errors"),
+        (behaviour(0.005, 0.3), "slow"),
+        (behaviour(0.005, 0.05, 0.25, 0.5, 0.25), "mix"),
+    ],
+)
+def test_faults_are_found_by_their_own_signal(canary: Behaviour, signal: str) -> None:
+    told = rollout(RolloutPolicy(), (500, 20_000), stable=behaviour(0.005), canary=canary)
+    ends = simulate(told, 100, seed=4)
+    assert ends.is_back.all()
+    assert np.bincount(ends.signal).argmax() == ends.signals.index(signal)
+    assert (ends.on_canary <= ends.requests).all()
+    assert ends.on_canary.mean() == pytest.approx(ends.requests.mean() * 0.05, rel=0.2)
+
+
+def test_a_rate_above_the_limit_is_found_where_both_versions_are_alike() -> None:
+    told = rollout(RolloutPolicy(max_error_rate=0.02), (5000, 5000), stable=behaviour(0.1))
+    ends = simulate(told, 50, seed=5)
+    assert ends.is_back.all()
+    assert {ends.signals[number] for number in ends.signal} == {"limit"}
+
+
+def test_five_percent_errors_are_caught_in_every_run_within_two_thousand_requests() -> None:
+    told = rollout(RolloutPolicy(), (500, 100_000), stable=behaviour(0.005), canary=behaviour(0.05))
+    share, median = shares(simulate(told, 300, seed=6))
+    assert share == 1
+    assert median <= 2000
+
+
+@pytest.mark.parametrize(
+    ("policy", "weight", "canary", "told"),
+    [
+        (RolloutPolicy(), 10_000, behaviour(), "weight"),
+        (RolloutPolicy(), 0, behaviour(), "weight"),
+        (RolloutPolicy(signals=("errors", "disagreement")), 100, behaviour(), "pairs"),
+        (RolloutPolicy(), 100, behaviour(0.1, 0.1, 1.0), "same classes"),
+    ],
+)
+def test_what_is_not_simulated_is_refused(policy: RolloutPolicy, weight: int, canary: Behaviour, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        rollout(policy, (weight, 1), canary=canary)
+
+
+def test_the_figures_say_what_is_reached_and_what_was_not_measured(tmp_path: Path) -> None:
+    deployment = DeploymentSpec.model_validate({"nodes": {"local": {}}})
+    found = workloads(runs=20)
+    assert list(found) == [workload.value for workload in RolloutWorkload]
+    progress = Progress(Console(file=io.StringIO()))
+    caught = found["caught"](Project(tmp_path), deployment, 1, 0, progress)
+    assert [str(figure.target) for figure in caught.figures] == [">= 100", "<= 2,000", "None", "None", "None"]
+    assert caught.figures[0].is_reached
+    assert [row[3] for row in figure_rows([caught])] == ["%", "requests", "requests", "users", "users"]
+    assert all(said.startswith("caught: 5% errors: rolled back by") for said in notes([caught]))
+
+
+def test_what_takes_half_as_long_again_is_slow_more_often() -> None:
+    assert slow_share(1.0) == pytest.approx(0.05)
+    assert slow_share(1.5) == pytest.approx(0.202, abs=0.001)

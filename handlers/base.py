@@ -27,7 +27,7 @@ from handlers.accelerate import accelerate
 from handlers.cache import AnswerStore, ResponseCache
 from handlers.cache_keys import KeyMaker, archive_digest
 from handlers.device import choose_device, set_threads, threads_per_worker, usable_cores
-from handlers.errors import LoadError, NotImplementedHere, RequestError
+from handlers.errors import LoadError, ModelFailed, NotImplementedHere, RequestError
 from handlers.items import CACHE_SAID, JSON, Incoming, Outgoing, problem, read_item, read_properties, request_id_of
 from handlers.proof import prove, reason, refuse_halved
 from handlers.request_path import RequestPath, request_key
@@ -196,7 +196,7 @@ class ServingHandler:
         answers = [
             next(rest)
             if isinstance(item, Incoming)
-            else oip.fold(item, list(islice(rest, len(item.rows))), self.model, self.version)
+            else self._fold(item, list(islice(rest, len(item.rows))))
             if isinstance(item, oip.Infer)
             else item
             for item in received
@@ -254,18 +254,33 @@ class ServingHandler:
         """The request that is to be computed, or the answer to one that is not."""
         headers = {name.lower(): value for name, value in item.headers.items()}
         try:
-            if headers.get("explain") == "True":
-                raise NotImplementedHere("This model offers predictions, not explanations.")
-            # TorchServe's own describe request carries no field; a client may send the header as well
-            if not item.fields and headers.get("describe") == "True":
-                return Outgoing(200, to_json(self.describe()))
-            request = read_item(item.fields, item.types, headers, item.request_id)
-            if headers.get(oip.PROTOCOL_HEADER) == oip.OIP:
-                return oip.read_infer(request, self._scalars, self.batch_size, self._serving.request_bytes)
-            return request
+            return self._read(item, headers)
         except RequestError as error:
-            refusal = oip.refusal if headers.get(oip.PROTOCOL_HEADER) == oip.OIP else problem
-            return refusal(error, request_id_of(headers, item.request_id), self.model, self.version)
+            told = error
+        except Exception:
+            logger.exception("%s %s: reading request %s failed", self.model, self.version, item.request_id)
+            told = ModelFailed("The handler failed while it read the request.")
+        refusal = oip.refusal if headers.get(oip.PROTOCOL_HEADER) == oip.OIP else problem
+        return refusal(told, request_id_of(headers, item.request_id), self.model, self.version)
+
+    def _read(self, item: wire.Item, headers: dict[str, str]) -> Incoming | oip.Infer | Outgoing:
+        if headers.get("explain") == "True":
+            raise NotImplementedHere("This model offers predictions, not explanations.")
+        # TorchServe's own describe request carries no field; a client may send the header as well
+        if not item.fields and headers.get("describe") == "True":
+            return Outgoing(200, to_json(self.describe()))
+        request = read_item(item.fields, item.types, headers, item.request_id, item.is_ambiguous)
+        if headers.get(oip.PROTOCOL_HEADER) == oip.OIP:
+            return oip.read_infer(request, self._scalars, self.batch_size, self._serving.request_bytes)
+        return request
+
+    def _fold(self, infer: oip.Infer, answers: list[Outgoing]) -> Outgoing:
+        try:
+            return oip.fold(infer, answers, self.model, self.version)
+        except Exception:
+            logger.exception("%s %s: the answers are no tensors", self.model, self.version)
+            failed = ModelFailed("The model's answers cannot be written as tensors.")
+            return oip.refusal(failed, infer.request_id, self.model, self.version)
 
     def _end_worker(self) -> None:
         """End this process once the answers are sent: a failed device works again only in a new one."""

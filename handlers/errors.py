@@ -80,6 +80,9 @@ class DoesNotFit(RequestError):
     kind = "does-not-fit-schema"
     title = "The request does not fit the schema"
 
+    def __init__(self, detail: str, errors: list[dict[str, str]] | None = None) -> None:
+        super().__init__(detail, errors or [])  # a 422 has the member, also where nobody listed the mistakes
+
 
 class ModelFailed(RequestError):
     """The model raised, or answered something that cannot be sent."""

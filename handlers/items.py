@@ -52,7 +52,7 @@ class Outgoing:
 
     @property
     def phrase(self) -> str:
-        return _PHRASES[self.status]
+        return _PHRASES.get(self.status, "")  # HTTP lets an author's own status go without one
 
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -64,7 +64,11 @@ def problem(error: RequestError, request_id: str | None, model: str, version: st
 
 
 def read_item(
-    fields: Mapping[str, Any], types: Mapping[str, str], headers: Mapping[str, str], server_id: str | None
+    fields: Mapping[str, Any],
+    types: Mapping[str, str],
+    headers: Mapping[str, str],
+    server_id: str | None,
+    is_ambiguous: bool = False,
 ) -> Incoming:
     """What TorchServe hands over for one item, as an Incoming.
 
@@ -74,6 +78,7 @@ def read_item(
         types: field name to the media type that stands beside it.
         headers: the request's, with lower-case names.
         server_id: TorchServe's id of the request, used where the client sent none.
+        is_ambiguous: whether a field came more than once, of which `fields` has the last.
 
     Raises:
         UndecodableBody: no field, or several where one is expected.
@@ -81,7 +86,7 @@ def read_item(
     """
     sent_as = _bare(headers.get("content-type", ""))
     is_form = sent_as in _FORMS
-    name = _field(fields, is_form)
+    name = _field(fields, is_form, is_ambiguous)
     media_type = _bare(types.get(name, ""))
     return Incoming(
         _bytes(fields[name]), media_type or ("" if is_form else sent_as), headers, request_id_of(headers, server_id)
@@ -119,7 +124,7 @@ def sniff(body: bytes) -> str:
     return JSON
 
 
-def _field(fields: Mapping[str, Any], is_form: bool) -> str:
+def _field(fields: Mapping[str, Any], is_form: bool, is_ambiguous: bool) -> str:
     """The field that holds the item; beside a bare body there may be fields of the URL's query, which are not meant."""
     if not is_form and _RAW_FIELD in fields:
         return _RAW_FIELD
@@ -128,6 +133,8 @@ def _field(fields: Mapping[str, Any], is_form: bool) -> str:
     if not fields:
         raise UndecodableBody("The request has no body.")
     name = next(iter(fields))
+    if is_form and is_ambiguous:
+        raise UndecodableBody("The form has a field more than once; send one field, or the bare body.")
     if len(fields) > 1:
         raise UndecodableBody(f"The form has {len(fields)} fields; send one field, or the bare body.")
     if is_form and not fields[name]:  # what `curl -d` does to JSON: all of it becomes the name of an empty field

@@ -15,7 +15,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from handlers.errors import DoesNotFit, PayloadTooLarge, RequestError, UnsupportedMedia
@@ -27,6 +27,8 @@ PROTOCOL_HEADER = "x-tsctl-protocol"
 OIP = "oip-v2"
 
 MAX_DIMENSIONS = 8
+#: Of one dimension: what 31 bits hold, so that a shape and its product can be told in an answer.
+LARGEST_SIZE = (1 << 31) - 1
 #: The output's name where an answer is not an object.
 UNNAMED = "output"
 
@@ -42,7 +44,7 @@ class InputTensor(Schema):
     """Values of one field, for every row."""
 
     name: _Name
-    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=MAX_DIMENSIONS)]
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST_SIZE)]], Field(min_length=1, max_length=MAX_DIMENSIONS)]
     datatype: _Datatype
     data: list[Any]
     parameters: _Parameters = None
@@ -265,4 +267,5 @@ def _reader(datatype: str) -> TypeAdapter[list[Any]]:
         bits = int(datatype.lstrip("UINT"))
         low, high = (0, (1 << bits) - 1) if datatype.startswith("U") else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
         kind = Annotated[int, Field(strict=True, ge=low, le=high)]
-    return TypeAdapter(list[kind])
+    # the first mistake alone: a megabyte of wrong values would become 200 MB of mistakes
+    return TypeAdapter(Annotated[list[kind], FailFast()])

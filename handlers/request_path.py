@@ -150,9 +150,9 @@ class RequestPath:
             raise UnsupportedMedia(f"Content-Type {media_type} is not read here; send one of {known}.")
         try:
             return steps.decode(request.body, media_type)
-        except RequestError:
+        except (RequestError, SystemExit, KeyboardInterrupt):
             raise
-        except Exception:
+        except BaseException:  # a panic of the parser's Rust code is no Exception
             logger.exception("%s: decoding request %s failed", self._who, request.request_id)
             raise ModelFailed("The handler failed while it decoded the request.") from None
 
@@ -281,9 +281,9 @@ class RequestPath:
         self.last_failure = _where(error)
         if isinstance(error, Broken):
             return ModelFailed("The worker's device failed; the worker starts anew.")
+        self._quarantine.add(_digest(request))
         if is_out_of_memory(error):
             return ModelFailed("The item alone needs more memory than there is.")
-        self._quarantine.add(_digest(request))
         return ModelFailed("The model raised an error on this item; other items were not affected.")
 
     def _encode(self, answer: Any, request: Incoming) -> Outgoing:

@@ -45,6 +45,7 @@ class Item(NamedTuple):
     headers: dict[str, str]
     fields: dict[str, bytes]
     types: dict[str, str]  # the media type of each field, empty where the client gave none
+    is_ambiguous: bool = False  # a field came more than once; its last value is kept, as TorchServe keeps it
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -135,6 +136,7 @@ class Reader:
         headers: dict[str, str] = {}
         fields: dict[str, bytes] = {}
         types: dict[str, str] = {}
+        is_ambiguous = False
         try:
             (length,) = _read_int(held, at)
             at += 4
@@ -168,6 +170,7 @@ class Reader:
                 at += length
                 (length,) = _read_int(held, at)
                 at += 4
+                is_ambiguous = is_ambiguous or field in fields
                 fields[field] = held[at : at + length]
                 at += length
         except struct.error:
@@ -179,7 +182,7 @@ class Reader:
         if at > len(held):
             raise _Short(at)
         self._at = at
-        return Item(request_id, headers, fields, types)
+        return Item(request_id, headers, fields, types, is_ambiguous)
 
     def _name(self, raw: bytes) -> str:
         name = raw.decode()

@@ -60,7 +60,7 @@ def assert_item(item: wire.Item) -> None:
 
     try:
         headers = {name.lower(): value for name, value in item.headers.items()}
-        incoming = read_item(item.fields, item.types, headers, item.request_id)
+        incoming = read_item(item.fields, item.types, headers, item.request_id, item.is_ambiguous)
     except RequestError as error:
         assert error.status in (400, 415), error.status
         return

@@ -5,22 +5,26 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from messages import Connection, message
+from pydantic import GetPydanticSchema
+from pydantic_core import core_schema
 from served import CHECKOUT, JSON, Item, Worker, assert_problem, write_archive_folder
 from ts.utils.util import list_classes_from_module
 
 from handlers import wire
 from handlers.base import ServingHandler
-from handlers.errors import DoesNotFit, LoadError
+from handlers.errors import DoesNotFit, LoadError, RequestError, problem_document
 from handlers.samples import MEDIA_TYPES
-from handlers.schema import Schema
+from handlers.schema import Schema, finite_json
 from tsctl.archive.probe import decode_answers
 from tsctl.archive.spec import SAMPLE_TYPES
 
@@ -437,6 +441,142 @@ def test_a_handle_of_the_authors_own_is_called_on_the_bulk_wire_too(tmp_path: Pa
     item = wire.Item("request-0", content, {"body": b'{"number": 2}'}, {"body": JSON})
     [answer] = decode_answers(bytes(worker.service.predict(wire.Batch([item]))))
     assert (answer["status"], answer["headers"]["x-mine"]) == (200, "yes")
+
+
+def bulk(*items: Item) -> wire.Batch:
+    """What handlers/wire.py reads of the items' message."""
+    parts = [
+        (
+            f"request-{number}",
+            [("Content-Type", item.media_type), *item.headers.items()],
+            item.form or [("body", item.media_type, item.body)],
+        )
+        for number, item in enumerate(items)
+    ]
+    reader = wire.Reader(Connection(message(parts), [1 << 16]).recv)
+    assert reader.take(1) == b"I"
+    return reader.batch()
+
+
+def test_a_form_that_names_a_field_twice_is_refused_and_a_query_is_not_meant(toy: Worker) -> None:
+    one, two = (("data", JSON, b'{"number": %d}' % n) for n in (1, 2))
+    query = (("body", "", b"1"), ("body", JSON, b'{"number": 3}'))
+    twice, once, bare = toy.handler.handle_items(
+        bulk(Item(media_type="multipart/form-data", form=(one, two)), Item(form=(one,)), Item(form=query))
+    )
+    assert (twice.status, json.loads(twice.body)["detail"][:37]) == (400, "The form has a field more than once; ")
+    assert [json.loads(answer.body) for answer in (once, bare)] == [{"double": 2.0}, {"double": 6.0}]
+
+
+def test_a_batch_on_the_bulk_wire_leaves_no_line_in_the_log(toy: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    wire.install(toy.handler, toy.handler.handle_items)
+    caplog.clear()
+    caplog.set_level(logging.DEBUG)
+    assert [a["status"] for a in decode_answers(bytes(toy.service.predict(bulk(number(1), Item(b"no")))))] == [200, 400]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("version", "rank", "lines"), [("0.13.0", "0", 1), ("0.12.0", "1", 0)])
+def test_another_torchserve_and_another_rank_keep_torchserves_own_wire(
+    toy: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: str, rank: str, lines: int
+) -> None:
+    monkeypatch.setattr(sys.modules["ts"], "__version__", version, raising=False)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    caplog.clear()
+    assert not wire.install(toy.handler, toy.handler.handle_items)
+    assert ["0.13.0" in line and "handlers/wire.py knows 0.12.0" in line for line in caplog.messages] == [True] * lines
+
+
+def test_the_archive_turns_the_bulk_wire_off(tmp_path: Path, said: Callable[[], list[dict[str, Any]]]) -> None:
+    for name, chosen in (("off", "stock"), ("on", "bulk")):
+        Worker(ToyHandler(), write_archive_folder(tmp_path / name, SAMPLES, GOLDEN, serving={"wire": chosen}))
+    assert [line["wire"] for line in said()] == ["stock", "bulk"]
+
+
+def test_an_item_that_makes_reading_fail_fails_alone(tmp_path: Path) -> None:
+    class Undescribed(ToyHandler):
+        """Cannot be described: nobody has said how its number looks as JSON."""
+
+        class Request(Schema):
+            """A number of an odd type."""
+
+            number: Annotated[
+                Any, GetPydanticSchema(lambda kind, handler: core_schema.no_info_plain_validator_function(float))
+            ]
+
+    worker = Worker(Undescribed(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN))
+    failed, good = worker.ask(Item(headers={"describe": "True"}, media_type="", form=()), number(2))
+    assert_problem(failed, 500)
+    assert good.json() == {"double": 4.0}
+
+
+class Teapot(RequestError):
+    """A status that HTTP has no name for."""
+
+    status = 460
+    kind = "teapot"
+    title = "Another kind of refusal"
+
+
+def test_a_status_of_the_authors_own_is_answered_without_a_phrase(tmp_path: Path) -> None:
+    class Refusing(ToyHandler):
+        """Refuses one number in a way of its own, in the middle of a batch."""
+
+        def inference(self, inputs: torch.Tensor) -> torch.Tensor:
+            if 9 in inputs:
+                raise Teapot("It is a nine.")
+            return super().inference(inputs)
+
+    worker = Worker(Refusing(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN))
+    first, refused, last = worker.ask(number(1), number(9), number(3))
+    assert assert_problem(refused, 460)["detail"] == "It is a nine."
+    assert (first.status, last.status) == (200, 200)
+    [answer] = worker.handler.handle_items(bulk(number(9)))
+    assert (answer.status, answer.phrase) == (460, "")
+
+
+def test_a_422_has_its_list_of_mistakes_also_where_an_author_gave_none() -> None:
+    assert json.loads(problem_document(DoesNotFit("No."), None, "toy", "1.0"))["errors"] == []
+
+
+def test_an_item_too_large_for_the_memory_is_not_tried_again_and_leaves_batches_whole(tmp_path: Path) -> None:
+    class Small(ToyHandler):
+        """Has no memory for a nine."""
+
+        def inference(self, inputs: torch.Tensor) -> torch.Tensor:
+            if 9 in inputs:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().inference(inputs)
+
+    worker = Worker(Small(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN))
+    batch = [number(n) for n in (1, 9, 3, 4)]
+    assert "more memory" in assert_problem(worker.ask(*batch)[1], 500)["detail"]
+    ToyHandler.batches.clear()
+    assert "not tried again so soon" in assert_problem(worker.ask(*batch)[1], 500)["detail"]
+    assert ToyHandler.batches == [3]
+
+
+def test_a_panic_while_an_item_is_decoded_fails_it_alone(tmp_path: Path) -> None:
+    class Panic(BaseException):
+        """What the parser's Rust code raises in its panics."""
+
+    class Panicking(ToyHandler):
+        """Its parser has a defect."""
+
+        def decode(self, body: bytes, media_type: str) -> Any:
+            if body == b"{}":
+                raise Panic("index out of bounds")
+            return super().decode(body, media_type)
+
+    worker = Worker(Panicking(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN))
+    failed, good = worker.ask(Item(b"{}"), number(2))
+    assert_problem(failed, 500)
+    assert good.status == 200
+
+
+def test_a_word_that_looks_like_nan_beside_an_endless_integer_is_json() -> None:
+    assert finite_json(b'["NaN", 1' + b"0" * 5000 + b"]")
+    assert not finite_json(b"[NaN, 1" + b"0" * 5000 + b"]")
 
 
 def test_both_worlds_give_a_sample_the_same_media_type() -> None:

@@ -146,7 +146,8 @@ def test_a_row_that_fails_fails_its_request_and_no_other(weighed: Worker) -> Non
         (infer(tensor("pair", [1, 2], [1])), 422, "inputs.0.data: has 1 values, and its shape [1, 2] has 2"),
         (infer(tensor("pair", [1, 2], [[1]])), 422, "inputs.0.data: is not nested"),
         (infer(tensor("pair", [1, 2], [[1, [2]]])), 422, "inputs.0.data.1"),
-        (infer(tensor("pair", [1, 10**12], [1])), 422, "inputs.0.data"),
+        (infer(tensor("pair", [1, 10**9], [1])), 422, "inputs.0.data"),
+        (infer(tensor("pair", [1, 10**12], [1])), 422, "inputs.0.shape.1"),
         (infer(tensor("pair", [1, 2], [1, "2"])), 422, "inputs.0.data.1"),
         (infer(tensor("pair", [1, 2], [1, True])), 422, "inputs.0.data.1"),
         (infer(tensor("pair", [1, 2], [1, 1e39])), 422, "inputs.0.data.1"),
@@ -173,6 +174,36 @@ def test_mistakes_are_told(weighed: Worker, item: Item, status: int, told: str) 
     assert error == document["detail"]
     assert_problem(Reply(reply.status, reply.media_type, reply.headers, json.dumps(document).encode()), status)
     assert beside.status == 200
+
+
+def test_sizes_that_are_no_sizes_are_refused_before_they_are_multiplied() -> None:
+    """Python refuses to write out a product of more than 4,300 digits, which would be the answer of a whole batch."""
+    body = infer(tensor("x", [1, 10**4000, 10**4000], [1])).body
+    with pytest.raises(DoesNotFit, match=r"^inputs\.0\.shape\.1: .{,60}\(1 more\)\.$"):
+        read_infer(Incoming(body, JSON), frozenset(), 10, 1 << 20)
+
+
+def test_of_many_wrong_values_the_first_is_told(weighed: Worker) -> None:
+    [reply] = weighed.ask(infer(tensor("pair", [1, 99], [1] + ["x"] * 98)))
+    assert reply.status == 422
+    assert [entry["field"] for entry in reply.json()["errors"]] == ["inputs.0.data.1"]
+
+
+def test_answers_that_cannot_be_read_back_fail_their_request_alone(tmp_path: Path) -> None:
+    class Endless(WeighedHandler):
+        """Answers with more digits than any reader of JSON takes for a large sum."""
+
+        def postprocess(self, outputs: Any) -> list[Any]:
+            answers = super().postprocess(outputs)
+            return [
+                {"n": 10**5000} if name == "endless" else one for one, (_, name) in zip(answers, outputs, strict=True)
+            ]
+
+    worker = Worker(Endless(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN, batch_size=4))
+    endless = infer(tensor("pair", [1, 2], [1, 1]), tensor("name", [1], ["endless"], "BYTES"))
+    failed, good = worker.ask(endless, infer(tensor("pair", [1, 2], [1, 1])))
+    assert (failed.status, failed.json()["error"]) == (500, "The model's answers cannot be written as tensors.")
+    assert outputs(good)["sum"]["data"] == [2.0]
 
 
 def test_known_rows_come_from_the_cache(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers.telemetry import FILES, FLUSH_S, METRICS, OUTCOMES, RESERVED
+from handlers.telemetry import FILES, FLUSH_S, METRICS, OUTCOMES, RESERVED, STAGES
 from tsctl.monitoring.worker_files import WorkerFiles, registry_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -53,6 +53,71 @@ for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
 """
 )
 
+#: A handler behind TorchServe's service, one batch for each thing that can happen to one.
+SERVING = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[4])
+from served import Item, Worker, write_archive_folder
+
+import torch
+
+from handlers.base import ServingHandler
+from handlers.items import Incoming
+from handlers.request_path import RequestPath
+from handlers.schema import Schema
+
+
+class Doubler(ServingHandler):
+    class Request(Schema):
+        number: float
+
+    drift = 0.0
+    fits = 99
+
+    def load(self):
+        pass
+
+    def preprocess(self, items):
+        return torch.tensor([item.number for item in items])
+
+    def inference(self, inputs):
+        if len(inputs) > self.fits:
+            raise torch.OutOfMemoryError("out of memory")
+        if 13 in inputs:
+            raise RuntimeError("unlucky")
+        return inputs * 2 + self.drift
+
+    def postprocess(self, outputs):
+        return outputs.tolist()
+
+
+def ask(*numbers, **headers):
+    for reply in worker.ask(*(Item(b'{"number": %d}' % number, headers=headers) for number in numbers)):
+        print(reply.status)
+
+
+folder = Path(sys.argv[3])
+serving = {"cache": {"max_mb": 1.0, "ttl_s": 60.0, "check": 1.0}, "metrics": True}
+write_archive_folder(folder, {"two.json": b'{"number": 2}'}, {"two.json": 4.0}, serving=serving)
+(folder / "MAR-INF" / "DIGESTS.json").write_bytes(b"{}")
+handler = Doubler()
+worker = Worker(handler, folder)
+ask(1, 1, 3)  # one is the other's answer
+ask(1, 13, 5, 6)  # one is known, and one makes the model fail
+handler.drift = 1.0
+ask(1)  # is known, and wrong by now
+ask(3, **{"Cache-Control": "no-store"})
+handler.fits = 2
+ask(21, 22, 23, 24)  # do not fit together
+worker.ask(Item(b"{}"))
+filled = RequestPath(handler, handler._serving, pads=True)
+filled.open(None, handler.telemetry)
+handler.fits = 99
+filled.answer([Incoming(b'{"number": 1}')] * 3)
+"""
+
 BROKEN = (
     WORKER
     + """
@@ -68,11 +133,13 @@ told.computed(5)
 
 
 @contextmanager
-def worker(folder: Path, script: str, model: str = "toy", version: str = "1.0") -> Iterator[subprocess.Popen[str]]:
+def worker(
+    folder: Path, script: str, model: str = "toy", version: str = "1.0", *more: str
+) -> Iterator[subprocess.Popen[str]]:
     """A process that reports into the folder; killed at the end of the block."""
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder), "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(
-        [sys.executable, "-c", script, model, version],
+        [sys.executable, "-c", script, model, version, *more],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -85,9 +152,9 @@ def worker(folder: Path, script: str, model: str = "toy", version: str = "1.0") 
             process.kill()
 
 
-def finished(folder: Path, script: str, model: str = "toy", version: str = "1.0") -> str:
+def finished(folder: Path, script: str, model: str = "toy", version: str = "1.0", *more: str) -> str:
     """What a worker logged that ran to its end."""
-    with worker(folder, script, model, version) as process:
+    with worker(folder, script, model, version, *more) as process:
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
     return err
@@ -181,6 +248,37 @@ def test_every_metric_and_label_is_written(tmp_path: Path) -> None:
     described = {(name.removesuffix("_total"), metric.kind): metric.help for name, metric in METRICS.items()}
     assert told == described
     assert {"ok", "internal", "does-not-fit-schema", "deadline-passed", "other"} <= set(OUTCOMES)
+
+
+def test_what_happens_to_requests_is_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    finished(folder, SERVING, "toy", "1.0", str(tmp_path / "archive"), str(CHECKOUT / "tests" / "handlers"))
+    page = Page(folder)
+
+    def counted(name: str, **labels: str) -> float | None:
+        return page.value(f"tsctl_worker_{name}", **labels)
+
+    assert counted("batch_items_count") == 6
+    assert counted("batch_items_sum") == counted("answered_items_total", outcome="ok") + 2 == 14  # type: ignore[operator]
+    assert counted("answered_items_total", outcome="model-failed") == 1
+    assert counted("answered_items_total", outcome="does-not-fit-schema") == 1
+    assert counted("cache_items_total", result="hit", tier="batch") == 1
+    assert counted("cache_items_total", result="hit", tier="worker") == 1
+    assert counted("cache_items_total", result="miss", tier="none") == 2 + 3 + 1 + 4
+    assert counted("cache_items_total", result="wrong", tier="none") == 1
+    assert counted("cache_items_total", result="bypass", tier="none") == 1
+    assert counted("computed_items_total") == 2 + 4 + 1 + 1 + 4 + 3
+    assert counted("bisections_total") == 2
+    assert counted("memory_splits_total") == 1
+    assert counted("input_positions_total", kind="content") == 3
+    assert counted("input_positions_total", kind="padding") == 1
+    for stage in STAGES:
+        assert counted("stage_seconds_count", stage=stage) == (6 if stage == "decode" else 5), stage
+        assert counted("stage_seconds_sum", stage=stage) > 0, stage  # type: ignore[operator]
+    for batch in ("1", "2", "4", "8"):
+        cold, warm = (counted("warmup_seconds", batch=batch, run=run) for run in ("cold", "warm"))
+        assert cold >= warm > 0  # type: ignore[operator]
 
 
 def test_the_warm_up_is_that_of_the_worker_that_loaded_last(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from tsctl.errors import AnalysisError
 from tsctl.project import Project
 
 SUFFIX = ".jsonl"
-STARTED, ENDED = "started", "ended"
+#: The first entry, the last one, and the one after which an ended rollout goes on, to be taken back.
+STARTED, ENDED, REOPENED = "started", "ended", "reopened"
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,8 @@ def unfinished(project: Project, model: str) -> str | None:
     paths = journals(project, model)
     if not paths:
         return None
-    entries = read(paths[-1])
-    is_over = not entries or any(entry.kind == ENDED for entry in entries)
-    return None if is_over else paths[-1].stem
+    kinds = [entry.kind for entry in read(paths[-1]) if entry.kind in (ENDED, REOPENED) or entry.seq == 0]
+    return paths[-1].stem if kinds and kinds[-1] != ENDED else None
 
 
 def new_id(version: str, now: float) -> str:

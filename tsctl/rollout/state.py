@@ -13,7 +13,7 @@ from typing import Any
 
 from tsctl.gateway.traffic import TOTAL
 from tsctl.rollout.evidence import Evidence, no_evidence, window_of
-from tsctl.rollout.journal import ENDED, STARTED, Entry
+from tsctl.rollout.journal import ENDED, REOPENED, STARTED, Entry
 from tsctl.rollout.judge import Held, Judgement, Verdict, judge
 from tsctl.rollout.policy import RolloutPolicy
 
@@ -21,6 +21,8 @@ from tsctl.rollout.policy import RolloutPolicy
 BEFORE = ("verify", "register", "prove")
 #: What is done after the last step has passed, in this order.
 AFTER = ("default", "retire")
+#: What is done where a promotion is taken back.
+UNDEFAULT = "undefault"
 
 
 class Outcome(StrEnum):
@@ -65,6 +67,7 @@ class State:
         slow_ms: an answer that takes as long is slow; None while that is not known.
         cursor: where reading evidence goes on, as the source has it.
         warm_bytes: memory of each worker of the canary when it was warm.
+        requests_per_s: that the canary's workers can answer, all together, as measured before the first step.
     """
 
     id: str
@@ -87,16 +90,17 @@ class State:
     slow_ms: float | None = None
     cursor: Mapping[str, int] = field(default_factory=dict)
     warm_bytes: Mapping[str, int] = field(default_factory=dict)
+    requests_per_s: float | None = None
     verdict: Verdict | None = None  # of the present step; a fail is of the rollout
     why: str = ""
     signal: str = ""
     is_paused: bool = False
     waits_for: str = ""  # what it holds for; empty where nothing
+    doing: str = ""  # what was begun, and is not known to be done
     asked: str = ""  # abort, rollback or promote, by a person
-    is_back: bool = False
     outcome: Outcome | None = None
     ended_at: float | None = None
-    entries: int = 0
+    entries: int = 0  # that it was folded from
 
     @property
     def is_failed(self) -> bool:
@@ -128,7 +132,7 @@ def after(state: State | None, entry: Entry) -> State:
         if entry.kind != STARTED:
             raise ValueError(f"a rollout's journal begins with its start, and not with {entry.kind!r}")
         return _started(entry)
-    apply = _FOLDS.get(entry.kind)
+    apply = FOLDS.get(entry.kind)
     return replace(apply(state, entry) if apply else state, entries=state.entries + 1)
 
 
@@ -152,14 +156,23 @@ def _started(entry: Entry) -> State:
     )
 
 
+def _doing(state: State, entry: Entry) -> State:
+    return replace(state, doing=entry.content["what"])
+
+
 def _done(state: State, entry: Entry) -> State:
-    what = entry.content["what"]
+    what, told = entry.content["what"], entry.content
+    state = replace(state, doing="", waits_for="")
     if what == "weigh":
-        return replace(state, is_weighed=True, waits_for="")
+        return replace(state, is_weighed=True)
     if what == "back":
-        return replace(state, is_back=True, weight=0, waits_for="")
-    warm = entry.content.get("warm_bytes", state.warm_bytes)
-    return replace(state, done=state.done | {what}, warm_bytes=warm, waits_for="")
+        return replace(state, weight=0)
+    return replace(
+        state,
+        done=state.done | {what},
+        warm_bytes=told.get("warm_bytes", state.warm_bytes),
+        requests_per_s=told.get("requests_per_s", state.requests_per_s),
+    )
 
 
 def _step(state: State, entry: Entry) -> State:
@@ -175,6 +188,7 @@ def _step(state: State, entry: Entry) -> State:
         verdict=None,
         why="",
         waits_for="",
+        cursor={**state.cursor, **entry.content.get("cursor", {})},
     )
 
 
@@ -193,8 +207,13 @@ def _tick(state: State, entry: Entry) -> State:
         held_s=state.held_s + told.get("held_s", 0.0),
         waited_s=state.waited_s + told.get("held_s", 0.0),
         cursor={**state.cursor, **told.get("cursor", {})},
-        slow_ms=told.get("slow_ms", state.slow_ms),
+        waits_for="" if told.get("held_s") else state.waits_for,
     )
+
+
+def _slow(state: State, entry: Entry) -> State:
+    cursor = {**state.cursor, **entry.content["cursor"]}
+    return replace(state, slow_ms=entry.content["slow_ms"], cursor=cursor)
 
 
 def _waits(state: State, entry: Entry) -> State:
@@ -209,9 +228,16 @@ def _verdict(state: State, entry: Entry) -> State:
 
 def _asked(state: State, entry: Entry) -> State:
     what = entry.content["what"]
-    if what in ("pause", "resume"):
-        return replace(state, is_paused=what == "pause")
+    if what == "pause":
+        return replace(state, is_paused=True)
+    if what == "resume":
+        return replace(state, is_paused=False, waited_s=0.0)
     return replace(state, asked=what, is_paused=False)
+
+
+def _reopened(state: State, entry: Entry) -> State:
+    """A promotion is taken back."""
+    return replace(state, asked="rollback", outcome=None, ended_at=None)
 
 
 def _policy(state: State, entry: Entry) -> State:
@@ -236,15 +262,18 @@ def _ended(state: State, entry: Entry) -> State:
     return replace(state, outcome=Outcome(entry.content["outcome"]), ended_at=entry.at, waits_for="")
 
 
-_FOLDS = {
+FOLDS = {
+    "doing": _doing,
     "done": _done,
     "step": _step,
     "tick": _tick,
+    "slow": _slow,
     "waits": _waits,
     "verdict": _verdict,
     "asked": _asked,
     "policy": _policy,
     ENDED: _ended,
+    REOPENED: _reopened,
 }
 
 
@@ -253,9 +282,11 @@ def next_action(state: State) -> Next:
     if state.outcome is not None:
         return Next(Action.NOTHING)
     if state.is_failed or state.asked in ("abort", "rollback"):
-        if state.is_back or not state.weight:
-            return Next(Action.END, Outcome.ROLLED_BACK if state.is_failed else Outcome.ABORTED)
-        return Next(Action.BACK)
+        if state.weight:
+            return Next(Action.BACK)
+        if AFTER[0] in state.done and UNDEFAULT not in state.done:
+            return Next(Action.DO, UNDEFAULT)
+        return Next(Action.END, Outcome.ABORTED if state.asked == "abort" else Outcome.ROLLED_BACK)
     for what in BEFORE:
         if what not in state.done:
             return Next(Action.DO, what)

@@ -1,0 +1,321 @@
+"""A rollout from its start to its end, one action at a time: what it does, what it waits for, and what a kill costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.worlds import POLICY, Killed, Outside, World
+from tsctl.errors import GatewayError, NodeError
+from tsctl.gateway.traffic import TOTAL
+from tsctl.rollout.journal import REOPENED, STARTED, Entry, Journal
+from tsctl.rollout.policy import RolloutPolicy
+from tsctl.rollout.run import Runner
+from tsctl.rollout.state import Action, Outcome, State, fold, next_action
+
+LONGEST = 5000  # actions of one rollout
+
+
+class StruckJournal(Journal):
+    """A journal whose process may be killed around every line."""
+
+    def __init__(self, path: Path, outside: Outside, strike: Callable[[str], None]) -> None:
+        super().__init__(path, lambda: outside.now)
+        self._strike = strike
+
+    def append(self, kind: str, **content: Any) -> Entry:
+        self._strike(f"before the line {kind}")
+        entry = super().append(kind, **content)
+        self._strike(f"after the line {kind}")
+        return entry
+
+
+def begin(folder: Path, outside: Outside, policy: RolloutPolicy = POLICY) -> Path:
+    path = folder / "20260101T000000Z-2.0.jsonl"
+    outside.policy = policy
+    Journal(path, lambda: outside.now).append(
+        STARTED, id=path.stem, model="m", canary="2.0", stable="1.0", archive="0" * 64, file="m.mar", workers=1,
+        nodes=["a"], policy=policy.model_dump(mode="json"), policy_digest=policy.digest, classes=[], cursor={}, by="t",
+    )  # fmt: skip
+    return path
+
+
+def runner_of(path: Path, outside: Outside, strike: Callable[[str], None] = lambda point: None) -> Runner:
+    return Runner(
+        StruckJournal(path, outside, strike), World(outside, strike), lambda text: None,
+        clock=lambda: outside.now, sleep=outside.sleep,
+    )  # fmt: skip
+
+
+def run(path: Path, outside: Outside, until: Callable[[Runner], bool] = lambda runner: False) -> State:
+    return to_the_end(runner_of(path, outside), until)
+
+
+def to_the_end(runner: Runner, until: Callable[[Runner], bool] = lambda runner: False) -> State:
+    for _ in range(LONGEST):
+        if until(runner) or not runner.advance():
+            return runner.state
+    pytest.fail(f"it did not end: {runner.state}")
+
+
+def kinds(path: Path) -> list[str]:
+    return [entry.kind for entry in Journal(path).entries]
+
+
+def weights(outside: Outside) -> list[int]:
+    return [value for what, value in outside.did if what == "weigh"]
+
+
+def test_a_good_canary_takes_every_step_and_becomes_stable(tmp_path: Path) -> None:
+    outside = Outside()
+    state = run(begin(tmp_path, outside), outside)
+    assert state.outcome is Outcome.PROMOTED
+    assert weights(outside) == [500, 5000, TOTAL]
+    assert [what for what, _ in outside.did if what != "weigh"] == ["verify", "register", "prove", "default", "retire"]
+    assert outside.default == "2.0"
+    assert outside.now - 1000 >= 3 * POLICY.hold_s
+
+
+def test_a_canary_that_fails_goes_back_and_stays_registered(tmp_path: Path) -> None:
+    outside = Outside(errors=(50, 1), rate=1000)
+    path = begin(tmp_path, outside)
+    state = run(path, outside)
+    assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "errors")
+    assert weights(outside) == [500, 0]
+    assert "of the canary's requests are errors" in state.why
+    assert "2.0" in outside.registered
+    assert outside.default == "1.0"
+    verdict = next(entry for entry in Journal(path).entries if entry.kind == "verdict")
+    assert verdict.content["judgement"]["log_e"] > 4.6
+
+
+@pytest.mark.parametrize("what", ["verify", "register", "prove"])
+def test_what_fails_before_the_first_request_never_gets_one(tmp_path: Path, what: str) -> None:
+    outside = Outside(refuses={what: NodeError("the golden answer is another")})
+    state = run(begin(tmp_path, outside), outside)
+    assert (state.outcome, state.signal, state.why) == (Outcome.ROLLED_BACK, what, "the golden answer is another")
+    assert weights(outside) == []
+
+
+def test_a_canary_that_refuses_its_first_requests_is_given_up(tmp_path: Path) -> None:
+    outside = Outside(refuses={"weigh": GatewayError("m 2.0 cannot answer on any node")})
+    path = begin(tmp_path, outside)
+    state = run(path, outside, lambda runner: runner.state.is_failed)
+    assert (state.signal, state.weight) == ("ready", 500)
+    outside.refuses.clear()
+    assert run(path, outside).outcome is Outcome.ROLLED_BACK
+    assert weights(outside) == [0]
+
+
+def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path) -> None:
+    idle = Outside(rate=0)
+    path = begin(tmp_path, idle)
+    state = run(path, idle)
+    assert (state.outcome, state.is_paused, state.weight) == (None, True, 500)
+    assert weights(idle) == [500]
+    runner = runner_of(path, idle)
+    runner.ask("resume", "me")
+    idle.rate = 1000
+    assert to_the_end(runner).outcome is Outcome.PROMOTED
+    other = Outside(rate=0)
+    strict = POLICY.model_copy(update={"at_max_hold": "rollback"})
+    state = run(begin(tmp_path / "other", other, strict), other)
+    assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "max_hold_s")
+    assert weights(other) == [500, 0]
+
+
+def test_an_outage_is_waited_for_and_is_no_hold_time(tmp_path: Path) -> None:
+    outside = Outside()
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: runner.state.held_s > 3)
+    outside.away.add("read")
+    end = outside.now + 100
+    held = run(path, outside, lambda runner: outside.now > end)
+    assert held.waits_for == "counts are away"
+    assert (held.step, held.is_failed) == (0, False)
+    assert held.held_s < POLICY.hold_s
+    outside.away.clear()
+    outside.trouble = "node b does not answer"
+    end = outside.now + 100
+    held = run(path, outside, lambda runner: outside.now > end)
+    assert (held.step, held.waits_for) == (0, "node b does not answer")
+    assert held.held_s < POLICY.hold_s
+    assert held.evidence.canary.requests > 0  # evidence counts all the same
+    outside.trouble = ""
+    assert run(path, outside).outcome is Outcome.PROMOTED
+
+
+@pytest.mark.parametrize("what", ["register", "weigh", "default", "retire"])
+def test_what_is_away_comes_back(tmp_path: Path, what: str) -> None:
+    outside = Outside(away={what})
+    path = begin(tmp_path, outside)
+    waiting = run(path, outside, lambda runner: bool(runner.state.waits_for))
+    assert waiting.waits_for == f"{what} is away"
+    outside.away.clear()
+    assert run(path, outside).outcome is Outcome.PROMOTED
+
+
+def test_a_promotion_does_not_wait_for_ever_for_a_node(tmp_path: Path) -> None:
+    outside = Outside(away={"retire"})
+    path = begin(tmp_path, outside)
+    assert run(path, outside).outcome is Outcome.PROMOTED
+    left = next(e for e in Journal(path).entries if e.kind == "done" and e.content["what"] == "retire")
+    assert "left undone" in left.content["detail"]
+
+
+def test_a_canary_that_cannot_carry_a_step_is_held_before_it(tmp_path: Path) -> None:
+    outside = Outside(rate=5000)  # its workers can answer 2,000
+    path = begin(tmp_path, outside)
+    state = run(path, outside, lambda runner: bool(runner.state.waits_for))
+    assert state.step == 1
+    assert "50% of the requests would take 125% of the canary's workers" in state.waits_for
+    assert weights(outside) == [500]
+    outside.rate = 200
+    assert run(path, outside).outcome is Outcome.PROMOTED
+
+
+def test_a_worker_that_grows_is_taken_back(tmp_path: Path) -> None:
+    outside = Outside()
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: runner.state.held_s > 1)
+    outside.memory["1 on a"] = 2 << 30
+    state = run(path, outside)
+    assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "memory")
+    assert "2,048 MiB, 5.1 times" in state.why
+
+
+@pytest.mark.parametrize(("what", "outcome", "end"), [
+    ("abort", Outcome.ABORTED, {"1.0": TOTAL, "2.0": 0}),
+    ("rollback", Outcome.ROLLED_BACK, {"1.0": TOTAL, "2.0": 0}),
+    ("promote", Outcome.PROMOTED, {"1.0": 0, "2.0": TOTAL}),
+])  # fmt: skip
+def test_a_person_may_end_it(tmp_path: Path, what: str, outcome: Outcome, end: dict[str, int]) -> None:
+    outside = Outside()
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: runner.state.step == 0 and runner.state.held_s > 1)
+    outside.asks.append((what, "me"))
+    state = run(path, outside)
+    assert (state.outcome, outside.weights) == (outcome, end)
+    assert weights(outside)[-1] == end["2.0"]
+    assert 5000 not in weights(outside)
+    assert [entry.content["by"] for entry in Journal(path).entries if entry.kind == "asked"] == ["me"]
+
+
+def test_paused_it_takes_no_step_and_still_goes_back_where_it_must(tmp_path: Path) -> None:
+    outside = Outside()
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: runner.state.held_s > 1)
+    outside.asks.append(("pause", "me"))
+    end = outside.now + 10 * POLICY.hold_s
+    state = run(path, outside, lambda runner: outside.now > end)
+    assert (state.is_paused, state.step, state.outcome) == (True, 0, None)
+    outside.errors = (60, 0)
+    assert run(path, outside).outcome is Outcome.ROLLED_BACK
+
+
+def test_a_promotion_can_be_taken_back(tmp_path: Path) -> None:
+    outside = Outside()
+    path = begin(tmp_path, outside)
+    assert run(path, outside).outcome is Outcome.PROMOTED
+    runner = runner_of(path, outside)
+    runner.reopen("me")
+    assert to_the_end(runner).outcome is Outcome.ROLLED_BACK
+    assert (outside.weights["1.0"], outside.default) == (TOTAL, "1.0")
+    assert kinds(path)[-6:] == [REOPENED, "doing", "done", "doing", "done", "ended"]
+
+
+def test_an_edited_policy_begins_the_step_anew_and_never_jumps(tmp_path: Path) -> None:
+    outside = Outside()
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: runner.state.step == 1 and runner.state.held_s > 5)
+    before = fold(Journal(path).entries)
+    outside.policy = POLICY.model_copy(update={"steps": (1.0, 75.0, 100.0)})
+    state = run(path, outside, lambda runner: runner.state.policy == outside.policy and runner.state.is_weighed)
+    assert (state.weight, state.weights, state.held_s) == (before.weight, (5000, 7500, TOTAL), 0.0)
+    assert state.evidence.canary.requests == 0
+    assert run(path, outside).outcome is Outcome.PROMOTED
+    assert weights(outside) == [500, 5000, 5000, 7500, TOTAL]
+
+
+def strikes(path: Path, outside: Outside) -> list[str]:
+    """Every point at which a whole rollout may be killed."""
+    seen: list[str] = []
+    to_the_end(runner_of(path, outside, seen.append))
+    return seen
+
+
+def killed_at(number: int) -> Callable[[str], None]:
+    left = [number]
+
+    def strike(point: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed(point)
+
+    return strike
+
+
+@pytest.mark.parametrize("errors", [(0, 0), (50, 1)])
+def test_killed_anywhere_it_converges_and_repeats_no_step(tmp_path: Path, errors: tuple[int, int]) -> None:
+    whole = Outside(errors=errors, rate=400)
+    points = strikes(begin(tmp_path / "whole", whole), whole)
+    wanted = fold(Journal(tmp_path / "whole" / "20260101T000000Z-2.0.jsonl").entries)
+    chosen = [n for n, point in enumerate(points) if "line tick" not in point or n % 8 == 0]  # ticks are alike
+    assert len(chosen) >= 20
+    for number in chosen:
+        outside = Outside(errors=errors, rate=400)
+        path = begin(tmp_path / str(number), outside)
+        with pytest.raises(Killed):
+            to_the_end(runner_of(path, outside, killed_at(number)))
+        assert outside.weights.get("2.0", 0) <= fold(Journal(path).entries).weight or _goes_back(path), points[number]
+        outside.sleep(7)  # nobody watches, and requests go on
+        state = run(path, outside)
+        assert state.outcome is wanted.outcome, points[number]
+        steps = [entry.content["index"] for entry in Journal(path).entries if entry.kind == "step"]
+        assert steps == sorted(set(steps)), points[number]
+        assert max(weights(outside), default=0) <= max(POLICY.weights)
+        assert _total(outside) == state.evidence.canary.requests + _unread(outside, state), points[number]
+
+
+def _goes_back(path: Path) -> bool:
+    """Whether the last that the journal says is that everything goes back to stable."""
+    last = Journal(path).entries[-1]
+    return last.kind == "doing" and last.content["what"] == "back"
+
+
+def _total(outside: Outside) -> int:
+    return sum(value for key, value in outside.counted.items() if key.startswith("2.0|") and key.endswith("requests"))
+
+
+def _unread(outside: Outside, state: State) -> int:
+    """Of the canary's requests, those that came after the last tick."""
+    return sum(
+        value - state.cursor.get(key, 0)
+        for key, value in outside.counted.items()
+        if key.startswith("2.0|") and key.endswith("requests")
+    )
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=6), st.sampled_from([(0, 0), (3, 3), (40, 1)]))
+def test_killed_again_and_again_it_converges(
+    tmp_path_factory: pytest.TempPathFactory, numbers: list[int], errors: tuple[int, int]
+) -> None:
+    outside = Outside(errors=errors, rate=1000)
+    path = begin(tmp_path_factory.mktemp("killed"), outside)
+    for number in numbers:
+        try:
+            to_the_end(runner_of(path, outside, killed_at(number)))
+        except Killed:
+            outside.sleep(1)
+    state = run(path, outside)
+    assert state.outcome is (Outcome.ROLLED_BACK if errors == (40, 1) else Outcome.PROMOTED)
+    assert next_action(state).action is Action.NOTHING
+    steps = Counter(entry.content["index"] for entry in Journal(path).entries if entry.kind == "step")
+    assert set(steps.values()) == {1}

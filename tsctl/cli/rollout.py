@@ -1,0 +1,154 @@
+"""`tsctl rollout`: releases that promote or roll back by themselves, on evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tsctl.cli.context import open_deployment
+from tsctl.cli.models import Json, Model, Version
+from tsctl.cli.output import print_json
+
+if TYPE_CHECKING:
+    from tsctl.everywhere import Note
+    from tsctl.rollout.begin import Place
+    from tsctl.rollout.run import Runner
+    from tsctl.rollout.state import State
+
+app = typer.Typer(help="Release a version step by step, and have it promoted or rolled back.", no_args_is_help=True)
+
+#: Exit codes of a rollout that was not promoted; errors have their own.
+ROLLED_BACK, UNDECIDED = 10, 11
+
+
+@app.command()
+def start(
+    model: Model,
+    version: Version,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="On each node; what deployment.yaml or the archive says if left out.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Release a version: register it everywhere, give it more and more requests, promote it or roll it back.
+
+    Ends with 0 when it was promoted, 10 when it was rolled back, 11 when a person must say how to go on. Where this
+    process is ended, 'tsctl rollout resume' goes on.
+    """
+    from tsctl.rollout.begin import started
+
+    place = _place()
+    target = place.deployment.models.get(model)
+    if workers is None and target is not None and version in target.versions:
+        workers = target.workers(version)
+    _run(f"releasing {model} {version}", lambda note: started(place, model, version, workers, note), json)
+
+
+@app.command()
+def resume(model: Model, json: Json = False) -> None:
+    """Go on with a rollout that was paused, or whose process has ended."""
+    from tsctl.rollout import control
+    from tsctl.rollout.begin import resumed
+
+    place = _place()
+    if _is_asked(place, model, control.RESUME):
+        return
+    _run(f"releasing {model}", lambda note: resumed(place, model, note), json)
+
+
+@app.command()
+def pause(model: Model) -> None:
+    """Take no further step; a canary that fails is rolled back all the same."""
+    from tsctl.errors import AnalysisError
+    from tsctl.rollout import control
+
+    place = _place()
+    if not _is_asked(place, model, control.PAUSE):
+        raise AnalysisError(
+            f"no process runs a rollout of {model}, so none goes forward", f"See 'tsctl rollout status {model}'."
+        )
+
+
+@app.command()
+def abort(model: Model, json: Json = False) -> None:
+    """Give stable all requests again, and end the rollout; exit code 10."""
+    from tsctl.rollout import control
+
+    _end(model, control.ABORT, json)
+
+
+@app.command()
+def promote(model: Model, json: Json = False) -> None:
+    """Skip what is left of the steps: the canary gets all requests, and becomes stable."""
+    from tsctl.rollout import control
+
+    _end(model, control.PROMOTE, json)
+
+
+@app.command()
+def rollback(model: Model, json: Json = False) -> None:
+    """Go back to what was stable before, also after a promotion; exit code 10."""
+    from tsctl.rollout import control
+    from tsctl.rollout.begin import taken_back
+    from tsctl.rollout.journal import unfinished
+
+    place = _place()
+    if unfinished(place.project, model) is not None:
+        return _end(model, control.ROLLBACK, json)
+    _run(f"taking {model} back", lambda note: taken_back(place, model, note), json)
+
+
+def _end(model: str, what: str, json: bool) -> None:
+    """Ask the process that runs the rollout, or do it here where none does."""
+    from tsctl.rollout.begin import resumed
+
+    place = _place()
+    if _is_asked(place, model, what):
+        return
+    _run(f"{what} of {model}", lambda note: resumed(place, model, note, what), json)
+
+
+def _is_asked(place: Place, model: str, what: str) -> bool:
+    """Whether a process runs the rollout, and was asked."""
+    from tsctl.rollout import control
+    from tsctl.rollout.begin import is_running
+
+    if not is_running(place.project, model):
+        return False
+    control.ask(place.project, model, what)
+    typer.echo(f"asked the rollout of {model} to {what}; see 'tsctl rollout watch {model}'")
+    return True
+
+
+def _place() -> Place:
+    from tsctl.rollout.begin import open_place
+
+    return open_place(*open_deployment())
+
+
+def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], json: bool) -> None:
+    """Run the rollout to its end, or to where a person must say how to go on; told as it goes."""
+    from tsctl.progress import Progress
+    from tsctl.rollout.state import Outcome, as_json
+
+    with Progress().step(title) as step, opened(step.note) as runner:
+        state = runner.run()
+        step.done(state.outcome or "undecided")
+    if json:
+        print_json(as_json(state))
+    else:
+        _print_end(state)
+    if state.outcome is None:
+        raise typer.Exit(UNDECIDED)
+    if state.outcome is not Outcome.PROMOTED:
+        raise typer.Exit(ROLLED_BACK)
+
+
+def _print_end(state: State) -> None:
+    what = state.outcome or "undecided"
+    why = f": {state.why}" if state.why else ""
+    typer.echo(f"{state.model} {state.canary} {what}{why}")
+    typer.echo(f"'tsctl rollout explain {state.model}' tells what it stands on")

@@ -8,7 +8,8 @@
       AnalysisError       6  evidence cannot be read or judged
       ConflictError       7  somebody else holds the lock, or the state changed underneath
 
-Outcomes are not errors: a rollout that was rolled back exits 10, one left undecided 11.
+Outcomes are not errors: a rollout that was rolled back exits 10, one left undecided 11, and a plan that would change
+something 12.
 """
 
 

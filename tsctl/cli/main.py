@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from tsctl.cli import archive, bench, gateway, keys, metrics, models, node, top, weights
+from tsctl.cli import archive, bench, gateway, keys, metrics, models, node, release, top, weights
 from tsctl.errors import TsctlError
 
 app = typer.Typer(
@@ -22,6 +22,8 @@ app = typer.Typer(
 app.command()(top.up)
 app.command()(top.down)
 app.command()(top.status)
+app.command()(release.plan)
+app.command()(release.apply)
 app.add_typer(archive.app, name="archive")
 app.add_typer(node.app, name="node")
 app.add_typer(models.app, name="models")

@@ -1,0 +1,223 @@
+"""`tsctl plan` and `tsctl apply` on two real nodes behind a real Envoy, in the order of a deployment's life."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.live.conftest import Site, free_ports, make_site, processes_of, until, write_tiny
+from tests.live.test_gateway import Front
+from tests.live.test_retire import load
+from tsctl.deployment import read_deployment
+from tsctl.gateway.start import local_key
+from tsctl.gateway.state import open_gateway
+from tsctl.project import Project
+from tsctl.rollout.journal import ENDED, STARTED, Journal, folder
+
+NODES = ("local", "b")
+#: 3.0 takes a while to load, and does not while a file is there; 9.0 is nobody's.
+VERSIONS: dict[str, dict[str, Any]] = {
+    "1.0": {"factor": 2.0},
+    "2.0": {"factor": 3.0},
+    "3.0": {"factor": 4.0, "load_s": 2.0},
+    "9.0": {"factor": 9.0},
+}
+BOTH = {"1.0": {"workers": 1}, "2.0": {"workers": 1}}
+WEIGHTS = {"1.0": "80%", "2.0": "20%"}
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    """Two nodes and a gateway that run and serve nothing, and the archives of all versions."""
+    root = tmp_path_factory.mktemp("apply")
+    site = make_site(root / "site")
+    VERSIONS["3.0"]["fail_while"] = str(site.root / "broken")
+    write_tiny(site, "tiny", VERSIONS)
+    client, metrics = free_ports(2)
+    content = site.deployment
+    content["nodes"]["b"] = make_site(root / "ports").deployment["nodes"]["local"]
+    content["gateway"] = {"address": f"http://127.0.0.1:{client}", "metrics": f"http://127.0.0.1:{metrics}"}
+    (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            started = [pool.submit(site.run, "node", "start", "--node", name) for name in NODES]
+            pool.submit(site.run, "archive", "build").result()
+            for one in started:
+                one.result()
+        site.run("gateway", "start")
+        project = Project(site.root)
+        key = local_key(open_gateway(project, read_deployment(project.deployment))).read_text()
+        yield Front(site, f"http://127.0.0.1:{client}", "", key.strip().partition(": ")[2])
+    finally:
+        site.run("down", status=None)
+    assert processes_of(root) == [], "processes are left behind"
+
+
+def deploy(site: Site, versions: dict[str, Any], **more: Any) -> None:
+    site.deploy({"tiny": {"default": "1.0", "versions": versions, **more}})
+
+
+def lines(out: str) -> list[str]:
+    """Lines of a plan, with single spaces, and archives without their digests."""
+    return [re.sub(r"-[0-9a-f]{12}\.mar", "", " ".join(line.split())) for line in out.splitlines() if line]
+
+
+def weights(site: Site) -> dict[str, int]:
+    [shown] = site.run("weights", "show", "--json").json()
+    return {version: share for version, share in shown["weights"].items() if share}
+
+
+def served(site: Site) -> dict[str, dict[str, int]]:
+    """READY workers by node and version."""
+    listed = site.run("models", "list", "--all-nodes", "--json", status=None).json()
+    return {one["node"]: {row["version"]: row["ready"] for row in one["versions"]} for one in listed}
+
+
+def test_from_nothing_to_served_and_then_nothing_to_do(front: Front) -> None:
+    site = front.site
+    assert lines(site.run("plan").out) == ["nothing to change"]
+    deploy(site, BOTH, weights=WEIGHTS)
+    planned = site.run("plan", status=12)
+    assert lines(planned.out) == [
+        "tiny",
+        "+ 1.0 register local nothing -> tiny-1.0, 1 worker",
+        "+ 1.0 register b nothing -> tiny-1.0, 1 worker",
+        "+ 2.0 register local nothing -> tiny-2.0, 1 worker",
+        "+ 2.0 register b nothing -> tiny-2.0, 1 worker",
+        "~ weights gateway no route -> 1.0 80%, 2.0 20%",
+        "4 to register, 1 to change",
+    ]
+    assert "\x1b" not in planned.out
+    assert served(site) == {"local": {}, "b": {}}
+    applied = site.run("apply")
+    assert applied.out.splitlines()[-1] == "3 changes made; now nothing to change"
+    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1})
+    assert weights(site) == {"1.0": 8000, "2.0": 2000}
+    assert {front.ask("/predictions/tiny").status_code for _ in range(20)} == {200}
+    assert lines(site.run("plan").out) == ["nothing to change"]
+    again = site.run("apply", "--json").json()
+    assert again["plan"]["is_empty"]
+    assert again["done"] == again["failures"] == []
+
+
+def test_what_somebody_changed_by_hand_is_shown_and_mended(front: Front) -> None:
+    site = front.site
+    site.run("models", "scale", "tiny", "1.0", "2", "--node", "local")
+    site.run("models", "set-default", "tiny", "2.0", "--node", "b")
+    site.run("models", "register", "tiny:9.0", "--node", "b")
+    site.run("weights", "set", "tiny", "1.0=50%", "2.0=40%", "9.0=10%")
+    assert lines(site.run("plan", status=12).out) == [
+        "tiny",
+        "~ weights gateway 1.0 50%, 2.0 40%, 9.0 10% -> 1.0 80%, 2.0 20%",
+        "~ 1.0 default b 2.0 -> 1.0",
+        "~ 1.0 scale local 2 workers -> 1 worker",
+        "? 9.0 kept b 1 worker, not in deployment.yaml (--prune retires it)",
+        "3 to change, 1 not in deployment.yaml",
+    ]
+    with load(front, "/predictions/tiny", 4) as seen:
+        site.run("apply", "--prune")
+        after = seen[200, "9.0"]
+    assert 0 < seen[200, "9.0"] == after, "requests reached what was pruned, and none afterwards"
+    assert {status for status, _ in seen} == {200}
+    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1})
+    assert lines(site.run("plan", "--prune").out) == ["nothing to change"]
+    assert front.ask("/predictions/tiny/9.0").status_code == 404
+
+
+def test_refused_is_refused_whole(front: Front) -> None:
+    site = front.site
+    pinned = {**BOTH, "3.0": {"workers": 1, "digest": "0" * 16}}
+    deploy(site, pinned, weights=WEIGHTS)
+    assert "x 3.0 refused local, b deployment.yaml pins tiny 3.0 to 0000000000000000" in "\n".join(
+        lines(site.run("plan", status=3).out)
+    )
+    refused = site.run("apply", status=3)
+    assert "nothing was changed, because the plan is refused" in refused.err
+    write_tiny(site, "tiny", {**VERSIONS, "2.0": {"factor": 3.5}, "9.0": {"factor": 9.5}})
+    site.run("archive", "build", "tiny:2.0")
+    site.run("archive", "build", "tiny:9.0")
+    deploy(site, {**BOTH, "3.0": {"workers": 1}})
+    assert "node b has tiny 2.0 from other bytes" in site.run("apply", status=7).err
+    write_tiny(site, "tiny", VERSIONS)
+    site.run("archive", "build", "tiny:2.0")
+    journal = Journal(folder(Project(site.root), "tiny") / "20260101T000000Z-2.0.jsonl")
+    journal.append(STARTED, version="2.0")
+    under_way = site.run("apply", status=7)
+    assert "rollout 20260101T000000Z-2.0 of tiny has not ended" in under_way.err
+    journal.append(ENDED)
+    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1})
+
+
+def test_a_version_that_does_not_get_warm_gets_no_weight(front: Front) -> None:
+    site = front.site
+    (site.root / "broken").touch()
+    deploy(site, {**BOTH, "3.0": {"workers": 1}}, weights={"1.0": "70%", "2.0": "20%", "3.0": "10%"})
+    cold = site.run("apply", status=4)
+    assert "local: registering tiny 3.0: tiny 3.0 refused to load on node local" in cold.err
+    assert "left out: weights of tiny: 1.0 70%, 2.0 20%, 3.0 10%" in cold.err
+    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1})
+    assert weights(site) == {"1.0": 8000, "2.0": 2000}
+    (site.root / "broken").unlink()
+
+
+def test_killed_in_the_middle_the_next_run_goes_on(front: Front) -> None:
+    site = front.site
+    with site.start("apply") as process:
+        until(lambda: any("3.0" in versions for versions in served(site).values()), 30, "3.0 on a node")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert weights(site) == {"1.0": 8000, "2.0": 2000}
+    site.run("apply")
+    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1, "3.0": 1})
+    assert weights(site) == {"1.0": 7000, "2.0": 2000, "3.0": 1000}
+    assert lines(site.run("plan").out) == ["nothing to change"]
+
+
+def test_a_node_that_was_down_catches_up(front: Front) -> None:
+    site = front.site
+    site.run("node", "stop", "--node", "b")
+    versions = {**BOTH, "9.0": {"workers": 1}}
+    deploy(site, versions, weights=WEIGHTS)
+    reused = site.run("apply", "--prune", status=7)  # no node serves it now, and it was other bytes once
+    assert "tiny 9.0 was served from other bytes before" in reused.err
+    write_tiny(site, "tiny", VERSIONS)
+    site.run("archive", "build", "tiny:9.0")
+    partly = site.run("apply", "--prune", "--json", status=4)
+    told = partly.json()
+    assert [(one["kind"], one["version"]) for one in told["done"]] == [
+        ("register", "9.0"),
+        ("weights", None),
+        ("retire", "3.0"),
+    ]
+    assert [one["place"] for one in told["left"]["away"]] == ["b"]
+    assert "no answer from b" in partly.err
+    assert served(site)["local"] == {"1.0": 1, "2.0": 1, "9.0": 1}
+    site.run("node", "start", "--node", "b")
+    assert served(site)["b"] == {"1.0": 1, "2.0": 1, "3.0": 1}
+    site.run("apply", "--prune")
+    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1, "9.0": 1})
+    assert lines(site.run("plan", "--prune").out) == ["nothing to change"]
+    record = json.loads((site.root / ".tsctl" / "releases" / "served.json").read_text())
+    assert sorted(record) == ["tiny:1.0", "tiny:2.0", "tiny:3.0", "tiny:9.0"]
+
+
+def test_a_model_that_is_no_longer_named_leaves_when_asked(front: Front) -> None:
+    site = front.site
+    site.deploy({})
+    kept = lines(site.run("plan", "--prune", status=12).out)
+    assert "? kept gateway a route, 1.0 80%, 2.0 20%, not in deployment.yaml (--prune-models takes it away)" in kept
+    assert [line for line in kept if line.startswith("-")] == [
+        f"- 9.0 retire {name} tiny-9.0, 1 worker -> nothing" for name in NODES
+    ]
+    site.run("apply", "--prune-models")
+    assert served(site) == {"local": {}, "b": {}}
+    assert front.ask("/predictions/tiny").status_code == 404
+    assert site.run("weights", "show", "--json").json() == []
+

@@ -1,0 +1,603 @@
+"""Plans: what they change, in which order, and what they refuse; one that was made leaves nothing to change."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tsctl.archive.store import digest_of, store_name
+from tsctl.deployment import DeploymentSpec
+from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
+from tsctl.gateway.traffic import TOTAL, Shadow, Traffic, only
+from tsctl.management import Unreachable
+from tsctl.project import Project
+from tsctl.release.changes import (
+    GATEWAY,
+    Change,
+    EndRoute,
+    Plan,
+    Register,
+    Retire,
+    Scale,
+    SetDefault,
+    Weigh,
+    phase,
+)
+from tsctl.release.desired import desired_state
+from tsctl.release.outcome import Applied, Failure, failed, not_covered
+from tsctl.release.plan import make_plan
+from tsctl.release.record import recorded, remember
+from tsctl.release.refuse import error_of
+from tsctl.release.state import (
+    Actual,
+    Desired,
+    GatewayState,
+    ModelOnNode,
+    NodeState,
+    Registered,
+    WantedModel,
+    WantedVersion,
+)
+from tsctl.release.words import aligned, lines_of, plan_json, summary
+
+DIGESTS = {"1.0": "aaaaaaaaaaaa", "2.0": "bbbbbbbbbbbb", "3.0": "cccccccccccc", "9.0": "dddddddddddd"}
+
+
+def archive(version: str, model: str = "tiny") -> str:
+    return store_name(model, version, DIGESTS[version])
+
+
+def version(name: str, workers: int | None = 1, **more: Any) -> WantedVersion:
+    return replace(WantedVersion(name, archive(name), DIGESTS[name], workers=workers), **more)
+
+
+def wanted(*versions: WantedVersion, default: str = "1.0", shares: Mapping[str, int] | None = None) -> Desired:
+    return Desired((WantedModel("tiny", default, versions, shares),))
+
+
+def node(name: str, default: str | None = "1.0", **versions: tuple[int, int]) -> NodeState:
+    """A node with versions such as `v1=(workers, ready)`."""
+    found = {f"{key[1:]}.0": Registered(archive(f"{key[1:]}.0"), *state) for key, state in versions.items()}
+    return NodeState(name, {"tiny": ModelOnNode(default, found)} if found else {})
+
+
+def away(name: str) -> NodeState:
+    return NodeState(name, why_not="no connection")
+
+
+def actual(*nodes: NodeState, weights: Mapping[str, int] | None = None, is_live: bool = True, **more: Any) -> Actual:
+    routes = {"tiny": Traffic("tiny", weights)} if weights else {}
+    return Actual(nodes, GatewayState(is_live, routes), **more)
+
+
+def told(plan: Plan) -> list[tuple[str, str | None, list[tuple[str, str, str]]]]:
+    """Kind, version and steps of every change."""
+    return [
+        (change.kind, change.version, [(step.place, step.before, step.after) for step in change.steps])
+        for change in plan.changes
+    ]
+
+
+ONE, TWO = version("1.0"), version("2.0")
+ALL = {"1.0": TOTAL}
+
+
+def test_a_deployment_that_is_as_it_says_needs_nothing() -> None:
+    plan = make_plan(wanted(ONE, TWO), actual(node("a", v1=(1, 1), v2=(1, 1)), weights=ALL))
+    assert plan == Plan()
+    assert plan.is_empty
+    assert summary(plan) == "nothing to change"
+
+
+def test_from_nothing_the_default_comes_first_and_gets_the_route() -> None:
+    plan = make_plan(wanted(TWO, version("1.0", 2)), actual(node("a"), node("b")))
+    assert told(plan) == [
+        ("register", "1.0", [(n, "nothing", f"{archive('1.0')}, 2 workers") for n in "ab"]),
+        ("register", "2.0", [(n, "nothing", f"{archive('2.0')}, 1 worker") for n in "ab"]),
+        ("weights", None, [(GATEWAY, "no route", "1.0 100%")]),
+    ]
+
+
+def test_capacity_grows_before_traffic_moves_and_shrinks_afterwards() -> None:
+    desired = wanted(
+        version("1.0", 1), version("2.0", 3), version("3.0"), default="2.0", shares={"1.0": 0, "2.0": TOTAL}
+    )
+    state = actual(node("a", v1=(3, 3), v2=(1, 1), v9=(1, 1)), weights={"9.0": 0, "1.0": TOTAL})
+    assert told(make_plan(desired, state, prune=True)) == [
+        ("register", "3.0", [("a", "nothing", f"{archive('3.0')}, 1 worker")]),
+        ("scale", "2.0", [("a", "1 worker", "3 workers")]),
+        ("weights", None, [(GATEWAY, "1.0 100%", "2.0 100%")]),
+        ("default", "2.0", [("a", "1.0", "2.0")]),
+        ("scale", "1.0", [("a", "3 workers", "1 worker")]),
+        ("retire", "9.0", [("a", f"{archive('9.0')}, 1 worker", "nothing")]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "workers", "step"),
+    [
+        ((1, 1), 2, ("1 worker", "2 workers")),
+        ((2, 1), 2, ("2 workers, 1 ready", "2 workers")),  # one died, or still loads
+        ((0, 0), None, ("0 workers", "1 worker")),  # registered by somebody who was killed then
+        ((3, 2), None, ("3 workers, 2 ready", "3 workers")),
+    ],
+)
+def test_workers_are_brought_to_what_is_said(
+    found: tuple[int, int], workers: int | None, step: tuple[str, str]
+) -> None:
+    state = actual(node("a", v1=found), node("b", v1=(workers or found[0] or 1,) * 2), weights=ALL)
+    [change] = make_plan(wanted(version("1.0", workers)), state).changes
+    assert [(one.place, one.before, one.after) for one in change.steps] == [("a", *step)]
+    assert isinstance(change, Scale)
+    assert not change.is_down
+
+
+def test_a_version_of_which_nobody_says_how_many_workers_it_has_keeps_them() -> None:
+    assert make_plan(wanted(version("1.0", None)), actual(node("a", v1=(4, 4)), weights=ALL)).is_empty
+
+
+def test_weights_are_left_alone_where_deployment_does_not_say_them() -> None:
+    state = actual(node("a", v1=(1, 1), v2=(1, 1)), weights={"2.0": 4000, "1.0": 6000})
+    assert make_plan(wanted(ONE, TWO), state).is_empty
+    desired = wanted(ONE, TWO, shares={"1.0": 9500, "2.0": 500})
+    assert told(make_plan(desired, state)) == [("weights", None, [(GATEWAY, "1.0 60%, 2.0 40%", "1.0 95%, 2.0 5%")])]
+
+
+def test_a_version_with_no_weight_need_not_stand_in_the_route() -> None:
+    desired = wanted(ONE, TWO, shares={"1.0": TOTAL, "2.0": 0})
+    assert make_plan(desired, actual(node("a", v1=(1, 1), v2=(1, 1)), weights=ALL)).is_empty
+
+
+def test_weights_wait_for_a_gateway_that_does_not_run() -> None:
+    desired = wanted(ONE, TWO, shares={"1.0": 9500, "2.0": 500})
+    plan = make_plan(desired, actual(node("a", v1=(1, 1)), weights=ALL, is_live=False))
+    assert [change.kind for change in plan.changes] == ["register"]
+    error = not_covered(plan)
+    assert isinstance(error, GatewayError)
+    assert "the weights of tiny stay" in error.message
+
+
+def test_without_a_gateway_there_are_no_weights() -> None:
+    desired = wanted(ONE, shares=ALL)
+    plan = make_plan(desired, Actual((node("a", v1=(1, 1), v9=(1, 1)),)), prune=True)
+    assert plan.changes == ()
+    assert [(one.what, one.version) for one in plan.unmanaged] == [("weights", None), ("1 worker", "9.0")]
+    assert "tsctl models unregister tiny 9.0" in plan.unmanaged[1].why_kept
+
+
+def test_a_node_that_is_away_is_told_and_the_others_are_done() -> None:
+    plan = make_plan(wanted(ONE), actual(away("a"), node("b")))
+    assert [change.steps[0].place for change in plan.changes] == ["b", GATEWAY]
+    error = not_covered(plan)
+    assert isinstance(error, NodeError)
+    assert "no answer from a" in error.message
+    assert "a is away" in summary(plan)
+
+
+def test_where_no_node_answers_nothing_is_changed() -> None:
+    desired = wanted(ONE, TWO, shares={"1.0": 9500, "2.0": 500})
+    plan = make_plan(desired, actual(away("a"), away("b"), weights=ALL), prune=True)
+    assert plan.changes == ()
+    assert [one.place for one in plan.away] == ["a", "b"]
+
+
+def test_what_nobody_named_stays_until_it_is_pruned() -> None:
+    state = actual(node("a", v1=(1, 1), v9=(2, 1)), node("b", default="1.0", v1=(1, 1)), weights=ALL)
+    plan = make_plan(wanted(ONE), state)
+    assert plan.is_empty
+    [line] = aligned(lines_of(plan))
+    assert line == "? 9.0  kept  a  2 workers, 1 ready, not in deployment.yaml (--prune retires it)"
+    assert told(make_plan(wanted(ONE), state, prune=True)) == [
+        ("retire", "9.0", [("a", f"{archive('9.0')}, 2 workers, 1 ready", "nothing")])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("route", "why"),
+    [
+        (Traffic("tiny", {"9.0": 500, "1.0": 9500}), "it has 5% of the requests"),
+        (Traffic("tiny", {"1.0": TOTAL, "9.0": 0}), "it is stable until another version has 100%"),
+        (Traffic("tiny", ALL, shadow=Shadow("9.0", 100)), "it gets copies of requests: tsctl shadow clear tiny"),
+    ],
+)
+def test_what_has_weight_or_copies_is_never_pruned(route: Traffic, why: str) -> None:
+    state = replace(actual(node("a", v1=(1, 1), v9=(1, 1))), gateway=GatewayState(True, {"tiny": route}))
+    plan = make_plan(wanted(ONE), state, prune=True)
+    assert plan.changes == ()
+    [kept] = plan.unmanaged
+    assert kept.why_kept.startswith(why)
+
+
+def test_weight_that_deployment_takes_away_is_gone_before_its_version() -> None:
+    state = actual(node("a", v1=(1, 1), v9=(1, 1)), weights={"1.0": 5000, "9.0": 5000})
+    plan = make_plan(wanted(ONE, shares=ALL), state, prune=True)
+    assert [(change.kind, change.version) for change in plan.changes] == [("weights", None), ("retire", "9.0")]
+
+
+def test_a_model_that_nobody_named_keeps_its_route_unless_models_are_pruned() -> None:
+    state = actual(node("a", default="2.0", v1=(1, 1), v2=(1, 1)), weights=ALL)
+    plan = make_plan(Desired(()), state, prune=True)
+    assert [(one.kind, one.version) for one in plan.changes] == [("retire", "2.0")]
+    assert [(one.version, one.place) for one in plan.unmanaged] == [(None, GATEWAY), ("1.0", "a")]
+    whole = make_plan(Desired(()), state, prune_models=True)
+    assert [(one.kind, one.version) for one in whole.changes] == [
+        ("route", None),
+        ("retire", "1.0"),
+        ("retire", "2.0"),  # a node's default goes last
+    ]
+
+
+PIN = DIGESTS["1.0"]
+LACKING = actual(node("a"), weights=ALL)
+SERVED = actual(node("a", v1=(1, 1)), weights=ALL)
+HAS_OTHER = Actual(
+    (NodeState("a", {"tiny": ModelOnNode("1.0", {"1.0": Registered(store_name("tiny", "1.0", "e" * 12), 1, 1)})}),),
+    GatewayState(True, {"tiny": only("tiny", "1.0")}),
+)
+
+
+@pytest.mark.parametrize(
+    ("desired", "state", "error", "reason"),
+    [
+        (wanted(version("1.0", archive=None)), LACKING, ArchiveError, "no archive of tiny 1.0 is in the store"),
+        (
+            wanted(version("1.0", archive=None, pin="e" * 16, others=(archive("1.0"),))),
+            LACKING,
+            ArchiveError,
+            f"pins tiny 1.0 to {'e' * 16}, and the store has {archive('1.0')}",
+        ),
+        (wanted(version("1.0", archive=None, pin="e" * 12)), LACKING, ArchiveError, "and the store has none of it"),
+        (
+            wanted(version("1.0", pin=PIN, digest="f" * 64)),
+            SERVED,
+            ArchiveError,
+            f"pins tiny 1.0 to {PIN}, and the SHA-256 of {archive('1.0')} is {'f' * 64}",
+        ),
+        (wanted(version("1.0", recorded="e" * 12)), LACKING, ConflictError, "was served from other bytes before, eee"),
+        (wanted(ONE), HAS_OTHER, ConflictError, f"from other bytes than {archive('1.0')}: tiny-1.0-eee"),
+        (wanted(version("1.0", archive=None, pin=PIN)), HAS_OTHER, ConflictError, f"from other bytes than {PIN}: tiny"),
+        (
+            wanted(version("1.0", archive=None)),
+            replace(HAS_OTHER, nodes=(*HAS_OTHER.nodes, node("b", v1=(1, 1)))),
+            ConflictError,
+            "nodes have tiny 1.0 from different bytes",
+        ),
+        (
+            wanted(version("1.0", 1)),
+            actual(node("a", v1=(3, 1)), weights=ALL),
+            GatewayError,
+            "may leave its route without a READY one",
+        ),
+    ],
+)
+def test_refused(desired: Desired, state: Actual, error: type[Exception], reason: str) -> None:
+    plan = make_plan(desired, state)
+    [found] = plan.refusals
+    assert (found.error, reason in found.reason) == (error, True), found
+    assert not plan.is_empty
+    assert isinstance(not_covered(plan), error)
+    assert plan_json(plan)["refusals"][0]["exit_code"] == found.error.exit_code
+    assert any(line.sign == "x" and reason in line.cells[3] for line in lines_of(plan))
+
+
+@pytest.mark.parametrize(
+    ("desired", "state"),
+    [
+        (wanted(version("1.0", archive=None)), SERVED),  # every node has it already
+        (wanted(version("1.0", archive=None, pin=PIN)), SERVED),
+        (wanted(version("1.0", pin=f"{PIN}{'0' * 20}", digest=f"{PIN}{'0' * 52}")), SERVED),
+        (wanted(version("1.0", recorded="e" * 12)), SERVED),
+    ],
+)
+def test_not_refused(desired: Desired, state: Actual) -> None:
+    assert make_plan(desired, state).is_empty
+
+
+def test_weight_on_what_no_node_can_have_ready_is_refused() -> None:
+    desired = wanted(ONE, version("2.0", archive=None), shares={"1.0": 9500, "2.0": 500})
+    plan = make_plan(desired, SERVED)
+    assert [(one.error, one.version) for one in plan.refusals] == [(ArchiveError, "2.0"), (GatewayError, "2.0")]
+    assert "tiny 2.0 is ready on no node" in plan.refusals[1].reason
+    error = error_of(plan.refusals)
+    assert isinstance(error, ArchiveError)
+    assert "no archive of tiny 2.0" in error.message
+    assert "ready on no node" in error.message
+    assert "tsctl archive build tiny:2.0" in error.hint
+
+
+def test_a_model_whose_rollout_has_not_ended_is_not_changed() -> None:
+    during = replace(SERVED, rollouts={"tiny": "20260101T000000Z-2.0"})
+    assert make_plan(wanted(ONE), during).is_empty
+    [refused] = make_plan(wanted(ONE, TWO), during).refusals
+    assert refused.error is ConflictError
+    assert "20260101T000000Z-2.0" in refused.reason
+    other = replace(SERVED, rollouts={"other": "id"})
+    assert not make_plan(wanted(ONE, TWO), other).refusals
+
+
+# ---- making the changes ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """Nodes and routes that do what they are told, as TorchServe and Envoy do; what those refuse fails the test."""
+
+    nodes: dict[str, NodeState]
+    gateway: GatewayState | None
+
+    @property
+    def actual(self) -> Actual:
+        return Actual(tuple(self.nodes.values()), self.gateway)
+
+    def make(self, change: Change) -> None:
+        for name in change.nodes:
+            assert not self.nodes[name].why_not
+        match change:
+            case Register():
+                for name in change.nodes:
+                    served = self.nodes[name].models.get(change.model, ModelOnNode(None, {}))
+                    assert change.version not in served.versions
+                    self._put(name, change.model, change.version, Registered(change.archive, *[change.workers] * 2))
+                    if not served.versions:
+                        self._default(name, change.model, change.version)
+            case Scale():
+                for name, was in change.before.items():
+                    assert self.nodes[name].registered(change.model, change.version) == was
+                    least = max(0, was.ready - max(0, was.workers - change.workers))
+                    self._put(name, change.model, change.version, replace(was, ready=least))
+                self.check()
+                for name, was in change.before.items():
+                    self._put(name, change.model, change.version, Registered(was.archive, *[change.workers] * 2))
+            case Weigh():
+                assert self.gateway is not None
+                assert self.gateway.is_live
+                for version in change.weights:
+                    assert any(one.is_ready for one in self.actual.on(change.model, version).values())
+                route = self.gateway.traffic.get(change.model) or only(change.model, next(iter(change.weights)))
+                self._route(change.model, route.weighted(change.weights))
+            case SetDefault():
+                for name in change.nodes:
+                    state = self.nodes[name].registered(change.model, change.version)
+                    assert state is not None
+                    assert state.is_ready
+                    self._default(name, change.model, change.version)
+            case EndRoute():
+                self._route(change.model, None)
+            case Retire():
+                route = self.actual.route(change.model)
+                if route is not None:
+                    self._route(change.model, route.without(change.version))  # ValueError where it has weight
+                for name in change.nodes:
+                    self._remove(name, change.model, change.version)
+        self.check()
+
+    def watch(self) -> None:
+        """From now on each route that has a READY version keeps one, however it is called."""
+        self.watched = {model for model in self.actual.models if self._can_answer(model)}
+
+    def check(self) -> None:
+        for model in self.watched:
+            assert self.actual.route(model) is None or self._can_answer(model)
+
+    def _can_answer(self, model: str) -> bool:
+        route = self.actual.route(model)
+        weighted = [version for version, share in route.weights.items() if share] if route else []
+        return any(state.ready for version in weighted for state in self.actual.on(model, version).values())
+
+    def _model(self, name: str, model: str, served: ModelOnNode | None) -> None:
+        models = {key: value for key, value in self.nodes[name].models.items() if key != model}
+        self.nodes[name] = replace(self.nodes[name], models={**models, **({model: served} if served else {})})
+
+    def _put(self, name: str, model: str, version: str, state: Registered) -> None:
+        served = self.nodes[name].models.get(model, ModelOnNode(None, {}))
+        self._model(name, model, replace(served, versions={**served.versions, version: state}))
+
+    def _default(self, name: str, model: str, version: str) -> None:
+        self._model(name, model, replace(self.nodes[name].models[model], default=version))
+
+    def _remove(self, name: str, model: str, version: str) -> None:
+        served = self.nodes[name].models[model]
+        rest = {key: state for key, state in served.versions.items() if key != version}
+        default = next(iter(rest), None) if served.default == version else served.default
+        self._model(name, model, ModelOnNode(default, rest) if rest else None)
+
+    def _route(self, model: str, route: Traffic | None) -> None:
+        assert self.gateway is not None
+        traffic = {key: one for key, one in self.gateway.traffic.items() if key != model}
+        self.gateway = replace(self.gateway, traffic={**traffic, **({model: route} if route else {})})
+
+
+NAMES = ("1.0", "2.0", "3.0", "9.0")
+MODELS = ("tiny", "other")
+
+
+@st.composite
+def shares(draw: st.DrawFn, names: list[str]) -> dict[str, int]:
+    """Weights of versions, 0 among them, that sum to TOTAL."""
+    parts = draw(st.lists(st.integers(0, 3), min_size=len(names), max_size=len(names)).filter(any))
+    whole = {name: part * TOTAL // sum(parts) for name, part in zip(names, parts, strict=True)}
+    last = next(name for name in names if whole[name])
+    return {**whole, last: whole[last] + TOTAL - sum(whole.values())}
+
+
+@st.composite
+def wanted_models(draw: st.DrawFn) -> Desired:
+    found = []
+    for model in draw(st.lists(st.sampled_from(MODELS), unique=True)):
+        names = draw(st.lists(st.sampled_from(NAMES[:3]), min_size=1, unique=True))
+        versions = tuple(
+            WantedVersion(name, archive(name, model), DIGESTS[name], workers=draw(st.sampled_from([None, 1, 2, 3])))
+            for name in names
+        )
+        found.append(WantedModel(model, draw(st.sampled_from(names)), versions, draw(st.none() | shares(names))))
+    return Desired(tuple(found))
+
+
+@st.composite
+def served_models(draw: st.DrawFn) -> dict[str, ModelOnNode]:
+    models = {}
+    for model in draw(st.lists(st.sampled_from(MODELS), unique=True)):
+        names = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
+        versions = {}
+        for name in names:
+            workers = draw(st.integers(0, 3))
+            versions[name] = Registered(archive(name, model), workers, draw(st.integers(0, workers)))
+        models[model] = ModelOnNode(draw(st.sampled_from(names)), versions)
+    return models
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    nodes = {name: NodeState(name, draw(served_models())) for name in ("a", "b")}
+    if draw(st.booleans()):
+        nodes["c"] = away("c")
+    routes = {}
+    for model in draw(st.lists(st.sampled_from(MODELS), unique=True)):
+        names = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
+        shadow = draw(st.none() | st.sampled_from(NAMES).map(lambda name: Shadow(name, 100)))
+        routes[model] = Traffic(model, draw(shares(names)), shadow=shadow)
+    gateway = draw(st.sampled_from([None, GatewayState(True, routes), GatewayState(False, routes)]))
+    return World(nodes, gateway)
+
+
+@given(wanted_models(), worlds(), st.booleans(), st.booleans())
+def test_a_plan_that_was_made_leaves_nothing_to_change_and_every_route_answers(
+    desired: Desired, world: World, prune: bool, prune_models: bool
+) -> None:
+    before = {node: dict(state.models) for node, state in world.nodes.items()}
+    plan = make_plan(desired, world.actual, prune, prune_models)
+    assert list(map(phase, plan.changes)) == sorted(map(phase, plan.changes))
+    if plan.refusals:  # the only ones that are possible here
+        assert all("without a READY one" in one.reason for one in plan.refusals)
+        return
+    world.watch()
+    for change in plan.changes:
+        world.make(change)
+    left = make_plan(desired, world.actual, prune, prune_models)
+    assert left.changes == left.refusals == ()
+    assert left.away == plan.away
+    for model in desired.models:
+        for node_state in world.nodes.values():
+            if not node_state.why_not:
+                assert {one.version for one in model.versions} <= node_state.models[model.model].versions.keys()
+                assert node_state.models[model.model].default == model.default
+    if not (prune or prune_models):
+        for name, models in before.items():
+            for model_name, served in models.items():
+                assert served.versions.keys() <= world.nodes[name].models[model_name].versions.keys()
+
+
+@given(wanted_models(), worlds(), st.integers(0, 20))
+def test_an_interrupted_plan_is_finished_by_the_next_one(desired: Desired, world: World, done: int) -> None:
+    plan = make_plan(desired, world.actual, prune=True)
+    if plan.refusals:
+        return
+    world.watch()
+    for change in plan.changes[:done]:
+        world.make(change)
+    rest = make_plan(desired, world.actual, prune=True)
+    assert not rest.refusals
+    for change in rest.changes:
+        world.make(change)
+    assert make_plan(desired, world.actual, prune=True).changes == ()
+
+
+@given(wanted_models(), worlds(), st.booleans())
+def test_every_plan_can_be_shown(desired: Desired, world: World, prune: bool) -> None:
+    plan = make_plan(desired, world.actual, prune)
+    assert json.loads(json.dumps(plan_json(plan)))["is_empty"] == plan.is_empty
+    lines = lines_of(plan)
+    assert len(aligned(lines)) == sum(len(one.steps) for one in plan.changes) + len(plan.refusals) + len(plan.unmanaged)
+    assert summary(plan)
+
+
+# ---- the store and the record ----------------------------------------------------------------------------------------
+
+
+def stored(project: Project, version: str, config: str = "minWorkers: 2\n") -> Path:
+    """An archive of `tiny` under the store's naming."""
+    project.store.mkdir(parents=True, exist_ok=True)
+    path = project.store / "new"
+    with zipfile.ZipFile(path, "w") as content:
+        model = {"modelName": "tiny", "modelVersion": version, "handler": "h.py", "configFile": "model-config.yaml"}
+        content.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
+        content.writestr("model-config.yaml", config)
+    return path.rename(project.store / store_name("tiny", version, digest_of(path)))
+
+
+def deployed(**version: Any) -> DeploymentSpec:
+    return DeploymentSpec.model_validate(
+        {"nodes": {"a": {}}, "models": {"tiny": {"default": "1.0", "versions": {"1.0": version}}}}
+    )
+
+
+def test_the_store_says_what_deployment_leaves_open(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    [nothing] = desired_state(project, deployed()).models[0].versions
+    assert (nothing.archive, nothing.workers) == (None, None)
+    old, new = stored(project, "1.0"), stored(project, "1.0", "minWorkers: many\n")
+    [current] = desired_state(project, deployed(workers=3)).models[0].versions
+    assert (current.archive, current.workers, current.others) == (new.name, 3, (old.name,))
+    [odd] = desired_state(project, deployed()).models[0].versions
+    assert odd.workers == 1
+    [pinned] = desired_state(project, deployed(digest=digest_of(old)[:20])).models[0].versions
+    assert (pinned.archive, pinned.workers, pinned.digest) == (old.name, 2, digest_of(old))
+    [absent] = desired_state(project, deployed(digest="0" * 12)).models[0].versions
+    assert (absent.archive, len(absent.others)) == (None, 2)
+
+
+def test_the_bytes_of_a_pinned_archive_count_and_not_its_name(tmp_path: Path) -> None:
+    path = stored(Project(tmp_path), "1.0")
+    pin = digest_of(path)[:12]
+    with zipfile.ZipFile(path, "a") as content:
+        content.writestr("more.py", "")
+    plan = make_plan(desired_state(Project(tmp_path), deployed(digest=pin)), actual(node("a")))
+    [refused] = plan.refusals
+    assert refused.error is ArchiveError
+    assert f"is {digest_of(path)}" in refused.reason
+
+
+def test_a_version_is_remembered_with_its_first_bytes(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    assert recorded(project) == {}
+    remember(project, {"tiny:1.0": archive("1.0"), "odd:1.0": "odd.mar"})
+    remember(project, {"tiny:1.0": store_name("tiny", "1.0", "e" * 12), "tiny:2.0": archive("2.0")})
+    assert recorded(project) == {"tiny:1.0": DIGESTS["1.0"], "tiny:2.0": DIGESTS["2.0"]}
+    stored(project, "1.0")
+    [wanted_one] = desired_state(project, deployed()).models[0].versions
+    assert wanted_one.recorded == DIGESTS["1.0"]
+
+
+def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+    remember(Project(tmp_path), {"tiny:1.0": archive("1.0")})
+    (tmp_path / ".tsctl" / "releases" / "served.json").write_text("[")
+    with pytest.raises(SpecError, match="damaged") as caught:
+        recorded(Project(tmp_path))
+    assert "Remove it" in caught.value.hint
+
+
+def test_an_error_names_every_failure_and_what_was_left_out() -> None:
+    plan = make_plan(wanted(ONE, TWO), actual(node("a"), node("b")))
+    first, second, _ = plan.changes
+    assert failed(Applied(done=[first, second])) is None
+    failures = [
+        Failure(first, "a", Unreachable("GET: no connection")),
+        Failure(first, "b", ArchiveError("it is damaged", "Build it.")),
+    ]
+    error = failed(Applied(failures=failures, left_out=[second]))
+    assert type(error) is NodeError
+    assert error.message.splitlines() == [
+        "not all was done:",
+        "  a: registering tiny 1.0: GET: no connection",
+        "  b: registering tiny 1.0: it is damaged",
+        "  left out: registering tiny 2.0",
+    ]
+    assert "Build it." in error.hint

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from tsctl.cli import archive, bench, gateway, keys, metrics, models, node, release, top, weights
+from tsctl.cli import archive, bench, gateway, keys, metrics, models, node, release, rollout, top, weights
 from tsctl.errors import TsctlError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.add_typer(gateway.app, name="gateway")
 app.add_typer(keys.app, name="keys")
 app.add_typer(weights.weights, name="weights")
 app.add_typer(weights.shadow, name="shadow")
+app.add_typer(rollout.app, name="rollout")
 app.add_typer(metrics.app, name="metrics")
 app.add_typer(bench.app, name="bench")
 

@@ -11,6 +11,7 @@ import typer
 from tsctl.cli.context import open_deployment
 from tsctl.cli.models import Json, Model, Version
 from tsctl.cli.output import print_json
+from tsctl.cli.rollout_views import explain, history, report, status, watch
 
 if TYPE_CHECKING:
     from tsctl.everywhere import Note
@@ -99,6 +100,10 @@ def rollback(model: Model, json: Json = False) -> None:
     if unfinished(place.project, model) is not None:
         return _end(model, control.ROLLBACK, json)
     _run(f"taking {model} back", lambda note: taken_back(place, model, note), json)
+
+
+for view in (status, watch, history, explain, report):
+    app.command()(view)
 
 
 def _end(model: str, what: str, json: bool) -> None:

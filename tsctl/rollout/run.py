@@ -135,7 +135,7 @@ class Runner:
             case Action.BACK:
                 self._attempt(self._back)
             case Action.END:
-                self._tell(ENDED, outcome=what.what, why=self.state.why)
+                self._tell(ENDED, outcome=what.what, why=self._why_it_ended())
         return True
 
     def ask(self, what: str, who: str) -> None:
@@ -209,6 +209,11 @@ class Runner:
             self._wait(_why(error))
         else:
             self._tell("done", what="back")
+
+    def _why_it_ended(self) -> str:
+        if self.state.asked and not self.state.is_failed:
+            return f"{self.state.asked_by} asked for it"
+        return self.state.why
 
     # ---- watching ------------------------------------------------------------------------------------------------
 

@@ -98,6 +98,7 @@ class State:
     waits_for: str = ""  # what it holds for; empty where nothing
     doing: str = ""  # what was begun, and is not known to be done
     asked: str = ""  # abort, rollback or promote, by a person
+    asked_by: str = ""
     outcome: Outcome | None = None
     ended_at: float | None = None
     entries: int = 0  # that it was folded from
@@ -232,12 +233,12 @@ def _asked(state: State, entry: Entry) -> State:
         return replace(state, is_paused=True)
     if what == "resume":
         return replace(state, is_paused=False, waited_s=0.0)
-    return replace(state, asked=what, is_paused=False)
+    return replace(state, asked=what, asked_by=entry.content["by"], is_paused=False)
 
 
 def _reopened(state: State, entry: Entry) -> State:
     """A promotion is taken back."""
-    return replace(state, asked="rollback", outcome=None, ended_at=None)
+    return replace(state, asked="rollback", asked_by=entry.content["by"], outcome=None, ended_at=None)
 
 
 def _policy(state: State, entry: Entry) -> State:
@@ -259,7 +260,8 @@ def _policy(state: State, entry: Entry) -> State:
 
 
 def _ended(state: State, entry: Entry) -> State:
-    return replace(state, outcome=Outcome(entry.content["outcome"]), ended_at=entry.at, waits_for="")
+    told = entry.content
+    return replace(state, outcome=Outcome(told["outcome"]), why=told["why"], ended_at=entry.at, waits_for="")
 
 
 FOLDS = {

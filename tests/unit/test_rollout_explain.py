@@ -28,6 +28,7 @@ from tsctl.rollout.explain import Teller, story
 from tsctl.rollout.follow import standing
 from tsctl.rollout.judge import MOST_REQUESTS
 from tsctl.rollout.report import render_report
+from tsctl.rollout.state import after
 from tsctl.rollout.wording import duration, e_text, needed_text, when
 
 
@@ -112,10 +113,12 @@ def test_what_is_slow_may_be_known_late(tmp_path: Path) -> None:
 @given(st.integers(1, 40))
 def test_telling_entries_as_they_come_is_telling_them_all(tmp_path_factory: pytest.TempPathFactory, part: int) -> None:
     entries = rolled_back(tmp_path_factory.mktemp("journal")).entries
-    one, parts = Teller(), Teller()
-    whole = [line for entry in entries for line in one.tell(entry)]
-    begun = [line for entry in entries[:part] for line in parts.tell(entry)]
-    assert begun + [line for entry in entries[part:] for line in parts.tell(entry)] == whole
+    teller = Teller()
+    lines = [line for entry in entries[:part] for line in teller.tell(entry, after(teller.state, entry))]
+    assert teller.story == story(entries[:part]), "it may be asked for at any time"
+    lines += [line for entry in entries[part:] for line in teller.tell(entry, after(teller.state, entry))]
+    assert teller.story == story(entries)
+    assert [line for line in lines if line.kind != "doing"] == list(story(entries).told)
 
 
 @pytest.mark.parametrize(

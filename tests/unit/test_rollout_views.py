@@ -144,7 +144,7 @@ def test_without_a_rollout_every_command_says_how_to_begin_one(rollouts: Path) -
     for command in (rollout_views.status, rollout_views.watch, rollout_views.explain, rollout_views.report):
         with pytest.raises(AnalysisError) as error:
             command("digits")
-        assert "tsctl rollout start MODEL VERSION" in error.value.hint
+        assert "tsctl rollout start digits VERSION" in error.value.hint
     with pytest.raises(AnalysisError, match="there is no rollout"):
         rollout_views.status()
 
@@ -203,6 +203,7 @@ def test_explain_prints_the_evidence_below_each_verdict(rollouts: Path, capsys: 
     rollout_views.explain("digits")
     text = capsys.readouterr().out
     assert "Step 1 passed" in text and "Step 2 failed" in text
+    assert all(line == line.rstrip() for line in text.splitlines())
     assert text.count("SIGNAL") == text.count("REQUESTS THAT ARE") == 2
     rollout_views.explain("digits", json=True)
     told = json.loads(capsys.readouterr().out)

@@ -11,7 +11,7 @@ from tsctl.cli.models import Json, Model
 from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from tsctl.project import Project
     from tsctl.rollout.judge import Judgement
@@ -50,11 +50,9 @@ def status(model: AnyModel = None, json: Json = False) -> None:
         shown = [as_json(now.state) for now in found]
         print_json(shown[0] if model is not None else shown)
         return
-    console = _console()
     for number, now in enumerate(found):
-        if number:
-            console.print()
-        console.print(picture(now, time.time()))
+        typer.echo("\n" if number else "", nl=False)
+        _print(picture(now, time.time()))
     if not found:
         typer.echo("no rollout is in progress; 'tsctl rollout history' shows those that have ended")
 
@@ -140,8 +138,8 @@ def explain(model: Model, id: Id = None, json: Json = False) -> None:
         if line.judgement is not None and line.alpha is not None:
             _print_evidence(line.judgement, line.alpha, state)
     typer.echo("")
-    for line in (told.outcome, *told.advice):
-        _echo(line)
+    for sentence in (told.outcome, *told.advice):
+        _echo(sentence)
 
 
 def report(
@@ -177,7 +175,7 @@ def _journal(project: Project, model: str, id: str | None = None) -> Path:
 
     paths = [path for path in journals(project, model) if _has_begun(path)]
     if not paths:
-        raise AnalysisError(f"there is no rollout of {model}", "Begin one: tsctl rollout start MODEL VERSION")
+        raise AnalysisError(f"there is no rollout of {model}", f"Begin one: tsctl rollout start {model} VERSION")
     if id is None:
         return paths[-1]
     found = [path for path in paths if path.stem == id] or [path for path in paths if path.stem.startswith(id)]
@@ -236,12 +234,13 @@ def _watch_lines(path: Path) -> State:
 
     from tsctl.rollout.explain import Teller, outcome
     from tsctl.rollout.follow import Tail
+    from tsctl.rollout.state import after
     from tsctl.rollout.wording import when
 
     tail, teller = Tail(path), Teller()
     while True:
         for entry in tail.new():
-            for line in teller.tell(entry):
+            for line in teller.tell(entry, after(teller.state, entry)):
                 typer.echo(f"{when(line.at)}  {line.text}")
         if teller.state is not None and teller.state.outcome is not None:
             typer.echo(outcome(teller.state))
@@ -255,10 +254,21 @@ def _print_evidence(judgement: Judgement, alpha: float, state: State) -> None:
 
     from tsctl.rollout.view import rates_table, signals_table
 
-    console = _console()
     for table in (signals_table(judgement, alpha), rates_table(state.stable, state.canary, judgement.readings)):
-        console.print(Padding(table, (1, 0, 0, 4)))
-    console.print()
+        typer.echo("")
+        _print(Padding(table, (0, 0, 0, 4), expand=False))
+    typer.echo("")
+
+
+def _print(shown: RenderableType) -> None:
+    """On a terminal with colours; anywhere else as plain lines without spaces at their ends."""
+    console = _console()
+    if console.is_terminal:
+        console.print(shown)
+        return
+    with console.capture() as captured:
+        console.print(shown)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _console() -> Console:

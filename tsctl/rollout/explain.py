@@ -5,7 +5,7 @@ Invariant: every journal can be told, wherever it ends; what is not over is told
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -69,22 +69,16 @@ class Story:
         return asdict(self)
 
 
-def story(entries: Sequence[Entry]) -> Story:
+def story(entries: Iterable[Entry]) -> Story:
     """The rollout of these entries, of which there may be any number from the first one on."""
-    if not entries:
-        return Story("a rollout that has not begun", "", (), "Nothing was written to its journal.", ())
     teller = Teller()
-    lines = [line for entry in entries for line in teller.tell(entry)]
-    state = teller.state
-    assert state is not None  # noqa: S101 - the first entry made it, or raised
-    title = f"{state.model}: {state.canary} against {state.stable}"
-    over = _ended_doings(entries)
-    told = tuple(line for line in lines if line.seq not in over)
-    return Story(title, rule(state.policy), told, outcome(state), advice(state))
+    for entry in entries:
+        teller.tell(entry, after(teller.state, entry))
+    return teller.story
 
 
 class Teller:
-    """Tells entries as they come.
+    """Tells entries as they come, to whoever folds them.
 
     Attributes:
         state: after the entries that were told; None before the first.
@@ -92,19 +86,37 @@ class Teller:
 
     def __init__(self) -> None:
         self.state: State | None = None
+        self._lines: list[Told] = []
         self._waits: Entry | None = None
+        self._begun: dict[str, int] = {}
+        self._is_done: set[int] = set()
 
-    def tell(self, entry: Entry) -> list[Told]:
-        """What the entry says: nothing for a tick, or for a wait that goes on."""
-        before, self.state = self.state, after(self.state, entry)
+    def tell(self, entry: Entry, state: State) -> list[Told]:
+        """What the entry says, and the state after it: nothing of a tick, or of a wait that goes on."""
+        before, self.state = self.state or state, state
         lines = self._end_of_wait(entry)
         if entry.kind == "waits":
             if self._waits is None or self._waits.content["why"] != entry.content["why"]:
                 self._waits = entry
                 lines.append(_told(entry, f"It holds: {entry.content['why']}."))
         elif tell := _TOLD.get(entry.kind):
-            lines.append(tell(before or self.state, entry, self.state))
+            lines.append(tell(before, entry, state))
+        if entry.kind == "doing":
+            self._begun[entry.content["what"]] = entry.seq
+        elif entry.kind == "done" and entry.content["what"] in self._begun:
+            self._is_done.add(self._begun.pop(entry.content["what"]))
+        self._lines += lines
         return lines
+
+    @property
+    def story(self) -> Story:
+        """All that was told; of what was begun and then done, the second only."""
+        state = self.state
+        if state is None:
+            return Story("a rollout that has not begun", "", (), "Nothing was written to its journal.", ())
+        title = f"{state.model}: {state.canary} against {state.stable}"
+        told = tuple(line for line in self._lines if line.seq not in self._is_done)
+        return Story(title, rule(state.policy), told, outcome(state), advice(state))
 
     def _end_of_wait(self, entry: Entry) -> list[Told]:
         if self._waits is None or not ends_wait(entry):
@@ -345,15 +357,3 @@ _TOLD: dict[str, Callable[[State, Entry, State], Told]] = {
     ENDED: _ended,
     REOPENED: _reopened,
 }
-
-
-def _ended_doings(entries: Iterable[Entry]) -> set[int]:
-    """Every `doing` that a `done` follows: telling the second is enough."""
-    begun: dict[str, int] = {}
-    over = set()
-    for entry in entries:
-        if entry.kind == "doing":
-            begun[entry.content["what"]] = entry.seq
-        elif entry.kind == "done" and entry.content["what"] in begun:
-            over.add(begun.pop(entry.content["what"]))
-    return over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import log10
 
 from tsctl.gateway.traffic import percent
 from tsctl.rollout.judge import Rate
@@ -38,11 +39,15 @@ _Parts = tuple[str, str, Axis, list[Line], list[Band]]
 def _weight(found: Series) -> _Parts:
     points = [(at - found.begin, weight / 100) for at, weight in found.weights]
     points.append((found.end - found.begin, points[-1][1]))
-    note = "Share of the requests. Vertical lines are verdicts and what people did: red a fail, dotted the others."
+    note = (
+        "Share of the requests, over the time since the rollout began. Vertical lines are verdicts and what people did:"
+        " red a fail, dotted all others."
+    )
     lines = [Line("canary", "canary", points, percent(found.weights[-1][1]), is_step=True)]
     if found.waits:
         lines.append(Line("it held, because something was away", "held", ()))
-    return "Weight of the canary", note, linear(100, "%"), lines, []
+    most = max(weight for _, weight in found.weights) / 100 or 100.0
+    return "Weight of the canary", note, linear(most, "%"), lines, []
 
 
 def _evidence(found: Series) -> _Parts:
@@ -50,8 +55,8 @@ def _evidence(found: Series) -> _Parts:
     everything = [value for point in found.points for value in (*point.logs.values(), point.average)]
     y = powers(max(LEAST_POWER, min(everything)), max(last.threshold + 0.5, *everything))
     note = (
-        "On a scale of powers, in terms of the average's threshold: the canary fails when the average reaches it."
-        f" What lies below {10**y.low:g} is drawn at the edge."
+        "Logarithmic. The canary fails when the average reaches the threshold; what lies below"
+        f" {10**y.low:g} is drawn at the edge."
     )
     signals = list(dict.fromkeys(name for point in found.points for name in point.logs))
     lines = [
@@ -107,10 +112,14 @@ def _requests(state: State, found: Series) -> _Parts:
         Line(
             f"{track} {version}",
             track,
-            [(0.0, 0.0), *((point.at - found.begin, float(getattr(point, track).requests)) for point in found.points)],
+            [(point.at - found.begin, _power(getattr(point, track).requests)) for point in found.points],
             f"{getattr(found.points[-1], track).requests:,}",
         )
         for version, track in ((state.stable, "stable"), (state.canary, "canary"))
     ]
-    most = max(found.points[-1].stable.requests, found.points[-1].canary.requests, 4)
-    return "Requests", "Answered so far, since the rollout began.", linear(most), lines, []
+    most = max(found.points[-1].stable.requests, found.points[-1].canary.requests, 10)
+    return "Requests", "Logarithmic. Answered since the rollout began.", powers(0, log10(most)), lines, []
+
+
+def _power(count: int) -> float | None:
+    return log10(count) if count else None

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from tsctl.errors import AnalysisError
 from tsctl.gateway.files import write_secret
-from tsctl.rollout.explain import Story, Told, story
+from tsctl.rollout.explain import Story, Teller, Told
 from tsctl.rollout.figures import figures
 from tsctl.rollout.history import summary
 from tsctl.rollout.journal import Entry
 from tsctl.rollout.judge import Judgement, Rate, Reading
 from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.series import series
-from tsctl.rollout.state import State, fold
+from tsctl.rollout.series import Recorder
+from tsctl.rollout.state import State, after
 from tsctl.rollout.stylesheet import CSS
 from tsctl.rollout.wording import duration, e_text, interval_text, rate_text, when
 
@@ -52,14 +52,22 @@ def render_report(entries: Sequence[Entry], zone: tzinfo | None = None) -> str:
     Raises:
         ValueError: the journal does not begin with a start.
     """
-    state, told = fold(entries), story(entries)
+    teller, recorder = Teller(), Recorder()
+    state: State | None = None
+    for entry in entries:
+        state = after(state, entry)
+        teller.tell(entry, state)
+        recorder.add(entry, state)
+    if state is None:
+        raise ValueError("a rollout's journal begins with its start")
+    told, found = teller.story, recorder.series()
     title = f"{told.title}, {state.outcome or 'in progress'}"
     body = [
         f"<h1>{escape(told.title)}</h1>",
         f'<p class="faint">Rollout <code>{escape(state.id)}</code></p>',
         *_outcome(state, told),
         _facts(entries, state, zone),
-        *_section("Over time", figures(state, series(entries))),
+        *_section("Over time", figures(state, found)),
         *_section("The evidence at the end", _evidence(state.judgement, state)),
         *_section("What happened", [_happened(told.told, state, zone)]),
         *_section("How it was judged", [f"<p>{escape(told.rule)}</p>", _policy(state.policy)]),
@@ -144,13 +152,16 @@ def _rate(rate: Rate) -> tuple[str, str, str, str]:
 
 def _happened(told: Sequence[Told], state: State, zone: tzinfo | None) -> str:
     items = []
+    begin = when(state.started_at, zone)
     for line in told:
-        after = f"+{duration(line.at - state.started_at)}"
+        at = when(line.at, zone)
+        shown = at[11:19] if at[:10] == begin[:10] else at[:19]
+        after = duration(line.at - state.started_at)
         table = ""
         if line.judgement is not None:
             table = f"<details><summary>its evidence</summary>{_at_verdict(line.judgement, state)}</details>"
         items.append(
-            f'<li><time title="{escape(when(line.at, zone))}">{escape(when(line.at, zone)[11:19])}, {after}</time>'
+            f'<li><time title="{escape(at)}">{escape(shown)}, +{escape(after)}</time>'
             f"<div><p>{escape(line.text)}</p>{table}</div></li>"
         )
     return f"<ol>{''.join(items)}</ol>"

@@ -106,24 +106,62 @@ class _Tick:
         return (self.average, *self.logs.values())
 
 
-def series(entries: Sequence[Entry], most: int = MOST_POINTS) -> Series:
+def series(entries: Iterable[Entry], most: int = MOST_POINTS) -> Series:
     """The rollout over time, of which at most so many points are kept.
 
     Raises:
         ValueError: the journal does not begin with a start, or `most` is too small to keep what must be kept.
     """
-    if not entries:
-        raise ValueError("a rollout's journal begins with its start")
-    ticks = list(_ticks(entries))
-    kept = thinned([tick.columns for tick in ticks], most)
-    return Series(
-        entries[0].at,
-        entries[-1].at,
-        tuple(_point(ticks[place]) for place in kept),
-        tuple(_weights(entries)),
-        tuple(waits(entries)),
-        tuple(_marks(entries)),
-    )
+    recorder, state = Recorder(), None
+    for entry in entries:
+        state = after(state, entry)
+        recorder.add(entry, state)
+    return recorder.series(most)
+
+
+class Recorder:
+    """Collects what a rollout was over time while somebody folds its journal."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._ticks: list[_Tick] = []
+        self._requests = (0, 0)
+
+    def add(self, entry: Entry, state: State) -> None:
+        """One more entry, and the state after it."""
+        self._entries.append(entry)
+        if entry.kind != "tick":
+            return
+        stable, canary = _requests(entry.content)
+        self._requests = self._requests[0] + stable, self._requests[1] + canary
+        shares, logs = state.policy.shares, state.evidence.logs
+        self._ticks.append(
+            _Tick(
+                entry.at,
+                state.weight,
+                state.evidence.stable,
+                state.evidence.canary,
+                self._requests,
+                {name: logs[name] / LN_10 for name in shares},
+                log_average(shares, logs) / LN_10,
+                state.policy,
+            )
+        )
+
+    def series(self, most: int = MOST_POINTS) -> Series:
+        """What was added so far; raises as `series` does."""
+        entries = self._entries
+        if not entries:
+            raise ValueError("a rollout's journal begins with its start")
+        kept = thinned([tick.columns for tick in self._ticks], most)
+        return Series(
+            entries[0].at,
+            entries[-1].at,
+            tuple(_point(self._ticks[place]) for place in kept),
+            tuple(_weights(entries)),
+            tuple(waits(entries)),
+            tuple(_marks(entries)),
+        )
 
 
 def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:
@@ -198,28 +236,6 @@ def ends_wait(entry: Entry) -> bool:
     if entry.kind == "tick":
         return bool(entry.content.get("held_s"))
     return entry.kind in ("done", "step", "policy", "verdict", "ended")
-
-
-def _ticks(entries: Iterable[Entry]) -> Iterator[_Tick]:
-    state: State | None = None
-    stable = canary = 0
-    for entry in entries:
-        state = after(state, entry)
-        if entry.kind != "tick":
-            continue
-        more = _requests(entry.content)
-        stable, canary = stable + more[0], canary + more[1]
-        shares, logs = state.policy.shares, state.evidence.logs
-        yield _Tick(
-            entry.at,
-            state.weight,
-            state.evidence.stable,
-            state.evidence.canary,
-            (stable, canary),
-            {name: logs[name] / LN_10 for name in shares},
-            log_average(shares, logs) / LN_10,
-            state.policy,
-        )
 
 
 def _requests(tick: Mapping[str, Any]) -> tuple[int, int]:

@@ -29,7 +29,8 @@ code { font: .92em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; ove
 .outcome.promoted { border-color: var(--good); }
 .outcome.rolled-back { border-color: var(--bad); }
 dl {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .75rem 1.5rem; margin: 1.25rem 0;
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(12.5rem, 45%), 1fr));
+  gap: .75rem 1.5rem; margin: 1.25rem 0;
 }
 dt { color: var(--faint); font-size: .85rem; }
 dd { margin: 0; overflow-wrap: anywhere; }
@@ -74,7 +75,7 @@ th { color: var(--faint); font-weight: 500; border-bottom: 1px solid var(--rule)
 tr.sum td { font-weight: 600; border-top: 1px solid var(--rule); }
 ol { margin: 0; padding: 0; list-style: none; }
 ol > li {
-  display: grid; grid-template-columns: 9.5rem minmax(0, 1fr); gap: 0 1.25rem; padding: .45rem 0;
+  display: grid; grid-template-columns: 11.5rem minmax(0, 1fr); gap: 0 1.25rem; padding: .45rem 0;
   border-top: 1px solid var(--rule);
 }
 ol > li > time { color: var(--faint); font-size: .87rem; line-height: 1.7; }

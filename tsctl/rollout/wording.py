@@ -40,7 +40,7 @@ def e_text(log_e: float) -> str:
 def duration(seconds: float) -> str:
     """The two largest units that are not zero: `41 s`, `5 min 10 s`, `2 h`, `3 d 4 h`."""
     left = max(0, round(seconds))
-    parts = []
+    parts: list[tuple[int, str]] = []
     for unit, size in _UNITS:
         count, left = divmod(left, size)
         if count or parts:

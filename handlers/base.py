@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from handlers import oip, wire
 from handlers.accelerate import accelerate
@@ -28,7 +29,17 @@ from handlers.cache import AnswerStore, ResponseCache
 from handlers.cache_keys import KeyMaker, archive_digest
 from handlers.device import choose_device, set_threads, threads_per_worker, usable_cores
 from handlers.errors import LoadError, ModelFailed, NotImplementedHere, RequestError
-from handlers.items import CACHE_SAID, JSON, Incoming, Outgoing, problem, read_item, read_properties, request_id_of
+from handlers.items import (
+    CACHE_SAID,
+    CLASS_HEADER,
+    JSON,
+    Incoming,
+    Outgoing,
+    problem,
+    read_item,
+    read_properties,
+    request_id_of,
+)
 from handlers.proof import prove, reason, refuse_halved
 from handlers.request_path import RequestPath, request_key
 from handlers.samples import read_requests, read_samples
@@ -42,6 +53,9 @@ logger = logging.getLogger(__name__)
 
 #: Begins the one log line in which a worker says how its load ended; tsctl reads it back from the node's log.
 LOAD_MARKER = "[TSCTL LOAD]"
+#: What a class may be called, where a header and the label of a metric can carry it.
+LONGEST_CLASS = 64
+_CLASS = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 #: Seconds from the last answers to the end of a worker whose device failed.
 ENDING_S = 0.5
 #: Takes the place of the archive's cache.shared on a node: its address, or one with a password, which no archive holds.
@@ -114,6 +128,15 @@ class ServingHandler:
     def postprocess(self, outputs: Any) -> list[Any]:
         """One JSON-able answer per item, in the order of the items; tensors and arrays become lists."""
         raise NotImplementedError(f"{type(self).__name__} must define postprocess")
+
+    def classify(self, answer: Any) -> str | None:
+        """The class that an answer predicts, one of a few; None where there are no classes.
+
+        The gateway counts it by version, so that a release whose predictions fall into other classes is noticed. A name
+        has letters, digits and `_.:-`, LONGEST_CLASS at most; any other is not told. `answer` is what the client gets,
+        read back from its JSON.
+        """
+        return None
 
     def warmup(self) -> list[BatchTiming]:
         """Run the samples through the whole path at batch 1, 2, 4 ... batch_size until the latency settles.
@@ -203,6 +226,8 @@ class ServingHandler:
         ]
         for answer in answers:
             answer.headers = self._headers[answer.cache]
+        if self._has_classes:
+            self._tell_classes(received, answers)
         self._path.tell([*computed, *(item for item in received if isinstance(item, Outgoing))])
         if self._path.is_broken:
             self._end_worker()
@@ -282,6 +307,18 @@ class ServingHandler:
             failed = ModelFailed("The model's answers cannot be written as tensors.")
             return oip.refusal(failed, infer.request_id, self.model, self.version)
 
+    def _tell_classes(self, received: Sequence[object], answers: Sequence[Outgoing]) -> None:
+        """Every answer to a plain request has its class in a header; from the cache or not, by its bytes."""
+        for item, answer in zip(received, answers, strict=True):
+            if answer.status != 200 or not isinstance(item, Incoming):
+                continue
+            try:
+                name = self.classify(from_json(answer.body))
+                if name is not None and _CLASS.fullmatch(name):
+                    answer.headers += ((CLASS_HEADER, name),)
+            except Exception:  # whatever an author's own method does: the answer is right all the same
+                logger.exception("%s %s: classify failed", self.model, self.version)
+
     def _end_worker(self) -> None:
         """End this process once the answers are sent: a failed device works again only in a new one."""
         logger.critical("%s %s: the device failed, and this worker ends", self.model, self.version)
@@ -303,6 +340,7 @@ class ServingHandler:
         pads = self._serving.acceleration.compile and self.is_fixed_shape
         self._path = RequestPath(self, self._serving, pads)
         version = ("x-model-version", self.version)
+        self._has_classes = type(self).classify is not ServingHandler.classify
         self._headers = {"": (version,), **{said: (version, ("x-cache", said)) for said in CACHE_SAID}}
 
     def _adopt(self, serving: Serving) -> None:

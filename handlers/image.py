@@ -82,6 +82,10 @@ class ImageHandler(ServingHandler):
         rounded = np.round(probabilities.numpy(), DECIMALS).tolist()
         return [self._answer(*row) for row in zip(rounded, best, strict=True)]
 
+    def classify(self, answer: dict[str, Any]) -> str:
+        """The likeliest label."""
+        return str(answer["label"])
+
     def _answer(self, probabilities: list[float], best: list[int]) -> dict[str, Any]:
         top = [{"label": self.labels[i], "probability": probabilities[i]} for i in best]
         return {"label": top[0]["label"], "probabilities": probabilities, "top_k": top}

@@ -21,6 +21,8 @@ JSON = "application/json"
 PNG = "image/png"
 JPEG = "image/jpeg"
 
+#: Says which class was predicted; the gateway counts the classes of each version, and releases are judged by them.
+CLASS_HEADER = "x-prediction-class"
 #: What `x-cache` may say.
 CACHE_SAID = ("hit", "miss", "bypass")
 

@@ -45,3 +45,7 @@ class TabularHandler(ServingHandler):
         """Probability of the positive class and the label, from logits of shape (B,) or (B, 1)."""
         probabilities = outputs.double().reshape(-1).sigmoid().tolist()
         return [{"label": self.labels[p >= self.threshold], "probability": round(p, DECIMALS)} for p in probabilities]
+
+    def classify(self, answer: dict[str, Any]) -> str:
+        """The label."""
+        return str(answer["label"])

@@ -74,13 +74,13 @@ def test_a_promotion_says_how_to_go_back(tmp_path: Path) -> None:
 def test_what_people_asked_for_is_told_with_their_names(tmp_path: Path) -> None:
     text = text_of(aborted(tmp_path))
     assert "bob@desk paused the rollout" in text and "bob@desk stopped the rollout" in text
-    assert "was stopped by a person" in text
+    assert "was stopped by bob@desk" in text
 
 
 def test_a_promotion_that_is_taken_back_is_not_told_as_a_fail(tmp_path: Path) -> None:
     text = text_of(taken_back(tmp_path))
     assert "bob@desk had the promotion taken back." in text
-    assert "was rolled back because a person asked for it" in text
+    assert "was rolled back because bob@desk asked for it" in text
     assert "1.0 was made the default version of the nodes again." in text
 
 
@@ -95,7 +95,7 @@ def test_an_outage_is_told_once_and_so_is_its_end(tmp_path: Path) -> None:
 def test_an_edited_policy_says_what_changed(tmp_path: Path) -> None:
     text = text_of(with_edited_policy(tmp_path))
     assert "alpha from 0.01 to 0.001" in text
-    assert "steps from 10.0 50.0 100.0 to 10.0 75.0 100.0" in text
+    assert "steps from 10 50 100 to 10 75 100" in text
     assert "1 / alpha = 1,000" in text
 
 

@@ -257,7 +257,7 @@ def test_watch_prints_what_happens_and_ends_with_the_rollout(
     assert ended.value.exit_code == 10
     lines = capsys.readouterr().out.splitlines()
     assert "Step 1 of 3 begins" in "\n".join(lines) and "bob@desk stopped the rollout." in lines[-5]
-    assert "was stopped by a person" in lines[-1]
+    assert "was stopped by bob@desk" in lines[-1]
     assert not any("tick" in line for line in lines)
 
 

@@ -149,9 +149,9 @@ def outcome(state: State) -> str:
         by = f", by {state.signal}" if state.signal else ""
         return f"{canary} was rolled back{by}: {state.why}. {_back(state)}"
     if state.outcome is Outcome.ROLLED_BACK:
-        return f"{canary} was rolled back because a person asked for it. {_back(state)}"
+        return f"{canary} was rolled back because {state.asked_by or 'a person'} asked for it. {_back(state)}"
     if state.outcome is Outcome.ABORTED:
-        return f"The rollout of {canary} was stopped by a person. {_back(state)}"
+        return f"The rollout of {canary} was stopped by {state.asked_by or 'a person'}. {_back(state)}"
     if state.is_failed:
         return f"{canary} has failed, and is on its way back to {stable}: {state.why}."
     if state.asked in ("abort", "rollback"):
@@ -330,7 +330,9 @@ def _policy(before: State, entry: Entry, state: State) -> Told:
 
 
 def _plain(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return " ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _slow(_: State, entry: Entry, state: State) -> Told:

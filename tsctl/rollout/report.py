@@ -189,7 +189,9 @@ def _policy(policy: RolloutPolicy) -> str:
 
 
 def _plain(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else "-" if value is None else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], has_sum: bool = False) -> str:

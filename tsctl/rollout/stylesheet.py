@@ -78,6 +78,7 @@ ol > li {
   display: grid; grid-template-columns: 11.5rem minmax(0, 1fr); gap: 0 1.25rem; padding: .45rem 0;
   border-top: 1px solid var(--rule);
 }
+ol > li:first-child { border-top: 0; padding-top: 0; }
 ol > li > time { color: var(--faint); font-size: .87rem; line-height: 1.7; }
 ol > li > div > p:first-child { margin-top: 0; }
 ul.plain { margin: .5rem 0; padding-left: 1.1rem; }

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from tsctl.rollout.judge import Judgement
     from tsctl.rollout.state import State
 
-AnyModel = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="All models if left out.")]
+AnyModel = Annotated[str | None, typer.Argument(metavar="MODEL", help="All models if left out.")]
 Id = Annotated[
-    str | None, typer.Argument(metavar="[ID]", help="As 'tsctl rollout history' shows it; the last one if left out.")
+    str | None, typer.Argument(metavar="ID", help="As 'tsctl rollout history' shows it; the last one if left out.")
 ]
 
 #: How often `watch` looks into the journal, in seconds.

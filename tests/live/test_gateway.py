@@ -11,8 +11,9 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,23 @@ import pytest
 import requests
 import yaml
 
+from tests.live.bare import read_messages
 from tests.live.conftest import HALF, Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
-from tsctl.deployment import read_deployment
+from tests.live.witnesses import Listener
+from tsctl.deployment import Budget, NodeSpec, Sticky, read_deployment
 from tsctl.errors import ConflictError, GatewayError
-from tsctl.gateway import change, keeper, state
-from tsctl.gateway.files import read_document
-from tsctl.gateway.publish import put_route_file
-from tsctl.gateway.render import document
-from tsctl.gateway.state import Gateway, changing, open_gateway
+from tsctl.gateway import change, discover, keeper, state
+from tsctl.gateway.files import read_document, write_document
+from tsctl.gateway.keys import digest, new_key, record_of, revoked
+from tsctl.gateway.publish import put_route_file, put_traffic, routes_of
+from tsctl.gateway.render import document, endpoints
+from tsctl.gateway.state import Gateway, changing, open_gateway, traffic_in_force, upstreams_written
+from tsctl.gateway.traffic import TOTAL, Shadow
+from tsctl.node.connection import Node
 from tsctl.project import Project
 
 PROBLEM = "application/problem+json"
+SHADOW = Shadow("2.0", TOTAL)
 
 
 @dataclass
@@ -117,6 +124,7 @@ def assert_problem(answer: requests.Response, status: int, kind: str) -> dict[st
     content: dict[str, Any] = answer.json()
     assert content["type"] == f"urn:tsctl:problem:{kind}"
     assert content["status"] == status
+    assert content["request_id"] == answer.headers["x-request-id"]
     assert {"title", "detail", "request_id", "model", "version"} <= content.keys()
     return content
 
@@ -277,6 +285,23 @@ def test_a_user_stays_on_his_version_and_only_moves_towards_the_canary(front: Fr
     front.site.run("weights", "set", "tiny", "1.0=100%")
 
 
+def test_a_cookie_keeps_a_user_on_his_version_as_well(front: Front) -> None:
+    gateway = front.gateway
+    target = gateway.deployment.models["tiny"]
+    by_cookie = target.model_copy(update={"route": target.route.model_copy(update={"sticky": Sticky(cookie="user")})})
+    models = {**gateway.deployment.models, "tiny": by_cookie}
+    with changing(gateway):
+        before = traffic_in_force(gateway)
+        half = [one.weighted({"1.0": 5000, "2.0": 5000}) if one.model == "tiny" else one for one in before]
+        put_traffic(replace(gateway, deployment=gateway.deployment.model_copy(update={"models": models})), half)
+        try:
+            met = [set(versions_of(front, 4, cookie=f"other=1; user={number}")) for number in range(30)]
+        finally:
+            put_traffic(gateway, before)
+    assert {len(seen) for seen in met} == {1}
+    assert set().union(*met) == {"1.0", "2.0"}
+
+
 def test_testers_reach_the_canary_and_clients_may_name_a_version(front: Front) -> None:
     front.site.run("weights", "set", "tiny", "1.0=100%", "2.0=0%")
     assert versions_of(front, 3, **{"x-track": "canary"}) == {"2.0": 3}
@@ -300,6 +325,35 @@ def test_a_shadow_gets_copies_and_no_client_notices(front: Front) -> None:
     assert copies() == before + 20
 
 
+def test_a_copy_is_marked_and_its_client_answered_though_nobody_answers_the_copy(front: Front) -> None:
+    gateway, silent = front.gateway, Listener()
+    [upstream] = [one for one in upstreams_written(gateway) if (one.model, one.version) == ("tiny", "2.0")]
+    [own] = upstream.endpoints
+    path = gateway.places.endpoints / "tiny~2.0~shadow.json"
+    with changing(gateway):
+        traffic = traffic_in_force(gateway)
+        elsewhere = replace(upstream, endpoints=(replace(own, port=silent.place[1]),))
+        write_document(path, endpoints(elsewhere, is_shadow=True))
+        put_traffic(gateway, [replace(one, shadow=SHADOW) if one.model == "tiny" else one for one in traffic])
+
+        def is_copied() -> bool:
+            answer = front.ask("/predictions/tiny", **{"x-request-id": "copied"})
+            assert (answer.status_code, answer.headers["x-model-version"]) == (200, "1.0")
+            assert answer.elapsed.total_seconds() < 2
+            return HALF in b"".join(silent.heard())
+
+        try:
+            until(is_copied, 10, "a copy")
+        finally:
+            put_traffic(gateway, traffic)
+            write_document(path, endpoints(upstream, is_shadow=True))
+            silent.close()
+    [message, *_], _ = read_messages(next(stream for stream in silent.heard() if stream))
+    assert (message.start, message.body) == ("POST /predictions/tiny/2.0 HTTP/1.1", HALF)
+    assert message.all("x-tsctl-shadow") == ["1"]
+    assert message.all("x-request-id") == ["copied"]
+
+
 def test_a_budget_is_a_clients_own(front: Front) -> None:
     key = front.site.run("keys", "add", "small", "--requests-per-s", "1", "--burst", "3").out.strip()
     answers = [front.ask("/predictions/tiny", **{"x-api-key": key}) for _ in range(6)]
@@ -308,6 +362,28 @@ def test_a_budget_is_a_clients_own(front: Front) -> None:
     assert int(answers[-1].headers["retry-after"]) >= 1
     assert front.ask("/predictions/tiny").status_code == 200
     front.site.run("keys", "revoke", "small")
+
+
+def test_of_many_clients_each_has_a_budget(front: Front) -> None:
+    gateway = front.gateway
+    spec = gateway.spec.model_copy(update={"budget": Budget(requests_per_s=1, burst=2)})
+    keys = [new_key() for _ in range(30)]  # more than Envoy keeps of buckets that it makes by itself
+    records = [record_of(key, f"client-{number}", None, None) for number, key in enumerate(keys)]
+    with changing(gateway):  # the keeper waits, which would write the deployment's own budget
+        before = read_document(gateway.places.routes)
+        assert before is not None
+        small = replace(gateway, spec=spec)
+        plain = {digest(key): key for key in keys}
+        put_route_file(gateway, routes_of(small, traffic_in_force(gateway), records, plain))
+        try:
+            begin = time.monotonic()
+            asked = [front.ask("/predictions/tiny", **{"x-api-key": key}).status_code for _ in range(8) for key in keys]
+            seconds = time.monotonic() - begin
+        finally:
+            put_route_file(gateway, before)
+    statuses = Counter(asked)
+    assert set(statuses) == {200, 429}
+    assert 2 * len(keys) <= statuses[200] <= (2 + 1 + seconds) * len(keys)
 
 
 def test_a_revoked_key_is_refused_when_the_command_returns(front: Front) -> None:
@@ -324,10 +400,55 @@ def test_a_revoked_key_is_refused_when_the_command_returns(front: Front) -> None
     assert_problem(front.ask("/predictions/tiny", **{"x-api-key": key}), 401, "unauthorized")
 
 
+def test_a_silent_node_keeps_no_key_in_force(front: Front) -> None:
+    gateway = front.gateway
+    key = front.site.run("keys", "add", "leaver").out.strip()
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as aside:
+        inference, metrics = free_ports(2)
+        node = NodeSpec(
+            inference=f"http://127.0.0.1:{inference}",
+            management=f"http://127.0.0.1:{silent.getsockname()[1]}",
+            metrics=f"http://127.0.0.1:{metrics}",
+            key_file=str(front.site.folder / "key_file.json"),
+        )
+        nodes = {**gateway.deployment.nodes, "silent": node}
+        more = replace(gateway, deployment=gateway.deployment.model_copy(update={"nodes": nodes}))
+        following = aside.submit(change.sync, more)
+        time.sleep(0.3)
+        assert not following.done()
+        begin = time.monotonic()
+        change.set_clients(gateway, lambda records: revoked(records, "leaver"), {})
+        assert_problem(front.ask("/predictions/tiny", **{"x-api-key": key}), 401, "unauthorized")
+        assert time.monotonic() - begin < 1
+        assert following.result() == []
+
+
+def test_what_a_node_said_before_somebody_else_asked_it_is_forgotten(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, look = front.gateway, discover.look
+
+    def overtaken(nodes: Sequence[Node]) -> list[discover.Seen]:
+        seen = look(nodes)
+        monkeypatch.setattr(discover, "look", look)
+        front.site.run("models", "scale", "slow", "1.0", "0")
+        change.sync(gateway)
+        return seen
+
+    monkeypatch.setattr(discover, "look", overtaken)
+    try:
+        change.sync(gateway)
+        assert [len(one.endpoints) for one in upstreams_written(gateway) if one.model == "slow"] == [0]
+    finally:
+        front.site.run("models", "scale", "slow", "1.0", "1")
+    until(front.all_answer, 20, "every version")
+
+
 def test_a_deadline_ends_a_request_with_504(front: Front) -> None:
     begin = time.monotonic()
-    assert_problem(front.ask("/predictions/slow"), 504, "deadline-passed")
+    answer = front.ask("/predictions/slow")
     assert time.monotonic() - begin < 2
+    assert assert_problem(answer, 504, "deadline-passed")["version"] == answer.headers["x-model-version"] == "1.0"
 
 
 def test_health_for_whoever_balances_before_the_gateway(front: Front) -> None:
@@ -336,7 +457,8 @@ def test_health_for_whoever_balances_before_the_gateway(front: Front) -> None:
     front.site.run("models", "scale", "slow", "1.0", "0")
     try:
         until(lambda: requests.get(f"{front.base}/readyz", timeout=5).status_code == 503, 20, "not ready")
-        assert_problem(front.ask("/predictions/slow"), 503, "unavailable")
+        answer = front.ask("/predictions/slow")
+        assert assert_problem(answer, 503, "unavailable")["version"] == answer.headers["x-model-version"] == "1.0"
         assert front.ask("/predictions/tiny").status_code == 200
     finally:
         front.site.run("models", "scale", "slow", "1.0", "1")

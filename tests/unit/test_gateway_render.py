@@ -173,6 +173,23 @@ def test_equal_inputs_give_equal_versions_and_other_ones_do_not() -> None:
     assert render.routes(SPEC, ROUTES, [only("digits", "1.0"), TRAFFIC[1]], CLIENTS)["version_info"] != first
 
 
+def test_every_client_has_a_bucket_of_his_own_whether_his_key_names_a_budget_or_not() -> None:
+    host = documents()["routes"]["resources"][0]["virtual_hosts"][0]
+    descriptors = host["typed_per_filter_config"]["local_ratelimit"]["descriptors"]
+    buckets = {one["entries"][0]["value"]: one["token_bucket"] for one in descriptors}
+    assert [len(one["entries"]) for one in descriptors] == [1, 1]
+    assert {name: bucket["max_tokens"] for name, bucket in buckets.items()} == {"alice": 50, "bob": 9}
+    assert {name: (bucket["tokens_per_fill"], bucket["fill_interval"]) for name, bucket in buckets.items()} == {
+        "alice": (5, "0.05s"),
+        "bob": (7, "1s"),
+    }
+
+
+def test_without_a_route_nothing_is_ready() -> None:
+    [ready] = render.ready([])["resources"]
+    assert ready["typed_config"]["cluster_min_healthy_percentages"] == {"no~route": {"value": 1.0}}
+
+
 def problems() -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     for mapper in manager["local_reply_config"]["mappers"]:

@@ -16,21 +16,31 @@ from tsctl.gateway.publish import POLL_S, TAKEN_S, put_clusters, put_route_file,
 from tsctl.gateway.render import Upstream, cluster_name
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow, Traffic, only, percent
+from tsctl.node.connection import Node
 
 
 def sync(gateway: Gateway) -> list[str]:
     """Envoy's clusters are the versions that the nodes serve now; what changed, for people.
 
     A model that is served and has no route yet gets one, all to its default version. Weights are not touched.
+
+    The nodes are asked before the lock is taken: one that is silent holds up nobody who changes weights or keys.
     """
+    nodes, before = gateway.nodes(), upstreams_written(gateway)
+    seen = discover.look(nodes)
     with changing(gateway):
-        return follow_nodes(gateway)
+        if upstreams_written(gateway) != before:  # somebody asked the nodes later than this
+            return follow_nodes(gateway)
+        return _follow(gateway, nodes, seen)
 
 
 def follow_nodes(gateway: Gateway) -> list[str]:
     """As `sync`, for a caller that holds the lock."""
     nodes = gateway.nodes()
-    seen = discover.look(nodes)
+    return _follow(gateway, nodes, discover.look(nodes))
+
+
+def _follow(gateway: Gateway, nodes: Sequence[Node], seen: Sequence[discover.Seen]) -> list[str]:
     before = upstreams_written(gateway)
     traffic = traffic_in_force(gateway)
     routed = [(one.model, version) for one in traffic for version in one.versions]

@@ -46,7 +46,7 @@ class Gateway:
         return self.places.folder / "logs" / "envoy.log"
 
     def nodes(self) -> list[Node]:
-        """Every node; asked while the gateway's lock is held, so one that is silent is not waited for."""
+        """Every node; one that is silent is not waited for long, because a lock may be held meanwhile."""
         return open_nodes(self.project, self.deployment, PATIENCE_S)
 
 

@@ -76,7 +76,11 @@ def traffic_of(configuration: Mapping[str, Any]) -> list[Traffic]:
 
 
 def ready(traffic: Sequence[Traffic]) -> Json:
-    """The filter that answers /readyz: 200 where the stable version of every route can answer on some node."""
+    """The filter that answers /readyz: 200 where the stable version of every route can answer on some node.
+
+    Where there is no route, nothing could be answered, and it is 503: a cluster that is not there is not healthy.
+    """
+    stable = [cluster_name(one.model, one.stable) for one in traffic] or [_NO_CLUSTER]
     return document(
         [
             {
@@ -86,9 +90,7 @@ def ready(traffic: Sequence[Traffic]) -> Json:
                     "@type": type_url("envoy.extensions.filters.http.health_check.v3.HealthCheck"),
                     "pass_through_mode": False,
                     "headers": [{"name": ":path", "string_match": {"safe_regex": {"regex": _READY_PATHS}}}],
-                    "cluster_min_healthy_percentages": {
-                        cluster_name(one.model, one.stable): {"value": 1.0} for one in traffic
-                    },
+                    "cluster_min_healthy_percentages": {name: {"value": 1.0} for name in stable},
                 },
             }
         ]
@@ -96,6 +98,7 @@ def ready(traffic: Sequence[Traffic]) -> Json:
 
 
 _READY_PATHS = f"/readyz|{PROTOCOL_PREFIX}health/ready"
+_NO_CLUSTER = "no~route"
 
 
 def _routes_of(traffic: Traffic, route: RouteSpec) -> list[Json]:
@@ -267,10 +270,14 @@ def _keys(clients: Sequence[Client]) -> Json:
 
 
 def _budgets(default: Budget, clients: Sequence[Client]) -> Json:
-    own = [
-        {"entries": [{"key": "client", "value": client.name}], "token_bucket": _bucket(client.budget)}
+    """A bucket for each client by its name.
+
+    One descriptor without a value would make buckets by itself, but Envoy keeps twenty of these, and a client whose
+    bucket was dropped for another's meets a full one: with more clients than that, nobody had a budget.
+    """
+    buckets = [
+        {"entries": [{"key": "client", "value": client.name}], "token_bucket": _bucket(client.budget or default)}
         for client in clients
-        if client.budget is not None
     ]
     always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}, "runtime_key": "tsctl.budgets"}
     return {
@@ -280,7 +287,7 @@ def _budgets(default: Budget, clients: Sequence[Client]) -> Json:
         "filter_enabled": always,
         "filter_enforced": always,
         "rate_limits": [{"actions": [{"request_headers": {"header_name": CLIENT_HEADER, "descriptor_key": "client"}}]}],
-        "descriptors": [*own, {"entries": [{"key": "client"}], "token_bucket": _bucket(default)}],
+        "descriptors": buckets,
     }
 
 

@@ -24,18 +24,27 @@ def add(
     ] = None,
 ) -> None:
     """Give a client one more key; it is shown this once, and in force when this returns."""
+    from tsctl.errors import SpecError
     from tsctl.gateway import change, keys
-    from tsctl.gateway.files import write_secret
+    from tsctl.gateway.files import new_secret
     from tsctl.gateway.render import KEY_HEADER
 
     key = keys.new_key()
     record = keys.record_of(key, client, requests_per_s, burst)
-    change.set_clients(opened(), lambda records: keys.added(records, record), {record.sha256: key})
+
+    def put_in_force() -> None:
+        change.set_clients(opened(), lambda records: keys.added(records, record), {record.sha256: key})
+
     if header_file is None:
+        put_in_force()
         typer.echo(key)
-    else:
-        write_secret(header_file, f"{KEY_HEADER}: {key}\n")
-        typer.echo(f"key {record.id} of {client} is in {header_file}")
+        return
+    try:
+        with new_secret(header_file, f"{KEY_HEADER}: {key}\n"):
+            put_in_force()
+    except OSError as error:
+        raise SpecError(f"--header-file {header_file} cannot be written: {error.strerror}") from None
+    typer.echo(f"key {record.id} of {client} is in {header_file}")
 
 
 @app.command("list")

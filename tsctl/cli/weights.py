@@ -33,14 +33,18 @@ def set_weights(
 
 @weights.command("show")
 def show(model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, json: Json = False) -> None:
-    """The weights in force, as the gateway serves them."""
+    """The weights in force, as the gateway serves them; where it does not run, those that it will start with."""
     from tsctl.errors import GatewayError
     from tsctl.gateway.state import traffic_in_force
     from tsctl.gateway.traffic import percent
 
-    found = [one for one in traffic_in_force(opened()) if model in (None, one.model)]
-    if model is not None and not found:
-        raise GatewayError(f"no route for model {model!r}", "See 'tsctl weights show'.")
+    gateway = opened()
+    routes = {one.model: one for one in traffic_in_force(gateway)}
+    if not gateway.admin.is_live():
+        typer.echo("the gateway does not run; this is what it starts with", err=True)
+    if model is not None and model not in routes:
+        raise GatewayError(f"no route for model {model!r}", f"There are {', '.join(routes) or 'none'}.")
+    found = [one for one in routes.values() if model in (None, one.model)]
     if json:
         print_json([_as_json(one) for one in found])
         return
@@ -50,6 +54,8 @@ def show(model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
             copies = percent(one.shadow.share) if one.shadow and one.shadow.version == version else ""
             rows.append((one.model, version, one.track(version), percent(one.weights.get(version, 0)), copies))
     print_table(("model", "version", "track", "weight", "shadow"), rows)
+    if not rows:
+        typer.echo("no model has a route yet; one gets it when a node serves the default version of deployment.yaml")
 
 
 @shadow.command("set")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,12 +34,22 @@ def write_document(path: Path, content: Json) -> None:
 
 def write_secret(path: Path, content: str) -> None:
     """The file has this content; a reader sees the old one or the new one, also after a loss of power."""
+    with new_secret(path, content):
+        pass
+
+
+@contextmanager
+def new_secret(path: Path, content: str) -> Iterator[None]:
+    """As write_secret, when the block has ended well; what the file cannot hold is told before the block."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        yield
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

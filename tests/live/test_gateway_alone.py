@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
+import yaml
 
-from tests.live.conftest import TINY, make_site, processes_of
+from tests.live.conftest import TINY, Site, free_ports, is_alive, make_site, processes_of, until
 from tests.live.test_gateway import Front, with_gateway
 
 
@@ -22,12 +24,64 @@ def front(tmp_path: Path) -> Iterator[Front]:
     assert processes_of(site.root) == [], "processes are left behind"
 
 
+def configure_gateway(site: Site, **changed: object) -> None:
+    content = site.deployment
+    content["gateway"] |= changed
+    (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
 def test_without_a_route_it_is_alive_and_not_ready(front: Front) -> None:
     front.site.run("gateway", "start")
     assert requests.get(f"{front.base}/healthz", timeout=5).status_code == 200
     for path in ("/readyz", "/v2/health/ready"):
         assert requests.get(front.base + path, timeout=5).status_code == 503
     assert "the gateway is not ready: no model has a route" in front.site.run("gateway", "status", status=5).err
+
+
+def test_settings_that_need_a_new_start_are_told_and_not_passed_over(front: Front) -> None:
+    site = front.site
+    site.run("gateway", "start")
+    assert site.run("gateway", "start").out == f"nothing to change: the gateway answers at {front.base}\n"
+    [port] = free_ports(1)
+    moved = f"http://127.0.0.1:{port}"
+    configure_gateway(site, address=moved, request_bytes=5, budget={"requests_per_s": 5, "burst": 5})
+    refused = site.run("gateway", "start", status=5)
+    assert f"runs with address {front.base}, request_bytes 16777216, and deployment.yaml says" in refused.err
+    assert f"says address {moved}, request_bytes 5\n" in refused.err
+    assert site.run("gateway", "status", status=5).out == (
+        f"gateway: not ready (pid {front.pid('envoy')}, keeper {front.pid('keeper')}), {front.base}\n"
+    )
+    site.run("gateway", "stop")
+    site.run("gateway", "start")
+    assert requests.get(f"{moved}/healthz", timeout=5).status_code == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None])
+def test_in_the_foreground_it_is_its_own_keeper_and_ends_when_it_is_stopped(
+    front: Front, number: signal.Signals | None
+) -> None:
+    site = front.site
+    with site.start("gateway", "start", "--foreground") as process:
+        status = until(lambda: keeper_of(site), 20, "the keeper")
+        assert status == process.pid
+        assert "nothing to change" in site.run("gateway", "start").out
+        refused = site.run("gateway", "start", "--foreground", status=7)
+        assert f"the gateway has a keeper, process {process.pid}" in refused.err
+        assert keeper_of(site) == process.pid
+        envoy = front.pid("envoy")
+        if number is None:
+            site.run("gateway", "stop")
+        else:
+            process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+    assert not is_alive(envoy)
+    assert site.run("gateway", "status", status=5).out == f"gateway: not running, {front.base}\n"
+
+
+def keeper_of(site: Site) -> int | None:
+    found: int | None = site.run("gateway", "status", "--json", status=5).json()["keeper"]
+    return found
 
 
 def test_what_it_will_do_is_not_told_as_what_it_does(front: Front) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tsctl.errors import GatewayError
+from tsctl.gateway.render import NAMESPACE
 
 TIMEOUT_S = 5.0
 
@@ -60,6 +61,11 @@ class Admin:
         except GatewayError:
             return False
 
+    def settings(self) -> dict[str, Any]:
+        """What it was started with, as `render.settings` gives it; nothing where it was started otherwise."""
+        node = json.loads(self._ask("GET", "/server_info"))["node"]
+        return dict(node.get("metadata", {}).get(NAMESPACE, {}))
+
     def routes_version(self) -> str | None:
         """The version of the route file in force."""
         found = self._dump("dynamic_route_configs", "version_info")
@@ -86,6 +92,10 @@ class Admin:
         """Counters and gauges whose names match the regular expression."""
         content = json.loads(self._ask("GET", f"/stats?format=json&filter={quote(pattern, safe='')}"))
         return {stat["name"]: int(stat["value"]) for stat in content["stats"] if "value" in stat}
+
+    def page(self, pattern: str) -> str:
+        """What it counts, in Prometheus' text format, of names that match the regular expression."""
+        return self._ask("GET", f"/stats/prometheus?filter={quote(pattern, safe='')}").decode()
 
     def drain(self) -> None:
         """Take no new connections, and ask clients to leave the present ones."""

@@ -120,7 +120,9 @@ def rotate(gateway: Gateway, largest: int = LOG_BYTES, kept: int = LOGS_KEPT) ->
 
 
 def run(gateway: Gateway) -> None:
-    """Tick until SIGTERM or SIGINT."""
+    """This process is the gateway's keeper until SIGTERM or SIGINT, and says on standard error what it does."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    remember(keeper_record(gateway), os.getpid())
     keeper = Keeper(gateway)
     ending = False
 
@@ -130,9 +132,12 @@ def run(gateway: Gateway) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    while not ending:
-        keeper.tick()
-        time.sleep(TICK_S)
+    try:
+        while not ending:
+            keeper.tick()
+            time.sleep(TICK_S)
+    finally:
+        keeper_record(gateway).unlink(missing_ok=True)
 
 
 def _stamps(paths: Iterable[Path | None]) -> tuple[tuple[str, int], ...]:
@@ -146,11 +151,8 @@ def _stamps(paths: Iterable[Path | None]) -> tuple[tuple[str, int], ...]:
 
 def main() -> None:
     """Keep the gateway of the project that TSCTL_PROJECT names."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     project = find_project()
-    gateway = open_gateway(project, read_deployment(project.deployment))
-    remember(keeper_record(gateway), os.getpid())
-    run(gateway)
+    run(open_gateway(project, read_deployment(project.deployment)))
 
 
 if __name__ == "__main__":

@@ -183,8 +183,8 @@ def launch_keeper(gateway: Gateway) -> int:
 
 def stop(gateway: Gateway) -> bool:
     """The keeper and Envoy have ended; True if Envoy ran. What Envoy had in hand has DRAIN_S seconds to end."""
+    _end(keeper_record(gateway))  # before the lock, which it may wait for
     with changing(gateway):
-        _end(keeper_record(gateway))
         was_running = running(envoy_record(gateway)) is not None
         if was_running:
             _drain(gateway)

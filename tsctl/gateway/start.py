@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsctl.errors import GatewayError
+from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway.change import set_clients, sync
 from tsctl.gateway.files import read_document, write_secret
 from tsctl.gateway.keys import digest, new_key, plain_keys, record_of
@@ -19,7 +19,7 @@ from tsctl.gateway.process import (
     validate,
     write_static_files,
 )  # fmt: skip
-from tsctl.gateway.render import KEY_HEADER, cluster_name
+from tsctl.gateway.render import KEY_HEADER, cluster_name, settings
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.traffic import Traffic
 from tsctl.progress import Progress
@@ -63,10 +63,16 @@ class GatewayStatus:
 def start_gateway(gateway: Gateway, progress: Progress, with_keeper: bool = True) -> list[str]:
     """The gateway runs with what the nodes serve now; what was changed, nothing where it ran already.
 
+    Args:
+        with_keeper: whether its keeper runs in the background; else the caller is the keeper.
+
     Raises:
-        GatewayError: Envoy does not start, or refuses what it was given.
+        GatewayError: Envoy does not start, refuses what it was given, or runs with settings that were changed since.
+        ConflictError: the caller cannot be the keeper, because there is one.
     """
-    changes = []
+    keeper, changes = running(keeper_record(gateway)), []
+    if keeper is not None and not with_keeper:
+        raise ConflictError(f"the gateway has a keeper, process {keeper}", "End both first: tsctl gateway stop.")
     if running(envoy_record(gateway)) is None:
         with progress.step("starting the gateway") as step:
             with changing(gateway):
@@ -77,10 +83,25 @@ def start_gateway(gateway: Gateway, progress: Progress, with_keeper: bool = True
             step.done(f"answers at {gateway.spec.address}")
         changes.append("started the gateway")
     else:
+        _require_same_settings(gateway)
         changes += sync(gateway)
-    if with_keeper and running(keeper_record(gateway)) is None:
+    if with_keeper and keeper is None:
         launch_keeper(gateway)
     return changes
+
+
+def _require_same_settings(gateway: Gateway) -> None:
+    started = gateway.admin.settings() if gateway.admin.is_live() else {}
+    wanted = settings(gateway.spec)
+    others = [name for name, value in wanted.items() if name in started and started[name] != value]
+    if others:
+        runs = ", ".join(f"{name} {started[name]}" for name in others)
+        given = ", ".join(f"{name} {wanted[name]}" for name in others)
+        raise GatewayError(
+            f"the gateway runs with {runs}, and deployment.yaml says {given}",
+            "It takes that when it starts: 'tsctl gateway stop', then 'tsctl gateway start'; clients get no answer"
+            " meanwhile.",
+        )
 
 
 def local_key(gateway: Gateway) -> Path:
@@ -112,10 +133,10 @@ def gateway_status(gateway: Gateway) -> GatewayStatus:
     """How it is now; never raises because it does not run."""
     admin = gateway.admin
     is_live = admin.is_live()
-    traffic, hosts = traffic_in_force(gateway), {}
+    traffic, hosts, address = traffic_in_force(gateway), {}, gateway.spec.address
     if is_live:
         try:
-            hosts = admin.hosts()
+            hosts, address = admin.hosts(), admin.settings().get("address", address)
         except GatewayError:
             is_live = False
     rows = []
@@ -133,7 +154,7 @@ def gateway_status(gateway: Gateway) -> GatewayStatus:
         running(envoy_record(gateway)),
         running(keeper_record(gateway)),
         is_live,
-        gateway.spec.address,
+        address,
         tuple(rows),
         tuple(traffic),
     )

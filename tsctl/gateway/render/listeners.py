@@ -12,6 +12,7 @@ from tsctl.gateway.render.words import (
     CLIENT_HEADER,
     CONNECT_TIMEOUT,
     GRPC_FILTER,
+    NAMESPACE,
     OWN_PREFIX,
     PLAYED_HEADER,
     PROTOCOL_HEADER,
@@ -42,7 +43,7 @@ def bootstrap(spec: GatewaySpec, places: Places) -> Json:
     """What Envoy is started with; everything that changes later is in the files that it names."""
     addresses = spec.listens_on_all
     return {
-        "node": {"id": "tsctl-gateway", "cluster": "tsctl"},
+        "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": {NAMESPACE: settings(spec)}},
         "admin": {"address": {"pipe": {"path": str(places.admin), "mode": 0o600}}},
         "dynamic_resources": {"cds_config": watched(places.clusters)},
         "static_resources": {
@@ -90,6 +91,12 @@ def bootstrap(spec: GatewaySpec, places: Places) -> Json:
             ]
         },
     }  # fmt: skip
+
+
+def settings(spec: GatewaySpec) -> Json:
+    """What Envoy takes when it starts and not again; it carries this with it, so that it can be asked for it."""
+    found: Json = spec.model_dump(mode="json", include={"address", "metrics", "tls", "request_bytes"})
+    return found
 
 
 def _filter_chain(spec: GatewaySpec, places: Places) -> Json:

@@ -56,6 +56,8 @@ class RatioProcess:
         if not 0 < weight < 1:
             raise ValueError(f"the weight must lie between 0 and 1, found {weight}")
         events = on_canary + elsewhere
+        if not events:
+            return self
         before = self.logs or (0.0,) * len(self.ratios)
         logs = tuple(
             value + on_canary * log(ratio) - events * log1p(weight * (ratio - 1))

@@ -1,0 +1,126 @@
+"""From the gateway's counters to windows of evidence: nothing twice, nothing lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tsctl.errors import AnalysisError
+from tsctl.gateway.render import REQUEST_MS, REQUESTS
+from tsctl.gateway.traffic import TOTAL
+from tsctl.rollout.counts import (
+    Question,
+    Sample,
+    advance,
+    answers_of,
+    classes_of,
+    is_error,
+    parse_page,
+    requests_of,
+    series,
+)
+from tsctl.rollout.evidence import Seen, Window
+
+QUESTION = Question("m", "1.0", "2.0", slow_ms=20)
+PAGE = f"""# TYPE {REQUESTS} counter
+{REQUESTS}{{model="m",version="1.0",by="weight",weight="9500",status="200",class="7"}} 900
+{REQUESTS}{{model="m",version="1.0",by="weight",weight="9500",status="503",class=""}} 4
+{REQUESTS}{{model="m",version="2.0",by="weight",weight="500",status="200",class="7"}} 40
+{REQUESTS}{{model="m",version="2.0",by="weight",weight="500",status="422",class=""}} 5
+{REQUESTS}{{model="m",version="2.0",by="header",weight="500",status="500",class=""}} 99
+{REQUESTS}{{model="m",version="2.0",by="path",weight="500",status="500",class=""}} 98
+{REQUESTS}{{model="other",version="2.0",by="weight",weight="500",status="500",class=""}} 97
+{REQUESTS}{{model="",version="",by="",weight="",status="401",class=""}} 96
+# TYPE {REQUEST_MS} histogram
+{REQUEST_MS}_bucket{{model="m",version="1.0",by="weight",weight="9500",le="20"}} 860
+{REQUEST_MS}_bucket{{model="m",version="1.0",by="weight",weight="9500",le="25"}} 880
+{REQUEST_MS}_bucket{{model="m",version="1.0",by="weight",weight="9500",le="+Inf"}} 904
+{REQUEST_MS}_sum{{model="m",version="1.0",by="weight",weight="9500"}} 12345.6
+{REQUEST_MS}_count{{model="m",version="1.0",by="weight",weight="9500"}} 904
+{REQUEST_MS}_bucket{{model="m",version="2.0",by="weight",weight="500",le="20"}} 15
+{REQUEST_MS}_count{{model="m",version="2.0",by="weight",weight="500"}} 45
+"""
+
+
+def test_only_what_was_sent_by_weight_is_evidence() -> None:
+    windows, cursor = advance(series(parse_page(PAGE), QUESTION), {}, QUESTION)
+    assert windows == [Window(500, Seen(904, 4, 44, {"7": 900}), Seen(45, 0, 30, {"7": 40}))]
+    assert advance(series(parse_page(PAGE), QUESTION), cursor, QUESTION) == ([], {})
+    strict = Question("m", "1.0", "2.0", count_4xx=True)
+    [window] = advance(series(parse_page(PAGE), strict), {}, strict)[0]
+    assert (window.canary.errors, window.canary.slow, window.stable.slow) == (5, 0, 0)
+
+
+def test_requests_at_two_weights_are_two_windows() -> None:
+    later = PAGE.replace('weight="500"', 'weight="5000"').replace('weight="9500"', 'weight="5000"')
+    windows, _ = advance(series([*parse_page(PAGE), *parse_page(later)], QUESTION), {}, QUESTION)
+    assert [(w.weight, w.stable.requests, w.canary.requests) for w in windows] == [(500, 904, 45), (5000, 904, 45)]
+
+
+READINGS = st.lists(st.dictionaries(st.sampled_from(["1.0|9500", "2.0|500", "2.0|5000"]), st.integers(0, 50)))
+
+
+@given(READINGS)
+def test_however_often_it_is_read_nothing_counts_twice(steps: list[dict[str, int]]) -> None:
+    now: dict[str, int] = {}
+    cursor: Mapping[str, int] = {}
+    seen = 0
+    for more in steps:
+        for place, count in more.items():
+            key = f"r|{place}|500|"
+            now[key] = now.get(key, 0) + count
+        windows, changed = advance(now, cursor, QUESTION)
+        cursor = {**cursor, **changed}
+        seen += sum(window.stable.requests + window.canary.requests for window in windows)
+        assert all(window.canary.errors == window.canary.requests for window in windows)
+        assert all(0 <= window.weight <= TOTAL for window in windows)
+    assert seen == sum(now.values())
+
+
+def test_a_counter_that_began_anew_counts_from_zero() -> None:
+    [window], changed = advance({"r|2.0|500|200|": 7}, {"r|2.0|500|200|": 100}, QUESTION)
+    assert (window.canary.requests, changed) == (7, {"r|2.0|500|200|": 7})
+
+
+def test_names_may_hold_what_prometheus_escapes() -> None:
+    line = REQUESTS + r'{model="m",version="1.0",by="weight",weight="9500",status="200",class="a\"|\\b"} 3'
+    [sample] = parse_page(line)
+    assert sample.labels["class"] == 'a"|\\b'
+    [window], _ = advance(series([sample], QUESTION), {}, QUESTION)
+    assert window.stable.classes == {'a"|\\b': 3}
+
+
+@pytest.mark.parametrize("page", ["nonsense", "a b c d", "name{} x y z"])
+def test_what_is_no_page_is_told(page: str) -> None:
+    with pytest.raises(AnalysisError, match="no sample"):
+        parse_page(page)
+
+
+def test_status_says_what_is_an_error() -> None:
+    found = {status: (is_error(status, False), is_error(status, True)) for status in ("200", "0", "404", "500", "504")}
+    assert found == {
+        "200": (False, False), "0": (False, False), "404": (False, True), "500": (True, True), "504": (True, True),
+    }  # fmt: skip
+
+
+def test_what_is_slow_lies_at_an_edge_of_the_histogram() -> None:
+    answers = answers_of(parse_page(PAGE), "m", "1.0")
+    assert (answers.total, answers.below) == (904, {20.0: 860, 25.0: 880})
+    assert answers.edge_of(0.95) == 20  # 44 of 904 took as long
+    assert answers.edge_of(0.97) == 25
+    assert answers.edge_of(0.999) is None
+    assert (answers - answers).total == 0
+    assert (answers_of(parse_page(PAGE), "m", "2.0") - answers).total == 45  # counted anew since
+
+
+def test_classes_are_those_that_stable_predicted_the_most_frequent_first() -> None:
+    samples = [
+        Sample(REQUESTS, {"model": "m", "version": "1.0", "by": "weight", "class": name}, count)
+        for name, count in (("a", 3), ("b", 5), ("", 9), ("a", 3))
+    ]
+    assert classes_of(samples, "m", "1.0") == ("a", "b")
+    assert classes_of(samples, "m", "2.0") == ()
+    assert requests_of(samples, "m") == 20

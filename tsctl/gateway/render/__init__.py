@@ -2,12 +2,12 @@
 
 from tsctl.gateway.render.clusters import clusters, endpoints, upstream_lua
 from tsctl.gateway.render.inputs import Client, Endpoint, Places, Probe, Upstream, cluster_name, stat_name
-from tsctl.gateway.render.listeners import bootstrap, certificate, settings, whole
+from tsctl.gateway.render.listeners import BUCKETS_MS, bootstrap, certificate, settings, whole
 from tsctl.gateway.render.routes import ready, routes, traffic_of
-from tsctl.gateway.render.words import KEY_HEADER, NAMESPACE, Json, document
+from tsctl.gateway.render.words import BY_WEIGHT, KEY_HEADER, NAMESPACE, REQUEST_MS, REQUESTS, Json, document
 
 __all__ = [
-    "KEY_HEADER", "NAMESPACE", "Client", "Endpoint", "Json", "Places", "Probe", "Upstream", "bootstrap", "certificate",
-    "cluster_name", "clusters", "document", "endpoints", "ready", "routes", "settings", "stat_name", "traffic_of",
-    "upstream_lua", "whole",
+    "BUCKETS_MS", "BY_WEIGHT", "KEY_HEADER", "NAMESPACE", "REQUESTS", "REQUEST_MS", "Client", "Endpoint", "Json",
+    "Places", "Probe", "Upstream", "bootstrap", "certificate", "cluster_name", "clusters", "document", "endpoints",
+    "ready", "routes", "settings", "stat_name", "traffic_of", "upstream_lua", "whole",
 ]  # fmt: skip

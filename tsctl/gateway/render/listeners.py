@@ -9,6 +9,7 @@ from tsctl.deployment import GatewaySpec
 from tsctl.gateway.problems import local_replies
 from tsctl.gateway.render.inputs import Places
 from tsctl.gateway.render.words import (
+    CLASS_HEADER,
     CLIENT_HEADER,
     CONNECT_TIMEOUT,
     GRPC_FILTER,
@@ -16,6 +17,8 @@ from tsctl.gateway.render.words import (
     OWN_PREFIX,
     PLAYED_HEADER,
     PROTOCOL_HEADER,
+    REQUEST_MS,
+    REQUESTS,
     WEIGHT_HEADER,
     Json,
     address,
@@ -27,11 +30,14 @@ from tsctl.gateway.render.words import (
 )
 
 STRICT_CHUNKS = "envoy.reloadable_features.strict_chunk_parsing"
-#: Milliseconds; from one that a cached answer takes to the longest deadline that people set.
+#: Milliseconds; from one that a cached answer takes to the longest deadline that people set. None is more than half
+#: as large again as the one before up to ten seconds, so that answers which take half as long again move to another.
 BUCKETS_MS = (
-    1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000, 10_000,
-    30_000, 60_000,
+    1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000,
+    1200, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 8000, 10_000, 15_000, 20_000, 30_000, 60_000,
 )  # fmt: skip
+#: Histograms are told so late; counters at once.
+FLUSH = "1s"
 
 #: A request has arrived whole by then, or is answered 408; a route's deadline begins only where this one ends.
 REQUEST_TIMEOUT = "60s"
@@ -75,6 +81,7 @@ def bootstrap(spec: GatewaySpec, places: Places) -> Json:
         },
         # bytes behind a chunk that its size does not count are refused, and not read over
         "layered_runtime": {"layers": [{"name": "strict", "static_layer": {STRICT_CHUNKS: True}}]},
+        "stats_flush_interval": FLUSH,
         "stats_config": {
             "histogram_bucket_settings": [{"match": {"safe_regex": {"regex": ".*"}}, "buckets": list(BUCKETS_MS)}]
         },
@@ -128,7 +135,7 @@ def _connection_manager(spec: GatewaySpec, places: Places) -> Json:
             "stat_prefix": "clients",
             "rds": {"route_config_name": "clients", "config_source": watched(places.routes)},
             "http_filters": _filters(spec, places),
-            "access_log": [access_log(places)],
+            "access_log": [access_log(places), counts()],
             "local_reply_config": local_replies(),
             "generate_request_id": True,
             "preserve_external_request_id": True,
@@ -193,6 +200,39 @@ def _filters(spec: GatewaySpec, places: Places) -> list[Json]:
     ]  # fmt: skip
 
 
+#: What both the log and the counters say of a request. None of it is a client's to choose freely.
+_TOLD = {
+    "model": "%METADATA(ROUTE:tsctl:model)%",
+    "version": "%METADATA(CLUSTER:tsctl:version)%",
+    "by": "%METADATA(ROUTE:tsctl:by)%",
+    "weight": f"%REQ({WEIGHT_HEADER})%",
+    "status": "%RESPONSE_CODE%",
+    "class": f"%RESP({CLASS_HEADER})%",
+}
+
+
+def counts() -> Json:
+    """A counter for each combination of what is told of a request, and a histogram of milliseconds; rollouts judge by
+    them."""
+
+    def stat(name: str, *tags: str) -> Json:
+        return {"name": name, "tags": [{"name": tag, "value_format": _TOLD[tag]} for tag in tags]}
+
+    prefix, requests = REQUESTS.removeprefix("envoy_").split("_", 1)
+    milliseconds = REQUEST_MS.removeprefix(f"envoy_{prefix}_")
+    return {
+        "name": "envoy.access_loggers.stats",
+        "typed_config": {
+            "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
+            "stats_scope": {"prefix": prefix},
+            "counters": [{"stat": stat(requests, *_TOLD), "value_fixed": 1}],
+            "histograms": [
+                {"stat": stat(milliseconds, "model", "version", "by", "weight"), "value_format": "%DURATION%"}
+            ],
+        },
+    }
+
+
 def access_log(places: Places) -> Json:
     """A line of JSON for each request."""
     return {
@@ -207,12 +247,12 @@ def access_log(places: Places) -> Json:
                     "client": f"%REQ({CLIENT_HEADER})%",
                     "method": "%REQ(:METHOD)%",
                     "path": "%REQ(:PATH)%",
-                    "model": "%METADATA(ROUTE:tsctl:model)%",
-                    "version": "%METADATA(CLUSTER:tsctl:version)%",
+                    **{name: _TOLD[name] for name in ("model", "version", "by")},
                     "track": f"%REQ({PLAYED_HEADER})%",
-                    "weight": f"%REQ({WEIGHT_HEADER})%",
+                    "weight": _TOLD["weight"],
+                    "class": _TOLD["class"],
                     "protocol": f"%REQ({PROTOCOL_HEADER})%",
-                    "status": "%RESPONSE_CODE%",
+                    "status": _TOLD["status"],
                     "duration_ms": "%DURATION%",
                     "bytes_in": "%BYTES_RECEIVED%",
                     "bytes_out": "%BYTES_SENT%",

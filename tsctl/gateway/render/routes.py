@@ -9,6 +9,9 @@ from typing import Any
 from tsctl.deployment import Budget, GatewaySpec, RouteSpec
 from tsctl.gateway.render.inputs import Client, cluster_name
 from tsctl.gateway.render.words import (
+    BY_HEADER,
+    BY_PATH,
+    BY_WEIGHT,
     CLIENT_HEADER,
     GRPC_FILTER,
     KEY_HEADER,
@@ -120,11 +123,17 @@ def _routes_at(traffic: Traffic, route: RouteSpec, path: str, pinned: str) -> li
     found = []
     if route.canary_header and traffic.canary is not None:
         tried = {"path": path, "headers": [equals(TRACK_HEADER, "canary")]}
-        found.append(_route(traffic, route, tried, _one_version(traffic, traffic.canary)))
+        found.append(_route(traffic, route, tried, _one_version(traffic, traffic.canary), {"by": BY_HEADER}))
     found.append(_main_route(traffic, route, path))
     if route.pinned:
         found += [
-            _route(traffic, route, {"path": pinned.format(version)}, _one_version(traffic, version, PINNED))
+            _route(
+                traffic,
+                route,
+                {"path": pinned.format(version)},
+                _one_version(traffic, version, PINNED),
+                {"by": BY_PATH},
+            )
             for version in traffic.versions
         ]
     return found
@@ -133,7 +142,7 @@ def _routes_at(traffic: Traffic, route: RouteSpec, path: str, pinned: str) -> li
 def _main_route(traffic: Traffic, route: RouteSpec, path: str) -> Json:
     """By weight, and with copies for the shadow. Its metadata is what `traffic_of` reads back."""
     action = _by_weight(traffic, route)
-    told: Json = {"weights": dict(traffic.weights), "order": list(traffic.weights)}
+    told: Json = {"by": BY_WEIGHT, "weights": dict(traffic.weights), "order": list(traffic.weights)}
     if traffic.canary is not None:
         told["canary"] = traffic.canary
     if traffic.shadow is not None:
@@ -144,10 +153,10 @@ def _main_route(traffic: Traffic, route: RouteSpec, path: str) -> Json:
     return _route(traffic, route, {"path": path}, action, told)
 
 
-def _route(traffic: Traffic, route: RouteSpec, match: Json, action: Json, told: Json | None = None) -> Json:
+def _route(traffic: Traffic, route: RouteSpec, match: Json, action: Json, told: Json) -> Json:
     return {
         "match": {**match, "headers": [*match.get("headers", ()), equals(":method", "POST")]},
-        "metadata": {"filter_metadata": {NAMESPACE: {"model": traffic.model, **(told or {})}}},
+        "metadata": {"filter_metadata": {NAMESPACE: {"model": traffic.model, **told}}},
         "route": {**action, "timeout": f"{route.deadline_s:g}s", "retry_policy": _retries(route)},
     }
 

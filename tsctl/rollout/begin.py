@@ -18,12 +18,13 @@ from tsctl.gateway.traffic import TOTAL, Traffic
 from tsctl.locks import exclusive
 from tsctl.project import Project
 from tsctl.rollout import control
-from tsctl.rollout.counts import Question, classes_of, series
+from tsctl.rollout.counts import Cursor, Question, classes_of, series
 from tsctl.rollout.journal import STARTED, Journal, folder, journals, new_id, unfinished
 from tsctl.rollout.policy import RolloutPolicy
 from tsctl.rollout.run import Runner
 from tsctl.rollout.sources import EnvoyCounters, PrometheusServer, Source
 from tsctl.rollout.state import Outcome, State, fold
+from tsctl.rollout.users import UserLog
 from tsctl.rollout.world import Site
 
 
@@ -38,6 +39,15 @@ class Place:
     def source(self, policy: RolloutPolicy) -> Source:
         """Where the policy has counts read."""
         return PrometheusServer(policy.prometheus) if policy.prometheus else EnvoyCounters(self.gateway.admin)
+
+    def users(self, since: Cursor) -> UserLog:
+        """The log that tells users apart, on routes that divide them."""
+        return UserLog(self.gateway.places.access_log, since)
+
+    def is_sticky(self, model: str) -> bool:
+        """Whether the route divides users and not requests."""
+        target = self.deployment.models.get(model)
+        return target is not None and target.route.sticky is not None
 
 
 def open_place(project: Project, deployment: DeploymentSpec) -> Place:
@@ -77,7 +87,8 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
             id=journal.id, model=model, canary=version, stable=route.stable, archive=digest, file=archive.path.name,
             workers=workers, nodes=nodes, policy=policy.model_dump(mode="json"), policy_digest=policy.digest,
             classes=list(classes_of(samples, model, route.stable)),
-            cursor=series(samples, Question(model, route.stable, version)), by=control.who(),
+            cursor={**series(samples, Question(model, route.stable, version)), **place.users({}).mark()},
+            by=control.who(),
         )  # fmt: skip
         control.answered(place.project, model)  # what was asked of an earlier one is not asked of this
         yield _runner(place, journal, archive, note)
@@ -163,6 +174,7 @@ def _runner(place: Place, journal: Journal, archive: StoredArchive, note: Note) 
         source=place.source(state.policy),
         note=note,
         kept=_stable_before(place.project, state),
+        users=place.users(dict(told["cursor"])) if place.is_sticky(state.model) else None,
     )
     return Runner(journal, site, note)
 

@@ -5,7 +5,7 @@ Evidence is never stored, only the counts that came: folding the same windows in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,11 +45,22 @@ class Window:
     canary: Seen = Seen()
     pairs: int = 0  # requests that stable and a shadow answered both
     disagreements: int = 0  # pairs whose answers differ
+    #: Of stable and the canary, where users and not requests were divided: what each user had for the first time.
+    users: tuple[Seen, Seen] | None = None
+
+    @property
+    def compared(self) -> tuple[Seen, Seen]:
+        """Events of stable and of the canary that fell to their version by chance."""
+        return self.users or (self.stable, self.canary)
 
     def as_json(self) -> dict[str, Any]:
         """As the journal has it; what is zero is left out."""
         found: dict[str, Any] = {"weight": self.weight}
-        for name, seen in (("stable", self.stable), ("canary", self.canary)):
+        sides = [("stable", self.stable), ("canary", self.canary)]
+        if self.users is not None:
+            found["is_by_user"] = True
+            sides += [("stable_users", self.users[0]), ("canary_users", self.users[1])]
+        for name, seen in sides:
             counts = {k: v for k, v in vars(seen).items() if v}
             if counts:
                 found[name] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in counts.items()}
@@ -58,12 +69,16 @@ class Window:
 
 def window_of(content: Mapping[str, Any]) -> Window:
     """What `as_json` wrote, read back."""
+    def side(name: str) -> Seen:
+        return Seen(**content.get(name, {}))
+
     return Window(
         content["weight"],
-        Seen(**content.get("stable", {})),
-        Seen(**content.get("canary", {})),
+        side("stable"),
+        side("canary"),
         content.get("pairs", 0),
         content.get("disagreements", 0),
+        (side("stable_users"), side("canary_users")) if content.get("is_by_user") else None,
     )
 
 
@@ -99,12 +114,15 @@ class Evidence:
         if not 0 < window.weight < TOTAL:  # there is nobody to compare with
             return after
         weight = window.weight / TOTAL
-        named = {name: counts_of(window, name, self.mix) for name in self.mix}
+        stable, canary = window.compared
         return replace(
             after,
-            errors=self.errors.seen(window.canary.errors, window.stable.errors, weight),
-            slow=self.slow.seen(window.canary.slow, window.stable.slow, weight) if is_settled else self.slow,
-            mix={name: process.seen(*named[name], weight) for name, process in self.mix.items()},
+            errors=self.errors.seen(canary.errors, stable.errors, weight),
+            slow=self.slow.seen(canary.slow, stable.slow, weight) if is_settled else self.slow,
+            mix={
+                name: process.seen(class_count(canary, name, self.mix), class_count(stable, name, self.mix), weight)
+                for name, process in self.mix.items()
+            },
         )
 
     @property
@@ -120,15 +138,11 @@ class Evidence:
         }
 
 
-def counts_of(window: Window, name: str, known: Mapping[str, object] | Sequence[str]) -> tuple[int, int]:
-    """How many predictions of a class came from the canary, and how many from stable."""
+def class_count(seen: Seen, name: str, known: Collection[str]) -> int:
+    """How many predictions were of a class; those of none that was known before are of OTHER."""
     if name != OTHER:
-        return window.canary.classes.get(name, 0), window.stable.classes.get(name, 0)
-    return _unnamed(window.canary, known), _unnamed(window.stable, known)
-
-
-def _unnamed(seen: Seen, known: Mapping[str, object] | Sequence[str]) -> int:
-    return sum(count for name, count in seen.classes.items() if name not in known or name == OTHER)
+        return seen.classes.get(name, 0)
+    return sum(count for own, count in seen.classes.items() if own not in known or own == OTHER)
 
 
 def no_evidence(policy: RolloutPolicy, classes: Sequence[str]) -> Evidence:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from math import exp, inf, log
 from typing import Any
 
-from tsctl.rollout.evidence import Evidence, Seen, Window, counts_of
+from tsctl.rollout.evidence import Evidence, Seen, class_count
 from tsctl.rollout.policy import LIMIT, RolloutPolicy
 from tsctl.rollout.statistics import rate_bounds, rejects
 
@@ -151,8 +151,7 @@ def _rate(signal: str, about: str, seen: Seen, evidence: Evidence, alpha: float)
     if signal == "disagreement":
         events, requests = evidence.disagreement.events, evidence.disagreement.trials
     elif signal == "mix":
-        window = Window(1, canary=seen)
-        events = counts_of(window, about, evidence.mix)[0] if about else 0
+        events = class_count(seen, about, evidence.mix) if about else 0
         requests = sum(seen.classes.values())
     elif signal == "slow":
         events, requests = seen.slow, seen.requests

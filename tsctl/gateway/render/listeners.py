@@ -19,6 +19,9 @@ from tsctl.gateway.render.words import (
     PROTOCOL_HEADER,
     REQUEST_MS,
     REQUESTS,
+    USER_FILTER,
+    USER_KEY,
+    USER_KIND,
     WEIGHT_HEADER,
     Json,
     address,
@@ -36,6 +39,8 @@ BUCKETS_MS = (
     1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000,
     1200, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 8000, 10_000, 15_000, 20_000, 30_000, 60_000,
 )  # fmt: skip
+#: Of what a sticky route's header or cookie holds, the log has so many bytes.
+LONGEST_USER = 64
 #: Histograms are told so late; counters at once.
 FLUSH = "1s"
 
@@ -190,6 +195,7 @@ def _filters(spec: GatewaySpec, places: Places) -> list[Json]:
         },
         {**named_filter(GRPC_FILTER, "envoy.extensions.filters.http.lua.v3.Lua", {}), "disabled": True},
         named_filter("api_key_auth", "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth", {}),
+        {**named_filter(USER_FILTER, USER_KIND, {}), "disabled": True},
         named_filter("local_ratelimit", "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", {
             "stat_prefix": "unlimited",
         }),
@@ -251,6 +257,7 @@ def access_log(places: Places) -> Json:
                     "track": f"%REQ({PLAYED_HEADER})%",
                     "weight": _TOLD["weight"],
                     "class": _TOLD["class"],
+                    "user": f"%DYNAMIC_METADATA({NAMESPACE}:{USER_KEY}):{LONGEST_USER}%",
                     "protocol": f"%REQ({PROTOCOL_HEADER})%",
                     "status": _TOLD["status"],
                     "duration_ms": "%DURATION%",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tsctl.deployment import Budget, GatewaySpec, RouteSpec
+from tsctl.deployment import Budget, GatewaySpec, RouteSpec, Sticky
 from tsctl.gateway.render.inputs import Client, cluster_name
 from tsctl.gateway.render.words import (
     BY_HEADER,
@@ -23,6 +23,9 @@ from tsctl.gateway.render.words import (
     PROTOCOL_PREFIX,
     RETRY_HEADER,
     TRACK_HEADER,
+    USER_FILTER,
+    USER_KEY,
+    USER_KIND,
     WEIGHT_HEADER,
     Json,
     document,
@@ -150,7 +153,17 @@ def _main_route(traffic: Traffic, route: RouteSpec, path: str) -> Json:
         share = {"numerator": traffic.shadow.share, "denominator": "TEN_THOUSAND"}
         shadow = cluster_name(traffic.model, traffic.shadow.version, is_shadow=True)
         action["request_mirror_policies"] = [{"cluster": shadow, "runtime_fraction": {"default_value": share}}]
-    return _route(traffic, route, {"path": path}, action, told)
+    found = _route(traffic, route, {"path": path}, action, told)
+    if route.sticky is not None:
+        found["typed_per_filter_config"] = {USER_FILTER: _user(route.sticky)}
+    return found
+
+
+def _user(sticky: Sticky) -> Json:
+    """Who asks is told to the access log, by which a rollout counts users."""
+    told = {"metadata_namespace": NAMESPACE, "key": USER_KEY, "type": "STRING"}
+    place = {"header": sticky.header} if sticky.header else {"cookie": sticky.cookie}
+    return {"@type": type_url(USER_KIND), "request_rules": [{**place, "on_header_present": told}]}
 
 
 def _route(traffic: Traffic, route: RouteSpec, match: Json, action: Json, told: Json) -> Json:

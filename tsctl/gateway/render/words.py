@@ -30,6 +30,10 @@ PINNED = "pinned"
 #: The Open Inference Protocol's paths; a worker is told by a header that the request came by one of them.
 PROTOCOL_PREFIX, PROTOCOL_HEADER, OIP = "/v2/", "x-tsctl-protocol", "oip-v2"
 GRPC_FILTER = "grpc"
+#: Tells the access log who asks, on a route that divides users.
+USER_FILTER, USER_KEY = "user", "user"
+#: The type of that filter's settings, of the listener and of a route alike.
+USER_KIND = "envoy.extensions.filters.http.header_to_metadata.v3.Config"
 CONNECT_TIMEOUT = "1s"
 
 

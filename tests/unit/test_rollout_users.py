@@ -1,0 +1,128 @@
+"""A route that divides users: each of them counts once for a kind of event, wherever the log was read from."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tsctl.gateway.traffic import TOTAL
+from tsctl.rollout.counts import Question
+from tsctl.rollout.evidence import Evidence, Seen, Window, no_evidence, window_of
+from tsctl.rollout.policy import RolloutPolicy
+from tsctl.rollout.statistics import rejects
+from tsctl.rollout.users import UserLog
+
+QUESTION = Question("m", "1.0", "2.0", slow_ms=20)
+POLICY = RolloutPolicy()
+
+
+def line(version: str, user: str | None, **more: Any) -> str:
+    told = {
+        "model": "m", "by": "weight", "version": version, "weight": "500" if version == "2.0" else "9500",
+        "user": user, "status": 200, "duration_ms": 5, "class": None, **more,
+    }  # fmt: skip
+    return json.dumps(told) + "\n"
+
+
+def append(log: Path, *lines: str) -> None:
+    with log.open("a") as file:
+        file.writelines(lines)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "access.log"
+    path.touch()
+    return path
+
+
+def test_a_user_counts_once_for_each_kind_of_event(log: Path) -> None:
+    users = UserLog(log, {})
+    begin = users.mark()
+    append(
+        log,
+        *[line("2.0", "ann", status=500, duration_ms=30)] * 5,
+        *[line("1.0", "bob", status=503)] * 2,
+        line("1.0", "ann", status=500),  # she was moved meanwhile, and had her error
+        *[line("2.0", None, status=500)] * 3,
+        line("2.0", "cid", duration_ms=20, **{"class": "7"}),
+        line("2.0", "cid", duration_ms=20, **{"class": "3"}),
+    )
+    [window], _ = UserLog(log, begin).read(QUESTION, begin)
+    assert (window.weight, window.stable.requests, window.stable.errors) == (500, 3, 3)
+    assert (window.canary.requests, window.canary.errors, window.canary.slow) == (10, 8, 7)
+    stable, canary = window.compared
+    assert (stable.errors, canary.errors, canary.slow, canary.classes) == (1, 4, 2, {"7": 1})
+    assert window_of(json.loads(json.dumps(window.as_json()))).compared == window.compared
+
+
+def test_what_is_not_by_weight_or_no_line_is_passed_over(log: Path) -> None:
+    append(
+        log, line("2.0", "a", by="header"), line("2.0", "a", by="path"), line("3.0", "a"), "nonsense\n", "[]\n",
+        line("2.0", "a", model="other"), line("2.0", "a", weight=None), line("2.0", "b"), line("2.0", "c")[:-1],
+    )  # fmt: skip
+    users = UserLog(log, {})
+    [window], cursor = users.read(QUESTION, {})
+    assert window.canary.requests == 1
+    append(log, "\n")  # the last line is whole now
+    assert users.read(QUESTION, cursor)[0][0].canary.requests == 1
+
+
+def test_a_rotated_log_is_read_to_its_end_and_whoever_resumes_knows_the_users(log: Path) -> None:
+    users = UserLog(log, {})
+    begin = users.mark()
+    append(log, line("2.0", "ann", status=500))
+    cursor = {**begin, **users.read(QUESTION, begin)[1]}
+    append(log, line("2.0", "bob", status=500))
+    log.rename(log.with_name("access.log.1"))
+    append(log, line("2.0", "ann", status=500), line("2.0", "cid", status=500), line("2.0", "bob", status=500))
+    for reader in (users, UserLog(log, begin)):
+        [window], after = reader.read(QUESTION, cursor)
+        assert (window.canary.errors, window.compared[1].errors) == (4, 2)
+        assert reader.read(QUESTION, {**cursor, **after}) == ([], {})
+    old = log.with_name("access.log.1")
+    with old.open():  # its number is given to no other file
+        log.replace(old)  # and the one with the cursor is gone
+        append(log, line("2.0", "dan"))
+        [window], _ = UserLog(log, begin).read(QUESTION, cursor)
+        assert window.canary.requests == 4
+
+
+def test_one_heavy_user_is_no_evidence_and_many_are() -> None:
+    """Users whose own requests fail are not the canary's fault, on whichever version they are."""
+    chance = random.Random(7)  # noqa: S311 - a seeded simulation
+    false_alarms = {"by request": 0, "by user": 0}
+    for _ in range(300):
+        evidence = {name: no_evidence(POLICY, ()) for name in false_alarms}
+        for _ in range(20):  # users of whom each fails a hundred times
+            on_canary = chance.random() < 0.25
+            requests, user = (window(on_canary, count) for count in (100, 1))
+            evidence["by request"] = evidence["by request"].seen(requests)
+            evidence["by user"] = evidence["by user"].seen(Window(2500, requests.stable, requests.canary, users=(
+                user.stable, user.canary)))  # fmt: skip
+        for name, found in evidence.items():
+            false_alarms[name] += rejects(found.errors.log_e, POLICY.alpha)
+    assert false_alarms["by user"] <= 3
+    assert false_alarms["by request"] > 30
+    bad = no_evidence(POLICY, ())
+    for _ in range(40):
+        bad = bad.seen(Window(2500, *pair(True), users=pair(True)))
+    assert rejects(bad.errors.log_e, POLICY.alpha)
+
+
+def window(on_canary: bool, count: int) -> Window:
+    return Window(2500, *pair(on_canary, count))
+
+
+def pair(on_canary: bool, count: int = 1) -> Any:
+    event, nothing = Seen(count, count), Seen()
+    return (nothing, event) if on_canary else (event, nothing)
+
+
+def test_all_is_one_process_whatever_was_divided() -> None:
+    evidence: Evidence = no_evidence(POLICY, ())
+    assert evidence.seen(Window(TOTAL, *pair(True), users=pair(True))).logs["errors"] == 0

@@ -35,7 +35,7 @@ WEIGHTS = {"1.0": "80%", "2.0": "20%"}
 
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    """Two nodes and a gateway that run and serve nothing, and the archives of all versions."""
+    """A gateway and the first of two nodes, which serve nothing, and the archives of all versions."""
     root = tmp_path_factory.mktemp("apply")
     site = make_site(root / "site")
     VERSIONS["3.0"]["fail_while"] = str(site.root / "broken")
@@ -46,11 +46,10 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     content["gateway"] = {"address": f"http://127.0.0.1:{client}", "metrics": f"http://127.0.0.1:{metrics}"}
     (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     try:
-        with ThreadPoolExecutor(3) as pool:
-            started = [pool.submit(site.run, "node", "start", "--node", name) for name in NODES]
-            pool.submit(site.run, "archive", "build").result()
-            for one in started:
-                one.result()
+        with ThreadPoolExecutor(2) as pool:
+            building = pool.submit(site.run, "archive", "build")
+            site.run("node", "start", "--node", "local")
+            building.result()
         site.run("gateway", "start")
         project = Project(site.root)
         key = local_key(open_gateway(project, read_deployment(project.deployment))).read_text()
@@ -80,27 +79,46 @@ def served(site: Site) -> dict[str, dict[str, int]]:
     return {one["node"]: {row["version"]: row["ready"] for row in one["versions"]} for one in listed}
 
 
-def test_from_nothing_to_served_and_then_nothing_to_do(front: Front) -> None:
+def on_both(*versions: str) -> dict[str, dict[str, int]]:
+    return {name: dict.fromkeys(versions, 1) for name in NODES}
+
+
+def test_from_nothing_to_served_though_a_node_is_down(front: Front) -> None:
     site = front.site
-    assert lines(site.run("plan").out) == ["nothing to change"]
+    assert lines(site.run("plan", status=4).out)[-1] == "nothing to change, b is away"
     deploy(site, BOTH, weights=WEIGHTS)
-    planned = site.run("plan", status=12)
-    assert lines(planned.out) == [
+    planned = site.run("plan", status=4)
+    assert lines(planned.out)[:4] == [
         "tiny",
         "+ 1.0 register local nothing -> tiny-1.0, 1 worker",
-        "+ 1.0 register b nothing -> tiny-1.0, 1 worker",
         "+ 2.0 register local nothing -> tiny-2.0, 1 worker",
-        "+ 2.0 register b nothing -> tiny-2.0, 1 worker",
         "~ weights gateway no route -> 1.0 80%, 2.0 20%",
-        "4 to register, 1 to change",
     ]
+    assert lines(planned.out)[4].startswith("! b: the node is not running")
+    assert lines(planned.out)[5] == "2 to register, 1 to change, b is away"
     assert "\x1b" not in planned.out
     assert served(site) == {"local": {}, "b": {}}
-    applied = site.run("apply")
-    assert applied.out.splitlines()[-1] == "3 changes made; now nothing to change"
-    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1})
+    partly = site.run("apply", status=4)
+    assert partly.out.splitlines()[-1] == "3 changes made; now nothing to change, b is away"
+    assert "no answer from b" in partly.err
+    assert served(site) == {"local": {"1.0": 1, "2.0": 1}, "b": {}}
     assert weights(site) == {"1.0": 8000, "2.0": 2000}
     assert {front.ask("/predictions/tiny").status_code for _ in range(20)} == {200}
+
+
+def test_the_node_catches_up_and_then_there_is_nothing_to_do(front: Front) -> None:
+    site = front.site
+    site.run("node", "start", "--node", "b")
+    assert lines(site.run("plan", status=12).out) == [
+        "tiny",
+        "+ 1.0 register b nothing -> tiny-1.0, 1 worker",
+        "+ 2.0 register b nothing -> tiny-2.0, 1 worker",
+        "2 to register",
+    ]
+    told = site.run("apply", "--json").json()
+    assert [(one["kind"], one["version"]) for one in told["done"]] == [("register", "1.0"), ("register", "2.0")]
+    assert told["left"]["is_empty"]
+    assert served(site) == on_both("1.0", "2.0")
     assert lines(site.run("plan").out) == ["nothing to change"]
     again = site.run("apply", "--json").json()
     assert again["plan"]["is_empty"]
@@ -114,7 +132,7 @@ def test_what_somebody_changed_by_hand_is_shown_and_mended(front: Front) -> None
     site.run("models", "register", "tiny:9.0", "--node", "b")
     site.run("weights", "set", "tiny", "1.0=50%", "2.0=40%", "9.0=10%")
     assert lines(site.run("plan", status=12).out) == [
-        "tiny",
+        "tiny, which differs since it was applied last",
         "~ weights gateway 1.0 50%, 2.0 40%, 9.0 10% -> 1.0 80%, 2.0 20%",
         "~ 1.0 default b 2.0 -> 1.0",
         "~ 1.0 scale local 2 workers -> 1 worker",
@@ -126,33 +144,32 @@ def test_what_somebody_changed_by_hand_is_shown_and_mended(front: Front) -> None
         after = seen[200, "9.0"]
     assert 0 < seen[200, "9.0"] == after, "requests reached what was pruned, and none afterwards"
     assert {status for status, _ in seen} == {200}
-    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1})
+    assert served(site) == on_both("1.0", "2.0")
     assert lines(site.run("plan", "--prune").out) == ["nothing to change"]
     assert front.ask("/predictions/tiny/9.0").status_code == 404
 
 
 def test_refused_is_refused_whole(front: Front) -> None:
     site = front.site
-    pinned = {**BOTH, "3.0": {"workers": 1, "digest": "0" * 16}}
-    deploy(site, pinned, weights=WEIGHTS)
-    assert "x 3.0 refused local, b deployment.yaml pins tiny 3.0 to 0000000000000000" in "\n".join(
-        lines(site.run("plan", status=3).out)
-    )
-    refused = site.run("apply", status=3)
-    assert "nothing was changed, because the plan is refused" in refused.err
+    deploy(site, {**BOTH, "3.0": {"workers": 1, "digest": "0" * 16}}, weights=WEIGHTS)
+    shown = lines(site.run("plan", status=3).out)
+    assert any("x 3.0 refused local, b deployment.yaml pins tiny 3.0 to 0000000000000000" in line for line in shown)
     write_tiny(site, "tiny", {**VERSIONS, "2.0": {"factor": 3.5}, "9.0": {"factor": 9.5}})
     site.run("archive", "build", "tiny:2.0")
     site.run("archive", "build", "tiny:9.0")
-    deploy(site, {**BOTH, "3.0": {"workers": 1}})
-    assert "node b has tiny 2.0 from other bytes" in site.run("apply", status=7).err
+    deploy(site, {**BOTH, "3.0": {"workers": 1}, "9.0": {"workers": 1}})
+    reused = site.run("apply", status=7).err
+    assert "nothing was changed, because the plan is refused" in reused
+    assert "node b has tiny 2.0 from other bytes" in reused
+    assert "tiny 9.0 was served from other bytes before" in reused  # and no node has it now
     write_tiny(site, "tiny", VERSIONS)
     site.run("archive", "build", "tiny:2.0")
+    deploy(site, {**BOTH, "3.0": {"workers": 1}})
     journal = Journal(folder(Project(site.root), "tiny") / "20260101T000000Z-2.0.jsonl")
     journal.append(STARTED, version="2.0")
-    under_way = site.run("apply", status=7)
-    assert "rollout 20260101T000000Z-2.0 of tiny has not ended" in under_way.err
+    assert "rollout 20260101T000000Z-2.0 of tiny has not ended" in site.run("apply", status=7).err
     journal.append(ENDED)
-    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1})
+    assert served(site) == on_both("1.0", "2.0")
 
 
 def test_a_version_that_does_not_get_warm_gets_no_weight(front: Front) -> None:
@@ -162,7 +179,7 @@ def test_a_version_that_does_not_get_warm_gets_no_weight(front: Front) -> None:
     cold = site.run("apply", status=4)
     assert "local: registering tiny 3.0: tiny 3.0 refused to load on node local" in cold.err
     assert "left out: weights of tiny: 1.0 70%, 2.0 20%, 3.0 10%" in cold.err
-    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1})
+    assert served(site) == on_both("1.0", "2.0")
     assert weights(site) == {"1.0": 8000, "2.0": 2000}
     (site.root / "broken").unlink()
 
@@ -175,49 +192,23 @@ def test_killed_in_the_middle_the_next_run_goes_on(front: Front) -> None:
         process.wait()
     assert weights(site) == {"1.0": 8000, "2.0": 2000}
     site.run("apply")
-    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1, "3.0": 1})
+    assert served(site) == on_both("1.0", "2.0", "3.0")
     assert weights(site) == {"1.0": 7000, "2.0": 2000, "3.0": 1000}
     assert lines(site.run("plan").out) == ["nothing to change"]
-
-
-def test_a_node_that_was_down_catches_up(front: Front) -> None:
-    site = front.site
-    site.run("node", "stop", "--node", "b")
-    versions = {**BOTH, "9.0": {"workers": 1}}
-    deploy(site, versions, weights=WEIGHTS)
-    reused = site.run("apply", "--prune", status=7)  # no node serves it now, and it was other bytes once
-    assert "tiny 9.0 was served from other bytes before" in reused.err
-    write_tiny(site, "tiny", VERSIONS)
-    site.run("archive", "build", "tiny:9.0")
-    partly = site.run("apply", "--prune", "--json", status=4)
-    told = partly.json()
-    assert [(one["kind"], one["version"]) for one in told["done"]] == [
-        ("register", "9.0"),
-        ("weights", None),
-        ("retire", "3.0"),
-    ]
-    assert [one["place"] for one in told["left"]["away"]] == ["b"]
-    assert "no answer from b" in partly.err
-    assert served(site)["local"] == {"1.0": 1, "2.0": 1, "9.0": 1}
-    site.run("node", "start", "--node", "b")
-    assert served(site)["b"] == {"1.0": 1, "2.0": 1, "3.0": 1}
-    site.run("apply", "--prune")
-    assert served(site) == dict.fromkeys(NODES, {"1.0": 1, "2.0": 1, "9.0": 1})
-    assert lines(site.run("plan", "--prune").out) == ["nothing to change"]
-    record = json.loads((site.root / ".tsctl" / "releases" / "served.json").read_text())
-    assert sorted(record) == ["tiny:1.0", "tiny:2.0", "tiny:3.0", "tiny:9.0"]
 
 
 def test_a_model_that_is_no_longer_named_leaves_when_asked(front: Front) -> None:
     site = front.site
     site.deploy({})
+    site.run("weights", "set", "tiny", "1.0=100%")
     kept = lines(site.run("plan", "--prune", status=12).out)
-    assert "? kept gateway a route, 1.0 80%, 2.0 20%, not in deployment.yaml (--prune-models takes it away)" in kept
+    assert "? kept gateway a route, 1.0 100%, not in deployment.yaml (--prune-models takes it away)" in kept
     assert [line for line in kept if line.startswith("-")] == [
-        f"- 9.0 retire {name} tiny-9.0, 1 worker -> nothing" for name in NODES
+        f"- {version} retire {name} tiny-{version}, 1 worker -> nothing" for version in ("2.0", "3.0") for name in NODES
     ]
     site.run("apply", "--prune-models")
     assert served(site) == {"local": {}, "b": {}}
     assert front.ask("/predictions/tiny").status_code == 404
     assert site.run("weights", "show", "--json").json() == []
-
+    record = json.loads((site.root / ".tsctl" / "releases" / "served.json").read_text())
+    assert sorted(record) == ["tiny:1.0", "tiny:2.0", "tiny:3.0", "tiny:9.0"]

@@ -34,7 +34,7 @@ from tsctl.release.changes import (
 from tsctl.release.desired import desired_state
 from tsctl.release.outcome import Applied, Failure, failed, not_covered
 from tsctl.release.plan import make_plan
-from tsctl.release.record import recorded, remember
+from tsctl.release.record import as_applied, recorded, remember, remember_applied
 from tsctl.release.refuse import error_of
 from tsctl.release.state import (
     Actual,
@@ -46,7 +46,7 @@ from tsctl.release.state import (
     WantedModel,
     WantedVersion,
 )
-from tsctl.release.words import aligned, lines_of, plan_json, summary
+from tsctl.release.words import aligned, applied_json, heading, lines_of, plan_json, summary
 
 DIGESTS = {"1.0": "aaaaaaaaaaaa", "2.0": "bbbbbbbbbbbb", "3.0": "cccccccccccc", "9.0": "dddddddddddd"}
 
@@ -584,6 +584,25 @@ def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     assert "Remove it" in caught.value.hint
 
 
+def test_what_was_applied_and_differs_now_was_changed_by_somebody_else(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    desired = wanted(ONE, TWO, shares={"1.0": 9500, "2.0": 500})
+    assert as_applied(project, desired) == frozenset()
+    remember_applied(project, desired)
+    same = wanted(TWO, version("1.0", others=("older.mar",), recorded=PIN), shares={"2.0": 500, "1.0": 9500})
+    assert as_applied(project, same) == {"tiny"}
+    assert as_applied(project, wanted(ONE, TWO, shares={"1.0": 9000, "2.0": 1000})) == frozenset()
+    assert as_applied(project, wanted(ONE, version("2.0", 2), shares=desired.models[0].shares)) == frozenset()
+    by_hand = actual(node("a", v1=(1, 1), v2=(1, 1), v9=(1, 1)), weights=ALL)
+    plan = make_plan(replace(desired, as_applied=frozenset({"tiny"})), by_hand, prune=True)
+    assert plan_json(plan)["drifted"] == ["tiny"]
+    assert heading(plan, "tiny") == "tiny, which differs since it was applied last"
+    assert heading(make_plan(desired, by_hand), "tiny") == "tiny"
+    pruned = make_plan(replace(wanted(ONE, TWO), as_applied=frozenset({"tiny"})), by_hand, prune=True)
+    assert [change.kind for change in pruned.changes] == ["retire"]  # left over, and nobody's change
+    assert pruned.drifted == ()
+
+
 def test_an_error_names_every_failure_and_what_was_left_out() -> None:
     plan = make_plan(wanted(ONE, TWO), actual(node("a"), node("b")))
     first, second, _ = plan.changes
@@ -601,3 +620,11 @@ def test_an_error_names_every_failure_and_what_was_left_out() -> None:
         "  left out: registering tiny 2.0",
     ]
     assert "Build it." in error.hint
+    told = applied_json(plan, Applied(failures=failures, left_out=[second]), plan)
+    assert json.loads(json.dumps(told))["failures"][1] == {
+        "kind": "register",
+        "model": "tiny",
+        "version": "1.0",
+        "place": "b",
+        "reason": "it is damaged",
+    }

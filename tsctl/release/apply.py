@@ -36,7 +36,6 @@ from tsctl.release.observe import Owners
 from tsctl.release.outcome import Applied, Failure, title
 from tsctl.release.record import remember
 from tsctl.release.refuse import error_of
-from tsctl.release.state import Actual
 from tsctl.rollout.journal import unfinished
 
 #: How long a version that is retired may have requests in hand.
@@ -87,20 +86,6 @@ def tell_gateway(owners: Owners) -> None:
     """Envoy, where it runs, knows which node serves what; its keeper would see to that within seconds."""
     if owners.gateway is not None and owners.gateway.admin.is_live():
         routes.sync(owners.gateway)
-
-
-def remember_served(project: Project, actual: Actual) -> None:
-    """What nodes have READY, whoever registered it, stands in the record of served versions.
-
-    A version that nodes have from different bytes is passed over: which ones are right is for a person to say.
-    """
-    found: dict[str, set[str]] = {}
-    for node in actual.answering:
-        for model, served in node.models.items():
-            for version, state in served.versions.items():
-                if state.is_ready:
-                    found.setdefault(f"{model}:{version}", set()).add(state.archive)
-    remember(project, {name: archives.pop() for name, archives in found.items() if len(archives) == 1})
 
 
 def _make(owners: Owners, change: Change, lost: set[str], progress: Progress) -> list[Failure]:

@@ -189,6 +189,7 @@ class Plan:
     refusals: tuple[Refusal, ...] = ()
     unmanaged: tuple[Unmanaged, ...] = ()
     away: tuple[Away, ...] = ()
+    drifted: tuple[str, ...] = ()  # models that would change though the same was applied before: somebody else did it
 
     @property
     def is_empty(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tsctl.archive.checks import read_facts
 from tsctl.archive.container import open_archive
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, digest_of, find_archive, list_archives
 from tsctl.deployment import DeploymentSpec, ModelTarget
 from tsctl.project import Project
-from tsctl.release.record import recorded
+from tsctl.release.record import as_applied, recorded
 from tsctl.release.state import Desired, WantedModel, WantedVersion
 
 
@@ -17,12 +18,12 @@ def desired_state(project: Project, deployment: DeploymentSpec) -> Desired:
     """What deployment.yaml says now. A pinned archive is read whole, so that its bytes are known and not its name.
 
     Raises:
-        SpecError: the record of served versions is damaged.
+        SpecError: the record of what was served or applied is damaged.
         ArchiveError: an archive of the store cannot be read.
     """
     stored = list_archives(project)
     before = recorded(project)
-    return Desired(
+    desired = Desired(
         tuple(
             WantedModel(
                 model,
@@ -33,6 +34,7 @@ def desired_state(project: Project, deployment: DeploymentSpec) -> Desired:
             for model, target in deployment.models.items()
         )
     )
+    return replace(desired, as_applied=as_applied(project, desired))
 
 
 def _wanted(

@@ -58,7 +58,14 @@ def make_plan(desired: Desired, actual: Actual, prune: bool = False, prune_model
         changes += gone
         unmanaged += kept
     ordered = sorted(changes, key=phase)
-    return Plan(tuple(ordered), tuple(refusals(desired, actual, ordered)), tuple(unmanaged), tuple(away))
+    drifted = desired.as_applied & {one.model for one in ordered if not isinstance(one, EndRoute | Retire)}
+    return Plan(
+        tuple(ordered),
+        tuple(refusals(desired, actual, ordered)),
+        tuple(unmanaged),
+        tuple(away),
+        tuple(sorted(drifted)),
+    )
 
 
 def _registered(model: WantedModel, actual: Actual) -> Iterator[Register]:

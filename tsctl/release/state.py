@@ -42,6 +42,7 @@ class Desired:
     """What shall be."""
 
     models: tuple[WantedModel, ...]
+    as_applied: frozenset[str] = frozenset()  # the models of which the last `apply` made just this so
 
     def model(self, name: str) -> WantedModel | None:
         return next((one for one in self.models if one.model == name), None)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsctl.release.changes import Change, Plan, Register, Scale, Weigh
+from tsctl.release.outcome import Applied
 
 #: What stands before a line: done, left as it is, and never done.
 KEPT, REFUSED = "?", "x"
@@ -40,6 +41,11 @@ def aligned(lines: Sequence[Line]) -> list[str]:
     columns = zip(*(line.cells for line in lines), strict=True)
     widths = [max(map(len, column)) for column in columns]
     return [line.text(widths) for line in lines]
+
+
+def heading(plan: Plan, model: str) -> str:
+    """What stands above a model's lines."""
+    return f"{model}, which differs since it was applied last" if model in plan.drifted else model
 
 
 def summary(plan: Plan) -> str:
@@ -78,7 +84,28 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             {"model": o.model, "version": o.version, "place": o.place, "what": o.what, "why_kept": o.why_kept}
             for o in plan.unmanaged
         ],
+        "drifted": list(plan.drifted),
         "away": [{"place": one.place, "reason": one.reason} for one in plan.away],
+    }
+
+
+def applied_json(before: Plan, applied: Applied, after: Plan) -> dict[str, Any]:
+    """A plan, what became of it, and what is left, for machines."""
+    return {
+        "plan": plan_json(before),
+        "done": [change_json(change) for change in applied.done],
+        "failures": [
+            {
+                "kind": one.change.kind,
+                "model": one.change.model,
+                "version": one.change.version,
+                "place": one.place,
+                "reason": one.error.message,
+            }
+            for one in applied.failures
+        ],
+        "left_out": [change_json(change) for change in applied.left_out],
+        "left": plan_json(after),
     }
 
 

@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.worlds import POLICY, Killed, Outside, World
-from tsctl.errors import GatewayError, NodeError
+from tsctl.errors import ConflictError, GatewayError, NodeError, TsctlError
+from tsctl.gateway.admin import NotAnswering
 from tsctl.gateway.traffic import TOTAL
 from tsctl.rollout.journal import REOPENED, STARTED, Entry, Journal
+from tsctl.rollout.judge import Verdict
 from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.run import Runner
+from tsctl.rollout.run import READY_S, Runner
 from tsctl.rollout.state import Action, Outcome, State, fold, next_action
 
 LONGEST = 5000  # actions of one rollout
@@ -113,6 +115,30 @@ def test_a_canary_that_refuses_its_first_requests_is_given_up(tmp_path: Path) ->
     assert weights(outside) == [0]
 
 
+def test_what_refuses_because_something_else_is_away_is_held(tmp_path: Path) -> None:
+    outside = Outside(refuses={"weigh": GatewayError("m 2.0 cannot answer on any node")}, trouble="node a is away")
+    path = begin(tmp_path, outside)
+    end = outside.now + 5 * READY_S
+    held = run(path, outside, lambda runner: outside.now > end)
+    assert (held.is_failed, held.waits_for) == (False, "node a is away")
+    outside.trouble = ""  # and what refuses now has READY_S from here on
+    end = outside.now + READY_S / 2
+    assert not run(path, outside, lambda runner: outside.now > end).is_failed
+    outside.refuses.clear()
+    assert run(path, outside).outcome is Outcome.PROMOTED
+
+
+@pytest.mark.parametrize("what", ["register", "prove", "weigh", "retire"])
+@pytest.mark.parametrize("error", [NotAnswering("the gateway does not answer"), ConflictError("somebody changes it")])
+def test_what_the_gateway_cannot_do_now_it_can_later(tmp_path: Path, what: str, error: TsctlError) -> None:
+    outside = Outside(refuses={what: error})
+    path = begin(tmp_path, outside)
+    waiting = run(path, outside, lambda runner: bool(runner.state.waits_for))
+    assert (waiting.waits_for, waiting.is_failed) == (error.message, False)
+    outside.refuses.clear()
+    assert run(path, outside).outcome is Outcome.PROMOTED
+
+
 def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path) -> None:
     idle = Outside(rate=0)
     path = begin(tmp_path, idle)
@@ -180,6 +206,17 @@ def test_a_canary_that_cannot_carry_a_step_is_held_before_it(tmp_path: Path) -> 
     assert run(path, outside).outcome is Outcome.PROMOTED
 
 
+def test_a_step_that_cannot_begin_is_held_as_long_as_the_policy_says(tmp_path: Path) -> None:
+    outside = Outside(rate=5000)
+    state = run(begin(tmp_path, outside, POLICY.model_copy(update={"max_hold_s": 60})), outside)
+    assert (state.outcome, state.is_paused, state.step) == (None, True, 1)
+    outside = Outside(rate=5000)
+    strict = POLICY.model_copy(update={"max_hold_s": 60, "at_max_hold": "rollback"})
+    state = run(begin(tmp_path / "strict", outside, strict), outside)
+    assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "max_hold_s")
+    assert "would take 125% of the canary's workers" in state.why
+
+
 def test_a_worker_that_grows_is_taken_back(tmp_path: Path) -> None:
     outside = Outside()
     path = begin(tmp_path, outside)
@@ -217,6 +254,22 @@ def test_paused_it_takes_no_step_and_still_goes_back_where_it_must(tmp_path: Pat
     assert (state.is_paused, state.step, state.outcome) == (True, 0, None)
     outside.errors = (60, 0)
     assert run(path, outside).outcome is Outcome.ROLLED_BACK
+
+
+@pytest.mark.parametrize("moment", ["before the first step", "after a pass"])
+def test_paused_between_two_steps_it_does_not_begin_the_next(tmp_path: Path, moment: str) -> None:
+    outside = Outside()
+    path = begin(tmp_path, outside)
+    passed = moment == "after a pass"
+    before = run(path, outside, lambda r: r.state.verdict is Verdict.PASS if passed else "register" in r.state.done)
+    outside.asks.append(("pause", "me"))
+    end = outside.now + 3 * POLICY.hold_s
+    paused = run(path, outside, lambda runner: outside.now > end)
+    assert (paused.step, paused.is_paused) == (before.step, True)
+    assert weights(outside) == ([500] if passed else [])
+    outside.asks.append(("resume", "me"))
+    assert run(path, outside).outcome is Outcome.PROMOTED
+    assert weights(outside) == [500, 5000, TOTAL]
 
 
 def test_a_promotion_can_be_taken_back(tmp_path: Path) -> None:

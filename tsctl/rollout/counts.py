@@ -20,6 +20,8 @@ Cursor = Mapping[str, int]
 #: Of a mix, so many classes are judged one by one.
 MOST_CLASSES = 50
 _ENDLESS = ("+Inf", "Inf")
+#: How a cursor's keys begin that count slow answers.
+SLOW = "s|"
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def series(samples: Iterable[Sample], question: Question) -> dict[str, int]:
         elif sample.name == f"{REQUEST_MS}_count":
             whole[place] = sample.value
         elif sample.name == f"{REQUEST_MS}_bucket" and edge is not None and _is_edge(told["le"], edge):
-            found[f"s|{place}|{edge}"] = -sample.value
-    for key in [key for key in found if key.startswith("s|")]:
+            found[f"{SLOW}{place}|{edge}"] = -sample.value
+    for key in [key for key in found if key.startswith(SLOW)]:
         _, version, weight, _ = key.split("|")
         found[key] += whole.get(f"{version}|{weight}", 0)
     return found

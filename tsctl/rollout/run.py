@@ -101,6 +101,7 @@ class Runner:
     _seen_at: float | None = None  # when evidence was read last
     _held_s: float = 0.0  # that no entry has yet
     _waits_since: float | None = None
+    _refused_since: float | None = None  # by what answers
     _told_at: float = 0.0
 
     def __post_init__(self) -> None:
@@ -130,6 +131,7 @@ class Runner:
                 self._attempt(lambda: self._begin(what))
             case Action.WEIGH:
                 self._attempt(self._weigh)
+                return self._overdue()
             case Action.WATCH:
                 return self._watch()
             case Action.BACK:
@@ -162,14 +164,15 @@ class Runner:
         self._announce(what)
         try:
             detail = getattr(self.world, what)(self.state)
-        except Away as away:
-            waited = self._wait(away.message)
-            if what not in BEFORE and waited >= LATE_S:
-                self._tell("done", what=what, detail=f"left undone on what is away: {away.message}")
         except TsctlError as error:
-            if what not in BEFORE:
+            if _may_end(error):
+                waited = self._wait(_why(error))
+                if what not in BEFORE and waited >= LATE_S:
+                    self._tell("done", what=what, detail=f"left undone on what is away: {_why(error)}")
+            elif what in BEFORE:
+                self._fail(what, _why(error))
+            else:
                 raise
-            self._fail(what, _why(error))
         else:
             self._tell("done", what=what, **detail)
 
@@ -193,13 +196,24 @@ class Runner:
         try:
             self.world.weigh(state, state.weight)
         except GatewayError as error:
-            if isinstance(error, NotAnswering):
-                raise
-            if self._wait(error.message) >= READY_S:
-                self._fail("ready", f"it does not take requests: {error.message}")
+            self._refused(error)
             return
         self._tell("done", what="weigh", weight=state.weight)
         self._seen_at = self.clock()
+
+    def _refused(self, error: GatewayError) -> None:
+        """The canary fails where gateway and nodes answer and it does not, for READY_S."""
+        away = "" if isinstance(error, NotAnswering) else self.world.trouble(self.state)
+        if isinstance(error, NotAnswering) or away:
+            self._refused_since = None
+            raise error if not away else Away(away)
+        now = self.clock()
+        if self._refused_since is None:
+            self._refused_since = now
+        if now - self._refused_since >= READY_S:
+            self._fail("ready", f"it does not take requests: {_why(error)}")
+        else:
+            self._wait(_why(error))
 
     def _back(self) -> None:
         self._announce("back")
@@ -221,24 +235,32 @@ class Runner:
         self.sleep(self.state.policy.tick_s)
         try:
             windows, cursor = self.world.read(self._question(self.state.slow_ms), self.state.cursor)
-            trouble = self.world.trouble(self.state)
-            memory = self.world.memory(self.state)
         except TsctlError as error:
-            self._seen_at = None
-            self._wait(_why(error))
-            return self._overdue()
-        now = self.clock()
-        elapsed = now - self._seen_at if self._seen_at is not None and not trouble else 0.0
-        self._seen_at = now
-        self._held_s += elapsed
+            return self._blind(error)
         if windows or cursor or self._held_s >= QUIET_S or self._may_pass():
             held_s, self._held_s = self._held_s, 0.0
             self._tell("tick", held_s=round(held_s, 3), windows=[one.as_json() for one in windows], cursor=cursor)
+        if self.state.judgement.verdict is Verdict.FAIL:  # at once: a node that is silent is waited for below
+            return self._judge({})
+        try:
+            trouble = self.world.trouble(self.state)
+            memory = self.world.memory(self.state)
+        except TsctlError as error:
+            return self._blind(error)
+        now = self.clock()
+        self._held_s += now - self._seen_at if self._seen_at is not None and not trouble else 0.0
+        self._seen_at = now
         if trouble:
             self._wait(trouble)
         else:
             self._waits_since = None
         return self._judge(memory)
+
+    def _blind(self, error: TsctlError) -> bool:
+        """What cannot be seen is waited for, and is no hold time."""
+        self._seen_at = None
+        self._wait(_why(error))
+        return self._overdue()
 
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement
@@ -285,7 +307,7 @@ class Runner:
         try:
             act()
         except TsctlError as error:
-            if not (isinstance(error, Away | NotAnswering | ConflictError) or is_away(error)):
+            if not _may_end(error):
                 raise
             self._wait(_why(error))
 
@@ -313,12 +335,17 @@ class Runner:
 
     def _tell(self, kind: str, **content: Any) -> None:
         if kind in ("done", "verdict", "step"):
-            self._waits_since = None
+            self._waits_since = self._refused_since = None
         self.state = after(self.state, self.journal.append(kind, **content))
 
     def _question(self, slow_ms: float | None) -> Question:
         state = self.state
         return Question(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)
+
+
+def _may_end(error: TsctlError) -> bool:
+    """Whether the same may succeed another time, without anybody mending the canary."""
+    return isinstance(error, Away | NotAnswering | ConflictError) or is_away(error)
 
 
 def _why(error: TsctlError) -> str:

@@ -294,6 +294,8 @@ def next_action(state: State) -> Next:
             return Next(Action.DO, what)
     if state.asked == "promote" and state.weight < TOTAL:
         return Next(Action.BEGIN, step=len(state.weights) - 1)
+    if state.is_paused and (state.step < 0 or state.verdict is Verdict.PASS):
+        return Next(Action.WATCH, step=state.step)
     if state.step < 0:
         return Next(Action.BEGIN, step=0)
     if not state.is_weighed:

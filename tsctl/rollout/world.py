@@ -14,9 +14,10 @@ from tsctl.archive.verify import verify
 from tsctl.deployment import read_deployment
 from tsctl.errors import ArchiveError, ConflictError, NodeError, SpecError, TsctlError
 from tsctl.everywhere import Ended, Note, is_away, on_every, reason
+from tsctl.gateway.admin import NotAnswering
 from tsctl.gateway.change import set_weights, sync, weights_text
 from tsctl.gateway.retire import retire
-from tsctl.gateway.state import Gateway, traffic_in_force
+from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import TOTAL
 from tsctl.management import VersionState
 from tsctl.node.connection import Node, open_nodes
@@ -26,7 +27,7 @@ from tsctl.project import Project
 from tsctl.rollout import control
 from tsctl.rollout.burst import batch_seconds
 from tsctl.rollout.capacity import requests_per_s
-from tsctl.rollout.counts import Answers, Cursor, Question, Sample, answers_of, requests_of, series
+from tsctl.rollout.counts import SLOW, Answers, Cursor, Question, Sample, answers_of, requests_of, series
 from tsctl.rollout.evidence import Window
 from tsctl.rollout.golden import Golden, read_golden, require_golden
 from tsctl.rollout.policy import RolloutPolicy
@@ -124,6 +125,8 @@ class Site:
 
     def weigh(self, state: State, weight: int) -> None:
         """In force when this returns."""
+        if not self.gateway.admin.is_live():
+            raise NotAnswering("the gateway does not run", "Start it with 'tsctl gateway start'.")
         canary = {state.canary: weight} if weight else {}
         set_weights(self.gateway, state.model, {state.stable: TOTAL - weight, **canary})
         self._looked_at = 0.0
@@ -144,16 +147,18 @@ class Site:
 
     def retire(self, state: State) -> dict[str, Any]:
         """Versions that were stable before those that the policy keeps have left, drained."""
-        old = list(dict.fromkeys([state.stable, *self.kept]))
-        leaving = [version for version in old[state.policy.keep :] if version != state.canary]
+        old = [version for version in dict.fromkeys([state.stable, *self.kept]) if version != state.canary]
+        there = {one.version for one in upstreams_written(self.gateway) if one.model == state.model}
         gone = []
-        for version in leaving:
+        for version in old[state.policy.keep :]:
+            if version not in there:  # it left long ago
+                continue
             ended = retire(self.gateway, state.model, version, RETIRE_S, self.note)
             if ended.failed:
                 node, why = ended.failed[0]
                 raise Away(f"{state.model} {version} is still on node {node}: {why}")
             gone += [version] if ended.gone else []
-        kept = ", ".join(version for version in old[: state.policy.keep] if version != state.canary)
+        kept = ", ".join(version for version in old[: state.policy.keep] if version in there)
         return {"detail": f"retired {', '.join(gone) or 'nothing'}; kept for the way back: {kept or 'nothing'}"}
 
     # ---- evidence --------------------------------------------------------------------------------------------------
@@ -167,8 +172,9 @@ class Site:
         return found.edge_of(state.policy.slow_quantile) if found.total >= LEAST_ANSWERS else None
 
     def mark(self, question: Question) -> Cursor:
-        """What was counted before now is no evidence."""
-        return series(self._samples(question.model), question)
+        """Answers that were as slow before now are no evidence; requests count since they were read last."""
+        found = series(self._samples(question.model), question)
+        return {key: value for key, value in found.items() if key.startswith(SLOW)}
 
     def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
         return read(self.source, question, cursor)
@@ -198,8 +204,8 @@ class Site:
     def trouble(self, state: State) -> str:
         now = self.clock()
         if now - self._looked_at >= LOOK_S:
-            self._looked_at = now
             self._trouble = self._look(state)
+            self._looked_at = self.clock()
         return self._trouble or self._spec_trouble
 
     def _look(self, state: State) -> str:

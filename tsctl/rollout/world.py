@@ -34,6 +34,7 @@ from tsctl.rollout.policy import RolloutPolicy
 from tsctl.rollout.run import LEAST_ANSWERS, Away
 from tsctl.rollout.sources import Source, read
 from tsctl.rollout.state import State
+from tsctl.rollout.users import UserLog
 
 #: How often the nodes and the weights in force are looked at.
 LOOK_S = 2.0
@@ -51,6 +52,7 @@ class Site:
         workers: of the canary on each node; None: as the archive says.
         nodes: names of those that serve stable.
         kept: versions that were stable before, the last one first.
+        users: where evidence is read on a route that divides users; None: counters of requests are read.
     """
 
     project: Project
@@ -61,6 +63,7 @@ class Site:
     source: Source
     note: Note
     kept: Sequence[str] = ()
+    users: UserLog | None = None
     clock: Callable[[], float] = time.monotonic
     _counted: tuple[float, int] | None = None
     _before: Answers | None = None
@@ -173,11 +176,13 @@ class Site:
 
     def mark(self, question: Question) -> Cursor:
         """Answers that were as slow before now are no evidence; requests count since they were read last."""
+        if self.users is not None:  # each line tells how long its answer took
+            return {}
         found = series(self._samples(question.model), question)
         return {key: value for key, value in found.items() if key.startswith(SLOW)}
 
     def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        return read(self.source, question, cursor)
+        return self.users.read(question, cursor) if self.users is not None else read(self.source, question, cursor)
 
     def rate(self, state: State) -> float:
         now, total = self.clock(), requests_of(self._samples(state.model), state.model)

@@ -137,23 +137,27 @@ def _place() -> Place:
 def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], json: bool) -> None:
     """Run the rollout to its end, or to where a person must say how to go on; told as it goes."""
     from tsctl.progress import Progress
+    from tsctl.project import find_project
+    from tsctl.rollout.report import SUFFIX, write_report
     from tsctl.rollout.state import Outcome, as_json
 
     with Progress().step(title) as step, opened(step.note) as runner:
         state = runner.run()
         step.done(state.outcome or "undecided")
+    report = runner.journal.path.with_suffix(SUFFIX)
+    write_report(report, runner.journal.entries)
     if json:
         print_json(as_json(state))
     else:
-        _print_end(state)
+        _print_end(state, find_project().relative(report))
     if state.outcome is None:
         raise typer.Exit(UNDECIDED)
     if state.outcome is not Outcome.PROMOTED:
         raise typer.Exit(ROLLED_BACK)
 
 
-def _print_end(state: State) -> None:
+def _print_end(state: State, report: str) -> None:
     what = state.outcome or "undecided"
     why = f": {state.why}" if state.why else ""
     typer.echo(f"{state.model} {state.canary} {what}{why}")
-    typer.echo(f"'tsctl rollout explain {state.model}' tells what it stands on")
+    typer.echo(f"'tsctl rollout explain {state.model}' tells what it stands on, and {report} shows it")

@@ -19,7 +19,7 @@ from tsctl.locks import exclusive
 from tsctl.project import Project
 from tsctl.rollout import control
 from tsctl.rollout.counts import Cursor, Question, classes_of, series
-from tsctl.rollout.journal import STARTED, Journal, folder, journals, new_id, unfinished
+from tsctl.rollout.journal import STARTED, Journal, folder, journals, new_id, unfinished, whole_bytes
 from tsctl.rollout.policy import RolloutPolicy
 from tsctl.rollout.run import Runner
 from tsctl.rollout.sources import EnvoyCounters, PrometheusServer, Source
@@ -211,7 +211,9 @@ def _require_whole(route: Traffic, version: str) -> None:
 
 
 def _nodes_of(place: Place, model: str, version: str) -> list[str]:
-    found = next((one for one in upstreams_written(place.gateway) if (one.model, one.version) == (model, version)), None)
+    found = next(
+        (one for one in upstreams_written(place.gateway) if (one.model, one.version) == (model, version)), None
+    )
     names = [endpoint.node for endpoint in found.endpoints] if found else []
     if not names:
         raise GatewayError(f"no node serves {model} {version}, which is stable", "See 'tsctl status'.")
@@ -226,8 +228,7 @@ def _archive(place: Place, journal: Journal) -> StoredArchive:
 
 
 def _newest(project: Project, model: str) -> Path:
-    paths = journals(project, model)
+    paths = [path for path in journals(project, model) if whole_bytes(path.read_bytes())]  # else nothing was begun
     if not paths:
         raise AnalysisError(f"no rollout of {model!r}", f"Begin one: tsctl rollout start {model} VERSION")
     return paths[-1]
-

@@ -16,6 +16,7 @@ from tsctl.cli.rollout_views import explain, history, report, status, watch
 if TYPE_CHECKING:
     from tsctl.everywhere import Note
     from tsctl.rollout.begin import Place
+    from tsctl.rollout.journal import Entry
     from tsctl.rollout.run import Runner
     from tsctl.rollout.state import State
 
@@ -138,10 +139,19 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
     """Run the rollout to its end, or to where a person must say how to go on; told as it goes."""
     from tsctl.progress import Progress
     from tsctl.project import find_project
+    from tsctl.rollout.explain import Teller
     from tsctl.rollout.report import SUFFIX, write_report
     from tsctl.rollout.state import Outcome, as_json
 
-    with Progress().step(title) as step, opened(step.note) as runner:
+    progress, teller = Progress(), Teller()
+
+    def heard(entry: Entry, state: State) -> None:
+        for told in teller.tell(entry, state):
+            if told.kind != "doing":  # what was done is told a moment later
+                progress.line(f"  {told.text}")
+
+    with progress.step(title) as step, opened(step.note) as runner:
+        runner.heard = heard
         state = runner.run()
         step.done(state.outcome or "undecided")
     report = runner.journal.path.with_suffix(SUFFIX)

@@ -18,7 +18,7 @@ from tsctl.gateway.traffic import TOTAL, Traffic
 from tsctl.locks import exclusive
 from tsctl.project import Project
 from tsctl.rollout import control
-from tsctl.rollout.counts import Cursor, Question, classes_of, series
+from tsctl.rollout.counts import Cursor, Question, classes_of, requests_of, series
 from tsctl.rollout.journal import STARTED, Journal, folder, journals, new_id, unfinished, whole_bytes
 from tsctl.rollout.policy import RolloutPolicy
 from tsctl.rollout.run import Runner
@@ -91,7 +91,7 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
             by=control.who(),
         )  # fmt: skip
         control.answered(place.project, model)  # what was asked of an earlier one is not asked of this
-        yield _runner(place, journal, archive, note)
+        yield _runner(place, journal, archive, note, (time.monotonic(), requests_of(samples, model)))
 
 
 @contextmanager
@@ -163,7 +163,9 @@ def is_running(project: Project, model: str) -> bool:
         return True
 
 
-def _runner(place: Place, journal: Journal, archive: StoredArchive, note: Note) -> Runner:
+def _runner(
+    place: Place, journal: Journal, archive: StoredArchive, note: Note, counted: tuple[float, int] | None = None
+) -> Runner:
     state, told = fold(journal.entries), journal.entries[0].content
     site = Site(
         project=place.project,
@@ -174,6 +176,7 @@ def _runner(place: Place, journal: Journal, archive: StoredArchive, note: Note) 
         source=place.source(state.policy),
         note=note,
         kept=_stable_before(place.project, state),
+        counted=counted,
         users=place.users(dict(told["cursor"])) if place.is_sticky(state.model) else None,
     )
     return Runner(journal, site, note)

@@ -18,7 +18,7 @@ from tsctl.gateway.traffic import percent
 from tsctl.rollout.capacity import utilisation
 from tsctl.rollout.counts import Cursor, Question
 from tsctl.rollout.evidence import Window
-from tsctl.rollout.journal import ENDED, REOPENED, Journal
+from tsctl.rollout.journal import ENDED, REOPENED, Entry, Journal
 from tsctl.rollout.judge import Judgement, Verdict
 from tsctl.rollout.memory import grown
 from tsctl.rollout.policy import RolloutPolicy
@@ -89,12 +89,14 @@ class Runner:
     Args:
         journal: with its start in it.
         note: told what happens, in a few words; called at every tick.
+        heard: told every new entry, with the state after it.
         clock: monotonic seconds.
     """
 
     journal: Journal
     world: World
     note: Callable[[str], None]
+    heard: Callable[[Entry, State], None] = lambda entry, state: None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     state: State = field(init=False)
@@ -336,7 +338,9 @@ class Runner:
     def _tell(self, kind: str, **content: Any) -> None:
         if kind in ("done", "verdict", "step"):
             self._waits_since = self._refused_since = None
-        self.state = after(self.state, self.journal.append(kind, **content))
+        entry = self.journal.append(kind, **content)
+        self.state = after(self.state, entry)
+        self.heard(entry, self.state)
 
     def _question(self, slow_ms: float | None) -> Question:
         state = self.state

@@ -52,6 +52,7 @@ class Site:
         workers: of the canary on each node; None: as the archive says.
         nodes: names of those that serve stable.
         kept: versions that were stable before, the last one first.
+        counted: requests of the route when they were counted last, and when, by the clock.
         users: where evidence is read on a route that divides users; None: counters of requests are read.
     """
 
@@ -64,8 +65,8 @@ class Site:
     note: Note
     kept: Sequence[str] = ()
     users: UserLog | None = None
+    counted: tuple[float, int] | None = None
     clock: Callable[[], float] = time.monotonic
-    _counted: tuple[float, int] | None = None
     _before: Answers | None = None
     _looked_at: float = 0.0
     _pids: dict[str, int] = field(default_factory=dict)
@@ -186,11 +187,11 @@ class Site:
 
     def rate(self, state: State) -> float:
         now, total = self.clock(), requests_of(self._samples(state.model), state.model)
-        if self._counted is None or now - self._counted[0] < RATE_S or total < self._counted[1]:
-            self._counted = self._counted if self._counted and total >= self._counted[1] else (now, total)
+        if self.counted is None or now - self.counted[0] < RATE_S or total < self.counted[1]:
+            self.counted = self.counted if self.counted and total >= self.counted[1] else (now, total)
             raise Away("the rate of requests is being measured")
-        since, before = self._counted
-        self._counted = (now, total)
+        since, before = self.counted
+        self.counted = (now, total)
         return (total - before) / (now - since)
 
     def memory(self, state: State) -> Mapping[str, int]:
@@ -200,8 +201,8 @@ class Site:
 
     def _samples(self, model: str) -> list[Sample]:
         samples = self.source.samples(model)
-        if self._counted is None:
-            self._counted = (self.clock(), requests_of(samples, model))
+        if self.counted is None:
+            self.counted = (self.clock(), requests_of(samples, model))
         return samples
 
     # ---- what stands in the way, and what people say ---------------------------------------------------------------

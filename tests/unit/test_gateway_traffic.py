@@ -120,3 +120,10 @@ def test_the_weight_of_what_leaves_goes_to_stable() -> None:
     assert route_without(three, "2.0") == Traffic("m", {"3.0": 1500, "1.0": 8500}, "3.0")
     with pytest.raises(GatewayError, match=r"m 1\.0 is stable, with 80% of the requests"):
         route_without(three, "1.0")
+
+
+def test_a_shadow_that_becomes_stable_gets_no_copies_of_its_own_requests() -> None:
+    before = Traffic("m", {"2.0": 500, "1.0": 9500}, "2.0", Shadow("2.0", 2000))
+    assert before.weighted({"2.0": 5000, "1.0": 5000}).shadow == before.shadow
+    assert before.weighted({"2.0": TOTAL}).shadow is None
+    assert before.weighted({"1.0": TOTAL}).shadow == before.shadow

@@ -72,7 +72,9 @@ class Traffic:
         others = {version: weight for version, weight in found.items() if version != stable}
         tried = [version for version, weight in others.items() if weight] or [v for v in new if v in others]
         canary = tried[-1] if tried else self.canary if self.canary in others else None
-        return replace(self, weights={**others, stable: found[stable]}, canary=canary)
+        is_own = self.shadow is not None and self.shadow.version == stable  # it would get each request twice
+        shadow = None if is_own else self.shadow
+        return replace(self, weights={**others, stable: found[stable]}, canary=canary, shadow=shadow)
 
     def without(self, version: str) -> Traffic:
         """The same route without a version that gets no traffic.

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from tsctl.archive.store import digest_of, store_name
 from tsctl.deployment import DeploymentSpec
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
+from tsctl.gateway.discover import known_endpoints
+from tsctl.gateway.render import Endpoint, Upstream, endpoints
 from tsctl.gateway.traffic import TOTAL, Shadow, Traffic, only
 from tsctl.management import Unreachable
 from tsctl.project import Project
+from tsctl.release.aside import without
 from tsctl.release.changes import (
     GATEWAY,
     Change,
@@ -601,6 +604,18 @@ def test_what_was_applied_and_differs_now_was_changed_by_somebody_else(tmp_path:
     pruned = make_plan(replace(wanted(ONE, TWO), as_applied=frozenset({"tiny"})), by_hand, prune=True)
     assert [change.kind for change in pruned.changes] == ["retire"]  # left over, and nobody's change
     assert pruned.drifted == ()
+
+
+def test_a_node_that_is_set_aside_is_known_still_and_sent_nothing() -> None:
+    places = tuple(Endpoint(name, f"10.0.0.{number}", 8080, None) for number, name in enumerate("ab"))
+    whole = endpoints(Upstream("tiny", "1.0", places, None), False)
+    aside = without(whole, "b")
+    [first, second] = aside["resources"][0]["endpoints"][0]["lb_endpoints"]
+    assert "health_status" not in first
+    assert second["health_status"] == "DRAINING"
+    assert known_endpoints(aside) == known_endpoints(whole) == tuple(replace(one, token="none") for one in places)
+    assert aside["version_info"] != whole["version_info"]
+    assert without(whole, "c") == whole
 
 
 def test_an_error_names_every_failure_and_what_was_left_out() -> None:

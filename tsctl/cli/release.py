@@ -61,7 +61,8 @@ def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneM
     if json:
         print_json(applied_json(ended.before, ended.applied, ended.after))
     elif ended.before.changes:
-        typer.echo(f"{plural(len(ended.applied.done), 'change')} made; now {summary(ended.after)}")
+        made = sum(len(change.steps) for change in ended.applied.done)
+        typer.echo(f"{plural(made, 'change')} made; now {summary(ended.after)}")
     if error := ended.error:
         raise error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from tsctl import versions
 from tsctl.archive.store import StoredArchive, archive_of, parse_name
@@ -22,6 +23,7 @@ from tsctl.management import Unreachable
 from tsctl.node.connection import Node
 from tsctl.progress import Progress, Step
 from tsctl.project import Project
+from tsctl.release.aside import set_aside
 from tsctl.release.changes import (
     Change,
     EndRoute,
@@ -116,6 +118,8 @@ def _tried(owners: Owners, change: Change, lost: set[str], step: Step) -> list[F
     match change:
         case Register():
             return _registered(owners, change, lost, step.note)
+        case Scale() if change.is_down:
+            return _scaled_down(owners, change, lost, step.note)
         case Scale():
             return _on_nodes(owners, change, lost, step.note, lambda node, note: _scale(owners, change, node, note))
         case SetDefault():
@@ -150,6 +154,20 @@ def _scale(owners: Owners, change: Scale, node: Node, note: Note) -> None:
     archive = _stored(owners.project, was.archive)
     if was.ready == 0 and archive is not None:  # nobody has asked it yet
         versions.warm_wire(node, archive, note)
+
+
+def _scaled_down(owners: Owners, change: Scale, lost: set[str], note: Note) -> list[Failure]:
+    """As the others, but one node after the other, so that the rest can answer for the one that is set aside."""
+
+    def act(node: Node, told: Note) -> None:
+        if owners.gateway is None:
+            _scale(owners, change, node, told)
+        else:
+            with set_aside(owners.gateway, change.model, change.version, node, told):
+                _scale(owners, change, node, told)
+
+    parts = [replace(change, before={node: was}) for node, was in change.before.items()]
+    return [failure for part in parts for failure in _on_nodes(owners, part, lost, note, act)]
 
 
 def _stored(project: Project, name: str) -> StoredArchive | None:

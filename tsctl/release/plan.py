@@ -50,7 +50,7 @@ def make_plan(desired: Desired, actual: Actual, prune: bool = False, prune_model
         if weigh is not None and actual.gateway is None:
             unmanaged.append(Unmanaged(model.model, None, GATEWAY, "weights", "deployment.yaml has no gateway"))
         elif weigh is not None and not _is_live(actual):
-            away.append(Away(GATEWAY, f"it does not run, so the weights of {model.model} stay as they are"))
+            away.append(Away(GATEWAY, f"the gateway does not run, so the weights of {model.model} stay as they are"))
         elif weigh is not None:
             changes.append(weigh)
     for name in dict.fromkeys([*(one.model for one in desired.models), *actual.models]):

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
-from tsctl.bench.rollout import slow_share, workloads
-from tsctl.bench.run import figure_rows, notes
-from tsctl.cli.bench import RolloutWorkload
-from tsctl.deployment import DeploymentSpec
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.bench.rollout import slow_share
 from tsctl.rollout.evidence import Seen, Window, no_evidence
 from tsctl.rollout.judge import Held, Verdict, judge
 from tsctl.rollout.policy import RolloutPolicy
@@ -26,7 +18,6 @@ from tsctl.rollout.simulate import (
     CANARY,
     Behaviour,
     Counts,
-    Ends,
     Rollout,
     Stage,
     bound,
@@ -67,7 +58,7 @@ def window(cell: int, is_slow: bool, weight: int) -> Window:
     return Window(weight, canary=seen) if track == CANARY else Window(weight, stable=seen)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(WEIGHTS, st.lists(REQUEST, min_size=1, max_size=12)), min_size=1, max_size=4), POLICIES)
 def test_the_evidence_is_that_of_the_judge_after_every_request(
     stages: list[tuple[int, list[tuple[int, bool]]]], policy: RolloutPolicy
@@ -142,10 +133,10 @@ def judged_one_by_one(told: Rollout, chance: random.Random) -> int:
 def test_runs_end_where_those_do_that_are_judged_one_request_at_a_time() -> None:
     told = rollout(RolloutPolicy(), (500, 30), (2500, 70), stable=behaviour(0.1), canary=behaviour(0.7, 0.3))
     chance = random.Random(1)  # noqa: S311 - a seeded simulation
-    slowly = np.array([judged_one_by_one(told, chance) or told.requests for _ in range(150)])
-    ends = simulate(told, 4000, seed=1)
-    assert ends.requests.mean() == pytest.approx(slowly.mean(), abs=3 * slowly.std() / math.sqrt(150))
-    assert ends.requests.std() == pytest.approx(slowly.std(), rel=0.2)
+    slowly = np.array([judged_one_by_one(told, chance) or told.requests for _ in range(60)])
+    ends = simulate(told, 2000, seed=1)
+    assert ends.requests.mean() == pytest.approx(slowly.mean(), abs=3 * slowly.std() / math.sqrt(60))
+    assert ends.requests.std() == pytest.approx(slowly.std(), rel=0.3)
 
 
 def test_the_same_seed_gives_the_same_runs() -> None:
@@ -153,51 +144,6 @@ def test_the_same_seed_gives_the_same_runs() -> None:
     one, same, other = (simulate(told, 20, seed) for seed in (1, 1, 2))
     assert (one.requests == same.requests).all()
     assert (one.requests != other.requests).any()
-
-
-def shares(ends: Ends) -> tuple[float, float]:
-    return float(ends.is_back.mean()), float(np.median(ends.requests))
-
-
-@pytest.mark.parametrize(("base", "limit"), [(0.0, 0.05), (0.01, 0.05), (0.1, 0.2)])
-def test_identical_versions_are_rolled_back_at_most_so_often_as_alpha_says(base: float, limit: float) -> None:
-    policy = RolloutPolicy(max_error_rate=limit, alpha=0.05)
-    stages = ((100, 2000), (500, 2000), (2500, 2000), (5000, 2000))
-    ends = simulate(rollout(policy, *stages, stable=behaviour(base)), 500, seed=3)
-    assert ends.is_back.mean() <= 0.05
-    assert (ends.requests[~ends.is_back] == 8000).all()
-    assert ends.on_canary[~ends.is_back].mean() == pytest.approx(1620, rel=0.02)
-
-
-@pytest.mark.parametrize(
-    ("canary", "signal"),
-    [
-        (behaviour(0.1), "errors"),
-        (behaviour(0.005, 0.3), "slow"),
-        (behaviour(0.005, 0.05, 0.25, 0.5, 0.25), "mix"),
-    ],
-)
-def test_faults_are_found_by_their_own_signal(canary: Behaviour, signal: str) -> None:
-    told = rollout(RolloutPolicy(), (500, 20_000), stable=behaviour(0.005), canary=canary)
-    ends = simulate(told, 100, seed=4)
-    assert ends.is_back.all()
-    assert np.bincount(ends.signal).argmax() == ends.signals.index(signal)
-    assert (ends.on_canary <= ends.requests).all()
-    assert ends.on_canary.mean() == pytest.approx(ends.requests.mean() * 0.05, rel=0.2)
-
-
-def test_a_rate_above_the_limit_is_found_where_both_versions_are_alike() -> None:
-    told = rollout(RolloutPolicy(max_error_rate=0.02), (5000, 5000), stable=behaviour(0.1))
-    ends = simulate(told, 50, seed=5)
-    assert ends.is_back.all()
-    assert {ends.signals[number] for number in ends.signal} == {"limit"}
-
-
-def test_five_percent_errors_are_caught_in_every_run_within_two_thousand_requests() -> None:
-    told = rollout(RolloutPolicy(), (500, 100_000), stable=behaviour(0.005), canary=behaviour(0.05))
-    share, median = shares(simulate(told, 300, seed=6))
-    assert share == 1
-    assert median <= 2000
 
 
 @pytest.mark.parametrize(
@@ -212,18 +158,6 @@ def test_five_percent_errors_are_caught_in_every_run_within_two_thousand_request
 def test_what_is_not_simulated_is_refused(policy: RolloutPolicy, weight: int, canary: Behaviour, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         rollout(policy, (weight, 1), canary=canary)
-
-
-def test_the_figures_say_what_is_reached_and_what_was_not_measured(tmp_path: Path) -> None:
-    deployment = DeploymentSpec.model_validate({"nodes": {"local": {}}})
-    found = workloads(runs=20)
-    assert list(found) == [workload.value for workload in RolloutWorkload]
-    progress = Progress(Console(file=io.StringIO()))
-    caught = found["caught"](Project(tmp_path), deployment, 1, 0, progress)
-    assert [str(figure.target) for figure in caught.figures] == [">= 100", "<= 2,000", "None", "None", "None"]
-    assert caught.figures[0].is_reached
-    assert [row[3] for row in figure_rows([caught])] == ["%", "requests", "requests", "users", "users"]
-    assert all(said.startswith("caught: 5% errors: rolled back by") for said in notes([caught]))
 
 
 def test_what_takes_half_as_long_again_is_slow_more_often() -> None:

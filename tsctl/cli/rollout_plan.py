@@ -1,0 +1,105 @@
+"""`tsctl rollout plan`: what a rollout would see, need and cost, before it begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tsctl.cli.context import open_deployment
+from tsctl.cli.models import Json, Model, Version
+from tsctl.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from tsctl.rollout.foresee import Fault, Foresight, Step, Traffic
+
+STEP_COLUMNS = ("step", "requests", "on canary", "minutes", "sees errors from", "times stable's", "sees slow from")
+FAULT_COLUMNS = ("canary with errors", "is", "at", "after min", "requests", "on canary", "failed")
+
+
+def plan(
+    model: Model,
+    version: Version,
+    minutes: Annotated[float, typer.Option(min=1, max=1440, help="Of traffic that is looked at, up to now.")] = 10.0,
+    json: Json = False,
+) -> None:
+    """What each step of a rollout can see with recent traffic, how long it takes, and who would meet a bad version.
+
+    A fault that a step sees is found there in four of five rollouts; how long a bad version stays is a median. Nothing
+    is changed.
+    """
+    import time
+
+    from tsctl.archive.store import find_archive
+    from tsctl.gateway.state import open_gateway
+    from tsctl.rollout.foresee import foresee
+    from tsctl.rollout.recent import tail, traffic
+
+    project, deployment = open_deployment()
+    find_archive(project, model, version)  # what cannot be released is not planned
+    policy = deployment.policy(model)
+    now = time.time()
+    since = now - 60 * minutes
+    records = tail(open_gateway(project, deployment).places.access_log, model, since)
+    target = deployment.models.get(model)
+    is_by_user = target is not None and target.route.sticky is not None
+    found = foresee(policy, traffic(records, since, now, policy.count_4xx, policy.slow_quantile), is_by_user)
+    if json:
+        print_json({"model": model, "version": version, "policy": policy.model_dump(mode="json"), **found.as_json()})
+        return
+    typer.echo(f"{model}: {_traffic_text(found.traffic)}")
+    typer.echo()
+    print_table(STEP_COLUMNS, [_step_row(step) for step in found.steps])
+    if found.faults:
+        typer.echo()
+        print_table(FAULT_COLUMNS, [_fault_row(fault) for fault in found.faults])
+    typer.echo()
+    for sentence in (_total_text(found, model, version), *found.warnings):
+        typer.echo(sentence)
+
+
+def _traffic_text(traffic: Traffic) -> str:
+    asked = f"{traffic.requests_per_s:,.1f} requests/s in the last {traffic.since_s / 60:.0f} min"
+    if not traffic.requests:
+        return asked
+    return f"{asked}, {traffic.error_rate:.2%} errors and {traffic.slow_share:.2%} slow answers of stable"
+
+
+def _step_row(step: Step) -> tuple[object, ...]:
+    from tsctl.gateway.traffic import percent
+
+    ratio = None if step.error_ratio is None else f"{step.error_ratio:.1f}"
+    return (
+        percent(step.weight),
+        _whole(step.requests),
+        _whole(step.on_canary),
+        _minutes(step.seconds),
+        _share(step.error_rate),
+        ratio,
+        _share(step.slow_share),
+    )
+
+
+def _fault_row(fault: Fault) -> tuple[object, ...]:
+    from tsctl.gateway.traffic import percent
+
+    counts = (_whole(count) for count in (fault.requests, fault.on_canary, fault.failed))
+    return (_share(fault.error_rate), fault.fate, percent(fault.weight), _minutes(fault.seconds), *counts)
+
+
+def _total_text(found: Foresight, model: str, version: str) -> str:
+    if found.seconds is None:
+        return f"{model} {version} would not be promoted, even if it is as good as stable."
+    return f"{model} {version} would be promoted after {_minutes(found.seconds)} min, if it is as good as stable."
+
+
+def _whole(count: int | None) -> str | None:
+    return None if count is None else f"{count:,}"
+
+
+def _minutes(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds / 60:,.1f}"
+
+
+def _share(share: float | None) -> str | None:
+    return None if share is None else f"{share:.2%}"

@@ -30,6 +30,7 @@ class Answer:
     status: int
     version: str
     user: str = ""
+    predicted: str = ""  # the class, where the handler tells one
 
     @property
     def took_ms(self) -> float:
@@ -57,11 +58,11 @@ class Connection:
                 self._socket = socket.create_connection(self._place, timeout=ANSWER_S)
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.sendall(message)
-            status, version = self._read(self._socket)
+            status, version, predicted = self._read(self._socket)
         except (OSError, ValueError):
             self.close()
-            status, version = FAILED, ""
-        return Answer(asked, time.perf_counter(), status, version, user)
+            status, version, predicted = FAILED, "", ""
+        return Answer(asked, time.perf_counter(), status, version, user, predicted)
 
     def close(self) -> None:
         """The next request opens another one."""
@@ -69,8 +70,8 @@ class Connection:
             self._socket.close()
         self._socket, self._left = None, b""
 
-    def _read(self, opened: socket.socket) -> tuple[int, str]:
-        """Status and version.
+    def _read(self, opened: socket.socket) -> tuple[int, str, str]:
+        """Status, version and predicted class.
 
         Raises:
             ValueError: no HTTP/1.1 with a length.
@@ -85,7 +86,8 @@ class Connection:
         self._left = seen[end + 4 + length :]
         if _header(head, b"connection") == b"close":
             self.close()
-        return int(head[9:12]), _header(head, b"x-model-version").decode()
+        version, predicted = (_header(head, name).decode() for name in (b"x-model-version", b"x-prediction-class"))
+        return int(head[9:12]), version, predicted
 
 
 @dataclass

@@ -106,14 +106,32 @@ def running_fleet(
         shadows: whether there is a node SHADOWS besides, which serves nothing yet.
     """
     own = own_project(project, folder)
-    defaults: dict[str, str] = {}
-    for model, version in served:
-        defaults.setdefault(model, version)
     archives = _built(project, own, [*served, *spare], progress)
     specs = {f"n{number}": free_node() for number in range(nodes)}
     if shadows:
         specs[SHADOWS] = free_node().model_copy(update={"nice": 19})
-    _write_deployment(own, specs, served, defaults, route or {})
+    with running(own, specs, archives, served, progress, route or {}) as fleet:
+        yield fleet
+
+
+@contextmanager
+def running(
+    own: Project,
+    specs: Mapping[str, NodeSpec],
+    archives: dict[tuple[str, str], StoredArchive],
+    served: Sequence[tuple[str, str]],
+    progress: Progress,
+    route: dict[str, Any],
+    rollout: dict[str, Any] | None = None,
+) -> Iterator[Fleet]:
+    """A project's nodes serve these versions behind its gateway while the block runs.
+
+    Args:
+        archives: of all versions, in the project's store.
+        served, route: as in `running_fleet`.
+        rollout: as in deployment.yaml.
+    """
+    _write_deployment(own, specs, served, route, rollout or {})
     gateway = open_gateway(own, read_deployment(own.deployment))
     serving = [archives[pair] for pair in served]
     try:
@@ -172,9 +190,12 @@ def _write_deployment(
     own: Project,
     nodes: Mapping[str, NodeSpec],
     served: Sequence[tuple[str, str]],
-    defaults: dict[str, str],
     route: dict[str, Any],
+    rollout: dict[str, Any],
 ) -> None:
+    defaults: dict[str, str] = {}
+    for model, version in served:
+        defaults.setdefault(model, version)
     models: dict[str, Any] = {
         model: {
             "default": default,
@@ -191,5 +212,6 @@ def _write_deployment(
             "budget": {"requests_per_s": 1_000_000, "burst": 1_000_000},
         },
         "models": models,
+        "rollout": rollout,
     }
     own.deployment.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

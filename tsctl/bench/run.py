@@ -15,7 +15,7 @@ from tsctl.progress import Progress
 from tsctl.project import Project
 
 #: Digits behind the point of a figure, by its unit.
-DECIMALS = {"requests/s": 0, "times": 2, "ms": 2, "share": 3, "requests": 0, "users": 0, "s": 1, "%": 2}
+DECIMALS = {"requests/s": 0, "times": 2, "ms": 2, "share": 3, "requests": 0, "users": 0, "canaries": 0, "s": 1, "%": 2}
 
 Run = Callable[[Project, DeploymentSpec, int, int, Progress], Result]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,6 +44,21 @@ class RolloutWorkload(StrEnum):
     IDENTICAL = "identical"
     CAUGHT = "caught"
     FAULTS = "faults"
+
+
+class GamedayCanary(StrEnum):
+    """What `tsctl bench gameday` releases."""
+
+    EXCEPTIONS = "exceptions"
+    SLOWER = "slower"
+    FLIPPED = "flipped"
+    LEAKS = "leaks"
+    SLOW_START = "slow_start"
+    CRASHES = "crashes"
+    WRONG = "wrong"
+    NAN = "nan"
+    HANGS = "hangs"
+    SAME = "same"
 
 
 app = typer.Typer(help="Measure; every figure is compared inside one run.", no_args_is_help=True)
@@ -142,9 +157,46 @@ def rollout(
     _run("rollout", workloads(runs), [workload.value for workload in only or RolloutWorkload], 1, 0, out, json)
 
 
-def _run(
-    name: str, workloads: Mapping[str, Run], keys: list[str], rounds: int, seconds: int, out: Path | None, json: bool
+@app.command()
+def gameday(
+    only: Annotated[
+        list[GamedayCanary] | None, typer.Option(help="One canary; may be given several times. All, if not given.")
+    ] = None,
+    out: Out = None,
+    json: Json = False,
 ) -> None:
+    """Release versions that are bad on purpose, and one that is not, under load; 6 where one is judged wrongly."""
+    from tsctl.bench import gameday
+    from tsctl.errors import AnalysisError
+
+    kept = open_deployment()[0].state / "bench" / "gameday"
+    workloads = gameday.workloads([one.value for one in only or ()], kept)
+
+    def show(results: list[Result]) -> None:
+        print_table(gameday.COLUMNS, [gameday.cells(one) for one in gameday.rows_of(results)])
+        typer.echo()
+        _show(results)
+
+    results = _run("gameday", workloads, ["gameday"], 1, 0, out, json, show)
+    if wrong := gameday.not_right(gameday.rows_of(results)):
+        raise AnalysisError("; ".join(wrong), f"The journals are in {kept}.")
+
+
+def _run(
+    name: str,
+    workloads: Mapping[str, Run],
+    keys: list[str],
+    rounds: int,
+    seconds: int,
+    out: Path | None,
+    json: bool,
+    show: Callable[[list[Result]], None] | None = None,
+) -> list[Result]:
+    """What was measured; told, and written as JSON.
+
+    Raises:
+        NodeError: a workload failed.
+    """
     from tsctl.bench.run import run_workloads
     from tsctl.errors import NodeError
     from tsctl.progress import Progress
@@ -155,10 +207,11 @@ def _run(
     if json:
         print_json(document)
     else:
-        _show(results)
+        (show or _show)(results)
         typer.echo(f"written to {project.relative(path)}")
     if document["failed"]:
         raise NodeError("; ".join(f"workload {key}: {reason}" for key, reason in document["failed"].items()))
+    return results
 
 
 def _show(results: list[Result]) -> None:

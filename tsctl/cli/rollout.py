@@ -11,6 +11,7 @@ import typer
 from tsctl.cli.context import open_deployment
 from tsctl.cli.models import Json, Model, Version
 from tsctl.cli.output import print_json
+from tsctl.cli.rollout_plan import plan
 from tsctl.cli.rollout_views import explain, history, report, status, watch
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def rollback(model: Model, json: Json = False) -> None:
     _run(f"taking {model} back", lambda note: taken_back(place, model, note), json)
 
 
-for view in (status, watch, history, explain, report):
+for view in (plan, status, watch, history, explain, report):
     app.command()(view)
 
 

@@ -296,6 +296,15 @@ def test_an_edited_policy_begins_the_step_anew_and_never_jumps(tmp_path: Path) -
     assert weights(outside) == [500, 5000, 5000, 7500, TOTAL]
 
 
+def test_an_edited_policy_begins_nothing_anew_once_the_canary_is_the_default(tmp_path: Path) -> None:
+    outside = Outside()
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: "default" in runner.state.done)
+    outside.policy = POLICY.model_copy(update={"hold_s": 20})
+    assert run(path, outside).outcome is Outcome.PROMOTED
+    assert weights(outside) == [500, 5000, TOTAL]
+
+
 def strikes(path: Path, outside: Outside) -> list[str]:
     """Every point at which a whole rollout may be killed."""
     seen: list[str] = []

@@ -22,7 +22,7 @@ from tsctl.rollout.journal import ENDED, REOPENED, Entry, Journal
 from tsctl.rollout.judge import Judgement, Verdict
 from tsctl.rollout.memory import grown
 from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.state import BEFORE, Action, Next, State, after, fold, is_overdue, next_action, passes
+from tsctl.rollout.state import AFTER, BEFORE, Action, Next, State, after, fold, is_overdue, next_action, passes
 
 #: A tick without requests is journaled this often, and what is waited for told as often.
 QUIET_S = 5.0
@@ -157,7 +157,8 @@ class Runner:
             self.ask(what, who)
         self.world.answered()
         policy = self.world.policy(self.state)
-        if policy.digest != self.state.policy.digest and self.state.outcome is None and not self.state.is_failed:
+        has_steps = self.state.outcome is None and not self.state.is_failed and AFTER[0] not in self.state.done
+        if has_steps and policy.digest != self.state.policy.digest:
             self._tell("policy", policy=policy.model_dump(mode="json"), policy_digest=policy.digest)
 
     # ---- effects -------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up down status archives verify test test-unit test-live fuzz lint \
-	bench-first-request bench-gateway bench-handlers bench-overhead bench-rollout gameday clean distclean
+	bench-first-request bench-gateway bench-handlers bench-kills bench-overhead bench-rollout gameday clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -69,6 +69,9 @@ bench-overhead: $(STAMP)  ## Measure requests a second of a linear layer, agains
 
 bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and how soon faults are found, some three minutes
 	@$(RUN) scripts/bench.py rollout
+
+bench-kills: $(STAMP)  ## Kill rollouts with SIGKILL at every point of their way, some fifteen minutes
+	@$(RUN) -m tsctl.bench.kills
 
 gameday: archives  ## Release canaries that are bad on purpose, and see each of them caught, some four minutes
 	@$(RUN) scripts/bench.py gameday

@@ -75,9 +75,13 @@ def change_policy(front: Front, **policy: Any) -> None:
 @contextmanager
 def asking(front: Front, body: bytes = HALF, clients: int = CLIENTS) -> Iterator[Load]:
     """Requests without a pause while the block runs."""
-    address = Address(f"{front.base}/predictions/tiny", {KEY_HEADER: front.key, "content-type": "application/json"})
-    with under_load(address, body, clients) as load:
+    with under_load(address_of(front), body, clients) as load:
         yield load
+
+
+def address_of(front: Front) -> Address:
+    """The model's route."""
+    return Address(f"{front.base}/predictions/tiny", {KEY_HEADER: front.key, "content-type": "application/json"})
 
 
 def newest(front: Front) -> Path:

@@ -1,0 +1,151 @@
+"""What a game day says of a release follows from its journal and from what users met."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tsctl.bench import gameday
+from tsctl.bench.client import Answer
+from tsctl.bench.gameday_told import TOLD_LATE_S, Canary, Row, row
+from tsctl.cli.bench import GamedayCanary
+from tsctl.rollout.evidence import Seen, Window
+from tsctl.rollout.journal import Entry
+from tsctl.rollout.policy import RolloutPolicy
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+BAD, GOOD = Canary("2.0", "bad"), Canary("2.0", "nothing", is_bad=False)
+STABLE, CANARY = "1.0", "2.0"
+#: When the clock of the answers was 0.
+BEGAN = 1000.0
+
+
+def entries(*told: tuple[float, str, dict[str, Any]]) -> list[Entry]:
+    """A journal whose start comes at BEGAN; the others, so many seconds later."""
+    start = {
+        "id": "20261125T093000Z-2.0", "model": "digits", "canary": CANARY, "stable": STABLE, "archive": "ab" * 32,
+        "policy": RolloutPolicy().model_dump(mode="json"), "classes": [],
+    }  # fmt: skip
+    whole = [(0.0, "started", start), *told]
+    return [Entry(seq, BEGAN + at, kind, content) for seq, (at, kind, content) in enumerate(whole)]
+
+
+def tick(at: float, stable: int, canary: int, weight: int = 500) -> tuple[float, str, dict[str, Any]]:
+    window = Window(weight, Seen(stable), Seen(canary)).as_json()
+    return at, "tick", {"held_s": 0.5, "windows": [window], "cursor": {}}
+
+
+def rolled_back(signal: str) -> list[Entry]:
+    """Read at 10, 10.5 and 11, and failed then; stable has everything again at 11.2."""
+    return entries(
+        (9.0, "step", {"index": 0, "weight": 500}),
+        tick(9.5, 400, 0, weight=0),
+        tick(10.0, 95, 5),
+        tick(10.5, 90, 4),
+        tick(11.0, 85, 6),
+        (11.1, "verdict", {"verdict": "fail", "why": "too many", "signal": signal}),
+        (11.1, "doing", {"what": "back"}),
+        (11.2, "done", {"what": "back"}),
+        (11.3, "ended", {"outcome": "rolled back", "why": "too many"}),
+    )
+
+
+def answer(asked: float, status: int = 200, version: str = CANARY, user: str = "", predicted: str = "") -> Answer:
+    return Answer(asked, asked + 0.1, status, version, user, predicted)
+
+
+def told(canary: Canary, journal: list[Entry], answers: list[Answer], logged: dict[str, str] | None = None) -> Row:
+    return row(canary, journal, answers, logged or {}, {"7": "7", "1": "1"}, BEGAN)
+
+
+def test_counts_are_of_requests_while_the_canary_had_a_weight() -> None:
+    found = told(BAD, rolled_back("errors"), [answer(9.4), answer(10.9, 500)])
+    assert (found.requests, found.on_canary) == (285, 15)
+    assert found.seconds == pytest.approx(1.7), "from the first request of the canary to the verdict"
+    assert (found.outcome, found.signal, found.is_right) == ("rolled back", "errors", True)
+
+
+@pytest.mark.parametrize(
+    ("signal", "answers", "back_s"),
+    [
+        # an error's answer at 10.7 is the first that the reading at 10.5 had not seen; in force at 11.2
+        ("errors", [answer(10.3, 500), answer(10.45), answer(10.6, 500), answer(10.8, 500)], 0.5),
+        # any request may decide where it need not be an error
+        ("mix", [answer(10.3), answer(10.45), answer(10.8)], 0.65),
+        ("memory", [answer(10.3), answer(10.45), answer(10.8)], 0.65),
+        # the gateway tells times late, so that the answer at 9.6 may have come to be known at 11 only
+        ("slow", [answer(9.0), answer(10.5 - TOLD_LATE_S), answer(10.8)], 1.6),
+        # a request that the canary got after the gateway said that it gets none
+        ("limit", [answer(10.6, 500), answer(12.7)], 2.0),
+        # none came to it, so there is nothing to measure
+        ("register", [], None),
+    ],
+)
+def test_a_rollback_is_measured_from_the_first_request_that_may_have_decided(
+    signal: str, answers: list[Answer], back_s: float | None
+) -> None:
+    found = told(BAD, rolled_back(signal), answers)
+    assert found.back_s == (pytest.approx(back_s) if back_s is not None else None)
+
+
+def test_a_failure_is_the_canarys_only_where_the_answer_or_the_gateways_log_says_so() -> None:
+    answers = [
+        answer(9.4),
+        answer(10.6, 500),
+        answer(10.6, 504, "", "hung"),
+        answer(10.6, 504, "", "lost"),
+        answer(10.6, 503, STABLE, "stable"),
+        answer(10.6, 200, STABLE),
+    ]
+    found = told(BAD, rolled_back("errors"), answers, {"hung": CANARY, "lost": STABLE})
+    assert (found.met, found.failed, found.others_failed) == (6, 4, 2)
+
+
+def test_another_class_than_stables_misleads_where_stable_had_the_picture() -> None:
+    answers = [
+        answer(10.1, user="a-0-7", predicted="1"),
+        answer(10.2, user="a-1-1", predicted="1"),
+        answer(10.3, user="a-2-9", predicted="4"),
+        answer(10.4, 500, user="a-3-7"),
+        answer(10.5, user="a-4-7", version=STABLE, predicted="1"),
+    ]
+    assert told(BAD, rolled_back("mix"), answers).misled == 1
+
+
+@pytest.mark.parametrize(
+    ("canary", "outcome", "is_right"),
+    [(BAD, "promoted", False), (GOOD, "promoted", True), (BAD, "rolled back", True), (GOOD, "rolled back", False)],
+)
+def test_bad_ones_must_go_back_and_others_must_not(canary: Canary, outcome: str, is_right: bool) -> None:
+    journal = entries(tick(10.0, 95, 5), (12.0, "ended", {"outcome": outcome, "why": "so"}))
+    found = told(canary, journal, [answer(9.5)])
+    assert found.is_right is is_right
+    assert bool(gameday.not_right([found])) is not is_right
+
+
+def test_a_release_that_did_not_end_is_not_right() -> None:
+    for canary in (BAD, GOOD):
+        found = told(canary, entries(tick(10.0, 95, 5)), [answer(9.5)])
+        assert (found.outcome, found.is_right) == ("unfinished", False)
+
+
+def test_a_day_counts_what_was_caught_and_who_failed() -> None:
+    met = [answer(10.6, 500, "nan"), answer(10.7, 503, STABLE, "x")]
+    caught = told(Canary("nan", "NaN"), rolled_back("errors"), met)
+    missed = told(Canary("leaks", "leaks"), entries((12.0, "ended", {"outcome": "promoted", "why": ""})), [])
+    found = {one.name: (one.value, one.is_reached) for one in gameday.figures([caught, missed])}
+    assert found["bad canaries that were rolled back"] == (1, False)
+    assert found["a rollback is in force after, slowest"] == (0.5, True)
+    assert found["failed that no bad canary answered"] == (1, False)
+    assert gameday.not_right([caught, missed]) == ["leaks (leaks) was promoted"]
+
+
+def test_command_archive_and_day_name_the_same_canaries() -> None:
+    spec = yaml.safe_load((CHECKOUT / "benchmarks" / "gameday" / "archive.yaml").read_text())
+    named = [one.version for one in gameday.CANARIES]
+    assert named == [one.value for one in GamedayCanary] == list(spec["versions"])[1:]
+    assert [one.version for one in gameday.CANARIES if not one.is_bad] == ["same"]
+    RolloutPolicy.model_validate(gameday.POLICY)

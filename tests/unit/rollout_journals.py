@@ -14,7 +14,7 @@ from tsctl.rollout.state import State, after
 
 #: 2026-11-25 09:30:00 in Greenwich.
 BEGIN = 1_795_599_000.0
-POLICY = RolloutPolicy(steps=(10, 50, 100), hold_s=4, min_requests=50, max_error_rate=0.2, tick_s=1)
+POLICY = RolloutPolicy(steps=(10, 50, 100), hold_s=4, settle_s=1, min_requests=50, max_error_rate=0.2, tick_s=1)
 
 
 class Writer:

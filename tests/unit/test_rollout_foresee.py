@@ -88,11 +88,15 @@ def test_the_requests_that_are_needed_are_those_that_the_judge_asks_for(error_ra
             "max_hold_s is 1,440 min; then the canary is rolled back.",
         ),
         (
-            RolloutPolicy(min_requests=1, hold_s=1, max_error_rate=0.99),
+            RolloutPolicy(min_requests=1, hold_s=1, settle_s=0, max_error_rate=0.99),
             traffic(5.0),
             "The step at 50% passes before errors could be seen, even if every request of the canary failed.",
         ),
-        (RolloutPolicy(hold_s=5.0), traffic(10_000), "The step at 50% passes before slow answers could be seen"),
+        (
+            RolloutPolicy(hold_s=5.0, settle_s=4.9999),
+            traffic(10_000),
+            "The step at 50% passes before slow answers could be seen",
+        ),
         (RolloutPolicy(steps=(100,)), traffic(), "The only step is 100%: the canary is compared with nobody"),
     ],
     ids=["no traffic", "few", "limit", "blind", "too long", "ends", "nothing", "slow", "only"],

@@ -53,7 +53,7 @@ def test_a_window_is_the_same_after_the_journal(windows: list[Window]) -> None:
     for window in windows:
         read = window_of(json.loads(json.dumps(window.as_json())))
         assert after(window, classes=("a",)).logs == after(read, classes=("a",)).logs
-        assert after(read).canary.requests == window.canary.requests
+        assert after(read).canary.requests == (window.canary.requests if window.weight else 0)
 
 
 @given(WINDOWS, st.booleans())

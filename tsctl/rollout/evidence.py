@@ -69,6 +69,7 @@ class Window:
 
 def window_of(content: Mapping[str, Any]) -> Window:
     """What `as_json` wrote, read back."""
+
     def side(name: str) -> Seen:
         return Seen(**content.get(name, {}))
 
@@ -99,11 +100,13 @@ class Evidence:
     canary: Seen = Seen()
 
     def seen(self, window: Window, is_settled: bool = True) -> Evidence:
-        """After one more window.
+        """After one more window; before the canary had a weight, there was nothing to compare.
 
         Args:
             is_settled: False leaves slow answers out: workers that just got more requests may still be warming.
         """
+        if not window.weight:
+            return self
         after = replace(
             self,
             limit=self.limit.seen(window.canary.errors, window.canary.requests),
@@ -111,7 +114,7 @@ class Evidence:
             stable=self.stable + window.stable,
             canary=self.canary + window.canary,
         )
-        if not 0 < window.weight < TOTAL:  # there is nobody to compare with
+        if window.weight == TOTAL:  # there is nobody to compare with
             return after
         weight = window.weight / TOTAL
         stable, canary = window.compared

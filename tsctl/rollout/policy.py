@@ -55,9 +55,14 @@ class RolloutPolicy(SpecModel):
         return steps
 
     @model_validator(mode="after")
-    def _maximum_is_one(self) -> RolloutPolicy:
+    def _times_fit(self) -> RolloutPolicy:
         if self.max_hold_s < self.hold_s:
             raise ValueError(f"max_hold_s must be at least hold_s, {self.hold_s:g}")
+        if "slow" in self.signals and self.settle_s and self.settle_s >= self.hold_s:
+            raise ValueError(
+                f"settle_s must be less than hold_s, {self.hold_s:g}, or no step would judge what is slow; it is"
+                f" {self.settle_s:g}"
+            )
         if len(set(self.signals)) != len(self.signals):
             raise ValueError("signals must not name one twice")
         return self

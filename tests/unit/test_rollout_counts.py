@@ -18,13 +18,14 @@ from tsctl.rollout.counts import (
     answers_of,
     classes_of,
     is_error,
+    over,
     parse_page,
     requests_of,
     series,
 )
 from tsctl.rollout.evidence import Seen, Window
 
-QUESTION = Question("m", "1.0", "2.0", slow_ms=20)
+QUESTION = Question("m", "1.0", "2.0", slow_ms=21)
 PAGE = f"""# TYPE {REQUESTS} counter
 {REQUESTS}{{model="m",version="1.0",by="weight",weight="9500",status="200",class="7"}} 900
 {REQUESTS}{{model="m",version="1.0",by="weight",weight="9500",status="503",class=""}} 4
@@ -108,10 +109,11 @@ def test_status_says_what_is_an_error() -> None:
 
 def test_what_is_slow_lies_at_an_edge_of_the_histogram() -> None:
     answers = answers_of(parse_page(PAGE), "m", "1.0")
-    assert (answers.total, answers.below) == (904, {20.0: 860, 25.0: 880})
-    assert answers.edge_of(0.95) == 20  # 44 of 904 took as long
-    assert answers.edge_of(0.97) == 25
-    assert answers.edge_of(0.999) is None
+    assert (answers.total, answers.below) == (904, {21.0: 860, 26.0: 880})
+    assert answers.slow_ms(0.95) == 21  # 44 of 904 took as long
+    assert answers.slow_ms(0.97) == 26
+    assert answers.slow_ms(0.999) is None
+    assert [over(edge) for edge in (1, 8, 10, 25, 100, 150, 1000, 60_000)] == [2, 9, 11, 26, 110, 160, 1100, 61_000]
     assert (answers - answers).total == 0
     assert (answers_of(parse_page(PAGE), "m", "2.0") - answers).total == 45  # counted anew since
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.worlds import POLICY, Killed, Outside, World
-from tsctl.errors import ConflictError, GatewayError, NodeError, TsctlError
+from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
 from tsctl.gateway.admin import NotAnswering
 from tsctl.gateway.traffic import TOTAL
 from tsctl.rollout.journal import REOPENED, STARTED, Entry, Journal
@@ -128,8 +128,11 @@ def test_what_refuses_because_something_else_is_away_is_held(tmp_path: Path) -> 
     assert run(path, outside).outcome is Outcome.PROMOTED
 
 
-@pytest.mark.parametrize("what", ["register", "prove", "weigh", "retire"])
-@pytest.mark.parametrize("error", [NotAnswering("the gateway does not answer"), ConflictError("somebody changes it")])
+@pytest.mark.parametrize("what", ["register", "prove", "slow", "weigh", "retire"])
+@pytest.mark.parametrize(
+    "error",
+    [NotAnswering("it does not answer"), ConflictError("somebody changes it"), AnalysisError("Prometheus is away")],
+)
 def test_what_the_gateway_cannot_do_now_it_can_later(tmp_path: Path, what: str, error: TsctlError) -> None:
     outside = Outside(refuses={what: error})
     path = begin(tmp_path, outside)
@@ -140,7 +143,7 @@ def test_what_the_gateway_cannot_do_now_it_can_later(tmp_path: Path, what: str, 
 
 
 def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path) -> None:
-    idle = Outside(rate=0)
+    idle = Outside(rate=0, slow=None)
     path = begin(tmp_path, idle)
     state = run(path, idle)
     assert (state.outcome, state.is_paused, state.weight) == (None, True, 500)
@@ -149,7 +152,7 @@ def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path)
     runner.ask("resume", "me")
     idle.rate = 1000
     assert to_the_end(runner).outcome is Outcome.PROMOTED
-    other = Outside(rate=0)
+    other = Outside(rate=0, slow=None)
     strict = POLICY.model_copy(update={"at_max_hold": "rollback"})
     state = run(begin(tmp_path / "other", other, strict), other)
     assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "max_hold_s")

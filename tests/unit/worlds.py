@@ -109,6 +109,8 @@ class World:
         self._do("weigh", lambda: setattr(self.outside, "weights", new), weight)
 
     def slow_ms(self, state: State) -> float | None:
+        if "slow" in self.outside.refuses:
+            raise self.outside.refuses["slow"]
         return self.outside.slow
 
     def mark(self, question: Question) -> Cursor:

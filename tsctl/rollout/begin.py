@@ -18,7 +18,7 @@ from tsctl.gateway.traffic import TOTAL, Traffic
 from tsctl.locks import exclusive
 from tsctl.project import Project
 from tsctl.rollout import control
-from tsctl.rollout.counts import Cursor, Question, classes_of, requests_of, series
+from tsctl.rollout.counts import Cursor, Question, Sample, classes_of, requests_of, series
 from tsctl.rollout.journal import STARTED, Journal, folder, journals, new_id, unfinished, whole_bytes
 from tsctl.rollout.policy import RolloutPolicy
 from tsctl.rollout.run import Runner
@@ -67,6 +67,7 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
         ConflictError: another rollout of the model has not ended, or the weights were divided by hand.
         ArchiveError: there is no archive of the version.
         GatewayError: the gateway does not run, or has no route for the model.
+        AnalysisError: Prometheus, where the policy names one, does not tell what the gateway has counted.
     """
     archive = find_archive(place.project, model, version)
     with _held(place.project, model):
@@ -78,7 +79,7 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
         route = _route(place, model)
         _require_whole(route, version)
         policy = place.deployment.policy(model)
-        samples = place.source(policy).samples(model)
+        samples = _samples(place, policy, model)
         digest = digest_of(archive.path)
         nodes = _nodes_of(place, model, route.stable)
         journal = Journal(folder(place.project, model) / f"{new_id(version, time.time())}.jsonl")
@@ -173,7 +174,7 @@ def _runner(
         archive=archive,
         workers=told["workers"],
         nodes=tuple(told["nodes"]),
-        source=place.source(state.policy),
+        source=place.source(RolloutPolicy.model_validate(told["policy"])),  # another one counts from another moment on
         note=note,
         kept=_stable_before(place.project, state),
         counted=counted,
@@ -192,6 +193,23 @@ def _stable_before(project: Project, state: State) -> tuple[str, ...]:
         if entries and fold(entries).outcome is Outcome.PROMOTED:
             found.append(fold(entries).stable)
     return tuple(dict.fromkeys(found))
+
+
+def _samples(place: Place, policy: RolloutPolicy, model: str) -> list[Sample]:
+    """What was counted until now, which is no evidence.
+
+    Raises:
+        AnalysisError: Prometheus does not know it yet, and would tell it later as if it were new.
+    """
+    samples = place.source(policy).samples(model)
+    if policy.prometheus and not requests_of(samples, model):
+        counted = requests_of(EnvoyCounters(place.gateway.admin).samples(model), model)
+        if counted:
+            raise AnalysisError(
+                f"Prometheus at {policy.prometheus} knows no request of {model}, and the gateway counted {counted:,}",
+                f"Does it scrape {place.gateway.spec.metrics}/metrics? A server that has just started needs a while.",
+            )
+    return samples
 
 
 def _route(place: Place, model: str) -> Traffic:

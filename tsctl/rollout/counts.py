@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import floor, log10
 
 from tsctl.errors import AnalysisError
 from tsctl.gateway.render import BY_WEIGHT, REQUEST_MS, REQUESTS
@@ -38,7 +39,7 @@ class Question:
     """What evidence is asked for.
 
     Args:
-        slow_ms: an answer that took as long is slow; an edge of the histogram. None: no answer is.
+        slow_ms: an answer that took as long or longer is slow; `over` an edge of the histogram. None: no answer is.
     """
 
     model: str
@@ -77,11 +78,11 @@ def _unescaped(value: str) -> str:
 def series(samples: Iterable[Sample], question: Question) -> dict[str, int]:
     """What the question needs of a reading, by keys that a cursor can hold.
 
-    `r|version|weight|status|class` counts requests, `s|version|weight|edge` those that took as long as the edge.
+    `r|version|weight|status|class` counts requests, `s|version|weight|slow_ms` those that took as long as that.
     """
     found: dict[str, int] = {}
     whole: dict[str, int] = {}
-    edge = f"{question.slow_ms:g}" if question.slow_ms is not None else None
+    slow = question.slow_ms
     for sample in samples:
         told = sample.labels
         if told.get("model") != question.model or told.get("by") != BY_WEIGHT:
@@ -93,16 +94,20 @@ def series(samples: Iterable[Sample], question: Question) -> dict[str, int]:
             found[f"r|{place}|{told['status']}|{told.get('class', '')}"] = sample.value
         elif sample.name == f"{REQUEST_MS}_count":
             whole[place] = sample.value
-        elif sample.name == f"{REQUEST_MS}_bucket" and edge is not None and _is_edge(told["le"], edge):
-            found[f"{SLOW}{place}|{edge}"] = -sample.value
+        elif sample.name == f"{REQUEST_MS}_bucket" and told["le"] not in _ENDLESS and over(float(told["le"])) == slow:
+            found[f"{SLOW}{place}|{slow:g}"] = -sample.value
     for key in [key for key in found if key.startswith(SLOW)]:
         _, version, weight, _ = key.split("|")
         found[key] += whole.get(f"{version}|{weight}", 0)
     return found
 
 
-def _is_edge(le: str, edge: str) -> bool:
-    return le not in _ENDLESS and f"{float(le):g}" == edge
+def over(edge: float) -> float:
+    """The shortest duration, in whole milliseconds, that Envoy does not count in the bucket up to an edge.
+
+    Its histogram keeps two digits of a duration and forgets the others, so that 209 ms are counted up to 200 as well.
+    """
+    return edge + max(1.0, 10.0 ** (floor(log10(edge)) - 1))
 
 
 def advance(now: Mapping[str, int], cursor: Cursor, question: Question) -> tuple[list[Window], dict[str, int]]:
@@ -143,7 +148,7 @@ def is_error(status: str, count_4xx: bool) -> bool:
 
 @dataclass(frozen=True)
 class Answers:
-    """How long a version's answers took: how many took less than each edge of the histogram, in milliseconds."""
+    """How long a version's answers took: how many took less than some numbers of milliseconds, each `over` an edge."""
 
     total: int
     below: Mapping[float, int]
@@ -152,13 +157,13 @@ class Answers:
         """What came since an earlier reading; all of it where a counter was reset since."""
         if before.total > self.total:
             return self
-        below = {edge: count - before.below.get(edge, 0) for edge, count in self.below.items()}
+        below = {slow_ms: count - before.below.get(slow_ms, 0) for slow_ms, count in self.below.items()}
         return Answers(self.total - before.total, below)
 
-    def edge_of(self, quantile: float) -> float | None:
-        """The least edge that at most a share of 1 - quantile of the answers reached; None where there is none."""
+    def slow_ms(self, quantile: float) -> float | None:
+        """The least of these that at most a share of 1 - quantile of the answers reached; None where there is none."""
         most = (1 - quantile) * self.total
-        return min((edge for edge, count in self.below.items() if self.total - count <= most), default=None)
+        return min((slow_ms for slow_ms, count in self.below.items() if self.total - count <= most), default=None)
 
 
 def answers_of(samples: Iterable[Sample], model: str, version: str) -> Answers:
@@ -171,8 +176,8 @@ def answers_of(samples: Iterable[Sample], model: str, version: str) -> Answers:
         if sample.name == f"{REQUEST_MS}_count":
             total += sample.value
         elif sample.name == f"{REQUEST_MS}_bucket" and told["le"] not in _ENDLESS:
-            edge = float(told["le"])
-            below[edge] = below.get(edge, 0) + sample.value
+            slow_ms = over(float(told["le"]))
+            below[slow_ms] = below.get(slow_ms, 0) + sample.value
     return Answers(total, below)
 
 

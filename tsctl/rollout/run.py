@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tsctl.errors import ConflictError, GatewayError, NodeError, TsctlError
+from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
 from tsctl.everywhere import is_away
 from tsctl.gateway.admin import NotAnswering
 from tsctl.gateway.traffic import percent
@@ -275,9 +275,9 @@ class Runner:
             self._fail("memory", too_much, judgement)
         elif passes(state, judgement):
             self._tell("verdict", verdict=Verdict.PASS, why=judgement.why, judgement=judgement.as_json())
-        elif state.slow_ms is None:
-            self._fix_slow()
         else:
+            if state.slow_ms is None:
+                self._attempt(self._fix_slow)
             return self._overdue()
         return True
 
@@ -350,7 +350,7 @@ class Runner:
 
 def _may_end(error: TsctlError) -> bool:
     """Whether the same may succeed another time, without anybody mending the canary."""
-    return isinstance(error, Away | NotAnswering | ConflictError) or is_away(error)
+    return isinstance(error, Away | NotAnswering | AnalysisError | ConflictError) or is_away(error)
 
 
 def _why(error: TsctlError) -> str:

@@ -173,7 +173,7 @@ class Site:
         recent = all_ - self._before if self._before is not None else all_
         self._before = all_
         found = recent if recent.total >= LEAST_ANSWERS else all_
-        return found.edge_of(state.policy.slow_quantile) if found.total >= LEAST_ANSWERS else None
+        return found.slow_ms(state.policy.slow_quantile) if found.total >= LEAST_ANSWERS else None
 
     def mark(self, question: Question) -> Cursor:
         """Answers that were as slow before now are no evidence; requests count since they were read last."""
@@ -215,6 +215,8 @@ class Site:
         return self._trouble or self._spec_trouble
 
     def _look(self, state: State) -> str:
+        if not self.gateway.admin.is_live():  # what is read from Prometheus does not tell
+            return "the gateway does not run"
         ended = on_every(self._nodes, lambda node, note: node.client.describe(state.model, state.canary))
         for one in ended:
             if one.error is not None:

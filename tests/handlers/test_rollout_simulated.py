@@ -15,10 +15,10 @@ from tsctl.cli.bench import RolloutWorkload
 from tsctl.deployment import DeploymentSpec
 from tsctl.progress import Progress
 from tsctl.project import Project
-from tsctl.rollout.foresee import Traffic, exposure, lasts
+from tsctl.rollout.ahead.foresee import Traffic, exposure, lasts
+from tsctl.rollout.ahead.power import SURELY, smallest_rate
+from tsctl.rollout.ahead.simulate import Behaviour, Rollout, Stage, simulate
 from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.power import SURELY, smallest_rate
-from tsctl.rollout.simulate import Behaviour, Rollout, Stage, simulate
 
 POLICY = RolloutPolicy()
 TRAFFIC = Traffic(requests_per_s=100.0, error_rate=0.005, slow_share=0.05, since_s=600.0, requests=60_000)

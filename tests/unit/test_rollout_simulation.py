@@ -11,10 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsctl.bench.rollout import slow_share
-from tsctl.rollout.evidence import Seen, Window, no_evidence
-from tsctl.rollout.judge import Held, Verdict, judge
-from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.simulate import (
+from tsctl.rollout.ahead.simulate import (
     CANARY,
     Behaviour,
     Counts,
@@ -29,6 +26,9 @@ from tsctl.rollout.simulate import (
     signals_of,
     simulate,
 )
+from tsctl.rollout.evidence import Seen, Window, no_evidence
+from tsctl.rollout.judge import Held, Verdict, judge
+from tsctl.rollout.policy import RolloutPolicy
 
 CLASSES = 3
 KINDS = 1 + CLASSES

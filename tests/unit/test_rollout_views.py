@@ -16,8 +16,8 @@ from tests.unit.rollout_journals import Writer, aborted, failed_to_load, promote
 from tsctl.cli import rollout_views
 from tsctl.errors import AnalysisError
 from tsctl.rollout.evidence import Seen
-from tsctl.rollout.follow import Standing, Tail, standing
-from tsctl.rollout.view import picture, seconds_left
+from tsctl.rollout.shown.follow import Standing, Tail, standing
+from tsctl.rollout.shown.view import picture, seconds_left
 
 
 def shown(now: Standing | None, clock: float | None = None, width: int = 160) -> str:

@@ -140,8 +140,8 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
     """Run the rollout to its end, or to where a person must say how to go on; told as it goes."""
     from tsctl.progress import Progress
     from tsctl.project import find_project
-    from tsctl.rollout.explain import Teller
-    from tsctl.rollout.report import SUFFIX, write_report
+    from tsctl.rollout.shown.explain import Teller
+    from tsctl.rollout.shown.report import SUFFIX, write_report
     from tsctl.rollout.state import Outcome, as_json
 
     progress, teller = Progress(), Teller()

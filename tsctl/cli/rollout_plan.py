@@ -11,7 +11,7 @@ from tsctl.cli.models import Json, Model, Version
 from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from tsctl.rollout.foresee import Fault, Foresight, Step, Traffic
+    from tsctl.rollout.ahead.foresee import Fault, Foresight, Step, Traffic
 
 STEP_COLUMNS = ("step", "requests", "on canary", "minutes", "sees errors from", "times stable's", "sees slow from")
 FAULT_COLUMNS = ("canary with errors", "is", "at", "after min", "requests", "on canary", "failed")
@@ -32,8 +32,8 @@ def plan(
 
     from tsctl.archive.store import find_archive
     from tsctl.gateway.state import open_gateway
-    from tsctl.rollout.foresee import foresee
-    from tsctl.rollout.recent import tail, traffic
+    from tsctl.rollout.ahead.foresee import foresee
+    from tsctl.rollout.ahead.recent import tail, traffic
 
     project, deployment = open_deployment()
     find_archive(project, model, version)  # what cannot be released is not planned

@@ -38,10 +38,10 @@ def status(model: AnyModel = None, json: Json = False) -> None:
     import time
 
     from tsctl.project import find_project
-    from tsctl.rollout.follow import standing
     from tsctl.rollout.journal import read
+    from tsctl.rollout.shown.follow import standing
+    from tsctl.rollout.shown.view import picture
     from tsctl.rollout.state import as_json
-    from tsctl.rollout.view import picture
 
     project = find_project()
     paths = _unfinished(project) if model is None else [_journal(project, model)]
@@ -77,9 +77,9 @@ def history(model: AnyModel = None, json: Json = False) -> None:
     """Every rollout, the oldest first: how it ended, by which signal, and how much it took."""
     from tsctl.errors import AnalysisError
     from tsctl.project import find_project
-    from tsctl.rollout.history import summary
     from tsctl.rollout.journal import journals, read
-    from tsctl.rollout.wording import duration, when
+    from tsctl.rollout.shown.history import summary
+    from tsctl.rollout.shown.wording import duration, when
 
     found, damaged = [], []
     for path in journals(find_project(), model):
@@ -119,10 +119,10 @@ def history(model: AnyModel = None, json: Json = False) -> None:
 def explain(model: Model, id: Id = None, json: Json = False) -> None:
     """Tell a rollout in sentences: every decision with its reason, its numbers and its time, and what to do next."""
     from tsctl.project import find_project
-    from tsctl.rollout.explain import story
     from tsctl.rollout.journal import read
+    from tsctl.rollout.shown.explain import story
+    from tsctl.rollout.shown.wording import when
     from tsctl.rollout.state import fold
-    from tsctl.rollout.wording import when
 
     entries = read(_journal(find_project(), model, id))
     told = story(entries)
@@ -152,7 +152,7 @@ def report(
     """Write a rollout as one HTML file with plots, which needs no network and no other file."""
     from tsctl.project import find_project
     from tsctl.rollout.journal import read
-    from tsctl.rollout.report import SUFFIX, write_report
+    from tsctl.rollout.shown.report import SUFFIX, write_report
 
     project = find_project()
     path = _journal(project, model, id)
@@ -214,8 +214,8 @@ def _watch_picture(path: Path, console: Console) -> State:
 
     from rich.live import Live
 
-    from tsctl.rollout.follow import Tail, standing
-    from tsctl.rollout.view import picture
+    from tsctl.rollout.shown.follow import Tail, standing
+    from tsctl.rollout.shown.view import picture
 
     tail, now = Tail(path), None
     with Live(console=console, auto_refresh=False) as live:
@@ -232,10 +232,10 @@ def _watch_lines(path: Path) -> State:
     """The state at the end, after everything that happened was printed."""
     import time
 
-    from tsctl.rollout.explain import Teller, outcome
-    from tsctl.rollout.follow import Tail
+    from tsctl.rollout.shown.explain import Teller, outcome
+    from tsctl.rollout.shown.follow import Tail
+    from tsctl.rollout.shown.wording import when
     from tsctl.rollout.state import after
-    from tsctl.rollout.wording import when
 
     tail, teller = Tail(path), Teller()
     while True:
@@ -252,7 +252,7 @@ def _print_evidence(judgement: Judgement, alpha: float, state: State) -> None:
     """What a verdict stands on, below its sentence."""
     from rich.padding import Padding
 
-    from tsctl.rollout.view import rates_table, signals_table
+    from tsctl.rollout.shown.view import rates_table, signals_table
 
     for table in (signals_table(judgement, alpha), rates_table(state.stable, state.canary, judgement.readings)):
         typer.echo("")

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from tsctl.gateway.traffic import CANARY, STABLE, TOTAL, percent
 from tsctl.rollout.evidence import Seen
-from tsctl.rollout.explain import outcome, progress, reason, where_of
-from tsctl.rollout.follow import Standing
 from tsctl.rollout.judge import MOST_REQUESTS, Judgement, Rate, Reading, Verdict
+from tsctl.rollout.shown.explain import outcome, progress, reason, where_of
+from tsctl.rollout.shown.follow import Standing
+from tsctl.rollout.shown.wording import duration, e_text, interval_text, rate_text
 from tsctl.rollout.state import Outcome, State
-from tsctl.rollout.wording import duration, e_text, interval_text, rate_text
 
 #: Without a new entry for so long, nobody seems to run the rollout; a runner writes one every few seconds.
 SILENT_S = 30.0

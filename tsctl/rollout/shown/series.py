@@ -14,9 +14,9 @@ from tsctl.rollout.evidence import Seen, window_of
 from tsctl.rollout.journal import REOPENED, Entry
 from tsctl.rollout.judge import Rate
 from tsctl.rollout.policy import RolloutPolicy
+from tsctl.rollout.shown.wording import LN_10
 from tsctl.rollout.state import State, after
 from tsctl.rollout.statistics import log_mean, rate_bounds
-from tsctl.rollout.wording import LN_10
 
 #: What a plot is given; a screen has not many more columns that differ.
 MOST_POINTS = 240

@@ -13,8 +13,8 @@ from math import floor, inf
 from typing import Any
 
 from tsctl.gateway.traffic import TOTAL, percent
+from tsctl.rollout.ahead.power import fails, first, requests_to_pass, smallest_rate
 from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.power import fails, first, requests_to_pass, smallest_rate
 from tsctl.rollout.statistics import RateProcess, RatioProcess
 
 #: The faults that users are counted for: multiples of stable's rate of errors, and a rate.

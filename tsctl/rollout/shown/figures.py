@@ -7,10 +7,10 @@ from math import log10
 
 from tsctl.gateway.traffic import percent
 from tsctl.rollout.judge import Rate
-from tsctl.rollout.plot import Axis, Band, Line, Plot, figure, linear, powers, times
-from tsctl.rollout.series import Point, Series, Side
+from tsctl.rollout.shown.plot import Axis, Band, Line, Plot, figure, linear, powers, times
+from tsctl.rollout.shown.series import Point, Series, Side
+from tsctl.rollout.shown.wording import LN_10, e_text, interval_text, rate_text
 from tsctl.rollout.state import State
-from tsctl.rollout.wording import LN_10, e_text, interval_text, rate_text
 
 #: The lowest e-value that is drawn: whether a canary is ten or a thousand times surely good matters to nobody.
 LEAST_POWER = -2.0

@@ -13,10 +13,10 @@ from tsctl.gateway.traffic import percent
 from tsctl.rollout.journal import ENDED, REOPENED, Entry
 from tsctl.rollout.judge import Judgement, Verdict
 from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.series import ends_wait
+from tsctl.rollout.shown.series import ends_wait
+from tsctl.rollout.shown.wording import duration, e_text, needed_text
 from tsctl.rollout.state import BEFORE, Outcome, State, after
 from tsctl.rollout.statistics import rejects
-from tsctl.rollout.wording import duration, e_text, needed_text
 
 #: What a person asked for, told of that person.
 _ASKED = {

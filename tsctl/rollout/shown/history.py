@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tsctl.rollout.journal import ENDED, REOPENED, STARTED, Entry
-from tsctl.rollout.series import requests_of
+from tsctl.rollout.shown.series import requests_of
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 from tsctl.errors import AnalysisError
 from tsctl.gateway.render import BY_WEIGHT
 from tsctl.gateway.traffic import STABLE
+from tsctl.rollout.ahead.foresee import Traffic
 from tsctl.rollout.counts import is_error
-from tsctl.rollout.foresee import Traffic
 
 #: Of the log, for one question; some 200,000 requests.
 MOST_BYTES = 100 << 20

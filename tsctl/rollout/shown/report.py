@@ -13,16 +13,16 @@ from pathlib import Path
 
 from tsctl.errors import AnalysisError
 from tsctl.gateway.files import write_secret
-from tsctl.rollout.explain import Story, Teller, Told
-from tsctl.rollout.figures import figures
-from tsctl.rollout.history import summary
 from tsctl.rollout.journal import Entry
 from tsctl.rollout.judge import Judgement, Rate, Reading
 from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.series import Recorder
+from tsctl.rollout.shown.explain import Story, Teller, Told
+from tsctl.rollout.shown.figures import figures
+from tsctl.rollout.shown.history import summary
+from tsctl.rollout.shown.series import Recorder
+from tsctl.rollout.shown.stylesheet import CSS
+from tsctl.rollout.shown.wording import duration, e_text, interval_text, rate_text, when
 from tsctl.rollout.state import State, after
-from tsctl.rollout.stylesheet import CSS
-from tsctl.rollout.wording import duration, e_text, interval_text, rate_text, when
 
 SUFFIX = ".html"
 

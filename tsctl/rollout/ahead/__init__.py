@@ -1,0 +1,1 @@
+"""What a rollout would see, before it begins: from recent traffic, and simulated."""

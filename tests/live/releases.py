@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.live.conftest import HALF, make_site, processes_of, write_tiny
+from tests.live.conftest import HALF, make_site, processes_of, until, write_tiny
 from tests.live.test_gateway import Front, with_gateway
 from tsctl.bench.client import Load, under_load
 from tsctl.bench.ways import Address
@@ -121,3 +123,23 @@ def defaults(front: Front) -> set[str | None]:
 def logged(front: Front, version: str) -> list[dict[str, Any]]:
     """Lines of the access log of requests that came to the version by weight."""
     return [line for line in front.log() if line["version"] == version and line["by"] == "weight"]
+
+
+def is_held(front: Front, canary: str) -> bool:
+    """Whether the canary's first step is watched."""
+    if not journals(Project(front.site.root), "tiny"):
+        return False
+    state = state_of(front)
+    return state.canary == canary and state.held_s > 0
+
+
+def held_while(front: Front, process: subprocess.Popen[str], away: str, back: Callable[[], Any]) -> None:
+    """The rollout waits for what is away, decides nothing meanwhile, and goes on by itself when it is back."""
+    until(lambda: process.poll() is not None or away in state_of(front).waits_for, 20, f"it waits for {away!r}")
+    assert process.poll() is None, process.communicate()
+    before = state_of(front)
+    time.sleep(1.5)
+    held = state_of(front)
+    assert (held.step, held.held_s, held.outcome) == (before.step, before.held_s, None)
+    back()
+    until(lambda: not state_of(front).waits_for, 60, "the rollout goes on")

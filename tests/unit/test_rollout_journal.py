@@ -41,7 +41,7 @@ def test_cut_off_at_any_byte_the_whole_lines_stay_and_writing_goes_on(tmp_path: 
         count = sum(end <= length for end in ends)
         assert len(journal.entries) == count
         journal.append("more")
-        assert [entry.kind for entry in read(path)] == [STARTED, "step", "tick"][:count] + ["more"]
+        assert [entry.kind for entry in read(path)] == [*[STARTED, "step", "tick"][:count], "more"]
 
 
 @pytest.mark.parametrize(("number", "line"), [

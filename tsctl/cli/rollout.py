@@ -161,6 +161,8 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
         print_json(as_json(state))
     else:
         _print_end(state, find_project().relative(report))
+        for sentence in _deployment_says(state):
+            typer.echo(sentence)
     if state.outcome is None:
         raise typer.Exit(UNDECIDED)
     if state.outcome is not Outcome.PROMOTED:
@@ -172,3 +174,20 @@ def _print_end(state: State, report: str) -> None:
     why = f": {state.why}" if state.why else ""
     typer.echo(f"{state.model} {state.canary} {what}{why}")
     typer.echo(f"'tsctl rollout explain {state.model}' tells what it stands on, and {report} shows it")
+
+
+def _deployment_says(state: State) -> list[str]:
+    """What deployment.yaml still says otherwise, after a promotion or its taking back."""
+    stable = state.canary if state.weight else state.stable
+    target = open_deployment()[1].models.get(state.model)
+    if state.outcome is None or target is None:
+        return []
+    found = []
+    if stable not in target.versions:
+        found.append(f"deployment.yaml does not name {state.model} {stable}: add it to the model's versions")
+    if target.default != stable:
+        found.append(
+            f"deployment.yaml still has {target.default} as the default of {state.model}: make it {stable}, or"
+            " 'tsctl apply' takes it back"
+        )
+    return found

@@ -59,7 +59,8 @@ def plan(
 
 
 def _traffic_text(traffic: Traffic) -> str:
-    asked = f"{traffic.requests_per_s:,.1f} requests/s in the last {traffic.since_s / 60:.0f} min"
+    span = f"{traffic.since_s:.0f} s" if traffic.since_s < 120 else f"{traffic.since_s / 60:.0f} min"
+    asked = f"{traffic.requests_per_s:,.1f} requests/s in the last {span}"
     if not traffic.requests:
         return asked
     return f"{asked}, {traffic.error_rate:.2%} errors and {traffic.slow_share:.2%} slow answers of stable"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tsctl.archive.store import StoredArchive, archive_of, digest_of, find_archive
 from tsctl.deployment import DeploymentSpec
-from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError
+from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError, SpecError
 from tsctl.everywhere import Note
 from tsctl.gateway.change import weights_text
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force, upstreams_written
@@ -67,6 +67,7 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
         ConflictError: another rollout of the model has not ended, or the weights were divided by hand.
         ArchiveError: there is no archive of the version.
         GatewayError: the gateway does not run, or has no route for the model.
+        SpecError: deployment.yaml gives the weights.
         AnalysisError: Prometheus, where the policy names one, does not tell what the gateway has counted.
     """
     archive = find_archive(place.project, model, version)
@@ -76,6 +77,7 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
                 f"the rollout {other} of {model} has not ended",
                 f"'tsctl rollout resume {model}' goes on with it, 'tsctl rollout abort {model}' takes it back.",
             )
+        _require_own_weights(place.deployment, model)
         route = _route(place, model)
         _require_whole(route, version)
         policy = place.deployment.policy(model)
@@ -219,6 +221,15 @@ def _route(place: Place, model: str) -> Traffic:
     if model not in routes:
         raise GatewayError(f"no route for model {model!r}", f"There are {', '.join(routes) or 'none'}.")
     return routes[model]
+
+
+def _require_own_weights(deployment: DeploymentSpec, model: str) -> None:
+    target = deployment.models.get(model)
+    if target is not None and target.weights is not None:
+        raise SpecError(
+            f"deployment.yaml gives the weights of {model}, which a rollout changes",
+            f"Remove models.{model}.weights, or 'tsctl apply' would set them back.",
+        )
 
 
 def _require_whole(route: Traffic, version: str) -> None:

@@ -70,7 +70,7 @@ bench-overhead: $(STAMP)  ## Measure requests a second of a linear layer, agains
 bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and how soon faults are found, some three minutes
 	@$(RUN) scripts/bench.py rollout
 
-bench-kills: $(STAMP)  ## Kill rollouts with SIGKILL at every point of their way, some fifteen minutes
+bench-kills: $(STAMP)  ## Kill rollouts with SIGKILL at every point of their way, some twenty minutes
 	@$(RUN) -m tsctl.bench.kills
 
 gameday: archives  ## Release canaries that are bad on purpose, and see each of them caught, some four minutes

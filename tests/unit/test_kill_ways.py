@@ -1,0 +1,49 @@
+"""What `make bench-kills` holds against a rollout: it sees a step that is repeated, and a request that is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tsctl.bench.kill_ways import PROMOTED, ROLLED_BACK, repeated, unread
+from tsctl.rollout.journal import Entry
+
+
+def entries(*told: tuple[str, dict[str, Any]]) -> list[Entry]:
+    return [Entry(number, float(number), kind, content) for number, (kind, content) in enumerate(told)]
+
+
+STARTED = ("started", {"cursor": {"r|2.0|500|200|": 7, "r|1.0|9500|200|": 70}})
+STEP, WEIGHED = ("step", {"index": 0, "cursor": {}}), ("done", {"what": "weigh", "weight": 500})
+PASSED, NEXT = ("verdict", {"verdict": "pass"}), ("step", {"index": 1})
+
+
+def test_a_step_that_is_done_again_is_seen() -> None:
+    assert repeated(entries(STARTED, STEP, WEIGHED, PASSED, NEXT, WEIGHED, PASSED)) == 0
+    assert repeated(entries(STARTED, STEP, STEP, WEIGHED)) == 1
+    assert repeated(entries(STARTED, STEP, WEIGHED, WEIGHED, PASSED, PASSED)) == 2
+    assert repeated(entries(STARTED, STEP, WEIGHED, PASSED, NEXT, STEP)) == 1
+    assert repeated(entries(STARTED, STEP, WEIGHED, ("policy", {}), STEP, WEIGHED)) == 0
+
+
+def test_a_request_that_no_tick_told_is_seen() -> None:
+    window = {"weight": 500, "canary": {"requests": 3}, "stable": {"requests": 30}}
+    tick = ("tick", {"windows": [window], "cursor": {"r|2.0|500|200|": 10, "r|1.0|9500|200|": 100}})
+    assert unread(entries(STARTED, STEP, tick), "2.0") == 0
+    skipped = ("step", {"index": 1, "cursor": {"r|2.0|500|200|": 12, "s|2.0|500|26": 4}})
+    assert unread(entries(STARTED, STEP, tick, skipped), "2.0") == 2
+
+
+def test_every_moment_is_struck_once() -> None:
+    passed = [
+        "before the line doing weigh 500", "amid the line doing weigh 500", "after the line doing weigh 500",
+        "before weigh 500", "amid weigh 500", "after weigh 500",
+        "before the line done weigh 500", "amid the line done weigh 500", "after the line done weigh 500",
+        "amid the line doing default", "before the line tick", "before the line tick (2)",
+        "before the line verdict fail",
+    ]  # fmt: skip
+    assert PROMOTED.points(passed) == [
+        "amid the line doing weigh 500", "before weigh 500", "amid weigh 500", "after weigh 500",
+        "amid the line done weigh 500", "after the line done weigh 500", "before the line tick",
+        "before the line verdict fail",
+    ]  # fmt: skip
+    assert ROLLED_BACK.points(passed) == ["before the line verdict fail"]

@@ -97,9 +97,21 @@ def read(path: Path) -> list[Entry]:
     Raises:
         AnalysisError: a line is damaged, or one is missing.
     """
-    content = path.read_bytes()
-    found = []
-    for number, line in enumerate(content[: whole_bytes(content)].splitlines()):
+    return parse(path, path.read_bytes())[0]
+
+
+def parse(path: Path, content: bytes, first: int = 0) -> tuple[list[Entry], int]:
+    """The whole lines of a part of a journal, and how many bytes they are.
+
+    Args:
+        path: of the journal, for what is told of a damaged line.
+        first: the number of the first line.
+
+    Raises:
+        AnalysisError: a line is damaged, or one is missing.
+    """
+    size, found = whole_bytes(content), []
+    for number, line in enumerate(content[:size].splitlines(), first):
         try:
             told = json.loads(line)
             entry = Entry(told.pop("seq"), told.pop("at"), told.pop("kind"), told)
@@ -111,7 +123,7 @@ def read(path: Path) -> list[Entry]:
         if entry.seq != number:
             raise AnalysisError(f"{path}, line {number + 1}: has number {entry.seq}, so an entry is missing before it")
         found.append(entry)
-    return found
+    return found, size
 
 
 def whole_bytes(content: bytes) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tsctl.errors import AnalysisError
 from tsctl.rollout.evidence import window_of
-from tsctl.rollout.journal import Entry, whole_bytes
+from tsctl.rollout.journal import Entry, parse
 from tsctl.rollout.state import State, after
 
 #: Requests per second are those of this much watched time.
@@ -36,21 +35,10 @@ class Tail:
                 content = file.read()
         except FileNotFoundError:
             raise AnalysisError(f"{self._path} is gone", "Somebody moved the journal away.") from None
-        content = content[: whole_bytes(content)]
-        self._offset += len(content)
-        found = [self._entry(line) for line in content.splitlines()]
+        found, size = parse(self._path, content, self._count)
+        self._offset += size
+        self._count += len(found)
         return found
-
-    def _entry(self, line: bytes) -> Entry:
-        try:
-            told = json.loads(line)
-            entry = Entry(told.pop("seq"), told.pop("at"), told.pop("kind"), told)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise AnalysisError(f"{self._path}, line {self._count + 1}: is no entry: {error}") from None
-        if entry.seq != self._count:
-            raise AnalysisError(f"{self._path}, line {self._count + 1}: has number {entry.seq}")
-        self._count += 1
-        return entry
 
 
 @dataclass(frozen=True)

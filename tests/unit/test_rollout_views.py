@@ -265,6 +265,10 @@ def test_watch_of_a_promotion_ends_well(rollouts: Path, capsys: pytest.CaptureFi
     promoted(rollouts)
     rollout_views.watch("digits")
     assert "digits 2.0 was promoted" in capsys.readouterr().out
+    rollout_views.watch("digits", json=True)
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [told[0]["kind"], told[-1]["kind"]] == ["started", "ended"]
+    assert {"pass"} == {line["judgement"]["verdict"] for line in told if line["kind"] == "verdict"}
 
 
 @pytest.mark.parametrize("write", [promoted, aborted, failed_to_load])

@@ -57,19 +57,19 @@ def resume(model: Model, json: Json = False) -> None:
     from tsctl.rollout.begin import resumed
 
     place = _place()
-    if _is_asked(place, model, control.RESUME):
+    if _is_asked(place, model, control.RESUME, json):
         return
     _run(f"releasing {model}", lambda note: resumed(place, model, note), json)
 
 
 @app.command()
-def pause(model: Model) -> None:
+def pause(model: Model, json: Json = False) -> None:
     """Take no further step; a canary that fails is rolled back all the same."""
     from tsctl.errors import AnalysisError
     from tsctl.rollout import control
 
     place = _place()
-    if not _is_asked(place, model, control.PAUSE):
+    if not _is_asked(place, model, control.PAUSE, json):
         raise AnalysisError(
             f"no process runs a rollout of {model}, so none goes forward", f"See 'tsctl rollout status {model}'."
         )
@@ -113,12 +113,12 @@ def _end(model: str, what: str, json: bool) -> None:
     from tsctl.rollout.begin import resumed
 
     place = _place()
-    if _is_asked(place, model, what):
+    if _is_asked(place, model, what, json):
         return
     _run(f"{what} of {model}", lambda note: resumed(place, model, note, what), json)
 
 
-def _is_asked(place: Place, model: str, what: str) -> bool:
+def _is_asked(place: Place, model: str, what: str, json: bool) -> bool:
     """Whether a process runs the rollout, and was asked."""
     from tsctl.rollout import control
     from tsctl.rollout.begin import is_running
@@ -126,7 +126,10 @@ def _is_asked(place: Place, model: str, what: str) -> bool:
     if not is_running(place.project, model):
         return False
     control.ask(place.project, model, what)
-    typer.echo(f"asked the rollout of {model} to {what}; see 'tsctl rollout watch {model}'")
+    if json:
+        print_json({"model": model, "asked": what})
+    else:
+        typer.echo(f"asked the rollout of {model} to {what}; see 'tsctl rollout watch {model}'")
     return True
 
 

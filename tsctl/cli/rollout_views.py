@@ -57,18 +57,18 @@ def status(model: AnyModel = None, json: Json = False) -> None:
         typer.echo("no rollout is in progress; 'tsctl rollout history' shows those that have ended")
 
 
-def watch(model: Model) -> None:
+def watch(model: Model, json: Json = False) -> None:
     """Watch a rollout until it ends; Ctrl-C ends the watching and nothing else.
 
-    On a terminal a picture that is refreshed, else a line for each thing that happens. The exit code is 0 when it was
-    promoted, and 10 when it was not.
+    On a terminal a picture that is refreshed, else a line for each thing that happens; JSON with --json. The exit code is
+    0 when it was promoted, and 10 when it was not.
     """
     from tsctl.project import find_project
     from tsctl.rollout.state import Outcome
 
     path = _journal(find_project(), model)
     console = _console()
-    state = _watch_picture(path, console) if console.is_terminal else _watch_lines(path)
+    state = _watch_picture(path, console) if console.is_terminal and not json else _watch_lines(path, json)
     if state.outcome is not Outcome.PROMOTED:
         raise typer.Exit(NOT_PROMOTED)
 
@@ -228,9 +228,11 @@ def _watch_picture(path: Path, console: Console) -> State:
             time.sleep(WATCH_S)
 
 
-def _watch_lines(path: Path) -> State:
-    """The state at the end, after everything that happened was printed."""
+def _watch_lines(path: Path, is_json: bool) -> State:
+    """The state at the end, after everything that happened was printed, a line each."""
+    import json
     import time
+    from dataclasses import asdict
 
     from tsctl.rollout.shown.explain import Teller, outcome
     from tsctl.rollout.shown.follow import Tail
@@ -241,9 +243,10 @@ def _watch_lines(path: Path) -> State:
     while True:
         for entry in tail.new():
             for line in teller.tell(entry, after(teller.state, entry)):
-                typer.echo(f"{when(line.at)}  {line.text}")
+                typer.echo(json.dumps(asdict(line)) if is_json else f"{when(line.at)}  {line.text}")
         if teller.state is not None and teller.state.outcome is not None:
-            typer.echo(outcome(teller.state))
+            if not is_json:
+                typer.echo(outcome(teller.state))
             return teller.state
         time.sleep(WATCH_S)
 

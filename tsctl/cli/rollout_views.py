@@ -60,8 +60,8 @@ def status(model: AnyModel = None, json: Json = False) -> None:
 def watch(model: Model, json: Json = False) -> None:
     """Watch a rollout until it ends; Ctrl-C ends the watching and nothing else.
 
-    On a terminal a picture that is refreshed, else a line for each thing that happens; JSON with --json. The exit code is
-    0 when it was promoted, and 10 when it was not.
+    On a terminal a picture that is refreshed, else a line for each thing that happens; JSON with --json. The exit code
+    is 0 when it was promoted, and 10 when it was not.
     """
     from tsctl.project import find_project
     from tsctl.rollout.state import Outcome

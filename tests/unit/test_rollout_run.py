@@ -247,6 +247,18 @@ def test_a_person_may_end_it(tmp_path: Path, what: str, outcome: Outcome, end: d
     assert [entry.content["by"] for entry in Journal(path).entries if entry.kind == "asked"] == ["me"]
 
 
+@pytest.mark.parametrize("what", ["abort", "rollback"])
+@pytest.mark.parametrize("then", ["promote", "pause", "resume"])
+def test_once_a_person_wants_it_back_nothing_else_counts(tmp_path: Path, what: str, then: str) -> None:
+    outside = Outside()
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: runner.state.held_s > 1)
+    outside.asks += [(what, "me"), (then, "you")]
+    state = run(path, outside)
+    assert (state.outcome, state.asked_by) == (Outcome.ABORTED if what == "abort" else Outcome.ROLLED_BACK, "me")
+    assert weights(outside) == [500, 0]
+
+
 def test_paused_it_takes_no_step_and_still_goes_back_where_it_must(tmp_path: Path) -> None:
     outside = Outside()
     path = begin(tmp_path, outside)

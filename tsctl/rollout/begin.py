@@ -84,6 +84,7 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
         samples = _samples(place, policy, model)
         digest = digest_of(archive.path)
         nodes = _nodes_of(place, model, route.stable)
+        control.forget(place.project, model)  # what was asked of an earlier one is not asked of this
         journal = Journal(folder(place.project, model) / f"{new_id(version, time.time())}.jsonl")
         journal.append(
             STARTED,
@@ -93,7 +94,6 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
             cursor={**series(samples, Question(model, route.stable, version)), **place.users({}).mark()},
             by=control.who(),
         )  # fmt: skip
-        control.answered(place.project, model)  # what was asked of an earlier one is not asked of this
         yield _runner(place, journal, archive, note, (time.monotonic(), requests_of(samples, model)))
 
 

@@ -1,7 +1,7 @@
 """Where a rollout stands, folded from its journal, and what comes next. Pure.
 
 Invariants: a weight above the present step is never an action; a step that has passed is never begun again; after a
-fail the only way is back.
+fail, or once a person wants it, the only way is back.
 """
 
 from __future__ import annotations
@@ -228,7 +228,10 @@ def _verdict(state: State, entry: Entry) -> State:
 
 
 def _asked(state: State, entry: Entry) -> State:
+    """What a person wants now; after a way back was asked for, nothing else counts."""
     what = entry.content["what"]
+    if state.asked in ("abort", "rollback"):
+        return state
     if what == "pause":
         return replace(state, is_paused=True)
     if what == "resume":

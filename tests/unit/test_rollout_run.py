@@ -287,6 +287,33 @@ def test_paused_between_two_steps_it_does_not_begin_the_next(tmp_path: Path, mom
     assert weights(outside) == [500, 5000, TOTAL]
 
 
+def test_paused_a_step_that_waits_for_its_weight_does_not_get_it(tmp_path: Path) -> None:
+    outside = Outside(rate=5000)
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
+    outside.asks.append(("pause", "me"))
+    outside.rate = 200  # its workers can carry it now
+    end = outside.now + 3 * POLICY.hold_s
+    run(path, outside, lambda runner: outside.now > end)
+    assert weights(outside) == [500]
+    outside.asks.append(("resume", "me"))
+    resumed = run(path, outside, lambda runner: runner.state.is_weighed)
+    assert (resumed.weight, resumed.held_s, resumed.step_requests) == (5000, 0.0, 0)
+    assert run(path, outside).outcome is Outcome.PROMOTED
+
+
+def test_a_step_that_never_had_its_weight_is_not_kept_by_an_edited_policy(tmp_path: Path) -> None:
+    outside = Outside(rate=5000)
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
+    outside.policy = POLICY.model_copy(update={"steps": (5.0, 20.0, 100.0)})
+    state = run(path, outside, lambda runner: runner.state.policy == outside.policy)
+    assert state.weights == (500, 2000, TOTAL)
+    outside.rate = 200
+    assert run(path, outside).outcome is Outcome.PROMOTED
+    assert weights(outside) == [500, 500, 2000, TOTAL]
+
+
 def test_a_promotion_can_be_taken_back(tmp_path: Path) -> None:
     outside = Outside()
     path = begin(tmp_path, outside)

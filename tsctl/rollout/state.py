@@ -62,6 +62,7 @@ class State:
         weights: of the canary, of the steps that are left under the present policy.
         step: the place of the present step in `weights`; -1 before the first one.
         weight: of the canary as the journal has decided it, in hundredths of a percent; in force once `is_weighed`.
+        in_force: the last weight that is known to have been in force.
         held_s: how long the present step was watched; what nobody watched does not count.
         waited_s: since the present step began to be watched, with the time when it had to wait for something.
         slow_ms: an answer that takes as long is slow; None while that is not known.
@@ -83,6 +84,7 @@ class State:
     done: frozenset[str] = frozenset()
     step: int = -1
     weight: int = 0
+    in_force: int = 0
     is_weighed: bool = False
     held_s: float = 0.0
     waited_s: float = 0.0
@@ -165,9 +167,10 @@ def _done(state: State, entry: Entry) -> State:
     what, told = entry.content["what"], entry.content
     state = replace(state, doing="", waits_for="")
     if what == "weigh":
-        return replace(state, is_weighed=True)
+        # paused before it had its weight, the step was watched at the one before: that is no hold of this one
+        return replace(state, is_weighed=True, in_force=state.weight, held_s=0.0, step_requests=0)
     if what == "back":
-        return replace(state, weight=0)
+        return replace(state, weight=0, in_force=0)
     return replace(
         state,
         done=state.done | {what},
@@ -247,11 +250,12 @@ def _reopened(state: State, entry: Entry) -> State:
 def _policy(state: State, entry: Entry) -> State:
     """The step begins anew at its weight, under the new policy; later steps are those that are heavier."""
     policy = RolloutPolicy.model_validate(entry.content["policy"])
-    now = (state.weight,) if state.weight else ()
+    weight = state.weight if state.doing == "weigh" else state.in_force  # a step that never had its weight is left out
+    now = (weight,) if weight else ()
     return replace(
         state,
         policy=policy,
-        weights=(*now, *(weight for weight in policy.weights if weight > state.weight)),
+        weights=(*now, *(later for later in policy.weights if later > weight)),
         step=-1,
         is_weighed=False,
         held_s=0.0,
@@ -297,7 +301,7 @@ def next_action(state: State) -> Next:
             return Next(Action.DO, what)
     if state.asked == "promote" and state.weight < TOTAL:
         return Next(Action.BEGIN, step=len(state.weights) - 1)
-    if state.is_paused and (state.step < 0 or state.verdict is Verdict.PASS):
+    if state.is_paused and (not state.is_weighed or state.verdict is Verdict.PASS):
         return Next(Action.WATCH, step=state.step)
     if state.step < 0:
         return Next(Action.BEGIN, step=0)

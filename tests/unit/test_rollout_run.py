@@ -18,7 +18,7 @@ from tsctl.gateway.traffic import TOTAL
 from tsctl.rollout.journal import REOPENED, STARTED, Entry, Journal
 from tsctl.rollout.judge import Verdict
 from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.run import READY_S, Runner
+from tsctl.rollout.run import READY_S, Away, Runner
 from tsctl.rollout.state import Action, Outcome, State, fold, next_action
 
 LONGEST = 5000  # actions of one rollout
@@ -190,12 +190,26 @@ def test_what_is_away_comes_back(tmp_path: Path, what: str) -> None:
     assert run(path, outside).outcome is Outcome.PROMOTED
 
 
-def test_a_promotion_does_not_wait_for_ever_for_a_node(tmp_path: Path) -> None:
-    outside = Outside(away={"retire"})
+@pytest.mark.parametrize("what", ["default", "retire"])
+@pytest.mark.parametrize("error", [Away("node a is away"), NodeError("0 ready workers"), GatewayError("still in use")])
+def test_a_promotion_does_not_end_by_what_is_left_to_do(tmp_path: Path, what: str, error: TsctlError) -> None:
+    outside = Outside(refuses={what: error})
     path = begin(tmp_path, outside)
     assert run(path, outside).outcome is Outcome.PROMOTED
-    left = next(e for e in Journal(path).entries if e.kind == "done" and e.content["what"] == "retire")
-    assert "left undone" in left.content["detail"]
+    left = next(e for e in Journal(path).entries if e.kind == "done" and e.content["what"] == what)
+    assert left.content["detail"] == f"left undone: {error.message}"
+
+
+@pytest.mark.parametrize("error", [NodeError("it is in the way"), ConflictError("somebody changes it"), Away("away")])
+def test_the_way_back_is_tried_until_it_is_gone(tmp_path: Path, error: TsctlError) -> None:
+    outside = Outside(errors=(50, 1), rate=1000)
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: runner.state.is_failed)
+    outside.refuses["weigh"] = error
+    end = outside.now + 60
+    assert run(path, outside, lambda runner: outside.now > end).waits_for == error.message
+    outside.refuses.clear()
+    assert run(path, outside).outcome is Outcome.ROLLED_BACK
 
 
 def test_a_canary_that_cannot_carry_a_step_is_held_before_it(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tsctl.rollout.state import AFTER, BEFORE, Action, Next, State, after, fold,
 QUIET_S = 5.0
 #: How long a canary that was ready may refuse its first requests, before that is a fail.
 READY_S = 30.0
-#: How long what is left to do after a promotion waits for a node that is away; `tsctl apply` catches up on it.
+#: How long what is left to do once the weights are final is tried; `tsctl apply` catches up on it.
 LATE_S = 60.0
 #: Requests of one version without which no quantile of its answers is fixed.
 LEAST_ANSWERS = 100
@@ -168,14 +168,10 @@ class Runner:
         try:
             detail = getattr(self.world, what)(self.state)
         except TsctlError as error:
-            if _may_end(error):
-                waited = self._wait(_why(error))
-                if what not in BEFORE and waited >= LATE_S:
-                    self._tell("done", what=what, detail=f"left undone on what is away: {_why(error)}")
-            elif what in BEFORE:
+            if what in BEFORE and not _may_end(error):
                 self._fail(what, _why(error))
-            else:
-                raise
+            elif self._wait(_why(error)) >= LATE_S and what not in BEFORE:
+                self._tell("done", what=what, detail=f"left undone: {_why(error)}")
         else:
             self._tell("done", what=what, **detail)
 
@@ -222,7 +218,7 @@ class Runner:
         self._announce("back")
         try:
             self.world.weigh(self.state, 0)
-        except GatewayError as error:  # whatever it is: there is no other way to go
+        except TsctlError as error:  # whatever it is: there is no other way to go
             self._wait(_why(error))
         else:
             self._tell("done", what="back")

@@ -48,6 +48,12 @@ def test_without_an_event_nothing_fails(seconds: float, counts: list[tuple[int, 
     assert judge(POLICY, after(*windows), held).verdict is not Verdict.FAIL
 
 
+def test_slow_answers_that_are_told_later_than_their_requests_are_judged() -> None:
+    early = after(both(Seen(0, slow=9), Seen(1, slow=3)))
+    slow = next(reading for reading in judge(POLICY, early, Held(1, 1)).readings if reading.signal == "slow")
+    assert (slow.canary.events, slow.canary.requests, slow.stable.estimate) == (1, 1, None)
+
+
 @given(WINDOWS)
 def test_a_window_is_the_same_after_the_journal(windows: list[Window]) -> None:
     for window in windows:

@@ -157,6 +157,16 @@ def _rate(signal: str, about: str, seen: Seen, evidence: Evidence, alpha: float)
         events, requests = seen.slow, seen.requests
     else:
         events, requests = seen.errors, seen.requests
+    return rate_of(events, requests, alpha)
+
+
+def rate_of(events: int, requests: int, alpha: float) -> Rate:
+    """The share that events are of the requests, all of them at most.
+
+    Envoy tells its histograms later than its counters: after an edit of the policy, more slow answers may be known than
+    requests.
+    """
+    events = min(events, requests)
     return Rate(events, requests, *rate_bounds(events, requests, alpha))
 
 

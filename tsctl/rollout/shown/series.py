@@ -12,11 +12,11 @@ from typing import Any
 
 from tsctl.rollout.evidence import Seen, window_of
 from tsctl.rollout.journal import REOPENED, Entry
-from tsctl.rollout.judge import Rate
+from tsctl.rollout.judge import Rate, rate_of
 from tsctl.rollout.policy import RolloutPolicy
 from tsctl.rollout.shown.wording import LN_10
 from tsctl.rollout.state import State, after
-from tsctl.rollout.statistics import log_mean, rate_bounds
+from tsctl.rollout.statistics import log_mean
 
 #: What a plot is given; a screen has not many more columns that differ.
 MOST_POINTS = 240
@@ -248,8 +248,8 @@ def _point(tick: _Tick) -> Point:
     stable, canary = (
         Side(
             requests,
-            Rate(seen.errors, seen.requests, *rate_bounds(seen.errors, seen.requests, alpha)),
-            Rate(seen.slow, seen.requests, *rate_bounds(seen.slow, seen.requests, alpha)),
+            rate_of(seen.errors, seen.requests, alpha),
+            rate_of(seen.slow, seen.requests, alpha),
         )
         for requests, seen in zip(tick.requests, (tick.stable, tick.canary), strict=True)
     )

@@ -14,12 +14,13 @@ from tsctl import versions
 from tsctl.archive.build import build_versions
 from tsctl.archive.store import StoredArchive, find_archive
 from tsctl.deployment import DeploymentSpec
-from tsctl.errors import NodeError, TsctlError
+from tsctl.errors import ConflictError, NodeError, TsctlError
 from tsctl.management import Reply
 from tsctl.node.connection import Node
 from tsctl.node.start import require_same_addresses, restore, start_node, stop_node
 from tsctl.progress import Progress
 from tsctl.project import Project
+from tsctl.rollout.journal import unfinished
 
 
 @dataclass
@@ -86,7 +87,7 @@ def _serve(
     outcome.failures += [f"{entry.model} {entry.version}: {reason}" for entry, reason in restored.failed]
     for (model, version), archive in archives.items():
         try:
-            _serve_version(node, archive, deployment.models[model].workers(version), progress, outcome)
+            _serve_version(project, node, archive, deployment.models[model].workers(version), progress, outcome)
         except TsctlError as error:
             outcome.failures.append(error.message)
     try:
@@ -102,12 +103,33 @@ def _serve(
             outcome.failures.append(error.message)
 
 
+def require_no_rollout(project: Project, archive: StoredArchive) -> None:
+    """No rollout of the model has begun and not ended, whose canary or stable version would be other bytes from now on.
+
+    Raises:
+        ConflictError: one has.
+    """
+    rollout = unfinished(project, archive.model)
+    if rollout is not None:
+        raise ConflictError(
+            f"rollout {rollout} of {archive.model} has not ended, so {archive.model} {archive.version} is not replaced"
+            f" by {archive.path.name}",
+            f"Wait for its end, or end it with 'tsctl rollout abort {archive.model}'.",
+        )
+
+
 def _serve_version(
-    node: Node, archive: StoredArchive, workers: int | None, progress: Progress, outcome: Outcome
+    project: Project,
+    node: Node,
+    archive: StoredArchive,
+    workers: int | None,
+    progress: Progress,
+    outcome: Outcome,
 ) -> None:
     found = node.client.describe(archive.model, archive.version)
     name = f"{archive.model} {archive.version}"
     if found and found[0].archive != archive.path.name:
+        require_no_rollout(project, archive)
         with progress.step(f"replacing {name}") as step:
             versions.replace(node, found[0], archive, workers, step.note)
             step.done(_ready(node, archive))

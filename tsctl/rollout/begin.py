@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tsctl.archive.store import StoredArchive, archive_of, digest_of, find_archive
 from tsctl.deployment import DeploymentSpec
-from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError, SpecError
+from tsctl.errors import AnalysisError, ConflictError, GatewayError, SpecError
 from tsctl.everywhere import Note
 from tsctl.gateway.change import weights_text
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force, upstreams_written
@@ -94,7 +94,8 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
             cursor={**series(samples, Question(model, route.stable, version)), **place.users({}).mark()},
             by=control.who(),
         )  # fmt: skip
-        yield _runner(place, journal, archive, note, (time.monotonic(), requests_of(samples, model)))
+        counted = requests_of(EnvoyCounters(place.gateway.admin).samples(model), model)
+        yield _runner(place, journal, archive, note, (time.monotonic(), counted))
 
 
 @contextmanager
@@ -107,7 +108,6 @@ def resumed(place: Place, model: str, note: Note, what: str = control.RESUME) ->
     Raises:
         ConflictError: another process runs it.
         AnalysisError: there is none that has not ended, or its journal is damaged.
-        ArchiveError: its archive is gone.
     """
     with _held(place.project, model):
         journal = Journal(_newest(place.project, model))
@@ -253,10 +253,8 @@ def _nodes_of(place: Place, model: str, version: str) -> list[str]:
 
 
 def _archive(place: Place, journal: Journal) -> StoredArchive:
-    path = place.project.store / journal.entries[0].content["file"]
-    if not path.is_file():
-        raise ArchiveError(f"{place.project.relative(path)}, which this rollout releases, is gone")
-    return archive_of(path)
+    """What is released, or was; its file may be gone, and the way back does not need it."""
+    return archive_of(place.project.store / journal.entries[0].content["file"])
 
 
 def _newest(project: Project, model: str) -> Path:

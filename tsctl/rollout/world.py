@@ -18,7 +18,7 @@ from tsctl.gateway.admin import NotAnswering
 from tsctl.gateway.change import set_weights, sync, weights_text
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
-from tsctl.gateway.traffic import TOTAL
+from tsctl.gateway.traffic import TOTAL, Traffic
 from tsctl.management import VersionState
 from tsctl.node.connection import Node, open_nodes
 from tsctl.node.process import memory_bytes
@@ -27,12 +27,12 @@ from tsctl.project import Project
 from tsctl.rollout import control
 from tsctl.rollout.burst import batch_seconds
 from tsctl.rollout.capacity import requests_per_s
-from tsctl.rollout.counts import SLOW, Answers, Cursor, Question, Sample, answers_of, requests_of, series
+from tsctl.rollout.counts import SLOW, Answers, Cursor, Question, answers_of, requests_of, series
 from tsctl.rollout.evidence import Window
 from tsctl.rollout.golden import Golden, read_golden, require_golden
 from tsctl.rollout.policy import RolloutPolicy
 from tsctl.rollout.run import LEAST_ANSWERS, Away
-from tsctl.rollout.sources import Source, read
+from tsctl.rollout.sources import EnvoyCounters, Source, read
 from tsctl.rollout.state import State
 from tsctl.rollout.users import UserLog
 
@@ -52,7 +52,7 @@ class Site:
         workers: of the canary on each node; None: as the archive says.
         nodes: names of those that serve stable.
         kept: versions that were stable before, the last one first.
-        counted: requests of the route when they were counted last, and when, by the clock.
+        counted: requests of the route when Envoy was asked for its rate last, and when, by the clock.
         users: where evidence is read on a route that divides users; None: counters of requests are read.
     """
 
@@ -79,6 +79,7 @@ class Site:
 
     def verify(self, state: State) -> dict[str, Any]:
         """The archive is sound, and is the one with which the rollout began."""
+        self._require_archive()
         if digest_of(self.archive.path) != state.archive:
             raise ArchiveError(f"{self.archive.path.name} is no longer the archive with which this rollout began")
         report = verify(self.archive.path)
@@ -89,6 +90,7 @@ class Site:
 
     def register(self, state: State) -> dict[str, Any]:
         """Every node has the canary READY and warm, and the gateway a cluster for it, with no weight."""
+        self._require_archive()
         ended = self._everywhere(lambda node, note: versions.ensure(node, self.archive, self.workers, note))
         sync(self.gateway)
         new = [one.node for one in ended if one.value]
@@ -96,6 +98,7 @@ class Site:
 
     def prove(self, state: State) -> dict[str, Any]:
         """Every node answers the golden samples rightly; how much its workers can carry, and their memory when warm."""
+        self._require_archive()
         golden = self._golden = self._golden or read_golden(self.archive)
 
         def act(node: Node, note: Note) -> tuple[int, float | None, VersionState]:
@@ -115,6 +118,10 @@ class Site:
             "requests_per_s": round(sum(rates), 1) if rates else None,
             "warm_bytes": dict(self.memory(state)),
         }
+
+    def _require_archive(self) -> None:
+        if not self.archive.path.is_file():
+            raise ArchiveError(f"{self.project.relative(self.archive.path)}, which this rollout releases, is gone")
 
     def _carries(self, node: Node, golden: Golden, workers: int) -> float | None:
         if not golden.samples:
@@ -179,14 +186,15 @@ class Site:
         """Answers that were as slow before now are no evidence; requests count since they were read last."""
         if self.users is not None:  # each line tells how long its answer took
             return {}
-        found = series(self._samples(question.model), question)
+        found = series(self.source.samples(question.model), question)
         return {key: value for key, value in found.items() if key.startswith(SLOW)}
 
     def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
         return self.users.read(question, cursor) if self.users is not None else read(self.source, question, cursor)
 
     def rate(self, state: State) -> float:
-        now, total = self.clock(), requests_of(self._samples(state.model), state.model)
+        """By Envoy, also where a Prometheus server has the counts: between two scrapes there, the rate would be none."""
+        now, total = self.clock(), requests_of(EnvoyCounters(self.gateway.admin).samples(state.model), state.model)
         if self.counted is None or now - self.counted[0] < RATE_S or total < self.counted[1]:
             self.counted = self.counted if self.counted and total >= self.counted[1] else (now, total)
             raise Away("the rate of requests is being measured")
@@ -198,12 +206,6 @@ class Site:
         """Of the workers that were there when the nodes were last looked at, on this machine."""
         sizes = {name: memory_bytes(pid) for name, pid in self._pids.items()}
         return {name: size for name, size in sizes.items() if size is not None}
-
-    def _samples(self, model: str) -> list[Sample]:
-        samples = self.source.samples(model)
-        if self.counted is None:
-            self.counted = (self.clock(), requests_of(samples, model))
-        return samples
 
     # ---- what stands in the way, and what people say ---------------------------------------------------------------
 
@@ -227,7 +229,7 @@ class Site:
         route = next((one for one in traffic_in_force(self.gateway) if one.model == state.model), None)
         if route is None:
             return f"the gateway has no route for {state.model}"
-        if state.is_weighed and route.weights.get(state.canary, 0) != state.weight:
+        if state.is_weighed and not is_as_decided(route, state):
             return f"somebody else changed the weights: {weights_text(route)}"
         return ""
 
@@ -238,7 +240,7 @@ class Site:
             stamp = path.stat().st_mtime
             if self._spec is None or stamp != self._spec[0]:
                 self._spec = (stamp, read_deployment(path).policy(state.model))
-                self._spec_trouble = ""
+            self._spec_trouble = ""
         except (SpecError, OSError) as error:
             self._spec_trouble = f"deployment.yaml cannot be read: {error}"
         return self._spec[1] if self._spec is not None else state.policy
@@ -277,6 +279,12 @@ class Site:
         if failed:
             raise Away("; ".join(f"node {node}: {reason(error)}" for node, error in failed))
         return ended
+
+
+def is_as_decided(route: Traffic, state: State) -> bool:
+    """Whether stable and the canary, and nobody else, have the weights that the journal says."""
+    wanted = {state.stable: TOTAL - state.weight, state.canary: state.weight}
+    return all(route.weights.get(version, 0) == weight for version, weight in wanted.items())
 
 
 def _may_end(error: TsctlError) -> bool:

@@ -1,0 +1,95 @@
+"""What a rollout makes of files that change while it runs, without nodes or a gateway."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tsctl.deployment import read_deployment
+from tsctl.errors import ArchiveError
+from tsctl.gateway.admin import NotAnswering
+from tsctl.gateway.traffic import Traffic
+from tsctl.project import Project
+from tsctl.rollout import control
+from tsctl.rollout.begin import Place, open_place, resumed
+from tsctl.rollout.journal import STARTED, Journal, folder
+from tsctl.rollout.policy import RolloutPolicy
+from tsctl.rollout.run import Runner
+from tsctl.rollout.sources import PrometheusServer
+from tsctl.rollout.state import Action, next_action
+from tsctl.rollout.world import Site, is_as_decided
+
+DEPLOYMENT = "nodes: {local: {}}\ngateway: {}\nrollout: {alpha: 0.02}\n"
+
+
+def quiet(text: str) -> None:
+    """What happens is of no interest."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    project = Project(tmp_path)
+    project.deployment.write_text(DEPLOYMENT)
+    journal = Journal(folder(project, "digits") / "20261125T093000Z-2.0.jsonl")
+    policy = RolloutPolicy(alpha=0.02)
+    journal.append(
+        STARTED, id=journal.id, model="digits", canary="2.0", stable="1.0", archive="ab" * 32,
+        file="digits-2.0-abababababab.mar", workers=1, nodes=["local"], policy=policy.model_dump(mode="json"),
+        policy_digest=policy.digest, classes=[], cursor={}, by="ann@desk",
+    )  # fmt: skip
+    journal.append("step", index=0, weight=100, slow_ms=None, cursor={})
+    journal.append("done", what="weigh", weight=100)
+    return open_place(project, read_deployment(project.deployment))
+
+
+def site_of(runner: Runner) -> Site:
+    assert isinstance(runner.world, Site)
+    return runner.world
+
+
+def test_a_rollout_whose_archive_is_gone_can_be_taken_back(place: Place) -> None:
+    with resumed(place, "digits", quiet, control.ABORT) as runner:
+        assert next_action(runner.state).action is Action.BACK
+        for effect in (site_of(runner).verify, site_of(runner).register, site_of(runner).prove):
+            with pytest.raises(ArchiveError, match=r"digits-2\.0-abababababab\.mar, which this rollout .* is gone"):
+                effect(runner.state)
+
+
+def test_a_deployment_yaml_that_was_away_and_is_back_as_it_was_holds_nothing(place: Place) -> None:
+    path = place.project.deployment
+    with resumed(place, "digits", quiet) as runner:
+        site, state = site_of(runner), runner.state
+        site.clock = lambda: 0.0  # the nodes were just looked at
+        assert site.policy(state).alpha == 0.02
+        path.rename(path.with_suffix(".away"))
+        assert site.policy(state).alpha == 0.02
+        assert "deployment.yaml cannot be read" in site.trouble(state)
+        path.with_suffix(".away").rename(path)
+        assert (site.policy(state).alpha, site.trouble(state)) == (0.02, "")
+        path.write_text(DEPLOYMENT.replace("0.02", "0.03"))
+        os.utime(path, ns=(0, 0))
+        assert site.policy(state).alpha == 0.03
+
+
+def test_the_rate_of_requests_is_the_gateways_and_not_that_of_its_last_scrape(place: Place) -> None:
+    with resumed(place, "digits", quiet) as runner:
+        site = site_of(runner)
+        site.source = PrometheusServer("http://127.0.0.1:9")
+        with pytest.raises(NotAnswering):
+            site.rate(runner.state)
+
+
+@pytest.mark.parametrize(("weights", "is_so"), [
+    ({"2.0": 100, "1.0": 9900}, True),
+    ({"3.0": 0, "2.0": 100, "1.0": 9900}, True),
+    ({"2.0": 200, "1.0": 9800}, False),
+    ({"3.0": 500, "2.0": 100, "1.0": 9400}, False),
+    ({"1.0": 10000}, False),
+])  # fmt: skip
+def test_a_third_version_with_weight_is_somebody_elses_change(
+    place: Place, weights: dict[str, int], is_so: bool
+) -> None:
+    with resumed(place, "digits", quiet) as runner:
+        assert is_as_decided(Traffic("digits", weights), runner.state) is is_so

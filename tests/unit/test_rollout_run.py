@@ -328,6 +328,46 @@ def test_a_step_that_never_had_its_weight_is_not_kept_by_an_edited_policy(tmp_pa
     assert weights(outside) == [500, 500, 2000, TOTAL]
 
 
+@pytest.mark.parametrize("kind", ["tick", "step", "doing", "done", "verdict", "ended"])
+def test_a_full_disk_is_waited_for_and_the_canary_is_judged_after_it(tmp_path: Path, kind: str) -> None:
+    outside = Outside(errors=(50, 1), rate=1000)
+    path = begin(tmp_path, outside)
+    runner, heard = runner_of(path, outside), list[str]()
+    runner.note = heard.append
+    full_until: list[float] = []
+
+    def strike(point: str) -> None:
+        if point == f"before the line {kind}":
+            full_until[:] = full_until or [outside.now + 30]
+            if outside.now < full_until[0]:
+                raise AnalysisError(f"{path} cannot be written: no space left")
+
+    runner.journal = StruckJournal(path, outside, strike)
+    assert runner.run().outcome is Outcome.ROLLED_BACK
+    assert f"waits: {path} cannot be written: no space left" in heard
+    assert set(weights(outside)) == {500, 0}
+    assert weights(outside)[-1] == 0
+    assert _total(outside) == runner.state.evidence.canary.requests + _unread(outside, runner.state)
+
+
+def test_files_of_the_gateway_that_cannot_be_written_are_waited_for(tmp_path: Path) -> None:
+    outside = Outside(errors=(50, 1), rate=1000)
+    path = begin(tmp_path, outside)
+    runner = runner_of(path, outside)
+    to_the_end(runner, lambda runner: runner.state.is_failed)
+    outside.refuses["weigh"] = OSError("no space left")
+    end = outside.now + 30
+
+    def freed(seconds: float) -> None:
+        outside.sleep(seconds)
+        if outside.now > end:
+            outside.refuses.clear()
+
+    runner.sleep = freed
+    assert runner.run().outcome is Outcome.ROLLED_BACK
+    assert outside.now > end
+
+
 def test_a_promotion_can_be_taken_back(tmp_path: Path) -> None:
     outside = Outside()
     path = begin(tmp_path, outside)

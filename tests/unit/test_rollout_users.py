@@ -92,6 +92,15 @@ def test_a_rotated_log_is_read_to_its_end_and_whoever_resumes_knows_the_users(lo
         assert window.canary.requests == 4
 
 
+def test_what_was_read_and_not_kept_is_read_again(log: Path) -> None:
+    users = UserLog(log, {})
+    begin = users.mark()
+    append(log, line("2.0", "ann", status=500))
+    [first], _ = users.read(QUESTION, begin)
+    assert users.read(QUESTION, begin)[0] == [first]  # the journal could not be written in between
+    assert first.compared[1].errors == 1
+
+
 def test_one_heavy_user_is_no_evidence_and_many_are() -> None:
     """Users whose own requests fail are not the canary's fault, on whichever version they are."""
     chance = random.Random(7)  # noqa: S311 - a seeded simulation

@@ -45,7 +45,7 @@ class Outside:
     asks: list[tuple[str, str]] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=lambda: {"1 on a": 400 << 20})
     trouble: str = ""
-    refuses: dict[str, TsctlError] = field(default_factory=dict)  # by effect
+    refuses: dict[str, TsctlError | OSError] = field(default_factory=dict)  # by effect
     away: set[str] = field(default_factory=set)  # effects, and "read"
     now: float = 1000.0
     did: list[tuple[str, Any]] = field(default_factory=list)

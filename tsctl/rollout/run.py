@@ -110,15 +110,15 @@ class Runner:
         self.state = fold(self.journal.entries)
 
     def run(self) -> State:
-        """The state at the end, or at a hold that a person must end.
-
-        Raises:
-            AnalysisError: the journal cannot be written.
-            ConflictError: somebody else changes the same thing, and does not end.
-        """
-        while self.advance():
-            pass
-        return self.state
+        """The state at the end, or at a hold that a person must end; what cannot be written now is tried again."""
+        while True:
+            try:
+                if not self.advance():
+                    return self.state
+            except (AnalysisError, OSError) as error:  # a full disk: who ends here leaves the canary with its weight
+                self.note(f"waits: {' '.join(str(error).split())}")
+                self._seen_at = None
+                self.sleep(self.state.policy.tick_s)
 
     def advance(self) -> bool:
         """One action more; False where there is none, or a person must say how to go on."""

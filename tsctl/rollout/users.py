@@ -36,7 +36,7 @@ class UserLog:
     log: Path
     since: Cursor
     _met: set[tuple[str, str]] = field(default_factory=set)  # kind of event and user
-    _is_known: bool = False
+    _known: Cursor = field(default_factory=dict)  # up to which place `_met` is right
 
     def mark(self) -> Cursor:
         """Where the log ends now."""
@@ -52,11 +52,12 @@ class UserLog:
         Raises:
             AnalysisError: the log cannot be read.
         """
-        if not self._is_known:
+        if self._known != _place(cursor):  # read for the first time, or what was read before was not kept
+            self._met = set()
             for line in self._lines(self.since, cursor)[0]:
                 _add({}, line, question, self._met)
-            self._is_known = True
         lines, place = self._lines(cursor, None)
+        self._known = _place(place)
         found: dict[int, dict[str, Seen]] = {}
         for line in lines:
             _add(found, line, question, self._met)
@@ -103,6 +104,10 @@ class UserLog:
                 break
             kept.insert(0, path)
         yield from kept
+
+
+def _place(cursor: Cursor) -> Cursor:
+    return {key: value for key, value in cursor.items() if key in (FILE, OFFSET)}
 
 
 def _is_at(found: os.stat_result, place: Cursor) -> bool:

@@ -193,7 +193,7 @@ class Site:
         return self.users.read(question, cursor) if self.users is not None else read(self.source, question, cursor)
 
     def rate(self, state: State) -> float:
-        """By Envoy, also where a Prometheus server has the counts: between two scrapes there, the rate would be none."""
+        """By Envoy, also where Prometheus has the counts: between two scrapes its rate would be none."""
         now, total = self.clock(), requests_of(EnvoyCounters(self.gateway.admin).samples(state.model), state.model)
         if self.counted is None or now - self.counted[0] < RATE_S or total < self.counted[1]:
             self.counted = self.counted if self.counted and total >= self.counted[1] else (now, total)

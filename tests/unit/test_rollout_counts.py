@@ -24,6 +24,7 @@ from tsctl.rollout.counts import (
     series,
 )
 from tsctl.rollout.evidence import Seen, Window
+from tsctl.rollout.sources import samples_of
 
 QUESTION = Question("m", "1.0", "2.0", slow_ms=21)
 PAGE = f"""# TYPE {REQUESTS} counter
@@ -126,3 +127,15 @@ def test_classes_are_those_that_stable_predicted_the_most_frequent_first() -> No
     assert classes_of(samples, "m", "1.0") == ("a", "b")
     assert classes_of(samples, "m", "2.0") == ()
     assert requests_of(samples, "m") == 20
+
+
+def test_a_prometheus_that_scrapes_two_gateways_or_one_twice_is_refused() -> None:
+    """Their series differ only in labels that a cursor does not have."""
+    told = [
+        {"metric": {"__name__": REQUESTS, "model": "m", "job": job, "instance": place}, "value": [1.0, "7"]}
+        for job, place in (("tsctl", "a:9902"), ("tsctl", "b:9902"), ("other", "a:9902"))
+    ]
+    assert [sample.value for sample in samples_of(told[:1] * 2, "http://p")] == [7, 7]
+    for pair in (told[:2], told[::2]):
+        with pytest.raises(AnalysisError, match="more than one gateway: .*a:9902"):
+            samples_of(pair, "http://p")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import requests
 
@@ -57,7 +57,7 @@ class PrometheusServer:
             content = answer.json()
             if content["status"] != "success":
                 raise AnalysisError(f"Prometheus at {self._address} refused a query: {content.get('error', content)}")
-            return [_sample(result["metric"], result["value"][1]) for result in content["data"]["result"]]
+            return samples_of(content["data"]["result"], self._address)
         except (requests.RequestException, ValueError, KeyError, TypeError) as error:
             raise AnalysisError(
                 f"Prometheus at {self._address} does not answer: {_brief(error)}",
@@ -72,6 +72,22 @@ def read(source: Source, question: Question, cursor: Cursor) -> tuple[list[Windo
         AnalysisError, GatewayError: the source cannot be asked now.
     """
     return advance(series(source.samples(question.model), question), cursor, question)
+
+
+def samples_of(results: list[dict[str, Any]], address: str) -> list[Sample]:
+    """The samples of an answer of Prometheus.
+
+    Raises:
+        AnalysisError: they are of more than one gateway, or of one that is scraped twice; counts of both would take each
+            other's place, and every request would count again at each reading.
+    """
+    scraped = sorted({f"{one['metric'].get('job', '')} {one['metric'].get('instance', '')}".strip() for one in results})
+    if len(scraped) > 1:
+        raise AnalysisError(
+            f"Prometheus at {address} has the counts of more than one gateway: {', '.join(scraped)}",
+            "Let the policy name a server that scrapes this gateway once, or leave prometheus out.",
+        )
+    return [_sample(one["metric"], one["value"][1]) for one in results]
 
 
 def _sample(metric: dict[str, str], value: str) -> Sample:

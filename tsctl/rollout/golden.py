@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ import yaml
 from tsctl.archive.golden import golden_rules
 from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
+from tsctl.management import Reply
 from tsctl.node.connection import Node
 from tsctl.versions import read_samples
 
@@ -54,9 +56,19 @@ def require_golden(node: Node, archive: StoredArchive, golden: Golden) -> int:
         if name not in golden.answers:
             continue
         reply = node.client.predict(archive.model, archive.version, body, media_type)
-        why = f"{reply.status}: {reply.body[:300].decode('utf-8', 'replace')}" if reply.status != 200 else ""
-        if not why:
-            why = rules.difference(json.loads(reply.body), golden.answers[name], tolerance) or ""
+        why = wrong(reply, rules, golden.answers[name], tolerance)
         if why:
             raise NodeError(f"{archive.model} {archive.version} on node {node.name} answers {name} wrongly: {why}")
     return len(golden.answers)
+
+
+def wrong(reply: Reply, rules: ModuleType, wanted: Any, tolerance: Any) -> str:
+    """How the answer differs from the right one; empty where it does not."""
+    told = reply.body[:300].decode("utf-8", "replace")
+    if reply.status != 200:
+        return f"{reply.status}: {told}"
+    try:
+        answer = json.loads(reply.body)
+    except ValueError:
+        return f"no JSON: {told}"
+    return rules.difference(answer, wanted, tolerance) or ""

@@ -137,5 +137,5 @@ def test_a_prometheus_that_scrapes_two_gateways_or_one_twice_is_refused() -> Non
     ]
     assert [sample.value for sample in samples_of(told[:1] * 2, "http://p")] == [7, 7]
     for pair in (told[:2], told[::2]):
-        with pytest.raises(AnalysisError, match="more than one gateway: .*a:9902"):
+        with pytest.raises(AnalysisError, match=r"more than one gateway: .*a:9902"):
             samples_of(pair, "http://p")

@@ -78,8 +78,8 @@ def samples_of(results: list[dict[str, Any]], address: str) -> list[Sample]:
     """The samples of an answer of Prometheus.
 
     Raises:
-        AnalysisError: they are of more than one gateway, or of one that is scraped twice; counts of both would take each
-            other's place, and every request would count again at each reading.
+        AnalysisError: they are of more than one gateway, or of one that is scraped twice. Counts of both would take
+            each other's place in a cursor, and every request would count again at each reading.
     """
     scraped = sorted({f"{one['metric'].get('job', '')} {one['metric'].get('instance', '')}".strip() for one in results})
     if len(scraped) > 1:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from tsctl.errors import NodeError
+from tsctl.management import Unreachable
 
 #: Full batches that are sent, one after the other; a small load, and enough for a median.
 BATCHES = 7
@@ -21,7 +22,8 @@ def batch_seconds(url: str, headers: Mapping[str, str], bodies: Sequence[bytes])
         bodies: one request each; together a full batch.
 
     Raises:
-        NodeError: nothing answers, or an answer is no 200.
+        Unreachable: nothing answers any more, so that the node is away.
+        NodeError: an answer is no 200, or does not come in time.
     """
     parts = urlsplit(url)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -34,6 +36,8 @@ def batch_seconds(url: str, headers: Mapping[str, str], bodies: Sequence[bytes])
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             opened.append(connection)
         return [_once(opened, messages) for _ in range(BATCHES)]
+    except ConnectionError as error:  # a worker that dies is told with a status; this is the node itself
+        raise Unreachable(f"{url} does not answer any more: {error}") from None
     except (OSError, ValueError) as error:
         raise NodeError(f"{url} does not answer a full batch of {len(messages)}: {error}") from None
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -12,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from tsctl.errors import ConflictError
-from tsctl.locks import exclusive
+from tsctl.locks import exclusive, is_held
 
 HOLDER = """
 import sys
 import threading
 from pathlib import Path
-from tsctl.locks import exclusive
+from tsctl.locks import exclusive, is_held
 with exclusive(Path(sys.argv[1]), "x"):
     print("held", flush=True)
     sys.stdin.read()
@@ -52,3 +53,16 @@ def test_a_writer_that_may_wait_gets_the_lock_when_it_is_free(tmp_path: Path) ->
         threading.Timer(0.3, holder.kill).start()
         with exclusive(lock, "x", wait_s=10):
             assert lock.read_text() == str(os.getpid())
+
+
+def test_those_who_ask_whether_a_lock_is_held_hold_none(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    assert not is_held(lock)
+    assert not lock.exists()
+    with exclusive(lock, "x"):
+        assert is_held(lock)
+    with lock.open() as glance:
+        fcntl.flock(glance, fcntl.LOCK_SH)  # somebody else is asking at the same time
+        assert not is_held(lock)
+    with exclusive(lock, "x"):
+        assert lock.read_text() == str(os.getpid())

@@ -15,7 +15,7 @@ from tsctl.everywhere import Note
 from tsctl.gateway.change import weights_text
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import TOTAL, Traffic
-from tsctl.locks import exclusive
+from tsctl.locks import exclusive, is_held
 from tsctl.project import Project
 from tsctl.rollout import control
 from tsctl.rollout.counts import Cursor, Question, Sample, classes_of, requests_of, series
@@ -26,6 +26,9 @@ from tsctl.rollout.sources import EnvoyCounters, PrometheusServer, Source
 from tsctl.rollout.state import Outcome, State, fold
 from tsctl.rollout.users import UserLog
 from tsctl.rollout.world import Site
+
+#: How long whoever only looks whether a rollout runs may be in the way.
+GLANCE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -153,17 +156,13 @@ def taken_back(place: Place, model: str, note: Note) -> Iterator[Runner]:
 
 @contextmanager
 def _held(project: Project, model: str) -> Iterator[None]:
-    with exclusive(control.lock(project, model), f"the rollout of {model}"):
+    with exclusive(control.lock(project, model), f"the rollout of {model}", GLANCE_S):
         yield
 
 
 def is_running(project: Project, model: str) -> bool:
     """Whether a process holds the model's rollout."""
-    try:
-        with _held(project, model):
-            return False
-    except ConflictError:
-        return True
+    return is_held(control.lock(project, model))
 
 
 def _runner(

@@ -223,6 +223,17 @@ def test_a_canary_that_cannot_carry_a_step_is_held_before_it(tmp_path: Path) -> 
     assert run(path, outside).outcome is Outcome.PROMOTED
 
 
+def test_a_canary_that_turns_bad_while_its_next_step_waits_is_taken_back(tmp_path: Path) -> None:
+    outside = Outside(rate=5000)  # its workers can answer 2,000
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
+    outside.errors = (60, 0)
+    since = outside.now
+    state = run(path, outside)
+    assert (state.outcome, weights(outside)) == (Outcome.ROLLED_BACK, [500, 0])
+    assert outside.now - since < 60
+
+
 def test_a_step_that_cannot_begin_is_held_as_long_as_the_policy_says(tmp_path: Path) -> None:
     outside = Outside(rate=5000)
     state = run(begin(tmp_path, outside, POLICY.model_copy(update={"max_hold_s": 60})), outside)

@@ -7,7 +7,7 @@ a kill asks `next_action` and needs to know nothing else.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -133,7 +133,9 @@ class Runner:
                 self._attempt(lambda: self._begin(what))
             case Action.WEIGH:
                 self._attempt(self._weigh)
-                return self._overdue()
+                if self.state.in_force and not self.state.is_weighed and not self.state.is_failed:
+                    self._attempt(self._glance)
+                return self.state.is_failed or self._overdue()
             case Action.WATCH:
                 return self._watch()
             case Action.BACK:
@@ -238,7 +240,7 @@ class Runner:
             return self._blind(error)
         if windows or cursor or self._held_s >= QUIET_S or self._may_pass():
             held_s, self._held_s = self._held_s, 0.0
-            self._tell("tick", held_s=round(held_s, 3), windows=[one.as_json() for one in windows], cursor=cursor)
+            self._tick(held_s, windows, cursor)
         if self.state.judgement.verdict is Verdict.FAIL:  # at once: a node that is silent is waited for below
             return self._judge({})
         try:
@@ -254,6 +256,19 @@ class Runner:
         else:
             self._waits_since = None
         return self._judge(memory)
+
+    def _glance(self) -> None:
+        """While a step waits for its weight, the canary has the one before, and fails by what comes of it."""
+        windows, cursor = self.world.read(self._question(self.state.slow_ms), self.state.cursor)
+        if windows or cursor:
+            self._tick(0.0, windows, cursor)
+        judgement = self.state.judgement
+        if judgement.verdict is Verdict.FAIL:
+            self._fail(judgement.signal, judgement.why, judgement)
+
+    def _tick(self, held_s: float, windows: Sequence[Window], cursor: Mapping[str, int]) -> None:
+        told = [one.as_json() for one in windows]
+        self._tell("tick", held_s=round(held_s, 3), windows=told, cursor=dict(cursor))
 
     def _blind(self, error: TsctlError) -> bool:
         """What cannot be seen is waited for, and is no hold time."""

@@ -223,6 +223,14 @@ def test_a_canary_that_cannot_carry_a_step_is_held_before_it(tmp_path: Path) -> 
     assert run(path, outside).outcome is Outcome.PROMOTED
 
 
+def test_a_canary_that_is_scaled_can_carry_the_step_that_it_could_not(tmp_path: Path) -> None:
+    outside = Outside(rate=5000)
+    path = begin(tmp_path, outside)
+    run(path, outside, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
+    outside.workers = 4
+    assert run(path, outside).outcome is Outcome.PROMOTED
+
+
 def test_a_canary_that_turns_bad_while_its_next_step_waits_is_taken_back(tmp_path: Path) -> None:
     outside = Outside(rate=5000)  # its workers can answer 2,000
     path = begin(tmp_path, outside)

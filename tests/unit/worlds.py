@@ -51,6 +51,7 @@ class Outside:
     did: list[tuple[str, Any]] = field(default_factory=list)
     counted: dict[str, int] = field(default_factory=dict)  # requests and errors, by version and weight
     slow: float | None = 20.0
+    workers: int = 1  # of the canary, READY
 
     def sleep(self, seconds: float) -> None:
         """Time passes, and requests come."""
@@ -133,6 +134,9 @@ class World:
 
     def rate(self, state: State) -> float:
         return self.outside.rate
+
+    def capacity(self, state: State) -> float | None:
+        return None if state.requests_per_s is None else state.requests_per_s * self.outside.workers
 
     def memory(self, state: State) -> Mapping[str, int]:
         return dict(self.outside.memory)

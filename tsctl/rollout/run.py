@@ -66,6 +66,9 @@ class World(Protocol):
     def rate(self, state: State) -> float:
         """Requests a second that the route gets now, of all versions."""
 
+    def capacity(self, state: State) -> float | None:
+        """Requests a second that the canary's workers can answer now, above 0; None where that was not measured."""
+
     def memory(self, state: State) -> Mapping[str, int]:
         """Bytes of each worker of the canary, where that can be seen."""
 
@@ -186,8 +189,9 @@ class Runner:
 
     def _weigh(self) -> None:
         state = self.state
-        if state.requests_per_s is not None and state.asked != "promote":
-            used = utilisation(self.world.rate(state), state.weight, state.requests_per_s)
+        capacity = self.world.capacity(state) if state.asked != "promote" else None
+        if capacity is not None:
+            used = utilisation(self.world.rate(state), state.weight, capacity)
             if used > state.policy.max_utilisation:
                 raise Away(
                     f"{percent(state.weight)} of the requests would take {used:.0%} of the canary's workers, and the"

@@ -69,6 +69,7 @@ class State:
         cursor: where reading evidence goes on, as the source has it.
         warm_bytes: memory of each worker of the canary when it was warm.
         requests_per_s: that the canary's workers can answer, all together, as measured before the first step.
+        measured_workers: how many were READY then; 0 where the journal does not say.
     """
 
     id: str
@@ -93,6 +94,7 @@ class State:
     cursor: Mapping[str, int] = field(default_factory=dict)
     warm_bytes: Mapping[str, int] = field(default_factory=dict)
     requests_per_s: float | None = None
+    measured_workers: int = 0
     verdict: Verdict | None = None  # of the present step; a fail is of the rollout
     why: str = ""
     signal: str = ""
@@ -176,6 +178,7 @@ def _done(state: State, entry: Entry) -> State:
         done=state.done | {what},
         warm_bytes=told.get("warm_bytes", state.warm_bytes),
         requests_per_s=told.get("requests_per_s", state.requests_per_s),
+        measured_workers=told.get("workers", state.measured_workers),
     )
 
 

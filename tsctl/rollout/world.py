@@ -116,6 +116,7 @@ class Site:
         return {
             "detail": f"{count} golden answers on {len(ended)} nodes",
             "requests_per_s": round(sum(rates), 1) if rates else None,
+            "workers": sum(one.value[2].ready_workers for one in ended if one.value),
             "warm_bytes": dict(self.memory(state)),
         }
 
@@ -201,6 +202,19 @@ class Site:
         since, before = self.counted
         self.counted = (now, total)
         return (total - before) / (now - since)
+
+    def capacity(self, state: State) -> float | None:
+        """As measured before the first step, and for the workers that are READY now: it may have been scaled since."""
+        if state.requests_per_s is None or not state.measured_workers:
+            return state.requests_per_s
+        ended = on_every(self._nodes, lambda node, note: node.client.describe(state.model, state.canary))
+        for one in ended:
+            if one.error is not None:
+                raise Away(f"node {one.node} does not answer: {reason(one.error)}")
+        ready: int = sum(found.ready_workers for one in ended for found in one.value or ())
+        if not ready:
+            raise Away(f"no worker of {state.model} {state.canary} is READY on any node")
+        return state.requests_per_s * ready / state.measured_workers
 
     def memory(self, state: State) -> Mapping[str, int]:
         """Of the workers that were there when the nodes were last looked at, on this machine."""

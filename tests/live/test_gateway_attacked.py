@@ -51,8 +51,8 @@ OWN = {
 }
 FACTORS = {"1.0": 2, "2.0": 3}
 LOGGED = {
-    "time", "request_id", "client", "method", "path", "protocol", "model", "version", "track", "weight", "status",
-    "duration_ms", "bytes_in", "bytes_out", "flags", "details", "attempts", "node", "shadow",
+    "time", "request_id", "client", "method", "path", "protocol", "model", "version", "by", "track", "weight", "class",
+    "status", "user", "duration_ms", "bytes_in", "bytes_out", "flags", "details", "attempts", "node", "shadow",
 }  # fmt: skip
 ASKED = re.compile(r"POST /predictions/tiny/(1\.0|2\.0) HTTP/1\.1")
 
@@ -175,8 +175,9 @@ def place_under_siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sieg
         key = (site.root / ".tsctl" / "gateway" / "local.header").read_text().strip().partition(": ")[2]
         front = Front(site, base, metrics, key)
         until(front.all_answer, 20, "both versions behind the tap")
-        os.kill(front.pid("keeper"), signal.SIGTERM)
-        until(lambda: not is_alive(front.pid("keeper")), 10, "the keeper's end")
+        keeper = front.pid("keeper")
+        os.kill(keeper, signal.SIGTERM)
+        until(lambda: not is_alive(keeper), 10, "the keeper's end")
         yield Siege(front, tap, listener)
     finally:
         site.run("down", status=None)
@@ -281,6 +282,8 @@ def assert_log_is_true(lines: list[dict[str, Any]]) -> None:
         assert line["client"] in {None, "local"}, line
         assert line["track"] in {None, "stable", "pinned", "canary"}, line
         assert line["weight"] in {None, "10000", "0"}, line
+        assert line["by"] in {None, "weight", "header", "path"}, line
+        assert line["class"] is None and line["user"] is None, line  # no client may name either
         assert line["model"] in {None, "tiny"} and line["version"] in {None, *FACTORS}, line
         if line["status"] == 200:
             assert line["details"] in {"via_upstream", "direct_response"}, line

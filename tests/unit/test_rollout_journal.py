@@ -11,7 +11,18 @@ import pytest
 
 from tsctl.errors import AnalysisError
 from tsctl.project import Project
-from tsctl.rollout.journal import ENDED, REOPENED, STARTED, Journal, folder, journals, new_id, read, unfinished
+from tsctl.rollout.journal import (
+    ENDED,
+    REOPENED,
+    STARTED,
+    Journal,
+    folder,
+    journals,
+    new_id,
+    new_journal,
+    read,
+    unfinished,
+)
 
 
 def written(path: Path) -> Journal:
@@ -88,3 +99,14 @@ def test_which_rollout_has_not_ended(tmp_path: Path) -> None:
         "19700101T000000Z-2.0", "19700101T000030Z-1.0", "19700101T000100Z-3.0",
     ]  # fmt: skip
     assert json.loads(journals(project, "other")[0].read_text())["kind"] == STARTED
+
+
+def test_a_new_journal_is_the_newest_whatever_the_clock_says(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    ids = []
+    for now in (1000.0, 1000.0, 1000.5, 5.0, 2000.0):  # twice in a second, and a clock that was set back
+        journal = new_journal(project, "m", "2.0", now)
+        journal.append(STARTED)
+        ids.append(journal.id)
+    assert ids == sorted(set(ids)) == [path.stem for path in journals(project, "m")]
+    assert ids[-1] == new_id("2.0", 2000.0)

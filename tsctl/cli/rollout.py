@@ -141,6 +141,7 @@ def _place() -> Place:
 
 def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], json: bool) -> None:
     """Run the rollout to its end, or to where a person must say how to go on; told as it goes."""
+    from tsctl.errors import AnalysisError
     from tsctl.progress import Progress
     from tsctl.project import find_project
     from tsctl.rollout.shown.explain import Teller
@@ -159,7 +160,10 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
         state = runner.run()
         step.done(state.outcome or "undecided")
     report = runner.journal.path.with_suffix(SUFFIX)
-    write_report(report, runner.journal.entries)
+    try:
+        write_report(report, runner.journal.entries)
+    except AnalysisError as error:  # how the rollout ended is what the exit code says
+        progress.line(f"  {error.message}; 'tsctl rollout report {state.model}' writes it again")
     if json:
         print_json(as_json(state))
     else:
@@ -180,9 +184,14 @@ def _print_end(state: State, report: str) -> None:
 
 
 def _deployment_says(state: State) -> list[str]:
-    """What deployment.yaml still says otherwise, after a promotion or its taking back."""
+    """What deployment.yaml still says otherwise, after a promotion or its taking back; what is wrong with it."""
+    from tsctl.errors import SpecError
+
     stable = state.canary if state.weight else state.stable
-    target = open_deployment()[1].models.get(state.model)
+    try:
+        target = open_deployment()[1].models.get(state.model)
+    except SpecError as error:  # the rollout has ended all the same, and its exit code says how
+        return [f"deployment.yaml cannot be read: {error.message}"]
     if state.outcome is None or target is None:
         return []
     found = []

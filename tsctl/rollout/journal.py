@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from calendar import timegm
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from tsctl.errors import AnalysisError
 from tsctl.project import Project
 
 SUFFIX = ".jsonl"
+#: An id begins with the second in which it was made, in UTC.
+MOMENT = "%Y%m%dT%H%M%SZ"
 #: The first entry, the last one, and the one after which an ended rollout goes on, to be taken back.
 STARTED, ENDED, REOPENED = "started", "ended", "reopened"
 
@@ -157,7 +160,16 @@ def unfinished(project: Project, model: str) -> str | None:
 
 def new_id(version: str, now: float) -> str:
     """An id that sorts by time: `20261125T093000Z-2.0`."""
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now)) + f"-{version}"
+    return time.strftime(MOMENT, time.gmtime(now)) + f"-{version}"
+
+
+def new_journal(project: Project, model: str, version: str, now: float) -> Journal:
+    """A journal that does not exist yet; its id is later than every other one of the model, whatever the clock says."""
+    others = journals(project, model)
+    if others:
+        last = timegm(time.strptime(others[-1].stem.partition("-")[0], MOMENT))
+        now = max(now, last + 1)
+    return Journal(folder(project, model) / f"{new_id(version, now)}{SUFFIX}")
 
 
 def _sync_folder(path: Path) -> None:

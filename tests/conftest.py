@@ -6,10 +6,15 @@ import os
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 LIVE = Path(__file__).parent / "live"
 IS_CI = bool(os.environ.get("CI"))
+
+# how long an example takes says how busy the machine is, and nothing about the code
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

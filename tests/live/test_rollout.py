@@ -128,6 +128,7 @@ def test_while_one_runs_or_waits_there_is_no_second(front: Front) -> None:
     with site.start("rollout", "start", "tiny", "2.0") as process:
         until(lambda: is_watching(front), 60, "the first step")
         assert "the rollout of tiny is being changed" in site.run("rollout", "start", "tiny", "2.1", status=7).err
+        assert "decides on its weights" in site.run("weights", "set", "tiny", "1.0=100%", status=7).err
         site.run("rollout", "pause", "tiny")
         until(lambda: state_of(front).is_paused, 10, "the pause")
         assert site.run("rollout", "status", "tiny", "--json").json()["is_paused"]

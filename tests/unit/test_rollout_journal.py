@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tsctl.errors import AnalysisError
+from tsctl.errors import AnalysisError, ConflictError
 from tsctl.project import Project
 from tsctl.rollout.journal import (
     ENDED,
@@ -21,6 +21,7 @@ from tsctl.rollout.journal import (
     new_id,
     new_journal,
     read,
+    require_none,
     unfinished,
 )
 
@@ -87,8 +88,11 @@ def test_which_rollout_has_not_ended(tmp_path: Path) -> None:
     first = Journal(folder(project, "m") / f"{new_id('2.0', 0)}.jsonl")
     first.append(STARTED)
     assert unfinished(project, "m") == "19700101T000000Z-2.0"
+    with pytest.raises(ConflictError, match=r"the rollout 19700101T000000Z-2.0 of m has not ended"):
+        require_none(project, "m")
     first.append(ENDED, outcome="promoted", why="")
     assert unfinished(project, "m") is None
+    require_none(project, "m")
     first.append(REOPENED, by="me")
     assert unfinished(project, "m") == first.id
     first.append(ENDED, outcome="rolled back", why="")

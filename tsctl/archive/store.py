@@ -88,9 +88,10 @@ def find_archive(project: Project, model: str, version: str) -> StoredArchive:
     """
     found = [a for a in list_archives(project) if (a.model, a.version) == (model, version)]
     if not found:
+        there = ", ".join(dict.fromkeys(f"{one.model} {one.version}" for one in list_archives(project)))
         raise ArchiveError(
             f"no archive of {model} {version} in {project.relative(project.store)}",
-            f"Build it: tsctl archive build {model}:{version}",
+            f"There are: {there or 'none'}. Build it: tsctl archive build {model}:{version}",
         )
     current = _current(project).get(f"{model}:{version}")
     named = next((archive for archive in found if archive.digest == current), None)

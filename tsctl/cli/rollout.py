@@ -56,9 +56,9 @@ def resume(model: Model, json: Json = False) -> None:
     from tsctl.rollout import control
     from tsctl.rollout.begin import resumed
 
-    place = _place()
-    if _is_asked(place, model, control.RESUME, json):
+    if _is_asked(model, control.RESUME, json):
         return
+    place = _place()
     _run(f"releasing {model}", lambda note: resumed(place, model, note), json)
 
 
@@ -66,12 +66,17 @@ def resume(model: Model, json: Json = False) -> None:
 def pause(model: Model, json: Json = False) -> None:
     """Take no further step; a canary that fails is rolled back all the same."""
     from tsctl.errors import AnalysisError
+    from tsctl.project import find_project
     from tsctl.rollout import control
+    from tsctl.rollout.journal import unfinished
 
-    place = _place()
-    if not _is_asked(place, model, control.PAUSE, json):
+    if not _is_asked(model, control.PAUSE, json):
+        waiting = unfinished(find_project(), model)
         raise AnalysisError(
-            f"no process runs a rollout of {model}, so none goes forward", f"See 'tsctl rollout status {model}'."
+            f"no process runs the rollout {waiting}, so it does not go forward"
+            if waiting
+            else f"no rollout of {model} is in progress",
+            f"See 'tsctl rollout status {model}'." if waiting else "See 'tsctl rollout history'.",
         )
 
 
@@ -94,13 +99,14 @@ def promote(model: Model, json: Json = False) -> None:
 @app.command()
 def rollback(model: Model, json: Json = False) -> None:
     """Go back to what was stable before, also after a promotion; exit code 10."""
+    from tsctl.project import find_project
     from tsctl.rollout import control
     from tsctl.rollout.begin import taken_back
     from tsctl.rollout.journal import unfinished
 
-    place = _place()
-    if unfinished(place.project, model) is not None:
+    if unfinished(find_project(), model) is not None:
         return _end(model, control.ROLLBACK, json)
+    place = _place()
     _run(f"taking {model} back", lambda note: taken_back(place, model, note), json)
 
 
@@ -112,20 +118,22 @@ def _end(model: str, what: str, json: bool) -> None:
     """Ask the process that runs the rollout, or do it here where none does."""
     from tsctl.rollout.begin import resumed
 
-    place = _place()
-    if _is_asked(place, model, what, json):
+    if _is_asked(model, what, json):
         return
+    place = _place()
     _run(f"{what} of {model}", lambda note: resumed(place, model, note, what), json)
 
 
-def _is_asked(place: Place, model: str, what: str, json: bool) -> bool:
-    """Whether a process runs the rollout, and was asked."""
+def _is_asked(model: str, what: str, json: bool) -> bool:
+    """Whether a process runs the rollout, and was asked; that needs no deployment.yaml without a mistake."""
+    from tsctl.project import find_project
     from tsctl.rollout import control
     from tsctl.rollout.begin import is_running
 
-    if not is_running(place.project, model):
+    project = find_project()
+    if not is_running(project, model):
         return False
-    control.ask(place.project, model, what)
+    control.ask(project, model, what)
     if json:
         print_json({"model": model, "asked": what})
     else:
@@ -152,7 +160,8 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
 
     def heard(entry: Entry, state: State) -> None:
         for told in teller.tell(entry, state):
-            if told.kind != "doing":  # what was done is told a moment later
+            # what was done is told a moment later, but for the first check, which takes its time
+            if told.kind != "doing" or entry.content["what"] == "verify":
                 progress.line(f"  {told.text}")
 
     with progress.step(title) as step, opened(step.note) as runner:

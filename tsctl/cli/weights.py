@@ -21,13 +21,19 @@ shadow = typer.Typer(help="Send copies of requests to a version whose answers no
 def set_weights(
     model: Model,
     given: Annotated[list[str], typer.Argument(metavar="VERSION=PERCENT...", help="They sum to 100%.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while a rollout decides on them; it holds then.")
+    ] = False,
 ) -> None:
     """Set all weights of a model at once, and wait until the gateway serves them."""
     from tsctl.gateway import change
     from tsctl.gateway.traffic import parse_weights
+    from tsctl.rollout.journal import require_none
 
-    parsed = parse_weights(given)
-    traffic = change.set_weights(opened(), model, parsed)
+    parsed, gateway = parse_weights(given), opened()
+    if not force:
+        require_none(gateway.project, model)
+    traffic = change.set_weights(gateway, model, parsed)
     typer.echo(f"{model}: {change.weights_text(traffic)}")
 
 

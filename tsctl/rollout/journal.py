@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsctl.errors import AnalysisError
+from tsctl.errors import AnalysisError, ConflictError
 from tsctl.project import Project
 
 SUFFIX = ".jsonl"
@@ -156,6 +156,19 @@ def unfinished(project: Project, model: str) -> str | None:
         return None
     kinds = [entry.kind for entry in read(paths[-1]) if entry.kind in (ENDED, REOPENED) or entry.seq == 0]
     return paths[-1].stem if kinds and kinds[-1] != ENDED else None
+
+
+def require_none(project: Project, model: str) -> None:
+    """No rollout of the model is under way.
+
+    Raises:
+        ConflictError: one has not ended.
+    """
+    if (found := unfinished(project, model)) is not None:
+        raise ConflictError(
+            f"the rollout {found} of {model} has not ended, and decides on its weights",
+            f"'tsctl rollout abort {model}' takes it back, 'tsctl rollout promote {model}' lets it end at once.",
+        )
 
 
 def new_id(version: str, now: float) -> str:

@@ -283,7 +283,8 @@ class Runner:
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement
         told = percent(state.weight)
-        self.note(f"{state.canary} at {told}: {state.waits_for or judgement.why}")
+        paused = f"paused, until 'tsctl rollout resume {state.model}'" if state.is_paused else ""
+        self.note(f"{state.canary} at {told}: {state.waits_for or paused or judgement.why}")
         if judgement.verdict is Verdict.FAIL:
             self._fail(judgement.signal, judgement.why, judgement)
         elif too_much := grown(state.warm_bytes, memory, state.policy.max_memory_growth):

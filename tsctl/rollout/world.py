@@ -114,7 +114,7 @@ class Site:
             k: pid for one in ended if one.value for k, pid in self._workers(one.node, [one.value[2]]).items()
         }
         return {
-            "detail": f"{count} golden answers on {len(ended)} nodes",
+            "detail": f"{count} golden answers on {', '.join(one.node for one in ended)}",
             "requests_per_s": round(sum(rates), 1) if rates else None,
             "workers": sum(one.value[2].ready_workers for one in ended if one.value),
             "warm_bytes": dict(self.memory(state)),
@@ -243,7 +243,7 @@ class Site:
         route = next((one for one in traffic_in_force(self.gateway) if one.model == state.model), None)
         if route is None:
             return f"the gateway has no route for {state.model}"
-        if state.is_weighed and not is_as_decided(route, state):
+        if (state.is_weighed or not state.weight) and not is_as_decided(route, state):
             return f"somebody else changed the weights: {weights_text(route)}"
         return ""
 

@@ -71,7 +71,7 @@ def standing(entries: Iterable[Entry], before: Standing | None = None) -> Standi
         ticks = now.ticks if now else ()
         if entry.kind in ("step", "policy"):
             ticks = ()
-        elif entry.kind == "tick":
+        elif entry.kind == "tick" and entry.content.get("held_s"):  # else nobody knows in how long they came
             windows = [window_of(content) for content in entry.content.get("windows", ())]
             stable, canary = (sum(getattr(w, name).requests for w in windows) for name in ("stable", "canary"))
             ticks = _recent((*ticks, (entry.content.get("held_s", 0.0), stable, canary)))

@@ -19,7 +19,7 @@ from tsctl.rollout.journal import (
     folder,
     journals,
     new_id,
-    new_journal,
+    new_path,
     read,
     require_none,
     unfinished,
@@ -109,7 +109,7 @@ def test_a_new_journal_is_the_newest_whatever_the_clock_says(tmp_path: Path) -> 
     project = Project(tmp_path)
     ids = []
     for now in (1000.0, 1000.0, 1000.5, 5.0, 2000.0):  # twice in a second, and a clock that was set back
-        journal = new_journal(project, "m", "2.0", now)
+        journal = Journal(new_path(project, "m", "2.0", now))
         journal.append(STARTED)
         ids.append(journal.id)
     assert ids == sorted(set(ids)) == [path.stem for path in journals(project, "m")]

@@ -19,7 +19,7 @@ from tsctl.locks import exclusive, is_held
 from tsctl.project import Project
 from tsctl.rollout import control
 from tsctl.rollout.counts import Cursor, Question, Sample, classes_of, requests_of, series
-from tsctl.rollout.journal import STARTED, Journal, journals, new_journal, unfinished, whole_bytes
+from tsctl.rollout.journal import STARTED, Journal, journals, new_path, unfinished, whole_bytes
 from tsctl.rollout.policy import RolloutPolicy
 from tsctl.rollout.run import Runner
 from tsctl.rollout.sources import EnvoyCounters, PrometheusServer, Source
@@ -88,7 +88,7 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
         digest = digest_of(archive.path)
         nodes = _nodes_of(place, model, route.stable)
         control.forget(place.project, model)  # what was asked of an earlier one is not asked of this
-        journal = new_journal(place.project, model, version, time.time())
+        journal = Journal(new_path(place.project, model, version, time.time()))
         journal.append(
             STARTED,
             id=journal.id, model=model, canary=version, stable=route.stable, archive=digest, file=archive.path.name,

@@ -176,13 +176,13 @@ def new_id(version: str, now: float) -> str:
     return time.strftime(MOMENT, time.gmtime(now)) + f"-{version}"
 
 
-def new_journal(project: Project, model: str, version: str, now: float) -> Journal:
+def new_path(project: Project, model: str, version: str, now: float) -> Path:
     """A journal that does not exist yet; its id is later than every other one of the model, whatever the clock says."""
     others = journals(project, model)
     if others:
         last = timegm(time.strptime(others[-1].stem.partition("-")[0], MOMENT))
         now = max(now, last + 1)
-    return Journal(folder(project, model) / f"{new_id(version, now)}{SUFFIX}")
+    return folder(project, model) / f"{new_id(version, now)}{SUFFIX}"
 
 
 def _sync_folder(path: Path) -> None:

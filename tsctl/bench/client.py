@@ -112,18 +112,25 @@ def under_load(
     """
     load, stop = Load(), threading.Event()
 
-    def ask() -> None:
+    def ask(number: int) -> None:
         connection, turn = Connection(address), 0
         while not stop.is_set():
             load.answers.append(connection.ask(body, headers_of(turn) if headers_of else None))
             turn += 1
         connection.close()
 
-    threads = [threading.Thread(target=ask) for _ in range(connections)]
+    with asking(ask, connections, stop):
+        yield load
+
+
+@contextmanager
+def asking(ask: Callable[[int], None], clients: int, stop: threading.Event) -> Iterator[None]:
+    """`ask` runs once for each client, given its number, while the block runs; afterwards it is to stop, and has."""
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
     try:
-        yield load
+        yield
     finally:
         stop.set()
         for thread in threads:

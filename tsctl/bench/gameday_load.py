@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tsctl.bench.client import Answer, Connection, Load
+from tsctl.bench.client import Answer, Connection, Load, asking
 from tsctl.bench.ways import Address
 
 CONNECTIONS = 12
@@ -46,15 +46,8 @@ def users(address: Address, bodies: Sequence[bytes], name: str) -> Iterator[Load
             time.sleep(chance.expovariate(1 / PAUSE_S))
         connection.close()
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(CONNECTIONS)]
-    for thread in threads:
-        thread.start()
-    try:
+    with asking(ask, CONNECTIONS, stop):
         yield load
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
 
 
 def picture_of(answer: Answer) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from math import exp, inf, log
+from math import exp, log
 from typing import Any
 
 from tsctl.rollout.evidence import Evidence, Seen, class_count
@@ -185,8 +185,3 @@ def _accused(reading: Reading, policy: RolloutPolicy) -> str:
 
 def _percent(rate: Rate) -> str:
     return f"{rate.estimate:.2%}" if rate.estimate is not None else "none"
-
-
-def e_value(log_e: float) -> float:
-    """The e-value, infinite where it does not fit into a float."""
-    return exp(log_e) if log_e < 700 else inf

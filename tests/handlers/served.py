@@ -16,7 +16,7 @@ from handlers.base import ServingHandler
 from tsctl.archive.build import CONFIG, MANIFEST, assemble
 from tsctl.archive.probe import decode_answers, metrics
 from tsctl.archive.recipe import recipe_output
-from tsctl.archive.spec import read_archive_spec
+from tsctl.config.archive import read_archive_spec
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ResourceWarning)  # TorchServe leaves its version file open when it is imported

@@ -16,12 +16,12 @@ from tsctl.archive.build import build_version
 from tsctl.archive.container import unpack
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
-from tsctl.archive.spec import read_archive_spec
 from tsctl.archive.store import find_archive, import_archive
 from tsctl.archive.trial import Request, run_probe
 from tsctl.archive.verify import Report, verify
+from tsctl.config.archive import read_archive_spec
+from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
-from tsctl.project import Project
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HANDLER = """

@@ -26,7 +26,7 @@ from handlers.errors import DoesNotFit, LoadError, RequestError, problem_documen
 from handlers.samples import MEDIA_TYPES
 from handlers.schema import Schema, finite_json
 from tsctl.archive.probe import decode_answers
-from tsctl.archive.spec import SAMPLE_TYPES
+from tsctl.config.archive import SAMPLE_TYPES
 
 SAMPLES = {"two.json": b'{"number": 2}', "three.json": b'{"number": 3}'}
 GOLDEN = {"two.json": {"double": 4.0}, "three.json": {"double": 6.0}}

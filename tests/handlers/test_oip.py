@@ -21,7 +21,7 @@ from handlers.items import Incoming, Outgoing
 from handlers.oip import OIP, PROTOCOL_HEADER, fold, read_infer, scalar_fields
 from handlers.schema import Schema
 from handlers.tabular import TabularHandler
-from tsctl.gateway.render import words
+from tsctl.gateway.envoy.render import words
 
 
 class WeighedHandler(ServingHandler):

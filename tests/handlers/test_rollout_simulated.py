@@ -12,13 +12,13 @@ from rich.console import Console
 from tsctl.bench.rollout import workloads
 from tsctl.bench.run import figure_rows, notes
 from tsctl.cli.bench import RolloutWorkload
-from tsctl.deployment import DeploymentSpec
-from tsctl.progress import Progress
-from tsctl.project import Project
-from tsctl.rollout.ahead.foresee import Traffic, exposure, lasts
-from tsctl.rollout.ahead.power import SURELY, smallest_rate
-from tsctl.rollout.ahead.simulate import Behaviour, Rollout, Stage, simulate
-from tsctl.rollout.policy import RolloutPolicy
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.project import Project
+from tsctl.host.progress import Progress
+from tsctl.rollout.forecast.forecast import Traffic, exposure, lasts
+from tsctl.rollout.forecast.power import SURELY, smallest_rate
+from tsctl.rollout.forecast.simulate import Behaviour, Rollout, Stage, simulate
 
 POLICY = RolloutPolicy()
 TRAFFIC = Traffic(requests_per_s=100.0, error_rate=0.005, slow_share=0.05, since_s=600.0, requests=60_000)

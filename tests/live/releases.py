@@ -15,12 +15,12 @@ from tests.live.conftest import HALF, make_site, processes_of, until, write_tiny
 from tests.live.test_gateway import Front, with_gateway
 from tsctl.bench.client import Load, under_load
 from tsctl.bench.ways import Address
-from tsctl.gateway.render import KEY_HEADER
+from tsctl.config.project import Project
+from tsctl.gateway.envoy.render import KEY_HEADER
 from tsctl.gateway.state import traffic_in_force
-from tsctl.node.connection import open_nodes
-from tsctl.project import Project
-from tsctl.rollout.journal import Entry, journals, read
-from tsctl.rollout.state import State, fold
+from tsctl.nodes.torchserve.node import open_nodes
+from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.run.journal import Entry, journals, read
 
 #: Two clients keep a worker busy half of the time, and no release waits for one that has no time.
 CLIENTS = 2

@@ -15,11 +15,11 @@ import yaml
 from tests.live.conftest import Site, free_ports, make_site, processes_of, until, write_tiny
 from tests.live.test_gateway import Front
 from tests.live.test_retire import load
-from tsctl.deployment import read_deployment
+from tsctl.config.deployment import read_deployment
+from tsctl.config.project import Project
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import open_gateway
-from tsctl.project import Project
-from tsctl.rollout.journal import ENDED, STARTED, Journal, folder
+from tsctl.rollout.run.journal import ENDED, STARTED, Journal, folder
 
 NODES = ("local", "b")
 #: 3.0 takes a while to load, and does not while a file is there; 9.0 is nobody's.

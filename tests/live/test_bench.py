@@ -17,9 +17,9 @@ from tsctl.bench.overhead import FASTAPI, STOCK, STOCK_HERE, overhead_workload, 
 from tsctl.bench.pictures import digit_pictures, import_mistake, pictures_workload, probabilities
 from tsctl.bench.workload import answers, started
 from tsctl.bench.wrk import run_wrk, write_script
+from tsctl.config.project import Project
 from tsctl.errors import NodeError
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.host.progress import Progress
 
 PROJECT = Project(CHECKOUT)
 QUIET = Progress(Console(quiet=True))

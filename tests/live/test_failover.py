@@ -13,11 +13,11 @@ from rich.console import Console
 from tests.live.conftest import CHECKOUT, processes_of, until
 from tsctl.bench.client import under_load
 from tsctl.bench.fleet import BODY, MODEL, Fleet, running_fleet
+from tsctl.config.project import Project
 from tsctl.gateway.change import set_weights
-from tsctl.gateway.render import cluster_name
-from tsctl.node.connection import Node
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.gateway.envoy.render import cluster_name
+from tsctl.host.progress import Progress
+from tsctl.nodes.torchserve.node import Node
 
 QUIET = Progress(Console(quiet=True))
 ROUTE = f"/predictions/{MODEL}"

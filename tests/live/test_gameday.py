@@ -8,8 +8,8 @@ from rich.console import Console
 
 from tests.live.conftest import CHECKOUT
 from tsctl.bench import gameday
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.config.project import Project
+from tsctl.host.progress import Progress
 
 #: Fewer and shorter steps, which still show 5 % of errors: at 50 % if not at 25 %.
 QUICK = {**gameday.POLICY, "steps": [25, 50, 100], "hold_s": 2, "min_requests": 90}

@@ -24,17 +24,19 @@ import yaml
 from tests.live.bare import read_messages
 from tests.live.conftest import HALF, Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
 from tests.live.witnesses import Listener
-from tsctl.deployment import Budget, NodeSpec, Sticky, read_deployment
+from tsctl.config.deployment import Budget, NodeSpec, Sticky, read_deployment
+from tsctl.config.project import Project
+from tsctl.config.weights import TOTAL
 from tsctl.errors import ConflictError, GatewayError
-from tsctl.gateway import change, discover, keeper, state
-from tsctl.gateway.files import read_document, write_document
+from tsctl.gateway import change, discover, state
+from tsctl.gateway.envoy import supervisor as keeper
+from tsctl.gateway.envoy.render import document, endpoints
 from tsctl.gateway.keys import digest, new_key, record_of, revoked
 from tsctl.gateway.publish import put_route_file, put_traffic, routes_of
-from tsctl.gateway.render import document, endpoints
 from tsctl.gateway.state import Gateway, changing, open_gateway, traffic_in_force, upstreams_written
-from tsctl.gateway.traffic import TOTAL, Shadow
-from tsctl.node.connection import Node
-from tsctl.project import Project
+from tsctl.gateway.traffic import Shadow
+from tsctl.host.files import read_document, write_document
+from tsctl.nodes.torchserve.node import Node
 
 PROBLEM = "application/problem+json"
 SHADOW = Shadow("2.0", TOTAL)

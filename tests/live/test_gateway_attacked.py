@@ -30,9 +30,9 @@ from tests.live.bare import End, Exchange, Message, Place, bytes_of, exchange, r
 from tests.live.conftest import Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
 from tests.live.test_gateway import PROBLEM, Front, with_gateway
 from tests.live.witnesses import Listener, Tap
-from tsctl.gateway.admin import Admin
-from tsctl.gateway.process import envoy_path
-from tsctl.node.tokens import read_tokens
+from tsctl.gateway.envoy.admin import Admin
+from tsctl.gateway.envoy.process import envoy_path
+from tsctl.nodes.torchserve.tokens import read_tokens
 
 SEED = 20_240_601
 COMPOSITIONS = 700

@@ -11,13 +11,13 @@ import pytest
 
 from tests.live.test_gateway import certificate
 from tests.unit.test_gateway_render import CLIENTS, ROUTES, SPEC, TRAFFIC, UPSTREAMS
-from tsctl.deployment import DeploymentSpec, NodeSpec
+from tsctl.config.deployment import DeploymentSpec, NodeSpec
+from tsctl.config.project import Project
 from tsctl.errors import GatewayError
-from tsctl.gateway import render
-from tsctl.gateway.files import make_folder, write_document
-from tsctl.gateway.process import validate
+from tsctl.gateway.envoy import render
+from tsctl.gateway.envoy.process import validate
 from tsctl.gateway.state import Gateway
-from tsctl.project import Project
+from tsctl.host.files import make_folder, write_document
 
 
 @pytest.fixture

@@ -23,14 +23,14 @@ from tests.live.conftest import COMMAND_TIMEOUT_S, HALF, Site, free_ports, make_
 from tsctl.bench.client import Load, under_load
 from tsctl.bench.processes import children
 from tsctl.bench.ways import Address
-from tsctl.deployment import read_deployment
-from tsctl.gateway.admin import Host
-from tsctl.gateway.render import cluster_name
+from tsctl.config.deployment import read_deployment
+from tsctl.config.project import Project
+from tsctl.gateway.envoy.admin import Host
+from tsctl.gateway.envoy.render import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
-from tsctl.management import Unreachable
-from tsctl.node.connection import Node, open_nodes
-from tsctl.project import Project
+from tsctl.nodes.torchserve.client import Unreachable
+from tsctl.nodes.torchserve.node import Node, open_nodes
 
 NAMES = ("a", "b", "c")
 CONNECTIONS = 4

@@ -14,7 +14,7 @@ from tests.live.conftest import HALF, Site, write_tiny
 from tests.live.test_gateway import Front, with_gateway
 from tsctl.errors import GatewayError
 from tsctl.gateway import retire
-from tsctl.gateway.files import read_document
+from tsctl.host.files import read_document
 
 
 @pytest.fixture

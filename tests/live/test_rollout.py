@@ -28,15 +28,15 @@ from tests.live.releases import (
 )
 from tests.live.test_gateway import Front
 from tsctl.archive.store import find_archive
-from tsctl.deployment import read_deployment
+from tsctl.config.deployment import read_deployment
+from tsctl.config.project import Project
+from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.state import traffic_in_force
-from tsctl.gateway.traffic import TOTAL
-from tsctl.project import Project
-from tsctl.rollout.begin import is_running, open_place, started
-from tsctl.rollout.journal import journals
-from tsctl.rollout.state import Outcome
-from tsctl.rollout.world import Site as World
+from tsctl.rollout.decide.state import Outcome
+from tsctl.rollout.run.begin import is_running, open_place, started
+from tsctl.rollout.run.effects import Site as World
+from tsctl.rollout.run.journal import journals
 
 PROMOTED, ROLLED_BACK, UNDECIDED = 0, 10, 11
 #: What is right of a canary that was never asked by a client.

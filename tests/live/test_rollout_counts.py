@@ -24,12 +24,12 @@ from tests.live.releases import (
     weights,
 )
 from tests.live.test_gateway import Front
+from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
-from tsctl.gateway.render import BUCKETS_MS
-from tsctl.gateway.traffic import TOTAL
-from tsctl.rollout.counts import Question, is_error, over, series
-from tsctl.rollout.sources import EnvoyCounters, PrometheusServer
-from tsctl.rollout.state import Outcome
+from tsctl.gateway.envoy.render import BUCKETS_MS
+from tsctl.rollout.decide.state import Outcome
+from tsctl.rollout.evidence.counts import Question, is_error, over, series
+from tsctl.rollout.evidence.sources import EnvoyCounters, PrometheusServer
 
 PROMOTED, ROLLED_BACK = 0, 10
 

@@ -12,7 +12,7 @@ import pytest
 from tests.live.releases import FAILS_ON_LARGE, LARGE, address_of, releasing
 from tsctl.bench.kill_ground import Ground
 from tsctl.bench.kill_ways import PROMOTED, ROLLED_BACK, Way
-from tsctl.project import Project
+from tsctl.config.project import Project
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from tests.live.conftest import until
 from tests.live.releases import PACE, asking, entries, held_while, is_held, releasing, served, weights
 from tests.live.test_gateway import Front
 from tsctl.bench.processes import children
-from tsctl.gateway.traffic import TOTAL
-from tsctl.node.connection import open_nodes
+from tsctl.config.weights import TOTAL
+from tsctl.nodes.torchserve.node import open_nodes
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tsctl.rollout.evidence import Seen, Window
-from tsctl.rollout.journal import Entry, Journal
-from tsctl.rollout.judge import Verdict
-from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.state import State, after
+from tsctl.config.policy import RolloutPolicy
+from tsctl.rollout.decide.evidence import Seen, Window
+from tsctl.rollout.decide.judge import Verdict
+from tsctl.rollout.decide.state import State, after
+from tsctl.rollout.run.journal import Entry, Journal
 
 #: 2026-11-25 09:30:00 in Greenwich.
 BEGIN = 1_795_599_000.0

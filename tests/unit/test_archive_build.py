@@ -15,10 +15,10 @@ import yaml
 from tsctl.archive import build
 from tsctl.archive.build import Built, build_version, read_archive_folders
 from tsctl.archive.container import open_archive
-from tsctl.archive.spec import read_archive_spec
 from tsctl.archive.store import find_archive, list_archives
+from tsctl.config.archive import read_archive_spec
+from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
-from tsctl.project import Project
 
 RECIPE = """
 import argparse, pathlib

@@ -18,8 +18,8 @@ import yaml
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, content_checks, pickle_check, read_facts, structure_checks
 from tsctl.archive.container import open_archive, unpack, write_archive
 from tsctl.archive.store import StoredArchive, archive_of, find_archive, import_archive, list_archives, make_current
+from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
-from tsctl.project import Project
 
 MANIFEST = {"model": {"modelName": "toy", "modelVersion": "1.0", "handler": "h", "configFile": "model-config.yaml"}}
 CONFIG = {"batchSize": 4, "startupTimeout": 60, "responseTimeout": 30}

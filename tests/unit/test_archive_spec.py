@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tsctl.archive.spec import ArchiveSpec, read_archive_spec
+from tsctl.config.archive import ArchiveSpec, read_archive_spec
 from tsctl.errors import SpecError
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tsctl.deployment import DeploymentSpec, read_deployment
+from tsctl.config.deployment import DeploymentSpec, read_deployment
 from tsctl.errors import SpecError
 
 GOOD = """

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tsctl.deployment import DeploymentSpec, NodeSpec
+from tsctl.config.deployment import DeploymentSpec, NodeSpec
+from tsctl.config.project import Project
 from tsctl.errors import ConflictError, NodeError
-from tsctl.everywhere import Done, Note, failure, on_every, reason
-from tsctl.management import Unreachable
-from tsctl.node.connection import Node, open_nodes
-from tsctl.project import Project
+from tsctl.nodes.fan_out import Done, Note, failure, on_every, reason
+from tsctl.nodes.torchserve.client import Unreachable
+from tsctl.nodes.torchserve.node import Node, open_nodes
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_an_interrupt_reaches_every_node_at_its_next_note(nodes: list[Node], mon
             undone.append(node.name)
             raise
 
-    monkeypatch.setattr("tsctl.everywhere.wait", interrupted)
+    monkeypatch.setattr("tsctl.nodes.fan_out.wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         on_every(nodes, act, quiet)
     assert sorted(undone) == ["a", "b", "c"]

@@ -12,9 +12,9 @@ from tsctl.bench import gameday
 from tsctl.bench.client import Answer
 from tsctl.bench.gameday_told import TOLD_LATE_S, Canary, Row, row
 from tsctl.cli.bench import GamedayCanary
-from tsctl.rollout.evidence import Seen, Window
-from tsctl.rollout.journal import Entry
-from tsctl.rollout.policy import RolloutPolicy
+from tsctl.config.policy import RolloutPolicy
+from tsctl.rollout.decide.evidence import Seen, Window
+from tsctl.rollout.run.journal import Entry
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BAD, GOOD = Canary("2.0", "bad"), Canary("2.0", "nothing", is_bad=False)

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from tsctl.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
-from tsctl.gateway import discover, render
+from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
+from tsctl.gateway import discover
+from tsctl.gateway.envoy import render
+from tsctl.gateway.envoy.render import Client, Endpoint, Places, Probe, Upstream, words
 from tsctl.gateway.keys import plain_keys
 from tsctl.gateway.problems import ANSWERS, MEDIA_TYPE
-from tsctl.gateway.render import Client, Endpoint, Places, Probe, Upstream, words
 from tsctl.gateway.traffic import Shadow, Traffic, only
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway.json"

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsctl.config.weights import TOTAL, parse_share, parse_weights, percent
 from tsctl.errors import GatewayError, SpecError
 from tsctl.gateway.retire import route_without
-from tsctl.gateway.traffic import TOTAL, Shadow, Traffic, only, parse_share, parse_weights, percent
+from tsctl.gateway.traffic import Shadow, Traffic, only
 
 
 @pytest.mark.parametrize(

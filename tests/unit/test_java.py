@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tsctl.errors import NodeError
-from tsctl.node.java import find_java
+from tsctl.nodes.torchserve.java import find_java
 
 
 def runtime(home: Path, banner: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tsctl.bench.kill_ways import PROMOTED, ROLLED_BACK, repeated, unread
-from tsctl.rollout.journal import Entry
+from tsctl.rollout.run.journal import Entry
 
 
 def entries(*told: tuple[str, dict[str, Any]]) -> list[Entry]:

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from tsctl.errors import ConflictError
-from tsctl.locks import exclusive, is_held
+from tsctl.host.locks import exclusive, is_held
 
 HOLDER = """
 import sys
 import threading
 from pathlib import Path
-from tsctl.locks import exclusive, is_held
+from tsctl.host.locks import exclusive, is_held
 with exclusive(Path(sys.argv[1]), "x"):
     print("held", flush=True)
     sys.stdin.read()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from handlers import telemetry
-from tsctl.node.process import NodePaths, empty_metrics, node_environment
-from tsctl.node.properties import parse_properties
+from tsctl.nodes.torchserve.process import NodePaths, empty_metrics, node_environment
+from tsctl.nodes.torchserve.properties import parse_properties
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = (CHECKOUT / "docs" / "metrics.md").read_text(encoding="utf-8")

@@ -113,12 +113,3 @@ def test_every_error_owns_an_exit_code_and_stands_in_the_tree() -> None:
     for cls in classes:
         assert "exit_code" in vars(cls), f"{cls.__name__} inherits its exit code"
         assert any(line.split()[:2] == [cls.__name__, str(cls.exit_code)] for line in tree.splitlines())
-
-
-def test_the_project_table_of_packages_is_complete() -> None:
-    import tomllib
-
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
-    listed = set(project["tool"]["setuptools"]["packages"])
-    found = {".".join(path.parent.relative_to(CHECKOUT).parts) for path in [*TSCTL, *HANDLERS]}
-    assert listed == found, "pyproject.toml, tool.setuptools.packages"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tsctl.deployment import NodeSpec
+from tsctl.config.deployment import NodeSpec
 from tsctl.errors import NodeError
-from tsctl.node.config import jvm_arguments, node_properties, render_node_config
-from tsctl.node.logs import load_reports, tail
-from tsctl.node.process import NodePaths, node_environment
-from tsctl.node.properties import parse_properties
-from tsctl.node.tokens import read_tokens, write_header_file
+from tsctl.nodes.torchserve.config import jvm_arguments, node_properties, render_node_config
+from tsctl.nodes.torchserve.logs import load_reports, tail
+from tsctl.nodes.torchserve.process import NodePaths, node_environment
+from tsctl.nodes.torchserve.properties import parse_properties
+from tsctl.nodes.torchserve.tokens import read_tokens, write_header_file
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

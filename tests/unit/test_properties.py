@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsctl.node.properties import parse_properties, render_properties
+from tsctl.nodes.torchserve.properties import parse_properties, render_properties
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs",)), max_size=40)
 

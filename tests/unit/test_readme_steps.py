@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tests.readme import CommandStep, FileStep, matches, parse_readme, substitute
-from tsctl.archive.spec import ArchiveSpec
-from tsctl.deployment import DeploymentSpec, read_deployment
+from tsctl.config.archive import ArchiveSpec
+from tsctl.config.deployment import DeploymentSpec, read_deployment
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 README = CHECKOUT / "README.md"

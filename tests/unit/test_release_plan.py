@@ -14,15 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsctl.archive.store import digest_of, store_name
-from tsctl.deployment import DeploymentSpec
-from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
-from tsctl.gateway.discover import known_endpoints
-from tsctl.gateway.render import Endpoint, Upstream, endpoints
-from tsctl.gateway.traffic import TOTAL, Shadow, Traffic, only
-from tsctl.management import Unreachable
-from tsctl.project import Project
-from tsctl.release.aside import without
-from tsctl.release.changes import (
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.project import Project
+from tsctl.config.weights import TOTAL
+from tsctl.deploy.applied_state import as_applied, recorded, remember, remember_applied
+from tsctl.deploy.changes import (
     GATEWAY,
     Change,
     EndRoute,
@@ -34,12 +30,12 @@ from tsctl.release.changes import (
     Weigh,
     phase,
 )
-from tsctl.release.desired import desired_state
-from tsctl.release.outcome import Applied, Failure, failed, not_covered
-from tsctl.release.plan import make_plan
-from tsctl.release.record import as_applied, recorded, remember, remember_applied
-from tsctl.release.refuse import error_of
-from tsctl.release.state import (
+from tsctl.deploy.desired import desired_state
+from tsctl.deploy.drain import without
+from tsctl.deploy.outcome import Applied, Failure, failed, not_covered
+from tsctl.deploy.plan import make_plan
+from tsctl.deploy.preconditions import error_of
+from tsctl.deploy.state import (
     Actual,
     Desired,
     GatewayState,
@@ -49,7 +45,12 @@ from tsctl.release.state import (
     WantedModel,
     WantedVersion,
 )
-from tsctl.release.words import aligned, applied_json, heading, lines_of, plan_json, summary
+from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
+from tsctl.gateway.discover import known_endpoints
+from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints
+from tsctl.gateway.traffic import Shadow, Traffic, only
+from tsctl.nodes.torchserve.client import Unreachable
+from tsctl.views.plan import aligned, applied_json, heading, lines_of, plan_json, summary
 
 DIGESTS = {"1.0": "aaaaaaaaaaaa", "2.0": "bbbbbbbbbbbb", "3.0": "cccccccccccc", "9.0": "dddddddddddd"}
 

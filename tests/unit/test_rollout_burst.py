@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tsctl.management import Unreachable
-from tsctl.rollout.burst import batch_seconds
+from tsctl.nodes.torchserve.client import Unreachable
+from tsctl.rollout.run.capacity_probe import batch_seconds
 
 
 def test_a_node_that_is_gone_is_away_and_its_canary_no_worse_for_it() -> None:

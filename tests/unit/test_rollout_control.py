@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tsctl.project import Project
-from tsctl.rollout import control
-from tsctl.rollout.journal import folder
+from tsctl.config.project import Project
+from tsctl.rollout.run import commands as control
+from tsctl.rollout.run.journal import folder
 
 
 def test_every_question_is_told_in_its_order_until_it_is_answered(tmp_path: Path) -> None:

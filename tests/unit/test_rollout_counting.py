@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError
-from tsctl.gateway.render import REQUEST_MS, REQUESTS
-from tsctl.gateway.traffic import TOTAL
-from tsctl.rollout.counts import (
+from tsctl.gateway.envoy.render import REQUEST_MS, REQUESTS
+from tsctl.rollout.decide.evidence import Seen, Window
+from tsctl.rollout.evidence.counts import (
     Question,
     Sample,
     advance,
@@ -23,8 +24,7 @@ from tsctl.rollout.counts import (
     requests_of,
     series,
 )
-from tsctl.rollout.evidence import Seen, Window
-from tsctl.rollout.sources import samples_of
+from tsctl.rollout.evidence.sources import samples_of
 
 QUESTION = Question("m", "1.0", "2.0", slow_ms=21)
 PAGE = f"""# TYPE {REQUESTS} counter

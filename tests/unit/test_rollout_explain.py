@@ -24,12 +24,12 @@ from tests.unit.rollout_journals import (
     with_edited_policy,
     with_outage,
 )
-from tsctl.rollout.judge import MOST_REQUESTS
-from tsctl.rollout.shown.explain import Teller, story
-from tsctl.rollout.shown.follow import standing
-from tsctl.rollout.shown.report import render_report
-from tsctl.rollout.shown.wording import duration, e_text, needed_text, when
-from tsctl.rollout.state import after
+from tsctl.rollout.decide.judge import MOST_REQUESTS
+from tsctl.rollout.decide.state import after
+from tsctl.views.rollout.follow import standing
+from tsctl.views.rollout.narrative import Teller, story
+from tsctl.views.rollout.report import render_report
+from tsctl.views.rollout.wording import duration, e_text, needed_text, when
 
 
 def text_of(writer: Writer) -> str:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsctl.gateway.traffic import TOTAL
-from tsctl.rollout.ahead.foresee import Fate, Foresight, Traffic, exposure, foresee, lasts
-from tsctl.rollout.ahead.power import first, poisson_quantile, power, requests_to_pass
-from tsctl.rollout.evidence import Seen, Window, no_evidence
-from tsctl.rollout.judge import Held, Verdict, judge, requests_until_below
-from tsctl.rollout.policy import RolloutPolicy
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import TOTAL
+from tsctl.rollout.decide.evidence import Seen, Window, no_evidence
+from tsctl.rollout.decide.judge import Held, Verdict, judge, requests_until_below
+from tsctl.rollout.forecast.forecast import Fate, Foresight, Traffic, exposure, foresee, lasts
+from tsctl.rollout.forecast.power import first, poisson_quantile, power, requests_to_pass
 
 POLICY = RolloutPolicy()
 #: One step long enough for anything, so that where a fault is found does not depend on how long steps last.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tsctl.archive.golden import golden_rules
-from tsctl.management import Reply
-from tsctl.rollout.golden import wrong
+from tsctl.nodes.torchserve.client import Reply
+from tsctl.rollout.run.golden import wrong
 
 
 @pytest.mark.parametrize(("status", "body", "why"), [

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
-from tsctl.project import Project
-from tsctl.rollout.journal import (
+from tsctl.rollout.run.journal import (
     ENDED,
     REOPENED,
     STARTED,

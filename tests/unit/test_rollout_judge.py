@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsctl.gateway.traffic import TOTAL
-from tsctl.rollout.evidence import OTHER, Evidence, Seen, Window, no_evidence, window_of
-from tsctl.rollout.judge import Held, Verdict, judge, requests_needed, requests_until_below
-from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.statistics import rate_bounds
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import TOTAL
+from tsctl.rollout.decide.evidence import OTHER, Evidence, Seen, Window, no_evidence, window_of
+from tsctl.rollout.decide.judge import Held, Verdict, judge, requests_needed, requests_until_below
+from tsctl.rollout.decide.statistics import rate_bounds
 
 POLICY = RolloutPolicy(hold_s=60, min_requests=200)
 LONG = Held(3600, 10**6)

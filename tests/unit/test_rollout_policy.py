@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tsctl.deployment import read_deployment
+from tsctl.config.deployment import read_deployment
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import TOTAL
 from tsctl.errors import SpecError
-from tsctl.gateway.traffic import TOTAL
-from tsctl.rollout.policy import RolloutPolicy
 
 NODES = "nodes: {local: {}}\n"
 

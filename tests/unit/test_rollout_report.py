@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.unit.rollout_journals import EVERY, Writer, failed_to_load, promoted, rolled_back, with_outage
 from tsctl.errors import AnalysisError
-from tsctl.rollout.shown.plot import HEIGHT, WIDTH, Axis, Band, Line, Plot, figure, linear, powers, times
-from tsctl.rollout.shown.report import render_report, write_report
+from tsctl.views.rollout.plot import HEIGHT, WIDTH, Axis, Band, Line, Plot, figure, linear, powers, times
+from tsctl.views.rollout.report import render_report, write_report
 
 #: Elements without an end.
 VOID = {"meta", "path", "rect", "br", "link", "img"}

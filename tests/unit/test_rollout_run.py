@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.worlds import POLICY, Killed, Outside, World
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
-from tsctl.gateway.admin import NotAnswering
-from tsctl.gateway.traffic import TOTAL
-from tsctl.rollout.journal import REOPENED, STARTED, Entry, Journal
-from tsctl.rollout.judge import Verdict
-from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.run import READY_S, Away, Runner
-from tsctl.rollout.state import Action, Outcome, State, fold, next_action
+from tsctl.gateway.envoy.admin import NotAnswering
+from tsctl.rollout.decide.judge import Verdict
+from tsctl.rollout.decide.state import Action, Outcome, State, fold, next_action
+from tsctl.rollout.run.journal import REOPENED, STARTED, Entry, Journal
+from tsctl.rollout.run.runner import READY_S, Away, Runner
 
 LONGEST = 5000  # actions of one rollout
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.rollout_journals import BEGIN, promoted, rolled_back, with_edited_policy, with_outage
-from tsctl.rollout.shown.history import summary
-from tsctl.rollout.shown.series import MOST_POINTS, requests_of, series, thinned
-from tsctl.rollout.state import fold
+from tsctl.rollout.decide.state import fold
+from tsctl.views.rollout.history import summary
+from tsctl.views.rollout.series import MOST_POINTS, requests_of, series, thinned
 
 ROWS = st.lists(st.tuples(*[st.floats(-50, 50)] * 3), max_size=400)
 

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsctl.bench.rollout import slow_share
-from tsctl.rollout.ahead.simulate import (
+from tsctl.config.policy import RolloutPolicy
+from tsctl.rollout.decide.evidence import Seen, Window, no_evidence
+from tsctl.rollout.decide.judge import Held, Verdict, judge
+from tsctl.rollout.forecast.simulate import (
     CANARY,
     Behaviour,
     Counts,
@@ -26,9 +29,6 @@ from tsctl.rollout.ahead.simulate import (
     signals_of,
     simulate,
 )
-from tsctl.rollout.evidence import Seen, Window, no_evidence
-from tsctl.rollout.judge import Held, Verdict, judge
-from tsctl.rollout.policy import RolloutPolicy
 
 CLASSES = 3
 KINDS = 1 + CLASSES

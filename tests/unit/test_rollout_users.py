@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tsctl.gateway.traffic import TOTAL
-from tsctl.rollout.counts import Question
-from tsctl.rollout.evidence import Evidence, Seen, Window, no_evidence, window_of
-from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.statistics import rejects
-from tsctl.rollout.users import UserLog
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import TOTAL
+from tsctl.rollout.decide.evidence import Evidence, Seen, Window, no_evidence, window_of
+from tsctl.rollout.decide.statistics import rejects
+from tsctl.rollout.evidence.counts import Question
+from tsctl.rollout.evidence.users import UserLog
 
 QUESTION = Question("m", "1.0", "2.0", slow_ms=20)
 POLICY = RolloutPolicy()

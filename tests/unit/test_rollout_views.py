@@ -15,9 +15,9 @@ from rich.console import Console
 from tests.unit.rollout_journals import Writer, aborted, failed_to_load, promoted, rolled_back, with_outage
 from tsctl.cli import rollout_views
 from tsctl.errors import AnalysisError
-from tsctl.rollout.evidence import Seen
-from tsctl.rollout.shown.follow import Standing, Tail, standing
-from tsctl.rollout.shown.view import picture, seconds_left
+from tsctl.rollout.decide.evidence import Seen
+from tsctl.views.rollout.follow import Standing, Tail, standing
+from tsctl.views.rollout.status import picture, seconds_left
 
 
 def shown(now: Standing | None, clock: float | None = None, width: int = 160) -> str:

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tsctl.deployment import read_deployment
+from tsctl.config.deployment import read_deployment
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
-from tsctl.gateway.admin import NotAnswering
+from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.traffic import Traffic
-from tsctl.project import Project
-from tsctl.rollout import control
-from tsctl.rollout.begin import Place, open_place, resumed
-from tsctl.rollout.journal import STARTED, Journal, folder
-from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.run import Runner
-from tsctl.rollout.sources import PrometheusServer
-from tsctl.rollout.state import Action, next_action
-from tsctl.rollout.world import Site, is_as_decided
+from tsctl.rollout.decide.state import Action, next_action
+from tsctl.rollout.evidence.sources import PrometheusServer
+from tsctl.rollout.run import commands as control
+from tsctl.rollout.run.begin import Place, open_place, resumed
+from tsctl.rollout.run.effects import Site, is_as_decided
+from tsctl.rollout.run.journal import STARTED, Journal, folder
+from tsctl.rollout.run.runner import Runner
 
 DEPLOYMENT = "nodes: {local: {}}\ngateway: {}\nrollout: {alpha: 0.02}\n"
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tsctl.errors import NodeError
-from tsctl.node.properties import render_properties
-from tsctl.node.snapshot import (
+from tsctl.nodes.torchserve.properties import render_properties
+from tsctl.nodes.torchserve.snapshot import (
     KEPT_SNAPSHOTS,
     ServedVersion,
     forget,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tsctl.management import VersionState, Worker
-from tsctl.node.logs import LoadReport
-from tsctl.status import VersionRow, rows_of
+from tsctl.deploy.status import VersionRow, rows_of
+from tsctl.nodes.torchserve.client import VersionState, Worker
+from tsctl.nodes.torchserve.logs import LoadReport
 
 
 def state(version: str, ready: int, wanted: int, archive: str = "digits-1.0-0123456789ab.mar") -> VersionState:

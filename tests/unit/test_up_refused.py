@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tsctl.archive.store import archive_of
+from tsctl.config.project import Project
+from tsctl.deploy.up import require_no_rollout
 from tsctl.errors import ConflictError
-from tsctl.project import Project
-from tsctl.rollout.journal import ENDED, STARTED, Journal, folder
-from tsctl.up import require_no_rollout
+from tsctl.rollout.run.journal import ENDED, STARTED, Journal, folder
 
 
 def test_the_bytes_of_a_model_stay_what_they_are_until_its_rollout_has_ended(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
-from tsctl.gateway.traffic import TOTAL
-from tsctl.rollout.counts import Cursor, Question
-from tsctl.rollout.evidence import Seen, Window
-from tsctl.rollout.policy import RolloutPolicy
-from tsctl.rollout.run import Away
-from tsctl.rollout.state import State
+from tsctl.rollout.decide.evidence import Seen, Window
+from tsctl.rollout.decide.state import State
+from tsctl.rollout.evidence.counts import Cursor, Question
+from tsctl.rollout.run.runner import Away
 
 POLICY = RolloutPolicy(
     steps=(5, 50, 100), hold_s=10, max_hold_s=600, min_requests=100, max_error_rate=0.2, settle_s=0, tick_s=1, keep=1

@@ -10,8 +10,8 @@ from typing import Any
 
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check, Facts
 from tsctl.archive.golden import golden_rules
-from tsctl.archive.spec import SAMPLE_TYPES
 from tsctl.archive.trial import Answer, Request, Trial, run_probe
+from tsctl.config.archive import SAMPLE_TYPES
 from tsctl.errors import ArchiveError
 
 PROBLEM_FIELDS = ("type", "title", "status", "detail", "request_id", "model", "version")

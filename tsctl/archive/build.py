@@ -15,12 +15,12 @@ import yaml
 import tsctl
 from tsctl.archive.container import Content, content_digest, write_archive
 from tsctl.archive.recipe import KEY_FILE, recipe_output
-from tsctl.archive.spec import SAMPLE_TYPES, ArchiveSpec, read_archive_spec
 from tsctl.archive.store import StoredArchive, archive_of, list_archives, make_current
+from tsctl.config.archive import SAMPLE_TYPES, ArchiveSpec, read_archive_spec
+from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
-from tsctl.locks import exclusive
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.host.locks import exclusive
+from tsctl.host.progress import Progress
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 DIGESTS = "MAR-INF/DIGESTS.json"

@@ -17,8 +17,8 @@ from typing import Any
 from tsctl.archive.build import assemble, handlers_package
 from tsctl.archive.container import Content
 from tsctl.archive.recipe import recipe_output
-from tsctl.archive.spec import ArchiveSpec, Tolerance
 from tsctl.archive.trial import run_probe
+from tsctl.config.archive import ArchiveSpec, Tolerance
 from tsctl.errors import ArchiveError
 
 #: More digits would hold one machine's rounding against another's.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 
-from tsctl.archive.spec import ArchiveSpec
+from tsctl.config.archive import ArchiveSpec
 from tsctl.errors import ArchiveError
 
 KEY_FILE = ".inputs"

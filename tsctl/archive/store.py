@@ -18,10 +18,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from tsctl.config.project import Project
+from tsctl.config.spec import ModelName, ModelVersion
 from tsctl.errors import ArchiveError
-from tsctl.locks import exclusive
-from tsctl.project import Project
-from tsctl.spec import ModelName, ModelVersion
+from tsctl.host.locks import exclusive
 
 DIGEST_DIGITS = 12
 _NAME = re.compile(

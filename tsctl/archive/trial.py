@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from tsctl.environment import inherited
 from tsctl.errors import ArchiveError
+from tsctl.host.environment import inherited
 
 TIMEOUT_S = 300.0
 _PROBE = Path(__file__).with_name("probe.py")

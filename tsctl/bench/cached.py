@@ -22,8 +22,8 @@ from tsctl.bench.overhead import JSON, scores
 from tsctl.bench.traffic import repeated
 from tsctl.bench.ways import Address, OnNode, OwnNode
 from tsctl.bench.workload import ANSWER_S, Traffic, Workload, own_folder, started
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.config.project import Project
+from tsctl.host.progress import Progress
 
 REQUESTS = 4000
 REPEATED = 0.4

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from tsctl.archive.build import build_version
-from tsctl.archive.spec import Batch, Warmup, read_archive_spec
 from tsctl.bench.alone import script_says
 from tsctl.bench.figures import Figure, Result, Target, Turn, fastest, times
 from tsctl.bench.linear import write_stock_config
@@ -23,8 +22,9 @@ from tsctl.bench.traffic import AROUND, BLOCK, mixed_lengths, sentences
 from tsctl.bench.ways import OnNode, OwnNode
 from tsctl.bench.workload import TakeTurn, Traffic, Workload, load_turns, own_folder, started, take_turns, warm
 from tsctl.bench.wrk import require_wrk
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.config.archive import Batch, Warmup, read_archive_spec
+from tsctl.config.project import Project
+from tsctl.host.progress import Progress
 
 SENTENCES = 512
 SHORTEST, LONGEST = 4, 128

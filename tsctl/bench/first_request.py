@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 from tsctl.archive.store import StoredArchive, find_archive, import_archive
 from tsctl.bench.own_node import archived_by_torchserve, free_node, json_sample, own_project, request_headers, serving
-from tsctl.deployment import DeploymentSpec
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.project import Project
 from tsctl.errors import NodeError
-from tsctl.node.connection import Node, open_node
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.host.progress import Progress
+from tsctl.nodes.torchserve.node import Node, open_node
 
 FOLLOWING = 100
 

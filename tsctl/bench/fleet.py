@@ -16,22 +16,22 @@ from typing import Any
 
 import yaml
 
-from tsctl import versions
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
-from tsctl.archive.spec import read_archive_spec
 from tsctl.archive.store import StoredArchive
 from tsctl.bench.own_node import free_node, free_port, own_project, request_headers
 from tsctl.bench.processes import children
 from tsctl.bench.ways import Address
-from tsctl.deployment import NodeSpec, read_deployment
+from tsctl.config.archive import read_archive_spec
+from tsctl.config.deployment import NodeSpec, read_deployment
+from tsctl.config.project import PROJECT_VARIABLE, Project
 from tsctl.errors import NodeError
 from tsctl.gateway.change import sync
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
-from tsctl.node.connection import Node
-from tsctl.progress import Progress
-from tsctl.project import PROJECT_VARIABLE, Project
+from tsctl.host.progress import Progress
+from tsctl.nodes.torchserve import versions
+from tsctl.nodes.torchserve.node import Node
 
 JSON = "application/json"
 COMMAND_S = 180

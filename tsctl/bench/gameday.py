@@ -17,9 +17,9 @@ from tsctl.bench.gameday_load import CONNECTIONS, PAUSE_S, digit_bodies, picture
 from tsctl.bench.gameday_site import MODEL, ROUTE, STABLE, bring_back, gameday_site, release, versions_of
 from tsctl.bench.gameday_told import Canary, Row, row
 from tsctl.bench.workload import own_folder
-from tsctl.progress import Progress
-from tsctl.project import Project
-from tsctl.rollout.journal import read
+from tsctl.config.project import Project
+from tsctl.host.progress import Progress
+from tsctl.rollout.run.journal import read
 
 if TYPE_CHECKING:
     from tsctl.bench.run import Run

@@ -15,17 +15,17 @@ from typing import Any
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
 from tsctl.archive.recipe import recipe_output
-from tsctl.archive.spec import read_archive_spec
 from tsctl.archive.store import StoredArchive
 from tsctl.bench.fleet import Fleet, running
 from tsctl.bench.own_node import free_node, own_project
+from tsctl.config.archive import read_archive_spec
+from tsctl.config.project import PROJECT_VARIABLE, Project
+from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ArchiveError, NodeError
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.retire import retire
-from tsctl.gateway.traffic import TOTAL
-from tsctl.progress import Progress, Step
-from tsctl.project import PROJECT_VARIABLE, Project
-from tsctl.rollout.journal import journals, unfinished
+from tsctl.host.progress import Progress, Step
+from tsctl.rollout.run.journal import journals, unfinished
 
 MODEL, STABLE = "gameday", "1.0"
 #: Whose network and weights all versions have.

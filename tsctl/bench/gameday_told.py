@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from tsctl.bench.client import Answer
 from tsctl.bench.gameday_load import picture_of
-from tsctl.rollout.evidence import Window, window_of
-from tsctl.rollout.journal import Entry
-from tsctl.rollout.policy import LIMIT
-from tsctl.rollout.state import Outcome, fold
+from tsctl.config.policy import LIMIT
+from tsctl.rollout.decide.evidence import Window, window_of
+from tsctl.rollout.decide.state import Outcome, fold
+from tsctl.rollout.run.journal import Entry
 
 #: The gateway tells times of answers so late; counts of them, at once.
 TOLD_LATE_S = 1.0

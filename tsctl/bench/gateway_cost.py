@@ -11,8 +11,8 @@ from tsctl.bench.idle import latencies_ms
 from tsctl.bench.ways import Address
 from tsctl.bench.workload import LEAD_S, own_folder
 from tsctl.bench.wrk import require_wrk, run_wrk, write_script
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.config.project import Project
+from tsctl.host.progress import Progress
 
 MODEL, VERSION = "linear", "1.0"
 DIRECT, THROUGH = "node", "gateway"

@@ -9,13 +9,13 @@ from tsctl.bench.client import Answer, under_load
 from tsctl.bench.figures import Figure, Result, Target
 from tsctl.bench.fleet import BODY, MODEL, Fleet, running_fleet
 from tsctl.bench.workload import own_folder
+from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.gateway.change import set_weights
-from tsctl.gateway.render import cluster_name
+from tsctl.gateway.envoy.render import cluster_name
 from tsctl.gateway.retire import retire
-from tsctl.node.connection import Node
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.host.progress import Progress
+from tsctl.nodes.torchserve.node import Node
 
 NODES = 3
 STABLE, CANARY = "1.0", "2.0"

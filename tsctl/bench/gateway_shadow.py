@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tsctl import versions
 from tsctl.bench.figures import Figure, Result, Target, Turn
 from tsctl.bench.fleet import BODY, MODEL, SHADOWS, Fleet, running_fleet
 from tsctl.bench.workload import LEAD_S, own_folder
 from tsctl.bench.wrk import require_wrk, run_wrk, write_script
+from tsctl.config.project import Project
+from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_shadow
-from tsctl.gateway.traffic import TOTAL
-from tsctl.node.connection import Node
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.host.progress import Progress
+from tsctl.nodes.torchserve import versions
+from tsctl.nodes.torchserve.node import Node
 
 #: Both wait without computing, so that on two cores the shadow takes no processor time from the others.
 PRIMARY = "waits"

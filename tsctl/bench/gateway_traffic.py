@@ -11,10 +11,10 @@ from tsctl.bench.client import Answer, ask_all, under_load
 from tsctl.bench.figures import Figure, Result, Target
 from tsctl.bench.fleet import BODY, MODEL, Fleet, running_fleet
 from tsctl.bench.workload import own_folder
+from tsctl.config.project import Project
+from tsctl.config.weights import TOTAL, percent
 from tsctl.gateway.change import set_weights
-from tsctl.gateway.traffic import TOTAL, percent
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.host.progress import Progress
 
 STABLE, CANARY = "1.0", "2.0"
 CHANGES = 50

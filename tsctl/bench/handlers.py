@@ -5,9 +5,9 @@ from __future__ import annotations
 from tsctl.bench import cached, embeddings, first_request, idle, overhead, pictures
 from tsctl.bench.figures import Figure, Result, Target
 from tsctl.bench.run import Run
-from tsctl.deployment import DeploymentSpec
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.project import Project
+from tsctl.host.progress import Progress
 
 #: At most this many times the median of the next hundred requests.
 FIRST_REQUEST = Target(1.5, is_ceiling=True)

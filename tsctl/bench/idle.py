@@ -16,9 +16,9 @@ from tsctl.bench.linear import Linear, build_linear
 from tsctl.bench.overhead import FASTAPI, OURS, STOCK, overhead_workload
 from tsctl.bench.ways import Address
 from tsctl.bench.workload import ANSWER_S, Workload, own_folder, started
+from tsctl.config.project import Project
 from tsctl.errors import NodeError
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.host.progress import Progress
 
 REQUESTS = 300
 PAUSE_S = 0.003

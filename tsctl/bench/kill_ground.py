@@ -21,13 +21,14 @@ from tsctl.bench.client import Connection
 from tsctl.bench.kill_ways import POLICY, Killed, Way, repeated, unread
 from tsctl.bench.struck import POINTS_VARIABLE, STRIKE_VARIABLE
 from tsctl.bench.ways import Address
+from tsctl.config.project import PROJECT_VARIABLE, Project
+from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import NodeError, TsctlError
 from tsctl.gateway.state import Gateway, traffic_in_force
-from tsctl.gateway.traffic import TOTAL, Traffic, percent
-from tsctl.node.connection import open_nodes
-from tsctl.project import PROJECT_VARIABLE, Project
-from tsctl.rollout.journal import journals, read, unfinished, whole_bytes
-from tsctl.rollout.state import Action, Outcome, fold, next_action
+from tsctl.gateway.traffic import Traffic
+from tsctl.nodes.torchserve.node import open_nodes
+from tsctl.rollout.decide.state import Action, Outcome, fold, next_action
+from tsctl.rollout.run.journal import journals, read, unfinished, whole_bytes
 
 #: Between two requests of a client.
 CLIENT_S, CLIENTS = 0.02, 2

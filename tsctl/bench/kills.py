@@ -13,10 +13,10 @@ from tsctl.bench.kill_ground import Ground
 from tsctl.bench.kill_ways import POLICY, WAYS, Killed, Way
 from tsctl.bench.workload import own_folder
 from tsctl.cli.output import print_table
+from tsctl.config.project import Project, find_project
+from tsctl.config.weights import percent
 from tsctl.errors import NodeError
-from tsctl.gateway.traffic import percent
-from tsctl.progress import Progress
-from tsctl.project import Project, find_project
+from tsctl.host.progress import Progress
 
 GOOD, BAD = ("1.0", "2.0"), "crashes"
 COLUMNS = ("rollout", "killed", "converged", "steps repeated", "highest weight", "policy's", "back after s")

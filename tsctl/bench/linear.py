@@ -11,10 +11,10 @@ import yaml
 
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
-from tsctl.archive.spec import ArchiveSpec, Serving, read_archive_spec
 from tsctl.bench.own_node import archived_by_torchserve, own_project
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.config.archive import ArchiveSpec, Serving, read_archive_spec
+from tsctl.config.project import Project
+from tsctl.host.progress import Progress
 
 #: The versions of benchmarks/linear/archive.yaml that are ways of their own; one that it does not have is left out.
 VERSIONS = {

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tsctl.node.java import find_java
+from tsctl.nodes.torchserve.java import find_java
 
 PACKAGES = ("tsctl", "torch", "torchserve", "numpy", "pydantic", "transformers", "tokenizers", "pillow", "safetensors",
             "fastapi", "uvicorn", "uvloop", "httptools", "torchvision")  # fmt: skip

@@ -15,8 +15,8 @@ from tsctl.bench.linear import VERSIONS, Linear, build_linear
 from tsctl.bench.ways import OnNode, OnUvicorn, OwnNode, Way
 from tsctl.bench.workload import Traffic, Workload, load_turns, own_folder, started, take_turns, warm
 from tsctl.bench.wrk import require_wrk
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.config.project import Project
+from tsctl.host.progress import Progress
 
 CONNECTIONS = 128
 WARMING_S = 8

@@ -13,15 +13,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tsctl import versions
 from tsctl.archive.store import StoredArchive
-from tsctl.deployment import NodeSpec
+from tsctl.config.deployment import NodeSpec
+from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
-from tsctl.node.connection import Node
-from tsctl.node.start import start_node, stop_node
-from tsctl.node.tokens import read_tokens
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.host.progress import Progress
+from tsctl.nodes.torchserve import versions
+from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.start import start_node, stop_node
+from tsctl.nodes.torchserve.tokens import read_tokens
 
 
 def own_project(project: Project, folder: Path) -> Project:

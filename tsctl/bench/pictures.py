@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from tsctl.archive.build import build_version
-from tsctl.archive.spec import ArchiveSpec, Warmup, read_archive_spec
 from tsctl.bench.figures import Result, Target, times
 from tsctl.bench.linear import write_stock_config
 from tsctl.bench.own_node import archived_by_torchserve, own_project
 from tsctl.bench.ways import OnNode, OwnNode, Way
 from tsctl.bench.workload import Traffic, Workload, load_turns, own_folder, started, take_turns, warm
 from tsctl.bench.wrk import require_wrk
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.config.archive import ArchiveSpec, Warmup, read_archive_spec
+from tsctl.config.project import Project
+from tsctl.host.progress import Progress
 
 PICTURES = 300
 CONNECTIONS = 128

@@ -9,13 +9,13 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from tsctl.bench.figures import Figure, Result, Target
-from tsctl.gateway.traffic import percent
-from tsctl.rollout.policy import RolloutPolicy
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import percent
 
 if TYPE_CHECKING:
     from tsctl.bench.run import Run
-    from tsctl.progress import Progress
-    from tsctl.rollout.ahead.simulate import Behaviour, Ends, Rollout
+    from tsctl.host.progress import Progress
+    from tsctl.rollout.forecast.simulate import Behaviour, Ends, Rollout
 
 SEED = 20_261_125
 RUNS = 10_000
@@ -49,7 +49,7 @@ def workloads(runs: int = RUNS) -> dict[str, Run]:
 
 def identical(runs: int, progress: Progress) -> Result:
     """How often a canary that is the same as stable is rolled back."""
-    from tsctl.rollout.ahead.simulate import Behaviour
+    from tsctl.rollout.forecast.simulate import Behaviour
 
     figures: list[Figure] = []
     notes: list[str] = []
@@ -67,7 +67,7 @@ def identical(runs: int, progress: Progress) -> Result:
 
 def caught(runs: int, progress: Progress) -> Result:
     """How soon a canary with ten times as many errors is rolled back."""
-    from tsctl.rollout.ahead.simulate import Behaviour
+    from tsctl.rollout.forecast.simulate import Behaviour
 
     told = _rollout(Behaviour(BASE), Behaviour(0.05), ((CAUGHT_AT, LONGEST),))
     ends = _simulated("5% errors against 0.5%", told, runs, SEED, progress)
@@ -78,7 +78,7 @@ def caught(runs: int, progress: Progress) -> Result:
 
 def faults(runs: int, progress: Progress) -> Result:
     """How soon smaller faults, and faults that are no errors, are rolled back at each weight."""
-    from tsctl.rollout.ahead.simulate import Behaviour
+    from tsctl.rollout.forecast.simulate import Behaviour
 
     stable = Behaviour(BASE)
     figures: list[Figure] = []
@@ -117,13 +117,13 @@ def _faulty(stable: Behaviour) -> dict[str, Behaviour]:
 def _rollout(
     stable: Behaviour, canary: Behaviour, stages: tuple[tuple[int, int], ...], policy: RolloutPolicy = POLICY
 ) -> Rollout:
-    from tsctl.rollout.ahead.simulate import Rollout, Stage
+    from tsctl.rollout.forecast.simulate import Rollout, Stage
 
     return Rollout(policy, stable, canary, tuple(Stage(*stage) for stage in stages))
 
 
 def _simulated(title: str, told: Rollout, runs: int, seed: int, progress: Progress) -> Ends:
-    from tsctl.rollout.ahead.simulate import simulate
+    from tsctl.rollout.forecast.simulate import simulate
 
     with progress.step(f"{title}, {runs:,} runs") as step:
         ends = simulate(told, runs, seed)

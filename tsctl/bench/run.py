@@ -9,10 +9,10 @@ from typing import Any
 
 from tsctl.bench.figures import Figure, Result, Turn, median_turn
 from tsctl.bench.machine import machine_facts
-from tsctl.deployment import DeploymentSpec
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.project import Project
 from tsctl.errors import TsctlError
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.host.progress import Progress
 
 #: Digits behind the point of a figure, by its unit.
 DECIMALS = {"requests/s": 0, "times": 2, "ms": 2, "share": 3, "requests": 0, "users": 0, "canaries": 0, "s": 1, "%": 2}

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsctl.rollout import begin
-from tsctl.rollout.journal import Entry, Journal
-from tsctl.rollout.world import Site
+from tsctl.rollout.run import begin
+from tsctl.rollout.run.effects import Site
+from tsctl.rollout.run.journal import Entry, Journal
 
 STRIKE_VARIABLE, POINTS_VARIABLE = "TSCTL_STRIKE", "TSCTL_POINTS"
 #: Effects, and seconds after which each is amid.

@@ -18,16 +18,16 @@ from typing import Protocol
 
 from rich.console import Console
 
-from tsctl import versions
 from tsctl.archive.store import StoredArchive, import_archive
 from tsctl.bench.own_node import free_node, free_port, own_project, request_headers
 from tsctl.bench.processes import children
+from tsctl.config.project import Project
 from tsctl.errors import NodeError
-from tsctl.node.connection import open_node
-from tsctl.node.properties import parse_properties, render_properties
-from tsctl.node.start import start_node, stop_node
-from tsctl.progress import Progress
-from tsctl.project import Project
+from tsctl.host.progress import Progress
+from tsctl.nodes.torchserve import versions
+from tsctl.nodes.torchserve.node import open_node
+from tsctl.nodes.torchserve.properties import parse_properties, render_properties
+from tsctl.nodes.torchserve.start import start_node, stop_node
 
 #: Properties of this project that a node with TorchServe's own defaults has too: with other tokens or metrics it would
 #: do other work for each request.

@@ -20,7 +20,7 @@ from tsctl.bench.processes import cpu_s
 from tsctl.bench.ways import Address, Way
 from tsctl.bench.wrk import run_wrk, write_script
 from tsctl.errors import NodeError
-from tsctl.progress import Progress
+from tsctl.host.progress import Progress
 
 #: Load before every turn: caches of the processor, and what slept meanwhile.
 LEAD_S = 1

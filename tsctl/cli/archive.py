@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tsctl.cli.output import plural, print_json, print_table
-from tsctl.project import find_project
+from tsctl.config.project import find_project
 
 if TYPE_CHECKING:
-    from tsctl.project import Project
+    from tsctl.config.project import Project
 
 app = typer.Typer(help="Build, verify, inspect and list .mar archives.", no_args_is_help=True)
 
@@ -25,7 +25,7 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...
 def build(names: Names = None, json: Json = False) -> None:
     """Build archives into archives/store; the same inputs give the same bytes."""
     from tsctl.archive.build import build_versions
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
 
     project = find_project()
     built = build_versions(project, _versions(project, names), Progress())
@@ -92,7 +92,7 @@ def verify(
     """Check archives before they serve: safe files, right answers, bad items that harm no neighbour; exit code 3."""
     from tsctl.archive.verify import verify as verify_archive
     from tsctl.errors import ArchiveError
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
 
     progress = Progress()
     reports = []
@@ -144,7 +144,7 @@ def golden(names: Names = None) -> None:
     """Keep the present answers to the samples as the golden ones; look at the difference before you commit it."""
     from tsctl.archive.build import read_archive_folders
     from tsctl.archive.golden import make_golden
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
 
     project = find_project()
     folders = read_archive_folders(project)

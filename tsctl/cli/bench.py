@@ -76,7 +76,7 @@ def first_request(
 ) -> None:
     """The first request after READY against the median of the next hundred, and the same on stock TorchServe."""
     from tsctl.bench.first_request import measure
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
 
     rows = measure(*open_deployment(), rounds, Progress())
     if json:
@@ -94,8 +94,8 @@ def overhead(
 ) -> None:
     """A linear layer under 128 connections: this project's handler against TorchServe's own, in one run."""
     from tsctl.bench.overhead import measure
-    from tsctl.progress import Progress
-    from tsctl.project import find_project
+    from tsctl.config.project import find_project
+    from tsctl.host.progress import Progress
 
     rows = measure(find_project(), rounds, seconds, Progress())
     if json:
@@ -199,7 +199,7 @@ def _run(
     """
     from tsctl.bench.run import run_workloads
     from tsctl.errors import NodeError
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
 
     project, deployment = open_deployment()
     path = out or project.state / "bench" / f"{name}.json"

@@ -29,7 +29,7 @@ def opened() -> Gateway:
 def render() -> None:
     """Write Envoy's files from deployment.yaml and what the nodes serve, and have Envoy check them."""
     from tsctl.gateway.change import sync
-    from tsctl.gateway.process import validate, write_static_files
+    from tsctl.gateway.envoy.process import validate, write_static_files
     from tsctl.gateway.state import changing
 
     gateway = opened()
@@ -48,9 +48,9 @@ def start(
     ] = False,
 ) -> None:
     """Start the gateway, or bring a running one to what the nodes serve."""
-    from tsctl.gateway import keeper
+    from tsctl.gateway.envoy import supervisor as keeper
     from tsctl.gateway.start import start_gateway, stop_gateway
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
 
     gateway, progress = opened(), Progress()
     changes = start_gateway(gateway, progress, with_keeper=not foreground)
@@ -69,7 +69,7 @@ def start(
 def stop() -> None:
     """Stop the gateway that was started here; what it has in hand has five seconds to end."""
     from tsctl.gateway.start import stop_gateway
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
 
     if not stop_gateway(opened(), Progress()):
         typer.echo("the gateway was not running")
@@ -94,7 +94,7 @@ def status(json: Json = False) -> None:
 
 
 def _print_status(found: GatewayStatus) -> None:
-    from tsctl.gateway.traffic import percent
+    from tsctl.config.weights import percent
 
     condition = "ready" if found.is_ready else "not ready" if found.is_live else "not running"
     pids = f" (pid {found.pid}, keeper {found.keeper or 'not running'})" if found.pid else ""

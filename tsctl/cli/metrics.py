@@ -12,7 +12,7 @@ from tsctl.cli.node import NodeOption
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from tsctl.node.connection import Node
+    from tsctl.nodes.torchserve.node import Node
 
 app = typer.Typer(help="Show or export what the workers of the node on this machine measured.", no_args_is_help=True)
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tsctl.cli.context import open_all_nodes, open_one_node
-from tsctl.cli.everywhere import AllNodes, run_everywhere
+from tsctl.cli.fan_out import AllNodes, run_everywhere
 from tsctl.cli.node import NodeOption
 from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from tsctl.archive.store import StoredArchive
-    from tsctl.deployment import DeploymentSpec
-    from tsctl.everywhere import Done, Note
-    from tsctl.node.connection import Node
-    from tsctl.project import Project
+    from tsctl.config.deployment import DeploymentSpec
+    from tsctl.config.project import Project
+    from tsctl.nodes.fan_out import Done, Note
+    from tsctl.nodes.torchserve.node import Node
 
 app = typer.Typer(
     help="List, register, scale and unregister model versions on one node or on all.", no_args_is_help=True
@@ -76,8 +76,8 @@ def register(
     With --all-nodes, a node that has it READY from the same bytes stays as it is, so that the same command catches up
     on a node that was away.
     """
-    from tsctl import versions
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
+    from tsctl.nodes.torchserve import versions
 
     if all_nodes:
         project, _, nodes = open_all_nodes(node)
@@ -104,9 +104,9 @@ def scale(
     timeout: Timeout = None,
 ) -> None:
     """Set the number of workers and wait until all are READY; dead ones are started anew."""
-    from tsctl import versions
-    from tsctl.everywhere import Done
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
+    from tsctl.nodes.fan_out import Done
+    from tsctl.nodes.torchserve import versions
 
     if all_nodes:
 
@@ -124,8 +124,8 @@ def scale(
 @app.command("set-default")
 def set_default(model: Model, version: Version, node: NodeOption = None, all_nodes: AllNodes = False) -> None:
     """Make a ready version answer callers that name none."""
-    from tsctl import versions
-    from tsctl.everywhere import Done
+    from tsctl.nodes.fan_out import Done
+    from tsctl.nodes.torchserve import versions
 
     if all_nodes:
 
@@ -150,9 +150,9 @@ def unregister(
     ] = False,
 ) -> None:
     """Remove a version and its workers from the node; refused while the gateway sends requests to it by weight."""
-    from tsctl import versions
-    from tsctl.everywhere import Done
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
+    from tsctl.nodes.fan_out import Done
+    from tsctl.nodes.torchserve import versions
 
     if all_nodes:
 
@@ -180,7 +180,7 @@ def retire(
     from tsctl.errors import NodeError
     from tsctl.gateway.retire import retire as retire_version
     from tsctl.gateway.state import open_gateway
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
 
     project, deployment = open_deployment()
     with Progress().step(f"retiring {model} {version}") as step:
@@ -207,8 +207,8 @@ def _require_no_weight(project: Project, deployment: DeploymentSpec, model: str,
 
 
 def _ensure(node: Node, stored: StoredArchive, workers: int | None, note: Note, timeout_s: float | None) -> Done:
-    from tsctl import versions
-    from tsctl.everywhere import Done
+    from tsctl.nodes.fan_out import Done
+    from tsctl.nodes.torchserve import versions
 
     is_new = versions.ensure(node, stored, workers, note, timeout_s)
     [state] = node.client.describe(stored.model, stored.version)
@@ -233,7 +233,7 @@ def _shown(row: tuple[str, str, bool, int, int, str]) -> tuple[object, ...]:
 
 
 def _list_everywhere(named: str | None, columns: tuple[str, ...], is_json: bool) -> None:
-    from tsctl.everywhere import failure, on_every, reason
+    from tsctl.nodes.fan_out import failure, on_every, reason
 
     ended = on_every(open_all_nodes(named)[2], lambda opened, note: _registered(opened))
     why_not = {one.node: reason(one.error) for one in ended if one.error is not None}

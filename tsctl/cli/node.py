@@ -13,8 +13,8 @@ from tsctl.cli.context import open_one_node
 
 if TYPE_CHECKING:
     from tsctl.errors import TsctlError
-    from tsctl.node.connection import Node
-    from tsctl.node.start import Restored
+    from tsctl.nodes.torchserve.node import Node
+    from tsctl.nodes.torchserve.start import Restored
 
 app = typer.Typer(help="Start, stop and wait for the TorchServe node on this machine.", no_args_is_help=True)
 
@@ -30,8 +30,8 @@ def start(
     empty: Annotated[bool, typer.Option("--empty", help="Do not register again what it served before.")] = False,
 ) -> None:
     """Start the node and register again what it served before."""
-    from tsctl.node.start import restore, start_node, stop_node
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
+    from tsctl.nodes.torchserve.start import restore, start_node, stop_node
 
     project, _, opened = open_one_node(node)
     progress = Progress()
@@ -61,8 +61,8 @@ def start(
 @app.command()
 def stop(node: NodeOption = None) -> None:
     """Stop the node and its workers."""
-    from tsctl.node.start import stop_node
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
+    from tsctl.nodes.torchserve.start import stop_node
 
     _, _, opened = open_one_node(node)
     if not stop_node(opened, Progress()):
@@ -75,9 +75,9 @@ def wait(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 120.0,
 ) -> None:
     """Wait until every version of deployment.yaml, and every other with workers, is ready on the node."""
+    from tsctl.deploy.status import node_status
     from tsctl.errors import NodeError
-    from tsctl.progress import Progress
-    from tsctl.status import node_status
+    from tsctl.host.progress import Progress
 
     _, deployment, opened = open_one_node(node)
     end = time.monotonic() + timeout
@@ -98,7 +98,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _ended(node: Node, status: int) -> Exception:
     from tsctl.errors import NodeError
-    from tsctl.node.process import crash_report
+    from tsctl.nodes.torchserve.process import crash_report
 
     return NodeError(f"node {node.name} ended by itself with status {status}:\n{crash_report(node.paths)}")
 

@@ -11,7 +11,7 @@ from tsctl.cli.models import Json
 from tsctl.cli.output import plural, print_json
 
 if TYPE_CHECKING:
-    from tsctl.release.changes import Plan
+    from tsctl.deploy.changes import Plan
 
 #: The outcome of `tsctl plan` where something would change.
 WOULD_CHANGE = 12
@@ -27,10 +27,10 @@ PruneModels = Annotated[
 
 def plan(json: Json = False, prune: PruneVersions = False, prune_models: PruneModels = False) -> int:
     """Show what 'tsctl apply' would do; exit code 12 if anything, 0 if nothing."""
-    from tsctl.release.observe import open_owners
-    from tsctl.release.outcome import not_covered
-    from tsctl.release.reconcile import Prune, plan_now
-    from tsctl.release.words import plan_json
+    from tsctl.deploy.observe import open_owners
+    from tsctl.deploy.outcome import not_covered
+    from tsctl.deploy.reconcile import Prune, plan_now
+    from tsctl.views.plan import plan_json
 
     made = plan_now(open_owners(*open_deployment()), Prune(prune or prune_models, prune_models))
     if json:
@@ -47,10 +47,10 @@ def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneM
 
     A node that does not answer is told, with exit code 4, and catches up when this is run again.
     """
-    from tsctl.progress import Progress
-    from tsctl.release.observe import open_owners
-    from tsctl.release.reconcile import Prune, reconcile
-    from tsctl.release.words import applied_json, summary
+    from tsctl.deploy.observe import open_owners
+    from tsctl.deploy.reconcile import Prune, reconcile
+    from tsctl.host.progress import Progress
+    from tsctl.views.plan import applied_json, summary
 
     ended = reconcile(
         open_owners(*open_deployment()),
@@ -76,7 +76,7 @@ def _print(shown: Plan) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from tsctl.release.words import aligned, heading, lines_of, summary
+    from tsctl.views.plan import aligned, heading, lines_of, summary
 
     console = Console(highlight=False, soft_wrap=True)
     lines = lines_of(shown)

@@ -15,11 +15,11 @@ from tsctl.cli.rollout_plan import plan
 from tsctl.cli.rollout_views import explain, history, report, status, watch
 
 if TYPE_CHECKING:
-    from tsctl.everywhere import Note
-    from tsctl.rollout.begin import Place
-    from tsctl.rollout.journal import Entry
-    from tsctl.rollout.run import Runner
-    from tsctl.rollout.state import State
+    from tsctl.nodes.fan_out import Note
+    from tsctl.rollout.decide.state import State
+    from tsctl.rollout.run.begin import Place
+    from tsctl.rollout.run.journal import Entry
+    from tsctl.rollout.run.runner import Runner
 
 app = typer.Typer(help="Release a version step by step, and have it promoted or rolled back.", no_args_is_help=True)
 
@@ -41,7 +41,7 @@ def start(
     Ends with 0 when it was promoted, 10 when it was rolled back, 11 when a person must say how to go on. Where this
     process is ended, 'tsctl rollout resume' goes on.
     """
-    from tsctl.rollout.begin import started
+    from tsctl.rollout.run.begin import started
 
     place = _place()
     target = place.deployment.models.get(model)
@@ -53,8 +53,8 @@ def start(
 @app.command()
 def resume(model: Model, json: Json = False) -> None:
     """Go on with a rollout that was paused, or whose process has ended."""
-    from tsctl.rollout import control
-    from tsctl.rollout.begin import resumed
+    from tsctl.rollout.run import commands as control
+    from tsctl.rollout.run.begin import resumed
 
     if _is_asked(model, control.RESUME, json):
         return
@@ -65,10 +65,10 @@ def resume(model: Model, json: Json = False) -> None:
 @app.command()
 def pause(model: Model, json: Json = False) -> None:
     """Take no further step; a canary that fails is rolled back all the same."""
+    from tsctl.config.project import find_project
     from tsctl.errors import AnalysisError
-    from tsctl.project import find_project
-    from tsctl.rollout import control
-    from tsctl.rollout.journal import unfinished
+    from tsctl.rollout.run import commands as control
+    from tsctl.rollout.run.journal import unfinished
 
     if not _is_asked(model, control.PAUSE, json):
         waiting = unfinished(find_project(), model)
@@ -83,7 +83,7 @@ def pause(model: Model, json: Json = False) -> None:
 @app.command()
 def abort(model: Model, json: Json = False) -> None:
     """Give stable all requests again, and end the rollout; exit code 10."""
-    from tsctl.rollout import control
+    from tsctl.rollout.run import commands as control
 
     _end(model, control.ABORT, json)
 
@@ -91,7 +91,7 @@ def abort(model: Model, json: Json = False) -> None:
 @app.command()
 def promote(model: Model, json: Json = False) -> None:
     """Skip what is left of the steps: the canary gets all requests, and becomes stable."""
-    from tsctl.rollout import control
+    from tsctl.rollout.run import commands as control
 
     _end(model, control.PROMOTE, json)
 
@@ -99,10 +99,10 @@ def promote(model: Model, json: Json = False) -> None:
 @app.command()
 def rollback(model: Model, json: Json = False) -> None:
     """Go back to what was stable before, also after a promotion; exit code 10."""
-    from tsctl.project import find_project
-    from tsctl.rollout import control
-    from tsctl.rollout.begin import taken_back
-    from tsctl.rollout.journal import unfinished
+    from tsctl.config.project import find_project
+    from tsctl.rollout.run import commands as control
+    from tsctl.rollout.run.begin import taken_back
+    from tsctl.rollout.run.journal import unfinished
 
     if unfinished(find_project(), model) is not None:
         return _end(model, control.ROLLBACK, json)
@@ -116,7 +116,7 @@ for view in (plan, status, watch, history, explain, report):
 
 def _end(model: str, what: str, json: bool) -> None:
     """Ask the process that runs the rollout, or do it here where none does."""
-    from tsctl.rollout.begin import resumed
+    from tsctl.rollout.run.begin import resumed
 
     if _is_asked(model, what, json):
         return
@@ -126,9 +126,9 @@ def _end(model: str, what: str, json: bool) -> None:
 
 def _is_asked(model: str, what: str, json: bool) -> bool:
     """Whether a process runs the rollout, and was asked; that needs no deployment.yaml without a mistake."""
-    from tsctl.project import find_project
-    from tsctl.rollout import control
-    from tsctl.rollout.begin import is_running
+    from tsctl.config.project import find_project
+    from tsctl.rollout.run import commands as control
+    from tsctl.rollout.run.begin import is_running
 
     project = find_project()
     if not is_running(project, model):
@@ -142,19 +142,19 @@ def _is_asked(model: str, what: str, json: bool) -> bool:
 
 
 def _place() -> Place:
-    from tsctl.rollout.begin import open_place
+    from tsctl.rollout.run.begin import open_place
 
     return open_place(*open_deployment())
 
 
 def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], json: bool) -> None:
     """Run the rollout to its end, or to where a person must say how to go on; told as it goes."""
+    from tsctl.config.project import find_project
     from tsctl.errors import AnalysisError
-    from tsctl.progress import Progress
-    from tsctl.project import find_project
-    from tsctl.rollout.shown.explain import Teller
-    from tsctl.rollout.shown.report import SUFFIX, write_report
-    from tsctl.rollout.state import Outcome, as_json
+    from tsctl.host.progress import Progress
+    from tsctl.rollout.decide.state import Outcome, as_json
+    from tsctl.views.rollout.narrative import Teller
+    from tsctl.views.rollout.report import SUFFIX, write_report
 
     progress, teller = Progress(), Teller()
 

@@ -11,7 +11,7 @@ from tsctl.cli.models import Json, Model, Version
 from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from tsctl.rollout.ahead.foresee import Fault, Foresight, Step, Traffic
+    from tsctl.rollout.forecast.forecast import Fault, Foresight, Step, Traffic
 
 STEP_COLUMNS = ("step", "requests", "on canary", "minutes", "sees errors from", "times stable's", "sees slow from")
 FAULT_COLUMNS = ("canary with errors", "is", "at", "after min", "requests", "on canary", "failed")
@@ -32,8 +32,8 @@ def plan(
 
     from tsctl.archive.store import find_archive
     from tsctl.gateway.state import open_gateway
-    from tsctl.rollout.ahead.foresee import foresee
-    from tsctl.rollout.ahead.recent import tail, traffic
+    from tsctl.rollout.forecast.forecast import foresee
+    from tsctl.rollout.forecast.recent import tail, traffic
 
     project, deployment = open_deployment()
     find_archive(project, model, version)  # what cannot be released is not planned
@@ -67,7 +67,7 @@ def _traffic_text(traffic: Traffic) -> str:
 
 
 def _step_row(step: Step) -> tuple[object, ...]:
-    from tsctl.gateway.traffic import percent
+    from tsctl.config.weights import percent
 
     ratio = None if step.error_ratio is None else f"{step.error_ratio:.1f}"
     return (
@@ -82,7 +82,7 @@ def _step_row(step: Step) -> tuple[object, ...]:
 
 
 def _fault_row(fault: Fault) -> tuple[object, ...]:
-    from tsctl.gateway.traffic import percent
+    from tsctl.config.weights import percent
 
     counts = (_whole(count) for count in (fault.requests, fault.on_canary, fault.failed))
     return (_share(fault.error_rate), fault.fate, percent(fault.weight), _minutes(fault.seconds), *counts)

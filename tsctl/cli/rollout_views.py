@@ -13,9 +13,9 @@ from tsctl.cli.output import print_json, print_table
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from tsctl.project import Project
-    from tsctl.rollout.judge import Judgement
-    from tsctl.rollout.state import State
+    from tsctl.config.project import Project
+    from tsctl.rollout.decide.judge import Judgement
+    from tsctl.rollout.decide.state import State
 
 AnyModel = Annotated[str | None, typer.Argument(metavar="MODEL", help="All models if left out.")]
 Id = Annotated[
@@ -37,11 +37,11 @@ def status(model: AnyModel = None, json: Json = False) -> None:
     """
     import time
 
-    from tsctl.project import find_project
-    from tsctl.rollout.journal import read
-    from tsctl.rollout.shown.follow import standing
-    from tsctl.rollout.shown.view import picture
-    from tsctl.rollout.state import as_json
+    from tsctl.config.project import find_project
+    from tsctl.rollout.decide.state import as_json
+    from tsctl.rollout.run.journal import read
+    from tsctl.views.rollout.follow import standing
+    from tsctl.views.rollout.status import picture
 
     project = find_project()
     paths = _unfinished(project) if model is None else [_journal(project, model)]
@@ -63,8 +63,8 @@ def watch(model: Model, json: Json = False) -> None:
     On a terminal a picture that is refreshed, else a line for each thing that happens; JSON with --json. The exit code
     is 0 when it was promoted, and 10 when it was not.
     """
-    from tsctl.project import find_project
-    from tsctl.rollout.state import Outcome
+    from tsctl.config.project import find_project
+    from tsctl.rollout.decide.state import Outcome
 
     path = _journal(find_project(), model)
     console = _console()
@@ -75,11 +75,11 @@ def watch(model: Model, json: Json = False) -> None:
 
 def history(model: AnyModel = None, json: Json = False) -> None:
     """Every rollout, the oldest first: how it ended, by which signal, and how much it took."""
+    from tsctl.config.project import find_project
     from tsctl.errors import AnalysisError
-    from tsctl.project import find_project
-    from tsctl.rollout.journal import journals, read
-    from tsctl.rollout.shown.history import summary
-    from tsctl.rollout.shown.wording import duration, when
+    from tsctl.rollout.run.journal import journals, read
+    from tsctl.views.rollout.history import summary
+    from tsctl.views.rollout.wording import duration, when
 
     found, damaged = [], []
     for path in journals(find_project(), model):
@@ -118,11 +118,11 @@ def history(model: AnyModel = None, json: Json = False) -> None:
 
 def explain(model: Model, id: Id = None, json: Json = False) -> None:
     """Tell a rollout in sentences: every decision with its reason, its numbers and its time, and what to do next."""
-    from tsctl.project import find_project
-    from tsctl.rollout.journal import read
-    from tsctl.rollout.shown.explain import story
-    from tsctl.rollout.shown.wording import when
-    from tsctl.rollout.state import fold
+    from tsctl.config.project import find_project
+    from tsctl.rollout.decide.state import fold
+    from tsctl.rollout.run.journal import read
+    from tsctl.views.rollout.narrative import story
+    from tsctl.views.rollout.wording import when
 
     entries = read(_journal(find_project(), model, id))
     told = story(entries)
@@ -150,9 +150,9 @@ def report(
     ] = None,
 ) -> None:
     """Write a rollout as one HTML file with plots, which needs no network and no other file."""
-    from tsctl.project import find_project
-    from tsctl.rollout.journal import read
-    from tsctl.rollout.shown.report import SUFFIX, write_report
+    from tsctl.config.project import find_project
+    from tsctl.rollout.run.journal import read
+    from tsctl.views.rollout.report import SUFFIX, write_report
 
     project = find_project()
     path = _journal(project, model, id)
@@ -171,7 +171,7 @@ def _journal(project: Project, model: str, id: str | None = None) -> Path:
         AnalysisError: there is none, or several begin so.
     """
     from tsctl.errors import AnalysisError
-    from tsctl.rollout.journal import journals
+    from tsctl.rollout.run.journal import journals
 
     paths = [path for path in journals(project, model) if _has_begun(path)]
     if not paths:
@@ -199,7 +199,7 @@ def _unfinished(project: Project) -> list[Path]:
         AnalysisError: there was no rollout ever.
     """
     from tsctl.errors import AnalysisError
-    from tsctl.rollout.journal import folder, journals, unfinished
+    from tsctl.rollout.run.journal import folder, journals, unfinished
 
     models = sorted({path.parent.name for path in journals(project)})
     if not models:
@@ -214,8 +214,8 @@ def _watch_picture(path: Path, console: Console) -> State:
 
     from rich.live import Live
 
-    from tsctl.rollout.shown.follow import Tail, standing
-    from tsctl.rollout.shown.view import picture
+    from tsctl.views.rollout.follow import Tail, standing
+    from tsctl.views.rollout.status import picture
 
     tail, now = Tail(path), None
     with Live(console=console, auto_refresh=False) as live:
@@ -234,10 +234,10 @@ def _watch_lines(path: Path, is_json: bool) -> State:
     import time
     from dataclasses import asdict
 
-    from tsctl.rollout.shown.explain import Teller, outcome
-    from tsctl.rollout.shown.follow import Tail
-    from tsctl.rollout.shown.wording import when
-    from tsctl.rollout.state import after
+    from tsctl.rollout.decide.state import after
+    from tsctl.views.rollout.follow import Tail
+    from tsctl.views.rollout.narrative import Teller, outcome
+    from tsctl.views.rollout.wording import when
 
     tail, teller = Tail(path), Teller()
     while True:
@@ -255,7 +255,7 @@ def _print_evidence(judgement: Judgement, alpha: float, state: State) -> None:
     """What a verdict stands on, below its sentence."""
     from rich.padding import Padding
 
-    from tsctl.rollout.shown.view import rates_table, signals_table
+    from tsctl.views.rollout.status import rates_table, signals_table
 
     for table in (signals_table(judgement, alpha), rates_table(state.stable, state.canary, judgement.readings)):
         typer.echo("")

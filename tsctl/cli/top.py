@@ -13,13 +13,13 @@ from tsctl.cli.models import Json
 from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from tsctl.deployment import DeploymentSpec
+    from tsctl.config.deployment import DeploymentSpec
+    from tsctl.config.project import Project
+    from tsctl.deploy.status import NodeStatus
+    from tsctl.deploy.up import Archives, Outcome
     from tsctl.gateway.state import Gateway
-    from tsctl.node.connection import Node
-    from tsctl.progress import Progress
-    from tsctl.project import Project
-    from tsctl.status import NodeStatus
-    from tsctl.up import Archives, Outcome
+    from tsctl.host.progress import Progress
+    from tsctl.nodes.torchserve.node import Node
 
 NodeHere = Annotated[
     str | None, typer.Option("--node", help="Node of deployment.yaml; all of this machine if left out.")
@@ -32,11 +32,11 @@ SHOWN_ANSWER = 96
 
 def up(node: NodeHere = None) -> None:
     """Build, start and register what deployment.yaml says, and ask every model once; on every node of this machine."""
+    from tsctl.deploy.up import build
     from tsctl.errors import NodeError
     from tsctl.gateway.start import start_gateway
     from tsctl.gateway.state import open_gateway
-    from tsctl.progress import Progress
-    from tsctl.up import build
+    from tsctl.host.progress import Progress
 
     project, deployment, nodes = _open_here(node)
     if not nodes:
@@ -70,8 +70,8 @@ def down(node: NodeHere = None) -> None:
     from tsctl.errors import NodeError, TsctlError
     from tsctl.gateway.start import stop_gateway
     from tsctl.gateway.state import open_gateway
-    from tsctl.node.start import stop_node
-    from tsctl.progress import Progress
+    from tsctl.host.progress import Progress
+    from tsctl.nodes.torchserve.start import stop_node
 
     project, deployment = open_deployment()
     if deployment.gateway is not None:
@@ -94,9 +94,9 @@ def status(node: NodeShown = None, json: Json = False) -> None:
 
     Of every node; one that does not answer is a line with its reason.
     """
+    from tsctl.deploy.status import all_status, node_status
     from tsctl.errors import NodeError
-    from tsctl.node.connection import open_nodes
-    from tsctl.status import all_status, node_status
+    from tsctl.nodes.torchserve.node import open_nodes
 
     project, deployment = open_deployment()
     if node is None and len(deployment.nodes) > 1:
@@ -120,7 +120,7 @@ def status(node: NodeShown = None, json: Json = False) -> None:
 
 def _open_here(named: str | None) -> tuple[Project, DeploymentSpec, list[Node]]:
     """The node of that name, or the only one; else every node of this machine, and the others are told of."""
-    from tsctl.node.connection import open_nodes
+    from tsctl.nodes.torchserve.node import open_nodes
 
     project, deployment = open_deployment()
     if named is not None or len(deployment.nodes) == 1:
@@ -137,8 +137,8 @@ def _bring_up(
     project: Project, deployment: DeploymentSpec, node: Node, archives: Archives, progress: Progress
 ) -> Outcome:
     """What `up` did; of several nodes, one that cannot be started does not keep the next one from it."""
+    from tsctl.deploy.up import Outcome, up
     from tsctl.errors import TsctlError
-    from tsctl.up import Outcome, up
 
     if len(deployment.nodes) == 1:
         return up(project, deployment, node, archives, progress)
@@ -233,8 +233,8 @@ def _print_endpoints(
     project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], gateway: Gateway | None
 ) -> None:
     from tsctl.archive.store import find_archive
+    from tsctl.deploy.up import curl_line
     from tsctl.gateway.start import local_key
-    from tsctl.up import curl_line
 
     rows = [
         (f"{name} of {node.name}" if len(deployment.nodes) > 1 else name, address)

@@ -26,9 +26,9 @@ def set_weights(
     ] = False,
 ) -> None:
     """Set all weights of a model at once, and wait until the gateway serves them."""
+    from tsctl.config.weights import parse_weights
     from tsctl.gateway import change
-    from tsctl.gateway.traffic import parse_weights
-    from tsctl.rollout.journal import require_none
+    from tsctl.rollout.run.journal import require_none
 
     parsed, gateway = parse_weights(given), opened()
     if not force:
@@ -40,9 +40,9 @@ def set_weights(
 @weights.command("show")
 def show(model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, json: Json = False) -> None:
     """The weights in force, as the gateway serves them; where it does not run, those that it will start with."""
+    from tsctl.config.weights import percent
     from tsctl.errors import GatewayError
     from tsctl.gateway.state import traffic_in_force
-    from tsctl.gateway.traffic import percent
 
     gateway = opened()
     routes = {one.model: one for one in traffic_in_force(gateway)}
@@ -71,8 +71,8 @@ def set_shadow(
     share: Annotated[str, typer.Option("--percent", help="Of the model's requests, such as 20 or 0.5.")],
 ) -> None:
     """Have a share of a model's requests copied to a version."""
+    from tsctl.config.weights import parse_share, percent
     from tsctl.gateway import change
-    from tsctl.gateway.traffic import parse_share, percent
 
     parsed = parse_share(share)
     traffic = change.set_shadow(opened(), model, version, parsed)

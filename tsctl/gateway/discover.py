@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tsctl.config.project import Project
 from tsctl.errors import GatewayError
-from tsctl.everywhere import Ended, on_every
-from tsctl.gateway.render import NAMESPACE, Endpoint, Probe, Upstream
-from tsctl.management import VersionState
-from tsctl.node.connection import Node
-from tsctl.node.tokens import read_tokens
-from tsctl.project import Project
-from tsctl.versions import read_samples
+from tsctl.gateway.envoy.render import NAMESPACE, Endpoint, Probe, Upstream
+from tsctl.nodes.fan_out import Ended, on_every
+from tsctl.nodes.torchserve.client import VersionState
+from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.tokens import read_tokens
+from tsctl.nodes.torchserve.versions import read_samples
 
 #: A health check's sample is the smallest of the archive's; a larger one than this would cost more than it tells.
 LARGEST_PROBE = 256 << 10

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tsctl.deployment import Budget
+from tsctl.config.deployment import Budget
 from tsctl.errors import GatewayError, SpecError
-from tsctl.gateway.files import read_document, write_document
-from tsctl.gateway.render import Client
+from tsctl.gateway.envoy.render import Client
+from tsctl.host.files import read_document, write_document
 
 PREFIX = "tsctl_"
 KEY_BYTES = 32

@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tsctl import versions
+from tsctl.config.weights import percent
 from tsctl.errors import GatewayError
-from tsctl.everywhere import on_every
 from tsctl.gateway import discover
 from tsctl.gateway.change import follow_nodes
+from tsctl.gateway.envoy.render import cluster_name, stat_name
 from tsctl.gateway.publish import put_traffic
-from tsctl.gateway.render import cluster_name, stat_name
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
-from tsctl.gateway.traffic import Traffic, percent
-from tsctl.node.connection import Node
+from tsctl.gateway.traffic import Traffic
+from tsctl.nodes.fan_out import on_every
+from tsctl.nodes.torchserve import versions
+from tsctl.nodes.torchserve.node import Node
 
 #: Envoy's threads take a new route a moment after its main thread says that it is in force.
 QUIET_S = 1.0

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway.change import set_clients, sync
-from tsctl.gateway.files import read_document, write_secret
-from tsctl.gateway.keys import digest, new_key, plain_keys, record_of
-from tsctl.gateway.process import (
+from tsctl.gateway.envoy.process import (
     envoy_record,
     keeper_record,
     launch,
@@ -19,10 +17,12 @@ from tsctl.gateway.process import (
     validate,
     write_static_files,
 )  # fmt: skip
-from tsctl.gateway.render import KEY_HEADER, cluster_name, settings
+from tsctl.gateway.envoy.render import KEY_HEADER, cluster_name, settings
+from tsctl.gateway.keys import digest, new_key, plain_keys, record_of
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.traffic import Traffic
-from tsctl.progress import Progress
+from tsctl.host.files import read_document, write_secret
+from tsctl.host.progress import Progress
 
 #: The client whose key `make up` makes.
 LOCAL_CLIENT = "local"

@@ -7,16 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsctl.deployment import DeploymentSpec, GatewaySpec
+from tsctl.config.deployment import DeploymentSpec, GatewaySpec
+from tsctl.config.project import Project
 from tsctl.errors import SpecError
-from tsctl.gateway import discover, render
-from tsctl.gateway.admin import Admin
-from tsctl.gateway.files import make_folder, read_document
-from tsctl.gateway.render import Places, Upstream
+from tsctl.gateway import discover
+from tsctl.gateway.envoy import render
+from tsctl.gateway.envoy.admin import Admin
+from tsctl.gateway.envoy.render import Places, Upstream
 from tsctl.gateway.traffic import Traffic
-from tsctl.locks import exclusive
-from tsctl.node.connection import Node, open_nodes
-from tsctl.project import Project
+from tsctl.host.files import make_folder, read_document
+from tsctl.host.locks import exclusive
+from tsctl.nodes.torchserve.node import Node, open_nodes
 
 LOCK_S = 10.0
 #: How long a node may take to tell what it serves; well within LOCK_S.

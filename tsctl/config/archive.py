@@ -1,0 +1,201 @@
+"""What `archives/<model>/archive.yaml` may say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from tsctl.config.spec import ModelName, ModelVersion, SpecModel, read_spec
+
+
+def _inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or path != str(pure):
+        raise ValueError("must be a plain relative path inside the archive's folder, with /")
+    return path
+
+
+def _redis_address(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
+        raise ValueError("must be an address such as redis://cache.internal:6379/0")
+    if parts.password or parts.username:
+        raise ValueError("must hold no user or password: set TS_SHARED_CACHE_URL in the node's environment instead")
+    return address
+
+
+#: Media type of a sample by its suffix; handlers/samples.py has the same table, because neither may import the other.
+SAMPLE_TYPES = {
+    ".json": "application/json", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".txt": "text/plain"
+}  # fmt: skip
+
+
+def _json_values(settings: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(settings, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"must hold JSON values only ({error}); quote dates") from None
+    return settings
+
+
+#: Given to the recipe and the handler as JSON.
+Settings = Annotated[dict[str, Any], AfterValidator(_json_values)]
+
+#: A file or folder beside archive.yaml.
+InsidePath = Annotated[str, AfterValidator(_inside)]
+
+
+class Batch(SpecModel):
+    """How TorchServe forms a batch of this model."""
+
+    size: Annotated[int, Field(ge=1, le=1024)] = 1
+    max_delay_ms: Annotated[int, Field(ge=1, le=10_000)] = 1  # 0 breaks TorchServe's batching
+    tokens: Annotated[int, Field(ge=1, le=1 << 24)] = 1024  # of a text model's micro-batch, with its padding
+
+
+class Workers(SpecModel):
+    """Worker processes per node when nothing else is asked for."""
+
+    min: Annotated[int, Field(ge=1, le=256)] = 1
+    max: Annotated[int, Field(ge=1, le=256)] | None = None  # None: as many as min
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workers:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max ({self.max}) must not be less than min ({self.min})")
+        return self
+
+
+class Timeouts(SpecModel):
+    """Always written into model-config.yaml, because TorchServe ignores every other place once that file exists."""
+
+    startup_s: Annotated[int, Field(ge=5, le=86_400)] = 120
+    response_s: Annotated[int, Field(ge=1, le=86_400)] = 30
+    retry_s: Annotated[int, Field(ge=5, le=86_400)] = 60  # how long TorchServe restarts a crashing worker
+
+
+class Tolerance(SpecModel):
+    """How far a number may lie from the golden answer: |answer - golden| <= absolute + relative * |golden|."""
+
+    absolute: Annotated[float, Field(ge=0)] = 1e-4
+    relative: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Warmup(SpecModel):
+    """The part of startup_s that warming may take."""
+
+    budget_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
+
+
+class Limits(SpecModel):
+    """What one request may hold."""
+
+    request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 1 << 20
+
+
+class Cache(SpecModel):
+    """Answers that a worker remembers, and shares with other workers and nodes where `shared` names a Redis."""
+
+    max_mb: Annotated[float, Field(gt=0, le=1 << 20)] = 64.0  # in each worker's memory
+    ttl_s: Annotated[float, Field(gt=0, le=31_536_000)] = 300.0
+    shared: Annotated[str, AfterValidator(_redis_address)] | None = None
+    check: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of the hits that are computed all the same and compared
+
+
+class Serving(SpecModel):
+    """What holds for one version of a model while it is served."""
+
+    batch: Batch = Batch()
+    workers: Workers = Workers()
+    timeouts: Timeouts = Timeouts()
+    tolerance: Tolerance = Tolerance()
+    warmup: Warmup = Warmup()
+    limits: Limits = Limits()
+    queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    cache: Cache | None = None
+    compile: bool = False  # torch.compile, with the shapes of the warm-up
+    dtype: Literal["float32", "bf16"] = "float32"  # bf16 only on devices that have it
+    quantize: Literal["int8-dynamic"] | None = None  # linear layers, on the CPU
+    channels_last: bool = False  # memory layout of images that convolutions like
+    metrics: bool = True  # what a worker tells about its times, batches and outcomes; see docs/metrics.md
+    wire: Literal["bulk", "stock"] = "bulk"  # how a worker reads and writes TorchServe's messages; see handlers/wire.py
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # torch threads a worker; None: cores / workers
+    settings: Settings = {}  # handed to the handler as it is
+
+    @model_validator(mode="after")
+    def _warm_in_time(self) -> Serving:
+        if self.warmup.budget_s >= self.timeouts.startup_s:
+            raise ValueError(
+                f"warmup.budget_s ({self.warmup.budget_s:g}) must be less than timeouts.startup_s"
+                f" ({self.timeouts.startup_s}), or TorchServe kills the worker while it warms"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_arithmetic(self) -> Serving:
+        if self.quantize and (self.compile or self.dtype != "float32"):
+            raise ValueError(f"quantize: {self.quantize} goes neither with compile nor with dtype: bf16")
+        return self
+
+
+class VersionSpec(SpecModel):
+    """What one version sets for itself: a section replaces the model's, `settings` are merged key by key."""
+
+    batch: Batch | None = None
+    workers: Workers | None = None
+    timeouts: Timeouts | None = None
+    tolerance: Tolerance | None = None
+    warmup: Warmup | None = None
+    limits: Limits | None = None
+    queue_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    cache: Cache | None = None
+    compile: bool | None = None
+    dtype: Literal["float32", "bf16"] | None = None
+    quantize: Literal["int8-dynamic"] | None = None
+    channels_last: bool | None = None
+    metrics: bool | None = None
+    wire: Literal["bulk", "stock"] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    settings: Settings = {}
+
+
+class ArchiveSpec(Serving):
+    """One model and its versions."""
+
+    model: ModelName
+    description: str = ""
+    handler: Annotated[str, Field(pattern=r"^(handlers\.[a-z_][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_]*\.py)$")]
+    recipe: InsidePath | None = None  # script that writes the weights; None: they are among `files`
+    weights: InsidePath = "model.safetensors"  # where the weights lie in the archive
+    files: list[InsidePath] = []
+    samples: InsidePath = "samples"
+    golden: InsidePath = "golden"
+    versions: Annotated[dict[ModelVersion, VersionSpec | None], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _versions_fit(self) -> ArchiveSpec:
+        for version in self.versions:
+            try:
+                self.serving(version)
+            except ValidationError as error:
+                raise ValueError(f"version {version}: {error.errors()[0]['msg']}") from None
+        return self
+
+    def serving(self, version: str) -> Serving:
+        """What holds for one version: the model's values with the version's own on top."""
+        merged = {key: getattr(self, key) for key in Serving.model_fields}
+        own = self.versions[version] or VersionSpec()
+        for key in own.model_fields_set - {"settings"}:
+            if getattr(own, key) is not None:
+                merged[key] = getattr(own, key)
+        merged["settings"] = {**self.settings, **own.settings}
+        return Serving(**merged)
+
+
+def read_archive_spec(path: Path) -> ArchiveSpec:
+    """`archive.yaml` as an ArchiveSpec; SpecError names every mistake."""
+    return read_spec(path, ArchiveSpec)

@@ -1,0 +1,224 @@
+"""What `deployment.yaml` may say: nodes, and the versions of models that they serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, StringConstraints, model_validator
+
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
+from tsctl.config.weights import TOTAL, parse_share, percent
+from tsctl.errors import SpecError
+
+
+def _host_port(address: str) -> tuple[str, int]:
+    parts = urlsplit(address)
+    return parts.hostname or "", parts.port or 0
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]*$", max_length=40)]
+
+_LOOPBACK = ("127.", "localhost", "::1")
+
+
+class NodeSpec(SpecModel):
+    """One TorchServe process and the addresses it answers on."""
+
+    inference: Address = "http://127.0.0.1:8080"
+    management: Address = "http://127.0.0.1:8081"
+    metrics: Address = "http://127.0.0.1:8082"
+    grpc_ports: tuple[Port, Port] = Field((7070, 7071), strict=False)  # inference, management; TorchServe opens both
+    nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which shall not slow others down
+    key_file: str | None = None  # TorchServe's key_file.json; None: where `tsctl node start` has it written
+
+    @model_validator(mode="after")
+    def _distinct(self) -> NodeSpec:
+        ports = [*self.ports, *self.grpc_ports]
+        if len(set(ports)) != len(ports):
+            raise ValueError(f"the five ports must differ, found {', '.join(map(str, ports))}")
+        return self
+
+    @property
+    def ports(self) -> tuple[int, int, int]:
+        """HTTP ports: inference, management, metrics."""
+        inference, management, metrics = (
+            urlsplit(a).port or 0 for a in (self.inference, self.management, self.metrics)
+        )
+        return inference, management, metrics
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.inference).hostname or ""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is reached on the machine where it runs, and only there."""
+        return self.host.startswith(_LOOPBACK)
+
+
+class Budget(SpecModel):
+    """What one client may ask for: a bucket of `burst` requests that is filled again at a steady rate."""
+
+    requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+
+
+class TlsFiles(SpecModel):
+    """PEM files of the gateway's listener, relative to the project; read again when they are replaced."""
+
+    certificate: str
+    key: str
+
+
+class GatewaySpec(SpecModel):
+    """Where clients reach the gateway, and what holds for all of them."""
+
+    address: Address = "http://127.0.0.1:8000"
+    metrics: Address = "http://127.0.0.1:8003"  # Envoy's own numbers
+    tls: TlsFiles | None = None
+    request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 16 << 20
+    budget: Budget = Budget()  # of a client whose key names none
+
+    @model_validator(mode="after")
+    def _scheme_says_tls(self) -> GatewaySpec:
+        if self.address.startswith("https") != (self.tls is not None):
+            raise ValueError("address must begin with https:// where tls is given, and with http:// where it is not")
+        return self
+
+    @property
+    def listens_on_all(self) -> dict[str, tuple[str, int]]:
+        """Host and port of what it opens, by the name of its key."""
+        return {"address": _host_port(self.address), "metrics": _host_port(self.metrics)}
+
+
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]{0,63}$")]
+CookieName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
+
+
+class Sticky(SpecModel):
+    """What tells a user apart, so that he stays on one version."""
+
+    header: HeaderName | None = None
+    cookie: CookieName | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Sticky:
+        if (self.header is None) == (self.cookie is None):
+            raise ValueError("give either header or cookie")
+        return self
+
+
+class RouteSpec(SpecModel):
+    """What the gateway lets clients of one model do."""
+
+    deadline_s: Annotated[float, Field(gt=0, le=3600, strict=False)] = 30.0
+    idempotent: bool = True  # what a worker had in hand when it died may be asked again
+    pinned: bool = True  # a client may name the version
+    canary_header: bool = True  # x-track: canary reaches the canary whatever its weight
+    sticky: Sticky | None = None
+
+
+class VersionTarget(SpecModel):
+    """How one version shall be served on every node."""
+
+    workers: Annotated[int, Field(ge=1, le=256)] | None = None  # None: as the archive says
+    #: The first digits of its archive's SHA-256, 12 at least; None: whatever is current in the store.
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")] | None = None
+
+
+class ModelTarget(SpecModel):
+    """Which versions of one model shall be served, and which answers callers that name none."""
+
+    default: ModelVersion
+    versions: Annotated[dict[ModelVersion, VersionTarget | None], Field(min_length=1)]
+    route: RouteSpec = RouteSpec()
+    #: Percentages by version, such as {"1.0": 95%, "2.0": 5%}; None: `tsctl weights` and rollouts set them.
+    weights: dict[ModelVersion, str] | None = None
+    rollout: RolloutPolicy | None = None  # None: the deployment's
+
+    @model_validator(mode="after")
+    def _names_what_is_served(self) -> ModelTarget:
+        if self.default not in self.versions:
+            raise ValueError(f"default {self.default!r} is not one of the versions {', '.join(self.versions)}")
+        for version in self.weights or {}:
+            if version not in self.versions:
+                raise ValueError(f"weights names {version!r}, which is not one of the versions")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_sum(self) -> ModelTarget:
+        if self.weights is not None:
+            try:
+                total = sum(parse_share(share) for share in self.weights.values())
+            except SpecError as error:
+                raise ValueError(f"weights: {error.message}") from None
+            if total != TOTAL:
+                raise ValueError(f"the weights sum to {percent(total)}, not to 100%")
+        return self
+
+    @property
+    def shares(self) -> dict[str, int] | None:
+        """Weights in hundredths of a percent, of every version; None where they are not given."""
+        if self.weights is None:
+            return None
+        return {version: parse_share(self.weights.get(version, "0%")) for version in self.versions}
+
+    def workers(self, version: str) -> int | None:
+        """Workers asked for; None: as the archive says."""
+        target = self.versions[version]
+        return target.workers if target else None
+
+
+class DeploymentSpec(SpecModel):
+    """The whole file."""
+
+    nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1)]
+    models: dict[ModelName, ModelTarget] = {}
+    gateway: GatewaySpec | None = None  # None: clients ask the nodes
+    rollout: RolloutPolicy = RolloutPolicy()  # of every model that has none of its own
+
+    @model_validator(mode="after")
+    def _nodes_differ(self) -> DeploymentSpec:
+        taken: dict[tuple[str, int], str] = {}
+        for name, node in self.nodes.items():
+            for port in (*node.ports, *node.grpc_ports):
+                other = taken.setdefault((node.host, port), name)
+                if other != name:
+                    raise ValueError(f"nodes {other} and {name} both have port {port} of {node.host}")
+        listened = self.gateway.listens_on_all if self.gateway else {}
+        for what, (host, number) in listened.items():
+            own = f"the gateway's {what}"
+            if (other := taken.setdefault((host, number), own)) != own:
+                raise ValueError(f"{other} and {own} both have port {number} of {host}")
+        return self
+
+    def policy(self, model: str) -> RolloutPolicy:
+        """What holds for rollouts of the model."""
+        target = self.models.get(model)
+        return target.rollout if target and target.rollout else self.rollout
+
+    def node(self, name: str | None) -> tuple[str, NodeSpec]:
+        """The node of that name; None means the only one.
+
+        Raises:
+            SpecError: no such node, or none was named and there are several.
+        """
+        if name is None and len(self.nodes) == 1:
+            return next(iter(self.nodes.items()))
+        if name is None:
+            raise SpecError(
+                f"there are several nodes: {', '.join(self.nodes)}",
+                "Name one with --node; 'tsctl models' takes --all-nodes as well.",
+            )
+        if name not in self.nodes:
+            raise SpecError(f"no node {name!r} in deployment.yaml; it names {', '.join(self.nodes)}")
+        return name, self.nodes[name]
+
+
+def read_deployment(path: Path) -> DeploymentSpec:
+    """`deployment.yaml` as a DeploymentSpec; SpecError names every mistake."""
+    return read_spec(path, DeploymentSpec)

@@ -1,0 +1,86 @@
+"""What `deployment.yaml` may say of rollouts: steps, how long each holds, and what counts against a canary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from tsctl.config.spec import Address, SpecModel
+from tsctl.config.weights import TOTAL
+
+#: Kinds of evidence that may end a rollout, and how much of the average of their e-values each is (statistics.py).
+#: `limit` is judged always: the policy's own maximum of errors needs no version to compare with.
+Signal = Literal["errors", "slow", "mix", "disagreement"]
+PARTS: dict[str, int] = {"errors": 4, "slow": 2, "mix": 1, "disagreement": 1, "limit": 1}
+LIMIT = "limit"
+
+Percent = Annotated[float, Field(gt=0, le=100, strict=False)]
+Seconds = Annotated[float, Field(ge=0, le=30 * 86_400, strict=False)]
+Share = Annotated[float, Field(gt=0, lt=1, strict=False)]
+
+
+class RolloutPolicy(SpecModel):
+    """How a canary becomes stable, and what sends it back."""
+
+    #: Percent of the route's requests, growing, the last one 100.
+    steps: tuple[Percent, ...] = Field(default=(1, 5, 25, 50, 100), strict=False, min_length=1, max_length=50)
+    hold_s: Seconds = 300.0  # the least time that a step lasts
+    max_hold_s: Seconds = 86_400.0  # the longest time that a step may stay undecided
+    at_max_hold: Literal["hold", "rollback"] = "hold"  # what happens then
+    min_requests: Annotated[int, Field(ge=1, le=100_000_000)] = 200  # of the canary, at each step
+    max_error_rate: Share = 0.05  # of the canary: above it is a fail, and below it surely before a step passes
+    alpha: Share = 0.01  # the probability that a canary which is no worse is ever rolled back
+    signals: tuple[Signal, ...] = Field(default=("errors", "slow", "mix"), strict=False)
+    count_4xx: bool = False  # whether an answer of 4xx is an error
+    slow_quantile: Share = 0.95  # slower than this share of stable's answers before the step is slow
+    settle_s: Seconds = 5.0  # after a step began, answers are not judged as slow
+    max_utilisation: Share = 0.8  # of the canary's workers, as predicted before a step
+    max_memory_growth: Annotated[float, Field(gt=1, le=100, strict=False)] = 2.0  # of a canary's worker, since warm
+    shadow_floor: Share = 0.001  # the share of disagreements that two copies of stable have, and a margin
+    keep: Annotated[int, Field(ge=0, le=10)] = 1  # old versions that stay registered and warm, for the way back
+    tick_s: Annotated[float, Field(ge=0.1, le=60, strict=False)] = 0.5  # how often evidence is read
+    prometheus: Address | None = None  # where counts are read; None: from Envoy itself
+
+    @field_validator("steps")
+    @classmethod
+    def _steps_grow(cls, steps: tuple[float, ...]) -> tuple[float, ...]:
+        if any(later <= earlier for earlier, later in pairwise(steps)) or steps[-1] != 100:
+            raise ValueError("must grow, and end with 100")
+        if any(abs(step * 100 - round(step * 100)) > 1e-9 for step in steps):
+            raise ValueError("may have two decimals at most, such as 0.25")
+        return steps
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> RolloutPolicy:
+        if self.max_hold_s < self.hold_s:
+            raise ValueError(f"max_hold_s must be at least hold_s, {self.hold_s:g}")
+        if "slow" in self.signals and self.settle_s and self.settle_s >= self.hold_s:
+            raise ValueError(
+                f"settle_s must be less than hold_s, {self.hold_s:g}, or no step would judge what is slow; it is"
+                f" {self.settle_s:g}"
+            )
+        if len(set(self.signals)) != len(self.signals):
+            raise ValueError("signals must not name one twice")
+        return self
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """The canary's weight at each step, in hundredths of a percent."""
+        return tuple(round(step * TOTAL / 100) for step in self.steps)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """How much of the average each judged signal is; they sum to 1."""
+        named = [*self.signals, LIMIT]
+        total = sum(PARTS[name] for name in named)
+        return {name: PARTS[name] / total for name in named}
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal policies: 16 hex digits."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]

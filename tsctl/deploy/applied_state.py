@@ -1,0 +1,108 @@
+"""Remembers what no owner can tell: from which bytes a version was served once, and what was applied last.
+
+Invariant: the first bytes of a version stand until a person removes the file. Both files lie in the state of whoever
+operates; one that is lost is made again by the next `tsctl apply`, from what nodes serve then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from tsctl.archive.store import parse_name
+from tsctl.config.project import Project
+from tsctl.deploy.state import Desired, WantedModel
+from tsctl.errors import SpecError
+from tsctl.host.locks import exclusive
+
+LOCK_S = 10.0
+SERVED, APPLIED = "served.json", "applied.json"
+
+
+def recorded(project: Project) -> dict[str, str]:
+    """The 12 digits of the bytes that each `model:version` was served from.
+
+    Raises:
+        SpecError: the file is damaged.
+    """
+    return _read(project, SERVED)
+
+
+def remember(project: Project, served: Mapping[str, str]) -> None:
+    """Each version that was not in the record is there now; one that was stays as it was.
+
+    Args:
+        served: file name of the archive by `model:version`; one that the store did not name is passed over.
+
+    Raises:
+        ConflictError: another tsctl writes it, and does not end.
+    """
+    named = {name: parse_name(archive) for name, archive in served.items()}
+    found = {name: parsed[2] for name, parsed in named.items() if parsed is not None}
+    if found.keys() - recorded(project).keys():
+        with _writing(project):
+            _write(project, SERVED, {**found, **recorded(project)})
+
+
+def remember_applied(project: Project, desired: Desired) -> None:
+    """What is wanted now is what was applied last.
+
+    Raises:
+        ConflictError: another tsctl writes the record, and does not end.
+    """
+    content = {model.model: _fingerprint(model) for model in desired.models}
+    if content != _read(project, APPLIED):
+        with _writing(project):
+            _write(project, APPLIED, content)
+
+
+def as_applied(project: Project, desired: Desired) -> frozenset[str]:
+    """The models of which deployment.yaml and the store want what was applied last.
+
+    Raises:
+        SpecError: the file is damaged.
+    """
+    last = _read(project, APPLIED)
+    return frozenset(one.model for one in desired.models if last.get(one.model) == _fingerprint(one))
+
+
+def _fingerprint(model: WantedModel) -> str:
+    """Equal for equal wishes, whatever else lies in the store."""
+    versions = sorted((replace(one, others=(), recorded=None) for one in model.versions), key=lambda one: one.version)
+    wish = (model.default, versions, sorted(model.shares.items()) if model.shares is not None else None)
+    return hashlib.sha256(repr(wish).encode()).hexdigest()
+
+
+def _read(project: Project, name: str) -> dict[str, str]:
+    path = _folder(project) / name
+    try:
+        return {str(key): str(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError) as error:
+        raise SpecError(
+            f"{project.relative(path)} is damaged: {error}", "Remove it; it is made again from what the nodes serve."
+        ) from error
+
+
+def _writing(project: Project) -> AbstractContextManager[None]:
+    return exclusive(_folder(project) / "record.lock", "the record of what was served", LOCK_S)
+
+
+def _write(project: Project, name: str, content: Mapping[str, str]) -> None:
+    path = _folder(project) / name
+    written = path.with_name(f".{name}.{os.getpid()}")
+    with written.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    written.replace(path)
+
+
+def _folder(project: Project) -> Path:
+    return project.state / "releases"

@@ -1,0 +1,165 @@
+"""What must not be done, whoever wrote it into deployment.yaml. Pure.
+
+Each rule looks at the whole plan and answers with refusals, or with none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tsctl.archive.store import DIGEST_DIGITS, parse_name
+from tsctl.deploy.changes import GATEWAY, Change, Refusal, Register, Scale, Weigh
+from tsctl.deploy.state import Actual, Desired, Registered, WantedModel, WantedVersion
+from tsctl.errors import ArchiveError, ConflictError, GatewayError, TsctlError
+
+
+def refusals(desired: Desired, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
+    """Every reason for which the changes must not be made; none where they may."""
+    for model in desired.models:
+        for version in model.versions:
+            yield from _archive(model, version, actual)
+            yield from _other_bytes(model, version, actual)
+        yield from _cold(model, actual, changes)
+        yield from _left_without(model, actual, changes)
+    yield from _rollouts(actual, changes)
+
+
+def error_of(found: Sequence[Refusal]) -> TsctlError:
+    """What `apply` ends with where the plan has refusals; the first one's kind, and the reasons of all."""
+    hints = dict.fromkeys(one.hint for one in found)
+    return found[0].error(
+        "nothing was changed, because the plan is refused:\n" + "\n".join(f"  {one.reason}" for one in found),
+        "\n       ".join(filter(None, hints)),
+    )
+
+
+def fits(version: WantedVersion, found: Registered) -> bool:
+    """Whether the node has the version from the bytes that are wanted."""
+    if version.archive is not None:
+        return found.archive == version.archive
+    named = parse_name(found.archive)
+    return version.pin is None or (named is not None and named[2] == version.pin[:DIGEST_DIGITS])
+
+
+def _archive(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
+    """The archive is in the store where a node needs it, and has the pinned bytes."""
+    name = f"{model.model} {version.version}"
+    lacking = tuple(node.node for node in actual.answering if not node.registered(model.model, version.version))
+    build = f"tsctl archive build {model.model}:{version.version}"
+    if version.archive is None and lacking:
+        if version.pin is None:
+            reason, hint = f"no archive of {name} is in the store", f"Build it: {build}"
+        else:
+            has = f"the store has {', '.join(version.others)}" if version.others else "the store has none of it"
+            reason = f"deployment.yaml pins {name} to {version.pin}, and {has}"
+            hint = "Copy the pinned archive into archives/store, or pin the one that shall be served."
+        yield Refusal(model.model, version.version, lacking, reason, hint, ArchiveError)
+    elif version.archive is not None and version.pin is not None and not version.digest.startswith(version.pin):
+        yield Refusal(
+            model.model,
+            version.version,
+            lacking,
+            f"deployment.yaml pins {name} to {version.pin}, and the SHA-256 of {version.archive} is {version.digest}",
+            "Copy the pinned archive into archives/store again: its bytes there are others than its name says.",
+            ArchiveError,
+        )
+    if version.archive is not None and lacking and version.recorded not in (None, _digits(version.archive)):
+        yield Refusal(
+            model.model,
+            version.version,
+            lacking,
+            f"{name} was served from other bytes before, {version.recorded}, and the store has {version.archive}",
+            "Give the new bytes a version of their own.",
+            ConflictError,
+        )
+
+
+def _other_bytes(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
+    """No node has the version from bytes other than those that are wanted."""
+    on = actual.on(model.model, version.version)
+    wanted = version.archive or version.pin
+    for node, found in on.items():
+        if not fits(version, found):
+            yield Refusal(
+                model.model,
+                version.version,
+                (node,),
+                f"node {node} has {model.model} {version.version} from other bytes than {wanted}: {found.archive}",
+                "Give the new bytes a version of their own; 'tsctl apply' never replaces what a version means.",
+                ConflictError,
+            )
+    archives = sorted({found.archive for found in on.values()})
+    if wanted is None and len(archives) > 1:
+        yield Refusal(
+            model.model,
+            version.version,
+            tuple(on),
+            f"nodes have {model.model} {version.version} from different bytes: {', '.join(archives)}",
+            "Pin the right one in deployment.yaml (digest), and have it in the store; retire the other one by hand.",
+            ConflictError,
+        )
+
+
+def _cold(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
+    """What is given weight is READY on some node, or an earlier change makes it so."""
+    weigh = next((one for one in changes if isinstance(one, Weigh) and one.model == model.model), None)
+    for name in weigh.weights if weigh else ():
+        is_warm = any(one.is_ready for one in actual.on(model.model, name).values())
+        is_made_so = any(
+            isinstance(one, Register | Scale) and (one.model, one.version) == (model.model, name) for one in changes
+        )
+        if not is_warm and not is_made_so:
+            yield Refusal(
+                model.model,
+                name,
+                (GATEWAY,),
+                f"{model.model} {name} is ready on no node, so it cannot get weight",
+                "See 'tsctl status'.",
+                GatewayError,
+            )
+
+
+def _left_without(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
+    """Some version with weight keeps a READY worker, even where those that end are the READY ones."""
+    route = actual.route(model.model)
+    weighted = [version for version, share in route.weights.items() if share] if route else []
+    ready = {
+        (version, node): state.ready
+        for version in weighted
+        for node, state in actual.on(model.model, version).items()
+        if state.ready
+    }
+    left = dict(ready)
+    for change in changes:
+        if isinstance(change, Scale) and change.model == model.model:
+            for node, was in change.before.items():
+                if (change.version, node) in left:
+                    left[change.version, node] -= max(0, was.workers - change.workers)
+    if ready and not any(count > 0 for count in left.values()):
+        yield Refusal(
+            model.model,
+            None,
+            tuple(dict.fromkeys(node for _, node in ready)),
+            f"fewer workers of {model.model} {', '.join(weighted)} may leave its route without a READY one",
+            f"Have all of its workers READY first: tsctl models scale {model.model} {weighted[0]} WORKERS",
+            GatewayError,
+        )
+
+
+def _rollouts(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
+    """A model's rollout is left alone until it has ended."""
+    for model in dict.fromkeys(change.model for change in changes):
+        if model in actual.rollouts:
+            yield Refusal(
+                model,
+                None,
+                tuple(dict.fromkeys(step.place for one in changes if one.model == model for step in one.steps)),
+                f"rollout {actual.rollouts[model]} of {model} has not ended, and the plan would change {model}",
+                f"See 'tsctl rollout status {model}'; wait for its end, or end it with 'tsctl rollout abort {model}'.",
+                ConflictError,
+            )
+
+
+def _digits(archive: str) -> str | None:
+    named = parse_name(archive)
+    return named[2] if named else None

@@ -1,0 +1,1 @@
+"""Envoy: its configuration, its process, its supervisor, and its administration interface."""

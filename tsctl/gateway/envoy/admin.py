@@ -1,0 +1,141 @@
+"""Asks Envoy what it does: its administration interface, over a Unix socket that only its owner may open."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tsctl.errors import GatewayError
+from tsctl.gateway.envoy.render import NAMESPACE
+
+TIMEOUT_S = 5.0
+
+
+class NotAnswering(GatewayError):
+    """Nothing answers at the socket: Envoy does not run, or does not run yet."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """One node of one cluster, as Envoy sees it now."""
+
+    address: str
+    is_healthy: bool
+    why_not: str  # what Envoy holds against it; empty where nothing
+    active: int  # requests on their way to it
+
+
+class _SocketConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("envoy", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Admin:
+    """One Envoy.
+
+    Args:
+        path: its socket.
+
+    Every method raises NotAnswering where Envoy does not answer.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def is_live(self) -> bool:
+        """Whether Envoy runs, with its listeners open."""
+        try:
+            return self._ask("GET", "/ready").strip() == b"LIVE"
+        except GatewayError:
+            return False
+
+    def settings(self) -> dict[str, Any]:
+        """What it was started with, as `render.settings` gives it; nothing where it was started otherwise."""
+        node = json.loads(self._ask("GET", "/server_info"))["node"]
+        return dict(node.get("metadata", {}).get(NAMESPACE, {}))
+
+    def routes_version(self) -> str | None:
+        """The version of the route file in force."""
+        found = self._dump("dynamic_route_configs", "version_info")
+        return str(found[0]["version_info"]) if found else None
+
+    def routes(self) -> dict[str, Any] | None:
+        """The route configuration in force."""
+        found = self._dump("dynamic_route_configs")
+        return dict(found[0]["route_config"]) if found else None
+
+    def active_clusters(self) -> set[str]:
+        """Every cluster of a version that traffic can be sent to; one whose first health checks are out is none yet."""
+        return {entry["cluster"]["name"] for entry in self._dump("dynamic_active_clusters", "cluster.name")}
+
+    def hosts(self) -> dict[str, list[Host]]:
+        """Nodes of every cluster, by its name."""
+        content = json.loads(self._ask("GET", "/clusters?format=json"))
+        return {
+            cluster["name"]: [_host(host) for host in cluster.get("host_statuses", ())]
+            for cluster in content.get("cluster_statuses", ())
+        }
+
+    def counters(self, pattern: str) -> Mapping[str, int]:
+        """Counters and gauges whose names match the regular expression."""
+        content = json.loads(self._ask("GET", f"/stats?format=json&filter={quote(pattern, safe='')}"))
+        return {stat["name"]: int(stat["value"]) for stat in content["stats"] if "value" in stat}
+
+    def page(self, pattern: str) -> str:
+        """What it counts, in Prometheus' text format, of names that match the regular expression."""
+        return self._ask("GET", f"/stats/prometheus?filter={quote(pattern, safe='')}").decode()
+
+    def drain(self) -> None:
+        """Take no new connections, and ask clients to leave the present ones."""
+        self._ask("POST", "/healthcheck/fail")
+        self._ask("POST", "/drain_listeners?graceful&skip_exit")
+
+    def reopen_logs(self) -> None:
+        """Write to files of their names from now on, and not to those that were renamed."""
+        self._ask("POST", "/reopen_logs")
+
+    def _dump(self, resource: str, mask: str = "") -> list[dict[str, Any]]:
+        query = f"/config_dump?resource={resource}" + (f"&mask={mask}" if mask else "")
+        found: list[dict[str, Any]] = json.loads(self._ask("GET", query)).get("configs", [])
+        return found
+
+    def _ask(self, method: str, path: str) -> bytes:
+        connection = _SocketConnection(self._path)
+        try:
+            connection.request(method, path)
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise NotAnswering(
+                f"the gateway does not answer: {error}", "Start it with 'tsctl gateway start'."
+            ) from None
+        finally:
+            connection.close()
+        if answer.status not in (200, 503):  # /ready says 503 while Envoy starts
+            raise GatewayError(f"the gateway answered {method} {path} with {answer.status}: {body[:200].decode()}")
+        return body
+
+
+def _host(status: Mapping[str, Any]) -> Host:
+    address = status["address"].get("socket_address", {})
+    health = status.get("health_status", {})
+    against = [name for name, holds in health.items() if holds is True]
+    stats = {stat["name"]: int(stat.get("value", 0)) for stat in status.get("stats", ())}
+    return Host(
+        address=f"{address.get('address', '')}:{address.get('port_value', '')}",
+        is_healthy=not against and health.get("eds_health_status", "HEALTHY") == "HEALTHY",
+        why_not=", ".join(name.replace("_", " ") for name in against),
+        active=stats.get("rq_active", 0),
+    )

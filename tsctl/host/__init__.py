@@ -1,0 +1,1 @@
+"""This machine: processes, locks, files, and the progress that a person sees."""

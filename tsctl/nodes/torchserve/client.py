@@ -1,0 +1,363 @@
+"""A typed client of TorchServe's management and inference API, with its traps handled; one node, one request each.
+
+What TorchServe answers is not what it has done: 202 and 206 mean that work goes on. Every method says what its answer
+proves; waiting until it is true is `tsctl.nodes.torchserve.versions`' part.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+
+from tsctl.config.deployment import NodeSpec
+from tsctl.errors import NodeError
+from tsctl.nodes.torchserve.tokens import Token, Tokens, read_tokens
+
+#: How long a node may take to accept a connection, to tell its state, and to take a change or answer a request.
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 10.0
+CHANGE_TIMEOUT_S = 30.0
+#: A machine from which nothing comes for so long, not even by its kernel, is cut off, whatever was asked of it: without
+#: this, a register whose answer was lost would wait for all of REGISTER_TIMEOUT_S.
+SILENT_S = 8.0
+#: TorchServe unpacks the whole archive before it answers.
+REGISTER_TIMEOUT_S = 300.0
+#: Longer than config.properties' unregister_model_timeout, within which TorchServe ends the workers.
+UNREGISTER_TIMEOUT_S = 90.0
+
+
+class ManagementError(NodeError):
+    """TorchServe refused a call; `status` and `kind` are its HTTP status and error type."""
+
+    def __init__(self, message: str, status: int, kind: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.kind = kind
+
+
+class Unreachable(NodeError):
+    """Nothing answers at the node's address."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker as the node describes it; TorchServe says READY, and UNLOADING for loading, crashed and dead alike."""
+
+    id: str
+    status: str
+    pid: int
+    gpu: bool
+
+    @property
+    def is_ready(self) -> bool:
+        return self.status == "READY"
+
+
+@dataclass(frozen=True)
+class VersionState:
+    """One registered version as the node describes it."""
+
+    model: str
+    version: str
+    archive: str  # file name in the model store
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay_ms: int
+    response_timeout_s: int
+    startup_timeout_s: int
+    workers: tuple[Worker, ...]
+    queue_pending: int
+    queue_capacity: int
+
+    @property
+    def ready_workers(self) -> int:
+        return sum(worker.is_ready for worker in self.workers)
+
+    @property
+    def is_ready(self) -> bool:
+        """READY workers reach the least number asked for; a version with none asked for is not ready."""
+        return self.min_workers > 0 and self.ready_workers >= self.min_workers
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An inference answer."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class _Watched(HTTPAdapter):
+    """Connections that the kernel ends when the other side is silent for SILENT_S, whatever is awaited from it."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        watch = [
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT_S * 1000)),
+        ]
+        super().init_poolmanager(*arguments, socket_options=[*HTTPConnection.default_socket_options, *watch], **options)
+
+
+class ManagementClient:
+    """Calls one node.
+
+    Args:
+        node: its addresses.
+        key_file: TorchServe's key_file.json; None calls without tokens.
+        patience_s: how long it may take to tell its state.
+    """
+
+    def __init__(self, node: NodeSpec, key_file: Path | None, patience_s: float = READ_TIMEOUT_S) -> None:
+        self.node = node
+        self.patience_s = patience_s
+        self.on_renewed: Callable[[], None] = lambda: None  # called after TorchServe wrote new tokens
+        self._key_file = key_file
+        self._tokens: Tokens | None = None
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy of the environment must not see a loopback node's tokens
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _Watched())
+
+    def reconnect(self) -> None:
+        """The next call opens a connection of its own."""
+        self._session.close()
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    def models(self) -> dict[str, str]:
+        """Default version by model name."""
+        return {name: self.default_version(name) for name in self._names()}
+
+    def states(self) -> list[VersionState]:
+        """Every registered version, by model and version."""
+        found = [state for name in self._names() for state in self.describe(name)]
+        return sorted(found, key=lambda state: (state.model, state.version))
+
+    def describe(self, model: str, version: str | None = None) -> list[VersionState]:
+        """All versions of the model, or the one asked for; empty where it is not registered."""
+        try:
+            answer = self._call("GET", f"/models/{_segment(model)}/{_segment(version) if version else 'all'}")
+        except ManagementError as error:
+            if error.status == 404:
+                return []
+            raise
+        return [_state(entry) for entry in answer]
+
+    def default_version(self, model: str) -> str:
+        """The version that answers callers that name none; TorchServe marks it nowhere else."""
+        return str(self._call("GET", f"/models/{_segment(model)}")[0]["modelVersion"])
+
+    # ---- changing ------------------------------------------------------------------------------------------------
+
+    def register(self, archive: str, workers: int) -> None:
+        """Ask for the archive (a file name in the store) to be registered; its workers start afterwards.
+
+        A query string and not a JSON body: with JSON, an omitted max_batch_delay becomes -10000. Asynchronous, because
+        a synchronous call blocks a thread that serves inference.
+
+        Raises:
+            ManagementError: refused. What TorchServe left half-registered is for the caller to unregister.
+        """
+        query = {"url": archive, "initial_workers": str(workers), "synchronous": "false"}
+        self._call("POST", "/models", query, REGISTER_TIMEOUT_S)
+
+    def scale(self, model: str, version: str, workers: int) -> None:
+        """Ask for exactly this many workers; they start or end afterwards."""
+        query = {"min_worker": str(workers), "max_worker": str(workers), "synchronous": "false"}
+        self._call("PUT", f"/models/{_segment(model)}/{_segment(version)}", query, CHANGE_TIMEOUT_S)
+
+    def set_default(self, model: str, version: str) -> None:
+        """The version answers callers that name none from now on, whether it has workers or not."""
+        self._call("PUT", f"/models/{_segment(model)}/{_segment(version)}/set-default", timeout_s=CHANGE_TIMEOUT_S)
+
+    def unregister(self, model: str, version: str) -> bool:
+        """The version and its workers are gone; False if it was not registered.
+
+        Raises:
+            ManagementError: 403 for a default version while others exist; 408 where its workers did not end in time
+                (TorchServe has then put it back, with no workers).
+        """
+        try:
+            self._call("DELETE", f"/models/{_segment(model)}/{_segment(version)}", timeout_s=UNREGISTER_TIMEOUT_S)
+        except ManagementError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def predict(
+        self, model: str, version: str | None, body: bytes, media_type: str, timeout_s: float = CHANGE_TIMEOUT_S
+    ) -> Reply:
+        """The model's answer to one request, not the cache's, whatever its status; no version asks the default one."""
+        path = f"/predictions/{_segment(model)}" + (f"/{_segment(version)}" if version else "")
+        headers = {"Content-Type": media_type, "Cache-Control": "no-store"}
+
+        def send() -> requests.Response:
+            url = self.node.inference + path
+            return self._request("POST", url, self._token("inference"), headers, body, timeout_s)
+
+        answer = self._with_fresh_token(send)
+        return Reply(answer.status_code, answer.content, answer.headers)
+
+    # ---- the wire ------------------------------------------------------------------------------------------------
+
+    def _names(self) -> list[str]:
+        names: list[str] = []
+        query: dict[str, str] = {"limit": "100"}
+        while True:
+            page = self._call("GET", "/models", query)
+            names += [entry["modelName"] for entry in page["models"]]
+            token = page.get("nextPageToken")
+            if not token or not page["models"]:  # the last token may lead to an empty page
+                return sorted(set(names))
+            query["next_page_token"] = token
+
+    def _call(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> Any:
+        url = self.node.management + path
+        if query:
+            url += "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
+        answer = self._with_fresh_token(
+            lambda: self._request(method, url, self._token("management"), None, None, timeout_s or self.patience_s)
+        )
+        if answer.status_code < 400:
+            try:
+                return json.loads(answer.content) if answer.content.strip() else None
+            except ValueError:
+                raise ManagementError(
+                    f"{method} {path}: answered {answer.status_code} without JSON, so {self.node.management} is not"
+                    " TorchServe's management address",
+                    answer.status_code,
+                    "",
+                ) from None
+        raise _refusal(method, path, answer)
+
+    def _with_fresh_token(self, send: Callable[[], requests.Response]) -> requests.Response:
+        """Send; where TorchServe says that the token is wrong, read it again once and send once more."""
+        answer = send()
+        if answer.status_code == 400 and _error(answer)[0] == "InvalidKeyException" and self._key_file:
+            self._tokens = None
+            self._renew_expired()
+            answer = send()
+        return answer
+
+    def _renew_expired(self) -> None:
+        """Have TorchServe write new tokens in place of expired ones; the key for that never expires."""
+        if self._key_file is None:
+            return
+        tokens = read_tokens(self._key_file)
+        now = datetime.now(UTC)
+        expired = [kind for kind in ("management", "inference") if getattr(tokens, kind).is_expired(now)]
+        for kind in expired:
+            self._request("GET", f"{self.node.management}/token?type={kind}", tokens.api, None, None, self.patience_s)
+        if expired:
+            self.on_renewed()
+
+    def _token(self, kind: str) -> Token | None:
+        if self._key_file is None:
+            return None
+        if self._tokens is None:
+            self._tokens = read_tokens(self._key_file)
+        token: Token = getattr(self._tokens, kind)
+        return token
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        token: Token | None,
+        headers: Mapping[str, str] | None,
+        body: bytes | None,
+        read_timeout_s: float,
+    ) -> requests.Response:
+        sent = {**(headers or {}), **(token.header if token else {})}
+        try:
+            return self._session.request(
+                method, url, headers=sent, data=body, timeout=(CONNECT_TIMEOUT_S, read_timeout_s), allow_redirects=False
+            )
+        except requests.ConnectTimeout:
+            raise Unreachable(
+                f"{method} {url}: no connection within {CONNECT_TIMEOUT_S:g} s", "Is its machine up, and its network?"
+            ) from None
+        except requests.RequestException as error:
+            if isinstance(error, requests.Timeout) and not _is_cut_off(error):
+                raise Unreachable(f"{method} {url}: no answer within {read_timeout_s:g} s") from None
+            raise Unreachable(
+                f"{method} {url}: no connection ({_cause(error)})", "Is the node running? See 'tsctl status'."
+            ) from None
+
+
+def _segment(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _cause(error: BaseException) -> str:
+    root = _root(error)
+    return getattr(root, "strerror", None) or type(root).__name__
+
+
+def _is_cut_off(error: BaseException) -> bool:
+    """Whether the kernel ended the connection after SILENT_S; a call that was not answered in time has no errno."""
+    return getattr(_root(error), "errno", None) is not None
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
+def _error(answer: requests.Response) -> tuple[str, str]:
+    """TorchServe's error type and message."""
+    try:
+        content = json.loads(answer.content)
+        return str(content["type"]), str(content["message"])
+    except (ValueError, KeyError, TypeError):
+        return "", answer.text[:200]
+
+
+def _refusal(method: str, path: str, answer: requests.Response) -> ManagementError:
+    kind, message = _error(answer)
+    hint = ""
+    if answer.status_code == 405:
+        hint = "The node's model API is off: set enable_model_api=true in config.properties and start it again."
+    elif kind == "InvalidKeyException":
+        hint = "The node does not take the token of this key file: was the node started by somebody else?"
+    elif answer.status_code == 403:
+        hint = "Make another version the default first: tsctl models set-default."
+    return ManagementError(f"{method} {path}: {answer.status_code} {message}", answer.status_code, kind, hint)
+
+
+def _state(entry: dict[str, Any]) -> VersionState:
+    queue = entry.get("jobQueueStatus") or {}
+    return VersionState(
+        model=entry["modelName"],
+        version=entry["modelVersion"],
+        archive=entry["modelUrl"],
+        min_workers=entry["minWorkers"],
+        max_workers=entry["maxWorkers"],
+        batch_size=entry["batchSize"],
+        max_batch_delay_ms=entry["maxBatchDelay"],
+        response_timeout_s=entry["responseTimeout"],
+        startup_timeout_s=entry["startupTimeout"],
+        workers=tuple(
+            Worker(str(w["id"]), w["status"], w.get("pid", 0), w.get("gpu", False)) for w in entry["workers"]
+        ),
+        queue_pending=queue.get("pendingRequests", 0),
+        queue_capacity=queue.get("pendingRequests", 0) + queue.get("remainingCapacity", 0),
+    )

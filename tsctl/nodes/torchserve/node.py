@@ -1,0 +1,75 @@
+"""Opens the client of a node that deployment.yaml names, and keeps its header file in step with its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsctl.config.deployment import DeploymentSpec, NodeSpec
+from tsctl.config.project import Project
+from tsctl.nodes.torchserve.client import READ_TIMEOUT_S, ManagementClient
+from tsctl.nodes.torchserve.process import NodePaths, is_address_here, node_paths, running_pid
+from tsctl.nodes.torchserve.properties import parse_properties
+from tsctl.nodes.torchserve.tokens import read_tokens, write_header_file
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of the deployment as this machine reaches it."""
+
+    name: str
+    spec: NodeSpec
+    paths: NodePaths
+    client: ManagementClient
+    key_file: Path | None  # None: the node asks for no token
+
+    @property
+    def pid(self) -> int | None:
+        """The process, where tsctl started it on this machine and it runs."""
+        return running_pid(self.paths)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine has the node's address, so that its process and its files are here."""
+        return self.spec.is_loopback or is_address_here(self.spec.host)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether `tsctl` may start and stop it here."""
+        return self.is_here and self.spec.key_file is None
+
+    def lock(self, model: str) -> Path:
+        """The lock that a change of one model on this node holds."""
+        return self.paths.folder / "locks" / f"{model}.lock"
+
+    def refresh_header(self) -> None:
+        """Make the header files hold the present tokens."""
+        if self.key_file is not None and self.key_file.is_file():
+            self.paths.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            tokens = read_tokens(self.key_file)
+            write_header_file(self.paths.inference_header, tokens.inference)
+            write_header_file(self.paths.management_header, tokens.management)
+
+
+def open_nodes(project: Project, deployment: DeploymentSpec, patience_s: float = READ_TIMEOUT_S) -> list[Node]:
+    """Every node of the deployment, in its order; nothing is sent yet."""
+    return [open_node(project, name, spec, patience_s) for name, spec in deployment.nodes.items()]
+
+
+def open_node(project: Project, name: str, spec: NodeSpec, patience_s: float = READ_TIMEOUT_S) -> Node:
+    """The node with its client; nothing is sent yet.
+
+    Args:
+        patience_s: how long it may take to tell its state.
+    """
+    paths = node_paths(project, name)
+    key_file = project.root / spec.key_file if spec.key_file else paths.key_file if _asks_tokens(project) else None
+    node = Node(name, spec, paths, ManagementClient(spec, key_file, patience_s), key_file)
+    node.client.on_renewed = node.refresh_header
+    return node
+
+
+def _asks_tokens(project: Project) -> bool:
+    path = project.config_properties
+    properties = parse_properties(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return properties.get("disable_token_authorization", "false").lower() != "true"

@@ -1,0 +1,1 @@
+"""The pure core of a rollout: evidence, statistics, the verdict, and the next action."""

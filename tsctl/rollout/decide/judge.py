@@ -1,0 +1,187 @@
+"""Passes a step, fails it, or says how many requests are still needed. Pure; every number comes in as an argument.
+
+Invariants: without requests of the canary there is no pass, and without an event there is no fail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from math import exp, log
+from typing import Any
+
+from tsctl.config.policy import LIMIT, RolloutPolicy
+from tsctl.rollout.decide.evidence import Evidence, Seen, class_count
+from tsctl.rollout.decide.statistics import rate_bounds, rejects
+
+#: More requests than this are not searched for: a rate that needs more cannot be shown.
+MOST_REQUESTS = 1 << 40
+
+
+class Verdict(StrEnum):
+    """What a step has come to."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    FAIL = "fail"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of a version's requests, with an interval that holds it at all times at once."""
+
+    events: int
+    requests: int
+    low: float
+    high: float
+
+    @property
+    def estimate(self) -> float | None:
+        """None without requests."""
+        return self.events / self.requests if self.requests else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One signal as it is now."""
+
+    signal: str
+    log_e: float
+    share: float  # of the average of e-values
+    stable: Rate
+    canary: Rate
+    about: str = ""  # the class that speaks loudest, of a mix
+
+    @property
+    def log_part(self) -> float:
+        """Logarithm of what it adds to the average."""
+        return self.log_e + log(self.share)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict, and what it stands on."""
+
+    verdict: Verdict
+    why: str
+    log_e: float  # of the average of all signals
+    readings: tuple[Reading, ...]
+    needed: int = 0  # requests of the canary until it can pass, if none of them is an error
+    signal: str = ""  # the one that speaks loudest, of a fail
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Held:
+    """How long and how much a step was watched."""
+
+    seconds: float
+    requests: int  # of the canary
+
+
+def judge(policy: RolloutPolicy, evidence: Evidence, held: Held) -> Judgement:
+    """The verdict on the present step.
+
+    A fail: the average of the signals' e-values has reached 1 / alpha, so that a canary that is no worse is ever failed
+    with probability alpha at most (Ville's inequality; an average of e-processes is one). A pass: the step was held for
+    its time, the canary has the least number of requests, and a confidence sequence shows that its rate of errors lies
+    below the policy's maximum.
+    """
+    readings = read_signals(policy, evidence)
+    total = log(sum(exp(min(r.log_part, 700.0)) for r in readings))
+    if rejects(total, policy.alpha):
+        loudest = max(readings, key=lambda reading: reading.log_part)
+        return Judgement(Verdict.FAIL, _accused(loudest, policy), total, readings, signal=loudest.signal)
+    needed = requests_needed(policy, evidence.canary, held.requests)
+    if needed:
+        return Judgement(Verdict.UNDECIDED, f"about {needed:,} more requests of the canary", total, readings, needed)
+    if held.seconds < policy.hold_s:
+        left = policy.hold_s - held.seconds
+        return Judgement(Verdict.UNDECIDED, f"held for {left:.0f} s more", total, readings)
+    return Judgement(Verdict.PASS, "no signal speaks against it", total, readings)
+
+
+def read_signals(policy: RolloutPolicy, evidence: Evidence) -> tuple[Reading, ...]:
+    """Every judged signal, in the order of the policy, the limit last."""
+    logs = evidence.logs
+    found = []
+    for signal, share in policy.shares.items():
+        about = loudest_class(evidence) if signal == "mix" else ""
+        stable, canary = (
+            _rate(signal, about, seen, evidence, policy.alpha) for seen in (evidence.stable, evidence.canary)
+        )
+        found.append(Reading(signal, logs[signal], share, stable, canary, about))
+    return tuple(found)
+
+
+def requests_needed(policy: RolloutPolicy, canary: Seen, in_step: int) -> int:
+    """Requests of the canary, without an error, until it can pass; 0 where it has them."""
+    return max(policy.min_requests - in_step, requests_until_below(canary, policy.max_error_rate, policy.alpha), 0)
+
+
+def requests_until_below(seen: Seen, rate: float, alpha: float) -> int:
+    """Requests without an error until a confidence sequence shows that the rate of errors lies below `rate`."""
+
+    def is_below(more: int) -> bool:
+        return rate_bounds(seen.errors, seen.requests + more, alpha)[1] < rate
+
+    if seen.requests and is_below(0):
+        return 0
+    high = 1
+    while not is_below(high) and high < MOST_REQUESTS:
+        high *= 2
+    low = high // 2
+    while high - low > max(1, high // 100):  # to a hundredth: it is told as "about"
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_below(middle) else (middle, high)
+    return high
+
+
+def loudest_class(evidence: Evidence) -> str:
+    """The class whose share differs most surely; empty where none is judged."""
+    return max(evidence.mix, key=lambda name: evidence.mix[name].log_e, default="")
+
+
+def _rate(signal: str, about: str, seen: Seen, evidence: Evidence, alpha: float) -> Rate:
+    if signal == "disagreement":
+        events, requests = evidence.disagreement.events, evidence.disagreement.trials
+    elif signal == "mix":
+        events = class_count(seen, about, evidence.mix) if about else 0
+        requests = sum(seen.classes.values())
+    elif signal == "slow":
+        events, requests = seen.slow, seen.requests
+    else:
+        events, requests = seen.errors, seen.requests
+    return rate_of(events, requests, alpha)
+
+
+def rate_of(events: int, requests: int, alpha: float) -> Rate:
+    """The share that events are of the requests, all of them at most.
+
+    Envoy tells its histograms later than its counters: after an edit of the policy, more slow answers may be known than
+    requests.
+    """
+    events = min(events, requests)
+    return Rate(events, requests, *rate_bounds(events, requests, alpha))
+
+
+def _accused(reading: Reading, policy: RolloutPolicy) -> str:
+    canary, stable = _percent(reading.canary), _percent(reading.stable)
+    if reading.signal == LIMIT:
+        return f"{canary} of the canary's requests are errors, and the policy allows {policy.max_error_rate:.2%}"
+    what = {
+        "errors": "are errors",
+        "slow": "are slow",
+        "mix": f"are predicted as {reading.about}",
+        "disagreement": "are answered otherwise than by stable",
+    }[reading.signal]
+    return f"{canary} of the canary's requests {what}, and {stable} of stable's"
+
+
+def _percent(rate: Rate) -> str:
+    return f"{rate.estimate:.2%}" if rate.estimate is not None else "none"

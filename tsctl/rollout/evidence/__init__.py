@@ -1,0 +1,1 @@
+"""Where a rollout's evidence is read, and how counts become windows of evidence."""

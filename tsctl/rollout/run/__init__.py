@@ -1,0 +1,1 @@
+"""One rollout from its start to its end: journal, runner, effects."""

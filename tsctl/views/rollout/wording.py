@@ -1,0 +1,65 @@
+"""How the numbers of a rollout are written for people: rates, e-values, durations, times. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, tzinfo
+from math import floor, inf, log
+
+from tsctl.rollout.decide.judge import MOST_REQUESTS, Rate
+
+#: Natural logarithm of ten: e-values are kept as natural logarithms and read as powers of ten.
+LN_10 = log(10)
+#: Within these powers of ten an e-value is written out.
+PLAIN_POWERS = (-3, 5)
+
+_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+
+
+def rate_text(rate: Rate) -> str:
+    """`4.52%`; `-` without requests."""
+    return "-" if rate.estimate is None else f"{rate.estimate:.2%}"
+
+
+def interval_text(rate: Rate) -> str:
+    """`3.68% to 5.49%`; `-` without requests, when the rate may be anything."""
+    return "-" if rate.estimate is None else f"{rate.low:.2%} to {rate.high:.2%}"
+
+
+def e_text(log_e: float) -> str:
+    """An e-value from its natural logarithm: `0.031`, `131`, `4.2e+17`; however large."""
+    if log_e == -inf:
+        return "0"
+    power = floor(log_e / LN_10)
+    mantissa = f"{10 ** (log_e / LN_10 - power):.1f}"
+    if PLAIN_POWERS[0] <= power < PLAIN_POWERS[1]:
+        value: float = 10 ** (log_e / LN_10)
+        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"1.0e{power + 1:+03d}" if mantissa == "10.0" else f"{mantissa}e{power:+03d}"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units that are not zero: `41 s`, `5 min 10 s`, `2 h`, `3 d 4 h`."""
+    left = max(0, round(seconds))
+    parts: list[tuple[int, str]] = []
+    for unit, size in _UNITS:
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append((count, unit))
+    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "0 s"
+
+
+def when(at: float, zone: tzinfo | None = None) -> str:
+    """`2026-11-25 09:30:00 +01:00`, in local time where no zone is given.
+
+    Args:
+        at: seconds since 1970.
+    """
+    local = datetime.fromtimestamp(at, UTC).astimezone(zone)
+    return f"{local:%Y-%m-%d %H:%M:%S} {local.isoformat()[-6:]}"
+
+
+def needed_text(needed: int) -> str:
+    """Requests of the canary that a step still needs, in words; empty where it needs none."""
+    if needed >= MOST_REQUESTS:
+        return "more requests of the canary than can be waited for, at its present rate of errors"
+    return f"about {needed:,} more requests of the canary" if needed else ""

@@ -27,12 +27,21 @@ from handlers import oip, wire
 from handlers.accelerate import accelerate
 from handlers.cache import AnswerStore, ResponseCache
 from handlers.cache_keys import KeyMaker, archive_digest
+from handlers.contract import (
+    CACHE_HEADER,
+    CACHE_STATES,
+    CLASS_HEADER,
+    JSON,
+    METRICS_FOLDER_VARIABLE,
+    MODEL_VERSION_HEADER,
+    OPEN_INFERENCE,
+    PROTOCOL_HEADER,
+    SHARED_CACHE_VARIABLE,
+    LoadReport,
+)
 from handlers.device import choose_device, set_threads, threads_per_worker, usable_cores
 from handlers.errors import LoadError, ModelFailed, NotImplementedHere, RequestError
 from handlers.items import (
-    CACHE_SAID,
-    CLASS_HEADER,
-    JSON,
     Incoming,
     Outgoing,
     problem,
@@ -45,21 +54,17 @@ from handlers.request_path import RequestPath, request_key
 from handlers.samples import read_requests, read_samples
 from handlers.schema import Schema, parse_json
 from handlers.serving import Acceleration, Serving, model_and_version, read_serving
-from handlers.telemetry import FOLDER_VARIABLE, Telemetry, telemetry
+from handlers.telemetry import Telemetry, telemetry
 from handlers.warmup import BatchTiming, batch_sizes, warm_up
 from handlers.weights import import_file, load_weights
 
 logger = logging.getLogger(__name__)
 
-#: Begins the one log line in which a worker says how its load ended; tsctl reads it back from the node's log.
-LOAD_MARKER = "[TSCTL LOAD]"
 #: What a class may be called, where a header and the label of a metric can carry it.
 LONGEST_CLASS = 64
 _CLASS = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 #: Seconds from the last answers to the end of a worker whose device failed.
 ENDING_S = 0.5
-#: Takes the place of the archive's cache.shared on a node: its address, or one with a password, which no archive holds.
-SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
 
 
 class ServingHandler:
@@ -173,20 +178,20 @@ class ServingHandler:
             timings = self.warmup()
             refuse_halved(self._path)
             # from here on: what the samples took and came to is not what clients saw
-            folder = os.environ.get(FOLDER_VARIABLE)
+            folder = os.environ.get(METRICS_FOLDER_VARIABLE)
             self.telemetry = telemetry(self.model, self.version, self._serving.metrics, folder)
             cache = self._open_cache()
         except Exception as error:
             why = f"{error}" if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
-            self._say({"outcome": "refused", "reason": " ".join(why.split())[:2000]})
+            self._log_report(False, {}, " ".join(why.split())[:2000])
             raise LoadError(f"{self.model} {self.version} must not serve: {why}") from error
         self._path.open(cache, self.telemetry)
         is_own = type(self).handle is not ServingHandler.handle
         is_bulk = self._serving.wire == "bulk" and wire.install(self, None if is_own else self.handle_items)
         gc.collect()
         gc.freeze()  # what is alive now stays: the collector need not walk it between requests
-        ready = {"outcome": "ready", "seconds": round(time.monotonic() - begin, 3)}
-        self._say({**ready, **self._report(timings, accelerated, is_bulk)})
+        seconds = round(time.monotonic() - begin, 3)
+        self._log_report(True, {"seconds": seconds, **self._report(timings, accelerated, is_bulk)})
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """The body of each item's answer; statuses and headers go into `context`.
@@ -285,7 +290,7 @@ class ServingHandler:
         except Exception:
             logger.exception("%s %s: reading request %s failed", self.model, self.version, item.request_id)
             told = ModelFailed("The handler failed while it read the request.")
-        refusal = oip.refusal if headers.get(oip.PROTOCOL_HEADER) == oip.OIP else problem
+        refusal = oip.refusal if headers.get(PROTOCOL_HEADER) == OPEN_INFERENCE else problem
         return refusal(told, request_id_of(headers, item.request_id), self.model, self.version)
 
     def _read(self, item: wire.Item, headers: dict[str, str]) -> Incoming | oip.Infer | Outgoing:
@@ -295,7 +300,7 @@ class ServingHandler:
         if not item.fields and headers.get("describe") == "True":
             return Outgoing(200, to_json(self.describe()))
         request = read_item(item.fields, item.types, headers, item.request_id, item.is_ambiguous)
-        if headers.get(oip.PROTOCOL_HEADER) == oip.OIP:
+        if headers.get(PROTOCOL_HEADER) == OPEN_INFERENCE:
             return oip.read_infer(request, self._scalars, self.batch_size, self._serving.request_bytes)
         return request
 
@@ -339,9 +344,9 @@ class ServingHandler:
         set_threads(self.threads)
         pads = self._serving.acceleration.compile and self.is_fixed_shape
         self._path = RequestPath(self, self._serving, pads)
-        version = ("x-model-version", self.version)
+        version = (MODEL_VERSION_HEADER, self.version)
         self._has_classes = type(self).classify is not ServingHandler.classify
-        self._headers = {"": (version,), **{said: (version, ("x-cache", said)) for said in CACHE_SAID}}
+        self._headers = {"": (version,), **{state: (version, (CACHE_HEADER, state)) for state in CACHE_STATES}}
 
     def _adopt(self, serving: Serving) -> None:
         self._serving = serving
@@ -409,9 +414,9 @@ class ServingHandler:
             ],
         }
 
-    def _say(self, facts: dict[str, Any]) -> None:
-        who = {"model": getattr(self, "model", None), "version": getattr(self, "version", None), "pid": os.getpid()}
-        logger.warning("%s %s", LOAD_MARKER, json.dumps({**who, **facts}))
+    def _log_report(self, is_ready: bool, facts: dict[str, Any], reason: str = "") -> None:
+        model, version = getattr(self, "model", ""), getattr(self, "version", "")
+        logger.warning("%s", LoadReport(model, version, os.getpid(), is_ready, reason, facts).line())
 
 
 def _refuse_foreign_package(model_dir: Path) -> None:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Protocol
 
 from handlers.cache_keys import KeyMaker
-from handlers.golden import Tolerance, difference
+from handlers.contract import Tolerance, difference
 
 #: What an entry costs beside its body: key, dictionary slot and bookkeeping, measured with tracemalloc.
 ENTRY_BYTES = 250

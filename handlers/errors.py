@@ -16,11 +16,9 @@ No stack trace, file path or input value of a failed item may reach a client: `d
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic_core import to_json
 
-PROBLEM_MEDIA_TYPE = "application/problem+json"
+from handlers import contract
 
 
 class RequestError(Exception):
@@ -118,15 +116,9 @@ class LoadError(RuntimeError):
 
 def problem_document(error: RequestError, request_id: str | None, model: str, version: str) -> bytes:
     """The body of type PROBLEM_MEDIA_TYPE that answers one failed item."""
-    document: dict[str, Any] = {
-        "type": f"urn:tsctl:problem:{error.kind}",
-        "title": error.title,
-        "status": error.status,
-        "detail": error.detail,
-        "request_id": request_id,
-        "model": model,
-        "version": version,
-    }
+    document = contract.problem_document(
+        error.kind, error.title, error.status, error.detail, request_id, model, version
+    )
     if error.errors is not None:
         document["errors"] = error.errors
     return to_json(document)

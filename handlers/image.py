@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from pydantic import Field, create_model
 
 from handlers.base import ServingHandler
+from handlers.contract import JPEG, JSON, PNG
 from handlers.device import to_device
 from handlers.errors import PayloadTooLarge, RequestError, UndecodableBody
-from handlers.items import JPEG, JSON, PNG
 from handlers.schema import Schema, parse_json
 
 #: Decimals of an answer's probabilities: more than float32 is sure of near one.

@@ -8,23 +8,14 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
+from handlers.contract import JPEG, JSON, PNG, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
 from handlers.errors import (
-    PROBLEM_MEDIA_TYPE,
     PayloadTooLarge,
     RequestError,
     UndecodableBody,
     UnsupportedMedia,
     problem_document,
 )
-
-JSON = "application/json"
-PNG = "image/png"
-JPEG = "image/jpeg"
-
-#: Says which class was predicted; the gateway counts the classes of each version, and releases are judged by them.
-CLASS_HEADER = "x-prediction-class"
-#: What `x-cache` may say.
-CACHE_SAID = ("hit", "miss", "bypass")
 
 _RAW_FIELD = "body"  # how TorchServe names a body that is not a form
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -104,7 +95,7 @@ def read_properties(properties: Mapping[str, Any]) -> tuple[dict[str, str], dict
 
 def request_id_of(headers: Mapping[str, str], server_id: str | None) -> str | None:
     """The id that names this request in answers and logs: the client's, else TorchServe's."""
-    return _plain_id(headers.get("x-request-id")) or server_id
+    return _plain_id(headers.get(REQUEST_ID_HEADER)) or server_id
 
 
 def refuse_large(body: bytes, most_bytes: int) -> None:

@@ -18,13 +18,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
+from handlers.contract import JSON
 from handlers.errors import DoesNotFit, PayloadTooLarge, RequestError, UnsupportedMedia
-from handlers.items import JSON, Incoming, Outgoing, problem, refuse_large
+from handlers.items import Incoming, Outgoing, problem, refuse_large
 from handlers.schema import Schema, does_not_fit, parse_json
-
-#: Says to a worker that a body is an infer request; the gateway sets it on the protocol's paths.
-PROTOCOL_HEADER = "x-tsctl-protocol"
-OIP = "oip-v2"
 
 MAX_DIMENSIONS = 8
 #: Of one dimension: what 31 bits hold, so that a shape and its product can be told in an answer.

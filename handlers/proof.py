@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from handlers.contract import Tolerance, difference
 from handlers.errors import LoadError
-from handlers.golden import Tolerance, difference
 from handlers.items import Outgoing
 from handlers.request_path import RequestPath
 from handlers.samples import Sample

@@ -22,6 +22,7 @@ from pydantic_core import to_json
 from handlers.batching import padded_size
 from handlers.cache import Directive, Lookup, ResponseCache, directive
 from handlers.cache_keys import canonical
+from handlers.contract import DEADLINE_HEADER
 from handlers.device import finish, is_fatal, is_out_of_memory
 from handlers.errors import (
     DeadlinePassed,
@@ -40,8 +41,6 @@ from handlers.warmup import batch_sizes
 
 logger = logging.getLogger(__name__)
 
-#: Until when a client waits: milliseconds since 1970, by the clock of whoever sets it.
-DEADLINE_HEADER = "x-request-deadline-ms"
 LONGEST_MOMENT = 15
 #: How long, in seconds, and how many items that made the model fail are not tried again.
 QUARANTINE_S = 60

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handlers.contract import SAMPLE_MEDIA_TYPES
 from handlers.errors import LoadError
-from handlers.items import JPEG, JSON, PNG, Incoming
-
-MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".txt": "text/plain"}
+from handlers.items import Incoming
 
 
 @dataclass(frozen=True)
@@ -51,4 +50,5 @@ def read_samples(folder: Path, golden_file: Path) -> list[Sample]:
 
 
 def _request(path: Path) -> Incoming:
-    return Incoming(path.read_bytes(), MEDIA_TYPES.get(path.suffix.lower(), ""), request_id=f"sample:{path.name}")
+    media_type = SAMPLE_MEDIA_TYPES.get(path.suffix.lower(), "")
+    return Incoming(path.read_bytes(), media_type, request_id=f"sample:{path.name}")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from handlers.contract import Tolerance
 from handlers.errors import LoadError
-from handlers.golden import Tolerance
 
 #: Padded tokens that go through a text model at once, where archive.yaml does not say.
 BATCH_TOKENS = 1024

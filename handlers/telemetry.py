@@ -23,14 +23,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handlers import errors
+from handlers.contract import (
+    ANSWERED_ITEMS,
+    BATCH_ITEMS,
+    BISECTIONS,
+    CACHE_ITEMS,
+    CACHE_STATES,
+    COMPUTED_ITEMS,
+    INPUT_POSITIONS,
+    MEMORY_SPLITS,
+    METRICS_FOLDER_VARIABLE,
+    SHARED_CACHE_EXCHANGES,
+    STAGE_SECONDS,
+    WARMUP_SECONDS,
+)
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Gauge, Histogram
 
 logger = logging.getLogger(__name__)
-
-#: Where the files go. prometheus_client decides by this variable, when it is imported, whether it writes files at all.
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 STAGES = ("decode", "preprocess", "inference", "postprocess", "encode")
 #: Of an item: "ok", the kind of its error, or "other" for an error that the author of a model defined.
@@ -40,7 +51,7 @@ OUTCOMES = (
     "other",
 )
 _KNOWN_OUTCOMES = frozenset(OUTCOMES)
-CACHE_RESULTS = ("hit", "miss", "bypass", "wrong")
+CACHE_RESULTS = (*CACHE_STATES, "wrong")
 CACHE_TIERS = ("batch", "worker", "shared", "none")
 SHARED_CACHE_OUTCOMES = ("ok", "slow", "down")
 POSITIONS = ("content", "padding")
@@ -63,17 +74,6 @@ class Description:
     labels: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     buckets: tuple[float, ...] = ()
 
-
-STAGE_SECONDS = "tsctl_worker_stage_seconds"
-BATCH_ITEMS = "tsctl_worker_batch_items"
-ANSWERED_ITEMS = "tsctl_worker_answered_items_total"
-CACHE_ITEMS = "tsctl_worker_cache_items_total"
-SHARED_CACHE_EXCHANGES = "tsctl_worker_shared_cache_exchanges_total"
-COMPUTED_ITEMS = "tsctl_worker_computed_items_total"
-INPUT_POSITIONS = "tsctl_worker_input_positions_total"
-MEMORY_SPLITS = "tsctl_worker_memory_splits_total"
-BISECTIONS = "tsctl_worker_bisections_total"
-WARMUP_SECONDS = "tsctl_worker_warmup_seconds"
 
 METRICS = {
     STAGE_SECONDS: Description("histogram", "Time of one batch in one stage.", {"stage": STAGES}, STAGE_BUCKETS),
@@ -144,7 +144,7 @@ def telemetry(model: str, version: str, wanted: bool, folder: str | None) -> Tel
     """
     if not wanted or not folder:
         return Telemetry()
-    os.environ[FOLDER_VARIABLE] = folder
+    os.environ[METRICS_FOLDER_VARIABLE] = folder
     try:
         return _Recorder(model, version, Path(folder))
     # what a missing package, a full or foreign disk, and a damaged file of an earlier process of this pid raise
@@ -173,7 +173,7 @@ class _Recorder(Telemetry):
         from prometheus_client import values
 
         if values.ValueClass is values.MutexValue:
-            raise RuntimeError(f"prometheus_client was imported before {FOLDER_VARIABLE} was set")
+            raise RuntimeError(f"prometheus_client was imported before {METRICS_FOLDER_VARIABLE} was set")
         _reserve(folder)
         self._of_version = (model, version)
         self._warmup = _metric(WARMUP_SECONDS)

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from handlers.cache import ENTRY_BYTES, AnswerStore, Directive, ResponseCache, Shared, directive
 from handlers.cache_keys import KeyMaker, canonical
-from handlers.golden import Tolerance
+from handlers.contract import Tolerance
 from handlers.schema import Schema
 
 # ---- keys ------------------------------------------------------------------------------------------------------------

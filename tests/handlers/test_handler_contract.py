@@ -23,10 +23,8 @@ from ts.utils.util import list_classes_from_module
 from handlers import wire
 from handlers.base import ServingHandler
 from handlers.errors import DoesNotFit, LoadError, RequestError, problem_document
-from handlers.samples import MEDIA_TYPES
 from handlers.schema import Schema, finite_json
 from tsctl.archive.probe import decode_answers
-from tsctl.config.archive import SAMPLE_TYPES
 
 SAMPLES = {"two.json": b'{"number": 2}', "three.json": b'{"number": 3}'}
 GOLDEN = {"two.json": {"double": 4.0}, "three.json": {"double": 6.0}}
@@ -577,7 +575,3 @@ def test_a_panic_while_an_item_is_decoded_fails_it_alone(tmp_path: Path) -> None
 def test_a_word_that_looks_like_nan_beside_an_endless_integer_is_json() -> None:
     assert finite_json(b'["NaN", 1' + b"0" * 5000 + b"]")
     assert not finite_json(b"[NaN, 1" + b"0" * 5000 + b"]")
-
-
-def test_both_worlds_give_a_sample_the_same_media_type() -> None:
-    assert SAMPLE_TYPES == MEDIA_TYPES

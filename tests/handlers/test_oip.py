@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from served import CHECKOUT, JSON, Item, Reply, Worker, assert_problem, close, unpacked, write_archive_folder
 
 from handlers.base import ServingHandler
+from handlers.contract import OPEN_INFERENCE, PROTOCOL_HEADER
 from handlers.embedding import EmbeddingHandler
 from handlers.errors import DoesNotFit, RequestError
 from handlers.image import ImageHandler
 from handlers.items import Incoming, Outgoing
-from handlers.oip import OIP, PROTOCOL_HEADER, fold, read_infer, scalar_fields
+from handlers.oip import fold, read_infer, scalar_fields
 from handlers.schema import Schema
 from handlers.tabular import TabularHandler
-from tsctl.gateway.envoy.render import words
 
 
 class WeighedHandler(ServingHandler):
@@ -75,7 +75,7 @@ def tensor(name: str, shape: list[int], data: list[Any], datatype: str = "FP32")
 
 def infer(*inputs: dict[str, Any], media_type: str = JSON, **more: Any) -> Item:
     body = json.dumps({"inputs": list(inputs), **more}).encode()
-    return Item(body, media_type, {PROTOCOL_HEADER: OIP})
+    return Item(body, media_type, {PROTOCOL_HEADER: OPEN_INFERENCE})
 
 
 def outputs(reply: Reply) -> dict[str, Any]:
@@ -160,10 +160,10 @@ def test_a_row_that_fails_fails_its_request_and_no_other(weighed: Worker) -> Non
         (infer(tensor("pair", [1, 2], [1, 2]), outputs=[{"name": "mean"}]), 422, "there is no output mean"),
         (infer(tensor("pair", [5, 2], [1] * 10)), 413, "at most 4"),
         (infer(tensor("pair", [1, 2], [1, 2]), media_type="application/octet-stream"), 415, "binary"),
-        (Item(b"{", JSON, {PROTOCOL_HEADER: OIP}), 400, "not JSON"),
-        (Item(b"[" * 1000, JSON, {PROTOCOL_HEADER: OIP}), 400, "not JSON"),
-        (Item(b'{"inputs": [' + b" " * 1024 + b"]}", JSON, {PROTOCOL_HEADER: OIP}), 413, "1024"),
-        (Item(b"", JSON, {PROTOCOL_HEADER: OIP}), 400, "not JSON"),
+        (Item(b"{", JSON, {PROTOCOL_HEADER: OPEN_INFERENCE}), 400, "not JSON"),
+        (Item(b"[" * 1000, JSON, {PROTOCOL_HEADER: OPEN_INFERENCE}), 400, "not JSON"),
+        (Item(b'{"inputs": [' + b" " * 1024 + b"]}", JSON, {PROTOCOL_HEADER: OPEN_INFERENCE}), 413, "1024"),
+        (Item(b"", JSON, {PROTOCOL_HEADER: OPEN_INFERENCE}), 400, "not JSON"),
     ],
 )
 def test_mistakes_are_told(weighed: Worker, item: Item, status: int, told: str) -> None:
@@ -282,10 +282,6 @@ def test_any_body_is_read_or_refused(body: bytes) -> None:
         assert read_infer(Incoming(body, JSON), frozenset(), 10, 1000).rows
     except RequestError as error:
         assert 400 <= error.status < 500
-
-
-def test_the_gateway_tells_of_the_protocol_as_the_worker_reads_it() -> None:
-    assert (words.PROTOCOL_HEADER, words.OIP) == (PROTOCOL_HEADER, OIP)
 
 
 def test_fields_of_one_value() -> None:

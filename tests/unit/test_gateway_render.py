@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from handlers.contract import PROBLEM_MEDIA_TYPE
 from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
 from tsctl.gateway import discover
 from tsctl.gateway.envoy import render
 from tsctl.gateway.envoy.render import Client, Endpoint, Places, Probe, Upstream, words
 from tsctl.gateway.keys import plain_keys
-from tsctl.gateway.problems import ANSWERS, MEDIA_TYPE
+from tsctl.gateway.problems import ANSWERS
 from tsctl.gateway.traffic import Shadow, Traffic, only
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway.json"
@@ -201,7 +202,7 @@ def test_every_answer_of_envoy_itself_is_a_problem_document() -> None:
     found = list(problems())
     assert len(found) == len(ANSWERS) + 1
     for body, _ in found:
-        assert body["content_type"] == MEDIA_TYPE
+        assert body["content_type"] == PROBLEM_MEDIA_TYPE
         assert body["json_format"].keys() == {"type", "title", "status", "detail", "request_id", "model", "version"}
     later = {body["json_format"]["type"] for body, headers in found if headers}
     assert later == {"urn:tsctl:problem:over-budget", "urn:tsctl:problem:unavailable"}

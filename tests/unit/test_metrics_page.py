@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from handlers import telemetry
+from handlers.contract import METRICS_FOLDER_VARIABLE
 from tsctl.nodes.torchserve.process import NodePaths, empty_metrics, node_environment
 from tsctl.nodes.torchserve.properties import parse_properties
 
@@ -68,11 +69,11 @@ def test_buckets_reach_from_a_linear_layer_to_a_timeout() -> None:
 
 
 def test_workers_of_a_node_are_told_where_to_write(tmp_path: Path) -> None:
-    environment = node_environment({telemetry.FOLDER_VARIABLE: "/of/the/operator"}, NodePaths(tmp_path), tmp_path)
-    assert environment[telemetry.FOLDER_VARIABLE] == str(tmp_path / "metrics")
+    environment = node_environment({METRICS_FOLDER_VARIABLE: "/of/the/operator"}, NodePaths(tmp_path), tmp_path)
+    assert environment[METRICS_FOLDER_VARIABLE] == str(tmp_path / "metrics")
     properties = parse_properties((CHECKOUT / "config.properties").read_text(encoding="utf-8"))
     kept_from_workers = re.compile(properties["blacklist_env_vars"])
-    assert not kept_from_workers.match(telemetry.FOLDER_VARIABLE)
+    assert not kept_from_workers.match(METRICS_FOLDER_VARIABLE)
     assert kept_from_workers.match("PROMETHEUS_PASSWORD")
 
 

@@ -46,7 +46,9 @@ def imports(tree: ast.AST) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add("." if node.level else str(node.module).split(".")[0])
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            is_shared = all(name.split(".")[:2] == ["handlers", "contract"] for name in names)
+            found.add("." if node.level else "handlers.contract" if is_shared else str(node.module).split(".")[0])
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tsctl.archive.golden import golden_rules
+from handlers.contract import Tolerance
 from tsctl.nodes.torchserve.client import Reply
 from tsctl.rollout.run.golden import wrong
 
@@ -17,7 +17,6 @@ from tsctl.rollout.run.golden import wrong
     (503, b"no worker", "503: no worker"),
 ])  # fmt: skip
 def test_an_answer_is_right_or_says_why_not(status: int, body: bytes, why: str) -> None:
-    rules = golden_rules()
-    found = wrong(Reply(status, body, {}), rules, {"label": 7}, rules.Tolerance(1e-4, 0.0))
+    found = wrong(Reply(status, body, {}), {"label": 7}, Tolerance(1e-4, 0.0))
     assert bool(found) == bool(why)
     assert why in found

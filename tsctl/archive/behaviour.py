@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handlers.contract import PROBLEM_MEDIA_TYPE, SAMPLE_MEDIA_TYPES, Tolerance, difference
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check, Facts
-from tsctl.archive.golden import golden_rules
 from tsctl.archive.trial import Answer, Request, Trial, run_probe
-from tsctl.config.archive import SAMPLE_TYPES
 from tsctl.errors import ArchiveError
 
 PROBLEM_FIELDS = ("type", "title", "status", "detail", "request_id", "model", "version")
@@ -159,10 +158,8 @@ class _Plan:
             return "other bytes than alone"
 
     def _difference(self, answer: Answer, expected: Any) -> str | None:
-        rules = golden_rules()
         try:
-            found: str | None = rules.difference(answer.json(), expected, rules.Tolerance(**self.tolerance))
-            return found
+            return difference(answer.json(), expected, Tolerance(**self.tolerance))
         except ValueError:
             return f"is not JSON: {_text(answer)}"
 
@@ -176,7 +173,7 @@ def _refusal_check(name: str, answer: Answer, statuses: range) -> Check:
         missing = [key for key in PROBLEM_FIELDS if key not in problem]
     except (ValueError, TypeError):
         return Check(name, FAIL, f"answered {answer.status} without a problem document: {_text(answer)}")
-    if missing or answer.media_type != "application/problem+json":
+    if missing or answer.media_type != PROBLEM_MEDIA_TYPE:
         return Check(name, FAIL, f"its problem document lacks {', '.join(missing) or 'its media type'}")
     return Check(name, PASS, f"{answer.status}")
 
@@ -197,7 +194,7 @@ def _sample(path: Path) -> Sample:
         body = path.read_bytes()
     except OSError as error:
         raise ArchiveError(f"sample {path} cannot be read: {error.strerror}") from None
-    return Sample(path.name, Request(body, SAMPLE_TYPES.get(path.suffix.lower(), "")))
+    return Sample(path.name, Request(body, SAMPLE_MEDIA_TYPES.get(path.suffix.lower(), "")))
 
 
 def _text(answer: Answer) -> str:

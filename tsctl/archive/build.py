@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 import tsctl
+from handlers.contract import SAMPLE_MEDIA_TYPES
 from tsctl.archive.container import Content, content_digest, write_archive
 from tsctl.archive.recipe import KEY_FILE, recipe_output
 from tsctl.archive.store import StoredArchive, archive_of, list_archives, make_current
-from tsctl.config.archive import SAMPLE_TYPES, ArchiveSpec, read_archive_spec
+from tsctl.config.archive import ArchiveSpec, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.locks import exclusive
@@ -263,9 +264,9 @@ def _samples(folder: Path, spec: ArchiveSpec) -> Path:
     if not files:
         raise ArchiveError(f"{path} holds no sample", "Put at least one request there, such as one.json.")
     for file in files:
-        if not file.is_file() or file.suffix.lower() not in SAMPLE_TYPES:
+        if not file.is_file() or file.suffix.lower() not in SAMPLE_MEDIA_TYPES:
             raise ArchiveError(
-                f"{file} is no sample: expected a file that ends with {', '.join(SAMPLE_TYPES)}",
+                f"{file} is no sample: expected a file that ends with {', '.join(SAMPLE_MEDIA_TYPES)}",
                 "The suffix says the media type of the request.",
             )
     return path

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
-from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from tsctl.archive.build import assemble, handlers_package
+from handlers import contract
+from tsctl.archive.build import assemble
 from tsctl.archive.container import Content
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.trial import run_probe
@@ -49,28 +46,15 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Callable[[s
     before = _kept(path)
     tolerance = spec.serving(version).tolerance
     after = {name: rounded(answer, tolerance) for name, answer in trial.golden.items()}
-    rules = golden_rules()
-    allowed = rules.Tolerance(**tolerance.model_dump())
+    allowed = contract.Tolerance(**tolerance.model_dump())
     for name in before.keys() & after.keys():
-        if rules.difference(trial.golden[name], before[name], allowed) is None:
+        if contract.difference(trial.golden[name], before[name], allowed) is None:
             after[name] = before[name]  # what another machine wrote holds here too
     if after == before:
         return []
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(after, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-
-
-@cache
-def golden_rules() -> ModuleType:
-    """handlers/golden.py, by its path: PYTHONPATH may hold another package of that name."""
-    spec = spec_from_file_location("_handlers_golden", handlers_package() / "golden.py")
-    if spec is None or spec.loader is None:
-        raise ArchiveError("handlers/golden.py is not a Python module", "Run 'make setup'.")
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def _kept(path: Path) -> dict[str, Any]:

@@ -28,12 +28,6 @@ def _redis_address(address: str) -> str:
     return address
 
 
-#: Media type of a sample by its suffix; handlers/samples.py has the same table, because neither may import the other.
-SAMPLE_TYPES = {
-    ".json": "application/json", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".txt": "text/plain"
-}  # fmt: skip
-
-
 def _json_values(settings: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(settings, allow_nan=False)

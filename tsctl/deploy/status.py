@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from handlers.contract import LoadReport
 from tsctl.archive.store import parse_name
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.nodes.fan_out import on_every, reason
 from tsctl.nodes.torchserve.client import Unreachable, VersionState
-from tsctl.nodes.torchserve.logs import LoadReport, load_reports
+from tsctl.nodes.torchserve.logs import load_reports
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.tokens import NoKeyFile
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-MEDIA_TYPE = "application/problem+json"
+from handlers.contract import PROBLEM_MEDIA_TYPE, problem_document
 
 #: By status: the kind, the title, what the client should know, and seconds after which to ask again.
 ANSWERS: dict[int, tuple[str, str, str, int | None]] = {
@@ -49,14 +49,14 @@ def _status(operator: str, status: int) -> dict[str, Any]:
 
 def _body(kind: str, title: str, detail: str) -> dict[str, Any]:
     return {
-        "content_type": MEDIA_TYPE,
-        "json_format": {
-            "type": f"urn:tsctl:problem:{kind}",
-            "title": title,
-            "status": "%RESPONSE_CODE%",
-            "detail": detail,
-            "request_id": "%REQ(X-REQUEST-ID)%",
-            "model": "%METADATA(ROUTE:tsctl:model)%",
-            "version": "%METADATA(CLUSTER:tsctl:version)%",
-        },
+        "content_type": PROBLEM_MEDIA_TYPE,
+        "json_format": problem_document(
+            kind,
+            title,
+            "%RESPONSE_CODE%",
+            detail,
+            "%REQ(X-REQUEST-ID)%",
+            "%METADATA(ROUTE:tsctl:model)%",
+            "%METADATA(CLUSTER:tsctl:version)%",
+        ),
     }

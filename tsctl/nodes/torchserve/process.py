@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from handlers.contract import METRICS_FOLDER_VARIABLE, SHARED_CACHE_VARIABLE
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
@@ -33,8 +34,6 @@ from tsctl.nodes.torchserve.properties import parse_properties
 
 STOP_GRACE_S = 20.0
 LEAST_FREE_BYTES = 512 << 20
-#: handlers/base.py reads it: the address of the Redis that answers are shared in, in place of the archive's.
-SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
 #: A Unix socket's path has at most 108 bytes, and TorchServe opens one per worker in its temporary folder.
 _LONGEST_TMP = 80
 
@@ -185,7 +184,7 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
 def node_environment(environment: Mapping[str, str], paths: NodePaths, tmp: Path) -> dict[str, str]:
     """The environment of the node's process, and so the most that a worker can see."""
     own: dict[str, object] = {
-        "LOG_LOCATION": paths.logs, "METRICS_LOCATION": paths.logs, "PROMETHEUS_MULTIPROC_DIR": paths.metrics,
+        "LOG_LOCATION": paths.logs, "METRICS_LOCATION": paths.logs, METRICS_FOLDER_VARIABLE: paths.metrics,
         "TEMP": tmp, "TMPDIR": tmp,
     }  # fmt: skip
     if SHARED_CACHE_VARIABLE in environment:  # with its password, which workers need and an archive must not hold

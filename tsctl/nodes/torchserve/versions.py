@@ -13,8 +13,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from handlers.contract import SAMPLE_MEDIA_TYPES
 from tsctl.archive.store import StoredArchive, archive_of
-from tsctl.config.archive import SAMPLE_TYPES
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.locks import exclusive
 from tsctl.nodes.torchserve.client import ManagementError, Reply, Unreachable, VersionState
@@ -222,7 +222,7 @@ def read_samples(archive: Path) -> list[tuple[str, bytes, str]]:
     with zipfile.ZipFile(archive) as content:
         names = sorted(name for name in content.namelist() if name.startswith("samples/") and not name.endswith("/"))
         return [
-            (name, content.read(name), SAMPLE_TYPES.get(Path(name).suffix.lower(), "application/octet-stream"))
+            (name, content.read(name), SAMPLE_MEDIA_TYPES.get(Path(name).suffix.lower(), "application/octet-stream"))
             for name in names
         ]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import zipfile
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import yaml
 
-from tsctl.archive.golden import golden_rules
+from handlers.contract import Tolerance, difference
 from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
 from tsctl.nodes.torchserve.client import Reply
@@ -38,7 +37,7 @@ def read_golden(archive: StoredArchive) -> Golden:
     return Golden(
         tuple(read_samples(archive.path)),
         answers,
-        serving.get("tolerance") or {"absolute": 1e-4, "relative": 0.0},
+        serving.get("tolerance") or {},
         int(config.get("batchSize") or 1),
     )
 
@@ -49,20 +48,19 @@ def require_golden(node: Node, archive: StoredArchive, golden: Golden) -> int:
     Raises:
         NodeError: it does not, or the node does not answer.
     """
-    rules = golden_rules()
-    tolerance = rules.Tolerance(**golden.tolerance)
+    tolerance = Tolerance(**golden.tolerance)
     for path, body, media_type in golden.samples:
         name = path.removeprefix("samples/")
         if name not in golden.answers:
             continue
         reply = node.client.predict(archive.model, archive.version, body, media_type)
-        why = wrong(reply, rules, golden.answers[name], tolerance)
+        why = wrong(reply, golden.answers[name], tolerance)
         if why:
             raise NodeError(f"{archive.model} {archive.version} on node {node.name} answers {name} wrongly: {why}")
     return len(golden.answers)
 
 
-def wrong(reply: Reply, rules: ModuleType, wanted: Any, tolerance: Any) -> str:
+def wrong(reply: Reply, wanted: Any, tolerance: Tolerance) -> str:
     """How the answer differs from the right one; empty where it does not."""
     told = reply.body[:300].decode("utf-8", "replace")
     if reply.status != 200:
@@ -71,4 +69,4 @@ def wrong(reply: Reply, rules: ModuleType, wanted: Any, tolerance: Any) -> str:
         answer = json.loads(reply.body)
     except ValueError:
         return f"no JSON: {told}"
-    return rules.difference(answer, wanted, tolerance) or ""
+    return difference(answer, wanted, tolerance) or ""

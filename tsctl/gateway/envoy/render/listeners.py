@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from handlers.contract import CLASS_HEADER, PROTOCOL_HEADER
 from tsctl.config.deployment import GatewaySpec
 from tsctl.gateway.envoy.render.inputs import Places
 from tsctl.gateway.envoy.render.words import (
-    CLASS_HEADER,
     CLIENT_HEADER,
     CONNECT_TIMEOUT,
     GRPC_FILTER,
     NAMESPACE,
     OWN_PREFIX,
     PLAYED_HEADER,
-    PROTOCOL_HEADER,
     REQUEST_MS,
     REQUESTS,
     USER_FILTER,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from handlers.contract import MODEL_VERSION_HEADER, OPEN_INFERENCE, PROTOCOL_HEADER
 from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.envoy.render.inputs import Client, cluster_name
@@ -17,10 +18,8 @@ from tsctl.gateway.envoy.render.words import (
     GRPC_FILTER,
     KEY_HEADER,
     NAMESPACE,
-    OIP,
     PINNED,
     PLAYED_HEADER,
-    PROTOCOL_HEADER,
     PROTOCOL_PREFIX,
     RETRY_HEADER,
     TRACK_HEADER,
@@ -111,7 +110,7 @@ _NO_CLUSTER = "no~route"
 def _routes_of(traffic: Traffic, route: RouteSpec) -> list[Json]:
     plain, prefix = f"/predictions/{traffic.model}", f"{PROTOCOL_PREFIX}models/{traffic.model}"
     by_protocol = _routes_at(traffic, route, f"{prefix}/infer", prefix + "/versions/{}/infer")
-    spoken = {"request_headers_to_add": [overwrite(PROTOCOL_HEADER, OIP)]}
+    spoken = {"request_headers_to_add": [overwrite(PROTOCOL_HEADER, OPEN_INFERENCE)]}
     return [
         *_routes_at(traffic, route, plain, plain + "/{}"),
         *({**one, **spoken} for one in by_protocol),
@@ -209,7 +208,7 @@ def _one_version(traffic: Traffic, version: str, track: str = "") -> Json:
 def _told(version: str, track: str, weight: int) -> Json:
     return {
         "request_headers_to_add": [overwrite(PLAYED_HEADER, track or "none"), overwrite(WEIGHT_HEADER, str(weight))],
-        "response_headers_to_add": [overwrite("x-model-version", version)],
+        "response_headers_to_add": [overwrite(MODEL_VERSION_HEADER, version)],
         "response_headers_to_remove": [RETRY_HEADER],
     }
 

@@ -19,8 +19,6 @@ PLAYED_HEADER, WEIGHT_HEADER, SHADOW_HEADER = "x-tsctl-track", "x-tsctl-weight",
 KEY_HEADER = "x-api-key"
 #: Set by upstream.lua on what TorchServe answers itself; says whether a worker may have seen the request.
 RETRY_HEADER = "x-tsctl-retry"
-#: A handler's word for what it predicted, where it predicts one of a few classes.
-CLASS_HEADER = "x-prediction-class"
 NAMESPACE = "tsctl"
 #: How a request came to its version: by the route's weights, by a tester's header, or because its path names it.
 BY_WEIGHT, BY_HEADER, BY_PATH = "weight", "header", "path"
@@ -28,7 +26,7 @@ BY_WEIGHT, BY_HEADER, BY_PATH = "weight", "header", "path"
 REQUESTS, REQUEST_MS = "envoy_tsctl_requests", "envoy_tsctl_request_ms"
 PINNED = "pinned"
 #: The Open Inference Protocol's paths; a worker is told by a header that the request came by one of them.
-PROTOCOL_PREFIX, PROTOCOL_HEADER, OIP = "/v2/", "x-tsctl-protocol", "oip-v2"
+PROTOCOL_PREFIX = "/v2/"
 GRPC_FILTER = "grpc"
 #: Tells the access log who asks, on a route that divides users.
 USER_FILTER, USER_KEY = "user", "user"

@@ -1,0 +1,180 @@
+"""What workers, the gateway and tsctl agree on: header names, environment variables, the problem document, golden
+answers, load reports and metric names.
+
+The one module that both worlds import. Invariant: standard library only, and importing it does no work; a name that two
+sides of the wire use is defined here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+# ---- headers ---------------------------------------------------------------------------------------------------------
+
+REQUEST_ID_HEADER = "x-request-id"
+MODEL_VERSION_HEADER = "x-model-version"
+#: How long the client waits: milliseconds since 1970, by the clock of the host that set it.
+DEADLINE_HEADER = "x-request-deadline-ms"
+#: What the response cache did: one of CACHE_STATES.
+CACHE_HEADER = "x-cache"
+CACHE_STATES = ("hit", "miss", "bypass")
+#: The predicted class; the gateway counts the classes of each version, and releases are judged by them.
+CLASS_HEADER = "x-prediction-class"
+#: The protocol of a request body; the gateway sets it on the protocol's paths. Absent: the handler's own format.
+PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"
+
+# ---- media types -----------------------------------------------------------------------------------------------------
+
+JSON = "application/json"
+PNG = "image/png"
+JPEG = "image/jpeg"
+#: Media type of a sample file by its suffix.
+SAMPLE_MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".txt": "text/plain"}
+
+# ---- environment of a worker -----------------------------------------------------------------------------------------
+
+#: Folder of the metric files. prometheus_client reads it at import, to decide whether it writes files at all.
+METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+#: Address of the shared cache; replaces the archive's `cache.shared`, and may hold the password that no archive holds.
+SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
+
+# ---- problem document (RFC 9457) -------------------------------------------------------------------------------------
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+PROBLEM_TYPE_PREFIX = "urn:tsctl:problem:"
+
+
+def problem_document(
+    kind: str,
+    title: str,
+    status: int | str,
+    detail: str,
+    request_id: str | None,
+    model: str,
+    version: str,
+) -> dict[str, Any]:
+    """The members of a problem document, in their order; a worker and the gateway answer with the same ones.
+
+    Args:
+        status: an int; the gateway's templates give a placeholder.
+    """
+    return {
+        "type": f"{PROBLEM_TYPE_PREFIX}{kind}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+        "model": model,
+        "version": version,
+    }
+
+
+# ---- golden answers --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a number may lie from the golden one: |answer - golden| <= absolute + relative * |golden|."""
+
+    absolute: float = 1e-4
+    relative: float = 0.0
+
+    def holds(self, answer: float, golden: float) -> bool:
+        """Whether `answer` is finite and close enough."""
+        if not math.isfinite(answer):
+            return False
+        return abs(answer - golden) <= self.absolute + self.relative * abs(golden)
+
+
+def difference(answer: Any, golden: Any, tolerance: Tolerance, path: str = "") -> str | None:
+    """The first place where two JSON values differ, as a sentence; None where they agree.
+
+    Integers, strings, booleans and null must be equal. Only a golden number with a fraction has a tolerance.
+    """
+    place = path or "the answer"
+    if isinstance(golden, dict):
+        if not isinstance(answer, dict) or answer.keys() != golden.keys():
+            got = sorted(answer) if isinstance(answer, dict) else answer
+            return f"{place}: expected the fields {sorted(golden)}, got {_shortened(got)}"
+        pairs = [(f"{path}.{key}" if path else key, answer[key], golden[key]) for key in golden]
+    elif isinstance(golden, list):
+        if not isinstance(answer, list) or len(answer) != len(golden):
+            got = f"{len(answer)} entries" if isinstance(answer, list) else _shortened(answer)
+            return f"{place}: expected {len(golden)} entries, got {got}"
+        pairs = [(f"{path}[{i}]", a, g) for i, (a, g) in enumerate(zip(answer, golden, strict=True))]
+    else:
+        return None if _agree(answer, golden, tolerance) else f"{place}: expected {golden!r}, got {_shortened(answer)}"
+    return next((text for inner, a, g in pairs if (text := difference(a, g, tolerance, inner))), None)
+
+
+def _agree(answer: Any, golden: Any, tolerance: Tolerance) -> bool:
+    if isinstance(golden, float) and isinstance(answer, int | float) and not isinstance(answer, bool):
+        return tolerance.holds(float(answer), golden)
+    return type(answer) is type(golden) and answer == golden
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+# ---- load reports ----------------------------------------------------------------------------------------------------
+
+#: Begins the log line in which a worker says how its load ended; tsctl reads it from the node's log.
+LOAD_MARKER = "[TSCTL LOAD]"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """How the load of one worker ended."""
+
+    model: str
+    version: str
+    pid: int
+    is_ready: bool
+    reason: str = ""  # why it was refused; empty where it is ready
+    facts: dict[str, Any] = field(default_factory=dict)  # device, threads, warm-up times and so on
+
+    def line(self) -> str:
+        """The log line."""
+        outcome = {"outcome": "ready"} if self.is_ready else {"outcome": "refused", "reason": self.reason}
+        who = {"model": self.model, "version": self.version, "pid": self.pid}
+        return f"{LOAD_MARKER} {json.dumps({**who, **outcome, **self.facts})}"
+
+
+def parse_load_report(line: str) -> LoadReport | None:
+    """The report in a log line; None where the line has none, or was cut off."""
+    _, marker, text = line.partition(LOAD_MARKER)
+    if not marker:
+        return None
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return None  # the end of the line is not written yet
+    if not isinstance(content, dict):
+        return None
+    return LoadReport(
+        model=str(content.pop("model", None)),
+        version=str(content.pop("version", None)),
+        pid=int(content.pop("pid", None) or 0),
+        is_ready=content.pop("outcome", None) == "ready",
+        reason=str(content.pop("reason", "")),
+        facts=content,
+    )
+
+
+# ---- metric names ----------------------------------------------------------------------------------------------------
+
+STAGE_SECONDS = "tsctl_worker_stage_seconds"
+BATCH_ITEMS = "tsctl_worker_batch_items"
+ANSWERED_ITEMS = "tsctl_worker_answered_items_total"
+CACHE_ITEMS = "tsctl_worker_cache_items_total"
+SHARED_CACHE_EXCHANGES = "tsctl_worker_shared_cache_exchanges_total"
+COMPUTED_ITEMS = "tsctl_worker_computed_items_total"
+INPUT_POSITIONS = "tsctl_worker_input_positions_total"
+MEMORY_SPLITS = "tsctl_worker_memory_splits_total"
+BISECTIONS = "tsctl_worker_bisections_total"
+WARMUP_SECONDS = "tsctl_worker_warmup_seconds"

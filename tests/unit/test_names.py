@@ -22,7 +22,6 @@ SCRIPTS = sorted((CHECKOUT / "scripts").glob("*.py"))
 HEAVY = {
     "torch",
     "ts",
-    "handlers",
     "numpy",
     "pandas",
     "transformers",

@@ -14,12 +14,12 @@ from pathlib import Path
 from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
 from tsctl.host.files import write_secret
+from tsctl.rollout.decide.events import Entry, start_of
 from tsctl.rollout.decide.judge import Judgement, Rate, Reading
 from tsctl.rollout.decide.state import State, after
-from tsctl.rollout.run.journal import Entry
 from tsctl.views.rollout.figures import figures
 from tsctl.views.rollout.history import summary
-from tsctl.views.rollout.narrative import Story, Teller, Told
+from tsctl.views.rollout.narrative import Narrator, Sentence, Story
 from tsctl.views.rollout.series import Recorder
 from tsctl.views.rollout.stylesheet import CSS
 from tsctl.views.rollout.wording import duration, e_text, interval_text, rate_text, when
@@ -52,15 +52,15 @@ def render_report(entries: Sequence[Entry], zone: tzinfo | None = None) -> str:
     Raises:
         ValueError: the journal does not begin with a start.
     """
-    teller, recorder = Teller(), Recorder()
+    narrator, recorder = Narrator(), Recorder()
     state: State | None = None
     for entry in entries:
         state = after(state, entry)
-        teller.tell(entry, state)
+        narrator.narrate(entry, state)
         recorder.add(entry, state)
     if state is None:
         raise ValueError("a rollout's journal begins with its start")
-    told, found = teller.story, recorder.series()
+    told, found = narrator.story, recorder.series()
     title = f"{told.title}, {state.outcome or 'in progress'}"
     body = [
         f"<h1>{escape(told.title)}</h1>",
@@ -102,15 +102,15 @@ def _with_command(line: str) -> str:
 
 
 def _facts(entries: Sequence[Entry], state: State, zone: tzinfo | None) -> str:
-    whole, started = summary(entries), entries[0].content
+    whole, start = summary(entries), start_of(entries)
     facts = (
         ("Began", when(whole.began_at, zone)),
         ("Ended" if whole.ended_at else "Last entry", when(entries[-1].at, zone)),
         ("Lasted", duration(whole.lasted_s)),
-        ("By", str(started.get("by") or "-")),
+        ("By", start.by or "-"),
         ("Requests of the canary", f"{whole.requests:,}"),
         ("Failed by", whole.signal or "-"),
-        ("Nodes", ", ".join(map(str, started.get("nodes", ()))) or "-"),
+        ("Nodes", ", ".join(start.nodes) or "-"),
         ("Archive", state.archive),
         ("Policy", state.policy.digest),
     )
@@ -118,6 +118,8 @@ def _facts(entries: Sequence[Entry], state: State, zone: tzinfo | None) -> str:
 
 
 def _evidence(judgement: Judgement, state: State) -> list[str]:
+    if not judgement.readings:
+        return [f"<p>{escape(judgement.why)}</p>"]
     return [_signals(judgement, state.policy.alpha), _rates(judgement.readings, state)]
 
 
@@ -150,7 +152,7 @@ def _rate(rate: Rate) -> tuple[str, str, str, str]:
     return f"{rate.events:,}", f"{rate.requests:,}", rate_text(rate), interval_text(rate)
 
 
-def _happened(told: Sequence[Told], state: State, zone: tzinfo | None) -> str:
+def _happened(told: Sequence[Sentence], state: State, zone: tzinfo | None) -> str:
     items = []
     begin = when(state.started_at, zone)
     for line in told:

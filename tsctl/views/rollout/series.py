@@ -8,14 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Seen, window_of
-from tsctl.rollout.decide.judge import Rate, rate_of
+from tsctl.rollout.decide.events import (
+    CommandReceived,
+    Effect,
+    EffectDone,
+    Ended,
+    Entry,
+    PolicyChanged,
+    Reopened,
+    StepBegan,
+    Tick,
+    VerdictReached,
+    Waiting,
+)
+from tsctl.rollout.decide.evidence import Seen
+from tsctl.rollout.decide.judge import AVERAGE, Rate, log_e_values, rate_of
 from tsctl.rollout.decide.state import State, after
-from tsctl.rollout.decide.statistics import log_mean
-from tsctl.rollout.run.journal import REOPENED, Entry
 from tsctl.views.rollout.wording import LN_10
 
 #: What a plot is given; a screen has not many more columns that differ.
@@ -130,11 +140,11 @@ class Recorder:
     def add(self, entry: Entry, state: State) -> None:
         """One more entry, and the state after it."""
         self._entries.append(entry)
-        if entry.kind != "tick":
+        if not isinstance(entry.event, Tick):
             return
-        stable, canary = _requests(entry.content)
+        stable, canary = _requests(entry.event)
         self._requests = self._requests[0] + stable, self._requests[1] + canary
-        shares, logs = state.policy.shares, state.evidence.logs
+        log_e = entry.event.log_e or log_e_values(state.policy, state.evidence)  # journals of format 0 record none
         self._ticks.append(
             _Tick(
                 entry.at,
@@ -142,8 +152,8 @@ class Recorder:
                 state.evidence.stable,
                 state.evidence.canary,
                 self._requests,
-                {name: logs[name] / LN_10 for name in shares},
-                log_average(shares, logs) / LN_10,
+                {name: log_e[name] / LN_10 for name in state.policy.shares},
+                log_e[AVERAGE] / LN_10,
                 state.policy,
             )
         )
@@ -196,51 +206,44 @@ def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:
     return sorted(kept)
 
 
-def log_average(shares: Mapping[str, float], logs: Mapping[str, float]) -> float:
-    """Natural logarithm of the weighted average of e-values that are given as natural logarithms."""
-    parts = [logs[name] + log(share) for name, share in shares.items()]
-    return log_mean(parts) + log(len(parts))
-
-
 def requests_of(entries: Iterable[Entry]) -> tuple[int, int]:
     """Requests of stable and of the canary that all ticks together saw."""
     stable = canary = 0
     for entry in entries:
-        if entry.kind == "tick":
-            more = _requests(entry.content)
+        if isinstance(entry.event, Tick):
+            more = _requests(entry.event)
             stable, canary = stable + more[0], canary + more[1]
     return stable, canary
 
 
 def waits(entries: Sequence[Entry]) -> Iterator[Span]:
-    """Every time in which the rollout held; one that has not ended ends with the journal."""
-    begin: Entry | None = None
+    """Every time in which the rollout waited; a wait that goes on ends with the journal."""
+    begin, why = 0.0, ""
     for entry in entries:
-        if entry.kind == "waits":
-            if begin is not None and begin.content["why"] != entry.content["why"]:
-                yield Span(begin.at, entry.at, begin.content["why"])
-                begin = None
-            begin = begin or entry
-        elif begin is not None and ends_wait(entry):
-            yield Span(begin.at, entry.at, begin.content["why"])
-            begin = None
-    if begin is not None:
-        yield Span(begin.at, entries[-1].at, begin.content["why"])
+        if isinstance(entry.event, Waiting):
+            if why and why != entry.event.why:
+                yield Span(begin, entry.at, why)
+                why = ""
+            begin, why = (begin if why else entry.at), entry.event.why
+        elif why and ends_wait(entry):
+            yield Span(begin, entry.at, why)
+            why = ""
+    if why:
+        yield Span(begin, entries[-1].at, why)
 
 
 def ends_wait(entry: Entry) -> bool:
-    """Whether the entry shows that what was waited for is back, or is waited for no longer.
+    """Whether the entry ends a wait; a tick without hold time adds counts, and the wait goes on."""
+    match entry.event:
+        case Tick(held_s=held_s):
+            return held_s > 0
+        case EffectDone() | StepBegan() | PolicyChanged() | VerdictReached() | Ended():
+            return True
+    return False
 
-    A tick in which nothing was held tells counts, and the wait goes on.
-    """
-    if entry.kind == "tick":
-        return bool(entry.content.get("held_s"))
-    return entry.kind in ("done", "step", "policy", "verdict", "ended")
 
-
-def _requests(tick: Mapping[str, Any]) -> tuple[int, int]:
-    windows = [window_of(content) for content in tick.get("windows", ())]
-    return sum(window.stable.requests for window in windows), sum(window.canary.requests for window in windows)
+def _requests(tick: Tick) -> tuple[int, int]:
+    return sum(window.stable.requests for window in tick.windows), sum(w.canary.requests for w in tick.windows)
 
 
 def _point(tick: _Tick) -> Point:
@@ -258,25 +261,28 @@ def _point(tick: _Tick) -> Point:
 
 
 def _weights(entries: Iterable[Entry]) -> Iterator[tuple[float, int]]:
-    """A decided weight is in force once `weigh` is done."""
+    """A decided weight is in force once SET_WEIGHT is done."""
     decided = 0
     for number, entry in enumerate(entries):
         if not number:
             yield entry.at, 0
-        elif entry.kind == "step":
-            decided = entry.content["weight"]
-        elif entry.kind == "done" and entry.content["what"] in ("weigh", "back"):
-            yield entry.at, decided if entry.content["what"] == "weigh" else 0
+        match entry.event:
+            case StepBegan(weight=weight):
+                decided = weight
+            case EffectDone(effect=Effect.SET_WEIGHT):
+                yield entry.at, decided
+            case EffectDone(effect=Effect.REVERT_WEIGHT):
+                yield entry.at, 0
 
 
 def _marks(entries: Iterable[Entry]) -> Iterator[Mark]:
     for entry in entries:
-        told = entry.content
-        if entry.kind == "verdict":
-            yield Mark(entry.at, entry.kind, told["verdict"])
-        elif entry.kind == "asked":
-            yield Mark(entry.at, entry.kind, told["what"])
-        elif entry.kind == "policy":
-            yield Mark(entry.at, entry.kind, "policy edited")
-        elif entry.kind == REOPENED:
-            yield Mark(entry.at, entry.kind, "taken back")
+        match entry.event:
+            case VerdictReached(verdict=verdict):
+                yield Mark(entry.at, entry.kind, verdict)
+            case CommandReceived(command=command):
+                yield Mark(entry.at, entry.kind, command)
+            case PolicyChanged():
+                yield Mark(entry.at, entry.kind, "policy edited")
+            case Reopened():
+                yield Mark(entry.at, entry.kind, "rollback of the promotion")

@@ -20,11 +20,11 @@ from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic
+from tsctl.host.process import memory_bytes
 from tsctl.nodes.fan_out import Ended, Note, is_away, on_every, reason
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.node import Node, open_nodes
-from tsctl.nodes.torchserve.process import memory_bytes
 from tsctl.nodes.torchserve.tokens import read_tokens
 from tsctl.rollout.decide.capacity import requests_per_s
 from tsctl.rollout.decide.evidence import Window

@@ -18,6 +18,7 @@ from tsctl.archive.store import StoredArchive, archive_of
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.locks import exclusive
 from tsctl.host.process import started_ticks
+from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.client import ManagementError, Reply, Unreachable, VersionState
 from tsctl.nodes.torchserve.logs import load_reports, size
 from tsctl.nodes.torchserve.node import Node
@@ -44,8 +45,6 @@ WIRE_LEAST = 2
 WIRE_MOST = 300
 WIRE_S = 3.0
 WIRE_TURN = 10
-
-Note = Callable[[str], None]
 
 
 def register(

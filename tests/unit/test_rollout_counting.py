@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError
-from tsctl.gateway.envoy.render import REQUEST_MS, REQUESTS
+from tsctl.gateway.envoy.messages import REQUEST_MS, REQUESTS
 from tsctl.rollout.decide.evidence import Seen, Window
 from tsctl.rollout.evidence.counts import (
     Question,

@@ -13,7 +13,8 @@ from math import floor, log10
 
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError
-from tsctl.gateway.envoy.render import BY_WEIGHT, REQUEST_MS, REQUESTS
+from tsctl.gateway.envoy.messages import REQUEST_MS, REQUESTS
+from tsctl.gateway.traffic import BY_WEIGHT
 from tsctl.rollout.decide.evidence import Seen, Window
 
 Cursor = Mapping[str, int]

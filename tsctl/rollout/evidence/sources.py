@@ -8,7 +8,7 @@ import requests
 
 from tsctl.errors import AnalysisError
 from tsctl.gateway.envoy.admin import Admin
-from tsctl.gateway.envoy.render import REQUEST_MS, REQUESTS
+from tsctl.gateway.envoy.messages import REQUEST_MS, REQUESTS
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.evidence.counts import Cursor, Question, Sample, advance, parse_page, series
 

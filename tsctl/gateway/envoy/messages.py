@@ -12,8 +12,6 @@ Json = dict[str, Any]
 
 #: Of tsctl's own metadata on routes, clusters, endpoints and requests.
 NAMESPACE = "tsctl"
-#: What the gateway counts of every request, and how long its answer took, as Prometheus reads their names.
-REQUESTS, REQUEST_MS = "envoy_tsctl_requests", "envoy_tsctl_request_ms"
 #: The Open Inference Protocol's paths; a worker is told by a header that the request came by one of them.
 PROTOCOL_PREFIX = "/v2/"
 GRPC_FILTER = "grpc"

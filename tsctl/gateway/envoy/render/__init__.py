@@ -2,10 +2,10 @@
 
 from tsctl.gateway.envoy.render.clusters import clusters, endpoints, upstream_lua
 from tsctl.gateway.envoy.render.inputs import Client, Endpoint, Places, Probe, Upstream, cluster_name, stat_name
-from tsctl.gateway.envoy.render.listeners import BUCKETS_MS, bootstrap, certificate, settings, whole
+from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, settings, whole
 from tsctl.gateway.envoy.render.routes import ready, routes, traffic_of
 
 __all__ = [
-    "BUCKETS_MS", "Client", "Endpoint", "Places", "Probe", "Upstream", "bootstrap", "certificate", "cluster_name",
+    "Client", "Endpoint", "Places", "Probe", "Upstream", "bootstrap", "certificate", "cluster_name",
     "clusters", "endpoints", "ready", "routes", "settings", "stat_name", "traffic_of", "upstream_lua", "whole",
 ]  # fmt: skip

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 
 from tsctl.config.deployment import GatewaySpec
-from tsctl.gateway.access_log import FIELDS, log_format
+from tsctl.gateway.access_log import log_format
+from tsctl.gateway.counters import BUCKETS_MS, stats_logger
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
     GRPC_FILTER,
     NAMESPACE,
-    REQUEST_MS,
-    REQUESTS,
     USER_FILTER,
     USER_KIND,
     Json,
@@ -28,14 +27,6 @@ from tsctl.gateway.headers import OWN_PREFIX
 from tsctl.gateway.problems import local_replies
 
 STRICT_CHUNKS = "envoy.reloadable_features.strict_chunk_parsing"
-#: Milliseconds; from one that a cached answer takes to the longest deadline that people set. None is more than half
-#: as large again as the one before up to ten seconds, so that answers which take half as long again move to another.
-BUCKETS_MS = (
-    1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000,
-    1200, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 8000, 10_000, 15_000, 20_000, 30_000, 60_000,
-)  # fmt: skip
-#: Fields of the access log that the counter has as labels.
-LABELS = ("model", "version", "by", "weight", "status", "class")
 #: Histograms are told so late; counters at once.
 FLUSH = "1s"
 
@@ -135,7 +126,7 @@ def _connection_manager(spec: GatewaySpec, places: Places) -> Json:
             "stat_prefix": "clients",
             "rds": {"route_config_name": "clients", "config_source": watched(places.routes)},
             "http_filters": _filters(spec, places),
-            "access_log": [access_log(places), counts()],
+            "access_log": [access_log(places), stats_logger()],
             "local_reply_config": local_replies(),
             "generate_request_id": True,
             "preserve_external_request_id": True,
@@ -199,28 +190,6 @@ def _filters(spec: GatewaySpec, places: Places) -> list[Json]:
         }),
         named_filter("router", "envoy.extensions.filters.http.router.v3.Router", {"suppress_envoy_headers": True}),
     ]  # fmt: skip
-
-
-def counts() -> Json:
-    """A counter for each combination of what is told of a request, and a histogram of milliseconds; rollouts judge by
-    them."""
-
-    def stat(name: str, *tags: str) -> Json:
-        return {"name": name, "tags": [{"name": tag, "value_format": FIELDS[tag]} for tag in tags]}
-
-    prefix, requests = REQUESTS.removeprefix("envoy_").split("_", 1)
-    milliseconds = REQUEST_MS.removeprefix(f"envoy_{prefix}_")
-    return {
-        "name": "envoy.access_loggers.stats",
-        "typed_config": {
-            "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
-            "stats_scope": {"prefix": prefix},
-            "counters": [{"stat": stat(requests, *LABELS), "value_fixed": 1}],
-            "histograms": [
-                {"stat": stat(milliseconds, "model", "version", "by", "weight"), "value_format": "%DURATION%"}
-            ],
-        },
-    }
 
 
 def access_log(places: Places) -> Json:

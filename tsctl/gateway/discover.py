@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import NAMESPACE, Endpoint, Probe, Upstream
+from tsctl.gateway.envoy.messages import NAMESPACE
+from tsctl.gateway.envoy.render import Endpoint, Probe, Upstream
 from tsctl.nodes.fan_out import NodeResult, run_on_nodes
 from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.node import Node

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
+from benchmarks.harness.client import Load, under_load
+from benchmarks.targets.node import Address
 from tests.live.conftest import HALF, make_site, processes_of, until, write_tiny
 from tests.live.test_gateway import Front, with_gateway
-from tsctl.bench.client import Load, under_load
-from tsctl.bench.ways import Address
 from tsctl.config.project import Project
 from tsctl.gateway.envoy.render import KEY_HEADER
 from tsctl.gateway.state import traffic_in_force

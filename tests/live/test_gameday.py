@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.gameday import run as gameday
 from tests.live.conftest import CHECKOUT
-from tsctl.bench import gameday
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.crash_tests.cases import PROMOTED, ROLLED_BACK, Way
+from benchmarks.crash_tests.harness import Ground
 from tests.live.releases import FAILS_ON_LARGE, LARGE, address_of, releasing
-from tsctl.bench.kill_ground import Ground
-from tsctl.bench.kill_ways import PROMOTED, ROLLED_BACK, Way
 from tsctl.config.project import Project
 
 

@@ -77,7 +77,7 @@ gameday: archives  ## Release canaries that are bad on purpose, and see each of 
 	@$(RUN) -m benchmarks gameday
 
 fuzz: archives  ## Look for bytes that a worker cannot answer; SECONDS=60 is the time of each target
-	@$(RUN) scripts/fuzz.py --seconds $(SECONDS) --seed $(SEED)
+	@$(RUN) -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)
 
 lint: $(STAMP)  ## Check style, types, the CLI reference, and that no place of one machine is written down
 	$(RUN) -m ruff check .

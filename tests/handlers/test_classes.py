@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Item, Worker
-from test_response_cache import Doubler, start
+
+from tests.handlers.served import Item, Worker
+from tests.handlers.test_response_cache import Doubler, start
 
 HEADER = "x-prediction-class"
 

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from served import Item, Worker, assert_problem, write_archive_folder
 
 from handlers import shared_cache
 from handlers.base import ServingHandler
 from handlers.errors import DoesNotFit, LoadError
 from handlers.schema import Schema
+from tests.handlers.served import Item, Worker, assert_problem, write_archive_folder
 from tests.redis_server import free_port, redis_server
 
 SAMPLES = {"two.json": b'{"number": 2}'}

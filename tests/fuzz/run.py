@@ -1,4 +1,4 @@
-"""Fuzzes the way of a request through a worker: `python scripts/fuzz.py --seconds 60 [TARGET ...]`.
+"""Fuzzes the way of a request through a worker: `python -m tests.fuzz.run --seconds 60 [TARGET ...]`.
 
 Each target of tests/fuzz runs in a process of its own, with bounds on its memory and on the time of one input. Its
 corpus stays in .tsctl/fuzz, so that the next run begins where this one ended; an input that fails is kept beside it.
@@ -18,12 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import _venv
-
-_venv.enter()
-
-FOLDER = _venv.ROOT / "tests" / "fuzz"
-KEPT = _venv.ROOT / ".tsctl" / "fuzz"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "tests" / "fuzz"
+KEPT = ROOT / ".tsctl" / "fuzz"
 TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in FOLDER.glob("fuzz_*.py"))
 #: Seconds on the wall after which one input counts as one that never ends.
 INPUT_S = 30
@@ -94,7 +91,7 @@ def fuzz(target: str, seconds: int, seed: int) -> Result:
         left.mkdir()
         options = [f"-max_total_time={seconds}", f"-timeout={INPUT_S}", f"-seed={seed}", f"-artifact_prefix={left}/"]
         folders = [str(corpus), *([str(found)] if found.is_dir() else [])]
-        command = [sys.executable, str(FOLDER / "engine.py"), target, work, *options, *folders]
+        command = [sys.executable, "-m", "tests.fuzz.engine", target, work, *options, *folders]
         status, log = run(command, seconds + SPARE_S, Path(work))
         inputs = [Path(shutil.move(path, failing / path.name)) for path in sorted(left.iterdir())]
     seen = [(int(runs), word, int(reached)) for runs, word, reached in _PROGRESS.findall(log)]
@@ -113,7 +110,7 @@ def run(command: list[str], limit_s: float, work: Path) -> tuple[int, str]:
     """The exit status and output of a process, which is ended where it takes longer; -9 then."""
     environment = {**os.environ, "TMPDIR": str(work)}
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
     )
     try:
         output, _ = process.communicate(timeout=limit_s)
@@ -132,7 +129,7 @@ def explain(result: Result) -> None:
     for line in lines[begin : begin + 40]:
         print(f"    {line[:300]}", file=sys.stderr)
     for path in result.failing:
-        place = FOLDER.relative_to(_venv.ROOT) / "found" / result.target
+        place = FOLDER.relative_to(ROOT) / "found" / result.target
         print(f"  the input is kept in {path}: mend the cause, and move it to {place}/", file=sys.stderr)
 
 

@@ -20,8 +20,7 @@ import yaml
 from benchmarks import CHECKOUT
 from benchmarks.crash_tests.cases import POLICY, Killed, Way, repeated, unread
 from benchmarks.crash_tests.fault_points import POINTS_VARIABLE, STRIKE_VARIABLE
-from benchmarks.harness.client import Connection
-from benchmarks.targets.node import Address
+from benchmarks.harness.client import Address, Connection
 from tsctl.config.project import PROJECT_VARIABLE, Project
 from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import NodeError, TsctlError

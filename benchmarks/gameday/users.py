@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from benchmarks.harness.client import Answer, Connection, Load, asking
-from benchmarks.targets.node import Address
+from benchmarks.harness.client import Address, Answer, Connection, Load, asking
 
 CONNECTIONS = 12
 #: What a user does between an answer and the next request, on average; long enough that the load takes no core whole.

@@ -9,16 +9,23 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from benchmarks.targets.node import Address
-
 #: How long an answer may take, in seconds, before it counts as failed.
 ANSWER_S = 30.0
 FAILED = 0  # the status of a request without an answer
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where requests go, and what they carry beside their body."""
+
+    url: str
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,11 @@ class Load:
     @property
     def failed(self) -> list[Answer]:
         return [answer for answer in self.answers if answer.status != 200]
+
+    @property
+    def counts(self) -> Counter[tuple[int, str]]:
+        """How many answers came so far, by status and version."""
+        return Counter((answer.status, answer.version) for answer in list(self.answers))
 
 
 @contextmanager

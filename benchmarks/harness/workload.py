@@ -15,10 +15,11 @@ from typing import Any
 
 import requests
 
+from benchmarks.harness.client import Address
 from benchmarks.harness.figures import Turn
 from benchmarks.harness.processes import cpu_s
 from benchmarks.harness.wrk import run_wrk, write_script
-from benchmarks.targets.node import Address, Way
+from benchmarks.targets.node import Way
 from tsctl.errors import NodeError
 from tsctl.host.progress import Progress
 

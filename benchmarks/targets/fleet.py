@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from benchmarks import ARCHIVES
+from benchmarks.harness.client import Address
 from benchmarks.harness.processes import children
-from benchmarks.targets.node import Address
 from benchmarks.targets.own_project import free_node, free_port, own_project, request_headers
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden

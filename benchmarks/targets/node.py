@@ -12,12 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
 
+from benchmarks.harness.client import Address
 from benchmarks.harness.processes import children
 from benchmarks.targets.own_project import free_node, free_port, own_project, request_headers
 from tsctl.archive.store import StoredArchive, import_archive
@@ -41,14 +41,6 @@ SHARED_PROPERTIES = (
 UVICORN_PROCESSES = 2
 START_S = 60.0
 STOP_S = 10.0
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where requests go, and what they carry beside their body."""
-
-    url: str
-    headers: Mapping[str, str]
 
 
 class Way(Protocol):

@@ -16,9 +16,10 @@ from pathlib import Path
 from threading import Lock
 from urllib.parse import urlsplit
 
+from benchmarks.harness.client import Address
 from benchmarks.harness.figures import Figure, Result, Target
 from benchmarks.harness.workload import ANSWER_S, Traffic, Workload, own_folder, started
-from benchmarks.targets.node import Address, OnNode, OwnNode
+from benchmarks.targets.node import OnNode, OwnNode
 from benchmarks.workloads.inputs import repeated
 from benchmarks.workloads.linear import CACHED, build_linear
 from benchmarks.workloads.overhead import JSON, scores

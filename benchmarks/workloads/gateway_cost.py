@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+from benchmarks.harness.client import Address
 from benchmarks.harness.figures import Figure, Result, Target, Turn, times
 from benchmarks.harness.workload import LEAD_S, own_folder
 from benchmarks.harness.wrk import require_wrk, run_wrk, write_script
 from benchmarks.targets.fleet import running_fleet
-from benchmarks.targets.node import Address
 from benchmarks.workloads.idle import latencies_ms
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress

@@ -10,10 +10,10 @@ import statistics
 import time
 from urllib.parse import urlsplit
 
+from benchmarks.harness.client import Address
 from benchmarks.harness.figures import Figure, Result, Target
 from benchmarks.harness.scripts import script_says
 from benchmarks.harness.workload import ANSWER_S, Workload, own_folder, started
-from benchmarks.targets.node import Address
 from benchmarks.workloads.linear import Linear, build_linear
 from benchmarks.workloads.overhead import FASTAPI, OURS, STOCK, overhead_workload
 from tsctl.config.project import Project

@@ -16,7 +16,7 @@ from benchmarks.workloads.embeddings import embedding, embeddings_workload
 from benchmarks.workloads.linear import build_linear
 from benchmarks.workloads.overhead import FASTAPI, STOCK, STOCK_HERE, overhead_workload, scores
 from benchmarks.workloads.pictures import digit_pictures, import_mistake, pictures_workload, probabilities
-from tests.live.conftest import CHECKOUT
+from tests.support.sites import CHECKOUT
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.progress import Progress

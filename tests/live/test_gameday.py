@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.gameday import run as gameday
-from tests.live.conftest import CHECKOUT
+from tests.support.sites import CHECKOUT
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 

@@ -6,7 +6,7 @@ import socket
 import threading
 from contextlib import suppress
 
-from tests.live.bare import Place
+from tests.support.raw_http import Place
 
 
 class Listener:

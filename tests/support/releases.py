@@ -12,11 +12,9 @@ from typing import Any
 import yaml
 
 from benchmarks.harness.client import Load, under_load
-from benchmarks.targets.node import Address
-from tests.live.conftest import HALF, make_site, processes_of, until, write_tiny
-from tests.live.test_gateway import Front, with_gateway
+from tests.support.gateways import Front, with_gateway
+from tests.support.sites import HALF, make_site, processes_of, until, write_tiny
 from tsctl.config.project import Project
-from tsctl.gateway.envoy.render import KEY_HEADER
 from tsctl.gateway.state import traffic_in_force
 from tsctl.nodes.torchserve.node import open_nodes
 from tsctl.rollout.decide.state import State, fold
@@ -24,6 +22,7 @@ from tsctl.rollout.run.journal import Entry, journals, read
 
 #: Two clients keep a worker busy half of the time, and no release waits for one that has no time.
 CLIENTS = 2
+ROUTE = "/predictions/tiny"
 PACE: dict[str, Any] = {"inference_s": 0.02}
 #: What a version that fails on some inputs fails on.
 LARGE = b'{"x": 2.0}'
@@ -77,13 +76,8 @@ def change_policy(front: Front, **policy: Any) -> None:
 @contextmanager
 def asking(front: Front, body: bytes = HALF, clients: int = CLIENTS) -> Iterator[Load]:
     """Requests without a pause while the block runs."""
-    with under_load(address_of(front), body, clients) as load:
+    with under_load(front.address(ROUTE), body, clients) as load:
         yield load
-
-
-def address_of(front: Front) -> Address:
-    """The model's route."""
-    return Address(f"{front.base}/predictions/tiny", {KEY_HEADER: front.key, "content-type": "application/json"})
 
 
 def newest(front: Front) -> Path:

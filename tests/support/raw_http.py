@@ -135,7 +135,7 @@ def read_messages(data: bytes, is_head: bool = False) -> tuple[list[Message], by
     Raises:
         Malformed: what stands there begins no message.
     """
-    found = []
+    found: list[Message] = []
     while True:
         read = _read_message(data, is_head)
         if read is None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from tests.live import shapes
-from tests.live.shapes import NOWHERE, ROUTE, UNREADABLE
+from tests.support import payloads
+from tests.support.payloads import NOWHERE, ROUTE, UNREADABLE
 
 #: A request behind another one.
 SMUGGLED = b"GET /models HTTP/1.1\r\nHost: smuggled\r\n\r\n"
@@ -97,15 +97,15 @@ class Writer:
 
     def targets(self) -> Iterator[tuple[bytes, frozenset[int]]]:
         """Everything that a node's or Envoy's own APIs answer to, in every spelling; and what it may be answered."""
-        for path in shapes.FORBIDDEN:
-            for spell in shapes.SPELLINGS:
+        for path in payloads.FORBIDDEN:
+            for spell in payloads.SPELLINGS:
                 yield spell(path), NOWHERE
             for host in (self.management, self.listener):
                 for scheme in (b"http://", b"https://", b"HTTP://", b"http://user:word@", b"ftp://", b"unix://"):
                     yield scheme + host + path, NOWHERE | {403}  # which is what https over plain text is told
             for behind in (b"?", b"?x=", b"?/../..", b"?%2f..%2f.."):
                 yield ROUTE + behind + path, frozenset({200, 405})
-        yield from shapes.ODD_TARGETS
+        yield from payloads.ODD_TARGETS
 
     def of_targets(self) -> Iterator[Attack]:
         """Each target with the next method, so that each spelling meets all of them."""
@@ -115,7 +115,7 @@ class Writer:
             yield Attack(f"{method.decode()} {target[:120]!r}", (self.request(target, method),), (allowed,))
 
     def of_first_lines(self) -> Iterator[Attack]:
-        for start, allowed in shapes.FIRST_LINES:
+        for start, allowed in payloads.FIRST_LINES:
             sent = self.request(start=start.replace(b"<management>", self.management))
             yield Attack(f"line {start[:80]!r}", (sent,), (allowed,))
 
@@ -123,26 +123,26 @@ class Writer:
 
     def of_lengths(self) -> Iterator[Attack]:
         """Bodies whose end two readers could see in two places: one refusal, and nothing of what stands behind."""
-        for lines in shapes.UNCLEAR_LENGTHS:
+        for lines in payloads.UNCLEAR_LENGTHS:
             for body in (b"0\r\n\r\n" + SMUGGLED, b"d\r\n" + body_of(number()) + b"\r\n0\r\n\r\n" + SMUGGLED):
                 filled = [line.replace(b"<length>", b"%d" % len(body)) for line in lines]
                 sent = self.request(headers=filled, body=body, length=False, is_last=False)
                 yield Attack(f"{filled}", (sent,), (UNREADABLE,))
-        for line in shapes.UNCLEAR_ENCODINGS:
+        for line in payloads.UNCLEAR_ENCODINGS:
             sent = self.request(headers=[line], body=b"0\r\n\r\n" + SMUGGLED, length=False, is_last=False)
             yield Attack(f"{line!r}", (sent,), (frozenset({400, 501}),))
-        for chunks in shapes.BAD_CHUNKS:
+        for chunks in payloads.BAD_CHUNKS:
             sent = self.request(headers=[b"Transfer-Encoding: chunked"], body=chunks, length=False, is_last=False)
             yield Attack(f"chunks {chunks[:60]!r}", (sent,), (UNREADABLE,))
 
     def of_clear_lengths(self) -> Iterator[Attack]:
         """What looks unclear and is not: the body ends in one place, and what stands behind has its own answer."""
         behind = self.request(b"/models", b"GET", body=b"")
-        for line in shapes.CLEAR_ENCODINGS:
+        for line in payloads.CLEAR_ENCODINGS:
             chunks = b"d\r\n" + body_of(number()) + b"\r\n0\r\n\r\n"
             sent = self.request(headers=[line], body=chunks + behind, length=False, is_last=False)
             yield Attack(f"{line!r}", (sent,), (OK, NOWHERE))
-        for line in shapes.CLEAR_LENGTHS:
+        for line in payloads.CLEAR_LENGTHS:
             sent = self.request(headers=[line], is_last=False) + behind
             yield Attack(f"{line!r}", (sent,), (OK, NOWHERE))
 
@@ -160,7 +160,7 @@ class Writer:
     def headers(self) -> list[bytes]:
         return [
             line.replace(b"<management>", self.management).replace(b"<listener>", self.listener)
-            for line in shapes.HEADERS
+            for line in payloads.HEADERS
         ]
 
     # ---- more than one request, or less ----------------------------------------------------------------------------
@@ -213,15 +213,15 @@ class Writer:
         targets = [target for target, _ in self.targets()] + [ROUTE] * 400
         headers = self.headers()
         lengths = [
-            *shapes.UNCLEAR_LENGTHS,
-            *((line,) for line in shapes.UNCLEAR_ENCODINGS),
+            *payloads.UNCLEAR_LENGTHS,
+            *((line,) for line in payloads.UNCLEAR_ENCODINGS),
             (b"Content-Length: <length>",),
         ]
         methods = (b"POST", b"POST", b"POST", b"GET", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"M-SEARCH", b"post")
         for turn in range(count):
             target = random.choice(targets)
             lines = random.sample(headers, random.choice((0, 0, 1, 1, 2, 4)))
-            body = random.choice((body_of(number()), b"", b"0\r\n\r\n", *shapes.BAD_CHUNKS))
+            body = random.choice((body_of(number()), b"", b"0\r\n\r\n", *payloads.BAD_CHUNKS))
             body += random.choice((b"", b"", SMUGGLED, self.request(is_last=False)))
             is_plain = random.random() < 0.5
             if not is_plain:

@@ -33,7 +33,7 @@ class Cables(Protocol):
 
     def cut(self, number: int, pid: int) -> None: ...
     def mend(self, number: int, pid: int) -> None: ...
-    def slow(self, number: int, pid: int) -> Callable[[], None]:
+    def slow(self, number: int, pid: int) -> Callable[[], object]:
         """Make it slow; what is returned ends that."""
 
 
@@ -58,7 +58,7 @@ class Namespaces:
     def mend(self, number: int, pid: int) -> None:
         _run("ip", "link", "set", self._cable(number), "up")
 
-    def slow(self, number: int, pid: int) -> Callable[[], None]:
+    def slow(self, number: int, pid: int) -> Callable[[], object]:
         _run("tc", "qdisc", "add", "dev", self._cable(number), "root", "tbf", *SLOW)
         return lambda: _run("tc", "qdisc", "del", "dev", self._cable(number), "root")
 
@@ -112,7 +112,7 @@ class Loopback:
     def mend(self, number: int, pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
 
-    def slow(self, number: int, pid: int) -> Callable[[], None]:
+    def slow(self, number: int, pid: int) -> Callable[[], object]:
         ended = threading.Event()
 
         def pulse() -> None:

@@ -11,7 +11,7 @@ import pytest
 import requests
 import yaml
 
-from tests.live.conftest import free_ports, until
+from tests.support.sites import free_ports, until
 
 
 class Prometheus:

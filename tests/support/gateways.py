@@ -15,7 +15,7 @@ from benchmarks.harness.client import Address
 from tests.support.sites import HALF, Site, free_ports
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
-from tsctl.gateway.envoy.render import KEY_HEADER
+from tsctl.gateway.headers import KEY_HEADER
 from tsctl.gateway.state import Gateway, open_gateway
 
 PROBLEM = "application/problem+json"

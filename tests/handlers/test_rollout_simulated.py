@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tsctl.bench.rollout import workloads
-from tsctl.bench.run import figure_rows, notes
-from tsctl.cli.bench import RolloutWorkload
+from benchmarks.harness.run import figure_rows, notes
+from benchmarks.simulation.simulate import Behaviour, Rollout, Stage, simulate
+from benchmarks.simulation.workloads import workloads
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 from tsctl.rollout.forecast.forecast import Traffic, exposure, lasts
 from tsctl.rollout.forecast.power import SURELY, smallest_rate
-from tsctl.rollout.forecast.simulate import Behaviour, Rollout, Stage, simulate
 
 POLICY = RolloutPolicy()
 TRAFFIC = Traffic(requests_per_s=100.0, error_rate=0.005, slow_share=0.05, since_s=600.0, requests=60_000)
@@ -79,7 +78,7 @@ def test_five_percent_errors_are_caught_in_every_run_within_two_thousand_request
 def test_the_figures_say_what_is_reached_and_what_was_not_measured(tmp_path: Path) -> None:
     deployment = DeploymentSpec.model_validate({"nodes": {"local": {}}})
     found = workloads(runs=20)
-    assert list(found) == [workload.value for workload in RolloutWorkload]
+    assert list(found) == ["identical", "caught", "faults"]
     progress = Progress(Console(file=io.StringIO()))
     caught = found["caught"](Project(tmp_path), deployment, 1, 0, progress)
     assert [str(figure.target) for figure in caught.figures] == [">= 100", "<= 2,000", "None", "None", "None"]

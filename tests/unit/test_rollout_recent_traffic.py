@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsctl.errors import AnalysisError
-from tsctl.rollout.forecast.recent import CHUNK_BYTES, Record, duration_quantile, tail, traffic
+from tsctl.rollout.forecast.recent_traffic import CHUNK_BYTES, Record, duration_quantile, tail, traffic
 
 NOW = 1_790_000_000.0
 

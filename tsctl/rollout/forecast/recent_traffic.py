@@ -18,7 +18,7 @@ from tsctl.errors import AnalysisError
 from tsctl.gateway.envoy.render import BY_WEIGHT
 from tsctl.gateway.traffic import STABLE
 from tsctl.rollout.evidence.counts import is_error
-from tsctl.rollout.forecast.forecast import Traffic
+from tsctl.rollout.forecast.forecast import RecentTraffic
 
 #: Of the log, for one question; some 200,000 requests.
 MOST_BYTES = 100 << 20
@@ -84,7 +84,9 @@ def tail(
     return list(chain.from_iterable(reversed(chunks)))
 
 
-def traffic(records: Sequence[Record], since: float, now: float, count_4xx: bool, slow_quantile: float) -> Traffic:
+def traffic(
+    records: Sequence[Record], since: float, now: float, count_4xx: bool, slow_quantile: float
+) -> RecentTraffic:
     """What a rollout would be fed with, were the next minutes like these.
 
     Requests whose clients chose the version are left out: a rollout does not divide them. Errors and slow answers are
@@ -100,7 +102,7 @@ def traffic(records: Sequence[Record], since: float, now: float, count_4xx: bool
     errors = sum(is_error(str(record.status), count_4xx) for record in stable)
     slow_ms = duration_quantile(stable, slow_quantile)
     slow = sum(record.duration_ms >= slow_ms for record in stable) if slow_ms is not None else 0
-    return Traffic(
+    return RecentTraffic(
         requests_per_s=len(routed) / seconds,
         error_rate=errors / len(stable) if stable else 0.0,
         slow_share=slow / len(stable) if stable else 0.0,

@@ -33,18 +33,18 @@ def plan(
     from tsctl.archive.store import find_archive
     from tsctl.gateway.state import open_gateway
     from tsctl.rollout.forecast.forecast import forecast_rollout
-    from tsctl.rollout.forecast.recent_traffic import tail, traffic
+    from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 
     project, deployment = open_deployment()
     find_archive(project, model, version)  # what cannot be released is not planned
     policy = deployment.policy(model)
     now = time.time()
     since = now - 60 * minutes
-    records = tail(open_gateway(project, deployment).places.access_log, model, since)
+    entries = read_recent(open_gateway(project, deployment).places.access_log, model, since)
     target = deployment.models.get(model)
     is_by_user = target is not None and target.route.sticky is not None
     forecast = forecast_rollout(
-        policy, traffic(records, since, now, policy.count_4xx, policy.slow_quantile), is_by_user
+        policy, recent_traffic(entries, since, now, policy.count_4xx, policy.slow_quantile), is_by_user
     )
     if json:
         print_json({"model": model, "version": version, "policy": policy.model_dump(mode="json"), **forecast.as_json()})

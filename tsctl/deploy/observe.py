@@ -8,7 +8,8 @@ from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.state import Actual, GatewayState, ModelOnNode, NodeState, Registered
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force
-from tsctl.nodes.fan_out import Ended, Note, on_every, reason
+from tsctl.host.progress import Note
+from tsctl.nodes.fan_out import NodeResult, run_on_nodes
 from tsctl.nodes.torchserve.client import ManagementError, VersionState
 from tsctl.nodes.torchserve.node import Node, open_nodes
 from tsctl.rollout.run.journal import unfinished
@@ -41,7 +42,7 @@ def actual_state(owners: Owners) -> Actual:
         GatewayError: Envoy runs, and does not tell what it does.
         AnalysisError: the journal of a rollout is damaged.
     """
-    nodes = tuple(_node_state(one) for one in on_every(owners.nodes, _serves))
+    nodes = tuple(_node_state(one) for one in run_on_nodes(owners.nodes, _serves))
     gateway = _gateway_state(owners.gateway) if owners.gateway else None
     found = Actual(nodes, gateway)
     ids = {model: unfinished(owners.project, model) for model in {*owners.deployment.models, *found.models}}
@@ -71,9 +72,9 @@ def _default(node: Node, model: str) -> str | None:
         return None
 
 
-def _node_state(said: Ended[dict[str, ModelOnNode]]) -> NodeState:
+def _node_state(said: NodeResult[dict[str, ModelOnNode]]) -> NodeState:
     if said.error is not None:
-        return NodeState(said.node, why_not=reason(said.error))
+        return NodeState(said.node, why_not=said.error.summary)
     return NodeState(said.node, said.value or {})
 
 

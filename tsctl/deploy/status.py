@@ -9,7 +9,7 @@ from typing import Any
 from handlers.contract import LoadReport
 from tsctl.archive.store import parse_name
 from tsctl.config.deployment import DeploymentSpec
-from tsctl.nodes.fan_out import on_every, reason
+from tsctl.nodes.fan_out import run_on_nodes
 from tsctl.nodes.torchserve.client import Unreachable, VersionState
 from tsctl.nodes.torchserve.logs import load_reports
 from tsctl.nodes.torchserve.node import Node
@@ -62,12 +62,12 @@ class NodeStatus:
 def all_status(nodes: Sequence[Node], deployment: DeploymentSpec) -> list[NodeStatus]:
     """Every node, asked all at once; one that refuses to tell its state has its reason, as one that is down."""
     found = []
-    ended = on_every(nodes, lambda node, note: node_status(node, deployment))
+    ended = run_on_nodes(nodes, lambda node, note: node_status(node, deployment))
     for node, one in zip(nodes, ended, strict=True):
         if one.value is not None:
             found.append(one.value)
         elif one.error is not None:
-            found.append(_silent(node, reason(one.error)))
+            found.append(_silent(node, one.error.summary))
     return found
 
 

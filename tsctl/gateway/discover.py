@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import NAMESPACE, Endpoint, Probe, Upstream
-from tsctl.nodes.fan_out import Ended, on_every
+from tsctl.gateway.envoy.messages import NAMESPACE
+from tsctl.gateway.envoy.render import Endpoint, Probe, Upstream
+from tsctl.nodes.fan_out import NodeResult, run_on_nodes
 from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.tokens import read_tokens
@@ -35,16 +36,16 @@ class Seen:
 
 def look(nodes: Sequence[Node]) -> list[Seen]:
     """What every node serves, asked all at once."""
-    return [_seen(one) for one in on_every(nodes, lambda node, note: node.client.states())]
+    return [_seen(one) for one in run_on_nodes(nodes, lambda node, note: node.client.states())]
 
 
 def ask(nodes: Sequence[Node], model: str, version: str) -> dict[str, VersionState]:
     """What each node that answers and has the version says of it, by the node's name."""
-    said = on_every(nodes, lambda node, note: node.client.describe(model, version))
+    said = run_on_nodes(nodes, lambda node, note: node.client.describe(model, version))
     return {one.node: one.value[0] for one in said if one.value}
 
 
-def _seen(said: Ended[list[VersionState]]) -> Seen:
+def _seen(said: NodeResult[list[VersionState]]) -> Seen:
     if said.error is not None:
         return Seen(said.node, None, said.error.message)
     return Seen(said.node, {(s.model, s.version): s.archive for s in said.value or () if s.min_workers > 0})

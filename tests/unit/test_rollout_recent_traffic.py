@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tsctl.errors import AnalysisError
 from tsctl.gateway.access_log import CHUNK_BYTES, AccessLogEntry
-from tsctl.rollout.forecast.recent import duration_quantile, tail, traffic
+from tsctl.rollout.forecast.recent_traffic import duration_quantile, read_recent, recent_traffic
 
 NOW = 1_790_000_000.0
 
@@ -41,29 +41,29 @@ def ages(records: list[AccessLogEntry]) -> list[float]:
     return [round(NOW - record.at, 3) for record in records]
 
 
-def test_a_line_is_told_whole(log: Path) -> None:
+def test_a_line_is_read_whole(log: Path) -> None:
     write(log, line(NOW - 1, version="2.0", track="canary", weight="500", status=503, **{"class": "7"}))
-    [record] = tail(log, "digits", NOW - 60)
+    [record] = read_recent(log, "digits", NOW - 60)
     assert record == AccessLogEntry(NOW - 1, "digits", "2.0", "canary", True, 500, "7", None, 503, 12.0)
 
 
 def test_what_the_gateway_answered_itself_has_no_version(log: Path) -> None:
     nothing = {"version": None, "by": None, "track": "-", "weight": "-", "class": "-"}
     write(log, line(NOW - 1, status=429, **nothing))
-    [record] = tail(log, "digits", NOW - 60)
+    [record] = read_recent(log, "digits", NOW - 60)
     assert (record.version, record.track, record.weight, record.predicted_class) == (None, None, None, None)
-    assert traffic([record], NOW - 60, NOW, False, 0.95).requests == 0
+    assert recent_traffic([record], NOW - 60, NOW, False, 0.95).requests == 0
 
 
 def test_other_models_older_requests_and_cut_lines_are_left_out(log: Path) -> None:
     cut = line(NOW - 1).removesuffix("}\n")
     others = (line(NOW - 4, "other"), line(NOW - 3, None))
     write(log, line(NOW - 70), cut, "\n", "[]\n", line(NOW - 5), *others, line(NOW - 2), cut)
-    assert ages(tail(log, "digits", NOW - 60)) == [5, 2]
+    assert ages(read_recent(log, "digits", NOW - 60)) == [5, 2]
 
 
 def test_no_log_has_no_requests(log: Path) -> None:
-    assert tail(log, "digits", NOW - 60) == []
+    assert read_recent(log, "digits", NOW - 60) == []
 
 
 def test_logs_before_it_are_read_where_they_are_new_enough(log: Path) -> None:
@@ -71,14 +71,14 @@ def test_logs_before_it_are_read_where_they_are_new_enough(log: Path) -> None:
     write(log.with_name("access.log.1"), line(NOW - 30), line(NOW - 20))
     write(log.with_name("access.log.2"), line(NOW - 90), line(NOW - 80))
     write(log.with_name("access.log.3"), line(NOW - 10))  # behind one that is too old, so that it is not looked at
-    assert ages(tail(log, "digits", NOW - 60)) == [30, 20, 1]
+    assert ages(read_recent(log, "digits", NOW - 60)) == [30, 20, 1]
 
 
 def test_a_log_that_is_being_renamed_is_read_once(log: Path) -> None:
     write(log.with_name("access.log.1"), line(NOW - 20))
-    assert ages(tail(log, "digits", NOW - 60)) == [20]
+    assert ages(read_recent(log, "digits", NOW - 60)) == [20]
     log.hardlink_to(log.with_name("access.log.1"))  # as a reader sees it that opened the first just before the renaming
-    assert ages(tail(log, "digits", NOW - 60)) == [20]
+    assert ages(read_recent(log, "digits", NOW - 60)) == [20]
 
 
 @given(counts=st.lists(st.integers(0, 30), min_size=1, max_size=4), chunk=st.integers(300, 3000))
@@ -89,7 +89,7 @@ def test_chunks_do_not_show(tmp_path_factory: pytest.TempPathFactory, counts: li
         path = log.with_name(f"access.log.{number}") if number else log
         write(path, *(line(NOW - age + index) for index in range(count)))
         age -= count
-    assert ages(tail(log, "digits", NOW - 1000, chunk_bytes=chunk)) == list(range(sum(counts), 0, -1))
+    assert ages(read_recent(log, "digits", NOW - 1000, chunk_bytes=chunk)) == list(range(sum(counts), 0, -1))
 
 
 def test_no_more_is_read_than_allowed(log: Path) -> None:
@@ -97,15 +97,15 @@ def test_no_more_is_read_than_allowed(log: Path) -> None:
     write(log, *written)
     write(log.with_name("access.log.1"), *(line(NOW - 101) for _ in range(10)))
     most = 1 << 20
-    found = tail(log, "digits", NOW - 1000, most)
+    found = read_recent(log, "digits", NOW - 1000, most)
     assert found[-1].at == pytest.approx(NOW - 0.01)
     assert len(found) * len(written[0]) <= most + CHUNK_BYTES
 
 
-def test_a_log_that_cannot_be_read_is_told(log: Path) -> None:
+def test_a_log_that_cannot_be_read_is_an_error(log: Path) -> None:
     log.mkdir()
     with pytest.raises(AnalysisError, match=r"access\.log cannot be read"):
-        tail(log, "digits", NOW - 60)
+        read_recent(log, "digits", NOW - 60)
 
 
 def records(count: int, begin: float, seconds: float, **told: Any) -> list[AccessLogEntry]:
@@ -124,7 +124,7 @@ def test_traffic_is_what_chance_divides_and_the_rates_are_those_of_stable(count_
         *records(20, begin, 100, status=0), *records(500, begin, 100, track="canary", status=503),
         *records(700, begin, 100, is_by_weight=False, status=503),
     ]  # fmt: skip
-    found = traffic(sorted(seen, key=lambda record: record.at), begin, NOW, count_4xx, 0.95)
+    found = recent_traffic(sorted(seen, key=lambda record: record.at), begin, NOW, count_4xx, 0.95)
     assert found.requests == 1500
     assert found.requests_per_s == pytest.approx(15)
     assert found.error_rate == pytest.approx(error_rate)
@@ -134,13 +134,15 @@ def test_traffic_is_what_chance_divides_and_the_rates_are_those_of_stable(count_
 def test_equal_durations_are_slow_together() -> None:
     seen = [*records(90, 0, 90, duration_ms=3.0), *records(10, 90, 10, duration_ms=4.0)]
     assert duration_quantile(seen, 0.95) == 4.0
-    assert traffic(seen, 0, 100, False, 0.95).slow_share == pytest.approx(0.1)
-    assert traffic(seen, 0, 100, False, 0.5).slow_share == 1.0
+    assert recent_traffic(seen, 0, 100, False, 0.95).slow_share == pytest.approx(0.1)
+    assert recent_traffic(seen, 0, 100, False, 0.5).slow_share == 1.0
     assert duration_quantile([], 0.5) is None
 
 
 def test_a_log_that_begins_later_counts_from_there() -> None:
-    assert traffic(records(1000, NOW - 10, 10), NOW - 600, NOW, False, 0.95).requests_per_s == pytest.approx(100)
-    assert traffic(records(3, NOW - 10, 10), NOW - 600, NOW, False, 0.95).requests_per_s == pytest.approx(3 / 600)
-    nothing = traffic([], NOW - 600, NOW, False, 0.95)
+    assert recent_traffic(records(1000, NOW - 10, 10), NOW - 600, NOW, False, 0.95).requests_per_s == pytest.approx(100)
+    assert recent_traffic(records(3, NOW - 10, 10), NOW - 600, NOW, False, 0.95).requests_per_s == pytest.approx(
+        3 / 600
+    )
+    nothing = recent_traffic([], NOW - 600, NOW, False, 0.95)
     assert (nothing.requests_per_s, nothing.error_rate, nothing.slow_share, nothing.requests) == (0, 0, 0, 0)

@@ -34,10 +34,8 @@ from tsctl.rollout.decide.judge import Judgement, Verdict
 from tsctl.rollout.decide.state import State, after
 from tsctl.rollout.decide.statistics import rejects
 from tsctl.views.rollout.series import ends_wait
-from tsctl.views.rollout.wording import duration, e_text, needed_text
+from tsctl.views.rollout.wording import duration, e_text, needed_text, signal_name
 
-#: Names of signals that people read; all others are read as they are stored.
-LABELS = {"mix": "class distribution", "limit": "error rate cap"}
 _COMMANDS = {
     Command.PAUSE: "paused the rollout; requests still count, and no step passes",
     Command.RESUME: "resumed the rollout",
@@ -156,7 +154,7 @@ class Narrator:
 
 def rule(policy: RolloutPolicy) -> str:
     """How a canary is judged under this policy."""
-    shares = ", ".join(f"{LABELS.get(name, name)} {share:.3g}" for name, share in policy.shares.items())
+    shares = ", ".join(f"{signal_name(name)} {share:.3g}" for name, share in policy.shares.items())
     return (
         "Each signal has an e-value: a number that stays small while the canary is no worse, however often it is read."
         f" The canary fails when the weighted average of the e-values ({shares}) reaches 1 / alpha ="
@@ -174,7 +172,7 @@ def outcome(state: State) -> str:
     if state.outcome is Outcome.PROMOTED:
         return f"{canary} was promoted: it gets all requests, and is the default version on every node."
     if state.outcome is Outcome.ROLLED_BACK and state.is_failed:
-        by = f", by {LABELS.get(state.signal, state.signal)}" if state.signal else ""
+        by = f", by {signal_name(state.signal)}" if state.signal else ""
         return f"{canary} was rolled back{by}: {state.why}. {_back(state)}"
     if state.outcome is Outcome.ROLLED_BACK:
         return f"{canary} was rolled back by {state.commanded_by or 'a person'}. {_back(state)}"
@@ -349,7 +347,7 @@ def _average(judgement: Judgement, state: State) -> str:
     text = f"The average e-value is {e_text(judgement.log_e)}, {'at or above' if is_reached else 'below'} {limit}"
     if is_reached:
         signal = judgement.signal or state.signal
-        return f"{text}; {LABELS.get(signal, signal)} adds most to it."
+        return f"{text}; {signal_name(signal)} adds most to it."
     return f"{text}; request evidence did not decide." if state.is_failed else f"{text}."
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from tsctl.config.weights import TOTAL, percent
 from tsctl.gateway.traffic import CANARY, STABLE
 from tsctl.rollout.decide.events import Outcome
-from tsctl.rollout.decide.evidence import Seen
+from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.decide.judge import MOST_REQUESTS, Judgement, Rate, Reading, Verdict
 from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.follow import Snapshot
@@ -96,7 +96,7 @@ def _what(reading: Reading) -> str:
     return whats.get(reading.signal, reading.signal)
 
 
-def _versions(state: State) -> tuple[tuple[str, str, Seen, int], ...]:
+def _versions(state: State) -> tuple[tuple[str, str, OutcomeCounts, int], ...]:
     """Version, track, counts and weight of both."""
     evidence = state.evidence
     return (

@@ -15,15 +15,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsctl.rollout.decide.events import Entry, Event, to_json
+from tsctl.rollout.decide.events import EffectDone, Entry, Event, to_json
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.run import begin
-from tsctl.rollout.run.effects import Site
+from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.journal import Journal
 
 STRIKE_VARIABLE, POINTS_VARIABLE = "TSCTL_STRIKE", "TSCTL_POINTS"
-#: Effects, and seconds after which each is amid.
-EFFECTS = {"verify": 0.5, "register": 0.8, "prove": 0.05, "weigh": 0.008, "default": 0.004, "undefault": 0.004,
-           "retire": 0.6}  # fmt: skip
+#: Methods of effects, the name of each in points, and seconds after which it is amid.
+EFFECTS = {
+    "verify": ("verify", 0.5), "register": ("register", 0.8), "verify_golden": ("prove", 0.05),
+    "set_weight": ("weigh", 0.008), "revert_weight": ("weigh 0", 0.008), "set_default": ("default", 0.004),
+    "restore_default": ("undefault", 0.004), "retire": ("retire", 0.6),
+}  # fmt: skip
 _passed: Counter[str] = Counter()
 
 
@@ -71,29 +75,33 @@ def line_name(kind: str, content: Mapping[str, Any]) -> str:
     return " ".join(map(str, ["the line", kind, *told]))
 
 
-def _struck(name: str, amid_s: float) -> Callable[..., Any]:
-    effect = getattr(Site, name)
+def _struck(method: str, name: str, amid_s: float) -> Callable[[LiveEffects, State], EffectDone]:
+    effect: Callable[[LiveEffects, State], EffectDone] = getattr(LiveEffects, method)
 
-    def act(self: Site, *given: Any) -> Any:
-        point = " ".join([name, *map(str, given[1:])])  # the first one is the state
+    def act(self: LiveEffects, state: State) -> EffectDone:
+        point = f"{name} {state.weight}" if method == "set_weight" else name
         strike(f"before {point}")
         if is_due(f"amid {point}"):
             threading.Timer(amid_s, _kill).start()
-        found = effect(self, *given)
+        done = effect(self, state)
         strike(f"after {point}")
-        return found
+        return done
 
     return act
 
 
-StruckSite: type[Site] = type("StruckSite", (Site,), {name: _struck(name, amid_s) for name, amid_s in EFFECTS.items()})
+StruckEffects: type[LiveEffects] = type(
+    "StruckEffects",
+    (LiveEffects,),
+    {method: _struck(method, name, amid_s) for method, (name, amid_s) in EFFECTS.items()},
+)
 
 
 def main() -> None:
     """What follows on the command line is a command of tsctl."""
     from tsctl.cli.main import run
 
-    vars(begin).update(Journal=StruckJournal, Site=StruckSite)
+    vars(begin).update(Journal=StruckJournal, LiveEffects=StruckEffects)
     run()
 
 

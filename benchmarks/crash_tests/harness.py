@@ -27,7 +27,7 @@ from tsctl.errors import NodeError, TsctlError
 from tsctl.gateway.state import Gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic
 from tsctl.nodes.torchserve.node import open_nodes
-from tsctl.rollout.decide.actions import Action, next_action
+from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.journal import journals, read, unfinished, whole_bytes
@@ -230,7 +230,7 @@ class Ground:
             f"the default is {', '.join(sorted(defaults))}": defaults == {attempt.wanted},
             f"{lost} requests are no evidence": lost == 0,
             f"{repeated(entries)} steps were repeated": repeated(entries) == 0,
-            f"there is still to do: {next_action(state)}": next_action(state).action is Action.NOTHING,
+            f"there is still to do: {next_action(state)}": next_action(state) is None,
             "the journal ends with half a line": whole_bytes(content) == len(content),
         }
         return [what for what, is_so in held.items() if not is_so]

@@ -81,7 +81,7 @@ def test_a_promotion_that_is_taken_back_is_not_told_as_a_fail(tmp_path: Path) ->
     text = text_of(taken_back(tmp_path))
     assert "bob@desk rolled back the promotion." in text
     assert "was rolled back by bob@desk." in text
-    assert "1.0 became the default version of the nodes again." in text
+    assert "1.0 became the default version again." in text
 
 
 def test_an_outage_is_told_once_and_so_is_its_end(tmp_path: Path) -> None:

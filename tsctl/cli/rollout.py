@@ -15,10 +15,10 @@ from tsctl.cli.rollout_plan import plan
 from tsctl.cli.rollout_views import explain, history, report, status, watch
 
 if TYPE_CHECKING:
+    from tsctl.gateway.state import Gateway
     from tsctl.host.progress import Note
     from tsctl.rollout.decide.events import Command, Entry
     from tsctl.rollout.decide.state import State
-    from tsctl.rollout.run.begin import Place
     from tsctl.rollout.run.runner import Runner
 
 app = typer.Typer(help="Release a version step by step, and have it promoted or rolled back.", no_args_is_help=True)
@@ -43,11 +43,11 @@ def start(
     """
     from tsctl.rollout.run.begin import started
 
-    place = _place()
-    target = place.deployment.models.get(model)
+    gateway = _gateway()
+    target = gateway.deployment.models.get(model)
     if workers is None and target is not None and version in target.versions:
         workers = target.workers(version)
-    _run(f"releasing {model} {version}", lambda note: started(place, model, version, workers, note), json)
+    _run(f"releasing {model} {version}", lambda note: started(gateway, model, version, workers, note), json)
 
 
 @app.command()
@@ -58,8 +58,8 @@ def resume(model: Model, json: Json = False) -> None:
 
     if _is_asked(model, Command.RESUME, json):
         return
-    place = _place()
-    _run(f"releasing {model}", lambda note: resumed(place, model, note), json)
+    gateway = _gateway()
+    _run(f"releasing {model}", lambda note: resumed(gateway, model, note), json)
 
 
 @app.command()
@@ -101,13 +101,13 @@ def rollback(model: Model, json: Json = False) -> None:
     """Go back to what was stable before, also after a promotion; exit code 10."""
     from tsctl.config.project import find_project
     from tsctl.rollout.decide.events import Command
-    from tsctl.rollout.run.begin import taken_back
+    from tsctl.rollout.run.begin import reopened
     from tsctl.rollout.run.journal import unfinished
 
     if unfinished(find_project(), model) is not None:
         return _end(model, Command.ROLLBACK, json)
-    place = _place()
-    _run(f"taking {model} back", lambda note: taken_back(place, model, note), json)
+    gateway = _gateway()
+    _run(f"rolling {model} back", lambda note: reopened(gateway, model, note), json)
 
 
 for view in (plan, status, watch, history, explain, report):
@@ -120,20 +120,20 @@ def _end(model: str, command: Command, json: bool) -> None:
 
     if _is_asked(model, command, json):
         return
-    place = _place()
-    _run(f"{command} of {model}", lambda note: resumed(place, model, note, command), json)
+    gateway = _gateway()
+    _run(f"{command} of {model}", lambda note: resumed(gateway, model, note, command), json)
 
 
 def _is_asked(model: str, command: Command, json: bool) -> bool:
     """Whether a process runs the rollout, and was asked; that needs no deployment.yaml without a mistake."""
     from tsctl.config.project import find_project
-    from tsctl.rollout.run import commands as control
     from tsctl.rollout.run.begin import is_running
+    from tsctl.rollout.run.commands import send
 
     project = find_project()
     if not is_running(project, model):
         return False
-    control.ask(project, model, command)
+    send(project, model, command)
     if json:
         print_json({"model": model, "asked": command})
     else:
@@ -141,10 +141,10 @@ def _is_asked(model: str, command: Command, json: bool) -> bool:
     return True
 
 
-def _place() -> Place:
-    from tsctl.rollout.run.begin import open_place
+def _gateway() -> Gateway:
+    from tsctl.gateway.state import open_gateway
 
-    return open_place(*open_deployment())
+    return open_gateway(*open_deployment())
 
 
 def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], json: bool) -> None:
@@ -159,14 +159,14 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
 
     progress, narrator = Progress(), Narrator()
 
-    def heard(entry: Entry, state: State) -> None:
+    def narrate(entry: Entry, state: State) -> None:
         is_short = isinstance(entry.event, EffectBegan) and entry.event.effect is not Effect.VERIFY
         for sentence in narrator.narrate(entry, state):
             if not is_short:  # its end is told a moment later
                 progress.line(f"  {sentence.text}")
 
     with progress.step(title) as step, opened(step.note) as runner:
-        runner.heard = heard
+        runner.on_entry = narrate
         state = runner.run()
         step.done(state.outcome or "undecided")
     report = runner.journal.path.with_suffix(SUFFIX)

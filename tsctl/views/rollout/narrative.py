@@ -273,9 +273,9 @@ def _effect_done(event: EffectDone, state: State) -> str:
         case Effect.SET_WEIGHT:
             return f"{state.canary} gets {percent(state.weight)} of the requests."
         case Effect.SET_DEFAULT:
-            return f"{state.canary} became the default version of the nodes{more}."
+            return f"{state.canary} became the default version{more}."
         case Effect.RESTORE_DEFAULT:
-            return f"{state.stable} became the default version of the nodes again{more}."
+            return f"{state.stable} became the default version again{more}."
         case Effect.RETIRE:
             return f"Old versions were retired{more}."
         case Effect.REVERT_WEIGHT:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What tsctl and the processes that it starts import; torch and ts are only looked for here, not imported.
-NEEDED = ("pydantic", "requests", "rich", "torch", "ts", "typer", "yaml")
+NEEDED = ("psutil", "pydantic", "requests", "rich", "torch", "ts", "typer", "yaml")
 #: Set across the restart, so that a broken .venv ends in a message and not in a loop.
 ENTERED = "TSCTL_ENTERED_VENV"
 

@@ -16,7 +16,7 @@ from tests.live.test_gateway import Front, with_gateway
 from tsctl.bench.client import Load, under_load
 from tsctl.bench.ways import Address
 from tsctl.config.project import Project
-from tsctl.gateway.envoy.render import KEY_HEADER
+from tsctl.gateway.headers import KEY_HEADER
 from tsctl.gateway.state import traffic_in_force
 from tsctl.nodes.torchserve.node import open_nodes
 from tsctl.rollout.decide.state import State, fold

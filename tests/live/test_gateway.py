@@ -30,7 +30,8 @@ from tsctl.config.weights import TOTAL
 from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway import change, state
 from tsctl.gateway.envoy import supervisor as keeper
-from tsctl.gateway.envoy.render import document, endpoints
+from tsctl.gateway.envoy.messages import document
+from tsctl.gateway.envoy.render import endpoints
 from tsctl.gateway.keys import digest, new_key, record_of, revoked
 from tsctl.gateway.publish import put_route_file, put_traffic, routes_of
 from tsctl.gateway.state import Gateway, changing, open_gateway, traffic_in_force, upstreams_written

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsctl.errors import AnalysisError
-from tsctl.rollout.forecast.recent import CHUNK_BYTES, Record, duration_quantile, tail, traffic
+from tsctl.gateway.access_log import CHUNK_BYTES, AccessLogEntry
+from tsctl.rollout.forecast.recent import duration_quantile, tail, traffic
 
 NOW = 1_790_000_000.0
 
@@ -36,21 +37,21 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "access.log"
 
 
-def ages(records: list[Record]) -> list[float]:
+def ages(records: list[AccessLogEntry]) -> list[float]:
     return [round(NOW - record.at, 3) for record in records]
 
 
 def test_a_line_is_told_whole(log: Path) -> None:
     write(log, line(NOW - 1, version="2.0", track="canary", weight="500", status=503, **{"class": "7"}))
     [record] = tail(log, "digits", NOW - 60)
-    assert record == Record(NOW - 1, "digits", "2.0", "canary", True, 500, "7", 503, 12.0)
+    assert record == AccessLogEntry(NOW - 1, "digits", "2.0", "canary", True, 500, "7", None, 503, 12.0)
 
 
 def test_what_the_gateway_answered_itself_has_no_version(log: Path) -> None:
     nothing = {"version": None, "by": None, "track": "-", "weight": "-", "class": "-"}
     write(log, line(NOW - 1, status=429, **nothing))
     [record] = tail(log, "digits", NOW - 60)
-    assert (record.version, record.track, record.weight, record.predicted) == (None, None, 0, None)
+    assert (record.version, record.track, record.weight, record.predicted_class) == (None, None, None, None)
     assert traffic([record], NOW - 60, NOW, False, 0.95).requests == 0
 
 
@@ -107,12 +108,12 @@ def test_a_log_that_cannot_be_read_is_told(log: Path) -> None:
         tail(log, "digits", NOW - 60)
 
 
-def records(count: int, begin: float, seconds: float, **told: Any) -> list[Record]:
+def records(count: int, begin: float, seconds: float, **told: Any) -> list[AccessLogEntry]:
     usual = {
         "model": "digits", "version": "1.0", "track": "stable", "is_by_weight": True, "weight": 10_000,
-        "predicted": None, "status": 200, "duration_ms": 10.0,
+        "predicted_class": None, "user": None, "status": 200, "duration_ms": 10.0,
     }  # fmt: skip
-    return [Record(at=begin + seconds * index / count, **{**usual, **told}) for index in range(count)]
+    return [AccessLogEntry(at=begin + seconds * index / count, **{**usual, **told}) for index in range(count)]
 
 
 @pytest.mark.parametrize(("count_4xx", "error_rate"), [(False, 0.02), (True, 0.05)])

@@ -15,7 +15,7 @@ from tsctl.cli.rollout_plan import plan
 from tsctl.cli.rollout_views import explain, history, report, status, watch
 
 if TYPE_CHECKING:
-    from tsctl.nodes.fan_out import Note
+    from tsctl.host.progress import Note
     from tsctl.rollout.decide.state import State
     from tsctl.rollout.run.begin import Place
     from tsctl.rollout.run.journal import Entry

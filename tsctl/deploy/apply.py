@@ -33,8 +33,8 @@ from tsctl.gateway.publish import put_traffic
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.host.locks import exclusive
-from tsctl.host.progress import Progress, Step
-from tsctl.nodes.fan_out import Ended, Note, is_away, on_every
+from tsctl.host.progress import Note, Progress, Step
+from tsctl.nodes.fan_out import NodeResult, is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.client import Unreachable
 from tsctl.nodes.torchserve.node import Node
@@ -74,7 +74,7 @@ def apply(owners: Owners, plan: Plan, progress: Progress) -> Applied:
             continue
         failures = _make(owners, change, lost, progress)
         outcome.failures += failures
-        away = {one.place for one in failures if is_away(one.error)}
+        away = {one.place for one in failures if is_unavailable(one.error)}
         lost |= away
         is_nowhere = bool(change.nodes) and not set(change.nodes) - {one.place for one in failures}
         if is_nowhere or any(one.place not in away for one in failures):
@@ -198,7 +198,7 @@ def _on_nodes(
     owners: Owners, change: Change, lost: set[str], note: Note, act: Callable[[Node, Note], object]
 ) -> list[Failure]:
     present = [node for node in owners.named(change.nodes) if node.name not in lost]
-    ended: Sequence[Ended[object]] = on_every(present, act, note)
+    ended: Sequence[NodeResult[object]] = run_on_nodes(present, act, note)
     return [Failure(change, one.node, one.error) for one in ended if one.error is not None] + [
         Failure(change, name, Unreachable("it does not answer any more")) for name in change.nodes if name in lost
     ]

@@ -16,11 +16,12 @@ from typing import Any
 
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Host
-from tsctl.gateway.envoy.render import NAMESPACE, cluster_name, document
+from tsctl.gateway.envoy.messages import NAMESPACE, document
+from tsctl.gateway.envoy.render import cluster_name
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.files import read_document, write_document
-from tsctl.nodes.fan_out import Note
+from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.node import Node
 
 #: How long a node has had nothing in hand before it counts as idle; Envoy's threads are a moment behind its main one.

@@ -9,7 +9,7 @@ from typing import Any
 from handlers.contract import LoadReport
 from tsctl.archive.store import parse_name
 from tsctl.config.deployment import DeploymentSpec
-from tsctl.nodes.fan_out import is_away
+from tsctl.nodes.fan_out import is_unavailable
 from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion, observe
 from tsctl.nodes.torchserve.logs import load_reports
 from tsctl.nodes.torchserve.node import Node
@@ -70,7 +70,7 @@ def node_status(node: Node, deployment: DeploymentSpec) -> NodeStatus:
         NodeError: the node answers, and refuses: its token or its management API.
     """
     [observed] = observe([node])
-    if observed.error is not None and not is_away(observed.error):
+    if observed.error is not None and not is_unavailable(observed.error):
         raise observed.error
     return _status(node, observed, deployment)
 
@@ -106,7 +106,7 @@ def _status(node: Node, observed: ObservedNode, deployment: DeploymentSpec) -> N
     if observed.error is None:
         wanted = [(model, version) for model, target in deployment.models.items() for version in target.versions]
         rows = rows_of(observed.models, wanted, load_reports(node.paths.worker_log))
-    elif is_away(observed.error) and node.is_ours and node.pid is None:
+    elif is_unavailable(observed.error) and node.is_ours and node.pid is None:
         reason = "it is not running"
     return NodeStatus(
         node.name,

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import NAMESPACE, Endpoint, Probe, Upstream
+from tsctl.gateway.envoy.messages import NAMESPACE
+from tsctl.gateway.envoy.render import Endpoint, Probe, Upstream
 from tsctl.nodes.observe import ObservedNode
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.tokens import read_tokens

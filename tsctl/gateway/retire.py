@@ -16,7 +16,7 @@ from tsctl.gateway.envoy.render import cluster_name, stat_name
 from tsctl.gateway.publish import put_traffic
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.traffic import Traffic
-from tsctl.nodes.fan_out import on_every
+from tsctl.nodes.fan_out import run_on_nodes
 from tsctl.nodes.observe import observe_version
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
@@ -149,7 +149,7 @@ def _unregister(nodes: Sequence[Node], model: str, version: str, stable: str | N
         _give_up_default(node, model, version, stable)
         return versions.unregister(node, model, version)
 
-    ended = on_every(nodes, act)
+    ended = run_on_nodes(nodes, act)
     return Retired(
         tuple(one.node for one in ended if one.value is True),
         tuple(one.node for one in ended if one.value is False),

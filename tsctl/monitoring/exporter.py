@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import socket
 import socketserver
@@ -16,6 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from tsctl.errors import NodeError, SpecError
+from tsctl.host.ports import bind_problem
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -67,9 +67,9 @@ def open_server(host: str, port: int, app: App) -> WSGIServer:
     try:
         return make_server(host, port, app, _Server6 if ":" in host else _Server, _Quiet)
     except OSError as error:
-        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened: {error.strerror}"
         raise NodeError(
-            f"{host}, port {port}, {reason}", "Stop what listens there, or name another address with --listen."
+            f"{host}, port {port}, {bind_problem(error)}",
+            "Stop what listens there, or name another address with --listen.",
         ) from None
 
 

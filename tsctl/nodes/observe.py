@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tsctl.errors import TsctlError
-from tsctl.nodes.fan_out import on_every, reason
+from tsctl.nodes.fan_out import run_on_nodes
 from tsctl.nodes.torchserve.client import ManagementError, VersionState
 from tsctl.nodes.torchserve.node import Node
 
@@ -49,7 +49,7 @@ class ObservedNode:
     @property
     def reason(self) -> str:
         """Why it did not answer, on one line; empty where it did."""
-        return reason(self.error) if self.error is not None else ""
+        return self.error.summary if self.error is not None else ""
 
     def version(self, model: str, version: str) -> ObservedVersion | None:
         """The version on this node; None where it is not registered."""
@@ -59,7 +59,7 @@ class ObservedNode:
 
 def observe(nodes: Sequence[Node]) -> list[ObservedNode]:
     """Every node's answer, in the order of the nodes, which are asked all at once."""
-    answers = on_every(nodes, lambda node, note: observe_models(node))
+    answers = run_on_nodes(nodes, lambda node, note: observe_models(node))
     return [ObservedNode(answer.node, answer.value or {}, answer.error) for answer in answers]
 
 
@@ -77,7 +77,7 @@ def observe_models(node: Node) -> dict[str, ObservedModel]:
 
 def observe_version(nodes: Sequence[Node], model: str, version: str) -> dict[str, ObservedVersion]:
     """The version on each node that answers and has it, by the node's name; cheaper than `observe`."""
-    answers = on_every(nodes, lambda node, note: node.client.describe(model, version))
+    answers = run_on_nodes(nodes, lambda node, note: node.client.describe(model, version))
     return {answer.node: _version(answer.value[0]) for answer in answers if answer.value}
 
 

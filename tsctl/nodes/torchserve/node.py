@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tsctl.config.deployment import DeploymentSpec, NodeSpec
 from tsctl.config.project import Project
+from tsctl.host.ports import is_address_here
 from tsctl.nodes.torchserve.client import READ_TIMEOUT_S, ManagementClient
-from tsctl.nodes.torchserve.process import NodePaths, is_address_here, node_paths, running_pid
+from tsctl.nodes.torchserve.process import NodePaths, node_paths, running_pid
 from tsctl.nodes.torchserve.properties import parse_properties
 from tsctl.nodes.torchserve.tokens import read_tokens, write_header_file
 

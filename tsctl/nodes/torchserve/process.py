@@ -6,17 +6,14 @@ process is never signalled.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,10 +23,12 @@ from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.environment import inherited
+from tsctl.host.ports import port_problem
+from tsctl.host.priority import at_nice
+from tsctl.host.process import ProcessIdentity, identify, kill_group, spawn
 from tsctl.nodes.torchserve.config import jvm_arguments, node_properties, render_node_config
 from tsctl.nodes.torchserve.java import Java
 from tsctl.nodes.torchserve.logs import tail
-from tsctl.nodes.torchserve.priority import at_nice
 from tsctl.nodes.torchserve.properties import parse_properties
 
 STOP_GRACE_S = 20.0
@@ -92,12 +91,10 @@ class NodePaths:
 
 
 @dataclass(frozen=True)
-class NodeRecord:
-    """What is remembered of a started node."""
+class NodeRecord(ProcessIdentity):
+    """The record of a started node."""
 
-    pid: int
-    started_ticks: int  # kernel clock ticks after boot, field 22 of /proc/<pid>/stat
-    tmp: str
+    tmp: str  # its temporary folder, which every process of its group has in TMPDIR
 
 
 def node_paths(project: Project, name: str) -> NodePaths:
@@ -118,25 +115,13 @@ def read_record(paths: NodePaths) -> NodeRecord | None:
 def running_pid(paths: NodePaths) -> int | None:
     """The pid of the node's process if it runs and is the one that was started."""
     record = read_record(paths)
-    return record.pid if record and started_ticks(record.pid) == record.started_ticks else None
+    return record.pid if record and record.is_running else None
 
 
-def started_ticks(pid: int) -> int | None:
-    """When the kernel started the process, None where there is none or it is a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def memory_bytes(pid: int) -> int | None:
-    """Resident memory of a process of this machine; None where it does not run."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def running_nodes(project: Project) -> list[tuple[Path, int]]:
+    """Record and pid of every node that was started in this project's folder and runs, whatever deployment.yaml says."""
+    records = sorted((project.state / "nodes").glob("*/node.json"))
+    return [(record, pid) for record in records if (pid := running_pid(NodePaths(record.parent))) is not None]
 
 
 def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> subprocess.Popen[bytes]:
@@ -167,16 +152,9 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
         "--python", sys.executable, "-f", str(paths.config), "-s", str(project.store),
     ]  # fmt: skip
     with paths.console.open("wb") as console:
-        process = subprocess.Popen(
-            at_nice(command, node.nice),
-            cwd=paths.folder,  # TorchServe writes key_file.json there
-            env=node_environment(os.environ, paths, tmp),
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches tsctl alone, and the whole group can be ended by one signal
-        )
-    record = NodeRecord(process.pid, started_ticks(process.pid) or 0, str(tmp))
+        # TorchServe writes key_file.json into its working directory
+        process = spawn(at_nice(command, node.nice), paths.folder, node_environment(os.environ, paths, tmp), console)
+    record = NodeRecord(**asdict(identify(process.pid)), tmp=str(tmp))
     paths.record.write_text(json.dumps(asdict(record)) + "\n")
     return process
 
@@ -204,7 +182,7 @@ def empty_metrics(folder: Path) -> None:
         left.unlink()
 
 
-def stop(paths: NodePaths, clock: Callable[[], float] = time.monotonic) -> bool:
+def stop(paths: NodePaths) -> bool:
     """End the node and its workers; True if it ran.
 
     TorchServe is asked first and given STOP_GRACE_S seconds; what is left of its process group then is killed.
@@ -215,13 +193,12 @@ def stop(paths: NodePaths, clock: Callable[[], float] = time.monotonic) -> bool:
     record = read_record(paths)
     if record is None:
         return False
-    was_running = started_ticks(record.pid) == record.started_ticks
-    if was_running:
-        _signal(record.pid, signal.SIGTERM)
-        end = clock() + STOP_GRACE_S
-        while started_ticks(record.pid) == record.started_ticks and clock() < end:
-            _reap(record.pid)
-            time.sleep(0.05)
+    was_running = record.is_running
+    try:
+        record.send_signal(signal.SIGTERM)
+    except PermissionError:
+        raise NodeError(f"process {record.pid} of this node belongs to another user and cannot be ended") from None
+    record.wait_ended(STOP_GRACE_S)
     _sweep(paths)
     paths.inference_header.unlink(missing_ok=True)
     paths.management_header.unlink(missing_ok=True)
@@ -240,53 +217,10 @@ def _sweep(paths: NodePaths) -> None:
     record = read_record(paths)
     if record is None:
         return
-    end = time.monotonic() + STOP_GRACE_S
-    while members := _group_members(record):
-        for pid in members:
-            _signal(pid, signal.SIGKILL)
-        if time.monotonic() > end:
-            raise NodeError(f"processes of this node do not end: {', '.join(map(str, members))}")
-        _reap(record.pid)
-        time.sleep(0.05)
+    if left := kill_group(record.pid, "TMPDIR", record.tmp, STOP_GRACE_S):
+        raise NodeError(f"processes of this node do not end: {', '.join(map(str, left))}")
     shutil.rmtree(record.tmp, ignore_errors=True)
     paths.record.unlink(missing_ok=True)
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    """Signal the process; one that ended a moment ago is no error."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
-    except PermissionError:
-        raise NodeError(f"process {pid} of this node belongs to another user and cannot be ended") from None
-
-
-def _group_members(record: NodeRecord) -> list[int]:
-    """Live processes of the group that the node led, known by the temporary folder in their environment.
-
-    A group's number outlives its leader while a member lives, but may be given anew afterwards; the environment tells
-    the two apart.
-    """
-    members = []
-    marker = f"TMPDIR={record.tmp}".encode()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or started_ticks(int(entry.name)) is None:
-            continue
-        try:
-            if os.getpgid(int(entry.name)) == record.pid and marker in (entry / "environ").read_bytes().split(b"\0"):
-                members.append(int(entry.name))
-        except (ProcessLookupError, PermissionError, FileNotFoundError):
-            continue
-    return members
-
-
-def _reap(pid: int) -> None:
-    """Collect the process if it is a child of this one, so that it does not stay behind as a zombie."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
 
 
 def _temporary_folder(paths: NodePaths) -> Path:
@@ -326,26 +260,11 @@ def require_free_space(folder: Path) -> None:
         )
 
 
-def is_address_here(host: str) -> bool:
-    """Whether this machine has the address, which is so where a socket can be bound to it."""
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.bind((host, 0))
-    except OSError:
-        return False
-    return True
-
-
 def _require_free_ports(node: NodeSpec) -> None:
-    named = zip(("inference", "management", "metrics"), node.ports, strict=True)
-    for name, port in [*named, *zip(("gRPC inference", "gRPC management"), node.grpc_ports, strict=True)]:
-        with socket.socket(socket.AF_INET6 if ":" in node.host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((node.host, port))
-            except OSError as error:
-                reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened: {error.strerror}"
-                raise NodeError(
-                    f"port {port} ({name}) on {node.host} {reason}",
-                    "Stop what listens there, or give the node another port in deployment.yaml.",
-                ) from None
+    names = ("inference", "management", "metrics", "gRPC inference", "gRPC management")
+    for name, port in zip(names, [*node.ports, *node.grpc_ports], strict=True):
+        if problem := port_problem(node.host, port):
+            raise NodeError(
+                f"port {port} ({name}) on {node.host} {problem}",
+                "Stop what listens there, or give the node another port in deployment.yaml.",
+            )

@@ -11,11 +11,11 @@ from tsctl.archive.store import archive_of
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError, TsctlError
 from tsctl.host.locks import exclusive
-from tsctl.host.progress import Progress
+from tsctl.host.priority import lower_session
+from tsctl.host.progress import Note, Progress
 from tsctl.nodes.torchserve import process
 from tsctl.nodes.torchserve.java import find_java
 from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.priority import lower_session
 from tsctl.nodes.torchserve.properties import parse_properties
 from tsctl.nodes.torchserve.snapshot import (
     ServedVersion,
@@ -26,7 +26,7 @@ from tsctl.nodes.torchserve.snapshot import (
     read_pending,
     write_pending,
 )
-from tsctl.nodes.torchserve.versions import Note, register, scale, set_default
+from tsctl.nodes.torchserve.versions import register, scale, set_default
 
 START_TIMEOUT_S = 60.0
 

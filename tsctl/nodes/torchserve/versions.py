@@ -17,10 +17,11 @@ from handlers.contract import SAMPLE_MEDIA_TYPES
 from tsctl.archive.store import StoredArchive, archive_of
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.locks import exclusive
+from tsctl.host.process import started_ticks
+from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.client import ManagementError, Reply, Unreachable, VersionState
 from tsctl.nodes.torchserve.logs import load_reports, size
 from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.process import started_ticks
 from tsctl.nodes.torchserve.snapshot import forget
 
 POLL_S = 0.2
@@ -44,8 +45,6 @@ WIRE_LEAST = 2
 WIRE_MOST = 300
 WIRE_S = 3.0
 WIRE_TURN = 10
-
-Note = Callable[[str], None]
 
 
 def register(
@@ -327,9 +326,7 @@ def _before_the_dead(node: Node, model: str, version: str) -> int | None:
 def _gone(state: VersionState) -> set[tuple[str, int]]:
     """Id and last pid of the workers without a process."""
     return {
-        (worker.id, worker.pid)
-        for worker in state.workers
-        if not worker.is_ready and (worker.pid <= 0 or started_ticks(worker.pid) is None)
+        (worker.id, worker.pid) for worker in state.workers if not worker.is_ready and started_ticks(worker.pid) is None
     }
 
 

@@ -20,11 +20,12 @@ from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic
-from tsctl.nodes.fan_out import Ended, Note, is_away, on_every, reason
+from tsctl.host.process import memory_bytes
+from tsctl.host.progress import Note
+from tsctl.nodes.fan_out import NodeResult, is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.node import Node, open_nodes
-from tsctl.nodes.torchserve.process import memory_bytes
 from tsctl.nodes.torchserve.tokens import read_tokens
 from tsctl.rollout.decide.capacity import requests_per_s
 from tsctl.rollout.decide.evidence import Window
@@ -208,10 +209,10 @@ class Site:
         """As measured before the first step, and for the workers that are READY now: it may have been scaled since."""
         if state.requests_per_s is None or not state.measured_workers:
             return state.requests_per_s
-        ended = on_every(self._nodes, lambda node, note: node.client.describe(state.model, state.canary))
+        ended = run_on_nodes(self._nodes, lambda node, note: node.client.describe(state.model, state.canary))
         for one in ended:
             if one.error is not None:
-                raise Away(f"node {one.node} does not answer: {reason(one.error)}")
+                raise Away(f"node {one.node} does not answer: {one.error.summary}")
         ready: int = sum(found.ready_workers for one in ended for found in one.value or ())
         if not ready:
             raise Away(f"no worker of {state.model} {state.canary} is READY on any node")
@@ -234,10 +235,10 @@ class Site:
     def _look(self, state: State) -> str:
         if not self.gateway.admin.is_live():  # what is read from Prometheus does not tell
             return "the gateway does not run"
-        ended = on_every(self._nodes, lambda node, note: node.client.describe(state.model, state.canary))
+        ended = run_on_nodes(self._nodes, lambda node, note: node.client.describe(state.model, state.canary))
         for one in ended:
             if one.error is not None:
-                return f"node {one.node} does not answer: {reason(one.error)}"
+                return f"node {one.node} does not answer: {one.error.summary}"
             if not one.value:
                 return f"{state.model} {state.canary} is no longer registered on node {one.node}"
         self._pids = {name: pid for one in ended for name, pid in self._workers(one.node, one.value or []).items()}
@@ -279,20 +280,20 @@ class Site:
         ready = [worker for one in found for worker in one.workers if worker.is_ready] if is_here else []
         return {f"{worker.id} on {node}": worker.pid for worker in ready}
 
-    def _everywhere(self, act: Callable[[Node, Note], Any]) -> list[Ended[Any]]:
+    def _everywhere(self, act: Callable[[Node, Note], Any]) -> list[NodeResult[Any]]:
         """It was done on every node.
 
         Raises:
             Away: a node does not answer, or somebody else changes the model there.
             NodeError: it failed on a node that answers.
         """
-        ended = on_every(self._nodes, act, self.note)
+        ended = run_on_nodes(self._nodes, act, self.note)
         failed = [(one.node, one.error) for one in ended if one.error is not None]
         for node, error in failed:
             if not _may_end(error):
                 raise NodeError(f"node {node}: {error.message}", error.hint)
         if failed:
-            raise Away("; ".join(f"node {node}: {reason(error)}" for node, error in failed))
+            raise Away("; ".join(f"node {node}: {error.summary}" for node, error in failed))
         return ended
 
 
@@ -303,4 +304,4 @@ def is_as_decided(route: Traffic, state: State) -> bool:
 
 
 def _may_end(error: TsctlError) -> bool:
-    return is_away(error) or isinstance(error, ConflictError)
+    return is_unavailable(error) or isinstance(error, ConflictError)

@@ -15,7 +15,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import percent
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
-from tsctl.nodes.fan_out import is_away
+from tsctl.nodes.fan_out import is_unavailable
 from tsctl.rollout.decide.capacity import utilisation
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict
@@ -366,7 +366,7 @@ class Runner:
 
 def _may_end(error: TsctlError) -> bool:
     """Whether the same may succeed another time, without anybody mending the canary."""
-    return isinstance(error, Away | NotAnswering | AnalysisError | ConflictError) or is_away(error)
+    return isinstance(error, Away | NotAnswering | AnalysisError | ConflictError) or is_unavailable(error)
 
 
 def _why(error: TsctlError) -> str:

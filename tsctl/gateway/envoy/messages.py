@@ -1,4 +1,4 @@
-"""Names that the gateway's files share, and the shapes that Envoy's configuration is made of. Pure."""
+"""The small messages and command operators that Envoy's configuration is made of. Pure."""
 
 from __future__ import annotations
 
@@ -10,26 +10,13 @@ from typing import Any
 
 Json = dict[str, Any]
 
-#: Headers that only the gateway may write; a client's are forgotten.
-OWN_PREFIX = "x-tsctl-"
-CLIENT_HEADER = "x-tsctl-client"
-TRACK_HEADER = "x-track"
-#: What a worker sees of how a request came to it, whatever the client sent by these names.
-PLAYED_HEADER, WEIGHT_HEADER, SHADOW_HEADER = "x-tsctl-track", "x-tsctl-weight", "x-tsctl-shadow"
-KEY_HEADER = "x-api-key"
-#: Set by upstream.lua on what TorchServe answers itself; says whether a worker may have seen the request.
-RETRY_HEADER = "x-tsctl-retry"
+#: Of tsctl's own metadata on routes, clusters, endpoints and requests.
 NAMESPACE = "tsctl"
-#: How a request came to its version: by the route's weights, by a tester's header, or because its path names it.
-BY_WEIGHT, BY_HEADER, BY_PATH = "weight", "header", "path"
-#: What the gateway counts of every request, and how long its answer took, as Prometheus reads their names.
-REQUESTS, REQUEST_MS = "envoy_tsctl_requests", "envoy_tsctl_request_ms"
-PINNED = "pinned"
 #: The Open Inference Protocol's paths; a worker is told by a header that the request came by one of them.
 PROTOCOL_PREFIX = "/v2/"
 GRPC_FILTER = "grpc"
 #: Tells the access log who asks, on a route that divides users.
-USER_FILTER, USER_KEY = "user", "user"
+USER_FILTER = "user"
 #: The type of that filter's settings, of the listener and of a route alike.
 USER_KIND = "envoy.extensions.filters.http.header_to_metadata.v3.Config"
 CONNECT_TIMEOUT = "1s"
@@ -67,3 +54,18 @@ def equals(header: str, value: str) -> Json:
 
 def overwrite(header: str, value: str) -> Json:
     return {"header": {"key": header, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def route_metadata(key: str) -> str:
+    """The command operator for tsctl's metadata of the route."""
+    return f"%METADATA(ROUTE:{NAMESPACE}:{key})%"
+
+
+def cluster_metadata(key: str) -> str:
+    """The command operator for tsctl's metadata of the cluster."""
+    return f"%METADATA(CLUSTER:{NAMESPACE}:{key})%"
+
+
+def request_header(name: str) -> str:
+    """The command operator for a header of the request."""
+    return f"%REQ({name})%"

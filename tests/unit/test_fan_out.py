@@ -11,7 +11,8 @@ import pytest
 from tsctl.config.deployment import DeploymentSpec, NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import ConflictError, NodeError
-from tsctl.nodes.fan_out import Done, Note, failure, on_every, reason
+from tsctl.host.progress import Note
+from tsctl.nodes.fan_out import NodeChange, combined_error, run_on_nodes
 from tsctl.nodes.torchserve.client import Unreachable
 from tsctl.nodes.torchserve.node import Node, open_nodes
 
@@ -36,18 +37,18 @@ def quiet(text: str) -> None:
 
 
 def test_every_node_is_tried_and_told_in_the_order_of_the_deployment(nodes: list[Node]) -> None:
-    def act(node: Node, note: Note) -> Done:
+    def act(node: Node, note: Note) -> NodeChange:
         if node.name == "a":
             raise Unreachable("no\n connection")
-        return Done("registered", f"on {node.name}")
+        return NodeChange("registered", f"on {node.name}")
 
-    ended = on_every(nodes, act, quiet)
+    ended = run_on_nodes(nodes, act, quiet)
     assert [(one.node, one.value) for one in ended] == [
-        ("c", Done("registered", "on c")),
+        ("c", NodeChange("registered", "on c")),
         ("a", None),
-        ("b", Done("registered", "on b")),
+        ("b", NodeChange("registered", "on b")),
     ]
-    assert [reason(one.error) for one in ended if one.error] == ["no connection"]
+    assert [one.error.summary for one in ended if one.error] == ["no connection"]
 
 
 def test_all_nodes_are_at_it_at_the_same_time(nodes: list[Node]) -> None:
@@ -56,7 +57,7 @@ def test_all_nodes_are_at_it_at_the_same_time(nodes: list[Node]) -> None:
     def act(node: Node, note: Note) -> int:
         return together.wait()
 
-    assert sorted(one.value for one in on_every(nodes, act, quiet) if one.value is not None) == [0, 1, 2]
+    assert sorted(one.value for one in run_on_nodes(nodes, act, quiet) if one.value is not None) == [0, 1, 2]
 
 
 def test_a_mistake_in_the_code_is_not_an_outcome_and_comes_after_all_were_tried(nodes: list[Node]) -> None:
@@ -69,7 +70,7 @@ def test_a_mistake_in_the_code_is_not_an_outcome_and_comes_after_all_were_tried(
         tried.append(node.name)
 
     with pytest.raises(ZeroDivisionError):
-        on_every(nodes, act, quiet)
+        run_on_nodes(nodes, act, quiet)
     assert sorted(tried) == ["a", "b"]
 
 
@@ -80,7 +81,7 @@ def test_the_note_is_one_line_about_all_nodes(nodes: list[Node]) -> None:
         note("busy")
         note("ready")
 
-    on_every(nodes, act, seen.append)
+    run_on_nodes(nodes, act, seen.append)
     assert seen[-1] == "a: ready; b: ready; c: ready"
 
 
@@ -102,12 +103,12 @@ def test_an_interrupt_reaches_every_node_at_its_next_note(nodes: list[Node], mon
 
     monkeypatch.setattr("tsctl.nodes.fan_out.wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        on_every(nodes, act, quiet)
+        run_on_nodes(nodes, act, quiet)
     assert sorted(undone) == ["a", "b", "c"]
 
 
 def test_no_failure_is_no_error(nodes: list[Node]) -> None:
-    assert failure(on_every(nodes, lambda node, note: Done("gone"), quiet), "unregistering") is None
+    assert combined_error(run_on_nodes(nodes, lambda node, note: NodeChange("gone"), quiet), "unregistering") is None
 
 
 def test_the_error_names_the_nodes_and_what_to_do(nodes: list[Node]) -> None:
@@ -120,15 +121,15 @@ def test_the_error_names_the_nodes_and_what_to_do(nodes: list[Node]) -> None:
     def act(node: Node, note: Note) -> None:
         raise errors[node.name]
 
-    error = failure(on_every(nodes, act, quiet), "registering digits 2.0")
+    error = combined_error(run_on_nodes(nodes, act, quiet), "registering digits 2.0")
     assert error is not None
     assert error.exit_code == 4
     assert error.message == "registering digits 2.0 failed on 3 of 3 nodes: c, a, b"
     assert [line.strip() for line in error.hint.splitlines()] == [
         "Wait.",
-        "Run this again when all nodes answer; a node where it is done stays as it is.",
+        "Run this again when all nodes answer. Nodes on which it is done stay as they are.",
     ]
 
 
 def test_no_nodes_are_no_outcomes() -> None:
-    assert on_every([], lambda node, note: Done("gone"), quiet) == []
+    assert run_on_nodes([], lambda node, note: NodeChange("gone"), quiet) == []

@@ -183,7 +183,7 @@ def test_a_node_that_is_away_is_told_and_the_others_are_done() -> None:
     error = coverage_error(plan)
     assert isinstance(error, NodeError)
     assert "no answer from a" in error.message
-    assert "a unavailable" in summary(plan)
+    assert "a is unavailable" in summary(plan)
 
 
 def test_where_no_node_answers_nothing_is_changed() -> None:

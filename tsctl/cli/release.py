@@ -44,7 +44,7 @@ def plan(json: Json = False, prune: PruneVersions = False, prune_models: PruneMo
 
 
 def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneModels = False) -> None:
-    """Make nodes and gateway do what deployment.yaml says; changes nothing where they do, so it is safe to run again.
+    """Make nodes and gateway do what deployment.yaml says; safe to run again, because only differences are changed.
 
     If a node does not answer, the others are changed and the exit code is 4; run this again when it is back.
     """

@@ -58,7 +58,7 @@ def summary(plan: Plan) -> str:
         "not in deployment.yaml": len(plan.unmanaged),
     }
     parts = [f"{count} {text}" for text, count in counts.items() if count]
-    parts += [f"{one.place} unavailable" for one in plan.unavailable]
+    parts += [f"{one.place} is unavailable" for one in plan.unavailable]
     if plan.is_empty:
         parts.insert(0, "nothing to change")
     return ", ".join(parts)

@@ -12,8 +12,8 @@ from benchmarks.gameday import run as gameday
 from benchmarks.gameday.outcomes import TOLD_LATE_S, Canary, Row, row
 from benchmarks.harness.client import Answer
 from tsctl.config.policy import RolloutPolicy
+from tsctl.rollout.decide.events import Entry, parse_event
 from tsctl.rollout.decide.evidence import Seen, Window
-from tsctl.rollout.run.journal import Entry
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BAD, GOOD = Canary("2.0", "bad"), Canary("2.0", "nothing", is_bad=False)
@@ -29,7 +29,7 @@ def entries(*told: tuple[float, str, dict[str, Any]]) -> list[Entry]:
         "policy": RolloutPolicy().model_dump(mode="json"), "classes": [],
     }  # fmt: skip
     whole = [(0.0, "started", start), *told]
-    return [Entry(seq, BEGAN + at, kind, content) for seq, (at, kind, content) in enumerate(whole)]
+    return [Entry(seq, BEGAN + at, parse_event(kind, content)) for seq, (at, kind, content) in enumerate(whole)]
 
 
 def tick(at: float, stable: int, canary: int, weight: int = 500) -> tuple[float, str, dict[str, Any]]:

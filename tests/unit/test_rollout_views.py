@@ -16,12 +16,12 @@ from tests.unit.rollout_journals import Writer, aborted, failed_to_load, promote
 from tsctl.cli import rollout_views
 from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.evidence import Seen
-from tsctl.views.rollout.follow import Standing, Tail, standing
+from tsctl.views.rollout.follow import Snapshot, Tail, snapshot
 from tsctl.views.rollout.status import render_status, seconds_left
 from tsctl.views.rollout.watch import watch_picture
 
 
-def rendered(now: Standing | None, clock: float | None = None, width: int = 160) -> str:
+def rendered(now: Snapshot | None, clock: float | None = None, width: int = 160) -> str:
     """The status as plain text, without the spaces at the ends of lines."""
     assert now is not None
     console = Console(file=io.StringIO(), width=width, highlight=False)
@@ -55,7 +55,7 @@ def rollouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_status_of_a_step(tmp_path: Path) -> None:
-    text = rendered(standing(in_step(tmp_path).entries))
+    text = rendered(snapshot(in_step(tmp_path).entries))
     assert text.startswith("digits: 2.0 against 1.0")
     assert "step 1 of 3, 10% of the requests, held 2 s (minimum 4 s)" in text
     assert row(text, "1.0 ") == ["1.0", "stable", "90%", "180", "90.0"]
@@ -66,12 +66,12 @@ def test_the_status_of_a_step(tmp_path: Path) -> None:
 
 
 def test_the_status_fits_on_a_terminal_of_eighty_columns(tmp_path: Path) -> None:
-    text = rendered(standing(rolled_back(tmp_path).entries), width=80)
+    text = rendered(snapshot(rolled_back(tmp_path).entries), width=80)
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
 
 
 def test_a_signal_that_has_reached_its_threshold_says_so(tmp_path: Path) -> None:
-    text = rendered(standing(rolled_back(tmp_path).entries))
+    text = rendered(snapshot(rolled_back(tmp_path).entries))
     assert row(text, "average")[-2:] == ["reached", "━" * 16]
     assert "digits 2.0 was rolled back, by errors" in text
 
@@ -79,18 +79,18 @@ def test_a_signal_that_has_reached_its_threshold_says_so(tmp_path: Path) -> None
 def test_an_outage_is_shown_while_it_lasts(tmp_path: Path) -> None:
     entries = with_outage(tmp_path).entries
     last = next(entry.seq for entry in reversed(entries) if entry.kind == "waits")
-    assert "waiting: the gateway does not answer" in rendered(standing(entries[: last + 1]))
-    assert "waiting" not in rendered(standing(entries))
+    assert "waiting: the gateway does not answer" in rendered(snapshot(entries[: last + 1]))
+    assert "waiting" not in rendered(snapshot(entries))
 
 
 def test_a_paused_rollout_says_how_it_goes_on(tmp_path: Path) -> None:
     writer = in_step(tmp_path)
     writer.tell("asked", what="pause", by="bob@desk")
-    assert "paused; to go on: tsctl rollout resume digits" in rendered(standing(writer.entries))
+    assert "paused; to go on: tsctl rollout resume digits" in rendered(snapshot(writer.entries))
 
 
 def test_a_rollout_without_a_runner_is_recognised_by_its_silence(tmp_path: Path) -> None:
-    now = standing(in_step(tmp_path).entries)
+    now = snapshot(in_step(tmp_path).entries)
     assert now is not None
     assert "no journal entry" not in rendered(now, now.written_at + 20)
     assert "no journal entry for 2 min; if no tsctl runs it" in rendered(now, now.written_at + 120)
@@ -98,12 +98,12 @@ def test_a_rollout_without_a_runner_is_recognised_by_its_silence(tmp_path: Path)
 
 def test_time_left_is_that_of_what_takes_longest(tmp_path: Path) -> None:
     writer = in_step(tmp_path)
-    now = standing(writer.entries)
+    now = snapshot(writer.entries)
     assert now is not None and now.rates == pytest.approx((90, 10))
     assert seconds_left(now, now.state.judgement) == pytest.approx(3), "30 requests at 10 a second; the hold takes 2 s"
     for _ in range(61):
         writer.tick(Seen(), Seen())
-    now = standing(writer.entries)
+    now = snapshot(writer.entries)
     assert now is not None and now.rates == (0, 0)
     assert seconds_left(now, now.state.judgement) is None
     assert "and there is no traffic now" in rendered(now)
@@ -129,10 +129,10 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path) -> None:
     writer = in_step(tmp_path)
     lines = writer.path.read_bytes().splitlines(keepends=True)
     writer.path.write_bytes(b"".join([*lines[:2], b"{}\n"]))
-    with pytest.raises(AnalysisError, match="line 3: is no entry"):
+    with pytest.raises(AnalysisError, match="line 3: not an entry"):
         Tail(writer.path).new()
     writer.path.write_bytes(b"".join([lines[0], lines[2]]))
-    with pytest.raises(AnalysisError, match="line 2: has number 2"):
+    with pytest.raises(AnalysisError, match="line 2: numbered 2"):
         Tail(writer.path).new()
     with pytest.raises(AnalysisError, match="is gone"):
         Tail(tmp_path / "none.jsonl").new()
@@ -174,7 +174,7 @@ def test_status_of_all_models_shows_what_is_in_progress(rollouts: Path, capsys: 
     rollout_views.status()
     text = capsys.readouterr().out
     assert "words: 2.0 against 1.0" in text and "digits" not in text
-    assert "before the first step: verify, register, prove are to come" in text
+    assert "before the first step: verify, register, golden samples are to come" in text
 
 
 def test_history_has_a_line_for_each(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,8 +258,8 @@ def test_watch_prints_what_happens_and_ends_with_the_rollout(
     later.join()
     assert ended.value.exit_code == 10
     lines = capsys.readouterr().out.splitlines()
-    assert "Step 1 of 3 begins" in "\n".join(lines) and "bob@desk stopped the rollout." in lines[-5]
-    assert "was stopped by bob@desk" in lines[-1]
+    assert "Step 1 of 3 began" in "\n".join(lines) and "bob@desk aborted the rollout." in lines[-5]
+    assert "was aborted by bob@desk" in lines[-1]
     assert not any("tick" in line for line in lines)
 
 

@@ -32,13 +32,13 @@ def status(model: AnyModel = None, json: Json = False) -> None:
     from tsctl.config.project import find_project
     from tsctl.rollout.decide.state import as_json
     from tsctl.rollout.run.journal import read
-    from tsctl.views.rollout.follow import standing
+    from tsctl.views.rollout.follow import snapshot
     from tsctl.views.rollout.status import render_status
     from tsctl.views.terminal import print_renderable
 
     project = find_project()
     paths = _unfinished(project) if model is None else [_journal(project, model)]
-    rollouts = [now for path in paths if (now := standing(read(path))) is not None]
+    rollouts = [now for path in paths if (now := snapshot(read(path))) is not None]
     if json:
         states = [as_json(now.state) for now in rollouts]
         print_json(states[0] if model is not None else states)
@@ -57,7 +57,7 @@ def watch(model: Model, json: Json = False) -> None:
     the canary was promoted, and 10 if not.
     """
     from tsctl.config.project import find_project
-    from tsctl.rollout.decide.state import Outcome
+    from tsctl.rollout.decide.events import Outcome
     from tsctl.views.rollout.watch import watch_lines, watch_picture
     from tsctl.views.terminal import new_console
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.judge import MOST_REQUESTS, Judgement, Verdict
-from tsctl.rollout.decide.state import Outcome, State
-from tsctl.views.rollout.follow import Standing
+from tsctl.rollout.decide.state import State
+from tsctl.views.rollout.follow import Snapshot
 from tsctl.views.rollout.narrative import outcome, progress, reason, where_of
 from tsctl.views.rollout.tables import rates_table, signals_table, versions_table
 from tsctl.views.rollout.wording import duration
@@ -19,7 +20,7 @@ SILENT_S = 30.0
 _COLOURS = {Outcome.PROMOTED: "green", Outcome.ROLLED_BACK: "red", Outcome.ABORTED: "yellow"}
 
 
-def render_status(now: Standing, clock: float) -> RenderableType:
+def render_status(now: Snapshot, clock: float) -> RenderableType:
     """Render a rollout, without a blank line at either end.
 
     Args:
@@ -35,7 +36,7 @@ def render_status(now: Standing, clock: float) -> RenderableType:
     return Group(*lines, *(part for table in tables for part in (Text(), render_table(table))))
 
 
-def seconds_left(now: Standing, judgement: Judgement) -> float | None:
+def seconds_left(now: Snapshot, judgement: Judgement) -> float | None:
     """Seconds until the present step can pass at the present rate without an error; None if unknown."""
     hold = max(0.0, now.state.policy.hold_s - now.state.held_s)
     if not judgement.needed:
@@ -52,7 +53,7 @@ def _heading(state: State) -> Text:
 def _condition(state: State) -> Text:
     if state.outcome is not None:
         return Text(outcome(state), style=_COLOURS[state.outcome])
-    if state.is_failed or state.asked in ("abort", "rollback"):
+    if state.is_going_back:
         return Text(outcome(state), style="red")
     if state.step < 0:
         return Text(f"before the first step: {progress(state)}")
@@ -75,7 +76,7 @@ def _notices(state: State, silent_s: float) -> list[Text]:
     return [Text(notice, style="yellow") for notice in notices]
 
 
-def _outlook(now: Standing, judgement: Judgement) -> list[Text]:
+def _outlook(now: Snapshot, judgement: Judgement) -> list[Text]:
     """The verdict on the present step, and what it still needs; empty while no step is watched."""
     state = now.state
     if state.outcome is not None or state.is_failed or state.step < 0:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.live import Live
 
 from tsctl.rollout.decide.state import State, after
-from tsctl.views.rollout.follow import Tail, standing
-from tsctl.views.rollout.narrative import Teller, outcome
+from tsctl.views.rollout.follow import Tail, snapshot
+from tsctl.views.rollout.narrative import Narrator, outcome
 from tsctl.views.rollout.status import render_status
 from tsctl.views.rollout.wording import when
 
@@ -26,7 +26,7 @@ def watch_picture(path: Path, console: Console) -> State:
     tail, now = Tail(path), None
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            now = standing(tail.new(), now)
+            now = snapshot(tail.new(), now)
             if now is not None:
                 live.update(render_status(now, time.time()), refresh=True)
                 if now.state.outcome is not None:
@@ -36,13 +36,13 @@ def watch_picture(path: Path, console: Console) -> State:
 
 def watch_lines(path: Path, is_json: bool) -> State:
     """Print a line for each event until the rollout ends; return its last state."""
-    tail, teller = Tail(path), Teller()
+    tail, narrator = Tail(path), Narrator()
     while True:
         for entry in tail.new():
-            for line in teller.tell(entry, after(teller.state, entry)):
+            for line in narrator.narrate(entry, after(narrator.state, entry)):
                 typer.echo(json.dumps(asdict(line)) if is_json else f"{when(line.at)}  {line.text}")
-        if teller.state is not None and teller.state.outcome is not None:
+        if narrator.state is not None and narrator.state.outcome is not None:
             if not is_json:
-                typer.echo(outcome(teller.state))
-            return teller.state
+                typer.echo(outcome(narrator.state))
+            return narrator.state
         time.sleep(WATCH_S)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tsctl.cli.models import Json, Model
 from tsctl.cli.output import print_json
-
-if TYPE_CHECKING:
-    from tsctl.config.project import Project
 
 AnyModel = Annotated[str | None, typer.Argument(metavar="MODEL", help="All models if left out.")]
 Id = Annotated[
@@ -31,13 +28,13 @@ def status(model: AnyModel = None, json: Json = False) -> None:
 
     from tsctl.config.project import find_project
     from tsctl.rollout.decide.state import as_json
-    from tsctl.rollout.run.journal import read
+    from tsctl.rollout.run.journal import find_journal, read, unfinished_journals
     from tsctl.views.rollout.follow import snapshot
     from tsctl.views.rollout.status import render_status
     from tsctl.views.terminal import print_renderable
 
     project = find_project()
-    paths = _unfinished(project) if model is None else [_journal(project, model)]
+    paths = unfinished_journals(project) if model is None else [find_journal(project, model)]
     rollouts = [now for path in paths if (now := snapshot(read(path))) is not None]
     if json:
         states = [as_json(now.state) for now in rollouts]
@@ -58,10 +55,11 @@ def watch(model: Model, json: Json = False) -> None:
     """
     from tsctl.config.project import find_project
     from tsctl.rollout.decide.events import Outcome
+    from tsctl.rollout.run.journal import find_journal
     from tsctl.views.rollout.watch import watch_lines, watch_picture
     from tsctl.views.terminal import new_console
 
-    path = _journal(find_project(), model)
+    path = find_journal(find_project(), model)
     console = new_console()
     state = watch_picture(path, console) if console.is_terminal and not json else watch_lines(path, json)
     if state.outcome is not Outcome.PROMOTED:
@@ -100,13 +98,13 @@ def explain(model: Model, id: Id = None, json: Json = False) -> None:
     """Explain a rollout in sentences: every decision with its reason, numbers and time, and what to do next."""
     from tsctl.config.project import find_project
     from tsctl.rollout.decide.state import fold
-    from tsctl.rollout.run.journal import read
+    from tsctl.rollout.run.journal import find_journal, read
     from tsctl.views.rollout.narrative import story
     from tsctl.views.rollout.tables import rates_table, signals_table
     from tsctl.views.rollout.wording import when
     from tsctl.views.terminal import print_table, print_wrapped
 
-    entries = read(_journal(find_project(), model, id))
+    entries = read(find_journal(find_project(), model, id))
     told = story(entries)
     if json:
         print_json(told.as_json())
@@ -137,58 +135,11 @@ def report(
 ) -> None:
     """Write a rollout as one HTML file with plots, which needs no network and no other file."""
     from tsctl.config.project import find_project
-    from tsctl.rollout.run.journal import read
+    from tsctl.rollout.run.journal import find_journal, read
     from tsctl.views.rollout.report import SUFFIX, write_report
 
     project = find_project()
-    path = _journal(project, model, id)
+    path = find_journal(project, model, id)
     written = out or path.with_suffix(SUFFIX)
     write_report(written, read(path))
     typer.echo(project.relative(written))
-
-
-def _journal(project: Project, model: str, id: str | None = None) -> Path:
-    """The journal of that rollout, or of the model's last one.
-
-    Args:
-        id: whole, or as many of its first characters as no other has.
-
-    Raises:
-        AnalysisError: there is none, or several begin so.
-    """
-    from tsctl.errors import AnalysisError
-    from tsctl.rollout.run.journal import journals
-
-    paths = [path for path in journals(project, model) if _has_begun(path)]
-    if not paths:
-        raise AnalysisError(f"there is no rollout of {model}", f"Begin one: tsctl rollout start {model} VERSION")
-    if id is None:
-        return paths[-1]
-    found = [path for path in paths if path.stem == id] or [path for path in paths if path.stem.startswith(id)]
-    if len(found) != 1:
-        raise AnalysisError(
-            f"{len(found) or 'no'} rollouts of {model} begin with {id}", f"See 'tsctl rollout history {model}'."
-        )
-    return found[0]
-
-
-def _has_begun(path: Path) -> bool:
-    """Whether the first line is whole; a kill may have cut it off, and then nothing was begun."""
-    with path.open("rb") as file:
-        return file.readline().endswith(b"\n")
-
-
-def _unfinished(project: Project) -> list[Path]:
-    """Journals of rollouts that have not ended.
-
-    Raises:
-        AnalysisError: there was no rollout ever.
-    """
-    from tsctl.errors import AnalysisError
-    from tsctl.rollout.run.journal import folder, journals, unfinished
-
-    models = sorted({path.parent.name for path in journals(project)})
-    if not models:
-        raise AnalysisError("there is no rollout", "Begin one: tsctl rollout start MODEL VERSION")
-    ids = {model: unfinished(project, model) for model in models}
-    return [folder(project, model) / f"{name}.jsonl" for model, name in ids.items() if name is not None]

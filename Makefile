@@ -57,25 +57,25 @@ test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
 
 bench-first-request: archives  ## Measure the first request after READY against the median of the next hundred
-	@$(RUN) scripts/bench.py first-request
+	@$(RUN) -m benchmarks first-request
 
 bench-handlers: archives  ## Measure all figures of the handlers, some twelve minutes (needs wrk)
-	@$(RUN) scripts/bench.py handlers
+	@$(RUN) -m benchmarks handlers
 
 bench-gateway: $(STAMP)  ## Measure all figures of the gateway, some ten minutes (needs wrk)
-	@$(RUN) scripts/bench.py gateway
+	@$(RUN) -m benchmarks gateway
 
 bench-overhead: $(STAMP)  ## Measure requests a second of a linear layer, against stock TorchServe (needs wrk)
-	@$(RUN) scripts/bench.py overhead
+	@$(RUN) -m benchmarks overhead
 
 bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and how soon faults are found, some three minutes
-	@$(RUN) scripts/bench.py rollout
+	@$(RUN) -m benchmarks rollout
 
 bench-kills: $(STAMP)  ## Kill rollouts with SIGKILL at every point of their way, some twenty minutes
-	@$(RUN) -m tsctl.bench.kills
+	@$(RUN) -m benchmarks.crash_tests
 
 gameday: archives  ## Release canaries that are bad on purpose, and see each of them caught, some four minutes
-	@$(RUN) scripts/bench.py gameday
+	@$(RUN) -m benchmarks gameday
 
 fuzz: archives  ## Look for bytes that a worker cannot answer; SECONDS=60 is the time of each target
 	@$(RUN) -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)

@@ -9,8 +9,8 @@ from typing import Any
 from ts.protocol import otf_message_handler
 
 from handlers.wire import Batch
-from tests.handlers.messages import Connection, message
-from tests.handlers.served import CHECKOUT, JSON, PROBLEM, PROBLEM_FIELDS, Reply, Worker, close, replies
+from tests.support.messages import Connection, message
+from tests.support.workers import CHECKOUT, JSON, PROBLEM, PROBLEM_FIELDS, Reply, Worker, close, replies
 
 #: What a request may come to. A 500 is not among them: the models of the targets do not fail.
 STATUSES = {200, 400, 413, 415, 422, 501, 504}

@@ -7,7 +7,7 @@ from random import Random
 
 from tests.fuzz import pictures, texts
 from tests.fuzz.surface import Mutate
-from tests.handlers.messages import message
+from tests.support.messages import message
 
 #: Id, headers, and form fields with their media types, as `messages.message` takes them.
 Read = tuple[str, list[tuple[str, str]], list[tuple[str, str, bytes]]]

@@ -11,7 +11,7 @@ from handlers.items import JPEG, JSON, PNG
 from tests.fuzz import pictures, texts
 from tests.fuzz.answered import Between, bare
 from tests.fuzz.surface import Mutate, Surface
-from tests.handlers.served import Worker, unpacked
+from tests.support.workers import Worker, unpacked
 
 #: What a picture of the most pixels needs of a file where it is black.
 _LONGEST = 16_384

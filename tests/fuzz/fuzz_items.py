@@ -9,8 +9,8 @@ from handlers.items import JPEG, PNG
 from tests.fuzz import fields
 from tests.fuzz.answered import Between
 from tests.fuzz.surface import Surface
-from tests.handlers.messages import message
-from tests.handlers.served import JSON, Worker, unpacked
+from tests.support.messages import message
+from tests.support.workers import JSON, Worker, unpacked
 
 FORM = ("Content-Type", "multipart/form-data; boundary=x")
 

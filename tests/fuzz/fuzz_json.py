@@ -15,7 +15,7 @@ from handlers.tabular import TabularHandler
 from tests.fuzz import texts
 from tests.fuzz.answered import Between, bare
 from tests.fuzz.surface import Surface
-from tests.handlers.served import JSON, Worker, unpacked
+from tests.support.workers import JSON, Worker, unpacked
 from tsctl.archive.build import MANIFEST
 
 

@@ -13,7 +13,7 @@ import pytest
 from handlers.wire import Reader
 from tests.fuzz import fields, pictures, texts
 from tests.fuzz.surface import Surface, bounded
-from tests.handlers.messages import Connection, message
+from tests.support.messages import Connection, message
 
 HERE = Path(__file__).resolve().parent
 TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.py"))

@@ -13,7 +13,7 @@ import pytest
 from handlers.embedding import EmbeddingHandler
 from handlers.image import ImageHandler
 from handlers.tabular import TabularHandler
-from tests.handlers.served import Worker, unpacked
+from tests.support.workers import Worker, unpacked
 
 
 @pytest.fixture(scope="session", autouse=True)

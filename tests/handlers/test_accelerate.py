@@ -17,7 +17,7 @@ from handlers.base import ServingHandler
 from handlers.errors import LoadError
 from handlers.schema import Schema
 from handlers.serving import Acceleration
-from tests.handlers.served import Item, Worker, write_archive_folder
+from tests.support.workers import Item, Worker, write_archive_folder
 
 MODEL = """
 import torch

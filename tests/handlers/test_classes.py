@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.handlers.served import Item, Worker
 from tests.handlers.test_response_cache import Doubler, start
+from tests.support.workers import Item, Worker
 
 HEADER = "x-prediction-class"
 

@@ -22,8 +22,8 @@ from handlers import wire
 from handlers.base import ServingHandler
 from handlers.errors import DoesNotFit, LoadError, RequestError, problem_document
 from handlers.schema import Schema, finite_json
-from tests.handlers.messages import Connection, message
-from tests.handlers.served import CHECKOUT, JSON, Item, Worker, assert_problem, write_archive_folder
+from tests.support.messages import Connection, message
+from tests.support.workers import CHECKOUT, JSON, Item, Worker, assert_problem, write_archive_folder
 from tsctl.archive.probe import decode_answers
 
 SAMPLES = {"two.json": b'{"number": 2}', "three.json": b'{"number": 3}'}

@@ -20,7 +20,7 @@ from PIL import Image
 from handlers.errors import UndecodableBody
 from handlers.image import MOST_SCANS, WORTH_THREADS, ImageHandler
 from handlers.items import JPEG, JSON, PNG
-from tests.handlers.served import Item, Worker, assert_problem
+from tests.support.workers import Item, Worker, assert_problem
 
 BLANK = [[0] * 8] * 8
 

@@ -21,7 +21,7 @@ from handlers.items import Incoming, Outgoing
 from handlers.oip import fold, read_infer, scalar_fields
 from handlers.schema import Schema
 from handlers.tabular import TabularHandler
-from tests.handlers.served import (
+from tests.support.workers import (
     CHECKOUT,
     JSON,
     Item,

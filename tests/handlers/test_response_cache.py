@@ -17,8 +17,8 @@ from handlers import shared_cache
 from handlers.base import ServingHandler
 from handlers.errors import DoesNotFit, LoadError
 from handlers.schema import Schema
-from tests.handlers.served import Item, Worker, assert_problem, write_archive_folder
-from tests.redis_server import free_port, redis_server
+from tests.support.redis_server import free_port, redis_server
+from tests.support.workers import Item, Worker, assert_problem, write_archive_folder
 
 SAMPLES = {"two.json": b'{"number": 2}'}
 GOLDEN = {"two.json": {"double": 4.0}}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from handlers.tabular import TabularHandler
-from tests.handlers.served import Item, Worker, assert_problem, write_archive_folder
+from tests.support.workers import Item, Worker, assert_problem, write_archive_folder
 
 
 def row(worker: Worker, name: str = "malignant", **changes: Any) -> dict[str, Any]:

@@ -58,7 +58,7 @@ SERVING = """
 import sys
 from pathlib import Path
 
-from tests.handlers.served import Item, Worker, write_archive_folder
+from tests.support.workers import Item, Worker, write_archive_folder
 
 import torch
 

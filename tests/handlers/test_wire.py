@@ -16,7 +16,7 @@ from ts.protocol import otf_message_handler as stock
 
 from handlers import wire
 from handlers.wire import Disconnected, Reader
-from tests.handlers.messages import Connection, decoded, message, stock_decoded
+from tests.support.messages import Connection, decoded, message, stock_decoded
 
 TEXT = st.text(max_size=12)
 ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.conftest import free_ports, processes_of
-from tests.readme import FileStep, Step, matches, parse_readme, substitute
+from tests.support.readme import FileStep, Step, matches, parse_readme, substitute
+from tests.support.sites import free_ports, processes_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/writing-a-handler.md")

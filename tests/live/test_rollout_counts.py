@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live.conftest import until
-from tests.live.prometheus import Prometheus
-from tests.live.releases import (
+from tests.support.gateways import Front
+from tests.support.prometheus import Prometheus
+from tests.support.releases import (
     FAILS_ON_LARGE,
     LARGE,
     PACE,
@@ -23,7 +23,7 @@ from tests.live.releases import (
     state_of,
     weights,
 )
-from tests.live.test_gateway import Front
+from tests.support.sites import until
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.counters import BUCKETS_MS, shortest_over

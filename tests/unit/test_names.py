@@ -15,6 +15,7 @@ from tsctl import errors
 CHECKOUT = Path(__file__).resolve().parents[2]
 HANDLERS = sorted((CHECKOUT / "handlers").rglob("*.py"))
 TSCTL = sorted((CHECKOUT / "tsctl").rglob("*.py"))
+BENCHMARKS = sorted((CHECKOUT / "benchmarks").rglob("*.py"))
 SCRIPTS = sorted((CHECKOUT / "scripts").glob("*.py"))
 #: What the command line must not load before a command needs it: time of every start, or the worker's world.
 HEAVY = {
@@ -47,13 +48,13 @@ def test_rooms_import_only_what_pyproject_allows_them() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-@pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS], ids=name_of)
+@pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS, *BENCHMARKS], ids=name_of)
 def test_every_module_says_why_it_changes(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not text or ast.get_docstring(parse(path)), "no docstring"
 
 
-@pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS], ids=name_of)
+@pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS, *BENCHMARKS], ids=name_of)
 def test_names_say_something(path: Path) -> None:
     assert path.stem.strip("_") not in EMPTY_NAMES
 

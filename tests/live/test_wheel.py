@@ -17,7 +17,7 @@ from tests.support.sites import Site, write_tiny
 TIMEOUT_S = 120
 
 
-def run(command: list[str | Path], cwd: Path) -> str:
+def run(cwd: Path, *command: str | Path) -> str:
     """Standard output of a command that succeeds; neither this checkout nor this process's packages are in its way."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TSCTL_"))}
     ended = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -32,8 +32,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in tracked_files():
         (folder / "source" / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(CHECKOUT / path, folder / "source" / path)
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
-    run([*pip, folder / "source"], folder)
+    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", "."]
+    run(folder, sys.executable, "-m", "pip", "wheel", *options, folder / "source")
     [built] = folder.glob("tsctl-*.whl")
     return built
 
@@ -42,9 +42,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def programs(wheel: Path) -> Path:
     """Where the commands of a fresh environment are that holds the wheel and what it declares, at locked versions."""
     environment = wheel.parent / "environment"
-    run([sys.executable, "-m", "venv", "--without-pip", environment], wheel.parent)
-    pip = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python", "install", "--no-compile"]
-    run([*pip, "--constraint", CHECKOUT / "requirements.lock", wheel], wheel.parent)
+    run(wheel.parent, sys.executable, "-m", "venv", "--without-pip", environment)
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python"]
+    run(wheel.parent, *pip, "install", "--no-compile", "--constraint", CHECKOUT / "requirements.lock", wheel)
     return environment / "bin"
 
 
@@ -54,7 +54,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel: Path) ->
 
 
 def test_the_command_line_answers(programs: Path, tmp_path: Path) -> None:
-    assert "Usage: tsctl" in run([programs / "tsctl", "--help"], tmp_path)
+    assert "Usage: tsctl" in run(tmp_path, programs / "tsctl", "--help")
 
 
 def test_every_module_of_tsctl_finds_what_it_imports(programs: Path, tmp_path: Path) -> None:
@@ -64,13 +64,13 @@ def test_every_module_of_tsctl_finds_what_it_imports(programs: Path, tmp_path: P
             importlib.import_module(module.name)
             print(module.name)
     """
-    imported = run([programs / "python", "-I", "-c", code], tmp_path).split()
+    imported = run(tmp_path, programs / "python", "-I", "-c", code).split()
     assert "tsctl.archive.build" in imported
 
 
 def test_an_archive_of_a_project_elsewhere_is_built(programs: Path, tmp_path: Path) -> None:
     write_tiny(Site(tmp_path), "tiny", {"1.0": {}})
-    run([programs / "tsctl", "archive", "build"], tmp_path)
+    run(tmp_path, programs / "tsctl", "archive", "build")
     [archive] = (tmp_path / "archives" / "store").glob("tiny-1.0-*.mar")
     names = zipfile.ZipFile(archive).namelist()
     assert {"handler.py", "golden.json", "handlers/__init__.py", "handlers/contract.py"} <= set(names)

@@ -127,7 +127,7 @@ class World:
             weight = int(own) if version == question.canary else TOTAL - int(own)
             found.setdefault(weight, {}).setdefault(version, {})[kind] = value - cursor.get(key, 0)
         windows = [
-            Window(weight, Seen(**at.get(question.stable, {})), Seen(**at.get(question.canary, {})))
+            Window(weight, Seen(**at.get(question.stable, {})), Seen(**at.get(question.canary, {})))  # type: ignore[arg-type]
             for weight, at in sorted(found.items())
         ]
         return windows, changed

@@ -31,7 +31,6 @@ from tsctl.deploy.changes import (
     phase,
 )
 from tsctl.deploy.desired import desired_state
-from tsctl.deploy.drain import without
 from tsctl.deploy.outcome import Applied, Failure, failed, not_covered
 from tsctl.deploy.plan import make_plan
 from tsctl.deploy.preconditions import error_of
@@ -44,6 +43,7 @@ from tsctl.deploy.state import (
 )
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
 from tsctl.gateway.discover import known_endpoints
+from tsctl.gateway.drain import without
 from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints
 from tsctl.gateway.traffic import Shadow, Traffic, only
 from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion

@@ -23,12 +23,12 @@ from tsctl.deploy.changes import (
     SetDefault,
     Weigh,
 )
-from tsctl.deploy.drain import set_aside
 from tsctl.deploy.observe import Owners
 from tsctl.deploy.outcome import Applied, Failure, title
 from tsctl.deploy.preconditions import error_of
 from tsctl.errors import ConflictError, NodeError, TsctlError
 from tsctl.gateway import change as routes
+from tsctl.gateway.drain import set_aside
 from tsctl.gateway.publish import put_traffic
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, changing, traffic_in_force

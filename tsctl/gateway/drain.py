@@ -16,7 +16,7 @@ from typing import Any
 
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Host
-from tsctl.gateway.envoy.messages import NAMESPACE, document
+from tsctl.gateway.envoy.messages import document, metadata_of
 from tsctl.gateway.envoy.render import cluster_name
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
@@ -76,7 +76,7 @@ def _draining(endpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _node(endpoint: Mapping[str, Any]) -> str:
-    return str(endpoint["metadata"]["filter_metadata"][NAMESPACE]["node"])
+    return str(metadata_of(endpoint)["node"])
 
 
 def _hosts(gateway: Gateway, name: str, node: Node) -> tuple[list[Host], list[Host]]:

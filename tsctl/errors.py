@@ -4,7 +4,6 @@
       SpecError           2  a YAML file, an option or the configuration does not say what it should
       ArchiveError        3  an archive cannot be built, read or trusted
       NodeError           4  a node cannot be started, reached, or does not do what it was told
-        TemporarilyUnavailable  4  something does not answer now, and may later
       GatewayError        5  the gateway refuses or does not serve what it was given
       AnalysisError       6  evidence cannot be read or judged
       ConflictError       7  somebody else holds the lock, or the state changed underneath
@@ -51,10 +50,6 @@ class NodeError(TsctlError):
     """A node cannot be started, reached, or does not do what it was told."""
 
     exit_code = 4
-
-
-class TemporarilyUnavailable(NodeError):
-    """Something does not answer now, or cannot do it now, and may later; nothing is decided meanwhile."""
 
 
 class GatewayError(TsctlError):

@@ -12,11 +12,12 @@ from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.errors import TemporarilyUnavailable, TsctlError
+from tsctl.errors import TsctlError
 from tsctl.rollout.decide.events import Command, Effect, EffectDone
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
+from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 
 POLICY = RolloutPolicy(
     steps=(5, 50, 100), hold_s=10, max_hold_s=600, min_requests=100, max_error_rate=0.2, settle_s=0, tick_s=1, keep=1

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from tests.unit.fakes import POLICY, FakeEffects, FakeEvidence, FakeHealth, FakeOperator, FakeSite, Killed
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TemporarilyUnavailable, TsctlError
+from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, Entry, Event, Outcome, Started
 from tsctl.rollout.decide.judge import Verdict
 from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.journal import Journal
 from tsctl.rollout.run.runner import READY_S, Runner
 

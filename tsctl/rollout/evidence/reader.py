@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import requests
 
-from tsctl.errors import AnalysisError, TemporarilyUnavailable
+from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import SERIES, Sample, parse_page
 from tsctl.gateway.envoy.admin import Admin
 from tsctl.rollout.decide.evidence import Window
@@ -145,13 +145,13 @@ class LiveEvidence:
         """Requests per second of the route since the last call.
 
         Raises:
-            TemporarilyUnavailable: it was measured for less than RATE_S.
+            AnalysisError: it was measured for less than RATE_S.
         """
         now, total = self.clock(), requests_of(self.envoy.samples(state.model), state.model)
         if self.measured is None or total < self.measured[1]:
             self.measured = (now, total)
         since, before = self.measured
         if now - since < RATE_S:
-            raise TemporarilyUnavailable("the rate of requests is being measured")
+            raise AnalysisError("the rate of requests is being measured")
         self.measured = (now, total)
         return (total - before) / (now - since)

@@ -28,7 +28,7 @@ from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run.commands import LiveOperator, person
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import LiveHealth
-from tsctl.rollout.run.journal import Journal, folder, journals, new_path, unfinished, whole_bytes
+from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, unfinished
 from tsctl.rollout.run.runner import Runner
 
 #: A status check may hold the lock for this long.
@@ -149,15 +149,7 @@ def _lock(project: Project, model: str) -> Path:
 
 
 def _last(project: Project, model: str) -> tuple[Journal, State]:
-    """The model's last rollout; one without a whole line was not begun.
-
-    Raises:
-        AnalysisError: there is none.
-    """
-    paths = [path for path in journals(project, model) if whole_bytes(path.read_bytes())]
-    if not paths:
-        raise AnalysisError(f"no rollout of {model!r}", f"Begin one: tsctl rollout start {model} VERSION")
-    journal = Journal(paths[-1])
+    journal = Journal(find_journal(project, model))
     return journal, fold(journal.entries)
 
 

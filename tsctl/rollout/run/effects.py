@@ -9,7 +9,7 @@ from typing import TypeVar
 from tsctl.archive.store import StoredArchive, digest_of
 from tsctl.archive.verify import verify
 from tsctl.config.weights import TOTAL
-from tsctl.errors import ArchiveError, NodeError, TemporarilyUnavailable
+from tsctl.errors import ArchiveError, NodeError
 from tsctl.gateway.change import set_weights, sync
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.retire import retire
@@ -25,7 +25,7 @@ from tsctl.rollout.decide.workers import requests_per_s
 from tsctl.rollout.run.capacity_probe import batch_seconds
 from tsctl.rollout.run.golden import Golden, read_golden, require_golden
 from tsctl.rollout.run.health import read_memory, worker_pids
-from tsctl.rollout.run.interfaces import may_succeed_later
+from tsctl.rollout.run.interfaces import TemporarilyUnavailable, may_succeed_later
 
 RETIRE_S = 60.0
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tsctl.config.weights import TOTAL
-from tsctl.errors import TemporarilyUnavailable
 from tsctl.gateway.change import weights_text
 from tsctl.gateway.state import Gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic
@@ -16,6 +15,7 @@ from tsctl.nodes.fan_out import NodeResult, run_on_nodes
 from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.node import Node
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 
 #: Nodes and weights are checked this often.
 CHECK_S = 2.0

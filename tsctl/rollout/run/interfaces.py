@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.errors import AnalysisError, ConflictError, TemporarilyUnavailable, TsctlError
+from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.nodes.fan_out import is_unavailable
 from tsctl.rollout.decide.events import Command, EffectDone
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
+
+
+class TemporarilyUnavailable(NodeError):
+    """Something does not answer or cannot be done now, and may later; nothing is decided meanwhile."""
 
 
 class Effects(Protocol):

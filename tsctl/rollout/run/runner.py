@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tsctl.config.weights import percent
-from tsctl.errors import AnalysisError, GatewayError, TemporarilyUnavailable, TsctlError
+from tsctl.errors import AnalysisError, GatewayError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide import actions, events
 from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone, Entry, Event, VerdictReached
@@ -20,7 +20,14 @@ from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
 from tsctl.rollout.decide.workers import memory_fault, utilisation
 from tsctl.rollout.evidence.counts import LEAST_ANSWERS, EvidenceQuery
-from tsctl.rollout.run.interfaces import Effects, EvidenceReader, Health, Operator, may_succeed_later
+from tsctl.rollout.run.interfaces import (
+    Effects,
+    EvidenceReader,
+    Health,
+    Operator,
+    TemporarilyUnavailable,
+    may_succeed_later,
+)
 from tsctl.rollout.run.journal import Journal
 
 #: A tick without requests, and a wait that goes on, are journaled this often.

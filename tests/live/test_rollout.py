@@ -163,7 +163,7 @@ def test_a_good_canary_is_promoted_under_load_and_can_be_taken_back(front: Front
     assert load.failed == []
     assert [entry.content["index"] for entry in entries(front) if entry.kind == "step"] == [0, 1, 2]
     report = newest(front).with_suffix(".html")
-    assert f"{report.relative_to(site.root)} shows it" in ended.out
+    assert f"report: {report.relative_to(site.root)}" in ended.out.splitlines()
     assert "rolled back" in report.read_text()
 
 

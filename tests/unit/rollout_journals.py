@@ -102,7 +102,7 @@ class Writer:
     def promote(self) -> None:
         self.do("default", detail="2 nodes")
         self.do("retire", detail="0.9 of 2 nodes")
-        self.tell("ended", outcome="promoted", why="no signal speaks against it")
+        self.tell("ended", outcome="promoted", why="no signal counts against it")
 
     def back(self, outcome: str, why: str) -> None:
         self.do("back", 0.2)
@@ -183,7 +183,7 @@ def taken_back(folder: Path, **given: Any) -> Writer:
     writer.tell("reopened", by="bob@desk")
     writer.do("back")
     writer.do("undefault")
-    writer.tell("ended", outcome="rolled back", why="no signal speaks against it")
+    writer.tell("ended", outcome="rolled back", why="no signal counts against it")
     return writer
 
 

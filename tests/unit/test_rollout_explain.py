@@ -66,7 +66,7 @@ def test_a_rollback_is_told_with_the_numbers_that_it_stands_on(tmp_path: Path) -
 
 def test_a_promotion_says_how_to_go_back(tmp_path: Path) -> None:
     text = text_of(promoted(tmp_path))
-    assert text.count("no signal speaks against it") == 3
+    assert text.count("no signal counts against it") == 3
     assert "ann@desk started the rollout of digits 2.0 against 1.0 on local, far: steps of 10%, 50%, 100%" in text
     assert "digits 2.0 was promoted" in text and "tsctl rollout rollback digits" in text
 

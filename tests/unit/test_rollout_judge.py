@@ -76,7 +76,7 @@ def test_the_average_is_what_the_signals_add_up_to(windows: list[Window], has_cl
 def test_what_a_pass_needs() -> None:
     good = after(both(OutcomeCounts(100_000), OutcomeCounts(5_000)))
     assert judge(POLICY, good, Held(60, 5_000)).verdict is Verdict.PASS
-    assert judge(POLICY, good, Held(59, 5_000)).why == "held for 1 s more"
+    assert judge(POLICY, good, Held(59, 5_000)).why == "1 s of hold time left"
     few = judge(POLICY, good, Held(60, 150))
     assert (few.verdict, few.needed, few.why) == (Verdict.UNDECIDED, 50, "about 50 more requests of the canary")
     alike = after(
@@ -92,9 +92,9 @@ def test_what_a_pass_needs() -> None:
 
 @pytest.mark.parametrize(("stable", "canary", "signal", "why"), [
     (OutcomeCounts(20_000, 100), OutcomeCounts(1_000, 50), "errors",
-     "5.00% of the canary's requests are errors, and 0.50% of stable's"),
+     "5.00% of the canary's requests are errors, against 0.50% of stable's"),
     (OutcomeCounts(20_000, 0, 900), OutcomeCounts(1_000, 0, 700), "slow",
-     "70.00% of the canary's requests are slow, and 4.50% of stable's"),
+     "70.00% of the canary's requests are slow, against 4.50% of stable's"),
     (OutcomeCounts(20_000, 0, 0, {"a": 10_000, "b": 10_000}), OutcomeCounts(1_000, 0, 0, {"b": 1_000}), "mix",
      "are predicted as"),
 ])  # fmt: skip

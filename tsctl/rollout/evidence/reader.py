@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import requests
 
+from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import SERIES, Sample, parse_page
 from tsctl.gateway.envoy.admin import Admin
@@ -79,6 +80,11 @@ class PrometheusServer:
             raise AnalysisError(
                 f"Prometheus at {self._address} does not answer: {cause}", "Does it run, and scrape the gateway?"
             ) from None
+
+
+def open_source(policy: RolloutPolicy, admin: Admin) -> Source:
+    """The source that the policy names; nothing is asked."""
+    return PrometheusServer(policy.prometheus) if policy.prometheus else EnvoyCounters(admin)
 
 
 def samples_of(results: list[dict[str, Any]], address: str) -> list[Sample]:

@@ -8,27 +8,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tsctl.archive.store import archive_of, digest_of, find_archive
-from tsctl.config.deployment import DeploymentSpec
-from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
-from tsctl.config.weights import TOTAL
-from tsctl.errors import AnalysisError, ConflictError, GatewayError, SpecError
-from tsctl.gateway.change import weights_text
-from tsctl.gateway.counters import Sample
-from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
-from tsctl.gateway.traffic import Traffic
+from tsctl.errors import AnalysisError, ConflictError
+from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.node import open_nodes
 from tsctl.rollout.decide.events import Command, Outcome, Started, start_of
 from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values, requests_of
-from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, PrometheusServer, Source
+from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, open_source
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run.commands import LiveOperator, person
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import LiveHealth
 from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, unfinished
+from tsctl.rollout.run.preconditions import (
+    counts_before,
+    require_no_weights,
+    require_undivided,
+    route_of,
+    serving_nodes,
+)
 from tsctl.rollout.run.runner import Runner
 
 #: A status check may hold the lock for this long.
@@ -54,13 +55,13 @@ def started(gateway: Gateway, model: str, version: str, workers: int | None, not
                 f"the rollout {other} of {model} has not ended",
                 f"'tsctl rollout resume {model}' goes on with it, 'tsctl rollout abort {model}' rolls it back.",
             )
-        _require_no_weights(gateway.deployment, model)
-        route = _route(gateway, model)
-        _require_undivided(route, version)
+        require_no_weights(gateway.deployment, model)
+        route = route_of(gateway, model)
+        require_undivided(route, version)
         policy = gateway.deployment.policy(model)
-        samples = _samples_before(gateway, policy, model)
+        samples = counts_before(gateway, policy, model)
         digest = digest_of(archive.path)
-        nodes = _nodes_of(gateway, model, route.stable)
+        nodes = serving_nodes(gateway, model, route.stable)
         LiveOperator(project, model).forget()
         journal = Journal(new_path(project, model, version, time.time()))
         log_end = UserLog(gateway.places.access_log, {}).mark()
@@ -117,7 +118,7 @@ def reopened(gateway: Gateway, model: str, note: Note) -> Iterator[Runner]:
         journal, state = _last(gateway.project, model)
         if state.outcome is not Outcome.PROMOTED:
             raise AnalysisError(f"the last rollout of {model}, {state.id}, was not promoted: it was {state.outcome}")
-        stable = _route(gateway, model).stable
+        stable = route_of(gateway, model).stable
         if stable != state.canary:
             raise ConflictError(
                 f"{model} {stable} is stable now, and not {state.canary}, which {state.id} promoted",
@@ -165,7 +166,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: tuple[floa
         LiveEffects(gateway, archive, start.workers, nodes, note, _replaced(project, start)),
         LiveEvidence(
             # the source with which the rollout started: another one counts from another moment on
-            source=_source(gateway, start.policy),
+            source=open_source(start.policy, gateway.admin),
             envoy=EnvoyCounters(gateway.admin),
             users=UserLog(gateway.places.access_log, start.cursor) if is_by_user else None,
             measured=measured,
@@ -176,65 +177,8 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: tuple[floa
     )
 
 
-def _source(gateway: Gateway, policy: RolloutPolicy) -> Source:
-    return PrometheusServer(policy.prometheus) if policy.prometheus else EnvoyCounters(gateway.admin)
-
-
 def _replaced(project: Project, start: Started) -> tuple[str, ...]:
     """Versions of the model that its other rollouts replaced, the last one first."""
     paths = [path for path in reversed(journals(project, start.model)) if path.stem != start.id]
     states = [fold(entries) for path in paths if (entries := Journal(path).entries)]
     return tuple(dict.fromkeys(state.stable for state in states if state.outcome is Outcome.PROMOTED))
-
-
-def _samples_before(gateway: Gateway, policy: RolloutPolicy, model: str) -> list[Sample]:
-    """The counts before the rollout, which are no evidence.
-
-    Raises:
-        AnalysisError: Prometheus does not have them yet, and would have them later as if they were new.
-    """
-    samples = _source(gateway, policy).samples(model)
-    if policy.prometheus and not requests_of(samples, model):
-        counted = requests_of(EnvoyCounters(gateway.admin).samples(model), model)
-        if counted:
-            raise AnalysisError(
-                f"Prometheus at {policy.prometheus} has no request of {model}, and the gateway counted {counted:,}",
-                f"Does it scrape {gateway.spec.metrics}/metrics? A server that has just started needs a while.",
-            )
-    return samples
-
-
-def _route(gateway: Gateway, model: str) -> Traffic:
-    if not gateway.admin.is_live():
-        raise GatewayError("the gateway does not run", "Start it with 'make up' or 'tsctl gateway start'.")
-    routes = {route.model: route for route in traffic_in_force(gateway)}
-    if model not in routes:
-        raise GatewayError(f"no route for model {model!r}", f"There are {', '.join(routes) or 'none'}.")
-    return routes[model]
-
-
-def _require_no_weights(deployment: DeploymentSpec, model: str) -> None:
-    target = deployment.models.get(model)
-    if target is not None and target.weights is not None:
-        raise SpecError(
-            f"deployment.yaml sets the weights of {model}, which a rollout changes",
-            f"Remove models.{model}.weights, or 'tsctl apply' would set them back.",
-        )
-
-
-def _require_undivided(route: Traffic, version: str) -> None:
-    if version == route.stable:
-        raise ConflictError(f"{route.model} {version} is stable already, so there is nothing to release")
-    if route.weights[route.stable] != TOTAL:
-        raise ConflictError(
-            f"the requests of {route.model} are divided by hand: {weights_text(route)}",
-            f"Give stable all requests first: tsctl weights set {route.model} {route.stable}=100%",
-        )
-
-
-def _nodes_of(gateway: Gateway, model: str, version: str) -> tuple[str, ...]:
-    clusters = [one for one in upstreams_written(gateway) if (one.model, one.version) == (model, version)]
-    names = tuple(endpoint.node for cluster in clusters for endpoint in cluster.endpoints)
-    if not names:
-        raise GatewayError(f"no node serves {model} {version}, which is stable", "See 'tsctl status'.")
-    return names

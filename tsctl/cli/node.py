@@ -70,6 +70,20 @@ def stop(node: NodeOption = None) -> None:
 
 
 @app.command()
+def running() -> None:
+    """Print pid and record of every node that runs from this folder; exit code 1 if none does."""
+    from tsctl.config.project import find_project
+    from tsctl.nodes.torchserve.process import running_nodes
+
+    project = find_project()
+    nodes = running_nodes(project)
+    for record, pid in nodes:
+        typer.echo(f"pid {pid}, {project.relative(record)}")
+    if not nodes:
+        raise typer.Exit(1)
+
+
+@app.command()
 def wait(
     node: NodeOption = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 120.0,

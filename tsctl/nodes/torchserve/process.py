@@ -118,6 +118,12 @@ def running_pid(paths: NodePaths) -> int | None:
     return record.pid if record and record.is_running else None
 
 
+def running_nodes(project: Project) -> list[tuple[Path, int]]:
+    """Record and pid of every running node that was started in this folder, whatever deployment.yaml says."""
+    records = sorted((project.state / "nodes").glob("*/node.json"))
+    return [(record, pid) for record in records if (pid := running_pid(NodePaths(record.parent))) is not None]
+
+
 def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> subprocess.Popen[bytes]:
     """Start the node's process in a session of its own, with its record written.
 

@@ -36,8 +36,8 @@ from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress, Step
 from tsctl.nodes.fan_out import NodeResult, is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
-from tsctl.nodes.torchserve.client import Unreachable
 from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.session import Unreachable
 from tsctl.rollout.run.journal import unfinished
 
 #: How long a version that is retired may have requests in hand.

@@ -10,9 +10,10 @@ from handlers.contract import LoadReport
 from tsctl.archive.store import parse_name
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.nodes.fan_out import run_on_nodes
-from tsctl.nodes.torchserve.client import Unreachable, VersionState
+from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.logs import load_reports
 from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.session import Unreachable
 from tsctl.nodes.torchserve.tokens import NoKeyFile
 
 

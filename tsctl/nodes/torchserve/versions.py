@@ -19,9 +19,10 @@ from tsctl.errors import NodeError, TsctlError
 from tsctl.host.locks import exclusive
 from tsctl.host.process import started_ticks
 from tsctl.host.progress import Note
-from tsctl.nodes.torchserve.client import ManagementError, Reply, Unreachable, VersionState
+from tsctl.nodes.torchserve.client import ManagementError, Reply, VersionState
 from tsctl.nodes.torchserve.logs import load_reports, size
 from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.session import Unreachable
 from tsctl.nodes.torchserve.snapshot import forget
 
 POLL_S = 0.2

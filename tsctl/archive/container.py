@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from handlers.contract import SAMPLE_MEDIA_TYPES
 from tsctl.archive.store import UNREADABLE, digest_of, store_name
 from tsctl.errors import ArchiveError
 
@@ -101,6 +102,16 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         raise ArchiveError(f"no such file: {path}") from None
     except UNREADABLE as error:
         raise ArchiveError(f"{path} is not a zip file: {error}") from error
+
+
+def read_samples(path: Path) -> list[tuple[str, bytes, str]]:
+    """Name, body and media type of each sample in the archive; empty for a stock archive."""
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if name.startswith("samples/") and not name.endswith("/"))
+        return [
+            (name, archive.read(name), SAMPLE_MEDIA_TYPES.get(Path(name).suffix.lower(), "application/octet-stream"))
+            for name in names
+        ]
 
 
 def unpack(path: Path, folder: Path) -> None:

@@ -38,6 +38,7 @@ from tsctl.nodes.fan_out import NodeResult, is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.nodes.torchserve.warmup import warm_up
 from tsctl.rollout.run.journal import unfinished
 
 #: How long a version that is retired may have requests in hand.
@@ -153,7 +154,7 @@ def _scale(owners: Owners, change: Scale, node: Node, note: Note) -> None:
     was = change.before[node.name]
     archive = _stored(owners.project, was.archive)
     if was.ready == 0 and archive is not None:  # nobody has asked it yet
-        versions.warm_wire(node, archive, note)
+        warm_up(node, archive, note)
 
 
 def _scaled_down(owners: Owners, change: Scale, lost: set[str], note: Note) -> list[Failure]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tsctl.archive.build import build_versions
+from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive, find_archive
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
@@ -20,6 +21,7 @@ from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.client import Reply
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.start import require_same_addresses, restore, start_node, stop_node
+from tsctl.nodes.torchserve.warmup import warm_up
 from tsctl.rollout.run.journal import unfinished
 
 
@@ -143,7 +145,7 @@ def _serve_version(
         with progress.step(f"scaling {name}") as step:
             wanted = workers or max(1, found[0].min_workers)
             versions.scale(node, archive.model, archive.version, wanted, step.note)
-            versions.warm_wire(node, archive, step.note)
+            warm_up(node, archive, step.note)
             step.done(_ready(node, archive))
         outcome.changes.append(f"scaled {name}")
 
@@ -157,7 +159,7 @@ def _serve_default(node: Node, model: str, version: str, outcome: Outcome) -> No
 def _ask(node: Node, archive: StoredArchive, outcome: Outcome) -> None:
     """One real request to the model's default version; a version that is not ready was told of already."""
     found = node.client.describe(archive.model, archive.version)
-    samples = versions.read_samples(archive.path)
+    samples = read_samples(archive.path)
     if not found or not found[0].is_ready or not samples:
         return
     name, body, media_type = samples[0]

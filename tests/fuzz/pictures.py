@@ -6,7 +6,7 @@ import struct
 import zlib
 from random import Random
 
-from surface import Mutate
+from tests.fuzz.surface import Mutate
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: What lies before a picture's pixels, and is parsed in Python; sizes of a bomb are among the contents.

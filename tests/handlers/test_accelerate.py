@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors.torch import save_file
-from served import Item, Worker, write_archive_folder
 
 from handlers import accelerate as acceleration
 from handlers.accelerate import accelerate, compile_mode, has_bf16
@@ -18,6 +17,7 @@ from handlers.base import ServingHandler
 from handlers.errors import LoadError
 from handlers.schema import Schema
 from handlers.serving import Acceleration
+from tests.support.workers import Item, Worker, write_archive_folder
 
 MODEL = """
 import torch

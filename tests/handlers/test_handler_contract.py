@@ -14,16 +14,16 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from messages import Connection, message
 from pydantic import GetPydanticSchema
 from pydantic_core import core_schema
-from served import CHECKOUT, JSON, Item, Worker, assert_problem, write_archive_folder
 from ts.utils.util import list_classes_from_module
 
 from handlers import wire
 from handlers.base import ServingHandler
 from handlers.errors import DoesNotFit, LoadError, RequestError, problem_document
 from handlers.schema import Schema, finite_json
+from tests.support.messages import Connection, message
+from tests.support.workers import CHECKOUT, JSON, Item, Worker, assert_problem, write_archive_folder
 from tsctl.archive.probe import decode_answers
 
 SAMPLES = {"two.json": b'{"number": 2}', "three.json": b'{"number": 3}'}

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from messages import Connection, decoded, message, stock_decoded
 from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler as stock
 
 from handlers import wire
 from handlers.wire import Disconnected, Reader
+from tests.support.messages import Connection, decoded, message, stock_decoded
 
 TEXT = st.text(max_size=12)
 ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.live.conftest import Site, free_ports, make_site, processes_of, until, write_tiny
-from tests.live.test_gateway import Front
-from tests.live.test_retire import load
+from benchmarks.harness.client import under_load
+from tests.support.gateways import Front
+from tests.support.sites import HALF, Site, free_ports, make_site, processes_of, until, write_tiny
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.start import local_key
@@ -139,11 +139,11 @@ def test_what_somebody_changed_by_hand_is_shown_and_mended(front: Front) -> None
         "? 9.0 kept b 1 worker, not in deployment.yaml (--prune retires it)",
         "3 to change, 1 not in deployment.yaml",
     ]
-    with load(front, "/predictions/tiny", 4) as seen:
+    with under_load(front.address("/predictions/tiny"), HALF, 4) as load:
         site.run("apply", "--prune")
-        after = seen[200, "9.0"]
-    assert 0 < seen[200, "9.0"] == after, "requests reached what was pruned, and none afterwards"
-    assert {status for status, _ in seen} == {200}
+        after = load.counts[200, "9.0"]
+    assert 0 < load.counts[200, "9.0"] == after, "requests reached what was pruned, and none afterwards"
+    assert {status for status, _ in load.counts} == {200}
     assert served(site) == on_both("1.0", "2.0")
     assert lines(site.run("plan", "--prune").out) == ["nothing to change"]
     assert front.ask("/predictions/tiny/9.0").status_code == 404

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.live.conftest import HALF, TINY, Site, is_alive, processes_of, until, write_tiny
+from tests.support.sites import HALF, TINY, Site, is_alive, processes_of, until, write_tiny
 
 
 def test_a_killed_node_comes_back_with_its_versions_defaults_and_workers(site: Site) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.conftest import free_ports, processes_of
-from tests.readme import FileStep, Step, matches, parse_readme, substitute
+from tests.support.readme import FileStep, Step, matches, parse_readme, substitute
+from tests.support.sites import free_ports, processes_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/writing-a-handler.md")
@@ -73,11 +73,13 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     root = tmp_path_factory.mktemp("readme") / "tsctl"
     for path in files_of_the_checkout():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(CHECKOUT / path, root / path)  # with its time, which make looks at
+        shutil.copy2(CHECKOUT / path, root / path)
     for path in built_files():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(CHECKOUT / path, root / path)
     (root / ".venv").symlink_to(sys.prefix)
+    for name in ("requirements.lock", "pyproject.toml"):
+        os.utime(root / name, (0, 0))  # .venv is that of these tests, so make takes it as it is
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     deployment = root / "deployment.yaml"
     deployment.write_text(substitute(deployment.read_text(), ports))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.live.conftest import until
-from tests.live.releases import (
+from tests.support.gateways import Front
+from tests.support.releases import (
     FAILS_ON_LARGE,
     LARGE,
     PACE,
@@ -26,7 +26,7 @@ from tests.live.releases import (
     state_of,
     weights,
 )
-from tests.live.test_gateway import Front
+from tests.support.sites import until
 from tsctl.archive.store import find_archive
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project

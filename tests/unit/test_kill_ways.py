@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tsctl.bench.kill_ways import PROMOTED, ROLLED_BACK, repeated, unread
+from benchmarks.crash_tests.cases import PROMOTED, ROLLED_BACK, repeated, unread
 from tsctl.rollout.run.journal import Entry
 
 

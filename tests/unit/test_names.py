@@ -15,8 +15,7 @@ from tsctl import errors
 CHECKOUT = Path(__file__).resolve().parents[2]
 HANDLERS = sorted((CHECKOUT / "handlers").glob("*.py"))
 TSCTL = sorted((CHECKOUT / "tsctl").rglob("*.py"))
-#: Runs in a worker: the stock handler that the benchmarks compare with.
-STOCK = CHECKOUT / "tsctl" / "bench" / "stock"
+BENCHMARKS = sorted((CHECKOUT / "benchmarks").rglob("*.py"))
 SCRIPTS = sorted((CHECKOUT / "scripts").glob("*.py"))
 #: What the command line must not load before a command needs it: time of every start, or the worker's world.
 HEAVY = {
@@ -81,7 +80,7 @@ def test_a_handler_module_works_from_the_checkout_and_from_an_archive(path: Path
         assert "ts" not in found, "only wire.py knows TorchServe's own package"
 
 
-@pytest.mark.parametrize("path", [path for path in TSCTL if path.parent != STOCK], ids=name_of)
+@pytest.mark.parametrize("path", TSCTL, ids=name_of)
 def test_importing_a_tsctl_module_imports_nothing_of_the_worker(path: Path) -> None:
     found = imports_at_start(parse(path))
     assert not found & {"torch", "ts", "handlers"}
@@ -89,12 +88,22 @@ def test_importing_a_tsctl_module_imports_nothing_of_the_worker(path: Path) -> N
 
 
 @pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS], ids=name_of)
+def test_nothing_that_is_shipped_imports_benchmarks_or_tests(path: Path) -> None:
+    assert not imports(parse(path)) & {"benchmarks", "tests"}
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=name_of)
+def test_benchmarks_import_nothing_of_the_tests(path: Path) -> None:
+    assert "tests" not in imports(parse(path))
+
+
+@pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS, *BENCHMARKS], ids=name_of)
 def test_every_module_says_why_it_changes(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not text or ast.get_docstring(parse(path)), "no docstring"
 
 
-@pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS], ids=name_of)
+@pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS, *BENCHMARKS], ids=name_of)
 def test_names_say_something(path: Path) -> None:
     assert path.stem.strip("_") not in EMPTY_NAMES
 

@@ -39,9 +39,6 @@ from tsctl.deploy.state import (
     Actual,
     Desired,
     GatewayState,
-    ModelOnNode,
-    NodeState,
-    Registered,
     WantedModel,
     WantedVersion,
 )
@@ -49,6 +46,7 @@ from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, S
 from tsctl.gateway.discover import known_endpoints
 from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints
 from tsctl.gateway.traffic import Shadow, Traffic, only
+from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.nodes.torchserve.session import Unreachable
 from tsctl.views.plan import aligned, applied_json, heading, lines_of, plan_json, summary
 
@@ -67,17 +65,17 @@ def wanted(*versions: WantedVersion, default: str = "1.0", shares: Mapping[str, 
     return Desired((WantedModel("tiny", default, versions, shares),))
 
 
-def node(name: str, default: str | None = "1.0", **versions: tuple[int, int]) -> NodeState:
+def node(name: str, default: str | None = "1.0", **versions: tuple[int, int]) -> ObservedNode:
     """A node with versions such as `v1=(workers, ready)`."""
-    found = {f"{key[1:]}.0": Registered(archive(f"{key[1:]}.0"), *state) for key, state in versions.items()}
-    return NodeState(name, {"tiny": ModelOnNode(default, found)} if found else {})
+    found = {f"{key[1:]}.0": ObservedVersion(archive(f"{key[1:]}.0"), *state) for key, state in versions.items()}
+    return ObservedNode(name, {"tiny": ObservedModel(default, found)} if found else {})
 
 
-def away(name: str) -> NodeState:
-    return NodeState(name, why_not="no connection")
+def away(name: str) -> ObservedNode:
+    return ObservedNode(name, error=Unreachable("no connection"))
 
 
-def actual(*nodes: NodeState, weights: Mapping[str, int] | None = None, is_live: bool = True, **more: Any) -> Actual:
+def actual(*nodes: ObservedNode, weights: Mapping[str, int] | None = None, is_live: bool = True, **more: Any) -> Actual:
     routes = {"tiny": Traffic("tiny", weights)} if weights else {}
     return Actual(nodes, GatewayState(is_live, routes), **more)
 
@@ -243,7 +241,11 @@ PIN = DIGESTS["1.0"]
 LACKING = actual(node("a"), weights=ALL)
 SERVED = actual(node("a", v1=(1, 1)), weights=ALL)
 HAS_OTHER = Actual(
-    (NodeState("a", {"tiny": ModelOnNode("1.0", {"1.0": Registered(store_name("tiny", "1.0", "e" * 12), 1, 1)})}),),
+    (
+        ObservedNode(
+            "a", {"tiny": ObservedModel("1.0", {"1.0": ObservedVersion(store_name("tiny", "1.0", "e" * 12), 1, 1)})}
+        ),
+    ),
     GatewayState(True, {"tiny": only("tiny", "1.0")}),
 )
 
@@ -334,7 +336,7 @@ def test_a_model_whose_rollout_has_not_ended_is_not_changed() -> None:
 class World:
     """Nodes and routes that do what they are told, as TorchServe and Envoy do; what those refuse fails the test."""
 
-    nodes: dict[str, NodeState]
+    nodes: dict[str, ObservedNode]
     gateway: GatewayState | None
 
     @property
@@ -343,23 +345,25 @@ class World:
 
     def make(self, change: Change) -> None:
         for name in change.nodes:
-            assert not self.nodes[name].why_not
+            assert self.nodes[name].error is None
         match change:
             case Register():
                 for name in change.nodes:
-                    served = self.nodes[name].models.get(change.model, ModelOnNode(None, {}))
+                    served = self.nodes[name].models.get(change.model, ObservedModel(None, {}))
                     assert change.version not in served.versions
-                    self._put(name, change.model, change.version, Registered(change.archive, *[change.workers] * 2))
+                    self._put(
+                        name, change.model, change.version, ObservedVersion(change.archive, *[change.workers] * 2)
+                    )
                     if not served.versions:
                         self._default(name, change.model, change.version)
             case Scale():
                 for name, was in change.before.items():
-                    assert self.nodes[name].registered(change.model, change.version) == was
+                    assert self.nodes[name].version(change.model, change.version) == was
                     least = max(0, was.ready - max(0, was.workers - change.workers))
                     self._put(name, change.model, change.version, replace(was, ready=least))
                 self.check()
                 for name, was in change.before.items():
-                    self._put(name, change.model, change.version, Registered(was.archive, *[change.workers] * 2))
+                    self._put(name, change.model, change.version, ObservedVersion(was.archive, *[change.workers] * 2))
             case Weigh():
                 assert self.gateway is not None
                 assert self.gateway.is_live
@@ -369,7 +373,7 @@ class World:
                 self._route(change.model, route.weighted(change.weights))
             case SetDefault():
                 for name in change.nodes:
-                    state = self.nodes[name].registered(change.model, change.version)
+                    state = self.nodes[name].version(change.model, change.version)
                     assert state is not None
                     assert state.is_ready
                     self._default(name, change.model, change.version)
@@ -396,12 +400,12 @@ class World:
         weighted = [version for version, share in route.weights.items() if share] if route else []
         return any(state.ready for version in weighted for state in self.actual.on(model, version).values())
 
-    def _model(self, name: str, model: str, served: ModelOnNode | None) -> None:
+    def _model(self, name: str, model: str, served: ObservedModel | None) -> None:
         models = {key: value for key, value in self.nodes[name].models.items() if key != model}
         self.nodes[name] = replace(self.nodes[name], models={**models, **({model: served} if served else {})})
 
-    def _put(self, name: str, model: str, version: str, state: Registered) -> None:
-        served = self.nodes[name].models.get(model, ModelOnNode(None, {}))
+    def _put(self, name: str, model: str, version: str, state: ObservedVersion) -> None:
+        served = self.nodes[name].models.get(model, ObservedModel(None, {}))
         self._model(name, model, replace(served, versions={**served.versions, version: state}))
 
     def _default(self, name: str, model: str, version: str) -> None:
@@ -411,7 +415,7 @@ class World:
         served = self.nodes[name].models[model]
         rest = {key: state for key, state in served.versions.items() if key != version}
         default = next(iter(rest), None) if served.default == version else served.default
-        self._model(name, model, ModelOnNode(default, rest) if rest else None)
+        self._model(name, model, ObservedModel(default, rest) if rest else None)
 
     def _route(self, model: str, route: Traffic | None) -> None:
         assert self.gateway is not None
@@ -446,21 +450,21 @@ def wanted_models(draw: st.DrawFn) -> Desired:
 
 
 @st.composite
-def served_models(draw: st.DrawFn) -> dict[str, ModelOnNode]:
+def served_models(draw: st.DrawFn) -> dict[str, ObservedModel]:
     models = {}
     for model in draw(st.lists(st.sampled_from(MODELS), unique=True)):
         names = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
         versions = {}
         for name in names:
             workers = draw(st.integers(0, 3))
-            versions[name] = Registered(archive(name, model), workers, draw(st.integers(0, workers)))
-        models[model] = ModelOnNode(draw(st.sampled_from(names)), versions)
+            versions[name] = ObservedVersion(archive(name, model), workers, draw(st.integers(0, workers)))
+        models[model] = ObservedModel(draw(st.sampled_from(names)), versions)
     return models
 
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    nodes = {name: NodeState(name, draw(served_models())) for name in ("a", "b")}
+    nodes = {name: ObservedNode(name, draw(served_models())) for name in ("a", "b")}
     if draw(st.booleans()):
         nodes["c"] = away("c")
     routes = {}
@@ -490,7 +494,7 @@ def test_a_plan_that_was_made_leaves_nothing_to_change_and_every_route_answers(
     assert left.away == plan.away
     for model in desired.models:
         for node_state in world.nodes.values():
-            if not node_state.why_not:
+            if node_state.error is None:
                 assert {one.version for one in model.versions} <= node_state.models[model.model].versions.keys()
                 assert node_state.models[model.model].default == model.default
     if not (prune or prune_models):

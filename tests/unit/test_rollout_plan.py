@@ -87,7 +87,7 @@ def test_without_traffic_it_says_so(log: Path) -> None:
     shown = CliRunner().invoke(app, ["digits", "2.0", "--minutes", "5"], catch_exceptions=False).output
     assert "0.0 requests/s in the last 5 min\n" in shown
     assert "would not be promoted" in shown
-    assert "No request came in the last 5 min: nothing can be seen" in shown
+    assert "No requests in the last 5 min: without traffic nothing can be seen" in shown
 
 
 def test_what_has_no_archive_is_not_planned(log: Path) -> None:

@@ -10,11 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsctl.bench.rollout import slow_share
-from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Seen, Window, no_evidence
-from tsctl.rollout.decide.judge import Held, Verdict, judge
-from tsctl.rollout.forecast.simulate import (
+from benchmarks.simulation.simulate import (
     CANARY,
     Behaviour,
     Counts,
@@ -29,6 +25,10 @@ from tsctl.rollout.forecast.simulate import (
     signals_of,
     simulate,
 )
+from benchmarks.simulation.workloads import slow_share
+from tsctl.config.policy import RolloutPolicy
+from tsctl.rollout.decide.evidence import Seen, Window, no_evidence
+from tsctl.rollout.decide.judge import Held, Verdict, judge
 
 CLASSES = 3
 KINDS = 1 + CLASSES

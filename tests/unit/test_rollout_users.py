@@ -22,6 +22,7 @@ POLICY = RolloutPolicy()
 
 def line(version: str, user: str | None, **more: Any) -> str:
     told = {
+        "time": "2026-01-01T00:00:00.000Z", "track": "canary" if version == "2.0" else "stable",
         "model": "m", "by": "weight", "version": version, "weight": "500" if version == "2.0" else "9500",
         "user": user, "status": 200, "duration_ms": 5, "class": None, **more,
     }  # fmt: skip

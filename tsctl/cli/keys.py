@@ -26,7 +26,7 @@ def add(
     """Give a client one more key; it is shown this once, and in force when this returns."""
     from tsctl.errors import SpecError
     from tsctl.gateway import change, keys
-    from tsctl.gateway.envoy.render import KEY_HEADER
+    from tsctl.gateway.headers import KEY_HEADER
     from tsctl.host.files import new_secret
 
     key = keys.new_key()

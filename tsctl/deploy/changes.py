@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tsctl.config.weights import percent
-from tsctl.deploy.state import Registered
 from tsctl.errors import TsctlError
 from tsctl.gateway.traffic import Traffic
+from tsctl.nodes.observe import ObservedVersion
 
 GATEWAY = "gateway"
 NOTHING = "nothing"
@@ -54,7 +54,7 @@ class Scale:
     model: str
     version: str
     workers: int
-    before: Mapping[str, Registered]  # by node
+    before: Mapping[str, ObservedVersion]  # by node
     is_down: bool = False  # fewer workers, where all are READY
 
     @property
@@ -128,7 +128,7 @@ class Retire:
     sign: ClassVar[str] = "-"
     model: str
     version: str
-    before: Mapping[str, Registered]  # by node
+    before: Mapping[str, ObservedVersion]  # by node
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ def workers_text(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
 
 
-def state_text(state: Registered) -> str:
+def state_text(state: ObservedVersion) -> str:
     """`2 workers`, and how many of them are READY where not all are."""
     missing = "" if state.is_ready or not state.workers else f", {state.ready} ready"
     return workers_text(state.workers) + missing

@@ -16,7 +16,8 @@ from typing import Any
 
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Host
-from tsctl.gateway.envoy.render import NAMESPACE, cluster_name, document
+from tsctl.gateway.envoy.messages import NAMESPACE, document
+from tsctl.gateway.envoy.render import cluster_name
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.files import read_document, write_document

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
-from tsctl.deploy.state import Actual, GatewayState, ModelOnNode, NodeState, Registered
+from tsctl.deploy.state import Actual, GatewayState
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force
-from tsctl.host.progress import Note
-from tsctl.nodes.fan_out import NodeResult, run_on_nodes
-from tsctl.nodes.torchserve.client import ManagementError, VersionState
+from tsctl.nodes.observe import observe
 from tsctl.nodes.torchserve.node import Node, open_nodes
 from tsctl.rollout.run.journal import unfinished
 
@@ -42,40 +40,11 @@ def actual_state(owners: Owners) -> Actual:
         GatewayError: Envoy runs, and does not tell what it does.
         AnalysisError: the journal of a rollout is damaged.
     """
-    nodes = tuple(_node_state(one) for one in run_on_nodes(owners.nodes, _serves))
+    nodes = tuple(observe(owners.nodes))
     gateway = _gateway_state(owners.gateway) if owners.gateway else None
     found = Actual(nodes, gateway)
     ids = {model: unfinished(owners.project, model) for model in {*owners.deployment.models, *found.models}}
     return Actual(nodes, gateway, {model: id_ for model, id_ in ids.items() if id_ is not None})
-
-
-def _serves(node: Node, note: Note) -> dict[str, ModelOnNode]:
-    states: dict[str, list[VersionState]] = {}
-    for state in node.client.states():
-        states.setdefault(state.model, []).append(state)
-    return {
-        model: ModelOnNode(
-            _default(node, model),
-            {one.version: Registered(one.archive, one.min_workers, one.ready_workers) for one in versions},
-        )
-        for model, versions in states.items()
-    }
-
-
-def _default(node: Node, model: str) -> str | None:
-    """The node's default version; None where TorchServe has lost it (see `registration.py`)."""
-    try:
-        return node.client.default_version(model)
-    except ManagementError as error:
-        if error.status != 404:
-            raise
-        return None
-
-
-def _node_state(said: NodeResult[dict[str, ModelOnNode]]) -> NodeState:
-    if said.error is not None:
-        return NodeState(said.node, why_not=said.error.summary)
-    return NodeState(said.node, said.value or {})
 
 
 def _gateway_state(gateway: Gateway) -> GatewayState:

@@ -26,8 +26,9 @@ from tsctl.deploy.changes import (
     weights_text,
 )
 from tsctl.deploy.preconditions import fits, refusals
-from tsctl.deploy.state import Actual, Desired, Registered, WantedModel, WantedVersion
+from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
 from tsctl.gateway.traffic import Traffic
+from tsctl.nodes.observe import ObservedVersion
 
 
 def make_plan(desired: Desired, actual: Actual, prune: bool = False, prune_models: bool = False) -> Plan:
@@ -40,7 +41,7 @@ def make_plan(desired: Desired, actual: Actual, prune: bool = False, prune_model
     Nodes that do not answer are left out. Where none answers, and for weights while Envoy does not run, there are no
     changes.
     """
-    away = [Away(node.node, node.why_not) for node in actual.nodes if node.why_not]
+    away = [Away(node.name, node.reason) for node in actual.nodes if node.reason]
     if not actual.answering:
         return Plan(away=tuple(away))
     changes: list[Change] = []
@@ -71,7 +72,7 @@ def make_plan(desired: Desired, actual: Actual, prune: bool = False, prune_model
 
 def _registered(model: WantedModel, actual: Actual) -> Iterator[Register]:
     for version in _default_first(model):
-        nodes = tuple(node.node for node in actual.answering if not node.registered(model.model, version.version))
+        nodes = tuple(node.name for node in actual.answering if not node.version(model.model, version.version))
         if nodes and version.archive is not None:
             yield Register(model.model, version.version, version.archive, version.workers or 1, nodes)
 
@@ -83,7 +84,7 @@ def _default_first(model: WantedModel) -> list[WantedVersion]:
 
 def _scaled(model: WantedModel, actual: Actual) -> Iterator[Scale]:
     for version in model.versions:
-        off: dict[tuple[int, bool], dict[str, Registered]] = {}
+        off: dict[tuple[int, bool], dict[str, ObservedVersion]] = {}
         for node, was in actual.on(model.model, version.version).items():
             workers = version.workers if version.workers is not None else max(1, was.workers)
             if fits(version, was) and (workers != was.workers or not was.is_ready):
@@ -97,7 +98,7 @@ def _defaulted(model: WantedModel, actual: Actual) -> Iterator[SetDefault]:
     for node in actual.answering:
         served = node.models.get(model.model)
         if served is not None and served.versions and served.default != model.default:
-            before[node.node] = served.default
+            before[node.name] = served.default
     wanted = model.version(model.default)
     if before and wanted is not None:
         yield SetDefault(model.model, model.default, before)

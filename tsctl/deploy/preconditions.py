@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from tsctl.archive.store import DIGEST_DIGITS, parse_name
 from tsctl.deploy.changes import GATEWAY, Change, Refusal, Register, Scale, Weigh
-from tsctl.deploy.state import Actual, Desired, Registered, WantedModel, WantedVersion
+from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, TsctlError
+from tsctl.nodes.observe import ObservedVersion
 
 
 def refusals(desired: Desired, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
@@ -33,7 +34,7 @@ def error_of(found: Sequence[Refusal]) -> TsctlError:
     )
 
 
-def fits(version: WantedVersion, found: Registered) -> bool:
+def fits(version: WantedVersion, found: ObservedVersion) -> bool:
     """Whether the node has the version from the bytes that are wanted."""
     if version.archive is not None:
         return found.archive == version.archive
@@ -44,7 +45,7 @@ def fits(version: WantedVersion, found: Registered) -> bool:
 def _archive(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
     """The archive is in the store where a node needs it, and has the pinned bytes."""
     name = f"{model.model} {version.version}"
-    lacking = tuple(node.node for node in actual.answering if not node.registered(model.model, version.version))
+    lacking = tuple(node.name for node in actual.answering if not node.version(model.model, version.version))
     build = f"tsctl archive build {model.model}:{version.version}"
     if version.archive is None and lacking:
         if version.pin is None:

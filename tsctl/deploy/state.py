@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tsctl.gateway.traffic import Traffic
+from tsctl.nodes.observe import ObservedNode, ObservedVersion
 
 
 @dataclass(frozen=True)
@@ -49,41 +50,6 @@ class Desired:
 
 
 @dataclass(frozen=True)
-class Registered:
-    """One version on one node."""
-
-    archive: str  # file name
-    workers: int  # asked for
-    ready: int  # READY now
-
-    @property
-    def is_ready(self) -> bool:
-        """As many READY workers as were asked for; a version with none asked for is not ready."""
-        return self.workers > 0 and self.ready >= self.workers
-
-
-@dataclass(frozen=True)
-class ModelOnNode:
-    """One model's versions on one node."""
-
-    default: str | None  # None: the node names one that it no longer has
-    versions: Mapping[str, Registered]
-
-
-@dataclass(frozen=True)
-class NodeState:
-    """What one node serves, or why it does not tell."""
-
-    node: str
-    models: Mapping[str, ModelOnNode] = field(default_factory=dict)
-    why_not: str = ""  # empty where it answers
-
-    def registered(self, model: str, version: str) -> Registered | None:
-        found = self.models.get(model)
-        return found.versions.get(version) if found else None
-
-
-@dataclass(frozen=True)
 class GatewayState:
     """What Envoy does; where it does not run, what it will do when it starts."""
 
@@ -95,13 +61,13 @@ class GatewayState:
 class Actual:
     """What is."""
 
-    nodes: tuple[NodeState, ...]
+    nodes: tuple[ObservedNode, ...]
     gateway: GatewayState | None = None  # None: deployment.yaml has none
     rollouts: Mapping[str, str] = field(default_factory=dict)  # ids of those that have not ended, by model
 
     @property
-    def answering(self) -> tuple[NodeState, ...]:
-        return tuple(one for one in self.nodes if not one.why_not)
+    def answering(self) -> tuple[ObservedNode, ...]:
+        return tuple(node for node in self.nodes if node.error is None)
 
     def route(self, model: str) -> Traffic | None:
         return self.gateway.traffic.get(model) if self.gateway else None
@@ -112,7 +78,7 @@ class Actual:
         served = {model for node in self.answering for model in node.models}
         return sorted(served | (self.gateway.traffic.keys() if self.gateway else set()))
 
-    def on(self, model: str, version: str) -> dict[str, Registered]:
+    def on(self, model: str, version: str) -> dict[str, ObservedVersion]:
         """The version on each answering node that has it."""
-        found = {node.node: node.registered(model, version) for node in self.answering}
+        found = {node.name: node.version(model, version) for node in self.answering}
         return {name: state for name, state in found.items() if state is not None}

@@ -6,17 +6,11 @@ of event, with the first one: that fell to the canary with the probability of it
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 from tsctl.config.weights import TOTAL
-from tsctl.errors import AnalysisError
-from tsctl.gateway.envoy.render import BY_WEIGHT
+from tsctl.gateway.access_log import AccessLogEntry, LogPosition, end_of_log, parse_entry, read_lines
 from tsctl.rollout.decide.evidence import Seen, Window
 from tsctl.rollout.evidence.counts import Cursor, Question, is_error
 
@@ -36,15 +30,11 @@ class UserLog:
     log: Path
     since: Cursor
     _met: set[tuple[str, str]] = field(default_factory=set)  # kind of event and user
-    _known: Cursor = field(default_factory=dict)  # up to which place `_met` is right
+    _known: LogPosition = field(default_factory=LogPosition)  # up to which place `_met` is right
 
     def mark(self) -> Cursor:
         """Where the log ends now."""
-        try:
-            stat = self.log.stat()
-        except FileNotFoundError:
-            return {FILE: 0, OFFSET: 0}
-        return {FILE: stat.st_ino, OFFSET: stat.st_size}
+        return _cursor(end_of_log(self.log))
 
     def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
         """What came since the cursor, one window for each weight; and what changed of the cursor.
@@ -54,10 +44,9 @@ class UserLog:
         """
         if self._known != _place(cursor):  # read for the first time, or what was read before was not kept
             self._met = set()
-            for line in self._lines(self.since, cursor)[0]:
+            for line in read_lines(self.log, _place(self.since), _place(cursor))[0]:
                 _add({}, line, question, self._met)
-        lines, place = self._lines(cursor, None)
-        self._known = _place(place)
+        lines, self._known = read_lines(self.log, _place(cursor))
         found: dict[int, dict[str, Seen]] = {}
         for line in lines:
             _add(found, line, question, self._met)
@@ -70,76 +59,38 @@ class UserLog:
             )
             for weight, at in sorted(found.items())
         ]
-        return windows, {key: value for key, value in place.items() if cursor.get(key) != value}
-
-    def _lines(self, begin: Cursor, end: Cursor | None) -> tuple[list[bytes], dict[str, int]]:
-        """Whole lines between two places, the oldest first, and where they end; None: the end of the log."""
-        found: list[bytes] = []
-        place = dict(begin)
-        try:
-            for path in self._files(begin):
-                with path.open("rb") as file:
-                    inode = os.fstat(file.fileno()).st_ino
-                    offset = begin.get(OFFSET, 0) if _is_at(os.fstat(file.fileno()), begin) else 0
-                    limit = end[OFFSET] - offset if end is not None and inode == end.get(FILE) else -1
-                    file.seek(offset)
-                    content = file.read(limit)
-                whole = content.rfind(b"\n") + 1
-                found += content[:whole].splitlines()
-                place = {FILE: inode, OFFSET: offset + whole}
-                if end is not None and inode == end.get(FILE):
-                    break
-        except OSError as error:
-            raise AnalysisError(f"{self.log} cannot be read: {error}") from error
-        return found, place
-
-    def _files(self, begin: Cursor) -> Iterator[Path]:
-        """Logs from the one with this place on, the oldest first; all that are kept, where it is gone."""
-        kept = [self.log] if self.log.is_file() else []
-        for number in count(1):
-            if kept and _is_at(kept[0].stat(), begin):
-                break
-            path = self.log.with_name(f"{self.log.name}.{number}")
-            if not path.is_file():
-                break
-            kept.insert(0, path)
-        yield from kept
+        return windows, {key: value for key, value in _cursor(self._known).items() if cursor.get(key, 0) != value}
 
 
-def _place(cursor: Cursor) -> Cursor:
-    return {key: value for key, value in cursor.items() if key in (FILE, OFFSET)}
+def _place(cursor: Cursor) -> LogPosition:
+    return LogPosition(cursor.get(FILE, 0), cursor.get(OFFSET, 0))
 
 
-def _is_at(found: os.stat_result, place: Cursor) -> bool:
-    """Whether it is the file of the place; the number of a file that is gone may be given to another."""
-    return found.st_ino == place.get(FILE) and found.st_size >= place.get(OFFSET, 0)
+def _cursor(place: LogPosition) -> dict[str, int]:
+    return {FILE: place.inode, OFFSET: place.offset}
 
 
 def _add(found: dict[int, dict[str, Seen]], line: bytes, question: Question, met: set[tuple[str, str]]) -> None:
     """Put one request where it belongs; a line that is none, or of another route, is passed over."""
-    try:
-        told = json.loads(line)
-        weight, version = int(told["weight"]), told["version"]
-    except (ValueError, KeyError, TypeError):
+    entry = parse_entry(line)
+    if entry is None or entry.model != question.model or not entry.is_by_weight or entry.weight is None:
         return
-    if told.get("model") != question.model or told.get("by") != BY_WEIGHT:
-        return
+    version = entry.version
     if version not in (question.stable, question.canary):
         return
-    at = found.setdefault(weight if version == question.canary else TOTAL - weight, {})
-    seen = _seen(told, question)
+    at = found.setdefault(entry.weight if version == question.canary else TOTAL - entry.weight, {})
+    seen = _seen(entry, question)
     at[version] = at.get(version, Seen()) + seen
-    at[f"{version}|users"] = at.get(f"{version}|users", Seen()) + _first(seen, told.get("user"), met)
+    at[f"{version}|users"] = at.get(f"{version}|users", Seen()) + _first(seen, entry.user, met)
 
 
-def _seen(told: Mapping[str, Any], question: Question) -> Seen:
-    named = told.get("class")
-    is_slow = question.slow_ms is not None and float(told.get("duration_ms") or 0) >= question.slow_ms
+def _seen(entry: AccessLogEntry, question: Question) -> Seen:
+    is_slow = question.slow_ms is not None and entry.duration_ms >= question.slow_ms
     return Seen(
         requests=1,
-        errors=int(is_error(str(told.get("status", 0)), question.count_4xx)),
+        errors=int(is_error(str(entry.status), question.count_4xx)),
         slow=int(is_slow),
-        classes={named: 1} if named and named != "-" else {},
+        classes={entry.predicted_class: 1} if entry.predicted_class else {},
     )
 
 

@@ -15,12 +15,13 @@ from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, SpecError
 from tsctl.gateway.change import weights_text
+from tsctl.gateway.counters import Sample
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
 from tsctl.rollout.decide.state import Outcome, State, fold
-from tsctl.rollout.evidence.counts import Cursor, Question, Sample, classes_of, requests_of, series
+from tsctl.rollout.evidence.counts import Cursor, Question, classes_of, requests_of, series
 from tsctl.rollout.evidence.sources import EnvoyCounters, PrometheusServer, Source
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run import commands as control

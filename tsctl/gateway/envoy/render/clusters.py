@@ -11,11 +11,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tsctl.config.deployment import RouteSpec
-from tsctl.gateway.envoy.render.inputs import Places, Upstream, cluster_name, stat_name
-from tsctl.gateway.envoy.render.words import (
+from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
     NAMESPACE,
-    RETRY_HEADER,
     Json,
     address,
     document,
@@ -24,6 +22,8 @@ from tsctl.gateway.envoy.render.words import (
     type_url,
     watched,
 )
+from tsctl.gateway.envoy.render.inputs import Places, Upstream, cluster_name, stat_name
+from tsctl.gateway.headers import RETRY_HEADER
 
 #: What was sent to a machine that is silent for so long is lost: without this, a request that was on its way when a
 #: cable was cut would wait for its whole deadline. A machine that is up acknowledges, however long a worker takes.

@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from handlers.contract import CLASS_HEADER, PROTOCOL_HEADER
 from tsctl.config.deployment import GatewaySpec
-from tsctl.gateway.envoy.render.inputs import Places
-from tsctl.gateway.envoy.render.words import (
-    CLIENT_HEADER,
+from tsctl.gateway.access_log import log_format
+from tsctl.gateway.counters import BUCKETS_MS, stats_logger
+from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
     GRPC_FILTER,
     NAMESPACE,
-    OWN_PREFIX,
-    PLAYED_HEADER,
-    REQUEST_MS,
-    REQUESTS,
     USER_FILTER,
-    USER_KEY,
     USER_KIND,
-    WEIGHT_HEADER,
     Json,
     address,
     document,
@@ -29,17 +22,11 @@ from tsctl.gateway.envoy.render.words import (
     type_url,
     watched,
 )
+from tsctl.gateway.envoy.render.inputs import Places
+from tsctl.gateway.headers import OWN_PREFIX
 from tsctl.gateway.problems import local_replies
 
 STRICT_CHUNKS = "envoy.reloadable_features.strict_chunk_parsing"
-#: Milliseconds; from one that a cached answer takes to the longest deadline that people set. None is more than half
-#: as large again as the one before up to ten seconds, so that answers which take half as long again move to another.
-BUCKETS_MS = (
-    1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000,
-    1200, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 8000, 10_000, 15_000, 20_000, 30_000, 60_000,
-)  # fmt: skip
-#: Of what a sticky route's header or cookie holds, the log has so many bytes.
-LONGEST_USER = 64
 #: Histograms are told so late; counters at once.
 FLUSH = "1s"
 
@@ -139,7 +126,7 @@ def _connection_manager(spec: GatewaySpec, places: Places) -> Json:
             "stat_prefix": "clients",
             "rds": {"route_config_name": "clients", "config_source": watched(places.routes)},
             "http_filters": _filters(spec, places),
-            "access_log": [access_log(places), counts()],
+            "access_log": [access_log(places), stats_logger()],
             "local_reply_config": local_replies(),
             "generate_request_id": True,
             "preserve_external_request_id": True,
@@ -205,39 +192,6 @@ def _filters(spec: GatewaySpec, places: Places) -> list[Json]:
     ]  # fmt: skip
 
 
-#: What both the log and the counters say of a request. None of it is a client's to choose freely.
-_TOLD = {
-    "model": "%METADATA(ROUTE:tsctl:model)%",
-    "version": "%METADATA(CLUSTER:tsctl:version)%",
-    "by": "%METADATA(ROUTE:tsctl:by)%",
-    "weight": f"%REQ({WEIGHT_HEADER})%",
-    "status": "%RESPONSE_CODE%",
-    "class": f"%RESP({CLASS_HEADER})%",
-}
-
-
-def counts() -> Json:
-    """A counter for each combination of what is told of a request, and a histogram of milliseconds; rollouts judge by
-    them."""
-
-    def stat(name: str, *tags: str) -> Json:
-        return {"name": name, "tags": [{"name": tag, "value_format": _TOLD[tag]} for tag in tags]}
-
-    prefix, requests = REQUESTS.removeprefix("envoy_").split("_", 1)
-    milliseconds = REQUEST_MS.removeprefix(f"envoy_{prefix}_")
-    return {
-        "name": "envoy.access_loggers.stats",
-        "typed_config": {
-            "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
-            "stats_scope": {"prefix": prefix},
-            "counters": [{"stat": stat(requests, *_TOLD), "value_fixed": 1}],
-            "histograms": [
-                {"stat": stat(milliseconds, "model", "version", "by", "weight"), "value_format": "%DURATION%"}
-            ],
-        },
-    }
-
-
 def access_log(places: Places) -> Json:
     """A line of JSON for each request."""
     return {
@@ -245,30 +199,7 @@ def access_log(places: Places) -> Json:
         "typed_config": {
             "@type": type_url("envoy.extensions.access_loggers.file.v3.FileAccessLog"),
             "path": str(places.access_log),
-            "log_format": {
-                "json_format": {
-                    "time": "%START_TIME%",
-                    "request_id": "%REQ(X-REQUEST-ID)%",
-                    "client": f"%REQ({CLIENT_HEADER})%",
-                    "method": "%REQ(:METHOD)%",
-                    "path": "%REQ(:PATH)%",
-                    **{name: _TOLD[name] for name in ("model", "version", "by")},
-                    "track": f"%REQ({PLAYED_HEADER})%",
-                    "weight": _TOLD["weight"],
-                    "class": _TOLD["class"],
-                    "user": f"%DYNAMIC_METADATA({NAMESPACE}:{USER_KEY}):{LONGEST_USER}%",
-                    "protocol": f"%REQ({PROTOCOL_HEADER})%",
-                    "status": _TOLD["status"],
-                    "duration_ms": "%DURATION%",
-                    "bytes_in": "%BYTES_RECEIVED%",
-                    "bytes_out": "%BYTES_SENT%",
-                    "flags": "%RESPONSE_FLAGS%",
-                    "details": "%RESPONSE_CODE_DETAILS%",
-                    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
-                    "node": "%UPSTREAM_HOST%",
-                    "shadow": "%METADATA(ROUTE:tsctl:shadow)%",
-                }
-            },
+            "log_format": log_format(),
         },
     }
 

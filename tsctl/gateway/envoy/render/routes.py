@@ -9,31 +9,29 @@ from typing import Any
 from handlers.contract import MODEL_VERSION_HEADER, OPEN_INFERENCE, PROTOCOL_HEADER
 from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky
 from tsctl.config.weights import TOTAL
-from tsctl.gateway.envoy.render.inputs import Client, cluster_name
-from tsctl.gateway.envoy.render.words import (
-    BY_HEADER,
-    BY_PATH,
-    BY_WEIGHT,
-    CLIENT_HEADER,
+from tsctl.gateway.access_log import USER_KEY
+from tsctl.gateway.envoy.messages import (
     GRPC_FILTER,
-    KEY_HEADER,
     NAMESPACE,
-    PINNED,
-    PLAYED_HEADER,
     PROTOCOL_PREFIX,
-    RETRY_HEADER,
-    TRACK_HEADER,
     USER_FILTER,
-    USER_KEY,
     USER_KIND,
-    WEIGHT_HEADER,
     Json,
     document,
     equals,
     overwrite,
     type_url,
 )
-from tsctl.gateway.traffic import Shadow, Traffic
+from tsctl.gateway.envoy.render.inputs import Client, cluster_name
+from tsctl.gateway.headers import (
+    ASSIGNED_TRACK_HEADER,
+    CLIENT_HEADER,
+    KEY_HEADER,
+    RETRY_HEADER,
+    TRACK_HEADER,
+    WEIGHT_HEADER,
+)
+from tsctl.gateway.traffic import BY_HEADER, BY_PATH, BY_WEIGHT, PINNED, Shadow, Traffic
 
 #: How often another node is picked for a retry before it goes to the one that failed. LEAST_REQUEST compares two random
 #: nodes, and one that has just died has no request in hand: beside one busy node it wins three times in four.
@@ -207,7 +205,10 @@ def _one_version(traffic: Traffic, version: str, track: str = "") -> Json:
 
 def _told(version: str, track: str, weight: int) -> Json:
     return {
-        "request_headers_to_add": [overwrite(PLAYED_HEADER, track or "none"), overwrite(WEIGHT_HEADER, str(weight))],
+        "request_headers_to_add": [
+            overwrite(ASSIGNED_TRACK_HEADER, track or "none"),
+            overwrite(WEIGHT_HEADER, str(weight)),
+        ],
         "response_headers_to_add": [overwrite(MODEL_VERSION_HEADER, version)],
         "response_headers_to_remove": [RETRY_HEADER],
     }

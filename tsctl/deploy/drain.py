@@ -18,9 +18,10 @@ from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.envoy.messages import NAMESPACE, document
 from tsctl.gateway.envoy.render import cluster_name
+from tsctl.gateway.files import read_document
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
-from tsctl.host.files import read_document, write_document
+from tsctl.host.files import write_document
 from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.node import Node
 

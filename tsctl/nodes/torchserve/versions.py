@@ -14,9 +14,9 @@ from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.logs import size
 from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.pending import forget
 from tsctl.nodes.torchserve.readiness import require_version, wait_ready, wait_until, workers_before_dead
 from tsctl.nodes.torchserve.registration import register_version, unregister_version
-from tsctl.nodes.torchserve.snapshot import forget
 from tsctl.nodes.torchserve.warmup import warm_up
 
 #: How long workers may take to end.

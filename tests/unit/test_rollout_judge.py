@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.rollout_journals import stored_and_read
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.evidence import OTHER, Evidence, OutcomeCounts, Window, no_evidence, window_of
+from tsctl.rollout.decide.evidence import OTHER, Evidence, OutcomeCounts, Window, no_evidence
 from tsctl.rollout.decide.judge import Held, Verdict, judge, requests_needed, requests_until_below
 from tsctl.rollout.decide.statistics import rate_bounds
 
@@ -59,7 +59,7 @@ def test_slow_answers_that_are_told_later_than_their_requests_are_judged() -> No
 @given(WINDOWS)
 def test_a_window_is_the_same_after_the_journal(windows: list[Window]) -> None:
     for window in windows:
-        read = window_of(json.loads(json.dumps(window.as_json())))
+        read = stored_and_read(window)
         assert after(window, classes=("a",)).logs == after(read, classes=("a",)).logs
         assert after(read).canary.requests == (window.canary.requests if window.weight else 0)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
@@ -44,7 +43,7 @@ class Window:
         weight: of the canary, in hundredths of a percent.
         pairs: requests that stable and a shadow both answered.
         disagreements: pairs whose answers differ.
-        users: counts of stable and the canary where the route divides users: the first event of each kind per user.
+        is_by_user: the route divides users; `stable_users` and `canary_users` count each user's first event of a kind.
     """
 
     weight: int
@@ -52,41 +51,14 @@ class Window:
     canary: OutcomeCounts = OutcomeCounts()
     pairs: int = 0
     disagreements: int = 0
-    users: tuple[OutcomeCounts, OutcomeCounts] | None = None
+    is_by_user: bool = False
+    stable_users: OutcomeCounts = OutcomeCounts()
+    canary_users: OutcomeCounts = OutcomeCounts()
 
     @property
     def compared(self) -> tuple[OutcomeCounts, OutcomeCounts]:
         """Counts of stable and of the canary that fell to their version by chance."""
-        return self.users or (self.stable, self.canary)
-
-    def as_json(self) -> dict[str, Any]:
-        """As the journal stores it, without zeros."""
-        content: dict[str, Any] = {"weight": self.weight}
-        sides = [("stable", self.stable), ("canary", self.canary)]
-        if self.users is not None:
-            content["is_by_user"] = True
-            sides += [("stable_users", self.users[0]), ("canary_users", self.users[1])]
-        for name, side in sides:
-            counts = {k: v for k, v in vars(side).items() if v}
-            if counts:
-                content[name] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in counts.items()}
-        return content | {k: getattr(self, k) for k in ("pairs", "disagreements") if getattr(self, k)}
-
-
-def window_of(content: Mapping[str, Any]) -> Window:
-    """The window that `as_json` stored."""
-
-    def side(name: str) -> OutcomeCounts:
-        return OutcomeCounts(**content.get(name, {}))
-
-    return Window(
-        content["weight"],
-        side("stable"),
-        side("canary"),
-        content.get("pairs", 0),
-        content.get("disagreements", 0),
-        (side("stable_users"), side("canary_users")) if content.get("is_by_user") else None,
-    )
+        return (self.stable_users, self.canary_users) if self.is_by_user else (self.stable, self.canary)
 
 
 @dataclass(frozen=True)

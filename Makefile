@@ -10,7 +10,7 @@ STAMP := $(VENV)/setup.stamp
 RUN := $(VENV)/bin/python
 #: Three processes on two cores: tests of nodes mostly wait, and the longest files come first.
 PYTEST := $(RUN) -m pytest -n 3
-TESTS ?= tests/live tests/handlers tests/fuzz tests/unit
+TESTS ?= tests/live tests/handlers tests/fuzz tests/benchmarks tests/unit
 #: How long `make fuzz` fuzzes each of its targets, and where its random numbers begin; 0: anywhere.
 SECONDS ?= 60
 SEED ?= 0
@@ -50,7 +50,7 @@ test: archives  ## Run the whole test suite; TESTS=path runs a part
 	@$(PYTEST) $(TESTS)
 
 test-unit: $(STAMP)  ## Run the tests that start no node
-	@$(PYTEST) tests/unit tests/handlers tests/fuzz
+	@$(PYTEST) tests/unit tests/handlers tests/fuzz tests/benchmarks
 
 test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
@@ -71,7 +71,7 @@ bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and how soon fau
 	@$(RUN) -m benchmarks rollout
 
 bench-kills: $(STAMP)  ## Kill rollouts with SIGKILL at every point of their way, some twenty minutes
-	@$(RUN) -m benchmarks.crash_tests
+	@$(RUN) -m benchmarks crash-tests
 
 gameday: archives  ## Release canaries that are bad on purpose, and see each of them caught, some four minutes
 	@$(RUN) -m benchmarks gameday

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from benchmarks.harness.client import under_load
+from benchmarks.harness.ports import free_ports
 from tests.support.gateways import Front
-from tests.support.sites import HALF, Site, free_ports, make_site, processes_of, until, write_tiny
+from tests.support.sites import HALF, Site, make_site, processes_of, until, write_tiny
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.start import local_key

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.ports import free_ports
 from tests.support.readme import FileStep, Step, matches, parse_readme, substitute
-from tests.support.sites import free_ports, processes_of
+from tests.support.sites import processes_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/writing-a-handler.md")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.harness.run import figure_rows, notes
+from benchmarks.harness.run import Job, figure_rows, notes
 from benchmarks.simulation.simulate import Behaviour, Rollout, Stage, simulate
 from benchmarks.simulation.workloads import workloads
 from tsctl.config.deployment import DeploymentSpec
@@ -77,14 +77,14 @@ def test_five_percent_errors_are_caught_in_every_run_within_two_thousand_request
 
 def test_the_figures_say_what_is_reached_and_what_was_not_measured(tmp_path: Path) -> None:
     deployment = DeploymentSpec.model_validate({"nodes": {"local": {}}})
-    found = workloads(runs=20)
-    assert list(found) == ["identical", "caught", "faults"]
+    simulations = workloads(runs=20)
+    assert list(simulations) == ["identical", "caught", "faults"]
     progress = Progress(Console(file=io.StringIO()))
-    caught = found["caught"](Project(tmp_path), deployment, 1, 0, progress)
-    assert [str(figure.target) for figure in caught.figures] == [">= 100", "<= 2,000", "None", "None", "None"]
+    caught = simulations["caught"](Job(Project(tmp_path), deployment, 1, 0, progress))
+    assert [str(figure.goal) for figure in caught.figures] == [">= 100", "<= 2,000", "None", "None", "None"]
     assert caught.figures[0].is_reached
     assert [row[3] for row in figure_rows([caught])] == ["%", "requests", "requests", "users", "users"]
-    assert all(said.startswith("caught: 5% errors: rolled back by") for said in notes([caught]))
+    assert all(note.startswith("caught: 5% errors: rolled back by") for note in notes([caught]))
 
 
 SIMULATED = [

@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tsctl.rollout.decide.events import Entry, Event, to_json
 from tsctl.rollout.run import begin
 from tsctl.rollout.run.effects import Site
-from tsctl.rollout.run.journal import Entry, Journal
+from tsctl.rollout.run.journal import Journal
 
 KILL_VARIABLE, POINTS_VARIABLE = "TSCTL_KILL_AT", "TSCTL_FAULT_POINTS"
 #: Effects, and seconds after which each is amid.
@@ -50,10 +51,10 @@ class FaultyJournal(Journal):
 
     _name = ""
 
-    def append(self, kind: str, **content: Any) -> Entry:
-        self._name = line_name(kind, content)
+    def append(self, event: Event) -> Entry:
+        self._name = line_name(event.kind, to_json(event))
         fault_point(f"before {self._name}")
-        entry = super().append(kind, **content)
+        entry = super().append(event)
         fault_point(f"after {self._name}")
         return entry
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from benchmarks.gameday.users import digit_of
 from benchmarks.harness.client import Answer
 from tsctl.config.policy import LIMIT
-from tsctl.rollout.decide.evidence import Window, window_of
-from tsctl.rollout.decide.state import Outcome, fold
-from tsctl.rollout.run.journal import Entry
+from tsctl.rollout.decide.events import Entry, Outcome, Tick
+from tsctl.rollout.decide.evidence import Window
+from tsctl.rollout.decide.state import fold
 
 #: The gateway reports the time of an answer up to so many seconds late; it counts the answer at once.
 LATE_S = 1.0
@@ -124,7 +124,7 @@ def rollback_s(verdict: Entry, entries: Sequence[Entry], on_canary: Sequence[Ans
 
 
 def _windows(entries: Sequence[Entry]) -> list[Window]:
-    return [window_of(content) for entry in entries if entry.kind == "tick" for content in entry.content["windows"]]
+    return [window for entry in entries if isinstance(entry.event, Tick) for window in entry.event.windows]
 
 
 def _is_misled(answer: Answer, classes: Mapping[str, str]) -> bool:

@@ -27,7 +27,7 @@ from tests.support.sites import HALF, Site, is_alive, make_site, processes_of, u
 from tsctl.config.deployment import Budget, NodeSpec, Sticky
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ConflictError, GatewayError
-from tsctl.gateway import change, discover, state
+from tsctl.gateway import change, state
 from tsctl.gateway.envoy import supervisor as keeper
 from tsctl.gateway.envoy.messages import document
 from tsctl.gateway.envoy.render import endpoints
@@ -36,6 +36,7 @@ from tsctl.gateway.publish import put_route_file, put_traffic, routes_of
 from tsctl.gateway.state import changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow
 from tsctl.host.files import read_document, write_document
+from tsctl.nodes.observe import ObservedNode
 from tsctl.nodes.torchserve.node import Node
 
 SHADOW = Shadow("2.0", TOTAL)
@@ -384,16 +385,16 @@ def test_a_silent_node_keeps_no_key_in_force(front: Front) -> None:
 def test_what_a_node_said_before_somebody_else_asked_it_is_forgotten(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway, look = front.gateway, discover.look
+    gateway, observe = front.gateway, change.observe
 
-    def overtaken(nodes: Sequence[Node]) -> list[discover.Seen]:
-        seen = look(nodes)
-        monkeypatch.setattr(discover, "look", look)
+    def overtaken(nodes: Sequence[Node]) -> list[ObservedNode]:
+        observed = observe(nodes)
+        monkeypatch.setattr(change, "observe", observe)
         front.site.run("models", "scale", "slow", "1.0", "0")
         change.sync(gateway)
-        return seen
+        return observed
 
-    monkeypatch.setattr(discover, "look", overtaken)
+    monkeypatch.setattr(change, "observe", overtaken)
     try:
         change.sync(gateway)
         assert [len(one.endpoints) for one in upstreams_written(gateway) if one.model == "slow"] == [0]

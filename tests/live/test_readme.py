@@ -74,11 +74,13 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     root = tmp_path_factory.mktemp("readme") / "tsctl"
     for path in files_of_the_checkout():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(CHECKOUT / path, root / path)  # with its time, which make looks at
+        shutil.copy2(CHECKOUT / path, root / path)
     for path in built_files():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(CHECKOUT / path, root / path)
     (root / ".venv").symlink_to(sys.prefix)
+    for name in ("requirements.lock", "pyproject.toml"):
+        os.utime(root / name, (0, 0))  # .venv is that of these tests, so make takes it as it is
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     deployment = root / "deployment.yaml"
     deployment.write_text(substitute(deployment.read_text(), ports))

@@ -85,7 +85,7 @@ def test_what_cannot_begin_is_refused(front: Front) -> None:
     site.run("gateway", "stop")
     assert "the gateway does not run" in site.run("rollout", "start", "tiny", "2.0", status=5).err
     site.run("gateway", "start")
-    assert "no rollout of 'tiny'" in site.run("rollout", "resume", "tiny", status=6).err
+    assert "there is no rollout of tiny" in site.run("rollout", "resume", "tiny", status=6).err
     assert "no rollout of tiny is in progress" in site.run("rollout", "pause", "tiny", status=6).err
     assert journals(Project(site.root)) == []
 

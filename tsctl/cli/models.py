@@ -220,11 +220,12 @@ def _ensure(node: Node, stored: StoredArchive, workers: int | None, note: Note, 
 
 def _registered(node: Node) -> list[tuple[str, str, bool, int, int, str]]:
     """Model, version, whether it is the default, ready workers, workers and archive of every version."""
-    states = node.client.states()
-    defaults = node.client.models()
+    from tsctl.nodes.observe import observe_models
+
     return [
-        (s.model, s.version, s.version == defaults.get(s.model), s.ready_workers, s.min_workers, s.archive)
-        for s in states
+        (model, version, version == served.default, state.ready, state.workers, state.archive)
+        for model, served in observe_models(node).items()
+        for version, state in served.versions.items()
     ]
 
 

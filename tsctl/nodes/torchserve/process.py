@@ -119,7 +119,7 @@ def running_pid(paths: NodePaths) -> int | None:
 
 
 def running_nodes(project: Project) -> list[tuple[Path, int]]:
-    """Record and pid of every node that was started in this project's folder and runs, whatever deployment.yaml says."""
+    """Record and pid of every running node that was started in this project's folder, whatever deployment.yaml says."""
     records = sorted((project.state / "nodes").glob("*/node.json"))
     return [(record, pid) for record in records if (pid := running_pid(NodePaths(record.parent))) is not None]
 

@@ -1,4 +1,4 @@
-"""What is foreseen of a rollout is what the judge and the simulator then do, and more traffic or weight never hurts."""
+"""The forecast of a rollout agrees with the judge, and more traffic or weight never hurts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.evidence import Seen, Window, no_evidence
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window, no_evidence
 from tsctl.rollout.decide.judge import Held, Verdict, judge, requests_until_below
-from tsctl.rollout.forecast.forecast import Fate, Foresight, Traffic, exposure, foresee, lasts
+from tsctl.rollout.forecast.forecast import (
+    Fate,
+    Forecast,
+    RecentTraffic,
+    expected_steps,
+    forecast_fault,
+    forecast_rollout,
+)
 from tsctl.rollout.forecast.power import first, poisson_quantile, power, requests_to_pass
 
 POLICY = RolloutPolicy()
@@ -20,8 +27,8 @@ POLICY = RolloutPolicy()
 LONG_S = 30 * 86_400.0
 
 
-def traffic(requests_per_s: float = 100.0, error_rate: float = 0.005, requests: int = 60_000) -> Traffic:
-    return Traffic(requests_per_s, error_rate, 0.05, 600.0, requests)
+def traffic(requests_per_s: float = 100.0, error_rate: float = 0.005, requests: int = 60_000) -> RecentTraffic:
+    return RecentTraffic(requests_per_s, error_rate, 0.05, 600.0, requests)
 
 
 def one_step(percent: float) -> RolloutPolicy:
@@ -29,11 +36,11 @@ def one_step(percent: float) -> RolloutPolicy:
 
 
 @pytest.fixture(scope="module")
-def busy() -> Foresight:
-    return foresee(POLICY, traffic())
+def busy() -> Forecast:
+    return forecast_rollout(POLICY, traffic())
 
 
-def test_every_step_of_the_policy_is_told(busy: Foresight) -> None:
+def test_every_step_of_the_policy_has_a_forecast(busy: Forecast) -> None:
     assert [step.weight for step in busy.steps] == [100, 500, 2500, 5000, 10_000]
     assert [step.requests for step in busy.steps] == [30_000] * 5  # 300 s of 100 requests/s
     assert [step.on_canary for step in busy.steps] == [300, 1500, 7500, 15_000, 30_000]
@@ -44,10 +51,12 @@ def test_every_step_of_the_policy_is_told(busy: Foresight) -> None:
     assert busy.steps[0].error_ratio == pytest.approx(seen[0] / 0.005)
     assert (busy.steps[-1].error_rate or 0) > POLICY.max_error_rate, "nobody to compare with: only the limit is left"
     assert busy.steps[-1].slow_share is None
-    assert busy.warnings == ("At 100% there is nobody to compare with: only max_error_rate is judged there.",)
+    assert busy.warnings == (
+        "At 100% there is no stable traffic to compare with: only max_error_rate is judged there.",
+    )
 
 
-def test_faults_are_worse_than_stable_and_the_worse_the_fewer_meet_them(busy: Foresight) -> None:
+def test_faults_are_worse_than_stable_and_the_worse_the_fewer_meet_them(busy: Forecast) -> None:
     assert [fault.error_rate for fault in busy.faults] == pytest.approx([0.01, 0.05])  # ten times 0.5 % is 5 %
     twice, tenfold = busy.faults
     assert twice.fate is tenfold.fate is Fate.ROLLED_BACK
@@ -61,21 +70,21 @@ def test_faults_are_worse_than_stable_and_the_worse_the_fewer_meet_them(busy: Fo
 def test_the_requests_that_are_needed_are_those_that_the_judge_asks_for(error_rate: float, limit: float) -> None:
     policy = RolloutPolicy(max_error_rate=limit, min_requests=1)
     needed = int(requests_to_pass(error_rate, limit, policy.alpha))
-    seen = Seen(needed, math.ceil(needed * error_rate))
+    seen = OutcomeCounts(needed, math.ceil(needed * error_rate))
     assert requests_until_below(seen, limit, policy.alpha) == 0
-    stable = Seen(99 * needed, math.ceil(99 * needed * error_rate))
+    stable = OutcomeCounts(99 * needed, math.ceil(99 * needed * error_rate))
     evidence = no_evidence(policy, ()).seen(Window(100, stable, seen))
     assert judge(policy, evidence, Held(policy.hold_s, needed)).verdict is Verdict.PASS
-    fewer = Seen(needed - 1, math.ceil((needed - 1) * error_rate))
+    fewer = OutcomeCounts(needed - 1, math.ceil((needed - 1) * error_rate))
     assert requests_until_below(fewer, limit, policy.alpha) > 0
 
 
 @pytest.mark.parametrize(
-    ("policy", "given", "told"),
+    ("policy", "recent", "warning"),
     [
-        (POLICY, traffic(0.0, 0.0, 0), "No request came in the last 10 min"),
-        (POLICY, traffic(0.01, 0.0, 6), "Only 6 requests came"),
-        (POLICY, traffic(error_rate=0.06), "Stable itself fails 6.00% of its requests, and max_error_rate is 5.00%"),
+        (POLICY, traffic(0.0, 0.0, 0), "No requests in the last 10 min"),
+        (POLICY, traffic(0.01, 0.0, 6), "based on only 6 requests in the last 10 min"),
+        (POLICY, traffic(error_rate=0.06), "Stable's own error rate is 6.00%, and max_error_rate is 5.00%"),
         (POLICY, traffic(1.0), "The step at 25% sees errors only from"),
         (
             POLICY,
@@ -90,36 +99,40 @@ def test_the_requests_that_are_needed_are_those_that_the_judge_asks_for(error_ra
         (
             RolloutPolicy(min_requests=1, hold_s=1, settle_s=0, max_error_rate=0.99),
             traffic(5.0),
-            "The step at 50% passes before errors could be seen, even if every request of the canary failed.",
+            "The step at 50% is too short to see errors, even if every request of the canary failed.",
         ),
         (
             RolloutPolicy(hold_s=5.0, settle_s=4.9999),
             traffic(10_000),
-            "The step at 50% passes before slow answers could be seen",
+            "The step at 50% is too short to see slow answers",
         ),
-        (RolloutPolicy(steps=(100,)), traffic(), "The only step is 100%: the canary is compared with nobody"),
+        (RolloutPolicy(steps=(100,)), traffic(), "The only step is 100%: there is no stable traffic to compare with"),
     ],
     ids=["no traffic", "few", "limit", "blind", "too long", "ends", "nothing", "slow", "only"],
 )
-def test_what_cannot_be_seen_is_told(policy: RolloutPolicy, given: Traffic, told: str) -> None:
-    assert [said for said in foresee(policy, given).warnings if told in said], foresee(policy, given).warnings
+def test_what_cannot_be_seen_is_a_warning(policy: RolloutPolicy, recent: RecentTraffic, warning: str) -> None:
+    warnings = forecast_rollout(policy, recent).warnings
+    assert any(warning in sentence for sentence in warnings), warnings
 
 
-def test_without_traffic_nothing_passes_and_nobody_is_met() -> None:
-    found = foresee(POLICY, traffic(0.0, 0.0, 0))
-    assert found.seconds is None
-    assert found.faults == ()
-    assert all((step.requests, step.seconds, step.error_rate, step.slow_share) == (None,) * 4 for step in found.steps)
+def test_without_traffic_nothing_passes_and_no_fault_is_forecast() -> None:
+    forecast = forecast_rollout(POLICY, traffic(0.0, 0.0, 0))
+    assert forecast.seconds is None
+    assert forecast.faults == ()
+    assert all(
+        (step.requests, step.seconds, step.error_rate, step.slow_share) == (None,) * 4 for step in forecast.steps
+    )
 
 
 def test_where_stable_is_above_the_limit_no_step_passes() -> None:
-    found = foresee(POLICY, traffic(error_rate=0.06))
-    assert found.seconds is None
-    assert all(step.requests is None for step in found.steps)
+    forecast = forecast_rollout(POLICY, traffic(error_rate=0.06))
+    assert forecast.seconds is None
+    assert all(step.requests is None for step in forecast.steps)
 
 
-def test_a_sticky_route_is_told_to_see_later() -> None:
-    assert any("sticky" in said for said in foresee(RolloutPolicy(steps=(100,)), traffic(), is_by_user=True).warnings)
+def test_a_sticky_route_has_a_warning() -> None:
+    forecast = forecast_rollout(RolloutPolicy(steps=(100,)), traffic(), is_by_user=True)
+    assert any("sticky" in warning for warning in forecast.warnings)
 
 
 @pytest.mark.parametrize(
@@ -131,18 +144,18 @@ def test_a_sticky_route_is_told_to_see_later() -> None:
         (RolloutPolicy(signals=("slow",), max_hold_s=300, at_max_hold="rollback"), 20.0, 0.05, Fate.ROLLED_BACK),
     ],
 )
-def test_what_becomes_of_a_fault(policy: RolloutPolicy, requests_per_s: float, rate: float, fate: Fate) -> None:
-    told = exposure(policy, traffic(requests_per_s), rate)
-    assert told.fate is fate
-    assert told.seconds == pytest.approx(told.requests / requests_per_s, rel=0.01)
-    assert (told.weight == TOTAL) == (fate is Fate.PROMOTED)
+def test_how_a_fault_ends(policy: RolloutPolicy, requests_per_s: float, rate: float, fate: Fate) -> None:
+    fault = forecast_fault(policy, traffic(requests_per_s), rate)
+    assert fault.fate is fate
+    assert fault.seconds == pytest.approx(fault.requests / requests_per_s, rel=0.01)
+    assert (fault.weight == TOTAL) == (fate is Fate.PROMOTED)
 
 
 @given(st.floats(0.01, 1000), st.floats(1, 100), st.floats(0, 0.049))
 def test_more_traffic_never_needs_more_time(requests_per_s: float, times: float, error_rate: float) -> None:
     few, many = (
-        [part.seconds(given) for part in lasts(POLICY, given, error_rate)]
-        for given in (traffic(requests_per_s, error_rate), traffic(requests_per_s * times, error_rate))
+        [step.seconds(recent) for step in expected_steps(POLICY, recent, error_rate)]
+        for recent in (traffic(requests_per_s, error_rate), traffic(requests_per_s * times, error_rate))
     )
     assert all(late <= early * (1 + 1e-9) for early, late in zip(few, many, strict=True))
 
@@ -153,7 +166,7 @@ def test_a_heavier_weight_never_needs_more_requests_to_find_a_fault(
     percent: float, times: float, base: float, rate: float
 ) -> None:
     light, heavy = (
-        exposure(one_step(round(step, 2)), traffic(error_rate=base), rate) for step in (percent, percent * times)
+        forecast_fault(one_step(round(step, 2)), traffic(error_rate=base), rate) for step in (percent, percent * times)
     )
     assert light.fate is heavy.fate is Fate.ROLLED_BACK
     event = TOTAL / light.weight / rate  # of the route, for one more error of the canary: counts are whole
@@ -175,9 +188,9 @@ def test_a_larger_fault_is_seen_no_less_surely(
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.01, 1000), st.floats(0.01, 0.99))
 def test_quantiles_are_those_of_the_poisson_distribution(mean: float, level: float) -> None:
-    found = poisson_quantile(mean, level)
-    terms = [count * math.log(mean) - mean - math.lgamma(count + 1) for count in range(found + 2)]
-    below = [sum(math.exp(term) for term in terms[: max(0, found + more)]) for more in (-1, 2)]
+    quantile = poisson_quantile(mean, level)
+    terms = [count * math.log(mean) - mean - math.lgamma(count + 1) for count in range(quantile + 2)]
+    below = [sum(math.exp(term) for term in terms[: max(0, quantile + more)]) for more in (-1, 2)]
     assert below[0] <= level <= below[1]  # at most one off, where it is an approximation
 
 

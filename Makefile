@@ -59,22 +59,22 @@ test-live: archives  ## Run the tests against real nodes
 bench-first-request: archives  ## Measure the first request after READY against the median of the next hundred
 	@$(RUN) -m benchmarks first-request
 
-bench-handlers: archives  ## Measure all figures of the handlers, some twelve minutes (needs wrk)
+bench-handlers: archives  ## Measure all figures of the handlers, about 12 minutes (needs wrk)
 	@$(RUN) -m benchmarks handlers
 
-bench-gateway: $(STAMP)  ## Measure all figures of the gateway, some ten minutes (needs wrk)
+bench-gateway: $(STAMP)  ## Measure all figures of the gateway, about 10 minutes (needs wrk)
 	@$(RUN) -m benchmarks gateway
 
-bench-overhead: $(STAMP)  ## Measure requests a second of a linear layer, against stock TorchServe (needs wrk)
+bench-overhead: $(STAMP)  ## Measure requests/s of a linear layer, against BaseHandler (needs wrk)
 	@$(RUN) -m benchmarks overhead
 
-bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and how soon faults are found, some three minutes
+bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 3 minutes
 	@$(RUN) -m benchmarks rollout
 
-bench-kills: $(STAMP)  ## Kill rollouts with SIGKILL at every point of their way, some twenty minutes
+bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes
 	@$(RUN) -m benchmarks crash-tests
 
-gameday: archives  ## Release canaries that are bad on purpose, and see each of them caught, some four minutes
+gameday: archives  ## Release canaries that are bad on purpose under load, about 4 minutes
 	@$(RUN) -m benchmarks gameday
 
 fuzz: archives  ## Look for bytes that a worker cannot answer; SECONDS=60 is the time of each target

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness.ports import free_ports
+from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
-from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.tokens import read_tokens
 
@@ -38,7 +38,7 @@ def free_node() -> NodeSpec:
 
 def json_sample(archive: StoredArchive) -> tuple[bytes, str]:
     """Body and media type of the archive's first sample that is JSON, else of its first."""
-    samples = versions.read_samples(archive.path)
+    samples = read_samples(archive.path)
     if not samples:
         raise ArchiveError(f"{archive.path.name} has no sample to ask it with")
     _, body, media_type = next((sample for sample in samples if sample[2] == "application/json"), samples[0])

@@ -1,9 +1,10 @@
 # What a person or CI does with this checkout; `make` alone lists it. Needs Python 3.11 or newer, and nothing else.
 
-# The first of these names that is new enough; where neither is, the second, which the error message names.
-PYTHON ?= $(firstword $(shell for name in python3.11 python3; do $$name -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$name; \
-	done) python3)
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# The first of these names that is new enough; where neither is, the second, which the error message names.
+find-python = $(firstword $(shell for name in python3.11 python3; do \
+	$$name -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$name && break; done) python3)
+PYTHON ?= $(eval PYTHON := $(find-python))$(PYTHON)# looked for once, and only where it is needed
 
 VENV := .venv
 STAMP := $(VENV)/setup.stamp

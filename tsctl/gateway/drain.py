@@ -1,10 +1,10 @@
-"""Takes a version on one node out of the gateway's rotation while its workers end.
+"""Drains a version on one node: the gateway sends it nothing while its workers end.
 
-TorchServe may drop, and never answer, a request that reaches a worker in the moment in which that worker is told to end
-(its thread is interrupted while it collects a batch). Measured: one request lost in six scale-downs under load.
+TorchServe may lose a request that reaches a worker at the moment in which that worker ends (its thread is interrupted
+while it collects a batch). Measured: one request lost in six scale-downs under load.
 
-Invariant: a node is set aside only while another one can answer for the version, and for SPARE_S at most before its
-workers end. Killed meanwhile, the gateway's keeper puts the node back.
+Invariant: a node is drained only while another one can answer for the version, and its workers end after SPARE_S at
+most. If tsctl is killed meanwhile, the gateway's supervisor puts the node back.
 """
 
 from __future__ import annotations
@@ -15,30 +15,32 @@ from contextlib import contextmanager
 from typing import Any
 
 from tsctl.errors import GatewayError
+from tsctl.gateway.discover import known_endpoints
 from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.envoy.messages import document, metadata_of
 from tsctl.gateway.envoy.render import cluster_name
+from tsctl.gateway.files import read_document
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
-from tsctl.host.files import read_document, write_document
+from tsctl.host.files import write_document
 from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.node import Node
 
-#: How long a node has had nothing in hand before it counts as idle; Envoy's threads are a moment behind its main one.
+#: A node counts as idle after so long without an active request; Envoy's threads are a moment behind its main one.
 QUIET_S = 0.5
-#: What is in hand after so long is left to the retry of an idempotent route, because the gateway is locked meanwhile.
+#: Requests that are active after so long are left to the retry of an idempotent route: the gateway is locked meanwhile.
 SPARE_S = 5.0
 POLL_S = 0.05
 
 
 @contextmanager
-def set_aside(gateway: Gateway, model: str, version: str, node: Node, note: Note) -> Iterator[None]:
-    """The gateway sends the version nothing on this node while the block runs.
+def drained(gateway: Gateway, model: str, version: str, node: Node, note: Note) -> Iterator[None]:
+    """Keeps the node out of the version's rotation while the block runs.
 
-    Where the gateway does not run, or no other node can answer, nothing is set aside.
+    Where the gateway does not run, or no other node can answer, nothing is drained.
 
     Raises:
-        GatewayError: Envoy did not take it, or did not take it back.
+        GatewayError: Envoy did not take the node out of rotation, or did not put it back.
         ConflictError: another tsctl changes the gateway.
     """
     name = cluster_name(model, version)
@@ -49,71 +51,67 @@ def set_aside(gateway: Gateway, model: str, version: str, node: Node, note: Note
             yield
             return
         try:
-            write_document(path, without(before, node.name))
-            note("set aside, waiting for what it has in hand")
+            write_document(path, with_draining(before, node.name))
+            note("draining")
             _until(
-                lambda: not _is_in_rotation(gateway, name, node), f"{model} {version} out of rotation on {node.name}"
+                lambda: not _is_in_rotation(gateway, name, node),
+                f"take {model} {version} on {node.name} out of rotation",
             )
             _wait_idle(gateway, name, node)
             yield
         finally:
             write_document(path, before)
-        _until(lambda: _is_in_rotation(gateway, name, node), f"{model} {version} back in rotation on {node.name}")
+        _until(lambda: _is_in_rotation(gateway, name, node), f"put {model} {version} on {node.name} back into rotation")
 
 
-def without(endpoints: Mapping[str, Any], node: str) -> dict[str, Any]:
-    """The document of a cluster's endpoints with this node draining: known and checked, and sent nothing. Pure."""
+def with_draining(endpoints: Mapping[str, Any], node: str) -> dict[str, Any]:
+    """The document of a cluster's endpoints with this node draining: health-checked, and sent no request. Pure."""
     [assignment] = endpoints["resources"]
     groups = [
-        {**group, "lb_endpoints": [_draining(one) if _node(one) == node else one for one in group["lb_endpoints"]]}
+        {
+            **group,
+            "lb_endpoints": [
+                {**endpoint, "health_status": "DRAINING"} if metadata_of(endpoint)["node"] == node else endpoint
+                for endpoint in group["lb_endpoints"]
+            ],
+        }
         for group in assignment["endpoints"]
     ]
     return document([{**assignment, "endpoints": groups}])
 
 
-def _draining(endpoint: Mapping[str, Any]) -> dict[str, Any]:
-    return {**endpoint, "health_status": "DRAINING"}
-
-
-def _node(endpoint: Mapping[str, Any]) -> str:
-    return str(metadata_of(endpoint)["node"])
-
-
 def _hosts(gateway: Gateway, name: str, node: Node) -> tuple[list[Host], list[Host]]:
     """The node in the cluster, and the others."""
-    written = read_document(gateway.places.endpoints / f"{name}.json") or {"resources": [{"endpoints": []}]}
-    own = {
-        f"{place['address']}:{place['port_value']}"
-        for group in written["resources"][0]["endpoints"]
-        for one in group["lb_endpoints"]
-        if _node(one) == node.name
-        for place in [one["endpoint"]["address"]["socket_address"]]
-    }
-    found = gateway.admin.hosts().get(name, [])
-    return [one for one in found if one.address in own], [one for one in found if one.address not in own]
+    written = read_document(gateway.places.endpoints / f"{name}.json")
+    endpoints = known_endpoints(written) if written else ()
+    addresses = {f"{endpoint.host}:{endpoint.port}" for endpoint in endpoints if endpoint.node == node.name}
+    hosts = gateway.admin.hosts().get(name, [])
+    return [host for host in hosts if host.address in addresses], [
+        host for host in hosts if host.address not in addresses
+    ]
 
 
 def _has_another(gateway: Gateway, name: str, node: Node) -> bool:
-    return any(one.is_healthy for one in _hosts(gateway, name, node)[1])
+    return any(host.is_healthy for host in _hosts(gateway, name, node)[1])
 
 
 def _is_in_rotation(gateway: Gateway, name: str, node: Node) -> bool:
-    return any(one.is_healthy for one in _hosts(gateway, name, node)[0])
+    return any(host.is_healthy for host in _hosts(gateway, name, node)[0])
 
 
 def _wait_idle(gateway: Gateway, name: str, node: Node) -> None:
-    """The node had nothing in hand for QUIET_S, or SPARE_S have passed."""
+    """Waits until the node had no active request for QUIET_S, for SPARE_S at most."""
     end = time.monotonic() + SPARE_S
     quiet_since = time.monotonic()
     while (now := time.monotonic()) < end and now - quiet_since < QUIET_S:
-        if any(one.active for one in _hosts(gateway, name, node)[0]):
+        if any(host.active for host in _hosts(gateway, name, node)[0]):
             quiet_since = now
         time.sleep(POLL_S)
 
 
-def _until(holds: Callable[[], bool], what: str) -> None:
+def _until(holds: Callable[[], bool], action: str) -> None:
     end = time.monotonic() + TAKEN_S
     while not holds():
         if time.monotonic() > end:
-            raise GatewayError(f"the gateway did not have {what} within {TAKEN_S:g} s", "See 'tsctl gateway status'.")
+            raise GatewayError(f"the gateway did not {action} within {TAKEN_S:g} s", "See 'tsctl gateway status'.")
         time.sleep(POLL_S)

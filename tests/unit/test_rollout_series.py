@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import exp, isclose, log
 from pathlib import Path
 
@@ -10,9 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.rollout_journals import BEGIN, promoted, rolled_back, with_edited_policy, with_outage
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.events import Entry
+from tsctl.rollout.decide.state import after, fold
 from tsctl.views.rollout.history import summary
-from tsctl.views.rollout.series import MOST_POINTS, requests_of, series, thinned
+from tsctl.views.rollout.series import MOST_POINTS, Recorder, Series, requests_of, thinned
+
+
+def series(entries: Iterable[Entry]) -> Series:
+    """The whole series of a journal."""
+    recorder, state = Recorder(), None
+    for entry in entries:
+        state = after(state, entry)
+        recorder.add(entry, state)
+    return recorder.series()
+
 
 ROWS = st.lists(st.tuples(*[st.floats(-50, 50)] * 3), max_size=400)
 

@@ -100,7 +100,7 @@ def explain(model: Model, id: Id = None, json: Json = False) -> None:
     from tsctl.rollout.decide.state import fold
     from tsctl.rollout.run.journal import find_journal, read
     from tsctl.views.rollout.narrative import story
-    from tsctl.views.rollout.tables import rates_table, signals_table
+    from tsctl.views.rollout.tables import evidence_tables
     from tsctl.views.rollout.wording import when
     from tsctl.views.terminal import print_table, print_wrapped
 
@@ -116,10 +116,9 @@ def explain(model: Model, id: Id = None, json: Json = False) -> None:
     for line in told.told:
         print_wrapped(line.text, f"{when(line.at)}  ")
         if line.judgement is not None and line.alpha is not None:
-            typer.echo()
-            print_table(signals_table(line.judgement, line.alpha), indent=4)
-            typer.echo()
-            print_table(rates_table(line.judgement.readings, state.stable, state.canary), indent=4)
+            for table in evidence_tables(line.judgement, line.alpha, state.stable, state.canary):
+                typer.echo()
+                print_table(table, indent=4)
             typer.echo()
     typer.echo()
     for sentence in (told.outcome, *told.advice):

@@ -23,7 +23,7 @@ from tsctl.rollout.decide.events import (
 )
 from tsctl.rollout.decide.evidence import Seen
 from tsctl.rollout.decide.judge import AVERAGE, Verdict, log_e_values
-from tsctl.rollout.decide.state import State, after
+from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.wording import LN_10
 
 #: Most points of a plot; a screen has not many more columns.
@@ -126,15 +126,6 @@ class Recorder:
         points = tuple(self._points[place] for place in kept)
         still_waits = [] if self._wait_begin is None else [(self._wait_begin, self._end)]
         return Series(self._end, points, tuple(self._weights), (*self._waits, *still_waits), tuple(self._marks))
-
-
-def series(entries: Iterable[Entry], most: int = MOST_POINTS) -> Series:
-    """Return the series of a journal; raises as `Recorder.series` does."""
-    recorder, state = Recorder(), None
-    for entry in entries:
-        state = after(state, entry)
-        recorder.add(entry, state)
-    return recorder.series(most)
 
 
 def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.events import Entry, Event, Started, Tick, VerdictReached, parse_event
-from tsctl.rollout.decide.evidence import Seen, Window
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.judge import Verdict, log_e_values
 from tsctl.rollout.decide.state import State, after, evidence_after
 from tsctl.rollout.run.journal import Journal
@@ -66,7 +66,7 @@ class Writer:
         self.tell("step", index=index, weight=self.state.weights[index], slow_ms=25.0, cursor={})
         self.do("weigh", 0.1, weight=self.state.weights[index])
 
-    def tick(self, canary: Seen, stable: Seen, seconds: float = 1.0) -> None:
+    def tick(self, canary: OutcomeCounts, stable: OutcomeCounts, seconds: float = 1.0) -> None:
         assert self.state
         self.now += seconds
         window = Window(self.state.weight, stable, canary)
@@ -79,8 +79,12 @@ class Writer:
         share = self.state.weight // 100
         for _ in range(count):
             kept = 100 - share
-            canary = Seen(share, min(canary_errors, share), share // 20, {"cat": share // 2, "dog": share - share // 2})
-            self.tick(canary, Seen(kept, min(1, kept), kept // 20, {"cat": kept // 2, "dog": kept - kept // 2}))
+            canary = OutcomeCounts(
+                share, min(canary_errors, share), share // 20, {"cat": share // 2, "dog": share - share // 2}
+            )
+            self.tick(
+                canary, OutcomeCounts(kept, min(1, kept), kept // 20, {"cat": kept // 2, "dog": kept - kept // 2})
+            )
 
     def judge(self) -> Verdict:
         """What the judge says now is told, unless it is undecided."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.unit.rollout_journals import Writer, aborted, failed_to_load, promoted, rolled_back, with_outage
 from tsctl.cli import rollout_views
 from tsctl.errors import AnalysisError
-from tsctl.rollout.decide.evidence import Seen
+from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.run.journal import read
 from tsctl.views.rollout.follow import Snapshot, Tail, snapshot
 from tsctl.views.rollout.status import render_status, seconds_left
@@ -103,7 +103,7 @@ def test_time_left_is_that_of_what_takes_longest(tmp_path: Path) -> None:
     assert now is not None and now.rates == pytest.approx((90, 10))
     assert seconds_left(now, now.state.judgement) == pytest.approx(3), "30 requests at 10 a second; the hold takes 2 s"
     for _ in range(61):
-        writer.tick(Seen(), Seen())
+        writer.tick(OutcomeCounts(), OutcomeCounts())
     now = snapshot(writer.entries)
     assert now is not None and now.rates == (0, 0)
     assert seconds_left(now, now.state.judgement) is None

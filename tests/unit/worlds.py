@@ -14,9 +14,9 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
 from tsctl.rollout.decide.events import Command, Effect, EffectDone
-from tsctl.rollout.decide.evidence import Seen, Window
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.evidence.counts import Cursor, Question
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
 from tsctl.rollout.run.runner import Away
 
 POLICY = RolloutPolicy(
@@ -116,20 +116,20 @@ class World:
             raise self.outside.refuses["slow"]
         return self.outside.slow
 
-    def mark(self, question: Question) -> Cursor:
+    def mark(self, query: EvidenceQuery) -> Cursor:
         return {}
 
-    def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
         if "read" in self.outside.away:
             raise Away("counts are away")
         changed = {key: value for key, value in self.outside.counted.items() if value != cursor.get(key, 0)}
         found: dict[int, dict[str, dict[str, int]]] = {}
         for key, value in changed.items():
             version, own, kind = key.split("|")
-            weight = int(own) if version == question.canary else TOTAL - int(own)
+            weight = int(own) if version == query.canary else TOTAL - int(own)
             found.setdefault(weight, {}).setdefault(version, {})[kind] = value - cursor.get(key, 0)
         windows = [
-            Window(weight, Seen(**at.get(question.stable, {})), Seen(**at.get(question.canary, {})))
+            Window(weight, OutcomeCounts(**at.get(query.stable, {})), OutcomeCounts(**at.get(query.canary, {})))
             for weight, at in sorted(found.items())
         ]
         return windows, changed

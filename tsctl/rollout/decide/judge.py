@@ -10,7 +10,7 @@ from enum import StrEnum
 from math import log
 
 from tsctl.config.policy import LIMIT, RolloutPolicy
-from tsctl.rollout.decide.evidence import Evidence, Seen, class_count
+from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, class_count
 from tsctl.rollout.decide.statistics import log_mean, rate_bounds, rejects
 
 #: More requests than this are not searched for: a rate that needs more cannot be shown.
@@ -125,12 +125,12 @@ def log_e_values(policy: RolloutPolicy, evidence: Evidence) -> dict[str, float]:
     return {signal: logs[signal] for signal in shares} | {AVERAGE: log_mean(parts) + log(len(parts))}
 
 
-def requests_needed(policy: RolloutPolicy, canary: Seen, in_step: int) -> int:
+def requests_needed(policy: RolloutPolicy, canary: OutcomeCounts, in_step: int) -> int:
     """Requests of the canary, without an error, until it can pass; 0 where it has them."""
     return max(policy.min_requests - in_step, requests_until_below(canary, policy.max_error_rate, policy.alpha), 0)
 
 
-def requests_until_below(seen: Seen, rate: float, alpha: float) -> int:
+def requests_until_below(seen: OutcomeCounts, rate: float, alpha: float) -> int:
     """Requests without an error until a confidence sequence shows that the rate of errors lies below `rate`."""
 
     def is_below(more: int) -> bool:
@@ -153,7 +153,7 @@ def loudest_class(evidence: Evidence) -> str:
     return max(evidence.mix, key=lambda name: evidence.mix[name].log_e, default="")
 
 
-def _rate(signal: str, about: str, seen: Seen, evidence: Evidence, alpha: float) -> Rate:
+def _rate(signal: str, about: str, seen: OutcomeCounts, evidence: Evidence, alpha: float) -> Rate:
     if signal == "disagreement":
         events, requests = evidence.disagreement.events, evidence.disagreement.trials
     elif signal == "mix":

@@ -21,7 +21,7 @@ from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
 from tsctl.rollout.decide.events import Command, Outcome, Started, start_of
 from tsctl.rollout.decide.state import State, fold
-from tsctl.rollout.evidence.counts import Cursor, Question, classes_of, requests_of, series
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery, classes_of, requests_of, series
 from tsctl.rollout.evidence.sources import EnvoyCounters, PrometheusServer, Source
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run import commands as control
@@ -104,7 +104,7 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
                 policy=policy,
                 policy_digest=policy.digest,
                 classes=classes_of(samples, model, route.stable),
-                cursor={**series(samples, Question(model, route.stable, version)), **place.users({}).mark()},
+                cursor={**series(samples, EvidenceQuery(model, route.stable, version)), **place.users({}).mark()},
                 by=control.who(),
             )
         )

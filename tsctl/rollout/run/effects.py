@@ -31,7 +31,7 @@ from tsctl.rollout.decide.capacity import requests_per_s
 from tsctl.rollout.decide.events import Command, Effect, EffectDone
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.evidence.counts import SLOW, Answers, Cursor, Question, answers_of, requests_of, series
+from tsctl.rollout.evidence.counts import SLOW, Answers, Cursor, EvidenceQuery, answers_of, requests_of, series
 from tsctl.rollout.evidence.sources import EnvoyCounters, Source, read
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run import commands as control
@@ -188,15 +188,15 @@ class Site:
         found = recent if recent.total >= LEAST_ANSWERS else all_
         return found.slow_ms(state.policy.slow_quantile) if found.total >= LEAST_ANSWERS else None
 
-    def mark(self, question: Question) -> Cursor:
+    def mark(self, query: EvidenceQuery) -> Cursor:
         """Answers that were as slow before now are no evidence; requests count since they were read last."""
         if self.users is not None:  # each line tells how long its answer took
             return {}
-        found = series(self.source.samples(question.model), question)
+        found = series(self.source.samples(query.model), query)
         return {key: value for key, value in found.items() if key.startswith(SLOW)}
 
-    def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        return self.users.read(question, cursor) if self.users is not None else read(self.source, question, cursor)
+    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+        return self.users.read(query, cursor) if self.users is not None else read(self.source, query, cursor)
 
     def rate(self, state: State) -> float:
         """By Envoy, also where Prometheus has the counts: between two scrapes its rate would be none."""

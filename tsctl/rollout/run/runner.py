@@ -39,7 +39,7 @@ from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values
 from tsctl.rollout.decide.memory import grown
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
-from tsctl.rollout.evidence.counts import Cursor, Question
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
 from tsctl.rollout.run.journal import Journal
 
 #: A tick without requests is journaled this often, and what is waited for told as often.
@@ -75,10 +75,10 @@ class World(Protocol):
     def slow_ms(self, state: State) -> float | None:
         """What is slow from now on, by stable's recent answers; None where there are too few of them."""
 
-    def mark(self, question: Question) -> Cursor:
-        """Where reading begins, for what is slow by this question."""
+    def mark(self, query: EvidenceQuery) -> Cursor:
+        """Where reading begins, for what is slow by this query."""
 
-    def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
         """What came since the cursor, and what changed of it."""
 
     def rate(self, state: State) -> float:
@@ -221,7 +221,7 @@ class Runner:
         """What is slow in this step is fixed before its first request."""
         weight = self.state.weights[todo.step]
         slow_ms = self.world.slow_ms(self.state)
-        cursor = self.world.mark(self._question(slow_ms))
+        cursor = self.world.mark(self._query(slow_ms))
         self._tell(StepBegan(todo.step, weight, slow_ms, cursor))
 
     def _weigh(self) -> None:
@@ -276,7 +276,7 @@ class Runner:
     def _watch(self) -> bool:
         self.sleep(self.state.policy.tick_s)
         try:
-            windows, cursor = self.world.read(self._question(self.state.slow_ms), self.state.cursor)
+            windows, cursor = self.world.read(self._query(self.state.slow_ms), self.state.cursor)
         except TsctlError as error:
             return self._blind(error)
         if windows or cursor or self._held_s >= QUIET_S or self._may_pass():
@@ -300,7 +300,7 @@ class Runner:
 
     def _glance(self) -> None:
         """While a step waits for its weight, the canary has the one before, and fails by what comes of it."""
-        windows, cursor = self.world.read(self._question(self.state.slow_ms), self.state.cursor)
+        windows, cursor = self.world.read(self._query(self.state.slow_ms), self.state.cursor)
         if windows or cursor:
             self._tick(0.0, windows, cursor)
         judgement = self.state.judgement
@@ -340,7 +340,7 @@ class Runner:
             return
         slow_ms = self.world.slow_ms(self.state)
         if slow_ms is not None:
-            self._tell(SlowThresholdSet(slow_ms, self.world.mark(self._question(slow_ms))))
+            self._tell(SlowThresholdSet(slow_ms, self.world.mark(self._query(slow_ms))))
 
     def _overdue(self) -> bool:
         """A step that is undecided for too long ends as the policy says; False where a person must say how."""
@@ -395,9 +395,9 @@ class Runner:
         self.state = after(self.state, entry)
         self.heard(entry, self.state)
 
-    def _question(self, slow_ms: float | None) -> Question:
+    def _query(self, slow_ms: float | None) -> EvidenceQuery:
         state = self.state
-        return Question(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)
+        return EvidenceQuery(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)
 
 
 def _may_end(error: TsctlError) -> bool:

@@ -21,7 +21,7 @@ from tsctl.rollout.decide.events import (
     Tick,
     VerdictReached,
 )
-from tsctl.rollout.decide.evidence import Seen
+from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.decide.judge import AVERAGE, Verdict, log_e_values
 from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.wording import LN_10
@@ -42,8 +42,8 @@ class Point:
     """
 
     at: float
-    stable: Seen
-    canary: Seen
+    stable: OutcomeCounts
+    canary: OutcomeCounts
     requests: tuple[int, int]
     powers: Mapping[str, float]
     average: float

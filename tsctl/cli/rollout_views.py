@@ -31,7 +31,7 @@ def status(model: AnyModel = None, json: Json = False) -> None:
     from tsctl.rollout.run.journal import find_journal, read, unfinished_journals
     from tsctl.views.rollout.follow import snapshot
     from tsctl.views.rollout.status import render_status
-    from tsctl.views.terminal import print_renderable
+    from tsctl.views.terminal import new_console
 
     project = find_project()
     paths = unfinished_journals(project) if model is None else [find_journal(project, model)]
@@ -42,7 +42,7 @@ def status(model: AnyModel = None, json: Json = False) -> None:
         return
     for number, now in enumerate(rollouts):
         typer.echo("\n" if number else "", nl=False)
-        print_renderable(render_status(now, time.time()))
+        new_console().print(render_status(now, time.time()))
     if not rollouts:
         typer.echo("no rollout is in progress; 'tsctl rollout history' shows those that have ended")
 

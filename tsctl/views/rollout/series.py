@@ -5,19 +5,16 @@ Invariant: nothing here is judged anew; counts and e-values come from the ticks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.events import (
     CommandReceived,
-    EffectDone,
-    Ended,
     Entry,
     PolicyChanged,
     Reopened,
-    StepBegan,
     Tick,
     VerdictReached,
 )
@@ -104,7 +101,7 @@ class Recorder:
             self._wait_begin = None
 
     def _add_tick(self, tick: Tick, state: State) -> None:
-        stable, canary = _requests(tick)
+        stable, canary = tick.requests
         self._requests = self._requests[0] + stable, self._requests[1] + canary
         log_e = tick.log_e or log_e_values(state.policy, state.evidence)  # journals of format 0 record none
         powers = {name: log_e[name] / LN_10 for name in state.policy.shares}
@@ -156,23 +153,3 @@ def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:
     for part in range(parts):
         kept |= extremes(places[len(rows) * part // parts : len(rows) * (part + 1) // parts], 0)
     return sorted(kept)
-
-
-def requests_of(entries: Iterable[Entry]) -> tuple[int, int]:
-    """Requests of stable and of the canary in all ticks."""
-    counts = [_requests(entry.event) for entry in entries if isinstance(entry.event, Tick)]
-    return sum(stable for stable, _ in counts), sum(canary for _, canary in counts)
-
-
-def ends_wait(entry: Entry) -> bool:
-    """Whether the entry ends a wait; a tick without hold time adds counts, and the wait goes on."""
-    match entry.event:
-        case Tick(held_s=held_s):
-            return held_s > 0
-        case EffectDone() | StepBegan() | PolicyChanged() | VerdictReached() | Ended():
-            return True
-    return False
-
-
-def _requests(tick: Tick) -> tuple[int, int]:
-    return sum(window.stable.requests for window in tick.windows), sum(w.canary.requests for w in tick.windows)

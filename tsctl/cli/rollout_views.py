@@ -20,9 +20,10 @@ NOT_PROMOTED = 10
 
 
 def status(model: AnyModel = None, json: Json = False) -> None:
-    """Show where a rollout stands: weight, requests, rates with intervals, e-values, and what is still needed.
+    """Show where a rollout stands.
 
-    With MODEL, its last rollout, even if it has ended; without, all rollouts in progress.
+    Shows weight, requests, rates with intervals, e-values, and what is still needed. With MODEL, its last rollout, even
+    if it has ended; without, all rollouts in progress.
     """
     import time
 
@@ -48,10 +49,10 @@ def status(model: AnyModel = None, json: Json = False) -> None:
 
 
 def watch(model: Model, json: Json = False) -> None:
-    """Watch a rollout until it ends; Ctrl-C stops watching and changes nothing.
+    """Watch a rollout until it ends.
 
-    On a terminal the status is refreshed; anywhere else, and with --json, each event is a line. The exit code is 0 if
-    the canary was promoted, and 10 if not.
+    Ctrl-C stops watching and changes nothing. On a terminal the status is refreshed; anywhere else, and with --json,
+    each event is a line. The exit code is 0 if the canary was promoted, and 10 if not.
     """
     from tsctl.config.project import find_project
     from tsctl.rollout.decide.events import Outcome
@@ -67,7 +68,10 @@ def watch(model: Model, json: Json = False) -> None:
 
 
 def history(model: AnyModel = None, json: Json = False) -> None:
-    """List every rollout, the oldest first: how it ended, by which signal, and how long it took."""
+    """List every rollout, the oldest first.
+
+    Shows how it ended, what failed it, and how long it took.
+    """
     from tsctl.config.project import find_project
     from tsctl.errors import AnalysisError
     from tsctl.rollout.run.journal import journals, read
@@ -95,7 +99,10 @@ def history(model: AnyModel = None, json: Json = False) -> None:
 
 
 def explain(model: Model, id: Id = None, json: Json = False) -> None:
-    """Explain a rollout in sentences: every decision with its reason, numbers and time, and what to do next."""
+    """Explain a rollout in sentences.
+
+    Shows every decision with its reason, numbers and time, and what to do next.
+    """
     from tsctl.config.project import find_project
     from tsctl.rollout.decide.state import fold
     from tsctl.rollout.run.journal import find_journal, read
@@ -132,7 +139,10 @@ def report(
         Path | None, typer.Option(help="Path of the file; beside the journal, in .tsctl/rollouts, if left out.")
     ] = None,
 ) -> None:
-    """Write a rollout as one HTML file with plots, which needs no network and no other file."""
+    """Write a rollout as one HTML file with plots.
+
+    The file needs no network and no other file.
+    """
     from tsctl.config.project import find_project
     from tsctl.rollout.run.journal import find_journal, read
     from tsctl.views.rollout.report import SUFFIX, write_report

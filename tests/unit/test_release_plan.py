@@ -18,6 +18,7 @@ from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.deploy.applied_state import as_applied, recorded, remember, remember_applied
+from tsctl.deploy.apply import Applied, Failure
 from tsctl.deploy.changes import (
     GATEWAY,
     Change,
@@ -34,9 +35,9 @@ from tsctl.deploy.changes import (
 )
 from tsctl.deploy.desired import desired_state
 from tsctl.deploy.drain import with_draining
-from tsctl.deploy.outcome import Applied, Failure, coverage_error, failure_error
 from tsctl.deploy.plan import make_plan
 from tsctl.deploy.preconditions import error_of
+from tsctl.deploy.reconcile import coverage_error, failure_error
 from tsctl.deploy.state import (
     Actual,
     Desired,

@@ -27,7 +27,6 @@ from tsctl.deploy.changes import (
 )
 from tsctl.deploy.drain import drained
 from tsctl.deploy.observe import Owners
-from tsctl.deploy.outcome import Applied, Failure
 from tsctl.errors import ConflictError, NodeError, TsctlError
 from tsctl.gateway import change as routes
 from tsctl.gateway.publish import put_traffic
@@ -42,6 +41,24 @@ from tsctl.rollout.run.journal import unfinished
 
 #: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A change that was not made at one place."""
+
+    change: Change
+    place: str
+    error: TsctlError
+
+
+@dataclass
+class Applied:
+    """Which changes of a plan were made."""
+
+    done: list[Change] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    left_out: list[Change] = field(default_factory=list)  # because a change that they depend on failed
 
 
 def apply(owners: Owners, plan: Plan, options: PlanOptions, progress: Progress) -> Applied:

@@ -15,11 +15,13 @@ import yaml
 from benchmarks.harness.client import under_load
 from tests.support.gateways import Front
 from tests.support.sites import HALF, Site, free_ports, make_site, processes_of, until, write_tiny
+from tests.unit.rollout_journals import started
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import open_gateway
-from tsctl.rollout.run.journal import ENDED, STARTED, Journal, folder
+from tsctl.rollout.decide.events import Ended, Outcome
+from tsctl.rollout.run.journal import Journal, folder
 
 NODES = ("local", "b")
 #: 3.0 takes a while to load, and does not while a file is there; 9.0 is nobody's.
@@ -166,9 +168,9 @@ def test_refused_is_refused_whole(front: Front) -> None:
     site.run("archive", "build", "tiny:2.0")
     deploy(site, {**BOTH, "3.0": {"workers": 1}})
     journal = Journal(folder(Project(site.root), "tiny") / "20260101T000000Z-2.0.jsonl")
-    journal.append(STARTED, version="2.0")
+    journal.append(started("tiny"))
     assert "rollout 20260101T000000Z-2.0 of tiny has not ended" in site.run("apply", status=7).err
-    journal.append(ENDED)
+    journal.append(Ended(Outcome.PROMOTED, ""))
     assert served(site) == on_both("1.0", "2.0")
 
 

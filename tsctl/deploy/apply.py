@@ -25,10 +25,10 @@ from tsctl.deploy.changes import (
     SetWeights,
     is_barred_by_rollout,
 )
-from tsctl.deploy.drain import drained
 from tsctl.deploy.observe import Owners
 from tsctl.errors import ConflictError, NodeError, TsctlError
 from tsctl.gateway import change as routes
+from tsctl.gateway.drain import drained
 from tsctl.gateway.publish import put_traffic
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, changing, traffic_in_force

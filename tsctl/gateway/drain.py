@@ -17,7 +17,7 @@ from typing import Any
 from tsctl.errors import GatewayError
 from tsctl.gateway.discover import known_endpoints
 from tsctl.gateway.envoy.admin import Host
-from tsctl.gateway.envoy.messages import NAMESPACE, document
+from tsctl.gateway.envoy.messages import document, metadata_of
 from tsctl.gateway.envoy.render import cluster_name
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
@@ -70,9 +70,7 @@ def with_draining(endpoints: Mapping[str, Any], node: str) -> dict[str, Any]:
         {
             **group,
             "lb_endpoints": [
-                {**endpoint, "health_status": "DRAINING"}
-                if endpoint["metadata"]["filter_metadata"][NAMESPACE]["node"] == node
-                else endpoint
+                {**endpoint, "health_status": "DRAINING"} if metadata_of(endpoint)["node"] == node else endpoint
                 for endpoint in group["lb_endpoints"]
             ],
         }

@@ -12,8 +12,9 @@ from typing import Any
 from tsctl.deploy.apply import Applied
 from tsctl.deploy.changes import Change, Plan, Refusal, Register, Replace, Scale, SetWeights, Unmanaged
 
-#: Signs before a line, besides those of changes.
-KEPT, REFUSED = "?", "x"
+REGISTERED, CHANGED, RETIRED, KEPT, REFUSED = "+", "~", "-", "?", "x"
+#: The sign before the lines of a kind of change; CHANGED for every other kind.
+SIGNS = {"register": REGISTERED, "route": RETIRED, "retire": RETIRED}
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def heading(plan: Plan, model: str) -> str:
 def summary(plan: Plan) -> str:
     """One line: how many changes, and what the plan does not cover."""
     counts = {
-        "to register": _places(plan, "+"),
-        "to change": _places(plan, "~"),
-        "to retire": _places(plan, "-"),
+        "to register": _count(plan, REGISTERED),
+        "to change": _count(plan, CHANGED),
+        "to retire": _count(plan, RETIRED),
         "refused": len(plan.refusals),
         "not in deployment.yaml": len(plan.unmanaged),
     }
@@ -135,7 +136,7 @@ def _changes(plan: Plan) -> Iterator[Line]:
     for change in plan.changes:
         for effect in change.effects:
             text = f"{effect.before} -> {effect.after}"
-            yield Line(change.model, change.sign, (change.version or "", change.kind, effect.place, text))
+            yield Line(change.model, _sign(change), (change.version or "", change.kind, effect.place, text))
 
 
 def _refusals(plan: Plan) -> Iterator[Line]:
@@ -150,5 +151,9 @@ def _kept(plan: Plan) -> Iterator[Line]:
         yield Line(thing.model, KEPT, (thing.version or "", "kept", thing.place, text))
 
 
-def _places(plan: Plan, sign: str) -> int:
-    return sum(len(change.effects) for change in plan.changes if change.sign == sign)
+def _sign(change: Change) -> str:
+    return SIGNS.get(change.kind, CHANGED)
+
+
+def _count(plan: Plan, sign: str) -> int:
+    return sum(len(change.effects) for change in plan.changes if _sign(change) == sign)

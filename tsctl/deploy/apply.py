@@ -37,7 +37,6 @@ from tsctl.nodes.fan_out import is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.client import Unreachable
 from tsctl.nodes.torchserve.node import Node
-from tsctl.rollout.run.journal import unfinished
 
 #: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0
@@ -127,7 +126,7 @@ class _Attempt:
         Raises:
             TsctlError: it was tried nowhere, or the gateway refused it.
         """
-        rollout = unfinished(self.owners.project, change.model)
+        rollout = self.owners.unfinished_rollout(change.model)
         if rollout is not None and is_barred_by_rollout(change, self.options):
             raise ConflictError(
                 f"rollout {rollout} of {change.model} began meanwhile", "Run this again when it has ended."

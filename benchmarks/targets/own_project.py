@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
@@ -54,7 +55,7 @@ def free_port() -> int:
 
 def json_sample(archive: StoredArchive) -> tuple[bytes, str]:
     """Body and media type of the archive's first sample that is JSON, else of its first."""
-    samples = versions.read_samples(archive.path)
+    samples = read_samples(archive.path)
     if not samples:
         raise ArchiveError(f"{archive.path.name} has no sample to ask it with")
     _, body, media_type = next((sample for sample in samples if sample[2] == "application/json"), samples[0])

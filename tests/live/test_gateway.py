@@ -30,11 +30,12 @@ from tsctl.gateway import change, state
 from tsctl.gateway.envoy import supervisor as keeper
 from tsctl.gateway.envoy.messages import document
 from tsctl.gateway.envoy.render import endpoints
+from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import digest, new_key, record_of, revoked
 from tsctl.gateway.publish import put_route_file, put_traffic, routes_of
 from tsctl.gateway.state import changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow
-from tsctl.host.files import read_document, write_document
+from tsctl.host.files import write_document
 from tsctl.nodes.observe import ObservedNode, observe
 from tsctl.nodes.torchserve.node import Node
 

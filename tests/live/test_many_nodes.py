@@ -28,8 +28,8 @@ from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.envoy.render import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
-from tsctl.nodes.torchserve.client import Unreachable
 from tsctl.nodes.torchserve.node import Node, open_nodes
+from tsctl.nodes.torchserve.session import Unreachable
 
 NAMES = ("a", "b", "c")
 CONNECTIONS = 4

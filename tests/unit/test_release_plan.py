@@ -50,7 +50,7 @@ from tsctl.gateway.drain import with_draining
 from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints
 from tsctl.gateway.traffic import Shadow, Traffic, only
 from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
-from tsctl.nodes.torchserve.client import Unreachable
+from tsctl.nodes.torchserve.session import Unreachable
 from tsctl.views.plan import aligned, applied_json, heading, lines_of, plan_json, summary
 
 DIGESTS = {"1.0": "aaaaaaaaaaaa", "2.0": "bbbbbbbbbbbb", "3.0": "cccccccccccc", "9.0": "dddddddddddd"}

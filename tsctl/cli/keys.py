@@ -51,7 +51,7 @@ def add(
 def list_keys(json: Json = False) -> None:
     """Every key by its id, never the key itself."""
     from tsctl.gateway import keys
-    from tsctl.host.files import read_document
+    from tsctl.gateway.files import read_document
 
     gateway = opened()
     plain = keys.plain_keys(read_document(gateway.places.routes))

@@ -35,8 +35,9 @@ from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
-from tsctl.nodes.torchserve.client import Unreachable
 from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.nodes.torchserve.warmup import warm_up
 
 #: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0
@@ -172,7 +173,7 @@ class _Attempt:
         versions.scale(node, change.model, change.version, change.workers, note)
         was = change.before[node.name]
         if was.ready == 0 and parse_name(was.archive) and self._archive(was.archive).path.is_file():
-            versions.warm_wire(node, self._archive(was.archive), note)  # nobody has asked it yet
+            warm_up(node, self._archive(was.archive), note)  # nobody has asked it yet
 
     def _scale_down(self, change: Scale, node: Node, note: Note) -> None:
         gateway = self.owners.gateway

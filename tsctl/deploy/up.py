@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tsctl.archive.build import build_versions
+from tsctl.archive.container import read_samples
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.changes import PlanOptions
@@ -17,10 +18,10 @@ from tsctl.deploy.reconcile import reconcile
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.progress import Progress
 from tsctl.nodes.observe import ObservedNode, observe
-from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.client import Reply
 from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.start import require_same_addresses, restore, start_node, stop_node
+from tsctl.nodes.torchserve.restore import restore
+from tsctl.nodes.torchserve.start import require_same_addresses, start_node, stop_node
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _ask(project: Project, node: Node, observed: ObservedNode, model: str, versi
     """Sends one sample to the model's default version, unless that is not ready, which was reported before."""
     state = observed.version(model, version)
     archive = project.store / state.archive if state is not None and state.is_ready else None
-    samples = versions.read_samples(archive) if archive is not None and archive.is_file() else []
+    samples = read_samples(archive) if archive is not None and archive.is_file() else []
     for name, body, media_type in samples[:1]:
         try:
             reply = node.client.predict(model, None, body, media_type)

@@ -12,11 +12,11 @@ from tsctl.config.weights import percent
 from tsctl.errors import GatewayError
 from tsctl.gateway import discover
 from tsctl.gateway.envoy.render import Upstream, cluster_name
+from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, plain_keys, read_keys, write_keys
 from tsctl.gateway.publish import POLL_S, TAKEN_S, put_clusters, put_route_file, put_traffic, routes_of
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow, Traffic, only
-from tsctl.host.files import read_document
 from tsctl.nodes.observe import ObservedNode, observe, observe_version
 from tsctl.nodes.torchserve.node import Node
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tsctl.archive.container import read_samples
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.messages import metadata_of
@@ -15,7 +16,6 @@ from tsctl.gateway.envoy.render import Endpoint, Probe, Upstream
 from tsctl.nodes.observe import ObservedNode
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.tokens import read_tokens
-from tsctl.nodes.torchserve.versions import read_samples
 
 #: A health check's sample is the smallest of the archive's; a larger one than this would cost more than it tells.
 LARGEST_PROBE = 256 << 10

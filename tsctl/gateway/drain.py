@@ -19,9 +19,10 @@ from tsctl.gateway.discover import known_endpoints
 from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.envoy.messages import document, metadata_of
 from tsctl.gateway.envoy.render import cluster_name
+from tsctl.gateway.files import read_document
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
-from tsctl.host.files import read_document, write_document
+from tsctl.host.files import write_document
 from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.node import Node
 

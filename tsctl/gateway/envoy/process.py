@@ -15,9 +15,10 @@ from pathlib import Path
 
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.render import bootstrap, certificate, whole
+from tsctl.gateway.files import read_document
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.environment import inherited
-from tsctl.host.files import open_log, read_document, write_document
+from tsctl.host.files import open_log, write_document
 from tsctl.host.ports import port_problem
 from tsctl.host.process import ProcessIdentity, identify, spawn
 from tsctl.nodes.torchserve.logs import tail

@@ -19,10 +19,11 @@ import pytest
 import requests
 import yaml
 
+from benchmarks.harness.ports import free_ports
 from tests.support.gateways import PROBLEM, Front, certificate, with_gateway
 from tests.support.raw_http import read_messages
 from tests.support.recorders import Listener
-from tests.support.sites import HALF, Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
+from tests.support.sites import HALF, Site, is_alive, make_site, processes_of, until, write_tiny
 from tsctl.config.deployment import Budget, NodeSpec, Sticky
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ConflictError, GatewayError

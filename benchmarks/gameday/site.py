@@ -87,7 +87,7 @@ def bring_back(fleet: Fleet, version: str, step: Step) -> None:
 def versions_of(fleet: Fleet, requests: set[str]) -> dict[str, str]:
     """By the id of a request, the version to which the gateway sent it; those that it sent nowhere are left out."""
     found = {}
-    for path in fleet.gateway.places.access_log.parent.glob("access.log*"):
+    for path in fleet.gateway.files.access_log.parent.glob("access.log*"):
         for line in path.read_text(encoding="utf-8").splitlines():
             told = json.loads(line)
             if told["request_id"] in requests and told["version"]:

@@ -27,9 +27,9 @@ from tsctl.config.archive import read_archive_spec
 from tsctl.config.deployment import NodeSpec, read_deployment
 from tsctl.config.project import PROJECT_VARIABLE, Project
 from tsctl.errors import NodeError
-from tsctl.gateway.change import sync
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
+from tsctl.gateway.sync import sync
 from tsctl.host.progress import Progress
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node

@@ -26,12 +26,12 @@ from tests.support.sites import HALF, Site, free_ports, is_alive, make_site, pro
 from tsctl.config.deployment import Budget, NodeSpec, Sticky
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ConflictError, GatewayError
-from tsctl.gateway import change, state
-from tsctl.gateway.envoy import supervisor as keeper
+from tsctl.gateway import change, state, sync
+from tsctl.gateway.envoy import supervisor
 from tsctl.gateway.envoy.messages import document
 from tsctl.gateway.envoy.render import endpoints
 from tsctl.gateway.keys import digest, new_key, record_of, revoked
-from tsctl.gateway.publish import put_route_file, put_traffic, routes_of
+from tsctl.gateway.publish import put_route_file, put_traffic, route_file
 from tsctl.gateway.state import changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow
 from tsctl.host.files import read_document, write_document
@@ -200,7 +200,7 @@ def test_a_version_that_cannot_answer_gets_no_weight(front: Front) -> None:
 
 def test_what_envoy_refuses_leaves_what_was_in_force(front: Front) -> None:
     gateway = front.gateway
-    written = read_document(gateway.places.routes)
+    written = read_document(gateway.files.routes)
     assert written is not None
     resources = json.loads(json.dumps(written["resources"]))
     resources[0]["virtual_hosts"][0]["routes"].insert(
@@ -209,7 +209,7 @@ def test_what_envoy_refuses_leaves_what_was_in_force(front: Front) -> None:
     with changing(gateway), pytest.raises(GatewayError, match="unknown cluster 'no~cluster'") as refused:
         put_route_file(gateway, document(resources))
     assert refused.value.exit_code == 5
-    assert read_document(gateway.places.routes) == written
+    assert read_document(gateway.files.routes) == written
     assert front.ask("/predictions/tiny").status_code == 200
 
 
@@ -274,7 +274,8 @@ def test_a_shadow_gets_copies_and_no_client_notices(front: Front) -> None:
         return front.gateway.admin.counters(f"^{counter}$").get(counter, 0)
 
     before = copies()
-    assert front.site.run("shadow", "set", "tiny", "2.0", "--percent", "100").out == "tiny: 100% is copied to 2.0\n"
+    shadowed = front.site.run("shadow", "set", "tiny", "2.0", "--percent", "100").out
+    assert shadowed == "tiny: 100% of the requests are copied to 2.0\n"
     assert versions_of(front, 20) == {"1.0": 20}
     until(lambda: copies() == before + 20, 10, "twenty copies")
     front.site.run("shadow", "clear", "tiny")
@@ -287,7 +288,7 @@ def test_a_copy_is_marked_and_its_client_answered_though_nobody_answers_the_copy
     gateway, silent = front.gateway, Listener()
     [upstream] = [one for one in upstreams_written(gateway) if (one.model, one.version) == ("tiny", "2.0")]
     [own] = upstream.endpoints
-    path = gateway.places.endpoints / "tiny~2.0~shadow.json"
+    path = gateway.files.endpoints_of("tiny~2.0~shadow")
     with changing(gateway):
         traffic = traffic_in_force(gateway)
         elsewhere = replace(upstream, endpoints=(replace(own, port=silent.place[1]),))
@@ -327,12 +328,12 @@ def test_of_many_clients_each_has_a_budget(front: Front) -> None:
     spec = gateway.spec.model_copy(update={"budget": Budget(requests_per_s=1, burst=2)})
     keys = [new_key() for _ in range(30)]  # more than Envoy keeps of buckets that it makes by itself
     records = [record_of(key, f"client-{number}", None, None) for number, key in enumerate(keys)]
-    with changing(gateway):  # the keeper waits, which would write the deployment's own budget
-        before = read_document(gateway.places.routes)
+    with changing(gateway):  # the supervisor waits, which would write the deployment's own budget
+        before = read_document(gateway.files.routes)
         assert before is not None
         small = replace(gateway, spec=spec)
         plain = {digest(key): key for key in keys}
-        put_route_file(gateway, routes_of(small, traffic_in_force(gateway), records, plain))
+        put_route_file(gateway, route_file(small, traffic_in_force(gateway), records, plain))
         try:
             begin = time.monotonic()
             asked = [front.ask("/predictions/tiny", **{"x-api-key": key}).status_code for _ in range(8) for key in keys]
@@ -371,7 +372,7 @@ def test_a_silent_node_keeps_no_key_in_force(front: Front) -> None:
         )
         nodes = {**gateway.deployment.nodes, "silent": node}
         more = replace(gateway, deployment=gateway.deployment.model_copy(update={"nodes": nodes}))
-        following = aside.submit(change.sync, more)
+        following = aside.submit(sync.sync, more)
         time.sleep(0.3)
         assert not following.done()
         begin = time.monotonic()
@@ -384,18 +385,18 @@ def test_a_silent_node_keeps_no_key_in_force(front: Front) -> None:
 def test_what_a_node_said_before_somebody_else_asked_it_is_forgotten(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway, observe = front.gateway, change.observe
+    gateway, observe = front.gateway, sync.observe
 
     def overtaken(nodes: Sequence[Node]) -> list[ObservedNode]:
         observed = observe(nodes)
-        monkeypatch.setattr(change, "observe", observe)
+        monkeypatch.setattr(sync, "observe", observe)
         front.site.run("models", "scale", "slow", "1.0", "0")
-        change.sync(gateway)
+        sync.sync(gateway)
         return observed
 
-    monkeypatch.setattr(change, "observe", overtaken)
+    monkeypatch.setattr(sync, "observe", overtaken)
     try:
-        change.sync(gateway)
+        sync.sync(gateway)
         assert [len(one.endpoints) for one in upstreams_written(gateway) if one.model == "slow"] == [0]
     finally:
         front.site.run("models", "scale", "slow", "1.0", "1")
@@ -431,13 +432,13 @@ def test_each_request_is_a_line_of_the_log(front: Front) -> None:
     assert line["bytes_in"] == len(HALF)
     assert line["duration_ms"] >= 0
     gateway = front.gateway
-    assert keeper.rotate(gateway, largest=1, kept=2)
+    assert supervisor.rotate(gateway, largest=1, kept=2)
     front.ask("/predictions/tiny", **{"x-request-id": "logged-2"})
     until(lambda: [one["request_id"] for one in front.log()] == ["logged-2"], 5, "a new file")
-    assert keeper.rotate(gateway, largest=1, kept=2)
-    until(lambda: keeper.rotate(gateway, largest=0, kept=2), 5, "the file that Envoy opens when it is told")
+    assert supervisor.rotate(gateway, largest=1, kept=2)
+    until(lambda: supervisor.rotate(gateway, largest=0, kept=2), 5, "the file that Envoy opens when it is told")
     names = {"access.log", "access.log.1", "access.log.2"}
-    folder = gateway.places.access_log.parent
+    folder = gateway.files.access_log.parent
     until(lambda: {path.name for path in folder.glob("access.log*")} == names, 5, "three files")
 
 
@@ -455,9 +456,9 @@ def test_numbers_for_prometheus_and_nothing_else(front: Front) -> None:
     assert requests.post(f"{front.metrics}/quitquitquit", timeout=10).status_code == 404
 
 
-def test_a_killed_keeper_drops_nothing_and_a_killed_envoy_comes_back(front: Front) -> None:
+def test_a_killed_supervisor_drops_nothing_and_a_killed_envoy_comes_back(front: Front) -> None:
     os.kill(front.pid("keeper"), signal.SIGKILL)
-    until(lambda: not is_alive(front.pid("keeper")), 5, "the keeper's end")
+    until(lambda: not is_alive(front.pid("keeper")), 5, "the supervisor's end")
     assert front.ask("/predictions/tiny").status_code == 200
     front.site.run("gateway", "start")
     old = front.pid("envoy")

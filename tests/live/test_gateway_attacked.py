@@ -31,7 +31,7 @@ from tests.support.raw_http import End, Exchange, Message, Place, bytes_of, exch
 from tests.support.recorders import Listener, Tap
 from tests.support.sites import Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
 from tsctl.gateway.envoy.admin import Admin
-from tsctl.gateway.envoy.process import envoy_path
+from tsctl.gateway.envoy.configuration import envoy_path
 from tsctl.nodes.torchserve.tokens import read_tokens
 
 SEED = 20_240_601
@@ -103,7 +103,7 @@ class Siege:
         """Every line of the gateway's access log; one that is no JSON raises."""
         mark = f"marker-{next(self.markers)}-end"
         self.front.ask("/healthz", **{"x-request-id": mark})
-        return [json.loads(line) for line in lines_before(self.front.gateway.places.access_log, mark)]
+        return [json.loads(line) for line in lines_before(self.front.gateway.files.access_log, mark)]
 
     def served(self) -> Any:
         """What the node serves, with which workers."""
@@ -158,7 +158,7 @@ def stand_between(site: Site, tap: Tap) -> None:
 
 @pytest.fixture(scope="module")
 def place_under_siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
-    """Two versions of `tiny`, seen through a tap; the keeper is stopped, so that nothing asks the management API."""
+    """Two versions of `tiny`, seen through a tap; without a supervisor, so that nothing asks the management API."""
     site = make_site(tmp_path_factory.mktemp("attacked") / "site")
     with_access_log(site)
     write_tiny(site, "tiny", {version: {"factor": float(factor)} for version, factor in FACTORS.items()})
@@ -175,9 +175,9 @@ def place_under_siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sieg
         key = (site.root / ".tsctl" / "gateway" / "local.header").read_text().strip().partition(": ")[2]
         front = Front(site, base, metrics, key)
         until(front.all_answer, 20, "both versions behind the tap")
-        keeper = front.pid("keeper")
-        os.kill(keeper, signal.SIGTERM)
-        until(lambda: not is_alive(keeper), 10, "the keeper's end")
+        supervisor = front.pid("keeper")
+        os.kill(supervisor, signal.SIGTERM)
+        until(lambda: not is_alive(supervisor), 10, "the supervisor's end")
         yield Siege(front, tap, listener)
     finally:
         site.run("down", status=None)
@@ -203,7 +203,7 @@ def siege(place_under_siege: Siege) -> Iterator[Siege]:
     assert is_alive(front.pid("envoy"))
     assert front.gateway.admin.counters("attacker") == {}
     assert requests.get(f"{front.base}/healthz", timeout=10).text == "alive\n"
-    said = front.gateway.log.read_text()
+    said = front.gateway.files.envoy_log.read_text()
     assert not re.search(r"\[(error|critical)\]|[Aa]ssert|Caught|[Bb]acktrace|script log", said), said[-2000:]
 
 
@@ -447,10 +447,10 @@ def test_a_request_that_does_not_arrive_whole_is_answered_408(siege: Siege, tmp_
 def impatient_envoy(siege: Siege, folder: Path) -> Iterator[Place]:
     """Another Envoy with the gateway's own files, but half a second instead of its minute; where it takes clients."""
     client, metrics = free_ports(2)
-    places = siege.front.gateway.places
-    text = places.bootstrap.read_text()
+    files = siege.front.gateway.files
+    text = files.bootstrap.read_text()
     for old, new in (
-        (str(places.admin), str(folder / "admin.sock")), (str(places.access_log), str(folder / "access.log")),
+        (str(files.admin), str(folder / "admin.sock")), (str(files.access_log), str(folder / "access.log")),
         ('"request_timeout": "60s"', '"request_timeout": "0.5s"'),
         ('"request_headers_timeout": "10s"', '"request_headers_timeout": "0.5s"'),
         (f'"port_value": {siege.place[1]}', f'"port_value": {client}'),

@@ -118,7 +118,7 @@ class Country:
 
     def log_of_failures(self) -> list[str]:
         """What the gateway wrote of requests that failed."""
-        lines = self.gateway.places.access_log.read_text().splitlines()
+        lines = self.gateway.files.access_log.read_text().splitlines()
         return [line for line in lines if json.loads(line)["status"] != 200]
 
     def hosts(self, name: str, version: str) -> list[Host]:

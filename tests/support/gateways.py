@@ -52,7 +52,7 @@ class Front:
         return int(json.loads((self.site.root / ".tsctl" / "gateway" / f"{of}.pid.json").read_text())["pid"])
 
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.gateway.places.access_log.read_text().splitlines()]
+        return [json.loads(line) for line in self.gateway.files.access_log.read_text().splitlines()]
 
 
 def with_gateway(site: Site, route: dict[str, Any], **gateway: Any) -> tuple[str, str]:

@@ -14,15 +14,16 @@ import pytest
 
 from handlers.contract import PROBLEM_MEDIA_TYPE
 from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
-from tsctl.gateway import discover, headers
+from tsctl.gateway import headers
 from tsctl.gateway.envoy import render
-from tsctl.gateway.envoy.render import Client, Endpoint, Places, Probe, Upstream
+from tsctl.gateway.envoy.render import Client, Endpoint, Probe, Upstream
 from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
+from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.keys import plain_keys
 from tsctl.gateway.traffic import Shadow, Traffic, only
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway.json"
-PLACES = Places(Path("/srv/project/.tsctl/gateway"))
+FILES = GatewayFiles(Path("/srv/project/.tsctl/gateway"))
 TOKENS = ("token-of-a", "token-of-b")
 KEYS = ("key-of-alice", "key-of-bob", "second-of-bob")
 SPEC = GatewaySpec(
@@ -52,9 +53,9 @@ CLIENTS = [Client("alice", KEYS[:1]), Client("bob", KEYS[1:], Budget(requests_pe
 def documents() -> dict[str, Any]:
     """Every file, by its name."""
     found = {
-        "envoy": render.bootstrap(SPEC, PLACES),
+        "envoy": render.bootstrap(SPEC, FILES),
         "certificate": render.certificate(Path("/srv/server.pem"), Path("/srv/server.key")),
-        "clusters": render.clusters(UPSTREAMS, ROUTES, PLACES),
+        "clusters": render.clusters(UPSTREAMS, ROUTES, FILES),
         "routes": render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
         "ready": render.ready(TRAFFIC),
     }
@@ -82,7 +83,7 @@ def test_what_was_written_can_be_read_back() -> None:
     written = documents()
     assert render.traffic_of(written["routes"]["resources"][0]) == TRAFFIC
     endpoints = {name.removeprefix("endpoints/"): one for name, one in written.items() if name.startswith("endpoints/")}
-    assert discover.known_upstreams(written["clusters"], endpoints) == UPSTREAMS
+    assert render.upstreams_of(written["clusters"], endpoints) == UPSTREAMS
     assert set(plain_keys(written["routes"]).values()) == set(KEYS)
 
 
@@ -156,7 +157,7 @@ def test_a_worker_is_told_of_the_protocol_by_the_gateway_alone() -> None:
     ("model", "path"), [("digits", "/predictions/digits/1.0"), ("a.b-c", "/predictions/a.b-c/1.0")]
 )
 def test_the_path_on_a_node_comes_from_model_and_version(model: str, path: str) -> None:
-    [cluster, shadow] = render.clusters([Upstream(model, "1.0", NODES, PROBE)], {}, PLACES)["resources"]
+    [cluster, shadow] = render.clusters([Upstream(model, "1.0", NODES, PROBE)], {}, FILES)["resources"]
     for one, marks in ((cluster, "false"), (shadow, "true")):
         protocol = one["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
         source = protocol["http_filters"][0]["typed_config"]["default_source_code"]["inline_string"]

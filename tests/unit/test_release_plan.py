@@ -42,9 +42,7 @@ from tsctl.deploy.state import (
     WantedVersion,
 )
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
-from tsctl.gateway.discover import known_endpoints
-from tsctl.gateway.drain import without
-from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints
+from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints, endpoints_of, without_node
 from tsctl.gateway.traffic import Shadow, Traffic, only
 from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.nodes.torchserve.client import Unreachable
@@ -614,13 +612,13 @@ def test_what_was_applied_and_differs_now_was_changed_by_somebody_else(tmp_path:
 def test_a_node_that_is_set_aside_is_known_still_and_sent_nothing() -> None:
     places = tuple(Endpoint(name, f"10.0.0.{number}", 8080, None) for number, name in enumerate("ab"))
     whole = endpoints(Upstream("tiny", "1.0", places, None), False)
-    aside = without(whole, "b")
+    aside = without_node(whole, "b")
     [first, second] = aside["resources"][0]["endpoints"][0]["lb_endpoints"]
     assert "health_status" not in first
     assert second["health_status"] == "DRAINING"
-    assert known_endpoints(aside) == known_endpoints(whole) == tuple(replace(one, token="none") for one in places)
+    assert endpoints_of(aside) == endpoints_of(whole) == tuple(replace(one, token="none") for one in places)
     assert aside["version_info"] != whole["version_info"]
-    assert without(whole, "c") == whole
+    assert without_node(whole, "c") == whole
 
 
 def test_an_error_names_every_failure_and_what_was_left_out() -> None:

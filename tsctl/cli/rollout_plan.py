@@ -40,7 +40,7 @@ def plan(
     policy = deployment.policy(model)
     now = time.time()
     since = now - 60 * minutes
-    entries = read_recent(open_gateway(project, deployment).places.access_log, model, since)
+    entries = read_recent(open_gateway(project, deployment).files.access_log, model, since)
     target = deployment.models.get(model)
     is_by_user = target is not None and target.route.sticky is not None
     forecast = forecast_rollout(

@@ -205,8 +205,8 @@ def _print_status(found: NodeStatus, is_one_of_several: bool) -> None:
 def _print_gateway(project: Project, deployment: DeploymentSpec, is_json: bool) -> None:
     if deployment.gateway is None or is_json:
         return
-    from tsctl.gateway.start import gateway_status
     from tsctl.gateway.state import open_gateway
+    from tsctl.gateway.status import gateway_status
 
     found = gateway_status(open_gateway(project, deployment))
     condition = "ready" if found.is_ready else "not ready" if found.is_live else "not running"

@@ -27,11 +27,12 @@ from tsctl.deploy.observe import Owners
 from tsctl.deploy.outcome import Applied, Failure, title
 from tsctl.deploy.preconditions import error_of
 from tsctl.errors import ConflictError, NodeError, TsctlError
-from tsctl.gateway import change as routes
+from tsctl.gateway.change import set_weights
 from tsctl.gateway.drain import set_aside
 from tsctl.gateway.publish import put_traffic
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
+from tsctl.gateway.sync import sync
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress, Step
 from tsctl.nodes.fan_out import NodeResult, is_unavailable, run_on_nodes
@@ -85,9 +86,9 @@ def apply(owners: Owners, plan: Plan, progress: Progress) -> Applied:
 
 
 def tell_gateway(owners: Owners) -> None:
-    """Envoy, where it runs, knows which node serves what; its keeper would see to that within seconds."""
+    """Envoy, where it runs, knows which node serves what; its supervisor would do the same within seconds."""
     if owners.gateway is not None and owners.gateway.admin.is_live():
-        routes.sync(owners.gateway)
+        sync(owners.gateway)
 
 
 def _make(owners: Owners, change: Change, lost: set[str], progress: Progress) -> list[Failure]:
@@ -177,10 +178,10 @@ def _stored(project: Project, name: str) -> StoredArchive | None:
 
 def _weigh(gateway: Gateway, change: Weigh) -> None:
     """The route has the weights; it is made where there is none."""
-    routes.sync(gateway)
+    sync(gateway)
     now = next((one for one in traffic_in_force(gateway) if one.model == change.model), None)
     if now is None or {version: share for version, share in now.weights.items() if share} != change.weights:
-        routes.set_weights(gateway, change.model, change.weights)
+        set_weights(gateway, change.model, change.weights)
 
 
 def _end_route(gateway: Gateway, model: str) -> None:

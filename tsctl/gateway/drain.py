@@ -3,117 +3,103 @@
 TorchServe may drop, and never answer, a request that reaches a worker in the moment in which that worker is told to end
 (its thread is interrupted while it collects a batch). Measured: one request lost in six scale-downs under load.
 
-Invariant: a node is set aside only while another one can answer for the version, and for SPARE_S at most before its
-workers end. Killed meanwhile, the gateway's keeper puts the node back.
+Invariant: a node is out of rotation only while another one can answer for the version, and for SPARE_S at most before
+its workers end. If tsctl is killed meanwhile, the gateway's supervisor puts the node back.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.admin import Host
-from tsctl.gateway.envoy.messages import document, metadata_of
-from tsctl.gateway.envoy.render import cluster_name
+from tsctl.gateway.envoy.admin import Admin, Host
+from tsctl.gateway.envoy.render import cluster_name, endpoints_of, without_node
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.files import read_document, write_document
 from tsctl.host.progress import Note
+from tsctl.host.wait import wait_until
 from tsctl.nodes.torchserve.node import Node
 
-#: How long a node has had nothing in hand before it counts as idle; Envoy's threads are a moment behind its main one.
+#: A node is idle after so long without a request; Envoy's threads are a moment behind its main one.
 QUIET_S = 0.5
-#: What is in hand after so long is left to the retry of an idempotent route, because the gateway is locked meanwhile.
+#: Requests that take longer are left to the retry of an idempotent route, because the gateway is locked meanwhile.
 SPARE_S = 5.0
 POLL_S = 0.05
 
 
+@dataclass(frozen=True)
+class _Rotation:
+    """A node among the hosts of a cluster.
+
+    Args:
+        addresses: of the node in the cluster; empty where it is not in it.
+    """
+
+    admin: Admin
+    cluster: str
+    addresses: frozenset[str]
+
+    def hosts(self) -> list[Host]:
+        """The node itself."""
+        return [host for host in self._all() if host.address in self.addresses]
+
+    def has_node(self) -> bool:
+        return any(host.is_healthy for host in self.hosts())
+
+    def has_another(self) -> bool:
+        return any(host.is_healthy and host.address not in self.addresses for host in self._all())
+
+    def _all(self) -> list[Host]:
+        return self.admin.hosts().get(self.cluster, [])
+
+
 @contextmanager
 def set_aside(gateway: Gateway, model: str, version: str, node: Node, note: Note) -> Iterator[None]:
-    """The gateway sends the version nothing on this node while the block runs.
+    """The gateway sends the version no requests on this node while the block runs.
 
-    Where the gateway does not run, or no other node can answer, nothing is set aside.
+    Where the gateway does not run, does not know the node, or has no other node that can answer, nothing changes.
 
     Raises:
-        GatewayError: Envoy did not take it, or did not take it back.
+        GatewayError: Envoy did not take the node out, or did not put it back.
         ConflictError: another tsctl changes the gateway.
     """
-    name = cluster_name(model, version)
-    path = gateway.places.endpoints / f"{name}.json"
+    cluster = cluster_name(model, version)
+    path = gateway.files.endpoints_of(cluster)
     with changing(gateway):
         before = read_document(path) if gateway.admin.is_live() else None
-        if before is None or not _has_another(gateway, name, node):
+        addresses = frozenset(e.address for e in endpoints_of(before) if e.node == node.name) if before else frozenset()
+        rotation = _Rotation(gateway.admin, cluster, addresses)
+        if before is None or not addresses or not rotation.has_another():
             yield
             return
         try:
-            write_document(path, without(before, node.name))
-            note("set aside, waiting for what it has in hand")
-            _until(
-                lambda: not _is_in_rotation(gateway, name, node), f"{model} {version} out of rotation on {node.name}"
-            )
-            _wait_idle(gateway, name, node)
+            write_document(path, without_node(before, node.name))
+            note("out of rotation, finishing its requests")
+            _require(lambda: not rotation.has_node(), f"{model} {version} out of rotation on {node.name}")
+            _wait_idle(rotation)
             yield
         finally:
             write_document(path, before)
-        _until(lambda: _is_in_rotation(gateway, name, node), f"{model} {version} back in rotation on {node.name}")
+        _require(rotation.has_node, f"{model} {version} back in rotation on {node.name}")
 
 
-def without(endpoints: Mapping[str, Any], node: str) -> dict[str, Any]:
-    """The document of a cluster's endpoints with this node draining: known and checked, and sent nothing. Pure."""
-    [assignment] = endpoints["resources"]
-    groups = [
-        {**group, "lb_endpoints": [_draining(one) if _node(one) == node else one for one in group["lb_endpoints"]]}
-        for group in assignment["endpoints"]
-    ]
-    return document([{**assignment, "endpoints": groups}])
-
-
-def _draining(endpoint: Mapping[str, Any]) -> dict[str, Any]:
-    return {**endpoint, "health_status": "DRAINING"}
-
-
-def _node(endpoint: Mapping[str, Any]) -> str:
-    return str(metadata_of(endpoint)["node"])
-
-
-def _hosts(gateway: Gateway, name: str, node: Node) -> tuple[list[Host], list[Host]]:
-    """The node in the cluster, and the others."""
-    written = read_document(gateway.places.endpoints / f"{name}.json") or {"resources": [{"endpoints": []}]}
-    own = {
-        f"{place['address']}:{place['port_value']}"
-        for group in written["resources"][0]["endpoints"]
-        for one in group["lb_endpoints"]
-        if _node(one) == node.name
-        for place in [one["endpoint"]["address"]["socket_address"]]
-    }
-    found = gateway.admin.hosts().get(name, [])
-    return [one for one in found if one.address in own], [one for one in found if one.address not in own]
-
-
-def _has_another(gateway: Gateway, name: str, node: Node) -> bool:
-    return any(one.is_healthy for one in _hosts(gateway, name, node)[1])
-
-
-def _is_in_rotation(gateway: Gateway, name: str, node: Node) -> bool:
-    return any(one.is_healthy for one in _hosts(gateway, name, node)[0])
-
-
-def _wait_idle(gateway: Gateway, name: str, node: Node) -> None:
-    """The node had nothing in hand for QUIET_S, or SPARE_S have passed."""
-    end = time.monotonic() + SPARE_S
+def _wait_idle(rotation: _Rotation) -> None:
+    """Wait until the node had no request for QUIET_S, or SPARE_S have passed."""
     quiet_since = time.monotonic()
-    while (now := time.monotonic()) < end and now - quiet_since < QUIET_S:
-        if any(one.active for one in _hosts(gateway, name, node)[0]):
-            quiet_since = now
-        time.sleep(POLL_S)
+
+    def is_idle() -> bool:
+        nonlocal quiet_since
+        if any(host.active for host in rotation.hosts()):
+            quiet_since = time.monotonic()
+        return time.monotonic() - quiet_since >= QUIET_S
+
+    wait_until(is_idle, SPARE_S, POLL_S)
 
 
-def _until(holds: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + TAKEN_S
-    while not holds():
-        if time.monotonic() > end:
-            raise GatewayError(f"the gateway did not have {what} within {TAKEN_S:g} s", "See 'tsctl gateway status'.")
-        time.sleep(POLL_S)
+def _require(condition: Callable[[], bool], expected: str) -> None:
+    if not wait_until(condition, TAKEN_S, POLL_S):
+        raise GatewayError(f"the gateway did not have {expected} within {TAKEN_S:g} s", "See 'tsctl gateway status'.")

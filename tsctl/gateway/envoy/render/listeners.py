@@ -24,9 +24,9 @@ from tsctl.gateway.envoy.messages import (
 )
 from tsctl.gateway.envoy.render.answers import GRPC_FILTER
 from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
-from tsctl.gateway.envoy.render.inputs import Places
 from tsctl.gateway.envoy.render.problems import local_replies
 from tsctl.gateway.envoy.render.routes import USER_FILTER, USER_FILTER_TYPE
+from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.headers import OWN_PREFIX
 
 #: Bytes behind a chunk that its size does not count are refused, and not read over.
@@ -40,21 +40,21 @@ HEADERS_KB = 7
 MOST_CONNECTIONS = 20_000
 
 
-def bootstrap(spec: GatewaySpec, places: Places) -> Json:
+def bootstrap(spec: GatewaySpec, files: GatewayFiles) -> Json:
     """Envoy's start file; everything that changes later is in the files that it names."""
     addresses = spec.listens_on_all
-    admin = {"pipe": {"path": str(places.admin)}}
+    admin = {"pipe": {"path": str(files.admin)}}
     return {
         "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": metadata(**settings(spec))["filter_metadata"]},
         "admin": {"address": {"pipe": {**admin["pipe"], "mode": 0o600}}},
-        "dynamic_resources": {"cds_config": watched(places.clusters)},
+        "dynamic_resources": {"cds_config": watched(files.clusters)},
         "static_resources": {
             "listeners": [
                 {
                     "name": "clients",
                     "address": address(*addresses["address"]),
                     "per_connection_buffer_limit_bytes": 1 << 20,
-                    "filter_chains": [_filter_chain(spec, places)],
+                    "filter_chains": [_filter_chain(spec, files)],
                 },
                 {
                     "name": "metrics",
@@ -96,8 +96,8 @@ def settings(spec: GatewaySpec) -> Json:
     return content
 
 
-def _filter_chain(spec: GatewaySpec, places: Places) -> Json:
-    chain: Json = {"filters": [_connection_manager("clients", **_of_clients(spec, places))]}
+def _filter_chain(spec: GatewaySpec, files: GatewayFiles) -> Json:
+    chain: Json = {"filters": [_connection_manager("clients", **_of_clients(spec, files))]}
     if spec.tls is not None:
         chain["transport_socket"] = extension(
             "envoy.transport_sockets.tls",
@@ -106,7 +106,7 @@ def _filter_chain(spec: GatewaySpec, places: Places) -> Json:
                 "alpn_protocols": ["h2", "http/1.1"],
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
                 "tls_certificate_sds_secret_configs": [
-                    {"name": "certificate", "sds_config": watched(places.certificate)}
+                    {"name": "certificate", "sds_config": watched(files.certificate)}
                 ],
             },
         )
@@ -118,11 +118,11 @@ def _connection_manager(name: str, **content: object) -> Json:
     return extension("envoy.filters.network.http_connection_manager", kind, stat_prefix=name, **content)
 
 
-def _of_clients(spec: GatewaySpec, places: Places) -> Json:
+def _of_clients(spec: GatewaySpec, files: GatewayFiles) -> Json:
     return {
-        "rds": {"route_config_name": "clients", "config_source": watched(places.routes)},
-        "http_filters": _filters(spec, places),
-        "access_log": [_access_log(places), stats_logger()],
+        "rds": {"route_config_name": "clients", "config_source": watched(files.routes)},
+        "http_filters": _filters(spec, files),
+        "access_log": [_access_log(files), stats_logger()],
         "local_reply_config": local_replies(),
         "generate_request_id": True,
         "preserve_external_request_id": True,
@@ -163,13 +163,13 @@ def _removal_of_own_headers() -> Json:
     )
 
 
-def _filters(spec: GatewaySpec, places: Places) -> list[Json]:
+def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
     return [
         # its clusters change with the routes, and a filter with a file of its own needs no new listener
         {
             "name": "ready",
             "config_discovery": {
-                "config_source": watched(places.ready),
+                "config_source": watched(files.ready),
                 "type_urls": [type_url(http_filter_type("health_check.v3.HealthCheck"))],
             },
         },
@@ -182,11 +182,11 @@ def _filters(spec: GatewaySpec, places: Places) -> list[Json]:
     ]
 
 
-def _access_log(places: Places) -> Json:
+def _access_log(files: GatewayFiles) -> Json:
     return extension(
         "envoy.access_loggers.file",
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
-        path=str(places.access_log),
+        path=str(files.access_log),
         log_format=log_format(),
     )
 

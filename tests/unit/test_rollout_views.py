@@ -15,12 +15,12 @@ from rich.console import Console
 from tests.unit.rollout_journals import Writer, aborted, failed_to_load, promoted, rolled_back, with_outage
 from tsctl.cli import rollout_views
 from tsctl.errors import AnalysisError
-from tsctl.rollout.decide.evidence import Seen
-from tsctl.views.rollout.follow import Standing, Tail, standing
+from tsctl.rollout.decide.evidence import OutcomeCounts
+from tsctl.views.rollout.follow import Snapshot, Tail, snapshot
 from tsctl.views.rollout.status import picture, seconds_left
 
 
-def shown(now: Standing | None, clock: float | None = None, width: int = 160) -> str:
+def shown(now: Snapshot | None, clock: float | None = None, width: int = 160) -> str:
     """The picture as plain text, without the spaces at the ends of lines."""
     assert now is not None
     console = Console(file=io.StringIO(), width=width, highlight=False)
@@ -54,7 +54,7 @@ def rollouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_picture_of_a_step(tmp_path: Path) -> None:
-    text = shown(standing(in_step(tmp_path).entries))
+    text = shown(snapshot(in_step(tmp_path).entries))
     assert text.startswith("digits: 2.0 against 1.0")
     assert "step 1 of 3, 10% of the requests, held for 2 s of 4 s" in text
     assert row(text, "1.0 ") == ["1.0", "stable", "90%", "180", "90.0"]
@@ -65,12 +65,12 @@ def test_the_picture_of_a_step(tmp_path: Path) -> None:
 
 
 def test_the_picture_fits_on_a_terminal_of_eighty_columns(tmp_path: Path) -> None:
-    text = shown(standing(rolled_back(tmp_path).entries), width=80)
+    text = shown(snapshot(rolled_back(tmp_path).entries), width=80)
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
 
 
 def test_a_signal_that_has_reached_its_threshold_says_so(tmp_path: Path) -> None:
-    text = shown(standing(rolled_back(tmp_path).entries))
+    text = shown(snapshot(rolled_back(tmp_path).entries))
     assert row(text, "average")[-1] == "reached"
     assert "digits 2.0 was rolled back, by errors" in text
 
@@ -78,18 +78,18 @@ def test_a_signal_that_has_reached_its_threshold_says_so(tmp_path: Path) -> None
 def test_what_a_rollout_holds_for_is_seen_and_goes_away(tmp_path: Path) -> None:
     entries = with_outage(tmp_path).entries
     last = next(entry.seq for entry in reversed(entries) if entry.kind == "waits")
-    assert "holds: the gateway does not answer" in shown(standing(entries[: last + 1]))
-    assert "holds" not in shown(standing(entries))
+    assert "holds: the gateway does not answer" in shown(snapshot(entries[: last + 1]))
+    assert "holds" not in shown(snapshot(entries))
 
 
 def test_a_paused_rollout_says_how_it_goes_on(tmp_path: Path) -> None:
     writer = in_step(tmp_path)
     writer.tell("asked", what="pause", by="bob@desk")
-    assert "paused; it goes on by: tsctl rollout resume digits" in shown(standing(writer.entries))
+    assert "paused; it goes on by: tsctl rollout resume digits" in shown(snapshot(writer.entries))
 
 
 def test_a_rollout_that_nobody_runs_is_told_by_its_silence(tmp_path: Path) -> None:
-    now = standing(in_step(tmp_path).entries)
+    now = snapshot(in_step(tmp_path).entries)
     assert now is not None
     assert "nothing was written" not in shown(now, now.written_at + 20)
     assert "nothing was written for 2 min; where no tsctl runs it" in shown(now, now.written_at + 120)
@@ -97,12 +97,12 @@ def test_a_rollout_that_nobody_runs_is_told_by_its_silence(tmp_path: Path) -> No
 
 def test_time_left_is_that_of_what_takes_longest(tmp_path: Path) -> None:
     writer = in_step(tmp_path)
-    now = standing(writer.entries)
+    now = snapshot(writer.entries)
     assert now is not None and now.rates == pytest.approx((90, 10))
     assert seconds_left(now, now.state.judgement) == pytest.approx(3), "30 requests at 10 a second; the hold takes 2 s"
     for _ in range(61):
-        writer.tick(Seen(), Seen())
-    now = standing(writer.entries)
+        writer.tick(OutcomeCounts(), OutcomeCounts())
+    now = snapshot(writer.entries)
     assert now is not None and now.rates == (0, 0)
     assert seconds_left(now, now.state.judgement) is None
     assert "and none comes now" in shown(now)
@@ -128,10 +128,10 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path) -> None:
     writer = in_step(tmp_path)
     lines = writer.path.read_bytes().splitlines(keepends=True)
     writer.path.write_bytes(b"".join([*lines[:2], b"{}\n"]))
-    with pytest.raises(AnalysisError, match="line 3: is no entry"):
+    with pytest.raises(AnalysisError, match="line 3: not an entry"):
         Tail(writer.path).new()
     writer.path.write_bytes(b"".join([lines[0], lines[2]]))
-    with pytest.raises(AnalysisError, match="line 2: has number 2"):
+    with pytest.raises(AnalysisError, match="line 2: numbered 2"):
         Tail(writer.path).new()
     with pytest.raises(AnalysisError, match="is gone"):
         Tail(tmp_path / "none.jsonl").new()
@@ -173,7 +173,7 @@ def test_status_of_all_models_shows_what_is_in_progress(rollouts: Path, capsys: 
     rollout_views.status()
     text = capsys.readouterr().out
     assert "words: 2.0 against 1.0" in text and "digits" not in text
-    assert "before the first step: verify, register, prove are to come" in text
+    assert "before the first step: verify, register, golden samples are to come" in text
 
 
 def test_history_has_a_line_for_each(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,8 +256,8 @@ def test_watch_prints_what_happens_and_ends_with_the_rollout(
     later.join()
     assert ended.value.exit_code == 10
     lines = capsys.readouterr().out.splitlines()
-    assert "Step 1 of 3 begins" in "\n".join(lines) and "bob@desk stopped the rollout." in lines[-5]
-    assert "was stopped by bob@desk" in lines[-1]
+    assert "Step 1 of 3 began" in "\n".join(lines) and "bob@desk aborted the rollout." in lines[-5]
+    assert "was aborted by bob@desk" in lines[-1]
     assert not any("tick" in line for line in lines)
 
 

@@ -40,12 +40,12 @@ def status(model: AnyModel = None, json: Json = False) -> None:
     from tsctl.config.project import find_project
     from tsctl.rollout.decide.state import as_json
     from tsctl.rollout.run.journal import read
-    from tsctl.views.rollout.follow import standing
+    from tsctl.views.rollout.follow import snapshot
     from tsctl.views.rollout.status import picture
 
     project = find_project()
     paths = _unfinished(project) if model is None else [_journal(project, model)]
-    found = [now for path in paths if (now := standing(read(path))) is not None]
+    found = [now for path in paths if (now := snapshot(read(path))) is not None]
     if json:
         shown = [as_json(now.state) for now in found]
         print_json(shown[0] if model is not None else shown)
@@ -64,7 +64,7 @@ def watch(model: Model, json: Json = False) -> None:
     is 0 when it was promoted, and 10 when it was not.
     """
     from tsctl.config.project import find_project
-    from tsctl.rollout.decide.state import Outcome
+    from tsctl.rollout.decide.events import Outcome
 
     path = _journal(find_project(), model)
     console = _console()
@@ -214,13 +214,13 @@ def _watch_picture(path: Path, console: Console) -> State:
 
     from rich.live import Live
 
-    from tsctl.views.rollout.follow import Tail, standing
+    from tsctl.views.rollout.follow import Tail, snapshot
     from tsctl.views.rollout.status import picture
 
     tail, now = Tail(path), None
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            now = standing(tail.new(), now)
+            now = snapshot(tail.new(), now)
             if now is not None:
                 live.update(picture(now, time.time()), refresh=True)
                 if now.state.outcome is not None:
@@ -236,18 +236,18 @@ def _watch_lines(path: Path, is_json: bool) -> State:
 
     from tsctl.rollout.decide.state import after
     from tsctl.views.rollout.follow import Tail
-    from tsctl.views.rollout.narrative import Teller, outcome
+    from tsctl.views.rollout.narrative import Narrator, outcome
     from tsctl.views.rollout.wording import when
 
-    tail, teller = Tail(path), Teller()
+    tail, narrator = Tail(path), Narrator()
     while True:
         for entry in tail.new():
-            for line in teller.tell(entry, after(teller.state, entry)):
+            for line in narrator.narrate(entry, after(narrator.state, entry)):
                 typer.echo(json.dumps(asdict(line)) if is_json else f"{when(line.at)}  {line.text}")
-        if teller.state is not None and teller.state.outcome is not None:
+        if narrator.state is not None and narrator.state.outcome is not None:
             if not is_json:
-                typer.echo(outcome(teller.state))
-            return teller.state
+                typer.echo(outcome(narrator.state))
+            return narrator.state
         time.sleep(WATCH_S)
 
 

@@ -1,10 +1,10 @@
-"""Takes a version on one node out of the gateway's rotation while its workers end.
+"""Drains a version on one node: the gateway sends it no requests while its workers end.
 
-TorchServe may drop, and never answer, a request that reaches a worker in the moment in which that worker is told to end
-(its thread is interrupted while it collects a batch). Measured: one request lost in six scale-downs under load.
+TorchServe may lose a request that reaches a worker at the moment in which that worker ends (its thread is interrupted
+while it collects a batch). Measured: one request lost in six scale-downs under load.
 
-Invariant: a node is out of rotation only while another one can answer for the version, and for SPARE_S at most before
-its workers end. If tsctl is killed meanwhile, the gateway's supervisor puts the node back.
+Invariant: a node is drained only while another one can answer for the version, and its workers end after SPARE_S at
+most. If tsctl is killed meanwhile, the gateway's supervisor puts the node back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Admin, Host
-from tsctl.gateway.envoy.render import cluster_name, endpoints_of, without_node
+from tsctl.gateway.envoy.render import cluster_name, endpoints_of, with_draining
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.files import read_document, write_document
@@ -24,82 +24,73 @@ from tsctl.host.progress import Note
 from tsctl.host.wait import wait_until
 from tsctl.nodes.torchserve.node import Node
 
-#: A node is idle after so long without a request; Envoy's threads are a moment behind its main one.
+#: A node counts as idle after so long without an active request; Envoy's threads are a moment behind its main one.
 QUIET_S = 0.5
-#: Requests that take longer are left to the retry of an idempotent route, because the gateway is locked meanwhile.
+#: Requests that are active after so long are left to the retry of an idempotent route: the gateway is locked meanwhile.
 SPARE_S = 5.0
-POLL_S = 0.05
-
-
-@dataclass(frozen=True)
-class _Rotation:
-    """A node among the hosts of a cluster.
-
-    Args:
-        addresses: of the node in the cluster; empty where it is not in it.
-    """
-
-    admin: Admin
-    cluster: str
-    addresses: frozenset[str]
-
-    def hosts(self) -> list[Host]:
-        """The node itself."""
-        return [host for host in self._all() if host.address in self.addresses]
-
-    def has_node(self) -> bool:
-        return any(host.is_healthy for host in self.hosts())
-
-    def has_another(self) -> bool:
-        return any(host.is_healthy and host.address not in self.addresses for host in self._all())
-
-    def _all(self) -> list[Host]:
-        return self.admin.hosts().get(self.cluster, [])
 
 
 @contextmanager
-def set_aside(gateway: Gateway, model: str, version: str, node: Node, note: Note) -> Iterator[None]:
-    """The gateway sends the version no requests on this node while the block runs.
+def drained(gateway: Gateway, model: str, version: str, node: Node, note: Note) -> Iterator[None]:
+    """Keeps the node out of the version's rotation while the block runs.
 
-    Where the gateway does not run, does not know the node, or has no other node that can answer, nothing changes.
+    Where the gateway does not run, does not know the node, or has no other one that can answer, nothing is drained.
 
     Raises:
-        GatewayError: Envoy did not take the node out, or did not put it back.
+        GatewayError: Envoy did not take the node out of rotation, or did not put it back.
         ConflictError: another tsctl changes the gateway.
     """
     cluster = cluster_name(model, version)
     path = gateway.files.endpoints_of(cluster)
     with changing(gateway):
-        before = read_document(path) if gateway.admin.is_live() else None
-        addresses = frozenset(e.address for e in endpoints_of(before) if e.node == node.name) if before else frozenset()
-        rotation = _Rotation(gateway.admin, cluster, addresses)
-        if before is None or not addresses or not rotation.has_another():
+        before = (read_document(path) if gateway.admin.is_live() else None) or {}
+        endpoints = endpoints_of(before) if before else ()
+        rotation = _Rotation(gateway.admin, cluster, {one.address for one in endpoints if one.node == node.name})
+        if not rotation.addresses or not any(host.is_healthy for host in rotation.other_hosts()):
             yield
             return
         try:
-            write_document(path, without_node(before, node.name))
-            note("out of rotation, finishing its requests")
-            _require(lambda: not rotation.has_node(), f"{model} {version} out of rotation on {node.name}")
+            write_document(path, with_draining(before, node.name))
+            note("draining")
+            _require(lambda: not rotation.has_node(), f"take {model} {version} on {node.name} out of rotation")
             _wait_idle(rotation)
             yield
         finally:
             write_document(path, before)
-        _require(rotation.has_node, f"{model} {version} back in rotation on {node.name}")
+        _require(rotation.has_node, f"put {model} {version} on {node.name} back into rotation")
+
+
+@dataclass(frozen=True)
+class _Rotation:
+    """A node among the hosts of a cluster, as Envoy sees them now."""
+
+    admin: Admin
+    cluster: str
+    addresses: set[str]  # of the node in the cluster
+
+    def own_hosts(self) -> list[Host]:
+        return [host for host in self.admin.hosts().get(self.cluster, []) if host.address in self.addresses]
+
+    def other_hosts(self) -> list[Host]:
+        return [host for host in self.admin.hosts().get(self.cluster, []) if host.address not in self.addresses]
+
+    def has_node(self) -> bool:
+        return any(host.is_healthy for host in self.own_hosts())
 
 
 def _wait_idle(rotation: _Rotation) -> None:
-    """Wait until the node had no request for QUIET_S, or SPARE_S have passed."""
+    """Waits until the node had no active request for QUIET_S, for SPARE_S at most."""
     quiet_since = time.monotonic()
 
     def is_idle() -> bool:
         nonlocal quiet_since
-        if any(host.active for host in rotation.hosts()):
+        if any(host.active for host in rotation.own_hosts()):
             quiet_since = time.monotonic()
         return time.monotonic() - quiet_since >= QUIET_S
 
-    wait_until(is_idle, SPARE_S, POLL_S)
+    wait_until(is_idle, SPARE_S)
 
 
-def _require(condition: Callable[[], bool], expected: str) -> None:
-    if not wait_until(condition, TAKEN_S, POLL_S):
-        raise GatewayError(f"the gateway did not have {expected} within {TAKEN_S:g} s", "See 'tsctl gateway status'.")
+def _require(condition: Callable[[], bool], action: str) -> None:
+    if not wait_until(condition, TAKEN_S):
+        raise GatewayError(f"the gateway did not {action} within {TAKEN_S:g} s", "See 'tsctl gateway status'.")

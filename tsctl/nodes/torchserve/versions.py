@@ -133,7 +133,7 @@ def unregister(node: Node, model: str, version: str) -> bool:
         return _unregister(node, model, version)
 
 
-def replace(node: Node, served: VersionState, archive: StoredArchive, workers: int | None, note: Note) -> None:
+def replace(node: Node, archive: StoredArchive, workers: int | None, note: Note) -> None:
     """Other bytes under the same version: the old ones end, the new ones serve, and the default stays what it was.
 
     TorchServe does not unregister a default version while others exist, so a ready one stands in meanwhile. Where the
@@ -145,6 +145,7 @@ def replace(node: Node, served: VersionState, archive: StoredArchive, workers: i
     """
     name = f"{archive.model} {archive.version}"
     with _changing(node, archive.model):
+        served = _require(node, archive.model, archive.version)
         was_default = node.client.default_version(archive.model) == archive.version
         others = [state for state in node.client.describe(archive.model) if state.version != archive.version]
         if was_default and others:

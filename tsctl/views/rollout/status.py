@@ -12,10 +12,11 @@ from rich.text import Text
 
 from tsctl.config.weights import TOTAL, percent
 from tsctl.gateway.traffic import CANARY, STABLE
-from tsctl.rollout.decide.evidence import Seen
+from tsctl.rollout.decide.events import Outcome
+from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.decide.judge import MOST_REQUESTS, Judgement, Rate, Reading, Verdict
-from tsctl.rollout.decide.state import Outcome, State
-from tsctl.views.rollout.follow import Standing
+from tsctl.rollout.decide.state import State
+from tsctl.views.rollout.follow import Snapshot
 from tsctl.views.rollout.narrative import outcome, progress, reason, where_of
 from tsctl.views.rollout.wording import duration, e_text, interval_text, rate_text
 
@@ -26,7 +27,7 @@ BAR_WIDTH = 16
 _COLOURS = {Outcome.PROMOTED: "green", Outcome.ROLLED_BACK: "red", Outcome.ABORTED: "yellow"}
 
 
-def picture(now: Standing, clock: float) -> RenderableType:
+def picture(now: Snapshot, clock: float) -> RenderableType:
     """Everything that is known, without a blank line at either end.
 
     Args:
@@ -95,7 +96,7 @@ def _what(reading: Reading) -> str:
     return whats.get(reading.signal, reading.signal)
 
 
-def _versions(state: State) -> tuple[tuple[str, str, Seen, int], ...]:
+def _versions(state: State) -> tuple[tuple[str, str, OutcomeCounts, int], ...]:
     """Version, track, counts and weight of both."""
     evidence = state.evidence
     return (
@@ -104,7 +105,7 @@ def _versions(state: State) -> tuple[tuple[str, str, Seen, int], ...]:
     )
 
 
-def seconds_left(now: Standing, judgement: Judgement) -> float | None:
+def seconds_left(now: Snapshot, judgement: Judgement) -> float | None:
     """Until the present step can pass at the present rate, if nothing speaks against it; None where nobody can say."""
     hold = max(0.0, now.state.policy.hold_s - now.state.held_s)
     if not judgement.needed:
@@ -121,7 +122,7 @@ def _heading(state: State) -> Text:
 def _condition(state: State, silent_s: float) -> Text:
     if state.outcome is not None:
         return Text(outcome(state), style=_COLOURS[state.outcome])
-    if state.is_failed or state.asked in ("abort", "rollback"):
+    if state.is_going_back:
         text = Text(outcome(state), style="red")
     elif state.step < 0:
         text = Text(f"before the first step: {progress(state)}")
@@ -137,7 +138,7 @@ def _condition(state: State, silent_s: float) -> Text:
     return text
 
 
-def _outlook(now: Standing, judgement: Judgement) -> list[RenderableType]:
+def _outlook(now: Snapshot, judgement: Judgement) -> list[RenderableType]:
     """What is still needed; nothing where the step is not being watched."""
     state = now.state
     if state.outcome is not None or state.is_failed or state.step < 0:

@@ -38,8 +38,8 @@ def _endpoint(entry: Mapping[str, Any]) -> Endpoint:
     )
 
 
-def without_node(endpoints: Mapping[str, Any], node: str) -> Json:
-    """The document with this node draining: known and checked, and sent no requests."""
+def with_draining(endpoints: Mapping[str, Any], node: str) -> Json:
+    """The document with this node draining: health-checked, and sent no requests."""
     [assignment] = endpoints["resources"]
     entries = [
         {**entry, "health_status": "DRAINING"} if metadata_of(entry)["node"] == node else entry

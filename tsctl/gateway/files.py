@@ -2,88 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
 class GatewayFiles:
-    """The files of one gateway; paths are absolute where the folder is.
+    """The files of one gateway.
 
-    The first group is read by Envoy: `bootstrap` when it starts, the others whenever one is renamed into place.
+    Args:
+        folder: absolute, because Envoy gets the paths.
     """
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        logs = folder / "logs"
 
-    @property
-    def bootstrap(self) -> Path:
-        return self.folder / "envoy.json"
+        # Envoy reads the first when it starts, and the others whenever a file is renamed into place.
+        self.bootstrap = folder / "envoy.json"
+        self.clusters = folder / "clusters.json"
+        self.endpoints = folder / "endpoints"  # a folder; see endpoints_of
+        self.routes = folder / "routes.json"
+        self.ready = folder / "ready.json"  # the clusters that /readyz asks for
+        self.certificate = folder / "certificate.json"
 
-    @property
-    def clusters(self) -> Path:
-        return self.folder / "clusters.json"
+        self.admin = folder / "admin.sock"  # a Unix socket; its path may have 108 bytes
+        self.access_log = logs / "access.log"
+        self.envoy_log = logs / "envoy.log"
+        self.envoy_record = folder / "envoy.pid.json"
 
-    @property
-    def endpoints(self) -> Path:
-        """A folder with a file for each cluster."""
-        return self.folder / "endpoints"
+        # The supervisor's former name, so that a supervisor which was started before is found.
+        self.supervisor_log = logs / "keeper.log"
+        self.supervisor_record = folder / "keeper.pid.json"
+
+        self.keys = folder / "keys.json"
+        self.local_key = folder / "local.header"  # for curl -H @FILE
+        self.lock = folder / "lock"
+        self.folders = (folder, self.endpoints, logs)
 
     def endpoints_of(self, cluster: str) -> Path:
+        """The file of the cluster's nodes."""
         return self.endpoints / f"{cluster}.json"
-
-    @property
-    def routes(self) -> Path:
-        return self.folder / "routes.json"
-
-    @property
-    def ready(self) -> Path:
-        """The clusters that /readyz asks for."""
-        return self.folder / "ready.json"
-
-    @property
-    def certificate(self) -> Path:
-        return self.folder / "certificate.json"
-
-    @property
-    def admin(self) -> Path:
-        """A Unix socket; its path may have 108 bytes."""
-        return self.folder / "admin.sock"
-
-    @property
-    def access_log(self) -> Path:
-        return self.folder / "logs" / "access.log"
-
-    @property
-    def envoy_log(self) -> Path:
-        return self.folder / "logs" / "envoy.log"
-
-    # The supervisor's two files have its former name, so that one which was started before is found.
-
-    @property
-    def supervisor_log(self) -> Path:
-        return self.folder / "logs" / "keeper.log"
-
-    @property
-    def supervisor_record(self) -> Path:
-        return self.folder / "keeper.pid.json"
-
-    @property
-    def envoy_record(self) -> Path:
-        return self.folder / "envoy.pid.json"
-
-    @property
-    def keys(self) -> Path:
-        return self.folder / "keys.json"
-
-    @property
-    def local_key(self) -> Path:
-        """A header file for curl."""
-        return self.folder / "local.header"
-
-    @property
-    def lock(self) -> Path:
-        return self.folder / "lock"
-
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        return self.folder, self.endpoints, self.access_log.parent

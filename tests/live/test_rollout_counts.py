@@ -27,7 +27,7 @@ from tests.support.sites import until
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.counters import BUCKETS_MS, shortest_over
-from tsctl.rollout.decide.state import Outcome
+from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.evidence.counts import EvidenceQuery, is_error, series
 from tsctl.rollout.evidence.sources import EnvoyCounters, PrometheusServer
 

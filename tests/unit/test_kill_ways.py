@@ -12,7 +12,7 @@ def entries(*told: tuple[str, dict[str, Any]]) -> list[Entry]:
     return [Entry(number, float(number), parse_event(kind, content)) for number, (kind, content) in enumerate(told)]
 
 
-POLICY = {"policy": {}}
+POLICY: dict[str, Any] = {"policy": {}}
 STARTED = ("started", {
     "id": "x", "model": "m", "canary": "2.0", "stable": "1.0", "archive": "", **POLICY,
     "cursor": {"r|2.0|500|200|": 7, "r|1.0|9500|200|": 70},

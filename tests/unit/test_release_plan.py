@@ -352,7 +352,10 @@ class World:
                     served = self.nodes[name].models.get(change.model, ObservedModel(None, {}))
                     assert change.version not in served.versions
                     self._put(
-                        name, change.model, change.version, ObservedVersion(change.archive, *[change.workers] * 2)
+                        name,
+                        change.model,
+                        change.version,
+                        ObservedVersion(change.archive, change.workers, change.workers),
                     )
                     if not served.versions:
                         self._default(name, change.model, change.version)
@@ -361,7 +364,10 @@ class World:
                     assert self.nodes[name].version(change.model, change.version) == was
                     assert was.archive != change.archive
                     self._put(
-                        name, change.model, change.version, ObservedVersion(change.archive, *[change.workers] * 2)
+                        name,
+                        change.model,
+                        change.version,
+                        ObservedVersion(change.archive, change.workers, change.workers),
                     )
             case Scale():
                 for name, was in change.before.items():
@@ -370,7 +376,9 @@ class World:
                     self._put(name, change.model, change.version, replace(was, ready=least))
                 self.check()
                 for name, was in change.before.items():
-                    self._put(name, change.model, change.version, ObservedVersion(was.archive, *[change.workers] * 2))
+                    self._put(
+                        name, change.model, change.version, ObservedVersion(was.archive, change.workers, change.workers)
+                    )
             case SetWeights():
                 assert self.gateway is not None
                 assert self.gateway.is_live
@@ -387,9 +395,9 @@ class World:
             case RemoveRoute():
                 self._route(change.model, None)
             case Retire():
-                route = self.actual.route(change.model)
-                if route is not None:
-                    self._route(change.model, route.without(change.version))  # ValueError where it has weight
+                current = self.actual.route(change.model)
+                if current is not None:
+                    self._route(change.model, current.without(change.version))  # ValueError where it has weight
                 for name in change.nodes:
                     self._remove(name, change.model, change.version)
         self.check()
@@ -499,7 +507,7 @@ def test_a_plan_that_was_made_leaves_nothing_to_change_and_every_route_answers(
     for change in plan.changes:
         world.make(change)
     left = make_plan(desired, world.actual, PlanOptions(prune, prune_models))
-    assert left.changes == left.refusals == ()
+    assert (left.changes, left.refusals) == ((), ())
     assert left.unavailable == plan.unavailable
     for model in desired.models:
         for node_state in world.nodes.values():

@@ -128,7 +128,7 @@ def window(on_canary: bool, count: int) -> Window:
     return Window(2500, *pair(on_canary, count))
 
 
-def pair(on_canary: bool, count: int = 1) -> Any:
+def pair(on_canary: bool, count: int = 1) -> tuple[OutcomeCounts, OutcomeCounts]:
     event, nothing = OutcomeCounts(count, count), OutcomeCounts()
     return (nothing, event) if on_canary else (event, nothing)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.unit.rollout_journals import started
 from tsctl.archive.store import store_name
 from tsctl.config.deployment import DeploymentSpec, NodeSpec
 from tsctl.config.project import Project
@@ -21,7 +22,8 @@ from tsctl.host.progress import Progress
 from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.nodes.torchserve.client import ManagementClient, VersionState, Worker
 from tsctl.nodes.torchserve.node import Node, open_node
-from tsctl.rollout.run.journal import ENDED, STARTED, Journal, folder
+from tsctl.rollout.decide.events import Ended, Outcome
+from tsctl.rollout.run.journal import Journal, folder
 
 OLD, NEW = (store_name("digits", "2.0", digit * 12) for digit in "ab")
 SERVED = ObservedNode("local", {"digits": ObservedModel("2.0", {"2.0": ObservedVersion(OLD, 1, 1)})})
@@ -94,21 +96,21 @@ def test_the_bytes_of_a_model_stay_until_its_rollout_has_ended(tmp_path: Path) -
 
     assert not plan().refusals
     journal = Journal(folder(project, "digits") / "20261125T093000Z-2.0.jsonl")
-    journal.append(STARTED)
+    journal.append(started("digits"))
     [refusal] = plan().refusals
     assert refusal.reason == (
         f"rollout 20261125T093000Z-2.0 of digits has not ended, so digits 2.0 is not replaced by {NEW}"
     )
     assert refusal.error is ConflictError
     assert "tsctl rollout abort digits" in refusal.hint
-    journal.append(ENDED)
+    journal.append(Ended(Outcome.PROMOTED, ""))
     assert not plan().refusals
 
 
 def test_up_brings_back_a_version_during_its_rollout_and_changes_no_bytes(tmp_path: Path) -> None:
     outside, _ = owners(tmp_path)
     (outside.project.store).mkdir(parents=True)
-    Journal(folder(outside.project, "digits") / "20261125T093000Z-2.0.jsonl").append(STARTED)
+    Journal(folder(outside.project, "digits") / "20261125T093000Z-2.0.jsonl").append(started("digits"))
     register = Register("digits", "2.0", OLD, 1, ("local",))
     change = Replace("digits", "2.0", {"local": ObservedVersion(OLD, 1, 1)}, NEW, 1)
     progress = Progress(Console(quiet=True))

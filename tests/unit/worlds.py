@@ -129,7 +129,7 @@ class World:
             weight = int(own) if version == query.canary else TOTAL - int(own)
             found.setdefault(weight, {}).setdefault(version, {})[kind] = value - cursor.get(key, 0)
         windows = [
-            Window(weight, OutcomeCounts(**at.get(query.stable, {})), OutcomeCounts(**at.get(query.canary, {})))
+            Window(weight, OutcomeCounts(**at.get(query.stable, {})), OutcomeCounts(**at.get(query.canary, {})))  # type: ignore[arg-type]
             for weight, at in sorted(found.items())
         ]
         return windows, changed

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from tsctl.archive.store import StoredArchive, archive_of, digest_of, find_archive
 from tsctl.config.deployment import DeploymentSpec
@@ -26,7 +25,7 @@ from tsctl.rollout.evidence.sources import EnvoyCounters, PrometheusServer, Sour
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run import commands as control
 from tsctl.rollout.run.effects import Site
-from tsctl.rollout.run.journal import Journal, journals, new_path, unfinished, whole_bytes
+from tsctl.rollout.run.journal import Journal, find_journal, journals, new_path, unfinished
 from tsctl.rollout.run.runner import Runner
 
 #: How long whoever only looks whether a rollout runs may be in the way.
@@ -124,7 +123,7 @@ def resumed(place: Place, model: str, note: Note, command: Command = Command.RES
         AnalysisError: there is none that has not ended, or its journal is damaged.
     """
     with _held(place.project, model):
-        journal = Journal(_newest(place.project, model))
+        journal = Journal(find_journal(place.project, model))
         state = fold(journal.entries)
         if state.outcome is not None:
             raise AnalysisError(
@@ -145,7 +144,7 @@ def taken_back(place: Place, model: str, note: Note) -> Iterator[Runner]:
         AnalysisError: it was not promoted.
     """
     with _held(place.project, model):
-        journal = Journal(_newest(place.project, model))
+        journal = Journal(find_journal(place.project, model))
         state = fold(journal.entries)
         if state.outcome is not Outcome.PROMOTED:
             raise AnalysisError(f"the last rollout of {model}, {state.id}, was not promoted: it was {state.outcome}")
@@ -265,10 +264,3 @@ def _nodes_of(place: Place, model: str, version: str) -> list[str]:
 def _archive(place: Place, journal: Journal) -> StoredArchive:
     """What is released, or was; its file may be gone, and the way back does not need it."""
     return archive_of(place.project.store / start_of(journal.entries).file)
-
-
-def _newest(project: Project, model: str) -> Path:
-    paths = [path for path in journals(project, model) if whole_bytes(path.read_bytes())]  # else nothing was begun
-    if not paths:
-        raise AnalysisError(f"no rollout of {model!r}", f"Begin one: tsctl rollout start {model} VERSION")
-    return paths[-1]

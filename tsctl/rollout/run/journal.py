@@ -147,6 +147,41 @@ def unfinished(project: Project, model: str) -> str | None:
     return paths[-1].stem if marks and not isinstance(marks[-1], Ended) else None
 
 
+def unfinished_journals(project: Project) -> list[Path]:
+    """The journals of all rollouts that have not ended.
+
+    Raises:
+        AnalysisError: there never was a rollout, or a journal is damaged.
+    """
+    models = sorted({path.parent.name for path in journals(project)})
+    if not models:
+        raise AnalysisError("there is no rollout", "Begin one: tsctl rollout start MODEL VERSION")
+    ids = {model: unfinished(project, model) for model in models}
+    return [folder(project, model) / f"{id}{SUFFIX}" for model, id in ids.items() if id is not None]
+
+
+def find_journal(project: Project, model: str, id: str | None = None) -> Path:
+    """The journal of this rollout, or of the model's last one.
+
+    Args:
+        id: whole, or an unambiguous beginning.
+
+    Raises:
+        AnalysisError: there is none, or several ids begin so.
+    """
+    paths = [path for path in journals(project, model) if whole_bytes(path.read_bytes())]  # else nothing was begun
+    if not paths:
+        raise AnalysisError(f"there is no rollout of {model}", f"Begin one: tsctl rollout start {model} VERSION")
+    if id is None:
+        return paths[-1]
+    named = [path for path in paths if path.stem == id] or [path for path in paths if path.stem.startswith(id)]
+    if len(named) != 1:
+        raise AnalysisError(
+            f"{len(named) or 'no'} rollouts of {model} begin with {id}", f"See 'tsctl rollout history {model}'."
+        )
+    return named[0]
+
+
 def require_none(project: Project, model: str) -> None:
     """No rollout of the model is under way.
 

@@ -163,7 +163,9 @@ def test_weights_are_in_force_when_the_command_returns(front: Front) -> None:
     front.site.run("weights", "set", "tiny", "1.0=50%", "2.0=50%")
     split = versions_of(front, 200)
     assert 50 < split["1.0"] < 150  # a fair coin leaves this range once in 10^12 runs
-    [shown] = [one for one in front.site.run("weights", "show", "tiny", "--json").json() if one["model"] == "tiny"]
+    [shown] = [
+        route for route in front.site.run("weights", "show", "tiny", "--json").json() if route["model"] == "tiny"
+    ]
     assert shown["weights"] == {"1.0": 5000, "2.0": 5000}
     front.site.run("weights", "set", "tiny", "1.0=100%")
 
@@ -215,23 +217,23 @@ def test_what_envoy_refuses_leaves_what_was_in_force(front: Front) -> None:
 
 def test_of_two_writers_one_is_told_and_loses(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "LOCK_S", 0.2)
-    told = "the gateway is being changed by another tsctl"
-    with changing(front.gateway), pytest.raises(ConflictError, match=told) as lost:
+    message = "the gateway is being changed by another tsctl"
+    with changing(front.gateway), pytest.raises(ConflictError, match=message) as conflict:
         change.set_weights(front.gateway, "tiny", {"1.0": 10_000})
-    assert lost.value.exit_code == 7
+    assert conflict.value.exit_code == 7
 
 
 def test_a_user_stays_on_his_version_and_only_moves_towards_the_canary(front: Front) -> None:
     users = [f"user-{number}" for number in range(60)]
 
     def on_canary() -> set[str]:
-        found = set()
+        moved = set()
         for user in users:
-            seen = versions_of(front, 3, **{"x-user-id": user})
-            assert len(seen) == 1, f"{user} met {seen}"
-            if "2.0" in seen:
-                found.add(user)
-        return found
+            versions = versions_of(front, 3, **{"x-user-id": user})
+            assert len(versions) == 1, f"{user} met {versions}"
+            if "2.0" in versions:
+                moved.add(user)
+        return moved
 
     before: set[str] = set()
     for share in (10, 40, 60, 95):
@@ -250,13 +252,13 @@ def test_a_cookie_keeps_a_user_on_his_version_as_well(front: Front) -> None:
     models = {**gateway.deployment.models, "tiny": by_cookie}
     with changing(gateway):
         before = traffic_in_force(gateway)
-        half = [one.weighted({"1.0": 5000, "2.0": 5000}) if one.model == "tiny" else one for one in before]
+        half = [route.weighted({"1.0": 5000, "2.0": 5000}) if route.model == "tiny" else route for route in before]
         put_traffic(replace(gateway, deployment=gateway.deployment.model_copy(update={"models": models})), half)
         try:
             met = [set(versions_of(front, 4, cookie=f"other=1; user={number}")) for number in range(30)]
         finally:
             put_traffic(gateway, before)
-    assert {len(seen) for seen in met} == {1}
+    assert {len(versions) for versions in met} == {1}
     assert set().union(*met) == {"1.0", "2.0"}
 
 
@@ -286,14 +288,14 @@ def test_a_shadow_gets_copies_and_no_client_notices(front: Front) -> None:
 
 def test_a_copy_is_marked_and_its_client_answered_though_nobody_answers_the_copy(front: Front) -> None:
     gateway, silent = front.gateway, Listener()
-    [upstream] = [one for one in upstreams_written(gateway) if (one.model, one.version) == ("tiny", "2.0")]
+    [upstream] = [upstream for upstream in upstreams_written(gateway) if upstream.key == ("tiny", "2.0")]
     [own] = upstream.endpoints
     path = gateway.files.endpoints_of("tiny~2.0~shadow")
     with changing(gateway):
         traffic = traffic_in_force(gateway)
         elsewhere = replace(upstream, endpoints=(replace(own, port=silent.place[1]),))
         write_document(path, endpoints(elsewhere, is_shadow=True))
-        put_traffic(gateway, [replace(one, shadow=SHADOW) if one.model == "tiny" else one for one in traffic])
+        put_traffic(gateway, [replace(route, shadow=SHADOW) if route.model == "tiny" else route for route in traffic])
 
         def is_copied() -> bool:
             answer = front.ask("/predictions/tiny", **{"x-request-id": "copied"})
@@ -397,7 +399,7 @@ def test_what_a_node_said_before_somebody_else_asked_it_is_forgotten(
     monkeypatch.setattr(sync, "observe", overtaken)
     try:
         sync.sync(gateway)
-        assert [len(one.endpoints) for one in upstreams_written(gateway) if one.model == "slow"] == [0]
+        assert [len(upstream.endpoints) for upstream in upstreams_written(gateway) if upstream.model == "slow"] == [0]
     finally:
         front.site.run("models", "scale", "slow", "1.0", "1")
     until(front.all_answer, 20, "every version")
@@ -426,7 +428,7 @@ def test_health_for_whoever_balances_before_the_gateway(front: Front) -> None:
 
 def test_each_request_is_a_line_of_the_log(front: Front) -> None:
     front.ask("/predictions/tiny", **{"x-request-id": "logged-1"})
-    [line] = until(lambda: [one for one in front.log() if one["request_id"] == "logged-1"], 5, "the line")
+    [line] = until(lambda: [line for line in front.log() if line["request_id"] == "logged-1"], 5, "the line")
     assert (line["client"], line["model"], line["version"]) == ("local", "tiny", "1.0")
     assert (line["track"], line["weight"], line["status"], line["flags"]) == ("stable", "10000", 200, "-")
     assert line["bytes_in"] == len(HALF)
@@ -434,9 +436,9 @@ def test_each_request_is_a_line_of_the_log(front: Front) -> None:
     gateway = front.gateway
     assert supervisor.rotate(gateway, largest=1, kept=2)
     front.ask("/predictions/tiny", **{"x-request-id": "logged-2"})
-    until(lambda: [one["request_id"] for one in front.log()] == ["logged-2"], 5, "a new file")
+    until(lambda: [line["request_id"] for line in front.log()] == ["logged-2"], 5, "a new file")
     assert supervisor.rotate(gateway, largest=1, kept=2)
-    until(lambda: supervisor.rotate(gateway, largest=0, kept=2), 5, "the file that Envoy opens when it is told")
+    until(lambda: supervisor.rotate(gateway, largest=0, kept=2), 5, "the file that Envoy opens anew")
     names = {"access.log", "access.log.1", "access.log.2"}
     folder = gateway.files.access_log.parent
     until(lambda: {path.name for path in folder.glob("access.log*")} == names, 5, "three files")

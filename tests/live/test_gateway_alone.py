@@ -80,8 +80,8 @@ def test_in_the_foreground_it_is_its_own_supervisor_and_ends_when_it_is_stopped(
 
 
 def supervisor_of(site: Site) -> int | None:
-    found: int | None = site.run("gateway", "status", "--json", status=5).json()["supervisor"]
-    return found
+    pid: int | None = site.run("gateway", "status", "--json", status=5).json()["supervisor"]
+    return pid
 
 
 def test_what_it_will_do_is_not_told_as_what_it_does(front: Front) -> None:
@@ -104,4 +104,4 @@ def test_a_key_that_cannot_be_written_is_given_to_nobody(front: Front) -> None:
     assert "is in key" in site.run("keys", "add", "a", "--header-file", "key").out
     assert (site.root / "key").read_text().startswith("x-api-key: tsctl_")
     assert (site.root / "key").stat().st_mode & 0o777 == 0o600
-    assert [one["client"] for one in site.run("keys", "list", "--json").json()] == ["a"]
+    assert [key["client"] for key in site.run("keys", "list", "--json").json()] == ["a"]

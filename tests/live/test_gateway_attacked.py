@@ -122,11 +122,11 @@ class Siege:
     def send(self, attacks: Iterable[Attack], end: End = "quiet") -> list[tuple[Attack, Exchange]]:
         """Every attack on a connection of its own, many at once."""
 
-        def one(attack: Attack) -> tuple[Attack, Exchange]:
+        def send(attack: Attack) -> tuple[Attack, Exchange]:
             return attack, exchange(self.place, attack.pieces, end, attack.is_head)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(one, attacks))
+            return list(pool.map(send, attacks))
 
 
 def lines_before(path: Path, mark: str) -> list[str]:
@@ -203,8 +203,8 @@ def siege(place_under_siege: Siege) -> Iterator[Siege]:
     assert is_alive(front.pid("envoy"))
     assert front.gateway.admin.counters("attacker") == {}
     assert requests.get(f"{front.base}/healthz", timeout=10).text == "alive\n"
-    said = front.gateway.files.envoy_log.read_text()
-    assert not re.search(r"\[(error|critical)\]|[Aa]ssert|Caught|[Bb]acktrace|script log", said), said[-2000:]
+    log = front.gateway.files.envoy_log.read_text()
+    assert not re.search(r"\[(error|critical)\]|[Aa]ssert|Caught|[Bb]acktrace|script log", log), log[-2000:]
 
 
 class Bystander:
@@ -325,8 +325,8 @@ def assert_answers(attack: Attack, exchanged: Exchange) -> None:
 def test_the_witnesses_see_what_comes(siege: Siege) -> None:
     x = number()
     assert siege.front.ask("/predictions/tiny/2.0", body_of(x)).json() == {"y": x * 3.0}
-    seen = [message for stream in siege.tap.heard() for message in read_messages(stream)[0]]
-    assert [message.start.split()[1] for message in seen if message.body == body_of(x)] == ["/predictions/tiny/2.0"]
+    messages = [message for stream in siege.tap.heard() for message in read_messages(stream)[0]]
+    assert [message.start.split()[1] for message in messages if message.body == body_of(x)] == ["/predictions/tiny/2.0"]
     first, second = siege.node_log(), siege.node_log()
     assert '"GET /models/marker-' in second[len(first)]
     assert any('"POST /predictions/tiny/2.0 HTTP/1.1" 200' in line for line in first)
@@ -376,11 +376,13 @@ def test_frames_of_http_2_become_right_requests_or_none(siege: Siege) -> None:
     assert said_in_frames(siege, Attack("right", writer.right(x))) == b'{"y":%.1f}' % (x * 2)
     attacks = list(writer.attacks())
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for attack, said in zip(attacks, pool.map(lambda attack: said_in_frames(siege, attack), attacks), strict=True):
-            assert not any(secret in said for secret in SECRETS), (attack, said)
-            if said and "reset" not in attack.name:
-                [answer] = json_lines(said)
-                assert answer.keys() == {"y"} or answer["status"] >= 400, (attack, said)
+        for attack, bodies in zip(
+            attacks, pool.map(lambda attack: said_in_frames(siege, attack), attacks), strict=True
+        ):
+            assert not any(secret in bodies for secret in SECRETS), (attack, bodies)
+            if bodies and "reset" not in attack.name:
+                [answer] = json_lines(bodies)
+                assert answer.keys() == {"y"} or answer["status"] >= 400, (attack, bodies)
 
 
 def said_in_frames(siege: Siege, attack: Attack) -> bytes:
@@ -389,8 +391,8 @@ def said_in_frames(siege: Siege, attack: Attack) -> bytes:
     return b"".join(content for kind, _, content in frames(data) if kind == DATA)
 
 
-def json_lines(said: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in said.splitlines()]
+def json_lines(bodies: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in bodies.splitlines()]
 
 
 def test_the_numbers_page_is_all_that_reaches_the_admin_interface(siege: Siege) -> None:
@@ -424,8 +426,8 @@ def test_what_calls_itself_grpc_is_not_told_success(siege: Siege, media_type: st
     for target in (b"/predictions/tiny", b"/models", b"/healthz", b"/inference.GRPCInferenceService/ModelInfer"):
         sent = siege.writer.request(target, headers=[b"TE: trailers"])
         sent = sent.replace(b"application/json", media_type.encode())
-        for one in (sent, sent.replace(siege.front.key.encode(), b"unknown")):
-            [answer] = exchange(siege.place, [one]).answers
+        for message in (sent, sent.replace(siege.front.key.encode(), b"unknown")):
+            [answer] = exchange(siege.place, [message]).answers
             assert answer.get("grpc-status") is None
             if "web" not in media_type:
                 assert (answer.status, answer.get("content-type")) == (415, PROBLEM)

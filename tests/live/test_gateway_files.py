@@ -84,5 +84,5 @@ def test_envoy_says_why_it_does_not_take_a_broken_one(
 
 def test_a_folder_without_all_files_is_told(gateway: Gateway) -> None:
     gateway.files.ready.unlink()
-    with pytest.raises(GatewayError, match="has no whole set of files"):
+    with pytest.raises(GatewayError, match="a file of Envoy is missing in"):
         validate(gateway)

@@ -38,14 +38,9 @@ RESTART_S, LONGEST_RESTART_S = 0.5, 30.0
 
 @dataclass
 class Supervisor:
-    """The supervisor's state between two ticks.
-
-    Args:
-        clock: monotonic seconds.
-    """
+    """The supervisor's state between two ticks."""
 
     gateway: Gateway
-    clock: Callable[[], float] = time.monotonic
     _due: dict[str, float] = field(default_factory=dict)
     _tokens: tuple[tuple[str, int], ...] | None = None
     _deployment: tuple[tuple[str, int], ...] | None = None
@@ -74,7 +69,7 @@ class Supervisor:
             self._restart_s = RESTART_S
             return
         logger.error("Envoy ended by itself; starting it again")
-        self._due["envoy"] = self.clock() + self._restart_s
+        self._due["envoy"] = time.monotonic() + self._restart_s
         self._restart_s = min(2 * self._restart_s, LONGEST_RESTART_S)
         start_envoy(self.gateway)
 
@@ -87,7 +82,7 @@ class Supervisor:
             logger.info("rotated the access log")
 
     def _is_due(self, task: str, every_s: float) -> bool:
-        now = self.clock()
+        now = time.monotonic()
         if now < self._due.get(task, 0.0):
             return False
         self._due[task] = now + every_s

@@ -19,10 +19,11 @@ import pytest
 import requests
 import yaml
 
+from benchmarks.harness.ports import free_ports
 from tests.support.gateways import PROBLEM, Front, certificate, with_gateway
 from tests.support.raw_http import read_messages
 from tests.support.recorders import Listener
-from tests.support.sites import HALF, Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
+from tests.support.sites import HALF, Site, is_alive, make_site, processes_of, until, write_tiny
 from tsctl.config.deployment import Budget, NodeSpec, Sticky
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ConflictError, GatewayError
@@ -30,11 +31,12 @@ from tsctl.gateway import change, state, sync
 from tsctl.gateway.envoy import supervisor
 from tsctl.gateway.envoy.messages import document
 from tsctl.gateway.envoy.render import endpoints
+from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import digest, new_key, record_of, revoked
 from tsctl.gateway.publish import put_route_file, put_traffic, route_file
 from tsctl.gateway.state import changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow
-from tsctl.host.files import read_document, write_document
+from tsctl.host.files import write_document
 from tsctl.nodes.observe import ObservedNode, observe
 from tsctl.nodes.torchserve.node import Node
 

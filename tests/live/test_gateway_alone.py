@@ -10,8 +10,9 @@ import pytest
 import requests
 import yaml
 
+from benchmarks.harness.ports import free_ports
 from tests.support.gateways import Front, with_gateway
-from tests.support.sites import TINY, Site, free_ports, is_alive, make_site, processes_of, until
+from tests.support.sites import TINY, Site, is_alive, make_site, processes_of, until
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tests.support.gateways import Front, with_gateway
 from tests.support.sites import HALF, Site, write_tiny
 from tsctl.errors import GatewayError
 from tsctl.gateway import retire
-from tsctl.host.files import read_document
+from tsctl.gateway.files import read_document
 
 
 @pytest.fixture

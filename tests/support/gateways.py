@@ -12,7 +12,8 @@ import requests
 import yaml
 
 from benchmarks.harness.client import Address
-from tests.support.sites import HALF, Site, free_ports
+from benchmarks.harness.ports import free_ports
+from tests.support.sites import HALF, Site
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.headers import KEY_HEADER

@@ -13,8 +13,8 @@ from tsctl.config.project import Project
 from tsctl.errors import ConflictError, NodeError
 from tsctl.host.progress import Note
 from tsctl.nodes.fan_out import NodeChange, combined_error, run_on_nodes
-from tsctl.nodes.torchserve.client import Unreachable
 from tsctl.nodes.torchserve.node import Node, open_nodes
+from tsctl.nodes.torchserve.session import Unreachable
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.nodes.observe import ObservedVersion, observe, observe_version
-from tsctl.nodes.torchserve.client import ManagementClient, ManagementError, Unreachable, VersionState, Worker
+from tsctl.nodes.torchserve.client import ManagementClient, ManagementError, VersionState, Worker
 from tsctl.nodes.torchserve.node import Node, open_node
+from tsctl.nodes.torchserve.session import Unreachable
 
 
 class Client(ManagementClient):

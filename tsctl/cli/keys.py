@@ -51,7 +51,7 @@ def add(
 def list_keys(json: Json = False) -> None:
     """List keys by their ids, never the keys themselves."""
     from tsctl.gateway import keys
-    from tsctl.host.files import read_document
+    from tsctl.gateway.files import read_document
 
     gateway = open_here()
     plain = keys.plain_keys(read_document(gateway.files.routes))

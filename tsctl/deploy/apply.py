@@ -26,7 +26,6 @@ from tsctl.deploy.changes import (
     is_barred_by_rollout,
 )
 from tsctl.deploy.observe import Owners
-from tsctl.deploy.outcome import Applied, Failure
 from tsctl.errors import ConflictError, NodeError, TsctlError
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.drain import drained
@@ -37,12 +36,30 @@ from tsctl.gateway.sync import sync
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
-from tsctl.nodes.torchserve.client import Unreachable
 from tsctl.nodes.torchserve.node import Node
-from tsctl.rollout.run.journal import unfinished
+from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.nodes.torchserve.warmup import warm_up
 
 #: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A change that was not made at one place."""
+
+    change: Change
+    place: str
+    error: TsctlError
+
+
+@dataclass
+class Applied:
+    """Which changes of a plan were made."""
+
+    done: list[Change] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    left_out: list[Change] = field(default_factory=list)  # because a change that they depend on failed
 
 
 def apply(owners: Owners, plan: Plan, options: PlanOptions, progress: Progress) -> Applied:
@@ -111,7 +128,7 @@ class _Attempt:
         Raises:
             TsctlError: it was tried nowhere, or the gateway refused it.
         """
-        rollout = unfinished(self.owners.project, change.model)
+        rollout = self.owners.unfinished_rollout(change.model)
         if rollout is not None and is_barred_by_rollout(change, self.options):
             raise ConflictError(
                 f"rollout {rollout} of {change.model} began meanwhile", "Run this again when it has ended."
@@ -157,7 +174,7 @@ class _Attempt:
         versions.scale(node, change.model, change.version, change.workers, note)
         was = change.before[node.name]
         if was.ready == 0 and parse_name(was.archive) and self._archive(was.archive).path.is_file():
-            versions.warm_wire(node, self._archive(was.archive), note)  # nobody has asked it yet
+            warm_up(node, self._archive(was.archive), note)  # nobody has asked it yet
 
     def _scale_down(self, change: Scale, node: Node, note: Note) -> None:
         gateway = self.owners.gateway

@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.render import cluster_name
+from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, plain_keys, read_keys, write_keys
 from tsctl.gateway.publish import POLL_S, TAKEN_S, put_route_file, put_traffic, route_file
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.sync import sync_locked
 from tsctl.gateway.traffic import Shadow, Traffic
-from tsctl.host.files import read_document
 from tsctl.host.wait import wait_until
 from tsctl.nodes.observe import observe_version
 

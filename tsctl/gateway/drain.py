@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Admin, Host
 from tsctl.gateway.envoy.render import cluster_name, endpoints_of, with_draining
+from tsctl.gateway.files import read_document
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
-from tsctl.host.files import read_document, write_document
+from tsctl.host.files import write_document
 from tsctl.host.progress import Note
 from tsctl.host.wait import wait_until
 from tsctl.nodes.torchserve.node import Node

@@ -1,8 +1,12 @@
-"""Names of the files in `.tsctl/gateway`. Pure."""
+"""The files in `.tsctl/gateway`: their names, and how JSON documents are read."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from tsctl.errors import GatewayError
+from tsctl.host.files import Json
 
 
 class GatewayFiles:
@@ -41,3 +45,20 @@ class GatewayFiles:
     def endpoints_of(self, cluster: str) -> Path:
         """The file of the cluster's nodes."""
         return self.endpoints / f"{cluster}.json"
+
+
+def read_document(path: Path) -> Json | None:
+    """The file's content, None where there is none.
+
+    Raises:
+        GatewayError: it is not JSON.
+    """
+    try:
+        content: Json = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise GatewayError(
+            f"{path} is damaged: {error}", "Remove it; 'tsctl gateway start' writes it anew, without its old content."
+        ) from None
+    return content

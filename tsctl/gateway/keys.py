@@ -18,7 +18,8 @@ from typing import Any
 from tsctl.config.deployment import Budget
 from tsctl.errors import GatewayError, SpecError
 from tsctl.gateway.envoy.render import Client, keys_in
-from tsctl.host.files import read_document, write_document
+from tsctl.gateway.files import read_document
+from tsctl.host.files import write_document
 
 PREFIX = "tsctl_"
 KEY_BYTES = 32

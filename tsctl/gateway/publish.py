@@ -10,10 +10,11 @@ from tsctl.errors import GatewayError
 from tsctl.gateway.envoy import render
 from tsctl.gateway.envoy.messages import Json
 from tsctl.gateway.envoy.render import Upstream, cluster_name
+from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, clients, plain_keys, read_keys
 from tsctl.gateway.state import Gateway
 from tsctl.gateway.traffic import Traffic
-from tsctl.host.files import read_document, write_document
+from tsctl.host.files import write_document
 
 #: Envoy must take a file within this time, and is asked so often.
 TAKEN_S = 5.0

@@ -9,11 +9,12 @@ from tsctl.gateway.change import set_clients
 from tsctl.gateway.envoy.configuration import validate, write_static_files
 from tsctl.gateway.envoy.process import running_pid, start_envoy, start_supervisor, stop
 from tsctl.gateway.envoy.render import settings
+from tsctl.gateway.files import read_document
 from tsctl.gateway.headers import KEY_HEADER
 from tsctl.gateway.keys import digest, new_key, plain_keys, record_of
 from tsctl.gateway.state import Gateway, changing
 from tsctl.gateway.sync import sync
-from tsctl.host.files import read_document, write_secret
+from tsctl.host.files import write_secret
 from tsctl.host.progress import Progress
 
 #: The client whose key `make up` makes.

@@ -12,9 +12,9 @@ from tsctl.errors import SpecError
 from tsctl.gateway.envoy import render
 from tsctl.gateway.envoy.admin import Admin
 from tsctl.gateway.envoy.render import Upstream
-from tsctl.gateway.files import GatewayFiles
+from tsctl.gateway.files import GatewayFiles, read_document
 from tsctl.gateway.traffic import Traffic
-from tsctl.host.files import make_folder, read_document
+from tsctl.host.files import make_folder
 from tsctl.host.locks import exclusive
 from tsctl.nodes.torchserve.node import Node, open_nodes
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
+from tsctl.archive.container import read_samples
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.render import Endpoint, Probe, Upstream, VersionKey
@@ -15,7 +16,6 @@ from tsctl.gateway.traffic import Traffic, only
 from tsctl.nodes.observe import ObservedNode, observe
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.tokens import read_tokens
-from tsctl.nodes.torchserve.versions import read_samples
 
 #: A health check sends the smallest sample of the archive; one larger than this would cost more than it tells.
 LARGEST_PROBE = 256 << 10

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.progress import Note
-from tsctl.nodes.torchserve.client import Unreachable
 from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.session import Unreachable
 from tsctl.nodes.torchserve.tokens import NoKeyFile
 
 Value = TypeVar("Value")

@@ -1,8 +1,4 @@
-"""Starts and stops the process of one node, and knows whether it is the one that it started.
-
-A node is known by its pid together with the moment the kernel started it, so that a pid that was given to another
-process is never signalled.
-"""
+"""Starts and stops the process of one node, and records which process it is."""
 
 from __future__ import annotations
 
@@ -23,12 +19,14 @@ from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.environment import inherited
+from tsctl.host.files import make_folder
 from tsctl.host.ports import port_problem
 from tsctl.host.priority import at_nice
 from tsctl.host.process import ProcessIdentity, identify, kill_group, spawn
 from tsctl.nodes.torchserve.config import jvm_arguments, node_properties, render_node_config
 from tsctl.nodes.torchserve.java import Java
 from tsctl.nodes.torchserve.logs import tail
+from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.properties import parse_properties
 
 STOP_GRACE_S = 20.0
@@ -38,72 +36,14 @@ _LONGEST_TMP = 80
 
 
 @dataclass(frozen=True)
-class NodePaths:
-    """The folder of one node on this machine; only its owner may read it."""
-
-    folder: Path
-
-    @property
-    def record(self) -> Path:
-        return self.folder / "node.json"
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.properties"
-
-    @property
-    def key_file(self) -> Path:
-        return self.folder / "key_file.json"
-
-    @property
-    def inference_header(self) -> Path:
-        return self.folder / "inference.header"
-
-    @property
-    def management_header(self) -> Path:
-        return self.folder / "management.header"
-
-    @property
-    def logs(self) -> Path:
-        return self.folder / "logs"
-
-    @property
-    def console(self) -> Path:
-        return self.logs / "console.log"
-
-    @property
-    def worker_log(self) -> Path:
-        return self.logs / "model_log.log"
-
-    @property
-    def metrics(self) -> Path:
-        """What this node's workers tell of themselves, since the node was started last."""
-        return self.folder / "metrics"
-
-    @property
-    def snapshots(self) -> Path:
-        return self.logs / "config"
-
-    @property
-    def pending_restore(self) -> Path:
-        """What the node served before it was started, until all of it is registered again."""
-        return self.folder / "restore.json"
-
-
-@dataclass(frozen=True)
 class NodeRecord(ProcessIdentity):
     """The record of a started node."""
 
     tmp: str  # its temporary folder, which every process of its group has in TMPDIR
 
 
-def node_paths(project: Project, name: str) -> NodePaths:
-    """The paths of the node `name`."""
-    return NodePaths(project.state / "nodes" / name)
-
-
 def read_record(paths: NodePaths) -> NodeRecord | None:
-    """The record of the node that was started last, None where there is none."""
+    """The record of the node that was started last; None where there is none."""
     try:
         return NodeRecord(**json.loads(paths.record.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -119,7 +59,7 @@ def running_pid(paths: NodePaths) -> int | None:
 
 
 def running_nodes(project: Project) -> list[tuple[Path, int]]:
-    """Record and pid of every running node that was started in this project's folder, whatever deployment.yaml says."""
+    """Record and pid of every running node that was started in this folder, whatever deployment.yaml says."""
     records = sorted((project.state / "nodes").glob("*/node.json"))
     return [(record, pid) for record in records if (pid := running_pid(NodePaths(record.parent))) is not None]
 
@@ -131,8 +71,7 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
         NodeError: a port is in use, or TorchServe is not installed.
     """
     for folder in (project.state, paths.folder.parent, paths.folder, paths.logs):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        make_folder(folder)
     project.store.mkdir(parents=True, exist_ok=True)
     _require_free_ports(node)
     _sweep(paths)
@@ -143,14 +82,7 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
         render_node_config(node_properties(defaults, node, project.store, len(os.sched_getaffinity(0))))
     )
     paths.key_file.unlink(missing_ok=True)
-    log_config = project.root / "log4j2.xml"
-    jvm = jvm_arguments(defaults, log_config if log_config.is_file() else None)
-    home = _torchserve_home()
-    command = [
-        str(java.path), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={tmp}", *jvm,
-        "-cp", f".:{home / 'ts' / 'frontend' / '*'}", "org.pytorch.serve.ModelServer",
-        "--python", sys.executable, "-f", str(paths.config), "-s", str(project.store),
-    ]  # fmt: skip
+    command = _command(project, paths, java, defaults, tmp)
     with paths.console.open("wb") as console:
         # TorchServe writes key_file.json into its working directory
         process = spawn(at_nice(command, node.nice), paths.folder, node_environment(os.environ, paths, tmp), console)
@@ -159,15 +91,27 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
     return process
 
 
+def _command(project: Project, paths: NodePaths, java: Java, defaults: Mapping[str, str], tmp: Path) -> list[str]:
+    log_config = project.root / "log4j2.xml"
+    jvm = jvm_arguments(defaults, log_config if log_config.is_file() else None)
+    home = _torchserve_home()
+    return [
+        str(java.path), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={tmp}", *jvm,
+        "-cp", f".:{home / 'ts' / 'frontend' / '*'}", "org.pytorch.serve.ModelServer",
+        "--python", sys.executable, "-f", str(paths.config), "-s", str(project.store),
+    ]  # fmt: skip
+
+
 def node_environment(environment: Mapping[str, str], paths: NodePaths, tmp: Path) -> dict[str, str]:
     """The environment of the node's process, and so the most that a worker can see."""
-    own: dict[str, object] = {
+    folders = {
         "LOG_LOCATION": paths.logs, "METRICS_LOCATION": paths.logs, METRICS_FOLDER_VARIABLE: paths.metrics,
         "TEMP": tmp, "TMPDIR": tmp,
     }  # fmt: skip
+    result = {**inherited(environment), **{name: str(folder) for name, folder in folders.items()}}
     if SHARED_CACHE_VARIABLE in environment:  # with its password, which workers need and an archive must not hold
-        own[SHARED_CACHE_VARIABLE] = environment[SHARED_CACHE_VARIABLE]
-    return {**inherited(environment), **{name: str(value) for name, value in own.items()}, "PYTHONUNBUFFERED": "1"}
+        result[SHARED_CACHE_VARIABLE] = environment[SHARED_CACHE_VARIABLE]
+    return {**result, "PYTHONUNBUFFERED": "1"}
 
 
 def empty_metrics(folder: Path) -> None:
@@ -176,8 +120,7 @@ def empty_metrics(folder: Path) -> None:
     The folder itself stays, because it may be a mount or a link. Never while the node runs: a worker would go on
     writing into a file that nobody can read any more.
     """
-    folder.mkdir(mode=0o700, exist_ok=True)
-    folder.chmod(0o700)
+    make_folder(folder)
     for left in folder.glob("*.db"):
         left.unlink()
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tsctl.config.deployment import GatewaySpec
 from tsctl.gateway.access_log import log_format
-from tsctl.gateway.counters import BUCKETS_MS, stats_logger
+from tsctl.gateway.counters import histogram_settings, stats_logger
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
+    NAMESPACE,
     Json,
     address,
     document,
@@ -17,7 +18,6 @@ from tsctl.gateway.envoy.messages import (
     extension,
     http_filter,
     http_filter_type,
-    metadata,
     type_url,
     typed,
     watched,
@@ -42,51 +42,47 @@ MOST_CONNECTIONS = 20_000
 
 def bootstrap(spec: GatewaySpec, files: GatewayFiles) -> Json:
     """Envoy's start file; everything that changes later is in the files that it names."""
-    addresses = spec.listens_on_all
-    admin = {"pipe": {"path": str(files.admin)}}
+    most_connections = extension(
+        "envoy.resource_monitors.global_downstream_max_connections",
+        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        max_active_downstream_connections=MOST_CONNECTIONS,
+    )
     return {
-        "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": metadata(**settings(spec))["filter_metadata"]},
-        "admin": {"address": {"pipe": {**admin["pipe"], "mode": 0o600}}},
+        "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": {NAMESPACE: settings(spec)}},
+        "admin": {"address": {"pipe": {"path": str(files.admin), "mode": 0o600}}},
         "dynamic_resources": {"cds_config": watched(files.clusters)},
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": "clients",
-                    "address": address(*addresses["address"]),
-                    "per_connection_buffer_limit_bytes": 1 << 20,
-                    "filter_chains": [_filter_chain(spec, files)],
-                },
-                {
-                    "name": "metrics",
-                    "address": address(*addresses["metrics"]),
-                    "filter_chains": [{"filters": [_metrics_page()]}],
-                },
-            ],
-            "clusters": [
-                {
-                    "name": "admin",
-                    "connect_timeout": CONNECT_TIMEOUT,
-                    "load_assignment": {
-                        "cluster_name": "admin",
-                        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": admin}}]}],
-                    },
-                }
-            ],
-        },
+        "static_resources": {"listeners": _listeners(spec, files), "clusters": [_admin_cluster(files)]},
         "layered_runtime": {"layers": [{"name": "strict", "static_layer": {STRICT_CHUNKS: True}}]},
         "stats_flush_interval": FLUSH,
-        "stats_config": {
-            "histogram_bucket_settings": [{"match": {"safe_regex": {"regex": ".*"}}, "buckets": list(BUCKETS_MS)}]
+        "stats_config": histogram_settings(),
+        "overload_manager": {"resource_monitors": [most_connections]},
+    }
+
+
+def _listeners(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
+    addresses = spec.listens_on_all
+    return [
+        {
+            "name": "clients",
+            "address": address(*addresses["address"]),
+            "per_connection_buffer_limit_bytes": 1 << 20,
+            "filter_chains": [_filter_chain(spec, files)],
         },
-        "overload_manager": {
-            "resource_monitors": [
-                extension(
-                    "envoy.resource_monitors.global_downstream_max_connections",
-                    "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-                    max_active_downstream_connections=MOST_CONNECTIONS,
-                )
-            ]
+        {
+            "name": "metrics",
+            "address": address(*addresses["metrics"]),
+            "filter_chains": [{"filters": [_metrics_page()]}],
         },
+    ]
+
+
+def _admin_cluster(files: GatewayFiles) -> Json:
+    """The administration interface, to which the listener of metrics sends requests for one page."""
+    endpoint = {"endpoint": {"address": {"pipe": {"path": str(files.admin)}}}}
+    return {
+        "name": "admin",
+        "connect_timeout": CONNECT_TIMEOUT,
+        "load_assignment": {"cluster_name": "admin", "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
 
 

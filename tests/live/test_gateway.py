@@ -20,7 +20,7 @@ import requests
 import yaml
 
 from benchmarks.harness.ports import free_ports
-from tests.support.gateways import PROBLEM, Front, certificate, with_gateway
+from tests.support.gateways import PROBLEM, Front, certificate, front_of, with_gateway
 from tests.support.raw_http import read_messages
 from tests.support.recorders import Listener
 from tests.support.sites import HALF, Site, is_alive, make_site, processes_of, until, write_tiny
@@ -71,8 +71,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     try:
         site.run("up")
-        header = (site.root / ".tsctl" / "gateway" / "local.header").read_text()
-        yield Front(site, base, metrics, header.strip().partition(": ")[2])
+        yield front_of(site, base, metrics)
     finally:
         site.run("down", status=None)
     assert processes_of(site.root) == [], "processes are left behind"
@@ -506,10 +505,9 @@ def test_tls_with_a_certificate_that_is_replaced(site: Site) -> None:
     write_tiny(site, "tiny", {"1.0": {}})
     site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}})
     certificate(site.root / "tls", "first")
-    base, _ = with_gateway(site, {}, tls={"certificate": "tls/server.pem", "key": "tls/server.key"})
+    base, metrics = with_gateway(site, {}, tls={"certificate": "tls/server.pem", "key": "tls/server.key"})
     site.run("up")
-    key = (site.root / ".tsctl" / "gateway" / "local.header").read_text().strip().partition(": ")[2]
-    headers = {"Content-Type": "application/json", "x-api-key": key}
+    headers = {"Content-Type": "application/json", "x-api-key": front_of(site, base, metrics).key}
     ca = str(site.root / "tls" / "server.pem")
     assert requests.post(f"{base}/predictions/tiny", data=HALF, headers=headers, verify=ca, timeout=10).ok
     host, _, port = base.removeprefix("https://").partition(":")

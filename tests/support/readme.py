@@ -70,7 +70,7 @@ def _commands(body: list[str], first_line: int) -> list[CommandStep]:
         if text.startswith("$ "):
             commands.append((line, [text[2:]], []))
         elif not commands:
-            raise ValueError(f"line {line}: a console fence begins with '$ ' and a command, not {text!r}")
+            raise ValueError(f"line {line}: a console fence begins with '$ ' and a command, found {text!r}")
         elif commands[-1][1][-1].endswith("\\") and not commands[-1][2]:
             commands[-1][1].append(text)
         else:

@@ -1,9 +1,10 @@
 # What a person or CI does with this checkout; `make` alone lists it. Needs Python 3.11 or newer, and nothing else.
 
-# The first of these names that is new enough; where neither is, the second, which the error message names.
-PYTHON ?= $(firstword $(shell for name in python3.11 python3; do $$name -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$name; \
-	done) python3)
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# The first of these names that is new enough; where neither is, the second, which the error message names.
+find-python = $(firstword $(shell for name in python3.11 python3; do \
+	$$name -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$name && break; done) python3)
+PYTHON ?= $(eval PYTHON := $(find-python))$(PYTHON)# looked for once, and only where it is needed
 
 VENV := .venv
 STAMP := $(VENV)/setup.stamp
@@ -17,12 +18,12 @@ SECONDS ?= 60
 SEED ?= 0
 
 #: Build outputs and caches; .venv and the state in .tsctl are not among them.
-BUILT := archives/store archives/*/.built build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
+BUILT := archives/store archives/*/.built build dist .coverage* .pytest_cache .hypothesis .ruff_cache .mypy_cache
 #: Places of one machine, and of package registries; brackets keep this line from finding itself.
 PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status archives verify test test-unit test-live fuzz lint \
+.PHONY: help setup up down status archives verify test test-unit test-live coverage fuzz lint \
 	bench-first-request bench-gateway bench-handlers bench-kills bench-overhead bench-rollout gameday clean distclean
 
 help:  ## Show this list
@@ -76,6 +77,9 @@ bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, ab
 
 gameday: archives  ## Release canaries that are bad on purpose under load, about 4 minutes
 	@$(RUN) -m benchmarks gameday
+
+coverage: archives  ## Print the lines of handlers and tsctl that no test runs; tests of nodes are left out
+	@$(PYTEST) -q --cov --cov-report=term-missing tests/unit tests/handlers tests/fuzz
 
 fuzz: archives  ## Look for bytes that a worker cannot answer; SECONDS=60 is the time of each target
 	@$(RUN) -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)

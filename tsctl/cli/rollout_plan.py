@@ -19,10 +19,11 @@ def plan(
     ] = 10.0,
     json: Json = False,
 ) -> None:
-    """Forecast a rollout from recent traffic: how long each step takes, which faults it sees, what a bad version costs.
+    """Forecast a rollout from recent traffic.
 
-    A fault that a step sees is found there in four of five rollouts; the time until a bad version is rolled back is a
-    median. Nothing is changed.
+    Shows how long each step takes, which faults it can detect, and what a bad version costs. A fault counts as
+    detectable if a step finds it in four of five rollouts; the time until a bad version is rolled back is a median.
+    Nothing is changed.
     """
     import time
 

@@ -45,7 +45,7 @@ def up(node: NodeHere = None) -> None:
     result = bring_up(project, deployment, nodes, Progress())
     gateway = open_gateway(project, deployment) if deployment.gateway is not None else None
     gateway_changes = start_gateway(gateway, Progress()) if gateway is not None else []
-    for line in result_lines(deployment, nodes, result, result.is_changed or bool(gateway_changes)):
+    for line in result_lines(nodes, result, result.is_changed or bool(gateway_changes)):
         typer.echo(line)
     if result.failures:
         raise NodeError("not all is served:\n  " + "\n  ".join(result.failures), "See 'tsctl status'.")

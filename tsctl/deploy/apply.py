@@ -26,7 +26,6 @@ from tsctl.deploy.changes import (
     is_barred_by_rollout,
 )
 from tsctl.deploy.observe import Owners
-from tsctl.deploy.outcome import Applied, Failure
 from tsctl.errors import ConflictError, NodeError, TsctlError
 from tsctl.gateway import change as routes
 from tsctl.gateway.drain import drained
@@ -39,10 +38,27 @@ from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.session import Unreachable
 from tsctl.nodes.torchserve.warmup import warm_up
-from tsctl.rollout.run.journal import unfinished
 
 #: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A change that was not made at one place."""
+
+    change: Change
+    place: str
+    error: TsctlError
+
+
+@dataclass
+class Applied:
+    """Which changes of a plan were made."""
+
+    done: list[Change] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    left_out: list[Change] = field(default_factory=list)  # because a change that they depend on failed
 
 
 def apply(owners: Owners, plan: Plan, options: PlanOptions, progress: Progress) -> Applied:
@@ -111,7 +127,7 @@ class _Attempt:
         Raises:
             TsctlError: it was tried nowhere, or the gateway refused it.
         """
-        rollout = unfinished(self.owners.project, change.model)
+        rollout = self.owners.unfinished_rollout(change.model)
         if rollout is not None and is_barred_by_rollout(change, self.options):
             raise ConflictError(
                 f"rollout {rollout} of {change.model} began meanwhile", "Run this again when it has ended."

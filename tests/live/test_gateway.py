@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import ssl
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import pytest
 import requests
 import yaml
 
+from benchmarks.harness.client import under_load
 from benchmarks.harness.ports import free_ports
 from tests.support.gateways import PROBLEM, Front, certificate, front_of, with_gateway
 from tests.support.raw_http import read_messages
@@ -477,28 +477,14 @@ def test_a_node_that_starts_anew_is_asked_with_its_new_token(front: Front) -> No
 
 
 def test_weights_change_under_load_and_nothing_fails(front: Front) -> None:
-    statuses: Counter[int] = Counter()
-    stop = threading.Event()
-
-    def load() -> None:
-        with requests.Session() as session:
-            session.headers.update({"Content-Type": "application/json", "x-api-key": front.key})
-            while not stop.is_set():
-                statuses[session.post(f"{front.base}/predictions/tiny", data=HALF, timeout=30).status_code] += 1
-
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
+    with under_load(front.address("/predictions/tiny"), HALF, 4) as load:
         for share in range(0, 5000, 500):
             change.set_weights(front.gateway, "tiny", {"1.0": 10_000 - share, "2.0": share})
         change.set_weights(front.gateway, "tiny", {"1.0": 10_000})
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
     time.sleep(0.5)  # Envoy writes its log a quarter of a second late
-    assert set(statuses) == {200}, [line for line in front.log() if line["status"] != 200][-20:]
+    assert {answer.status for answer in load.answers} == {200}, [line for line in front.log() if line["status"] != 200][
+        -20:
+    ]
 
 
 def test_tls_with_a_certificate_that_is_replaced(site: Site) -> None:

@@ -254,6 +254,6 @@ def test_every_operation_reaches_all_nodes(country: Country) -> None:
     other = site.run("models", "register", "tiny:3.0", "--all-nodes", status=4)
     assert "already registered on node c with other bytes" in other.out
     gone = site.run("models", "unregister", "tiny", "3.0", "--all-nodes")
-    assert outcomes(gone.out) == dict.fromkeys(NAMES, "gone")
+    assert outcomes(gone.out) == dict.fromkeys(NAMES, "unregistered")
     again = site.run("models", "unregister", "tiny", "3.0", "--all-nodes")
     assert outcomes(again.out) == dict.fromkeys(NAMES, "was not registered")

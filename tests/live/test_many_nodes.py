@@ -202,7 +202,7 @@ def write_operators_deployment(site: Site, machines: Sequence[Machine]) -> None:
 def test_a_node_is_cut_off_one_killed_and_one_slow(country: Country) -> None:
     site, (slow, lost, killed) = country.site, country.machines.values()
     client = country.node("b").client
-    assert client.models() == {"tiny": "1.0"}  # the connection stays open
+    assert client.default_version("tiny") == "1.0"  # the connection stays open
     with ThreadPoolExecutor(1) as aside, country.load() as load, slow.slowed():
         with lost.cut_off():
             # an answer that never comes would be waited for much longer than it takes to know that nobody is there

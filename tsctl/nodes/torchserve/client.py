@@ -111,10 +111,6 @@ class ManagementClient:
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
-    def models(self) -> dict[str, str]:
-        """Default version by model name."""
-        return {name: self.default_version(name) for name in self._names()}
-
     def states(self) -> list[VersionState]:
         """Every registered version, by model and version."""
         found = [state for name in self._names() for state in self.describe(name)]

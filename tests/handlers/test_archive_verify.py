@@ -267,7 +267,7 @@ def test_exit_codes_tell_a_script_what_is_wrong(tmp_path: Path) -> None:
     assert "no archive of toy 1.0" in tsctl(project, "verify", "toy").stderr
     first = tsctl(project, "build", "--json")
     assert (first.returncode, json.loads(first.stdout)[0]["is_new"]) == (0, True)
-    assert "nothing to build: 1 archive as before" in tsctl(project, "build").stdout
+    assert "nothing to build: 1 archive unchanged" in tsctl(project, "build").stdout
     good = tsctl(project, "verify", "--json")
     assert (good.returncode, json.loads(good.stdout)[0]["is_good"]) == (0, True)
 
@@ -276,7 +276,7 @@ def test_exit_codes_tell_a_script_what_is_wrong(tmp_path: Path) -> None:
     bad = tsctl(project, "verify", "toy:1.0")
     assert bad.returncode == 3
     assert "two.json, alone, is not the golden answer: y: expected 7.0, got -6.0" in " ".join(bad.stdout.split())
-    assert "error: must not be served: toy-1.0-" in bad.stderr
+    assert "error: failed verification: toy-1.0-" in bad.stderr
 
     (project.archives / "toy" / "archive.yaml").write_text("model: toy\n")
     assert tsctl(project, "build").returncode == 2

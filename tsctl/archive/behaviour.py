@@ -1,4 +1,4 @@
-"""What an archive answers in a clean process: right, to bad items refusals, and to neither the neighbours' answers."""
+"""Checks an archive's answers in a clean process: golden samples, bad items, and neighbours in a batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBLEM_FIELDS = ("type", "title", "status", "detail", "request_id", "model", "v
 
 @dataclass
 class Sample:
-    """A request and, where one is known, the right answer."""
+    """A request and its right answer, where that is known."""
 
     name: str
     request: Request
@@ -27,7 +27,7 @@ class Sample:
 
 
 def behaviour_checks(folder: Path, facts: Facts, extra: Sequence[Path], timeout_s: float) -> Iterator[Check]:
-    """Checks of the answers; a stock archive that does not keep the contract of tsctl's handlers is warned of.
+    """Checks of the answers; for a stock archive, a breach of the contract of tsctl's handlers is a warning.
 
     Args:
         extra: request bodies to send besides the archive's own samples.
@@ -36,8 +36,8 @@ def behaviour_checks(folder: Path, facts: Facts, extra: Sequence[Path], timeout_
     plan = _Plan(samples, facts)
     trial = run_probe(folder, plan.batches(), timeout_s=timeout_s)
     if not trial.is_loaded:
-        told = trial.error.removeprefix("LoadError: ")  # a handler of ours says all in its reason; others in their log
-        yield Check("loads", FAIL, told if told != trial.error else f"{trial.error}\n{trial.log}".strip())
+        reason = trial.error.removeprefix("LoadError: ")  # complete for a handler of tsctl; others need the log
+        yield Check("loads", FAIL, reason if reason != trial.error else f"{trial.error}\n{trial.log}".strip())
         return
     yield Check("loads", PASS, f"{trial.load_s} s")
     if trial.error:
@@ -49,7 +49,7 @@ def behaviour_checks(folder: Path, facts: Facts, extra: Sequence[Path], timeout_
 
 
 class _Plan:
-    """The batches that an archive is sent, and what their answers must be."""
+    """The batches to send to an archive, and the checks of their answers."""
 
     def __init__(self, samples: list[Sample], facts: Facts) -> None:
         self.samples = samples
@@ -94,7 +94,7 @@ class _Plan:
         return [self.samples[i % len(self.samples)] for i in range(self.size)]
 
     def _bad_items(self) -> list[tuple[str, Request, range]]:
-        """Name, request, and the statuses that answer it rightly."""
+        """Name, request, and the right statuses."""
         items = [
             ("empty", Request(b"", "application/json"), range(400, 401)),
             ("malformed", Request(b'\xff\x00{"', "application/json"), range(400, 423)),
@@ -116,16 +116,16 @@ class _Plan:
             if wrong:
                 return Check(name, FAIL, f"{sample.name}: {wrong}")
         known = sum(sample.has_golden for sample in samples)
-        return Check(name, PASS, "" if known else "no golden answers to hold them against")
+        return Check(name, PASS, "" if known else "no golden answers to compare with")
 
     def _neighbour_check(self, alone: list[Answer], full: list[Answer], backwards: list[Answer]) -> Check:
         name = "answers do not depend on neighbours"
         for place in range(len(full)):
             sample, expected = self.samples[place % len(self.samples)], alone[place % len(alone)]
-            for how, answer in (("in a full batch", full[place]), ("in the reversed batch", backwards[place])):
+            for batch, answer in (("in a full batch", full[place]), ("in the reversed batch", backwards[place])):
                 wrong = self._unlike(answer, expected)
                 if wrong:
-                    return Check(name, FAIL, f"{sample.name} {how}, item {place}: {wrong}")
+                    return Check(name, FAIL, f"{sample.name} {batch}, item {place}: {wrong}")
         return Check(name, PASS)
 
     def _isolation_check(
@@ -185,8 +185,8 @@ def _own_samples(folder: Path) -> list[Sample]:
     except ValueError as error:
         raise ArchiveError(f"its golden.json is not JSON: {error}") from None
     paths = sorted(path for path in (folder / "samples").glob("*") if path.is_file())
-    found = [_sample(path) for path in paths]
-    return [Sample(s.name, s.request, golden.get(s.name), s.name in golden) for s in found]
+    samples = [_sample(path) for path in paths]
+    return [Sample(s.name, s.request, golden.get(s.name), s.name in golden) for s in samples]
 
 
 def _sample(path: Path) -> Sample:

@@ -1,4 +1,4 @@
-"""Tries an archive in a clean process (see probe.py): what it answers to batches, or its present golden answers."""
+"""Runs an archive in a clean process (see probe.py), to get its answers to batches or its golden answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one item."""
+    """The answer to one item."""
 
     status: int
     media_type: str
@@ -47,7 +47,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Trial:
-    """How a trial ended."""
+    """The result of a trial."""
 
     is_loaded: bool
     error: str  # why it did not load or answer; empty where it did
@@ -61,7 +61,7 @@ class Trial:
 def run_probe(
     folder: Path, batches: Sequence[Sequence[Request]], golden: bool = False, timeout_s: float = TIMEOUT_S
 ) -> Trial:
-    """Try what lies unpacked in a folder; with `golden`, only its present answers to its samples are asked for."""
+    """Try an unpacked archive; with `golden`, only its present answers to its own samples are made."""
     model = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
     order = {
         "folder": str(folder.resolve()),
@@ -84,7 +84,7 @@ def run_probe(
 
 
 def batch_size(folder: Path, model: Mapping[str, Any]) -> int:
-    """The archive's own batch size; 1 where it says none."""
+    """The archive's batch size; 1 where it names none."""
     path = folder / str(model.get("configFile", ""))
     if not path.is_file():
         return 1
@@ -94,7 +94,7 @@ def batch_size(folder: Path, model: Mapping[str, Any]) -> int:
 
 
 def _run(command: list[str], timeout_s: float) -> str:
-    """What the process wrote last; its own group is killed at the deadline, with whatever it started."""
+    """The last lines that the process wrote; at the deadline it is killed with all processes that it started."""
     with subprocess.Popen(
         command,
         env={**inherited(os.environ), "PYTHONDONTWRITEBYTECODE": "1", "TS_DECODE_INPUT_REQUEST": "true"},

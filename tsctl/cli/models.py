@@ -1,4 +1,4 @@
-"""`tsctl models`: what nodes serve, and the management API's own verbs on one of them or on all."""
+"""`tsctl models`: lists and changes the versions that one node or all nodes serve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for machines, both on standard output."""
+"""Prints results to standard output: tables for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns aligned to their widest cell, numbers to the right; None is shown as '-'."""
+    """Columns aligned to their widest cell, numbers to the right; None is printed as '-'."""
     cells = [["-" if value is None else str(value) for value in row] for row in rows]
     widths = [
         max(len(name), *(len(row[i]) for row in cells), 0) if cells else len(name) for i, name in enumerate(columns)

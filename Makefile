@@ -80,10 +80,11 @@ gameday: archives  ## Release canaries that are bad on purpose, and see each of 
 fuzz: archives  ## Look for bytes that a worker cannot answer; SECONDS=60 is the time of each target
 	@$(RUN) -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)
 
-lint: $(STAMP)  ## Check style, types, the CLI reference, and that no place of one machine is written down
+lint: $(STAMP)  ## Check style, types, imports, the CLI reference, and that no place of one machine is written down
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 	@$(RUN) -m tsctl.cli.reference | diff -u docs/cli.md - \
 		|| { echo "docs/cli.md is out of date: $(RUN) -m tsctl.cli.reference > docs/cli.md"; exit 1; }
 	@if git grep -nIE '$(PRIVATE)'; then echo "tracked files name a place that other machines do not have"; exit 1; fi

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tsctl.rollout.decide.state import Outcome
-from tsctl.rollout.run.journal import Entry
+from tsctl.rollout.decide.events import Entry, Outcome
 
 #: Steps that pass within a second or two of the load in kill_ground.py.
 POLICY: dict[str, Any] = {

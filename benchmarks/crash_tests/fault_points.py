@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tsctl.rollout.decide.events import Entry, Event, to_json
 from tsctl.rollout.run import begin
 from tsctl.rollout.run.effects import Site
-from tsctl.rollout.run.journal import Entry, Journal
+from tsctl.rollout.run.journal import Journal
 
 STRIKE_VARIABLE, POINTS_VARIABLE = "TSCTL_STRIKE", "TSCTL_POINTS"
 #: Effects, and seconds after which each is amid.
@@ -49,10 +50,10 @@ class StruckJournal(Journal):
 
     _name = ""
 
-    def append(self, kind: str, **content: Any) -> Entry:
-        self._name = line_name(kind, content)
+    def append(self, event: Event) -> Entry:
+        self._name = line_name(event.kind, to_json(event))
         strike(f"before {self._name}")
-        entry = super().append(kind, **content)
+        entry = super().append(event)
         strike(f"after {self._name}")
         return entry
 

@@ -27,7 +27,9 @@ from tsctl.errors import NodeError, TsctlError
 from tsctl.gateway.state import Gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic
 from tsctl.nodes.torchserve.node import open_nodes
-from tsctl.rollout.decide.state import Action, Outcome, fold, next_action
+from tsctl.rollout.decide.actions import Action, next_action
+from tsctl.rollout.decide.events import Outcome
+from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.journal import journals, read, unfinished, whole_bytes
 
 #: Between two requests of a client.

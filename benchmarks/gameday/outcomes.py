@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from benchmarks.gameday.users import picture_of
 from benchmarks.harness.client import Answer
 from tsctl.config.policy import LIMIT
-from tsctl.rollout.decide.evidence import Window, window_of
-from tsctl.rollout.decide.state import Outcome, fold
-from tsctl.rollout.run.journal import Entry
+from tsctl.rollout.decide.events import Entry, Outcome, Tick
+from tsctl.rollout.decide.evidence import Window
+from tsctl.rollout.decide.state import fold
 
 #: The gateway tells times of answers so late; counts of them, at once.
 TOLD_LATE_S = 1.0
@@ -126,7 +126,7 @@ def back_s(verdict: Entry, entries: Sequence[Entry], on_canary: Sequence[Answer]
 
 
 def _windows(entries: Sequence[Entry]) -> list[Window]:
-    return [window_of(told) for entry in entries if entry.kind == "tick" for told in entry.content["windows"]]
+    return [window for entry in entries if isinstance(entry.event, Tick) for window in entry.event.windows]
 
 
 def _is_misled(answer: Answer, known: Mapping[str, str]) -> bool:

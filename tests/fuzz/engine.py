@@ -42,7 +42,8 @@ def main(name: str, folder: Path, options: list[str]) -> None:
     ]
 
     def mutate(content: bytes, longest: int, seed: int) -> bytes:
-        return surface.mutate(content, longest, random.Random(seed), atheris.Mutate)  # noqa: S311 - not a secret
+        mutated: bytes = surface.mutate(content, longest, random.Random(seed), atheris.Mutate)  # noqa: S311 - no secret
+        return mutated
 
     atheris.Setup(arguments, surface_module.bounded(surface.check), custom_mutator=mutate)
     atheris.Fuzz()

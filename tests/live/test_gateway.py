@@ -36,7 +36,7 @@ from tsctl.gateway.publish import put_route_file, put_traffic, routes_of
 from tsctl.gateway.state import changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow
 from tsctl.host.files import write_document
-from tsctl.nodes.observe import ObservedNode
+from tsctl.nodes.observe import ObservedNode, observe
 from tsctl.nodes.torchserve.node import Node
 
 SHADOW = Shadow("2.0", TOTAL)
@@ -385,7 +385,7 @@ def test_a_silent_node_keeps_no_key_in_force(front: Front) -> None:
 def test_what_a_node_said_before_somebody_else_asked_it_is_forgotten(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway, observe = front.gateway, change.observe
+    gateway = front.gateway
 
     def overtaken(nodes: Sequence[Node]) -> list[ObservedNode]:
         observed = observe(nodes)

@@ -17,8 +17,9 @@ from tests.support.sites import HALF, make_site, processes_of, until, write_tiny
 from tsctl.config.project import Project
 from tsctl.gateway.state import traffic_in_force
 from tsctl.nodes.torchserve.node import open_nodes
+from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.state import State, fold
-from tsctl.rollout.run.journal import Entry, journals, read
+from tsctl.rollout.run.journal import journals, read
 
 #: Two clients keep a worker busy half of the time, and no release waits for one that has no time.
 CLIENTS = 2

@@ -12,8 +12,8 @@ from benchmarks.gameday import run as gameday
 from benchmarks.gameday.outcomes import TOLD_LATE_S, Canary, Row, row
 from benchmarks.harness.client import Answer
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Seen, Window
-from tsctl.rollout.run.journal import Entry
+from tsctl.rollout.decide.events import Entry, parse_event
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BAD, GOOD = Canary("2.0", "bad"), Canary("2.0", "nothing", is_bad=False)
@@ -29,11 +29,11 @@ def entries(*told: tuple[float, str, dict[str, Any]]) -> list[Entry]:
         "policy": RolloutPolicy().model_dump(mode="json"), "classes": [],
     }  # fmt: skip
     whole = [(0.0, "started", start), *told]
-    return [Entry(seq, BEGAN + at, kind, content) for seq, (at, kind, content) in enumerate(whole)]
+    return [Entry(seq, BEGAN + at, parse_event(kind, content)) for seq, (at, kind, content) in enumerate(whole)]
 
 
 def tick(at: float, stable: int, canary: int, weight: int = 500) -> tuple[float, str, dict[str, Any]]:
-    window = Window(weight, Seen(stable), Seen(canary)).as_json()
+    window = Window(weight, OutcomeCounts(stable), OutcomeCounts(canary)).as_json()
     return at, "tick", {"held_s": 0.5, "windows": [window], "cursor": {}}
 
 

@@ -17,8 +17,8 @@ from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsF
 from tsctl.gateway import discover, headers
 from tsctl.gateway.envoy import render
 from tsctl.gateway.envoy.render import Client, Endpoint, Places, Probe, Upstream
+from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
 from tsctl.gateway.keys import plain_keys
-from tsctl.gateway.problems import ANSWERS
 from tsctl.gateway.traffic import Shadow, Traffic, only
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway.json"
@@ -200,7 +200,7 @@ def problems() -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
 
 def test_every_answer_of_envoy_itself_is_a_problem_document() -> None:
     found = list(problems())
-    assert len(found) == len(ANSWERS) + 1
+    assert len(found) == len(GATEWAY_PROBLEMS) + 1
     for body, _ in found:
         assert body["content_type"] == PROBLEM_MEDIA_TYPE
         assert body["json_format"].keys() == {"type", "title", "status", "detail", "request_id", "model", "version"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.evidence import Seen, Window, no_evidence
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window, no_evidence
 from tsctl.rollout.decide.judge import Held, Verdict, judge, requests_until_below
 from tsctl.rollout.forecast.forecast import (
     Fate,
@@ -70,12 +70,12 @@ def test_faults_are_worse_than_stable_and_the_worse_the_fewer_meet_them(busy: Fo
 def test_the_requests_that_are_needed_are_those_that_the_judge_asks_for(error_rate: float, limit: float) -> None:
     policy = RolloutPolicy(max_error_rate=limit, min_requests=1)
     needed = int(requests_to_pass(error_rate, limit, policy.alpha))
-    seen = Seen(needed, math.ceil(needed * error_rate))
+    seen = OutcomeCounts(needed, math.ceil(needed * error_rate))
     assert requests_until_below(seen, limit, policy.alpha) == 0
-    stable = Seen(99 * needed, math.ceil(99 * needed * error_rate))
+    stable = OutcomeCounts(99 * needed, math.ceil(99 * needed * error_rate))
     evidence = no_evidence(policy, ()).seen(Window(100, stable, seen))
     assert judge(policy, evidence, Held(policy.hold_s, needed)).verdict is Verdict.PASS
-    fewer = Seen(needed - 1, math.ceil((needed - 1) * error_rate))
+    fewer = OutcomeCounts(needed - 1, math.ceil((needed - 1) * error_rate))
     assert requests_until_below(fewer, limit, policy.alpha) > 0
 
 

@@ -106,7 +106,7 @@ def test_the_file_is_replaced_whole(tmp_path: Path) -> None:
     write_report(path, writer.entries[:5])
     write_report(path, writer.entries)
     assert "was promoted" in path.read_text(encoding="utf-8")
-    assert [found.name for found in path.parent.iterdir()] == ["report.html"]
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
 
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from benchmarks.simulation.simulate import (
 )
 from benchmarks.simulation.workloads import slow_share
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Seen, Window, no_evidence
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window, no_evidence
 from tsctl.rollout.decide.judge import Held, Verdict, judge
 
 CLASSES = 3
@@ -54,7 +54,7 @@ def rollout(
 def window(cell: int, is_slow: bool, weight: int) -> Window:
     """One request, as the judge is told of it."""
     track, kind = divmod(cell, KINDS)
-    seen = Seen(1, int(kind == 0), int(is_slow), {str(kind - 1): 1} if kind else {})
+    seen = OutcomeCounts(1, int(kind == 0), int(is_slow), {str(kind - 1): 1} if kind else {})
     return Window(weight, canary=seen) if track == CANARY else Window(weight, stable=seen)
 
 

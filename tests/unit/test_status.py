@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from handlers.contract import LoadReport
 from tsctl.deploy.status import VersionRow, rows_of
 from tsctl.nodes.observe import ObservedModel, ObservedVersion
-from tsctl.nodes.torchserve.logs import LoadReport
 
 
 def served(

@@ -1,4 +1,4 @@
-"""The two states that a plan is made from: what deployment.yaml and the store want, and what nodes and Envoy do.
+"""The two states that a plan compares: the desired one of deployment.yaml, and the actual one of nodes and Envoy.
 
 Plain values: nothing here asks, waits or decides.
 """
@@ -19,10 +19,10 @@ class WantedVersion:
     version: str
     archive: str | None  # file name in the store; None: the store has none, or none that fits the pin
     digest: str = ""  # of that file: its whole SHA-256 where it is pinned, else the 12 digits of its name
-    pin: str | None = None  # digits that the digest must begin with; None: none are asked for
+    pin: str | None = None  # digits that the digest must begin with; None: any
     workers: int | None = None  # None: neither deployment.yaml nor an archive says
     others: tuple[str, ...] = ()  # file names of the version's other archives in the store
-    recorded: str | None = None  # digits of the bytes that were READY under this version before; None: none were
+    recorded: str | None = None  # digits of the bytes that were READY under this version before; None: never recorded
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,23 @@ class WantedModel:
     shares: Mapping[str, int] | None = None  # of TOTAL, by version; None: deployment.yaml does not say
 
     def version(self, name: str) -> WantedVersion | None:
-        return next((one for one in self.versions if one.version == name), None)
+        return next((version for version in self.versions if version.version == name), None)
 
 
 @dataclass(frozen=True)
 class Desired:
-    """What shall be."""
+    """The state that deployment.yaml and the store describe."""
 
     models: tuple[WantedModel, ...]
-    as_applied: frozenset[str] = frozenset()  # the models of which the last `apply` made just this so
+    as_applied: frozenset[str] = frozenset()  # the models that the last complete `apply` left in this state
 
     def model(self, name: str) -> WantedModel | None:
-        return next((one for one in self.models if one.model == name), None)
+        return next((model for model in self.models if model.model == name), None)
 
 
 @dataclass(frozen=True)
 class GatewayState:
-    """What Envoy does; where it does not run, what it will do when it starts."""
+    """Envoy's routes; where it does not run, those that it will have when it starts."""
 
     is_live: bool
     traffic: Mapping[str, Traffic] = field(default_factory=dict)  # by model
@@ -59,11 +59,11 @@ class GatewayState:
 
 @dataclass(frozen=True)
 class Actual:
-    """What is."""
+    """The state of nodes, gateway and rollouts now."""
 
     nodes: tuple[ObservedNode, ...]
     gateway: GatewayState | None = None  # None: deployment.yaml has none
-    rollouts: Mapping[str, str] = field(default_factory=dict)  # ids of those that have not ended, by model
+    rollouts: Mapping[str, str] = field(default_factory=dict)  # ids of unfinished rollouts, by model
 
     @property
     def answering(self) -> tuple[ObservedNode, ...]:
@@ -80,5 +80,5 @@ class Actual:
 
     def on(self, model: str, version: str) -> dict[str, ObservedVersion]:
         """The version on each answering node that has it."""
-        found = {node.name: node.version(model, version) for node in self.answering}
-        return {name: state for name, state in found.items() if state is not None}
+        versions = {node.name: node.version(model, version) for node in self.answering}
+        return {name: state for name, state in versions.items() if state is not None}

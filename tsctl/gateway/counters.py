@@ -11,7 +11,7 @@ from math import floor, inf, log10
 
 from tsctl.errors import AnalysisError
 from tsctl.gateway.access_log import FIELDS
-from tsctl.gateway.envoy.messages import Json, type_url
+from tsctl.gateway.envoy.messages import Json, extension
 
 #: Envoy writes its names as Prometheus has them behind this: `envoy_<scope>_<name>`.
 _SCOPE = "tsctl"
@@ -42,15 +42,13 @@ class Sample:
 def stats_logger() -> Json:
     """Envoy's access logger that counts requests by their labels, and puts durations into a histogram."""
     milliseconds = {**_stat(REQUEST_MS, _REQUEST_MS_LABELS), "value_format": FIELDS["duration_ms"]}
-    return {
-        "name": "envoy.access_loggers.stats",
-        "typed_config": {
-            "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
-            "stats_scope": {"prefix": _SCOPE},
-            "counters": [{**_stat(REQUESTS, _REQUESTS_LABELS), "value_fixed": 1}],
-            "histograms": [milliseconds],
-        },
-    }
+    return extension(
+        "envoy.access_loggers.stats",
+        "envoy.extensions.access_loggers.stats.v3.Config",
+        stats_scope={"prefix": _SCOPE},
+        counters=[{**_stat(REQUESTS, _REQUESTS_LABELS), "value_fixed": 1}],
+        histograms=[milliseconds],
+    )
 
 
 def _stat(name: str, labels: tuple[str, ...]) -> Json:

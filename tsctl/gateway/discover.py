@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from tsctl.archive.container import read_samples
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.messages import NAMESPACE
+from tsctl.gateway.envoy.messages import metadata_of
 from tsctl.gateway.envoy.render import Endpoint, Probe, Upstream
 from tsctl.nodes.observe import ObservedNode
 from tsctl.nodes.torchserve.node import Node
@@ -64,7 +64,7 @@ def known_endpoints(document: Mapping[str, Any]) -> tuple[Endpoint, ...]:
     for group in assignment["endpoints"]:
         for entry in group["lb_endpoints"]:
             address = entry["endpoint"]["address"]["socket_address"]
-            told = entry["metadata"]["filter_metadata"][NAMESPACE]
+            told = metadata_of(entry)
             token = told["authorization"].removeprefix("Bearer ")
             found.append(Endpoint(told["node"], address["address"], address["port_value"], token))
     return tuple(found)
@@ -113,7 +113,7 @@ def known_upstreams(clusters: Mapping[str, Any], endpoints_of: Mapping[str, Mapp
     for cluster in clusters["resources"]:
         if not cluster.get("health_checks"):  # the cluster of a shadow's copies
             continue
-        told = cluster["metadata"]["filter_metadata"][NAMESPACE]
+        told = metadata_of(cluster)
         places = known_endpoints(endpoints_of[cluster["name"]]) if cluster["name"] in endpoints_of else ()
         found.append(Upstream(told["model"], told["version"], places, _known_probe(cluster["health_checks"][0])))
     return found

@@ -11,5 +11,5 @@ CLIENT_HEADER = "x-tsctl-client"
 ASSIGNED_TRACK_HEADER, WEIGHT_HEADER = "x-tsctl-track", "x-tsctl-weight"
 #: Marks the copies that a shadow gets.
 SHADOW_HEADER = "x-tsctl-shadow"
-#: Set by upstream.lua on errors of TorchServe itself; says whether a worker may have seen the request.
-RETRY_HEADER = "x-tsctl-retry"
+#: Set by upstream.lua on errors of TorchServe itself: refused, no worker has seen the request; died, one may have.
+RETRY_HEADER, RETRY_REFUSED, RETRY_DIED = "x-tsctl-retry", "refused", "died"

@@ -1,4 +1,4 @@
-"""A table of texts that is shown on a terminal and in HTML. Pure."""
+"""A table that is shown on a terminal and in HTML. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class ProgressCell:
+    """Share of the way to a threshold, from 0 to 1; a terminal adds a bar."""
+
+    share: float
+
+    def __str__(self) -> str:
+        return "reached" if self.share >= 1 else f"{int(self.share * 100)}%"
+
+
+@dataclass(frozen=True)
 class Table:
-    """Rows of texts.
+    """Rows of cells.
 
     Args:
         columns: lower case; a name that begins with > stands over numbers, which are aligned to the right.
@@ -16,7 +26,7 @@ class Table:
     """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | ProgressCell]]
     has_total: bool = False
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,6 @@ Json = dict[str, Any]
 
 #: Of tsctl's own metadata on routes, clusters, endpoints and requests.
 NAMESPACE = "tsctl"
-#: The Open Inference Protocol's paths; a worker is told by a header that the request came by one of them.
-PROTOCOL_PREFIX = "/v2/"
-GRPC_FILTER = "grpc"
-#: Tells the access log who asks, on a route that divides users.
-USER_FILTER = "user"
-#: The type of that filter's settings, of the listener and of a route alike.
-USER_KIND = "envoy.extensions.filters.http.header_to_metadata.v3.Config"
 CONNECT_TIMEOUT = "1s"
 
 
@@ -28,12 +21,28 @@ def document(resources: Sequence[Json]) -> Json:
     return {"version_info": hashlib.sha256(content).hexdigest()[:16], "resources": list(resources)}
 
 
-def type_url(name: str) -> str:
-    return f"type.googleapis.com/{name}"
+def type_url(kind: str) -> str:
+    return f"type.googleapis.com/{kind}"
 
 
-def named_filter(name: str, kind: str, content: Json) -> Json:
-    return {"name": name, "typed_config": {"@type": type_url(kind), **content}}
+def typed(kind: str, **content: Any) -> Json:
+    """A message that says its type."""
+    return {"@type": type_url(kind), **content}
+
+
+def extension(name: str, kind: str, **content: Any) -> Json:
+    """An extension of Envoy with its settings."""
+    return {"name": name, "typed_config": typed(kind, **content)}
+
+
+def http_filter_type(kind: str) -> str:
+    """The full name of a type of the HTTP filters, such as `lua.v3.Lua`."""
+    return f"envoy.extensions.filters.http.{kind}"
+
+
+def http_filter(name: str, kind: str, **content: Any) -> Json:
+    """An HTTP filter; its type as in `http_filter_type`."""
+    return extension(name, http_filter_type(kind), **content)
 
 
 def address(host: str, port: int) -> Json:
@@ -54,6 +63,17 @@ def equals(header: str, value: str) -> Json:
 
 def overwrite(header: str, value: str) -> Json:
     return {"header": {"key": header, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def metadata(**values: Any) -> Json:
+    """tsctl's own metadata of a message."""
+    return {"filter_metadata": {NAMESPACE: values}}
+
+
+def metadata_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values that `metadata` put into the message; empty where it has none."""
+    values: Mapping[str, Any] = message.get("metadata", {}).get("filter_metadata", {}).get(NAMESPACE, {})
+    return values
 
 
 def route_metadata(key: str) -> str:

@@ -122,7 +122,7 @@ def set_default(node: Node, model: str, version: str) -> None:
         node.client.set_default(model, version)
 
 
-def replace(node: Node, served: VersionState, archive: StoredArchive, workers: int | None, note: Note) -> None:
+def replace(node: Node, archive: StoredArchive, workers: int | None, note: Note) -> None:
     """Replace the bytes of a version; the default stays what it was.
 
     Where the new bytes do not load, the old ones are registered again.
@@ -132,6 +132,7 @@ def replace(node: Node, served: VersionState, archive: StoredArchive, workers: i
     """
     model, version = archive.model, archive.version
     with _locked(node, model):
+        served = require_version(node, model, version)
         has_moved = _move_default(node, model, version)
         unregister_version(node, model, version)
         try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, bucket_edge, shortest_over
 from tsctl.gateway.traffic import BY_WEIGHT
-from tsctl.rollout.decide.evidence import Seen, Window
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 
 Cursor = Mapping[str, int]
 
@@ -23,7 +23,7 @@ SLOW = "s|"
 
 
 @dataclass(frozen=True)
-class Question:
+class EvidenceQuery:
     """What evidence is asked for.
 
     Args:
@@ -37,19 +37,19 @@ class Question:
     slow_ms: float | None = None
 
 
-def series(samples: Iterable[Sample], question: Question) -> dict[str, int]:
-    """What the question needs of a reading, by keys that a cursor can hold.
+def series(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str, int]:
+    """What the query needs of a reading, by keys that a cursor can hold.
 
     `r|version|weight|status|class` counts requests, `s|version|weight|slow_ms` those that took as long as that.
     """
     found: dict[str, int] = {}
     whole: dict[str, int] = {}
-    slow = question.slow_ms
+    slow = query.slow_ms
     for sample in samples:
         told = sample.labels
-        if told.get("model") != question.model or told.get("by") != BY_WEIGHT:
+        if told.get("model") != query.model or told.get("by") != BY_WEIGHT:
             continue  # testers and pinned requests were not sent to their version by chance
-        if told.get("version") not in (question.stable, question.canary):
+        if told.get("version") not in (query.stable, query.canary):
             continue
         place = f"{told['version']}|{told['weight']}"
         if sample.name == REQUESTS:
@@ -64,33 +64,33 @@ def series(samples: Iterable[Sample], question: Question) -> dict[str, int]:
     return found
 
 
-def advance(now: Mapping[str, int], cursor: Cursor, question: Question) -> tuple[list[Window], dict[str, int]]:
+def advance(now: Mapping[str, int], cursor: Cursor, query: EvidenceQuery) -> tuple[list[Window], dict[str, int]]:
     """Windows of what came since the cursor, one for each weight; and what changed of the cursor."""
     changed = {key: value for key, value in now.items() if value != cursor.get(key, 0)}
-    found: dict[int, dict[str, Seen]] = {}
+    found: dict[int, dict[str, OutcomeCounts]] = {}
     for key, value in changed.items():
         before = cursor.get(key, 0)
         count = value - before if value > before else value
         kind, version, own, *rest = key.split("|", 4)
         if not own.isdigit():
             continue
-        weight = int(own) if version == question.canary else TOTAL - int(own)
+        weight = int(own) if version == query.canary else TOTAL - int(own)
         at = found.setdefault(weight, {})
-        at[version] = at.get(version, Seen()) + _seen(kind, rest, count, question)
+        at[version] = at.get(version, OutcomeCounts()) + _seen(kind, rest, count, query)
     windows = [
-        Window(weight, at.get(question.stable, Seen()), at.get(question.canary, Seen()))
+        Window(weight, at.get(query.stable, OutcomeCounts()), at.get(query.canary, OutcomeCounts()))
         for weight, at in sorted(found.items())
     ]
     return windows, changed
 
 
-def _seen(kind: str, rest: list[str], count: int, question: Question) -> Seen:
+def _seen(kind: str, rest: list[str], count: int, query: EvidenceQuery) -> OutcomeCounts:
     if kind == "s":
-        return Seen(slow=count)
+        return OutcomeCounts(slow=count)
     status, named = rest
-    return Seen(
+    return OutcomeCounts(
         requests=count,
-        errors=count if is_error(status, question.count_4xx) else 0,
+        errors=count if is_error(status, query.count_4xx) else 0,
         classes={named: count} if named and named != "-" else {},
     )
 

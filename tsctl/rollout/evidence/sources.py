@@ -10,7 +10,7 @@ from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import SERIES, Sample, parse_page
 from tsctl.gateway.envoy.admin import Admin
 from tsctl.rollout.decide.evidence import Window
-from tsctl.rollout.evidence.counts import Cursor, Question, advance, series
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery, advance, series
 
 #: How long Prometheus may take to answer.
 TIMEOUT_S = 5.0
@@ -64,13 +64,13 @@ class PrometheusServer:
             ) from None
 
 
-def read(source: Source, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+def read(source: Source, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
     """What came since the cursor, and what changed of it.
 
     Raises:
         AnalysisError, GatewayError: the source cannot be asked now.
     """
-    return advance(series(source.samples(question.model), question), cursor, question)
+    return advance(series(source.samples(query.model), query), cursor, query)
 
 
 def samples_of(results: list[dict[str, Any]], address: str) -> list[Sample]:

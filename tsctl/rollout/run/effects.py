@@ -28,9 +28,10 @@ from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.node import Node, open_nodes
 from tsctl.nodes.torchserve.tokens import read_tokens
 from tsctl.rollout.decide.capacity import requests_per_s
+from tsctl.rollout.decide.events import Command, Effect, EffectDone
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.evidence.counts import SLOW, Answers, Cursor, Question, answers_of, requests_of, series
+from tsctl.rollout.evidence.counts import SLOW, Answers, Cursor, EvidenceQuery, answers_of, requests_of, series
 from tsctl.rollout.evidence.sources import EnvoyCounters, Source, read
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run import commands as control
@@ -79,7 +80,7 @@ class Site:
 
     # ---- before the first request ----------------------------------------------------------------------------------
 
-    def verify(self, state: State) -> dict[str, Any]:
+    def verify(self, state: State) -> EffectDone:
         """The archive is sound, and is the one with which the rollout began."""
         self._require_archive()
         if digest_of(self.archive.path) != state.archive:
@@ -88,17 +89,17 @@ class Site:
         wrong = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "fail")
         if not report.is_good:
             raise ArchiveError(f"{self.archive.path.name} must not be served: {wrong}")
-        return {"detail": f"{len(report.checks)} checks of {self.archive.path.name}"}
+        return EffectDone(Effect.VERIFY, f"{len(report.checks)} checks of {self.archive.path.name}")
 
-    def register(self, state: State) -> dict[str, Any]:
+    def register(self, state: State) -> EffectDone:
         """Every node has the canary READY and warm, and the gateway a cluster for it, with no weight."""
         self._require_archive()
         ended = self._everywhere(lambda node, note: versions.ensure(node, self.archive, self.workers, note))
         sync(self.gateway)
-        new = [one.node for one in ended if one.value]
-        return {"detail": f"ready on {', '.join(one.node for one in ended)}", "new": new}
+        new = tuple(one.node for one in ended if one.value)
+        return EffectDone(Effect.REGISTER, f"ready on {', '.join(one.node for one in ended)}", new=new)
 
-    def prove(self, state: State) -> dict[str, Any]:
+    def prove(self, state: State) -> EffectDone:
         """Every node answers the golden samples rightly; how much its workers can carry, and their memory when warm."""
         self._require_archive()
         golden = self._golden = self._golden or read_golden(self.archive)
@@ -115,12 +116,13 @@ class Site:
         self._pids = {
             k: pid for one in ended if one.value for k, pid in self._workers(one.node, [one.value[2]]).items()
         }
-        return {
-            "detail": f"{count} golden answers on {', '.join(one.node for one in ended)}",
-            "requests_per_s": round(sum(rates), 1) if rates else None,
-            "workers": sum(one.value[2].ready_workers for one in ended if one.value),
-            "warm_bytes": dict(self.memory(state)),
-        }
+        return EffectDone(
+            Effect.VERIFY_GOLDEN,
+            f"{count} golden answers on {', '.join(one.node for one in ended)}",
+            requests_per_s=round(sum(rates), 1) if rates else None,
+            workers=sum(one.value[2].ready_workers for one in ended if one.value),
+            warm_bytes=self.memory(state),
+        )
 
     def _require_archive(self) -> None:
         if not self.archive.path.is_file():
@@ -147,19 +149,19 @@ class Site:
 
     # ---- after the last step ---------------------------------------------------------------------------------------
 
-    def default(self, state: State) -> dict[str, Any]:
+    def default(self, state: State) -> EffectDone:
         """The canary answers direct callers that name no version."""
-        return self._set_default(state.model, state.canary)
+        return self._set_default(Effect.SET_DEFAULT, state.model, state.canary)
 
-    def undefault(self, state: State) -> dict[str, Any]:
+    def undefault(self, state: State) -> EffectDone:
         """Stable does again."""
-        return self._set_default(state.model, state.stable)
+        return self._set_default(Effect.RESTORE_DEFAULT, state.model, state.stable)
 
-    def _set_default(self, model: str, version: str) -> dict[str, Any]:
+    def _set_default(self, effect: Effect, model: str, version: str) -> EffectDone:
         ended = self._everywhere(lambda node, note: versions.set_default(node, model, version))
-        return {"detail": f"{version} is the default on {', '.join(one.node for one in ended)}"}
+        return EffectDone(effect, f"{version} is the default on {', '.join(one.node for one in ended)}")
 
-    def retire(self, state: State) -> dict[str, Any]:
+    def retire(self, state: State) -> EffectDone:
         """Versions that were stable before those that the policy keeps have left, drained."""
         old = [version for version in dict.fromkeys([state.stable, *self.kept]) if version != state.canary]
         there = {one.version for one in upstreams_written(self.gateway) if one.model == state.model}
@@ -173,7 +175,8 @@ class Site:
                 raise Away(f"{state.model} {version} is still on node {node}: {why}")
             gone += [version] if ended.gone else []
         kept = ", ".join(version for version in old[: state.policy.keep] if version in there)
-        return {"detail": f"retired {', '.join(gone) or 'nothing'}; kept for the way back: {kept or 'nothing'}"}
+        retired = f"retired {', '.join(gone) or 'nothing'}; kept for the way back: {kept or 'nothing'}"
+        return EffectDone(Effect.RETIRE, retired)
 
     # ---- evidence --------------------------------------------------------------------------------------------------
 
@@ -185,15 +188,15 @@ class Site:
         found = recent if recent.total >= LEAST_ANSWERS else all_
         return found.slow_ms(state.policy.slow_quantile) if found.total >= LEAST_ANSWERS else None
 
-    def mark(self, question: Question) -> Cursor:
+    def mark(self, query: EvidenceQuery) -> Cursor:
         """Answers that were as slow before now are no evidence; requests count since they were read last."""
         if self.users is not None:  # each line tells how long its answer took
             return {}
-        found = series(self.source.samples(question.model), question)
+        found = series(self.source.samples(query.model), query)
         return {key: value for key, value in found.items() if key.startswith(SLOW)}
 
-    def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        return self.users.read(question, cursor) if self.users is not None else read(self.source, question, cursor)
+    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+        return self.users.read(query, cursor) if self.users is not None else read(self.source, query, cursor)
 
     def rate(self, state: State) -> float:
         """By Envoy, also where Prometheus has the counts: between two scrapes its rate would be none."""
@@ -261,7 +264,7 @@ class Site:
             self._spec_trouble = f"deployment.yaml cannot be read: {error}"
         return self._spec[1] if self._spec is not None else state.policy
 
-    def asked(self) -> list[tuple[str, str]]:
+    def asked(self) -> list[tuple[Command, str]]:
         return control.asked(self.project, self.archive.model)
 
     def answered(self) -> None:

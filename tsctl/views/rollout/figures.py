@@ -8,7 +8,7 @@ from math import log10
 
 from tsctl.config.weights import percent
 from tsctl.gateway.traffic import CANARY, STABLE
-from tsctl.rollout.decide.evidence import Seen
+from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.decide.judge import Rate, rate_of
 from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.plot import Band, Line, Plot, linear, powers, times
@@ -76,7 +76,7 @@ def _threshold(name: str, points: Sequence[tuple[float, float]], end: float, las
 
 
 def _rates(
-    title: str, event: str, state: State, series: Series, count: Callable[[Seen], int], has_cap: bool = False
+    title: str, event: str, state: State, series: Series, count: Callable[[OutcomeCounts], int], has_cap: bool = False
 ) -> Plot:
     """Draw how often an event came, with intervals.
 
@@ -85,7 +85,7 @@ def _rates(
     """
     points = series.points
 
-    def rates_of(side: Callable[[Point], Seen]) -> list[Rate]:
+    def rates_of(side: Callable[[Point], OutcomeCounts]) -> list[Rate]:
         return [rate_of(count(side(point)), side(point).requests, point.policy.alpha) for point in points]
 
     stable, canary = rates_of(lambda point: point.stable), rates_of(lambda point: point.canary)

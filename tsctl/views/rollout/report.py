@@ -12,13 +12,13 @@ from pathlib import Path
 
 from tsctl.errors import AnalysisError
 from tsctl.host.files import write_secret
+from tsctl.rollout.decide.events import Entry, start_of
 from tsctl.rollout.decide.judge import Judgement
 from tsctl.rollout.decide.state import State, after
-from tsctl.rollout.run.journal import Entry
 from tsctl.views.html import render
 from tsctl.views.rollout.figures import plots
 from tsctl.views.rollout.history import summary
-from tsctl.views.rollout.narrative import Teller
+from tsctl.views.rollout.narrative import Narrator
 from tsctl.views.rollout.series import Recorder
 from tsctl.views.rollout.tables import policy_table, rates_table, signals_table
 from tsctl.views.rollout.wording import duration, signal_name, when
@@ -52,11 +52,11 @@ def render_report(entries: Sequence[Entry], zone: tzinfo | None = None) -> str:
     Raises:
         ValueError: the journal does not begin with a start.
     """
-    teller, recorder = Teller(), Recorder()
+    narrator, recorder = Narrator(), Recorder()
     state: State | None = None
     for entry in entries:
         state = after(state, entry)
-        teller.tell(entry, state)
+        narrator.narrate(entry, state)
         recorder.add(entry, state)
     if state is None:
         raise ValueError("a rollout's journal begins with its start")
@@ -68,7 +68,7 @@ def render_report(entries: Sequence[Entry], zone: tzinfo | None = None) -> str:
     return render(
         "rollout_report.html",
         state=state,
-        story=teller.story,
+        story=narrator.story,
         facts=_facts(entries, state, zone),
         plots=list(plots(state, recorder.series())),
         policy=policy_table(state.policy),
@@ -80,15 +80,15 @@ def render_report(entries: Sequence[Entry], zone: tzinfo | None = None) -> str:
 
 
 def _facts(entries: Sequence[Entry], state: State, zone: tzinfo | None) -> dict[str, str]:
-    rollout, started = summary(entries), entries[0].content
+    rollout, start = summary(entries), start_of(entries)
     return {
         "Started": when(rollout.began_at, zone),
         "Ended" if rollout.ended_at else "Last entry": when(entries[-1].at, zone),
         "Duration": duration(rollout.lasted_s),
-        "Started by": str(started.get("by") or "-"),
+        "Started by": start.by or "-",
         "Requests of the canary": f"{rollout.requests:,}",
         "Failed by": signal_name(rollout.signal) or "-",
-        "Nodes": ", ".join(map(str, started.get("nodes", ()))) or "-",
+        "Nodes": ", ".join(start.nodes) or "-",
         "Archive": state.archive,
         "Policy": state.policy.digest,
     }

@@ -1,6 +1,6 @@
 """Collects a rollout over time from its journal, thinned for plots. Pure.
 
-Invariant: nothing here is judged anew; every number is folded from the counts in the ticks.
+Invariant: nothing here is judged anew; counts and e-values come from the ticks.
 """
 
 from __future__ import annotations
@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Seen, window_of
+from tsctl.rollout.decide.events import (
+    CommandReceived,
+    EffectDone,
+    Ended,
+    Entry,
+    PolicyChanged,
+    Reopened,
+    StepBegan,
+    Tick,
+    VerdictReached,
+)
+from tsctl.rollout.decide.evidence import OutcomeCounts
+from tsctl.rollout.decide.judge import AVERAGE, Verdict, log_e_values
 from tsctl.rollout.decide.state import State, after
-from tsctl.rollout.decide.statistics import log_mean
-from tsctl.rollout.run.journal import REOPENED, Entry
 from tsctl.views.rollout.wording import LN_10
 
 #: Most points of a plot; a screen has not many more columns.
@@ -33,8 +42,8 @@ class Point:
     """
 
     at: float
-    stable: Seen
-    canary: Seen
+    stable: OutcomeCounts
+    canary: OutcomeCounts
     requests: tuple[int, int]
     powers: Mapping[str, float]
     average: float
@@ -81,22 +90,25 @@ class Recorder:
         at = self._end = entry.at - state.started_at
         if not self._weights or self._weights[-1][1] != state.in_force:
             self._weights.append((at, state.in_force))
-        if entry.kind in ("verdict", "asked", "policy", REOPENED):
-            self._marks.append((at, entry.content.get("verdict") == "fail"))
-        if entry.kind == "tick":
-            self._add_tick(entry, state)
+        match entry.event:
+            case VerdictReached(verdict=verdict):
+                self._marks.append((at, verdict is Verdict.FAIL))
+            case CommandReceived() | PolicyChanged() | Reopened():
+                self._marks.append((at, False))
+            case Tick() as tick:
+                self._add_tick(tick, state)
         if state.waits_for and self._wait_begin is None:
             self._wait_begin = at
         elif not state.waits_for and self._wait_begin is not None:
             self._waits.append((self._wait_begin, at))
             self._wait_begin = None
 
-    def _add_tick(self, entry: Entry, state: State) -> None:
-        stable, canary = _requests(entry.content)
+    def _add_tick(self, tick: Tick, state: State) -> None:
+        stable, canary = _requests(tick)
         self._requests = self._requests[0] + stable, self._requests[1] + canary
-        shares, logs = state.policy.shares, state.evidence.logs
-        powers = {name: logs[name] / LN_10 for name in shares}
-        average = log_average(shares, logs) / LN_10
+        log_e = tick.log_e or log_e_values(state.policy, state.evidence)  # journals of format 0 record none
+        powers = {name: log_e[name] / LN_10 for name in state.policy.shares}
+        average = log_e[AVERAGE] / LN_10
         evidence = state.evidence
         self._points.append(
             Point(self._end, evidence.stable, evidence.canary, self._requests, powers, average, state.policy)
@@ -155,28 +167,21 @@ def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:
     return sorted(kept)
 
 
-def log_average(shares: Mapping[str, float], logs: Mapping[str, float]) -> float:
-    """Natural logarithm of the weighted average of e-values that are given as natural logarithms."""
-    parts = [logs[name] + log(share) for name, share in shares.items()]
-    return log_mean(parts) + log(len(parts))
-
-
 def requests_of(entries: Iterable[Entry]) -> tuple[int, int]:
     """Requests of stable and of the canary in all ticks."""
-    counts = [_requests(entry.content) for entry in entries if entry.kind == "tick"]
+    counts = [_requests(entry.event) for entry in entries if isinstance(entry.event, Tick)]
     return sum(stable for stable, _ in counts), sum(canary for _, canary in counts)
 
 
 def ends_wait(entry: Entry) -> bool:
-    """Whether the entry shows that what was waited for is back, or is waited for no longer.
+    """Whether the entry ends a wait; a tick without hold time adds counts, and the wait goes on."""
+    match entry.event:
+        case Tick(held_s=held_s):
+            return held_s > 0
+        case EffectDone() | StepBegan() | PolicyChanged() | VerdictReached() | Ended():
+            return True
+    return False
 
-    A tick in which nothing was held tells counts, and the wait goes on.
-    """
-    if entry.kind == "tick":
-        return bool(entry.content.get("held_s"))
-    return entry.kind in ("done", "step", "policy", "verdict", "ended")
 
-
-def _requests(tick: Mapping[str, Any]) -> tuple[int, int]:
-    windows = [window_of(content) for content in tick.get("windows", ())]
-    return sum(window.stable.requests for window in windows), sum(window.canary.requests for window in windows)
+def _requests(tick: Tick) -> tuple[int, int]:
+    return sum(window.stable.requests for window in tick.windows), sum(w.canary.requests for w in tick.windows)

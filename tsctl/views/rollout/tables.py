@@ -12,31 +12,22 @@ from tsctl.rollout.decide.judge import Judgement, Rate, Reading
 from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.history import Summary
 from tsctl.views.rollout.wording import duration, e_text, interval_text, rate_text, signal_name, when
-from tsctl.views.table import Table
+from tsctl.views.table import ProgressCell, Table
 
 
 def signals_table(judgement: Judgement, alpha: float) -> Table:
-    """E-values, each with the threshold at which it fails the canary alone, and their average.
-
-    The progress is the share of the way from 1 to the threshold, in powers of ten.
-    """
+    """E-values, each with the threshold at which it fails the canary alone, and their average."""
     rows = [
         _signal_row(signal_name(reading.signal), reading.log_e, -log(alpha * reading.share), reading.share)
         for reading in judgement.readings
     ]
     rows.append(_signal_row("average", judgement.log_e, -log(alpha), 1.0))
-    return Table(("signal", ">e-value", ">threshold", ">share", ">progress"), rows, has_total=True)
+    return Table(("signal", ">e-value", ">threshold", ">share", "progress"), rows, has_total=True)
 
 
-def progress(log_e: float, threshold: float) -> float:
-    """Share of the way from 1 to the threshold that an e-value has come, in powers of ten."""
-    return min(1.0, max(0.0, log_e / threshold))
-
-
-def _signal_row(name: str, log_e: float, threshold: float, share: float) -> tuple[str, ...]:
-    done = progress(log_e, threshold)
-    text = "reached" if done >= 1 else f"{int(done * 100)}%"
-    return name, e_text(log_e), e_text(threshold), f"{share:.1%}", text
+def _signal_row(name: str, log_e: float, threshold: float, share: float) -> tuple[str | ProgressCell, ...]:
+    progress = min(1.0, max(0.0, log_e / threshold))  # from 1 to the threshold, in powers of ten
+    return name, e_text(log_e), e_text(threshold), f"{share:.1%}", ProgressCell(progress)
 
 
 def rates_table(readings: Sequence[Reading], stable: str, canary: str) -> Table:
@@ -92,7 +83,7 @@ def _plain(value: object) -> str:
 
 def history_table(summaries: Sequence[Summary]) -> Table:
     """One line for each rollout."""
-    columns = ("id", "model", "from", "to", "outcome", "signal", ">canary requests", "duration", "started")
+    columns = ("id", "model", "from", "to", "outcome", "failed by", ">canary requests", "duration", "started")
     rows = [
         (
             summary.id,

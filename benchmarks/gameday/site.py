@@ -25,7 +25,7 @@ from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ArchiveError, NodeError
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.retire import retire
-from tsctl.host.progress import Progress, Step
+from tsctl.host.progress import Progress, ProgressStep
 from tsctl.rollout.run.journal import journals, unfinished
 
 MODEL, STABLE = "gameday", "1.0"
@@ -53,7 +53,7 @@ def gameday_site(
         yield fleet
 
 
-def release(fleet: Fleet, version: str, step: Step) -> Path:
+def release(fleet: Fleet, version: str, step: ProgressStep) -> Path:
     """The journal of the version's release, begun as a person would, when the command has ended.
 
     Raises:
@@ -68,7 +68,7 @@ def release(fleet: Fleet, version: str, step: Step) -> Path:
     return new[-1]
 
 
-def bring_back(fleet: Fleet, version: str, step: Step) -> None:
+def bring_back(fleet: Fleet, version: str, step: ProgressStep) -> None:
     """Stable has all requests and is the default, and the version is on no node.
 
     Raises:

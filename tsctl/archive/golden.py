@@ -38,7 +38,7 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> li
         for name, content in assemble(folder, spec, version, made, has_golden=False).items():
             place(content, Path(unpacked) / name)
         note("running the samples")
-        trial = run_probe(Path(unpacked), [], golden=True)
+        trial = run_probe(Path(unpacked), spec.serving(version).batch.size, [], golden=True)
     if trial.error:
         raise ArchiveError(f"{spec.model} {version} gives no golden answers: {trial.error}\n{trial.log}")
     path = folder / spec.golden / f"{version}.json"

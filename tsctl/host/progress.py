@@ -16,7 +16,7 @@ PLAIN_INTERVAL_S = 5.0
 Note = Callable[[str], None]
 
 
-class Step:
+class ProgressStep:
     """One piece of work that a person waits for."""
 
     def __init__(self, progress: Progress, title: str) -> None:
@@ -41,9 +41,9 @@ class Progress:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def step(self, title: str) -> Iterator[Step]:
+    def step(self, title: str) -> Iterator[ProgressStep]:
         """Run the block as a step; its line ends with the result and the seconds."""
-        step = Step(self, title)
+        step = ProgressStep(self, title)
         begin = time.monotonic()
         try:
             if self.console.is_terminal:
@@ -64,14 +64,14 @@ class Progress:
         """Print a plain line between the steps."""
         self.console.print(escape(text))
 
-    def _note(self, step: Step, text: str) -> None:
+    def _note(self, step: ProgressStep, text: str) -> None:
         if self.console.is_terminal:
             self._live.update(f"{escape(step.title)}  [dim]{escape(text)}[/dim]")
         elif time.monotonic() - step._last_plain >= PLAIN_INTERVAL_S:
             step._last_plain = time.monotonic()
             self.console.print(f"  {escape(step.title)}: {escape(text)}")
 
-    def _close(self, step: Step, result: str, colour: str, seconds: float) -> None:
+    def _close(self, step: ProgressStep, result: str, colour: str, seconds: float) -> None:
         self.console.print(
             f"{escape(step.title):<44} [{colour}]{escape(result)}[/{colour}]  [dim]{seconds:.1f} s[/dim]"
         )

@@ -46,7 +46,7 @@ def test_every_command_is_there_with_its_help_and_options(words: str, command: A
 
 def test_exit_codes_are_those_of_the_errors() -> None:
     codes = dict(exit_codes())
-    assert codes[errors.ConflictError.exit_code] == "somebody else holds the lock, or the state changed underneath"
+    assert codes[errors.ConflictError.exit_code] == "another process holds the lock, or the state changed meanwhile"
     assert len(codes) == len(exit_codes()), "two errors share a code"
     assert errors.TsctlError.exit_code not in codes, "the base is never raised itself"
 

@@ -23,10 +23,9 @@ import torch
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from handlers import oip, wire
-from handlers.accelerate import accelerate
-from handlers.cache import AnswerStore, ResponseCache
-from handlers.cache_keys import KeyMaker, archive_digest
+from handlers.adapters.torchserve import wire
+from handlers.cache.keys import KeyMaker, archive_digest
+from handlers.cache.local import AnswerStore, ResponseCache
 from handlers.contract import (
     CACHE_HEADER,
     CACHE_STATES,
@@ -41,7 +40,7 @@ from handlers.contract import (
 )
 from handlers.device import choose_device, set_threads, threads_per_worker, usable_cores
 from handlers.errors import LoadError, ModelFailed, NotImplementedHere, RequestError
-from handlers.items import (
+from handlers.messages import (
     Incoming,
     Outgoing,
     problem,
@@ -49,14 +48,17 @@ from handlers.items import (
     read_properties,
     request_id_of,
 )
-from handlers.proof import prove, reason, refuse_halved
-from handlers.request_path import RequestPath, request_key
-from handlers.samples import read_requests, read_samples
+from handlers.pipeline.batch_sizes import batch_sizes
+from handlers.pipeline.pipeline import RequestPath, request_key
+from handlers.protocols import open_inference as oip
 from handlers.schema import Schema, parse_json
-from handlers.serving import Acceleration, Serving, model_and_version, read_serving
-from handlers.telemetry import Telemetry, telemetry
-from handlers.warmup import BatchTiming, batch_sizes, warm_up
+from handlers.telemetry.metrics import Telemetry, telemetry
 from handlers.weights import import_file, load_weights
+from handlers.worker.accelerate import accelerate
+from handlers.worker.config import Acceleration, Serving, model_and_version, read_serving
+from handlers.worker.samples import read_requests, read_samples
+from handlers.worker.self_test import prove, reason, refuse_halved
+from handlers.worker.warmup import BatchTiming, warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -369,7 +371,7 @@ class ServingHandler:
             return None
         shared = None
         if options.shared:
-            from handlers import shared_cache  # the package redis is needed only here
+            from handlers.cache import redis as shared_cache  # the package redis is needed only here
 
             address = os.environ.get(SHARED_CACHE_VARIABLE) or options.shared
             shared = shared_cache.connect(address, options.ttl_s, self.telemetry.shared_cache)

@@ -10,7 +10,7 @@ from messages import Connection, message
 from served import CHECKOUT, JSON, PROBLEM, PROBLEM_FIELDS, Reply, Worker, close, replies
 from ts.protocol import otf_message_handler
 
-from handlers.wire import Batch
+from handlers.adapters.torchserve.wire import Batch
 
 #: What a request may come to. A 500 is not among them: the models of the targets do not fail.
 STATUSES = {200, 400, 413, 415, 422, 501, 504}
@@ -48,7 +48,7 @@ class Between:
         content = message([(f"request-{number}", *request) for number, request in enumerate(batch)])
         command, decoded = otf_message_handler.retrieve_msg(Connection(content, [piece]))
         assert command == b"I"
-        assert isinstance(decoded, Batch), "the message went another way than handlers/wire.py's"
+        assert isinstance(decoded, Batch), "the message went another way than handlers/adapters/torchserve/wire.py's"
         return replies(bytes(self._worker.service.predict(decoded)))
 
 

@@ -13,7 +13,7 @@ from served import Worker, unpacked
 from surface import Mutate, Surface
 
 from handlers.image import ImageHandler
-from handlers.items import JPEG, JSON, PNG
+from handlers.messages import JPEG, JSON, PNG
 
 #: What a picture of the most pixels needs of a file where it is black.
 _LONGEST = 16_384

@@ -11,7 +11,7 @@ from served import JSON, Worker, unpacked
 from surface import Surface
 
 from handlers.image import ImageHandler
-from handlers.items import JPEG, PNG
+from handlers.messages import JPEG, PNG
 
 FORM = ("Content-Type", "multipart/form-data; boundary=x")
 

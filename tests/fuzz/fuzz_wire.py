@@ -15,9 +15,9 @@ from surface import Mutate, Surface
 from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler as stock
 
-from handlers import wire
-from handlers.items import read_item
-from handlers.wire import Batch, Disconnected, Reader
+from handlers.adapters.torchserve import wire
+from handlers.adapters.torchserve.wire import Batch, Disconnected, Reader
+from handlers.messages import read_item
 
 #: More than the 64 KiB that one header takes at most, for each of the bytes of an input.
 _MOST_CALLS = 20_000

@@ -15,7 +15,7 @@ import texts
 from messages import Connection, message
 from surface import Surface, bounded
 
-from handlers.wire import Reader
+from handlers.adapters.torchserve.wire import Reader
 
 HERE = Path(__file__).resolve().parent
 TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.py"))

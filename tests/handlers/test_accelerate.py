@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 from served import Item, Worker, write_archive_folder
 
-from handlers import accelerate as acceleration
-from handlers.accelerate import accelerate, compile_mode, has_bf16
 from handlers.base import ServingHandler
 from handlers.errors import LoadError
 from handlers.schema import Schema
-from handlers.serving import Acceleration
+from handlers.worker import accelerate as acceleration
+from handlers.worker.accelerate import accelerate, compile_mode, has_bf16
+from handlers.worker.config import Acceleration
 
 MODEL = """
 import torch

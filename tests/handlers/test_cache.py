@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from handlers.cache import ENTRY_BYTES, AnswerStore, Directive, ResponseCache, Shared, directive
-from handlers.cache_keys import KeyMaker, canonical
+from handlers.cache.keys import KeyMaker, canonical
+from handlers.cache.local import ENTRY_BYTES, AnswerStore, Directive, ResponseCache, Shared, directive
 from handlers.contract import Tolerance
 from handlers.schema import Schema
 

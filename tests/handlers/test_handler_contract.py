@@ -20,7 +20,7 @@ from pydantic_core import core_schema
 from served import CHECKOUT, JSON, Item, Worker, assert_problem, write_archive_folder
 from ts.utils.util import list_classes_from_module
 
-from handlers import wire
+from handlers.adapters.torchserve import wire
 from handlers.base import ServingHandler
 from handlers.errors import DoesNotFit, LoadError, RequestError, problem_document
 from handlers.schema import Schema, finite_json
@@ -442,7 +442,7 @@ def test_a_handle_of_the_authors_own_is_called_on_the_bulk_wire_too(tmp_path: Pa
 
 
 def bulk(*items: Item) -> wire.Batch:
-    """What handlers/wire.py reads of the items' message."""
+    """What handlers/adapters/torchserve/wire.py reads of the items' message."""
     parts = [
         (
             f"request-{number}",
@@ -482,7 +482,9 @@ def test_another_torchserve_and_another_rank_keep_torchserves_own_wire(
     monkeypatch.setenv("LOCAL_RANK", rank)
     caplog.clear()
     assert not wire.install(toy.handler, toy.handler.handle_items)
-    assert ["0.13.0" in line and "handlers/wire.py knows 0.12.0" in line for line in caplog.messages] == [True] * lines
+    assert [
+        "0.13.0" in line and "wire.py knows 0.12.0" in line for line in caplog.messages
+    ] == [True] * lines
 
 
 def test_the_archive_turns_the_bulk_wire_off(tmp_path: Path, said: Callable[[], list[dict[str, Any]]]) -> None:

@@ -20,7 +20,7 @@ from served import Item, Worker, assert_problem
 
 from handlers.errors import UndecodableBody
 from handlers.image import MOST_SCANS, WORTH_THREADS, ImageHandler
-from handlers.items import JPEG, JSON, PNG
+from handlers.messages import JPEG, JSON, PNG
 
 BLANK = [[0] * 8] * 8
 

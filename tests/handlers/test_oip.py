@@ -18,8 +18,8 @@ from handlers.contract import OPEN_INFERENCE, PROTOCOL_HEADER
 from handlers.embedding import EmbeddingHandler
 from handlers.errors import DoesNotFit, RequestError
 from handlers.image import ImageHandler
-from handlers.items import Incoming, Outgoing
-from handlers.oip import fold, read_infer, scalar_fields
+from handlers.messages import Incoming, Outgoing
+from handlers.protocols.open_inference import fold, read_infer, scalar_fields
 from handlers.schema import Schema
 from handlers.tabular import TabularHandler
 

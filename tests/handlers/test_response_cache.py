@@ -14,8 +14,8 @@ import pytest
 import torch
 from served import Item, Worker, assert_problem, write_archive_folder
 
-from handlers import shared_cache
 from handlers.base import ServingHandler
+from handlers.cache import redis as shared_cache
 from handlers.errors import DoesNotFit, LoadError
 from handlers.schema import Schema
 from tests.redis_server import free_port, redis_server

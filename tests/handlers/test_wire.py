@@ -15,8 +15,8 @@ from messages import Connection, decoded, message, stock_decoded
 from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler as stock
 
-from handlers import wire
-from handlers.wire import Disconnected, Reader
+from handlers.adapters.torchserve import wire
+from handlers.adapters.torchserve.wire import Disconnected, Reader
 
 TEXT = st.text(max_size=12)
 ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)

@@ -45,7 +45,7 @@ service = load(
 
 from ts.protocol.otf_message_handler import retrieve_msg  # noqa: E402 - after the handler has replaced it
 
-from handlers.telemetry import Telemetry  # noqa: E402 - the archive's own package
+from handlers.telemetry.metrics import Telemetry  # noqa: E402 - the archive's own package
 
 handler = service._entry_point.__self__
 path, on, off = handler._path, handler.telemetry, Telemetry()

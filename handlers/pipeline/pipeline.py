@@ -19,9 +19,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from pydantic_core import to_json
 
-from handlers.batching import padded_size
-from handlers.cache import Directive, Lookup, ResponseCache, directive
-from handlers.cache_keys import canonical
+from handlers.cache.keys import canonical
+from handlers.cache.local import Directive, Lookup, ResponseCache, directive
 from handlers.contract import DEADLINE_HEADER
 from handlers.device import finish, is_fatal, is_out_of_memory
 from handlers.errors import (
@@ -32,12 +31,12 @@ from handlers.errors import (
     UnreadableHeader,
     UnsupportedMedia,
 )
-from handlers.isolation import Broken, GaveUp, Isolation, Quarantine
-from handlers.items import Incoming, Outgoing, problem, refuse_large, sniff
+from handlers.messages import Incoming, Outgoing, problem, refuse_large, sniff
+from handlers.pipeline.batch_sizes import batch_sizes, padded_size
+from handlers.pipeline.isolation import Broken, GaveUp, Isolation, Quarantine
 from handlers.schema import finite_json
-from handlers.serving import Serving
-from handlers.telemetry import Telemetry
-from handlers.warmup import batch_sizes
+from handlers.telemetry.metrics import Telemetry
+from handlers.worker.config import Serving
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from pydantic_core import from_json, to_json
 
 from handlers.contract import JSON
 from handlers.errors import DoesNotFit, PayloadTooLarge, RequestError, UnsupportedMedia
-from handlers.items import Incoming, Outgoing, problem, refuse_large
+from handlers.messages import Incoming, Outgoing, problem, refuse_large
 from handlers.schema import Schema, does_not_fit, parse_json
 
 MAX_DIMENSIONS = 8

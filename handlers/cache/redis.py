@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from handlers.cache import Shared
+from handlers.cache.local import Shared
 from handlers.errors import LoadError
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 
 from handlers.contract import SAMPLE_MEDIA_TYPES
 from handlers.errors import LoadError
-from handlers.items import Incoming
+from handlers.messages import Incoming
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,11 @@ def install(handler_object: Any, answer: Callable[[Sequence[Item]], Sequence[Ans
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return False  # one of several processes of one model: TorchServe answers through rank 0 alone
     if version != TORCHSERVE:
-        logger.warning("TorchServe %s: its own message decoder is used, handlers/wire.py knows %s", version, TORCHSERVE)
+        logger.warning(
+            "TorchServe %s: its own message decoder is used, wire.py knows %s",
+            version,
+            TORCHSERVE,
+        )
         return False
     if service.Service.predict is not predict:
         _replace(handler, service)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from handlers.contract import Tolerance, difference
 from handlers.errors import LoadError
-from handlers.items import Outgoing
-from handlers.request_path import RequestPath
-from handlers.samples import Sample
+from handlers.messages import Outgoing
+from handlers.pipeline.pipeline import RequestPath
+from handlers.worker.samples import Sample
 
 
 def prove(path: RequestPath, samples: Sequence[Sample], batch_size: int, tolerance: Tolerance) -> None:

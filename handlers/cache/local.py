@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from handlers.cache_keys import KeyMaker
+from handlers.cache.keys import KeyMaker
 from handlers.contract import Tolerance, difference
 
 #: What an entry costs beside its body: key, dictionary slot and bookkeeping, measured with tracemalloc.

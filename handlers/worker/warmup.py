@@ -22,16 +22,6 @@ class BatchTiming:
     is_settled: bool  # False: the time budget ended first
 
 
-def batch_sizes(maximum: int) -> list[int]:
-    """1, 2, 4, ... and `maximum` itself."""
-    sizes = []
-    size = 1
-    while size < maximum:
-        sizes.append(size)
-        size *= 2
-    return [*sizes, maximum]
-
-
 def warm_up(
     run: Callable[[int], None], sizes: Iterable[int], budget_s: float, clock: Callable[[], float]
 ) -> list[BatchTiming]:

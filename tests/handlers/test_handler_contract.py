@@ -482,9 +482,7 @@ def test_another_torchserve_and_another_rank_keep_torchserves_own_wire(
     monkeypatch.setenv("LOCAL_RANK", rank)
     caplog.clear()
     assert not wire.install(toy.handler, toy.handler.handle_items)
-    assert [
-        "0.13.0" in line and "wire.py knows 0.12.0" in line for line in caplog.messages
-    ] == [True] * lines
+    assert ["0.13.0" in line and "wire.py knows 0.12.0" in line for line in caplog.messages] == [True] * lines
 
 
 def test_the_archive_turns_the_bulk_wire_off(tmp_path: Path, said: Callable[[], list[dict[str, Any]]]) -> None:

@@ -1,12 +1,15 @@
-"""What one worker was told about itself: by TorchServe's context, and by the archive's model-config.yaml."""
+"""The configuration of one worker: model-config.yaml of its archive, and the server's choices, known to its adapter."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from handlers.cache.local import CacheOptions
 from handlers.contract import Tolerance
 from handlers.errors import LoadError
 
@@ -15,18 +18,8 @@ BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True)
-class CacheOptions:
-    """How answers are remembered."""
-
-    max_mb: float
-    ttl_s: float
-    shared: str | None = None  # redis:// address of the tier that workers and nodes share
-    check: float = 0.01  # share of the hits that are computed all the same, to be compared
-
-
-@dataclass(frozen=True)
 class Acceleration:
-    """How the network is made faster, at the risk of other answers; the golden ones decide."""
+    """Options that make the network faster and may change its answers; the golden answers decide."""
 
     compile: bool = False
     dtype: str = "float32"
@@ -35,68 +28,90 @@ class Acceleration:
 
 
 @dataclass(frozen=True)
-class Serving:
+class WorkerConfig:
     """One version of a model as one worker serves it."""
 
     model: str
     version: str
     model_dir: Path
     weights_file: Path
+    handler: str  # the author's module
     settings: dict[str, Any]
     gpu_id: int | None
     batch_size: int
     batch_tokens: int
     workers: int  # the most that the archive asks for on one node
-    threads: int | None  # torch threads as archive.yaml says; None: to be chosen
+    threads: int | None  # torch threads as archive.yaml says; None: chosen by the number of cores
     response_timeout_s: float
     warmup_budget_s: float
     request_bytes: int
     tolerance: Tolerance
-    wire: str
+    wire: str  # bulk or stock; for the adapter of TorchServe
     metrics: bool
     cache: CacheOptions | None
     acceleration: Acceleration = field(default=Acceleration())
 
 
-def model_and_version(context: Any) -> tuple[str, str]:
-    """The names under which TorchServe serves this worker's model."""
-    manifest: Mapping[str, Any] = context.manifest["model"]
-    model = context.model_name if isinstance(context.model_name, str) else manifest["modelName"]
-    return model, manifest["modelVersion"]
+def read_config(
+    model_dir: Path,
+    manifest: Mapping[str, Any],
+    content: Mapping[str, Any],
+    model: str | None = None,
+    gpu_id: int | None = None,
+    batch_size: int | None = None,
+) -> WorkerConfig:
+    """The configuration in an unpacked archive.
 
-
-def read_serving(context: Any) -> Serving:
-    """What TorchServe's context and the archive say.
+    Args:
+        manifest: the section `model` of MANIFEST.json.
+        content: of model-config.yaml.
+        model: the name under which the server serves the model; None: the manifest's.
+        gpu_id: of the GPU that the server gave this worker; None: none.
+        batch_size: the most items that the server sends at once; None: the archive's.
 
     Raises:
         LoadError: the archive was not built by tsctl.
     """
-    model, version = model_and_version(context)
-    properties: Mapping[str, Any] = context.system_properties
-    manifest: Mapping[str, Any] = context.manifest["model"]
-    config: Mapping[str, Any] = context.model_yaml_config
-    own = config.get("serving")
-    if own is None:
+    section = content.get("serving")
+    if section is None:
         raise LoadError("model-config.yaml has no 'serving' section: build the archive with tsctl archive build")
-    model_dir = Path(properties["model_dir"])
-    cache = own.get("cache")
-    return Serving(
-        model=model,
-        version=version,
+    cache = section.get("cache")
+    return WorkerConfig(
+        model=model or manifest["modelName"],
+        version=manifest["modelVersion"],
         model_dir=model_dir,
         weights_file=model_dir / manifest.get("serializedFile", "model.safetensors"),
-        settings=own.get("settings", {}),
-        gpu_id=properties.get("gpu_id"),
-        batch_size=properties.get("batch_size") or config.get("batchSize", 1),
-        batch_tokens=own.get("batch_tokens", BATCH_TOKENS),
-        workers=config.get("maxWorkers", 1),
-        threads=own.get("threads"),
-        response_timeout_s=config.get("responseTimeout", 60),
-        warmup_budget_s=own["warmup"]["budget_s"],
-        request_bytes=own["limits"]["request_bytes"],
-        tolerance=Tolerance(**own["tolerance"]),
-        wire=own.get("wire", "bulk"),
-        metrics=own.get("metrics", True),
+        handler=section.get("handler", ""),
+        settings=section.get("settings", {}),
+        gpu_id=gpu_id,
+        batch_size=batch_size or content.get("batchSize", 1),
+        batch_tokens=section.get("batch_tokens", BATCH_TOKENS),
+        workers=content.get("maxWorkers", 1),
+        threads=section.get("threads"),
+        response_timeout_s=content.get("responseTimeout", 60),
+        warmup_budget_s=section["warmup"]["budget_s"],
+        request_bytes=section["limits"]["request_bytes"],
+        tolerance=Tolerance(**section["tolerance"]),
+        wire=section.get("wire", "bulk"),
+        metrics=section.get("metrics", True),
         cache=CacheOptions(**cache) if cache else None,
-        acceleration=Acceleration(**own.get("acceleration", {})),
+        acceleration=Acceleration(**section.get("acceleration", {})),
     )
+
+
+def handler_class(module_name: str) -> type[Any]:
+    """The one class that the author's module defines.
+
+    Raises:
+        LoadError: the module cannot be imported, or defines no class or several.
+    """
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise LoadError(
+            f"the handler's module {module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
+    if len(classes) != 1:
+        raise LoadError(f"the handler's module {module_name} defines {len(classes)} classes; expected exactly one")
+    return classes[0]

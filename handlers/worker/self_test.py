@@ -1,50 +1,83 @@
-"""What a worker must show before it serves: right answers, and batches that hold together."""
+"""The self-test of a worker before it serves: the archive's sample requests, answered alone and in batches, must have
+their golden answers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from handlers.contract import Tolerance, difference
+from handlers.contract import SAMPLE_MEDIA_TYPES, Tolerance, difference
 from handlers.errors import LoadError
-from handlers.messages import Outgoing
-from handlers.pipeline.pipeline import RequestPath
-from handlers.worker.samples import Sample
+from handlers.messages import Outcome, Request
+from handlers.pipeline.pipeline import Pipeline
 
 
-def prove(path: RequestPath, samples: Sequence[Sample], batch_size: int, tolerance: Tolerance) -> None:
-    """Hold the answers to all samples, alone and in batches, against the golden ones.
+@dataclass(frozen=True)
+class Sample:
+    """A request and the answer that a correct model gives."""
+
+    name: str
+    request: Request
+    golden: Any
+
+
+def read_requests(folder: Path) -> dict[str, Request]:
+    """Every file of `folder` as a request, by file name and in its order.
 
     Raises:
-        LoadError: one is wrong; the first is named.
+        LoadError: there is none.
     """
-    for size, how in ((1, "alone"), (batch_size, "in a batch")):
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    if not files:
+        raise LoadError("the archive has no samples, so this worker can neither warm up nor test its answers")
+    types = {path: SAMPLE_MEDIA_TYPES.get(path.suffix.lower(), "") for path in files}
+    return {path.name: Request(path.read_bytes(), types[path], request_id=f"sample:{path.name}") for path in files}
+
+
+def read_samples(model_dir: Path) -> list[Sample]:
+    """Every sample request of an archive with its golden answer, in name order.
+
+    Raises:
+        LoadError: there is no sample, a sample has no golden answer, or a golden answer has no sample.
+    """
+    requests = read_requests(model_dir / "samples")
+    golden_file = model_dir / "golden.json"
+    if not golden_file.is_file():
+        raise LoadError(f"the archive has no {golden_file.name} with the answers to its samples")
+    golden = json.loads(golden_file.read_text(encoding="utf-8"))
+    unmatched = sorted(requests.keys() ^ set(golden))
+    if unmatched:
+        raise LoadError(f"samples and golden answers do not match one to one: {', '.join(unmatched)}")
+    return [Sample(name, request, golden[name]) for name, request in requests.items()]
+
+
+def verify_golden(pipeline: Pipeline, samples: Sequence[Sample], batch_size: int, tolerance: Tolerance) -> None:
+    """Compare the answers to all samples, alone and in batches, with the golden ones.
+
+    Raises:
+        LoadError: an answer is wrong; the first is named.
+    """
+    for size, place in ((1, "alone"), (batch_size, "in a batch")):
         for begin in range(0, len(samples), size):
             batch = samples[begin : begin + size]
-            for sample, answer in zip(batch, path.answer([sample.request for sample in batch]), strict=True):
-                wrong = _wrong(sample, answer, tolerance, path.last_failure)
-                if wrong:
-                    raise LoadError(f"sample {sample.name}, {how}{wrong}")
+            outcomes = pipeline.answer([sample.request for sample in batch])
+            for sample, outcome in zip(batch, outcomes, strict=True):
+                mistake = _mistake(sample, outcome, tolerance, pipeline.last_failure)
+                if mistake:
+                    raise LoadError(f"sample {sample.name}, {place}{mistake}")
 
 
-def refuse_halved(path: RequestPath) -> None:
-    """Every answer was right, but no worker may serve that pays for each batch several times.
-
-    Raises:
-        LoadError: a batch of samples failed as a whole, and was answered in halves.
-    """
-    if path.last_split:
-        raise LoadError(f"a batch of samples fails, though each sample alone does not: {path.last_split}")
+def reason(outcome: Outcome, last_failure: str) -> str:
+    """Why a sample was not answered with 200, for the operator: the model's own error where there is one."""
+    detail: str = json.loads(outcome.body)["detail"]
+    return last_failure if outcome.status == 500 and last_failure else detail
 
 
-def reason(answer: Outgoing, last_failure: str) -> str:
-    """Why a sample was not answered with 200, for whoever runs the node: what the model raised where it did."""
-    detail: str = json.loads(answer.body)["detail"]
-    return last_failure if answer.status == 500 and last_failure else detail
-
-
-def _wrong(sample: Sample, answer: Outgoing, tolerance: Tolerance, last_failure: str) -> str:
-    if answer.status != 200:
-        return f": answered {answer.status}: {reason(answer, last_failure)}"
-    found = difference(json.loads(answer.body), sample.golden, tolerance)
-    return f", is not the golden answer: {found}" if found else ""
+def _mistake(sample: Sample, outcome: Outcome, tolerance: Tolerance, last_failure: str) -> str:
+    if outcome.status != 200:
+        return f": answered {outcome.status}: {reason(outcome, last_failure)}"
+    place = difference(json.loads(outcome.body), sample.golden, tolerance)
+    return f", is not the golden answer: {place}" if place else ""

@@ -12,8 +12,8 @@ from answered import Between, bare
 from served import Worker, unpacked
 from surface import Mutate, Surface
 
+from handlers.contract import JPEG, JSON, PNG
 from handlers.image import ImageHandler
-from handlers.messages import JPEG, JSON, PNG
 
 #: What a picture of the most pixels needs of a file where it is black.
 _LONGEST = 16_384

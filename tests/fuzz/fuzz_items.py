@@ -10,8 +10,8 @@ from messages import message
 from served import JSON, Worker, unpacked
 from surface import Surface
 
+from handlers.contract import JPEG, PNG
 from handlers.image import ImageHandler
-from handlers.messages import JPEG, PNG
 
 FORM = ("Content-Type", "multipart/form-data; boundary=x")
 

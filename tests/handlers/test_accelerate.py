@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from served import Item, Worker, write_archive_folder
 
+from handlers.adapters.torchserve.entry import Entry
 from handlers.base import ServingHandler
 from handlers.errors import LoadError
 from handlers.schema import Schema
@@ -108,7 +109,7 @@ def test_a_network_that_loses_too_much_refuses_to_load(tmp_path: Path) -> None:
 def test_golden_answers_are_made_without_acceleration(tmp_path: Path) -> None:
     golden, _ = plain(tmp_path)
     worker = start(tmp_path / "toy", 0.02, quantize="int8-dynamic")
-    again = Colours().golden_answers(worker.service.context)
+    again = Entry(Colours()).golden_answers(worker.service.context)
     assert again == {name: {"scores": pytest.approx(answer["scores"], abs=1e-6)} for name, answer in golden.items()}
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from served import JSON, Item, Reply, Worker, assert_problem, close
 
-from handlers.messages import JPEG, PNG
+from handlers.contract import JPEG, PNG
 
 STATUSES = (400, 413, 415, 422)
 

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 from served import Item, Worker, assert_problem
 
+from handlers.contract import JPEG, JSON, PNG
 from handlers.errors import UndecodableBody
 from handlers.image import MOST_SCANS, WORTH_THREADS, ImageHandler
-from handlers.messages import JPEG, JSON, PNG
 
 BLANK = [[0] * 8] * 8
 
@@ -117,7 +117,7 @@ def test_very_many_mistakes_are_counted_and_not_listed(digits: Worker) -> None:
 
 
 def test_the_description_says_what_pixels_must_be(digits: Worker) -> None:
-    rows = digits.handler.describe()["request_schema"]["properties"]["pixels"]
+    rows = digits.entry.worker.describe()["request_schema"]["properties"]["pixels"]
     assert (rows["minItems"], rows["items"]["maxItems"], rows["items"]["items"]["maximum"]) == (8, 8, 16)
 
 

@@ -64,8 +64,8 @@ from served import Item, Worker, write_archive_folder
 import torch
 
 from handlers.base import ServingHandler
-from handlers.messages import Incoming
-from handlers.pipeline.pipeline import RequestPath
+from handlers.messages import Request
+from handlers.pipeline.pipeline import Pipeline
 from handlers.schema import Schema
 
 
@@ -112,10 +112,10 @@ ask(3, **{"Cache-Control": "no-store"})
 handler.fits = 2
 ask(21, 22, 23, 24)  # do not fit together
 worker.ask(Item(b"{}"))
-filled = RequestPath(handler, handler._serving, pads=True)
+filled = Pipeline(handler, request_bytes=1024, budget_s=30.0, pads=True)
 filled.open(None, handler.telemetry)
 handler.fits = 99
-filled.answer([Incoming(b'{"number": 1}')] * 3)
+filled.answer([Request(b'{"number": 1}')] * 3)
 """
 
 BROKEN = (

@@ -1,13 +1,14 @@
 # What a person or CI does with this checkout; `make` alone lists it. Needs Python 3.11 or newer, and nothing else.
 
-# The first of these names that is new enough; where none is, what bootstrap.py then says names the last that is there.
-PYTHON ?= $(shell for name in python3.11 python3; do \
-	if command -v $$name >/dev/null; then found=$$name; \
-	if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; fi; done; echo $$found)
+# The first of these names that is new enough; where neither is, the second, which the error message names.
+PYTHON ?= $(firstword $(shell for name in python3.11 python3; do $$name -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$name; \
+	done) python3)
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 VENV := .venv
 STAMP := $(VENV)/setup.stamp
 RUN := $(VENV)/bin/python
+PIP := $(RUN) -I -m pip --disable-pip-version-check --no-input install --no-compile
 #: Three processes on two cores: tests of nodes mostly wait, and the longest files come first.
 PYTEST := $(RUN) -m pytest -n 3
 TESTS ?= tests/live tests/handlers tests/fuzz tests/unit
@@ -28,8 +29,8 @@ help:  ## Show this list
 	@echo "usage: make TARGET"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup:  ## Make .venv from requirements.lock, or say that it is ready
-	@$(bootstrap)
+setup: $(STAMP)  ## Make .venv from requirements.lock, or say that it is ready
+	@echo "$(VENV) is ready"
 
 up: $(STAMP)  ## Build, start, register and ask every model; all that is missing is set up
 	@$(RUN) scripts/serve.py up
@@ -56,33 +57,34 @@ test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
 
 bench-first-request: archives  ## Measure the first request after READY against the median of the next hundred
-	@$(RUN) scripts/bench.py first-request
+	@$(RUN) -m benchmarks first-request
 
 bench-handlers: archives  ## Measure all figures of the handlers, some twelve minutes (needs wrk)
-	@$(RUN) scripts/bench.py handlers
+	@$(RUN) -m benchmarks handlers
 
 bench-gateway: $(STAMP)  ## Measure all figures of the gateway, some ten minutes (needs wrk)
-	@$(RUN) scripts/bench.py gateway
+	@$(RUN) -m benchmarks gateway
 
 bench-overhead: $(STAMP)  ## Measure requests a second of a linear layer, against stock TorchServe (needs wrk)
-	@$(RUN) scripts/bench.py overhead
+	@$(RUN) -m benchmarks overhead
 
 bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and how soon faults are found, some three minutes
-	@$(RUN) scripts/bench.py rollout
+	@$(RUN) -m benchmarks rollout
 
 bench-kills: $(STAMP)  ## Kill rollouts with SIGKILL at every point of their way, some twenty minutes
-	@$(RUN) -m tsctl.bench.kills
+	@$(RUN) -m benchmarks.crash_tests
 
 gameday: archives  ## Release canaries that are bad on purpose, and see each of them caught, some four minutes
-	@$(RUN) scripts/bench.py gameday
+	@$(RUN) -m benchmarks gameday
 
 fuzz: archives  ## Look for bytes that a worker cannot answer; SECONDS=60 is the time of each target
-	@$(RUN) scripts/fuzz.py --seconds $(SECONDS) --seed $(SEED)
+	@$(RUN) -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)
 
-lint: $(STAMP)  ## Check style, types, the CLI reference, and that no place of one machine is written down
+lint: $(STAMP)  ## Check style, types, imports, the CLI reference, and that no place of one machine is written down
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 	@$(RUN) -m tsctl.cli.reference | diff -u docs/cli.md - \
 		|| { echo "docs/cli.md is out of date: $(RUN) -m tsctl.cli.reference > docs/cli.md"; exit 1; }
 	@if git grep -nIE '$(PRIVATE)'; then echo "tracked files name a place that other machines do not have"; exit 1; fi
@@ -98,26 +100,23 @@ distclean: clean  ## Clean, and remove .venv
 	@rm -rf $(VENV) tsctl.egg-info
 	@echo "removed .venv"
 
-$(STAMP): requirements.lock pyproject.toml
-	@$(bootstrap)
+# The copy of the lock is written after its packages, and the stamp last, so an interrupted setup starts over.
+$(STAMP): requirements.lock pyproject.toml $(shell test -x $(RUN) || echo missing-python)
+	@test ! -L $(VENV) || { echo "error: $(VENV) is a link; run 'make setup' where it leads, or remove it" >&2; exit 1; }
+	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
+		echo "error: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)"; \
+		echo "       Install it, or name another: make setup PYTHON=/path/to/python3.11"; exit 1; } >&2
+	@rm -f $@
+	@test -x $(RUN) && cmp -s requirements.lock $(VENV)/requirements.lock || { \
+		$(PYTHON) -I -m venv --clear $(VENV) && $(PIP) -r requirements.lock && cp requirements.lock $(VENV); }
+	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
 
-define bootstrap
-python="$(PYTHON)"; \
-test -n "$$python" || { \
-	echo "error: neither python3.11 nor python3 is on PATH, and Python 3.11 or newer is needed"; \
-	echo "       Install it, or name one: make setup PYTHON=/path/to/python3.11"; exit 1; } >&2; \
-"$$python" scripts/bootstrap.py
-endef
+.PHONY: missing-python
+missing-python:
 
-# A pid that was given to another process since is told apart by the moment it started, which node.json remembers.
 define refuse-while-running
-for record in .tsctl/nodes/*/node.json; do \
-	test -f "$$record" || continue; \
-	pid=$$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$$record"); \
-	ticks=$$(sed -n 's/.*"started_ticks": *\([0-9]*\).*/\1/p' "$$record"); \
-	now=$$(sed 's/.*) //' "/proc/$$pid/stat" 2>/dev/null | cut -d ' ' -f 20); \
-	if [ -n "$$now" ] && [ "$$now" = "$$ticks" ]; then \
-		echo "error: a node of this checkout runs (pid $$pid, $$record)" >&2; \
-		echo "       Stop it with 'make down', then run this again." >&2; exit 1; fi; \
-done
+if test -x $(RUN) && nodes=$$(TSCTL_PROJECT=$(CURDIR) $(RUN) scripts/serve.py node running); then \
+	echo "error: a node of this checkout runs: $$nodes" >&2; \
+	echo "       Stop it with 'make down', then run this again." >&2; exit 1; fi
 endef

@@ -28,6 +28,11 @@ class TsctlError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def summary(self) -> str:
+        """The message on one line."""
+        return " ".join(self.message.split())
+
 
 class SpecError(TsctlError):
     """A YAML file, an option or the configuration does not say what it should."""

@@ -6,11 +6,11 @@ import json
 import zlib
 from typing import Any
 
-from messages import Connection, message
-from served import CHECKOUT, JSON, PROBLEM, PROBLEM_FIELDS, Reply, Worker, close, replies
 from ts.protocol import otf_message_handler
 
 from handlers.adapters.torchserve.wire import Batch
+from tests.support.messages import Connection, message
+from tests.support.workers import CHECKOUT, JSON, PROBLEM, PROBLEM_FIELDS, Reply, Worker, close, replies
 
 #: What a request may come to. A 500 is not among them: the models of the targets do not fail.
 STATUSES = {200, 400, 413, 415, 422, 501, 504}

@@ -1,4 +1,4 @@
-"""Fuzzes one target in this process: `python engine.py TARGET FOLDER [options and corpus folders of libFuzzer]`.
+"""Fuzzes one target in this process: `python -m tests.fuzz.engine TARGET FOLDER [libFuzzer options, corpus folders]`.
 
 The code under test is instrumented while it is imported, so nothing of it may be imported before.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import atheris
 
-HERE = Path(__file__).resolve().parent
 INSTRUMENTED = ["handlers", "PIL", "ts"]
 #: Above the bound of surface.py, which names the input; this one ends a process that would not come so far.
 SPARE_MB = 1200
@@ -22,12 +21,11 @@ SPARE_MB = 1200
 
 def main(name: str, folder: Path, options: list[str]) -> None:
     """Does not return: libFuzzer ends the process, with a status other than 0 where an input fails."""
-    sys.path[:0] = [str(HERE.parent / "handlers"), str(HERE.parents[1])]  # the tests' workers, and this checkout's code
     logging.disable(logging.CRITICAL)
     with atheris.instrument_imports(include=INSTRUMENTED), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        surface_module = importlib.import_module("surface")
-        surface = importlib.import_module(f"fuzz_{name}").open_surface(folder / "archives")
+        surface_module = importlib.import_module("tests.fuzz.surface")
+        surface = importlib.import_module(f"tests.fuzz.fuzz_{name}").open_surface(folder / "archives")
     seeds = folder / "seeds"
     seeds.mkdir()
     for seed, content in surface.seeds.items():
@@ -44,7 +42,8 @@ def main(name: str, folder: Path, options: list[str]) -> None:
     ]
 
     def mutate(content: bytes, longest: int, seed: int) -> bytes:
-        return surface.mutate(content, longest, random.Random(seed), atheris.Mutate)  # noqa: S311 - not a secret
+        mutated: bytes = surface.mutate(content, longest, random.Random(seed), atheris.Mutate)  # noqa: S311 - no secret
+        return mutated
 
     atheris.Setup(arguments, surface_module.bounded(surface.check), custom_mutator=mutate)
     atheris.Fuzz()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import struct
 from random import Random
 
-import pictures
-import texts
-from messages import message
-from surface import Mutate
+from tests.fuzz import pictures, texts
+from tests.fuzz.surface import Mutate
+from tests.support.messages import message
 
 #: Id, headers, and form fields with their media types, as `messages.message` takes them.
 Read = tuple[str, list[tuple[str, str]], list[tuple[str, str, bytes]]]

@@ -6,14 +6,12 @@ import struct
 from pathlib import Path
 from random import Random
 
-import pictures
-import texts
-from answered import Between, bare
-from served import Worker, unpacked
-from surface import Mutate, Surface
-
 from handlers.contract import JPEG, JSON, PNG
 from handlers.image import ImageHandler
+from tests.fuzz import pictures, texts
+from tests.fuzz.answered import Between, bare
+from tests.fuzz.surface import Mutate, Surface
+from tests.support.workers import Worker, unpacked
 
 #: What a picture of the most pixels needs of a file where it is black.
 _LONGEST = 16_384

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fields
-from answered import Between
-from messages import message
-from served import JSON, Worker, unpacked
-from surface import Surface
-
 from handlers.contract import JPEG, PNG
 from handlers.image import ImageHandler
+from tests.fuzz import fields
+from tests.fuzz.answered import Between
+from tests.fuzz.surface import Surface
+from tests.support.messages import message
+from tests.support.workers import JSON, Worker, unpacked
 
 FORM = ("Content-Type", "multipart/form-data; boundary=x")
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import texts
 import torch
-from answered import Between, bare
-from served import JSON, Worker, unpacked
-from surface import Surface
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel
 from ts.service import Service
@@ -17,6 +13,10 @@ from ts.service import Service
 from handlers.adapters.torchserve.entry import Entry
 from handlers.embedding import EmbeddingHandler
 from handlers.tabular import TabularHandler
+from tests.fuzz import texts
+from tests.fuzz.answered import Between, bare
+from tests.fuzz.surface import Surface
+from tests.support.workers import JSON, Worker, unpacked
 from tsctl.archive.build import MANIFEST
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import fields
-from messages import Connection, decoded, message, stock_decoded
-from served import CHECKOUT, JSON
-from surface import Mutate, Surface
 from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler as stock
 
 from handlers.adapters.torchserve import wire
 from handlers.adapters.torchserve.entry import read_request
 from handlers.adapters.torchserve.wire import Batch, Disconnected, Reader
+from tests.fuzz import fields
+from tests.fuzz.surface import Mutate, Surface
+from tests.support.messages import Connection, decoded, message, stock_decoded
+from tests.support.workers import CHECKOUT, JSON
 
 #: More than the 64 KiB that one header takes at most, for each of the bytes of an input.
 _MOST_CALLS = 20_000

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 import zlib
 from random import Random
+from typing import Any
 
-from surface import Mutate
+from tests.fuzz.surface import Mutate
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: What lies before a picture's pixels, and is parsed in Python; sizes of a bomb are among the contents.
@@ -95,7 +96,7 @@ def jpeg(segments: list[tuple[int, bytes]], scan: bytes) -> bytes:
     return b"".join([*parts, scan])
 
 
-def _change_parts(parts: list, known: tuple, random: Random, change: Mutate) -> None:
+def _change_parts(parts: list[Any], known: tuple[Any, ...], random: Random, change: Mutate) -> None:
     """One part is changed, removed, repeated, or comes new or from somewhere else."""
     kind = random.randrange(6)
     if not parts or kind == 0:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+DRIVER = Path(__file__).resolve().parent / "run.py"
 PROGRESS = "print('#2 INITED cov: 5 ft: 5 corp: 1/1b'); print('#1234 DONE   cov: 8 ft: 9 corp: 2/2b')"
 CRASH = "import sys; prefix = next(a for a in sys.argv if a.startswith('-artifact_prefix='))[17:]\n" + (
     "open(prefix + 'crash-1', 'wb').write(b'I'); print('ERROR: libFuzzer: it broke'); sys.exit(77)"
@@ -19,10 +19,8 @@ CRASH = "import sys; prefix = next(a for a in sys.argv if a.startswith('-artifac
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout with the driver, one target, and an engine that each test writes."""
-    (tmp_path / "scripts").mkdir()
-    for name in ("fuzz.py", "_venv.py"):
-        shutil.copy(SCRIPTS / name, tmp_path / "scripts")
     (tmp_path / "tests" / "fuzz").mkdir(parents=True)
+    shutil.copy(DRIVER, tmp_path / "tests" / "fuzz")
     (tmp_path / "tests" / "fuzz" / "fuzz_toy.py").touch()
     (tmp_path / "atheris.py").touch()
     return tmp_path
@@ -30,8 +28,8 @@ def checkout(tmp_path: Path) -> Path:
 
 def drive(checkout: Path, engine: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     (checkout / "tests" / "fuzz" / "engine.py").write_text(engine)
-    command = [sys.executable, str(checkout / "scripts" / "fuzz.py"), "--seconds", "1", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-m", "tests.fuzz.run", "--seconds", "1", *arguments]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=60)
 
 
 def test_a_run_that_finds_nothing_succeeds_with_a_line_per_target(checkout: Path) -> None:

@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-import fields
-import pictures
 import pytest
-import texts
-from messages import Connection, message
-from surface import Surface, bounded
 
 from handlers.adapters.torchserve.wire import Reader
+from tests.fuzz import fields, pictures, texts
+from tests.fuzz.surface import Surface, bounded
+from tests.support.messages import Connection, message
 
 HERE = Path(__file__).resolve().parent
 TARGETS = sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.py"))
@@ -33,7 +31,8 @@ def environment() -> Iterator[None]:
 @pytest.fixture(scope="module", params=TARGETS)
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Surface]:
     name = request.param
-    return name, importlib.import_module(f"fuzz_{name}").open_surface(tmp_path_factory.mktemp(name) / "archives")
+    module = importlib.import_module(f"tests.fuzz.fuzz_{name}")
+    return name, module.open_surface(tmp_path_factory.mktemp(name) / "archives")
 
 
 def test_what_found_a_defect_and_every_seed_keep_the_invariants(target: tuple[str, Surface]) -> None:

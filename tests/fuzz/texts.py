@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from random import Random
 
-from surface import Mutate
+from tests.fuzz.surface import Mutate
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|[^\s\[\]{}:,"]+|\s+|.', re.DOTALL)
 ODD = (

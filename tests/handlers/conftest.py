@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Worker, unpacked
 
 from handlers.embedding import EmbeddingHandler
 from handlers.image import ImageHandler
 from handlers.tabular import TabularHandler
+from tests.support.workers import Worker, unpacked
 
 
 @pytest.fixture(scope="session", autouse=True)

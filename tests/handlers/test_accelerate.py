@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors.torch import save_file
-from served import Item, Worker, write_archive_folder
 
 from handlers.adapters.torchserve.entry import Entry
 from handlers.base import ServingHandler
@@ -19,6 +18,7 @@ from handlers.schema import Schema
 from handlers.worker import accelerate as acceleration
 from handlers.worker.accelerate import accelerate, compile_mode, has_bf16
 from handlers.worker.config import Acceleration
+from tests.support.workers import Item, Worker, write_archive_folder
 
 MODEL = """
 import torch

@@ -90,15 +90,15 @@ class Odd(BaseModel):
     """What schemas of users may hold."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="allow")
-    hidden: int = Field(0, exclude=True)
+    hidden: int = Field(default=0, exclude=True)
     numbers: Annotated[list[float], AfterValidator(np.asarray)] = []
 
 
 DIFFERENT = [
     Odd(hidden=1),
     Odd(hidden=2),
-    Odd(more=1),
-    Odd(more=1.0),
+    Odd.model_validate({"more": 1}),
+    Odd.model_validate({"more": 1.0}),
     Odd(numbers=[1, 2]),
     Free(value=np.zeros(4, np.float32)),
     Free(value=np.zeros((2, 2), np.float32)),

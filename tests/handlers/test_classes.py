@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Item, Worker
-from test_response_cache import Doubler, start
+
+from tests.handlers.test_response_cache import Doubler, start
+from tests.support.workers import Item, Worker
 
 HEADER = "x-prediction-class"
 

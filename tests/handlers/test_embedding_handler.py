@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from served import Item, Worker, assert_problem
+
+from tests.support.workers import Item, Worker, assert_problem
 
 GUITAR = ["A man is playing a guitar.", "A man plays the guitar.", "The stock market fell by three percent today."]
 

@@ -14,10 +14,8 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from messages import Connection, message
 from pydantic import GetPydanticSchema
 from pydantic_core import core_schema
-from served import CHECKOUT, JSON, Item, Worker, assert_problem, write_archive_folder
 from ts.utils.util import list_classes_from_module
 
 from handlers.adapters.torchserve import wire
@@ -26,6 +24,8 @@ from handlers.base import ServingHandler
 from handlers.errors import DoesNotFit, LoadError, RequestError, problem_document
 from handlers.protocols.plain import is_finite
 from handlers.schema import Schema
+from tests.support.messages import Connection, message
+from tests.support.workers import CHECKOUT, JSON, Item, Worker, assert_problem, write_archive_folder
 from tsctl.archive.probe import decode_answers
 
 SAMPLES = {"two.json": b'{"number": 2}', "three.json": b'{"number": 3}'}
@@ -431,7 +431,8 @@ def test_a_handle_of_the_authors_own_is_called_on_the_bulk_wire_too(tmp_path: Pa
         """Adds a header of its own to each answer."""
 
         def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
-            answers = super().handle(data, context)  # type: ignore[misc]  # the adapter's, which stands behind the class
+            # the adapter's, which stands behind the class
+            answers: list[bytes] = super().handle(data, context)  # type: ignore[misc]
             for index in range(len(answers)):
                 context.set_response_header(index, "x-mine", "yes")
             return answers

@@ -7,9 +7,9 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from served import JSON, Item, Reply, Worker, assert_problem, close
 
 from handlers.contract import JPEG, PNG
+from tests.support.workers import JSON, Item, Reply, Worker, assert_problem, close
 
 STATUSES = (400, 413, 415, 422)
 

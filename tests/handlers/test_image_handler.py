@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from served import Item, Worker, assert_problem
 
 from handlers.contract import JPEG, JSON, PNG
 from handlers.errors import UndecodableBody
 from handlers.image import MOST_SCANS, WORTH_THREADS, ImageHandler
+from tests.support.workers import Item, Worker, assert_problem
 
 BLANK = [[0] * 8] * 8
 

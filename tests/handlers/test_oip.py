@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from served import CHECKOUT, JSON, Item, Reply, Worker, assert_problem, close, unpacked, write_archive_folder
 
 from handlers.base import ServingHandler
 from handlers.contract import OPEN_INFERENCE, PROTOCOL_HEADER
@@ -22,6 +21,17 @@ from handlers.messages import Outcome, Request
 from handlers.protocols.open_inference import fold, read_infer, scalar_fields
 from handlers.schema import Schema
 from handlers.tabular import TabularHandler
+from tests.support.workers import (
+    CHECKOUT,
+    JSON,
+    Item,
+    Reply,
+    Worker,
+    assert_problem,
+    close,
+    unpacked,
+    write_archive_folder,
+)
 
 
 class WeighedHandler(ServingHandler):

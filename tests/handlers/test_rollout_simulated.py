@@ -1,4 +1,4 @@
-"""Rollouts, simulated in small: false rollbacks, how soon faults are found, and what was foreseen of both."""
+"""Rollouts, simulated in small: false rollbacks, how soon faults are found, and what the forecast said of both."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tsctl.bench.rollout import workloads
-from tsctl.bench.run import figure_rows, notes
-from tsctl.cli.bench import RolloutWorkload
+from benchmarks.harness.run import figure_rows, notes
+from benchmarks.simulation.simulate import Behaviour, Rollout, Stage, simulate
+from benchmarks.simulation.workloads import workloads
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
-from tsctl.rollout.forecast.forecast import Traffic, exposure, lasts
+from tsctl.rollout.forecast.forecast import RecentTraffic, expected_steps, forecast_fault
 from tsctl.rollout.forecast.power import SURELY, smallest_rate
-from tsctl.rollout.forecast.simulate import Behaviour, Rollout, Stage, simulate
 
 POLICY = RolloutPolicy()
-TRAFFIC = Traffic(requests_per_s=100.0, error_rate=0.005, slow_share=0.05, since_s=600.0, requests=60_000)
+TRAFFIC = RecentTraffic(requests_per_s=100.0, error_rate=0.005, slow_share=0.05, since_s=600.0, requests=60_000)
 
 
 def behaviour(errors: float = 0.05, slow: float = 0.05, *classes: float) -> Behaviour:
@@ -79,7 +78,7 @@ def test_five_percent_errors_are_caught_in_every_run_within_two_thousand_request
 def test_the_figures_say_what_is_reached_and_what_was_not_measured(tmp_path: Path) -> None:
     deployment = DeploymentSpec.model_validate({"nodes": {"local": {}}})
     found = workloads(runs=20)
-    assert list(found) == [workload.value for workload in RolloutWorkload]
+    assert list(found) == ["identical", "caught", "faults"]
     progress = Progress(Console(file=io.StringIO()))
     caught = found["caught"](Project(tmp_path), deployment, 1, 0, progress)
     assert [str(figure.target) for figure in caught.figures] == [">= 100", "<= 2,000", "None", "None", "None"]
@@ -114,8 +113,8 @@ def test_what_a_step_sees_the_simulator_finds_in_four_of_five_rollouts(
 
 @pytest.mark.parametrize("rate", [0.02, 0.04])
 def test_who_meets_a_fault_is_the_median_of_the_simulator(rate: float) -> None:
-    told = exposure(POLICY, TRAFFIC, rate)
-    stages = tuple(Stage(part.weight, round(part.requests)) for part in lasts(POLICY, TRAFFIC, rate)[:2])
+    told = forecast_fault(POLICY, TRAFFIC, rate)
+    stages = tuple(Stage(part.weight, round(part.requests)) for part in expected_steps(POLICY, TRAFFIC, rate)[:2])
     ends = simulate(Rollout(POLICY, Behaviour(0.005), Behaviour(rate), stages), 100, seed=2)
     assert told.on_canary == pytest.approx(float(np.median(ends.on_canary)), rel=0.3)
     assert told.requests == pytest.approx(float(np.median(ends.requests)), rel=0.3)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from served import Item, Worker, assert_problem, write_archive_folder
 
 from handlers.tabular import TabularHandler
+from tests.support.workers import Item, Worker, assert_problem, write_archive_folder
 
 
 def row(worker: Worker, name: str = "malignant", **changes: Any) -> dict[str, Any]:

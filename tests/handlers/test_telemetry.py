@@ -58,8 +58,7 @@ SERVING = """
 import sys
 from pathlib import Path
 
-sys.path.insert(0, sys.argv[4])
-from served import Item, Worker, write_archive_folder
+from tests.support.workers import Item, Worker, write_archive_folder
 
 import torch
 
@@ -253,7 +252,7 @@ def test_every_metric_and_label_is_written(tmp_path: Path) -> None:
 def test_what_happens_to_requests_is_counted(tmp_path: Path) -> None:
     folder = tmp_path / "metrics"
     folder.mkdir()
-    finished(folder, SERVING, "toy", "1.0", str(tmp_path / "archive"), str(CHECKOUT / "tests" / "handlers"))
+    finished(folder, SERVING, "toy", "1.0", str(tmp_path / "archive"))
     page = Page(folder)
 
     def counted(name: str, **labels: str) -> float | None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from messages import Connection, decoded, message, stock_decoded
 from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler as stock
 
 from handlers.adapters.torchserve import wire
 from handlers.adapters.torchserve.wire import Disconnected, Reader
+from tests.support.messages import Connection, decoded, message, stock_decoded
 
 TEXT = st.text(max_size=12)
 ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
@@ -119,7 +119,7 @@ def test_a_response_without_a_context_has_the_same_bytes(answers: list[Any]) -> 
     context = Context("toy", "/", {}, 8, None, "0.12.0")
     context.request_ids = {index: answer[0] for index, answer in enumerate(answers)}
     context.request_processor = [RequestProcessor({}) for _ in answers]
-    ours = []
+    ours: list[Any] = []
     for index, (_, body, status, phrase, headers) in enumerate(answers):
         media_type = headers.pop("content-type", "application/json")
         context.set_response_status(status, phrase, index)

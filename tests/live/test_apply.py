@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.live.conftest import Site, free_ports, make_site, processes_of, until, write_tiny
-from tests.live.test_gateway import Front
-from tests.live.test_retire import load
+from benchmarks.harness.client import under_load
+from tests.support.gateways import Front
+from tests.support.sites import HALF, Site, free_ports, make_site, processes_of, until, write_tiny
+from tests.unit.rollout_journals import started
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import open_gateway
-from tsctl.rollout.run.journal import ENDED, STARTED, Journal, folder
+from tsctl.rollout.decide.events import Ended, Outcome
+from tsctl.rollout.run.journal import Journal, folder
 
 NODES = ("local", "b")
 #: 3.0 takes a while to load, and does not while a file is there; 9.0 is nobody's.
@@ -85,7 +87,7 @@ def on_both(*versions: str) -> dict[str, dict[str, int]]:
 
 def test_from_nothing_to_served_though_a_node_is_down(front: Front) -> None:
     site = front.site
-    assert lines(site.run("plan", status=4).out)[-1] == "nothing to change, b is away"
+    assert lines(site.run("plan", status=4).out)[-1] == "nothing to change, b is unavailable"
     deploy(site, BOTH, weights=WEIGHTS)
     planned = site.run("plan", status=4)
     assert lines(planned.out)[:4] == [
@@ -95,11 +97,11 @@ def test_from_nothing_to_served_though_a_node_is_down(front: Front) -> None:
         "~ weights gateway no route -> 1.0 80%, 2.0 20%",
     ]
     assert lines(planned.out)[4].startswith("! b: the node is not running")
-    assert lines(planned.out)[5] == "2 to register, 1 to change, b is away"
+    assert lines(planned.out)[5] == "2 to register, 1 to change, b is unavailable"
     assert "\x1b" not in planned.out
     assert served(site) == {"local": {}, "b": {}}
     partly = site.run("apply", status=4)
-    assert partly.out.splitlines()[-1] == "3 changes made; now nothing to change, b is away"
+    assert partly.out.splitlines()[-1] == "3 changes made; now nothing to change, b is unavailable"
     assert "no answer from b" in partly.err
     assert served(site) == {"local": {"1.0": 1, "2.0": 1}, "b": {}}
     assert weights(site) == {"1.0": 8000, "2.0": 2000}
@@ -132,18 +134,18 @@ def test_what_somebody_changed_by_hand_is_shown_and_mended(front: Front) -> None
     site.run("models", "register", "tiny:9.0", "--node", "b")
     site.run("weights", "set", "tiny", "1.0=50%", "2.0=40%", "9.0=10%")
     assert lines(site.run("plan", status=12).out) == [
-        "tiny, which differs since it was applied last",
+        "tiny (changed since the last apply)",
         "~ weights gateway 1.0 50%, 2.0 40%, 9.0 10% -> 1.0 80%, 2.0 20%",
         "~ 1.0 default b 2.0 -> 1.0",
         "~ 1.0 scale local 2 workers -> 1 worker",
         "? 9.0 kept b 1 worker, not in deployment.yaml (--prune retires it)",
         "3 to change, 1 not in deployment.yaml",
     ]
-    with load(front, "/predictions/tiny", 4) as seen:
+    with under_load(front.address("/predictions/tiny"), HALF, 4) as load:
         site.run("apply", "--prune")
-        after = seen[200, "9.0"]
-    assert 0 < seen[200, "9.0"] == after, "requests reached what was pruned, and none afterwards"
-    assert {status for status, _ in seen} == {200}
+        after = load.counts[200, "9.0"]
+    assert 0 < load.counts[200, "9.0"] == after, "requests reached what was pruned, and none afterwards"
+    assert {status for status, _ in load.counts} == {200}
     assert served(site) == on_both("1.0", "2.0")
     assert lines(site.run("plan", "--prune").out) == ["nothing to change"]
     assert front.ask("/predictions/tiny/9.0").status_code == 404
@@ -166,9 +168,9 @@ def test_refused_is_refused_whole(front: Front) -> None:
     site.run("archive", "build", "tiny:2.0")
     deploy(site, {**BOTH, "3.0": {"workers": 1}})
     journal = Journal(folder(Project(site.root), "tiny") / "20260101T000000Z-2.0.jsonl")
-    journal.append(STARTED, version="2.0")
+    journal.append(started("tiny"))
     assert "rollout 20260101T000000Z-2.0 of tiny has not ended" in site.run("apply", status=7).err
-    journal.append(ENDED)
+    journal.append(Ended(Outcome.PROMOTED, ""))
     assert served(site) == on_both("1.0", "2.0")
 
 
@@ -202,7 +204,7 @@ def test_a_model_that_is_no_longer_named_leaves_when_asked(front: Front) -> None
     site.deploy({})
     site.run("weights", "set", "tiny", "1.0=100%")
     kept = lines(site.run("plan", "--prune", status=12).out)
-    assert "? kept gateway a route, 1.0 100%, not in deployment.yaml (--prune-models takes it away)" in kept
+    assert "? kept gateway a route, 1.0 100%, not in deployment.yaml (--prune-models removes it)" in kept
     assert [line for line in kept if line.startswith("-")] == [
         f"- {version} retire {name} tiny-{version}, 1 worker -> nothing" for version in ("2.0", "3.0") for name in NODES
     ]

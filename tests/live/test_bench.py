@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.live.conftest import CHECKOUT
-from tsctl.bench.alone import script_says
-from tsctl.bench.embeddings import embedding, embeddings_workload
-from tsctl.bench.linear import build_linear
-from tsctl.bench.overhead import FASTAPI, STOCK, STOCK_HERE, overhead_workload, scores
-from tsctl.bench.pictures import digit_pictures, import_mistake, pictures_workload, probabilities
-from tsctl.bench.workload import answers, started
-from tsctl.bench.wrk import run_wrk, write_script
+from benchmarks.harness.scripts import script_says
+from benchmarks.harness.workload import answers, started
+from benchmarks.harness.wrk import run_wrk, write_script
+from benchmarks.workloads.embeddings import embedding, embeddings_workload
+from benchmarks.workloads.linear import build_linear
+from benchmarks.workloads.overhead import FASTAPI, STOCK, STOCK_HERE, overhead_workload, scores
+from benchmarks.workloads.pictures import digit_pictures, import_mistake, pictures_workload, probabilities
+from tests.support.sites import CHECKOUT
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.progress import Progress

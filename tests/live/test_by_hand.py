@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.live.conftest import Site, is_alive, processes_of, until, write_tiny
+from tests.support.sites import Site, is_alive, processes_of, until, write_tiny
 
 STOCK_HANDLER = '''
 class Stock:

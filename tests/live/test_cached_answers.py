@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from tests.live.conftest import Site, until, write_tiny
-from tests.redis_server import free_port, redis_server
+from tests.support.redis_server import free_port, redis_server
+from tests.support.sites import Site, until, write_tiny
 
 
 def counted(site: Site, name: str, *labels: str) -> float:

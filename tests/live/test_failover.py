@@ -10,9 +10,9 @@ import pytest
 import requests
 from rich.console import Console
 
-from tests.live.conftest import CHECKOUT, processes_of, until
-from tsctl.bench.client import under_load
-from tsctl.bench.fleet import BODY, MODEL, Fleet, running_fleet
+from benchmarks.harness.client import under_load
+from benchmarks.targets.fleet import BODY, MODEL, Fleet, running_fleet
+from tests.support.sites import CHECKOUT, processes_of, until
 from tsctl.config.project import Project
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.envoy.render import cluster_name

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.live.conftest import CHECKOUT
-from tsctl.bench import gameday
+from benchmarks.gameday import run as gameday
+from tests.support.sites import CHECKOUT
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 

@@ -7,69 +7,39 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import requests
 import yaml
 
-from tests.live.bare import read_messages
-from tests.live.conftest import HALF, Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
-from tests.live.witnesses import Listener
-from tsctl.config.deployment import Budget, NodeSpec, Sticky, read_deployment
-from tsctl.config.project import Project
+from tests.support.gateways import PROBLEM, Front, certificate, with_gateway
+from tests.support.raw_http import read_messages
+from tests.support.recorders import Listener
+from tests.support.sites import HALF, Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
+from tsctl.config.deployment import Budget, NodeSpec, Sticky
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ConflictError, GatewayError
-from tsctl.gateway import change, discover, state
+from tsctl.gateway import change, state
 from tsctl.gateway.envoy import supervisor as keeper
-from tsctl.gateway.envoy.render import document, endpoints
+from tsctl.gateway.envoy.messages import document
+from tsctl.gateway.envoy.render import endpoints
+from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import digest, new_key, record_of, revoked
 from tsctl.gateway.publish import put_route_file, put_traffic, routes_of
-from tsctl.gateway.state import Gateway, changing, open_gateway, traffic_in_force, upstreams_written
+from tsctl.gateway.state import changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow
-from tsctl.host.files import read_document, write_document
+from tsctl.host.files import write_document
+from tsctl.nodes.observe import ObservedNode, observe
 from tsctl.nodes.torchserve.node import Node
 
-PROBLEM = "application/problem+json"
 SHADOW = Shadow("2.0", TOTAL)
-
-
-@dataclass
-class Front:
-    """A site with its gateway, as a client sees it."""
-
-    site: Site
-    base: str
-    metrics: str
-    key: str
-
-    def ask(self, path: str, body: bytes = HALF, method: str = "POST", **headers: str) -> requests.Response:
-        sent = {"Content-Type": "application/json", "x-api-key": self.key, **headers}
-        return requests.request(method, self.base + path, data=body, headers=sent, timeout=30)
-
-    @property
-    def gateway(self) -> Gateway:
-        project = Project(self.site.root)
-        return open_gateway(project, read_deployment(project.deployment))
-
-    def all_answer(self) -> bool:
-        """Whether Envoy holds every version of every route for healthy."""
-        rows = self.site.run("gateway", "status", "--json", status=None).json()["rows"]
-        return all(row["healthy"] for row in rows)
-
-    def pid(self, of: str) -> int:
-        return int(json.loads((self.site.root / ".tsctl" / "gateway" / f"{of}.pid.json").read_text())["pid"])
-
-    def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.gateway.places.access_log.read_text().splitlines()]
 
 
 def versions_of(front: Front, count: int, **headers: str) -> Counter[str]:
@@ -80,19 +50,6 @@ def versions_of(front: Front, count: int, **headers: str) -> Counter[str]:
     for answer in answers:
         assert answer.json() == {"y": 1.0 if answer.headers["x-model-version"] == "1.0" else 1.5}
     return Counter(answer.headers["x-model-version"] for answer in answers)
-
-
-def with_gateway(site: Site, route: dict[str, Any], **gateway: Any) -> tuple[str, str]:
-    """Give the site's deployment a gateway on free ports, and the route to its model; both addresses."""
-    client, metrics = free_ports(2)
-    content = site.deployment
-    scheme = "https" if "tls" in gateway else "http"
-    base, numbers = f"{scheme}://127.0.0.1:{client}", f"http://127.0.0.1:{metrics}"
-    content["gateway"] = {"address": base, "metrics": numbers, **gateway}
-    for model in content["models"].values():
-        model["route"] = route
-    (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    return base, numbers
 
 
 @pytest.fixture(scope="module")
@@ -428,16 +385,16 @@ def test_a_silent_node_keeps_no_key_in_force(front: Front) -> None:
 def test_what_a_node_said_before_somebody_else_asked_it_is_forgotten(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway, look = front.gateway, discover.look
+    gateway = front.gateway
 
-    def overtaken(nodes: Sequence[Node]) -> list[discover.Seen]:
-        seen = look(nodes)
-        monkeypatch.setattr(discover, "look", look)
+    def overtaken(nodes: Sequence[Node]) -> list[ObservedNode]:
+        observed = observe(nodes)
+        monkeypatch.setattr(change, "observe", observe)
         front.site.run("models", "scale", "slow", "1.0", "0")
         change.sync(gateway)
-        return seen
+        return observed
 
-    monkeypatch.setattr(discover, "look", overtaken)
+    monkeypatch.setattr(change, "observe", overtaken)
     try:
         change.sync(gateway)
         assert [len(one.endpoints) for one in upstreams_written(gateway) if one.model == "slow"] == [0]
@@ -542,22 +499,6 @@ def test_weights_change_under_load_and_nothing_fails(front: Front) -> None:
             thread.join()
     time.sleep(0.5)  # Envoy writes its log a quarter of a second late
     assert set(statuses) == {200}, [line for line in front.log() if line["status"] != 200][-20:]
-
-
-def certificate(folder: Path, name: str) -> None:
-    """A self-signed certificate for 127.0.0.1, renamed into place."""
-    folder.mkdir(exist_ok=True)
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
-            "-keyout", folder / "key.new", "-out", folder / "certificate.new",
-        ],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    (folder / "key.new").rename(folder / "server.key")
-    (folder / "certificate.new").rename(folder / "server.pem")
 
 
 def test_tls_with_a_certificate_that_is_replaced(site: Site) -> None:

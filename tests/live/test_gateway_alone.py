@@ -10,8 +10,8 @@ import pytest
 import requests
 import yaml
 
-from tests.live.conftest import TINY, Site, free_ports, is_alive, make_site, processes_of, until
-from tests.live.test_gateway import Front, with_gateway
+from tests.support.gateways import Front, with_gateway
+from tests.support.sites import TINY, Site, free_ports, is_alive, make_site, processes_of, until
 
 
 @pytest.fixture

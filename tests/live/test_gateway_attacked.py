@@ -24,12 +24,12 @@ import pytest
 import requests
 import yaml
 
-from tests.live.attacks import Attack, Writer, body_of, number
-from tests.live.attacks_h2 import DATA, Writer2, frames
-from tests.live.bare import End, Exchange, Message, Place, bytes_of, exchange, read_messages, reset_after
-from tests.live.conftest import Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
-from tests.live.test_gateway import PROBLEM, Front, with_gateway
-from tests.live.witnesses import Listener, Tap
+from tests.support.attacks import Attack, Writer, body_of, number
+from tests.support.attacks_h2 import DATA, Writer2, frames
+from tests.support.gateways import PROBLEM, Front, with_gateway
+from tests.support.raw_http import End, Exchange, Message, Place, bytes_of, exchange, read_messages, reset_after
+from tests.support.recorders import Listener, Tap
+from tests.support.sites import Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
 from tsctl.gateway.envoy.admin import Admin
 from tsctl.gateway.envoy.process import envoy_path
 from tsctl.nodes.torchserve.tokens import read_tokens

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.test_gateway import certificate
+from tests.support.gateways import certificate
 from tests.unit.test_gateway_render import CLIENTS, ROUTES, SPEC, TRAFFIC, UPSTREAMS
 from tsctl.config.deployment import DeploymentSpec, NodeSpec
 from tsctl.config.project import Project

@@ -18,19 +18,18 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.live.cables import Cables, laid
-from tests.live.conftest import COMMAND_TIMEOUT_S, HALF, Site, free_ports, make_site, processes_of, until, write_tiny
-from tsctl.bench.client import Load, under_load
-from tsctl.bench.processes import children
-from tsctl.bench.ways import Address
+from benchmarks.harness.client import Address, Load, under_load
+from benchmarks.harness.processes import children
+from tests.support.network_namespaces import Cables, laid
+from tests.support.sites import COMMAND_TIMEOUT_S, HALF, Site, free_ports, make_site, processes_of, until, write_tiny
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.envoy.render import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
-from tsctl.nodes.torchserve.client import Unreachable
 from tsctl.nodes.torchserve.node import Node, open_nodes
+from tsctl.nodes.torchserve.session import Unreachable
 
 NAMES = ("a", "b", "c")
 CONNECTIONS = 4

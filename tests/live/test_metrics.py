@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.live.conftest import Site
+from tests.support.sites import Site
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.conftest import free_ports, processes_of
-from tests.readme import FileStep, Step, matches, parse_readme, substitute
+from tests.support.checkout import CHECKOUT, tracked_files
+from tests.support.readme import FileStep, Step, matches, parse_readme, substitute
+from tests.support.sites import free_ports, processes_of
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "docs/writing-a-handler.md")
 STEPS = [(page, step) for page in PAGES for step in parse_readme((CHECKOUT / page).read_text(encoding="utf-8"))]
 #: The ports of deployment.yaml, which the page mentions.
@@ -46,14 +46,6 @@ class Copy:
         )
 
 
-def files_of_the_checkout() -> list[Path]:
-    """Tracked files, and those that would be."""
-    # safe.directory: where another user owns the checkout, git would refuse to list it
-    command = ["git", "-c", f"safe.directory={CHECKOUT}", "ls-files", "-z", "-co", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=True).stdout.decode()
-    return [Path(name) for name in listed.split("\0") if name and (CHECKOUT / name).is_file()]
-
-
 def built_files() -> list[Path]:
     """What is not trained and built once more: archives, and what recipes wrote."""
     folders = [CHECKOUT / "archives" / "store", *CHECKOUT.glob("archives/*/.built")]
@@ -71,13 +63,15 @@ def link_or_copy(source: Path, target: Path) -> None:
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     root = tmp_path_factory.mktemp("readme") / "tsctl"
-    for path in files_of_the_checkout():
+    for path in tracked_files():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(CHECKOUT / path, root / path)  # with its time, which make looks at
+        shutil.copy2(CHECKOUT / path, root / path)
     for path in built_files():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(CHECKOUT / path, root / path)
     (root / ".venv").symlink_to(sys.prefix)
+    for name in ("requirements.lock", "pyproject.toml"):
+        os.utime(root / name, (0, 0))  # .venv is that of these tests, so make takes it as it is
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     deployment = root / "deployment.yaml"
     deployment.write_text(substitute(deployment.read_text(), ports))

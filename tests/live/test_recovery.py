@@ -8,7 +8,7 @@ import signal
 
 import yaml
 
-from tests.live.conftest import HALF, TINY, Site, until, until_given_up, write_tiny
+from tests.support.sites import HALF, TINY, Site, until, until_given_up, write_tiny
 
 
 def test_bytes_that_do_not_load_leave_the_old_ones_serving(site: Site) -> None:

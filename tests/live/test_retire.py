@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-import requests
 
-from tests.live.conftest import HALF, Site, write_tiny
-from tests.live.test_gateway import Front, with_gateway
+from benchmarks.harness.client import under_load
+from tests.support.gateways import Front, with_gateway
+from tests.support.sites import HALF, Site, write_tiny
 from tsctl.errors import GatewayError
 from tsctl.gateway import retire
-from tsctl.host.files import read_document
+from tsctl.gateway.files import read_document
 
 
 @pytest.fixture
@@ -28,41 +25,17 @@ def front(site: Site) -> Front:
     return Front(site, base, metrics, header.strip().partition(": ")[2])
 
 
-@contextmanager
-def load(front: Front, path: str, connections: int = 8) -> Iterator[Counter[tuple[int, str]]]:
-    """Requests without a pause while the block runs; status and version are counted."""
-    seen: Counter[tuple[int, str]] = Counter()
-    stop = threading.Event()
-
-    def ask() -> None:
-        with requests.Session() as session:
-            session.headers.update({"Content-Type": "application/json", "x-api-key": front.key})
-            while not stop.is_set():
-                answer = session.post(front.base + path, data=HALF, timeout=30)
-                seen[answer.status_code, answer.headers.get("x-model-version", "")] += 1
-
-    threads = [threading.Thread(target=ask) for _ in range(connections)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
 def test_a_version_retires_under_load_and_no_request_fails(front: Front) -> None:
     front.site.run("weights", "set", "tiny", "1.0=50%", "2.0=50%")
     front.site.run("models", "set-default", "tiny", "2.0")
     front.site.run("shadow", "set", "tiny", "2.0", "--percent", "10")
-    with load(front, "/predictions/tiny") as seen:
+    with under_load(front.address("/predictions/tiny"), HALF, 8) as load:
         retired = front.site.run("models", "retire", "tiny", "2.0")
-        after = seen[200, "2.0"]
+        after = load.counts[200, "2.0"]
     assert "deployment.yaml still names tiny 2.0" in retired.out
-    assert seen[200, "1.0"] > 0
-    assert 0 < seen[200, "2.0"] == after
-    assert {status for status, _ in seen} == {200}
+    assert load.counts[200, "1.0"] > 0
+    assert 0 < load.counts[200, "2.0"] == after
+    assert {status for status, _ in load.counts} == {200}
     assert [entry["version"] for entry in front.site.run("models", "list", "--json").json()] == ["1.0"]
     [shown] = front.site.run("weights", "show", "--json").json()
     assert (shown["weights"], shown["shadow"], shown["canary"]) == ({"1.0": 10_000}, None, None)

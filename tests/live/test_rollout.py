@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.live.conftest import until
-from tests.live.releases import (
+from tests.support.gateways import Front
+from tests.support.releases import (
     FAILS_ON_LARGE,
     LARGE,
     PACE,
@@ -26,14 +26,14 @@ from tests.live.releases import (
     state_of,
     weights,
 )
-from tests.live.test_gateway import Front
+from tests.support.sites import until
 from tsctl.archive.store import find_archive
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.state import traffic_in_force
-from tsctl.rollout.decide.state import Outcome
+from tsctl.rollout.decide.events import Command, Outcome
 from tsctl.rollout.run.begin import is_running, open_place, started
 from tsctl.rollout.run.effects import Site as World
 from tsctl.rollout.run.journal import journals
@@ -85,7 +85,7 @@ def test_what_cannot_begin_is_refused(front: Front) -> None:
     site.run("gateway", "stop")
     assert "the gateway does not run" in site.run("rollout", "start", "tiny", "2.0", status=5).err
     site.run("gateway", "start")
-    assert "no rollout of 'tiny'" in site.run("rollout", "resume", "tiny", status=6).err
+    assert "there is no rollout of tiny" in site.run("rollout", "resume", "tiny", status=6).err
     assert "no rollout of tiny is in progress" in site.run("rollout", "pause", "tiny", status=6).err
     assert journals(Project(site.root)) == []
 
@@ -222,5 +222,5 @@ def test_every_effect_may_be_done_twice(front: Front) -> None:
         world.weigh(state, TOTAL)
         world.default(state)
         assert set(twice(lambda: world.retire(state))[3]["local"]) == {"2.1", "3.0"}
-        runner.ask("abort", "the test")
+        runner.command(Command.ABORT, "the test")
         assert runner.run().outcome is Outcome.ABORTED

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live.conftest import until
-from tests.live.prometheus import Prometheus
-from tests.live.releases import (
+from tests.support.gateways import Front
+from tests.support.prometheus import Prometheus
+from tests.support.releases import (
     FAILS_ON_LARGE,
     LARGE,
     PACE,
@@ -23,12 +23,12 @@ from tests.live.releases import (
     state_of,
     weights,
 )
-from tests.live.test_gateway import Front
+from tests.support.sites import until
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
-from tsctl.gateway.envoy.render import BUCKETS_MS
-from tsctl.rollout.decide.state import Outcome
-from tsctl.rollout.evidence.counts import Question, is_error, over, series
+from tsctl.gateway.counters import BUCKETS_MS, shortest_over
+from tsctl.rollout.decide.events import Outcome
+from tsctl.rollout.evidence.counts import EvidenceQuery, is_error, series
 from tsctl.rollout.evidence.sources import EnvoyCounters, PrometheusServer
 
 PROMOTED, ROLLED_BACK = 0, 10
@@ -91,11 +91,11 @@ def test_by_prometheus_a_bad_canary_is_rolled_back(front: Front, prometheus: Pro
 def test_envoy_prometheus_and_the_log_tell_the_same_counts(front: Front, prometheus: Prometheus) -> None:
     """Also where a duration is equal to an edge of the histogram."""
     sources = (EnvoyCounters(front.gateway.admin), PrometheusServer(prometheus.address))
-    questions = [Question("tiny", "2.0", "3.0", slow_ms=over(edge)) for edge in BUCKETS_MS]
+    questions = [EvidenceQuery("tiny", "2.0", "3.0", slow_ms=shortest_over(edge)) for edge in BUCKETS_MS]
 
     def counts() -> list[dict[str, int]]:
         told = [source.samples("tiny") for source in sources]
-        return [{k: v for question in questions for k, v in series(samples, question).items()} for samples in told]
+        return [{k: v for query in questions for k, v in series(samples, query).items()} for samples in told]
 
     def same() -> dict[str, int]:
         first, _ = told = counts()
@@ -118,8 +118,8 @@ def test_envoy_prometheus_and_the_log_tell_the_same_counts(front: Front, prometh
         place = f"{line['version']}|{line['weight']}"
         logged[f"r|{place}|{line['status']}|"] += 1
         for edge in BUCKETS_MS:
-            if line["duration_ms"] >= over(edge):
-                logged[f"s|{place}|{over(edge):g}"] += 1
+            if line["duration_ms"] >= shortest_over(edge):
+                logged[f"s|{place}|{shortest_over(edge):g}"] += 1
     new = {key: value - before.get(key, 0) for key, value in after.items()}
     assert {key: value for key, value in new.items() if value} == dict(logged)
     assert {line["weight"] for line in came} == {"7000", "3000"}

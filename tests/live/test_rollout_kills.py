@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live.releases import FAILS_ON_LARGE, LARGE, address_of, releasing
-from tsctl.bench.kill_ground import Ground
-from tsctl.bench.kill_ways import PROMOTED, ROLLED_BACK, Way
+from benchmarks.crash_tests.cases import PROMOTED, ROLLED_BACK, Way
+from benchmarks.crash_tests.harness import Ground
+from tests.support.releases import FAILS_ON_LARGE, LARGE, ROUTE, releasing
 from tsctl.config.project import Project
 
 
@@ -20,7 +20,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     versions = {"1.0": {}, "2.0": {}, "3.0": FAILS_ON_LARGE}
     with releasing(tmp_path_factory.mktemp("kills"), versions) as front:
         project = Project(front.site.root)
-        yield Ground(project, front.gateway, address_of(front), LARGE, "tiny", ("1.0", "2.0"), "3.0")
+        yield Ground(project, front.gateway, front.address(ROUTE), LARGE, "tiny", ("1.0", "2.0"), "3.0")
 
 
 @pytest.mark.parametrize(("way", "point"), [

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live.conftest import until
-from tests.live.releases import PACE, asking, entries, held_while, is_held, releasing, served, weights
-from tests.live.test_gateway import Front
-from tsctl.bench.processes import children
+from benchmarks.harness.processes import children
+from tests.support.gateways import Front
+from tests.support.releases import PACE, asking, entries, held_while, is_held, releasing, served, weights
+from tests.support.sites import until
 from tsctl.config.weights import TOTAL
 from tsctl.nodes.torchserve.node import open_nodes
 

@@ -10,7 +10,7 @@ import time
 import pytest
 import requests
 
-from tests.live.conftest import HALF, TINY, Site, until, until_given_up, write_tiny
+from tests.support.sites import HALF, TINY, Site, until, until_given_up, write_tiny
 
 
 def test_a_worker_killed_under_load_comes_back_and_no_request_stays_unanswered(site: Site) -> None:

@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Seen, Window
-from tsctl.rollout.decide.judge import Verdict
-from tsctl.rollout.decide.state import State, after
-from tsctl.rollout.run.journal import Entry, Journal
+from tsctl.rollout.decide.events import Entry, Event, Started, Tick, VerdictReached, parse_event
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window
+from tsctl.rollout.decide.judge import Verdict, log_e_values
+from tsctl.rollout.decide.state import State, after, evidence_after
+from tsctl.rollout.run.journal import Journal
 
 #: 2026-11-25 09:30:00 in Greenwich.
 BEGIN = 1_795_599_000.0
 POLICY = RolloutPolicy(steps=(10, 50, 100), hold_s=4, settle_s=1, min_requests=50, max_error_rate=0.2, tick_s=1)
+
+
+def started(model: str, id: str = "x", policy: RolloutPolicy = POLICY) -> Started:
+    """The first event of a rollout of version 2.0."""
+    return Started(
+        id, model, "2.0", "1.0", "ab" * 32, policy, f"{model}-2.0.mar", 1, ("local", "far"), policy.digest,
+        ("cat", "dog"), by="ann@desk",
+    )  # fmt: skip
 
 
 class Writer:
@@ -26,11 +35,7 @@ class Writer:
         self.now = begin
         self.journal = Journal(folder / f"20261125T{int(begin - BEGIN):06d}Z-2.0.jsonl", lambda: self.now)
         self.state: State | None = None
-        self.tell(
-            "started", id=self.journal.id, model=model, canary="2.0", stable="1.0", archive="ab" * 32,
-            file=f"{model}-2.0.mar", workers=1, nodes=["local", "far"], policy=policy.model_dump(mode="json"),
-            policy_digest=policy.digest, classes=["cat", "dog"], cursor={}, by="ann@desk",
-        )  # fmt: skip
+        self.write(started(model, self.journal.id, policy))
 
     @property
     def entries(self) -> list[Entry]:
@@ -41,7 +46,11 @@ class Writer:
         return self.journal.path
 
     def tell(self, kind: str, **content: Any) -> None:
-        self.state = after(self.state, self.journal.append(kind, **content))
+        """Write an event from its stored keys."""
+        self.write(parse_event(kind, content))
+
+    def write(self, event: Event) -> None:
+        self.state = after(self.state, self.journal.append(event))
 
     def do(self, what: str, seconds: float = 1.0, **content: Any) -> None:
         self.tell("doing", what=what)
@@ -57,11 +66,12 @@ class Writer:
         self.tell("step", index=index, weight=self.state.weights[index], slow_ms=25.0, cursor={})
         self.do("weigh", 0.1, weight=self.state.weights[index])
 
-    def tick(self, canary: Seen, stable: Seen, seconds: float = 1.0) -> None:
+    def tick(self, canary: OutcomeCounts, stable: OutcomeCounts, seconds: float = 1.0) -> None:
         assert self.state
         self.now += seconds
         window = Window(self.state.weight, stable, canary)
-        self.tell("tick", held_s=seconds, windows=[window.as_json()], cursor={"r|2.0": len(self.entries)})
+        log_e = log_e_values(self.state.policy, evidence_after(self.state, [window]))
+        self.write(Tick(seconds, (window,), {"r|2.0": len(self.entries)}, log_e))
 
     def ticks(self, count: int, canary_errors: int = 0) -> None:
         """Seconds of a hundred requests each, of which one of stable is an error."""
@@ -69,16 +79,19 @@ class Writer:
         share = self.state.weight // 100
         for _ in range(count):
             kept = 100 - share
-            canary = Seen(share, min(canary_errors, share), share // 20, {"cat": share // 2, "dog": share - share // 2})
-            self.tick(canary, Seen(kept, min(1, kept), kept // 20, {"cat": kept // 2, "dog": kept - kept // 2}))
+            canary = OutcomeCounts(
+                share, min(canary_errors, share), share // 20, {"cat": share // 2, "dog": share - share // 2}
+            )
+            self.tick(
+                canary, OutcomeCounts(kept, min(1, kept), kept // 20, {"cat": kept // 2, "dog": kept - kept // 2})
+            )
 
     def judge(self) -> Verdict:
         """What the judge says now is told, unless it is undecided."""
         assert self.state
         judgement = self.state.judgement
         if judgement.verdict is not Verdict.UNDECIDED:
-            more = {"signal": judgement.signal} if judgement.signal else {}
-            self.tell("verdict", verdict=judgement.verdict, why=judgement.why, judgement=judgement.as_json(), **more)
+            self.write(VerdictReached(judgement.verdict, judgement.why, judgement.signal, judgement))
         return judgement.verdict
 
     def pass_step(self, index: int) -> None:

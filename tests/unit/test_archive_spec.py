@@ -129,6 +129,13 @@ def test_a_version_changes_what_it_names_and_nothing_else(tmp_path: Path) -> Non
     assert own.queue_size == 7
 
 
+def test_a_null_in_a_version_means_the_models_value(tmp_path: Path) -> None:
+    content = {**GOOD, "queue_size": 7, "cache": {}, "versions": {"1.0": {"queue_size": None, "cache": None}}}
+    serving = read_archive_spec(write(tmp_path, content)).serving("1.0")
+    assert serving.queue_size == 7
+    assert serving.cache is not None
+
+
 @pytest.mark.parametrize("path", sorted(CHECKOUT.glob("archives/*/archive.yaml")), ids=lambda path: path.parent.name)
 def test_the_archives_of_the_checkout_are_right(path: Path) -> None:
     spec = read_archive_spec(path)

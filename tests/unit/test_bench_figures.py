@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from tsctl.bench import gateway, handlers
-from tsctl.bench.client import Answer
-from tsctl.bench.figures import Figure, Result, Target, Turn, fastest, median_turn, rate, times
-from tsctl.bench.gateway_traffic import binomial_interval, distance, in_force_ms
-from tsctl.bench.machine import processor
-from tsctl.bench.run import FIGURE_COLUMNS, WAY_COLUMNS, figure_rows, notes, way_rows
-from tsctl.cli.bench import GatewayWorkload, Workload
+from benchmarks.gameday.run import CANARIES
+from benchmarks.harness.client import Answer
+from benchmarks.harness.figures import Figure, Result, Target, Turn, fastest, median_turn, rate, times
+from benchmarks.harness.machine import processor
+from benchmarks.harness.run import FIGURE_COLUMNS, WAY_COLUMNS, figure_rows, notes, way_rows
+from benchmarks.simulation.workloads import workloads as simulated
+from benchmarks.workloads import gateway, handlers
+from benchmarks.workloads.gateway_traffic import binomial_interval, distance, in_force_ms
+from tsctl.errors import SpecError
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 FLOOR = Target(3.0)
 
 
@@ -93,9 +100,16 @@ def test_rows_have_a_cell_for_each_column() -> None:
     assert notes(results) == ["a: said"]
 
 
-def test_the_command_offers_every_workload() -> None:
-    assert [workload.value for workload in Workload] == list(handlers.WORKLOADS)
-    assert [workload.value for workload in GatewayWorkload] == list(gateway.WORKLOADS)
+@pytest.mark.parametrize("command", ["handlers", "gateway", "rollout", "gameday"])
+def test_an_unknown_workload_is_refused_with_the_known_ones(command: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks", command, "--only", "nothing"],
+        cwd=CHECKOUT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == SpecError.exit_code
+    known = {"handlers": handlers.WORKLOADS, "gateway": gateway.WORKLOADS, "rollout": simulated()}
+    keys = known.get(command) or [canary.version for canary in CANARIES]
+    assert f"Known are {', '.join(keys)}." in ended.stderr
 
 
 def test_the_processor_is_named_where_the_kernel_names_it() -> None:

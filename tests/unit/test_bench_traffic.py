@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsctl.bench.cached import computed_share, rows
-from tsctl.bench.traffic import AROUND, BLOCK, WORDS, mixed_lengths, repeated, sentences
-from tsctl.bench.wrk import write_script
+from benchmarks.harness.wrk import write_script
+from benchmarks.workloads.cached import computed_share, rows
+from benchmarks.workloads.inputs import AROUND, BLOCK, WORDS, mixed_lengths, repeated, sentences
 
 
 def letters_of_five(word: str) -> int:

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tsctl.bench import gameday
-from tsctl.bench.client import Answer
-from tsctl.bench.gameday_told import TOLD_LATE_S, Canary, Row, row
-from tsctl.cli.bench import GamedayCanary
+from benchmarks.gameday import run as gameday
+from benchmarks.gameday.outcomes import TOLD_LATE_S, Canary, Row, row
+from benchmarks.harness.client import Answer
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Seen, Window
-from tsctl.rollout.run.journal import Entry
+from tsctl.rollout.decide.events import Entry, parse_event
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BAD, GOOD = Canary("2.0", "bad"), Canary("2.0", "nothing", is_bad=False)
@@ -30,11 +29,11 @@ def entries(*told: tuple[float, str, dict[str, Any]]) -> list[Entry]:
         "policy": RolloutPolicy().model_dump(mode="json"), "classes": [],
     }  # fmt: skip
     whole = [(0.0, "started", start), *told]
-    return [Entry(seq, BEGAN + at, kind, content) for seq, (at, kind, content) in enumerate(whole)]
+    return [Entry(seq, BEGAN + at, parse_event(kind, content)) for seq, (at, kind, content) in enumerate(whole)]
 
 
 def tick(at: float, stable: int, canary: int, weight: int = 500) -> tuple[float, str, dict[str, Any]]:
-    window = Window(weight, Seen(stable), Seen(canary)).as_json()
+    window = Window(weight, OutcomeCounts(stable), OutcomeCounts(canary)).as_json()
     return at, "tick", {"held_s": 0.5, "windows": [window], "cursor": {}}
 
 
@@ -143,9 +142,9 @@ def test_a_day_counts_what_was_caught_and_who_failed() -> None:
     assert gameday.not_right([caught, missed]) == ["leaks (leaks) was promoted"]
 
 
-def test_command_archive_and_day_name_the_same_canaries() -> None:
-    spec = yaml.safe_load((CHECKOUT / "benchmarks" / "gameday" / "archive.yaml").read_text())
+def test_archive_and_day_name_the_same_canaries() -> None:
+    spec = yaml.safe_load((CHECKOUT / "benchmarks" / "archives" / "gameday" / "archive.yaml").read_text())
     named = [one.version for one in gameday.CANARIES]
-    assert named == [one.value for one in GamedayCanary] == list(spec["versions"])[1:]
+    assert named == list(spec["versions"])[1:]
     assert [one.version for one in gameday.CANARIES if not one.is_bad] == ["same"]
     RolloutPolicy.model_validate(gameday.POLICY)

@@ -14,11 +14,11 @@ import pytest
 
 from handlers.contract import PROBLEM_MEDIA_TYPE
 from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
-from tsctl.gateway import discover
+from tsctl.gateway import discover, headers
 from tsctl.gateway.envoy import render
-from tsctl.gateway.envoy.render import Client, Endpoint, Places, Probe, Upstream, words
+from tsctl.gateway.envoy.render import Client, Endpoint, Places, Probe, Upstream
+from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
 from tsctl.gateway.keys import plain_keys
-from tsctl.gateway.problems import ANSWERS
 from tsctl.gateway.traffic import Shadow, Traffic, only
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway.json"
@@ -116,11 +116,11 @@ def test_every_forwarding_route_is_exact_has_a_deadline_and_one_retry() -> None:
 
 
 def test_headers_of_the_gateways_own_are_forgotten_before_anything_reads_them() -> None:
-    own = (words.CLIENT_HEADER, words.PLAYED_HEADER, words.WEIGHT_HEADER, words.SHADOW_HEADER)
-    assert all(name.startswith(words.OWN_PREFIX) for name in own)
+    own = (headers.CLIENT_HEADER, headers.ASSIGNED_TRACK_HEADER, headers.WEIGHT_HEADER, headers.SHADOW_HEADER)
+    assert all(name.startswith(headers.OWN_PREFIX) for name in own)
     manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     [early] = manager["early_header_mutation_extensions"]
-    removed = {"remove_on_match": {"key_matcher": {"prefix": words.OWN_PREFIX}}}
+    removed = {"remove_on_match": {"key_matcher": {"prefix": headers.OWN_PREFIX}}}
     assert early["typed_config"]["mutations"] == [removed]
 
 
@@ -200,7 +200,7 @@ def problems() -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
 
 def test_every_answer_of_envoy_itself_is_a_problem_document() -> None:
     found = list(problems())
-    assert len(found) == len(ANSWERS) + 1
+    assert len(found) == len(GATEWAY_PROBLEMS) + 1
     for body, _ in found:
         assert body["content_type"] == PROBLEM_MEDIA_TYPE
         assert body["json_format"].keys() == {"type", "title", "status", "detail", "request_id", "model", "version"}

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from tsctl.bench.kill_ways import PROMOTED, ROLLED_BACK, repeated, unread
-from tsctl.rollout.run.journal import Entry
+from benchmarks.crash_tests.cases import PROMOTED, ROLLED_BACK, repeated, unread
+from tsctl.rollout.decide.events import Entry, parse_event
 
 
 def entries(*told: tuple[str, dict[str, Any]]) -> list[Entry]:
-    return [Entry(number, float(number), kind, content) for number, (kind, content) in enumerate(told)]
+    return [Entry(number, float(number), parse_event(kind, content)) for number, (kind, content) in enumerate(told)]
 
 
-STARTED = ("started", {"cursor": {"r|2.0|500|200|": 7, "r|1.0|9500|200|": 70}})
-STEP, WEIGHED = ("step", {"index": 0, "cursor": {}}), ("done", {"what": "weigh", "weight": 500})
-PASSED, NEXT = ("verdict", {"verdict": "pass"}), ("step", {"index": 1})
+POLICY: dict[str, Any] = {"policy": {}}
+STARTED = ("started", {
+    "id": "x", "model": "m", "canary": "2.0", "stable": "1.0", "archive": "", **POLICY,
+    "cursor": {"r|2.0|500|200|": 7, "r|1.0|9500|200|": 70},
+})  # fmt: skip
+STEP, WEIGHED = ("step", {"index": 0, "weight": 500, "cursor": {}}), ("done", {"what": "weigh", "weight": 500})
+PASSED, NEXT = ("verdict", {"verdict": "pass", "why": ""}), ("step", {"index": 1, "weight": 1000})
 
 
 def test_a_step_that_is_done_again_is_seen() -> None:
@@ -22,14 +26,14 @@ def test_a_step_that_is_done_again_is_seen() -> None:
     assert repeated(entries(STARTED, STEP, STEP, WEIGHED)) == 1
     assert repeated(entries(STARTED, STEP, WEIGHED, WEIGHED, PASSED, PASSED)) == 2
     assert repeated(entries(STARTED, STEP, WEIGHED, PASSED, NEXT, STEP)) == 1
-    assert repeated(entries(STARTED, STEP, WEIGHED, ("policy", {}), STEP, WEIGHED)) == 0
+    assert repeated(entries(STARTED, STEP, WEIGHED, ("policy", POLICY), STEP, WEIGHED)) == 0
 
 
 def test_a_request_that_no_tick_told_is_seen() -> None:
     window = {"weight": 500, "canary": {"requests": 3}, "stable": {"requests": 30}}
     tick = ("tick", {"windows": [window], "cursor": {"r|2.0|500|200|": 10, "r|1.0|9500|200|": 100}})
     assert unread(entries(STARTED, STEP, tick), "2.0") == 0
-    skipped = ("step", {"index": 1, "cursor": {"r|2.0|500|200|": 12, "s|2.0|500|26": 4}})
+    skipped = ("step", {"index": 1, "weight": 500, "cursor": {"r|2.0|500|200|": 12, "s|2.0|500|26": 4}})
     assert unread(entries(STARTED, STEP, tick, skipped), "2.0") == 2
 
 

@@ -1,17 +1,21 @@
-"""The Makefile tells its targets, sets up before it runs, and removes only what may be removed."""
+"""The Makefile lists its targets, sets up before it runs, and removes only what may be removed."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+#: Calls of Python during a setup.
+VENV = "-I -m venv --clear .venv"
+LOCK = "pip -r requirements.lock"
+CHECKOUT_ITSELF = "pip --quiet --no-deps --no-build-isolation --editable ."
 PROMISED = {"help", "setup", "up", "down", "status", "archives", "verify", "test", "lint", "clean"}
 
 
@@ -34,20 +38,37 @@ def make(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
     )
 
 
-def python_named(folder: Path, name: str, script: str) -> None:
-    folder.mkdir(exist_ok=True)
+def write_program(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
 
 
-def record_node(folder: Path, pid: int, started_ticks: int) -> None:
-    record = folder / ".tsctl" / "nodes" / "local" / "node.json"
-    record.parent.mkdir(parents=True)
-    record.write_text(json.dumps({"pid": pid, "started_ticks": started_ticks, "tmp": "x"}) + "\n")
+def fake_python(folder: Path) -> str:
+    """A Python for make that notes how it is called, makes a .venv of itself, and fails at the call in `failing`."""
+    script = """
+        case "$*" in *pip*) call="pip${*##*--no-compile}";; *) call="$*";; esac
+        test "$1" = -c && exit 0
+        echo "$call" >>calls
+        test "$call" = "$(cat failing 2>/dev/null)" && exit 1
+        case "$call" in *venv*) rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python;; esac
+        exit 0
+    """
+    write_program(folder / "base", "python", script)
+    return f"PYTHON={folder}/base/python"
 
 
-def own_ticks() -> int:
-    return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+def calls(folder: Path) -> list[str]:
+    """Calls of the fake Python since the last look."""
+    made = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
+    (folder / "calls").unlink(missing_ok=True)
+    return made
+
+
+def change_later(path: Path, text: str) -> None:
+    """A file that is newer than all others, whatever the resolution of the file system's clock."""
+    path.write_text(text)
+    os.utime(path, (time.time() + 10, time.time() + 10))
 
 
 def test_help_is_the_default_and_describes_every_target(folder: Path) -> None:
@@ -61,16 +82,59 @@ def test_help_is_the_default_and_describes_every_target(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["up", "down", "status", "archives", "verify", "test", "test-unit", "lint"])
-def test_what_needs_the_environment_makes_it_first(folder: Path, target: str) -> None:
+def test_targets_that_need_the_environment_make_it_first(folder: Path, target: str) -> None:
     planned = make(folder, "-n", target).stdout
-    assert "scripts/bootstrap.py" in planned.partition(".venv/bin/python")[0]
+    assert "-m venv --clear .venv" in planned.partition(".venv/bin/python scripts")[0]
 
 
-def test_what_is_set_up_is_not_set_up_again(folder: Path) -> None:
-    (folder / ".venv" / "setup.stamp").touch()
-    assert "bootstrap" not in make(folder, "-n", "up").stdout
-    os.utime(folder / "requirements.lock", (2e9, 2e9))
-    assert "bootstrap" in make(folder, "-n", "up").stdout
+def test_setup_makes_the_environment_once(folder: Path) -> None:
+    python = fake_python(folder)
+    assert make(folder, "setup", python).stdout.endswith(".venv is ready\n")
+    assert calls(folder) == [VENV, LOCK, CHECKOUT_ITSELF]
+    assert make(folder, "setup", python).stdout == ".venv is ready\n"
+    assert calls(folder) == []
+
+
+def test_a_changed_lock_makes_the_environment_anew_and_pyproject_only_installs_the_checkout(folder: Path) -> None:
+    python = fake_python(folder)
+    make(folder, "setup", python)
+    assert calls(folder)
+    change_later(folder / "pyproject.toml", "")
+    make(folder, "setup", python)
+    assert calls(folder) == [CHECKOUT_ITSELF]
+    change_later(folder / "requirements.lock", "other==1\n")
+    make(folder, "setup", python)
+    assert calls(folder) == [VENV, LOCK, CHECKOUT_ITSELF]
+
+
+@pytest.mark.parametrize("failing", [VENV, LOCK, CHECKOUT_ITSELF])
+def test_a_setup_that_failed_is_not_taken_for_ready(folder: Path, failing: str) -> None:
+    python = fake_python(folder)
+    (folder / "failing").write_text(failing)
+    assert make(folder, "setup", python).returncode != 0
+    assert calls(folder)[-1] == failing
+    (folder / "failing").write_text("")
+    assert make(folder, "setup", python).returncode == 0
+    # pip cannot tell a half-copied package from a whole one, so the packages are kept only when all had been installed
+    assert calls(folder) == ([] if failing == CHECKOUT_ITSELF else [VENV, LOCK]) + [CHECKOUT_ITSELF]
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(folder: Path) -> None:
+    python = fake_python(folder)
+    make(folder, "setup", python)
+    assert calls(folder)
+    (folder / ".venv" / "bin" / "python").unlink()
+    assert make(folder, "setup", python).returncode == 0
+    assert calls(folder) == [VENV, LOCK, CHECKOUT_ITSELF]
+
+
+def test_a_linked_environment_of_another_checkout_is_never_changed(folder: Path) -> None:
+    (folder / ".venv").rename(folder / "other")
+    (folder / ".venv").symlink_to(folder / "other")
+    refused = make(folder, "setup", fake_python(folder))
+    assert refused.returncode != 0
+    assert ".venv is a link" in refused.stderr
+    assert (folder / "other" / "lib" / "__pycache__").exists()
 
 
 def test_tests_run_on_built_archives(folder: Path) -> None:
@@ -80,31 +144,31 @@ def test_tests_run_on_built_archives(folder: Path) -> None:
     )
 
 
-def test_the_first_name_that_is_new_enough_is_taken(folder: Path) -> None:
+def test_the_first_python_that_is_new_enough_is_taken(folder: Path) -> None:
     names = folder / "names"
-    python_named(names, "python3.11", "exit 127")  # as a version manager's shim without that version
-    python_named(names, "python3", "exit 0")
+    write_program(names, "python3.11", "exit 127")  # as a version manager's shim without that version
+    write_program(names, "python3", "exit 0")
     path = f"{names}:/usr/bin:/bin"
-    assert 'python="python3"' in make(folder, "-n", "setup", PATH=path).stdout
-    python_named(names, "python3.11", "exit 0")
-    assert 'python="python3.11"' in make(folder, "-n", "setup", PATH=path).stdout
-    assert 'python="other"' in make(folder, "-n", "setup", "PYTHON=other", PATH=path).stdout
+    assert "python3 -I -m venv" in make(folder, "-n", "setup", PATH=path).stdout
+    write_program(names, "python3.11", "exit 0")
+    assert "python3.11 -I -m venv" in make(folder, "-n", "setup", PATH=path).stdout
+    assert "other -I -m venv" in make(folder, "-n", "setup", "PYTHON=other", PATH=path).stdout
 
 
-def test_where_all_are_too_old_the_script_itself_says_so(folder: Path) -> None:
+def test_where_every_python_is_too_old_the_message_names_its_version(folder: Path) -> None:
     names = folder / "names"
-    python_named(names, "python3.11", "exit 1")
-    python_named(names, "python3", 'test "$1" = scripts/bootstrap.py && echo it says what it is; exit 1')
-    said = make(folder, "setup", PATH=f"{names}:/usr/bin:/bin")
-    assert said.returncode != 0
-    assert "it says what it is" in said.stdout
+    write_program(names, "python3.11", "exit 1")
+    write_program(names, "python3", 'test "$1" = --version && echo Python 3.9.2')
+    refused = make(folder, "setup", PATH=f"{names}:/usr/bin:/bin")
+    assert refused.returncode != 0
+    assert "Python 3.11 or newer is needed, and python3 is Python 3.9.2" in refused.stderr
+    assert "PYTHON=/path/to/python3.11" in refused.stderr
 
 
 def test_without_any_python_the_message_says_what_is_needed(folder: Path) -> None:
-    said = make(folder, "setup", "PYTHON=")
-    assert said.returncode != 0
-    assert "Python 3.11 or newer is needed" in said.stderr
-    assert "PYTHON=/path/to/python3.11" in said.stderr
+    refused = make(folder, "setup", "PYTHON=no-such-python")
+    assert refused.returncode != 0
+    assert "Python 3.11 or newer is needed, and no-such-python is missing" in refused.stderr
 
 
 def test_clean_removes_what_was_built_and_nothing_else(folder: Path) -> None:
@@ -118,17 +182,17 @@ def test_clean_removes_what_was_built_and_nothing_else(folder: Path) -> None:
 
 
 def test_clean_is_refused_while_a_node_of_this_checkout_runs(folder: Path) -> None:
-    record_node(folder, os.getpid(), own_ticks())
-    said = make(folder, "distclean")
-    assert said.returncode != 0
-    assert f"(pid {os.getpid()}, .tsctl/nodes/local/node.json)" in said.stderr
-    assert "make down" in said.stderr
+    write_program(folder / ".venv" / "bin", "python", 'test "$*" = "scripts/serve.py node running" && echo pid 7, a')
+    refused = make(folder, "distclean")
+    assert refused.returncode != 0
+    assert "a node of this checkout runs: pid 7, a" in refused.stderr
+    assert "make down" in refused.stderr
     assert (folder / "archives" / "store").exists()
     assert (folder / ".venv").exists()
 
 
-def test_clean_is_not_refused_for_a_pid_that_another_process_got(folder: Path) -> None:
-    record_node(folder, os.getpid(), own_ticks() - 1)
+def test_clean_goes_on_when_no_node_runs(folder: Path) -> None:
+    write_program(folder / ".venv" / "bin", "python", "exit 1")
     assert make(folder, "clean").returncode == 0
     assert not (folder / "archives" / "store").exists()
 

@@ -8,10 +8,11 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import pytest
+import requests
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from tsctl.errors import NodeError, SpecError
-from tsctl.monitoring.exporter import application, open_server, parse_listen, url_of
+from tsctl.monitoring.exporter import application, parse_listen, start_server, url_of
 from tsctl.monitoring.worker_files import WorkerFiles, registry_of
 
 
@@ -161,14 +162,25 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 
 def test_a_port_in_use_is_told_with_what_to_do(folder: Folder) -> None:
-    app = application(folder.registry)
-    with open_server("127.0.0.1", 0, app) as taken:
+    with start_server("127.0.0.1", 0, folder.registry) as taken:
         assert url_of(taken) == f"http://127.0.0.1:{taken.server_port}/metrics"
         with pytest.raises(NodeError, match=f"127.0.0.1, port {taken.server_port}, is in use") as caught:
-            open_server("127.0.0.1", taken.server_port, app)
+            start_server("127.0.0.1", taken.server_port, folder.registry)
+        taken.shutdown()
     assert "--listen" in caught.value.hint
 
 
 def test_an_address_of_another_machine_cannot_be_opened(folder: Folder) -> None:
     with pytest.raises(NodeError, match=r"192\.0\.2\.1, port 9464, cannot be opened"):
-        open_server("192.0.2.1", 9464, application(folder.registry))
+        start_server("192.0.2.1", 9464, folder.registry)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_page_is_served_over_both_kinds_of_address(folder: Folder, host: str) -> None:
+    folder.write(1, 2.0)
+    with start_server(host, 0, folder.registry) as server:
+        page = requests.get(url_of(server), timeout=10)
+        health = requests.get(url_of(server).replace("/metrics", "/healthz"), timeout=10)
+        server.shutdown()
+    assert (page.status_code, health.status_code, health.text) == (200, 200, "ok\n")
+    assert 'asked_total{model="toy"} 2.0' in page.text

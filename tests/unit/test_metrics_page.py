@@ -9,7 +9,8 @@ import pytest
 
 from handlers.contract import METRICS_FOLDER_VARIABLE
 from handlers.telemetry import metrics as telemetry
-from tsctl.nodes.torchserve.process import NodePaths, empty_metrics, node_environment
+from tsctl.nodes.torchserve.paths import NodePaths
+from tsctl.nodes.torchserve.process import empty_metrics, node_environment
 from tsctl.nodes.torchserve.properties import parse_properties
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""What may import what, and that every module and error says what it is for."""
+"""Rooms, modules, names and errors keep the rules of the house."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from tsctl import errors
 CHECKOUT = Path(__file__).resolve().parents[2]
 HANDLERS = sorted((CHECKOUT / "handlers").rglob("*.py"))
 TSCTL = sorted((CHECKOUT / "tsctl").rglob("*.py"))
-#: Runs in a worker: the stock handler that the benchmarks compare with.
-STOCK = CHECKOUT / "tsctl" / "bench" / "stock"
+BENCHMARKS = sorted((CHECKOUT / "benchmarks").rglob("*.py"))
 SCRIPTS = sorted((CHECKOUT / "scripts").glob("*.py"))
 #: What the command line must not load before a command needs it: time of every start, or the worker's world.
 HEAVY = {
@@ -38,63 +37,24 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(CHECKOUT))
 
 
-def imports(tree: ast.AST) -> set[str]:
-    """First parts of the names of all imported modules below a node; a relative import is '.'."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            is_shared = all(name.split(".")[:2] == ["handlers", "contract"] for name in names)
-            found.add("." if node.level else "handlers.contract" if is_shared else str(node.module).split(".")[0])
-    return found
-
-
-def imports_at_start(tree: ast.Module) -> set[str]:
-    """What importing the module imports: all but the bodies of functions and of `if TYPE_CHECKING`."""
-    found: set[str] = set()
-    pending: list[ast.AST] = list(tree.body)
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            pending += node.orelse
-            continue
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            found |= imports(node)
-        pending += ast.iter_child_nodes(node)
-    return found
-
-
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", HANDLERS, ids=name_of)
-def test_a_handler_module_works_from_the_checkout_and_from_an_archive(path: Path) -> None:
-    found = imports(parse(path))
-    assert "." not in found, "relative imports do not work inside an archive"
-    assert not found & {"tsctl", "scripts", "tests"}, "these are not in the archive"
-    if path.parent.name != "torchserve":
-        assert "ts" not in found, "only handlers/adapters/torchserve knows TorchServe's own package"
+def test_rooms_import_only_what_pyproject_allows_them() -> None:
+    pytest.importorskip("importlinter", reason="import-linter is not in .venv: run make setup")
+    code = "import sys, importlinter.cli as c; sys.exit(c.lint_imports(no_logo=True, no_cache=True))"
+    checked = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
 
 
-@pytest.mark.parametrize("path", [path for path in TSCTL if path.parent != STOCK], ids=name_of)
-def test_importing_a_tsctl_module_imports_nothing_of_the_worker(path: Path) -> None:
-    found = imports_at_start(parse(path))
-    assert not found & {"torch", "ts", "handlers"}
-    assert "." not in found
-
-
-@pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS], ids=name_of)
+@pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS, *BENCHMARKS], ids=name_of)
 def test_every_module_says_why_it_changes(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not text or ast.get_docstring(parse(path)), "no docstring"
 
 
-@pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS], ids=name_of)
+@pytest.mark.parametrize("path", [*TSCTL, *HANDLERS, *SCRIPTS, *BENCHMARKS], ids=name_of)
 def test_names_say_something(path: Path) -> None:
     assert path.stem.strip("_") not in EMPTY_NAMES
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tsctl.nodes.torchserve.properties import parse_properties, render_properties
 
-TEXT = st.text(st.characters(blacklist_categories=("Cs",)), max_size=40)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @given(st.dictionaries(TEXT.filter(bool), TEXT, max_size=5))

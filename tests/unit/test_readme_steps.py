@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.readme import CommandStep, FileStep, matches, parse_readme, substitute
+from tests.support.readme import CommandStep, FileStep, matches, parse_readme, substitute
 from tsctl.config.archive import ArchiveSpec
 from tsctl.config.deployment import DeploymentSpec, read_deployment
 

@@ -21,35 +21,35 @@ from tsctl.deploy.applied_state import as_applied, recorded, remember, remember_
 from tsctl.deploy.changes import (
     GATEWAY,
     Change,
-    EndRoute,
     Plan,
+    PlanOptions,
     Register,
+    RemoveRoute,
+    Replace,
     Retire,
     Scale,
     SetDefault,
-    Weigh,
+    SetWeights,
     phase,
 )
 from tsctl.deploy.desired import desired_state
-from tsctl.deploy.drain import without
-from tsctl.deploy.outcome import Applied, Failure, failed, not_covered
+from tsctl.deploy.outcome import Applied, Failure, coverage_error, failure_error
 from tsctl.deploy.plan import make_plan
 from tsctl.deploy.preconditions import error_of
 from tsctl.deploy.state import (
     Actual,
     Desired,
     GatewayState,
-    ModelOnNode,
-    NodeState,
-    Registered,
     WantedModel,
     WantedVersion,
 )
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
 from tsctl.gateway.discover import known_endpoints
+from tsctl.gateway.drain import with_draining
 from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints
 from tsctl.gateway.traffic import Shadow, Traffic, only
-from tsctl.nodes.torchserve.client import Unreachable
+from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
+from tsctl.nodes.torchserve.session import Unreachable
 from tsctl.views.plan import aligned, applied_json, heading, lines_of, plan_json, summary
 
 DIGESTS = {"1.0": "aaaaaaaaaaaa", "2.0": "bbbbbbbbbbbb", "3.0": "cccccccccccc", "9.0": "dddddddddddd"}
@@ -67,17 +67,17 @@ def wanted(*versions: WantedVersion, default: str = "1.0", shares: Mapping[str, 
     return Desired((WantedModel("tiny", default, versions, shares),))
 
 
-def node(name: str, default: str | None = "1.0", **versions: tuple[int, int]) -> NodeState:
+def node(name: str, default: str | None = "1.0", **versions: tuple[int, int]) -> ObservedNode:
     """A node with versions such as `v1=(workers, ready)`."""
-    found = {f"{key[1:]}.0": Registered(archive(f"{key[1:]}.0"), *state) for key, state in versions.items()}
-    return NodeState(name, {"tiny": ModelOnNode(default, found)} if found else {})
+    found = {f"{key[1:]}.0": ObservedVersion(archive(f"{key[1:]}.0"), *state) for key, state in versions.items()}
+    return ObservedNode(name, {"tiny": ObservedModel(default, found)} if found else {})
 
 
-def away(name: str) -> NodeState:
-    return NodeState(name, why_not="no connection")
+def away(name: str) -> ObservedNode:
+    return ObservedNode(name, error=Unreachable("no connection"))
 
 
-def actual(*nodes: NodeState, weights: Mapping[str, int] | None = None, is_live: bool = True, **more: Any) -> Actual:
+def actual(*nodes: ObservedNode, weights: Mapping[str, int] | None = None, is_live: bool = True, **more: Any) -> Actual:
     routes = {"tiny": Traffic("tiny", weights)} if weights else {}
     return Actual(nodes, GatewayState(is_live, routes), **more)
 
@@ -85,7 +85,7 @@ def actual(*nodes: NodeState, weights: Mapping[str, int] | None = None, is_live:
 def told(plan: Plan) -> list[tuple[str, str | None, list[tuple[str, str, str]]]]:
     """Kind, version and steps of every change."""
     return [
-        (change.kind, change.version, [(step.place, step.before, step.after) for step in change.steps])
+        (change.kind, change.version, [(effect.place, effect.before, effect.after) for effect in change.effects])
         for change in plan.changes
     ]
 
@@ -115,7 +115,7 @@ def test_capacity_grows_before_traffic_moves_and_shrinks_afterwards() -> None:
         version("1.0", 1), version("2.0", 3), version("3.0"), default="2.0", shares={"1.0": 0, "2.0": TOTAL}
     )
     state = actual(node("a", v1=(3, 3), v2=(1, 1), v9=(1, 1)), weights={"9.0": 0, "1.0": TOTAL})
-    assert told(make_plan(desired, state, prune=True)) == [
+    assert told(make_plan(desired, state, PlanOptions(prune=True))) == [
         ("register", "3.0", [("a", "nothing", f"{archive('3.0')}, 1 worker")]),
         ("scale", "2.0", [("a", "1 worker", "3 workers")]),
         ("weights", None, [(GATEWAY, "1.0 100%", "2.0 100%")]),
@@ -139,7 +139,7 @@ def test_workers_are_brought_to_what_is_said(
 ) -> None:
     state = actual(node("a", v1=found), node("b", v1=(workers or found[0] or 1,) * 2), weights=ALL)
     [change] = make_plan(wanted(version("1.0", workers)), state).changes
-    assert [(one.place, one.before, one.after) for one in change.steps] == [("a", *step)]
+    assert [(one.place, one.before, one.after) for one in change.effects] == [("a", *step)]
     assert isinstance(change, Scale)
     assert not change.is_down
 
@@ -164,33 +164,33 @@ def test_weights_wait_for_a_gateway_that_does_not_run() -> None:
     desired = wanted(ONE, TWO, shares={"1.0": 9500, "2.0": 500})
     plan = make_plan(desired, actual(node("a", v1=(1, 1)), weights=ALL, is_live=False))
     assert [change.kind for change in plan.changes] == ["register"]
-    error = not_covered(plan)
+    error = coverage_error(plan)
     assert isinstance(error, GatewayError)
     assert "the weights of tiny stay" in error.message
 
 
 def test_without_a_gateway_there_are_no_weights() -> None:
     desired = wanted(ONE, shares=ALL)
-    plan = make_plan(desired, Actual((node("a", v1=(1, 1), v9=(1, 1)),)), prune=True)
+    plan = make_plan(desired, Actual((node("a", v1=(1, 1), v9=(1, 1)),)), PlanOptions(prune=True))
     assert plan.changes == ()
-    assert [(one.what, one.version) for one in plan.unmanaged] == [("weights", None), ("1 worker", "9.0")]
-    assert "tsctl models unregister tiny 9.0" in plan.unmanaged[1].why_kept
+    assert [(one.description, one.version) for one in plan.unmanaged] == [("weights", None), ("1 worker", "9.0")]
+    assert "tsctl models unregister tiny 9.0" in plan.unmanaged[1].reason
 
 
 def test_a_node_that_is_away_is_told_and_the_others_are_done() -> None:
     plan = make_plan(wanted(ONE), actual(away("a"), node("b")))
-    assert [change.steps[0].place for change in plan.changes] == ["b", GATEWAY]
-    error = not_covered(plan)
+    assert [change.effects[0].place for change in plan.changes] == ["b", GATEWAY]
+    error = coverage_error(plan)
     assert isinstance(error, NodeError)
     assert "no answer from a" in error.message
-    assert "a is away" in summary(plan)
+    assert "a is unavailable" in summary(plan)
 
 
 def test_where_no_node_answers_nothing_is_changed() -> None:
     desired = wanted(ONE, TWO, shares={"1.0": 9500, "2.0": 500})
-    plan = make_plan(desired, actual(away("a"), away("b"), weights=ALL), prune=True)
+    plan = make_plan(desired, actual(away("a"), away("b"), weights=ALL), PlanOptions(prune=True))
     assert plan.changes == ()
-    assert [one.place for one in plan.away] == ["a", "b"]
+    assert [one.place for one in plan.unavailable] == ["a", "b"]
 
 
 def test_what_nobody_named_stays_until_it_is_pruned() -> None:
@@ -199,7 +199,7 @@ def test_what_nobody_named_stays_until_it_is_pruned() -> None:
     assert plan.is_empty
     [line] = aligned(lines_of(plan))
     assert line == "? 9.0  kept  a  2 workers, 1 ready, not in deployment.yaml (--prune retires it)"
-    assert told(make_plan(wanted(ONE), state, prune=True)) == [
+    assert told(make_plan(wanted(ONE), state, PlanOptions(prune=True))) == [
         ("retire", "9.0", [("a", f"{archive('9.0')}, 2 workers, 1 ready", "nothing")])
     ]
 
@@ -214,24 +214,24 @@ def test_what_nobody_named_stays_until_it_is_pruned() -> None:
 )
 def test_what_has_weight_or_copies_is_never_pruned(route: Traffic, why: str) -> None:
     state = replace(actual(node("a", v1=(1, 1), v9=(1, 1))), gateway=GatewayState(True, {"tiny": route}))
-    plan = make_plan(wanted(ONE), state, prune=True)
+    plan = make_plan(wanted(ONE), state, PlanOptions(prune=True))
     assert plan.changes == ()
     [kept] = plan.unmanaged
-    assert kept.why_kept.startswith(why)
+    assert kept.reason.startswith(why)
 
 
 def test_weight_that_deployment_takes_away_is_gone_before_its_version() -> None:
     state = actual(node("a", v1=(1, 1), v9=(1, 1)), weights={"1.0": 5000, "9.0": 5000})
-    plan = make_plan(wanted(ONE, shares=ALL), state, prune=True)
+    plan = make_plan(wanted(ONE, shares=ALL), state, PlanOptions(prune=True))
     assert [(change.kind, change.version) for change in plan.changes] == [("weights", None), ("retire", "9.0")]
 
 
 def test_a_model_that_nobody_named_keeps_its_route_unless_models_are_pruned() -> None:
     state = actual(node("a", default="2.0", v1=(1, 1), v2=(1, 1)), weights=ALL)
-    plan = make_plan(Desired(()), state, prune=True)
+    plan = make_plan(Desired(()), state, PlanOptions(prune=True))
     assert [(one.kind, one.version) for one in plan.changes] == [("retire", "2.0")]
     assert [(one.version, one.place) for one in plan.unmanaged] == [(None, GATEWAY), ("1.0", "a")]
-    whole = make_plan(Desired(()), state, prune_models=True)
+    whole = make_plan(Desired(()), state, PlanOptions(prune_models=True))
     assert [(one.kind, one.version) for one in whole.changes] == [
         ("route", None),
         ("retire", "1.0"),
@@ -243,7 +243,11 @@ PIN = DIGESTS["1.0"]
 LACKING = actual(node("a"), weights=ALL)
 SERVED = actual(node("a", v1=(1, 1)), weights=ALL)
 HAS_OTHER = Actual(
-    (NodeState("a", {"tiny": ModelOnNode("1.0", {"1.0": Registered(store_name("tiny", "1.0", "e" * 12), 1, 1)})}),),
+    (
+        ObservedNode(
+            "a", {"tiny": ObservedModel("1.0", {"1.0": ObservedVersion(store_name("tiny", "1.0", "e" * 12), 1, 1)})}
+        ),
+    ),
     GatewayState(True, {"tiny": only("tiny", "1.0")}),
 )
 
@@ -287,7 +291,7 @@ def test_refused(desired: Desired, state: Actual, error: type[Exception], reason
     [found] = plan.refusals
     assert (found.error, reason in found.reason) == (error, True), found
     assert not plan.is_empty
-    assert isinstance(not_covered(plan), error)
+    assert isinstance(coverage_error(plan), error)
     assert plan_json(plan)["refusals"][0]["exit_code"] == found.error.exit_code
     assert any(line.sign == "x" and reason in line.cells[3] for line in lines_of(plan))
 
@@ -334,7 +338,7 @@ def test_a_model_whose_rollout_has_not_ended_is_not_changed() -> None:
 class World:
     """Nodes and routes that do what they are told, as TorchServe and Envoy do; what those refuse fails the test."""
 
-    nodes: dict[str, NodeState]
+    nodes: dict[str, ObservedNode]
     gateway: GatewayState | None
 
     @property
@@ -343,24 +347,41 @@ class World:
 
     def make(self, change: Change) -> None:
         for name in change.nodes:
-            assert not self.nodes[name].why_not
+            assert self.nodes[name].error is None
         match change:
             case Register():
                 for name in change.nodes:
-                    served = self.nodes[name].models.get(change.model, ModelOnNode(None, {}))
+                    served = self.nodes[name].models.get(change.model, ObservedModel(None, {}))
                     assert change.version not in served.versions
-                    self._put(name, change.model, change.version, Registered(change.archive, *[change.workers] * 2))
+                    self._put(
+                        name,
+                        change.model,
+                        change.version,
+                        ObservedVersion(change.archive, change.workers, change.workers),
+                    )
                     if not served.versions:
                         self._default(name, change.model, change.version)
+            case Replace():
+                for name, was in change.before.items():
+                    assert self.nodes[name].version(change.model, change.version) == was
+                    assert was.archive != change.archive
+                    self._put(
+                        name,
+                        change.model,
+                        change.version,
+                        ObservedVersion(change.archive, change.workers, change.workers),
+                    )
             case Scale():
                 for name, was in change.before.items():
-                    assert self.nodes[name].registered(change.model, change.version) == was
+                    assert self.nodes[name].version(change.model, change.version) == was
                     least = max(0, was.ready - max(0, was.workers - change.workers))
                     self._put(name, change.model, change.version, replace(was, ready=least))
                 self.check()
                 for name, was in change.before.items():
-                    self._put(name, change.model, change.version, Registered(was.archive, *[change.workers] * 2))
-            case Weigh():
+                    self._put(
+                        name, change.model, change.version, ObservedVersion(was.archive, change.workers, change.workers)
+                    )
+            case SetWeights():
                 assert self.gateway is not None
                 assert self.gateway.is_live
                 for version in change.weights:
@@ -369,16 +390,16 @@ class World:
                 self._route(change.model, route.weighted(change.weights))
             case SetDefault():
                 for name in change.nodes:
-                    state = self.nodes[name].registered(change.model, change.version)
+                    state = self.nodes[name].version(change.model, change.version)
                     assert state is not None
                     assert state.is_ready
                     self._default(name, change.model, change.version)
-            case EndRoute():
+            case RemoveRoute():
                 self._route(change.model, None)
             case Retire():
-                route = self.actual.route(change.model)
-                if route is not None:
-                    self._route(change.model, route.without(change.version))  # ValueError where it has weight
+                current = self.actual.route(change.model)
+                if current is not None:
+                    self._route(change.model, current.without(change.version))  # ValueError where it has weight
                 for name in change.nodes:
                     self._remove(name, change.model, change.version)
         self.check()
@@ -396,12 +417,12 @@ class World:
         weighted = [version for version, share in route.weights.items() if share] if route else []
         return any(state.ready for version in weighted for state in self.actual.on(model, version).values())
 
-    def _model(self, name: str, model: str, served: ModelOnNode | None) -> None:
+    def _model(self, name: str, model: str, served: ObservedModel | None) -> None:
         models = {key: value for key, value in self.nodes[name].models.items() if key != model}
         self.nodes[name] = replace(self.nodes[name], models={**models, **({model: served} if served else {})})
 
-    def _put(self, name: str, model: str, version: str, state: Registered) -> None:
-        served = self.nodes[name].models.get(model, ModelOnNode(None, {}))
+    def _put(self, name: str, model: str, version: str, state: ObservedVersion) -> None:
+        served = self.nodes[name].models.get(model, ObservedModel(None, {}))
         self._model(name, model, replace(served, versions={**served.versions, version: state}))
 
     def _default(self, name: str, model: str, version: str) -> None:
@@ -411,7 +432,7 @@ class World:
         served = self.nodes[name].models[model]
         rest = {key: state for key, state in served.versions.items() if key != version}
         default = next(iter(rest), None) if served.default == version else served.default
-        self._model(name, model, ModelOnNode(default, rest) if rest else None)
+        self._model(name, model, ObservedModel(default, rest) if rest else None)
 
     def _route(self, model: str, route: Traffic | None) -> None:
         assert self.gateway is not None
@@ -446,21 +467,23 @@ def wanted_models(draw: st.DrawFn) -> Desired:
 
 
 @st.composite
-def served_models(draw: st.DrawFn) -> dict[str, ModelOnNode]:
+def served_models(draw: st.DrawFn, has_other_bytes: bool = False) -> dict[str, ObservedModel]:
     models = {}
     for model in draw(st.lists(st.sampled_from(MODELS), unique=True)):
         names = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
         versions = {}
         for name in names:
             workers = draw(st.integers(0, 3))
-            versions[name] = Registered(archive(name, model), workers, draw(st.integers(0, workers)))
-        models[model] = ModelOnNode(draw(st.sampled_from(names)), versions)
+            is_other = has_other_bytes and draw(st.booleans())
+            file = store_name(model, name, "e" * 12) if is_other else archive(name, model)
+            versions[name] = ObservedVersion(file, workers, draw(st.integers(0, workers)))
+        models[model] = ObservedModel(draw(st.sampled_from(names)), versions)
     return models
 
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    nodes = {name: NodeState(name, draw(served_models())) for name in ("a", "b")}
+    nodes = {name: ObservedNode(name, draw(served_models())) for name in ("a", "b")}
     if draw(st.booleans()):
         nodes["c"] = away("c")
     routes = {}
@@ -477,7 +500,7 @@ def test_a_plan_that_was_made_leaves_nothing_to_change_and_every_route_answers(
     desired: Desired, world: World, prune: bool, prune_models: bool
 ) -> None:
     before = {node: dict(state.models) for node, state in world.nodes.items()}
-    plan = make_plan(desired, world.actual, prune, prune_models)
+    plan = make_plan(desired, world.actual, PlanOptions(prune, prune_models))
     assert list(map(phase, plan.changes)) == sorted(map(phase, plan.changes))
     if plan.refusals:  # the only ones that are possible here
         assert all("without a READY one" in one.reason for one in plan.refusals)
@@ -485,12 +508,12 @@ def test_a_plan_that_was_made_leaves_nothing_to_change_and_every_route_answers(
     world.watch()
     for change in plan.changes:
         world.make(change)
-    left = make_plan(desired, world.actual, prune, prune_models)
-    assert left.changes == left.refusals == ()
-    assert left.away == plan.away
+    left = make_plan(desired, world.actual, PlanOptions(prune, prune_models))
+    assert (left.changes, left.refusals) == ((), ())
+    assert left.unavailable == plan.unavailable
     for model in desired.models:
         for node_state in world.nodes.values():
-            if not node_state.why_not:
+            if node_state.error is None:
                 assert {one.version for one in model.versions} <= node_state.models[model.model].versions.keys()
                 assert node_state.models[model.model].default == model.default
     if not (prune or prune_models):
@@ -499,27 +522,48 @@ def test_a_plan_that_was_made_leaves_nothing_to_change_and_every_route_answers(
                 assert served.versions.keys() <= world.nodes[name].models[model_name].versions.keys()
 
 
+@given(wanted_models(), served_models(has_other_bytes=True), served_models(has_other_bytes=True))
+def test_up_leaves_the_bytes_of_the_store_on_every_node(
+    desired: Desired, first: dict[str, ObservedModel], second: dict[str, ObservedModel]
+) -> None:
+    world = World({"a": ObservedNode("a", first), "b": ObservedNode("b", second)}, None)
+    options = PlanOptions(replace=True)
+    plan = make_plan(desired, world.actual, options)
+    assert not plan.refusals
+    world.watch()
+    for change in plan.changes:
+        world.make(change)
+    assert make_plan(desired, world.actual, options).is_empty
+    assert make_plan(desired, world.actual).is_empty, "apply has nothing to refuse afterwards"
+    for model in desired.models:
+        for version in model.versions:
+            on = world.actual.on(model.model, version.version)
+            assert {state.archive for state in on.values()} == {version.archive}
+
+
 @given(wanted_models(), worlds(), st.integers(0, 20))
 def test_an_interrupted_plan_is_finished_by_the_next_one(desired: Desired, world: World, done: int) -> None:
-    plan = make_plan(desired, world.actual, prune=True)
+    plan = make_plan(desired, world.actual, PlanOptions(prune=True))
     if plan.refusals:
         return
     world.watch()
     for change in plan.changes[:done]:
         world.make(change)
-    rest = make_plan(desired, world.actual, prune=True)
+    rest = make_plan(desired, world.actual, PlanOptions(prune=True))
     assert not rest.refusals
     for change in rest.changes:
         world.make(change)
-    assert make_plan(desired, world.actual, prune=True).changes == ()
+    assert make_plan(desired, world.actual, PlanOptions(prune=True)).changes == ()
 
 
 @given(wanted_models(), worlds(), st.booleans())
 def test_every_plan_can_be_shown(desired: Desired, world: World, prune: bool) -> None:
-    plan = make_plan(desired, world.actual, prune)
+    plan = make_plan(desired, world.actual, PlanOptions(prune))
     assert json.loads(json.dumps(plan_json(plan)))["is_empty"] == plan.is_empty
     lines = lines_of(plan)
-    assert len(aligned(lines)) == sum(len(one.steps) for one in plan.changes) + len(plan.refusals) + len(plan.unmanaged)
+    assert len(aligned(lines)) == sum(len(one.effects) for one in plan.changes) + len(plan.refusals) + len(
+        plan.unmanaged
+    )
     assert summary(plan)
 
 
@@ -598,11 +642,11 @@ def test_what_was_applied_and_differs_now_was_changed_by_somebody_else(tmp_path:
     assert as_applied(project, wanted(ONE, TWO, shares={"1.0": 9000, "2.0": 1000})) == frozenset()
     assert as_applied(project, wanted(ONE, version("2.0", 2), shares=desired.models[0].shares)) == frozenset()
     by_hand = actual(node("a", v1=(1, 1), v2=(1, 1), v9=(1, 1)), weights=ALL)
-    plan = make_plan(replace(desired, as_applied=frozenset({"tiny"})), by_hand, prune=True)
+    plan = make_plan(replace(desired, as_applied=frozenset({"tiny"})), by_hand, PlanOptions(prune=True))
     assert plan_json(plan)["drifted"] == ["tiny"]
-    assert heading(plan, "tiny") == "tiny, which differs since it was applied last"
+    assert heading(plan, "tiny") == "tiny (changed since the last apply)"
     assert heading(make_plan(desired, by_hand), "tiny") == "tiny"
-    pruned = make_plan(replace(wanted(ONE, TWO), as_applied=frozenset({"tiny"})), by_hand, prune=True)
+    pruned = make_plan(replace(wanted(ONE, TWO), as_applied=frozenset({"tiny"})), by_hand, PlanOptions(prune=True))
     assert [change.kind for change in pruned.changes] == ["retire"]  # left over, and nobody's change
     assert pruned.drifted == ()
 
@@ -610,27 +654,27 @@ def test_what_was_applied_and_differs_now_was_changed_by_somebody_else(tmp_path:
 def test_a_node_that_is_set_aside_is_known_still_and_sent_nothing() -> None:
     places = tuple(Endpoint(name, f"10.0.0.{number}", 8080, None) for number, name in enumerate("ab"))
     whole = endpoints(Upstream("tiny", "1.0", places, None), False)
-    aside = without(whole, "b")
+    aside = with_draining(whole, "b")
     [first, second] = aside["resources"][0]["endpoints"][0]["lb_endpoints"]
     assert "health_status" not in first
     assert second["health_status"] == "DRAINING"
     assert known_endpoints(aside) == known_endpoints(whole) == tuple(replace(one, token="none") for one in places)
     assert aside["version_info"] != whole["version_info"]
-    assert without(whole, "c") == whole
+    assert with_draining(whole, "c") == whole
 
 
 def test_an_error_names_every_failure_and_what_was_left_out() -> None:
     plan = make_plan(wanted(ONE, TWO), actual(node("a"), node("b")))
     first, second, _ = plan.changes
-    assert failed(Applied(done=[first, second])) is None
+    assert failure_error(Applied(done=[first, second])) is None
     failures = [
         Failure(first, "a", Unreachable("GET: no connection")),
         Failure(first, "b", ArchiveError("it is damaged", "Build it.")),
     ]
-    error = failed(Applied(failures=failures, left_out=[second]))
+    error = failure_error(Applied(failures=failures, left_out=[second]))
     assert type(error) is NodeError
     assert error.message.splitlines() == [
-        "not all was done:",
+        "not all changes were made:",
         "  a: registering tiny 1.0: GET: no connection",
         "  b: registering tiny 1.0: it is damaged",
         "  left out: registering tiny 2.0",

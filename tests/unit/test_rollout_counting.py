@@ -10,23 +10,20 @@ from hypothesis import strategies as st
 
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError
-from tsctl.gateway.envoy.render import REQUEST_MS, REQUESTS
-from tsctl.rollout.decide.evidence import Seen, Window
+from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, parse_page, shortest_over
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import (
-    Question,
-    Sample,
+    EvidenceQuery,
     advance,
     answers_of,
     classes_of,
     is_error,
-    over,
-    parse_page,
     requests_of,
     series,
 )
 from tsctl.rollout.evidence.sources import samples_of
 
-QUESTION = Question("m", "1.0", "2.0", slow_ms=21)
+QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=21)
 PAGE = f"""# TYPE {REQUESTS} counter
 {REQUESTS}{{model="m",version="1.0",by="weight",weight="9500",status="200",class="7"}} 900
 {REQUESTS}{{model="m",version="1.0",by="weight",weight="9500",status="503",class=""}} 4
@@ -48,17 +45,17 @@ PAGE = f"""# TYPE {REQUESTS} counter
 
 
 def test_only_what_was_sent_by_weight_is_evidence() -> None:
-    windows, cursor = advance(series(parse_page(PAGE), QUESTION), {}, QUESTION)
-    assert windows == [Window(500, Seen(904, 4, 44, {"7": 900}), Seen(45, 0, 30, {"7": 40}))]
-    assert advance(series(parse_page(PAGE), QUESTION), cursor, QUESTION) == ([], {})
-    strict = Question("m", "1.0", "2.0", count_4xx=True)
+    windows, cursor = advance(series(parse_page(PAGE), QUERY), {}, QUERY)
+    assert windows == [Window(500, OutcomeCounts(904, 4, 44, {"7": 900}), OutcomeCounts(45, 0, 30, {"7": 40}))]
+    assert advance(series(parse_page(PAGE), QUERY), cursor, QUERY) == ([], {})
+    strict = EvidenceQuery("m", "1.0", "2.0", count_4xx=True)
     [window] = advance(series(parse_page(PAGE), strict), {}, strict)[0]
     assert (window.canary.errors, window.canary.slow, window.stable.slow) == (5, 0, 0)
 
 
 def test_requests_at_two_weights_are_two_windows() -> None:
     later = PAGE.replace('weight="500"', 'weight="5000"').replace('weight="9500"', 'weight="5000"')
-    windows, _ = advance(series([*parse_page(PAGE), *parse_page(later)], QUESTION), {}, QUESTION)
+    windows, _ = advance(series([*parse_page(PAGE), *parse_page(later)], QUERY), {}, QUERY)
     assert [(w.weight, w.stable.requests, w.canary.requests) for w in windows] == [(500, 904, 45), (5000, 904, 45)]
 
 
@@ -74,7 +71,7 @@ def test_however_often_it_is_read_nothing_counts_twice(steps: list[dict[str, int
         for place, count in more.items():
             key = f"r|{place}|500|"
             now[key] = now.get(key, 0) + count
-        windows, changed = advance(now, cursor, QUESTION)
+        windows, changed = advance(now, cursor, QUERY)
         cursor = {**cursor, **changed}
         seen += sum(window.stable.requests + window.canary.requests for window in windows)
         assert all(window.canary.errors == window.canary.requests for window in windows)
@@ -83,7 +80,7 @@ def test_however_often_it_is_read_nothing_counts_twice(steps: list[dict[str, int
 
 
 def test_a_counter_that_began_anew_counts_from_zero() -> None:
-    [window], changed = advance({"r|2.0|500|200|": 7}, {"r|2.0|500|200|": 100}, QUESTION)
+    [window], changed = advance({"r|2.0|500|200|": 7}, {"r|2.0|500|200|": 100}, QUERY)
     assert (window.canary.requests, changed) == (7, {"r|2.0|500|200|": 7})
 
 
@@ -91,7 +88,7 @@ def test_names_may_hold_what_prometheus_escapes() -> None:
     line = REQUESTS + r'{model="m",version="1.0",by="weight",weight="9500",status="200",class="a\"|\\b"} 3'
     [sample] = parse_page(line)
     assert sample.labels["class"] == 'a"|\\b'
-    [window], _ = advance(series([sample], QUESTION), {}, QUESTION)
+    [window], _ = advance(series([sample], QUERY), {}, QUERY)
     assert window.stable.classes == {'a"|\\b': 3}
 
 
@@ -114,7 +111,16 @@ def test_what_is_slow_lies_at_an_edge_of_the_histogram() -> None:
     assert answers.slow_ms(0.95) == 21  # 44 of 904 took as long
     assert answers.slow_ms(0.97) == 26
     assert answers.slow_ms(0.999) is None
-    assert [over(edge) for edge in (1, 8, 10, 25, 100, 150, 1000, 60_000)] == [2, 9, 11, 26, 110, 160, 1100, 61_000]
+    assert [shortest_over(edge) for edge in (1, 8, 10, 25, 100, 150, 1000, 60_000)] == [
+        2,
+        9,
+        11,
+        26,
+        110,
+        160,
+        1100,
+        61_000,
+    ]
     assert (answers - answers).total == 0
     assert (answers_of(parse_page(PAGE), "m", "2.0") - answers).total == 45  # counted anew since
 

@@ -26,8 +26,8 @@ from tests.unit.rollout_journals import (
 )
 from tsctl.rollout.decide.judge import MOST_REQUESTS
 from tsctl.rollout.decide.state import after
-from tsctl.views.rollout.follow import standing
-from tsctl.views.rollout.narrative import Teller, story
+from tsctl.views.rollout.follow import snapshot
+from tsctl.views.rollout.narrative import Narrator, story
 from tsctl.views.rollout.report import render_report
 from tsctl.views.rollout.wording import duration, e_text, needed_text, when
 
@@ -44,7 +44,7 @@ def test_a_journal_may_end_anywhere(write: Callable[[Path], Writer], tmp_path: P
         told = story(entries[:end])
         assert told.outcome
         json.dumps(told.as_json())
-        assert (standing(entries[:end]) is None) == (end == 0)
+        assert (snapshot(entries[:end]) is None) == (end == 0)
         if end:
             assert told.advice, "there is always something that a person can do next"
             assert "</html>" in render_report(entries[:end], UTC)
@@ -67,29 +67,29 @@ def test_a_rollback_is_told_with_the_numbers_that_it_stands_on(tmp_path: Path) -
 def test_a_promotion_says_how_to_go_back(tmp_path: Path) -> None:
     text = text_of(promoted(tmp_path))
     assert text.count("no signal speaks against it") == 3
-    assert "ann@desk began the rollout of digits 2.0 against 1.0 on local, far: steps of 10%, 50%, 100%" in text
+    assert "ann@desk started the rollout of digits 2.0 against 1.0 on local, far: steps of 10%, 50%, 100%" in text
     assert "digits 2.0 was promoted" in text and "tsctl rollout rollback digits" in text
 
 
 def test_what_people_asked_for_is_told_with_their_names(tmp_path: Path) -> None:
     text = text_of(aborted(tmp_path))
-    assert "bob@desk paused the rollout" in text and "bob@desk stopped the rollout" in text
-    assert "was stopped by bob@desk" in text
+    assert "bob@desk paused the rollout" in text and "bob@desk aborted the rollout" in text
+    assert "was aborted by bob@desk" in text
 
 
 def test_a_promotion_that_is_taken_back_is_not_told_as_a_fail(tmp_path: Path) -> None:
     text = text_of(taken_back(tmp_path))
-    assert "bob@desk had the promotion taken back." in text
-    assert "was rolled back because bob@desk asked for it" in text
-    assert "1.0 was made the default version of the nodes again." in text
+    assert "bob@desk rolled back the promotion." in text
+    assert "was rolled back by bob@desk." in text
+    assert "1.0 became the default version of the nodes again." in text
 
 
 def test_an_outage_is_told_once_and_so_is_its_end(tmp_path: Path) -> None:
     text = text_of(with_outage(tmp_path))
-    assert text.count("It holds: the gateway does not answer.") == 1
-    assert "What it held for is over, after 16 s." in text
-    assert text.count("Begun: registering 2.0") == 1, "a kill came between the first try and the second"
-    assert "Begun: checking" not in text, "what was done is told once"
+    assert text.count("The rollout waits: the gateway does not answer.") == 1
+    assert "The wait ended after 16 s." in text
+    assert text.count("Began registering 2.0") == 1, "a kill came between the first try and the second"
+    assert "Began checking" not in text, "what was done is told once"
 
 
 def test_an_edited_policy_says_what_changed(tmp_path: Path) -> None:
@@ -101,23 +101,23 @@ def test_an_edited_policy_says_what_changed(tmp_path: Path) -> None:
 
 def test_a_fail_before_the_first_request_says_so(tmp_path: Path) -> None:
     text = text_of(failed_to_load(tmp_path))
-    assert "The canary, before the first step, failed: 2.0 <crashes> & burns on local." in text
-    assert "None had reached the canary." in text
-    assert "e-values is" not in text, "no evidence was judged"
+    assert "The canary failed before the first step: 2.0 <crashes> & burns on local." in text
+    assert "No request had reached the canary." in text
+    assert "e-value is" not in text, "no evidence was judged"
 
 
 def test_what_is_slow_may_be_known_late(tmp_path: Path) -> None:
-    assert "Stable has enough answers to say what is slow: 50 ms or more." in text_of(late_slow(tmp_path))
+    assert "Stable has answered often enough: answers of 50 ms or more are slow." in text_of(late_slow(tmp_path))
 
 
 @given(st.integers(1, 40))
 def test_telling_entries_as_they_come_is_telling_them_all(tmp_path_factory: pytest.TempPathFactory, part: int) -> None:
     entries = rolled_back(tmp_path_factory.mktemp("journal")).entries
-    teller = Teller()
-    lines = [line for entry in entries[:part] for line in teller.tell(entry, after(teller.state, entry))]
-    assert teller.story == story(entries[:part]), "it may be asked for at any time"
-    lines += [line for entry in entries[part:] for line in teller.tell(entry, after(teller.state, entry))]
-    assert teller.story == story(entries)
+    narrator = Narrator()
+    lines = [line for entry in entries[:part] for line in narrator.narrate(entry, after(narrator.state, entry))]
+    assert narrator.story == story(entries[:part]), "it may be asked for at any time"
+    lines += [line for entry in entries[part:] for line in narrator.narrate(entry, after(narrator.state, entry))]
+    assert narrator.story == story(entries)
     assert [line for line in lines if line.kind != "doing"] == list(story(entries).told)
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.rollout_journals import started
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
+from tsctl.rollout.decide.events import Ended, Outcome, Reopened, StepBegan, Tick, Unknown
+from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.journal import (
-    ENDED,
-    REOPENED,
-    STARTED,
+    FORMAT,
     Journal,
     folder,
     journals,
@@ -24,13 +25,16 @@ from tsctl.rollout.run.journal import (
     require_none,
     unfinished,
 )
+from tsctl.views.rollout.narrative import story
+
+START = started("m")
 
 
 def written(path: Path) -> Journal:
     journal = Journal(path, lambda: 1000.0)
-    journal.append(STARTED, id="x")
-    journal.append("step", index=0, weight=500)
-    journal.append("tick", held_s=1.5)
+    journal.append(START)
+    journal.append(StepBegan(0, 500))
+    journal.append(Tick(1.5))
     return journal
 
 
@@ -38,7 +42,7 @@ def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
     journal = written(tmp_path / "m" / "x.jsonl")
     found = read(journal.path)
     assert found == journal.entries == Journal(journal.path).entries
-    assert [(entry.seq, entry.kind) for entry in found] == [(0, STARTED), (1, "step"), (2, "tick")]
+    assert [(entry.seq, entry.kind) for entry in found] == [(0, "started"), (1, "step"), (2, "tick")]
     assert stat.S_IMODE(journal.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(journal.path.parent.stat().st_mode) == 0o700
 
@@ -52,12 +56,13 @@ def test_cut_off_at_any_byte_the_whole_lines_stay_and_writing_goes_on(tmp_path: 
         journal = Journal(path)
         count = sum(end <= length for end in ends)
         assert len(journal.entries) == count
-        journal.append("more")
-        assert [entry.kind for entry in read(path)] == [*[STARTED, "step", "tick"][:count], "more"]
+        journal.append(Unknown("more", {}))
+        assert [entry.kind for entry in read(path)] == [*["started", "step", "tick"][:count], "more"]
 
 
 @pytest.mark.parametrize(("number", "line"), [
     (0, "{"), (1, "[]"), (1, '{"seq":1}'), (2, '{"seq":3,"at":1,"kind":"tick"}'), (0, "\x00\x00"), (1, "nan"),
+    (1, '{"seq":1,"at":1,"kind":"step","index":0}'),
 ])  # fmt: skip
 def test_a_damaged_line_is_told_with_its_number(tmp_path: Path, number: int, line: str) -> None:
     path = written(tmp_path / "x.jsonl").path
@@ -74,11 +79,11 @@ def test_a_full_disk_is_told_and_leaves_no_half_line(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (journal.path.stat().st_size + 20, before[1]))
     try:
         with pytest.raises(AnalysisError, match="cannot be written"):
-            journal.append("more", why="x" * 100)
+            journal.append(Unknown("more", {"why": "x" * 100}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert len(read(journal.path)) == len(journal.entries) == 3
-    journal.append("more")
+    journal.append(Unknown("more", {}))
     assert [entry.seq for entry in read(journal.path)] == [0, 1, 2, 3]
 
 
@@ -86,23 +91,23 @@ def test_which_rollout_has_not_ended(tmp_path: Path) -> None:
     project = Project(tmp_path)
     assert unfinished(project, "m") is None
     first = Journal(folder(project, "m") / f"{new_id('2.0', 0)}.jsonl")
-    first.append(STARTED)
+    first.append(START)
     assert unfinished(project, "m") == "19700101T000000Z-2.0"
     with pytest.raises(ConflictError, match=r"the rollout 19700101T000000Z-2.0 of m has not ended"):
         require_none(project, "m")
-    first.append(ENDED, outcome="promoted", why="")
+    first.append(Ended(Outcome.PROMOTED, ""))
     assert unfinished(project, "m") is None
     require_none(project, "m")
-    first.append(REOPENED, by="me")
+    first.append(Reopened("me"))
     assert unfinished(project, "m") == first.id
-    first.append(ENDED, outcome="rolled back", why="")
-    Journal(folder(project, "m") / f"{new_id('3.0', 60)}.jsonl").append(STARTED)
-    Journal(folder(project, "other") / f"{new_id('1.0', 30)}.jsonl").append(STARTED)
+    first.append(Ended(Outcome.ROLLED_BACK, ""))
+    Journal(folder(project, "m") / f"{new_id('3.0', 60)}.jsonl").append(START)
+    Journal(folder(project, "other") / f"{new_id('1.0', 30)}.jsonl").append(START)
     assert unfinished(project, "m") == "19700101T000100Z-3.0"
     assert [path.stem for path in journals(project)] == [
         "19700101T000000Z-2.0", "19700101T000030Z-1.0", "19700101T000100Z-3.0",
     ]  # fmt: skip
-    assert json.loads(journals(project, "other")[0].read_text())["kind"] == STARTED
+    assert json.loads(journals(project, "other")[0].read_text())["kind"] == "started"
 
 
 def test_a_new_journal_is_the_newest_whatever_the_clock_says(tmp_path: Path) -> None:
@@ -110,7 +115,41 @@ def test_a_new_journal_is_the_newest_whatever_the_clock_says(tmp_path: Path) -> 
     ids = []
     for now in (1000.0, 1000.0, 1000.5, 5.0, 2000.0):  # twice in a second, and a clock that was set back
         journal = Journal(new_path(project, "m", "2.0", now))
-        journal.append(STARTED)
+        journal.append(START)
         ids.append(journal.id)
     assert ids == sorted(set(ids)) == [path.stem for path in journals(project, "m")]
     assert ids[-1] == new_id("2.0", 2000.0)
+
+
+def test_a_later_format_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    journal = written(tmp_path / "x.jsonl")
+    first, *others = journal.path.read_text().splitlines(keepends=True)
+    assert json.loads(first)["version"] == FORMAT
+    assert not [line for line in others if "version" in json.loads(line)]
+    journal.path.write_text("".join([json.dumps({"seq": 0, "kind": "begun", "version": FORMAT + 1}) + "\n", *others]))
+    with pytest.raises(AnalysisError, match=f"x.jsonl has format {FORMAT + 1}, and this tsctl reads formats up to"):
+        read(journal.path)
+
+
+def test_an_event_of_an_unknown_kind_changes_nothing_and_is_kept(tmp_path: Path) -> None:
+    journal = written(tmp_path / "x.jsonl")
+    before = fold(journal.entries)
+    journal.append(Unknown("dreamt", {"of": "sheep"}))
+    assert read(journal.path)[-1].event == Unknown("dreamt", {"of": "sheep"})
+    assert fold(read(journal.path)) == before
+
+
+#: Journals that tsctl wrote before their format had a number.
+OLD = sorted((Path(__file__).parent / "data" / "journals").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
+def test_a_journal_without_a_format_number_is_read(path: Path) -> None:
+    entries = read(path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(entries) == len(lines) > 0
+    for entry, line in zip(entries, lines, strict=True):
+        stored = {"seq": entry.seq, "at": entry.at, "kind": entry.kind, **entry.content}
+        assert {key: value for key, value in stored.items() if key in line} == line
+        assert not [value for key, value in stored.items() if key not in line and value]
+    assert story(entries).told[-1].kind == lines[-1]["kind"] or fold(entries).outcome is None

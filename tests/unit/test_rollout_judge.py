@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.evidence import OTHER, Evidence, Seen, Window, no_evidence, window_of
+from tsctl.rollout.decide.evidence import OTHER, Evidence, OutcomeCounts, Window, no_evidence, window_of
 from tsctl.rollout.decide.judge import Held, Verdict, judge, requests_needed, requests_until_below
 from tsctl.rollout.decide.statistics import rate_bounds
 
 POLICY = RolloutPolicy(hold_s=60, min_requests=200)
 LONG = Held(3600, 10**6)
 SEEN = st.builds(
-    lambda requests, errors, slow, a, b: Seen(requests, min(errors, requests), min(slow, requests), {"a": a, "b": b}),
+    lambda requests, errors, slow, a, b: OutcomeCounts(
+        requests, min(errors, requests), min(slow, requests), {"a": a, "b": b}
+    ),
     *[st.integers(0, 500)] * 5,
 )
 WINDOWS = st.lists(st.builds(Window, st.integers(0, TOTAL), SEEN, SEEN), max_size=8)
@@ -31,7 +33,7 @@ def after(*windows: Window, policy: RolloutPolicy = POLICY, classes: tuple[str, 
     return evidence
 
 
-def both(stable: Seen, canary: Seen, weight: int = 500) -> Window:
+def both(stable: OutcomeCounts, canary: OutcomeCounts, weight: int = 500) -> Window:
     return Window(weight, stable, canary)
 
 
@@ -43,13 +45,13 @@ def test_without_requests_of_the_canary_nothing_passes(seconds: float, windows: 
 
 @given(st.floats(0, 10**6), st.lists(st.tuples(st.integers(0, TOTAL), st.integers(0, 5000), st.integers(0, 500))))
 def test_without_an_event_nothing_fails(seconds: float, counts: list[tuple[int, int, int]]) -> None:
-    windows = [Window(weight, Seen(stable), Seen(canary)) for weight, stable, canary in counts]
+    windows = [Window(weight, OutcomeCounts(stable), OutcomeCounts(canary)) for weight, stable, canary in counts]
     held = Held(seconds, sum(canary for _, _, canary in counts))
     assert judge(POLICY, after(*windows), held).verdict is not Verdict.FAIL
 
 
 def test_slow_answers_that_are_told_later_than_their_requests_are_judged() -> None:
-    early = after(both(Seen(0, slow=9), Seen(1, slow=3)))
+    early = after(both(OutcomeCounts(0, slow=9), OutcomeCounts(1, slow=3)))
     slow = next(reading for reading in judge(POLICY, early, Held(1, 1)).readings if reading.signal == "slow")
     assert (slow.canary.events, slow.canary.requests, slow.stable.estimate) == (1, 1, None)
 
@@ -72,33 +74,38 @@ def test_the_average_is_what_the_signals_add_up_to(windows: list[Window], has_cl
 
 
 def test_what_a_pass_needs() -> None:
-    good = after(both(Seen(100_000), Seen(5_000)))
+    good = after(both(OutcomeCounts(100_000), OutcomeCounts(5_000)))
     assert judge(POLICY, good, Held(60, 5_000)).verdict is Verdict.PASS
     assert judge(POLICY, good, Held(59, 5_000)).why == "held for 1 s more"
     few = judge(POLICY, good, Held(60, 150))
     assert (few.verdict, few.needed, few.why) == (Verdict.UNDECIDED, 50, "about 50 more requests of the canary")
-    alike = after(both(Seen(20_000, 1_000), Seen(1_000, 50)))  # both at the policy's maximum, which is no proof
+    alike = after(
+        both(OutcomeCounts(20_000, 1_000), OutcomeCounts(1_000, 50))
+    )  # both at the policy's maximum, which is no proof
     assert judge(POLICY, alike, Held(60, 1_000)).verdict is Verdict.UNDECIDED
     loose = POLICY.model_copy(update={"max_error_rate": 0.1})
-    assert judge(loose, after(both(Seen(20_000, 1_000), Seen(1_000, 50)), policy=loose), LONG).verdict is Verdict.PASS
+    assert (
+        judge(loose, after(both(OutcomeCounts(20_000, 1_000), OutcomeCounts(1_000, 50)), policy=loose), LONG).verdict
+        is Verdict.PASS
+    )
 
 
 @pytest.mark.parametrize(("stable", "canary", "signal", "why"), [
-    (Seen(20_000, 100), Seen(1_000, 50), "errors",
+    (OutcomeCounts(20_000, 100), OutcomeCounts(1_000, 50), "errors",
      "5.00% of the canary's requests are errors, and 0.50% of stable's"),
-    (Seen(20_000, 0, 900), Seen(1_000, 0, 700), "slow",
+    (OutcomeCounts(20_000, 0, 900), OutcomeCounts(1_000, 0, 700), "slow",
      "70.00% of the canary's requests are slow, and 4.50% of stable's"),
-    (Seen(20_000, 0, 0, {"a": 10_000, "b": 10_000}), Seen(1_000, 0, 0, {"b": 1_000}), "mix",
+    (OutcomeCounts(20_000, 0, 0, {"a": 10_000, "b": 10_000}), OutcomeCounts(1_000, 0, 0, {"b": 1_000}), "mix",
      "are predicted as"),
 ])  # fmt: skip
-def test_each_signal_can_fail_a_canary(stable: Seen, canary: Seen, signal: str, why: str) -> None:
+def test_each_signal_can_fail_a_canary(stable: OutcomeCounts, canary: OutcomeCounts, signal: str, why: str) -> None:
     found = judge(POLICY, after(both(stable, canary), classes=("a", "b")), Held(1, 1_000))
     assert (found.verdict, found.signal) == (Verdict.FAIL, signal)
     assert why in found.why
 
 
 def test_a_class_that_nobody_knew_is_judged_as_another() -> None:
-    new = both(Seen(9_500, 0, 0, {"a": 9_500}), Seen(500, 0, 0, {"new": 500}))
+    new = both(OutcomeCounts(9_500, 0, 0, {"a": 9_500}), OutcomeCounts(500, 0, 0, {"new": 500}))
     found = judge(POLICY, after(*[new] * 3, classes=("a", "b")), LONG)
     assert (found.verdict, found.signal) == (Verdict.FAIL, "mix")
     mix = next(reading for reading in found.readings if reading.signal == "mix")
@@ -107,7 +114,7 @@ def test_a_class_that_nobody_knew_is_judged_as_another() -> None:
 
 
 def test_with_all_requests_only_the_limit_and_what_was_seen_before_speak() -> None:
-    alone = Window(TOTAL, Seen(), Seen(10_000, 900, 9_000, {"a": 1}))
+    alone = Window(TOTAL, OutcomeCounts(), OutcomeCounts(10_000, 900, 9_000, {"a": 1}))
     found = judge(POLICY, after(alone, classes=("a",)), LONG)
     assert (found.verdict, found.signal) == (Verdict.FAIL, "limit")
     assert found.why == "9.00% of the canary's requests are errors, and the policy allows 5.00%"
@@ -115,7 +122,7 @@ def test_with_all_requests_only_the_limit_and_what_was_seen_before_speak() -> No
 
 
 def test_answers_of_workers_that_still_warm_are_not_judged_as_slow() -> None:
-    window = both(Seen(1_000, 0, 50), Seen(100, 10, 90))
+    window = both(OutcomeCounts(1_000, 0, 50), OutcomeCounts(100, 10, 90))
     cold = no_evidence(POLICY, ()).seen(window, is_settled=False)
     assert cold.logs["slow"] == 0
     assert cold.logs["errors"] > 0
@@ -124,14 +131,14 @@ def test_answers_of_workers_that_still_warm_are_not_judged_as_slow() -> None:
 
 def test_disagreements_of_a_shadow_are_held_against_their_floor() -> None:
     policy = POLICY.model_copy(update={"signals": ("errors", "disagreement"), "shadow_floor": 0.01})
-    few, many = (after(Window(500, Seen(500), Seen(500), 1_000, k), policy=policy) for k in (10, 100))
+    few, many = (after(Window(500, OutcomeCounts(500), OutcomeCounts(500), 1_000, k), policy=policy) for k in (10, 100))
     assert judge(policy, few, LONG).verdict is Verdict.PASS
     assert judge(policy, many, LONG).signal == "disagreement"
 
 
 @given(st.integers(0, 20), st.integers(0, 2_000), st.floats(0.01, 0.5))
 def test_the_requests_that_are_needed_are_enough_and_not_far_too_many(errors: int, good: int, rate: float) -> None:
-    seen = Seen(errors + good, errors)
+    seen = OutcomeCounts(errors + good, errors)
     needed = requests_until_below(seen, rate, POLICY.alpha)
     assert rate_bounds(errors, seen.requests + needed, POLICY.alpha)[1] < rate
     if needed > 100:
@@ -139,6 +146,6 @@ def test_the_requests_that_are_needed_are_enough_and_not_far_too_many(errors: in
 
 
 def test_requests_are_needed_in_the_step_and_in_all() -> None:
-    assert requests_needed(POLICY, Seen(10_000), 0) == POLICY.min_requests
-    assert requests_needed(POLICY, Seen(10_000), POLICY.min_requests) == 0
-    assert requests_needed(POLICY, Seen(), 10**6) == requests_until_below(Seen(), 0.05, 0.01) > 100
+    assert requests_needed(POLICY, OutcomeCounts(10_000), 0) == POLICY.min_requests
+    assert requests_needed(POLICY, OutcomeCounts(10_000), POLICY.min_requests) == 0
+    assert requests_needed(POLICY, OutcomeCounts(), 10**6) == requests_until_below(OutcomeCounts(), 0.05, 0.01) > 100

@@ -1,4 +1,4 @@
-"""`tsctl rollout plan` reads the access log and the policy, and tells tables, sentences or JSON."""
+"""`tsctl rollout plan` reads the access log and the policy, and prints tables and sentences, or JSON."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def write(log: Path) -> None:
     lines = []
     begin = time.time() - 60
     for number in range(REQUESTS):
-        told = {
+        fields = {
             "time": datetime.fromtimestamp(begin + 60 * number / REQUESTS, UTC).isoformat(), "model": "digits",
             "version": "1.0", "by": "weight", "track": "stable", "weight": "10000", "class": None,
             "status": 500 if number % (REQUESTS // ERRORS) == 0 else 200, "duration_ms": number % 100,
         }  # fmt: skip
-        lines.append(json.dumps(told))
+        lines.append(json.dumps(fields))
     log.write_text("\n".join(lines) + "\n")
 
 
@@ -75,19 +75,19 @@ def test_tables_and_sentences_for_people(log: Path) -> None:
 
 def test_json_for_machines(log: Path) -> None:
     write(log)
-    told = json.loads(CliRunner().invoke(app, ["digits", "2.0", "--json"], catch_exceptions=False).output)
-    assert (told["model"], told["version"], told["policy"]["steps"]) == ("digits", "2.0", [5, 100])
-    assert told["traffic"]["requests_per_s"] == pytest.approx(50, rel=0.1)
-    assert told["traffic"]["error_rate"] == pytest.approx(ERRORS / REQUESTS)
-    assert [step["weight"] for step in told["steps"]] == [500, 10_000]
-    assert [fault["fate"] for fault in told["faults"]] == ["promoted", "rolled back", "rolled back"]
+    forecast = json.loads(CliRunner().invoke(app, ["digits", "2.0", "--json"], catch_exceptions=False).output)
+    assert (forecast["model"], forecast["version"], forecast["policy"]["steps"]) == ("digits", "2.0", [5, 100])
+    assert forecast["traffic"]["requests_per_s"] == pytest.approx(50, rel=0.1)
+    assert forecast["traffic"]["error_rate"] == pytest.approx(ERRORS / REQUESTS)
+    assert [step["weight"] for step in forecast["steps"]] == [500, 10_000]
+    assert [fault["fate"] for fault in forecast["faults"]] == ["promoted", "rolled back", "rolled back"]
 
 
 def test_without_traffic_it_says_so(log: Path) -> None:
-    shown = CliRunner().invoke(app, ["digits", "2.0", "--minutes", "5"], catch_exceptions=False).output
-    assert "0.0 requests/s in the last 5 min\n" in shown
-    assert "would not be promoted" in shown
-    assert "No request came in the last 5 min: nothing can be seen" in shown
+    output = CliRunner().invoke(app, ["digits", "2.0", "--minutes", "5"], catch_exceptions=False).output
+    assert "0.0 requests/s in the last 5 min\n" in output
+    assert "would not be promoted" in output
+    assert "No requests in the last 5 min: without traffic nothing can be seen" in output
 
 
 def test_what_has_no_archive_is_not_planned(log: Path) -> None:

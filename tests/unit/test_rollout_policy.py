@@ -65,4 +65,4 @@ def test_equal_policies_have_equal_digests_and_shares_that_sum_to_one() -> None:
     first, again, other = (RolloutPolicy(hold_s=hold_s) for hold_s in (60, 60.0, 61))
     assert first.digest == again.digest != other.digest
     for signals in (("errors",), ("errors", "slow", "mix"), ("mix", "disagreement"), ()):
-        assert sum(RolloutPolicy(signals=signals).shares.values()) == pytest.approx(1)  # type: ignore[arg-type]
+        assert sum(RolloutPolicy(signals=signals).shares.values()) == pytest.approx(1)

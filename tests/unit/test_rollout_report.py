@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tests.unit.rollout_journals import EVERY, Writer, failed_to_load, promoted, rolled_back, with_outage
 from tsctl.errors import AnalysisError
-from tsctl.views.rollout.plot import HEIGHT, WIDTH, Axis, Band, Line, Plot, figure, linear, powers, times
+from tsctl.views.html import render
+from tsctl.views.rollout.plot import Axis, Band, Line, Plot, linear, powers, times
 from tsctl.views.rollout.report import render_report, write_report
 
 #: Elements without an end.
@@ -63,13 +64,13 @@ def test_a_page_needs_nothing_but_itself(write: Callable[[Path], Writer], tmp_pa
 
 def test_what_comes_from_a_journal_is_escaped(tmp_path: Path) -> None:
     text = render_report(failed_to_load(tmp_path, model='<script>alert("digits")</script>').entries, UTC)
-    assert "<script" not in text and "&lt;script&gt;alert(&quot;digits&quot;)" in text
+    assert "<script" not in text and "&lt;script&gt;alert(&#34;digits&#34;)" in text
     assert "2.0 &lt;crashes&gt; &amp; burns on local" in text
 
 
 def test_the_page_says_what_was_decided_and_on_what(tmp_path: Path) -> None:
     page = Page(render_report(rolled_back(tmp_path).entries, UTC))
-    for told in (
+    for words in (
         "digits: 2.0 against 1.0",
         "digits 2.0 was rolled back, by errors",
         "2026-11-25 09:30:00 +00:00",
@@ -79,7 +80,7 @@ def test_the_page_says_what_was_decided_and_on_what(tmp_path: Path) -> None:
         "max_error_rate",
         "ab" * 32,
     ):
-        assert told in page.text, told
+        assert words in page.text, words
     assert page.tags.count("figure") == 5
 
 
@@ -90,7 +91,7 @@ def test_a_rollout_without_a_request_has_no_plots(tmp_path: Path) -> None:
 
 def test_a_wait_is_shaded_in_every_plot(tmp_path: Path) -> None:
     text = render_report(with_outage(tmp_path).entries, UTC)
-    assert text.count('<rect class="span"') == 5 and "something was away" in text
+    assert text.count('<rect class="span"') == 5 and "something was unavailable" in text
 
 
 def test_every_class_that_is_drawn_has_a_colour(tmp_path: Path) -> None:
@@ -105,10 +106,10 @@ def test_the_file_is_replaced_whole(tmp_path: Path) -> None:
     write_report(path, writer.entries[:5])
     write_report(path, writer.entries)
     assert "was promoted" in path.read_text(encoding="utf-8")
-    assert [found.name for found in path.parent.iterdir()] == ["report.html"]
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
 
-def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(AnalysisError, match="taken cannot be written"):
         write_report(tmp_path / "taken", promoted(tmp_path).entries)
@@ -124,11 +125,12 @@ NUMBERS = st.floats(-1e12, 1e12, allow_nan=False)
 @given(st.lists(st.tuples(NUMBERS, st.none() | NUMBERS), max_size=30), st.floats(1e-6, 1e12))
 def test_nothing_is_drawn_outside_of_a_plot(points: list[tuple[float, float | None]], high: float) -> None:
     bands = [(at, value, value * 2) for at, value in points if value is not None]
-    drawn = figure(Plot("<t>", "&", times(100), linear(high), [Line("l", "canary", points)], [Band("b", bands)]))
+    plot = Plot("<t>", "&", times(100), linear(high), [Line("l", "canary", points)], [Band("b", bands)])
+    drawn = render("figure.html", plot=plot)
     Page(drawn)
-    (canvas,) = re.findall(r"preserveAspectRatio.*?</svg>", drawn)
+    (canvas,) = re.findall(r"preserveAspectRatio.*?</svg>", drawn, re.DOTALL)
     places = re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", "".join(re.findall(r' d="([^"]+)"', canvas)))
-    assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in places)
+    assert all(0 <= float(x) <= plot.width and 0 <= float(y) <= plot.height for x, y in places)
 
 
 @given(st.floats(1e-6, 1e12))
@@ -169,5 +171,5 @@ def test_axes_are_written_as_people_read_them(axis: Axis, words: list[str]) -> N
 
 def test_a_line_breaks_where_nothing_is_known() -> None:
     points = [(0.0, 1.0), (1.0, None), (2.0, 1.0), (3.0, 2.0)]
-    drawn = figure(Plot("t", "", times(3), linear(4), [Line("l", "canary", points)]))
+    drawn = render("figure.html", plot=Plot("t", "", times(3), linear(4), [Line("l", "canary", points)]))
     assert drawn.count('<path class="canary" d="M') == 3, "one in the legend, two in the plot"

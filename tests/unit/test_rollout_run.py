@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,9 +15,11 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
+from tsctl.rollout.decide.actions import Action, next_action
+from tsctl.rollout.decide.events import Command, Entry, Event, Outcome, Started
 from tsctl.rollout.decide.judge import Verdict
-from tsctl.rollout.decide.state import Action, Outcome, State, fold, next_action
-from tsctl.rollout.run.journal import REOPENED, STARTED, Entry, Journal
+from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.run.journal import Journal
 from tsctl.rollout.run.runner import READY_S, Away, Runner
 
 LONGEST = 5000  # actions of one rollout
@@ -31,10 +32,10 @@ class StruckJournal(Journal):
         super().__init__(path, lambda: outside.now)
         self._strike = strike
 
-    def append(self, kind: str, **content: Any) -> Entry:
-        self._strike(f"before the line {kind}")
-        entry = super().append(kind, **content)
-        self._strike(f"after the line {kind}")
+    def append(self, event: Event) -> Entry:
+        self._strike(f"before the line {event.kind}")
+        entry = super().append(event)
+        self._strike(f"after the line {event.kind}")
         return entry
 
 
@@ -42,9 +43,8 @@ def begin(folder: Path, outside: Outside, policy: RolloutPolicy = POLICY) -> Pat
     path = folder / "20260101T000000Z-2.0.jsonl"
     outside.policy = policy
     Journal(path, lambda: outside.now).append(
-        STARTED, id=path.stem, model="m", canary="2.0", stable="1.0", archive="0" * 64, file="m.mar", workers=1,
-        nodes=["a"], policy=policy.model_dump(mode="json"), policy_digest=policy.digest, classes=[], cursor={}, by="t",
-    )  # fmt: skip
+        Started(path.stem, "m", "2.0", "1.0", "0" * 64, policy, "m.mar", 1, ("a",), policy.digest, by="t")
+    )
     return path
 
 
@@ -149,7 +149,7 @@ def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path)
     assert (state.outcome, state.is_paused, state.weight) == (None, True, 500)
     assert weights(idle) == [500]
     runner = runner_of(path, idle)
-    runner.ask("resume", "me")
+    runner.command(Command.RESUME, "me")
     idle.rate = 1000
     assert to_the_end(runner).outcome is Outcome.PROMOTED
     other = Outside(rate=0, slow=None)
@@ -263,16 +263,16 @@ def test_a_worker_that_grows_is_taken_back(tmp_path: Path) -> None:
     assert "2,048 MiB, 5.1 times" in state.why
 
 
-@pytest.mark.parametrize(("what", "outcome", "end"), [
-    ("abort", Outcome.ABORTED, {"1.0": TOTAL, "2.0": 0}),
-    ("rollback", Outcome.ROLLED_BACK, {"1.0": TOTAL, "2.0": 0}),
-    ("promote", Outcome.PROMOTED, {"1.0": 0, "2.0": TOTAL}),
+@pytest.mark.parametrize(("command", "outcome", "end"), [
+    (Command.ABORT, Outcome.ABORTED, {"1.0": TOTAL, "2.0": 0}),
+    (Command.ROLLBACK, Outcome.ROLLED_BACK, {"1.0": TOTAL, "2.0": 0}),
+    (Command.PROMOTE, Outcome.PROMOTED, {"1.0": 0, "2.0": TOTAL}),
 ])  # fmt: skip
-def test_a_person_may_end_it(tmp_path: Path, what: str, outcome: Outcome, end: dict[str, int]) -> None:
+def test_a_person_may_end_it(tmp_path: Path, command: Command, outcome: Outcome, end: dict[str, int]) -> None:
     outside = Outside()
     path = begin(tmp_path, outside)
     run(path, outside, lambda runner: runner.state.step == 0 and runner.state.held_s > 1)
-    outside.asks.append((what, "me"))
+    outside.asks.append((command, "me"))
     state = run(path, outside)
     assert (state.outcome, outside.weights) == (outcome, end)
     assert weights(outside)[-1] == end["2.0"]
@@ -280,15 +280,18 @@ def test_a_person_may_end_it(tmp_path: Path, what: str, outcome: Outcome, end: d
     assert [entry.content["by"] for entry in Journal(path).entries if entry.kind == "asked"] == ["me"]
 
 
-@pytest.mark.parametrize("what", ["abort", "rollback"])
-@pytest.mark.parametrize("then", ["promote", "pause", "resume"])
-def test_once_a_person_wants_it_back_nothing_else_counts(tmp_path: Path, what: str, then: str) -> None:
+@pytest.mark.parametrize("command", [Command.ABORT, Command.ROLLBACK])
+@pytest.mark.parametrize("then", [Command.PROMOTE, Command.PAUSE, Command.RESUME])
+def test_once_a_person_wants_it_back_nothing_else_counts(tmp_path: Path, command: Command, then: Command) -> None:
     outside = Outside()
     path = begin(tmp_path, outside)
     run(path, outside, lambda runner: runner.state.held_s > 1)
-    outside.asks += [(what, "me"), (then, "you")]
+    outside.asks += [(command, "me"), (then, "you")]
     state = run(path, outside)
-    assert (state.outcome, state.asked_by) == (Outcome.ABORTED if what == "abort" else Outcome.ROLLED_BACK, "me")
+    assert (state.outcome, state.commanded_by) == (
+        Outcome.ABORTED if command is Command.ABORT else Outcome.ROLLED_BACK,
+        "me",
+    )
     assert weights(outside) == [500, 0]
 
 
@@ -296,7 +299,7 @@ def test_paused_it_takes_no_step_and_still_goes_back_where_it_must(tmp_path: Pat
     outside = Outside()
     path = begin(tmp_path, outside)
     run(path, outside, lambda runner: runner.state.held_s > 1)
-    outside.asks.append(("pause", "me"))
+    outside.asks.append((Command.PAUSE, "me"))
     end = outside.now + 10 * POLICY.hold_s
     state = run(path, outside, lambda runner: outside.now > end)
     assert (state.is_paused, state.step, state.outcome) == (True, 0, None)
@@ -310,12 +313,12 @@ def test_paused_between_two_steps_it_does_not_begin_the_next(tmp_path: Path, mom
     path = begin(tmp_path, outside)
     passed = moment == "after a pass"
     before = run(path, outside, lambda r: r.state.verdict is Verdict.PASS if passed else "register" in r.state.done)
-    outside.asks.append(("pause", "me"))
+    outside.asks.append((Command.PAUSE, "me"))
     end = outside.now + 3 * POLICY.hold_s
     paused = run(path, outside, lambda runner: outside.now > end)
     assert (paused.step, paused.is_paused) == (before.step, True)
     assert weights(outside) == ([500] if passed else [])
-    outside.asks.append(("resume", "me"))
+    outside.asks.append((Command.RESUME, "me"))
     assert run(path, outside).outcome is Outcome.PROMOTED
     assert weights(outside) == [500, 5000, TOTAL]
 
@@ -324,12 +327,12 @@ def test_paused_a_step_that_waits_for_its_weight_does_not_get_it(tmp_path: Path)
     outside = Outside(rate=5000)
     path = begin(tmp_path, outside)
     run(path, outside, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
-    outside.asks.append(("pause", "me"))
+    outside.asks.append((Command.PAUSE, "me"))
     outside.rate = 200  # its workers can carry it now
     end = outside.now + 3 * POLICY.hold_s
     run(path, outside, lambda runner: outside.now > end)
     assert weights(outside) == [500]
-    outside.asks.append(("resume", "me"))
+    outside.asks.append((Command.RESUME, "me"))
     resumed = run(path, outside, lambda runner: runner.state.is_weighed)
     assert (resumed.weight, resumed.held_s, resumed.step_requests) == (5000, 0.0, 0)
     assert run(path, outside).outcome is Outcome.PROMOTED
@@ -395,7 +398,7 @@ def test_a_promotion_can_be_taken_back(tmp_path: Path) -> None:
     runner.reopen("me")
     assert to_the_end(runner).outcome is Outcome.ROLLED_BACK
     assert (outside.weights["1.0"], outside.default) == (TOTAL, "1.0")
-    assert kinds(path)[-6:] == [REOPENED, "doing", "done", "doing", "done", "ended"]
+    assert kinds(path)[-6:] == ["reopened", "doing", "done", "doing", "done", "ended"]
 
 
 def test_an_edited_policy_begins_the_step_anew_and_never_jumps(tmp_path: Path) -> None:
@@ -418,6 +421,22 @@ def test_an_edited_policy_begins_nothing_anew_once_the_canary_is_the_default(tmp
     outside.policy = POLICY.model_copy(update={"hold_s": 20})
     assert run(path, outside).outcome is Outcome.PROMOTED
     assert weights(outside) == [500, 5000, TOTAL]
+
+
+def test_a_rollout_whose_journal_has_no_format_number_goes_on(tmp_path: Path) -> None:
+    outside, path = Outside(), tmp_path / "20260101T000000Z-2.0.jsonl"
+    path.write_bytes((Path(__file__).parent / "data" / "journals" / "in_the_second_step.jsonl").read_bytes())
+    before = fold(Journal(path).entries)
+    assert (before.step, before.is_weighed, before.held_s) == (1, True, 4)
+    outside.weights = {"1.0": TOTAL // 2, "2.0": TOTAL // 2}
+    outside.now, outside.counted = path_end(path), dict(before.cursor)
+    assert run(path, outside).outcome is Outcome.PROMOTED
+    assert weights(outside) == [TOTAL]
+
+
+def path_end(path: Path) -> float:
+    """When the last entry was written."""
+    return Journal(path).entries[-1].at
 
 
 def strikes(path: Path, outside: Outside) -> list[str]:

@@ -10,11 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsctl.bench.rollout import slow_share
-from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Seen, Window, no_evidence
-from tsctl.rollout.decide.judge import Held, Verdict, judge
-from tsctl.rollout.forecast.simulate import (
+from benchmarks.simulation.simulate import (
     CANARY,
     Behaviour,
     Counts,
@@ -29,6 +25,10 @@ from tsctl.rollout.forecast.simulate import (
     signals_of,
     simulate,
 )
+from benchmarks.simulation.workloads import slow_share
+from tsctl.config.policy import RolloutPolicy
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window, no_evidence
+from tsctl.rollout.decide.judge import Held, Verdict, judge
 
 CLASSES = 3
 KINDS = 1 + CLASSES
@@ -54,7 +54,7 @@ def rollout(
 def window(cell: int, is_slow: bool, weight: int) -> Window:
     """One request, as the judge is told of it."""
     track, kind = divmod(cell, KINDS)
-    seen = Seen(1, int(kind == 0), int(is_slow), {str(kind - 1): 1} if kind else {})
+    seen = OutcomeCounts(1, int(kind == 0), int(is_slow), {str(kind - 1): 1} if kind else {})
     return Window(weight, canary=seen) if track == CANARY else Window(weight, stable=seen)
 
 

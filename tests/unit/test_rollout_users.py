@@ -11,17 +11,18 @@ import pytest
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.evidence import Evidence, Seen, Window, no_evidence, window_of
+from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, Window, no_evidence, window_of
 from tsctl.rollout.decide.statistics import rejects
-from tsctl.rollout.evidence.counts import Question
+from tsctl.rollout.evidence.counts import EvidenceQuery
 from tsctl.rollout.evidence.users import UserLog
 
-QUESTION = Question("m", "1.0", "2.0", slow_ms=20)
+QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=20)
 POLICY = RolloutPolicy()
 
 
 def line(version: str, user: str | None, **more: Any) -> str:
     told = {
+        "time": "2026-01-01T00:00:00.000Z", "track": "canary" if version == "2.0" else "stable",
         "model": "m", "by": "weight", "version": version, "weight": "500" if version == "2.0" else "9500",
         "user": user, "status": 200, "duration_ms": 5, "class": None, **more,
     }  # fmt: skip
@@ -52,7 +53,7 @@ def test_a_user_counts_once_for_each_kind_of_event(log: Path) -> None:
         line("2.0", "cid", duration_ms=20, **{"class": "7"}),
         line("2.0", "cid", duration_ms=20, **{"class": "3"}),
     )
-    [window], _ = UserLog(log, begin).read(QUESTION, begin)
+    [window], _ = UserLog(log, begin).read(QUERY, begin)
     assert (window.weight, window.stable.requests, window.stable.errors) == (500, 3, 3)
     assert (window.canary.requests, window.canary.errors, window.canary.slow) == (10, 8, 7)
     stable, canary = window.compared
@@ -66,29 +67,29 @@ def test_what_is_not_by_weight_or_no_line_is_passed_over(log: Path) -> None:
         line("2.0", "a", model="other"), line("2.0", "a", weight=None), line("2.0", "b"), line("2.0", "c")[:-1],
     )  # fmt: skip
     users = UserLog(log, {})
-    [window], cursor = users.read(QUESTION, {})
+    [window], cursor = users.read(QUERY, {})
     assert window.canary.requests == 1
     append(log, "\n")  # the last line is whole now
-    assert users.read(QUESTION, cursor)[0][0].canary.requests == 1
+    assert users.read(QUERY, cursor)[0][0].canary.requests == 1
 
 
 def test_a_rotated_log_is_read_to_its_end_and_whoever_resumes_knows_the_users(log: Path) -> None:
     users = UserLog(log, {})
     begin = users.mark()
     append(log, line("2.0", "ann", status=500))
-    cursor = {**begin, **users.read(QUESTION, begin)[1]}
+    cursor = {**begin, **users.read(QUERY, begin)[1]}
     append(log, line("2.0", "bob", status=500))
     log.rename(log.with_name("access.log.1"))
     append(log, line("2.0", "ann", status=500), line("2.0", "cid", status=500), line("2.0", "bob", status=500))
     for reader in (users, UserLog(log, begin)):
-        [window], after = reader.read(QUESTION, cursor)
+        [window], after = reader.read(QUERY, cursor)
         assert (window.canary.errors, window.compared[1].errors) == (4, 2)
-        assert reader.read(QUESTION, {**cursor, **after}) == ([], {})
+        assert reader.read(QUERY, {**cursor, **after}) == ([], {})
     old = log.with_name("access.log.1")
     with old.open():  # its number is given to no other file
         log.replace(old)  # and the one with the cursor is gone
         append(log, line("2.0", "dan"))
-        [window], _ = UserLog(log, begin).read(QUESTION, cursor)
+        [window], _ = UserLog(log, begin).read(QUERY, cursor)
         assert window.canary.requests == 4
 
 
@@ -96,8 +97,8 @@ def test_what_was_read_and_not_kept_is_read_again(log: Path) -> None:
     users = UserLog(log, {})
     begin = users.mark()
     append(log, line("2.0", "ann", status=500))
-    [first], _ = users.read(QUESTION, begin)
-    assert users.read(QUESTION, begin)[0] == [first]  # the journal could not be written in between
+    [first], _ = users.read(QUERY, begin)
+    assert users.read(QUERY, begin)[0] == [first]  # the journal could not be written in between
     assert first.compared[1].errors == 1
 
 
@@ -127,8 +128,8 @@ def window(on_canary: bool, count: int) -> Window:
     return Window(2500, *pair(on_canary, count))
 
 
-def pair(on_canary: bool, count: int = 1) -> Any:
-    event, nothing = Seen(count, count), Seen()
+def pair(on_canary: bool, count: int = 1) -> tuple[OutcomeCounts, OutcomeCounts]:
+    event, nothing = OutcomeCounts(count, count), OutcomeCounts()
     return (nothing, event) if on_canary else (event, nothing)
 
 

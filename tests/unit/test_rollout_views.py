@@ -1,4 +1,4 @@
-"""What people see of a rollout on a terminal and in pipes, from journals as a runner writes them."""
+"""Status, history, explanation and watching of rollouts, on a terminal and in pipes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from rich.console import Console
 from tests.unit.rollout_journals import Writer, aborted, failed_to_load, promoted, rolled_back, with_outage
 from tsctl.cli import rollout_views
 from tsctl.errors import AnalysisError
-from tsctl.rollout.decide.evidence import Seen
-from tsctl.views.rollout.follow import Standing, Tail, standing
-from tsctl.views.rollout.status import picture, seconds_left
+from tsctl.rollout.decide.evidence import OutcomeCounts
+from tsctl.views.rollout.follow import Snapshot, Tail, snapshot
+from tsctl.views.rollout.status import render_status, seconds_left
+from tsctl.views.rollout.watch import watch_picture
 
 
-def shown(now: Standing | None, clock: float | None = None, width: int = 160) -> str:
-    """The picture as plain text, without the spaces at the ends of lines."""
+def rendered(now: Snapshot | None, clock: float | None = None, width: int = 160) -> str:
+    """The status as plain text, without the spaces at the ends of lines."""
     assert now is not None
     console = Console(file=io.StringIO(), width=width, highlight=False)
-    console.print(picture(now, now.written_at if clock is None else clock))
+    console.print(render_status(now, now.written_at if clock is None else clock))
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
@@ -50,13 +51,13 @@ def rollouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / ".tsctl" / "rollouts" / "digits"
 
 
-# ---- the picture -----------------------------------------------------------------------------------------------------
+# ---- status ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_picture_of_a_step(tmp_path: Path) -> None:
-    text = shown(standing(in_step(tmp_path).entries))
+def test_the_status_of_a_step(tmp_path: Path) -> None:
+    text = rendered(snapshot(in_step(tmp_path).entries))
     assert text.startswith("digits: 2.0 against 1.0")
-    assert "step 1 of 3, 10% of the requests, held for 2 s of 4 s" in text
+    assert "step 1 of 3, 10% of the requests, held 2 s (minimum 4 s)" in text
     assert row(text, "1.0 ") == ["1.0", "stable", "90%", "180", "90.0"]
     assert row(text, "2.0 ") == ["2.0", "canary", "10%", "20", "10.0"]
     assert row(text, "errors")[:5] == ["errors", "1.0", "2", "180", "1.11%"]
@@ -64,48 +65,48 @@ def test_the_picture_of_a_step(tmp_path: Path) -> None:
     assert "undecided: about 30 more requests of the canary, 3 s at the present rate" in text
 
 
-def test_the_picture_fits_on_a_terminal_of_eighty_columns(tmp_path: Path) -> None:
-    text = shown(standing(rolled_back(tmp_path).entries), width=80)
+def test_the_status_fits_on_a_terminal_of_eighty_columns(tmp_path: Path) -> None:
+    text = rendered(snapshot(rolled_back(tmp_path).entries), width=80)
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
 
 
 def test_a_signal_that_has_reached_its_threshold_says_so(tmp_path: Path) -> None:
-    text = shown(standing(rolled_back(tmp_path).entries))
-    assert row(text, "average")[-1] == "reached"
+    text = rendered(snapshot(rolled_back(tmp_path).entries))
+    assert row(text, "average")[-2:] == ["reached", "━" * 16]
     assert "digits 2.0 was rolled back, by errors" in text
 
 
-def test_what_a_rollout_holds_for_is_seen_and_goes_away(tmp_path: Path) -> None:
+def test_an_outage_is_shown_while_it_lasts(tmp_path: Path) -> None:
     entries = with_outage(tmp_path).entries
     last = next(entry.seq for entry in reversed(entries) if entry.kind == "waits")
-    assert "holds: the gateway does not answer" in shown(standing(entries[: last + 1]))
-    assert "holds" not in shown(standing(entries))
+    assert "waiting: the gateway does not answer" in rendered(snapshot(entries[: last + 1]))
+    assert "waiting" not in rendered(snapshot(entries))
 
 
 def test_a_paused_rollout_says_how_it_goes_on(tmp_path: Path) -> None:
     writer = in_step(tmp_path)
     writer.tell("asked", what="pause", by="bob@desk")
-    assert "paused; it goes on by: tsctl rollout resume digits" in shown(standing(writer.entries))
+    assert "paused; to go on: tsctl rollout resume digits" in rendered(snapshot(writer.entries))
 
 
-def test_a_rollout_that_nobody_runs_is_told_by_its_silence(tmp_path: Path) -> None:
-    now = standing(in_step(tmp_path).entries)
+def test_a_rollout_without_a_runner_is_recognised_by_its_silence(tmp_path: Path) -> None:
+    now = snapshot(in_step(tmp_path).entries)
     assert now is not None
-    assert "nothing was written" not in shown(now, now.written_at + 20)
-    assert "nothing was written for 2 min; where no tsctl runs it" in shown(now, now.written_at + 120)
+    assert "no journal entry" not in rendered(now, now.written_at + 20)
+    assert "no journal entry for 2 min; if no tsctl runs it" in rendered(now, now.written_at + 120)
 
 
 def test_time_left_is_that_of_what_takes_longest(tmp_path: Path) -> None:
     writer = in_step(tmp_path)
-    now = standing(writer.entries)
+    now = snapshot(writer.entries)
     assert now is not None and now.rates == pytest.approx((90, 10))
     assert seconds_left(now, now.state.judgement) == pytest.approx(3), "30 requests at 10 a second; the hold takes 2 s"
     for _ in range(61):
-        writer.tick(Seen(), Seen())
-    now = standing(writer.entries)
+        writer.tick(OutcomeCounts(), OutcomeCounts())
+    now = snapshot(writer.entries)
     assert now is not None and now.rates == (0, 0)
     assert seconds_left(now, now.state.judgement) is None
-    assert "and none comes now" in shown(now)
+    assert "and there is no traffic now" in rendered(now)
 
 
 # ---- following a file ------------------------------------------------------------------------------------------------
@@ -128,10 +129,10 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path) -> None:
     writer = in_step(tmp_path)
     lines = writer.path.read_bytes().splitlines(keepends=True)
     writer.path.write_bytes(b"".join([*lines[:2], b"{}\n"]))
-    with pytest.raises(AnalysisError, match="line 3: is no entry"):
+    with pytest.raises(AnalysisError, match="line 3: not an entry"):
         Tail(writer.path).new()
     writer.path.write_bytes(b"".join([lines[0], lines[2]]))
-    with pytest.raises(AnalysisError, match="line 2: has number 2"):
+    with pytest.raises(AnalysisError, match="line 2: numbered 2"):
         Tail(writer.path).new()
     with pytest.raises(AnalysisError, match="is gone"):
         Tail(tmp_path / "none.jsonl").new()
@@ -173,7 +174,7 @@ def test_status_of_all_models_shows_what_is_in_progress(rollouts: Path, capsys: 
     rollout_views.status()
     text = capsys.readouterr().out
     assert "words: 2.0 against 1.0" in text and "digits" not in text
-    assert "before the first step: verify, register, prove are to come" in text
+    assert "before the first step: verify, register, golden samples are to come" in text
 
 
 def test_history_has_a_line_for_each(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +184,8 @@ def test_history_has_a_line_for_each(rollouts: Path, capsys: pytest.CaptureFixtu
     rolled_back(rollouts, begin=1_795_600_000.0)
     rollout_views.history("digits")
     head, good, bad = capsys.readouterr().out.splitlines()
-    assert head.split() == ["ID", "MODEL", "FROM", "TO", "OUTCOME", "BY", "REQUESTS", "LASTED", "BEGAN"]
+    names = "ID MODEL FROM TO OUTCOME FAILED BY CANARY REQUESTS DURATION STARTED"
+    assert head.split() == names.split()
     assert good.split()[1:6] == ["digits", "1.0", "2.0", "promoted", "960"]
     assert "rolled back  errors" in bad
     rollout_views.history(json=True)
@@ -204,7 +206,7 @@ def test_explain_prints_the_evidence_below_each_verdict(rollouts: Path, capsys: 
     text = capsys.readouterr().out
     assert "Step 1 passed" in text and "Step 2 failed" in text
     assert all(line == line.rstrip() for line in text.splitlines())
-    assert text.count("SIGNAL") == text.count("REQUESTS THAT ARE") == 2
+    assert text.count("SIGNAL") == text.count("EVENT") == 2
     rollout_views.explain("digits", json=True)
     told = json.loads(capsys.readouterr().out)
     assert [line["judgement"]["verdict"] for line in told["told"] if line["judgement"]] == ["pass", "fail"]
@@ -256,8 +258,8 @@ def test_watch_prints_what_happens_and_ends_with_the_rollout(
     later.join()
     assert ended.value.exit_code == 10
     lines = capsys.readouterr().out.splitlines()
-    assert "Step 1 of 3 begins" in "\n".join(lines) and "bob@desk stopped the rollout." in lines[-5]
-    assert "was stopped by bob@desk" in lines[-1]
+    assert "Step 1 of 3 began" in "\n".join(lines) and "bob@desk aborted the rollout." in lines[-5]
+    assert "was aborted by bob@desk" in lines[-1]
     assert not any("tick" in line for line in lines)
 
 
@@ -272,10 +274,10 @@ def test_watch_of_a_promotion_ends_well(rollouts: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("write", [promoted, aborted, failed_to_load])
-def test_watch_on_a_terminal_keeps_the_last_picture(write: Callable[[Path], Writer], rollouts: Path) -> None:
+def test_watch_on_a_terminal_keeps_the_last_status(write: Callable[[Path], Writer], rollouts: Path) -> None:
     writer = write(rollouts)
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=40)
-    state = rollout_views._watch_picture(writer.path, console)
+    state = watch_picture(writer.path, console)
     assert isinstance(console.file, io.StringIO)
     assert state.outcome is not None and "digits: 2.0 against 1.0" in console.file.getvalue()
     assert "\x1b[" in console.file.getvalue(), "colours on a terminal"

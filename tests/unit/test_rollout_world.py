@@ -13,12 +13,12 @@ from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.traffic import Traffic
-from tsctl.rollout.decide.state import Action, next_action
+from tsctl.rollout.decide.actions import Action, next_action
+from tsctl.rollout.decide.events import Command, Effect, EffectDone, Started, StepBegan
 from tsctl.rollout.evidence.sources import PrometheusServer
-from tsctl.rollout.run import commands as control
 from tsctl.rollout.run.begin import Place, open_place, resumed
 from tsctl.rollout.run.effects import Site, is_as_decided
-from tsctl.rollout.run.journal import STARTED, Journal, folder
+from tsctl.rollout.run.journal import Journal, folder
 from tsctl.rollout.run.runner import Runner
 
 DEPLOYMENT = "nodes: {local: {}}\ngateway: {}\nrollout: {alpha: 0.02}\n"
@@ -35,12 +35,13 @@ def place(tmp_path: Path) -> Place:
     journal = Journal(folder(project, "digits") / "20261125T093000Z-2.0.jsonl")
     policy = RolloutPolicy(alpha=0.02)
     journal.append(
-        STARTED, id=journal.id, model="digits", canary="2.0", stable="1.0", archive="ab" * 32,
-        file="digits-2.0-abababababab.mar", workers=1, nodes=["local"], policy=policy.model_dump(mode="json"),
-        policy_digest=policy.digest, classes=[], cursor={}, by="ann@desk",
+        Started(
+            journal.id, "digits", "2.0", "1.0", "ab" * 32, policy, "digits-2.0-abababababab.mar", 1, ("local",),
+            policy.digest, by="ann@desk",
+        )
     )  # fmt: skip
-    journal.append("step", index=0, weight=100, slow_ms=None, cursor={})
-    journal.append("done", what="weigh", weight=100)
+    journal.append(StepBegan(0, 100))
+    journal.append(EffectDone(Effect.SET_WEIGHT, weight=100))
     return open_place(project, read_deployment(project.deployment))
 
 
@@ -50,8 +51,8 @@ def site_of(runner: Runner) -> Site:
 
 
 def test_a_rollout_whose_archive_is_gone_can_be_taken_back(place: Place) -> None:
-    with resumed(place, "digits", quiet, control.ABORT) as runner:
-        assert next_action(runner.state).action is Action.BACK
+    with resumed(place, "digits", quiet, Command.ABORT) as runner:
+        assert next_action(runner.state).action is Action.REVERT_WEIGHT
         for effect in (site_of(runner).verify, site_of(runner).register, site_of(runner).prove):
             with pytest.raises(ArchiveError, match=r"digits-2\.0-abababababab\.mar, which this rollout .* is gone"):
                 effect(runner.state)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from handlers.contract import LoadReport
 from tsctl.deploy.status import VersionRow, rows_of
-from tsctl.nodes.torchserve.client import VersionState, Worker
-from tsctl.nodes.torchserve.logs import LoadReport
+from tsctl.nodes.observe import ObservedModel, ObservedVersion
 
 
-def state(version: str, ready: int, wanted: int, archive: str = "digits-1.0-0123456789ab.mar") -> VersionState:
-    workers = tuple(Worker(str(i), "READY" if i < ready else "UNLOADING", 100 + i, False) for i in range(wanted))
-    return VersionState("digits", version, archive, wanted, wanted, 8, 1, 30, 120, workers, 3, 100)
+def served(
+    ready: int, workers: int, default: str = "1.0", archive: str = "digits-1.0-0123456789ab.mar"
+) -> dict[str, ObservedModel]:
+    """A node that serves digits 1.0."""
+    version = ObservedVersion(archive, workers, ready, tuple(range(100, 100 + ready)), queue=3)
+    return {"digits": ObservedModel(default, {"1.0": version})}
 
 
 def report(version: str, reason: str) -> LoadReport:
@@ -22,36 +25,36 @@ def only(rows: list[VersionRow]) -> VersionRow:
 
 
 def test_a_ready_version() -> None:
-    row = only(rows_of([state("1.0", 2, 2)], {"digits": "1.0"}, [("digits", "1.0")], [report("1.0", "")]))
+    row = only(rows_of(served(2, 2), [("digits", "1.0")], [report("1.0", "")]))
     assert (row.state, row.is_default, row.ready_workers, row.workers) == ("ready", True, 2, 2)
     assert (row.pids, row.queue, row.digest, row.reason) == ((100, 101), 3, "0123456789ab", "")
 
 
 def test_a_version_whose_workers_are_not_there_yet() -> None:
-    row = only(rows_of([state("1.0", 1, 2)], {"digits": "2.0"}, [], []))
+    row = only(rows_of(served(1, 2, default="2.0"), [], []))
     assert (row.state, row.is_default, row.is_ready) == ("starting", False, False)
 
 
 def test_a_version_that_refused_tells_the_last_reason() -> None:
     reports = [report("1.0", "first"), report("2.0", "other"), report("1.0", "second")]
-    row = only(rows_of([state("1.0", 0, 1)], {"digits": "1.0"}, [], reports))
+    row = only(rows_of(served(0, 1), [], reports))
     assert (row.state, row.reason) == ("refused", "second")
 
 
 def test_a_refusal_before_a_good_load_is_history() -> None:
-    row = only(rows_of([state("1.0", 0, 1)], {"digits": "1.0"}, [], [report("1.0", "x"), report("1.0", "")]))
+    row = only(rows_of(served(0, 1), [], [report("1.0", "x"), report("1.0", "")]))
     assert row.state == "starting"
 
 
 def test_a_version_without_workers_is_idle_and_not_ready_where_it_is_wanted() -> None:
-    row = only(rows_of([state("1.0", 0, 0)], {"digits": "1.0"}, [("digits", "1.0")], []))
+    row = only(rows_of(served(0, 0), [("digits", "1.0")], []))
     assert (row.state, row.is_ready) == ("idle", False)
-    row = only(rows_of([state("1.0", 0, 0)], {"digits": "1.0"}, [], []))
+    row = only(rows_of(served(0, 0), [], []))
     assert (row.state, row.is_ready) == ("idle", True)
 
 
 def test_a_wanted_version_that_is_not_there_has_a_row_with_its_reason() -> None:
-    rows = rows_of([], {}, [("digits", "2.0"), ("digits", "1.0")], [report("2.0", "wrong answer")])
+    rows = rows_of({}, [("digits", "2.0"), ("digits", "1.0")], [report("2.0", "wrong answer")])
     assert [(row.version, row.state, row.reason) for row in rows] == [
         ("1.0", "missing", "not registered"),
         ("2.0", "refused", "wrong answer"),
@@ -59,4 +62,4 @@ def test_a_wanted_version_that_is_not_there_has_a_row_with_its_reason() -> None:
 
 
 def test_a_stock_archive_has_no_digest() -> None:
-    assert only(rows_of([state("1.0", 1, 1, "resnet.mar")], {}, [], [])).digest is None
+    assert only(rows_of(served(1, 1, archive="resnet.mar"), [], [])).digest is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tsctl.bench.wrk import parse_wrk
+from benchmarks.harness.wrk import parse_wrk
 
 PRINTED = """
 Running 10s test @ http://127.0.0.1:8080/predictions/linear/1.0

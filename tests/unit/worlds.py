@@ -7,15 +7,16 @@ real one by tests/live/test_rollout.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
-from tsctl.rollout.decide.evidence import Seen, Window
+from tsctl.rollout.decide.events import Command, Effect, EffectDone
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.evidence.counts import Cursor, Question
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
 from tsctl.rollout.run.runner import Away
 
 POLICY = RolloutPolicy(
@@ -42,7 +43,7 @@ class Outside:
     default: str = "1.0"
     registered: set[str] = field(default_factory=lambda: {"1.0"})
     policy: RolloutPolicy = POLICY
-    asks: list[tuple[str, str]] = field(default_factory=list)
+    asks: list[tuple[Command, str]] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=lambda: {"1 on a": 400 << 20})
     trouble: str = ""
     refuses: dict[str, TsctlError | OSError] = field(default_factory=dict)  # by effect
@@ -76,7 +77,7 @@ class World:
     outside: Outside
     strike: Callable[[str], None] = lambda point: None
 
-    def _do(self, what: str, effect: Callable[[], Any], value: Any = None) -> dict[str, Any]:
+    def _do(self, what: Effect, effect: Callable[[], Any], value: Any = None) -> EffectDone:
         self.strike(f"before {what}")
         if what in self.outside.away:
             raise Away(f"{what} is away")
@@ -85,49 +86,50 @@ class World:
         effect()
         self.outside.did.append((what, value))
         self.strike(f"after {what}")
-        return {"detail": what}
+        return EffectDone(what, what)
 
-    def verify(self, state: State) -> dict[str, Any]:
-        return self._do("verify", lambda: None)
+    def verify(self, state: State) -> EffectDone:
+        return self._do(Effect.VERIFY, lambda: None)
 
-    def register(self, state: State) -> dict[str, Any]:
-        return self._do("register", lambda: self.outside.registered.add(state.canary))
+    def register(self, state: State) -> EffectDone:
+        return self._do(Effect.REGISTER, lambda: self.outside.registered.add(state.canary))
 
-    def prove(self, state: State) -> dict[str, Any]:
-        return {**self._do("prove", lambda: None), "warm_bytes": dict(self.outside.memory), "requests_per_s": 2000.0}
+    def prove(self, state: State) -> EffectDone:
+        done = self._do(Effect.VERIFY_GOLDEN, lambda: None)
+        return replace(done, warm_bytes=dict(self.outside.memory), requests_per_s=2000.0)
 
-    def default(self, state: State) -> dict[str, Any]:
-        return self._do("default", lambda: setattr(self.outside, "default", state.canary))
+    def default(self, state: State) -> EffectDone:
+        return self._do(Effect.SET_DEFAULT, lambda: setattr(self.outside, "default", state.canary))
 
-    def undefault(self, state: State) -> dict[str, Any]:
-        return self._do("undefault", lambda: setattr(self.outside, "default", state.stable))
+    def undefault(self, state: State) -> EffectDone:
+        return self._do(Effect.RESTORE_DEFAULT, lambda: setattr(self.outside, "default", state.stable))
 
-    def retire(self, state: State) -> dict[str, Any]:
-        return self._do("retire", lambda: None)
+    def retire(self, state: State) -> EffectDone:
+        return self._do(Effect.RETIRE, lambda: None)
 
     def weigh(self, state: State, weight: int) -> None:
         new = {state.stable: TOTAL - weight, state.canary: weight}
-        self._do("weigh", lambda: setattr(self.outside, "weights", new), weight)
+        self._do(Effect.SET_WEIGHT, lambda: setattr(self.outside, "weights", new), weight)
 
     def slow_ms(self, state: State) -> float | None:
         if "slow" in self.outside.refuses:
             raise self.outside.refuses["slow"]
         return self.outside.slow
 
-    def mark(self, question: Question) -> Cursor:
+    def mark(self, query: EvidenceQuery) -> Cursor:
         return {}
 
-    def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
         if "read" in self.outside.away:
             raise Away("counts are away")
         changed = {key: value for key, value in self.outside.counted.items() if value != cursor.get(key, 0)}
         found: dict[int, dict[str, dict[str, int]]] = {}
         for key, value in changed.items():
             version, own, kind = key.split("|")
-            weight = int(own) if version == question.canary else TOTAL - int(own)
+            weight = int(own) if version == query.canary else TOTAL - int(own)
             found.setdefault(weight, {}).setdefault(version, {})[kind] = value - cursor.get(key, 0)
         windows = [
-            Window(weight, Seen(**at.get(question.stable, {})), Seen(**at.get(question.canary, {})))
+            Window(weight, OutcomeCounts(**at.get(query.stable, {})), OutcomeCounts(**at.get(query.canary, {})))  # type: ignore[arg-type]
             for weight, at in sorted(found.items())
         ]
         return windows, changed
@@ -147,7 +149,7 @@ class World:
     def policy(self, state: State) -> RolloutPolicy:
         return self.outside.policy
 
-    def asked(self) -> list[tuple[str, str]]:
+    def asked(self) -> list[tuple[Command, str]]:
         return list(self.outside.asks)
 
     def answered(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tsctl.config.archive import ArchiveSpec, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.locks import exclusive
-from tsctl.host.progress import Progress
+from tsctl.host.progress import Note, Progress
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 DIGESTS = "MAR-INF/DIGESTS.json"
@@ -80,7 +80,7 @@ def build_versions(project: Project, wanted: Iterable[tuple[str, str]], progress
     return built
 
 
-def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: str, note: Any) -> Built:
+def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: str, note: Note) -> Built:
     """Build one version into the store and make it the current archive of its version.
 
     Raises:
@@ -241,7 +241,7 @@ class _Entries:
             raise ArchiveError(f"two sources write the entry {name} of the archive", "Rename one of them.")
         self.found[name] = content
 
-    def add_tree(self, name: str, path: Path, wanted: Any) -> None:
+    def add_tree(self, name: str, path: Path, wanted: Callable[[Path], bool]) -> None:
         """A file under the name, or every wanted file of a folder under it."""
         if path.is_file():
             self.add(name, path)

@@ -11,10 +11,11 @@ import os
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from handlers.contract import SAMPLE_MEDIA_TYPES
 from tsctl.archive.store import UNREADABLE, digest_of, store_name
 from tsctl.errors import ArchiveError
 
@@ -54,10 +55,16 @@ def write_archive(entries: Mapping[str, Content], store: Path, model: str, versi
 
 def content_digest(content: Content) -> str:
     """SHA-256 of an entry's content, in hex."""
-    total = hashlib.sha256()
-    for block in _blocks(content):
-        total.update(block)
-    return total.hexdigest()
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else digest_of(content)
+
+
+def place(content: Content, path: Path) -> None:
+    """Write an entry's content to a file, and make the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        shutil.copyfile(content, path)
 
 
 def check_entries(archive: zipfile.ZipFile) -> list[str]:
@@ -103,6 +110,16 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         raise ArchiveError(f"{path} is not a zip file: {error}") from error
 
 
+def read_samples(path: Path) -> list[tuple[str, bytes, str]]:
+    """Name, body and media type of each sample in the archive; empty for a stock archive."""
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if name.startswith("samples/") and not name.endswith("/"))
+        return [
+            (name, archive.read(name), SAMPLE_MEDIA_TYPES.get(Path(name).suffix.lower(), "application/octet-stream"))
+            for name in names
+        ]
+
+
 def unpack(path: Path, folder: Path) -> None:
     """Unpack the archive into a folder.
 
@@ -132,20 +149,12 @@ def _write(entries: Mapping[str, Content], file: IO[bytes]) -> None:
             info = zipfile.ZipInfo(name, _TIME)
             info.create_system = 3  # Unix, whatever this machine is
             info.external_attr = _MODE << 16
-            info.file_size = _size(entries[name])  # tells zipfile beforehand whether it needs 64-bit fields
+            content = entries[name]
+            # tells zipfile beforehand whether it needs 64-bit fields
+            info.file_size = len(content) if isinstance(content, bytes) else content.stat().st_size
             with archive.open(info, "w") as entry:
-                for block in _blocks(entries[name]):
-                    entry.write(block)
-
-
-def _blocks(content: Content) -> Iterator[bytes]:
-    if isinstance(content, bytes):
-        yield content
-        return
-    with content.open("rb") as file:
-        while block := file.read(_BLOCK):
-            yield block
-
-
-def _size(content: Content) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
+                if isinstance(content, bytes):
+                    entry.write(content)
+                else:
+                    with content.open("rb") as source:
+                        shutil.copyfileobj(source, entry, _BLOCK)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from handlers import contract
 from tsctl.archive.build import assemble
-from tsctl.archive.container import Content
+from tsctl.archive.container import place
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.trial import run_probe
 from tsctl.config.archive import ArchiveSpec, Tolerance
 from tsctl.errors import ArchiveError
+from tsctl.host.progress import Note
 
 #: More digits would hold one machine's rounding against another's.
 SIGNIFICANT_DIGITS = 6
@@ -24,7 +23,7 @@ SIGNIFICANT_DIGITS = 6
 LARGEST_SHARE = 0.1
 
 
-def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Callable[[str], None]) -> list[str]:
+def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> list[str]:
     """Write golden/<version>.json anew.
 
     Returns:
@@ -37,7 +36,7 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Callable[[s
     made, _ = recipe_output(folder, spec, version, note)
     with tempfile.TemporaryDirectory(prefix="tsctl-golden-") as unpacked:
         for name, content in assemble(folder, spec, version, made, has_golden=False).items():
-            _place(Path(unpacked) / name, content)
+            place(content, Path(unpacked) / name)
         note("asking the samples")
         trial = run_probe(Path(unpacked), [], golden=True)
     if trial.error:
@@ -80,11 +79,3 @@ def rounded(answer: Any, tolerance: Tolerance) -> Any:
         allowed = tolerance.absolute + tolerance.relative * abs(answer)
         return short if abs(short - answer) <= LARGEST_SHARE * allowed else answer
     return answer
-
-
-def _place(path: Path, content: Content) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        shutil.copyfile(content, path)

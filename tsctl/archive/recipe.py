@@ -9,20 +9,18 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.metadata import distributions
 from pathlib import Path
 
 from tsctl.config.archive import ArchiveSpec
 from tsctl.errors import ArchiveError
+from tsctl.host.progress import Note
 
 KEY_FILE = ".inputs"
 _SHOWN_LINES = 15
 
 
-def recipe_output(
-    folder: Path, spec: ArchiveSpec, version: str, note: Callable[[str], None]
-) -> tuple[Path | None, list[str]]:
+def recipe_output(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> tuple[Path | None, list[str]]:
     """The folder with what the recipe wrote for a version, run now if an input changed; None without a recipe.
 
     Args:
@@ -61,12 +59,13 @@ def recipe_key(folder: Path, spec: ArchiveSpec, version: str) -> str:
         "settings": spec.serving(version).settings,
         "files": {name: _digest(folder / name) for name in [spec.recipe or "", *spec.files]},
         "python": platform.python_version(),
-        "packages": sorted({f"{d.name}=={d.version}" for d in distributions()} - _own_packages()),
+        # without tsctl itself, whose version says nothing of what a recipe does
+        "packages": sorted({f"{d.name}=={d.version}" for d in distributions() if d.name != "tsctl"}),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def _run(folder: Path, spec: ArchiveSpec, version: str, out: Path, note: Callable[[str], None]) -> list[str]:
+def _run(folder: Path, spec: ArchiveSpec, version: str, out: Path, note: Note) -> list[str]:
     settings = json.dumps(spec.serving(version).settings)
     command = [
         sys.executable, str(folder / (spec.recipe or "")), "--version", version, "--settings", settings,
@@ -104,8 +103,3 @@ def _digest(path: Path) -> str:
         raise ArchiveError(f"{path} is named in archive.yaml and does not exist")
     inside = {str(p.relative_to(path)): _digest(p) for p in sorted(path.rglob("*")) if p.is_file()}
     return hashlib.sha256(json.dumps(inside).encode()).hexdigest()
-
-
-def _own_packages() -> set[str]:
-    """tsctl itself: its version says nothing of what a recipe does."""
-    return {f"{d.name}=={d.version}" for d in distributions() if d.name == "tsctl"}

@@ -28,7 +28,6 @@ _NAME = re.compile(
     rf"^(?P<model>[A-Za-z0-9][A-Za-z0-9_\-.]*)-(?P<version>[A-Za-z0-9][A-Za-z0-9_.]*)"
     rf"-(?P<digest>[0-9a-f]{{{DIGEST_DIGITS}}})\.mar$"
 )
-_BLOCK = 1 << 20
 #: What reading a damaged zip file may raise; a flipped byte can be met by any of them.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
@@ -56,11 +55,8 @@ def parse_name(name: str) -> tuple[str, str, str] | None:
 
 def digest_of(path: Path) -> str:
     """The file's SHA-256 in hex."""
-    total = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            total.update(block)
-    return total.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def archive_of(path: Path) -> StoredArchive:

@@ -10,7 +10,8 @@ import typer
 from tsctl.cli.output import print_table
 
 if TYPE_CHECKING:
-    from tsctl.nodes.fan_out import Done, Note
+    from tsctl.host.progress import Note
+    from tsctl.nodes.fan_out import NodeChange
     from tsctl.nodes.torchserve.node import Node
 
 AllNodes = Annotated[
@@ -18,7 +19,7 @@ AllNodes = Annotated[
 ]
 
 
-def run_everywhere(nodes: Sequence[Node], what: str, act: Callable[[Node, Note], Done]) -> None:
+def change_on_nodes(nodes: Sequence[Node], what: str, act: Callable[[Node, Note], NodeChange]) -> None:
     """Do it on every node and print how it ended on each.
 
     Args:
@@ -28,17 +29,17 @@ def run_everywhere(nodes: Sequence[Node], what: str, act: Callable[[Node, Note],
         NodeError: it failed on at least one, after all were tried.
     """
     from tsctl.host.progress import Progress
-    from tsctl.nodes.fan_out import failure, on_every, reason
+    from tsctl.nodes.fan_out import combined_error, run_on_nodes
 
     with Progress().step(what) as step:
-        ended = on_every(nodes, act, step.note)
+        ended = run_on_nodes(nodes, act, step.note)
         step.done(f"done on {sum(one.error is None for one in ended)} of {len(ended)} nodes")
     rows = []
     for one in ended:
         if one.value is not None:
-            rows.append((one.node, one.value.word, one.value.detail))
+            rows.append((one.node, one.value.outcome, one.value.detail))
         elif one.error is not None:
-            rows.append((one.node, "failed", reason(one.error)))
+            rows.append((one.node, "failed", one.error.summary))
     print_table(("node", "outcome", "detail"), rows)
-    if error := failure(ended, what):
+    if error := combined_error(ended, what):
         raise error

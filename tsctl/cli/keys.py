@@ -26,7 +26,7 @@ def add(
     """Give a client one more key; it is shown this once, and in force when this returns."""
     from tsctl.errors import SpecError
     from tsctl.gateway import change, keys
-    from tsctl.gateway.envoy.render import KEY_HEADER
+    from tsctl.gateway.headers import KEY_HEADER
     from tsctl.host.files import new_secret
 
     key = keys.new_key()
@@ -51,7 +51,7 @@ def add(
 def list_keys(json: Json = False) -> None:
     """Every key by its id, never the key itself."""
     from tsctl.gateway import keys
-    from tsctl.host.files import read_document
+    from tsctl.gateway.files import read_document
 
     gateway = opened()
     plain = keys.plain_keys(read_document(gateway.places.routes))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 
-from tsctl.cli import archive, bench, gateway, keys, metrics, models, node, release, rollout, top, weights
+from tsctl.cli import archive, gateway, keys, metrics, models, node, release, rollout, top, weights
 from tsctl.errors import TsctlError
 
 app = typer.Typer(
@@ -33,7 +34,6 @@ app.add_typer(weights.weights, name="weights")
 app.add_typer(weights.shadow, name="shadow")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(metrics.app, name="metrics")
-app.add_typer(bench.app, name="bench")
 
 
 #: ClickException, the base of what a wrong command line raises; typer carries click inside itself and exports it not.
@@ -42,8 +42,13 @@ _ClickException: Any = typer.BadParameter.__mro__[2]
 
 def run(*arguments: str) -> None:
     """Run the command line with `arguments` before those of the process; ends the process with the right exit code."""
+    run_app(app, "tsctl", arguments)
+
+
+def run_app(commands: typer.Typer, name: str, arguments: Sequence[str] = ()) -> None:
+    """Run any commands in the same way, and end the process."""
     try:
-        status = app(args=[*arguments, *sys.argv[1:]], prog_name="tsctl", standalone_mode=False)
+        status = commands(args=[*arguments, *sys.argv[1:]], prog_name=name, standalone_mode=False)
     except TsctlError as error:
         typer.echo(f"error: {error.message}", err=True)
         if error.hint:

@@ -26,10 +26,12 @@ def serve(
 ) -> None:
     """Stay, and export what all workers measured since the node's start, at /metrics, until Ctrl-C or SIGTERM."""
     opened, registry = _open_metrics(node)
-    from tsctl.monitoring.exporter import application, open_server, parse_listen, serve_until_signalled, url_of
+    from tsctl.monitoring.exporter import parse_listen, serve_until_signalled, url_of
 
-    server = open_server(*parse_listen(listen), application(registry))
-    serve_until_signalled(server, lambda: typer.echo(f"metrics of node {opened.name} at {url_of(server)}"))
+    host, port = parse_listen(listen)
+    serve_until_signalled(
+        host, port, registry, lambda server: typer.echo(f"metrics of node {opened.name} at {url_of(server)}")
+    )
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tsctl.cli.context import open_all_nodes, open_one_node
-from tsctl.cli.fan_out import AllNodes, run_everywhere
+from tsctl.cli.fan_out import AllNodes, change_on_nodes
 from tsctl.cli.node import NodeOption
 from tsctl.cli.output import print_json, print_table
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from tsctl.archive.store import StoredArchive
     from tsctl.config.deployment import DeploymentSpec
     from tsctl.config.project import Project
-    from tsctl.nodes.fan_out import Done, Note
+    from tsctl.host.progress import Note
+    from tsctl.nodes.fan_out import NodeChange
     from tsctl.nodes.torchserve.node import Node
 
 app = typer.Typer(
@@ -37,7 +38,7 @@ def list_models(node: NodeOption = None, all_nodes: AllNodes = False, json: Json
     """Every registered version with its workers."""
     columns = ("model", "version", "default", "ready", "workers", "archive")
     if all_nodes:
-        return _list_everywhere(node, columns, json)
+        return _list_on_nodes(node, columns, json)
     _, _, opened = open_one_node(node)
     rows = _registered(opened)
     if json:
@@ -82,7 +83,7 @@ def register(
     if all_nodes:
         project, _, nodes = open_all_nodes(node)
         stored = _stored(project, archive)
-        return run_everywhere(
+        return change_on_nodes(
             nodes,
             f"registering {stored.model} {stored.version}",
             lambda opened, note: _ensure(opened, stored, workers, note, timeout),
@@ -105,16 +106,16 @@ def scale(
 ) -> None:
     """Set the number of workers and wait until all are READY; dead ones are started anew."""
     from tsctl.host.progress import Progress
-    from tsctl.nodes.fan_out import Done
+    from tsctl.nodes.fan_out import NodeChange
     from tsctl.nodes.torchserve import versions
 
     if all_nodes:
 
-        def act(opened: Node, note: Note) -> Done:
+        def act(opened: Node, note: Note) -> NodeChange:
             state = versions.scale(opened, model, version, workers, note, timeout)
-            return Done("scaled", f"{state.ready_workers} ready")
+            return NodeChange("scaled", f"{state.ready_workers} ready")
 
-        return run_everywhere(open_all_nodes(node)[2], f"scaling {model} {version} to {workers}", act)
+        return change_on_nodes(open_all_nodes(node)[2], f"scaling {model} {version} to {workers}", act)
     _, _, opened = open_one_node(node)
     with Progress().step(f"scaling {model} {version} to {workers}") as step:
         state = versions.scale(opened, model, version, workers, step.note, timeout)
@@ -124,16 +125,16 @@ def scale(
 @app.command("set-default")
 def set_default(model: Model, version: Version, node: NodeOption = None, all_nodes: AllNodes = False) -> None:
     """Make a ready version answer callers that name none."""
-    from tsctl.nodes.fan_out import Done
+    from tsctl.nodes.fan_out import NodeChange
     from tsctl.nodes.torchserve import versions
 
     if all_nodes:
 
-        def act(opened: Node, note: Note) -> Done:
+        def act(opened: Node, note: Note) -> NodeChange:
             versions.set_default(opened, model, version)
-            return Done("default")
+            return NodeChange("default")
 
-        return run_everywhere(open_all_nodes(node)[2], f"making {model} {version} the default", act)
+        return change_on_nodes(open_all_nodes(node)[2], f"making {model} {version} the default", act)
     _, _, opened = open_one_node(node)
     versions.set_default(opened, model, version)
     typer.echo(f"{model} {version} is the default on node {opened.name}")
@@ -151,17 +152,17 @@ def unregister(
 ) -> None:
     """Remove a version and its workers from the node; refused while the gateway sends requests to it by weight."""
     from tsctl.host.progress import Progress
-    from tsctl.nodes.fan_out import Done
+    from tsctl.nodes.fan_out import NodeChange
     from tsctl.nodes.torchserve import versions
 
     if all_nodes:
 
-        def act(opened: Node, note: Note) -> Done:
-            return Done("gone" if versions.unregister(opened, model, version) else "was not registered")
+        def act(opened: Node, note: Note) -> NodeChange:
+            return NodeChange("gone" if versions.unregister(opened, model, version) else "was not registered")
 
         project, deployment, nodes = open_all_nodes(node)
         _require_no_weight(project, deployment, model, version, force)
-        return run_everywhere(nodes, f"unregistering {model} {version}", act)
+        return change_on_nodes(nodes, f"unregistering {model} {version}", act)
     project, deployment, opened = open_one_node(node)
     _require_no_weight(project, deployment, model, version, force)
     with Progress().step(f"unregistering {model} {version}") as step:
@@ -206,24 +207,25 @@ def _require_no_weight(project: Project, deployment: DeploymentSpec, model: str,
     require_no_weight(open_gateway(project, deployment), model, version)
 
 
-def _ensure(node: Node, stored: StoredArchive, workers: int | None, note: Note, timeout_s: float | None) -> Done:
-    from tsctl.nodes.fan_out import Done
+def _ensure(node: Node, stored: StoredArchive, workers: int | None, note: Note, timeout_s: float | None) -> NodeChange:
+    from tsctl.nodes.fan_out import NodeChange
     from tsctl.nodes.torchserve import versions
 
     is_new = versions.ensure(node, stored, workers, note, timeout_s)
     [state] = node.client.describe(stored.model, stored.version)
-    return Done(
+    return NodeChange(
         "registered" if is_new else "was registered", f"{state.ready_workers} of {state.min_workers} workers ready"
     )
 
 
 def _registered(node: Node) -> list[tuple[str, str, bool, int, int, str]]:
     """Model, version, whether it is the default, ready workers, workers and archive of every version."""
-    states = node.client.states()
-    defaults = node.client.models()
+    from tsctl.nodes.observe import observe_models
+
     return [
-        (s.model, s.version, s.version == defaults.get(s.model), s.ready_workers, s.min_workers, s.archive)
-        for s in states
+        (model, version, version == served.default, state.ready, state.workers, state.archive)
+        for model, served in observe_models(node).items()
+        for version, state in served.versions.items()
     ]
 
 
@@ -232,11 +234,11 @@ def _shown(row: tuple[str, str, bool, int, int, str]) -> tuple[object, ...]:
     return (model, version, "yes" if is_default else "", *rest)
 
 
-def _list_everywhere(named: str | None, columns: tuple[str, ...], is_json: bool) -> None:
-    from tsctl.nodes.fan_out import failure, on_every, reason
+def _list_on_nodes(named: str | None, columns: tuple[str, ...], is_json: bool) -> None:
+    from tsctl.nodes.fan_out import combined_error, run_on_nodes
 
-    ended = on_every(open_all_nodes(named)[2], lambda opened, note: _registered(opened))
-    why_not = {one.node: reason(one.error) for one in ended if one.error is not None}
+    ended = run_on_nodes(open_all_nodes(named)[2], lambda opened, note: _registered(opened))
+    why_not = {one.node: one.error.summary for one in ended if one.error is not None}
     if is_json:
         print_json(
             [
@@ -252,7 +254,7 @@ def _list_everywhere(named: str | None, columns: tuple[str, ...], is_json: bool)
         print_table(("node", *columns), [(one.node, *_shown(row)) for one in ended for row in one.value or ()])
         for name, why in why_not.items():
             typer.echo(f"\nnode {name} does not tell: {why}")
-    if error := failure(ended, "listing"):
+    if error := combined_error(ended, "listing"):
         raise error
 
 

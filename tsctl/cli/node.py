@@ -14,7 +14,7 @@ from tsctl.cli.context import open_one_node
 if TYPE_CHECKING:
     from tsctl.errors import TsctlError
     from tsctl.nodes.torchserve.node import Node
-    from tsctl.nodes.torchserve.start import Restored
+    from tsctl.nodes.torchserve.restore import Restored
 
 app = typer.Typer(help="Start, stop and wait for the TorchServe node on this machine.", no_args_is_help=True)
 
@@ -31,7 +31,8 @@ def start(
 ) -> None:
     """Start the node and register again what it served before."""
     from tsctl.host.progress import Progress
-    from tsctl.nodes.torchserve.start import restore, start_node, stop_node
+    from tsctl.nodes.torchserve.restore import restore
+    from tsctl.nodes.torchserve.start import start_node, stop_node
 
     project, _, opened = open_one_node(node)
     progress = Progress()
@@ -67,6 +68,20 @@ def stop(node: NodeOption = None) -> None:
     _, _, opened = open_one_node(node)
     if not stop_node(opened, Progress()):
         typer.echo(f"node {opened.name} was not running")
+
+
+@app.command()
+def running() -> None:
+    """Print pid and record of every node that runs from this folder; exit code 1 if none does."""
+    from tsctl.config.project import find_project
+    from tsctl.nodes.torchserve.process import running_nodes
+
+    project = find_project()
+    nodes = running_nodes(project)
+    for record, pid in nodes:
+        typer.echo(f"pid {pid}, {project.relative(record)}")
+    if not nodes:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`tsctl plan` and `tsctl apply`: deployment.yaml against what nodes and Envoy do, shown and made equal."""
+"""`tsctl plan` and `tsctl apply`: show how nodes and Envoy differ from deployment.yaml, and make them equal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tsctl.cli.output import plural, print_json
 if TYPE_CHECKING:
     from tsctl.deploy.changes import Plan
 
-#: The outcome of `tsctl plan` where something would change.
+#: The exit code of `tsctl plan` where something would change.
 WOULD_CHANGE = 12
 _STYLES = {"+": "green", "~": "yellow", "-": "red", "?": "cyan", "x": "bold red"}
 
@@ -21,71 +21,66 @@ PruneVersions = Annotated[
     bool, typer.Option("--prune", help="Retire versions that deployment.yaml does not name; never one with weight.")
 ]
 PruneModels = Annotated[
-    bool, typer.Option("--prune-models", help="As --prune, and models that it does not name lose their routes first.")
+    bool, typer.Option("--prune-models", help="The same, and remove the routes of models that it does not name first.")
 ]
 
 
 def plan(json: Json = False, prune: PruneVersions = False, prune_models: PruneModels = False) -> int:
-    """Show what 'tsctl apply' would do; exit code 12 if anything, 0 if nothing."""
+    """Show what 'tsctl apply' would change; exit code 12 if anything, 0 if nothing."""
+    from tsctl.deploy.changes import PlanOptions
     from tsctl.deploy.observe import open_owners
-    from tsctl.deploy.outcome import not_covered
-    from tsctl.deploy.reconcile import Prune, plan_now
+    from tsctl.deploy.outcome import coverage_error
+    from tsctl.deploy.reconcile import plan_now
     from tsctl.views.plan import plan_json
 
-    made = plan_now(open_owners(*open_deployment()), Prune(prune or prune_models, prune_models))
+    planned = plan_now(open_owners(*open_deployment()), PlanOptions(prune, prune_models))
     if json:
-        print_json(plan_json(made))
+        print_json(plan_json(planned))
     else:
-        _print(made)
-    if error := not_covered(made):
+        _print(planned)
+    if error := coverage_error(planned):
         raise error
-    return WOULD_CHANGE if made.changes else 0
+    return WOULD_CHANGE if planned.changes else 0
 
 
 def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneModels = False) -> None:
-    """Make nodes and gateway do what deployment.yaml says, and nothing where they do; safe to run again.
+    """Make nodes and gateway do what deployment.yaml says; safe to run again, because only differences are changed.
 
-    A node that does not answer is told, with exit code 4, and catches up when this is run again.
+    If a node does not answer, the others are changed and the exit code is 4; run this again when it is back.
     """
+    from tsctl.deploy.changes import PlanOptions
     from tsctl.deploy.observe import open_owners
-    from tsctl.deploy.reconcile import Prune, reconcile
+    from tsctl.deploy.reconcile import reconcile
     from tsctl.host.progress import Progress
     from tsctl.views.plan import applied_json, summary
 
-    ended = reconcile(
-        open_owners(*open_deployment()),
-        Prune(prune or prune_models, prune_models),
-        Progress(),
-        _print_nothing if json else _print,
-    )
+    owners = open_owners(*open_deployment())
+    options = PlanOptions(prune, prune_models)
+    result = reconcile(owners, options, Progress(), lambda planned: None if json else _print(planned))
     if json:
-        print_json(applied_json(ended.before, ended.applied, ended.after))
-    elif ended.before.changes:
-        made = sum(len(change.steps) for change in ended.applied.done)
-        typer.echo(f"{plural(made, 'change')} made; now {summary(ended.after)}")
-    if error := ended.error:
+        print_json(applied_json(result.before, result.applied, result.after))
+    elif result.before.changes:
+        count = sum(len(change.effects) for change in result.applied.done)
+        typer.echo(f"{plural(count, 'change')} made; now {summary(result.after)}")
+    if error := result.error:
         raise error
 
 
-def _print_nothing(shown: Plan) -> None:
-    """The plan is a part of the JSON at the end."""
-
-
-def _print(shown: Plan) -> None:
-    """The plan, with colours on a terminal."""
+def _print(planned: Plan) -> None:
+    """Print the plan, with colours on a terminal."""
     from rich.console import Console
     from rich.text import Text
 
     from tsctl.views.plan import aligned, heading, lines_of, summary
 
     console = Console(highlight=False, soft_wrap=True)
-    lines = lines_of(shown)
+    lines = lines_of(planned)
     model = None
     for line, text in zip(lines, aligned(lines), strict=True):
         if line.model != model:
-            console.print(Text(("" if model is None else "\n") + heading(shown, line.model), style="bold"))
+            console.print(Text(("" if model is None else "\n") + heading(planned, line.model), style="bold"))
             model = line.model
         console.print(Text(f"  {text}", style=_STYLES[line.sign]))
-    for one in shown.away:
+    for one in planned.unavailable:
         console.print(Text(f"! {one.place}: {one.reason}", style="bold red"))
-    console.print(("\n" if lines or shown.away else "") + summary(shown), markup=False)
+    console.print(("\n" if lines or planned.unavailable else "") + summary(planned), markup=False)

@@ -15,10 +15,10 @@ from tsctl.cli.rollout_plan import plan
 from tsctl.cli.rollout_views import explain, history, report, status, watch
 
 if TYPE_CHECKING:
-    from tsctl.nodes.fan_out import Note
+    from tsctl.host.progress import Note
+    from tsctl.rollout.decide.events import Command, Entry
     from tsctl.rollout.decide.state import State
     from tsctl.rollout.run.begin import Place
-    from tsctl.rollout.run.journal import Entry
     from tsctl.rollout.run.runner import Runner
 
 app = typer.Typer(help="Release a version step by step, and have it promoted or rolled back.", no_args_is_help=True)
@@ -53,10 +53,10 @@ def start(
 @app.command()
 def resume(model: Model, json: Json = False) -> None:
     """Go on with a rollout that was paused, or whose process has ended."""
-    from tsctl.rollout.run import commands as control
+    from tsctl.rollout.decide.events import Command
     from tsctl.rollout.run.begin import resumed
 
-    if _is_asked(model, control.RESUME, json):
+    if _is_asked(model, Command.RESUME, json):
         return
     place = _place()
     _run(f"releasing {model}", lambda note: resumed(place, model, note), json)
@@ -67,10 +67,10 @@ def pause(model: Model, json: Json = False) -> None:
     """Take no further step; a canary that fails is rolled back all the same."""
     from tsctl.config.project import find_project
     from tsctl.errors import AnalysisError
-    from tsctl.rollout.run import commands as control
+    from tsctl.rollout.decide.events import Command
     from tsctl.rollout.run.journal import unfinished
 
-    if not _is_asked(model, control.PAUSE, json):
+    if not _is_asked(model, Command.PAUSE, json):
         waiting = unfinished(find_project(), model)
         raise AnalysisError(
             f"no process runs the rollout {waiting}, so it does not go forward"
@@ -83,29 +83,29 @@ def pause(model: Model, json: Json = False) -> None:
 @app.command()
 def abort(model: Model, json: Json = False) -> None:
     """Give stable all requests again, and end the rollout; exit code 10."""
-    from tsctl.rollout.run import commands as control
+    from tsctl.rollout.decide.events import Command
 
-    _end(model, control.ABORT, json)
+    _end(model, Command.ABORT, json)
 
 
 @app.command()
 def promote(model: Model, json: Json = False) -> None:
     """Skip what is left of the steps: the canary gets all requests, and becomes stable."""
-    from tsctl.rollout.run import commands as control
+    from tsctl.rollout.decide.events import Command
 
-    _end(model, control.PROMOTE, json)
+    _end(model, Command.PROMOTE, json)
 
 
 @app.command()
 def rollback(model: Model, json: Json = False) -> None:
     """Go back to what was stable before, also after a promotion; exit code 10."""
     from tsctl.config.project import find_project
-    from tsctl.rollout.run import commands as control
+    from tsctl.rollout.decide.events import Command
     from tsctl.rollout.run.begin import taken_back
     from tsctl.rollout.run.journal import unfinished
 
     if unfinished(find_project(), model) is not None:
-        return _end(model, control.ROLLBACK, json)
+        return _end(model, Command.ROLLBACK, json)
     place = _place()
     _run(f"taking {model} back", lambda note: taken_back(place, model, note), json)
 
@@ -114,17 +114,17 @@ for view in (plan, status, watch, history, explain, report):
     app.command()(view)
 
 
-def _end(model: str, what: str, json: bool) -> None:
+def _end(model: str, command: Command, json: bool) -> None:
     """Ask the process that runs the rollout, or do it here where none does."""
     from tsctl.rollout.run.begin import resumed
 
-    if _is_asked(model, what, json):
+    if _is_asked(model, command, json):
         return
     place = _place()
-    _run(f"{what} of {model}", lambda note: resumed(place, model, note, what), json)
+    _run(f"{command} of {model}", lambda note: resumed(place, model, note, command), json)
 
 
-def _is_asked(model: str, what: str, json: bool) -> bool:
+def _is_asked(model: str, command: Command, json: bool) -> bool:
     """Whether a process runs the rollout, and was asked; that needs no deployment.yaml without a mistake."""
     from tsctl.config.project import find_project
     from tsctl.rollout.run import commands as control
@@ -133,11 +133,11 @@ def _is_asked(model: str, what: str, json: bool) -> bool:
     project = find_project()
     if not is_running(project, model):
         return False
-    control.ask(project, model, what)
+    control.ask(project, model, command)
     if json:
-        print_json({"model": model, "asked": what})
+        print_json({"model": model, "asked": command})
     else:
-        typer.echo(f"asked the rollout of {model} to {what}; see 'tsctl rollout watch {model}'")
+        typer.echo(f"asked the rollout of {model} to {command}; see 'tsctl rollout watch {model}'")
     return True
 
 
@@ -152,17 +152,18 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
     from tsctl.config.project import find_project
     from tsctl.errors import AnalysisError
     from tsctl.host.progress import Progress
-    from tsctl.rollout.decide.state import Outcome, as_json
-    from tsctl.views.rollout.narrative import Teller
+    from tsctl.rollout.decide.events import Effect, EffectBegan, Outcome
+    from tsctl.rollout.decide.state import as_json
+    from tsctl.views.rollout.narrative import Narrator
     from tsctl.views.rollout.report import SUFFIX, write_report
 
-    progress, teller = Progress(), Teller()
+    progress, narrator = Progress(), Narrator()
 
     def heard(entry: Entry, state: State) -> None:
-        for told in teller.tell(entry, state):
-            # what was done is told a moment later, but for the first check, which takes its time
-            if told.kind != "doing" or entry.content["what"] == "verify":
-                progress.line(f"  {told.text}")
+        is_short = isinstance(entry.event, EffectBegan) and entry.event.effect is not Effect.VERIFY
+        for sentence in narrator.narrate(entry, state):
+            if not is_short:  # its end is told a moment later
+                progress.line(f"  {sentence.text}")
 
     with progress.step(title) as step, opened(step.note) as runner:
         runner.heard = heard

@@ -100,8 +100,8 @@ class Cache(SpecModel):
     check: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of the hits that are computed all the same and compared
 
 
-class Serving(SpecModel):
-    """What holds for one version of a model while it is served."""
+class ServingFields(SpecModel):
+    """The settings of served versions; a model sets them for all of its versions, and a version for itself."""
 
     batch: Batch = Batch()
     workers: Workers = Workers()
@@ -122,6 +122,10 @@ class Serving(SpecModel):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # torch threads a worker; None: cores / workers
     settings: Settings = {}  # handed to the handler as it is
 
+
+class Serving(ServingFields):
+    """The settings of one served version, which fit together."""
+
     @model_validator(mode="after")
     def _warm_in_time(self) -> Serving:
         if self.warmup.budget_s >= self.timeouts.startup_s:
@@ -138,25 +142,15 @@ class Serving(SpecModel):
         return self
 
 
-class VersionSpec(SpecModel):
+class VersionSpec(ServingFields):
     """What one version sets for itself: a section replaces the model's, `settings` are merged key by key."""
 
-    batch: Batch | None = None
-    workers: Workers | None = None
-    timeouts: Timeouts | None = None
-    tolerance: Tolerance | None = None
-    warmup: Warmup | None = None
-    limits: Limits | None = None
-    queue_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    cache: Cache | None = None
-    compile: bool | None = None
-    dtype: Literal["float32", "bf16"] | None = None
-    quantize: Literal["int8-dynamic"] | None = None
-    channels_last: bool | None = None
-    metrics: bool | None = None
-    wire: Literal["bulk", "stock"] | None = None
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    settings: Settings = {}
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_inherited(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        return {key: value for key, value in content.items() if value is not None}
 
 
 class ArchiveSpec(Serving):
@@ -185,9 +179,7 @@ class ArchiveSpec(Serving):
         """What holds for one version: the model's values with the version's own on top."""
         merged = {key: getattr(self, key) for key in Serving.model_fields}
         own = self.versions[version] or VersionSpec()
-        for key in own.model_fields_set - {"settings"}:
-            if getattr(own, key) is not None:
-                merged[key] = getattr(own, key)
+        merged |= {key: getattr(own, key) for key in own.model_fields_set}
         merged["settings"] = {**self.settings, **own.settings}
         return Serving(**merged)
 

@@ -31,7 +31,9 @@ class NodeSpec(SpecModel):
     inference: Address = "http://127.0.0.1:8080"
     management: Address = "http://127.0.0.1:8081"
     metrics: Address = "http://127.0.0.1:8082"
-    grpc_ports: tuple[Port, Port] = Field((7070, 7071), strict=False)  # inference, management; TorchServe opens both
+    grpc_ports: tuple[Port, Port] = Field(
+        default=(7070, 7071), strict=False
+    )  # inference, management; TorchServe opens both
     nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which shall not slow others down
     key_file: str | None = None  # TorchServe's key_file.json; None: where `tsctl node start` has it written
 

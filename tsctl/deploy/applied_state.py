@@ -1,7 +1,7 @@
-"""Remembers what no owner can tell: from which bytes a version was served once, and what was applied last.
+"""Records what no node or gateway stores: the bytes that a version was first served from, and the last `apply`.
 
-Invariant: the first bytes of a version stand until a person removes the file. Both files lie in the state of whoever
-operates; one that is lost is made again by the next `tsctl apply`, from what nodes serve then.
+Invariant: the first bytes of a version stand until a person removes the file. Both files lie in the operator's
+`.tsctl`; the next `tsctl apply` writes a lost one again, from what the nodes serve then.
 """
 
 from __future__ import annotations
@@ -34,48 +34,48 @@ def recorded(project: Project) -> dict[str, str]:
 
 
 def remember(project: Project, served: Mapping[str, str]) -> None:
-    """Each version that was not in the record is there now; one that was stays as it was.
+    """Adds versions to the record; one that is recorded stays as it was.
 
     Args:
-        served: file name of the archive by `model:version`; one that the store did not name is passed over.
+        served: file name of the archive by `model:version`; a name that is not the store's is ignored.
 
     Raises:
-        ConflictError: another tsctl writes it, and does not end.
+        ConflictError: another tsctl holds the record for longer than LOCK_S.
     """
     named = {name: parse_name(archive) for name, archive in served.items()}
-    found = {name: parsed[2] for name, parsed in named.items() if parsed is not None}
-    if found.keys() - recorded(project).keys():
-        with _writing(project):
-            _write(project, SERVED, {**found, **recorded(project)})
+    digits = {name: parsed[2] for name, parsed in named.items() if parsed is not None}
+    if digits.keys() - recorded(project).keys():
+        with _lock(project):
+            _write(project, SERVED, {**digits, **recorded(project)})
 
 
 def remember_applied(project: Project, desired: Desired) -> None:
-    """What is wanted now is what was applied last.
+    """Records the desired state as the one that was applied last.
 
     Raises:
-        ConflictError: another tsctl writes the record, and does not end.
+        ConflictError: another tsctl holds the record for longer than LOCK_S.
     """
     content = {model.model: _fingerprint(model) for model in desired.models}
     if content != _read(project, APPLIED):
-        with _writing(project):
+        with _lock(project):
             _write(project, APPLIED, content)
 
 
 def as_applied(project: Project, desired: Desired) -> frozenset[str]:
-    """The models of which deployment.yaml and the store want what was applied last.
+    """The models whose desired state is the one that was applied last.
 
     Raises:
         SpecError: the file is damaged.
     """
     last = _read(project, APPLIED)
-    return frozenset(one.model for one in desired.models if last.get(one.model) == _fingerprint(one))
+    return frozenset(model.model for model in desired.models if last.get(model.model) == _fingerprint(model))
 
 
 def _fingerprint(model: WantedModel) -> str:
-    """Equal for equal wishes, whatever else lies in the store."""
-    versions = sorted((replace(one, others=(), recorded=None) for one in model.versions), key=lambda one: one.version)
-    wish = (model.default, versions, sorted(model.shares.items()) if model.shares is not None else None)
-    return hashlib.sha256(repr(wish).encode()).hexdigest()
+    """Equal for equal desired states, whatever else lies in the store."""
+    versions = sorted((replace(v, others=(), recorded=None) for v in model.versions), key=lambda v: v.version)
+    desired = (model.default, versions, sorted(model.shares.items()) if model.shares is not None else None)
+    return hashlib.sha256(repr(desired).encode()).hexdigest()
 
 
 def _read(project: Project, name: str) -> dict[str, str]:
@@ -86,11 +86,12 @@ def _read(project: Project, name: str) -> dict[str, str]:
         return {}
     except (ValueError, AttributeError) as error:
         raise SpecError(
-            f"{project.relative(path)} is damaged: {error}", "Remove it; it is made again from what the nodes serve."
+            f"{project.relative(path)} is damaged: {error}",
+            "Remove it; the next 'tsctl apply' writes it again from what the nodes serve.",
         ) from error
 
 
-def _writing(project: Project) -> AbstractContextManager[None]:
+def _lock(project: Project) -> AbstractContextManager[None]:
     return exclusive(_folder(project) / "record.lock", "the record of what was served", LOCK_S)
 
 

@@ -1,204 +1,200 @@
 """Makes the changes of a plan, one after the other, each on its nodes at once.
 
-Invariant: nothing is done that the plan does not say. After a change of a model failed, the model's later changes are
-left out; other models go on. What was done stays, and the next plan is the rest.
+Invariant: nothing is done that the plan does not say. After a change of a model failed, the changes that depend on it
+are left out; other versions and other models go on. What was done stays, and the next plan is the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 from tsctl.archive.store import StoredArchive, archive_of, parse_name
-from tsctl.config.project import Project
 from tsctl.deploy.applied_state import remember
 from tsctl.deploy.changes import (
     Change,
-    EndRoute,
     Plan,
+    PlanOptions,
     Register,
+    RemoveRoute,
+    Replace,
     Retire,
     Scale,
     SetDefault,
-    Weigh,
+    SetWeights,
+    is_barred_by_rollout,
 )
-from tsctl.deploy.drain import set_aside
 from tsctl.deploy.observe import Owners
-from tsctl.deploy.outcome import Applied, Failure, title
-from tsctl.deploy.preconditions import error_of
+from tsctl.deploy.outcome import Applied, Failure
 from tsctl.errors import ConflictError, NodeError, TsctlError
 from tsctl.gateway import change as routes
+from tsctl.gateway.drain import drained
 from tsctl.gateway.publish import put_traffic
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
-from tsctl.host.locks import exclusive
-from tsctl.host.progress import Progress, Step
-from tsctl.nodes.fan_out import Ended, Note, is_away, on_every
+from tsctl.host.progress import Note, Progress
+from tsctl.nodes.fan_out import is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
-from tsctl.nodes.torchserve.client import Unreachable
 from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.nodes.torchserve.warmup import warm_up
 from tsctl.rollout.run.journal import unfinished
 
-#: How long a version that is retired may have requests in hand.
+#: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0
 
 
-@contextmanager
-def applying(project: Project) -> Iterator[None]:
-    """No other `tsctl apply` changes the deployment while the block runs.
+def apply(owners: Owners, plan: Plan, options: PlanOptions, progress: Progress) -> Applied:
+    """Tries every change of the plan that is not refused, in its order.
 
-    Raises:
-        ConflictError: another one does.
+    A node that stops answering is left out of later changes.
     """
-    with exclusive(project.state / "releases" / "apply.lock", "the deployment"):
-        yield
-
-
-def apply(owners: Owners, plan: Plan, progress: Progress) -> Applied:
-    """The plan was tried, every change of it in its order; for a caller that is `applying`.
-
-    A node that does not answer any more is left out of later changes.
-
-    Raises:
-        ArchiveError, ConflictError, GatewayError: the plan has refusals, and nothing was done.
-    """
-    if plan.refusals:
-        raise error_of(plan.refusals)
-    outcome = Applied()
-    lost: set[str] = set()
-    broken: set[str] = set()
+    applied = Applied()
+    attempt = _Attempt(owners, options)
+    failed: list[Change] = []
     for change in plan.changes:
-        if change.model in broken:
-            outcome.left_out.append(change)
+        if any(refusal.covers(change) for refusal in plan.refusals):
             continue
-        failures = _make(owners, change, lost, progress)
-        outcome.failures += failures
-        away = {one.place for one in failures if is_away(one.error)}
-        lost |= away
-        is_nowhere = bool(change.nodes) and not set(change.nodes) - {one.place for one in failures}
-        if is_nowhere or any(one.place not in away for one in failures):
-            broken.add(change.model)
+        if _depends_on(change, [one for one in failed if one.model == change.model]):
+            applied.left_out.append(change)
+            continue
+        failures = attempt.make(change, progress)
+        applied.failures += failures
+        unavailable = {failure.place for failure in failures if is_unavailable(failure.error)}
+        attempt.lost |= unavailable
+        is_nowhere = bool(change.nodes) and not set(change.nodes) - {failure.place for failure in failures}
+        if is_nowhere or any(failure.place not in unavailable for failure in failures):
+            failed.append(change)
         else:
-            outcome.done.append(change)
-    return outcome
+            applied.done.append(change)
+    return applied
 
 
-def tell_gateway(owners: Owners) -> None:
-    """Envoy, where it runs, knows which node serves what; its keeper would see to that within seconds."""
-    if owners.gateway is not None and owners.gateway.admin.is_live():
-        routes.sync(owners.gateway)
-
-
-def _make(owners: Owners, change: Change, lost: set[str], progress: Progress) -> list[Failure]:
-    """The change was tried where it can be; where it failed, and why."""
-    places = [place.place for place in change.steps]
-    failures: list[Failure] = []
-    try:
-        with progress.step(title(change)) as step:
-            failures = _tried(owners, change, lost, step)
-            if len(failures) == len(places):
-                raise failures[0].error
-            failed = {one.place for one in failures}
-            step.done(f"done on {', '.join(place for place in places if place not in failed)}")
-    except TsctlError as error:
-        failures = failures or [Failure(change, place, error) for place in places]
-    return failures
-
-
-def _tried(owners: Owners, change: Change, lost: set[str], step: Step) -> list[Failure]:
-    """Where it failed.
-
-    Raises:
-        TsctlError: nowhere was it tried, or the gateway did not take it.
-    """
-    rollout = unfinished(owners.project, change.model)
-    if rollout is not None:
-        raise ConflictError(f"rollout {rollout} of {change.model} began meanwhile", "Run this again when it has ended.")
+def _depends_on(change: Change, failed: Sequence[Change]) -> bool:
+    """Whether the change must not be made after these changes of its model failed."""
     match change:
-        case Register():
-            return _registered(owners, change, lost, step.note)
-        case Scale() if change.is_down:
-            return _scaled_down(owners, change, lost, step.note)
-        case Scale():
-            return _on_nodes(owners, change, lost, step.note, lambda node, note: _scale(owners, change, node, note))
+        case Register() | Replace() | Scale(is_down=False):
+            return False  # a version that fails keeps no other from becoming ready
         case SetDefault():
-
-            def act(node: Node, note: Note) -> None:
-                versions.set_default(node, change.model, change.version)
-
-            return _on_nodes(owners, change, lost, step.note, act)
-        case Weigh():
-            _weigh(_gateway(owners), change)
-        case EndRoute():
-            _end_route(_gateway(owners), change.model)
-        case Retire():
-            ended = retire(_gateway(owners), change.model, change.version, DRAIN_S, step.note)
-            return [Failure(change, node, NodeError(reason)) for node, reason in ended.failed if node in change.nodes]
-    return []
+            return any(one.version in (None, change.version) for one in failed)
+        case _:
+            return bool(failed)
 
 
-def _registered(owners: Owners, change: Register, lost: set[str], note: Note) -> list[Failure]:
-    archive = archive_of(owners.project.store / change.archive)
-    failures = _on_nodes(
-        owners, change, lost, note, lambda node, told: versions.ensure(node, archive, change.workers, told)
-    )
-    if len(failures) < len(change.nodes):
-        remember(owners.project, {f"{change.model}:{change.version}": change.archive})
-    return failures
+@dataclass
+class _Attempt:
+    """One run of `apply`."""
+
+    owners: Owners
+    options: PlanOptions
+    lost: set[str] = field(default_factory=set)  # nodes that stopped answering
+
+    def make(self, change: Change, progress: Progress) -> list[Failure]:
+        """Tries the change on every place; returns where it failed."""
+        places = [effect.place for effect in change.effects]
+        failures: list[Failure] = []
+        try:
+            with progress.step(change.title) as step:
+                failures = self._try(change, step.note)
+                if len(failures) == len(places):
+                    raise failures[0].error
+                failed = {failure.place for failure in failures}
+                step.done(f"done on {', '.join(place for place in places if place not in failed)}")
+        except TsctlError as error:
+            failures = failures or [Failure(change, place, error) for place in places]
+        return failures
+
+    def _try(self, change: Change, note: Note) -> list[Failure]:
+        """Where the change failed.
+
+        Raises:
+            TsctlError: it was tried nowhere, or the gateway refused it.
+        """
+        rollout = unfinished(self.owners.project, change.model)
+        if rollout is not None and is_barred_by_rollout(change, self.options):
+            raise ConflictError(
+                f"rollout {rollout} of {change.model} began meanwhile", "Run this again when it has ended."
+            )
+        match change:
+            case Register():
+                return self._register(change, note)
+            case Replace():
+                archive = self._archive(change.archive)
+                return self._in_turn(
+                    change, note, lambda node, note: versions.replace(node, archive, change.workers, note)
+                )
+            case Scale() if change.is_down:
+                return self._in_turn(change, note, lambda node, note: self._scale_down(change, node, note))
+            case Scale():
+                return self._on_nodes(change, change.nodes, note, lambda node, note: self._scale(change, node, note))
+            case SetDefault():
+                return self._on_nodes(
+                    change,
+                    change.nodes,
+                    note,
+                    lambda node, note: versions.set_default(node, change.model, change.version),
+                )
+            case SetWeights():
+                _set_weights(self._gateway, change)
+            case RemoveRoute():
+                _remove_route(self._gateway, change.model)
+            case Retire():
+                retired = retire(self._gateway, change.model, change.version, DRAIN_S, note)
+                return [Failure(change, node, NodeError(why)) for node, why in retired.failed if node in change.nodes]
+        return []
+
+    def _register(self, change: Register, note: Note) -> list[Failure]:
+        archive = self._archive(change.archive)
+        failures = self._on_nodes(
+            change, change.nodes, note, lambda node, note: versions.ensure(node, archive, change.workers, note)
+        )
+        if len(failures) < len(change.nodes) and not self.options.replace:
+            remember(self.owners.project, {f"{change.model}:{change.version}": change.archive})
+        return failures
+
+    def _scale(self, change: Scale, node: Node, note: Note) -> None:
+        versions.scale(node, change.model, change.version, change.workers, note)
+        was = change.before[node.name]
+        if was.ready == 0 and parse_name(was.archive) and self._archive(was.archive).path.is_file():
+            warm_up(node, self._archive(was.archive), note)  # nobody has asked it yet
+
+    def _scale_down(self, change: Scale, node: Node, note: Note) -> None:
+        gateway = self.owners.gateway
+        with drained(gateway, change.model, change.version, node, note) if gateway else nullcontext():
+            self._scale(change, node, note)
+
+    def _in_turn(self, change: Change, note: Note, act: Callable[[Node, Note], object]) -> list[Failure]:
+        """As `_on_nodes`, one node after the other, so that the rest can answer for the one that is changed."""
+        return [failure for name in change.nodes for failure in self._on_nodes(change, (name,), note, act)]
+
+    def _on_nodes(
+        self, change: Change, names: tuple[str, ...], note: Note, act: Callable[[Node, Note], object]
+    ) -> list[Failure]:
+        present = [node for node in self.owners.nodes if node.name in names and node.name not in self.lost]
+        ended = run_on_nodes(present, act, note)
+        return [Failure(change, one.node, one.error) for one in ended if one.error is not None] + [
+            Failure(change, name, Unreachable("it does not answer any more")) for name in names if name in self.lost
+        ]
+
+    def _archive(self, name: str) -> StoredArchive:
+        return archive_of(self.owners.project.store / name)
+
+    @property
+    def _gateway(self) -> Gateway:
+        if self.owners.gateway is None:
+            raise AssertionError("a plan without a gateway changes nothing of one. This is a bug.")
+        return self.owners.gateway
 
 
-def _scale(owners: Owners, change: Scale, node: Node, note: Note) -> None:
-    versions.scale(node, change.model, change.version, change.workers, note)
-    was = change.before[node.name]
-    archive = _stored(owners.project, was.archive)
-    if was.ready == 0 and archive is not None:  # nobody has asked it yet
-        versions.warm_wire(node, archive, note)
-
-
-def _scaled_down(owners: Owners, change: Scale, lost: set[str], note: Note) -> list[Failure]:
-    """As the others, but one node after the other, so that the rest can answer for the one that is set aside."""
-
-    def act(node: Node, told: Note) -> None:
-        if owners.gateway is None:
-            _scale(owners, change, node, told)
-        else:
-            with set_aside(owners.gateway, change.model, change.version, node, told):
-                _scale(owners, change, node, told)
-
-    parts = [replace(change, before={node: was}) for node, was in change.before.items()]
-    return [failure for part in parts for failure in _on_nodes(owners, part, lost, note, act)]
-
-
-def _stored(project: Project, name: str) -> StoredArchive | None:
-    path = project.store / name
-    return archive_of(path) if parse_name(name) and path.is_file() else None
-
-
-def _weigh(gateway: Gateway, change: Weigh) -> None:
+def _set_weights(gateway: Gateway, change: SetWeights) -> None:
     """The route has the weights; it is made where there is none."""
     routes.sync(gateway)
-    now = next((one for one in traffic_in_force(gateway) if one.model == change.model), None)
+    now = next((route for route in traffic_in_force(gateway) if route.model == change.model), None)
     if now is None or {version: share for version, share in now.weights.items() if share} != change.weights:
         routes.set_weights(gateway, change.model, change.weights)
 
 
-def _end_route(gateway: Gateway, model: str) -> None:
+def _remove_route(gateway: Gateway, model: str) -> None:
     with changing(gateway):
-        put_traffic(gateway, [one for one in traffic_in_force(gateway) if one.model != model])
-
-
-def _gateway(owners: Owners) -> Gateway:
-    if owners.gateway is None:
-        raise AssertionError("a plan without a gateway changes nothing of one. This is a bug.")
-    return owners.gateway
-
-
-def _on_nodes(
-    owners: Owners, change: Change, lost: set[str], note: Note, act: Callable[[Node, Note], object]
-) -> list[Failure]:
-    present = [node for node in owners.named(change.nodes) if node.name not in lost]
-    ended: Sequence[Ended[object]] = on_every(present, act, note)
-    return [Failure(change, one.node, one.error) for one in ended if one.error is not None] + [
-        Failure(change, name, Unreachable("it does not answer any more")) for name in change.nodes if name in lost
-    ]
+        put_traffic(gateway, [route for route in traffic_in_force(gateway) if route.model != model])

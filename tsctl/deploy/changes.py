@@ -1,4 +1,4 @@
-"""The kinds of change that a plan is made of: each says what it does, where, from what to what.
+"""The kinds of change that a plan consists of: each says what it does, where, from what to what.
 
 Invariant: PHASES is the only order in which changes are made. Versions become warm before they get weight, and lose
 their weight before they lose workers or leave.
@@ -11,17 +11,26 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tsctl.config.weights import percent
-from tsctl.deploy.state import Registered
 from tsctl.errors import TsctlError
 from tsctl.gateway.traffic import Traffic
+from tsctl.nodes.observe import ObservedVersion
 
 GATEWAY = "gateway"
 NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
-class Step:
-    """One line of a change: a place, and what is there before and afterwards, for people."""
+class PlanOptions:
+    """What the caller lets a plan do besides what deployment.yaml names."""
+
+    prune: bool = False  # retire versions that it does not name, except those with weight
+    prune_models: bool = False  # the same, and models that it does not name lose their routes first
+    replace: bool = False  # new bytes under a version that a node has: `tsctl up`, never `tsctl apply`
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One line of a change: a place, and its state before and afterwards, for people."""
 
     place: str  # a node's name, or GATEWAY
     before: str
@@ -30,7 +39,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Register:
-    """The version is registered on nodes that lack it, READY and warm; traffic and default stay."""
+    """Registers a version on nodes that lack it, READY and warm; traffic and default stay."""
 
     kind: ClassVar[str] = "register"
     sign: ClassVar[str] = "+"
@@ -41,34 +50,67 @@ class Register:
     nodes: tuple[str, ...]
 
     @property
-    def steps(self) -> tuple[Step, ...]:
-        return tuple(Step(node, NOTHING, f"{self.archive}, {workers_text(self.workers)}") for node in self.nodes)
+    def title(self) -> str:
+        return f"registering {self.model} {self.version}"
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return tuple(Effect(node, NOTHING, archive_text(self.archive, self.workers)) for node in self.nodes)
 
 
 @dataclass(frozen=True)
-class Scale:
-    """The version has this many workers, all READY."""
+class _OnNodes:
+    """A change of a version that nodes have."""
 
-    kind: ClassVar[str] = "scale"
-    sign: ClassVar[str] = "~"
     model: str
     version: str
-    workers: int
-    before: Mapping[str, Registered]  # by node
-    is_down: bool = False  # fewer workers, where all are READY
+    before: Mapping[str, ObservedVersion]  # by node
 
     @property
     def nodes(self) -> tuple[str, ...]:
         return tuple(self.before)
 
+
+@dataclass(frozen=True)
+class Replace(_OnNodes):
+    """Replaces the bytes of a version in place: the old ones end, the new ones become READY, the default stays."""
+
+    kind: ClassVar[str] = "replace"
+    sign: ClassVar[str] = "~"
+    archive: str
+    workers: int
+
     @property
-    def steps(self) -> tuple[Step, ...]:
-        return tuple(Step(node, state_text(was), workers_text(self.workers)) for node, was in self.before.items())
+    def title(self) -> str:
+        return f"replacing {self.model} {self.version}"
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        after = archive_text(self.archive, self.workers)
+        return tuple(Effect(node, archive_text(was.archive, was.workers), after) for node, was in self.before.items())
 
 
 @dataclass(frozen=True)
-class Weigh:
-    """The model's route has these weights."""
+class Scale(_OnNodes):
+    """Gives a version this many workers, all READY."""
+
+    kind: ClassVar[str] = "scale"
+    sign: ClassVar[str] = "~"
+    workers: int
+    is_down: bool = False  # fewer workers, where all are READY
+
+    @property
+    def title(self) -> str:
+        return f"scaling {self.model} {self.version} to {workers_text(self.workers)}"
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return tuple(Effect(node, state_text(was), workers_text(self.workers)) for node, was in self.before.items())
+
+
+@dataclass(frozen=True)
+class SetWeights:
+    """Sets the weights of a model's route."""
 
     kind: ClassVar[str] = "weights"
     sign: ClassVar[str] = "~"
@@ -79,15 +121,18 @@ class Weigh:
     before: Traffic | None  # None: there is no route yet
 
     @property
-    def steps(self) -> tuple[Step, ...]:
-        return (
-            Step(GATEWAY, weights_text(self.before.weights) if self.before else "no route", weights_text(self.weights)),
-        )
+    def title(self) -> str:
+        return f"weights of {self.model}: {weights_text(self.weights)}"
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        before = weights_text(self.before.weights) if self.before else "no route"
+        return (Effect(GATEWAY, before, weights_text(self.weights)),)
 
 
 @dataclass(frozen=True)
 class SetDefault:
-    """The version answers callers of the node that name none."""
+    """Makes a version answer the node's callers that name none."""
 
     kind: ClassVar[str] = "default"
     sign: ClassVar[str] = "~"
@@ -100,13 +145,17 @@ class SetDefault:
         return tuple(self.before)
 
     @property
-    def steps(self) -> tuple[Step, ...]:
-        return tuple(Step(node, was or "none", self.version) for node, was in self.before.items())
+    def title(self) -> str:
+        return f"default of {self.model}: {self.version}"
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return tuple(Effect(node, was or "none", self.version) for node, was in self.before.items())
 
 
 @dataclass(frozen=True)
-class EndRoute:
-    """The model has no route: the gateway answers 404 for it."""
+class RemoveRoute:
+    """Removes a model's route: the gateway answers 404 for it."""
 
     kind: ClassVar[str] = "route"
     sign: ClassVar[str] = "-"
@@ -116,44 +165,53 @@ class EndRoute:
     before: Traffic
 
     @property
-    def steps(self) -> tuple[Step, ...]:
-        return (Step(GATEWAY, weights_text(self.before.weights), "no route"),)
+    def title(self) -> str:
+        return f"removing the route of {self.model}"
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return (Effect(GATEWAY, weights_text(self.before.weights), "no route"),)
 
 
 @dataclass(frozen=True)
-class Retire:
-    """The version, which has no weight, has nothing in hand and is on no node any more."""
+class Retire(_OnNodes):
+    """Unregisters a version without weight from every node, after its last request was answered."""
 
     kind: ClassVar[str] = "retire"
     sign: ClassVar[str] = "-"
-    model: str
-    version: str
-    before: Mapping[str, Registered]  # by node
 
     @property
-    def nodes(self) -> tuple[str, ...]:
-        return tuple(self.before)
+    def title(self) -> str:
+        return f"retiring {self.model} {self.version}"
 
     @property
-    def steps(self) -> tuple[Step, ...]:
-        return tuple(Step(node, f"{was.archive}, {state_text(was)}", NOTHING) for node, was in self.before.items())
+    def effects(self) -> tuple[Effect, ...]:
+        return tuple(Effect(node, f"{was.archive}, {state_text(was)}", NOTHING) for node, was in self.before.items())
 
 
-Change = Register | Scale | Weigh | SetDefault | EndRoute | Retire
+Change = Register | Replace | Scale | SetWeights | SetDefault | RemoveRoute | Retire
 
-#: What is done first stands first.
-PHASES = ("register", "scale", "weights", "default", "scale down", "route", "retire")
+#: The first phase is made first.
+PHASES = ("register", "replace", "scale", "weights", "default", "scale down", "route", "retire")
 
 
 def phase(change: Change) -> int:
-    """Where the change stands in PHASES."""
+    """The position of the change in PHASES."""
     is_down = isinstance(change, Scale) and change.is_down
     return PHASES.index("scale down" if is_down else change.kind)
 
 
+def is_barred_by_rollout(change: Change, options: PlanOptions) -> bool:
+    """Whether an unfinished rollout of the model forbids the change.
+
+    `apply` changes nothing of such a model. `up` may bring back what it serves, and must not change its bytes.
+    """
+    return not options.replace or isinstance(change, Replace)
+
+
 @dataclass(frozen=True)
 class Refusal:
-    """Why a plan is not to be applied."""
+    """A reason why a plan must not be applied."""
 
     model: str
     version: str | None  # None: the model as a whole
@@ -162,21 +220,25 @@ class Refusal:
     hint: str
     error: type[TsctlError]  # what `apply` ends with
 
+    def covers(self, change: Change) -> bool:
+        """Whether the change is among what is refused."""
+        return self.model == change.model and self.version in (None, change.version)
+
 
 @dataclass(frozen=True)
 class Unmanaged:
-    """Something that is, that deployment.yaml does not say, and that the plan leaves as it is."""
+    """Something that exists, that deployment.yaml does not name, and that the plan leaves as it is."""
 
     model: str
     version: str | None
     place: str
-    what: str
-    why_kept: str
+    description: str
+    reason: str  # why it is kept
 
 
 @dataclass(frozen=True)
-class Away:
-    """A node or the gateway, of which the plan says nothing because it does not answer."""
+class Unavailable:
+    """A node or the gateway that did not answer, so that the plan does not cover it."""
 
     place: str
     reason: str
@@ -189,8 +251,8 @@ class Plan:
     changes: tuple[Change, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     unmanaged: tuple[Unmanaged, ...] = ()
-    away: tuple[Away, ...] = ()
-    drifted: tuple[str, ...] = ()  # models that would change though the same was applied before: somebody else did it
+    unavailable: tuple[Unavailable, ...] = ()
+    drifted: tuple[str, ...] = ()  # models that differ from deployment.yaml though the same was applied before
 
     @property
     def is_empty(self) -> bool:
@@ -202,7 +264,11 @@ def workers_text(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
 
 
-def state_text(state: Registered) -> str:
+def archive_text(archive: str, workers: int) -> str:
+    return f"{archive}, {workers_text(workers)}"
+
+
+def state_text(state: ObservedVersion) -> str:
     """`2 workers`, and how many of them are READY where not all are."""
     missing = "" if state.is_ready or not state.workers else f", {state.ready} ready"
     return workers_text(state.workers) + missing
@@ -210,5 +276,5 @@ def state_text(state: Registered) -> str:
 
 def weights_text(weights: Mapping[str, int]) -> str:
     """`1.0 95%, 2.0 5%`: what gets requests, the largest share first."""
-    ranked = sorted(((share, version) for version, share in weights.items() if share), key=lambda one: -one[0])
+    ranked = sorted(((share, version) for version, share in weights.items() if share), key=lambda pair: -pair[0])
     return ", ".join(f"{version} {percent(share)}" for share, version in ranked)

@@ -1,4 +1,4 @@
-"""Reads the desired state: deployment.yaml, with the archives of the store that it means."""
+"""Reads the desired state: deployment.yaml, and the archives of the store that it refers to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tsctl.deploy.state import Desired, WantedModel, WantedVersion
 
 
 def desired_state(project: Project, deployment: DeploymentSpec) -> Desired:
-    """What deployment.yaml says now. A pinned archive is read whole, so that its bytes are known and not its name.
+    """The state that deployment.yaml describes now. A pinned archive is read whole: its bytes count, not its name.
 
     Raises:
         SpecError: the record of what was served or applied is damaged.

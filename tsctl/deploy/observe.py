@@ -1,31 +1,26 @@
-"""Reads the actual state from those who own it: every node at once, Envoy, and the rollout journal."""
+"""Reads the actual state from its owners: every node at once, Envoy, and the rollout journals."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
-from tsctl.deploy.state import Actual, GatewayState, ModelOnNode, NodeState, Registered
+from tsctl.deploy.state import Actual, GatewayState
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force
-from tsctl.nodes.fan_out import Ended, Note, on_every, reason
-from tsctl.nodes.torchserve.client import ManagementError, VersionState
+from tsctl.nodes.observe import observe
 from tsctl.nodes.torchserve.node import Node, open_nodes
 from tsctl.rollout.run.journal import unfinished
 
 
 @dataclass(frozen=True)
 class Owners:
-    """Who is asked, and who is told what to do."""
+    """The nodes and the gateway that are observed and changed."""
 
     project: Project
     deployment: DeploymentSpec
     nodes: tuple[Node, ...]
     gateway: Gateway | None  # None: deployment.yaml has none
-
-    def named(self, names: tuple[str, ...]) -> list[Node]:
-        """The nodes of those names, in their order in deployment.yaml."""
-        return [node for node in self.nodes if node.name in names]
 
 
 def open_owners(project: Project, deployment: DeploymentSpec) -> Owners:
@@ -35,48 +30,16 @@ def open_owners(project: Project, deployment: DeploymentSpec) -> Owners:
 
 
 def actual_state(owners: Owners) -> Actual:
-    """What is now; a node that does not answer is there with its reason.
+    """The state of nodes, gateway and rollouts now; a node that does not answer has its reason.
 
     Raises:
-        GatewayError: Envoy runs, and does not tell what it does.
+        GatewayError: Envoy runs, and does not answer.
         AnalysisError: the journal of a rollout is damaged.
     """
-    nodes = tuple(_node_state(one) for one in on_every(owners.nodes, _serves))
-    gateway = _gateway_state(owners.gateway) if owners.gateway else None
-    found = Actual(nodes, gateway)
-    ids = {model: unfinished(owners.project, model) for model in {*owners.deployment.models, *found.models}}
-    return Actual(nodes, gateway, {model: id_ for model, id_ in ids.items() if id_ is not None})
-
-
-def _serves(node: Node, note: Note) -> dict[str, ModelOnNode]:
-    states: dict[str, list[VersionState]] = {}
-    for state in node.client.states():
-        states.setdefault(state.model, []).append(state)
-    return {
-        model: ModelOnNode(
-            _default(node, model),
-            {one.version: Registered(one.archive, one.min_workers, one.ready_workers) for one in versions},
-        )
-        for model, versions in states.items()
-    }
-
-
-def _default(node: Node, model: str) -> str | None:
-    """The node's default version; None where TorchServe has lost it (see `versions.py`)."""
-    try:
-        return node.client.default_version(model)
-    except ManagementError as error:
-        if error.status != 404:
-            raise
-        return None
-
-
-def _node_state(said: Ended[dict[str, ModelOnNode]]) -> NodeState:
-    if said.error is not None:
-        return NodeState(said.node, why_not=reason(said.error))
-    return NodeState(said.node, said.value or {})
-
-
-def _gateway_state(gateway: Gateway) -> GatewayState:
-    is_live = gateway.admin.is_live()
-    return GatewayState(is_live, {one.model: one for one in traffic_in_force(gateway)})
+    gateway = None
+    if owners.gateway is not None:
+        traffic = {route.model: route for route in traffic_in_force(owners.gateway)}
+        gateway = GatewayState(owners.gateway.admin.is_live(), traffic)
+    actual = Actual(tuple(observe(owners.nodes)), gateway)
+    rollouts = {model: unfinished(owners.project, model) for model in {*owners.deployment.models, *actual.models}}
+    return replace(actual, rollouts={model: name for model, name in rollouts.items() if name is not None})

@@ -1,6 +1,6 @@
-"""What must not be done, whoever wrote it into deployment.yaml. Pure.
+"""Refuses plans that would change the meaning of a version or leave a route without a ready worker. Pure.
 
-Each rule looks at the whole plan and answers with refusals, or with none.
+Each rule looks at the whole plan and yields its refusals, or none.
 """
 
 from __future__ import annotations
@@ -8,43 +8,47 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tsctl.archive.store import DIGEST_DIGITS, parse_name
-from tsctl.deploy.changes import GATEWAY, Change, Refusal, Register, Scale, Weigh
-from tsctl.deploy.state import Actual, Desired, Registered, WantedModel, WantedVersion
+from tsctl.deploy.changes import GATEWAY, Change, PlanOptions, Refusal, Register, Replace, Scale, SetWeights
+from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, TsctlError
+from tsctl.nodes.observe import ObservedVersion
 
 
-def refusals(desired: Desired, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
-    """Every reason for which the changes must not be made; none where they may."""
+def refusals(desired: Desired, actual: Actual, changes: Sequence[Change], options: PlanOptions) -> Iterator[Refusal]:
+    """Every reason why the changes must not be made."""
     for model in desired.models:
         for version in model.versions:
             yield from _archive(model, version, actual)
-            yield from _other_bytes(model, version, actual)
+            if not options.replace:
+                yield from _recorded_bytes(model, version, actual)
+            if not options.replace or version.archive is None:
+                yield from _other_bytes(model, version, actual)
         yield from _cold(model, actual, changes)
         yield from _left_without(model, actual, changes)
-    yield from _rollouts(actual, changes)
+    yield from _replaced_in_rollout(actual, changes) if options.replace else _rollouts(actual, changes)
 
 
-def error_of(found: Sequence[Refusal]) -> TsctlError:
-    """What `apply` ends with where the plan has refusals; the first one's kind, and the reasons of all."""
-    hints = dict.fromkeys(one.hint for one in found)
-    return found[0].error(
-        "nothing was changed, because the plan is refused:\n" + "\n".join(f"  {one.reason}" for one in found),
+def error_of(refused: Sequence[Refusal]) -> TsctlError:
+    """The error of a refused plan: the first refusal's kind, and the reasons of all."""
+    hints = dict.fromkeys(refusal.hint for refusal in refused)
+    return refused[0].error(
+        "nothing was changed, because the plan is refused:\n" + "\n".join(f"  {refusal.reason}" for refusal in refused),
         "\n       ".join(filter(None, hints)),
     )
 
 
-def fits(version: WantedVersion, found: Registered) -> bool:
+def fits(version: WantedVersion, observed: ObservedVersion) -> bool:
     """Whether the node has the version from the bytes that are wanted."""
     if version.archive is not None:
-        return found.archive == version.archive
-    named = parse_name(found.archive)
+        return observed.archive == version.archive
+    named = parse_name(observed.archive)
     return version.pin is None or (named is not None and named[2] == version.pin[:DIGEST_DIGITS])
 
 
 def _archive(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
     """The archive is in the store where a node needs it, and has the pinned bytes."""
     name = f"{model.model} {version.version}"
-    lacking = tuple(node.node for node in actual.answering if not node.registered(model.model, version.version))
+    lacking = _lacking(model, version, actual)
     build = f"tsctl archive build {model.model}:{version.version}"
     if version.archive is None and lacking:
         if version.pin is None:
@@ -63,12 +67,18 @@ def _archive(model: WantedModel, version: WantedVersion, actual: Actual) -> Iter
             "Copy the pinned archive into archives/store again: its bytes there are others than its name says.",
             ArchiveError,
         )
+
+
+def _recorded_bytes(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
+    """A version is registered from the bytes that it was served from before."""
+    lacking = _lacking(model, version, actual)
     if version.archive is not None and lacking and version.recorded not in (None, _digits(version.archive)):
         yield Refusal(
             model.model,
             version.version,
             lacking,
-            f"{name} was served from other bytes before, {version.recorded}, and the store has {version.archive}",
+            f"{model.model} {version.version} was served from other bytes before, {version.recorded}, and the store has"
+            f" {version.archive}",
             "Give the new bytes a version of their own.",
             ConflictError,
         )
@@ -78,17 +88,17 @@ def _other_bytes(model: WantedModel, version: WantedVersion, actual: Actual) -> 
     """No node has the version from bytes other than those that are wanted."""
     on = actual.on(model.model, version.version)
     wanted = version.archive or version.pin
-    for node, found in on.items():
-        if not fits(version, found):
+    for node, observed in on.items():
+        if not fits(version, observed):
             yield Refusal(
                 model.model,
                 version.version,
                 (node,),
-                f"node {node} has {model.model} {version.version} from other bytes than {wanted}: {found.archive}",
-                "Give the new bytes a version of their own; 'tsctl apply' never replaces what a version means.",
+                f"node {node} has {model.model} {version.version} from other bytes than {wanted}: {observed.archive}",
+                "Give the new bytes a version of their own. Only 'tsctl up', on a developer's machine, replaces bytes.",
                 ConflictError,
             )
-    archives = sorted({found.archive for found in on.values()})
+    archives = sorted({observed.archive for observed in on.values()})
     if wanted is None and len(archives) > 1:
         yield Refusal(
             model.model,
@@ -101,14 +111,14 @@ def _other_bytes(model: WantedModel, version: WantedVersion, actual: Actual) -> 
 
 
 def _cold(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
-    """What is given weight is READY on some node, or an earlier change makes it so."""
-    weigh = next((one for one in changes if isinstance(one, Weigh) and one.model == model.model), None)
-    for name in weigh.weights if weigh else ():
-        is_warm = any(one.is_ready for one in actual.on(model.model, name).values())
-        is_made_so = any(
+    """A version that gets weight is READY on some node, or an earlier change makes it so."""
+    route = next((one for one in changes if isinstance(one, SetWeights) and one.model == model.model), None)
+    for name in route.weights if route else ():
+        is_ready = any(observed.is_ready for observed in actual.on(model.model, name).values())
+        becomes_ready = any(
             isinstance(one, Register | Scale) and (one.model, one.version) == (model.model, name) for one in changes
         )
-        if not is_warm and not is_made_so:
+        if not is_ready and not becomes_ready:
             yield Refusal(
                 model.model,
                 name,
@@ -120,7 +130,7 @@ def _cold(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iter
 
 
 def _left_without(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
-    """Some version with weight keeps a READY worker, even where those that end are the READY ones."""
+    """Some version with weight keeps a READY worker, even if the workers that end are the READY ones."""
     route = actual.route(model.model)
     weighted = [version for version, share in route.weights.items() if share] if route else []
     ready = {
@@ -147,17 +157,37 @@ def _left_without(model: WantedModel, actual: Actual, changes: Sequence[Change])
 
 
 def _rollouts(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
-    """A model's rollout is left alone until it has ended."""
+    """Nothing of a model changes until its rollout has ended."""
     for model in dict.fromkeys(change.model for change in changes):
         if model in actual.rollouts:
             yield Refusal(
                 model,
                 None,
-                tuple(dict.fromkeys(step.place for one in changes if one.model == model for step in one.steps)),
+                tuple(dict.fromkeys(effect.place for one in changes if one.model == model for effect in one.effects)),
                 f"rollout {actual.rollouts[model]} of {model} has not ended, and the plan would change {model}",
                 f"See 'tsctl rollout status {model}'; wait for its end, or end it with 'tsctl rollout abort {model}'.",
                 ConflictError,
             )
+
+
+def _replaced_in_rollout(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
+    """The bytes of a model's versions stay until its rollout has ended: it compares them."""
+    for change in changes:
+        if isinstance(change, Replace) and change.model in actual.rollouts:
+            yield Refusal(
+                change.model,
+                change.version,
+                change.nodes,
+                f"rollout {actual.rollouts[change.model]} of {change.model} has not ended, so {change.model}"
+                f" {change.version} is not replaced by {change.archive}",
+                f"Wait for its end, or end it with 'tsctl rollout abort {change.model}'.",
+                ConflictError,
+            )
+
+
+def _lacking(model: WantedModel, version: WantedVersion, actual: Actual) -> tuple[str, ...]:
+    """The nodes that answer and do not have the version."""
+    return tuple(node.name for node in actual.answering if not node.version(model.model, version.version))
 
 
 def _digits(archive: str) -> str | None:

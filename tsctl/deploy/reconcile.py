@@ -1,4 +1,4 @@
-"""Looks, plans, makes the plan so, and looks again."""
+"""The one reconciler, of `apply` and `up` alike: observes, plans, applies, and observes again."""
 
 from __future__ import annotations
 
@@ -6,28 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tsctl.deploy.applied_state import remember, remember_applied
-from tsctl.deploy.apply import apply, applying, tell_gateway
-from tsctl.deploy.changes import Plan
+from tsctl.deploy.apply import apply
+from tsctl.deploy.changes import Plan, PlanOptions
 from tsctl.deploy.desired import desired_state
 from tsctl.deploy.observe import Owners, actual_state
-from tsctl.deploy.outcome import Applied, failed, not_covered
+from tsctl.deploy.outcome import Applied, coverage_error, failure_error
 from tsctl.deploy.plan import make_plan
+from tsctl.deploy.preconditions import error_of
 from tsctl.deploy.state import Actual
 from tsctl.errors import ConflictError, TsctlError
+from tsctl.gateway.change import sync
+from tsctl.host.locks import exclusive
 from tsctl.host.progress import Progress
 
 
 @dataclass(frozen=True)
-class Prune:
-    """What of that which deployment.yaml does not name shall leave."""
-
-    versions: bool = False
-    models: bool = False  # with their routes
-
-
-@dataclass(frozen=True)
 class Reconciled:
-    """A plan, what became of it, and what is left."""
+    """A plan, its result, and the plan that is left."""
 
     before: Plan
     applied: Applied
@@ -35,8 +30,8 @@ class Reconciled:
 
     @property
     def error(self) -> TsctlError | None:
-        """What it ends with; None where nodes and Envoy do what deployment.yaml says."""
-        if error := failed(self.applied) or not_covered(self.after):
+        """The error to end with; None where nodes and Envoy do what deployment.yaml says."""
+        if error := failure_error(self.applied) or coverage_error(self.after):
             return error
         if self.after.changes:
             return ConflictError(
@@ -46,51 +41,59 @@ class Reconciled:
         return None
 
 
-def plan_now(owners: Owners, prune: Prune) -> Plan:
-    """What would change; nothing is written."""
-    desired = desired_state(owners.project, owners.deployment)
-    return make_plan(desired, actual_state(owners), prune.versions, prune.models)
+def plan_now(owners: Owners, options: PlanOptions) -> Plan:
+    """The plan for what is observed now; nothing is written."""
+    return make_plan(desired_state(owners.project, owners.deployment), actual_state(owners), options)
 
 
-def reconcile(owners: Owners, prune: Prune, progress: Progress, tell: Callable[[Plan], None]) -> Reconciled:
-    """Nodes and Envoy do what deployment.yaml says, as far as they answer.
+def reconcile(
+    owners: Owners, options: PlanOptions, progress: Progress, show: Callable[[Plan], None] = lambda plan: None
+) -> Reconciled:
+    """Makes nodes and Envoy do what deployment.yaml says, as far as they answer.
+
+    With `options.replace`, for a developer's own machine, refused changes are left out and the rest is made, and what
+    is served is not recorded. Otherwise a plan with refusals changes nothing.
 
     Args:
-        tell: called with the plan before anything is changed.
+        show: called with the plan before anything is changed.
 
     Raises:
-        ArchiveError, ConflictError, GatewayError: the plan is refused and nothing was done, or another tsctl applies.
+        ArchiveError, ConflictError, GatewayError: the plan is refused, or another tsctl applies.
     """
-    with applying(owners.project):
-        before = _looked(owners, prune)
-        tell(before)
-        applied = apply(owners, before, progress)
+    with exclusive(owners.project.state / "releases" / "apply.lock", "the deployment"):
+        before = _observe_and_plan(owners, options)
+        show(before)
+        if before.refusals and not options.replace:
+            raise error_of(before.refusals)
+        applied = apply(owners, before, options, progress)
         if not before.changes:
             return Reconciled(before, applied, before)
-        if not applied.failures:
-            tell_gateway(owners)
-        return Reconciled(before, applied, _looked(owners, prune))
+        if not applied.failures and owners.gateway is not None and owners.gateway.admin.is_live():
+            sync(owners.gateway)  # its supervisor would do that within seconds
+        return Reconciled(before, applied, _observe_and_plan(owners, options))
 
 
-def _looked(owners: Owners, prune: Prune) -> Plan:
-    """The plan, after what was seen was remembered."""
+def _observe_and_plan(owners: Owners, options: PlanOptions) -> Plan:
+    """The plan, after what was observed was recorded."""
+    if options.replace:
+        return plan_now(owners, options)
     desired, actual = desired_state(owners.project, owners.deployment), actual_state(owners)
     remember(owners.project, _served(actual))
-    plan = make_plan(desired, actual, prune.versions, prune.models)
-    if plan.is_empty and not plan.away:
+    plan = make_plan(desired, actual, options)
+    if plan.is_empty and not plan.unavailable:
         remember_applied(owners.project, desired)
     return plan
 
 
 def _served(actual: Actual) -> dict[str, str]:
-    """The archive of each `model:version` that nodes have READY, whoever registered it.
+    """The archive of each `model:version` that nodes have READY.
 
-    A version that nodes have from different bytes is passed over: which ones are right is for a person to say.
+    A version that nodes have from different bytes is left out: a person must say which ones are right.
     """
-    found: dict[str, set[str]] = {}
+    archives: dict[str, set[str]] = {}
     for node in actual.answering:
         for model, served in node.models.items():
             for version, state in served.versions.items():
                 if state.is_ready:
-                    found.setdefault(f"{model}:{version}", set()).add(state.archive)
-    return {name: archives.pop() for name, archives in found.items() if len(archives) == 1}
+                    archives.setdefault(f"{model}:{version}", set()).add(state.archive)
+    return {name: names.pop() for name, names in archives.items() if len(names) == 1}

@@ -1,4 +1,4 @@
-"""The two states that a plan is made from: what deployment.yaml and the store want, and what nodes and Envoy do.
+"""The two states that a plan compares: the desired one of deployment.yaml, and the actual one of nodes and Envoy.
 
 Plain values: nothing here asks, waits or decides.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tsctl.gateway.traffic import Traffic
+from tsctl.nodes.observe import ObservedNode, ObservedVersion
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,10 @@ class WantedVersion:
     version: str
     archive: str | None  # file name in the store; None: the store has none, or none that fits the pin
     digest: str = ""  # of that file: its whole SHA-256 where it is pinned, else the 12 digits of its name
-    pin: str | None = None  # digits that the digest must begin with; None: none are asked for
+    pin: str | None = None  # digits that the digest must begin with; None: any
     workers: int | None = None  # None: neither deployment.yaml nor an archive says
     others: tuple[str, ...] = ()  # file names of the version's other archives in the store
-    recorded: str | None = None  # digits of the bytes that were READY under this version before; None: none were
+    recorded: str | None = None  # digits of the bytes that were READY under this version before; None: never recorded
 
 
 @dataclass(frozen=True)
@@ -34,58 +35,23 @@ class WantedModel:
     shares: Mapping[str, int] | None = None  # of TOTAL, by version; None: deployment.yaml does not say
 
     def version(self, name: str) -> WantedVersion | None:
-        return next((one for one in self.versions if one.version == name), None)
+        return next((version for version in self.versions if version.version == name), None)
 
 
 @dataclass(frozen=True)
 class Desired:
-    """What shall be."""
+    """The state that deployment.yaml and the store describe."""
 
     models: tuple[WantedModel, ...]
-    as_applied: frozenset[str] = frozenset()  # the models of which the last `apply` made just this so
+    as_applied: frozenset[str] = frozenset()  # the models that the last complete `apply` left in this state
 
     def model(self, name: str) -> WantedModel | None:
-        return next((one for one in self.models if one.model == name), None)
-
-
-@dataclass(frozen=True)
-class Registered:
-    """One version on one node."""
-
-    archive: str  # file name
-    workers: int  # asked for
-    ready: int  # READY now
-
-    @property
-    def is_ready(self) -> bool:
-        """As many READY workers as were asked for; a version with none asked for is not ready."""
-        return self.workers > 0 and self.ready >= self.workers
-
-
-@dataclass(frozen=True)
-class ModelOnNode:
-    """One model's versions on one node."""
-
-    default: str | None  # None: the node names one that it no longer has
-    versions: Mapping[str, Registered]
-
-
-@dataclass(frozen=True)
-class NodeState:
-    """What one node serves, or why it does not tell."""
-
-    node: str
-    models: Mapping[str, ModelOnNode] = field(default_factory=dict)
-    why_not: str = ""  # empty where it answers
-
-    def registered(self, model: str, version: str) -> Registered | None:
-        found = self.models.get(model)
-        return found.versions.get(version) if found else None
+        return next((model for model in self.models if model.model == name), None)
 
 
 @dataclass(frozen=True)
 class GatewayState:
-    """What Envoy does; where it does not run, what it will do when it starts."""
+    """Envoy's routes; where it does not run, those that it will have when it starts."""
 
     is_live: bool
     traffic: Mapping[str, Traffic] = field(default_factory=dict)  # by model
@@ -93,15 +59,15 @@ class GatewayState:
 
 @dataclass(frozen=True)
 class Actual:
-    """What is."""
+    """The state of nodes, gateway and rollouts now."""
 
-    nodes: tuple[NodeState, ...]
+    nodes: tuple[ObservedNode, ...]
     gateway: GatewayState | None = None  # None: deployment.yaml has none
-    rollouts: Mapping[str, str] = field(default_factory=dict)  # ids of those that have not ended, by model
+    rollouts: Mapping[str, str] = field(default_factory=dict)  # ids of unfinished rollouts, by model
 
     @property
-    def answering(self) -> tuple[NodeState, ...]:
-        return tuple(one for one in self.nodes if not one.why_not)
+    def answering(self) -> tuple[ObservedNode, ...]:
+        return tuple(node for node in self.nodes if node.error is None)
 
     def route(self, model: str) -> Traffic | None:
         return self.gateway.traffic.get(model) if self.gateway else None
@@ -112,7 +78,7 @@ class Actual:
         served = {model for node in self.answering for model in node.models}
         return sorted(served | (self.gateway.traffic.keys() if self.gateway else set()))
 
-    def on(self, model: str, version: str) -> dict[str, Registered]:
+    def on(self, model: str, version: str) -> dict[str, ObservedVersion]:
         """The version on each answering node that has it."""
-        found = {node.node: node.registered(model, version) for node in self.answering}
-        return {name: state for name, state in found.items() if state is not None}
+        versions = {node.name: node.version(model, version) for node in self.answering}
+        return {name: state for name, state in versions.items() if state is not None}

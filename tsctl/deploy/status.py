@@ -1,4 +1,4 @@
-"""Holds what deployment.yaml wants against what nodes serve, as rows that a person or a machine can read."""
+"""Compares what nodes serve with what deployment.yaml names, as one row for each version."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 from handlers.contract import LoadReport
 from tsctl.archive.store import parse_name
 from tsctl.config.deployment import DeploymentSpec
-from tsctl.nodes.fan_out import on_every, reason
-from tsctl.nodes.torchserve.client import Unreachable, VersionState
+from tsctl.nodes.fan_out import is_unavailable
+from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion, observe
 from tsctl.nodes.torchserve.logs import load_reports
 from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.tokens import NoKeyFile
 
 
 @dataclass(frozen=True)
@@ -60,94 +59,90 @@ class NodeStatus:
 
 
 def all_status(nodes: Sequence[Node], deployment: DeploymentSpec) -> list[NodeStatus]:
-    """Every node, asked all at once; one that refuses to tell its state has its reason, as one that is down."""
-    found = []
-    ended = on_every(nodes, lambda node, note: node_status(node, deployment))
-    for node, one in zip(nodes, ended, strict=True):
-        if one.value is not None:
-            found.append(one.value)
-        elif one.error is not None:
-            found.append(_silent(node, reason(one.error)))
-    return found
+    """The status of every node; one that does not answer, or refuses to, has its reason."""
+    return [_status(node, observed, deployment) for node, observed in zip(nodes, observe(nodes), strict=True)]
 
 
 def node_status(node: Node, deployment: DeploymentSpec) -> NodeStatus:
-    """What the node serves now, with the reason for each version that is not ready.
+    """The status of one node, with the reason for each version that is not ready.
 
     Raises:
         NodeError: the node answers, and refuses: its token or its management API.
     """
-    wanted = [(model, version) for model, target in deployment.models.items() for version in target.versions]
-    try:
-        states = node.client.states()
-        defaults = {model: node.client.default_version(model) for model in {state.model for state in states}}
-    except (Unreachable, NoKeyFile) as error:
-        return _silent(node, "it is not running" if node.is_ours and node.pid is None else error.message)
-    rows = rows_of(states, defaults, wanted, load_reports(node.paths.worker_log))
-    return NodeStatus(node.name, True, node.pid, *_addresses(node), tuple(rows))
+    [observed] = observe([node])
+    if observed.error is not None and not is_unavailable(observed.error):
+        raise observed.error
+    return _status(node, observed, deployment)
 
 
 def rows_of(
-    states: Iterable[VersionState],
-    defaults: Mapping[str, str],
-    wanted: Iterable[tuple[str, str]],
-    reports: Iterable[LoadReport],
+    models: Mapping[str, ObservedModel], wanted: Iterable[tuple[str, str]], reports: Iterable[LoadReport]
 ) -> list[VersionRow]:
     """A row for every version that is served or wanted, by model and version.
 
     Args:
-        states: what the node describes.
-        defaults: default version by model.
+        models: what the node serves.
         wanted: (model, version) pairs of the deployment.
         reports: how loads ended, oldest first; the last one of a version that is not ready gives its reason.
     """
-    last = {(report.model, report.version): report for report in reports}
-    asked = set(wanted)
-    rows = [_served_row(s, defaults.get(s.model), last, (s.model, s.version) in asked) for s in states]
-    served = {(row.model, row.version) for row in rows}
-    rows += [_missing_row(*pair, last) for pair in asked - served]
-    return sorted(rows, key=lambda row: (row.model, row.version))
+    refusals = {(report.model, report.version): "" if report.is_ready else report.reason for report in reports}
+    named = set(wanted)
+    served = {
+        (model, version): (state, version == observed.default)
+        for model, observed in models.items()
+        for version, state in observed.versions.items()
+    }
+    return [
+        _served_row(pair, *served[pair], refusals.get(pair, ""), pair in named)
+        if pair in served
+        else _missing_row(pair, refusals.get(pair, ""))
+        for pair in sorted(named | served.keys())
+    ]
 
 
-def _silent(node: Node, why: str) -> NodeStatus:
-    return NodeStatus(node.name, False, node.pid, *_addresses(node), (), why)
-
-
-def _addresses(node: Node) -> tuple[str, str, str]:
-    return node.spec.inference, node.spec.management, node.spec.metrics
+def _status(node: Node, observed: ObservedNode, deployment: DeploymentSpec) -> NodeStatus:
+    rows: list[VersionRow] = []
+    reason = observed.reason
+    if observed.error is None:
+        wanted = [(model, version) for model, target in deployment.models.items() for version in target.versions]
+        rows = rows_of(observed.models, wanted, load_reports(node.paths.worker_log))
+    elif is_unavailable(observed.error) and node.is_ours and node.pid is None:
+        reason = "it is not running"
+    return NodeStatus(
+        node.name,
+        observed.error is None,
+        node.pid,
+        node.spec.inference,
+        node.spec.management,
+        node.spec.metrics,
+        tuple(rows),
+        reason,
+    )
 
 
 def _served_row(
-    state: VersionState, default: str | None, last: Mapping[tuple[str, str], LoadReport], is_wanted: bool
+    pair: tuple[str, str], state: ObservedVersion, is_default: bool, refusal: str, is_wanted: bool
 ) -> VersionRow:
-    refusal = _refusal(last.get((state.model, state.version)))
-    named = parse_name(state.archive)
     condition, reason = "ready", ""
-    if not state.is_ready:
+    if state.workers == 0:
+        condition, reason = "idle", "it has no workers"
+    elif not state.is_ready:
         condition, reason = ("refused", refusal) if refusal else ("starting", "its workers are not ready")
-        if state.min_workers == 0:
-            condition, reason = "idle", "it has no workers"
+    named = parse_name(state.archive)
     return VersionRow(
-        model=state.model,
-        version=state.version,
-        is_default=state.version == default,
+        *pair,
+        is_default=is_default,
         state=condition,
-        ready_workers=state.ready_workers,
-        workers=state.min_workers,
-        pids=tuple(worker.pid for worker in state.workers if worker.is_ready),
-        queue=state.queue_pending,
+        ready_workers=state.ready,
+        workers=state.workers,
+        pids=state.pids,
+        queue=state.queue,
         digest=named[2] if named else None,
         reason=reason,
         is_wanted=is_wanted,
     )
 
 
-def _missing_row(model: str, version: str, last: Mapping[tuple[str, str], LoadReport]) -> VersionRow:
-    refusal = _refusal(last.get((model, version)))
-    return VersionRow(
-        model, version, False, "refused" if refusal else "missing", 0, 0, (), 0, None, refusal or "not registered", True
-    )
-
-
-def _refusal(report: LoadReport | None) -> str:
-    return report.reason if report and not report.is_ready else ""
+def _missing_row(pair: tuple[str, str], refusal: str) -> VersionRow:
+    condition, reason = ("refused", refusal) if refusal else ("missing", "not registered")
+    return VersionRow(*pair, False, condition, 0, 0, (), 0, None, reason, is_wanted=True)

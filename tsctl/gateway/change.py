@@ -12,11 +12,12 @@ from tsctl.config.weights import percent
 from tsctl.errors import GatewayError
 from tsctl.gateway import discover
 from tsctl.gateway.envoy.render import Upstream, cluster_name
+from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, plain_keys, read_keys, write_keys
 from tsctl.gateway.publish import POLL_S, TAKEN_S, put_clusters, put_route_file, put_traffic, routes_of
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow, Traffic, only
-from tsctl.host.files import read_document
+from tsctl.nodes.observe import ObservedNode, observe, observe_version
 from tsctl.nodes.torchserve.node import Node
 
 
@@ -28,24 +29,24 @@ def sync(gateway: Gateway) -> list[str]:
     The nodes are asked before the lock is taken: one that is silent holds up nobody who changes weights or keys.
     """
     nodes, before = gateway.nodes(), upstreams_written(gateway)
-    seen = discover.look(nodes)
+    observed = observe(nodes)
     with changing(gateway):
         if upstreams_written(gateway) != before:  # somebody asked the nodes later than this
             return follow_nodes(gateway)
-        return _follow(gateway, nodes, seen)
+        return _follow(gateway, nodes, observed)
 
 
 def follow_nodes(gateway: Gateway) -> list[str]:
     """As `sync`, for a caller that holds the lock."""
     nodes = gateway.nodes()
-    return _follow(gateway, nodes, discover.look(nodes))
+    return _follow(gateway, nodes, observe(nodes))
 
 
-def _follow(gateway: Gateway, nodes: Sequence[Node], seen: Sequence[discover.Seen]) -> list[str]:
+def _follow(gateway: Gateway, nodes: Sequence[Node], observed: Sequence[ObservedNode]) -> list[str]:
     before = upstreams_written(gateway)
     traffic = traffic_in_force(gateway)
     routed = [(one.model, version) for one in traffic for version in one.versions]
-    found = discover.upstreams(gateway.project, nodes, seen, before, routed)
+    found = discover.upstreams(gateway.project, nodes, observed, before, routed)
     traffic = _with_new_models(gateway, traffic, found)
     changes = _described(before, found)
     needed = {(one.model, version) for one in traffic for version in one.versions}
@@ -141,7 +142,7 @@ def _require_ready(gateway: Gateway, model: str, versions: Sequence[str]) -> Non
     if not versions:
         return
     for version in versions:
-        said = discover.ask(gateway.nodes(), model, version)
+        said = observe_version(gateway.nodes(), model, version)
         if said and not any(state.is_ready for state in said.values()):
             raise GatewayError(
                 f"{model} {version} is not ready on any node ({', '.join(said)}), so it cannot get traffic",

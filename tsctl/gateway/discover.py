@@ -1,22 +1,21 @@
-"""Which node serves which version, asked of the nodes; what Envoy sends requests to follows from it."""
+"""Derives Envoy's clusters from what the nodes serve."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tsctl.archive.container import read_samples
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import NAMESPACE, Endpoint, Probe, Upstream
-from tsctl.nodes.fan_out import Ended, on_every
-from tsctl.nodes.torchserve.client import VersionState
+from tsctl.gateway.envoy.messages import metadata_of
+from tsctl.gateway.envoy.render import Endpoint, Probe, Upstream
+from tsctl.nodes.observe import ObservedNode
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.tokens import read_tokens
-from tsctl.nodes.torchserve.versions import read_samples
 
 #: A health check's sample is the smallest of the archive's; a larger one than this would cost more than it tells.
 LARGEST_PROBE = 256 << 10
@@ -24,34 +23,12 @@ LARGEST_PROBE = 256 << 10
 Pair = tuple[str, str]  # model, version
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What one node said."""
-
-    node: str
-    serves: Mapping[Pair, str] | None  # archive's file name by model and version; None: it did not answer
-    why_not: str = ""
-
-
-def look(nodes: Sequence[Node]) -> list[Seen]:
-    """What every node serves, asked all at once."""
-    return [_seen(one) for one in on_every(nodes, lambda node, note: node.client.states())]
-
-
-def ask(nodes: Sequence[Node], model: str, version: str) -> dict[str, VersionState]:
-    """What each node that answers and has the version says of it, by the node's name."""
-    said = on_every(nodes, lambda node, note: node.client.describe(model, version))
-    return {one.node: one.value[0] for one in said if one.value}
-
-
-def _seen(said: Ended[list[VersionState]]) -> Seen:
-    if said.error is not None:
-        return Seen(said.node, None, said.error.message)
-    return Seen(said.node, {(s.model, s.version): s.archive for s in said.value or () if s.min_workers > 0})
-
-
 def upstreams(
-    project: Project, nodes: Sequence[Node], seen: Sequence[Seen], before: Sequence[Upstream], wanted: Iterable[Pair]
+    project: Project,
+    nodes: Sequence[Node],
+    observed: Sequence[ObservedNode],
+    before: Sequence[Upstream],
+    wanted: Iterable[Pair],
 ) -> list[Upstream]:
     """A cluster for each version that a node serves, and for each that a route names.
 
@@ -63,15 +40,17 @@ def upstreams(
     old = {(one.model, one.version): one for one in before}
     found: dict[Pair, dict[str, Endpoint]] = {pair: {} for pair in wanted}
     archives: dict[Pair, str] = {}
-    for node, said in zip(nodes, seen, strict=True):
-        if said.serves is None:
+    for node, answer in zip(nodes, observed, strict=True):
+        if answer.error is not None:
             for pair, upstream in old.items():
                 for kept in (e for e in upstream.endpoints if e.node == node.name):
                     found.setdefault(pair, {})[node.name] = _endpoint(node, kept.token)
             continue
-        for pair, archive in said.serves.items():
-            found.setdefault(pair, {})[node.name] = _endpoint(node, None)
-            archives[pair] = archive
+        for model, served in answer.models.items():
+            for version, state in served.versions.items():
+                if state.workers > 0:
+                    found.setdefault((model, version), {})[node.name] = _endpoint(node, None)
+                    archives[model, version] = state.archive
     return [
         Upstream(*pair, tuple(places.values()), _probe(project, archives.get(pair), old.get(pair)))
         for pair, places in sorted(found.items())
@@ -85,7 +64,7 @@ def known_endpoints(document: Mapping[str, Any]) -> tuple[Endpoint, ...]:
     for group in assignment["endpoints"]:
         for entry in group["lb_endpoints"]:
             address = entry["endpoint"]["address"]["socket_address"]
-            told = entry["metadata"]["filter_metadata"][NAMESPACE]
+            told = metadata_of(entry)
             token = told["authorization"].removeprefix("Bearer ")
             found.append(Endpoint(told["node"], address["address"], address["port_value"], token))
     return tuple(found)
@@ -134,7 +113,7 @@ def known_upstreams(clusters: Mapping[str, Any], endpoints_of: Mapping[str, Mapp
     for cluster in clusters["resources"]:
         if not cluster.get("health_checks"):  # the cluster of a shadow's copies
             continue
-        told = cluster["metadata"]["filter_metadata"][NAMESPACE]
+        told = metadata_of(cluster)
         places = known_endpoints(endpoints_of[cluster["name"]]) if cluster["name"] in endpoints_of else ()
         found.append(Upstream(told["model"], told["version"], places, _known_probe(cluster["health_checks"][0])))
     return found

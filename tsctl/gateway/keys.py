@@ -17,8 +17,9 @@ from typing import Any
 
 from tsctl.config.deployment import Budget
 from tsctl.errors import GatewayError, SpecError
-from tsctl.gateway.envoy.render import Client
-from tsctl.host.files import read_document, write_document
+from tsctl.gateway.envoy.render import Client, keys_in
+from tsctl.gateway.files import read_document
+from tsctl.host.files import write_document
 
 PREFIX = "tsctl_"
 KEY_BYTES = 32
@@ -110,12 +111,7 @@ def write_keys(path: Path, records: Sequence[Record]) -> None:
 
 def plain_keys(routes: Mapping[str, Any] | None) -> dict[str, str]:
     """The keys that a document of routes holds, by their SHA-256."""
-    if routes is None:
-        return {}
-    [configuration] = routes["resources"]
-    [host] = configuration["virtual_hosts"]
-    keys = (entry["key"] for entry in host["typed_per_filter_config"]["api_key_auth"].get("credentials", ()))
-    return {digest(key): key for key in keys}
+    return {} if routes is None else {digest(key): key for key in keys_in(routes)}
 
 
 def clients(records: Sequence[Record], plain: Mapping[str, str]) -> list[Client]:

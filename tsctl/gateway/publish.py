@@ -8,11 +8,13 @@ from pathlib import Path
 
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy import render
+from tsctl.gateway.envoy.messages import Json
 from tsctl.gateway.envoy.render import Upstream, cluster_name
+from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, clients, plain_keys, read_keys
 from tsctl.gateway.state import Gateway
 from tsctl.gateway.traffic import Traffic
-from tsctl.host.files import read_document, write_document
+from tsctl.host.files import write_document
 
 #: Until when Envoy must have taken a file, and how often it is asked.
 TAKEN_S = 5.0
@@ -26,7 +28,7 @@ UPDATES = "cluster_manager.cds.update_success"
 
 def routes_of(
     gateway: Gateway, traffic: Sequence[Traffic], records: Sequence[Record], plain: Mapping[str, str]
-) -> render.Json:
+) -> Json:
     """The route file of this traffic and these keys.
 
     Args:
@@ -47,7 +49,7 @@ def put_traffic(gateway: Gateway, traffic: Sequence[Traffic]) -> None:
     write_document(gateway.places.ready, render.ready(traffic))
 
 
-def put_route_file(gateway: Gateway, document: render.Json) -> None:
+def put_route_file(gateway: Gateway, document: Json) -> None:
     """This route file is in force.
 
     Raises:
@@ -93,9 +95,7 @@ def _cluster_updates(gateway: Gateway) -> int:
     return gateway.admin.counters(f"^{UPDATES}$").get(UPDATES, 0)
 
 
-def _put(
-    gateway: Gateway, path: Path, document: render.Json, is_taken: Callable[[], bool], taken_s: float = TAKEN_S
-) -> None:
+def _put(gateway: Gateway, path: Path, document: Json, is_taken: Callable[[], bool], taken_s: float = TAKEN_S) -> None:
     """The file has this content, and Envoy, where it runs, has taken it.
 
     Raises:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from tsctl.config.weights import percent
 from tsctl.errors import GatewayError
-from tsctl.gateway import discover
 from tsctl.gateway.change import follow_nodes
 from tsctl.gateway.envoy.render import cluster_name, stat_name
 from tsctl.gateway.publish import put_traffic
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.traffic import Traffic
-from tsctl.nodes.fan_out import on_every
+from tsctl.nodes.fan_out import run_on_nodes
+from tsctl.nodes.observe import observe_version
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
 
@@ -141,7 +141,7 @@ def _use(gateway: Gateway, model: str, version: str) -> tuple[int, int]:
 
 def _queued(nodes: Sequence[Node], model: str, version: str) -> int:
     """Requests that wait on nodes that answer; one that does not has no queue that could still be served."""
-    return sum(state.queue_pending for state in discover.ask(nodes, model, version).values())
+    return sum(state.queue for state in observe_version(nodes, model, version).values())
 
 
 def _unregister(nodes: Sequence[Node], model: str, version: str, stable: str | None) -> Retired:
@@ -149,7 +149,7 @@ def _unregister(nodes: Sequence[Node], model: str, version: str, stable: str | N
         _give_up_default(node, model, version, stable)
         return versions.unregister(node, model, version)
 
-    ended = on_every(nodes, act)
+    ended = run_on_nodes(nodes, act)
     return Retired(
         tuple(one.node for one in ended if one.value is True),
         tuple(one.node for one in ended if one.value is False),

@@ -17,11 +17,13 @@ from tsctl.gateway.envoy.process import (
     validate,
     write_static_files,
 )  # fmt: skip
-from tsctl.gateway.envoy.render import KEY_HEADER, cluster_name, settings
+from tsctl.gateway.envoy.render import cluster_name, settings
+from tsctl.gateway.files import read_document
+from tsctl.gateway.headers import KEY_HEADER
 from tsctl.gateway.keys import digest, new_key, plain_keys, record_of
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.traffic import Traffic
-from tsctl.host.files import read_document, write_secret
+from tsctl.host.files import write_secret
 from tsctl.host.progress import Progress
 
 #: The client whose key `make up` makes.

@@ -14,8 +14,9 @@ from tsctl.gateway import discover
 from tsctl.gateway.envoy import render
 from tsctl.gateway.envoy.admin import Admin
 from tsctl.gateway.envoy.render import Places, Upstream
+from tsctl.gateway.files import read_document
 from tsctl.gateway.traffic import Traffic
-from tsctl.host.files import make_folder, read_document
+from tsctl.host.files import make_folder
 from tsctl.host.locks import exclusive
 from tsctl.nodes.torchserve.node import Node, open_nodes
 

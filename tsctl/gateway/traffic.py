@@ -11,6 +11,10 @@ from dataclasses import dataclass, replace
 from tsctl.config.weights import TOTAL
 
 STABLE, CANARY = "stable", "canary"
+#: The track of a version that a client's path names.
+PINNED = "pinned"
+#: What chose the version of a request: the route's weights, a tester's header, or the path.
+BY_WEIGHT, BY_HEADER, BY_PATH = "weight", "header", "path"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Writes the files that Envoy watches: whole or not at all, readable by their owner only."""
+"""Writes files whole or not at all, readable by their owner only."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
-
-from tsctl.errors import GatewayError
 
 Json = dict[str, Any]
 
@@ -54,20 +52,3 @@ def new_secret(path: Path, content: str) -> Iterator[None]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def read_document(path: Path) -> Json | None:
-    """The file's content, None where there is none.
-
-    Raises:
-        GatewayError: it is not JSON.
-    """
-    try:
-        content: Json = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise GatewayError(
-            f"{path} is damaged: {error}", "Remove it; 'tsctl gateway start' writes it anew, without what it held."
-        ) from None
-    return content

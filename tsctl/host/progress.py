@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.markup import escape
 
 #: Without a terminal, a step that is still busy says so at most this often.
 PLAIN_INTERVAL_S = 5.0
+
+#: Says what is happening right now; cheap enough to call at every poll.
+Note = Callable[[str], None]
 
 
 class Step:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import signal
-import socket
-import socketserver
-import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
 
 from tsctl.errors import NodeError, SpecError
+from tsctl.host.ports import bind_problem
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-#: A scrape whose client sends or takes nothing for this long is given up.
-CLIENT_TIMEOUT_S = 30.0
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -39,84 +33,58 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 
 def application(registry: CollectorRegistry) -> App:
-    """Answers /metrics in prometheus_client's own way (format and gzip as the client asks), and /healthz."""
+    """Answer /metrics in prometheus_client's own way (format and gzip as the client asks), and /healthz."""
     metrics = make_wsgi_app(registry)
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path == "/metrics":
+        if environ["PATH_INFO"] == "/metrics":
             page: Iterable[bytes] = metrics(environ, start_response)
             return page
-        status, text = (
-            (HTTPStatus.OK, "ok\n")
-            if path == "/healthz"
-            else (HTTPStatus.NOT_FOUND, "There are /metrics and /healthz.\n")
-        )
+        is_health = environ["PATH_INFO"] == "/healthz"
+        status = HTTPStatus.OK if is_health else HTTPStatus.NOT_FOUND
         start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")])
-        return [text.encode()]
+        return [b"ok\n" if is_health else b"There are /metrics and /healthz.\n"]
 
     return answer
 
 
-def open_server(host: str, port: int, app: App) -> WSGIServer:
-    """A server that listens already, and answers from `serve_until_signalled` on.
+def start_server(host: str, port: int, registry: CollectorRegistry) -> WSGIServer:
+    """Serve `application` from a thread until `shutdown` is called.
 
     Raises:
-        NodeError: the address is in use, or cannot be had.
+        NodeError: the address is in use, or cannot be opened.
     """
     try:
-        return make_server(host, port, app, _Server6 if ":" in host else _Server, _Quiet)
+        server, _ = start_http_server(port, host, registry)
     except OSError as error:
-        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened: {error.strerror}"
         raise NodeError(
-            f"{host}, port {port}, {reason}", "Stop what listens there, or name another address with --listen."
+            f"{host}, port {port}, {bind_problem(error)}",
+            "Stop what listens there, or name another address with --listen.",
         ) from None
+    server.set_app(application(registry))
+    return server
 
 
-def serve_until_signalled(server: WSGIServer, on_ready: Callable[[], None]) -> None:
+def serve_until_signalled(
+    host: str, port: int, registry: CollectorRegistry, on_ready: Callable[[WSGIServer], None]
+) -> None:
     """Answer requests until Ctrl-C or SIGTERM, then close.
 
-    The signals are waited for instead of handled: a handler could run in the middle of an answer.
+    The signals are waited for instead of handled: a handler could run in the middle of an answer. An ignored one, as in
+    a shell's background, would never come, so both are handled by default. They are blocked before the server's thread
+    starts, which inherits that.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     for number in ENDING:
-        signal.signal(
-            number, signal.default_int_handler
-        )  # an ignored one, as in a shell's background, would never come
-    with server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        on_ready()
+        signal.signal(number, signal.default_int_handler)
+    with start_server(host, port, registry) as server:
+        on_ready(server)
         signal.sigwait(ENDING)
         server.shutdown()
 
 
 def url_of(server: WSGIServer) -> str:
-    """Where the page is, with the port that was taken."""
+    """The address of the page, with the port that was taken."""
     host, port = server.server_address[:2]
     name = host.decode() if isinstance(host, bytes | bytearray) else host
     return f"http://[{name}]:{port}/metrics" if ":" in name else f"http://{name}:{port}/metrics"
-
-
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        """As HTTPServer does it, without asking DNS for this machine's name, which can take seconds."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Quiet(WSGIRequestHandler):
-    timeout = CLIENT_TIMEOUT_S
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """A scrape every few seconds is no news."""
-
-    def handle(self) -> None:
-        with suppress(TimeoutError, ConnectionError):  # a client that went away, or never said anything
-            super().handle()

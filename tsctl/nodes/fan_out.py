@@ -1,7 +1,7 @@
-"""Runs one operation on several nodes at once, and says for each node how it ended.
+"""Runs one operation on several nodes at once and reports the result of each.
 
-Invariant: what fails on one node neither stops nor hides what happens on another. Within one node an operation is as
-serial as it is written.
+Invariant: a failure on one node neither stops nor hides what happens on another. On one node the operation runs
+serially, as it is written.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from tsctl.errors import NodeError, TsctlError
-from tsctl.nodes.torchserve.client import Unreachable
+from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.session import Unreachable
 from tsctl.nodes.torchserve.tokens import NoKeyFile
 
 Value = TypeVar("Value")
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Ended(Generic[Value]):
-    """How the operation ended on one node: with a value, or with what a person can mend."""
+class NodeResult(Generic[Value]):
+    """The result of the operation on one node: a value, or an error."""
 
     node: str
     value: Value | None
@@ -31,47 +31,49 @@ class Ended(Generic[Value]):
 
 
 @dataclass(frozen=True)
-class Done:
-    """What an operation that changes something says of itself: a word for it, and more where there is more."""
+class NodeChange:
+    """A change on one node as it is reported: the outcome in a word, and details where there are some."""
 
-    word: str
+    outcome: str
     detail: str = ""
 
 
-def _unheard(text: str) -> None:
-    """Nobody is told."""
+def _ignore(text: str) -> None:
+    """Drop the note."""
 
 
-def on_every(nodes: Sequence[Node], act: Callable[[Node, Note], Value], note: Note = _unheard) -> list[Ended[Value]]:
-    """The operation was tried on every node, all at once; how it ended, in the order of the nodes.
+def run_on_nodes(
+    nodes: Sequence[Node], act: Callable[[Node, Note], Value], note: Note = _ignore
+) -> list[NodeResult[Value]]:
+    """Run the operation on every node at once; the results stand in the order of the nodes.
 
     Args:
-        act: the operation; a TsctlError of it is an outcome. It calls its own note wherever it may be interrupted.
-        note: told what is happening, of all nodes in one line.
+        act: the operation; a TsctlError that it raises is a result. It calls its note wherever it may be interrupted.
+        note: gets the latest note of every node, in one line.
 
     Raises:
         Exception: the first one of `act` that is no TsctlError, after all nodes were tried.
-        KeyboardInterrupt: after each node's operation met one at its next note, and undid what it undoes.
+        KeyboardInterrupt: after the operation of each node met one at its next note, and undid what it undoes.
     """
-    said: dict[str, str] = {}
+    notes: dict[str, str] = {}
     is_interrupted = threading.Event()
     lock = threading.Lock()
 
-    def one(node: Node) -> Ended[Value]:
-        def told(text: str) -> None:
+    def run(node: Node) -> NodeResult[Value]:
+        def note_node(text: str) -> None:
             if is_interrupted.is_set():
                 raise KeyboardInterrupt
             with lock:
-                said[node.name] = text
-                note("; ".join(f"{name}: {last}" for name, last in sorted(said.items())))
+                notes[node.name] = text
+                note("; ".join(f"{name}: {last}" for name, last in sorted(notes.items())))
 
         try:
-            return Ended(node.name, act(node, told))
+            return NodeResult(node.name, act(node, note_node))
         except TsctlError as error:
-            return Ended(node.name, None, error)
+            return NodeResult(node.name, None, error)
 
     with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
-        running = [pool.submit(one, node) for node in nodes]
+        running = [pool.submit(run, node) for node in nodes]
         try:
             wait(running)
         except BaseException:
@@ -80,28 +82,23 @@ def on_every(nodes: Sequence[Node], act: Callable[[Node, Note], Value], note: No
     return [future.result() for future in running]
 
 
-def failure(ended: Sequence[Ended[Any]], what: str) -> NodeError | None:
-    """The error that names every node on which it failed, and says to run it again; None where it failed on none.
+def combined_error(results: Sequence[NodeResult[Any]], operation: str) -> NodeError | None:
+    """One error that names every node on which the operation failed; None where it failed on none.
 
     Args:
-        what: the operation, such as `registering digits 2.0`.
+        operation: its name, such as `registering digits 2.0`.
     """
-    failed = [one for one in ended if one.error is not None]
-    if not failed:
+    errors = {result.node: result.error for result in results if result.error is not None}
+    if not errors:
         return None
-    hints = dict.fromkeys(one.error.hint for one in failed if one.error is not None and not is_away(one.error))
-    again = "Run this again when all nodes answer; a node where it is done stays as it is."
+    hints = dict.fromkeys(error.hint for error in errors.values() if error.hint and not is_unavailable(error))
+    again = "Run this again when all nodes answer. Nodes on which it is done stay as they are."
     return NodeError(
-        f"{what} failed on {len(failed)} of {len(ended)} nodes: {', '.join(one.node for one in failed)}",
-        "\n       ".join([*filter(None, hints), again]),
+        f"{operation} failed on {len(errors)} of {len(results)} nodes: {', '.join(errors)}",
+        "\n       ".join([*hints, again]),
     )
 
 
-def is_away(error: TsctlError) -> bool:
-    """Whether nothing answered: the node is down or cut off, and the operation may succeed as it is another time."""
+def is_unavailable(error: TsctlError) -> bool:
+    """Whether nothing answered: the node is down or cut off, and the same operation may succeed later."""
     return isinstance(error, Unreachable | NoKeyFile)
-
-
-def reason(error: TsctlError) -> str:
-    """Why it failed, on one line."""
-    return " ".join(error.message.split())

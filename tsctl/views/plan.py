@@ -1,18 +1,18 @@
-"""A plan as people and machines read it. Pure.
+"""Renders a plan for people and for machines. Pure.
 
-Lines are grouped by model, with a line for each node; the order in which they are done is that of the JSON.
+Lines are grouped by model, with a line for each node. The JSON has the changes in the order in which they are made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from tsctl.deploy.changes import Change, Plan, Register, Scale, Weigh
+from tsctl.deploy.changes import Change, Plan, Register, Replace, Scale, SetWeights
 from tsctl.deploy.outcome import Applied
 
-#: What stands before a line: done, left as it is, and never done.
+#: Signs before a line, besides those of changes.
 KEPT, REFUSED = "?", "x"
 
 
@@ -22,7 +22,7 @@ class Line:
 
     model: str  # empty where it is of a node
     sign: str
-    cells: tuple[str, str, str, str]  # version, kind, place, what
+    cells: tuple[str, str, str, str]  # version, kind, place, description
 
     def text(self, widths: Sequence[int]) -> str:
         padded = [cell.ljust(width) for cell, width in zip(self.cells, widths, strict=True)]
@@ -31,9 +31,9 @@ class Line:
 
 def lines_of(plan: Plan) -> list[Line]:
     """Every line, models in the order in which the plan first names them."""
-    found = [*_changes(plan), *_refusals(plan), *_kept(plan)]
-    order = list(dict.fromkeys(line.model for line in found))
-    return sorted(found, key=lambda line: order.index(line.model))
+    lines = [*_changes(plan), *_refusals(plan), *_kept(plan)]
+    order = list(dict.fromkeys(line.model for line in lines))
+    return sorted(lines, key=lambda line: order.index(line.model))
 
 
 def aligned(lines: Sequence[Line]) -> list[str]:
@@ -44,21 +44,21 @@ def aligned(lines: Sequence[Line]) -> list[str]:
 
 
 def heading(plan: Plan, model: str) -> str:
-    """What stands above a model's lines."""
-    return f"{model}, which differs since it was applied last" if model in plan.drifted else model
+    """The line above a model's lines."""
+    return f"{model} (changed since the last apply)" if model in plan.drifted else model
 
 
 def summary(plan: Plan) -> str:
-    """One line: how much would change, and what the plan does not cover."""
-    counted = {
+    """One line: how many changes, and what the plan does not cover."""
+    counts = {
         "to register": _places(plan, "+"),
         "to change": _places(plan, "~"),
         "to retire": _places(plan, "-"),
         "refused": len(plan.refusals),
         "not in deployment.yaml": len(plan.unmanaged),
     }
-    parts = [f"{count} {what}" for what, count in counted.items() if count]
-    parts += [f"{one.place} is away" for one in plan.away]
+    parts = [f"{count} {text}" for text, count in counts.items() if count]
+    parts += [f"{one.place} is unavailable" for one in plan.unavailable]
     if plan.is_empty:
         parts.insert(0, "nothing to change")
     return ", ".join(parts)
@@ -81,16 +81,22 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             for one in plan.refusals
         ],
         "unmanaged": [
-            {"model": o.model, "version": o.version, "place": o.place, "what": o.what, "why_kept": o.why_kept}
-            for o in plan.unmanaged
+            {
+                "model": one.model,
+                "version": one.version,
+                "place": one.place,
+                "what": one.description,
+                "why_kept": one.reason,
+            }
+            for one in plan.unmanaged
         ],
         "drifted": list(plan.drifted),
-        "away": [{"place": one.place, "reason": one.reason} for one in plan.away],
+        "away": [{"place": one.place, "reason": one.reason} for one in plan.unavailable],
     }
 
 
 def applied_json(before: Plan, applied: Applied, after: Plan) -> dict[str, Any]:
-    """A plan, what became of it, and what is left, for machines."""
+    """A plan, its result, and the plan that is left, for machines."""
     return {
         "plan": plan_json(before),
         "done": [change_json(change) for change in applied.done],
@@ -110,32 +116,31 @@ def applied_json(before: Plan, applied: Applied, after: Plan) -> dict[str, Any]:
 
 
 def change_json(change: Change) -> dict[str, Any]:
-    """One change: what, where, from what to what."""
+    """One change for machines; `steps` has a line for each place."""
     more: dict[str, Any] = {}
-    if isinstance(change, Register):
+    if isinstance(change, Register | Replace):
         more = {"archive": change.archive, "workers": change.workers}
     elif isinstance(change, Scale):
         more = {"workers": change.workers}
-    elif isinstance(change, Weigh):
-        more = {"weights": dict(change.weights), "weights_before": _weights(change)}
+    elif isinstance(change, SetWeights):
+        more = {
+            "weights": dict(change.weights),
+            "weights_before": dict(change.before.weights) if change.before else None,
+        }
     return {
         "kind": change.kind,
         "model": change.model,
         "version": change.version,
         **more,
-        "steps": [{"place": step.place, "before": step.before, "after": step.after} for step in change.steps],
+        "steps": [asdict(effect) for effect in change.effects],
     }
-
-
-def _weights(change: Weigh) -> Mapping[str, int] | None:
-    return dict(change.before.weights) if change.before else None
 
 
 def _changes(plan: Plan) -> Iterator[Line]:
     for change in plan.changes:
-        for step in change.steps:
-            what = f"{step.before} -> {step.after}"
-            yield Line(change.model, change.sign, (change.version or "", change.kind, step.place, what))
+        for effect in change.effects:
+            text = f"{effect.before} -> {effect.after}"
+            yield Line(change.model, change.sign, (change.version or "", change.kind, effect.place, text))
 
 
 def _refusals(plan: Plan) -> Iterator[Line]:
@@ -145,9 +150,9 @@ def _refusals(plan: Plan) -> Iterator[Line]:
 
 def _kept(plan: Plan) -> Iterator[Line]:
     for one in plan.unmanaged:
-        what = f"{one.what}, not in deployment.yaml ({one.why_kept})"
-        yield Line(one.model, KEPT, (one.version or "", "kept", one.place, what))
+        text = f"{one.description}, not in deployment.yaml ({one.reason})"
+        yield Line(one.model, KEPT, (one.version or "", "kept", one.place, text))
 
 
 def _places(plan: Plan, sign: str) -> int:
-    return sum(len(change.steps) for change in plan.changes if change.sign == sign)
+    return sum(len(change.effects) for change in plan.changes if change.sign == sign)

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import NAMESPACE
+from tsctl.gateway.envoy.messages import NAMESPACE
 
 TIMEOUT_S = 5.0
 

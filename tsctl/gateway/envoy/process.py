@@ -5,42 +5,29 @@ Invariant: Envoy outlives its keeper, because a proxy that falls with its helper
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.render import bootstrap, certificate, whole
+from tsctl.gateway.files import read_document
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.environment import inherited
-from tsctl.host.files import open_log, read_document, write_document
+from tsctl.host.files import open_log, write_document
+from tsctl.host.ports import port_problem
+from tsctl.host.process import ProcessIdentity, identify, spawn
 from tsctl.nodes.torchserve.logs import tail
-from tsctl.nodes.torchserve.process import started_ticks
 
 START_S = 20.0
 #: Requests on their way when Envoy is stopped have this long.
 DRAIN_S = 5.0
 STOP_S = 10.0
 _LONGEST_SOCKET = 107
-
-
-@dataclass(frozen=True)
-class Started:
-    """A process that was started here, known by its pid and the moment when the kernel started it."""
-
-    pid: int
-    started_ticks: int
-
-    @property
-    def runs(self) -> bool:
-        return started_ticks(self.pid) == self.started_ticks
 
 
 def envoy_record(gateway: Gateway) -> Path:
@@ -53,18 +40,22 @@ def keeper_record(gateway: Gateway) -> Path:
 
 def running(record: Path) -> int | None:
     """The pid of the recorded process, None where it does not run."""
+    process = _read(record)
+    return process.pid if process and process.is_running else None
+
+
+def _read(record: Path) -> ProcessIdentity | None:
     try:
-        started = Started(**json.loads(record.read_text(encoding="utf-8")))
+        return ProcessIdentity(**json.loads(record.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
         raise GatewayError(f"{record} is damaged: {error}", f"Remove it if no gateway runs: {record}") from None
-    return started.pid if started.runs else None
 
 
 def remember(record: Path, pid: int) -> None:
     """`running` finds the process from now on."""
-    write_document(record, asdict(Started(pid, started_ticks(pid) or 0)))
+    write_document(record, asdict(identify(pid)))
 
 
 def envoy_path() -> Path:
@@ -133,10 +124,14 @@ def launch(gateway: Gateway) -> subprocess.Popen[bytes]:
     """
     envoy = envoy_path()
     for what, (host, port) in gateway.spec.listens_on_all.items():
-        _require_free(what, host, port)
+        if problem := port_problem(host, port):
+            raise GatewayError(
+                f"port {port} (gateway's {what}) on {host} {problem}",
+                "Stop what listens there, or give the gateway another port in deployment.yaml.",
+            )
     gateway.places.admin.unlink(missing_ok=True)
     with open_log(gateway.log) as log:
-        process = subprocess.Popen(
+        process = spawn(
             [
                 str(envoy), "-c", str(gateway.places.bootstrap), "--disable-hot-restart", "-l", "warning",
                 "--component-log-level", "misc:error",  # each change of a key warns that its filter is young
@@ -144,13 +139,7 @@ def launch(gateway: Gateway) -> subprocess.Popen[bytes]:
                 "--concurrency", str(max(2, len(os.sched_getaffinity(0)))),
                 "--drain-time-s", str(round(DRAIN_S)), "--drain-strategy", "immediate",
             ],
-            cwd=gateway.places.folder,
-            env=inherited(os.environ),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            umask=0o077,
+            gateway.places.folder, inherited(os.environ), log, umask=0o077,
         )  # fmt: skip
     remember(envoy_record(gateway), process.pid)
     end = time.monotonic() + START_S
@@ -167,16 +156,9 @@ def launch(gateway: Gateway) -> subprocess.Popen[bytes]:
 def launch_keeper(gateway: Gateway) -> int:
     """Start the keeper in the background; its pid."""
     with open_log(gateway.log.with_name("keeper.log")) as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tsctl.gateway.envoy.supervisor"],
-            cwd=gateway.project.root,
-            env={**inherited(os.environ), "TSCTL_PROJECT": str(gateway.project.root)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            umask=0o077,
-        )
+        command = [sys.executable, "-m", "tsctl.gateway.envoy.supervisor"]
+        environment = {**inherited(os.environ), "TSCTL_PROJECT": str(gateway.project.root)}
+        process = spawn(command, gateway.project.root, environment, log, umask=0o077)
     remember(keeper_record(gateway), process.pid)
     return process.pid
 
@@ -212,33 +194,7 @@ def _drain(gateway: Gateway) -> None:
 
 
 def _end(record: Path) -> None:
-    pid = running(record)
-    end = time.monotonic() + STOP_S
-    while pid is not None and running(record) is not None:
-        try:
-            os.kill(pid, signal.SIGTERM if time.monotonic() < end else signal.SIGKILL)
-        except ProcessLookupError:
-            break
-        _reap(pid)
-        time.sleep(0.05)
+    process = _read(record)
+    if process is not None and not process.terminate(STOP_S):
+        raise GatewayError(f"process {process.pid} of the gateway does not end", "End it by hand, then run this again.")
     record.unlink(missing_ok=True)
-
-
-def _reap(pid: int) -> None:
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
-
-
-def _require_free(what: str, host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened: {error.strerror}"
-            raise GatewayError(
-                f"port {port} (gateway's {what}) on {host} {reason}",
-                "Stop what listens there, or give the gateway another port in deployment.yaml.",
-            ) from None

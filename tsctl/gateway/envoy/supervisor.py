@@ -18,6 +18,7 @@ from pathlib import Path
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import find_project
 from tsctl.errors import TsctlError
+from tsctl.gateway import access_log
 from tsctl.gateway.change import sync
 from tsctl.gateway.envoy.process import envoy_record, keeper_record, launch, remember, running
 from tsctl.gateway.state import Gateway, open_gateway
@@ -112,10 +113,7 @@ def rotate(gateway: Gateway, largest: int = LOG_BYTES, kept: int = LOGS_KEPT) ->
     log = gateway.places.access_log
     if not log.is_file() or log.stat().st_size < largest:
         return False
-    numbered = [log.with_name(f"{log.name}.{number}") for number in range(1, kept + 1)]
-    for older, newer in zip(reversed(numbered), reversed([log, *numbered[:-1]]), strict=True):
-        if newer.is_file():
-            newer.replace(older)
+    access_log.rotate(log, kept)
     gateway.admin.reopen_logs()
     return True
 

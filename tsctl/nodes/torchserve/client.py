@@ -7,29 +7,21 @@ proves; waiting until it is true is `tsctl.nodes.torchserve.versions`' part.
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection
 
 from tsctl.config.deployment import NodeSpec
 from tsctl.errors import NodeError
-from tsctl.nodes.torchserve.tokens import Token, Tokens, read_tokens
+from tsctl.nodes.torchserve.session import NodeSession, error_of
 
-#: How long a node may take to accept a connection, to tell its state, and to take a change or answer a request.
-CONNECT_TIMEOUT_S = 3.0
+#: For the node to describe its state, and to take a change or answer a request.
 READ_TIMEOUT_S = 10.0
 CHANGE_TIMEOUT_S = 30.0
-#: A machine from which nothing comes for so long, not even by its kernel, is cut off, whatever was asked of it: without
-#: this, a register whose answer was lost would wait for all of REGISTER_TIMEOUT_S.
-SILENT_S = 8.0
 #: TorchServe unpacks the whole archive before it answers.
 REGISTER_TIMEOUT_S = 300.0
 #: Longer than config.properties' unregister_model_timeout, within which TorchServe ends the workers.
@@ -43,10 +35,6 @@ class ManagementError(NodeError):
         super().__init__(message, hint)
         self.status = status
         self.kind = kind
-
-
-class Unreachable(NodeError):
-    """Nothing answers at the node's address."""
 
 
 @dataclass(frozen=True)
@@ -99,42 +87,27 @@ class Reply:
     headers: Mapping[str, str]
 
 
-class _Watched(HTTPAdapter):
-    """Connections that the kernel ends when the other side is silent for SILENT_S, whatever is awaited from it."""
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        watch = [
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
-            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENT_S * 1000)),
-        ]
-        super().init_poolmanager(*arguments, socket_options=[*HTTPConnection.default_socket_options, *watch], **options)
-
-
 class ManagementClient:
     """Calls one node.
 
     Args:
         node: its addresses.
         key_file: TorchServe's key_file.json; None calls without tokens.
-        patience_s: how long it may take to tell its state.
+        read_timeout_s: for the node to describe its state.
     """
 
-    def __init__(self, node: NodeSpec, key_file: Path | None, patience_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(self, node: NodeSpec, key_file: Path | None, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self.node = node
-        self.patience_s = patience_s
-        self.on_renewed: Callable[[], None] = lambda: None  # called after TorchServe wrote new tokens
-        self._key_file = key_file
-        self._tokens: Tokens | None = None
-        self._session = requests.Session()
-        self._session.trust_env = False  # a proxy of the environment must not see a loopback node's tokens
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Watched())
+        self.read_timeout_s = read_timeout_s
+        self._session = NodeSession(node, key_file, read_timeout_s)
+
+    def when_renewed(self, act: Callable[[], None]) -> None:
+        """Call `act` whenever TorchServe has written new tokens."""
+        self._session.on_renewed = act
 
     def reconnect(self) -> None:
-        """The next call opens a connection of its own."""
-        self._session.close()
+        """Open a new connection for the next request."""
+        self._session.reconnect()
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
@@ -205,12 +178,7 @@ class ManagementClient:
         """The model's answer to one request, not the cache's, whatever its status; no version asks the default one."""
         path = f"/predictions/{_segment(model)}" + (f"/{_segment(version)}" if version else "")
         headers = {"Content-Type": media_type, "Cache-Control": "no-store"}
-
-        def send() -> requests.Response:
-            url = self.node.inference + path
-            return self._request("POST", url, self._token("inference"), headers, body, timeout_s)
-
-        answer = self._with_fresh_token(send)
+        answer = self._session.infer(path, headers, body, timeout_s)
         return Reply(answer.status_code, answer.content, answer.headers)
 
     # ---- the wire ------------------------------------------------------------------------------------------------
@@ -229,12 +197,10 @@ class ManagementClient:
     def _call(
         self, method: str, path: str, query: Mapping[str, str] | None = None, timeout_s: float | None = None
     ) -> Any:
-        url = self.node.management + path
+        target = path
         if query:
-            url += "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
-        answer = self._with_fresh_token(
-            lambda: self._request(method, url, self._token("management"), None, None, timeout_s or self.patience_s)
-        )
+            target += "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
+        answer = self._session.manage(method, target, timeout_s or self.read_timeout_s)
         if answer.status_code < 400:
             try:
                 return json.loads(answer.content) if answer.content.strip() else None
@@ -247,92 +213,13 @@ class ManagementClient:
                 ) from None
         raise _refusal(method, path, answer)
 
-    def _with_fresh_token(self, send: Callable[[], requests.Response]) -> requests.Response:
-        """Send; where TorchServe says that the token is wrong, read it again once and send once more."""
-        answer = send()
-        if answer.status_code == 400 and _error(answer)[0] == "InvalidKeyException" and self._key_file:
-            self._tokens = None
-            self._renew_expired()
-            answer = send()
-        return answer
-
-    def _renew_expired(self) -> None:
-        """Have TorchServe write new tokens in place of expired ones; the key for that never expires."""
-        if self._key_file is None:
-            return
-        tokens = read_tokens(self._key_file)
-        now = datetime.now(UTC)
-        expired = [kind for kind in ("management", "inference") if getattr(tokens, kind).is_expired(now)]
-        for kind in expired:
-            self._request("GET", f"{self.node.management}/token?type={kind}", tokens.api, None, None, self.patience_s)
-        if expired:
-            self.on_renewed()
-
-    def _token(self, kind: str) -> Token | None:
-        if self._key_file is None:
-            return None
-        if self._tokens is None:
-            self._tokens = read_tokens(self._key_file)
-        token: Token = getattr(self._tokens, kind)
-        return token
-
-    def _request(
-        self,
-        method: str,
-        url: str,
-        token: Token | None,
-        headers: Mapping[str, str] | None,
-        body: bytes | None,
-        read_timeout_s: float,
-    ) -> requests.Response:
-        sent = {**(headers or {}), **(token.header if token else {})}
-        try:
-            return self._session.request(
-                method, url, headers=sent, data=body, timeout=(CONNECT_TIMEOUT_S, read_timeout_s), allow_redirects=False
-            )
-        except requests.ConnectTimeout:
-            raise Unreachable(
-                f"{method} {url}: no connection within {CONNECT_TIMEOUT_S:g} s", "Is its machine up, and its network?"
-            ) from None
-        except requests.RequestException as error:
-            if isinstance(error, requests.Timeout) and not _is_cut_off(error):
-                raise Unreachable(f"{method} {url}: no answer within {read_timeout_s:g} s") from None
-            raise Unreachable(
-                f"{method} {url}: no connection ({_cause(error)})", "Is the node running? See 'tsctl status'."
-            ) from None
-
 
 def _segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def _cause(error: BaseException) -> str:
-    root = _root(error)
-    return getattr(root, "strerror", None) or type(root).__name__
-
-
-def _is_cut_off(error: BaseException) -> bool:
-    """Whether the kernel ended the connection after SILENT_S; a call that was not answered in time has no errno."""
-    return getattr(_root(error), "errno", None) is not None
-
-
-def _root(error: BaseException) -> BaseException:
-    while error.__context__ is not None:
-        error = error.__context__
-    return error
-
-
-def _error(answer: requests.Response) -> tuple[str, str]:
-    """TorchServe's error type and message."""
-    try:
-        content = json.loads(answer.content)
-        return str(content["type"]), str(content["message"])
-    except (ValueError, KeyError, TypeError):
-        return "", answer.text[:200]
-
-
 def _refusal(method: str, path: str, answer: requests.Response) -> ManagementError:
-    kind, message = _error(answer)
+    kind, message = error_of(answer)
     hint = ""
     if answer.status_code == 405:
         hint = "The node's model API is off: set enable_model_api=true in config.properties and start it again."

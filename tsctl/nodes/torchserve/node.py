@@ -7,8 +7,11 @@ from pathlib import Path
 
 from tsctl.config.deployment import DeploymentSpec, NodeSpec
 from tsctl.config.project import Project
+from tsctl.host.files import make_folder
+from tsctl.host.ports import is_address_here
 from tsctl.nodes.torchserve.client import READ_TIMEOUT_S, ManagementClient
-from tsctl.nodes.torchserve.process import NodePaths, is_address_here, node_paths, running_pid
+from tsctl.nodes.torchserve.paths import NodePaths
+from tsctl.nodes.torchserve.process import running_pid
 from tsctl.nodes.torchserve.properties import parse_properties
 from tsctl.nodes.torchserve.tokens import read_tokens, write_header_file
 
@@ -45,27 +48,27 @@ class Node:
     def refresh_header(self) -> None:
         """Make the header files hold the present tokens."""
         if self.key_file is not None and self.key_file.is_file():
-            self.paths.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.paths.folder)
             tokens = read_tokens(self.key_file)
             write_header_file(self.paths.inference_header, tokens.inference)
             write_header_file(self.paths.management_header, tokens.management)
 
 
-def open_nodes(project: Project, deployment: DeploymentSpec, patience_s: float = READ_TIMEOUT_S) -> list[Node]:
+def open_nodes(project: Project, deployment: DeploymentSpec, read_timeout_s: float = READ_TIMEOUT_S) -> list[Node]:
     """Every node of the deployment, in its order; nothing is sent yet."""
-    return [open_node(project, name, spec, patience_s) for name, spec in deployment.nodes.items()]
+    return [open_node(project, name, spec, read_timeout_s) for name, spec in deployment.nodes.items()]
 
 
-def open_node(project: Project, name: str, spec: NodeSpec, patience_s: float = READ_TIMEOUT_S) -> Node:
+def open_node(project: Project, name: str, spec: NodeSpec, read_timeout_s: float = READ_TIMEOUT_S) -> Node:
     """The node with its client; nothing is sent yet.
 
     Args:
-        patience_s: how long it may take to tell its state.
+        read_timeout_s: for it to describe its state.
     """
-    paths = node_paths(project, name)
+    paths = NodePaths(project.state / "nodes" / name)
     key_file = project.root / spec.key_file if spec.key_file else paths.key_file if _asks_tokens(project) else None
-    node = Node(name, spec, paths, ManagementClient(spec, key_file, patience_s), key_file)
-    node.client.on_renewed = node.refresh_header
+    node = Node(name, spec, paths, ManagementClient(spec, key_file, read_timeout_s), key_file)
+    node.client.when_renewed(node.refresh_header)
     return node
 
 

@@ -1,22 +1,15 @@
-"""Starts and stops the process of one node, and knows whether it is the one that it started.
-
-A node is known by its pid together with the moment the kernel started it, so that a pid that was given to another
-process is never signalled.
-"""
+"""Starts and stops the process of one node, and records which process it is."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,10 +19,14 @@ from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.environment import inherited
+from tsctl.host.files import make_folder
+from tsctl.host.ports import port_problem
+from tsctl.host.priority import at_nice
+from tsctl.host.process import ProcessIdentity, identify, kill_group, spawn
 from tsctl.nodes.torchserve.config import jvm_arguments, node_properties, render_node_config
 from tsctl.nodes.torchserve.java import Java
 from tsctl.nodes.torchserve.logs import tail
-from tsctl.nodes.torchserve.priority import at_nice
+from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.properties import parse_properties
 
 STOP_GRACE_S = 20.0
@@ -39,74 +36,14 @@ _LONGEST_TMP = 80
 
 
 @dataclass(frozen=True)
-class NodePaths:
-    """The folder of one node on this machine; only its owner may read it."""
+class NodeRecord(ProcessIdentity):
+    """The record of a started node."""
 
-    folder: Path
-
-    @property
-    def record(self) -> Path:
-        return self.folder / "node.json"
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.properties"
-
-    @property
-    def key_file(self) -> Path:
-        return self.folder / "key_file.json"
-
-    @property
-    def inference_header(self) -> Path:
-        return self.folder / "inference.header"
-
-    @property
-    def management_header(self) -> Path:
-        return self.folder / "management.header"
-
-    @property
-    def logs(self) -> Path:
-        return self.folder / "logs"
-
-    @property
-    def console(self) -> Path:
-        return self.logs / "console.log"
-
-    @property
-    def worker_log(self) -> Path:
-        return self.logs / "model_log.log"
-
-    @property
-    def metrics(self) -> Path:
-        """What this node's workers tell of themselves, since the node was started last."""
-        return self.folder / "metrics"
-
-    @property
-    def snapshots(self) -> Path:
-        return self.logs / "config"
-
-    @property
-    def pending_restore(self) -> Path:
-        """What the node served before it was started, until all of it is registered again."""
-        return self.folder / "restore.json"
-
-
-@dataclass(frozen=True)
-class NodeRecord:
-    """What is remembered of a started node."""
-
-    pid: int
-    started_ticks: int  # kernel clock ticks after boot, field 22 of /proc/<pid>/stat
-    tmp: str
-
-
-def node_paths(project: Project, name: str) -> NodePaths:
-    """The paths of the node `name`."""
-    return NodePaths(project.state / "nodes" / name)
+    tmp: str  # its temporary folder, which every process of its group has in TMPDIR
 
 
 def read_record(paths: NodePaths) -> NodeRecord | None:
-    """The record of the node that was started last, None where there is none."""
+    """The record of the node that was started last; None where there is none."""
     try:
         return NodeRecord(**json.loads(paths.record.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -118,25 +55,13 @@ def read_record(paths: NodePaths) -> NodeRecord | None:
 def running_pid(paths: NodePaths) -> int | None:
     """The pid of the node's process if it runs and is the one that was started."""
     record = read_record(paths)
-    return record.pid if record and started_ticks(record.pid) == record.started_ticks else None
+    return record.pid if record and record.is_running else None
 
 
-def started_ticks(pid: int) -> int | None:
-    """When the kernel started the process, None where there is none or it is a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def memory_bytes(pid: int) -> int | None:
-    """Resident memory of a process of this machine; None where it does not run."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def running_nodes(project: Project) -> list[tuple[Path, int]]:
+    """Record and pid of every running node that was started in this folder, whatever deployment.yaml says."""
+    records = sorted((project.state / "nodes").glob("*/node.json"))
+    return [(record, pid) for record in records if (pid := running_pid(NodePaths(record.parent))) is not None]
 
 
 def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> subprocess.Popen[bytes]:
@@ -146,8 +71,7 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
         NodeError: a port is in use, or TorchServe is not installed.
     """
     for folder in (project.state, paths.folder.parent, paths.folder, paths.logs):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        make_folder(folder)
     project.store.mkdir(parents=True, exist_ok=True)
     _require_free_ports(node)
     _sweep(paths)
@@ -158,38 +82,36 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
         render_node_config(node_properties(defaults, node, project.store, len(os.sched_getaffinity(0))))
     )
     paths.key_file.unlink(missing_ok=True)
-    log_config = project.root / "log4j2.xml"
-    jvm = jvm_arguments(defaults, log_config if log_config.is_file() else None)
-    home = _torchserve_home()
-    command = [
-        str(java.path), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={tmp}", *jvm,
-        "-cp", f".:{home / 'ts' / 'frontend' / '*'}", "org.pytorch.serve.ModelServer",
-        "--python", sys.executable, "-f", str(paths.config), "-s", str(project.store),
-    ]  # fmt: skip
+    command = _command(project, paths, java, defaults, tmp)
     with paths.console.open("wb") as console:
-        process = subprocess.Popen(
-            at_nice(command, node.nice),
-            cwd=paths.folder,  # TorchServe writes key_file.json there
-            env=node_environment(os.environ, paths, tmp),
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches tsctl alone, and the whole group can be ended by one signal
-        )
-    record = NodeRecord(process.pid, started_ticks(process.pid) or 0, str(tmp))
+        # TorchServe writes key_file.json into its working directory
+        process = spawn(at_nice(command, node.nice), paths.folder, node_environment(os.environ, paths, tmp), console)
+    record = NodeRecord(**asdict(identify(process.pid)), tmp=str(tmp))
     paths.record.write_text(json.dumps(asdict(record)) + "\n")
     return process
 
 
+def _command(project: Project, paths: NodePaths, java: Java, defaults: Mapping[str, str], tmp: Path) -> list[str]:
+    log_config = project.root / "log4j2.xml"
+    jvm = jvm_arguments(defaults, log_config if log_config.is_file() else None)
+    home = _torchserve_home()
+    return [
+        str(java.path), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={tmp}", *jvm,
+        "-cp", f".:{home / 'ts' / 'frontend' / '*'}", "org.pytorch.serve.ModelServer",
+        "--python", sys.executable, "-f", str(paths.config), "-s", str(project.store),
+    ]  # fmt: skip
+
+
 def node_environment(environment: Mapping[str, str], paths: NodePaths, tmp: Path) -> dict[str, str]:
     """The environment of the node's process, and so the most that a worker can see."""
-    own: dict[str, object] = {
+    folders = {
         "LOG_LOCATION": paths.logs, "METRICS_LOCATION": paths.logs, METRICS_FOLDER_VARIABLE: paths.metrics,
         "TEMP": tmp, "TMPDIR": tmp,
     }  # fmt: skip
+    result = {**inherited(environment), **{name: str(folder) for name, folder in folders.items()}}
     if SHARED_CACHE_VARIABLE in environment:  # with its password, which workers need and an archive must not hold
-        own[SHARED_CACHE_VARIABLE] = environment[SHARED_CACHE_VARIABLE]
-    return {**inherited(environment), **{name: str(value) for name, value in own.items()}, "PYTHONUNBUFFERED": "1"}
+        result[SHARED_CACHE_VARIABLE] = environment[SHARED_CACHE_VARIABLE]
+    return {**result, "PYTHONUNBUFFERED": "1"}
 
 
 def empty_metrics(folder: Path) -> None:
@@ -198,13 +120,12 @@ def empty_metrics(folder: Path) -> None:
     The folder itself stays, because it may be a mount or a link. Never while the node runs: a worker would go on
     writing into a file that nobody can read any more.
     """
-    folder.mkdir(mode=0o700, exist_ok=True)
-    folder.chmod(0o700)
+    make_folder(folder)
     for left in folder.glob("*.db"):
         left.unlink()
 
 
-def stop(paths: NodePaths, clock: Callable[[], float] = time.monotonic) -> bool:
+def stop(paths: NodePaths) -> bool:
     """End the node and its workers; True if it ran.
 
     TorchServe is asked first and given STOP_GRACE_S seconds; what is left of its process group then is killed.
@@ -215,13 +136,12 @@ def stop(paths: NodePaths, clock: Callable[[], float] = time.monotonic) -> bool:
     record = read_record(paths)
     if record is None:
         return False
-    was_running = started_ticks(record.pid) == record.started_ticks
-    if was_running:
-        _signal(record.pid, signal.SIGTERM)
-        end = clock() + STOP_GRACE_S
-        while started_ticks(record.pid) == record.started_ticks and clock() < end:
-            _reap(record.pid)
-            time.sleep(0.05)
+    was_running = record.is_running
+    try:
+        record.send_signal(signal.SIGTERM)
+    except PermissionError:
+        raise NodeError(f"process {record.pid} of this node belongs to another user and cannot be ended") from None
+    record.wait_ended(STOP_GRACE_S)
     _sweep(paths)
     paths.inference_header.unlink(missing_ok=True)
     paths.management_header.unlink(missing_ok=True)
@@ -240,53 +160,10 @@ def _sweep(paths: NodePaths) -> None:
     record = read_record(paths)
     if record is None:
         return
-    end = time.monotonic() + STOP_GRACE_S
-    while members := _group_members(record):
-        for pid in members:
-            _signal(pid, signal.SIGKILL)
-        if time.monotonic() > end:
-            raise NodeError(f"processes of this node do not end: {', '.join(map(str, members))}")
-        _reap(record.pid)
-        time.sleep(0.05)
+    if left := kill_group(record.pid, "TMPDIR", record.tmp, STOP_GRACE_S):
+        raise NodeError(f"processes of this node do not end: {', '.join(map(str, left))}")
     shutil.rmtree(record.tmp, ignore_errors=True)
     paths.record.unlink(missing_ok=True)
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    """Signal the process; one that ended a moment ago is no error."""
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
-    except PermissionError:
-        raise NodeError(f"process {pid} of this node belongs to another user and cannot be ended") from None
-
-
-def _group_members(record: NodeRecord) -> list[int]:
-    """Live processes of the group that the node led, known by the temporary folder in their environment.
-
-    A group's number outlives its leader while a member lives, but may be given anew afterwards; the environment tells
-    the two apart.
-    """
-    members = []
-    marker = f"TMPDIR={record.tmp}".encode()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or started_ticks(int(entry.name)) is None:
-            continue
-        try:
-            if os.getpgid(int(entry.name)) == record.pid and marker in (entry / "environ").read_bytes().split(b"\0"):
-                members.append(int(entry.name))
-        except (ProcessLookupError, PermissionError, FileNotFoundError):
-            continue
-    return members
-
-
-def _reap(pid: int) -> None:
-    """Collect the process if it is a child of this one, so that it does not stay behind as a zombie."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
 
 
 def _temporary_folder(paths: NodePaths) -> Path:
@@ -326,26 +203,11 @@ def require_free_space(folder: Path) -> None:
         )
 
 
-def is_address_here(host: str) -> bool:
-    """Whether this machine has the address, which is so where a socket can be bound to it."""
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.bind((host, 0))
-    except OSError:
-        return False
-    return True
-
-
 def _require_free_ports(node: NodeSpec) -> None:
-    named = zip(("inference", "management", "metrics"), node.ports, strict=True)
-    for name, port in [*named, *zip(("gRPC inference", "gRPC management"), node.grpc_ports, strict=True)]:
-        with socket.socket(socket.AF_INET6 if ":" in node.host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((node.host, port))
-            except OSError as error:
-                reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened: {error.strerror}"
-                raise NodeError(
-                    f"port {port} ({name}) on {node.host} {reason}",
-                    "Stop what listens there, or give the node another port in deployment.yaml.",
-                ) from None
+    names = ("inference", "management", "metrics", "gRPC inference", "gRPC management")
+    for name, port in zip(names, [*node.ports, *node.grpc_ports], strict=True):
+        if problem := port_problem(node.host, port):
+            raise NodeError(
+                f"port {port} ({name}) on {node.host} {problem}",
+                "Stop what listens there, or give the node another port in deployment.yaml.",
+            )

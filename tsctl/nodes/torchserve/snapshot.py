@@ -1,17 +1,16 @@
-"""Reads back what a node served from the snapshots that TorchServe writes at every change.
+"""Reads from TorchServe's snapshots, which it writes at every change, what a node served.
 
-TorchServe restores a snapshot only when it starts without a config file, and stops at the first model that fails;
-here the newest whole snapshot is read, and the models are registered again one by one.
+TorchServe restores a snapshot only when it starts without a config file, and stops at the first model that fails. So
+tsctl reads the newest whole snapshot, and registers the models again one by one (restore.py).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsctl.errors import NodeError
 from tsctl.nodes.torchserve.properties import parse_properties
 
 #: TorchServe writes a file per change and never removes one.
@@ -31,9 +30,9 @@ class ServedVersion:
 
 
 def last_served(folder: Path) -> list[ServedVersion]:
-    """What the newest readable snapshot in `folder` says; empty where there is none.
+    """The versions in the newest readable snapshot of the folder; empty where there is none.
 
-    A snapshot that a killed node left half-written is passed over for the one before it.
+    A snapshot that a killed node left half-written is skipped for the one before it.
     """
     for path in sorted(_snapshots(folder), reverse=True):
         try:
@@ -47,7 +46,7 @@ def parse_snapshot(text: str) -> list[ServedVersion]:
     """The versions in one snapshot, by model and version; ValueError or KeyError where it is not whole."""
     snapshot = json.loads(parse_properties(text)["model_snapshot"])
     served = [
-        _served(model, version, state)
+        _served_version(model, version, state)
         for model, versions in snapshot["models"].items()
         for version, state in versions.items()
     ]
@@ -62,52 +61,7 @@ def prune_snapshots(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def merge(served: list[ServedVersion], pending: list[ServedVersion]) -> list[ServedVersion]:
-    """What a node should serve after a start: what it served last, and what had not come back by then.
-
-    A model whose default had not come back gets that default again.
-    """
-    there = {(entry.model, entry.version) for entry in served}
-    missing = [entry for entry in pending if (entry.model, entry.version) not in there]
-    moved = {entry.model for entry in missing if entry.is_default}
-    kept = [replace(entry, is_default=entry.is_default and entry.model not in moved) for entry in served]
-    return sorted([*kept, *missing], key=lambda entry: (entry.model, entry.version))
-
-
-def read_pending(path: Path) -> list[ServedVersion]:
-    """The versions that are still to be registered again; none where there is no file.
-
-    Raises:
-        NodeError: the file is damaged.
-    """
-    if not path.is_file():
-        return []
-    try:
-        return [ServedVersion(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
-        raise NodeError(f"{path} is damaged: {error}", f"Remove it to start the node empty: rm {path}") from error
-
-
-def write_pending(path: Path, pending: list[ServedVersion]) -> None:
-    """Keep the list, or remove the file where nothing is left to come back; a reader never sees half of it."""
-    if not pending:
-        path.unlink(missing_ok=True)
-        return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    written = path.with_name(f"{path.name}.new")
-    written.write_text(json.dumps([asdict(entry) for entry in pending], indent=2) + "\n", encoding="utf-8")
-    written.replace(path)
-
-
-def forget(path: Path, model: str, version: str) -> None:
-    """The version does not come back at the next start."""
-    pending = read_pending(path)
-    kept = [entry for entry in pending if (entry.model, entry.version) != (model, version)]
-    if kept != pending:
-        write_pending(path, kept)
-
-
-def _served(model: str, version: str, state: dict[str, Any]) -> ServedVersion:
+def _served_version(model: str, version: str, state: dict[str, Any]) -> ServedVersion:
     return ServedVersion(
         model=model,
         version=version,

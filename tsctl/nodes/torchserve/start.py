@@ -1,46 +1,27 @@
-"""Starts a node, waits until it answers, and registers again what it served before it ended."""
+"""Starts a node and waits until it answers; stops it."""
 
 from __future__ import annotations
 
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from tsctl.archive.store import archive_of
 from tsctl.config.project import Project
-from tsctl.errors import ArchiveError, NodeError, TsctlError
+from tsctl.errors import NodeError
 from tsctl.host.locks import exclusive
+from tsctl.host.priority import lower_session
 from tsctl.host.progress import Progress
 from tsctl.nodes.torchserve import process
 from tsctl.nodes.torchserve.java import find_java
 from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.priority import lower_session
 from tsctl.nodes.torchserve.properties import parse_properties
-from tsctl.nodes.torchserve.snapshot import (
-    ServedVersion,
-    forget,
-    last_served,
-    merge,
-    prune_snapshots,
-    read_pending,
-    write_pending,
-)
-from tsctl.nodes.torchserve.versions import Note, register, scale, set_default
+from tsctl.nodes.torchserve.restore import remember_served
 
 START_TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True)
-class Restored:
-    """What came back after a start, and what did not with its reason."""
-
-    served: tuple[ServedVersion, ...]
-    failed: tuple[tuple[ServedVersion, str], ...]
-
-
 def start_node(project: Project, node: Node, progress: Progress) -> subprocess.Popen[bytes]:
-    """The node's process runs and its management API answers; ended again if this fails or is interrupted.
+    """Start the node's process and wait until its management API answers; end it if this fails or is interrupted.
 
     Raises:
         NodeError: it runs already, cannot be started, or ended by itself.
@@ -51,10 +32,10 @@ def start_node(project: Project, node: Node, progress: Progress) -> subprocess.P
         if node.pid:
             raise NodeError(f"node {node.name} runs already (pid {node.pid})", "Stop it with 'tsctl node stop' first.")
         process.require_free_space(node.paths.folder)
-        _remember_served(node)
+        remember_served(node)
         java = find_java()
         for reason in java.rejected:
-            progress.line(f"passed over {reason}")
+            progress.line(f"skipped {reason}")
         with progress.step(f"starting node {node.name}") as step:
             started = process.launch(project, node.spec, node.paths, java)
             try:
@@ -68,33 +49,11 @@ def start_node(project: Project, node: Node, progress: Progress) -> subprocess.P
         return started
 
 
-def restore(project: Project, node: Node, progress: Progress, superseded: frozenset[tuple[str, str]]) -> Restored:
-    """Register again what the node served before; one that fails stops no other, and is tried at the next start.
-
-    Args:
-        superseded: (model, version) pairs that the caller will register itself from newer bytes.
-    """
-    served: list[ServedVersion] = []
-    failed: list[tuple[ServedVersion, str]] = []
-    for entry in read_pending(node.paths.pending_restore):
-        if (entry.model, entry.version) not in superseded and not node.client.describe(entry.model, entry.version):
-            try:
-                with progress.step(f"restoring {entry.model} {entry.version}") as step:
-                    _restore_one(project, node, entry, step.note)
-                    step.done(f"{entry.min_workers} ready")
-                served.append(entry)
-            except TsctlError as error:
-                failed.append((entry, error.message))
-                continue
-        forget(node.paths.pending_restore, entry.model, entry.version)
-    return Restored(tuple(served), tuple(failed))
-
-
 def require_same_addresses(node: Node) -> None:
-    """The running node has the addresses that deployment.yaml gives it.
+    """Check that the running node has the addresses that deployment.yaml gives it.
 
     Raises:
-        NodeError: it was started with others.
+        NodeError: it was started with other addresses.
     """
     started = parse_properties(node.paths.config.read_text(encoding="utf-8"))
     for name in ("inference", "management", "metrics"):
@@ -123,24 +82,6 @@ def stop_node(node: Node, progress: Progress) -> bool:
     return was_running
 
 
-def _restore_one(project: Project, node: Node, entry: ServedVersion, note: Note) -> None:
-    path = project.store / entry.archive
-    if not path.is_file():
-        raise ArchiveError(f"its archive {entry.archive} is no longer in {project.relative(project.store)}")
-    register(node, archive_of(path), entry.min_workers or None, note)
-    if entry.is_default and node.client.default_version(entry.model) != entry.version:
-        set_default(node, entry.model, entry.version)
-    if entry.min_workers == 0:
-        scale(node, entry.model, entry.version, 0, note)
-
-
-def _remember_served(node: Node) -> None:
-    """Keep what the node served last, before its start writes an empty snapshot."""
-    pending = read_pending(node.paths.pending_restore)
-    write_pending(node.paths.pending_restore, merge(last_served(node.paths.snapshots), pending))
-    prune_snapshots(node.paths.snapshots)
-
-
 def _wait_answering(node: Node, started: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + START_TIMEOUT_S
     while True:
@@ -160,7 +101,7 @@ def _wait_answering(node: Node, started: subprocess.Popen[bytes]) -> None:
 
 
 def _not_answering(node: Node) -> str:
-    """Why the management API does not answer; empty where it does. The key file may be there and half-written."""
+    """The reason why the management API does not answer; empty where it does. The key file may be half-written."""
     try:
         node.client.models()
     except NodeError as error:
@@ -180,6 +121,6 @@ def _require_local(node: Node) -> None:
         )
     if node.spec.key_file is not None:
         raise NodeError(
-            f"deployment.yaml gives node {node.name} a key_file, so it is started by somebody else",
-            "Leave key_file out to have it started here; tsctl then finds its tokens itself.",
+            f"deployment.yaml gives node {node.name} a key_file, so tsctl does not start it",
+            "Remove key_file to start the node here; tsctl then finds its tokens itself.",
         )

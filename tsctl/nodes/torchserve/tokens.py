@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tsctl.errors import NodeError
+from tsctl.host.files import write_secret
 
 
 class NoKeyFile(NodeError):
@@ -19,7 +19,7 @@ class NoKeyFile(NodeError):
 class Token:
     """One bearer token; its value stays out of every representation."""
 
-    value: str = field(repr=False)
+    value: str = field(repr=False)  # empty: none is sent
     expires: datetime | None = None
 
     def is_expired(self, now: datetime) -> bool:
@@ -27,7 +27,7 @@ class Token:
 
     @property
     def header(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.value}"}
+        return {"Authorization": f"Bearer {self.value}"} if self.value else {}
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Tokens:
     inference: Token
     management: Token
     api: Token
+
+
+#: Of a node that asks for no tokens.
+NO_TOKENS = Tokens(Token(""), Token(""), Token(""))
 
 
 def read_tokens(key_file: Path) -> Tokens:
@@ -65,19 +69,10 @@ def read_tokens(key_file: Path) -> Tokens:
 
 def write_header_file(path: Path, token: Token) -> None:
     """Write the token as a header line that `curl -H @file` reads, so that it never stands in an argument."""
-    descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"Authorization: Bearer {token.value}\n")
-    Path(f"{path}.new").replace(path)
+    write_secret(path, f"Authorization: Bearer {token.value}\n")
 
 
 def _token(entry: dict[str, str]) -> Token:
     expires = entry.get("expiration time")
-    moment = datetime.fromisoformat(_microseconds(expires)).astimezone(UTC) if expires else None
+    moment = datetime.fromisoformat(expires).astimezone(UTC) if expires else None
     return Token(entry["key"], moment)
-
-
-def _microseconds(instant: str) -> str:
-    """Java writes up to nine digits of a second; Python reads six."""
-    whole, dot, fraction = instant.removesuffix("Z").partition(".")
-    return f"{whole}{dot}{fraction[:6]}+00:00"

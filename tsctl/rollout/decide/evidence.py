@@ -18,7 +18,7 @@ OTHER = "other"
 
 
 @dataclass(frozen=True)
-class Seen:
+class OutcomeCounts:
     """What the requests of one version came to."""
 
     requests: int = 0
@@ -26,9 +26,9 @@ class Seen:
     slow: int = 0
     classes: Mapping[str, int] = field(default_factory=dict)  # predictions by class, where the handler tells one
 
-    def __add__(self, other: Seen) -> Seen:
+    def __add__(self, other: OutcomeCounts) -> OutcomeCounts:
         names = self.classes.keys() | other.classes.keys()
-        return Seen(
+        return OutcomeCounts(
             self.requests + other.requests,
             self.errors + other.errors,
             self.slow + other.slow,
@@ -41,15 +41,15 @@ class Window:
     """Requests that were routed at one weight of the canary, since evidence was read last."""
 
     weight: int  # of the canary, in hundredths of a percent
-    stable: Seen = Seen()
-    canary: Seen = Seen()
+    stable: OutcomeCounts = OutcomeCounts()
+    canary: OutcomeCounts = OutcomeCounts()
     pairs: int = 0  # requests that stable and a shadow answered both
     disagreements: int = 0  # pairs whose answers differ
     #: Of stable and the canary, where users and not requests were divided: what each user had for the first time.
-    users: tuple[Seen, Seen] | None = None
+    users: tuple[OutcomeCounts, OutcomeCounts] | None = None
 
     @property
-    def compared(self) -> tuple[Seen, Seen]:
+    def compared(self) -> tuple[OutcomeCounts, OutcomeCounts]:
         """Events of stable and of the canary that fell to their version by chance."""
         return self.users or (self.stable, self.canary)
 
@@ -70,8 +70,8 @@ class Window:
 def window_of(content: Mapping[str, Any]) -> Window:
     """What `as_json` wrote, read back."""
 
-    def side(name: str) -> Seen:
-        return Seen(**content.get(name, {}))
+    def side(name: str) -> OutcomeCounts:
+        return OutcomeCounts(**content.get(name, {}))
 
     return Window(
         content["weight"],
@@ -96,8 +96,8 @@ class Evidence:
     mix: Mapping[str, RatioProcess]
     limit: RateProcess
     disagreement: RateProcess
-    stable: Seen = Seen()
-    canary: Seen = Seen()
+    stable: OutcomeCounts = OutcomeCounts()
+    canary: OutcomeCounts = OutcomeCounts()
 
     def seen(self, window: Window, is_settled: bool = True) -> Evidence:
         """After one more window; before the canary had a weight, there was nothing to compare.
@@ -141,7 +141,7 @@ class Evidence:
         }
 
 
-def class_count(seen: Seen, name: str, known: Collection[str]) -> int:
+def class_count(seen: OutcomeCounts, name: str, known: Collection[str]) -> int:
     """How many predictions were of a class; those of none that was known before are of OTHER."""
     if name != OTHER:
         return seen.classes.get(name, 0)

@@ -5,17 +5,18 @@ Invariants: without requests of the canary there is no pass, and without an even
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from math import exp, log
-from typing import Any
+from math import log
 
 from tsctl.config.policy import LIMIT, RolloutPolicy
-from tsctl.rollout.decide.evidence import Evidence, Seen, class_count
-from tsctl.rollout.decide.statistics import rate_bounds, rejects
+from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, class_count
+from tsctl.rollout.decide.statistics import log_mean, rate_bounds, rejects
 
 #: More requests than this are not searched for: a rate that needs more cannot be shown.
 MOST_REQUESTS = 1 << 40
+#: Names the weighted average among the e-values of signals.
+AVERAGE = "average"
 
 
 class Verdict(StrEnum):
@@ -57,9 +58,6 @@ class Reading:
         """Logarithm of what it adds to the average."""
         return self.log_e + log(self.share)
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Judgement:
@@ -72,8 +70,9 @@ class Judgement:
     needed: int = 0  # requests of the canary until it can pass, if none of them is an error
     signal: str = ""  # the one that speaks loudest, of a fail
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+
+#: Stands for the last judgement of a rollout whose journal, of an older version, has none.
+NOT_RECORDED = Judgement(Verdict.UNDECIDED, "the journal records no judgement", 0.0, ())
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def judge(policy: RolloutPolicy, evidence: Evidence, held: Held) -> Judgement:
     below the policy's maximum.
     """
     readings = read_signals(policy, evidence)
-    total = log(sum(exp(min(r.log_part, 700.0)) for r in readings))
+    total = log_e_values(policy, evidence)[AVERAGE]
     if rejects(total, policy.alpha):
         loudest = max(readings, key=lambda reading: reading.log_part)
         return Judgement(Verdict.FAIL, _accused(loudest, policy), total, readings, signal=loudest.signal)
@@ -119,12 +118,19 @@ def read_signals(policy: RolloutPolicy, evidence: Evidence) -> tuple[Reading, ..
     return tuple(found)
 
 
-def requests_needed(policy: RolloutPolicy, canary: Seen, in_step: int) -> int:
+def log_e_values(policy: RolloutPolicy, evidence: Evidence) -> dict[str, float]:
+    """Logarithm of the e-value of each judged signal, and of their weighted average under the key AVERAGE."""
+    logs, shares = evidence.logs, policy.shares
+    parts = [logs[signal] + log(share) for signal, share in shares.items()]
+    return {signal: logs[signal] for signal in shares} | {AVERAGE: log_mean(parts) + log(len(parts))}
+
+
+def requests_needed(policy: RolloutPolicy, canary: OutcomeCounts, in_step: int) -> int:
     """Requests of the canary, without an error, until it can pass; 0 where it has them."""
     return max(policy.min_requests - in_step, requests_until_below(canary, policy.max_error_rate, policy.alpha), 0)
 
 
-def requests_until_below(seen: Seen, rate: float, alpha: float) -> int:
+def requests_until_below(seen: OutcomeCounts, rate: float, alpha: float) -> int:
     """Requests without an error until a confidence sequence shows that the rate of errors lies below `rate`."""
 
     def is_below(more: int) -> bool:
@@ -147,7 +153,7 @@ def loudest_class(evidence: Evidence) -> str:
     return max(evidence.mix, key=lambda name: evidence.mix[name].log_e, default="")
 
 
-def _rate(signal: str, about: str, seen: Seen, evidence: Evidence, alpha: float) -> Rate:
+def _rate(signal: str, about: str, seen: OutcomeCounts, evidence: Evidence, alpha: float) -> Rate:
     if signal == "disagreement":
         events, requests = evidence.disagreement.events, evidence.disagreement.trials
     elif signal == "mix":

@@ -6,40 +6,28 @@ it. A counter that fell was reset, by an Envoy that started anew, and counts fro
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import floor, log10
 
 from tsctl.config.weights import TOTAL
-from tsctl.errors import AnalysisError
-from tsctl.gateway.envoy.render import BY_WEIGHT, REQUEST_MS, REQUESTS
-from tsctl.rollout.decide.evidence import Seen, Window
+from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, bucket_edge, shortest_over
+from tsctl.gateway.traffic import BY_WEIGHT
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 
 Cursor = Mapping[str, int]
 
 #: Of a mix, so many classes are judged one by one.
 MOST_CLASSES = 50
-_ENDLESS = ("+Inf", "Inf")
 #: How a cursor's keys begin that count slow answers.
 SLOW = "s|"
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One series and its value now."""
-
-    name: str
-    labels: Mapping[str, str]
-    value: int
-
-
-@dataclass(frozen=True)
-class Question:
+class EvidenceQuery:
     """What evidence is asked for.
 
     Args:
-        slow_ms: an answer that took as long or longer is slow; `over` an edge of the histogram. None: no answer is.
+        slow_ms: an answer that took as long or longer is slow; `shortest_over` an edge of the histogram. None: none is.
     """
 
     model: str
@@ -49,52 +37,26 @@ class Question:
     slow_ms: float | None = None
 
 
-def parse_page(text: str) -> list[Sample]:
-    """The samples of a page in Prometheus' text format.
-
-    Raises:
-        AnalysisError: a line is none.
-    """
-    found = []
-    for line in text.splitlines():
-        if not line or line.startswith("#"):
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise AnalysisError(f"the gateway's metrics have a line that is no sample: {line[:120]!r}")
-        labels = {name: _unescaped(value) for name, value in _LABEL.findall(match[2] or "")}
-        found.append(Sample(match[1], labels, round(float(match[3]))))
-    return found
-
-
-_LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})? ([^ ]+)(?: \d+)?")
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-
-
-def _unescaped(value: str) -> str:
-    return re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], value)
-
-
-def series(samples: Iterable[Sample], question: Question) -> dict[str, int]:
-    """What the question needs of a reading, by keys that a cursor can hold.
+def series(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str, int]:
+    """What the query needs of a reading, by keys that a cursor can hold.
 
     `r|version|weight|status|class` counts requests, `s|version|weight|slow_ms` those that took as long as that.
     """
     found: dict[str, int] = {}
     whole: dict[str, int] = {}
-    slow = question.slow_ms
+    slow = query.slow_ms
     for sample in samples:
         told = sample.labels
-        if told.get("model") != question.model or told.get("by") != BY_WEIGHT:
+        if told.get("model") != query.model or told.get("by") != BY_WEIGHT:
             continue  # testers and pinned requests were not sent to their version by chance
-        if told.get("version") not in (question.stable, question.canary):
+        if told.get("version") not in (query.stable, query.canary):
             continue
         place = f"{told['version']}|{told['weight']}"
         if sample.name == REQUESTS:
             found[f"r|{place}|{told['status']}|{told.get('class', '')}"] = sample.value
         elif sample.name == f"{REQUEST_MS}_count":
             whole[place] = sample.value
-        elif sample.name == f"{REQUEST_MS}_bucket" and told["le"] not in _ENDLESS and over(float(told["le"])) == slow:
+        elif (edge := bucket_edge(sample)) is not None and shortest_over(edge) == slow:
             found[f"{SLOW}{place}|{slow:g}"] = -sample.value
     for key in [key for key in found if key.startswith(SLOW)]:
         _, version, weight, _ = key.split("|")
@@ -102,41 +64,33 @@ def series(samples: Iterable[Sample], question: Question) -> dict[str, int]:
     return found
 
 
-def over(edge: float) -> float:
-    """The shortest duration, in whole milliseconds, that Envoy does not count in the bucket up to an edge.
-
-    Its histogram keeps two digits of a duration and forgets the others, so that 209 ms are counted up to 200 as well.
-    """
-    return edge + max(1.0, 10.0 ** (floor(log10(edge)) - 1))
-
-
-def advance(now: Mapping[str, int], cursor: Cursor, question: Question) -> tuple[list[Window], dict[str, int]]:
+def advance(now: Mapping[str, int], cursor: Cursor, query: EvidenceQuery) -> tuple[list[Window], dict[str, int]]:
     """Windows of what came since the cursor, one for each weight; and what changed of the cursor."""
     changed = {key: value for key, value in now.items() if value != cursor.get(key, 0)}
-    found: dict[int, dict[str, Seen]] = {}
+    found: dict[int, dict[str, OutcomeCounts]] = {}
     for key, value in changed.items():
         before = cursor.get(key, 0)
         count = value - before if value > before else value
         kind, version, own, *rest = key.split("|", 4)
         if not own.isdigit():
             continue
-        weight = int(own) if version == question.canary else TOTAL - int(own)
+        weight = int(own) if version == query.canary else TOTAL - int(own)
         at = found.setdefault(weight, {})
-        at[version] = at.get(version, Seen()) + _seen(kind, rest, count, question)
+        at[version] = at.get(version, OutcomeCounts()) + _seen(kind, rest, count, query)
     windows = [
-        Window(weight, at.get(question.stable, Seen()), at.get(question.canary, Seen()))
+        Window(weight, at.get(query.stable, OutcomeCounts()), at.get(query.canary, OutcomeCounts()))
         for weight, at in sorted(found.items())
     ]
     return windows, changed
 
 
-def _seen(kind: str, rest: list[str], count: int, question: Question) -> Seen:
+def _seen(kind: str, rest: list[str], count: int, query: EvidenceQuery) -> OutcomeCounts:
     if kind == "s":
-        return Seen(slow=count)
+        return OutcomeCounts(slow=count)
     status, named = rest
-    return Seen(
+    return OutcomeCounts(
         requests=count,
-        errors=count if is_error(status, question.count_4xx) else 0,
+        errors=count if is_error(status, query.count_4xx) else 0,
         classes={named: count} if named and named != "-" else {},
     )
 
@@ -148,7 +102,7 @@ def is_error(status: str, count_4xx: bool) -> bool:
 
 @dataclass(frozen=True)
 class Answers:
-    """How long a version's answers took: how many took less than some numbers of milliseconds, each `over` an edge."""
+    """How long a version's answers took: how many took less than some milliseconds, each `shortest_over` an edge."""
 
     total: int
     below: Mapping[float, int]
@@ -175,8 +129,8 @@ def answers_of(samples: Iterable[Sample], model: str, version: str) -> Answers:
             continue
         if sample.name == f"{REQUEST_MS}_count":
             total += sample.value
-        elif sample.name == f"{REQUEST_MS}_bucket" and told["le"] not in _ENDLESS:
-            slow_ms = over(float(told["le"]))
+        elif (edge := bucket_edge(sample)) is not None:
+            slow_ms = shortest_over(edge)
             below[slow_ms] = below.get(slow_ms, 0) + sample.value
     return Answers(total, below)
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import requests
 
 from tsctl.errors import AnalysisError
+from tsctl.gateway.counters import SERIES, Sample, parse_page
 from tsctl.gateway.envoy.admin import Admin
-from tsctl.gateway.envoy.render import REQUEST_MS, REQUESTS
 from tsctl.rollout.decide.evidence import Window
-from tsctl.rollout.evidence.counts import Cursor, Question, Sample, advance, parse_page, series
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery, advance, series
 
 #: How long Prometheus may take to answer.
 TIMEOUT_S = 5.0
@@ -50,8 +50,7 @@ class PrometheusServer:
         self._session = requests.Session()
 
     def samples(self, model: str) -> list[Sample]:
-        names = "|".join((REQUESTS, f"{REQUEST_MS}_count", f"{REQUEST_MS}_bucket"))
-        query = f'{{__name__=~"{names}", model="{model}"}}'
+        query = f'{{__name__=~"{"|".join(SERIES)}", model="{model}"}}'
         try:
             answer = self._session.get(f"{self._address}/api/v1/query", params={"query": query}, timeout=TIMEOUT_S)
             content = answer.json()
@@ -65,13 +64,13 @@ class PrometheusServer:
             ) from None
 
 
-def read(source: Source, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+def read(source: Source, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
     """What came since the cursor, and what changed of it.
 
     Raises:
         AnalysisError, GatewayError: the source cannot be asked now.
     """
-    return advance(series(source.samples(question.model), question), cursor, question)
+    return advance(series(source.samples(query.model), query), cursor, query)
 
 
 def samples_of(results: list[dict[str, Any]], address: str) -> list[Sample]:

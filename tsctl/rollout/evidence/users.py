@@ -1,162 +1,116 @@
 """Evidence of a route that divides users and not requests, read from the gateway's access log.
 
-A user stays on one version and brings many requests, which are not by chance each. So a user counts once for each kind
-of event, with the first one: that fell to the canary with the probability of its weight, whatever followed.
+A user stays on one version and sends many requests, which are not independent. So a user counts once for each kind of
+event, with the first one: it fell to the canary with the probability of its weight, whatever followed.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 from tsctl.config.weights import TOTAL
-from tsctl.errors import AnalysisError
-from tsctl.gateway.envoy.render import BY_WEIGHT
-from tsctl.rollout.decide.evidence import Seen, Window
-from tsctl.rollout.evidence.counts import Cursor, Question, is_error
+from tsctl.gateway.access_log import AccessLogEntry, LogPosition, end_of_log, parse_entry, read_lines
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery, is_error
 
-#: A cursor's place in the log: which file, and how far.
+#: Keys of a cursor for the position in the log: the file's inode, and the offset.
 FILE, OFFSET = "log|file", "log|offset"
+
+#: Counts of each version and, under `<version>|users`, of its users, by the canary's weight.
+_Totals = dict[int, dict[str, OutcomeCounts]]
 
 
 @dataclass
 class UserLog:
-    """The log, and which users have had which event.
+    """The access log, and the users that had an event already.
 
     Args:
-        log: Envoy's access log; those before it have the same name and .1, .2 and so on.
-        since: where the rollout began to read. Who resumes one reads again from there, to know the users.
+        log: Envoy's access log.
+        since: where the rollout began to read. A resumed rollout reads again from there, to know the users.
     """
 
     log: Path
     since: Cursor
     _met: set[tuple[str, str]] = field(default_factory=set)  # kind of event and user
-    _known: Cursor = field(default_factory=dict)  # up to which place `_met` is right
+    _known: LogPosition = field(default_factory=LogPosition)  # `_met` is right up to this position
 
     def mark(self) -> Cursor:
         """Where the log ends now."""
-        try:
-            stat = self.log.stat()
-        except FileNotFoundError:
-            return {FILE: 0, OFFSET: 0}
-        return {FILE: stat.st_ino, OFFSET: stat.st_size}
+        return _cursor(end_of_log(self.log))
 
-    def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        """What came since the cursor, one window for each weight; and what changed of the cursor.
+    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+        """New windows since the cursor, one for each weight, and the changes of the cursor.
 
         Raises:
             AnalysisError: the log cannot be read.
         """
-        if self._known != _place(cursor):  # read for the first time, or what was read before was not kept
+        if self._known != _position(cursor):  # the first reading, or the last one was not journaled
             self._met = set()
-            for line in self._lines(self.since, cursor)[0]:
-                _add({}, line, question, self._met)
-        lines, place = self._lines(cursor, None)
-        self._known = _place(place)
-        found: dict[int, dict[str, Seen]] = {}
-        for line in lines:
-            _add(found, line, question, self._met)
+            self._totals(read_lines(self.log, _position(self.since), _position(cursor))[0], query)
+        lines, self._known = read_lines(self.log, _position(cursor))
         windows = [
             Window(
                 weight,
-                at.get(question.stable, Seen()),
-                at.get(question.canary, Seen()),
-                users=(at.get(f"{question.stable}|users", Seen()), at.get(f"{question.canary}|users", Seen())),
+                counts.get(query.stable, OutcomeCounts()),
+                counts.get(query.canary, OutcomeCounts()),
+                users=(
+                    counts.get(f"{query.stable}|users", OutcomeCounts()),
+                    counts.get(f"{query.canary}|users", OutcomeCounts()),
+                ),
             )
-            for weight, at in sorted(found.items())
+            for weight, counts in sorted(self._totals(lines, query).items())
         ]
-        return windows, {key: value for key, value in place.items() if cursor.get(key) != value}
+        return windows, {key: value for key, value in _cursor(self._known).items() if cursor.get(key, 0) != value}
 
-    def _lines(self, begin: Cursor, end: Cursor | None) -> tuple[list[bytes], dict[str, int]]:
-        """Whole lines between two places, the oldest first, and where they end; None: the end of the log."""
-        found: list[bytes] = []
-        place = dict(begin)
-        try:
-            for path in self._files(begin):
-                with path.open("rb") as file:
-                    inode = os.fstat(file.fileno()).st_ino
-                    offset = begin.get(OFFSET, 0) if _is_at(os.fstat(file.fileno()), begin) else 0
-                    limit = end[OFFSET] - offset if end is not None and inode == end.get(FILE) else -1
-                    file.seek(offset)
-                    content = file.read(limit)
-                whole = content.rfind(b"\n") + 1
-                found += content[:whole].splitlines()
-                place = {FILE: inode, OFFSET: offset + whole}
-                if end is not None and inode == end.get(FILE):
-                    break
-        except OSError as error:
-            raise AnalysisError(f"{self.log} cannot be read: {error}") from error
-        return found, place
+    def _totals(self, lines: Iterable[bytes], query: EvidenceQuery) -> _Totals:
+        """Counts of these lines; lines that are cut off or of another route are skipped."""
+        totals: _Totals = {}
+        for line in lines:
+            entry = parse_entry(line)
+            if entry is None or entry.model != query.model or not entry.is_by_weight or entry.weight is None:
+                continue
+            if entry.version not in (query.stable, query.canary):
+                continue
+            is_canary = entry.version == query.canary
+            counts = totals.setdefault(entry.weight if is_canary else TOTAL - entry.weight, {})
+            request = _counts(entry, query)
+            for key, more in ((entry.version, request), (f"{entry.version}|users", self._first(request, entry.user))):
+                counts[key] = counts.get(key, OutcomeCounts()) + more
+        return totals
 
-    def _files(self, begin: Cursor) -> Iterator[Path]:
-        """Logs from the one with this place on, the oldest first; all that are kept, where it is gone."""
-        kept = [self.log] if self.log.is_file() else []
-        for number in count(1):
-            if kept and _is_at(kept[0].stat(), begin):
-                break
-            path = self.log.with_name(f"{self.log.name}.{number}")
-            if not path.is_file():
-                break
-            kept.insert(0, path)
-        yield from kept
+    def _first(self, request: OutcomeCounts, user: str | None) -> OutcomeCounts:
+        """The events that the user had not had before; a request without a user is independent, and counts."""
+        if not user:
+            return request
 
+        def is_first(kind: str) -> bool:
+            is_new = (kind, user) not in self._met
+            self._met.add((kind, user))
+            return is_new
 
-def _place(cursor: Cursor) -> Cursor:
-    return {key: value for key, value in cursor.items() if key in (FILE, OFFSET)}
+        return OutcomeCounts(
+            requests=request.requests,
+            errors=int(bool(request.errors) and is_first("error")),
+            slow=int(bool(request.slow) and is_first("slow")),
+            classes=request.classes if request.classes and is_first("class") else {},
+        )
 
 
-def _is_at(found: os.stat_result, place: Cursor) -> bool:
-    """Whether it is the file of the place; the number of a file that is gone may be given to another."""
-    return found.st_ino == place.get(FILE) and found.st_size >= place.get(OFFSET, 0)
+def _position(cursor: Cursor) -> LogPosition:
+    return LogPosition(cursor.get(FILE, 0), cursor.get(OFFSET, 0))
 
 
-def _add(found: dict[int, dict[str, Seen]], line: bytes, question: Question, met: set[tuple[str, str]]) -> None:
-    """Put one request where it belongs; a line that is none, or of another route, is passed over."""
-    try:
-        told = json.loads(line)
-        weight, version = int(told["weight"]), told["version"]
-    except (ValueError, KeyError, TypeError):
-        return
-    if told.get("model") != question.model or told.get("by") != BY_WEIGHT:
-        return
-    if version not in (question.stable, question.canary):
-        return
-    at = found.setdefault(weight if version == question.canary else TOTAL - weight, {})
-    seen = _seen(told, question)
-    at[version] = at.get(version, Seen()) + seen
-    at[f"{version}|users"] = at.get(f"{version}|users", Seen()) + _first(seen, told.get("user"), met)
+def _cursor(position: LogPosition) -> dict[str, int]:
+    return {FILE: position.inode, OFFSET: position.offset}
 
 
-def _seen(told: Mapping[str, Any], question: Question) -> Seen:
-    named = told.get("class")
-    is_slow = question.slow_ms is not None and float(told.get("duration_ms") or 0) >= question.slow_ms
-    return Seen(
+def _counts(entry: AccessLogEntry, query: EvidenceQuery) -> OutcomeCounts:
+    is_slow = query.slow_ms is not None and entry.duration_ms >= query.slow_ms
+    return OutcomeCounts(
         requests=1,
-        errors=int(is_error(str(told.get("status", 0)), question.count_4xx)),
+        errors=int(is_error(str(entry.status), query.count_4xx)),
         slow=int(is_slow),
-        classes={named: 1} if named and named != "-" else {},
-    )
-
-
-def _first(seen: Seen, user: str | None, met: set[tuple[str, str]]) -> Seen:
-    """What of it the user had not had before; a request without a user was sent by chance, and counts."""
-    if not user:
-        return seen
-
-    def is_new(kind: str) -> bool:
-        if (kind, user) in met:
-            return False
-        met.add((kind, user))
-        return True
-
-    return Seen(
-        requests=seen.requests,
-        errors=int(bool(seen.errors) and is_new("error")),
-        slow=int(bool(seen.slow) and is_new("slow")),
-        classes=seen.classes if seen.classes and is_new("class") else {},
+        classes={entry.predicted_class: 1} if entry.predicted_class else {},
     )

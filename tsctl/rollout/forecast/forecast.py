@@ -1,7 +1,7 @@
-"""What a policy can see with the traffic there is, before a rollout begins. Pure.
+"""Forecasts what a policy can see with the present traffic, before a rollout begins. Pure.
 
-What a step can see is asked of the step alone, as if no earlier one had seen anything. How long a known fault lasts is
-read off expected counts, step after step: half of the rollouts end sooner.
+What a step can see is computed for the step alone, as if no earlier step had seen anything. How long a known fault
+lasts is read off expected counts, step after step: half of the rollouts end sooner.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from tsctl.config.weights import TOTAL, percent
 from tsctl.rollout.decide.statistics import RateProcess, RatioProcess
 from tsctl.rollout.forecast.power import fails, first, requests_to_pass, smallest_rate
 
-#: The faults that users are counted for: multiples of stable's rate of errors, and a rate.
+#: Error rates of the forecast faults: multiples of stable's, and a fixed one.
 MULTIPLES, RATE = (2, 10), 0.05
-#: Fewer requests than this tell little of those to come.
+#: With fewer requests than this, a warning says how few they are.
 FEW = 100
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """What a model's route gets.
+class RecentTraffic:
+    """The recent requests of a model's route.
 
     Args:
         requests_per_s: of all versions.
         error_rate: of the stable version, as the policy counts errors.
-        slow_share: of stable's answers, by what slow will mean.
-        since_s: how long that was looked at.
-        requests: that were seen in this time.
+        slow_share: of stable's answers, as the policy defines slow.
+        since_s: length of the observed period.
+        requests: in this period.
     """
 
     requests_per_s: float
@@ -43,17 +43,17 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of a canary that is like stable, and what the step can see.
+class StepForecast:
+    """One step of a canary that is like stable, and the smallest faults that the step can see.
 
     Args:
         weight: in hundredths of a percent.
-        requests: of the route until it passes; None where it never does.
-        on_canary: those of them that the canary serves.
-        seconds: that it lasts; None where it never passes.
-        error_rate: the smallest one of the canary that is seen in four of five rollouts; None where none is.
-        error_ratio: how many times stable's that is; None where stable has no errors.
-        slow_share: the smallest one that is seen; None where none is.
+        requests: of the route until the step passes; None if it never does.
+        on_canary: the canary's part of them.
+        seconds: until the step passes; None if it never does.
+        error_rate: the smallest of a canary that is seen in four of five rollouts; None if none is.
+        error_ratio: the same as a multiple of stable's; None if stable has no errors.
+        slow_share: the smallest that is seen; None if none is.
     """
 
     weight: int
@@ -66,7 +66,7 @@ class Step:
 
 
 class Fate(StrEnum):
-    """What becomes of a faulty canary."""
+    """How the rollout of a faulty canary ends."""
 
     ROLLED_BACK = "rolled back"
     PROMOTED = "promoted"
@@ -74,14 +74,14 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True)
-class Fault:
-    """A canary that fails too often, and who meets it before its rollout is over.
+class FaultForecast:
+    """A canary with too many errors, and the requests that it serves before its rollout ends.
 
     Args:
-        weight: of the canary then, in hundredths of a percent.
+        weight: of the canary at the end, in hundredths of a percent.
         requests: of the route until then.
-        on_canary: those of them that the canary served.
-        failed: those of these that failed.
+        on_canary: the canary's part of them.
+        failed: errors among the canary's.
         seconds: since the first step began.
     """
 
@@ -95,17 +95,17 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Foresight:
-    """What to expect of a rollout.
+class Forecast:
+    """The expected course of a rollout.
 
     Args:
-        seconds: until a canary that is like stable is promoted; None where it never is.
-        warnings: sentences for a person.
+        seconds: until a canary that is like stable is promoted; None if it never is.
+        warnings: sentences for people.
     """
 
-    traffic: Traffic
-    steps: tuple[Step, ...]
-    faults: tuple[Fault, ...]
+    traffic: RecentTraffic
+    steps: tuple[StepForecast, ...]
+    faults: tuple[FaultForecast, ...]
     seconds: float | None
     warnings: tuple[str, ...]
 
@@ -114,8 +114,8 @@ class Foresight:
 
 
 @dataclass(frozen=True)
-class Part:
-    """So many requests of the canary at one weight; infinite for a step that never passes."""
+class ExpectedStep:
+    """The expected requests of the canary at one weight; infinite if the step never passes."""
 
     weight: int
     on_canary: float
@@ -125,118 +125,121 @@ class Part:
         """Of the route."""
         return self.on_canary * TOTAL / self.weight
 
-    def seconds(self, traffic: Traffic) -> float:
+    def seconds(self, traffic: RecentTraffic) -> float:
         return self.requests / traffic.requests_per_s if traffic.requests_per_s else inf
 
 
-def foresee(policy: RolloutPolicy, traffic: Traffic, is_by_user: bool = False) -> Foresight:
-    """What the policy's steps need and see with this traffic.
+def forecast_rollout(policy: RolloutPolicy, traffic: RecentTraffic, is_by_user: bool = False) -> Forecast:
+    """Forecast what the policy's steps need and see with this traffic.
 
     Args:
-        is_by_user: whether the route divides users, who then count once for each kind of event; it is only told.
+        is_by_user: whether the route divides users, who then count once for each kind of event; only adds a warning.
     """
-    parts = lasts(policy, traffic, traffic.error_rate)
-    steps = tuple(_step(policy, traffic, part) for part in parts)
-    faults = tuple(exposure(policy, traffic, rate) for rate in _faulty(traffic))
-    seconds = sum(part.seconds(traffic) for part in parts)
-    return Foresight(traffic, steps, faults, _finite(seconds), tuple(_warnings(policy, traffic, steps, is_by_user)))
+    expected = expected_steps(policy, traffic, traffic.error_rate)
+    steps = tuple(_step(policy, traffic, step) for step in expected)
+    faults = tuple(forecast_fault(policy, traffic, rate) for rate in _fault_rates(traffic))
+    seconds = sum(step.seconds(traffic) for step in expected)
+    return Forecast(traffic, steps, faults, _finite(seconds), tuple(_warnings(policy, traffic, steps, is_by_user)))
 
 
-def lasts(policy: RolloutPolicy, traffic: Traffic, error_rate: float) -> tuple[Part, ...]:
-    """How long each step lasts for a canary with this rate of errors that nothing fails.
+def expected_steps(policy: RolloutPolicy, traffic: RecentTraffic, error_rate: float) -> tuple[ExpectedStep, ...]:
+    """Compute the length of each step for a canary with this error rate that is not rolled back.
 
-    A step passes when it was held for its time, the canary had its least number of requests in it, and a confidence
-    sequence over all its requests since the rollout began shows its rate of errors below the policy's maximum.
+    A step passes after its hold time and its least number of requests, once a confidence sequence over all requests of
+    the canary since the rollout began shows an error rate below the policy's maximum.
     """
     needed = requests_to_pass(error_rate, policy.max_error_rate, policy.alpha)
-    parts: list[Part] = []
+    steps: list[ExpectedStep] = []
     before = 0.0
     for weight in policy.weights:
         held = policy.hold_s * traffic.requests_per_s * weight / TOTAL
-        parts.append(Part(weight, max(policy.min_requests, needed - before, held)))
-        before += parts[-1].on_canary if parts[-1].on_canary < inf else 0
-    return tuple(parts)
+        steps.append(ExpectedStep(weight, max(policy.min_requests, needed - before, held)))
+        before += steps[-1].on_canary if steps[-1].on_canary < inf else 0
+    return tuple(steps)
 
 
-def exposure(policy: RolloutPolicy, traffic: Traffic, error_rate: float) -> Fault:
-    """Who meets a canary that fails so often, if all counts are as expected."""
-    course: tuple[Part, ...] = ()
-    for part in lasts(policy, traffic, error_rate):
-        longest = policy.max_hold_s * traffic.requests_per_s * part.weight / TOTAL
-        most = min(part.on_canary, longest)
-        at = _failed_after(policy, traffic, error_rate, course, Part(part.weight, most))
-        course = (*course, Part(part.weight, most if at is None else at))
-        if at is not None:
-            return _fault(traffic, error_rate, Fate.ROLLED_BACK, course)
-        if part.on_canary > longest:
+def forecast_fault(policy: RolloutPolicy, traffic: RecentTraffic, error_rate: float) -> FaultForecast:
+    """Forecast the rollout of a canary with this error rate, if all counts are as expected."""
+    steps: tuple[ExpectedStep, ...] = ()
+    for step in expected_steps(policy, traffic, error_rate):
+        longest = policy.max_hold_s * traffic.requests_per_s * step.weight / TOTAL
+        most = min(step.on_canary, longest)
+        failed_at = _failed_after(policy, traffic, error_rate, steps, ExpectedStep(step.weight, most))
+        steps = (*steps, ExpectedStep(step.weight, most if failed_at is None else failed_at))
+        if failed_at is not None:
+            return _fault(traffic, error_rate, Fate.ROLLED_BACK, steps)
+        if step.on_canary > longest:
             fate = Fate.ROLLED_BACK if policy.at_max_hold == "rollback" else Fate.HELD
-            return _fault(traffic, error_rate, fate, course)
-    return _fault(traffic, error_rate, Fate.PROMOTED, course)
+            return _fault(traffic, error_rate, fate, steps)
+    return _fault(traffic, error_rate, Fate.PROMOTED, steps)
 
 
 def _failed_after(
-    policy: RolloutPolicy, traffic: Traffic, error_rate: float, course: tuple[Part, ...], last: Part
+    policy: RolloutPolicy,
+    traffic: RecentTraffic,
+    error_rate: float,
+    before: tuple[ExpectedStep, ...],
+    last: ExpectedStep,
 ) -> int | None:
-    """Requests of the canary in the last part until the errors and the limit fail it; None where they do not."""
+    """Requests of the canary in the last step until errors or the error rate cap fail it; None if they do not."""
 
     def is_failed(on_canary: int) -> bool:
-        errors, limit = _expected(policy, traffic, error_rate, (*course, Part(last.weight, on_canary)))
-        return fails(policy, "errors", errors.log_e, limit.log_e)
+        steps = (*before, ExpectedStep(last.weight, on_canary))
+        errors, cap = _expected_evidence(policy, traffic, error_rate, steps)
+        return fails(policy, "errors", errors.log_e, cap.log_e)
 
     return first(is_failed, floor(last.on_canary))
 
 
-def _expected(
-    policy: RolloutPolicy, traffic: Traffic, error_rate: float, course: Sequence[Part]
+def _expected_evidence(
+    policy: RolloutPolicy, traffic: RecentTraffic, error_rate: float, steps: Sequence[ExpectedStep]
 ) -> tuple[RatioProcess, RateProcess]:
-    """The evidence of the errors that are expected, counted whole."""
+    """Evidence of the expected errors, rounded to whole ones: against stable, and against the error rate cap."""
     process, on_canary, elsewhere = RatioProcess(), 0.0, 0.0
-    for part in course:
-        served, others = on_canary + part.on_canary, elsewhere + part.requests - part.on_canary
+    for step in steps:
+        served, others = on_canary + step.on_canary, elsewhere + step.requests - step.on_canary
         failed = round(served * error_rate) - round(on_canary * error_rate)
-        if part.weight < TOTAL:
+        if step.weight < TOTAL:
             failed_others = round(others * traffic.error_rate) - round(elsewhere * traffic.error_rate)
-            process = process.seen(failed, failed_others, part.weight / TOTAL)
+            process = process.seen(failed, failed_others, step.weight / TOTAL)
         on_canary, elsewhere = served, others
     trials = round(on_canary)
     return process, RateProcess(policy.max_error_rate).seen(min(round(on_canary * error_rate), trials), trials)
 
 
-def _step(policy: RolloutPolicy, traffic: Traffic, part: Part) -> Step:
-    seconds = part.seconds(traffic)
+def _step(policy: RolloutPolicy, traffic: RecentTraffic, expected: ExpectedStep) -> StepForecast:
+    seconds, weight = expected.seconds(traffic), expected.weight
     requests = traffic.requests_per_s * min(seconds, policy.max_hold_s)
     settled = max(0.0, requests - policy.settle_s * traffic.requests_per_s)
-    error_rate = smallest_rate(policy, "errors", traffic.error_rate, part.weight, requests)
-    is_passed = seconds < inf
-    return Step(
-        weight=part.weight,
-        requests=round(part.requests) if is_passed else None,
-        on_canary=round(part.on_canary) if is_passed else None,
+    error_rate = smallest_rate(policy, "errors", traffic.error_rate, weight, requests)
+    is_slow_judged = "slow" in policy.signals
+    return StepForecast(
+        weight=weight,
+        requests=round(expected.requests) if seconds < inf else None,
+        on_canary=round(expected.on_canary) if seconds < inf else None,
         seconds=_finite(seconds),
         error_rate=error_rate,
         error_ratio=error_rate / traffic.error_rate if error_rate is not None and traffic.error_rate else None,
-        slow_share=smallest_rate(policy, "slow", traffic.slow_share, part.weight, settled)
-        if "slow" in policy.signals
-        else None,
+        slow_share=smallest_rate(policy, "slow", traffic.slow_share, weight, settled) if is_slow_judged else None,
     )
 
 
-def _fault(traffic: Traffic, error_rate: float, fate: Fate, course: Sequence[Part]) -> Fault:
-    on_canary = sum(part.on_canary for part in course)
-    return Fault(
+def _fault(traffic: RecentTraffic, error_rate: float, fate: Fate, steps: Sequence[ExpectedStep]) -> FaultForecast:
+    on_canary = sum(step.on_canary for step in steps)
+    return FaultForecast(
         error_rate=error_rate,
         fate=fate,
-        weight=course[-1].weight,
-        requests=round(sum(part.requests for part in course)),
+        weight=steps[-1].weight,
+        requests=round(sum(step.requests for step in steps)),
         on_canary=round(on_canary),
         failed=round(on_canary * error_rate),
-        seconds=sum(part.seconds(traffic) for part in course),
+        seconds=sum(step.seconds(traffic) for step in steps),
     )
 
 
-def _faulty(traffic: Traffic) -> list[float]:
-    """Rates of errors of the canaries that users are counted for, growing; none without traffic."""
-    rates = {traffic.error_rate * times for times in MULTIPLES} | {RATE}
+def _fault_rates(traffic: RecentTraffic) -> list[float]:
+    """Error rates of the forecast faults, ascending; none without traffic."""
+    rates = {traffic.error_rate * multiple for multiple in MULTIPLES} | {RATE}
     return sorted(rate for rate in rates if traffic.error_rate < rate < 1 and traffic.requests_per_s)
 
 
@@ -244,30 +247,32 @@ def _finite(seconds: float) -> float | None:
     return seconds if seconds < inf else None
 
 
-def _warnings(policy: RolloutPolicy, traffic: Traffic, steps: Sequence[Step], is_by_user: bool) -> Iterator[str]:
-    """What the policy cannot do with this traffic, and what it was never meant to."""
-    minutes = f"the last {traffic.since_s / 60:.0f} min"
+def _warnings(
+    policy: RolloutPolicy, traffic: RecentTraffic, steps: Sequence[StepForecast], is_by_user: bool
+) -> Iterator[str]:
+    period = f"the last {traffic.since_s / 60:.0f} min"
     if not traffic.requests_per_s:
-        yield f"No request came in {minutes}: nothing can be seen, and no step passes without traffic."
+        yield f"No requests in {period}: without traffic nothing can be seen, and no step passes."
         return
     if traffic.requests < FEW:
-        yield f"Only {traffic.requests} requests came in {minutes}, and all figures stand on them."
+        yield f"All figures are based on only {traffic.requests} requests in {period}."
     if traffic.error_rate >= policy.max_error_rate:
         yield (
-            f"Stable itself fails {traffic.error_rate:.2%} of its requests, and max_error_rate is "
-            f"{policy.max_error_rate:.2%}: a canary that is no worse never passes, and may be rolled back."
+            f"Stable's own error rate is {traffic.error_rate:.2%}, and max_error_rate is {policy.max_error_rate:.2%}: "
+            "a canary that is no worse never passes, and may be rolled back."
         )
     else:
-        yield from (said for step in steps for said in _step_warnings(policy, step))
+        for step in steps:
+            yield from _step_warnings(policy, step)
     if is_by_user:
-        yield "The route is sticky: a user counts once for each kind of event, so that faults are seen later than this."
+        yield "The route is sticky: a user counts once for each kind of event, so faults are seen later than this."
     if len(steps) == 1:
-        yield "The only step is 100%: the canary is compared with nobody, and only max_error_rate is judged."
+        yield "The only step is 100%: there is no stable traffic to compare with, and only max_error_rate is judged."
     else:
-        yield "At 100% there is nobody to compare with: only max_error_rate is judged there."
+        yield "At 100% there is no stable traffic to compare with: only max_error_rate is judged there."
 
 
-def _step_warnings(policy: RolloutPolicy, step: Step) -> Iterator[str]:
+def _step_warnings(policy: RolloutPolicy, step: StepForecast) -> Iterator[str]:
     at = f"The step at {percent(step.weight)}"
     if step.seconds is not None and step.seconds > policy.max_hold_s:
         then = "then the canary is rolled back" if policy.at_max_hold == "rollback" else "then it waits for a person"
@@ -278,11 +283,11 @@ def _step_warnings(policy: RolloutPolicy, step: Step) -> Iterator[str]:
     if step.weight == TOTAL:
         return
     if step.error_rate is None:
-        yield f"{at} passes before errors could be seen, even if every request of the canary failed."
+        yield f"{at} is too short to see errors, even if every request of the canary failed."
     elif step.error_rate > policy.max_error_rate:
         yield (
             f"{at} sees errors only from {step.error_rate:.2%} on: a canary that is worse than stable, "
             f"and below max_error_rate of {policy.max_error_rate:.2%}, passes it. A longer hold_s sees more."
         )
     if "slow" in policy.signals and step.slow_share is None:
-        yield f"{at} passes before slow answers could be seen, even if every answer of the canary was slow."
+        yield f"{at} is too short to see slow answers, even if every answer of the canary was slow."

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from tsctl.archive.store import StoredArchive, archive_of, digest_of, find_archive
 from tsctl.config.deployment import DeploymentSpec
@@ -15,17 +14,19 @@ from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, SpecError
 from tsctl.gateway.change import weights_text
+from tsctl.gateway.counters import Sample
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic
 from tsctl.host.locks import exclusive, is_held
-from tsctl.nodes.fan_out import Note
-from tsctl.rollout.decide.state import Outcome, State, fold
-from tsctl.rollout.evidence.counts import Cursor, Question, Sample, classes_of, requests_of, series
+from tsctl.host.progress import Note
+from tsctl.rollout.decide.events import Command, Outcome, Started, start_of
+from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery, classes_of, requests_of, series
 from tsctl.rollout.evidence.sources import EnvoyCounters, PrometheusServer, Source
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run import commands as control
 from tsctl.rollout.run.effects import Site
-from tsctl.rollout.run.journal import STARTED, Journal, journals, new_path, unfinished, whole_bytes
+from tsctl.rollout.run.journal import Journal, find_journal, journals, new_path, unfinished
 from tsctl.rollout.run.runner import Runner
 
 #: How long whoever only looks whether a rollout runs may be in the way.
@@ -91,30 +92,39 @@ def started(place: Place, model: str, version: str, workers: int | None, note: N
         control.forget(place.project, model)  # what was asked of an earlier one is not asked of this
         journal = Journal(new_path(place.project, model, version, time.time()))
         journal.append(
-            STARTED,
-            id=journal.id, model=model, canary=version, stable=route.stable, archive=digest, file=archive.path.name,
-            workers=workers, nodes=nodes, policy=policy.model_dump(mode="json"), policy_digest=policy.digest,
-            classes=list(classes_of(samples, model, route.stable)),
-            cursor={**series(samples, Question(model, route.stable, version)), **place.users({}).mark()},
-            by=control.who(),
-        )  # fmt: skip
+            Started(
+                id=journal.id,
+                model=model,
+                canary=version,
+                stable=route.stable,
+                archive=digest,
+                file=archive.path.name,
+                workers=workers,
+                nodes=tuple(nodes),
+                policy=policy,
+                policy_digest=policy.digest,
+                classes=classes_of(samples, model, route.stable),
+                cursor={**series(samples, EvidenceQuery(model, route.stable, version)), **place.users({}).mark()},
+                by=control.who(),
+            )
+        )
         counted = requests_of(EnvoyCounters(place.gateway.admin).samples(model), model)
         yield _runner(place, journal, archive, note, (time.monotonic(), counted))
 
 
 @contextmanager
-def resumed(place: Place, model: str, note: Note, what: str = control.RESUME) -> Iterator[Runner]:
+def resumed(place: Place, model: str, note: Note, command: Command = Command.RESUME) -> Iterator[Runner]:
     """The model's rollout as its journal has it; this process holds it while the block runs.
 
     Args:
-        what: is asked of it first, by whoever runs this.
+        command: is given to it first.
 
     Raises:
         ConflictError: another process runs it.
         AnalysisError: there is none that has not ended, or its journal is damaged.
     """
     with _held(place.project, model):
-        journal = Journal(_newest(place.project, model))
+        journal = Journal(find_journal(place.project, model))
         state = fold(journal.entries)
         if state.outcome is not None:
             raise AnalysisError(
@@ -122,7 +132,7 @@ def resumed(place: Place, model: str, note: Note, what: str = control.RESUME) ->
                 f"See 'tsctl rollout explain {model}'.",
             )
         runner = _runner(place, journal, _archive(place, journal), note)
-        runner.ask(what, control.who())
+        runner.command(command, control.who())
         yield runner
 
 
@@ -135,7 +145,7 @@ def taken_back(place: Place, model: str, note: Note) -> Iterator[Runner]:
         AnalysisError: it was not promoted.
     """
     with _held(place.project, model):
-        journal = Journal(_newest(place.project, model))
+        journal = Journal(find_journal(place.project, model))
         state = fold(journal.entries)
         if state.outcome is not Outcome.PROMOTED:
             raise AnalysisError(f"the last rollout of {model}, {state.id}, was not promoted: it was {state.outcome}")
@@ -169,18 +179,18 @@ def is_running(project: Project, model: str) -> bool:
 def _runner(
     place: Place, journal: Journal, archive: StoredArchive, note: Note, counted: tuple[float, int] | None = None
 ) -> Runner:
-    state, told = fold(journal.entries), journal.entries[0].content
+    state, start = fold(journal.entries), start_of(journal.entries)
     site = Site(
         project=place.project,
         gateway=place.gateway,
         archive=archive,
-        workers=told["workers"],
-        nodes=tuple(told["nodes"]),
-        source=place.source(RolloutPolicy.model_validate(told["policy"])),  # another one counts from another moment on
+        workers=start.workers,
+        nodes=start.nodes,
+        source=place.source(start.policy),  # another one counts from another moment on
         note=note,
         kept=_stable_before(place.project, state),
         counted=counted,
-        users=place.users(dict(told["cursor"])) if place.is_sticky(state.model) else None,
+        users=place.users(start.cursor) if place.is_sticky(state.model) else None,
     )
     return Runner(journal, site, note)
 
@@ -254,11 +264,4 @@ def _nodes_of(place: Place, model: str, version: str) -> list[str]:
 
 def _archive(place: Place, journal: Journal) -> StoredArchive:
     """What is released, or was; its file may be gone, and the way back does not need it."""
-    return archive_of(place.project.store / journal.entries[0].content["file"])
-
-
-def _newest(project: Project, model: str) -> Path:
-    paths = [path for path in journals(project, model) if whole_bytes(path.read_bytes())]  # else nothing was begun
-    if not paths:
-        raise AnalysisError(f"no rollout of {model!r}", f"Begin one: tsctl rollout start {model} VERSION")
-    return paths[-1]
+    return archive_of(place.project.store / start_of(journal.entries).file)

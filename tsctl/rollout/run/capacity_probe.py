@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from tsctl.errors import NodeError
-from tsctl.nodes.torchserve.client import Unreachable
+from tsctl.nodes.torchserve.session import Unreachable
 
 #: Full batches that are sent, one after the other; a small load, and enough for a median.
 BATCHES = 7

@@ -14,27 +14,26 @@ from pathlib import Path
 
 from tsctl.config.project import Project
 from tsctl.host.files import write_document
+from tsctl.rollout.decide.events import Command
 from tsctl.rollout.run.journal import folder
 
-#: What may be asked for.
-PAUSE, RESUME, ABORT, PROMOTE, ROLLBACK = WORDS = ("pause", "resume", "abort", "promote", "rollback")
 #: How the files begin that nobody has read yet, and those that are not in the journal yet.
 _ASKED, _TAKEN = "asked-", "taken-"
 
 
-def ask(project: Project, model: str, what: str) -> None:
+def ask(project: Project, model: str, command: Command) -> None:
     """The rollout's process does it at its next tick."""
     name = f"{_ASKED}{time.time_ns():020}-{os.getpid()}.json"
-    write_document(folder(project, model) / name, {"what": what, "by": who()})
+    write_document(folder(project, model) / name, {"what": command, "by": who()})
 
 
-def asked(project: Project, model: str) -> list[tuple[str, str]]:
+def asked(project: Project, model: str) -> list[tuple[Command, str]]:
     """What was asked for and by whom, in its order; nothing where nobody did. The same again until `answered`."""
     here = folder(project, model)
     for path in sorted(here.glob(f"{_ASKED}*")):
         path.replace(here / path.name.replace(_ASKED, _TAKEN, 1))  # what comes from now on is not answered with these
     told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(here.glob(f"{_TAKEN}*"))]
-    return [(one["what"], one["by"]) for one in told if one.get("what") in WORDS]
+    return [(Command(one["what"]), one["by"]) for one in told if one.get("what") in list(Command)]
 
 
 def answered(project: Project, model: str) -> None:

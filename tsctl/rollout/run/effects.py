@@ -20,16 +20,18 @@ from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic
-from tsctl.nodes.fan_out import Ended, Note, is_away, on_every, reason
+from tsctl.host.process import memory_bytes
+from tsctl.host.progress import Note
+from tsctl.nodes.fan_out import NodeResult, is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.node import Node, open_nodes
-from tsctl.nodes.torchserve.process import memory_bytes
 from tsctl.nodes.torchserve.tokens import read_tokens
 from tsctl.rollout.decide.capacity import requests_per_s
+from tsctl.rollout.decide.events import Command, Effect, EffectDone
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.evidence.counts import SLOW, Answers, Cursor, Question, answers_of, requests_of, series
+from tsctl.rollout.evidence.counts import SLOW, Answers, Cursor, EvidenceQuery, answers_of, requests_of, series
 from tsctl.rollout.evidence.sources import EnvoyCounters, Source, read
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run import commands as control
@@ -78,7 +80,7 @@ class Site:
 
     # ---- before the first request ----------------------------------------------------------------------------------
 
-    def verify(self, state: State) -> dict[str, Any]:
+    def verify(self, state: State) -> EffectDone:
         """The archive is sound, and is the one with which the rollout began."""
         self._require_archive()
         if digest_of(self.archive.path) != state.archive:
@@ -87,17 +89,17 @@ class Site:
         wrong = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "fail")
         if not report.is_good:
             raise ArchiveError(f"{self.archive.path.name} must not be served: {wrong}")
-        return {"detail": f"{len(report.checks)} checks of {self.archive.path.name}"}
+        return EffectDone(Effect.VERIFY, f"{len(report.checks)} checks of {self.archive.path.name}")
 
-    def register(self, state: State) -> dict[str, Any]:
+    def register(self, state: State) -> EffectDone:
         """Every node has the canary READY and warm, and the gateway a cluster for it, with no weight."""
         self._require_archive()
         ended = self._everywhere(lambda node, note: versions.ensure(node, self.archive, self.workers, note))
         sync(self.gateway)
-        new = [one.node for one in ended if one.value]
-        return {"detail": f"ready on {', '.join(one.node for one in ended)}", "new": new}
+        new = tuple(one.node for one in ended if one.value)
+        return EffectDone(Effect.REGISTER, f"ready on {', '.join(one.node for one in ended)}", new=new)
 
-    def prove(self, state: State) -> dict[str, Any]:
+    def prove(self, state: State) -> EffectDone:
         """Every node answers the golden samples rightly; how much its workers can carry, and their memory when warm."""
         self._require_archive()
         golden = self._golden = self._golden or read_golden(self.archive)
@@ -114,12 +116,13 @@ class Site:
         self._pids = {
             k: pid for one in ended if one.value for k, pid in self._workers(one.node, [one.value[2]]).items()
         }
-        return {
-            "detail": f"{count} golden answers on {', '.join(one.node for one in ended)}",
-            "requests_per_s": round(sum(rates), 1) if rates else None,
-            "workers": sum(one.value[2].ready_workers for one in ended if one.value),
-            "warm_bytes": dict(self.memory(state)),
-        }
+        return EffectDone(
+            Effect.VERIFY_GOLDEN,
+            f"{count} golden answers on {', '.join(one.node for one in ended)}",
+            requests_per_s=round(sum(rates), 1) if rates else None,
+            workers=sum(one.value[2].ready_workers for one in ended if one.value),
+            warm_bytes=self.memory(state),
+        )
 
     def _require_archive(self) -> None:
         if not self.archive.path.is_file():
@@ -146,19 +149,19 @@ class Site:
 
     # ---- after the last step ---------------------------------------------------------------------------------------
 
-    def default(self, state: State) -> dict[str, Any]:
+    def default(self, state: State) -> EffectDone:
         """The canary answers direct callers that name no version."""
-        return self._set_default(state.model, state.canary)
+        return self._set_default(Effect.SET_DEFAULT, state.model, state.canary)
 
-    def undefault(self, state: State) -> dict[str, Any]:
+    def undefault(self, state: State) -> EffectDone:
         """Stable does again."""
-        return self._set_default(state.model, state.stable)
+        return self._set_default(Effect.RESTORE_DEFAULT, state.model, state.stable)
 
-    def _set_default(self, model: str, version: str) -> dict[str, Any]:
+    def _set_default(self, effect: Effect, model: str, version: str) -> EffectDone:
         ended = self._everywhere(lambda node, note: versions.set_default(node, model, version))
-        return {"detail": f"{version} is the default on {', '.join(one.node for one in ended)}"}
+        return EffectDone(effect, f"{version} is the default on {', '.join(one.node for one in ended)}")
 
-    def retire(self, state: State) -> dict[str, Any]:
+    def retire(self, state: State) -> EffectDone:
         """Versions that were stable before those that the policy keeps have left, drained."""
         old = [version for version in dict.fromkeys([state.stable, *self.kept]) if version != state.canary]
         there = {one.version for one in upstreams_written(self.gateway) if one.model == state.model}
@@ -172,7 +175,8 @@ class Site:
                 raise Away(f"{state.model} {version} is still on node {node}: {why}")
             gone += [version] if ended.gone else []
         kept = ", ".join(version for version in old[: state.policy.keep] if version in there)
-        return {"detail": f"retired {', '.join(gone) or 'nothing'}; kept for the way back: {kept or 'nothing'}"}
+        retired = f"retired {', '.join(gone) or 'nothing'}; kept for the way back: {kept or 'nothing'}"
+        return EffectDone(Effect.RETIRE, retired)
 
     # ---- evidence --------------------------------------------------------------------------------------------------
 
@@ -184,15 +188,15 @@ class Site:
         found = recent if recent.total >= LEAST_ANSWERS else all_
         return found.slow_ms(state.policy.slow_quantile) if found.total >= LEAST_ANSWERS else None
 
-    def mark(self, question: Question) -> Cursor:
+    def mark(self, query: EvidenceQuery) -> Cursor:
         """Answers that were as slow before now are no evidence; requests count since they were read last."""
         if self.users is not None:  # each line tells how long its answer took
             return {}
-        found = series(self.source.samples(question.model), question)
+        found = series(self.source.samples(query.model), query)
         return {key: value for key, value in found.items() if key.startswith(SLOW)}
 
-    def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        return self.users.read(question, cursor) if self.users is not None else read(self.source, question, cursor)
+    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+        return self.users.read(query, cursor) if self.users is not None else read(self.source, query, cursor)
 
     def rate(self, state: State) -> float:
         """By Envoy, also where Prometheus has the counts: between two scrapes its rate would be none."""
@@ -208,10 +212,10 @@ class Site:
         """As measured before the first step, and for the workers that are READY now: it may have been scaled since."""
         if state.requests_per_s is None or not state.measured_workers:
             return state.requests_per_s
-        ended = on_every(self._nodes, lambda node, note: node.client.describe(state.model, state.canary))
+        ended = run_on_nodes(self._nodes, lambda node, note: node.client.describe(state.model, state.canary))
         for one in ended:
             if one.error is not None:
-                raise Away(f"node {one.node} does not answer: {reason(one.error)}")
+                raise Away(f"node {one.node} does not answer: {one.error.summary}")
         ready: int = sum(found.ready_workers for one in ended for found in one.value or ())
         if not ready:
             raise Away(f"no worker of {state.model} {state.canary} is READY on any node")
@@ -234,10 +238,10 @@ class Site:
     def _look(self, state: State) -> str:
         if not self.gateway.admin.is_live():  # what is read from Prometheus does not tell
             return "the gateway does not run"
-        ended = on_every(self._nodes, lambda node, note: node.client.describe(state.model, state.canary))
+        ended = run_on_nodes(self._nodes, lambda node, note: node.client.describe(state.model, state.canary))
         for one in ended:
             if one.error is not None:
-                return f"node {one.node} does not answer: {reason(one.error)}"
+                return f"node {one.node} does not answer: {one.error.summary}"
             if not one.value:
                 return f"{state.model} {state.canary} is no longer registered on node {one.node}"
         self._pids = {name: pid for one in ended for name, pid in self._workers(one.node, one.value or []).items()}
@@ -260,7 +264,7 @@ class Site:
             self._spec_trouble = f"deployment.yaml cannot be read: {error}"
         return self._spec[1] if self._spec is not None else state.policy
 
-    def asked(self) -> list[tuple[str, str]]:
+    def asked(self) -> list[tuple[Command, str]]:
         return control.asked(self.project, self.archive.model)
 
     def answered(self) -> None:
@@ -279,20 +283,20 @@ class Site:
         ready = [worker for one in found for worker in one.workers if worker.is_ready] if is_here else []
         return {f"{worker.id} on {node}": worker.pid for worker in ready}
 
-    def _everywhere(self, act: Callable[[Node, Note], Any]) -> list[Ended[Any]]:
+    def _everywhere(self, act: Callable[[Node, Note], Any]) -> list[NodeResult[Any]]:
         """It was done on every node.
 
         Raises:
             Away: a node does not answer, or somebody else changes the model there.
             NodeError: it failed on a node that answers.
         """
-        ended = on_every(self._nodes, act, self.note)
+        ended = run_on_nodes(self._nodes, act, self.note)
         failed = [(one.node, one.error) for one in ended if one.error is not None]
         for node, error in failed:
             if not _may_end(error):
                 raise NodeError(f"node {node}: {error.message}", error.hint)
         if failed:
-            raise Away("; ".join(f"node {node}: {reason(error)}" for node, error in failed))
+            raise Away("; ".join(f"node {node}: {error.summary}" for node, error in failed))
         return ended
 
 
@@ -303,4 +307,4 @@ def is_as_decided(route: Traffic, state: State) -> bool:
 
 
 def _may_end(error: TsctlError) -> bool:
-    return is_away(error) or isinstance(error, ConflictError)
+    return is_unavailable(error) or isinstance(error, ConflictError)

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from handlers.contract import Tolerance, difference
+from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
 from tsctl.nodes.torchserve.client import Reply
 from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.versions import read_samples
 
 
 @dataclass(frozen=True)

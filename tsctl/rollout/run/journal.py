@@ -9,34 +9,18 @@ import json
 import os
 import time
 from calendar import timegm
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
+from tsctl.rollout.decide.events import Ended, Entry, Event, Reopened, parse_event
 
 SUFFIX = ".jsonl"
 #: An id begins with the second in which it was made, in UTC.
 MOMENT = "%Y%m%dT%H%M%SZ"
-#: The first entry, the last one, and the one after which an ended rollout goes on, to be taken back.
-STARTED, ENDED, REOPENED = "started", "ended", "reopened"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line: what happened, and when.
-
-    Args:
-        seq: 0 for the first line of a file, and one more for each.
-        at: seconds since 1970, by the clock of the machine that wrote it.
-    """
-
-    seq: int
-    at: float
-    kind: str
-    content: Mapping[str, Any]
+#: Version of the format, under the key `version` of a journal's first line; lines without the key have format 0.
+FORMAT = 1
 
 
 class Journal:
@@ -57,16 +41,16 @@ class Journal:
     def id(self) -> str:
         return self.path.stem
 
-    def append(self, kind: str, **content: Any) -> Entry:
-        """The entry is on the disk when this returns.
+    def append(self, event: Event) -> Entry:
+        """Write the event; it is on the disk when this returns.
 
         Raises:
             AnalysisError: it cannot be written; then it was not.
         """
-        entry = Entry(len(self.entries), self._clock(), kind, content)
-        line = json.dumps({"seq": entry.seq, "at": round(entry.at, 3), "kind": kind, **content}, separators=(",", ":"))
+        entry = Entry(len(self.entries), round(self._clock(), 3), event)
+        head = {"seq": entry.seq, "at": entry.at, "kind": entry.kind} | ({} if self.entries else {"version": FORMAT})
         try:
-            self._write(line.encode() + b"\n")
+            self._write(json.dumps(head | entry.content, separators=(",", ":")).encode() + b"\n")
         except OSError as error:
             raise AnalysisError(f"{self.path} cannot be written: {error}", "Is the disk full?") from error
         self.entries.append(entry)
@@ -98,7 +82,7 @@ def read(path: Path) -> list[Entry]:
     """Every whole line of a journal.
 
     Raises:
-        AnalysisError: a line is damaged, or one is missing.
+        AnalysisError: a line is damaged or missing, or a later version of tsctl wrote the journal.
     """
     return parse(path, path.read_bytes())[0]
 
@@ -107,26 +91,31 @@ def parse(path: Path, content: bytes, first: int = 0) -> tuple[list[Entry], int]
     """The whole lines of a part of a journal, and how many bytes they are.
 
     Args:
-        path: of the journal, for what is told of a damaged line.
+        path: of the journal, for messages.
         first: the number of the first line.
 
     Raises:
-        AnalysisError: a line is damaged, or one is missing.
+        AnalysisError: as `read`.
     """
-    size, found = whole_bytes(content), []
+    size, entries = whole_bytes(content), []
     for number, line in enumerate(content[:size].splitlines(), first):
         try:
-            told = json.loads(line)
-            entry = Entry(told.pop("seq"), told.pop("at"), told.pop("kind"), told)
+            fields = json.loads(line)
+            if not number and fields.get("version", 0) > FORMAT:
+                raise AnalysisError(
+                    f"{path} has format {fields['version']}, and this tsctl reads formats up to {FORMAT}",
+                    "Use the version of tsctl that wrote it, or a later one.",
+                )
+            entry = Entry(fields.pop("seq"), fields.pop("at"), parse_event(fields.pop("kind"), fields))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise AnalysisError(
-                f"{path}, line {number + 1}: is no entry of a rollout's journal: {error}",
-                "Restore the file from a backup, or move it away; the gateway and the nodes know the present state.",
+                f"{path}, line {number + 1}: not an entry of a rollout's journal: {error}",
+                "Restore the file from a backup or move it away. Gateway and nodes know the present state.",
             ) from None
         if entry.seq != number:
-            raise AnalysisError(f"{path}, line {number + 1}: has number {entry.seq}, so an entry is missing before it")
-        found.append(entry)
-    return found, size
+            raise AnalysisError(f"{path}, line {number + 1}: numbered {entry.seq}, so an entry before it is missing")
+        entries.append(entry)
+    return entries, size
 
 
 def whole_bytes(content: bytes) -> int:
@@ -154,8 +143,43 @@ def unfinished(project: Project, model: str) -> str | None:
     paths = journals(project, model)
     if not paths:
         return None
-    kinds = [entry.kind for entry in read(paths[-1]) if entry.kind in (ENDED, REOPENED) or entry.seq == 0]
-    return paths[-1].stem if kinds and kinds[-1] != ENDED else None
+    marks = [e.event for e in read(paths[-1]) if not e.seq or isinstance(e.event, Ended | Reopened)]
+    return paths[-1].stem if marks and not isinstance(marks[-1], Ended) else None
+
+
+def unfinished_journals(project: Project) -> list[Path]:
+    """The journals of all rollouts that have not ended.
+
+    Raises:
+        AnalysisError: there never was a rollout, or a journal is damaged.
+    """
+    models = sorted({path.parent.name for path in journals(project)})
+    if not models:
+        raise AnalysisError("there is no rollout", "Begin one: tsctl rollout start MODEL VERSION")
+    ids = {model: unfinished(project, model) for model in models}
+    return [folder(project, model) / f"{id}{SUFFIX}" for model, id in ids.items() if id is not None]
+
+
+def find_journal(project: Project, model: str, id: str | None = None) -> Path:
+    """The journal of this rollout, or of the model's last one.
+
+    Args:
+        id: whole, or an unambiguous beginning.
+
+    Raises:
+        AnalysisError: there is none, or several ids begin so.
+    """
+    paths = [path for path in journals(project, model) if whole_bytes(path.read_bytes())]  # else nothing was begun
+    if not paths:
+        raise AnalysisError(f"there is no rollout of {model}", f"Begin one: tsctl rollout start {model} VERSION")
+    if id is None:
+        return paths[-1]
+    named = [path for path in paths if path.stem == id] or [path for path in paths if path.stem.startswith(id)]
+    if len(named) != 1:
+        raise AnalysisError(
+            f"{len(named) or 'no'} rollouts of {model} begin with {id}", f"See 'tsctl rollout history {model}'."
+        )
+    return named[0]
 
 
 def require_none(project: Project, model: str) -> None:
@@ -167,7 +191,7 @@ def require_none(project: Project, model: str) -> None:
     if (found := unfinished(project, model)) is not None:
         raise ConflictError(
             f"the rollout {found} of {model} has not ended, and decides on its weights",
-            f"'tsctl rollout abort {model}' takes it back, 'tsctl rollout promote {model}' lets it end at once.",
+            f"'tsctl rollout abort {model}' rolls it back, 'tsctl rollout promote {model}' promotes it at once.",
         )
 
 

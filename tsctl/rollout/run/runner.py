@@ -9,20 +9,38 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import percent
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
-from tsctl.nodes.fan_out import is_away
+from tsctl.nodes.fan_out import is_unavailable
+from tsctl.rollout.decide.actions import PREPARATION, Action, Next, next_action, passes
 from tsctl.rollout.decide.capacity import utilisation
+from tsctl.rollout.decide.events import (
+    Command,
+    CommandReceived,
+    Effect,
+    EffectBegan,
+    EffectDone,
+    Ended,
+    Entry,
+    Event,
+    PolicyChanged,
+    Reopened,
+    SlowThresholdSet,
+    StepBegan,
+    Tick,
+    VerdictReached,
+    Waiting,
+)
 from tsctl.rollout.decide.evidence import Window
-from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values
 from tsctl.rollout.decide.memory import grown
-from tsctl.rollout.decide.state import AFTER, BEFORE, Action, Next, State, after, fold, is_overdue, next_action, passes
-from tsctl.rollout.evidence.counts import Cursor, Question
-from tsctl.rollout.run.journal import ENDED, REOPENED, Entry, Journal
+from tsctl.rollout.decide.state import State, after, evidence_after, fold
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
+from tsctl.rollout.run.journal import Journal
 
 #: A tick without requests is journaled this often, and what is waited for told as often.
 QUIET_S = 5.0
@@ -44,12 +62,12 @@ class World(Protocol):
     An effect raises Away where something does not answer, and another TsctlError where the canary cannot do it.
     """
 
-    def verify(self, state: State) -> dict[str, Any]: ...
-    def register(self, state: State) -> dict[str, Any]: ...
-    def prove(self, state: State) -> dict[str, Any]: ...
-    def default(self, state: State) -> dict[str, Any]: ...
-    def undefault(self, state: State) -> dict[str, Any]: ...
-    def retire(self, state: State) -> dict[str, Any]: ...
+    def verify(self, state: State) -> EffectDone: ...
+    def register(self, state: State) -> EffectDone: ...
+    def prove(self, state: State) -> EffectDone: ...
+    def default(self, state: State) -> EffectDone: ...
+    def undefault(self, state: State) -> EffectDone: ...
+    def retire(self, state: State) -> EffectDone: ...
 
     def weigh(self, state: State, weight: int) -> None:
         """The canary has this weight, in hundredths of a percent, and stable all the rest."""
@@ -57,10 +75,10 @@ class World(Protocol):
     def slow_ms(self, state: State) -> float | None:
         """What is slow from now on, by stable's recent answers; None where there are too few of them."""
 
-    def mark(self, question: Question) -> Cursor:
-        """Where reading begins, for what is slow by this question."""
+    def mark(self, query: EvidenceQuery) -> Cursor:
+        """Where reading begins, for what is slow by this query."""
 
-    def read(self, question: Question, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
         """What came since the cursor, and what changed of it."""
 
     def rate(self, state: State) -> float:
@@ -78,7 +96,7 @@ class World(Protocol):
     def policy(self, state: State) -> RolloutPolicy:
         """What deployment.yaml says now."""
 
-    def asked(self) -> list[tuple[str, str]]:
+    def asked(self) -> list[tuple[Command, str]]:
         """What people asked for since `answered`, and who."""
 
     def answered(self) -> None:
@@ -126,70 +144,89 @@ class Runner:
     def advance(self) -> bool:
         """One action more; False where there is none, or a person must say how to go on."""
         self._listen()
-        what = next_action(self.state)
-        match what.action:
+        todo = next_action(self.state)
+        match todo.action:
             case Action.NOTHING:
                 return False
-            case Action.DO:
-                self._do(what.what)
-            case Action.BEGIN:
-                self._attempt(lambda: self._begin(what))
-            case Action.WEIGH:
+            case Action.APPLY if todo.effect is not None:
+                self._do(todo.effect)
+            case Action.BEGIN_STEP:
+                self._attempt(lambda: self._begin(todo))
+            case Action.SET_WEIGHT:
                 self._attempt(self._weigh)
                 if self.state.in_force and not self.state.is_weighed and not self.state.is_failed:
                     self._attempt(self._glance)
                 return self.state.is_failed or self._overdue()
             case Action.WATCH:
                 return self._watch()
-            case Action.BACK:
+            case Action.REVERT_WEIGHT:
                 self._attempt(self._back)
-            case Action.END:
-                self._tell(ENDED, outcome=what.what, why=self._why_it_ended())
+            case Action.END if todo.outcome is not None:
+                self._tell(Ended(todo.outcome, self._why_it_ended(), self.state.judgement))
         return True
 
-    def ask(self, what: str, who: str) -> None:
-        """Somebody wants the rollout to pause, go on, be taken back or be promoted."""
-        self._tell("asked", what=what, by=who)
+    def command(self, command: Command, by: str) -> None:
+        """Journal a person's command."""
+        self._tell(CommandReceived(command, by))
 
-    def reopen(self, who: str) -> None:
-        """Somebody wants a promotion taken back."""
-        self._tell(REOPENED, by=who)
+    def reopen(self, by: str) -> None:
+        """Journal that a person wants a promotion rolled back."""
+        self._tell(Reopened(by))
 
     # ---- what others say -----------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        for what, who in self.world.asked():
-            self.ask(what, who)
+        for command, by in self.world.asked():
+            self.command(command, by)
         self.world.answered()
         policy = self.world.policy(self.state)
-        has_steps = self.state.outcome is None and not self.state.is_failed and AFTER[0] not in self.state.done
+        has_steps = (
+            self.state.outcome is None and not self.state.is_failed and Effect.SET_DEFAULT not in self.state.done
+        )
         if has_steps and policy.digest != self.state.policy.digest:
-            self._tell("policy", policy=policy.model_dump(mode="json"), policy_digest=policy.digest)
+            self._tell(PolicyChanged(policy, policy.digest))
 
     # ---- effects -------------------------------------------------------------------------------------------------
 
-    def _do(self, what: str) -> None:
-        self._announce(what)
+    def _do(self, effect: Effect) -> None:
+        self._announce(effect)
         try:
-            detail = getattr(self.world, what)(self.state)
+            done = self._apply(effect)
         except TsctlError as error:
-            if what in BEFORE and not _may_end(error):
-                self._fail(what, _why(error))
-            elif self._wait(_why(error)) >= LATE_S and what not in BEFORE:
-                self._tell("done", what=what, detail=f"left undone: {_why(error)}")
+            if effect in PREPARATION and not _may_end(error):
+                self._fail(effect, _why(error))
+            elif self._wait(_why(error)) >= LATE_S and effect not in PREPARATION:
+                self._tell(EffectDone(effect, f"left undone: {_why(error)}"))
         else:
-            self._tell("done", what=what, **detail)
+            self._tell(done)
 
-    def _begin(self, what: Next) -> None:
+    def _apply(self, effect: Effect) -> EffectDone:
+        match effect:
+            case Effect.VERIFY:
+                return self.world.verify(self.state)
+            case Effect.REGISTER:
+                return self.world.register(self.state)
+            case Effect.VERIFY_GOLDEN:
+                return self.world.prove(self.state)
+            case Effect.SET_DEFAULT:
+                return self.world.default(self.state)
+            case Effect.RESTORE_DEFAULT:
+                return self.world.undefault(self.state)
+            case Effect.RETIRE:
+                return self.world.retire(self.state)
+            case Effect.SET_WEIGHT | Effect.REVERT_WEIGHT:
+                raise ValueError(f"{effect} is an action of its own. This is a bug.")
+
+    def _begin(self, todo: Next) -> None:
         """What is slow in this step is fixed before its first request."""
-        weight = self.state.weights[what.step]
+        weight = self.state.weights[todo.step]
         slow_ms = self.world.slow_ms(self.state)
-        cursor = self.world.mark(self._question(slow_ms))
-        self._tell("step", index=what.step, weight=weight, slow_ms=slow_ms, cursor=dict(cursor))
+        cursor = self.world.mark(self._query(slow_ms))
+        self._tell(StepBegan(todo.step, weight, slow_ms, cursor))
 
     def _weigh(self) -> None:
         state = self.state
-        capacity = self.world.capacity(state) if state.asked != "promote" else None
+        capacity = self.world.capacity(state) if state.command is not Command.PROMOTE else None
         if capacity is not None:
             used = utilisation(self.world.rate(state), state.weight, capacity)
             if used > state.policy.max_utilisation:
@@ -197,13 +234,13 @@ class Runner:
                     f"{percent(state.weight)} of the requests would take {used:.0%} of the canary's workers, and the"
                     f" policy allows {state.policy.max_utilisation:.0%}; 'tsctl models scale' gives it more"
                 )
-        self._announce("weigh", weight=state.weight)
+        self._announce(Effect.SET_WEIGHT, state.weight)
         try:
             self.world.weigh(state, state.weight)
         except GatewayError as error:
             self._refused(error)
             return
-        self._tell("done", what="weigh", weight=state.weight)
+        self._tell(EffectDone(Effect.SET_WEIGHT, weight=state.weight))
         self._seen_at = self.clock()
 
     def _refused(self, error: GatewayError) -> None:
@@ -216,22 +253,22 @@ class Runner:
         if self._refused_since is None:
             self._refused_since = now
         if now - self._refused_since >= READY_S:
-            self._fail("ready", f"it does not take requests: {_why(error)}")
+            self._fail("ready", f"it does not take requests: {_why(error)}", self.state.judgement)
         else:
             self._wait(_why(error))
 
     def _back(self) -> None:
-        self._announce("back")
+        self._announce(Effect.REVERT_WEIGHT)
         try:
             self.world.weigh(self.state, 0)
         except TsctlError as error:  # whatever it is: there is no other way to go
             self._wait(_why(error))
         else:
-            self._tell("done", what="back")
+            self._tell(EffectDone(Effect.REVERT_WEIGHT))
 
     def _why_it_ended(self) -> str:
-        if self.state.asked and not self.state.is_failed:
-            return f"{self.state.asked_by} asked for it"
+        if self.state.command and not self.state.is_failed:
+            return f"{self.state.commanded_by} asked for it"
         return self.state.why
 
     # ---- watching ------------------------------------------------------------------------------------------------
@@ -239,7 +276,7 @@ class Runner:
     def _watch(self) -> bool:
         self.sleep(self.state.policy.tick_s)
         try:
-            windows, cursor = self.world.read(self._question(self.state.slow_ms), self.state.cursor)
+            windows, cursor = self.world.read(self._query(self.state.slow_ms), self.state.cursor)
         except TsctlError as error:
             return self._blind(error)
         if windows or cursor or self._held_s >= QUIET_S or self._may_pass():
@@ -263,7 +300,7 @@ class Runner:
 
     def _glance(self) -> None:
         """While a step waits for its weight, the canary has the one before, and fails by what comes of it."""
-        windows, cursor = self.world.read(self._question(self.state.slow_ms), self.state.cursor)
+        windows, cursor = self.world.read(self._query(self.state.slow_ms), self.state.cursor)
         if windows or cursor:
             self._tick(0.0, windows, cursor)
         judgement = self.state.judgement
@@ -271,8 +308,8 @@ class Runner:
             self._fail(judgement.signal, judgement.why, judgement)
 
     def _tick(self, held_s: float, windows: Sequence[Window], cursor: Mapping[str, int]) -> None:
-        told = [one.as_json() for one in windows]
-        self._tell("tick", held_s=round(held_s, 3), windows=told, cursor=dict(cursor))
+        log_e = log_e_values(self.state.policy, evidence_after(self.state, windows))
+        self._tell(Tick(round(held_s, 3), tuple(windows), cursor, log_e))
 
     def _blind(self, error: TsctlError) -> bool:
         """What cannot be seen is waited for, and is no hold time."""
@@ -290,7 +327,7 @@ class Runner:
         elif too_much := grown(state.warm_bytes, memory, state.policy.max_memory_growth):
             self._fail("memory", too_much, judgement)
         elif passes(state, judgement):
-            self._tell("verdict", verdict=Verdict.PASS, why=judgement.why, judgement=judgement.as_json())
+            self._tell(VerdictReached(Verdict.PASS, judgement.why, judgement=judgement))
         else:
             if state.slow_ms is None:
                 self._attempt(self._fix_slow)
@@ -303,17 +340,17 @@ class Runner:
             return
         slow_ms = self.world.slow_ms(self.state)
         if slow_ms is not None:
-            self._tell("slow", slow_ms=slow_ms, cursor=dict(self.world.mark(self._question(slow_ms))))
+            self._tell(SlowThresholdSet(slow_ms, self.world.mark(self._query(slow_ms))))
 
     def _overdue(self) -> bool:
         """A step that is undecided for too long ends as the policy says; False where a person must say how."""
-        if not is_overdue(self.state) or self.state.is_paused:
+        if not self.state.is_overdue or self.state.is_paused:
             return True
         why = f"undecided for {self.state.policy.max_hold_s:g} s: {self.state.waits_for or self.state.judgement.why}"
         if self.state.policy.at_max_hold == "rollback":
             self._fail("max_hold_s", why, self.state.judgement)
             return True
-        self._tell("asked", what="pause", by="max_hold_s of the policy")
+        self.command(Command.PAUSE, "max_hold_s of the policy")
         return False
 
     def _may_pass(self) -> bool:
@@ -330,15 +367,14 @@ class Runner:
                 raise
             self._wait(_why(error))
 
-    def _announce(self, what: str, **more: Any) -> None:
-        """The journal says that it is going to be done; once, however often it is tried."""
-        if self.state.doing != what:
-            self._tell("doing", what=what, **more)
-        self.note(what)
+    def _announce(self, effect: Effect, weight: int | None = None) -> None:
+        """Journal an effect before it is tried; once, however often it is tried."""
+        if self.state.doing is not effect:
+            self._tell(EffectBegan(effect, weight))
+        self.note(effect)
 
     def _fail(self, signal: str, why: str, judgement: Judgement | None = None) -> None:
-        more = {"judgement": judgement.as_json()} if judgement else {}
-        self._tell("verdict", verdict=Verdict.FAIL, why=why, signal=signal, **more)
+        self._tell(VerdictReached(Verdict.FAIL, why, signal, judgement))
 
     def _wait(self, why: str) -> float:
         """It is told, and time passes; seconds since it began to wait."""
@@ -346,27 +382,27 @@ class Runner:
         if self._waits_since is None:
             self._waits_since = self._told_at = now
         if why != self.state.waits_for or now - self._told_at >= QUIET_S:
-            self._tell("waits", why=why, waited_s=round(now - self._told_at, 3))
+            self._tell(Waiting(why, round(now - self._told_at, 3)))
             self._told_at = now
         self.note(f"waits: {why}")
         self.sleep(self.state.policy.tick_s)
         return self.clock() - self._waits_since
 
-    def _tell(self, kind: str, **content: Any) -> None:
-        if kind in ("done", "verdict", "step"):
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, EffectDone | VerdictReached | StepBegan):
             self._waits_since = self._refused_since = None
-        entry = self.journal.append(kind, **content)
+        entry = self.journal.append(event)
         self.state = after(self.state, entry)
         self.heard(entry, self.state)
 
-    def _question(self, slow_ms: float | None) -> Question:
+    def _query(self, slow_ms: float | None) -> EvidenceQuery:
         state = self.state
-        return Question(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)
+        return EvidenceQuery(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)
 
 
 def _may_end(error: TsctlError) -> bool:
     """Whether the same may succeed another time, without anybody mending the canary."""
-    return isinstance(error, Away | NotAnswering | AnalysisError | ConflictError) or is_away(error)
+    return isinstance(error, Away | NotAnswering | AnalysisError | ConflictError) or is_unavailable(error)
 
 
 def _why(error: TsctlError) -> str:

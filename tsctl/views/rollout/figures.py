@@ -1,125 +1,122 @@
-"""Which plots the report of a rollout has, and what each of them says. Pure."""
+"""Chooses the plots of a rollout's report. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from math import log10
 
 from tsctl.config.weights import percent
-from tsctl.rollout.decide.judge import Rate
+from tsctl.gateway.traffic import CANARY, STABLE
+from tsctl.rollout.decide.evidence import OutcomeCounts
+from tsctl.rollout.decide.judge import Rate, rate_of
 from tsctl.rollout.decide.state import State
-from tsctl.views.rollout.plot import Axis, Band, Line, Plot, figure, linear, powers, times
-from tsctl.views.rollout.series import Point, Series, Side
-from tsctl.views.rollout.wording import LN_10, e_text, interval_text, rate_text
+from tsctl.views.rollout.plot import Band, Line, Plot, linear, powers, times
+from tsctl.views.rollout.series import Point, Series
+from tsctl.views.rollout.wording import LN_10, e_text, interval_text, rate_text, signal_name
 
-#: The lowest e-value that is drawn: whether a canary is ten or a thousand times surely good matters to nobody.
+#: Power of ten of the lowest e-value that is drawn; how far below 1 an e-value lies decides nothing.
 LEAST_POWER = -2.0
 
 
-def figures(state: State, found: Series) -> Iterator[str]:
-    """Every plot as HTML, in the order in which they are read; none where nothing was watched yet."""
-    if not found.points:
+def plots(state: State, series: Series) -> Iterator[Plot]:
+    """Yield every plot, in reading order; none before the first tick."""
+    if not series.points:
         return
-    x = times(found.end - found.begin)
-    for title, note, y, lines, bands in (
-        _weight(found),
-        _evidence(found),
-        _rates("Errors", state, found),
-        _rates("Slow answers", state, found),
-        _requests(state, found),
+    moments = [(at, "failed" if is_fail else "decided") for at, is_fail in series.marks]
+    for plot in (
+        _weight(series),
+        _evidence(series),
+        _rates("Errors", "errors", state, series, lambda counts: counts.errors, has_cap=True),
+        _rates("Slow answers", "slow", state, series, lambda counts: counts.slow),
+        _requests(state, series),
     ):
-        spans = [(span.begin - found.begin, span.end - found.begin) for span in found.waits]
-        moments = [(mark.at - found.begin, "failed" if mark.text == "fail" else "decided") for mark in found.marks]
-        yield figure(Plot(title, note, x, y, lines, bands, spans, moments))
+        yield replace(plot, spans=series.waits, moments=moments)
 
 
-_Parts = tuple[str, str, Axis, list[Line], list[Band]]
-
-
-def _weight(found: Series) -> _Parts:
-    points = [(at - found.begin, weight / 100) for at, weight in found.weights]
-    points.append((found.end - found.begin, points[-1][1]))
+def _weight(series: Series) -> Plot:
+    weight = series.weights[-1][1]
+    points = [(at, weight / 100) for at, weight in (*series.weights, (series.end, weight))]
     note = (
-        "Share of the requests, over the time since the rollout began. Vertical lines are verdicts and what people did:"
-        " red a fail, dotted all others."
+        "Share of the requests, over the time since the rollout began. Vertical lines are verdicts and commands: red"
+        " for a fail, dotted for all others."
     )
-    lines = [Line("canary", "canary", points, percent(found.weights[-1][1]), is_step=True)]
-    if found.waits:
-        lines.append(Line("it held, because something was away", "held", ()))
-    most = max(weight for _, weight in found.weights) / 100 or 100.0
-    return "Weight of the canary", note, linear(most, "%"), lines, []
+    lines = [Line(CANARY, CANARY, points, percent(weight), is_step=True)]
+    if series.waits:
+        lines.append(Line("waiting, because something was unavailable", "waiting", ()))
+    most = max(weight for _, weight in points) or 100.0
+    return Plot("Weight of the canary", note, times(series.end), linear(most, "%"), lines)
 
 
-def _evidence(found: Series) -> _Parts:
-    last = found.points[-1]
-    everything = [value for point in found.points for value in (*point.logs.values(), point.average)]
-    y = powers(max(LEAST_POWER, min(everything)), max(last.threshold + 0.5, *everything))
+def _evidence(series: Series) -> Plot:
+    points, last = series.points, series.points[-1]
+    values = [value for point in points for value in (*point.powers.values(), point.average)]
+    y = powers(max(LEAST_POWER, min(values)), max(last.threshold + 0.5, *values))
     note = (
-        "Logarithmic. The canary fails when the average reaches the threshold; what lies below"
-        f" {10**y.low:g} is drawn at the edge."
+        "Logarithmic. The canary fails when the average reaches the threshold. Values below"
+        f" {10**y.low:g} are drawn at the edge."
     )
-    signals = list(dict.fromkeys(name for point in found.points for name in point.logs))
-    lines = [
-        Line(name, name, [(p.at - found.begin, p.logs.get(name)) for p in found.points], _e(last.logs.get(name)))
-        for name in signals
-    ]
-    average = [(point.at - found.begin, point.average) for point in found.points]
-    limit = [(0.0, found.points[0].threshold), *((p.at - found.begin, p.threshold) for p in found.points)]
-    limit.append((found.end - found.begin, last.threshold))
-    lines.append(Line("average", "average", average, _e(last.average)))
-    lines.append(Line("threshold, 1 / alpha", "threshold", limit, _e(last.threshold), is_step=True))
-    return "E-values", note, y, lines, []
+    lines = []
+    for name in dict.fromkeys(name for point in points for name in point.powers):
+        over_time = [(point.at, point.powers.get(name)) for point in points]
+        lines.append(Line(signal_name(name), name, over_time, _e(last.powers.get(name))))
+    lines.append(Line("average", "average", [(point.at, point.average) for point in points], _e(last.average)))
+    thresholds = [(point.at, point.threshold) for point in points]
+    lines.append(_threshold("threshold, 1 / alpha", thresholds, series.end, _e(last.threshold)))
+    return Plot("E-values", note, times(series.end), y, lines)
 
 
 def _e(power: float | None) -> str:
     return "" if power is None else e_text(power * LN_10)
 
 
-def _rates(title: str, state: State, found: Series) -> _Parts:
-    is_errors = title == "Errors"
-    sides = ((state.stable, "stable"), (state.canary, "canary"))
+def _threshold(name: str, points: Sequence[tuple[float, float]], end: float, last: str) -> Line:
+    """A line from the begin to the end of the plot."""
+    return Line(name, "threshold", [(0.0, points[0][1]), *points, (end, points[-1][1])], last, is_step=True)
+
+
+def _rates(
+    title: str, event: str, state: State, series: Series, count: Callable[[OutcomeCounts], int], has_cap: bool = False
+) -> Plot:
+    """Draw how often an event came, with intervals.
+
+    Args:
+        has_cap: whether the policy's error rate cap is drawn.
+    """
+    points = series.points
+
+    def rates_of(side: Callable[[Point], OutcomeCounts]) -> list[Rate]:
+        return [rate_of(count(side(point)), side(point).requests, point.policy.alpha) for point in points]
+
+    stable, canary = rates_of(lambda point: point.stable), rates_of(lambda point: point.canary)
     lines, bands = [], []
-    for version, track in sides:
-        rates = [(point.at - found.begin, _rate(getattr(point, track), is_errors)) for point in found.points]
-        last = rates[-1][1]
-        told = f"{rate_text(last)}, {interval_text(last)}" if last.requests else "no requests"
-        estimates = [(at, None if rate.estimate is None else rate.estimate * 100) for at, rate in rates]
-        lines.append(Line(f"{track} {version}", track, estimates, told))
-        bands.append(Band(f"{track}-band", [(at, rate.low * 100, rate.high * 100) for at, rate in rates]))
-    if is_errors:
-        limit = [(point.at - found.begin, point.max_error_rate * 100) for point in found.points]
-        limit = [(0.0, limit[0][1]), *limit, (found.end - found.begin, limit[-1][1])]
-        lines.append(Line("the policy's maximum", "threshold", limit, f"{limit[-1][1]:g}%", is_step=True))
-    what = "that are errors" if is_errors else "that are slow"
-    note = f"Share of requests {what}, since the evidence began; the areas are intervals that hold at all times."
-    return title, note, linear(_top(found.points, is_errors), "%"), lines, bands
+    for version, track, rates in ((state.stable, STABLE, stable), (state.canary, CANARY, canary)):
+        timed = [(point.at, rate) for point, rate in zip(points, rates, strict=True)]
+        last = f"{rate_text(rates[-1])}, {interval_text(rates[-1])}" if rates[-1].requests else "no requests"
+        estimates = [(at, None if rate.estimate is None else rate.estimate * 100) for at, rate in timed]
+        lines.append(Line(f"{track} {version}", track, estimates, last))
+        bands.append(Band(f"{track}-band", [(at, rate.low * 100, rate.high * 100) for at, rate in timed]))
+    caps = [(point.at, point.policy.max_error_rate * 100) for point in points]
+    if has_cap:
+        lines.append(_threshold("error rate cap", caps, series.end, f"{caps[-1][1]:g}%"))
+    note = f"Share of requests that are {event}, since the evidence began. Areas are intervals that hold at all times."
+    later = [*stable[len(points) // 2 :], *canary[len(points) // 2 :]]
+    y = linear(_top(later, caps[-1][1] if has_cap else 0.0), "%")
+    return Plot(title, note, times(series.end), y, lines, bands)
 
 
-def _rate(side: Side, is_errors: bool) -> Rate:
-    return side.errors if is_errors else side.slow
+def _top(rates: Sequence[Rate], cap: float) -> float:
+    """Percent that fits nine of ten intervals and the cap."""
+    highs = sorted(100 * rate.high for rate in rates if rate.requests)
+    return min(100.0, max(cap * 1.2, *(highs[: max(1, len(highs) * 9 // 10)] or [1.0])))
 
 
-def _top(points: Sequence[Point], is_errors: bool) -> float:
-    """So high that the later half fits with its intervals; those of the first requests reach up to 100 %."""
-    later = points[len(points) // 2 :]
-    highs = [_rate(side, is_errors).high for point in later for side in (point.stable, point.canary) if side.requests]
-    allowed = points[-1].max_error_rate * 1.2 if is_errors else 0.0
-    return min(100.0, 100 * max(allowed, *(sorted(highs)[: max(1, len(highs) * 9 // 10)] or [0.01])))
-
-
-def _requests(state: State, found: Series) -> _Parts:
-    lines = [
-        Line(
-            f"{track} {version}",
-            track,
-            [(point.at - found.begin, _power(getattr(point, track).requests)) for point in found.points],
-            f"{getattr(found.points[-1], track).requests:,}",
-        )
-        for version, track in ((state.stable, "stable"), (state.canary, "canary"))
-    ]
-    most = max(found.points[-1].stable.requests, found.points[-1].canary.requests, 10)
-    return "Requests", "Logarithmic. Answered since the rollout began.", powers(0, log10(most)), lines, []
-
-
-def _power(count: int) -> float | None:
-    return log10(count) if count else None
+def _requests(state: State, series: Series) -> Plot:
+    last = series.points[-1].requests
+    lines = []
+    for side, (version, track) in enumerate(((state.stable, STABLE), (state.canary, CANARY))):
+        counts = [(point.at, point.requests[side]) for point in series.points]
+        drawn = [(at, log10(count) if count else None) for at, count in counts]
+        lines.append(Line(f"{track} {version}", track, drawn, f"{last[side]:,}"))
+    note = "Logarithmic. Answered since the rollout began."
+    return Plot("Requests", note, times(series.end), powers(0, log10(max(*last, 10))), lines)

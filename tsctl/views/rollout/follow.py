@@ -1,17 +1,17 @@
-"""Reads a journal that another process appends to, as it grows, and what its last minute came to."""
+"""Reads a journal that another process appends to, as it grows, with the request rates of its last minute."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tsctl.errors import AnalysisError
-from tsctl.rollout.decide.evidence import window_of
+from tsctl.rollout.decide.events import Entry, PolicyChanged, StepBegan, Tick
 from tsctl.rollout.decide.state import State, after
-from tsctl.rollout.run.journal import Entry, parse
+from tsctl.rollout.run.journal import parse
 
-#: Requests per second are those of this much watched time.
+#: Rates are requests per second of this much watched time.
 RECENT_S = 60.0
 
 
@@ -35,58 +35,53 @@ class Tail:
                 content = file.read()
         except FileNotFoundError:
             raise AnalysisError(f"{self._path} is gone", "Somebody moved the journal away.") from None
-        found, size = parse(self._path, content, self._count)
+        entries, size = parse(self._path, content, self._count)
         self._offset += size
-        self._count += len(found)
-        return found
+        self._count += len(entries)
+        return entries
 
 
 @dataclass(frozen=True)
-class Standing:
+class Snapshot:
     """A rollout as it is now, for people to look at.
 
     Args:
         written_at: time of the last entry, seconds since 1970.
-        ticks: of the present step, the last minute of them: seconds, requests of stable, requests of the canary.
+        ticks: of the present step, the last minute of them.
     """
 
     state: State
     written_at: float
-    ticks: tuple[tuple[float, int, int], ...] = ()
+    ticks: tuple[Tick, ...] = ()
 
     @property
     def rates(self) -> tuple[float, float] | None:
-        """Requests a second of stable and of the canary; None where nothing was watched yet."""
-        seconds = sum(held_s for held_s, _, _ in self.ticks)
+        """Requests per second of stable and of the canary; None before the first tick of the step."""
+        seconds = sum(tick.held_s for tick in self.ticks)
         if not seconds:
             return None
-        return sum(stable for _, stable, _ in self.ticks) / seconds, sum(seen for _, _, seen in self.ticks) / seconds
+        windows = [window for tick in self.ticks for window in tick.windows]
+        return sum(w.stable.requests for w in windows) / seconds, sum(w.canary.requests for w in windows) / seconds
 
 
-def standing(entries: Iterable[Entry], before: Standing | None = None) -> Standing | None:
+def snapshot(entries: Iterable[Entry], before: Snapshot | None = None) -> Snapshot | None:
     """The rollout after these entries more; None before the first of all."""
     now = before
     for entry in entries:
         state = after(now.state if now else None, entry)
-        ticks = now.ticks if now else ()
-        if entry.kind in ("step", "policy"):
-            ticks = ()
-        elif entry.kind == "tick" and entry.content.get("held_s"):  # else nobody knows in how long they came
-            windows = [window_of(content) for content in entry.content.get("windows", ())]
-            stable, canary = (sum(getattr(w, name).requests for w in windows) for name in ("stable", "canary"))
-            ticks = _recent((*ticks, (entry.content.get("held_s", 0.0), stable, canary)))
-        now = (
-            Standing(state, entry.at, ticks)
-            if now is None
-            else replace(now, state=state, written_at=entry.at, ticks=ticks)
-        )
+        now = Snapshot(state, entry.at, _ticks(now.ticks if now else (), entry))
     return now
 
 
-def _recent(ticks: tuple[tuple[float, int, int], ...]) -> tuple[tuple[float, int, int], ...]:
-    """Without those at the beginning that a minute of the rest does not need."""
-    seconds = sum(held_s for held_s, _, _ in ticks)
-    while len(ticks) > 1 and seconds - ticks[0][0] >= RECENT_S:
-        seconds -= ticks[0][0]
+def _ticks(ticks: tuple[Tick, ...], entry: Entry) -> tuple[Tick, ...]:
+    """The last minute of ticks after one more entry; a tick without hold time has no known duration."""
+    if isinstance(entry.event, StepBegan | PolicyChanged):
+        return ()
+    if not isinstance(entry.event, Tick) or not entry.event.held_s:
+        return ticks
+    ticks = (*ticks, entry.event)
+    seconds = sum(tick.held_s for tick in ticks)
+    while len(ticks) > 1 and seconds - ticks[0].held_s >= RECENT_S:
+        seconds -= ticks[0].held_s
         ticks = ticks[1:]
     return ticks

@@ -1,4 +1,4 @@
-"""One line for a whole rollout: what it was, how it ended, and how much it took. Pure."""
+"""Sums up a rollout in one row: versions, outcome, requests and duration. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tsctl.rollout.run.journal import ENDED, REOPENED, STARTED, Entry
+from tsctl.rollout.decide.events import Ended, Entry, Reopened, VerdictReached, start_of
+from tsctl.rollout.decide.judge import Verdict
 from tsctl.views.rollout.series import requests_of
 
 
@@ -16,7 +17,7 @@ class Summary:
 
     Args:
         outcome: of its end; `in progress` where it has none.
-        signal: that failed the canary, or what else did; empty where nothing did.
+        signal: that failed the canary; empty where none did.
         requests: of the canary.
         ended_at: None where it has not ended.
         lasted_s: until its end, or its last entry.
@@ -46,22 +47,21 @@ def summary(entries: Sequence[Entry]) -> Summary:
     Raises:
         ValueError: they do not begin with its start.
     """
-    if not entries or entries[0].kind != STARTED:
-        raise ValueError("a rollout's journal begins with its start")
-    told = entries[0].content
-    ended = next((entry for entry in reversed(entries) if entry.kind in (ENDED, REOPENED)), None)
-    is_over = ended is not None and ended.kind == ENDED
-    fails = [e.content.get("signal", "") for e in entries if e.kind == "verdict" and e.content["verdict"] == "fail"]
-    last = ended if ended is not None and is_over else entries[-1]
+    start = start_of(entries)
+    last = next((entry for entry in reversed(entries) if isinstance(entry.event, Ended | Reopened)), entries[-1])
+    ended = last.event if isinstance(last.event, Ended) else None
+    last = last if ended else entries[-1]
+    verdicts = [entry.event for entry in entries if isinstance(entry.event, VerdictReached)]
+    fails = [event.signal for event in verdicts if event.verdict is Verdict.FAIL]
     return Summary(
-        told["id"],
-        told["model"],
-        told["stable"],
-        told["canary"],
-        last.content["outcome"] if is_over else IN_PROGRESS,
-        fails[-1] if fails else "",
-        requests_of(entries)[1],
-        entries[0].at,
-        last.at if is_over else None,
-        last.at - entries[0].at,
+        id=start.id,
+        model=start.model,
+        stable=start.stable,
+        canary=start.canary,
+        outcome=ended.outcome if ended else IN_PROGRESS,
+        signal=fails[-1] if fails else "",
+        requests=requests_of(entries)[1],
+        began_at=entries[0].at,
+        ended_at=last.at if ended else None,
+        lasted_s=last.at - entries[0].at,
     )

@@ -1,117 +1,135 @@
-"""What a rollout's journal tells over time, thinned for plots. Pure.
+"""Collects a rollout over time from its journal, thinned for plots. Pure.
 
-Invariant: nothing here was stored; every number is folded from the counts in the ticks, as the judge folds them.
+Invariant: nothing here is judged anew; counts and e-values come from the ticks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Seen, window_of
-from tsctl.rollout.decide.judge import Rate, rate_of
+from tsctl.rollout.decide.events import (
+    CommandReceived,
+    EffectDone,
+    Ended,
+    Entry,
+    PolicyChanged,
+    Reopened,
+    StepBegan,
+    Tick,
+    VerdictReached,
+)
+from tsctl.rollout.decide.evidence import OutcomeCounts
+from tsctl.rollout.decide.judge import AVERAGE, Verdict, log_e_values
 from tsctl.rollout.decide.state import State, after
-from tsctl.rollout.decide.statistics import log_mean
-from tsctl.rollout.run.journal import REOPENED, Entry
 from tsctl.views.rollout.wording import LN_10
 
-#: What a plot is given; a screen has not many more columns that differ.
+#: Most points of a plot; a screen has not many more columns.
 MOST_POINTS = 240
 
 
 @dataclass(frozen=True)
-class Side:
-    """One version after a tick.
-
-    Args:
-        requests: since the rollout began, whatever the policy was.
-        errors: since the rollout or its present policy began, as they are judged; so is slow.
-    """
-
-    requests: int
-    errors: Rate
-    slow: Rate
-
-
-@dataclass(frozen=True)
 class Point:
-    """What was known after one tick; e-values and their threshold, 1 / alpha, are logarithms to base ten."""
-
-    at: float  # seconds since 1970
-    weight: int  # of the canary, in hundredths of a percent
-    stable: Side
-    canary: Side
-    logs: Mapping[str, float]  # by signal
-    average: float
-    threshold: float
-    max_error_rate: float  # that the policy allows
-
-
-@dataclass(frozen=True)
-class Span:
-    """A time in which the rollout held because something was away."""
-
-    begin: float
-    end: float
-    why: str
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A moment in which something was decided."""
-
-    at: float
-    kind: str  # of the entry
-    text: str
-
-
-@dataclass(frozen=True)
-class Series:
-    """A rollout over time.
+    """The evidence after one tick.
 
     Args:
-        begin: of the journal; seconds since 1970, as is the end.
-        end: of the journal's last entry.
-        points: in the order of time.
-        weights: of the canary, each in force from its time on.
+        at: seconds since the rollout began.
+        stable: counts since the rollout or its present policy began, as they are judged; so is `canary`.
+        requests: of stable and of the canary since the rollout began.
+        powers: logarithm to base ten of each signal's e-value; `average` is that of their weighted average.
     """
 
-    begin: float
-    end: float
-    points: tuple[Point, ...]
-    weights: tuple[tuple[float, int], ...]
-    waits: tuple[Span, ...]
-    marks: tuple[Mark, ...]
-
-
-@dataclass(frozen=True)
-class _Tick:
-    """A point whose intervals are not computed yet: they cost more than all the rest."""
-
     at: float
-    weight: int
-    stable: Seen
-    canary: Seen
+    stable: OutcomeCounts
+    canary: OutcomeCounts
     requests: tuple[int, int]
-    logs: Mapping[str, float]
+    powers: Mapping[str, float]
     average: float
     policy: RolloutPolicy
 
     @property
-    def columns(self) -> tuple[float, ...]:
-        """What may not lose its extremes."""
-        return (self.average, *self.logs.values())
+    def threshold(self) -> float:
+        """Logarithm to base ten of the average at which the canary fails."""
+        return -log(self.policy.alpha) / LN_10
+
+
+@dataclass(frozen=True)
+class Series:
+    """A rollout over time; all times are seconds since it began.
+
+    Args:
+        end: time of the last entry.
+        weights: of the canary, each in force from its time on.
+        waits: begin and end of each period in which something was unavailable.
+        marks: time of each decision, and whether it was a fail.
+    """
+
+    end: float
+    points: tuple[Point, ...]
+    weights: tuple[tuple[float, int], ...]
+    waits: tuple[tuple[float, float], ...]
+    marks: tuple[tuple[float, bool], ...]
+
+
+class Recorder:
+    """Collects the series while a journal is folded."""
+
+    def __init__(self) -> None:
+        self._end = 0.0
+        self._points: list[Point] = []
+        self._requests = 0, 0
+        self._weights: list[tuple[float, int]] = []
+        self._waits: list[tuple[float, float]] = []
+        self._wait_begin: float | None = None
+        self._marks: list[tuple[float, bool]] = []
+
+    def add(self, entry: Entry, state: State) -> None:
+        """Add one more entry, and the state after it."""
+        at = self._end = entry.at - state.started_at
+        if not self._weights or self._weights[-1][1] != state.in_force:
+            self._weights.append((at, state.in_force))
+        match entry.event:
+            case VerdictReached(verdict=verdict):
+                self._marks.append((at, verdict is Verdict.FAIL))
+            case CommandReceived() | PolicyChanged() | Reopened():
+                self._marks.append((at, False))
+            case Tick() as tick:
+                self._add_tick(tick, state)
+        if state.waits_for and self._wait_begin is None:
+            self._wait_begin = at
+        elif not state.waits_for and self._wait_begin is not None:
+            self._waits.append((self._wait_begin, at))
+            self._wait_begin = None
+
+    def _add_tick(self, tick: Tick, state: State) -> None:
+        stable, canary = _requests(tick)
+        self._requests = self._requests[0] + stable, self._requests[1] + canary
+        log_e = tick.log_e or log_e_values(state.policy, state.evidence)  # journals of format 0 record none
+        powers = {name: log_e[name] / LN_10 for name in state.policy.shares}
+        average = log_e[AVERAGE] / LN_10
+        evidence = state.evidence
+        self._points.append(
+            Point(self._end, evidence.stable, evidence.canary, self._requests, powers, average, state.policy)
+        )
+
+    def series(self, most: int = MOST_POINTS) -> Series:
+        """Return the series so far, with at most this many points.
+
+        Raises:
+            ValueError: nothing was added, or `most` is too small to keep what must be kept.
+        """
+        if not self._weights:
+            raise ValueError("a rollout's journal begins with its start")
+        kept = thinned([(point.average, *point.powers.values()) for point in self._points], most)
+        points = tuple(self._points[place] for place in kept)
+        still_waits = [] if self._wait_begin is None else [(self._wait_begin, self._end)]
+        return Series(self._end, points, tuple(self._weights), (*self._waits, *still_waits), tuple(self._marks))
 
 
 def series(entries: Iterable[Entry], most: int = MOST_POINTS) -> Series:
-    """The rollout over time, of which at most so many points are kept.
-
-    Raises:
-        ValueError: the journal does not begin with a start, or `most` is too small to keep what must be kept.
-    """
+    """Return the series of a journal; raises as `Recorder.series` does."""
     recorder, state = Recorder(), None
     for entry in entries:
         state = after(state, entry)
@@ -119,56 +137,11 @@ def series(entries: Iterable[Entry], most: int = MOST_POINTS) -> Series:
     return recorder.series(most)
 
 
-class Recorder:
-    """Collects what a rollout was over time while somebody folds its journal."""
-
-    def __init__(self) -> None:
-        self._entries: list[Entry] = []
-        self._ticks: list[_Tick] = []
-        self._requests = (0, 0)
-
-    def add(self, entry: Entry, state: State) -> None:
-        """One more entry, and the state after it."""
-        self._entries.append(entry)
-        if entry.kind != "tick":
-            return
-        stable, canary = _requests(entry.content)
-        self._requests = self._requests[0] + stable, self._requests[1] + canary
-        shares, logs = state.policy.shares, state.evidence.logs
-        self._ticks.append(
-            _Tick(
-                entry.at,
-                state.weight,
-                state.evidence.stable,
-                state.evidence.canary,
-                self._requests,
-                {name: logs[name] / LN_10 for name in shares},
-                log_average(shares, logs) / LN_10,
-                state.policy,
-            )
-        )
-
-    def series(self, most: int = MOST_POINTS) -> Series:
-        """What was added so far; raises as `series` does."""
-        entries = self._entries
-        if not entries:
-            raise ValueError("a rollout's journal begins with its start")
-        kept = thinned([tick.columns for tick in self._ticks], most)
-        return Series(
-            entries[0].at,
-            entries[-1].at,
-            tuple(_point(self._ticks[place]) for place in kept),
-            tuple(_weights(entries)),
-            tuple(waits(entries)),
-            tuple(_marks(entries)),
-        )
-
-
 def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:
-    """Places of at most `most` rows that show what all of them show, in order.
+    """Places of at most `most` rows that show the shape of all rows, in order.
 
     Kept are the first and the last row, those with the smallest and the largest value of every column, and, from equal
-    parts of the rest, those with the smallest and the largest value of the first column. A row that lacks a column
+    parts of the rest, those with the smallest and the largest value of the first column. A row without a column
     (another policy, other signals) counts as 0 there.
 
     Raises:
@@ -180,103 +153,35 @@ def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:
     if most < 2 + 2 * columns:
         raise ValueError(f"{columns} columns need at least {2 + 2 * columns} rows, found {most}")
 
-    def value(place: int, column: int) -> float:
-        return rows[place][column] if column < len(rows[place]) else 0.0
-
     def extremes(places: Sequence[int], column: int) -> set[int]:
-        return {min(places, key=lambda p: value(p, column)), max(places, key=lambda p: value(p, column))}
+        values = {place: rows[place][column] if column < len(rows[place]) else 0.0 for place in places}
+        return {min(places, key=values.__getitem__), max(places, key=values.__getitem__)}
 
-    everything = range(len(rows))
+    places = range(len(rows))
     kept = {0, len(rows) - 1}
     for column in range(columns):
-        kept |= extremes(everything, column)
+        kept |= extremes(places, column)
     parts = (most - len(kept)) // 2
     for part in range(parts):
-        kept |= extremes(everything[len(rows) * part // parts : len(rows) * (part + 1) // parts], 0)
+        kept |= extremes(places[len(rows) * part // parts : len(rows) * (part + 1) // parts], 0)
     return sorted(kept)
 
 
-def log_average(shares: Mapping[str, float], logs: Mapping[str, float]) -> float:
-    """Natural logarithm of the weighted average of e-values that are given as natural logarithms."""
-    parts = [logs[name] + log(share) for name, share in shares.items()]
-    return log_mean(parts) + log(len(parts))
-
-
 def requests_of(entries: Iterable[Entry]) -> tuple[int, int]:
-    """Requests of stable and of the canary that all ticks together saw."""
-    stable = canary = 0
-    for entry in entries:
-        if entry.kind == "tick":
-            more = _requests(entry.content)
-            stable, canary = stable + more[0], canary + more[1]
-    return stable, canary
-
-
-def waits(entries: Sequence[Entry]) -> Iterator[Span]:
-    """Every time in which the rollout held; one that has not ended ends with the journal."""
-    begin: Entry | None = None
-    for entry in entries:
-        if entry.kind == "waits":
-            if begin is not None and begin.content["why"] != entry.content["why"]:
-                yield Span(begin.at, entry.at, begin.content["why"])
-                begin = None
-            begin = begin or entry
-        elif begin is not None and ends_wait(entry):
-            yield Span(begin.at, entry.at, begin.content["why"])
-            begin = None
-    if begin is not None:
-        yield Span(begin.at, entries[-1].at, begin.content["why"])
+    """Requests of stable and of the canary in all ticks."""
+    counts = [_requests(entry.event) for entry in entries if isinstance(entry.event, Tick)]
+    return sum(stable for stable, _ in counts), sum(canary for _, canary in counts)
 
 
 def ends_wait(entry: Entry) -> bool:
-    """Whether the entry shows that what was waited for is back, or is waited for no longer.
-
-    A tick in which nothing was held tells counts, and the wait goes on.
-    """
-    if entry.kind == "tick":
-        return bool(entry.content.get("held_s"))
-    return entry.kind in ("done", "step", "policy", "verdict", "ended")
-
-
-def _requests(tick: Mapping[str, Any]) -> tuple[int, int]:
-    windows = [window_of(content) for content in tick.get("windows", ())]
-    return sum(window.stable.requests for window in windows), sum(window.canary.requests for window in windows)
+    """Whether the entry ends a wait; a tick without hold time adds counts, and the wait goes on."""
+    match entry.event:
+        case Tick(held_s=held_s):
+            return held_s > 0
+        case EffectDone() | StepBegan() | PolicyChanged() | VerdictReached() | Ended():
+            return True
+    return False
 
 
-def _point(tick: _Tick) -> Point:
-    alpha = tick.policy.alpha
-    stable, canary = (
-        Side(
-            requests,
-            rate_of(seen.errors, seen.requests, alpha),
-            rate_of(seen.slow, seen.requests, alpha),
-        )
-        for requests, seen in zip(tick.requests, (tick.stable, tick.canary), strict=True)
-    )
-    threshold = -log(alpha) / LN_10
-    return Point(tick.at, tick.weight, stable, canary, tick.logs, tick.average, threshold, tick.policy.max_error_rate)
-
-
-def _weights(entries: Iterable[Entry]) -> Iterator[tuple[float, int]]:
-    """A decided weight is in force once `weigh` is done."""
-    decided = 0
-    for number, entry in enumerate(entries):
-        if not number:
-            yield entry.at, 0
-        elif entry.kind == "step":
-            decided = entry.content["weight"]
-        elif entry.kind == "done" and entry.content["what"] in ("weigh", "back"):
-            yield entry.at, decided if entry.content["what"] == "weigh" else 0
-
-
-def _marks(entries: Iterable[Entry]) -> Iterator[Mark]:
-    for entry in entries:
-        told = entry.content
-        if entry.kind == "verdict":
-            yield Mark(entry.at, entry.kind, told["verdict"])
-        elif entry.kind == "asked":
-            yield Mark(entry.at, entry.kind, told["what"])
-        elif entry.kind == "policy":
-            yield Mark(entry.at, entry.kind, "policy edited")
-        elif entry.kind == REOPENED:
-            yield Mark(entry.at, entry.kind, "taken back")
+def _requests(tick: Tick) -> tuple[int, int]:
+    return sum(window.stable.requests for window in tick.windows), sum(w.canary.requests for w in tick.windows)

@@ -63,3 +63,8 @@ def needed_text(needed: int) -> str:
     if needed >= MOST_REQUESTS:
         return "more requests of the canary than can be waited for, at its present rate of errors"
     return f"about {needed:,} more requests of the canary" if needed else ""
+
+
+def signal_name(signal: str) -> str:
+    """The name of a signal for people; policies and journals keep the short ones."""
+    return {"mix": "class distribution", "limit": "error rate cap"}.get(signal, signal)

@@ -1,60 +1,52 @@
-"""What Envoy is started with: its listeners, the filters of every request, its log and its numbers. Pure."""
+"""The settings that Envoy starts with: its listeners and the filters of every request. Pure."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from handlers.contract import CLASS_HEADER, PROTOCOL_HEADER
 from tsctl.config.deployment import GatewaySpec
-from tsctl.gateway.envoy.render.inputs import Places
-from tsctl.gateway.envoy.render.words import (
-    CLIENT_HEADER,
+from tsctl.gateway.access_log import log_format
+from tsctl.gateway.counters import BUCKETS_MS, stats_logger
+from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
-    GRPC_FILTER,
-    NAMESPACE,
-    OWN_PREFIX,
-    PLAYED_HEADER,
-    REQUEST_MS,
-    REQUESTS,
-    USER_FILTER,
-    USER_KEY,
-    USER_KIND,
-    WEIGHT_HEADER,
     Json,
     address,
     document,
     equals,
-    named_filter,
+    extension,
+    http_filter,
+    http_filter_type,
+    metadata,
     type_url,
+    typed,
     watched,
 )
-from tsctl.gateway.problems import local_replies
+from tsctl.gateway.envoy.render.answers import GRPC_FILTER
+from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
+from tsctl.gateway.envoy.render.inputs import Places
+from tsctl.gateway.envoy.render.problems import local_replies
+from tsctl.gateway.envoy.render.routes import USER_FILTER, USER_FILTER_TYPE
+from tsctl.gateway.headers import OWN_PREFIX
 
+#: Bytes behind a chunk that its size does not count are refused, and not read over.
 STRICT_CHUNKS = "envoy.reloadable_features.strict_chunk_parsing"
-#: Milliseconds; from one that a cached answer takes to the longest deadline that people set. None is more than half
-#: as large again as the one before up to ten seconds, so that answers which take half as long again move to another.
-BUCKETS_MS = (
-    1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000,
-    1200, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 8000, 10_000, 15_000, 20_000, 30_000, 60_000,
-)  # fmt: skip
-#: Of what a sticky route's header or cookie holds, the log has so many bytes.
-LONGEST_USER = 64
-#: Histograms are told so late; counters at once.
+#: Delay of histograms; counters have none.
 FLUSH = "1s"
-
-#: A request has arrived whole by then, or is answered 408; a route's deadline begins only where this one ends.
+#: Until then a request must have arrived whole, or is answered 408; a route's deadline begins only where this one ends.
 REQUEST_TIMEOUT = "60s"
-#: TorchServe reads 8 KiB of headers, the gateway's own among them; what has more is answered 431 before a node sees it.
+#: TorchServe reads 8 KiB of headers, the gateway's own among them; larger ones are answered 431 and reach no node.
 HEADERS_KB = 7
+MOST_CONNECTIONS = 20_000
 
 
 def bootstrap(spec: GatewaySpec, places: Places) -> Json:
-    """What Envoy is started with; everything that changes later is in the files that it names."""
+    """Envoy's start file; everything that changes later is in the files that it names."""
     addresses = spec.listens_on_all
+    admin = {"pipe": {"path": str(places.admin)}}
     return {
-        "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": {NAMESPACE: settings(spec)}},
-        "admin": {"address": {"pipe": {"path": str(places.admin), "mode": 0o600}}},
+        "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": metadata(**settings(spec))["filter_metadata"]},
+        "admin": {"address": {"pipe": {**admin["pipe"], "mode": 0o600}}},
         "dynamic_resources": {"cds_config": watched(places.clusters)},
         "static_resources": {
             "listeners": [
@@ -67,7 +59,7 @@ def bootstrap(spec: GatewaySpec, places: Places) -> Json:
                 {
                     "name": "metrics",
                     "address": address(*addresses["metrics"]),
-                    "filter_chains": [{"filters": [_metrics_filter()]}],
+                    "filter_chains": [{"filters": [_metrics_page()]}],
                 },
             ],
             "clusters": [
@@ -76,14 +68,11 @@ def bootstrap(spec: GatewaySpec, places: Places) -> Json:
                     "connect_timeout": CONNECT_TIMEOUT,
                     "load_assignment": {
                         "cluster_name": "admin",
-                        "endpoints": [
-                            {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": str(places.admin)}}}}]}
-                        ],
+                        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": admin}}]}],
                     },
                 }
             ],
         },
-        # bytes behind a chunk that its size does not count are refused, and not read over
         "layered_runtime": {"layers": [{"name": "strict", "static_layer": {STRICT_CHUNKS: True}}]},
         "stats_flush_interval": FLUSH,
         "stats_config": {
@@ -91,240 +80,157 @@ def bootstrap(spec: GatewaySpec, places: Places) -> Json:
         },
         "overload_manager": {
             "resource_monitors": [
-                {
-                    "name": "envoy.resource_monitors.global_downstream_max_connections",
-                    "typed_config": {
-                        "@type": type_url("envoy.extensions.resource_monitors.downstream_connections.v3."
-                                       "DownstreamConnectionsConfig"),
-                        "max_active_downstream_connections": 20_000,
-                    },
-                }
+                extension(
+                    "envoy.resource_monitors.global_downstream_max_connections",
+                    "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                    max_active_downstream_connections=MOST_CONNECTIONS,
+                )
             ]
         },
-    }  # fmt: skip
+    }
 
 
 def settings(spec: GatewaySpec) -> Json:
-    """What Envoy takes when it starts and not again; it carries this with it, so that it can be asked for it."""
-    found: Json = spec.model_dump(mode="json", include={"address", "metrics", "tls", "request_bytes"})
-    return found
+    """The part of the spec that Envoy reads only when it starts. A running Envoy answers with it when asked."""
+    content: Json = spec.model_dump(mode="json", include={"address", "metrics", "tls", "request_bytes"})
+    return content
 
 
 def _filter_chain(spec: GatewaySpec, places: Places) -> Json:
-    chain: Json = {"filters": [_connection_manager(spec, places)]}
+    chain: Json = {"filters": [_connection_manager("clients", **_of_clients(spec, places))]}
     if spec.tls is not None:
-        chain["transport_socket"] = {
-            "name": "envoy.transport_sockets.tls",
-            "typed_config": {
-                "@type": type_url("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
-                "common_tls_context": {
-                    "alpn_protocols": ["h2", "http/1.1"],
-                    "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-                    "tls_certificate_sds_secret_configs": [
-                        {"name": "certificate", "sds_config": watched(places.certificate)}
-                    ],
-                },
+        chain["transport_socket"] = extension(
+            "envoy.transport_sockets.tls",
+            "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            common_tls_context={
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                "tls_certificate_sds_secret_configs": [
+                    {"name": "certificate", "sds_config": watched(places.certificate)}
+                ],
             },
-        }
+        )
     return chain
 
 
-def _connection_manager(spec: GatewaySpec, places: Places) -> Json:
+def _connection_manager(name: str, **content: object) -> Json:
+    kind = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+    return extension("envoy.filters.network.http_connection_manager", kind, stat_prefix=name, **content)
+
+
+def _of_clients(spec: GatewaySpec, places: Places) -> Json:
     return {
-        "name": "envoy.filters.network.http_connection_manager",
-        "typed_config": {
-            "@type": type_url(
-                "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-            ),
-            "stat_prefix": "clients",
-            "rds": {"route_config_name": "clients", "config_source": watched(places.routes)},
-            "http_filters": _filters(spec, places),
-            "access_log": [access_log(places), counts()],
-            "local_reply_config": local_replies(),
-            "generate_request_id": True,
-            "preserve_external_request_id": True,
-            "always_set_request_id_in_response": True,
-            "request_id_extension": {
-                "typed_config": {
-                    "@type": type_url("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"),
-                    "pack_trace_reason": False,
-                }
-            },
-            "early_header_mutation_extensions": [_forgotten()],
-            "use_remote_address": True,
-            "skip_xff_append": False,
-            "normalize_path": True,
-            "merge_slashes": True,
-            "path_with_escaped_slashes_action": "KEEP_UNCHANGED",  # no route has one, so it is 404
-            "strip_any_host_port": True,
-            "server_header_transformation": "PASS_THROUGH",
-            "common_http_protocol_options": {
-                "idle_timeout": "300s",
-                "headers_with_underscores_action": "REJECT_REQUEST",
-                "max_headers_count": 100,
-            },
-            "http2_protocol_options": {"max_concurrent_streams": 128},
-            "request_headers_timeout": "10s",
-            "max_request_headers_kb": HEADERS_KB,
-            "request_timeout": REQUEST_TIMEOUT,
-            "stream_idle_timeout": "0s",  # the route's deadline ends a request
-            "delayed_close_timeout": "1s",
+        "rds": {"route_config_name": "clients", "config_source": watched(places.routes)},
+        "http_filters": _filters(spec, places),
+        "access_log": [_access_log(places), stats_logger()],
+        "local_reply_config": local_replies(),
+        "generate_request_id": True,
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,
+        "request_id_extension": {
+            "typed_config": typed(
+                "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig", pack_trace_reason=False
+            )
         },
+        "early_header_mutation_extensions": [_removal_of_own_headers()],
+        "use_remote_address": True,
+        "skip_xff_append": False,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "KEEP_UNCHANGED",  # no route has one, so it is 404
+        "strip_any_host_port": True,
+        "server_header_transformation": "PASS_THROUGH",
+        "common_http_protocol_options": {
+            "idle_timeout": "300s",
+            "headers_with_underscores_action": "REJECT_REQUEST",
+            "max_headers_count": 100,
+        },
+        "http2_protocol_options": {"max_concurrent_streams": 128},
+        "request_headers_timeout": "10s",
+        "max_request_headers_kb": HEADERS_KB,
+        "request_timeout": REQUEST_TIMEOUT,
+        "stream_idle_timeout": "0s",  # the route's deadline ends a request
+        "delayed_close_timeout": "1s",
     }  # fmt: skip
 
 
-def _forgotten() -> Json:
-    """What a client sends by the gateway's own names is gone before a filter, a bucket or the access log reads it."""
-    return named_filter(
+def _removal_of_own_headers() -> Json:
+    """Headers of a client with the gateway's own prefix are gone before a filter, a bucket or the log reads them."""
+    return extension(
         "early_header_mutation",
         "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-        {"mutations": [{"remove_on_match": {"key_matcher": {"prefix": OWN_PREFIX}}}]},
+        mutations=[{"remove_on_match": {"key_matcher": {"prefix": OWN_PREFIX}}}],
     )
 
 
 def _filters(spec: GatewaySpec, places: Places) -> list[Json]:
     return [
-        # which clusters it asks for changes with the routes, and a filter of its own file needs no new listener
+        # its clusters change with the routes, and a filter with a file of its own needs no new listener
         {
             "name": "ready",
             "config_discovery": {
                 "config_source": watched(places.ready),
-                "type_urls": [type_url("envoy.extensions.filters.http.health_check.v3.HealthCheck")],
+                "type_urls": [type_url(http_filter_type("health_check.v3.HealthCheck"))],
             },
         },
-        {**named_filter(GRPC_FILTER, "envoy.extensions.filters.http.lua.v3.Lua", {}), "disabled": True},
-        named_filter("api_key_auth", "envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth", {}),
-        {**named_filter(USER_FILTER, USER_KIND, {}), "disabled": True},
-        named_filter("local_ratelimit", "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", {
-            "stat_prefix": "unlimited",
-        }),
-        named_filter("buffer", "envoy.extensions.filters.http.buffer.v3.Buffer", {
-            "max_request_bytes": spec.request_bytes,
-        }),
-        named_filter("router", "envoy.extensions.filters.http.router.v3.Router", {"suppress_envoy_headers": True}),
-    ]  # fmt: skip
+        {**http_filter(GRPC_FILTER, "lua.v3.Lua"), "disabled": True},
+        http_filter(KEY_FILTER, "api_key_auth.v3.ApiKeyAuth"),
+        {**http_filter(USER_FILTER, USER_FILTER_TYPE), "disabled": True},
+        http_filter(BUDGET_FILTER, "local_ratelimit.v3.LocalRateLimit", stat_prefix="unlimited"),
+        http_filter("buffer", "buffer.v3.Buffer", max_request_bytes=spec.request_bytes),
+        http_filter("router", "router.v3.Router", suppress_envoy_headers=True),
+    ]
 
 
-#: What both the log and the counters say of a request. None of it is a client's to choose freely.
-_TOLD = {
-    "model": "%METADATA(ROUTE:tsctl:model)%",
-    "version": "%METADATA(CLUSTER:tsctl:version)%",
-    "by": "%METADATA(ROUTE:tsctl:by)%",
-    "weight": f"%REQ({WEIGHT_HEADER})%",
-    "status": "%RESPONSE_CODE%",
-    "class": f"%RESP({CLASS_HEADER})%",
-}
+def _access_log(places: Places) -> Json:
+    return extension(
+        "envoy.access_loggers.file",
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        path=str(places.access_log),
+        log_format=log_format(),
+    )
 
 
-def counts() -> Json:
-    """A counter for each combination of what is told of a request, and a histogram of milliseconds; rollouts judge by
-    them."""
-
-    def stat(name: str, *tags: str) -> Json:
-        return {"name": name, "tags": [{"name": tag, "value_format": _TOLD[tag]} for tag in tags]}
-
-    prefix, requests = REQUESTS.removeprefix("envoy_").split("_", 1)
-    milliseconds = REQUEST_MS.removeprefix(f"envoy_{prefix}_")
-    return {
-        "name": "envoy.access_loggers.stats",
-        "typed_config": {
-            "@type": type_url("envoy.extensions.access_loggers.stats.v3.Config"),
-            "stats_scope": {"prefix": prefix},
-            "counters": [{"stat": stat(requests, *_TOLD), "value_fixed": 1}],
-            "histograms": [
-                {"stat": stat(milliseconds, "model", "version", "by", "weight"), "value_format": "%DURATION%"}
-            ],
-        },
+def _metrics_page() -> Json:
+    """Of the administration interface, this page and nothing else."""
+    page = {
+        "match": {"path": "/metrics", "headers": [equals(":method", "GET")]},
+        "route": {"cluster": "admin", "prefix_rewrite": "/stats/prometheus"},
     }
-
-
-def access_log(places: Places) -> Json:
-    """A line of JSON for each request."""
-    return {
-        "name": "envoy.access_loggers.file",
-        "typed_config": {
-            "@type": type_url("envoy.extensions.access_loggers.file.v3.FileAccessLog"),
-            "path": str(places.access_log),
-            "log_format": {
-                "json_format": {
-                    "time": "%START_TIME%",
-                    "request_id": "%REQ(X-REQUEST-ID)%",
-                    "client": f"%REQ({CLIENT_HEADER})%",
-                    "method": "%REQ(:METHOD)%",
-                    "path": "%REQ(:PATH)%",
-                    **{name: _TOLD[name] for name in ("model", "version", "by")},
-                    "track": f"%REQ({PLAYED_HEADER})%",
-                    "weight": _TOLD["weight"],
-                    "class": _TOLD["class"],
-                    "user": f"%DYNAMIC_METADATA({NAMESPACE}:{USER_KEY}):{LONGEST_USER}%",
-                    "protocol": f"%REQ({PROTOCOL_HEADER})%",
-                    "status": _TOLD["status"],
-                    "duration_ms": "%DURATION%",
-                    "bytes_in": "%BYTES_RECEIVED%",
-                    "bytes_out": "%BYTES_SENT%",
-                    "flags": "%RESPONSE_FLAGS%",
-                    "details": "%RESPONSE_CODE_DETAILS%",
-                    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
-                    "node": "%UPSTREAM_HOST%",
-                    "shadow": "%METADATA(ROUTE:tsctl:shadow)%",
-                }
-            },
-        },
-    }
-
-
-def _metrics_filter() -> Json:
-    return {
-        "name": "envoy.filters.network.http_connection_manager",
-        "typed_config": {
-            "@type": type_url("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
-            "stat_prefix": "metrics",
-            "http_filters": [named_filter("router", "envoy.extensions.filters.http.router.v3.Router", {})],
-            "route_config": {
-                "virtual_hosts": [
-                    {
-                        "name": "metrics",
-                        "domains": ["*"],
-                        "routes": [
-                            {
-                                "match": {"path": "/metrics", "headers": [equals(":method", "GET")]},
-                                "route": {"cluster": "admin", "prefix_rewrite": "/stats/prometheus"},
-                            }
-                        ],
-                    }
-                ]
-            },
-        },
-    }
+    return _connection_manager(
+        "metrics",
+        http_filters=[http_filter("router", "router.v3.Router")],
+        route_config={"virtual_hosts": [{"name": "metrics", "domains": ["*"], "routes": [page]}]},
+    )
 
 
 def certificate(chain: Path, key: Path) -> Json:
     """The listener's certificate, read again when something is renamed into the folder of one of its files."""
-    return document(
-        [
-            {
-                "@type": type_url("envoy.extensions.transport_sockets.tls.v3.Secret"),
-                "name": "certificate",
-                "tls_certificate": {
-                    "certificate_chain": {"filename": str(chain)},
-                    "private_key": {"filename": str(key)},
-                    "watched_directory": {"path": str(chain.parent)},
-                },
-            }
-        ]
+    secret = typed(
+        "envoy.extensions.transport_sockets.tls.v3.Secret",
+        name="certificate",
+        tls_certificate={
+            "certificate_chain": {"filename": str(chain)},
+            "private_key": {"filename": str(key)},
+            "watched_directory": {"path": str(chain.parent)},
+        },
     )
+    return document([secret])
 
 
 def whole(bootstrap: Json, clusters: Json, routes: Json, ready: Json) -> Json:
     """All files in one, as `envoy --mode validate` reads it, which does not follow the files that a bootstrap names."""
-    found: Json = json.loads(json.dumps({key: value for key, value in bootstrap.items() if key != "dynamic_resources"}))
-    plain = [{key: value for key, value in cluster.items() if key != "@type"} for cluster in clusters["resources"]]
-    found["static_resources"]["clusters"] += plain
-    [chain] = found["static_resources"]["listeners"][0]["filter_chains"]
+    merged: Json = json.loads(json.dumps(bootstrap))
+    del merged["dynamic_resources"]
+    merged["static_resources"]["clusters"] += [_untyped(cluster) for cluster in clusters["resources"]]
+    [chain] = merged["static_resources"]["listeners"][0]["filter_chains"]
     manager = chain["filters"][0]["typed_config"]
-    [configuration] = routes["resources"]
+    [configuration], [filter_] = routes["resources"], ready["resources"]
     del manager["rds"]
-    manager["route_config"] = {key: value for key, value in configuration.items() if key != "@type"}
-    [filter_] = ready["resources"]
-    manager["http_filters"][0] = {"name": filter_["name"], "typed_config": filter_["typed_config"]}
-    return found
+    manager["route_config"] = _untyped(configuration)
+    manager["http_filters"][0] = _untyped(filter_)
+    return merged
+
+
+def _untyped(resource: Json) -> Json:
+    return {key: value for key, value in resource.items() if key != "@type"}

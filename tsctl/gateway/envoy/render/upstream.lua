@@ -1,29 +1,19 @@
--- Runs in the cluster of one version, on its way to a node and back. The renderer puts these before it:
--- PATH, DEADLINE_MS, IS_SHADOW, MODEL, VERSION.
-
-local TITLES = {
-  [400] = {"bad-request", "The request cannot be read"},
-  [405] = {"method-not-allowed", "The method is not allowed"},
-  [413] = {"payload-too-large", "The request is too large"},
-  [500] = {"worker-failed", "The worker failed on this request"},
-  [503] = {"unavailable", "No worker could take the request"},
-  [504] = {"deadline-passed", "The answer took too long"},
-}
+-- Runs in the cluster of one version, on its way to a node and back. render/clusters.py puts the constants before it.
 
 function envoy_on_request(handle)
   local headers = handle:headers()
   headers:replace(":path", PATH)
-  local id = headers:get("x-request-id")
+  local id = headers:get(REQUEST_ID_HEADER)
   if id ~= nil and string.match(id, "^[%w%-_.:]+$") then
-    handle:streamInfo():dynamicMetadata():set("tsctl", "request_id", id)
+    handle:streamInfo():dynamicMetadata():set(NAMESPACE, "request_id", id)
   end
   local ours = handle:timestamp() + DEADLINE_MS
-  local theirs = tonumber(headers:get("x-request-deadline-ms") or "")
-  if headers:get("x-request-deadline-ms") == nil or (theirs ~= nil and theirs > ours) then
-    headers:replace("x-request-deadline-ms", string.format("%.0f", ours))
+  local theirs = headers:get(DEADLINE_HEADER)
+  if theirs == nil or (tonumber(theirs) or 0) > ours then
+    headers:replace(DEADLINE_HEADER, string.format("%.0f", ours))
   end
   if IS_SHADOW then
-    headers:replace("x-tsctl-shadow", "1")
+    headers:replace(SHADOW_HEADER, "1")
   end
 end
 
@@ -32,7 +22,7 @@ end
 -- no mistake of the client.
 function envoy_on_response(handle)
   local status = tonumber(handle:headers():get(":status"))
-  if status < 400 or handle:headers():get("content-type") == "application/problem+json" then
+  if status < 400 or handle:headers():get("content-type") == PROBLEM_MEDIA_TYPE then
     return
   end
   local body = handle:body(true)
@@ -49,15 +39,17 @@ function envoy_on_response(handle)
     status = 500
   end
   if status >= 500 then
-    headers:replace("x-tsctl-retry", refused and "refused" or "died")
+    headers:replace(RETRY_HEADER, refused and REFUSED or DIED)
   end
-  local known = TITLES[status] or {"bad-request", "The request was refused"}
-  local saved = handle:streamInfo():dynamicMetadata():get("tsctl")
-  local id = saved ~= nil and saved["request_id"] or ""
-  headers:replace(":status", tostring(status))
-  headers:replace("content-type", "application/problem+json")
-  body:setBytes(string.format(
-    '{"type":"urn:tsctl:problem:%s","title":"%s","status":%d,"detail":"The node of this version answered so.",'
-      .. '"request_id":"%s","model":"%s","version":"%s"}',
-    known[1], known[2], status, id, MODEL, VERSION))
+  local saved = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
+  local problem = PROBLEMS[status] or OTHER_PROBLEM
+  local members = {
+    kind = problem.kind,
+    title = problem.title,
+    status = tostring(status),
+    request_id = saved ~= nil and saved["request_id"] or "",
+  }
+  headers:replace(":status", members.status)
+  headers:replace("content-type", PROBLEM_MEDIA_TYPE)
+  body:setBytes((string.gsub(PROBLEM, "{([%w_]+)}", members)))
 end

@@ -1,0 +1,98 @@
+"""Runs workloads one after the other, and makes tables and a JSON document of what they came to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.figures import Figure, Result, Turn, median_turn
+from benchmarks.harness.machine import machine_facts
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.project import Project
+from tsctl.errors import TsctlError
+from tsctl.host.progress import Progress
+
+#: Digits behind the point of a figure, by its unit.
+DECIMALS = {"requests/s": 0, "times": 2, "ms": 2, "share": 3, "requests": 0, "users": 0, "canaries": 0, "s": 1, "%": 2}
+
+Run = Callable[[Project, DeploymentSpec, int, int, Progress], Result]
+
+
+def run_workloads(
+    workloads: Mapping[str, Run],
+    project: Project,
+    deployment: DeploymentSpec,
+    keys: list[str],
+    rounds: int,
+    seconds: int,
+    out: Path,
+    progress: Progress,
+) -> tuple[list[Result], dict[str, Any]]:
+    """The results, and the document that was written to `out`; it is written anew after every workload.
+
+    Args:
+        keys: of the workloads, in the order in which they run.
+        seconds: measured load per turn.
+
+    A workload that fails stops no other; `failed` of the document says why, by its key.
+    """
+    facts = machine_facts()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    results: list[Result] = []
+    failed: dict[str, str] = {}
+    document: dict[str, Any] = {}
+    for key in keys:
+        try:
+            results.append(workloads[key](project, deployment, rounds, seconds, progress))
+        except TsctlError as error:
+            progress.line(f"workload {key} failed: {error.message}")
+            failed[key] = error.message
+        document = {
+            "machine": facts,
+            "rounds": rounds,
+            "seconds": seconds,
+            "failed": failed,
+            "workloads": [result.as_json() for result in results],
+        }
+        out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return results, document
+
+
+WAY_COLUMNS = ("workload", "way", "requests/s", "p50 ms", "p99 ms", "failed", "workers us", "server us", "load us")
+FIGURE_COLUMNS = ("workload", "figure", "value", "unit", "target", "reached", "rounds")
+
+
+def way_rows(results: list[Result]) -> list[tuple[object, ...]]:
+    """A row of WAY_COLUMNS for each way under load; the last three are processor time per request."""
+    return [_way_row(result.key, name, turns) for result in results for name, turns in result.ways.items()]
+
+
+def figure_rows(results: list[Result]) -> list[tuple[object, ...]]:
+    """A row of FIGURE_COLUMNS for each figure."""
+    return [_figure_row(result.key, figure) for result in results for figure in result.figures]
+
+
+def notes(results: list[Result]) -> list[str]:
+    """What a reader must know beside the tables."""
+    said = [f"{result.key}: {note}" for result in results for note in result.notes]
+    return said + [f"{r.key}: {f.name}: not measured, {f.why_not}" for r in results for f in r.figures if f.why_not]
+
+
+def _way_row(key: str, name: str, turns: list[Turn]) -> tuple[object, ...]:
+    turn = median_turn(turns)
+    cpu = turn.cpu_us or {}
+    spent = [round(cpu[kind]) if kind in cpu else None for kind in ("workers", "server", "load")]
+    return (key, name, round(turn.requests_s), _rounded(turn.p50_ms), _rounded(turn.p99_ms), turn.failed, *spent)
+
+
+def _figure_row(key: str, figure: Figure) -> tuple[object, ...]:
+    shown = [f"{value:,.{DECIMALS[figure.unit]}f}" for value in figure.rounds]
+    value = None if figure.value is None else f"{figure.value:,.{DECIMALS[figure.unit]}f}"
+    reached = {True: "yes", False: "no", None: None}[figure.is_reached]
+    return (key, figure.name, value, figure.unit, figure.target, reached, " ".join(shown))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)

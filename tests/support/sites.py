@@ -1,0 +1,294 @@
+"""Real nodes in projects of their own: copies of this checkout's files in temporary folders, on free ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+MODELS = ("digits", "embeddings", "breast_cancer")
+COMMAND_TIMEOUT_S = 150
+#: What psutil says of a process that no longer runs.
+ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+#: A deployment of the archive that `write_tiny` writes, and a request to it.
+TINY = {"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}}
+HALF = b'{"x": 0.5}'
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Site:
+    """One project in a temporary folder, and the `tsctl` commands that are run in it."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Run `tsctl` in the project without waiting; what still runs at the end of the block is killed.
+
+        SIGINT works even where this test run's own shell put it into the background and so ignores it.
+        """
+        command = [sys.executable, "-m", "tsctl.cli.main", *arguments]
+        environment = {**os.environ, **self.environment, "TSCTL_PROJECT": str(self.root)}
+        with subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
+
+    def run(self, *arguments: str, status: int | None = 0) -> Result:
+        """Run `tsctl` in the project; a status other than the one expected fails the test with what was printed."""
+        with self.start(*arguments) as process:
+            try:
+                out, err = process.communicate(timeout=COMMAND_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                out, err = process.communicate()
+                pytest.fail(f"tsctl {' '.join(arguments)} did not end:\n{out}\n{err}")
+        if status is not None and process.returncode != status:
+            pytest.fail(f"tsctl {' '.join(arguments)} ended with {process.returncode}, not {status}:\n{out}\n{err}")
+        return Result(process.returncode, out, err)
+
+    @property
+    def deployment(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = yaml.safe_load((self.root / "deployment.yaml").read_text())
+        return loaded
+
+    def deploy(self, models: dict[str, Any]) -> None:
+        """Replace the models of deployment.yaml."""
+        content = {**self.deployment, "models": models}
+        (self.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def configure(self, **properties: str) -> None:
+        """Put properties behind those of config.properties, where they win."""
+        lines = "".join(f"{name}={value}\n" for name, value in properties.items())
+        path = self.root / "config.properties"
+        path.write_text(path.read_text() + "\n" + lines)
+
+    @property
+    def inference(self) -> str:
+        return str(self.deployment["nodes"]["local"]["inference"])
+
+    @property
+    def folder(self) -> Path:
+        """The node's run-time folder."""
+        return self.root / ".tsctl" / "nodes" / "local"
+
+    @property
+    def pid(self) -> int:
+        return int(json.loads((self.folder / "node.json").read_text())["pid"])
+
+    def headers(self) -> dict[str, str]:
+        """The header that carries the inference token."""
+        name, _, value = (self.folder / "inference.header").read_text().strip().partition(": ")
+        return {name: value}
+
+    def ask(
+        self, path: str, body: bytes, media_type: str | None = "application/json", **headers: str
+    ) -> requests.Response:
+        """POST to the inference address, whatever the answer."""
+        sent = {**self.headers(), **headers, **({"Content-Type": media_type} if media_type else {})}
+        return requests.post(f"{self.inference}/predictions/{path}", data=body, headers=sent, timeout=30)
+
+    def workers(self, model: str, version: str) -> list[int]:
+        """Pids of the READY workers."""
+        [state] = self.run("models", "describe", model, version).json()
+        return [worker["pid"] for worker in state["workers"] if worker["status"] == "READY"]
+
+    def sample(self, model: str, suffix: str = ".json") -> bytes:
+        """The first sample of a model that ends with the suffix."""
+        return sorted((self.root / "archives" / model / "samples").glob(f"*{suffix}"))[0].read_bytes()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nothing listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for opened in sockets:
+            opened.bind(("127.0.0.1", 0))
+        return [opened.getsockname()[1] for opened in sockets]
+    finally:
+        for opened in sockets:
+            opened.close()
+
+
+def until(holds: Callable[[], Any], timeout_s: float, what: str) -> Any:
+    """Poll until it holds; fails the test with `what` after the deadline. Returns what held."""
+    end = time.monotonic() + timeout_s
+    while not (found := holds()):
+        if time.monotonic() > end:
+            pytest.fail(f"{what} did not come true within {timeout_s:g} s")
+        time.sleep(0.1)
+    return found
+
+
+def until_given_up(site: Site) -> None:
+    """Wait until TorchServe has given a worker up that cannot load; it logs its retries, and not their end."""
+    log = site.folder / "logs" / "ts_log.log"
+    until(lambda: "Auto recovery failed again" in log.read_text(), 30, "TorchServe's first failed retry")
+    time.sleep(8)  # it retries for retry_s (5 s), with growing pauses
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        return bool(psutil.Process(pid).status() not in ENDED)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Pids of live processes whose command line or environment names a folder."""
+    found = []
+    for process in psutil.process_iter(["status", "cmdline", "environ"], ad_value=()):
+        texts = [*process.info["cmdline"], *dict(process.info["environ"]).values()]
+        if (
+            process.pid != os.getpid()
+            and process.info["status"] not in ENDED
+            and any(str(folder) in text for text in texts)
+        ):
+            found.append(process.pid)
+    return found
+
+
+def make_site(root: Path) -> Site:
+    """A project with this checkout's configuration on free ports, and no models."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "archives").mkdir(exist_ok=True)
+    for name in ("config.properties", "log4j2.xml"):
+        shutil.copy(CHECKOUT / name, root / name)
+    inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
+    node = {
+        "inference": f"http://127.0.0.1:{inference}",
+        "management": f"http://127.0.0.1:{management}",
+        "metrics": f"http://127.0.0.1:{metrics}",
+        "grpc_ports": [grpc_inference, grpc_management],
+    }
+    (root / "deployment.yaml").write_text(yaml.safe_dump({"nodes": {"local": node}, "models": {}}, sort_keys=False))
+    return Site(root)
+
+
+def copy_archives(site: Site, *models: str) -> None:
+    """Give the project this checkout's archives, with what their recipes wrote, as hard links where possible."""
+    for model in models:
+        shutil.copytree(CHECKOUT / "archives" / model, site.root / "archives" / model, copy_function=link_or_copy)
+
+
+def link_or_copy(source: str, target: str) -> str:
+    """A copy; of build outputs, which are never changed in place, a hard link where the disk allows it."""
+    if "/.built/" not in source:
+        return str(shutil.copy2(source, target))
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+TINY_HANDLER = '''
+import time
+from pathlib import Path
+
+import torch
+
+from handlers.base import ServingHandler
+from handlers.schema import Schema
+
+
+class Tiny(ServingHandler):
+    """Multiplies a number; its settings let a test make it fail."""
+
+    class Request(Schema):
+        x: float
+
+    def load(self):
+        self.factor = self.settings.get("factor", 2.0)
+        if "fail_while" in self.settings and Path(self.settings["fail_while"]).exists():
+            raise RuntimeError("the file of the test is there")
+        if "import_in_load" in self.settings:
+            __import__(self.settings["import_in_load"])
+        if "exit_in_load" in self.settings:
+            import os
+
+            os._exit(self.settings["exit_in_load"])
+        time.sleep(self.settings.get("load_s", 0))
+
+    def preprocess(self, items):
+        return torch.tensor([item.x for item in items])
+
+    def inference(self, inputs):
+        time.sleep(self.settings.get("inference_s", 0))
+        if inputs.max() > self.settings.get("most", float("inf")):
+            raise ValueError("this number is too large")
+        return inputs * self.factor
+
+    def postprocess(self, outputs):
+        return [{"y": value} for value in outputs.tolist()]
+'''
+
+
+def write_tiny(
+    site: Site, model: str, versions: dict[str, dict[str, Any]], golden: float | None = None, **more: Any
+) -> None:
+    """An archive folder whose handler multiplies a number.
+
+    Args:
+        versions: settings by version; `factor` is what it multiplies by.
+        golden: the golden answer to the sample 0.5; None: the right one.
+        more: of archive.yaml.
+    """
+    folder = site.root / "archives" / model
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    (folder / "golden").mkdir(exist_ok=True)
+    (folder / "handler.py").write_text(TINY_HANDLER)
+    (folder / "samples" / "half.json").write_text('{"x": 0.5}\n')
+    for version, settings in versions.items():
+        answer = settings.get("factor", 2.0) * 0.5 if golden is None else golden
+        (folder / "golden" / f"{version}.json").write_text(json.dumps({"half.json": {"y": answer}}))
+    spec = {
+        "model": model,
+        "handler": "handler.py",
+        "batch": {"size": 4, "max_delay_ms": 1},
+        "timeouts": {"startup_s": 30, "response_s": 10, "retry_s": 5},
+        "warmup": {"budget_s": 2.0},
+        "versions": {version: {"settings": settings} for version, settings in versions.items()},
+        **more,
+    }
+    (folder / "archive.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))

@@ -1,0 +1,237 @@
+"""The gateway's access log: the only module that knows its format, its files and their rotation.
+
+Invariant: Envoy writes lines by `log_format`, and `parse_entry` reads them. Rotated files have the log's name and
+.1 (the newest), .2 and so on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain, count, pairwise
+from pathlib import Path
+
+from handlers.contract import CLASS_HEADER, PROTOCOL_HEADER, REQUEST_ID_HEADER
+from tsctl.errors import AnalysisError
+from tsctl.gateway.envoy.messages import NAMESPACE, Json, cluster_metadata, request_header, route_metadata
+from tsctl.gateway.headers import ASSIGNED_TRACK_HEADER, CLIENT_HEADER, WEIGHT_HEADER
+from tsctl.gateway.traffic import BY_WEIGHT
+
+#: Dynamic metadata of a request on a sticky route: the value of its header or cookie.
+USER_KEY = "user"
+#: Bytes of that value in the log.
+LONGEST_USER = 64
+CHUNK_BYTES = 1 << 20
+
+#: Fields of a line, and Envoy's command operator for the value of each.
+FIELDS = {
+    "time": "%START_TIME%",
+    "request_id": request_header(REQUEST_ID_HEADER),
+    "client": request_header(CLIENT_HEADER),
+    "method": request_header(":METHOD"),
+    "path": request_header(":PATH"),
+    "model": route_metadata("model"),
+    "version": cluster_metadata("version"),
+    "by": route_metadata("by"),
+    "track": request_header(ASSIGNED_TRACK_HEADER),
+    "weight": request_header(WEIGHT_HEADER),
+    "class": f"%RESP({CLASS_HEADER})%",
+    "user": f"%DYNAMIC_METADATA({NAMESPACE}:{USER_KEY}):{LONGEST_USER}%",
+    "protocol": request_header(PROTOCOL_HEADER),
+    "status": "%RESPONSE_CODE%",
+    "duration_ms": "%DURATION%",
+    "bytes_in": "%BYTES_RECEIVED%",
+    "bytes_out": "%BYTES_SENT%",
+    "flags": "%RESPONSE_FLAGS%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "node": "%UPSTREAM_HOST%",
+    "shadow": route_metadata("shadow"),
+}
+_TEXTS = ("model", "version", "by", "track", "class")
+#: What Envoy writes into a field without a value.
+_NOTHING = (None, "", "-")
+
+
+@dataclass(frozen=True)
+class AccessLogEntry:
+    """One request.
+
+    Args:
+        at: seconds since 1970, when it came.
+        model: None where no route matched.
+        version: that answered; None where the gateway answered itself.
+        track: that the version played, such as stable or canary; None without a version.
+        is_by_weight: the weights chose the version, and not the client.
+        weight: of the version when the request was routed, in hundredths of a percent; None without a version.
+        predicted_class: None where the handler names none.
+        user: whom a sticky route keeps on one version; None where the request names none, and on other routes.
+        status: 0 where the client left before the answer.
+    """
+
+    at: float
+    model: str | None
+    version: str | None
+    track: str | None
+    is_by_weight: bool
+    weight: int | None
+    predicted_class: str | None
+    user: str | None
+    status: int
+    duration_ms: float
+
+
+@dataclass(frozen=True)
+class LogPosition:
+    """A place in the log: the file by its inode, and an offset in bytes. The default is before every file."""
+
+    inode: int = 0
+    offset: int = 0
+
+    def is_in(self, file: os.stat_result) -> bool:
+        """Whether the file is the one of this place. The inode of a removed file may belong to another, shorter one."""
+        return file.st_ino == self.inode and file.st_size >= self.offset
+
+
+def log_format() -> Json:
+    """The file access logger's `log_format`: a line of JSON for each request."""
+    return {"json_format": FIELDS}
+
+
+def parse_entry(line: bytes) -> AccessLogEntry | None:
+    """The request of a line; None where the line is cut off or is none."""
+    try:
+        fields = json.loads(line)
+        texts = {name: None if fields[name] in _NOTHING else str(fields[name]) for name in _TEXTS}
+        return AccessLogEntry(
+            at=datetime.fromisoformat(fields["time"]).timestamp(),
+            model=texts["model"],
+            version=texts["version"],
+            track=texts["track"],
+            is_by_weight=texts["by"] == BY_WEIGHT,
+            weight=None if fields["weight"] in _NOTHING else int(fields["weight"]),
+            predicted_class=texts["class"],
+            user=fields.get("user") or None,
+            status=int(fields["status"]),
+            duration_ms=float(fields["duration_ms"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def rotated(log: Path, number: int) -> Path:
+    """The file of that number; 1 is the newest."""
+    return log.with_name(f"{log.name}.{number}")
+
+
+def rotate(log: Path, kept: int) -> None:
+    """Rename the log to number 1, and each rotated file to the next number; the one of number `kept` is lost."""
+    files = [log, *(rotated(log, number) for number in range(1, kept + 1))]
+    for newer, older in reversed(list(pairwise(files))):
+        if newer.is_file():
+            newer.replace(older)
+
+
+def end_of_log(log: Path) -> LogPosition:
+    """Where the log ends now."""
+    try:
+        stat = log.stat()
+    except FileNotFoundError:
+        return LogPosition()
+    return LogPosition(stat.st_ino, stat.st_size)
+
+
+def read_lines(log: Path, begin: LogPosition, end: LogPosition | None = None) -> tuple[list[bytes], LogPosition]:
+    """Whole lines from one place to another, the oldest first, and the place behind the last of them.
+
+    Args:
+        begin: where its file is gone, all files that are left are read.
+        end: None: the end of the log.
+
+    Raises:
+        AnalysisError: the log cannot be read.
+    """
+    lines: list[bytes] = []
+    position = begin
+    with _reading(log):
+        for path in _files_since(log, begin):
+            with path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                is_last = end is not None and stat.st_ino == end.inode
+                offset = begin.offset if begin.is_in(stat) else 0
+                file.seek(offset)
+                content = file.read(end.offset - offset if end is not None and is_last else -1)
+            whole = content.rfind(b"\n") + 1
+            lines += content[:whole].splitlines()
+            position = LogPosition(stat.st_ino, offset + whole)
+            if is_last:
+                break
+    return lines, position
+
+
+def newest_chunks(log: Path, most_bytes: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[list[bytes]]:
+    """Whole lines of the log and its rotated files, in chunks, the newest chunk first.
+
+    Args:
+        log: may be missing.
+        most_bytes: are read in all, and the rest of the last chunk.
+
+    Raises:
+        AnalysisError: a file exists and cannot be read.
+    """
+    read: set[int] = set()
+    left = most_bytes
+    with _reading(log):
+        for path in chain([log], (rotated(log, number) for number in count(1))):
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                if path == log:  # it was renamed just now, and Envoy has not opened the next one
+                    continue
+                return
+            with file:
+                stat = os.fstat(file.fileno())
+                if stat.st_ino in read:  # it was renamed after it was read
+                    continue
+                read.add(stat.st_ino)
+                yield from _chunks_backwards(file.fileno(), stat.st_size, left, chunk_bytes)
+            left -= stat.st_size
+            if left <= 0:
+                return
+
+
+def _chunks_backwards(descriptor: int, end: int, most_bytes: int, chunk_bytes: int) -> Iterator[list[bytes]]:
+    """Whole lines of a file's last bytes, in chunks, the last chunk first."""
+    least = max(0, end - most_bytes)
+    begun: bytes | None = None  # the end of a line whose start lies in the chunk before
+    while end > least:
+        start = max(0, end - chunk_bytes)
+        lines = (os.pread(descriptor, end - start, start) + (begun or b"")).split(b"\n")
+        if begun is None:
+            lines.pop()  # empty, or the start of a line that is still being written
+        begun = lines.pop(0) if start and lines else b""
+        end = start
+        yield lines
+
+
+def _files_since(log: Path, begin: LogPosition) -> list[Path]:
+    """Files from the one of this place on, the oldest first; all that are left, where it is gone."""
+    files = [log] if log.is_file() else []
+    for number in count(1):
+        older = rotated(log, number)
+        if (files and begin.is_in(files[0].stat())) or not older.is_file():
+            return files
+        files.insert(0, older)
+    return files
+
+
+@contextmanager
+def _reading(log: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AnalysisError(f"{log} cannot be read: {error}") from error

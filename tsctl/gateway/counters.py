@@ -1,0 +1,89 @@
+"""What the gateway counts of requests: the only module that knows names, labels and buckets of its two metrics.
+
+Rollouts judge by them. Invariant: a client cannot choose the value of a label freely, so that the series are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import floor, inf, log10
+
+from tsctl.errors import AnalysisError
+from tsctl.gateway.access_log import FIELDS
+from tsctl.gateway.envoy.messages import Json, extension
+
+#: Envoy writes its names as Prometheus has them behind this: `envoy_<scope>_<name>`.
+_SCOPE = "tsctl"
+REQUESTS, REQUEST_MS = f"envoy_{_SCOPE}_requests", f"envoy_{_SCOPE}_request_ms"
+#: The series of both metrics. A histogram's `_sum` is not read.
+SERIES = (REQUESTS, f"{REQUEST_MS}_count", f"{REQUEST_MS}_bucket")
+#: Fields of the access log that are labels.
+_REQUEST_MS_LABELS = ("model", "version", "by", "weight")
+_REQUESTS_LABELS = (*_REQUEST_MS_LABELS, "status", "class")
+
+#: Milliseconds; from the time of a cached answer to the longest deadline that people set. None is more than half
+#: as large again as the one before up to ten seconds, so that answers which take half as long again move to another.
+BUCKETS_MS = (
+    1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800, 1000,
+    1200, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 8000, 10_000, 15_000, 20_000, 30_000, 60_000,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One series and its value now."""
+
+    name: str  # one of SERIES, or another metric
+    labels: Mapping[str, str]
+    value: int
+
+
+def stats_logger() -> Json:
+    """Envoy's access logger that counts requests by their labels, and puts durations into a histogram."""
+    milliseconds = {**_stat(REQUEST_MS, _REQUEST_MS_LABELS), "value_format": FIELDS["duration_ms"]}
+    return extension(
+        "envoy.access_loggers.stats",
+        "envoy.extensions.access_loggers.stats.v3.Config",
+        stats_scope={"prefix": _SCOPE},
+        counters=[{**_stat(REQUESTS, _REQUESTS_LABELS), "value_fixed": 1}],
+        histograms=[milliseconds],
+    )
+
+
+def _stat(name: str, labels: tuple[str, ...]) -> Json:
+    tags = [{"name": label, "value_format": FIELDS[label]} for label in labels]
+    return {"stat": {"name": name.removeprefix(f"envoy_{_SCOPE}_"), "tags": tags}}
+
+
+def parse_page(text: str) -> list[Sample]:
+    """The samples of a page in Prometheus' text format.
+
+    Raises:
+        AnalysisError: it is no such page.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        return [
+            # the parser adds _total to the name of a counter, which Envoy does not
+            Sample(REQUESTS if family.name == REQUESTS else sample.name, sample.labels, round(sample.value))
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        ]
+    except ValueError as error:
+        raise AnalysisError(f"the gateway's metrics page has a line that is no sample: {error}") from None
+
+
+def bucket_edge(sample: Sample) -> float | None:
+    """The upper edge in milliseconds of a sample that is a bucket; None for the last one and for other samples."""
+    edge = float(sample.labels["le"]) if sample.name == f"{REQUEST_MS}_bucket" else inf
+    return edge if edge < inf else None
+
+
+def shortest_over(edge_ms: float) -> float:
+    """The shortest duration, in whole milliseconds, that Envoy does not count in the bucket up to an edge.
+
+    Its histogram keeps two digits of a duration and forgets the others, so that 209 ms are counted up to 200 as well.
+    """
+    return edge_ms + max(1.0, 10.0 ** (floor(log10(edge_ms)) - 1))

@@ -1,0 +1,91 @@
+"""The small messages and command operators that Envoy's configuration is made of. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+#: Of tsctl's own metadata on routes, clusters, endpoints and requests.
+NAMESPACE = "tsctl"
+CONNECT_TIMEOUT = "1s"
+
+
+def document(resources: Sequence[Json]) -> Json:
+    """A file of resources whose version is its content's digest, so that equal contents have equal versions."""
+    content = json.dumps(resources, sort_keys=True).encode()
+    return {"version_info": hashlib.sha256(content).hexdigest()[:16], "resources": list(resources)}
+
+
+def type_url(kind: str) -> str:
+    return f"type.googleapis.com/{kind}"
+
+
+def typed(kind: str, **content: Any) -> Json:
+    """A message that says its type."""
+    return {"@type": type_url(kind), **content}
+
+
+def extension(name: str, kind: str, **content: Any) -> Json:
+    """An extension of Envoy with its settings."""
+    return {"name": name, "typed_config": typed(kind, **content)}
+
+
+def http_filter_type(kind: str) -> str:
+    """The full name of a type of the HTTP filters, such as `lua.v3.Lua`."""
+    return f"envoy.extensions.filters.http.{kind}"
+
+
+def http_filter(name: str, kind: str, **content: Any) -> Json:
+    """An HTTP filter; its type as in `http_filter_type`."""
+    return extension(name, http_filter_type(kind), **content)
+
+
+def address(host: str, port: int) -> Json:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def watched(path: Path) -> Json:
+    """A file that Envoy reads again when something is renamed to its name."""
+    return {
+        "path_config_source": {"path": str(path), "watched_directory": {"path": str(path.parent)}},
+        "resource_api_version": "V3",
+    }
+
+
+def equals(header: str, value: str) -> Json:
+    return {"name": header, "string_match": {"exact": value}}
+
+
+def overwrite(header: str, value: str) -> Json:
+    return {"header": {"key": header, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def metadata(**values: Any) -> Json:
+    """tsctl's own metadata of a message."""
+    return {"filter_metadata": {NAMESPACE: values}}
+
+
+def metadata_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values that `metadata` put into the message; empty where it has none."""
+    values: Mapping[str, Any] = message.get("metadata", {}).get("filter_metadata", {}).get(NAMESPACE, {})
+    return values
+
+
+def route_metadata(key: str) -> str:
+    """The command operator for tsctl's metadata of the route."""
+    return f"%METADATA(ROUTE:{NAMESPACE}:{key})%"
+
+
+def cluster_metadata(key: str) -> str:
+    """The command operator for tsctl's metadata of the cluster."""
+    return f"%METADATA(CLUSTER:{NAMESPACE}:{key})%"
+
+
+def request_header(name: str) -> str:
+    """The command operator for a header of the request."""
+    return f"%REQ({name})%"

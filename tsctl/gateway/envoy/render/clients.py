@@ -1,0 +1,67 @@
+"""Keys and budgets of clients, as settings of the filters that check them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tsctl.config.deployment import Budget
+from tsctl.gateway.envoy.messages import Json, http_filter_type, typed
+from tsctl.gateway.envoy.render.inputs import Client
+from tsctl.gateway.headers import CLIENT_HEADER, KEY_HEADER
+
+KEY_FILTER, BUDGET_FILTER = "api_key_auth", "local_ratelimit"
+#: Of a route that needs no key.
+WITHOUT_KEY = {KEY_FILTER: typed("envoy.config.route.v3.FilterConfig", disabled=True)}
+_ALWAYS = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}, "runtime_key": "tsctl.budgets"}
+
+
+def client_filters(default: Budget, clients: Sequence[Client]) -> Json:
+    """The per-route settings of the two filters."""
+    return {KEY_FILTER: _keys(clients), BUDGET_FILTER: _budgets(default, clients)}
+
+
+def keys_in(routes: Mapping[str, Any]) -> list[str]:
+    """The keys in a route file, read back."""
+    [configuration] = routes["resources"]
+    [host] = configuration["virtual_hosts"]
+    return [entry["key"] for entry in host["typed_per_filter_config"][KEY_FILTER].get("credentials", ())]
+
+
+def _keys(clients: Sequence[Client]) -> Json:
+    return typed(
+        http_filter_type("api_key_auth.v3.ApiKeyAuthPerRoute"),
+        credentials=[{"key": key, "client": client.name} for client in clients for key in client.keys],
+        key_sources=[{"header": KEY_HEADER}],
+        forwarding={"header": CLIENT_HEADER, "hide_credentials": True},
+    )
+
+
+def _budgets(default: Budget, clients: Sequence[Client]) -> Json:
+    """A bucket for each client by its name.
+
+    One descriptor without a value would make buckets by itself, but Envoy keeps twenty of these, and a client whose
+    bucket was dropped for another's meets a full one: with more clients than that, nobody had a budget.
+    """
+    return typed(
+        http_filter_type("local_ratelimit.v3.LocalRateLimit"),
+        stat_prefix="budgets",
+        token_bucket={"max_tokens": 1_000_000, "tokens_per_fill": 1_000_000, "fill_interval": "0.05s"},
+        filter_enabled=_ALWAYS,
+        filter_enforced=_ALWAYS,
+        rate_limits=[{"actions": [{"request_headers": {"header_name": CLIENT_HEADER, "descriptor_key": "client"}}]}],
+        descriptors=[
+            {"entries": [{"key": "client", "value": client.name}], "token_bucket": _bucket(client.budget or default)}
+            for client in clients
+        ],
+    )
+
+
+def _bucket(budget: Budget) -> Json:
+    """Filled twenty times a second where the rate allows it, so that a client need not wait for a whole second."""
+    parts = 20 if budget.requests_per_s % 20 == 0 else 1
+    return {
+        "max_tokens": budget.burst,
+        "tokens_per_fill": budget.requests_per_s // parts,
+        "fill_interval": f"{1 / parts:g}s",
+    }

@@ -1,0 +1,81 @@
+"""Errors of the gateway itself and of nodes, as the problem documents that handlers answer with (RFC 9457). Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from handlers.contract import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER, problem_document
+from tsctl.gateway.envoy.messages import Json, cluster_metadata, request_header, route_metadata
+from tsctl.gateway.headers import KEY_HEADER
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of error."""
+
+    kind: str
+    title: str
+    detail: str  # what the client should know or do
+    retry_after_s: int | None = None
+
+
+#: Errors of Envoy itself by status.
+GATEWAY_PROBLEMS = {
+    400: Problem("bad-request", "The request cannot be read", "It breaks a rule of HTTP, or of this gateway."),
+    401: Problem("unauthorized", "The key is missing or not known", f"Send your key in the header {KEY_HEADER}."),
+    403: Problem("forbidden", "The request is not allowed", "Nothing answers here."),
+    405: Problem("method-not-allowed", "The method is not allowed", "Use POST."),
+    404: Problem("not-found", "There is no such route", "Use POST /predictions/<model>."),
+    408: Problem("too-slow", "The request came too slowly", "Its headers or its body did not arrive in time."),
+    413: Problem("payload-too-large", "The request is too large", "Its body has more bytes than the gateway takes."),
+    415: Problem("unsupported-media-type", "The media type is not supported", "gRPC is not supported."),
+    426: Problem("upgrade-required", "The protocol is not supported", "Use HTTP/1.1 or HTTP/2."),
+    429: Problem("over-budget", "The client's budget is used up", "Send fewer requests, or retry later.", 1),
+    431: Problem("headers-too-large", "The headers are too large", "Send fewer or shorter headers."),
+    500: Problem("gateway-failed", "The gateway failed on this request", "A worker may have seen the request."),
+    502: Problem("bad-answer", "The node's answer cannot be read", "The node's answer is not valid HTTP."),
+    503: Problem("unavailable", "No worker could take the request", "No node has a worker for it now.", 1),
+    504: Problem("deadline-passed", "The answer took too long", "The deadline of the route passed."),
+}
+_OTHER_PROBLEM = Problem("error", "The request failed", "")
+
+NODE_DETAIL = "The node of this version answered with this error."
+#: Errors of a node itself, by the status that upstream.lua gives them; any other status is OTHER_NODE_PROBLEM.
+NODE_PROBLEMS = {status: GATEWAY_PROBLEMS[status] for status in (400, 405, 413, 503, 504)} | {
+    500: Problem("worker-failed", "The worker failed on this request", NODE_DETAIL)
+}
+OTHER_NODE_PROBLEM = Problem("bad-request", "The request was refused", NODE_DETAIL)
+
+
+def local_replies() -> Json:
+    """Envoy's `local_reply_config`: a problem document for each status above, and for any other error."""
+    mappers = [_mapper("EQ", status, problem) for status, problem in GATEWAY_PROBLEMS.items()]
+    return {"mappers": [*mappers, _mapper("GE", 400, _OTHER_PROBLEM)]}
+
+
+def _mapper(operator: str, status: int, problem: Problem) -> Json:
+    after_s = problem.retry_after_s
+    compared = {"default_value": status, "runtime_key": f"tsctl.problems.{status}"}
+    return {
+        "filter": {"status_code_filter": {"comparison": {"op": operator, "value": compared}}},
+        "body_format_override": {
+            "content_type": PROBLEM_MEDIA_TYPE,
+            "json_format": problem_document(
+                problem.kind,
+                problem.title,
+                "%RESPONSE_CODE%",
+                problem.detail,
+                request_header(REQUEST_ID_HEADER),
+                route_metadata("model"),
+                cluster_metadata("version"),
+            ),
+        },
+        "headers_to_add": [] if after_s is None else [{"header": {"key": "retry-after", "value": str(after_s)}}],
+    }
+
+
+def node_problem_template(model: str, version: str) -> str:
+    """The document of a node's error, with {kind}, {title}, {status} and {request_id} for upstream.lua to fill in."""
+    document = problem_document("{kind}", "{title}", "{status}", NODE_DETAIL, "{request_id}", model, version)
+    return json.dumps(document, separators=(",", ":")).replace('"{status}"', "{status}")

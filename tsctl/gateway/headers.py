@@ -1,0 +1,15 @@
+"""Headers that only the gateway reads or writes; those that workers share with it are in `handlers.contract`."""
+
+KEY_HEADER = "x-api-key"
+#: A tester's `x-track: canary` reaches the canary whatever its weight.
+TRACK_HEADER = "x-track"
+
+#: Only the gateway may write headers that begin so; a client's are removed.
+OWN_PREFIX = "x-tsctl-"
+CLIENT_HEADER = "x-tsctl-client"
+#: The track and the weight of the version that the route chose.
+ASSIGNED_TRACK_HEADER, WEIGHT_HEADER = "x-tsctl-track", "x-tsctl-weight"
+#: Marks the copies that a shadow gets.
+SHADOW_HEADER = "x-tsctl-shadow"
+#: Set by upstream.lua on errors of TorchServe itself: refused, no worker has seen the request; died, one may have.
+RETRY_HEADER, RETRY_REFUSED, RETRY_DIED = "x-tsctl-retry", "refused", "died"

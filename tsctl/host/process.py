@@ -1,0 +1,147 @@
+"""Starts processes on this machine, finds them again, and ends them.
+
+Invariant: a process is known by its pid and its start time together, so a pid that the kernel has since given to
+another process is never signalled. A zombie counts as ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """A process that was started; files that remember one hold these two numbers."""
+
+    pid: int
+    started_ticks: int  # kernel clock ticks from boot to its start, as in field 22 of /proc/<pid>/stat
+
+    @property
+    def is_running(self) -> bool:
+        return started_ticks(self.pid) == self.started_ticks
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Signal the process; one that has ended is no error.
+
+        Raises:
+            PermissionError: it belongs to another user.
+        """
+        if self.is_running:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Whether the process ended within `timeout_s` seconds; a child of this process is reaped."""
+        end = time.monotonic() + timeout_s
+        while self.is_running:
+            if time.monotonic() > end:
+                return False
+            time.sleep(POLL_S)
+        _reap(self.pid)
+        return True
+
+    def terminate(self, grace_s: float) -> bool:
+        """End the process: ask it, and kill it after `grace_s` seconds. False where it is still there after as many."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            self.send_signal(number)
+            if self.wait_ended(grace_s):
+                return True
+        return False
+
+
+def identify(pid: int) -> ProcessIdentity:
+    """The identity of a process that was just started."""
+    return ProcessIdentity(pid, started_ticks(pid) or 0)
+
+
+def started_ticks(pid: int) -> int | None:
+    """The start time of a process, in kernel clock ticks after boot; None where it has ended.
+
+    psutil gives seconds of the wall clock, which a clock change moves together with the boot time.
+    """
+    if pid <= 0:
+        return None
+    try:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        boot, created, boot_after = psutil.boot_time(), float(process.create_time()), psutil.boot_time()
+    except psutil.Error:
+        return None
+    if boot != boot_after:
+        return started_ticks(pid)
+    return round((created - float(boot)) * os.sysconf("SC_CLK_TCK"))
+
+
+def memory_bytes(pid: int) -> int | None:
+    """Resident memory of a process of this machine; None where it does not run."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
+
+
+def spawn(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], output: IO[bytes], umask: int = -1
+) -> subprocess.Popen[bytes]:
+    """Start the command in a session of its own, so that Ctrl-C reaches tsctl alone and its group ends as a whole.
+
+    Args:
+        folder: its working directory.
+        output: takes its standard output and standard error.
+        umask: of the files that it makes; -1: as here.
+    """
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        umask=umask,
+    )
+
+
+def kill_group(group: int, variable: str, value: str, timeout_s: float) -> list[int]:
+    """Kill what is left of a process group; the pids that are still there after `timeout_s` seconds.
+
+    A group's number outlives its leader while a member lives, and may be given anew afterwards. Members are known by
+    the `variable` of their environment, which has this `value`.
+    """
+    end = time.monotonic() + timeout_s
+    while members := _group_members(group, variable, value):
+        if time.monotonic() > end:
+            return [member.pid for member in members]
+        for member in members:
+            member.send_signal(signal.SIGKILL)
+        time.sleep(POLL_S)
+        _reap(group)
+    return []
+
+
+def _group_members(group: int, variable: str, value: str) -> list[ProcessIdentity]:
+    members = []
+    for pid in psutil.pids():
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(pid) == group and psutil.Process(pid).environ().get(variable) == value:
+                members.append(identify(pid))
+    return [member for member in members if member.is_running]
+
+
+def _reap(pid: int) -> None:
+    """Collect the process if it is a child of this one, so that it does not stay behind as a zombie."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

@@ -1,0 +1,122 @@
+"""Waits until a version on a node is in a wanted state, and finds out why it is not.
+
+Invariant: every wait has a deadline, and its error reports what was seen last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tsctl.errors import NodeError
+from tsctl.host.process import started_ticks
+from tsctl.host.progress import Note
+from tsctl.nodes.torchserve.client import VersionState
+from tsctl.nodes.torchserve.logs import last_exception, load_reports
+from tsctl.nodes.torchserve.node import Node
+
+POLL_S = 0.2
+#: Starting a worker's process comes before its load, which startup_timeout bounds; TorchServe allows it two minutes.
+PROCESS_START_S = 60.0
+#: More processes than workers plus this many, and still none ready, means that they crash.
+SPARE_PIDS = 1
+#: A worker without a process may take so long to get another one before it counts as dead.
+RESTART_S = 3.0
+
+
+def require_version(node: Node, model: str, version: str) -> VersionState:
+    """The version's state; NodeError where it is not registered."""
+    states = node.client.describe(model, version)
+    if not states:
+        raise NodeError(f"{model} {version} is not registered on node {node.name}", "See 'tsctl models list'.")
+    return states[0]
+
+
+def wait_until(
+    node: Node, model: str, version: str, is_reached: Callable[[VersionState], bool], timeout_s: float
+) -> VersionState:
+    """Poll the version until its state is the wanted one, and return that state.
+
+    Raises:
+        NodeError: it is not reached within `timeout_s` seconds, or the version is not registered.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        state = require_version(node, model, version)
+        if is_reached(state):
+            return state
+        if time.monotonic() > end:
+            seen = ", ".join(f"worker {w.id} {w.status}" for w in state.workers) or "no workers"
+            raise NodeError(
+                f"{model} {version} on node {node.name} is not ready after {timeout_s:g} s: last seen {seen}",
+                f"See {node.paths.worker_log}.",
+            )
+        time.sleep(POLL_S)
+
+
+def wait_ready(
+    node: Node, model: str, version: str, note: Note, timeout_s: float | None, log_offset: int
+) -> VersionState:
+    """Wait until the version's workers are READY.
+
+    Args:
+        timeout_s: None: the archive's startup timeout and PROCESS_START_S.
+        log_offset: of the workers' log, where the reports of this load begin.
+
+    Raises:
+        NodeError: they refuse to load, crash, or are not READY in time.
+    """
+    pids: set[int] = set()
+
+    def is_ready(state: VersionState) -> bool:
+        note(f"{state.ready_workers} of {state.min_workers} workers ready")
+        if state.is_ready:
+            return True
+        if reason := _load_refusal(node, model, version, log_offset):
+            raise NodeError(
+                f"{model} {version} refused to load on node {node.name}: {reason}",
+                f"The workers' log is {node.paths.worker_log}.",
+            )
+        pids.update(worker.pid for worker in state.workers if worker.pid > 0 and not worker.is_ready)
+        if len(pids) > state.min_workers + SPARE_PIDS:
+            reason = last_exception(node.paths.worker_log, log_offset, model, version) or "see its model_log.log"
+            raise NodeError(f"the workers of {model} {version} on node {node.name} crash while they load: {reason}")
+        return False
+
+    limit_s = timeout_s or require_version(node, model, version).startup_timeout_s + PROCESS_START_S
+    return wait_until(node, model, version, is_ready, limit_s)
+
+
+def _load_refusal(node: Node, model: str, version: str, log_offset: int) -> str:
+    """The reason for which a worker of this version refused to load since `log_offset`; empty where none did."""
+    reports = load_reports(node.paths.worker_log, log_offset)
+    refused = [r.reason for r in reports if (r.model, r.version) == (model, version) and not r.is_ready]
+    return refused[-1] if refused else ""
+
+
+def workers_before_dead(node: Node, model: str, version: str) -> int | None:
+    """Count the workers before the first dead one; None where none is dead, or READY ones stand behind it.
+
+    A worker is dead if its process is gone and TorchServe starts no other within RESTART_S. TorchServe goes on counting
+    it, so asking for the same number starts none; scaling down ends the workers at the end of its list. A worker that
+    serves is never ended for one that does not. Processes of another machine cannot be seen: none is taken for dead.
+    """
+    if not node.is_here:
+        return None
+    without_process = _without_process(require_version(node, model, version))
+    if not without_process:
+        return None
+    time.sleep(RESTART_S)
+    state = require_version(node, model, version)
+    dead = without_process & _without_process(state)
+    first = next((n for n, worker in enumerate(state.workers) if (worker.id, worker.pid) in dead), None)
+    if first is None or any(worker.is_ready for worker in state.workers[first:]):
+        return None
+    return first
+
+
+def _without_process(state: VersionState) -> set[tuple[str, int]]:
+    """Id and last pid of the workers without a process."""
+    return {
+        (worker.id, worker.pid) for worker in state.workers if not worker.is_ready and started_ticks(worker.pid) is None
+    }

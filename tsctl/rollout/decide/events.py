@@ -1,0 +1,308 @@
+"""Events of a rollout: one frozen type for each kind of entry in the journal, to and from JSON. Pure.
+
+Invariant: kinds and keys are stored, so they keep their names. A key that this version does not know is ignored, and a
+kind that it does not know becomes `Unknown` and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
+
+from tsctl.config.policy import RolloutPolicy
+from tsctl.rollout.decide.evidence import Window, window_of
+from tsctl.rollout.decide.judge import Judgement, Verdict
+
+
+class Effect(StrEnum):
+    """A change to nodes or the gateway, by the name that journals store."""
+
+    VERIFY = "verify"
+    REGISTER = "register"
+    VERIFY_GOLDEN = "prove"
+    SET_WEIGHT = "weigh"
+    REVERT_WEIGHT = "back"
+    SET_DEFAULT = "default"
+    RESTORE_DEFAULT = "undefault"
+    RETIRE = "retire"
+
+
+class Command(StrEnum):
+    """A person's command to a rollout."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    ABORT = "abort"
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+
+
+class Outcome(StrEnum):
+    """How a rollout ended."""
+
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled back"
+    ABORTED = "aborted"
+
+
+#: How the detail of an effect begins that was left undone.
+LEFT_UNDONE = "left undone: "
+
+_Policy = Annotated[RolloutPolicy, PlainSerializer(lambda policy: policy.model_dump(mode="json"))]
+_Window = Annotated[Window, PlainValidator(window_of), PlainSerializer(Window.as_json)]
+_Effect = Annotated[Effect, Field(alias="what")]
+_Command = Annotated[Command, Field(alias="what")]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one entry of the journal says."""
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """The first entry.
+
+    Args:
+        archive: SHA-256 digest of the canary's archive; `file` is its name in the store.
+        workers: of the canary on each node; None: as the archive says.
+        classes: predicted by stable before the rollout, the most frequent first.
+        cursor: where evidence begins.
+        by: the person who started it.
+    """
+
+    kind = "started"
+    id: str
+    model: str
+    canary: str
+    stable: str
+    archive: str
+    policy: _Policy
+    file: str = ""
+    workers: int | None = None
+    nodes: tuple[str, ...] = ()
+    policy_digest: str = ""
+    classes: tuple[str, ...] = ()
+    cursor: Mapping[str, int] = field(default_factory=dict)
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class EffectBegan(Event):
+    """An effect is about to be tried; written once, however often it is tried."""
+
+    kind = "doing"
+    effect: _Effect
+    weight: int | None = None
+
+
+@dataclass(frozen=True)
+class EffectDone(Event):
+    """An effect succeeded, or was left undone at the end of a promotion.
+
+    Args:
+        new: nodes on which the canary was not registered before.
+        requests_per_s: measured capacity of all workers of the canary together.
+        workers: READY when the capacity was measured.
+        warm_bytes: memory of each worker when it was warm.
+    """
+
+    kind = "done"
+    effect: _Effect
+    detail: str = ""
+    weight: int | None = None
+    new: tuple[str, ...] | None = None
+    requests_per_s: float | None = None
+    workers: int | None = None
+    warm_bytes: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class StepBegan(Event):
+    """A step begins; its weight is in force once SET_WEIGHT is done.
+
+    Args:
+        slow_ms: an answer that takes as long is slow; None while that is not known.
+        cursor: changes of the cursor.
+    """
+
+    kind = "step"
+    index: int
+    weight: int
+    slow_ms: float | None = None
+    cursor: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tick(Event):
+    """Evidence was read.
+
+    Args:
+        held_s: watched since the last tick.
+        cursor: changes of the cursor.
+        log_e: logarithm of each judged signal's e-value after this tick, and of their average; empty in old journals.
+    """
+
+    kind = "tick"
+    held_s: float = 0.0
+    windows: tuple[_Window, ...] = ()
+    cursor: Mapping[str, int] = field(default_factory=dict)
+    log_e: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class SlowThresholdSet(Event):
+    """Stable has answered often enough to tell slow answers; evidence of them begins here."""
+
+    kind = "slow"
+    slow_ms: float
+    cursor: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Waiting(Event):
+    """The rollout waits, or still waits; `waited_s` since it was written last."""
+
+    kind = "waits"
+    why: str
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class VerdictReached(Event):
+    """A step passed, or the canary failed.
+
+    Args:
+        signal: that failed the canary.
+        judgement: the evidence behind the verdict; None before the first step and in some old journals.
+    """
+
+    kind = "verdict"
+    verdict: Verdict
+    why: str
+    signal: str = ""
+    judgement: Judgement | None = None
+
+
+@dataclass(frozen=True)
+class CommandReceived(Event):
+    """A person, or the policy, gave a command."""
+
+    kind = "asked"
+    command: _Command
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class PolicyChanged(Event):
+    """deployment.yaml has another policy; evidence begins anew under it."""
+
+    kind = "policy"
+    policy: _Policy
+    policy_digest: str = ""
+
+
+@dataclass(frozen=True)
+class Ended(Event):
+    """The rollout ended; `judgement` is the last one, absent in old journals."""
+
+    kind = "ended"
+    outcome: Outcome
+    why: str
+    judgement: Judgement | None = None
+
+
+@dataclass(frozen=True)
+class Reopened(Event):
+    """A promotion that has ended is rolled back on a person's command."""
+
+    kind = "reopened"
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class Unknown(Event):
+    """An event of a kind that this version does not know."""
+
+    kind: str  # type: ignore[misc]
+    content: Mapping[str, Any]
+
+
+EVENTS: dict[str, type[Event]] = {
+    event.kind: event
+    for event in (
+        Started, EffectBegan, EffectDone, StepBegan, Tick, SlowThresholdSet, Waiting, VerdictReached, CommandReceived,
+        PolicyChanged, Ended, Reopened,
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a journal.
+
+    Args:
+        seq: 0 for the first line of a file, and one more for each.
+        at: seconds since 1970, by the clock of the machine that wrote it.
+    """
+
+    seq: int
+    at: float
+    event: Event
+
+    @property
+    def kind(self) -> str:
+        return self.event.kind
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The event as the journal stores it."""
+        return to_json(self.event)
+
+
+def start_of(entries: Sequence[Entry]) -> Started:
+    """The first event of a journal.
+
+    Raises:
+        ValueError: it is none.
+    """
+    event = entries[0].event if entries else None
+    if not isinstance(event, Started):
+        raise ValueError("a rollout's journal begins with its start")
+    return event
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The stored keys of an event; those without a value are left out."""
+    if isinstance(event, Unknown):
+        return dict(event.content)
+    content: dict[str, Any] = _adapter(event.kind).dump_python(event, mode="json", by_alias=True, exclude_none=True)
+    return content
+
+
+def parse_event(kind: str, content: Mapping[str, Any]) -> Event:
+    """The event that was stored with these keys.
+
+    Raises:
+        ValueError: a known kind lacks a key, or has a wrong value.
+    """
+    if kind not in EVENTS:
+        return Unknown(kind, content)
+    try:
+        event: Event = _adapter(kind).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return event
+
+
+@cache
+def _adapter(kind: str) -> TypeAdapter[Any]:
+    return TypeAdapter(EVENTS[kind])

@@ -1,0 +1,79 @@
+"""Tables and sentences of a forecast. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tsctl.config.weights import percent
+from tsctl.rollout.forecast.forecast import FaultForecast, Forecast, RecentTraffic, StepForecast
+from tsctl.views.table import Table
+
+
+def traffic_text(traffic: RecentTraffic) -> str:
+    """`50.0 requests/s in the last 10 min, 1.00% errors and 5.00% slow answers of stable`."""
+    period = f"{traffic.since_s:.0f} s" if traffic.since_s < 120 else f"{traffic.since_s / 60:.0f} min"
+    text = f"{traffic.requests_per_s:,.1f} requests/s in the last {period}"
+    if not traffic.requests:
+        return text
+    return f"{text}, {traffic.error_rate:.2%} errors and {traffic.slow_share:.2%} slow answers of stable"
+
+
+def steps_table(steps: Sequence[StepForecast]) -> Table:
+    """Requests and length of each step, and the smallest faults that it can see."""
+    columns = (
+        ">step",
+        ">requests",
+        ">on canary",
+        ">minutes",
+        ">detects errors from",
+        ">x stable",
+        ">detects slow from",
+    )
+    rows = [
+        (
+            percent(step.weight),
+            _whole(step.requests),
+            _whole(step.on_canary),
+            _minutes(step.seconds),
+            _share(step.error_rate),
+            "-" if step.error_ratio is None else f"{step.error_ratio:.1f}",
+            _share(step.slow_share),
+        )
+        for step in steps
+    ]
+    return Table(columns, rows)
+
+
+def faults_table(faults: Sequence[FaultForecast]) -> Table:
+    """How the rollout of a canary with each error rate ends, and the requests until then."""
+    columns = (">canary error rate", "outcome", ">at step", ">minutes", ">requests", ">on canary", ">failed")
+    rows = [
+        (
+            _share(fault.error_rate),
+            fault.fate,
+            percent(fault.weight),
+            _minutes(fault.seconds),
+            *(_whole(count) for count in (fault.requests, fault.on_canary, fault.failed)),
+        )
+        for fault in faults
+    ]
+    return Table(columns, rows)
+
+
+def total_text(forecast: Forecast, model: str, version: str) -> str:
+    """When a canary that is like stable would be promoted."""
+    if forecast.seconds is None:
+        return f"{model} {version} would not be promoted, even if it is as good as stable."
+    return f"{model} {version} would be promoted after {_minutes(forecast.seconds)} min, if it is as good as stable."
+
+
+def _whole(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
+
+
+def _minutes(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds / 60:,.1f}"
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"

@@ -1,0 +1,101 @@
+"""Tables about rollouts: evidence, versions, policy, history. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import log
+
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import TOTAL, percent
+from tsctl.gateway.traffic import CANARY, STABLE
+from tsctl.rollout.decide.judge import Judgement, Rate, Reading
+from tsctl.rollout.decide.state import State
+from tsctl.views.rollout.history import Summary
+from tsctl.views.rollout.wording import duration, e_text, interval_text, rate_text, signal_name, when
+from tsctl.views.table import ProgressCell, Table
+
+
+def signals_table(judgement: Judgement, alpha: float) -> Table:
+    """E-values, each with the threshold at which it fails the canary alone, and their average."""
+    rows = [
+        _signal_row(signal_name(reading.signal), reading.log_e, -log(alpha * reading.share), reading.share)
+        for reading in judgement.readings
+    ]
+    rows.append(_signal_row("average", judgement.log_e, -log(alpha), 1.0))
+    return Table(("signal", ">e-value", ">threshold", ">share", "progress"), rows, has_total=True)
+
+
+def _signal_row(name: str, log_e: float, threshold: float, share: float) -> tuple[str | ProgressCell, ...]:
+    progress = min(1.0, max(0.0, log_e / threshold))  # from 1 to the threshold, in powers of ten
+    return name, e_text(log_e), e_text(threshold), f"{share:.1%}", ProgressCell(progress)
+
+
+def rates_table(readings: Sequence[Reading], stable: str, canary: str) -> Table:
+    """Counts and rates of both versions, with intervals, for every signal that is judged."""
+    named = {reading.signal: reading for reading in readings}
+    if "errors" in named:
+        named.pop("limit", None)  # it has the same counts
+    rows = [row for reading in named.values() for row in _rate_rows(reading, stable, canary)]
+    return Table(("event", "version", ">count", ">total", ">rate", "interval"), rows)
+
+
+def _rate_rows(reading: Reading, stable: str, canary: str) -> Iterator[tuple[str, ...]]:
+    event = {
+        "limit": "errors",
+        "slow": "slow answers",
+        "mix": f"predicted as {reading.about or 'a class'}",
+        "disagreement": "disagreements",
+    }.get(reading.signal, reading.signal)
+    if reading.signal != "disagreement":  # between both versions, counted once
+        yield event, stable, *_rate_cells(reading.stable)
+        event = ""
+    yield event, canary, *_rate_cells(reading.canary)
+
+
+def _rate_cells(rate: Rate) -> tuple[str, ...]:
+    return f"{rate.events:,}", f"{rate.requests:,}", rate_text(rate), interval_text(rate)
+
+
+def versions_table(state: State, requests_per_s: tuple[float, float] | None) -> Table:
+    """Weight and requests of both versions since the evidence began.
+
+    Args:
+        requests_per_s: of stable and of the canary; None if unknown.
+    """
+    stable, canary = (f"{rate:,.1f}" for rate in requests_per_s) if requests_per_s else ("-", "-")
+    counts = state.evidence.stable.requests, state.evidence.canary.requests
+    rows = (
+        (state.stable, STABLE, percent(TOTAL - state.weight), f"{counts[0]:,}", stable),
+        (state.canary, CANARY, percent(state.weight), f"{counts[1]:,}", canary),
+    )
+    return Table(("version", "track", ">weight", ">requests", ">requests/s"), rows)
+
+
+def policy_table(policy: RolloutPolicy) -> Table:
+    return Table(("setting", "value"), [(name, _plain(v)) for name, v in policy.model_dump(mode="json").items()])
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def history_table(summaries: Sequence[Summary]) -> Table:
+    """One line for each rollout."""
+    columns = ("id", "model", "from", "to", "outcome", "failed by", ">canary requests", "duration", "started")
+    rows = [
+        (
+            summary.id,
+            summary.model,
+            summary.stable,
+            summary.canary,
+            summary.outcome,
+            signal_name(summary.signal),
+            f"{summary.requests:,}",
+            duration(summary.lasted_s),
+            when(summary.began_at),
+        )
+        for summary in summaries
+    ]
+    return Table(columns, rows)

@@ -1,0 +1,57 @@
+"""Renders the status of nodes for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tsctl.deploy.status import NodeStatus
+
+COLUMNS = ("model", "version", "default", "state", "workers", "queue", "archive")
+
+
+def heading(status: NodeStatus, is_one_of_several: bool) -> str:
+    """The line above a node's table."""
+    condition = "ready" if status.is_ready else "not ready" if status.is_running else "not running"
+    if is_one_of_several and not status.is_running:
+        condition = f"does not answer ({status.reason})"
+    pid = f" (pid {status.pid})" if status.pid else ""
+    return f"node {status.node}: {condition}{pid}, inference {status.inference}, management {status.management}"
+
+
+def rows(status: NodeStatus) -> list[tuple[object, ...]]:
+    """A row for each version, with the cells of COLUMNS."""
+    return [
+        (
+            row.model,
+            row.version,
+            "yes" if row.is_default else "",
+            row.state,
+            f"{row.ready_workers}/{row.workers}",
+            row.queue,
+            row.digest,
+        )
+        for row in status.versions
+    ]
+
+
+def reasons(status: NodeStatus) -> list[str]:
+    """A line for each version that is not ready."""
+    return [f"{row.model} {row.version} is {row.state}: {row.reason}" for row in status.versions if row.reason]
+
+
+def trouble(status: NodeStatus) -> str:
+    """Why the node does not serve all that it should; empty where it does."""
+    if not status.is_running:
+        return f"node {status.node} does not answer: {status.reason}"
+    waiting = ", ".join(f"{row.model} {row.version}" for row in status.versions if not row.is_ready)
+    return f"node {status.node} is not ready: {waiting}" if waiting else ""
+
+
+def hint(statuses: Sequence[NodeStatus]) -> str:
+    """The commands that start what does not answer; empty where all do."""
+    silent = [status for status in statuses if not status.is_running]
+    if len(statuses) > 1 and silent:
+        return "'tsctl up' starts the nodes of this machine; 'tsctl apply' catches up on others."
+    if silent:
+        return "'tsctl down' ends it, 'tsctl up' starts it." if silent[0].pid else "Start it with 'make up' (tsctl up)."
+    return ""

@@ -1,0 +1,70 @@
+"""Renders what `tsctl up` leaves running: answers, endpoints and a command to ask a model. Pure but for file names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.project import Project
+from tsctl.deploy.up import UpResult
+from tsctl.nodes.torchserve.node import Node
+
+#: An answer is shown on one line, cut to this many characters.
+SHOWN_ANSWER = 96
+
+
+def result_lines(
+    deployment: DeploymentSpec, nodes: Sequence[Node], result: UpResult, is_changed: bool
+) -> Iterator[str]:
+    """Whether anything changed, versions that deployment.yaml does not name, and an answer of every model."""
+    are_several = len(deployment.nodes) > 1
+    if not is_changed and not result.failures:
+        noun, verb = ("node", "serves") if len(nodes) == 1 else ("nodes", "serve")
+        names = ", ".join(node.name for node in nodes)
+        yield f"nothing to change: {noun} {names} {verb} what deployment.yaml says"
+    for node, unnamed in result.unnamed.items():
+        if unnamed:
+            yield (
+                f"{f'node {node}' if are_several else 'it'} serves {', '.join(unnamed)} as well, which deployment.yaml"
+                " does not name; 'tsctl models unregister' removes a version"
+            )
+    for answer in result.answers:
+        text = " ".join(answer.reply.body.decode("utf-8", "replace").split())
+        shown = text if len(text) <= SHOWN_ANSWER else text[: SHOWN_ANSWER - 4] + " ..."
+        prefix = f"node {answer.node}: " if are_several else ""
+        yield f"{prefix}{answer.model} {answer.version}  {answer.sample}\n  {answer.reply.status} {shown}"
+
+
+def endpoint_lines(deployment: DeploymentSpec, nodes: Sequence[Node]) -> Iterator[str]:
+    """The addresses to ask, the gateway's first."""
+    rows = [
+        (f"{name} of {node.name}" if len(deployment.nodes) > 1 else name, address)
+        for node in nodes
+        for name, address in (
+            ("inference", f"{node.spec.inference}/predictions/<model>[/<version>]"),
+            ("management", f"{node.spec.management}/models"),
+            ("metrics", f"{node.spec.metrics}/metrics"),
+        )
+    ]
+    if deployment.gateway is not None:
+        rows = [("gateway", f"{deployment.gateway.address}/predictions/<model>"), *rows]
+    width = max(10, *(len(name) for name, _ in rows)) + 2
+    for name, address in rows:
+        yield f"{name:<{width}}{address}"
+
+
+def curl_line(project: Project, base: str, header: Path | None, model: str, here: Path) -> str:
+    """A command that asks the model when pasted in the folder `here`; curl reads a secret from its file.
+
+    Args:
+        base: the address of the gateway, or of a node.
+        header: the file with the header that gives access there.
+
+    The sample is the first JSON file of the archive's folder, so that the command can be read.
+    """
+    samples = sorted((project.archives / model / "samples").glob("*.json"))
+    body = f"--data-binary @{os.path.relpath(samples[0], here)}" if samples else "--data '{}'"
+    access = f"-H @{os.path.relpath(header, here)} " if header else ""
+    return f"curl -sS {access}-H 'Content-Type: application/json' {body} {base}/predictions/{model}"

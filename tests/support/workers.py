@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from handlers.base import ServingHandler
+from handlers.adapters.torchserve.entry import Entry
 from tsctl.archive.build import CONFIG, MANIFEST, assemble
 from tsctl.archive.probe import decode_answers, metrics
 from tsctl.archive.recipe import recipe_output
@@ -73,18 +73,19 @@ def _not_json(word: str) -> Any:
 class Worker:
     """A handler, initialized from an unpacked archive, behind TorchServe's service."""
 
-    def __init__(self, handler: ServingHandler, folder: Path) -> None:
+    def __init__(self, handler: Any, folder: Path) -> None:
         manifest = json.loads((folder / MANIFEST).read_text())
         batch_size = yaml.safe_load((folder / CONFIG).read_text())["batchSize"]
         model = manifest["model"]["modelName"]
         self.handler = handler
+        self.entry = Entry(handler)
         self.folder = folder
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # TorchServe leaves this YAML file open
             cache = metrics(model)
-        self.service = Service(model, str(folder), manifest, handler.handle, None, batch_size, True, cache)
+        self.service = Service(model, str(folder), manifest, self.entry.handle, None, batch_size, True, cache)
         self.service.set_cl_socket(None)
-        handler.initialize(self.service.context)
+        self.entry.initialize(self.service.context)
 
     def ask(self, *items: Item) -> list[Reply]:
         """The answers to one batch, out of the very bytes that go back to the node."""

@@ -23,7 +23,7 @@ from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ArchiveError, NodeError
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.retire import retire
-from tsctl.host.progress import Progress, Step
+from tsctl.host.progress import Progress, ProgressStep
 from tsctl.rollout.run.journal import journals, unfinished
 
 MODEL, STABLE = "gameday", "1.0"
@@ -50,7 +50,7 @@ def gameday_site(
         yield fleet
 
 
-def release(fleet: Fleet, version: str, step: Step) -> Path:
+def release(fleet: Fleet, version: str, step: ProgressStep) -> Path:
     """Release the version with `tsctl rollout start`; returns the journal when the command has ended.
 
     Raises:
@@ -67,7 +67,7 @@ def release(fleet: Fleet, version: str, step: Step) -> Path:
     return new[-1]
 
 
-def reset(fleet: Fleet, version: str, step: Step) -> None:
+def reset(fleet: Fleet, version: str, step: ProgressStep) -> None:
     """Give stable all traffic and the default, and remove the version from every node.
 
     Raises:
@@ -86,7 +86,7 @@ def reset(fleet: Fleet, version: str, step: Step) -> None:
 def logged_versions(fleet: Fleet, requests: set[str]) -> dict[str, str]:
     """The version that the gateway sent each request to, by request id; requests that it sent nowhere are left out."""
     versions = {}
-    for path in fleet.gateway.places.access_log.parent.glob("access.log*"):
+    for path in fleet.gateway.files.access_log.parent.glob("access.log*"):
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             if record["request_id"] in requests and record["version"]:

@@ -26,10 +26,10 @@ from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.deployment import NodeSpec, read_deployment
 from tsctl.config.project import Project
-from tsctl.gateway.change import sync
 from tsctl.gateway.envoy.render import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
+from tsctl.gateway.sync import sync
 from tsctl.host.progress import Progress
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node

@@ -89,7 +89,7 @@ def _while_retired(fleet: Fleet, progress: Progress) -> tuple[int, int]:
         time.sleep(AROUND_S)
         ended = retire(fleet.gateway, MODEL, CANARY, RETIRE_S, step.note)
         if len(ended.gone) != NODES:
-            raise NodeError(f"{MODEL} {CANARY} is still on a node: {ended.failed or ended.absent}")
+            raise NodeError(f"{MODEL} {CANARY} is still on a node: {ended.failed}")
         time.sleep(AROUND_S)
         step.done(_counts(load))
     return len(load.answers), len(load.failed)

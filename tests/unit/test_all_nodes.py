@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tsctl.cli import models
-from tsctl.cli.context import open_all_nodes
+from tsctl.cli.context import select_nodes
 from tsctl.errors import SpecError
 
 NODES = """
@@ -47,4 +47,4 @@ def test_one_of_several_nodes_must_be_named_and_the_hint_names_all_nodes() -> No
 
 
 def test_all_are_opened_in_the_order_of_the_file() -> None:
-    assert [node.name for node in open_all_nodes(None)[2]] == ["b", "a"]
+    assert [node.name for node in select_nodes(None, all_nodes=True)[2]] == ["b", "a"]

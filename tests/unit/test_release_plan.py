@@ -45,9 +45,7 @@ from tsctl.deploy.state import (
     WantedVersion,
 )
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
-from tsctl.gateway.discover import known_endpoints
-from tsctl.gateway.drain import with_draining
-from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints
+from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints, endpoints_of, with_draining
 from tsctl.gateway.traffic import Shadow, Traffic, only
 from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.nodes.torchserve.session import Unreachable
@@ -661,7 +659,7 @@ def test_a_draining_node_stays_in_its_cluster_and_gets_no_requests() -> None:
     [first, second] = draining["resources"][0]["endpoints"][0]["lb_endpoints"]
     assert "health_status" not in first
     assert second["health_status"] == "DRAINING"
-    assert known_endpoints(draining) == known_endpoints(whole) == tuple(replace(one, token="none") for one in places)
+    assert endpoints_of(draining) == endpoints_of(whole) == tuple(replace(one, token="none") for one in places)
     assert draining["version_info"] != whole["version_info"]
     assert with_draining(whole, "c") == whole
 

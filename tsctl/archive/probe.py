@@ -39,7 +39,7 @@ def main(order_file: str, result_file: str) -> None:
                 result["loaded"] = True
                 result["answers"] = [answer(service, batch) for batch in order["batches"]]
         result["handlers"] = getattr(sys.modules.get("handlers"), "__file__", None)
-    except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent must be told
+    except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent process needs the reason
         result["error"] = f"{type(error).__name__}: {error}"
     Path(result_file).write_text(json.dumps(result))
 
@@ -67,10 +67,10 @@ def golden_answers(order: dict[str, Any]) -> dict[str, Any]:
     from ts.service import Service
     from ts.utils.util import list_classes_from_module
 
-    [handler_class] = list_classes_from_module(importlib.import_module(order["handler"].removesuffix(".py")))
+    [entry_class] = list_classes_from_module(importlib.import_module(order["handler"]))
     manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text())
     service = Service(order["model"], order["folder"], manifest, None, None, order["batch_size"], True, None)
-    answers: dict[str, Any] = handler_class().golden_answers(service.context)
+    answers: dict[str, Any] = entry_class().golden_answers(service.context)
     return answers
 
 
@@ -117,7 +117,7 @@ def decode_answers(message: bytes) -> list[dict[str, Any]]:
     reader = _Reader(message)
     reader.number()
     reader.field()
-    found = {}
+    answers = {}
     while (length := reader.number()) != -1:
         request_id = reader.take(length).decode()
         media_type = reader.field().decode()
@@ -125,8 +125,8 @@ def decode_answers(message: bytes) -> list[dict[str, Any]]:
         reader.field()
         headers = {reader.field().decode(): reader.field().decode() for _ in range(reader.number())}
         body = base64.b64encode(reader.field()).decode()
-        found[request_id] = {"status": status, "media_type": media_type, "headers": headers, "body": body}
-    return [found[f"request-{number}"] for number in range(len(found))]
+        answers[request_id] = {"status": status, "media_type": media_type, "headers": headers, "body": body}
+    return [answers[f"request-{number}"] for number in range(len(answers))]
 
 
 def _field(value: bytes) -> bytes:

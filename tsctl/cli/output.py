@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for machines, both on standard output."""
+"""Prints results to standard output: tables for people, JSON for machines."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def plan(
     policy = deployment.policy(model)
     now = time.time()
     since = now - 60 * minutes
-    entries = read_recent(open_gateway(project, deployment).places.access_log, model, since)
+    entries = read_recent(open_gateway(project, deployment).files.access_log, model, since)
     traffic = recent_traffic(entries, since, now, policy.count_4xx, policy.slow_quantile)
     target = deployment.models.get(model)
     forecast = forecast_rollout(policy, traffic, target is not None and target.route.sticky is not None)

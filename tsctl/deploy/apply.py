@@ -27,11 +27,12 @@ from tsctl.deploy.changes import (
 )
 from tsctl.deploy.observe import Owners
 from tsctl.errors import ConflictError, NodeError, TsctlError
-from tsctl.gateway import change as routes
+from tsctl.gateway.change import set_weights
 from tsctl.gateway.drain import drained
 from tsctl.gateway.publish import put_traffic
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
+from tsctl.gateway.sync import sync
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
@@ -205,10 +206,10 @@ class _Attempt:
 
 def _set_weights(gateway: Gateway, change: SetWeights) -> None:
     """The route has the weights; it is made where there is none."""
-    routes.sync(gateway)
+    sync(gateway)
     now = next((route for route in traffic_in_force(gateway) if route.model == change.model), None)
     if now is None or {version: share for version, share in now.weights.items() if share} != change.weights:
-        routes.set_weights(gateway, change.model, change.weights)
+        set_weights(gateway, change.model, change.weights)
 
 
 def _remove_route(gateway: Gateway, model: str) -> None:

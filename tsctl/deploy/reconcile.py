@@ -14,7 +14,7 @@ from tsctl.deploy.plan import make_plan
 from tsctl.deploy.preconditions import error_of
 from tsctl.deploy.state import Actual
 from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError, NodeError, SpecError, TsctlError
-from tsctl.gateway.change import sync
+from tsctl.gateway.sync import sync
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Progress
 

@@ -64,7 +64,7 @@ def started(gateway: Gateway, model: str, version: str, workers: int | None, not
         nodes = serving_nodes(gateway, model, route.stable)
         LiveOperator(project, model).forget()
         journal = Journal(new_path(project, model, version, time.time()))
-        log_end = UserLog(gateway.places.access_log, {}).mark()
+        log_end = UserLog(gateway.files.access_log, {}).mark()
         journal.append(
             Started(
                 id=journal.id,
@@ -168,7 +168,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: tuple[floa
             # the source with which the rollout started: another one counts from another moment on
             source=open_source(start.policy, gateway.admin),
             envoy=EnvoyCounters(gateway.admin),
-            users=UserLog(gateway.places.access_log, start.cursor) if is_by_user else None,
+            users=UserLog(gateway.files.access_log, start.cursor) if is_by_user else None,
             measured=measured,
         ),
         LiveHealth(gateway, nodes),

@@ -10,10 +10,11 @@ from tsctl.archive.store import StoredArchive, digest_of
 from tsctl.archive.verify import verify
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ArchiveError, NodeError
-from tsctl.gateway.change import set_weights, sync
+from tsctl.gateway.change import set_weights
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, upstreams_written
+from tsctl.gateway.sync import sync
 from tsctl.host.progress import Note
 from tsctl.nodes.fan_out import run_on_nodes
 from tsctl.nodes.torchserve import versions

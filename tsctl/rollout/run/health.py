@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tsctl.config.weights import TOTAL
-from tsctl.gateway.change import weights_text
 from tsctl.gateway.state import Gateway, traffic_in_force
-from tsctl.gateway.traffic import Traffic
+from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.host.process import memory_bytes
 from tsctl.nodes.fan_out import NodeResult, run_on_nodes
 from tsctl.nodes.torchserve.client import VersionState

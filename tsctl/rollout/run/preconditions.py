@@ -6,10 +6,9 @@ from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, SpecError
-from tsctl.gateway.change import weights_text
 from tsctl.gateway.counters import Sample
 from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
-from tsctl.gateway.traffic import Traffic
+from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.rollout.evidence.counts import requests_of
 from tsctl.rollout.evidence.reader import EnvoyCounters, open_source
 

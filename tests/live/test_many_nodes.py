@@ -19,9 +19,10 @@ import pytest
 import yaml
 
 from benchmarks.harness.client import Address, Load, under_load
+from benchmarks.harness.ports import free_ports
 from benchmarks.harness.processes import children
 from tests.support.network_namespaces import Cables, laid
-from tests.support.sites import COMMAND_TIMEOUT_S, HALF, Site, free_ports, make_site, processes_of, until, write_tiny
+from tests.support.sites import COMMAND_TIMEOUT_S, HALF, Site, make_site, processes_of, until, write_tiny
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.envoy.admin import Host
@@ -118,7 +119,7 @@ class Country:
 
     def log_of_failures(self) -> list[str]:
         """What the gateway wrote of requests that failed."""
-        lines = self.gateway.places.access_log.read_text().splitlines()
+        lines = self.gateway.files.access_log.read_text().splitlines()
         return [line for line in lines if json.loads(line)["status"] != 200]
 
     def hosts(self, name: str, version: str) -> list[Host]:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ import psutil
 import pytest
 import requests
 import yaml
+
+from benchmarks.harness.ports import free_ports
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODELS = ("digits", "embeddings", "breast_cancer")
@@ -135,18 +136,6 @@ class Site:
     def sample(self, model: str, suffix: str = ".json") -> bytes:
         """The first sample of a model that ends with the suffix."""
         return sorted((self.root / "archives" / model / "samples").glob(f"*{suffix}"))[0].read_bytes()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that nothing listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for opened in sockets:
-            opened.bind(("127.0.0.1", 0))
-        return [opened.getsockname()[1] for opened in sockets]
-    finally:
-        for opened in sockets:
-            opened.close()
 
 
 def until(holds: Callable[[], Any], timeout_s: float, what: str) -> Any:

@@ -1,4 +1,4 @@
-"""--all-nodes and --node name two different things, and a command that gets both does nothing."""
+"""--all-nodes and --node contradict each other: a command that gets both does nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_one_and_all_contradict_each_other(command: Callable[..., Any], argument
         command(*arguments, node="a", all_nodes=True)
 
 
-def test_one_of_several_must_be_named_and_the_hint_tells_of_all() -> None:
+def test_one_of_several_nodes_must_be_named_and_the_hint_names_all_nodes() -> None:
     with pytest.raises(SpecError, match="several nodes: b, a") as caught:
         models.set_default("digits", "1.0")
     assert "--all-nodes" in caught.value.hint

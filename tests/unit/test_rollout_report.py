@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 
 from tests.unit.rollout_journals import EVERY, Writer, failed_to_load, promoted, rolled_back, with_outage
 from tsctl.errors import AnalysisError
+from tsctl.rollout.run.journal import read
 from tsctl.views.html import render
 from tsctl.views.rollout.plot import Axis, Band, Line, Plot, linear, powers, times
 from tsctl.views.rollout.report import render_report, write_report
 
+#: Journals of the first format.
+JOURNALS = Path(__file__).parent / "data" / "journals"
 #: Elements without an end.
 VOID = {"meta", "path", "rect", "br", "link", "img"}
 
@@ -87,6 +90,11 @@ def test_the_page_says_what_was_decided_and_on_what(tmp_path: Path) -> None:
 def test_a_rollout_without_a_request_has_no_plots(tmp_path: Path) -> None:
     page = Page(render_report(failed_to_load(tmp_path).entries, UTC))
     assert "figure" not in page.tags and "Over time" not in page.text
+
+
+def test_a_journal_without_a_recorded_judgement_says_so() -> None:
+    entries = read(JOURNALS / "aborted.jsonl")
+    assert "the journal records no judgement" in Page(render_report(entries, UTC)).text
 
 
 def test_a_wait_is_shaded_in_every_plot(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import exp, isclose, log
 from pathlib import Path
 
@@ -10,9 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.rollout_journals import BEGIN, promoted, rolled_back, with_edited_policy, with_outage
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.events import Entry, Tick
+from tsctl.rollout.decide.state import after, fold
 from tsctl.views.rollout.history import summary
-from tsctl.views.rollout.series import MOST_POINTS, requests_of, series, thinned
+from tsctl.views.rollout.series import MOST_POINTS, Recorder, Series, thinned
+
+
+def series(entries: Iterable[Entry]) -> Series:
+    """The whole series of a journal."""
+    recorder, state = Recorder(), None
+    for entry in entries:
+        state = after(state, entry)
+        recorder.add(entry, state)
+    return recorder.series()
+
 
 ROWS = st.lists(st.tuples(*[st.floats(-50, 50)] * 3), max_size=400)
 
@@ -60,7 +72,8 @@ def test_requests_are_those_of_all_ticks_also_after_an_edited_policy(tmp_path: P
     writer = with_edited_policy(tmp_path)
     over_time = series(writer.entries)
     last = over_time.points[-1]
-    assert last.requests == requests_of(writer.entries)
+    ticks = [entry.event.requests for entry in writer.entries if isinstance(entry.event, Tick)]
+    assert last.requests == (sum(stable for stable, _ in ticks), sum(canary for _, canary in ticks))
     assert last.canary.requests < last.requests[1], "evidence began anew, requests did not"
     counts = [point.requests[1] for point in over_time.points]
     assert counts == sorted(counts)

@@ -156,6 +156,11 @@ class Tick(Event):
     cursor: Mapping[str, int] = field(default_factory=dict)
     log_e: Mapping[str, float] | None = None
 
+    @property
+    def requests(self) -> tuple[int, int]:
+        """Requests of stable and of the canary."""
+        return sum(window.stable.requests for window in self.windows), sum(w.canary.requests for w in self.windows)
+
 
 @dataclass(frozen=True)
 class SlowThresholdSet(Event):

@@ -13,10 +13,9 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, SpecError
-from tsctl.gateway.change import weights_text
 from tsctl.gateway.counters import Sample
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force, upstreams_written
-from tsctl.gateway.traffic import Traffic
+from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
 from tsctl.rollout.decide.events import Command, Outcome, Started, start_of
@@ -47,7 +46,7 @@ class Place:
 
     def users(self, since: Cursor) -> UserLog:
         """The log that tells users apart, on routes that divide them."""
-        return UserLog(self.gateway.places.access_log, since)
+        return UserLog(self.gateway.files.access_log, since)
 
     def is_sticky(self, model: str) -> bool:
         """Whether the route divides users and not requests."""

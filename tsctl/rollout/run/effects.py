@@ -15,11 +15,12 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ArchiveError, ConflictError, NodeError, SpecError, TsctlError
-from tsctl.gateway.change import set_weights, sync, weights_text
+from tsctl.gateway.change import set_weights
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
-from tsctl.gateway.traffic import Traffic
+from tsctl.gateway.sync import sync
+from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.host.process import memory_bytes
 from tsctl.host.progress import Note
 from tsctl.nodes.fan_out import NodeResult, is_unavailable, run_on_nodes

@@ -21,19 +21,20 @@ from tsctl.rollout.decide.events import (
     EffectDone,
     Ended,
     Entry,
+    Event,
     Outcome,
     PolicyChanged,
     Reopened,
     SlowThresholdSet,
     Started,
     StepBegan,
+    Tick,
     VerdictReached,
     Waiting,
 )
 from tsctl.rollout.decide.judge import Judgement, Verdict
 from tsctl.rollout.decide.state import State, after
 from tsctl.rollout.decide.statistics import rejects
-from tsctl.views.rollout.series import ends_wait
 from tsctl.views.rollout.wording import duration, e_text, needed_text, signal_name
 
 _COMMANDS = {
@@ -145,11 +146,21 @@ class Narrator:
         return True
 
     def _end_of_wait(self, entry: Entry) -> list[Sentence]:
-        if not self._waits_for or not ends_wait(entry):
+        if not self._waits_for or not _ends_wait(entry.event):
             return []
         self._waits_for = ""
         lasted = duration(entry.at - self._waits_since)
         return [Sentence(entry.seq, entry.at, Waiting.kind, f"The wait ended after {lasted}.")]
+
+
+def _ends_wait(event: Event) -> bool:
+    """Whether the event ends a wait; a tick without hold time adds counts, and the wait goes on."""
+    match event:
+        case Tick(held_s=held_s):
+            return held_s > 0
+        case EffectDone() | StepBegan() | PolicyChanged() | VerdictReached() | Ended():
+            return True
+    return False
 
 
 def rule(policy: RolloutPolicy) -> str:

@@ -13,16 +13,14 @@ from pathlib import Path
 from tsctl.errors import AnalysisError
 from tsctl.host.files import write_secret
 from tsctl.rollout.decide.events import Entry, start_of
-from tsctl.rollout.decide.judge import Judgement
 from tsctl.rollout.decide.state import State, after
 from tsctl.views.html import render
 from tsctl.views.rollout.figures import plots
 from tsctl.views.rollout.history import summary
 from tsctl.views.rollout.narrative import Narrator
 from tsctl.views.rollout.series import Recorder
-from tsctl.views.rollout.tables import policy_table, rates_table, signals_table
+from tsctl.views.rollout.tables import evidence_tables, policy_table
 from tsctl.views.rollout.wording import duration, signal_name, when
-from tsctl.views.table import Table
 
 SUFFIX = ".html"
 
@@ -60,11 +58,6 @@ def render_report(entries: Sequence[Entry], zone: tzinfo | None = None) -> str:
         recorder.add(entry, state)
     if state is None:
         raise ValueError("a rollout's journal begins with its start")
-    stable, canary = state.stable, state.canary
-
-    def evidence_tables(judgement: Judgement, alpha: float) -> tuple[Table, Table]:
-        return signals_table(judgement, alpha), rates_table(judgement.readings, stable, canary)
-
     return render(
         "rollout_report.html",
         state=state,
@@ -72,7 +65,7 @@ def render_report(entries: Sequence[Entry], zone: tzinfo | None = None) -> str:
         facts=_facts(entries, state, zone),
         plots=list(plots(state, recorder.series())),
         policy=policy_table(state.policy),
-        evidence_tables=evidence_tables,
+        evidence_tables=partial(evidence_tables, stable=state.stable, canary=state.canary),
         began=when(state.started_at, zone),
         when=partial(when, zone=zone),
         duration=duration,

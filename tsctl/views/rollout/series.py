@@ -5,25 +5,22 @@ Invariant: nothing here is judged anew; counts and e-values come from the ticks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.events import (
     CommandReceived,
-    EffectDone,
-    Ended,
     Entry,
     PolicyChanged,
     Reopened,
-    StepBegan,
     Tick,
     VerdictReached,
 )
 from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.decide.judge import AVERAGE, Verdict, log_e_values
-from tsctl.rollout.decide.state import State, after
+from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.wording import LN_10
 
 #: Most points of a plot; a screen has not many more columns.
@@ -104,7 +101,7 @@ class Recorder:
             self._wait_begin = None
 
     def _add_tick(self, tick: Tick, state: State) -> None:
-        stable, canary = _requests(tick)
+        stable, canary = tick.requests
         self._requests = self._requests[0] + stable, self._requests[1] + canary
         log_e = tick.log_e or log_e_values(state.policy, state.evidence)  # journals of format 0 record none
         powers = {name: log_e[name] / LN_10 for name in state.policy.shares}
@@ -126,15 +123,6 @@ class Recorder:
         points = tuple(self._points[place] for place in kept)
         still_waits = [] if self._wait_begin is None else [(self._wait_begin, self._end)]
         return Series(self._end, points, tuple(self._weights), (*self._waits, *still_waits), tuple(self._marks))
-
-
-def series(entries: Iterable[Entry], most: int = MOST_POINTS) -> Series:
-    """Return the series of a journal; raises as `Recorder.series` does."""
-    recorder, state = Recorder(), None
-    for entry in entries:
-        state = after(state, entry)
-        recorder.add(entry, state)
-    return recorder.series(most)
 
 
 def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:
@@ -165,23 +153,3 @@ def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:
     for part in range(parts):
         kept |= extremes(places[len(rows) * part // parts : len(rows) * (part + 1) // parts], 0)
     return sorted(kept)
-
-
-def requests_of(entries: Iterable[Entry]) -> tuple[int, int]:
-    """Requests of stable and of the canary in all ticks."""
-    counts = [_requests(entry.event) for entry in entries if isinstance(entry.event, Tick)]
-    return sum(stable for stable, _ in counts), sum(canary for _, canary in counts)
-
-
-def ends_wait(entry: Entry) -> bool:
-    """Whether the entry ends a wait; a tick without hold time adds counts, and the wait goes on."""
-    match entry.event:
-        case Tick(held_s=held_s):
-            return held_s > 0
-        case EffectDone() | StepBegan() | PolicyChanged() | VerdictReached() | Ended():
-            return True
-    return False
-
-
-def _requests(tick: Tick) -> tuple[int, int]:
-    return sum(window.stable.requests for window in tick.windows), sum(w.canary.requests for w in tick.windows)

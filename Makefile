@@ -79,7 +79,7 @@ gameday: archives  ## Release canaries that are bad on purpose under load, about
 	@$(RUN) -m benchmarks gameday
 
 coverage: archives  ## Print the lines of handlers and tsctl that no test runs; tests of nodes are left out
-	@$(PYTEST) -q --cov --cov-report=term-missing tests/unit tests/handlers tests/fuzz
+	@$(PYTEST) -q --cov --cov-report=term-missing tests/unit tests/handlers tests/fuzz tests/benchmarks
 
 fuzz: archives  ## Look for bytes that a worker cannot answer; SECONDS=60 is the time of each target
 	@$(RUN) -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)

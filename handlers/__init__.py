@@ -1,5 +1,89 @@
-"""The world inside a worker; bundled whole into every archive.
+"""Handlers for models that PyTorch serves: the world inside a worker, bundled whole into every archive.
 
-Imports here are absolute and never reach outside the archive, so that a file works from the checkout and from inside an
-archive alike. Importing this package loads nothing heavy: tsctl imports `handlers.contract`.
+The names in `__all__` are public; everything else may change. They are imported when they are first used, because tsctl
+imports `handlers.contract`, and must load neither torch nor pydantic with it. Imports here are absolute and never reach
+outside the archive, so that a file works from the checkout and from inside an archive alike.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from handlers.base import ServingHandler
+    from handlers.batching import micro_batches
+    from handlers.device import tensor_of, to_device
+    from handlers.embedding import EmbeddingHandler
+    from handlers.errors import (
+        DeadlinePassed,
+        DoesNotFit,
+        LoadError,
+        ModelFailed,
+        NotImplementedHere,
+        PayloadTooLarge,
+        RequestError,
+        UndecodableBody,
+        UnreadableHeader,
+        UnsupportedMedia,
+    )
+    from handlers.image import ImageHandler
+    from handlers.schema import Schema, parse_json, validate
+    from handlers.tabular import TabularHandler
+    from handlers.weights import import_file, load_weights
+
+_MODULES = {
+    "ServingHandler": "base",
+    "micro_batches": "batching",
+    "tensor_of": "device",
+    "to_device": "device",
+    "EmbeddingHandler": "embedding",
+    "DeadlinePassed": "errors",
+    "DoesNotFit": "errors",
+    "LoadError": "errors",
+    "ModelFailed": "errors",
+    "NotImplementedHere": "errors",
+    "PayloadTooLarge": "errors",
+    "RequestError": "errors",
+    "UndecodableBody": "errors",
+    "UnreadableHeader": "errors",
+    "UnsupportedMedia": "errors",
+    "ImageHandler": "image",
+    "Schema": "schema",
+    "parse_json": "schema",
+    "validate": "schema",
+    "TabularHandler": "tabular",
+    "import_file": "weights",
+    "load_weights": "weights",
+}
+
+__all__ = [
+    "DeadlinePassed",
+    "DoesNotFit",
+    "EmbeddingHandler",
+    "ImageHandler",
+    "LoadError",
+    "ModelFailed",
+    "NotImplementedHere",
+    "PayloadTooLarge",
+    "RequestError",
+    "Schema",
+    "ServingHandler",
+    "TabularHandler",
+    "UndecodableBody",
+    "UnreadableHeader",
+    "UnsupportedMedia",
+    "import_file",
+    "load_weights",
+    "micro_batches",
+    "parse_json",
+    "tensor_of",
+    "to_device",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"handlers.{_MODULES[name]}"), name)

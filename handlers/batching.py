@@ -1,11 +1,7 @@
-"""Cuts a batch into parts that suit the model: by tokens where lengths differ, by size where shapes are compiled.
-
-Pure: indices and numbers in, indices and numbers out.
-"""
+"""Cuts a batch of inputs of different lengths into parts for the model. Pure: lengths in, indices out."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 
 
@@ -30,13 +26,3 @@ def micro_batches(lengths: Sequence[int], budget: int, least_full: float = 0.5) 
             longest = lengths[index]
         parts[-1].append(index)
     return parts
-
-
-def padded_size(count: int, warmed: Sequence[int]) -> int:
-    """The smallest warmed batch size that holds `count` items; `count` itself where none does.
-
-    Args:
-        warmed: batch sizes in rising order.
-    """
-    place = bisect_left(warmed, count)
-    return warmed[place] if place < len(warmed) else count

@@ -16,7 +16,7 @@ from handlers.base import ServingHandler
 from handlers.contract import JPEG, JSON, PNG
 from handlers.device import to_device
 from handlers.errors import PayloadTooLarge, RequestError, UndecodableBody
-from handlers.schema import Schema, parse_json
+from handlers.schema import Schema, parse_json, validate
 
 #: Decimals of an answer's probabilities: more than float32 is sure of near one.
 DECIMALS = 7
@@ -58,10 +58,11 @@ class ImageHandler(ServingHandler):
 
     def decode(self, body: bytes, media_type: str) -> np.ndarray | tuple[str, bytes]:
         """Grey values from 0 to 1, float32, shape (height, width), out of JSON; a picture is left to `prepare`."""
-        if media_type == JSON:
-            rows = parse_json(self.Request, body).pixels  # type: ignore[attr-defined]  # the model of _pixels_request
-            return np.asarray(rows, dtype=np.float32) / np.float32(self.value_max)
-        return media_type, body
+        return self._grey_values(parse_json(self.Request, body)) if media_type == JSON else (media_type, body)
+
+    def decode_row(self, row: dict[str, Any]) -> np.ndarray:
+        """As `decode` of JSON."""
+        return self._grey_values(validate(self.Request, row))
 
     def prepare(self, items: list[Any]) -> list[Any]:
         """Every item as grey values, or why its picture is refused; Pillow lets go of Python while it decodes, so large
@@ -85,6 +86,9 @@ class ImageHandler(ServingHandler):
     def classify(self, answer: dict[str, Any]) -> str:
         """The likeliest label."""
         return str(answer["label"])
+
+    def _grey_values(self, request: Any) -> np.ndarray:
+        return np.asarray(request.pixels, dtype=np.float32) / np.float32(self.value_max)
 
     def _answer(self, probabilities: list[float], best: list[int]) -> dict[str, Any]:
         top = [{"label": self.labels[i], "probability": probabilities[i]} for i in best]

@@ -1,12 +1,11 @@
-"""Request models and their decoding: bytes to a validated request, or one RequestError that says why not."""
+"""Request models and their decoding: bytes to a validated request, or one RequestError with the reason."""
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, to_json
 
 from handlers.errors import DoesNotFit, UndecodableBody
 
@@ -40,6 +39,18 @@ def parse_json(model: type[Request], body: bytes) -> Request:
         raise UndecodableBody(f"The body is not JSON that can be read: {error}.") from None
 
 
+def validate(model: type[Request], value: dict[str, Any]) -> Request:
+    """A decoded JSON object as `model`: the same result, and the same error, as from its JSON.
+
+    Raises:
+        DoesNotFit: the model asks for something else.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError:  # strict Python values are not strict JSON: there, a list may be a tuple, a text a date
+        return parse_json(model, to_json(value))
+
+
 def _refusal(error: ValidationError) -> UndecodableBody | DoesNotFit:
     entries = _mistakes(error)
     if entries[0]["type"] == "json_invalid":
@@ -47,9 +58,9 @@ def _refusal(error: ValidationError) -> UndecodableBody | DoesNotFit:
     return _listed(entries)
 
 
-def does_not_fit(error: ValidationError, where: str) -> DoesNotFit:
-    """Why values did not fit that stand at `where` in the request, such as `inputs.0.data`."""
-    return _listed(_mistakes(error), (where,))
+def does_not_fit(error: ValidationError, place: str) -> DoesNotFit:
+    """The error for values at one place of the request, such as `inputs.0.data`."""
+    return _listed(_mistakes(error), (place,))
 
 
 def _mistakes(error: ValidationError) -> list[ErrorDetails]:
@@ -57,28 +68,12 @@ def _mistakes(error: ValidationError) -> list[ErrorDetails]:
     return error.errors(include_url=False, include_input=False, include_context=False)
 
 
-def _listed(entries: list[ErrorDetails], where: tuple[str, ...] = ()) -> DoesNotFit:
+def _listed(entries: list[ErrorDetails], place: tuple[str, ...] = ()) -> DoesNotFit:
     shown = [
-        {"field": ".".join(str(part)[:LONGEST_KEY] for part in (*where, *entry["loc"])), "message": entry["msg"]}
+        {"field": ".".join(str(part)[:LONGEST_KEY] for part in (*place, *entry["loc"])), "message": entry["msg"]}
         for entry in entries[:MAX_ERRORS]
     ]
     first = shown[0]
     more = f" ({len(entries) - 1} more)" if len(entries) > 1 else ""
     field = f"{first['field']}: " if first["field"] else ""
     return DoesNotFit(f"{field}{first['message']}{more}.", shown)
-
-
-def finite_json(body: bytes) -> bool:
-    """Whether encoded JSON holds no NaN and no infinity, which are not JSON.
-
-    The byte search decides almost always; only a string that happens to hold the words is parsed.
-    """
-    if b"NaN" not in body and b"Infinity" not in body:
-        return True
-    found: list[str] = []
-
-    def remember(word: str) -> Any:
-        found.append(word)
-
-    json.loads(body, parse_constant=remember, parse_int=str)  # as text, because Python refuses to read long integers
-    return not found

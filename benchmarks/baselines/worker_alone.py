@@ -46,24 +46,24 @@ service = load(
 
 from ts.protocol.otf_message_handler import retrieve_msg  # noqa: E402 - after the handler has replaced it
 
-from handlers.telemetry import Telemetry  # noqa: E402 - the archive's own package
+from handlers.telemetry.metrics import Telemetry  # noqa: E402 - the archive's own package
 
-handler = service._entry_point.__self__
-path, on, off = handler._path, handler.telemetry, Telemetry()
+worker = service._entry_point.__self__.worker
+pipeline, on, off = worker.pipeline, worker.handler.telemetry, Telemetry()
 if not on.is_on:
     sys.exit("the archive's metrics are off")
 item = {"media_type": "application/json", "body": base64.b64encode(options.sample.read_bytes()).decode()}
 message = encode_batch([item] * options.batch)
-node, worker = socket.socketpair()
+node, connection = socket.socketpair()
 
 
 def turn(telemetry: Telemetry) -> float:
     """Microseconds of processor time per batch."""
-    path.open(None, telemetry)
+    pipeline.open(None, telemetry)
     begin = time.process_time()
     for _ in range(options.batches):
         node.sendall(message)
-        _, batch = retrieve_msg(worker)
+        _, batch = retrieve_msg(connection)
         service.predict(batch)
     telemetry.flush()
     return (time.process_time() - begin) / options.batches * 1e6

@@ -15,15 +15,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tsctl.rollout.decide.events import Entry, Event, to_json
+from tsctl.rollout.decide.events import EffectDone, Entry, Event, to_json
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.run import begin
-from tsctl.rollout.run.effects import Site
+from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.journal import Journal
 
 KILL_VARIABLE, POINTS_VARIABLE = "TSCTL_KILL_AT", "TSCTL_FAULT_POINTS"
-#: Effects, and seconds after which each is amid.
-EFFECTS = {"verify": 0.5, "register": 0.8, "prove": 0.05, "weigh": 0.008, "default": 0.004, "undefault": 0.004,
-           "retire": 0.6}  # fmt: skip
+#: Methods of effects, the name of each in fault points, and seconds after which it is amid.
+EFFECTS = {
+    "verify": ("verify", 0.5), "register": ("register", 0.8), "verify_golden": ("prove", 0.05),
+    "set_weight": ("weigh", 0.008), "revert_weight": ("weigh 0", 0.008), "set_default": ("default", 0.004),
+    "restore_default": ("undefault", 0.004), "retire": ("retire", 0.6),
+}  # fmt: skip
 _passed: Counter[str] = Counter()
 
 
@@ -72,23 +76,25 @@ def line_name(kind: str, content: Mapping[str, Any]) -> str:
     return " ".join(map(str, ["the line", kind, *words]))
 
 
-def _with_fault_points(name: str, amid_s: float) -> Callable[..., Any]:
-    effect = getattr(Site, name)
+def _with_fault_points(method: str, name: str, amid_s: float) -> Callable[[LiveEffects, State], EffectDone]:
+    effect: Callable[[LiveEffects, State], EffectDone] = getattr(LiveEffects, method)
 
-    def act(self: Site, *arguments: Any) -> Any:
-        point = " ".join([name, *map(str, arguments[1:])])  # the first argument is the state
+    def act(self: LiveEffects, state: State) -> EffectDone:
+        point = f"{name} {state.weight}" if method == "set_weight" else name
         fault_point(f"before {point}")
         if is_due(f"amid {point}"):
             threading.Timer(amid_s, _die).start()
-        result = effect(self, *arguments)
+        done = effect(self, state)
         fault_point(f"after {point}")
-        return result
+        return done
 
     return act
 
 
-FaultySite: type[Site] = type(
-    "FaultySite", (Site,), {name: _with_fault_points(name, amid_s) for name, amid_s in EFFECTS.items()}
+FaultyEffects: type[LiveEffects] = type(
+    "FaultyEffects",
+    (LiveEffects,),
+    {method: _with_fault_points(method, name, amid_s) for method, (name, amid_s) in EFFECTS.items()},
 )
 
 
@@ -96,7 +102,7 @@ def main() -> None:
     """Run the rest of the command line as a command of tsctl."""
     from tsctl.cli.main import run
 
-    vars(begin).update(Journal=FaultyJournal, Site=FaultySite)
+    vars(begin).update(Journal=FaultyJournal, LiveEffects=FaultyEffects)
     run()
 
 

@@ -12,7 +12,7 @@ from benchmarks.gameday import run as gameday
 from benchmarks.gameday.outcomes import LATE_S, Canary, Release, release_of
 from benchmarks.harness.client import Answer
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.events import Entry, parse_event
+from tsctl.rollout.decide.events import Entry, Tick, parse_event, to_json
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -33,8 +33,7 @@ def entries(*records: tuple[float, str, dict[str, Any]]) -> list[Entry]:
 
 
 def tick(at: float, stable: int, canary: int, weight: int = 500) -> tuple[float, str, dict[str, Any]]:
-    window = Window(weight, OutcomeCounts(stable), OutcomeCounts(canary)).as_json()
-    return at, "tick", {"held_s": 0.5, "windows": [window], "cursor": {}}
+    return at, "tick", to_json(Tick(0.5, (Window(weight, OutcomeCounts(stable), OutcomeCounts(canary)),)))
 
 
 def rolled_back(signal: str) -> list[Entry]:

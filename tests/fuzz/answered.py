@@ -8,7 +8,7 @@ from typing import Any
 
 from ts.protocol import otf_message_handler
 
-from handlers.wire import Batch
+from handlers.adapters.torchserve.wire import Batch
 from tests.support.messages import Connection, message
 from tests.support.workers import CHECKOUT, JSON, PROBLEM, PROBLEM_FIELDS, Reply, Worker, close, replies
 
@@ -48,7 +48,7 @@ class Between:
         content = message([(f"request-{number}", *request) for number, request in enumerate(batch)])
         command, decoded = otf_message_handler.retrieve_msg(Connection(content, [piece]))
         assert command == b"I"
-        assert isinstance(decoded, Batch), "the message went another way than handlers/wire.py's"
+        assert isinstance(decoded, Batch), "the message went another way than handlers/adapters/torchserve/wire.py's"
         return replies(bytes(self._worker.service.predict(decoded)))
 
 

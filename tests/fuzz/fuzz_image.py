@@ -6,8 +6,8 @@ import struct
 from pathlib import Path
 from random import Random
 
+from handlers.contract import JPEG, JSON, PNG
 from handlers.image import ImageHandler
-from handlers.items import JPEG, JSON, PNG
 from tests.fuzz import pictures, texts
 from tests.fuzz.answered import Between, bare
 from tests.fuzz.surface import Mutate, Surface

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from handlers.contract import JPEG, PNG
 from handlers.image import ImageHandler
-from handlers.items import JPEG, PNG
 from tests.fuzz import fields
 from tests.fuzz.answered import Between
 from tests.fuzz.surface import Surface

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel
 from ts.service import Service
 
+from handlers.adapters.torchserve.entry import Entry
 from handlers.embedding import EmbeddingHandler
 from handlers.tabular import TabularHandler
 from tests.fuzz import texts
@@ -45,7 +46,7 @@ def small_encoder(folder: Path) -> Path:
     BertModel(config).save_pretrained(folder / "encoder")
     manifest = json.loads((folder / MANIFEST).read_text())
     service = Service("embeddings", str(folder), manifest, None, None, 1, True, None)
-    (folder / "golden.json").write_text(json.dumps(EmbeddingHandler().golden_answers(service.context)))
+    (folder / "golden.json").write_text(json.dumps(Entry(EmbeddingHandler()).golden_answers(service.context)))
     return folder
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler as stock
 
-from handlers import wire
-from handlers.items import read_item
-from handlers.wire import Batch, Disconnected, Reader
+from handlers.adapters.torchserve import wire
+from handlers.adapters.torchserve.entry import read_request
+from handlers.adapters.torchserve.wire import Batch, Disconnected, Reader
 from tests.fuzz import fields
 from tests.fuzz.surface import Mutate, Surface
 from tests.support.messages import Connection, decoded, message, stock_decoded
@@ -55,17 +55,11 @@ def read(content: bytes) -> Batch | None:
 
 
 def assert_item(item: wire.Item) -> None:
-    """What a handler makes of the item is an item or a refusal."""
-    from handlers.errors import RequestError
-
-    try:
-        headers = {name.lower(): value for name, value in item.headers.items()}
-        incoming = read_item(item.fields, item.types, headers, item.request_id, item.is_ambiguous)
-    except RequestError as error:
-        assert error.status in (400, 415), error.status
-        return
-    assert type(incoming.body) is bytes
-    assert incoming.media_type == incoming.media_type.strip().lower()
+    """The item becomes a request, or one with the error that answers it."""
+    request = read_request(item)
+    assert request.error is None or request.error.status in (400, 415, 501), request.error
+    assert type(request.body) is bytes
+    assert request.media_type == request.media_type.strip().lower()
 
 
 def assert_encoded(batch: Batch) -> None:

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from handlers.wire import Reader
+from handlers.adapters.torchserve.wire import Reader
 from tests.fuzz import fields, pictures, texts
 from tests.fuzz.surface import Surface, bounded
 from tests.support.messages import Connection, message

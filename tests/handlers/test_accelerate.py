@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from handlers import accelerate as acceleration
-from handlers.accelerate import accelerate, compile_mode, has_bf16
+from handlers.adapters.torchserve.entry import Entry
 from handlers.base import ServingHandler
 from handlers.errors import LoadError
 from handlers.schema import Schema
-from handlers.serving import Acceleration
+from handlers.worker import accelerate as acceleration
+from handlers.worker.accelerate import accelerate, compile_mode, has_bf16
+from handlers.worker.config import Acceleration
 from tests.support.workers import Item, Worker, write_archive_folder
 
 MODEL = """
@@ -108,7 +109,7 @@ def test_a_network_that_loses_too_much_refuses_to_load(tmp_path: Path) -> None:
 def test_golden_answers_are_made_without_acceleration(tmp_path: Path) -> None:
     golden, _ = plain(tmp_path)
     worker = start(tmp_path / "toy", 0.02, quantize="int8-dynamic")
-    again = Colours().golden_answers(worker.service.context)
+    again = Entry(Colours()).golden_answers(worker.service.context)
     assert again == {name: {"scores": pytest.approx(answer["scores"], abs=1e-6)} for name, answer in golden.items()}
 
 

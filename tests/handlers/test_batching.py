@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.batching import micro_batches, padded_size
-from handlers.warmup import batch_sizes
+from handlers.batching import micro_batches
+from handlers.pipeline.batch_sizes import batch_sizes, padded_size
 
 
 @given(st.lists(st.integers(1, 512), max_size=64), st.integers(1, 4096), st.floats(0, 1))

@@ -17,8 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from handlers.cache import ENTRY_BYTES, AnswerStore, Directive, ResponseCache, Shared, directive
-from handlers.cache_keys import KeyMaker, canonical
+from handlers.cache.keys import KeyMaker, canonical
+from handlers.cache.local import (
+    ENTRY_BYTES,
+    AnswerStore,
+    CachedAnswer,
+    Directive,
+    ResponseCache,
+    SharedAnswer,
+    directive,
+)
 from handlers.contract import Tolerance
 from handlers.schema import Schema
 
@@ -157,6 +165,8 @@ class Clock:
         return self.now
 
 
+X = CachedAnswer(b"x")
+ONE = CachedAnswer(b"1", "small")
 keys = st.sampled_from([bytes([i]) * 32 for i in range(8)])
 
 
@@ -169,10 +179,10 @@ def test_the_store_never_holds_more_bytes_than_it_may_and_only_what_was_put_last
         if isinstance(operation, tuple):
             key, body, ttl = operation
             put[key] = (body, clock.now + ttl)
-            store.put(key, body, clock.now + ttl)
+            store.put(key, CachedAnswer(body), clock.now + ttl)
         else:
             found = store.get(operation)
-            assert found is None or (found == put[operation][0] and put[operation][1] > clock.now)
+            assert found is None or (found.body == put[operation][0] and put[operation][1] > clock.now)
         clock.now += 0.5
         assert store.bytes <= 2000
     assert store.bytes == sum(len(put[key][0]) + ENTRY_BYTES for key in put if key in store._entries)
@@ -181,17 +191,17 @@ def test_the_store_never_holds_more_bytes_than_it_may_and_only_what_was_put_last
 def test_the_least_recently_used_answer_leaves_first() -> None:
     store = AnswerStore(3 * (ENTRY_BYTES + 1), Clock())
     for name in b"abc":
-        store.put(bytes([name]), b"x", 2000)
-    assert store.get(b"a") == b"x"
-    store.put(b"d", b"x", 2000)
-    assert [store.get(bytes([name])) for name in b"abcd"] == [b"x", None, b"x", b"x"]
+        store.put(bytes([name]), X, 2000)
+    assert store.get(b"a") == X
+    store.put(b"d", X, 2000)
+    assert [store.get(bytes([name])) for name in b"abcd"] == [X, None, X, X]
 
 
 def test_a_body_larger_than_the_store_is_not_held_and_costs_no_other_its_place() -> None:
     store = AnswerStore(1000, Clock())
-    store.put(b"a", b"x", 2000)
-    store.put(b"b", b"x" * 1000, 2000)
-    assert (store.get(b"a"), store.get(b"b"), len(store)) == (b"x", None, 1)
+    store.put(b"a", X, 2000)
+    store.put(b"b", CachedAnswer(b"x" * 1000), 2000)
+    assert (store.get(b"a"), store.get(b"b"), len(store)) == (X, None, 1)
 
 
 # ---- what is computed ------------------------------------------------------------------------------------------------
@@ -201,15 +211,15 @@ class Tier:
     """A shared tier in a dictionary."""
 
     def __init__(self) -> None:
-        self.held: dict[bytes, Shared] = {}
+        self.held: dict[bytes, SharedAnswer] = {}
         self.asked: list[bytes] = []
 
-    def get(self, keys: Any) -> dict[bytes, Shared]:
+    def get(self, keys: Any) -> dict[bytes, SharedAnswer]:
         self.asked += keys
         return {key: self.held[key] for key in keys if key in self.held}
 
-    def put(self, entries: dict[bytes, bytes]) -> None:
-        self.held.update({key: Shared(body, 1000.0) for key, body in entries.items()})
+    def put(self, entries: dict[bytes, CachedAnswer]) -> None:
+        self.held.update({key: SharedAnswer(answer, 1000.0) for key, answer in entries.items()})
 
 
 def cache(clock: Clock, shared: Tier | None = None, check: float = 0.0, chance: float = 0.5) -> ResponseCache:
@@ -218,33 +228,33 @@ def cache(clock: Clock, shared: Tier | None = None, check: float = 0.0, chance: 
     return ResponseCache(KeyMaker(b"a"), store, shared, 60, check, tolerance, clock, lambda: chance)
 
 
-USE, REFRESH, LEAVE = Directive.USE, Directive.REFRESH, Directive.LEAVE
+USE, REFRESH, BYPASS = Directive.USE, Directive.REFRESH, Directive.BYPASS
 
 
 def test_equal_items_of_a_batch_are_computed_once_but_for_those_that_ask_otherwise() -> None:
-    lookup = cache(Clock()).look_up([b"a", b"b", b"a", b"a", b"a", b"b"], [USE, USE, USE, LEAVE, REFRESH, USE])
+    lookup = cache(Clock()).look_up([b"a", b"b", b"a", b"a", b"a", b"b"], [USE, USE, USE, BYPASS, REFRESH, USE])
     assert lookup.compute == [0, 1, 3, 4]
     assert lookup.same == {2: 0, 5: 1}
-    assert not lookup.found
+    assert not lookup.known
 
 
 def test_what_is_remembered_is_not_computed_until_its_time_is_over() -> None:
     clock = Clock()
     known = cache(clock)
-    known.keep({b"a": b"1"})
-    assert known.look_up([b"a", b"b"], [USE, USE]).found == {0: b"1"}
-    assert known.look_up([b"a", b"a"], [LEAVE, REFRESH]).compute == [0, 1]
+    known.keep({b"a": ONE})
+    assert known.look_up([b"a", b"b"], [USE, USE]).known == {0: ONE}
+    assert known.look_up([b"a", b"a"], [BYPASS, REFRESH]).compute == [0, 1]
     clock.now += 60
     assert known.look_up([b"a"], [USE]).compute == [0]
 
 
 def test_the_shared_tier_is_asked_once_for_what_is_unknown_here_and_its_answers_keep_their_age() -> None:
     clock, tier = Clock(), Tier()
-    cache(clock, tier).keep({b"a": b"1"})
+    cache(clock, tier).keep({b"a": ONE})
     other = cache(clock, tier)
     clock.now += 50
     lookup = other.look_up([b"a", b"a", b"b"], [USE, USE, USE])
-    assert (lookup.found, lookup.compute) == ({0: b"1", 1: b"1"}, [2])
+    assert (lookup.known, lookup.compute) == ({0: ONE, 1: ONE}, [2])
     assert lookup.tiers == {0: "shared", 1: "shared"}
     assert tier.asked == [b"a", b"b"]
     assert other.look_up([b"a"], [USE]).tiers == {0: "worker"}
@@ -254,9 +264,9 @@ def test_the_shared_tier_is_asked_once_for_what_is_unknown_here_and_its_answers_
 
 def test_a_share_of_the_hits_is_computed_all_the_same() -> None:
     known = cache(Clock(), check=0.5, chance=0.4)
-    known.keep({b"a": b'{"x": 1.0}'})
+    known.keep({b"a": CachedAnswer(b'{"x": 1.0}')})
     lookup = known.look_up([b"a"], [USE])
-    assert (lookup.compute, lookup.checked, lookup.found) == ([0], {0: b'{"x": 1.0}'}, {})
+    assert (lookup.compute, lookup.checked, lookup.known) == ([0], {0: CachedAnswer(b'{"x": 1.0}')}, {})
     assert known.is_right(b'{"x": 1.0}', b'{"x": 1.005}')
     assert not known.is_right(b'{"x": 1.0}', b'{"x": 1.1}')
 
@@ -271,8 +281,8 @@ def test_a_share_of_the_hits_is_computed_all_the_same() -> None:
         ("no-cache", REFRESH),
         ("No-Cache", REFRESH),
         ("max-age=0", REFRESH),
-        ("no-store", LEAVE),
-        (" no-cache ,no-store ", LEAVE),
+        ("no-store", BYPASS),
+        (" no-cache ,no-store ", BYPASS),
         ("nostore", USE),
     ],
 )

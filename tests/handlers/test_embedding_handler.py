@@ -103,5 +103,5 @@ def test_halves_of_characters_are_undecodable(embeddings: Worker, body: bytes) -
 
 
 def test_the_description_allows_one_sentence_and_several(embeddings: Worker) -> None:
-    schema = embeddings.handler.describe()["request_schema"]["properties"]["text"]
+    schema = embeddings.entry.worker.describe()["request_schema"]["properties"]["text"]
     assert {option["type"] for option in schema["anyOf"]} == {"string", "array"}

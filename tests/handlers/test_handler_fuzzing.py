@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from handlers.items import JPEG, PNG
+from handlers.contract import JPEG, PNG
 from tests.support.workers import JSON, Item, Reply, Worker, assert_problem, close
 
 STATUSES = (400, 413, 415, 422)

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handlers.contract import JPEG, JSON, PNG
 from handlers.errors import UndecodableBody
 from handlers.image import MOST_SCANS, WORTH_THREADS, ImageHandler
-from handlers.items import JPEG, JSON, PNG
 from tests.support.workers import Item, Worker, assert_problem
 
 BLANK = [[0] * 8] * 8
@@ -117,7 +117,7 @@ def test_very_many_mistakes_are_counted_and_not_listed(digits: Worker) -> None:
 
 
 def test_the_description_says_what_pixels_must_be(digits: Worker) -> None:
-    rows = digits.handler.describe()["request_schema"]["properties"]["pixels"]
+    rows = digits.entry.worker.describe()["request_schema"]["properties"]["pixels"]
     assert (rows["minItems"], rows["items"]["maxItems"], rows["items"]["items"]["maximum"]) == (8, 8, 16)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.isolation import Broken, GaveUp, Isolation, Quarantine
+from handlers.pipeline.isolation import Broken, GaveUp, Isolation, Quarantine
 
 
 class Model:

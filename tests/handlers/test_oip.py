@@ -17,8 +17,8 @@ from handlers.contract import OPEN_INFERENCE, PROTOCOL_HEADER
 from handlers.embedding import EmbeddingHandler
 from handlers.errors import DoesNotFit, RequestError
 from handlers.image import ImageHandler
-from handlers.items import Incoming, Outgoing
-from handlers.oip import fold, read_infer, scalar_fields
+from handlers.messages import Outcome, Request
+from handlers.protocols.open_inference import fold, read_infer, scalar_fields
 from handlers.schema import Schema
 from handlers.tabular import TabularHandler
 from tests.support.workers import (
@@ -190,7 +190,7 @@ def test_sizes_that_are_no_sizes_are_refused_before_they_are_multiplied() -> Non
     """Python refuses to write out a product of more than 4,300 digits, which would be the answer of a whole batch."""
     body = infer(tensor("x", [1, 10**4000, 10**4000], [1])).body
     with pytest.raises(DoesNotFit, match=r"^inputs\.0\.shape\.1: .{,60}\(1 more\)\.$"):
-        read_infer(Incoming(body, JSON), frozenset(), 10, 1 << 20)
+        read_infer(Request(body, JSON), frozenset(), 10, 1 << 20)
 
 
 def test_of_many_wrong_values_the_first_is_told(weighed: Worker) -> None:
@@ -273,8 +273,8 @@ def test_rows_and_back_are_the_same_tensor(shape: list[int], datatype: str, nest
     flat = draw.draw(st.lists(values, min_size=count, max_size=count))
     sent = np.array(flat, dtype=object).reshape(shape).tolist() if nested else flat
     body = json.dumps({"inputs": [tensor("x", shape, sent, datatype)]}).encode()
-    read = read_infer(Incoming(body, JSON), frozenset(), 1000, 1 << 20)
-    answers = [Outgoing(200, row.body) for row in read.rows]
+    read = read_infer(Request(body, JSON), frozenset(), 1000, 1 << 20)
+    answers = [Outcome(200, b"", value=row.row) for row in read.rows]
     [answer] = json.loads(fold(read, answers, "m", "1").body)["outputs"]
     assert answer == tensor("x", shape, flat, "INT64" if datatype == "INT16" else datatype)
 
@@ -289,7 +289,7 @@ def test_rows_and_back_are_the_same_tensor(shape: list[int], datatype: str, nest
 @settings(max_examples=300)
 def test_any_body_is_read_or_refused(body: bytes) -> None:
     try:
-        assert read_infer(Incoming(body, JSON), frozenset(), 10, 1000).rows
+        assert read_infer(Request(body, JSON), frozenset(), 10, 1000).rows
     except RequestError as error:
         assert 400 <= error.status < 500
 
@@ -300,9 +300,9 @@ def test_fields_of_one_value() -> None:
 
 def test_answers_that_are_no_objects_are_one_output() -> None:
     read = read_infer(
-        Incoming(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}]}'), frozenset(), 2, 99
+        Request(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}]}'), frozenset(), 2, 99
     )
-    answers = [Outgoing(200, b"[1,2]"), Outgoing(200, b"[3,4]")]
+    answers = [Outcome(200, b"[1,2]"), Outcome(200, b"[3,4]")]
     assert json.loads(fold(read, answers, "m", "1").body)["outputs"] == [
         tensor("output", [2, 2], [1, 2, 3, 4], "INT64")
     ]
@@ -310,8 +310,8 @@ def test_answers_that_are_no_objects_are_one_output() -> None:
 
 def test_outputs_that_only_some_rows_have_come_as_json() -> None:
     read = read_infer(
-        Incoming(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}]}'), frozenset(), 2, 99
+        Request(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}]}'), frozenset(), 2, 99
     )
-    answers = [Outgoing(200, b'{"a": 1}'), Outgoing(200, b'{"b": null}')]
+    answers = [Outcome(200, b'{"a": 1}'), Outcome(200, b'{"b": null}')]
     found = {one["name"]: one["data"] for one in json.loads(fold(read, answers, "m", "1").body)["outputs"]}
     assert found == {"a": ["1", "null"], "b": ["null", "null"]}

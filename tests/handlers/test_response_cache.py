@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from benchmarks.harness.ports import free_ports
-from handlers import shared_cache
 from handlers.base import ServingHandler
+from handlers.cache import redis as shared_cache
 from handlers.errors import DoesNotFit, LoadError
 from handlers.schema import Schema
 from tests.support.redis_server import redis_server

@@ -94,4 +94,4 @@ def test_a_feature_may_have_any_name(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(1, 5), "bias": torch.zeros(1)}, folder / "model.safetensors")
     worker = Worker(TabularHandler(), folder)
     assert ask(worker, dict.fromkeys(names, -1)).json()["label"] == "no"
-    assert worker.handler.describe()["request_schema"]["properties"].keys() == set(names)
+    assert worker.entry.worker.describe()["request_schema"]["properties"].keys() == set(names)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers.telemetry import FILES, FLUSH_S, METRICS, OUTCOMES, RESERVED, STAGES
+from handlers.telemetry.metrics import FILES, FLUSH_S, METRICS, OUTCOMES, RESERVED, STAGES
 from tsctl.monitoring.worker_files import WorkerFiles, registry_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ LONGEST = ("m" * 64, "1" * 32)
 
 WORKER = """
 import os, sys
-from handlers.telemetry import STAGES, telemetry
+from handlers.telemetry.metrics import STAGES, telemetry
 
 told = telemetry(*sys.argv[1:3], True, os.environ["PROMETHEUS_MULTIPROC_DIR"])
 assert told.is_on
@@ -63,8 +63,8 @@ from tests.support.workers import Item, Worker, write_archive_folder
 import torch
 
 from handlers.base import ServingHandler
-from handlers.items import Incoming
-from handlers.request_path import RequestPath
+from handlers.messages import Request
+from handlers.pipeline.pipeline import Pipeline
 from handlers.schema import Schema
 
 
@@ -111,10 +111,10 @@ ask(3, **{"Cache-Control": "no-store"})
 handler.fits = 2
 ask(21, 22, 23, 24)  # do not fit together
 worker.ask(Item(b"{}"))
-filled = RequestPath(handler, handler._serving, pads=True)
+filled = Pipeline(handler, request_bytes=1024, budget_s=30.0, pads=True)
 filled.open(None, handler.telemetry)
 handler.fits = 99
-filled.answer([Incoming(b'{"number": 1}')] * 3)
+filled.answer([Request(b'{"number": 1}')] * 3)
 """
 
 BROKEN = (
@@ -310,7 +310,7 @@ OFF = """
 import logging, os, resource, sys
 logging.basicConfig(format="%(message)s")
 BEFORE
-from handlers.telemetry import telemetry
+from handlers.telemetry.metrics import telemetry
 told = telemetry("toy", "1.0", True, os.environ["PROMETHEUS_MULTIPROC_DIR"])
 assert not told.is_on
 told.batch(1, {"ok": 1}, {"decode": 1.0})
@@ -352,7 +352,7 @@ def test_where_metrics_cannot_be_written_they_are_off_with_one_warning(
 
 def test_metrics_that_nobody_wants_or_collects_import_nothing(tmp_path: Path) -> None:
     script = (
-        "import os, sys\nfrom handlers.telemetry import telemetry\n"
+        "import os, sys\nfrom handlers.telemetry.metrics import telemetry\n"
         "for wanted, folder in ((False, os.environ['PROMETHEUS_MULTIPROC_DIR']), (True, None), (True, '')):\n"
         "    told = telemetry('toy', '1.0', wanted, folder)\n"
         "    assert not told.is_on\n"

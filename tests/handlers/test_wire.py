@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler as stock
 
-from handlers import wire
-from handlers.wire import Disconnected, Reader
+from handlers.adapters.torchserve import wire
+from handlers.adapters.torchserve.wire import Disconnected, Reader
 from tests.support.messages import Connection, decoded, message, stock_decoded
 
 TEXT = st.text(max_size=12)
@@ -119,7 +119,7 @@ def test_a_response_without_a_context_has_the_same_bytes(answers: list[Any]) -> 
     context = Context("toy", "/", {}, 8, None, "0.12.0")
     context.request_ids = {index: answer[0] for index, answer in enumerate(answers)}
     context.request_processor = [RequestProcessor({}) for _ in answers]
-    ours = []
+    ours: list[Any] = []
     for index, (_, body, status, phrase, headers) in enumerate(answers):
         media_type = headers.pop("content-type", "application/json")
         context.set_response_status(status, phrase, index)

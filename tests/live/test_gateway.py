@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import ssl
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,8 +18,9 @@ import pytest
 import requests
 import yaml
 
+from benchmarks.harness.client import under_load
 from benchmarks.harness.ports import free_ports
-from tests.support.gateways import PROBLEM, Front, certificate, with_gateway
+from tests.support.gateways import PROBLEM, Front, certificate, front_of, with_gateway
 from tests.support.raw_http import read_messages
 from tests.support.recorders import Listener
 from tests.support.sites import HALF, Site, is_alive, make_site, processes_of, until, write_tiny
@@ -71,8 +71,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     try:
         site.run("up")
-        header = (site.root / ".tsctl" / "gateway" / "local.header").read_text()
-        yield Front(site, base, metrics, header.strip().partition(": ")[2])
+        yield front_of(site, base, metrics)
     finally:
         site.run("down", status=None)
     assert processes_of(site.root) == [], "processes are left behind"
@@ -481,38 +480,23 @@ def test_a_node_that_starts_anew_is_asked_with_its_new_token(front: Front) -> No
 
 
 def test_weights_change_under_load_and_nothing_fails(front: Front) -> None:
-    statuses: Counter[int] = Counter()
-    stop = threading.Event()
-
-    def load() -> None:
-        with requests.Session() as session:
-            session.headers.update({"Content-Type": "application/json", "x-api-key": front.key})
-            while not stop.is_set():
-                statuses[session.post(f"{front.base}/predictions/tiny", data=HALF, timeout=30).status_code] += 1
-
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
+    with under_load(front.address("/predictions/tiny"), HALF, 4) as load:
         for share in range(0, 5000, 500):
             change.set_weights(front.gateway, "tiny", {"1.0": 10_000 - share, "2.0": share})
         change.set_weights(front.gateway, "tiny", {"1.0": 10_000})
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
     time.sleep(0.5)  # Envoy writes its log a quarter of a second late
-    assert set(statuses) == {200}, [line for line in front.log() if line["status"] != 200][-20:]
+    assert {answer.status for answer in load.answers} == {200}, [line for line in front.log() if line["status"] != 200][
+        -20:
+    ]
 
 
 def test_tls_with_a_certificate_that_is_replaced(site: Site) -> None:
     write_tiny(site, "tiny", {"1.0": {}})
     site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}})
     certificate(site.root / "tls", "first")
-    base, _ = with_gateway(site, {}, tls={"certificate": "tls/server.pem", "key": "tls/server.key"})
+    base, metrics = with_gateway(site, {}, tls={"certificate": "tls/server.pem", "key": "tls/server.key"})
     site.run("up")
-    key = (site.root / ".tsctl" / "gateway" / "local.header").read_text().strip().partition(": ")[2]
-    headers = {"Content-Type": "application/json", "x-api-key": key}
+    headers = {"Content-Type": "application/json", "x-api-key": front_of(site, base, metrics).key}
     ca = str(site.root / "tls" / "server.pem")
     assert requests.post(f"{base}/predictions/tiny", data=HALF, headers=headers, verify=ca, timeout=10).ok
     host, _, port = base.removeprefix("https://").partition(":")

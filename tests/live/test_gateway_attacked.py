@@ -27,7 +27,7 @@ import yaml
 from benchmarks.harness.ports import free_ports
 from tests.support.attacks import Attack, Writer, body_of, number
 from tests.support.attacks_h2 import DATA, Writer2, frames
-from tests.support.gateways import PROBLEM, Front, with_gateway
+from tests.support.gateways import PROBLEM, Front, front_of, with_gateway
 from tests.support.raw_http import End, Exchange, Message, Place, bytes_of, exchange, read_messages, reset_after
 from tests.support.recorders import Listener, Tap
 from tests.support.sites import Site, is_alive, make_site, processes_of, until, write_tiny
@@ -173,8 +173,7 @@ def place_under_siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sieg
         site.run("gateway", "stop")  # Envoy would keep the node's own address for as long as it answers there
         site.run("gateway", "start")
         site.run("weights", "set", "tiny", "1.0=100%", "2.0=0%")
-        key = (site.root / ".tsctl" / "gateway" / "local.header").read_text().strip().partition(": ")[2]
-        front = Front(site, base, metrics, key)
+        front = front_of(site, base, metrics)
         until(front.all_answer, 20, "both versions behind the tap")
         supervisor = front.pid("keeper")
         os.kill(supervisor, signal.SIGTERM)
@@ -339,7 +338,7 @@ def test_the_witnesses_see_what_comes(siege: Siege) -> None:
 
 @pytest.mark.parametrize("kind", ["of_targets", "of_first_lines", "of_pipelines", "of_clear_lengths"])
 def test_named_shapes_get_the_answers_that_were_foreseen_and_no_more(siege: Siege, kind: str) -> None:
-    for attack, exchanged in siege.send(getattr(siege.writer, kind)(), "told"):
+    for attack, exchanged in siege.send(getattr(siege.writer, kind)(), "announced"):
         assert_answers(attack, exchanged)
 
 

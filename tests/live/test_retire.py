@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from benchmarks.harness.client import under_load
-from tests.support.gateways import Front, with_gateway
+from tests.support.gateways import Front, front_of, with_gateway
 from tests.support.sites import HALF, Site, write_tiny
 from tsctl.errors import GatewayError
 from tsctl.gateway import retire
@@ -21,8 +21,7 @@ def front(site: Site) -> Front:
     site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}, "2.0": {"workers": 1}}}})
     base, metrics = with_gateway(site, {})
     site.run("up")
-    header = (site.root / ".tsctl" / "gateway" / "local.header").read_text()
-    return Front(site, base, metrics, header.strip().partition(": ")[2])
+    return front_of(site, base, metrics)
 
 
 def test_a_version_retires_under_load_and_no_request_fails(front: Front) -> None:

@@ -56,6 +56,12 @@ class Front:
         return [json.loads(line) for line in self.gateway.files.access_log.read_text().splitlines()]
 
 
+def front_of(site: Site, base: str, metrics: str) -> Front:
+    """The site's running gateway, asked with the key that `tsctl` made for this machine."""
+    header = (site.root / ".tsctl" / "gateway" / "local.header").read_text()
+    return Front(site, base, metrics, header.strip().partition(": ")[2])
+
+
 def with_gateway(site: Site, route: dict[str, Any], **gateway: Any) -> tuple[str, str]:
     """Give the site's deployment a gateway on free ports, and the route to its model; both addresses."""
     client, metrics = free_ports(2)

@@ -8,7 +8,7 @@ from typing import Any
 from ts.protocol import otf_message_handler as stock
 from ts.service import Service
 
-from handlers.wire import Batch
+from handlers.adapters.torchserve.wire import Batch
 
 END = struct.pack("!i", -1)
 
@@ -57,6 +57,6 @@ def stock_decoded(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, 
 
 
 def decoded(batch: Batch) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[int, str]]:
-    """The same of a batch that handlers/wire.py read."""
+    """The same of a batch that handlers/adapters/torchserve/wire.py read."""
     ids = {index: item.request_id for index, item in enumerate(batch)}
     return [item.properties for item in batch], [item.fields for item in batch], ids

@@ -141,11 +141,11 @@ class Site:
 def until(holds: Callable[[], Any], timeout_s: float, what: str) -> Any:
     """Poll until it holds; fails the test with `what` after the deadline. Returns what held."""
     end = time.monotonic() + timeout_s
-    while not (found := holds()):
+    while not (result := holds()):
         if time.monotonic() > end:
             pytest.fail(f"{what} did not come true within {timeout_s:g} s")
         time.sleep(0.1)
-    return found
+    return result
 
 
 def until_given_up(site: Site) -> None:
@@ -165,7 +165,7 @@ def is_alive(pid: int) -> bool:
 
 def processes_of(folder: Path) -> list[int]:
     """Pids of live processes whose command line or environment names a folder."""
-    found = []
+    pids = []
     for process in psutil.process_iter(["status", "cmdline", "environ"], ad_value=()):
         texts = [*process.info["cmdline"], *dict(process.info["environ"]).values()]
         if (
@@ -173,8 +173,8 @@ def processes_of(folder: Path) -> list[int]:
             and process.info["status"] not in ENDED
             and any(str(folder) in text for text in texts)
         ):
-            found.append(process.pid)
-    return found
+            pids.append(process.pid)
+    return pids
 
 
 def make_site(root: Path) -> Site:

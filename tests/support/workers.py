@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from handlers.base import ServingHandler
+from handlers.adapters.torchserve.entry import Entry
 from tsctl.archive.build import CONFIG, MANIFEST, assemble
 from tsctl.archive.probe import decode_answers, metrics
 from tsctl.archive.recipe import recipe_output
@@ -73,18 +73,19 @@ def _not_json(word: str) -> Any:
 class Worker:
     """A handler, initialized from an unpacked archive, behind TorchServe's service."""
 
-    def __init__(self, handler: ServingHandler, folder: Path) -> None:
+    def __init__(self, handler: Any, folder: Path) -> None:
         manifest = json.loads((folder / MANIFEST).read_text())
         batch_size = yaml.safe_load((folder / CONFIG).read_text())["batchSize"]
         model = manifest["model"]["modelName"]
         self.handler = handler
+        self.entry = Entry(handler)
         self.folder = folder
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # TorchServe leaves this YAML file open
             cache = metrics(model)
-        self.service = Service(model, str(folder), manifest, handler.handle, None, batch_size, True, cache)
+        self.service = Service(model, str(folder), manifest, self.entry.handle, None, batch_size, True, cache)
         self.service.set_cl_socket(None)
-        handler.initialize(self.service.context)
+        self.entry.initialize(self.service.context)
 
     def ask(self, *items: Item) -> list[Reply]:
         """The answers to one batch, out of the very bytes that go back to the node."""
@@ -104,7 +105,7 @@ def replies(answers: bytes) -> list[Reply]:
 
 
 def assert_problem(reply: Reply, *statuses: int) -> dict[str, Any]:
-    """The reply is a problem document of one of the statuses, and tells nothing about the machine."""
+    """The reply is a problem document of one of the statuses, and names nothing of the machine."""
     assert reply.status in statuses, (reply.status, reply.body[:300])
     assert reply.media_type == PROBLEM
     document: dict[str, Any] = reply.json()
@@ -112,18 +113,18 @@ def assert_problem(reply: Reply, *statuses: int) -> dict[str, Any]:
     assert ("errors" in document) == (reply.status == 422)
     assert document["status"] == reply.status
     assert reply.headers["x-model-version"] == document["version"]
-    for told in (b"Traceback", b'File \\"', b"/site-packages", str(CHECKOUT).encode(), b"/tmp/", b".py"):
-        assert told not in reply.body
+    for leak in (b"Traceback", b'File \\"', b"/site-packages", str(CHECKOUT).encode(), b"/tmp/", b".py"):
+        assert leak not in reply.body
     return document
 
 
-def close(found: Any, expected: Any) -> bool:
+def close(actual: Any, expected: Any) -> bool:
     """Equal but for the last bits, which depend on how many items went through the model together."""
     if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(close(found[key], expected[key]) for key in expected)
+        return actual.keys() == expected.keys() and all(close(actual[key], expected[key]) for key in expected)
     if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(close, found, expected))
-    return bool(abs(found - expected) <= 1e-5) if isinstance(expected, float) else found == expected
+        return len(actual) == len(expected) and all(map(close, actual, expected))
+    return bool(abs(actual - expected) <= 1e-5) if isinstance(expected, float) else actual == expected
 
 
 def write_archive_folder(

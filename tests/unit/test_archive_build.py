@@ -154,6 +154,28 @@ def test_the_configuration_always_states_its_timeouts(project: Project) -> None:
     assert serving["limits"] == {"request_bytes": 1 << 20}
 
 
+@pytest.mark.parametrize(
+    ("source", "manifest", "serving"),
+    [
+        (None, build.ENTRY, "handlers.image"),
+        ("class Toy: pass\n", build.ENTRY, "handler"),
+        ("def handle(data, context): return data\n", "handler", "handler"),
+    ],
+    ids=["a module of handlers", "a class", "a function handle"],
+)
+def test_torchserve_imports_its_adapter_and_the_adapter_the_authors_module(
+    project: Project, source: str | None, manifest: str, serving: str
+) -> None:
+    if source is None:
+        write_spec(project.root, handler="handlers.image")
+    else:
+        (project.archives / "toy" / "handler.py").write_text(source)
+    content = entries(project)
+    assert json.loads(content["MAR-INF/MANIFEST.json"])["model"]["handler"] == manifest
+    assert yaml.safe_load(content["model-config.yaml"])["serving"]["handler"] == serving
+    assert f"{manifest.replace('.', '/')}.py" in content
+
+
 def test_the_digests_name_every_other_entry(project: Project) -> None:
     content = entries(project)
     assert set(json.loads(content["MAR-INF/DIGESTS.json"])) == content.keys() - {"MAR-INF/DIGESTS.json"}

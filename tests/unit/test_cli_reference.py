@@ -18,11 +18,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def leaves() -> list[tuple[str, Any]]:
     """Every command that does something, with the words that call it."""
     root: Any = typer.main.get_command(app)
-    found = []
+    commands = []
     for name, command in root.commands.items():
         below = getattr(command, "commands", {})
-        found += [(f"{name} {verb}", sub) for verb, sub in below.items()] or [(name, command)]
-    return found
+        commands += [(f"{name} {verb}", sub) for verb, sub in below.items()] or [(name, command)]
+    return commands
 
 
 def test_the_file_is_what_the_generator_writes() -> None:

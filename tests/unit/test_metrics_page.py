@@ -1,4 +1,4 @@
-"""docs/metrics.md says what handlers/telemetry.py exports; a node's workers see where to write it, and start afresh."""
+"""docs/metrics.md says what handlers/telemetry/metrics.py exports; a node's workers see where to write it, anew."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from handlers import telemetry
 from handlers.contract import METRICS_FOLDER_VARIABLE
+from handlers.telemetry import metrics as telemetry
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.process import empty_metrics, node_environment
 from tsctl.nodes.torchserve.properties import parse_properties

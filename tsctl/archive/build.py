@@ -26,6 +26,8 @@ from tsctl.host.progress import Note, Progress
 MANIFEST = "MAR-INF/MANIFEST.json"
 DIGESTS = "MAR-INF/DIGESTS.json"
 CONFIG = "model-config.yaml"
+#: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
+ENTRY = "handlers.adapters.torchserve.entry"
 _CREATED = "01/01/1980 00:00:00"  # TorchServe wants a time; a true one would make every build another archive
 
 
@@ -111,14 +113,14 @@ def assemble(
     """
     entries = _Entries()
     entries.add_tree("handlers", handlers_package(), lambda path: path.suffix == ".py")
-    entries.add(MANIFEST, _json(manifest(spec, version)))
+    entries.add(MANIFEST, _json(manifest(spec, version, _manifest_handler(folder, spec))))
     entries.add(CONFIG, yaml.safe_dump(model_config(spec, version), sort_keys=False).encode())
     samples = _samples(folder, spec)
     entries.add_tree("samples", samples, lambda path: True)
     if has_golden:
         entries.add("golden.json", _golden(folder, spec, version, {path.name for path in samples.iterdir()}))
     if spec.handler.endswith(".py"):
-        entries.add(spec.handler, checked_handler(_required(folder, spec.handler)))
+        entries.add(spec.handler, _required(folder, spec.handler))
     elif f"{spec.handler.replace('.', '/')}.py" not in entries.by_name:
         raise ArchiveError(f"handler {spec.handler}: the package handlers has no such module")
     for name in spec.files:
@@ -134,15 +136,15 @@ def with_digests(entries: Mapping[str, Content]) -> dict[str, Content]:
     return {**entries, DIGESTS: _json(digests)}
 
 
-def manifest(spec: ArchiveSpec, version: str) -> dict[str, Any]:
-    """MANIFEST.json as TorchServe reads it."""
+def manifest(spec: ArchiveSpec, version: str, handler: str) -> dict[str, Any]:
+    """MANIFEST.json as TorchServe reads it; `handler` is the module that it imports."""
     return {
         "createdOn": _CREATED,
         "runtime": "python",
         "model": {
             "modelName": spec.model,
             "modelVersion": version,
-            "handler": spec.handler.removesuffix(".py"),
+            "handler": handler,
             "serializedFile": spec.weights,
             "configFile": CONFIG,
         },
@@ -163,6 +165,7 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
         "maxRetryTimeoutInSec": serving.timeouts.retry_s,
         "jobQueueSize": serving.queue_size,
         "serving": {
+            "handler": spec.handler.removesuffix(".py"),
             "threads": serving.threads,
             "batch_tokens": serving.batch.tokens,
             "cache": serving.cache.model_dump() if serving.cache else None,
@@ -194,10 +197,17 @@ def handlers_package() -> Path:
     return folder
 
 
-def checked_handler(path: Path) -> Path:
-    """The handler file, checked to be loadable by TorchServe.
+def _manifest_handler(folder: Path, spec: ArchiveSpec) -> str:
+    """The module that TorchServe imports: the adapter's, or the author's own where it defines a function `handle`."""
+    if spec.handler.endswith(".py") and not defines_class(_required(folder, spec.handler)):
+        return spec.handler.removesuffix(".py")
+    return ENTRY
 
-    TorchServe imports it by its bare name, before the standard library's modules, and takes its only class.
+
+def defines_class(path: Path) -> bool:
+    """Whether a handler file defines its one class; False where it defines the function `handle` in place of it.
+
+    A worker imports it by its bare name before the standard library's, and takes the one class that it defines.
 
     Raises:
         ArchiveError: its name shadows a module, it is no Python, or it defines no class or several.
@@ -209,15 +219,15 @@ def checked_handler(path: Path) -> Path:
     except (SyntaxError, ValueError) as error:
         raise ArchiveError(f"{path}: is not Python: {error}") from error
     if any(isinstance(node, ast.FunctionDef) and node.name == "handle" for node in tree.body):
-        return path
+        return False
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     if len(classes) != 1:
         content = f"defines {len(classes)} classes ({', '.join(classes)})" if classes else "defines no class"
         raise ArchiveError(
-            f"{path}: {content}, and TorchServe takes a module with exactly one",
+            f"{path}: {content}, and a handler module has exactly one",
             "Put other classes inside the handler's, as Request is, or into a file of their own under `files`.",
         )
-    return path
+    return True
 
 
 class _Entries:

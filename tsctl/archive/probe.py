@@ -67,10 +67,10 @@ def golden_answers(order: dict[str, Any]) -> dict[str, Any]:
     from ts.service import Service
     from ts.utils.util import list_classes_from_module
 
-    [handler_class] = list_classes_from_module(importlib.import_module(order["handler"].removesuffix(".py")))
+    [entry_class] = list_classes_from_module(importlib.import_module(order["handler"]))
     manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text())
     service = Service(order["model"], order["folder"], manifest, None, None, order["batch_size"], True, None)
-    answers: dict[str, Any] = handler_class().golden_answers(service.context)
+    answers: dict[str, Any] = entry_class().golden_answers(service.context)
     return answers
 
 

@@ -116,7 +116,7 @@ class ServingFields(SpecModel):
     quantize: Literal["int8-dynamic"] | None = None  # linear layers, on the CPU
     channels_last: bool = False  # memory layout of images that convolutions like
     metrics: bool = True  # a worker's times, batches and outcomes; see docs/metrics.md
-    wire: Literal["bulk", "stock"] = "bulk"  # how a worker reads and writes TorchServe's messages; see handlers/wire.py
+    wire: Literal["bulk", "stock"] = "bulk"  # TorchServe's messages; see docs/request-path.md
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # torch threads a worker; None: cores / workers
     settings: Settings = {}  # passed to the handler as it is
 

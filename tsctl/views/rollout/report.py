@@ -18,7 +18,7 @@ from tsctl.views.html import render
 from tsctl.views.rollout.figures import plots
 from tsctl.views.rollout.history import summary
 from tsctl.views.rollout.narrative import Narrator
-from tsctl.views.rollout.series import Recorder
+from tsctl.views.rollout.series import Series
 from tsctl.views.rollout.tables import evidence_tables, policy_table
 from tsctl.views.rollout.wording import duration, signal_name, when
 
@@ -50,12 +50,12 @@ def render_report(entries: Sequence[Entry], zone: tzinfo | None = None) -> str:
     Raises:
         ValueError: the journal does not begin with a start.
     """
-    narrator, recorder = Narrator(), Recorder()
+    narrator, series = Narrator(), Series()
     state: State | None = None
     for entry in entries:
         state = after(state, entry)
         narrator.narrate(entry, state)
-        recorder.add(entry, state)
+        series.add(entry, state)
     if state is None:
         raise ValueError("a rollout's journal begins with its start")
     return render(
@@ -63,7 +63,7 @@ def render_report(entries: Sequence[Entry], zone: tzinfo | None = None) -> str:
         state=state,
         story=narrator.story,
         facts=_facts(entries, state, zone),
-        plots=list(plots(state, recorder.series())),
+        plots=list(plots(state, series)),
         policy=policy_table(state.policy),
         evidence_tables=partial(evidence_tables, stable=state.stable, canary=state.canary),
         began=when(state.started_at, zone),

@@ -9,7 +9,7 @@ from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.judge import MOST_REQUESTS, Judgement, Verdict
 from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.follow import Snapshot
-from tsctl.views.rollout.narrative import outcome, progress, reason, where_of
+from tsctl.views.rollout.outlook import outcome, progress, reason, where_of
 from tsctl.views.rollout.tables import evidence_tables, versions_table
 from tsctl.views.rollout.wording import duration
 from tsctl.views.terminal import render_table

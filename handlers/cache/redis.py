@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from handlers.cache import Shared
+from handlers.cache.local import CachedAnswer, SharedAnswer
 from handlers.errors import LoadError
 
 logger = logging.getLogger(__name__)
@@ -30,25 +30,27 @@ SOCKET_TIMEOUT_S = 1.0
 #: Batches of answers that wait to be written; where there are more, the tier learns the newest less.
 WAITING = 256
 #: In front of every key; the number changes with the layout of a value.
-PREFIX = b"tsctl:answer:1:"
+PREFIX = b"tsctl:answer:2:"
 
-_CREATED = struct.Struct("!d")
+_HEAD = struct.Struct("!dB")
 _DIGEST_BYTES = 32
 
 
-def pack(key: bytes, body: bytes, created: float) -> bytes:
-    """A value: SHA-256 over the key and the rest, seconds since 1970, body."""
-    rest = _CREATED.pack(created) + body
+def pack(key: bytes, answer: CachedAnswer, created: float) -> bytes:
+    """A value: SHA-256 over the key and the rest, seconds since 1970, length of the class, class, body."""
+    name = answer.class_name.encode()
+    rest = _HEAD.pack(created, len(name)) + name + answer.body
     return hashlib.sha256(key + rest).digest() + rest
 
 
-def unpack(key: bytes, value: bytes) -> Shared | None:
+def unpack(key: bytes, value: bytes) -> SharedAnswer | None:
     """The answer in a value; None where it is damaged, or belongs to another key."""
     rest = value[_DIGEST_BYTES:]
-    if len(rest) < _CREATED.size or hashlib.sha256(key + rest).digest() != value[:_DIGEST_BYTES]:
+    if len(rest) < _HEAD.size or hashlib.sha256(key + rest).digest() != value[:_DIGEST_BYTES]:
         return None
-    (created,) = _CREATED.unpack_from(rest)
-    return Shared(rest[_CREATED.size :], created)
+    created, length = _HEAD.unpack_from(rest)
+    begin = _HEAD.size + length
+    return SharedAnswer(CachedAnswer(rest[begin:], rest[_HEAD.size : begin].decode()), created)
 
 
 class SharedCache:
@@ -57,57 +59,57 @@ class SharedCache:
     Args:
         client: offers `mget(keys)` and `pipeline()`, as redis-py does; may raise anything and take any time.
         ttl_s: seconds for which Redis keeps an answer.
-        told: is called with the outcome of every exchange of `get`: ok, slow or down.
+        on_exchange: is called with the outcome of every exchange of `get`: ok, slow or down.
     """
 
-    def __init__(self, client: Any, ttl_s: float, told: Callable[[str], None]) -> None:
+    def __init__(self, client: Any, ttl_s: float, on_exchange: Callable[[str], None]) -> None:
         self._client = client
         self._ttl_ms = max(1, int(ttl_s * 1000))
-        self._told = told
+        self._on_exchange = on_exchange
         self._rest_until = 0.0
         self._asking = _Thread("shared-cache-get")
         self._writing = _Thread("shared-cache-put")
 
-    def get(self, keys: Sequence[bytes]) -> dict[bytes, Shared]:
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, SharedAnswer]:
         """The answers that the tier has of these keys; none while it rests."""
         if not keys or time.monotonic() < self._rest_until or self._asking.is_behind():
             return {}
         asked = self._asking.run(lambda: self._ask(keys))
         try:
-            found: dict[bytes, Shared] = asked.result(BUDGET_S)
+            found: dict[bytes, SharedAnswer] = asked.result(BUDGET_S)
         except TimeoutError:
             self._rest("slow", f"did not answer in {BUDGET_S * 1000:g} ms")
             return {}
         except Exception as error:  # noqa: BLE001 - whatever the client raises, the batch goes on without it
             self._rest("down", f"{type(error).__name__}: {error}")
             return {}
-        self._told("ok")
+        self._on_exchange("ok")
         return found
 
-    def put(self, entries: dict[bytes, bytes]) -> None:
-        """Have the bodies written, some time later."""
+    def put(self, entries: dict[bytes, CachedAnswer]) -> None:
+        """Write the answers, some time later."""
         if time.monotonic() < self._rest_until or self._writing.waiting() > WAITING:
             return
         created = time.time()
         self._writing.run(lambda: self._write(entries, created))
 
-    def _ask(self, keys: Sequence[bytes]) -> dict[bytes, Shared]:
+    def _ask(self, keys: Sequence[bytes]) -> dict[bytes, SharedAnswer]:
         values = self._client.mget([PREFIX + key for key in keys])
         found = {key: unpack(key, value) for key, value in zip(keys, values, strict=True) if value is not None}
         return {key: answer for key, answer in found.items() if answer is not None}
 
-    def _write(self, entries: dict[bytes, bytes], created: float) -> None:
+    def _write(self, entries: dict[bytes, CachedAnswer], created: float) -> None:
         try:
             pipeline = self._client.pipeline(transaction=False)
-            for key, body in entries.items():
-                pipeline.set(PREFIX + key, pack(key, body, created), px=self._ttl_ms)
+            for key, answer in entries.items():
+                pipeline.set(PREFIX + key, pack(key, answer, created), px=self._ttl_ms)
             pipeline.execute()
         except Exception as error:  # noqa: BLE001 - nobody waits for this; the tier rests, and the log says why
             self._rest("down", f"{type(error).__name__}: {error}")
 
     def _rest(self, outcome: str, why: str) -> None:
         self._rest_until = time.monotonic() + REST_S
-        self._told(outcome)
+        self._on_exchange(outcome)
         logger.warning("the shared cache is %s (%s); it is left alone for %g s", outcome, why, REST_S)
 
 
@@ -147,7 +149,7 @@ class _Thread:
                 future.set_exception(error)
 
 
-def connect(url: str, ttl_s: float, told: Callable[[str], None]) -> SharedCache:
+def connect(url: str, ttl_s: float, on_exchange: Callable[[str], None]) -> SharedCache:
     """The shared tier at a redis:// or rediss:// address; no connection is made before the first exchange.
 
     Raises:
@@ -165,4 +167,4 @@ def connect(url: str, ttl_s: float, told: Callable[[str], None]) -> SharedCache:
         )
     except ValueError as error:
         raise LoadError(f"cache.shared is not an address of Redis: {error}") from None
-    return SharedCache(client, ttl_s, told)
+    return SharedCache(client, ttl_s, on_exchange)

@@ -14,7 +14,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from handlers.errors import LoadError
-from handlers.serving import Acceleration
+from handlers.worker.config import Acceleration
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol's infer request, as rows that a handler reads, and their answers as its response.
 
-Each input tensor is a field of the handler's `Request`; its first dimension counts the rows, and a row is what a
-client of `/predictions` would send as one JSON body. Each key of the answers is an output tensor. Pure.
+Each input tensor is a field of the handler's `Request`; its first dimension counts the rows, and a row is the JSON
+object that a client of `/predictions` would send as one body. Each key of the answers is an output tensor. Pure.
 
 Source: the protocol's version 2 over REST, as KServe and Triton speak it, without the binary extension.
 """
@@ -16,18 +16,22 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, FailFast, Field, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json, to_json, to_jsonable_python
 
 from handlers.contract import JSON
 from handlers.errors import DoesNotFit, PayloadTooLarge, RequestError, UnsupportedMedia
-from handlers.items import Incoming, Outgoing, problem, refuse_large
+from handlers.messages import Outcome, Request, problem
+from handlers.protocols.plain import as_list, check_size
 from handlers.schema import Schema, does_not_fit, parse_json
 
 MAX_DIMENSIONS = 8
-#: Of one dimension: what 31 bits hold, so that a shape and its product can be told in an answer.
+#: Of one dimension: 31 bits, so that an answer can name a shape and its product.
 LARGEST_SIZE = (1 << 31) - 1
 #: The output's name where an answer is not an object.
 UNNAMED = "output"
+#: Digits of an integer that Python, and so most clients, would read back.
+_MOST_DIGITS = 4300
+_TOO_LARGE = 10**_MOST_DIGITS
 
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
 _Parameters = dict[str, Any] | None
@@ -64,16 +68,16 @@ class InferRequest(Schema):
 
 
 @dataclass(slots=True)
-class Infer:
-    """A decoded infer request."""
+class InferRows:
+    """A decoded infer request, as one request for each row."""
 
-    rows: list[Incoming]
+    rows: list[Request]
     id: str | None
     outputs: list[str]  # empty: all
     request_id: str | None
 
 
-def read_infer(request: Incoming, scalars: frozenset[str], most_rows: int, most_bytes: int) -> Infer:
+def read_infer(request: Request, scalars: frozenset[str], most_rows: int, most_bytes: int) -> InferRows:
     """The rows of an infer request.
 
     Args:
@@ -82,61 +86,61 @@ def read_infer(request: Incoming, scalars: frozenset[str], most_rows: int, most_
         most_bytes: of the body.
 
     Raises:
-        UnsupportedMedia: the body is said to be anything but JSON.
+        UnsupportedMedia: the media type is another than JSON.
         UndecodableBody: it is not JSON.
         DoesNotFit: it is no infer request, or its tensors contradict themselves or each other.
         PayloadTooLarge: too many bytes or rows.
     """
-    refuse_large(request.body, most_bytes)
+    check_size(request.body, most_bytes)
     if request.media_type not in ("", JSON):
         raise UnsupportedMedia(
             f"Content-Type {request.media_type} is not read here; send tensors as {JSON}, without the binary extension."
         )
-    asked = parse_json(InferRequest, request.body)
-    names = [tensor.name for tensor in asked.inputs]
-    count = asked.inputs[0].shape[0]
-    for index, tensor in enumerate(asked.inputs):
+    infer = parse_json(InferRequest, request.body)
+    names = [tensor.name for tensor in infer.inputs]
+    count = infer.inputs[0].shape[0]
+    for index, tensor in enumerate(infer.inputs):
         if tensor.name in names[:index]:
             raise _unfit(f"inputs.{index}.name", f"{tensor.name} came before")
         if tensor.shape[0] != count:
             raise _unfit(f"inputs.{index}.shape", f"has {tensor.shape[0]} rows, and {names[0]} has {count}")
     if count > most_rows:
         raise PayloadTooLarge(f"The request has {count} rows; at most {most_rows} may come at once.")
-    columns = [_rows(index, tensor, tensor.name in scalars) for index, tensor in enumerate(asked.inputs)]
+    columns = [_rows(index, tensor, tensor.name in scalars) for index, tensor in enumerate(infer.inputs)]
     rows = [
-        Incoming(to_json(dict(zip(names, values, strict=True))), JSON, request.headers, request.request_id)
+        Request(b"", JSON, request.headers, request.request_id, row=dict(zip(names, values, strict=True)))
         for values in zip(*columns, strict=True)
     ]
-    return Infer(rows, asked.id, [output.name for output in asked.outputs or ()], request.request_id)
+    return InferRows(rows, infer.id, [output.name for output in infer.outputs or ()], request.request_id)
 
 
-def fold(infer: Infer, answers: Sequence[Outgoing], model: str, version: str) -> Outgoing:
+def fold(infer: InferRows, outcomes: Sequence[Outcome], model: str, version: str) -> Outcome:
     """The response to an infer request, from one outcome for each row; a row without a prediction fails the whole."""
     try:
-        outcome = Outgoing(200, _response(infer, answers, model, version))
+        outcome = Outcome(200, _response(infer, outcomes, model, version))
     except RequestError as error:
         outcome = refusal(error, infer.request_id, model, version)
-    outcome.cache = _cache_word(answers)
+    outcome.cache = _cache_state(outcomes)
     return outcome
 
 
-def refusal(error: RequestError, request_id: str | None, model: str, version: str) -> Outgoing:
-    """The problem document with the member `error` beside its own, which is where the protocol's clients look."""
+def refusal(error: RequestError, request_id: str | None, model: str, version: str) -> Outcome:
+    """The problem document with one member more, `error`, where clients of the protocol look for the reason."""
     outcome = problem(error, request_id, model, version)
     outcome.body = to_json({**from_json(outcome.body), "error": error.detail})
     return outcome
 
 
-def _response(infer: Infer, answers: Sequence[Outgoing], model: str, version: str) -> bytes:
+def _response(infer: InferRows, outcomes: Sequence[Outcome], model: str, version: str) -> bytes:
     """The body of the response.
 
     Raises:
-        RequestError: a row has no prediction, or the client asked for an output that there is not.
+        RequestError: a row has no prediction, or the client asked for an output that does not exist.
     """
-    for row, answer in enumerate(answers):
-        if answer.error is not None:
-            raise _of_row(answer.error, row)
-    values = [from_json(answer.body) for answer in answers]
+    for row, outcome in enumerate(outcomes):
+        if outcome.error is not None:
+            raise _row_error(outcome.error, row)
+    values = [_json_value(outcome) for outcome in outcomes]
     if all(isinstance(value, dict) for value in values):
         names = list(dict.fromkeys(name for value in values for name in value))
         columns = {name: [value.get(name) for value in values] for name in names}
@@ -155,22 +159,30 @@ def _response(infer: Infer, answers: Sequence[Outgoing], model: str, version: st
     )
 
 
-def _of_row(error: RequestError, row: int) -> RequestError:
-    """The same problem, which says where it is."""
-    told = RequestError(f"Row {row}: {error.detail}", error.errors)
-    told.status, told.kind, told.title = error.status, error.kind, error.title
-    return told
+def _json_value(outcome: Outcome) -> Any:
+    """The answer to a row, with lists in place of arrays; an answer from the cache is read from its bytes."""
+    if outcome.value is None:
+        return from_json(outcome.body)
+    return to_jsonable_python(outcome.value, fallback=as_list)
 
 
-def _cache_word(answers: Sequence[Outgoing]) -> str:
-    """What `x-cache` says of a request whose rows said these: a hit where all were."""
-    said = {answer.cache for answer in answers}
-    return next((word for word in ("bypass", "miss", "hit") if word in said), "")
+def _row_error(error: RequestError, row: int) -> RequestError:
+    """The same error with the row's number in its detail."""
+    numbered = RequestError(f"Row {row}: {error.detail}", error.errors)
+    numbered.status, numbered.kind, numbered.title = error.status, error.kind, error.title
+    return numbered
+
+
+def _cache_state(outcomes: Sequence[Outcome]) -> str:
+    """The value of `x-cache` for a request with these rows: a hit where all rows were hits."""
+    states = {outcome.cache for outcome in outcomes}
+    return next((state for state in ("bypass", "miss", "hit") if state in states), "")
 
 
 def scalar_fields(request: type[BaseModel]) -> frozenset[str]:
     """Names, as a client writes them, of the fields that hold one value and no list."""
-    return frozenset(told.alias or name for name, told in request.model_fields.items() if _is_scalar(told.annotation))
+    fields = request.model_fields.items()
+    return frozenset(field.alias or name for name, field in fields if _is_scalar(field.annotation))
 
 
 def _is_scalar(annotation: Any) -> bool:
@@ -181,28 +193,28 @@ def _is_scalar(annotation: Any) -> bool:
 
 def _rows(index: int, tensor: InputTensor, is_scalar: bool) -> list[Any]:
     """One value for each row: nested lists of the shape without its first dimension."""
-    where = f"inputs.{index}.data"
-    values = _flat(tensor.data, tensor.shape, where)
+    place = f"inputs.{index}.data"
+    values = _flat(tensor.data, tensor.shape, place)
     try:
         values = _reader(tensor.datatype).validate_python(values)
     except ValidationError as error:
-        raise does_not_fit(error, where) from None
+        raise does_not_fit(error, place) from None
     rest = [] if is_scalar and tensor.shape[1:] == [1] else tensor.shape[1:]
     for size in reversed(rest):
         values = [values[begin : begin + size] for begin in range(0, len(values), size)]
     return values
 
 
-def _flat(data: list[Any], shape: list[int], where: str) -> list[Any]:
+def _flat(data: list[Any], shape: list[int], place: str) -> list[Any]:
     """The values in row-major order, which may come flat or nested as the shape says."""
     if data and isinstance(data[0], list):
         for size in shape[1:]:
             if any(not isinstance(part, list) or len(part) != size for part in data):
-                raise _unfit(where, f"is not nested as its shape {shape} says")
+                raise _unfit(place, f"is not nested as its shape {shape} says")
             data = [value for part in data for value in part]
     wanted = math.prod(shape)
     if len(data) != wanted:
-        raise _unfit(where, f"has {len(data)} values, and its shape {shape} has {wanted}")
+        raise _unfit(place, f"has {len(data)} values, and its shape {shape} has {wanted}")
     return data
 
 
@@ -212,12 +224,15 @@ def _tensor(name: str, values: list[Any]) -> dict[str, Any]:
     if datatype is not None:
         return {"name": name, "shape": shape, "datatype": datatype, "data": flat}
     texts = [to_json(value).decode() for value in values]
+    for text in texts:
+        if len(text) > _MOST_DIGITS:
+            from_json(text)  # raises for an integer that no client could read
     return {
         "name": name,
         "shape": [len(values)],
         "datatype": "BYTES",
         "data": texts,
-        "parameters": {"content_type": JSON},  # what is no tensor comes as JSON, a text for each row
+        "parameters": {"content_type": JSON},  # values that are no tensor come as JSON, a text for each row
     }
 
 
@@ -235,7 +250,11 @@ def _shape(values: list[Any]) -> tuple[list[int], list[Any]]:
 
 
 def _datatype(values: list[Any]) -> str | None:
-    """The datatype of all the values; None where they have none in common."""
+    """The datatype of all the values; None where they have none in common.
+
+    Raises:
+        ValueError: an integer is too long for most clients.
+    """
     kinds = {type(value) for value in values}
     if kinds == {bool}:
         return "BOOL"
@@ -243,7 +262,11 @@ def _datatype(values: list[Any]) -> str | None:
         return "BYTES"
     if kinds == {int} and all(-(1 << 63) <= value < 1 << 63 for value in values):
         return "INT64"
-    return "FP64" if kinds and kinds <= {int, float} else None
+    if not kinds or not kinds <= {int, float}:
+        return None
+    if int in kinds and any(abs(value) >= _TOO_LARGE for value in values):
+        raise ValueError(f"an integer has more than {_MOST_DIGITS} digits")
+    return "FP64"
 
 
 def _unfit(field: str, message: str) -> DoesNotFit:

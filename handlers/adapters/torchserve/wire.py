@@ -16,8 +16,10 @@ import struct
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
+
+from handlers.messages import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -51,21 +53,6 @@ class Item(NamedTuple):
     def properties(self) -> dict[str, Any]:
         """What TorchServe's service makes of it: field name to its own headers, then header name to value."""
         return {**{name: {"content-type": kind} for name, kind in self.types.items()}, **self.headers}
-
-
-class Answer(Protocol):
-    """The outcome of one item, as a handler has it."""
-
-    @property
-    def status(self) -> int: ...
-    @property
-    def phrase(self) -> str: ...
-    @property
-    def media_type(self) -> str: ...
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]: ...
-    @property
-    def body(self) -> bytes: ...
 
 
 class Batch(list[Item]):
@@ -205,7 +192,7 @@ class Reader:
         self._at = 0
 
 
-def encode_answers(batch: Sequence[Item], answers: Sequence[Answer]) -> bytes:
+def encode_answers(batch: Sequence[Item], answers: Sequence[Outcome]) -> bytes:
     """A predict response with status 200 as TorchServe writes it: one answer per item."""
     parts = [_PREDICTED]
     for item, answer in zip(batch, answers, strict=True):
@@ -262,7 +249,7 @@ def _head(media_type: str, status: int | None, phrase: str, headers: tuple[tuple
     return b"".join(parts)
 
 
-def install(handler_object: Any, answer: Callable[[Sequence[Item]], Sequence[Answer]] | None) -> bool:
+def install(handler_object: Any, answer: Callable[[Sequence[Item]], Sequence[Outcome]] | None) -> bool:
     """From now on this worker's messages go through this file; False where TorchServe's own way stays.
 
     Nothing is done in a process that is no worker. May be called again.
@@ -280,7 +267,11 @@ def install(handler_object: Any, answer: Callable[[Sequence[Item]], Sequence[Ans
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return False  # one of several processes of one model: TorchServe answers through rank 0 alone
     if version != TORCHSERVE:
-        logger.warning("TorchServe %s: its own message decoder is used, handlers/wire.py knows %s", version, TORCHSERVE)
+        logger.warning(
+            "TorchServe %s: its own message decoder is used, wire.py knows %s",
+            version,
+            TORCHSERVE,
+        )
         return False
     if service.Service.predict is not predict:
         _replace(handler, service)
@@ -309,7 +300,7 @@ class _Stock(NamedTuple):
 
 
 _stock: _Stock
-_answers: WeakKeyDictionary[Any, Callable[[Sequence[Item]], Sequence[Answer]]] = WeakKeyDictionary()
+_answers: WeakKeyDictionary[Any, Callable[[Sequence[Item]], Sequence[Outcome]]] = WeakKeyDictionary()
 _readers: WeakKeyDictionary[Any, Reader] = WeakKeyDictionary()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 #: Runs in a row that must not beat the best so far by more than SETTLED_BY for a batch size to count as settled.
 SETTLED_RUNS = 3
@@ -13,7 +14,7 @@ MAX_RUNS = 50
 
 @dataclass(frozen=True)
 class BatchTiming:
-    """What one batch size took: the first run and the best run, in seconds."""
+    """Time of one batch size: the first run and the best run, in seconds."""
 
     batch: int
     cold_s: float
@@ -21,15 +22,15 @@ class BatchTiming:
     runs: int
     is_settled: bool  # False: the time budget ended first
 
-
-def batch_sizes(maximum: int) -> list[int]:
-    """1, 2, 4, ... and `maximum` itself."""
-    sizes = []
-    size = 1
-    while size < maximum:
-        sizes.append(size)
-        size *= 2
-    return [*sizes, maximum]
+    def fact(self) -> dict[str, Any]:
+        """The timing in the load report."""
+        return {
+            "batch": self.batch,
+            "cold_ms": round(self.cold_s * 1000, 3),
+            "warm_ms": round(self.warm_s * 1000, 3),
+            "runs": self.runs,
+            "settled": self.is_settled,
+        }
 
 
 def warm_up(
@@ -38,7 +39,7 @@ def warm_up(
     """Run every batch size until its latency settles or the budget ends; each size runs at least once.
 
     Args:
-        run: answers one batch of the given size; what it raises is raised here.
+        run: answers one batch of the given size; its errors are raised here.
         sizes: batch sizes in the order to warm them.
         budget_s: seconds for all sizes together.
         clock: monotonic seconds.

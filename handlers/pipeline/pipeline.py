@@ -1,28 +1,29 @@
 """From a batch of requests to one outcome for each: decode, cache, model, encode.
 
-Invariant: `answer` returns exactly one outcome per request, in order, and never raises for what a client sent or a
-model did.
+Invariant: `answer` returns exactly one outcome per request, in order, and never raises for a client's mistake or a
+model's failure.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import torch
 from pydantic_core import to_json
 
-from handlers.batching import padded_size
-from handlers.cache import Directive, Lookup, ResponseCache, directive
-from handlers.cache_keys import canonical
-from handlers.contract import DEADLINE_HEADER
+from handlers.base import LONGEST_CLASS, ServingHandler
+from handlers.cache.keys import canonical
+from handlers.cache.local import CachedAnswer, Directive, Lookup, ResponseCache, directive
+from handlers.contract import DEADLINE_HEADER, JSON
 from handlers.device import finish, is_fatal, is_out_of_memory
 from handlers.errors import (
     DeadlinePassed,
@@ -32,57 +33,47 @@ from handlers.errors import (
     UnreadableHeader,
     UnsupportedMedia,
 )
-from handlers.isolation import Broken, GaveUp, Isolation, Quarantine
-from handlers.items import Incoming, Outgoing, problem, refuse_large, sniff
-from handlers.schema import finite_json
-from handlers.serving import Serving
-from handlers.telemetry import Telemetry
-from handlers.warmup import batch_sizes
+from handlers.messages import Outcome, Request, problem
+from handlers.pipeline.batch_sizes import batch_sizes, padded_size
+from handlers.pipeline.isolation import Broken, GaveUp, Isolation, Quarantine
+from handlers.protocols import plain
+from handlers.telemetry.metrics import Telemetry
 
 logger = logging.getLogger(__name__)
 
-LONGEST_MOMENT = 15
-#: How long, in seconds, and how many items that made the model fail are not tried again.
+LONGEST_DEADLINE = 15
+#: How long, in seconds, and how many items that made the model fail are refused without being tried.
 QUARANTINE_S = 60
 QUARANTINED = 1024
+_CLASS = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 
 
-class Steps(Protocol):
-    """What the author of a model wrote; see ServingHandler, whose methods these are."""
-
-    media_types: ClassVar[Sequence[str]]
-    device: torch.device
-
-    def decode(self, body: bytes, media_type: str) -> Any: ...
-    def prepare(self, items: list[Any]) -> list[Any]: ...
-    def preprocess(self, items: list[Any]) -> Any: ...
-    def inference(self, inputs: Any) -> Any: ...
-    def postprocess(self, outputs: Any) -> list[Any]: ...
-
-
-class RequestPath:
+class Pipeline:
     """The way of every request through one worker.
 
     Args:
-        steps: the handler.
+        handler: the author's object, with its model and version set.
+        request_bytes: the longest body that is decoded.
+        budget_s: seconds in which a failing batch may be halved.
         pads: whether batches are filled up to a warmed size, because the device runs compiled graphs.
     """
 
-    def __init__(self, steps: Steps, serving: Serving, pads: bool) -> None:
-        self._steps = steps
-        self._serving = serving
+    def __init__(self, handler: ServingHandler, request_bytes: int, budget_s: float, pads: bool) -> None:
+        self._handler = handler
+        self._name = f"{handler.model} {handler.version}"
+        self._request_bytes = request_bytes
+        self._has_classes = type(handler).classify is not ServingHandler.classify
         self._telemetry = Telemetry()
-        self._sizes = batch_sizes(serving.batch_size) if pads else []
+        self._sizes = batch_sizes(handler.batch_size) if pads else []
         self._times: dict[str, float] = {}
         self._cache: ResponseCache | None = None
         self._quarantine = Quarantine(QUARANTINE_S, QUARANTINED, time.monotonic)
-        budget_s = serving.response_timeout_s / 2
         self._preparing, self._running = (
-            Isolation(run, is_out_of_memory, is_fatal, budget_s, time.monotonic, self._on_split)
+            Isolation(run, is_out_of_memory, is_fatal, budget_s, time.monotonic, self._count_split)
             for run in (self._prepare, self._run)
         )
         self._has_been_wrong = False
-        self.last_failure = ""  # what the model raised last, and where; for whoever runs the node, never for a client
+        self.last_failure = ""  # the last error of the model, and its line; for logs and load reports, not for clients
 
     @property
     def is_broken(self) -> bool:
@@ -95,14 +86,14 @@ class RequestPath:
         return self._running.last_split or self._preparing.last_split
 
     def open(self, cache: ResponseCache | None, telemetry: Telemetry) -> None:
-        """From now on requests come from clients: they may be answered from the cache, and their times count."""
+        """From now on requests come from clients: the cache may answer them, and metrics count them."""
         self._cache = cache
         self._telemetry = telemetry
         self._times.clear()
 
-    def answer(self, requests: Sequence[Incoming]) -> list[Outgoing]:
+    def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
-        outcomes: list[Outgoing | None] = [None] * len(requests)
+        outcomes: list[Outcome | None] = [None] * len(requests)
         items: list[Any] = []
         indices: list[int] = []
         with self._timed("decode"):
@@ -113,103 +104,104 @@ class RequestPath:
                 except RequestError as error:
                     outcomes[index] = self._problem(error, request)
         decoded = [requests[index] for index in indices] if len(indices) < len(requests) else requests
-        found = self._compute(decoded, items) if self._cache is None else self._cached(self._cache, decoded, items)
-        for index, outcome in zip(indices, found, strict=True):
+        answers = self._compute(decoded, items) if self._cache is None else self._cached(self._cache, decoded, items)
+        for index, outcome in zip(indices, answers, strict=True):
             outcomes[index] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def tell(self, outcomes: Sequence[Outgoing]) -> None:
-        """Put what one batch came to into the metrics."""
+    def count(self, outcomes: Sequence[Outcome]) -> None:
+        """Count the outcomes of one batch in the metrics."""
         if not self._telemetry.is_on:
             return
         counts: dict[str, int] = {"ok": len(outcomes)}
-        for one in outcomes:
-            if one.error is not None:
-                counts[one.error.kind] = counts.get(one.error.kind, 0) + 1
+        for outcome in outcomes:
+            if outcome.error is not None:
+                counts[outcome.error.kind] = counts.get(outcome.error.kind, 0) + 1
                 counts["ok"] -= 1
         self._telemetry.batch(len(outcomes), counts, self._times)
         self._times = {}
 
     # ---- decode --------------------------------------------------------------------------------------------------
 
-    def _decode(self, request: Incoming) -> Any:
-        steps = self._steps
+    def _decode(self, request: Request) -> Any:
         if request.headers:
-            self._refuse_late(request.headers.get(DEADLINE_HEADER))
-        refuse_large(request.body, self._serving.request_bytes)
-        if not request.body:
-            raise UndecodableBody("The request has no body.")
-        media_type = request.media_type or sniff(request.body)
+            self._check_deadline(request.headers.get(DEADLINE_HEADER))
+        if request.row is None:
+            plain.check_size(request.body, self._request_bytes)
+            if not request.body:
+                raise UndecodableBody("The request has no body.")
+        media_type = _media_type(request)
         if self._quarantine and self._quarantine.holds(_digest(request)):
             raise ModelFailed(
                 f"The same request made the model fail less than {QUARANTINE_S} s ago; it is not tried again so soon."
             )
-        if media_type not in steps.media_types:
-            known = ", ".join(steps.media_types)
+        handler = self._handler
+        if media_type not in handler.media_types:
+            known = ", ".join(handler.media_types)
             raise UnsupportedMedia(f"Content-Type {media_type} is not read here; send one of {known}.")
         try:
-            return steps.decode(request.body, media_type)
+            return handler.decode(request.body, media_type) if request.row is None else handler.decode_row(request.row)
         except (RequestError, SystemExit, KeyboardInterrupt):
             raise
         except BaseException:  # a panic of the parser's Rust code is no Exception
-            logger.exception("%s: decoding request %s failed", self._who, request.request_id)
+            logger.exception("%s: decoding request %s failed", self._name, request.request_id)
             raise ModelFailed("The handler failed while it decoded the request.") from None
 
-    def _refuse_late(self, sent: str | None) -> None:
-        """Nobody waits for an answer after its deadline, so nothing is computed for it."""
-        if sent is None:
+    def _check_deadline(self, header: str | None) -> None:
+        """Requests past their deadline are refused without inference."""
+        if header is None:
             return
-        if not (sent.isascii() and sent.isdigit()) or len(sent) > LONGEST_MOMENT:
+        if not (header.isascii() and header.isdigit()) or len(header) > LONGEST_DEADLINE:
             raise UnreadableHeader(f"{DEADLINE_HEADER} must be a moment in milliseconds since 1970, as a whole number.")
-        if time.time() * 1000 >= int(sent):
+        if time.time() * 1000 >= int(header):
             raise DeadlinePassed("The deadline had passed before the request was computed.")
 
     # ---- cache ---------------------------------------------------------------------------------------------------
 
-    def _cached(self, cache: ResponseCache, requests: Sequence[Incoming], items: list[Any]) -> list[Outgoing]:
-        """As `_compute`, but what is known is not computed, and what is equal is computed once."""
-        wishes = [directive(request.headers.get("cache-control")) for request in requests]
+    def _cached(self, cache: ResponseCache, requests: Sequence[Request], items: list[Any]) -> list[Outcome]:
+        """As `_compute`, but known answers are not computed, and equal items are computed once."""
+        directives = [directive(request.headers.get("cache-control")) for request in requests]
         keys = []
         for position, (request, item) in enumerate(zip(requests, items, strict=True)):
             try:
                 keys.append(request_key(cache, request, item))
             except TypeError:  # the samples had keys; a rare value of a request need not
                 keys.append(b"")
-                wishes[position] = Directive.LEAVE
-        lookup = cache.look_up(keys, wishes)
+                directives[position] = Directive.BYPASS
+        lookup = cache.look_up(keys, directives)
         computed = self._compute([requests[i] for i in lookup.compute], [items[i] for i in lookup.compute])
-        outcomes = {position: Outgoing(200, body, cache="hit") for position, body in lookup.found.items()}
-        fresh: dict[bytes, bytes] = {}
+        outcomes = {position: _hit(answer) for position, answer in lookup.known.items()}
+        fresh: dict[bytes, CachedAnswer] = {}
         for position, outcome in zip(lookup.compute, computed, strict=True):
-            outcome.cache = "miss" if wishes[position] is Directive.USE else "bypass"
+            outcome.cache = "miss" if directives[position] is Directive.USE else "bypass"
             if position in lookup.checked:
                 outcome = self._check(cache, lookup.checked[position], outcome)
-            if outcome.status == 200 and outcome.cache != "hit" and wishes[position] is not Directive.LEAVE:
-                fresh[keys[position]] = outcome.body
+            if outcome.status == 200 and outcome.cache != "hit" and directives[position] is not Directive.BYPASS:
+                fresh[keys[position]] = CachedAnswer(outcome.body, outcome.class_name)
             outcomes[position] = outcome
         for position, first in lookup.same.items():
-            outcomes[position] = self._same(outcomes[first], requests[position])
+            outcomes[position] = self._repeat(outcomes[first], requests[position])
         cache.keep(fresh)
-        self._tell_cache(lookup, outcomes)
+        self._count_cache(lookup, outcomes)
         return [outcomes[position] for position in range(len(requests))]
 
-    def _check(self, cache: ResponseCache, known: bytes, outcome: Outgoing) -> Outgoing:
-        """The answer to an item that was computed though it was known: the known one, unless that is wrong."""
-        if outcome.status != 200 or cache.is_right(known, outcome.body):
-            return Outgoing(200, known, cache="hit")
+    def _check(self, cache: ResponseCache, known: CachedAnswer, outcome: Outcome) -> Outcome:
+        """The cached answer to an item that was computed as a check; the computed one where the cached one is wrong."""
+        if outcome.status != 200 or cache.is_right(known.body, outcome.body):
+            return _hit(known)
         if not self._has_been_wrong:  # once: a model that answers otherwise each time would fill the log
-            logger.error("%s: a remembered answer was wrong, and is replaced; later ones are counted", self._who)
+            logger.error("%s: a cached answer was wrong and is replaced; later ones are only counted", self._name)
             self._has_been_wrong = True
         self._telemetry.cache("wrong", "none", 1)
         return outcome
 
-    def _same(self, outcome: Outgoing, request: Incoming) -> Outgoing:
+    def _repeat(self, outcome: Outcome, request: Request) -> Outcome:
         """The outcome of an equal item of the same batch, for this request."""
         if outcome.error is not None:
             return self._problem(outcome.error, request, "hit")
-        return Outgoing(200, outcome.body, cache="hit")
+        return Outcome(200, outcome.body, value=outcome.value, class_name=outcome.class_name, cache="hit")
 
-    def _tell_cache(self, lookup: Lookup, outcomes: Mapping[int, Outgoing]) -> None:
+    def _count_cache(self, lookup: Lookup, outcomes: Mapping[int, Outcome]) -> None:
         if not self._telemetry.is_on:
             return
         tiers = Counter(
@@ -221,8 +213,8 @@ class RequestPath:
 
     # ---- model ---------------------------------------------------------------------------------------------------
 
-    def _compute(self, requests: Sequence[Incoming], items: list[Any]) -> list[Outgoing]:
-        """What the model answers to decoded items."""
+    def _compute(self, requests: Sequence[Request], items: list[Any]) -> list[Outcome]:
+        """The model's answers to decoded items."""
         if not items:
             return []
         if self._telemetry.is_on:
@@ -246,37 +238,37 @@ class RequestPath:
 
     def _prepare(self, items: Sequence[Any]) -> list[Any]:
         with self._timed("preprocess"):
-            prepared = list(self._steps.prepare(list(items)))
+            prepared = list(self._handler.prepare(list(items)))
         if len(prepared) != len(items):
             raise ValueError(f"prepare returned {len(prepared)} items for {len(items)}")
         return prepared
 
     def _run(self, items: Sequence[Any]) -> list[Any]:
-        steps, count = self._steps, len(items)
+        handler, count = self._handler, len(items)
         padding = padded_size(count, self._sizes) - count
         with torch.inference_mode():
             with self._timed("preprocess"):
-                inputs = steps.preprocess([*items, *[items[-1]] * padding])
+                inputs = handler.preprocess([*items, *[items[-1]] * padding])
             with self._timed("inference"):
-                outputs = steps.inference(inputs)
+                outputs = handler.inference(inputs)
                 if self._telemetry.is_on:
-                    finish(steps.device)  # or the GPU's time would be taken for postprocess's
+                    finish(handler.device)  # or the GPU's time would be counted as postprocess's
             with self._timed("postprocess"):
-                answers = list(steps.postprocess(outputs))
+                answers = list(handler.postprocess(outputs))
         if len(answers) != count + padding:
             raise ValueError(f"postprocess returned {len(answers)} answers for {count + padding} items")
         if self._sizes:
             self._telemetry.padding(count, padding)
         return answers[:count]
 
-    def _failure(self, error: Exception, request: Incoming) -> RequestError:
-        """What the client of an item is told whose batch raised this, once the item stood alone."""
+    def _failure(self, error: Exception, request: Request) -> RequestError:
+        """The error that answers one item, after isolation has found that this item raises it."""
         if isinstance(error, RequestError):
             return error
         if isinstance(error, GaveUp):
-            logger.error("%s: %s; the batch had failed by %s", self._who, error, self.last_split)
+            logger.error("%s: %s; the batch had failed by %s", self._name, error, self.last_split)
             return ModelFailed("Its batch failed, and there was no time to find out which item made it fail.")
-        logger.error("%s: the model failed on an item", self._who, exc_info=error)
+        logger.error("%s: the model failed on an item", self._name, exc_info=error)
         self.last_failure = _where(error)
         if isinstance(error, Broken):
             return ModelFailed("The worker's device failed; the worker starts anew.")
@@ -285,22 +277,30 @@ class RequestPath:
             return ModelFailed("The item alone needs more memory than there is.")
         return ModelFailed("The model raised an error on this item; other items were not affected.")
 
-    def _encode(self, answer: Any, request: Incoming) -> Outgoing:
+    def _encode(self, answer: Any, request: Request) -> Outcome:
         try:
-            body = to_json(answer, fallback=_as_list, inf_nan_mode="constants")
+            body = plain.encode(answer)
         except ValueError:  # pydantic's serialisation error is one
-            logger.exception("%s: an answer cannot be encoded", self._who)
+            logger.exception("%s: an answer cannot be encoded", self._name)
             return self._problem(ModelFailed("The model's answer cannot be written as JSON."), request)
-        if not finite_json(body):
+        if not plain.is_finite(body):
             return self._problem(ModelFailed("The model answered NaN or infinity."), request)
-        return Outgoing(200, body)
+        return Outcome(200, body, value=answer, class_name=self._class_of(answer) if self._has_classes else "")
 
-    def _problem(self, error: RequestError, request: Incoming, cache: str = "") -> Outgoing:
-        outcome = problem(error, request.request_id, self._serving.model, self._serving.version)
+    def _class_of(self, answer: Any) -> str:
+        try:
+            name = self._handler.classify(answer)
+            return name if name is not None and _CLASS.fullmatch(name) else ""
+        except Exception:  # an author's own method may raise anything: the answer is right all the same
+            logger.exception("%s: classify failed", self._name)
+            return ""
+
+    def _problem(self, error: RequestError, request: Request, cache: str = "") -> Outcome:
+        outcome = problem(error, request.request_id, self._handler.model, self._handler.version)
         outcome.cache = cache
         return outcome
 
-    def _on_split(self, is_memory: bool) -> None:
+    def _count_split(self, is_memory: bool) -> None:
         if is_memory:
             self._telemetry.memory_split()
         else:
@@ -314,27 +314,27 @@ class RequestPath:
         finally:
             self._times[stage] = self._times.get(stage, 0.0) + time.perf_counter() - begin
 
-    @property
-    def _who(self) -> str:
-        return f"{self._serving.model} {self._serving.version}"
 
-
-def request_key(cache: ResponseCache, request: Incoming, item: Any) -> bytes:
+def request_key(cache: ResponseCache, request: Request, item: Any) -> bytes:
     """The cache's key of a decoded request.
 
     Raises:
-        TypeError: what `decode` returned has no canonical bytes.
+        TypeError: the decoded item has no canonical bytes.
     """
-    return cache.key(request.media_type or sniff(request.body), canonical(item))
+    return cache.key(_media_type(request), canonical(item))
 
 
-def _as_list(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # tensors, arrays and numpy's numbers
-        return value.tolist()
-    raise ValueError(f"a {type(value).__name__} is not JSON")
+def _media_type(request: Request) -> str:
+    return JSON if request.row is not None else request.media_type or plain.sniff(request.body)
 
 
-def _digest(request: Incoming) -> bytes:
+def _hit(answer: CachedAnswer) -> Outcome:
+    return Outcome(200, answer.body, class_name=answer.class_name, cache="hit")
+
+
+def _digest(request: Request) -> bytes:
+    if request.row is not None:  # of the same item as a body
+        return hashlib.sha256(JSON.encode() + b"\0" + to_json(request.row)).digest()
     return hashlib.sha256(request.media_type.encode() + b"\0" + request.body).digest()
 
 

@@ -1,0 +1,183 @@
+"""TorchServe's calls on a worker: the manifest of every archive names this module as its handler.
+
+TorchServe makes one object of the one class that the module defines, calls `initialize(context)` once and
+`handle(data, context)` for each batch; on the bulk wire, `answer` takes the place of `handle` (see wire.py). Class and
+functions here turn TorchServe's items into requests and outcomes into its responses, and leave the rest to the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from handlers.adapters.torchserve import wire
+from handlers.adapters.torchserve.context_calls import ContextCalls, with_context_calls
+from handlers.base import ServingHandler
+from handlers.contract import JSON
+from handlers.errors import ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
+from handlers.messages import Outcome, Request, bare_media_type, request_id_of
+from handlers.worker.config import WorkerConfig, handler_class, read_config
+from handlers.worker.worker import Worker, reported_load
+
+logger = logging.getLogger(__name__)
+
+_RAW_FIELD = "body"  # TorchServe's name for a body that is no form
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+
+class Entry:
+    """One worker behind TorchServe.
+
+    Args:
+        handler: the author's object; None: the archive's model-config.yaml names its module.
+    """
+
+    def __init__(self, handler: Any = None) -> None:
+        self._handler = handler
+        self._facts: dict[str, Any] = {}
+        self.worker: Worker
+
+    def initialize(self, context: Any) -> None:
+        """Make the worker ready; logs one line on how that ended.
+
+        Raises:
+            LoadError: the worker must not serve.
+        """
+        with reported_load(*_model_and_version(context)) as self._facts:
+            handler = self._handler = self._handler or _author_handler(context)
+            if isinstance(handler, ContextCalls):
+                handler.entry = self
+            if hasattr(handler, "initialize"):
+                handler.initialize(context)
+            else:
+                self.load(context)
+
+    def load(self, context: Any) -> None:
+        """Make the author's handler ready, and take over TorchServe's wire where the archive says so."""
+        # Bodies come raw, whatever decode_input_request says for the node: malformed JSON must reach `decode`. Stock
+        # archives on the same node keep TorchServe's own decoding.
+        os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
+        self.worker = Worker(self._handler, _config(context))
+        self._facts |= self.worker.start()
+        answer = None if self._has_own_handle else self.answer
+        is_bulk = self.worker.config.wire == "bulk" and wire.install(self, answer)
+        self._facts["wire"] = "bulk" if is_bulk else "stock"
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> Any:
+        """The body of each item's answer; statuses and headers go into `context`."""
+        return (self._handler.handle if self._has_own_handle else self.answer_in_context)(data, context)
+
+    def answer_in_context(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """As `handle`, without an author's own."""
+        batch = []
+        for index, fields in enumerate(data):
+            types, headers = _read_properties(context.get_all_request_header(index))
+            batch.append(wire.Item(context.get_request_id(index), headers, fields, types))
+        outcomes = self.answer(batch)
+        for index, outcome in enumerate(outcomes):
+            context.set_response_status(outcome.status, outcome.phrase, index)
+            context.set_response_content_type(index, outcome.media_type)
+            for name, value in outcome.headers:
+                context.set_response_header(index, name, value)
+        return [outcome.body for outcome in outcomes]
+
+    def answer(self, batch: Sequence[wire.Item]) -> list[Outcome]:
+        """One outcome per item of a batch, in order."""
+        return self.worker.answer([read_request(item) for item in batch])
+
+    def golden_answers(self, context: Any) -> dict[str, Any]:
+        """The present answers to the samples, by file name; in place of `initialize`."""
+        self._handler = self._handler or _author_handler(context)
+        return Worker(self._handler, _config(context)).golden_answers()
+
+    @property
+    def _has_own_handle(self) -> bool:
+        return hasattr(self._handler, "handle") and type(self._handler).handle is not ContextCalls.handle
+
+
+def read_request(item: wire.Item) -> Request:
+    """The request in one item of TorchServe; its error where it cannot be read."""
+    headers = {name.lower(): value for name, value in item.headers.items()}
+    request_id = request_id_of(headers, item.request_id)
+    error: RequestError
+    try:
+        if headers.get("explain") == "True":
+            raise NotImplementedHere("This model offers predictions, not explanations.")
+        # TorchServe's own describe request carries no field; a client may send the header as well
+        if not item.fields and headers.get("describe") == "True":
+            return Request(headers=headers, request_id=request_id, wants_description=True)
+        sent_as = bare_media_type(headers.get("content-type", ""))
+        is_form = sent_as in _FORMS
+        name = _RAW_FIELD if not is_form and _RAW_FIELD in item.fields else _only_field(item, is_form)
+        media_type = bare_media_type(item.types.get(name, "")) or ("" if is_form else sent_as)
+        body = item.fields[name]
+        return Request(body if type(body) is bytes else _raw(body), media_type, headers, request_id)
+    except RequestError as raised:
+        error = raised
+    except Exception:
+        logger.exception("reading request %s failed", item.request_id)
+        error = ModelFailed("The handler failed while it read the request.")
+    return Request(headers=headers, request_id=request_id, error=error)
+
+
+def _only_field(item: wire.Item, is_form: bool) -> str:
+    """The name of a form's only field; a gRPC client, whose request is no form, chooses the name."""
+    fields = item.fields
+    if not fields and is_form:  # `curl -d` with JSON and without a Content-Type
+        raise UnsupportedMedia(f"The body came as a form without a field; send it with Content-Type: {JSON}.")
+    if not fields:
+        raise UndecodableBody("The request has no body.")
+    name = next(iter(fields))
+    if is_form and item.is_ambiguous:
+        raise UndecodableBody("The form has a field more than once; send one field, or the bare body.")
+    if len(fields) > 1:
+        raise UndecodableBody(f"The form has {len(fields)} fields; send one field, or the bare body.")
+    if is_form and not fields[name]:  # `curl -d` with JSON: all of it becomes the name of an empty field
+        raise UndecodableBody(f"The form's field is empty; a bare body needs its own Content-Type, such as {JSON}.")
+    return name
+
+
+def _raw(value: Any) -> bytes:
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    # TorchServe parsed it: this worker's switch to raw bodies did not take effect.
+    raise TypeError(f"TorchServe handed over a {type(value).__name__} instead of the raw body")
+
+
+def _read_properties(properties: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Media types of the fields, and headers, out of TorchServe's request properties.
+
+    They mix both: a field's name has a dict of its own headers, a header's name a str.
+    """
+    types = {name: own.get("content-type") or "" for name, own in properties.items() if isinstance(own, dict)}
+    return types, {name: value for name, value in properties.items() if isinstance(value, str)}
+
+
+def _author_handler(context: Any) -> Any:
+    """A new object of the author's class; one that is no ServingHandler has TorchServe's calls itself."""
+    cls = handler_class(_config(context).handler)
+    return with_context_calls(cls)() if issubclass(cls, ServingHandler) else cls()
+
+
+def _config(context: Any) -> WorkerConfig:
+    properties: Mapping[str, Any] = context.system_properties
+    return read_config(
+        Path(properties["model_dir"]),
+        context.manifest["model"],
+        context.model_yaml_config,
+        _model_and_version(context)[0],
+        properties.get("gpu_id"),
+        properties.get("batch_size"),
+    )
+
+
+def _model_and_version(context: Any) -> tuple[str, str]:
+    """The names under which TorchServe serves this worker's model."""
+    manifest: Mapping[str, Any] = context.manifest["model"]
+    model = context.model_name if isinstance(context.model_name, str) else manifest["modelName"]
+    return model, manifest["modelVersion"]

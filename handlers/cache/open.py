@@ -1,0 +1,41 @@
+"""Opens the response cache of an archive, with the shared tier behind it where the archive or the node names one."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from handlers.cache.keys import KeyMaker, archive_digest
+from handlers.cache.local import AnswerStore, CacheOptions, ResponseCache
+from handlers.contract import SHARED_CACHE_VARIABLE, Tolerance
+
+
+def open_cache(
+    options: CacheOptions, model_dir: Path, tolerance: Tolerance, on_exchange: Callable[[str], None]
+) -> ResponseCache:
+    """The cache of the archive in `model_dir`.
+
+    Args:
+        on_exchange: is called with the outcome of every exchange with the shared tier: ok, slow or down.
+
+    Raises:
+        LoadError: the archive carries no digests, or the shared tier has no usable address.
+    """
+    shared = None
+    if options.shared:
+        from handlers.cache.redis import connect  # the package redis is needed only here
+
+        shared = connect(os.environ.get(SHARED_CACHE_VARIABLE) or options.shared, options.ttl_s, on_exchange)
+    return ResponseCache(
+        key=KeyMaker(archive_digest(model_dir)),
+        store=AnswerStore(int(options.max_mb * (1 << 20)), time.time),
+        shared=shared,
+        ttl_s=options.ttl_s,
+        check=options.check,
+        tolerance=tolerance,
+        clock=time.time,
+        random=random.Random().random,  # noqa: S311 - decides which hits are checked, nothing secret
+    )

@@ -1,0 +1,1 @@
+"""A worker's life, whatever server holds it: load, self-test, warm-up, answer."""

@@ -1,0 +1,117 @@
+"""The configuration of one worker: model-config.yaml of its archive, and the server's choices, known to its adapter."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handlers.cache.local import CacheOptions
+from handlers.contract import Tolerance
+from handlers.errors import LoadError
+
+#: Padded tokens that go through a text model at once, where archive.yaml does not say.
+BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """Options that make the network faster and may change its answers; the golden answers decide."""
+
+    compile: bool = False
+    dtype: str = "float32"
+    quantize: str | None = None
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """One version of a model as one worker serves it."""
+
+    model: str
+    version: str
+    model_dir: Path
+    weights_file: Path
+    handler: str  # the author's module
+    settings: dict[str, Any]
+    gpu_id: int | None
+    batch_size: int
+    batch_tokens: int
+    workers: int  # the most that the archive asks for on one node
+    threads: int | None  # torch threads as archive.yaml says; None: chosen by the number of cores
+    response_timeout_s: float
+    warmup_budget_s: float
+    request_bytes: int
+    tolerance: Tolerance
+    wire: str  # bulk or stock; for the adapter of TorchServe
+    metrics: bool
+    cache: CacheOptions | None
+    acceleration: Acceleration = field(default=Acceleration())
+
+
+def read_config(
+    model_dir: Path,
+    manifest: Mapping[str, Any],
+    content: Mapping[str, Any],
+    model: str | None = None,
+    gpu_id: int | None = None,
+    batch_size: int | None = None,
+) -> WorkerConfig:
+    """The configuration in an unpacked archive.
+
+    Args:
+        manifest: the section `model` of MANIFEST.json.
+        content: of model-config.yaml.
+        model: the name under which the server serves the model; None: the manifest's.
+        gpu_id: of the GPU that the server gave this worker; None: none.
+        batch_size: the most items that the server sends at once; None: the archive's.
+
+    Raises:
+        LoadError: the archive was not built by tsctl.
+    """
+    section = content.get("serving")
+    if section is None:
+        raise LoadError("model-config.yaml has no 'serving' section: build the archive with tsctl archive build")
+    cache = section.get("cache")
+    return WorkerConfig(
+        model=model or manifest["modelName"],
+        version=manifest["modelVersion"],
+        model_dir=model_dir,
+        weights_file=model_dir / manifest.get("serializedFile", "model.safetensors"),
+        handler=section.get("handler", ""),
+        settings=section.get("settings", {}),
+        gpu_id=gpu_id,
+        batch_size=batch_size or content.get("batchSize", 1),
+        batch_tokens=section.get("batch_tokens", BATCH_TOKENS),
+        workers=content.get("maxWorkers", 1),
+        threads=section.get("threads"),
+        response_timeout_s=content.get("responseTimeout", 60),
+        warmup_budget_s=section["warmup"]["budget_s"],
+        request_bytes=section["limits"]["request_bytes"],
+        tolerance=Tolerance(**section["tolerance"]),
+        wire=section.get("wire", "bulk"),
+        metrics=section.get("metrics", True),
+        cache=CacheOptions(**cache) if cache else None,
+        acceleration=Acceleration(**section.get("acceleration", {})),
+    )
+
+
+def handler_class(module_name: str) -> type[Any]:
+    """The one class that the author's module defines.
+
+    Raises:
+        LoadError: the module cannot be imported, or defines no class or several.
+    """
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise LoadError(
+            f"the handler's module {module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
+    if len(classes) != 1:
+        raise LoadError(f"the handler's module {module_name} defines {len(classes)} classes; expected exactly one")
+    return classes[0]

@@ -124,7 +124,7 @@ def reopened(gateway: Gateway, model: str, note: Note) -> Iterator[Runner]:
                 f"{model} {stable} is stable now, and not {state.canary}, which {state.id} promoted",
                 f"Set the weights yourself: tsctl weights set {model} {state.stable}=100%",
             )
-        if not any((one.model, one.version) == (model, state.stable) for one in upstreams_written(gateway)):
+        if not any((up.model, up.version) == (model, state.stable) for up in upstreams_written(gateway)):
             raise AnalysisError(
                 f"no node serves {model} {state.stable} any more, which was stable before",
                 f"Release it again: tsctl rollout start {model} {state.stable}",

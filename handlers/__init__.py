@@ -48,10 +48,10 @@ _NAMES = {
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "DeadlinePassed", "DoesNotFit", "EmbeddingHandler", "ImageHandler", "LoadError", "ModelFailed", "NotImplementedHere",
-    "PayloadTooLarge", "RequestError", "Schema", "ServingHandler", "TabularHandler", "UndecodableBody",
-    "UnreadableHeader", "UnsupportedMedia", "import_file", "load_weights", "micro_batches", "parse_json", "tensor_of",
-    "to_device", "validate",
+    "DeadlinePassed", "DoesNotFit", "EmbeddingHandler", "ImageHandler", "LoadError", "ModelFailed",
+    "NotImplementedHere", "PayloadTooLarge", "RequestError", "Schema", "ServingHandler", "TabularHandler",
+    "UndecodableBody", "UnreadableHeader", "UnsupportedMedia", "import_file", "load_weights", "micro_batches",
+    "parse_json", "tensor_of", "to_device", "validate",
 ]  # fmt: skip
 
 

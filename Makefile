@@ -1,9 +1,10 @@
 # What a person or CI does with this checkout; `make` alone lists it. Needs Python 3.11 or newer, and nothing else.
 
-# The first of these names that is new enough; where neither is, the second, which the error message names.
-PYTHON ?= $(firstword $(shell for name in python3.11 python3; do $$name -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$name; \
-	done) python3)
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# The first of these names that is new enough; where neither is, the second, which the error message names.
+find-python = $(firstword $(shell for name in python3.11 python3; do \
+	$$name -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$name && break; done) python3)
+PYTHON ?= $(eval PYTHON := $(find-python))$(PYTHON)# looked for once, and only where it is needed
 
 VENV := .venv
 STAMP := $(VENV)/setup.stamp
@@ -11,18 +12,18 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -I -m pip --disable-pip-version-check --no-input install --no-compile
 #: Three processes on two cores: tests of nodes mostly wait, and the longest files come first.
 PYTEST := $(RUN) -m pytest -n 3
-TESTS ?= tests/live tests/handlers tests/fuzz tests/unit
+TESTS ?= tests/live tests/handlers tests/fuzz tests/benchmarks tests/unit
 #: How long `make fuzz` fuzzes each of its targets, and where its random numbers begin; 0: anywhere.
 SECONDS ?= 60
 SEED ?= 0
 
 #: Build outputs and caches; .venv and the state in .tsctl are not among them.
-BUILT := archives/store archives/*/.built build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
+BUILT := archives/store archives/*/.built build dist .coverage* .pytest_cache .hypothesis .ruff_cache .mypy_cache
 #: Places of one machine, and of package registries; brackets keep this line from finding itself.
 PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status archives verify test test-unit test-live fuzz lint \
+.PHONY: help setup up down status archives verify test test-unit test-live coverage fuzz lint \
 	bench-first-request bench-gateway bench-handlers bench-kills bench-overhead bench-rollout gameday clean distclean
 
 help:  ## Show this list
@@ -51,7 +52,7 @@ test: archives  ## Run the whole test suite; TESTS=path runs a part
 	@$(PYTEST) $(TESTS)
 
 test-unit: $(STAMP)  ## Run the tests that start no node
-	@$(PYTEST) tests/unit tests/handlers tests/fuzz
+	@$(PYTEST) tests/unit tests/handlers tests/fuzz tests/benchmarks
 
 test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
@@ -59,23 +60,26 @@ test-live: archives  ## Run the tests against real nodes
 bench-first-request: archives  ## Measure the first request after READY against the median of the next hundred
 	@$(RUN) -m benchmarks first-request
 
-bench-handlers: archives  ## Measure all figures of the handlers, some twelve minutes (needs wrk)
+bench-handlers: archives  ## Measure all figures of the handlers, about 12 minutes (needs wrk)
 	@$(RUN) -m benchmarks handlers
 
-bench-gateway: $(STAMP)  ## Measure all figures of the gateway, some ten minutes (needs wrk)
+bench-gateway: $(STAMP)  ## Measure all figures of the gateway, about 10 minutes (needs wrk)
 	@$(RUN) -m benchmarks gateway
 
-bench-overhead: $(STAMP)  ## Measure requests a second of a linear layer, against stock TorchServe (needs wrk)
+bench-overhead: $(STAMP)  ## Measure requests/s of a linear layer, against BaseHandler (needs wrk)
 	@$(RUN) -m benchmarks overhead
 
-bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and how soon faults are found, some three minutes
+bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 3 minutes
 	@$(RUN) -m benchmarks rollout
 
-bench-kills: $(STAMP)  ## Kill rollouts with SIGKILL at every point of their way, some twenty minutes
-	@$(RUN) -m benchmarks.crash_tests
+bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes
+	@$(RUN) -m benchmarks crash-tests
 
-gameday: archives  ## Release canaries that are bad on purpose, and see each of them caught, some four minutes
+gameday: archives  ## Release canaries that are bad on purpose under load, about 4 minutes
 	@$(RUN) -m benchmarks gameday
+
+coverage: archives  ## Print the lines of handlers and tsctl that no test runs; tests of nodes are left out
+	@$(PYTEST) -q --cov --cov-report=term-missing tests/unit tests/handlers tests/fuzz tests/benchmarks
 
 fuzz: archives  ## Look for bytes that a worker cannot answer; SECONDS=60 is the time of each target
 	@$(RUN) -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.crash_tests import run as crash_run
+from benchmarks.crash_tests.cases import CASES
 from benchmarks.gameday import run as gameday_run
 from benchmarks.harness import run
 from benchmarks.harness.figures import Result
-from benchmarks.simulation.workloads import workloads as simulated
-from benchmarks.workloads import first_request as first_requests
-from benchmarks.workloads import overhead as overheads
+from benchmarks.simulation.workloads import RUNS
+from benchmarks.simulation.workloads import workloads as simulations
+from benchmarks.workloads.first_request import run as run_first_request
 from benchmarks.workloads.gateway import WORKLOADS as GATEWAY
 from benchmarks.workloads.handlers import WORKLOADS as HANDLERS
+from benchmarks.workloads.overhead import run_on_one_node
 from tsctl.cli.context import open_deployment
 from tsctl.cli.main import run_app
 from tsctl.cli.models import Json
@@ -24,17 +27,18 @@ from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError, NodeError, SpecError
 from tsctl.host.progress import Progress
 
-SIMULATED = list(simulated())
+SIMULATIONS = list(simulations())
 CANARIES = [canary.version for canary in gameday_run.CANARIES]
+CRASH_CASES = {case.name: case for case in CASES}
 
 Rounds = Annotated[int, typer.Option(min=1, help="Turns of every target.")]
 Seconds = Annotated[int, typer.Option(min=1, help="Measured load per turn.")]
-Out = Annotated[Path | None, typer.Option(help="JSON file of the results; a file in .tsctl/bench if left out.")]
+Out = Annotated[Path | None, typer.Option(help="JSON file for the results; a file in .tsctl/bench if left out.")]
 
-app = typer.Typer(help="Measure; every figure is compared inside one run.", no_args_is_help=True)
+app = typer.Typer(help="Measure; every figure is compared inside one run.", no_args_is_help=True, add_completion=False)
 
 
-def only_option(keys: list[str]) -> typer.models.OptionInfo:
+def only_option(keys: Collection[str]) -> typer.models.OptionInfo:
     """`--only` of a command, with its keys in the help text."""
     option: typer.models.OptionInfo = typer.Option(help=f"One of {', '.join(keys)}; repeatable. All if left out.")
     return option
@@ -43,31 +47,22 @@ def only_option(keys: list[str]) -> typer.models.OptionInfo:
 @app.command("first-request")
 def first_request(
     rounds: Annotated[int, typer.Option(min=1, help="Cold starts per model.")] = 5,
+    out: Out = None,
     json: Json = False,
 ) -> None:
     """The first request after READY against the median of the next hundred, and the same on stock TorchServe."""
-    rows = first_requests.measure(*open_deployment(), rounds, Progress())
-    if json:
-        print_json([row.as_json() for row in rows])
-        return
-    columns = ("model", "handler", "first ms", "median ms", "ratio", "worst ratio")
-    print_table(columns, [(r.model, r.handler, r.first_ms, r.median_ms, r.ratio, r.worst_ratio) for r in rows])
+    _run("first-request", {"first": run_first_request}, ["first"], rounds, 0, out, json)
 
 
 @app.command()
-def overhead(rounds: Rounds = 3, seconds: Seconds = 10, json: Json = False) -> None:
+def overhead(rounds: Rounds = 3, seconds: Seconds = 10, out: Out = None, json: Json = False) -> None:
     """A linear layer under 128 connections: this project's handler against TorchServe's own, in one run."""
-    rows = overheads.measure(find_project(), rounds, seconds, Progress())
-    if json:
-        print_json([row.as_json() for row in rows])
-        return
-    columns = ("target", "requests/s", "p50 ms", "p99 ms", "failed", "times stock")
-    print_table(columns, [(r.way, r.requests_s, r.p50_ms, r.p99_ms, r.failed, r.times_stock) for r in rows])
+    _run("overhead", {"overhead": run_on_one_node}, ["overhead"], rounds, seconds, out, json)
 
 
 @app.command()
 def handlers(
-    only: Annotated[list[str] | None, only_option(list(HANDLERS))] = None,
+    only: Annotated[list[str] | None, only_option(HANDLERS)] = None,
     rounds: Rounds = 3,
     seconds: Seconds = 8,
     out: Out = None,
@@ -79,7 +74,7 @@ def handlers(
 
 @app.command()
 def gateway(
-    only: Annotated[list[str] | None, only_option(list(GATEWAY))] = None,
+    only: Annotated[list[str] | None, only_option(GATEWAY)] = None,
     rounds: Rounds = 3,
     seconds: Seconds = 8,
     out: Out = None,
@@ -91,13 +86,13 @@ def gateway(
 
 @app.command()
 def rollout(
-    only: Annotated[list[str] | None, only_option(SIMULATED)] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Simulated rollouts of each kind.")] = 10_000,
+    only: Annotated[list[str] | None, only_option(SIMULATIONS)] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Simulated rollouts of each kind.")] = RUNS,
     out: Out = None,
     json: Json = False,
 ) -> None:
     """False rollbacks, and how soon faults are found, simulated with fixed seeds."""
-    _run("rollout", simulated(runs), _chosen(only, SIMULATED), 1, 0, out, json)
+    _run("rollout", simulations(runs), _chosen(only, SIMULATIONS), 1, 0, out, json)
 
 
 @app.command()
@@ -106,18 +101,32 @@ def gameday(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Release versions that are bad on purpose, and one that is not, under load; 6 where one is judged wrongly."""
+    """Release versions that are bad on purpose, and an identical one, under load; exit code 6 for a wrong verdict."""
     kept = find_project().state / "bench" / "gameday"
     workloads = gameday_run.workloads(_chosen(only, CANARIES), kept)
 
-    def show(results: list[Result]) -> None:
-        print_table(gameday_run.COLUMNS, [gameday_run.cells(row) for row in gameday_run.rows_of(results)])
+    def show(results: Sequence[Result]) -> None:
+        print_table(gameday_run.COLUMNS, [gameday_run.cells(release) for release in gameday_run.releases_of(results)])
         typer.echo()
         _show(results)
 
     results = _run("gameday", workloads, ["gameday"], 1, 0, out, json, show)
-    if wrong := gameday_run.not_right(gameday_run.rows_of(results)):
+    if wrong := gameday_run.wrong_verdicts(gameday_run.releases_of(results)):
         raise AnalysisError("; ".join(wrong), f"The journals are in {kept}.")
+
+
+@app.command("crash-tests")
+def crash_tests(
+    only: Annotated[list[str] | None, only_option(CRASH_CASES)] = None,
+) -> None:
+    """Kill rollouts with SIGKILL at every fault point, and resume them; exit code 1 unless all converge."""
+    cases = [CRASH_CASES[name] for name in _chosen(only, CRASH_CASES)]
+    results = crash_run.run(find_project(), cases, Progress())
+    print_table(crash_run.COLUMNS, [crash_run.cells(result) for result in results])
+    wrong = sum(bool(result.violations) for result in results)
+    typer.echo(f"{len(results)} kills, {len(results) - wrong} converged")
+    if wrong or not results:
+        raise typer.Exit(1)
 
 
 def _chosen(only: list[str] | None, keys: Collection[str]) -> list[str]:
@@ -139,7 +148,7 @@ def _run(
     seconds: int,
     out: Path | None,
     json: bool,
-    show: Callable[[list[Result]], None] | None = None,
+    show: Callable[[Sequence[Result]], None] | None = None,
 ) -> list[Result]:
     """Measures, prints tables or JSON, and writes the JSON file.
 
@@ -148,7 +157,8 @@ def _run(
     """
     project, deployment = open_deployment()
     path = out or project.state / "bench" / f"{name}.json"
-    results, document = run.run_workloads(workloads, project, deployment, keys, rounds, seconds, path, Progress())
+    job = run.Job(project, deployment, rounds, seconds, Progress())
+    results, document = run.run_workloads(workloads, keys, job, path)
     if json:
         print_json(document)
     else:
@@ -159,9 +169,9 @@ def _run(
     return results
 
 
-def _show(results: list[Result]) -> None:
-    if ways := run.way_rows(results):
-        print_table(run.WAY_COLUMNS, ways)
+def _show(results: Sequence[Result]) -> None:
+    if rows := run.target_rows(results):
+        print_table(run.TARGET_COLUMNS, rows)
         typer.echo()
     print_table(run.FIGURE_COLUMNS, run.figure_rows(results))
     for note in run.notes(results):

@@ -1,24 +1,23 @@
 """The errors that tsctl raises on purpose, and the exit code each one owns.
 
     TsctlError            1  base, never raised itself
-      SpecError           2  a YAML file, an option or the configuration does not say what it should
+      SpecError           2  a YAML file, an option or the configuration is invalid
       ArchiveError        3  an archive cannot be built, read or trusted
-      NodeError           4  a node cannot be started, reached, or does not do what it was told
-      GatewayError        5  the gateway refuses or does not serve what it was given
+      NodeError           4  a node cannot be started or reached, or refuses a change
+      GatewayError        5  the gateway refuses a configuration or does not serve it
       AnalysisError       6  evidence cannot be read or judged
-      ConflictError       7  somebody else holds the lock, or the state changed underneath
+      ConflictError       7  another process holds the lock, or the state changed meanwhile
 
-Outcomes are not errors: a rollout that was rolled back exits 10, one left undecided 11, and a plan that would change
-something 12.
+Outcomes are not errors: a rollout exits 10 after a rollback and 11 while it is undecided; a plan with changes exits 12.
 """
 
 
 class TsctlError(Exception):
-    """Something failed that a person can mend.
+    """A failure that a person can fix.
 
     Args:
-        message: what failed, with which values, and what was expected.
-        hint: what to do next, as a full sentence; empty where the message says it.
+        message: the failure, its values and the expectation.
+        hint: the next step, as a full sentence; empty where the message already gives it.
     """
 
     exit_code = 1
@@ -35,7 +34,7 @@ class TsctlError(Exception):
 
 
 class SpecError(TsctlError):
-    """A YAML file, an option or the configuration does not say what it should."""
+    """A YAML file, an option or the configuration is invalid."""
 
     exit_code = 2
 
@@ -47,13 +46,13 @@ class ArchiveError(TsctlError):
 
 
 class NodeError(TsctlError):
-    """A node cannot be started, reached, or does not do what it was told."""
+    """A node cannot be started or reached, or refuses a change."""
 
     exit_code = 4
 
 
 class GatewayError(TsctlError):
-    """The gateway refuses or does not serve what it was given."""
+    """The gateway refuses a configuration or does not serve it."""
 
     exit_code = 5
 
@@ -65,6 +64,6 @@ class AnalysisError(TsctlError):
 
 
 class ConflictError(TsctlError):
-    """Somebody else holds the lock, or the state changed underneath."""
+    """Another process holds the lock, or the state changed meanwhile."""
 
     exit_code = 7

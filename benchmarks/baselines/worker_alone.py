@@ -15,8 +15,6 @@ import time
 import zipfile
 from pathlib import Path
 
-from tsctl.archive.probe import encode_batch, load
-
 parser = argparse.ArgumentParser()
 parser.add_argument("--archive", type=Path)
 parser.add_argument("--sample", type=Path)
@@ -34,6 +32,9 @@ with zipfile.ZipFile(options.archive) as archive:
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
 sys.path.insert(0, str(unpacked))
 os.chdir(unpacked)
+
+from tsctl.archive.probe import encode_batch, load  # noqa: E402 - its import of `handlers` must find the archive's
+
 service = load(
     {
         "model": manifest["modelName"],

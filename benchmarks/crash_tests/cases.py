@@ -1,4 +1,4 @@
-"""Which rollouts are killed, at which of their points, and what is held against whoever goes on with one. Pure."""
+"""The rollouts that are killed, the points at which each is killed, and the checks of its journal. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tsctl.rollout.decide.events import Entry, Outcome
 
-#: Steps that pass within a second or two of the load in kill_ground.py.
+#: Steps that pass within a second or two of the load in harness.py.
 POLICY: dict[str, Any] = {
     "steps": [20, 50, 100], "hold_s": 0.6, "max_hold_s": 120, "min_requests": 8, "max_error_rate": 0.6,
     "signals": ["errors"], "settle_s": 0, "tick_s": 0.2, "max_utilisation": 0.95, "keep": 1,
@@ -18,18 +18,18 @@ POLICY: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Way:
-    """A rollout as it goes where nobody kills it.
+class CrashCase:
+    """A rollout, and how it ends without a kill.
 
     Args:
-        command: is struck. A `rollback` follows a promotion, and a `resume` a start that was killed after its first
-            step had begun.
+        command: the command that is killed. A `rollback` follows a promotion; a `resume` follows a start that was
+            killed after its first step began.
         policy: where it differs from POLICY.
         is_bad: whether the canary fails.
         is_new: whether the canary is registered on no node.
-        is_edited: whether deployment.yaml changes once the first step has begun.
-        is_idle: whether the gateway has just started, and requests come only once the first step has begun.
-        struck: what the names of its points have that are struck; None: all are.
+        is_edited: whether deployment.yaml changes after the first step began.
+        is_idle: whether the gateway has just started, and requests come only after the first step began.
+        points_of: pattern of the fault points that are killed; None: all.
     """
 
     name: str
@@ -40,75 +40,75 @@ class Way:
     is_new: bool = False
     is_edited: bool = False
     is_idle: bool = False
-    struck: str | None = None
+    points_of: str | None = None
 
     def points(self, passed: Sequence[str]) -> list[str]:
-        """Of the points that a rollout passed, those that are worth a kill, in order."""
+        """The fault points at which to kill, in order, from those that a whole rollout passed."""
         halves: dict[str, str] = {}
         for point in passed:
             if point.startswith(HALF):
                 halves.setdefault(point.removeprefix(HALF).split()[0], point)
         kept = [point for point in passed if point in halves.values() or not PASSED_OVER.search(point)]
-        return [point for point in kept if self.struck is None or re.search(self.struck, point)]
+        return [point for point in kept if self.points_of is None or re.search(self.points_of, point)]
 
 
-PROMOTED = Way("promoted", Outcome.PROMOTED)
-ROLLED_BACK = Way("rolled back", Outcome.ROLLED_BACK, is_bad=True, struck="fail|weigh 0|back|ended")
-WAYS = (
+PROMOTED = CrashCase("promoted", Outcome.PROMOTED)
+ROLLED_BACK = CrashCase("rolled back", Outcome.ROLLED_BACK, is_bad=True, points_of="fail|weigh 0|back|ended")
+CASES = (
     PROMOTED,
-    Way("registered and retired", Outcome.PROMOTED, policy={"keep": 0}, is_new=True, struck="register|retire"),
+    CrashCase("registered and retired", Outcome.PROMOTED, policy={"keep": 0}, is_new=True, points_of="register|retire"),
     ROLLED_BACK,
-    Way("taken back", Outcome.ROLLED_BACK, command="rollback", policy={"steps": [100], "hold_s": 0}),
-    Way("resumed", Outcome.PROMOTED, command="resume", struck="asked"),
-    Way("edited", Outcome.PROMOTED, is_edited=True, struck="policy"),
-    Way("nothing known of stable", Outcome.PROMOTED, policy={"hold_s": 4}, is_idle=True, struck="slow"),
+    CrashCase("rollback command", Outcome.ROLLED_BACK, command="rollback", policy={"steps": [100], "hold_s": 0}),
+    CrashCase("resumed", Outcome.PROMOTED, command="resume", points_of="asked"),
+    CrashCase("edited", Outcome.PROMOTED, is_edited=True, points_of="policy"),
+    CrashCase("idle stable", Outcome.PROMOTED, policy={"hold_s": 4}, is_idle=True, points_of="slow"),
 )
 HALF = "amid the line "
-#: What comes again and again, what is the same moment as another point, and lines of a kind of which one was halved.
+#: Points that repeat, that are the same moment as another point, and all but one half line of each kind.
 PASSED_OVER = re.compile(r"line (tick|waits).*\)$|before the line (doing|done)|after the line doing|" + HALF)
 
 
 @dataclass(frozen=True)
-class Killed:
-    """What became of a rollout that was killed at a point.
+class CrashResult:
+    """How a rollout ended that was killed at a point.
 
     Args:
-        misses: what was not as it should be; none where it converged.
-        highest: weight of the canary that the gateway had at any time, in hundredths of a percent.
-        resumed_s: from the kill to the end.
+        violations: what is wrong at the end; none where the rollout converged.
+        highest: the canary's highest weight in the gateway, in hundredths of a percent.
+        resumed_s: seconds from the kill to the end.
     """
 
-    way: str
+    case: str
     point: str
-    misses: tuple[str, ...]
-    repeated: int
-    highest: int
-    resumed_s: float
+    violations: tuple[str, ...]
+    repeated: int = 0
+    highest: int = 0
+    resumed_s: float = 0.0
 
 
-def repeated(entries: Sequence[Entry]) -> int:
-    """Steps that were begun, put in force or judged more than once; an edited policy begins its steps anew."""
+def repeated_steps(entries: Sequence[Entry]) -> int:
+    """Steps that were begun, set or judged more than once; an edited policy begins its steps anew."""
     counts: Counter[tuple[Any, ...]] = Counter()
     policies, step = 0, -1
     for entry in entries:
-        told = entry.content
         policies += entry.kind == "policy"
         if entry.kind == "step":
-            step = told["index"]
-        if entry.kind in ("step", "verdict") or (entry.kind == "done" and told["what"] == "weigh"):
+            step = entry.content["index"]
+        is_weight = entry.kind == "done" and entry.content["what"] == "weigh"
+        if entry.kind in ("step", "verdict") or is_weight:
             counts[entry.kind, policies, step] += 1
     return sum(count - 1 for count in counts.values())
 
 
-def unread(entries: Sequence[Entry], canary: str) -> int:
-    """Requests of the canary between the first cursor and the last one that no tick has told."""
+def uncounted_requests(entries: Sequence[Entry], canary: str) -> int:
+    """Requests of the canary between the first cursor and the last that no tick counts."""
     windows = [window for entry in entries for window in entry.content.get("windows", ())]
-    told: int = sum(window.get("canary", {}).get("requests", 0) for window in windows)
+    counted: int = sum(window.get("canary", {}).get("requests", 0) for window in windows)
     cursor = dict(entries[0].content["cursor"])
-    begin = _requests(cursor, canary)
+    first = _requests(cursor, canary)
     for entry in entries[1:]:
         cursor.update(entry.content.get("cursor", {}))
-    return _requests(cursor, canary) - begin - told
+    return _requests(cursor, canary) - first - counted
 
 
 def _requests(cursor: Mapping[str, int], version: str) -> int:

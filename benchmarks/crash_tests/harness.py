@@ -1,11 +1,8 @@
-"""Where rollouts are killed: a model that is released again and again behind a gateway, under load."""
+"""Kills rollouts of a model that is released again and again behind a gateway, under load, and checks how they end."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,74 +14,74 @@ from typing import Any
 
 import yaml
 
-from benchmarks import CHECKOUT
-from benchmarks.crash_tests.cases import POLICY, Killed, Way, repeated, unread
-from benchmarks.crash_tests.fault_points import POINTS_VARIABLE, STRIKE_VARIABLE
-from benchmarks.harness.client import Address, Connection
-from tsctl.config.project import PROJECT_VARIABLE, Project
+from benchmarks.crash_tests.cases import POLICY, CrashCase, CrashResult, repeated_steps, uncounted_requests
+from benchmarks.crash_tests.fault_points import KILL_VARIABLE, POINTS_VARIABLE
+from benchmarks.harness.client import Address, Connection, asking
+from benchmarks.harness.commands import run_tsctl
+from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import NodeError, TsctlError
 from tsctl.gateway.state import Gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic
 from tsctl.nodes.torchserve.node import open_nodes
-from tsctl.rollout.decide.actions import Action, next_action
+from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.journal import journals, read, unfinished, whole_bytes
 
-#: Between two requests of a client.
+#: Seconds between two requests of a client.
 CLIENT_S, CLIENTS = 0.02, 2
+#: Seconds between two looks at the gateway's weights.
 SAMPLE_S = 0.03
-#: Nobody watches for so long after a kill, while requests go on.
+#: Seconds between a kill and the command that resumes; requests go on meanwhile.
 GONE_S = 0.5
-COMMAND_S = 120
 EXIT_CODES = {Outcome.PROMOTED: 0, Outcome.ROLLED_BACK: 10}
 
 
 @dataclass
-class Seen:
-    """The canary's weight in the gateway, looked at again and again."""
+class WeightWatch:
+    """The canary's weight in the gateway, sampled while a rollout runs."""
 
     highest: int = 0
-    misses: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
 
     def add(self, weight: int, most: int) -> None:
-        """The weight, and the most that the journal had decided just before and just after."""
+        """Note a weight, and the most that the journal had decided just before and just after."""
         self.highest = max(self.highest, weight)
         if weight > most:
-            self.misses.append(f"the gateway had {percent(weight)}, and the journal {percent(most)}")
+            self.violations.append(f"the gateway had {percent(weight)}, and the journal {percent(most)}")
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One rollout of a way.
+    """One rollout of a case.
 
     Args:
-        stable: before it.
-        old: journals that were there before, and are none of it.
+        stable: the stable version before it.
+        old: journals of earlier rollouts.
     """
 
-    way: Way
+    case: CrashCase
     canary: str
     stable: str
     old: frozenset[Path]
 
     @property
     def wanted(self) -> str:
-        """The version that has everything in the end."""
-        return self.canary if self.way.outcome is Outcome.PROMOTED else self.stable
+        """The version that has all traffic in the end."""
+        return self.canary if self.case.outcome is Outcome.PROMOTED else self.stable
 
     def command(self, model: str) -> list[str]:
-        return [self.way.command, model, *([self.canary] if self.way.command == "start" else [])]
+        return [self.case.command, model, *([self.canary] if self.case.command == "start" else [])]
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What is released.
+class CrashHarness:
+    """A model behind a gateway, whose rollouts are killed.
 
     Args:
         address: of the model's route.
-        good: two versions that answer the body; one of them is stable, and the other one its canary.
+        good: two versions that answer the body; one of them is stable, and the other its canary.
         bad: a version that fails on the body.
     """
 
@@ -96,68 +93,69 @@ class Ground:
     good: tuple[str, str]
     bad: str
 
-    def points(self, way: Way) -> list[str]:
-        """Where a rollout of this way can be killed; one is run whole for it.
+    def points(self, case: CrashCase) -> list[str]:
+        """The fault points of a case, from one rollout that nobody kills.
 
         Raises:
-            NodeError: it does not end as it should even so.
+            NodeError: even this rollout does not end as it should.
         """
-        passed, whole = self._run(way, "")
-        if whole.misses:
-            raise NodeError(f"a rollout that nobody kills, {way.name}, is not as it should be: {whole.misses}")
-        return way.points(passed)
+        passed, whole = self._run(case, "")
+        if whole.violations:
+            raise NodeError(f"{case.name}: a rollout that nobody kills is wrong: {whole.violations}")
+        return case.points(passed)
 
-    def kill(self, way: Way, point: str) -> Killed:
-        """A rollout was killed at the point, and somebody went on with it.
+    def kill(self, case: CrashCase, point: str) -> CrashResult:
+        """Kill a rollout at the point, and resume it.
 
         Raises:
             NodeError: the point was not reached.
         """
-        return self._run(way, point)[1]
+        return self._run(case, point)[1]
 
-    def _run(self, way: Way, point: str) -> tuple[list[str], Killed]:
-        attempt = self._prepare(way)
-        with tempfile.TemporaryDirectory() as folder, self._watched(attempt) as seen:
+    def _run(self, case: CrashCase, point: str) -> tuple[list[str], CrashResult]:
+        attempt = self._prepare(case)
+        with tempfile.TemporaryDirectory() as folder, self._watched(attempt) as watch:
             points = Path(folder) / "points"
-            struck = {STRIKE_VARIABLE: point, POINTS_VARIABLE: str(points)}
-            status: int | None = self._tsctl("rollout", *attempt.command(self.model), struck=struck)
+            status: int | None = self._rollout(*attempt.command(self.model), kill_at=point, points=points)
             if (status == -signal.SIGKILL) != bool(point):
-                raise NodeError(f"{way.name}: {attempt.command(self.model)} ended with {status} at {point!r}")
+                raise NodeError(f"{case.name}: {attempt.command(self.model)} ended with {status} at {point!r}")
             begin = time.monotonic()
             if point:
                 time.sleep(GONE_S)
-                status = self._go_on(attempt)
+                status = self._resume(attempt)
             took_s = time.monotonic() - begin
             passed = points.read_text(encoding="utf-8").splitlines()
-        misses = (*self._misses(attempt, status), *dict.fromkeys(seen.misses))
-        return passed, Killed(way.name, point, misses, repeated(read(self._begun()[-1])), seen.highest, took_s)
+        violations = (*self._violations(attempt, status), *dict.fromkeys(watch.violations))
+        repeated = repeated_steps(read(self._begun()[-1]))
+        return passed, CrashResult(case.name, point, violations, repeated, watch.highest, took_s)
 
     # ---- before ----------------------------------------------------------------------------------------------------
 
-    def _prepare(self, way: Way) -> Attempt:
-        """Everything is as the way begins."""
-        if unfinished(self.project, self.model) is not None:  # what an earlier miss has left
+    def _prepare(self, case: CrashCase) -> Attempt:
+        """Bring model, gateway and deployment.yaml to the state in which the case begins."""
+        if unfinished(self.project, self.model) is not None:  # an earlier violation left it
             self._tsctl("rollout", "abort", self.model)
-        content = yaml.safe_load(self.project.deployment.read_text(encoding="utf-8"))
-        self._write({**content, "rollout": {**POLICY, **way.policy}})
+        self._write_policy(case.policy)
         stable = self._route().stable
-        canary = self.bad if way.is_bad else next(one for one in self.good if one != stable)
-        if way.is_new and any(node.client.describe(self.model, canary) for node in self.gateway.nodes()):
+        canary = self.bad if case.is_bad else next(version for version in self.good if version != stable)
+        if case.is_new and any(node.client.describe(self.model, canary) for node in self.gateway.nodes()):
             self._tsctl("models", "retire", self.model, canary)
-        if way.is_idle:
+        if case.is_idle:
             self._tsctl("gateway", "stop")
             self._tsctl("gateway", "start")
         old = frozenset(journals(self.project, self.model))
         with clients(self.address, self.body):
-            if way.command == "rollback":
+            if case.command == "rollback":
                 self._tsctl("rollout", "start", self.model, canary)
-            if way.command == "resume":
+            if case.command == "resume":
                 with tempfile.NamedTemporaryFile() as points:
-                    struck = {STRIKE_VARIABLE: "after the line step 0", POINTS_VARIABLE: points.name}
-                    self._tsctl("rollout", "start", self.model, canary, struck=struck)
-        return Attempt(way, canary, stable, old)
+                    kill_at = "after the line step 0"
+                    self._rollout("start", self.model, canary, kill_at=kill_at, points=Path(points.name))
+        return Attempt(case, canary, stable, old)
 
-    def _write(self, content: dict[str, Any]) -> None:
+    def _write_policy(self, policy: Mapping[str, Any]) -> None:
+        content = yaml.safe_load(self.project.deployment.read_text(encoding="utf-8"))
+        content["rollout"] = {**POLICY, **policy}
         beside = self.project.deployment.with_suffix(".new")
         beside.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         beside.replace(self.project.deployment)
@@ -165,104 +163,91 @@ class Ground:
     # ---- meanwhile -------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _watched(self, attempt: Attempt) -> Iterator[Seen]:
-        """What the gateway does, under load, while the block runs."""
-        seen, ended = Seen(), threading.Event()
+    def _watched(self, attempt: Attempt) -> Iterator[WeightWatch]:
+        """Samples the gateway's weights, under load, while the block runs."""
+        watch, ended = WeightWatch(), threading.Event()
 
         def decided() -> int:
             begun = self._begun(attempt.old)
             return fold(read(begun[-1])).weight if begun else 0
 
-        def look() -> None:
+        def sample(_: int) -> None:
             while not ended.wait(SAMPLE_S):
                 try:
-                    most = decided()
+                    before = decided()
                     weight = self._route().weights.get(attempt.canary, 0)
-                    seen.add(weight, max(most, decided()))
+                    watch.add(weight, max(before, decided()))
                 except TsctlError as error:
-                    seen.misses.append(f"while it ran: {error.message}")
+                    watch.violations.append(f"while it ran: {error.message}")
 
-        def edit() -> None:
-            while not ended.wait(SAMPLE_S):
+        def edit(_: int) -> None:
+            while attempt.case.is_edited and not ended.wait(SAMPLE_S):
                 if decided():
-                    content = yaml.safe_load(self.project.deployment.read_text(encoding="utf-8"))
-                    self._write({**content, "rollout": {**POLICY, "hold_s": 0.7}})
+                    self._write_policy({"hold_s": 0.7})
                     return
 
         def begins() -> bool:
-            return not attempt.way.is_idle or decided() > 0
+            return not attempt.case.is_idle or decided() > 0
 
-        threads = [threading.Thread(target=act) for act in ((look, edit) if attempt.way.is_edited else (look,))]
-        with clients(self.address, self.body, begins):
-            for thread in threads:
-                thread.start()
-            try:
-                yield seen
-            finally:
-                ended.set()
-                for thread in threads:
-                    thread.join()
+        with clients(self.address, self.body, begins), asking(sample, 1, ended), asking(edit, 1, ended):
+            yield watch
 
-    def _go_on(self, attempt: Attempt) -> int | None:
-        """Exit code of whoever goes on; None where there was nothing left to do."""
+    def _resume(self, attempt: Attempt) -> int | None:
+        """Exit code of the command that goes on; None where nothing was left to do."""
         if unfinished(self.project, self.model) is not None:
             return self._tsctl("rollout", "resume", self.model)
         begun = self._begun(attempt.old)
-        if begun and fold(read(begun[-1])).outcome is attempt.way.outcome:
+        if begun and fold(read(begun[-1])).outcome is attempt.case.outcome:
             return None
         return self._tsctl("rollout", *attempt.command(self.model))
 
     # ---- afterwards ------------------------------------------------------------------------------------------------
 
-    def _misses(self, attempt: Attempt, status: int | None) -> list[str]:
-        """What is not as it should be at the end."""
+    def _violations(self, attempt: Attempt, status: int | None) -> list[str]:
+        """What is not as it would be without a kill."""
         content = self._begun()[-1].read_bytes()
         entries = read(self._begun()[-1])
         state = fold(entries)
         shares = {version: weight for version, weight in self._route().weights.items() if weight}
         nodes = open_nodes(self.project, self.gateway.deployment)
         defaults = {node.client.default_version(self.model) for node in nodes}
-        lost = unread(entries, state.canary)
-        held = {
-            f"it ended {state.outcome}: {state.why}": state.outcome is attempt.way.outcome,
-            f"the exit code was {status}": status in (None, EXIT_CODES[attempt.way.outcome]),
+        uncounted, repeated = uncounted_requests(entries, state.canary), repeated_steps(entries)
+        checks = {
+            f"it ended {state.outcome}: {state.why}": state.outcome is attempt.case.outcome,
+            f"the exit code was {status}": status in (None, EXIT_CODES[attempt.case.outcome]),
             f"the weights are {shares}": shares == {attempt.wanted: TOTAL},
             f"the default is {', '.join(sorted(defaults))}": defaults == {attempt.wanted},
-            f"{lost} requests are no evidence": lost == 0,
-            f"{repeated(entries)} steps were repeated": repeated(entries) == 0,
-            f"there is still to do: {next_action(state)}": next_action(state).action is Action.NOTHING,
+            f"{uncounted} requests are not counted": uncounted == 0,
+            f"{repeated} steps were repeated": repeated == 0,
+            f"the next action is {next_action(state)}": next_action(state) is None,
             "the journal ends with half a line": whole_bytes(content) == len(content),
         }
-        return [what for what, is_so in held.items() if not is_so]
+        return [violation for violation, holds in checks.items() if not holds]
 
     def _route(self) -> Traffic:
-        return next(one for one in traffic_in_force(self.gateway) if one.model == self.model)
+        return next(traffic for traffic in traffic_in_force(self.gateway) if traffic.model == self.model)
 
     def _begun(self, old: frozenset[Path] = frozenset()) -> list[Path]:
-        """Journals that are not old; one without a whole line was not begun."""
-        there = [path for path in journals(self.project, self.model) if path not in old]
-        return [path for path in there if whole_bytes(path.read_bytes())]
+        """Journals that are not old and have a whole line; without one nothing was begun."""
+        paths = [path for path in journals(self.project, self.model) if path not in old]
+        return [path for path in paths if whole_bytes(path.read_bytes())]
 
-    def _tsctl(self, *command: str, struck: Mapping[str, str] | None = None) -> int:
-        module = "tsctl.cli.main" if struck is None else "benchmarks.crash_tests.fault_points"
-        environment = {**os.environ, PROJECT_VARIABLE: str(self.project.root), **(struck or {})}
-        ended = subprocess.run(
-            [sys.executable, "-m", module, *command],
-            cwd=CHECKOUT,
-            env=environment,
-            capture_output=True,
-            check=False,
-            timeout=COMMAND_S,
-        )
-        return ended.returncode
+    def _tsctl(self, *command: str) -> int:
+        return run_tsctl(self.project, *command).status
+
+    def _rollout(self, *command: str, kill_at: str, points: Path) -> int:
+        """Exit code of `tsctl rollout` with fault points; it is killed at `kill_at`, or at none where that is ''."""
+        environment = {KILL_VARIABLE: kill_at, POINTS_VARIABLE: str(points)}
+        module = "benchmarks.crash_tests.fault_points"
+        return run_tsctl(self.project, "rollout", *command, module=module, environment=environment).status
 
 
 @contextmanager
 def clients(address: Address, body: bytes, begins: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """CLIENTS ask without an end while the block runs, with a pause between two requests, once `begins` holds."""
+    """CLIENTS send requests, CLIENT_S apart, while the block runs; the first comes once `begins` holds."""
     ended = threading.Event()
 
-    def ask() -> None:
+    def ask(_: int) -> None:
         connection = Connection(address)
         while not begins() and not ended.wait(CLIENT_S):
             pass
@@ -270,12 +255,5 @@ def clients(address: Address, body: bytes, begins: Callable[[], bool] = lambda: 
             connection.ask(body)
         connection.close()
 
-    threads = [threading.Thread(target=ask) for _ in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    try:
+    with asking(ask, CLIENTS, ended):
         yield
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()

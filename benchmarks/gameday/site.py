@@ -1,40 +1,37 @@
-"""The site of a game day: archives that are bad on purpose, a node, a gateway, and whoever releases on them."""
+"""The site of a game day: archives that are bad on purpose, a node and a gateway, and the releases on them."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks import ARCHIVES
+from benchmarks.harness.commands import run_tsctl
 from benchmarks.targets.fleet import Fleet, running
-from benchmarks.targets.own_project import free_node, own_project
+from benchmarks.targets.project import free_node, own_project
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import read_archive_spec
-from tsctl.config.project import PROJECT_VARIABLE, Project
+from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ArchiveError, NodeError
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.retire import retire
-from tsctl.host.progress import Progress, Step
+from tsctl.host.progress import Progress, ProgressStep
 from tsctl.rollout.run.journal import journals, unfinished
 
 MODEL, STABLE = "gameday", "1.0"
-#: Whose network and weights all versions have.
+#: The archive whose network and weights all versions have.
 DIGITS = "digits"
-#: A hang is answered by the gateway after this time, well before the worker that hangs is ended.
+#: The gateway answers a hanging request after this time, well before the worker that hangs is ended.
 ROUTE = {"deadline_s": 2.0}
-#: How long one release may take, and what a version still has in hand afterwards.
-RELEASE_S = 240.0
+#: Seconds that a version may take to drain.
 RETIRE_S = 60.0
 
 
@@ -42,7 +39,7 @@ RETIRE_S = 60.0
 def gameday_site(
     project: Project, folder: Path, versions: Sequence[str], policy: Mapping[str, Any], progress: Progress
 ) -> Iterator[Fleet]:
-    """One node that serves the stable version behind a gateway, and these other versions in the store.
+    """One node that serves the stable version behind a gateway, with the other versions in the store.
 
     Raises:
         TsctlError: an archive cannot be built, or the node or the gateway does not serve.
@@ -53,52 +50,54 @@ def gameday_site(
         yield fleet
 
 
-def release(fleet: Fleet, version: str, step: Step) -> Path:
-    """The journal of the version's release, begun as a person would, when the command has ended.
+def release(fleet: Fleet, version: str, step: ProgressStep) -> Path:
+    """Release the version with `tsctl rollout start`; returns the journal when the command has ended.
 
     Raises:
         NodeError: the command did not begin a rollout, or did not end.
     """
     before = journals(fleet.project, MODEL)
     step.note(f"tsctl rollout start {MODEL} {version}")
-    status, told = _tsctl(fleet.project, "rollout", "start", MODEL, version, "--json")
+    ended = run_tsctl(fleet.project, "rollout", "start", MODEL, version, "--json")
     new = [path for path in journals(fleet.project, MODEL) if path not in before]
     if not new:
-        raise NodeError(f"tsctl rollout start {MODEL} {version} ended with {status} and began nothing: {told}")
+        raise NodeError(
+            f"tsctl rollout start {MODEL} {version} ended with {ended.status} and began nothing: {ended.stderr}"
+        )
     return new[-1]
 
 
-def bring_back(fleet: Fleet, version: str, step: Step) -> None:
-    """Stable has all requests and is the default, and the version is on no node.
+def reset(fleet: Fleet, version: str, step: ProgressStep) -> None:
+    """Give stable all traffic and the default, and remove the version from every node.
 
     Raises:
-        TsctlError: it is not so.
+        TsctlError: that failed.
     """
     if unfinished(fleet.project, MODEL) is not None:
-        status, told = _tsctl(fleet.project, "rollout", "abort", MODEL)
-        if status != 10:
-            raise AnalysisError(f"tsctl rollout abort {MODEL} ended with {status}: {told}")
+        ended = run_tsctl(fleet.project, "rollout", "abort", MODEL)
+        if ended.status != 10:
+            raise AnalysisError(f"tsctl rollout abort {MODEL} ended with {ended.status}: {ended.stderr}")
     set_weights(fleet.gateway, MODEL, {STABLE: TOTAL})
-    ended = retire(fleet.gateway, MODEL, version, RETIRE_S, step.note)
-    if ended.failed:
-        raise NodeError(f"{MODEL} {version} is still on a node: {ended.failed[0][1]}")
+    retired = retire(fleet.gateway, MODEL, version, RETIRE_S, step.note)
+    if retired.failed:
+        raise NodeError(f"{MODEL} {version} is still on a node: {retired.failed[0][1]}")
 
 
-def versions_of(fleet: Fleet, requests: set[str]) -> dict[str, str]:
-    """By the id of a request, the version to which the gateway sent it; those that it sent nowhere are left out."""
-    found = {}
-    for path in fleet.gateway.places.access_log.parent.glob("access.log*"):
+def logged_versions(fleet: Fleet, requests: set[str]) -> dict[str, str]:
+    """The version that the gateway sent each request to, by request id; requests that it sent nowhere are left out."""
+    versions = {}
+    for path in fleet.gateway.files.access_log.parent.glob("access.log*"):
         for line in path.read_text(encoding="utf-8").splitlines():
-            told = json.loads(line)
-            if told["request_id"] in requests and told["version"]:
-                found[told["request_id"]] = told["version"]
-    return found
+            record = json.loads(line)
+            if record["request_id"] in requests and record["version"]:
+                versions[record["request_id"]] = record["version"]
+    return versions
 
 
 def _archives(
     project: Project, own: Project, versions: Sequence[str], progress: Progress
 ) -> dict[tuple[str, str], StoredArchive]:
-    """All are held to the answers of the stable version, so that a wrong one is known before it serves."""
+    """All have the golden answers of the stable version, so that verification catches a wrong version."""
     folder, digits = own.archives / MODEL, project.archives / DIGITS
     with progress.step("building the archives") as step:
         shutil.copytree(ARCHIVES / MODEL, folder)
@@ -114,23 +113,3 @@ def _archives(
             if version != STABLE:
                 shutil.copyfile(golden / f"{STABLE}.json", golden / f"{version}.json")
         return {(MODEL, version): build_version(own, folder, spec, version, step.note).archive for version in versions}
-
-
-def _tsctl(own: Project, *arguments: str) -> tuple[int, str]:
-    """Exit code, and the end of what it said.
-
-    Raises:
-        NodeError: it did not end.
-    """
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-m", "tsctl.cli.main", *arguments],
-            env={**os.environ, PROJECT_VARIABLE: str(own.root)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=RELEASE_S,
-        )
-    except subprocess.TimeoutExpired:
-        raise NodeError(f"tsctl {' '.join(arguments)} did not end within {RELEASE_S:g} s") from None
-    return ended.returncode, ended.stderr.strip()[-500:]

@@ -1,4 +1,4 @@
-"""Users of a game day: they send scikit-learn's digits, wait for the answer, look at it a while, and send another."""
+"""Users of a game day: each sends one of scikit-learn's digits, looks at the answer for a while, and sends another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from benchmarks.harness.client import Address, Answer, Connection, Load, asking
 
 CONNECTIONS = 12
-#: What a user does between an answer and the next request, on average; long enough that the load takes no core whole.
+#: Mean seconds between an answer and the next request, so long that the load takes no whole core.
 PAUSE_S = 0.025
 SEED = 20_261_125
 
@@ -27,7 +27,7 @@ def digit_bodies() -> list[bytes]:
 
 @contextmanager
 def users(address: Address, bodies: Sequence[bytes], name: str) -> Iterator[Load]:
-    """Requests of CONNECTIONS users while the block runs; all have their answers when it ends.
+    """CONNECTIONS users send requests while the block runs; all are answered when it ends.
 
     Args:
         name: begins the ids of the requests, which are in `Answer.user` and end with the number of the body.
@@ -49,6 +49,6 @@ def users(address: Address, bodies: Sequence[bytes], name: str) -> Iterator[Load
         yield load
 
 
-def picture_of(answer: Answer) -> str:
-    """The number of the digit that was asked for."""
+def digit_of(answer: Answer) -> str:
+    """The number of the digit that was sent."""
     return answer.user.rpartition("-")[2]

@@ -1,7 +1,7 @@
-"""Closed-loop clients that remember every answer: when it was asked for, when it came, its status and its version.
+"""Closed-loop clients that keep every answer: when the request was sent, when the answer came, its status and version.
 
-wrk counts; this tells which request failed, and which version a user met. Raw sockets, because a client of Python's
-library takes as much processor time for a request as all that stands behind it.
+wrk only counts; this client also says which request failed, and which version answered each user. It writes to raw
+sockets, because a client of Python's library takes as much processor time per request as all that stands behind it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-#: How long an answer may take, in seconds, before it counts as failed.
+#: Seconds that an answer may take before it counts as failed.
 ANSWER_S = 30.0
 FAILED = 0  # the status of a request without an answer
 
@@ -37,7 +38,7 @@ class Answer:
     status: int
     version: str
     user: str = ""
-    predicted: str = ""  # the class, where the handler tells one
+    predicted: str = ""  # the class, where the handler's answer has one
 
     @property
     def took_ms(self) -> float:
@@ -53,10 +54,10 @@ class Connection:
         lines = "".join(f"{name}: {value}\r\n" for name, value in address.headers.items())
         self._head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\n{lines}"
         self._socket: socket.socket | None = None
-        self._left = b""
+        self._rest = b""
 
     def ask(self, body: bytes, headers: Mapping[str, str] | None = None, user: str = "") -> Answer:
-        """Send and wait; what fails on the way is an answer of status FAILED."""
+        """Send a request and wait; an error on the way gives an answer of status FAILED."""
         more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         message = f"{self._head}{more}content-length: {len(body)}\r\n\r\n".encode() + body
         asked = time.perf_counter()
@@ -72,10 +73,10 @@ class Connection:
         return Answer(asked, time.perf_counter(), status, version, user, predicted)
 
     def close(self) -> None:
-        """The next request opens another one."""
+        """Close the connection; the next request opens another one."""
         if self._socket is not None:
             self._socket.close()
-        self._socket, self._left = None, b""
+        self._socket, self._rest = None, b""
 
     def _read(self, opened: socket.socket) -> tuple[int, str, str]:
         """Status, version and predicted class.
@@ -83,14 +84,14 @@ class Connection:
         Raises:
             ValueError: no HTTP/1.1 with a length.
         """
-        seen = self._left
-        while (end := seen.find(b"\r\n\r\n")) < 0:
-            seen += _more(opened)
-        head = seen[:end].lower()
+        read = self._rest
+        while (end := read.find(b"\r\n\r\n")) < 0:
+            read += _more(opened)
+        head = read[:end].lower()
         length = int(_header(head, b"content-length") or b"x")
-        while len(seen) < end + 4 + length:
-            seen += _more(opened)
-        self._left = seen[end + 4 + length :]
+        while len(read) < end + 4 + length:
+            read += _more(opened)
+        self._rest = read[end + 4 + length :]
         if _header(head, b"connection") == b"close":
             self.close()
         version, predicted = (_header(head, name).decode() for name in (b"x-model-version", b"x-prediction-class"))
@@ -99,7 +100,7 @@ class Connection:
 
 @dataclass
 class Load:
-    """What clients met so far."""
+    """The answers that clients got so far."""
 
     answers: list[Answer] = field(default_factory=list)
 
@@ -109,26 +110,19 @@ class Load:
 
     @property
     def counts(self) -> Counter[tuple[int, str]]:
-        """How many answers came so far, by status and version."""
+        """Number of answers by status and version."""
         return Counter((answer.status, answer.version) for answer in list(self.answers))
 
 
 @contextmanager
-def under_load(
-    address: Address, body: bytes, connections: int, headers_of: Callable[[int], Mapping[str, str]] | None = None
-) -> Iterator[Load]:
-    """Requests without a pause while the block runs; all have their answers when it ends.
-
-    Args:
-        headers_of: more headers for the n-th request of a connection.
-    """
+def under_load(address: Address, body: bytes, connections: int) -> Iterator[Load]:
+    """Clients send the body without a pause while the block runs; all are answered when it ends."""
     load, stop = Load(), threading.Event()
 
-    def ask(number: int) -> None:
-        connection, turn = Connection(address), 0
+    def ask(_: int) -> None:
+        connection = Connection(address)
         while not stop.is_set():
-            load.answers.append(connection.ask(body, headers_of(turn) if headers_of else None))
-            turn += 1
+            load.answers.append(connection.ask(body))
         connection.close()
 
     with asking(ask, connections, stop):
@@ -137,7 +131,7 @@ def under_load(
 
 @contextmanager
 def asking(ask: Callable[[int], None], clients: int, stop: threading.Event) -> Iterator[None]:
-    """`ask` runs once for each client, given its number, while the block runs; afterwards it is to stop, and has."""
+    """Runs `ask` in a thread for each client, with its number, while the block runs; `stop` tells it to return."""
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
@@ -150,21 +144,16 @@ def asking(ask: Callable[[int], None], clients: int, stop: threading.Event) -> I
 
 
 def ask_all(address: Address, body: bytes, users: Sequence[str], header: str, connections: int) -> list[Answer]:
-    """One request for each user, by so many connections at once."""
-    found: list[Answer] = []
+    """One request for each user, whose name is in the header, over `connections` connections at once."""
 
-    def ask(first: int) -> None:
+    def ask(first: int) -> list[Answer]:
         connection = Connection(address)
-        for user in users[first::connections]:
-            found.append(connection.ask(body, {header: user}, user))
+        answers = [connection.ask(body, {header: user}, user) for user in users[first::connections]]
         connection.close()
+        return answers
 
-    threads = [threading.Thread(target=ask, args=(first,)) for first in range(connections)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+    with ThreadPoolExecutor(connections) as pool:
+        return [answer for answers in pool.map(ask, range(connections)) for answer in answers]
 
 
 def _more(opened: socket.socket) -> bytes:

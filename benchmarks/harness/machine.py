@@ -1,4 +1,4 @@
-"""What a figure depends on beside the code: cores, processor, memory, versions, and when it was measured."""
+"""Facts that a figure depends on beside the code: cores, processor, memory, versions, date."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "java": find_java().major,
         "wrk": _wrk_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: number for name in PACKAGES if (number := _version(name))},
     }
 
 
@@ -48,8 +48,8 @@ def _version(package: str) -> str:
 
 def _wrk_version() -> str:
     try:
-        said = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout  # noqa: S607 - as run_wrk
+        text = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout  # noqa: S607 - as run_wrk
     except OSError:
         return ""
-    words = said.split()
+    words = text.split()
     return " ".join(words[1:2])

@@ -1,13 +1,13 @@
-"""Runs a workload: all ways are started, must answer alike, are warmed, and then take turns under the same load.
+"""Runs a workload: all targets are started, must answer alike, are warmed, and then take turns under the same load.
 
-All ways run during the whole workload, so that no round pays for a start; what does not have its turn is idle.
+All targets run during the whole workload, so that no round pays for a start; those without the turn are idle.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,38 +18,38 @@ import requests
 from benchmarks.harness.client import Address
 from benchmarks.harness.figures import Turn
 from benchmarks.harness.processes import cpu_s
+from benchmarks.harness.target import Target
 from benchmarks.harness.wrk import run_wrk, write_script
-from benchmarks.targets.node import Way
 from tsctl.errors import NodeError
 from tsctl.host.progress import Progress
 
-#: Load before every turn: caches of the processor, and what slept meanwhile.
+#: Seconds of load before every turn, for the processor's caches and for processes that slept meanwhile.
 LEAD_S = 1
-#: Bodies that every way must answer alike before anything is measured, and how far two numbers may lie apart.
-ASKED = 4
+#: Bodies that all targets must answer alike before anything is measured, and how far two numbers may lie apart.
+COMPARED = 4
 TOLERANCE = 1e-4
 ANSWER_S = 60
 
-#: One turn of what takes turns: figures by name; a loop over several batch sizes has several.
+#: Measures one turn: figures by name. A loop over several batch sizes has several.
 TakeTurn = Callable[[], dict[str, Turn]]
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """What is sent, by how many connections at once."""
+class Requests:
+    """The bodies that are sent, in this order and over and over."""
 
     bodies: Sequence[bytes]
     connections: int
-    warming_s: int  # load on each way before the first round: the JVM compiles its hot paths only under load
+    warming_s: int  # load on each target before the first round: the JVM compiles its hot paths only under load
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The ways that are compared, and what they are asked."""
+    """The targets that are compared, and their requests."""
 
-    traffic: Traffic
-    ways: Sequence[Way]
-    numbers: Callable[[Any], list[float]]  # of an answer, in an order that is the same for every way
+    requests: Requests
+    targets: Sequence[Target]
+    numbers: Callable[[Any], list[float]]  # of an answer, in an order that is the same for every target
     notes: tuple[str, ...] = ()
 
 
@@ -57,9 +57,9 @@ def answers(address: Address, bodies: Sequence[bytes]) -> list[Any]:
     """The decoded answers.
 
     Raises:
-        NodeError: one is no 200.
+        NodeError: an answer is no 200.
     """
-    found = []
+    decoded = []
     for body in bodies:
         try:
             answer = requests.post(address.url, data=body, headers=dict(address.headers), timeout=ANSWER_S)
@@ -67,53 +67,79 @@ def answers(address: Address, bodies: Sequence[bytes]) -> list[Any]:
             raise NodeError(f"{address.url} does not answer: {error}") from None
         if answer.status_code != 200:
             raise NodeError(f"{address.url} answered {answer.status_code}: {answer.text[:300]}")
-        found.append(answer.json())
-    return found
+        decoded.append(answer.json())
+    return decoded
 
 
 @contextmanager
 def started(workload: Workload, progress: Progress) -> Iterator[dict[str, Address]]:
-    """The address of each way by its name, while all of them run and answer alike.
+    """The address of each target by its name, while all of them run and answer alike.
 
     Raises:
-        NodeError: one does not start, or answers otherwise than the first one.
+        NodeError: a target does not start, or answers otherwise than the first.
     """
     with ExitStack() as stack:
         addresses = {}
-        for way in workload.ways:
-            with progress.step(f"starting {way.name}"):
-                stack.callback(way.stop)
-                addresses[way.name] = way.start()
+        for target in workload.targets:
+            with progress.step(f"starting {target.name}"):
+                stack.callback(target.stop)
+                addresses[target.name] = target.start()
         _require_alike(workload, addresses)
         yield addresses
 
 
-def load_turns(workload: Workload, addresses: dict[str, Address], seconds: int, folder: Path) -> dict[str, TakeTurn]:
-    """For each way, what puts load on it for `seconds` and says what came of it."""
-    return {way.name: _load_turn(workload, way, addresses[way.name], seconds, folder) for way in workload.ways}
+def measure_turns(
+    workload: Workload,
+    rounds: int,
+    seconds: int,
+    folder: Path,
+    progress: Progress,
+    more: Mapping[str, TakeTurn] | None = None,
+) -> dict[str, list[Turn]]:
+    """Start and warm all targets, then let them take turns; the turns of each target, one for each round.
+
+    Args:
+        seconds: measured load per turn.
+        more: what takes turns besides the targets, by title.
+    """
+    with started(workload, progress) as addresses:
+        _warm(workload, addresses, folder, progress)
+        sent = workload.requests
+
+        def turn_of(target: Target) -> TakeTurn:
+            address = addresses[target.name]
+            return lambda: {target.name: load(address, sent.bodies, sent.connections, seconds, folder, target.pids)}
+
+        targets = {target.name: turn_of(target) for target in workload.targets}
+        return _take_turns({**targets, **(more or {})}, rounds, progress)
 
 
-def warm(workload: Workload, addresses: dict[str, Address], folder: Path, progress: Progress) -> None:
-    """Load on each way until it is warm."""
-    for way in workload.ways:
-        with progress.step(f"warming {way.name}") as step:
-            address = addresses[way.name]
-            script = write_script(folder, address.headers, workload.traffic.bodies)
-            printed, _ = run_wrk(address.url, script, workload.traffic.connections, workload.traffic.warming_s)
-            step.done(f"{printed.requests_s:,.0f} requests/s")
+def load(
+    address: Address,
+    bodies: Sequence[bytes],
+    connections: int,
+    seconds: int,
+    folder: Path,
+    pids: Callable[[], dict[str, list[int]]] = dict,
+) -> Turn:
+    """One turn of wrk, after LEAD_S of the same load.
 
+    Args:
+        pids: the server's processes, whose processor time is measured.
 
-def take_turns(turns: dict[str, TakeTurn], rounds: int, progress: Progress) -> dict[str, list[Turn]]:
-    """Every turn once in every round; the figures of each name, one for each round."""
-    found: dict[str, list[Turn]] = {}
-    for number in range(rounds):
-        for title, turn in turns.items():
-            with progress.step(f"round {number + 1} of {rounds}: {title}") as step:
-                measured = turn()
-                step.done(", ".join(f"{one.requests_s:,.0f}" for one in measured.values()) + " requests/s")
-            for name, one in measured.items():
-                found.setdefault(name, []).append(one)
-    return found
+    Raises:
+        NodeError: nothing was answered.
+    """
+    script = write_script(folder, address.headers, bodies)
+    run_wrk(address.url, script, connections, LEAD_S)
+    groups = pids()
+    before = {kind: cpu_s(group) for kind, group in groups.items()}
+    report, load_s = run_wrk(address.url, script, connections, seconds)
+    spent = {kind: cpu_s(group) - before[kind] for kind, group in groups.items()}
+    if report.requests == 0:
+        raise NodeError(f"{address.url} answered nothing in {seconds} s", "Is the machine busy? Give more --seconds.")
+    cpu_us = {kind: round(s / report.requests * 1e6, 1) for kind, s in {**spent, "load": load_s}.items()}
+    return Turn(report.requests_s, report.p50_ms, report.p99_ms, report.failed, cpu_us)
 
 
 @contextmanager
@@ -123,29 +149,33 @@ def own_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def _load_turn(workload: Workload, way: Way, address: Address, seconds: int, folder: Path) -> TakeTurn:
-    def turn() -> dict[str, Turn]:
-        script = write_script(folder, address.headers, workload.traffic.bodies)
-        run_wrk(address.url, script, workload.traffic.connections, LEAD_S)
-        pids = way.pids()
-        before = {kind: cpu_s(group) for kind, group in pids.items()}
-        printed, load_s = run_wrk(address.url, script, workload.traffic.connections, seconds)
-        spent = {kind: cpu_s(group) - before[kind] for kind, group in pids.items()}
-        if printed.requests == 0:
-            raise NodeError(f"{way.name} answered nothing in {seconds} s", "Is the machine busy? Give more --seconds.")
-        cpu_us = {kind: round(s / printed.requests * 1e6, 1) for kind, s in {**spent, "load": load_s}.items()}
-        return {way.name: Turn(printed.requests_s, printed.p50_ms, printed.p99_ms, printed.failed, cpu_us)}
+def _warm(workload: Workload, addresses: dict[str, Address], folder: Path, progress: Progress) -> None:
+    for target in workload.targets:
+        with progress.step(f"warming {target.name}") as step:
+            address = addresses[target.name]
+            script = write_script(folder, address.headers, workload.requests.bodies)
+            report, _ = run_wrk(address.url, script, workload.requests.connections, workload.requests.warming_s)
+            step.done(f"{report.requests_s:,.0f} requests/s")
 
-    return turn
+
+def _take_turns(turns: Mapping[str, TakeTurn], rounds: int, progress: Progress) -> dict[str, list[Turn]]:
+    measured: dict[str, list[Turn]] = {}
+    for number in range(rounds):
+        for title, take_turn in turns.items():
+            with progress.step(f"round {number + 1} of {rounds}: {title}") as step:
+                figures = take_turn()
+                step.done(", ".join(f"{turn.requests_s:,.0f}" for turn in figures.values()) + " requests/s")
+            for name, turn in figures.items():
+                measured.setdefault(name, []).append(turn)
+    return measured
 
 
 def _require_alike(workload: Workload, addresses: dict[str, Address]) -> None:
-    bodies = workload.traffic.bodies[:ASKED]
-    found = {name: answers(address, bodies) for name, address in addresses.items()}
-    first = next(iter(found))
-    expected = [workload.numbers(answer) for answer in found[first]]
-    for name, given in found.items():
-        for want, answer in zip(expected, given, strict=True):
+    bodies = workload.requests.bodies[:COMPARED]
+    first, *others = addresses
+    expected = [workload.numbers(answer) for answer in answers(addresses[first], bodies)]
+    for name in others:
+        for want, answer in zip(expected, answers(addresses[name], bodies), strict=True):
             have = workload.numbers(answer)
             if len(have) != len(want) or any(abs(a - b) > TOLERANCE for a, b in zip(have, want, strict=True)):
                 raise NodeError(f"{name} does not answer as {first} does: {json.dumps(answer)[:300]}")

@@ -1,6 +1,6 @@
 """Closed-loop load by wrk: every connection sends its next request when it has its answer.
 
-Requests go in the order of the bodies, over and over, from one thread: every way of serving gets the same sequence.
+Requests go in the order of the bodies, over and over, from one thread: every target gets the same sequence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tsctl.errors import NodeError, TsctlError
 
-#: How long an answer may take, in seconds, before wrk counts it as failed.
+#: Seconds that an answer may take before wrk counts it as failed.
 ANSWER_S = 10
 _SCRIPT = """\
 local function decoded(hex)
@@ -39,8 +39,8 @@ end
 
 
 @dataclass(frozen=True)
-class Printed:
-    """What wrk said of one run."""
+class Report:
+    """The figures of one run of wrk."""
 
     requests: int
     requests_s: float
@@ -62,19 +62,19 @@ def require_wrk() -> str:
 
 
 def write_script(folder: Path, headers: Mapping[str, str], bodies: Sequence[bytes]) -> Path:
-    """A script for wrk in the folder, which only its owner may read: the headers may hold a token."""
-    listed = folder / "bodies.hex"
-    listed.write_text("".join(f"{body.hex()}\n" for body in bodies))
+    """Writes a script for wrk to the folder; only its owner may read it, as the headers may hold a token."""
+    bodies_file = folder / "bodies.hex"
+    bodies_file.write_text("".join(f"{body.hex()}\n" for body in bodies))
     lines = [f"wrk.headers[{name!r}] = {value!r}" for name, value in headers.items()]
     script = folder / "post.lua"
     script.touch(mode=0o600)
     cycle = _CYCLE if len(bodies) > 1 else ""
-    script.write_text(_SCRIPT.replace("BODIES", str(listed)) + "\n".join(lines) + "\n" + cycle)
+    script.write_text(_SCRIPT.replace("BODIES", str(bodies_file)) + "\n".join(lines) + "\n" + cycle)
     return script
 
 
-def run_wrk(url: str, script: Path, connections: int, seconds: int) -> tuple[Printed, float]:
-    """What wrk measured, and the seconds of processor time that wrk itself took.
+def run_wrk(url: str, script: Path, connections: int, seconds: int) -> tuple[Report, float]:
+    """Runs wrk; its report, and the seconds of processor time that wrk itself took.
 
     Raises:
         TsctlError: wrk is missing.
@@ -92,8 +92,8 @@ def run_wrk(url: str, script: Path, connections: int, seconds: int) -> tuple[Pri
     return parse_wrk(ended.stdout), _children_cpu_s() - before
 
 
-def parse_wrk(text: str) -> Printed:
-    """The figures in what wrk printed.
+def parse_wrk(text: str) -> Report:
+    """The figures in the output of wrk.
 
     Raises:
         ValueError: a figure is missing.
@@ -101,7 +101,7 @@ def parse_wrk(text: str) -> Printed:
     failed = sum(int(number) for number in re.findall(r"Non-2xx or 3xx responses: (\d+)", text))
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
     failed += sum(map(int, errors.groups())) if errors else 0
-    return Printed(
+    return Report(
         requests=int(_figure(text, r"(\d+) requests in ")),
         requests_s=float(_figure(text, r"Requests/sec:\s+([\d.]+)")),
         p50_ms=_milliseconds(_figure(text, r"^ +50% +(\S+)")),
@@ -119,12 +119,12 @@ def _children_cpu_s() -> float:
 def _figure(text: str, pattern: str) -> str:
     match = re.search(pattern, text, re.MULTILINE)
     if match is None:
-        raise ValueError(f"wrk printed nothing like {pattern}")
+        raise ValueError(f"wrk did not print {pattern}")
     return match[1]
 
 
-def _milliseconds(time: str) -> float:
-    match = re.fullmatch(r"([\d.]+)(us|ms|s|m)", time)
+def _milliseconds(duration: str) -> float:
+    match = re.fullmatch(r"([\d.]+)(us|ms|s|m)", duration)
     if match is None:
-        raise ValueError(f"{time!r} is no time of wrk's")
+        raise ValueError(f"{duration!r} is no duration of wrk")
     return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}[match[2]]

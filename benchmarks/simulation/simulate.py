@@ -1,8 +1,8 @@
-"""Whole rollouts, thousands at once, as the judge sees them: which are rolled back, and after how many requests.
+"""Simulates thousands of whole rollouts as the judge sees them: which are rolled back, and after how many requests.
 
-Invariant: the verdict is asked for after every request, and the evidence is that of `Evidence` and `judge`, signal by
-signal. What is saved is work: the counts of a block of requests are drawn first, and the order inside the block only
-where the most favourable order could reach the threshold. Given the counts, every order is equally likely.
+Invariant: the verdict is computed after every request, and the evidence equals that of `Evidence` and `judge`, signal
+by signal. To save work, the counts of a block of requests are drawn first, and the order inside the block only where
+the most favourable order could reach the threshold. Given the counts, every order is equally likely.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tsctl.rollout.decide.statistics import rates_above
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-#: Requests whose order is drawn only where it matters; fewer of them are ordered more rarely, and counted more often.
+#: Requests of a block, and of the first block; a smaller block is ordered more rarely, but more blocks are counted.
 BLOCK, FIRST_BLOCK = 500, 100
-#: Runs that are drawn together, by one seed; their evidence fits into a processor's cache.
+#: Runs that share a seed and are drawn together; their evidence fits into a processor's cache.
 TOGETHER = 500
 #: Runs whose requests are ordered together.
 ORDERED = 32
@@ -37,16 +37,16 @@ STABLE, CANARY = 0, 1
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How one version answers; each request is a matter of its own."""
+    """How one version answers; requests are independent."""
 
     errors: float
-    slow: float = 0.05  # of all answers; slow is what stable takes longer for in one of twenty cases
-    classes: tuple[float, ...] = (0.1,) * 10  # what is predicted, of the answers that are no errors
+    slow: float = 0.05  # of all answers; one of twenty answers of stable is slow
+    classes: tuple[float, ...] = (0.1,) * 10  # share of each predicted class, of the answers that are no errors
 
 
 @dataclass(frozen=True)
 class Stage:
-    """So many requests of the route at one weight of the canary, in hundredths of a percent."""
+    """A number of requests of the route at one weight of the canary, in hundredths of a percent."""
 
     weight: int
     requests: int
@@ -54,10 +54,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What is simulated.
+    """A rollout to simulate.
 
     Raises:
-        ValueError: a stage that compares with nobody, a signal that needs pairs, or classes that do not fit.
+        ValueError: a stage has all or no traffic on the canary, a signal needs pairs, or the classes differ.
     """
 
     policy: RolloutPolicy
@@ -83,9 +83,9 @@ class Ends:
     """Where each run ended; arrays with an entry for each run.
 
     Args:
-        requests: of the route, the one that decided among them; of the whole rollout where it was not rolled back.
+        requests: of the route, including the deciding one; of the whole rollout where it was not rolled back.
         on_canary: those of them that the canary served.
-        signal: the place in `signals` of the one that spoke loudest; -1 where the run was not rolled back.
+        signal: index in `signals` of the strongest signal; -1 where the run was not rolled back.
     """
 
     requests: Ints
@@ -101,18 +101,18 @@ class Ends:
 
 @dataclass(frozen=True)
 class Counts:
-    """Requests by what they came to; the leading axes are those of whoever asks.
+    """Requests by outcome; the caller chooses the leading axes.
 
     Args:
-        kinds: shape (..., 2, 1 + classes): of stable and of the canary, errors first and then answers by class.
-        slow: shape (..., 2): of stable and of the canary.
+        kinds: shape (..., 2, 1 + classes): of stable and of the canary, errors first, then answers by class.
+        slow: shape (..., 2): slow answers of stable and of the canary.
     """
 
     kinds: Ints
     slow: Ints
 
     def bets(self, signal: str) -> tuple[Ints, Ints]:
-        """How many events each of a signal's processes won and lost, shape (..., processes) both."""
+        """Events that each of a signal's processes won and lost, both of shape (..., processes)."""
         errors, classes = self.kinds[..., 0], self.kinds[..., 1:]
         if signal == "mix":
             return classes[..., CANARY, :], classes[..., STABLE, :]
@@ -127,11 +127,11 @@ class Signal:
     """One kind of evidence: an average of processes, each an average of products of factors.
 
     Args:
-        share: of the average of all signals.
-        processes: of which events are simulated.
-        idle: processes that no event reaches, so that their e-value stays 1.
-        rates: that each process is averaged over: ratios of the canary's rate, or rates above `allowed`.
-        allowed: None where the signal compares with stable.
+        share: weight in the average of all signals.
+        processes: number of processes with simulated events.
+        idle: number of processes without events, whose e-value stays 1.
+        rates: alternatives that each process averages: ratios of the canary's rate, or rates above `allowed`.
+        allowed: the error rate cap; None where the signal compares with stable.
     """
 
     name: str
@@ -146,22 +146,22 @@ class Signal:
         return np.zeros((runs, self.processes, self.rates.size))
 
     def factors(self, weight: int) -> tuple[Floats, Floats]:
-        """Logarithms of the factor of an event that is won, and of one that is lost, for each rate."""
+        """Logarithms of the factor of a won event, and of a lost event, for each rate."""
         if self.allowed is not None:
             return np.log(self.rates / self.allowed), np.log1p(-self.rates) - np.log1p(-self.allowed)
         lost = -np.log1p(weight / TOTAL * (self.rates - 1))
         return np.log(self.rates) + lost, lost
 
     def part(self, logs: Floats) -> Floats:
-        """What the signal adds to the average of e-values; the last two axes of `logs` are gone."""
+        """The signal's part of the average of e-values; without the last two axes of `logs`."""
         with np.errstate(over="ignore"):
             values = np.exp(logs).mean(-1).sum(-1)
-        found: Floats = self.share * (values + self.idle) / (self.processes + self.idle)
-        return found
+        part: Floats = self.share * (values + self.idle) / (self.processes + self.idle)
+        return part
 
 
 def signals_of(rollout: Rollout) -> tuple[Signal, ...]:
-    """The policy's signals in its order, the limit last, with the rates that the judge's evidence is made of."""
+    """The policy's signals in its order, the limit last, with the rates of the judge's evidence."""
     evidence = no_evidence(rollout.policy, [str(number) for number in range(len(rollout.stable.classes))])
     classes = len(rollout.stable.classes)
     [mix_ratios] = {process.ratios for process in evidence.mix.values()}
@@ -171,11 +171,11 @@ def signals_of(rollout: Rollout) -> tuple[Signal, ...]:
         "mix": (classes, len(evidence.mix) - classes, mix_ratios, None),
         "limit": (1, 0, rates_above(evidence.limit.allowed), evidence.limit.allowed),
     }
-    found = []
+    signals = []
     for name, share in rollout.policy.shares.items():
         processes, idle, rates, allowed = known[name]
-        found.append(Signal(name, share, processes, idle, np.array(rates), allowed))
-    return tuple(found)
+        signals.append(Signal(name, share, processes, idle, np.array(rates), allowed))
+    return tuple(signals)
 
 
 def grown(logs: Floats, bets: tuple[Ints, Ints], factors: tuple[Floats, Floats]) -> Floats:
@@ -186,20 +186,20 @@ def grown(logs: Floats, bets: tuple[Ints, Ints], factors: tuple[Floats, Floats])
 
 
 def bound(signals: Sequence[Signal], logs: Sequence[Floats], counts: Counts, weight: int) -> Floats:
-    """The average of e-values is nowhere above this while these requests come, in whichever order."""
-    found = np.zeros(counts.slow.shape[0])
+    """An upper bound of the average of e-values during these requests, in any order."""
+    total = np.zeros(counts.slow.shape[0])
     for signal, before in zip(signals, logs, strict=True):
         won, lost = signal.factors(weight)
         best = np.maximum(won, 0), np.maximum(lost, 0)
-        found += signal.part(grown(before, counts.bets(signal.name), best))
-    return found
+        total += signal.part(grown(before, counts.bets(signal.name), best))
+    return total
 
 
 def parts_after_each(signals: Sequence[Signal], logs: Sequence[Floats], counts: Counts, weight: int) -> Floats:
-    """What each signal adds to the average of e-values after each request, shape (signals, runs, requests).
+    """Each signal's part of the average of e-values after each request, shape (signals, runs, requests).
 
     Args:
-        counts: axes (runs, requests): all that has come up to each request.
+        counts: axes (runs, requests): cumulative up to each request.
     """
     return np.array(
         [
@@ -222,13 +222,13 @@ def draw(chance: np.random.Generator, rollout: Rollout, weight: int, requests: i
 
 
 def in_order(chance: np.random.Generator, counts: Counts) -> Counts:
-    """The same requests one after the other in a random order, axes (runs, requests): all that came up to each."""
+    """Cumulative counts of the same requests in a random order, axes (runs, requests)."""
     runs, _, kinds = counts.kinds.shape
     cells = counts.kinds.reshape(runs, -1)
     requests = int(cells[0].sum())
     cell = np.repeat(np.tile(np.arange(cells.shape[1]), runs), cells.ravel()).reshape(runs, requests)
     track = cell // kinds
-    # which ones of a version are slow does not depend on what else they are
+    # whether an answer is slow is independent of its other outcome
     place = (chance.random((runs, requests)) + track).argsort(axis=1).argsort(axis=1)
     first = np.where(track == CANARY, counts.kinds[:, STABLE].sum(axis=1)[:, None], 0)
     is_slow = place - first < np.take_along_axis(counts.slow, track, axis=1)
@@ -249,23 +249,23 @@ def cumulated(cell: Ints, is_slow: NDArray[np.bool_], kinds: int) -> Counts:
 
 
 def simulate(rollout: Rollout, runs: int, seed: int) -> Ends:
-    """So many rollouts, each until it is rolled back or its stages are over; the same for the same seed anywhere."""
+    """Simulate rollouts, each until it is rolled back or its stages end; the same seed gives the same runs anywhere."""
     sizes = [min(TOGETHER, runs - done) for done in range(0, runs, TOGETHER)]
     seeds = np.random.SeedSequence(seed).spawn(len(sizes))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # numpy computes outside the interpreter's lock
-        found = list(pool.map(_together, [rollout] * len(sizes), sizes, seeds))
-    requests, on_canary, loudest = (np.concatenate(column) for column in zip(*found, strict=True))
-    return Ends(requests, on_canary, loudest, tuple(signal.name for signal in signals_of(rollout)))
+        batches = list(pool.map(_simulate_together, [rollout] * len(sizes), sizes, seeds))
+    requests, on_canary, strongest = (np.concatenate(column) for column in zip(*batches, strict=True))
+    return Ends(requests, on_canary, strongest, tuple(signal.name for signal in signals_of(rollout)))
 
 
-def _together(rollout: Rollout, runs: int, seed: np.random.SeedSequence) -> tuple[Ints, Ints, Ints]:
-    """The first three of Ends."""
+def _simulate_together(rollout: Rollout, runs: int, seed: np.random.SeedSequence) -> tuple[Ints, Ints, Ints]:
+    """The first three fields of Ends."""
     chance = np.random.default_rng(seed)
     signals = signals_of(rollout)
     threshold = 1 / rollout.policy.alpha
     logs = [signal.start(runs) for signal in signals]
     left = np.arange(runs)  # the runs that go on; `logs` has a row for each
-    requests, on_canary, loudest = np.zeros(runs, int), np.zeros(runs, int), np.full(runs, -1)
+    requests, on_canary, strongest = np.zeros(runs, int), np.zeros(runs, int), np.full(runs, -1)
     for weight, size in _blocks(rollout.stages):
         counts = draw(chance, rollout, weight, size, left.size)
         came, served = np.full(left.size, size), counts.kinds[:, CANARY].sum(-1)
@@ -276,26 +276,26 @@ def _together(rollout: Rollout, runs: int, seed: np.random.SeedSequence) -> tupl
             over, at = _first(parts.sum(axis=0) >= threshold)
             came[rows[over]] = at + 1
             served[rows[over]] = ordered.kinds[over, at, CANARY].sum(-1)
-            loudest[left[rows[over]]] = parts[:, over, at].argmax(axis=0)
+            strongest[left[rows[over]]] = parts[:, over, at].argmax(axis=0)
         requests[left] += came
         on_canary[left] += served
-        goes_on = loudest[left] < 0
+        goes_on = strongest[left] < 0
         logs = [
             grown(before, counts.bets(signal.name), signal.factors(weight))[goes_on]
             for signal, before in zip(signals, logs, strict=True)
         ]
         left = left[goes_on]
-    return requests, on_canary, loudest
+    return requests, on_canary, strongest
 
 
 def _first(is_reached: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """The rows in which something is true, and the first place of it in each."""
+    """The rows with a true value, and the index of the first in each."""
     rows = np.flatnonzero(is_reached.any(axis=1))
     return rows, is_reached[rows].argmax(axis=1)
 
 
 def _blocks(stages: Sequence[Stage]) -> Iterator[tuple[int, int]]:
-    """Weight and number of requests of each block; small ones first, while every ratio still has a say."""
+    """Weight and number of requests of each block; small ones first, while every ratio still counts."""
     for stage in stages:
         done = 0
         while done < stage.requests:

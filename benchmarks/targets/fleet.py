@@ -1,12 +1,10 @@
-"""Nodes and a gateway of a benchmark's own, with the archives of benchmarks/archives."""
+"""A fleet: nodes of a benchmark's own behind a gateway, which serve versions of benchmarks/archives."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,28 +16,29 @@ import yaml
 
 from benchmarks import ARCHIVES
 from benchmarks.harness.client import Address
+from benchmarks.harness.commands import require_tsctl
+from benchmarks.harness.ports import free_ports
 from benchmarks.harness.processes import children
-from benchmarks.targets.own_project import free_node, free_port, own_project, request_headers
+from benchmarks.targets.project import free_node, own_project, request_headers
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
 from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.deployment import NodeSpec, read_deployment
-from tsctl.config.project import PROJECT_VARIABLE, Project
-from tsctl.errors import NodeError
-from tsctl.gateway.change import sync
+from tsctl.config.project import Project
+from tsctl.gateway.envoy.render import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
+from tsctl.gateway.sync import sync
 from tsctl.host.progress import Progress
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
 
 JSON = "application/json"
-COMMAND_S = 180
 MODEL = "paced"
-#: What clients send; a bad version is bad at it, and not at the archive's sample, which health checks send.
+#: The body that clients send. A bad version fails on it, and not on the archive's sample, which health checks send.
 BODY = b'{"x": 7}'
-#: A node that takes what processor time the others leave.
+#: The name of a node with the lowest priority.
 SHADOWS = "shadows"
 
 
@@ -66,25 +65,31 @@ class Fleet:
         return Address(f"{node.spec.inference}/predictions/{model}/{version}", request_headers(node, JSON))
 
     def register(self, model: str, version: str, nodes: Sequence[Node]) -> None:
-        """These nodes serve the version with one worker, and the gateway knows it."""
+        """Serve the version on these nodes with one worker each, and tell the gateway."""
         for node in nodes:
             versions.register(node, self.archives[model, version], 1, lambda _: None)
         sync(self.gateway)
 
     def kill_node(self, node: Node) -> None:
-        """SIGKILL to the node's process and its workers, all at once."""
+        """Send SIGKILL to the node's process and its workers."""
         pids = [node.pid, *children(node.pid)] if node.pid else []
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
 
     def kill_worker(self, node: Node, model: str, version: str) -> None:
-        """SIGKILL to the version's worker on the node."""
+        """Send SIGKILL to the version's worker on the node."""
         [state] = node.client.describe(model, version)
         os.kill(state.workers[0].pid, signal.SIGKILL)
 
+    def is_in_rotation(self, node: Node, model: str, version: str) -> bool:
+        """Whether the gateway sends requests for the version to the node."""
+        place = node.spec.inference.removeprefix("http://")
+        hosts = self.gateway.admin.hosts()[cluster_name(model, version)]
+        return any(host.address == place and host.is_healthy for host in hosts)
+
     def start_again(self, node: Node) -> None:
-        """The node serves again what it served when it was killed."""
-        _tsctl(self.project, "node", "start", "--node", node.name)
+        """Start a killed node; it restores its models."""
+        require_tsctl(self.project, "node", "start", "--node", node.name)
 
 
 @contextmanager
@@ -98,13 +103,14 @@ def running_fleet(
     spare: Sequence[tuple[str, str]] = (),
     shadows: bool = False,
 ) -> Iterator[Fleet]:
-    """So many nodes that serve these versions, behind a gateway, while the block runs.
+    """Nodes that serve these versions behind a gateway while the block runs.
 
     Args:
-        served: model and version; of each model the first one is stable, with everything.
+        nodes: how many.
+        served: model and version; the first of each model is stable and has all traffic.
         spare: versions that are built, for `register`.
         route: as in deployment.yaml, for every model.
-        shadows: whether there is a node SHADOWS besides, which serves nothing yet.
+        shadows: whether there is also a node SHADOWS, which serves nothing yet.
     """
     own = own_project(project, folder)
     archives = _built(project, own, [*served, *spare], progress)
@@ -139,43 +145,25 @@ def running(
         with progress.step(f"starting {len(specs)} nodes"), ThreadPoolExecutor(len(specs)) as pool:
             list(pool.map(lambda node: _start(own, node, serving if node.name != SHADOWS else ()), gateway.nodes()))
         with progress.step("starting the gateway"):
-            _tsctl(own, "gateway", "start")
+            require_tsctl(own, "gateway", "start")
             key = local_key(gateway).read_text(encoding="utf-8").strip().partition(": ")[2]
         yield Fleet(own, gateway, archives, key)
     finally:
-        _tsctl(own, "gateway", "stop")
+        require_tsctl(own, "gateway", "stop")
         for node in gateway.nodes():
-            _tsctl(own, "node", "stop", "--node", node.name)
+            require_tsctl(own, "node", "stop", "--node", node.name)
 
 
 def _start(own: Project, node: Node, archives: Sequence[StoredArchive]) -> None:
-    _tsctl(own, "node", "start", "--node", node.name)
+    require_tsctl(own, "node", "start", "--node", node.name)
     for archive in archives:
         versions.register(node, archive, 1, lambda _: None)
-
-
-def _tsctl(own: Project, *arguments: str) -> None:
-    """Run a command as a person would: what it starts is not this process's child.
-
-    Raises:
-        NodeError: it failed.
-    """
-    ended = subprocess.run(
-        [sys.executable, "-m", "tsctl.cli.main", *arguments],
-        env={**os.environ, PROJECT_VARIABLE: str(own.root)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=COMMAND_S,
-    )
-    if ended.returncode != 0:
-        raise NodeError(f"tsctl {' '.join(arguments)} failed: {ended.stderr.strip()[-500:]}")
 
 
 def _built(
     project: Project, own: Project, wanted: Sequence[tuple[str, str]], progress: Progress
 ) -> dict[tuple[str, str], StoredArchive]:
-    found = {}
+    archives = {}
     with progress.step("building the archives") as step:
         for model, version in wanted:
             copied = own.archives / model
@@ -183,8 +171,8 @@ def _built(
                 shutil.copytree(ARCHIVES / model, copied)
             spec = read_archive_spec(copied / "archive.yaml")
             make_golden(copied, spec, version, step.note)
-            found[model, version] = build_version(own, copied, spec, version, step.note).archive
-    return found
+            archives[model, version] = build_version(own, copied, spec, version, step.note).archive
+    return archives
 
 
 def _write_deployment(
@@ -205,11 +193,12 @@ def _write_deployment(
         }
         for model, default in defaults.items()
     }
+    address, metrics = free_ports(2)
     content = {
         "nodes": {name: spec.model_dump(mode="json") for name, spec in nodes.items()},
         "gateway": {
-            "address": f"http://127.0.0.1:{free_port()}",
-            "metrics": f"http://127.0.0.1:{free_port()}",
+            "address": f"http://127.0.0.1:{address}",
+            "metrics": f"http://127.0.0.1:{metrics}",
             "budget": {"requests_per_s": 1_000_000, "burst": 1_000_000},
         },
         "models": models,

@@ -1,7 +1,7 @@
-"""Workload B, a model that computes: sentences of mixed length through MiniLM, against stock and against a bare loop.
+"""Workload b, a model that computes: sentences of mixed length through MiniLM, against stock and against a bare loop.
 
 The bare loop has the cores to itself; the servers share them with the load generator. Processor time per request
-tells the two apart: what workers take per sentence is the model's cost, and the rest is what serving costs.
+separates the two: the workers' time per sentence is the model's cost, and the rest is the cost of serving.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import BASELINES
-from benchmarks.harness.figures import Figure, Result, Target, Turn, fastest, times
-from benchmarks.harness.scripts import script_says
-from benchmarks.harness.workload import TakeTurn, Traffic, Workload, load_turns, own_folder, started, take_turns, warm
+from benchmarks.harness.figures import Figure, Goal, Result, Turn, fastest, times
+from benchmarks.harness.run import Job
+from benchmarks.harness.scripts import run_script
+from benchmarks.harness.workload import Requests, TakeTurn, Workload, measure_turns, own_folder
 from benchmarks.harness.wrk import require_wrk
-from benchmarks.targets.node import OnNode, OwnNode
-from benchmarks.targets.own_project import archived_by_torchserve, own_project
+from benchmarks.targets.node import BenchmarkNode, NodeTarget
+from benchmarks.targets.project import build_stock_archive, own_project
 from benchmarks.workloads.inputs import AROUND, BLOCK, mixed_lengths, sentences
 from benchmarks.workloads.linear import write_stock_config
 from tsctl.archive.build import build_version
@@ -30,36 +31,33 @@ from tsctl.host.progress import Progress
 SENTENCES = 512
 SHORTEST, LONGEST = 4, 128
 SEED = 20
-#: Twice the batch, so that the next one is full while one is computed.
+#: Twice the batch, so that the next batch is full while one is computed.
 CONNECTIONS = 64
 BATCH = 32
 WARMING_S = 6
 BARE_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-#: Seconds for each batch size of the bare loop, and until when all of it must be over.
+#: Seconds for each batch size of the bare loop, and for all of it.
 BARE_S = 2.5
-BARE_END_S = 300
+BARE_TIMEOUT_S = 300
 ORDERS = ("as they come", "sorted")
 OURS = "ServingHandler"
 STOCK = "BaseHandler"
-SHARE_OF_BARE = Target(0.9)
-TIMES_STOCK = Target(1.3)
+SHARE_OF_BARE = Goal(0.9)
+TIMES_STOCK = Goal(1.3)
 JSON = "application/json"
 
 
-def run(project: Project, rounds: int, seconds: int, progress: Progress) -> Result:
+def run(job: Job) -> Result:
     """Both handlers and the bare loop, in turns.
 
     Raises:
-        TsctlError: wrk is missing, or a way does not serve.
+        TsctlError: wrk is missing, or a target does not serve.
     """
     require_wrk()
     with own_folder() as folder:
-        workload, encoder = embeddings_workload(project, folder, progress)
-        with started(workload, progress) as addresses:
-            warm(workload, addresses, folder, progress)
-            turns = load_turns(workload, addresses, seconds, folder)
-            bare = {"bare loop": bare_turn(encoder, workload.traffic, folder)}
-            found = take_turns({**turns, **bare}, rounds, progress)
+        workload, encoder = embeddings_workload(job.project, folder, job.progress)
+        bare = {"bare loop": bare_turn(encoder, workload.requests, folder)}
+        turns = measure_turns(workload, job.rounds, job.seconds, folder, job.progress, bare)
     settings = {
         "connections": CONNECTIONS,
         "batch": BATCH,
@@ -68,7 +66,7 @@ def run(project: Project, rounds: int, seconds: int, progress: Progress) -> Resu
         "seed": SEED,
         "threads": usable_cores(),
     }
-    return Result("b", "MiniLM, sentences of 4 to 128 tokens", settings, found, _figures(found), workload.notes)
+    return Result("b", "MiniLM, sentences of 4 to 128 tokens", settings, turns, _figures(turns))
 
 
 def embeddings_workload(project: Project, folder: Path, progress: Progress) -> tuple[Workload, Path]:
@@ -77,26 +75,26 @@ def embeddings_workload(project: Project, folder: Path, progress: Progress) -> t
     copied = own.archives / "embeddings"
     shutil.copytree(project.archives / "embeddings", copied)
     written = read_archive_spec(copied / "archive.yaml")
-    own_values = {"batch": Batch(size=BATCH, max_delay_ms=1), "threads": usable_cores(), "warmup": Warmup(budget_s=2.0)}
-    spec = written.model_copy(update=own_values)
+    changes = {"batch": Batch(size=BATCH, max_delay_ms=1), "threads": usable_cores(), "warmup": Warmup(budget_s=2.0)}
+    spec = written.model_copy(update=changes)
     with progress.step("building the encoder's archives") as step:
         ours = build_version(own, copied, spec, "1.0", step.note).archive.path
         encoder = copied / ".built" / "1.0" / "encoder"
         config = write_stock_config(copied / "model-config.yaml", spec.serving("1.0"), usable_cores())
         handler = BASELINES / "embeddings_handler.py"
-        stock = archived_by_torchserve("stock_embeddings", "1.0", handler, [*encoder.iterdir()], own.root, config)
+        stock = build_stock_archive("stock_embeddings", "1.0", handler, [*encoder.iterdir()], own.root, config)
         texts = mixed_sentences(encoder)
     bodies = [json.dumps({"text": text}).encode() for text in texts]
-    here = OwnNode(project, folder / "here")
-    ways = [OnNode(OURS, here, ours, JSON), OnNode(STOCK, here, stock, JSON)]
-    return Workload(Traffic(bodies, CONNECTIONS, WARMING_S), ways, embedding), encoder
+    node = BenchmarkNode(project, folder / "here")
+    targets = [NodeTarget(OURS, node, ours, JSON), NodeTarget(STOCK, node, stock, JSON)]
+    return Workload(Requests(bodies, CONNECTIONS, WARMING_S), targets, embedding), encoder
 
 
 def mixed_sentences(encoder: Path) -> list[str]:
-    """The fixed set: SENTENCES texts, each of exactly its length in tokens of the encoder's tokenizer.
+    """SENTENCES texts, the same in every run, each of exactly its length in tokens of the encoder's tokenizer.
 
     Raises:
-        ValueError: the tokenizer counts otherwise than word by word.
+        ValueError: the tokenizer does not count word by word.
     """
     count = _counter(encoder)
     lengths = mixed_lengths(SENTENCES, SHORTEST, LONGEST, SEED)
@@ -108,34 +106,34 @@ def mixed_sentences(encoder: Path) -> list[str]:
 
 
 def embedding(answer: Any) -> list[float]:
-    """The numbers of the one sentence of an answer."""
+    """The numbers of the only sentence of an answer."""
     return [float(number) for number in answer["embeddings"][0]]
 
 
 def usable_cores() -> int:
-    """Cores that this process may use; torch gets as many threads by every way."""
+    """Cores that this process may use; torch gets as many threads on every target."""
     return len(os.sched_getaffinity(0))
 
 
-def bare_turn(encoder: Path, traffic: Traffic, folder: Path) -> TakeTurn:
+def bare_turn(encoder: Path, requests: Requests, folder: Path) -> TakeTurn:
     """Runs the same sentences without a server, in a process of its own."""
-    listed = folder / "sentences.json"
-    listed.write_text(json.dumps([json.loads(body)["text"] for body in traffic.bodies]))
+    texts = folder / "sentences.json"
+    texts.write_text(json.dumps([json.loads(body)["text"] for body in requests.bodies]))
     options = {
-        "encoder": encoder, "sentences": listed, "threads": usable_cores(), "batches": json.dumps(BARE_BATCHES),
+        "encoder": encoder, "sentences": texts, "threads": usable_cores(), "batches": json.dumps(BARE_BATCHES),
         "block": BLOCK, "seconds": BARE_S,
     }  # fmt: skip
 
-    def turn() -> dict[str, Turn]:
+    def take_turn() -> dict[str, Turn]:
         return {
             f"bare loop, {order}, batch {batch}": Turn(
-                round(one["sentences_s"], 1), cpu_us={"workers": round(one["cpu_us"], 1)}
+                round(speed["sentences_s"], 1), cpu_us={"workers": round(speed["cpu_us"], 1)}
             )
-            for order, sizes in script_says("bare_sentences.py", options, BARE_END_S).items()
-            for batch, one in sizes.items()
+            for order, sizes in run_script("bare_sentences.py", options, BARE_TIMEOUT_S).items()
+            for batch, speed in sizes.items()
         }
 
-    return turn
+    return take_turn
 
 
 def _counter(encoder: Path) -> Callable[[str], int]:
@@ -147,12 +145,12 @@ def _counter(encoder: Path) -> Callable[[str], int]:
     return lambda text: len(tokenizer.encode(text).ids)
 
 
-def _figures(found: dict[str, list[Turn]]) -> list[Figure]:
-    bare = {order: {n: t for n, t in found.items() if n.startswith(f"bare loop, {order},")} for order in ORDERS}
-    best = {order: fastest(ways) for order, ways in bare.items()}
-    ours, stock = found[OURS], found[STOCK]
+def _figures(turns: dict[str, list[Turn]]) -> list[Figure]:
+    bare = {order: {n: t for n, t in turns.items() if n.startswith(f"bare loop, {order},")} for order in ORDERS}
+    best = {order: fastest(loops) for order, loops in bare.items()}
+    ours, stock = turns[OURS], turns[STOCK]
     return [
-        times(f"of the {best['as they come']}", ours, found[best["as they come"]], SHARE_OF_BARE),
+        times(f"of the {best['as they come']}", ours, turns[best["as they come"]], SHARE_OF_BARE),
         times("over BaseHandler", ours, stock, TIMES_STOCK),
-        times(f"of the {best['sorted']}", ours, found[best["sorted"]]),
+        times(f"of the {best['sorted']}", ours, turns[best["sorted"]]),
     ]

@@ -1,4 +1,4 @@
-"""Which workloads the gateway is measured by."""
+"""The workloads that measure the gateway."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from benchmarks.harness.run import Run
 from benchmarks.workloads import gateway_cost, gateway_faults, gateway_shadow, gateway_traffic
 
 WORKLOADS: dict[str, Run] = {
-    "weights": lambda project, _, rounds, seconds, progress: gateway_traffic.run(project, progress),
-    "faults": lambda project, _, rounds, seconds, progress: gateway_faults.run(project, rounds, progress),
-    "cost": lambda project, _, rounds, seconds, progress: gateway_cost.run(project, rounds, seconds, progress),
-    "shadow": lambda project, _, rounds, seconds, progress: gateway_shadow.run(project, rounds, seconds, progress),
+    "weights": gateway_traffic.run,
+    "faults": gateway_faults.run,
+    "cost": gateway_cost.run,
+    "shadow": gateway_shadow.run,
 }

@@ -1,29 +1,28 @@
-"""What clients notice of a shadow that is slow, hangs or crashes: their 99th percentile with it and without it."""
+"""The effect of a shadow that is slow, hangs or crashes on clients: their 99th percentile with it and without it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.harness.figures import Figure, Result, Target, Turn
-from benchmarks.harness.workload import LEAD_S, own_folder
-from benchmarks.harness.wrk import require_wrk, run_wrk, write_script
+from benchmarks.harness.figures import Figure, Goal, Result, Turn, failures
+from benchmarks.harness.run import Job
+from benchmarks.harness.workload import load, own_folder
+from benchmarks.harness.wrk import require_wrk
 from benchmarks.targets.fleet import BODY, MODEL, SHADOWS, Fleet, running_fleet
-from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_shadow
-from tsctl.host.progress import Progress
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
 
-#: Both wait without computing, so that on two cores the shadow takes no processor time from the others.
+#: Primary and shadows wait without computing, so that on two cores the shadow takes no processor time from the others.
 PRIMARY = "waits"
-KINDS = {"slow": "ten times slower", "hangs": "hangs", "crashes": "crashes at every request"}
+KINDS = {"slow": "is ten times slower", "hangs": "hangs", "crashes": "crashes at every request"}
 ALONE = "no shadow"
 CONNECTIONS = 4
-MOVED = Target(1.1, is_ceiling=True)
+P99_TIMES = Goal(1.1, is_ceiling=True)
 
 
-def run(project: Project, rounds: int, seconds: int, progress: Progress) -> Result:
+def run(job: Job) -> Result:
     """Each shadow gets a copy of every request, in turns with no shadow at all.
 
     Raises:
@@ -31,49 +30,43 @@ def run(project: Project, rounds: int, seconds: int, progress: Progress) -> Resu
     """
     require_wrk()
     turns: dict[str, list[Turn]] = {}
-    ratios: dict[str, list[float]] = {}
     served, spare = [(MODEL, PRIMARY)], [(MODEL, version) for version in KINDS]
     with (
         own_folder() as folder,
-        running_fleet(project, folder / "own", 1, served, progress, spare=spare, shadows=True) as fleet,
+        running_fleet(job.project, folder / "own", 1, served, job.progress, spare=spare, shadows=True) as fleet,
     ):
         [shadows] = [node for node in fleet.nodes if node.name == SHADOWS]
-        _turn(fleet, folder, 2 * seconds)
-        for number in range(rounds):
-            for version, how in KINDS.items():
-                with progress.step(f"round {number + 1} of {rounds}: a shadow {how}") as step:
-                    alone = _turn(fleet, folder, seconds)
-                    fleet.register(MODEL, version, [shadows])
-                    set_shadow(fleet.gateway, MODEL, version, TOTAL)
-                    beside = _turn(fleet, folder, seconds)
-                    _take_away(fleet, shadows, version)
-                    turns.setdefault(ALONE, []).append(alone)
-                    turns.setdefault(f"shadow {how}", []).append(beside)
-                    ratios.setdefault(how, []).append((beside.p99_ms or 0.0) / (alone.p99_ms or 1.0))
-                    step.done(f"p99 {alone.p99_ms:.1f} ms alone, {beside.p99_ms:.1f} ms beside it")
+        _turn(fleet, folder, 2 * job.seconds)
+        for number in range(job.rounds):
+            for version, kind in KINDS.items():
+                with job.progress.step(f"round {number + 1} of {job.rounds}: a shadow that {kind}") as step:
+                    alone = _turn(fleet, folder, job.seconds)
+                    shadowed = _shadowed_turn(fleet, shadows, version, folder, job.seconds)
+                    turns.setdefault(f"{ALONE}, beside {version}", []).append(alone)
+                    turns.setdefault(f"shadow {version}", []).append(shadowed)
+                    step.done(f"p99 {alone.p99_ms:.1f} ms alone, {shadowed.p99_ms:.1f} ms with the shadow")
     figures = [
-        Figure(f"p99 beside a shadow that {_verb(how)}", "times", tuple(found), MOVED, _failed(turns[f"shadow {how}"]))
-        for how, found in ratios.items()
-    ]
+        Figure(f"p99 with a shadow that {kind}", "times", _p99_times(turns, version), P99_TIMES,
+               failures(turns[f"shadow {version}"]))
+        for version, kind in KINDS.items()
+    ]  # fmt: skip
     return Result("shadow", "a shadow that is bad", {"connections": CONNECTIONS, "percent": 100}, turns, figures)
 
 
 def _turn(fleet: Fleet, folder: Path, seconds: int) -> Turn:
-    address = fleet.address(f"/predictions/{MODEL}")
-    script = write_script(folder, address.headers, [BODY])
-    run_wrk(address.url, script, CONNECTIONS, LEAD_S)
-    seen, _ = run_wrk(address.url, script, CONNECTIONS, seconds)
-    return Turn(seen.requests_s, seen.p50_ms, seen.p99_ms, seen.failed)
+    return load(fleet.address(f"/predictions/{MODEL}"), [BODY], CONNECTIONS, seconds, folder)
 
 
-def _take_away(fleet: Fleet, node: Node, version: str) -> None:
+def _shadowed_turn(fleet: Fleet, node: Node, version: str, folder: Path, seconds: int) -> Turn:
+    fleet.register(MODEL, version, [node])
+    set_shadow(fleet.gateway, MODEL, version, TOTAL)
+    turn = _turn(fleet, folder, seconds)
     set_shadow(fleet.gateway, MODEL, None, 0)
     versions.unregister(node, MODEL, version)
+    return turn
 
 
-def _verb(how: str) -> str:
-    return f"is {how}" if how.startswith("ten") else how
-
-
-def _failed(turns: list[Turn]) -> int:
-    return sum(turn.failed for turn in turns)
+def _p99_times(turns: dict[str, list[Turn]], version: str) -> tuple[float, ...]:
+    """The 99th percentile with the shadow over that without it, round by round."""
+    pairs = zip(turns[f"shadow {version}"], turns[f"{ALONE}, beside {version}"], strict=True)
+    return tuple((shadowed.p99_ms or 0.0) / (alone.p99_ms or 1.0) for shadowed, alone in pairs)

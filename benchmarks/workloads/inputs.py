@@ -1,4 +1,4 @@
-"""Generated requests: sentences of mixed length, and inputs of which a share comes again; equal seeds give the same."""
+"""Generates requests: sentences of mixed length, and inputs that repeat; equal seeds give equal requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ conversation temperature responsibility neighbourhood unexpectedly refrigerator 
 handwriting lighthouse wheelbarrow counterproductive underestimated misunderstanding embroidery chrysanthemum
 ventriloquist hydroelectricity sandcastle
 """
-#: Words that a sentence is put together from: common ones of one token, and long ones of several.
+#: Words of the sentences: common ones of one token, and long ones of several.
 WORDS = tuple(_TEXT.split())
 #: Tokens that a tokenizer puts around a sentence.
 AROUND = 2
@@ -26,10 +26,10 @@ BLOCK = 64
 
 
 def mixed_lengths(count: int, shortest: int, longest: int, seed: int) -> list[int]:
-    """Lengths spread evenly over their logarithms: short ones are common, long ones happen.
+    """Lengths spread evenly over their logarithms: short ones are common, long ones rare.
 
-    Every BLOCK of them has nearly the same lengths in another order, so that a measurement that ends somewhere in the
-    sequence has seen as many long ones as any other.
+    Every BLOCK of them has nearly the same lengths in another order, so that a measurement that ends anywhere in the
+    sequence has had as many long ones as any other.
     """
     chance = random.Random(seed)  # noqa: S311 - the same on every machine, and no secret
     low, high = math.log(shortest), math.log(longest + 1)
@@ -43,19 +43,19 @@ def mixed_lengths(count: int, shortest: int, longest: int, seed: int) -> list[in
 
 
 def sentence(length: int, tokens_of: Callable[[str], int], chance: random.Random) -> str:
-    """Words that have `length` tokens together with the two that a tokenizer puts around them.
+    """Words of `length` tokens, the two that a tokenizer puts around them included.
 
     Args:
         length: at least AROUND + 1.
-        tokens_of: the tokens of one word of WORDS; some word must have one.
+        tokens_of: the number of tokens of a word of WORDS; some word must have one token.
     """
     words: list[str] = []
-    left = length - AROUND
-    while left > 0:
+    remaining = length - AROUND
+    while remaining > 0:
         word = chance.choice(WORDS)
-        if (tokens := tokens_of(word)) <= left:
+        if (tokens := tokens_of(word)) <= remaining:
             words.append(word)
-            left -= tokens
+            remaining -= tokens
     return " ".join(words)
 
 
@@ -66,13 +66,13 @@ def sentences(lengths: list[int], tokens_of: Callable[[str], int], seed: int) ->
 
 
 def repeated(count: int, share: float, seed: int, exponent: float = 1.0) -> list[int]:
-    """Numbers of inputs in the order in which they are sent; exactly `share` of them were sent before.
+    """Numbers of inputs in the order of sending; exactly `share` of them were sent before.
 
     Args:
-        count: how many are sent, at least one.
+        count: of all inputs sent, at least one.
         share: from 0 to less than 1; of few inputs, to the nearest whole number.
-        exponent: of Zipf's law: among the inputs sent before, the one sent as the k-th new one comes again with a
-            weight of 1 / k ** exponent.
+        exponent: of Zipf's law: among the inputs sent before, the k-th new one repeats with a weight of
+            1 / k ** exponent.
 
     Returns:
         0 for the first input, and for each new one the next number.

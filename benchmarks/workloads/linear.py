@@ -10,14 +10,14 @@ from typing import Any
 import yaml
 
 from benchmarks import ARCHIVES, BASELINES
-from benchmarks.targets.own_project import archived_by_torchserve, own_project
+from benchmarks.targets.project import build_stock_archive, own_project
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
 from tsctl.config.archive import ArchiveSpec, Serving, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 
-#: Versions of archives/linear/archive.yaml that are compared; a version that it does not have is left out.
+#: Versions of archives/linear/archive.yaml that are compared.
 VERSIONS = {
     "1.0": "ServingHandler",
     "1.0.stock_wire": "ServingHandler, stock wire",
@@ -28,15 +28,15 @@ CACHED = "1.0.cache"
 
 @dataclass(frozen=True)
 class Linear:
-    """What was built of it."""
+    """The archives that were built."""
 
     folder: Path
     spec: ArchiveSpec
-    archives: dict[str, Path]  # by version; `stock` is the one of BaseHandler
+    archives: dict[str, Path]  # by version; `stock` is that of BaseHandler
 
     @property
     def sample(self) -> bytes:
-        """The one request."""
+        """The request."""
         return (self.folder / "samples" / "row.json").read_bytes().strip()
 
     @property
@@ -45,10 +45,10 @@ class Linear:
 
 
 def build_linear(project: Project, folder: Path, progress: Progress) -> Linear:
-    """Every version, and the stock archive, in a project of their own in `folder`.
+    """Build every version, and the stock archive, in a project of their own in `folder`.
 
     Raises:
-        ArchiveError: one cannot be built.
+        ArchiveError: an archive cannot be built.
     """
     own = own_project(project, folder)
     copied = own.archives / "linear"
@@ -62,16 +62,16 @@ def build_linear(project: Project, folder: Path, progress: Progress) -> Linear:
         linear = Linear(copied, spec, archives)
         config = write_stock_config(copied / "model-config.yaml", spec.serving("1.0"), 1)
         extra = [linear.weights, copied / "model.py"]
-        made = archived_by_torchserve("linear", "stock", BASELINES / "linear_handler.py", extra, own.root, config)
-        archives["stock"] = made
+        handler = BASELINES / "linear_handler.py"
+        archives["stock"] = build_stock_archive("linear", "stock", handler, extra, own.root, config)
     return linear
 
 
 def write_stock_config(path: Path, serving: Serving, threads: int) -> Path:
-    """A model-config.yaml for a stock archive, with the batch and the queue of `serving`.
+    """Write a model-config.yaml for a stock archive, with the batch and the queue of `serving`.
 
     Args:
-        threads: of torch, which the stock handlers here read.
+        threads: torch's, which the stock handlers in baselines/ read.
     """
     content: dict[str, Any] = {
         "minWorkers": 1,

@@ -1,4 +1,4 @@
-"""Workload C, small pictures: digits as PNG files, each decoded by itself."""
+"""Workload c, small pictures: digits as PNG files, each decoded by itself."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import BASELINES
-from benchmarks.harness.figures import Result, Target, times
-from benchmarks.harness.workload import Traffic, Workload, load_turns, own_folder, started, take_turns, warm
+from benchmarks.harness.figures import Goal, Result, times
+from benchmarks.harness.run import Job
+from benchmarks.harness.workload import Requests, Workload, measure_turns, own_folder
 from benchmarks.harness.wrk import require_wrk
-from benchmarks.targets.node import OnNode, OwnNode, Way
-from benchmarks.targets.own_project import archived_by_torchserve, own_project
+from benchmarks.targets.node import BenchmarkNode, NodeTarget
+from benchmarks.targets.project import build_stock_archive, own_project
 from benchmarks.workloads.linear import write_stock_config
 from tsctl.archive.build import build_version
 from tsctl.config.archive import ArchiveSpec, Warmup, read_archive_spec
@@ -24,32 +25,30 @@ from tsctl.host.progress import Progress
 PICTURES = 300
 CONNECTIONS = 128
 WARMING_S = 6
-#: Of torch, by every way: for a network this small more threads wait for each other longer than they compute.
+#: Torch's threads on every target: for a network this small more threads wait for each other longer than they compute.
 THREADS = 1
 VERSION = "2.0"
 OURS = "ServingHandler"
 STOCK = "BaseHandler, Pillow"
 CLASSIFIER = "image_classifier"
 CLASSIFIER_MODULE = "ts.torch_handler.image_classifier"
-TIMES_STOCK = Target(1.5)
+TIMES_STOCK = Goal(1.5)
 PNG = "image/png"
 
 
-def run(project: Project, rounds: int, seconds: int, progress: Progress) -> Result:
-    """Both handlers, and image_classifier where its packages are.
+def run(job: Job) -> Result:
+    """Both handlers, and image_classifier where its packages are installed.
 
     Raises:
-        TsctlError: wrk is missing, or a way does not serve.
+        TsctlError: wrk is missing, or a target does not serve.
     """
     require_wrk()
     with own_folder() as folder:
-        workload, spec = pictures_workload(project, folder, progress)
-        with started(workload, progress) as addresses:
-            warm(workload, addresses, folder, progress)
-            found = take_turns(load_turns(workload, addresses, seconds, folder), rounds, progress)
-    figures = [times("over BaseHandler with Pillow", found[OURS], found[STOCK], TIMES_STOCK)]
-    if CLASSIFIER in found:
-        figures.append(times("over image_classifier", found[OURS], found[CLASSIFIER]))
+        workload, spec = pictures_workload(job.project, folder, job.progress)
+        turns = measure_turns(workload, job.rounds, job.seconds, folder, job.progress)
+    figures = [times("over BaseHandler with Pillow", turns[OURS], turns[STOCK], TIMES_STOCK)]
+    if CLASSIFIER in turns:
+        figures.append(times("over image_classifier", turns[OURS], turns[CLASSIFIER]))
     batch = spec.serving(VERSION).batch
     settings = {
         "connections": CONNECTIONS,
@@ -58,7 +57,7 @@ def run(project: Project, rounds: int, seconds: int, progress: Progress) -> Resu
         "pictures": PICTURES,
         "threads": THREADS,
     }
-    return Result("c", "digits, PNG of 8 x 8 pixels", settings, found, figures, workload.notes)
+    return Result("c", "digits, PNG of 8 x 8 pixels", settings, turns, figures, workload.notes)
 
 
 def pictures_workload(project: Project, folder: Path, progress: Progress) -> tuple[Workload, ArchiveSpec]:
@@ -68,26 +67,26 @@ def pictures_workload(project: Project, folder: Path, progress: Progress) -> tup
     shutil.copytree(project.archives / "digits", copied)
     written = read_archive_spec(copied / "archive.yaml")
     spec = written.model_copy(update={"threads": THREADS, "warmup": Warmup(budget_s=2.0)})
-    here = OwnNode(project, folder / "here")
+    node = BenchmarkNode(project, folder / "here")
     with progress.step("building the archives of digits") as step:
         ours = build_version(own, copied, spec, VERSION, step.note).archive.path
-        ways: list[Way] = [OnNode(OURS, here, ours, PNG)]
+        targets = [NodeTarget(OURS, node, ours, PNG)]
         config = write_stock_config(copied / "model-config.yaml", spec.serving(VERSION), THREADS)
         extra = [copied / ".built" / VERSION / "model.safetensors", copied / "model.py", copied / "archive.yaml"]
         extra += [BASELINES / "digits_handler.py"]
-        why_not = import_mistake(CLASSIFIER_MODULE)
+        why_not = import_failure(CLASSIFIER_MODULE)
         handlers = {STOCK: "digits_png_handler.py", **({} if why_not else {CLASSIFIER: "digits_classifier.py"})}
         for name, handler in handlers.items():
             model = handler.removesuffix(".py")
-            made = archived_by_torchserve(model, VERSION, BASELINES / handler, extra, own.root, config)
-            ways.append(OnNode(name, here, made, PNG))
+            archive = build_stock_archive(model, VERSION, BASELINES / handler, extra, own.root, config)
+            targets.append(NodeTarget(name, node, archive, PNG))
     notes = (f"{CLASSIFIER}: left out, {CLASSIFIER_MODULE} cannot be imported ({why_not})",) if why_not else ()
     bodies = [body for body, _ in digit_pictures()]
-    return Workload(Traffic(bodies, CONNECTIONS, WARMING_S), ways, probabilities, notes), spec
+    return Workload(Requests(bodies, CONNECTIONS, WARMING_S), targets, probabilities, notes), spec
 
 
-def import_mistake(module: str) -> str:
-    """Why the module cannot be imported, in a process of its own; empty where it can.
+def import_failure(module: str) -> str:
+    """Why the module cannot be imported, tried in a process of its own; empty where it can.
 
     Installed is not enough: a torchvision for CUDA does not load beside a torch for the CPU.
     """
@@ -96,14 +95,14 @@ def import_mistake(module: str) -> str:
 
 
 def digit_pictures() -> list[tuple[bytes, int]]:
-    """PICTURES of scikit-learn's digits as 8-bit grey PNG files, 8 x 8 pixels, each with the digit that it shows."""
+    """PICTURES of scikit-learn's digits as 8-bit grey PNG files, 8 x 8 pixels, each with its class."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    digits = load_digits()
     pictures = []
-    for values, digit in zip(found.images[:PICTURES], found.target[:PICTURES], strict=True):
+    for values, digit in zip(digits.images[:PICTURES], digits.target[:PICTURES], strict=True):
         written = io.BytesIO()
         Image.fromarray(np.round(values * (255 / 16)).astype(np.uint8)).save(written, "PNG")
         pictures.append((written.getvalue(), int(digit)))
@@ -112,5 +111,5 @@ def digit_pictures() -> list[tuple[bytes, int]]:
 
 def probabilities(answer: Any) -> list[float]:
     """The probability of each digit, from 0 to 9; image_classifier names them, the likeliest first."""
-    found = answer.get("probabilities") or [answer[str(digit)] for digit in range(10)]
-    return [float(number) for number in found]
+    numbers = answer.get("probabilities") or [answer[str(digit)] for digit in range(10)]
+    return [float(number) for number in numbers]

@@ -17,7 +17,7 @@ from tsctl.archive.container import unpack
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.store import find_archive, import_archive
-from tsctl.archive.trial import Request, run_probe
+from tsctl.archive.trial import ItemRequest, run_probe
 from tsctl.archive.verify import Report, verify
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import Project
@@ -209,7 +209,7 @@ def test_an_archive_that_does_not_end_is_stopped_with_what_it_started(tmp_path: 
 def test_the_bundled_handlers_run_and_not_the_checkouts(model: str, tmp_path: Path) -> None:
     archive = find_archive(Project(CHECKOUT), *model.split(":"))
     unpack(archive.path, tmp_path)
-    trial = run_probe(tmp_path, [[Request(b"", "application/json")]])
+    trial = run_probe(tmp_path, 1, [[ItemRequest(b"", "application/json")]])
     assert trial.answers[0][0].status == 400
     assert trial.handlers_file is not None
     assert Path(trial.handlers_file) == tmp_path / "handlers" / "__init__.py"
@@ -248,7 +248,7 @@ def test_inspect_tells_tensors_without_torch() -> None:
     tensors = {tensor.name: tensor for tensor in contents.tensors["model.safetensors"]}
     assert len(tensors) > 4
     assert {tensor.dtype for tensor in tensors.values()} == {"F32"}
-    assert contents.as_json()["manifest"]["model"]["modelVersion"] == "2.0"
+    assert contents.manifest["model"]["modelVersion"] == "2.0"
 
 
 # ---- the command line --------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_exit_codes_tell_a_script_what_is_wrong(tmp_path: Path) -> None:
     assert "no archive of toy 1.0" in tsctl(project, "verify", "toy").stderr
     first = tsctl(project, "build", "--json")
     assert (first.returncode, json.loads(first.stdout)[0]["is_new"]) == (0, True)
-    assert "nothing to build: 1 archive as before" in tsctl(project, "build").stdout
+    assert "nothing to build: 1 archive unchanged" in tsctl(project, "build").stdout
     good = tsctl(project, "verify", "--json")
     assert (good.returncode, json.loads(good.stdout)[0]["is_good"]) == (0, True)
 
@@ -276,7 +276,7 @@ def test_exit_codes_tell_a_script_what_is_wrong(tmp_path: Path) -> None:
     bad = tsctl(project, "verify", "toy:1.0")
     assert bad.returncode == 3
     assert "two.json, alone, is not the golden answer: y: expected 7.0, got -6.0" in " ".join(bad.stdout.split())
-    assert "error: must not be served: toy-1.0-" in bad.stderr
+    assert "error: failed verification: toy-1.0-" in bad.stderr
 
     (project.archives / "toy" / "archive.yaml").write_text("model: toy\n")
     assert tsctl(project, "build").returncode == 2

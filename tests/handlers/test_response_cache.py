@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from benchmarks.harness.ports import free_ports
 from handlers.base import ServingHandler
 from handlers.cache import redis as shared_cache
 from handlers.errors import DoesNotFit, LoadError
 from handlers.schema import Schema
-from tests.support.redis_server import free_port, redis_server
+from tests.support.redis_server import redis_server
 from tests.support.workers import Item, Worker, assert_problem, write_archive_folder
 
 SAMPLES = {"two.json": b'{"number": 2}'}
@@ -193,7 +194,7 @@ def written(port: int) -> int:
 
 
 def test_workers_share_their_answers_through_redis(tmp_path: Path, patient: None) -> None:
-    port = free_port()
+    [port] = free_ports(1)
     shared = f"redis://127.0.0.1:{port}/0"
     with redis_server(tmp_path / "redis", port):
         first, second = (start(tmp_path / name, shared=shared) for name in ("first", "second"))
@@ -209,7 +210,7 @@ def test_workers_share_their_answers_through_redis(tmp_path: Path, patient: None
 def test_a_damaged_value_in_redis_is_a_miss(tmp_path: Path, patient: None) -> None:
     import redis
 
-    port = free_port()
+    [port] = free_ports(1)
     shared = f"redis://127.0.0.1:{port}/0"
     with redis_server(tmp_path / "redis", port), redis.Redis(port=port) as client:
         start(tmp_path / "first", shared=shared).ask(number(1), number(3))
@@ -224,7 +225,7 @@ def test_a_damaged_value_in_redis_is_a_miss(tmp_path: Path, patient: None) -> No
 def test_answers_in_redis_end_with_their_time(tmp_path: Path, patient: None) -> None:
     import redis
 
-    port = free_port()
+    [port] = free_ports(1)
     with redis_server(tmp_path / "redis", port), redis.Redis(port=port) as client:
         start(tmp_path / "first", shared=f"redis://127.0.0.1:{port}/0").ask(number(1))
         until(lambda: written(port) == 1)
@@ -237,7 +238,7 @@ def test_without_redis_every_answer_comes_from_the_model_and_redis_is_found_when
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(shared_cache, "REST_S", 0.2)
-    port = free_port()
+    [port] = free_ports(1)
     worker = start(tmp_path / "toy", shared=f"redis://127.0.0.1:{port}/0")
     assert said(worker, number(1)) == [(200, "miss")]
     assert said(worker, number(1)) == [(200, "hit")]  # this worker's own memory needs no Redis
@@ -269,7 +270,7 @@ def test_a_redis_that_does_not_answer_costs_the_budget_once_and_then_nothing(tmp
 def test_the_node_may_name_another_redis_than_the_archive(
     tmp_path: Path, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = free_port()
+    [port] = free_ports(1)
     with redis_server(tmp_path / "redis", port):
         monkeypatch.setenv("TS_SHARED_CACHE_URL", f"redis://127.0.0.1:{port}/3")
         start(tmp_path / "toy", shared="redis://nowhere.invalid:1/0").ask(number(1))

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from benchmarks.harness.client import under_load
+from benchmarks.harness.ports import free_ports
 from tests.support.gateways import Front
-from tests.support.sites import HALF, Site, free_ports, make_site, processes_of, until, write_tiny
+from tests.support.sites import HALF, Site, make_site, processes_of, until, write_tiny
 from tests.unit.rollout_journals import started
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
@@ -24,7 +25,7 @@ from tsctl.rollout.decide.events import Ended, Outcome
 from tsctl.rollout.run.journal import Journal, folder
 
 NODES = ("local", "b")
-#: 3.0 takes a while to load, and does not while a file is there; 9.0 is nobody's.
+#: 3.0 loads for two seconds, and fails to while a file exists; 9.0 is registered by hand.
 VERSIONS: dict[str, dict[str, Any]] = {
     "1.0": {"factor": 2.0},
     "2.0": {"factor": 3.0},
@@ -85,7 +86,7 @@ def on_both(*versions: str) -> dict[str, dict[str, int]]:
     return {name: dict.fromkeys(versions, 1) for name in NODES}
 
 
-def test_from_nothing_to_served_though_a_node_is_down(front: Front) -> None:
+def test_everything_is_served_on_the_node_that_runs_while_the_other_is_down(front: Front) -> None:
     site = front.site
     assert lines(site.run("plan", status=4).out)[-1] == "nothing to change, b is unavailable"
     deploy(site, BOTH, weights=WEIGHTS)
@@ -108,7 +109,7 @@ def test_from_nothing_to_served_though_a_node_is_down(front: Front) -> None:
     assert {front.ask("/predictions/tiny").status_code for _ in range(20)} == {200}
 
 
-def test_the_node_catches_up_and_then_there_is_nothing_to_do(front: Front) -> None:
+def test_the_node_that_was_down_catches_up_and_a_second_apply_changes_nothing(front: Front) -> None:
     site = front.site
     site.run("node", "start", "--node", "b")
     assert lines(site.run("plan", status=12).out) == [
@@ -117,9 +118,9 @@ def test_the_node_catches_up_and_then_there_is_nothing_to_do(front: Front) -> No
         "+ 2.0 register b nothing -> tiny-2.0, 1 worker",
         "2 to register",
     ]
-    told = site.run("apply", "--json").json()
-    assert [(one["kind"], one["version"]) for one in told["done"]] == [("register", "1.0"), ("register", "2.0")]
-    assert told["left"]["is_empty"]
+    applied = site.run("apply", "--json").json()
+    assert [(one["kind"], one["version"]) for one in applied["done"]] == [("register", "1.0"), ("register", "2.0")]
+    assert applied["left"]["is_empty"]
     assert served(site) == on_both("1.0", "2.0")
     assert lines(site.run("plan").out) == ["nothing to change"]
     again = site.run("apply", "--json").json()
@@ -127,7 +128,7 @@ def test_the_node_catches_up_and_then_there_is_nothing_to_do(front: Front) -> No
     assert again["done"] == again["failures"] == []
 
 
-def test_what_somebody_changed_by_hand_is_shown_and_mended(front: Front) -> None:
+def test_changes_by_hand_are_shown_and_undone(front: Front) -> None:
     site = front.site
     site.run("models", "scale", "tiny", "1.0", "2", "--node", "local")
     site.run("models", "set-default", "tiny", "2.0", "--node", "b")
@@ -144,14 +145,14 @@ def test_what_somebody_changed_by_hand_is_shown_and_mended(front: Front) -> None
     with under_load(front.address("/predictions/tiny"), HALF, 4) as load:
         site.run("apply", "--prune")
         after = load.counts[200, "9.0"]
-    assert 0 < load.counts[200, "9.0"] == after, "requests reached what was pruned, and none afterwards"
+    assert 0 < load.counts[200, "9.0"] == after, "requests reached the pruned version before, and none afterwards"
     assert {status for status, _ in load.counts} == {200}
     assert served(site) == on_both("1.0", "2.0")
     assert lines(site.run("plan", "--prune").out) == ["nothing to change"]
     assert front.ask("/predictions/tiny/9.0").status_code == 404
 
 
-def test_refused_is_refused_whole(front: Front) -> None:
+def test_a_refused_plan_changes_nothing(front: Front) -> None:
     site = front.site
     deploy(site, {**BOTH, "3.0": {"workers": 1, "digest": "0" * 16}}, weights=WEIGHTS)
     shown = lines(site.run("plan", status=3).out)
@@ -174,7 +175,7 @@ def test_refused_is_refused_whole(front: Front) -> None:
     assert served(site) == on_both("1.0", "2.0")
 
 
-def test_a_version_that_does_not_get_warm_gets_no_weight(front: Front) -> None:
+def test_a_version_that_does_not_load_gets_no_weight(front: Front) -> None:
     site = front.site
     (site.root / "broken").touch()
     deploy(site, {**BOTH, "3.0": {"workers": 1}}, weights={"1.0": "70%", "2.0": "20%", "3.0": "10%"})
@@ -186,7 +187,7 @@ def test_a_version_that_does_not_get_warm_gets_no_weight(front: Front) -> None:
     (site.root / "broken").unlink()
 
 
-def test_killed_in_the_middle_the_next_run_goes_on(front: Front) -> None:
+def test_the_next_apply_finishes_what_a_killed_one_began(front: Front) -> None:
     site = front.site
     with site.start("apply") as process:
         until(lambda: any("3.0" in versions for versions in served(site).values()), 30, "3.0 on a node")
@@ -199,7 +200,7 @@ def test_killed_in_the_middle_the_next_run_goes_on(front: Front) -> None:
     assert lines(site.run("plan").out) == ["nothing to change"]
 
 
-def test_a_model_that_is_no_longer_named_leaves_when_asked(front: Front) -> None:
+def test_a_model_that_is_no_longer_named_leaves_with_prune_models(front: Front) -> None:
     site = front.site
     site.deploy({})
     site.run("weights", "set", "tiny", "1.0=100%")

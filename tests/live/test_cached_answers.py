@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from tests.support.redis_server import free_port, redis_server
+from benchmarks.harness.ports import free_ports
+from tests.support.redis_server import redis_server
 from tests.support.sites import Site, until, write_tiny
 
 
@@ -17,7 +18,7 @@ def counted(site: Site, name: str, *labels: str) -> float:
 
 
 def test_workers_answer_from_their_memory_and_from_redis_and_count_it(site: Site, tmp_path: Path) -> None:
-    port = free_port()
+    [port] = free_ports(1)
     cache = {"max_mb": 1.0, "ttl_s": 600.0, "shared": f"redis://127.0.0.1:{port}/0", "check": 0.0}
     write_tiny(site, "tiny", {"1.0": {}}, cache=cache)
     site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 2}}}})

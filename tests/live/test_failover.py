@@ -15,9 +15,7 @@ from benchmarks.targets.fleet import BODY, MODEL, Fleet, running_fleet
 from tests.support.sites import CHECKOUT, processes_of, until
 from tsctl.config.project import Project
 from tsctl.gateway.change import set_weights
-from tsctl.gateway.envoy.render import cluster_name
 from tsctl.host.progress import Progress
-from tsctl.nodes.torchserve.node import Node
 
 QUIET = Progress(Console(quiet=True))
 ROUTE = f"/predictions/{MODEL}"
@@ -34,11 +32,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     assert processes_of(folder) == [], "processes are left behind"
 
 
-def in_rotation(fleet: Fleet, node: Node, version: str) -> bool:
-    place = node.spec.inference.removeprefix("http://")
-    return any(h.address == place and h.is_healthy for h in fleet.gateway.admin.hosts()[cluster_name(MODEL, version)])
-
-
 def test_a_killed_node_costs_no_answer_and_comes_back(fleet: Fleet) -> None:
     node = fleet.nodes[1]
     with under_load(fleet.address(ROUTE), BODY, 8) as load:
@@ -46,7 +39,7 @@ def test_a_killed_node_costs_no_answer_and_comes_back(fleet: Fleet) -> None:
         fleet.kill_node(node)
         time.sleep(2)
         fleet.start_again(node)
-        until(lambda: in_rotation(fleet, node, "1.0"), 10, "the node in rotation")
+        until(lambda: fleet.is_in_rotation(node, MODEL, "1.0"), 10, "the node in rotation")
         time.sleep(1)
     assert len(load.answers) > 100
     assert load.failed == []
@@ -73,7 +66,7 @@ def test_no_client_puts_nodes_aside_by_what_it_asks(fleet: Fleet) -> None:
     with requests.Session() as session:
         answers = [session.post(address.url, data=BODY, headers=late, timeout=30) for _ in range(100)]
     assert {answer.status_code for answer in answers} == {504}
-    assert all(in_rotation(fleet, node, "1.0") for node in fleet.nodes)
+    assert all(fleet.is_in_rotation(node, MODEL, "1.0") for node in fleet.nodes)
 
 
 def test_what_a_dead_worker_had_in_hand_is_told_where_a_route_is_not(tmp_path: Path) -> None:

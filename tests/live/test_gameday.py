@@ -18,20 +18,20 @@ QUICK = {**gameday.POLICY, "steps": [25, 50, 100], "hold_s": 2, "min_requests": 
 def test_a_canary_that_raises_is_rolled_back_and_an_identical_one_promoted(tmp_path: Path) -> None:
     quiet = Progress(Console(quiet=True))
     day = gameday.run(Project(CHECKOUT), quiet, ["exceptions", "same"], tmp_path, QUICK, warm_s=3)
-    raises, same = day.canaries
-    assert not gameday.not_right(day.canaries)
+    raises, same = day.releases
+    assert not gameday.wrong_verdicts(day.releases)
     assert (raises.outcome, raises.signal) == ("rolled back", "errors")
     assert 0 < raises.on_canary < raises.requests
     assert raises.failed > 0
-    assert raises.back_s is not None
-    assert raises.back_s <= 2
+    assert raises.rollback_s is not None
+    assert raises.rollback_s <= 2
     assert (same.outcome, same.signal, same.failed, same.misled) == ("promoted", "", 0, 0)
     assert same.on_canary >= 3 * QUICK["min_requests"]
-    assert raises.others_failed == 0
-    assert all((tmp_path / f"{one.canary}.jsonl").is_file() for one in day.canaries)
-    assert {figure.name: figure.is_reached for figure in day.figures if figure.target} == {
-        "bad canaries that were rolled back": True,
-        "identical canaries that were promoted": True,
-        "a rollback is in force after, slowest": True,
-        "failed that no bad canary answered": True,
+    assert raises.failed_elsewhere == 0
+    assert all((tmp_path / f"{release.canary.version}.jsonl").is_file() for release in day.releases)
+    assert {figure.name: figure.is_reached for figure in day.figures if figure.goal} == {
+        "bad canaries rolled back": True,
+        "identical canaries promoted": True,
+        "slowest rollback in force": True,
+        "failed requests that no bad canary answered": True,
     }

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import ssl
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,20 +18,22 @@ import pytest
 import requests
 import yaml
 
-from tests.support.gateways import PROBLEM, Front, certificate, with_gateway
+from benchmarks.harness.client import under_load
+from benchmarks.harness.ports import free_ports
+from tests.support.gateways import PROBLEM, Front, certificate, front_of, with_gateway
 from tests.support.raw_http import read_messages
 from tests.support.recorders import Listener
-from tests.support.sites import HALF, Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
+from tests.support.sites import HALF, Site, is_alive, make_site, processes_of, until, write_tiny
 from tsctl.config.deployment import Budget, NodeSpec, Sticky
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ConflictError, GatewayError
-from tsctl.gateway import change, state
-from tsctl.gateway.envoy import supervisor as keeper
+from tsctl.gateway import change, state, sync
+from tsctl.gateway.envoy import supervisor
 from tsctl.gateway.envoy.messages import document
 from tsctl.gateway.envoy.render import endpoints
 from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import digest, new_key, record_of, revoked
-from tsctl.gateway.publish import put_route_file, put_traffic, routes_of
+from tsctl.gateway.publish import put_route_file, put_traffic, route_file
 from tsctl.gateway.state import changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow
 from tsctl.host.files import write_document
@@ -70,8 +71,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     try:
         site.run("up")
-        header = (site.root / ".tsctl" / "gateway" / "local.header").read_text()
-        yield Front(site, base, metrics, header.strip().partition(": ")[2])
+        yield front_of(site, base, metrics)
     finally:
         site.run("down", status=None)
     assert processes_of(site.root) == [], "processes are left behind"
@@ -164,7 +164,9 @@ def test_weights_are_in_force_when_the_command_returns(front: Front) -> None:
     front.site.run("weights", "set", "tiny", "1.0=50%", "2.0=50%")
     split = versions_of(front, 200)
     assert 50 < split["1.0"] < 150  # a fair coin leaves this range once in 10^12 runs
-    [shown] = [one for one in front.site.run("weights", "show", "tiny", "--json").json() if one["model"] == "tiny"]
+    [shown] = [
+        route for route in front.site.run("weights", "show", "tiny", "--json").json() if route["model"] == "tiny"
+    ]
     assert shown["weights"] == {"1.0": 5000, "2.0": 5000}
     front.site.run("weights", "set", "tiny", "1.0=100%")
 
@@ -201,7 +203,7 @@ def test_a_version_that_cannot_answer_gets_no_weight(front: Front) -> None:
 
 def test_what_envoy_refuses_leaves_what_was_in_force(front: Front) -> None:
     gateway = front.gateway
-    written = read_document(gateway.places.routes)
+    written = read_document(gateway.files.routes)
     assert written is not None
     resources = json.loads(json.dumps(written["resources"]))
     resources[0]["virtual_hosts"][0]["routes"].insert(
@@ -210,29 +212,29 @@ def test_what_envoy_refuses_leaves_what_was_in_force(front: Front) -> None:
     with changing(gateway), pytest.raises(GatewayError, match="unknown cluster 'no~cluster'") as refused:
         put_route_file(gateway, document(resources))
     assert refused.value.exit_code == 5
-    assert read_document(gateway.places.routes) == written
+    assert read_document(gateway.files.routes) == written
     assert front.ask("/predictions/tiny").status_code == 200
 
 
 def test_of_two_writers_one_is_told_and_loses(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "LOCK_S", 0.2)
-    told = "the gateway is being changed by another tsctl"
-    with changing(front.gateway), pytest.raises(ConflictError, match=told) as lost:
+    message = "the gateway is being changed by another tsctl"
+    with changing(front.gateway), pytest.raises(ConflictError, match=message) as conflict:
         change.set_weights(front.gateway, "tiny", {"1.0": 10_000})
-    assert lost.value.exit_code == 7
+    assert conflict.value.exit_code == 7
 
 
 def test_a_user_stays_on_his_version_and_only_moves_towards_the_canary(front: Front) -> None:
     users = [f"user-{number}" for number in range(60)]
 
     def on_canary() -> set[str]:
-        found = set()
+        moved = set()
         for user in users:
-            seen = versions_of(front, 3, **{"x-user-id": user})
-            assert len(seen) == 1, f"{user} met {seen}"
-            if "2.0" in seen:
-                found.add(user)
-        return found
+            versions = versions_of(front, 3, **{"x-user-id": user})
+            assert len(versions) == 1, f"{user} met {versions}"
+            if "2.0" in versions:
+                moved.add(user)
+        return moved
 
     before: set[str] = set()
     for share in (10, 40, 60, 95):
@@ -251,13 +253,13 @@ def test_a_cookie_keeps_a_user_on_his_version_as_well(front: Front) -> None:
     models = {**gateway.deployment.models, "tiny": by_cookie}
     with changing(gateway):
         before = traffic_in_force(gateway)
-        half = [one.weighted({"1.0": 5000, "2.0": 5000}) if one.model == "tiny" else one for one in before]
+        half = [route.weighted({"1.0": 5000, "2.0": 5000}) if route.model == "tiny" else route for route in before]
         put_traffic(replace(gateway, deployment=gateway.deployment.model_copy(update={"models": models})), half)
         try:
             met = [set(versions_of(front, 4, cookie=f"other=1; user={number}")) for number in range(30)]
         finally:
             put_traffic(gateway, before)
-    assert {len(seen) for seen in met} == {1}
+    assert {len(versions) for versions in met} == {1}
     assert set().union(*met) == {"1.0", "2.0"}
 
 
@@ -275,7 +277,8 @@ def test_a_shadow_gets_copies_and_no_client_notices(front: Front) -> None:
         return front.gateway.admin.counters(f"^{counter}$").get(counter, 0)
 
     before = copies()
-    assert front.site.run("shadow", "set", "tiny", "2.0", "--percent", "100").out == "tiny: 100% is copied to 2.0\n"
+    shadowed = front.site.run("shadow", "set", "tiny", "2.0", "--percent", "100").out
+    assert shadowed == "tiny: 100% of the requests are copied to 2.0\n"
     assert versions_of(front, 20) == {"1.0": 20}
     until(lambda: copies() == before + 20, 10, "twenty copies")
     front.site.run("shadow", "clear", "tiny")
@@ -286,14 +289,14 @@ def test_a_shadow_gets_copies_and_no_client_notices(front: Front) -> None:
 
 def test_a_copy_is_marked_and_its_client_answered_though_nobody_answers_the_copy(front: Front) -> None:
     gateway, silent = front.gateway, Listener()
-    [upstream] = [one for one in upstreams_written(gateway) if (one.model, one.version) == ("tiny", "2.0")]
+    [upstream] = [upstream for upstream in upstreams_written(gateway) if upstream.key == ("tiny", "2.0")]
     [own] = upstream.endpoints
-    path = gateway.places.endpoints / "tiny~2.0~shadow.json"
+    path = gateway.files.endpoints_of("tiny~2.0~shadow")
     with changing(gateway):
         traffic = traffic_in_force(gateway)
         elsewhere = replace(upstream, endpoints=(replace(own, port=silent.place[1]),))
         write_document(path, endpoints(elsewhere, is_shadow=True))
-        put_traffic(gateway, [replace(one, shadow=SHADOW) if one.model == "tiny" else one for one in traffic])
+        put_traffic(gateway, [replace(route, shadow=SHADOW) if route.model == "tiny" else route for route in traffic])
 
         def is_copied() -> bool:
             answer = front.ask("/predictions/tiny", **{"x-request-id": "copied"})
@@ -328,12 +331,12 @@ def test_of_many_clients_each_has_a_budget(front: Front) -> None:
     spec = gateway.spec.model_copy(update={"budget": Budget(requests_per_s=1, burst=2)})
     keys = [new_key() for _ in range(30)]  # more than Envoy keeps of buckets that it makes by itself
     records = [record_of(key, f"client-{number}", None, None) for number, key in enumerate(keys)]
-    with changing(gateway):  # the keeper waits, which would write the deployment's own budget
-        before = read_document(gateway.places.routes)
+    with changing(gateway):  # the supervisor waits, which would write the deployment's own budget
+        before = read_document(gateway.files.routes)
         assert before is not None
         small = replace(gateway, spec=spec)
         plain = {digest(key): key for key in keys}
-        put_route_file(gateway, routes_of(small, traffic_in_force(gateway), records, plain))
+        put_route_file(gateway, route_file(small, traffic_in_force(gateway), records, plain))
         try:
             begin = time.monotonic()
             asked = [front.ask("/predictions/tiny", **{"x-api-key": key}).status_code for _ in range(8) for key in keys]
@@ -372,7 +375,7 @@ def test_a_silent_node_keeps_no_key_in_force(front: Front) -> None:
         )
         nodes = {**gateway.deployment.nodes, "silent": node}
         more = replace(gateway, deployment=gateway.deployment.model_copy(update={"nodes": nodes}))
-        following = aside.submit(change.sync, more)
+        following = aside.submit(sync.sync, more)
         time.sleep(0.3)
         assert not following.done()
         begin = time.monotonic()
@@ -389,15 +392,15 @@ def test_what_a_node_said_before_somebody_else_asked_it_is_forgotten(
 
     def overtaken(nodes: Sequence[Node]) -> list[ObservedNode]:
         observed = observe(nodes)
-        monkeypatch.setattr(change, "observe", observe)
+        monkeypatch.setattr(sync, "observe", observe)
         front.site.run("models", "scale", "slow", "1.0", "0")
-        change.sync(gateway)
+        sync.sync(gateway)
         return observed
 
-    monkeypatch.setattr(change, "observe", overtaken)
+    monkeypatch.setattr(sync, "observe", overtaken)
     try:
-        change.sync(gateway)
-        assert [len(one.endpoints) for one in upstreams_written(gateway) if one.model == "slow"] == [0]
+        sync.sync(gateway)
+        assert [len(upstream.endpoints) for upstream in upstreams_written(gateway) if upstream.model == "slow"] == [0]
     finally:
         front.site.run("models", "scale", "slow", "1.0", "1")
     until(front.all_answer, 20, "every version")
@@ -426,19 +429,19 @@ def test_health_for_whoever_balances_before_the_gateway(front: Front) -> None:
 
 def test_each_request_is_a_line_of_the_log(front: Front) -> None:
     front.ask("/predictions/tiny", **{"x-request-id": "logged-1"})
-    [line] = until(lambda: [one for one in front.log() if one["request_id"] == "logged-1"], 5, "the line")
+    [line] = until(lambda: [line for line in front.log() if line["request_id"] == "logged-1"], 5, "the line")
     assert (line["client"], line["model"], line["version"]) == ("local", "tiny", "1.0")
     assert (line["track"], line["weight"], line["status"], line["flags"]) == ("stable", "10000", 200, "-")
     assert line["bytes_in"] == len(HALF)
     assert line["duration_ms"] >= 0
     gateway = front.gateway
-    assert keeper.rotate(gateway, largest=1, kept=2)
+    assert supervisor.rotate(gateway, largest=1, kept=2)
     front.ask("/predictions/tiny", **{"x-request-id": "logged-2"})
-    until(lambda: [one["request_id"] for one in front.log()] == ["logged-2"], 5, "a new file")
-    assert keeper.rotate(gateway, largest=1, kept=2)
-    until(lambda: keeper.rotate(gateway, largest=0, kept=2), 5, "the file that Envoy opens when it is told")
+    until(lambda: [line["request_id"] for line in front.log()] == ["logged-2"], 5, "a new file")
+    assert supervisor.rotate(gateway, largest=1, kept=2)
+    until(lambda: supervisor.rotate(gateway, largest=0, kept=2), 5, "the file that Envoy opens anew")
     names = {"access.log", "access.log.1", "access.log.2"}
-    folder = gateway.places.access_log.parent
+    folder = gateway.files.access_log.parent
     until(lambda: {path.name for path in folder.glob("access.log*")} == names, 5, "three files")
 
 
@@ -456,9 +459,9 @@ def test_numbers_for_prometheus_and_nothing_else(front: Front) -> None:
     assert requests.post(f"{front.metrics}/quitquitquit", timeout=10).status_code == 404
 
 
-def test_a_killed_keeper_drops_nothing_and_a_killed_envoy_comes_back(front: Front) -> None:
+def test_a_killed_supervisor_drops_nothing_and_a_killed_envoy_comes_back(front: Front) -> None:
     os.kill(front.pid("keeper"), signal.SIGKILL)
-    until(lambda: not is_alive(front.pid("keeper")), 5, "the keeper's end")
+    until(lambda: not is_alive(front.pid("keeper")), 5, "the supervisor's end")
     assert front.ask("/predictions/tiny").status_code == 200
     front.site.run("gateway", "start")
     old = front.pid("envoy")
@@ -477,38 +480,23 @@ def test_a_node_that_starts_anew_is_asked_with_its_new_token(front: Front) -> No
 
 
 def test_weights_change_under_load_and_nothing_fails(front: Front) -> None:
-    statuses: Counter[int] = Counter()
-    stop = threading.Event()
-
-    def load() -> None:
-        with requests.Session() as session:
-            session.headers.update({"Content-Type": "application/json", "x-api-key": front.key})
-            while not stop.is_set():
-                statuses[session.post(f"{front.base}/predictions/tiny", data=HALF, timeout=30).status_code] += 1
-
-    threads = [threading.Thread(target=load) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
+    with under_load(front.address("/predictions/tiny"), HALF, 4) as load:
         for share in range(0, 5000, 500):
             change.set_weights(front.gateway, "tiny", {"1.0": 10_000 - share, "2.0": share})
         change.set_weights(front.gateway, "tiny", {"1.0": 10_000})
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
     time.sleep(0.5)  # Envoy writes its log a quarter of a second late
-    assert set(statuses) == {200}, [line for line in front.log() if line["status"] != 200][-20:]
+    assert {answer.status for answer in load.answers} == {200}, [line for line in front.log() if line["status"] != 200][
+        -20:
+    ]
 
 
 def test_tls_with_a_certificate_that_is_replaced(site: Site) -> None:
     write_tiny(site, "tiny", {"1.0": {}})
     site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}})
     certificate(site.root / "tls", "first")
-    base, _ = with_gateway(site, {}, tls={"certificate": "tls/server.pem", "key": "tls/server.key"})
+    base, metrics = with_gateway(site, {}, tls={"certificate": "tls/server.pem", "key": "tls/server.key"})
     site.run("up")
-    key = (site.root / ".tsctl" / "gateway" / "local.header").read_text().strip().partition(": ")[2]
-    headers = {"Content-Type": "application/json", "x-api-key": key}
+    headers = {"Content-Type": "application/json", "x-api-key": front_of(site, base, metrics).key}
     ca = str(site.root / "tls" / "server.pem")
     assert requests.post(f"{base}/predictions/tiny", data=HALF, headers=headers, verify=ca, timeout=10).ok
     host, _, port = base.removeprefix("https://").partition(":")

@@ -10,8 +10,9 @@ import pytest
 import requests
 import yaml
 
+from benchmarks.harness.ports import free_ports
 from tests.support.gateways import Front, with_gateway
-from tests.support.sites import TINY, Site, free_ports, is_alive, make_site, processes_of, until
+from tests.support.sites import TINY, Site, is_alive, make_site, processes_of, until
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_settings_that_need_a_new_start_are_told_and_not_passed_over(front: Fron
     assert f"runs with address {front.base}, request_bytes 16777216, and deployment.yaml says" in refused.err
     assert f"says address {moved}, request_bytes 5\n" in refused.err
     assert site.run("gateway", "status", status=5).out == (
-        f"gateway: not ready (pid {front.pid('envoy')}, keeper {front.pid('keeper')}), {front.base}\n"
+        f"gateway: not ready (pid {front.pid('envoy')}, supervisor {front.pid('keeper')}), {front.base}\n"
     )
     site.run("gateway", "stop")
     site.run("gateway", "start")
@@ -57,17 +58,17 @@ def test_settings_that_need_a_new_start_are_told_and_not_passed_over(front: Fron
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, None])
-def test_in_the_foreground_it_is_its_own_keeper_and_ends_when_it_is_stopped(
+def test_in_the_foreground_it_is_its_own_supervisor_and_ends_when_it_is_stopped(
     front: Front, number: signal.Signals | None
 ) -> None:
     site = front.site
     with site.start("gateway", "start", "--foreground") as process:
-        status = until(lambda: keeper_of(site), 20, "the keeper")
+        status = until(lambda: supervisor_of(site), 20, "the supervisor")
         assert status == process.pid
         assert "nothing to change" in site.run("gateway", "start").out
         refused = site.run("gateway", "start", "--foreground", status=7)
-        assert f"the gateway has a keeper, process {process.pid}" in refused.err
-        assert keeper_of(site) == process.pid
+        assert f"the gateway has a supervisor, process {process.pid}" in refused.err
+        assert supervisor_of(site) == process.pid
         envoy = front.pid("envoy")
         if number is None:
             site.run("gateway", "stop")
@@ -79,14 +80,14 @@ def test_in_the_foreground_it_is_its_own_keeper_and_ends_when_it_is_stopped(
     assert site.run("gateway", "status", status=5).out == f"gateway: not running, {front.base}\n"
 
 
-def keeper_of(site: Site) -> int | None:
-    found: int | None = site.run("gateway", "status", "--json", status=5).json()["keeper"]
-    return found
+def supervisor_of(site: Site) -> int | None:
+    pid: int | None = site.run("gateway", "status", "--json", status=5).json()["supervisor"]
+    return pid
 
 
 def test_what_it_will_do_is_not_told_as_what_it_does(front: Front) -> None:
     shown = front.site.run("weights", "show")
-    assert "the gateway does not run; this is what it starts with" in shown.err
+    assert "the gateway does not run; it will start with these weights" in shown.err
     assert "no model has a route yet" in shown.out
     front.site.run("gateway", "start")
     assert front.site.run("weights", "show").err == ""
@@ -104,4 +105,4 @@ def test_a_key_that_cannot_be_written_is_given_to_nobody(front: Front) -> None:
     assert "is in key" in site.run("keys", "add", "a", "--header-file", "key").out
     assert (site.root / "key").read_text().startswith("x-api-key: tsctl_")
     assert (site.root / "key").stat().st_mode & 0o777 == 0o600
-    assert [one["client"] for one in site.run("keys", "list", "--json").json()] == ["a"]
+    assert [key["client"] for key in site.run("keys", "list", "--json").json()] == ["a"]

@@ -24,14 +24,15 @@ import pytest
 import requests
 import yaml
 
+from benchmarks.harness.ports import free_ports
 from tests.support.attacks import Attack, Writer, body_of, number
 from tests.support.attacks_h2 import DATA, Writer2, frames
-from tests.support.gateways import PROBLEM, Front, with_gateway
+from tests.support.gateways import PROBLEM, Front, front_of, with_gateway
 from tests.support.raw_http import End, Exchange, Message, Place, bytes_of, exchange, read_messages, reset_after
 from tests.support.recorders import Listener, Tap
-from tests.support.sites import Site, free_ports, is_alive, make_site, processes_of, until, write_tiny
+from tests.support.sites import Site, is_alive, make_site, processes_of, until, write_tiny
 from tsctl.gateway.envoy.admin import Admin
-from tsctl.gateway.envoy.process import envoy_path
+from tsctl.gateway.envoy.configuration import envoy_path
 from tsctl.nodes.torchserve.tokens import read_tokens
 
 SEED = 20_240_601
@@ -103,7 +104,7 @@ class Siege:
         """Every line of the gateway's access log; one that is no JSON raises."""
         mark = f"marker-{next(self.markers)}-end"
         self.front.ask("/healthz", **{"x-request-id": mark})
-        return [json.loads(line) for line in lines_before(self.front.gateway.places.access_log, mark)]
+        return [json.loads(line) for line in lines_before(self.front.gateway.files.access_log, mark)]
 
     def served(self) -> Any:
         """What the node serves, with which workers."""
@@ -122,11 +123,11 @@ class Siege:
     def send(self, attacks: Iterable[Attack], end: End = "quiet") -> list[tuple[Attack, Exchange]]:
         """Every attack on a connection of its own, many at once."""
 
-        def one(attack: Attack) -> tuple[Attack, Exchange]:
+        def send(attack: Attack) -> tuple[Attack, Exchange]:
             return attack, exchange(self.place, attack.pieces, end, attack.is_head)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(one, attacks))
+            return list(pool.map(send, attacks))
 
 
 def lines_before(path: Path, mark: str) -> list[str]:
@@ -158,7 +159,7 @@ def stand_between(site: Site, tap: Tap) -> None:
 
 @pytest.fixture(scope="module")
 def place_under_siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
-    """Two versions of `tiny`, seen through a tap; the keeper is stopped, so that nothing asks the management API."""
+    """Two versions of `tiny`, seen through a tap; without a supervisor, so that nothing asks the management API."""
     site = make_site(tmp_path_factory.mktemp("attacked") / "site")
     with_access_log(site)
     write_tiny(site, "tiny", {version: {"factor": float(factor)} for version, factor in FACTORS.items()})
@@ -172,12 +173,11 @@ def place_under_siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sieg
         site.run("gateway", "stop")  # Envoy would keep the node's own address for as long as it answers there
         site.run("gateway", "start")
         site.run("weights", "set", "tiny", "1.0=100%", "2.0=0%")
-        key = (site.root / ".tsctl" / "gateway" / "local.header").read_text().strip().partition(": ")[2]
-        front = Front(site, base, metrics, key)
+        front = front_of(site, base, metrics)
         until(front.all_answer, 20, "both versions behind the tap")
-        keeper = front.pid("keeper")
-        os.kill(keeper, signal.SIGTERM)
-        until(lambda: not is_alive(keeper), 10, "the keeper's end")
+        supervisor = front.pid("keeper")
+        os.kill(supervisor, signal.SIGTERM)
+        until(lambda: not is_alive(supervisor), 10, "the supervisor's end")
         yield Siege(front, tap, listener)
     finally:
         site.run("down", status=None)
@@ -203,8 +203,8 @@ def siege(place_under_siege: Siege) -> Iterator[Siege]:
     assert is_alive(front.pid("envoy"))
     assert front.gateway.admin.counters("attacker") == {}
     assert requests.get(f"{front.base}/healthz", timeout=10).text == "alive\n"
-    said = front.gateway.log.read_text()
-    assert not re.search(r"\[(error|critical)\]|[Aa]ssert|Caught|[Bb]acktrace|script log", said), said[-2000:]
+    log = front.gateway.files.envoy_log.read_text()
+    assert not re.search(r"\[(error|critical)\]|[Aa]ssert|Caught|[Bb]acktrace|script log", log), log[-2000:]
 
 
 class Bystander:
@@ -325,8 +325,8 @@ def assert_answers(attack: Attack, exchanged: Exchange) -> None:
 def test_the_witnesses_see_what_comes(siege: Siege) -> None:
     x = number()
     assert siege.front.ask("/predictions/tiny/2.0", body_of(x)).json() == {"y": x * 3.0}
-    seen = [message for stream in siege.tap.heard() for message in read_messages(stream)[0]]
-    assert [message.start.split()[1] for message in seen if message.body == body_of(x)] == ["/predictions/tiny/2.0"]
+    messages = [message for stream in siege.tap.heard() for message in read_messages(stream)[0]]
+    assert [message.start.split()[1] for message in messages if message.body == body_of(x)] == ["/predictions/tiny/2.0"]
     first, second = siege.node_log(), siege.node_log()
     assert '"GET /models/marker-' in second[len(first)]
     assert any('"POST /predictions/tiny/2.0 HTTP/1.1" 200' in line for line in first)
@@ -338,7 +338,7 @@ def test_the_witnesses_see_what_comes(siege: Siege) -> None:
 
 @pytest.mark.parametrize("kind", ["of_targets", "of_first_lines", "of_pipelines", "of_clear_lengths"])
 def test_named_shapes_get_the_answers_that_were_foreseen_and_no_more(siege: Siege, kind: str) -> None:
-    for attack, exchanged in siege.send(getattr(siege.writer, kind)(), "told"):
+    for attack, exchanged in siege.send(getattr(siege.writer, kind)(), "announced"):
         assert_answers(attack, exchanged)
 
 
@@ -376,11 +376,13 @@ def test_frames_of_http_2_become_right_requests_or_none(siege: Siege) -> None:
     assert said_in_frames(siege, Attack("right", writer.right(x))) == b'{"y":%.1f}' % (x * 2)
     attacks = list(writer.attacks())
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for attack, said in zip(attacks, pool.map(lambda attack: said_in_frames(siege, attack), attacks), strict=True):
-            assert not any(secret in said for secret in SECRETS), (attack, said)
-            if said and "reset" not in attack.name:
-                [answer] = json_lines(said)
-                assert answer.keys() == {"y"} or answer["status"] >= 400, (attack, said)
+        for attack, bodies in zip(
+            attacks, pool.map(lambda attack: said_in_frames(siege, attack), attacks), strict=True
+        ):
+            assert not any(secret in bodies for secret in SECRETS), (attack, bodies)
+            if bodies and "reset" not in attack.name:
+                [answer] = json_lines(bodies)
+                assert answer.keys() == {"y"} or answer["status"] >= 400, (attack, bodies)
 
 
 def said_in_frames(siege: Siege, attack: Attack) -> bytes:
@@ -389,8 +391,8 @@ def said_in_frames(siege: Siege, attack: Attack) -> bytes:
     return b"".join(content for kind, _, content in frames(data) if kind == DATA)
 
 
-def json_lines(said: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in said.splitlines()]
+def json_lines(bodies: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in bodies.splitlines()]
 
 
 def test_the_numbers_page_is_all_that_reaches_the_admin_interface(siege: Siege) -> None:
@@ -424,8 +426,8 @@ def test_what_calls_itself_grpc_is_not_told_success(siege: Siege, media_type: st
     for target in (b"/predictions/tiny", b"/models", b"/healthz", b"/inference.GRPCInferenceService/ModelInfer"):
         sent = siege.writer.request(target, headers=[b"TE: trailers"])
         sent = sent.replace(b"application/json", media_type.encode())
-        for one in (sent, sent.replace(siege.front.key.encode(), b"unknown")):
-            [answer] = exchange(siege.place, [one]).answers
+        for message in (sent, sent.replace(siege.front.key.encode(), b"unknown")):
+            [answer] = exchange(siege.place, [message]).answers
             assert answer.get("grpc-status") is None
             if "web" not in media_type:
                 assert (answer.status, answer.get("content-type")) == (415, PROBLEM)
@@ -447,10 +449,10 @@ def test_a_request_that_does_not_arrive_whole_is_answered_408(siege: Siege, tmp_
 def impatient_envoy(siege: Siege, folder: Path) -> Iterator[Place]:
     """Another Envoy with the gateway's own files, but half a second instead of its minute; where it takes clients."""
     client, metrics = free_ports(2)
-    places = siege.front.gateway.places
-    text = places.bootstrap.read_text()
+    files = siege.front.gateway.files
+    text = files.bootstrap.read_text()
     for old, new in (
-        (str(places.admin), str(folder / "admin.sock")), (str(places.access_log), str(folder / "access.log")),
+        (str(files.admin), str(folder / "admin.sock")), (str(files.access_log), str(folder / "access.log")),
         ('"request_timeout": "60s"', '"request_timeout": "0.5s"'),
         ('"request_headers_timeout": "10s"', '"request_headers_timeout": "0.5s"'),
         (f'"port_value": {siege.place[1]}', f'"port_value": {client}'),

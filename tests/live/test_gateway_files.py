@@ -15,7 +15,8 @@ from tsctl.config.deployment import DeploymentSpec, NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy import render
-from tsctl.gateway.envoy.process import validate
+from tsctl.gateway.envoy.configuration import validate
+from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.state import Gateway
 from tsctl.host.files import make_folder, write_document
 
@@ -24,24 +25,24 @@ from tsctl.host.files import make_folder, write_document
 def gateway(tmp_path: Path) -> Gateway:
     """The files of the golden deployment, with a certificate that exists."""
     project = Project(tmp_path)
-    places = render.Places(project.state / "gateway")
-    for folder in (places.folder, places.endpoints, places.access_log.parent):
+    files = GatewayFiles(project.state / "gateway")
+    for folder in (files.folder, files.endpoints, files.access_log.parent):
         make_folder(folder)
     certificate(tmp_path / "tls", "test")
     made = render.certificate(tmp_path / "tls" / "server.pem", tmp_path / "tls" / "server.key")
     for path, content in (
-        (places.bootstrap, render.bootstrap(SPEC, places)),
-        (places.certificate, made),
-        (places.clusters, render.clusters(UPSTREAMS, ROUTES, places)),
-        (places.routes, render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)),
-        (places.ready, render.ready(TRAFFIC)),
+        (files.bootstrap, render.bootstrap(SPEC, files)),
+        (files.certificate, made),
+        (files.clusters, render.clusters(UPSTREAMS, ROUTES, files)),
+        (files.routes, render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)),
+        (files.ready, render.ready(TRAFFIC)),
     ):
         write_document(path, content)
     for upstream in UPSTREAMS:
         for is_shadow in (False, True):
             name = render.cluster_name(upstream.model, upstream.version, is_shadow)
-            write_document(places.endpoints / f"{name}.json", render.endpoints(upstream, is_shadow))
-    return Gateway(project, DeploymentSpec(nodes={"a": NodeSpec()}), SPEC, places)
+            write_document(files.endpoints_of(name), render.endpoints(upstream, is_shadow))
+    return Gateway(project, DeploymentSpec(nodes={"a": NodeSpec()}), SPEC, files)
 
 
 def test_envoy_takes_every_document(gateway: Gateway) -> None:
@@ -74,14 +75,14 @@ def _with_a_word_that_envoy_lacks(content: dict[str, Any]) -> None:
 def test_envoy_says_why_it_does_not_take_a_broken_one(
     gateway: Gateway, breaks: Callable[[dict[str, Any]], None], reason: str
 ) -> None:
-    content = json.loads(gateway.places.routes.read_text())
+    content = json.loads(gateway.files.routes.read_text())
     breaks(content)
-    write_document(gateway.places.routes, content)
+    write_document(gateway.files.routes, content)
     with pytest.raises(GatewayError, match=f"Envoy refuses the files: .*{reason}"):
         validate(gateway)
 
 
 def test_a_folder_without_all_files_is_told(gateway: Gateway) -> None:
-    gateway.places.ready.unlink()
-    with pytest.raises(GatewayError, match="has no whole set of files"):
+    gateway.files.ready.unlink()
+    with pytest.raises(GatewayError, match="a file of Envoy is missing in"):
         validate(gateway)

@@ -19,9 +19,10 @@ import pytest
 import yaml
 
 from benchmarks.harness.client import Address, Load, under_load
+from benchmarks.harness.ports import free_ports
 from benchmarks.harness.processes import children
-from tests.support.network_namespaces import Cables, laid
-from tests.support.sites import COMMAND_TIMEOUT_S, HALF, Site, free_ports, make_site, processes_of, until, write_tiny
+from tests.support.network_namespaces import Network, network
+from tests.support.sites import COMMAND_TIMEOUT_S, HALF, Site, make_site, processes_of, until, write_tiny
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.envoy.admin import Host
@@ -45,7 +46,7 @@ class Machine:
 
     number: int
     name: str
-    cables: Cables
+    network: Network
     site: Site
 
     @property
@@ -55,7 +56,7 @@ class Machine:
 
     def run(self, *arguments: str) -> None:
         """A command of tsctl on that machine."""
-        command = [*self.cables.inside(self.number), sys.executable, "-m", "tsctl.cli.main", *arguments]
+        command = [*self.network.inside(self.number), sys.executable, "-m", "tsctl.cli.main", *arguments]
         environment = {**os.environ, "TSCTL_PROJECT": str(self.site.root)}
         ended = subprocess.run(
             command, cwd=self.site.root, env=environment, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
@@ -69,15 +70,15 @@ class Machine:
 
     @contextmanager
     def cut_off(self) -> Iterator[None]:
-        self.cables.cut(self.number, self.pid)
+        self.network.cut(self.number, self.pid)
         try:
             yield
         finally:
-            self.cables.mend(self.number, self.pid)
+            self.network.mend(self.number, self.pid)
 
     @contextmanager
     def slowed(self) -> Iterator[None]:
-        end = self.cables.slow(self.number, self.pid)
+        end = self.network.slow(self.number, self.pid)
         try:
             yield
         finally:
@@ -118,7 +119,7 @@ class Country:
 
     def log_of_failures(self) -> list[str]:
         """What the gateway wrote of requests that failed."""
-        lines = self.gateway.places.access_log.read_text().splitlines()
+        lines = self.gateway.files.access_log.read_text().splitlines()
         return [line for line in lines if json.loads(line)["status"] != 200]
 
     def hosts(self, name: str, version: str) -> list[Host]:
@@ -149,8 +150,8 @@ def country(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Country]:
     site = make_site(root / "operator")
     write_tiny(site, "tiny", VERSIONS)
     site.run("archive", "build")
-    with laid(len(NAMES)) as cables:
-        machines = {name: machine(root / name, site, cables, number, name) for number, name in enumerate(NAMES)}
+    with network(len(NAMES)) as connected:
+        machines = {name: machine(root / name, site, connected, number, name) for number, name in enumerate(NAMES)}
         write_operators_deployment(site, list(machines.values()))
         try:
             with ThreadPoolExecutor(len(NAMES)) as pool:
@@ -158,7 +159,7 @@ def country(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Country]:
             registered = site.run("models", "register", "tiny:1.0", "--all-nodes")
             assert set(outcomes(registered.out).values()) == {"registered"}
             site.run("gateway", "start")
-            yield Country(site, machines, cables.are_real)
+            yield Country(site, machines, connected.is_real)
         finally:
             site.run("gateway", "stop", status=None)
             with ThreadPoolExecutor(len(NAMES)) as pool:
@@ -166,12 +167,12 @@ def country(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Country]:
     assert processes_of(root) == [], "processes are left behind"
 
 
-def machine(root: Path, operators: Site, cables: Cables, number: int, name: str) -> Machine:
+def machine(root: Path, operators: Site, connected: Network, number: int, name: str) -> Machine:
     """A machine's own project: its node, and the same archives."""
     site = make_site(root)
     (site.root / "archives" / "store").symlink_to(operators.root / "archives" / "store")
-    (site.root / "deployment.yaml").write_text(yaml.safe_dump({"nodes": {name: addresses(cables.address(number))}}))
-    return Machine(number, name, cables, site)
+    (site.root / "deployment.yaml").write_text(yaml.safe_dump({"nodes": {name: addresses(connected.address(number))}}))
+    return Machine(number, name, connected, site)
 
 
 def addresses(host: str) -> dict[str, Any]:
@@ -202,7 +203,7 @@ def write_operators_deployment(site: Site, machines: Sequence[Machine]) -> None:
 def test_a_node_is_cut_off_one_killed_and_one_slow(country: Country) -> None:
     site, (slow, lost, killed) = country.site, country.machines.values()
     client = country.node("b").client
-    assert client.models() == {"tiny": "1.0"}  # the connection stays open
+    assert client.default_version("tiny") == "1.0"  # the connection stays open
     with ThreadPoolExecutor(1) as aside, country.load() as load, slow.slowed():
         with lost.cut_off():
             # an answer that never comes would be waited for much longer than it takes to know that nobody is there
@@ -254,6 +255,6 @@ def test_every_operation_reaches_all_nodes(country: Country) -> None:
     other = site.run("models", "register", "tiny:3.0", "--all-nodes", status=4)
     assert "already registered on node c with other bytes" in other.out
     gone = site.run("models", "unregister", "tiny", "3.0", "--all-nodes")
-    assert outcomes(gone.out) == dict.fromkeys(NAMES, "gone")
+    assert outcomes(gone.out) == dict.fromkeys(NAMES, "unregistered")
     again = site.run("models", "unregister", "tiny", "3.0", "--all-nodes")
     assert outcomes(again.out) == dict.fromkeys(NAMES, "was not registered")

@@ -1,4 +1,4 @@
-"""What a node serves after something went wrong: old bytes, a new worker beside one that serves, nothing half-done."""
+"""Recovery of a node: old bytes stay, a dead worker is replaced beside one that serves, nothing is left half-done."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from benchmarks.harness.client import under_load
-from tests.support.gateways import Front, with_gateway
+from tests.support.gateways import Front, front_of, with_gateway
 from tests.support.sites import HALF, Site, write_tiny
 from tsctl.errors import GatewayError
 from tsctl.gateway import retire
@@ -21,8 +21,7 @@ def front(site: Site) -> Front:
     site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}, "2.0": {"workers": 1}}}})
     base, metrics = with_gateway(site, {})
     site.run("up")
-    header = (site.root / ".tsctl" / "gateway" / "local.header").read_text()
-    return Front(site, base, metrics, header.strip().partition(": ")[2])
+    return front_of(site, base, metrics)
 
 
 def test_a_version_retires_under_load_and_no_request_fails(front: Front) -> None:
@@ -39,7 +38,7 @@ def test_a_version_retires_under_load_and_no_request_fails(front: Front) -> None
     assert [entry["version"] for entry in front.site.run("models", "list", "--json").json()] == ["1.0"]
     [shown] = front.site.run("weights", "show", "--json").json()
     assert (shown["weights"], shown["shadow"], shown["canary"]) == ({"1.0": 10_000}, None, None)
-    clusters = read_document(front.gateway.places.clusters)
+    clusters = read_document(front.gateway.files.clusters)
     assert clusters is not None
     assert [cluster["name"] for cluster in clusters["resources"]] == ["tiny~1.0", "tiny~1.0~shadow"]
     assert front.ask("/predictions/tiny/2.0").status_code == 404
@@ -64,7 +63,7 @@ def test_what_is_stable_or_in_use_stays(front: Front) -> None:
     for thread in threads:
         thread.start()
     try:
-        with pytest.raises(GatewayError, match=r"still in use after 3 s: 0 on their way .* \d+ in the nodes' queues"):
+        with pytest.raises(GatewayError, match=r"still in use after 3 s: 0 in flight .* \d+ in the nodes' queues"):
             retire.retire(front.gateway, "tiny", "2.0", 3.0, lambda seen: None)
     finally:
         stop.set()

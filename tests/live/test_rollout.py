@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -32,10 +33,9 @@ from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
-from tsctl.gateway.state import traffic_in_force
+from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.rollout.decide.events import Command, Outcome
-from tsctl.rollout.run.begin import is_running, open_place, started
-from tsctl.rollout.run.effects import Site as World
+from tsctl.rollout.run.begin import is_running, started
 from tsctl.rollout.run.journal import journals
 
 PROMOTED, ROLLED_BACK, UNDECIDED = 0, 10, 11
@@ -163,7 +163,7 @@ def test_a_good_canary_is_promoted_under_load_and_can_be_taken_back(front: Front
     assert load.failed == []
     assert [entry.content["index"] for entry in entries(front) if entry.kind == "step"] == [0, 1, 2]
     report = newest(front).with_suffix(".html")
-    assert f"{report.relative_to(site.root)} shows it" in ended.out
+    assert f"report: {report.relative_to(site.root)}" in ended.out.splitlines()
     assert "rolled back" in report.read_text()
 
 
@@ -192,13 +192,13 @@ def test_what_happened_can_be_read(front: Front) -> None:
 
 
 def test_every_effect_may_be_done_twice(front: Front) -> None:
-    """The contract of tests/unit/worlds.py, held against the real world."""
+    """The contract of tests/unit/fakes.py, held against the live effects."""
     change_policy(front, keep=0)
     project = Project(front.site.root)
-    place = open_place(project, read_deployment(project.deployment))
+    gateway = open_gateway(project, read_deployment(project.deployment))
 
     def outside() -> tuple[Any, ...]:
-        [route] = traffic_in_force(place.gateway)
+        [route] = traffic_in_force(gateway)
         return dict(route.weights), route.stable, route.canary, served(front), defaults(front)
 
     def twice(effect: Callable[[], Any]) -> tuple[Any, ...]:
@@ -208,19 +208,19 @@ def test_every_effect_may_be_done_twice(front: Front) -> None:
         assert outside() == once
         return once
 
-    with started(place, "tiny", "3.0", 1, lambda text: None) as runner:
-        world, state = runner.world, runner.state
-        assert isinstance(world, World)
-        for effect in (world.verify, world.register, world.prove):
+    with started(gateway, "tiny", "3.0", 1, lambda text: None) as runner:
+        effects, state = runner.effects, runner.state
+        for effect in (effects.verify, effects.register, effects.verify_golden):
             assert twice(lambda effect=effect: effect(state))[0].get("3.0", 0) == 0  # type: ignore[misc]
         for weight in (1, 2000, TOTAL):
-            shares = twice(lambda weight=weight: world.weigh(state, weight))[0]  # type: ignore[misc]
+            step = replace(state, weight=weight)
+            shares = twice(lambda step=step: effects.set_weight(step))[0]  # type: ignore[misc]
             assert (shares.get("2.0", 0), shares["3.0"]) == (TOTAL - weight, weight)
-        assert twice(lambda: world.default(state))[4] == {"3.0"}
-        assert twice(lambda: world.undefault(state))[4] == {"2.0"}
-        assert twice(lambda: world.weigh(state, 0))[0]["2.0"] == TOTAL
-        world.weigh(state, TOTAL)
-        world.default(state)
-        assert set(twice(lambda: world.retire(state))[3]["local"]) == {"2.1", "3.0"}
+        assert twice(lambda: effects.set_default(state))[4] == {"3.0"}
+        assert twice(lambda: effects.restore_default(state))[4] == {"2.0"}
+        assert twice(lambda: effects.revert_weight(state))[0]["2.0"] == TOTAL
+        effects.set_weight(replace(state, weight=TOTAL))
+        effects.set_default(state)
+        assert set(twice(lambda: effects.retire(state))[3]["local"]) == {"2.1", "3.0"}
         runner.command(Command.ABORT, "the test")
         assert runner.run().outcome is Outcome.ABORTED

@@ -28,8 +28,8 @@ from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.counters import BUCKETS_MS, shortest_over
 from tsctl.rollout.decide.events import Outcome
-from tsctl.rollout.evidence.counts import EvidenceQuery, is_error, series
-from tsctl.rollout.evidence.sources import EnvoyCounters, PrometheusServer
+from tsctl.rollout.evidence.counts import EvidenceQuery, counter_values, is_error
+from tsctl.rollout.evidence.reader import EnvoyCounters, PrometheusServer
 
 PROMOTED, ROLLED_BACK = 0, 10
 
@@ -95,7 +95,7 @@ def test_envoy_prometheus_and_the_log_tell_the_same_counts(front: Front, prometh
 
     def counts() -> list[dict[str, int]]:
         told = [source.samples("tiny") for source in sources]
-        return [{k: v for query in questions for k, v in series(samples, query).items()} for samples in told]
+        return [{k: v for query in questions for k, v in counter_values(samples, query).items()} for samples in told]
 
     def same() -> dict[str, int]:
         first, _ = told = counts()

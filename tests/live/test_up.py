@@ -1,4 +1,4 @@
-"""The whole deployment on one node: what `up` and `status` tell, and what the three models answer over HTTP."""
+"""The whole deployment on one node: the output of `up` and `status`, and the answers of the three models over HTTP."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_up_again_changes_nothing_and_says_so(up: tuple[Site, Result]) -> None:
     assert (site.run("models", "list", "--json").out, site.pid) == (before, pid)
 
 
-def test_status_tells_every_version_as_ready(node: Site) -> None:
+def test_status_shows_every_version_as_ready(node: Site) -> None:
     status = node.run("status", "--json").json()
     assert status["is_ready"]
     rows = {(row["model"], row["version"]): row for row in status["versions"]}
@@ -162,18 +162,18 @@ def test_no_token_stands_in_an_argument_or_a_log(node: Site) -> None:
     assert node.folder.stat().st_mode & 0o077 == 0
 
 
-def test_the_describe_call_tells_the_request_schema(node: Site) -> None:
+def test_the_describe_call_returns_the_request_schema(node: Site) -> None:
     import requests
 
     keys = json.loads((node.folder / "key_file.json").read_text())
     url = f"{node.deployment['nodes']['local']['management']}/models/breast_cancer/1.0?customized=true"
     [entry] = requests.get(url, headers={"Authorization": f"Bearer {keys['management']['key']}"}, timeout=10).json()
-    told = entry["customizedMetadata"]
-    assert (told["model"], told["version"]) == ("breast_cancer", "1.0")
-    assert len(told["request_schema"]["required"]) == 30
+    metadata = entry["customizedMetadata"]
+    assert (metadata["model"], metadata["version"]) == ("breast_cancer", "1.0")
+    assert len(metadata["request_schema"]["required"]) == 30
 
 
-def test_workers_tell_how_they_warmed(node: Site) -> None:
+def test_workers_report_their_warm_up(node: Site) -> None:
     written = (node.folder / "logs" / "model_log.log").read_text()
     reports = [json.loads(line.partition("[TSCTL LOAD]")[2]) for line in written.splitlines() if "[TSCTL LOAD]" in line]
     digits = next(report for report in reports if report["model"] == "digits")

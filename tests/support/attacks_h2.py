@@ -29,11 +29,11 @@ def packed(headers: list[Header]) -> bytes:
 def _text(text: bytes) -> bytes:
     if len(text) < 127:
         return bytes([len(text)]) + text
-    rest, found = len(text) - 127, b"\x7f"
+    rest, length = len(text) - 127, b"\x7f"
     while rest >= 128:
-        found += bytes([rest % 128 + 128])
+        length += bytes([rest % 128 + 128])
         rest //= 128
-    return found + bytes([rest]) + text
+    return length + bytes([rest]) + text
 
 
 def frames(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -61,8 +61,8 @@ class Writer2:
             "path": ROUTE,
             **changed,
         }
-        found = [(b":" + name.encode(), value) for name, value in pseudo.items()]
-        return [*found, (b"content-type", b"application/json"), (b"x-api-key", self.key)]
+        headers = [(b":" + name.encode(), value) for name, value in pseudo.items()]
+        return [*headers, (b"content-type", b"application/json"), (b"x-api-key", self.key)]
 
     def connection(self, headers: list[Header], body: bytes, *behind: bytes) -> tuple[bytes, ...]:
         """One request on stream 1, and frames behind it."""

@@ -12,7 +12,8 @@ import requests
 import yaml
 
 from benchmarks.harness.client import Address
-from tests.support.sites import HALF, Site, free_ports
+from benchmarks.harness.ports import free_ports
+from tests.support.sites import HALF, Site
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.headers import KEY_HEADER
@@ -52,7 +53,13 @@ class Front:
         return int(json.loads((self.site.root / ".tsctl" / "gateway" / f"{of}.pid.json").read_text())["pid"])
 
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.gateway.places.access_log.read_text().splitlines()]
+        return [json.loads(line) for line in self.gateway.files.access_log.read_text().splitlines()]
+
+
+def front_of(site: Site, base: str, metrics: str) -> Front:
+    """The site's running gateway, asked with the key that `tsctl` made for this machine."""
+    header = (site.root / ".tsctl" / "gateway" / "local.header").read_text()
+    return Front(site, base, metrics, header.strip().partition(": ")[2])
 
 
 def with_gateway(site: Site, route: dict[str, Any], **gateway: Any) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """Machines for nodes that a test can cut off: network namespaces on a bridge, or loopback addresses without the rights.
 
-Nothing of a network is left behind by the block that laid it.
+The block that creates a network removes all of it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-#: Of a network that is set apart for measurements, so that no real one is hidden.
-NETWORK = f"198.18.{os.getpid() % 250}"
+#: Addresses are of a range reserved for benchmarks, so that no real network is hidden.
+PREFIX = f"198.18.{os.getpid() % 250}"
 #: A slow line: some twenty small requests a second.
 SLOW = ("rate", "64kbit", "burst", "1600", "latency", "2000ms")
 PULSE_S = 0.3
 
 
-class Cables(Protocol):
-    """How machines are reached. A machine is known by its number; `pid` is that of its node's process."""
+class Network(Protocol):
+    """Connects machines, which are numbered; `pid` is that of a machine's node."""
 
     #: Whether bytes on their way are lost when a machine is cut off, as in a real network.
-    are_real: bool
+    is_real: bool
 
     def address(self, number: int) -> str: ...
     def inside(self, number: int) -> list[str]:
@@ -34,71 +34,71 @@ class Cables(Protocol):
     def cut(self, number: int, pid: int) -> None: ...
     def mend(self, number: int, pid: int) -> None: ...
     def slow(self, number: int, pid: int) -> Callable[[], object]:
-        """Make it slow; what is returned ends that."""
+        """Make the machine slow; returns what ends that."""
 
 
 class Namespaces:
-    """A network namespace for each machine, with a virtual cable to a bridge."""
+    """A network namespace for each machine, with a virtual link to a bridge."""
 
-    are_real = True
+    is_real = True
 
     def __init__(self) -> None:
         self._own = f"tm{os.getpid()}"
         self._spaces: list[str] = []
 
     def address(self, number: int) -> str:
-        return f"{NETWORK}.{number + 2}"
+        return f"{PREFIX}.{number + 2}"
 
     def inside(self, number: int) -> list[str]:
         return ["ip", "netns", "exec", self._spaces[number]]
 
     def cut(self, number: int, pid: int) -> None:
-        _run("ip", "link", "set", self._cable(number), "down")
+        _run("ip", "link", "set", self._link(number), "down")
 
     def mend(self, number: int, pid: int) -> None:
-        _run("ip", "link", "set", self._cable(number), "up")
+        _run("ip", "link", "set", self._link(number), "up")
 
     def slow(self, number: int, pid: int) -> Callable[[], object]:
-        _run("tc", "qdisc", "add", "dev", self._cable(number), "root", "tbf", *SLOW)
-        return lambda: _run("tc", "qdisc", "del", "dev", self._cable(number), "root")
+        _run("tc", "qdisc", "add", "dev", self._link(number), "root", "tbf", *SLOW)
+        return lambda: _run("tc", "qdisc", "del", "dev", self._link(number), "root")
 
-    def lay(self, count: int) -> None:
+    def create(self, count: int) -> None:
         """Make the bridge and a machine for each number.
 
         Raises:
             OSError, subprocess.CalledProcessError: `ip` or `tc` is not there, or may not do it.
         """
         _run("ip", "link", "add", self._own, "type", "bridge")
-        _run("ip", "address", "add", f"{NETWORK}.1/24", "dev", self._own)
+        _run("ip", "address", "add", f"{PREFIX}.1/24", "dev", self._own)
         _run("ip", "link", "set", self._own, "up")
         for number in range(count):
             space = f"{self._own}n{number}"
             _run("ip", "netns", "add", space)
             self._spaces.append(space)
-            _run("ip", "link", "add", self._cable(number), "type", "veth", "peer", "name", "eth0", "netns", space)
-            _run("ip", "link", "set", self._cable(number), "master", self._own, "up")
+            _run("ip", "link", "add", self._link(number), "type", "veth", "peer", "name", "eth0", "netns", space)
+            _run("ip", "link", "set", self._link(number), "master", self._own, "up")
             _run(*self.inside(number), "ip", "address", "add", f"{self.address(number)}/24", "dev", "eth0")
             for device in ("lo", "eth0"):
                 _run(*self.inside(number), "ip", "link", "set", device, "up")
         self.slow(0, 0)()  # whether the kernel can
 
     def remove(self) -> None:
-        """Take everything away that `lay` made, as far as it came."""
+        """Remove all that `create` made, even where it failed halfway."""
         for number, space in enumerate(self._spaces):
-            if self._cable(number) in _run("ip", "-o", "link"):
-                _run("ip", "link", "del", self._cable(number))
+            if self._link(number) in _run("ip", "-o", "link"):
+                _run("ip", "link", "del", self._link(number))
             _run("ip", "netns", "del", space)
         if f"{self._own}:" in _run("ip", "-o", "link"):
             _run("ip", "link", "del", self._own)
 
-    def _cable(self, number: int) -> str:
+    def _link(self, number: int) -> str:
         return f"{self._own}v{number}"
 
 
 class Loopback:
-    """Addresses of this machine; one is cut off by stopping its node's process, whose kernel goes on acknowledging."""
+    """Addresses of this machine. To cut one off, its node's process is stopped; the kernel goes on acknowledging."""
 
-    are_real = False
+    is_real = False
 
     def address(self, number: int) -> str:
         return f"127.0.0.{number + 2}"
@@ -132,7 +132,7 @@ class Loopback:
 
 
 @contextmanager
-def laid(count: int) -> Iterator[Cables]:
+def network(count: int) -> Iterator[Network]:
     """Machines 0 to `count` - 1, while the block runs."""
     if not (shutil.which("ip") and shutil.which("tc")):
         yield Loopback()
@@ -140,7 +140,7 @@ def laid(count: int) -> Iterator[Cables]:
     real = Namespaces()
     try:
         try:
-            real.lay(count)
+            real.create(count)
         except subprocess.CalledProcessError:  # no rights, or a kernel without bridges
             yield Loopback()
         else:

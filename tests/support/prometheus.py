@@ -11,7 +11,8 @@ import pytest
 import requests
 import yaml
 
-from tests.support.sites import free_ports, until
+from benchmarks.harness.ports import free_ports
+from tests.support.sites import until
 
 
 class Prometheus:

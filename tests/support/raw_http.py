@@ -1,4 +1,4 @@
-"""Talks to a server with bytes as they are, and reads its answers strictly: no client in between that tidies either.
+"""Sends raw bytes to a server and reads its answers strictly, with no client between that would tidy either.
 
 Invariant: an answer is counted only where all of its bytes came; what is left over is shown and never guessed at.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Place = tuple[str, int]
-#: When the client ends its side: nothing has come for QUIET_S; an answer told that the server will close; never.
-End = Literal["quiet", "told", "closed"]
+#: When the client ends its side: nothing has come for QUIET_S; an answer announced that the server will close; never.
+End = Literal["quiet", "announced", "closed"]
 
 #: Long enough for most answers; one that comes later is lost to a client that does not know how many will come.
 QUIET_S = 0.3
@@ -38,11 +38,10 @@ class Message:
         return int(self.start.split()[1])
 
     def all(self, name: str) -> list[str]:
-        return [value for given, value in self.headers if given == name]
+        return [value for key, value in self.headers if key == name]
 
     def get(self, name: str) -> str | None:
-        found = self.all(name)
-        return found[0] if found else None
+        return next(iter(self.all(name)), None)
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -50,11 +49,11 @@ class Message:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What came back for some bytes."""
+    """The answers to some bytes."""
 
     answers: tuple[Message, ...]
     rest: bytes  # behind the last whole answer
-    was_closed: bool  # by the server, or it said so, before the client ended its side
+    was_closed: bool  # by the server, or announced by it, before the client ended its side
 
     @property
     def statuses(self) -> list[int]:
@@ -65,7 +64,7 @@ class Malformed(Exception):
     """Bytes that no reader of HTTP/1.1 should have to understand."""
 
 
-def exchange(place: Place, pieces: Sequence[bytes], end: End = "told", is_head: bool = False) -> Exchange:
+def exchange(place: Place, pieces: Sequence[bytes], end: End = "announced", is_head: bool = False) -> Exchange:
     """Send the pieces one after the other, and read until the end.
 
     Args:
@@ -77,7 +76,7 @@ def exchange(place: Place, pieces: Sequence[bytes], end: End = "told", is_head: 
 
 
 def bytes_of(place: Place, pieces: Sequence[bytes], end: End) -> tuple[bytes, bool]:
-    """All that comes back, and whether the server closed the connection, or said that it will."""
+    """All that comes back, and whether the server closed the connection, or announced that it will."""
     with socket.create_connection(place, timeout=END_S) as connection:
         _send(connection, pieces)
         return _receive(connection, end)
@@ -135,13 +134,13 @@ def read_messages(data: bytes, is_head: bool = False) -> tuple[list[Message], by
     Raises:
         Malformed: what stands there begins no message.
     """
-    found: list[Message] = []
+    messages: list[Message] = []
     while True:
         read = _read_message(data, is_head)
         if read is None:
-            return found, data
+            return messages, data
         message, data = read
-        found.append(message)
+        messages.append(message)
 
 
 def _read_message(data: bytes, is_head: bool) -> tuple[Message, bytes] | None:

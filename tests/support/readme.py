@@ -65,17 +65,17 @@ def parse_readme(text: str) -> list[Step]:
 
 
 def _commands(body: list[str], first_line: int) -> list[CommandStep]:
-    found: list[tuple[int, list[str], list[str]]] = []
+    commands: list[tuple[int, list[str], list[str]]] = []
     for line, text in enumerate(body, first_line):
         if text.startswith("$ "):
-            found.append((line, [text[2:]], []))
-        elif not found:
+            commands.append((line, [text[2:]], []))
+        elif not commands:
             raise ValueError(f"line {line}: a console fence begins with '$ ' and a command, found {text!r}")
-        elif found[-1][1][-1].endswith("\\") and not found[-1][2]:
-            found[-1][1].append(text)
+        elif commands[-1][1][-1].endswith("\\") and not commands[-1][2]:
+            commands[-1][1].append(text)
         else:
-            found[-1][2].append(text)
-    return [CommandStep(line, "\n".join(words), "\n".join(out) or None) for line, words, out in found]
+            commands[-1][2].append(text)
+    return [CommandStep(line, "\n".join(words), "\n".join(out) or None) for line, words, out in commands]
 
 
 def substitute(text: str, ports: Mapping[int, int]) -> str:

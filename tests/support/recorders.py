@@ -1,4 +1,4 @@
-"""Listeners that remember what they get: one between gateway and node, and one that nobody may reach."""
+"""Recorders keep the bytes that they get: a tap between gateway and node, and a listener that nothing may reach."""
 
 from __future__ import annotations
 

@@ -13,13 +13,6 @@ from pathlib import Path
 import pytest
 
 
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        port: int = opened.getsockname()[1]
-        return port
-
-
 @contextmanager
 def redis_server(folder: Path, port: int) -> Iterator[None]:
     """A Redis of this test's own, that keeps nothing on disk."""

@@ -1,4 +1,4 @@
-"""What tests of rollouts share: a site whose model can be released, clients who ask it, and what its journal says."""
+"""Releases for tests of rollouts: a site whose model can be released, load on it, and the records of its rollout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from benchmarks.harness.client import Load, under_load
-from tests.support.gateways import Front, with_gateway
+from tests.support.gateways import Front, front_of, with_gateway
 from tests.support.sites import HALF, make_site, processes_of, until, write_tiny
 from tsctl.config.project import Project
 from tsctl.gateway.state import traffic_in_force
@@ -57,8 +57,7 @@ def releasing(
     try:
         site.run("archive", "build")
         site.run("up")
-        header = (site.root / ".tsctl" / "gateway" / "local.header").read_text()
-        yield Front(site, base, metrics, header.strip().partition(": ")[2])
+        yield front_of(site, base, metrics)
     finally:
         site.run("down", status=None)
     assert processes_of(root) == [], "processes are left behind"
@@ -104,7 +103,7 @@ def served(front: Front) -> dict[str, dict[str, int]]:
     """READY workers by node and version; a node that does not answer has none."""
     gateway = front.gateway
     return {
-        node.name: {one.version: one.ready_workers for one in node.client.states()}
+        node.name: {state.version: state.ready_workers for state in node.client.states()}
         for node in open_nodes(gateway.project, gateway.deployment)
     }
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ import psutil
 import pytest
 import requests
 import yaml
+
+from benchmarks.harness.ports import free_ports
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODELS = ("digits", "embeddings", "breast_cancer")
@@ -137,26 +138,14 @@ class Site:
         return sorted((self.root / "archives" / model / "samples").glob(f"*{suffix}"))[0].read_bytes()
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that nothing listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for opened in sockets:
-            opened.bind(("127.0.0.1", 0))
-        return [opened.getsockname()[1] for opened in sockets]
-    finally:
-        for opened in sockets:
-            opened.close()
-
-
 def until(holds: Callable[[], Any], timeout_s: float, what: str) -> Any:
     """Poll until it holds; fails the test with `what` after the deadline. Returns what held."""
     end = time.monotonic() + timeout_s
-    while not (found := holds()):
+    while not (result := holds()):
         if time.monotonic() > end:
             pytest.fail(f"{what} did not come true within {timeout_s:g} s")
         time.sleep(0.1)
-    return found
+    return result
 
 
 def until_given_up(site: Site) -> None:
@@ -176,7 +165,7 @@ def is_alive(pid: int) -> bool:
 
 def processes_of(folder: Path) -> list[int]:
     """Pids of live processes whose command line or environment names a folder."""
-    found = []
+    pids = []
     for process in psutil.process_iter(["status", "cmdline", "environ"], ad_value=()):
         texts = [*process.info["cmdline"], *dict(process.info["environ"]).values()]
         if (
@@ -184,8 +173,8 @@ def processes_of(folder: Path) -> list[int]:
             and process.info["status"] not in ENDED
             and any(str(folder) in text for text in texts)
         ):
-            found.append(process.pid)
-    return found
+            pids.append(process.pid)
+    return pids
 
 
 def make_site(root: Path) -> Site:

@@ -105,7 +105,7 @@ def replies(answers: bytes) -> list[Reply]:
 
 
 def assert_problem(reply: Reply, *statuses: int) -> dict[str, Any]:
-    """The reply is a problem document of one of the statuses, and tells nothing about the machine."""
+    """The reply is a problem document of one of the statuses, and names nothing of the machine."""
     assert reply.status in statuses, (reply.status, reply.body[:300])
     assert reply.media_type == PROBLEM
     document: dict[str, Any] = reply.json()
@@ -113,18 +113,18 @@ def assert_problem(reply: Reply, *statuses: int) -> dict[str, Any]:
     assert ("errors" in document) == (reply.status == 422)
     assert document["status"] == reply.status
     assert reply.headers["x-model-version"] == document["version"]
-    for told in (b"Traceback", b'File \\"', b"/site-packages", str(CHECKOUT).encode(), b"/tmp/", b".py"):
-        assert told not in reply.body
+    for leak in (b"Traceback", b'File \\"', b"/site-packages", str(CHECKOUT).encode(), b"/tmp/", b".py"):
+        assert leak not in reply.body
     return document
 
 
-def close(found: Any, expected: Any) -> bool:
+def close(actual: Any, expected: Any) -> bool:
     """Equal but for the last bits, which depend on how many items went through the model together."""
     if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(close(found[key], expected[key]) for key in expected)
+        return actual.keys() == expected.keys() and all(close(actual[key], expected[key]) for key in expected)
     if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(close, found, expected))
-    return bool(abs(found - expected) <= 1e-5) if isinstance(expected, float) else found == expected
+        return len(actual) == len(expected) and all(map(close, actual, expected))
+    return bool(abs(actual - expected) <= 1e-5) if isinstance(expected, float) else actual == expected
 
 
 def write_archive_folder(

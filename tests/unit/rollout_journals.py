@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.events import Entry, Event, Started, Tick, VerdictReached, parse_event
+from tsctl.rollout.decide.events import Entry, Event, Started, Tick, VerdictReached, parse_event, to_json
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.judge import Verdict, log_e_values
 from tsctl.rollout.decide.state import State, after, evidence_after
@@ -24,6 +25,13 @@ def started(model: str, id: str = "x", policy: RolloutPolicy = POLICY) -> Starte
         id, model, "2.0", "1.0", "ab" * 32, policy, f"{model}-2.0.mar", 1, ("local", "far"), policy.digest,
         ("cat", "dog"), by="ann@desk",
     )  # fmt: skip
+
+
+def stored_and_read(window: Window) -> Window:
+    """The window after it was written to a journal and read again."""
+    tick = parse_event("tick", json.loads(json.dumps(to_json(Tick(1.0, (window,))))))
+    assert isinstance(tick, Tick)
+    return tick.windows[0]
 
 
 class Writer:
@@ -102,7 +110,7 @@ class Writer:
     def promote(self) -> None:
         self.do("default", detail="2 nodes")
         self.do("retire", detail="0.9 of 2 nodes")
-        self.tell("ended", outcome="promoted", why="no signal speaks against it")
+        self.tell("ended", outcome="promoted", why="no signal counts against it")
 
     def back(self, outcome: str, why: str) -> None:
         self.do("back", 0.2)
@@ -183,7 +191,7 @@ def taken_back(folder: Path, **given: Any) -> Writer:
     writer.tell("reopened", by="bob@desk")
     writer.do("back")
     writer.do("undefault")
-    writer.tell("ended", outcome="rolled back", why="no signal speaks against it")
+    writer.tell("ended", outcome="rolled back", why="no signal counts against it")
     return writer
 
 

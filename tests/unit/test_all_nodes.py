@@ -1,4 +1,4 @@
-"""--all-nodes and --node name two different things, and a command that gets both does nothing."""
+"""--all-nodes and --node contradict each other: a command that gets both does nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tsctl.cli import models
-from tsctl.cli.context import open_all_nodes
+from tsctl.cli.context import select_nodes
 from tsctl.errors import SpecError
 
 NODES = """
@@ -40,11 +40,11 @@ def test_one_and_all_contradict_each_other(command: Callable[..., Any], argument
         command(*arguments, node="a", all_nodes=True)
 
 
-def test_one_of_several_must_be_named_and_the_hint_tells_of_all() -> None:
+def test_one_of_several_nodes_must_be_named_and_the_hint_names_all_nodes() -> None:
     with pytest.raises(SpecError, match="several nodes: b, a") as caught:
         models.set_default("digits", "1.0")
     assert "--all-nodes" in caught.value.hint
 
 
 def test_all_are_opened_in_the_order_of_the_file() -> None:
-    assert [node.name for node in open_all_nodes(None)[2]] == ["b", "a"]
+    assert [node.name for node in select_nodes(None, all_nodes=True)[2]] == ["b", "a"]

@@ -235,7 +235,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "no class": (write("handler.py", "x = 1\n"), {}, "defines no class"),
     "two classes": (write("handler.py", "class A: pass\nclass B: pass\n"), {}, "defines 2 classes (A, B)"),
     "a module of the standard library": (
-        write("random.py", HANDLER), {"handler": "random.py"}, "would stand in for the module 'random'"
+        write("random.py", HANDLER), {"handler": "random.py"}, "would replace the module 'random'"
     ),
 }  # fmt: skip
 

@@ -124,7 +124,7 @@ def test_a_link_is_not_unpacked(tmp_path: Path) -> None:
 
 def test_names_that_are_one_on_some_disks_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(zip_of(tmp_path / "a.mar", "Model.py", "model.py")) as archive:
-        assert check_entries(archive) == ["entry 'model.py' is there twice (as 'Model.py')"]
+        assert check_entries(archive) == ["entry 'model.py' appears twice (as 'Model.py')"]
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def leaves() -> list[tuple[str, Any]]:
     """Every command that does something, with the words that call it."""
     root: Any = typer.main.get_command(app)
-    found = []
+    commands = []
     for name, command in root.commands.items():
         below = getattr(command, "commands", {})
-        found += [(f"{name} {verb}", sub) for verb, sub in below.items()] or [(name, command)]
-    return found
+        commands += [(f"{name} {verb}", sub) for verb, sub in below.items()] or [(name, command)]
+    return commands
 
 
 def test_the_file_is_what_the_generator_writes() -> None:
@@ -46,7 +46,7 @@ def test_every_command_is_there_with_its_help_and_options(words: str, command: A
 
 def test_exit_codes_are_those_of_the_errors() -> None:
     codes = dict(exit_codes())
-    assert codes[errors.ConflictError.exit_code] == "somebody else holds the lock, or the state changed underneath"
+    assert codes[errors.ConflictError.exit_code] == "another process holds the lock, or the state changed meanwhile"
     assert len(codes) == len(exit_codes()), "two errors share a code"
     assert errors.TsctlError.exit_code not in codes, "the base is never raised itself"
 

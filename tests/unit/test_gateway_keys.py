@@ -12,7 +12,6 @@ from tsctl.gateway.keys import (
     added,
     clients,
     digest,
-    lost,
     new_key,
     plain_keys,
     read_keys,
@@ -80,10 +79,9 @@ def test_one_key_or_all_of_a_client_are_revoked() -> None:
         revoked(records, "c")
 
 
-def test_a_key_that_no_file_holds_is_lost_and_disturbs_no_other() -> None:
+def test_a_key_that_no_file_holds_disturbs_no_other() -> None:
     kept, gone = new_key(), new_key()
     records = [record_of(kept, "a", None, None), record_of(gone, "b", None, None)]
     plain = {digest(kept): kept}
     assert [client.name for client in clients(records, plain)] == ["a"]
-    assert lost(records, plain) == records[1:]
     assert plain_keys(None) == {}

@@ -1,4 +1,4 @@
-"""What Envoy is given: whole documents beside a golden file, and what must hold whatever the deployment says.
+"""Documents for Envoy: compared with a golden file, and properties that hold for every deployment.
 
 After a change that is meant, `python -m tests.unit.test_gateway_render` writes the golden file anew; read its diff.
 """
@@ -14,15 +14,16 @@ import pytest
 
 from handlers.contract import PROBLEM_MEDIA_TYPE
 from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
-from tsctl.gateway import discover, headers
+from tsctl.gateway import headers
 from tsctl.gateway.envoy import render
-from tsctl.gateway.envoy.render import Client, Endpoint, Places, Probe, Upstream
+from tsctl.gateway.envoy.render import Client, Endpoint, Probe, Upstream
 from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
+from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.keys import plain_keys
 from tsctl.gateway.traffic import Shadow, Traffic, only
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway.json"
-PLACES = Places(Path("/srv/project/.tsctl/gateway"))
+FILES = GatewayFiles(Path("/srv/project/.tsctl/gateway"))
 TOKENS = ("token-of-a", "token-of-b")
 KEYS = ("key-of-alice", "key-of-bob", "second-of-bob")
 SPEC = GatewaySpec(
@@ -51,18 +52,18 @@ CLIENTS = [Client("alice", KEYS[:1]), Client("bob", KEYS[1:], Budget(requests_pe
 
 def documents() -> dict[str, Any]:
     """Every file, by its name."""
-    found = {
-        "envoy": render.bootstrap(SPEC, PLACES),
+    documents = {
+        "envoy": render.bootstrap(SPEC, FILES),
         "certificate": render.certificate(Path("/srv/server.pem"), Path("/srv/server.key")),
-        "clusters": render.clusters(UPSTREAMS, ROUTES, PLACES),
+        "clusters": render.clusters(UPSTREAMS, ROUTES, FILES),
         "routes": render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
         "ready": render.ready(TRAFFIC),
     }
     for upstream in UPSTREAMS:
         for is_shadow in (False, True):
             name = render.cluster_name(upstream.model, upstream.version, is_shadow)
-            found[f"endpoints/{name}"] = render.endpoints(upstream, is_shadow)
-    return found
+            documents[f"endpoints/{name}"] = render.endpoints(upstream, is_shadow)
+    return documents
 
 
 def test_the_documents_are_those_of_the_golden_file() -> None:
@@ -70,8 +71,8 @@ def test_the_documents_are_those_of_the_golden_file() -> None:
 
 
 def routes_of(document: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = document["resources"][0]["virtual_hosts"][0]["routes"]
-    return found
+    routes: list[dict[str, Any]] = document["resources"][0]["virtual_hosts"][0]["routes"]
+    return routes
 
 
 def forwarding() -> list[dict[str, Any]]:
@@ -82,7 +83,7 @@ def test_what_was_written_can_be_read_back() -> None:
     written = documents()
     assert render.traffic_of(written["routes"]["resources"][0]) == TRAFFIC
     endpoints = {name.removeprefix("endpoints/"): one for name, one in written.items() if name.startswith("endpoints/")}
-    assert discover.known_upstreams(written["clusters"], endpoints) == UPSTREAMS
+    assert render.upstreams_of(written["clusters"], endpoints) == UPSTREAMS
     assert set(plain_keys(written["routes"]).values()) == set(KEYS)
 
 
@@ -145,9 +146,9 @@ def test_only_what_a_route_allows_is_there() -> None:
 def test_a_worker_is_told_of_the_protocol_by_the_gateway_alone() -> None:
     for route in forwarding():
         if route["match"]["path"].startswith("/v2/"):
-            [told] = route["request_headers_to_add"]
-            assert told["header"] == {"key": "x-tsctl-protocol", "value": "oip-v2"}
-            assert told["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
+            [added] = route["request_headers_to_add"]
+            assert added["header"] == {"key": "x-tsctl-protocol", "value": "oip-v2"}
+            assert added["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
         else:
             assert "request_headers_to_add" not in route  # a client's own is forgotten before
 
@@ -156,9 +157,9 @@ def test_a_worker_is_told_of_the_protocol_by_the_gateway_alone() -> None:
     ("model", "path"), [("digits", "/predictions/digits/1.0"), ("a.b-c", "/predictions/a.b-c/1.0")]
 )
 def test_the_path_on_a_node_comes_from_model_and_version(model: str, path: str) -> None:
-    [cluster, shadow] = render.clusters([Upstream(model, "1.0", NODES, PROBE)], {}, PLACES)["resources"]
-    for one, marks in ((cluster, "false"), (shadow, "true")):
-        protocol = one["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+    [cluster, shadow] = render.clusters([Upstream(model, "1.0", NODES, PROBE)], {}, FILES)["resources"]
+    for content, marks in ((cluster, "false"), (shadow, "true")):
+        protocol = content["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
         source = protocol["http_filters"][0]["typed_config"]["default_source_code"]["inline_string"]
         assert f'local PATH = "{path}"\n' in source
         assert f"local IS_SHADOW = {marks}\n" in source
@@ -178,8 +179,8 @@ def test_equal_inputs_give_equal_versions_and_other_ones_do_not() -> None:
 def test_every_client_has_a_bucket_of_his_own_whether_his_key_names_a_budget_or_not() -> None:
     host = documents()["routes"]["resources"][0]["virtual_hosts"][0]
     descriptors = host["typed_per_filter_config"]["local_ratelimit"]["descriptors"]
-    buckets = {one["entries"][0]["value"]: one["token_bucket"] for one in descriptors}
-    assert [len(one["entries"]) for one in descriptors] == [1, 1]
+    buckets = {descriptor["entries"][0]["value"]: descriptor["token_bucket"] for descriptor in descriptors}
+    assert [len(descriptor["entries"]) for descriptor in descriptors] == [1, 1]
     assert {name: bucket["max_tokens"] for name, bucket in buckets.items()} == {"alice": 50, "bob": 9}
     assert {name: (bucket["tokens_per_fill"], bucket["fill_interval"]) for name, bucket in buckets.items()} == {
         "alice": (5, "0.05s"),
@@ -199,12 +200,12 @@ def problems() -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
 
 
 def test_every_answer_of_envoy_itself_is_a_problem_document() -> None:
-    found = list(problems())
-    assert len(found) == len(GATEWAY_PROBLEMS) + 1
-    for body, _ in found:
+    bodies = list(problems())
+    assert len(bodies) == len(GATEWAY_PROBLEMS) + 1
+    for body, _ in bodies:
         assert body["content_type"] == PROBLEM_MEDIA_TYPE
         assert body["json_format"].keys() == {"type", "title", "status", "detail", "request_id", "model", "version"}
-    later = {body["json_format"]["type"] for body, headers in found if headers}
+    later = {body["json_format"]["type"] for body, headers in bodies if headers}
     assert later == {"urn:tsctl:problem:over-budget", "urn:tsctl:problem:unavailable"}
 
 

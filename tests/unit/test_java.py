@@ -39,7 +39,7 @@ def test_java_home_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     [
         ('openjdk version "11.0.2"', "Java 11, and TorchServe needs 17 or newer"),
         ('java version "1.8.0_292"', "Java 8, and TorchServe needs 17 or newer"),
-        ("segmentation fault", "does not say its version"),
+        ("segmentation fault", "does not print its version"),
     ],
 )
 def test_an_unusable_java_home_falls_through_with_its_reason(

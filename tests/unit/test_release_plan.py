@@ -18,6 +18,7 @@ from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.deploy.applied_state import as_applied, recorded, remember, remember_applied
+from tsctl.deploy.apply import Applied, Failure
 from tsctl.deploy.changes import (
     GATEWAY,
     Change,
@@ -33,9 +34,9 @@ from tsctl.deploy.changes import (
     phase,
 )
 from tsctl.deploy.desired import desired_state
-from tsctl.deploy.outcome import Applied, Failure, coverage_error, failure_error
 from tsctl.deploy.plan import make_plan
 from tsctl.deploy.preconditions import error_of
+from tsctl.deploy.reconcile import coverage_error, failure_error
 from tsctl.deploy.state import (
     Actual,
     Desired,
@@ -44,9 +45,7 @@ from tsctl.deploy.state import (
     WantedVersion,
 )
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
-from tsctl.gateway.discover import known_endpoints
-from tsctl.gateway.drain import with_draining
-from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints
+from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints, endpoints_of, with_draining
 from tsctl.gateway.traffic import Shadow, Traffic, only
 from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.nodes.torchserve.session import Unreachable
@@ -73,7 +72,7 @@ def node(name: str, default: str | None = "1.0", **versions: tuple[int, int]) ->
     return ObservedNode(name, {"tiny": ObservedModel(default, found)} if found else {})
 
 
-def away(name: str) -> ObservedNode:
+def unavailable(name: str) -> ObservedNode:
     return ObservedNode(name, error=Unreachable("no connection"))
 
 
@@ -82,7 +81,7 @@ def actual(*nodes: ObservedNode, weights: Mapping[str, int] | None = None, is_li
     return Actual(nodes, GatewayState(is_live, routes), **more)
 
 
-def told(plan: Plan) -> list[tuple[str, str | None, list[tuple[str, str, str]]]]:
+def changes_of(plan: Plan) -> list[tuple[str, str | None, list[tuple[str, str, str]]]]:
     """Kind, version and steps of every change."""
     return [
         (change.kind, change.version, [(effect.place, effect.before, effect.after) for effect in change.effects])
@@ -94,7 +93,7 @@ ONE, TWO = version("1.0"), version("2.0")
 ALL = {"1.0": TOTAL}
 
 
-def test_a_deployment_that_is_as_it_says_needs_nothing() -> None:
+def test_nothing_changes_where_nodes_serve_what_deployment_says() -> None:
     plan = make_plan(wanted(ONE, TWO), actual(node("a", v1=(1, 1), v2=(1, 1)), weights=ALL))
     assert plan == Plan()
     assert plan.is_empty
@@ -103,7 +102,7 @@ def test_a_deployment_that_is_as_it_says_needs_nothing() -> None:
 
 def test_from_nothing_the_default_comes_first_and_gets_the_route() -> None:
     plan = make_plan(wanted(TWO, version("1.0", 2)), actual(node("a"), node("b")))
-    assert told(plan) == [
+    assert changes_of(plan) == [
         ("register", "1.0", [(n, "nothing", f"{archive('1.0')}, 2 workers") for n in "ab"]),
         ("register", "2.0", [(n, "nothing", f"{archive('2.0')}, 1 worker") for n in "ab"]),
         ("weights", None, [(GATEWAY, "no route", "1.0 100%")]),
@@ -115,7 +114,7 @@ def test_capacity_grows_before_traffic_moves_and_shrinks_afterwards() -> None:
         version("1.0", 1), version("2.0", 3), version("3.0"), default="2.0", shares={"1.0": 0, "2.0": TOTAL}
     )
     state = actual(node("a", v1=(3, 3), v2=(1, 1), v9=(1, 1)), weights={"9.0": 0, "1.0": TOTAL})
-    assert told(make_plan(desired, state, PlanOptions(prune=True))) == [
+    assert changes_of(make_plan(desired, state, PlanOptions(prune=True))) == [
         ("register", "3.0", [("a", "nothing", f"{archive('3.0')}, 1 worker")]),
         ("scale", "2.0", [("a", "1 worker", "3 workers")]),
         ("weights", None, [(GATEWAY, "1.0 100%", "2.0 100%")]),
@@ -134,7 +133,7 @@ def test_capacity_grows_before_traffic_moves_and_shrinks_afterwards() -> None:
         ((3, 2), None, ("3 workers, 2 ready", "3 workers")),
     ],
 )
-def test_workers_are_brought_to_what_is_said(
+def test_workers_are_scaled_to_the_number_asked_for(
     found: tuple[int, int], workers: int | None, step: tuple[str, str]
 ) -> None:
     state = actual(node("a", v1=found), node("b", v1=(workers or found[0] or 1,) * 2), weights=ALL)
@@ -144,7 +143,7 @@ def test_workers_are_brought_to_what_is_said(
     assert not change.is_down
 
 
-def test_a_version_of_which_nobody_says_how_many_workers_it_has_keeps_them() -> None:
+def test_a_version_keeps_its_workers_where_no_number_is_asked_for() -> None:
     assert make_plan(wanted(version("1.0", None)), actual(node("a", v1=(4, 4)), weights=ALL)).is_empty
 
 
@@ -152,7 +151,9 @@ def test_weights_are_left_alone_where_deployment_does_not_say_them() -> None:
     state = actual(node("a", v1=(1, 1), v2=(1, 1)), weights={"2.0": 4000, "1.0": 6000})
     assert make_plan(wanted(ONE, TWO), state).is_empty
     desired = wanted(ONE, TWO, shares={"1.0": 9500, "2.0": 500})
-    assert told(make_plan(desired, state)) == [("weights", None, [(GATEWAY, "1.0 60%, 2.0 40%", "1.0 95%, 2.0 5%")])]
+    assert changes_of(make_plan(desired, state)) == [
+        ("weights", None, [(GATEWAY, "1.0 60%, 2.0 40%", "1.0 95%, 2.0 5%")])
+    ]
 
 
 def test_a_version_with_no_weight_need_not_stand_in_the_route() -> None:
@@ -177,8 +178,8 @@ def test_without_a_gateway_there_are_no_weights() -> None:
     assert "tsctl models unregister tiny 9.0" in plan.unmanaged[1].reason
 
 
-def test_a_node_that_is_away_is_told_and_the_others_are_done() -> None:
-    plan = make_plan(wanted(ONE), actual(away("a"), node("b")))
+def test_an_unavailable_node_is_reported_and_the_others_are_changed() -> None:
+    plan = make_plan(wanted(ONE), actual(unavailable("a"), node("b")))
     assert [change.effects[0].place for change in plan.changes] == ["b", GATEWAY]
     error = coverage_error(plan)
     assert isinstance(error, NodeError)
@@ -188,18 +189,18 @@ def test_a_node_that_is_away_is_told_and_the_others_are_done() -> None:
 
 def test_where_no_node_answers_nothing_is_changed() -> None:
     desired = wanted(ONE, TWO, shares={"1.0": 9500, "2.0": 500})
-    plan = make_plan(desired, actual(away("a"), away("b"), weights=ALL), PlanOptions(prune=True))
+    plan = make_plan(desired, actual(unavailable("a"), unavailable("b"), weights=ALL), PlanOptions(prune=True))
     assert plan.changes == ()
     assert [one.place for one in plan.unavailable] == ["a", "b"]
 
 
-def test_what_nobody_named_stays_until_it_is_pruned() -> None:
+def test_an_unnamed_version_stays_until_it_is_pruned() -> None:
     state = actual(node("a", v1=(1, 1), v9=(2, 1)), node("b", default="1.0", v1=(1, 1)), weights=ALL)
     plan = make_plan(wanted(ONE), state)
     assert plan.is_empty
     [line] = aligned(lines_of(plan))
     assert line == "? 9.0  kept  a  2 workers, 1 ready, not in deployment.yaml (--prune retires it)"
-    assert told(make_plan(wanted(ONE), state, PlanOptions(prune=True))) == [
+    assert changes_of(make_plan(wanted(ONE), state, PlanOptions(prune=True))) == [
         ("retire", "9.0", [("a", f"{archive('9.0')}, 2 workers, 1 ready", "nothing")])
     ]
 
@@ -212,7 +213,7 @@ def test_what_nobody_named_stays_until_it_is_pruned() -> None:
         (Traffic("tiny", ALL, shadow=Shadow("9.0", 100)), "it gets copies of requests: tsctl shadow clear tiny"),
     ],
 )
-def test_what_has_weight_or_copies_is_never_pruned(route: Traffic, why: str) -> None:
+def test_a_version_with_weight_or_copies_is_never_pruned(route: Traffic, why: str) -> None:
     state = replace(actual(node("a", v1=(1, 1), v9=(1, 1))), gateway=GatewayState(True, {"tiny": route}))
     plan = make_plan(wanted(ONE), state, PlanOptions(prune=True))
     assert plan.changes == ()
@@ -220,13 +221,13 @@ def test_what_has_weight_or_copies_is_never_pruned(route: Traffic, why: str) -> 
     assert kept.reason.startswith(why)
 
 
-def test_weight_that_deployment_takes_away_is_gone_before_its_version() -> None:
+def test_a_version_loses_its_weight_before_it_is_retired() -> None:
     state = actual(node("a", v1=(1, 1), v9=(1, 1)), weights={"1.0": 5000, "9.0": 5000})
     plan = make_plan(wanted(ONE, shares=ALL), state, PlanOptions(prune=True))
     assert [(change.kind, change.version) for change in plan.changes] == [("weights", None), ("retire", "9.0")]
 
 
-def test_a_model_that_nobody_named_keeps_its_route_unless_models_are_pruned() -> None:
+def test_an_unnamed_model_keeps_its_route_unless_models_are_pruned() -> None:
     state = actual(node("a", default="2.0", v1=(1, 1), v2=(1, 1)), weights=ALL)
     plan = make_plan(Desired(()), state, PlanOptions(prune=True))
     assert [(one.kind, one.version) for one in plan.changes] == [("retire", "2.0")]
@@ -335,8 +336,8 @@ def test_a_model_whose_rollout_has_not_ended_is_not_changed() -> None:
 
 
 @dataclass
-class World:
-    """Nodes and routes that do what they are told, as TorchServe and Envoy do; what those refuse fails the test."""
+class FakeDeployment:
+    """Nodes and routes that a plan changes as TorchServe and Envoy would; a change that those refuse fails the test."""
 
     nodes: dict[str, ObservedNode]
     gateway: GatewayState | None
@@ -482,83 +483,83 @@ def served_models(draw: st.DrawFn, has_other_bytes: bool = False) -> dict[str, O
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> World:
+def deployments(draw: st.DrawFn) -> FakeDeployment:
     nodes = {name: ObservedNode(name, draw(served_models())) for name in ("a", "b")}
     if draw(st.booleans()):
-        nodes["c"] = away("c")
+        nodes["c"] = unavailable("c")
     routes = {}
     for model in draw(st.lists(st.sampled_from(MODELS), unique=True)):
         names = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
         shadow = draw(st.none() | st.sampled_from(NAMES).map(lambda name: Shadow(name, 100)))
         routes[model] = Traffic(model, draw(shares(names)), shadow=shadow)
     gateway = draw(st.sampled_from([None, GatewayState(True, routes), GatewayState(False, routes)]))
-    return World(nodes, gateway)
+    return FakeDeployment(nodes, gateway)
 
 
-@given(wanted_models(), worlds(), st.booleans(), st.booleans())
+@given(wanted_models(), deployments(), st.booleans(), st.booleans())
 def test_a_plan_that_was_made_leaves_nothing_to_change_and_every_route_answers(
-    desired: Desired, world: World, prune: bool, prune_models: bool
+    desired: Desired, fake: FakeDeployment, prune: bool, prune_models: bool
 ) -> None:
-    before = {node: dict(state.models) for node, state in world.nodes.items()}
-    plan = make_plan(desired, world.actual, PlanOptions(prune, prune_models))
+    before = {node: dict(state.models) for node, state in fake.nodes.items()}
+    plan = make_plan(desired, fake.actual, PlanOptions(prune, prune_models))
     assert list(map(phase, plan.changes)) == sorted(map(phase, plan.changes))
     if plan.refusals:  # the only ones that are possible here
         assert all("without a READY one" in one.reason for one in plan.refusals)
         return
-    world.watch()
+    fake.watch()
     for change in plan.changes:
-        world.make(change)
-    left = make_plan(desired, world.actual, PlanOptions(prune, prune_models))
+        fake.make(change)
+    left = make_plan(desired, fake.actual, PlanOptions(prune, prune_models))
     assert (left.changes, left.refusals) == ((), ())
     assert left.unavailable == plan.unavailable
     for model in desired.models:
-        for node_state in world.nodes.values():
+        for node_state in fake.nodes.values():
             if node_state.error is None:
                 assert {one.version for one in model.versions} <= node_state.models[model.model].versions.keys()
                 assert node_state.models[model.model].default == model.default
     if not (prune or prune_models):
         for name, models in before.items():
             for model_name, served in models.items():
-                assert served.versions.keys() <= world.nodes[name].models[model_name].versions.keys()
+                assert served.versions.keys() <= fake.nodes[name].models[model_name].versions.keys()
 
 
 @given(wanted_models(), served_models(has_other_bytes=True), served_models(has_other_bytes=True))
 def test_up_leaves_the_bytes_of_the_store_on_every_node(
     desired: Desired, first: dict[str, ObservedModel], second: dict[str, ObservedModel]
 ) -> None:
-    world = World({"a": ObservedNode("a", first), "b": ObservedNode("b", second)}, None)
+    fake = FakeDeployment({"a": ObservedNode("a", first), "b": ObservedNode("b", second)}, None)
     options = PlanOptions(replace=True)
-    plan = make_plan(desired, world.actual, options)
+    plan = make_plan(desired, fake.actual, options)
     assert not plan.refusals
-    world.watch()
+    fake.watch()
     for change in plan.changes:
-        world.make(change)
-    assert make_plan(desired, world.actual, options).is_empty
-    assert make_plan(desired, world.actual).is_empty, "apply has nothing to refuse afterwards"
+        fake.make(change)
+    assert make_plan(desired, fake.actual, options).is_empty
+    assert make_plan(desired, fake.actual).is_empty, "apply has nothing to refuse afterwards"
     for model in desired.models:
         for version in model.versions:
-            on = world.actual.on(model.model, version.version)
+            on = fake.actual.on(model.model, version.version)
             assert {state.archive for state in on.values()} == {version.archive}
 
 
-@given(wanted_models(), worlds(), st.integers(0, 20))
-def test_an_interrupted_plan_is_finished_by_the_next_one(desired: Desired, world: World, done: int) -> None:
-    plan = make_plan(desired, world.actual, PlanOptions(prune=True))
+@given(wanted_models(), deployments(), st.integers(0, 20))
+def test_an_interrupted_plan_is_finished_by_the_next_one(desired: Desired, fake: FakeDeployment, done: int) -> None:
+    plan = make_plan(desired, fake.actual, PlanOptions(prune=True))
     if plan.refusals:
         return
-    world.watch()
+    fake.watch()
     for change in plan.changes[:done]:
-        world.make(change)
-    rest = make_plan(desired, world.actual, PlanOptions(prune=True))
+        fake.make(change)
+    rest = make_plan(desired, fake.actual, PlanOptions(prune=True))
     assert not rest.refusals
     for change in rest.changes:
-        world.make(change)
-    assert make_plan(desired, world.actual, PlanOptions(prune=True)).changes == ()
+        fake.make(change)
+    assert make_plan(desired, fake.actual, PlanOptions(prune=True)).changes == ()
 
 
-@given(wanted_models(), worlds(), st.booleans())
-def test_every_plan_can_be_shown(desired: Desired, world: World, prune: bool) -> None:
-    plan = make_plan(desired, world.actual, PlanOptions(prune))
+@given(wanted_models(), deployments(), st.booleans())
+def test_every_plan_can_be_shown(desired: Desired, fake: FakeDeployment, prune: bool) -> None:
+    plan = make_plan(desired, fake.actual, PlanOptions(prune))
     assert json.loads(json.dumps(plan_json(plan)))["is_empty"] == plan.is_empty
     lines = lines_of(plan)
     assert len(aligned(lines)) == sum(len(one.effects) for one in plan.changes) + len(plan.refusals) + len(
@@ -624,7 +625,7 @@ def test_a_version_is_remembered_with_its_first_bytes(tmp_path: Path) -> None:
     assert wanted_one.recorded == DIGESTS["1.0"]
 
 
-def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
     remember(Project(tmp_path), {"tiny:1.0": archive("1.0")})
     (tmp_path / ".tsctl" / "releases" / "served.json").write_text("[")
     with pytest.raises(SpecError, match="damaged") as caught:
@@ -632,7 +633,7 @@ def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     assert "Remove it" in caught.value.hint
 
 
-def test_what_was_applied_and_differs_now_was_changed_by_somebody_else(tmp_path: Path) -> None:
+def test_a_model_that_changed_since_the_last_apply_has_drifted(tmp_path: Path) -> None:
     project = Project(tmp_path)
     desired = wanted(ONE, TWO, shares={"1.0": 9500, "2.0": 500})
     assert as_applied(project, desired) == frozenset()
@@ -651,15 +652,15 @@ def test_what_was_applied_and_differs_now_was_changed_by_somebody_else(tmp_path:
     assert pruned.drifted == ()
 
 
-def test_a_node_that_is_set_aside_is_known_still_and_sent_nothing() -> None:
+def test_a_draining_node_stays_in_its_cluster_and_gets_no_requests() -> None:
     places = tuple(Endpoint(name, f"10.0.0.{number}", 8080, None) for number, name in enumerate("ab"))
     whole = endpoints(Upstream("tiny", "1.0", places, None), False)
-    aside = with_draining(whole, "b")
-    [first, second] = aside["resources"][0]["endpoints"][0]["lb_endpoints"]
+    draining = with_draining(whole, "b")
+    [first, second] = draining["resources"][0]["endpoints"][0]["lb_endpoints"]
     assert "health_status" not in first
     assert second["health_status"] == "DRAINING"
-    assert known_endpoints(aside) == known_endpoints(whole) == tuple(replace(one, token="none") for one in places)
-    assert aside["version_info"] != whole["version_info"]
+    assert endpoints_of(draining) == endpoints_of(whole) == tuple(replace(one, token="none") for one in places)
+    assert draining["version_info"] != whole["version_info"]
     assert with_draining(whole, "c") == whole
 
 
@@ -680,8 +681,8 @@ def test_an_error_names_every_failure_and_what_was_left_out() -> None:
         "  left out: registering tiny 2.0",
     ]
     assert "Build it." in error.hint
-    told = applied_json(plan, Applied(failures=failures, left_out=[second]), plan)
-    assert json.loads(json.dumps(told))["failures"][1] == {
+    document = applied_json(plan, Applied(failures=failures, left_out=[second]), plan)
+    assert json.loads(json.dumps(document))["failures"][1] == {
         "kind": "register",
         "model": "tiny",
         "version": "1.0",

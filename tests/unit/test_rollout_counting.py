@@ -14,14 +14,14 @@ from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, parse_page, sho
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import (
     EvidenceQuery,
-    advance,
-    answers_of,
     classes_of,
+    counter_values,
+    durations_of,
     is_error,
     requests_of,
-    series,
+    windows_since,
 )
-from tsctl.rollout.evidence.sources import samples_of
+from tsctl.rollout.evidence.reader import samples_of
 
 QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=21)
 PAGE = f"""# TYPE {REQUESTS} counter
@@ -45,17 +45,17 @@ PAGE = f"""# TYPE {REQUESTS} counter
 
 
 def test_only_what_was_sent_by_weight_is_evidence() -> None:
-    windows, cursor = advance(series(parse_page(PAGE), QUERY), {}, QUERY)
+    windows, cursor = windows_since({}, counter_values(parse_page(PAGE), QUERY), QUERY)
     assert windows == [Window(500, OutcomeCounts(904, 4, 44, {"7": 900}), OutcomeCounts(45, 0, 30, {"7": 40}))]
-    assert advance(series(parse_page(PAGE), QUERY), cursor, QUERY) == ([], {})
+    assert windows_since(cursor, counter_values(parse_page(PAGE), QUERY), QUERY) == ([], {})
     strict = EvidenceQuery("m", "1.0", "2.0", count_4xx=True)
-    [window] = advance(series(parse_page(PAGE), strict), {}, strict)[0]
+    [window] = windows_since({}, counter_values(parse_page(PAGE), strict), strict)[0]
     assert (window.canary.errors, window.canary.slow, window.stable.slow) == (5, 0, 0)
 
 
 def test_requests_at_two_weights_are_two_windows() -> None:
     later = PAGE.replace('weight="500"', 'weight="5000"').replace('weight="9500"', 'weight="5000"')
-    windows, _ = advance(series([*parse_page(PAGE), *parse_page(later)], QUERY), {}, QUERY)
+    windows, _ = windows_since({}, counter_values([*parse_page(PAGE), *parse_page(later)], QUERY), QUERY)
     assert [(w.weight, w.stable.requests, w.canary.requests) for w in windows] == [(500, 904, 45), (5000, 904, 45)]
 
 
@@ -71,7 +71,7 @@ def test_however_often_it_is_read_nothing_counts_twice(steps: list[dict[str, int
         for place, count in more.items():
             key = f"r|{place}|500|"
             now[key] = now.get(key, 0) + count
-        windows, changed = advance(now, cursor, QUERY)
+        windows, changed = windows_since(cursor, now, QUERY)
         cursor = {**cursor, **changed}
         seen += sum(window.stable.requests + window.canary.requests for window in windows)
         assert all(window.canary.errors == window.canary.requests for window in windows)
@@ -80,7 +80,7 @@ def test_however_often_it_is_read_nothing_counts_twice(steps: list[dict[str, int
 
 
 def test_a_counter_that_began_anew_counts_from_zero() -> None:
-    [window], changed = advance({"r|2.0|500|200|": 7}, {"r|2.0|500|200|": 100}, QUERY)
+    [window], changed = windows_since({"r|2.0|500|200|": 100}, {"r|2.0|500|200|": 7}, QUERY)
     assert (window.canary.requests, changed) == (7, {"r|2.0|500|200|": 7})
 
 
@@ -88,7 +88,7 @@ def test_names_may_hold_what_prometheus_escapes() -> None:
     line = REQUESTS + r'{model="m",version="1.0",by="weight",weight="9500",status="200",class="a\"|\\b"} 3'
     [sample] = parse_page(line)
     assert sample.labels["class"] == 'a"|\\b'
-    [window], _ = advance(series([sample], QUERY), {}, QUERY)
+    [window], _ = windows_since({}, counter_values([sample], QUERY), QUERY)
     assert window.stable.classes == {'a"|\\b': 3}
 
 
@@ -106,7 +106,7 @@ def test_status_says_what_is_an_error() -> None:
 
 
 def test_what_is_slow_lies_at_an_edge_of_the_histogram() -> None:
-    answers = answers_of(parse_page(PAGE), "m", "1.0")
+    answers = durations_of(parse_page(PAGE), "m", "1.0")
     assert (answers.total, answers.below) == (904, {21.0: 860, 26.0: 880})
     assert answers.slow_ms(0.95) == 21  # 44 of 904 took as long
     assert answers.slow_ms(0.97) == 26
@@ -122,7 +122,7 @@ def test_what_is_slow_lies_at_an_edge_of_the_histogram() -> None:
         61_000,
     ]
     assert (answers - answers).total == 0
-    assert (answers_of(parse_page(PAGE), "m", "2.0") - answers).total == 45  # counted anew since
+    assert (durations_of(parse_page(PAGE), "m", "2.0") - answers).total == 45  # counted anew since
 
 
 def test_classes_are_those_that_stable_predicted_the_most_frequent_first() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, timedelta, timezone
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from tests.unit.rollout_journals import (
     with_edited_policy,
     with_outage,
 )
+from tsctl.rollout.decide.events import VerdictReached
 from tsctl.rollout.decide.judge import MOST_REQUESTS
-from tsctl.rollout.decide.state import after
+from tsctl.rollout.decide.state import after, as_json, fold
+from tsctl.rollout.run.journal import read
 from tsctl.views.rollout.follow import snapshot
 from tsctl.views.rollout.narrative import Narrator, story
 from tsctl.views.rollout.report import render_report
@@ -66,7 +69,7 @@ def test_a_rollback_is_told_with_the_numbers_that_it_stands_on(tmp_path: Path) -
 
 def test_a_promotion_says_how_to_go_back(tmp_path: Path) -> None:
     text = text_of(promoted(tmp_path))
-    assert text.count("no signal speaks against it") == 3
+    assert text.count("no signal counts against it") == 3
     assert "ann@desk started the rollout of digits 2.0 against 1.0 on local, far: steps of 10%, 50%, 100%" in text
     assert "digits 2.0 was promoted" in text and "tsctl rollout rollback digits" in text
 
@@ -81,7 +84,7 @@ def test_a_promotion_that_is_taken_back_is_not_told_as_a_fail(tmp_path: Path) ->
     text = text_of(taken_back(tmp_path))
     assert "bob@desk rolled back the promotion." in text
     assert "was rolled back by bob@desk." in text
-    assert "1.0 became the default version of the nodes again." in text
+    assert "1.0 became the default version again." in text
 
 
 def test_an_outage_is_told_once_and_so_is_its_end(tmp_path: Path) -> None:
@@ -149,3 +152,29 @@ def test_needed_requests_in_words() -> None:
     assert needed_text(0) == ""
     assert needed_text(1234) == "about 1,234 more requests of the canary"
     assert "can be waited for" in needed_text(MOST_REQUESTS)
+
+
+@pytest.mark.parametrize("write", [promoted, rolled_back, aborted, taken_back, failed_to_load])
+def test_a_rollout_that_has_ended_is_not_judged_again(
+    write: Callable[[Path], Writer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = read(write(tmp_path).path)
+    recorded = [entry.event.judgement for entry in entries if isinstance(entry.event, VerdictReached)]
+
+    def refuse(*arguments: object) -> None:
+        pytest.fail("it was judged again")
+
+    monkeypatch.setattr("tsctl.rollout.decide.state.judge", refuse)
+    monkeypatch.setattr("tsctl.views.rollout.series.log_e_values", refuse)
+    sentences = [sentence for sentence in story(entries).told if sentence.kind == "verdict"]
+    assert [sentence.judgement for sentence in sentences] == recorded
+    assert "</html>" in render_report(entries, UTC)
+    as_json(fold(entries))
+
+
+def test_a_verdict_without_a_recorded_judgement_says_so(tmp_path: Path) -> None:
+    entries = rolled_back(tmp_path).entries
+    [*before, verdict, back, done, ended] = entries
+    assert isinstance(verdict.event, VerdictReached)
+    bare = replace(verdict, event=replace(verdict.event, judgement=None))
+    assert "The journal records no evidence for it." in story([*before, bare, back, done, ended]).told[-3].text

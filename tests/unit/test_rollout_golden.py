@@ -6,7 +6,7 @@ import pytest
 
 from handlers.contract import Tolerance
 from tsctl.nodes.torchserve.client import Reply
-from tsctl.rollout.run.golden import wrong
+from tsctl.rollout.run.golden import difference_of
 
 
 @pytest.mark.parametrize(("status", "body", "why"), [
@@ -17,6 +17,6 @@ from tsctl.rollout.run.golden import wrong
     (503, b"no worker", "503: no worker"),
 ])  # fmt: skip
 def test_an_answer_is_right_or_says_why_not(status: int, body: bytes, why: str) -> None:
-    found = wrong(Reply(status, body, {}), {"label": 7}, Tolerance(1e-4, 0.0))
+    found = difference_of(Reply(status, body, {}), {"label": 7}, Tolerance(1e-4, 0.0))
     assert bool(found) == bool(why)
     assert why in found

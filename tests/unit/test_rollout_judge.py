@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.rollout_journals import stored_and_read
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.evidence import OTHER, Evidence, OutcomeCounts, Window, no_evidence, window_of
+from tsctl.rollout.decide.evidence import OTHER, Evidence, OutcomeCounts, Window, no_evidence
 from tsctl.rollout.decide.judge import Held, Verdict, judge, requests_needed, requests_until_below
 from tsctl.rollout.decide.statistics import rate_bounds
 
@@ -59,7 +59,7 @@ def test_slow_answers_that_are_told_later_than_their_requests_are_judged() -> No
 @given(WINDOWS)
 def test_a_window_is_the_same_after_the_journal(windows: list[Window]) -> None:
     for window in windows:
-        read = window_of(json.loads(json.dumps(window.as_json())))
+        read = stored_and_read(window)
         assert after(window, classes=("a",)).logs == after(read, classes=("a",)).logs
         assert after(read).canary.requests == (window.canary.requests if window.weight else 0)
 
@@ -76,7 +76,7 @@ def test_the_average_is_what_the_signals_add_up_to(windows: list[Window], has_cl
 def test_what_a_pass_needs() -> None:
     good = after(both(OutcomeCounts(100_000), OutcomeCounts(5_000)))
     assert judge(POLICY, good, Held(60, 5_000)).verdict is Verdict.PASS
-    assert judge(POLICY, good, Held(59, 5_000)).why == "held for 1 s more"
+    assert judge(POLICY, good, Held(59, 5_000)).why == "1 s of hold time left"
     few = judge(POLICY, good, Held(60, 150))
     assert (few.verdict, few.needed, few.why) == (Verdict.UNDECIDED, 50, "about 50 more requests of the canary")
     alike = after(
@@ -92,9 +92,9 @@ def test_what_a_pass_needs() -> None:
 
 @pytest.mark.parametrize(("stable", "canary", "signal", "why"), [
     (OutcomeCounts(20_000, 100), OutcomeCounts(1_000, 50), "errors",
-     "5.00% of the canary's requests are errors, and 0.50% of stable's"),
+     "5.00% of the canary's requests are errors, against 0.50% of stable's"),
     (OutcomeCounts(20_000, 0, 900), OutcomeCounts(1_000, 0, 700), "slow",
-     "70.00% of the canary's requests are slow, and 4.50% of stable's"),
+     "70.00% of the canary's requests are slow, against 4.50% of stable's"),
     (OutcomeCounts(20_000, 0, 0, {"a": 10_000, "b": 10_000}), OutcomeCounts(1_000, 0, 0, {"b": 1_000}), "mix",
      "are predicted as"),
 ])  # fmt: skip

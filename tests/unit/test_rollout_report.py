@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 
 from tests.unit.rollout_journals import EVERY, Writer, failed_to_load, promoted, rolled_back, with_outage
 from tsctl.errors import AnalysisError
+from tsctl.rollout.run.journal import read
 from tsctl.views.html import render
-from tsctl.views.rollout.plot import Axis, Band, Line, Plot, linear, powers, times
+from tsctl.views.rollout.plot import Axis, Band, Line, Plot, percents, powers, times
 from tsctl.views.rollout.report import render_report, write_report
 
+#: Journals of the first format.
+JOURNALS = Path(__file__).parent / "data" / "journals"
 #: Elements without an end.
 VOID = {"meta", "path", "rect", "br", "link", "img"}
 
@@ -89,6 +92,11 @@ def test_a_rollout_without_a_request_has_no_plots(tmp_path: Path) -> None:
     assert "figure" not in page.tags and "Over time" not in page.text
 
 
+def test_a_journal_without_a_recorded_judgement_says_so() -> None:
+    entries = read(JOURNALS / "aborted.jsonl")
+    assert "the journal records no judgement" in Page(render_report(entries, UTC)).text
+
+
 def test_a_wait_is_shaded_in_every_plot(tmp_path: Path) -> None:
     text = render_report(with_outage(tmp_path).entries, UTC)
     assert text.count('<rect class="span"') == 5 and "something was unavailable" in text
@@ -125,7 +133,7 @@ NUMBERS = st.floats(-1e12, 1e12, allow_nan=False)
 @given(st.lists(st.tuples(NUMBERS, st.none() | NUMBERS), max_size=30), st.floats(1e-6, 1e12))
 def test_nothing_is_drawn_outside_of_a_plot(points: list[tuple[float, float | None]], high: float) -> None:
     bands = [(at, value, value * 2) for at, value in points if value is not None]
-    plot = Plot("<t>", "&", times(100), linear(high), [Line("l", "canary", points)], [Band("b", bands)])
+    plot = Plot("<t>", "&", times(100), percents(high), [Line("l", "canary", points)], [Band("b", bands)])
     drawn = render("figure.html", plot=plot)
     Page(drawn)
     (canvas,) = re.findall(r"preserveAspectRatio.*?</svg>", drawn, re.DOTALL)
@@ -135,7 +143,7 @@ def test_nothing_is_drawn_outside_of_a_plot(points: list[tuple[float, float | No
 
 @given(st.floats(1e-6, 1e12))
 def test_a_linear_axis_has_few_round_values_and_holds_the_highest(high: float) -> None:
-    axis = linear(high)
+    axis = percents(high)
     assert axis.high >= high * 0.999 and 2 <= len(axis.ticks) <= 6
     assert axis.ticks[-1][0] == pytest.approx(axis.high)
 
@@ -156,9 +164,8 @@ def test_an_axis_of_times_has_few_values(seconds: float) -> None:
 @pytest.mark.parametrize(
     ("axis", "words"),
     [
-        (linear(100, "%"), ["0%", "25%", "50%", "75%", "100%"]),
-        (linear(5.7, "%"), ["0%", "2%", "4%", "6%"]),
-        (linear(41_000), ["0", "20 k", "40 k", "60 k"]),
+        (percents(100), ["0%", "25%", "50%", "75%", "100%"]),
+        (percents(5.7), ["0%", "2%", "4%", "6%"]),
         (powers(-2, 2.5), ["0.01", "0.1", "1", "10", "100", "1,000"]),
         (powers(-2, 19.5), ["0.01", "1,000", "10⁸", "10¹³", "10¹⁸"]),
         (times(610), ["0", "2 min", "4 min", "6 min", "8 min", "10 min"]),
@@ -171,5 +178,5 @@ def test_axes_are_written_as_people_read_them(axis: Axis, words: list[str]) -> N
 
 def test_a_line_breaks_where_nothing_is_known() -> None:
     points = [(0.0, 1.0), (1.0, None), (2.0, 1.0), (3.0, 2.0)]
-    drawn = render("figure.html", plot=Plot("t", "", times(3), linear(4), [Line("l", "canary", points)]))
+    drawn = render("figure.html", plot=Plot("t", "", times(3), percents(4), [Line("l", "canary", points)]))
     assert drawn.count('<path class="canary" d="M') == 3, "one in the legend, two in the plot"

@@ -10,17 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.worlds import POLICY, Killed, Outside, World
+from tests.unit.fakes import POLICY, FakeEffects, FakeEvidence, FakeHealth, FakeOperator, FakeSite, Killed
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
-from tsctl.rollout.decide.actions import Action, next_action
+from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, Entry, Event, Outcome, Started
 from tsctl.rollout.decide.judge import Verdict
 from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.journal import Journal
-from tsctl.rollout.run.runner import READY_S, Away, Runner
+from tsctl.rollout.run.runner import READY_S, Runner
 
 LONGEST = 5000  # actions of one rollout
 
@@ -28,8 +29,8 @@ LONGEST = 5000  # actions of one rollout
 class StruckJournal(Journal):
     """A journal whose process may be killed around every line."""
 
-    def __init__(self, path: Path, outside: Outside, strike: Callable[[str], None]) -> None:
-        super().__init__(path, lambda: outside.now)
+    def __init__(self, path: Path, site: FakeSite, strike: Callable[[str], None]) -> None:
+        super().__init__(path, lambda: site.now)
         self._strike = strike
 
     def append(self, event: Event) -> Entry:
@@ -39,24 +40,25 @@ class StruckJournal(Journal):
         return entry
 
 
-def begin(folder: Path, outside: Outside, policy: RolloutPolicy = POLICY) -> Path:
+def begin(folder: Path, site: FakeSite, policy: RolloutPolicy = POLICY) -> Path:
     path = folder / "20260101T000000Z-2.0.jsonl"
-    outside.policy = policy
-    Journal(path, lambda: outside.now).append(
+    site.policy = policy
+    Journal(path, lambda: site.now).append(
         Started(path.stem, "m", "2.0", "1.0", "0" * 64, policy, "m.mar", 1, ("a",), policy.digest, by="t")
     )
     return path
 
 
-def runner_of(path: Path, outside: Outside, strike: Callable[[str], None] = lambda point: None) -> Runner:
+def runner_of(path: Path, site: FakeSite, strike: Callable[[str], None] = lambda point: None) -> Runner:
     return Runner(
-        StruckJournal(path, outside, strike), World(outside, strike), lambda text: None,
-        clock=lambda: outside.now, sleep=outside.sleep,
+        StruckJournal(path, site, strike), FakeEffects(site, strike), FakeEvidence(site), FakeHealth(site),
+        FakeOperator(site), lambda text: None,
+        clock=lambda: site.now, sleep=site.sleep,
     )  # fmt: skip
 
 
-def run(path: Path, outside: Outside, until: Callable[[Runner], bool] = lambda runner: False) -> State:
-    return to_the_end(runner_of(path, outside), until)
+def run(path: Path, site: FakeSite, until: Callable[[Runner], bool] = lambda runner: False) -> State:
+    return to_the_end(runner_of(path, site), until)
 
 
 def to_the_end(runner: Runner, until: Callable[[Runner], bool] = lambda runner: False) -> State:
@@ -70,62 +72,68 @@ def kinds(path: Path) -> list[str]:
     return [entry.kind for entry in Journal(path).entries]
 
 
-def weights(outside: Outside) -> list[int]:
-    return [value for what, value in outside.did if what == "weigh"]
+def weights(site: FakeSite) -> list[int]:
+    return [value for what, value in site.did if what in ("weigh", "back")]
 
 
 def test_a_good_canary_takes_every_step_and_becomes_stable(tmp_path: Path) -> None:
-    outside = Outside()
-    state = run(begin(tmp_path, outside), outside)
+    site = FakeSite()
+    state = run(begin(tmp_path, site), site)
     assert state.outcome is Outcome.PROMOTED
-    assert weights(outside) == [500, 5000, TOTAL]
-    assert [what for what, _ in outside.did if what != "weigh"] == ["verify", "register", "prove", "default", "retire"]
-    assert outside.default == "2.0"
-    assert outside.now - 1000 >= 3 * POLICY.hold_s
+    assert weights(site) == [500, 5000, TOTAL]
+    assert [what for what, _ in site.did if what not in ("weigh", "back")] == [
+        "verify",
+        "register",
+        "prove",
+        "default",
+        "retire",
+    ]
+    assert site.default == "2.0"
+    assert site.now - 1000 >= 3 * POLICY.hold_s
 
 
 def test_a_canary_that_fails_goes_back_and_stays_registered(tmp_path: Path) -> None:
-    outside = Outside(errors=(50, 1), rate=1000)
-    path = begin(tmp_path, outside)
-    state = run(path, outside)
+    site = FakeSite(errors=(50, 1), rate=1000)
+    path = begin(tmp_path, site)
+    state = run(path, site)
     assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "errors")
-    assert weights(outside) == [500, 0]
+    assert weights(site) == [500, 0]
     assert "of the canary's requests are errors" in state.why
-    assert "2.0" in outside.registered
-    assert outside.default == "1.0"
+    assert "2.0" in site.registered
+    assert site.default == "1.0"
     verdict = next(entry for entry in Journal(path).entries if entry.kind == "verdict")
     assert verdict.content["judgement"]["log_e"] > 4.6
 
 
 @pytest.mark.parametrize("what", ["verify", "register", "prove"])
 def test_what_fails_before_the_first_request_never_gets_one(tmp_path: Path, what: str) -> None:
-    outside = Outside(refuses={what: NodeError("the golden answer is another")})
-    state = run(begin(tmp_path, outside), outside)
+    site = FakeSite(refuses={what: NodeError("the golden answer is another")})
+    state = run(begin(tmp_path, site), site)
     assert (state.outcome, state.signal, state.why) == (Outcome.ROLLED_BACK, what, "the golden answer is another")
-    assert weights(outside) == []
+    assert weights(site) == []
 
 
 def test_a_canary_that_refuses_its_first_requests_is_given_up(tmp_path: Path) -> None:
-    outside = Outside(refuses={"weigh": GatewayError("m 2.0 cannot answer on any node")})
-    path = begin(tmp_path, outside)
-    state = run(path, outside, lambda runner: runner.state.is_failed)
+    site = FakeSite(refuses={"weigh": GatewayError("m 2.0 cannot answer on any node")})
+    path = begin(tmp_path, site)
+    state = run(path, site, lambda runner: runner.state.is_failed)
     assert (state.signal, state.weight) == ("ready", 500)
-    outside.refuses.clear()
-    assert run(path, outside).outcome is Outcome.ROLLED_BACK
-    assert weights(outside) == [0]
+    site.refuses.clear()
+    assert run(path, site).outcome is Outcome.ROLLED_BACK
+    assert weights(site) == [0]
 
 
 def test_what_refuses_because_something_else_is_away_is_held(tmp_path: Path) -> None:
-    outside = Outside(refuses={"weigh": GatewayError("m 2.0 cannot answer on any node")}, trouble="node a is away")
-    path = begin(tmp_path, outside)
-    end = outside.now + 5 * READY_S
-    held = run(path, outside, lambda runner: outside.now > end)
+    site = FakeSite(refuses={"weigh": GatewayError("m 2.0 cannot answer on any node")}, trouble="node a is away")
+    path = begin(tmp_path, site)
+    end = site.now + 5 * READY_S
+    held = run(path, site, lambda runner: site.now > end)
     assert (held.is_failed, held.waits_for) == (False, "node a is away")
-    outside.trouble = ""  # and what refuses now has READY_S from here on
-    end = outside.now + READY_S / 2
-    assert not run(path, outside, lambda runner: outside.now > end).is_failed
-    outside.refuses.clear()
-    assert run(path, outside).outcome is Outcome.PROMOTED
+    site.trouble = ""  # and what refuses now has READY_S from here on
+    end = site.now + READY_S / 2
+    assert not run(path, site, lambda runner: site.now > end).is_failed
+    site.refuses.clear()
+    assert run(path, site).outcome is Outcome.PROMOTED
 
 
 @pytest.mark.parametrize("what", ["register", "prove", "slow", "weigh", "retire"])
@@ -134,16 +142,16 @@ def test_what_refuses_because_something_else_is_away_is_held(tmp_path: Path) -> 
     [NotAnswering("it does not answer"), ConflictError("somebody changes it"), AnalysisError("Prometheus is away")],
 )
 def test_what_the_gateway_cannot_do_now_it_can_later(tmp_path: Path, what: str, error: TsctlError) -> None:
-    outside = Outside(refuses={what: error})
-    path = begin(tmp_path, outside)
-    waiting = run(path, outside, lambda runner: bool(runner.state.waits_for))
+    site = FakeSite(refuses={what: error})
+    path = begin(tmp_path, site)
+    waiting = run(path, site, lambda runner: bool(runner.state.waits_for))
     assert (waiting.waits_for, waiting.is_failed) == (error.message, False)
-    outside.refuses.clear()
-    assert run(path, outside).outcome is Outcome.PROMOTED
+    site.refuses.clear()
+    assert run(path, site).outcome is Outcome.PROMOTED
 
 
 def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path) -> None:
-    idle = Outside(rate=0, slow=None)
+    idle = FakeSite(rate=0, slow=None)
     path = begin(tmp_path, idle)
     state = run(path, idle)
     assert (state.outcome, state.is_paused, state.weight) == (None, True, 500)
@@ -152,7 +160,7 @@ def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path)
     runner.command(Command.RESUME, "me")
     idle.rate = 1000
     assert to_the_end(runner).outcome is Outcome.PROMOTED
-    other = Outside(rate=0, slow=None)
+    other = FakeSite(rate=0, slow=None)
     strict = POLICY.model_copy(update={"at_max_hold": "rollback"})
     state = run(begin(tmp_path / "other", other, strict), other)
     assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "max_hold_s")
@@ -160,105 +168,109 @@ def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path)
 
 
 def test_an_outage_is_waited_for_and_is_no_hold_time(tmp_path: Path) -> None:
-    outside = Outside()
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: runner.state.held_s > 3)
-    outside.away.add("read")
-    end = outside.now + 100
-    held = run(path, outside, lambda runner: outside.now > end)
-    assert held.waits_for == "counts are away"
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 3)
+    site.unavailable.add("read")
+    end = site.now + 100
+    held = run(path, site, lambda runner: site.now > end)
+    assert held.waits_for == "counts are unavailable"
     assert (held.step, held.is_failed) == (0, False)
     assert held.held_s < POLICY.hold_s
-    outside.away.clear()
-    outside.trouble = "node b does not answer"
-    end = outside.now + 100
-    held = run(path, outside, lambda runner: outside.now > end)
+    site.unavailable.clear()
+    site.trouble = "node b does not answer"
+    end = site.now + 100
+    held = run(path, site, lambda runner: site.now > end)
     assert (held.step, held.waits_for) == (0, "node b does not answer")
     assert held.held_s < POLICY.hold_s
     assert held.evidence.canary.requests > 0  # evidence counts all the same
-    outside.trouble = ""
-    assert run(path, outside).outcome is Outcome.PROMOTED
+    site.trouble = ""
+    assert run(path, site).outcome is Outcome.PROMOTED
 
 
 @pytest.mark.parametrize("what", ["register", "weigh", "default", "retire"])
 def test_what_is_away_comes_back(tmp_path: Path, what: str) -> None:
-    outside = Outside(away={what})
-    path = begin(tmp_path, outside)
-    waiting = run(path, outside, lambda runner: bool(runner.state.waits_for))
-    assert waiting.waits_for == f"{what} is away"
-    outside.away.clear()
-    assert run(path, outside).outcome is Outcome.PROMOTED
+    site = FakeSite(unavailable={what})
+    path = begin(tmp_path, site)
+    waiting = run(path, site, lambda runner: bool(runner.state.waits_for))
+    assert waiting.waits_for == f"{what} is unavailable"
+    site.unavailable.clear()
+    assert run(path, site).outcome is Outcome.PROMOTED
 
 
 @pytest.mark.parametrize("what", ["default", "retire"])
-@pytest.mark.parametrize("error", [Away("node a is away"), NodeError("0 ready workers"), GatewayError("still in use")])
+@pytest.mark.parametrize(
+    "error", [TemporarilyUnavailable("node a is away"), NodeError("0 ready workers"), GatewayError("still in use")]
+)
 def test_a_promotion_does_not_end_by_what_is_left_to_do(tmp_path: Path, what: str, error: TsctlError) -> None:
-    outside = Outside(refuses={what: error})
-    path = begin(tmp_path, outside)
-    assert run(path, outside).outcome is Outcome.PROMOTED
+    site = FakeSite(refuses={what: error})
+    path = begin(tmp_path, site)
+    assert run(path, site).outcome is Outcome.PROMOTED
     left = next(e for e in Journal(path).entries if e.kind == "done" and e.content["what"] == what)
     assert left.content["detail"] == f"left undone: {error.message}"
 
 
-@pytest.mark.parametrize("error", [NodeError("it is in the way"), ConflictError("somebody changes it"), Away("away")])
+@pytest.mark.parametrize(
+    "error", [NodeError("it is in the way"), ConflictError("somebody changes it"), TemporarilyUnavailable("away")]
+)
 def test_the_way_back_is_tried_until_it_is_gone(tmp_path: Path, error: TsctlError) -> None:
-    outside = Outside(errors=(50, 1), rate=1000)
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: runner.state.is_failed)
-    outside.refuses["weigh"] = error
-    end = outside.now + 60
-    assert run(path, outside, lambda runner: outside.now > end).waits_for == error.message
-    outside.refuses.clear()
-    assert run(path, outside).outcome is Outcome.ROLLED_BACK
+    site = FakeSite(errors=(50, 1), rate=1000)
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.is_failed)
+    site.refuses["back"] = error
+    end = site.now + 60
+    assert run(path, site, lambda runner: site.now > end).waits_for == error.message
+    site.refuses.clear()
+    assert run(path, site).outcome is Outcome.ROLLED_BACK
 
 
 def test_a_canary_that_cannot_carry_a_step_is_held_before_it(tmp_path: Path) -> None:
-    outside = Outside(rate=5000)  # its workers can answer 2,000
-    path = begin(tmp_path, outside)
-    state = run(path, outside, lambda runner: bool(runner.state.waits_for))
+    site = FakeSite(rate=5000)  # its workers can answer 2,000
+    path = begin(tmp_path, site)
+    state = run(path, site, lambda runner: bool(runner.state.waits_for))
     assert state.step == 1
     assert "50% of the requests would take 125% of the canary's workers" in state.waits_for
-    assert weights(outside) == [500]
-    outside.rate = 200
-    assert run(path, outside).outcome is Outcome.PROMOTED
+    assert weights(site) == [500]
+    site.rate = 200
+    assert run(path, site).outcome is Outcome.PROMOTED
 
 
 def test_a_canary_that_is_scaled_can_carry_the_step_that_it_could_not(tmp_path: Path) -> None:
-    outside = Outside(rate=5000)
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
-    outside.workers = 4
-    assert run(path, outside).outcome is Outcome.PROMOTED
+    site = FakeSite(rate=5000)
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
+    site.workers = 4
+    assert run(path, site).outcome is Outcome.PROMOTED
 
 
 def test_a_canary_that_turns_bad_while_its_next_step_waits_is_taken_back(tmp_path: Path) -> None:
-    outside = Outside(rate=5000)  # its workers can answer 2,000
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
-    outside.errors = (60, 0)
-    since = outside.now
-    state = run(path, outside)
-    assert (state.outcome, weights(outside)) == (Outcome.ROLLED_BACK, [500, 0])
-    assert outside.now - since < 60
+    site = FakeSite(rate=5000)  # its workers can answer 2,000
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
+    site.errors = (60, 0)
+    since = site.now
+    state = run(path, site)
+    assert (state.outcome, weights(site)) == (Outcome.ROLLED_BACK, [500, 0])
+    assert site.now - since < 60
 
 
 def test_a_step_that_cannot_begin_is_held_as_long_as_the_policy_says(tmp_path: Path) -> None:
-    outside = Outside(rate=5000)
-    state = run(begin(tmp_path, outside, POLICY.model_copy(update={"max_hold_s": 60})), outside)
+    site = FakeSite(rate=5000)
+    state = run(begin(tmp_path, site, POLICY.model_copy(update={"max_hold_s": 60})), site)
     assert (state.outcome, state.is_paused, state.step) == (None, True, 1)
-    outside = Outside(rate=5000)
+    site = FakeSite(rate=5000)
     strict = POLICY.model_copy(update={"max_hold_s": 60, "at_max_hold": "rollback"})
-    state = run(begin(tmp_path / "strict", outside, strict), outside)
+    state = run(begin(tmp_path / "strict", site, strict), site)
     assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "max_hold_s")
     assert "would take 125% of the canary's workers" in state.why
 
 
 def test_a_worker_that_grows_is_taken_back(tmp_path: Path) -> None:
-    outside = Outside()
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: runner.state.held_s > 1)
-    outside.memory["1 on a"] = 2 << 30
-    state = run(path, outside)
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 1)
+    site.memory["1 on a"] = 2 << 30
+    state = run(path, site)
     assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "memory")
     assert "2,048 MiB, 5.1 times" in state.why
 
@@ -269,169 +281,169 @@ def test_a_worker_that_grows_is_taken_back(tmp_path: Path) -> None:
     (Command.PROMOTE, Outcome.PROMOTED, {"1.0": 0, "2.0": TOTAL}),
 ])  # fmt: skip
 def test_a_person_may_end_it(tmp_path: Path, command: Command, outcome: Outcome, end: dict[str, int]) -> None:
-    outside = Outside()
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: runner.state.step == 0 and runner.state.held_s > 1)
-    outside.asks.append((command, "me"))
-    state = run(path, outside)
-    assert (state.outcome, outside.weights) == (outcome, end)
-    assert weights(outside)[-1] == end["2.0"]
-    assert 5000 not in weights(outside)
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.step == 0 and runner.state.held_s > 1)
+    site.commands.append((command, "me"))
+    state = run(path, site)
+    assert (state.outcome, site.weights) == (outcome, end)
+    assert weights(site)[-1] == end["2.0"]
+    assert 5000 not in weights(site)
     assert [entry.content["by"] for entry in Journal(path).entries if entry.kind == "asked"] == ["me"]
 
 
 @pytest.mark.parametrize("command", [Command.ABORT, Command.ROLLBACK])
 @pytest.mark.parametrize("then", [Command.PROMOTE, Command.PAUSE, Command.RESUME])
 def test_once_a_person_wants_it_back_nothing_else_counts(tmp_path: Path, command: Command, then: Command) -> None:
-    outside = Outside()
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: runner.state.held_s > 1)
-    outside.asks += [(command, "me"), (then, "you")]
-    state = run(path, outside)
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 1)
+    site.commands += [(command, "me"), (then, "you")]
+    state = run(path, site)
     assert (state.outcome, state.commanded_by) == (
         Outcome.ABORTED if command is Command.ABORT else Outcome.ROLLED_BACK,
         "me",
     )
-    assert weights(outside) == [500, 0]
+    assert weights(site) == [500, 0]
 
 
 def test_paused_it_takes_no_step_and_still_goes_back_where_it_must(tmp_path: Path) -> None:
-    outside = Outside()
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: runner.state.held_s > 1)
-    outside.asks.append((Command.PAUSE, "me"))
-    end = outside.now + 10 * POLICY.hold_s
-    state = run(path, outside, lambda runner: outside.now > end)
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 1)
+    site.commands.append((Command.PAUSE, "me"))
+    end = site.now + 10 * POLICY.hold_s
+    state = run(path, site, lambda runner: site.now > end)
     assert (state.is_paused, state.step, state.outcome) == (True, 0, None)
-    outside.errors = (60, 0)
-    assert run(path, outside).outcome is Outcome.ROLLED_BACK
+    site.errors = (60, 0)
+    assert run(path, site).outcome is Outcome.ROLLED_BACK
 
 
 @pytest.mark.parametrize("moment", ["before the first step", "after a pass"])
 def test_paused_between_two_steps_it_does_not_begin_the_next(tmp_path: Path, moment: str) -> None:
-    outside = Outside()
-    path = begin(tmp_path, outside)
+    site = FakeSite()
+    path = begin(tmp_path, site)
     passed = moment == "after a pass"
-    before = run(path, outside, lambda r: r.state.verdict is Verdict.PASS if passed else "register" in r.state.done)
-    outside.asks.append((Command.PAUSE, "me"))
-    end = outside.now + 3 * POLICY.hold_s
-    paused = run(path, outside, lambda runner: outside.now > end)
+    before = run(path, site, lambda r: r.state.verdict is Verdict.PASS if passed else "register" in r.state.done)
+    site.commands.append((Command.PAUSE, "me"))
+    end = site.now + 3 * POLICY.hold_s
+    paused = run(path, site, lambda runner: site.now > end)
     assert (paused.step, paused.is_paused) == (before.step, True)
-    assert weights(outside) == ([500] if passed else [])
-    outside.asks.append((Command.RESUME, "me"))
-    assert run(path, outside).outcome is Outcome.PROMOTED
-    assert weights(outside) == [500, 5000, TOTAL]
+    assert weights(site) == ([500] if passed else [])
+    site.commands.append((Command.RESUME, "me"))
+    assert run(path, site).outcome is Outcome.PROMOTED
+    assert weights(site) == [500, 5000, TOTAL]
 
 
 def test_paused_a_step_that_waits_for_its_weight_does_not_get_it(tmp_path: Path) -> None:
-    outside = Outside(rate=5000)
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
-    outside.asks.append((Command.PAUSE, "me"))
-    outside.rate = 200  # its workers can carry it now
-    end = outside.now + 3 * POLICY.hold_s
-    run(path, outside, lambda runner: outside.now > end)
-    assert weights(outside) == [500]
-    outside.asks.append((Command.RESUME, "me"))
-    resumed = run(path, outside, lambda runner: runner.state.is_weighed)
+    site = FakeSite(rate=5000)
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
+    site.commands.append((Command.PAUSE, "me"))
+    site.rate = 200  # its workers can carry it now
+    end = site.now + 3 * POLICY.hold_s
+    run(path, site, lambda runner: site.now > end)
+    assert weights(site) == [500]
+    site.commands.append((Command.RESUME, "me"))
+    resumed = run(path, site, lambda runner: runner.state.is_weighed)
     assert (resumed.weight, resumed.held_s, resumed.step_requests) == (5000, 0.0, 0)
-    assert run(path, outside).outcome is Outcome.PROMOTED
+    assert run(path, site).outcome is Outcome.PROMOTED
 
 
 def test_a_step_that_never_had_its_weight_is_not_kept_by_an_edited_policy(tmp_path: Path) -> None:
-    outside = Outside(rate=5000)
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
-    outside.policy = POLICY.model_copy(update={"steps": (5.0, 20.0, 100.0)})
-    state = run(path, outside, lambda runner: runner.state.policy == outside.policy)
+    site = FakeSite(rate=5000)
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
+    site.policy = POLICY.model_copy(update={"steps": (5.0, 20.0, 100.0)})
+    state = run(path, site, lambda runner: runner.state.policy == site.policy)
     assert state.weights == (500, 2000, TOTAL)
-    outside.rate = 200
-    assert run(path, outside).outcome is Outcome.PROMOTED
-    assert weights(outside) == [500, 500, 2000, TOTAL]
+    site.rate = 200
+    assert run(path, site).outcome is Outcome.PROMOTED
+    assert weights(site) == [500, 500, 2000, TOTAL]
 
 
 @pytest.mark.parametrize("kind", ["tick", "step", "doing", "done", "verdict", "ended"])
 def test_a_full_disk_is_waited_for_and_the_canary_is_judged_after_it(tmp_path: Path, kind: str) -> None:
-    outside = Outside(errors=(50, 1), rate=1000)
-    path = begin(tmp_path, outside)
-    runner, heard = runner_of(path, outside), list[str]()
+    site = FakeSite(errors=(50, 1), rate=1000)
+    path = begin(tmp_path, site)
+    runner, heard = runner_of(path, site), list[str]()
     runner.note = heard.append
     full_until: list[float] = []
 
     def strike(point: str) -> None:
         if point == f"before the line {kind}":
-            full_until[:] = full_until or [outside.now + 30]
-            if outside.now < full_until[0]:
+            full_until[:] = full_until or [site.now + 30]
+            if site.now < full_until[0]:
                 raise AnalysisError(f"{path} cannot be written: no space left")
 
-    runner.journal = StruckJournal(path, outside, strike)
+    runner.journal = StruckJournal(path, site, strike)
     assert runner.run().outcome is Outcome.ROLLED_BACK
     assert f"waits: {path} cannot be written: no space left" in heard
-    assert set(weights(outside)) == {500, 0}
-    assert weights(outside)[-1] == 0
-    assert _total(outside) == runner.state.evidence.canary.requests + _unread(outside, runner.state)
+    assert set(weights(site)) == {500, 0}
+    assert weights(site)[-1] == 0
+    assert _total(site) == runner.state.evidence.canary.requests + _unread(site, runner.state)
 
 
 def test_files_of_the_gateway_that_cannot_be_written_are_waited_for(tmp_path: Path) -> None:
-    outside = Outside(errors=(50, 1), rate=1000)
-    path = begin(tmp_path, outside)
-    runner = runner_of(path, outside)
+    site = FakeSite(errors=(50, 1), rate=1000)
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
     to_the_end(runner, lambda runner: runner.state.is_failed)
-    outside.refuses["weigh"] = OSError("no space left")
-    end = outside.now + 30
+    site.refuses["back"] = OSError("no space left")
+    end = site.now + 30
 
     def freed(seconds: float) -> None:
-        outside.sleep(seconds)
-        if outside.now > end:
-            outside.refuses.clear()
+        site.sleep(seconds)
+        if site.now > end:
+            site.refuses.clear()
 
     runner.sleep = freed
     assert runner.run().outcome is Outcome.ROLLED_BACK
-    assert outside.now > end
+    assert site.now > end
 
 
 def test_a_promotion_can_be_taken_back(tmp_path: Path) -> None:
-    outside = Outside()
-    path = begin(tmp_path, outside)
-    assert run(path, outside).outcome is Outcome.PROMOTED
-    runner = runner_of(path, outside)
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    assert run(path, site).outcome is Outcome.PROMOTED
+    runner = runner_of(path, site)
     runner.reopen("me")
     assert to_the_end(runner).outcome is Outcome.ROLLED_BACK
-    assert (outside.weights["1.0"], outside.default) == (TOTAL, "1.0")
+    assert (site.weights["1.0"], site.default) == (TOTAL, "1.0")
     assert kinds(path)[-6:] == ["reopened", "doing", "done", "doing", "done", "ended"]
 
 
 def test_an_edited_policy_begins_the_step_anew_and_never_jumps(tmp_path: Path) -> None:
-    outside = Outside()
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: runner.state.step == 1 and runner.state.held_s > 5)
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.step == 1 and runner.state.held_s > 5)
     before = fold(Journal(path).entries)
-    outside.policy = POLICY.model_copy(update={"steps": (1.0, 75.0, 100.0)})
-    state = run(path, outside, lambda runner: runner.state.policy == outside.policy and runner.state.is_weighed)
+    site.policy = POLICY.model_copy(update={"steps": (1.0, 75.0, 100.0)})
+    state = run(path, site, lambda runner: runner.state.policy == site.policy and runner.state.is_weighed)
     assert (state.weight, state.weights, state.held_s) == (before.weight, (5000, 7500, TOTAL), 0.0)
     assert state.evidence.canary.requests == 0
-    assert run(path, outside).outcome is Outcome.PROMOTED
-    assert weights(outside) == [500, 5000, 5000, 7500, TOTAL]
+    assert run(path, site).outcome is Outcome.PROMOTED
+    assert weights(site) == [500, 5000, 5000, 7500, TOTAL]
 
 
 def test_an_edited_policy_begins_nothing_anew_once_the_canary_is_the_default(tmp_path: Path) -> None:
-    outside = Outside()
-    path = begin(tmp_path, outside)
-    run(path, outside, lambda runner: "default" in runner.state.done)
-    outside.policy = POLICY.model_copy(update={"hold_s": 20})
-    assert run(path, outside).outcome is Outcome.PROMOTED
-    assert weights(outside) == [500, 5000, TOTAL]
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: "default" in runner.state.done)
+    site.policy = POLICY.model_copy(update={"hold_s": 20})
+    assert run(path, site).outcome is Outcome.PROMOTED
+    assert weights(site) == [500, 5000, TOTAL]
 
 
 def test_a_rollout_whose_journal_has_no_format_number_goes_on(tmp_path: Path) -> None:
-    outside, path = Outside(), tmp_path / "20260101T000000Z-2.0.jsonl"
+    site, path = FakeSite(), tmp_path / "20260101T000000Z-2.0.jsonl"
     path.write_bytes((Path(__file__).parent / "data" / "journals" / "in_the_second_step.jsonl").read_bytes())
     before = fold(Journal(path).entries)
     assert (before.step, before.is_weighed, before.held_s) == (1, True, 4)
-    outside.weights = {"1.0": TOTAL // 2, "2.0": TOTAL // 2}
-    outside.now, outside.counted = path_end(path), dict(before.cursor)
-    assert run(path, outside).outcome is Outcome.PROMOTED
-    assert weights(outside) == [TOTAL]
+    site.weights = {"1.0": TOTAL // 2, "2.0": TOTAL // 2}
+    site.now, site.counted = path_end(path), dict(before.cursor)
+    assert run(path, site).outcome is Outcome.PROMOTED
+    assert weights(site) == [TOTAL]
 
 
 def path_end(path: Path) -> float:
@@ -439,10 +451,10 @@ def path_end(path: Path) -> float:
     return Journal(path).entries[-1].at
 
 
-def strikes(path: Path, outside: Outside) -> list[str]:
+def strikes(path: Path, site: FakeSite) -> list[str]:
     """Every point at which a whole rollout may be killed."""
     seen: list[str] = []
-    to_the_end(runner_of(path, outside, seen.append))
+    to_the_end(runner_of(path, site, seen.append))
     return seen
 
 
@@ -459,24 +471,24 @@ def killed_at(number: int) -> Callable[[str], None]:
 
 @pytest.mark.parametrize("errors", [(0, 0), (50, 1)])
 def test_killed_anywhere_it_converges_and_repeats_no_step(tmp_path: Path, errors: tuple[int, int]) -> None:
-    whole = Outside(errors=errors, rate=400)
+    whole = FakeSite(errors=errors, rate=400)
     points = strikes(begin(tmp_path / "whole", whole), whole)
     wanted = fold(Journal(tmp_path / "whole" / "20260101T000000Z-2.0.jsonl").entries)
     chosen = [n for n, point in enumerate(points) if "line tick" not in point or n % 8 == 0]  # ticks are alike
     assert len(chosen) >= 20
     for number in chosen:
-        outside = Outside(errors=errors, rate=400)
-        path = begin(tmp_path / str(number), outside)
+        site = FakeSite(errors=errors, rate=400)
+        path = begin(tmp_path / str(number), site)
         with pytest.raises(Killed):
-            to_the_end(runner_of(path, outside, killed_at(number)))
-        assert outside.weights.get("2.0", 0) <= fold(Journal(path).entries).weight or _goes_back(path), points[number]
-        outside.sleep(7)  # nobody watches, and requests go on
-        state = run(path, outside)
+            to_the_end(runner_of(path, site, killed_at(number)))
+        assert site.weights.get("2.0", 0) <= fold(Journal(path).entries).weight or _goes_back(path), points[number]
+        site.sleep(7)  # nobody watches, and requests go on
+        state = run(path, site)
         assert state.outcome is wanted.outcome, points[number]
         steps = [entry.content["index"] for entry in Journal(path).entries if entry.kind == "step"]
         assert steps == sorted(set(steps)), points[number]
-        assert max(weights(outside), default=0) <= max(POLICY.weights)
-        assert _total(outside) == state.evidence.canary.requests + _unread(outside, state), points[number]
+        assert max(weights(site), default=0) <= max(POLICY.weights)
+        assert _total(site) == state.evidence.canary.requests + _unread(site, state), points[number]
 
 
 def _goes_back(path: Path) -> bool:
@@ -485,15 +497,15 @@ def _goes_back(path: Path) -> bool:
     return last.kind == "doing" and last.content["what"] == "back"
 
 
-def _total(outside: Outside) -> int:
-    return sum(value for key, value in outside.counted.items() if key.startswith("2.0|") and key.endswith("requests"))
+def _total(site: FakeSite) -> int:
+    return sum(value for key, value in site.counted.items() if key.startswith("2.0|") and key.endswith("requests"))
 
 
-def _unread(outside: Outside, state: State) -> int:
+def _unread(site: FakeSite, state: State) -> int:
     """Of the canary's requests, those that came after the last tick."""
     return sum(
         value - state.cursor.get(key, 0)
-        for key, value in outside.counted.items()
+        for key, value in site.counted.items()
         if key.startswith("2.0|") and key.endswith("requests")
     )
 
@@ -503,15 +515,15 @@ def _unread(outside: Outside, state: State) -> int:
 def test_killed_again_and_again_it_converges(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[int], errors: tuple[int, int]
 ) -> None:
-    outside = Outside(errors=errors, rate=1000)
-    path = begin(tmp_path_factory.mktemp("killed"), outside)
+    site = FakeSite(errors=errors, rate=1000)
+    path = begin(tmp_path_factory.mktemp("killed"), site)
     for number in numbers:
         try:
-            to_the_end(runner_of(path, outside, killed_at(number)))
+            to_the_end(runner_of(path, site, killed_at(number)))
         except Killed:
-            outside.sleep(1)
-    state = run(path, outside)
+            site.sleep(1)
+    state = run(path, site)
     assert state.outcome is (Outcome.ROLLED_BACK if errors == (40, 1) else Outcome.PROMOTED)
-    assert next_action(state).action is Action.NOTHING
+    assert next_action(state) is None
     steps = Counter(entry.content["index"] for entry in Journal(path).entries if entry.kind == "step")
     assert set(steps.values()) == {1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import exp, isclose, log
 from pathlib import Path
 
@@ -10,9 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.rollout_journals import BEGIN, promoted, rolled_back, with_edited_policy, with_outage
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.events import Entry, Tick
+from tsctl.rollout.decide.judge import AVERAGE
+from tsctl.rollout.decide.state import after, fold
 from tsctl.views.rollout.history import summary
-from tsctl.views.rollout.series import MOST_POINTS, requests_of, series, thinned
+from tsctl.views.rollout.report import render_report
+from tsctl.views.rollout.series import MOST_POINTS, Series, thinned
+
+
+def series_of(entries: Iterable[Entry]) -> Series:
+    """The whole series of a journal."""
+    series, state = Series(), None
+    for entry in entries:
+        state = after(state, entry)
+        series.add(entry, state)
+    return series
+
 
 ROWS = st.lists(st.tuples(*[st.floats(-50, 50)] * 3), max_size=400)
 
@@ -44,10 +58,10 @@ def test_fewer_rows_than_must_be_kept_cannot_be_asked_for() -> None:
 
 def test_the_last_point_is_what_the_judge_sees(tmp_path: Path) -> None:
     writer = rolled_back(tmp_path)
-    last = series(writer.entries).points[-1]
+    last = series_of(writer.entries).points()[-1]
     judgement = fold(writer.entries).judgement
-    assert isclose(last.average * log(10), judgement.log_e)
-    assert last.average >= last.threshold, "it was failed by the average"
+    assert isclose(last.powers[AVERAGE] * log(10), judgement.log_e)
+    assert last.powers[AVERAGE] >= last.threshold, "it was failed by the average"
     for reading in judgement.readings:
         assert isclose(last.powers[reading.signal] * log(10), reading.log_e)
     errors = next(reading for reading in judgement.readings if reading.signal == "errors")
@@ -58,46 +72,47 @@ def test_the_last_point_is_what_the_judge_sees(tmp_path: Path) -> None:
 
 def test_requests_are_those_of_all_ticks_also_after_an_edited_policy(tmp_path: Path) -> None:
     writer = with_edited_policy(tmp_path)
-    over_time = series(writer.entries)
-    last = over_time.points[-1]
-    assert last.requests == requests_of(writer.entries)
+    points = series_of(writer.entries).points()
+    last = points[-1]
+    ticks = [entry.event.requests for entry in writer.entries if isinstance(entry.event, Tick)]
+    assert last.requests == (sum(stable for stable, _ in ticks), sum(canary for _, canary in ticks))
     assert last.canary.requests < last.requests[1], "evidence began anew, requests did not"
-    counts = [point.requests[1] for point in over_time.points]
+    counts = [point.requests[1] for point in points]
     assert counts == sorted(counts)
-    assert {round(point.threshold, 9) for point in over_time.points} == {2, 3}, "alpha went from 0.01 to 0.001"
-    assert "mix" in over_time.points[0].powers and "mix" not in last.powers
+    assert {round(point.threshold, 9) for point in points} == {2, 3}, "alpha went from 0.01 to 0.001"
+    assert "mix" in points[0].powers and "mix" not in last.powers
 
 
 def test_weights_are_in_force_once_they_are_read_back(tmp_path: Path) -> None:
-    over_time = series(rolled_back(tmp_path).entries)
+    over_time = series_of(rolled_back(tmp_path).entries)
     assert [weight for _, weight in over_time.weights] == [0, 1000, 5000, 0]
     assert over_time.weights[0][0] == 0
     assert [is_fail for _, is_fail in over_time.marks] == [False, True]
 
 
 def test_an_outage_lasts_from_the_first_wait_to_the_first_tick_that_holds(tmp_path: Path) -> None:
-    ((begin, end),) = series(with_outage(tmp_path).entries).waits
+    ((begin, end),) = series_of(with_outage(tmp_path).entries).waits
     assert end - begin == pytest.approx(16)
 
 
 def test_an_outage_that_has_not_ended_ends_with_the_journal(tmp_path: Path) -> None:
     entries = with_outage(tmp_path).entries
     cut = next(entry.seq for entry in reversed(entries) if entry.kind == "waits")
-    ((_, end),) = series(entries[: cut + 1]).waits
+    ((_, end),) = series_of(entries[: cut + 1]).waits
     assert end == entries[cut].at - BEGIN
 
 
 def test_many_ticks_become_few_points(tmp_path: Path) -> None:
     writer = with_outage(tmp_path)
     writer.ticks(MOST_POINTS + 60)
-    points = series(writer.entries).points
+    points = series_of(writer.entries).points()
     assert len(points) <= MOST_POINTS
     assert points[-1].at == writer.entries[-1].at - BEGIN
 
 
 def test_a_journal_without_a_start_is_none() -> None:
     with pytest.raises(ValueError, match="begins with its start"):
-        series([])
+        render_report([])
     with pytest.raises(ValueError, match="begins with its start"):
         summary([])
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.unit.rollout_journals import stored_and_read
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, Window, no_evidence, window_of
+from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, Window, no_evidence
 from tsctl.rollout.decide.statistics import rejects
 from tsctl.rollout.evidence.counts import EvidenceQuery
 from tsctl.rollout.evidence.users import UserLog
@@ -58,7 +59,7 @@ def test_a_user_counts_once_for_each_kind_of_event(log: Path) -> None:
     assert (window.canary.requests, window.canary.errors, window.canary.slow) == (10, 8, 7)
     stable, canary = window.compared
     assert (stable.errors, canary.errors, canary.slow, canary.classes) == (1, 4, 2, {"7": 1})
-    assert window_of(json.loads(json.dumps(window.as_json()))).compared == window.compared
+    assert stored_and_read(window).compared == window.compared
 
 
 def test_what_is_not_by_weight_or_no_line_is_passed_over(log: Path) -> None:
@@ -112,16 +113,24 @@ def test_one_heavy_user_is_no_evidence_and_many_are() -> None:
             on_canary = chance.random() < 0.25
             requests, user = (window(on_canary, count) for count in (100, 1))
             evidence["by request"] = evidence["by request"].seen(requests)
-            evidence["by user"] = evidence["by user"].seen(Window(2500, requests.stable, requests.canary, users=(
-                user.stable, user.canary)))  # fmt: skip
+            evidence["by user"] = evidence["by user"].seen(
+                by_user(2500, (requests.stable, requests.canary), (user.stable, user.canary))
+            )
         for name, found in evidence.items():
             false_alarms[name] += rejects(found.errors.log_e, POLICY.alpha)
     assert false_alarms["by user"] <= 3
     assert false_alarms["by request"] > 30
     bad = no_evidence(POLICY, ())
     for _ in range(40):
-        bad = bad.seen(Window(2500, *pair(True), users=pair(True)))
+        bad = bad.seen(by_user(2500, pair(True), pair(True)))
     assert rejects(bad.errors.log_e, POLICY.alpha)
+
+
+def by_user(
+    weight: int, requests: tuple[OutcomeCounts, OutcomeCounts], users: tuple[OutcomeCounts, OutcomeCounts]
+) -> Window:
+    """A window of stable and the canary on a route that divides users."""
+    return Window(weight, *requests, is_by_user=True, stable_users=users[0], canary_users=users[1])
 
 
 def window(on_canary: bool, count: int) -> Window:
@@ -135,4 +144,4 @@ def pair(on_canary: bool, count: int = 1) -> tuple[OutcomeCounts, OutcomeCounts]
 
 def test_all_is_one_process_whatever_was_divided() -> None:
     evidence: Evidence = no_evidence(POLICY, ())
-    assert evidence.seen(Window(TOTAL, *pair(True), users=pair(True))).logs["errors"] == 0
+    assert evidence.seen(by_user(TOTAL, pair(True), pair(True))).logs["errors"] == 0

@@ -16,6 +16,7 @@ from tests.unit.rollout_journals import Writer, aborted, failed_to_load, promote
 from tsctl.cli import rollout_views
 from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.evidence import OutcomeCounts
+from tsctl.rollout.run.journal import read
 from tsctl.views.rollout.follow import Snapshot, Tail, snapshot
 from tsctl.views.rollout.status import render_status, seconds_left
 from tsctl.views.rollout.watch import watch_picture
@@ -60,7 +61,7 @@ def test_the_status_of_a_step(tmp_path: Path) -> None:
     assert "step 1 of 3, 10% of the requests, held 2 s (minimum 4 s)" in text
     assert row(text, "1.0 ") == ["1.0", "stable", "90%", "180", "90.0"]
     assert row(text, "2.0 ") == ["2.0", "canary", "10%", "20", "10.0"]
-    assert row(text, "errors")[:5] == ["errors", "1.0", "2", "180", "1.11%"]
+    assert row(text[text.index("EVENT") :], "errors")[:5] == ["errors", "1.0", "2", "180", "1.11%"]
     assert row(text, "average")[2] == "100", "1 / alpha"
     assert "undecided: about 30 more requests of the canary, 3 s at the present rate" in text
 
@@ -109,6 +110,11 @@ def test_time_left_is_that_of_what_takes_longest(tmp_path: Path) -> None:
     assert "and there is no traffic now" in rendered(now)
 
 
+def test_a_journal_without_a_recorded_judgement_says_so() -> None:
+    entries = read(Path(__file__).parent / "data" / "journals" / "aborted.jsonl")
+    assert "the journal records no judgement" in rendered(snapshot(entries))
+
+
 # ---- following a file ------------------------------------------------------------------------------------------------
 
 
@@ -116,13 +122,13 @@ def test_a_line_is_read_once_and_only_when_it_is_whole(tmp_path: Path) -> None:
     writer = in_step(tmp_path)
     content = writer.path.read_bytes()
     part = tmp_path / "part.jsonl"
-    tail, found = Tail(part), []
+    tail, entries = Tail(part), []
     for end in range(0, len(content), 97):
         part.write_bytes(content[:end])
-        found += tail.new()
+        entries += tail.new()
     part.write_bytes(content)
-    assert [*found, *tail.new()] == Tail(writer.path).new() and not tail.new()
-    assert [entry.seq for entry in found] == list(range(len(found)))
+    assert [*entries, *tail.new()] == Tail(writer.path).new() and not tail.new()
+    assert [entry.seq for entry in entries] == list(range(len(entries)))
 
 
 def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path) -> None:
@@ -160,10 +166,10 @@ def test_a_journal_whose_first_line_was_cut_off_is_no_rollout(rollouts: Path) ->
 def test_status_as_json_is_the_state(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     writer = in_step(rollouts)
     rollout_views.status("digits", json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert (told["id"], told["weight"], told["judgement"]["needed"]) == (writer.journal.id, 1000, 30)
+    status = json.loads(capsys.readouterr().out)
+    assert (status["id"], status["weight"], status["judgement"]["needed"]) == (writer.journal.id, 1000, 30)
     rollout_views.status(json=True)
-    assert json.loads(capsys.readouterr().out) == [told]
+    assert json.loads(capsys.readouterr().out) == [status]
 
 
 def test_status_of_all_models_shows_what_is_in_progress(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +195,7 @@ def test_history_has_a_line_for_each(rollouts: Path, capsys: pytest.CaptureFixtu
     assert good.split()[1:6] == ["digits", "1.0", "2.0", "promoted", "960"]
     assert "rolled back  errors" in bad
     rollout_views.history(json=True)
-    assert [one["outcome"] for one in json.loads(capsys.readouterr().out)] == ["promoted", "rolled back"]
+    assert [rollout["outcome"] for rollout in json.loads(capsys.readouterr().out)] == ["promoted", "rolled back"]
 
 
 def test_history_shows_the_others_where_one_is_damaged(rollouts: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,8 +214,8 @@ def test_explain_prints_the_evidence_below_each_verdict(rollouts: Path, capsys: 
     assert all(line == line.rstrip() for line in text.splitlines())
     assert text.count("SIGNAL") == text.count("EVENT") == 2
     rollout_views.explain("digits", json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert [line["judgement"]["verdict"] for line in told["told"] if line["judgement"]] == ["pass", "fail"]
+    story = json.loads(capsys.readouterr().out)
+    assert [line["judgement"]["verdict"] for line in story["told"] if line["judgement"]] == ["pass", "fail"]
 
 
 def test_an_earlier_rollout_is_named_by_the_beginning_of_its_id(
@@ -268,9 +274,9 @@ def test_watch_of_a_promotion_ends_well(rollouts: Path, capsys: pytest.CaptureFi
     rollout_views.watch("digits")
     assert "digits 2.0 was promoted" in capsys.readouterr().out
     rollout_views.watch("digits", json=True)
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [told[0]["kind"], told[-1]["kind"]] == ["started", "ended"]
-    assert {"pass"} == {line["judgement"]["verdict"] for line in told if line["kind"] == "verdict"}
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [lines[0]["kind"], lines[-1]["kind"]] == ["started", "ended"]
+    assert {"pass"} == {line["judgement"]["verdict"] for line in lines if line["kind"] == "verdict"}
 
 
 @pytest.mark.parametrize("write", [promoted, aborted, failed_to_load])

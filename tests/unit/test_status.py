@@ -1,4 +1,4 @@
-"""Status rows: what is served, what is wanted, and the reason for what is not ready."""
+"""Status rows: served and wanted versions, and the reason for each that is not ready."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_a_ready_version() -> None:
     assert (row.pids, row.queue, row.digest, row.reason) == ((100, 101), 3, "0123456789ab", "")
 
 
-def test_a_version_whose_workers_are_not_there_yet() -> None:
+def test_a_version_whose_workers_are_starting() -> None:
     row = only(rows_of(served(1, 2, default="2.0"), [], []))
     assert (row.state, row.is_default, row.is_ready) == ("starting", False, False)
 
 
-def test_a_version_that_refused_tells_the_last_reason() -> None:
+def test_a_refused_version_has_the_reason_of_its_last_load() -> None:
     reports = [report("1.0", "first"), report("2.0", "other"), report("1.0", "second")]
     row = only(rows_of(served(0, 1), [], reports))
     assert (row.state, row.reason) == ("refused", "second")
@@ -53,7 +53,7 @@ def test_a_version_without_workers_is_idle_and_not_ready_where_it_is_wanted() ->
     assert (row.state, row.is_ready) == ("idle", True)
 
 
-def test_a_wanted_version_that_is_not_there_has_a_row_with_its_reason() -> None:
+def test_a_wanted_version_that_is_not_registered_has_a_row_with_its_reason() -> None:
     rows = rows_of({}, [("digits", "2.0"), ("digits", "1.0")], [report("2.0", "wrong answer")])
     assert [(row.version, row.state, row.reason) for row in rows] == [
         ("1.0", "missing", "not registered"),

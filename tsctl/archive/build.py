@@ -1,4 +1,4 @@
-"""Builds archives: from archive.yaml, what its recipe made, and the package `handlers`, to one file in the store."""
+"""Builds an archive in the store from archive.yaml, the output of its recipe, and the package `handlers`."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _CREATED = "01/01/1980 00:00:00"  # TorchServe wants a time; a true one would ma
 
 @dataclass(frozen=True)
 class Built:
-    """What the build of one version came to."""
+    """The result of building one version."""
 
     archive: StoredArchive
     is_new: bool  # False: the same bytes were in the store already
-    lines: tuple[str, ...]  # what the recipe printed when it ran
+    lines: tuple[str, ...]  # printed by the recipe when it ran
     superseded: tuple[str, ...]  # names of older archives of the same version, which stay in the store
 
 
@@ -47,18 +47,18 @@ def read_archive_folders(project: Project) -> dict[str, tuple[Path, ArchiveSpec]
     Raises:
         SpecError: a spec has mistakes, or two folders name the same model.
     """
-    found: dict[str, tuple[Path, ArchiveSpec]] = {}
+    folders: dict[str, tuple[Path, ArchiveSpec]] = {}
     for path in sorted(project.archives.glob("*/archive.yaml")):
         spec = read_archive_spec(path)
-        if spec.model in found:
-            other = found[spec.model][0] / "archive.yaml"
+        if spec.model in folders:
+            other = folders[spec.model][0] / "archive.yaml"
             raise SpecError(f"{path}: model: {spec.model!r}: is named by {other} too")
-        found[spec.model] = (path.parent, spec)
-    return found
+        folders[spec.model] = (path.parent, spec)
+    return folders
 
 
 def build_versions(project: Project, wanted: Iterable[tuple[str, str]], progress: Progress) -> list[Built]:
-    """Build each (model, version); what is built already from the same inputs comes out as the same archive.
+    """Build each (model, version); the same inputs give the same archive.
 
     Raises:
         SpecError: a model or version that no archive.yaml names.
@@ -105,7 +105,7 @@ def assemble(
 
     Args:
         folder: the archive's folder.
-        made: what the recipe wrote; None without a recipe.
+        made: the folder that the recipe wrote; None without a recipe.
         has_golden: False leaves the golden answers out, for the run that makes them.
 
     Raises:
@@ -121,17 +121,17 @@ def assemble(
         entries.add("golden.json", _golden(folder, spec, version, {path.name for path in samples.iterdir()}))
     if spec.handler.endswith(".py"):
         entries.add(spec.handler, _required(folder, spec.handler))
-    elif f"{spec.handler.replace('.', '/')}.py" not in entries.found:
+    elif f"{spec.handler.replace('.', '/')}.py" not in entries.by_name:
         raise ArchiveError(f"handler {spec.handler}: the package handlers has no such module")
     for name in spec.files:
         entries.add_tree(name, _required(folder, name), lambda path: True)
     if made is not None:
         entries.add_tree("", made, lambda path: path.name != KEY_FILE)
-    return entries.found
+    return entries.by_name
 
 
 def with_digests(entries: Mapping[str, Content]) -> dict[str, Content]:
-    """The entries and one more that holds the SHA-256 of each."""
+    """Add an entry that holds the SHA-256 of each."""
     digests = {name: content_digest(entries[name]) for name in sorted(entries)}
     return {**entries, DIGESTS: _json(digests)}
 
@@ -186,7 +186,7 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
 
 
 def handlers_package() -> Path:
-    """The package `handlers` that was installed with this tsctl, whatever else of that name PYTHONPATH may hold.
+    """The folder of the package `handlers` beside this tsctl, not of another one of that name on PYTHONPATH.
 
     Raises:
         ArchiveError: it is not there.
@@ -213,7 +213,7 @@ def defines_class(path: Path) -> bool:
         ArchiveError: its name shadows a module, it is no Python, or it defines no class or several.
     """
     if path.stem in sys.stdlib_module_names or path.stem in {"ts", "torch", "numpy", "pydantic", "handlers", "PIL"}:
-        raise ArchiveError(f"{path.name} would stand in for the module {path.stem!r} in the worker", "Rename the file.")
+        raise ArchiveError(f"{path.name} would replace the module {path.stem!r} in the worker", "Rename the file.")
     try:
         tree = ast.parse(path.read_bytes(), path.name)
     except (SyntaxError, ValueError) as error:
@@ -222,24 +222,24 @@ def defines_class(path: Path) -> bool:
         return False
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     if len(classes) != 1:
-        found = f"defines {len(classes)} classes ({', '.join(classes)})" if classes else "defines no class"
+        content = f"defines {len(classes)} classes ({', '.join(classes)})" if classes else "defines no class"
         raise ArchiveError(
-            f"{path}: {found}, and a handler module has exactly one",
+            f"{path}: {content}, and a handler module has exactly one",
             "Put other classes inside the handler's, as Request is, or into a file of their own under `files`.",
         )
     return True
 
 
 class _Entries:
-    """Entries as they are gathered; one name has one source."""
+    """Collects the entries of an archive; one name has one source."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Content] = {}
+        self.by_name: dict[str, Content] = {}
 
     def add(self, name: str, content: Content) -> None:
-        if name in self.found:
+        if name in self.by_name:
             raise ArchiveError(f"two sources write the entry {name} of the archive", "Rename one of them.")
-        self.found[name] = content
+        self.by_name[name] = content
 
     def add_tree(self, name: str, path: Path, wanted: Callable[[Path], bool]) -> None:
         """A file under the name, or every wanted file of a folder under it."""

@@ -49,8 +49,8 @@ class Facts:
 
     @property
     def model(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.manifest["model"]
-        return found
+        model: dict[str, Any] = self.manifest["model"]
+        return model
 
     @property
     def batch_size(self) -> int:
@@ -74,7 +74,7 @@ def read_facts(archive: zipfile.ZipFile) -> Facts:
 
 
 def structure_checks(archive: zipfile.ZipFile) -> Iterator[Check]:
-    """Whether the archive can be unpacked and names what it is; the other checks need both."""
+    """Check that the archive can be unpacked and has a manifest; the other checks need both."""
     unsafe = check_entries(archive)
     yield Check("entries stay inside", FAIL if unsafe else PASS, "; ".join(unsafe))
     if unsafe:
@@ -90,7 +90,7 @@ def structure_checks(archive: zipfile.ZipFile) -> Iterator[Check]:
 
 
 def content_checks(path: Path, archive: zipfile.ZipFile, facts: Facts) -> Iterator[Check]:
-    """Whether the archive is the one that was built, and TorchServe will take it as it is meant."""
+    """Check that the archive is as it was built, and that TorchServe loads it as its author meant."""
     yield _name_check(path, facts)
     yield _digest_check(archive, facts)
     shadowed = shadowing_names(archive.namelist())
@@ -156,14 +156,13 @@ def _is_number(value: object) -> bool:
 
 
 def pickle_check(folder: Path, trust: bool) -> Check:
-    """Whether reading the unpacked files would run code; with `trust`, what is merely unknown is a warning."""
-    found = unsafe_pickles(folder)
-    shown = [f"{unsafe.file} {unsafe.finding}" for unsafe in found[:5]]
-    if not found:
+    """Check that reading the unpacked files runs no code; with `trust`, imports that are only unknown are a warning."""
+    unsafe = unsafe_pickles(folder)
+    if not unsafe:
         return Check("pickles", PASS)
-    if trust and not any(unsafe.is_dangerous for unsafe in found):
-        return Check("pickles", WARN, "; ".join(shown))
-    return Check("pickles", FAIL, "; ".join(shown))
+    is_warning = trust and not any(pickle.is_dangerous for pickle in unsafe)
+    detail = "; ".join(f"{pickle.file} {pickle.finding}" for pickle in unsafe[:5])
+    return Check("pickles", WARN if is_warning else FAIL, detail)
 
 
 def _list(words: str, names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Writes and reads the zip file that an archive is: the same bytes from the same entries, nothing outside its folder.
 
 Entries are sorted by name, stored and not deflated, with one time, one mode and no other attribute. Reading refuses
-what would leave the folder it is unpacked into, or fill the disk.
+entries that would leave the target folder or fill the disk.
 """
 
 from __future__ import annotations
@@ -68,32 +68,32 @@ def place(content: Content, path: Path) -> None:
 
 
 def check_entries(archive: zipfile.ZipFile) -> list[str]:
-    """What makes the archive unsafe to unpack, a sentence each; empty where nothing does."""
-    found = []
+    """The reasons why the archive is unsafe to unpack, a sentence each; empty where it is safe."""
+    unsafe = []
     infos = archive.infolist()
     if len(infos) > MAX_ENTRIES:
-        found.append(f"it has {len(infos)} entries; at most {MAX_ENTRIES} are read")
+        unsafe.append(f"it has {len(infos)} entries; at most {MAX_ENTRIES} are read")
     seen: dict[str, str] = {}
     files = {info.filename.casefold() for info in infos if not info.is_dir()}
     for info in infos:
         name = info.filename
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name.split("/")[0] or "\0" in name:
-            found.append(f"entry {name!r} leads out of the archive")
+            unsafe.append(f"entry {name!r} leads out of the archive")
         if stat.S_ISLNK(info.external_attr >> 16):
-            found.append(f"entry {name!r} is a symbolic link")
+            unsafe.append(f"entry {name!r} is a symbolic link")
         if name.casefold() in seen:
-            found.append(f"entry {name!r} is there twice (as {seen[name.casefold()]!r})")
+            unsafe.append(f"entry {name!r} appears twice (as {seen[name.casefold()]!r})")
         seen[name.casefold()] = name
         folder = next((str(parent) for parent in pure.parents if str(parent).casefold() in files), None)
         if folder is not None:
-            found.append(f"entry {name!r} lies in {folder!r}, which is a file")
+            unsafe.append(f"entry {name!r} lies in {folder!r}, which is a file")
         if info.file_size > 1 << 20 and info.file_size > MAX_RATIO * max(1, info.compress_size):
-            found.append(f"entry {name!r} grows {info.file_size // max(1, info.compress_size)}-fold when unpacked")
+            unsafe.append(f"entry {name!r} grows {info.file_size // max(1, info.compress_size)}-fold when unpacked")
     total = sum(info.file_size for info in infos)
     if total > MAX_UNPACKED_BYTES:
-        found.append(f"it unpacks to {total} bytes; at most {MAX_UNPACKED_BYTES} are written")
-    return found
+        unsafe.append(f"it unpacks to {total} bytes; at most {MAX_UNPACKED_BYTES} are written")
+    return unsafe
 
 
 def open_archive(path: Path) -> zipfile.ZipFile:

@@ -1,4 +1,4 @@
-"""Makes golden answers: what a version answers to its samples now, rounded, beside what was kept before."""
+"""Makes golden answers: a version's present answers to its samples, rounded."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tsctl.config.archive import ArchiveSpec, Tolerance
 from tsctl.errors import ArchiveError
 from tsctl.host.progress import Note
 
-#: More digits would hold one machine's rounding against another's.
+#: More digits would compare one machine's rounding with another's.
 SIGNIFICANT_DIGITS = 6
-#: Of the tolerance, what rounding may take.
+#: The share of the tolerance that rounding may use up.
 LARGEST_SHARE = 0.1
 
 
 def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> list[str]:
-    """Write golden/<version>.json anew.
+    """Write golden/<version>.json again.
 
     Returns:
         The names of the samples whose answers changed beyond the tolerance, came or went; the file is left as it is
@@ -37,18 +37,18 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> li
     with tempfile.TemporaryDirectory(prefix="tsctl-golden-") as unpacked:
         for name, content in assemble(folder, spec, version, made, has_golden=False).items():
             place(content, Path(unpacked) / name)
-        note("asking the samples")
-        trial = run_probe(Path(unpacked), [], golden=True)
+        note("running the samples")
+        trial = run_probe(Path(unpacked), spec.serving(version).batch.size, [], golden=True)
     if trial.error:
         raise ArchiveError(f"{spec.model} {version} gives no golden answers: {trial.error}\n{trial.log}")
     path = folder / spec.golden / f"{version}.json"
-    before = _kept(path)
+    before = _read_golden(path)
     tolerance = spec.serving(version).tolerance
     after = {name: rounded(answer, tolerance) for name, answer in trial.golden.items()}
     allowed = contract.Tolerance(**tolerance.model_dump())
     for name in before.keys() & after.keys():
         if contract.difference(trial.golden[name], before[name], allowed) is None:
-            after[name] = before[name]  # what another machine wrote holds here too
+            after[name] = before[name]  # the answer of another machine is right here too
     if after == before:
         return []
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +56,8 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> li
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
-def _kept(path: Path) -> dict[str, Any]:
-    """The golden answers that were kept before; none where there is no file, or one that is no JSON object."""
+def _read_golden(path: Path) -> dict[str, Any]:
+    """The golden answers of the file; none where there is no file, or its content is no JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

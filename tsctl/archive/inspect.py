@@ -1,11 +1,11 @@
-"""Tells what is in an archive, any archive, without running any of it."""
+"""Reads the contents of any archive without running any of it."""
 
 from __future__ import annotations
 
 import json
 import struct
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Contents:
-    """What an archive says and holds."""
+    """The settings and entries of an archive."""
 
     path: str
     digest: str  # SHA-256 of the file
@@ -36,12 +36,9 @@ class Contents:
     entries: dict[str, int]  # bytes by name
     tensors: dict[str, list[Tensor]]  # by safetensors file
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def inspect_archive(path: Path) -> Contents:
-    """What the archive holds.
+    """Read the contents of the archive.
 
     Raises:
         ArchiveError: it is no archive.

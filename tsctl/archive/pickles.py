@@ -1,7 +1,7 @@
 """Finds pickles in unpacked files that would run code when they are read, by the picklescan library; nothing is run.
 
-An allowlist decides: what a file of plain tensors needs is safe, what picklescan knows as dangerous is dangerous, and
-everything else is unknown, because a list of dangers is never complete.
+An allowlist decides: imports that a file of plain tensors needs are safe, those that picklescan lists as dangerous are
+dangerous, and all others are unknown, because a list of dangers is never complete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ZIP, _NUMPY = b"PK\x03\x04", b"\x93NUMPY"
 
 @dataclass(frozen=True)
 class UnsafePickle:
-    """One thing that reading a file would import."""
+    """One unsafe import of a file."""
 
     file: str
     finding: str  # 'imports module.attribute', or what is wrong with the file
@@ -33,14 +33,14 @@ class UnsafePickle:
 
 
 def unsafe_pickles(folder: Path) -> list[UnsafePickle]:
-    """What the pickles below a folder would import beyond tensors, by file and finding."""
-    found = [
+    """Unsafe imports of the pickles below a folder, by file and finding."""
+    unsafe_files = [
         unsafe
         for path in sorted(folder.rglob("*"))
         if path.is_file() and may_be_pickle(path)
         for unsafe in _scan(path, path.relative_to(folder).as_posix())
     ]
-    return sorted(found, key=lambda unsafe: (unsafe.file, unsafe.finding))
+    return sorted(unsafe_files, key=lambda unsafe: (unsafe.file, unsafe.finding))
 
 
 def may_be_pickle(path: Path) -> bool:
@@ -54,14 +54,14 @@ def may_be_pickle(path: Path) -> bool:
 def _scan(path: Path, name: str) -> list[UnsafePickle]:
     from picklescan.scanner import SafetyLevel, scan_bytes
 
-    logging.getLogger("picklescan").setLevel(logging.CRITICAL)  # what it finds is told here, and only here
+    logging.getLogger("picklescan").setLevel(logging.CRITICAL)  # its findings are reported here, and only here
     suffix = path.suffix.lower()
     with path.open("rb") as file:
         is_zip = file.read(4) == _ZIP
         file.seek(0)
         # a torch file is a zip file, whatever it is called
         result = scan_bytes(file, name, ".zip" if is_zip else suffix if suffix in _SUFFIXES else ".pkl")
-    found = [
+    unsafe = [
         UnsafePickle(name, f"imports {entry.module}.{entry.name}", entry.safety is SafetyLevel.Dangerous)
         for entry in result.globals
         if entry.safety is not SafetyLevel.Innocuous
@@ -69,5 +69,5 @@ def _scan(path: Path, name: str) -> list[UnsafePickle]:
         and not entry.module.startswith("__torch__")
     ]
     if result.scan_err:
-        found.append(UnsafePickle(name, "cannot be read as a pickle", is_dangerous=False))
-    return found
+        unsafe.append(UnsafePickle(name, "cannot be read as a pickle", is_dangerous=False))
+    return unsafe

@@ -39,7 +39,7 @@ def main(order_file: str, result_file: str) -> None:
                 result["loaded"] = True
                 result["answers"] = [answer(service, batch) for batch in order["batches"]]
         result["handlers"] = getattr(sys.modules.get("handlers"), "__file__", None)
-    except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent must be told
+    except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent process needs the reason
         result["error"] = f"{type(error).__name__}: {error}"
     Path(result_file).write_text(json.dumps(result))
 
@@ -117,7 +117,7 @@ def decode_answers(message: bytes) -> list[dict[str, Any]]:
     reader = _Reader(message)
     reader.number()
     reader.field()
-    found = {}
+    answers = {}
     while (length := reader.number()) != -1:
         request_id = reader.take(length).decode()
         media_type = reader.field().decode()
@@ -125,8 +125,8 @@ def decode_answers(message: bytes) -> list[dict[str, Any]]:
         reader.field()
         headers = {reader.field().decode(): reader.field().decode() for _ in range(reader.number())}
         body = base64.b64encode(reader.field()).decode()
-        found[request_id] = {"status": status, "media_type": media_type, "headers": headers, "body": body}
-    return [found[f"request-{number}"] for number in range(len(found))]
+        answers[request_id] = {"status": status, "media_type": media_type, "headers": headers, "body": body}
+    return [answers[f"request-{number}"] for number in range(len(answers))]
 
 
 def _field(value: bytes) -> bytes:

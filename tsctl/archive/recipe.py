@@ -1,4 +1,4 @@
-"""Runs an archive's recipe, the script that makes its weights, and keeps what it wrote until an input changes."""
+"""Runs an archive's recipe, the script that makes its weights, and keeps its output until an input changes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SHOWN_LINES = 15
 
 
 def recipe_output(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> tuple[Path | None, list[str]]:
-    """The folder with what the recipe wrote for a version, run now if an input changed; None without a recipe.
+    """The folder with the recipe's output for a version; the recipe runs if an input changed. None without a recipe.
 
     Args:
         folder: the archive's folder, with archive.yaml.
-        note: given every line that the recipe prints, while it runs.
+        note: gets every line that the recipe prints, while it runs.
 
     Returns:
         The folder, and the lines that the recipe printed when it ran.
@@ -59,7 +59,7 @@ def recipe_key(folder: Path, spec: ArchiveSpec, version: str) -> str:
         "settings": spec.serving(version).settings,
         "files": {name: _digest(folder / name) for name in [spec.recipe or "", *spec.files]},
         "python": platform.python_version(),
-        # without tsctl itself, whose version says nothing of what a recipe does
+        # without tsctl: its version does not change what a recipe does
         "packages": sorted({f"{d.name}=={d.version}" for d in distributions() if d.name != "tsctl"}),
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Names and finds the archives in `archives/store`; the store is flat, and a file in it never changes.
 
-An archive's name carries the first 12 digits of its digest, so two builds of one version lie side by side. Which one is
-meant is remembered in `current.json`; without that file it is the newest.
+An archive's name carries the first 12 digits of its digest, so two builds of one version lie side by side. The current
+one is named in `current.json`; without that file it is the newest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAME = re.compile(
     rf"^(?P<model>[A-Za-z0-9][A-Za-z0-9_\-.]*)-(?P<version>[A-Za-z0-9][A-Za-z0-9_.]*)"
     rf"-(?P<digest>[0-9a-f]{{{DIGEST_DIGITS}}})\.mar$"
 )
-#: What reading a damaged zip file may raise; a flipped byte can be met by any of them.
+#: Raised by reading a damaged zip file; one flipped byte can cause any of them.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
 
@@ -60,7 +60,7 @@ def digest_of(path: Path) -> str:
 
 
 def archive_of(path: Path) -> StoredArchive:
-    """The archive that a file of the store is.
+    """The archive in a file of the store.
 
     Raises:
         ArchiveError: it is not named as the store names archives.
@@ -82,20 +82,21 @@ def find_archive(project: Project, model: str, version: str) -> StoredArchive:
     Raises:
         ArchiveError: none is in the store.
     """
-    found = [a for a in list_archives(project) if (a.model, a.version) == (model, version)]
-    if not found:
-        there = ", ".join(dict.fromkeys(f"{one.model} {one.version}" for one in list_archives(project)))
+    archives = list_archives(project)
+    matching = [archive for archive in archives if (archive.model, archive.version) == (model, version)]
+    if not matching:
+        there = ", ".join(dict.fromkeys(f"{archive.model} {archive.version}" for archive in archives))
         raise ArchiveError(
             f"no archive of {model} {version} in {project.relative(project.store)}",
             f"There are: {there or 'none'}. Build it: tsctl archive build {model}:{version}",
         )
     current = _current(project).get(f"{model}:{version}")
-    named = next((archive for archive in found if archive.digest == current), None)
-    return named or max(found, key=lambda archive: archive.path.stat().st_mtime_ns)
+    named = next((archive for archive in matching if archive.digest == current), None)
+    return named or max(matching, key=lambda archive: archive.path.stat().st_mtime_ns)
 
 
 def make_current(project: Project, archive: StoredArchive) -> None:
-    """Make this the archive that its version means."""
+    """Make this the current archive of its version."""
     path = project.store / "current.json"
     with exclusive(project.store / ".current.lock", "the list of current archives", wait_s=10.0):
         content = {**_current(project), f"{archive.model}:{archive.version}": archive.digest}
@@ -108,7 +109,7 @@ def import_archive(project: Project, path: Path) -> StoredArchive:
     """A .mar file from anywhere as an archive of the store, copied there under the store's naming.
 
     Raises:
-        ArchiveError: it is no archive, or its model's name or version cannot stand in a URL and a file name.
+        ArchiveError: it is no archive, or its model's name or version does not fit into a URL and a file name.
     """
     if path.resolve().parent == project.store.resolve() and parse_name(path.name):
         return archive_of(path)
@@ -129,7 +130,7 @@ def names_inside(path: Path) -> tuple[str, str]:
     """The model and version that an archive's manifest names.
 
     Raises:
-        ArchiveError: it is no archive, or a name is one that the store and TorchServe's URLs cannot carry.
+        ArchiveError: it is no archive, or a name does not fit into a file name or TorchServe's URLs.
     """
     try:
         with zipfile.ZipFile(path) as content:
@@ -146,7 +147,7 @@ def names_inside(path: Path) -> tuple[str, str]:
 
 
 def name_mistake(model: str, version: str) -> str:
-    """What is wrong with the names in a manifest; empty where nothing is."""
+    """The mistake in the names of a manifest; empty where there is none."""
     for kind, name, rule in (("modelName", model, ModelName), ("modelVersion", version, ModelVersion)):
         try:
             TypeAdapter(rule).validate_python(name)
@@ -160,4 +161,4 @@ def _current(project: Project) -> dict[str, str]:
     try:
         return {str(key): str(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
     except (FileNotFoundError, ValueError, AttributeError):
-        return {}  # lost or damaged: the newest archive is taken, and the next build writes it again
+        return {}  # lost or damaged: the newest archive counts, and the next build writes the file again

@@ -1,4 +1,4 @@
-"""Tries an archive in a clean process (see probe.py): what it answers to batches, or its present golden answers."""
+"""Runs an archive in a clean process (see probe.py), to get its answers to batches or its golden answers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tsctl.errors import ArchiveError
 from tsctl.host.environment import inherited
 
@@ -24,7 +22,7 @@ _SHOWN_LINES = 12
 
 
 @dataclass(frozen=True)
-class Request:
+class ItemRequest:
     """One item of a batch."""
 
     body: bytes
@@ -32,8 +30,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back for one item."""
+class ItemAnswer:
+    """The answer to one item."""
 
     status: int
     media_type: str
@@ -47,27 +45,31 @@ class Answer:
 
 @dataclass(frozen=True)
 class Trial:
-    """How a trial ended."""
+    """The result of a trial."""
 
     is_loaded: bool
     error: str  # why it did not load or answer; empty where it did
     log: str  # the last lines that it wrote
     load_s: float | None = None
-    answers: list[list[Answer]] = field(default_factory=list)
+    answers: list[list[ItemAnswer]] = field(default_factory=list)
     golden: dict[str, Any] = field(default_factory=dict)
     handlers_file: str | None = None  # which package `handlers` ran
 
 
 def run_probe(
-    folder: Path, batches: Sequence[Sequence[Request]], golden: bool = False, timeout_s: float = TIMEOUT_S
+    folder: Path,
+    batch_size: int,
+    batches: Sequence[Sequence[ItemRequest]],
+    golden: bool = False,
+    timeout_s: float = TIMEOUT_S,
 ) -> Trial:
-    """Try what lies unpacked in a folder; with `golden`, only its present answers to its samples are asked for."""
+    """Try an unpacked archive; with `golden`, only its present answers to its own samples are made."""
     model = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
     order = {
         "folder": str(folder.resolve()),
         "model": model["modelName"],
         "handler": model["handler"],
-        "batch_size": batch_size(folder, model),
+        "batch_size": batch_size,
         "golden": golden,
         "batches": [
             [{"body": base64.b64encode(item.body).decode(), "media_type": item.media_type} for item in batch]
@@ -83,18 +85,8 @@ def run_probe(
         return _trial(json.loads(result_file.read_text()), log)
 
 
-def batch_size(folder: Path, model: Mapping[str, Any]) -> int:
-    """The archive's own batch size; 1 where it says none."""
-    path = folder / str(model.get("configFile", ""))
-    if not path.is_file():
-        return 1
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    size = config.get("batchSize", 1) if isinstance(config, dict) else 1
-    return size if isinstance(size, int) and size > 0 else 1
-
-
 def _run(command: list[str], timeout_s: float) -> str:
-    """What the process wrote last; its own group is killed at the deadline, with whatever it started."""
+    """The last lines that the process wrote; at the deadline it is killed with all processes that it started."""
     with subprocess.Popen(
         command,
         env={**inherited(os.environ), "PYTHONDONTWRITEBYTECODE": "1", "TS_DECODE_INPUT_REQUEST": "true"},
@@ -128,7 +120,7 @@ def _trial(result: dict[str, Any], log: str) -> Trial:
         log=log,
         load_s=result.get("load_s"),
         answers=[
-            [Answer(a["status"], a["media_type"], a["headers"], base64.b64decode(a["body"])) for a in batch]
+            [ItemAnswer(a["status"], a["media_type"], a["headers"], base64.b64decode(a["body"])) for a in batch]
             for batch in result["answers"]
         ],
         golden=result.get("golden", {}),

@@ -1,7 +1,7 @@
-"""Decides whether an archive may be served: static checks first, then what it answers in a clean process.
+"""Decides whether an archive may be served: static checks first, then its answers in a clean process.
 
-Nothing of an archive is run before its static checks have passed. A stock archive, made by torch-model-archiver, cannot
-keep the contract of tsctl's handlers; where it does not, that is a warning.
+Invariant: nothing of an archive runs before its static checks have passed. A stock archive, made by
+torch-model-archiver, cannot keep the contract of tsctl's handlers, so a breach is a warning there.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Report:
 def verify(
     path: Path, samples: Sequence[Path] = (), trust_pickles: bool = False, timeout_s: float = TIMEOUT_S
 ) -> Report:
-    """Every check of one archive; those that run it only where all static ones pass.
+    """Run every check of one archive; the archive itself runs only after all static checks have passed.
 
     Args:
         samples: request bodies to send besides the archive's own; for stock archives, which carry none.
-        trust_pickles: take pickles that import more than tensors as a warning, unless something is known as dangerous.
+        trust_pickles: treat imports that are only unknown as a warning; dangerous ones still fail.
 
     Raises:
         ArchiveError: there is no such file, or TorchServe is not installed.

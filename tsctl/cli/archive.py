@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,14 +36,14 @@ def build(names: Names = None, json: Json = False) -> None:
         return
     for made in built:
         for name in made.superseded:
-            typer.echo(f"{name} is of the same version and stays in the store")
+            typer.echo(f"{name} is an older build of the same version; it stays in the store")
     if not any(made.is_new for made in built):
-        typer.echo(f"nothing to build: {plural(len(built), 'archive')} as before")
+        typer.echo(f"nothing to build: {plural(len(built), 'archive')} unchanged")
 
 
 @app.command("list")
 def list_stored(json: Json = False) -> None:
-    """Every archive in the store, and which one its version means."""
+    """List every archive in the store; a version means its current one."""
     from tsctl.archive.store import find_archive, list_archives
 
     project = find_project()
@@ -58,7 +59,7 @@ def list_stored(json: Json = False) -> None:
 
 
 def _versions(project: Project, names: list[str] | None) -> list[tuple[str, str]]:
-    """(model, version) pairs that the names mean; a model alone means all its versions."""
+    """The (model, version) pairs of the names; a model alone means all its versions."""
     from tsctl.archive.build import read_archive_folders
     from tsctl.errors import SpecError
 
@@ -69,12 +70,12 @@ def _versions(project: Project, names: list[str] | None) -> list[tuple[str, str]
     wanted = []
     for name in names or list(folders):
         model, _, version = name.partition(":")
-        found = [pair for pair in every if pair[0] == model and version in ("", pair[1])]
-        if not found:
+        matching = [pair for pair in every if pair[0] == model and version in ("", pair[1])]
+        if not matching:
             raise SpecError(
                 f"no archive.yaml names {name}", f"There are: {', '.join(':'.join(pair) for pair in every)}."
             )
-        wanted += found
+        wanted += matching
     return wanted
 
 
@@ -82,14 +83,14 @@ def _versions(project: Project, names: list[str] | None) -> list[tuple[str, str]
 def verify(
     names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]|FILE.mar]...")] = None,
     sample: Annotated[
-        list[Path] | None, typer.Option("--sample", help="A request body to send as well; for stock archives.")
+        list[Path] | None, typer.Option("--sample", help="One more request body to send; for stock archives.")
     ] = None,
     trust_pickles: Annotated[
         bool, typer.Option("--trust-pickles", help="Take pickles that import more than tensors as a warning.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check archives before they serve: safe files, right answers, bad items that harm no neighbour; exit code 3."""
+    """Verify archives before they serve: safe files, right answers, isolated bad items; exit code 3 if one fails."""
     from tsctl.archive.verify import verify as verify_archive
     from tsctl.errors import ArchiveError
     from tsctl.host.progress import Progress
@@ -99,7 +100,7 @@ def verify(
     for path in _archive_files(names):
         with progress.step(f"verifying {path.name}") as step:
             report = verify_archive(path, sample or [], trust_pickles)
-            step.done("good" if report.is_good else "not good")
+            step.done("passed" if report.is_good else "failed")
         reports.append(report)
         if not json:
             print_table(("check", "outcome", "detail"), [(c.name, c.outcome, c.detail) for c in report.checks])
@@ -107,19 +108,19 @@ def verify(
         print_json([report.as_json() for report in reports])
     bad = [report.path.name for report in reports if not report.is_good]
     if bad:
-        raise ArchiveError(f"must not be served: {', '.join(bad)}")
+        raise ArchiveError(f"failed verification: {', '.join(bad)}")
 
 
 @app.command()
 def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.mar")], json: Json = False) -> None:
-    """Tell what is in an archive, without running it."""
+    """Show the contents of an archive without running it."""
     from tsctl.archive.inspect import inspect_archive
 
-    found = [inspect_archive(path) for path in _archive_files([name])]
+    archives = [inspect_archive(path) for path in _archive_files([name])]
     if json:
-        print_json([contents.as_json() for contents in found])
+        print_json([asdict(contents) for contents in archives])
         return
-    for contents in found:
+    for contents in archives:
         model = contents.manifest["model"]
         typer.echo(f"model     {model['modelName']} {model.get('modelVersion', '')}")
         serving = contents.config.get("serving") or {}
@@ -142,7 +143,7 @@ def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.ma
 
 @app.command()
 def golden(names: Names = None) -> None:
-    """Keep the present answers to the samples as the golden ones; look at the difference before you commit it."""
+    """Write the present answers to the samples as golden answers; review the difference before you commit it."""
     from tsctl.archive.build import read_archive_folders
     from tsctl.archive.golden import make_golden
     from tsctl.host.progress import Progress
@@ -152,7 +153,7 @@ def golden(names: Names = None) -> None:
     progress = Progress()
     for model, version in _versions(project, names):
         folder, spec = folders[model]
-        with progress.step(f"asking {model} {version}") as step:
+        with progress.step(f"golden answers of {model} {version}") as step:
             changed = make_golden(folder, spec, version, step.note)
             step.done(f"{plural(len(changed), 'answer')} changed" if changed else "unchanged")
         for name in changed:
@@ -160,7 +161,7 @@ def golden(names: Names = None) -> None:
 
 
 def _archive_files(names: list[str] | None) -> list[Path]:
-    """The .mar files that the names mean; none means every version's current archive."""
+    """The .mar files of the names; without names, the current archive of every version."""
     from tsctl.archive.store import find_archive, list_archives
     from tsctl.errors import ArchiveError
 

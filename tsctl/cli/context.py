@@ -12,31 +12,31 @@ if TYPE_CHECKING:
 
 
 def open_deployment() -> tuple[Project, DeploymentSpec]:
-    """The project and what its deployment.yaml says."""
+    """The project and its deployment.yaml."""
     from tsctl.config.deployment import read_deployment
 
     project = find_project()
     return project, read_deployment(project.deployment)
 
 
-def open_all_nodes(named: str | None) -> tuple[Project, DeploymentSpec, list[Node]]:
-    """Every node, for a command that was given --all-nodes.
+def select_nodes(name: str | None, all_nodes: bool) -> tuple[Project, DeploymentSpec, list[Node]]:
+    """The nodes that --node and --all-nodes select: every node, the named one, or the only one.
 
     Raises:
-        SpecError: --node named one as well.
+        SpecError: both were given, or several nodes exist and neither was.
     """
     from tsctl.errors import SpecError
-    from tsctl.nodes.torchserve.node import open_nodes
+    from tsctl.nodes.torchserve.node import open_node, open_nodes
 
-    if named is not None:
-        raise SpecError(f"--all-nodes and --node {named} contradict each other", "Give one of the two.")
+    if all_nodes and name is not None:
+        raise SpecError(f"--all-nodes and --node {name} contradict each other", "Give one of the two.")
     project, deployment = open_deployment()
-    return project, deployment, open_nodes(project, deployment)
+    if all_nodes:
+        return project, deployment, open_nodes(project, deployment)
+    return project, deployment, [open_node(project, *deployment.node(name))]
 
 
 def open_one_node(name: str | None) -> tuple[Project, DeploymentSpec, Node]:
     """The node of that name, or the only one."""
-    from tsctl.nodes.torchserve.node import open_node
-
-    project, deployment = open_deployment()
-    return project, deployment, open_node(project, *deployment.node(name))
+    project, deployment, nodes = select_nodes(name, all_nodes=False)
+    return project, deployment, nodes[0]

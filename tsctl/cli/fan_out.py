@@ -1,4 +1,4 @@
-"""`--all-nodes`: one operation on every node of deployment.yaml, shown as a line for each."""
+"""`--all-nodes`: one operation on every node of deployment.yaml, with a line for each."""
 
 from __future__ import annotations
 
@@ -19,27 +19,33 @@ AllNodes = Annotated[
 ]
 
 
-def change_on_nodes(nodes: Sequence[Node], what: str, act: Callable[[Node, Note], NodeChange]) -> None:
-    """Do it on every node and print how it ended on each.
+def change_nodes(
+    nodes: Sequence[Node], all_nodes: bool, operation: str, act: Callable[[Node, Note], NodeChange]
+) -> None:
+    """Change the nodes and print the outcome: a table where all nodes were asked for, else a word about the only one.
 
     Args:
-        what: the operation, such as `registering digits 2.0`.
+        operation: its name, such as `registering digits 2.0`.
 
     Raises:
-        NodeError: it failed on at least one, after all were tried.
+        NodeError: it failed on at least one node, after all were tried.
     """
     from tsctl.host.progress import Progress
     from tsctl.nodes.fan_out import combined_error, run_on_nodes
 
-    with Progress().step(what) as step:
-        ended = run_on_nodes(nodes, act, step.note)
-        step.done(f"done on {sum(one.error is None for one in ended)} of {len(ended)} nodes")
+    with Progress().step(operation) as step:
+        if not all_nodes:
+            change = act(nodes[0], step.note)
+            step.done(f"{change.detail or change.outcome} on node {nodes[0].name}")
+            return
+        results = run_on_nodes(nodes, act, step.note)
+        step.done(f"done on {sum(result.error is None for result in results)} of {len(results)} nodes")
     rows = []
-    for one in ended:
-        if one.value is not None:
-            rows.append((one.node, one.value.outcome, one.value.detail))
-        elif one.error is not None:
-            rows.append((one.node, "failed", one.error.summary))
+    for result in results:
+        if result.value is not None:
+            rows.append((result.node, result.value.outcome, result.value.detail))
+        elif result.error is not None:
+            rows.append((result.node, "failed", result.error.summary))
     print_table(("node", "outcome", "detail"), rows)
-    if error := combined_error(ended, what):
+    if error := combined_error(results, operation):
         raise error

@@ -12,14 +12,14 @@ from tsctl.cli.models import Json
 from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from tsctl.gateway.start import GatewayStatus
     from tsctl.gateway.state import Gateway
+    from tsctl.gateway.status import GatewayStatus
 
 app = typer.Typer(help="Render, start, stop and show the gateway of this machine.", no_args_is_help=True)
 
 
-def opened() -> Gateway:
-    """The gateway of the project that the command stands in."""
+def open_here() -> Gateway:
+    """The gateway of the project in the working folder."""
     from tsctl.gateway.state import open_gateway
 
     return open_gateway(*open_deployment())
@@ -27,83 +27,83 @@ def opened() -> Gateway:
 
 @app.command()
 def render() -> None:
-    """Write Envoy's files from deployment.yaml and what the nodes serve, and have Envoy check them."""
-    from tsctl.gateway.change import sync
-    from tsctl.gateway.envoy.process import validate, write_static_files
+    """Write Envoy's files from deployment.yaml and the versions that nodes serve, and have Envoy check them."""
+    from tsctl.gateway.envoy.configuration import validate, write_static_files
     from tsctl.gateway.state import changing
+    from tsctl.gateway.sync import sync
 
-    gateway = opened()
+    gateway = open_here()
     with changing(gateway):
         write_static_files(gateway)
     for change in sync(gateway):
         typer.echo(change)
     validate(gateway)
-    typer.echo(f"Envoy takes what is written to {gateway.project.relative(gateway.places.folder)}")
+    typer.echo(f"Envoy accepts the files in {gateway.project.relative(gateway.files.folder)}")
 
 
 @app.command()
 def start(
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Stay as the keeper, until Ctrl-C or SIGTERM; for service managers.")
+        bool, typer.Option("--foreground", help="Stay as the supervisor until Ctrl-C or SIGTERM; for service managers.")
     ] = False,
 ) -> None:
-    """Start the gateway, or bring a running one to what the nodes serve."""
-    from tsctl.gateway.envoy import supervisor as keeper
+    """Start the gateway, or bring a running one to the versions that the nodes serve."""
+    from tsctl.gateway.envoy import supervisor
     from tsctl.gateway.start import start_gateway, stop_gateway
     from tsctl.host.progress import Progress
 
-    gateway, progress = opened(), Progress()
-    changes = start_gateway(gateway, progress, with_keeper=not foreground)
+    gateway, progress = open_here(), Progress()
+    changes = start_gateway(gateway, progress, with_supervisor=not foreground)
     for change in changes:
         typer.echo(change)
     if not changes:
         typer.echo(f"nothing to change: the gateway answers at {gateway.spec.address}")
     if foreground:
         try:
-            keeper.run(gateway)
+            supervisor.run(gateway)
         finally:
             stop_gateway(gateway, progress)
 
 
 @app.command()
 def stop() -> None:
-    """Stop the gateway that was started here; what it has in hand has five seconds to end."""
+    """Stop the gateway that was started here; requests in flight have five seconds to finish."""
     from tsctl.gateway.start import stop_gateway
     from tsctl.host.progress import Progress
 
-    if not stop_gateway(opened(), Progress()):
+    if not stop_gateway(open_here(), Progress()):
         typer.echo("the gateway was not running")
 
 
 @app.command()
 def status(json: Json = False) -> None:
-    """Routes, versions, weights and nodes as Envoy sees them; exit code 5 if a route cannot answer."""
+    """Show routes, versions, weights and nodes as Envoy sees them; exit code 5 if a route cannot answer."""
     from tsctl.errors import GatewayError
-    from tsctl.gateway.start import gateway_status
+    from tsctl.gateway.status import gateway_status
 
-    found = gateway_status(opened())
+    current = gateway_status(open_here())
     if json:
-        print_json({**asdict(found), "is_ready": found.is_ready})
+        print_json({**asdict(current), "is_ready": current.is_ready})
     else:
-        _print_status(found)
-    if not found.is_live:
+        _print_status(current)
+    if not current.is_live:
         raise GatewayError("the gateway does not run", "Start it with 'make up' or 'tsctl gateway start'.")
-    if not found.is_ready:
-        silent = ", ".join(f"{r.model} {r.version}" for r in found.rows if r.track == "stable" and not r.healthy)
-        raise GatewayError(f"the gateway is not ready: {silent or 'no model has a route'}")
+    if not current.is_ready:
+        unhealthy = ", ".join(f"{r.model} {r.version}" for r in current.rows if r.track == "stable" and not r.healthy)
+        raise GatewayError(f"the gateway is not ready: {unhealthy or 'no model has a route'}")
 
 
-def _print_status(found: GatewayStatus) -> None:
+def _print_status(status: GatewayStatus) -> None:
     from tsctl.config.weights import percent
 
-    condition = "ready" if found.is_ready else "not ready" if found.is_live else "not running"
-    pids = f" (pid {found.pid}, keeper {found.keeper or 'not running'})" if found.pid else ""
-    typer.echo(f"gateway: {condition}{pids}, {found.address}")
-    if not found.rows:
+    condition = "ready" if status.is_ready else "not ready" if status.is_live else "not running"
+    pids = f" (pid {status.pid}, supervisor {status.supervisor or 'not running'})" if status.pid else ""
+    typer.echo(f"gateway: {condition}{pids}, {status.address}")
+    if not status.rows:
         return
     typer.echo("")
     rows = [
         (r.model, r.version, r.track, percent(r.weight), f"{r.healthy}/{r.nodes}", r.active, r.why_not)
-        for r in found.rows
+        for r in status.rows
     ]
-    print_table(("model", "version", "track", "weight", "nodes", "active", "trouble"), rows)
+    print_table(("model", "version", "track", "weight", "nodes", "in flight", "problem"), rows)

@@ -1,4 +1,4 @@
-"""`tsctl keys`: who may ask the gateway, and how often."""
+"""`tsctl keys`: clients of the gateway, and their budgets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tsctl.cli.gateway import opened
+from tsctl.cli.gateway import open_here
 from tsctl.cli.models import Json
 from tsctl.cli.output import print_json, print_table
 
@@ -17,13 +17,13 @@ app = typer.Typer(help="Give clients keys for the gateway, list and revoke them.
 @app.command()
 def add(
     client: Annotated[str, typer.Argument(metavar="CLIENT")],
-    requests_per_s: Annotated[int | None, typer.Option(min=1, help="The gateway's own budget if left out.")] = None,
-    burst: Annotated[int | None, typer.Option(min=1, help="Requests at once; those of a second if left out.")] = None,
+    requests_per_s: Annotated[int | None, typer.Option(min=1, help="Default: the gateway's own budget.")] = None,
+    burst: Annotated[int | None, typer.Option(min=1, help="Requests at once. Default: those of one second.")] = None,
     header_file: Annotated[
-        Path | None, typer.Option(help="Write the header there, for curl -H @FILE, and do not print the key.")
+        Path | None, typer.Option(help="Write the header to this file, for curl -H @FILE, and do not print the key.")
     ] = None,
 ) -> None:
-    """Give a client one more key; it is shown this once, and in force when this returns."""
+    """Give a client one more key. It is printed only now, and in force when the command returns."""
     from tsctl.errors import SpecError
     from tsctl.gateway import change, keys
     from tsctl.gateway.headers import KEY_HEADER
@@ -33,7 +33,7 @@ def add(
     record = keys.record_of(key, client, requests_per_s, burst)
 
     def put_in_force() -> None:
-        change.set_clients(opened(), lambda records: keys.added(records, record), {record.sha256: key})
+        change.set_clients(open_here(), lambda records: keys.added(records, record), {record.sha256: key})
 
     if header_file is None:
         put_in_force()
@@ -49,16 +49,16 @@ def add(
 
 @app.command("list")
 def list_keys(json: Json = False) -> None:
-    """Every key by its id, never the key itself."""
+    """List keys by their ids, never the keys themselves."""
     from tsctl.gateway import keys
     from tsctl.gateway.files import read_document
 
-    gateway = opened()
-    plain = keys.plain_keys(read_document(gateway.places.routes))
+    gateway = open_here()
+    plain = keys.plain_keys(read_document(gateway.files.routes))
     columns = ("id", "client", "created", "requests/s", "burst", "in force")
     rows = [
-        (one.id, one.client, one.created, one.requests_per_s, one.burst, one.sha256 in plain)
-        for one in keys.read_keys(gateway.keys_file)
+        (record.id, record.client, record.created, record.requests_per_s, record.burst, record.sha256 in plain)
+        for record in keys.read_keys(gateway.files.keys)
     ]
     if json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -68,8 +68,8 @@ def list_keys(json: Json = False) -> None:
 
 @app.command()
 def revoke(name: Annotated[str, typer.Argument(metavar="ID|CLIENT")]) -> None:
-    """Take back one key, or all of a client's; not in force any more when this returns."""
+    """Revoke one key, or all keys of a client; none of them is in force when the command returns."""
     from tsctl.gateway import change, keys
 
-    change.set_clients(opened(), lambda records: keys.revoked(records, name), {})
+    change.set_clients(open_here(), lambda records: keys.revoked(records, name), {})
     typer.echo(f"{name} is revoked")

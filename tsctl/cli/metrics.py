@@ -1,4 +1,4 @@
-"""`tsctl metrics`: what the workers of the node on this machine measured."""
+"""`tsctl metrics`: the metrics of the workers of the node on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tsctl.nodes.torchserve.node import Node
 
-app = typer.Typer(help="Show or export what the workers of the node on this machine measured.", no_args_is_help=True)
+app = typer.Typer(help="Show or export the metrics of the workers of the node on this machine.", no_args_is_help=True)
 
 
 @app.command()
@@ -24,7 +24,7 @@ def serve(
         str, typer.Option("--listen", help="Address to listen on; port 0 takes a free one.")
     ] = "127.0.0.1:9464",
 ) -> None:
-    """Stay, and export what all workers measured since the node's start, at /metrics, until Ctrl-C or SIGTERM."""
+    """Serve the metrics of all workers since the node's start at /metrics, until Ctrl-C or SIGTERM."""
     opened, registry = _open_metrics(node)
     from tsctl.monitoring.exporter import parse_listen, serve_until_signalled, url_of
 
@@ -36,7 +36,7 @@ def serve(
 
 @app.command()
 def show(node: NodeOption = None) -> None:
-    """Print once what `tsctl metrics serve` exports."""
+    """Print the metrics that `tsctl metrics serve` exports."""
     from tsctl.errors import NodeError
 
     opened, registry = _open_metrics(node)
@@ -70,5 +70,5 @@ def _open_metrics(name: str | None) -> tuple[Node, CollectorRegistry]:
     from tsctl.monitoring.worker_files import WorkerFiles, registry_of
 
     files = WorkerFiles(opened.paths.metrics, lambda text: typer.echo(f"warning: {text}", err=True))
-    files.collect()  # a folder that cannot be read is told now, and not at the first scrape
+    files.collect()  # an unreadable folder is an error now, and not at the first scrape
     return opened, registry_of(files)

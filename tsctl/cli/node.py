@@ -25,11 +25,14 @@ NodeOption = Annotated[str | None, typer.Option("--node", help="Node of deployme
 def start(
     node: NodeOption = None,
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Stay, and stop the node on Ctrl-C or SIGTERM; for service managers.")
+        bool,
+        typer.Option(
+            "--foreground", help="Stay in the foreground, and stop the node on Ctrl-C or SIGTERM; for service managers."
+        ),
     ] = False,
-    empty: Annotated[bool, typer.Option("--empty", help="Do not register again what it served before.")] = False,
+    empty: Annotated[bool, typer.Option("--empty", help="Start without the versions that it served before.")] = False,
 ) -> None:
-    """Start the node and register again what it served before."""
+    """Start the node and register again the versions that it served before."""
     from tsctl.host.progress import Progress
     from tsctl.nodes.torchserve.restore import restore
     from tsctl.nodes.torchserve.start import start_node, stop_node
@@ -49,7 +52,7 @@ def start(
             if failure:
                 raise failure
             return
-        if failure:  # the node serves what it can: who watches it must be told, and not lose the rest
+        if failure:  # the other versions serve, so this is a warning and does not end the node
             typer.echo(f"warning: {failure.message}", err=True)
         status = process.wait()
     except BaseException as error:
@@ -89,7 +92,7 @@ def wait(
     node: NodeOption = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 120.0,
 ) -> None:
-    """Wait until every version of deployment.yaml, and every other with workers, is ready on the node."""
+    """Wait until all versions of deployment.yaml, and all others with workers, are ready on the node."""
     from tsctl.deploy.status import node_status
     from tsctl.errors import NodeError
     from tsctl.host.progress import Progress
@@ -126,5 +129,5 @@ def _failure(node: Node, restored: Restored) -> TsctlError | None:
     reasons = "\n".join(f"  {entry.model} {entry.version}: {reason}" for entry, reason in restored.failed)
     return NodeError(
         f"node {node.name} runs, but some versions did not come back:\n{reasons}",
-        "They are tried again at the next start; 'tsctl models unregister' gives one up.",
+        "The next start tries them again; 'tsctl models unregister' removes one from the list.",
     )

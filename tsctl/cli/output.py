@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for machines, both on standard output."""
+"""Prints results to standard output: tables for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from tsctl.views.table import Table
+
 
 def print_json(value: Any) -> None:
     """One JSON document, indented."""
@@ -15,20 +17,11 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns aligned to their widest cell, numbers to the right; None is shown as '-'."""
-    cells = [["-" if value is None else str(value) for value in row] for row in rows]
-    widths = [
-        max(len(name), *(len(row[i]) for row in cells), 0) if cells else len(name) for i, name in enumerate(columns)
-    ]
+    """Print aligned columns, numbers to the right; None becomes '-'."""
     numeric = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
-
-    def line(values: Sequence[str]) -> str:
-        parts = [v.rjust(w) if n else v.ljust(w) for v, w, n in zip(values, widths, numeric, strict=True)]
-        return "  ".join(parts).rstrip()
-
-    typer.echo(line([name.upper() for name in columns]))
-    for row in cells:
-        typer.echo(line(row))
+    names = [f">{name}" if is_numeric else name for name, is_numeric in zip(columns, numeric, strict=True)]
+    cells = [["-" if value is None else str(value) for value in row] for row in rows]
+    typer.echo("\n".join(Table(names, cells).lines()))
 
 
 def plural(count: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the command tree; says only what the commands themselves declare.
+"""Writes docs/cli.md from the command tree and its help texts.
 
 `python -m tsctl.cli.reference > docs/cli.md`; a test and `make lint` compare the file with it.
 """
@@ -37,7 +37,7 @@ def render_reference() -> str:
 
 
 def exit_codes() -> list[tuple[int, str]]:
-    """Each exit code that an error owns, and when it is used."""
+    """Each exit code of an error, and its meaning."""
     classes = [
         cls
         for _, cls in inspect.getmembers(errors, inspect.isclass)
@@ -62,7 +62,7 @@ def _section(path: str, command: Any) -> list[str]:
 
 
 def _details(path: str, command: Any) -> list[str]:
-    """The usage line, then one row for each argument and option that says something of itself."""
+    """The usage line, and one row for each argument and option with a help text."""
     context = typer.Context(command)
     usage = " ".join([path, *command.collect_usage_pieces(context)])
     lines = ["```", usage, "```", ""]

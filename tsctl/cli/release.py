@@ -29,8 +29,7 @@ def plan(json: Json = False, prune: PruneVersions = False, prune_models: PruneMo
     """Show what 'tsctl apply' would change; exit code 12 if anything, 0 if nothing."""
     from tsctl.deploy.changes import PlanOptions
     from tsctl.deploy.observe import open_owners
-    from tsctl.deploy.outcome import coverage_error
-    from tsctl.deploy.reconcile import plan_now
+    from tsctl.deploy.reconcile import coverage_error, plan_now
     from tsctl.views.plan import plan_json
 
     planned = plan_now(open_owners(*open_deployment()), PlanOptions(prune, prune_models))

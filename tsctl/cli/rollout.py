@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,14 +15,17 @@ from tsctl.cli.rollout_plan import plan
 from tsctl.cli.rollout_views import explain, history, report, status, watch
 
 if TYPE_CHECKING:
+    from tsctl.gateway.state import Gateway
     from tsctl.host.progress import Note
-    from tsctl.rollout.decide.events import Command, Entry
+    from tsctl.rollout.decide.events import Entry
     from tsctl.rollout.decide.state import State
-    from tsctl.rollout.run.begin import Place
     from tsctl.rollout.run.runner import Runner
 
-app = typer.Typer(help="Release a version step by step, and have it promoted or rolled back.", no_args_is_help=True)
+app = typer.Typer(
+    help="Release a version step by step; it is promoted or rolled back automatically.", no_args_is_help=True
+)
 
+CommandName = Literal["pause", "resume", "abort", "promote", "rollback"]
 #: Exit codes of a rollout that was not promoted; errors have their own.
 ROLLED_BACK, UNDECIDED = 10, 11
 
@@ -32,48 +35,41 @@ def start(
     model: Model,
     version: Version,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="On each node; what deployment.yaml or the archive says if left out.")
+        int | None, typer.Option(min=1, help="Per node; by default as deployment.yaml or the archive says.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Release a version: register it everywhere, give it more and more requests, promote it or roll it back.
+    """Release a version: register it on every node, raise its weight step by step, promote it or roll it back.
 
-    Ends with 0 when it was promoted, 10 when it was rolled back, 11 when a person must say how to go on. Where this
-    process is ended, 'tsctl rollout resume' goes on.
+    Exits with 0 when it was promoted, 10 when it was rolled back, 11 when a person must decide. If this process is
+    killed, 'tsctl rollout resume' goes on.
     """
     from tsctl.rollout.run.begin import started
 
-    place = _place()
-    target = place.deployment.models.get(model)
+    gateway = _gateway()
+    target = gateway.deployment.models.get(model)
     if workers is None and target is not None and version in target.versions:
         workers = target.workers(version)
-    _run(f"releasing {model} {version}", lambda note: started(place, model, version, workers, note), json)
+    _run(f"releasing {model} {version}", lambda note: started(gateway, model, version, workers, note), json)
 
 
 @app.command()
 def resume(model: Model, json: Json = False) -> None:
-    """Go on with a rollout that was paused, or whose process has ended."""
-    from tsctl.rollout.decide.events import Command
-    from tsctl.rollout.run.begin import resumed
-
-    if _is_asked(model, Command.RESUME, json):
-        return
-    place = _place()
-    _run(f"releasing {model}", lambda note: resumed(place, model, note), json)
+    """Resume a rollout that was paused, or whose process has ended."""
+    _command(model, "resume", json)
 
 
 @app.command()
 def pause(model: Model, json: Json = False) -> None:
-    """Take no further step; a canary that fails is rolled back all the same."""
+    """Take no further step; a canary that fails is still rolled back."""
     from tsctl.config.project import find_project
     from tsctl.errors import AnalysisError
-    from tsctl.rollout.decide.events import Command
     from tsctl.rollout.run.journal import unfinished
 
-    if not _is_asked(model, Command.PAUSE, json):
+    if not _is_sent(model, "pause", json):
         waiting = unfinished(find_project(), model)
         raise AnalysisError(
-            f"no process runs the rollout {waiting}, so it does not go forward"
+            f"no process runs the rollout {waiting}, so it does not advance"
             if waiting
             else f"no rollout of {model} is in progress",
             f"See 'tsctl rollout status {model}'." if waiting else "See 'tsctl rollout history'.",
@@ -82,73 +78,70 @@ def pause(model: Model, json: Json = False) -> None:
 
 @app.command()
 def abort(model: Model, json: Json = False) -> None:
-    """Give stable all requests again, and end the rollout; exit code 10."""
-    from tsctl.rollout.decide.events import Command
-
-    _end(model, Command.ABORT, json)
+    """Roll back to stable and end the rollout as aborted; exit code 10."""
+    _command(model, "abort", json)
 
 
 @app.command()
 def promote(model: Model, json: Json = False) -> None:
-    """Skip what is left of the steps: the canary gets all requests, and becomes stable."""
-    from tsctl.rollout.decide.events import Command
-
-    _end(model, Command.PROMOTE, json)
+    """Skip the remaining steps: the canary gets all requests and becomes stable."""
+    _command(model, "promote", json)
 
 
 @app.command()
 def rollback(model: Model, json: Json = False) -> None:
-    """Go back to what was stable before, also after a promotion; exit code 10."""
+    """Roll back to the version that was stable before, also after a promotion; exit code 10."""
     from tsctl.config.project import find_project
-    from tsctl.rollout.decide.events import Command
-    from tsctl.rollout.run.begin import taken_back
+    from tsctl.rollout.run.begin import reopened
     from tsctl.rollout.run.journal import unfinished
 
     if unfinished(find_project(), model) is not None:
-        return _end(model, Command.ROLLBACK, json)
-    place = _place()
-    _run(f"taking {model} back", lambda note: taken_back(place, model, note), json)
+        return _command(model, "rollback", json)
+    gateway = _gateway()
+    _run(f"rolling {model} back", lambda note: reopened(gateway, model, note), json)
 
 
 for view in (plan, status, watch, history, explain, report):
     app.command()(view)
 
 
-def _end(model: str, command: Command, json: bool) -> None:
-    """Ask the process that runs the rollout, or do it here where none does."""
+def _command(model: str, command: CommandName, json: bool) -> None:
+    """Send the command to the process that runs the rollout, or run the rollout here where none does."""
+    from tsctl.rollout.decide.events import Command
     from tsctl.rollout.run.begin import resumed
 
-    if _is_asked(model, command, json):
+    if _is_sent(model, command, json):
         return
-    place = _place()
-    _run(f"{command} of {model}", lambda note: resumed(place, model, note, command), json)
+    gateway = _gateway()
+    _run(f"{model}: {command}", lambda note: resumed(gateway, model, note, Command(command)), json)
 
 
-def _is_asked(model: str, command: Command, json: bool) -> bool:
-    """Whether a process runs the rollout, and was asked; that needs no deployment.yaml without a mistake."""
+def _is_sent(model: str, command: CommandName, json: bool) -> bool:
+    """Whether a process runs the rollout, and was sent the command; a mistake in deployment.yaml is no obstacle."""
     from tsctl.config.project import find_project
-    from tsctl.rollout.run import commands as control
+    from tsctl.rollout.decide.events import Command
     from tsctl.rollout.run.begin import is_running
+    from tsctl.rollout.run.commands import send
 
     project = find_project()
     if not is_running(project, model):
         return False
-    control.ask(project, model, command)
+    send(project, model, Command(command))
     if json:
         print_json({"model": model, "asked": command})
     else:
-        typer.echo(f"asked the rollout of {model} to {command}; see 'tsctl rollout watch {model}'")
+        typer.echo(f"sent {command} to the rollout of {model}; follow it with 'tsctl rollout watch {model}'")
     return True
 
 
-def _place() -> Place:
-    from tsctl.rollout.run.begin import open_place
+def _gateway() -> Gateway:
+    from tsctl.gateway.state import open_gateway
 
-    return open_place(*open_deployment())
+    return open_gateway(*open_deployment())
 
 
 def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], json: bool) -> None:
-    """Run the rollout to its end, or to where a person must say how to go on; told as it goes."""
+    """Run the rollout to its end, or until a person must decide, and print what happens."""
     from tsctl.config.project import find_project
     from tsctl.errors import AnalysisError
     from tsctl.host.progress import Progress
@@ -159,26 +152,26 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
 
     progress, narrator = Progress(), Narrator()
 
-    def heard(entry: Entry, state: State) -> None:
+    def narrate(entry: Entry, state: State) -> None:
         is_short = isinstance(entry.event, EffectBegan) and entry.event.effect is not Effect.VERIFY
         for sentence in narrator.narrate(entry, state):
-            if not is_short:  # its end is told a moment later
+            if not is_short:  # its end follows in a moment
                 progress.line(f"  {sentence.text}")
 
     with progress.step(title) as step, opened(step.note) as runner:
-        runner.heard = heard
+        runner.on_entry = narrate
         state = runner.run()
         step.done(state.outcome or "undecided")
     report = runner.journal.path.with_suffix(SUFFIX)
     try:
         write_report(report, runner.journal.entries)
-    except AnalysisError as error:  # how the rollout ended is what the exit code says
+    except AnalysisError as error:  # the exit code says how the rollout ended
         progress.line(f"  {error.message}; 'tsctl rollout report {state.model}' writes it again")
     if json:
         print_json(as_json(state))
     else:
-        _print_end(state, find_project().relative(report))
-        for sentence in _deployment_says(state):
+        _print_command(state, find_project().relative(report))
+        for sentence in _deployment_hints(state):
             typer.echo(sentence)
     if state.outcome is None:
         raise typer.Exit(UNDECIDED)
@@ -186,15 +179,15 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
         raise typer.Exit(ROLLED_BACK)
 
 
-def _print_end(state: State, report: str) -> None:
-    what = state.outcome or "undecided"
+def _print_command(state: State, report: str) -> None:
     why = f": {state.why}" if state.why else ""
-    typer.echo(f"{state.model} {state.canary} {what}{why}")
-    typer.echo(f"'tsctl rollout explain {state.model}' tells what it stands on, and {report} shows it")
+    typer.echo(f"{state.model} {state.canary} {state.outcome or 'undecided'}{why}")
+    typer.echo(f"report: {report}")
+    typer.echo(f"explain: tsctl rollout explain {state.model}")
 
 
-def _deployment_says(state: State) -> list[str]:
-    """What deployment.yaml still says otherwise, after a promotion or its taking back; what is wrong with it."""
+def _deployment_hints(state: State) -> list[str]:
+    """Where deployment.yaml differs from the outcome, after a promotion or its rollback; or why it cannot be read."""
     from tsctl.errors import SpecError
 
     stable = state.canary if state.weight else state.stable
@@ -204,12 +197,12 @@ def _deployment_says(state: State) -> list[str]:
         return [f"deployment.yaml cannot be read: {error.message}"]
     if state.outcome is None or target is None:
         return []
-    found = []
+    hints = []
     if stable not in target.versions:
-        found.append(f"deployment.yaml does not name {state.model} {stable}: add it to the model's versions")
+        hints.append(f"deployment.yaml does not name {state.model} {stable}: add it to the model's versions")
     if target.default != stable:
-        found.append(
+        hints.append(
             f"deployment.yaml still has {target.default} as the default of {state.model}: make it {stable}, or"
-            " 'tsctl apply' takes it back"
+            " 'tsctl apply' sets it back"
         )
-    return found
+    return hints

@@ -19,10 +19,11 @@ def plan(
     ] = 10.0,
     json: Json = False,
 ) -> None:
-    """Forecast a rollout from recent traffic: how long each step takes, which faults it sees, what a bad version costs.
+    """Forecast a rollout from recent traffic.
 
-    A fault that a step sees is found there in four of five rollouts; the time until a bad version is rolled back is a
-    median. Nothing is changed.
+    Shows how long each step takes, which faults it can detect, and what a bad version costs. A fault counts as
+    detectable if a step finds it in four of five rollouts; the time until a bad version is rolled back is a median.
+    Nothing is changed.
     """
     import time
 
@@ -38,7 +39,7 @@ def plan(
     policy = deployment.policy(model)
     now = time.time()
     since = now - 60 * minutes
-    entries = read_recent(open_gateway(project, deployment).places.access_log, model, since)
+    entries = read_recent(open_gateway(project, deployment).files.access_log, model, since)
     traffic = recent_traffic(entries, since, now, policy.count_4xx, policy.slow_quantile)
     target = deployment.models.get(model)
     forecast = forecast_rollout(policy, traffic, target is not None and target.route.sticky is not None)

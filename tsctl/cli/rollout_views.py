@@ -20,9 +20,10 @@ NOT_PROMOTED = 10
 
 
 def status(model: AnyModel = None, json: Json = False) -> None:
-    """Show where a rollout stands: weight, requests, rates with intervals, e-values, and what is still needed.
+    """Show where a rollout stands.
 
-    With MODEL, its last rollout, even if it has ended; without, all rollouts in progress.
+    Shows weight, requests, rates with intervals, e-values, and what is still needed. With MODEL, its last rollout, even
+    if it has ended; without, all rollouts in progress.
     """
     import time
 
@@ -31,7 +32,7 @@ def status(model: AnyModel = None, json: Json = False) -> None:
     from tsctl.rollout.run.journal import find_journal, read, unfinished_journals
     from tsctl.views.rollout.follow import snapshot
     from tsctl.views.rollout.status import render_status
-    from tsctl.views.terminal import print_renderable
+    from tsctl.views.terminal import new_console
 
     project = find_project()
     paths = unfinished_journals(project) if model is None else [find_journal(project, model)]
@@ -42,16 +43,16 @@ def status(model: AnyModel = None, json: Json = False) -> None:
         return
     for number, now in enumerate(rollouts):
         typer.echo("\n" if number else "", nl=False)
-        print_renderable(render_status(now, time.time()))
+        new_console().print(render_status(now, time.time()))
     if not rollouts:
         typer.echo("no rollout is in progress; 'tsctl rollout history' shows those that have ended")
 
 
 def watch(model: Model, json: Json = False) -> None:
-    """Watch a rollout until it ends; Ctrl-C stops watching and changes nothing.
+    """Watch a rollout until it ends.
 
-    On a terminal the status is refreshed; anywhere else, and with --json, each event is a line. The exit code is 0 if
-    the canary was promoted, and 10 if not.
+    Ctrl-C stops watching and changes nothing. On a terminal the status is refreshed; anywhere else, and with --json,
+    each event is a line. The exit code is 0 if the canary was promoted, and 10 if not.
     """
     from tsctl.config.project import find_project
     from tsctl.rollout.decide.events import Outcome
@@ -67,7 +68,10 @@ def watch(model: Model, json: Json = False) -> None:
 
 
 def history(model: AnyModel = None, json: Json = False) -> None:
-    """List every rollout, the oldest first: how it ended, by which signal, and how long it took."""
+    """List every rollout, the oldest first.
+
+    Shows how it ended, what failed it, and how long it took.
+    """
     from tsctl.config.project import find_project
     from tsctl.errors import AnalysisError
     from tsctl.rollout.run.journal import journals, read
@@ -95,12 +99,15 @@ def history(model: AnyModel = None, json: Json = False) -> None:
 
 
 def explain(model: Model, id: Id = None, json: Json = False) -> None:
-    """Explain a rollout in sentences: every decision with its reason, numbers and time, and what to do next."""
+    """Explain a rollout in sentences.
+
+    Shows every decision with its reason, numbers and time, and what to do next.
+    """
     from tsctl.config.project import find_project
     from tsctl.rollout.decide.state import fold
     from tsctl.rollout.run.journal import find_journal, read
     from tsctl.views.rollout.narrative import story
-    from tsctl.views.rollout.tables import rates_table, signals_table
+    from tsctl.views.rollout.tables import evidence_tables
     from tsctl.views.rollout.wording import when
     from tsctl.views.terminal import print_table, print_wrapped
 
@@ -116,10 +123,9 @@ def explain(model: Model, id: Id = None, json: Json = False) -> None:
     for line in told.told:
         print_wrapped(line.text, f"{when(line.at)}  ")
         if line.judgement is not None and line.alpha is not None:
-            typer.echo()
-            print_table(signals_table(line.judgement, line.alpha), indent=4)
-            typer.echo()
-            print_table(rates_table(line.judgement.readings, state.stable, state.canary), indent=4)
+            for table in evidence_tables(line.judgement, line.alpha, state.stable, state.canary):
+                typer.echo()
+                print_table(table, indent=4)
             typer.echo()
     typer.echo()
     for sentence in (told.outcome, *told.advice):
@@ -133,7 +139,10 @@ def report(
         Path | None, typer.Option(help="Path of the file; beside the journal, in .tsctl/rollouts, if left out.")
     ] = None,
 ) -> None:
-    """Write a rollout as one HTML file with plots, which needs no network and no other file."""
+    """Write a rollout as one HTML file with plots.
+
+    The file needs no network and no other file.
+    """
     from tsctl.config.project import find_project
     from tsctl.rollout.run.journal import find_journal, read
     from tsctl.views.rollout.report import SUFFIX, write_report

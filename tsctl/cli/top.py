@@ -45,7 +45,7 @@ def up(node: NodeHere = None) -> None:
     result = bring_up(project, deployment, nodes, Progress())
     gateway = open_gateway(project, deployment) if deployment.gateway is not None else None
     gateway_changes = start_gateway(gateway, Progress()) if gateway is not None else []
-    for line in result_lines(deployment, nodes, result, result.is_changed or bool(gateway_changes)):
+    for line in result_lines(nodes, result, result.is_changed or bool(gateway_changes)):
         typer.echo(line)
     if result.failures:
         raise NodeError("not all is served:\n  " + "\n  ".join(result.failures), "See 'tsctl status'.")
@@ -141,8 +141,8 @@ def _print_statuses(statuses: Sequence[NodeStatus]) -> None:
 def _print_gateway(project: Project, deployment: DeploymentSpec) -> None:
     if deployment.gateway is None:
         return
-    from tsctl.gateway.start import gateway_status
     from tsctl.gateway.state import open_gateway
+    from tsctl.gateway.status import gateway_status
 
     status = gateway_status(open_gateway(project, deployment))
     condition = "ready" if status.is_ready else "not ready" if status.is_live else "not running"

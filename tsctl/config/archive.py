@@ -1,4 +1,4 @@
-"""What `archives/<model>/archive.yaml` may say."""
+"""The schema of `archives/<model>/archive.yaml`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _json_values(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-#: Given to the recipe and the handler as JSON.
+#: Passed to the recipe and the handler as JSON.
 Settings = Annotated[dict[str, Any], AfterValidator(_json_values)]
 
 #: A file or folder beside archive.yaml.
@@ -58,7 +58,7 @@ class Workers(SpecModel):
     max: Annotated[int, Field(ge=1, le=256)] | None = None  # None: as many as min
 
     @model_validator(mode="after")
-    def _ordered(self) -> Workers:
+    def _check_order(self) -> Workers:
         if self.max is not None and self.max < self.min:
             raise ValueError(f"max ({self.max}) must not be less than min ({self.min})")
         return self
@@ -86,18 +86,18 @@ class Warmup(SpecModel):
 
 
 class Limits(SpecModel):
-    """What one request may hold."""
+    """Limits of one request."""
 
     request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 1 << 20
 
 
 class Cache(SpecModel):
-    """Answers that a worker remembers, and shares with other workers and nodes where `shared` names a Redis."""
+    """The cache of answers in each worker; shared with other workers and nodes where `shared` names a Redis."""
 
     max_mb: Annotated[float, Field(gt=0, le=1 << 20)] = 64.0  # in each worker's memory
     ttl_s: Annotated[float, Field(gt=0, le=31_536_000)] = 300.0
     shared: Annotated[str, AfterValidator(_redis_address)] | None = None
-    check: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of the hits that are computed all the same and compared
+    check: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of the hits that are computed again and compared
 
 
 class ServingFields(SpecModel):
@@ -115,39 +115,37 @@ class ServingFields(SpecModel):
     dtype: Literal["float32", "bf16"] = "float32"  # bf16 only on devices that have it
     quantize: Literal["int8-dynamic"] | None = None  # linear layers, on the CPU
     channels_last: bool = False  # memory layout of images that convolutions like
-    metrics: bool = True  # what a worker tells about its times, batches and outcomes; see docs/metrics.md
-    wire: Literal["bulk", "stock"] = (
-        "bulk"  # how a worker reads and writes TorchServe's messages; see docs/request-path.md
-    )
+    metrics: bool = True  # a worker's times, batches and outcomes; see docs/metrics.md
+    wire: Literal["bulk", "stock"] = "bulk"  # TorchServe's messages; see docs/request-path.md
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # torch threads a worker; None: cores / workers
-    settings: Settings = {}  # handed to the handler as it is
+    settings: Settings = {}  # passed to the handler as it is
 
 
 class Serving(ServingFields):
     """The settings of one served version, which fit together."""
 
     @model_validator(mode="after")
-    def _warm_in_time(self) -> Serving:
+    def _check_warmup_budget(self) -> Serving:
         if self.warmup.budget_s >= self.timeouts.startup_s:
             raise ValueError(
                 f"warmup.budget_s ({self.warmup.budget_s:g}) must be less than timeouts.startup_s"
-                f" ({self.timeouts.startup_s}), or TorchServe kills the worker while it warms"
+                f" ({self.timeouts.startup_s}), or TorchServe kills the worker during its warm-up"
             )
         return self
 
     @model_validator(mode="after")
-    def _one_arithmetic(self) -> Serving:
+    def _check_quantize(self) -> Serving:
         if self.quantize and (self.compile or self.dtype != "float32"):
-            raise ValueError(f"quantize: {self.quantize} goes neither with compile nor with dtype: bf16")
+            raise ValueError(f"quantize: {self.quantize} excludes compile and dtype: bf16")
         return self
 
 
 class VersionSpec(ServingFields):
-    """What one version sets for itself: a section replaces the model's, `settings` are merged key by key."""
+    """The settings of one version: a section replaces the model's, and `settings` are merged key by key."""
 
     @model_validator(mode="before")
     @classmethod
-    def _null_means_inherited(cls, content: Any) -> Any:
+    def _drop_nulls(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
         return {key: value for key, value in content.items() if value is not None}
@@ -167,7 +165,7 @@ class ArchiveSpec(Serving):
     versions: Annotated[dict[ModelVersion, VersionSpec | None], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _versions_fit(self) -> ArchiveSpec:
+    def _check_versions(self) -> ArchiveSpec:
         for version in self.versions:
             try:
                 self.serving(version)
@@ -176,11 +174,11 @@ class ArchiveSpec(Serving):
         return self
 
     def serving(self, version: str) -> Serving:
-        """What holds for one version: the model's values with the version's own on top."""
-        merged = {key: getattr(self, key) for key in Serving.model_fields}
-        own = self.versions[version] or VersionSpec()
-        merged |= {key: getattr(own, key) for key in own.model_fields_set}
-        merged["settings"] = {**self.settings, **own.settings}
+        """The settings in force for one version: the model's, replaced by the version's."""
+        model = {key: getattr(self, key) for key in Serving.model_fields}
+        changes = self.versions[version] or VersionSpec()
+        merged = model | {key: getattr(changes, key) for key in changes.model_fields_set}
+        merged["settings"] = {**self.settings, **changes.settings}
         return Serving(**merged)
 
 

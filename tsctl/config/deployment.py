@@ -1,4 +1,4 @@
-"""What `deployment.yaml` may say: nodes, and the versions of models that they serve."""
+"""The schema of `deployment.yaml`: nodes, gateway, and the versions of models that the nodes serve."""
 
 from __future__ import annotations
 
@@ -26,22 +26,21 @@ _LOOPBACK = ("127.", "localhost", "::1")
 
 
 class NodeSpec(SpecModel):
-    """One TorchServe process and the addresses it answers on."""
+    """One TorchServe process and its addresses."""
 
     inference: Address = "http://127.0.0.1:8080"
     management: Address = "http://127.0.0.1:8081"
     metrics: Address = "http://127.0.0.1:8082"
-    grpc_ports: tuple[Port, Port] = Field(
-        default=(7070, 7071), strict=False
-    )  # inference, management; TorchServe opens both
-    nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which shall not slow others down
-    key_file: str | None = None  # TorchServe's key_file.json; None: where `tsctl node start` has it written
+    #: Inference and management; TorchServe opens both.
+    grpc_ports: tuple[Port, Port] = Field(default=(7070, 7071), strict=False)
+    nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which must not slow down others
+    key_file: str | None = None  # TorchServe's key_file.json; None: the one of `tsctl node start`
 
     @model_validator(mode="after")
-    def _distinct(self) -> NodeSpec:
+    def _check_ports(self) -> NodeSpec:
         ports = [*self.ports, *self.grpc_ports]
         if len(set(ports)) != len(ports):
-            raise ValueError(f"the five ports must differ, found {', '.join(map(str, ports))}")
+            raise ValueError(f"the five ports must differ, got {', '.join(map(str, ports))}")
         return self
 
     @property
@@ -58,12 +57,12 @@ class NodeSpec(SpecModel):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is reached on the machine where it runs, and only there."""
+        """Whether only the machine where it runs can reach it."""
         return self.host.startswith(_LOOPBACK)
 
 
 class Budget(SpecModel):
-    """What one client may ask for: a bucket of `burst` requests that is filled again at a steady rate."""
+    """The rate limit of one client: a bucket of `burst` requests, refilled at a steady rate."""
 
     requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
@@ -77,23 +76,23 @@ class TlsFiles(SpecModel):
 
 
 class GatewaySpec(SpecModel):
-    """Where clients reach the gateway, and what holds for all of them."""
+    """The gateway's addresses and limits."""
 
     address: Address = "http://127.0.0.1:8000"
-    metrics: Address = "http://127.0.0.1:8003"  # Envoy's own numbers
+    metrics: Address = "http://127.0.0.1:8003"  # Envoy's counters
     tls: TlsFiles | None = None
     request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 16 << 20
-    budget: Budget = Budget()  # of a client whose key names none
+    budget: Budget = Budget()  # of a client whose key has none
 
     @model_validator(mode="after")
-    def _scheme_says_tls(self) -> GatewaySpec:
+    def _check_scheme(self) -> GatewaySpec:
         if self.address.startswith("https") != (self.tls is not None):
             raise ValueError("address must begin with https:// where tls is given, and with http:// where it is not")
         return self
 
     @property
     def listens_on_all(self) -> dict[str, tuple[str, int]]:
-        """Host and port of what it opens, by the name of its key."""
+        """Host and port of its listeners, by their key in the file."""
         return {"address": _host_port(self.address), "metrics": _host_port(self.metrics)}
 
 
@@ -102,38 +101,38 @@ CookieName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")
 
 
 class Sticky(SpecModel):
-    """What tells a user apart, so that he stays on one version."""
+    """The header or cookie that identifies a user, so that the user stays on one version."""
 
     header: HeaderName | None = None
     cookie: CookieName | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> Sticky:
+    def _check_choice(self) -> Sticky:
         if (self.header is None) == (self.cookie is None):
             raise ValueError("give either header or cookie")
         return self
 
 
 class RouteSpec(SpecModel):
-    """What the gateway lets clients of one model do."""
+    """The gateway's rules for clients of one model."""
 
     deadline_s: Annotated[float, Field(gt=0, le=3600, strict=False)] = 30.0
-    idempotent: bool = True  # what a worker had in hand when it died may be asked again
+    idempotent: bool = True  # a request whose worker died may be sent again
     pinned: bool = True  # a client may name the version
-    canary_header: bool = True  # x-track: canary reaches the canary whatever its weight
+    canary_header: bool = True  # `x-track: canary` reaches the canary at any weight
     sticky: Sticky | None = None
 
 
 class VersionTarget(SpecModel):
-    """How one version shall be served on every node."""
+    """The wanted state of one version on every node."""
 
     workers: Annotated[int, Field(ge=1, le=256)] | None = None  # None: as the archive says
-    #: The first digits of its archive's SHA-256, 12 at least; None: whatever is current in the store.
+    #: The first digits of its archive's SHA-256, 12 at least; None: the current one in the store.
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")] | None = None
 
 
 class ModelTarget(SpecModel):
-    """Which versions of one model shall be served, and which answers callers that name none."""
+    """The wanted versions of one model, and the default, which answers callers that name none."""
 
     default: ModelVersion
     versions: Annotated[dict[ModelVersion, VersionTarget | None], Field(min_length=1)]
@@ -143,7 +142,7 @@ class ModelTarget(SpecModel):
     rollout: RolloutPolicy | None = None  # None: the deployment's
 
     @model_validator(mode="after")
-    def _names_what_is_served(self) -> ModelTarget:
+    def _check_names(self) -> ModelTarget:
         if self.default not in self.versions:
             raise ValueError(f"default {self.default!r} is not one of the versions {', '.join(self.versions)}")
         for version in self.weights or {}:
@@ -152,7 +151,7 @@ class ModelTarget(SpecModel):
         return self
 
     @model_validator(mode="after")
-    def _weights_sum(self) -> ModelTarget:
+    def _check_weights(self) -> ModelTarget:
         if self.weights is not None:
             try:
                 total = sum(parse_share(share) for share in self.weights.values())
@@ -180,11 +179,11 @@ class DeploymentSpec(SpecModel):
 
     nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1)]
     models: dict[ModelName, ModelTarget] = {}
-    gateway: GatewaySpec | None = None  # None: clients ask the nodes
-    rollout: RolloutPolicy = RolloutPolicy()  # of every model that has none of its own
+    gateway: GatewaySpec | None = None  # None: clients call the nodes
+    rollout: RolloutPolicy = RolloutPolicy()  # for models without one
 
     @model_validator(mode="after")
-    def _nodes_differ(self) -> DeploymentSpec:
+    def _check_ports(self) -> DeploymentSpec:
         taken: dict[tuple[str, int], str] = {}
         for name, node in self.nodes.items():
             for port in (*node.ports, *node.grpc_ports):
@@ -192,14 +191,14 @@ class DeploymentSpec(SpecModel):
                 if other != name:
                     raise ValueError(f"nodes {other} and {name} both have port {port} of {node.host}")
         listened = self.gateway.listens_on_all if self.gateway else {}
-        for what, (host, number) in listened.items():
-            own = f"the gateway's {what}"
-            if (other := taken.setdefault((host, number), own)) != own:
-                raise ValueError(f"{other} and {own} both have port {number} of {host}")
+        for key, (host, port) in listened.items():
+            listener = f"the gateway's {key}"
+            if (other := taken.setdefault((host, port), listener)) != listener:
+                raise ValueError(f"{other} and {listener} both have port {port} of {host}")
         return self
 
     def policy(self, model: str) -> RolloutPolicy:
-        """What holds for rollouts of the model."""
+        """The policy of the model's rollouts."""
         target = self.models.get(model)
         return target.rollout if target and target.rollout else self.rollout
 

@@ -1,4 +1,4 @@
-"""What `deployment.yaml` may say of rollouts: steps, how long each holds, and what counts against a canary."""
+"""The schema of rollout policies in `deployment.yaml`: steps, their duration, and the evidence against a canary."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from tsctl.config.spec import Address, SpecModel
 from tsctl.config.weights import TOTAL
 
-#: Kinds of evidence that may end a rollout, and how much of the average of their e-values each is (statistics.py).
-#: `limit` is judged always: the policy's own maximum of errors needs no version to compare with.
+#: Kinds of evidence that may end a rollout, and the share of each in the average of their e-values (statistics.py).
+#: `limit`, the error rate cap, is always judged: it needs no version to compare with.
 Signal = Literal["errors", "slow", "mix", "disagreement"]
 PARTS: dict[str, int] = {"errors": 4, "slow": 2, "mix": 1, "disagreement": 1, "limit": 1}
 LIMIT = "limit"
@@ -24,24 +24,26 @@ Share = Annotated[float, Field(gt=0, lt=1, strict=False)]
 
 
 class RolloutPolicy(SpecModel):
-    """How a canary becomes stable, and what sends it back."""
+    """The rules by which a canary becomes stable or is rolled back."""
 
     #: Percent of the route's requests, growing, the last one 100.
     steps: tuple[Percent, ...] = Field(default=(1, 5, 25, 50, 100), strict=False, min_length=1, max_length=50)
-    hold_s: Seconds = 300.0  # the least time that a step lasts
-    max_hold_s: Seconds = 86_400.0  # the longest time that a step may stay undecided
-    at_max_hold: Literal["hold", "rollback"] = "hold"  # what happens then
+    hold_s: Seconds = 300.0  # minimum duration of a step
+    max_hold_s: Seconds = 86_400.0  # maximum time that a step may stay undecided
+    at_max_hold: Literal["hold", "rollback"] = "hold"  # the action after that time
     min_requests: Annotated[int, Field(ge=1, le=100_000_000)] = 200  # of the canary, at each step
     max_error_rate: Share = 0.05  # of the canary: above it is a fail, and below it surely before a step passes
-    alpha: Share = 0.01  # the probability that a canary which is no worse is ever rolled back
+    alpha: Share = 0.01  # probability that a canary which is no worse is ever rolled back
     signals: tuple[Signal, ...] = Field(default=("errors", "slow", "mix"), strict=False)
     count_4xx: bool = False  # whether an answer of 4xx is an error
     slow_quantile: Share = 0.95  # slower than this share of stable's answers before the step is slow
-    settle_s: Seconds = 5.0  # after a step began, answers are not judged as slow
+    settle_s: Seconds = 5.0  # after a step began, latency is not judged
     max_utilisation: Share = 0.8  # of the canary's workers, as predicted before a step
-    max_memory_growth: Annotated[float, Field(gt=1, le=100, strict=False)] = 2.0  # of a canary's worker, since warm
-    shadow_floor: Share = 0.001  # the share of disagreements that two copies of stable have, and a margin
-    keep: Annotated[int, Field(ge=0, le=10)] = 1  # old versions that stay registered and warm, for the way back
+    max_memory_growth: Annotated[float, Field(gt=1, le=100, strict=False)] = (
+        2.0  # of a canary's worker, since its warm-up
+    )
+    shadow_floor: Share = 0.001  # share of disagreements between two copies of stable, and a margin
+    keep: Annotated[int, Field(ge=0, le=10)] = 1  # old versions that stay registered and warm, for a rollback
     tick_s: Annotated[float, Field(ge=0.1, le=60, strict=False)] = 0.5  # how often evidence is read
     prometheus: Address | None = None  # where counts are read; None: from Envoy itself
 
@@ -74,7 +76,7 @@ class RolloutPolicy(SpecModel):
 
     @property
     def shares(self) -> dict[str, float]:
-        """How much of the average each judged signal is; they sum to 1."""
+        """The share of each judged signal in the average; they sum to 1."""
         named = [*self.signals, LIMIT]
         total = sum(PARTS[name] for name in named)
         return {name: PARTS[name] / total for name in named}

@@ -1,4 +1,4 @@
-"""Where a project's files lie; every path that tsctl reads or writes is derived here."""
+"""The paths of a project; every path that tsctl reads or writes is derived here."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Reads the YAML that people write, and says every mistake as file, key, value and expectation.
+"""Reads the YAML that people write, and reports every mistake as file, key, value and expectation.
 
-All mistakes of a file are reported at once, and nothing is coerced: a version written 1.0 without quotes is a
-number to YAML, and is refused rather than guessed.
+All mistakes of a file are reported at once, and nothing is coerced: YAML reads a version 1.0 without quotes as a
+number, and it is refused rather than guessed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from tsctl.errors import SpecError
 
 
 class SpecModel(BaseModel):
-    """Base of everything a person writes: unknown keys are mistakes, values are never coerced, nothing changes."""
+    """Base of every schema: unknown keys are mistakes, values are never coerced, and the result is frozen."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def _not_token(name: str) -> str:
     if name.lower().startswith("token"):
-        raise ValueError("must not begin with 'token': TorchServe takes a path with /token in it for its token API")
+        raise ValueError("must not begin with 'token': TorchServe treats a path with /token in it as its token API")
     return name
 
 
@@ -47,7 +47,7 @@ def _address(value: str) -> str:
     return value.rstrip("/")
 
 
-#: Where something answers over HTTP, without a slash at the end.
+#: An HTTP address, without a slash at the end.
 Address = Annotated[str, AfterValidator(_address)]
 #: A model's name as TorchServe's archiver accepts it.
 ModelName = Annotated[
@@ -70,7 +70,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands here a second time", key_node.start_mark
+                    None, None, f"the key {key!r} is a duplicate", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -93,9 +93,9 @@ def read_spec(path: Path, model: type[Spec]) -> Spec:
     except (TypeError, ValueError) as error:  # a key that is a mapping, a date that does not exist
         raise SpecError(f"{path}: cannot be read: {error}") from error
     if content is None:
-        raise SpecError(f"{path}: expected a mapping of keys to values, found nothing")
+        raise SpecError(f"{path}: expected a mapping of keys to values, got nothing")
     if not isinstance(content, dict):
-        raise SpecError(f"{path}: expected a mapping of keys to values, found {_shown(content)}")
+        raise SpecError(f"{path}: expected a mapping of keys to values, got {_shortened(content)}")
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -103,7 +103,7 @@ def read_spec(path: Path, model: type[Spec]) -> Spec:
 
 
 def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[str]:
-    """One line for each thing that is wrong: `file: key: value: expectation`."""
+    """One line for each mistake: `file: key: value: expectation`."""
     lines = []
     for entry in error.errors(include_url=False):
         # pydantic names the key of a bad mapping key '[key]'; people know only the key itself
@@ -115,7 +115,7 @@ def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[
         elif kind == "missing":
             lines.append(f"{name}: {key}: missing, and required")
         else:
-            lines.append(f"{name}: {key}: {_shown(entry['input'])}: {_expectation(entry)}")
+            lines.append(f"{name}: {key}: {_shortened(entry['input'])}: {_expectation(entry)}")
     return lines
 
 
@@ -128,7 +128,7 @@ def _expectation(entry: Any) -> str:
     return message
 
 
-def _shown(value: object) -> str:
+def _shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

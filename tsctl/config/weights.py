@@ -1,4 +1,4 @@
-"""Weights as people write them (percent) and as everything else has them (integers of TOTAL). Pure."""
+"""Converts weights between percent, which people write, and integers that sum to TOTAL. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse_weights(arguments: Sequence[str]) -> dict[str, int]:
     if total != TOTAL:
         raise SpecError(
             f"the weights sum to {percent(total)}, not to 100%",
-            f"Given were {', '.join(f'{version} {percent(weight)}' for version, weight in weights.items())}.",
+            f"Given: {', '.join(f'{version} {percent(weight)}' for version, weight in weights.items())}.",
         )
     return weights
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from tsctl.archive.store import parse_name
 from tsctl.config.project import Project
 from tsctl.deploy.state import Desired, WantedModel
 from tsctl.errors import SpecError
+from tsctl.host.files import write_document
 from tsctl.host.locks import exclusive
 
 LOCK_S = 10.0
@@ -96,13 +96,7 @@ def _lock(project: Project) -> AbstractContextManager[None]:
 
 
 def _write(project: Project, name: str, content: Mapping[str, str]) -> None:
-    path = _folder(project) / name
-    written = path.with_name(f".{name}.{os.getpid()}")
-    with written.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(path)
+    write_document(_folder(project) / name, dict(sorted(content.items())))
 
 
 def _folder(project: Project) -> Path:

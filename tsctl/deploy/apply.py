@@ -26,23 +26,40 @@ from tsctl.deploy.changes import (
     is_barred_by_rollout,
 )
 from tsctl.deploy.observe import Owners
-from tsctl.deploy.outcome import Applied, Failure
 from tsctl.errors import ConflictError, NodeError, TsctlError
-from tsctl.gateway import change as routes
+from tsctl.gateway.change import set_weights
 from tsctl.gateway.drain import drained
 from tsctl.gateway.publish import put_traffic
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
+from tsctl.gateway.sync import sync
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.session import Unreachable
 from tsctl.nodes.torchserve.warmup import warm_up
-from tsctl.rollout.run.journal import unfinished
 
 #: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A change that was not made at one place."""
+
+    change: Change
+    place: str
+    error: TsctlError
+
+
+@dataclass
+class Applied:
+    """Which changes of a plan were made."""
+
+    done: list[Change] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    left_out: list[Change] = field(default_factory=list)  # because a change that they depend on failed
 
 
 def apply(owners: Owners, plan: Plan, options: PlanOptions, progress: Progress) -> Applied:
@@ -111,7 +128,7 @@ class _Attempt:
         Raises:
             TsctlError: it was tried nowhere, or the gateway refused it.
         """
-        rollout = unfinished(self.owners.project, change.model)
+        rollout = self.owners.unfinished_rollout(change.model)
         if rollout is not None and is_barred_by_rollout(change, self.options):
             raise ConflictError(
                 f"rollout {rollout} of {change.model} began meanwhile", "Run this again when it has ended."
@@ -189,10 +206,10 @@ class _Attempt:
 
 def _set_weights(gateway: Gateway, change: SetWeights) -> None:
     """The route has the weights; it is made where there is none."""
-    routes.sync(gateway)
+    sync(gateway)
     now = next((route for route in traffic_in_force(gateway) if route.model == change.model), None)
     if now is None or {version: share for version, share in now.weights.items() if share} != change.weights:
-        routes.set_weights(gateway, change.model, change.weights)
+        set_weights(gateway, change.model, change.weights)
 
 
 def _remove_route(gateway: Gateway, model: str) -> None:

@@ -42,7 +42,6 @@ class Register:
     """Registers a version on nodes that lack it, READY and warm; traffic and default stay."""
 
     kind: ClassVar[str] = "register"
-    sign: ClassVar[str] = "+"
     model: str
     version: str
     archive: str
@@ -72,11 +71,19 @@ class _OnNodes:
 
 
 @dataclass(frozen=True)
+class _OnRoute:
+    """A change of a model's route."""
+
+    version: ClassVar[None] = None
+    nodes: ClassVar[tuple[str, ...]] = ()
+    model: str
+
+
+@dataclass(frozen=True)
 class Replace(_OnNodes):
     """Replaces the bytes of a version in place: the old ones end, the new ones become READY, the default stays."""
 
     kind: ClassVar[str] = "replace"
-    sign: ClassVar[str] = "~"
     archive: str
     workers: int
 
@@ -95,7 +102,6 @@ class Scale(_OnNodes):
     """Gives a version this many workers, all READY."""
 
     kind: ClassVar[str] = "scale"
-    sign: ClassVar[str] = "~"
     workers: int
     is_down: bool = False  # fewer workers, where all are READY
 
@@ -109,14 +115,10 @@ class Scale(_OnNodes):
 
 
 @dataclass(frozen=True)
-class SetWeights:
+class SetWeights(_OnRoute):
     """Sets the weights of a model's route."""
 
     kind: ClassVar[str] = "weights"
-    sign: ClassVar[str] = "~"
-    version: ClassVar[None] = None
-    nodes: ClassVar[tuple[str, ...]] = ()
-    model: str
     weights: Mapping[str, int]  # above 0, of TOTAL
     before: Traffic | None  # None: there is no route yet
 
@@ -135,7 +137,6 @@ class SetDefault:
     """Makes a version answer the node's callers that name none."""
 
     kind: ClassVar[str] = "default"
-    sign: ClassVar[str] = "~"
     model: str
     version: str
     before: Mapping[str, str | None]  # the default until then, by node
@@ -154,14 +155,10 @@ class SetDefault:
 
 
 @dataclass(frozen=True)
-class RemoveRoute:
+class RemoveRoute(_OnRoute):
     """Removes a model's route: the gateway answers 404 for it."""
 
     kind: ClassVar[str] = "route"
-    sign: ClassVar[str] = "-"
-    version: ClassVar[None] = None
-    nodes: ClassVar[tuple[str, ...]] = ()
-    model: str
     before: Traffic
 
     @property
@@ -178,7 +175,6 @@ class Retire(_OnNodes):
     """Unregisters a version without weight from every node, after its last request was answered."""
 
     kind: ClassVar[str] = "retire"
-    sign: ClassVar[str] = "-"
 
     @property
     def title(self) -> str:

@@ -58,8 +58,9 @@ def make_plan(desired: Desired, actual: Actual, options: PlanOptions = NO_OPTION
             unavailable.append(Unavailable(GATEWAY, reason))
         elif weights is not None:
             changes.append(weights)
-    for name in dict.fromkeys([*(model.model for model in desired.models), *actual.models]):
-        removed, kept = _unnamed(name, desired.model(name), actual, changes, options)
+    named = {model.model: {version.version for version in model.versions} for model in desired.models}
+    for name in dict.fromkeys([*named, *actual.models]):
+        removed, kept = _unnamed(name, named.get(name), actual, changes, options)
         changes += removed
         unmanaged += kept
     ordered = sorted(changes, key=phase)
@@ -110,8 +111,7 @@ def _set_default(model: WantedModel, actual: Actual) -> Iterator[SetDefault]:
         served = node.models.get(model.model)
         if served is not None and served.versions and served.default != model.default:
             before[node.name] = served.default
-    wanted = model.version(model.default)
-    if before and wanted is not None:
+    if before:
         yield SetDefault(model.model, model.default, before)
 
 
@@ -127,32 +127,29 @@ def _set_weights(model: WantedModel, actual: Actual) -> SetWeights | None:
 
 
 def _unnamed(
-    name: str,
-    model: WantedModel | None,
-    actual: Actual,
-    changes: Sequence[Change],
-    options: PlanOptions,
+    name: str, named: set[str] | None, actual: Actual, changes: Sequence[Change], options: PlanOptions
 ) -> tuple[list[Change], list[Unmanaged]]:
-    """The removals of what deployment.yaml does not name of a model, and what of it stays."""
+    """The removals of what deployment.yaml does not name of a model, and what of it stays.
+
+    Args:
+        named: versions that deployment.yaml names; None: it does not name the model.
+    """
     removed: list[Change] = []
     kept: list[Unmanaged] = []
     route = _route_after(actual.route(name), name, changes)
-    if model is None and route is not None:
+    if named is None and route is not None:
         if options.prune_models and _is_live(actual):
             removed.append(RemoveRoute(name, route))
             route = None
         else:
-            why = "the gateway does not run" if options.prune_models else "--prune-models removes it"
-            kept.append(Unmanaged(name, None, GATEWAY, f"a route, {weights_text(route.weights)}", why))
-    named = {version.version for version in model.versions} if model else set()
+            reason = "the gateway does not run" if options.prune_models else "--prune-models removes it"
+            kept.append(Unmanaged(name, None, GATEWAY, f"a route, {weights_text(route.weights)}", reason))
     for version in _default_last(name, actual):
-        if version in named:
+        if version in (named or ()):
             continue
         on = actual.on(name, version)
-        is_pruned = options.prune or options.prune_models
-        why = _reason_to_keep(route, name, version, actual) if is_pruned else "--prune retires it"
-        if why:
-            kept += [Unmanaged(name, version, node, state_text(state), why) for node, state in on.items()]
+        if reason := _reason_to_keep(route, name, version, actual, options):
+            kept += [Unmanaged(name, version, node, state_text(state), reason) for node, state in on.items()]
         else:
             removed.append(Retire(name, version, on))
     return removed, kept
@@ -165,8 +162,10 @@ def _default_last(name: str, actual: Actual) -> list[str]:
     return sorted({version for model in served for version in model.versions}, key=lambda v: (v in defaults, v))
 
 
-def _reason_to_keep(route: Traffic | None, name: str, version: str, actual: Actual) -> str:
+def _reason_to_keep(route: Traffic | None, name: str, version: str, actual: Actual, options: PlanOptions) -> str:
     """Why a version that deployment.yaml does not name must stay; empty where it may be retired."""
+    if not (options.prune or options.prune_models):
+        return "--prune retires it"
     if actual.gateway is None:
         return f"without a gateway it cannot be drained: tsctl models unregister {name} {version} --all-nodes"
     if route is None:

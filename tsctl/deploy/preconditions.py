@@ -49,65 +49,49 @@ def _archive(model: WantedModel, version: WantedVersion, actual: Actual) -> Iter
     """The archive is in the store where a node needs it, and has the pinned bytes."""
     name = f"{model.model} {version.version}"
     lacking = _lacking(model, version, actual)
-    build = f"tsctl archive build {model.model}:{version.version}"
-    if version.archive is None and lacking:
-        if version.pin is None:
-            reason, hint = f"no archive of {name} is in the store", f"Build it: {build}"
-        else:
-            has = f"the store has {', '.join(version.others)}" if version.others else "the store has none of it"
-            reason = f"deployment.yaml pins {name} to {version.pin}, and {has}"
-            hint = "Copy the pinned archive into archives/store, or pin the one that shall be served."
-        yield Refusal(model.model, version.version, lacking, reason, hint, ArchiveError)
+    if version.archive is None and lacking and version.pin is None:
+        reason = f"no archive of {name} is in the store"
+        hint = f"Build it: tsctl archive build {model.model}:{version.version}"
+    elif version.archive is None and lacking:
+        stored = f"the store has {', '.join(version.others)}" if version.others else "the store has none of it"
+        reason = f"deployment.yaml pins {name} to {version.pin}, and {stored}"
+        hint = "Copy the pinned archive into archives/store, or pin another one."
     elif version.archive is not None and version.pin is not None and not version.digest.startswith(version.pin):
-        yield Refusal(
-            model.model,
-            version.version,
-            lacking,
-            f"deployment.yaml pins {name} to {version.pin}, and the SHA-256 of {version.archive} is {version.digest}",
-            "Copy the pinned archive into archives/store again: its bytes there are others than its name says.",
-            ArchiveError,
+        reason = (
+            f"deployment.yaml pins {name} to {version.pin}, and the SHA-256 of {version.archive} is {version.digest}"
         )
+        hint = "Copy the pinned archive into archives/store again: its digest is not the one in its name."
+    else:
+        return
+    yield Refusal(model.model, version.version, lacking, reason, hint, ArchiveError)
 
 
 def _recorded_bytes(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
     """A version is registered from the bytes that it was served from before."""
     lacking = _lacking(model, version, actual)
     if version.archive is not None and lacking and version.recorded not in (None, _digits(version.archive)):
-        yield Refusal(
-            model.model,
-            version.version,
-            lacking,
+        reason = (
             f"{model.model} {version.version} was served from other bytes before, {version.recorded}, and the store has"
-            f" {version.archive}",
-            "Give the new bytes a version of their own.",
-            ConflictError,
+            f" {version.archive}"
         )
+        yield Refusal(model.model, version.version, lacking, reason, "Give the new bytes a new version.", ConflictError)
 
 
 def _other_bytes(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
     """No node has the version from bytes other than those that are wanted."""
+    name = f"{model.model} {version.version}"
     on = actual.on(model.model, version.version)
     wanted = version.archive or version.pin
     for node, observed in on.items():
         if not fits(version, observed):
-            yield Refusal(
-                model.model,
-                version.version,
-                (node,),
-                f"node {node} has {model.model} {version.version} from other bytes than {wanted}: {observed.archive}",
-                "Give the new bytes a version of their own. Only 'tsctl up', on a developer's machine, replaces bytes.",
-                ConflictError,
-            )
+            reason = f"node {node} has {name} from other bytes than {wanted}: {observed.archive}"
+            hint = "Give the new bytes a new version. Only 'tsctl up', on a developer's machine, replaces bytes."
+            yield Refusal(model.model, version.version, (node,), reason, hint, ConflictError)
     archives = sorted({observed.archive for observed in on.values()})
     if wanted is None and len(archives) > 1:
-        yield Refusal(
-            model.model,
-            version.version,
-            tuple(on),
-            f"nodes have {model.model} {version.version} from different bytes: {', '.join(archives)}",
-            "Pin the right one in deployment.yaml (digest), and have it in the store; retire the other one by hand.",
-            ConflictError,
-        )
+        reason = f"nodes have {name} from different bytes: {', '.join(archives)}"
+        hint = "Pin the right archive in deployment.yaml (digest), have it in the store, and retire the other by hand."
+        yield Refusal(model.model, version.version, tuple(on), reason, hint, ConflictError)
 
 
 def _cold(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
@@ -119,14 +103,8 @@ def _cold(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iter
             isinstance(one, Register | Scale) and (one.model, one.version) == (model.model, name) for one in changes
         )
         if not is_ready and not becomes_ready:
-            yield Refusal(
-                model.model,
-                name,
-                (GATEWAY,),
-                f"{model.model} {name} is ready on no node, so it cannot get weight",
-                "See 'tsctl status'.",
-                GatewayError,
-            )
+            reason = f"{model.model} {name} is ready on no node, so it cannot get weight"
+            yield Refusal(model.model, name, (GATEWAY,), reason, "See 'tsctl status'.", GatewayError)
 
 
 def _left_without(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
@@ -146,43 +124,34 @@ def _left_without(model: WantedModel, actual: Actual, changes: Sequence[Change])
                 if (change.version, node) in left:
                     left[change.version, node] -= max(0, was.workers - change.workers)
     if ready and not any(count > 0 for count in left.values()):
-        yield Refusal(
-            model.model,
-            None,
-            tuple(dict.fromkeys(node for _, node in ready)),
-            f"fewer workers of {model.model} {', '.join(weighted)} may leave its route without a READY one",
-            f"Have all of its workers READY first: tsctl models scale {model.model} {weighted[0]} WORKERS",
-            GatewayError,
-        )
+        nodes = tuple(dict.fromkeys(node for _, node in ready))
+        reason = f"fewer workers of {model.model} {', '.join(weighted)} may leave its route without a READY one"
+        hint = f"Have all of its workers READY first: tsctl models scale {model.model} {weighted[0]} WORKERS"
+        yield Refusal(model.model, None, nodes, reason, hint, GatewayError)
 
 
 def _rollouts(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
     """Nothing of a model changes until its rollout has ended."""
     for model in dict.fromkeys(change.model for change in changes):
         if model in actual.rollouts:
-            yield Refusal(
-                model,
-                None,
-                tuple(dict.fromkeys(effect.place for one in changes if one.model == model for effect in one.effects)),
-                f"rollout {actual.rollouts[model]} of {model} has not ended, and the plan would change {model}",
-                f"See 'tsctl rollout status {model}'; wait for its end, or end it with 'tsctl rollout abort {model}'.",
-                ConflictError,
+            places = dict.fromkeys(effect.place for one in changes if one.model == model for effect in one.effects)
+            reason = f"rollout {actual.rollouts[model]} of {model} has not ended, and the plan would change {model}"
+            hint = (
+                f"See 'tsctl rollout status {model}'; wait for its end, or end it with 'tsctl rollout abort {model}'."
             )
+            yield Refusal(model, None, tuple(places), reason, hint, ConflictError)
 
 
 def _replaced_in_rollout(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
     """The bytes of a model's versions stay until its rollout has ended: it compares them."""
     for change in changes:
         if isinstance(change, Replace) and change.model in actual.rollouts:
-            yield Refusal(
-                change.model,
-                change.version,
-                change.nodes,
+            reason = (
                 f"rollout {actual.rollouts[change.model]} of {change.model} has not ended, so {change.model}"
-                f" {change.version} is not replaced by {change.archive}",
-                f"Wait for its end, or end it with 'tsctl rollout abort {change.model}'.",
-                ConflictError,
+                f" {change.version} is not replaced by {change.archive}"
             )
+            hint = f"Wait for its end, or end it with 'tsctl rollout abort {change.model}'."
+            yield Refusal(change.model, change.version, change.nodes, reason, hint, ConflictError)
 
 
 def _lacking(model: WantedModel, version: WantedVersion, actual: Actual) -> tuple[str, ...]:

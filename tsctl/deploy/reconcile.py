@@ -6,18 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tsctl.deploy.applied_state import remember, remember_applied
-from tsctl.deploy.apply import apply
-from tsctl.deploy.changes import Plan, PlanOptions
+from tsctl.deploy.apply import Applied, apply
+from tsctl.deploy.changes import GATEWAY, Plan, PlanOptions
 from tsctl.deploy.desired import desired_state
 from tsctl.deploy.observe import Owners, actual_state
-from tsctl.deploy.outcome import Applied, coverage_error, failure_error
 from tsctl.deploy.plan import make_plan
 from tsctl.deploy.preconditions import error_of
 from tsctl.deploy.state import Actual
-from tsctl.errors import ConflictError, TsctlError
-from tsctl.gateway.change import sync
+from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError, NodeError, SpecError, TsctlError
+from tsctl.gateway.sync import sync
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Progress
+
+_KINDS = (SpecError, ArchiveError, NodeError, GatewayError, AnalysisError, ConflictError)
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,40 @@ def reconcile(
         if not applied.failures and owners.gateway is not None and owners.gateway.admin.is_live():
             sync(owners.gateway)  # its supervisor would do that within seconds
         return Reconciled(before, applied, _observe_and_plan(owners, options))
+
+
+def failure_error(applied: Applied) -> TsctlError | None:
+    """An error of the first failure's kind, with the reasons of all; None where nothing failed."""
+    if not applied.failures:
+        return None
+    first = applied.failures[0].error
+    kind = next(kind for kind in _KINDS if isinstance(first, kind))
+    reasons = [f"  {failure.place}: {failure.change.title}: {failure.error.message}" for failure in applied.failures]
+    left_out = [f"  left out: {change.title}" for change in applied.left_out]
+    hints = dict.fromkeys(failure.error.hint for failure in applied.failures)
+    again = "Changes that were made stay. Fix the cause, then run 'tsctl apply' again for the rest."
+    return kind(
+        "not all changes were made:\n" + "\n".join(dict.fromkeys([*reasons, *left_out])),
+        "\n       ".join([*filter(None, hints), again]),
+    )
+
+
+def coverage_error(plan: Plan) -> TsctlError | None:
+    """The plan's refusals, or the nodes and gateway that did not answer; None where it covers everything."""
+    if plan.refusals:
+        return error_of(plan.refusals)
+    nodes = [unavailable.place for unavailable in plan.unavailable if unavailable.place != GATEWAY]
+    if nodes:
+        return NodeError(
+            f"no answer from {', '.join(nodes)}: its state is unknown and was not changed",
+            "Run 'tsctl apply' again when it answers; it catches up then.",
+        )
+    if plan.unavailable:
+        return GatewayError(
+            "\n".join(unavailable.reason for unavailable in plan.unavailable),
+            "Start it with 'tsctl gateway start', and run this again.",
+        )
+    return None
 
 
 def _observe_and_plan(owners: Owners, options: PlanOptions) -> Plan:

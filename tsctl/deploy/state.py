@@ -34,9 +34,6 @@ class WantedModel:
     versions: tuple[WantedVersion, ...]
     shares: Mapping[str, int] | None = None  # of TOTAL, by version; None: deployment.yaml does not say
 
-    def version(self, name: str) -> WantedVersion | None:
-        return next((version for version in self.versions if version.version == name), None)
-
 
 @dataclass(frozen=True)
 class Desired:
@@ -44,9 +41,6 @@ class Desired:
 
     models: tuple[WantedModel, ...]
     as_applied: frozenset[str] = frozenset()  # the models that the last complete `apply` left in this state
-
-    def model(self, name: str) -> WantedModel | None:
-        return next((model for model in self.models if model.model == name), None)
 
 
 @dataclass(frozen=True)

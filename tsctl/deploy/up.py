@@ -39,10 +39,14 @@ class Answer:
 class UpResult:
     """What `up` changed, what failed, and what the models answered."""
 
+    has_several_nodes: bool
     is_changed: bool = False
     failures: list[str] = field(default_factory=list)
     unnamed: dict[str, list[str]] = field(default_factory=dict)  # served, and not in deployment.yaml; by node
     answers: list[Answer] = field(default_factory=list)
+
+    def fail(self, node: str, reason: str) -> None:
+        self.failures.append(f"node {node}: {reason}" if self.has_several_nodes else reason)
 
 
 def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], progress: Progress) -> UpResult:
@@ -56,8 +60,9 @@ def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], prog
         NodeError: the only node of deployment.yaml cannot be started.
         ConflictError: another tsctl starts it, or changes the deployment.
     """
-    built = build_versions(project, _named(deployment), progress)
-    result = UpResult(is_changed=any(archive.is_new for archive in built))
+    named = [(model, version) for model, target in deployment.models.items() for version in target.versions]
+    built = build_versions(project, named, progress)
+    result = UpResult(len(deployment.nodes) > 1, is_changed=any(archive.is_new for archive in built))
     running: list[Node] = []
     started: list[Node] = []
     try:
@@ -68,65 +73,58 @@ def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], prog
                 else:
                     start_node(project, node, progress)
                     started.append(node)
+                    result.is_changed = True
+                _restore(project, node, named, progress, result)
             except TsctlError as error:
-                if len(deployment.nodes) == 1:
+                if not result.has_several_nodes:
                     raise
-                result.failures.append(f"node {node.name}: {error.message}")
+                result.fail(node.name, error.message)
             else:
                 running.append(node)
-        result.is_changed |= bool(started)
-        if running:
-            _serve(Owners(project, deployment, tuple(running), None), progress, result)
+        _reconcile(Owners(project, deployment, tuple(running), None), progress, result)
     except KeyboardInterrupt:
         for node in started:
             stop_node(node, progress)
         raise
+    for node, observed in zip(running, observe(running), strict=True):
+        served = [(model, version) for model, on in observed.models.items() for version in on.versions]
+        result.unnamed[node.name] = [f"{model} {version}" for model, version in served if (model, version) not in named]
+        for model, target in deployment.models.items():
+            _ask(project, node, observed, model, target.default, result)
     return result
 
 
-def _serve(owners: Owners, progress: Progress, result: UpResult) -> None:
-    """Restores what the nodes served before, reconciles them with deployment.yaml, and asks each model once."""
-    for node in owners.nodes:
-        restored = restore(owners.project, node, progress, frozenset(_named(owners.deployment)))
-        result.is_changed |= bool(restored.served)
-        result.failures += [
-            f"{_prefix(owners, node.name)}{entry.model} {entry.version}: {reason}" for entry, reason in restored.failed
-        ]
+def _restore(
+    project: Project, node: Node, named: Sequence[tuple[str, str]], progress: Progress, result: UpResult
+) -> None:
+    """Registers what the node served before and deployment.yaml does not name."""
+    restored = restore(project, node, progress, frozenset(named))
+    result.is_changed |= bool(restored.served)
+    for entry, reason in restored.failed:
+        result.fail(node.name, f"{entry.model} {entry.version}: {reason}")
+
+
+def _reconcile(owners: Owners, progress: Progress, result: UpResult) -> None:
     reconciled = reconcile(owners, PlanOptions(replace=True), progress)
     result.is_changed |= bool(reconciled.applied.done)
-    failed = [f"{_prefix(owners, one.place)}{one.error.message}" for one in reconciled.applied.failures]
-    failed += [refusal.reason for refusal in reconciled.before.refusals]
-    if not failed and reconciled.error is not None:
-        failed.append(reconciled.error.message)
-    result.failures += failed
-    for node, observed in zip(owners.nodes, observe(owners.nodes), strict=True):
-        served = [(model, version) for model, on in observed.models.items() for version in on.versions]
-        named = _named(owners.deployment)
-        result.unnamed[node.name] = [f"{model} {version}" for model, version in served if (model, version) not in named]
-        for model, target in owners.deployment.models.items():
-            try:
-                _ask(owners, node, observed, model, target.default, result)
-            except NodeError as error:
-                result.failures.append(f"{_prefix(owners, node.name)}{error.message}")
+    for failure in reconciled.applied.failures:
+        result.fail(failure.place, failure.error.message)
+    result.failures += [refusal.reason for refusal in reconciled.before.refusals]
+    if reconciled.error is not None and not reconciled.applied.failures and not reconciled.before.refusals:
+        result.failures.append(reconciled.error.message)
 
 
-def _ask(owners: Owners, node: Node, observed: ObservedNode, model: str, version: str, result: UpResult) -> None:
+def _ask(project: Project, node: Node, observed: ObservedNode, model: str, version: str, result: UpResult) -> None:
     """Sends one sample to the model's default version, unless that is not ready, which was reported before."""
     state = observed.version(model, version)
-    archive = owners.project.store / state.archive if state is not None and state.is_ready else None
+    archive = project.store / state.archive if state is not None and state.is_ready else None
     samples = read_samples(archive) if archive is not None and archive.is_file() else []
     for name, body, media_type in samples[:1]:
-        reply = node.client.predict(model, None, body, media_type)
+        try:
+            reply = node.client.predict(model, None, body, media_type)
+        except NodeError as error:
+            result.fail(node.name, error.message)
+            continue
         if reply.status != 200:
-            result.failures.append(f"{_prefix(owners, node.name)}{model} {version} answered {name} with {reply.status}")
+            result.fail(node.name, f"{model} {version} answered {name} with {reply.status}")
         result.answers.append(Answer(node.name, model, version, name, reply))
-
-
-def _named(deployment: DeploymentSpec) -> list[tuple[str, str]]:
-    """Model and version of everything that deployment.yaml names."""
-    return [(model, version) for model, target in deployment.models.items() for version in target.versions]
-
-
-def _prefix(owners: Owners, node: str) -> str:
-    """The beginning of a line about one of several nodes."""
-    return f"node {node}: " if len(owners.deployment.nodes) > 1 else ""

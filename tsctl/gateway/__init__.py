@@ -1,1 +1,1 @@
-"""Envoy in front of the nodes: what it is configured with, its process, and every change of traffic."""
+"""Envoy in front of the nodes: its configuration, its processes, and changes of traffic."""

@@ -51,6 +51,11 @@ def stats_logger() -> Json:
     )
 
 
+def histogram_settings() -> Json:
+    """Envoy's `stats_config`: the buckets of all histograms."""
+    return {"histogram_bucket_settings": [{"match": {"safe_regex": {"regex": ".*"}}, "buckets": list(BUCKETS_MS)}]}
+
+
 def _stat(name: str, labels: tuple[str, ...]) -> Json:
     tags = [{"name": label, "value_format": FIELDS[label]} for label in labels]
     return {"stat": {"name": name.removeprefix(f"envoy_{_SCOPE}_"), "tags": tags}}

@@ -1,4 +1,4 @@
-"""Drains a version on one node: the gateway sends it nothing while its workers end.
+"""Drains a version on one node: the gateway sends it no requests while its workers end.
 
 TorchServe may lose a request that reaches a worker at the moment in which that worker ends (its thread is interrupted
 while it collects a batch). Measured: one request lost in six scale-downs under load.
@@ -10,108 +10,88 @@ most. If tsctl is killed meanwhile, the gateway's supervisor puts the node back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.discover import known_endpoints
-from tsctl.gateway.envoy.admin import Host
-from tsctl.gateway.envoy.messages import document, metadata_of
-from tsctl.gateway.envoy.render import cluster_name
+from tsctl.gateway.envoy.admin import Admin, Host
+from tsctl.gateway.envoy.render import cluster_name, endpoints_of, with_draining
 from tsctl.gateway.files import read_document
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.files import write_document
 from tsctl.host.progress import Note
+from tsctl.host.wait import wait_until
 from tsctl.nodes.torchserve.node import Node
 
 #: A node counts as idle after so long without an active request; Envoy's threads are a moment behind its main one.
 QUIET_S = 0.5
 #: Requests that are active after so long are left to the retry of an idempotent route: the gateway is locked meanwhile.
 SPARE_S = 5.0
-POLL_S = 0.05
 
 
 @contextmanager
 def drained(gateway: Gateway, model: str, version: str, node: Node, note: Note) -> Iterator[None]:
     """Keeps the node out of the version's rotation while the block runs.
 
-    Where the gateway does not run, or no other node can answer, nothing is drained.
+    Where the gateway does not run, does not know the node, or has no other one that can answer, nothing is drained.
 
     Raises:
         GatewayError: Envoy did not take the node out of rotation, or did not put it back.
         ConflictError: another tsctl changes the gateway.
     """
-    name = cluster_name(model, version)
-    path = gateway.places.endpoints / f"{name}.json"
+    cluster = cluster_name(model, version)
+    path = gateway.files.endpoints_of(cluster)
     with changing(gateway):
-        before = read_document(path) if gateway.admin.is_live() else None
-        if before is None or not _has_another(gateway, name, node):
+        before = (read_document(path) if gateway.admin.is_live() else None) or {}
+        endpoints = endpoints_of(before) if before else ()
+        rotation = _Rotation(gateway.admin, cluster, {one.address for one in endpoints if one.node == node.name})
+        if not rotation.addresses or not any(host.is_healthy for host in rotation.other_hosts()):
             yield
             return
         try:
             write_document(path, with_draining(before, node.name))
             note("draining")
-            _until(
-                lambda: not _is_in_rotation(gateway, name, node),
-                f"take {model} {version} on {node.name} out of rotation",
-            )
-            _wait_idle(gateway, name, node)
+            _require(lambda: not rotation.has_node(), f"take {model} {version} on {node.name} out of rotation")
+            _wait_idle(rotation)
             yield
         finally:
             write_document(path, before)
-        _until(lambda: _is_in_rotation(gateway, name, node), f"put {model} {version} on {node.name} back into rotation")
+        _require(rotation.has_node, f"put {model} {version} on {node.name} back into rotation")
 
 
-def with_draining(endpoints: Mapping[str, Any], node: str) -> dict[str, Any]:
-    """The document of a cluster's endpoints with this node draining: health-checked, and sent no request. Pure."""
-    [assignment] = endpoints["resources"]
-    groups = [
-        {
-            **group,
-            "lb_endpoints": [
-                {**endpoint, "health_status": "DRAINING"} if metadata_of(endpoint)["node"] == node else endpoint
-                for endpoint in group["lb_endpoints"]
-            ],
-        }
-        for group in assignment["endpoints"]
-    ]
-    return document([{**assignment, "endpoints": groups}])
+@dataclass(frozen=True)
+class _Rotation:
+    """A node among the hosts of a cluster, as Envoy sees them now."""
+
+    admin: Admin
+    cluster: str
+    addresses: set[str]  # of the node in the cluster
+
+    def own_hosts(self) -> list[Host]:
+        return [host for host in self.admin.hosts().get(self.cluster, []) if host.address in self.addresses]
+
+    def other_hosts(self) -> list[Host]:
+        return [host for host in self.admin.hosts().get(self.cluster, []) if host.address not in self.addresses]
+
+    def has_node(self) -> bool:
+        return any(host.is_healthy for host in self.own_hosts())
 
 
-def _hosts(gateway: Gateway, name: str, node: Node) -> tuple[list[Host], list[Host]]:
-    """The node in the cluster, and the others."""
-    written = read_document(gateway.places.endpoints / f"{name}.json")
-    endpoints = known_endpoints(written) if written else ()
-    addresses = {f"{endpoint.host}:{endpoint.port}" for endpoint in endpoints if endpoint.node == node.name}
-    hosts = gateway.admin.hosts().get(name, [])
-    return [host for host in hosts if host.address in addresses], [
-        host for host in hosts if host.address not in addresses
-    ]
-
-
-def _has_another(gateway: Gateway, name: str, node: Node) -> bool:
-    return any(host.is_healthy for host in _hosts(gateway, name, node)[1])
-
-
-def _is_in_rotation(gateway: Gateway, name: str, node: Node) -> bool:
-    return any(host.is_healthy for host in _hosts(gateway, name, node)[0])
-
-
-def _wait_idle(gateway: Gateway, name: str, node: Node) -> None:
+def _wait_idle(rotation: _Rotation) -> None:
     """Waits until the node had no active request for QUIET_S, for SPARE_S at most."""
-    end = time.monotonic() + SPARE_S
     quiet_since = time.monotonic()
-    while (now := time.monotonic()) < end and now - quiet_since < QUIET_S:
-        if any(host.active for host in _hosts(gateway, name, node)[0]):
-            quiet_since = now
-        time.sleep(POLL_S)
+
+    def is_idle() -> bool:
+        nonlocal quiet_since
+        if any(host.active for host in rotation.own_hosts()):
+            quiet_since = time.monotonic()
+        return time.monotonic() - quiet_since >= QUIET_S
+
+    wait_until(is_idle, SPARE_S)
 
 
-def _until(holds: Callable[[], bool], action: str) -> None:
-    end = time.monotonic() + TAKEN_S
-    while not holds():
-        if time.monotonic() > end:
-            raise GatewayError(f"the gateway did not {action} within {TAKEN_S:g} s", "See 'tsctl gateway status'.")
-        time.sleep(POLL_S)
+def _require(condition: Callable[[], bool], action: str) -> None:
+    if not wait_until(condition, TAKEN_S):
+        raise GatewayError(f"the gateway did not {action} within {TAKEN_S:g} s", "See 'tsctl gateway status'.")

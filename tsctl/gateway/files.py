@@ -1,4 +1,4 @@
-"""Reads the gateway's own files."""
+"""The files in `.tsctl/gateway`: their names, and how JSON documents are read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,44 @@ from pathlib import Path
 
 from tsctl.errors import GatewayError
 from tsctl.host.files import Json
+
+
+class GatewayFiles:
+    """The files of one gateway.
+
+    Args:
+        folder: absolute, because Envoy gets the paths.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        logs = folder / "logs"
+
+        # Envoy reads the first when it starts, and the others whenever a file is renamed into place.
+        self.bootstrap = folder / "envoy.json"
+        self.clusters = folder / "clusters.json"
+        self.endpoints = folder / "endpoints"  # a folder; see endpoints_of
+        self.routes = folder / "routes.json"
+        self.ready = folder / "ready.json"  # the clusters that /readyz asks for
+        self.certificate = folder / "certificate.json"
+
+        self.admin = folder / "admin.sock"  # a Unix socket; its path may have 108 bytes
+        self.access_log = logs / "access.log"
+        self.envoy_log = logs / "envoy.log"
+        self.envoy_record = folder / "envoy.pid.json"
+
+        # The supervisor's former name, so that a supervisor which was started before is found.
+        self.supervisor_log = logs / "keeper.log"
+        self.supervisor_record = folder / "keeper.pid.json"
+
+        self.keys = folder / "keys.json"
+        self.local_key = folder / "local.header"  # for curl -H @FILE
+        self.lock = folder / "lock"
+        self.folders = (folder, self.endpoints, logs)
+
+    def endpoints_of(self, cluster: str) -> Path:
+        """The file of the cluster's nodes."""
+        return self.endpoints / f"{cluster}.json"
 
 
 def read_document(path: Path) -> Json | None:
@@ -21,6 +59,6 @@ def read_document(path: Path) -> Json | None:
         return None
     except ValueError as error:
         raise GatewayError(
-            f"{path} is damaged: {error}", "Remove it; 'tsctl gateway start' writes it anew, without what it held."
+            f"{path} is damaged: {error}", "Remove it; 'tsctl gateway start' writes it anew, without its old content."
         ) from None
     return content

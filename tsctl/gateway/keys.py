@@ -1,7 +1,7 @@
-"""The keys of clients: who has one, and since when. Pure but for reading and writing one file.
+"""The keys of clients, their budgets and their file. Pure but for reading and writing that file.
 
-Envoy compares a key as it stands, so each stands in plain in exactly one place, the route file that Envoy reads. Here
-is its SHA-256, which tells nobody the key: it has 256 random bits, so that there is nothing to guess.
+Envoy compares plain keys, so each stands in plain in exactly one place, the route file that Envoy reads. The records
+hold its SHA-256, from which nobody can guess the key, because it has 256 random bits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CLIENT = re.compile(r"[a-z0-9][a-z0-9\-_.]{0,63}")
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one key, but for the key."""
+    """One key without the key itself."""
 
     id: str
     client: str
@@ -46,7 +46,7 @@ class Record:
 
 
 def new_key() -> str:
-    """A key that nobody has."""
+    """A new random key."""
     return PREFIX + secrets.token_urlsafe(KEY_BYTES)
 
 
@@ -59,10 +59,10 @@ def record_of(key: str, client: str, requests_per_s: int | None, burst: int | No
     """The record of a new key.
 
     Args:
-        burst: as much as one second's requests where only these are given.
+        burst: None: the requests of one second.
 
     Raises:
-        SpecError: the client's name cannot stand in a header and a log.
+        SpecError: the client's name has characters that a header or a log cannot hold, or a burst has no rate.
     """
     if not _CLIENT.fullmatch(client):
         raise SpecError(f"client {client!r}: expected 1 to 64 of a-z, 0-9, '-', '_' and '.', such as search-team")
@@ -73,7 +73,7 @@ def record_of(key: str, client: str, requests_per_s: int | None, burst: int | No
 
 
 def added(records: Sequence[Record], new: Record) -> list[Record]:
-    """The records with one more. All keys of a client share one budget, so the newest one's holds for all of them."""
+    """The records with one more. All keys of a client share one budget, that of the newest."""
     budget = {"requests_per_s": new.requests_per_s, "burst": new.burst}
     same = [Record(**{**asdict(old), **budget}) if old.client == new.client else old for old in records]
     return [*same, new]
@@ -110,21 +110,16 @@ def write_keys(path: Path, records: Sequence[Record]) -> None:
 
 
 def plain_keys(routes: Mapping[str, Any] | None) -> dict[str, str]:
-    """The keys that a document of routes holds, by their SHA-256."""
+    """The keys in a document of routes, by their SHA-256."""
     return {} if routes is None else {digest(key): key for key in keys_in(routes)}
 
 
 def clients(records: Sequence[Record], plain: Mapping[str, str]) -> list[Client]:
-    """Everybody with a key that is known in plain; see `lost` for the others."""
-    found: dict[str, Client] = {}
+    """The clients with a key that is known in plain. Nobody can use another key; a new one must be issued."""
+    by_name: dict[str, Client] = {}
     for record in records:
         if record.sha256 in plain:
-            before = found.get(record.client)
+            before = by_name.get(record.client)
             keys = (*(before.keys if before else ()), plain[record.sha256])
-            found[record.client] = Client(record.client, keys, record.budget)
-    return list(found.values())
-
-
-def lost(records: Sequence[Record], plain: Mapping[str, str]) -> list[Record]:
-    """Keys that no file holds in plain any more: nobody can use them, and new ones must be issued."""
-    return [record for record in records if record.sha256 not in plain]
+            by_name[record.client] = Client(record.client, keys, record.budget)
+    return list(by_name.values())

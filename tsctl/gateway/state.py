@@ -1,27 +1,25 @@
-"""The gateway of one project: where its files lie, what it does now, and the lock of whoever changes it."""
+"""The gateway of one project: its files, the traffic in force, and the lock for changes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from tsctl.config.deployment import DeploymentSpec, GatewaySpec
+from tsctl.config.deployment import DeploymentSpec, GatewaySpec, RouteSpec
 from tsctl.config.project import Project
 from tsctl.errors import SpecError
-from tsctl.gateway import discover
 from tsctl.gateway.envoy import render
 from tsctl.gateway.envoy.admin import Admin
-from tsctl.gateway.envoy.render import Places, Upstream
-from tsctl.gateway.files import read_document
+from tsctl.gateway.envoy.render import Upstream
+from tsctl.gateway.files import GatewayFiles, read_document
 from tsctl.gateway.traffic import Traffic
 from tsctl.host.files import make_folder
 from tsctl.host.locks import exclusive
 from tsctl.nodes.torchserve.node import Node, open_nodes
 
 LOCK_S = 10.0
-#: How long a node may take to tell what it serves; well within LOCK_S.
+#: How long a node may take to answer; well within LOCK_S, because the lock may be held meanwhile.
 PATIENCE_S = 3.0
 
 
@@ -32,23 +30,18 @@ class Gateway:
     project: Project
     deployment: DeploymentSpec
     spec: GatewaySpec
-    places: Places
+    files: GatewayFiles
 
     @property
     def admin(self) -> Admin:
-        return Admin(self.places.admin)
+        return Admin(self.files.admin)
 
     @property
-    def keys_file(self) -> Path:
-        return self.places.folder / "keys.json"
-
-    @property
-    def log(self) -> Path:
-        """What Envoy itself says."""
-        return self.places.folder / "logs" / "envoy.log"
+    def route_specs(self) -> dict[str, RouteSpec]:
+        """By model."""
+        return {model: target.route for model, target in self.deployment.models.items()}
 
     def nodes(self) -> list[Node]:
-        """Every node; one that is silent is not waited for long, because a lock may be held meanwhile."""
         return open_nodes(self.project, self.deployment, PATIENCE_S)
 
 
@@ -62,26 +55,31 @@ def open_gateway(project: Project, deployment: DeploymentSpec) -> Gateway:
         raise SpecError(
             "deployment.yaml has no gateway", "Add 'gateway: {}' for one at http://127.0.0.1:8000; see docs/gateway.md."
         )
-    return Gateway(project, deployment, deployment.gateway, Places(project.state / "gateway"))
+    return Gateway(project, deployment, deployment.gateway, GatewayFiles(project.state / "gateway"))
 
 
 def traffic_in_force(gateway: Gateway) -> list[Traffic]:
-    """What Envoy does now; where it does not run, what it will do when it starts."""
+    """The traffic of every route in Envoy; where it does not run, in the file that it will start with."""
     if gateway.admin.is_live():
         served = gateway.admin.routes()
         return render.traffic_of(served) if served else []
-    written = read_document(gateway.places.routes)
+    written = read_document(gateway.files.routes)
     return render.traffic_of(written["resources"][0]) if written else []
 
 
+def route_in_force(gateway: Gateway, model: str) -> Traffic | None:
+    """The traffic of the model's route; None where it has none."""
+    return next((route for route in traffic_in_force(gateway) if route.model == model), None)
+
+
 def upstreams_written(gateway: Gateway) -> list[Upstream]:
-    """The clusters that the files name."""
-    written = read_document(gateway.places.clusters)
+    """The clusters in the files."""
+    written = read_document(gateway.files.clusters)
     if written is None:
         return []
     names = [cluster["name"] for cluster in written["resources"]]
-    files = {name: read_document(gateway.places.endpoints / f"{name}.json") for name in names}
-    return discover.known_upstreams(written, {name: content for name, content in files.items() if content})
+    endpoints = {name: read_document(gateway.files.endpoints_of(name)) for name in names}
+    return render.upstreams_of(written, {name: content for name, content in endpoints.items() if content})
 
 
 @contextmanager
@@ -89,11 +87,9 @@ def changing(gateway: Gateway) -> Iterator[None]:
     """No other tsctl changes the gateway while the block runs.
 
     Raises:
-        ConflictError: another one does, and does not end soon.
+        ConflictError: another one does, and does not end within LOCK_S.
     """
-    for folder in (
-        gateway.project.state, gateway.places.folder, gateway.places.endpoints, gateway.places.access_log.parent,
-    ):  # fmt: skip
+    for folder in (gateway.project.state, *gateway.files.folders):
         make_folder(folder)
-    with exclusive(gateway.places.folder / "lock", "the gateway", LOCK_S):
+    with exclusive(gateway.files.lock, "the gateway", LOCK_S):
         yield

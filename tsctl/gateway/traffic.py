@@ -1,4 +1,4 @@
-"""Weights and shadows of routes: what may stand in one, and the order that keeps users where they are. Pure.
+"""Weights and shadows of routes, and the order of versions that keeps users where they are. Pure.
 
 Invariant: the weights of a route are integers of at least 0 that sum to TOTAL.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from tsctl.config.weights import TOTAL
+from tsctl.config.weights import TOTAL, percent
 
-STABLE, CANARY = "stable", "canary"
+STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
 #: The track of a version that a client's path names.
 PINNED = "pinned"
 #: What chose the version of a request: the route's weights, a tester's header, or the path.
@@ -19,7 +19,7 @@ BY_WEIGHT, BY_HEADER, BY_PATH = "weight", "header", "path"
 
 @dataclass(frozen=True)
 class Shadow:
-    """The version that gets copies of a share of a route's requests; nobody receives its answers."""
+    """The version that gets copies of a share of a route's requests; its answers are dropped."""
 
     version: str
     share: int  # of TOTAL
@@ -27,11 +27,11 @@ class Shadow:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one route does with its requests."""
+    """The weights and the shadow of one model's route."""
 
     model: str
     weights: Mapping[str, int]  # by version; stable last
-    canary: str | None = None  # the version that is being tried; None where none is
+    canary: str | None = None  # the version on trial; None where none is
     shadow: Shadow | None = None
 
     def __post_init__(self) -> None:
@@ -43,11 +43,11 @@ class Traffic:
 
     @property
     def stable(self) -> str:
-        """The version that everybody is on who is not moved elsewhere."""
+        """The version of every user who is not moved to another one."""
         return list(self.weights)[-1]
 
     def track(self, version: str) -> str:
-        """The part that a version plays; empty where it plays none."""
+        """The track of a version; empty where it has none."""
         return STABLE if version == self.stable else CANARY if version == self.canary else ""
 
     @property
@@ -57,21 +57,25 @@ class Traffic:
         return [*self.weights, *shadow]
 
     def weighted(self, weights: Mapping[str, int]) -> Traffic:
-        """The same route with these weights; a version that was in it and is not named stays, with 0.
+        """The same route with these weights; a version of the route that is not named stays, with 0.
 
-        Stable is what it was, until a version gets everything. Envoy lays the versions along the interval of a user's
-        hash in the order of the weights: what stands before stable only gains users when it grows at the cost of
-        stable, and loses none. So the order may change only where one version has all users anyway.
+        The stable version stays stable until another one gets everything. Envoy lays the versions along the interval
+        of a user's hash in the order of the weights: a version before stable that grows at the cost of stable gains
+        users and loses none. So the order may change only where one version has all users anyway.
         """
         new = [version for version in weights if version not in self.weights]
-        found = {version: weights.get(version, 0) for version in [*self.weights, *new]}
-        stable = next((version for version, weight in found.items() if weight == TOTAL), self.stable)
-        others = {version: weight for version, weight in found.items() if version != stable}
+        all_ = {version: weights.get(version, 0) for version in [*self.weights, *new]}
+        stable = next((version for version, weight in all_.items() if weight == TOTAL), self.stable)
+        others = {version: weight for version, weight in all_.items() if version != stable}
         tried = [version for version, weight in others.items() if weight] or [v for v in new if v in others]
         canary = tried[-1] if tried else self.canary if self.canary in others else None
-        is_own = self.shadow is not None and self.shadow.version == stable  # it would get each request twice
-        shadow = None if is_own else self.shadow
-        return replace(self, weights={**others, stable: found[stable]}, canary=canary, shadow=shadow)
+        is_stable = self.shadow is not None and self.shadow.version == stable  # it would get each request twice
+        shadow = None if is_stable else self.shadow
+        return replace(self, weights={**others, stable: all_[stable]}, canary=canary, shadow=shadow)
+
+    def shadowed(self, shadow: Shadow | None) -> Traffic:
+        """The same route with this shadow; None: with none."""
+        return replace(self, shadow=shadow)
 
     def without(self, version: str) -> Traffic:
         """The same route without a version that gets no traffic.
@@ -86,6 +90,12 @@ class Traffic:
         return replace(
             self, weights={v: w for v, w in self.weights.items() if v != version}, canary=canary, shadow=shadow
         )
+
+
+def weights_text(traffic: Traffic) -> str:
+    """`1.0 95%, 2.0 5%`, the largest first."""
+    ranked = sorted(traffic.weights.items(), key=lambda item: -item[1])
+    return ", ".join(f"{version} {percent(weight)}" for version, weight in ranked)
 
 
 def only(model: str, version: str) -> Traffic:

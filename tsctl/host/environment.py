@@ -1,10 +1,10 @@
-"""What a process that runs an archive's code inherits from an operator's environment: nothing that may be a secret."""
+"""The part of an operator's environment that processes inherit: nothing that may be a secret."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: PYTHONPATH is not among them: it would stand before an archive's own packages.
+#: Without PYTHONPATH, whose packages would come before an archive's own.
 INHERITED = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS", "MKL_NUM_THREADS",
@@ -12,5 +12,5 @@ INHERITED = (
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of `environment` that may be passed on."""
+    """The variables of `environment` that are passed on."""
     return {name: environment[name] for name in INHERITED if name in environment}

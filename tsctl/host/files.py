@@ -15,30 +15,30 @@ Json = dict[str, Any]
 
 
 def make_folder(folder: Path) -> None:
-    """The folder exists, and only its owner may look into it."""
+    """Make the folder where it is missing; only its owner may read it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
 
 
 def open_log(path: Path) -> IO[bytes]:
-    """The file, made where missing, open for what is added at its end."""
+    """Open the file for appending; it is made where it is missing."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
 
 
 def write_document(path: Path, content: Json) -> None:
-    """As write_secret, in JSON."""
+    """Write JSON as `write_secret` does."""
     write_secret(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_secret(path: Path, content: str) -> None:
-    """The file has this content; a reader sees the old one or the new one, also after a loss of power."""
+    """Replace the file's content at once: a reader sees the old or the new content, also after a loss of power."""
     with new_secret(path, content):
         pass
 
 
 @contextmanager
 def new_secret(path: Path, content: str) -> Iterator[None]:
-    """As write_secret, when the block has ended well; what the file cannot hold is told before the block."""
+    """Replace the content as `write_secret` does, after the block succeeded; the new content is on disk before it."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600

@@ -14,16 +14,16 @@ from tsctl.errors import ConflictError
 
 
 @contextmanager
-def exclusive(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
+def exclusive(path: Path, subject: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock `path` while the block runs.
 
     Args:
         path: the lock's file; made where missing, never removed.
-        what: what is being changed, for the message of whoever comes second.
-        wait_s: how long to wait for whoever holds it.
+        subject: the thing that is being changed, for the error message of the second caller.
+        wait_s: how long to wait for the holder.
 
     Raises:
-        ConflictError: somebody else holds it still.
+        ConflictError: another process still holds it.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -31,7 +31,7 @@ def exclusive(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
         if not _locked(file, wait_s):
             holder = file.read().strip() or "unknown"
             raise ConflictError(
-                f"{what} is being changed by another tsctl (process {holder})",
+                f"{subject} is being changed by another tsctl (process {holder})",
                 "Wait for it to end, then run this again.",
             )
         file.truncate(0)
@@ -41,7 +41,7 @@ def exclusive(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock; those who ask take nothing from each other."""
+    """Whether a process holds the lock. A caller takes a shared lock for a moment, so callers do not collide."""
     if not path.exists():
         return False
     with path.open() as file:

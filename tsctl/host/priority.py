@@ -1,4 +1,4 @@
-"""The priority of a node's processes: what a node of shadows needs, so that it takes what the others leave."""
+"""Lowers the priority of a node's processes, so that a node of shadows uses only spare processor time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ TRIES, PAUSE_S = 20, 0.1
 
 
 def at_nice(command: list[str], nice: int) -> list[str]:
-    """The command with every process and thread of it that much nicer; 0 leaves it as it is."""
+    """The command with this niceness for all its processes and threads; 0 leaves it as it is."""
     return ["nice", "-n", str(nice), *command] if nice else command
 
 
 def lower_session(pid: int, nice: int) -> None:
-    """The same for the session that the process leads.
+    """Set the niceness of the session that the process leads.
 
-    Where the kernel groups processes by session (autogroup), it divides the processor among the sessions first, by a
-    niceness that each session has for itself; a process's own counts only beside others of its session.
+    A kernel with autogroup first divides the processor among sessions, by a niceness of each session. The niceness of a
+    process counts only within its session.
 
     Raises:
         NodeError: the kernel refuses it.
@@ -30,7 +30,7 @@ def lower_session(pid: int, nice: int) -> None:
     for _ in range(TRIES):
         try:
             group.write_text(f"{nice}\n")
-        except BlockingIOError:  # somebody without privileges may do this ten times a second, on the whole machine
+        except BlockingIOError:  # unprivileged users may do this ten times a second, on the whole machine
             time.sleep(PAUSE_S)
         except OSError as error:
             raise NodeError(f"{group} cannot be set to {nice}: {error.strerror}") from None

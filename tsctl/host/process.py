@@ -23,7 +23,7 @@ POLL_S = 0.05
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process that was started; files that remember one hold these two numbers."""
+    """Identifies a started process; records on disk hold these two numbers."""
 
     pid: int
     started_ticks: int  # kernel clock ticks from boot to its start, as in field 22 of /proc/<pid>/stat

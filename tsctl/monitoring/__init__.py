@@ -1,1 +1,1 @@
-"""What the workers of a node measured, read and exported."""
+"""Reads and exports the metrics of a node's workers."""

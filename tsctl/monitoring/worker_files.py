@@ -1,6 +1,6 @@
 """Adds up the files into which the workers of one node write their metrics.
 
-Invariant: a file that cannot be read takes nothing from the page but its own numbers.
+Invariant: a file that cannot be read loses only its own numbers.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from prometheus_client.registry import Collector
 
 from tsctl.errors import NodeError
 
-#: A file as it was when it could not be read: its size and when it was changed last, in ns.
-Seen = tuple[int, int]
-#: Times that all files are read: a node that starts empties the folder in between.
+#: Size of a file, and the time of its last change in ns.
+FileState = tuple[int, int]
+#: How often all files are read at most: a starting node may empty the folder in between.
 ATTEMPTS = 3
 
 
 class WorkerFiles(Collector):
-    """Metrics of all workers that ran since their node was started, those that ended among them.
+    """The metrics of all workers since their node was started, ended workers included.
 
     Args:
-        folder: where they write; it may come and go, and be emptied, at any time.
-        warn: is told once of each file that cannot be read.
+        folder: the workers' files; it may appear, disappear and be emptied at any time.
+        warn: gets one warning for each file that cannot be read.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
         self._folder = folder
         self._warn = warn
-        self._damaged: dict[Path, Seen] = {}
+        self._damaged: dict[Path, FileState] = {}
 
     def collect(self) -> Iterable[Metric]:
         """The sums over all files at this moment; called at every scrape.
@@ -45,31 +45,31 @@ class WorkerFiles(Collector):
                 return _merged(self._readable())
             except NodeError:
                 raise
-            except Exception:  # noqa: BLE001 - the file that it comes from is found and told next
+            except Exception:  # noqa: BLE001 - its file is looked for next
                 self._find_damaged()
         return _merged(self._readable())
 
     def _readable(self) -> list[Path]:
-        """The files, but for those that were damaged when they were read last; an empty one is being made."""
-        found = _files(self._folder)
-        return [path for path, seen in found.items() if seen[0] and self._damaged.get(path) != seen]
+        """The files without those that are still damaged, and without empty ones, which a worker is creating."""
+        files = _files(self._folder)
+        return [path for path, state in files.items() if state[0] and self._damaged.get(path) != state]
 
     def _find_damaged(self) -> None:
-        found = _files(self._folder)
-        self._damaged = {path: seen for path, seen in self._damaged.items() if path in found}
+        files = _files(self._folder)
+        self._damaged = {path: state for path, state in self._damaged.items() if path in files}
         for path in self._readable():
             try:
                 _merged([path])
             except FileNotFoundError:
                 continue
             except Exception as error:  # noqa: BLE001 - damaged bytes raise anything, from KeyError to struct.error
-                if path not in self._damaged:  # one that changes and stays damaged is told once
+                if path not in self._damaged:  # a file that changes and stays damaged is reported once
                     self._warn(f"{path} cannot be read and is left out: {type(error).__name__}: {error}")
-                self._damaged[path] = found.get(path, (0, 0))
+                self._damaged[path] = files.get(path, (0, 0))
 
 
 def registry_of(files: WorkerFiles) -> CollectorRegistry:
-    """What prometheus_client's own exposition writes out: these files and nothing of this process."""
+    """A registry of these files and of nothing in this process."""
     registry = CollectorRegistry()
     registry.register(files)
     return registry
@@ -81,13 +81,13 @@ def _merged(paths: list[Path]) -> Iterable[Metric]:
     return metrics
 
 
-def _files(folder: Path) -> dict[Path, Seen]:
-    """Every worker's file, in the order of their names; none where there is no folder yet."""
-    found: dict[Path, Seen] = {}
+def _files(folder: Path) -> dict[Path, FileState]:
+    """The state of every worker's file, by name; none where there is no folder yet."""
+    files: dict[Path, FileState] = {}
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".db")
     except FileNotFoundError:
-        return found
+        return files
     except OSError as error:
         raise NodeError(
             f"{folder} cannot be read: {error.strerror}", "Run this as the user who runs the node."
@@ -95,7 +95,7 @@ def _files(folder: Path) -> dict[Path, Seen]:
     for path in paths:
         try:
             state = path.stat()
-        except FileNotFoundError:  # a node that starts has just removed it
+        except FileNotFoundError:  # a starting node has just removed it
             continue
-        found[path] = (state.st_size, state.st_mtime_ns)
-    return found
+        files[path] = (state.st_size, state.st_mtime_ns)
+    return files

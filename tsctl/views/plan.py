@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tsctl.deploy.changes import Change, Plan, Register, Replace, Scale, SetWeights
-from tsctl.deploy.outcome import Applied
+from tsctl.deploy.apply import Applied
+from tsctl.deploy.changes import Change, Plan, Refusal, Register, Replace, Scale, SetWeights, Unmanaged
 
-#: Signs before a line, besides those of changes.
-KEPT, REFUSED = "?", "x"
+REGISTERED, CHANGED, RETIRED, KEPT, REFUSED = "+", "~", "-", "?", "x"
+#: The sign before the lines of a kind of change; CHANGED for every other kind.
+SIGNS = {"register": REGISTERED, "route": RETIRED, "retire": RETIRED}
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,14 @@ def heading(plan: Plan, model: str) -> str:
 def summary(plan: Plan) -> str:
     """One line: how many changes, and what the plan does not cover."""
     counts = {
-        "to register": _places(plan, "+"),
-        "to change": _places(plan, "~"),
-        "to retire": _places(plan, "-"),
+        "to register": _count(plan, REGISTERED),
+        "to change": _count(plan, CHANGED),
+        "to retire": _count(plan, RETIRED),
         "refused": len(plan.refusals),
         "not in deployment.yaml": len(plan.unmanaged),
     }
     parts = [f"{count} {text}" for text, count in counts.items() if count]
-    parts += [f"{one.place} is unavailable" for one in plan.unavailable]
+    parts += [f"{unavailable.place} is unavailable" for unavailable in plan.unavailable]
     if plan.is_empty:
         parts.insert(0, "nothing to change")
     return ", ".join(parts)
@@ -71,27 +72,20 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "changes": [change_json(change) for change in plan.changes],
         "refusals": [
             {
-                "model": one.model,
-                "version": one.version,
-                "places": list(one.places),
-                "reason": one.reason,
-                "hint": one.hint,
-                "exit_code": one.error.exit_code,
+                **_named(refusal),
+                "places": list(refusal.places),
+                "reason": refusal.reason,
+                "hint": refusal.hint,
+                "exit_code": refusal.error.exit_code,
             }
-            for one in plan.refusals
+            for refusal in plan.refusals
         ],
         "unmanaged": [
-            {
-                "model": one.model,
-                "version": one.version,
-                "place": one.place,
-                "what": one.description,
-                "why_kept": one.reason,
-            }
-            for one in plan.unmanaged
+            {**_named(thing), "place": thing.place, "what": thing.description, "why_kept": thing.reason}
+            for thing in plan.unmanaged
         ],
         "drifted": list(plan.drifted),
-        "away": [{"place": one.place, "reason": one.reason} for one in plan.unavailable],
+        "away": [asdict(place) for place in plan.unavailable],
     }
 
 
@@ -102,17 +96,20 @@ def applied_json(before: Plan, applied: Applied, after: Plan) -> dict[str, Any]:
         "done": [change_json(change) for change in applied.done],
         "failures": [
             {
-                "kind": one.change.kind,
-                "model": one.change.model,
-                "version": one.change.version,
-                "place": one.place,
-                "reason": one.error.message,
+                "kind": failure.change.kind,
+                **_named(failure.change),
+                "place": failure.place,
+                "reason": failure.error.message,
             }
-            for one in applied.failures
+            for failure in applied.failures
         ],
         "left_out": [change_json(change) for change in applied.left_out],
         "left": plan_json(after),
     }
+
+
+def _named(subject: Change | Refusal | Unmanaged) -> dict[str, str | None]:
+    return {"model": subject.model, "version": subject.version}
 
 
 def change_json(change: Change) -> dict[str, Any]:
@@ -129,8 +126,7 @@ def change_json(change: Change) -> dict[str, Any]:
         }
     return {
         "kind": change.kind,
-        "model": change.model,
-        "version": change.version,
+        **_named(change),
         **more,
         "steps": [asdict(effect) for effect in change.effects],
     }
@@ -140,19 +136,24 @@ def _changes(plan: Plan) -> Iterator[Line]:
     for change in plan.changes:
         for effect in change.effects:
             text = f"{effect.before} -> {effect.after}"
-            yield Line(change.model, change.sign, (change.version or "", change.kind, effect.place, text))
+            yield Line(change.model, _sign(change), (change.version or "", change.kind, effect.place, text))
 
 
 def _refusals(plan: Plan) -> Iterator[Line]:
-    for one in plan.refusals:
-        yield Line(one.model, REFUSED, (one.version or "", "refused", ", ".join(one.places), one.reason))
+    for refusal in plan.refusals:
+        cells = (refusal.version or "", "refused", ", ".join(refusal.places), refusal.reason)
+        yield Line(refusal.model, REFUSED, cells)
 
 
 def _kept(plan: Plan) -> Iterator[Line]:
-    for one in plan.unmanaged:
-        text = f"{one.description}, not in deployment.yaml ({one.reason})"
-        yield Line(one.model, KEPT, (one.version or "", "kept", one.place, text))
+    for thing in plan.unmanaged:
+        text = f"{thing.description}, not in deployment.yaml ({thing.reason})"
+        yield Line(thing.model, KEPT, (thing.version or "", "kept", thing.place, text))
 
 
-def _places(plan: Plan, sign: str) -> int:
-    return sum(len(change.effects) for change in plan.changes if change.sign == sign)
+def _sign(change: Change) -> str:
+    return SIGNS.get(change.kind, CHANGED)
+
+
+def _count(plan: Plan, sign: str) -> int:
+    return sum(len(change.effects) for change in plan.changes if _sign(change) == sign)

@@ -7,16 +7,13 @@ import sys
 import textwrap
 
 import typer
-from rich.console import Console, RenderableType
-from rich.padding import Padding
-from rich.table import Table as RichTable
+from rich.console import Console
 from rich.text import Text
 
-from tsctl.views.table import ProgressCell, Table
+from tsctl.views.table import Table
 
-#: Columns of what is printed into a file or a pipe; nothing is cut off there.
+#: Columns of what is printed into a file or a pipe.
 PLAIN_WIDTH = 160
-BAR_WIDTH = 16
 
 
 def new_console() -> Console:
@@ -25,45 +22,29 @@ def new_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
-def print_renderable(renderable: RenderableType) -> None:
-    """Print it with colours on a terminal, and without spaces at the ends of lines anywhere else."""
-    console = new_console()
-    if console.is_terminal:
-        console.print(renderable)
-        return
-    with console.capture() as captured:
-        console.print(renderable)
-    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
-
-
 def print_table(table: Table, indent: int = 0) -> None:
-    print_renderable(Padding(render_table(table), (0, 0, 0, indent), expand=False))
+    """Print a table; a line that is too long for the terminal goes on in the next one."""
+    text = render_table(table, indent)
+    text.overflow = "ignore"
+    new_console().print(text, soft_wrap=True)
 
 
-def render_table(table: Table) -> RichTable:
-    """Render a table without lines, as all tables of tsctl are."""
-    rendered = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for name, kind in table.headings:
-        rendered.add_column(name.upper(), justify="right" if kind == "number" else "left", no_wrap=True)
-    for number, row in enumerate(table.rows, 1):
-        is_total = table.has_total and number == len(table.rows)
-        rendered.add_row(*map(_cell, row), style="bold" if is_total else "")
-    return rendered
-
-
-def _cell(cell: str | ProgressCell) -> Text:
-    if isinstance(cell, str):
-        return Text(cell)
-    colour = "red" if cell.share >= 1 else "yellow" if cell.share >= 0.5 else "green"
-    return Text.assemble(f"{cell!s:>7}  ", ("━" * round(cell.share * BAR_WIDTH), colour))
+def render_table(table: Table, indent: int = 0) -> Text:
+    """Render a table in colours; a line that is too long for its place is cut off."""
+    text = Text(textwrap.indent("\n".join(table.lines()), " " * indent), no_wrap=True, overflow="ellipsis")
+    text.highlight_regex("━+", "yellow")
+    text.highlight_regex("reached.*", "red")
+    if table.has_total:
+        text.stylize("bold", text.plain.rindex("\n"))
+    return text
 
 
 def print_wrapped(text: str, before: str = "") -> None:
     """Print a sentence, wrapped on a terminal with later lines under the first, as one line anywhere else."""
-    if sys.stdout.isatty():
-        width = max(40 + len(before), min(120, shutil.get_terminal_size().columns))
-        indent = " " * len(before)
-        text = textwrap.fill(text, width, initial_indent=before, subsequent_indent=indent, break_long_words=False)
-    else:
-        text = before + text
-    typer.echo(text)
+    if not sys.stdout.isatty():
+        typer.echo(before + text)
+        return
+    width = max(40 + len(before), min(120, shutil.get_terminal_size().columns))
+    indent = " " * len(before)
+    lines = textwrap.wrap(text, width, initial_indent=before, subsequent_indent=indent, break_long_words=False)
+    typer.echo("\n".join(lines))

@@ -15,25 +15,23 @@ from tsctl.nodes.torchserve.node import Node
 SHOWN_ANSWER = 96
 
 
-def result_lines(
-    deployment: DeploymentSpec, nodes: Sequence[Node], result: UpResult, is_changed: bool
-) -> Iterator[str]:
+def result_lines(nodes: Sequence[Node], result: UpResult, is_changed: bool) -> Iterator[str]:
     """Whether anything changed, versions that deployment.yaml does not name, and an answer of every model."""
-    are_several = len(deployment.nodes) > 1
     if not is_changed and not result.failures:
         noun, verb = ("node", "serves") if len(nodes) == 1 else ("nodes", "serve")
         names = ", ".join(node.name for node in nodes)
         yield f"nothing to change: {noun} {names} {verb} what deployment.yaml says"
     for node, unnamed in result.unnamed.items():
         if unnamed:
+            subject = f"node {node}" if result.has_several_nodes else "it"
             yield (
-                f"{f'node {node}' if are_several else 'it'} serves {', '.join(unnamed)} as well, which deployment.yaml"
-                " does not name; 'tsctl models unregister' removes a version"
+                f"{subject} serves {', '.join(unnamed)} as well, which deployment.yaml does not name;"
+                " 'tsctl models unregister' removes a version"
             )
     for answer in result.answers:
         text = " ".join(answer.reply.body.decode("utf-8", "replace").split())
         shown = text if len(text) <= SHOWN_ANSWER else text[: SHOWN_ANSWER - 4] + " ..."
-        prefix = f"node {answer.node}: " if are_several else ""
+        prefix = f"node {answer.node}: " if result.has_several_nodes else ""
         yield f"{prefix}{answer.model} {answer.version}  {answer.sample}\n  {answer.reply.status} {shown}"
 
 

@@ -1,4 +1,4 @@
-"""Asks Envoy what it does: its administration interface, over a Unix socket that only its owner may open."""
+"""Envoy's administration interface, over a Unix socket that only its owner may open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMEOUT_S = 5.0
 
 
 class NotAnswering(GatewayError):
-    """Nothing answers at the socket: Envoy does not run, or does not run yet."""
+    """Nothing answers at the socket: Envoy does not run, or has only begun to start."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Host:
 
     address: str
     is_healthy: bool
-    why_not: str  # what Envoy holds against it; empty where nothing
-    active: int  # requests on their way to it
+    why_not: str  # Envoy's reasons against it; empty where it is healthy
+    active: int  # requests in flight
 
 
 class _SocketConnection(http.client.HTTPConnection):
@@ -43,7 +43,7 @@ class _SocketConnection(http.client.HTTPConnection):
 
 
 class Admin:
-    """One Envoy.
+    """The administration interface of one Envoy.
 
     Args:
         path: its socket.
@@ -57,32 +57,32 @@ class Admin:
     def is_live(self) -> bool:
         """Whether Envoy runs, with its listeners open."""
         try:
-            return self._ask("GET", "/ready").strip() == b"LIVE"
+            return self._request("GET", "/ready").strip() == b"LIVE"
         except GatewayError:
             return False
 
     def settings(self) -> dict[str, Any]:
-        """What it was started with, as `render.settings` gives it; nothing where it was started otherwise."""
-        node = json.loads(self._ask("GET", "/server_info"))["node"]
+        """The `render.settings` that it was started with; empty where it was started otherwise."""
+        node = json.loads(self._request("GET", "/server_info"))["node"]
         return dict(node.get("metadata", {}).get(NAMESPACE, {}))
 
     def routes_version(self) -> str | None:
         """The version of the route file in force."""
-        found = self._dump("dynamic_route_configs", "version_info")
-        return str(found[0]["version_info"]) if found else None
+        dumped = self._dump("dynamic_route_configs", "version_info")
+        return str(dumped[0]["version_info"]) if dumped else None
 
     def routes(self) -> dict[str, Any] | None:
         """The route configuration in force."""
-        found = self._dump("dynamic_route_configs")
-        return dict(found[0]["route_config"]) if found else None
+        dumped = self._dump("dynamic_route_configs")
+        return dict(dumped[0]["route_config"]) if dumped else None
 
     def active_clusters(self) -> set[str]:
-        """Every cluster of a version that traffic can be sent to; one whose first health checks are out is none yet."""
+        """The clusters that can get traffic; a cluster is none of them before its first health checks have ended."""
         return {entry["cluster"]["name"] for entry in self._dump("dynamic_active_clusters", "cluster.name")}
 
     def hosts(self) -> dict[str, list[Host]]:
         """Nodes of every cluster, by its name."""
-        content = json.loads(self._ask("GET", "/clusters?format=json"))
+        content = json.loads(self._request("GET", "/clusters?format=json"))
         return {
             cluster["name"]: [_host(host) for host in cluster.get("host_statuses", ())]
             for cluster in content.get("cluster_statuses", ())
@@ -90,28 +90,28 @@ class Admin:
 
     def counters(self, pattern: str) -> Mapping[str, int]:
         """Counters and gauges whose names match the regular expression."""
-        content = json.loads(self._ask("GET", f"/stats?format=json&filter={quote(pattern, safe='')}"))
+        content = json.loads(self._request("GET", f"/stats?format=json&filter={quote(pattern, safe='')}"))
         return {stat["name"]: int(stat["value"]) for stat in content["stats"] if "value" in stat}
 
     def page(self, pattern: str) -> str:
-        """What it counts, in Prometheus' text format, of names that match the regular expression."""
-        return self._ask("GET", f"/stats/prometheus?filter={quote(pattern, safe='')}").decode()
+        """Metrics whose names match the regular expression, in Prometheus' text format."""
+        return self._request("GET", f"/stats/prometheus?filter={quote(pattern, safe='')}").decode()
 
     def drain(self) -> None:
-        """Take no new connections, and ask clients to leave the present ones."""
-        self._ask("POST", "/healthcheck/fail")
-        self._ask("POST", "/drain_listeners?graceful&skip_exit")
+        """Take no new connections, and ask clients to close the present ones."""
+        self._request("POST", "/healthcheck/fail")
+        self._request("POST", "/drain_listeners?graceful&skip_exit")
 
     def reopen_logs(self) -> None:
-        """Write to files of their names from now on, and not to those that were renamed."""
-        self._ask("POST", "/reopen_logs")
+        """Open the log files anew by their names, after they were renamed."""
+        self._request("POST", "/reopen_logs")
 
     def _dump(self, resource: str, mask: str = "") -> list[dict[str, Any]]:
         query = f"/config_dump?resource={resource}" + (f"&mask={mask}" if mask else "")
-        found: list[dict[str, Any]] = json.loads(self._ask("GET", query)).get("configs", [])
-        return found
+        configs: list[dict[str, Any]] = json.loads(self._request("GET", query)).get("configs", [])
+        return configs
 
-    def _ask(self, method: str, path: str) -> bytes:
+    def _request(self, method: str, path: str) -> bytes:
         connection = _SocketConnection(self._path)
         try:
             connection.request(method, path)
@@ -131,11 +131,11 @@ class Admin:
 def _host(status: Mapping[str, Any]) -> Host:
     address = status["address"].get("socket_address", {})
     health = status.get("health_status", {})
-    against = [name for name, holds in health.items() if holds is True]
+    reasons = [name for name, holds in health.items() if holds is True]
     stats = {stat["name"]: int(stat.get("value", 0)) for stat in status.get("stats", ())}
     return Host(
         address=f"{address.get('address', '')}:{address.get('port_value', '')}",
-        is_healthy=not against and health.get("eds_health_status", "HEALTHY") == "HEALTHY",
-        why_not=", ".join(name.replace("_", " ") for name in against),
+        is_healthy=not reasons and health.get("eds_health_status", "HEALTHY") == "HEALTHY",
+        why_not=", ".join(name.replace("_", " ") for name in reasons),
         active=stats.get("rq_active", 0),
     )

@@ -1,1 +1,1 @@
-"""Starts, stops and reads one TorchServe node on this machine."""
+"""The engine TorchServe: its process on this machine, its clients, and changes of its versions."""

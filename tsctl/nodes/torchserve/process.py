@@ -53,7 +53,7 @@ def read_record(paths: NodePaths) -> NodeRecord | None:
 
 
 def running_pid(paths: NodePaths) -> int | None:
-    """The pid of the node's process if it runs and is the one that was started."""
+    """The pid of the node's process, if that process still runs."""
     record = read_record(paths)
     return record.pid if record and record.is_running else None
 
@@ -103,7 +103,7 @@ def _command(project: Project, paths: NodePaths, java: Java, defaults: Mapping[s
 
 
 def node_environment(environment: Mapping[str, str], paths: NodePaths, tmp: Path) -> dict[str, str]:
-    """The environment of the node's process, and so the most that a worker can see."""
+    """The environment of the node's process; a worker sees no more than this."""
     folders = {
         "LOG_LOCATION": paths.logs, "METRICS_LOCATION": paths.logs, METRICS_FOLDER_VARIABLE: paths.metrics,
         "TEMP": tmp, "TMPDIR": tmp,
@@ -128,10 +128,10 @@ def empty_metrics(folder: Path) -> None:
 def stop(paths: NodePaths) -> bool:
     """End the node and its workers; True if it ran.
 
-    TorchServe is asked first and given STOP_GRACE_S seconds; what is left of its process group then is killed.
+    TorchServe has STOP_GRACE_S seconds to end; the rest of its process group is killed then.
 
     Raises:
-        NodeError: processes are left that this user may not signal.
+        NodeError: a process belongs to another user, or does not end.
     """
     record = read_record(paths)
     if record is None:
@@ -150,13 +150,13 @@ def stop(paths: NodePaths) -> bool:
 
 
 def crash_report(paths: NodePaths) -> str:
-    """Why a node ended by itself: the last lines that it wrote."""
+    """The last lines that a node wrote before it ended by itself."""
     lines = tail(paths.console) or tail(paths.logs / "ts_log.log") or "(it wrote nothing)"
     return "\n".join(f"    {line}" for line in lines.splitlines())
 
 
 def _sweep(paths: NodePaths) -> None:
-    """Kill what is left of the last process group, and remove its record and its temporary folder."""
+    """Kill the rest of the last process group, and remove its record and its temporary folder."""
     record = read_record(paths)
     if record is None:
         return
@@ -189,7 +189,7 @@ def _torchserve_home() -> Path:
 
 
 def require_free_space(folder: Path) -> None:
-    """Refuse where a node's logs and unpacked archives would soon fill the disk.
+    """Check that the disk has room for a node's logs and unpacked archives.
 
     Raises:
         NodeError: the disk of the folder, which is made, is nearly full.

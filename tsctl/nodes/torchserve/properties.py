@@ -13,7 +13,7 @@ _ESCAPED = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    """The properties in `text` as java.util.Properties reads them; a key that stands twice keeps its last value."""
+    """The properties in `text` as java.util.Properties reads them; a duplicate key keeps its last value."""
     properties = {}
     for line in _logical_lines(text):
         end = _KEY_END.search(line)

@@ -103,7 +103,7 @@ def _wait_answering(node: Node, started: subprocess.Popen[bytes]) -> None:
 def _not_answering(node: Node) -> str:
     """The reason why the management API does not answer; empty where it does. The key file may be half-written."""
     try:
-        node.client.models()
+        node.client.states()
     except NodeError as error:
         return error.message
     return ""

@@ -1,4 +1,4 @@
-"""Reads the tokens that TorchServe wrote; they are never printed, logged or passed as an argument."""
+"""Reads TorchServe's tokens. They are never printed, logged or passed as an argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tsctl.host.files import write_secret
 
 
 class NoKeyFile(NodeError):
-    """The node has not written its tokens, because it was never started or has been stopped."""
+    """The node has written no tokens: it was never started, or was stopped."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def read_tokens(key_file: Path) -> Tokens:
 
     Raises:
         NoKeyFile: there is no such file.
-        NodeError: it is not one of TorchServe's, or others than its owner may read it.
+        NodeError: it is no key file of TorchServe, or others than its owner may read it.
     """
     try:
         mode = key_file.stat().st_mode
@@ -68,7 +68,7 @@ def read_tokens(key_file: Path) -> Tokens:
 
 
 def write_header_file(path: Path, token: Token) -> None:
-    """Write the token as a header line that `curl -H @file` reads, so that it never stands in an argument."""
+    """Write the token as a header line that `curl -H @file` reads, so that no argument holds it."""
     write_secret(path, f"Authorization: Bearer {token.value}\n")
 
 

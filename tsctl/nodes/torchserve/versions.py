@@ -1,6 +1,7 @@
 """Changes one version on one node, one change of a model at a time, and waits until the change is true.
 
-Invariant: every function returns only when the version is in the state that it names, and raises otherwise.
+Invariant: every function returns only when the version is in the state that it names. It raises NodeError otherwise,
+and ConflictError while another tsctl changes this model on this node.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ def register(
 
     Raises:
         NodeError: it cannot be registered; it is unregistered again.
-        ConflictError: another tsctl changes this model on this node.
     """
     with _locked(node, archive.model):
         register_version(node, archive, workers, note, timeout_s)
@@ -48,7 +48,6 @@ def ensure(node: Node, archive: StoredArchive, workers: int | None, note: Note, 
 
     Raises:
         NodeError: it cannot be registered, or other bytes or another number of workers are registered.
-        ConflictError: another tsctl changes this model on this node.
     """
     name = f"{archive.model} {archive.version}"
     with _locked(node, archive.model):
@@ -80,7 +79,6 @@ def scale(
 
     Raises:
         NodeError: it is not registered, or does not have them before the deadline.
-        ConflictError: another tsctl changes this model on this node.
     """
     with _locked(node, model):
         require_version(node, model, version)
@@ -101,7 +99,6 @@ def unregister(node: Node, model: str, version: str) -> bool:
 
     Raises:
         NodeError: it is the default while others exist, or its workers did not end.
-        ConflictError: another tsctl changes this model on this node.
     """
     with _locked(node, model):
         forget(node.paths.pending_restore, model, version)
@@ -113,7 +110,6 @@ def set_default(node: Node, model: str, version: str) -> None:
 
     Raises:
         NodeError: it is not registered, or not ready: TorchServe would answer 503 at once.
-        ConflictError: another tsctl changes this model on this node.
     """
     with _locked(node, model):
         state = require_version(node, model, version)
@@ -133,7 +129,6 @@ def replace(node: Node, archive: StoredArchive, workers: int | None, note: Note)
 
     Raises:
         NodeError: the new bytes do not load, or no other version can be the default meanwhile.
-        ConflictError: another tsctl changes this model on this node.
     """
     model, version = archive.model, archive.version
     with _locked(node, model):

@@ -1,17 +1,16 @@
 """The next action of a rollout, from its state. Pure.
 
 Invariants: a weight above the present step is never an action; a step that has passed is never begun again; after a
-fail, or a person's command to abort or roll back, every action leads back to stable.
+fail, or a command to abort or roll back, every action leads back to stable.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.events import Command, Effect, Outcome
-from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.judge import Verdict
 from tsctl.rollout.decide.state import State
 
 #: Effects before the first request reaches the canary, in this order.
@@ -20,67 +19,78 @@ PREPARATION = (Effect.VERIFY, Effect.REGISTER, Effect.VERIFY_GOLDEN)
 COMPLETION = (Effect.SET_DEFAULT, Effect.RETIRE)
 
 
-class Action(StrEnum):
-    """A kind of action."""
+@dataclass(frozen=True)
+class Apply:
+    """Apply an effect of PREPARATION or COMPLETION, or RESTORE_DEFAULT."""
 
-    APPLY = "apply"  # one effect of PREPARATION or COMPLETION, or RESTORE_DEFAULT
-    BEGIN_STEP = "begin step"  # fix the slow threshold, and journal it
-    SET_WEIGHT = "set weight"  # of the present step
-    WATCH = "watch"
-    REVERT_WEIGHT = "revert weight"  # all traffic to stable
-    END = "end"
-    NOTHING = "nothing"
+    effect: Effect
 
 
 @dataclass(frozen=True)
-class Next:
-    """An action with its object."""
+class BeginStep:
+    """Fix the slow threshold of a step, and journal both."""
 
-    action: Action
-    effect: Effect | None = None
-    step: int = -1
-    outcome: Outcome | None = None
+    index: int
 
 
-def next_action(state: State) -> Next:
-    """The next action; the same for the same journal, however often it is computed."""
+@dataclass(frozen=True)
+class SetWeight:
+    """Set the weight of the present step."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Read evidence and judge."""
+
+
+@dataclass(frozen=True)
+class RevertWeight:
+    """Give stable all requests."""
+
+
+@dataclass(frozen=True)
+class End:
+    """Journal the end."""
+
+    outcome: Outcome
+
+
+Action = Apply | BeginStep | SetWeight | Watch | RevertWeight | End
+
+
+def next_action(state: State) -> Action | None:
+    """The next action, the same for the same journal however often it is computed; None where it has ended."""
     if state.outcome is not None:
-        return Next(Action.NOTHING)
+        return None
     if state.is_going_back:
         return _way_back(state)
     if (effect := _first_missing(state, PREPARATION)) is not None:
-        return Next(Action.APPLY, effect)
+        return Apply(effect)
     is_promoted_early = state.command is Command.PROMOTE
     if is_promoted_early and state.weight < TOTAL:
-        return Next(Action.BEGIN_STEP, step=len(state.weights) - 1)
+        return BeginStep(len(state.weights) - 1)
     if state.is_paused and (not state.is_weighed or state.verdict is Verdict.PASS):
-        return Next(Action.WATCH, step=state.step)
+        return Watch()
     if state.step < 0:
-        return Next(Action.BEGIN_STEP, step=0)
+        return BeginStep(0)
     if not state.is_weighed:
-        return Next(Action.SET_WEIGHT, step=state.step)
+        return SetWeight()
     is_last = state.step == len(state.weights) - 1
     if state.verdict is not Verdict.PASS and not (is_last and is_promoted_early):
-        return Next(Action.WATCH, step=state.step)
+        return Watch()
     if not is_last:
-        return Next(Action.BEGIN_STEP, step=state.step + 1)
+        return BeginStep(state.step + 1)
     if (effect := _first_missing(state, COMPLETION)) is not None:
-        return Next(Action.APPLY, effect)
-    return Next(Action.END, outcome=Outcome.PROMOTED)
+        return Apply(effect)
+    return End(Outcome.PROMOTED)
 
 
-def passes(state: State, judgement: Judgement) -> bool:
-    """Whether the present step may end with a pass now."""
-    return judgement.verdict is Verdict.PASS and not state.is_paused and not state.waits_for
-
-
-def _way_back(state: State) -> Next:
+def _way_back(state: State) -> Action:
     if state.weight:
-        return Next(Action.REVERT_WEIGHT)
+        return RevertWeight()
     if Effect.SET_DEFAULT in state.done and Effect.RESTORE_DEFAULT not in state.done:
-        return Next(Action.APPLY, Effect.RESTORE_DEFAULT)
-    is_aborted = state.command is Command.ABORT
-    return Next(Action.END, outcome=Outcome.ABORTED if is_aborted else Outcome.ROLLED_BACK)
+        return Apply(Effect.RESTORE_DEFAULT)
+    return End(Outcome.ABORTED if state.command is Command.ABORT else Outcome.ROLLED_BACK)
 
 
 def _first_missing(state: State, effects: tuple[Effect, ...]) -> Effect | None:

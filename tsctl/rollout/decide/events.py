@@ -12,10 +12,10 @@ from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
+from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Window, window_of
+from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict
 
 
@@ -54,7 +54,9 @@ class Outcome(StrEnum):
 LEFT_UNDONE = "left undone: "
 
 _Policy = Annotated[RolloutPolicy, PlainSerializer(lambda policy: policy.model_dump(mode="json"))]
-_Window = Annotated[Window, PlainValidator(window_of), PlainSerializer(Window.as_json)]
+_WINDOW = TypeAdapter(Window)
+#: Zeros are not stored.
+_Window = Annotated[Window, PlainSerializer(lambda window: _WINDOW.dump_python(window, exclude_defaults=True))]
 _Effect = Annotated[Effect, Field(alias="what")]
 _Command = Annotated[Command, Field(alias="what")]
 
@@ -155,6 +157,11 @@ class Tick(Event):
     windows: tuple[_Window, ...] = ()
     cursor: Mapping[str, int] = field(default_factory=dict)
     log_e: Mapping[str, float] | None = None
+
+    @property
+    def requests(self) -> tuple[int, int]:
+        """Requests of stable and of the canary."""
+        return sum(window.stable.requests for window in self.windows), sum(w.canary.requests for w in self.windows)
 
 
 @dataclass(frozen=True)

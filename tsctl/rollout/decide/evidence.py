@@ -1,30 +1,29 @@
-"""What a rollout has seen so far: counts of both versions, and the e-processes that they feed. Pure.
+"""The evidence of a rollout: counts of both versions, and the e-processes that they feed. Pure.
 
-Evidence is never stored, only the counts that came: folding the same windows in the same order gives the same evidence.
+The journal stores counts: folding the same windows in the same order gives the same evidence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.statistics import BOTH_WAYS, RateProcess, RatioProcess, log_mean
 
-#: The class of everything that had no name before the rollout began.
+#: The class of every prediction whose class was not known before the rollout began.
 OTHER = "other"
 
 
 @dataclass(frozen=True)
 class OutcomeCounts:
-    """What the requests of one version came to."""
+    """Requests of one version by outcome."""
 
     requests: int = 0
     errors: int = 0
     slow: int = 0
-    classes: Mapping[str, int] = field(default_factory=dict)  # predictions by class, where the handler tells one
+    classes: Mapping[str, int] = field(default_factory=dict)  # predictions, where the handler names a class
 
     def __add__(self, other: OutcomeCounts) -> OutcomeCounts:
         names = self.classes.keys() | other.classes.keys()
@@ -38,49 +37,28 @@ class OutcomeCounts:
 
 @dataclass(frozen=True)
 class Window:
-    """Requests that were routed at one weight of the canary, since evidence was read last."""
+    """Requests that were routed at one weight of the canary, since the last reading.
 
-    weight: int  # of the canary, in hundredths of a percent
+    Args:
+        weight: of the canary, in hundredths of a percent.
+        pairs: requests that stable and a shadow both answered.
+        disagreements: pairs whose answers differ.
+        is_by_user: the route divides users; `stable_users` and `canary_users` count each user's first event of a kind.
+    """
+
+    weight: int
     stable: OutcomeCounts = OutcomeCounts()
     canary: OutcomeCounts = OutcomeCounts()
-    pairs: int = 0  # requests that stable and a shadow answered both
-    disagreements: int = 0  # pairs whose answers differ
-    #: Of stable and the canary, where users and not requests were divided: what each user had for the first time.
-    users: tuple[OutcomeCounts, OutcomeCounts] | None = None
+    pairs: int = 0
+    disagreements: int = 0
+    is_by_user: bool = False
+    stable_users: OutcomeCounts = OutcomeCounts()
+    canary_users: OutcomeCounts = OutcomeCounts()
 
     @property
     def compared(self) -> tuple[OutcomeCounts, OutcomeCounts]:
-        """Events of stable and of the canary that fell to their version by chance."""
-        return self.users or (self.stable, self.canary)
-
-    def as_json(self) -> dict[str, Any]:
-        """As the journal has it; what is zero is left out."""
-        found: dict[str, Any] = {"weight": self.weight}
-        sides = [("stable", self.stable), ("canary", self.canary)]
-        if self.users is not None:
-            found["is_by_user"] = True
-            sides += [("stable_users", self.users[0]), ("canary_users", self.users[1])]
-        for name, seen in sides:
-            counts = {k: v for k, v in vars(seen).items() if v}
-            if counts:
-                found[name] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in counts.items()}
-        return found | {k: getattr(self, k) for k in ("pairs", "disagreements") if getattr(self, k)}
-
-
-def window_of(content: Mapping[str, Any]) -> Window:
-    """What `as_json` wrote, read back."""
-
-    def side(name: str) -> OutcomeCounts:
-        return OutcomeCounts(**content.get(name, {}))
-
-    return Window(
-        content["weight"],
-        side("stable"),
-        side("canary"),
-        content.get("pairs", 0),
-        content.get("disagreements", 0),
-        (side("stable_users"), side("canary_users")) if content.get("is_by_user") else None,
-    )
+        """Counts of stable and of the canary that fell to their version by chance."""
+        return (self.stable_users, self.canary_users) if self.is_by_user else (self.stable, self.canary)
 
 
 @dataclass(frozen=True)
@@ -88,7 +66,7 @@ class Evidence:
     """Processes and counts since the rollout, or the policy that it runs under, began.
 
     Args:
-        mix: by class. The classes are fixed before the first request, or their average were no e-process.
+        mix: by class. The classes are fixed before the first request, or their average would be no e-process.
     """
 
     errors: RatioProcess
@@ -100,10 +78,10 @@ class Evidence:
     canary: OutcomeCounts = OutcomeCounts()
 
     def seen(self, window: Window, is_settled: bool = True) -> Evidence:
-        """After one more window; before the canary had a weight, there was nothing to compare.
+        """The evidence with one more window; a window without a weight of the canary has nothing to compare.
 
         Args:
-            is_settled: False leaves slow answers out: workers that just got more requests may still be warming.
+            is_settled: False leaves slow answers out: workers that have just got more requests may still warm up.
         """
         if not window.weight:
             return self
@@ -114,7 +92,7 @@ class Evidence:
             stable=self.stable + window.stable,
             canary=self.canary + window.canary,
         )
-        if window.weight == TOTAL:  # there is nobody to compare with
+        if window.weight == TOTAL:  # no request went to stable
             return after
         weight = window.weight / TOTAL
         stable, canary = window.compared
@@ -141,18 +119,18 @@ class Evidence:
         }
 
 
-def class_count(seen: OutcomeCounts, name: str, known: Collection[str]) -> int:
-    """How many predictions were of a class; those of none that was known before are of OTHER."""
+def class_count(counts: OutcomeCounts, name: str, known: Collection[str]) -> int:
+    """Predictions of a class; those of a class that was not known before are of OTHER."""
     if name != OTHER:
-        return seen.classes.get(name, 0)
-    return sum(count for own, count in seen.classes.items() if own not in known or own == OTHER)
+        return counts.classes.get(name, 0)
+    return sum(count for label, count in counts.classes.items() if label not in known or label == OTHER)
 
 
 def no_evidence(policy: RolloutPolicy, classes: Sequence[str]) -> Evidence:
     """Before the first request.
 
     Args:
-        classes: that stable predicted before the rollout began; none: the mix of classes is not judged.
+        classes: that stable predicted before the rollout began; none: the class distribution is not judged.
     """
     named = dict.fromkeys([*classes, OTHER]) if classes else {}
     return Evidence(

@@ -1,6 +1,6 @@
-"""Passes a step, fails it, or says how many requests are still needed. Pure; every number comes in as an argument.
+"""Passes a step, fails it, or says how many requests it still needs. Pure; every number is an argument.
 
-Invariants: without requests of the canary there is no pass, and without an event there is no fail.
+Invariants: no pass without requests of the canary, and no fail without an event.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from tsctl.config.policy import LIMIT, RolloutPolicy
 from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, class_count
 from tsctl.rollout.decide.statistics import log_mean, rate_bounds, rejects
 
-#: More requests than this are not searched for: a rate that needs more cannot be shown.
+#: The search for requests ends here: a rate that needs more cannot be shown.
 MOST_REQUESTS = 1 << 40
 #: Names the weighted average among the e-values of signals.
 AVERAGE = "average"
 
 
 class Verdict(StrEnum):
-    """What a step has come to."""
+    """The verdict on a step."""
 
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
@@ -29,7 +29,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of a version's requests, with an interval that holds it at all times at once."""
+    """A share of a version's requests, with an interval that contains it at all times at once."""
 
     events: int
     requests: int
@@ -44,31 +44,42 @@ class Rate:
 
 @dataclass(frozen=True)
 class Reading:
-    """One signal as it is now."""
+    """One signal and its evidence.
+
+    Args:
+        share: of the average of e-values.
+        about: the class with the largest e-value, of the signal mix.
+    """
 
     signal: str
     log_e: float
-    share: float  # of the average of e-values
+    share: float
     stable: Rate
     canary: Rate
-    about: str = ""  # the class that speaks loudest, of a mix
+    about: str = ""
 
     @property
     def log_part(self) -> float:
-        """Logarithm of what it adds to the average."""
+        """Logarithm of its part of the average."""
         return self.log_e + log(self.share)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, and what it stands on."""
+    """A verdict and the evidence behind it.
+
+    Args:
+        log_e: of the average of all signals.
+        needed: requests of the canary until it can pass, if none of them is an error.
+        signal: the one with the largest part of the average, of a fail.
+    """
 
     verdict: Verdict
     why: str
-    log_e: float  # of the average of all signals
+    log_e: float
     readings: tuple[Reading, ...]
-    needed: int = 0  # requests of the canary until it can pass, if none of them is an error
-    signal: str = ""  # the one that speaks loudest, of a fail
+    needed: int = 0
+    signal: str = ""
 
 
 #: Stands for the last judgement of a rollout whose journal, of an older version, has none.
@@ -77,7 +88,7 @@ NOT_RECORDED = Judgement(Verdict.UNDECIDED, "the journal records no judgement", 
 
 @dataclass(frozen=True)
 class Held:
-    """How long and how much a step was watched."""
+    """Time and requests for which a step was watched."""
 
     seconds: float
     requests: int  # of the canary
@@ -86,36 +97,36 @@ class Held:
 def judge(policy: RolloutPolicy, evidence: Evidence, held: Held) -> Judgement:
     """The verdict on the present step.
 
-    A fail: the average of the signals' e-values has reached 1 / alpha, so that a canary that is no worse is ever failed
-    with probability alpha at most (Ville's inequality; an average of e-processes is one). A pass: the step was held for
-    its time, the canary has the least number of requests, and a confidence sequence shows that its rate of errors lies
+    Fail: the average of the signals' e-values has reached 1 / alpha. A canary that is no worse ever fails with
+    probability alpha at most (Ville's inequality; an average of e-processes is an e-process). Pass: the step was held
+    for its time, the canary has the least number of requests, and a confidence sequence shows that its error rate is
     below the policy's maximum.
     """
     readings = read_signals(policy, evidence)
     total = log_e_values(policy, evidence)[AVERAGE]
     if rejects(total, policy.alpha):
-        loudest = max(readings, key=lambda reading: reading.log_part)
-        return Judgement(Verdict.FAIL, _accused(loudest, policy), total, readings, signal=loudest.signal)
+        largest = max(readings, key=lambda reading: reading.log_part)
+        return Judgement(Verdict.FAIL, _why_failed(largest, policy), total, readings, signal=largest.signal)
     needed = requests_needed(policy, evidence.canary, held.requests)
     if needed:
         return Judgement(Verdict.UNDECIDED, f"about {needed:,} more requests of the canary", total, readings, needed)
     if held.seconds < policy.hold_s:
         left = policy.hold_s - held.seconds
-        return Judgement(Verdict.UNDECIDED, f"held for {left:.0f} s more", total, readings)
-    return Judgement(Verdict.PASS, "no signal speaks against it", total, readings)
+        return Judgement(Verdict.UNDECIDED, f"{left:.0f} s of hold time left", total, readings)
+    return Judgement(Verdict.PASS, "no signal counts against it", total, readings)
 
 
 def read_signals(policy: RolloutPolicy, evidence: Evidence) -> tuple[Reading, ...]:
     """Every judged signal, in the order of the policy, the limit last."""
     logs = evidence.logs
-    found = []
+    readings = []
     for signal, share in policy.shares.items():
-        about = loudest_class(evidence) if signal == "mix" else ""
+        about = _clearest_class(evidence) if signal == "mix" else ""
         stable, canary = (
             _rate(signal, about, seen, evidence, policy.alpha) for seen in (evidence.stable, evidence.canary)
         )
-        found.append(Reading(signal, logs[signal], share, stable, canary, about))
-    return tuple(found)
+        readings.append(Reading(signal, logs[signal], share, stable, canary, about))
+    return tuple(readings)
 
 
 def log_e_values(policy: RolloutPolicy, evidence: Evidence) -> dict[str, float]:
@@ -142,14 +153,14 @@ def requests_until_below(seen: OutcomeCounts, rate: float, alpha: float) -> int:
     while not is_below(high) and high < MOST_REQUESTS:
         high *= 2
     low = high // 2
-    while high - low > max(1, high // 100):  # to a hundredth: it is told as "about"
+    while high - low > max(1, high // 100):  # to a hundredth: people read "about"
         middle = (low + high) // 2
         low, high = (low, middle) if is_below(middle) else (middle, high)
     return high
 
 
-def loudest_class(evidence: Evidence) -> str:
-    """The class whose share differs most surely; empty where none is judged."""
+def _clearest_class(evidence: Evidence) -> str:
+    """The class with the largest e-value; empty where none is judged."""
     return max(evidence.mix, key=lambda name: evidence.mix[name].log_e, default="")
 
 
@@ -167,26 +178,26 @@ def _rate(signal: str, about: str, seen: OutcomeCounts, evidence: Evidence, alph
 
 
 def rate_of(events: int, requests: int, alpha: float) -> Rate:
-    """The share that events are of the requests, all of them at most.
+    """The share of events among the requests.
 
-    Envoy tells its histograms later than its counters: after an edit of the policy, more slow answers may be known than
-    requests.
+    Envoy updates its histograms later than its counters: after an edit of the policy, more slow answers than requests
+    may be known. Then all requests are events.
     """
     events = min(events, requests)
     return Rate(events, requests, *rate_bounds(events, requests, alpha))
 
 
-def _accused(reading: Reading, policy: RolloutPolicy) -> str:
+def _why_failed(reading: Reading, policy: RolloutPolicy) -> str:
     canary, stable = _percent(reading.canary), _percent(reading.stable)
     if reading.signal == LIMIT:
         return f"{canary} of the canary's requests are errors, and the policy allows {policy.max_error_rate:.2%}"
-    what = {
+    event = {
         "errors": "are errors",
         "slow": "are slow",
         "mix": f"are predicted as {reading.about}",
-        "disagreement": "are answered otherwise than by stable",
+        "disagreement": "differ from stable's answers",
     }[reading.signal]
-    return f"{canary} of the canary's requests {what}, and {stable} of stable's"
+    return f"{canary} of the canary's requests {event}, against {stable} of stable's"
 
 
 def _percent(rate: Rate) -> str:

@@ -1,7 +1,7 @@
 """Turns the gateway's counters into windows of evidence. Pure.
 
-A cursor holds the last value of every series that was read, so that evidence goes on where it stopped, whoever reads
-it. A counter that fell was reset, by an Envoy that started anew, and counts from zero.
+A cursor holds the last value of every series, so that reading goes on where it stopped, in whatever process. A counter
+that fell was reset by a restart of Envoy, and counts from zero.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 
 Cursor = Mapping[str, int]
 
-#: Of a mix, so many classes are judged one by one.
+#: Most classes that are judged one by one.
 MOST_CLASSES = 50
-#: How a cursor's keys begin that count slow answers.
+#: Fewest answers of a version from which a quantile of their durations is taken.
+LEAST_ANSWERS = 100
+#: Begins the keys of a cursor that count slow answers.
 SLOW = "s|"
 
 
 @dataclass(frozen=True)
 class EvidenceQuery:
-    """What evidence is asked for.
+    """The evidence to read.
 
     Args:
         slow_ms: an answer that took as long or longer is slow; `shortest_over` an edge of the histogram. None: none is.
@@ -37,113 +39,118 @@ class EvidenceQuery:
     slow_ms: float | None = None
 
 
-def series(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str, int]:
-    """What the query needs of a reading, by keys that a cursor can hold.
+def counter_values(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str, int]:
+    """The values that the query needs, by the keys of a cursor.
 
     `r|version|weight|status|class` counts requests, `s|version|weight|slow_ms` those that took as long as that.
     """
-    found: dict[str, int] = {}
-    whole: dict[str, int] = {}
-    slow = query.slow_ms
+    values: dict[str, int] = {}
+    totals: dict[str, int] = {}
     for sample in samples:
-        told = sample.labels
-        if told.get("model") != query.model or told.get("by") != BY_WEIGHT:
+        labels = sample.labels
+        if labels.get("model") != query.model or labels.get("by") != BY_WEIGHT:
             continue  # testers and pinned requests were not sent to their version by chance
-        if told.get("version") not in (query.stable, query.canary):
+        if labels.get("version") not in (query.stable, query.canary):
             continue
-        place = f"{told['version']}|{told['weight']}"
+        key = f"{labels['version']}|{labels['weight']}"
         if sample.name == REQUESTS:
-            found[f"r|{place}|{told['status']}|{told.get('class', '')}"] = sample.value
+            values[f"r|{key}|{labels['status']}|{labels.get('class', '')}"] = sample.value
         elif sample.name == f"{REQUEST_MS}_count":
-            whole[place] = sample.value
-        elif (edge := bucket_edge(sample)) is not None and shortest_over(edge) == slow:
-            found[f"{SLOW}{place}|{slow:g}"] = -sample.value
-    for key in [key for key in found if key.startswith(SLOW)]:
-        _, version, weight, _ = key.split("|")
-        found[key] += whole.get(f"{version}|{weight}", 0)
-    return found
+            totals[key] = sample.value
+        elif (edge := bucket_edge(sample)) is not None and shortest_over(edge) == query.slow_ms:
+            values[f"{SLOW}{key}|{query.slow_ms:g}"] = -sample.value
+    for name in [name for name in values if name.startswith(SLOW)]:
+        _, version, weight, _ = name.split("|")
+        values[name] += totals.get(f"{version}|{weight}", 0)
+    return values
 
 
-def advance(now: Mapping[str, int], cursor: Cursor, query: EvidenceQuery) -> tuple[list[Window], dict[str, int]]:
-    """Windows of what came since the cursor, one for each weight; and what changed of the cursor."""
-    changed = {key: value for key, value in now.items() if value != cursor.get(key, 0)}
-    found: dict[int, dict[str, OutcomeCounts]] = {}
+def windows_since(
+    cursor: Cursor, values: Mapping[str, int], query: EvidenceQuery
+) -> tuple[list[Window], dict[str, int]]:
+    """New windows since the cursor, one for each weight, and the changes of the cursor."""
+    changed = {key: value for key, value in values.items() if value != cursor.get(key, 0)}
+    totals: dict[int, dict[str, OutcomeCounts]] = {}
     for key, value in changed.items():
         before = cursor.get(key, 0)
         count = value - before if value > before else value
-        kind, version, own, *rest = key.split("|", 4)
-        if not own.isdigit():
+        kind, version, weight, *rest = key.split("|", 4)
+        if not weight.isdigit():
             continue
-        weight = int(own) if version == query.canary else TOTAL - int(own)
-        at = found.setdefault(weight, {})
-        at[version] = at.get(version, OutcomeCounts()) + _seen(kind, rest, count, query)
+        counts = totals.setdefault(int(weight) if version == query.canary else TOTAL - int(weight), {})
+        counts[version] = counts.get(version, OutcomeCounts()) + _counts(kind, rest, count, query)
     windows = [
-        Window(weight, at.get(query.stable, OutcomeCounts()), at.get(query.canary, OutcomeCounts()))
-        for weight, at in sorted(found.items())
+        Window(weight, counts.get(query.stable, OutcomeCounts()), counts.get(query.canary, OutcomeCounts()))
+        for weight, counts in sorted(totals.items())
     ]
     return windows, changed
 
 
-def _seen(kind: str, rest: list[str], count: int, query: EvidenceQuery) -> OutcomeCounts:
+def _counts(kind: str, rest: list[str], count: int, query: EvidenceQuery) -> OutcomeCounts:
     if kind == "s":
         return OutcomeCounts(slow=count)
-    status, named = rest
+    status, predicted = rest
     return OutcomeCounts(
         requests=count,
         errors=count if is_error(status, query.count_4xx) else 0,
-        classes={named: count} if named and named != "-" else {},
+        classes={predicted: count} if predicted and predicted != "-" else {},
     )
 
 
 def is_error(status: str, count_4xx: bool) -> bool:
-    """Whether an answer with this status speaks against its version; 0 is a client that went away."""
+    """Whether an answer with this status counts against its version; 0 is a client that left."""
     return status.startswith("5") or (count_4xx and status.startswith("4"))
 
 
 @dataclass(frozen=True)
-class Answers:
-    """How long a version's answers took: how many took less than some milliseconds, each `shortest_over` an edge."""
+class Durations:
+    """Durations of a version's answers.
+
+    Args:
+        total: of all answers.
+        below: answers that took less than some milliseconds, each `shortest_over` an edge.
+    """
 
     total: int
     below: Mapping[float, int]
 
-    def __sub__(self, before: Answers) -> Answers:
-        """What came since an earlier reading; all of it where a counter was reset since."""
+    def __sub__(self, before: Durations) -> Durations:
+        """Answers since an earlier reading; all of them where a counter was reset since."""
         if before.total > self.total:
             return self
         below = {slow_ms: count - before.below.get(slow_ms, 0) for slow_ms, count in self.below.items()}
-        return Answers(self.total - before.total, below)
+        return Durations(self.total - before.total, below)
 
     def slow_ms(self, quantile: float) -> float | None:
-        """The least of these that at most a share of 1 - quantile of the answers reached; None where there is none."""
+        """The least duration that at most a share of 1 - quantile of the answers reached; None where there is none."""
         most = (1 - quantile) * self.total
         return min((slow_ms for slow_ms, count in self.below.items() if self.total - count <= most), default=None)
 
 
-def answers_of(samples: Iterable[Sample], model: str, version: str) -> Answers:
-    """How long the version's answers to requests that came by weight took, since the gateway began to count."""
+def durations_of(samples: Iterable[Sample], model: str, version: str) -> Durations:
+    """Durations of the version's answers to requests that came by weight, since the gateway began to count."""
     total, below = 0, dict[float, int]()
     for sample in samples:
-        told = sample.labels
-        if (told.get("model"), told.get("version"), told.get("by")) != (model, version, BY_WEIGHT):
+        labels = sample.labels
+        if (labels.get("model"), labels.get("version"), labels.get("by")) != (model, version, BY_WEIGHT):
             continue
         if sample.name == f"{REQUEST_MS}_count":
             total += sample.value
         elif (edge := bucket_edge(sample)) is not None:
             slow_ms = shortest_over(edge)
             below[slow_ms] = below.get(slow_ms, 0) + sample.value
-    return Answers(total, below)
+    return Durations(total, below)
 
 
 def classes_of(samples: Iterable[Sample], model: str, version: str) -> tuple[str, ...]:
     """The classes that the version predicted, the most frequent first, MOST_CLASSES at most."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for sample in samples:
-        told = sample.labels
-        name = told.get("class", "")
-        if sample.name == REQUESTS and (told.get("model"), told.get("version")) == (model, version) and name:
-            found[name] = found.get(name, 0) + sample.value
-    return tuple(sorted(found, key=lambda name: (-found[name], name))[:MOST_CLASSES])
+        labels = sample.labels
+        name = labels.get("class", "")
+        if sample.name == REQUESTS and (labels.get("model"), labels.get("version")) == (model, version) and name:
+            counts[name] = counts.get(name, 0) + sample.value
+    return tuple(sorted(counts, key=lambda name: (-counts[name], name))[:MOST_CLASSES])
 
 
 def requests_of(samples: Iterable[Sample], model: str) -> int:

@@ -55,10 +55,9 @@ class UserLog:
                 weight,
                 counts.get(query.stable, OutcomeCounts()),
                 counts.get(query.canary, OutcomeCounts()),
-                users=(
-                    counts.get(f"{query.stable}|users", OutcomeCounts()),
-                    counts.get(f"{query.canary}|users", OutcomeCounts()),
-                ),
+                is_by_user=True,
+                stable_users=counts.get(f"{query.stable}|users", OutcomeCounts()),
+                canary_users=counts.get(f"{query.canary}|users", OutcomeCounts()),
             )
             for weight, counts in sorted(self._totals(lines, query).items())
         ]

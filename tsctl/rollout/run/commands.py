@@ -1,6 +1,6 @@
-"""What people ask of a rollout that another process runs: a file for each question, which the runner reads and removes.
+"""Commands of people to a rollout that another process runs: one file each, which the runner reads and removes.
 
-Invariant: a question never takes the place of another one, or a pause would hide an abort that nobody has read yet.
+Invariant: a command never replaces another one, or a pause would hide an abort that was not read yet.
 """
 
 from __future__ import annotations
@@ -10,46 +10,29 @@ import json
 import os
 import socket
 import time
-from pathlib import Path
+from dataclasses import dataclass
 
+from tsctl.config.deployment import read_deployment
+from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
+from tsctl.errors import SpecError
 from tsctl.host.files import write_document
 from tsctl.rollout.decide.events import Command
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.journal import folder
 
-#: How the files begin that nobody has read yet, and those that are not in the journal yet.
-_ASKED, _TAKEN = "asked-", "taken-"
+#: How files begin whose command was not read yet, and those whose command is not in the journal yet.
+_SENT, _TAKEN = "asked-", "taken-"
 
 
-def ask(project: Project, model: str, command: Command) -> None:
-    """The rollout's process does it at its next tick."""
-    name = f"{_ASKED}{time.time_ns():020}-{os.getpid()}.json"
-    write_document(folder(project, model) / name, {"what": command, "by": who()})
+def send(project: Project, model: str, command: Command) -> None:
+    """Leave a command for the rollout's process, which obeys at its next tick."""
+    name = f"{_SENT}{time.time_ns():020}-{os.getpid()}.json"
+    write_document(folder(project, model) / name, {"what": command, "by": person()})
 
 
-def asked(project: Project, model: str) -> list[tuple[Command, str]]:
-    """What was asked for and by whom, in its order; nothing where nobody did. The same again until `answered`."""
-    here = folder(project, model)
-    for path in sorted(here.glob(f"{_ASKED}*")):
-        path.replace(here / path.name.replace(_ASKED, _TAKEN, 1))  # what comes from now on is not answered with these
-    told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(here.glob(f"{_TAKEN}*"))]
-    return [(Command(one["what"]), one["by"]) for one in told if one.get("what") in list(Command)]
-
-
-def answered(project: Project, model: str) -> None:
-    """What `asked` told is in the journal, and need not be asked for again."""
-    for path in folder(project, model).glob(f"{_TAKEN}*"):
-        path.unlink(missing_ok=True)
-
-
-def forget(project: Project, model: str) -> None:
-    """Nothing is asked for: what nobody has read was meant for a rollout that has ended."""
-    asked(project, model)
-    answered(project, model)
-
-
-def who() -> str:
-    """Who runs this process, and where: `user@host`."""
+def person() -> str:
+    """The person who runs this process, and the machine: `user@host`."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
@@ -57,6 +40,44 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def lock(project: Project, model: str) -> Path:
-    """Held by the process that runs the model's rollout."""
-    return folder(project, model) / "lock"
+@dataclass
+class LiveOperator:
+    """Commands from files, and the policy from deployment.yaml."""
+
+    project: Project
+    model: str
+    _policy: tuple[float, RolloutPolicy] | None = None  # with the file's time
+    _policy_error: str = ""
+
+    def commands(self) -> list[tuple[Command, str]]:
+        """Commands in their order, each with the person who gave it; the same again until `acknowledge`."""
+        journals = folder(self.project, self.model)
+        for path in sorted(journals.glob(f"{_SENT}*")):  # later ones are not acknowledged with these
+            path.replace(journals / path.name.replace(_SENT, _TAKEN, 1))
+        read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(journals.glob(f"{_TAKEN}*"))]
+        return [(Command(content["what"]), content["by"]) for content in read if content.get("what") in list(Command)]
+
+    def acknowledge(self) -> None:
+        """Remove the commands that `commands` returned."""
+        for path in folder(self.project, self.model).glob(f"{_TAKEN}*"):
+            path.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove all commands: those that were not read were meant for a rollout that has ended."""
+        self.commands()
+        self.acknowledge()
+
+    def policy(self, state: State) -> RolloutPolicy:
+        """The policy of the file; the last one that could be read, where it cannot be read now."""
+        path = self.project.deployment
+        try:
+            modified_at = path.stat().st_mtime
+            if self._policy is None or modified_at != self._policy[0]:
+                self._policy = (modified_at, read_deployment(path).policy(state.model))
+            self._policy_error = ""
+        except (SpecError, OSError) as error:
+            self._policy_error = f"deployment.yaml cannot be read: {error}"
+        return self._policy[1] if self._policy is not None else state.policy
+
+    def policy_error(self) -> str:
+        return self._policy_error

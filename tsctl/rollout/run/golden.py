@@ -1,4 +1,4 @@
-"""Asks one version on one node for the golden samples of its archive, over its explicit URL."""
+"""Sends the golden samples of an archive to one version on one node, and compares the answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tsctl.nodes.torchserve.node import Node
 
 @dataclass(frozen=True)
 class Golden:
-    """Samples with their right answers, as an archive carries them; none in an archive that tsctl did not build."""
+    """Samples and golden answers of an archive; none in an archive that tsctl did not build."""
 
     samples: tuple[tuple[str, bytes, str], ...]  # name, body, media type
     answers: dict[str, Any]
@@ -28,7 +28,7 @@ class Golden:
 
 
 def read_golden(archive: StoredArchive) -> Golden:
-    """What the archive says of its samples."""
+    """The golden samples of an archive."""
     with zipfile.ZipFile(archive.path) as content:
         names = set(content.namelist())
         answers = json.loads(content.read("golden.json")) if "golden.json" in names else {}
@@ -42,11 +42,11 @@ def read_golden(archive: StoredArchive) -> Golden:
     )
 
 
-def require_golden(node: Node, archive: StoredArchive, golden: Golden) -> int:
-    """The version on the node answers every golden sample rightly; how many there are.
+def require_golden(node: Node, archive: StoredArchive, golden: Golden) -> None:
+    """Compare the answer of the version on the node to every golden sample.
 
     Raises:
-        NodeError: it does not, or the node does not answer.
+        NodeError: an answer differs, or the node does not answer.
     """
     tolerance = Tolerance(**golden.tolerance)
     for path, body, media_type in golden.samples:
@@ -54,19 +54,18 @@ def require_golden(node: Node, archive: StoredArchive, golden: Golden) -> int:
         if name not in golden.answers:
             continue
         reply = node.client.predict(archive.model, archive.version, body, media_type)
-        why = wrong(reply, golden.answers[name], tolerance)
+        why = difference_of(reply, golden.answers[name], tolerance)
         if why:
             raise NodeError(f"{archive.model} {archive.version} on node {node.name} answers {name} wrongly: {why}")
-    return len(golden.answers)
 
 
-def wrong(reply: Reply, wanted: Any, tolerance: Tolerance) -> str:
-    """How the answer differs from the right one; empty where it does not."""
-    told = reply.body[:300].decode("utf-8", "replace")
+def difference_of(reply: Reply, expected: Any, tolerance: Tolerance) -> str:
+    """How the answer differs from the golden one; empty where it does not."""
+    text = reply.body[:300].decode("utf-8", "replace")
     if reply.status != 200:
-        return f"{reply.status}: {told}"
+        return f"{reply.status}: {text}"
     try:
         answer = json.loads(reply.body)
     except ValueError:
-        return f"no JSON: {told}"
-    return difference(answer, wanted, tolerance) or ""
+        return f"no JSON: {text}"
+    return difference(answer, expected, tolerance) or ""

@@ -1,7 +1,7 @@
-"""Takes a rollout from where its journal stands to its end, one action at a time; the only place that sleeps.
+"""Runs a rollout from its last journal entry to its end, one action per call. The only module that sleeps.
 
-Invariant: what is decided is journaled before it is done, and every effect may be done twice. So whoever goes on after
-a kill asks `next_action` and needs to know nothing else.
+Invariant: a decision is journaled before it is acted on, and every effect may be applied twice. So after a kill the
+journal alone says how to go on.
 """
 
 from __future__ import annotations
@@ -9,298 +9,237 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import percent
-from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
+from tsctl.errors import AnalysisError, GatewayError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
-from tsctl.nodes.fan_out import is_unavailable
-from tsctl.rollout.decide.actions import PREPARATION, Action, Next, next_action, passes
-from tsctl.rollout.decide.capacity import utilisation
-from tsctl.rollout.decide.events import (
-    Command,
-    CommandReceived,
-    Effect,
-    EffectBegan,
-    EffectDone,
-    Ended,
-    Entry,
-    Event,
-    PolicyChanged,
-    Reopened,
-    SlowThresholdSet,
-    StepBegan,
-    Tick,
-    VerdictReached,
-    Waiting,
-)
+from tsctl.rollout.decide import actions, events
+from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone, Entry, Event, VerdictReached
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values
-from tsctl.rollout.decide.memory import grown
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
-from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
+from tsctl.rollout.decide.workers import memory_fault, utilisation
+from tsctl.rollout.evidence.counts import LEAST_ANSWERS, EvidenceQuery
+from tsctl.rollout.run.interfaces import (
+    Effects,
+    EvidenceReader,
+    Health,
+    Operator,
+    TemporarilyUnavailable,
+    may_succeed_later,
+)
 from tsctl.rollout.run.journal import Journal
 
-#: A tick without requests is journaled this often, and what is waited for told as often.
+#: A tick without requests, and a wait that goes on, are journaled this often.
 QUIET_S = 5.0
-#: How long a canary that was ready may refuse its first requests, before that is a fail.
+#: A canary that was ready may refuse its first requests for this long, before that is a fail.
 READY_S = 30.0
-#: How long what is left to do once the weights are final is tried; `tsctl apply` catches up on it.
+#: Effects of a promotion, and after it, are tried for this long; `tsctl apply` catches up on them.
 LATE_S = 60.0
-#: Requests of one version without which no quantile of its answers is fixed.
-LEAST_ANSWERS = 100
-
-
-class Away(NodeError):
-    """Something that the rollout needs does not answer now, or cannot do it now, and may later; nothing is decided."""
-
-
-class World(Protocol):
-    """What a rollout acts on and reads; every effect may be done twice.
-
-    An effect raises Away where something does not answer, and another TsctlError where the canary cannot do it.
-    """
-
-    def verify(self, state: State) -> EffectDone: ...
-    def register(self, state: State) -> EffectDone: ...
-    def prove(self, state: State) -> EffectDone: ...
-    def default(self, state: State) -> EffectDone: ...
-    def undefault(self, state: State) -> EffectDone: ...
-    def retire(self, state: State) -> EffectDone: ...
-
-    def weigh(self, state: State, weight: int) -> None:
-        """The canary has this weight, in hundredths of a percent, and stable all the rest."""
-
-    def slow_ms(self, state: State) -> float | None:
-        """What is slow from now on, by stable's recent answers; None where there are too few of them."""
-
-    def mark(self, query: EvidenceQuery) -> Cursor:
-        """Where reading begins, for what is slow by this query."""
-
-    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        """What came since the cursor, and what changed of it."""
-
-    def rate(self, state: State) -> float:
-        """Requests a second that the route gets now, of all versions."""
-
-    def capacity(self, state: State) -> float | None:
-        """Requests a second that the canary's workers can answer now, above 0; None where that was not measured."""
-
-    def memory(self, state: State) -> Mapping[str, int]:
-        """Bytes of each worker of the canary, where that can be seen."""
-
-    def trouble(self, state: State) -> str:
-        """Why nothing may go forward now; empty where it may."""
-
-    def policy(self, state: State) -> RolloutPolicy:
-        """What deployment.yaml says now."""
-
-    def asked(self) -> list[tuple[Command, str]]:
-        """What people asked for since `answered`, and who."""
-
-    def answered(self) -> None:
-        """What was asked for is in the journal."""
 
 
 @dataclass
 class Runner:
-    """One rollout that goes on.
+    """One rollout in progress.
 
     Args:
         journal: with its start in it.
-        note: told what happens, in a few words; called at every tick.
-        heard: told every new entry, with the state after it.
+        note: gets the present action in a few words, at every tick.
+        on_entry: gets every new entry, with the state after it.
         clock: monotonic seconds.
     """
 
     journal: Journal
-    world: World
+    effects: Effects
+    evidence: EvidenceReader
+    health: Health
+    operator: Operator
     note: Callable[[str], None]
-    heard: Callable[[Entry, State], None] = lambda entry, state: None
+    on_entry: Callable[[Entry, State], None] = lambda entry, state: None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     state: State = field(init=False)
-    _seen_at: float | None = None  # when evidence was read last
-    _held_s: float = 0.0  # that no entry has yet
+    _watched_at: float | None = None  # when evidence was read last, with nothing unavailable
+    _held_s: float = 0.0  # hold time that is not in the journal yet
     _waits_since: float | None = None
-    _refused_since: float | None = None  # by what answers
-    _told_at: float = 0.0
+    _refused_since: float | None = None  # by a canary while gateway and nodes answer
+    _wait_journaled_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.state = fold(self.journal.entries)
 
     def run(self) -> State:
-        """The state at the end, or at a hold that a person must end; what cannot be written now is tried again."""
+        """Advance to the end, or to a hold that a person must end; a file that cannot be written is tried again."""
         while True:
             try:
                 if not self.advance():
                     return self.state
-            except (AnalysisError, OSError) as error:  # a full disk: who ends here leaves the canary with its weight
+            except (AnalysisError, OSError) as error:  # a full disk: an exit here would leave the canary its weight
                 self.note(f"waits: {' '.join(str(error).split())}")
-                self._seen_at = None
+                self._watched_at = None
                 self.sleep(self.state.policy.tick_s)
 
     def advance(self) -> bool:
-        """One action more; False where there is none, or a person must say how to go on."""
-        self._listen()
-        todo = next_action(self.state)
-        match todo.action:
-            case Action.NOTHING:
-                return False
-            case Action.APPLY if todo.effect is not None:
-                self._do(todo.effect)
-            case Action.BEGIN_STEP:
-                self._attempt(lambda: self._begin(todo))
-            case Action.SET_WEIGHT:
-                self._attempt(self._weigh)
+        """Take one action; False where there is none, or a person must decide."""
+        self._obey()
+        match actions.next_action(self.state):
+            case actions.Apply(effect=effect):
+                self._try(effect)
+            case actions.BeginStep(index=index):
+                self._unless_unavailable(lambda: self._begin_step(index))
+            case actions.SetWeight():
+                self._unless_unavailable(self._set_weight)
                 if self.state.in_force and not self.state.is_weighed and not self.state.is_failed:
-                    self._attempt(self._glance)
-                return self.state.is_failed or self._overdue()
-            case Action.WATCH:
+                    self._unless_unavailable(self._judge_while_waiting)
+                return self.state.is_failed or self._end_if_overdue()
+            case actions.Watch():
                 return self._watch()
-            case Action.REVERT_WEIGHT:
-                self._attempt(self._back)
-            case Action.END if todo.outcome is not None:
-                self._tell(Ended(todo.outcome, self._why_it_ended(), self.state.judgement))
+            case actions.RevertWeight():
+                self._revert_weight()
+            case actions.End(outcome=outcome):
+                self._record(events.Ended(outcome, self._why_it_ended(), self.state.judgement))
+            case None:
+                return False
         return True
 
     def command(self, command: Command, by: str) -> None:
         """Journal a person's command."""
-        self._tell(CommandReceived(command, by))
+        self._record(events.CommandReceived(command, by))
 
     def reopen(self, by: str) -> None:
-        """Journal that a person wants a promotion rolled back."""
-        self._tell(Reopened(by))
+        """Journal a person's rollback of a promotion."""
+        self._record(events.Reopened(by))
 
-    # ---- what others say -----------------------------------------------------------------------------------------
-
-    def _listen(self) -> None:
-        for command, by in self.world.asked():
+    def _obey(self) -> None:
+        """Journal new commands, and an edited policy."""
+        for command, by in self.operator.commands():
             self.command(command, by)
-        self.world.answered()
-        policy = self.world.policy(self.state)
-        has_steps = (
-            self.state.outcome is None and not self.state.is_failed and Effect.SET_DEFAULT not in self.state.done
-        )
-        if has_steps and policy.digest != self.state.policy.digest:
-            self._tell(PolicyChanged(policy, policy.digest))
+        self.operator.acknowledge()
+        policy, state = self.operator.policy(self.state), self.state
+        is_judged = state.outcome is None and not state.is_failed and Effect.SET_DEFAULT not in state.done
+        if is_judged and policy.digest != state.policy.digest:
+            self._record(events.PolicyChanged(policy, policy.digest))
 
     # ---- effects -------------------------------------------------------------------------------------------------
 
-    def _do(self, effect: Effect) -> None:
+    def _try(self, effect: Effect) -> None:
+        """Apply an effect; an error fails the canary before the first step, and is passed over at the end."""
         self._announce(effect)
         try:
             done = self._apply(effect)
         except TsctlError as error:
-            if effect in PREPARATION and not _may_end(error):
-                self._fail(effect, _why(error))
-            elif self._wait(_why(error)) >= LATE_S and effect not in PREPARATION:
-                self._tell(EffectDone(effect, f"left undone: {_why(error)}"))
+            if effect in actions.PREPARATION and not may_succeed_later(error):
+                self._fail(effect, error.summary)
+            elif self._wait(error.summary) >= LATE_S and effect not in actions.PREPARATION:
+                self._record(EffectDone(effect, f"{LEFT_UNDONE}{error.summary}"))
         else:
-            self._tell(done)
+            self._record(done)
 
     def _apply(self, effect: Effect) -> EffectDone:
         match effect:
             case Effect.VERIFY:
-                return self.world.verify(self.state)
+                return self.effects.verify(self.state)
             case Effect.REGISTER:
-                return self.world.register(self.state)
+                return self.effects.register(self.state)
             case Effect.VERIFY_GOLDEN:
-                return self.world.prove(self.state)
+                return self.effects.verify_golden(self.state)
+            case Effect.SET_WEIGHT:
+                return self.effects.set_weight(self.state)
+            case Effect.REVERT_WEIGHT:
+                return self.effects.revert_weight(self.state)
             case Effect.SET_DEFAULT:
-                return self.world.default(self.state)
+                return self.effects.set_default(self.state)
             case Effect.RESTORE_DEFAULT:
-                return self.world.undefault(self.state)
+                return self.effects.restore_default(self.state)
             case Effect.RETIRE:
-                return self.world.retire(self.state)
-            case Effect.SET_WEIGHT | Effect.REVERT_WEIGHT:
-                raise ValueError(f"{effect} is an action of its own. This is a bug.")
+                return self.effects.retire(self.state)
 
-    def _begin(self, todo: Next) -> None:
-        """What is slow in this step is fixed before its first request."""
-        weight = self.state.weights[todo.step]
-        slow_ms = self.world.slow_ms(self.state)
-        cursor = self.world.mark(self._query(slow_ms))
-        self._tell(StepBegan(todo.step, weight, slow_ms, cursor))
+    def _begin_step(self, index: int) -> None:
+        """Journal the step and its slow threshold, before its first request."""
+        slow_ms = self.evidence.slow_threshold_ms(self.state)
+        cursor = self.evidence.mark(self._query(slow_ms))
+        self._record(events.StepBegan(index, self.state.weights[index], slow_ms, cursor))
 
-    def _weigh(self) -> None:
-        state = self.state
-        capacity = self.world.capacity(state) if state.command is not Command.PROMOTE else None
-        if capacity is not None:
-            used = utilisation(self.world.rate(state), state.weight, capacity)
-            if used > state.policy.max_utilisation:
-                raise Away(
-                    f"{percent(state.weight)} of the requests would take {used:.0%} of the canary's workers, and the"
-                    f" policy allows {state.policy.max_utilisation:.0%}; 'tsctl models scale' gives it more"
-                )
-        self._announce(Effect.SET_WEIGHT, state.weight)
+    def _set_weight(self) -> None:
+        if self.state.command is not Command.PROMOTE:
+            self._require_capacity()
+        self._announce(Effect.SET_WEIGHT, self.state.weight)
         try:
-            self.world.weigh(state, state.weight)
+            done = self._apply(Effect.SET_WEIGHT)
         except GatewayError as error:
             self._refused(error)
+        else:
+            self._record(done)
+            self._watched_at = self.clock()
+
+    def _require_capacity(self) -> None:
+        state, capacity = self.state, self.health.capacity(self.state)
+        if capacity is None:
             return
-        self._tell(EffectDone(Effect.SET_WEIGHT, weight=state.weight))
-        self._seen_at = self.clock()
+        share = utilisation(self.evidence.request_rate(state), state.weight, capacity)
+        if share > state.policy.max_utilisation:
+            raise TemporarilyUnavailable(
+                f"{percent(state.weight)} of the requests would take {share:.0%} of the canary's workers, and the"
+                f" policy allows {state.policy.max_utilisation:.0%}; add workers with 'tsctl models scale'"
+            )
 
     def _refused(self, error: GatewayError) -> None:
-        """The canary fails where gateway and nodes answer and it does not, for READY_S."""
-        away = "" if isinstance(error, NotAnswering) else self.world.trouble(self.state)
-        if isinstance(error, NotAnswering) or away:
+        """Fail a canary that has refused requests for READY_S, while gateway and nodes answer."""
+        trouble = "" if isinstance(error, NotAnswering) else self._trouble()
+        if isinstance(error, NotAnswering) or trouble:
             self._refused_since = None
-            raise error if not away else Away(away)
+            raise TemporarilyUnavailable(trouble) if trouble else error
         now = self.clock()
         if self._refused_since is None:
             self._refused_since = now
         if now - self._refused_since >= READY_S:
-            self._fail("ready", f"it does not take requests: {_why(error)}", self.state.judgement)
+            self._fail("ready", f"it does not take requests: {error.summary}", self.state.judgement)
         else:
-            self._wait(_why(error))
+            self._wait(error.summary)
 
-    def _back(self) -> None:
+    def _revert_weight(self) -> None:
         self._announce(Effect.REVERT_WEIGHT)
         try:
-            self.world.weigh(self.state, 0)
+            done = self._apply(Effect.REVERT_WEIGHT)
         except TsctlError as error:  # whatever it is: there is no other way to go
-            self._wait(_why(error))
+            self._wait(error.summary)
         else:
-            self._tell(EffectDone(Effect.REVERT_WEIGHT))
+            self._record(done)
 
     def _why_it_ended(self) -> str:
-        if self.state.command and not self.state.is_failed:
-            return f"{self.state.commanded_by} asked for it"
-        return self.state.why
+        is_commanded = self.state.command is not None and not self.state.is_failed
+        return f"{self.state.commanded_by} asked for it" if is_commanded else self.state.why
 
-    # ---- watching ------------------------------------------------------------------------------------------------
+    # ---- evidence ------------------------------------------------------------------------------------------------
 
     def _watch(self) -> bool:
         self.sleep(self.state.policy.tick_s)
         try:
-            windows, cursor = self.world.read(self._query(self.state.slow_ms), self.state.cursor)
+            windows, cursor = self.evidence.read(self._query(self.state.slow_ms), self.state.cursor)
         except TsctlError as error:
-            return self._blind(error)
-        if windows or cursor or self._held_s >= QUIET_S or self._may_pass():
+            return self._wait_unseen(error)
+        may_pass = self.state.held_s + self._held_s >= self.state.policy.hold_s
+        if windows or cursor or may_pass or self._held_s >= QUIET_S:
             held_s, self._held_s = self._held_s, 0.0
             self._tick(held_s, windows, cursor)
-        if self.state.judgement.verdict is Verdict.FAIL:  # at once: a node that is silent is waited for below
+        if self.state.judgement.verdict is Verdict.FAIL:  # at once: the checks below may wait for a node
             return self._judge({})
         try:
-            trouble = self.world.trouble(self.state)
-            memory = self.world.memory(self.state)
+            trouble, memory = self._trouble(), self.health.memory(self.state)
         except TsctlError as error:
-            return self._blind(error)
+            return self._wait_unseen(error)
         now = self.clock()
-        self._held_s += now - self._seen_at if self._seen_at is not None and not trouble else 0.0
-        self._seen_at = now
+        self._held_s += now - self._watched_at if self._watched_at is not None and not trouble else 0.0
+        self._watched_at = now
         if trouble:
             self._wait(trouble)
         else:
             self._waits_since = None
         return self._judge(memory)
 
-    def _glance(self) -> None:
-        """While a step waits for its weight, the canary has the one before, and fails by what comes of it."""
-        windows, cursor = self.world.read(self._query(self.state.slow_ms), self.state.cursor)
+    def _judge_while_waiting(self) -> None:
+        """While a step waits for its weight, the canary keeps the one before, and may fail at it."""
+        windows, cursor = self.evidence.read(self._query(self.state.slow_ms), self.state.cursor)
         if windows or cursor:
             self._tick(0.0, windows, cursor)
         judgement = self.state.judgement
@@ -309,101 +248,92 @@ class Runner:
 
     def _tick(self, held_s: float, windows: Sequence[Window], cursor: Mapping[str, int]) -> None:
         log_e = log_e_values(self.state.policy, evidence_after(self.state, windows))
-        self._tell(Tick(round(held_s, 3), tuple(windows), cursor, log_e))
+        self._record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e))
 
-    def _blind(self, error: TsctlError) -> bool:
-        """What cannot be seen is waited for, and is no hold time."""
-        self._seen_at = None
-        self._wait(_why(error))
-        return self._overdue()
+    def _wait_unseen(self, error: TsctlError) -> bool:
+        """Wait without hold time while evidence or nodes are unavailable."""
+        self._watched_at = None
+        self._wait(error.summary)
+        return self._end_if_overdue()
+
+    def _trouble(self) -> str:
+        return self.health.trouble(self.state) or self.operator.policy_error()
 
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement
-        told = percent(state.weight)
         paused = f"paused, until 'tsctl rollout resume {state.model}'" if state.is_paused else ""
-        self.note(f"{state.canary} at {told}: {state.waits_for or paused or judgement.why}")
+        self.note(f"{state.canary} at {percent(state.weight)}: {state.waits_for or paused or judgement.why}")
         if judgement.verdict is Verdict.FAIL:
             self._fail(judgement.signal, judgement.why, judgement)
-        elif too_much := grown(state.warm_bytes, memory, state.policy.max_memory_growth):
-            self._fail("memory", too_much, judgement)
-        elif passes(state, judgement):
-            self._tell(VerdictReached(Verdict.PASS, judgement.why, judgement=judgement))
+        elif fault := memory_fault(state.warm_bytes, memory, state.policy.max_memory_growth):
+            self._fail("memory", fault, judgement)
+        elif judgement.verdict is Verdict.PASS and not state.is_paused and not state.waits_for:
+            self._record(VerdictReached(Verdict.PASS, judgement.why, judgement=judgement))
         else:
             if state.slow_ms is None:
-                self._attempt(self._fix_slow)
-            return self._overdue()
+                self._unless_unavailable(self._set_slow_threshold)
+            return self._end_if_overdue()
         return True
 
-    def _fix_slow(self) -> None:
-        """Stable had too few answers before the step; once it has enough, what comes after is judged by them."""
+    def _set_slow_threshold(self) -> None:
+        """Set the threshold late, where stable had too few answers before the step; later answers are judged by it."""
         if self.state.evidence.stable.requests < LEAST_ANSWERS:
             return
-        slow_ms = self.world.slow_ms(self.state)
+        slow_ms = self.evidence.slow_threshold_ms(self.state)
         if slow_ms is not None:
-            self._tell(SlowThresholdSet(slow_ms, self.world.mark(self._query(slow_ms))))
+            self._record(events.SlowThresholdSet(slow_ms, self.evidence.mark(self._query(slow_ms))))
 
-    def _overdue(self) -> bool:
-        """A step that is undecided for too long ends as the policy says; False where a person must say how."""
-        if not self.state.is_overdue or self.state.is_paused:
+    def _end_if_overdue(self) -> bool:
+        """End a step that is undecided for too long as the policy says; False where a person must decide."""
+        state = self.state
+        if not state.is_overdue or state.is_paused:
             return True
-        why = f"undecided for {self.state.policy.max_hold_s:g} s: {self.state.waits_for or self.state.judgement.why}"
-        if self.state.policy.at_max_hold == "rollback":
-            self._fail("max_hold_s", why, self.state.judgement)
+        if state.policy.at_max_hold == "rollback":
+            why = f"undecided for {state.policy.max_hold_s:g} s: {state.waits_for or state.judgement.why}"
+            self._fail("max_hold_s", why, state.judgement)
             return True
         self.command(Command.PAUSE, "max_hold_s of the policy")
         return False
 
-    def _may_pass(self) -> bool:
-        return self.state.held_s + self._held_s >= self.state.policy.hold_s
+    # ---- journal -------------------------------------------------------------------------------------------------
 
-    # ---- telling -------------------------------------------------------------------------------------------------
-
-    def _attempt(self, act: Callable[[], None]) -> None:
-        """Act; what does not answer is waited for."""
+    def _unless_unavailable(self, act: Callable[[], None]) -> None:
+        """Act, or wait where something is unavailable."""
         try:
             act()
         except TsctlError as error:
-            if not _may_end(error):
+            if not may_succeed_later(error):
                 raise
-            self._wait(_why(error))
+            self._wait(error.summary)
 
     def _announce(self, effect: Effect, weight: int | None = None) -> None:
-        """Journal an effect before it is tried; once, however often it is tried."""
+        """Journal an effect before its first try."""
         if self.state.doing is not effect:
-            self._tell(EffectBegan(effect, weight))
+            self._record(events.EffectBegan(effect, weight))
         self.note(effect)
 
     def _fail(self, signal: str, why: str, judgement: Judgement | None = None) -> None:
-        self._tell(VerdictReached(Verdict.FAIL, why, signal, judgement))
+        self._record(VerdictReached(Verdict.FAIL, why, signal, judgement))
 
     def _wait(self, why: str) -> float:
-        """It is told, and time passes; seconds since it began to wait."""
+        """Journal the wait and sleep for a tick; seconds since the wait began."""
         now = self.clock()
         if self._waits_since is None:
-            self._waits_since = self._told_at = now
-        if why != self.state.waits_for or now - self._told_at >= QUIET_S:
-            self._tell(Waiting(why, round(now - self._told_at, 3)))
-            self._told_at = now
+            self._waits_since = self._wait_journaled_at = now
+        if why != self.state.waits_for or now - self._wait_journaled_at >= QUIET_S:
+            self._record(events.Waiting(why, round(now - self._wait_journaled_at, 3)))
+            self._wait_journaled_at = now
         self.note(f"waits: {why}")
         self.sleep(self.state.policy.tick_s)
         return self.clock() - self._waits_since
 
-    def _tell(self, event: Event) -> None:
-        if isinstance(event, EffectDone | VerdictReached | StepBegan):
+    def _record(self, event: Event) -> None:
+        if isinstance(event, EffectDone | VerdictReached | events.StepBegan):
             self._waits_since = self._refused_since = None
         entry = self.journal.append(event)
         self.state = after(self.state, entry)
-        self.heard(entry, self.state)
+        self.on_entry(entry, self.state)
 
     def _query(self, slow_ms: float | None) -> EvidenceQuery:
         state = self.state
         return EvidenceQuery(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)
-
-
-def _may_end(error: TsctlError) -> bool:
-    """Whether the same may succeed another time, without anybody mending the canary."""
-    return isinstance(error, Away | NotAnswering | AnalysisError | ConflictError) or is_unavailable(error)
-
-
-def _why(error: TsctlError) -> str:
-    return " ".join(error.message.split())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import log10
 
 from tsctl.config.weights import percent
 from tsctl.gateway.traffic import CANARY, STABLE
 from tsctl.rollout.decide.evidence import OutcomeCounts
-from tsctl.rollout.decide.judge import Rate, rate_of
+from tsctl.rollout.decide.judge import AVERAGE, Rate, rate_of
 from tsctl.rollout.decide.state import State
-from tsctl.views.rollout.plot import Band, Line, Plot, linear, powers, times
+from tsctl.views.rollout.plot import Band, Line, Plot, percents, powers, times
 from tsctl.views.rollout.series import Point, Series
 from tsctl.views.rollout.wording import LN_10, e_text, interval_text, rate_text, signal_name
 
@@ -21,15 +21,16 @@ LEAST_POWER = -2.0
 
 def plots(state: State, series: Series) -> Iterator[Plot]:
     """Yield every plot, in reading order; none before the first tick."""
-    if not series.points:
+    points = series.points()
+    if not points:
         return
     moments = [(at, "failed" if is_fail else "decided") for at, is_fail in series.marks]
     for plot in (
         _weight(series),
-        _evidence(series),
-        _rates("Errors", "errors", state, series, lambda counts: counts.errors, has_cap=True),
-        _rates("Slow answers", "slow", state, series, lambda counts: counts.slow),
-        _requests(state, series),
+        _evidence(points, series.end),
+        _rates("Errors", state, points, series.end),
+        _rates("Slow answers", state, points, series.end),
+        _requests(state, points, series.end),
     ):
         yield replace(plot, spans=series.waits, moments=moments)
 
@@ -45,25 +46,25 @@ def _weight(series: Series) -> Plot:
     if series.waits:
         lines.append(Line("waiting, because something was unavailable", "waiting", ()))
     most = max(weight for _, weight in points) or 100.0
-    return Plot("Weight of the canary", note, times(series.end), linear(most, "%"), lines)
+    return Plot("Weight of the canary", note, times(series.end), percents(most), lines)
 
 
-def _evidence(series: Series) -> Plot:
-    points, last = series.points, series.points[-1]
-    values = [value for point in points for value in (*point.powers.values(), point.average)]
+def _evidence(points: Sequence[Point], end: float) -> Plot:
+    last = points[-1]
+    values = [value for point in points for value in point.powers.values()]
     y = powers(max(LEAST_POWER, min(values)), max(last.threshold + 0.5, *values))
     note = (
         "Logarithmic. The canary fails when the average reaches the threshold. Values below"
         f" {10**y.low:g} are drawn at the edge."
     )
+    signals = dict.fromkeys(name for point in points for name in point.powers if name != AVERAGE)
     lines = []
-    for name in dict.fromkeys(name for point in points for name in point.powers):
+    for name in (*signals, AVERAGE):
         over_time = [(point.at, point.powers.get(name)) for point in points]
         lines.append(Line(signal_name(name), name, over_time, _e(last.powers.get(name))))
-    lines.append(Line("average", "average", [(point.at, point.average) for point in points], _e(last.average)))
     thresholds = [(point.at, point.threshold) for point in points]
-    lines.append(_threshold("threshold, 1 / alpha", thresholds, series.end, _e(last.threshold)))
-    return Plot("E-values", note, times(series.end), y, lines)
+    lines.append(_threshold("threshold, 1 / alpha", thresholds, end, _e(last.threshold)))
+    return Plot("E-values", note, times(end), y, lines)
 
 
 def _e(power: float | None) -> str:
@@ -75,20 +76,15 @@ def _threshold(name: str, points: Sequence[tuple[float, float]], end: float, las
     return Line(name, "threshold", [(0.0, points[0][1]), *points, (end, points[-1][1])], last, is_step=True)
 
 
-def _rates(
-    title: str, event: str, state: State, series: Series, count: Callable[[OutcomeCounts], int], has_cap: bool = False
-) -> Plot:
-    """Draw how often an event came, with intervals.
+def _rates(title: str, state: State, points: Sequence[Point], end: float) -> Plot:
+    """Draw the shares of errors, with the error rate cap, or of slow answers; both with intervals."""
+    is_errors = title == "Errors"
 
-    Args:
-        has_cap: whether the policy's error rate cap is drawn.
-    """
-    points = series.points
+    def rate(counts: OutcomeCounts, alpha: float) -> Rate:
+        return rate_of(counts.errors if is_errors else counts.slow, counts.requests, alpha)
 
-    def rates_of(side: Callable[[Point], OutcomeCounts]) -> list[Rate]:
-        return [rate_of(count(side(point)), side(point).requests, point.policy.alpha) for point in points]
-
-    stable, canary = rates_of(lambda point: point.stable), rates_of(lambda point: point.canary)
+    stable = [rate(point.stable, point.policy.alpha) for point in points]
+    canary = [rate(point.canary, point.policy.alpha) for point in points]
     lines, bands = [], []
     for version, track, rates in ((state.stable, STABLE, stable), (state.canary, CANARY, canary)):
         timed = [(point.at, rate) for point, rate in zip(points, rates, strict=True)]
@@ -97,12 +93,13 @@ def _rates(
         lines.append(Line(f"{track} {version}", track, estimates, last))
         bands.append(Band(f"{track}-band", [(at, rate.low * 100, rate.high * 100) for at, rate in timed]))
     caps = [(point.at, point.policy.max_error_rate * 100) for point in points]
-    if has_cap:
-        lines.append(_threshold("error rate cap", caps, series.end, f"{caps[-1][1]:g}%"))
+    if is_errors:
+        lines.append(_threshold("error rate cap", caps, end, f"{caps[-1][1]:g}%"))
+    event = "errors" if is_errors else "slow"
     note = f"Share of requests that are {event}, since the evidence began. Areas are intervals that hold at all times."
     later = [*stable[len(points) // 2 :], *canary[len(points) // 2 :]]
-    y = linear(_top(later, caps[-1][1] if has_cap else 0.0), "%")
-    return Plot(title, note, times(series.end), y, lines, bands)
+    y = percents(_top(later, caps[-1][1] if is_errors else 0.0))
+    return Plot(title, note, times(end), y, lines, bands)
 
 
 def _top(rates: Sequence[Rate], cap: float) -> float:
@@ -111,12 +108,12 @@ def _top(rates: Sequence[Rate], cap: float) -> float:
     return min(100.0, max(cap * 1.2, *(highs[: max(1, len(highs) * 9 // 10)] or [1.0])))
 
 
-def _requests(state: State, series: Series) -> Plot:
-    last = series.points[-1].requests
+def _requests(state: State, points: Sequence[Point], end: float) -> Plot:
+    last = points[-1].requests
     lines = []
     for side, (version, track) in enumerate(((state.stable, STABLE), (state.canary, CANARY))):
-        counts = [(point.at, point.requests[side]) for point in series.points]
+        counts = [(point.at, point.requests[side]) for point in points]
         drawn = [(at, log10(count) if count else None) for at, count in counts]
         lines.append(Line(f"{track} {version}", track, drawn, f"{last[side]:,}"))
     note = "Logarithmic. Answered since the rollout began."
-    return Plot("Requests", note, times(series.end), powers(0, log10(max(*last, 10))), lines)
+    return Plot("Requests", note, times(end), powers(0, log10(max(*last, 10))), lines)

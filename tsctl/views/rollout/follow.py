@@ -60,8 +60,8 @@ class Snapshot:
         seconds = sum(tick.held_s for tick in self.ticks)
         if not seconds:
             return None
-        windows = [window for tick in self.ticks for window in tick.windows]
-        return sum(w.stable.requests for w in windows) / seconds, sum(w.canary.requests for w in windows) / seconds
+        stable, canary = (sum(counts) for counts in zip(*(tick.requests for tick in self.ticks), strict=True))
+        return stable / seconds, canary / seconds
 
 
 def snapshot(entries: Iterable[Entry], before: Snapshot | None = None) -> Snapshot | None:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tsctl.rollout.decide.events import Ended, Entry, Reopened, VerdictReached, start_of
+from tsctl.rollout.decide.events import Ended, Entry, Reopened, Tick, VerdictReached, start_of
 from tsctl.rollout.decide.judge import Verdict
-from tsctl.views.rollout.series import requests_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def summary(entries: Sequence[Entry]) -> Summary:
         canary=start.canary,
         outcome=ended.outcome if ended else IN_PROGRESS,
         signal=fails[-1] if fails else "",
-        requests=requests_of(entries)[1],
+        requests=sum(entry.event.requests[1] for entry in entries if isinstance(entry.event, Tick)),
         began_at=entries[0].at,
         ended_at=last.at if ended else None,
         lasted_s=last.at - entries[0].at,

@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import percent
-from tsctl.rollout.decide.actions import PREPARATION
 from tsctl.rollout.decide.events import (
     LEFT_UNDONE,
     Command,
@@ -21,20 +19,21 @@ from tsctl.rollout.decide.events import (
     EffectDone,
     Ended,
     Entry,
-    Outcome,
+    Event,
     PolicyChanged,
     Reopened,
     SlowThresholdSet,
     Started,
     StepBegan,
+    Tick,
     VerdictReached,
     Waiting,
 )
 from tsctl.rollout.decide.judge import Judgement, Verdict
 from tsctl.rollout.decide.state import State, after
 from tsctl.rollout.decide.statistics import rejects
-from tsctl.views.rollout.series import ends_wait
-from tsctl.views.rollout.wording import duration, e_text, needed_text, signal_name
+from tsctl.views.rollout.outlook import advice, in_progress, outcome, rule
+from tsctl.views.rollout.wording import duration, e_text, signal_name
 
 _COMMANDS = {
     Command.PAUSE: "paused the rollout; requests still count, and no step passes",
@@ -42,6 +41,17 @@ _COMMANDS = {
     Command.ABORT: "aborted the rollout",
     Command.PROMOTE: "promoted the canary and skipped the steps that were left",
     Command.ROLLBACK: "rolled back to stable",
+}
+#: An effect that is done; its detail follows.
+_DONE = {
+    Effect.VERIFY: "The archive of {canary} passed",
+    Effect.REGISTER: "{canary} was registered without traffic:",
+    Effect.VERIFY_GOLDEN: "{canary} passed",
+    Effect.SET_WEIGHT: "{canary} gets {weight} of the requests",
+    Effect.REVERT_WEIGHT: "{stable} gets all requests",
+    Effect.SET_DEFAULT: "{canary} became the default version:",
+    Effect.RESTORE_DEFAULT: "{stable} became the default version again:",
+    Effect.RETIRE: "Old versions were retired:",
 }
 _VERBS = {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.UNDECIDED: "stayed undecided"}
 
@@ -145,141 +155,29 @@ class Narrator:
         return True
 
     def _end_of_wait(self, entry: Entry) -> list[Sentence]:
-        if not self._waits_for or not ends_wait(entry):
+        if not self._waits_for or not _ends_wait(entry.event):
             return []
         self._waits_for = ""
         lasted = duration(entry.at - self._waits_since)
         return [Sentence(entry.seq, entry.at, Waiting.kind, f"The wait ended after {lasted}.")]
 
 
-def rule(policy: RolloutPolicy) -> str:
-    """How a canary is judged under this policy."""
-    shares = ", ".join(f"{signal_name(name)} {share:.3g}" for name, share in policy.shares.items())
-    return (
-        "Each signal has an e-value: a number that stays small while the canary is no worse, however often it is read."
-        f" The canary fails when the weighted average of the e-values ({shares}) reaches 1 / alpha ="
-        f" {1 / policy.alpha:,.4g}. A canary that is no worse fails with a probability of at most alpha ="
-        f" {policy.alpha:.3g}, ever. The error rate cap compares the canary's error rate with the policy's maximum. A"
-        f" step passes after {duration(policy.hold_s)} and {policy.min_requests:,} canary requests, once the error rate"
-        f" is surely below {policy.max_error_rate:.2%}; until then it is undecided and holds. Each interval contains"
-        f" the true rate at all times at once, with a probability of at least {1 - policy.alpha:.4g}."
-    )
-
-
-def outcome(state: State) -> str:
-    """How the rollout ended or stands, and what that means."""
-    canary, stable = f"{state.model} {state.canary}", state.stable
-    if state.outcome is Outcome.PROMOTED:
-        return f"{canary} was promoted: it gets all requests, and is the default version on every node."
-    if state.outcome is Outcome.ROLLED_BACK and state.is_failed:
-        by = f", by {signal_name(state.signal)}" if state.signal else ""
-        return f"{canary} was rolled back{by}: {state.why}. {_back(state)}"
-    if state.outcome is Outcome.ROLLED_BACK:
-        return f"{canary} was rolled back by {state.commanded_by or 'a person'}. {_back(state)}"
-    if state.outcome is Outcome.ABORTED:
-        return f"The rollout of {canary} was aborted by {state.commanded_by or 'a person'}. {_back(state)}"
-    if state.is_failed:
-        return f"{canary} failed and is being rolled back to {stable}: {state.why}."
-    if state.is_going_back:
-        return f"The rollout of {canary} is being stopped; all requests go back to {stable}."
-    return f"The rollout of {canary} has not ended: {progress(state)}."
-
-
-def progress(state: State) -> str:
-    """Where a rollout stands that has not ended, as the end of a sentence."""
-    if state.waits_for:
-        return f"it waits, {state.waits_for}"
-    if state.doing:
-        return f"it is {effect_begun(state.doing, state)}"
-    if state.step < 0:
-        left = [effect.replace("prove", "golden samples") for effect in PREPARATION if effect not in state.done]
-        return f"{', '.join(left)} {'is' if len(left) == 1 else 'are'} to come" if left else "a step is about to begin"
-    judgement = state.judgement
-    where = f"{where_of(state)}, held {duration(state.held_s)}"
-    paused = ", paused" if state.is_paused else ""
-    return f"{where}{paused}, {judgement.verdict.value}: {reason(state, judgement)}"
-
-
-def where_of(state: State) -> str:
-    """The present step and its weight: `step 2 of 5, 5% of the requests`."""
-    return f"step {state.step + 1} of {len(state.weights)}, {percent(state.weight)} of the requests"
-
-
-def reason(state: State, judgement: Judgement) -> str:
-    """Why the present step is judged as it is, with a number that a person can do something with."""
-    if judgement.verdict is not Verdict.UNDECIDED:
-        return judgement.why
-    left = duration(state.policy.hold_s - state.held_s)
-    return needed_text(judgement.needed) or f"{left} of hold time left"
-
-
-def advice(state: State) -> tuple[str, ...]:
-    """What a person may do next, a full sentence each."""
-    model, canary, stable = state.model, state.canary, state.stable
-    if state.outcome is Outcome.PROMOTED:
-        if state.policy.keep:
-            return (f"{stable} stays registered and warm for a rollback: tsctl rollout rollback {model}",)
-        return (
-            f"The policy keeps no old version; a rollout releases {stable} again: tsctl rollout start {model} {stable}",
-        )
-    if state.outcome is not None:
-        lines = (
-            f"{canary} stays registered without traffic. Inspect it: tsctl models describe {model} {canary}",
-            f"Remove it: tsctl models retire {model} {canary}",
-        )
-        return (
-            *(lines if Effect.REGISTER in state.done else ()),
-            f"Release a fixed archive under a new version: tsctl rollout start {model} VERSION",
-        )
-    resume = f"If no tsctl process runs it, resume it: tsctl rollout resume {model}"
-    if state.is_going_back:
-        return (resume,)
-    return (f"Watch it: tsctl rollout watch {model}", f"Abort it: tsctl rollout abort {model}", resume)
-
-
-def effect_begun(effect: Effect, state: State) -> str:
-    """An effect in progress, as the rest of a sentence."""
-    match effect:
-        case Effect.VERIFY:
-            return f"checking the archive of {state.canary}"
-        case Effect.REGISTER:
-            return f"registering {state.canary} on every node, without traffic"
-        case Effect.VERIFY_GOLDEN:
-            return f"sending the golden samples to {state.canary} on every node"
-        case Effect.SET_WEIGHT:
-            return f"giving {state.canary} {percent(state.weight)} of the requests"
-        case Effect.SET_DEFAULT:
-            return f"making {state.canary} the default version of the nodes"
-        case Effect.RESTORE_DEFAULT:
-            return f"making {state.stable} the default version of the nodes again"
-        case Effect.RETIRE:
-            return "retiring old versions"
-        case Effect.REVERT_WEIGHT:
-            return f"giving {state.stable} all requests"
+def _ends_wait(event: Event) -> bool:
+    """Whether the event ends a wait; a tick without hold time adds counts, and the wait goes on."""
+    match event:
+        case Tick(held_s=held_s):
+            return held_s > 0
+        case EffectDone() | StepBegan() | PolicyChanged() | VerdictReached() | Ended():
+            return True
+    return False
 
 
 def _effect_done(event: EffectDone, state: State) -> str:
     detail = event.detail
     if detail.startswith(LEFT_UNDONE):
-        return f"Gave up {effect_begun(event.effect, state)}: {detail.removeprefix(LEFT_UNDONE)}."
-    more = f": {detail}" if detail else ""
-    match event.effect:
-        case Effect.VERIFY:
-            return f"The archive of {state.canary} passed {detail or 'its checks'}."
-        case Effect.REGISTER:
-            return f"{state.canary} was registered without traffic{more}."
-        case Effect.VERIFY_GOLDEN:
-            return f"{state.canary} passed {detail or 'its golden samples'}."
-        case Effect.SET_WEIGHT:
-            return f"{state.canary} gets {percent(state.weight)} of the requests."
-        case Effect.SET_DEFAULT:
-            return f"{state.canary} became the default version of the nodes{more}."
-        case Effect.RESTORE_DEFAULT:
-            return f"{state.stable} became the default version of the nodes again{more}."
-        case Effect.RETIRE:
-            return f"Old versions were retired{more}."
-        case Effect.REVERT_WEIGHT:
-            return f"{state.stable} gets all requests."
+        return f"Gave up {in_progress(event.effect, state)}: {detail.removeprefix(LEFT_UNDONE)}."
+    text = _DONE[event.effect].format(canary=state.canary, stable=state.stable, weight=percent(state.weight))
+    return f"{text} {detail}." if detail else f"{text.removesuffix(':')}."
 
 
 def _sentence(before: State, entry: Entry, state: State) -> list[Sentence]:
@@ -294,7 +192,7 @@ def _text(before: State, entry: Entry, state: State) -> str:
         case Started() as event:
             return _started(event)
         case EffectBegan(effect=effect):
-            return f"Began {effect_begun(effect, state)}."
+            return f"Began {in_progress(effect, state)}."
         case EffectDone() as event:
             return _effect_done(event, before)
         case StepBegan():
@@ -364,8 +262,3 @@ def _plain(value: object) -> str:
     if isinstance(value, list):
         return " ".join(map(_plain, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _back(state: State) -> str:
-    never = " No request had reached the canary." if state.step < 0 else ""
-    return f"All requests go to {state.stable}.{never}"

@@ -102,12 +102,12 @@ class Plot:
         return f"{self.height * (1 - self.y.share(value)):.1f}"
 
 
-def linear(high: float, unit: str = "") -> Axis:
-    """Make an axis from 0 to at least `high` in about four round steps."""
+def percents(high: float) -> Axis:
+    """Make an axis from 0% to at least `high` in about four round steps."""
     power = 10.0 ** floor(log10(high / 4))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= high / 4 * 0.999)
     count = max(1, ceil(high / step - 1e-9))
-    return Axis(0.0, count * step, tuple((i * step, f"{_short(i * step)}{unit}") for i in range(count + 1)))
+    return Axis(0.0, count * step, tuple((i * step, f"{i * step:.4g}%") for i in range(count + 1)))
 
 
 def powers(low: float, high: float) -> Axis:
@@ -123,13 +123,6 @@ def times(seconds: float) -> Axis:
     unit, size = next((u, s) for u, s in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)) if step >= s)
     labelled = range(0, int(seconds) + 1, step)
     return Axis(0.0, max(seconds, 1.0), tuple((at, f"{at / size:g} {unit}" if at else "0") for at in labelled))
-
-
-def _short(value: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.4g} {unit}"
-    return f"{value:.4g}"
 
 
 def _power(power: int) -> str:

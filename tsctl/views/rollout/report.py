@@ -13,16 +13,14 @@ from pathlib import Path
 from tsctl.errors import AnalysisError
 from tsctl.host.files import write_secret
 from tsctl.rollout.decide.events import Entry, start_of
-from tsctl.rollout.decide.judge import Judgement
 from tsctl.rollout.decide.state import State, after
 from tsctl.views.html import render
 from tsctl.views.rollout.figures import plots
 from tsctl.views.rollout.history import summary
 from tsctl.views.rollout.narrative import Narrator
-from tsctl.views.rollout.series import Recorder
-from tsctl.views.rollout.tables import policy_table, rates_table, signals_table
+from tsctl.views.rollout.series import Series
+from tsctl.views.rollout.tables import evidence_tables, policy_table
 from tsctl.views.rollout.wording import duration, signal_name, when
-from tsctl.views.table import Table
 
 SUFFIX = ".html"
 
@@ -52,27 +50,22 @@ def render_report(entries: Sequence[Entry], zone: tzinfo | None = None) -> str:
     Raises:
         ValueError: the journal does not begin with a start.
     """
-    narrator, recorder = Narrator(), Recorder()
+    narrator, series = Narrator(), Series()
     state: State | None = None
     for entry in entries:
         state = after(state, entry)
         narrator.narrate(entry, state)
-        recorder.add(entry, state)
+        series.add(entry, state)
     if state is None:
         raise ValueError("a rollout's journal begins with its start")
-    stable, canary = state.stable, state.canary
-
-    def evidence_tables(judgement: Judgement, alpha: float) -> tuple[Table, Table]:
-        return signals_table(judgement, alpha), rates_table(judgement.readings, stable, canary)
-
     return render(
         "rollout_report.html",
         state=state,
         story=narrator.story,
         facts=_facts(entries, state, zone),
-        plots=list(plots(state, recorder.series())),
+        plots=list(plots(state, series)),
         policy=policy_table(state.policy),
-        evidence_tables=evidence_tables,
+        evidence_tables=partial(evidence_tables, stable=state.stable, canary=state.canary),
         began=when(state.started_at, zone),
         when=partial(when, zone=zone),
         duration=duration,

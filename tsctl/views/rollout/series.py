@@ -5,25 +5,22 @@ Invariant: nothing here is judged anew; counts and e-values come from the ticks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.events import (
     CommandReceived,
-    EffectDone,
-    Ended,
     Entry,
     PolicyChanged,
     Reopened,
-    StepBegan,
     Tick,
     VerdictReached,
 )
 from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.decide.judge import AVERAGE, Verdict, log_e_values
-from tsctl.rollout.decide.state import State, after
+from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.wording import LN_10
 
 #: Most points of a plot; a screen has not many more columns.
@@ -38,7 +35,7 @@ class Point:
         at: seconds since the rollout began.
         stable: counts since the rollout or its present policy began, as they are judged; so is `canary`.
         requests: of stable and of the canary since the rollout began.
-        powers: logarithm to base ten of each signal's e-value; `average` is that of their weighted average.
+        powers: logarithm to base ten of the weighted average of the e-values, under AVERAGE, and of each signal's.
     """
 
     at: float
@@ -46,7 +43,6 @@ class Point:
     canary: OutcomeCounts
     requests: tuple[int, int]
     powers: Mapping[str, float]
-    average: float
     policy: RolloutPolicy
 
     @property
@@ -55,86 +51,59 @@ class Point:
         return -log(self.policy.alpha) / LN_10
 
 
-@dataclass(frozen=True)
 class Series:
-    """A rollout over time; all times are seconds since it began.
+    """A rollout over time, collected while its journal is folded; all times are seconds since it began.
 
-    Args:
+    Attributes:
         end: time of the last entry.
         weights: of the canary, each in force from its time on.
         waits: begin and end of each period in which something was unavailable.
         marks: time of each decision, and whether it was a fail.
     """
 
-    end: float
-    points: tuple[Point, ...]
-    weights: tuple[tuple[float, int], ...]
-    waits: tuple[tuple[float, float], ...]
-    marks: tuple[tuple[float, bool], ...]
-
-
-class Recorder:
-    """Collects the series while a journal is folded."""
-
     def __init__(self) -> None:
-        self._end = 0.0
+        self.end = 0.0
+        self.weights: list[tuple[float, int]] = []
+        self.waits: list[tuple[float, float]] = []
+        self.marks: list[tuple[float, bool]] = []
         self._points: list[Point] = []
         self._requests = 0, 0
-        self._weights: list[tuple[float, int]] = []
-        self._waits: list[tuple[float, float]] = []
-        self._wait_begin: float | None = None
-        self._marks: list[tuple[float, bool]] = []
+        self._is_waiting = False
 
     def add(self, entry: Entry, state: State) -> None:
         """Add one more entry, and the state after it."""
-        at = self._end = entry.at - state.started_at
-        if not self._weights or self._weights[-1][1] != state.in_force:
-            self._weights.append((at, state.in_force))
+        self.end = entry.at - state.started_at
+        if not self.weights or self.weights[-1][1] != state.in_force:
+            self.weights.append((self.end, state.in_force))
+        if self._is_waiting:
+            self.waits[-1] = (self.waits[-1][0], self.end)
+        elif state.waits_for:
+            self.waits.append((self.end, self.end))
+        self._is_waiting = bool(state.waits_for)
         match entry.event:
             case VerdictReached(verdict=verdict):
-                self._marks.append((at, verdict is Verdict.FAIL))
+                self.marks.append((self.end, verdict is Verdict.FAIL))
             case CommandReceived() | PolicyChanged() | Reopened():
-                self._marks.append((at, False))
+                self.marks.append((self.end, False))
             case Tick() as tick:
                 self._add_tick(tick, state)
-        if state.waits_for and self._wait_begin is None:
-            self._wait_begin = at
-        elif not state.waits_for and self._wait_begin is not None:
-            self._waits.append((self._wait_begin, at))
-            self._wait_begin = None
 
     def _add_tick(self, tick: Tick, state: State) -> None:
-        stable, canary = _requests(tick)
+        stable, canary = tick.requests
         self._requests = self._requests[0] + stable, self._requests[1] + canary
         log_e = tick.log_e or log_e_values(state.policy, state.evidence)  # journals of format 0 record none
-        powers = {name: log_e[name] / LN_10 for name in state.policy.shares}
-        average = log_e[AVERAGE] / LN_10
+        powers = {name: log_e[name] / LN_10 for name in (AVERAGE, *state.policy.shares)}
         evidence = state.evidence
-        self._points.append(
-            Point(self._end, evidence.stable, evidence.canary, self._requests, powers, average, state.policy)
-        )
+        self._points.append(Point(self.end, evidence.stable, evidence.canary, self._requests, powers, state.policy))
 
-    def series(self, most: int = MOST_POINTS) -> Series:
-        """Return the series so far, with at most this many points.
+    def points(self, most: int = MOST_POINTS) -> list[Point]:
+        """Return the points in the order of time, thinned to at most so many.
 
         Raises:
-            ValueError: nothing was added, or `most` is too small to keep what must be kept.
+            ValueError: `most` is too small to keep what must be kept.
         """
-        if not self._weights:
-            raise ValueError("a rollout's journal begins with its start")
-        kept = thinned([(point.average, *point.powers.values()) for point in self._points], most)
-        points = tuple(self._points[place] for place in kept)
-        still_waits = [] if self._wait_begin is None else [(self._wait_begin, self._end)]
-        return Series(self._end, points, tuple(self._weights), (*self._waits, *still_waits), tuple(self._marks))
-
-
-def series(entries: Iterable[Entry], most: int = MOST_POINTS) -> Series:
-    """Return the series of a journal; raises as `Recorder.series` does."""
-    recorder, state = Recorder(), None
-    for entry in entries:
-        state = after(state, entry)
-        recorder.add(entry, state)
-    return recorder.series(most)
+        rows = [tuple(point.powers.values()) for point in self._points]
+        return [self._points[place] for place in thinned(rows, most)]
 
 
 def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:
@@ -165,23 +134,3 @@ def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:
     for part in range(parts):
         kept |= extremes(places[len(rows) * part // parts : len(rows) * (part + 1) // parts], 0)
     return sorted(kept)
-
-
-def requests_of(entries: Iterable[Entry]) -> tuple[int, int]:
-    """Requests of stable and of the canary in all ticks."""
-    counts = [_requests(entry.event) for entry in entries if isinstance(entry.event, Tick)]
-    return sum(stable for stable, _ in counts), sum(canary for _, canary in counts)
-
-
-def ends_wait(entry: Entry) -> bool:
-    """Whether the entry ends a wait; a tick without hold time adds counts, and the wait goes on."""
-    match entry.event:
-        case Tick(held_s=held_s):
-            return held_s > 0
-        case EffectDone() | StepBegan() | PolicyChanged() | VerdictReached() | Ended():
-            return True
-    return False
-
-
-def _requests(tick: Tick) -> tuple[int, int]:
-    return sum(window.stable.requests for window in tick.windows), sum(w.canary.requests for w in tick.windows)

@@ -15,6 +15,13 @@ from tsctl.views.rollout.wording import duration, e_text, interval_text, rate_te
 from tsctl.views.table import ProgressCell, Table
 
 
+def evidence_tables(judgement: Judgement, alpha: float, stable: str, canary: str) -> list[Table]:
+    """Tables of signals and rates; none if the journal recorded no readings."""
+    if not judgement.readings:
+        return []
+    return [signals_table(judgement, alpha), rates_table(judgement.readings, stable, canary)]
+
+
 def signals_table(judgement: Judgement, alpha: float) -> Table:
     """E-values, each with the threshold at which it fails the canary alone, and their average."""
     rows = [

@@ -13,7 +13,8 @@ from rich.live import Live
 
 from tsctl.rollout.decide.state import State, after
 from tsctl.views.rollout.follow import Tail, snapshot
-from tsctl.views.rollout.narrative import Narrator, outcome
+from tsctl.views.rollout.narrative import Narrator
+from tsctl.views.rollout.outlook import outcome
 from tsctl.views.rollout.status import render_status
 from tsctl.views.rollout.wording import when
 

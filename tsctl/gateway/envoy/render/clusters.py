@@ -6,6 +6,7 @@ Invariant: a request's path on a node is made from the cluster's model and versi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from handlers.contract import DEADLINE_HEADER, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
@@ -14,15 +15,16 @@ from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
     NAMESPACE,
     Json,
-    address,
     document,
     http_filter,
     metadata,
+    metadata_of,
     overwrite,
     typed,
     watched,
 )
-from tsctl.gateway.envoy.render.inputs import Places, Upstream, cluster_name, stat_name
+from tsctl.gateway.envoy.render.endpoints import endpoints_of
+from tsctl.gateway.envoy.render.inputs import Probe, Upstream, cluster_name, stat_name
 from tsctl.gateway.envoy.render.lua import lua_source
 from tsctl.gateway.envoy.render.problems import (
     NODE_PROBLEMS,
@@ -30,6 +32,7 @@ from tsctl.gateway.envoy.render.problems import (
     Problem,
     node_problem_template,
 )
+from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.headers import RETRY_DIED, RETRY_HEADER, RETRY_REFUSED, SHADOW_HEADER
 
 #: Requests sent to a machine that is silent for so long are lost: without this, a request that was on its way when a
@@ -50,35 +53,43 @@ LIMITS: Json = {
 SHADOW_LIMITS: Json = {"max_connections": 64, "max_pending_requests": 16, "max_requests": 80, "max_retries": 0}
 
 
-def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], places: Places) -> Json:
+def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], files: GatewayFiles) -> Json:
     """A cluster for each version, and one more for copies that it may get as a shadow."""
     return document(
         [
-            _cluster(upstream, routes.get(upstream.model, RouteSpec()), is_shadow, places)
+            _cluster(upstream, routes.get(upstream.model, RouteSpec()), is_shadow, files)
             for upstream in upstreams
             for is_shadow in (False, True)
         ]
     )
 
 
-def endpoints(upstream: Upstream, is_shadow: bool) -> Json:
-    """The nodes of one cluster, each with its token, which the cluster's filters and health checks send."""
-    lb_endpoints = [
-        {
-            "endpoint": {"address": address(endpoint.host, endpoint.port), "hostname": endpoint.node},
-            "metadata": metadata(node=endpoint.node, authorization=f"Bearer {endpoint.token or 'none'}"),
-        }
-        for endpoint in upstream.endpoints
-    ]
-    assignment = typed(
-        "envoy.config.endpoint.v3.ClusterLoadAssignment",
-        cluster_name=cluster_name(upstream.model, upstream.version, is_shadow),
-        endpoints=[{"lb_endpoints": lb_endpoints}],
-    )
-    return document([assignment])
+def upstreams_of(clusters: Mapping[str, Any], endpoints: Mapping[str, Mapping[str, Any]]) -> list[Upstream]:
+    """The versions in a document of `clusters`.
+
+    Args:
+        endpoints: documents of endpoints, by the name of their cluster.
+    """
+    upstreams = []
+    for cluster in clusters["resources"]:
+        if cluster.get("health_checks"):  # else it is the cluster of a shadow's copies
+            values, nodes = metadata_of(cluster), endpoints.get(cluster["name"])
+            probe = _probe(cluster["health_checks"][0])
+            upstreams.append(
+                Upstream(values["model"], values["version"], endpoints_of(nodes) if nodes is not None else (), probe)
+            )
+    return upstreams
 
 
-def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, places: Places) -> Json:
+def _probe(health_check: Mapping[str, Any]) -> Probe | None:
+    request = health_check.get("http_health_check")
+    if request is None:
+        return None
+    headers = {entry["header"]["key"]: entry["header"]["value"] for entry in request["request_headers_to_add"]}
+    return Probe(bytes.fromhex(request["send"]["text"]), headers["content-type"])
+
+
+def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, files: GatewayFiles) -> Json:
     name = cluster_name(upstream.model, upstream.version, is_shadow)
     path = f"/predictions/{quote(upstream.model, safe='')}/{quote(upstream.version, safe='')}"
     checks = {} if is_shadow else {"health_checks": [_health_check(upstream, path)], "outlier_detection": _OUTLIERS}
@@ -87,7 +98,7 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, places: Plac
         name=name,
         alt_stat_name=stat_name(name),
         type="EDS",
-        eds_cluster_config={"eds_config": watched(places.endpoints / f"{name}.json")},
+        eds_cluster_config={"eds_config": watched(files.endpoints_of(name))},
         connect_timeout=CONNECT_TIMEOUT,
         upstream_connection_options={
             "tcp_keepalive": {"keepalive_time": 2, "keepalive_interval": 1, "keepalive_probes": 2}

@@ -1,11 +1,12 @@
-"""What is rendered: versions with the nodes that serve them, clients, and where files lie."""
+"""Inputs of the renderer: versions with the nodes that serve them, and clients."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tsctl.config.deployment import Budget
+
+VersionKey = tuple[str, str]  # model and version
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,14 @@ class Endpoint:
     port: int
     token: str | None = field(repr=False)  # None: the node asks for none
 
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
 
 @dataclass(frozen=True)
 class Probe:
-    """What a health check sends, and a worker that works answers with 200."""
+    """The request of a health check, which a worker that works answers with 200."""
 
     body: bytes
     media_type: str
@@ -35,63 +40,25 @@ class Upstream:
     endpoints: tuple[Endpoint, ...]
     probe: Probe | None  # None: an archive without samples, of which only the connection is checked
 
+    @property
+    def key(self) -> VersionKey:
+        return self.model, self.version
+
 
 @dataclass(frozen=True)
 class Client:
-    """Somebody with a key."""
+    """A holder of keys."""
 
     name: str
     keys: tuple[str, ...] = field(repr=False)
     budget: Budget | None = None  # None: the gateway's own
 
 
-@dataclass(frozen=True)
-class Places:
-    """Files that Envoy reads and writes, absolute."""
-
-    folder: Path
-
-    @property
-    def bootstrap(self) -> Path:
-        return self.folder / "envoy.json"
-
-    @property
-    def clusters(self) -> Path:
-        return self.folder / "clusters.json"
-
-    @property
-    def routes(self) -> Path:
-        return self.folder / "routes.json"
-
-    @property
-    def ready(self) -> Path:
-        """Which clusters /readyz asks for."""
-        return self.folder / "ready.json"
-
-    @property
-    def certificate(self) -> Path:
-        return self.folder / "certificate.json"
-
-    @property
-    def endpoints(self) -> Path:
-        """A folder with a file for each cluster."""
-        return self.folder / "endpoints"
-
-    @property
-    def access_log(self) -> Path:
-        return self.folder / "logs" / "access.log"
-
-    @property
-    def admin(self) -> Path:
-        """A Unix socket; its path may have 108 bytes."""
-        return self.folder / "admin.sock"
-
-
 def cluster_name(model: str, version: str, is_shadow: bool = False) -> str:
-    """The name of a version's cluster, or of the one that its copies go through."""
+    """The name of a version's cluster, or of the one for its copies."""
     return f"{model}~{version}" + ("~shadow" if is_shadow else "")
 
 
 def stat_name(cluster: str) -> str:
-    """A cluster's name as it stands in Envoy's statistics, where a dot would separate."""
+    """A cluster's name in Envoy's statistics, where a dot separates."""
     return cluster.replace(".", "-")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tsctl.config.deployment import GatewaySpec
 from tsctl.gateway.access_log import log_format
-from tsctl.gateway.counters import BUCKETS_MS, stats_logger
+from tsctl.gateway.counters import histogram_settings, stats_logger
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
+    NAMESPACE,
     Json,
     address,
     document,
@@ -17,16 +18,15 @@ from tsctl.gateway.envoy.messages import (
     extension,
     http_filter,
     http_filter_type,
-    metadata,
     type_url,
     typed,
     watched,
 )
 from tsctl.gateway.envoy.render.answers import GRPC_FILTER
 from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
-from tsctl.gateway.envoy.render.inputs import Places
 from tsctl.gateway.envoy.render.problems import local_replies
 from tsctl.gateway.envoy.render.routes import USER_FILTER, USER_FILTER_TYPE
+from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.headers import OWN_PREFIX
 
 #: Bytes behind a chunk that its size does not count are refused, and not read over.
@@ -40,53 +40,49 @@ HEADERS_KB = 7
 MOST_CONNECTIONS = 20_000
 
 
-def bootstrap(spec: GatewaySpec, places: Places) -> Json:
+def bootstrap(spec: GatewaySpec, files: GatewayFiles) -> Json:
     """Envoy's start file; everything that changes later is in the files that it names."""
-    addresses = spec.listens_on_all
-    admin = {"pipe": {"path": str(places.admin)}}
+    most_connections = extension(
+        "envoy.resource_monitors.global_downstream_max_connections",
+        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        max_active_downstream_connections=MOST_CONNECTIONS,
+    )
     return {
-        "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": metadata(**settings(spec))["filter_metadata"]},
-        "admin": {"address": {"pipe": {**admin["pipe"], "mode": 0o600}}},
-        "dynamic_resources": {"cds_config": watched(places.clusters)},
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": "clients",
-                    "address": address(*addresses["address"]),
-                    "per_connection_buffer_limit_bytes": 1 << 20,
-                    "filter_chains": [_filter_chain(spec, places)],
-                },
-                {
-                    "name": "metrics",
-                    "address": address(*addresses["metrics"]),
-                    "filter_chains": [{"filters": [_metrics_page()]}],
-                },
-            ],
-            "clusters": [
-                {
-                    "name": "admin",
-                    "connect_timeout": CONNECT_TIMEOUT,
-                    "load_assignment": {
-                        "cluster_name": "admin",
-                        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": admin}}]}],
-                    },
-                }
-            ],
-        },
+        "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": {NAMESPACE: settings(spec)}},
+        "admin": {"address": {"pipe": {"path": str(files.admin), "mode": 0o600}}},
+        "dynamic_resources": {"cds_config": watched(files.clusters)},
+        "static_resources": {"listeners": _listeners(spec, files), "clusters": [_admin_cluster(files)]},
         "layered_runtime": {"layers": [{"name": "strict", "static_layer": {STRICT_CHUNKS: True}}]},
         "stats_flush_interval": FLUSH,
-        "stats_config": {
-            "histogram_bucket_settings": [{"match": {"safe_regex": {"regex": ".*"}}, "buckets": list(BUCKETS_MS)}]
+        "stats_config": histogram_settings(),
+        "overload_manager": {"resource_monitors": [most_connections]},
+    }
+
+
+def _listeners(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
+    addresses = spec.listens_on_all
+    return [
+        {
+            "name": "clients",
+            "address": address(*addresses["address"]),
+            "per_connection_buffer_limit_bytes": 1 << 20,
+            "filter_chains": [_filter_chain(spec, files)],
         },
-        "overload_manager": {
-            "resource_monitors": [
-                extension(
-                    "envoy.resource_monitors.global_downstream_max_connections",
-                    "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-                    max_active_downstream_connections=MOST_CONNECTIONS,
-                )
-            ]
+        {
+            "name": "metrics",
+            "address": address(*addresses["metrics"]),
+            "filter_chains": [{"filters": [_metrics_page()]}],
         },
+    ]
+
+
+def _admin_cluster(files: GatewayFiles) -> Json:
+    """The administration interface, to which the listener of metrics sends requests for one page."""
+    endpoint = {"endpoint": {"address": {"pipe": {"path": str(files.admin)}}}}
+    return {
+        "name": "admin",
+        "connect_timeout": CONNECT_TIMEOUT,
+        "load_assignment": {"cluster_name": "admin", "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
 
 
@@ -96,8 +92,8 @@ def settings(spec: GatewaySpec) -> Json:
     return content
 
 
-def _filter_chain(spec: GatewaySpec, places: Places) -> Json:
-    chain: Json = {"filters": [_connection_manager("clients", **_of_clients(spec, places))]}
+def _filter_chain(spec: GatewaySpec, files: GatewayFiles) -> Json:
+    chain: Json = {"filters": [_connection_manager("clients", **_of_clients(spec, files))]}
     if spec.tls is not None:
         chain["transport_socket"] = extension(
             "envoy.transport_sockets.tls",
@@ -106,7 +102,7 @@ def _filter_chain(spec: GatewaySpec, places: Places) -> Json:
                 "alpn_protocols": ["h2", "http/1.1"],
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
                 "tls_certificate_sds_secret_configs": [
-                    {"name": "certificate", "sds_config": watched(places.certificate)}
+                    {"name": "certificate", "sds_config": watched(files.certificate)}
                 ],
             },
         )
@@ -118,11 +114,11 @@ def _connection_manager(name: str, **content: object) -> Json:
     return extension("envoy.filters.network.http_connection_manager", kind, stat_prefix=name, **content)
 
 
-def _of_clients(spec: GatewaySpec, places: Places) -> Json:
+def _of_clients(spec: GatewaySpec, files: GatewayFiles) -> Json:
     return {
-        "rds": {"route_config_name": "clients", "config_source": watched(places.routes)},
-        "http_filters": _filters(spec, places),
-        "access_log": [_access_log(places), stats_logger()],
+        "rds": {"route_config_name": "clients", "config_source": watched(files.routes)},
+        "http_filters": _filters(spec, files),
+        "access_log": [_access_log(files), stats_logger()],
         "local_reply_config": local_replies(),
         "generate_request_id": True,
         "preserve_external_request_id": True,
@@ -163,13 +159,13 @@ def _removal_of_own_headers() -> Json:
     )
 
 
-def _filters(spec: GatewaySpec, places: Places) -> list[Json]:
+def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
     return [
         # its clusters change with the routes, and a filter with a file of its own needs no new listener
         {
             "name": "ready",
             "config_discovery": {
-                "config_source": watched(places.ready),
+                "config_source": watched(files.ready),
                 "type_urls": [type_url(http_filter_type("health_check.v3.HealthCheck"))],
             },
         },
@@ -182,11 +178,11 @@ def _filters(spec: GatewaySpec, places: Places) -> list[Json]:
     ]
 
 
-def _access_log(places: Places) -> Json:
+def _access_log(files: GatewayFiles) -> Json:
     return extension(
         "envoy.access_loggers.file",
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
-        path=str(places.access_log),
+        path=str(files.access_log),
         log_format=log_format(),
     )
 

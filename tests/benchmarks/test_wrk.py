@@ -1,4 +1,4 @@
-"""What wrk prints is read with its units, and a figure that is missing is told."""
+"""What wrk prints is read with its units, and a missing figure is an error."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Transfer/sec:      4.42MB
 
 
 def test_figures_have_their_units() -> None:
-    found = parse_wrk(PRINTED)
-    assert found.requests == 152012
-    assert (found.requests_s, found.p50_ms, found.p99_ms, found.failed) == (15192.31, 0.762, 1200.0, 46)
+    report = parse_wrk(PRINTED)
+    assert report.requests == 152012
+    assert (report.requests_s, report.p50_ms, report.p99_ms, report.failed) == (15192.31, 0.762, 1200.0, 46)
 
 
 @pytest.mark.parametrize("line", ["requests in", "Requests/sec", "50%", "99%"])
 def test_a_missing_figure_is_an_error(line: str) -> None:
-    with pytest.raises(ValueError, match="wrk printed nothing like"):
+    with pytest.raises(ValueError, match="wrk did not print"):
         parse_wrk("\n".join(text for text in PRINTED.splitlines() if line not in text))
 
 

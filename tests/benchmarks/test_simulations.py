@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.harness.run import figure_rows, notes
+from benchmarks.harness.run import Job, figure_rows, notes
 from benchmarks.simulation.simulate import Behaviour, Rollout, Stage, simulate
 from benchmarks.simulation.workloads import workloads
 from tsctl.config.deployment import DeploymentSpec
@@ -53,8 +53,8 @@ def test_identical_versions_are_rolled_back_at_most_so_often_as_alpha_says(base:
     ],
 )
 def test_faults_are_found_by_their_own_signal(canary: Behaviour, signal: str) -> None:
-    told = rollout(RolloutPolicy(), (500, 20_000), stable=behaviour(0.005), canary=canary)
-    ends = simulate(told, 100, seed=4)
+    simulated = rollout(RolloutPolicy(), (500, 20_000), stable=behaviour(0.005), canary=canary)
+    ends = simulate(simulated, 100, seed=4)
     assert ends.is_back.all()
     assert np.bincount(ends.signal).argmax() == ends.signals.index(signal)
     assert (ends.on_canary <= ends.requests).all()
@@ -62,29 +62,29 @@ def test_faults_are_found_by_their_own_signal(canary: Behaviour, signal: str) ->
 
 
 def test_a_rate_above_the_limit_is_found_where_both_versions_are_alike() -> None:
-    told = rollout(RolloutPolicy(max_error_rate=0.02), (5000, 5000), stable=behaviour(0.1))
-    ends = simulate(told, 50, seed=5)
+    simulated = rollout(RolloutPolicy(max_error_rate=0.02), (5000, 5000), stable=behaviour(0.1))
+    ends = simulate(simulated, 50, seed=5)
     assert ends.is_back.all()
     assert {ends.signals[number] for number in ends.signal} == {"limit"}
 
 
 def test_five_percent_errors_are_caught_in_every_run_within_two_thousand_requests() -> None:
-    told = rollout(RolloutPolicy(), (500, 100_000), stable=behaviour(0.005), canary=behaviour(0.05))
-    ends = simulate(told, 300, seed=6)
+    simulated = rollout(RolloutPolicy(), (500, 100_000), stable=behaviour(0.005), canary=behaviour(0.05))
+    ends = simulate(simulated, 300, seed=6)
     assert ends.is_back.all()
     assert np.median(ends.requests) <= 2000
 
 
 def test_the_figures_say_what_is_reached_and_what_was_not_measured(tmp_path: Path) -> None:
     deployment = DeploymentSpec.model_validate({"nodes": {"local": {}}})
-    found = workloads(runs=20)
-    assert list(found) == ["identical", "caught", "faults"]
+    simulations = workloads(runs=20)
+    assert list(simulations) == ["identical", "caught", "faults"]
     progress = Progress(Console(file=io.StringIO()))
-    caught = found["caught"](Project(tmp_path), deployment, 1, 0, progress)
-    assert [str(figure.target) for figure in caught.figures] == [">= 100", "<= 2,000", "None", "None", "None"]
+    caught = simulations["caught"](Job(Project(tmp_path), deployment, 1, 0, progress))
+    assert [str(figure.goal) for figure in caught.figures] == [">= 100", "<= 2,000", "None", "None", "None"]
     assert caught.figures[0].is_reached
     assert [row[3] for row in figure_rows([caught])] == ["%", "requests", "requests", "users", "users"]
-    assert all(said.startswith("caught: 5% errors: rolled back by") for said in notes([caught]))
+    assert all(note.startswith("caught: 5% errors: rolled back by") for note in notes([caught]))
 
 
 SIMULATED = [
@@ -101,20 +101,20 @@ def test_what_a_step_sees_the_simulator_finds_in_four_of_five_rollouts(
     seen = smallest_rate(POLICY, signal, base, weight, requests)
     assert seen is not None
     errors = base if signal == "errors" else 0.005
-    found = []
+    shares = []
     for rate in (seen, base + (seen - base) / 2):
         stable = Behaviour(errors, base if signal == "slow" else 0.05)
         canary = Behaviour(rate, 0.05) if signal == "errors" else Behaviour(errors, rate)
         ends = simulate(Rollout(POLICY, stable, canary, (Stage(weight, requests),)), 200, seed=1)
-        found.append(float(ends.is_back.mean()))
-    assert SURELY - 0.05 <= found[0] <= 0.95  # it is watched all the time, and so found somewhat more surely
-    assert found[1] < 0.5
+        shares.append(float(ends.is_back.mean()))
+    assert SURELY - 0.05 <= shares[0] <= 0.95  # it is watched all the time, and so found somewhat more surely
+    assert shares[1] < 0.5
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.04])
 def test_who_meets_a_fault_is_the_median_of_the_simulator(rate: float) -> None:
-    told = forecast_fault(POLICY, TRAFFIC, rate)
+    forecast = forecast_fault(POLICY, TRAFFIC, rate)
     stages = tuple(Stage(part.weight, round(part.requests)) for part in expected_steps(POLICY, TRAFFIC, rate)[:2])
     ends = simulate(Rollout(POLICY, Behaviour(0.005), Behaviour(rate), stages), 100, seed=2)
-    assert told.on_canary == pytest.approx(float(np.median(ends.on_canary)), rel=0.3)
-    assert told.requests == pytest.approx(float(np.median(ends.requests)), rel=0.3)
+    assert forecast.on_canary == pytest.approx(float(np.median(ends.on_canary)), rel=0.3)
+    assert forecast.requests == pytest.approx(float(np.median(ends.requests)), rel=0.3)

@@ -52,7 +52,7 @@ def rollout(
 
 
 def window(cell: int, is_slow: bool, weight: int) -> Window:
-    """One request, as the judge is told of it."""
+    """One request, as the judge gets it."""
     track, kind = divmod(cell, KINDS)
     seen = OutcomeCounts(1, int(kind == 0), int(is_slow), {str(kind - 1): 1} if kind else {})
     return Window(weight, canary=seen) if track == CANARY else Window(weight, stable=seen)
@@ -63,8 +63,8 @@ def window(cell: int, is_slow: bool, weight: int) -> Window:
 def test_the_evidence_is_that_of_the_judge_after_every_request(
     stages: list[tuple[int, list[tuple[int, bool]]]], policy: RolloutPolicy
 ) -> None:
-    told = rollout(policy, (100, 1))
-    signals = signals_of(told)
+    simulated = rollout(policy, (100, 1))
+    signals = signals_of(simulated)
     logs = [signal.start(1) for signal in signals]
     evidence = no_evidence(policy, [str(number) for number in range(CLASSES)])
     for weight, requests in stages:
@@ -93,10 +93,10 @@ def test_no_order_of_the_same_requests_exceeds_the_bound(
     seed: int, weight: int, requests: int, policy: RolloutPolicy
 ) -> None:
     chance = np.random.default_rng(seed)
-    told = rollout(policy, (weight, requests), canary=behaviour(0.3, 0.3, 0.1, 0.1, 0.8))
-    signals = signals_of(told)
+    simulated = rollout(policy, (weight, requests), canary=behaviour(0.3, 0.3, 0.1, 0.1, 0.8))
+    signals = signals_of(simulated)
     logs = [chance.normal(-2, 3, signal.start(5).shape) for signal in signals]
-    counts = draw(chance, told, weight, requests, 5)
+    counts = draw(chance, simulated, weight, requests, 5)
     ordered = in_order(chance, counts)
     parts = parts_after_each(signals, logs, ordered, weight)
     assert (parts.sum(axis=0).max(axis=1) <= bound(signals, logs, counts, weight) * (1 + 1e-9)).all()
@@ -115,39 +115,39 @@ def test_every_order_is_equally_likely() -> None:
     assert (slow_and_first & (first[:, 0] == 1)).sum() == pytest.approx(750, abs=110)
 
 
-def judged_one_by_one(told: Rollout, chance: random.Random) -> int:
+def judged_one_by_one(simulated: Rollout, chance: random.Random) -> int:
     """Requests until the judge fails one rollout, each request drawn by itself; 0 where it does not."""
-    evidence = no_evidence(told.policy, [str(number) for number in range(CLASSES)])
-    for came, weight in enumerate((stage.weight for stage in told.stages for _ in range(stage.requests)), start=1):
+    evidence = no_evidence(simulated.policy, [str(number) for number in range(CLASSES)])
+    for came, weight in enumerate((stage.weight for stage in simulated.stages for _ in range(stage.requests)), start=1):
         track = int(chance.random() < weight / 10_000)
-        version = told.canary if track else told.stable
+        version = simulated.canary if track else simulated.stable
         answered = 1 + chance.choices(range(CLASSES), version.classes)[0]
         cell = track * KINDS + (0 if chance.random() < version.errors else answered)
         evidence = evidence.seen(window(cell, chance.random() < version.slow, weight))
-        shares = told.policy.shares.items()
-        if sum(share * math.exp(min(evidence.logs[name], 700)) for name, share in shares) >= 1 / told.policy.alpha:
+        shares = simulated.policy.shares.items()
+        if sum(share * math.exp(min(evidence.logs[name], 700)) for name, share in shares) >= 1 / simulated.policy.alpha:
             return came
     return 0
 
 
 def test_runs_end_where_those_do_that_are_judged_one_request_at_a_time() -> None:
-    told = rollout(RolloutPolicy(), (500, 30), (2500, 70), stable=behaviour(0.1), canary=behaviour(0.7, 0.3))
+    simulated = rollout(RolloutPolicy(), (500, 30), (2500, 70), stable=behaviour(0.1), canary=behaviour(0.7, 0.3))
     chance = random.Random(1)  # noqa: S311 - a seeded simulation
-    slowly = np.array([judged_one_by_one(told, chance) or told.requests for _ in range(60)])
-    ends = simulate(told, 2000, seed=1)
+    slowly = np.array([judged_one_by_one(simulated, chance) or simulated.requests for _ in range(60)])
+    ends = simulate(simulated, 2000, seed=1)
     assert ends.requests.mean() == pytest.approx(slowly.mean(), abs=3 * slowly.std() / math.sqrt(60))
     assert ends.requests.std() == pytest.approx(slowly.std(), rel=0.3)
 
 
 def test_the_same_seed_gives_the_same_runs() -> None:
-    told = rollout(RolloutPolicy(), (500, 300), canary=behaviour(0.4))
-    one, same, other = (simulate(told, 20, seed) for seed in (1, 1, 2))
-    assert (one.requests == same.requests).all()
-    assert (one.requests != other.requests).any()
+    simulated = rollout(RolloutPolicy(), (500, 300), canary=behaviour(0.4))
+    first, same, other = (simulate(simulated, 20, seed) for seed in (1, 1, 2))
+    assert (first.requests == same.requests).all()
+    assert (first.requests != other.requests).any()
 
 
 @pytest.mark.parametrize(
-    ("policy", "weight", "canary", "told"),
+    ("policy", "weight", "canary", "message"),
     [
         (RolloutPolicy(), 10_000, behaviour(), "weight"),
         (RolloutPolicy(), 0, behaviour(), "weight"),
@@ -155,8 +155,8 @@ def test_the_same_seed_gives_the_same_runs() -> None:
         (RolloutPolicy(), 100, behaviour(0.1, 0.1, 1.0), "same classes"),
     ],
 )
-def test_what_is_not_simulated_is_refused(policy: RolloutPolicy, weight: int, canary: Behaviour, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_is_not_simulated_is_refused(policy: RolloutPolicy, weight: int, canary: Behaviour, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         rollout(policy, (weight, 1), canary=canary)
 
 

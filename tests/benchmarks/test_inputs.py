@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.harness.wrk import write_script
-from benchmarks.workloads.cached import computed_share, rows
+from benchmarks.workloads.cached import missed_share, rows
 from benchmarks.workloads.inputs import AROUND, BLOCK, WORDS, mixed_lengths, repeated, sentences
 
 
@@ -72,11 +72,11 @@ def test_rows_differ_where_their_numbers_or_rounds_do() -> None:
     assert not set(first) & set(rows([0, 1, 0], 1))
 
 
-def test_the_computed_share_is_what_the_cache_did_not_answer() -> None:
-    assert computed_share(Counter(hit=40, miss=50, bypass=10, failed=7)) == 0.6
-    assert computed_share(Counter(failed=3)) == 1.0
+def test_the_missed_share_is_of_answers_that_are_no_hit() -> None:
+    assert missed_share(Counter(hit=40, miss=50, bypass=10, failed=7)) == 0.6
+    assert missed_share(Counter(failed=3)) == 1.0
     with pytest.raises(ValueError, match="2 answers have no header x-cache"):
-        computed_share(Counter({"": 2, "hit": 5}))
+        missed_share(Counter({"": 2, "hit": 5}))
 
 
 def test_the_script_for_wrk_is_private_and_carries_any_bytes(tmp_path_factory: pytest.TempPathFactory) -> None:

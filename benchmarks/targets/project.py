@@ -1,27 +1,20 @@
-"""A project and a node of a benchmark's own, which touch nothing of the person who runs it."""
+"""A benchmark's own project, ports and stock archives, which touch nothing of the person who runs it."""
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from benchmarks.harness.ports import free_ports
 from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
-from tsctl.host.progress import Progress
-from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.start import start_node, stop_node
 from tsctl.nodes.torchserve.tokens import read_tokens
 
 
@@ -36,21 +29,11 @@ def own_project(project: Project, folder: Path) -> Project:
 
 
 def free_node() -> NodeSpec:
-    """A node on ports that nothing listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
-        for opened in sockets:
-            opened.bind(("127.0.0.1", 0))
-        ports = [opened.getsockname()[1] for opened in sockets]
-    inference, management, metrics = (f"http://127.0.0.1:{port}" for port in ports[:3])
-    return NodeSpec(inference=inference, management=management, metrics=metrics, grpc_ports=(ports[3], ports[4]))
-
-
-def free_port() -> int:
-    """A port of the loopback address that nothing listens on now."""
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
+    """A node on free ports."""
+    *addresses, grpc_inference, grpc_management = free_ports(5)
+    inference, management, metrics = (f"http://127.0.0.1:{port}" for port in addresses)
+    grpc_ports = (grpc_inference, grpc_management)
+    return NodeSpec(inference=inference, management=management, metrics=metrics, grpc_ports=grpc_ports)
 
 
 def json_sample(archive: StoredArchive) -> tuple[bytes, str]:
@@ -62,10 +45,10 @@ def json_sample(archive: StoredArchive) -> tuple[bytes, str]:
     return body, media_type
 
 
-def archived_by_torchserve(
+def build_stock_archive(
     model: str, version: str, handler: Path, extra: Sequence[Path], folder: Path, config: Path | None = None
 ) -> Path:
-    """A stock archive, made by torch-model-archiver into the folder.
+    """Build an archive with torch-model-archiver in the folder.
 
     Args:
         config: its model-config.yaml.
@@ -83,19 +66,6 @@ def archived_by_torchserve(
     if made.returncode != 0:
         raise ArchiveError(f"torch-model-archiver failed: {made.stderr.strip()[-500:]}")
     return folder / f"{model}.mar"
-
-
-@contextmanager
-def serving(own: Project, node: Node, archive: StoredArchive) -> Iterator[None]:
-    """The node, started cold, serves the archive with one worker while the block runs."""
-    quiet = Progress(Console(quiet=True))
-    start_node(own, node, quiet)
-    node.paths.pending_restore.unlink(missing_ok=True)  # what the round before served
-    try:
-        versions.register(node, archive, 1, lambda _: None)
-        yield
-    finally:
-        stop_node(node, quiet)
 
 
 def request_headers(node: Node, media_type: str) -> dict[str, str]:

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from benchmarks.gameday import run as gameday
-from benchmarks.gameday.outcomes import TOLD_LATE_S, Canary, Row, row
+from benchmarks.gameday.outcomes import LATE_S, Canary, Release, release_of
 from benchmarks.harness.client import Answer
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.events import Entry, parse_event
+from tsctl.rollout.decide.events import Entry, Tick, parse_event, to_json
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -22,19 +22,18 @@ STABLE, CANARY = "1.0", "2.0"
 BEGAN = 1000.0
 
 
-def entries(*told: tuple[float, str, dict[str, Any]]) -> list[Entry]:
+def entries(*records: tuple[float, str, dict[str, Any]]) -> list[Entry]:
     """A journal whose start comes at BEGAN; the others, so many seconds later."""
     start = {
         "id": "20261125T093000Z-2.0", "model": "digits", "canary": CANARY, "stable": STABLE, "archive": "ab" * 32,
         "policy": RolloutPolicy().model_dump(mode="json"), "classes": [],
     }  # fmt: skip
-    whole = [(0.0, "started", start), *told]
+    whole = [(0.0, "started", start), *records]
     return [Entry(seq, BEGAN + at, parse_event(kind, content)) for seq, (at, kind, content) in enumerate(whole)]
 
 
 def tick(at: float, stable: int, canary: int, weight: int = 500) -> tuple[float, str, dict[str, Any]]:
-    window = Window(weight, OutcomeCounts(stable), OutcomeCounts(canary)).as_json()
-    return at, "tick", {"held_s": 0.5, "windows": [window], "cursor": {}}
+    return at, "tick", to_json(Tick(0.5, (Window(weight, OutcomeCounts(stable), OutcomeCounts(canary)),)))
 
 
 def rolled_back(signal: str) -> list[Entry]:
@@ -56,19 +55,21 @@ def answer(asked: float, status: int = 200, version: str = CANARY, user: str = "
     return Answer(asked, asked + 0.1, status, version, user, predicted)
 
 
-def told(canary: Canary, journal: list[Entry], answers: list[Answer], logged: dict[str, str] | None = None) -> Row:
-    return row(canary, journal, answers, logged or {}, {"7": "7", "1": "1"}, BEGAN)
+def released(
+    canary: Canary, journal: list[Entry], answers: list[Answer], logged: dict[str, str] | None = None
+) -> Release:
+    return release_of(canary, journal, answers, logged or {}, {"7": "7", "1": "1"}, BEGAN)
 
 
 def test_counts_are_of_requests_while_the_canary_had_a_weight() -> None:
-    found = told(BAD, rolled_back("errors"), [answer(9.4), answer(10.9, 500)])
-    assert (found.requests, found.on_canary) == (285, 15)
-    assert found.seconds == pytest.approx(1.7), "from the first request of the canary to the verdict"
-    assert (found.outcome, found.signal, found.is_right) == ("rolled back", "errors", True)
+    release = released(BAD, rolled_back("errors"), [answer(9.4), answer(10.9, 500)])
+    assert (release.requests, release.on_canary) == (285, 15)
+    assert release.seconds == pytest.approx(1.7), "from the first request of the canary to the verdict"
+    assert (release.outcome, release.signal, release.is_right) == ("rolled back", "errors", True)
 
 
 @pytest.mark.parametrize(
-    ("signal", "answers", "back_s"),
+    ("signal", "answers", "rollback_s"),
     [
         # an error's answer at 10.7 is the first that the reading at 10.5 had not seen; in force at 11.2
         ("errors", [answer(10.3, 500), answer(10.45), answer(10.6, 500), answer(10.8, 500)], 0.5),
@@ -76,7 +77,7 @@ def test_counts_are_of_requests_while_the_canary_had_a_weight() -> None:
         ("mix", [answer(10.3), answer(10.45), answer(10.8)], 0.65),
         ("memory", [answer(10.3), answer(10.45), answer(10.8)], 0.65),
         # the gateway tells times late, so that the answer at 9.6 may have come to be known at 11 only
-        ("slow", [answer(9.0), answer(10.5 - TOLD_LATE_S), answer(10.8)], 1.6),
+        ("slow", [answer(9.0), answer(10.5 - LATE_S), answer(10.8)], 1.6),
         # a request that the canary got after the gateway said that it gets none
         ("limit", [answer(10.6, 500), answer(12.7)], 2.0),
         # none came to it, so there is nothing to measure
@@ -84,10 +85,10 @@ def test_counts_are_of_requests_while_the_canary_had_a_weight() -> None:
     ],
 )
 def test_a_rollback_is_measured_from_the_first_request_that_may_have_decided(
-    signal: str, answers: list[Answer], back_s: float | None
+    signal: str, answers: list[Answer], rollback_s: float | None
 ) -> None:
-    found = told(BAD, rolled_back(signal), answers)
-    assert found.back_s == (pytest.approx(back_s) if back_s is not None else None)
+    release = released(BAD, rolled_back(signal), answers)
+    assert release.rollback_s == (pytest.approx(rollback_s) if rollback_s is not None else None)
 
 
 def test_a_failure_is_the_canarys_only_where_the_answer_or_the_gateways_log_says_so() -> None:
@@ -99,8 +100,8 @@ def test_a_failure_is_the_canarys_only_where_the_answer_or_the_gateways_log_says
         answer(10.6, 503, STABLE, "stable"),
         answer(10.6, 200, STABLE),
     ]
-    found = told(BAD, rolled_back("errors"), answers, {"hung": CANARY, "lost": STABLE})
-    assert (found.met, found.failed, found.others_failed) == (6, 4, 2)
+    release = released(BAD, rolled_back("errors"), answers, {"hung": CANARY, "lost": STABLE})
+    assert (release.sent, release.failed, release.failed_elsewhere) == (6, 4, 2)
 
 
 def test_another_class_than_stables_misleads_where_stable_had_the_picture() -> None:
@@ -111,7 +112,7 @@ def test_another_class_than_stables_misleads_where_stable_had_the_picture() -> N
         answer(10.4, 500, user="a-3-7"),
         answer(10.5, user="a-4-7", version=STABLE, predicted="1"),
     ]
-    assert told(BAD, rolled_back("mix"), answers).misled == 1
+    assert released(BAD, rolled_back("mix"), answers).misled == 1
 
 
 @pytest.mark.parametrize(
@@ -120,31 +121,31 @@ def test_another_class_than_stables_misleads_where_stable_had_the_picture() -> N
 )
 def test_bad_ones_must_go_back_and_others_must_not(canary: Canary, outcome: str, is_right: bool) -> None:
     journal = entries(tick(10.0, 95, 5), (12.0, "ended", {"outcome": outcome, "why": "so"}))
-    found = told(canary, journal, [answer(9.5)])
-    assert found.is_right is is_right
-    assert bool(gameday.not_right([found])) is not is_right
+    release = released(canary, journal, [answer(9.5)])
+    assert release.is_right is is_right
+    assert bool(gameday.wrong_verdicts([release])) is not is_right
 
 
-def test_a_release_that_did_not_end_is_not_right() -> None:
+def test_a_release_that_did_not_end_is_wrong_verdicts() -> None:
     for canary in (BAD, GOOD):
-        found = told(canary, entries(tick(10.0, 95, 5)), [answer(9.5)])
-        assert (found.outcome, found.is_right) == ("unfinished", False)
+        release = released(canary, entries(tick(10.0, 95, 5)), [answer(9.5)])
+        assert (release.outcome, release.is_right) == ("unfinished", False)
 
 
 def test_a_day_counts_what_was_caught_and_who_failed() -> None:
     met = [answer(10.6, 500, "nan"), answer(10.7, 503, STABLE, "x")]
-    caught = told(Canary("nan", "NaN"), rolled_back("errors"), met)
-    missed = told(Canary("leaks", "leaks"), entries((12.0, "ended", {"outcome": "promoted", "why": ""})), [])
-    found = {one.name: (one.value, one.is_reached) for one in gameday.figures([caught, missed])}
-    assert found["bad canaries that were rolled back"] == (1, False)
-    assert found["a rollback is in force after, slowest"] == (0.5, True)
-    assert found["failed that no bad canary answered"] == (1, False)
-    assert gameday.not_right([caught, missed]) == ["leaks (leaks) was promoted"]
+    caught = released(Canary("nan", "NaN"), rolled_back("errors"), met)
+    missed = released(Canary("leaks", "leaks"), entries((12.0, "ended", {"outcome": "promoted", "why": ""})), [])
+    figures = {figure.name: (figure.value, figure.is_reached) for figure in gameday.figures([caught, missed])}
+    assert figures["bad canaries rolled back"] == (1, False)
+    assert figures["slowest rollback in force"] == (0.5, True)
+    assert figures["failed requests that no bad canary answered"] == (1, False)
+    assert gameday.wrong_verdicts([caught, missed]) == ["leaks (leaks) was promoted"]
 
 
 def test_archive_and_day_name_the_same_canaries() -> None:
     spec = yaml.safe_load((CHECKOUT / "benchmarks" / "archives" / "gameday" / "archive.yaml").read_text())
-    named = [one.version for one in gameday.CANARIES]
+    named = [canary.version for canary in gameday.CANARIES]
     assert named == list(spec["versions"])[1:]
-    assert [one.version for one in gameday.CANARIES if not one.is_bad] == ["same"]
+    assert [canary.version for canary in gameday.CANARIES if not canary.is_bad] == ["same"]
     RolloutPolicy.model_validate(gameday.POLICY)

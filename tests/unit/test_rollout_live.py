@@ -12,14 +12,14 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
 from tsctl.gateway.envoy.admin import NotAnswering
+from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.traffic import Traffic
-from tsctl.rollout.decide.actions import Action, next_action
+from tsctl.rollout.decide.actions import RevertWeight, next_action
 from tsctl.rollout.decide.events import Command, Effect, EffectDone, Started, StepBegan
-from tsctl.rollout.evidence.sources import PrometheusServer
-from tsctl.rollout.run.begin import Place, open_place, resumed
-from tsctl.rollout.run.effects import Site, is_as_decided
+from tsctl.rollout.evidence.reader import LiveEvidence, PrometheusServer
+from tsctl.rollout.run.begin import resumed
+from tsctl.rollout.run.health import is_as_decided
 from tsctl.rollout.run.journal import Journal, folder
-from tsctl.rollout.run.runner import Runner
 
 DEPLOYMENT = "nodes: {local: {}}\ngateway: {}\nrollout: {alpha: 0.02}\n"
 
@@ -29,7 +29,7 @@ def quiet(text: str) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def gateway(tmp_path: Path) -> Gateway:
     project = Project(tmp_path)
     project.deployment.write_text(DEPLOYMENT)
     journal = Journal(folder(project, "digits") / "20261125T093000Z-2.0.jsonl")
@@ -42,44 +42,38 @@ def place(tmp_path: Path) -> Place:
     )  # fmt: skip
     journal.append(StepBegan(0, 100))
     journal.append(EffectDone(Effect.SET_WEIGHT, weight=100))
-    return open_place(project, read_deployment(project.deployment))
+    return open_gateway(project, read_deployment(project.deployment))
 
 
-def site_of(runner: Runner) -> Site:
-    assert isinstance(runner.world, Site)
-    return runner.world
-
-
-def test_a_rollout_whose_archive_is_gone_can_be_taken_back(place: Place) -> None:
-    with resumed(place, "digits", quiet, Command.ABORT) as runner:
-        assert next_action(runner.state).action is Action.REVERT_WEIGHT
-        for effect in (site_of(runner).verify, site_of(runner).register, site_of(runner).prove):
-            with pytest.raises(ArchiveError, match=r"digits-2\.0-abababababab\.mar, which this rollout .* is gone"):
+def test_a_rollout_whose_archive_is_gone_can_be_taken_back(gateway: Gateway) -> None:
+    with resumed(gateway, "digits", quiet, Command.ABORT) as runner:
+        assert next_action(runner.state) == RevertWeight()
+        for effect in (runner.effects.verify, runner.effects.register, runner.effects.verify_golden):
+            with pytest.raises(ArchiveError, match=r"abab\.mar, the archive of this rollout, is gone"):
                 effect(runner.state)
 
 
-def test_a_deployment_yaml_that_was_away_and_is_back_as_it_was_holds_nothing(place: Place) -> None:
-    path = place.project.deployment
-    with resumed(place, "digits", quiet) as runner:
-        site, state = site_of(runner), runner.state
-        site.clock = lambda: 0.0  # the nodes were just looked at
-        assert site.policy(state).alpha == 0.02
+def test_a_deployment_yaml_that_was_away_and_is_back_as_it_was_holds_nothing(gateway: Gateway) -> None:
+    path = gateway.project.deployment
+    with resumed(gateway, "digits", quiet) as runner:
+        operator, state = runner.operator, runner.state
+        assert operator.policy(state).alpha == 0.02
         path.rename(path.with_suffix(".away"))
-        assert site.policy(state).alpha == 0.02
-        assert "deployment.yaml cannot be read" in site.trouble(state)
+        assert operator.policy(state).alpha == 0.02
+        assert "deployment.yaml cannot be read" in operator.policy_error()
         path.with_suffix(".away").rename(path)
-        assert (site.policy(state).alpha, site.trouble(state)) == (0.02, "")
+        assert (operator.policy(state).alpha, operator.policy_error()) == (0.02, "")
         path.write_text(DEPLOYMENT.replace("0.02", "0.03"))
         os.utime(path, ns=(0, 0))
-        assert site.policy(state).alpha == 0.03
+        assert operator.policy(state).alpha == 0.03
 
 
-def test_the_rate_of_requests_is_the_gateways_and_not_that_of_its_last_scrape(place: Place) -> None:
-    with resumed(place, "digits", quiet) as runner:
-        site = site_of(runner)
-        site.source = PrometheusServer("http://127.0.0.1:9")
+def test_the_rate_of_requests_is_the_gateways_and_not_that_of_its_last_scrape(gateway: Gateway) -> None:
+    with resumed(gateway, "digits", quiet) as runner:
+        assert isinstance(runner.evidence, LiveEvidence)
+        runner.evidence.source = PrometheusServer("http://127.0.0.1:9")
         with pytest.raises(NotAnswering):
-            site.rate(runner.state)
+            runner.evidence.request_rate(runner.state)
 
 
 @pytest.mark.parametrize(("weights", "is_so"), [
@@ -90,7 +84,7 @@ def test_the_rate_of_requests_is_the_gateways_and_not_that_of_its_last_scrape(pl
     ({"1.0": 10000}, False),
 ])  # fmt: skip
 def test_a_third_version_with_weight_is_somebody_elses_change(
-    place: Place, weights: dict[str, int], is_so: bool
+    gateway: Gateway, weights: dict[str, int], is_so: bool
 ) -> None:
-    with resumed(place, "digits", quiet) as runner:
+    with resumed(gateway, "digits", quiet) as runner:
         assert is_as_decided(Traffic("digits", weights), runner.state) is is_so

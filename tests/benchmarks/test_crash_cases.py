@@ -1,15 +1,15 @@
-"""What `make bench-kills` holds against a rollout: it sees a step that is repeated, and a request that is lost."""
+"""The checks of `make bench-kills` find a repeated step and a request that is not counted."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.crash_tests.cases import PROMOTED, ROLLED_BACK, repeated, unread
+from benchmarks.crash_tests.cases import PROMOTED, ROLLED_BACK, repeated_steps, uncounted_requests
 from tsctl.rollout.decide.events import Entry, parse_event
 
 
-def entries(*told: tuple[str, dict[str, Any]]) -> list[Entry]:
-    return [Entry(number, float(number), parse_event(kind, content)) for number, (kind, content) in enumerate(told)]
+def entries(*records: tuple[str, dict[str, Any]]) -> list[Entry]:
+    return [Entry(number, float(number), parse_event(kind, content)) for number, (kind, content) in enumerate(records)]
 
 
 POLICY: dict[str, Any] = {"policy": {}}
@@ -21,23 +21,23 @@ STEP, WEIGHED = ("step", {"index": 0, "weight": 500, "cursor": {}}), ("done", {"
 PASSED, NEXT = ("verdict", {"verdict": "pass", "why": ""}), ("step", {"index": 1, "weight": 1000})
 
 
-def test_a_step_that_is_done_again_is_seen() -> None:
-    assert repeated(entries(STARTED, STEP, WEIGHED, PASSED, NEXT, WEIGHED, PASSED)) == 0
-    assert repeated(entries(STARTED, STEP, STEP, WEIGHED)) == 1
-    assert repeated(entries(STARTED, STEP, WEIGHED, WEIGHED, PASSED, PASSED)) == 2
-    assert repeated(entries(STARTED, STEP, WEIGHED, PASSED, NEXT, STEP)) == 1
-    assert repeated(entries(STARTED, STEP, WEIGHED, ("policy", POLICY), STEP, WEIGHED)) == 0
+def test_a_step_that_is_done_again_is_found() -> None:
+    assert repeated_steps(entries(STARTED, STEP, WEIGHED, PASSED, NEXT, WEIGHED, PASSED)) == 0
+    assert repeated_steps(entries(STARTED, STEP, STEP, WEIGHED)) == 1
+    assert repeated_steps(entries(STARTED, STEP, WEIGHED, WEIGHED, PASSED, PASSED)) == 2
+    assert repeated_steps(entries(STARTED, STEP, WEIGHED, PASSED, NEXT, STEP)) == 1
+    assert repeated_steps(entries(STARTED, STEP, WEIGHED, ("policy", POLICY), STEP, WEIGHED)) == 0
 
 
-def test_a_request_that_no_tick_told_is_seen() -> None:
+def test_a_request_that_no_tick_counts_is_found() -> None:
     window = {"weight": 500, "canary": {"requests": 3}, "stable": {"requests": 30}}
     tick = ("tick", {"windows": [window], "cursor": {"r|2.0|500|200|": 10, "r|1.0|9500|200|": 100}})
-    assert unread(entries(STARTED, STEP, tick), "2.0") == 0
+    assert uncounted_requests(entries(STARTED, STEP, tick), "2.0") == 0
     skipped = ("step", {"index": 1, "weight": 500, "cursor": {"r|2.0|500|200|": 12, "s|2.0|500|26": 4}})
-    assert unread(entries(STARTED, STEP, tick, skipped), "2.0") == 2
+    assert uncounted_requests(entries(STARTED, STEP, tick, skipped), "2.0") == 2
 
 
-def test_every_moment_is_struck_once() -> None:
+def test_every_moment_is_killed_once() -> None:
     passed = [
         "before the line doing weigh 500", "amid the line doing weigh 500", "after the line doing weigh 500",
         "before weigh 500", "amid weigh 500", "after weigh 500",

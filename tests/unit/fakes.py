@@ -1,0 +1,190 @@
+"""Fakes on which rollouts act without nodes or a gateway. A `FakeSite` outlives the process that acts.
+
+Their contract, that every effect may be applied twice and that weights are read back as they were set, is held against
+the live effects by tests/live/test_rollout.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import TOTAL
+from tsctl.errors import TsctlError
+from tsctl.rollout.decide.events import Command, Effect, EffectDone
+from tsctl.rollout.decide.evidence import OutcomeCounts, Window
+from tsctl.rollout.decide.state import State
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
+from tsctl.rollout.run.interfaces import TemporarilyUnavailable
+
+POLICY = RolloutPolicy(
+    steps=(5, 50, 100), hold_s=10, max_hold_s=600, min_requests=100, max_error_rate=0.2, settle_s=0, tick_s=1, keep=1
+)
+
+
+class Killed(BaseException):
+    """The process is gone, in the middle of what it did."""
+
+
+@dataclass
+class FakeSite:
+    """What outlives the process that runs a rollout.
+
+    Args:
+        rate: requests per second, of all versions.
+        errors: of the canary's and of stable's requests, how many of a hundred fail.
+        refuses: the error of an effect, or of "slow", the slow threshold.
+        unavailable: effects, and "read".
+        counted: requests and errors, by version and weight.
+        workers: of the canary, READY.
+    """
+
+    rate: int = 200
+    errors: tuple[int, int] = (0, 0)
+    weights: dict[str, int] = field(default_factory=lambda: {"1.0": TOTAL})
+    default: str = "1.0"
+    registered: set[str] = field(default_factory=lambda: {"1.0"})
+    policy: RolloutPolicy = POLICY
+    commands: list[tuple[Command, str]] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=lambda: {"1 on a": 400 << 20})
+    trouble: str = ""
+    refuses: dict[str, TsctlError | OSError] = field(default_factory=dict)
+    unavailable: set[str] = field(default_factory=set)
+    now: float = 1000.0
+    did: list[tuple[str, Any]] = field(default_factory=list)
+    counted: dict[str, int] = field(default_factory=dict)
+    slow: float | None = 20.0
+    workers: int = 1
+
+    def sleep(self, seconds: float) -> None:
+        """Time passes, and requests come."""
+        self.now += seconds
+        for version, weight in self.weights.items():
+            if weight:
+                count = round(self.rate * seconds * weight / TOTAL)
+                share = self.errors[0 if version == "2.0" else 1]
+                for kind, more in (("requests", count), ("errors", count * share // 100)):
+                    key = f"{version}|{weight}|{kind}"
+                    self.counted[key] = self.counted.get(key, 0) + more
+
+
+@dataclass
+class FakeEffects:
+    """Effects on a site.
+
+    Args:
+        strike: called with a word at each point where a kill may happen.
+    """
+
+    site: FakeSite
+    strike: Callable[[str], None] = lambda point: None
+
+    def _do(self, effect: Effect, act: Callable[[], Any] = lambda: None, weight: int | None = None) -> EffectDone:
+        self.strike(f"before {effect}")
+        if effect in self.site.unavailable:
+            raise TemporarilyUnavailable(f"{effect} is unavailable")
+        if effect in self.site.refuses:
+            raise self.site.refuses[effect]
+        act()
+        self.site.did.append((effect, weight))
+        self.strike(f"after {effect}")
+        return EffectDone(effect, effect)
+
+    def verify(self, state: State) -> EffectDone:
+        return self._do(Effect.VERIFY)
+
+    def register(self, state: State) -> EffectDone:
+        return self._do(Effect.REGISTER, lambda: self.site.registered.add(state.canary))
+
+    def verify_golden(self, state: State) -> EffectDone:
+        done = self._do(Effect.VERIFY_GOLDEN)
+        return replace(done, warm_bytes=dict(self.site.memory), requests_per_s=2000.0)
+
+    def set_weight(self, state: State) -> EffectDone:
+        return self._set_weight(Effect.SET_WEIGHT, state, state.weight)
+
+    def revert_weight(self, state: State) -> EffectDone:
+        return self._set_weight(Effect.REVERT_WEIGHT, state, 0)
+
+    def set_default(self, state: State) -> EffectDone:
+        return self._do(Effect.SET_DEFAULT, lambda: setattr(self.site, "default", state.canary))
+
+    def restore_default(self, state: State) -> EffectDone:
+        return self._do(Effect.RESTORE_DEFAULT, lambda: setattr(self.site, "default", state.stable))
+
+    def retire(self, state: State) -> EffectDone:
+        return self._do(Effect.RETIRE)
+
+    def _set_weight(self, effect: Effect, state: State, weight: int) -> EffectDone:
+        weights = {state.stable: TOTAL - weight, state.canary: weight}
+        return self._do(effect, lambda: setattr(self.site, "weights", weights), weight)
+
+
+@dataclass
+class FakeEvidence:
+    """Counts of a site's requests."""
+
+    site: FakeSite
+
+    def slow_threshold_ms(self, state: State) -> float | None:
+        if "slow" in self.site.refuses:
+            raise self.site.refuses["slow"]
+        return self.site.slow
+
+    def mark(self, query: EvidenceQuery) -> Cursor:
+        return {}
+
+    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+        if "read" in self.site.unavailable:
+            raise TemporarilyUnavailable("counts are unavailable")
+        changed = {key: value for key, value in self.site.counted.items() if value != cursor.get(key, 0)}
+        counts: dict[int, dict[str, dict[str, Any]]] = {}
+        for key, value in changed.items():
+            version, own, kind = key.split("|")
+            weight = int(own) if version == query.canary else TOTAL - int(own)
+            counts.setdefault(weight, {}).setdefault(version, {})[kind] = value - cursor.get(key, 0)
+        windows = [
+            Window(weight, OutcomeCounts(**of.get(query.stable, {})), OutcomeCounts(**of.get(query.canary, {})))
+            for weight, of in sorted(counts.items())
+        ]
+        return windows, changed
+
+    def request_rate(self, state: State) -> float:
+        return self.site.rate
+
+
+@dataclass
+class FakeHealth:
+    """Capacity, memory and trouble of a site."""
+
+    site: FakeSite
+
+    def capacity(self, state: State) -> float | None:
+        return None if state.requests_per_s is None else state.requests_per_s * self.site.workers
+
+    def memory(self, state: State) -> Mapping[str, int]:
+        return dict(self.site.memory)
+
+    def trouble(self, state: State) -> str:
+        return self.site.trouble
+
+
+@dataclass
+class FakeOperator:
+    """Commands to a site, and its policy."""
+
+    site: FakeSite
+
+    def commands(self) -> list[tuple[Command, str]]:
+        return list(self.site.commands)
+
+    def acknowledge(self) -> None:
+        self.site.commands.clear()
+
+    def policy(self, state: State) -> RolloutPolicy:
+        return self.site.policy
+
+    def policy_error(self) -> str:
+        return ""

@@ -1,0 +1,94 @@
+"""The access log: Envoy's format fits the parser, and readers follow the log across rotations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlers import contract
+from tsctl.gateway import headers
+from tsctl.gateway.access_log import (
+    FIELDS,
+    AccessLogEntry,
+    LogPosition,
+    end_of_log,
+    log_format,
+    parse_entry,
+    read_lines,
+    rotate,
+    rotated,
+)
+from tsctl.gateway.counters import REQUEST_MS, REQUESTS, SERIES, parse_page, stats_logger
+
+LINE: dict[str, Any] = {
+    **dict.fromkeys(FIELDS),
+    "time": "2026-01-01T00:00:01.500Z", "model": "digits", "version": "2.0", "by": "weight", "track": "canary",
+    "weight": "500", "class": "7", "user": "ann", "status": 200, "duration_ms": 12,
+}  # fmt: skip
+
+
+def test_a_line_with_the_fields_of_the_format_is_an_entry() -> None:
+    assert log_format() == {"json_format": FIELDS}
+    assert parse_entry(json.dumps(LINE).encode()) == AccessLogEntry(
+        1767225601.5, "digits", "2.0", "canary", True, 500, "7", "ann", 200, 12.0
+    )
+
+
+@pytest.mark.parametrize("field", sorted({name for name, value in LINE.items() if value} - {"user"}))
+def test_a_line_without_a_field_is_no_entry(field: str) -> None:
+    assert parse_entry(json.dumps({key: value for key, value in LINE.items() if key != field}).encode()) is None
+
+
+def test_rotation_keeps_the_newest_files(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    for content in "abcd":
+        log.write_text(content)
+        rotate(log, kept=2)
+    assert not log.exists()
+    assert [rotated(log, number).read_text() for number in (1, 2)] == ["d", "c"]
+    assert not rotated(log, 3).exists()
+
+
+def test_lines_are_read_from_one_place_to_another_across_a_rotation(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    assert end_of_log(log) == LogPosition()
+    log.write_bytes(b"1\n2\n")
+    begin = end_of_log(log)
+    log.write_bytes(b"1\n2\n3\n")
+    rotate(log, kept=2)
+    log.write_bytes(b"4\n5\nunfinish")
+    lines, end = read_lines(log, begin)
+    assert lines == [b"3", b"4", b"5"]
+    log.write_bytes(b"4\n5\nunfinished\n")
+    assert read_lines(log, end)[0] == [b"unfinished"]
+    assert read_lines(log, begin, end) == (lines, end)
+    assert read_lines(log, LogPosition(), end)[0] == [b"1", b"2", *lines]
+
+
+def test_counters_are_read_by_the_names_by_which_envoy_writes_them() -> None:
+    logger = stats_logger()["typed_config"]
+    scope = logger["stats_scope"]["prefix"]
+    [counter], [histogram] = logger["counters"], logger["histograms"]
+    assert f"envoy_{scope}_{counter['stat']['name']}" == REQUESTS
+    assert f"envoy_{scope}_{histogram['stat']['name']}" == REQUEST_MS
+    page = (
+        f'# TYPE {REQUESTS} counter\n{REQUESTS}{{}} 3\n# TYPE {REQUEST_MS} histogram\n{REQUEST_MS}_bucket{{le="1"}} 2\n'
+    )
+    page += f"{REQUEST_MS}_sum{{}} 4.5\n{REQUEST_MS}_count{{}} 3\n"
+    assert {sample.name: sample.value for sample in parse_page(page) if sample.name in SERIES} == {
+        REQUESTS: 3, f"{REQUEST_MS}_bucket": 2, f"{REQUEST_MS}_count": 3,
+    }  # fmt: skip
+
+
+def test_lua_names_no_header_and_no_problem_of_python() -> None:
+    folder = Path(headers.__file__).parent / "envoy" / "render"
+    sources = [path.read_text(encoding="utf-8") for path in folder.glob("*.lua")]
+    assert len(sources) == 2
+    names = {value for name, value in vars(contract).items() if name.endswith("_HEADER") and isinstance(value, str)}
+    names |= {value for name, value in vars(headers).items() if name.endswith("_HEADER") and isinstance(value, str)}
+    names |= {contract.PROBLEM_MEDIA_TYPE, contract.PROBLEM_TYPE_PREFIX}
+    assert len(names) > 10
+    assert not [name for name in names for source in sources if name in source]

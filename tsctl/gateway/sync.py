@@ -1,0 +1,145 @@
+"""Keeps Envoy's clusters equal to the versions that the nodes serve."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+from tsctl.archive.container import read_samples
+from tsctl.config.project import Project
+from tsctl.errors import GatewayError
+from tsctl.gateway.envoy.render import Endpoint, Probe, Upstream, VersionKey
+from tsctl.gateway.publish import put_clusters, put_traffic
+from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
+from tsctl.gateway.traffic import Traffic, only
+from tsctl.nodes.observe import ObservedNode, observe
+from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.tokens import read_tokens
+
+#: A health check sends the smallest sample of the archive; one larger than this would cost more than it tells.
+LARGEST_PROBE = 256 << 10
+
+
+def sync(gateway: Gateway) -> list[str]:
+    """Make Envoy's clusters those of the versions that the nodes serve; the changes, one a line.
+
+    A model that is served and has no route yet gets one, all to its default version. Weights are not touched.
+
+    The nodes are asked before the lock is taken: a node that does not answer delays no change of weights or keys.
+    """
+    nodes, before = gateway.nodes(), upstreams_written(gateway)
+    observed = observe(nodes)
+    with changing(gateway):
+        if upstreams_written(gateway) != before:  # another tsctl has asked the nodes since
+            return sync_locked(gateway)
+        return _put_observed(gateway, nodes, observed)
+
+
+def sync_locked(gateway: Gateway) -> list[str]:
+    """As `sync`, for a caller that holds the lock."""
+    nodes = gateway.nodes()
+    return _put_observed(gateway, nodes, observe(nodes))
+
+
+def _put_observed(gateway: Gateway, nodes: Sequence[Node], observed: Sequence[ObservedNode]) -> list[str]:
+    before, traffic = upstreams_written(gateway), traffic_in_force(gateway)
+    upstreams = derive_upstreams(gateway.project, nodes, observed, before, _routed(traffic))
+    traffic = _with_new_models(gateway, traffic, upstreams)
+    needed = _routed(traffic)
+    put_clusters(gateway, upstreams, keep=[upstream for upstream in before if upstream.key in needed])
+    put_traffic(gateway, traffic)
+    put_clusters(gateway, upstreams)
+    return _changes(before, upstreams)
+
+
+def derive_upstreams(
+    project: Project,
+    nodes: Sequence[Node],
+    observed: Sequence[ObservedNode],
+    before: Sequence[Upstream],
+    routed: Iterable[VersionKey],
+) -> list[Upstream]:
+    """A cluster for each version that a node serves, and for each that a route names.
+
+    Args:
+        observed: in the order of the nodes.
+        before: as they were. A node that does not answer stays in its clusters: the health checks decide whether it
+            gets requests.
+        routed: need a cluster even where no node serves them now.
+    """
+    old = {upstream.key: upstream for upstream in before}
+    endpoints: dict[VersionKey, list[Endpoint]] = {key: [] for key in routed}
+    archives: dict[VersionKey, str] = {}
+    for node, answer in zip(nodes, observed, strict=True):
+        if answer.error is not None:
+            for upstream in before:
+                kept = [endpoint for endpoint in upstream.endpoints if endpoint.node == node.name]
+                endpoints.setdefault(upstream.key, []).extend(_endpoint(node, endpoint.token) for endpoint in kept)
+            continue
+        for model, served in answer.models.items():
+            for version, state in served.versions.items():
+                if state.workers > 0:
+                    endpoints.setdefault((model, version), []).append(_endpoint(node, None))
+                    archives[model, version] = state.archive
+    return [
+        Upstream(*key, tuple(of_version), _probe(project, archives.get(key), old.get(key)))
+        for key, of_version in sorted(endpoints.items())
+    ]
+
+
+def _endpoint(node: Node, token: str | None) -> Endpoint:
+    parts = urlsplit(node.spec.inference)
+    if parts.scheme != "http":
+        raise GatewayError(
+            f"node {node.name} is at {node.spec.inference}, and the gateway reaches nodes over http only",
+            "Put the gateway into the nodes' own network.",
+        )
+    if node.key_file is not None and node.key_file.is_file():
+        token = read_tokens(node.key_file).inference.value
+    return Endpoint(node.name, _ip(parts.hostname or ""), parts.port or 80, token)
+
+
+def _ip(host: str) -> str:
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise GatewayError(f"the address of {host} is not known: {error}") from None
+
+
+def _probe(project: Project, archive: str | None, before: Upstream | None) -> Probe | None:
+    path = project.store / archive if archive else None
+    if path is None or not path.is_file():
+        return before.probe if before else None
+    probes = [Probe(body, media_type) for _, body, media_type in read_samples(path) if len(body) <= LARGEST_PROBE]
+    return min(probes, key=lambda probe: len(probe.body), default=None)
+
+
+def _routed(traffic: Sequence[Traffic]) -> set[VersionKey]:
+    return {(route.model, version) for route in traffic for version in route.versions}
+
+
+def _with_new_models(gateway: Gateway, traffic: Sequence[Traffic], upstreams: Sequence[Upstream]) -> list[Traffic]:
+    """With a route for each model of the deployment that some node serves in its default version."""
+    routed = {route.model for route in traffic}
+    served = {upstream.key for upstream in upstreams if upstream.endpoints}
+    new = [
+        only(model, target.default)
+        for model, target in gateway.deployment.models.items()
+        if model not in routed and (model, target.default) in served
+    ]
+    return [*traffic, *new]
+
+
+def _changes(before: Sequence[Upstream], after: Sequence[Upstream]) -> list[str]:
+    old, new = _served(before), _served(after)
+    came = [(model, version, False, node) for model, version, node in new - old]
+    left = [(model, version, True, node) for model, version, node in old - new]
+    return [
+        f"{model} {version} is {'no longer ' if is_gone else ''}served by node {node}"
+        for model, version, is_gone, node in sorted(came + left)
+    ]
+
+
+def _served(upstreams: Sequence[Upstream]) -> set[tuple[str, str, str]]:
+    return {(*upstream.key, endpoint.node) for upstream in upstreams for endpoint in upstream.endpoints}

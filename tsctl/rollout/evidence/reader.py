@@ -1,0 +1,163 @@
+"""Reads evidence from Envoy, or from a Prometheus server that scrapes it; both have the same counters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import requests
+
+from tsctl.config.policy import RolloutPolicy
+from tsctl.errors import AnalysisError
+from tsctl.gateway.counters import SERIES, Sample, parse_page
+from tsctl.gateway.envoy.admin import Admin
+from tsctl.rollout.decide.evidence import Window
+from tsctl.rollout.decide.state import State
+from tsctl.rollout.evidence.counts import (
+    LEAST_ANSWERS,
+    SLOW,
+    Cursor,
+    Durations,
+    EvidenceQuery,
+    counter_values,
+    durations_of,
+    requests_of,
+    windows_since,
+)
+from tsctl.rollout.evidence.users import UserLog
+
+#: How long Prometheus may take to answer.
+TIMEOUT_S = 5.0
+#: The rate of requests is measured over at least this time.
+RATE_S = 2.0
+
+
+class Source(Protocol):
+    """Has the gateway's counters."""
+
+    def samples(self, model: str) -> list[Sample]:
+        """Every series of the model, with its value now.
+
+        Raises:
+            AnalysisError, GatewayError: it does not answer now; a later call loses nothing.
+        """
+        ...
+
+
+class EnvoyCounters:
+    """The gateway of this machine."""
+
+    def __init__(self, admin: Admin) -> None:
+        self._admin = admin
+
+    def samples(self, model: str) -> list[Sample]:
+        return parse_page(self._admin.page("tsctl"))
+
+
+class PrometheusServer:
+    """A server that scrapes the gateway's metrics.
+
+    Args:
+        address: such as http://127.0.0.1:9090.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._session = requests.Session()
+
+    def samples(self, model: str) -> list[Sample]:
+        query = f'{{__name__=~"{"|".join(SERIES)}", model="{model}"}}'
+        try:
+            answer = self._session.get(f"{self._address}/api/v1/query", params={"query": query}, timeout=TIMEOUT_S)
+            content = answer.json()
+            if content["status"] != "success":
+                raise AnalysisError(f"Prometheus at {self._address} refused a query: {content.get('error', content)}")
+            return samples_of(content["data"]["result"], self._address)
+        except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+            cause = type(error).__name__ if isinstance(error, requests.RequestException) else str(error)
+            raise AnalysisError(
+                f"Prometheus at {self._address} does not answer: {cause}", "Does it run, and scrape the gateway?"
+            ) from None
+
+
+def open_source(policy: RolloutPolicy, admin: Admin) -> Source:
+    """The source that the policy names; nothing is asked."""
+    return PrometheusServer(policy.prometheus) if policy.prometheus else EnvoyCounters(admin)
+
+
+def samples_of(results: list[dict[str, Any]], address: str) -> list[Sample]:
+    """The samples of an answer of Prometheus.
+
+    Raises:
+        AnalysisError: they are of more than one gateway, or of one that is scraped twice. Both would share the keys of
+            a cursor, and every request would count again at each reading.
+    """
+    metrics = [result["metric"] for result in results]
+    targets = sorted({f"{metric.get('job', '')} {metric.get('instance', '')}".strip() for metric in metrics})
+    if len(targets) > 1:
+        raise AnalysisError(
+            f"Prometheus at {address} has the counts of more than one gateway: {', '.join(targets)}",
+            "Name a server in the policy that scrapes this gateway once, or leave prometheus out.",
+        )
+    return [Sample(r["metric"]["__name__"], r["metric"], round(float(r["value"][1]))) for r in results]
+
+
+@dataclass
+class LiveEvidence:
+    """Counts of one rollout.
+
+    Args:
+        source: of all counts but the rate of requests.
+        envoy: of the rate, which Prometheus only has between two scrapes.
+        users: of all counts where the route divides users; None: requests are counted.
+        measured: when the rate was measured last, by the clock, and the route's requests until then.
+    """
+
+    source: Source
+    envoy: Source
+    users: UserLog | None = None
+    measured: tuple[float, int] | None = None
+    clock: Callable[[], float] = time.monotonic
+    _before: Durations | None = None
+
+    def slow_threshold_ms(self, state: State) -> float | None:
+        """By stable's answers since the last call; where they are few, since the gateway started."""
+        total = durations_of(self.source.samples(state.model), state.model, state.stable)
+        recent = total - self._before if self._before is not None else total
+        self._before = total
+        durations = recent if recent.total >= LEAST_ANSWERS else total
+        return durations.slow_ms(state.policy.slow_quantile) if durations.total >= LEAST_ANSWERS else None
+
+    def mark(self, query: EvidenceQuery) -> Cursor:
+        """Answers before now are no slow ones; requests count since they were read last."""
+        if self.users is not None:  # each line of the log has its duration
+            return {}
+        values = counter_values(self.source.samples(query.model), query)
+        return {key: value for key, value in values.items() if key.startswith(SLOW)}
+
+    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+        """New windows since the cursor, and the changes of the cursor.
+
+        Raises:
+            AnalysisError, GatewayError: the counts cannot be read now.
+        """
+        if self.users is not None:
+            return self.users.read(query, cursor)
+        return windows_since(cursor, counter_values(self.source.samples(query.model), query), query)
+
+    def request_rate(self, state: State) -> float:
+        """Requests per second of the route since the last call.
+
+        Raises:
+            AnalysisError: it was measured for less than RATE_S.
+        """
+        now, total = self.clock(), requests_of(self.envoy.samples(state.model), state.model)
+        if self.measured is None or total < self.measured[1]:
+            self.measured = (now, total)
+        since, before = self.measured
+        if now - since < RATE_S:
+            raise AnalysisError("the rate of requests is being measured")
+        self.measured = (now, total)
+        return (total - before) / (now - since)

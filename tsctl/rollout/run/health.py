@@ -1,0 +1,102 @@
+"""Looks at the nodes, workers and weights of a running rollout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tsctl.config.weights import TOTAL
+from tsctl.gateway.state import Gateway, traffic_in_force
+from tsctl.gateway.traffic import Traffic, weights_text
+from tsctl.host.process import memory_bytes
+from tsctl.nodes.fan_out import NodeResult, run_on_nodes
+from tsctl.nodes.torchserve.client import VersionState
+from tsctl.nodes.torchserve.node import Node
+from tsctl.rollout.decide.state import State
+from tsctl.rollout.run.interfaces import TemporarilyUnavailable
+
+#: Nodes and weights are checked this often.
+CHECK_S = 2.0
+
+
+@dataclass
+class LiveHealth:
+    """The canary's nodes and workers, and the weights in force.
+
+    Args:
+        nodes: that serve stable.
+    """
+
+    gateway: Gateway
+    nodes: Sequence[Node]
+    clock: Callable[[], float] = time.monotonic
+    _checked: tuple[float, int, bool] | None = None  # when, and at which weight
+    _trouble: str = ""
+    _pids: dict[str, int] = field(default_factory=dict)
+
+    def capacity(self, state: State) -> float | None:
+        """As measured before the first step, scaled to the workers that are READY now."""
+        if state.requests_per_s is None or not state.measured_workers:
+            return state.requests_per_s
+        results = self._describe(state)
+        for result in results:
+            if result.error is not None:
+                raise TemporarilyUnavailable(f"node {result.node} does not answer: {result.error.summary}")
+        ready = sum(version.ready_workers for result in results for version in result.value or ())
+        if not ready:
+            raise TemporarilyUnavailable(f"no worker of {state.model} {state.canary} is READY on any node")
+        return state.requests_per_s * ready / state.measured_workers
+
+    def memory(self, state: State) -> Mapping[str, int]:
+        """Of the workers on this machine that the last check saw."""
+        return read_memory(self._pids)
+
+    def trouble(self, state: State) -> str:
+        """Checked anew every CHECK_S, and when the weight has changed."""
+        now = self.clock()
+        is_known = self._checked is not None and self._checked[1:] == (state.weight, state.is_weighed)
+        if self._checked is None or not is_known or now - self._checked[0] >= CHECK_S:
+            self._trouble = self._check(state)
+            self._checked = (self.clock(), state.weight, state.is_weighed)
+        return self._trouble
+
+    def _check(self, state: State) -> str:
+        if not self.gateway.admin.is_live():  # Prometheus would not tell
+            return "the gateway does not run"
+        results = self._describe(state)
+        for result in results:
+            if result.error is not None:
+                return f"node {result.node} does not answer: {result.error.summary}"
+            if not result.value:
+                return f"{state.model} {state.canary} is no longer registered on node {result.node}"
+        self._pids = {}
+        for node, result in zip(self.nodes, results, strict=True):
+            self._pids |= worker_pids(node, result.value or [])
+        route = next((route for route in traffic_in_force(self.gateway) if route.model == state.model), None)
+        if route is None:
+            return f"the gateway has no route for {state.model}"
+        if (state.is_weighed or not state.weight) and not is_as_decided(route, state):
+            return f"somebody else changed the weights: {weights_text(route)}"
+        return ""
+
+    def _describe(self, state: State) -> list[NodeResult[list[VersionState]]]:
+        return run_on_nodes(self.nodes, lambda node, note: node.client.describe(state.model, state.canary))
+
+
+def worker_pids(node: Node, versions: Sequence[VersionState]) -> dict[str, int]:
+    """Process ids of READY workers by a name that tells them apart; none on a node of another machine."""
+    workers = [worker for version in versions for worker in version.workers if worker.is_ready] if node.is_here else []
+    return {f"{worker.id} on {node.name}": worker.pid for worker in workers}
+
+
+def read_memory(pids: Mapping[str, int]) -> dict[str, int]:
+    """Bytes of each process that still runs."""
+    sizes = {name: memory_bytes(pid) for name, pid in pids.items()}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def is_as_decided(route: Traffic, state: State) -> bool:
+    """Whether stable and the canary, and no other version, have the weights of the journal."""
+    decided = {state.stable: TOTAL - state.weight, state.canary: state.weight}
+    return all(route.weights.get(version, 0) == weight for version, weight in decided.items())

@@ -1,0 +1,87 @@
+"""What a running rollout needs of the outside: effects, evidence, health and the operator, each live and as a fake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from tsctl.config.policy import RolloutPolicy
+from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
+from tsctl.gateway.envoy.admin import NotAnswering
+from tsctl.nodes.fan_out import is_unavailable
+from tsctl.rollout.decide.events import Command, EffectDone
+from tsctl.rollout.decide.evidence import Window
+from tsctl.rollout.decide.state import State
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
+
+
+class TemporarilyUnavailable(NodeError):
+    """Something does not answer or cannot be done now, and may later; nothing is decided meanwhile."""
+
+
+class Effects(Protocol):
+    """Changes nodes and the gateway. Every effect may be applied twice.
+
+    An effect raises a TsctlError. One that `may_succeed_later` says that something is unavailable; any other one says
+    that the canary is at fault.
+    """
+
+    def verify(self, state: State) -> EffectDone: ...
+    def register(self, state: State) -> EffectDone: ...
+    def verify_golden(self, state: State) -> EffectDone: ...
+    def set_weight(self, state: State) -> EffectDone: ...
+    def revert_weight(self, state: State) -> EffectDone: ...
+    def set_default(self, state: State) -> EffectDone: ...
+    def restore_default(self, state: State) -> EffectDone: ...
+    def retire(self, state: State) -> EffectDone: ...
+
+
+class EvidenceReader(Protocol):
+    """Reads counts and rates of requests; raises a TsctlError where they cannot be read now."""
+
+    def slow_threshold_ms(self, state: State) -> float | None:
+        """The duration from which answers are slow, by stable's recent answers; None where there are too few."""
+
+    def mark(self, query: EvidenceQuery) -> Cursor:
+        """Where reading begins for this query's slow threshold."""
+
+    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+        """New windows since the cursor, and the changes of the cursor."""
+
+    def request_rate(self, state: State) -> float:
+        """Requests per second of the route now, of all versions."""
+
+
+class Health(Protocol):
+    """Looks at nodes, workers and the gateway."""
+
+    def capacity(self, state: State) -> float | None:
+        """Requests per second that the canary's workers can answer now, above 0; None where that was not measured."""
+
+    def memory(self, state: State) -> Mapping[str, int]:
+        """Bytes of each worker of the canary, where they can be read."""
+
+    def trouble(self, state: State) -> str:
+        """Why no step may pass now; empty where one may."""
+
+
+class Operator(Protocol):
+    """Reads commands of people, and deployment.yaml."""
+
+    def commands(self) -> list[tuple[Command, str]]:
+        """Commands since `acknowledge`, each with the person who gave it."""
+
+    def acknowledge(self) -> None:
+        """Forget the commands, once they are in the journal."""
+
+    def policy(self, state: State) -> RolloutPolicy:
+        """The policy of deployment.yaml now; the last one that could be read, where it cannot be read now."""
+
+    def policy_error(self) -> str:
+        """Why deployment.yaml cannot be read; empty where it can."""
+
+
+def may_succeed_later(error: TsctlError) -> bool:
+    """Whether the same call may succeed another time, without a change to the canary."""
+    kinds = TemporarilyUnavailable | NotAnswering | AnalysisError | ConflictError
+    return isinstance(error, kinds) or is_unavailable(error)

@@ -1,0 +1,74 @@
+"""Refuses a rollout that cannot begin: what must be true of routes, weights and counts before it."""
+
+from __future__ import annotations
+
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import TOTAL
+from tsctl.errors import AnalysisError, ConflictError, GatewayError, SpecError
+from tsctl.gateway.counters import Sample
+from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
+from tsctl.gateway.traffic import Traffic, weights_text
+from tsctl.rollout.evidence.counts import requests_of
+from tsctl.rollout.evidence.reader import EnvoyCounters, open_source
+
+
+def counts_before(gateway: Gateway, policy: RolloutPolicy, model: str) -> list[Sample]:
+    """The counts before the rollout, which are no evidence.
+
+    Raises:
+        AnalysisError: Prometheus does not have them yet, and would have them later as if they were new.
+    """
+    samples = open_source(policy, gateway.admin).samples(model)
+    if policy.prometheus and not requests_of(samples, model):
+        counted = requests_of(EnvoyCounters(gateway.admin).samples(model), model)
+        if counted:
+            raise AnalysisError(
+                f"Prometheus at {policy.prometheus} has no request of {model}, and the gateway counted {counted:,}",
+                f"Does it scrape {gateway.spec.metrics}/metrics? A server that has just started needs a while.",
+            )
+    return samples
+
+
+def route_of(gateway: Gateway, model: str) -> Traffic:
+    """The model's route in force.
+
+    Raises:
+        GatewayError: the gateway does not run, or has no route for the model.
+    """
+    if not gateway.admin.is_live():
+        raise GatewayError("the gateway does not run", "Start it with 'make up' or 'tsctl gateway start'.")
+    routes = {route.model: route for route in traffic_in_force(gateway)}
+    if model not in routes:
+        raise GatewayError(f"no route for model {model!r}", f"There are {', '.join(routes) or 'none'}.")
+    return routes[model]
+
+
+def require_no_weights(deployment: DeploymentSpec, model: str) -> None:
+    """Raises SpecError where deployment.yaml sets the weights of the model."""
+    target = deployment.models.get(model)
+    if target is not None and target.weights is not None:
+        raise SpecError(
+            f"deployment.yaml sets the weights of {model}, which a rollout changes",
+            f"Remove models.{model}.weights, or 'tsctl apply' would set them back.",
+        )
+
+
+def require_undivided(route: Traffic, version: str) -> None:
+    """Raises ConflictError where the version is stable already, or stable has not all requests."""
+    if version == route.stable:
+        raise ConflictError(f"{route.model} {version} is stable already, so there is nothing to release")
+    if route.weights[route.stable] != TOTAL:
+        raise ConflictError(
+            f"the requests of {route.model} are divided by hand: {weights_text(route)}",
+            f"Give stable all requests first: tsctl weights set {route.model} {route.stable}=100%",
+        )
+
+
+def serving_nodes(gateway: Gateway, model: str, version: str) -> tuple[str, ...]:
+    """Names of the nodes that serve stable; raises GatewayError where there are none."""
+    clusters = [one for one in upstreams_written(gateway) if (one.model, one.version) == (model, version)]
+    names = tuple(endpoint.node for cluster in clusters for endpoint in cluster.endpoints)
+    if not names:
+        raise GatewayError(f"no node serves {model} {version}, which is stable", "See 'tsctl status'.")
+    return names

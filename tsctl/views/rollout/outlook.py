@@ -1,0 +1,117 @@
+"""Says how a rollout is judged, how it ended or stands, and what a person may do next. Pure."""
+
+from __future__ import annotations
+
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import percent
+from tsctl.rollout.decide.actions import PREPARATION
+from tsctl.rollout.decide.events import Effect, Outcome
+from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.state import State
+from tsctl.views.rollout.wording import duration, needed_text, signal_name
+
+_IN_PROGRESS = {
+    Effect.VERIFY: "checking the archive of {canary}",
+    Effect.REGISTER: "registering {canary} on every node, without traffic",
+    Effect.VERIFY_GOLDEN: "sending the golden samples to {canary} on every node",
+    Effect.SET_WEIGHT: "giving {canary} {weight} of the requests",
+    Effect.REVERT_WEIGHT: "giving {stable} all requests",
+    Effect.SET_DEFAULT: "making {canary} the default version of the nodes",
+    Effect.RESTORE_DEFAULT: "making {stable} the default version of the nodes again",
+    Effect.RETIRE: "retiring old versions",
+}
+
+
+def rule(policy: RolloutPolicy) -> str:
+    """How a canary is judged under this policy."""
+    shares = ", ".join(f"{signal_name(name)} {share:.3g}" for name, share in policy.shares.items())
+    return (
+        "Each signal has an e-value: a number that stays small while the canary is no worse, however often it is read."
+        f" The canary fails when the weighted average of the e-values ({shares}) reaches 1 / alpha ="
+        f" {1 / policy.alpha:,.4g}. A canary that is no worse fails with a probability of at most alpha ="
+        f" {policy.alpha:.3g}, ever. The error rate cap compares the canary's error rate with the policy's maximum. A"
+        f" step passes after {duration(policy.hold_s)} and {policy.min_requests:,} canary requests, once the error rate"
+        f" is surely below {policy.max_error_rate:.2%}; until then it is undecided and holds. Each interval contains"
+        f" the true rate at all times at once, with a probability of at least {1 - policy.alpha:.4g}."
+    )
+
+
+def outcome(state: State) -> str:
+    """How the rollout ended or stands, and what that means."""
+    canary, stable = f"{state.model} {state.canary}", state.stable
+    if state.outcome is Outcome.PROMOTED:
+        return f"{canary} was promoted: it gets all requests, and is the default version on every node."
+    if state.outcome is Outcome.ROLLED_BACK and state.is_failed:
+        by = f", by {signal_name(state.signal)}" if state.signal else ""
+        return f"{canary} was rolled back{by}: {state.why}. {_back(state)}"
+    if state.outcome is Outcome.ROLLED_BACK:
+        return f"{canary} was rolled back by {state.commanded_by or 'a person'}. {_back(state)}"
+    if state.outcome is Outcome.ABORTED:
+        return f"The rollout of {canary} was aborted by {state.commanded_by or 'a person'}. {_back(state)}"
+    if state.is_failed:
+        return f"{canary} failed and is being rolled back to {stable}: {state.why}."
+    if state.is_going_back:
+        return f"The rollout of {canary} is being stopped; all requests go back to {stable}."
+    return f"The rollout of {canary} has not ended: {progress(state)}."
+
+
+def progress(state: State) -> str:
+    """Where a rollout stands that has not ended, as the end of a sentence."""
+    if state.waits_for:
+        return f"it waits, {state.waits_for}"
+    if state.doing:
+        return f"it is {in_progress(state.doing, state)}"
+    if state.step < 0:
+        left = [effect.replace("prove", "golden samples") for effect in PREPARATION if effect not in state.done]
+        return f"{', '.join(left)} {'is' if len(left) == 1 else 'are'} to come" if left else "a step is about to begin"
+    judgement = state.judgement
+    where = f"{where_of(state)}, held {duration(state.held_s)}"
+    paused = ", paused" if state.is_paused else ""
+    return f"{where}{paused}, {judgement.verdict.value}: {reason(state, judgement)}"
+
+
+def where_of(state: State) -> str:
+    """The present step and its weight: `step 2 of 5, 5% of the requests`."""
+    return f"step {state.step + 1} of {len(state.weights)}, {percent(state.weight)} of the requests"
+
+
+def reason(state: State, judgement: Judgement) -> str:
+    """Why the present step is judged as it is, with a number that a person can do something with."""
+    if judgement.verdict is not Verdict.UNDECIDED:
+        return judgement.why
+    left = duration(state.policy.hold_s - state.held_s)
+    return needed_text(judgement.needed) or f"{left} of hold time left"
+
+
+def advice(state: State) -> tuple[str, ...]:
+    """What a person may do next, a full sentence each."""
+    model, canary, stable = state.model, state.canary, state.stable
+    if state.outcome is Outcome.PROMOTED:
+        if state.policy.keep:
+            return (f"{stable} stays registered and warm for a rollback: tsctl rollout rollback {model}",)
+        return (
+            f"The policy keeps no old version; a rollout releases {stable} again: tsctl rollout start {model} {stable}",
+        )
+    if state.outcome is not None:
+        lines = (
+            f"{canary} stays registered without traffic. Inspect it: tsctl models describe {model} {canary}",
+            f"Remove it: tsctl models retire {model} {canary}",
+        )
+        return (
+            *(lines if Effect.REGISTER in state.done else ()),
+            f"Release a fixed archive under a new version: tsctl rollout start {model} VERSION",
+        )
+    resume = f"If no tsctl process runs it, resume it: tsctl rollout resume {model}"
+    if state.is_going_back:
+        return (resume,)
+    return (f"Watch it: tsctl rollout watch {model}", f"Abort it: tsctl rollout abort {model}", resume)
+
+
+def in_progress(effect: Effect, state: State) -> str:
+    """An effect in progress, as the rest of a sentence."""
+    return _IN_PROGRESS[effect].format(canary=state.canary, stable=state.stable, weight=percent(state.weight))
+
+
+def _back(state: State) -> str:
+    never = " No request had reached the canary." if state.step < 0 else ""
+    return f"All requests go to {state.stable}.{never}"

@@ -163,7 +163,7 @@ class _Recorder(Telemetry):
     """Writes into the files of this process; one object in a process, because each keeps its own sums.
 
     The request path's observations are held in memory, and a thread writes them. One of prometheus_client takes 2 to 5
-    microseconds, and a batch makes ten: that was 5 % of a small model's worker. Held and added up, a batch costs a fifth.
+    microseconds, and a batch makes ten: that was 5 % of a small model's worker. Held and added up, it is a fifth of it.
     """
 
     is_on = True

@@ -19,7 +19,7 @@ from pydantic_core import core_schema
 from ts.utils.util import list_classes_from_module
 
 from handlers.adapters.torchserve import wire
-from handlers.adapters.torchserve.context_calls import with_context_calls
+from handlers.adapters.torchserve.context import with_context_calls
 from handlers.adapters.torchserve.install import install
 from handlers.base import ServingHandler
 from handlers.errors import DoesNotFit, LoadError, RequestError, problem_document

@@ -1,4 +1,4 @@
-"""Reads TorchServe's context: the configuration of a worker, the author's handler, headers of a request."""
+"""TorchServe's context: the configuration and the author's handler in it, and an author's own calls with it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from handlers.adapters.torchserve.context_calls import with_context_calls
 from handlers.base import ServingHandler
 from handlers.worker.config import WorkerConfig, handler_class, read_config
+
+
+class ContextCalls:
+    """Stands behind the author's class in its method resolution order, so that `super().handle(data, context)` there
+    answers the batch as every worker does."""
+
+    entry: Any  # handlers.adapters.torchserve.entry.Entry
+
+    def initialize(self, context: Any) -> None:
+        """Load, self-test and warm up."""
+        self.entry.load(context)
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """The body of each item's answer; statuses and headers go into `context`."""
+        bodies: list[bytes] = self.entry.answer_in_context(data, context)
+        return bodies
+
+
+def with_context_calls(cls: type[ServingHandler]) -> type[ServingHandler]:
+    """The class itself, or with TorchServe's calls behind it where it defines one of them."""
+    if hasattr(cls, "handle") or hasattr(cls, "initialize"):
+        return type(cls.__name__, (cls, ContextCalls), {})
+    return cls
 
 
 def author_handler(context: Any) -> Any:

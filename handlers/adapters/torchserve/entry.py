@@ -13,8 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from handlers.adapters.torchserve import wire
-from handlers.adapters.torchserve.context import author_handler, model_and_version, read_properties, worker_config
-from handlers.adapters.torchserve.context_calls import ContextCalls
+from handlers.adapters.torchserve.context import (
+    ContextCalls,
+    author_handler,
+    model_and_version,
+    read_properties,
+    worker_config,
+)
 from handlers.adapters.torchserve.install import install
 from handlers.contract import JSON
 from handlers.errors import ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia

@@ -32,55 +32,27 @@ if TYPE_CHECKING:
     from handlers.tabular import TabularHandler
     from handlers.weights import import_file, load_weights
 
-_MODULES = {
-    "ServingHandler": "base",
-    "micro_batches": "batching",
-    "tensor_of": "device",
-    "to_device": "device",
-    "EmbeddingHandler": "embedding",
-    "DeadlinePassed": "errors",
-    "DoesNotFit": "errors",
-    "LoadError": "errors",
-    "ModelFailed": "errors",
-    "NotImplementedHere": "errors",
-    "PayloadTooLarge": "errors",
-    "RequestError": "errors",
-    "UndecodableBody": "errors",
-    "UnreadableHeader": "errors",
-    "UnsupportedMedia": "errors",
-    "ImageHandler": "image",
-    "Schema": "schema",
-    "parse_json": "schema",
-    "validate": "schema",
-    "TabularHandler": "tabular",
-    "import_file": "weights",
-    "load_weights": "weights",
+#: The public names by module.
+_NAMES = {
+    "base": "ServingHandler",
+    "batching": "micro_batches",
+    "device": "tensor_of to_device",
+    "embedding": "EmbeddingHandler",
+    "errors": "DeadlinePassed DoesNotFit LoadError ModelFailed NotImplementedHere PayloadTooLarge RequestError "
+    "UndecodableBody UnreadableHeader UnsupportedMedia",
+    "image": "ImageHandler",
+    "schema": "Schema parse_json validate",
+    "tabular": "TabularHandler",
+    "weights": "import_file load_weights",
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "DeadlinePassed",
-    "DoesNotFit",
-    "EmbeddingHandler",
-    "ImageHandler",
-    "LoadError",
-    "ModelFailed",
-    "NotImplementedHere",
-    "PayloadTooLarge",
-    "RequestError",
-    "Schema",
-    "ServingHandler",
-    "TabularHandler",
-    "UndecodableBody",
-    "UnreadableHeader",
-    "UnsupportedMedia",
-    "import_file",
-    "load_weights",
-    "micro_batches",
-    "parse_json",
-    "tensor_of",
-    "to_device",
-    "validate",
-]
+    "DeadlinePassed", "DoesNotFit", "EmbeddingHandler", "ImageHandler", "LoadError", "ModelFailed",
+    "NotImplementedHere", "PayloadTooLarge", "RequestError", "Schema", "ServingHandler", "TabularHandler",
+    "UndecodableBody", "UnreadableHeader", "UnsupportedMedia", "import_file", "load_weights", "micro_batches",
+    "parse_json", "tensor_of", "to_device", "validate",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

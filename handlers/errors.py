@@ -1,4 +1,4 @@
-"""What a handler raises on purpose, and the one place where it becomes a problem document (RFC 9457).
+"""Errors that a handler raises on purpose, and the one place that makes problem documents (RFC 9457) of them.
 
     RequestError              an answer for one item, with an HTTP status
       UnreadableHeader    400 a header that means something here, and cannot be read
@@ -7,7 +7,7 @@
       UnsupportedMedia    415 a media type that this handler does not read
       DoesNotFit          422 decoded, but it does not fit the request schema; carries `errors`
       ModelFailed         500 the model raised, or answered something that cannot be sent
-      NotImplementedHere  501 an operation of TorchServe that this handler does not offer
+      NotImplementedHere  501 an operation of the server that this handler does not offer
       DeadlinePassed      504 the client does not wait for the answer any more
     LoadError                 the worker must not serve
 
@@ -25,7 +25,7 @@ class RequestError(Exception):
     """One item cannot be answered with a prediction.
 
     Args:
-        detail: one or two sentences for the client: what was wrong and what would be right.
+        detail: one or two sentences for the client: the mistake, and how to correct it.
         errors: for a 422, `{"field": "pixels.0.3", "message": "..."}` for each mistake.
     """
 
@@ -79,7 +79,7 @@ class DoesNotFit(RequestError):
     title = "The request does not fit the schema"
 
     def __init__(self, detail: str, errors: list[dict[str, str]] | None = None) -> None:
-        super().__init__(detail, errors or [])  # a 422 has the member, also where nobody listed the mistakes
+        super().__init__(detail, errors or [])  # a 422 has the member, also where no mistakes are listed
 
 
 class ModelFailed(RequestError):
@@ -91,7 +91,7 @@ class ModelFailed(RequestError):
 
 
 class NotImplementedHere(RequestError):
-    """An operation of TorchServe that this handler does not offer."""
+    """An operation of the server that this handler does not offer."""
 
     status = 501
     kind = "not-implemented"

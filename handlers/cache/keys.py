@@ -21,7 +21,7 @@ from handlers.errors import LoadError
 #: Marshal's format 2 keeps no references, so that equal values have equal bytes; later ones do.
 _MARSHAL_VERSION = 2
 #: Standard types whose repr holds all of their value.
-_TOLD_BY_REPR = (datetime.date, datetime.time, datetime.timedelta, Decimal, UUID)
+_WRITTEN_BY_REPR = (datetime.date, datetime.time, datetime.timedelta, Decimal, UUID)
 _SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
@@ -35,9 +35,9 @@ def canonical(item: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """The value as nested tuples of what marshal writes by its value, with the kind of everything else beside it.
+    """The value as nested tuples of scalars, with the type of every container beside it.
 
-    Marshal alone would not do: it writes whatever has a buffer, an array too, as bare bytes.
+    Marshal alone would not do: it writes an array, and everything else with a buffer, as bare bytes.
     """
     if type(value) in _SCALARS:
         return value
@@ -56,12 +56,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         return ("tensor", str(value.dtype), tuple(value.shape), flat.numpy().tobytes())
-    if isinstance(value, _TOLD_BY_REPR):
+    if isinstance(value, _WRITTEN_BY_REPR):
         return (_kind(value), repr(value))
     if isinstance(value, Enum):
         return (_kind(value), value.name)
     if is_dataclass(value) and not isinstance(value, type):
-        return (_kind(value), tuple(_plain(getattr(value, one.name)) for one in fields(value)))
+        return (_kind(value), tuple(_plain(getattr(value, part.name)) for part in fields(value)))
     raise TypeError(f"a {type(value).__name__} has no canonical bytes")
 
 
@@ -70,7 +70,7 @@ def _kind(value: Any) -> str:
 
 
 def archive_digest(model_dir: Path) -> bytes:
-    """What stands for the archive in every key: the digest over the digests of all its entries.
+    """The archive's part of every key: the digest over the digests of all its entries.
 
     Raises:
         LoadError: the archive does not carry them.

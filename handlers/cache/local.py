@@ -19,16 +19,6 @@ from handlers.contract import Tolerance, difference
 ENTRY_BYTES = 330
 
 
-@dataclass(frozen=True)
-class CacheOptions:
-    """The section `cache` of archive.yaml."""
-
-    max_mb: float
-    ttl_s: float
-    shared: str | None = None  # redis:// address of the tier that workers and nodes share
-    check: float = 0.01  # share of the hits that are computed all the same, to be compared
-
-
 class CachedAnswer(NamedTuple):
     """An answer as the cache keeps it."""
 

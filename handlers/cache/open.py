@@ -6,11 +6,22 @@ import os
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from handlers.cache.keys import KeyMaker, archive_digest
-from handlers.cache.local import AnswerStore, CacheOptions, ResponseCache
+from handlers.cache.local import AnswerStore, ResponseCache
 from handlers.contract import SHARED_CACHE_VARIABLE, Tolerance
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """The section `cache` of archive.yaml."""
+
+    max_mb: float
+    ttl_s: float
+    shared: str | None = None  # redis:// address of the tier that workers and nodes share
+    check: float = 0.01  # share of the hits that are computed all the same, to be compared
 
 
 def open_cache(

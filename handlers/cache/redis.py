@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a batch waits for the shared tier.
 BUDGET_S = 0.01
-#: Seconds for which the tier is left alone after it was slow or down; each answer meanwhile is a miss.
+#: Seconds without exchanges after the tier was slow or down; each answer meanwhile is a miss.
 REST_S = 2.0
 #: Seconds after which a thread gives up a connection that does not answer.
 SOCKET_TIMEOUT_S = 1.0
-#: Batches of answers that wait to be written; where there are more, the tier learns the newest less.
+#: Batches of answers that may wait to be written; further ones are not written.
 WAITING = 256
 #: In front of every key; the number changes with the layout of a value.
 PREFIX = b"tsctl:answer:2:"
@@ -76,7 +76,7 @@ class SharedCache:
             return {}
         asked = self._asking.run(lambda: self._ask(keys))
         try:
-            found: dict[bytes, SharedAnswer] = asked.result(BUDGET_S)
+            answers: dict[bytes, SharedAnswer] = asked.result(BUDGET_S)
         except TimeoutError:
             self._rest("slow", f"did not answer in {BUDGET_S * 1000:g} ms")
             return {}
@@ -84,7 +84,7 @@ class SharedCache:
             self._rest("down", f"{type(error).__name__}: {error}")
             return {}
         self._on_exchange("ok")
-        return found
+        return answers
 
     def put(self, entries: dict[bytes, CachedAnswer]) -> None:
         """Write the answers, some time later."""
@@ -95,8 +95,8 @@ class SharedCache:
 
     def _ask(self, keys: Sequence[bytes]) -> dict[bytes, SharedAnswer]:
         values = self._client.mget([PREFIX + key for key in keys])
-        found = {key: unpack(key, value) for key, value in zip(keys, values, strict=True) if value is not None}
-        return {key: answer for key, answer in found.items() if answer is not None}
+        answers = {key: unpack(key, value) for key, value in zip(keys, values, strict=True) if value is not None}
+        return {key: answer for key, answer in answers.items() if answer is not None}
 
     def _write(self, entries: dict[bytes, CachedAnswer], created: float) -> None:
         try:
@@ -114,7 +114,7 @@ class SharedCache:
 
 
 class _Thread:
-    """Runs one thing after the other, on a thread that is started with the first."""
+    """Runs tasks one after the other, on a thread that starts with the first."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""Finds the items that make a batch fail, and leaves the others their answers; what fits into memory is remembered.
+"""Finds the items that make a batch fail, answers the others, and remembers the batch size that fits into memory.
 
 Pure: the model and the clock come in as arguments. A batch that fails is halved until the failing items stand alone;
 where the first half works, the second is known to hold the culprit and is halved without being run. One culprit among n
@@ -21,7 +21,7 @@ class Broken(Exception):
 
 
 class Panicked(Exception):
-    """What the model raised is no Exception, as a panic of Rust code, such as a tokenizer's, is none."""
+    """The model raised a BaseException, such as a panic of a tokenizer's Rust code."""
 
 
 class Isolation:
@@ -57,22 +57,22 @@ class Isolation:
 
     def outcomes(self, items: Sequence[Any]) -> list[Any]:
         """An answer, or the exception that stands for it, for each item."""
-        found: list[Any] = []
+        outcomes: list[Any] = []
         begin = 0
         while begin < len(items):
             part = items[begin : begin + (self.safe_size or len(items))]
-            found += _Attempt(self, part).outcomes()
+            outcomes += _Attempt(self, part).outcomes()
             begin += len(part)
-        return found
+        return outcomes
 
 
 class _Attempt:
-    """One batch on its way through `Isolation`."""
+    """One batch in `Isolation`."""
 
     def __init__(self, isolation: Isolation, items: Sequence[Any]) -> None:
         self._isolation = isolation
         self._items = items
-        self._found: list[Any] = [None] * len(items)
+        self._outcomes: list[Any] = [None] * len(items)
         self._end: float | None = None  # set by the first failure
         self._is_one_too_large = False
 
@@ -81,7 +81,7 @@ class _Attempt:
         self._solve(0, len(self._items), is_known_bad=False)
         if self._is_one_too_large:  # it was the item and not the number: batches of others stay as large as they were
             self._isolation.safe_size = safe_size
-        return self._found
+        return self._outcomes
 
     def _solve(self, begin: int, end: int, is_known_bad: bool) -> bool:
         """Fill the outcomes from `begin` to `end`; True if all of them are answers."""
@@ -92,7 +92,7 @@ class _Attempt:
                 return True
             is_memory = self._isolation._is_out_of_memory(error)
             if end - begin == 1 or isinstance(error, GaveUp | Broken):
-                self._found[begin:end] = [error] * (end - begin)
+                self._outcomes[begin:end] = [error] * (end - begin)
                 self._is_one_too_large |= is_memory
                 return False
             self._isolation._on_split(is_memory)
@@ -111,7 +111,7 @@ class _Attempt:
         if self._end is not None and isolation._clock() > self._end:
             return GaveUp("the time to find the failing item is over")
         try:
-            self._found[begin:end] = isolation._run(self._items[begin:end])
+            self._outcomes[begin:end] = isolation._run(self._items[begin:end])
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as raised:  # noqa: BLE001 - a model may raise anything; it becomes the outcome of its items
@@ -151,7 +151,7 @@ class Quarantine:
             self._until.popitem(last=False)
 
     def holds(self, digest: bytes) -> bool:
-        """Whether the digest is held now; what is over is forgotten."""
+        """Whether the digest is held now; expired ones are dropped."""
         while self._until and next(iter(self._until.values())) <= self._clock():
             self._until.popitem(last=False)
         return digest in self._until

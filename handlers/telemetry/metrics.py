@@ -1,4 +1,4 @@
-"""What a worker tells of its work: the only file that knows prometheus_client, and the names of all metrics.
+"""Metrics of a worker: the only module that knows prometheus_client, and the description of every metric.
 
 Values lie in memory-mapped files of this process, in a folder that all workers of a node share, and
 `tsctl metrics serve` adds the files up. Invariant: nothing that goes wrong here fails a request or keeps a worker from
@@ -97,7 +97,7 @@ FILES = ("counter", "gauge_mostrecent", "histogram")
 
 
 class Telemetry:
-    """Metrics of one worker; every call costs nothing where metrics are off, and this class is what is off."""
+    """Metrics of one worker that are off: every call does nothing."""
 
     is_on = False
 
@@ -139,8 +139,8 @@ def telemetry(model: str, version: str, wanted: bool, folder: str | None) -> Tel
     """The metrics of this worker; off, with one warning, where they are wanted and cannot be written.
 
     Args:
-        wanted: what the archive says.
-        folder: what PROMETHEUS_MULTIPROC_DIR says; None or empty: nobody collects. The variable is set to it.
+        wanted: whether the archive asks for metrics.
+        folder: of the metric files; None or empty: nobody collects. PROMETHEUS_MULTIPROC_DIR is set to it.
     """
     if not wanted or not folder:
         return Telemetry()
@@ -155,14 +155,14 @@ def telemetry(model: str, version: str, wanted: bool, folder: str | None) -> Tel
 
 #: A metric's name, then the values of its own labels in the order of METRICS.
 _Key = tuple[str, ...]
-#: What `Telemetry.batch` is told of one batch.
+#: The arguments of `Telemetry.batch`.
 _Batch = tuple[int, Mapping[str, int], Mapping[str, float]]
 
 
 class _Recorder(Telemetry):
     """Writes into the files of this process; one object in a process, because each keeps its own sums.
 
-    What the request path observes is held in memory, and written by a thread. One prometheus_client observation takes
+    Observations of the request path are held in memory, and written by a thread. One prometheus_client observation takes
     2 to 5 microseconds, and a batch makes ten of them: that was 5 % of a small model's worker. Held and added up, a
     batch costs a fifth of it.
     """
@@ -215,8 +215,8 @@ class _Recorder(Telemetry):
         try:
             for run, seconds in zip(RUNS, (cold_s, warm_s), strict=True):
                 self._warmup.labels(*self._of_version, str(batch), run).set(seconds)
-        except Exception as error:  # noqa: BLE001 - told, and no request may fail of it
-            self._tell((WARMUP_SECONDS,), error)
+        except Exception as error:  # noqa: BLE001 - logged, and no request may fail of it
+            self._log_failure((WARMUP_SECONDS,), error)
 
     def flush(self) -> None:
         with self._flushing:
@@ -224,8 +224,8 @@ class _Recorder(Telemetry):
             for key, amounts in held.items():
                 try:
                     _add(self._children[key], amounts)
-                except Exception as error:  # noqa: BLE001 - told, and no request may fail of it
-                    self._tell(key, error)
+                except Exception as error:  # noqa: BLE001 - logged, and no request may fail of it
+                    self._log_failure(key, error)
 
     def _drained(self) -> dict[_Key, list[float]]:
         """Everything held, by metric; batches are taken apart here, and not while a client waits."""
@@ -247,7 +247,7 @@ class _Recorder(Telemetry):
             time.sleep(FLUSH_S)
             self.flush()
 
-    def _tell(self, key: _Key, error: Exception) -> None:
+    def _log_failure(self, key: _Key, error: Exception) -> None:
         """The first error of a worker's life is logged; each costs only the observations that it came from."""
         if not self._has_failed:
             self._has_failed = True
@@ -257,7 +257,7 @@ class _Recorder(Telemetry):
         """The metric's children by their labels, all of them: a counter that is not there yet has no rate."""
         metric = _metric(name)
         labels = itertools.product(*(values or () for values in METRICS[name].labels.values()))
-        return [((name, *own), metric.labels(*self._of_version, *own)) for own in labels]
+        return [((name, *values), metric.labels(*self._of_version, *values)) for values in labels]
 
 
 def _metric(name: str) -> Any:

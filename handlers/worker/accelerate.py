@@ -1,7 +1,6 @@
-"""Makes a network faster as archive.yaml asks: lower precision, another memory layout, compiled graphs.
+"""Makes a network faster by the options of archive.yaml: lower precision, another memory layout, compiled graphs.
 
-Each of these may change answers, so the golden answers, which are made without them, are held against the result before
-the worker serves.
+Each may change answers, so the self-test compares the answers with the golden ones, which are made without them.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # asked by name, because torch keeps these private; oneDNN's own answer is no help, it emulates bfloat16 on AVX-512
-    told = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(ask() for ask in told if ask is not None)
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check is not None)
 
 
 def compile_mode(device: torch.device, is_fixed_shape: bool) -> str:
@@ -34,13 +33,13 @@ def compile_mode(device: torch.device, is_fixed_shape: bool) -> str:
 def accelerate(
     network: torch.nn.Module, wanted: Acceleration, device: torch.device, is_fixed_shape: bool
 ) -> dict[str, str]:
-    """Change the network in place; what was done, by option, with the reason where an option is left out here.
+    """Change the network in place; returns the effect by option, with the reason where an option has none here.
 
     Args:
         is_fixed_shape: whether all items have one shape, so that a batch size is all that varies.
 
     Raises:
-        LoadError: this torch or this network cannot do what is asked for.
+        LoadError: this torch or this network does not support an option.
     """
     done: dict[str, str] = {}
     dtype = torch.float32

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handlers.cache.local import CacheOptions
+from handlers.cache.open import CacheOptions
 from handlers.contract import Tolerance
 from handlers.errors import LoadError
 

@@ -1,19 +1,15 @@
-"""A worker's life, whatever server holds it: load, self-test, warm-up, then one outcome for each request.
+"""A worker that serves, whatever server holds it: one outcome for each request.
 
-Invariant: `start` either leaves a warm worker whose answers to the samples are right, or raises; `answer` returns one
-outcome per request, in order, and never raises for a client's mistake or a model's failure.
+Invariant: `answer` returns one outcome per request, in order, and never raises for a client's mistake or a model's
+failure.
 """
 
 from __future__ import annotations
 
-import gc
-import json
 import logging
 import os
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,28 +19,20 @@ from pydantic_core import to_json
 
 from handlers.base import ServingHandler
 from handlers.cache.local import ResponseCache
-from handlers.cache.open import open_cache
 from handlers.contract import (
     CACHE_HEADER,
     CACHE_STATES,
     CLASS_HEADER,
-    METRICS_FOLDER_VARIABLE,
     MODEL_VERSION_HEADER,
     OPEN_INFERENCE,
     PROTOCOL_HEADER,
-    LoadReport,
 )
 from handlers.device import choose_device, set_threads, threads_per_worker, usable_cores
 from handlers.errors import LoadError, ModelFailed, RequestError
 from handlers.messages import Outcome, Request, problem
-from handlers.pipeline.batch_sizes import batch_sizes
-from handlers.pipeline.pipeline import Pipeline, request_key
+from handlers.pipeline.pipeline import Pipeline
 from handlers.protocols import open_inference
-from handlers.telemetry.metrics import telemetry
-from handlers.worker.accelerate import accelerate
-from handlers.worker.config import Acceleration, WorkerConfig
-from handlers.worker.self_test import Sample, read_requests, read_samples, reason, verify_golden
-from handlers.worker.warmup import BatchTiming, warm_up
+from handlers.worker.config import WorkerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -68,78 +56,16 @@ class Worker:
         self.config = config
         _configure(handler, config)
         set_threads(handler.threads)
-        handler.warm_samples = self.warm_samples
         pads = config.acceleration.compile and handler.is_fixed_shape
         self.pipeline = Pipeline(handler, config.request_bytes, config.response_timeout_s / 2, pads)
         version = (MODEL_VERSION_HEADER, config.version)
         self._headers = {"": (version,), **{state: (version, (CACHE_HEADER, state)) for state in CACHE_STATES}}
-        self._samples: list[Sample] = []
         self._scalars: frozenset[str] = frozenset()
 
-    # ---- before it serves ----------------------------------------------------------------------------------------
-
-    def start(self) -> dict[str, Any]:
-        """Load, self-test and warm up; returns the facts of the load report.
-
-        Raises:
-            Exception: the worker must not serve.
-        """
-        handler, config = self.handler, self.config
-        self._samples = read_samples(config.model_dir)
-        handler.load()
-        self._scalars = open_inference.scalar_fields(handler.Request)
-        accelerated = self._accelerate()
-        verify_golden(self.pipeline, self._samples, config.batch_size, config.tolerance)
-        timings: list[BatchTiming] = handler.warmup()
-        if self.pipeline.last_split:  # every answer was right, but each batch would be paid for several times
-            raise LoadError(f"a batch of samples fails, though each sample alone does not: {self.pipeline.last_split}")
-        # from here on, because the samples' times and outcomes are not those of clients
-        handler.telemetry = telemetry(
-            config.model, config.version, config.metrics, os.environ.get(METRICS_FOLDER_VARIABLE)
-        )
-        self.pipeline.open(self._open_cache(), handler.telemetry)
-        for timing in timings:
-            handler.telemetry.warmup(timing.batch, timing.cold_s, timing.warm_s)
-        gc.collect()
-        gc.freeze()  # the objects of now stay: the collector need not walk them between requests
-        return {**self._facts(), **accelerated, "warmup": [timing.fact() for timing in timings]}
-
-    def warm_samples(self) -> list[BatchTiming]:
-        """Answer the samples at batch 1, 2, 4 ... batch_size until the latency settles.
-
-        Raises:
-            LoadError: an answer is not a 200.
-        """
-        requests = [sample.request for sample in self._samples]
-
-        def run(size: int) -> None:
-            batch = [requests[i % len(requests)] for i in range(size)]
-            failed = next((outcome for outcome in self.pipeline.answer(batch) if outcome.status != 200), None)
-            if failed is not None:
-                raise LoadError(f"warm-up at batch {size} failed: {reason(failed, self.pipeline.last_failure)}")
-
-        return warm_up(run, batch_sizes(self.config.batch_size), self.config.warmup_budget_s, time.monotonic)
-
-    def golden_answers(self) -> dict[str, Any]:
-        """The present answers to the samples, by file name, for `tsctl archive golden`.
-
-        In place of `start`; the worker must not serve afterwards. Nothing is accelerated, because acceleration is
-        tested against these answers.
-
-        Raises:
-            LoadError: a sample is not answered with 200, or there is none.
-        """
-        self.handler.load()
-        answers = {}
-        for name, request in read_requests(self.config.model_dir / "samples").items():
-            [outcome] = self.pipeline.answer([request])
-            if outcome.status != 200:
-                why = reason(outcome, self.pipeline.last_failure)
-                raise LoadError(f"sample {name}: answered {outcome.status}: {why}")
-            answers[name] = json.loads(outcome.body)
-        return answers
-
-    # ---- while it serves -----------------------------------------------------------------------------------------
+    def open(self, cache: ResponseCache | None) -> None:
+        """From now on requests come from clients; the handler's model is loaded, and its metrics are open."""
+        self._scalars = open_inference.scalar_fields(self.handler.Request)
+        self.pipeline.open(cache, self.handler.telemetry)
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
@@ -232,58 +158,6 @@ class Worker:
         ending = threading.Timer(ENDING_S, os._exit, (1,))
         ending.daemon = True
         ending.start()
-
-    # ---- parts of `start` ----------------------------------------------------------------------------------------
-
-    def _accelerate(self) -> dict[str, str]:
-        wanted = self.config.acceleration
-        if wanted == Acceleration():
-            return {}
-        handler = self.handler
-        if not isinstance(getattr(handler, "network", None), torch.nn.Module):
-            raise LoadError("compile, dtype, quantize and channels_last change self.network, and load() set none")
-        return accelerate(handler.network, wanted, handler.device, handler.is_fixed_shape)
-
-    def _open_cache(self) -> ResponseCache | None:
-        options, handler = self.config.cache, self.handler
-        if options is None or not handler.is_deterministic:
-            return None
-        cache = open_cache(options, self.config.model_dir, self.config.tolerance, handler.telemetry.shared_cache)
-        for sample in self._samples:
-            try:
-                request_key(cache, sample.request, handler.decode(sample.request.body, sample.request.media_type))
-            except TypeError as error:
-                raise LoadError(f"the cache cannot tell requests apart by what decode returns: {error}") from None
-        return cache
-
-    def _facts(self) -> dict[str, Any]:
-        cached = "on" if self.handler.is_deterministic else "off, because answers differ each time"
-        return {
-            "device": str(self.handler.device),
-            "threads": self.handler.threads,
-            "metrics": "on" if self.handler.telemetry.is_on else "off",
-            "cache": "off" if self.config.cache is None else cached,
-        }
-
-
-@contextmanager
-def reported_load(model: str, version: str) -> Iterator[dict[str, Any]]:
-    """Log one line on how the load in the block ended, with the facts that the block adds.
-
-    Raises:
-        LoadError: the block raised anything.
-    """
-    begin = time.monotonic()
-    facts: dict[str, Any] = {}
-    try:
-        yield facts
-    except Exception as error:
-        why = f"{error}" if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
-        report = LoadReport(model, version, os.getpid(), False, " ".join(why.split())[:2000])
-        logger.warning("%s", report.line())
-        raise LoadError(f"{model} {version} must not serve: {why}") from error
-    facts = {"seconds": round(time.monotonic() - begin, 3), **facts}
-    logger.warning("%s", LoadReport(model, version, os.getpid(), True, facts=facts).line())
 
 
 def _configure(handler: ServingHandler, config: WorkerConfig) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from handlers.contract import CLASS_HEADER, MODEL_VERSION_HEADER, OPEN_INFERENCE, PROTOCOL_HEADER
 from handlers.messages import Request, bare_media_type, request_id_of
-from handlers.worker import worker
+from handlers.worker import startup, worker
 from handlers.worker.config import handler_class, read_config
 from tests.support.workers import JSON, Item, Reply, unpacked
 from tests.support.workers import Worker as TorchServe
@@ -26,8 +26,8 @@ class Application:
         manifest = json.loads((folder / MANIFEST).read_text())["model"]
         config = read_config(folder, manifest, yaml.safe_load((folder / CONFIG).read_text()))
         self.worker = worker.Worker(handler_class(config.handler)(), config)
-        with worker.reported_load(config.model, config.version) as facts:
-            facts |= self.worker.start()
+        with startup.reported_load(config.model, config.version) as facts:
+            facts |= startup.start(self.worker)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answer one request; a GET asks for the description."""

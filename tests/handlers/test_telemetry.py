@@ -23,17 +23,17 @@ WORKER = """
 import os, sys
 from handlers.telemetry.metrics import STAGES, telemetry
 
-told = telemetry(*sys.argv[1:3], True, os.environ["PROMETHEUS_MULTIPROC_DIR"])
-assert told.is_on
+recorder = telemetry(*sys.argv[1:3], True, os.environ["PROMETHEUS_MULTIPROC_DIR"])
+assert recorder.is_on
 
 def one_batch():
-    told.batch(4, {"ok": 3, "does-not-fit-schema": 1}, dict.fromkeys(STAGES, 0.002))
-    told.cache("hit", "worker", 1)
-    told.cache("miss", "none", 2)
-    told.computed(2)
+    recorder.batch(4, {"ok": 3, "does-not-fit-schema": 1}, dict.fromkeys(STAGES, 0.002))
+    recorder.cache("hit", "worker", 1)
+    recorder.cache("miss", "none", 2)
+    recorder.computed(2)
 """
 
-#: Says a line for each batch, and goes on only when it is told to.
+#: Says a line for each batch, and goes on only when it is recorder to.
 ASKED = WORKER + "for _ in sys.stdin:\n    one_batch()\n    print('done', flush=True)\n"
 #: Says the number of batches so far, without end.
 ENDLESS = WORKER + "for number in range(1, 10**9):\n    one_batch()\n    print(number, flush=True)\n"
@@ -42,14 +42,14 @@ EVERYTHING = (
     WORKER
     + """
 one_batch()
-told.batch(5, {"of-an-author": 2, "also-unknown": 3}, {})
-told.shared_cache("slow")
-told.memory_split()
-told.bisection()
-told.bisection()
-told.padding(90, 10)
+recorder.batch(5, {"of-an-author": 2, "also-unknown": 3}, {})
+recorder.shared_cache("slow")
+recorder.memory_split()
+recorder.bisection()
+recorder.bisection()
+recorder.padding(90, 10)
 for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
-    told.warmup(batch, 0.5, 0.25)
+    recorder.warmup(batch, 0.5, 0.25)
 """
 )
 
@@ -120,13 +120,13 @@ filled.answer([Request(b'{"number": 1}')] * 3)
 BROKEN = (
     WORKER
     + """
-told.batch(1, {}, {"nonsense": 1.0})
-told.flush()
-told.computed(-1)
-told.batch(1, {"ok": None}, {})
-told.flush()
-told.warmup(1, "x", None)
-told.computed(5)
+recorder.batch(1, {}, {"nonsense": 1.0})
+recorder.flush()
+recorder.computed(-1)
+recorder.batch(1, {"ok": None}, {})
+recorder.flush()
+recorder.warmup(1, "x", None)
+recorder.computed(5)
 """
 )
 
@@ -243,9 +243,9 @@ def test_every_metric_and_label_is_written(tmp_path: Path) -> None:
     assert page.value("tsctl_worker_bisections_total") == 2
     assert page.value("tsctl_worker_warmup_seconds", batch="1024", run="cold") == 0.5
     assert page.value("tsctl_worker_warmup_seconds", batch="1024", run="warm") == 0.25
-    told = {(metric.name, metric.type): metric.documentation for metric in page.registry.collect()}
+    recorder = {(metric.name, metric.type): metric.documentation for metric in page.registry.collect()}
     described = {(name.removesuffix("_total"), metric.kind): metric.help for name, metric in METRICS.items()}
-    assert told == described
+    assert recorder == described
     assert {"ok", "internal", "does-not-fit-schema", "deadline-passed", "other"} <= set(OUTCOMES)
 
 
@@ -282,7 +282,7 @@ def test_what_happens_to_requests_is_counted(tmp_path: Path) -> None:
 
 def test_the_warm_up_is_that_of_the_worker_that_loaded_last(tmp_path: Path) -> None:
     for seconds in (3.0, 1.0, 2.0):
-        finished(tmp_path, WORKER + f"told.warmup(8, {seconds}, {seconds} / 2)")
+        finished(tmp_path, WORKER + f"recorder.warmup(8, {seconds}, {seconds} / 2)")
     assert Page(tmp_path).value("tsctl_worker_warmup_seconds", batch="8", run="cold") == 2.0
     assert Page(tmp_path).value("tsctl_worker_warmup_seconds", batch="8", run="warm") == 1.0
 
@@ -311,9 +311,9 @@ import logging, os, resource, sys
 logging.basicConfig(format="%(message)s")
 BEFORE
 from handlers.telemetry.metrics import telemetry
-told = telemetry("toy", "1.0", True, os.environ["PROMETHEUS_MULTIPROC_DIR"])
-assert not told.is_on
-told.batch(1, {"ok": 1}, {"decode": 1.0})
+recorder = telemetry("toy", "1.0", True, os.environ["PROMETHEUS_MULTIPROC_DIR"])
+assert not recorder.is_on
+recorder.batch(1, {"ok": 1}, {"decode": 1.0})
 """
 
 
@@ -354,10 +354,10 @@ def test_metrics_that_nobody_wants_or_collects_import_nothing(tmp_path: Path) ->
     script = (
         "import os, sys\nfrom handlers.telemetry.metrics import telemetry\n"
         "for wanted, folder in ((False, os.environ['PROMETHEUS_MULTIPROC_DIR']), (True, None), (True, '')):\n"
-        "    told = telemetry('toy', '1.0', wanted, folder)\n"
-        "    assert not told.is_on\n"
-        "    told.batch(1, {'ok': 1}, {'decode': 1.0})\n"
-        "    told.warmup(1, 1.0, 1.0)\n"
+        "    recorder = telemetry('toy', '1.0', wanted, folder)\n"
+        "    assert not recorder.is_on\n"
+        "    recorder.batch(1, {'ok': 1}, {'decode': 1.0})\n"
+        "    recorder.warmup(1, 1.0, 1.0)\n"
         "assert not any(name.startswith('prometheus_client') for name in sys.modules)\n"
     )
     assert finished(tmp_path, script) == ""

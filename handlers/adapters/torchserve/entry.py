@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from handlers.adapters.torchserve import wire
-from handlers.adapters.torchserve.context_calls import ContextCalls, with_context_calls
-from handlers.base import ServingHandler
+from handlers.adapters.torchserve.context import author_handler, model_and_version, read_properties, worker_config
+from handlers.adapters.torchserve.context_calls import ContextCalls
+from handlers.adapters.torchserve.install import install
 from handlers.contract import JSON
 from handlers.errors import ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.messages import Outcome, Request, bare_media_type, request_id_of
-from handlers.worker.config import WorkerConfig, handler_class, read_config
-from handlers.worker.worker import Worker, reported_load
+from handlers.worker import startup
+from handlers.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ class Entry:
         Raises:
             LoadError: the worker must not serve.
         """
-        with reported_load(*_model_and_version(context)) as self._facts:
-            handler = self._handler = self._handler or _author_handler(context)
+        with startup.reported_load(*model_and_version(context)) as self._facts:
+            handler = self._handler = self._handler or author_handler(context)
             if isinstance(handler, ContextCalls):
                 handler.entry = self
             if hasattr(handler, "initialize"):
@@ -60,10 +60,10 @@ class Entry:
         # Bodies come raw, whatever decode_input_request says for the node: malformed JSON must reach `decode`. Stock
         # archives on the same node keep TorchServe's own decoding.
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
-        self.worker = Worker(self._handler, _config(context))
-        self._facts |= self.worker.start()
+        self.worker = Worker(self._handler, worker_config(context))
+        self._facts |= startup.start(self.worker)
         answer = None if self._has_own_handle else self.answer
-        is_bulk = self.worker.config.wire == "bulk" and wire.install(self, answer)
+        is_bulk = self.worker.config.wire == "bulk" and install(self, answer)
         self._facts["wire"] = "bulk" if is_bulk else "stock"
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> Any:
@@ -74,7 +74,7 @@ class Entry:
         """As `handle`, without an author's own."""
         batch = []
         for index, fields in enumerate(data):
-            types, headers = _read_properties(context.get_all_request_header(index))
+            types, headers = read_properties(context.get_all_request_header(index))
             batch.append(wire.Item(context.get_request_id(index), headers, fields, types))
         outcomes = self.answer(batch)
         for index, outcome in enumerate(outcomes):
@@ -90,8 +90,8 @@ class Entry:
 
     def golden_answers(self, context: Any) -> dict[str, Any]:
         """The present answers to the samples, by file name; in place of `initialize`."""
-        self._handler = self._handler or _author_handler(context)
-        return Worker(self._handler, _config(context)).golden_answers()
+        self._handler = self._handler or author_handler(context)
+        return startup.golden_answers(Worker(self._handler, worker_config(context)))
 
     @property
     def _has_own_handle(self) -> bool:
@@ -147,37 +147,3 @@ def _raw(value: Any) -> bytes:
         return value.encode("utf-8", "surrogatepass")
     # TorchServe parsed it: this worker's switch to raw bodies did not take effect.
     raise TypeError(f"TorchServe handed over a {type(value).__name__} instead of the raw body")
-
-
-def _read_properties(properties: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """Media types of the fields, and headers, out of TorchServe's request properties.
-
-    They mix both: a field's name has a dict of its own headers, a header's name a str.
-    """
-    types = {name: own.get("content-type") or "" for name, own in properties.items() if isinstance(own, dict)}
-    return types, {name: value for name, value in properties.items() if isinstance(value, str)}
-
-
-def _author_handler(context: Any) -> Any:
-    """A new object of the author's class; one that is no ServingHandler has TorchServe's calls itself."""
-    cls = handler_class(_config(context).handler)
-    return with_context_calls(cls)() if issubclass(cls, ServingHandler) else cls()
-
-
-def _config(context: Any) -> WorkerConfig:
-    properties: Mapping[str, Any] = context.system_properties
-    return read_config(
-        Path(properties["model_dir"]),
-        context.manifest["model"],
-        context.model_yaml_config,
-        _model_and_version(context)[0],
-        properties.get("gpu_id"),
-        properties.get("batch_size"),
-    )
-
-
-def _model_and_version(context: Any) -> tuple[str, str]:
-    """The names under which TorchServe serves this worker's model."""
-    manifest: Mapping[str, Any] = context.manifest["model"]
-    model = context.model_name if isinstance(context.model_name, str) else manifest["modelName"]
-    return model, manifest["modelVersion"]

@@ -1,40 +1,26 @@
-"""Makes TorchServe 0.12.0's worker read and write its messages in bulk; the only file that knows TorchServe's insides.
+"""TorchServe 0.12.0's messages in bulk: one connection's bytes to items, outcomes to the bytes of a response.
 
-TorchServe's own decoder makes a system call for every integer and every field, about thirty a request, and decodes the
-same header names again and again; its encoder grows one buffer field by field; and it logs two lines a batch, which the
-node parses. That is more than the model costs where the model is small. `install` replaces three functions of the
-worker's process. The bytes on the socket are the same in both directions, which tests hold against TorchServe's own.
-
-Any other version of TorchServe, and any message that this file does not expect, goes TorchServe's own way.
+The bytes on the socket are those of TorchServe's own encoder and decoder, in both directions; tests compare them.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import struct
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from handlers.messages import Outcome
-
-logger = logging.getLogger(__name__)
-
-#: The version whose messages this file reads and writes.
-TORCHSERVE = "0.12.0"
 
 _INT = struct.Struct("!i")
 _write_int = _INT.pack
 _END = _INT.pack(-1)
-# Lengths are read without their sign: -1 ends a list, and any other negative one is more than an item may have, which
-# is found where bytes are missing, and costs nothing where none are.
+# Lengths are read without their sign: -1 ends a list, and any other negative length is more than an item may have. That
+# is checked only where bytes are missing, so it costs nothing where none are.
 _read_int = struct.Struct("!I").unpack_from
 _LAST = 0xFFFFFFFF
 _LONGEST_ITEM = 1 << 31
-#: What one recv asks for; the usual batch comes in one.
+#: Bytes of one recv; a usual batch comes in one.
 _CHUNK = 1 << 18
 #: Header names and header blocks that are remembered; a client that invents new ones costs no more than this memory.
 _REMEMBERED = 1024
@@ -51,12 +37,12 @@ class Item(NamedTuple):
 
     @property
     def properties(self) -> dict[str, Any]:
-        """What TorchServe's service makes of it: field name to its own headers, then header name to value."""
+        """TorchServe's properties of the request: field name to its own headers, then header name to value."""
         return {**{name: {"content-type": kind} for name, kind in self.types.items()}, **self.headers}
 
 
 class Batch(list[Item]):
-    """A decoded inference message; tells it from TorchServe's own list of dicts."""
+    """A decoded inference message; its type tells it from TorchServe's own list of dicts."""
 
 
 class Disconnected(Exception):
@@ -72,7 +58,7 @@ class _Short(Exception):
 
 
 class Reader:
-    """Reads one connection in large blocks and parses from memory; keeps what came too early for the next message."""
+    """Reads one connection in large blocks and parses from memory; keeps bytes that belong to the next message."""
 
     def __init__(self, receive: Callable[[int], bytes]) -> None:
         self._receive = receive
@@ -117,7 +103,7 @@ class Reader:
                 self._fill(short.end)
 
     def _parse(self) -> Item | None:
-        """What lies at `_at`, as if all of it were in memory; looking before each field would cost a third more."""
+        """The item at `_at`, as if all of it were in memory; a check before each field would cost a third more."""
         held, at, length = self._held, self._at, 0
         names = self._names
         headers: dict[str, str] = {}
@@ -178,7 +164,7 @@ class Reader:
         return name
 
     def _fill(self, end: int) -> None:
-        """Hold at least `end` bytes, counted from the begin of what is held; what was read before `_at` is dropped."""
+        """Hold at least `end` bytes, counted from the begin of the held ones; bytes before `_at` are dropped."""
         chunks = [self._held[self._at :]]
         have = len(chunks[0])
         end -= self._at
@@ -210,7 +196,7 @@ def encode_answers(batch: Sequence[Item], answers: Sequence[Outcome]) -> bytes:
 
 
 def encode(answers: list[bytes], context: Any) -> bytes:
-    """The same response out of what a handler's `handle` returned and put into the context."""
+    """The same response from the bodies that an author's own `handle` returned, and the context that it filled."""
     parts = [_PREDICTED]
     for index, processor in enumerate(context.request_processor):
         request_id = context.request_ids[index].encode()
@@ -247,132 +233,3 @@ def _head(media_type: str, status: int | None, phrase: str, headers: tuple[tuple
         encoded = text.encode()
         parts += (_write_int(len(encoded)), encoded)
     return b"".join(parts)
-
-
-def install(handler_object: Any, answer: Callable[[Sequence[Item]], Sequence[Outcome]] | None) -> bool:
-    """From now on this worker's messages go through this file; False where TorchServe's own way stays.
-
-    Nothing is done in a process that is no worker. May be called again.
-
-    Args:
-        handler_object: whose method `handle` TorchServe calls.
-        answer: answers a batch in its place, without TorchServe's context; None: `handle` is called.
-    """
-    package = sys.modules.get("ts")
-    handler = sys.modules.get("ts.protocol.otf_message_handler")
-    service = sys.modules.get("ts.service")
-    if package is None or handler is None or service is None:
-        return False
-    version = str(getattr(package, "__version__", "unknown"))
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return False  # one of several processes of one model: TorchServe answers through rank 0 alone
-    if version != TORCHSERVE:
-        logger.warning(
-            "TorchServe %s: its own message decoder is used, wire.py knows %s",
-            version,
-            TORCHSERVE,
-        )
-        return False
-    if service.Service.predict is not predict:
-        _replace(handler, service)
-    if answer is not None:
-        _answers[handler_object] = answer
-    return True
-
-
-def _replace(handler: Any, service: Any) -> None:
-    """Put this file's functions in place of TorchServe's, which it looks up in its modules at every call."""
-    global _stock
-    _stock = _Stock(handler._retrieve_load_msg, service.Service.predict, handler.create_predict_response)
-    handler.retrieve_msg = retrieve_msg
-    worker: Any = sys.modules["__main__"]
-    if hasattr(worker, "retrieve_msg"):  # model_service_worker.py, which imported it by name
-        worker.retrieve_msg = retrieve_msg
-    service.Service.predict = predict
-
-
-class _Stock(NamedTuple):
-    """What was replaced, or is still needed."""
-
-    retrieve_load_msg: Callable[[Any], dict[str, Any]]
-    predict: Callable[[Any, Any], Any]
-    create_predict_response: Callable[..., Any]
-
-
-_stock: _Stock
-_answers: WeakKeyDictionary[Any, Callable[[Sequence[Item]], Sequence[Outcome]]] = WeakKeyDictionary()
-_readers: WeakKeyDictionary[Any, Reader] = WeakKeyDictionary()
-
-
-def retrieve_msg(connection: Any) -> tuple[bytes, Any]:
-    """The next command and its message; ends the process where the node is gone, as TorchServe does."""
-    reader = _readers.get(connection)
-    if reader is None:
-        reader = _readers[connection] = Reader(connection.recv)
-    try:
-        command = reader.take(1)
-        if command == b"I":
-            return command, reader.batch()
-        if command == b"L":
-            return command, _stock.retrieve_load_msg(_Connection(reader))
-    except Disconnected:
-        logger.info("the node is gone")
-        sys.exit(0)
-    raise ValueError(f"TorchServe sent the unknown command {command!r}")
-
-
-class _Connection:
-    """A reader with the one method of a socket that TorchServe's decoder calls."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.recv = reader.take
-
-
-def predict(self: Any, batch: Any) -> Any:
-    """`Service.predict`: the response to a batch, without a line in the log for each."""
-    if not isinstance(batch, Batch):
-        return _stock.predict(self, batch)
-    answer = _answers.get(getattr(self._entry_point, "__self__", None))
-    if answer is None:
-        return _through_context(self, batch)
-    try:
-        return encode_answers(batch, answer(batch))
-    except Exception:
-        logger.exception("the handler failed on a batch of %d", len(batch))
-        return _failed(batch)
-
-
-def _failed(batch: Batch) -> Any:
-    """TorchServe's own words for a batch whose handler raised, as one of ours does not, but an author's might."""
-    return _stock.create_predict_response(None, _ids(batch), "Prediction failed", 503)
-
-
-def _ids(batch: Batch) -> dict[int, str]:
-    return {index: item.request_id for index, item in enumerate(batch)}
-
-
-def _through_context(self: Any, batch: Batch) -> Any:
-    """The response of a handler that has a `handle` of its own."""
-    from ts.context import RequestProcessor
-
-    context = self.context
-    context.request_ids = ids = _ids(batch)
-    context.request_processor = [RequestProcessor(item.properties) for item in batch]
-    context.metrics.request_ids = ids
-    context.cl_socket = self.cl_socket
-    try:
-        answers = self._entry_point([item.fields for item in batch], context)
-    except Exception:
-        logger.exception("the handler failed on a batch of %d", len(batch))
-        return _failed(batch)
-    if (
-        isinstance(answers, list)
-        and len(answers) == len(batch)
-        and all(type(answer) is bytes for answer in answers)
-        and context.stopping_criteria is None
-    ):
-        return encode(answers, context)
-    if not isinstance(answers, list) or len(answers) != len(batch):
-        logger.error("handle gave no list of %d answers", len(batch))
-        return _stock.create_predict_response(None, ids, "Invalid model predict output", 503)
-    return _stock.create_predict_response(answers, ids, "Prediction success", 200, context=context)

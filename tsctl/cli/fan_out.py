@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
-
-import typer
 
 from tsctl.cli.output import print_table
-
-if TYPE_CHECKING:
-    from tsctl.host.progress import Note
-    from tsctl.nodes.fan_out import NodeChange
-    from tsctl.nodes.torchserve.node import Node
-
-AllNodes = Annotated[
-    bool, typer.Option("--all-nodes", help="Every node of deployment.yaml, all at once; exit code 4 if one failed.")
-]
+from tsctl.host.progress import Note, Progress
+from tsctl.nodes.fan_out import NodeChange, combined_error, run_on_nodes
+from tsctl.nodes.torchserve.node import Node
 
 
 def change_nodes(
@@ -30,9 +21,6 @@ def change_nodes(
     Raises:
         NodeError: it failed on at least one node, after all were tried.
     """
-    from tsctl.host.progress import Progress
-    from tsctl.nodes.fan_out import combined_error, run_on_nodes
-
     with Progress().step(operation) as step:
         if not all_nodes:
             change = act(nodes[0], step.note)

@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tsctl.cli.context import open_one_node, select_nodes
-from tsctl.cli.fan_out import AllNodes, change_nodes
-from tsctl.cli.node import NodeOption
+from tsctl.archive.store import StoredArchive, find_archive, import_archive
+from tsctl.cli.context import open_deployment, open_one_node, select_nodes
+from tsctl.cli.fan_out import change_nodes
+from tsctl.cli.options import AllNodes, Json, Model, NodeOption, Version
 from tsctl.cli.output import print_json, print_table
+from tsctl.config.project import Project
+from tsctl.errors import NodeError, SpecError
+from tsctl.gateway.retire import require_no_weight
+from tsctl.gateway.retire import retire as retire_version
+from tsctl.gateway.state import open_gateway
+from tsctl.host.progress import Note, Progress
+from tsctl.nodes.fan_out import NodeChange, combined_error, run_on_nodes
+from tsctl.nodes.observe import ObservedModel, observe_models
+from tsctl.nodes.torchserve import versions
+from tsctl.nodes.torchserve.node import Node
 
-if TYPE_CHECKING:
-    from tsctl.archive.store import StoredArchive
-    from tsctl.config.project import Project
-    from tsctl.host.progress import Note
-    from tsctl.nodes.observe import ObservedModel
-    from tsctl.nodes.torchserve.node import Node
+app = typer.Typer(rich_markup_mode=None)
 
-app = typer.Typer(
-    help="List, register, scale and unregister model versions on one node or on all.", no_args_is_help=True
-)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL")]
-Version = Annotated[str, typer.Argument(metavar="VERSION")]
 Timeout = Annotated[
     float | None, typer.Option(help="Seconds until READY; the archive's startup timeout and a minute if left out.")
 ]
@@ -36,9 +35,6 @@ Timeout = Annotated[
 @app.command("list")
 def list_models(node: NodeOption = None, all_nodes: AllNodes = False, json: Json = False) -> None:
     """List every registered version with its workers."""
-    from tsctl.nodes.fan_out import combined_error, run_on_nodes
-    from tsctl.nodes.observe import observe_models
-
     columns = ("model", "version", "default", "ready", "workers", "archive")
     nodes = select_nodes(node, all_nodes)[2]
     if not all_nodes:
@@ -87,8 +83,6 @@ def _with_yes(row: tuple[object, ...]) -> tuple[object, ...]:
 @app.command()
 def describe(model: Model, version: Annotated[str | None, typer.Argument()] = None, node: NodeOption = None) -> None:
     """Print the node's description of a model's versions as JSON."""
-    from tsctl.errors import NodeError
-
     _, _, opened = open_one_node(node)
     states = opened.client.describe(model, version)
     if not states:
@@ -114,9 +108,6 @@ def register(
     With --all-nodes, a node that has it READY from the same bytes stays as it is, so the same command brings a node up
     to date that was unavailable.
     """
-    from tsctl.nodes.fan_out import NodeChange
-    from tsctl.nodes.torchserve import versions
-
     project, _, nodes = select_nodes(node, all_nodes)
     stored = _stored(project, archive)
 
@@ -143,8 +134,6 @@ def scale(
     timeout: Timeout = None,
 ) -> None:
     """Set the number of workers and wait until all are READY; dead ones are restarted."""
-    from tsctl.nodes.fan_out import NodeChange
-    from tsctl.nodes.torchserve import versions
 
     def act(opened: Node, note: Note) -> NodeChange:
         state = versions.scale(opened, model, version, workers, note, timeout)
@@ -156,8 +145,6 @@ def scale(
 @app.command("set-default")
 def set_default(model: Model, version: Version, node: NodeOption = None, all_nodes: AllNodes = False) -> None:
     """Make a ready version answer callers that name none."""
-    from tsctl.nodes.fan_out import NodeChange
-    from tsctl.nodes.torchserve import versions
 
     def act(opened: Node, note: Note) -> NodeChange:
         versions.set_default(opened, model, version)
@@ -181,17 +168,12 @@ def unregister(
     ] = False,
 ) -> None:
     """Remove a version and its workers from the node; refused while the version has weight on the gateway."""
-    from tsctl.nodes.fan_out import NodeChange
-    from tsctl.nodes.torchserve import versions
 
     def act(opened: Node, note: Note) -> NodeChange:
         return NodeChange("unregistered" if versions.unregister(opened, model, version) else "was not registered")
 
     project, deployment, nodes = select_nodes(node, all_nodes)
     if deployment.gateway is not None and not force:
-        from tsctl.gateway.retire import require_no_weight
-        from tsctl.gateway.state import open_gateway
-
         require_no_weight(open_gateway(project, deployment), model, version)
     change_nodes(nodes, all_nodes, f"unregistering {model} {version}", act)
 
@@ -203,12 +185,6 @@ def retire(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds for its open requests to end.")] = 60.0,
 ) -> None:
     """Take a version off its route, wait for its open requests, and unregister it from every node."""
-    from tsctl.cli.context import open_deployment
-    from tsctl.errors import NodeError
-    from tsctl.gateway.retire import retire as retire_version
-    from tsctl.gateway.state import open_gateway
-    from tsctl.host.progress import Progress
-
     project, deployment = open_deployment()
     with Progress().step(f"retiring {model} {version}") as step:
         ended = retire_version(open_gateway(project, deployment), model, version, timeout, step.note)
@@ -226,9 +202,6 @@ def retire(
 
 def _stored(project: Project, name: str) -> StoredArchive:
     """The archive in the store; a file from elsewhere is copied into it under the store's naming."""
-    from tsctl.archive.store import find_archive, import_archive
-    from tsctl.errors import SpecError
-
     if name.endswith(".mar"):
         return import_archive(project, Path(name))
     model, colon, version = name.partition(":")

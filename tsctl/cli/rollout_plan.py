@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
 
+from tsctl.archive.store import find_archive
 from tsctl.cli.context import open_deployment
-from tsctl.cli.models import Json, Model, Version
+from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_json
+from tsctl.gateway.state import open_gateway
+from tsctl.rollout.forecast.forecast import forecast_rollout
+from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
+from tsctl.views.rollout.forecast import faults_table, steps_table, total_text, traffic_text
+from tsctl.views.terminal import print_table
 
 
 def plan(
@@ -25,15 +32,6 @@ def plan(
     detectable if a step finds it in four of five rollouts; the time until a bad version is rolled back is a median.
     Nothing is changed.
     """
-    import time
-
-    from tsctl.archive.store import find_archive
-    from tsctl.gateway.state import open_gateway
-    from tsctl.rollout.forecast.forecast import forecast_rollout
-    from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
-    from tsctl.views.rollout.forecast import faults_table, steps_table, total_text, traffic_text
-    from tsctl.views.terminal import print_table
-
     project, deployment = open_deployment()
     find_archive(project, model, version)  # a version without an archive cannot be released
     policy = deployment.policy(model)

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tsctl.cli.models import Json, Model
+from tsctl.cli.options import Json, Model
 from tsctl.cli.output import print_json
+from tsctl.config.project import find_project
+from tsctl.errors import AnalysisError
+from tsctl.rollout.decide.events import Outcome
+from tsctl.rollout.decide.state import fold
+from tsctl.rollout.run.journal import find_journal, journals, read, unfinished_journals
+from tsctl.views.rollout.follow import as_json, snapshot
+from tsctl.views.rollout.history import summary
+from tsctl.views.rollout.narrative import story
+from tsctl.views.rollout.report import SUFFIX, write_report
+from tsctl.views.rollout.status import render_status
+from tsctl.views.rollout.tables import evidence_tables, history_table
+from tsctl.views.rollout.watch import watch_lines, watch_picture
+from tsctl.views.rollout.wording import when
+from tsctl.views.terminal import new_console, print_table, print_wrapped
 
 AnyModel = Annotated[str | None, typer.Argument(metavar="MODEL", help="All models if left out.")]
 Id = Annotated[
@@ -25,14 +40,6 @@ def status(model: AnyModel = None, json: Json = False) -> None:
     Shows weight, requests, rates with intervals, e-values, and what is still needed. With MODEL, its last rollout, even
     if it has ended; without, all rollouts in progress.
     """
-    import time
-
-    from tsctl.config.project import find_project
-    from tsctl.rollout.run.journal import find_journal, read, unfinished_journals
-    from tsctl.views.rollout.follow import as_json, snapshot
-    from tsctl.views.rollout.status import render_status
-    from tsctl.views.terminal import new_console
-
     project = find_project()
     paths = unfinished_journals(project) if model is None else [find_journal(project, model)]
     rollouts = [now for path in paths if (now := snapshot(read(path))) is not None]
@@ -53,12 +60,6 @@ def watch(model: Model, json: Json = False) -> None:
     Ctrl-C stops watching and changes nothing. On a terminal the status is refreshed; anywhere else, and with --json,
     each event is a line. The exit code is 0 if the canary was promoted, and 10 if not.
     """
-    from tsctl.config.project import find_project
-    from tsctl.rollout.decide.events import Outcome
-    from tsctl.rollout.run.journal import find_journal
-    from tsctl.views.rollout.watch import watch_lines, watch_picture
-    from tsctl.views.terminal import new_console
-
     path = find_journal(find_project(), model)
     console = new_console()
     state = watch_picture(path, console) if console.is_terminal and not json else watch_lines(path, json)
@@ -71,13 +72,6 @@ def history(model: AnyModel = None, json: Json = False) -> None:
 
     Shows how it ended, what failed it, and how long it took.
     """
-    from tsctl.config.project import find_project
-    from tsctl.errors import AnalysisError
-    from tsctl.rollout.run.journal import journals, read
-    from tsctl.views.rollout.history import summary
-    from tsctl.views.rollout.tables import history_table
-    from tsctl.views.terminal import print_table
-
     rollouts, damaged = [], []
     for path in journals(find_project(), model):
         try:
@@ -102,14 +96,6 @@ def explain(model: Model, id: Id = None, json: Json = False) -> None:
 
     Shows every decision with its reason, numbers and time, and what to do next.
     """
-    from tsctl.config.project import find_project
-    from tsctl.rollout.decide.state import fold
-    from tsctl.rollout.run.journal import find_journal, read
-    from tsctl.views.rollout.narrative import story
-    from tsctl.views.rollout.tables import evidence_tables
-    from tsctl.views.rollout.wording import when
-    from tsctl.views.terminal import print_table, print_wrapped
-
     entries = read(find_journal(find_project(), model, id))
     told = story(entries)
     if json:
@@ -142,10 +128,6 @@ def report(
 
     The file needs no network and no other file.
     """
-    from tsctl.config.project import find_project
-    from tsctl.rollout.run.journal import find_journal, read
-    from tsctl.views.rollout.report import SUFFIX, write_report
-
     project = find_project()
     path = find_journal(project, model, id)
     written = out or path.with_suffix(SUFFIX)

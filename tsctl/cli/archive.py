@@ -14,7 +14,7 @@ from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.store import find_archive, list_archives
 from tsctl.archive.verify import verify as verify_archive
 from tsctl.cli.options import Json
-from tsctl.cli.output import plural, print_json, print_table
+from tsctl.cli.output import plural, print_json, print_rows, print_table
 from tsctl.config.project import Project, find_project
 from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.progress import Progress
@@ -33,8 +33,7 @@ def build(names: Names = None, json: Json = False) -> None:
     built = build_versions(project, _versions(project, names), Progress())
     if json:
         rows = [(b.archive.model, b.archive.version, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
-        print_json([dict(zip(("model", "version", "digest", "path", "is_new"), row, strict=True)) for row in rows])
-        return
+        return print_rows(("model", "version", "digest", "path", "is_new"), rows, json)
     for made in built:
         for name in made.superseded:
             typer.echo(f"{name} is an older build of the same version; it stays in the store")
@@ -50,11 +49,7 @@ def list_stored(json: Json = False) -> None:
         (a.model, a.version, a.digest, a == find_archive(project, a.model, a.version), a.path.stat().st_size)
         for a in list_archives(project)
     ]
-    columns = ("model", "version", "digest", "current", "bytes")
-    if json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        print_table(columns, [(m, v, d, "yes" if c else "", size) for m, v, d, c, size in rows])
+    print_rows(("model", "version", "digest", "current", "bytes"), rows, json)
 
 
 def _versions(project: Project, names: list[str] | None) -> list[tuple[str, str]]:

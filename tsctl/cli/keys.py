@@ -9,7 +9,7 @@ import typer
 
 from tsctl.cli.context import open_gateway_here
 from tsctl.cli.options import Json
-from tsctl.cli.output import print_json, print_table
+from tsctl.cli.output import print_rows
 from tsctl.errors import SpecError
 from tsctl.gateway import change, keys
 from tsctl.gateway.files import read_document
@@ -53,14 +53,13 @@ def list_keys(json: Json = False) -> None:
     gateway = open_gateway_here()
     plain = keys.plain_keys(read_document(gateway.files.routes))
     columns = ("id", "client", "created", "requests/s", "burst", "in force")
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (record.id, record.client, record.created, record.requests_per_s, record.burst, record.sha256 in plain)
         for record in keys.read_keys(gateway.files.keys)
     ]
-    if json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        print_table(columns, [(*row[:-1], "yes" if row[-1] else "no, issue a new one") for row in rows])
+    if not json:
+        rows = [(*row[:-1], "yes" if row[-1] else "no, issue a new one") for row in rows]
+    print_rows(columns, rows, json)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +11,8 @@ import typer
 
 from tsctl.archive.store import StoredArchive, find_archive, import_archive
 from tsctl.cli.context import open_deployment, open_one_node, select_nodes
-from tsctl.cli.fan_out import change_nodes
 from tsctl.cli.options import AllNodes, Json, Model, NodeOption, Version
-from tsctl.cli.output import print_json, print_table
+from tsctl.cli.output import as_objects, print_json, print_rows, print_table
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, SpecError
 from tsctl.gateway.retire import require_no_weight
@@ -38,28 +37,14 @@ def list_models(node: NodeOption = None, all_nodes: AllNodes = False, json: Json
     columns = ("model", "version", "default", "ready", "workers", "archive")
     nodes = select_nodes(node, all_nodes)[2]
     if not all_nodes:
-        rows = _rows(observe_models(nodes[0]))
-        if json:
-            print_json([dict(zip(columns, row, strict=True)) for row in rows])
-        else:
-            print_table(columns, [_with_yes(row) for row in rows])
-        return
+        return print_rows(columns, _rows(observe_models(nodes[0])), json)
     results = run_on_nodes(nodes, lambda opened, note: _rows(observe_models(opened)))
     reasons = {result.node: result.error.summary for result in results if result.error is not None}
     if json:
-        print_json(
-            [
-                {
-                    "node": result.node,
-                    "reason": reasons.get(result.node, ""),
-                    "versions": [dict(zip(columns, row, strict=True)) for row in result.value or ()],
-                }
-                for result in results
-            ]
-        )
+        versions_of = {result.node: as_objects(columns, result.value or ()) for result in results}
+        print_json([{"node": n, "reason": reasons.get(n, ""), "versions": v} for n, v in versions_of.items()])
     else:
-        rows = [(result.node, *_with_yes(row)) for result in results for row in result.value or ()]
-        print_table(("node", *columns), rows)
+        print_table(("node", *columns), [(result.node, *row) for result in results for row in result.value or ()])
         for name, reason in reasons.items():
             typer.echo(f"\nnode {name} does not answer: {reason}")
     if error := combined_error(results, "listing"):
@@ -73,11 +58,6 @@ def _rows(models: Mapping[str, ObservedModel]) -> list[tuple[object, ...]]:
         for model, observed in models.items()
         for version, state in observed.versions.items()
     ]
-
-
-def _with_yes(row: tuple[object, ...]) -> tuple[object, ...]:
-    model, version, is_default, *rest = row
-    return (model, version, "yes" if is_default else "", *rest)
 
 
 @app.command()
@@ -121,7 +101,7 @@ def register(
             "registered" if is_new else "was registered", f"{state.ready_workers} of {state.min_workers} workers ready"
         )
 
-    change_nodes(nodes, all_nodes, f"registering {stored.model} {stored.version}", act)
+    _change_nodes(nodes, all_nodes, f"registering {stored.model} {stored.version}", act)
 
 
 @app.command()
@@ -139,7 +119,7 @@ def scale(
         state = versions.scale(opened, model, version, workers, note, timeout)
         return NodeChange("scaled", f"{state.ready_workers} ready")
 
-    change_nodes(select_nodes(node, all_nodes)[2], all_nodes, f"scaling {model} {version} to {workers}", act)
+    _change_nodes(select_nodes(node, all_nodes)[2], all_nodes, f"scaling {model} {version} to {workers}", act)
 
 
 @app.command("set-default")
@@ -152,7 +132,7 @@ def set_default(model: Model, version: Version, node: NodeOption = None, all_nod
 
     nodes = select_nodes(node, all_nodes)[2]
     if all_nodes:
-        return change_nodes(nodes, all_nodes, f"making {model} {version} the default", act)
+        return _change_nodes(nodes, all_nodes, f"making {model} {version} the default", act)
     versions.set_default(nodes[0], model, version)
     typer.echo(f"{model} {version} is the default on node {nodes[0].name}")
 
@@ -175,7 +155,7 @@ def unregister(
     project, deployment, nodes = select_nodes(node, all_nodes)
     if deployment.gateway is not None and not force:
         require_no_weight(open_gateway(project, deployment), model, version)
-    change_nodes(nodes, all_nodes, f"unregistering {model} {version}", act)
+    _change_nodes(nodes, all_nodes, f"unregistering {model} {version}", act)
 
 
 @app.command()
@@ -198,6 +178,35 @@ def retire(
     target = deployment.models.get(model)
     if target is not None and version in target.versions:
         typer.echo(f"deployment.yaml still names {model} {version}: the next 'tsctl up' registers it again")
+
+
+def _change_nodes(
+    nodes: Sequence[Node], all_nodes: bool, operation: str, act: Callable[[Node, Note], NodeChange]
+) -> None:
+    """Change the nodes and print the outcome: a table where all nodes were asked for, else a word about the only one.
+
+    Args:
+        operation: its name, such as `registering digits 2.0`.
+
+    Raises:
+        NodeError: it failed on at least one node, after all were tried.
+    """
+    with Progress().step(operation) as step:
+        if not all_nodes:
+            change = act(nodes[0], step.note)
+            step.done(f"{change.detail or change.outcome} on node {nodes[0].name}")
+            return
+        results = run_on_nodes(nodes, act, step.note)
+        step.done(f"done on {sum(result.error is None for result in results)} of {len(results)} nodes")
+    rows = []
+    for result in results:
+        if result.value is not None:
+            rows.append((result.node, result.value.outcome, result.value.detail))
+        elif result.error is not None:
+            rows.append((result.node, "failed", result.error.summary))
+    print_table(("node", "outcome", "detail"), rows)
+    if error := combined_error(results, operation):
+        raise error
 
 
 def _stored(project: Project, name: str) -> StoredArchive:

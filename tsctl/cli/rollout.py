@@ -11,8 +11,7 @@ import typer
 from tsctl.cli.context import open_deployment, open_gateway_here
 from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_json
-from tsctl.cli.rollout_plan import plan
-from tsctl.cli.rollout_views import explain, history, report, status, watch
+from tsctl.cli.rollout_views import explain, history, plan, report, status, watch
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError, SpecError
 from tsctl.host.progress import Note, Progress

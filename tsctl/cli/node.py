@@ -17,8 +17,7 @@ from tsctl.errors import NodeError, TsctlError
 from tsctl.host.progress import Progress
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.process import crash_report, running_nodes
-from tsctl.nodes.torchserve.restore import Restored, restore
-from tsctl.nodes.torchserve.start import start_node, stop_node
+from tsctl.nodes.torchserve.start import Restored, restore, start_node, stop_node
 
 app = typer.Typer(rich_markup_mode=None)
 

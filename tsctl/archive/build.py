@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,20 +55,38 @@ def read_archive_folders(project: Project) -> dict[str, tuple[Path, ArchiveSpec]
     return folders
 
 
-def build_versions(project: Project, wanted: Iterable[tuple[str, str]], progress: Progress) -> list[Built]:
-    """Build each (model, version); the same inputs give the same archive.
+def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple[str, str], tuple[Path, ArchiveSpec]]:
+    """Folder and spec by (model, version), for each MODEL or MODEL:VERSION; a model alone means all its versions.
+
+    Args:
+        names: None: every version of every model.
 
     Raises:
-        SpecError: a model or version that no archive.yaml names.
-        ArchiveError: a recipe failed, or a file is missing.
+        SpecError: a name that no archive.yaml has.
     """
     folders = read_archive_folders(project)
+    every = {(model, version): found for model, found in folders.items() for version in found[1].versions}
+    if names is None and not every:
+        raise SpecError(f"no archives/*/archive.yaml in {project.root}", "See docs/writing-a-handler.md.")
+    selected: dict[tuple[str, str], tuple[Path, ArchiveSpec]] = {}
+    for name in folders if names is None else names:
+        model, _, version = name.partition(":")
+        matching = {pair: found for pair, found in every.items() if pair[0] == model and version in ("", pair[1])}
+        if not matching:
+            raise SpecError(f"no archive.yaml names {name}", f"There are: {', '.join(map(':'.join, every)) or 'none'}.")
+        selected |= matching
+    return selected
+
+
+def build_versions(project: Project, names: Sequence[str] | None, progress: Progress) -> list[Built]:
+    """Build each version that `select_versions` selects; the same inputs give the same archive.
+
+    Raises:
+        SpecError: a name that no archive.yaml has.
+        ArchiveError: a recipe failed, or a file is missing.
+    """
     built = []
-    for model, version in wanted:
-        if model not in folders or version not in folders[model][1].versions:
-            known = ", ".join(f"{name}:{v}" for name, (_, spec) in folders.items() for v in spec.versions)
-            raise SpecError(f"no archive.yaml names {model} {version}", f"There are: {known or 'none'}.")
-        folder, spec = folders[model]
+    for (model, version), (folder, spec) in select_versions(project, names).items():
         with progress.step(f"building {model} {version}") as step:
             made = build_version(project, folder, spec, version, step.note)
             step.done(made.archive.path.name if made.is_new else f"{made.archive.path.name} unchanged")

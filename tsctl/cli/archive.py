@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.build import build_versions, read_archive_folders
+from tsctl.archive.build import build_versions, select_versions
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.store import find_archive, list_archives
 from tsctl.archive.verify import verify as verify_archive
 from tsctl.cli.options import Json
 from tsctl.cli.output import plural, print_json, print_rows, print_table
-from tsctl.config.project import Project, find_project
-from tsctl.errors import ArchiveError, SpecError
+from tsctl.config.project import find_project
+from tsctl.errors import ArchiveError
 from tsctl.host.progress import Progress
 
 app = typer.Typer(rich_markup_mode=None)
@@ -29,8 +29,7 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...
 @app.command()
 def build(names: Names = None, json: Json = False) -> None:
     """Build archives into archives/store; the same inputs give the same bytes."""
-    project = find_project()
-    built = build_versions(project, _versions(project, names), Progress())
+    built = build_versions(find_project(), names or None, Progress())
     if json:
         rows = [(b.archive.model, b.archive.version, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
         return print_rows(("model", "version", "digest", "path", "is_new"), rows, json)
@@ -50,24 +49,6 @@ def list_stored(json: Json = False) -> None:
         for a in list_archives(project)
     ]
     print_rows(("model", "version", "digest", "current", "bytes"), rows, json)
-
-
-def _versions(project: Project, names: list[str] | None) -> list[tuple[str, str]]:
-    """The (model, version) pairs of the names; a model alone means all its versions."""
-    folders = read_archive_folders(project)
-    every = [(model, version) for model, (_, spec) in folders.items() for version in spec.versions]
-    if not every:
-        raise SpecError(f"no archives/*/archive.yaml in {project.root}", "See docs/writing-a-handler.md.")
-    wanted = []
-    for name in names or list(folders):
-        model, _, version = name.partition(":")
-        matching = [pair for pair in every if pair[0] == model and version in ("", pair[1])]
-        if not matching:
-            raise SpecError(
-                f"no archive.yaml names {name}", f"There are: {', '.join(':'.join(pair) for pair in every)}."
-            )
-        wanted += matching
-    return wanted
 
 
 @app.command()
@@ -129,11 +110,8 @@ def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.ma
 @app.command()
 def golden(names: Names = None) -> None:
     """Write the present answers to the samples as golden answers; review the difference before you commit it."""
-    project = find_project()
-    folders = read_archive_folders(project)
     progress = Progress()
-    for model, version in _versions(project, names):
-        folder, spec = folders[model]
+    for (model, version), (folder, spec) in select_versions(find_project(), names or None).items():
         with progress.step(f"golden answers of {model} {version}") as step:
             changed = make_golden(folder, spec, version, step.note)
             step.done(f"{plural(len(changed), 'answer')} changed" if changed else "unchanged")
@@ -156,5 +134,5 @@ def _archive_files(names: list[str] | None) -> list[Path]:
         if name.endswith(".mar"):
             files.append(Path(name))
         else:
-            files += [find_archive(project, *pair).path for pair in _versions(project, [name])]
+            files += [find_archive(project, *pair).path for pair in select_versions(project, [name])]
     return files

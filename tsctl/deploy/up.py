@@ -60,7 +60,7 @@ def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], prog
         ConflictError: another tsctl starts it, or changes the deployment.
     """
     named = [(model, version) for model, target in deployment.models.items() for version in target.versions]
-    built = build_versions(project, named, progress)
+    built = build_versions(project, [f"{model}:{version}" for model, version in named], progress)
     result = UpResult(len(deployment.nodes) > 1, is_changed=any(archive.is_new for archive in built))
     running: list[Node] = []
     started: list[Node] = []

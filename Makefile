@@ -8,6 +8,8 @@ PYTHON ?= $(eval PYTHON := $(find-python))$(PYTHON)# looked for once, and only w
 
 VENV := .venv
 STAMP := $(VENV)/setup.stamp
+#: Says that a folder is ours to empty.
+MADE := $(VENV)/made-by-make
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -I -m pip --disable-pip-version-check --no-input install --no-compile
 #: Three processes on two cores: tests of nodes mostly wait, and the longest files come first.
@@ -110,9 +112,12 @@ $(STAMP): requirements.lock pyproject.toml $(shell test -x $(RUN) || echo missin
 	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
 		echo "error: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)"; \
 		echo "       Install it, or name another: make setup PYTHON=/path/to/python3.11"; exit 1; } >&2
+	@test ! -e $(VENV) || test -e $(MADE) -o -e $@ || { \
+		echo "error: $(VENV) was not made by 'make setup', which would empty it; move it away or remove it" >&2; exit 1; }
 	@rm -f $@
 	@test -x $(RUN) && cmp -s requirements.lock $(VENV)/requirements.lock || { \
-		$(PYTHON) -I -m venv --clear $(VENV) && $(PIP) -r requirements.lock && cp requirements.lock $(VENV); }
+		rm -rf $(VENV) && mkdir $(VENV) && touch $(MADE) && \
+		$(PYTHON) -I -m venv $(VENV) && $(PIP) -r requirements.lock && cp requirements.lock $(VENV); }
 	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

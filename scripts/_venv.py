@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON = str(ROOT / ".venv" / "bin" / "python")
+VENV = ROOT / ".venv"
+PYTHON = str(VENV / "bin" / "python")
 
 
 def enter():
@@ -17,6 +18,6 @@ def enter():
     os.environ.setdefault("TSCTL_PROJECT", str(ROOT))
     if sys.executable == PYTHON:
         return
-    if not os.access(PYTHON, os.X_OK):
-        sys.exit(f"error: {PYTHON} is missing\n       Run 'make setup' in {ROOT}, then this again.")
+    if not (VENV / "setup.stamp").exists():  # make writes it last
+        sys.exit(f"error: {VENV} is missing or incomplete\n       Run 'make setup' in {ROOT}, then this again.")
     os.execv(PYTHON, [PYTHON, *sys.argv])  # noqa: S606 - the same command line, without a shell

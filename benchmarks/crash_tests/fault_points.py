@@ -11,7 +11,8 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,6 @@ from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.journal import Journal
 
 KILL_VARIABLE, POINTS_VARIABLE = "TSCTL_KILL_AT", "TSCTL_FAULT_POINTS"
-#: Methods of effects, the name of each in fault points, and seconds after which it is amid.
-EFFECTS = {
-    "verify": ("verify", 0.5), "register": ("register", 0.8), "verify_golden": ("prove", 0.05),
-    "set_weight": ("weigh", 0.008), "revert_weight": ("weigh 0", 0.008), "set_default": ("default", 0.004),
-    "restore_default": ("undefault", 0.004), "retire": ("retire", 0.6),
-}  # fmt: skip
 _passed: Counter[str] = Counter()
 
 
@@ -41,9 +36,19 @@ def is_due(point: str) -> bool:
 
 
 def fault_point(point: str) -> None:
-    """Note the point, and die where it is the one."""
+    """Note the point, and die if it is due."""
     if is_due(point):
         _die()
+
+
+@contextmanager
+def around(effect: str, amid_s: float) -> Iterator[None]:
+    """Fault points before and after an effect, and `amid_s` seconds after its begin."""
+    fault_point(f"before {effect}")
+    if is_due(f"amid {effect}"):
+        threading.Timer(amid_s, _die).start()
+    yield
+    fault_point(f"after {effect}")
 
 
 def _die() -> None:
@@ -76,26 +81,40 @@ def line_name(kind: str, content: Mapping[str, Any]) -> str:
     return " ".join(map(str, ["the line", kind, *words]))
 
 
-def _with_fault_points(method: str, name: str, amid_s: float) -> Callable[[LiveEffects, State], EffectDone]:
-    effect: Callable[[LiveEffects, State], EffectDone] = getattr(LiveEffects, method)
+class FaultyEffects(LiveEffects):
+    """Effects with fault points, which have the names that journals store."""
 
-    def act(self: LiveEffects, state: State) -> EffectDone:
-        point = f"{name} {state.weight}" if method == "set_weight" else name
-        fault_point(f"before {point}")
-        if is_due(f"amid {point}"):
-            threading.Timer(amid_s, _die).start()
-        done = effect(self, state)
-        fault_point(f"after {point}")
-        return done
+    def verify(self, state: State) -> EffectDone:
+        with around("verify", 0.5):
+            return super().verify(state)
 
-    return act
+    def register(self, state: State) -> EffectDone:
+        with around("register", 0.8):
+            return super().register(state)
 
+    def verify_golden(self, state: State) -> EffectDone:
+        with around("prove", 0.05):
+            return super().verify_golden(state)
 
-FaultyEffects: type[LiveEffects] = type(
-    "FaultyEffects",
-    (LiveEffects,),
-    {method: _with_fault_points(method, name, amid_s) for method, (name, amid_s) in EFFECTS.items()},
-)
+    def set_weight(self, state: State) -> EffectDone:
+        with around(f"weigh {state.weight}", 0.008):
+            return super().set_weight(state)
+
+    def revert_weight(self, state: State) -> EffectDone:
+        with around("weigh 0", 0.008):
+            return super().revert_weight(state)
+
+    def set_default(self, state: State) -> EffectDone:
+        with around("default", 0.004):
+            return super().set_default(state)
+
+    def restore_default(self, state: State) -> EffectDone:
+        with around("undefault", 0.004):
+            return super().restore_default(state)
+
+    def retire(self, state: State) -> EffectDone:
+        with around("retire", 0.6):
+            return super().retire(state)
 
 
 def main() -> None:

@@ -89,7 +89,7 @@ def test_the_authors_class_answers(start: Callable[[str], Worker]) -> None:
 
 def test_an_initialize_of_the_authors_own_may_call_the_adapters(start: Callable[[str], Worker]) -> None:
     worker = start(HANDLER + OWN_INITIALIZE)
-    assert worker.entry.worker.handler.marks == ["before", "loaded", "after"]
+    assert vars(worker.entry.worker.handler)["marks"] == ["before", "loaded", "after"]
     assert worker.ask_one(b'{"number": 3}').json() == {"double": 6.0}
 
 

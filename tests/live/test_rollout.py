@@ -34,7 +34,7 @@ from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.state import open_gateway, traffic_in_force
-from tsctl.rollout.decide.events import Command, Outcome
+from tsctl.rollout.decide.events import Command, CommandReceived, Outcome
 from tsctl.rollout.run.begin import is_running, started
 from tsctl.rollout.run.journal import journals
 
@@ -152,7 +152,7 @@ def test_while_one_runs_or_waits_there_is_no_second(front: Front) -> None:
     assert served(front)["local"]["1.0"] == 1, "the policy keeps one for the way back"
 
 
-def test_a_good_canary_is_promoted_under_load_and_can_be_taken_back(front: Front) -> None:
+def test_a_good_canary_is_promoted_under_load_and_can_be_rolled_back(front: Front) -> None:
     site = front.site
     with asking(front) as load:
         ended = site.run("rollout", "start", "tiny", "2.1", status=PROMOTED)
@@ -222,5 +222,5 @@ def test_every_effect_may_be_done_twice(front: Front) -> None:
         effects.set_weight(replace(state, weight=TOTAL))
         effects.set_default(state)
         assert set(twice(lambda: effects.retire(state))[3]["local"]) == {"2.1", "3.0"}
-        runner.command(Command.ABORT, "the test")
+        runner.record(CommandReceived(Command.ABORT, "the test"))
         assert runner.run().outcome is Outcome.ABORTED

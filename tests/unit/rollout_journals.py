@@ -184,7 +184,7 @@ def with_edited_policy(folder: Path, **given: Any) -> Writer:
     return writer
 
 
-def taken_back(folder: Path, **given: Any) -> Writer:
+def promotion_rolled_back(folder: Path, **given: Any) -> Writer:
     """Promoted, and a person wants the old version back."""
     writer = promoted(folder, **given)
     writer.now += 3600
@@ -220,5 +220,5 @@ def late_slow(folder: Path, **given: Any) -> Writer:
 
 
 EVERY: tuple[Callable[..., Writer], ...] = (
-    promoted, rolled_back, aborted, with_outage, with_edited_policy, taken_back, failed_to_load, late_slow,
+    promoted, rolled_back, aborted, with_outage, with_edited_policy, promotion_rolled_back, failed_to_load, late_slow,
 )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: Calls of Python during a setup.
-VENV = "-I -m venv --clear .venv"
+VENV = "-I -m venv .venv"
 LOCK = "pip -r requirements.lock"
 CHECKOUT_ITSELF = "pip --quiet --no-deps --no-build-isolation --editable ."
 PROMISED = {"help", "setup", "up", "down", "status", "archives", "verify", "test", "lint", "clean"}
@@ -51,10 +51,11 @@ def fake_python(folder: Path) -> str:
         test "$1" = -c && exit 0
         echo "$call" >>calls
         test "$call" = "$(cat failing 2>/dev/null)" && exit 1
-        case "$call" in *venv*) rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python;; esac
+        case "$call" in *venv*) mkdir -p .venv/bin; cp "$0" .venv/bin/python;; esac
         exit 0
     """
     write_program(folder / "base", "python", script)
+    (folder / ".venv" / "made-by-make").touch()
     return f"PYTHON={folder}/base/python"
 
 
@@ -84,7 +85,7 @@ def test_help_is_the_default_and_describes_every_target(folder: Path) -> None:
 @pytest.mark.parametrize("target", ["up", "down", "status", "archives", "verify", "test", "test-unit", "lint"])
 def test_targets_that_need_the_environment_make_it_first(folder: Path, target: str) -> None:
     planned = make(folder, "-n", target).stdout
-    assert "-m venv --clear .venv" in planned.partition(".venv/bin/python scripts")[0]
+    assert "-m venv .venv" in planned.partition(".venv/bin/python scripts")[0]
 
 
 def test_setup_makes_the_environment_once(folder: Path) -> None:
@@ -126,6 +127,15 @@ def test_an_environment_whose_python_is_gone_is_made_anew(folder: Path) -> None:
     (folder / ".venv" / "bin" / "python").unlink()
     assert make(folder, "setup", python).returncode == 0
     assert calls(folder) == [VENV, LOCK, CHECKOUT_ITSELF]
+
+
+def test_an_environment_that_make_did_not_make_is_left_alone(folder: Path) -> None:
+    python = fake_python(folder)
+    (folder / ".venv" / "made-by-make").unlink()
+    refused = make(folder, "setup", python)
+    assert refused.returncode != 0
+    assert ".venv was not made by 'make setup'" in refused.stderr
+    assert (folder / ".venv" / "lib" / "__pycache__").exists()
 
 
 def test_a_linked_environment_of_another_checkout_is_never_changed(folder: Path) -> None:

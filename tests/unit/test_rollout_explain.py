@@ -20,16 +20,16 @@ from tests.unit.rollout_journals import (
     failed_to_load,
     late_slow,
     promoted,
+    promotion_rolled_back,
     rolled_back,
-    taken_back,
     with_edited_policy,
     with_outage,
 )
 from tsctl.rollout.decide.events import VerdictReached
 from tsctl.rollout.decide.judge import MOST_REQUESTS
-from tsctl.rollout.decide.state import after, as_json, fold
+from tsctl.rollout.decide.state import after, fold
 from tsctl.rollout.run.journal import read
-from tsctl.views.rollout.follow import snapshot
+from tsctl.views.rollout.follow import as_json, snapshot
 from tsctl.views.rollout.narrative import Narrator, story
 from tsctl.views.rollout.report import render_report
 from tsctl.views.rollout.wording import duration, e_text, needed_text, when
@@ -80,8 +80,8 @@ def test_what_people_asked_for_is_told_with_their_names(tmp_path: Path) -> None:
     assert "was aborted by bob@desk" in text
 
 
-def test_a_promotion_that_is_taken_back_is_not_told_as_a_fail(tmp_path: Path) -> None:
-    text = text_of(taken_back(tmp_path))
+def test_a_promotion_that_is_rolled_back_is_not_told_as_a_fail(tmp_path: Path) -> None:
+    text = text_of(promotion_rolled_back(tmp_path))
     assert "bob@desk rolled back the promotion." in text
     assert "was rolled back by bob@desk." in text
     assert "1.0 became the default version again." in text
@@ -154,7 +154,7 @@ def test_needed_requests_in_words() -> None:
     assert "can be waited for" in needed_text(MOST_REQUESTS)
 
 
-@pytest.mark.parametrize("write", [promoted, rolled_back, aborted, taken_back, failed_to_load])
+@pytest.mark.parametrize("write", [promoted, rolled_back, aborted, promotion_rolled_back, failed_to_load])
 def test_a_rollout_that_has_ended_is_not_judged_again(
     write: Callable[[Path], Writer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

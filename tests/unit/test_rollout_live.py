@@ -45,7 +45,7 @@ def gateway(tmp_path: Path) -> Gateway:
     return open_gateway(project, read_deployment(project.deployment))
 
 
-def test_a_rollout_whose_archive_is_gone_can_be_taken_back(gateway: Gateway) -> None:
+def test_a_rollout_whose_archive_is_gone_can_be_rolled_back(gateway: Gateway) -> None:
     with resumed(gateway, "digits", quiet, Command.ABORT) as runner:
         assert next_action(runner.state) == RevertWeight()
         for effect in (runner.effects.verify, runner.effects.register, runner.effects.verify_golden):

@@ -16,8 +16,8 @@ from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide.actions import next_action
-from tsctl.rollout.decide.events import Command, Entry, Event, Outcome, Started
-from tsctl.rollout.decide.judge import Verdict
+from tsctl.rollout.decide.events import Command, CommandReceived, Ended, Entry, Event, Outcome, Reopened, Started, Tick
+from tsctl.rollout.decide.judge import AVERAGE, Verdict
 from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.journal import Journal
@@ -157,7 +157,7 @@ def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path)
     assert (state.outcome, state.is_paused, state.weight) == (None, True, 500)
     assert weights(idle) == [500]
     runner = runner_of(path, idle)
-    runner.command(Command.RESUME, "me")
+    runner.record(CommandReceived(Command.RESUME, "me"))
     idle.rate = 1000
     assert to_the_end(runner).outcome is Outcome.PROMOTED
     other = FakeSite(rate=0, slow=None)
@@ -243,7 +243,7 @@ def test_a_canary_that_is_scaled_can_carry_the_step_that_it_could_not(tmp_path: 
     assert run(path, site).outcome is Outcome.PROMOTED
 
 
-def test_a_canary_that_turns_bad_while_its_next_step_waits_is_taken_back(tmp_path: Path) -> None:
+def test_a_canary_that_turns_bad_while_its_next_step_waits_is_rolled_back(tmp_path: Path) -> None:
     site = FakeSite(rate=5000)  # its workers can answer 2,000
     path = begin(tmp_path, site)
     run(path, site, lambda runner: runner.state.step == 1 and bool(runner.state.waits_for))
@@ -265,7 +265,7 @@ def test_a_step_that_cannot_begin_is_held_as_long_as_the_policy_says(tmp_path: P
     assert "would take 125% of the canary's workers" in state.why
 
 
-def test_a_worker_that_grows_is_taken_back(tmp_path: Path) -> None:
+def test_a_worker_that_grows_is_rolled_back(tmp_path: Path) -> None:
     site = FakeSite()
     path = begin(tmp_path, site)
     run(path, site, lambda runner: runner.state.held_s > 1)
@@ -289,7 +289,11 @@ def test_a_person_may_end_it(tmp_path: Path, command: Command, outcome: Outcome,
     assert (state.outcome, site.weights) == (outcome, end)
     assert weights(site)[-1] == end["2.0"]
     assert 5000 not in weights(site)
-    assert [entry.content["by"] for entry in Journal(path).entries if entry.kind == "asked"] == ["me"]
+    entries = Journal(path).entries
+    assert [entry.content["by"] for entry in entries if entry.kind == "asked"] == ["me"]
+    last = entries[-1].event
+    assert isinstance(last, Ended) and last.judgement is not None and state.judgement == last.judgement
+    assert all(e.event.log_e is not None and AVERAGE in e.event.log_e for e in entries if isinstance(e.event, Tick))
 
 
 @pytest.mark.parametrize("command", [Command.ABORT, Command.ROLLBACK])
@@ -402,12 +406,12 @@ def test_files_of_the_gateway_that_cannot_be_written_are_waited_for(tmp_path: Pa
     assert site.now > end
 
 
-def test_a_promotion_can_be_taken_back(tmp_path: Path) -> None:
+def test_a_promotion_can_be_rolled_back(tmp_path: Path) -> None:
     site = FakeSite()
     path = begin(tmp_path, site)
     assert run(path, site).outcome is Outcome.PROMOTED
     runner = runner_of(path, site)
-    runner.reopen("me")
+    runner.record(Reopened("me"))
     assert to_the_end(runner).outcome is Outcome.ROLLED_BACK
     assert (site.weights["1.0"], site.default) == (TOTAL, "1.0")
     assert kinds(path)[-6:] == ["reopened", "doing", "done", "doing", "done", "ended"]

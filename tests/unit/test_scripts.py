@@ -29,9 +29,13 @@ def test_a_script_runs_under_the_venv_from_any_folder(name: str, tmp_path: Path)
     assert ended.stdout.lstrip().startswith("Usage: tsctl")
 
 
-def test_without_a_venv_a_script_says_how_to_make_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_without_a_complete_venv_a_script_says_how_to_make_it(tmp_path: Path, is_interrupted: bool) -> None:
     shutil.copytree(CHECKOUT / "scripts", tmp_path / "scripts")
+    if is_interrupted:
+        (tmp_path / ".venv" / "bin").mkdir(parents=True)
+        (tmp_path / ".venv" / "bin" / "python").symlink_to(BARE_PYTHON)
     ended = run_script(tmp_path / "scripts", "manage.py", tmp_path)
     assert ended.returncode == 1
-    assert f"{tmp_path}/.venv/bin/python is missing" in ended.stderr
+    assert f"{tmp_path}/.venv is missing or incomplete" in ended.stderr
     assert "Run 'make setup'" in ended.stderr

@@ -142,7 +142,7 @@ def scale(
     all_nodes: AllNodes = False,
     timeout: Timeout = None,
 ) -> None:
-    """Set the number of workers and wait until all are READY; dead ones are started anew."""
+    """Set the number of workers and wait until all are READY; dead ones are restarted."""
     from tsctl.nodes.fan_out import NodeChange
     from tsctl.nodes.torchserve import versions
 

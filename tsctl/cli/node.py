@@ -47,7 +47,7 @@ def start(
             opened.paths.pending_restore.unlink(missing_ok=True)
         restored = restore(project, opened, progress, frozenset())
         typer.echo(f"node {opened.name} answers at {opened.spec.inference}")
-        failure = _failure(opened, restored)
+        failure = _restore_error(opened, restored)
         if not foreground:
             if failure:
                 raise failure
@@ -59,7 +59,7 @@ def start(
         if foreground or isinstance(error, KeyboardInterrupt):
             stop_node(opened, progress)
         raise
-    raise _ended(opened, status)
+    raise _crash_error(opened, status)
 
 
 @app.command()
@@ -114,14 +114,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _ended(node: Node, status: int) -> Exception:
+def _crash_error(node: Node, status: int) -> Exception:
     from tsctl.errors import NodeError
     from tsctl.nodes.torchserve.process import crash_report
 
     return NodeError(f"node {node.name} ended by itself with status {status}:\n{crash_report(node.paths)}")
 
 
-def _failure(node: Node, restored: Restored) -> TsctlError | None:
+def _restore_error(node: Node, restored: Restored) -> TsctlError | None:
     from tsctl.errors import NodeError
 
     if not restored.failed:

@@ -146,7 +146,7 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
     from tsctl.errors import AnalysisError
     from tsctl.host.progress import Progress
     from tsctl.rollout.decide.events import Effect, EffectBegan, Outcome
-    from tsctl.rollout.decide.state import as_json
+    from tsctl.views.rollout.follow import as_json
     from tsctl.views.rollout.narrative import Narrator
     from tsctl.views.rollout.report import SUFFIX, write_report
 
@@ -170,39 +170,24 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
     if json:
         print_json(as_json(state))
     else:
-        _print_command(state, find_project().relative(report))
-        for sentence in _deployment_hints(state):
-            typer.echo(sentence)
+        _print_end(state, find_project().relative(report))
     if state.outcome is None:
         raise typer.Exit(UNDECIDED)
     if state.outcome is not Outcome.PROMOTED:
         raise typer.Exit(ROLLED_BACK)
 
 
-def _print_command(state: State, report: str) -> None:
+def _print_end(state: State, report: str) -> None:
+    from tsctl.errors import SpecError
+    from tsctl.views.rollout.outlook import deployment_hints
+
     why = f": {state.why}" if state.why else ""
     typer.echo(f"{state.model} {state.canary} {state.outcome or 'undecided'}{why}")
     typer.echo(f"report: {report}")
     typer.echo(f"explain: tsctl rollout explain {state.model}")
-
-
-def _deployment_hints(state: State) -> list[str]:
-    """Where deployment.yaml differs from the outcome, after a promotion or its rollback; or why it cannot be read."""
-    from tsctl.errors import SpecError
-
-    stable = state.canary if state.weight else state.stable
     try:
-        target = open_deployment()[1].models.get(state.model)
+        hints = deployment_hints(state, open_deployment()[1])
     except SpecError as error:  # the rollout has ended all the same, and its exit code says how
-        return [f"deployment.yaml cannot be read: {error.message}"]
-    if state.outcome is None or target is None:
-        return []
-    hints = []
-    if stable not in target.versions:
-        hints.append(f"deployment.yaml does not name {state.model} {stable}: add it to the model's versions")
-    if target.default != stable:
-        hints.append(
-            f"deployment.yaml still has {target.default} as the default of {state.model}: make it {stable}, or"
-            " 'tsctl apply' sets it back"
-        )
-    return hints
+        hints = [f"deployment.yaml cannot be read: {error.message}"]
+    for hint in hints:
+        typer.echo(hint)

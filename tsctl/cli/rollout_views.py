@@ -28,9 +28,8 @@ def status(model: AnyModel = None, json: Json = False) -> None:
     import time
 
     from tsctl.config.project import find_project
-    from tsctl.rollout.decide.state import as_json
     from tsctl.rollout.run.journal import find_journal, read, unfinished_journals
-    from tsctl.views.rollout.follow import snapshot
+    from tsctl.views.rollout.follow import as_json, snapshot
     from tsctl.views.rollout.status import render_status
     from tsctl.views.terminal import new_console
 

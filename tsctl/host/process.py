@@ -118,7 +118,7 @@ def spawn(
 def kill_group(group: int, variable: str, value: str, timeout_s: float) -> list[int]:
     """Kill what is left of a process group; the pids that are still there after `timeout_s` seconds.
 
-    A group's number outlives its leader while a member lives, and may be given anew afterwards. Members are known by
+    A group's number outlives its leader while a member lives, and may be reused afterwards. Members are known by
     the `variable` of their environment, which has this `value`.
     """
     end = time.monotonic() + timeout_s

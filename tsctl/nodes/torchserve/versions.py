@@ -75,7 +75,7 @@ def ensure(node: Node, archive: StoredArchive, workers: int | None, note: Note, 
 def scale(
     node: Node, model: str, version: str, workers: int, note: Note, timeout_s: float | None = None
 ) -> VersionState:
-    """Give the version exactly this many workers, all READY; dead ones are started anew.
+    """Give the version exactly this many workers, all READY; dead ones are restarted.
 
     Raises:
         NodeError: it is not registered, or does not have them before the deadline.

@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.events import (
-    Command,
-    CommandReceived,
-    Effect,
-    EffectBegan,
-    EffectDone,
-    Ended,
-    Entry,
-    Outcome,
-    PolicyChanged,
-    Reopened,
-    SlowThresholdSet,
-    Started,
-    StepBegan,
-    Tick,
-    VerdictReached,
-    Waiting,
-)
+from tsctl.rollout.decide import events
+from tsctl.rollout.decide.events import Command, Effect, Entry, Outcome
 from tsctl.rollout.decide.evidence import Evidence, Window, no_evidence
 from tsctl.rollout.decide.judge import NOT_RECORDED, Held, Judgement, Verdict, judge
 
@@ -126,39 +109,39 @@ def fold(entries: Iterable[Entry]) -> State:
 def after(state: State | None, entry: Entry) -> State:
     """The state after one more entry."""
     if state is None:
-        if not isinstance(entry.event, Started):
+        if not isinstance(entry.event, events.Started):
             raise ValueError(f"a rollout's journal begins with its start, and not with {entry.kind!r}")
         return _started(entry.event, entry.at)
     match entry.event:
-        case EffectBegan() as event:
+        case events.EffectBegan() as event:
             return replace(state, doing=event.effect)
-        case EffectDone() as event:
+        case events.EffectDone() as event:
             return _done(state, event)
-        case StepBegan() as event:
+        case events.StepBegan() as event:
             return _step(state, event)
-        case Tick() as event:
+        case events.Tick() as event:
             return _tick(state, event)
-        case SlowThresholdSet() as event:
+        case events.SlowThresholdSet() as event:
             return replace(state, slow_ms=event.slow_ms, cursor={**state.cursor, **event.cursor})
-        case Waiting() as event:
+        case events.Waiting() as event:
             return replace(state, waits_for=event.why, waited_s=state.waited_s + event.waited_s)
-        case VerdictReached() as event:
+        case events.VerdictReached() as event:
             return replace(state, verdict=event.verdict, why=event.why, signal=event.signal, recorded=event.judgement)
-        case CommandReceived() as event:
+        case events.CommandReceived() as event:
             return _command(state, event)
-        case PolicyChanged() as event:
+        case events.PolicyChanged() as event:
             return _policy(state, event.policy)
-        case Ended() as event:
+        case events.Ended() as event:
             recorded = event.judgement or state.recorded
             ended = replace(state, outcome=event.outcome, why=event.why, ended_at=entry.at, waits_for="")
             return replace(ended, recorded=recorded)
-        case Reopened() as event:  # a promotion is rolled back
+        case events.Reopened() as event:  # a promotion is rolled back
             command = replace(state, command=Command.ROLLBACK, commanded_by=event.by)
             return replace(command, outcome=None, ended_at=None)
     return state
 
 
-def _started(event: Started, at: float) -> State:
+def _started(event: events.Started, at: float) -> State:
     return State(
         id=event.id,
         model=event.model,
@@ -174,7 +157,7 @@ def _started(event: Started, at: float) -> State:
     )
 
 
-def _done(state: State, event: EffectDone) -> State:
+def _done(state: State, event: events.EffectDone) -> State:
     state = replace(state, doing=None, waits_for="")
     if event.effect is Effect.SET_WEIGHT:
         # paused before it had its weight, the step was watched at the one before: that is no hold of this one
@@ -190,7 +173,7 @@ def _done(state: State, event: EffectDone) -> State:
     )
 
 
-def _step(state: State, event: StepBegan) -> State:
+def _step(state: State, event: events.StepBegan) -> State:
     return replace(
         _anew(state),
         step=event.index,
@@ -207,7 +190,7 @@ def _anew(state: State) -> State:
     return replace(state, is_weighed=False, held_s=0.0, waited_s=0.0, step_requests=0, verdict=None, recorded=None)
 
 
-def _tick(state: State, event: Tick) -> State:
+def _tick(state: State, event: events.Tick) -> State:
     return replace(
         state,
         evidence=evidence_after(state, event.windows),
@@ -227,7 +210,7 @@ def evidence_after(state: State, windows: Iterable[Window]) -> Evidence:
     return evidence
 
 
-def _command(state: State, event: CommandReceived) -> State:
+def _command(state: State, event: events.CommandReceived) -> State:
     """The last command holds; after abort or rollback, nothing else counts."""
     if state.command in (Command.ABORT, Command.ROLLBACK):
         return state
@@ -250,27 +233,3 @@ def _policy(state: State, policy: RolloutPolicy) -> State:
         step=-1,
         evidence=no_evidence(policy, state.classes),
     )
-
-
-def as_json(state: State) -> dict[str, Any]:
-    """The state for `tsctl rollout status --json`."""
-    return {
-        "id": state.id,
-        "model": state.model,
-        "canary": state.canary,
-        "stable": state.stable,
-        "outcome": state.outcome,
-        "step": state.step,
-        "steps": list(state.weights),
-        "weight": state.weight,
-        "held_s": round(state.held_s, 1),
-        "is_paused": state.is_paused,
-        "waits_for": state.waits_for,
-        "why": state.why,
-        "signal": state.signal,
-        "started_at": state.started_at,
-        "ended_at": state.ended_at,
-        "policy": state.policy.model_dump(mode="json"),
-        "policy_digest": state.policy.digest,
-        "judgement": asdict(state.judgement),
-    }

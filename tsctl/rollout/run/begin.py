@@ -14,7 +14,7 @@ from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.node import open_nodes
-from tsctl.rollout.decide.events import Command, Outcome, Started, start_of
+from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started, start_of
 from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values, requests_of
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, open_source
@@ -102,7 +102,7 @@ def resumed(gateway: Gateway, model: str, note: Note, command: Command = Command
                 f"See 'tsctl rollout explain {model}'.",
             )
         runner = _runner(gateway, journal, note)
-        runner.command(command, person())
+        runner.record(CommandReceived(command, person()))
         yield runner
 
 
@@ -124,13 +124,13 @@ def reopened(gateway: Gateway, model: str, note: Note) -> Iterator[Runner]:
                 f"{model} {stable} is stable now, and not {state.canary}, which {state.id} promoted",
                 f"Set the weights yourself: tsctl weights set {model} {state.stable}=100%",
             )
-        if not any((one.model, one.version) == (model, state.stable) for one in upstreams_written(gateway)):
+        if not any((up.model, up.version) == (model, state.stable) for up in upstreams_written(gateway)):
             raise AnalysisError(
                 f"no node serves {model} {state.stable} any more, which was stable before",
                 f"Release it again: tsctl rollout start {model} {state.stable}",
             )
         runner = _runner(gateway, journal, note)
-        runner.reopen(person())
+        runner.record(Reopened(person()))
         yield runner
 
 

@@ -9,7 +9,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.nodes.fan_out import is_unavailable
-from tsctl.rollout.decide.events import Command, EffectDone
+from tsctl.rollout.decide.events import Command, Effect, EffectDone
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
@@ -34,6 +34,27 @@ class Effects(Protocol):
     def set_default(self, state: State) -> EffectDone: ...
     def restore_default(self, state: State) -> EffectDone: ...
     def retire(self, state: State) -> EffectDone: ...
+
+
+def apply(effects: Effects, effect: Effect, state: State) -> EffectDone:
+    """Apply one effect."""
+    match effect:
+        case Effect.VERIFY:
+            return effects.verify(state)
+        case Effect.REGISTER:
+            return effects.register(state)
+        case Effect.VERIFY_GOLDEN:
+            return effects.verify_golden(state)
+        case Effect.SET_WEIGHT:
+            return effects.set_weight(state)
+        case Effect.REVERT_WEIGHT:
+            return effects.revert_weight(state)
+        case Effect.SET_DEFAULT:
+            return effects.set_default(state)
+        case Effect.RESTORE_DEFAULT:
+            return effects.restore_default(state)
+        case Effect.RETIRE:
+            return effects.retire(state)
 
 
 class EvidenceReader(Protocol):

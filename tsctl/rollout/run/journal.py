@@ -188,9 +188,9 @@ def require_none(project: Project, model: str) -> None:
     Raises:
         ConflictError: one has not ended.
     """
-    if (found := unfinished(project, model)) is not None:
+    if (unfinished_id := unfinished(project, model)) is not None:
         raise ConflictError(
-            f"the rollout {found} of {model} has not ended, and decides on its weights",
+            f"the rollout {unfinished_id} of {model} has not ended, and decides on its weights",
             f"'tsctl rollout abort {model}' rolls it back, 'tsctl rollout promote {model}' promotes it at once.",
         )
 

@@ -67,7 +67,9 @@ def require_undivided(route: Traffic, version: str) -> None:
 
 def serving_nodes(gateway: Gateway, model: str, version: str) -> tuple[str, ...]:
     """Names of the nodes that serve stable; raises GatewayError where there are none."""
-    clusters = [one for one in upstreams_written(gateway) if (one.model, one.version) == (model, version)]
+    clusters = [
+        cluster for cluster in upstreams_written(gateway) if (cluster.model, cluster.version) == (model, version)
+    ]
     names = tuple(endpoint.node for cluster in clusters for endpoint in cluster.endpoints)
     if not names:
         raise GatewayError(f"no node serves {model} {version}, which is stable", "See 'tsctl status'.")

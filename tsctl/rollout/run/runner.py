@@ -26,6 +26,7 @@ from tsctl.rollout.run.interfaces import (
     Health,
     Operator,
     TemporarilyUnavailable,
+    apply,
     may_succeed_later,
 )
 from tsctl.rollout.run.journal import Journal
@@ -97,79 +98,50 @@ class Runner:
             case actions.RevertWeight():
                 self._revert_weight()
             case actions.End(outcome=outcome):
-                self._record(events.Ended(outcome, self._why_it_ended(), self.state.judgement))
+                self.record(events.Ended(outcome, self._why_it_ended(), self.state.judgement))
             case None:
                 return False
         return True
 
-    def command(self, command: Command, by: str) -> None:
-        """Journal a person's command."""
-        self._record(events.CommandReceived(command, by))
-
-    def reopen(self, by: str) -> None:
-        """Journal a person's rollback of a promotion."""
-        self._record(events.Reopened(by))
-
     def _obey(self) -> None:
         """Journal new commands, and an edited policy."""
         for command, by in self.operator.commands():
-            self.command(command, by)
+            self.record(events.CommandReceived(command, by))
         self.operator.acknowledge()
         policy, state = self.operator.policy(self.state), self.state
         is_judged = state.outcome is None and not state.is_failed and Effect.SET_DEFAULT not in state.done
         if is_judged and policy.digest != state.policy.digest:
-            self._record(events.PolicyChanged(policy, policy.digest))
-
-    # ---- effects -------------------------------------------------------------------------------------------------
+            self.record(events.PolicyChanged(policy, policy.digest))
 
     def _try(self, effect: Effect) -> None:
         """Apply an effect; an error fails the canary before the first step, and is passed over at the end."""
         self._announce(effect)
         try:
-            done = self._apply(effect)
+            done = apply(self.effects, effect, self.state)
         except TsctlError as error:
             if effect in actions.PREPARATION and not may_succeed_later(error):
                 self._fail(effect, error.summary)
             elif self._wait(error.summary) >= LATE_S and effect not in actions.PREPARATION:
-                self._record(EffectDone(effect, f"{LEFT_UNDONE}{error.summary}"))
+                self.record(EffectDone(effect, f"{LEFT_UNDONE}{error.summary}"))
         else:
-            self._record(done)
-
-    def _apply(self, effect: Effect) -> EffectDone:
-        match effect:
-            case Effect.VERIFY:
-                return self.effects.verify(self.state)
-            case Effect.REGISTER:
-                return self.effects.register(self.state)
-            case Effect.VERIFY_GOLDEN:
-                return self.effects.verify_golden(self.state)
-            case Effect.SET_WEIGHT:
-                return self.effects.set_weight(self.state)
-            case Effect.REVERT_WEIGHT:
-                return self.effects.revert_weight(self.state)
-            case Effect.SET_DEFAULT:
-                return self.effects.set_default(self.state)
-            case Effect.RESTORE_DEFAULT:
-                return self.effects.restore_default(self.state)
-            case Effect.RETIRE:
-                return self.effects.retire(self.state)
+            self.record(done)
 
     def _begin_step(self, index: int) -> None:
         """Journal the step and its slow threshold, before its first request."""
         slow_ms = self.evidence.slow_threshold_ms(self.state)
         cursor = self.evidence.mark(self._query(slow_ms))
-        self._record(events.StepBegan(index, self.state.weights[index], slow_ms, cursor))
+        self.record(events.StepBegan(index, self.state.weights[index], slow_ms, cursor))
 
     def _set_weight(self) -> None:
         if self.state.command is not Command.PROMOTE:
             self._require_capacity()
         self._announce(Effect.SET_WEIGHT, self.state.weight)
         try:
-            done = self._apply(Effect.SET_WEIGHT)
+            done = self.effects.set_weight(self.state)
         except GatewayError as error:
             self._refused(error)
         else:
-            self._record(done)
+            self.record(done)
             self._watched_at = self.clock()
 
     def _require_capacity(self) -> None:
@@ -200,17 +172,15 @@ class Runner:
     def _revert_weight(self) -> None:
         self._announce(Effect.REVERT_WEIGHT)
         try:
-            done = self._apply(Effect.REVERT_WEIGHT)
+            done = self.effects.revert_weight(self.state)
         except TsctlError as error:  # whatever it is: there is no other way to go
             self._wait(error.summary)
         else:
-            self._record(done)
+            self.record(done)
 
     def _why_it_ended(self) -> str:
         is_commanded = self.state.command is not None and not self.state.is_failed
         return f"{self.state.commanded_by} asked for it" if is_commanded else self.state.why
-
-    # ---- evidence ------------------------------------------------------------------------------------------------
 
     def _watch(self) -> bool:
         self.sleep(self.state.policy.tick_s)
@@ -248,7 +218,7 @@ class Runner:
 
     def _tick(self, held_s: float, windows: Sequence[Window], cursor: Mapping[str, int]) -> None:
         log_e = log_e_values(self.state.policy, evidence_after(self.state, windows))
-        self._record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e))
+        self.record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e))
 
     def _wait_unseen(self, error: TsctlError) -> bool:
         """Wait without hold time while evidence or nodes are unavailable."""
@@ -268,7 +238,7 @@ class Runner:
         elif fault := memory_fault(state.warm_bytes, memory, state.policy.max_memory_growth):
             self._fail("memory", fault, judgement)
         elif judgement.verdict is Verdict.PASS and not state.is_paused and not state.waits_for:
-            self._record(VerdictReached(Verdict.PASS, judgement.why, judgement=judgement))
+            self.record(VerdictReached(Verdict.PASS, judgement.why, judgement=judgement))
         else:
             if state.slow_ms is None:
                 self._unless_unavailable(self._set_slow_threshold)
@@ -281,7 +251,7 @@ class Runner:
             return
         slow_ms = self.evidence.slow_threshold_ms(self.state)
         if slow_ms is not None:
-            self._record(events.SlowThresholdSet(slow_ms, self.evidence.mark(self._query(slow_ms))))
+            self.record(events.SlowThresholdSet(slow_ms, self.evidence.mark(self._query(slow_ms))))
 
     def _end_if_overdue(self) -> bool:
         """End a step that is undecided for too long as the policy says; False where a person must decide."""
@@ -292,10 +262,8 @@ class Runner:
             why = f"undecided for {state.policy.max_hold_s:g} s: {state.waits_for or state.judgement.why}"
             self._fail("max_hold_s", why, state.judgement)
             return True
-        self.command(Command.PAUSE, "max_hold_s of the policy")
+        self.record(events.CommandReceived(Command.PAUSE, "max_hold_s of the policy"))
         return False
-
-    # ---- journal -------------------------------------------------------------------------------------------------
 
     def _unless_unavailable(self, act: Callable[[], None]) -> None:
         """Act, or wait where something is unavailable."""
@@ -309,11 +277,11 @@ class Runner:
     def _announce(self, effect: Effect, weight: int | None = None) -> None:
         """Journal an effect before its first try."""
         if self.state.doing is not effect:
-            self._record(events.EffectBegan(effect, weight))
+            self.record(events.EffectBegan(effect, weight))
         self.note(effect)
 
     def _fail(self, signal: str, why: str, judgement: Judgement | None = None) -> None:
-        self._record(VerdictReached(Verdict.FAIL, why, signal, judgement))
+        self.record(VerdictReached(Verdict.FAIL, why, signal, judgement))
 
     def _wait(self, why: str) -> float:
         """Journal the wait and sleep for a tick; seconds since the wait began."""
@@ -321,13 +289,14 @@ class Runner:
         if self._waits_since is None:
             self._waits_since = self._wait_journaled_at = now
         if why != self.state.waits_for or now - self._wait_journaled_at >= QUIET_S:
-            self._record(events.Waiting(why, round(now - self._wait_journaled_at, 3)))
+            self.record(events.Waiting(why, round(now - self._wait_journaled_at, 3)))
             self._wait_journaled_at = now
         self.note(f"waits: {why}")
         self.sleep(self.state.policy.tick_s)
         return self.clock() - self._waits_since
 
-    def _record(self, event: Event) -> None:
+    def record(self, event: Event) -> None:
+        """Journal an event, and fold it into the state."""
         if isinstance(event, EffectDone | VerdictReached | events.StepBegan):
             self._waits_since = self._refused_since = None
         entry = self.journal.append(event)

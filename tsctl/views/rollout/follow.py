@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.events import Entry, PolicyChanged, StepBegan, Tick
@@ -85,3 +86,27 @@ def _ticks(ticks: tuple[Tick, ...], entry: Entry) -> tuple[Tick, ...]:
         seconds -= ticks[0].held_s
         ticks = ticks[1:]
     return ticks
+
+
+def as_json(state: State) -> dict[str, Any]:
+    """The state for `tsctl rollout status --json`."""
+    return {
+        "id": state.id,
+        "model": state.model,
+        "canary": state.canary,
+        "stable": state.stable,
+        "outcome": state.outcome,
+        "step": state.step,
+        "steps": list(state.weights),
+        "weight": state.weight,
+        "held_s": round(state.held_s, 1),
+        "is_paused": state.is_paused,
+        "waits_for": state.waits_for,
+        "why": state.why,
+        "signal": state.signal,
+        "started_at": state.started_at,
+        "ended_at": state.ended_at,
+        "policy": state.policy.model_dump(mode="json"),
+        "policy_digest": state.policy.digest,
+        "judgement": asdict(state.judgement),
+    }

@@ -250,7 +250,7 @@ def _average(judgement: Judgement, state: State) -> str:
 
 
 def _policy(before: State, state: State) -> str:
-    old, new = (one.policy.model_dump(mode="json") for one in (before, state))
+    old, new = (each.policy.model_dump(mode="json") for each in (before, state))
     changes = ", ".join(
         f"{name} from {_plain(old[name])} to {_plain(new[name])}" for name in new if old[name] != new[name]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import percent
 from tsctl.rollout.decide.actions import PREPARATION
@@ -105,6 +106,23 @@ def advice(state: State) -> tuple[str, ...]:
     if state.is_going_back:
         return (resume,)
     return (f"Watch it: tsctl rollout watch {model}", f"Abort it: tsctl rollout abort {model}", resume)
+
+
+def deployment_hints(state: State, deployment: DeploymentSpec) -> list[str]:
+    """Edits that deployment.yaml needs after a promotion or its rollback."""
+    stable = state.canary if state.weight else state.stable
+    target = deployment.models.get(state.model)
+    if state.outcome is None or target is None:
+        return []
+    hints = []
+    if stable not in target.versions:
+        hints.append(f"deployment.yaml does not name {state.model} {stable}: add it to the model's versions")
+    if target.default != stable:
+        hints.append(
+            f"deployment.yaml still has {target.default} as the default of {state.model}: make it {stable}, or"
+            " 'tsctl apply' sets it back"
+        )
+    return hints
 
 
 def in_progress(effect: Effect, state: State) -> str:

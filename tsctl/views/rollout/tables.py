@@ -79,6 +79,7 @@ def versions_table(state: State, requests_per_s: tuple[float, float] | None) -> 
 
 
 def policy_table(policy: RolloutPolicy) -> Table:
+    """Every setting of a policy."""
     return Table(("setting", "value"), [(name, _plain(v)) for name, v in policy.model_dump(mode="json").items()])
 
 

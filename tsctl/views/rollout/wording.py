@@ -1,4 +1,4 @@
-"""How the numbers of a rollout are written for people: rates, e-values, durations, times. Pure."""
+"""Formats the numbers of a rollout for people: rates, e-values, durations, times. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import floor, inf, log
 
 from tsctl.rollout.decide.judge import MOST_REQUESTS, Rate
 
-#: Natural logarithm of ten: e-values are kept as natural logarithms and read as powers of ten.
+#: Natural logarithm of ten: e-values are stored as natural logarithms and shown as powers of ten.
 LN_10 = log(10)
 #: Within these powers of ten an e-value is written out.
 PLAIN_POWERS = (-3, 5)
@@ -21,7 +21,7 @@ def rate_text(rate: Rate) -> str:
 
 
 def interval_text(rate: Rate) -> str:
-    """`3.68% to 5.49%`; `-` without requests, when the rate may be anything."""
+    """`3.68% to 5.49%`; `-` without requests."""
     return "-" if rate.estimate is None else f"{rate.low:.2%} to {rate.high:.2%}"
 
 
@@ -61,7 +61,7 @@ def when(at: float, zone: tzinfo | None = None) -> str:
 def needed_text(needed: int) -> str:
     """Requests of the canary that a step still needs, in words; empty where it needs none."""
     if needed >= MOST_REQUESTS:
-        return "more requests of the canary than can be waited for, at its present rate of errors"
+        return "more requests of the canary than can be waited for, at its present error rate"
     return f"about {needed:,} more requests of the canary" if needed else ""
 
 

@@ -6,6 +6,7 @@ metrics cost. Processor time of all threads is counted, so also what writes the 
 
 import argparse
 import base64
+import importlib
 import json
 import os
 import socket
@@ -33,7 +34,9 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
 sys.path.insert(0, str(unpacked))
 os.chdir(unpacked)
 
-from tsctl.archive.probe import encode_batch, load  # noqa: E402 - its import of `handlers` must find the archive's
+importlib.import_module("handlers")  # the archive's own; tsctl imports the one beside itself where there is none yet
+
+from tsctl.archive.probe import encode_batch, load  # noqa: E402 - after the archive's package
 
 service = load(
     {

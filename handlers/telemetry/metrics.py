@@ -162,9 +162,8 @@ _Batch = tuple[int, Mapping[str, int], Mapping[str, float]]
 class _Recorder(Telemetry):
     """Writes into the files of this process; one object in a process, because each keeps its own sums.
 
-    Observations of the request path are held in memory, and written by a thread. One prometheus_client observation
-    takes 2 to 5 microseconds, and a batch makes ten of them: that was 5 % of a small model's worker. Held and added up,
-    a batch costs a fifth of it.
+    The request path's observations are held in memory, and a thread writes them. One of prometheus_client takes 2 to 5
+    microseconds, and a batch makes ten: that was 5 % of a small model's worker. Held and added up, it is a fifth of it.
     """
 
     is_on = True

@@ -66,7 +66,7 @@ def test_a_prometheus_that_does_not_know_the_gateway_is_refused(
     finally:
         blind.stop()
     change_policy(front, prometheus=prometheus.address)
-    assert "knows no request of tiny, and the gateway counted" in refused.err
+    assert "has no request of tiny, and the gateway counted" in refused.err
     assert f"Does it scrape {front.metrics}/metrics?" in refused.err
 
 

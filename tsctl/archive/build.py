@@ -14,17 +14,15 @@ import yaml
 
 import tsctl
 from handlers.contract import SAMPLE_MEDIA_TYPES
-from tsctl.archive.container import Content, content_digest, write_archive
+from tsctl.archive.container import DIGESTS, MANIFEST, Content, digest_of
 from tsctl.archive.recipe import KEY_FILE, recipe_output
-from tsctl.archive.store import StoredArchive, archive_of, list_archives, make_current
+from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
 from tsctl.config.archive import ArchiveSpec, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress
 
-MANIFEST = "MAR-INF/MANIFEST.json"
-DIGESTS = "MAR-INF/DIGESTS.json"
 CONFIG = "model-config.yaml"
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
 ENTRY = "handlers.adapters.torchserve.entry"
@@ -91,11 +89,11 @@ def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: st
         made, lines = recipe_output(folder, spec, version, note)
         entries = with_digests(assemble(folder, spec, version, made))
         before = {archive.path.name for archive in list_archives(project)}
-        path, _ = write_archive(entries, project.store, spec.model, version)
-    archive = archive_of(path)
+        archive = write_archive(entries, project.store, spec.model, version)
     make_current(project, archive)
     older = (a.path.name for a in list_archives(project) if (a.model, a.version) == (spec.model, version))
-    return Built(archive, path.name not in before, tuple(lines), tuple(name for name in older if name != path.name))
+    superseded = tuple(name for name in older if name != archive.path.name)
+    return Built(archive, archive.path.name not in before, tuple(lines), superseded)
 
 
 def assemble(
@@ -132,7 +130,7 @@ def assemble(
 
 def with_digests(entries: Mapping[str, Content]) -> dict[str, Content]:
     """Add an entry that holds the SHA-256 of each."""
-    digests = {name: content_digest(entries[name]) for name in sorted(entries)}
+    digests = {name: digest_of(entries[name]) for name in sorted(entries)}
     return {**entries, DIGESTS: _json(digests)}
 
 

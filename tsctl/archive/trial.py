@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tsctl.errors import ArchiveError
-from tsctl.host.environment import inherited
+from tsctl.host.process import inherited
 
 TIMEOUT_S = 300.0
 _PROBE = Path(__file__).with_name("probe.py")

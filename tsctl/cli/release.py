@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tsctl.cli.context import open_deployment
-from tsctl.cli.models import Json
+from tsctl.cli.options import Json
 from tsctl.cli.output import plural, print_json
 
 if TYPE_CHECKING:

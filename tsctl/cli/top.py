@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tsctl.cli.context import open_deployment, open_one_node
-from tsctl.cli.models import Json
+from tsctl.cli.options import Json
 from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:

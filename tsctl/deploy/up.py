@@ -20,8 +20,7 @@ from tsctl.host.progress import Progress
 from tsctl.nodes.observe import ObservedNode, observe
 from tsctl.nodes.torchserve.client import Reply
 from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.restore import restore
-from tsctl.nodes.torchserve.start import require_same_addresses, start_node, stop_node
+from tsctl.nodes.torchserve.start import require_same_addresses, restore, start_node, stop_node
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tsctl.config.deployment import DeploymentSpec, NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy import render
-from tsctl.gateway.envoy.configuration import validate
+from tsctl.gateway.envoy.process import validate
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.state import Gateway
 from tsctl.host.files import make_folder, write_document

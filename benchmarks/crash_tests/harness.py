@@ -225,7 +225,7 @@ class CrashHarness:
         return [violation for violation, holds in checks.items() if not holds]
 
     def _route(self) -> Traffic:
-        return next(traffic for traffic in traffic_in_force(self.gateway) if traffic.model == self.model)
+        return traffic_in_force(self.gateway)[self.model]
 
     def _begun(self, old: frozenset[Path] = frozenset()) -> list[Path]:
         """Journals that are not old and have a whole line; without one nothing was begun."""

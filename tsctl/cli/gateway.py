@@ -79,15 +79,16 @@ def stop() -> None:
 def status(json: Json = False) -> None:
     """Show routes, versions, weights and nodes as Envoy sees them; exit code 5 if a route cannot answer."""
     from tsctl.errors import GatewayError
+    from tsctl.gateway.state import require_live
     from tsctl.gateway.status import gateway_status
 
-    current = gateway_status(open_here())
-    if json:
-        print_json({**asdict(current), "is_ready": current.is_ready})
+    gateway = open_here()
+    current = gateway_status(gateway)
+    if json:  # `keeper` was the supervisor's key before
+        print_json({**asdict(current), "keeper": current.supervisor, "is_ready": current.is_ready})
     else:
         _print_status(current)
-    if not current.is_live:
-        raise GatewayError("the gateway does not run", "Start it with 'make up' or 'tsctl gateway start'.")
+    require_live(gateway)
     if not current.is_ready:
         unhealthy = ", ".join(f"{r.model} {r.version}" for r in current.rows if r.track == "stable" and not r.healthy)
         raise GatewayError(f"the gateway is not ready: {unhealthy or 'no model has a route'}")

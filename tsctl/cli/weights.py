@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
 from tsctl.cli.gateway import open_here
 from tsctl.cli.models import Json, Model, Version
 from tsctl.cli.output import print_json, print_table
-
-if TYPE_CHECKING:
-    from tsctl.gateway.traffic import Traffic
 
 weights = typer.Typer(help="Set and show the weights of a model's versions.", no_args_is_help=True)
 shadow = typer.Typer(help="Send copies of requests to a version whose answers are dropped.", no_args_is_help=True)
@@ -42,18 +40,15 @@ def set_weights(
 def show(model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, json: Json = False) -> None:
     """Show the weights in force; where the gateway does not run, those that it will start with."""
     from tsctl.config.weights import percent
-    from tsctl.errors import GatewayError
-    from tsctl.gateway.state import traffic_in_force
+    from tsctl.gateway.state import require_route, traffic_in_force
 
     gateway = open_here()
-    routes = {route.model: route for route in traffic_in_force(gateway)}
+    traffic = traffic_in_force(gateway)
     if not gateway.admin.is_live():
         typer.echo("the gateway does not run; it will start with these weights", err=True)
-    if model is not None and model not in routes:
-        raise GatewayError(f"no route for model {model!r}", f"There are {', '.join(routes) or 'none'}.")
-    shown = [route for route in routes.values() if model in (None, route.model)]
+    shown = list(traffic.values()) if model is None else [require_route(traffic, model)]
     if json:
-        print_json([_as_json(route) for route in shown])
+        print_json([{**asdict(route), "stable": route.stable} for route in shown])  # weights in hundredths of a percent
         return
     rows = []
     for route in shown:
@@ -90,14 +85,3 @@ def clear(model: Model) -> None:
 
     change.set_shadow(open_here(), model, None, 0)
     typer.echo(f"{model}: no shadow")
-
-
-def _as_json(traffic: Traffic) -> dict[str, object]:
-    shadow_ = traffic.shadow
-    return {
-        "model": traffic.model,
-        "weights": dict(traffic.weights),  # hundredths of a percent
-        "stable": traffic.stable,
-        "canary": traffic.canary,
-        "shadow": {"version": shadow_.version, "share": shadow_.share} if shadow_ else None,
-    }

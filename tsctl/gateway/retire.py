@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from tsctl.config.weights import percent
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.render import cluster_name, stat_name
-from tsctl.gateway.publish import put_traffic
-from tsctl.gateway.state import Gateway, changing, route_in_force, traffic_in_force
+from tsctl.gateway.publish import put_routes
+from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.sync import sync_locked
 from tsctl.gateway.traffic import Traffic
 from tsctl.host.progress import Note
@@ -49,11 +49,14 @@ def retire(gateway: Gateway, model: str, version: str, timeout_s: float, note: N
     """
     note("taking it off the route")
     with changing(gateway):
-        _take_off(gateway, model, version)
+        traffic = traffic_in_force(gateway)
+        if model in traffic and version in traffic[model].versions:
+            traffic[model] = route_without(traffic[model], version)
+            put_routes(gateway, traffic.values())
     nodes = gateway.nodes()
     _wait_unused(gateway, nodes, model, version, timeout_s, note)
     with changing(gateway):
-        route = route_in_force(gateway, model)
+        route = traffic_in_force(gateway).get(model)
         if route is not None and version in route.versions:
             raise GatewayError(f"{model} {version} was put back on its route meanwhile, and stays registered")
         note("unregistering it")
@@ -68,7 +71,7 @@ def require_no_weight(gateway: Gateway, model: str, version: str) -> None:
     Raises:
         GatewayError: it does.
     """
-    route = route_in_force(gateway, model) if gateway.admin.is_live() else None
+    route = traffic_in_force(gateway).get(model) if gateway.admin.is_live() else None
     weight = route.weights.get(version, 0) if route is not None else 0
     if weight:
         raise GatewayError(
@@ -93,16 +96,6 @@ def route_without(traffic: Traffic, version: str) -> Traffic:
         rest = {**traffic.weights, version: 0, traffic.stable: traffic.weights[traffic.stable] + weight}
         traffic = traffic.weighted(rest)
     return traffic.without(version)
-
-
-def _take_off(gateway: Gateway, model: str, version: str) -> None:
-    before = traffic_in_force(gateway)
-    after = [
-        route_without(route, version) if route.model == model and version in route.versions else route
-        for route in before
-    ]
-    if after != before:
-        put_traffic(gateway, after)
 
 
 def _wait_unused(

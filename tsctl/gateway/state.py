@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tsctl.config.deployment import DeploymentSpec, GatewaySpec, RouteSpec
 from tsctl.config.project import Project
-from tsctl.errors import SpecError
+from tsctl.errors import GatewayError, SpecError
 from tsctl.gateway.envoy import render
 from tsctl.gateway.envoy.admin import Admin
 from tsctl.gateway.envoy.render import Upstream
@@ -58,28 +58,34 @@ def open_gateway(project: Project, deployment: DeploymentSpec) -> Gateway:
     return Gateway(project, deployment, deployment.gateway, GatewayFiles(project.state / "gateway"))
 
 
-def traffic_in_force(gateway: Gateway) -> list[Traffic]:
-    """The traffic of every route in Envoy; where it does not run, in the file that it will start with."""
+def traffic_in_force(gateway: Gateway) -> dict[str, Traffic]:
+    """The traffic of every route in Envoy, by model; where it does not run, in the file that it will start with."""
     if gateway.admin.is_live():
-        served = gateway.admin.routes()
-        return render.traffic_of(served) if served else []
-    written = read_document(gateway.files.routes)
-    return render.traffic_of(written["resources"][0]) if written else []
+        configuration = gateway.admin.routes()
+    else:
+        written = read_document(gateway.files.routes)
+        configuration = written["resources"][0] if written else None
+    return {route.model: route for route in render.traffic_of(configuration)} if configuration else {}
 
 
-def route_in_force(gateway: Gateway, model: str) -> Traffic | None:
-    """The traffic of the model's route; None where it has none."""
-    return next((route for route in traffic_in_force(gateway) if route.model == model), None)
+def require_route(traffic: Mapping[str, Traffic], model: str) -> Traffic:
+    """The model's traffic; raises GatewayError where it has no route."""
+    if model not in traffic:
+        raise GatewayError(f"no route for model {model!r}", f"There are {', '.join(traffic) or 'none'}.")
+    return traffic[model]
+
+
+def require_live(gateway: Gateway) -> None:
+    """Raises GatewayError where the gateway does not run."""
+    if not gateway.admin.is_live():
+        raise GatewayError("the gateway does not run", "Start it with 'make up' or 'tsctl gateway start'.")
 
 
 def upstreams_written(gateway: Gateway) -> list[Upstream]:
     """The clusters in the files."""
-    written = read_document(gateway.files.clusters)
-    if written is None:
-        return []
+    written = read_document(gateway.files.clusters) or {"resources": []}
     names = [cluster["name"] for cluster in written["resources"]]
-    endpoints = {name: read_document(gateway.files.endpoints_of(name)) for name in names}
-    return render.upstreams_of(written, {name: content for name, content in endpoints.items() if content})
+    return render.upstreams_of(written, {name: read_document(gateway.files.endpoints_of(name)) for name in names})
 
 
 @contextmanager

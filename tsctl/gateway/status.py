@@ -62,19 +62,18 @@ def gateway_status(gateway: Gateway) -> GatewayStatus:
         address,
         tuple(
             _row(route, version, hosts.get(cluster_name(route.model, version), ()))
-            for route in traffic
+            for route in traffic.values()
             for version in route.versions
         ),
-        tuple(traffic),
+        tuple(traffic.values()),
     )
 
 
 def _row(route: Traffic, version: str, hosts: Sequence[Host]) -> RouteStatus:
-    is_shadow = route.shadow is not None and route.shadow.version == version
     return RouteStatus(
         route.model,
         version,
-        route.track(version) or (SHADOW if is_shadow else ""),
+        route.track(version) or (SHADOW if route.shadow and route.shadow.version == version else ""),
         route.weights.get(version, 0),
         len(hosts),
         sum(host.is_healthy for host in hosts),

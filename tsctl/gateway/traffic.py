@@ -73,10 +73,6 @@ class Traffic:
         shadow = None if is_stable else self.shadow
         return replace(self, weights={**others, stable: all_[stable]}, canary=canary, shadow=shadow)
 
-    def shadowed(self, shadow: Shadow | None) -> Traffic:
-        """The same route with this shadow; None: with none."""
-        return replace(self, shadow=shadow)
-
     def without(self, version: str) -> Traffic:
         """The same route without a version that gets no traffic.
 

@@ -93,6 +93,10 @@ class Admin:
         content = json.loads(self._request("GET", f"/stats?format=json&filter={quote(pattern, safe='')}"))
         return {stat["name"]: int(stat["value"]) for stat in content["stats"] if "value" in stat}
 
+    def counter(self, name: str) -> int:
+        """One counter or gauge; 0 where Envoy has none of the name."""
+        return self.counters(f"^{name}$").get(name, 0)
+
     def page(self, pattern: str) -> str:
         """Metrics whose names match the regular expression, in Prometheus' text format."""
         return self._request("GET", f"/stats/prometheus?filter={quote(pattern, safe='')}").decode()

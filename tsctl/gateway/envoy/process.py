@@ -17,11 +17,10 @@ from tsctl.gateway.envoy.render import bootstrap, certificate, whole
 from tsctl.gateway.files import read_document
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.environment import inherited
-from tsctl.host.files import open_log, write_document
+from tsctl.host.files import open_log, tail, write_document
 from tsctl.host.ports import port_problem
 from tsctl.host.process import ProcessIdentity, identify, spawn
 from tsctl.host.wait import wait_until
-from tsctl.nodes.torchserve.logs import tail
 
 START_S = 20.0
 #: Requests in flight have this long when Envoy is stopped.
@@ -29,7 +28,6 @@ DRAIN_S = 5.0
 STOP_S = 10.0
 VALIDATION_S = 20.0
 _LONGEST_SOCKET = 107
-_ACTIVE = "http.clients.downstream_rq_active"
 
 
 def envoy_path() -> Path:
@@ -183,7 +181,7 @@ def _log_excerpt(gateway: Gateway) -> str:
 def _drain(gateway: Gateway) -> None:
     try:
         gateway.admin.drain()
-        wait_until(lambda: not gateway.admin.counters(f"^{_ACTIVE}$").get(_ACTIVE, 0), DRAIN_S)
+        wait_until(lambda: not gateway.admin.counter("http.clients.downstream_rq_active"), DRAIN_S)
     except GatewayError:
         return  # it does not answer any more, and is ended all the same
 

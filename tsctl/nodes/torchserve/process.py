@@ -19,13 +19,12 @@ from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.environment import inherited
-from tsctl.host.files import make_folder
+from tsctl.host.files import make_folder, tail
 from tsctl.host.ports import port_problem
 from tsctl.host.priority import at_nice
 from tsctl.host.process import ProcessIdentity, identify, kill_group, spawn
 from tsctl.nodes.torchserve.config import jvm_arguments, node_properties, render_node_config
 from tsctl.nodes.torchserve.java import Java
-from tsctl.nodes.torchserve.logs import tail
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.properties import parse_properties
 

@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager
 
 from tsctl.archive.store import StoredArchive, archive_of
 from tsctl.errors import NodeError
+from tsctl.host.files import size
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.client import VersionState
-from tsctl.nodes.torchserve.logs import size
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.pending import forget
 from tsctl.nodes.torchserve.readiness import require_version, wait_ready, wait_until, workers_before_dead

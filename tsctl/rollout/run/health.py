@@ -73,7 +73,7 @@ class LiveHealth:
         self._pids = {}
         for node, result in zip(self.nodes, results, strict=True):
             self._pids |= worker_pids(node, result.value or [])
-        route = next((route for route in traffic_in_force(self.gateway) if route.model == state.model), None)
+        route = traffic_in_force(self.gateway).get(state.model)
         if route is None:
             return f"the gateway has no route for {state.model}"
         if (state.is_weighed or not state.weight) and not is_as_decided(route, state):

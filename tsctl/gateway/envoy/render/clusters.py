@@ -58,16 +58,16 @@ def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], fil
     )
 
 
-def upstreams_of(clusters: Mapping[str, Any], endpoints: Mapping[str, Json]) -> list[Upstream]:
+def upstreams_of(clusters: Mapping[str, Any], endpoints: Mapping[str, Json | None]) -> list[Upstream]:
     """The versions in a document of `clusters`.
 
     Args:
-        endpoints: documents of endpoints, by the name of their cluster.
+        endpoints: documents of endpoints, by the name of their cluster; None where there is none.
     """
     return [
         Upstream(
             **metadata_of(cluster),  # model and version
-            endpoints=endpoints_of(endpoints.get(cluster["name"])),
+            endpoints=endpoints_of(endpoints[cluster["name"]]),
             probe=_probe(cluster["health_checks"][0]),
         )
         for cluster in clusters["resources"]

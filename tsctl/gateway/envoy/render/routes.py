@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from handlers.contract import JSON, MODEL_VERSION_HEADER, OPEN_INFERENCE, PROBLEM_MEDIA_TYPE, PROTOCOL_HEADER
@@ -46,7 +46,7 @@ REPICKS = 50
 
 
 def routes(
-    spec: GatewaySpec, specs: Mapping[str, RouteSpec], traffic: Sequence[Traffic], clients: Sequence[Client]
+    spec: GatewaySpec, specs: Mapping[str, RouteSpec], traffic: Collection[Traffic], clients: Sequence[Client]
 ) -> Json:
     """The route file: every route with its weights, every key, and 404 for all else.
 
@@ -188,7 +188,7 @@ def _retries(spec: RouteSpec) -> Json:
     }
 
 
-def ready(traffic: Sequence[Traffic]) -> Json:
+def ready(traffic: Collection[Traffic]) -> Json:
     """The filter that answers /readyz: 200 where the stable version of every route can answer on some node.
 
     Without a route nothing could be answered, and it is 503: a cluster that does not exist is not healthy.

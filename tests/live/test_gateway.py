@@ -30,7 +30,7 @@ from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway import change, state, sync
 from tsctl.gateway.envoy import supervisor
 from tsctl.gateway.envoy.messages import document
-from tsctl.gateway.envoy.render import endpoints
+from tsctl.gateway.envoy.render.upstreams import endpoints
 from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import digest, new_key, record_of, revoked
 from tsctl.gateway.publish import put_route_file, put_routes

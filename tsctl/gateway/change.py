@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import cluster_name
+from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.keys import Record, read_keys, write_keys
 from tsctl.gateway.publish import POLL_S, TAKEN_S, put_routes
 from tsctl.gateway.state import Gateway, changing, require_live, require_route, traffic_in_force, upstreams_written

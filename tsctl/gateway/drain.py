@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Host
-from tsctl.gateway.envoy.render import cluster_name, endpoints_of, with_draining
+from tsctl.gateway.envoy.render.upstreams import cluster_name, endpoints_of, with_draining
 from tsctl.gateway.files import read_document
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing

@@ -17,7 +17,7 @@ from typing import Any
 
 from tsctl.config.deployment import Budget
 from tsctl.errors import GatewayError, SpecError
-from tsctl.gateway.envoy.render import Client, keys_in
+from tsctl.gateway.envoy.render.clients import Client, keys_in
 from tsctl.gateway.files import read_document
 from tsctl.host.files import write_document
 

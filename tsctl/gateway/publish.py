@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy import render
 from tsctl.gateway.envoy.messages import Json
-from tsctl.gateway.envoy.render import Upstream, cluster_name
+from tsctl.gateway.envoy.render import clusters, routes
+from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name, endpoints
 from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, clients, plain_keys, read_keys
 from tsctl.gateway.state import Gateway
@@ -43,8 +43,8 @@ def put_routes(
     files = gateway.files
     plain = {**plain_keys(read_document(files.routes)), **(new_keys or {})}
     holders = clients(read_keys(files.keys) if records is None else records, plain)
-    put_route_file(gateway, render.routes(gateway.spec, gateway.route_specs, traffic, holders))
-    write_document(files.ready, render.ready(traffic))
+    put_route_file(gateway, routes.routes(gateway.spec, gateway.route_specs, traffic, holders))
+    write_document(files.ready, routes.ready(traffic))
 
 
 def put_route_file(gateway: Gateway, document: Json) -> None:
@@ -60,10 +60,10 @@ def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], keep: Sequence
     for upstream in all_:
         for is_shadow in (False, True):
             path = gateway.files.endpoints_of(cluster_name(upstream.model, upstream.version, is_shadow))
-            content = render.endpoints(upstream, is_shadow)
+            content = endpoints(upstream, is_shadow)
             if read_document(path) != content:
                 write_document(path, content)
-    document = render.clusters(all_, gateway.route_specs, gateway.files)
+    document = clusters.clusters(all_, gateway.route_specs, gateway.files)
     names = {cluster["name"] for cluster in document["resources"]}
     before = _cluster_updates(gateway)
 

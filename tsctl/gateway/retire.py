@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tsctl.config.weights import percent
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import cluster_name, stat_name
+from tsctl.gateway.envoy.render.upstreams import cluster_name, stat_name
 from tsctl.gateway.publish import put_routes
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.sync import sync_locked

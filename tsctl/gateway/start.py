@@ -14,7 +14,7 @@ from tsctl.gateway.envoy.process import (
     validate,
     write_static_files,
 )
-from tsctl.gateway.envoy.render import settings
+from tsctl.gateway.envoy.render.listeners import settings
 from tsctl.gateway.files import read_document
 from tsctl.gateway.headers import KEY_HEADER
 from tsctl.gateway.keys import digest, new_key, plain_keys, record_of

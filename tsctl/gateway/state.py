@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from tsctl.config.deployment import DeploymentSpec, GatewaySpec, RouteSpec
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError, SpecError
-from tsctl.gateway.envoy import render
 from tsctl.gateway.envoy.admin import Admin
-from tsctl.gateway.envoy.render import Upstream
+from tsctl.gateway.envoy.render import clusters, routes
+from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.files import GatewayFiles, read_document
 from tsctl.gateway.traffic import Traffic
 from tsctl.host.files import make_folder
@@ -65,7 +65,7 @@ def traffic_in_force(gateway: Gateway) -> dict[str, Traffic]:
     else:
         written = read_document(gateway.files.routes)
         configuration = written["resources"][0] if written else None
-    return {route.model: route for route in render.traffic_of(configuration)} if configuration else {}
+    return {route.model: route for route in routes.traffic_of(configuration)} if configuration else {}
 
 
 def require_route(traffic: Mapping[str, Traffic], model: str) -> Traffic:
@@ -85,7 +85,7 @@ def upstreams_written(gateway: Gateway) -> list[Upstream]:
     """The clusters in the files."""
     written = read_document(gateway.files.clusters) or {"resources": []}
     names = [cluster["name"] for cluster in written["resources"]]
-    return render.upstreams_of(written, {name: read_document(gateway.files.endpoints_of(name)) for name in names})
+    return clusters.upstreams_of(written, {name: read_document(gateway.files.endpoints_of(name)) for name in names})
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.envoy.process import running_pid
-from tsctl.gateway.envoy.render import cluster_name
+from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.state import Gateway, traffic_in_force
 from tsctl.gateway.traffic import SHADOW, STABLE, Traffic
 

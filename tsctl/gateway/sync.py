@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from tsctl.archive.container import read_samples
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import Endpoint, Probe, Upstream, VersionKey
+from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, VersionKey
 from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, only

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import bootstrap, certificate, whole
+from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, whole
 from tsctl.gateway.files import read_document
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.environment import inherited

@@ -1,6 +1,6 @@
 """The gateway's access log: the only module that knows its format, its files and their rotation.
 
-Invariant: Envoy writes lines by `log_format`, and `parse_entry` reads them. Rotated files have the log's name and
+Invariant: Envoy writes lines by FIELDS, and `parse_entry` reads them. Rotated files have the log's name and
 .1 (the newest), .2 and so on.
 """
 
@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from handlers.contract import CLASS_HEADER, PROTOCOL_HEADER, REQUEST_ID_HEADER
 from tsctl.errors import AnalysisError
-from tsctl.gateway.envoy.messages import NAMESPACE, Json, cluster_metadata, request_header, route_metadata
+from tsctl.gateway.envoy.messages import NAMESPACE, Json, cluster_metadata, extension, request_header, route_metadata
 from tsctl.gateway.headers import ASSIGNED_TRACK_HEADER, CLIENT_HEADER, WEIGHT_HEADER
 from tsctl.gateway.traffic import BY_WEIGHT
 
@@ -60,29 +60,17 @@ _NOTHING = (None, "", "-")
 
 @dataclass(frozen=True)
 class AccessLogEntry:
-    """One request.
+    """One request."""
 
-    Args:
-        at: seconds since 1970, when it came.
-        model: None where no route matched.
-        version: that answered; None where the gateway answered itself.
-        track: that the version played, such as stable or canary; None without a version.
-        is_by_weight: the weights chose the version, and not the client.
-        weight: of the version when the request was routed, in hundredths of a percent; None without a version.
-        predicted_class: None where the handler names none.
-        user: whom a sticky route keeps on one version; None where the request names none, and on other routes.
-        status: 0 where the client left before the answer.
-    """
-
-    at: float
-    model: str | None
-    version: str | None
-    track: str | None
-    is_by_weight: bool
-    weight: int | None
-    predicted_class: str | None
-    user: str | None
-    status: int
+    at: float  # seconds since 1970, when it came
+    model: str | None  # None where no route matched
+    version: str | None  # that answered; None where the gateway answered itself
+    track: str | None  # that the version played, such as stable or canary; None without a version
+    is_by_weight: bool  # the weights chose the version, and not the client
+    weight: int | None  # of the version when the request was routed, of TOTAL; None without a version
+    predicted_class: str | None  # None where the handler names none
+    user: str | None  # whom a sticky route keeps on one version; None where the request or the route has none
+    status: int  # 0 where the client left before the answer
     duration_ms: float
 
 
@@ -98,9 +86,10 @@ class LogPosition:
         return file.st_ino == self.inode and file.st_size >= self.offset
 
 
-def log_format() -> Json:
-    """The file access logger's `log_format`: a line of JSON for each request."""
-    return {"json_format": FIELDS}
+def file_logger(log: Path) -> Json:
+    """Envoy's access logger that writes a line of JSON for each request."""
+    kind = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
+    return extension("envoy.access_loggers.file", kind, path=str(log), log_format={"json_format": FIELDS})
 
 
 def parse_entry(line: bytes) -> AccessLogEntry | None:

@@ -31,11 +31,7 @@ def set_weights(gateway: Gateway, model: str, weights: Mapping[str, int]) -> Tra
 
 
 def set_shadow(gateway: Gateway, model: str, version: str | None, share: int) -> Traffic:
-    """Copies of this share of the model's requests go to the version; None: to none.
-
-    Raises:
-        GatewayError, ConflictError: as in set_weights.
-    """
+    """Copies of this share of the model's requests go to the version; None: to none. Errors as in `set_weights`."""
     shadow = Shadow(version, share) if version is not None and share else None
     named = [shadow.version] if shadow is not None else []
     return _change_route(gateway, model, lambda route: replace(route, shadow=shadow), named, named)

@@ -48,11 +48,7 @@ class GatewayFiles:
 
 
 def read_document(path: Path) -> Json | None:
-    """The file's content, None where there is none.
-
-    Raises:
-        GatewayError: it is not JSON.
-    """
+    """The file's content, None where there is none; raises GatewayError where it is not JSON."""
     try:
         content: Json = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -30,8 +30,7 @@ LOCAL_CLIENT = "local"
 def start_gateway(gateway: Gateway, progress: Progress, with_supervisor: bool = True) -> list[str]:
     """Start the gateway, or bring a running one to the versions that the nodes serve; the changes, one a line.
 
-    Args:
-        with_supervisor: whether its supervisor runs in the background; else the caller is the supervisor.
+    Without `with_supervisor`, no supervisor is started in the background: the caller is the supervisor.
 
     Raises:
         GatewayError: Envoy does not start, refuses its files, or runs with settings that were changed since.

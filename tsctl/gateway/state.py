@@ -46,11 +46,7 @@ class Gateway:
 
 
 def open_gateway(project: Project, deployment: DeploymentSpec) -> Gateway:
-    """The gateway; nothing is asked or started.
-
-    Raises:
-        SpecError: the deployment has none.
-    """
+    """The gateway, not started; raises SpecError where the deployment has none."""
     if deployment.gateway is None:
         raise SpecError(
             "deployment.yaml has no gateway", "Add 'gateway: {}' for one at http://127.0.0.1:8000; see docs/gateway.md."
@@ -90,11 +86,7 @@ def upstreams_written(gateway: Gateway) -> list[Upstream]:
 
 @contextmanager
 def changing(gateway: Gateway) -> Iterator[None]:
-    """No other tsctl changes the gateway while the block runs.
-
-    Raises:
-        ConflictError: another one does, and does not end within LOCK_S.
-    """
+    """Keeps other tsctl from changing the gateway; raises ConflictError where one does for longer than LOCK_S."""
     for folder in (gateway.project.state, *gateway.files.folders):
         make_folder(folder)
     with exclusive(gateway.files.lock, "the gateway", LOCK_S):

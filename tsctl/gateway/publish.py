@@ -53,17 +53,15 @@ def put_route_file(gateway: Gateway, document: Json) -> None:
     _put(gateway, gateway.files.routes, document, lambda: gateway.admin.routes_version() == version, TAKEN_S)
 
 
-def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], keep: Sequence[Upstream] = ()) -> None:
-    """The clusters are these, and those of `keep`, which routes may still name."""
-    keys = {upstream.key for upstream in upstreams}
-    all_ = [*upstreams, *(upstream for upstream in keep if upstream.key not in keys)]
-    for upstream in all_:
+def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream]) -> None:
+    """The clusters are these. Those that routes in force name must be among them."""
+    for upstream in upstreams:
         for is_shadow in (False, True):
             path = gateway.files.endpoints_of(cluster_name(upstream.model, upstream.version, is_shadow))
             content = endpoints(upstream, is_shadow)
             if read_document(path) != content:
                 write_document(path, content)
-    document = clusters.clusters(all_, gateway.route_specs, gateway.files)
+    document = clusters.clusters(upstreams, gateway.route_specs, gateway.files)
     names = {cluster["name"] for cluster in document["resources"]}
     before = _cluster_updates(gateway)
 

@@ -49,10 +49,8 @@ def _put_observed(gateway: Gateway, nodes: Sequence[Node], observed: Sequence[Ob
     for model, target in gateway.deployment.models.items():
         if model not in traffic and (model, target.default) in served:
             traffic[model] = only(model, target.default)
-    needed = _routed(traffic)
-    put_clusters(gateway, upstreams, keep=[upstream for upstream in before if upstream.key in needed])
+    put_clusters(gateway, upstreams)  # those of the routes in force among them
     put_routes(gateway, traffic.values())
-    put_clusters(gateway, upstreams)
     return _changes(before, upstreams)
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -142,7 +143,10 @@ def _wait_live(gateway: Gateway, process: subprocess.Popen[bytes]) -> None:
     problem = "ended" if process.poll() is not None else f"was not live after {START_S:g} s"
     process.kill()
     process.wait()
-    raise GatewayError(f"Envoy {problem}:\n{_log_excerpt(gateway)}", f"Its log is {gateway.files.envoy_log}.")
+    log = gateway.files.envoy_log
+    lines = [line for line in tail(log).splitlines() if "work-in-progress" not in line]  # a routine warning
+    excerpt = "\n".join(f"    {line[:300]}" for line in lines[-8:]) or "    (it wrote nothing)"
+    raise GatewayError(f"Envoy {problem}:\n{excerpt}", f"Its log is {log}.")
 
 
 def start_supervisor(gateway: Gateway) -> None:
@@ -158,24 +162,11 @@ def stop(gateway: Gateway) -> None:
     """End the supervisor and Envoy. Requests in flight have DRAIN_S seconds to finish."""
     _terminate(gateway.files.supervisor_record)  # before the lock, which it may wait for
     with changing(gateway):
-        if running_pid(gateway.files.envoy_record) is not None:
-            _drain(gateway)
+        with suppress(GatewayError):  # one that does not answer is ended all the same
+            gateway.admin.drain()
+            wait_until(lambda: not gateway.admin.counter("http.clients.downstream_rq_active"), DRAIN_S)
         _terminate(gateway.files.envoy_record)
         gateway.files.admin.unlink(missing_ok=True)
-
-
-def _log_excerpt(gateway: Gateway) -> str:
-    """The last lines of Envoy's log that are no routine warnings."""
-    lines = [line for line in tail(gateway.files.envoy_log).splitlines() if "work-in-progress" not in line]
-    return "\n".join(f"    {line[:300]}" for line in lines[-8:]) or "    (it wrote nothing)"
-
-
-def _drain(gateway: Gateway) -> None:
-    try:
-        gateway.admin.drain()
-        wait_until(lambda: not gateway.admin.counter("http.clients.downstream_rq_active"), DRAIN_S)
-    except GatewayError:
-        return  # it does not answer any more, and is ended all the same
 
 
 def _terminate(record: Path) -> None:

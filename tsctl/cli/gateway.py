@@ -12,8 +12,7 @@ from tsctl.cli.models import Json
 from tsctl.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from tsctl.gateway.state import Gateway
-    from tsctl.gateway.status import GatewayStatus
+    from tsctl.gateway.state import Gateway, GatewayStatus
 
 app = typer.Typer(help="Render, start, stop and show the gateway of this machine.", no_args_is_help=True)
 
@@ -79,8 +78,7 @@ def stop() -> None:
 def status(json: Json = False) -> None:
     """Show routes, versions, weights and nodes as Envoy sees them; exit code 5 if a route cannot answer."""
     from tsctl.errors import GatewayError
-    from tsctl.gateway.state import require_live
-    from tsctl.gateway.status import gateway_status
+    from tsctl.gateway.state import gateway_status, require_live
 
     gateway = open_here()
     current = gateway_status(gateway)

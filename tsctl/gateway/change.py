@@ -38,11 +38,7 @@ def set_shadow(gateway: Gateway, model: str, version: str | None, share: int) ->
 
 
 def set_clients(gateway: Gateway, edit: Callable[[list[Record]], list[Record]], new_keys: Mapping[str, str]) -> None:
-    """The keys are those that `edit` returns, in force when this returns.
-
-    Args:
-        new_keys: in plain, by their SHA-256.
-    """
+    """The keys are those that `edit` returns, in force when this returns. `new_keys` maps SHA-256 to key."""
     with changing(gateway):
         records = edit(read_keys(gateway.files.keys))
         put_routes(gateway, traffic_in_force(gateway).values(), records, new_keys)
@@ -53,15 +49,10 @@ def _change_route(
     gateway: Gateway,
     model: str,
     edit: Callable[[Traffic], Traffic],
-    answering: Sequence[str],
-    named: Collection[str],
+    answering: Sequence[str],  # versions that must be able to answer
+    named: Collection[str],  # versions that need a cluster
 ) -> Traffic:
-    """Replace the model's route by the edited one.
-
-    Args:
-        answering: versions that must be able to answer.
-        named: versions that need a cluster.
-    """
+    """Replace the model's route by the edited one."""
     with changing(gateway):
         require_live(gateway)
         traffic = traffic_in_force(gateway)

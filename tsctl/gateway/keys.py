@@ -53,10 +53,7 @@ def digest(key: str) -> str:
 
 
 def record_of(key: str, client: str, requests_per_s: int | None, burst: int | None) -> Record:
-    """The record of a new key.
-
-    Args:
-        burst: None: the requests of one second.
+    """The record of a new key; without `burst`, that is the requests of one second.
 
     Raises:
         SpecError: the client's name has characters that a header or a log cannot hold, or a burst has no rate.

@@ -31,15 +31,10 @@ _REFUSED = "config update rejected: "
 def put_routes(
     gateway: Gateway,
     traffic: Collection[Traffic],
-    records: Sequence[Record] | None = None,
-    new_keys: Mapping[str, str] | None = None,
+    records: Sequence[Record] | None = None,  # None: the keys stay
+    new_keys: Mapping[str, str] | None = None,  # in plain by their SHA-256, besides those that the routes have
 ) -> None:
-    """The routes have this traffic, and clients these keys.
-
-    Args:
-        records: of the keys; None: they stay. A record whose key is not known in plain lets nobody in.
-        new_keys: in plain, by their SHA-256, besides those that the routes have.
-    """
+    """The routes have this traffic and these keys; a record whose key is not known in plain lets nobody in."""
     files = gateway.files
     plain = {**plain_keys(read_document(files.routes)), **(new_keys or {})}
     holders = clients(read_keys(files.keys) if records is None else records, plain)

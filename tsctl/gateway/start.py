@@ -6,16 +6,9 @@ from pathlib import Path
 
 from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway.change import set_clients
-from tsctl.gateway.envoy.process import (
-    running_pid,
-    start_envoy,
-    start_supervisor,
-    stop,
-    validate,
-    write_static_files,
-)
+from tsctl.gateway.envoy.process import start_envoy, start_supervisor, stop, validate, write_static_files
 from tsctl.gateway.envoy.render.listeners import settings
-from tsctl.gateway.files import read_document
+from tsctl.gateway.files import read_document, running_pid
 from tsctl.gateway.headers import KEY_HEADER
 from tsctl.gateway.keys import digest, new_key, plain_keys, record_of
 from tsctl.gateway.state import Gateway, changing

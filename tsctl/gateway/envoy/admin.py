@@ -43,13 +43,7 @@ class _SocketConnection(http.client.HTTPConnection):
 
 
 class Admin:
-    """The administration interface of one Envoy.
-
-    Args:
-        path: its socket.
-
-    Every method raises NotAnswering where Envoy does not answer.
-    """
+    """The administration interface of one Envoy. Methods but `is_live` raise NotAnswering where nothing answers."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

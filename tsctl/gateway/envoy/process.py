@@ -5,22 +5,20 @@ Invariant: Envoy outlives its supervisor, because a proxy that falls with its he
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, whole
-from tsctl.gateway.files import read_document
+from tsctl.gateway.files import read_document, record_process, recorded
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.environment import inherited
 from tsctl.host.files import open_log, tail, write_document
 from tsctl.host.ports import port_problem
-from tsctl.host.process import ProcessIdentity, identify, spawn
+from tsctl.host.process import spawn
 from tsctl.host.wait import wait_until
 
 START_S = 20.0
@@ -50,11 +48,7 @@ def _command(configuration: Path) -> list[str]:
 
 
 def write_static_files(gateway: Gateway) -> None:
-    """Write the bootstrap file, and with TLS the certificate's.
-
-    Raises:
-        GatewayError: a file of the certificate is missing, or the path of Envoy's socket is too long.
-    """
+    """Write Envoy's start file and the certificate's; raises GatewayError where a path is missing or too long."""
     spec, files = gateway.spec, gateway.files
     if len(str(files.admin)) > _LONGEST_SOCKET:
         raise GatewayError(
@@ -90,32 +84,8 @@ def validate(gateway: Gateway) -> None:
         raise GatewayError("Envoy refuses the files: " + (lines[-1].strip() if lines else "without a reason"))
 
 
-def running_pid(record: Path) -> int | None:
-    """The pid of the recorded process; None where it does not run."""
-    process = _recorded(record)
-    return process.pid if process and process.is_running else None
-
-
-def _recorded(record: Path) -> ProcessIdentity | None:
-    try:
-        return ProcessIdentity(**json.loads(record.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise GatewayError(f"{record} is damaged: {error}", f"Remove it if no gateway runs: {record}") from None
-
-
-def record_process(record: Path, pid: int) -> None:
-    """Write the record by which `running_pid` finds the process."""
-    write_document(record, asdict(identify(pid)))
-
-
 def start_envoy(gateway: Gateway) -> None:
-    """Start Envoy in a session of its own, record it, and wait until it takes requests.
-
-    Raises:
-        GatewayError: a port is in use, or Envoy ends or does not become live; with the end of its log.
-    """
+    """Start Envoy, record it, and wait until it takes requests; raises GatewayError with the reason or Envoy's log."""
     files = gateway.files
     for name, (host, port) in gateway.spec.listens_on_all.items():
         if problem := port_problem(host, port):
@@ -170,7 +140,7 @@ def stop(gateway: Gateway) -> None:
 
 
 def _terminate(record: Path) -> None:
-    process = _recorded(record)
+    process = recorded(record)
     if process is not None and not process.terminate(STOP_S):
         raise GatewayError(f"process {process.pid} of the gateway does not end", "End it by hand, then run this again.")
     record.unlink(missing_ok=True)

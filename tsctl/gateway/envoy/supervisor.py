@@ -19,7 +19,8 @@ from tsctl.config.deployment import read_deployment
 from tsctl.config.project import find_project
 from tsctl.errors import TsctlError
 from tsctl.gateway import access_log
-from tsctl.gateway.envoy.process import record_process, running_pid, start_envoy
+from tsctl.gateway.envoy.process import start_envoy
+from tsctl.gateway.files import record_process, running_pid
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.sync import sync
 

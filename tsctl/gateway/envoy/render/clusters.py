@@ -59,11 +59,7 @@ def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], fil
 
 
 def upstreams_of(clusters: Mapping[str, Any], endpoints: Mapping[str, Json | None]) -> list[Upstream]:
-    """The versions in a document of `clusters`.
-
-    Args:
-        endpoints: documents of endpoints, by the name of their cluster; None where there is none.
-    """
+    """The versions in a document of `clusters`, with the nodes in each cluster's document of endpoints."""
     return [
         Upstream(
             **metadata_of(cluster),  # model and version

@@ -24,13 +24,7 @@ from tsctl.gateway.envoy.messages import (
 )
 from tsctl.gateway.envoy.render.clients import WITHOUT_KEY, Client, client_filters
 from tsctl.gateway.envoy.render.upstreams import cluster_name
-from tsctl.gateway.headers import (
-    ASSIGNED_TRACK_HEADER,
-    RETRY_HEADER,
-    RETRY_REFUSED,
-    TRACK_HEADER,
-    WEIGHT_HEADER,
-)
+from tsctl.gateway.headers import ASSIGNED_TRACK_HEADER, RETRY_HEADER, RETRY_REFUSED, TRACK_HEADER, WEIGHT_HEADER
 from tsctl.gateway.traffic import BY_HEADER, BY_PATH, BY_WEIGHT, CANARY, PINNED, Shadow, Traffic
 
 #: Begins the Open Inference Protocol's paths.
@@ -48,11 +42,7 @@ REPICKS = 50
 def routes(
     spec: GatewaySpec, specs: Mapping[str, RouteSpec], traffic: Collection[Traffic], clients: Sequence[Client]
 ) -> Json:
-    """The route file: every route with its weights, every key, and 404 for all else.
-
-    Args:
-        specs: by model; a model without one has the defaults.
-    """
+    """The route file: every route with its weights, every key, and 404 for all else."""
     of_models = [route for model in traffic for route in _routes_of(model, specs.get(model.model, RouteSpec()))]
     paths = dict.fromkeys(route["match"]["path"] for route in of_models)
     allow = [overwrite("allow", "POST")]
@@ -98,11 +88,7 @@ def _routes_of(traffic: Traffic, spec: RouteSpec) -> list[Json]:
 
 
 def _routes_at(traffic: Traffic, spec: RouteSpec, path: str, pinned: str) -> list[Json]:
-    """The routes of one way to ask the model.
-
-    Args:
-        pinned: the path of one version, with `{}` in its place.
-    """
+    """The routes of one way to ask the model; `pinned` is the path of one version, with `{}` in its place."""
     routes = [_main_route(traffic, spec, path)]
     if spec.canary_header and traffic.canary is not None:
         testers = {"path": path, "headers": [equals(TRACK_HEADER, CANARY)]}

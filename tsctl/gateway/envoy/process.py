@@ -15,10 +15,9 @@ from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, whole
 from tsctl.gateway.files import read_document, record_process, recorded
 from tsctl.gateway.state import Gateway, changing
-from tsctl.host.environment import inherited
 from tsctl.host.files import open_log, tail, write_document
 from tsctl.host.ports import port_problem
-from tsctl.host.process import spawn
+from tsctl.host.process import inherited, spawn
 from tsctl.host.wait import wait_until
 
 START_S = 20.0

@@ -208,7 +208,7 @@ class CrashHarness:
         content = self._begun()[-1].read_bytes()
         entries = read(self._begun()[-1])
         state = fold(entries)
-        shares = {version: weight for version, weight in self._route().weights.items() if weight}
+        shares = self._route().shares
         nodes = open_nodes(self.project, self.gateway.deployment)
         defaults = {node.client.default_version(self.model) for node in nodes}
         uncounted, repeated = uncounted_requests(entries, state.canary), repeated_steps(entries)

@@ -96,7 +96,7 @@ def state_of(front: Front) -> State:
 def weights(front: Front) -> dict[str, int]:
     """What is not zero in what Envoy does."""
     [route] = traffic_in_force(front.gateway).values()
-    return {version: weight for version, weight in route.weights.items() if weight}
+    return route.shares
 
 
 def served(front: Front) -> dict[str, dict[str, int]]:

@@ -33,7 +33,7 @@ def set_weights(
     if not force:
         require_none(gateway.project, model)
     traffic = change.set_weights(gateway, model, parsed)
-    typer.echo(f"{model}: {weights_text(traffic)}")
+    typer.echo(f"{model}: {weights_text(traffic.weights)}")
 
 
 @weights.command("show")

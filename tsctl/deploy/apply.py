@@ -208,7 +208,7 @@ def _set_weights(gateway: Gateway, change: SetWeights) -> None:
     """The route has the weights; it is made where there is none."""
     sync(gateway)
     now = traffic_in_force(gateway).get(change.model)
-    if now is None or {version: share for version, share in now.weights.items() if share} != change.weights:
+    if now is None or now.shares != change.weights:
         set_weights(gateway, change.model, change.weights)
 
 

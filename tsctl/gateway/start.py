@@ -57,8 +57,7 @@ def _require_same_settings(gateway: Gateway) -> None:
     wanted = settings(gateway.spec)
     differing = [name for name, value in wanted.items() if name in started and started[name] != value]
     if differing:
-        running = ", ".join(f"{name} {started[name]}" for name in differing)
-        specified = ", ".join(f"{name} {wanted[name]}" for name in differing)
+        running, specified = (", ".join(f"{name} {of[name]}" for name in differing) for of in (started, wanted))
         raise GatewayError(
             f"the gateway runs with {running}, and deployment.yaml says {specified}",
             "Envoy reads this only when it starts: 'tsctl gateway stop', then 'tsctl gateway start'; clients get no"

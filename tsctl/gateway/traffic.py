@@ -56,6 +56,11 @@ class Traffic:
         shadow = [self.shadow.version] if self.shadow and self.shadow.version not in self.weights else []
         return [*self.weights, *shadow]
 
+    @property
+    def shares(self) -> dict[str, int]:
+        """The weights above 0."""
+        return {version: weight for version, weight in self.weights.items() if weight}
+
     def weighted(self, weights: Mapping[str, int]) -> Traffic:
         """The same route with these weights; a version of the route that is not named stays, with 0.
 
@@ -84,9 +89,9 @@ class Traffic:
         )
 
 
-def weights_text(traffic: Traffic) -> str:
+def weights_text(weights: Mapping[str, int]) -> str:
     """`1.0 95%, 2.0 5%`, the largest first."""
-    ranked = sorted(traffic.weights.items(), key=lambda item: -item[1])
+    ranked = sorted(weights.items(), key=lambda item: -item[1])
     return ", ".join(f"{version} {percent(weight)}" for version, weight in ranked)
 
 

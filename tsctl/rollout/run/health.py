@@ -77,7 +77,7 @@ class LiveHealth:
         if route is None:
             return f"the gateway has no route for {state.model}"
         if (state.is_weighed or not state.weight) and not is_as_decided(route, state):
-            return f"somebody else changed the weights: {weights_text(route)}"
+            return f"somebody else changed the weights: {weights_text(route.weights)}"
         return ""
 
     def _describe(self, state: State) -> list[NodeResult[list[VersionState]]]:

@@ -56,7 +56,7 @@ def require_undivided(route: Traffic, version: str) -> None:
         raise ConflictError(f"{route.model} {version} is stable already, so there is nothing to release")
     if route.weights[route.stable] != TOTAL:
         raise ConflictError(
-            f"the requests of {route.model} are divided by hand: {weights_text(route)}",
+            f"the requests of {route.model} are divided by hand: {weights_text(route.weights)}",
             f"Give stable all requests first: tsctl weights set {route.model} {route.stable}=100%",
         )
 

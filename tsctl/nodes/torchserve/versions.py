@@ -13,11 +13,11 @@ from contextlib import AbstractContextManager
 
 from tsctl.archive.store import StoredArchive, archive_of
 from tsctl.errors import NodeError, TsctlError
+from tsctl.host.files import size
 from tsctl.host.locks import exclusive
 from tsctl.host.process import started_ticks
 from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.client import ManagementError, VersionState
-from tsctl.nodes.torchserve.logs import size
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.readiness import (
     POLL_S,

@@ -49,8 +49,7 @@ def behaviour_checks(folder: Path, facts: Facts, extra: Sequence[Path], timeout_
     Args:
         extra: request bodies to send besides the archive's own samples.
     """
-    samples = [*_own_samples(folder), *(_sample(path) for path in extra)]
-    plan = _Plan(samples, facts)
+    plan = _Plan(_samples(folder, extra), facts)
     trial = run_probe(folder, facts.batch_size, plan.batches(), timeout_s=timeout_s)
     if not trial.is_loaded:
         reason = trial.error.removeprefix("LoadError: ")  # complete for a handler of tsctl; others need the log
@@ -183,23 +182,25 @@ def _refusal_check(name: str, answer: ItemAnswer, statuses: range) -> Check:
     return Check(name, PASS, f"{answer.status}")
 
 
-def _own_samples(folder: Path) -> list[GoldenSample]:
+def _samples(folder: Path, extra: Sequence[Path]) -> list[GoldenSample]:
+    """The archive's own samples with their golden answers, and the extra ones, which have none."""
     golden_file = folder / "golden.json"
     try:
         golden = json.loads(golden_file.read_text(encoding="utf-8")) if golden_file.is_file() else {}
     except ValueError as error:
         raise ArchiveError(f"its golden.json is not JSON: {error}") from None
-    paths = sorted(path for path in (folder / "samples").glob("*") if path.is_file())
-    samples = [_sample(path) for path in paths]
-    return [GoldenSample(s.name, s.request, golden.get(s.name), s.name in golden) for s in samples]
+    own = sorted(path for path in (folder / "samples").glob("*") if path.is_file())
+    return [
+        *(GoldenSample(path.name, _request(path), golden.get(path.name), path.name in golden) for path in own),
+        *(GoldenSample(path.name, _request(path)) for path in extra),
+    ]
 
 
-def _sample(path: Path) -> GoldenSample:
+def _request(path: Path) -> ItemRequest:
     try:
-        body = path.read_bytes()
+        return ItemRequest(path.read_bytes(), SAMPLE_MEDIA_TYPES.get(path.suffix.lower(), ""))
     except OSError as error:
         raise ArchiveError(f"sample {path} cannot be read: {error.strerror}") from None
-    return GoldenSample(path.name, ItemRequest(body, SAMPLE_MEDIA_TYPES.get(path.suffix.lower(), "")))
 
 
 def _text(answer: ItemAnswer) -> str:

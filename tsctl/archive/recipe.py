@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -12,6 +11,7 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
+from tsctl.archive.container import digest_of
 from tsctl.config.archive import ArchiveSpec
 from tsctl.errors import ArchiveError
 from tsctl.host.progress import Note
@@ -62,7 +62,7 @@ def recipe_key(folder: Path, spec: ArchiveSpec, version: str) -> str:
         # without tsctl: its version does not change what a recipe does
         "packages": sorted({f"{d.name}=={d.version}" for d in distributions() if d.name != "tsctl"}),
     }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    return digest_of(json.dumps(inputs, sort_keys=True).encode())
 
 
 def _run(folder: Path, spec: ArchiveSpec, version: str, out: Path, note: Note) -> list[str]:
@@ -98,8 +98,8 @@ def _run(folder: Path, spec: ArchiveSpec, version: str, out: Path, note: Note) -
 def _digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of a folder."""
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return digest_of(path)
     if not path.is_dir():
         raise ArchiveError(f"{path} is named in archive.yaml and does not exist")
     inside = {str(p.relative_to(path)): _digest(p) for p in sorted(path.rglob("*")) if p.is_file()}
-    return hashlib.sha256(json.dumps(inside).encode()).hexdigest()
+    return digest_of(json.dumps(inside).encode())

@@ -87,7 +87,7 @@ def _version(state: VersionState) -> ObservedVersion:
 
 
 def _default(node: Node, model: str) -> str | None:
-    """The node's default version; None where TorchServe has lost it (see `registration.py`)."""
+    """The node's default version; None where TorchServe has lost it (see `versions.py`)."""
     try:
         return node.client.default_version(model)
     except ManagementError as error:

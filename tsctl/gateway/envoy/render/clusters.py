@@ -62,7 +62,8 @@ def upstreams_of(clusters: Mapping[str, Any], endpoints: Mapping[str, Json | Non
     """The versions in a document of `clusters`, with the nodes in each cluster's document of endpoints."""
     return [
         Upstream(
-            **metadata_of(cluster),  # model and version
+            model=metadata_of(cluster)["model"],
+            version=metadata_of(cluster)["version"],
             endpoints=endpoints_of(endpoints[cluster["name"]]),
             probe=_probe(cluster["health_checks"][0]),
         )

@@ -49,7 +49,7 @@ from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints, endpoints_
 from tsctl.gateway.traffic import Shadow, Traffic, only
 from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.nodes.torchserve.session import Unreachable
-from tsctl.views.plan import aligned, applied_json, heading, lines_of, plan_json, summary
+from tsctl.views.plan import aligned, applied_json, effects, heading, lines_of, plan_json, summary
 
 DIGESTS = {"1.0": "aaaaaaaaaaaa", "2.0": "bbbbbbbbbbbb", "3.0": "cccccccccccc", "9.0": "dddddddddddd"}
 
@@ -84,7 +84,7 @@ def actual(*nodes: ObservedNode, weights: Mapping[str, int] | None = None, is_li
 def changes_of(plan: Plan) -> list[tuple[str, str | None, list[tuple[str, str, str]]]]:
     """Kind, version and steps of every change."""
     return [
-        (change.kind, change.version, [(effect.place, effect.before, effect.after) for effect in change.effects])
+        (change.kind, change.version, [(effect.place, effect.before, effect.after) for effect in effects(change)])
         for change in plan.changes
     ]
 
@@ -138,7 +138,7 @@ def test_workers_are_scaled_to_the_number_asked_for(
 ) -> None:
     state = actual(node("a", v1=found), node("b", v1=(workers or found[0] or 1,) * 2), weights=ALL)
     [change] = make_plan(wanted(version("1.0", workers)), state).changes
-    assert [(one.place, one.before, one.after) for one in change.effects] == [("a", *step)]
+    assert [(one.place, one.before, one.after) for one in effects(change)] == [("a", *step)]
     assert isinstance(change, Scale)
     assert not change.is_down
 
@@ -180,7 +180,7 @@ def test_without_a_gateway_there_are_no_weights() -> None:
 
 def test_an_unavailable_node_is_reported_and_the_others_are_changed() -> None:
     plan = make_plan(wanted(ONE), actual(unavailable("a"), node("b")))
-    assert [change.effects[0].place for change in plan.changes] == ["b", GATEWAY]
+    assert [effects(change)[0].place for change in plan.changes] == ["b", GATEWAY]
     error = coverage_error(plan)
     assert isinstance(error, NodeError)
     assert "no answer from a" in error.message
@@ -562,7 +562,7 @@ def test_every_plan_can_be_shown(desired: Desired, fake: FakeDeployment, prune: 
     plan = make_plan(desired, fake.actual, PlanOptions(prune))
     assert json.loads(json.dumps(plan_json(plan)))["is_empty"] == plan.is_empty
     lines = lines_of(plan)
-    assert len(aligned(lines)) == sum(len(one.effects) for one in plan.changes) + len(plan.refusals) + len(
+    assert len(aligned(lines)) == sum(len(effects(one)) for one in plan.changes) + len(plan.refusals) + len(
         plan.unmanaged
     )
     assert summary(plan)

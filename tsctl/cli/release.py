@@ -47,7 +47,7 @@ def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneM
 
     If a node does not answer, the others are changed and the exit code is 4; run this again when it is back.
     """
-    from tsctl.deploy.changes import PlanOptions
+    from tsctl.deploy.changes import PlanOptions, places
     from tsctl.deploy.observe import open_owners
     from tsctl.deploy.reconcile import reconcile
     from tsctl.host.progress import Progress
@@ -59,7 +59,7 @@ def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneM
     if json:
         print_json(applied_json(result.before, result.applied, result.after))
     elif result.before.changes:
-        count = sum(len(change.effects) for change in result.applied.done)
+        count = sum(len(places(change)) for change in result.applied.done)
         typer.echo(f"{plural(count, 'change')} made; now {summary(result.after)}")
     if error := result.error:
         raise error

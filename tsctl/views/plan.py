@@ -10,11 +10,38 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tsctl.deploy.apply import Applied
-from tsctl.deploy.changes import Change, Plan, Refusal, Register, Replace, Scale, SetWeights, Unmanaged
+from tsctl.deploy.changes import (
+    GATEWAY,
+    Change,
+    Plan,
+    Refusal,
+    Register,
+    RemoveRoute,
+    Replace,
+    Retire,
+    Scale,
+    SetDefault,
+    SetWeights,
+    Unmanaged,
+    places,
+    state_text,
+    weights_text,
+    workers_text,
+)
+from tsctl.views.table import Table
 
 REGISTERED, CHANGED, RETIRED, KEPT, REFUSED = "+", "~", "-", "?", "x"
 #: The sign before the lines of a kind of change; CHANGED for every other kind.
 SIGNS = {"register": REGISTERED, "route": RETIRED, "retire": RETIRED}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One line of a change: a place, and its state before and afterwards."""
+
+    place: str
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -24,10 +51,6 @@ class Line:
     model: str  # empty where it is of a node
     sign: str
     cells: tuple[str, str, str, str]  # version, kind, place, description
-
-    def text(self, widths: Sequence[int]) -> str:
-        padded = [cell.ljust(width) for cell, width in zip(self.cells, widths, strict=True)]
-        return f"{self.sign} {'  '.join(padded)}".rstrip()
 
 
 def lines_of(plan: Plan) -> list[Line]:
@@ -39,9 +62,8 @@ def lines_of(plan: Plan) -> list[Line]:
 
 def aligned(lines: Sequence[Line]) -> list[str]:
     """The lines' texts, their columns under each other."""
-    columns = zip(*(line.cells for line in lines), strict=True)
-    widths = [max(map(len, column)) for column in columns]
-    return [line.text(widths) for line in lines]
+    rows = [(f"{line.sign} {line.cells[0]}", *line.cells[1:]) for line in lines]
+    return Table(("",) * 4, rows).lines()[1:]
 
 
 def heading(plan: Plan, model: str) -> str:
@@ -108,33 +130,48 @@ def applied_json(before: Plan, applied: Applied, after: Plan) -> dict[str, Any]:
     }
 
 
+def effects(change: Change) -> list[Effect]:
+    """The places of a change, with their state before and afterwards."""
+    match change:
+        case Register():
+            texts = {node: ("nothing", _archive(change)) for node in change.nodes}
+        case Replace():
+            texts = {
+                node: (f"{was.archive}, {state_text(was)}", _archive(change)) for node, was in change.before.items()
+            }
+        case Scale():
+            texts = {node: (state_text(was), workers_text(change.workers)) for node, was in change.before.items()}
+        case SetDefault():
+            texts = {node: (was or "none", change.version) for node, was in change.before.items()}
+        case Retire():
+            texts = {node: (f"{was.archive}, {state_text(was)}", "nothing") for node, was in change.before.items()}
+        case SetWeights():
+            before = weights_text(change.before.weights) if change.before else "no route"
+            texts = {GATEWAY: (before, weights_text(change.weights))}
+        case RemoveRoute():
+            texts = {GATEWAY: (weights_text(change.before.weights), "no route")}
+    return [Effect(place, *states) for place, states in texts.items()]
+
+
+def _archive(change: Register | Replace) -> str:
+    return f"{change.archive}, {workers_text(change.workers)}"
+
+
 def _named(subject: Change | Refusal | Unmanaged) -> dict[str, str | None]:
     return {"model": subject.model, "version": subject.version}
 
 
 def change_json(change: Change) -> dict[str, Any]:
     """One change for machines; `steps` has a line for each place."""
-    more: dict[str, Any] = {}
-    if isinstance(change, Register | Replace):
-        more = {"archive": change.archive, "workers": change.workers}
-    elif isinstance(change, Scale):
-        more = {"workers": change.workers}
-    elif isinstance(change, SetWeights):
-        more = {
-            "weights": dict(change.weights),
-            "weights_before": dict(change.before.weights) if change.before else None,
-        }
-    return {
-        "kind": change.kind,
-        **_named(change),
-        **more,
-        "steps": [asdict(effect) for effect in change.effects],
-    }
+    settings = {name: value for name, value in vars(change).items() if name in ("archive", "workers", "weights")}
+    if isinstance(change, SetWeights):
+        settings["weights_before"] = dict(change.before.weights) if change.before else None
+    return {"kind": change.kind, **_named(change), **settings, "steps": [asdict(effect) for effect in effects(change)]}
 
 
 def _changes(plan: Plan) -> Iterator[Line]:
     for change in plan.changes:
-        for effect in change.effects:
+        for effect in effects(change):
             text = f"{effect.before} -> {effect.after}"
             yield Line(change.model, _sign(change), (change.version or "", change.kind, effect.place, text))
 
@@ -156,4 +193,4 @@ def _sign(change: Change) -> str:
 
 
 def _count(plan: Plan, sign: str) -> int:
-    return sum(len(change.effects) for change in plan.changes if _sign(change) == sign)
+    return sum(len(places(change)) for change in plan.changes if _sign(change) == sign)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -44,7 +45,7 @@ def plan(
     target = deployment.models.get(model)
     forecast = forecast_rollout(policy, traffic, target is not None and target.route.sticky is not None)
     if json:
-        print_json({"model": model, "version": version, "policy": policy.model_dump(mode="json"), **forecast.as_json()})
+        print_json({"model": model, "version": version, "policy": policy.model_dump(mode="json"), **asdict(forecast)})
         return
     typer.echo(f"{model}: {traffic_text(traffic)}\n")
     print_table(steps_table(forecast.steps))

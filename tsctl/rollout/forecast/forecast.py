@@ -7,10 +7,9 @@ lasts is read off expected counts, step after step: half of the rollouts end soo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from math import floor, inf
-from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL, percent
@@ -25,44 +24,26 @@ FEW = 100
 
 @dataclass(frozen=True)
 class RecentTraffic:
-    """The recent requests of a model's route.
+    """The recent requests of a model's route."""
 
-    Args:
-        requests_per_s: of all versions.
-        error_rate: of the stable version, as the policy counts errors.
-        slow_share: of stable's answers, as the policy defines slow.
-        since_s: length of the observed period.
-        requests: in this period.
-    """
-
-    requests_per_s: float
-    error_rate: float
-    slow_share: float
-    since_s: float
-    requests: int
+    requests_per_s: float  # of all versions
+    error_rate: float  # of the stable version, as the policy counts errors
+    slow_share: float  # of stable's answers, as the policy defines slow
+    since_s: float  # length of the observed period
+    requests: int  # in this period
 
 
 @dataclass(frozen=True)
 class StepForecast:
-    """One step of a canary that is like stable, and the smallest faults that the step can see.
+    """One step of a canary that is like stable, and the smallest faults that the step can see."""
 
-    Args:
-        weight: in hundredths of a percent.
-        requests: of the route until the step passes; None if it never does.
-        on_canary: the canary's part of them.
-        seconds: until the step passes; None if it never does.
-        error_rate: the smallest of a canary that is seen in four of five rollouts; None if none is.
-        error_ratio: the same as a multiple of stable's; None if stable has no errors.
-        slow_share: the smallest that is seen; None if none is.
-    """
-
-    weight: int
-    requests: int | None
-    on_canary: int | None
-    seconds: float | None
-    error_rate: float | None
-    error_ratio: float | None
-    slow_share: float | None
+    weight: int  # in hundredths of a percent
+    requests: int | None  # of the route until the step passes; None if it never does, and so for the next two
+    on_canary: int | None  # the canary's part of them
+    seconds: float | None  # until the step passes
+    error_rate: float | None  # the smallest of a canary that is seen in four of five rollouts; None if none is
+    error_ratio: float | None  # the same as a multiple of stable's; None if stable has no errors
+    slow_share: float | None  # the smallest that is seen; None if none is
 
 
 class Fate(StrEnum):
@@ -75,42 +56,26 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True)
 class FaultForecast:
-    """A canary with too many errors, and the requests that it serves before its rollout ends.
-
-    Args:
-        weight: of the canary at the end, in hundredths of a percent.
-        requests: of the route until then.
-        on_canary: the canary's part of them.
-        failed: errors among the canary's.
-        seconds: since the first step began.
-    """
+    """A canary with too many errors, and the requests that it serves before its rollout ends."""
 
     error_rate: float
     fate: Fate
-    weight: int
-    requests: int
-    on_canary: int
-    failed: int
-    seconds: float
+    weight: int  # of the canary at the end, in hundredths of a percent
+    requests: int  # of the route until then
+    on_canary: int  # the canary's part of them
+    failed: int  # errors among the canary's
+    seconds: float  # since the first step began
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The expected course of a rollout.
-
-    Args:
-        seconds: until a canary that is like stable is promoted; None if it never is.
-        warnings: sentences for people.
-    """
+    """The expected course of a rollout."""
 
     traffic: RecentTraffic
     steps: tuple[StepForecast, ...]
     faults: tuple[FaultForecast, ...]
-    seconds: float | None
-    warnings: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    seconds: float | None  # until a canary that is like stable is promoted; None if it never is
+    warnings: tuple[str, ...]  # sentences for people
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tsctl.rollout.decide.judge import AVERAGE, Rate, rate_of
 from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.plot import Band, Line, Plot, percents, powers, times
 from tsctl.views.rollout.series import Point, Series
-from tsctl.views.rollout.wording import LN_10, e_text, interval_text, rate_text, signal_name
+from tsctl.views.rollout.wording import LN_10, e_text, interval_text, share_text, signal_name
 
 #: Power of ten of the lowest e-value that is drawn; how far below 1 an e-value lies decides nothing.
 LEAST_POWER = -2.0
@@ -88,7 +88,7 @@ def _rates(title: str, state: State, points: Sequence[Point], end: float) -> Plo
     lines, bands = [], []
     for version, track, rates in ((state.stable, STABLE, stable), (state.canary, CANARY, canary)):
         timed = [(point.at, rate) for point, rate in zip(points, rates, strict=True)]
-        last = f"{rate_text(rates[-1])}, {interval_text(rates[-1])}" if rates[-1].requests else "no requests"
+        last = f"{share_text(rates[-1].estimate)}, {interval_text(rates[-1])}" if rates[-1].requests else "no requests"
         estimates = [(at, None if rate.estimate is None else rate.estimate * 100) for at, rate in timed]
         lines.append(Line(f"{track} {version}", track, estimates, last))
         bands.append(Band(f"{track}-band", [(at, rate.low * 100, rate.high * 100) for at, rate in timed]))

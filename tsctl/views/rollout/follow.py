@@ -14,6 +14,11 @@ from tsctl.rollout.run.journal import parse
 
 #: Rates are requests per second of this much watched time.
 RECENT_S = 60.0
+#: The fields of a state that `tsctl rollout status --json` has as they are.
+_IN_JSON = {
+    *("id", "model", "canary", "stable", "outcome", "step", "weight", "is_paused", "waits_for", "why", "signal"),
+    *("started_at", "ended_at"),
+}
 
 
 class Tail:
@@ -44,16 +49,11 @@ class Tail:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A rollout as it is now, for people to look at.
-
-    Args:
-        written_at: time of the last entry, seconds since 1970.
-        ticks: of the present step, the last minute of them.
-    """
+    """A rollout as it is now, for people to look at."""
 
     state: State
-    written_at: float
-    ticks: tuple[Tick, ...] = ()
+    written_at: float  # time of the last entry, seconds since 1970
+    ticks: tuple[Tick, ...] = ()  # of the present step, the last minute of them
 
     @property
     def rates(self) -> tuple[float, float] | None:
@@ -90,22 +90,9 @@ def _ticks(ticks: tuple[Tick, ...], entry: Entry) -> tuple[Tick, ...]:
 
 def as_json(state: State) -> dict[str, Any]:
     """The state for `tsctl rollout status --json`."""
-    return {
-        "id": state.id,
-        "model": state.model,
-        "canary": state.canary,
-        "stable": state.stable,
-        "outcome": state.outcome,
-        "step": state.step,
+    return {name: value for name, value in vars(state).items() if name in _IN_JSON} | {
         "steps": list(state.weights),
-        "weight": state.weight,
         "held_s": round(state.held_s, 1),
-        "is_paused": state.is_paused,
-        "waits_for": state.waits_for,
-        "why": state.why,
-        "signal": state.signal,
-        "started_at": state.started_at,
-        "ended_at": state.ended_at,
         "policy": state.policy.model_dump(mode="json"),
         "policy_digest": state.policy.digest,
         "judgement": asdict(state.judgement),

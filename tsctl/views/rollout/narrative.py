@@ -6,8 +6,7 @@ Invariants: every journal can be narrated, wherever it ends; a verdict is narrat
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from tsctl.config.weights import percent
 from tsctl.rollout.decide.events import (
@@ -33,7 +32,7 @@ from tsctl.rollout.decide.judge import Judgement, Verdict
 from tsctl.rollout.decide.state import State, after
 from tsctl.rollout.decide.statistics import rejects
 from tsctl.views.rollout.outlook import advice, in_progress, outcome, rule
-from tsctl.views.rollout.wording import duration, e_text, signal_name
+from tsctl.views.rollout.wording import duration, e_text, setting_text, signal_name
 
 _COMMANDS = {
     Command.PAUSE: "paused the rollout; requests still count, and no step passes",
@@ -58,43 +57,25 @@ _VERBS = {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.UNDECIDED: "st
 
 @dataclass(frozen=True)
 class Sentence:
-    """One thing that happened.
+    """One thing that happened."""
 
-    Args:
-        seq: of the entry that says so.
-        at: seconds since 1970.
-        kind: of the entry.
-        judgement: recorded with a verdict; None for everything else, and where the journal records none.
-        alpha: of the policy at that time.
-    """
-
-    seq: int
-    at: float
+    seq: int  # of the entry that says so; so is `kind`
+    at: float  # seconds since 1970
     kind: str
     text: str
-    judgement: Judgement | None = None
-    alpha: float | None = None
+    judgement: Judgement | None = None  # recorded with a verdict
+    alpha: float | None = None  # of the policy at that time
 
 
 @dataclass(frozen=True)
 class Story:
-    """A whole rollout in words.
-
-    Args:
-        rule: how it is judged, with alpha and the share of each signal.
-        told: in the order of the journal.
-        outcome: how it ended or stands, and what that means.
-        advice: what a person may do next, a sentence each.
-    """
+    """A whole rollout in words."""
 
     title: str
-    rule: str
-    told: tuple[Sentence, ...]
-    outcome: str
-    advice: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    rule: str  # how it is judged
+    told: tuple[Sentence, ...]  # in the order of the journal
+    outcome: str  # how it ended or stands, and what that means
+    advice: tuple[str, ...]  # what a person may do next, a sentence each
 
 
 def story(entries: Iterable[Entry]) -> Story:
@@ -181,10 +162,10 @@ def _effect_done(event: EffectDone, state: State) -> str:
 
 
 def _sentence(before: State, entry: Entry, state: State) -> list[Sentence]:
-    if isinstance(entry.event, VerdictReached):
-        return [_verdict(before, entry, entry.event, state)]
     text = _text(before, entry, state)
-    return [Sentence(entry.seq, entry.at, entry.kind, text)] if text else []
+    judgement = entry.event.judgement if isinstance(entry.event, VerdictReached) and before.step >= 0 else None
+    alpha = state.policy.alpha if judgement is not None else None
+    return [Sentence(entry.seq, entry.at, entry.kind, text, judgement, alpha)] if text else []
 
 
 def _text(before: State, entry: Entry, state: State) -> str:
@@ -204,6 +185,8 @@ def _text(before: State, entry: Entry, state: State) -> str:
             return f"Stable has answered often enough: answers of {slow_ms:.4g} ms or more are slow."
         case Waiting(why=why):
             return f"The rollout waits: {why}."
+        case VerdictReached() as event:
+            return _verdict(before, event, state)
         case CommandReceived(command=command, by=by):
             return f"{by or 'Somebody'} {_COMMANDS[command]}."
         case PolicyChanged():
@@ -224,19 +207,15 @@ def _started(event: Started) -> str:
     )
 
 
-def _verdict(before: State, entry: Entry, event: VerdictReached, state: State) -> Sentence:
-    sentence = Sentence(entry.seq, entry.at, entry.kind, "")
+def _verdict(before: State, event: VerdictReached, state: State) -> str:
     if before.step < 0:
-        return replace(sentence, text=f"The canary {_VERBS[event.verdict]} before the first step: {event.why}.")
-    counts = (
-        f"after {duration(before.held_s)} and {before.step_requests:,} canary requests (since the evidence began,"
-        f" {before.evidence.canary.requests:,} canary and {before.evidence.stable.requests:,} stable requests)"
+        return f"The canary {_VERBS[event.verdict]} before the first step: {event.why}."
+    evidence = _average(event.judgement, state) if event.judgement else "The journal records no evidence for it."
+    return (
+        f"Step {before.step + 1} {_VERBS[event.verdict]} after {duration(before.held_s)} and {before.step_requests:,}"
+        f" canary requests (since the evidence began, {before.evidence.canary.requests:,} canary and"
+        f" {before.evidence.stable.requests:,} stable requests): {event.why}. {evidence}"
     )
-    text = f"Step {before.step + 1} {_VERBS[event.verdict]} {counts}: {event.why}."
-    if event.judgement is None:
-        return replace(sentence, text=f"{text} The journal records no evidence for it.")
-    text = f"{text} {_average(event.judgement, state)}"
-    return replace(sentence, text=text, judgement=event.judgement, alpha=state.policy.alpha)
 
 
 def _average(judgement: Judgement, state: State) -> str:
@@ -252,13 +231,7 @@ def _average(judgement: Judgement, state: State) -> str:
 def _policy(before: State, state: State) -> str:
     old, new = (each.policy.model_dump(mode="json") for each in (before, state))
     changes = ", ".join(
-        f"{name} from {_plain(old[name])} to {_plain(new[name])}" for name in new if old[name] != new[name]
+        f"{name} from {setting_text(old[name])} to {setting_text(new[name])}" for name in new if old[name] != new[name]
     )
     effect = "the present step and its evidence begin anew" if before.step >= 0 else "it holds from the first step"
     return f"The policy was edited ({changes or 'no setting changed'}): {effect}."
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, list):
-        return " ".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -50,12 +50,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure.
-
-    Args:
-        spans: begin and end of periods that are shaded.
-        moments: times with a vertical line, each with a CSS class.
-    """
+    """One figure."""
 
     #: Units of the SVG's own space, which is stretched to its place; strokes keep their width.
     width: ClassVar[int] = 1000
@@ -67,8 +62,8 @@ class Plot:
     y: Axis
     lines: Sequence[Line]
     bands: Sequence[Band] = ()
-    spans: Sequence[tuple[float, float]] = ()
-    moments: Sequence[tuple[float, str]] = ()
+    spans: Sequence[tuple[float, float]] = ()  # begin and end of periods that are shaded
+    moments: Sequence[tuple[float, str]] = ()  # times with a vertical line, each with a CSS class
 
     @property
     def rectangles(self) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from math import floor, inf
 
 from tsctl.config.policy import RolloutPolicy
@@ -125,51 +126,52 @@ def expected_steps(policy: RolloutPolicy, traffic: RecentTraffic, error_rate: fl
 
 def forecast_fault(policy: RolloutPolicy, traffic: RecentTraffic, error_rate: float) -> FaultForecast:
     """Forecast the rollout of a canary with this error rate, if all counts are as expected."""
-    steps: tuple[ExpectedStep, ...] = ()
+    fate, steps = Fate.PROMOTED, list[ExpectedStep]()
     for step in expected_steps(policy, traffic, error_rate):
         longest = policy.max_hold_s * traffic.requests_per_s * step.weight / TOTAL
         most = min(step.on_canary, longest)
-        failed_at = _failed_after(policy, traffic, error_rate, steps, ExpectedStep(step.weight, most))
-        steps = (*steps, ExpectedStep(step.weight, most if failed_at is None else failed_at))
-        if failed_at is not None:
-            return _fault(traffic, error_rate, Fate.ROLLED_BACK, steps)
-        if step.on_canary > longest:
-            fate = Fate.ROLLED_BACK if policy.at_max_hold == "rollback" else Fate.HELD
-            return _fault(traffic, error_rate, fate, steps)
-    return _fault(traffic, error_rate, Fate.PROMOTED, steps)
+        is_failed = partial(_is_failed, policy, traffic, error_rate, tuple(steps), step.weight)
+        failed_at = first(is_failed, floor(most))
+        steps.append(ExpectedStep(step.weight, most if failed_at is None else failed_at))
+        is_too_long = step.on_canary > longest
+        if failed_at is not None or (is_too_long and policy.at_max_hold == "rollback"):
+            fate = Fate.ROLLED_BACK
+        elif is_too_long:
+            fate = Fate.HELD
+        if fate is not Fate.PROMOTED:
+            break
+    on_canary = sum(step.on_canary for step in steps)
+    return FaultForecast(
+        error_rate=error_rate,
+        fate=fate,
+        weight=steps[-1].weight,
+        requests=round(sum(step.requests for step in steps)),
+        on_canary=round(on_canary),
+        failed=round(on_canary * error_rate),
+        seconds=sum(step.seconds(traffic) for step in steps),
+    )
 
 
-def _failed_after(
+def _is_failed(
     policy: RolloutPolicy,
     traffic: RecentTraffic,
     error_rate: float,
     before: tuple[ExpectedStep, ...],
-    last: ExpectedStep,
-) -> int | None:
-    """Requests of the canary in the last step until errors or the error rate cap fail it; None if they do not."""
-
-    def is_failed(on_canary: int) -> bool:
-        steps = (*before, ExpectedStep(last.weight, on_canary))
-        errors, cap = _expected_evidence(policy, traffic, error_rate, steps)
-        return fails(policy, "errors", errors.log_e, cap.log_e)
-
-    return first(is_failed, floor(last.on_canary))
-
-
-def _expected_evidence(
-    policy: RolloutPolicy, traffic: RecentTraffic, error_rate: float, steps: Sequence[ExpectedStep]
-) -> tuple[RatioProcess, RateProcess]:
-    """Evidence of the expected errors, rounded to whole ones: against stable, and against the error rate cap."""
+    weight: int,
+    requests: int,
+) -> bool:
+    """Whether so many requests of the canary in a step after others fail it, by errors or by the error rate cap."""
     process, on_canary, elsewhere = RatioProcess(), 0.0, 0.0
-    for step in steps:
+    for step in (*before, ExpectedStep(weight, requests)):
         served, others = on_canary + step.on_canary, elsewhere + step.requests - step.on_canary
-        failed = round(served * error_rate) - round(on_canary * error_rate)
-        if step.weight < TOTAL:
+        if step.weight < TOTAL:  # expected errors, rounded to whole ones
+            failed = round(served * error_rate) - round(on_canary * error_rate)
             failed_others = round(others * traffic.error_rate) - round(elsewhere * traffic.error_rate)
             process = process.seen(failed, failed_others, step.weight / TOTAL)
         on_canary, elsewhere = served, others
     trials = round(on_canary)
-    return process, RateProcess(policy.max_error_rate).seen(min(round(on_canary * error_rate), trials), trials)
+    cap = RateProcess(policy.max_error_rate).seen(min(round(on_canary * error_rate), trials), trials)
+    return fails(policy, "errors", process.log_e, cap.log_e)
 
 
 def _step(policy: RolloutPolicy, traffic: RecentTraffic, expected: ExpectedStep) -> StepForecast:
@@ -186,19 +188,6 @@ def _step(policy: RolloutPolicy, traffic: RecentTraffic, expected: ExpectedStep)
         error_rate=error_rate,
         error_ratio=error_rate / traffic.error_rate if error_rate is not None and traffic.error_rate else None,
         slow_share=smallest_rate(policy, "slow", traffic.slow_share, weight, settled) if is_slow_judged else None,
-    )
-
-
-def _fault(traffic: RecentTraffic, error_rate: float, fate: Fate, steps: Sequence[ExpectedStep]) -> FaultForecast:
-    on_canary = sum(step.on_canary for step in steps)
-    return FaultForecast(
-        error_rate=error_rate,
-        fate=fate,
-        weight=steps[-1].weight,
-        requests=round(sum(step.requests for step in steps)),
-        on_canary=round(on_canary),
-        failed=round(on_canary * error_rate),
-        seconds=sum(step.seconds(traffic) for step in steps),
     )
 
 

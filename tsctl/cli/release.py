@@ -80,6 +80,6 @@ def _print(planned: Plan) -> None:
             console.print(Text(("" if model is None else "\n") + heading(planned, line.model), style="bold"))
             model = line.model
         console.print(Text(f"  {text}", style=_STYLES[line.sign]))
-    for one in planned.unavailable:
-        console.print(Text(f"! {one.place}: {one.reason}", style="bold red"))
+    for unavailable in planned.unavailable:
+        console.print(Text(f"! {unavailable.place}: {unavailable.reason}", style="bold red"))
     console.print(("\n" if lines or planned.unavailable else "") + summary(planned), markup=False)

@@ -23,6 +23,7 @@ from tsctl.deploy.changes import (
     Scale,
     SetDefault,
     SetWeights,
+    above_zero,
     is_barred_by_rollout,
     places,
     title,
@@ -200,7 +201,7 @@ def _set_weights(gateway: Gateway, change: SetWeights) -> None:
     """The route has the weights; it is made where there is none."""
     sync(gateway)
     now = next((route for route in traffic_in_force(gateway) if route.model == change.model), None)
-    if now is None or {version: share for version, share in now.weights.items() if share} != change.weights:
+    if now is None or above_zero(now.weights) != change.weights:
         set_weights(gateway, change.model, change.weights)
 
 

@@ -218,5 +218,9 @@ def state_text(state: ObservedVersion) -> str:
 
 def weights_text(weights: Mapping[str, int]) -> str:
     """`1.0 95%, 2.0 5%`: what gets requests, the largest share first."""
-    ranked = sorted(((share, version) for version, share in weights.items() if share), key=lambda pair: -pair[0])
-    return ", ".join(f"{version} {percent(share)}" for share, version in ranked)
+    ranked = sorted(above_zero(weights).items(), key=lambda pair: -pair[1])
+    return ", ".join(f"{version} {percent(share)}" for version, share in ranked)
+
+
+def above_zero(weights: Mapping[str, int]) -> dict[str, int]:
+    return {version: share for version, share in weights.items() if share}

@@ -6,7 +6,7 @@ or gets copies of requests, is never retired.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from tsctl.config.weights import TOTAL, percent
 from tsctl.deploy.changes import (
@@ -23,12 +23,13 @@ from tsctl.deploy.changes import (
     SetWeights,
     Unavailable,
     Unmanaged,
+    above_zero,
     phase,
     state_text,
     weights_text,
 )
 from tsctl.deploy.preconditions import fits, refusals
-from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
+from tsctl.deploy.state import Actual, Desired, WantedModel
 from tsctl.gateway.traffic import Traffic
 from tsctl.nodes.observe import ObservedVersion
 
@@ -75,15 +76,10 @@ def make_plan(desired: Desired, actual: Actual, options: PlanOptions = NO_OPTION
 
 
 def _register(model: WantedModel, actual: Actual) -> Iterator[Register]:
-    for version in _default_first(model):
+    for version in sorted(model.versions, key=lambda v: v.version != model.default):  # a node's first is its default
         nodes = tuple(node.name for node in actual.answering if not node.version(model.model, version.version))
         if nodes and version.archive is not None:
             yield Register(model.model, version.version, version.archive, version.workers or 1, nodes)
-
-
-def _default_first(model: WantedModel) -> list[WantedVersion]:
-    """The versions in the order of their registering: a node makes the first one its default."""
-    return sorted(model.versions, key=lambda version: version.version != model.default)
 
 
 def _replace(model: WantedModel, actual: Actual) -> Iterator[Replace]:
@@ -120,8 +116,8 @@ def _set_weights(model: WantedModel, actual: Actual) -> SetWeights | None:
     route = actual.route(model.model)
     if model.shares is None and (route is not None or not _is_live(actual)):
         return None
-    weights = {version: share for version, share in (model.shares or {model.default: TOTAL}).items() if share}
-    if route is not None and weights == _above_zero(route.weights):
+    weights = above_zero(model.shares or {model.default: TOTAL})
+    if route is not None and weights == above_zero(route.weights):
         return None
     return SetWeights(model.model, weights, route)
 
@@ -183,10 +179,6 @@ def _route_after(route: Traffic | None, name: str, changes: Sequence[Change]) ->
     """The model's route as the changes leave it."""
     change = next((one for one in changes if isinstance(one, SetWeights) and one.model == name), None)
     return route.weighted(change.weights) if route is not None and change is not None else route
-
-
-def _above_zero(weights: Mapping[str, int]) -> dict[str, int]:
-    return {version: share for version, share in weights.items() if share}
 
 
 def _is_live(actual: Actual) -> bool:

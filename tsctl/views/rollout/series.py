@@ -10,14 +10,7 @@ from dataclasses import dataclass
 from math import log
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.events import (
-    CommandReceived,
-    Entry,
-    PolicyChanged,
-    Reopened,
-    Tick,
-    VerdictReached,
-)
+from tsctl.rollout.decide.events import CommandReceived, Entry, PolicyChanged, Reopened, Tick, VerdictReached
 from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.decide.judge import AVERAGE, Verdict, log_e_values
 from tsctl.rollout.decide.state import State

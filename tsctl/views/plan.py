@@ -55,7 +55,7 @@ class Line:
 
 def lines_of(plan: Plan) -> list[Line]:
     """Every line, models in the order in which the plan first names them."""
-    lines = [*_changes(plan), *_refusals(plan), *_kept(plan)]
+    lines = list(_lines(plan))
     order = list(dict.fromkeys(line.model for line in lines))
     return sorted(lines, key=lambda line: order.index(line.model))
 
@@ -169,20 +169,14 @@ def change_json(change: Change) -> dict[str, Any]:
     return {"kind": change.kind, **_named(change), **settings, "steps": [asdict(effect) for effect in effects(change)]}
 
 
-def _changes(plan: Plan) -> Iterator[Line]:
+def _lines(plan: Plan) -> Iterator[Line]:
     for change in plan.changes:
         for effect in effects(change):
             text = f"{effect.before} -> {effect.after}"
             yield Line(change.model, _sign(change), (change.version or "", change.kind, effect.place, text))
-
-
-def _refusals(plan: Plan) -> Iterator[Line]:
     for refusal in plan.refusals:
         cells = (refusal.version or "", "refused", ", ".join(refusal.places), refusal.reason)
         yield Line(refusal.model, REFUSED, cells)
-
-
-def _kept(plan: Plan) -> Iterator[Line]:
     for thing in plan.unmanaged:
         text = f"{thing.description}, not in deployment.yaml ({thing.reason})"
         yield Line(thing.model, KEPT, (thing.version or "", "kept", thing.place, text))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,30 +21,23 @@ _IN_JSON = {
 }
 
 
-class Tail:
-    """One journal, read on from where it was read last; a line is read once it is whole."""
+def new_entries(path: Path) -> Iterator[list[Entry]]:
+    """Yield the journal's entries since the last ones, whenever the next ones are asked for; each once it is whole.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-        self._count = 0
-
-    def new(self) -> list[Entry]:
-        """Entries that came since the last call, the oldest first.
-
-        Raises:
-            AnalysisError: the file is gone, or a line is no entry.
-        """
+    Raises:
+        AnalysisError: the file is gone, or a line is no entry.
+    """
+    offset = count = 0
+    while True:
         try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
+            with path.open("rb") as file:
+                file.seek(offset)
                 content = file.read()
         except FileNotFoundError:
-            raise AnalysisError(f"{self._path} is gone", "Somebody moved the journal away.") from None
-        entries, size = parse(self._path, content, self._count)
-        self._offset += size
-        self._count += len(entries)
-        return entries
+            raise AnalysisError(f"{path} is gone", "Somebody moved the journal away.") from None
+        entries, size = parse(path, content, count)
+        offset, count = offset + size, count + len(entries)
+        yield entries
 
 
 @dataclass(frozen=True)
@@ -81,9 +74,7 @@ def _ticks(ticks: tuple[Tick, ...], entry: Entry) -> tuple[Tick, ...]:
     if not isinstance(entry.event, Tick) or not entry.event.held_s:
         return ticks
     ticks = (*ticks, entry.event)
-    seconds = sum(tick.held_s for tick in ticks)
-    while len(ticks) > 1 and seconds - ticks[0].held_s >= RECENT_S:
-        seconds -= ticks[0].held_s
+    while sum(tick.held_s for tick in ticks[1:]) >= RECENT_S:
         ticks = ticks[1:]
     return ticks
 

@@ -9,25 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tsctl.config.weights import percent
-from tsctl.rollout.decide.events import (
-    LEFT_UNDONE,
-    Command,
-    CommandReceived,
-    Effect,
-    EffectBegan,
-    EffectDone,
-    Ended,
-    Entry,
-    Event,
-    PolicyChanged,
-    Reopened,
-    SlowThresholdSet,
-    Started,
-    StepBegan,
-    Tick,
-    VerdictReached,
-    Waiting,
-)
+from tsctl.rollout.decide import events
+from tsctl.rollout.decide.events import Command, Effect, Entry, Event
 from tsctl.rollout.decide.judge import Judgement, Verdict
 from tsctl.rollout.decide.state import State, after
 from tsctl.rollout.decide.statistics import rejects
@@ -109,12 +92,12 @@ class Narrator:
         """
         before, self.state = self.state or state, state
         sentences = self._end_of_wait(entry)
-        if not isinstance(entry.event, Waiting) or self._is_new_wait(entry.at, entry.event):
+        if not isinstance(entry.event, events.Waiting) or self._is_new_wait(entry.at, entry.event):
             sentences += _sentence(before, entry, state)
         match entry.event:
-            case EffectBegan(effect=effect):
+            case events.EffectBegan(effect=effect):
                 self._begun[effect] = entry.seq
-            case EffectDone(effect=effect) if effect in self._begun:
+            case events.EffectDone(effect=effect) if effect in self._begun:
                 self._is_done.add(self._begun.pop(effect))
         self._sentences += sentences
         return sentences
@@ -129,7 +112,7 @@ class Narrator:
         told = tuple(sentence for sentence in self._sentences if sentence.seq not in self._is_done)
         return Story(title, rule(state.policy), told, outcome(state), advice(state))
 
-    def _is_new_wait(self, at: float, event: Waiting) -> bool:
+    def _is_new_wait(self, at: float, event: events.Waiting) -> bool:
         if event.why == self._waits_for:
             return False
         self._waits_for, self._waits_since = event.why, at
@@ -140,65 +123,67 @@ class Narrator:
             return []
         self._waits_for = ""
         lasted = duration(entry.at - self._waits_since)
-        return [Sentence(entry.seq, entry.at, Waiting.kind, f"The wait ended after {lasted}.")]
+        return [Sentence(entry.seq, entry.at, events.Waiting.kind, f"The wait ended after {lasted}.")]
 
 
 def _ends_wait(event: Event) -> bool:
     """Whether the event ends a wait; a tick without hold time adds counts, and the wait goes on."""
     match event:
-        case Tick(held_s=held_s):
+        case events.Tick(held_s=held_s):
             return held_s > 0
-        case EffectDone() | StepBegan() | PolicyChanged() | VerdictReached() | Ended():
+        case (
+            events.EffectDone() | events.StepBegan() | events.PolicyChanged() | events.VerdictReached() | events.Ended()
+        ):
             return True
     return False
 
 
-def _effect_done(event: EffectDone, state: State) -> str:
+def _effect_done(event: events.EffectDone, state: State) -> str:
     detail = event.detail
-    if detail.startswith(LEFT_UNDONE):
-        return f"Gave up {in_progress(event.effect, state)}: {detail.removeprefix(LEFT_UNDONE)}."
+    if detail.startswith(events.LEFT_UNDONE):
+        return f"Gave up {in_progress(event.effect, state)}: {detail.removeprefix(events.LEFT_UNDONE)}."
     text = _DONE[event.effect].format(canary=state.canary, stable=state.stable, weight=percent(state.weight))
     return f"{text} {detail}." if detail else f"{text.removesuffix(':')}."
 
 
 def _sentence(before: State, entry: Entry, state: State) -> list[Sentence]:
     text = _text(before, entry, state)
-    judgement = entry.event.judgement if isinstance(entry.event, VerdictReached) and before.step >= 0 else None
+    judgement = entry.event.judgement if isinstance(entry.event, events.VerdictReached) and before.step >= 0 else None
     alpha = state.policy.alpha if judgement is not None else None
     return [Sentence(entry.seq, entry.at, entry.kind, text, judgement, alpha)] if text else []
 
 
 def _text(before: State, entry: Entry, state: State) -> str:
     match entry.event:
-        case Started() as event:
+        case events.Started() as event:
             return _started(event)
-        case EffectBegan(effect=effect):
+        case events.EffectBegan(effect=effect):
             return f"Began {in_progress(effect, state)}."
-        case EffectDone() as event:
+        case events.EffectDone() as event:
             return _effect_done(event, before)
-        case StepBegan():
+        case events.StepBegan():
             slow = f"; answers of {state.slow_ms:.4g} ms or more are slow" if state.slow_ms is not None else ""
             return (
                 f"Step {state.step + 1} of {len(state.weights)} began: {percent(state.weight)} of the requests{slow}."
             )
-        case SlowThresholdSet(slow_ms=slow_ms):
+        case events.SlowThresholdSet(slow_ms=slow_ms):
             return f"Stable has answered often enough: answers of {slow_ms:.4g} ms or more are slow."
-        case Waiting(why=why):
+        case events.Waiting(why=why):
             return f"The rollout waits: {why}."
-        case VerdictReached() as event:
+        case events.VerdictReached() as event:
             return _verdict(before, event, state)
-        case CommandReceived(command=command, by=by):
+        case events.CommandReceived(command=command, by=by):
             return f"{by or 'Somebody'} {_COMMANDS[command]}."
-        case PolicyChanged():
+        case events.PolicyChanged():
             return _policy(before, state)
-        case Ended(outcome=ended):
+        case events.Ended(outcome=ended):
             return f"Ended: {ended}."
-        case Reopened(by=by):
+        case events.Reopened(by=by):
             return f"{by or 'Somebody'} rolled back the promotion."
     return ""
 
 
-def _started(event: Started) -> str:
+def _started(event: events.Started) -> str:
     steps = ", ".join(percent(weight) for weight in event.policy.weights)
     return (
         f"{event.by or 'Somebody'} started the rollout of {event.model} {event.canary} against {event.stable} on"
@@ -207,7 +192,7 @@ def _started(event: Started) -> str:
     )
 
 
-def _verdict(before: State, event: VerdictReached, state: State) -> str:
+def _verdict(before: State, event: events.VerdictReached, state: State) -> str:
     if before.step < 0:
         return f"The canary {_VERBS[event.verdict]} before the first step: {event.why}."
     evidence = _average(event.judgement, state) if event.judgement else "The journal records no evidence for it."

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tsctl.rollout.decide.events import EffectDone, Entry, Event, to_json
+from tsctl.rollout.decide.events import Effect, EffectDone, Entry, Event, to_json
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.run import begin
 from tsctl.rollout.run.effects import LiveEffects
@@ -81,40 +81,26 @@ def line_name(kind: str, content: Mapping[str, Any]) -> str:
     return " ".join(map(str, ["the line", kind, *words]))
 
 
+#: Seconds from the begin of an effect to a moment amid it.
+AMID_S = {
+    Effect.VERIFY: 0.5,
+    Effect.REGISTER: 0.8,
+    Effect.VERIFY_GOLDEN: 0.05,
+    Effect.SET_WEIGHT: 0.008,
+    Effect.REVERT_WEIGHT: 0.008,
+    Effect.SET_DEFAULT: 0.004,
+    Effect.RESTORE_DEFAULT: 0.004,
+    Effect.RETIRE: 0.6,
+}
+
+
 class FaultyEffects(LiveEffects):
     """Effects with fault points, which have the names that journals store."""
 
-    def verify(self, state: State) -> EffectDone:
-        with around("verify", 0.5):
-            return super().verify(state)
-
-    def register(self, state: State) -> EffectDone:
-        with around("register", 0.8):
-            return super().register(state)
-
-    def verify_golden(self, state: State) -> EffectDone:
-        with around("prove", 0.05):
-            return super().verify_golden(state)
-
-    def set_weight(self, state: State) -> EffectDone:
-        with around(f"weigh {state.weight}", 0.008):
-            return super().set_weight(state)
-
-    def revert_weight(self, state: State) -> EffectDone:
-        with around("weigh 0", 0.008):
-            return super().revert_weight(state)
-
-    def set_default(self, state: State) -> EffectDone:
-        with around("default", 0.004):
-            return super().set_default(state)
-
-    def restore_default(self, state: State) -> EffectDone:
-        with around("undefault", 0.004):
-            return super().restore_default(state)
-
-    def retire(self, state: State) -> EffectDone:
-        with around("retire", 0.6):
-            return super().retire(state)
+    def apply(self, effect: Effect, state: State) -> EffectDone:
+        weights = {Effect.SET_WEIGHT: f"weigh {state.weight}", Effect.REVERT_WEIGHT: "weigh 0"}
+        with around(weights.get(effect, effect), AMID_S[effect]):
+            return super().apply(effect, state)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -34,7 +34,8 @@ from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.state import open_gateway, traffic_in_force
-from tsctl.rollout.decide.events import Command, CommandReceived, Outcome
+from tsctl.rollout.decide.events import Command, CommandReceived, Effect, Outcome
+from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.begin import is_running, started
 from tsctl.rollout.run.journal import journals
 
@@ -201,26 +202,26 @@ def test_every_effect_may_be_done_twice(front: Front) -> None:
         [route] = traffic_in_force(gateway)
         return dict(route.weights), route.stable, route.canary, served(front), defaults(front)
 
-    def twice(effect: Callable[[], Any]) -> tuple[Any, ...]:
-        effect()
-        once = outside()
-        effect()
-        assert outside() == once
-        return once
-
     with started(gateway, "tiny", "3.0", 1, lambda text: None) as runner:
-        effects, state = runner.effects, runner.state
-        for effect in (effects.verify, effects.register, effects.verify_golden):
-            assert twice(lambda effect=effect: effect(state))[0].get("3.0", 0) == 0  # type: ignore[misc]
+
+        def twice(effect: Effect, state: State) -> tuple[Any, ...]:
+            runner.effects.apply(effect, state)
+            once = outside()
+            runner.effects.apply(effect, state)
+            assert outside() == once
+            return once
+
+        state = runner.state
+        for effect in (Effect.VERIFY, Effect.REGISTER, Effect.VERIFY_GOLDEN):
+            assert twice(effect, state)[0].get("3.0", 0) == 0
         for weight in (1, 2000, TOTAL):
-            step = replace(state, weight=weight)
-            shares = twice(lambda step=step: effects.set_weight(step))[0]  # type: ignore[misc]
+            shares = twice(Effect.SET_WEIGHT, replace(state, weight=weight))[0]
             assert (shares.get("2.0", 0), shares["3.0"]) == (TOTAL - weight, weight)
-        assert twice(lambda: effects.set_default(state))[4] == {"3.0"}
-        assert twice(lambda: effects.restore_default(state))[4] == {"2.0"}
-        assert twice(lambda: effects.revert_weight(state))[0]["2.0"] == TOTAL
-        effects.set_weight(replace(state, weight=TOTAL))
-        effects.set_default(state)
-        assert set(twice(lambda: effects.retire(state))[3]["local"]) == {"2.1", "3.0"}
+        assert twice(Effect.SET_DEFAULT, state)[4] == {"3.0"}
+        assert twice(Effect.RESTORE_DEFAULT, state)[4] == {"2.0"}
+        assert twice(Effect.REVERT_WEIGHT, state)[0]["2.0"] == TOTAL
+        runner.effects.apply(Effect.SET_WEIGHT, replace(state, weight=TOTAL))
+        runner.effects.apply(Effect.SET_DEFAULT, state)
+        assert set(twice(Effect.RETIRE, state)[3]["local"]) == {"2.1", "3.0"}
         runner.record(CommandReceived(Command.ABORT, "the test"))
         assert runner.run().outcome is Outcome.ABORTED

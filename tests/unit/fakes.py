@@ -81,45 +81,27 @@ class FakeEffects:
     site: FakeSite
     strike: Callable[[str], None] = lambda point: None
 
-    def _do(self, effect: Effect, act: Callable[[], Any] = lambda: None, weight: int | None = None) -> EffectDone:
+    def apply(self, effect: Effect, state: State) -> EffectDone:
         self.strike(f"before {effect}")
         if effect in self.site.unavailable:
             raise TemporarilyUnavailable(f"{effect} is unavailable")
         if effect in self.site.refuses:
             raise self.site.refuses[effect]
-        act()
+        weight = {Effect.SET_WEIGHT: state.weight, Effect.REVERT_WEIGHT: 0}.get(effect)
+        if effect is Effect.REGISTER:
+            self.site.registered.add(state.canary)
+        elif effect is Effect.SET_DEFAULT:
+            self.site.default = state.canary
+        elif effect is Effect.RESTORE_DEFAULT:
+            self.site.default = state.stable
+        elif weight is not None:
+            self.site.weights = {state.stable: TOTAL - weight, state.canary: weight}
         self.site.did.append((effect, weight))
         self.strike(f"after {effect}")
-        return EffectDone(effect, effect)
-
-    def verify(self, state: State) -> EffectDone:
-        return self._do(Effect.VERIFY)
-
-    def register(self, state: State) -> EffectDone:
-        return self._do(Effect.REGISTER, lambda: self.site.registered.add(state.canary))
-
-    def verify_golden(self, state: State) -> EffectDone:
-        done = self._do(Effect.VERIFY_GOLDEN)
-        return replace(done, warm_bytes=dict(self.site.memory), requests_per_s=2000.0)
-
-    def set_weight(self, state: State) -> EffectDone:
-        return self._set_weight(Effect.SET_WEIGHT, state, state.weight)
-
-    def revert_weight(self, state: State) -> EffectDone:
-        return self._set_weight(Effect.REVERT_WEIGHT, state, 0)
-
-    def set_default(self, state: State) -> EffectDone:
-        return self._do(Effect.SET_DEFAULT, lambda: setattr(self.site, "default", state.canary))
-
-    def restore_default(self, state: State) -> EffectDone:
-        return self._do(Effect.RESTORE_DEFAULT, lambda: setattr(self.site, "default", state.stable))
-
-    def retire(self, state: State) -> EffectDone:
-        return self._do(Effect.RETIRE)
-
-    def _set_weight(self, effect: Effect, state: State, weight: int) -> EffectDone:
-        weights = {state.stable: TOTAL - weight, state.canary: weight}
-        return self._do(effect, lambda: setattr(self.site, "weights", weights), weight)
+        done = EffectDone(effect, effect)
+        if effect is Effect.VERIFY_GOLDEN:
+            return replace(done, warm_bytes=dict(self.site.memory), requests_per_s=2000.0)
+        return done
 
 
 @dataclass

@@ -40,8 +40,8 @@ from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.readiness import warm_up
 from tsctl.nodes.torchserve.session import Unreachable
-from tsctl.nodes.torchserve.warmup import warm_up
 from tsctl.rollout.run.journal import unfinished
 
 #: Changes that one node makes by itself.

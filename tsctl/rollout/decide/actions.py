@@ -17,11 +17,13 @@ from tsctl.rollout.decide.state import State
 PREPARATION = (Effect.VERIFY, Effect.REGISTER, Effect.VERIFY_GOLDEN)
 #: Effects after the last step has passed, in this order.
 COMPLETION = (Effect.SET_DEFAULT, Effect.RETIRE)
+#: Effects that are left undone where they fail for long; `tsctl apply` catches up on them.
+OPTIONAL = (*COMPLETION, Effect.RESTORE_DEFAULT)
 
 
 @dataclass(frozen=True)
 class Apply:
-    """Apply an effect of PREPARATION or COMPLETION, or RESTORE_DEFAULT."""
+    """Apply an effect; for SET_WEIGHT, which depends on evidence, there is an action of its own."""
 
     effect: Effect
 
@@ -44,18 +46,13 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class RevertWeight:
-    """Give stable all requests."""
-
-
-@dataclass(frozen=True)
 class End:
     """Journal the end."""
 
     outcome: Outcome
 
 
-Action = Apply | BeginStep | SetWeight | Watch | RevertWeight | End
+Action = Apply | BeginStep | SetWeight | Watch | End
 
 
 def next_action(state: State) -> Action | None:
@@ -87,7 +84,7 @@ def next_action(state: State) -> Action | None:
 
 def _way_back(state: State) -> Action:
     if state.weight:
-        return RevertWeight()
+        return Apply(Effect.REVERT_WEIGHT)
     if Effect.SET_DEFAULT in state.done and Effect.RESTORE_DEFAULT not in state.done:
         return Apply(Effect.RESTORE_DEFAULT)
     return End(Outcome.ABORTED if state.command is Command.ABORT else Outcome.ROLLED_BACK)

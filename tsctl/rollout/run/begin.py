@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tsctl.archive.store import archive_of, digest_of, find_archive
+from tsctl.archive.container import digest_of
+from tsctl.archive.store import archive_of, find_archive
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
 from tsctl.gateway.state import Gateway, upstreams_written

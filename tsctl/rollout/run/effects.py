@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tsctl.archive.store import StoredArchive, digest_of
+from tsctl.archive.container import digest_of
+from tsctl.archive.store import StoredArchive
 from tsctl.archive.verify import verify
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ArchiveError, NodeError
@@ -51,7 +52,28 @@ class LiveEffects:
     note: Note
     replaced: Sequence[str] = ()
 
-    def verify(self, state: State) -> EffectDone:
+    def apply(self, effect: Effect, state: State) -> EffectDone:
+        match effect:
+            case Effect.VERIFY:
+                return self._verify(state)
+            case Effect.REGISTER:
+                return self._register()
+            case Effect.VERIFY_GOLDEN:
+                return self._verify_golden()
+            case Effect.SET_WEIGHT:
+                self._set_weight(state, state.weight)
+                return EffectDone(effect, weight=state.weight)
+            case Effect.REVERT_WEIGHT:
+                self._set_weight(state, 0)
+                return EffectDone(effect)
+            case Effect.SET_DEFAULT:
+                return self._set_default(effect, state.model, state.canary)
+            case Effect.RESTORE_DEFAULT:
+                return self._set_default(effect, state.model, state.stable)
+            case Effect.RETIRE:
+                return self._retire(state)
+
+    def _verify(self, state: State) -> EffectDone:
         """Check that the archive is sound, and is the one with which the rollout began."""
         self._require_archive()
         if digest_of(self.archive.path) != state.archive:
@@ -62,7 +84,7 @@ class LiveEffects:
             raise ArchiveError(f"{self.archive.path.name} failed verification: {fails}")
         return EffectDone(Effect.VERIFY, f"{len(report.checks)} checks of {self.archive.path.name}")
 
-    def register(self, state: State) -> EffectDone:
+    def _register(self) -> EffectDone:
         """Make the canary READY and warm on every node, with a cluster of weight 0 in the gateway."""
         self._require_archive()
         is_new = self._on_nodes(lambda node, note: versions.ensure(node, self.archive, self.workers, note))
@@ -70,7 +92,7 @@ class LiveEffects:
         new = tuple(name for name, registered in is_new.items() if registered)
         return EffectDone(Effect.REGISTER, f"ready on {_text(list(is_new))}", new=new)
 
-    def verify_golden(self, state: State) -> EffectDone:
+    def _verify_golden(self) -> EffectDone:
         """Compare the answers of every node with the golden ones; measure capacity and warm memory."""
         self._require_archive()
         golden = read_golden(self.archive)
@@ -87,25 +109,7 @@ class LiveEffects:
             warm_bytes=warm,
         )
 
-    def set_weight(self, state: State) -> EffectDone:
-        """Put the weight of the state in force."""
-        self._set_weight(state, state.weight)
-        return EffectDone(Effect.SET_WEIGHT, weight=state.weight)
-
-    def revert_weight(self, state: State) -> EffectDone:
-        """Give stable all requests."""
-        self._set_weight(state, 0)
-        return EffectDone(Effect.REVERT_WEIGHT)
-
-    def set_default(self, state: State) -> EffectDone:
-        """Make the canary the version for callers of the nodes that name none."""
-        return self._set_default(Effect.SET_DEFAULT, state.model, state.canary)
-
-    def restore_default(self, state: State) -> EffectDone:
-        """Make stable that version again."""
-        return self._set_default(Effect.RESTORE_DEFAULT, state.model, state.stable)
-
-    def retire(self, state: State) -> EffectDone:
+    def _retire(self, state: State) -> EffectDone:
         """Drain and unregister old versions, except as many of the latest as the policy keeps."""
         old = [version for version in dict.fromkeys([state.stable, *self.replaced]) if version != state.canary]
         present = {upstream.version for upstream in upstreams_written(self.gateway) if upstream.model == state.model}
@@ -129,6 +133,7 @@ class LiveEffects:
         set_weights(self.gateway, state.model, {state.stable: TOTAL - weight, **canary})
 
     def _set_default(self, effect: Effect, model: str, version: str) -> EffectDone:
+        """Make it the version for callers of the nodes that name none."""
         nodes = self._on_nodes(lambda node, note: versions.set_default(node, model, version))
         return EffectDone(effect, _text(list(nodes)))
 

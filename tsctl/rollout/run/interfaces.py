@@ -20,41 +20,14 @@ class TemporarilyUnavailable(NodeError):
 
 
 class Effects(Protocol):
-    """Changes nodes and the gateway. Every effect may be applied twice.
+    """Changes nodes and the gateway."""
 
-    An effect raises a TsctlError. One that `may_succeed_later` says that something is unavailable; any other one says
-    that the canary is at fault.
-    """
+    def apply(self, effect: Effect, state: State) -> EffectDone:
+        """Apply an effect; the same one may be applied twice.
 
-    def verify(self, state: State) -> EffectDone: ...
-    def register(self, state: State) -> EffectDone: ...
-    def verify_golden(self, state: State) -> EffectDone: ...
-    def set_weight(self, state: State) -> EffectDone: ...
-    def revert_weight(self, state: State) -> EffectDone: ...
-    def set_default(self, state: State) -> EffectDone: ...
-    def restore_default(self, state: State) -> EffectDone: ...
-    def retire(self, state: State) -> EffectDone: ...
-
-
-def apply(effects: Effects, effect: Effect, state: State) -> EffectDone:
-    """Apply one effect."""
-    match effect:
-        case Effect.VERIFY:
-            return effects.verify(state)
-        case Effect.REGISTER:
-            return effects.register(state)
-        case Effect.VERIFY_GOLDEN:
-            return effects.verify_golden(state)
-        case Effect.SET_WEIGHT:
-            return effects.set_weight(state)
-        case Effect.REVERT_WEIGHT:
-            return effects.revert_weight(state)
-        case Effect.SET_DEFAULT:
-            return effects.set_default(state)
-        case Effect.RESTORE_DEFAULT:
-            return effects.restore_default(state)
-        case Effect.RETIRE:
-            return effects.retire(state)
+        Raises:
+            TsctlError: something is unavailable, if it `may_succeed_later`; else the canary is at fault.
+        """
 
 
 class EvidenceReader(Protocol):

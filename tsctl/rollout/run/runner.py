@@ -26,7 +26,6 @@ from tsctl.rollout.run.interfaces import (
     Health,
     Operator,
     TemporarilyUnavailable,
-    apply,
     may_succeed_later,
 )
 from tsctl.rollout.run.journal import Journal
@@ -35,7 +34,7 @@ from tsctl.rollout.run.journal import Journal
 QUIET_S = 5.0
 #: A canary that was ready may refuse its first requests for this long, before that is a fail.
 READY_S = 30.0
-#: Effects of a promotion, and after it, are tried for this long; `tsctl apply` catches up on them.
+#: An effect that may be left undone is tried for this long.
 LATE_S = 60.0
 
 
@@ -95,8 +94,6 @@ class Runner:
                 return self.state.is_failed or self._end_if_overdue()
             case actions.Watch():
                 return self._watch()
-            case actions.RevertWeight():
-                self._revert_weight()
             case actions.End(outcome=outcome):
                 self.record(events.Ended(outcome, self._why_it_ended(), self.state.judgement))
             case None:
@@ -114,14 +111,14 @@ class Runner:
             self.record(events.PolicyChanged(policy, policy.digest))
 
     def _try(self, effect: Effect) -> None:
-        """Apply an effect; an error fails the canary before the first step, and is passed over at the end."""
+        """Apply an effect, or wait; an error fails the canary before the first step, and is passed over at the end."""
         self._announce(effect)
         try:
-            done = apply(self.effects, effect, self.state)
+            done = self.effects.apply(effect, self.state)
         except TsctlError as error:
             if effect in actions.PREPARATION and not may_succeed_later(error):
                 self._fail(effect, error.summary)
-            elif self._wait(error.summary) >= LATE_S and effect not in actions.PREPARATION:
+            elif self._wait(error.summary) >= LATE_S and effect in actions.OPTIONAL:
                 self.record(EffectDone(effect, f"{LEFT_UNDONE}{error.summary}"))
         else:
             self.record(done)
@@ -137,7 +134,7 @@ class Runner:
             self._require_capacity()
         self._announce(Effect.SET_WEIGHT, self.state.weight)
         try:
-            done = self.effects.set_weight(self.state)
+            done = self.effects.apply(Effect.SET_WEIGHT, self.state)
         except GatewayError as error:
             self._refused(error)
         else:
@@ -168,15 +165,6 @@ class Runner:
             self._fail("ready", f"it does not take requests: {error.summary}", self.state.judgement)
         else:
             self._wait(error.summary)
-
-    def _revert_weight(self) -> None:
-        self._announce(Effect.REVERT_WEIGHT)
-        try:
-            done = self.effects.revert_weight(self.state)
-        except TsctlError as error:  # whatever it is: there is no other way to go
-            self._wait(error.summary)
-        else:
-            self.record(done)
 
     def _why_it_ended(self) -> str:
         is_commanded = self.state.command is not None and not self.state.is_failed

@@ -5,9 +5,12 @@ Lines are grouped by model, with a line for each node. The JSON has the changes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from rich.text import Text
 
 from tsctl.deploy.apply import Applied
 from tsctl.deploy.changes import (
@@ -23,16 +26,20 @@ from tsctl.deploy.changes import (
     SetDefault,
     SetWeights,
     Unmanaged,
-    places,
     state_text,
     weights_text,
     workers_text,
 )
 from tsctl.views.table import Table
 
-REGISTERED, CHANGED, RETIRED, KEPT, REFUSED = "+", "~", "-", "?", "x"
-#: The sign before the lines of a kind of change; CHANGED for every other kind.
-SIGNS = {"register": REGISTERED, "route": RETIRED, "retire": RETIRED}
+#: The sign of a line: its colour, and how the summary counts such lines.
+SIGNS = {
+    "+": ("green", "to register"),
+    "~": ("yellow", "to change"),
+    "-": ("red", "to retire"),
+    "x": ("bold red", "refused"),
+    "?": ("cyan", "not in deployment.yaml"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,47 +51,25 @@ class Effect:
     after: str
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a plan."""
-
-    model: str  # empty where it is of a node
-    sign: str
-    cells: tuple[str, str, str, str]  # version, kind, place, description
-
-
-def lines_of(plan: Plan) -> list[Line]:
-    """Every line, models in the order in which the plan first names them."""
+def render_plan(plan: Plan) -> Text:
+    """Render a plan in colours: its lines by model, the places that do not answer, and the summary."""
     lines = list(_lines(plan))
-    order = list(dict.fromkeys(line.model for line in lines))
-    return sorted(lines, key=lambda line: order.index(line.model))
-
-
-def aligned(lines: Sequence[Line]) -> list[str]:
-    """The lines' texts, their columns under each other."""
-    rows = [(f"{line.sign} {line.cells[0]}", *line.cells[1:]) for line in lines]
-    return Table(("",) * 4, rows).lines()[1:]
-
-
-def heading(plan: Plan, model: str) -> str:
-    """The line above a model's lines."""
-    return f"{model} (changed since the last apply)" if model in plan.drifted else model
+    texts = Table(("",) * 4, [(f"{sign} {version}", *cells) for _, sign, version, *cells in lines]).lines()[1:]
+    models: dict[str, Text] = {}
+    for (model, sign, *_), text in zip(lines, texts, strict=True):
+        heading = f"{model} (changed since the last apply)" if model in plan.drifted else model
+        models.setdefault(model, Text.assemble((heading, "bold"))).append(f"\n  {text}", SIGNS[sign][0])
+    parts = [Text("\n\n").join(models.values())] if models else []
+    parts += [Text(f"! {unavailable.place}: {unavailable.reason}", "bold red") for unavailable in plan.unavailable]
+    return Text("\n").join([*parts, Text(f"\n{summary(plan)}" if parts else summary(plan))])
 
 
 def summary(plan: Plan) -> str:
     """One line: how many changes, and what the plan does not cover."""
-    counts = {
-        "to register": _count(plan, REGISTERED),
-        "to change": _count(plan, CHANGED),
-        "to retire": _count(plan, RETIRED),
-        "refused": len(plan.refusals),
-        "not in deployment.yaml": len(plan.unmanaged),
-    }
-    parts = [f"{count} {text}" for text, count in counts.items() if count]
-    parts += [f"{unavailable.place} is unavailable" for unavailable in plan.unavailable]
-    if plan.is_empty:
-        parts.insert(0, "nothing to change")
-    return ", ".join(parts)
+    counts = Counter(sign for _, sign, *_ in _lines(plan))
+    parts = ["nothing to change"] if plan.is_empty else []
+    parts += [f"{counts[sign]} {text}" for sign, (_, text) in SIGNS.items() if counts[sign]]
+    return ", ".join([*parts, *(f"{unavailable.place} is unavailable" for unavailable in plan.unavailable)])
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -169,22 +154,15 @@ def change_json(change: Change) -> dict[str, Any]:
     return {"kind": change.kind, **_named(change), **settings, "steps": [asdict(effect) for effect in effects(change)]}
 
 
-def _lines(plan: Plan) -> Iterator[Line]:
+def _lines(plan: Plan) -> Iterator[tuple[str, str, str, str, str, str]]:
+    """Model, sign, version, kind, place and description of every line."""
     for change in plan.changes:
+        sign = {"register": "+", "route": "-", "retire": "-"}.get(change.kind, "~")
         for effect in effects(change):
             text = f"{effect.before} -> {effect.after}"
-            yield Line(change.model, _sign(change), (change.version or "", change.kind, effect.place, text))
+            yield change.model, sign, change.version or "", change.kind, effect.place, text
     for refusal in plan.refusals:
-        cells = (refusal.version or "", "refused", ", ".join(refusal.places), refusal.reason)
-        yield Line(refusal.model, REFUSED, cells)
+        yield refusal.model, "x", refusal.version or "", "refused", ", ".join(refusal.places), refusal.reason
     for thing in plan.unmanaged:
         text = f"{thing.description}, not in deployment.yaml ({thing.reason})"
-        yield Line(thing.model, KEPT, (thing.version or "", "kept", thing.place, text))
-
-
-def _sign(change: Change) -> str:
-    return SIGNS.get(change.kind, CHANGED)
-
-
-def _count(plan: Plan, sign: str) -> int:
-    return sum(len(places(change)) for change in plan.changes if _sign(change) == sign)
+        yield thing.model, "?", thing.version or "", "kept", thing.place, text

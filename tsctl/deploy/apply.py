@@ -11,23 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tsctl.archive.store import StoredArchive, archive_of, parse_name
+from tsctl.deploy import changes
 from tsctl.deploy.applied_state import remember
-from tsctl.deploy.changes import (
-    Change,
-    Plan,
-    PlanOptions,
-    Register,
-    RemoveRoute,
-    Replace,
-    Retire,
-    Scale,
-    SetDefault,
-    SetWeights,
-    above_zero,
-    is_barred_by_rollout,
-    places,
-    title,
-)
+from tsctl.deploy.changes import Change, Plan, PlanOptions, above_zero, is_barred_by_rollout, places, title
 from tsctl.deploy.observe import Owners
 from tsctl.errors import ConflictError, NodeError, TsctlError
 from tsctl.gateway.change import set_weights
@@ -45,7 +31,7 @@ from tsctl.nodes.torchserve.session import Unreachable
 from tsctl.rollout.run.journal import unfinished
 
 #: Changes that one node makes by itself.
-VersionChange = Register | Replace | Scale | SetDefault
+VersionChange = changes.Register | changes.Replace | changes.Scale | changes.SetDefault
 
 #: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0
@@ -98,9 +84,9 @@ def apply(owners: Owners, plan: Plan, options: PlanOptions, progress: Progress) 
 def _depends_on(change: Change, failed: Sequence[Change]) -> bool:
     """Whether the change must not be made after these changes of its model failed."""
     match change:
-        case Register() | Replace() | Scale(is_down=False):
+        case changes.Register() | changes.Replace() | changes.Scale(is_down=False):
             return False  # a version that fails keeps no other from becoming ready
-        case SetDefault():
+        case changes.SetDefault():
             return any(earlier.version in (None, change.version) for earlier in failed)
         case _:
             return bool(failed)
@@ -140,11 +126,11 @@ class _Attempt:
                 f"rollout {rollout} of {change.model} began meanwhile", "Run this again when it has ended."
             )
         match change:
-            case SetWeights():
+            case changes.SetWeights():
                 _set_weights(self._gateway, change)
-            case RemoveRoute():
+            case changes.RemoveRoute():
                 _remove_route(self._gateway, change.model)
-            case Retire():
+            case changes.Retire():
                 retired = retire(self._gateway, change.model, change.version, DRAIN_S, note)
                 return [Failure(change, node, NodeError(why)) for node, why in retired.failed if node in change.nodes]
             case _:
@@ -154,7 +140,7 @@ class _Attempt:
     def _on_nodes(self, change: VersionChange, note: Note) -> list[Failure]:
         """Changes all nodes at once, or one after the other where the rest must answer for it meanwhile."""
         present = [node for node in self.owners.nodes if node.name in change.nodes and node.name not in self.lost]
-        is_in_turn = isinstance(change, Replace) or (isinstance(change, Scale) and change.is_down)
+        is_in_turn = isinstance(change, changes.Replace) or (isinstance(change, changes.Scale) and change.is_down)
         turns = [[node] for node in present] if is_in_turn else [present]
         ended = [result for nodes in turns for result in run_on_nodes(nodes, partial(self._on_node, change), note)]
         failures = [Failure(change, result.node, result.error) for result in ended if result.error is not None]
@@ -163,25 +149,25 @@ class _Attempt:
             for name in change.nodes
             if name in self.lost
         ]
-        if isinstance(change, Register) and len(failures) < len(change.nodes) and not self.options.replace:
+        if isinstance(change, changes.Register) and len(failures) < len(change.nodes) and not self.options.replace:
             remember(self.owners.project, {f"{change.model}:{change.version}": change.archive})
         return failures
 
     def _on_node(self, change: VersionChange, node: Node, note: Note) -> None:
         match change:
-            case Register():
+            case changes.Register():
                 versions.ensure(node, self._archive(change.archive), change.workers, note)
-            case Replace():
+            case changes.Replace():
                 versions.replace(node, self._archive(change.archive), change.workers, note)
-            case Scale(is_down=True) if self.owners.gateway is not None:
+            case changes.Scale(is_down=True) if self.owners.gateway is not None:
                 with drained(self.owners.gateway, change.model, change.version, node, note):
                     self._scale(change, node, note)
-            case Scale():
+            case changes.Scale():
                 self._scale(change, node, note)
-            case SetDefault():
+            case changes.SetDefault():
                 versions.set_default(node, change.model, change.version)
 
-    def _scale(self, change: Scale, node: Node, note: Note) -> None:
+    def _scale(self, change: changes.Scale, node: Node, note: Note) -> None:
         versions.scale(node, change.model, change.version, change.workers, note)
         was = change.before[node.name]
         if was.ready == 0 and parse_name(was.archive) and self._archive(was.archive).path.is_file():
@@ -197,7 +183,7 @@ class _Attempt:
         return self.owners.gateway
 
 
-def _set_weights(gateway: Gateway, change: SetWeights) -> None:
+def _set_weights(gateway: Gateway, change: changes.SetWeights) -> None:
     """The route has the weights; it is made where there is none."""
     sync(gateway)
     now = next((route for route in traffic_in_force(gateway) if route.model == change.model), None)

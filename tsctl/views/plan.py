@@ -12,24 +12,9 @@ from typing import Any
 
 from rich.text import Text
 
+from tsctl.deploy import changes
 from tsctl.deploy.apply import Applied
-from tsctl.deploy.changes import (
-    GATEWAY,
-    Change,
-    Plan,
-    Refusal,
-    Register,
-    RemoveRoute,
-    Replace,
-    Retire,
-    Scale,
-    SetDefault,
-    SetWeights,
-    Unmanaged,
-    state_text,
-    weights_text,
-    workers_text,
-)
+from tsctl.deploy.changes import GATEWAY, Change, Plan, Refusal, Unmanaged, state_text, weights_text, workers_text
 from tsctl.views.table import Table
 
 #: The sign of a line: its colour, and how the summary counts such lines.
@@ -118,27 +103,27 @@ def applied_json(before: Plan, applied: Applied, after: Plan) -> dict[str, Any]:
 def effects(change: Change) -> list[Effect]:
     """The places of a change, with their state before and afterwards."""
     match change:
-        case Register():
+        case changes.Register():
             texts = {node: ("nothing", _archive(change)) for node in change.nodes}
-        case Replace():
+        case changes.Replace():
             texts = {
                 node: (f"{was.archive}, {state_text(was)}", _archive(change)) for node, was in change.before.items()
             }
-        case Scale():
+        case changes.Scale():
             texts = {node: (state_text(was), workers_text(change.workers)) for node, was in change.before.items()}
-        case SetDefault():
+        case changes.SetDefault():
             texts = {node: (was or "none", change.version) for node, was in change.before.items()}
-        case Retire():
+        case changes.Retire():
             texts = {node: (f"{was.archive}, {state_text(was)}", "nothing") for node, was in change.before.items()}
-        case SetWeights():
+        case changes.SetWeights():
             before = weights_text(change.before.weights) if change.before else "no route"
             texts = {GATEWAY: (before, weights_text(change.weights))}
-        case RemoveRoute():
+        case changes.RemoveRoute():
             texts = {GATEWAY: (weights_text(change.before.weights), "no route")}
     return [Effect(place, *states) for place, states in texts.items()]
 
 
-def _archive(change: Register | Replace) -> str:
+def _archive(change: changes.Register | changes.Replace) -> str:
     return f"{change.archive}, {workers_text(change.workers)}"
 
 
@@ -149,7 +134,7 @@ def _named(subject: Change | Refusal | Unmanaged) -> dict[str, str | None]:
 def change_json(change: Change) -> dict[str, Any]:
     """One change for machines; `steps` has a line for each place."""
     settings = {name: value for name, value in vars(change).items() if name in ("archive", "workers", "weights")}
-    if isinstance(change, SetWeights):
+    if isinstance(change, changes.SetWeights):
         settings["weights_before"] = dict(change.before.weights) if change.before else None
     return {"kind": change.kind, **_named(change), **settings, "steps": [asdict(effect) for effect in effects(change)]}
 

@@ -81,8 +81,7 @@ class Narrator:
         self._sentences: list[Sentence] = []
         self._waits_for = ""
         self._waits_since = 0.0
-        self._begun: dict[Effect, int] = {}
-        self._is_done: set[int] = set()
+        self._begun: dict[Effect, Sentence] = {}
 
     def narrate(self, entry: Entry, state: State) -> list[Sentence]:
         """Sentences for one entry; none for a tick, or for a wait that goes on.
@@ -96,9 +95,9 @@ class Narrator:
             sentences += _sentence(before, entry, state)
         match entry.event:
             case events.EffectBegan(effect=effect):
-                self._begun[effect] = entry.seq
+                self._begun[effect] = sentences[-1]
             case events.EffectDone(effect=effect) if effect in self._begun:
-                self._is_done.add(self._begun.pop(effect))
+                self._sentences.remove(self._begun.pop(effect))
         self._sentences += sentences
         return sentences
 
@@ -109,8 +108,7 @@ class Narrator:
         if state is None:
             return Story("a rollout that has not begun", "", (), "Nothing was written to its journal.", ())
         title = f"{state.model}: {state.canary} against {state.stable}"
-        told = tuple(sentence for sentence in self._sentences if sentence.seq not in self._is_done)
-        return Story(title, rule(state.policy), told, outcome(state), advice(state))
+        return Story(title, rule(state.policy), tuple(self._sentences), outcome(state), advice(state))
 
     def _is_new_wait(self, at: float, event: events.Waiting) -> bool:
         if event.why == self._waits_for:

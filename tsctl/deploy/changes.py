@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
-from tsctl.config.weights import percent
 from tsctl.errors import TsctlError
-from tsctl.gateway.traffic import Traffic
+from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.nodes.observe import ObservedVersion
 
 GATEWAY = "gateway"
@@ -214,13 +213,3 @@ def state_text(state: ObservedVersion) -> str:
     """`2 workers`, and how many of them are READY where not all are."""
     missing = "" if state.is_ready or not state.workers else f", {state.ready} ready"
     return workers_text(state.workers) + missing
-
-
-def weights_text(weights: Mapping[str, int]) -> str:
-    """`1.0 95%, 2.0 5%`: what gets requests, the largest share first."""
-    ranked = sorted(above_zero(weights).items(), key=lambda pair: -pair[1])
-    return ", ".join(f"{version} {percent(share)}" for version, share in ranked)
-
-
-def above_zero(weights: Mapping[str, int]) -> dict[str, int]:
-    return {version: share for version, share in weights.items() if share}

@@ -23,14 +23,12 @@ from tsctl.deploy.changes import (
     SetWeights,
     Unavailable,
     Unmanaged,
-    above_zero,
     phase,
     state_text,
-    weights_text,
 )
 from tsctl.deploy.preconditions import fits, refusals
 from tsctl.deploy.state import Actual, Desired, WantedModel
-from tsctl.gateway.traffic import Traffic
+from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.nodes.observe import ObservedVersion
 
 NO_OPTIONS = PlanOptions()
@@ -116,8 +114,8 @@ def _set_weights(model: WantedModel, actual: Actual) -> SetWeights | None:
     route = actual.route(model.model)
     if model.shares is None and (route is not None or not _is_live(actual)):
         return None
-    weights = above_zero(model.shares or {model.default: TOTAL})
-    if route is not None and weights == above_zero(route.weights):
+    weights = {version: share for version, share in (model.shares or {model.default: TOTAL}).items() if share}
+    if route is not None and weights == route.shares:
         return None
     return SetWeights(model.model, weights, route)
 
@@ -139,7 +137,7 @@ def _unnamed(
             route = None
         else:
             reason = "the gateway does not run" if options.prune_models else "--prune-models removes it"
-            kept.append(Unmanaged(name, None, GATEWAY, f"a route, {weights_text(route.weights)}", reason))
+            kept.append(Unmanaged(name, None, GATEWAY, f"a route, {weights_text(route.shares)}", reason))
     for version in _default_last(name, actual):
         if version in (named or ()):
             continue

@@ -16,7 +16,6 @@ from tsctl.deploy.changes import (
     Register,
     Scale,
     SetWeights,
-    above_zero,
     is_barred_by_rollout,
     places,
 )
@@ -121,7 +120,7 @@ def _cold(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iter
 def _left_without(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
     """Some version with weight keeps a READY worker, even if the workers that end are the READY ones."""
     route = actual.route(model.model)
-    weighted = list(above_zero(route.weights)) if route else []
+    weighted = list(route.shares) if route else []
     ready = {
         (version, node): state.ready
         for version in weighted

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from tsctl.deploy import changes
 from tsctl.deploy.apply import Applied
-from tsctl.deploy.changes import GATEWAY, Change, Plan, Refusal, Unmanaged, state_text, weights_text, workers_text
+from tsctl.deploy.changes import GATEWAY, Change, Plan, Refusal, Unmanaged, state_text, workers_text
+from tsctl.gateway.traffic import weights_text
 from tsctl.views.table import Table
 
 #: The sign of a line: its colour, and how the summary counts such lines.
@@ -116,10 +117,10 @@ def effects(change: Change) -> list[Effect]:
         case changes.Retire():
             texts = {node: (f"{was.archive}, {state_text(was)}", "nothing") for node, was in change.before.items()}
         case changes.SetWeights():
-            before = weights_text(change.before.weights) if change.before else "no route"
+            before = weights_text(change.before.shares) if change.before else "no route"
             texts = {GATEWAY: (before, weights_text(change.weights))}
         case changes.RemoveRoute():
-            texts = {GATEWAY: (weights_text(change.before.weights), "no route")}
+            texts = {GATEWAY: (weights_text(change.before.shares), "no route")}
     return [Effect(place, *states) for place, states in texts.items()]
 
 

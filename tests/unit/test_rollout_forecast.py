@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
@@ -63,7 +64,7 @@ def test_faults_are_worse_than_stable_and_the_worse_the_fewer_meet_them(busy: Fo
     assert tenfold.on_canary < twice.on_canary
     assert tenfold.weight == 100
     assert tenfold.failed == round(tenfold.on_canary * 0.05)
-    assert busy.as_json()["faults"][0]["fate"] == "rolled back"
+    assert asdict(busy)["faults"][0]["fate"] == "rolled back"
 
 
 @pytest.mark.parametrize(("error_rate", "limit"), [(0.0, 0.05), (0.005, 0.05), (0.04, 0.05), (0.1, 0.2)])

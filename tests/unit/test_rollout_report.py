@@ -16,7 +16,7 @@ from tests.unit.rollout_journals import EVERY, Writer, failed_to_load, promoted,
 from tsctl.errors import AnalysisError
 from tsctl.rollout.run.journal import read
 from tsctl.views.html import render
-from tsctl.views.rollout.plot import Axis, Band, Line, Plot, percents, powers, times
+from tsctl.views.rollout.plot import Axis, Line, Plot, percents, powers, times
 from tsctl.views.rollout.report import render_report, write_report
 
 #: Journals of the first format.
@@ -99,7 +99,7 @@ def test_a_journal_without_a_recorded_judgement_says_so() -> None:
 
 def test_a_wait_is_shaded_in_every_plot(tmp_path: Path) -> None:
     text = render_report(with_outage(tmp_path).entries, UTC)
-    assert text.count('<rect class="span"') == 5 and "something was unavailable" in text
+    assert text.count('<path class="span"') == 5 and "something was unavailable" in text
 
 
 def test_every_class_that_is_drawn_has_a_colour(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ NUMBERS = st.floats(-1e12, 1e12, allow_nan=False)
 @given(st.lists(st.tuples(NUMBERS, st.none() | NUMBERS), max_size=30), st.floats(1e-6, 1e12))
 def test_nothing_is_drawn_outside_of_a_plot(points: list[tuple[float, float | None]], high: float) -> None:
     bands = [(at, value, value * 2) for at, value in points if value is not None]
-    plot = Plot("<t>", "&", times(100), percents(high), [Line("l", "canary", points)], [Band("b", bands)])
+    plot = Plot("<t>", "&", times(100), percents(high), [Line("l", "canary", points, band=bands)])
     drawn = render("figure.html", plot=plot)
     Page(drawn)
     (canvas,) = re.findall(r"preserveAspectRatio.*?</svg>", drawn, re.DOTALL)

@@ -15,9 +15,10 @@ from rich.console import Console
 from tests.unit.rollout_journals import Writer, aborted, failed_to_load, promoted, rolled_back, with_outage
 from tsctl.cli import rollout_views
 from tsctl.errors import AnalysisError
+from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.run.journal import read
-from tsctl.views.rollout.follow import Snapshot, Tail, snapshot
+from tsctl.views.rollout.follow import Snapshot, new_entries, snapshot
 from tsctl.views.rollout.status import render_status, seconds_left
 from tsctl.views.rollout.watch import watch_picture
 
@@ -122,12 +123,12 @@ def test_a_line_is_read_once_and_only_when_it_is_whole(tmp_path: Path) -> None:
     writer = in_step(tmp_path)
     content = writer.path.read_bytes()
     part = tmp_path / "part.jsonl"
-    tail, entries = Tail(part), []
+    journal, entries = new_entries(part), list[Entry]()
     for end in range(0, len(content), 97):
         part.write_bytes(content[:end])
-        entries += tail.new()
+        entries += next(journal)
     part.write_bytes(content)
-    assert [*entries, *tail.new()] == Tail(writer.path).new() and not tail.new()
+    assert [*entries, *next(journal)] == next(new_entries(writer.path)) and not next(journal)
     assert [entry.seq for entry in entries] == list(range(len(entries)))
 
 
@@ -136,12 +137,12 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path) -> None:
     lines = writer.path.read_bytes().splitlines(keepends=True)
     writer.path.write_bytes(b"".join([*lines[:2], b"{}\n"]))
     with pytest.raises(AnalysisError, match="line 3: not an entry"):
-        Tail(writer.path).new()
+        next(new_entries(writer.path))
     writer.path.write_bytes(b"".join([lines[0], lines[2]]))
     with pytest.raises(AnalysisError, match="line 2: numbered 2"):
-        Tail(writer.path).new()
+        next(new_entries(writer.path))
     with pytest.raises(AnalysisError, match="is gone"):
-        Tail(tmp_path / "none.jsonl").new()
+        next(new_entries(tmp_path / "none.jsonl"))
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -88,7 +89,7 @@ def history(model: AnyModel = None, json: Json = False) -> None:
         if entries:  # else its first line was cut off by a kill, and nothing was begun
             rollouts.append(summary(entries))
     if json:
-        print_json([rollout.as_json() for rollout in rollouts])
+        print_json([asdict(rollout) for rollout in rollouts])
     elif rollouts:
         print_table(history_table(rollouts))
     elif not damaged:
@@ -105,7 +106,7 @@ def explain(model: Model, id: Id = None, json: Json = False) -> None:
     entries = read(find_journal(find_project(), model, id))
     told = story(entries)
     if json:
-        print_json(told.as_json())
+        print_json(asdict(told))
         return
     state = fold(entries)
     typer.echo(f"{told.title}, rollout {state.id}\n")
@@ -165,7 +166,7 @@ def plan(
     target = deployment.models.get(model)
     forecast = forecast_rollout(policy, traffic, target is not None and target.route.sticky is not None)
     if json:
-        print_json({"model": model, "version": version, "policy": policy.model_dump(mode="json"), **forecast.as_json()})
+        print_json({"model": model, "version": version, "policy": policy.model_dump(mode="json"), **asdict(forecast)})
         return
     typer.echo(f"{model}: {traffic_text(traffic)}\n")
     print_table(steps_table(forecast.steps))

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 #: The exit code of `tsctl plan` where something would change.
 WOULD_CHANGE = 12
-_STYLES = {"+": "green", "~": "yellow", "-": "red", "?": "cyan", "x": "bold red"}
 
 NodeHere = Annotated[
     str | None, typer.Option("--node", help="Node of deployment.yaml; all of this machine if left out.")
@@ -145,7 +144,7 @@ def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneM
 
     If a node does not answer, the others are changed and the exit code is 4; run this again when it is back.
     """
-    from tsctl.deploy.changes import PlanOptions
+    from tsctl.deploy.changes import PlanOptions, places
     from tsctl.deploy.observe import open_owners
     from tsctl.deploy.reconcile import reconcile
     from tsctl.host.progress import Progress
@@ -157,7 +156,7 @@ def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneM
     if json:
         print_json(applied_json(result.before, result.applied, result.after))
     elif result.before.changes:
-        count = sum(len(change.effects) for change in result.applied.done)
+        count = sum(len(places(change)) for change in result.applied.done)
         typer.echo(f"{plural(count, 'change')} made; now {summary(result.after)}")
     if error := result.error:
         raise error
@@ -200,20 +199,7 @@ def _print_gateway(project: Project, deployment: DeploymentSpec) -> None:
 
 
 def _print_plan(planned: Plan) -> None:
-    """Print the plan, with colours on a terminal."""
-    from rich.console import Console
-    from rich.text import Text
+    from tsctl.views.plan import render_plan
+    from tsctl.views.terminal import new_console
 
-    from tsctl.views.plan import aligned, heading, lines_of, summary
-
-    console = Console(highlight=False, soft_wrap=True)
-    lines = lines_of(planned)
-    model = None
-    for line, text in zip(lines, aligned(lines), strict=True):
-        if line.model != model:
-            console.print(Text(("" if model is None else "\n") + heading(planned, line.model), style="bold"))
-            model = line.model
-        console.print(Text(f"  {text}", style=_STYLES[line.sign]))
-    for one in planned.unavailable:
-        console.print(Text(f"! {one.place}: {one.reason}", style="bold red"))
-    console.print(("\n" if lines or planned.unavailable else "") + summary(planned), markup=False)
+    new_console().print(render_plan(planned), soft_wrap=True)

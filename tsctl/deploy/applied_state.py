@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,31 +41,20 @@ def remember(project: Project, served: Mapping[str, str]) -> None:
     Raises:
         ConflictError: another tsctl holds the record for longer than LOCK_S.
     """
-    named = {name: parse_name(archive) for name, archive in served.items()}
-    digits = {name: parsed[2] for name, parsed in named.items() if parsed is not None}
+    digits = {name: parsed[2] for name, archive in served.items() if (parsed := parse_name(archive))}
     if digits.keys() - recorded(project).keys():
-        with _lock(project):
-            _write(project, SERVED, {**digits, **recorded(project)})
+        _update(project, SERVED, lambda: digits | recorded(project))
 
 
 def remember_applied(project: Project, desired: Desired) -> None:
-    """Records the desired state as the one that was applied last.
-
-    Raises:
-        ConflictError: another tsctl holds the record for longer than LOCK_S.
-    """
+    """Records the desired state as the one that was applied last; raises as `remember`."""
     content = {model.model: _fingerprint(model) for model in desired.models}
     if content != _read(project, APPLIED):
-        with _lock(project):
-            _write(project, APPLIED, content)
+        _update(project, APPLIED, lambda: content)
 
 
 def as_applied(project: Project, desired: Desired) -> frozenset[str]:
-    """The models whose desired state is the one that was applied last.
-
-    Raises:
-        SpecError: the file is damaged.
-    """
+    """The models whose desired state is the one that was applied last; raises as `recorded`."""
     last = _read(project, APPLIED)
     return frozenset(model.model for model in desired.models if last.get(model.model) == _fingerprint(model))
 
@@ -91,12 +79,9 @@ def _read(project: Project, name: str) -> dict[str, str]:
         ) from error
 
 
-def _lock(project: Project) -> AbstractContextManager[None]:
-    return exclusive(_folder(project) / "record.lock", "the record of what was served", LOCK_S)
-
-
-def _write(project: Project, name: str, content: Mapping[str, str]) -> None:
-    write_document(_folder(project) / name, dict(sorted(content.items())))
+def _update(project: Project, name: str, content: Callable[[], dict[str, str]]) -> None:
+    with exclusive(_folder(project) / "record.lock", "the record of what was served", LOCK_S):
+        write_document(_folder(project) / name, dict(sorted(content().items())))
 
 
 def _folder(project: Project) -> Path:

@@ -6,25 +6,14 @@ are left out; other versions and other models go on. What was done stays, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from tsctl.archive.store import StoredArchive, archive_of, parse_name
+from tsctl.deploy import changes
 from tsctl.deploy.applied_state import remember
-from tsctl.deploy.changes import (
-    Change,
-    Plan,
-    PlanOptions,
-    Register,
-    RemoveRoute,
-    Replace,
-    Retire,
-    Scale,
-    SetDefault,
-    SetWeights,
-    is_barred_by_rollout,
-)
+from tsctl.deploy.changes import Change, Plan, PlanOptions, is_barred_by_rollout, places, title
 from tsctl.deploy.observe import Owners
 from tsctl.errors import ConflictError, NodeError, TsctlError
 from tsctl.gateway.change import set_weights
@@ -39,6 +28,10 @@ from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.readiness import warm_up
 from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.rollout.run.journal import unfinished
+
+#: Changes that one node makes by itself.
+VersionChange = changes.Register | changes.Replace | changes.Scale | changes.SetDefault
 
 #: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0
@@ -73,7 +66,7 @@ def apply(owners: Owners, plan: Plan, options: PlanOptions, progress: Progress) 
     for change in plan.changes:
         if any(refusal.covers(change) for refusal in plan.refusals):
             continue
-        if _depends_on(change, [one for one in failed if one.model == change.model]):
+        if _depends_on(change, [earlier for earlier in failed if earlier.model == change.model]):
             applied.left_out.append(change)
             continue
         failures = attempt.make(change, progress)
@@ -91,10 +84,10 @@ def apply(owners: Owners, plan: Plan, options: PlanOptions, progress: Progress) 
 def _depends_on(change: Change, failed: Sequence[Change]) -> bool:
     """Whether the change must not be made after these changes of its model failed."""
     match change:
-        case Register() | Replace() | Scale(is_down=False):
+        case changes.Register() | changes.Replace() | changes.Scale(is_down=False):
             return False  # a version that fails keeps no other from becoming ready
-        case SetDefault():
-            return any(one.version in (None, change.version) for one in failed)
+        case changes.SetDefault():
+            return any(earlier.version in (None, change.version) for earlier in failed)
         case _:
             return bool(failed)
 
@@ -109,17 +102,16 @@ class _Attempt:
 
     def make(self, change: Change, progress: Progress) -> list[Failure]:
         """Tries the change on every place; returns where it failed."""
-        places = [effect.place for effect in change.effects]
         failures: list[Failure] = []
         try:
-            with progress.step(change.title) as step:
+            with progress.step(title(change)) as step:
                 failures = self._try(change, step.note)
-                if len(failures) == len(places):
+                if len(failures) == len(places(change)):
                     raise failures[0].error
                 failed = {failure.place for failure in failures}
-                step.done(f"done on {', '.join(place for place in places if place not in failed)}")
+                step.done(f"done on {', '.join(place for place in places(change) if place not in failed)}")
         except TsctlError as error:
-            failures = failures or [Failure(change, place, error) for place in places]
+            failures = failures or [Failure(change, place, error) for place in places(change)]
         return failures
 
     def _try(self, change: Change, note: Note) -> list[Failure]:
@@ -128,71 +120,58 @@ class _Attempt:
         Raises:
             TsctlError: it was tried nowhere, or the gateway refused it.
         """
-        rollout = self.owners.unfinished_rollout(change.model)
+        rollout = unfinished(self.owners.project, change.model)
         if rollout is not None and is_barred_by_rollout(change, self.options):
             raise ConflictError(
                 f"rollout {rollout} of {change.model} began meanwhile", "Run this again when it has ended."
             )
         match change:
-            case Register():
-                return self._register(change, note)
-            case Replace():
-                archive = self._archive(change.archive)
-                return self._in_turn(
-                    change, note, lambda node, note: versions.replace(node, archive, change.workers, note)
-                )
-            case Scale() if change.is_down:
-                return self._in_turn(change, note, lambda node, note: self._scale_down(change, node, note))
-            case Scale():
-                return self._on_nodes(change, change.nodes, note, lambda node, note: self._scale(change, node, note))
-            case SetDefault():
-                return self._on_nodes(
-                    change,
-                    change.nodes,
-                    note,
-                    lambda node, note: versions.set_default(node, change.model, change.version),
-                )
-            case SetWeights():
+            case changes.SetWeights():
                 _set_weights(self._gateway, change)
-            case RemoveRoute():
+            case changes.RemoveRoute():
                 _remove_route(self._gateway, change.model)
-            case Retire():
+            case changes.Retire():
                 retired = retire(self._gateway, change.model, change.version, DRAIN_S, note)
                 return [Failure(change, node, NodeError(why)) for node, why in retired.failed if node in change.nodes]
+            case _:
+                return self._on_nodes(change, note)
         return []
 
-    def _register(self, change: Register, note: Note) -> list[Failure]:
-        archive = self._archive(change.archive)
-        failures = self._on_nodes(
-            change, change.nodes, note, lambda node, note: versions.ensure(node, archive, change.workers, note)
-        )
-        if len(failures) < len(change.nodes) and not self.options.replace:
+    def _on_nodes(self, change: VersionChange, note: Note) -> list[Failure]:
+        """Changes all nodes at once, or one after the other where the rest must answer for it meanwhile."""
+        present = [node for node in self.owners.nodes if node.name in change.nodes and node.name not in self.lost]
+        is_in_turn = isinstance(change, changes.Replace) or (isinstance(change, changes.Scale) and change.is_down)
+        turns = [[node] for node in present] if is_in_turn else [present]
+        ended = [result for nodes in turns for result in run_on_nodes(nodes, partial(self._on_node, change), note)]
+        failures = [Failure(change, result.node, result.error) for result in ended if result.error is not None]
+        failures += [
+            Failure(change, name, Unreachable("it does not answer any more"))
+            for name in change.nodes
+            if name in self.lost
+        ]
+        if isinstance(change, changes.Register) and len(failures) < len(change.nodes) and not self.options.replace:
             remember(self.owners.project, {f"{change.model}:{change.version}": change.archive})
         return failures
 
-    def _scale(self, change: Scale, node: Node, note: Note) -> None:
+    def _on_node(self, change: VersionChange, node: Node, note: Note) -> None:
+        match change:
+            case changes.Register():
+                versions.ensure(node, self._archive(change.archive), change.workers, note)
+            case changes.Replace():
+                versions.replace(node, self._archive(change.archive), change.workers, note)
+            case changes.Scale(is_down=True) if self.owners.gateway is not None:
+                with drained(self.owners.gateway, change.model, change.version, node, note):
+                    self._scale(change, node, note)
+            case changes.Scale():
+                self._scale(change, node, note)
+            case changes.SetDefault():
+                versions.set_default(node, change.model, change.version)
+
+    def _scale(self, change: changes.Scale, node: Node, note: Note) -> None:
         versions.scale(node, change.model, change.version, change.workers, note)
         was = change.before[node.name]
         if was.ready == 0 and parse_name(was.archive) and self._archive(was.archive).path.is_file():
             warm_up(node, self._archive(was.archive), note)  # nobody has asked it yet
-
-    def _scale_down(self, change: Scale, node: Node, note: Note) -> None:
-        gateway = self.owners.gateway
-        with drained(gateway, change.model, change.version, node, note) if gateway else nullcontext():
-            self._scale(change, node, note)
-
-    def _in_turn(self, change: Change, note: Note, act: Callable[[Node, Note], object]) -> list[Failure]:
-        """As `_on_nodes`, one node after the other, so that the rest can answer for the one that is changed."""
-        return [failure for name in change.nodes for failure in self._on_nodes(change, (name,), note, act)]
-
-    def _on_nodes(
-        self, change: Change, names: tuple[str, ...], note: Note, act: Callable[[Node, Note], object]
-    ) -> list[Failure]:
-        present = [node for node in self.owners.nodes if node.name in names and node.name not in self.lost]
-        ended = run_on_nodes(present, act, note)
-        return [Failure(change, one.node, one.error) for one in ended if one.error is not None] + [
-            Failure(change, name, Unreachable("it does not answer any more")) for name in names if name in self.lost
-        ]
 
     def _archive(self, name: str) -> StoredArchive:
         return archive_of(self.owners.project.store / name)
@@ -204,7 +183,7 @@ class _Attempt:
         return self.owners.gateway
 
 
-def _set_weights(gateway: Gateway, change: SetWeights) -> None:
+def _set_weights(gateway: Gateway, change: changes.SetWeights) -> None:
     """The route has the weights; it is made where there is none."""
     sync(gateway)
     now = traffic_in_force(gateway).get(change.model)

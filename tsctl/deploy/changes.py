@@ -1,4 +1,4 @@
-"""The kinds of change that a plan consists of: each says what it does, where, from what to what.
+"""The kinds of change that a plan consists of: each says what it changes and where.
 
 Invariant: PHASES is the only order in which changes are made. Versions become warm before they get weight, and lose
 their weight before they lose workers or leave.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from tsctl.errors import TsctlError
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.nodes.observe import ObservedVersion
 
 GATEWAY = "gateway"
-NOTHING = "nothing"
+Before = TypeVar("Before")
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,6 @@ class PlanOptions:
     prune: bool = False  # retire versions that it does not name, except those with weight
     prune_models: bool = False  # the same, and models that it does not name lose their routes first
     replace: bool = False  # new bytes under a version that a node has: `tsctl up`, never `tsctl apply`
-
-
-@dataclass(frozen=True)
-class Effect:
-    """One line of a change: a place, and its state before and afterwards, for people."""
-
-    place: str  # a node's name, or GATEWAY
-    before: str
-    after: str
 
 
 @dataclass(frozen=True)
@@ -47,22 +38,14 @@ class Register:
     workers: int
     nodes: tuple[str, ...]
 
-    @property
-    def title(self) -> str:
-        return f"registering {self.model} {self.version}"
-
-    @property
-    def effects(self) -> tuple[Effect, ...]:
-        return tuple(Effect(node, NOTHING, archive_text(self.archive, self.workers)) for node in self.nodes)
-
 
 @dataclass(frozen=True)
-class _OnNodes:
+class _OnNodes(Generic[Before]):
     """A change of a version that nodes have."""
 
     model: str
     version: str
-    before: Mapping[str, ObservedVersion]  # by node
+    before: Mapping[str, Before]  # by node
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -79,38 +62,21 @@ class _OnRoute:
 
 
 @dataclass(frozen=True)
-class Replace(_OnNodes):
+class Replace(_OnNodes[ObservedVersion]):
     """Replaces the bytes of a version in place: the old ones end, the new ones become READY, the default stays."""
 
     kind: ClassVar[str] = "replace"
     archive: str
     workers: int
 
-    @property
-    def title(self) -> str:
-        return f"replacing {self.model} {self.version}"
-
-    @property
-    def effects(self) -> tuple[Effect, ...]:
-        after = archive_text(self.archive, self.workers)
-        return tuple(Effect(node, archive_text(was.archive, was.workers), after) for node, was in self.before.items())
-
 
 @dataclass(frozen=True)
-class Scale(_OnNodes):
+class Scale(_OnNodes[ObservedVersion]):
     """Gives a version this many workers, all READY."""
 
     kind: ClassVar[str] = "scale"
     workers: int
     is_down: bool = False  # fewer workers, where all are READY
-
-    @property
-    def title(self) -> str:
-        return f"scaling {self.model} {self.version} to {workers_text(self.workers)}"
-
-    @property
-    def effects(self) -> tuple[Effect, ...]:
-        return tuple(Effect(node, state_text(was), workers_text(self.workers)) for node, was in self.before.items())
 
 
 @dataclass(frozen=True)
@@ -121,36 +87,12 @@ class SetWeights(_OnRoute):
     weights: Mapping[str, int]  # above 0, of TOTAL
     before: Traffic | None  # None: there is no route yet
 
-    @property
-    def title(self) -> str:
-        return f"weights of {self.model}: {weights_text(self.weights)}"
-
-    @property
-    def effects(self) -> tuple[Effect, ...]:
-        before = weights_text(self.before.shares) if self.before else "no route"
-        return (Effect(GATEWAY, before, weights_text(self.weights)),)
-
 
 @dataclass(frozen=True)
-class SetDefault:
-    """Makes a version answer the node's callers that name none."""
+class SetDefault(_OnNodes[str | None]):
+    """Makes a version answer the node's callers that name none; `before` is the default until then."""
 
     kind: ClassVar[str] = "default"
-    model: str
-    version: str
-    before: Mapping[str, str | None]  # the default until then, by node
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        return tuple(self.before)
-
-    @property
-    def title(self) -> str:
-        return f"default of {self.model}: {self.version}"
-
-    @property
-    def effects(self) -> tuple[Effect, ...]:
-        return tuple(Effect(node, was or "none", self.version) for node, was in self.before.items())
 
 
 @dataclass(frozen=True)
@@ -160,28 +102,12 @@ class RemoveRoute(_OnRoute):
     kind: ClassVar[str] = "route"
     before: Traffic
 
-    @property
-    def title(self) -> str:
-        return f"removing the route of {self.model}"
-
-    @property
-    def effects(self) -> tuple[Effect, ...]:
-        return (Effect(GATEWAY, weights_text(self.before.shares), "no route"),)
-
 
 @dataclass(frozen=True)
-class Retire(_OnNodes):
+class Retire(_OnNodes[ObservedVersion]):
     """Unregisters a version without weight from every node, after its last request was answered."""
 
     kind: ClassVar[str] = "retire"
-
-    @property
-    def title(self) -> str:
-        return f"retiring {self.model} {self.version}"
-
-    @property
-    def effects(self) -> tuple[Effect, ...]:
-        return tuple(Effect(node, f"{was.archive}, {state_text(was)}", NOTHING) for node, was in self.before.items())
 
 
 Change = Register | Replace | Scale | SetWeights | SetDefault | RemoveRoute | Retire
@@ -194,6 +120,30 @@ def phase(change: Change) -> int:
     """The position of the change in PHASES."""
     is_down = isinstance(change, Scale) and change.is_down
     return PHASES.index("scale down" if is_down else change.kind)
+
+
+def places(change: Change) -> tuple[str, ...]:
+    """The nodes that the change is made on, or the gateway."""
+    return change.nodes or (GATEWAY,)
+
+
+def title(change: Change) -> str:
+    """The change in progress, for people."""
+    match change:
+        case Register():
+            return f"registering {change.model} {change.version}"
+        case Replace():
+            return f"replacing {change.model} {change.version}"
+        case Scale():
+            return f"scaling {change.model} {change.version} to {workers_text(change.workers)}"
+        case SetWeights():
+            return f"weights of {change.model}: {weights_text(change.weights)}"
+        case SetDefault():
+            return f"default of {change.model}: {change.version}"
+        case RemoveRoute():
+            return f"removing the route of {change.model}"
+        case Retire():
+            return f"retiring {change.model} {change.version}"
 
 
 def is_barred_by_rollout(change: Change, options: PlanOptions) -> bool:
@@ -257,10 +207,6 @@ class Plan:
 
 def workers_text(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
-
-
-def archive_text(archive: str, workers: int) -> str:
-    return f"{archive}, {workers_text(workers)}"
 
 
 def state_text(state: ObservedVersion) -> str:

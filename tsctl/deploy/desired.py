@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from tsctl.archive.container import digest_of, open_archive
@@ -21,49 +20,37 @@ def desired_state(project: Project, deployment: DeploymentSpec) -> Desired:
         SpecError: the record of what was served or applied is damaged.
         ArchiveError: an archive of the store cannot be read.
     """
-    stored = list_archives(project)
-    before = recorded(project)
-    desired = Desired(
-        tuple(
-            WantedModel(
-                model,
-                target.default,
-                tuple(_wanted(project, model, version, target, stored, before) for version in target.versions),
-                target.shares,
-            )
-            for model, target in deployment.models.items()
-        )
-    )
+    stored, before = list_archives(project), recorded(project)
+    models = []
+    for model, target in deployment.models.items():
+        versions = []
+        for version in target.versions:
+            built = [archive for archive in stored if (archive.model, archive.version) == (model, version)]
+            wanted = _wanted(project, target, version, built)
+            versions.append(replace(wanted, recorded=before.get(f"{model}:{version}")))
+        models.append(WantedModel(model, target.default, tuple(versions), target.shares))
+    desired = Desired(tuple(models))
     return replace(desired, as_applied=as_applied(project, desired))
 
 
-def _wanted(
-    project: Project,
-    model: str,
-    version: str,
-    target: ModelTarget,
-    stored: list[StoredArchive],
-    before: Mapping[str, str],
-) -> WantedVersion:
+def _wanted(project: Project, target: ModelTarget, version: str, built: list[StoredArchive]) -> WantedVersion:
     spec = target.versions[version]
     pin = spec.digest if spec else None
-    own = [archive for archive in stored if (archive.model, archive.version) == (model, version)]
     chosen: StoredArchive | None = None
     if pin is not None:
-        chosen = next((archive for archive in own if archive.digest == pin[:DIGEST_DIGITS]), None)
-    elif own:
-        chosen = find_archive(project, model, version)
+        chosen = next((archive for archive in built if archive.digest == pin[:DIGEST_DIGITS]), None)
+    elif built:
+        chosen = find_archive(project, built[0].model, version)
     workers = target.workers(version)
-    if workers is None and chosen is not None:
-        workers = _workers_inside(chosen)
+    if chosen is None:
+        return WantedVersion(version, None, "", pin, workers, tuple(archive.path.name for archive in built))
     return WantedVersion(
         version,
-        chosen.path.name if chosen else None,
-        "" if chosen is None else digest_of(chosen.path) if pin else chosen.digest,
+        chosen.path.name,
+        digest_of(chosen.path) if pin else chosen.digest,
         pin,
-        workers,
-        tuple(archive.path.name for archive in own if archive != chosen),
-        before.get(f"{model}:{version}"),
+        _workers_inside(chosen) if workers is None else workers,
+        tuple(archive.path.name for archive in built if archive != chosen),
     )
 
 

@@ -22,14 +22,6 @@ class Owners:
     nodes: tuple[Node, ...]
     gateway: Gateway | None  # None: deployment.yaml has none
 
-    def unfinished_rollout(self, model: str) -> str | None:
-        """The id of the model's rollout that has not ended; None where there is none.
-
-        Raises:
-            AnalysisError: its journal is damaged.
-        """
-        return unfinished(self.project, model)
-
 
 def open_owners(project: Project, deployment: DeploymentSpec) -> Owners:
     """The nodes and the gateway of deployment.yaml; nothing is asked yet."""
@@ -48,5 +40,5 @@ def actual_state(owners: Owners) -> Actual:
     if owners.gateway is not None:
         gateway = GatewayState(owners.gateway.admin.is_live(), traffic_in_force(owners.gateway))
     actual = Actual(tuple(observe(owners.nodes)), gateway)
-    rollouts = {model: owners.unfinished_rollout(model) for model in {*owners.deployment.models, *actual.models}}
+    rollouts = {model: unfinished(owners.project, model) for model in {*owners.deployment.models, *actual.models}}
     return replace(actual, rollouts={model: name for model, name in rollouts.items() if name is not None})

@@ -27,7 +27,7 @@ from tsctl.deploy.changes import (
     state_text,
 )
 from tsctl.deploy.preconditions import fits, refusals
-from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
+from tsctl.deploy.state import Actual, Desired, WantedModel
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.nodes.observe import ObservedVersion
 
@@ -74,15 +74,10 @@ def make_plan(desired: Desired, actual: Actual, options: PlanOptions = NO_OPTION
 
 
 def _register(model: WantedModel, actual: Actual) -> Iterator[Register]:
-    for version in _default_first(model):
+    for version in sorted(model.versions, key=lambda v: v.version != model.default):  # a node's first is its default
         nodes = tuple(node.name for node in actual.answering if not node.version(model.model, version.version))
         if nodes and version.archive is not None:
             yield Register(model.model, version.version, version.archive, version.workers or 1, nodes)
-
-
-def _default_first(model: WantedModel) -> list[WantedVersion]:
-    """The versions in the order of their registering: a node makes the first one its default."""
-    return sorted(model.versions, key=lambda version: version.version != model.default)
 
 
 def _replace(model: WantedModel, actual: Actual) -> Iterator[Replace]:

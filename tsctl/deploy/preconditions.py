@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tsctl.archive.store import DIGEST_DIGITS, parse_name
-from tsctl.deploy.changes import GATEWAY, Change, PlanOptions, Refusal, Register, Replace, Scale, SetWeights
+from tsctl.deploy.changes import (
+    GATEWAY,
+    Change,
+    PlanOptions,
+    Refusal,
+    Register,
+    Scale,
+    SetWeights,
+    is_barred_by_rollout,
+    places,
+)
 from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, TsctlError
 from tsctl.nodes.observe import ObservedVersion
@@ -25,7 +35,7 @@ def refusals(desired: Desired, actual: Actual, changes: Sequence[Change], option
                 yield from _other_bytes(model, version, actual)
         yield from _cold(model, actual, changes)
         yield from _left_without(model, actual, changes)
-    yield from _replaced_in_rollout(actual, changes) if options.replace else _rollouts(actual, changes)
+    yield from _rollouts(actual, changes, options)
 
 
 def error_of(refused: Sequence[Refusal]) -> TsctlError:
@@ -130,28 +140,18 @@ def _left_without(model: WantedModel, actual: Actual, changes: Sequence[Change])
         yield Refusal(model.model, None, nodes, reason, hint, GatewayError)
 
 
-def _rollouts(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
-    """Nothing of a model changes until its rollout has ended."""
-    for model in dict.fromkeys(change.model for change in changes):
-        if model in actual.rollouts:
-            places = dict.fromkeys(effect.place for one in changes if one.model == model for effect in one.effects)
-            reason = f"rollout {actual.rollouts[model]} of {model} has not ended, and the plan would change {model}"
-            hint = (
-                f"See 'tsctl rollout status {model}'; wait for its end, or end it with 'tsctl rollout abort {model}'."
-            )
-            yield Refusal(model, None, tuple(places), reason, hint, ConflictError)
-
-
-def _replaced_in_rollout(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
-    """The bytes of a model's versions stay until its rollout has ended: it compares them."""
+def _rollouts(actual: Actual, changes: Sequence[Change], options: PlanOptions) -> Iterator[Refusal]:
+    """Nothing of a model changes until its rollout has ended; `up` leaves the bytes alone that it compares."""
+    barred: dict[tuple[str, str | None], list[Change]] = {}
     for change in changes:
-        if isinstance(change, Replace) and change.model in actual.rollouts:
-            reason = (
-                f"rollout {actual.rollouts[change.model]} of {change.model} has not ended, so {change.model}"
-                f" {change.version} is not replaced by {change.archive}"
-            )
-            hint = f"Wait for its end, or end it with 'tsctl rollout abort {change.model}'."
-            yield Refusal(change.model, change.version, change.nodes, reason, hint, ConflictError)
+        if change.model in actual.rollouts and is_barred_by_rollout(change, options):
+            barred.setdefault((change.model, change.version if options.replace else None), []).append(change)
+    for (model, version), refused in barred.items():
+        then = f"{model} {version} is not replaced" if version else f"nothing of {model} is changed"
+        reason = f"rollout {actual.rollouts[model]} of {model} has not ended, so {then}"
+        hint = f"See 'tsctl rollout status {model}'; wait for its end, or end it with 'tsctl rollout abort {model}'."
+        on = dict.fromkeys(place for change in refused for place in places(change))
+        yield Refusal(model, version, tuple(on), reason, hint, ConflictError)
 
 
 def _lacking(model: WantedModel, version: WantedVersion, actual: Actual) -> tuple[str, ...]:

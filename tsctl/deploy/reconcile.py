@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tsctl.deploy.applied_state import remember, remember_applied
 from tsctl.deploy.apply import Applied, apply
-from tsctl.deploy.changes import GATEWAY, Plan, PlanOptions
+from tsctl.deploy.changes import GATEWAY, Plan, PlanOptions, title
 from tsctl.deploy.desired import desired_state
 from tsctl.deploy.observe import Owners, actual_state
 from tsctl.deploy.plan import make_plan
@@ -80,8 +80,8 @@ def failure_error(applied: Applied) -> TsctlError | None:
         return None
     first = applied.failures[0].error
     kind = next(kind for kind in _KINDS if isinstance(first, kind))
-    reasons = [f"  {failure.place}: {failure.change.title}: {failure.error.message}" for failure in applied.failures]
-    left_out = [f"  left out: {change.title}" for change in applied.left_out]
+    reasons = [f"  {failure.place}: {title(failure.change)}: {failure.error.message}" for failure in applied.failures]
+    left_out = [f"  left out: {title(change)}" for change in applied.left_out]
     hints = dict.fromkeys(failure.error.hint for failure in applied.failures)
     again = "Changes that were made stay. Fix the cause, then run 'tsctl apply' again for the rest."
     return kind(

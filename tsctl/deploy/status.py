@@ -87,16 +87,10 @@ def rows_of(
     """
     refusals = {(report.model, report.version): "" if report.is_ready else report.reason for report in reports}
     named = set(wanted)
-    served = {
-        (model, version): (state, version == observed.default)
-        for model, observed in models.items()
-        for version, state in observed.versions.items()
-    }
+    served = {(model, version) for model, observed in models.items() for version in observed.versions}
     return [
-        _served_row(pair, *served[pair], refusals.get(pair, ""), pair in named)
-        if pair in served
-        else _missing_row(pair, refusals.get(pair, ""))
-        for pair in sorted(named | served.keys())
+        _row(model, version, models.get(model, ObservedModel(None, {})), refusals, (model, version) in named)
+        for model, version in sorted(named | served)
     ]
 
 
@@ -120,29 +114,34 @@ def _status(node: Node, observed: ObservedNode, deployment: DeploymentSpec) -> N
     )
 
 
-def _served_row(
-    pair: tuple[str, str], state: ObservedVersion, is_default: bool, refusal: str, is_wanted: bool
+def _row(
+    model: str, version: str, served: ObservedModel, refusals: Mapping[tuple[str, str], str], is_wanted: bool
 ) -> VersionRow:
-    condition, reason = "ready", ""
-    if state.workers == 0:
-        condition, reason = "idle", "it has no workers"
-    elif not state.is_ready:
-        condition, reason = ("refused", refusal) if refusal else ("starting", "its workers are not ready")
-    named = parse_name(state.archive)
+    observed = served.versions.get(version)
+    condition, reason = _condition(observed)
+    if condition in ("starting", "missing") and (refusal := refusals.get((model, version))):
+        condition, reason = "refused", refusal
+    observed = observed or ObservedVersion("", 0, 0)
+    named = parse_name(observed.archive)
     return VersionRow(
-        *pair,
-        is_default=is_default,
+        model,
+        version,
+        is_default=version == served.default,
         state=condition,
-        ready_workers=state.ready,
-        workers=state.workers,
-        pids=state.pids,
-        queue=state.queue,
+        ready_workers=observed.ready,
+        workers=observed.workers,
+        pids=observed.pids,
+        queue=observed.queue,
         digest=named[2] if named else None,
         reason=reason,
         is_wanted=is_wanted,
     )
 
 
-def _missing_row(pair: tuple[str, str], refusal: str) -> VersionRow:
-    condition, reason = ("refused", refusal) if refusal else ("missing", "not registered")
-    return VersionRow(*pair, False, condition, 0, 0, (), 0, None, reason, is_wanted=True)
+def _condition(observed: ObservedVersion | None) -> tuple[str, str]:
+    """The state of a version, and why it is not ready."""
+    if observed is None:
+        return "missing", "not registered"
+    if observed.workers == 0:
+        return "idle", "it has no workers"
+    return ("ready", "") if observed.is_ready else ("starting", "its workers are not ready")

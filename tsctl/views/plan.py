@@ -5,64 +5,57 @@ Lines are grouped by model, with a line for each node. The JSON has the changes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tsctl.deploy.apply import Applied
-from tsctl.deploy.changes import Change, Plan, Refusal, Register, Replace, Scale, SetWeights, Unmanaged
+from rich.text import Text
 
-REGISTERED, CHANGED, RETIRED, KEPT, REFUSED = "+", "~", "-", "?", "x"
-#: The sign before the lines of a kind of change; CHANGED for every other kind.
-SIGNS = {"register": REGISTERED, "route": RETIRED, "retire": RETIRED}
+from tsctl.deploy import changes
+from tsctl.deploy.apply import Applied
+from tsctl.deploy.changes import GATEWAY, Change, Plan, Refusal, Unmanaged, state_text, workers_text
+from tsctl.gateway.traffic import weights_text
+from tsctl.views.table import Table
+
+#: The sign of a line: its colour, and how the summary counts such lines.
+SIGNS = {
+    "+": ("green", "to register"),
+    "~": ("yellow", "to change"),
+    "-": ("red", "to retire"),
+    "x": ("bold red", "refused"),
+    "?": ("cyan", "not in deployment.yaml"),
+}
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of a plan."""
+class Effect:
+    """One line of a change: a place, and its state before and afterwards."""
 
-    model: str  # empty where it is of a node
-    sign: str
-    cells: tuple[str, str, str, str]  # version, kind, place, description
-
-    def text(self, widths: Sequence[int]) -> str:
-        padded = [cell.ljust(width) for cell, width in zip(self.cells, widths, strict=True)]
-        return f"{self.sign} {'  '.join(padded)}".rstrip()
+    place: str
+    before: str
+    after: str
 
 
-def lines_of(plan: Plan) -> list[Line]:
-    """Every line, models in the order in which the plan first names them."""
-    lines = [*_changes(plan), *_refusals(plan), *_kept(plan)]
-    order = list(dict.fromkeys(line.model for line in lines))
-    return sorted(lines, key=lambda line: order.index(line.model))
-
-
-def aligned(lines: Sequence[Line]) -> list[str]:
-    """The lines' texts, their columns under each other."""
-    columns = zip(*(line.cells for line in lines), strict=True)
-    widths = [max(map(len, column)) for column in columns]
-    return [line.text(widths) for line in lines]
-
-
-def heading(plan: Plan, model: str) -> str:
-    """The line above a model's lines."""
-    return f"{model} (changed since the last apply)" if model in plan.drifted else model
+def render_plan(plan: Plan) -> Text:
+    """Render a plan in colours: its lines by model, the places that do not answer, and the summary."""
+    lines = list(_lines(plan))
+    texts = Table(("",) * 4, [(f"{sign} {version}", *cells) for _, sign, version, *cells in lines]).lines()[1:]
+    models: dict[str, Text] = {}
+    for (model, sign, *_), text in zip(lines, texts, strict=True):
+        heading = f"{model} (changed since the last apply)" if model in plan.drifted else model
+        models.setdefault(model, Text.assemble((heading, "bold"))).append(f"\n  {text}", SIGNS[sign][0])
+    parts = [Text("\n\n").join(models.values())] if models else []
+    parts += [Text(f"! {unavailable.place}: {unavailable.reason}", "bold red") for unavailable in plan.unavailable]
+    return Text("\n").join([*parts, Text(f"\n{summary(plan)}" if parts else summary(plan))])
 
 
 def summary(plan: Plan) -> str:
     """One line: how many changes, and what the plan does not cover."""
-    counts = {
-        "to register": _count(plan, REGISTERED),
-        "to change": _count(plan, CHANGED),
-        "to retire": _count(plan, RETIRED),
-        "refused": len(plan.refusals),
-        "not in deployment.yaml": len(plan.unmanaged),
-    }
-    parts = [f"{count} {text}" for text, count in counts.items() if count]
-    parts += [f"{unavailable.place} is unavailable" for unavailable in plan.unavailable]
-    if plan.is_empty:
-        parts.insert(0, "nothing to change")
-    return ", ".join(parts)
+    counts = Counter(sign for _, sign, *_ in _lines(plan))
+    parts = ["nothing to change"] if plan.is_empty else []
+    parts += [f"{counts[sign]} {text}" for sign, (_, text) in SIGNS.items() if counts[sign]]
+    return ", ".join([*parts, *(f"{unavailable.place} is unavailable" for unavailable in plan.unavailable)])
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -108,52 +101,54 @@ def applied_json(before: Plan, applied: Applied, after: Plan) -> dict[str, Any]:
     }
 
 
+def effects(change: Change) -> list[Effect]:
+    """The places of a change, with their state before and afterwards."""
+    match change:
+        case changes.Register():
+            texts = {node: ("nothing", _archive(change)) for node in change.nodes}
+        case changes.Replace():
+            texts = {
+                node: (f"{was.archive}, {state_text(was)}", _archive(change)) for node, was in change.before.items()
+            }
+        case changes.Scale():
+            texts = {node: (state_text(was), workers_text(change.workers)) for node, was in change.before.items()}
+        case changes.SetDefault():
+            texts = {node: (was or "none", change.version) for node, was in change.before.items()}
+        case changes.Retire():
+            texts = {node: (f"{was.archive}, {state_text(was)}", "nothing") for node, was in change.before.items()}
+        case changes.SetWeights():
+            before = weights_text(change.before.shares) if change.before else "no route"
+            texts = {GATEWAY: (before, weights_text(change.weights))}
+        case changes.RemoveRoute():
+            texts = {GATEWAY: (weights_text(change.before.shares), "no route")}
+    return [Effect(place, *states) for place, states in texts.items()]
+
+
+def _archive(change: changes.Register | changes.Replace) -> str:
+    return f"{change.archive}, {workers_text(change.workers)}"
+
+
 def _named(subject: Change | Refusal | Unmanaged) -> dict[str, str | None]:
     return {"model": subject.model, "version": subject.version}
 
 
 def change_json(change: Change) -> dict[str, Any]:
     """One change for machines; `steps` has a line for each place."""
-    more: dict[str, Any] = {}
-    if isinstance(change, Register | Replace):
-        more = {"archive": change.archive, "workers": change.workers}
-    elif isinstance(change, Scale):
-        more = {"workers": change.workers}
-    elif isinstance(change, SetWeights):
-        more = {
-            "weights": dict(change.weights),
-            "weights_before": dict(change.before.weights) if change.before else None,
-        }
-    return {
-        "kind": change.kind,
-        **_named(change),
-        **more,
-        "steps": [asdict(effect) for effect in change.effects],
-    }
+    settings = {name: value for name, value in vars(change).items() if name in ("archive", "workers", "weights")}
+    if isinstance(change, changes.SetWeights):
+        settings["weights_before"] = dict(change.before.weights) if change.before else None
+    return {"kind": change.kind, **_named(change), **settings, "steps": [asdict(effect) for effect in effects(change)]}
 
 
-def _changes(plan: Plan) -> Iterator[Line]:
+def _lines(plan: Plan) -> Iterator[tuple[str, str, str, str, str, str]]:
+    """Model, sign, version, kind, place and description of every line."""
     for change in plan.changes:
-        for effect in change.effects:
+        sign = {"register": "+", "route": "-", "retire": "-"}.get(change.kind, "~")
+        for effect in effects(change):
             text = f"{effect.before} -> {effect.after}"
-            yield Line(change.model, _sign(change), (change.version or "", change.kind, effect.place, text))
-
-
-def _refusals(plan: Plan) -> Iterator[Line]:
+            yield change.model, sign, change.version or "", change.kind, effect.place, text
     for refusal in plan.refusals:
-        cells = (refusal.version or "", "refused", ", ".join(refusal.places), refusal.reason)
-        yield Line(refusal.model, REFUSED, cells)
-
-
-def _kept(plan: Plan) -> Iterator[Line]:
+        yield refusal.model, "x", refusal.version or "", "refused", ", ".join(refusal.places), refusal.reason
     for thing in plan.unmanaged:
         text = f"{thing.description}, not in deployment.yaml ({thing.reason})"
-        yield Line(thing.model, KEPT, (thing.version or "", "kept", thing.place, text))
-
-
-def _sign(change: Change) -> str:
-    return SIGNS.get(change.kind, CHANGED)
-
-
-def _count(plan: Plan, sign: str) -> int:
-    return sum(len(change.effects) for change in plan.changes if _sign(change) == sign)
+        yield thing.model, "?", thing.version or "", "kept", thing.place, text

@@ -10,6 +10,7 @@ from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.up import UpResult
 from tsctl.nodes.torchserve.node import Node
+from tsctl.views.table import Table
 
 #: An answer is shown on one line, cut to this many characters.
 SHOWN_ANSWER = 96
@@ -48,9 +49,7 @@ def endpoint_lines(deployment: DeploymentSpec, nodes: Sequence[Node]) -> Iterato
     ]
     if deployment.gateway is not None:
         rows = [("gateway", f"{deployment.gateway.address}/predictions/<model>"), *rows]
-    width = max(10, *(len(name) for name, _ in rows)) + 2
-    for name, address in rows:
-        yield f"{name:<{width}}{address}"
+    yield from Table(("", ""), rows).lines()[1:]
 
 
 def curl_line(project: Project, base: str, header: Path | None, model: str, here: Path) -> str:

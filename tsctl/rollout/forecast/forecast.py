@@ -7,10 +7,10 @@ lasts is read off expected counts, step after step: half of the rollouts end soo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from math import floor, inf
-from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL, percent
@@ -25,44 +25,26 @@ FEW = 100
 
 @dataclass(frozen=True)
 class RecentTraffic:
-    """The recent requests of a model's route.
+    """The recent requests of a model's route."""
 
-    Args:
-        requests_per_s: of all versions.
-        error_rate: of the stable version, as the policy counts errors.
-        slow_share: of stable's answers, as the policy defines slow.
-        since_s: length of the observed period.
-        requests: in this period.
-    """
-
-    requests_per_s: float
-    error_rate: float
-    slow_share: float
-    since_s: float
-    requests: int
+    requests_per_s: float  # of all versions
+    error_rate: float  # of the stable version, as the policy counts errors
+    slow_share: float  # of stable's answers, as the policy defines slow
+    since_s: float  # length of the observed period
+    requests: int  # in this period
 
 
 @dataclass(frozen=True)
 class StepForecast:
-    """One step of a canary that is like stable, and the smallest faults that the step can see.
+    """One step of a canary that is like stable, and the smallest faults that the step can see."""
 
-    Args:
-        weight: in hundredths of a percent.
-        requests: of the route until the step passes; None if it never does.
-        on_canary: the canary's part of them.
-        seconds: until the step passes; None if it never does.
-        error_rate: the smallest of a canary that is seen in four of five rollouts; None if none is.
-        error_ratio: the same as a multiple of stable's; None if stable has no errors.
-        slow_share: the smallest that is seen; None if none is.
-    """
-
-    weight: int
-    requests: int | None
-    on_canary: int | None
-    seconds: float | None
-    error_rate: float | None
-    error_ratio: float | None
-    slow_share: float | None
+    weight: int  # in hundredths of a percent
+    requests: int | None  # of the route until the step passes; None if it never does, and so for the next two
+    on_canary: int | None  # the canary's part of them
+    seconds: float | None  # until the step passes
+    error_rate: float | None  # the smallest of a canary that is seen in four of five rollouts; None if none is
+    error_ratio: float | None  # the same as a multiple of stable's; None if stable has no errors
+    slow_share: float | None  # the smallest that is seen; None if none is
 
 
 class Fate(StrEnum):
@@ -75,42 +57,26 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True)
 class FaultForecast:
-    """A canary with too many errors, and the requests that it serves before its rollout ends.
-
-    Args:
-        weight: of the canary at the end, in hundredths of a percent.
-        requests: of the route until then.
-        on_canary: the canary's part of them.
-        failed: errors among the canary's.
-        seconds: since the first step began.
-    """
+    """A canary with too many errors, and the requests that it serves before its rollout ends."""
 
     error_rate: float
     fate: Fate
-    weight: int
-    requests: int
-    on_canary: int
-    failed: int
-    seconds: float
+    weight: int  # of the canary at the end, in hundredths of a percent
+    requests: int  # of the route until then
+    on_canary: int  # the canary's part of them
+    failed: int  # errors among the canary's
+    seconds: float  # since the first step began
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The expected course of a rollout.
-
-    Args:
-        seconds: until a canary that is like stable is promoted; None if it never is.
-        warnings: sentences for people.
-    """
+    """The expected course of a rollout."""
 
     traffic: RecentTraffic
     steps: tuple[StepForecast, ...]
     faults: tuple[FaultForecast, ...]
-    seconds: float | None
-    warnings: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    seconds: float | None  # until a canary that is like stable is promoted; None if it never is
+    warnings: tuple[str, ...]  # sentences for people
 
 
 @dataclass(frozen=True)
@@ -160,51 +126,52 @@ def expected_steps(policy: RolloutPolicy, traffic: RecentTraffic, error_rate: fl
 
 def forecast_fault(policy: RolloutPolicy, traffic: RecentTraffic, error_rate: float) -> FaultForecast:
     """Forecast the rollout of a canary with this error rate, if all counts are as expected."""
-    steps: tuple[ExpectedStep, ...] = ()
+    fate, steps = Fate.PROMOTED, list[ExpectedStep]()
     for step in expected_steps(policy, traffic, error_rate):
         longest = policy.max_hold_s * traffic.requests_per_s * step.weight / TOTAL
         most = min(step.on_canary, longest)
-        failed_at = _failed_after(policy, traffic, error_rate, steps, ExpectedStep(step.weight, most))
-        steps = (*steps, ExpectedStep(step.weight, most if failed_at is None else failed_at))
-        if failed_at is not None:
-            return _fault(traffic, error_rate, Fate.ROLLED_BACK, steps)
-        if step.on_canary > longest:
-            fate = Fate.ROLLED_BACK if policy.at_max_hold == "rollback" else Fate.HELD
-            return _fault(traffic, error_rate, fate, steps)
-    return _fault(traffic, error_rate, Fate.PROMOTED, steps)
+        is_failed = partial(_is_failed, policy, traffic, error_rate, tuple(steps), step.weight)
+        failed_at = first(is_failed, floor(most))
+        steps.append(ExpectedStep(step.weight, most if failed_at is None else failed_at))
+        is_too_long = step.on_canary > longest
+        if failed_at is not None or (is_too_long and policy.at_max_hold == "rollback"):
+            fate = Fate.ROLLED_BACK
+        elif is_too_long:
+            fate = Fate.HELD
+        if fate is not Fate.PROMOTED:
+            break
+    on_canary = sum(step.on_canary for step in steps)
+    return FaultForecast(
+        error_rate=error_rate,
+        fate=fate,
+        weight=steps[-1].weight,
+        requests=round(sum(step.requests for step in steps)),
+        on_canary=round(on_canary),
+        failed=round(on_canary * error_rate),
+        seconds=sum(step.seconds(traffic) for step in steps),
+    )
 
 
-def _failed_after(
+def _is_failed(
     policy: RolloutPolicy,
     traffic: RecentTraffic,
     error_rate: float,
     before: tuple[ExpectedStep, ...],
-    last: ExpectedStep,
-) -> int | None:
-    """Requests of the canary in the last step until errors or the error rate cap fail it; None if they do not."""
-
-    def is_failed(on_canary: int) -> bool:
-        steps = (*before, ExpectedStep(last.weight, on_canary))
-        errors, cap = _expected_evidence(policy, traffic, error_rate, steps)
-        return fails(policy, "errors", errors.log_e, cap.log_e)
-
-    return first(is_failed, floor(last.on_canary))
-
-
-def _expected_evidence(
-    policy: RolloutPolicy, traffic: RecentTraffic, error_rate: float, steps: Sequence[ExpectedStep]
-) -> tuple[RatioProcess, RateProcess]:
-    """Evidence of the expected errors, rounded to whole ones: against stable, and against the error rate cap."""
+    weight: int,
+    requests: int,
+) -> bool:
+    """Whether so many requests of the canary in a step after others fail it, by errors or by the error rate cap."""
     process, on_canary, elsewhere = RatioProcess(), 0.0, 0.0
-    for step in steps:
+    for step in (*before, ExpectedStep(weight, requests)):
         served, others = on_canary + step.on_canary, elsewhere + step.requests - step.on_canary
-        failed = round(served * error_rate) - round(on_canary * error_rate)
-        if step.weight < TOTAL:
+        if step.weight < TOTAL:  # expected errors, rounded to whole ones
+            failed = round(served * error_rate) - round(on_canary * error_rate)
             failed_others = round(others * traffic.error_rate) - round(elsewhere * traffic.error_rate)
             process = process.seen(failed, failed_others, step.weight / TOTAL)
         on_canary, elsewhere = served, others
     trials = round(on_canary)
-    return process, RateProcess(policy.max_error_rate).seen(min(round(on_canary * error_rate), trials), trials)
+    cap = RateProcess(policy.max_error_rate).seen(min(round(on_canary * error_rate), trials), trials)
+    return fails(policy, "errors", process.log_e, cap.log_e)
 
 
 def _step(policy: RolloutPolicy, traffic: RecentTraffic, expected: ExpectedStep) -> StepForecast:
@@ -221,19 +188,6 @@ def _step(policy: RolloutPolicy, traffic: RecentTraffic, expected: ExpectedStep)
         error_rate=error_rate,
         error_ratio=error_rate / traffic.error_rate if error_rate is not None and traffic.error_rate else None,
         slow_share=smallest_rate(policy, "slow", traffic.slow_share, weight, settled) if is_slow_judged else None,
-    )
-
-
-def _fault(traffic: RecentTraffic, error_rate: float, fate: Fate, steps: Sequence[ExpectedStep]) -> FaultForecast:
-    on_canary = sum(step.on_canary for step in steps)
-    return FaultForecast(
-        error_rate=error_rate,
-        fate=fate,
-        weight=steps[-1].weight,
-        requests=round(sum(step.requests for step in steps)),
-        on_canary=round(on_canary),
-        failed=round(on_canary * error_rate),
-        seconds=sum(step.seconds(traffic) for step in steps),
     )
 
 

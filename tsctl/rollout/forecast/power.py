@@ -55,7 +55,10 @@ def power(policy: RolloutPolicy, signal: str, base: float, rate: float, weight: 
     failed, pairs = 0, 0
     for count in events:
         cap = RateProcess(policy.max_error_rate).seen(count if signal == "errors" else 0, served).log_e
-        while pairs < len(others) and fails(policy, signal, _ratio_log_e(count, others[pairs], weight), cap):
+        while pairs < len(others):
+            ratio = RatioProcess().seen(count, others[pairs], weight / TOTAL).log_e if weight < TOTAL else 0.0
+            if not fails(policy, signal, ratio, cap):
+                break
             pairs += 1
         failed += pairs
     return failed / len(LEVELS) ** 2
@@ -114,8 +117,3 @@ def first(is_true: Callable[[int], bool], most: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if is_true(middle) else (middle, high)
     return high
-
-
-def _ratio_log_e(on_canary: int, elsewhere: int, weight: int) -> float:
-    """Logarithm of the e-value of these events; 0 at 100%, where there is no stable traffic to compare with."""
-    return RatioProcess().seen(on_canary, elsewhere, weight / TOTAL).log_e if weight < TOTAL else 0.0

@@ -11,9 +11,9 @@ from tsctl.gateway.traffic import CANARY, STABLE
 from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.decide.judge import AVERAGE, Rate, rate_of
 from tsctl.rollout.decide.state import State
-from tsctl.views.rollout.plot import Band, Line, Plot, percents, powers, times
+from tsctl.views.rollout.plot import Line, Plot, percents, powers, times
 from tsctl.views.rollout.series import Point, Series
-from tsctl.views.rollout.wording import LN_10, e_text, interval_text, rate_text, signal_name
+from tsctl.views.rollout.wording import LN_10, e_text, interval_text, share_text, signal_name
 
 #: Power of ten of the lowest e-value that is drawn; how far below 1 an e-value lies decides nothing.
 LEAST_POWER = -2.0
@@ -85,13 +85,13 @@ def _rates(title: str, state: State, points: Sequence[Point], end: float) -> Plo
 
     stable = [rate(point.stable, point.policy.alpha) for point in points]
     canary = [rate(point.canary, point.policy.alpha) for point in points]
-    lines, bands = [], []
+    lines = []
     for version, track, rates in ((state.stable, STABLE, stable), (state.canary, CANARY, canary)):
         timed = [(point.at, rate) for point, rate in zip(points, rates, strict=True)]
-        last = f"{rate_text(rates[-1])}, {interval_text(rates[-1])}" if rates[-1].requests else "no requests"
+        last = f"{share_text(rates[-1].estimate)}, {interval_text(rates[-1])}" if rates[-1].requests else "no requests"
         estimates = [(at, None if rate.estimate is None else rate.estimate * 100) for at, rate in timed]
-        lines.append(Line(f"{track} {version}", track, estimates, last))
-        bands.append(Band(f"{track}-band", [(at, rate.low * 100, rate.high * 100) for at, rate in timed]))
+        band = [(at, rate.low * 100, rate.high * 100) for at, rate in timed]
+        lines.append(Line(f"{track} {version}", track, estimates, last, band=band))
     caps = [(point.at, point.policy.max_error_rate * 100) for point in points]
     if is_errors:
         lines.append(_threshold("error rate cap", caps, end, f"{caps[-1][1]:g}%"))
@@ -99,7 +99,7 @@ def _rates(title: str, state: State, points: Sequence[Point], end: float) -> Plo
     note = f"Share of requests that are {event}, since the evidence began. Areas are intervals that hold at all times."
     later = [*stable[len(points) // 2 :], *canary[len(points) // 2 :]]
     y = percents(_top(later, caps[-1][1] if is_errors else 0.0))
-    return Plot(title, note, times(end), y, lines, bands)
+    return Plot(title, note, times(end), y, lines)
 
 
 def _top(rates: Sequence[Rate], cap: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,46 +14,39 @@ from tsctl.rollout.run.journal import parse
 
 #: Rates are requests per second of this much watched time.
 RECENT_S = 60.0
+#: The fields of a state that `tsctl rollout status --json` has as they are.
+_IN_JSON = {
+    *("id", "model", "canary", "stable", "outcome", "step", "weight", "is_paused", "waits_for", "why", "signal"),
+    *("started_at", "ended_at"),
+}
 
 
-class Tail:
-    """One journal, read on from where it was read last; a line is read once it is whole."""
+def new_entries(path: Path) -> Iterator[list[Entry]]:
+    """Yield the journal's entries since the last ones, whenever the next ones are asked for; each once it is whole.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-        self._count = 0
-
-    def new(self) -> list[Entry]:
-        """Entries that came since the last call, the oldest first.
-
-        Raises:
-            AnalysisError: the file is gone, or a line is no entry.
-        """
+    Raises:
+        AnalysisError: the file is gone, or a line is no entry.
+    """
+    offset = count = 0
+    while True:
         try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
+            with path.open("rb") as file:
+                file.seek(offset)
                 content = file.read()
         except FileNotFoundError:
-            raise AnalysisError(f"{self._path} is gone", "Somebody moved the journal away.") from None
-        entries, size = parse(self._path, content, self._count)
-        self._offset += size
-        self._count += len(entries)
-        return entries
+            raise AnalysisError(f"{path} is gone", "Somebody moved the journal away.") from None
+        entries, size = parse(path, content, count)
+        offset, count = offset + size, count + len(entries)
+        yield entries
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A rollout as it is now, for people to look at.
-
-    Args:
-        written_at: time of the last entry, seconds since 1970.
-        ticks: of the present step, the last minute of them.
-    """
+    """A rollout as it is now, for people to look at."""
 
     state: State
-    written_at: float
-    ticks: tuple[Tick, ...] = ()
+    written_at: float  # time of the last entry, seconds since 1970
+    ticks: tuple[Tick, ...] = ()  # of the present step, the last minute of them
 
     @property
     def rates(self) -> tuple[float, float] | None:
@@ -81,31 +74,16 @@ def _ticks(ticks: tuple[Tick, ...], entry: Entry) -> tuple[Tick, ...]:
     if not isinstance(entry.event, Tick) or not entry.event.held_s:
         return ticks
     ticks = (*ticks, entry.event)
-    seconds = sum(tick.held_s for tick in ticks)
-    while len(ticks) > 1 and seconds - ticks[0].held_s >= RECENT_S:
-        seconds -= ticks[0].held_s
+    while sum(tick.held_s for tick in ticks[1:]) >= RECENT_S:
         ticks = ticks[1:]
     return ticks
 
 
 def as_json(state: State) -> dict[str, Any]:
     """The state for `tsctl rollout status --json`."""
-    return {
-        "id": state.id,
-        "model": state.model,
-        "canary": state.canary,
-        "stable": state.stable,
-        "outcome": state.outcome,
-        "step": state.step,
+    return {name: value for name, value in vars(state).items() if name in _IN_JSON} | {
         "steps": list(state.weights),
-        "weight": state.weight,
         "held_s": round(state.held_s, 1),
-        "is_paused": state.is_paused,
-        "waits_for": state.waits_for,
-        "why": state.why,
-        "signal": state.signal,
-        "started_at": state.started_at,
-        "ended_at": state.ended_at,
         "policy": state.policy.model_dump(mode="json"),
         "policy_digest": state.policy.digest,
         "judgement": asdict(state.judgement),

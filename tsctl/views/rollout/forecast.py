@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tsctl.config.weights import percent
 from tsctl.rollout.forecast.forecast import FaultForecast, Forecast, RecentTraffic, StepForecast
+from tsctl.views.rollout.wording import share_text
 from tsctl.views.table import Table
 
 
@@ -35,9 +36,9 @@ def steps_table(steps: Sequence[StepForecast]) -> Table:
             _whole(step.requests),
             _whole(step.on_canary),
             _minutes(step.seconds),
-            _share(step.error_rate),
+            share_text(step.error_rate),
             "-" if step.error_ratio is None else f"{step.error_ratio:.1f}",
-            _share(step.slow_share),
+            share_text(step.slow_share),
         )
         for step in steps
     ]
@@ -49,7 +50,7 @@ def faults_table(faults: Sequence[FaultForecast]) -> Table:
     columns = (">canary error rate", "outcome", ">at step", ">minutes", ">requests", ">on canary", ">failed")
     rows = [
         (
-            _share(fault.error_rate),
+            share_text(fault.error_rate),
             fault.fate,
             percent(fault.weight),
             _minutes(fault.seconds),
@@ -73,7 +74,3 @@ def _whole(count: int | None) -> str:
 
 def _minutes(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds / 60:,.1f}"
-
-
-def _share(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"

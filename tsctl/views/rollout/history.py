@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from tsctl.rollout.decide.events import Ended, Entry, Reopened, Tick, VerdictReached, start_of
 from tsctl.rollout.decide.judge import Verdict
@@ -12,32 +11,18 @@ from tsctl.rollout.decide.judge import Verdict
 
 @dataclass(frozen=True)
 class Summary:
-    """A rollout, read from its journal without judging anything anew.
-
-    Args:
-        outcome: of its end; `in progress` where it has none.
-        signal: that failed the canary; empty where none did.
-        requests: of the canary.
-        ended_at: None where it has not ended.
-        lasted_s: until its end, or its last entry.
-    """
+    """A rollout, read from its journal without judging anything anew."""
 
     id: str
     model: str
     stable: str
     canary: str
-    outcome: str
-    signal: str
-    requests: int
+    outcome: str  # of its end, or `in progress`
+    signal: str  # that failed the canary; empty where none did
+    requests: int  # of the canary
     began_at: float
-    ended_at: float | None
-    lasted_s: float
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-IN_PROGRESS = "in progress"
+    ended_at: float | None  # None where it has not ended
+    lasted_s: float  # until its end, or its last entry
 
 
 def summary(entries: Sequence[Entry]) -> Summary:
@@ -57,7 +42,7 @@ def summary(entries: Sequence[Entry]) -> Summary:
         model=start.model,
         stable=start.stable,
         canary=start.canary,
-        outcome=ended.outcome if ended else IN_PROGRESS,
+        outcome=ended.outcome if ended else "in progress",
         signal=fails[-1] if fails else "",
         requests=sum(entry.event.requests[1] for entry in entries if isinstance(entry.event, Tick)),
         began_at=entries[0].at,

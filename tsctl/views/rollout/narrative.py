@@ -6,34 +6,16 @@ Invariants: every journal can be narrated, wherever it ends; a verdict is narrat
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from tsctl.config.weights import percent
-from tsctl.rollout.decide.events import (
-    LEFT_UNDONE,
-    Command,
-    CommandReceived,
-    Effect,
-    EffectBegan,
-    EffectDone,
-    Ended,
-    Entry,
-    Event,
-    PolicyChanged,
-    Reopened,
-    SlowThresholdSet,
-    Started,
-    StepBegan,
-    Tick,
-    VerdictReached,
-    Waiting,
-)
+from tsctl.rollout.decide import events
+from tsctl.rollout.decide.events import Command, Effect, Entry, Event
 from tsctl.rollout.decide.judge import Judgement, Verdict
 from tsctl.rollout.decide.state import State, after
 from tsctl.rollout.decide.statistics import rejects
 from tsctl.views.rollout.outlook import advice, in_progress, outcome, rule
-from tsctl.views.rollout.wording import duration, e_text, signal_name
+from tsctl.views.rollout.wording import duration, e_text, setting_text, signal_name
 
 _COMMANDS = {
     Command.PAUSE: "paused the rollout; requests still count, and no step passes",
@@ -58,43 +40,25 @@ _VERBS = {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.UNDECIDED: "st
 
 @dataclass(frozen=True)
 class Sentence:
-    """One thing that happened.
+    """One thing that happened."""
 
-    Args:
-        seq: of the entry that says so.
-        at: seconds since 1970.
-        kind: of the entry.
-        judgement: recorded with a verdict; None for everything else, and where the journal records none.
-        alpha: of the policy at that time.
-    """
-
-    seq: int
-    at: float
+    seq: int  # of the entry that says so; so is `kind`
+    at: float  # seconds since 1970
     kind: str
     text: str
-    judgement: Judgement | None = None
-    alpha: float | None = None
+    judgement: Judgement | None = None  # recorded with a verdict
+    alpha: float | None = None  # of the policy at that time
 
 
 @dataclass(frozen=True)
 class Story:
-    """A whole rollout in words.
-
-    Args:
-        rule: how it is judged, with alpha and the share of each signal.
-        told: in the order of the journal.
-        outcome: how it ended or stands, and what that means.
-        advice: what a person may do next, a sentence each.
-    """
+    """A whole rollout in words."""
 
     title: str
-    rule: str
-    told: tuple[Sentence, ...]
-    outcome: str
-    advice: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    rule: str  # how it is judged
+    told: tuple[Sentence, ...]  # in the order of the journal
+    outcome: str  # how it ended or stands, and what that means
+    advice: tuple[str, ...]  # what a person may do next, a sentence each
 
 
 def story(entries: Iterable[Entry]) -> Story:
@@ -117,8 +81,7 @@ class Narrator:
         self._sentences: list[Sentence] = []
         self._waits_for = ""
         self._waits_since = 0.0
-        self._begun: dict[Effect, int] = {}
-        self._is_done: set[int] = set()
+        self._begun: dict[Effect, Sentence] = {}
 
     def narrate(self, entry: Entry, state: State) -> list[Sentence]:
         """Sentences for one entry; none for a tick, or for a wait that goes on.
@@ -128,13 +91,13 @@ class Narrator:
         """
         before, self.state = self.state or state, state
         sentences = self._end_of_wait(entry)
-        if not isinstance(entry.event, Waiting) or self._is_new_wait(entry.at, entry.event):
+        if not isinstance(entry.event, events.Waiting) or self._is_new_wait(entry.at, entry.event):
             sentences += _sentence(before, entry, state)
         match entry.event:
-            case EffectBegan(effect=effect):
-                self._begun[effect] = entry.seq
-            case EffectDone(effect=effect) if effect in self._begun:
-                self._is_done.add(self._begun.pop(effect))
+            case events.EffectBegan(effect=effect):
+                self._begun[effect] = sentences[-1]
+            case events.EffectDone(effect=effect) if effect in self._begun:
+                self._sentences.remove(self._begun.pop(effect))
         self._sentences += sentences
         return sentences
 
@@ -145,10 +108,9 @@ class Narrator:
         if state is None:
             return Story("a rollout that has not begun", "", (), "Nothing was written to its journal.", ())
         title = f"{state.model}: {state.canary} against {state.stable}"
-        told = tuple(sentence for sentence in self._sentences if sentence.seq not in self._is_done)
-        return Story(title, rule(state.policy), told, outcome(state), advice(state))
+        return Story(title, rule(state.policy), tuple(self._sentences), outcome(state), advice(state))
 
-    def _is_new_wait(self, at: float, event: Waiting) -> bool:
+    def _is_new_wait(self, at: float, event: events.Waiting) -> bool:
         if event.why == self._waits_for:
             return False
         self._waits_for, self._waits_since = event.why, at
@@ -159,63 +121,67 @@ class Narrator:
             return []
         self._waits_for = ""
         lasted = duration(entry.at - self._waits_since)
-        return [Sentence(entry.seq, entry.at, Waiting.kind, f"The wait ended after {lasted}.")]
+        return [Sentence(entry.seq, entry.at, events.Waiting.kind, f"The wait ended after {lasted}.")]
 
 
 def _ends_wait(event: Event) -> bool:
     """Whether the event ends a wait; a tick without hold time adds counts, and the wait goes on."""
     match event:
-        case Tick(held_s=held_s):
+        case events.Tick(held_s=held_s):
             return held_s > 0
-        case EffectDone() | StepBegan() | PolicyChanged() | VerdictReached() | Ended():
+        case (
+            events.EffectDone() | events.StepBegan() | events.PolicyChanged() | events.VerdictReached() | events.Ended()
+        ):
             return True
     return False
 
 
-def _effect_done(event: EffectDone, state: State) -> str:
+def _effect_done(event: events.EffectDone, state: State) -> str:
     detail = event.detail
-    if detail.startswith(LEFT_UNDONE):
-        return f"Gave up {in_progress(event.effect, state)}: {detail.removeprefix(LEFT_UNDONE)}."
+    if detail.startswith(events.LEFT_UNDONE):
+        return f"Gave up {in_progress(event.effect, state)}: {detail.removeprefix(events.LEFT_UNDONE)}."
     text = _DONE[event.effect].format(canary=state.canary, stable=state.stable, weight=percent(state.weight))
     return f"{text} {detail}." if detail else f"{text.removesuffix(':')}."
 
 
 def _sentence(before: State, entry: Entry, state: State) -> list[Sentence]:
-    if isinstance(entry.event, VerdictReached):
-        return [_verdict(before, entry, entry.event, state)]
     text = _text(before, entry, state)
-    return [Sentence(entry.seq, entry.at, entry.kind, text)] if text else []
+    judgement = entry.event.judgement if isinstance(entry.event, events.VerdictReached) and before.step >= 0 else None
+    alpha = state.policy.alpha if judgement is not None else None
+    return [Sentence(entry.seq, entry.at, entry.kind, text, judgement, alpha)] if text else []
 
 
 def _text(before: State, entry: Entry, state: State) -> str:
     match entry.event:
-        case Started() as event:
+        case events.Started() as event:
             return _started(event)
-        case EffectBegan(effect=effect):
+        case events.EffectBegan(effect=effect):
             return f"Began {in_progress(effect, state)}."
-        case EffectDone() as event:
+        case events.EffectDone() as event:
             return _effect_done(event, before)
-        case StepBegan():
+        case events.StepBegan():
             slow = f"; answers of {state.slow_ms:.4g} ms or more are slow" if state.slow_ms is not None else ""
             return (
                 f"Step {state.step + 1} of {len(state.weights)} began: {percent(state.weight)} of the requests{slow}."
             )
-        case SlowThresholdSet(slow_ms=slow_ms):
+        case events.SlowThresholdSet(slow_ms=slow_ms):
             return f"Stable has answered often enough: answers of {slow_ms:.4g} ms or more are slow."
-        case Waiting(why=why):
+        case events.Waiting(why=why):
             return f"The rollout waits: {why}."
-        case CommandReceived(command=command, by=by):
+        case events.VerdictReached() as event:
+            return _verdict(before, event, state)
+        case events.CommandReceived(command=command, by=by):
             return f"{by or 'Somebody'} {_COMMANDS[command]}."
-        case PolicyChanged():
+        case events.PolicyChanged():
             return _policy(before, state)
-        case Ended(outcome=ended):
+        case events.Ended(outcome=ended):
             return f"Ended: {ended}."
-        case Reopened(by=by):
+        case events.Reopened(by=by):
             return f"{by or 'Somebody'} rolled back the promotion."
     return ""
 
 
-def _started(event: Started) -> str:
+def _started(event: events.Started) -> str:
     steps = ", ".join(percent(weight) for weight in event.policy.weights)
     return (
         f"{event.by or 'Somebody'} started the rollout of {event.model} {event.canary} against {event.stable} on"
@@ -224,19 +190,15 @@ def _started(event: Started) -> str:
     )
 
 
-def _verdict(before: State, entry: Entry, event: VerdictReached, state: State) -> Sentence:
-    sentence = Sentence(entry.seq, entry.at, entry.kind, "")
+def _verdict(before: State, event: events.VerdictReached, state: State) -> str:
     if before.step < 0:
-        return replace(sentence, text=f"The canary {_VERBS[event.verdict]} before the first step: {event.why}.")
-    counts = (
-        f"after {duration(before.held_s)} and {before.step_requests:,} canary requests (since the evidence began,"
-        f" {before.evidence.canary.requests:,} canary and {before.evidence.stable.requests:,} stable requests)"
+        return f"The canary {_VERBS[event.verdict]} before the first step: {event.why}."
+    evidence = _average(event.judgement, state) if event.judgement else "The journal records no evidence for it."
+    return (
+        f"Step {before.step + 1} {_VERBS[event.verdict]} after {duration(before.held_s)} and {before.step_requests:,}"
+        f" canary requests (since the evidence began, {before.evidence.canary.requests:,} canary and"
+        f" {before.evidence.stable.requests:,} stable requests): {event.why}. {evidence}"
     )
-    text = f"Step {before.step + 1} {_VERBS[event.verdict]} {counts}: {event.why}."
-    if event.judgement is None:
-        return replace(sentence, text=f"{text} The journal records no evidence for it.")
-    text = f"{text} {_average(event.judgement, state)}"
-    return replace(sentence, text=text, judgement=event.judgement, alpha=state.policy.alpha)
 
 
 def _average(judgement: Judgement, state: State) -> str:
@@ -252,13 +214,7 @@ def _average(judgement: Judgement, state: State) -> str:
 def _policy(before: State, state: State) -> str:
     old, new = (each.policy.model_dump(mode="json") for each in (before, state))
     changes = ", ".join(
-        f"{name} from {_plain(old[name])} to {_plain(new[name])}" for name in new if old[name] != new[name]
+        f"{name} from {setting_text(old[name])} to {setting_text(new[name])}" for name in new if old[name] != new[name]
     )
     effect = "the present step and its evidence begin anew" if before.step >= 0 else "it holds from the first step"
     return f"The policy was edited ({changes or 'no setting changed'}): {effect}."
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, list):
-        return " ".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -38,24 +38,12 @@ class Line:
     points: Sequence[tuple[float, float | None]]
     last: str = ""  # text in the legend, such as the last value
     is_step: bool = False  # a value holds until the next one
-
-
-@dataclass(frozen=True)
-class Band:
-    """The area between two values over time."""
-
-    style: str
-    points: Sequence[tuple[float, float, float]]
+    band: Sequence[tuple[float, float, float]] = ()  # two values over time; the area between them is filled
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure.
-
-    Args:
-        spans: begin and end of periods that are shaded.
-        moments: times with a vertical line, each with a CSS class.
-    """
+    """One figure."""
 
     #: Units of the SVG's own space, which is stretched to its place; strokes keep their width.
     width: ClassVar[int] = 1000
@@ -66,29 +54,25 @@ class Plot:
     x: Axis
     y: Axis
     lines: Sequence[Line]
-    bands: Sequence[Band] = ()
-    spans: Sequence[tuple[float, float]] = ()
-    moments: Sequence[tuple[float, str]] = ()
-
-    @property
-    def rectangles(self) -> Iterator[tuple[str, str]]:
-        """Left edge and width of each span."""
-        for begin, end in self.spans:
-            left = self.width * self.x.share(begin)
-            yield f"{left:.1f}", f"{max(1.0, self.width * self.x.share(end) - left):.1f}"
+    spans: Sequence[tuple[float, float]] = ()  # begin and end of periods that are shaded
+    moments: Sequence[tuple[float, str]] = ()  # times with a vertical line, each with a CSS class
 
     @property
     def paths(self) -> Iterator[tuple[str, str]]:
         """CSS class and path data of every shape, in the order in which they are drawn."""
+        for begin, end in self.spans:
+            left = self.width * self.x.share(begin)
+            right = max(left + 1.0, self.width * self.x.share(end))
+            yield "span", f"M{left:.1f} 0H{right:.1f}V{self.height}H{left:.1f}Z"
         for value, _ in self.y.ticks:
             yield "grid", f"M0 {self._y(value)}H{self.width}"
         for moment, style in self.moments:
             yield style, f"M{self._x(moment)} 0V{self.height}"
-        for band in self.bands:
-            upper = [f"{self._x(at)} {self._y(high)}" for at, _, high in band.points]
-            lower = [f"{self._x(at)} {self._y(low)}" for at, low, _ in reversed(band.points)]
+        for line in self.lines:
+            upper = [f"{self._x(at)} {self._y(high)}" for at, _, high in line.band]
+            lower = [f"{self._x(at)} {self._y(low)}" for at, low, _ in reversed(line.band)]
             if upper:
-                yield band.style, f"M{'L'.join([*upper, *lower])}Z"
+                yield f"{line.style}-band", f"M{'L'.join([*upper, *lower])}Z"
         for line in self.lines:
             for part in _unbroken(line.points):
                 (x, y), *places = [(self._x(at), self._y(value)) for at, value in part]

@@ -10,14 +10,7 @@ from dataclasses import dataclass
 from math import log
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.events import (
-    CommandReceived,
-    Entry,
-    PolicyChanged,
-    Reopened,
-    Tick,
-    VerdictReached,
-)
+from tsctl.rollout.decide.events import CommandReceived, Entry, PolicyChanged, Reopened, Tick, VerdictReached
 from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.decide.judge import AVERAGE, Verdict, log_e_values
 from tsctl.rollout.decide.state import State
@@ -29,20 +22,13 @@ MOST_POINTS = 240
 
 @dataclass(frozen=True)
 class Point:
-    """The evidence after one tick.
+    """The evidence after one tick."""
 
-    Args:
-        at: seconds since the rollout began.
-        stable: counts since the rollout or its present policy began, as they are judged; so is `canary`.
-        requests: of stable and of the canary since the rollout began.
-        powers: logarithm to base ten of the weighted average of the e-values, under AVERAGE, and of each signal's.
-    """
-
-    at: float
-    stable: OutcomeCounts
+    at: float  # seconds since the rollout began
+    stable: OutcomeCounts  # since the rollout or its present policy began, as they are judged; so is `canary`
     canary: OutcomeCounts
-    requests: tuple[int, int]
-    powers: Mapping[str, float]
+    requests: tuple[int, int]  # of stable and of the canary since the rollout began
+    powers: Mapping[str, float]  # logarithm to base ten of each signal's e-value, and of their average under AVERAGE
     policy: RolloutPolicy
 
     @property
@@ -97,12 +83,9 @@ class Series:
         self._points.append(Point(self.end, evidence.stable, evidence.canary, self._requests, powers, state.policy))
 
     def points(self, most: int = MOST_POINTS) -> list[Point]:
-        """Return the points in the order of time, thinned to at most so many.
-
-        Raises:
-            ValueError: `most` is too small to keep what must be kept.
-        """
-        rows = [tuple(point.powers.values()) for point in self._points]
+        """Return the points in the order of time, thinned to at most so many."""
+        names = list(dict.fromkeys(name for point in self._points for name in point.powers))  # AVERAGE first
+        rows = [[point.powers.get(name, 0.0) for name in names] for point in self._points]
         return [self._points[place] for place in thinned(rows, most)]
 
 
@@ -110,27 +93,19 @@ def thinned(rows: Sequence[Sequence[float]], most: int) -> list[int]:
     """Places of at most `most` rows that show the shape of all rows, in order.
 
     Kept are the first and the last row, those with the smallest and the largest value of every column, and, from equal
-    parts of the rest, those with the smallest and the largest value of the first column. A row without a column
-    (another policy, other signals) counts as 0 there.
-
-    Raises:
-        ValueError: `most` is smaller than two for the ends and two for each column.
+    parts of the rest, those with the smallest and the largest value of the first column.
     """
     if len(rows) <= most:
         return list(range(len(rows)))
-    columns = max(len(row) for row in rows)
-    if most < 2 + 2 * columns:
-        raise ValueError(f"{columns} columns need at least {2 + 2 * columns} rows, found {most}")
-
-    def extremes(places: Sequence[int], column: int) -> set[int]:
-        values = {place: rows[place][column] if column < len(rows[place]) else 0.0 for place in places}
-        return {min(places, key=values.__getitem__), max(places, key=values.__getitem__)}
-
-    places = range(len(rows))
     kept = {0, len(rows) - 1}
-    for column in range(columns):
-        kept |= extremes(places, column)
+    for column in range(len(rows[0])):
+        kept |= _extremes(rows, range(len(rows)), column)
     parts = (most - len(kept)) // 2
     for part in range(parts):
-        kept |= extremes(places[len(rows) * part // parts : len(rows) * (part + 1) // parts], 0)
+        kept |= _extremes(rows, range(len(rows) * part // parts, len(rows) * (part + 1) // parts), 0)
     return sorted(kept)
+
+
+def _extremes(rows: Sequence[Sequence[float]], places: Sequence[int], column: int) -> set[int]:
+    ranked = sorted(places, key=lambda place: rows[place][column])
+    return {ranked[0], ranked[-1]}

@@ -11,8 +11,10 @@ from tsctl.gateway.traffic import CANARY, STABLE
 from tsctl.rollout.decide.judge import Judgement, Rate, Reading
 from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.history import Summary
-from tsctl.views.rollout.wording import duration, e_text, interval_text, rate_text, signal_name, when
-from tsctl.views.table import ProgressCell, Table
+from tsctl.views.rollout.wording import duration, e_text, interval_text, setting_text, share_text, signal_name, when
+from tsctl.views.table import Table
+
+BAR_WIDTH = 16
 
 
 def evidence_tables(judgement: Judgement, alpha: float, stable: str, canary: str) -> list[Table]:
@@ -32,9 +34,10 @@ def signals_table(judgement: Judgement, alpha: float) -> Table:
     return Table(("signal", ">e-value", ">threshold", ">share", "progress"), rows, has_total=True)
 
 
-def _signal_row(name: str, log_e: float, threshold: float, share: float) -> tuple[str | ProgressCell, ...]:
+def _signal_row(name: str, log_e: float, threshold: float, share: float) -> tuple[str, ...]:
     progress = min(1.0, max(0.0, log_e / threshold))  # from 1 to the threshold, in powers of ten
-    return name, e_text(log_e), e_text(threshold), f"{share:.1%}", ProgressCell(progress)
+    text = "reached" if progress == 1 else f"{int(progress * 100)}%"
+    return name, e_text(log_e), e_text(threshold), f"{share:.1%}", f"{text:>7}  {'━' * round(progress * BAR_WIDTH)}"
 
 
 def rates_table(readings: Sequence[Reading], stable: str, canary: str) -> Table:
@@ -60,7 +63,7 @@ def _rate_rows(reading: Reading, stable: str, canary: str) -> Iterator[tuple[str
 
 
 def _rate_cells(rate: Rate) -> tuple[str, ...]:
-    return f"{rate.events:,}", f"{rate.requests:,}", rate_text(rate), interval_text(rate)
+    return f"{rate.events:,}", f"{rate.requests:,}", share_text(rate.estimate), interval_text(rate)
 
 
 def versions_table(state: State, requests_per_s: tuple[float, float] | None) -> Table:
@@ -80,18 +83,11 @@ def versions_table(state: State, requests_per_s: tuple[float, float] | None) -> 
 
 def policy_table(policy: RolloutPolicy) -> Table:
     """Every setting of a policy."""
-    return Table(("setting", "value"), [(name, _plain(v)) for name, v in policy.model_dump(mode="json").items()])
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return Table(("setting", "value"), [(name, setting_text(v)) for name, v in policy.model_dump(mode="json").items()])
 
 
 def history_table(summaries: Sequence[Summary]) -> Table:
     """One line for each rollout."""
-    columns = ("id", "model", "from", "to", "outcome", "failed by", ">canary requests", "duration", "started")
     rows = [
         (
             summary.id,
@@ -106,4 +102,4 @@ def history_table(summaries: Sequence[Summary]) -> Table:
         )
         for summary in summaries
     ]
-    return Table(columns, rows)
+    return Table(("id", "model", "from", "to", "outcome", "failed by", ">canary requests", "duration", "started"), rows)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from tsctl.rollout.decide.state import State, after
-from tsctl.views.rollout.follow import Tail, snapshot
+from tsctl.views.rollout.follow import new_entries, snapshot
 from tsctl.views.rollout.narrative import Narrator
 from tsctl.views.rollout.outlook import outcome
 from tsctl.views.rollout.status import render_status
@@ -24,10 +24,10 @@ WATCH_S = 0.5
 
 def watch_picture(path: Path, console: Console) -> State:
     """Keep the status fresh on a terminal until the rollout ends; return its last state."""
-    tail, now = Tail(path), None
+    journal, now = new_entries(path), None
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            now = snapshot(tail.new(), now)
+            now = snapshot(next(journal), now)
             if now is not None:
                 live.update(render_status(now, time.time()), refresh=True)
                 if now.state.outcome is not None:
@@ -37,9 +37,9 @@ def watch_picture(path: Path, console: Console) -> State:
 
 def watch_lines(path: Path, is_json: bool) -> State:
     """Print a line for each event until the rollout ends; return its last state."""
-    tail, narrator = Tail(path), Narrator()
+    journal, narrator = new_entries(path), Narrator()
     while True:
-        for entry in tail.new():
+        for entry in next(journal):
             for line in narrator.narrate(entry, after(narrator.state, entry)):
                 typer.echo(json.dumps(asdict(line)) if is_json else f"{when(line.at)}  {line.text}")
         if narrator.state is not None and narrator.state.outcome is not None:

@@ -15,9 +15,16 @@ PLAIN_POWERS = (-3, 5)
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
-def rate_text(rate: Rate) -> str:
-    """`4.52%`; `-` without requests."""
-    return "-" if rate.estimate is None else f"{rate.estimate:.2%}"
+def share_text(share: float | None) -> str:
+    """`4.52%`; `-` where it is unknown."""
+    return "-" if share is None else f"{share:.2%}"
+
+
+def setting_text(value: object) -> str:
+    """The value of a policy's setting."""
+    if isinstance(value, list):
+        return " ".join(map(setting_text, value))
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def interval_text(rate: Rate) -> str:

@@ -13,6 +13,8 @@ from tsctl.cli.models import Json, Model, Version
 from tsctl.cli.output import print_json
 from tsctl.cli.rollout_plan import plan
 from tsctl.cli.rollout_views import explain, history, report, status, watch
+from tsctl.config.project import find_project
+from tsctl.errors import AnalysisError, SpecError
 
 if TYPE_CHECKING:
     from tsctl.gateway.state import Gateway
@@ -62,8 +64,6 @@ def resume(model: Model, json: Json = False) -> None:
 @app.command()
 def pause(model: Model, json: Json = False) -> None:
     """Take no further step; a canary that fails is still rolled back."""
-    from tsctl.config.project import find_project
-    from tsctl.errors import AnalysisError
     from tsctl.rollout.run.journal import unfinished
 
     if not _is_sent(model, "pause", json):
@@ -91,7 +91,6 @@ def promote(model: Model, json: Json = False) -> None:
 @app.command()
 def rollback(model: Model, json: Json = False) -> None:
     """Roll back to the version that was stable before, also after a promotion; exit code 10."""
-    from tsctl.config.project import find_project
     from tsctl.rollout.run.begin import reopened
     from tsctl.rollout.run.journal import unfinished
 
@@ -118,7 +117,6 @@ def _command(model: str, command: CommandName, json: bool) -> None:
 
 def _is_sent(model: str, command: CommandName, json: bool) -> bool:
     """Whether a process runs the rollout, and was sent the command; a mistake in deployment.yaml is no obstacle."""
-    from tsctl.config.project import find_project
     from tsctl.rollout.decide.events import Command
     from tsctl.rollout.run.begin import is_running
     from tsctl.rollout.run.commands import send
@@ -142,8 +140,6 @@ def _gateway() -> Gateway:
 
 def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], json: bool) -> None:
     """Run the rollout to its end, or until a person must decide, and print what happens."""
-    from tsctl.config.project import find_project
-    from tsctl.errors import AnalysisError
     from tsctl.host.progress import Progress
     from tsctl.rollout.decide.events import Effect, EffectBegan, Outcome
     from tsctl.views.rollout.follow import as_json
@@ -178,7 +174,6 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
 
 
 def _print_end(state: State, report: str) -> None:
-    from tsctl.errors import SpecError
     from tsctl.views.rollout.outlook import deployment_hints
 
     why = f": {state.why}" if state.why else ""

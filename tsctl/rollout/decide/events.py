@@ -242,13 +242,7 @@ class Unknown(Event):
     content: Mapping[str, Any]
 
 
-EVENTS: dict[str, type[Event]] = {
-    event.kind: event
-    for event in (
-        Started, EffectBegan, EffectDone, StepBegan, Tick, SlowThresholdSet, Waiting, VerdictReached, CommandReceived,
-        PolicyChanged, Ended, Reopened,
-    )
-}  # fmt: skip
+EVENTS = {event.kind: event for event in Event.__subclasses__() if event is not Unknown}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import requests
@@ -46,39 +46,35 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class EnvoyCounters:
     """The gateway of this machine."""
 
-    def __init__(self, admin: Admin) -> None:
-        self._admin = admin
+    admin: Admin
 
     def samples(self, model: str) -> list[Sample]:
-        return parse_page(self._admin.page("tsctl"))
+        return parse_page(self.admin.page("tsctl"))
 
 
+@dataclass(frozen=True)
 class PrometheusServer:
-    """A server that scrapes the gateway's metrics.
+    """A server that scrapes the gateway's metrics."""
 
-    Args:
-        address: such as http://127.0.0.1:9090.
-    """
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._session = requests.Session()
+    address: str  # such as http://127.0.0.1:9090
+    session: requests.Session = field(default_factory=requests.Session)
 
     def samples(self, model: str) -> list[Sample]:
         query = f'{{__name__=~"{"|".join(SERIES)}", model="{model}"}}'
         try:
-            answer = self._session.get(f"{self._address}/api/v1/query", params={"query": query}, timeout=TIMEOUT_S)
+            answer = self.session.get(f"{self.address}/api/v1/query", params={"query": query}, timeout=TIMEOUT_S)
             content = answer.json()
             if content["status"] != "success":
-                raise AnalysisError(f"Prometheus at {self._address} refused a query: {content.get('error', content)}")
-            return samples_of(content["data"]["result"], self._address)
+                raise AnalysisError(f"Prometheus at {self.address} refused a query: {content.get('error', content)}")
+            return samples_of(content["data"]["result"], self.address)
         except (requests.RequestException, ValueError, KeyError, TypeError) as error:
             cause = type(error).__name__ if isinstance(error, requests.RequestException) else str(error)
             raise AnalysisError(
-                f"Prometheus at {self._address} does not answer: {cause}", "Does it run, and scrape the gateway?"
+                f"Prometheus at {self.address} does not answer: {cause}", "Does it run, and scrape the gateway?"
             ) from None
 
 
@@ -138,21 +134,12 @@ class LiveEvidence:
         return {key: value for key, value in values.items() if key.startswith(SLOW)}
 
     def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        """New windows since the cursor, and the changes of the cursor.
-
-        Raises:
-            AnalysisError, GatewayError: the counts cannot be read now.
-        """
         if self.users is not None:
             return self.users.read(query, cursor)
         return windows_since(cursor, counter_values(self.source.samples(query.model), query), query)
 
     def request_rate(self, state: State) -> float:
-        """Requests per second of the route since the last call.
-
-        Raises:
-            AnalysisError: it was measured for less than RATE_S.
-        """
+        """Since the last call; AnalysisError where that was less than RATE_S ago."""
         now, total = self.clock(), requests_of(self.envoy.samples(state.model), state.model)
         if self.measured is None or total < self.measured[1]:
             self.measured = (now, total)

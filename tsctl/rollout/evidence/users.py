@@ -41,11 +41,7 @@ class UserLog:
         return _cursor(end_of_log(self.log))
 
     def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        """New windows since the cursor, one for each weight, and the changes of the cursor.
-
-        Raises:
-            AnalysisError: the log cannot be read.
-        """
+        """New windows since the cursor, and its changes; AnalysisError where the log cannot be read."""
         if self._known != _position(cursor):  # the first reading, or the last one was not journaled
             self._met = set()
             self._totals(read_lines(self.log, _position(self.since), _position(cursor))[0], query)

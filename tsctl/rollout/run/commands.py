@@ -50,7 +50,6 @@ class LiveOperator:
     _policy_error: str = ""
 
     def commands(self) -> list[tuple[Command, str]]:
-        """Commands in their order, each with the person who gave it; the same again until `acknowledge`."""
         journals = folder(self.project, self.model)
         for path in sorted(journals.glob(f"{_SENT}*")):  # later ones are not acknowledged with these
             path.replace(journals / path.name.replace(_SENT, _TAKEN, 1))
@@ -58,7 +57,6 @@ class LiveOperator:
         return [(Command(content["what"]), content["by"]) for content in read if content.get("what") in list(Command)]
 
     def acknowledge(self) -> None:
-        """Remove the commands that `commands` returned."""
         for path in folder(self.project, self.model).glob(f"{_TAKEN}*"):
             path.unlink(missing_ok=True)
 
@@ -68,7 +66,6 @@ class LiveOperator:
         self.acknowledge()
 
     def policy(self, state: State) -> RolloutPolicy:
-        """The policy of the file; the last one that could be read, where it cannot be read now."""
         path = self.project.deployment
         try:
             modified_at = path.stat().st_mtime

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tsctl.config.weights import TOTAL
-from tsctl.gateway.state import Gateway, traffic_in_force
+from tsctl.gateway.state import Gateway, route_in_force
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.host.process import memory_bytes
 from tsctl.nodes.fan_out import NodeResult, run_on_nodes
@@ -73,7 +73,7 @@ class LiveHealth:
         self._pids = {}
         for node, result in zip(self.nodes, results, strict=True):
             self._pids |= worker_pids(node, result.value or [])
-        route = next((route for route in traffic_in_force(self.gateway) if route.model == state.model), None)
+        route = route_in_force(self.gateway, state.model)
         if route is None:
             return f"the gateway has no route for {state.model}"
         if (state.is_weighed or not state.weight) and not is_as_decided(route, state):

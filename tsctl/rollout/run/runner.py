@@ -10,15 +10,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tsctl.config.weights import percent
+from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import AnalysisError, GatewayError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide import actions, events
 from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone, Entry, Event, VerdictReached
 from tsctl.rollout.decide.evidence import Window
-from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values
+from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
-from tsctl.rollout.decide.workers import memory_fault, utilisation
 from tsctl.rollout.evidence.counts import LEAST_ANSWERS, EvidenceQuery
 from tsctl.rollout.run.interfaces import (
     Effects,
@@ -145,7 +144,7 @@ class Runner:
         state, capacity = self.state, self.health.capacity(self.state)
         if capacity is None:
             return
-        share = utilisation(self.evidence.request_rate(state), state.weight, capacity)
+        share = self.evidence.request_rate(state) * state.weight / TOTAL / capacity  # the utilisation law
         if share > state.policy.max_utilisation:
             raise TemporarilyUnavailable(
                 f"{percent(state.weight)} of the requests would take {share:.0%} of the canary's workers, and the"

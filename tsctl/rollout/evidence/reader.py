@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol
 
 import requests
@@ -24,6 +25,7 @@ from tsctl.rollout.evidence.counts import (
     counter_values,
     durations_of,
     requests_of,
+    slow_threshold_ms,
     windows_since,
 )
 from tsctl.rollout.evidence.users import UserLog
@@ -116,15 +118,15 @@ class LiveEvidence:
     users: UserLog | None = None
     measured: tuple[float, int] | None = None
     clock: Callable[[], float] = time.monotonic
-    _before: Durations | None = None
+    _before: Durations = field(default_factory=Durations)
 
     def slow_threshold_ms(self, state: State) -> float | None:
         """By stable's answers since the last call; where they are few, since the gateway started."""
         total = durations_of(self.source.samples(state.model), state.model, state.stable)
-        recent = total - self._before if self._before is not None else total
+        recent = total - self._before if self._before[inf] <= total[inf] else total  # else a counter was reset
         self._before = total
-        durations = recent if recent.total >= LEAST_ANSWERS else total
-        return durations.slow_ms(state.policy.slow_quantile) if durations.total >= LEAST_ANSWERS else None
+        durations = recent if recent[inf] >= LEAST_ANSWERS else total
+        return slow_threshold_ms(durations, state.policy.slow_quantile) if total[inf] >= LEAST_ANSWERS else None
 
     def mark(self, query: EvidenceQuery) -> Cursor:
         """Answers before now are no slow ones; requests count since they were read last."""

@@ -14,6 +14,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -I -m pip --disable-pip-version-check --no-input install --no-compile
 #: Three processes on two cores: tests of nodes mostly wait, and the longest files come first.
 PYTEST := $(RUN) -m pytest -n 3
+REFERENCE := $(RUN) -m typer tsctl.cli.main utils docs --name tsctl
 TESTS ?= tests/live tests/handlers tests/fuzz tests/benchmarks tests/unit
 #: How long `make fuzz` fuzzes each of its targets, and where its random numbers begin; 0: anywhere.
 SECONDS ?= 60
@@ -91,8 +92,8 @@ lint: $(STAMP)  ## Check style, types, imports, the CLI reference, and that no p
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports --no-logo --no-cache
-	@$(RUN) -m tsctl.cli.reference | diff -u docs/cli.md - \
-		|| { echo "docs/cli.md is out of date: $(RUN) -m tsctl.cli.reference > docs/cli.md"; exit 1; }
+	@$(REFERENCE) | diff -uB docs/cli.md - \
+		|| { echo "docs/cli.md is out of date: $(REFERENCE) --output docs/cli.md"; exit 1; }
 	@if git grep -nIE '$(PRIVATE)'; then echo "tracked files name a place that other machines do not have"; exit 1; fi
 	@echo "lint: all is well"
 

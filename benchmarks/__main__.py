@@ -21,7 +21,7 @@ from benchmarks.workloads.handlers import WORKLOADS as HANDLERS
 from benchmarks.workloads.overhead import run_on_one_node
 from tsctl.cli.context import open_deployment
 from tsctl.cli.main import run_app
-from tsctl.cli.models import Json
+from tsctl.cli.options import Json
 from tsctl.cli.output import print_json, print_table
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError, NodeError, SpecError

@@ -17,7 +17,7 @@ from tests.fuzz import texts
 from tests.fuzz.answered import Between, bare
 from tests.fuzz.surface import Surface
 from tests.support.workers import JSON, Worker, unpacked
-from tsctl.archive.build import MANIFEST
+from tsctl.archive.container import MANIFEST
 
 
 def open_surface(folder: Path) -> Surface:

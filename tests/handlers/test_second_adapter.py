@@ -16,7 +16,8 @@ from handlers.worker import startup, worker
 from handlers.worker.config import handler_class, read_config
 from tests.support.workers import JSON, Item, Reply, unpacked
 from tests.support.workers import Worker as TorchServe
-from tsctl.archive.build import CONFIG, MANIFEST
+from tsctl.archive.build import CONFIG
+from tsctl.archive.container import MANIFEST
 
 
 class Application:

@@ -21,6 +21,7 @@ import requests
 import yaml
 
 from benchmarks.harness.ports import free_ports
+from tests.support.commands import run_command
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODELS = ("digits", "embeddings", "breast_cancer")
@@ -76,16 +77,13 @@ class Site:
 
     def run(self, *arguments: str, status: int | None = 0) -> Result:
         """Run `tsctl` in the project; a status other than the one expected fails the test with what was printed."""
-        with self.start(*arguments) as process:
-            try:
-                out, err = process.communicate(timeout=COMMAND_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                out, err = process.communicate()
-                pytest.fail(f"tsctl {' '.join(arguments)} did not end:\n{out}\n{err}")
-        if status is not None and process.returncode != status:
-            pytest.fail(f"tsctl {' '.join(arguments)} ended with {process.returncode}, not {status}:\n{out}\n{err}")
-        return Result(process.returncode, out, err)
+        environment = {**os.environ, **self.environment, "TSCTL_PROJECT": str(self.root)}
+        ended, out, err = run_command(arguments, self.root, environment, COMMAND_TIMEOUT_S)
+        if ended is None:
+            pytest.fail(f"tsctl {' '.join(arguments)} did not end:\n{out}\n{err}")
+        if status is not None and ended != status:
+            pytest.fail(f"tsctl {' '.join(arguments)} ended with {ended}, not {status}:\n{out}\n{err}")
+        return Result(ended, out, err)
 
     @property
     def deployment(self) -> dict[str, Any]:

@@ -15,9 +15,18 @@ from typing import Any
 import pytest
 import yaml
 
-from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, content_checks, pickle_check, read_facts, structure_checks
-from tsctl.archive.container import open_archive, unpack, write_archive
-from tsctl.archive.store import StoredArchive, archive_of, find_archive, import_archive, list_archives, make_current
+from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, content_checks, pickle_check, structure_checks
+from tsctl.archive.container import open_archive, unpack
+from tsctl.archive.inspect import read_facts
+from tsctl.archive.store import (
+    StoredArchive,
+    archive_of,
+    find_archive,
+    import_archive,
+    list_archives,
+    make_current,
+    write_archive,
+)
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
 
@@ -47,7 +56,7 @@ def outcomes(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def store(folder: Path, content: Mapping[str, bytes]) -> Path:
-    return write_archive(dict(content), folder, "toy", "1.0")[0]
+    return write_archive(dict(content), folder, "toy", "1.0").path
 
 
 def test_a_good_archive_passes_every_check(tmp_path: Path) -> None:
@@ -97,7 +106,7 @@ def test_a_byte_changed_in_the_file_is_found(tmp_path: Path) -> None:
 
 
 def test_a_file_under_another_models_name_is_found(tmp_path: Path) -> None:
-    path = write_archive(dict(entries()), tmp_path, "other", "1.0")[0]
+    path = write_archive(dict(entries()), tmp_path, "other", "1.0").path
     assert outcomes(path)["file name"] == (FAIL, "it holds toy 1.0")
     plain = path.rename(tmp_path / "toy.mar")
     assert outcomes(plain)["file name"][0] == SKIP

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tsctl.archive.container import Content, check_entries, open_archive, unpack, write_archive
-from tsctl.archive.store import digest_of, parse_name
+from tsctl.archive.container import Content, check_entries, digest_of, open_archive, unpack
+from tsctl.archive.store import parse_name, write_archive
 from tsctl.errors import ArchiveError
 
 NAMES = st.from_regex(r"[a-z]{1,6}(/[a-z]{1,6}){0,2}\.(py|json|bin)", fullmatch=True)
@@ -21,10 +21,10 @@ PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=[Healt
 
 
 def write(entries: dict[str, Content], store: Path) -> Path:
-    path, digest = write_archive(entries, store, "toy", "1.0")
-    assert digest_of(path) == digest
-    assert parse_name(path.name) == ("toy", "1.0", digest[:12])
-    return path
+    archive = write_archive(entries, store, "toy", "1.0")
+    assert digest_of(archive.path)[:12] == archive.digest
+    assert parse_name(archive.path.name) == ("toy", "1.0", archive.digest)
+    return archive.path
 
 
 @PROPERTY

@@ -10,11 +10,10 @@ import pytest
 
 from tsctl.config.deployment import NodeSpec
 from tsctl.errors import NodeError
-from tsctl.nodes.torchserve.config import jvm_arguments, node_properties, render_node_config
 from tsctl.nodes.torchserve.logs import load_reports, tail
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.process import node_environment
-from tsctl.nodes.torchserve.properties import parse_properties
+from tsctl.nodes.torchserve.properties import jvm_arguments, node_properties, parse_properties, render_properties
 from tsctl.nodes.torchserve.tokens import read_tokens, write_header_file
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -34,7 +33,7 @@ def key_file(tmp_path: Path) -> Path:
 def test_the_nodes_own_values_come_before_the_defaults() -> None:
     defaults = {"load_models": "all", "inference_address": "http://0.0.0.0:1", "job_queue_size": "7", "vmargs": "-X"}
     node = NodeSpec(inference="http://127.0.0.1:18080", grpc_ports=(1, 2))
-    properties = parse_properties(render_node_config(node_properties(defaults, node, Path("/a/st,ore"), 4)))
+    properties = parse_properties(render_properties(node_properties(defaults, node, Path("/a/st,ore"), 4)))
     assert properties["inference_address"] == "http://127.0.0.1:18080"
     assert properties["grpc_management_port"] == "2"
     assert properties["job_queue_size"] == "7"

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tsctl.host.priority import at_nice, lower_session
+from tsctl.host.process import at_nice, lower_session
 
 
 def test_a_command_its_threads_and_its_session_are_nicer() -> None:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsctl.archive.store import digest_of, store_name
+from tsctl.archive.container import digest_of
+from tsctl.archive.store import store_name
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tsctl.cli.rollout_plan import plan
+from tsctl.cli.rollout_views import plan
 from tsctl.errors import ArchiveError
 
 DEPLOYMENT = """

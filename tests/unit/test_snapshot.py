@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 
 from tsctl.errors import NodeError
-from tsctl.nodes.torchserve.pending import forget, merge, read_pending, write_pending
 from tsctl.nodes.torchserve.properties import render_properties
-from tsctl.nodes.torchserve.snapshot import KEPT_SNAPSHOTS, ServedVersion, last_served, parse_snapshot, prune_snapshots
+from tsctl.nodes.torchserve.served import (
+    KEPT_SNAPSHOTS,
+    ServedVersion,
+    forget,
+    last_served,
+    merge,
+    parse_snapshot,
+    prune_snapshots,
+    read_pending,
+    write_pending,
+)
 
 STATE = {"defaultVersion": True, "marName": "digits-1.0-0123456789ab.mar", "minWorkers": 2, "maxWorkers": 3}
 SERVED = ServedVersion("digits", "1.0", "digits-1.0-0123456789ab.mar", True, 2, 3)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, SAMPLE_MEDIA_TYPES, Tolerance, difference
-from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check, Facts
+from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check
+from tsctl.archive.inspect import Facts
 from tsctl.archive.trial import ItemAnswer, ItemRequest, Trial, run_probe
 from tsctl.errors import ArchiveError
 

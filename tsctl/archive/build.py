@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,15 @@ import yaml
 
 import tsctl
 from handlers.contract import SAMPLE_MEDIA_TYPES
-from tsctl.archive.container import Content, content_digest, write_archive
+from tsctl.archive.container import DIGESTS, MANIFEST, Content, digest_of
 from tsctl.archive.recipe import KEY_FILE, recipe_output
-from tsctl.archive.store import StoredArchive, archive_of, list_archives, make_current
+from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
 from tsctl.config.archive import ArchiveSpec, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress
 
-MANIFEST = "MAR-INF/MANIFEST.json"
-DIGESTS = "MAR-INF/DIGESTS.json"
 CONFIG = "model-config.yaml"
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
 ENTRY = "handlers.adapters.torchserve.entry"
@@ -57,20 +55,38 @@ def read_archive_folders(project: Project) -> dict[str, tuple[Path, ArchiveSpec]
     return folders
 
 
-def build_versions(project: Project, wanted: Iterable[tuple[str, str]], progress: Progress) -> list[Built]:
-    """Build each (model, version); the same inputs give the same archive.
+def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple[str, str], tuple[Path, ArchiveSpec]]:
+    """Folder and spec by (model, version), for each MODEL or MODEL:VERSION; a model alone means all its versions.
+
+    Args:
+        names: None: every version of every model.
 
     Raises:
-        SpecError: a model or version that no archive.yaml names.
-        ArchiveError: a recipe failed, or a file is missing.
+        SpecError: a name that no archive.yaml has.
     """
     folders = read_archive_folders(project)
+    every = {(model, version): found for model, found in folders.items() for version in found[1].versions}
+    if names is None and not every:
+        raise SpecError(f"no archives/*/archive.yaml in {project.root}", "See docs/writing-a-handler.md.")
+    selected: dict[tuple[str, str], tuple[Path, ArchiveSpec]] = {}
+    for name in folders if names is None else names:
+        model, _, version = name.partition(":")
+        matching = {pair: found for pair, found in every.items() if pair[0] == model and version in ("", pair[1])}
+        if not matching:
+            raise SpecError(f"no archive.yaml names {name}", f"There are: {', '.join(map(':'.join, every)) or 'none'}.")
+        selected |= matching
+    return selected
+
+
+def build_versions(project: Project, names: Sequence[str] | None, progress: Progress) -> list[Built]:
+    """Build each version that `select_versions` selects; the same inputs give the same archive.
+
+    Raises:
+        SpecError: a name that no archive.yaml has.
+        ArchiveError: a recipe failed, or a file is missing.
+    """
     built = []
-    for model, version in wanted:
-        if model not in folders or version not in folders[model][1].versions:
-            known = ", ".join(f"{name}:{v}" for name, (_, spec) in folders.items() for v in spec.versions)
-            raise SpecError(f"no archive.yaml names {model} {version}", f"There are: {known or 'none'}.")
-        folder, spec = folders[model]
+    for (model, version), (folder, spec) in select_versions(project, names).items():
         with progress.step(f"building {model} {version}") as step:
             made = build_version(project, folder, spec, version, step.note)
             step.done(made.archive.path.name if made.is_new else f"{made.archive.path.name} unchanged")
@@ -91,11 +107,11 @@ def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: st
         made, lines = recipe_output(folder, spec, version, note)
         entries = with_digests(assemble(folder, spec, version, made))
         before = {archive.path.name for archive in list_archives(project)}
-        path, _ = write_archive(entries, project.store, spec.model, version)
-    archive = archive_of(path)
+        archive = write_archive(entries, project.store, spec.model, version)
     make_current(project, archive)
     older = (a.path.name for a in list_archives(project) if (a.model, a.version) == (spec.model, version))
-    return Built(archive, path.name not in before, tuple(lines), tuple(name for name in older if name != path.name))
+    superseded = tuple(name for name in older if name != archive.path.name)
+    return Built(archive, archive.path.name not in before, tuple(lines), superseded)
 
 
 def assemble(
@@ -132,7 +148,7 @@ def assemble(
 
 def with_digests(entries: Mapping[str, Content]) -> dict[str, Content]:
     """Add an entry that holds the SHA-256 of each."""
-    digests = {name: content_digest(entries[name]) for name in sorted(entries)}
+    digests = {name: digest_of(entries[name]) for name in sorted(entries)}
     return {**entries, DIGESTS: _json(digests)}
 
 

@@ -11,12 +11,11 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tsctl.archive.build import CONFIG, DIGESTS, MANIFEST
-from tsctl.archive.container import check_entries
+from tsctl.archive.build import CONFIG
+from tsctl.archive.container import DIGESTS, UNREADABLE, check_entries, digest_of
+from tsctl.archive.inspect import Facts, read_facts
 from tsctl.archive.pickles import unsafe_pickles
-from tsctl.archive.store import UNREADABLE, digest_of, name_mistake, parse_name
+from tsctl.archive.store import name_mistake, parse_name
 from tsctl.errors import ArchiveError
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
@@ -39,40 +38,6 @@ class Check:
     detail: str = ""
 
 
-@dataclass
-class Facts:
-    """An archive's own description of itself: manifest and configuration."""
-
-    manifest: dict[str, Any]
-    config: dict[str, Any]
-    is_stock: bool  # not built by tsctl
-
-    @property
-    def model(self) -> dict[str, Any]:
-        model: dict[str, Any] = self.manifest["model"]
-        return model
-
-    @property
-    def batch_size(self) -> int:
-        size = self.config.get("batchSize", 1)
-        return size if isinstance(size, int) and size > 0 else 1
-
-
-def read_facts(archive: zipfile.ZipFile) -> Facts:
-    """The archive's manifest and configuration.
-
-    Raises:
-        ArchiveError: one of them cannot be read.
-    """
-    try:
-        manifest = json.loads(archive.read(MANIFEST))
-        name = manifest["model"].get("configFile")
-        config = yaml.safe_load(archive.read(name)) if name in archive.namelist() else {}
-    except (*UNREADABLE, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
-        raise ArchiveError(f"{archive.filename}: its manifest or configuration cannot be read: {error}") from error
-    return Facts(manifest, config if isinstance(config, dict) else {}, DIGESTS not in archive.namelist())
-
-
 def structure_checks(archive: zipfile.ZipFile) -> Iterator[Check]:
     """Check that the archive can be unpacked and has a manifest; the other checks need both."""
     unsafe = check_entries(archive)
@@ -83,7 +48,7 @@ def structure_checks(archive: zipfile.ZipFile) -> Iterator[Check]:
         facts = read_facts(archive)
         missing = [key for key in ("modelName", "handler") if not facts.model.get(key)]
         detail = f"model.{missing[0]} is missing" if missing else ""
-        detail = detail or name_mistake(facts.model["modelName"], str(facts.model.get("modelVersion") or "1.0"))
+        detail = detail or name_mistake(*facts.names)
     except ArchiveError as error:
         detail = error.message
     yield Check("manifest", FAIL if detail else PASS, detail)
@@ -110,8 +75,8 @@ def _name_check(path: Path, facts: Facts) -> Check:
     model, version, digest = parsed
     if digest_of(path)[: len(digest)] != digest:
         return Check(name, FAIL, f"the file's digest is {digest_of(path)[: len(digest)]}, its name says {digest}")
-    if (model, version) != (facts.model["modelName"], facts.model.get("modelVersion", "1.0")):
-        return Check(name, FAIL, f"it holds {facts.model['modelName']} {facts.model.get('modelVersion')}")
+    if (model, version) != facts.names:
+        return Check(name, FAIL, f"it holds {' '.join(facts.names)}")
     return Check(name, PASS)
 
 

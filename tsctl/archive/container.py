@@ -6,21 +6,26 @@ entries that would leave the target folder or fill the disk.
 
 from __future__ import annotations
 
-import hashlib
-import os
+import io
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Mapping
+from hashlib import file_digest
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import BinaryIO
 
 from handlers.contract import SAMPLE_MEDIA_TYPES
-from tsctl.archive.store import UNREADABLE, digest_of, store_name
 from tsctl.errors import ArchiveError
 
 #: An entry's content: bytes, or the file that holds them.
 Content = bytes | Path
+
+MANIFEST = "MAR-INF/MANIFEST.json"
+DIGESTS = "MAR-INF/DIGESTS.json"
+#: Raised by reading a damaged zip file; one flipped byte can cause any of them.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
 _TIME = (1980, 1, 1, 0, 0, 0)  # the oldest that a zip file can state
 _MODE = stat.S_IFREG | 0o644
@@ -31,40 +36,31 @@ MAX_RATIO = 200
 MAX_ENTRIES = 100_000
 
 
-def write_archive(entries: Mapping[str, Content], store: Path, model: str, version: str) -> tuple[Path, str]:
-    """Write the entries as an archive into the store and name it by its digest.
-
-    Returns:
-        The path and the whole SHA-256 of the file. An archive that is there already is left alone.
-    """
-    store.mkdir(parents=True, exist_ok=True)
-    writing = store / f".writing.{os.getpid()}"
-    try:
-        with writing.open("wb") as file:
-            _write(entries, file)
-            file.flush()
-            os.fsync(file.fileno())
-        digest = digest_of(writing)
-        target = store / store_name(model, version, digest)
-        if not target.exists():
-            writing.replace(target)
-    finally:
-        writing.unlink(missing_ok=True)
-    return target, digest
+def write_entries(entries: Mapping[str, Content], file: BinaryIO) -> None:
+    """Write the entries into the file, as a zip file."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(entries):
+            info = zipfile.ZipInfo(name, _TIME)
+            info.create_system = 3  # Unix, whatever this machine is
+            info.external_attr = _MODE << 16
+            with _opened(entries[name]) as source:
+                info.file_size = source.seek(0, io.SEEK_END)  # tells zipfile beforehand whether it needs 64-bit fields
+                source.seek(0)
+                with archive.open(info, "w") as entry:
+                    shutil.copyfileobj(source, entry, _BLOCK)
 
 
-def content_digest(content: Content) -> str:
-    """SHA-256 of an entry's content, in hex."""
-    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else digest_of(content)
+def digest_of(content: Content) -> str:
+    """SHA-256 of a file or an entry's content, in hex."""
+    with _opened(content) as source:
+        return file_digest(source, "sha256").hexdigest()
 
 
 def place(content: Content, path: Path) -> None:
     """Write an entry's content to a file, and make the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        shutil.copyfile(content, path)
+    with _opened(content) as source, path.open("wb") as file:
+        shutil.copyfileobj(source, file, _BLOCK)
 
 
 def check_entries(archive: zipfile.ZipFile) -> list[str]:
@@ -107,7 +103,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
     except FileNotFoundError:
         raise ArchiveError(f"no such file: {path}") from None
     except UNREADABLE as error:
-        raise ArchiveError(f"{path} is not a zip file: {error}") from error
+        raise ArchiveError(f"{path} is no archive: it is not a zip file ({error})") from error
 
 
 def read_samples(path: Path) -> list[tuple[str, bytes, str]]:
@@ -131,30 +127,11 @@ def unpack(path: Path, folder: Path) -> None:
         if unsafe:
             raise ArchiveError(f"{path.name} is not unpacked: {unsafe[0]}")
         for info in archive.infolist():
-            target = folder / info.filename
-            if info.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with archive.open(info) as source, target.open("wb") as file:
-                    shutil.copyfileobj(source, file, _BLOCK)
+                archive.extract(info, folder)
             except UNREADABLE as error:
                 raise ArchiveError(f"{path.name}: entry {info.filename} cannot be unpacked: {error}") from error
 
 
-def _write(entries: Mapping[str, Content], file: IO[bytes]) -> None:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(entries):
-            info = zipfile.ZipInfo(name, _TIME)
-            info.create_system = 3  # Unix, whatever this machine is
-            info.external_attr = _MODE << 16
-            content = entries[name]
-            # tells zipfile beforehand whether it needs 64-bit fields
-            info.file_size = len(content) if isinstance(content, bytes) else content.stat().st_size
-            with archive.open(info, "w") as entry:
-                if isinstance(content, bytes):
-                    entry.write(content)
-                else:
-                    with content.open("rb") as source:
-                        shutil.copyfileobj(source, entry, _BLOCK)
+def _opened(content: Content) -> io.BytesIO | io.BufferedReader:
+    return io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")

@@ -9,9 +9,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsctl.archive.checks import read_facts
-from tsctl.archive.container import open_archive
-from tsctl.archive.store import UNREADABLE, digest_of
+import yaml
+
+from tsctl.archive.container import DIGESTS, MANIFEST, UNREADABLE, digest_of, open_archive
+from tsctl.errors import ArchiveError
+
+
+@dataclass
+class Facts:
+    """An archive's own description of itself: manifest and configuration."""
+
+    manifest: dict[str, Any]
+    config: dict[str, Any]
+    is_stock: bool  # not built by tsctl
+
+    @property
+    def model(self) -> dict[str, Any]:
+        model: dict[str, Any] = self.manifest["model"]
+        return model
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Model and version; TorchServe takes a version that is missing for 1.0."""
+        return str(self.model.get("modelName") or ""), str(self.model.get("modelVersion") or "1.0")
+
+    @property
+    def batch_size(self) -> int:
+        size = self.config.get("batchSize", 1)
+        return size if isinstance(size, int) and size > 0 else 1
+
+
+def read_facts(archive: zipfile.ZipFile) -> Facts:
+    """The archive's manifest and configuration.
+
+    Raises:
+        ArchiveError: one of them cannot be read.
+    """
+    try:
+        manifest = json.loads(archive.read(MANIFEST))
+        name = manifest["model"].get("configFile")
+        config = yaml.safe_load(archive.read(name)) if name in archive.namelist() else {}
+    except (*UNREADABLE, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
+        raise ArchiveError(
+            f"{archive.filename} is no archive: its manifest or configuration cannot be read: {error}"
+        ) from error
+    return Facts(manifest, config if isinstance(config, dict) else {}, DIGESTS not in archive.namelist())
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def main(order_file: str, result_file: str) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     sys.path.insert(0, order["folder"])
     os.chdir(order["folder"])
-    result: dict[str, Any] = {"loaded": False, "error": "", "answers": []}
+    result: dict[str, Any] = {"is_loaded": False, "error": "", "answers": []}
     begin = time.monotonic()
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -36,9 +36,9 @@ def main(order_file: str, result_file: str) -> None:
             else:
                 service = load(order)
                 result["load_s"] = round(time.monotonic() - begin, 3)
-                result["loaded"] = True
+                result["is_loaded"] = True
                 result["answers"] = [answer(service, batch) for batch in order["batches"]]
-        result["handlers"] = getattr(sys.modules.get("handlers"), "__file__", None)
+        result["handlers_file"] = getattr(sys.modules.get("handlers"), "__file__", None)
     except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent process needs the reason
         result["error"] = f"{type(error).__name__}: {error}"
     Path(result_file).write_text(json.dumps(result))

@@ -6,18 +6,19 @@ one is named in `current.json`; without that file it is the newest.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
-import zipfile
-import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 
+from tsctl.archive.container import Content, digest_of, open_archive, write_entries
+from tsctl.archive.inspect import read_facts
 from tsctl.config.project import Project
 from tsctl.config.spec import ModelName, ModelVersion
 from tsctl.errors import ArchiveError
@@ -28,8 +29,6 @@ _NAME = re.compile(
     rf"^(?P<model>[A-Za-z0-9][A-Za-z0-9_\-.]*)-(?P<version>[A-Za-z0-9][A-Za-z0-9_.]*)"
     rf"-(?P<digest>[0-9a-f]{{{DIGEST_DIGITS}}})\.mar$"
 )
-#: Raised by reading a damaged zip file; one flipped byte can cause any of them.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,6 @@ def parse_name(name: str) -> tuple[str, str, str] | None:
     """Model, version and digest from a file name of the store; None for any other name."""
     match = _NAME.match(name)
     return (match["model"], match["version"], match["digest"]) if match else None
-
-
-def digest_of(path: Path) -> str:
-    """The file's SHA-256 in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def archive_of(path: Path) -> StoredArchive:
@@ -113,37 +106,36 @@ def import_archive(project: Project, path: Path) -> StoredArchive:
     """
     if path.resolve().parent == project.store.resolve() and parse_name(path.name):
         return archive_of(path)
-    model, version = names_inside(path)
-    digest = digest_of(path)
-    target = project.store / store_name(model, version, digest)
-    if not target.is_file():
-        project.store.mkdir(parents=True, exist_ok=True)
-        copying = project.store / f".copy.{os.getpid()}"
-        shutil.copyfile(path, copying)
-        copying.replace(target)
-    archive = archive_of(target)
+    with open_archive(path) as content:
+        names = read_facts(content).names
+    if wrong := name_mistake(*names):
+        raise ArchiveError(f"{path}: {wrong}", "Make the archive again under another name or version.")
+    with path.open("rb") as source:
+        archive = _add(project.store, *names, lambda file: shutil.copyfileobj(source, file))
     make_current(project, archive)
     return archive
 
 
-def names_inside(path: Path) -> tuple[str, str]:
-    """The model and version that an archive's manifest names.
+def write_archive(entries: Mapping[str, Content], store: Path, model: str, version: str) -> StoredArchive:
+    """Write the entries as an archive into the store; one of the same bytes that is there already is left alone."""
+    return _add(store, model, version, lambda file: write_entries(entries, file))
 
-    Raises:
-        ArchiveError: it is no archive, or a name does not fit into a file name or TorchServe's URLs.
-    """
+
+def _add(store: Path, model: str, version: str, write: Callable[[BinaryIO], None]) -> StoredArchive:
+    """Add what `write` writes to the store, named by its digest."""
+    store.mkdir(parents=True, exist_ok=True)
+    writing = store / f".writing.{os.getpid()}"
     try:
-        with zipfile.ZipFile(path) as content:
-            model = json.loads(content.read("MAR-INF/MANIFEST.json"))["model"]
-        names = str(model["modelName"]), str(model.get("modelVersion") or "1.0")
-    except FileNotFoundError:
-        raise ArchiveError(f"no such file: {path}") from None
-    except (*UNREADABLE, KeyError, TypeError, AttributeError) as error:
-        raise ArchiveError(f"{path} is no archive: {error}", "Make it with torch-model-archiver or tsctl.") from error
-    wrong = name_mistake(*names)
-    if wrong:
-        raise ArchiveError(f"{path}: {wrong}", "Make the archive again under another name or version.")
-    return names
+        with writing.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        target = store / store_name(model, version, digest_of(writing))
+        if not target.exists():
+            writing.replace(target)
+    finally:
+        writing.unlink(missing_ok=True)
+    return archive_of(target)
 
 
 def name_mistake(model: str, version: str) -> str:

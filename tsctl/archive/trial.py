@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Base64Bytes, TypeAdapter
+
 from tsctl.errors import ArchiveError
-from tsctl.host.environment import inherited
+from tsctl.host.process import inherited
 
 TIMEOUT_S = 300.0
 _PROBE = Path(__file__).with_name("probe.py")
@@ -25,7 +26,7 @@ _SHOWN_LINES = 12
 class ItemRequest:
     """One item of a batch."""
 
-    body: bytes
+    body: Base64Bytes  # in JSON
     media_type: str
 
 
@@ -35,8 +36,7 @@ class ItemAnswer:
 
     status: int
     media_type: str
-    headers: Mapping[str, str]
-    body: bytes
+    body: Base64Bytes  # in JSON
 
     def json(self) -> Any:
         """The body as JSON; ValueError where it is none."""
@@ -49,7 +49,7 @@ class Trial:
 
     is_loaded: bool
     error: str  # why it did not load or answer; empty where it did
-    log: str  # the last lines that it wrote
+    log: str = ""  # the last lines that it wrote
     load_s: float | None = None
     answers: list[list[ItemAnswer]] = field(default_factory=list)
     golden: dict[str, Any] = field(default_factory=dict)
@@ -71,10 +71,7 @@ def run_probe(
         "handler": model["handler"],
         "batch_size": batch_size,
         "golden": golden,
-        "batches": [
-            [{"body": base64.b64encode(item.body).decode(), "media_type": item.media_type} for item in batch]
-            for batch in batches
-        ],
+        "batches": TypeAdapter(Sequence[Sequence[ItemRequest]]).dump_python(batches, mode="json"),
     }
     with tempfile.TemporaryDirectory(prefix="tsctl-probe-") as scratch:
         order_file, result_file = Path(scratch) / "order.json", Path(scratch) / "result.json"
@@ -82,7 +79,12 @@ def run_probe(
         log = _run([sys.executable, "-I", str(_PROBE), str(order_file), str(result_file)], timeout_s)
         if not result_file.is_file():
             return Trial(False, f"the process ended without a result: {log.splitlines()[-1:] or ['no output']}", log)
-        return _trial(json.loads(result_file.read_text()), log)
+        trial = replace(TypeAdapter(Trial).validate_json(result_file.read_bytes()), log=log)
+    if "No module named 'ts'" in trial.error:
+        raise ArchiveError(
+            "TorchServe is not installed beside tsctl", "Run 'make setup', or pip install 'tsctl[serve]'."
+        )
+    return trial
 
 
 def _run(command: list[str], timeout_s: float) -> str:
@@ -107,22 +109,3 @@ def _run(command: list[str], timeout_s: float) -> str:
             os.killpg(process.pid, 9)
             raise
     return "\n".join(out.splitlines()[-_SHOWN_LINES:])
-
-
-def _trial(result: dict[str, Any], log: str) -> Trial:
-    if "No module named 'ts'" in result["error"]:
-        raise ArchiveError(
-            "TorchServe is not installed beside tsctl", "Run 'make setup', or pip install 'tsctl[serve]'."
-        )
-    return Trial(
-        is_loaded=result["loaded"],
-        error=result["error"],
-        log=log,
-        load_s=result.get("load_s"),
-        answers=[
-            [ItemAnswer(a["status"], a["media_type"], a["headers"], base64.b64decode(a["body"])) for a in batch]
-            for batch in result["answers"]
-        ],
-        golden=result.get("golden", {}),
-        handlers_file=result.get("handlers"),
-    )

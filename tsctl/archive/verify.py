@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tsctl.archive.behaviour import behaviour_checks
-from tsctl.archive.checks import FAIL, Check, content_checks, pickle_check, read_facts, structure_checks
+from tsctl.archive.checks import FAIL, Check, content_checks, pickle_check, structure_checks
 from tsctl.archive.container import open_archive, unpack
+from tsctl.archive.inspect import read_facts
 from tsctl.archive.trial import TIMEOUT_S
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tsctl.cli.output import plural, print_json, print_table
+from tsctl.archive.build import build_versions, select_versions
+from tsctl.archive.golden import make_golden
+from tsctl.archive.inspect import inspect_archive
+from tsctl.archive.store import find_archive, list_archives
+from tsctl.archive.verify import verify as verify_archive
+from tsctl.cli.options import Json
+from tsctl.cli.output import plural, print_json, print_rows, print_table
 from tsctl.config.project import find_project
+from tsctl.errors import ArchiveError
+from tsctl.host.progress import Progress
 
-if TYPE_CHECKING:
-    from tsctl.config.project import Project
+app = typer.Typer(rich_markup_mode=None)
 
-app = typer.Typer(help="Build, verify, inspect and list .mar archives.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 #: `inspect` shows so many tensors of a file.
 SHOWN_TENSORS = 12
 Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...", help="All, if left out.")]
@@ -25,15 +29,10 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...
 @app.command()
 def build(names: Names = None, json: Json = False) -> None:
     """Build archives into archives/store; the same inputs give the same bytes."""
-    from tsctl.archive.build import build_versions
-    from tsctl.host.progress import Progress
-
-    project = find_project()
-    built = build_versions(project, _versions(project, names), Progress())
+    built = build_versions(find_project(), names or None, Progress())
     if json:
         rows = [(b.archive.model, b.archive.version, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
-        print_json([dict(zip(("model", "version", "digest", "path", "is_new"), row, strict=True)) for row in rows])
-        return
+        return print_rows(("model", "version", "digest", "path", "is_new"), rows, json)
     for made in built:
         for name in made.superseded:
             typer.echo(f"{name} is an older build of the same version; it stays in the store")
@@ -44,39 +43,12 @@ def build(names: Names = None, json: Json = False) -> None:
 @app.command("list")
 def list_stored(json: Json = False) -> None:
     """List every archive in the store; a version means its current one."""
-    from tsctl.archive.store import find_archive, list_archives
-
     project = find_project()
     rows = [
         (a.model, a.version, a.digest, a == find_archive(project, a.model, a.version), a.path.stat().st_size)
         for a in list_archives(project)
     ]
-    columns = ("model", "version", "digest", "current", "bytes")
-    if json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        print_table(columns, [(m, v, d, "yes" if c else "", size) for m, v, d, c, size in rows])
-
-
-def _versions(project: Project, names: list[str] | None) -> list[tuple[str, str]]:
-    """The (model, version) pairs of the names; a model alone means all its versions."""
-    from tsctl.archive.build import read_archive_folders
-    from tsctl.errors import SpecError
-
-    folders = read_archive_folders(project)
-    every = [(model, version) for model, (_, spec) in folders.items() for version in spec.versions]
-    if not every:
-        raise SpecError(f"no archives/*/archive.yaml in {project.root}", "See docs/writing-a-handler.md.")
-    wanted = []
-    for name in names or list(folders):
-        model, _, version = name.partition(":")
-        matching = [pair for pair in every if pair[0] == model and version in ("", pair[1])]
-        if not matching:
-            raise SpecError(
-                f"no archive.yaml names {name}", f"There are: {', '.join(':'.join(pair) for pair in every)}."
-            )
-        wanted += matching
-    return wanted
+    print_rows(("model", "version", "digest", "current", "bytes"), rows, json)
 
 
 @app.command()
@@ -91,10 +63,6 @@ def verify(
     json: Json = False,
 ) -> None:
     """Verify archives before they serve: safe files, right answers, isolated bad items; exit code 3 if one fails."""
-    from tsctl.archive.verify import verify as verify_archive
-    from tsctl.errors import ArchiveError
-    from tsctl.host.progress import Progress
-
     progress = Progress()
     reports = []
     for path in _archive_files(names):
@@ -114,8 +82,6 @@ def verify(
 @app.command()
 def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.mar")], json: Json = False) -> None:
     """Show the contents of an archive without running it."""
-    from tsctl.archive.inspect import inspect_archive
-
     archives = [inspect_archive(path) for path in _archive_files([name])]
     if json:
         print_json([asdict(contents) for contents in archives])
@@ -144,15 +110,8 @@ def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.ma
 @app.command()
 def golden(names: Names = None) -> None:
     """Write the present answers to the samples as golden answers; review the difference before you commit it."""
-    from tsctl.archive.build import read_archive_folders
-    from tsctl.archive.golden import make_golden
-    from tsctl.host.progress import Progress
-
-    project = find_project()
-    folders = read_archive_folders(project)
     progress = Progress()
-    for model, version in _versions(project, names):
-        folder, spec = folders[model]
+    for (model, version), (folder, spec) in select_versions(find_project(), names or None).items():
         with progress.step(f"golden answers of {model} {version}") as step:
             changed = make_golden(folder, spec, version, step.note)
             step.done(f"{plural(len(changed), 'answer')} changed" if changed else "unchanged")
@@ -162,9 +121,6 @@ def golden(names: Names = None) -> None:
 
 def _archive_files(names: list[str] | None) -> list[Path]:
     """The .mar files of the names; without names, the current archive of every version."""
-    from tsctl.archive.store import find_archive, list_archives
-    from tsctl.errors import ArchiveError
-
     if names and all(name.endswith(".mar") for name in names):
         return [Path(name) for name in names]
     project = find_project()
@@ -178,5 +134,5 @@ def _archive_files(names: list[str] | None) -> list[Path]:
         if name.endswith(".mar"):
             files.append(Path(name))
         else:
-            files += [find_archive(project, *pair).path for pair in _versions(project, [name])]
+            files += [find_archive(project, *pair).path for pair in select_versions(project, [name])]
     return files

@@ -1,4 +1,4 @@
-"""Opens the project, the deployment and its nodes for a command."""
+"""Opens the project, the deployment, its nodes and its gateway for a command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from tsctl.config.project import Project, find_project
 
 if TYPE_CHECKING:
     from tsctl.config.deployment import DeploymentSpec
+    from tsctl.gateway.state import Gateway
     from tsctl.nodes.torchserve.node import Node
 
 
@@ -40,3 +41,10 @@ def open_one_node(name: str | None) -> tuple[Project, DeploymentSpec, Node]:
     """The node of that name, or the only one."""
     project, deployment, nodes = select_nodes(name, all_nodes=False)
     return project, deployment, nodes[0]
+
+
+def open_gateway_here() -> Gateway:
+    """The gateway of the project in the working folder."""
+    from tsctl.gateway.state import open_gateway
+
+    return open_gateway(*open_deployment())

@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tsctl.cli.context import open_deployment
-from tsctl.cli.models import Json
+from tsctl.cli.context import open_gateway_here
+from tsctl.cli.options import Json
 from tsctl.cli.output import print_json, print_table
+from tsctl.config.weights import percent
+from tsctl.errors import GatewayError
+from tsctl.gateway.envoy import supervisor
+from tsctl.gateway.envoy.configuration import validate, write_static_files
+from tsctl.gateway.start import start_gateway, stop_gateway
+from tsctl.gateway.state import changing
+from tsctl.gateway.status import GatewayStatus, gateway_status
+from tsctl.gateway.sync import sync
+from tsctl.host.progress import Progress
 
-if TYPE_CHECKING:
-    from tsctl.gateway.state import Gateway
-    from tsctl.gateway.status import GatewayStatus
-
-app = typer.Typer(help="Render, start, stop and show the gateway of this machine.", no_args_is_help=True)
-
-
-def open_here() -> Gateway:
-    """The gateway of the project in the working folder."""
-    from tsctl.gateway.state import open_gateway
-
-    return open_gateway(*open_deployment())
+app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
 def render() -> None:
     """Write Envoy's files from deployment.yaml and the versions that nodes serve, and have Envoy check them."""
-    from tsctl.gateway.envoy.configuration import validate, write_static_files
-    from tsctl.gateway.state import changing
-    from tsctl.gateway.sync import sync
-
-    gateway = open_here()
+    gateway = open_gateway_here()
     with changing(gateway):
         write_static_files(gateway)
     for change in sync(gateway):
@@ -48,11 +42,7 @@ def start(
     ] = False,
 ) -> None:
     """Start the gateway, or bring a running one to the versions that the nodes serve."""
-    from tsctl.gateway.envoy import supervisor
-    from tsctl.gateway.start import start_gateway, stop_gateway
-    from tsctl.host.progress import Progress
-
-    gateway, progress = open_here(), Progress()
+    gateway, progress = open_gateway_here(), Progress()
     changes = start_gateway(gateway, progress, with_supervisor=not foreground)
     for change in changes:
         typer.echo(change)
@@ -68,20 +58,14 @@ def start(
 @app.command()
 def stop() -> None:
     """Stop the gateway that was started here; requests in flight have five seconds to finish."""
-    from tsctl.gateway.start import stop_gateway
-    from tsctl.host.progress import Progress
-
-    if not stop_gateway(open_here(), Progress()):
+    if not stop_gateway(open_gateway_here(), Progress()):
         typer.echo("the gateway was not running")
 
 
 @app.command()
 def status(json: Json = False) -> None:
     """Show routes, versions, weights and nodes as Envoy sees them; exit code 5 if a route cannot answer."""
-    from tsctl.errors import GatewayError
-    from tsctl.gateway.status import gateway_status
-
-    current = gateway_status(open_here())
+    current = gateway_status(open_gateway_here())
     if json:
         print_json({**asdict(current), "is_ready": current.is_ready})
     else:
@@ -94,8 +78,6 @@ def status(json: Json = False) -> None:
 
 
 def _print_status(status: GatewayStatus) -> None:
-    from tsctl.config.weights import percent
-
     condition = "ready" if status.is_ready else "not ready" if status.is_live else "not running"
     pids = f" (pid {status.pid}, supervisor {status.supervisor or 'not running'})" if status.pid else ""
     typer.echo(f"gateway: {condition}{pids}, {status.address}")

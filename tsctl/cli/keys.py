@@ -7,11 +7,16 @@ from typing import Annotated
 
 import typer
 
-from tsctl.cli.gateway import open_here
-from tsctl.cli.models import Json
-from tsctl.cli.output import print_json, print_table
+from tsctl.cli.context import open_gateway_here
+from tsctl.cli.options import Json
+from tsctl.cli.output import print_rows
+from tsctl.errors import SpecError
+from tsctl.gateway import change, keys
+from tsctl.gateway.files import read_document
+from tsctl.gateway.headers import KEY_HEADER
+from tsctl.host.files import new_secret
 
-app = typer.Typer(help="Give clients keys for the gateway, list and revoke them.", no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
@@ -24,16 +29,11 @@ def add(
     ] = None,
 ) -> None:
     """Give a client one more key. It is printed only now, and in force when the command returns."""
-    from tsctl.errors import SpecError
-    from tsctl.gateway import change, keys
-    from tsctl.gateway.headers import KEY_HEADER
-    from tsctl.host.files import new_secret
-
     key = keys.new_key()
     record = keys.record_of(key, client, requests_per_s, burst)
 
     def put_in_force() -> None:
-        change.set_clients(open_here(), lambda records: keys.added(records, record), {record.sha256: key})
+        change.set_clients(open_gateway_here(), lambda records: keys.added(records, record), {record.sha256: key})
 
     if header_file is None:
         put_in_force()
@@ -50,26 +50,20 @@ def add(
 @app.command("list")
 def list_keys(json: Json = False) -> None:
     """List keys by their ids, never the keys themselves."""
-    from tsctl.gateway import keys
-    from tsctl.gateway.files import read_document
-
-    gateway = open_here()
+    gateway = open_gateway_here()
     plain = keys.plain_keys(read_document(gateway.files.routes))
     columns = ("id", "client", "created", "requests/s", "burst", "in force")
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (record.id, record.client, record.created, record.requests_per_s, record.burst, record.sha256 in plain)
         for record in keys.read_keys(gateway.files.keys)
     ]
-    if json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        print_table(columns, [(*row[:-1], "yes" if row[-1] else "no, issue a new one") for row in rows])
+    if not json:
+        rows = [(*row[:-1], "yes" if row[-1] else "no, issue a new one") for row in rows]
+    print_rows(columns, rows, json)
 
 
 @app.command()
 def revoke(name: Annotated[str, typer.Argument(metavar="ID|CLIENT")]) -> None:
     """Revoke one key, or all keys of a client; none of them is in force when the command returns."""
-    from tsctl.gateway import change, keys
-
-    change.set_clients(open_here(), lambda records: keys.revoked(records, name), {})
+    change.set_clients(open_gateway_here(), lambda records: keys.revoked(records, name), {})
     typer.echo(f"{name} is revoked")

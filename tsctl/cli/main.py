@@ -1,40 +1,72 @@
-"""The command line: `tsctl <noun> <verb>`; importing it must stay light, so commands import what they need."""
+"""The command line: `tsctl <noun> <verb>`; importing it must stay light, so a noun's module is imported when called."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any
 
 import typer
 
-from tsctl.cli import archive, gateway, keys, metrics, models, node, release, rollout, top, weights
+from tsctl.cli import top
 from tsctl.errors import TsctlError
+
+#: Where the commands of each noun are, and its help text.
+NOUNS = {
+    "archive": ("tsctl.cli.archive:app", "Build, verify, inspect and list .mar archives."),
+    "node": ("tsctl.cli.node:app", "Start, stop and wait for the TorchServe node on this machine."),
+    "models": (
+        "tsctl.cli.models:app",
+        "List, register, scale and unregister model versions on one node or on all.",
+    ),
+    "gateway": ("tsctl.cli.gateway:app", "Render, start, stop and show the gateway of this machine."),
+    "keys": ("tsctl.cli.keys:app", "Give clients keys for the gateway, list and revoke them."),
+    "weights": ("tsctl.cli.weights:weights", "Set and show the weights of a model's versions."),
+    "shadow": ("tsctl.cli.weights:shadow", "Send copies of requests to a version whose answers are dropped."),
+    "rollout": (
+        "tsctl.cli.rollout:app",
+        "Release a version step by step; it is promoted or rolled back automatically.",
+    ),
+    "metrics": (
+        "tsctl.cli.metrics:app",
+        "Show or export the metrics of the workers of the node on this machine.",
+    ),
+}
+
+
+class _Noun(typer.core.TyperGroup):
+    """The commands of a noun, which are imported when one of them is called or listed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self._imported())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return self._imported().get(cmd_name)
+
+    def _imported(self) -> Mapping[str, Any]:
+        if not self.commands:
+            place, _ = NOUNS[self.name or ""]
+            self.commands = typer.main.get_group(resolve_name(place)).commands
+        return self.commands
+
 
 app = typer.Typer(
     name="tsctl",
     help="Takes a PyTorch model from a file of weights to a safe release on TorchServe nodes.",
+    epilog="Exit codes: 0 done; 2 an invalid YAML file, option or configuration; 3 an archive; 4 a node; 5 the gateway;"
+    " 6 evidence cannot be read or judged; 7 another process holds the lock; 10 rolled back; 11 a rollout is undecided;"
+    " 12 'tsctl plan' found changes; 130 interrupted from the keyboard.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(top.up)
-app.command()(top.down)
-app.command()(top.status)
-app.command()(release.plan)
-app.command()(release.apply)
-app.add_typer(archive.app, name="archive")
-app.add_typer(node.app, name="node")
-app.add_typer(models.app, name="models")
-app.add_typer(gateway.app, name="gateway")
-app.add_typer(keys.app, name="keys")
-app.add_typer(weights.weights, name="weights")
-app.add_typer(weights.shadow, name="shadow")
-app.add_typer(rollout.app, name="rollout")
-app.add_typer(metrics.app, name="metrics")
-
+for command in (top.up, top.down, top.status, top.plan, top.apply):
+    app.command()(command)
+for name, (_, help_text) in NOUNS.items():
+    app.add_typer(typer.Typer(cls=_Noun, help=help_text, no_args_is_help=True), name=name)
 
 #: ClickException, the base of what a wrong command line raises; typer carries click inside itself and exports it not.
 _ClickException: Any = typer.BadParameter.__mro__[2]

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tsctl.cli.context import open_one_node, select_nodes
-from tsctl.cli.fan_out import AllNodes, change_nodes
-from tsctl.cli.node import NodeOption
-from tsctl.cli.output import print_json, print_table
+from tsctl.archive.store import StoredArchive, find_archive, import_archive
+from tsctl.cli.context import open_deployment, open_one_node, select_nodes
+from tsctl.cli.options import AllNodes, Json, Model, NodeOption, Version
+from tsctl.cli.output import as_objects, print_json, print_rows, print_table
+from tsctl.config.project import Project
+from tsctl.errors import NodeError, SpecError
+from tsctl.gateway.retire import require_no_weight
+from tsctl.gateway.retire import retire as retire_version
+from tsctl.gateway.state import open_gateway
+from tsctl.host.progress import Note, Progress
+from tsctl.nodes.fan_out import NodeChange, combined_error, run_on_nodes
+from tsctl.nodes.observe import ObservedModel, observe_models
+from tsctl.nodes.torchserve import versions
+from tsctl.nodes.torchserve.node import Node
 
-if TYPE_CHECKING:
-    from tsctl.archive.store import StoredArchive
-    from tsctl.config.project import Project
-    from tsctl.host.progress import Note
-    from tsctl.nodes.observe import ObservedModel
-    from tsctl.nodes.torchserve.node import Node
+app = typer.Typer(rich_markup_mode=None)
 
-app = typer.Typer(
-    help="List, register, scale and unregister model versions on one node or on all.", no_args_is_help=True
-)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL")]
-Version = Annotated[str, typer.Argument(metavar="VERSION")]
 Timeout = Annotated[
     float | None, typer.Option(help="Seconds until READY; the archive's startup timeout and a minute if left out.")
 ]
@@ -36,34 +34,17 @@ Timeout = Annotated[
 @app.command("list")
 def list_models(node: NodeOption = None, all_nodes: AllNodes = False, json: Json = False) -> None:
     """List every registered version with its workers."""
-    from tsctl.nodes.fan_out import combined_error, run_on_nodes
-    from tsctl.nodes.observe import observe_models
-
     columns = ("model", "version", "default", "ready", "workers", "archive")
     nodes = select_nodes(node, all_nodes)[2]
     if not all_nodes:
-        rows = _rows(observe_models(nodes[0]))
-        if json:
-            print_json([dict(zip(columns, row, strict=True)) for row in rows])
-        else:
-            print_table(columns, [_with_yes(row) for row in rows])
-        return
+        return print_rows(columns, _rows(observe_models(nodes[0])), json)
     results = run_on_nodes(nodes, lambda opened, note: _rows(observe_models(opened)))
     reasons = {result.node: result.error.summary for result in results if result.error is not None}
     if json:
-        print_json(
-            [
-                {
-                    "node": result.node,
-                    "reason": reasons.get(result.node, ""),
-                    "versions": [dict(zip(columns, row, strict=True)) for row in result.value or ()],
-                }
-                for result in results
-            ]
-        )
+        versions_of = {result.node: as_objects(columns, result.value or ()) for result in results}
+        print_json([{"node": n, "reason": reasons.get(n, ""), "versions": v} for n, v in versions_of.items()])
     else:
-        rows = [(result.node, *_with_yes(row)) for result in results for row in result.value or ()]
-        print_table(("node", *columns), rows)
+        print_table(("node", *columns), [(result.node, *row) for result in results for row in result.value or ()])
         for name, reason in reasons.items():
             typer.echo(f"\nnode {name} does not answer: {reason}")
     if error := combined_error(results, "listing"):
@@ -79,16 +60,9 @@ def _rows(models: Mapping[str, ObservedModel]) -> list[tuple[object, ...]]:
     ]
 
 
-def _with_yes(row: tuple[object, ...]) -> tuple[object, ...]:
-    model, version, is_default, *rest = row
-    return (model, version, "yes" if is_default else "", *rest)
-
-
 @app.command()
 def describe(model: Model, version: Annotated[str | None, typer.Argument()] = None, node: NodeOption = None) -> None:
     """Print the node's description of a model's versions as JSON."""
-    from tsctl.errors import NodeError
-
     _, _, opened = open_one_node(node)
     states = opened.client.describe(model, version)
     if not states:
@@ -114,9 +88,6 @@ def register(
     With --all-nodes, a node that has it READY from the same bytes stays as it is, so the same command brings a node up
     to date that was unavailable.
     """
-    from tsctl.nodes.fan_out import NodeChange
-    from tsctl.nodes.torchserve import versions
-
     project, _, nodes = select_nodes(node, all_nodes)
     stored = _stored(project, archive)
 
@@ -130,7 +101,7 @@ def register(
             "registered" if is_new else "was registered", f"{state.ready_workers} of {state.min_workers} workers ready"
         )
 
-    change_nodes(nodes, all_nodes, f"registering {stored.model} {stored.version}", act)
+    _change_nodes(nodes, all_nodes, f"registering {stored.model} {stored.version}", act)
 
 
 @app.command()
@@ -143,21 +114,17 @@ def scale(
     timeout: Timeout = None,
 ) -> None:
     """Set the number of workers and wait until all are READY; dead ones are restarted."""
-    from tsctl.nodes.fan_out import NodeChange
-    from tsctl.nodes.torchserve import versions
 
     def act(opened: Node, note: Note) -> NodeChange:
         state = versions.scale(opened, model, version, workers, note, timeout)
         return NodeChange("scaled", f"{state.ready_workers} ready")
 
-    change_nodes(select_nodes(node, all_nodes)[2], all_nodes, f"scaling {model} {version} to {workers}", act)
+    _change_nodes(select_nodes(node, all_nodes)[2], all_nodes, f"scaling {model} {version} to {workers}", act)
 
 
 @app.command("set-default")
 def set_default(model: Model, version: Version, node: NodeOption = None, all_nodes: AllNodes = False) -> None:
     """Make a ready version answer callers that name none."""
-    from tsctl.nodes.fan_out import NodeChange
-    from tsctl.nodes.torchserve import versions
 
     def act(opened: Node, note: Note) -> NodeChange:
         versions.set_default(opened, model, version)
@@ -165,7 +132,7 @@ def set_default(model: Model, version: Version, node: NodeOption = None, all_nod
 
     nodes = select_nodes(node, all_nodes)[2]
     if all_nodes:
-        return change_nodes(nodes, all_nodes, f"making {model} {version} the default", act)
+        return _change_nodes(nodes, all_nodes, f"making {model} {version} the default", act)
     versions.set_default(nodes[0], model, version)
     typer.echo(f"{model} {version} is the default on node {nodes[0].name}")
 
@@ -181,19 +148,14 @@ def unregister(
     ] = False,
 ) -> None:
     """Remove a version and its workers from the node; refused while the version has weight on the gateway."""
-    from tsctl.nodes.fan_out import NodeChange
-    from tsctl.nodes.torchserve import versions
 
     def act(opened: Node, note: Note) -> NodeChange:
         return NodeChange("unregistered" if versions.unregister(opened, model, version) else "was not registered")
 
     project, deployment, nodes = select_nodes(node, all_nodes)
     if deployment.gateway is not None and not force:
-        from tsctl.gateway.retire import require_no_weight
-        from tsctl.gateway.state import open_gateway
-
         require_no_weight(open_gateway(project, deployment), model, version)
-    change_nodes(nodes, all_nodes, f"unregistering {model} {version}", act)
+    _change_nodes(nodes, all_nodes, f"unregistering {model} {version}", act)
 
 
 @app.command()
@@ -203,12 +165,6 @@ def retire(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds for its open requests to end.")] = 60.0,
 ) -> None:
     """Take a version off its route, wait for its open requests, and unregister it from every node."""
-    from tsctl.cli.context import open_deployment
-    from tsctl.errors import NodeError
-    from tsctl.gateway.retire import retire as retire_version
-    from tsctl.gateway.state import open_gateway
-    from tsctl.host.progress import Progress
-
     project, deployment = open_deployment()
     with Progress().step(f"retiring {model} {version}") as step:
         ended = retire_version(open_gateway(project, deployment), model, version, timeout, step.note)
@@ -224,11 +180,37 @@ def retire(
         typer.echo(f"deployment.yaml still names {model} {version}: the next 'tsctl up' registers it again")
 
 
+def _change_nodes(
+    nodes: Sequence[Node], all_nodes: bool, operation: str, act: Callable[[Node, Note], NodeChange]
+) -> None:
+    """Change the nodes and print the outcome: a table where all nodes were asked for, else a word about the only one.
+
+    Args:
+        operation: its name, such as `registering digits 2.0`.
+
+    Raises:
+        NodeError: it failed on at least one node, after all were tried.
+    """
+    with Progress().step(operation) as step:
+        if not all_nodes:
+            change = act(nodes[0], step.note)
+            step.done(f"{change.detail or change.outcome} on node {nodes[0].name}")
+            return
+        results = run_on_nodes(nodes, act, step.note)
+        step.done(f"done on {sum(result.error is None for result in results)} of {len(results)} nodes")
+    rows = []
+    for result in results:
+        if result.value is not None:
+            rows.append((result.node, result.value.outcome, result.value.detail))
+        elif result.error is not None:
+            rows.append((result.node, "failed", result.error.summary))
+    print_table(("node", "outcome", "detail"), rows)
+    if error := combined_error(results, operation):
+        raise error
+
+
 def _stored(project: Project, name: str) -> StoredArchive:
     """The archive in the store; a file from elsewhere is copied into it under the store's naming."""
-    from tsctl.archive.store import find_archive, import_archive
-    from tsctl.errors import SpecError
-
     if name.endswith(".mar"):
         return import_archive(project, Path(name))
     model, colon, version = name.partition(":")

@@ -5,20 +5,21 @@ from __future__ import annotations
 import signal
 import time
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tsctl.cli.context import open_one_node
+from tsctl.cli.options import NodeOption
+from tsctl.config.project import find_project
+from tsctl.deploy.status import node_status
+from tsctl.errors import NodeError, TsctlError
+from tsctl.host.progress import Progress
+from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.process import crash_report, running_nodes
+from tsctl.nodes.torchserve.start import Restored, restore, start_node, stop_node
 
-if TYPE_CHECKING:
-    from tsctl.errors import TsctlError
-    from tsctl.nodes.torchserve.node import Node
-    from tsctl.nodes.torchserve.restore import Restored
-
-app = typer.Typer(help="Start, stop and wait for the TorchServe node on this machine.", no_args_is_help=True)
-
-NodeOption = Annotated[str | None, typer.Option("--node", help="Node of deployment.yaml; the only one if left out.")]
+app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
@@ -33,10 +34,6 @@ def start(
     empty: Annotated[bool, typer.Option("--empty", help="Start without the versions that it served before.")] = False,
 ) -> None:
     """Start the node and register again the versions that it served before."""
-    from tsctl.host.progress import Progress
-    from tsctl.nodes.torchserve.restore import restore
-    from tsctl.nodes.torchserve.start import start_node, stop_node
-
     project, _, opened = open_one_node(node)
     progress = Progress()
     if foreground:
@@ -65,9 +62,6 @@ def start(
 @app.command()
 def stop(node: NodeOption = None) -> None:
     """Stop the node and its workers."""
-    from tsctl.host.progress import Progress
-    from tsctl.nodes.torchserve.start import stop_node
-
     _, _, opened = open_one_node(node)
     if not stop_node(opened, Progress()):
         typer.echo(f"node {opened.name} was not running")
@@ -76,9 +70,6 @@ def stop(node: NodeOption = None) -> None:
 @app.command()
 def running() -> None:
     """Print pid and record of every node that runs from this folder; exit code 1 if none does."""
-    from tsctl.config.project import find_project
-    from tsctl.nodes.torchserve.process import running_nodes
-
     project = find_project()
     nodes = running_nodes(project)
     for record, pid in nodes:
@@ -93,10 +84,6 @@ def wait(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 120.0,
 ) -> None:
     """Wait until all versions of deployment.yaml, and all others with workers, are ready on the node."""
-    from tsctl.deploy.status import node_status
-    from tsctl.errors import NodeError
-    from tsctl.host.progress import Progress
-
     _, deployment, opened = open_one_node(node)
     end = time.monotonic() + timeout
     with Progress().step(f"waiting for node {opened.name}") as step:
@@ -115,15 +102,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _crash_error(node: Node, status: int) -> Exception:
-    from tsctl.errors import NodeError
-    from tsctl.nodes.torchserve.process import crash_report
-
     return NodeError(f"node {node.name} ended by itself with status {status}:\n{crash_report(node.paths)}")
 
 
 def _restore_error(node: Node, restored: Restored) -> TsctlError | None:
-    from tsctl.errors import NodeError
-
     if not restored.failed:
         return None
     reasons = "\n".join(f"  {entry.model} {entry.version}: {reason}" for entry, reason in restored.failed)

@@ -16,12 +16,35 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, sort_keys=False))
 
 
+def as_objects(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[dict[str, object]]:
+    """The rows as JSON objects, with the columns as keys."""
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], as_json: bool) -> None:
+    """Print rows as JSON objects, or as a table."""
+    if as_json:
+        print_json(as_objects(columns, rows))
+    else:
+        print_table(columns, rows)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print aligned columns, numbers to the right; None becomes '-'."""
-    numeric = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
+    """Print aligned columns, numbers to the right; None becomes '-', True 'yes', and False nothing."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
     names = [f">{name}" if is_numeric else name for name, is_numeric in zip(columns, numeric, strict=True)]
-    cells = [["-" if value is None else str(value) for value in row] for row in rows]
     typer.echo("\n".join(Table(names, cells).lines()))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return "-" if value is None else str(value)
 
 
 def plural(count: int, noun: str) -> str:

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from tsctl.cli.context import open_deployment
-from tsctl.cli.models import Json, Model, Version
+from tsctl.cli.context import open_deployment, open_gateway_here
+from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_json
-from tsctl.cli.rollout_plan import plan
-from tsctl.cli.rollout_views import explain, history, report, status, watch
+from tsctl.cli.rollout_views import explain, history, plan, report, status, watch
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError, SpecError
+from tsctl.host.progress import Note, Progress
+from tsctl.rollout.decide.events import Command, Effect, EffectBegan, Entry, Outcome
+from tsctl.rollout.decide.state import State
+from tsctl.rollout.run.begin import is_running, reopened, resumed, started
+from tsctl.rollout.run.commands import send
+from tsctl.rollout.run.journal import unfinished
+from tsctl.rollout.run.runner import Runner
+from tsctl.views.rollout.follow import as_json
+from tsctl.views.rollout.narrative import Narrator
+from tsctl.views.rollout.outlook import deployment_hints
+from tsctl.views.rollout.report import SUFFIX, write_report
 
-if TYPE_CHECKING:
-    from tsctl.gateway.state import Gateway
-    from tsctl.host.progress import Note
-    from tsctl.rollout.decide.events import Entry
-    from tsctl.rollout.decide.state import State
-    from tsctl.rollout.run.runner import Runner
+app = typer.Typer(rich_markup_mode=None)
 
-app = typer.Typer(
-    help="Release a version step by step; it is promoted or rolled back automatically.", no_args_is_help=True
-)
-
-CommandName = Literal["pause", "resume", "abort", "promote", "rollback"]
 #: Exit codes of a rollout that was not promoted; errors have their own.
 ROLLED_BACK, UNDECIDED = 10, 11
 
@@ -46,9 +46,7 @@ def start(
     Exits with 0 when it was promoted, 10 when it was rolled back, 11 when a person must decide. If this process is
     killed, 'tsctl rollout resume' goes on.
     """
-    from tsctl.rollout.run.begin import started
-
-    gateway = _gateway()
+    gateway = open_gateway_here()
     target = gateway.deployment.models.get(model)
     if workers is None and target is not None and version in target.versions:
         workers = target.workers(version)
@@ -58,15 +56,13 @@ def start(
 @app.command()
 def resume(model: Model, json: Json = False) -> None:
     """Resume a rollout that was paused, or whose process has ended."""
-    _command(model, "resume", json)
+    _command(model, Command.RESUME, json)
 
 
 @app.command()
 def pause(model: Model, json: Json = False) -> None:
     """Take no further step; a canary that fails is still rolled back."""
-    from tsctl.rollout.run.journal import unfinished
-
-    if not _is_sent(model, "pause", json):
+    if not _is_sent(model, Command.PAUSE, json):
         waiting = unfinished(find_project(), model)
         raise AnalysisError(
             f"no process runs the rollout {waiting}, so it does not advance"
@@ -79,24 +75,21 @@ def pause(model: Model, json: Json = False) -> None:
 @app.command()
 def abort(model: Model, json: Json = False) -> None:
     """Roll back to stable and end the rollout as aborted; exit code 10."""
-    _command(model, "abort", json)
+    _command(model, Command.ABORT, json)
 
 
 @app.command()
 def promote(model: Model, json: Json = False) -> None:
     """Skip the remaining steps: the canary gets all requests and becomes stable."""
-    _command(model, "promote", json)
+    _command(model, Command.PROMOTE, json)
 
 
 @app.command()
 def rollback(model: Model, json: Json = False) -> None:
     """Roll back to the version that was stable before, also after a promotion; exit code 10."""
-    from tsctl.rollout.run.begin import reopened
-    from tsctl.rollout.run.journal import unfinished
-
     if unfinished(find_project(), model) is not None:
-        return _command(model, "rollback", json)
-    gateway = _gateway()
+        return _command(model, Command.ROLLBACK, json)
+    gateway = open_gateway_here()
     _run(f"rolling {model} back", lambda note: reopened(gateway, model, note), json)
 
 
@@ -104,27 +97,20 @@ for view in (plan, status, watch, history, explain, report):
     app.command()(view)
 
 
-def _command(model: str, command: CommandName, json: bool) -> None:
+def _command(model: str, command: Command, json: bool) -> None:
     """Send the command to the process that runs the rollout, or run the rollout here where none does."""
-    from tsctl.rollout.decide.events import Command
-    from tsctl.rollout.run.begin import resumed
-
     if _is_sent(model, command, json):
         return
-    gateway = _gateway()
-    _run(f"{model}: {command}", lambda note: resumed(gateway, model, note, Command(command)), json)
+    gateway = open_gateway_here()
+    _run(f"{model}: {command}", lambda note: resumed(gateway, model, note, command), json)
 
 
-def _is_sent(model: str, command: CommandName, json: bool) -> bool:
+def _is_sent(model: str, command: Command, json: bool) -> bool:
     """Whether a process runs the rollout, and was sent the command; a mistake in deployment.yaml is no obstacle."""
-    from tsctl.rollout.decide.events import Command
-    from tsctl.rollout.run.begin import is_running
-    from tsctl.rollout.run.commands import send
-
     project = find_project()
     if not is_running(project, model):
         return False
-    send(project, model, Command(command))
+    send(project, model, command)
     if json:
         print_json({"model": model, "asked": command})
     else:
@@ -132,20 +118,8 @@ def _is_sent(model: str, command: CommandName, json: bool) -> bool:
     return True
 
 
-def _gateway() -> Gateway:
-    from tsctl.gateway.state import open_gateway
-
-    return open_gateway(*open_deployment())
-
-
 def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], json: bool) -> None:
     """Run the rollout to its end, or until a person must decide, and print what happens."""
-    from tsctl.host.progress import Progress
-    from tsctl.rollout.decide.events import Effect, EffectBegan, Outcome
-    from tsctl.views.rollout.follow import as_json
-    from tsctl.views.rollout.narrative import Narrator
-    from tsctl.views.rollout.report import SUFFIX, write_report
-
     progress, narrator = Progress(), Narrator()
 
     def narrate(entry: Entry, state: State) -> None:
@@ -174,8 +148,6 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
 
 
 def _print_end(state: State, report: str) -> None:
-    from tsctl.views.rollout.outlook import deployment_hints
-
     why = f": {state.why}" if state.why else ""
     typer.echo(f"{state.model} {state.canary} {state.outcome or 'undecided'}{why}")
     typer.echo(f"report: {report}")

@@ -1,14 +1,35 @@
-"""`tsctl rollout status|watch|history|explain|report`: shows rollouts; nothing is changed."""
+"""`tsctl rollout status|watch|history|explain|report|plan`: shows rollouts; nothing is changed."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tsctl.cli.models import Json, Model
+from tsctl.archive.store import find_archive
+from tsctl.cli.context import open_deployment
+from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_json
+from tsctl.config.project import find_project
+from tsctl.errors import AnalysisError
+from tsctl.gateway.state import open_gateway
+from tsctl.rollout.decide.events import Outcome
+from tsctl.rollout.decide.state import fold
+from tsctl.rollout.forecast.forecast import forecast_rollout
+from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
+from tsctl.rollout.run.journal import find_journal, journals, read, unfinished_journals
+from tsctl.views.rollout.follow import as_json, snapshot
+from tsctl.views.rollout.forecast import faults_table, steps_table, total_text, traffic_text
+from tsctl.views.rollout.history import summary
+from tsctl.views.rollout.narrative import story
+from tsctl.views.rollout.report import SUFFIX, write_report
+from tsctl.views.rollout.status import render_status
+from tsctl.views.rollout.tables import evidence_tables, history_table
+from tsctl.views.rollout.watch import watch_lines, watch_picture
+from tsctl.views.rollout.wording import when
+from tsctl.views.terminal import new_console, print_table, print_wrapped
 
 AnyModel = Annotated[str | None, typer.Argument(metavar="MODEL", help="All models if left out.")]
 Id = Annotated[
@@ -25,14 +46,6 @@ def status(model: AnyModel = None, json: Json = False) -> None:
     Shows weight, requests, rates with intervals, e-values, and what is still needed. With MODEL, its last rollout, even
     if it has ended; without, all rollouts in progress.
     """
-    import time
-
-    from tsctl.config.project import find_project
-    from tsctl.rollout.run.journal import find_journal, read, unfinished_journals
-    from tsctl.views.rollout.follow import as_json, snapshot
-    from tsctl.views.rollout.status import render_status
-    from tsctl.views.terminal import new_console
-
     project = find_project()
     paths = unfinished_journals(project) if model is None else [find_journal(project, model)]
     rollouts = [now for path in paths if (now := snapshot(read(path))) is not None]
@@ -53,12 +66,6 @@ def watch(model: Model, json: Json = False) -> None:
     Ctrl-C stops watching and changes nothing. On a terminal the status is refreshed; anywhere else, and with --json,
     each event is a line. The exit code is 0 if the canary was promoted, and 10 if not.
     """
-    from tsctl.config.project import find_project
-    from tsctl.rollout.decide.events import Outcome
-    from tsctl.rollout.run.journal import find_journal
-    from tsctl.views.rollout.watch import watch_lines, watch_picture
-    from tsctl.views.terminal import new_console
-
     path = find_journal(find_project(), model)
     console = new_console()
     state = watch_picture(path, console) if console.is_terminal and not json else watch_lines(path, json)
@@ -71,13 +78,6 @@ def history(model: AnyModel = None, json: Json = False) -> None:
 
     Shows how it ended, what failed it, and how long it took.
     """
-    from tsctl.config.project import find_project
-    from tsctl.errors import AnalysisError
-    from tsctl.rollout.run.journal import journals, read
-    from tsctl.views.rollout.history import summary
-    from tsctl.views.rollout.tables import history_table
-    from tsctl.views.terminal import print_table
-
     rollouts, damaged = [], []
     for path in journals(find_project(), model):
         try:
@@ -102,14 +102,6 @@ def explain(model: Model, id: Id = None, json: Json = False) -> None:
 
     Shows every decision with its reason, numbers and time, and what to do next.
     """
-    from tsctl.config.project import find_project
-    from tsctl.rollout.decide.state import fold
-    from tsctl.rollout.run.journal import find_journal, read
-    from tsctl.views.rollout.narrative import story
-    from tsctl.views.rollout.tables import evidence_tables
-    from tsctl.views.rollout.wording import when
-    from tsctl.views.terminal import print_table, print_wrapped
-
     entries = read(find_journal(find_project(), model, id))
     told = story(entries)
     if json:
@@ -142,12 +134,44 @@ def report(
 
     The file needs no network and no other file.
     """
-    from tsctl.config.project import find_project
-    from tsctl.rollout.run.journal import find_journal, read
-    from tsctl.views.rollout.report import SUFFIX, write_report
-
     project = find_project()
     path = find_journal(project, model, id)
     written = out or path.with_suffix(SUFFIX)
     write_report(written, read(path))
     typer.echo(project.relative(written))
+
+
+def plan(
+    model: Model,
+    version: Version,
+    minutes: Annotated[
+        float, typer.Option(min=1, max=1440, help="Length of the traffic that is read, up to now.")
+    ] = 10.0,
+    json: Json = False,
+) -> None:
+    """Forecast a rollout from recent traffic.
+
+    Shows how long each step takes, which faults it can detect, and what a bad version costs. A fault counts as
+    detectable if a step finds it in four of five rollouts; the time until a bad version is rolled back is a median.
+    Nothing is changed.
+    """
+    project, deployment = open_deployment()
+    find_archive(project, model, version)  # a version without an archive cannot be released
+    policy = deployment.policy(model)
+    now = time.time()
+    since = now - 60 * minutes
+    entries = read_recent(open_gateway(project, deployment).files.access_log, model, since)
+    traffic = recent_traffic(entries, since, now, policy.count_4xx, policy.slow_quantile)
+    target = deployment.models.get(model)
+    forecast = forecast_rollout(policy, traffic, target is not None and target.route.sticky is not None)
+    if json:
+        print_json({"model": model, "version": version, "policy": policy.model_dump(mode="json"), **forecast.as_json()})
+        return
+    typer.echo(f"{model}: {traffic_text(traffic)}\n")
+    print_table(steps_table(forecast.steps))
+    if forecast.faults:
+        typer.echo()
+        print_table(faults_table(forecast.faults))
+    typer.echo()
+    for sentence in (total_text(forecast, model, version), *forecast.warnings):
+        typer.echo(sentence)

@@ -1,4 +1,4 @@
-"""`tsctl up`, `down` and `status`."""
+"""`tsctl up`, `down`, `status`, `plan` and `apply`; each imports what it needs, so that `tsctl --help` stays light."""
 
 from __future__ import annotations
 
@@ -9,19 +9,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tsctl.cli.context import open_deployment, open_one_node
-from tsctl.cli.models import Json
-from tsctl.cli.output import print_json, print_table
+from tsctl.cli.options import Json
+from tsctl.cli.output import plural, print_json, print_table
 
 if TYPE_CHECKING:
     from tsctl.config.deployment import DeploymentSpec
     from tsctl.config.project import Project
+    from tsctl.deploy.changes import Plan
     from tsctl.deploy.status import NodeStatus
     from tsctl.nodes.torchserve.node import Node
+
+#: The exit code of `tsctl plan` where something would change.
+WOULD_CHANGE = 12
+_STYLES = {"+": "green", "~": "yellow", "-": "red", "?": "cyan", "x": "bold red"}
 
 NodeHere = Annotated[
     str | None, typer.Option("--node", help="Node of deployment.yaml; all of this machine if left out.")
 ]
 NodeShown = Annotated[str | None, typer.Option("--node", help="Node of deployment.yaml; all if left out.")]
+PruneVersions = Annotated[
+    bool, typer.Option("--prune", help="Retire versions that deployment.yaml does not name; never one with weight.")
+]
+PruneModels = Annotated[
+    bool, typer.Option("--prune-models", help="The same, and remove the routes of models that it does not name first.")
+]
 
 
 def up(node: NodeHere = None) -> None:
@@ -112,6 +123,46 @@ def status(node: NodeShown = None, json: Json = False) -> None:
         raise NodeError("\n".join(troubles), hint(statuses))
 
 
+def plan(json: Json = False, prune: PruneVersions = False, prune_models: PruneModels = False) -> int:
+    """Show what 'tsctl apply' would change; exit code 12 if anything, 0 if nothing."""
+    from tsctl.deploy.changes import PlanOptions
+    from tsctl.deploy.observe import open_owners
+    from tsctl.deploy.reconcile import coverage_error, plan_now
+    from tsctl.views.plan import plan_json
+
+    planned = plan_now(open_owners(*open_deployment()), PlanOptions(prune, prune_models))
+    if json:
+        print_json(plan_json(planned))
+    else:
+        _print_plan(planned)
+    if error := coverage_error(planned):
+        raise error
+    return WOULD_CHANGE if planned.changes else 0
+
+
+def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneModels = False) -> None:
+    """Make nodes and gateway do what deployment.yaml says; safe to run again, because only differences are changed.
+
+    If a node does not answer, the others are changed and the exit code is 4; run this again when it is back.
+    """
+    from tsctl.deploy.changes import PlanOptions
+    from tsctl.deploy.observe import open_owners
+    from tsctl.deploy.reconcile import reconcile
+    from tsctl.host.progress import Progress
+    from tsctl.views.plan import applied_json, summary
+
+    owners = open_owners(*open_deployment())
+    options = PlanOptions(prune, prune_models)
+    result = reconcile(owners, options, Progress(), lambda planned: None if json else _print_plan(planned))
+    if json:
+        print_json(applied_json(result.before, result.applied, result.after))
+    elif result.before.changes:
+        count = sum(len(change.effects) for change in result.applied.done)
+        typer.echo(f"{plural(count, 'change')} made; now {summary(result.after)}")
+    if error := result.error:
+        raise error
+
+
 def _open_here(named: str | None) -> tuple[Project, DeploymentSpec, list[Node]]:
     """The node of that name, or the only one; else every node of this machine, and a line for each other."""
     from tsctl.nodes.torchserve.node import open_nodes
@@ -147,3 +198,23 @@ def _print_gateway(project: Project, deployment: DeploymentSpec) -> None:
     status = gateway_status(open_gateway(project, deployment))
     condition = "ready" if status.is_ready else "not ready" if status.is_live else "not running"
     typer.echo(f"\ngateway: {condition}, {status.address}; 'tsctl gateway status' has its routes")
+
+
+def _print_plan(planned: Plan) -> None:
+    """Print the plan, with colours on a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from tsctl.views.plan import aligned, heading, lines_of, summary
+
+    console = Console(highlight=False, soft_wrap=True)
+    lines = lines_of(planned)
+    model = None
+    for line, text in zip(lines, aligned(lines), strict=True):
+        if line.model != model:
+            console.print(Text(("" if model is None else "\n") + heading(planned, line.model), style="bold"))
+            model = line.model
+        console.print(Text(f"  {text}", style=_STYLES[line.sign]))
+    for one in planned.unavailable:
+        console.print(Text(f"! {one.place}: {one.reason}", style="bold red"))
+    console.print(("\n" if lines or planned.unavailable else "") + summary(planned), markup=False)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from tsctl.cli.gateway import open_here
-from tsctl.cli.models import Json, Model, Version
+from tsctl.cli.context import open_gateway_here
+from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_json, print_table
+from tsctl.config.weights import parse_share, parse_weights, percent
+from tsctl.errors import GatewayError
+from tsctl.gateway import change
+from tsctl.gateway.state import traffic_in_force
+from tsctl.gateway.traffic import Traffic, weights_text
+from tsctl.rollout.run.journal import require_none
 
-if TYPE_CHECKING:
-    from tsctl.gateway.traffic import Traffic
-
-weights = typer.Typer(help="Set and show the weights of a model's versions.", no_args_is_help=True)
-shadow = typer.Typer(help="Send copies of requests to a version whose answers are dropped.", no_args_is_help=True)
+weights = typer.Typer(rich_markup_mode=None)
+shadow = typer.Typer(rich_markup_mode=None)
 
 
 @weights.command("set")
@@ -26,12 +29,7 @@ def set_weights(
     ] = False,
 ) -> None:
     """Set all weights of a model at once, and wait until the gateway serves them."""
-    from tsctl.config.weights import parse_weights
-    from tsctl.gateway import change
-    from tsctl.gateway.traffic import weights_text
-    from tsctl.rollout.run.journal import require_none
-
-    parsed, gateway = parse_weights(shares), open_here()
+    parsed, gateway = parse_weights(shares), open_gateway_here()
     if not force:
         require_none(gateway.project, model)
     traffic = change.set_weights(gateway, model, parsed)
@@ -41,11 +39,7 @@ def set_weights(
 @weights.command("show")
 def show(model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, json: Json = False) -> None:
     """Show the weights in force; where the gateway does not run, those that it will start with."""
-    from tsctl.config.weights import percent
-    from tsctl.errors import GatewayError
-    from tsctl.gateway.state import traffic_in_force
-
-    gateway = open_here()
+    gateway = open_gateway_here()
     routes = {route.model: route for route in traffic_in_force(gateway)}
     if not gateway.admin.is_live():
         typer.echo("the gateway does not run; it will start with these weights", err=True)
@@ -72,11 +66,8 @@ def set_shadow(
     share: Annotated[str, typer.Option("--percent", help="Of the model's requests, such as 20 or 0.5.")],
 ) -> None:
     """Copy a share of a model's requests to a version."""
-    from tsctl.config.weights import parse_share, percent
-    from tsctl.gateway import change
-
     parsed = parse_share(share)
-    traffic = change.set_shadow(open_here(), model, version, parsed)
+    traffic = change.set_shadow(open_gateway_here(), model, version, parsed)
     if traffic.shadow is None:
         typer.echo(f"{model}: no shadow")
     else:
@@ -86,9 +77,7 @@ def set_shadow(
 @shadow.command("clear")
 def clear(model: Model) -> None:
     """Stop copying requests."""
-    from tsctl.gateway import change
-
-    change.set_shadow(open_here(), model, None, 0)
+    change.set_shadow(open_gateway_here(), model, None, 0)
     typer.echo(f"{model}: no shadow")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from tsctl.errors import SpecError
@@ -11,32 +10,17 @@ from tsctl.errors import SpecError
 PROJECT_VARIABLE = "TSCTL_PROJECT"
 
 
-@dataclass(frozen=True)
 class Project:
     """A folder that holds `deployment.yaml`, `config.properties` and `archives/`."""
 
-    root: Path
-
-    @property
-    def deployment(self) -> Path:
-        return self.root / "deployment.yaml"
-
-    @property
-    def config_properties(self) -> Path:
-        return self.root / "config.properties"
-
-    @property
-    def archives(self) -> Path:
-        return self.root / "archives"
-
-    @property
-    def store(self) -> Path:
-        return self.archives / "store"
-
-    @property
-    def state(self) -> Path:
-        """Run-time state of this machine (pids, tokens, logs): readable by its owner only, never committed."""
-        return self.root / ".tsctl"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.deployment = root / "deployment.yaml"
+        self.config_properties = root / "config.properties"
+        self.archives = root / "archives"
+        self.store = self.archives / "store"
+        #: Run-time state of this machine (pids, tokens, logs): readable by its owner only, never committed.
+        self.state = root / ".tsctl"
 
     def relative(self, path: Path) -> str:
         """The path as a person in the project's root would type it."""

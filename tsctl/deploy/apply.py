@@ -37,8 +37,8 @@ from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import is_unavailable, run_on_nodes
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.readiness import warm_up
 from tsctl.nodes.torchserve.session import Unreachable
-from tsctl.nodes.torchserve.warmup import warm_up
 
 #: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0

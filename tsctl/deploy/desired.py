@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tsctl.archive.checks import read_facts
-from tsctl.archive.container import open_archive
-from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, digest_of, find_archive, list_archives
+from tsctl.archive.container import digest_of, open_archive
+from tsctl.archive.inspect import read_facts
+from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, find_archive, list_archives
 from tsctl.config.deployment import DeploymentSpec, ModelTarget
 from tsctl.config.project import Project
 from tsctl.deploy.applied_state import as_applied, recorded

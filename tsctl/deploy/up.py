@@ -20,8 +20,7 @@ from tsctl.host.progress import Progress
 from tsctl.nodes.observe import ObservedNode, observe
 from tsctl.nodes.torchserve.client import Reply
 from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.restore import restore
-from tsctl.nodes.torchserve.start import require_same_addresses, start_node, stop_node
+from tsctl.nodes.torchserve.start import require_same_addresses, restore, start_node, stop_node
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], prog
         ConflictError: another tsctl starts it, or changes the deployment.
     """
     named = [(model, version) for model, target in deployment.models.items() for version in target.versions]
-    built = build_versions(project, named, progress)
+    built = build_versions(project, [f"{model}:{version}" for model, version in named], progress)
     result = UpResult(len(deployment.nodes) > 1, is_changed=any(archive.is_new for archive in built))
     running: list[Node] = []
     started: list[Node] = []

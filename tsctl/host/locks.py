@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from tsctl.errors import ConflictError
+from tsctl.host.wait import wait_until
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def exclusive(path: Path, subject: str, wait_s: float = 0.0) -> Iterator[None]:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+") as file:
-        if not _locked(file, wait_s):
+        if not wait_until(lambda: _is_locked(file), wait_s, 0.02):
             holder = file.read().strip() or "unknown"
             raise ConflictError(
                 f"{subject} is being changed by another tsctl (process {holder})",
@@ -52,13 +52,10 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def _locked(file: IO[str], wait_s: float) -> bool:
-    end = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(0.02)
+def _is_locked(file: IO[str]) -> bool:
+    """Whether this process holds the lock now, after trying to take it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

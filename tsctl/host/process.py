@@ -1,4 +1,4 @@
-"""Starts processes on this machine, finds them again, and ends them.
+"""Starts processes on this machine with an environment and a priority, finds them again, and ends them.
 
 Invariant: a process is known by its pid and its start time together, so a pid that the kernel has since given to
 another process is never signalled. A zombie counts as ended.
@@ -18,7 +18,17 @@ from typing import IO
 
 import psutil
 
+from tsctl.errors import NodeError
+from tsctl.host.wait import wait_until
+
 POLL_S = 0.05
+#: How often, and how many seconds apart, the kernel is asked for a niceness.
+NICE_TRIES, NICE_PAUSE_S = 20, 0.1
+#: Without PYTHONPATH, whose packages would come before an archive's own.
+INHERITED = (
+    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,11 +54,8 @@ class ProcessIdentity:
 
     def wait_ended(self, timeout_s: float) -> bool:
         """Whether the process ended within `timeout_s` seconds; a child of this process is reaped."""
-        end = time.monotonic() + timeout_s
-        while self.is_running:
-            if time.monotonic() > end:
-                return False
-            time.sleep(POLL_S)
+        if not wait_until(lambda: not self.is_running, timeout_s, POLL_S):
+            return False
         _reap(self.pid)
         return True
 
@@ -113,6 +120,40 @@ def spawn(
         start_new_session=True,
         umask=umask,
     )
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `environment` that are passed on."""
+    return {name: environment[name] for name in INHERITED if name in environment}
+
+
+def at_nice(command: list[str], nice: int) -> list[str]:
+    """The command with this niceness for all its processes and threads; 0 leaves it as it is."""
+    return ["nice", "-n", str(nice), *command] if nice else command
+
+
+def lower_session(pid: int, nice: int) -> None:
+    """Set the niceness of the session that the process leads.
+
+    A kernel with autogroup first divides the processor among sessions, by a niceness of each session. The niceness of a
+    process counts only within its session.
+
+    Raises:
+        NodeError: the kernel refuses it.
+    """
+    group = Path(f"/proc/{pid}/autogroup")
+    if not nice or not group.exists():  # a kernel without it has no such file
+        return
+    for _ in range(NICE_TRIES):
+        try:
+            group.write_text(f"{nice}\n")
+        except BlockingIOError:  # unprivileged users may do this ten times a second, on the whole machine
+            time.sleep(NICE_PAUSE_S)
+        except OSError as error:
+            raise NodeError(f"{group} cannot be set to {nice}: {error.strerror}") from None
+        else:
+            return
+    raise NodeError(f"{group} cannot be set to {nice}: the kernel was asked too often", "Start the node again.")
 
 
 def kill_group(group: int, variable: str, value: str, timeout_s: float) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,15 +19,20 @@ Note = Callable[[str], None]
 class ProgressStep:
     """One piece of work that a person waits for."""
 
-    def __init__(self, progress: Progress, title: str) -> None:
-        self._progress = progress
-        self.title = title
+    def __init__(self, console: Console, title: str) -> None:
+        self.title = escape(title)
+        self.live = console.status(self.title) if console.is_terminal else None
         self.result = "done"
+        self._console = console
         self._last_plain = time.monotonic()
 
     def note(self, text: str) -> None:
         """Show the progress; cheap enough to call at every poll."""
-        self._progress._note(self, text)
+        if self.live is not None:
+            self.live.update(f"{self.title}  [dim]{escape(text)}[/dim]")
+        elif time.monotonic() - self._last_plain >= PLAIN_INTERVAL_S:
+            self._last_plain = time.monotonic()
+            self._console.print(f"  {self.title}: {escape(text)}")
 
     def done(self, result: str) -> None:
         """Set the result that the finished line ends with."""
@@ -43,35 +48,22 @@ class Progress:
     @contextmanager
     def step(self, title: str) -> Iterator[ProgressStep]:
         """Run the block as a step; its line ends with the result and the seconds."""
-        step = ProgressStep(self, title)
+        step = ProgressStep(self.console, title)
         begin = time.monotonic()
+        if step.live is None:
+            self.console.print(f"{step.title} ...")
+        result, colour = "failed", "red"
         try:
-            if self.console.is_terminal:
-                with self.console.status(escape(title)) as self._live:
-                    yield step
-            else:
-                self.console.print(f"{escape(title)} ...")
+            with step.live or nullcontext():
                 yield step
+            result, colour = step.result, "green"
         except KeyboardInterrupt:
-            self._close(step, "interrupted", "yellow", time.monotonic() - begin)
+            result, colour = "interrupted", "yellow"
             raise
-        except BaseException:
-            self._close(step, "failed", "red", time.monotonic() - begin)
-            raise
-        self._close(step, step.result, "green", time.monotonic() - begin)
+        finally:
+            seconds = f"[dim]{time.monotonic() - begin:.1f} s[/dim]"
+            self.console.print(f"{step.title:<44} [{colour}]{escape(result)}[/{colour}]  {seconds}")
 
     def line(self, text: str) -> None:
         """Print a plain line between the steps."""
         self.console.print(escape(text))
-
-    def _note(self, step: ProgressStep, text: str) -> None:
-        if self.console.is_terminal:
-            self._live.update(f"{escape(step.title)}  [dim]{escape(text)}[/dim]")
-        elif time.monotonic() - step._last_plain >= PLAIN_INTERVAL_S:
-            step._last_plain = time.monotonic()
-            self.console.print(f"  {escape(step.title)}: {escape(text)}")
-
-    def _close(self, step: ProgressStep, result: str, colour: str, seconds: float) -> None:
-        self.console.print(
-            f"{escape(step.title):<44} [{colour}]{escape(result)}[/{colour}]  [dim]{seconds:.1f} s[/dim]"
-        )

@@ -70,3 +70,17 @@ def read_properties(properties: Mapping[str, Any]) -> tuple[dict[str, str], dict
     """
     types = {name: own.get("content-type") or "" for name, own in properties.items() if isinstance(own, dict)}
     return types, {name: value for name, value in properties.items() if isinstance(value, str)}
+
+
+def raw_body(value: Any) -> bytes:
+    """The bytes of a body that TorchServe hands over in another type.
+
+    Raises:
+        TypeError: TorchServe parsed it.
+    """
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    # this worker's switch to raw bodies did not take effect
+    raise TypeError(f"TorchServe handed over a {type(value).__name__} instead of the raw body")

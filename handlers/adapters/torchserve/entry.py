@@ -17,6 +17,7 @@ from handlers.adapters.torchserve.context import (
     ContextCalls,
     author_handler,
     model_and_version,
+    raw_body,
     read_properties,
     worker_config,
 )
@@ -119,7 +120,7 @@ def read_request(item: wire.Item) -> Request:
         name = _RAW_FIELD if not is_form and _RAW_FIELD in item.fields else _only_field(item, is_form)
         media_type = bare_media_type(item.types.get(name, "")) or ("" if is_form else sent_as)
         body = item.fields[name]
-        return Request(body if type(body) is bytes else _raw(body), media_type, headers, request_id)
+        return Request(body if type(body) is bytes else raw_body(body), media_type, headers, request_id)
     except RequestError as raised:
         error = raised
     except Exception:
@@ -143,12 +144,3 @@ def _only_field(item: wire.Item, is_form: bool) -> str:
     if is_form and not fields[name]:  # `curl -d` with JSON: all of it becomes the name of an empty field
         raise UndecodableBody(f"The form's field is empty; a bare body needs its own Content-Type, such as {JSON}.")
     return name
-
-
-def _raw(value: Any) -> bytes:
-    if isinstance(value, bytearray | memoryview):
-        return bytes(value)
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
-    # TorchServe parsed it: this worker's switch to raw bodies did not take effect.
-    raise TypeError(f"TorchServe handed over a {type(value).__name__} instead of the raw body")

@@ -10,8 +10,8 @@ from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.render import bootstrap, certificate, whole
 from tsctl.gateway.files import read_document
 from tsctl.gateway.state import Gateway
-from tsctl.host.environment import inherited
 from tsctl.host.files import write_document
+from tsctl.host.process import inherited
 
 VALIDATION_S = 20.0
 _LONGEST_SOCKET = 107

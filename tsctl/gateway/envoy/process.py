@@ -15,10 +15,9 @@ from pathlib import Path
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.configuration import envoy_path
 from tsctl.gateway.state import Gateway, changing
-from tsctl.host.environment import inherited
 from tsctl.host.files import open_log, write_document
 from tsctl.host.ports import port_problem
-from tsctl.host.process import ProcessIdentity, identify, spawn
+from tsctl.host.process import ProcessIdentity, identify, inherited, spawn
 from tsctl.host.wait import wait_until
 from tsctl.nodes.torchserve.logs import tail
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import requests
 
@@ -186,9 +186,7 @@ class ManagementClient:
     def _call(
         self, method: str, path: str, query: Mapping[str, str] | None = None, timeout_s: float | None = None
     ) -> Any:
-        target = path
-        if query:
-            target += "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
+        target = f"{path}?{urlencode(query)}" if query else path
         answer = self._session.manage(method, target, timeout_s or self.read_timeout_s)
         if answer.status_code < 400:
             try:

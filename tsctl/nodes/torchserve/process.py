@@ -18,19 +18,17 @@ from handlers.contract import METRICS_FOLDER_VARIABLE, SHARED_CACHE_VARIABLE
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
-from tsctl.host.environment import inherited
 from tsctl.host.files import make_folder
 from tsctl.host.ports import port_problem
-from tsctl.host.priority import at_nice
-from tsctl.host.process import ProcessIdentity, identify, kill_group, spawn
-from tsctl.nodes.torchserve.config import jvm_arguments, node_properties, render_node_config
+from tsctl.host.process import ProcessIdentity, at_nice, identify, inherited, kill_group, spawn
 from tsctl.nodes.torchserve.java import Java
 from tsctl.nodes.torchserve.logs import tail
 from tsctl.nodes.torchserve.paths import NodePaths
-from tsctl.nodes.torchserve.properties import parse_properties
+from tsctl.nodes.torchserve.properties import jvm_arguments, node_properties, parse_properties, render_properties
 
 STOP_GRACE_S = 20.0
 LEAST_FREE_BYTES = 512 << 20
+CONFIG_COMMENT = "Written by tsctl at every start of this node; edit config.properties instead."
 #: A Unix socket's path has at most 108 bytes, and TorchServe opens one per worker in its temporary folder.
 _LONGEST_TMP = 80
 
@@ -78,9 +76,8 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
     tmp = _temporary_folder(paths)
     empty_metrics(paths.metrics)
     defaults = _defaults(project)
-    paths.config.write_text(
-        render_node_config(node_properties(defaults, node, project.store, len(os.sched_getaffinity(0))))
-    )
+    properties = node_properties(defaults, node, project.store, len(os.sched_getaffinity(0)))
+    paths.config.write_text(render_properties(properties, CONFIG_COMMENT))
     paths.key_file.unlink(missing_ok=True)
     command = _command(project, paths, java, defaults, tmp)
     with paths.console.open("wb") as console:

@@ -1,4 +1,4 @@
-"""Waits until a version on a node is in a wanted state, and finds out why it is not.
+"""Waits until a version on a node is in a wanted state, finds out why it is not, and warms the path to it up.
 
 Invariant: every wait has a deadline, and its error reports what was seen last.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tsctl.archive.container import read_samples
+from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
 from tsctl.host.process import started_ticks
 from tsctl.host.progress import Note
-from tsctl.nodes.torchserve.client import VersionState
+from tsctl.nodes.torchserve.client import Reply, VersionState
 from tsctl.nodes.torchserve.logs import last_exception, load_reports
 from tsctl.nodes.torchserve.node import Node
 
@@ -22,6 +24,13 @@ PROCESS_START_S = 60.0
 SPARE_PIDS = 1
 #: A worker without a process may take so long to get another one before it counts as dead.
 RESTART_S = 3.0
+#: Requests for each worker at least, and in all at most; past the least, for this many seconds at most. The JVM
+#: compiles what ran some 200 times.
+LEAST_PER_WORKER = 2
+MOST_REQUESTS = 300
+LONGEST_S = 3.0
+#: Every so many requests a new connection is opened: accepting one is a path of its own, which is cold as well.
+REQUESTS_PER_CONNECTION = 10
 
 
 def require_version(node: Node, model: str, version: str) -> VersionState:
@@ -32,7 +41,7 @@ def require_version(node: Node, model: str, version: str) -> VersionState:
     return states[0]
 
 
-def wait_until(
+def wait_state(
     node: Node, model: str, version: str, is_reached: Callable[[VersionState], bool], timeout_s: float
 ) -> VersionState:
     """Poll the version until its state is the wanted one, and return that state.
@@ -84,7 +93,7 @@ def wait_ready(
         return False
 
     limit_s = timeout_s or require_version(node, model, version).startup_timeout_s + PROCESS_START_S
-    return wait_until(node, model, version, is_ready, limit_s)
+    return wait_state(node, model, version, is_ready, limit_s)
 
 
 def _load_refusal(node: Node, model: str, version: str, log_offset: int) -> str:
@@ -92,6 +101,34 @@ def _load_refusal(node: Node, model: str, version: str, log_offset: int) -> str:
     reports = load_reports(node.paths.worker_log, log_offset)
     refused = [r.reason for r in reports if (r.model, r.version) == (model, version) and not r.is_ready]
     return refused[-1] if refused else ""
+
+
+def warm_up(node: Node, archive: StoredArchive, note: Note) -> Reply | None:
+    """Send the archive's samples to the explicit version URL before it counts as ready, because the JVM starts cold.
+
+    Returns the last answer, or None for an archive without samples.
+
+    Raises:
+        NodeError: a sample was not answered with 200.
+    """
+    samples = read_samples(archive.path)
+    least = LEAST_PER_WORKER * require_version(node, archive.model, archive.version).ready_workers
+    begin = time.monotonic()
+    last = None
+    for count in range(max(least, MOST_REQUESTS) if samples else 0):
+        if count >= least and time.monotonic() > begin + LONGEST_S:
+            break
+        if count % REQUESTS_PER_CONNECTION == 0:
+            node.client.reconnect()
+        name, body, media_type = samples[count % len(samples)]
+        note(f"warm-up request {count + 1}")
+        last = node.client.predict(archive.model, archive.version, body, media_type)
+        if last.status != 200:
+            raise NodeError(
+                f"{archive.model} {archive.version} on node {node.name} answered sample {name} with {last.status}:"
+                f" {last.body[:300].decode('utf-8', 'replace')}"
+            )
+    return last
 
 
 def workers_before_dead(node: Node, model: str, version: str) -> int | None:

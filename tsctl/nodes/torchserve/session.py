@@ -54,7 +54,7 @@ class NodeSession:
         self.on_renewed: Callable[[], None] = lambda: None  # called after TorchServe wrote new tokens
         self._key_file = key_file
         self._renew_timeout_s = renew_timeout_s
-        self._tokens = None if key_file else NO_TOKENS
+        self._tokens: Tokens | None = None
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy of the environment must not see a loopback node's tokens
         for scheme in ("http://", "https://"):
@@ -90,8 +90,7 @@ class NodeSession:
         return answer
 
     def _current_tokens(self) -> Tokens:
-        if self._tokens is None:
-            self._tokens = read_tokens(self._key_file) if self._key_file else NO_TOKENS
+        self._tokens = self._tokens or (read_tokens(self._key_file) if self._key_file else NO_TOKENS)
         return self._tokens
 
     def _renew_expired(self, tokens: Tokens) -> None:

@@ -1,23 +1,34 @@
-"""Starts a node and waits until it answers; stops it."""
+"""Starts a node, waits until it answers, and registers again what it served before; stops it."""
 
 from __future__ import annotations
 
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+from tsctl.archive.store import archive_of
 from tsctl.config.project import Project
-from tsctl.errors import NodeError
+from tsctl.errors import ArchiveError, NodeError, TsctlError
 from tsctl.host.locks import exclusive
-from tsctl.host.priority import lower_session
-from tsctl.host.progress import Progress
+from tsctl.host.process import lower_session
+from tsctl.host.progress import Note, Progress
 from tsctl.nodes.torchserve import process
 from tsctl.nodes.torchserve.java import find_java
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.properties import parse_properties
-from tsctl.nodes.torchserve.restore import remember_served
+from tsctl.nodes.torchserve.served import ServedVersion, forget, read_pending, remember_served
+from tsctl.nodes.torchserve.versions import register, scale, set_default
 
 START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The versions that came back after a start, and those that did not, with the reason."""
+
+    served: tuple[ServedVersion, ...]
+    failed: tuple[tuple[ServedVersion, str], ...]
 
 
 def start_node(project: Project, node: Node, progress: Progress) -> subprocess.Popen[bytes]:
@@ -32,7 +43,7 @@ def start_node(project: Project, node: Node, progress: Progress) -> subprocess.P
         if node.pid:
             raise NodeError(f"node {node.name} runs already (pid {node.pid})", "Stop it with 'tsctl node stop' first.")
         process.require_free_space(node.paths.folder)
-        remember_served(node)
+        remember_served(node.paths)
         java = find_java()
         for reason in java.rejected:
             progress.line(f"skipped {reason}")
@@ -47,6 +58,28 @@ def start_node(project: Project, node: Node, progress: Progress) -> subprocess.P
             node.refresh_header()
             step.done(f"pid {started.pid}, Java {java.major} ({java.source})")
         return started
+
+
+def restore(project: Project, node: Node, progress: Progress, superseded: frozenset[tuple[str, str]]) -> Restored:
+    """Register again what the node served before; one that fails stops no other, and is tried at the next start.
+
+    Args:
+        superseded: (model, version) pairs that the caller will register itself from newer bytes.
+    """
+    served: list[ServedVersion] = []
+    failed: list[tuple[ServedVersion, str]] = []
+    for entry in read_pending(node.paths.pending_restore):
+        if entry.key not in superseded and not node.client.describe(*entry.key):
+            try:
+                with progress.step(f"restoring {entry.model} {entry.version}") as step:
+                    _restore_version(project, node, entry, step.note)
+                    step.done(f"{entry.min_workers} ready")
+                served.append(entry)
+            except TsctlError as error:
+                failed.append((entry, error.message))
+                continue
+        forget(node.paths.pending_restore, *entry.key)
+    return Restored(tuple(served), tuple(failed))
 
 
 def require_same_addresses(node: Node) -> None:
@@ -80,6 +113,17 @@ def stop_node(node: Node, progress: Progress) -> bool:
             was_running = process.stop(node.paths)
             step.done("stopped" if was_running else "was not running; its leftovers are removed")
     return was_running
+
+
+def _restore_version(project: Project, node: Node, entry: ServedVersion, note: Note) -> None:
+    path = project.store / entry.archive
+    if not path.is_file():
+        raise ArchiveError(f"its archive {entry.archive} is no longer in {project.relative(project.store)}")
+    register(node, archive_of(path), entry.min_workers or None, note)
+    if entry.is_default and node.client.default_version(entry.model) != entry.version:
+        set_default(node, entry.model, entry.version)
+    if entry.min_workers == 0:
+        scale(node, entry.model, entry.version, 0, note)
 
 
 def _wait_answering(node: Node, started: subprocess.Popen[bytes]) -> None:

@@ -89,32 +89,28 @@ class Judgement:
 NOT_RECORDED = Judgement(Verdict.UNDECIDED, "the journal records no judgement", 0.0, ())
 
 
-@dataclass(frozen=True)
-class Held:
-    """Time and requests for which a step was watched."""
-
-    seconds: float
-    requests: int  # of the canary
-
-
-def judge(policy: RolloutPolicy, evidence: Evidence, held: Held) -> Judgement:
+def judge(policy: RolloutPolicy, evidence: Evidence, held_s: float, requests: int) -> Judgement:
     """The verdict on the present step.
 
     Fail: the average of the signals' e-values has reached 1 / alpha. A canary that is no worse ever fails with
     probability alpha at most (Ville's inequality; an average of e-processes is an e-process). Pass: the step was held
     for its time, the canary has the least number of requests, and a confidence sequence shows that its error rate is
     below the policy's maximum.
+
+    Args:
+        held_s: for which the step was watched.
+        requests: of the canary in that time.
     """
     readings = read_signals(policy, evidence)
     total = log_e_values(policy, evidence)[AVERAGE]
     if rejects(total, policy.alpha):
         largest = max(readings, key=lambda reading: reading.log_part)
         return Judgement(Verdict.FAIL, _why_failed(largest, policy), total, readings, signal=largest.signal)
-    needed = requests_needed(policy, evidence.canary, held.requests)
+    needed = requests_needed(policy, evidence.canary, requests)
     if needed:
         return Judgement(Verdict.UNDECIDED, f"about {needed:,} more requests of the canary", total, readings, needed)
-    if held.seconds < policy.hold_s:
-        left = policy.hold_s - held.seconds
+    if held_s < policy.hold_s:
+        left = policy.hold_s - held_s
         return Judgement(Verdict.UNDECIDED, f"{left:.0f} s of hold time left", total, readings)
     return Judgement(Verdict.PASS, "no signal counts against it", total, readings)
 

@@ -9,7 +9,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide import events
 from tsctl.rollout.decide.events import Command, Effect, Entry, Outcome
 from tsctl.rollout.decide.evidence import Evidence, Window, no_evidence
-from tsctl.rollout.decide.judge import NOT_RECORDED, Held, Judgement, Verdict, judge
+from tsctl.rollout.decide.judge import NOT_RECORDED, Judgement, Verdict, judge
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,11 @@ class State:
         return self.is_failed or self.command in (Command.ABORT, Command.ROLLBACK)
 
     @property
-    def is_overdue(self) -> bool:
-        """Whether the step was undecided for as long as the policy allows."""
-        return self.waited_s >= self.policy.max_hold_s
-
-    @property
     def judgement(self) -> Judgement:
         """The judgement on the present step; once the rollout has ended, the recorded one, never a new one."""
         if self.outcome is not None:
             return self.recorded or NOT_RECORDED
-        return judge(self.policy, self.evidence, Held(self.held_s, self.step_requests))
+        return judge(self.policy, self.evidence, self.held_s, self.step_requests)
 
 
 def fold(entries: Iterable[Entry]) -> State:

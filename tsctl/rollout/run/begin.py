@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from tsctl.archive.store import archive_of, digest_of, find_archive
+from tsctl.archive.container import digest_of
+from tsctl.archive.store import archive_of, find_archive
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
 from tsctl.gateway.state import Gateway, upstreams_written

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
-from tsctl.archive.store import StoredArchive, digest_of
+from tsctl.archive.container import digest_of
+from tsctl.archive.store import StoredArchive
 from tsctl.archive.verify import verify
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ArchiveError, NodeError

@@ -243,7 +243,7 @@ class Runner:
     def _end_if_overdue(self) -> bool:
         """End a step that is undecided for too long as the policy says; False where a person must decide."""
         state = self.state
-        if not state.is_overdue or state.is_paused:
+        if state.waited_s < state.policy.max_hold_s or state.is_paused:
             return True
         if state.policy.at_max_hold == "rollback":
             why = f"undecided for {state.policy.max_hold_s:g} s: {state.waits_for or state.judgement.why}"

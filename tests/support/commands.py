@@ -1,0 +1,67 @@
+"""Commands of `tsctl` in processes of their own, forked from a process that has imported all of it.
+
+An import of tsctl costs more processor time than most commands, and the live tests run hundreds of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pkgutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import tsctl
+from tsctl.cli.main import run
+
+#: A worker's own program, which imports TorchServe.
+NOT_IMPORTED = "tsctl.archive.probe"
+
+
+def run_command(
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout_s: float
+) -> tuple[int | None, str, str]:
+    """Run `tsctl` in a folder, with exactly this environment.
+
+    Returns:
+        The exit status, or None if the command was killed after its time; and what it wrote to both streams.
+    """
+    with TemporaryDirectory() as streams:
+        out, err = Path(streams, "out"), Path(streams, "err")
+        process = _forks().Process(target=_run, args=(arguments, folder, dict(environment), out, err))
+        process.start()
+        process.join(timeout_s)
+        status = process.exitcode
+        if status is None:
+            process.kill()
+            process.join()
+        process.close()
+        return status, out.read_text(), err.read_text()
+
+
+@cache
+def _forks() -> ForkServerContext:
+    """Starts processes from one that imports every module of tsctl when the first of them is started."""
+    context = multiprocessing.get_context("forkserver")
+    names = [module.name for module in pkgutil.walk_packages(tsctl.__path__, "tsctl.")]
+    context.set_forkserver_preload([name for name in names if name != NOT_IMPORTED])
+    return context
+
+
+def _run(arguments: Sequence[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+    """The command, in the new process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream, path in ((1, out), (2, err)):
+        written = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(written, stream)
+        os.close(written)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["tsctl", *arguments]
+    run()

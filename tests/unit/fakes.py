@@ -158,6 +158,7 @@ class FakeOperator:
     """Commands to a site, and its policy."""
 
     site: FakeSite
+    policy_error: str = ""
 
     def commands(self) -> list[tuple[Command, str]]:
         return list(self.site.commands)
@@ -167,6 +168,3 @@ class FakeOperator:
 
     def policy(self, state: State) -> RolloutPolicy:
         return self.site.policy
-
-    def policy_error(self) -> str:
-        return ""

@@ -60,9 +60,9 @@ def test_a_deployment_yaml_that_was_away_and_is_back_as_it_was_holds_nothing(gat
         assert operator.policy(state).alpha == 0.02
         path.rename(path.with_suffix(".away"))
         assert operator.policy(state).alpha == 0.02
-        assert "deployment.yaml cannot be read" in operator.policy_error()
+        assert "deployment.yaml cannot be read" in operator.policy_error
         path.with_suffix(".away").rename(path)
-        assert (operator.policy(state).alpha, operator.policy_error()) == (0.02, "")
+        assert (operator.policy(state).alpha, operator.policy_error) == (0.02, "")
         path.write_text(DEPLOYMENT.replace("0.02", "0.03"))
         os.utime(path, ns=(0, 0))
         assert operator.policy(state).alpha == 0.03

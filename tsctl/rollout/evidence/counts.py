@@ -48,6 +48,14 @@ class EvidenceQuery:
         """The canary's weight while the version had this one."""
         return weight if version == self.canary else TOTAL - weight
 
+    def counts(self, requests: int, status: str, predicted: str) -> OutcomeCounts:
+        """Counts of requests with one status and predicted class; `-` and nothing are no class."""
+        return OutcomeCounts(
+            requests=requests,
+            errors=requests if is_error(status, self.count_4xx) else 0,
+            classes={predicted: requests} if predicted not in ("", "-") else {},
+        )
+
 
 def counter_values(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str, int]:
     """The values that the query needs, by the keys of a cursor.
@@ -86,23 +94,13 @@ def windows_since(
         count = value - before if value > before else value
         kind, version, weight, *rest = key.split("|", 4)
         if weight.isdigit():
-            totals[query.canary_weight(version, int(weight)), version] += _counts(kind, rest, count, query)
+            more = OutcomeCounts(slow=count) if kind == "s" else query.counts(count, *rest)
+            totals[query.canary_weight(version, int(weight)), version] += more
     windows = [
         Window(weight, totals[weight, query.stable], totals[weight, query.canary])
         for weight in sorted({weight for weight, _ in totals})
     ]
     return windows, changed
-
-
-def _counts(kind: str, rest: list[str], count: int, query: EvidenceQuery) -> OutcomeCounts:
-    if kind == "s":
-        return OutcomeCounts(slow=count)
-    status, predicted = rest
-    return OutcomeCounts(
-        requests=count,
-        errors=count if is_error(status, query.count_4xx) else 0,
-        classes={predicted: count} if predicted and predicted != "-" else {},
-    )
 
 
 def is_error(status: str, count_4xx: bool) -> bool:

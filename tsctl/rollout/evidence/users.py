@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tsctl.gateway.access_log import AccessLogEntry, LogPosition, end_of_log, parse_entry, read_lines
+from tsctl.gateway.access_log import LogPosition, end_of_log, parse_entry, read_lines
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
-from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery, Totals, is_error
+from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery, Totals
 
 #: Keys of a cursor for the position in the log: the file's inode, and the offset.
 FILE, OFFSET = "log|file", "log|offset"
@@ -65,7 +65,10 @@ class UserLog:
                 continue
             if entry.version not in (query.stable, query.canary):
                 continue
-            key, request = (query.canary_weight(entry.version, entry.weight), entry.version), _counts(entry, query)
+            request = query.counts(1, str(entry.status), entry.predicted_class or "")
+            if query.slow_ms is not None and entry.duration_ms >= query.slow_ms:
+                request += OutcomeCounts(slow=1)
+            key = query.canary_weight(entry.version, entry.weight), entry.version
             totals[key] += request
             users[key] += self._first(request, entry.user)
         return totals, users
@@ -94,13 +97,3 @@ def _position(cursor: Cursor) -> LogPosition:
 
 def _cursor(position: LogPosition) -> dict[str, int]:
     return {FILE: position.inode, OFFSET: position.offset}
-
-
-def _counts(entry: AccessLogEntry, query: EvidenceQuery) -> OutcomeCounts:
-    is_slow = query.slow_ms is not None and entry.duration_ms >= query.slow_ms
-    return OutcomeCounts(
-        requests=1,
-        errors=int(is_error(str(entry.status), query.count_4xx)),
-        slow=int(is_slow),
-        classes={entry.predicted_class: 1} if entry.predicted_class else {},
-    )

@@ -46,8 +46,8 @@ class LiveOperator:
 
     project: Project
     model: str
+    policy_error: str = ""
     _policy: tuple[float, RolloutPolicy] | None = None  # with the file's time
-    _policy_error: str = ""
 
     def commands(self) -> list[tuple[Command, str]]:
         journals = folder(self.project, self.model)
@@ -71,10 +71,7 @@ class LiveOperator:
             modified_at = path.stat().st_mtime
             if self._policy is None or modified_at != self._policy[0]:
                 self._policy = (modified_at, read_deployment(path).policy(state.model))
-            self._policy_error = ""
+            self.policy_error = ""
         except (SpecError, OSError) as error:
-            self._policy_error = f"deployment.yaml cannot be read: {error}"
+            self.policy_error = f"deployment.yaml cannot be read: {error}"
         return self._policy[1] if self._policy is not None else state.policy
-
-    def policy_error(self) -> str:
-        return self._policy_error

@@ -60,7 +60,13 @@ class Health(Protocol):
 
 
 class Operator(Protocol):
-    """Reads commands of people, and deployment.yaml."""
+    """Reads commands of people, and deployment.yaml.
+
+    Attributes:
+        policy_error: why deployment.yaml could not be read last; empty where it could.
+    """
+
+    policy_error: str
 
     def commands(self) -> list[tuple[Command, str]]:
         """Commands since `acknowledge`, each with the person who gave it."""
@@ -70,9 +76,6 @@ class Operator(Protocol):
 
     def policy(self, state: State) -> RolloutPolicy:
         """The policy of deployment.yaml now; the last one that could be read, where it cannot be read now."""
-
-    def policy_error(self) -> str:
-        """Why deployment.yaml cannot be read; empty where it can."""
 
 
 def may_succeed_later(error: TsctlError) -> bool:

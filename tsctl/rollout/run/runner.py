@@ -214,7 +214,7 @@ class Runner:
         return self._end_if_overdue()
 
     def _trouble(self) -> str:
-        return self.health.trouble(self.state) or self.operator.policy_error()
+        return self.health.trouble(self.state) or self.operator.policy_error
 
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement

@@ -147,14 +147,14 @@ class FakeSource:
 def test_slow_answers_differ_from_those_since_the_last_call_or_since_a_counter_was_reset() -> None:
     source = FakeSource(0, 1000, 1000)
     evidence, state = LiveEvidence(source, source), fold([Entry(0, 0.0, started("m"))])
-    assert evidence.slow_threshold_ms(state) == 21
-    assert evidence.slow_threshold_ms(state) == 21  # no answer since, so that all of them count
+    assert evidence.slow_threshold(state)[0] == 21
+    assert evidence.slow_threshold(state)[0] == 21  # no answer since, so that all of them count
     evidence.source = FakeSource(150, 1150, 1150)
-    assert evidence.slow_threshold_ms(state) == 11  # 150 quick ones since
+    assert evidence.slow_threshold(state) == (11, {"s|1.0|10000|11": 1000})  # 150 quick ones since
     evidence.source = FakeSource(0, 120, 120)
-    assert evidence.slow_threshold_ms(state) == 21  # 120 since the counter began anew
+    assert evidence.slow_threshold(state)[0] == 21  # 120 since the counter began anew
     evidence.source = FakeSource(99, 99, 99)
-    assert evidence.slow_threshold_ms(state) is None
+    assert evidence.slow_threshold(state)[0] is None
 
 
 def test_classes_are_those_that_stable_predicted_the_most_frequent_first() -> None:

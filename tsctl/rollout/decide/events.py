@@ -50,6 +50,8 @@ class Outcome(StrEnum):
     ABORTED = "aborted"
 
 
+#: Where reading evidence goes on, by the source's keys. The first event has the whole cursor, later ones its changes.
+Cursor = Mapping[str, int]
 #: How the detail of an effect begins that was left undone.
 LEFT_UNDONE = "left undone: "
 
@@ -76,7 +78,6 @@ class Started(Event):
         archive: SHA-256 digest of the canary's archive; `file` is its name in the store.
         workers: of the canary on each node; None: as the archive says.
         classes: predicted by stable before the rollout, the most frequent first.
-        cursor: where evidence begins.
         by: the person who started it.
     """
 
@@ -92,7 +93,7 @@ class Started(Event):
     nodes: tuple[str, ...] = ()
     policy_digest: str = ""
     classes: tuple[str, ...] = ()
-    cursor: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor = field(default_factory=dict)
     by: str = ""
 
 
@@ -132,14 +133,13 @@ class StepBegan(Event):
 
     Args:
         slow_ms: an answer that takes as long is slow; None while that is not known.
-        cursor: changes of the cursor.
     """
 
     kind = "step"
     index: int
     weight: int
     slow_ms: float | None = None
-    cursor: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,13 @@ class Tick(Event):
 
     Args:
         held_s: watched since the last tick.
-        cursor: changes of the cursor.
         log_e: logarithm of each judged signal's e-value after this tick, and of their average; empty in old journals.
     """
 
     kind = "tick"
     held_s: float = 0.0
     windows: tuple[_Window, ...] = ()
-    cursor: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor = field(default_factory=dict)
     log_e: Mapping[str, float] | None = None
 
     @property
@@ -170,7 +169,7 @@ class SlowThresholdSet(Event):
 
     kind = "slow"
     slow_ms: float
-    cursor: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide import events
-from tsctl.rollout.decide.events import Command, Effect, Entry, Outcome
+from tsctl.rollout.decide.events import Command, Cursor, Effect, Entry, Outcome
 from tsctl.rollout.decide.evidence import Evidence, Window, no_evidence
 from tsctl.rollout.decide.judge import NOT_RECORDED, Judgement, Verdict, judge
 
@@ -24,7 +24,6 @@ class State:
         held_s: how long the present step was watched; time without evidence does not count.
         waited_s: since the present step began to be watched, with the time for which it had to wait.
         slow_ms: an answer that takes as long is slow; None while that is not known.
-        cursor: where reading evidence goes on, as the source has it.
         warm_bytes: memory of each worker of the canary when it was warm.
         requests_per_s: capacity of all workers of the canary together, as measured before the first step.
         measured_workers: READY workers at that measurement; 0 where the journal has no number.
@@ -54,7 +53,7 @@ class State:
     waited_s: float = 0.0
     step_requests: int = 0
     slow_ms: float | None = None
-    cursor: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor = field(default_factory=dict)
     warm_bytes: Mapping[str, int] = field(default_factory=dict)
     requests_per_s: float | None = None
     measured_workers: int = 0

@@ -14,9 +14,9 @@ from math import inf
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, bucket_edge, shortest_over
 from tsctl.gateway.traffic import BY_WEIGHT
+from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 
-Cursor = Mapping[str, int]
 #: By weight of the canary and version.
 Totals = defaultdict[tuple[int, str], OutcomeCounts]
 #: Answers that took less than some milliseconds, each `shortest_over` an edge; all answers under `inf`.

@@ -14,12 +14,12 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import SERIES, Sample, parse_page
 from tsctl.gateway.envoy.admin import Admin
+from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.evidence.counts import (
     LEAST_ANSWERS,
     SLOW,
-    Cursor,
     Durations,
     EvidenceQuery,
     counter_values,
@@ -102,6 +102,11 @@ def samples_of(results: list[dict[str, Any]], address: str) -> list[Sample]:
     return [Sample(r["metric"]["__name__"], r["metric"], round(float(r["value"][1]))) for r in results]
 
 
+def query_of(state: State, slow_ms: float | None) -> EvidenceQuery:
+    """The query of a rollout, with this slow threshold."""
+    return EvidenceQuery(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)
+
+
 @dataclass
 class LiveEvidence:
     """Counts of one rollout.
@@ -120,25 +125,26 @@ class LiveEvidence:
     clock: Callable[[], float] = time.monotonic
     _before: Durations = field(default_factory=Durations)
 
-    def slow_threshold_ms(self, state: State) -> float | None:
+    def slow_threshold(self, state: State) -> tuple[float | None, Cursor]:
         """By stable's answers since the last call; where they are few, since the gateway started."""
-        total = durations_of(self.source.samples(state.model), state.model, state.stable)
+        samples = self.source.samples(state.model)
+        total = durations_of(samples, state.model, state.stable)
         recent = total - self._before if self._before[inf] <= total[inf] else total  # else a counter was reset
         self._before = total
+        if total[inf] < LEAST_ANSWERS:
+            return None, {}
         durations = recent if recent[inf] >= LEAST_ANSWERS else total
-        return slow_threshold_ms(durations, state.policy.slow_quantile) if total[inf] >= LEAST_ANSWERS else None
-
-    def mark(self, query: EvidenceQuery) -> Cursor:
-        """Answers before now are no slow ones; requests count since they were read last."""
+        slow_ms = slow_threshold_ms(durations, state.policy.slow_quantile)
         if self.users is not None:  # each line of the log has its duration
-            return {}
-        values = counter_values(self.source.samples(query.model), query)
-        return {key: value for key, value in values.items() if key.startswith(SLOW)}
+            return slow_ms, {}
+        values = counter_values(samples, query_of(state, slow_ms))
+        return slow_ms, {key: value for key, value in values.items() if key.startswith(SLOW)}
 
-    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+    def read(self, state: State) -> tuple[list[Window], Cursor]:
+        query = query_of(state, state.slow_ms)
         if self.users is not None:
-            return self.users.read(query, cursor)
-        return windows_since(cursor, counter_values(self.source.samples(query.model), query), query)
+            return self.users.read(query, state.cursor)
+        return windows_since(state.cursor, counter_values(self.source.samples(state.model), query), query)
 
     def request_rate(self, state: State) -> float:
         """Since the last call; AnalysisError where that was less than RATE_S ago."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tsctl.gateway.access_log import LogPosition, end_of_log, parse_entry, read_lines
+from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
-from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery, Totals
+from tsctl.rollout.evidence.counts import EvidenceQuery, Totals
 
 #: Keys of a cursor for the position in the log: the file's inode, and the offset.
 FILE, OFFSET = "log|file", "log|offset"

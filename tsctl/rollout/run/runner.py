@@ -18,7 +18,7 @@ from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
-from tsctl.rollout.evidence.counts import LEAST_ANSWERS, EvidenceQuery
+from tsctl.rollout.evidence.counts import LEAST_ANSWERS
 from tsctl.rollout.run.interfaces import (
     Effects,
     EvidenceReader,
@@ -124,8 +124,7 @@ class Runner:
 
     def _begin_step(self, index: int) -> None:
         """Journal the step and its slow threshold, before its first request."""
-        slow_ms = self.evidence.slow_threshold_ms(self.state)
-        cursor = self.evidence.mark(self._query(slow_ms))
+        slow_ms, cursor = self.evidence.slow_threshold(self.state)
         self.record(events.StepBegan(index, self.state.weights[index], slow_ms, cursor))
 
     def _set_weight(self) -> None:
@@ -172,7 +171,7 @@ class Runner:
     def _watch(self) -> bool:
         self.sleep(self.state.policy.tick_s)
         try:
-            windows, cursor = self.evidence.read(self._query(self.state.slow_ms), self.state.cursor)
+            windows, cursor = self.evidence.read(self.state)
         except TsctlError as error:
             return self._wait_unseen(error)
         may_pass = self.state.held_s + self._held_s >= self.state.policy.hold_s
@@ -196,7 +195,7 @@ class Runner:
 
     def _judge_while_waiting(self) -> None:
         """While a step waits for its weight, the canary keeps the one before, and may fail at it."""
-        windows, cursor = self.evidence.read(self._query(self.state.slow_ms), self.state.cursor)
+        windows, cursor = self.evidence.read(self.state)
         if windows or cursor:
             self._tick(0.0, windows, cursor)
         judgement = self.state.judgement
@@ -236,9 +235,9 @@ class Runner:
         """Set the threshold late, where stable had too few answers before the step; later answers are judged by it."""
         if self.state.evidence.stable.requests < LEAST_ANSWERS:
             return
-        slow_ms = self.evidence.slow_threshold_ms(self.state)
+        slow_ms, cursor = self.evidence.slow_threshold(self.state)
         if slow_ms is not None:
-            self.record(events.SlowThresholdSet(slow_ms, self.evidence.mark(self._query(slow_ms))))
+            self.record(events.SlowThresholdSet(slow_ms, cursor))
 
     def _end_if_overdue(self) -> bool:
         """End a step that is undecided for too long as the policy says; False where a person must decide."""
@@ -289,7 +288,3 @@ class Runner:
         entry = self.journal.append(event)
         self.state = after(self.state, entry)
         self.on_entry(entry, self.state)
-
-    def _query(self, slow_ms: float | None) -> EvidenceQuery:
-        state = self.state
-        return EvidenceQuery(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)

@@ -14,7 +14,7 @@ from tsctl.errors import ArchiveError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.traffic import Traffic
-from tsctl.rollout.decide.actions import Apply, next_action
+from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, Effect, EffectDone, Started, StepBegan
 from tsctl.rollout.evidence.reader import LiveEvidence, PrometheusServer
 from tsctl.rollout.run.begin import resumed
@@ -47,7 +47,7 @@ def gateway(tmp_path: Path) -> Gateway:
 
 def test_a_rollout_whose_archive_is_gone_can_be_rolled_back(gateway: Gateway) -> None:
     with resumed(gateway, "digits", quiet, Command.ABORT) as runner:
-        assert next_action(runner.state) == Apply(Effect.REVERT_WEIGHT)
+        assert next_action(runner.state) is Effect.REVERT_WEIGHT
         for effect in (Effect.VERIFY, Effect.REGISTER, Effect.VERIFY_GOLDEN):
             with pytest.raises(ArchiveError, match=r"abab\.mar, the archive of this rollout, is gone"):
                 runner.effects.apply(effect, runner.state)

@@ -14,7 +14,7 @@ from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import AnalysisError, GatewayError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide import actions, events
-from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone, Entry, Event, VerdictReached
+from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone, Entry, Event, Outcome, VerdictReached
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
@@ -82,18 +82,18 @@ class Runner:
         """Take one action; False where there is none, or a person must decide."""
         self._obey()
         match actions.next_action(self.state):
-            case actions.Apply(effect=effect):
-                self._try(effect)
             case actions.BeginStep(index=index):
                 self._unless_unavailable(lambda: self._begin_step(index))
-            case actions.SetWeight():
+            case Effect.SET_WEIGHT:
                 self._unless_unavailable(self._set_weight)
                 if self.state.in_force and not self.state.is_weighed and not self.state.is_failed:
                     self._unless_unavailable(self._judge_while_waiting)
                 return self.state.is_failed or self._end_if_overdue()
             case actions.Watch():
                 return self._watch()
-            case actions.End(outcome=outcome):
+            case Effect() as effect:
+                self._try(effect)
+            case Outcome() as outcome:
                 self.record(events.Ended(outcome, self._why_it_ended(), self.state.judgement))
             case None:
                 return False

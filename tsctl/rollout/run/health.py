@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tsctl.config.weights import TOTAL
-from tsctl.gateway.state import Gateway, route_in_force
+from tsctl.gateway.state import Gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.host.process import memory_bytes
 from tsctl.nodes.fan_out import run_on_nodes
@@ -70,11 +70,11 @@ class LiveHealth:
                 return f"{state.model} {state.canary} is no longer registered on node {node.name}"
             pids |= worker_pids(node, versions)
         self._pids = pids
-        route = route_in_force(self.gateway, state.model)
+        route = traffic_in_force(self.gateway).get(state.model)
         if route is None:
             return f"the gateway has no route for {state.model}"
         if (state.is_weighed or not state.weight) and not is_as_decided(route, state):
-            return f"somebody else changed the weights: {weights_text(route)}"
+            return f"somebody else changed the weights: {weights_text(route.weights)}"
         return ""
 
     def _describe(self, state: State) -> list[list[VersionState]]:

@@ -199,7 +199,7 @@ def _percent(rate: Rate) -> str:
 
 
 def memory_fault(warm: Mapping[str, int], now: Mapping[str, int], most: float) -> str:
-    """Why a worker has too much memory; empty where none has. It has a limit and no statistics: it is no sample.
+    """Why a worker has too much memory; empty where none has. Memory has a limit: one process is no sample of requests.
 
     Args:
         warm: bytes of each worker when it was warm; a later worker is compared with the smallest of them.

@@ -6,7 +6,7 @@ kind that it does not know becomes `Unknown` and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -265,18 +265,6 @@ class Entry:
     def content(self) -> dict[str, Any]:
         """The event as the journal stores it."""
         return to_json(self.event)
-
-
-def start_of(entries: Sequence[Entry]) -> Started:
-    """The first event of a journal.
-
-    Raises:
-        ValueError: it is none.
-    """
-    event = entries[0].event if entries else None
-    if not isinstance(event, Started):
-        raise ValueError("a rollout's journal begins with its start")
-    return event
 
 
 def to_json(event: Event) -> dict[str, Any]:

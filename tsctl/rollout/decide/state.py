@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tsctl.config.policy import RolloutPolicy
@@ -86,26 +86,30 @@ class State:
         return judge(self.policy, self.evidence, self.held_s, self.step_requests)
 
 
-def fold(entries: Iterable[Entry]) -> State:
+def fold(entries: Sequence[Entry]) -> State:
     """The state after these entries; the first one must be the start.
 
     Raises:
         ValueError: it is not.
     """
-    state: State | None = None
-    for entry in entries:
+    state = _started(start_of(entries), entries[0].at)
+    for entry in entries[1:]:
         state = after(state, entry)
-    if state is None:
-        raise ValueError("a rollout's journal begins with its start")
     return state
+
+
+def start_of(entries: Sequence[Entry]) -> events.Started:
+    """The event that begins a journal; raises ValueError where that is not the start."""
+    event = entries[0].event if entries else None
+    if not isinstance(event, events.Started):
+        raise ValueError("a rollout's journal begins with its start")
+    return event
 
 
 def after(state: State | None, entry: Entry) -> State:
     """The state after one more entry."""
     if state is None:
-        if not isinstance(entry.event, events.Started):
-            raise ValueError(f"a rollout's journal begins with its start, and not with {entry.kind!r}")
-        return _started(entry.event, entry.at)
+        return _started(start_of([entry]), entry.at)
     match entry.event:
         case events.EffectBegan() as event:
             return replace(state, doing=event.effect)

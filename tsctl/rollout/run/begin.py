@@ -14,8 +14,8 @@ from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.node import open_nodes
-from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started, start_of
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
+from tsctl.rollout.decide.state import fold, start_of
 from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values, requests_of
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, open_source
 from tsctl.rollout.evidence.users import UserLog

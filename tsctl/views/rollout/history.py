@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tsctl.rollout.decide.events import Ended, Entry, Reopened, Tick, VerdictReached, start_of
+from tsctl.rollout.decide.events import Ended, Entry, Reopened, Tick, VerdictReached
 from tsctl.rollout.decide.judge import Verdict
+from tsctl.rollout.decide.state import start_of
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from benchmarks.simulation.simulate import (
 from benchmarks.simulation.workloads import slow_share
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window, no_evidence
-from tsctl.rollout.decide.judge import Held, Verdict, judge
+from tsctl.rollout.decide.judge import Verdict, judge
 
 CLASSES = 3
 KINDS = 1 + CLASSES
@@ -74,7 +74,7 @@ def test_the_evidence_is_that_of_the_judge_after_every_request(
         parts = parts_after_each(signals, logs, counts, weight)
         for number, request in enumerate(requests):
             evidence = evidence.seen(window(*request, weight))
-            judgement = judge(policy, evidence, Held(0.0, 0))
+            judgement = judge(policy, evidence, 0.0, 0)
             expected = [reading.log_part for reading in judgement.readings]
             assert np.log(parts[:, 0, number]) == pytest.approx(expected, abs=1e-9)
             total = float(parts[:, 0, number].sum())

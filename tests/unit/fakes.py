@@ -13,10 +13,9 @@ from typing import Any
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
-from tsctl.rollout.decide.events import Command, Effect, EffectDone
+from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 
 POLICY = RolloutPolicy(
@@ -110,25 +109,22 @@ class FakeEvidence:
 
     site: FakeSite
 
-    def slow_threshold_ms(self, state: State) -> float | None:
+    def slow_threshold(self, state: State) -> tuple[float | None, Cursor]:
         if "slow" in self.site.refuses:
             raise self.site.refuses["slow"]
-        return self.site.slow
+        return self.site.slow, {}
 
-    def mark(self, query: EvidenceQuery) -> Cursor:
-        return {}
-
-    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
+    def read(self, state: State) -> tuple[list[Window], Cursor]:
         if "read" in self.site.unavailable:
             raise TemporarilyUnavailable("counts are unavailable")
-        changed = {key: value for key, value in self.site.counted.items() if value != cursor.get(key, 0)}
+        changed = {key: value for key, value in self.site.counted.items() if value != state.cursor.get(key, 0)}
         counts: dict[int, dict[str, dict[str, Any]]] = {}
         for key, value in changed.items():
             version, own, kind = key.split("|")
-            weight = int(own) if version == query.canary else TOTAL - int(own)
-            counts.setdefault(weight, {}).setdefault(version, {})[kind] = value - cursor.get(key, 0)
+            weight = int(own) if version == state.canary else TOTAL - int(own)
+            counts.setdefault(weight, {}).setdefault(version, {})[kind] = value - state.cursor.get(key, 0)
         windows = [
-            Window(weight, OutcomeCounts(**of.get(query.stable, {})), OutcomeCounts(**of.get(query.canary, {})))
+            Window(weight, OutcomeCounts(**of.get(state.stable, {})), OutcomeCounts(**of.get(state.canary, {})))
             for weight, of in sorted(counts.items())
         ]
         return windows, changed
@@ -158,6 +154,7 @@ class FakeOperator:
     """Commands to a site, and its policy."""
 
     site: FakeSite
+    policy_error: str = ""
 
     def commands(self) -> list[tuple[Command, str]]:
         return list(self.site.commands)
@@ -167,6 +164,3 @@ class FakeOperator:
 
     def policy(self, state: State) -> RolloutPolicy:
         return self.site.policy
-
-    def policy_error(self) -> str:
-        return ""

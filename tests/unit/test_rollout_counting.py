@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.rollout_journals import started
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, parse_page, shortest_over
+from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
+from tsctl.rollout.decide.state import fold
 from tsctl.rollout.evidence.counts import (
     EvidenceQuery,
     classes_of,
@@ -19,9 +24,10 @@ from tsctl.rollout.evidence.counts import (
     durations_of,
     is_error,
     requests_of,
+    slow_threshold_ms,
     windows_since,
 )
-from tsctl.rollout.evidence.reader import samples_of
+from tsctl.rollout.evidence.reader import LiveEvidence, samples_of
 
 QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=21)
 PAGE = f"""# TYPE {REQUESTS} counter
@@ -107,10 +113,10 @@ def test_status_says_what_is_an_error() -> None:
 
 def test_what_is_slow_lies_at_an_edge_of_the_histogram() -> None:
     answers = durations_of(parse_page(PAGE), "m", "1.0")
-    assert (answers.total, answers.below) == (904, {21.0: 860, 26.0: 880})
-    assert answers.slow_ms(0.95) == 21  # 44 of 904 took as long
-    assert answers.slow_ms(0.97) == 26
-    assert answers.slow_ms(0.999) is None
+    assert answers == {inf: 904, 21.0: 860, 26.0: 880}
+    assert slow_threshold_ms(answers, 0.95) == 21  # 44 of 904 took as long
+    assert slow_threshold_ms(answers, 0.97) == 26
+    assert slow_threshold_ms(answers, 0.999) is None
     assert [shortest_over(edge) for edge in (1, 8, 10, 25, 100, 150, 1000, 60_000)] == [
         2,
         9,
@@ -121,8 +127,34 @@ def test_what_is_slow_lies_at_an_edge_of_the_histogram() -> None:
         1100,
         61_000,
     ]
-    assert (answers - answers).total == 0
-    assert (durations_of(parse_page(PAGE), "m", "2.0") - answers).total == 45  # counted anew since
+
+
+@dataclass
+class FakeSource:
+    """A gateway that answered some requests of version 1.0: in less than 11 ms, in less than 21 ms, and all."""
+
+    below_11: int = 0
+    below_21: int = 0
+    total: int = 0
+
+    def samples(self, model: str) -> list[Sample]:
+        labels = {"model": model, "version": "1.0", "by": "weight", "weight": "10000"}
+        buckets = ((10, self.below_11), (20, self.below_21), ("+Inf", self.total))
+        counts = [Sample(f"{REQUEST_MS}_bucket", {**labels, "le": str(edge)}, count) for edge, count in buckets]
+        return [*counts, Sample(f"{REQUEST_MS}_count", labels, self.total)]
+
+
+def test_slow_answers_differ_from_those_since_the_last_call_or_since_a_counter_was_reset() -> None:
+    source = FakeSource(0, 1000, 1000)
+    evidence, state = LiveEvidence(source, source), fold([Entry(0, 0.0, started("m"))])
+    assert evidence.slow_threshold(state)[0] == 21
+    assert evidence.slow_threshold(state)[0] == 21  # no answer since, so that all of them count
+    evidence.source = FakeSource(150, 1150, 1150)
+    assert evidence.slow_threshold(state) == (11, {"s|1.0|10000|11": 1000})  # 150 quick ones since
+    evidence.source = FakeSource(0, 120, 120)
+    assert evidence.slow_threshold(state)[0] == 21  # 120 since the counter began anew
+    evidence.source = FakeSource(99, 99, 99)
+    assert evidence.slow_threshold(state)[0] is None
 
 
 def test_classes_are_those_that_stable_predicted_the_most_frequent_first() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window, no_evidence
-from tsctl.rollout.decide.judge import Held, Verdict, judge, requests_until_below
+from tsctl.rollout.decide.judge import Verdict, judge, requests_until_below
 from tsctl.rollout.forecast.forecast import (
     Fate,
     Forecast,
@@ -75,7 +75,7 @@ def test_the_requests_that_are_needed_are_those_that_the_judge_asks_for(error_ra
     assert requests_until_below(seen, limit, policy.alpha) == 0
     stable = OutcomeCounts(99 * needed, math.ceil(99 * needed * error_rate))
     evidence = no_evidence(policy, ()).seen(Window(100, stable, seen))
-    assert judge(policy, evidence, Held(policy.hold_s, needed)).verdict is Verdict.PASS
+    assert judge(policy, evidence, policy.hold_s, needed).verdict is Verdict.PASS
     fewer = OutcomeCounts(needed - 1, math.ceil((needed - 1) * error_rate))
     assert requests_until_below(fewer, limit, policy.alpha) > 0
 

@@ -14,7 +14,7 @@ from tsctl.errors import ArchiveError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.traffic import Traffic
-from tsctl.rollout.decide.actions import Apply, next_action
+from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, Effect, EffectDone, Started, StepBegan
 from tsctl.rollout.evidence.reader import LiveEvidence, PrometheusServer
 from tsctl.rollout.run.begin import resumed
@@ -47,7 +47,7 @@ def gateway(tmp_path: Path) -> Gateway:
 
 def test_a_rollout_whose_archive_is_gone_can_be_rolled_back(gateway: Gateway) -> None:
     with resumed(gateway, "digits", quiet, Command.ABORT) as runner:
-        assert next_action(runner.state) == Apply(Effect.REVERT_WEIGHT)
+        assert next_action(runner.state) is Effect.REVERT_WEIGHT
         for effect in (Effect.VERIFY, Effect.REGISTER, Effect.VERIFY_GOLDEN):
             with pytest.raises(ArchiveError, match=r"abab\.mar, the archive of this rollout, is gone"):
                 runner.effects.apply(effect, runner.state)
@@ -60,9 +60,9 @@ def test_a_deployment_yaml_that_was_away_and_is_back_as_it_was_holds_nothing(gat
         assert operator.policy(state).alpha == 0.02
         path.rename(path.with_suffix(".away"))
         assert operator.policy(state).alpha == 0.02
-        assert "deployment.yaml cannot be read" in operator.policy_error()
+        assert "deployment.yaml cannot be read" in operator.policy_error
         path.with_suffix(".away").rename(path)
-        assert (operator.policy(state).alpha, operator.policy_error()) == (0.02, "")
+        assert (operator.policy(state).alpha, operator.policy_error) == (0.02, "")
         path.write_text(DEPLOYMENT.replace("0.02", "0.03"))
         os.utime(path, ns=(0, 0))
         assert operator.policy(state).alpha == 0.03

@@ -22,13 +22,6 @@ OPTIONAL = (*COMPLETION, Effect.RESTORE_DEFAULT)
 
 
 @dataclass(frozen=True)
-class Apply:
-    """Apply an effect; for SET_WEIGHT, which depends on evidence, there is an action of its own."""
-
-    effect: Effect
-
-
-@dataclass(frozen=True)
 class BeginStep:
     """Fix the slow threshold of a step, and journal both."""
 
@@ -36,23 +29,12 @@ class BeginStep:
 
 
 @dataclass(frozen=True)
-class SetWeight:
-    """Set the weight of the present step."""
-
-
-@dataclass(frozen=True)
 class Watch:
     """Read evidence and judge."""
 
 
-@dataclass(frozen=True)
-class End:
-    """Journal the end."""
-
-    outcome: Outcome
-
-
-Action = Apply | BeginStep | SetWeight | Watch | End
+#: Apply an effect, begin a step, watch it, or journal the end.
+Action = Effect | BeginStep | Watch | Outcome
 
 
 def next_action(state: State) -> Action | None:
@@ -62,7 +44,7 @@ def next_action(state: State) -> Action | None:
     if state.is_going_back:
         return _way_back(state)
     if (effect := _first_missing(state, PREPARATION)) is not None:
-        return Apply(effect)
+        return effect
     is_promoted_early = state.command is Command.PROMOTE
     if is_promoted_early and state.weight < TOTAL:
         return BeginStep(len(state.weights) - 1)
@@ -71,23 +53,23 @@ def next_action(state: State) -> Action | None:
     if state.step < 0:
         return BeginStep(0)
     if not state.is_weighed:
-        return SetWeight()
+        return Effect.SET_WEIGHT
     is_last = state.step == len(state.weights) - 1
     if state.verdict is not Verdict.PASS and not (is_last and is_promoted_early):
         return Watch()
     if not is_last:
         return BeginStep(state.step + 1)
     if (effect := _first_missing(state, COMPLETION)) is not None:
-        return Apply(effect)
-    return End(Outcome.PROMOTED)
+        return effect
+    return Outcome.PROMOTED
 
 
 def _way_back(state: State) -> Action:
     if state.weight:
-        return Apply(Effect.REVERT_WEIGHT)
+        return Effect.REVERT_WEIGHT
     if Effect.SET_DEFAULT in state.done and Effect.RESTORE_DEFAULT not in state.done:
-        return Apply(Effect.RESTORE_DEFAULT)
-    return End(Outcome.ABORTED if state.command is Command.ABORT else Outcome.ROLLED_BACK)
+        return Effect.RESTORE_DEFAULT
+    return Outcome.ABORTED if state.command is Command.ABORT else Outcome.ROLLED_BACK
 
 
 def _first_missing(state: State, effects: tuple[Effect, ...]) -> Effect | None:

@@ -6,7 +6,7 @@ kind that it does not know becomes `Unknown` and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -50,6 +50,8 @@ class Outcome(StrEnum):
     ABORTED = "aborted"
 
 
+#: Where reading evidence goes on, by the source's keys. The first event has the whole cursor, later ones its changes.
+Cursor = Mapping[str, int]
 #: How the detail of an effect begins that was left undone.
 LEFT_UNDONE = "left undone: "
 
@@ -76,7 +78,6 @@ class Started(Event):
         archive: SHA-256 digest of the canary's archive; `file` is its name in the store.
         workers: of the canary on each node; None: as the archive says.
         classes: predicted by stable before the rollout, the most frequent first.
-        cursor: where evidence begins.
         by: the person who started it.
     """
 
@@ -92,7 +93,7 @@ class Started(Event):
     nodes: tuple[str, ...] = ()
     policy_digest: str = ""
     classes: tuple[str, ...] = ()
-    cursor: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor = field(default_factory=dict)
     by: str = ""
 
 
@@ -132,14 +133,13 @@ class StepBegan(Event):
 
     Args:
         slow_ms: an answer that takes as long is slow; None while that is not known.
-        cursor: changes of the cursor.
     """
 
     kind = "step"
     index: int
     weight: int
     slow_ms: float | None = None
-    cursor: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,13 @@ class Tick(Event):
 
     Args:
         held_s: watched since the last tick.
-        cursor: changes of the cursor.
         log_e: logarithm of each judged signal's e-value after this tick, and of their average; empty in old journals.
     """
 
     kind = "tick"
     held_s: float = 0.0
     windows: tuple[_Window, ...] = ()
-    cursor: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor = field(default_factory=dict)
     log_e: Mapping[str, float] | None = None
 
     @property
@@ -170,7 +169,7 @@ class SlowThresholdSet(Event):
 
     kind = "slow"
     slow_ms: float
-    cursor: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -242,13 +241,7 @@ class Unknown(Event):
     content: Mapping[str, Any]
 
 
-EVENTS: dict[str, type[Event]] = {
-    event.kind: event
-    for event in (
-        Started, EffectBegan, EffectDone, StepBegan, Tick, SlowThresholdSet, Waiting, VerdictReached, CommandReceived,
-        PolicyChanged, Ended, Reopened,
-    )
-}  # fmt: skip
+EVENTS = {event.kind: event for event in Event.__subclasses__() if event is not Unknown}
 
 
 @dataclass(frozen=True)
@@ -272,18 +265,6 @@ class Entry:
     def content(self) -> dict[str, Any]:
         """The event as the journal stores it."""
         return to_json(self.event)
-
-
-def start_of(entries: Sequence[Entry]) -> Started:
-    """The first event of a journal.
-
-    Raises:
-        ValueError: it is none.
-    """
-    event = entries[0].event if entries else None
-    if not isinstance(event, Started):
-        raise ValueError("a rollout's journal begins with its start")
-    return event
 
 
 def to_json(event: Event) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Invariants: no pass without requests of the canary, and no fail without an event
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import log
@@ -17,6 +18,8 @@ from tsctl.rollout.decide.statistics import log_mean, rate_bounds, rejects
 MOST_REQUESTS = 1 << 40
 #: Names the weighted average among the e-values of signals.
 AVERAGE = "average"
+#: Growth of a worker's memory below this many bytes is no leak: allocators keep memory that they once had.
+LEAST_GROWTH = 256 << 20
 
 
 class Verdict(StrEnum):
@@ -86,32 +89,28 @@ class Judgement:
 NOT_RECORDED = Judgement(Verdict.UNDECIDED, "the journal records no judgement", 0.0, ())
 
 
-@dataclass(frozen=True)
-class Held:
-    """Time and requests for which a step was watched."""
-
-    seconds: float
-    requests: int  # of the canary
-
-
-def judge(policy: RolloutPolicy, evidence: Evidence, held: Held) -> Judgement:
+def judge(policy: RolloutPolicy, evidence: Evidence, held_s: float, requests: int) -> Judgement:
     """The verdict on the present step.
 
     Fail: the average of the signals' e-values has reached 1 / alpha. A canary that is no worse ever fails with
     probability alpha at most (Ville's inequality; an average of e-processes is an e-process). Pass: the step was held
     for its time, the canary has the least number of requests, and a confidence sequence shows that its error rate is
     below the policy's maximum.
+
+    Args:
+        held_s: for which the step was watched.
+        requests: of the canary in that time.
     """
     readings = read_signals(policy, evidence)
     total = log_e_values(policy, evidence)[AVERAGE]
     if rejects(total, policy.alpha):
         largest = max(readings, key=lambda reading: reading.log_part)
         return Judgement(Verdict.FAIL, _why_failed(largest, policy), total, readings, signal=largest.signal)
-    needed = requests_needed(policy, evidence.canary, held.requests)
+    needed = requests_needed(policy, evidence.canary, requests)
     if needed:
         return Judgement(Verdict.UNDECIDED, f"about {needed:,} more requests of the canary", total, readings, needed)
-    if held.seconds < policy.hold_s:
-        left = policy.hold_s - held.seconds
+    if held_s < policy.hold_s:
+        left = policy.hold_s - held_s
         return Judgement(Verdict.UNDECIDED, f"{left:.0f} s of hold time left", total, readings)
     return Judgement(Verdict.PASS, "no signal counts against it", total, readings)
 
@@ -121,7 +120,7 @@ def read_signals(policy: RolloutPolicy, evidence: Evidence) -> tuple[Reading, ..
     logs = evidence.logs
     readings = []
     for signal, share in policy.shares.items():
-        about = _clearest_class(evidence) if signal == "mix" else ""
+        about = max(evidence.mix, key=lambda name: evidence.mix[name].log_e, default="") if signal == "mix" else ""
         stable, canary = (
             _rate(signal, about, seen, evidence, policy.alpha) for seen in (evidence.stable, evidence.canary)
         )
@@ -157,11 +156,6 @@ def requests_until_below(seen: OutcomeCounts, rate: float, alpha: float) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if is_below(middle) else (middle, high)
     return high
-
-
-def _clearest_class(evidence: Evidence) -> str:
-    """The class with the largest e-value; empty where none is judged."""
-    return max(evidence.mix, key=lambda name: evidence.mix[name].log_e, default="")
 
 
 def _rate(signal: str, about: str, seen: OutcomeCounts, evidence: Evidence, alpha: float) -> Rate:
@@ -202,3 +196,22 @@ def _why_failed(reading: Reading, policy: RolloutPolicy) -> str:
 
 def _percent(rate: Rate) -> str:
     return f"{rate.estimate:.2%}" if rate.estimate is not None else "none"
+
+
+def memory_fault(warm: Mapping[str, int], now: Mapping[str, int], most: float) -> str:
+    """Why a worker has too much memory; empty where none has. Memory has a limit: one process is no sample of requests.
+
+    Args:
+        warm: bytes of each worker when it was warm; a later worker is compared with the smallest of them.
+        now: bytes of each worker.
+        most: how many times its warm memory a worker may have.
+    """
+    known = [size for size in warm.values() if size > 0]
+    for worker, size in now.items():
+        before = warm.get(worker) or min(known, default=0)
+        if before and size > most * before and size - before > LEAST_GROWTH:
+            return (
+                f"worker {worker} has {size >> 20:,} MiB, {size / before:.1f} times as much as when it was warm,"
+                f" and the policy allows {most:g} times"
+            )
+    return ""

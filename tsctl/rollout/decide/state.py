@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide import events
-from tsctl.rollout.decide.events import Command, Effect, Entry, Outcome
+from tsctl.rollout.decide.events import Command, Cursor, Effect, Entry, Outcome
 from tsctl.rollout.decide.evidence import Evidence, Window, no_evidence
-from tsctl.rollout.decide.judge import NOT_RECORDED, Held, Judgement, Verdict, judge
+from tsctl.rollout.decide.judge import NOT_RECORDED, Judgement, Verdict, judge
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,6 @@ class State:
         held_s: how long the present step was watched; time without evidence does not count.
         waited_s: since the present step began to be watched, with the time for which it had to wait.
         slow_ms: an answer that takes as long is slow; None while that is not known.
-        cursor: where reading evidence goes on, as the source has it.
         warm_bytes: memory of each worker of the canary when it was warm.
         requests_per_s: capacity of all workers of the canary together, as measured before the first step.
         measured_workers: READY workers at that measurement; 0 where the journal has no number.
@@ -54,7 +53,7 @@ class State:
     waited_s: float = 0.0
     step_requests: int = 0
     slow_ms: float | None = None
-    cursor: Mapping[str, int] = field(default_factory=dict)
+    cursor: Cursor = field(default_factory=dict)
     warm_bytes: Mapping[str, int] = field(default_factory=dict)
     requests_per_s: float | None = None
     measured_workers: int = 0
@@ -80,38 +79,37 @@ class State:
         return self.is_failed or self.command in (Command.ABORT, Command.ROLLBACK)
 
     @property
-    def is_overdue(self) -> bool:
-        """Whether the step was undecided for as long as the policy allows."""
-        return self.waited_s >= self.policy.max_hold_s
-
-    @property
     def judgement(self) -> Judgement:
         """The judgement on the present step; once the rollout has ended, the recorded one, never a new one."""
         if self.outcome is not None:
             return self.recorded or NOT_RECORDED
-        return judge(self.policy, self.evidence, Held(self.held_s, self.step_requests))
+        return judge(self.policy, self.evidence, self.held_s, self.step_requests)
 
 
-def fold(entries: Iterable[Entry]) -> State:
+def fold(entries: Sequence[Entry]) -> State:
     """The state after these entries; the first one must be the start.
 
     Raises:
         ValueError: it is not.
     """
-    state: State | None = None
-    for entry in entries:
+    state = _started(start_of(entries), entries[0].at)
+    for entry in entries[1:]:
         state = after(state, entry)
-    if state is None:
-        raise ValueError("a rollout's journal begins with its start")
     return state
+
+
+def start_of(entries: Sequence[Entry]) -> events.Started:
+    """The event that begins a journal; raises ValueError where that is not the start."""
+    event = entries[0].event if entries else None
+    if not isinstance(event, events.Started):
+        raise ValueError("a rollout's journal begins with its start")
+    return event
 
 
 def after(state: State | None, entry: Entry) -> State:
     """The state after one more entry."""
     if state is None:
-        if not isinstance(entry.event, events.Started):
-            raise ValueError(f"a rollout's journal begins with its start, and not with {entry.kind!r}")
-        return _started(entry.event, entry.at)
+        return _started(start_of([entry]), entry.at)
     match entry.event:
         case events.EffectBegan() as event:
             return replace(state, doing=event.effect)

@@ -6,15 +6,21 @@ that fell was reset by a restart of Envoy, and counts from zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, bucket_edge, shortest_over
 from tsctl.gateway.traffic import BY_WEIGHT
+from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 
-Cursor = Mapping[str, int]
+#: By weight of the canary and version.
+Totals = defaultdict[tuple[int, str], OutcomeCounts]
+#: Answers that took less than some milliseconds, each `shortest_over` an edge; all answers under `inf`.
+Durations = Counter[float]
 
 #: Most classes that are judged one by one.
 MOST_CLASSES = 50
@@ -38,31 +44,43 @@ class EvidenceQuery:
     count_4xx: bool = False
     slow_ms: float | None = None
 
+    def canary_weight(self, version: str, weight: int) -> int:
+        """The canary's weight while the version had this one."""
+        return weight if version == self.canary else TOTAL - weight
+
+    def counts(self, requests: int, status: str, predicted: str) -> OutcomeCounts:
+        """Counts of requests with one status and predicted class; `-` and nothing are no class."""
+        return OutcomeCounts(
+            requests=requests,
+            errors=requests if is_error(status, self.count_4xx) else 0,
+            classes={predicted: requests} if predicted not in ("", "-") else {},
+        )
+
 
 def counter_values(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str, int]:
     """The values that the query needs, by the keys of a cursor.
 
     `r|version|weight|status|class` counts requests, `s|version|weight|slow_ms` those that took as long as that.
     """
+    chosen = [s for s in by_weight(samples, query.model) if s.labels.get("version") in (query.stable, query.canary)]
+    totals = {_place(sample): sample.value for sample in chosen if sample.name == f"{REQUEST_MS}_count"}
     values: dict[str, int] = {}
-    totals: dict[str, int] = {}
-    for sample in samples:
-        labels = sample.labels
-        if labels.get("model") != query.model or labels.get("by") != BY_WEIGHT:
-            continue  # testers and pinned requests were not sent to their version by chance
-        if labels.get("version") not in (query.stable, query.canary):
-            continue
-        key = f"{labels['version']}|{labels['weight']}"
+    for sample in chosen:
+        place, labels = _place(sample), sample.labels
         if sample.name == REQUESTS:
-            values[f"r|{key}|{labels['status']}|{labels.get('class', '')}"] = sample.value
-        elif sample.name == f"{REQUEST_MS}_count":
-            totals[key] = sample.value
+            values[f"r|{place}|{labels['status']}|{labels.get('class', '')}"] = sample.value
         elif (edge := bucket_edge(sample)) is not None and shortest_over(edge) == query.slow_ms:
-            values[f"{SLOW}{key}|{query.slow_ms:g}"] = -sample.value
-    for name in [name for name in values if name.startswith(SLOW)]:
-        _, version, weight, _ = name.split("|")
-        values[name] += totals.get(f"{version}|{weight}", 0)
+            values[f"{SLOW}{place}|{query.slow_ms:g}"] = totals.get(place, 0) - sample.value
     return values
+
+
+def by_weight(samples: Iterable[Sample], model: str) -> Iterator[Sample]:
+    """Those of requests that went to a version of the model by chance, and not because a tester named it."""
+    return (sample for sample in samples if (sample.labels.get("model"), sample.labels.get("by")) == (model, BY_WEIGHT))
+
+
+def _place(sample: Sample) -> str:
+    return f"{sample.labels['version']}|{sample.labels['weight']}"
 
 
 def windows_since(
@@ -70,31 +88,19 @@ def windows_since(
 ) -> tuple[list[Window], dict[str, int]]:
     """New windows since the cursor, one for each weight, and the changes of the cursor."""
     changed = {key: value for key, value in values.items() if value != cursor.get(key, 0)}
-    totals: dict[int, dict[str, OutcomeCounts]] = {}
+    totals = Totals(OutcomeCounts)
     for key, value in changed.items():
         before = cursor.get(key, 0)
         count = value - before if value > before else value
         kind, version, weight, *rest = key.split("|", 4)
-        if not weight.isdigit():
-            continue
-        counts = totals.setdefault(int(weight) if version == query.canary else TOTAL - int(weight), {})
-        counts[version] = counts.get(version, OutcomeCounts()) + _counts(kind, rest, count, query)
+        if weight.isdigit():
+            more = OutcomeCounts(slow=count) if kind == "s" else query.counts(count, *rest)
+            totals[query.canary_weight(version, int(weight)), version] += more
     windows = [
-        Window(weight, counts.get(query.stable, OutcomeCounts()), counts.get(query.canary, OutcomeCounts()))
-        for weight, counts in sorted(totals.items())
+        Window(weight, totals[weight, query.stable], totals[weight, query.canary])
+        for weight in sorted({weight for weight, _ in totals})
     ]
     return windows, changed
-
-
-def _counts(kind: str, rest: list[str], count: int, query: EvidenceQuery) -> OutcomeCounts:
-    if kind == "s":
-        return OutcomeCounts(slow=count)
-    status, predicted = rest
-    return OutcomeCounts(
-        requests=count,
-        errors=count if is_error(status, query.count_4xx) else 0,
-        classes={predicted: count} if predicted and predicted != "-" else {},
-    )
 
 
 def is_error(status: str, count_4xx: bool) -> bool:
@@ -102,61 +108,36 @@ def is_error(status: str, count_4xx: bool) -> bool:
     return status.startswith("5") or (count_4xx and status.startswith("4"))
 
 
-@dataclass(frozen=True)
-class Durations:
-    """Durations of a version's answers.
-
-    Args:
-        total: of all answers.
-        below: answers that took less than some milliseconds, each `shortest_over` an edge.
-    """
-
-    total: int
-    below: Mapping[float, int]
-
-    def __sub__(self, before: Durations) -> Durations:
-        """Answers since an earlier reading; all of them where a counter was reset since."""
-        if before.total > self.total:
-            return self
-        below = {slow_ms: count - before.below.get(slow_ms, 0) for slow_ms, count in self.below.items()}
-        return Durations(self.total - before.total, below)
-
-    def slow_ms(self, quantile: float) -> float | None:
-        """The least duration that at most a share of 1 - quantile of the answers reached; None where there is none."""
-        most = (1 - quantile) * self.total
-        return min((slow_ms for slow_ms, count in self.below.items() if self.total - count <= most), default=None)
-
-
 def durations_of(samples: Iterable[Sample], model: str, version: str) -> Durations:
     """Durations of the version's answers to requests that came by weight, since the gateway began to count."""
-    total, below = 0, dict[float, int]()
-    for sample in samples:
-        labels = sample.labels
-        if (labels.get("model"), labels.get("version"), labels.get("by")) != (model, version, BY_WEIGHT):
+    durations = Durations()
+    for sample in by_weight(samples, model):
+        if sample.labels.get("version") != version:
             continue
         if sample.name == f"{REQUEST_MS}_count":
-            total += sample.value
+            durations[inf] += sample.value
         elif (edge := bucket_edge(sample)) is not None:
-            slow_ms = shortest_over(edge)
-            below[slow_ms] = below.get(slow_ms, 0) + sample.value
-    return Durations(total, below)
+            durations[shortest_over(edge)] += sample.value
+    return durations
+
+
+def slow_threshold_ms(durations: Durations, quantile: float) -> float | None:
+    """The least duration that at most a share of 1 - quantile of the answers reached; None where there is none."""
+    total, most = durations[inf], (1 - quantile) * durations[inf]
+    return min((ms for ms, count in durations.items() if ms < inf and total - count <= most), default=None)
 
 
 def classes_of(samples: Iterable[Sample], model: str, version: str) -> tuple[str, ...]:
     """The classes that the version predicted, the most frequent first, MOST_CLASSES at most."""
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     for sample in samples:
         labels = sample.labels
         name = labels.get("class", "")
         if sample.name == REQUESTS and (labels.get("model"), labels.get("version")) == (model, version) and name:
-            counts[name] = counts.get(name, 0) + sample.value
+            counts[name] += sample.value
     return tuple(sorted(counts, key=lambda name: (-counts[name], name))[:MOST_CLASSES])
 
 
 def requests_of(samples: Iterable[Sample], model: str) -> int:
     """Requests that the model's route got by weight, since the gateway began to count."""
-    return sum(
-        sample.value
-        for sample in samples
-        if sample.name == REQUESTS and sample.labels.get("model") == model and sample.labels.get("by") == BY_WEIGHT
-    )
+    return sum(sample.value for sample in by_weight(samples, model) if sample.name == REQUESTS)

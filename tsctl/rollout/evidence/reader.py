@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol
 
 import requests
@@ -13,17 +14,18 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import SERIES, Sample, parse_page
 from tsctl.gateway.envoy.admin import Admin
+from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.evidence.counts import (
     LEAST_ANSWERS,
     SLOW,
-    Cursor,
     Durations,
     EvidenceQuery,
     counter_values,
     durations_of,
     requests_of,
+    slow_threshold_ms,
     windows_since,
 )
 from tsctl.rollout.evidence.users import UserLog
@@ -46,39 +48,35 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class EnvoyCounters:
     """The gateway of this machine."""
 
-    def __init__(self, admin: Admin) -> None:
-        self._admin = admin
+    admin: Admin
 
     def samples(self, model: str) -> list[Sample]:
-        return parse_page(self._admin.page("tsctl"))
+        return parse_page(self.admin.page("tsctl"))
 
 
+@dataclass(frozen=True)
 class PrometheusServer:
-    """A server that scrapes the gateway's metrics.
+    """A server that scrapes the gateway's metrics."""
 
-    Args:
-        address: such as http://127.0.0.1:9090.
-    """
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._session = requests.Session()
+    address: str  # such as http://127.0.0.1:9090
+    session: requests.Session = field(default_factory=requests.Session)
 
     def samples(self, model: str) -> list[Sample]:
         query = f'{{__name__=~"{"|".join(SERIES)}", model="{model}"}}'
         try:
-            answer = self._session.get(f"{self._address}/api/v1/query", params={"query": query}, timeout=TIMEOUT_S)
+            answer = self.session.get(f"{self.address}/api/v1/query", params={"query": query}, timeout=TIMEOUT_S)
             content = answer.json()
             if content["status"] != "success":
-                raise AnalysisError(f"Prometheus at {self._address} refused a query: {content.get('error', content)}")
-            return samples_of(content["data"]["result"], self._address)
+                raise AnalysisError(f"Prometheus at {self.address} refused a query: {content.get('error', content)}")
+            return samples_of(content["data"]["result"], self.address)
         except (requests.RequestException, ValueError, KeyError, TypeError) as error:
             cause = type(error).__name__ if isinstance(error, requests.RequestException) else str(error)
             raise AnalysisError(
-                f"Prometheus at {self._address} does not answer: {cause}", "Does it run, and scrape the gateway?"
+                f"Prometheus at {self.address} does not answer: {cause}", "Does it run, and scrape the gateway?"
             ) from None
 
 
@@ -104,6 +102,11 @@ def samples_of(results: list[dict[str, Any]], address: str) -> list[Sample]:
     return [Sample(r["metric"]["__name__"], r["metric"], round(float(r["value"][1]))) for r in results]
 
 
+def query_of(state: State, slow_ms: float | None) -> EvidenceQuery:
+    """The query of a rollout, with this slow threshold."""
+    return EvidenceQuery(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)
+
+
 @dataclass
 class LiveEvidence:
     """Counts of one rollout.
@@ -120,39 +123,31 @@ class LiveEvidence:
     users: UserLog | None = None
     measured: tuple[float, int] | None = None
     clock: Callable[[], float] = time.monotonic
-    _before: Durations | None = None
+    _before: Durations = field(default_factory=Durations)
 
-    def slow_threshold_ms(self, state: State) -> float | None:
+    def slow_threshold(self, state: State) -> tuple[float | None, Cursor]:
         """By stable's answers since the last call; where they are few, since the gateway started."""
-        total = durations_of(self.source.samples(state.model), state.model, state.stable)
-        recent = total - self._before if self._before is not None else total
+        samples = self.source.samples(state.model)
+        total = durations_of(samples, state.model, state.stable)
+        recent = total - self._before if self._before[inf] <= total[inf] else total  # else a counter was reset
         self._before = total
-        durations = recent if recent.total >= LEAST_ANSWERS else total
-        return durations.slow_ms(state.policy.slow_quantile) if durations.total >= LEAST_ANSWERS else None
-
-    def mark(self, query: EvidenceQuery) -> Cursor:
-        """Answers before now are no slow ones; requests count since they were read last."""
+        if total[inf] < LEAST_ANSWERS:
+            return None, {}
+        durations = recent if recent[inf] >= LEAST_ANSWERS else total
+        slow_ms = slow_threshold_ms(durations, state.policy.slow_quantile)
         if self.users is not None:  # each line of the log has its duration
-            return {}
-        values = counter_values(self.source.samples(query.model), query)
-        return {key: value for key, value in values.items() if key.startswith(SLOW)}
+            return slow_ms, {}
+        values = counter_values(samples, query_of(state, slow_ms))
+        return slow_ms, {key: value for key, value in values.items() if key.startswith(SLOW)}
 
-    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        """New windows since the cursor, and the changes of the cursor.
-
-        Raises:
-            AnalysisError, GatewayError: the counts cannot be read now.
-        """
+    def read(self, state: State) -> tuple[list[Window], Cursor]:
+        query = query_of(state, state.slow_ms)
         if self.users is not None:
-            return self.users.read(query, cursor)
-        return windows_since(cursor, counter_values(self.source.samples(query.model), query), query)
+            return self.users.read(query, state.cursor)
+        return windows_since(state.cursor, counter_values(self.source.samples(state.model), query), query)
 
     def request_rate(self, state: State) -> float:
-        """Requests per second of the route since the last call.
-
-        Raises:
-            AnalysisError: it was measured for less than RATE_S.
-        """
+        """Since the last call; AnalysisError where that was less than RATE_S ago."""
         now, total = self.clock(), requests_of(self.envoy.samples(state.model), state.model)
         if self.measured is None or total < self.measured[1]:
             self.measured = (now, total)

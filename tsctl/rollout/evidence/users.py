@@ -10,16 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tsctl.config.weights import TOTAL
-from tsctl.gateway.access_log import AccessLogEntry, LogPosition, end_of_log, parse_entry, read_lines
+from tsctl.gateway.access_log import LogPosition, end_of_log, parse_entry, read_lines
+from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
-from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery, is_error
+from tsctl.rollout.evidence.counts import EvidenceQuery, Totals
 
 #: Keys of a cursor for the position in the log: the file's inode, and the offset.
 FILE, OFFSET = "log|file", "log|offset"
-
-#: Counts of each version and, under `<version>|users`, of its users, by the canary's weight.
-_Totals = dict[int, dict[str, OutcomeCounts]]
 
 
 @dataclass
@@ -41,43 +38,41 @@ class UserLog:
         return _cursor(end_of_log(self.log))
 
     def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        """New windows since the cursor, one for each weight, and the changes of the cursor.
-
-        Raises:
-            AnalysisError: the log cannot be read.
-        """
+        """New windows since the cursor, and its changes; AnalysisError where the log cannot be read."""
         if self._known != _position(cursor):  # the first reading, or the last one was not journaled
             self._met = set()
             self._totals(read_lines(self.log, _position(self.since), _position(cursor))[0], query)
         lines, self._known = read_lines(self.log, _position(cursor))
+        totals, users = self._totals(lines, query)
         windows = [
             Window(
                 weight,
-                counts.get(query.stable, OutcomeCounts()),
-                counts.get(query.canary, OutcomeCounts()),
+                totals[weight, query.stable],
+                totals[weight, query.canary],
                 is_by_user=True,
-                stable_users=counts.get(f"{query.stable}|users", OutcomeCounts()),
-                canary_users=counts.get(f"{query.canary}|users", OutcomeCounts()),
+                stable_users=users[weight, query.stable],
+                canary_users=users[weight, query.canary],
             )
-            for weight, counts in sorted(self._totals(lines, query).items())
+            for weight in sorted({weight for weight, _ in totals})
         ]
         return windows, {key: value for key, value in _cursor(self._known).items() if cursor.get(key, 0) != value}
 
-    def _totals(self, lines: Iterable[bytes], query: EvidenceQuery) -> _Totals:
-        """Counts of these lines; lines that are cut off or of another route are skipped."""
-        totals: _Totals = {}
+    def _totals(self, lines: Iterable[bytes], query: EvidenceQuery) -> tuple[Totals, Totals]:
+        """Counts of requests and of users; lines that are cut off or of another route are skipped."""
+        totals, users = Totals(OutcomeCounts), Totals(OutcomeCounts)
         for line in lines:
             entry = parse_entry(line)
             if entry is None or entry.model != query.model or not entry.is_by_weight or entry.weight is None:
                 continue
             if entry.version not in (query.stable, query.canary):
                 continue
-            is_canary = entry.version == query.canary
-            counts = totals.setdefault(entry.weight if is_canary else TOTAL - entry.weight, {})
-            request = _counts(entry, query)
-            for key, more in ((entry.version, request), (f"{entry.version}|users", self._first(request, entry.user))):
-                counts[key] = counts.get(key, OutcomeCounts()) + more
-        return totals
+            request = query.counts(1, str(entry.status), entry.predicted_class or "")
+            if query.slow_ms is not None and entry.duration_ms >= query.slow_ms:
+                request += OutcomeCounts(slow=1)
+            key = query.canary_weight(entry.version, entry.weight), entry.version
+            totals[key] += request
+            users[key] += self._first(request, entry.user)
+        return totals, users
 
     def _first(self, request: OutcomeCounts, user: str | None) -> OutcomeCounts:
         """The events that the user had not had before; a request without a user is independent, and counts."""
@@ -103,13 +98,3 @@ def _position(cursor: Cursor) -> LogPosition:
 
 def _cursor(position: LogPosition) -> dict[str, int]:
     return {FILE: position.inode, OFFSET: position.offset}
-
-
-def _counts(entry: AccessLogEntry, query: EvidenceQuery) -> OutcomeCounts:
-    is_slow = query.slow_ms is not None and entry.duration_ms >= query.slow_ms
-    return OutcomeCounts(
-        requests=1,
-        errors=int(is_error(str(entry.status), query.count_4xx)),
-        slow=int(is_slow),
-        classes={entry.predicted_class: 1} if entry.predicted_class else {},
-    )

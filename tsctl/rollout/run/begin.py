@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 
 from tsctl.archive.container import digest_of
 from tsctl.archive.store import archive_of, find_archive
@@ -15,15 +14,15 @@ from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.node import open_nodes
-from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started, start_of
-from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
+from tsctl.rollout.decide.state import fold, start_of
 from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values, requests_of
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, open_source
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run.commands import LiveOperator, person
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import LiveHealth
-from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, unfinished
+from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, require_none
 from tsctl.rollout.run.preconditions import (
     counts_before,
     require_no_weights,
@@ -51,11 +50,7 @@ def started(gateway: Gateway, model: str, version: str, workers: int | None, not
     project = gateway.project
     archive = find_archive(project, model, version)
     with _held(project, model):
-        if (other := unfinished(project, model)) is not None:
-            raise ConflictError(
-                f"the rollout {other} of {model} has not ended",
-                f"'tsctl rollout resume {model}' goes on with it, 'tsctl rollout abort {model}' rolls it back.",
-            )
+        require_none(project, model)
         require_no_weights(gateway.deployment, model)
         route = route_of(gateway, model)
         require_undivided(route, version)
@@ -96,13 +91,13 @@ def resumed(gateway: Gateway, model: str, note: Note, command: Command = Command
         AnalysisError: there is no unfinished one, or its journal is damaged.
     """
     with _held(gateway.project, model):
-        journal, state = _last(gateway.project, model)
+        runner = _runner(gateway, Journal(find_journal(gateway.project, model)), note)
+        state = runner.state
         if state.outcome is not None:
             raise AnalysisError(
                 f"the rollout {state.id} of {model} has ended: {state.outcome}",
                 f"See 'tsctl rollout explain {model}'.",
             )
-        runner = _runner(gateway, journal, note)
         runner.record(CommandReceived(command, person()))
         yield runner
 
@@ -116,7 +111,8 @@ def reopened(gateway: Gateway, model: str, note: Note) -> Iterator[Runner]:
         AnalysisError: it was not promoted.
     """
     with _held(gateway.project, model):
-        journal, state = _last(gateway.project, model)
+        runner = _runner(gateway, Journal(find_journal(gateway.project, model)), note)
+        state = runner.state
         if state.outcome is not Outcome.PROMOTED:
             raise AnalysisError(f"the last rollout of {model}, {state.id}, was not promoted: it was {state.outcome}")
         stable = route_of(gateway, model).stable
@@ -130,29 +126,17 @@ def reopened(gateway: Gateway, model: str, note: Note) -> Iterator[Runner]:
                 f"no node serves {model} {state.stable} any more, which was stable before",
                 f"Release it again: tsctl rollout start {model} {state.stable}",
             )
-        runner = _runner(gateway, journal, note)
         runner.record(Reopened(person()))
         yield runner
 
 
 def is_running(project: Project, model: str) -> bool:
     """Whether a process runs the model's rollout."""
-    return is_held(_lock(project, model))
+    return is_held(folder(project, model) / "lock")
 
 
-@contextmanager
-def _held(project: Project, model: str) -> Iterator[None]:
-    with exclusive(_lock(project, model), f"the rollout of {model}", BRIEF_S):
-        yield
-
-
-def _lock(project: Project, model: str) -> Path:
-    return folder(project, model) / "lock"
-
-
-def _last(project: Project, model: str) -> tuple[Journal, State]:
-    journal = Journal(find_journal(project, model))
-    return journal, fold(journal.entries)
+def _held(project: Project, model: str) -> AbstractContextManager[None]:
+    return exclusive(folder(project, model) / "lock", f"the rollout of {model}", BRIEF_S)
 
 
 def _runner(gateway: Gateway, journal: Journal, note: Note, measured: tuple[float, int] | None = None) -> Runner:

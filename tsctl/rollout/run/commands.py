@@ -46,11 +46,10 @@ class LiveOperator:
 
     project: Project
     model: str
+    policy_error: str = ""
     _policy: tuple[float, RolloutPolicy] | None = None  # with the file's time
-    _policy_error: str = ""
 
     def commands(self) -> list[tuple[Command, str]]:
-        """Commands in their order, each with the person who gave it; the same again until `acknowledge`."""
         journals = folder(self.project, self.model)
         for path in sorted(journals.glob(f"{_SENT}*")):  # later ones are not acknowledged with these
             path.replace(journals / path.name.replace(_SENT, _TAKEN, 1))
@@ -58,7 +57,6 @@ class LiveOperator:
         return [(Command(content["what"]), content["by"]) for content in read if content.get("what") in list(Command)]
 
     def acknowledge(self) -> None:
-        """Remove the commands that `commands` returned."""
         for path in folder(self.project, self.model).glob(f"{_TAKEN}*"):
             path.unlink(missing_ok=True)
 
@@ -68,16 +66,12 @@ class LiveOperator:
         self.acknowledge()
 
     def policy(self, state: State) -> RolloutPolicy:
-        """The policy of the file; the last one that could be read, where it cannot be read now."""
         path = self.project.deployment
         try:
             modified_at = path.stat().st_mtime
             if self._policy is None or modified_at != self._policy[0]:
                 self._policy = (modified_at, read_deployment(path).policy(state.model))
-            self._policy_error = ""
+            self.policy_error = ""
         except (SpecError, OSError) as error:
-            self._policy_error = f"deployment.yaml cannot be read: {error}"
+            self.policy_error = f"deployment.yaml cannot be read: {error}"
         return self._policy[1] if self._policy is not None else state.policy
-
-    def policy_error(self) -> str:
-        return self._policy_error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TypeVar
 
 from tsctl.archive.container import digest_of
@@ -21,9 +22,9 @@ from tsctl.nodes.fan_out import run_on_nodes
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.tokens import read_tokens
+from tsctl.rollout.decide.actions import PREPARATION
 from tsctl.rollout.decide.events import Effect, EffectDone
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.decide.workers import requests_per_s
 from tsctl.rollout.run.capacity_probe import batch_seconds
 from tsctl.rollout.run.golden import Golden, read_golden, require_golden
 from tsctl.rollout.run.health import read_memory, worker_pids
@@ -53,6 +54,9 @@ class LiveEffects:
     replaced: Sequence[str] = ()
 
     def apply(self, effect: Effect, state: State) -> EffectDone:
+        if effect in PREPARATION and not self.archive.path.is_file():
+            name = self.gateway.project.relative(self.archive.path)
+            raise ArchiveError(f"{name}, the archive of this rollout, is gone")
         match effect:
             case Effect.VERIFY:
                 return self._verify(state)
@@ -75,7 +79,6 @@ class LiveEffects:
 
     def _verify(self, state: State) -> EffectDone:
         """Check that the archive is sound, and is the one with which the rollout began."""
-        self._require_archive()
         if digest_of(self.archive.path) != state.archive:
             raise ArchiveError(f"{self.archive.path.name} is no longer the archive with which this rollout began")
         report = verify(self.archive.path)
@@ -86,7 +89,6 @@ class LiveEffects:
 
     def _register(self) -> EffectDone:
         """Make the canary READY and warm on every node, with a cluster of weight 0 in the gateway."""
-        self._require_archive()
         is_new = self._on_nodes(lambda node, note: versions.ensure(node, self.archive, self.workers, note))
         sync(self.gateway)
         new = tuple(name for name, registered in is_new.items() if registered)
@@ -94,19 +96,15 @@ class LiveEffects:
 
     def _verify_golden(self) -> EffectDone:
         """Compare the answers of every node with the golden ones; measure capacity and warm memory."""
-        self._require_archive()
         golden = read_golden(self.archive)
         nodes = list(self._on_nodes(lambda node, note: self._verify_on(node, note, golden)).values())
         rates = [done.requests_per_s for done in nodes if done.requests_per_s]
-        warm: dict[str, int] = {}
-        for done in nodes:
-            warm |= done.warm_bytes or {}
         return EffectDone(
             Effect.VERIFY_GOLDEN,
             f"{len(golden.answers)} golden samples on {_text([node.name for node in self.nodes])}",
             requests_per_s=round(sum(rates), 1) if rates else None,
             workers=sum(done.workers or 0 for done in nodes),
-            warm_bytes=warm,
+            warm_bytes={worker: size for done in nodes for worker, size in (done.warm_bytes or {}).items()},
         )
 
     def _retire(self, state: State) -> EffectDone:
@@ -153,12 +151,7 @@ class LiveEffects:
         _, body, media_type = min(golden.samples, key=lambda sample: len(sample[1]))
         url = f"{node.spec.inference}/predictions/{self.archive.model}/{self.archive.version}"
         headers = {"content-type": media_type, "cache-control": "no-store", **token}
-        return requests_per_s(batch_seconds(url, headers, [body] * golden.batch), golden.batch, workers)
-
-    def _require_archive(self) -> None:
-        if not self.archive.path.is_file():
-            name = self.gateway.project.relative(self.archive.path)
-            raise ArchiveError(f"{name}, the archive of this rollout, is gone")
+        return workers * golden.batch / median(batch_seconds(url, headers, [body] * golden.batch))
 
     def _on_nodes(self, act: Callable[[Node, Note], Value]) -> Mapping[str, Value]:
         """The result of each node by its name.

@@ -23,7 +23,7 @@ class Golden:
 
     samples: tuple[tuple[str, bytes, str], ...]  # name, body, media type
     answers: dict[str, Any]
-    tolerance: dict[str, float]
+    tolerance: Tolerance
     batch: int
 
 
@@ -37,7 +37,7 @@ def read_golden(archive: StoredArchive) -> Golden:
     return Golden(
         tuple(read_samples(archive.path)),
         answers,
-        serving.get("tolerance") or {},
+        Tolerance(**(serving.get("tolerance") or {})),
         int(config.get("batchSize") or 1),
     )
 
@@ -48,13 +48,12 @@ def require_golden(node: Node, archive: StoredArchive, golden: Golden) -> None:
     Raises:
         NodeError: an answer differs, or the node does not answer.
     """
-    tolerance = Tolerance(**golden.tolerance)
     for path, body, media_type in golden.samples:
         name = path.removeprefix("samples/")
         if name not in golden.answers:
             continue
         reply = node.client.predict(archive.model, archive.version, body, media_type)
-        why = difference_of(reply, golden.answers[name], tolerance)
+        why = difference_of(reply, golden.answers[name], golden.tolerance)
         if why:
             raise NodeError(f"{archive.model} {archive.version} on node {node.name} answers {name} wrongly: {why}")
 

@@ -10,7 +10,7 @@ from tsctl.config.weights import TOTAL
 from tsctl.gateway.state import Gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.host.process import memory_bytes
-from tsctl.nodes.fan_out import NodeResult, run_on_nodes
+from tsctl.nodes.fan_out import run_on_nodes
 from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.node import Node
 from tsctl.rollout.decide.state import State
@@ -39,11 +39,7 @@ class LiveHealth:
         """As measured before the first step, scaled to the workers that are READY now."""
         if state.requests_per_s is None or not state.measured_workers:
             return state.requests_per_s
-        results = self._describe(state)
-        for result in results:
-            if result.error is not None:
-                raise TemporarilyUnavailable(f"node {result.node} does not answer: {result.error.summary}")
-        ready = sum(version.ready_workers for result in results for version in result.value or ())
+        ready = sum(version.ready_workers for versions in self._describe(state) for version in versions)
         if not ready:
             raise TemporarilyUnavailable(f"no worker of {state.model} {state.canary} is READY on any node")
         return state.requests_per_s * ready / state.measured_workers
@@ -64,15 +60,16 @@ class LiveHealth:
     def _check(self, state: State) -> str:
         if not self.gateway.admin.is_live():  # Prometheus would not tell
             return "the gateway does not run"
-        results = self._describe(state)
-        for result in results:
-            if result.error is not None:
-                return f"node {result.node} does not answer: {result.error.summary}"
-            if not result.value:
-                return f"{state.model} {state.canary} is no longer registered on node {result.node}"
-        self._pids = {}
-        for node, result in zip(self.nodes, results, strict=True):
-            self._pids |= worker_pids(node, result.value or [])
+        try:
+            described = self._describe(state)
+        except TemporarilyUnavailable as error:
+            return error.message
+        pids: dict[str, int] = {}
+        for node, versions in zip(self.nodes, described, strict=True):
+            if not versions:
+                return f"{state.model} {state.canary} is no longer registered on node {node.name}"
+            pids |= worker_pids(node, versions)
+        self._pids = pids
         route = traffic_in_force(self.gateway).get(state.model)
         if route is None:
             return f"the gateway has no route for {state.model}"
@@ -80,8 +77,13 @@ class LiveHealth:
             return f"somebody else changed the weights: {weights_text(route.weights)}"
         return ""
 
-    def _describe(self, state: State) -> list[NodeResult[list[VersionState]]]:
-        return run_on_nodes(self.nodes, lambda node, note: node.client.describe(state.model, state.canary))
+    def _describe(self, state: State) -> list[list[VersionState]]:
+        """The canary on each node; raises TemporarilyUnavailable where one does not answer."""
+        results = run_on_nodes(self.nodes, lambda node, note: node.client.describe(state.model, state.canary))
+        for result in results:
+            if result.error is not None:
+                raise TemporarilyUnavailable(f"node {result.node} does not answer: {result.error.summary}")
+        return [result.value or [] for result in results]
 
 
 def worker_pids(node: Node, versions: Sequence[VersionState]) -> dict[str, int]:

@@ -9,10 +9,9 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.nodes.fan_out import is_unavailable
-from tsctl.rollout.decide.events import Command, Effect, EffectDone
+from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.evidence.counts import Cursor, EvidenceQuery
 
 
 class TemporarilyUnavailable(NodeError):
@@ -33,14 +32,14 @@ class Effects(Protocol):
 class EvidenceReader(Protocol):
     """Reads counts and rates of requests; raises a TsctlError where they cannot be read now."""
 
-    def slow_threshold_ms(self, state: State) -> float | None:
-        """The duration from which answers are slow, by stable's recent answers; None where there are too few."""
+    def slow_threshold(self, state: State) -> tuple[float | None, Cursor]:
+        """Milliseconds from which answers are slow, by stable's recent answers, and where reading of slow ones begins.
 
-    def mark(self, query: EvidenceQuery) -> Cursor:
-        """Where reading begins for this query's slow threshold."""
+        None where stable has too few answers.
+        """
 
-    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        """New windows since the cursor, and the changes of the cursor."""
+    def read(self, state: State) -> tuple[list[Window], Cursor]:
+        """New windows since the state's cursor, and the changes of the cursor."""
 
     def request_rate(self, state: State) -> float:
         """Requests per second of the route now, of all versions."""
@@ -60,7 +59,13 @@ class Health(Protocol):
 
 
 class Operator(Protocol):
-    """Reads commands of people, and deployment.yaml."""
+    """Reads commands of people, and deployment.yaml.
+
+    Attributes:
+        policy_error: why deployment.yaml could not be read last; empty where it could.
+    """
+
+    policy_error: str
 
     def commands(self) -> list[tuple[Command, str]]:
         """Commands since `acknowledge`, each with the person who gave it."""
@@ -70,9 +75,6 @@ class Operator(Protocol):
 
     def policy(self, state: State) -> RolloutPolicy:
         """The policy of deployment.yaml now; the last one that could be read, where it cannot be read now."""
-
-    def policy_error(self) -> str:
-        """Why deployment.yaml cannot be read; empty where it can."""
 
 
 def may_succeed_later(error: TsctlError) -> bool:

@@ -59,21 +59,19 @@ class Journal:
     def _write(self, line: bytes) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = not self.path.exists()
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
             if not self._is_mended:
-                os.ftruncate(descriptor, whole_bytes(self.path.read_bytes()))
+                file.truncate(whole_bytes(self.path.read_bytes()))
                 self._is_mended = True
-            end = os.fstat(descriptor).st_size
+            end = self.path.stat().st_size
             try:
-                if os.write(descriptor, line) != len(line):
+                if file.write(line) != len(line):
                     raise OSError("the line was cut off")
-                os.fsync(descriptor)
+                os.fsync(file)
             except OSError:
-                os.ftruncate(descriptor, end)
+                file.truncate(end)
                 raise
-        finally:
-            os.close(descriptor)
         if is_new:
             _sync_folder(self.path.parent)
 
@@ -191,7 +189,7 @@ def require_none(project: Project, model: str) -> None:
     if (unfinished_id := unfinished(project, model)) is not None:
         raise ConflictError(
             f"the rollout {unfinished_id} of {model} has not ended, and decides on its weights",
-            f"'tsctl rollout abort {model}' rolls it back, 'tsctl rollout promote {model}' promotes it at once.",
+            f"'tsctl rollout resume {model}' continues it, 'abort' rolls it back, 'promote' promotes it at once.",
         )
 
 

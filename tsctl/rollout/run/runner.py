@@ -10,16 +10,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tsctl.config.weights import percent
+from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import AnalysisError, GatewayError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide import actions, events
-from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone, Entry, Event, VerdictReached
+from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone, Entry, Event, Outcome, VerdictReached
 from tsctl.rollout.decide.evidence import Window
-from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values
+from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
-from tsctl.rollout.decide.workers import memory_fault, utilisation
-from tsctl.rollout.evidence.counts import LEAST_ANSWERS, EvidenceQuery
+from tsctl.rollout.evidence.counts import LEAST_ANSWERS
 from tsctl.rollout.run.interfaces import (
     Effects,
     EvidenceReader,
@@ -83,18 +82,18 @@ class Runner:
         """Take one action; False where there is none, or a person must decide."""
         self._obey()
         match actions.next_action(self.state):
-            case actions.Apply(effect=effect):
-                self._try(effect)
             case actions.BeginStep(index=index):
                 self._unless_unavailable(lambda: self._begin_step(index))
-            case actions.SetWeight():
+            case Effect.SET_WEIGHT:
                 self._unless_unavailable(self._set_weight)
                 if self.state.in_force and not self.state.is_weighed and not self.state.is_failed:
                     self._unless_unavailable(self._judge_while_waiting)
                 return self.state.is_failed or self._end_if_overdue()
             case actions.Watch():
                 return self._watch()
-            case actions.End(outcome=outcome):
+            case Effect() as effect:
+                self._try(effect)
+            case Outcome() as outcome:
                 self.record(events.Ended(outcome, self._why_it_ended(), self.state.judgement))
             case None:
                 return False
@@ -125,8 +124,7 @@ class Runner:
 
     def _begin_step(self, index: int) -> None:
         """Journal the step and its slow threshold, before its first request."""
-        slow_ms = self.evidence.slow_threshold_ms(self.state)
-        cursor = self.evidence.mark(self._query(slow_ms))
+        slow_ms, cursor = self.evidence.slow_threshold(self.state)
         self.record(events.StepBegan(index, self.state.weights[index], slow_ms, cursor))
 
     def _set_weight(self) -> None:
@@ -145,7 +143,7 @@ class Runner:
         state, capacity = self.state, self.health.capacity(self.state)
         if capacity is None:
             return
-        share = utilisation(self.evidence.request_rate(state), state.weight, capacity)
+        share = self.evidence.request_rate(state) * state.weight / TOTAL / capacity  # the utilisation law
         if share > state.policy.max_utilisation:
             raise TemporarilyUnavailable(
                 f"{percent(state.weight)} of the requests would take {share:.0%} of the canary's workers, and the"
@@ -173,7 +171,7 @@ class Runner:
     def _watch(self) -> bool:
         self.sleep(self.state.policy.tick_s)
         try:
-            windows, cursor = self.evidence.read(self._query(self.state.slow_ms), self.state.cursor)
+            windows, cursor = self.evidence.read(self.state)
         except TsctlError as error:
             return self._wait_unseen(error)
         may_pass = self.state.held_s + self._held_s >= self.state.policy.hold_s
@@ -197,7 +195,7 @@ class Runner:
 
     def _judge_while_waiting(self) -> None:
         """While a step waits for its weight, the canary keeps the one before, and may fail at it."""
-        windows, cursor = self.evidence.read(self._query(self.state.slow_ms), self.state.cursor)
+        windows, cursor = self.evidence.read(self.state)
         if windows or cursor:
             self._tick(0.0, windows, cursor)
         judgement = self.state.judgement
@@ -215,7 +213,7 @@ class Runner:
         return self._end_if_overdue()
 
     def _trouble(self) -> str:
-        return self.health.trouble(self.state) or self.operator.policy_error()
+        return self.health.trouble(self.state) or self.operator.policy_error
 
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement
@@ -237,14 +235,14 @@ class Runner:
         """Set the threshold late, where stable had too few answers before the step; later answers are judged by it."""
         if self.state.evidence.stable.requests < LEAST_ANSWERS:
             return
-        slow_ms = self.evidence.slow_threshold_ms(self.state)
+        slow_ms, cursor = self.evidence.slow_threshold(self.state)
         if slow_ms is not None:
-            self.record(events.SlowThresholdSet(slow_ms, self.evidence.mark(self._query(slow_ms))))
+            self.record(events.SlowThresholdSet(slow_ms, cursor))
 
     def _end_if_overdue(self) -> bool:
         """End a step that is undecided for too long as the policy says; False where a person must decide."""
         state = self.state
-        if not state.is_overdue or state.is_paused:
+        if state.waited_s < state.policy.max_hold_s or state.is_paused:
             return True
         if state.policy.at_max_hold == "rollback":
             why = f"undecided for {state.policy.max_hold_s:g} s: {state.waits_for or state.judgement.why}"
@@ -290,7 +288,3 @@ class Runner:
         entry = self.journal.append(event)
         self.state = after(self.state, entry)
         self.on_entry(entry, self.state)
-
-    def _query(self, slow_ms: float | None) -> EvidenceQuery:
-        state = self.state
-        return EvidenceQuery(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tsctl.rollout.decide.events import Ended, Entry, Reopened, Tick, VerdictReached, start_of
+from tsctl.rollout.decide.events import Ended, Entry, Reopened, Tick, VerdictReached
 from tsctl.rollout.decide.judge import Verdict
+from tsctl.rollout.decide.state import start_of
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,7 @@ class CrashHarness:
         content = self._begun()[-1].read_bytes()
         entries = read(self._begun()[-1])
         state = fold(entries)
-        shares = {version: weight for version, weight in self._route().weights.items() if weight}
+        shares = self._route().shares
         nodes = open_nodes(self.project, self.gateway.deployment)
         defaults = {node.client.default_version(self.model) for node in nodes}
         uncounted, repeated = uncounted_requests(entries, state.canary), repeated_steps(entries)
@@ -225,7 +225,7 @@ class CrashHarness:
         return [violation for violation, holds in checks.items() if not holds]
 
     def _route(self) -> Traffic:
-        return next(traffic for traffic in traffic_in_force(self.gateway) if traffic.model == self.model)
+        return traffic_in_force(self.gateway)[self.model]
 
     def _begun(self, old: frozenset[Path] = frozenset()) -> list[Path]:
         """Journals that are not old and have a whole line; without one nothing was begun."""

@@ -26,7 +26,7 @@ from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.deployment import NodeSpec, read_deployment
 from tsctl.config.project import Project
-from tsctl.gateway.envoy.render import cluster_name
+from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.sync import sync

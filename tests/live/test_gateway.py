@@ -30,10 +30,10 @@ from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway import change, state, sync
 from tsctl.gateway.envoy import supervisor
 from tsctl.gateway.envoy.messages import document
-from tsctl.gateway.envoy.render import endpoints
+from tsctl.gateway.envoy.render.upstreams import endpoints
 from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import digest, new_key, record_of, revoked
-from tsctl.gateway.publish import put_route_file, put_traffic, route_file
+from tsctl.gateway.publish import put_route_file, put_routes
 from tsctl.gateway.state import changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow
 from tsctl.host.files import write_document
@@ -252,13 +252,13 @@ def test_a_cookie_keeps_a_user_on_his_version_as_well(front: Front) -> None:
     by_cookie = target.model_copy(update={"route": target.route.model_copy(update={"sticky": Sticky(cookie="user")})})
     models = {**gateway.deployment.models, "tiny": by_cookie}
     with changing(gateway):
-        before = traffic_in_force(gateway)
+        before = traffic_in_force(gateway).values()
         half = [route.weighted({"1.0": 5000, "2.0": 5000}) if route.model == "tiny" else route for route in before]
-        put_traffic(replace(gateway, deployment=gateway.deployment.model_copy(update={"models": models})), half)
+        put_routes(replace(gateway, deployment=gateway.deployment.model_copy(update={"models": models})), half)
         try:
             met = [set(versions_of(front, 4, cookie=f"other=1; user={number}")) for number in range(30)]
         finally:
-            put_traffic(gateway, before)
+            put_routes(gateway, before)
     assert {len(versions) for versions in met} == {1}
     assert set().union(*met) == {"1.0", "2.0"}
 
@@ -293,10 +293,10 @@ def test_a_copy_is_marked_and_its_client_answered_though_nobody_answers_the_copy
     [own] = upstream.endpoints
     path = gateway.files.endpoints_of("tiny~2.0~shadow")
     with changing(gateway):
-        traffic = traffic_in_force(gateway)
+        traffic = traffic_in_force(gateway).values()
         elsewhere = replace(upstream, endpoints=(replace(own, port=silent.place[1]),))
         write_document(path, endpoints(elsewhere, is_shadow=True))
-        put_traffic(gateway, [replace(route, shadow=SHADOW) if route.model == "tiny" else route for route in traffic])
+        put_routes(gateway, [replace(route, shadow=SHADOW) if route.model == "tiny" else route for route in traffic])
 
         def is_copied() -> bool:
             answer = front.ask("/predictions/tiny", **{"x-request-id": "copied"})
@@ -307,7 +307,7 @@ def test_a_copy_is_marked_and_its_client_answered_though_nobody_answers_the_copy
         try:
             until(is_copied, 10, "a copy")
         finally:
-            put_traffic(gateway, traffic)
+            put_routes(gateway, traffic)
             write_document(path, endpoints(upstream, is_shadow=True))
             silent.close()
     [message, *_], _ = read_messages(next(stream for stream in silent.heard() if stream))
@@ -336,7 +336,7 @@ def test_of_many_clients_each_has_a_budget(front: Front) -> None:
         assert before is not None
         small = replace(gateway, spec=spec)
         plain = {digest(key): key for key in keys}
-        put_route_file(gateway, route_file(small, traffic_in_force(gateway), records, plain))
+        put_routes(small, traffic_in_force(gateway).values(), records, plain)
         try:
             begin = time.monotonic()
             asked = [front.ask("/predictions/tiny", **{"x-api-key": key}).status_code for _ in range(8) for key in keys]

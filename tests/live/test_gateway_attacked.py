@@ -32,7 +32,7 @@ from tests.support.raw_http import End, Exchange, Message, Place, bytes_of, exch
 from tests.support.recorders import Listener, Tap
 from tests.support.sites import Site, is_alive, make_site, processes_of, until, write_tiny
 from tsctl.gateway.envoy.admin import Admin
-from tsctl.gateway.envoy.configuration import envoy_path
+from tsctl.gateway.envoy.process import envoy_path
 from tsctl.nodes.torchserve.tokens import read_tokens
 
 SEED = 20_240_601

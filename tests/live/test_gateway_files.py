@@ -14,8 +14,8 @@ from tests.unit.test_gateway_render import CLIENTS, ROUTES, SPEC, TRAFFIC, UPSTR
 from tsctl.config.deployment import DeploymentSpec, NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy import render
-from tsctl.gateway.envoy.configuration import validate
+from tsctl.gateway.envoy.process import validate
+from tsctl.gateway.envoy.render import clusters, listeners, routes, upstreams
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.state import Gateway
 from tsctl.host.files import make_folder, write_document
@@ -29,19 +29,19 @@ def gateway(tmp_path: Path) -> Gateway:
     for folder in (files.folder, files.endpoints, files.access_log.parent):
         make_folder(folder)
     certificate(tmp_path / "tls", "test")
-    made = render.certificate(tmp_path / "tls" / "server.pem", tmp_path / "tls" / "server.key")
+    made = listeners.certificate(tmp_path / "tls" / "server.pem", tmp_path / "tls" / "server.key")
     for path, content in (
-        (files.bootstrap, render.bootstrap(SPEC, files)),
+        (files.bootstrap, listeners.bootstrap(SPEC, files)),
         (files.certificate, made),
-        (files.clusters, render.clusters(UPSTREAMS, ROUTES, files)),
-        (files.routes, render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)),
-        (files.ready, render.ready(TRAFFIC)),
+        (files.clusters, clusters.clusters(UPSTREAMS, ROUTES, files)),
+        (files.routes, routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)),
+        (files.ready, routes.ready(TRAFFIC)),
     ):
         write_document(path, content)
     for upstream in UPSTREAMS:
         for is_shadow in (False, True):
-            name = render.cluster_name(upstream.model, upstream.version, is_shadow)
-            write_document(files.endpoints_of(name), render.endpoints(upstream, is_shadow))
+            name = upstreams.cluster_name(upstream.model, upstream.version, is_shadow)
+            write_document(files.endpoints_of(name), upstreams.endpoints(upstream, is_shadow))
     return Gateway(project, DeploymentSpec(nodes={"a": NodeSpec()}), SPEC, files)
 
 

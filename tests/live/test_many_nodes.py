@@ -26,7 +26,7 @@ from tests.support.sites import COMMAND_TIMEOUT_S, HALF, Site, make_site, proces
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.envoy.admin import Host
-from tsctl.gateway.envoy.render import cluster_name
+from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.nodes.torchserve.node import Node, open_nodes

@@ -199,7 +199,7 @@ def test_every_effect_may_be_done_twice(front: Front) -> None:
     gateway = open_gateway(project, read_deployment(project.deployment))
 
     def outside() -> tuple[Any, ...]:
-        [route] = traffic_in_force(gateway)
+        [route] = traffic_in_force(gateway).values()
         return dict(route.weights), route.stable, route.canary, served(front), defaults(front)
 
     with started(gateway, "tiny", "3.0", 1, lambda text: None) as runner:

@@ -95,8 +95,8 @@ def state_of(front: Front) -> State:
 
 def weights(front: Front) -> dict[str, int]:
     """What is not zero in what Envoy does."""
-    [route] = traffic_in_force(front.gateway)
-    return {version: weight for version, weight in route.weights.items() if weight}
+    [route] = traffic_in_force(front.gateway).values()
+    return route.shares
 
 
 def served(front: Front) -> dict[str, dict[str, int]]:

@@ -15,7 +15,7 @@ from tsctl.gateway.access_log import (
     AccessLogEntry,
     LogPosition,
     end_of_log,
-    log_format,
+    file_logger,
     parse_entry,
     read_lines,
     rotate,
@@ -31,7 +31,7 @@ LINE: dict[str, Any] = {
 
 
 def test_a_line_with_the_fields_of_the_format_is_an_entry() -> None:
-    assert log_format() == {"json_format": FIELDS}
+    assert file_logger(Path("access.log"))["typed_config"]["log_format"] == {"json_format": FIELDS}
     assert parse_entry(json.dumps(LINE).encode()) == AccessLogEntry(
         1767225601.5, "digits", "2.0", "canary", True, 500, "7", "ann", 200, 12.0
     )

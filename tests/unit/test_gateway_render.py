@@ -15,9 +15,10 @@ import pytest
 from handlers.contract import PROBLEM_MEDIA_TYPE
 from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
 from tsctl.gateway import headers
-from tsctl.gateway.envoy import render
-from tsctl.gateway.envoy.render import Client, Endpoint, Probe, Upstream
+from tsctl.gateway.envoy.render import clusters, listeners, routes, upstreams
+from tsctl.gateway.envoy.render.clients import Client
 from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
+from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.keys import plain_keys
 from tsctl.gateway.traffic import Shadow, Traffic, only
@@ -53,16 +54,16 @@ CLIENTS = [Client("alice", KEYS[:1]), Client("bob", KEYS[1:], Budget(requests_pe
 def documents() -> dict[str, Any]:
     """Every file, by its name."""
     documents = {
-        "envoy": render.bootstrap(SPEC, FILES),
-        "certificate": render.certificate(Path("/srv/server.pem"), Path("/srv/server.key")),
-        "clusters": render.clusters(UPSTREAMS, ROUTES, FILES),
-        "routes": render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
-        "ready": render.ready(TRAFFIC),
+        "envoy": listeners.bootstrap(SPEC, FILES),
+        "certificate": listeners.certificate(Path("/srv/server.pem"), Path("/srv/server.key")),
+        "clusters": clusters.clusters(UPSTREAMS, ROUTES, FILES),
+        "routes": routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
+        "ready": routes.ready(TRAFFIC),
     }
     for upstream in UPSTREAMS:
         for is_shadow in (False, True):
-            name = render.cluster_name(upstream.model, upstream.version, is_shadow)
-            documents[f"endpoints/{name}"] = render.endpoints(upstream, is_shadow)
+            name = upstreams.cluster_name(upstream.model, upstream.version, is_shadow)
+            documents[f"endpoints/{name}"] = upstreams.endpoints(upstream, is_shadow)
     return documents
 
 
@@ -81,9 +82,9 @@ def forwarding() -> list[dict[str, Any]]:
 
 def test_what_was_written_can_be_read_back() -> None:
     written = documents()
-    assert render.traffic_of(written["routes"]["resources"][0]) == TRAFFIC
+    assert routes.traffic_of(written["routes"]["resources"][0]) == TRAFFIC
     endpoints = {name.removeprefix("endpoints/"): one for name, one in written.items() if name.startswith("endpoints/")}
-    assert render.upstreams_of(written["clusters"], endpoints) == UPSTREAMS
+    assert clusters.upstreams_of(written["clusters"], endpoints) == UPSTREAMS
     assert set(plain_keys(written["routes"]).values()) == set(KEYS)
 
 
@@ -157,7 +158,7 @@ def test_a_worker_is_told_of_the_protocol_by_the_gateway_alone() -> None:
     ("model", "path"), [("digits", "/predictions/digits/1.0"), ("a.b-c", "/predictions/a.b-c/1.0")]
 )
 def test_the_path_on_a_node_comes_from_model_and_version(model: str, path: str) -> None:
-    [cluster, shadow] = render.clusters([Upstream(model, "1.0", NODES, PROBE)], {}, FILES)["resources"]
+    [cluster, shadow] = clusters.clusters([Upstream(model, "1.0", NODES, PROBE)], {}, FILES)["resources"]
     for content, marks in ((cluster, "false"), (shadow, "true")):
         protocol = content["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
         source = protocol["http_filters"][0]["typed_config"]["default_source_code"]["inline_string"]
@@ -170,10 +171,10 @@ def test_the_path_on_a_node_comes_from_model_and_version(model: str, path: str) 
 
 
 def test_equal_inputs_give_equal_versions_and_other_ones_do_not() -> None:
-    first = render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)["version_info"]
-    assert render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)["version_info"] == first
-    assert render.routes(SPEC, ROUTES, TRAFFIC, CLIENTS[:1])["version_info"] != first
-    assert render.routes(SPEC, ROUTES, [only("digits", "1.0"), TRAFFIC[1]], CLIENTS)["version_info"] != first
+    first = routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)["version_info"]
+    assert routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)["version_info"] == first
+    assert routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS[:1])["version_info"] != first
+    assert routes.routes(SPEC, ROUTES, [only("digits", "1.0"), TRAFFIC[1]], CLIENTS)["version_info"] != first
 
 
 def test_every_client_has_a_bucket_of_his_own_whether_his_key_names_a_budget_or_not() -> None:
@@ -189,7 +190,7 @@ def test_every_client_has_a_bucket_of_his_own_whether_his_key_names_a_budget_or_
 
 
 def test_without_a_route_nothing_is_ready() -> None:
-    [ready] = render.ready([])["resources"]
+    [ready] = routes.ready([])["resources"]
     assert ready["typed_config"]["cluster_min_healthy_percentages"] == {"no~route": {"value": 1.0}}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,10 @@ def test_every_error_owns_an_exit_code_and_stands_in_the_tree() -> None:
     for cls in classes:
         assert "exit_code" in vars(cls), f"{cls.__name__} inherits its exit code"
         assert any(line.split()[:2] == [cls.__name__, str(cls.exit_code)] for line in tree.splitlines())
+
+
+def test_every_file_that_the_architecture_names_in_backticks_exists() -> None:
+    page = (CHECKOUT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:handlers|tsctl|tests|scripts|benchmarks)/[\w/]*(?:\.py)?)`", page)
+    assert len(named) > 20
+    assert [name for name in named if not (CHECKOUT / name).exists()] == []

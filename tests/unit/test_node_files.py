@@ -10,7 +10,8 @@ import pytest
 
 from tsctl.config.deployment import NodeSpec
 from tsctl.errors import NodeError
-from tsctl.nodes.torchserve.logs import load_reports, tail
+from tsctl.host.files import tail
+from tsctl.nodes.torchserve.logs import load_reports
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.process import node_environment
 from tsctl.nodes.torchserve.properties import jvm_arguments, node_properties, parse_properties, render_properties

@@ -46,7 +46,7 @@ from tsctl.deploy.state import (
     WantedVersion,
 )
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
-from tsctl.gateway.envoy.render import Endpoint, Upstream, endpoints, endpoints_of, with_draining
+from tsctl.gateway.envoy.render.upstreams import Endpoint, Upstream, endpoints, endpoints_of, with_draining
 from tsctl.gateway.traffic import Shadow, Traffic, only
 from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.nodes.torchserve.session import Unreachable

@@ -26,6 +26,10 @@ from tsctl.host.progress import Note, Progress
 CONFIG = "model-config.yaml"
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
 ENTRY = "handlers.adapters.torchserve.entry"
+#: Packages that every worker imports; a file of the same name in an archive would come before them.
+WORKER_PACKAGES = frozenset(
+    ("ts", "torch", "numpy", "pydantic", "pydantic_core", "PIL", "safetensors", "yaml", "packaging", "psutil")
+)
 _CREATED = "01/01/1980 00:00:00"  # TorchServe wants a time; a true one would make every build another archive
 
 
@@ -228,7 +232,7 @@ def defines_class(path: Path) -> bool:
     Raises:
         ArchiveError: its name shadows a module, it is no Python, or it defines no class or several.
     """
-    if path.stem in sys.stdlib_module_names or path.stem in {"ts", "torch", "numpy", "pydantic", "handlers", "PIL"}:
+    if path.stem == "handlers" or shadowing_names([path.name]):
         raise ArchiveError(f"{path.name} would replace the module {path.stem!r} in the worker", "Rename the file.")
     try:
         tree = ast.parse(path.read_bytes(), path.name)
@@ -244,6 +248,13 @@ def defines_class(path: Path) -> bool:
             "Put other classes inside the handler's, as Request is, or into a file of their own under `files`.",
         )
     return True
+
+
+def shadowing_names(entries: Sequence[str]) -> list[str]:
+    """Entries that a worker would import in place of the standard library or of its own packages."""
+    tops = {entry.split("/")[0] for entry in entries if entry.endswith(".py")}
+    taken = sys.stdlib_module_names | WORKER_PACKAGES
+    return sorted(top for top in tops if top.removesuffix(".py") in taken)
 
 
 class _Entries:

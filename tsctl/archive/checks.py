@@ -1,9 +1,13 @@
-"""Checks an archive without running any of it."""
+"""Checks an archive without running any of it; pickles that would run code when they are read are found by picklescan.
+
+An allowlist decides on pickles: imports that a file of plain tensors needs are safe, those that picklescan lists as
+dangerous are dangerous, and all others are unknown, because a list of dangers is never complete.
+"""
 
 from __future__ import annotations
 
 import json
-import sys
+import logging
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,22 +15,28 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from tsctl.archive.build import CONFIG
+from tsctl.archive.build import CONFIG, shadowing_names
 from tsctl.archive.container import DIGESTS, UNREADABLE, check_entries, digest_of
 from tsctl.archive.inspect import Facts, read_facts
-from tsctl.archive.pickles import unsafe_pickles
 from tsctl.archive.store import name_mistake, parse_name
 from tsctl.errors import ArchiveError
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
-#: Packages that every worker imports; a file of the same name in an archive would come before them.
-WORKER_PACKAGES = frozenset(
-    ("ts", "torch", "numpy", "pydantic", "pydantic_core", "PIL", "safetensors", "yaml", "packaging", "psutil")
-)
 _INTEGER_KEYS = (
     "minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout",
     "maxRetryTimeoutInSec", "jobQueueSize",
 )  # fmt: skip
+#: Beyond picklescan's own list: what torch writes for parameters, and TorchScript's own types, which torch resolves
+#: among the code in the same file.
+_TENSOR_GLOBALS = {
+    ("torch._utils", "_rebuild_tensor"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("_codecs", "encode"),
+}
+_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".dat", ".data", ".npy", ".npz"}
+_ZIP, _NUMPY = b"PK\x03\x04", b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
@@ -98,13 +108,6 @@ def _digest_check(archive: zipfile.ZipFile, facts: Facts) -> Check:
     return Check(name, FAIL if wrong else PASS, _list("differ from what was built", wrong))
 
 
-def shadowing_names(entries: Sequence[str]) -> list[str]:
-    """Entries that a worker would import in place of the standard library or of its own packages."""
-    tops = {entry.split("/")[0] for entry in entries if entry.endswith(".py")}
-    taken = sys.stdlib_module_names | WORKER_PACKAGES
-    return sorted(top for top in tops if top.removesuffix(".py") in taken)
-
-
 def _config_check(facts: Facts) -> Check:
     name = "timeouts and numbers"
     wrong = [f"{key} is {facts.config[key]!r}" for key in _INTEGER_KEYS if not _is_number(facts.config.get(key, 1))]
@@ -128,6 +131,56 @@ def pickle_check(folder: Path, trust: bool) -> Check:
     is_warning = trust and not any(pickle.is_dangerous for pickle in unsafe)
     detail = "; ".join(f"{pickle.file} {pickle.finding}" for pickle in unsafe[:5])
     return Check("pickles", WARN if is_warning else FAIL, detail)
+
+
+@dataclass(frozen=True)
+class UnsafePickle:
+    """One unsafe import of a file."""
+
+    file: str
+    finding: str  # 'imports module.attribute', or what is wrong with the file
+    is_dangerous: bool  # False: unknown
+
+
+def unsafe_pickles(folder: Path) -> list[UnsafePickle]:
+    """Unsafe imports of the pickles below a folder, by file and finding."""
+    unsafe_files = [
+        unsafe
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and may_be_pickle(path)
+        for unsafe in _scan(path, path.relative_to(folder).as_posix())
+    ]
+    return sorted(unsafe_files, key=lambda unsafe: (unsafe.file, unsafe.finding))
+
+
+def may_be_pickle(path: Path) -> bool:
+    """Whether the file's suffix or its first bytes are those of a pickle, a torch file or a numpy file."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    is_binary_pickle = len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5
+    return path.suffix.lower() in _SUFFIXES or is_binary_pickle or head.startswith((_ZIP, _NUMPY))
+
+
+def _scan(path: Path, name: str) -> list[UnsafePickle]:
+    from picklescan.scanner import SafetyLevel, scan_bytes
+
+    logging.getLogger("picklescan").setLevel(logging.CRITICAL)  # its findings are reported here, and only here
+    suffix = path.suffix.lower()
+    with path.open("rb") as file:
+        is_zip = file.read(4) == _ZIP
+        file.seek(0)
+        # a torch file is a zip file, whatever it is called
+        result = scan_bytes(file, name, ".zip" if is_zip else suffix if suffix in _SUFFIXES else ".pkl")
+    unsafe = [
+        UnsafePickle(name, f"imports {entry.module}.{entry.name}", entry.safety is SafetyLevel.Dangerous)
+        for entry in result.globals
+        if entry.safety is not SafetyLevel.Innocuous
+        and (entry.module, entry.name) not in _TENSOR_GLOBALS
+        and not entry.module.startswith("__torch__")
+    ]
+    if result.scan_err:
+        unsafe.append(UnsafePickle(name, "cannot be read as a pickle", is_dangerous=False))
+    return unsafe
 
 
 def _list(words: str, names: Sequence[str]) -> str:

@@ -121,10 +121,8 @@ def golden(names: Names = None) -> None:
 
 def _archive_files(names: list[str] | None) -> list[Path]:
     """The .mar files of the names; without names, the current archive of every version."""
-    if names and all(name.endswith(".mar") for name in names):
-        return [Path(name) for name in names]
-    project = find_project()
     if not names:
+        project = find_project()
         current = {find_archive(project, a.model, a.version).path for a in list_archives(project)}
         if not current:
             raise ArchiveError(f"no archive in {project.relative(project.store)}", "Build them: tsctl archive build")
@@ -134,5 +132,6 @@ def _archive_files(names: list[str] | None) -> list[Path]:
         if name.endswith(".mar"):
             files.append(Path(name))
         else:
+            project = find_project()
             files += [find_archive(project, *pair).path for pair in select_versions(project, [name])]
     return files

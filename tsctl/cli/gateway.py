@@ -13,10 +13,9 @@ from tsctl.cli.output import print_json, print_table
 from tsctl.config.weights import percent
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy import supervisor
-from tsctl.gateway.envoy.configuration import validate, write_static_files
+from tsctl.gateway.envoy.process import validate, write_static_files
 from tsctl.gateway.start import start_gateway, stop_gateway
-from tsctl.gateway.state import changing
-from tsctl.gateway.status import GatewayStatus, gateway_status
+from tsctl.gateway.state import GatewayStatus, changing, gateway_status, require_live
 from tsctl.gateway.sync import sync
 from tsctl.host.progress import Progress
 
@@ -65,13 +64,13 @@ def stop() -> None:
 @app.command()
 def status(json: Json = False) -> None:
     """Show routes, versions, weights and nodes as Envoy sees them; exit code 5 if a route cannot answer."""
-    current = gateway_status(open_gateway_here())
-    if json:
-        print_json({**asdict(current), "is_ready": current.is_ready})
+    gateway = open_gateway_here()
+    current = gateway_status(gateway)
+    if json:  # `keeper` was the supervisor's key before
+        print_json({**asdict(current), "keeper": current.supervisor, "is_ready": current.is_ready})
     else:
         _print_status(current)
-    if not current.is_live:
-        raise GatewayError("the gateway does not run", "Start it with 'make up' or 'tsctl gateway start'.")
+    require_live(gateway)
     if not current.is_ready:
         unhealthy = ", ".join(f"{r.model} {r.version}" for r in current.rows if r.track == "stable" and not r.healthy)
         raise GatewayError(f"the gateway is not ready: {unhealthy or 'no model has a route'}")

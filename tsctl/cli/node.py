@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -37,7 +36,7 @@ def start(
     project, _, opened = open_one_node(node)
     progress = Progress()
     if foreground:
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     process = start_node(project, opened, progress)
     try:
         if empty:
@@ -56,7 +55,7 @@ def start(
         if foreground or isinstance(error, KeyboardInterrupt):
             stop_node(opened, progress)
         raise
-    raise _crash_error(opened, status)
+    raise NodeError(f"node {opened.name} ended by itself with status {status}:\n{crash_report(opened.paths)}")
 
 
 @app.command()
@@ -95,14 +94,6 @@ def wait(
             step.note(seen)
             time.sleep(0.5)
         step.done(f"{len(now.versions)} versions ready")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _crash_error(node: Node, status: int) -> Exception:
-    return NodeError(f"node {node.name} ended by itself with status {status}:\n{crash_report(node.paths)}")
 
 
 def _restore_error(node: Node, restored: Restored) -> TsctlError | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -28,7 +28,6 @@ from tsctl.views.rollout.report import SUFFIX, write_report
 
 app = typer.Typer(rich_markup_mode=None)
 
-CommandName = Literal["pause", "resume", "abort", "promote", "rollback"]
 #: Exit codes of a rollout that was not promoted; errors have their own.
 ROLLED_BACK, UNDECIDED = 10, 11
 
@@ -57,13 +56,13 @@ def start(
 @app.command()
 def resume(model: Model, json: Json = False) -> None:
     """Resume a rollout that was paused, or whose process has ended."""
-    _command(model, "resume", json)
+    _command(model, Command.RESUME, json)
 
 
 @app.command()
 def pause(model: Model, json: Json = False) -> None:
     """Take no further step; a canary that fails is still rolled back."""
-    if not _is_sent(model, "pause", json):
+    if not _is_sent(model, Command.PAUSE, json):
         waiting = unfinished(find_project(), model)
         raise AnalysisError(
             f"no process runs the rollout {waiting}, so it does not advance"
@@ -76,20 +75,20 @@ def pause(model: Model, json: Json = False) -> None:
 @app.command()
 def abort(model: Model, json: Json = False) -> None:
     """Roll back to stable and end the rollout as aborted; exit code 10."""
-    _command(model, "abort", json)
+    _command(model, Command.ABORT, json)
 
 
 @app.command()
 def promote(model: Model, json: Json = False) -> None:
     """Skip the remaining steps: the canary gets all requests and becomes stable."""
-    _command(model, "promote", json)
+    _command(model, Command.PROMOTE, json)
 
 
 @app.command()
 def rollback(model: Model, json: Json = False) -> None:
     """Roll back to the version that was stable before, also after a promotion; exit code 10."""
     if unfinished(find_project(), model) is not None:
-        return _command(model, "rollback", json)
+        return _command(model, Command.ROLLBACK, json)
     gateway = open_gateway_here()
     _run(f"rolling {model} back", lambda note: reopened(gateway, model, note), json)
 
@@ -98,20 +97,20 @@ for view in (plan, status, watch, history, explain, report):
     app.command()(view)
 
 
-def _command(model: str, command: CommandName, json: bool) -> None:
+def _command(model: str, command: Command, json: bool) -> None:
     """Send the command to the process that runs the rollout, or run the rollout here where none does."""
     if _is_sent(model, command, json):
         return
     gateway = open_gateway_here()
-    _run(f"{model}: {command}", lambda note: resumed(gateway, model, note, Command(command)), json)
+    _run(f"{model}: {command}", lambda note: resumed(gateway, model, note, command), json)
 
 
-def _is_sent(model: str, command: CommandName, json: bool) -> bool:
+def _is_sent(model: str, command: Command, json: bool) -> bool:
     """Whether a process runs the rollout, and was sent the command; a mistake in deployment.yaml is no obstacle."""
     project = find_project()
     if not is_running(project, model):
         return False
-    send(project, model, Command(command))
+    send(project, model, command)
     if json:
         print_json({"model": model, "asked": command})
     else:

@@ -192,8 +192,7 @@ def _print_statuses(statuses: Sequence[NodeStatus]) -> None:
 def _print_gateway(project: Project, deployment: DeploymentSpec) -> None:
     if deployment.gateway is None:
         return
-    from tsctl.gateway.state import open_gateway
-    from tsctl.gateway.status import gateway_status
+    from tsctl.gateway.state import gateway_status, open_gateway
 
     status = gateway_status(open_gateway(project, deployment))
     condition = "ready" if status.is_ready else "not ready" if status.is_live else "not running"

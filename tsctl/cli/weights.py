@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -10,10 +11,9 @@ from tsctl.cli.context import open_gateway_here
 from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_json, print_table
 from tsctl.config.weights import parse_share, parse_weights, percent
-from tsctl.errors import GatewayError
 from tsctl.gateway import change
-from tsctl.gateway.state import traffic_in_force
-from tsctl.gateway.traffic import Traffic, weights_text
+from tsctl.gateway.state import require_route, traffic_in_force
+from tsctl.gateway.traffic import weights_text
 from tsctl.rollout.run.journal import require_none
 
 weights = typer.Typer(rich_markup_mode=None)
@@ -33,21 +33,19 @@ def set_weights(
     if not force:
         require_none(gateway.project, model)
     traffic = change.set_weights(gateway, model, parsed)
-    typer.echo(f"{model}: {weights_text(traffic)}")
+    typer.echo(f"{model}: {weights_text(traffic.weights)}")
 
 
 @weights.command("show")
 def show(model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, json: Json = False) -> None:
     """Show the weights in force; where the gateway does not run, those that it will start with."""
     gateway = open_gateway_here()
-    routes = {route.model: route for route in traffic_in_force(gateway)}
+    traffic = traffic_in_force(gateway)
     if not gateway.admin.is_live():
         typer.echo("the gateway does not run; it will start with these weights", err=True)
-    if model is not None and model not in routes:
-        raise GatewayError(f"no route for model {model!r}", f"There are {', '.join(routes) or 'none'}.")
-    shown = [route for route in routes.values() if model in (None, route.model)]
+    shown = list(traffic.values()) if model is None else [require_route(traffic, model)]
     if json:
-        print_json([_as_json(route) for route in shown])
+        print_json([{**asdict(route), "stable": route.stable} for route in shown])  # weights in hundredths of a percent
         return
     rows = []
     for route in shown:
@@ -79,14 +77,3 @@ def clear(model: Model) -> None:
     """Stop copying requests."""
     change.set_shadow(open_gateway_here(), model, None, 0)
     typer.echo(f"{model}: no shadow")
-
-
-def _as_json(traffic: Traffic) -> dict[str, object]:
-    shadow_ = traffic.shadow
-    return {
-        "model": traffic.model,
-        "weights": dict(traffic.weights),  # hundredths of a percent
-        "stable": traffic.stable,
-        "canary": traffic.canary,
-        "shadow": {"version": shadow_.version, "share": shadow_.share} if shadow_ else None,
-    }

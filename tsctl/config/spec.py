@@ -86,16 +86,13 @@ def read_spec(path: Path, model: type[Spec]) -> Spec:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise SpecError(_yaml_mistake(path, error)) from error
-    except (TypeError, ValueError) as error:  # a key that is a mapping, a date that does not exist
+    except (OSError, TypeError, ValueError) as error:  # also a key that is a mapping, and a date that does not exist
         raise SpecError(f"{path}: cannot be read: {error}") from error
-    if content is None:
-        raise SpecError(f"{path}: expected a mapping of keys to values, got nothing")
     if not isinstance(content, dict):
-        raise SpecError(f"{path}: expected a mapping of keys to values, got {_shortened(content)}")
+        value = "nothing" if content is None else _shortened(content)
+        raise SpecError(f"{path}: expected a mapping of keys to values, got {value}")
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -29,7 +29,7 @@ from tsctl.deploy.observe import Owners
 from tsctl.errors import ConflictError, NodeError, TsctlError
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.drain import drained
-from tsctl.gateway.publish import put_traffic
+from tsctl.gateway.publish import put_routes
 from tsctl.gateway.retire import retire
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.sync import sync
@@ -207,11 +207,11 @@ class _Attempt:
 def _set_weights(gateway: Gateway, change: SetWeights) -> None:
     """The route has the weights; it is made where there is none."""
     sync(gateway)
-    now = next((route for route in traffic_in_force(gateway) if route.model == change.model), None)
-    if now is None or {version: share for version, share in now.weights.items() if share} != change.weights:
+    now = traffic_in_force(gateway).get(change.model)
+    if now is None or now.shares != change.weights:
         set_weights(gateway, change.model, change.weights)
 
 
 def _remove_route(gateway: Gateway, model: str) -> None:
     with changing(gateway):
-        put_traffic(gateway, [route for route in traffic_in_force(gateway) if route.model != model])
+        put_routes(gateway, [route for route in traffic_in_force(gateway).values() if route.model != model])

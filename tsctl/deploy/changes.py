@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tsctl.config.weights import percent
 from tsctl.errors import TsctlError
-from tsctl.gateway.traffic import Traffic
+from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.nodes.observe import ObservedVersion
 
 GATEWAY = "gateway"
@@ -128,7 +127,7 @@ class SetWeights(_OnRoute):
 
     @property
     def effects(self) -> tuple[Effect, ...]:
-        before = weights_text(self.before.weights) if self.before else "no route"
+        before = weights_text(self.before.shares) if self.before else "no route"
         return (Effect(GATEWAY, before, weights_text(self.weights)),)
 
 
@@ -167,7 +166,7 @@ class RemoveRoute(_OnRoute):
 
     @property
     def effects(self) -> tuple[Effect, ...]:
-        return (Effect(GATEWAY, weights_text(self.before.weights), "no route"),)
+        return (Effect(GATEWAY, weights_text(self.before.shares), "no route"),)
 
 
 @dataclass(frozen=True)
@@ -268,9 +267,3 @@ def state_text(state: ObservedVersion) -> str:
     """`2 workers`, and how many of them are READY where not all are."""
     missing = "" if state.is_ready or not state.workers else f", {state.ready} ready"
     return workers_text(state.workers) + missing
-
-
-def weights_text(weights: Mapping[str, int]) -> str:
-    """`1.0 95%, 2.0 5%`: what gets requests, the largest share first."""
-    ranked = sorted(((share, version) for version, share in weights.items() if share), key=lambda pair: -pair[0])
-    return ", ".join(f"{version} {percent(share)}" for share, version in ranked)

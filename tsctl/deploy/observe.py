@@ -46,8 +46,7 @@ def actual_state(owners: Owners) -> Actual:
     """
     gateway = None
     if owners.gateway is not None:
-        traffic = {route.model: route for route in traffic_in_force(owners.gateway)}
-        gateway = GatewayState(owners.gateway.admin.is_live(), traffic)
+        gateway = GatewayState(owners.gateway.admin.is_live(), traffic_in_force(owners.gateway))
     actual = Actual(tuple(observe(owners.nodes)), gateway)
     rollouts = {model: owners.unfinished_rollout(model) for model in {*owners.deployment.models, *actual.models}}
     return replace(actual, rollouts={model: name for model, name in rollouts.items() if name is not None})

@@ -6,7 +6,7 @@ or gets copies of requests, is never retired.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from tsctl.config.weights import TOTAL, percent
 from tsctl.deploy.changes import (
@@ -25,11 +25,10 @@ from tsctl.deploy.changes import (
     Unmanaged,
     phase,
     state_text,
-    weights_text,
 )
 from tsctl.deploy.preconditions import fits, refusals
 from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
-from tsctl.gateway.traffic import Traffic
+from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.nodes.observe import ObservedVersion
 
 NO_OPTIONS = PlanOptions()
@@ -121,7 +120,7 @@ def _set_weights(model: WantedModel, actual: Actual) -> SetWeights | None:
     if model.shares is None and (route is not None or not _is_live(actual)):
         return None
     weights = {version: share for version, share in (model.shares or {model.default: TOTAL}).items() if share}
-    if route is not None and weights == _above_zero(route.weights):
+    if route is not None and weights == route.shares:
         return None
     return SetWeights(model.model, weights, route)
 
@@ -143,7 +142,7 @@ def _unnamed(
             route = None
         else:
             reason = "the gateway does not run" if options.prune_models else "--prune-models removes it"
-            kept.append(Unmanaged(name, None, GATEWAY, f"a route, {weights_text(route.weights)}", reason))
+            kept.append(Unmanaged(name, None, GATEWAY, f"a route, {weights_text(route.shares)}", reason))
     for version in _default_last(name, actual):
         if version in (named or ()):
             continue
@@ -183,10 +182,6 @@ def _route_after(route: Traffic | None, name: str, changes: Sequence[Change]) ->
     """The model's route as the changes leave it."""
     change = next((one for one in changes if isinstance(one, SetWeights) and one.model == name), None)
     return route.weighted(change.weights) if route is not None and change is not None else route
-
-
-def _above_zero(weights: Mapping[str, int]) -> dict[str, int]:
-    return {version: share for version, share in weights.items() if share}
 
 
 def _is_live(actual: Actual) -> bool:

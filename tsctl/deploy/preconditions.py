@@ -110,7 +110,7 @@ def _cold(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iter
 def _left_without(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
     """Some version with weight keeps a READY worker, even if the workers that end are the READY ones."""
     route = actual.route(model.model)
-    weighted = [version for version, share in route.weights.items() if share] if route else []
+    weighted = list(route.shares) if route else []
     ready = {
         (version, node): state.ready
         for version in weighted

@@ -1,6 +1,6 @@
 """The gateway's access log: the only module that knows its format, its files and their rotation.
 
-Invariant: Envoy writes lines by `log_format`, and `parse_entry` reads them. Rotated files have the log's name and
+Invariant: Envoy writes lines by FIELDS, and `parse_entry` reads them. Rotated files have the log's name and
 .1 (the newest), .2 and so on.
 """
 
@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain, count, pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 from handlers.contract import CLASS_HEADER, PROTOCOL_HEADER, REQUEST_ID_HEADER
 from tsctl.errors import AnalysisError
-from tsctl.gateway.envoy.messages import NAMESPACE, Json, cluster_metadata, request_header, route_metadata
+from tsctl.gateway.envoy.messages import NAMESPACE, Json, cluster_metadata, extension, request_header, route_metadata
 from tsctl.gateway.headers import ASSIGNED_TRACK_HEADER, CLIENT_HEADER, WEIGHT_HEADER
 from tsctl.gateway.traffic import BY_WEIGHT
 
@@ -59,29 +60,17 @@ _NOTHING = (None, "", "-")
 
 @dataclass(frozen=True)
 class AccessLogEntry:
-    """One request.
+    """One request."""
 
-    Args:
-        at: seconds since 1970, when it came.
-        model: None where no route matched.
-        version: that answered; None where the gateway answered itself.
-        track: that the version played, such as stable or canary; None without a version.
-        is_by_weight: the weights chose the version, and not the client.
-        weight: of the version when the request was routed, in hundredths of a percent; None without a version.
-        predicted_class: None where the handler names none.
-        user: whom a sticky route keeps on one version; None where the request names none, and on other routes.
-        status: 0 where the client left before the answer.
-    """
-
-    at: float
-    model: str | None
-    version: str | None
-    track: str | None
-    is_by_weight: bool
-    weight: int | None
-    predicted_class: str | None
-    user: str | None
-    status: int
+    at: float  # seconds since 1970, when it came
+    model: str | None  # None where no route matched
+    version: str | None  # that answered; None where the gateway answered itself
+    track: str | None  # that the version played, such as stable or canary; None without a version
+    is_by_weight: bool  # the weights chose the version, and not the client
+    weight: int | None  # of the version when the request was routed, of TOTAL; None without a version
+    predicted_class: str | None  # None where the handler names none
+    user: str | None  # whom a sticky route keeps on one version; None where the request or the route has none
+    status: int  # 0 where the client left before the answer
     duration_ms: float
 
 
@@ -97,9 +86,10 @@ class LogPosition:
         return file.st_ino == self.inode and file.st_size >= self.offset
 
 
-def log_format() -> Json:
-    """The file access logger's `log_format`: a line of JSON for each request."""
-    return {"json_format": FIELDS}
+def file_logger(log: Path) -> Json:
+    """Envoy's access logger that writes a line of JSON for each request."""
+    kind = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
+    return extension("envoy.access_loggers.file", kind, path=str(log), log_format={"json_format": FIELDS})
 
 
 def parse_entry(line: bytes) -> AccessLogEntry | None:
@@ -155,22 +145,20 @@ def read_lines(log: Path, begin: LogPosition, end: LogPosition | None = None) ->
     Raises:
         AnalysisError: the log cannot be read.
     """
-    lines: list[bytes] = []
+    parts: list[list[bytes]] = []  # the newest first
     position = begin
     with _reading(log):
-        for path in _files_since(log, begin):
-            with path.open("rb") as file:
-                stat = os.fstat(file.fileno())
-                is_last = end is not None and stat.st_ino == end.inode
-                offset = begin.offset if begin.is_in(stat) else 0
-                file.seek(offset)
-                content = file.read(end.offset - offset if end is not None and is_last else -1)
+        for file, stat in _newest_files(log):
+            is_first, is_last = begin.is_in(stat), end is not None and stat.st_ino == end.inode
+            offset = file.seek(begin.offset if is_first else 0)
+            content = file.read((end.offset if end and is_last else stat.st_size) - offset)
             whole = content.rfind(b"\n") + 1
-            lines += content[:whole].splitlines()
-            position = LogPosition(stat.st_ino, offset + whole)
-            if is_last:
+            if is_last or not parts:
+                parts, position = [], LogPosition(stat.st_ino, offset + whole)
+            parts.append(content[:whole].splitlines())
+            if is_first:
                 break
-    return lines, position
+    return [line for part in reversed(parts) for line in part], position
 
 
 def newest_chunks(log: Path, most_bytes: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[list[bytes]]:
@@ -183,50 +171,37 @@ def newest_chunks(log: Path, most_bytes: int, chunk_bytes: int = CHUNK_BYTES) ->
     Raises:
         AnalysisError: a file exists and cannot be read.
     """
-    read: set[int] = set()
     left = most_bytes
     with _reading(log):
-        for path in chain([log], (rotated(log, number) for number in count(1))):
-            try:
-                file = path.open("rb")
-            except FileNotFoundError:
-                if path == log:  # it was renamed just now, and Envoy has not opened the next one
-                    continue
-                return
-            with file:
-                stat = os.fstat(file.fileno())
-                if stat.st_ino in read:  # it was renamed after it was read
-                    continue
-                read.add(stat.st_ino)
-                yield from _chunks_backwards(file.fileno(), stat.st_size, left, chunk_bytes)
+        for file, stat in _newest_files(log):
+            end, least = stat.st_size, max(0, stat.st_size - left)
+            begun: bytes | None = None  # the end of a line whose start lies in the chunk before
+            while end > least:
+                start = file.seek(max(0, end - chunk_bytes))
+                lines = (file.read(end - start) + (begun or b"")).split(b"\n")
+                if begun is None:
+                    lines.pop()  # empty, or the start of a line that is still being written
+                begun = lines.pop(0) if start and lines else b""
+                end = start
+                yield lines
             left -= stat.st_size
             if left <= 0:
                 return
 
 
-def _chunks_backwards(descriptor: int, end: int, most_bytes: int, chunk_bytes: int) -> Iterator[list[bytes]]:
-    """Whole lines of a file's last bytes, in chunks, the last chunk first."""
-    least = max(0, end - most_bytes)
-    begun: bytes | None = None  # the end of a line whose start lies in the chunk before
-    while end > least:
-        start = max(0, end - chunk_bytes)
-        lines = (os.pread(descriptor, end - start, start) + (begun or b"")).split(b"\n")
-        if begun is None:
-            lines.pop()  # empty, or the start of a line that is still being written
-        begun = lines.pop(0) if start and lines else b""
-        end = start
-        yield lines
-
-
-def _files_since(log: Path, begin: LogPosition) -> list[Path]:
-    """Files from the one of this place on, the oldest first; all that are left, where it is gone."""
-    files = [log] if log.is_file() else []
-    for number in count(1):
-        older = rotated(log, number)
-        if (files and begin.is_in(files[0].stat())) or not older.is_file():
-            return files
-        files.insert(0, older)
-    return files
+def _newest_files(log: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """The log and its rotated files, opened in turn, the newest first; none twice where it is renamed meanwhile."""
+    read: set[int] = set()
+    for number in count():
+        try:
+            with (rotated(log, number) if number else log).open("rb") as file:
+                stat = os.fstat(file.fileno())
+                if stat.st_ino not in read:  # else it was renamed after it was read
+                    yield file, stat
+                read.add(stat.st_ino)
+        except FileNotFoundError:
+            if number:  # a missing log was renamed just now, and Envoy has not opened the next one
+                return
 
 
 @contextmanager

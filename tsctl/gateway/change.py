@@ -6,13 +6,13 @@ One writer at a time. A change that Envoy refuses leaves what was in force, in t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import cluster_name
-from tsctl.gateway.files import read_document
-from tsctl.gateway.keys import Record, plain_keys, read_keys, write_keys
-from tsctl.gateway.publish import POLL_S, TAKEN_S, put_route_file, put_traffic, route_file
-from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
+from tsctl.gateway.envoy.render.upstreams import cluster_name
+from tsctl.gateway.keys import Record, read_keys, write_keys
+from tsctl.gateway.publish import POLL_S, TAKEN_S, put_routes
+from tsctl.gateway.state import Gateway, changing, require_live, require_route, traffic_in_force, upstreams_written
 from tsctl.gateway.sync import sync_locked
 from tsctl.gateway.traffic import Shadow, Traffic
 from tsctl.host.wait import wait_until
@@ -31,26 +31,17 @@ def set_weights(gateway: Gateway, model: str, weights: Mapping[str, int]) -> Tra
 
 
 def set_shadow(gateway: Gateway, model: str, version: str | None, share: int) -> Traffic:
-    """Copies of this share of the model's requests go to the version; None: to none.
-
-    Raises:
-        GatewayError, ConflictError: as in set_weights.
-    """
+    """Copies of this share of the model's requests go to the version; None: to none. Errors as in `set_weights`."""
     shadow = Shadow(version, share) if version is not None and share else None
     named = [shadow.version] if shadow is not None else []
-    return _change_route(gateway, model, lambda route: route.shadowed(shadow), named, named)
+    return _change_route(gateway, model, lambda route: replace(route, shadow=shadow), named, named)
 
 
-def set_clients(gateway: Gateway, edit: Callable[[list[Record]], list[Record]], plain: Mapping[str, str]) -> None:
-    """The keys are those that `edit` returns, in force when this returns.
-
-    Args:
-        plain: new keys by their SHA-256.
-    """
+def set_clients(gateway: Gateway, edit: Callable[[list[Record]], list[Record]], new_keys: Mapping[str, str]) -> None:
+    """The keys are those that `edit` returns, in force when this returns. `new_keys` maps SHA-256 to key."""
     with changing(gateway):
         records = edit(read_keys(gateway.files.keys))
-        known = {**plain_keys(read_document(gateway.files.routes)), **plain}
-        put_route_file(gateway, route_file(gateway, traffic_in_force(gateway), records, known))
+        put_routes(gateway, traffic_in_force(gateway).values(), records, new_keys)
         write_keys(gateway.files.keys, records)
 
 
@@ -58,39 +49,28 @@ def _change_route(
     gateway: Gateway,
     model: str,
     edit: Callable[[Traffic], Traffic],
-    answering: Sequence[str],
-    named: Collection[str],
+    answering: Sequence[str],  # versions that must be able to answer
+    named: Collection[str],  # versions that need a cluster
 ) -> Traffic:
-    """Replace the model's route by the edited one.
-
-    Args:
-        answering: versions that must be able to answer.
-        named: versions that need a cluster.
-    """
+    """Replace the model's route by the edited one."""
     with changing(gateway):
-        if not gateway.admin.is_live():
-            raise GatewayError("the gateway does not run", "Start it with 'make up' or 'tsctl gateway start'.")
-        traffic = _routes(gateway)
-        if model not in traffic or not set(named) <= set(_served(gateway, model)):
+        require_live(gateway)
+        traffic = traffic_in_force(gateway)
+        if model not in traffic or not set(named) <= _served(gateway, model):
             sync_locked(gateway)
-            traffic = _routes(gateway)
-        if model not in traffic:
-            raise GatewayError(f"no route for model {model!r}", f"There are {', '.join(traffic) or 'none'}.")
+            traffic = traffic_in_force(gateway)
+        before = require_route(traffic, model)
         _require_served(gateway, model, named)
-        _require_ready(gateway, model, [version for version in answering if not traffic[model].weights.get(version)])
+        _require_ready(gateway, model, [version for version in answering if not before.weights.get(version)])
         _require_healthy(gateway, model, answering)
-        traffic[model] = edit(traffic[model])
-        put_traffic(gateway, list(traffic.values()))
+        traffic[model] = edit(before)
+        put_routes(gateway, traffic.values())
         return traffic[model]
 
 
-def _routes(gateway: Gateway) -> dict[str, Traffic]:
-    return {route.model: route for route in traffic_in_force(gateway)}
-
-
-def _served(gateway: Gateway, model: str) -> list[str]:
+def _served(gateway: Gateway, model: str) -> set[str]:
     """Versions of the model that have a cluster."""
-    return sorted(upstream.version for upstream in upstreams_written(gateway) if upstream.model == model)
+    return {upstream.version for upstream in upstreams_written(gateway) if upstream.model == model}
 
 
 def _require_served(gateway: Gateway, model: str, versions: Collection[str]) -> None:
@@ -98,7 +78,7 @@ def _require_served(gateway: Gateway, model: str, versions: Collection[str]) -> 
     for version in versions:
         if version not in served:
             raise GatewayError(
-                f"no node serves {model} {version}; served are {', '.join(served)}",
+                f"no node serves {model} {version}; served are {', '.join(sorted(served))}",
                 f"Register it first: tsctl models register {model}:{version}",
             )
 

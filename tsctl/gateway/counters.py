@@ -62,11 +62,7 @@ def _stat(name: str, labels: tuple[str, ...]) -> Json:
 
 
 def parse_page(text: str) -> list[Sample]:
-    """The samples of a page in Prometheus' text format.
-
-    Raises:
-        AnalysisError: it is no such page.
-    """
+    """The samples of a page in Prometheus' text format; raises AnalysisError where it is no such page."""
     from prometheus_client.parser import text_string_to_metric_families
 
     try:

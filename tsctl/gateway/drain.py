@@ -12,11 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.admin import Admin, Host
-from tsctl.gateway.envoy.render import cluster_name, endpoints_of, with_draining
+from tsctl.gateway.envoy.admin import Host
+from tsctl.gateway.envoy.render.upstreams import cluster_name, endpoints_of, with_draining
 from tsctl.gateway.files import read_document
 from tsctl.gateway.publish import TAKEN_S
 from tsctl.gateway.state import Gateway, changing
@@ -41,51 +40,39 @@ def drained(gateway: Gateway, model: str, version: str, node: Node, note: Note) 
         GatewayError: Envoy did not take the node out of rotation, or did not put it back.
         ConflictError: another tsctl changes the gateway.
     """
-    cluster = cluster_name(model, version)
-    path = gateway.files.endpoints_of(cluster)
+    name = cluster_name(model, version)
+    path = gateway.files.endpoints_of(name)
     with changing(gateway):
-        before = (read_document(path) if gateway.admin.is_live() else None) or {}
-        endpoints = endpoints_of(before) if before else ()
-        rotation = _Rotation(gateway.admin, cluster, {one.address for one in endpoints if one.node == node.name})
-        if not rotation.addresses or not any(host.is_healthy for host in rotation.other_hosts()):
+        before = read_document(path) if gateway.admin.is_live() else None
+        addresses = {endpoint.address for endpoint in endpoints_of(before) if endpoint.node == node.name}
+
+        def hosts(of_node: bool) -> list[Host]:
+            return [host for host in gateway.admin.hosts().get(name, ()) if (host.address in addresses) == of_node]
+
+        def has_node() -> bool:
+            return any(host.is_healthy for host in hosts(of_node=True))
+
+        if before is None or not addresses or not any(host.is_healthy for host in hosts(of_node=False)):
             yield
             return
         try:
             write_document(path, with_draining(before, node.name))
             note("draining")
-            _require(lambda: not rotation.has_node(), f"take {model} {version} on {node.name} out of rotation")
-            _wait_idle(rotation)
+            _require(lambda: not has_node(), f"take {model} {version} on {node.name} out of rotation")
+            _wait_idle(lambda: any(host.active for host in hosts(of_node=True)))
             yield
         finally:
             write_document(path, before)
-        _require(rotation.has_node, f"put {model} {version} on {node.name} back into rotation")
+        _require(has_node, f"put {model} {version} on {node.name} back into rotation")
 
 
-@dataclass(frozen=True)
-class _Rotation:
-    """A node among the hosts of a cluster, as Envoy sees them now."""
-
-    admin: Admin
-    cluster: str
-    addresses: set[str]  # of the node in the cluster
-
-    def own_hosts(self) -> list[Host]:
-        return [host for host in self.admin.hosts().get(self.cluster, []) if host.address in self.addresses]
-
-    def other_hosts(self) -> list[Host]:
-        return [host for host in self.admin.hosts().get(self.cluster, []) if host.address not in self.addresses]
-
-    def has_node(self) -> bool:
-        return any(host.is_healthy for host in self.own_hosts())
-
-
-def _wait_idle(rotation: _Rotation) -> None:
-    """Waits until the node had no active request for QUIET_S, for SPARE_S at most."""
+def _wait_idle(is_active: Callable[[], bool]) -> None:
+    """Waits until there was no active request for QUIET_S, for SPARE_S at most."""
     quiet_since = time.monotonic()
 
     def is_idle() -> bool:
         nonlocal quiet_since
-        if any(host.active for host in rotation.own_hosts()):
+        if is_active():
             quiet_since = time.monotonic()
         return time.monotonic() - quiet_since >= QUIET_S
 

@@ -1,20 +1,18 @@
-"""The files in `.tsctl/gateway`: their names, and how JSON documents are read."""
+"""The files in `.tsctl/gateway`: their names, and how documents and records of processes are read."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from tsctl.errors import GatewayError
-from tsctl.host.files import Json
+from tsctl.host.files import Json, write_document
+from tsctl.host.process import ProcessIdentity, identify
 
 
 class GatewayFiles:
-    """The files of one gateway.
-
-    Args:
-        folder: absolute, because Envoy gets the paths.
-    """
+    """The files of one gateway, in a folder that is absolute, because Envoy gets the paths."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,11 +46,7 @@ class GatewayFiles:
 
 
 def read_document(path: Path) -> Json | None:
-    """The file's content, None where there is none.
-
-    Raises:
-        GatewayError: it is not JSON.
-    """
+    """The file's content, None where there is none; raises GatewayError where it is not JSON."""
     try:
         content: Json = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -62,3 +56,24 @@ def read_document(path: Path) -> Json | None:
             f"{path} is damaged: {error}", "Remove it; 'tsctl gateway start' writes it anew, without its old content."
         ) from None
     return content
+
+
+def running_pid(record: Path) -> int | None:
+    """The pid of the recorded process; None where it does not run."""
+    process = recorded(record)
+    return process.pid if process and process.is_running else None
+
+
+def recorded(record: Path) -> ProcessIdentity | None:
+    """The recorded process; None without a record."""
+    try:
+        return ProcessIdentity(**json.loads(record.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise GatewayError(f"{record} is damaged: {error}", f"Remove it if no gateway runs: {record}") from None
+
+
+def record_process(record: Path, pid: int) -> None:
+    """Write the record by which `running_pid` finds the process."""
+    write_document(record, asdict(identify(pid)))

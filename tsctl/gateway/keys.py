@@ -10,19 +10,16 @@ import hashlib
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tsctl.config.deployment import Budget
 from tsctl.errors import GatewayError, SpecError
-from tsctl.gateway.envoy.render import Client, keys_in
+from tsctl.gateway.envoy.render.clients import Client, keys_in
 from tsctl.gateway.files import read_document
 from tsctl.host.files import write_document
-
-PREFIX = "tsctl_"
-KEY_BYTES = 32
 
 _CLIENT = re.compile(r"[a-z0-9][a-z0-9\-_.]{0,63}")
 
@@ -47,7 +44,7 @@ class Record:
 
 def new_key() -> str:
     """A new random key."""
-    return PREFIX + secrets.token_urlsafe(KEY_BYTES)
+    return "tsctl_" + secrets.token_urlsafe(32)
 
 
 def digest(key: str) -> str:
@@ -56,10 +53,7 @@ def digest(key: str) -> str:
 
 
 def record_of(key: str, client: str, requests_per_s: int | None, burst: int | None) -> Record:
-    """The record of a new key.
-
-    Args:
-        burst: None: the requests of one second.
+    """The record of a new key; without `burst`, that is the requests of one second.
 
     Raises:
         SpecError: the client's name has characters that a header or a log cannot hold, or a burst has no rate.
@@ -74,17 +68,13 @@ def record_of(key: str, client: str, requests_per_s: int | None, burst: int | No
 
 def added(records: Sequence[Record], new: Record) -> list[Record]:
     """The records with one more. All keys of a client share one budget, that of the newest."""
-    budget = {"requests_per_s": new.requests_per_s, "burst": new.burst}
-    same = [Record(**{**asdict(old), **budget}) if old.client == new.client else old for old in records]
-    return [*same, new]
+    rate, burst = new.requests_per_s, new.burst
+    shared = (replace(old, requests_per_s=rate, burst=burst) if old.client == new.client else old for old in records)
+    return [*shared, new]
 
 
 def revoked(records: Sequence[Record], name: str) -> list[Record]:
-    """The records without the key of this id, or without all keys of this client.
-
-    Raises:
-        GatewayError: there is none.
-    """
+    """The records without the key of this id or all keys of this client; raises GatewayError where there is none."""
     kept = [record for record in records if name not in (record.id, record.client)]
     if len(kept) == len(records):
         raise GatewayError(f"no key and no client {name!r}", "See 'tsctl keys list'.")
@@ -92,11 +82,7 @@ def revoked(records: Sequence[Record], name: str) -> list[Record]:
 
 
 def read_keys(path: Path) -> list[Record]:
-    """The records of the file; none where there is none.
-
-    Raises:
-        GatewayError: the file is damaged.
-    """
+    """The records of the file; none without a file. Raises GatewayError where it is damaged."""
     content = read_document(path)
     try:
         return [] if content is None else [Record(**entry) for entry in content["keys"]]

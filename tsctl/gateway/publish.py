@@ -1,20 +1,23 @@
-"""Puts documents where Envoy reads them, and waits until Envoy has taken them; a refused one is replaced by the old."""
+"""Puts documents where Envoy reads them, and waits until Envoy, where it runs, has taken them.
+
+Invariant: where Envoy refuses a document, the old one is put back, and GatewayError gives Envoy's reason.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy import render
 from tsctl.gateway.envoy.messages import Json
-from tsctl.gateway.envoy.render import Upstream, cluster_name
+from tsctl.gateway.envoy.render import clusters, routes
+from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name, endpoints
 from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, clients, plain_keys, read_keys
 from tsctl.gateway.state import Gateway
 from tsctl.gateway.traffic import Traffic
-from tsctl.host.files import write_document
+from tsctl.host.files import lines_from, size, write_document
+from tsctl.host.wait import wait_until
 
 #: Envoy must take a file within this time, and is asked so often.
 TAKEN_S = 5.0
@@ -23,56 +26,37 @@ POLL_S = 0.02
 WARM_S = 30.0
 
 _REFUSED = "config update rejected: "
-_UPDATES = "cluster_manager.cds.update_success"
 
 
-def route_file(
-    gateway: Gateway, traffic: Sequence[Traffic], records: Sequence[Record], plain: Mapping[str, str]
-) -> Json:
-    """The route file of this traffic and these keys.
-
-    Args:
-        plain: keys by their SHA-256; a record whose key is missing here lets nobody in.
-    """
-    return render.routes(gateway.spec, gateway.route_specs, traffic, clients(records, plain))
-
-
-def put_traffic(gateway: Gateway, traffic: Sequence[Traffic]) -> None:
-    """The routes have this traffic; the keys stay.
-
-    Raises:
-        GatewayError: Envoy refused it.
-    """
-    plain = plain_keys(read_document(gateway.files.routes))
-    put_route_file(gateway, route_file(gateway, traffic, read_keys(gateway.files.keys), plain))
-    write_document(gateway.files.ready, render.ready(traffic))
+def put_routes(
+    gateway: Gateway,
+    traffic: Collection[Traffic],
+    records: Sequence[Record] | None = None,  # None: the keys stay
+    new_keys: Mapping[str, str] | None = None,  # in plain by their SHA-256, besides those that the routes have
+) -> None:
+    """The routes have this traffic and these keys; a record whose key is not known in plain lets nobody in."""
+    files = gateway.files
+    plain = {**plain_keys(read_document(files.routes)), **(new_keys or {})}
+    holders = clients(read_keys(files.keys) if records is None else records, plain)
+    put_route_file(gateway, routes.routes(gateway.spec, gateway.route_specs, traffic, holders))
+    write_document(files.ready, routes.ready(traffic))
 
 
 def put_route_file(gateway: Gateway, document: Json) -> None:
-    """This route file is in force.
-
-    Raises:
-        GatewayError: Envoy refused it.
-    """
+    """This route file is in force."""
     version = document["version_info"]
     _put(gateway, gateway.files.routes, document, lambda: gateway.admin.routes_version() == version, TAKEN_S)
 
 
-def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], keep: Sequence[Upstream] = ()) -> None:
-    """The clusters are these, and those of `keep`, which routes may still name.
-
-    Raises:
-        GatewayError: Envoy refused them.
-    """
-    keys = {upstream.key for upstream in upstreams}
-    all_ = [*upstreams, *(upstream for upstream in keep if upstream.key not in keys)]
-    for upstream in all_:
+def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream]) -> None:
+    """The clusters are these. Those that routes in force name must be among them."""
+    for upstream in upstreams:
         for is_shadow in (False, True):
             path = gateway.files.endpoints_of(cluster_name(upstream.model, upstream.version, is_shadow))
-            content = render.endpoints(upstream, is_shadow)
+            content = endpoints(upstream, is_shadow)
             if read_document(path) != content:
                 write_document(path, content)
-    document = render.clusters(all_, gateway.route_specs, gateway.files)
+    document = clusters.clusters(upstreams, gateway.route_specs, gateway.files)
     names = {cluster["name"] for cluster in document["resources"]}
     before = _cluster_updates(gateway)
 
@@ -87,41 +71,30 @@ def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], keep: Sequence
 
 def _cluster_updates(gateway: Gateway) -> int:
     """The number of cluster files that Envoy has taken; 0 where it does not run."""
-    return gateway.admin.counters(f"^{_UPDATES}$").get(_UPDATES, 0) if gateway.admin.is_live() else 0
+    return gateway.admin.counter("cluster_manager.cds.update_success") if gateway.admin.is_live() else 0
 
 
 def _put(gateway: Gateway, path: Path, document: Json, is_taken: Callable[[], bool], timeout_s: float) -> None:
-    """The file has this content, and Envoy, where it runs, has taken it.
-
-    Raises:
-        GatewayError: Envoy refused it, with Envoy's reason; the file has its old content again.
-    """
     before = read_document(path)
     if before == document:
         return
     log = gateway.files.envoy_log
-    offset = log.stat().st_size if log.is_file() else 0
-    is_live = gateway.admin.is_live()
+    offset, is_live = size(log), gateway.admin.is_live()
     write_document(path, document)
-    end = time.monotonic() + timeout_s
-    while is_live and not is_taken():
-        reason = _refusal(log, offset)
-        if reason or time.monotonic() > end:
-            if before is not None:
-                write_document(path, before)
-            why = reason or f"Envoy did not take it within {timeout_s:g} s"
-            raise GatewayError(
-                f"the gateway refused the change, and what was in force stays: {why}",
-                f"Its log is {gateway.project.relative(log)}.",
-            )
-        time.sleep(POLL_S)
+    if not is_live:
+        return
+    wait_until(lambda: is_taken() or bool(_refusal(log, offset)), timeout_s, POLL_S)
+    if is_taken():
+        return
+    if before is not None:
+        write_document(path, before)
+    why = _refusal(log, offset) or f"Envoy did not take it within {timeout_s:g} s"
+    raise GatewayError(
+        f"the gateway refused the change, and what was in force stays: {why}",
+        f"Its log is {gateway.project.relative(log)}.",
+    )
 
 
 def _refusal(log: Path, offset: int) -> str:
     """Envoy's reason for refusing a file since `offset` of its log; empty where it refused none."""
-    if not log.is_file():
-        return ""
-    with log.open("rb") as file:
-        file.seek(offset)
-        lines = file.read().decode("utf-8", "replace").splitlines()
-    return next((line.partition(_REFUSED)[2] for line in reversed(lines) if _REFUSED in line), "")
+    return next((line.partition(_REFUSED)[2] for line in reversed(lines_from(log, offset)) if _REFUSED in line), "")

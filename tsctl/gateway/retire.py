@@ -5,15 +5,16 @@ Invariant: a version is unregistered only after no route named it and it had no 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tsctl.config.weights import percent
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import cluster_name, stat_name
-from tsctl.gateway.publish import put_traffic
-from tsctl.gateway.state import Gateway, changing, route_in_force, traffic_in_force
+from tsctl.gateway.envoy.render.upstreams import cluster_name, stat_name
+from tsctl.gateway.publish import put_routes
+from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.sync import sync_locked
 from tsctl.gateway.traffic import Traffic
 from tsctl.host.progress import Note
@@ -49,11 +50,14 @@ def retire(gateway: Gateway, model: str, version: str, timeout_s: float, note: N
     """
     note("taking it off the route")
     with changing(gateway):
-        _take_off(gateway, model, version)
+        traffic = traffic_in_force(gateway)
+        if model in traffic and version in traffic[model].versions:
+            traffic[model] = route_without(traffic[model], version)
+            put_routes(gateway, traffic.values())
     nodes = gateway.nodes()
     _wait_unused(gateway, nodes, model, version, timeout_s, note)
     with changing(gateway):
-        route = route_in_force(gateway, model)
+        route = traffic_in_force(gateway).get(model)
         if route is not None and version in route.versions:
             raise GatewayError(f"{model} {version} was put back on its route meanwhile, and stays registered")
         note("unregistering it")
@@ -63,12 +67,8 @@ def retire(gateway: Gateway, model: str, version: str, timeout_s: float, note: N
 
 
 def require_no_weight(gateway: Gateway, model: str, version: str) -> None:
-    """The gateway, if it runs, sends the version no requests by weight.
-
-    Raises:
-        GatewayError: it does.
-    """
-    route = route_in_force(gateway, model) if gateway.admin.is_live() else None
+    """Raises GatewayError where the gateway runs and sends the version requests by weight."""
+    route = traffic_in_force(gateway).get(model) if gateway.admin.is_live() else None
     weight = route.weights.get(version, 0) if route is not None else 0
     if weight:
         raise GatewayError(
@@ -78,11 +78,7 @@ def require_no_weight(gateway: Gateway, model: str, version: str) -> None:
 
 
 def route_without(traffic: Traffic, version: str) -> Traffic:
-    """The route without the version, whose weight goes to the stable version.
-
-    Raises:
-        GatewayError: it is the stable version.
-    """
+    """The route without the version, whose weight goes to stable; raises GatewayError where it is stable itself."""
     if version == traffic.stable:
         raise GatewayError(
             f"{traffic.model} {version} is stable, with {percent(traffic.weights[version])} of the requests",
@@ -95,16 +91,6 @@ def route_without(traffic: Traffic, version: str) -> Traffic:
     return traffic.without(version)
 
 
-def _take_off(gateway: Gateway, model: str, version: str) -> None:
-    before = traffic_in_force(gateway)
-    after = [
-        route_without(route, version) if route.model == model and version in route.versions else route
-        for route in before
-    ]
-    if after != before:
-        put_traffic(gateway, after)
-
-
 def _wait_unused(
     gateway: Gateway, nodes: Sequence[Node], model: str, version: str, timeout_s: float, note: Note
 ) -> None:
@@ -112,7 +98,8 @@ def _wait_unused(
     quiet_since, last_total = time.monotonic(), -1
     while True:
         total, active = _requests(gateway, model, version)
-        queued = _queued(nodes, model, version)
+        # the queue of a node that does not answer could not be served anyway
+        queued = sum(state.queue for state in observe_version(nodes, model, version).values())
         now = time.monotonic()
         if total != last_total or active or queued:
             quiet_since, last_total = now, total
@@ -132,18 +119,10 @@ def _requests(gateway: Gateway, model: str, version: str) -> tuple[int, int]:
     """The number of requests that the gateway ever sent to the version, and of those in flight."""
     if not gateway.admin.is_live():
         return 0, 0
-    counters = gateway.admin.counters(r"^cluster\..*\.upstream_rq_(total|active|pending_active)$")
-    names = [f"cluster.{stat_name(cluster_name(model, version, is_shadow))}." for is_shadow in (False, True)]
-    total = sum(counters.get(f"{name}upstream_rq_total", 0) for name in names)
-    active = sum(
-        counters.get(f"{name}upstream_rq_{kind}", 0) for name in names for kind in ("active", "pending_active")
-    )
-    return total, active
-
-
-def _queued(nodes: Sequence[Node], model: str, version: str) -> int:
-    """Requests in the queues of nodes that answer; the queue of another node could not be served anyway."""
-    return sum(state.queue for state in observe_version(nodes, model, version).values())
+    name = re.escape(stat_name(cluster_name(model, version)))
+    counters = gateway.admin.counters(rf"^cluster\.{name}(~shadow)?\.upstream_rq_(total|active|pending_active)$")
+    total = sum(value for name, value in counters.items() if name.endswith("_total"))
+    return total, sum(counters.values()) - total
 
 
 def _unregister(nodes: Sequence[Node], model: str, version: str, stable: str | None) -> Retired:

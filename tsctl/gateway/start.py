@@ -6,10 +6,9 @@ from pathlib import Path
 
 from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway.change import set_clients
-from tsctl.gateway.envoy.configuration import validate, write_static_files
-from tsctl.gateway.envoy.process import running_pid, start_envoy, start_supervisor, stop
-from tsctl.gateway.envoy.render import settings
-from tsctl.gateway.files import read_document
+from tsctl.gateway.envoy.process import start_envoy, start_supervisor, stop, validate, write_static_files
+from tsctl.gateway.envoy.render.listeners import settings
+from tsctl.gateway.files import read_document, running_pid
 from tsctl.gateway.headers import KEY_HEADER
 from tsctl.gateway.keys import digest, new_key, plain_keys, record_of
 from tsctl.gateway.state import Gateway, changing
@@ -24,8 +23,7 @@ LOCAL_CLIENT = "local"
 def start_gateway(gateway: Gateway, progress: Progress, with_supervisor: bool = True) -> list[str]:
     """Start the gateway, or bring a running one to the versions that the nodes serve; the changes, one a line.
 
-    Args:
-        with_supervisor: whether its supervisor runs in the background; else the caller is the supervisor.
+    Without `with_supervisor`, no supervisor is started in the background: the caller is the supervisor.
 
     Raises:
         GatewayError: Envoy does not start, refuses its files, or runs with settings that were changed since.
@@ -59,8 +57,7 @@ def _require_same_settings(gateway: Gateway) -> None:
     wanted = settings(gateway.spec)
     differing = [name for name, value in wanted.items() if name in started and started[name] != value]
     if differing:
-        running = ", ".join(f"{name} {started[name]}" for name in differing)
-        specified = ", ".join(f"{name} {wanted[name]}" for name in differing)
+        running, specified = (", ".join(f"{name} {of[name]}" for name in differing) for of in (started, wanted))
         raise GatewayError(
             f"the gateway runs with {running}, and deployment.yaml says {specified}",
             "Envoy reads this only when it starts: 'tsctl gateway stop', then 'tsctl gateway start'; clients get no"

@@ -1,19 +1,19 @@
-"""The gateway of one project: its files, the traffic in force, and the lock for changes."""
+"""The gateway of one project: its files, the traffic in force, the lock for changes, and its status."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tsctl.config.deployment import DeploymentSpec, GatewaySpec, RouteSpec
 from tsctl.config.project import Project
-from tsctl.errors import SpecError
-from tsctl.gateway.envoy import render
-from tsctl.gateway.envoy.admin import Admin
-from tsctl.gateway.envoy.render import Upstream
-from tsctl.gateway.files import GatewayFiles, read_document
-from tsctl.gateway.traffic import Traffic
+from tsctl.errors import GatewayError, SpecError
+from tsctl.gateway.envoy.admin import Admin, Host
+from tsctl.gateway.envoy.render import clusters, routes
+from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name
+from tsctl.gateway.files import GatewayFiles, read_document, running_pid
+from tsctl.gateway.traffic import SHADOW, STABLE, Traffic
 from tsctl.host.files import make_folder
 from tsctl.host.locks import exclusive
 from tsctl.nodes.torchserve.node import Node, open_nodes
@@ -46,11 +46,7 @@ class Gateway:
 
 
 def open_gateway(project: Project, deployment: DeploymentSpec) -> Gateway:
-    """The gateway; nothing is asked or started.
-
-    Raises:
-        SpecError: the deployment has none.
-    """
+    """The gateway, not started; raises SpecError where the deployment has none."""
     if deployment.gateway is None:
         raise SpecError(
             "deployment.yaml has no gateway", "Add 'gateway: {}' for one at http://127.0.0.1:8000; see docs/gateway.md."
@@ -58,38 +54,109 @@ def open_gateway(project: Project, deployment: DeploymentSpec) -> Gateway:
     return Gateway(project, deployment, deployment.gateway, GatewayFiles(project.state / "gateway"))
 
 
-def traffic_in_force(gateway: Gateway) -> list[Traffic]:
-    """The traffic of every route in Envoy; where it does not run, in the file that it will start with."""
+def traffic_in_force(gateway: Gateway) -> dict[str, Traffic]:
+    """The traffic of every route in Envoy, by model; where it does not run, in the file that it will start with."""
     if gateway.admin.is_live():
-        served = gateway.admin.routes()
-        return render.traffic_of(served) if served else []
-    written = read_document(gateway.files.routes)
-    return render.traffic_of(written["resources"][0]) if written else []
+        configuration = gateway.admin.routes()
+    else:
+        written = read_document(gateway.files.routes)
+        configuration = written["resources"][0] if written else None
+    return {route.model: route for route in routes.traffic_of(configuration)} if configuration else {}
 
 
-def route_in_force(gateway: Gateway, model: str) -> Traffic | None:
-    """The traffic of the model's route; None where it has none."""
-    return next((route for route in traffic_in_force(gateway) if route.model == model), None)
+def require_route(traffic: Mapping[str, Traffic], model: str) -> Traffic:
+    """The model's traffic; raises GatewayError where it has no route."""
+    if model not in traffic:
+        raise GatewayError(f"no route for model {model!r}", f"There are {', '.join(traffic) or 'none'}.")
+    return traffic[model]
+
+
+def require_live(gateway: Gateway) -> None:
+    """Raises GatewayError where the gateway does not run."""
+    if not gateway.admin.is_live():
+        raise GatewayError("the gateway does not run", "Start it with 'make up' or 'tsctl gateway start'.")
 
 
 def upstreams_written(gateway: Gateway) -> list[Upstream]:
     """The clusters in the files."""
-    written = read_document(gateway.files.clusters)
-    if written is None:
-        return []
+    written = read_document(gateway.files.clusters) or {"resources": []}
     names = [cluster["name"] for cluster in written["resources"]]
-    endpoints = {name: read_document(gateway.files.endpoints_of(name)) for name in names}
-    return render.upstreams_of(written, {name: content for name, content in endpoints.items() if content})
+    return clusters.upstreams_of(written, {name: read_document(gateway.files.endpoints_of(name)) for name in names})
 
 
 @contextmanager
 def changing(gateway: Gateway) -> Iterator[None]:
-    """No other tsctl changes the gateway while the block runs.
-
-    Raises:
-        ConflictError: another one does, and does not end within LOCK_S.
-    """
+    """Keeps other tsctl from changing the gateway; raises ConflictError where one does for longer than LOCK_S."""
     for folder in (gateway.project.state, *gateway.files.folders):
         make_folder(folder)
     with exclusive(gateway.files.lock, "the gateway", LOCK_S):
         yield
+
+
+@dataclass(frozen=True)
+class RouteStatus:
+    """One version on one route."""
+
+    model: str
+    version: str
+    track: str  # empty where it plays none
+    weight: int
+    nodes: int
+    healthy: int
+    active: int  # requests in flight
+    why_not: str  # Envoy's reasons against nodes; empty where all are healthy
+
+
+@dataclass(frozen=True)
+class GatewayStatus:
+    """The content of `tsctl gateway status`."""
+
+    pid: int | None
+    supervisor: int | None
+    is_live: bool
+    address: str
+    rows: tuple[RouteStatus, ...]
+    traffic: tuple[Traffic, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        """Every route has its stable version on some node that can answer."""
+        stable = [row for row in self.rows if row.track == STABLE]
+        return self.is_live and bool(stable) and all(row.healthy for row in stable)
+
+
+def gateway_status(gateway: Gateway) -> GatewayStatus:
+    """The status; never raises because the gateway does not run."""
+    admin = gateway.admin
+    is_live = admin.is_live()
+    traffic, hosts, address = traffic_in_force(gateway), {}, gateway.spec.address
+    if is_live:
+        try:
+            hosts, address = admin.hosts(), admin.settings().get("address", address)
+        except GatewayError:
+            is_live = False
+    return GatewayStatus(
+        running_pid(gateway.files.envoy_record),
+        running_pid(gateway.files.supervisor_record),
+        is_live,
+        address,
+        tuple(
+            _row(route, version, hosts.get(cluster_name(route.model, version), ()))
+            for route in traffic.values()
+            for version in route.versions
+        ),
+        tuple(traffic.values()),
+    )
+
+
+def _row(route: Traffic, version: str, hosts: Sequence[Host]) -> RouteStatus:
+    return RouteStatus(
+        route.model,
+        version,
+        route.track(version) or (SHADOW if route.shadow and route.shadow.version == version else ""),
+        route.weights.get(version, 0),
+        len(hosts),
+        sum(host.is_healthy for host in hosts),
+        sum(host.active for host in hosts),
+        "; ".join(f"{host.address} {host.why_not}" for host in hosts if not host.is_healthy),
+    )

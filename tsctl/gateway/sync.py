@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from tsctl.archive.container import read_samples
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.render import Endpoint, Probe, Upstream, VersionKey
-from tsctl.gateway.publish import put_clusters, put_traffic
+from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, VersionKey
+from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, only
 from tsctl.nodes.observe import ObservedNode, observe
@@ -44,29 +44,26 @@ def sync_locked(gateway: Gateway) -> list[str]:
 
 def _put_observed(gateway: Gateway, nodes: Sequence[Node], observed: Sequence[ObservedNode]) -> list[str]:
     before, traffic = upstreams_written(gateway), traffic_in_force(gateway)
-    upstreams = derive_upstreams(gateway.project, nodes, observed, before, _routed(traffic))
-    traffic = _with_new_models(gateway, traffic, upstreams)
-    needed = _routed(traffic)
-    put_clusters(gateway, upstreams, keep=[upstream for upstream in before if upstream.key in needed])
-    put_traffic(gateway, traffic)
-    put_clusters(gateway, upstreams)
+    upstreams = _derive(gateway.project, nodes, observed, before, _routed(traffic))
+    served = {upstream.key for upstream in upstreams if upstream.endpoints}
+    for model, target in gateway.deployment.models.items():
+        if model not in traffic and (model, target.default) in served:
+            traffic[model] = only(model, target.default)
+    put_clusters(gateway, upstreams)  # those of the routes in force among them
+    put_routes(gateway, traffic.values())
     return _changes(before, upstreams)
 
 
-def derive_upstreams(
+def _derive(
     project: Project,
     nodes: Sequence[Node],
     observed: Sequence[ObservedNode],
     before: Sequence[Upstream],
     routed: Iterable[VersionKey],
 ) -> list[Upstream]:
-    """A cluster for each version that a node serves, and for each that a route names.
+    """A cluster for each version that a node serves, and for each that a route names, served or not.
 
-    Args:
-        observed: in the order of the nodes.
-        before: as they were. A node that does not answer stays in its clusters: the health checks decide whether it
-            gets requests.
-        routed: need a cluster even where no node serves them now.
+    A node that does not answer stays in its clusters: the health checks decide whether it gets requests.
     """
     old = {upstream.key: upstream for upstream in before}
     endpoints: dict[VersionKey, list[Endpoint]] = {key: [] for key in routed}
@@ -115,29 +112,15 @@ def _probe(project: Project, archive: str | None, before: Upstream | None) -> Pr
     return min(probes, key=lambda probe: len(probe.body), default=None)
 
 
-def _routed(traffic: Sequence[Traffic]) -> set[VersionKey]:
-    return {(route.model, version) for route in traffic for version in route.versions}
-
-
-def _with_new_models(gateway: Gateway, traffic: Sequence[Traffic], upstreams: Sequence[Upstream]) -> list[Traffic]:
-    """With a route for each model of the deployment that some node serves in its default version."""
-    routed = {route.model for route in traffic}
-    served = {upstream.key for upstream in upstreams if upstream.endpoints}
-    new = [
-        only(model, target.default)
-        for model, target in gateway.deployment.models.items()
-        if model not in routed and (model, target.default) in served
-    ]
-    return [*traffic, *new]
+def _routed(traffic: Mapping[str, Traffic]) -> set[VersionKey]:
+    return {(model, version) for model, route in traffic.items() for version in route.versions}
 
 
 def _changes(before: Sequence[Upstream], after: Sequence[Upstream]) -> list[str]:
     old, new = _served(before), _served(after)
-    came = [(model, version, False, node) for model, version, node in new - old]
-    left = [(model, version, True, node) for model, version, node in old - new]
     return [
-        f"{model} {version} is {'no longer ' if is_gone else ''}served by node {node}"
-        for model, version, is_gone, node in sorted(came + left)
+        f"{model} {version} is {'no longer ' if (model, version, node) in old else ''}served by node {node}"
+        for model, version, node in sorted(old ^ new)
     ]
 
 

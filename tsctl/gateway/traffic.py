@@ -56,6 +56,11 @@ class Traffic:
         shadow = [self.shadow.version] if self.shadow and self.shadow.version not in self.weights else []
         return [*self.weights, *shadow]
 
+    @property
+    def shares(self) -> dict[str, int]:
+        """The weights above 0."""
+        return {version: weight for version, weight in self.weights.items() if weight}
+
     def weighted(self, weights: Mapping[str, int]) -> Traffic:
         """The same route with these weights; a version of the route that is not named stays, with 0.
 
@@ -73,16 +78,8 @@ class Traffic:
         shadow = None if is_stable else self.shadow
         return replace(self, weights={**others, stable: all_[stable]}, canary=canary, shadow=shadow)
 
-    def shadowed(self, shadow: Shadow | None) -> Traffic:
-        """The same route with this shadow; None: with none."""
-        return replace(self, shadow=shadow)
-
     def without(self, version: str) -> Traffic:
-        """The same route without a version that gets no traffic.
-
-        Raises:
-            ValueError: it has a weight.
-        """
+        """The same route without a version; raises ValueError where the version has a weight."""
         if self.weights.get(version):
             raise ValueError(f"{self.model} {version} has a weight")
         shadow = self.shadow if self.shadow and self.shadow.version != version else None
@@ -92,9 +89,9 @@ class Traffic:
         )
 
 
-def weights_text(traffic: Traffic) -> str:
+def weights_text(weights: Mapping[str, int]) -> str:
     """`1.0 95%, 2.0 5%`, the largest first."""
-    ranked = sorted(traffic.weights.items(), key=lambda item: -item[1])
+    ranked = sorted(weights.items(), key=lambda item: -item[1])
     return ", ".join(f"{version} {percent(weight)}" for version, weight in ranked)
 
 

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, readable by their owner only."""
+"""Writes files whole or not at all, readable by their owner only, and reads the last lines of logs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 Json = dict[str, Any]
+_TAIL_BYTES = 1 << 16
 
 
 def make_folder(folder: Path) -> None:
@@ -52,3 +53,22 @@ def new_secret(path: Path, content: str) -> Iterator[None]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def tail(path: Path, lines: int = 12) -> str:
+    """The last lines of a text file; empty where there is no file."""
+    return "\n".join(lines_from(path, max(0, size(path) - _TAIL_BYTES))[-lines:])
+
+
+def size(path: Path) -> int:
+    """Bytes in the file now, to read on from later; 0 where there is no file."""
+    return path.stat().st_size if path.is_file() else 0
+
+
+def lines_from(path: Path, offset: int) -> list[str]:
+    """The lines from `offset` on; an offset past the end means that the log was rotated, and all are read."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        file.seek(offset if offset <= size(path) else 0)
+        return file.read().decode("utf-8", "replace").splitlines()

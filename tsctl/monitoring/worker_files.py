@@ -6,6 +6,7 @@ Invariant: a file that cannot be read loses only its own numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +86,15 @@ def _files(folder: Path) -> dict[Path, FileState]:
     """The state of every worker's file, by name; none where there is no folder yet."""
     files: dict[Path, FileState] = {}
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix == ".db")
+        for path in sorted(folder.iterdir()):
+            if path.suffix == ".db":
+                with suppress(FileNotFoundError):  # a starting node has just removed it
+                    state = path.stat()
+                    files[path] = (state.st_size, state.st_mtime_ns)
     except FileNotFoundError:
-        return files
+        return {}
     except OSError as error:
         raise NodeError(
             f"{folder} cannot be read: {error.strerror}", "Run this as the user who runs the node."
         ) from None
-    for path in paths:
-        try:
-            state = path.stat()
-        except FileNotFoundError:  # a starting node has just removed it
-            continue
-        files[path] = (state.st_size, state.st_mtime_ns)
     return files

@@ -43,13 +43,7 @@ class _SocketConnection(http.client.HTTPConnection):
 
 
 class Admin:
-    """The administration interface of one Envoy.
-
-    Args:
-        path: its socket.
-
-    Every method raises NotAnswering where Envoy does not answer.
-    """
+    """The administration interface of one Envoy. Methods but `is_live` raise NotAnswering where nothing answers."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -92,6 +86,10 @@ class Admin:
         """Counters and gauges whose names match the regular expression."""
         content = json.loads(self._request("GET", f"/stats?format=json&filter={quote(pattern, safe='')}"))
         return {stat["name"]: int(stat["value"]) for stat in content["stats"] if "value" in stat}
+
+    def counter(self, name: str) -> int:
+        """One counter or gauge; 0 where Envoy has none of the name."""
+        return self.counters(f"^{name}$").get(name, 0)
 
     def page(self, pattern: str) -> str:
         """Metrics whose names match the regular expression, in Prometheus' text format."""

@@ -1,4 +1,4 @@
-"""The small messages and command operators that Envoy's configuration is made of. Pure."""
+"""The small messages and command operators that Envoy's configuration is made of. Pure but for reading Lua files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
+Constant = str | int | Mapping[int, Mapping[str, str]] | Mapping[str, str]
 
 #: Of tsctl's own metadata on routes, clusters, endpoints and requests.
 NAMESPACE = "tsctl"
@@ -76,16 +77,30 @@ def metadata_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return values
 
 
+# Envoy's command operators, which stand for a value of the request that is answered or logged.
+
+
 def route_metadata(key: str) -> str:
-    """The command operator for tsctl's metadata of the route."""
     return f"%METADATA(ROUTE:{NAMESPACE}:{key})%"
 
 
 def cluster_metadata(key: str) -> str:
-    """The command operator for tsctl's metadata of the cluster."""
     return f"%METADATA(CLUSTER:{NAMESPACE}:{key})%"
 
 
 def request_header(name: str) -> str:
-    """The command operator for a header of the request."""
     return f"%REQ({name})%"
+
+
+def lua(file: str, **constants: Constant) -> Json:
+    """The source of a filter: the file in `render/`, behind `local NAME = value` for each constant."""
+    source = (Path(__file__).parent / "render" / file).read_text(encoding="utf-8")
+    lines = [f"local {name} = {_literal(value)}\n" for name, value in constants.items()]
+    return {"inline_string": "".join(lines) + source}
+
+
+def _literal(value: Constant) -> str:
+    """The value in Lua, whose strings and numbers are written as in JSON where they are ASCII."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"[{json.dumps(key)}] = {_literal(entry)}" for key, entry in value.items()) + "}"
+    return json.dumps(value)

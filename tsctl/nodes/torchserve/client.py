@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import requests
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from tsctl.config.deployment import NodeSpec
 from tsctl.errors import NodeError
@@ -42,8 +43,8 @@ class Worker:
 
     id: str
     status: str
-    pid: int
-    gpu: bool
+    pid: int = 0
+    gpu: bool = False
 
     @property
     def is_ready(self) -> bool:
@@ -54,18 +55,18 @@ class Worker:
 class VersionState:
     """One registered version as the node describes it."""
 
-    model: str
-    version: str
-    archive: str  # file name in the model store
-    min_workers: int
-    max_workers: int
-    batch_size: int
-    max_batch_delay_ms: int
-    response_timeout_s: int
-    startup_timeout_s: int
-    workers: tuple[Worker, ...]
-    queue_pending: int
-    queue_capacity: int
+    model: str = Field(validation_alias="modelName")
+    version: str = Field(validation_alias="modelVersion")
+    archive: str = Field(validation_alias="modelUrl")  # file name in the model store
+    min_workers: int = Field(validation_alias="minWorkers")
+    max_workers: int = Field(validation_alias="maxWorkers")
+    batch_size: int = Field(validation_alias="batchSize")
+    max_batch_delay_ms: int = Field(validation_alias="maxBatchDelay")
+    response_timeout_s: int = Field(validation_alias="responseTimeout")
+    startup_timeout_s: int = Field(validation_alias="startupTimeout")
+    workers: tuple[Worker, ...] = Field()
+    queue_pending: int = Field()
+    queue_capacity: int = Field()
 
     @property
     def ready_workers(self) -> int:
@@ -219,19 +220,7 @@ def _refusal(method: str, path: str, answer: requests.Response) -> ManagementErr
 
 def _state(entry: dict[str, Any]) -> VersionState:
     queue = entry.get("jobQueueStatus") or {}
-    return VersionState(
-        model=entry["modelName"],
-        version=entry["modelVersion"],
-        archive=entry["modelUrl"],
-        min_workers=entry["minWorkers"],
-        max_workers=entry["maxWorkers"],
-        batch_size=entry["batchSize"],
-        max_batch_delay_ms=entry["maxBatchDelay"],
-        response_timeout_s=entry["responseTimeout"],
-        startup_timeout_s=entry["startupTimeout"],
-        workers=tuple(
-            Worker(str(w["id"]), w["status"], w.get("pid", 0), w.get("gpu", False)) for w in entry["workers"]
-        ),
-        queue_pending=queue.get("pendingRequests", 0),
-        queue_capacity=queue.get("pendingRequests", 0) + queue.get("remainingCapacity", 0),
+    pending, room = queue.get("pendingRequests", 0), queue.get("remainingCapacity", 0)
+    return TypeAdapter(VersionState).validate_python(
+        {**entry, "queue_pending": pending, "queue_capacity": pending + room}
     )

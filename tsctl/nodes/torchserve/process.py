@@ -18,11 +18,10 @@ from handlers.contract import METRICS_FOLDER_VARIABLE, SHARED_CACHE_VARIABLE
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
-from tsctl.host.files import make_folder
+from tsctl.host.files import make_folder, tail
 from tsctl.host.ports import port_problem
 from tsctl.host.process import ProcessIdentity, at_nice, identify, inherited, kill_group, spawn
 from tsctl.nodes.torchserve.java import Java
-from tsctl.nodes.torchserve.logs import tail
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.properties import jvm_arguments, node_properties, parse_properties, render_properties
 

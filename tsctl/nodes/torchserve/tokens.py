@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
+
+from pydantic import AwareDatetime, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from tsctl.errors import NodeError
 from tsctl.host.files import write_secret
@@ -19,8 +20,8 @@ class NoKeyFile(NodeError):
 class Token:
     """One bearer token; its value stays out of every representation."""
 
-    value: str = field(repr=False)  # empty: none is sent
-    expires: datetime | None = None
+    value: str = Field(repr=False, validation_alias="key")  # empty: none is sent
+    expires: AwareDatetime | None = Field(default=None, validation_alias="expiration time")
 
     def is_expired(self, now: datetime) -> bool:
         return self.expires is not None and now >= self.expires
@@ -36,7 +37,7 @@ class Tokens:
 
     inference: Token
     management: Token
-    api: Token
+    api: Token = Field(validation_alias="API")
 
 
 #: Of a node that asks for no tokens.
@@ -52,13 +53,12 @@ def read_tokens(key_file: Path) -> Tokens:
     """
     try:
         mode = key_file.stat().st_mode
-        content = json.loads(key_file.read_text(encoding="utf-8"))
-        tokens = Tokens(*(_token(content[kind]) for kind in ("inference", "management", "API")))
+        tokens = TypeAdapter(Tokens).validate_json(key_file.read_bytes())
     except FileNotFoundError:
         raise NoKeyFile(
             f"the node is not running: there is no {key_file}", "Start it with 'make up' (tsctl up)."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise NodeError(f"{key_file} is not a key file of TorchServe: {type(error).__name__}") from None
     if mode & 0o077:
         raise NodeError(
@@ -70,9 +70,3 @@ def read_tokens(key_file: Path) -> Tokens:
 def write_header_file(path: Path, token: Token) -> None:
     """Write the token as a header line that `curl -H @file` reads, so that no argument holds it."""
     write_secret(path, f"Authorization: Bearer {token.value}\n")
-
-
-def _token(entry: dict[str, str]) -> Token:
-    expires = entry.get("expiration time")
-    moment = datetime.fromisoformat(expires).astimezone(UTC) if expires else None
-    return Token(entry["key"], moment)

@@ -13,11 +13,11 @@ from contextlib import AbstractContextManager
 
 from tsctl.archive.store import StoredArchive, archive_of
 from tsctl.errors import NodeError, TsctlError
+from tsctl.host.files import size
 from tsctl.host.locks import exclusive
 from tsctl.host.process import started_ticks
 from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.client import ManagementError, VersionState
-from tsctl.nodes.torchserve.logs import size
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.readiness import (
     POLL_S,
@@ -195,11 +195,7 @@ def _register_or_restore(
 def _register(
     node: Node, archive: StoredArchive, workers: int | None, note: Note, timeout_s: float | None = None
 ) -> None:
-    """Register the archive, and wait until its workers are READY and warm; arguments as for `register`.
-
-    Raises:
-        NodeError: the version is registered already, or cannot be; it is unregistered again in the second case.
-    """
+    """Register the archive as `register` does; NodeError where the version is registered already."""
     if node.client.describe(archive.model, archive.version):
         raise NodeError(
             f"{archive.model} {archive.version} is already registered on node {node.name}",
@@ -226,9 +222,6 @@ def _unregister(node: Node, model: str, version: str) -> bool:
 
     TorchServe may fail on the requests that it holds for the version, and answer 500 with a
     ConcurrentModificationException. The version is off its list by then, and each worker either ends or is lost to it.
-
-    Raises:
-        NodeError: it is the default while others exist, or its workers did not end.
     """
     states = node.client.describe(model, version)
     if not states:  # describing first finds a node that hangs sooner

@@ -73,11 +73,11 @@ class LiveHealth:
         self._pids = {}
         for node, result in zip(self.nodes, results, strict=True):
             self._pids |= worker_pids(node, result.value or [])
-        route = next((route for route in traffic_in_force(self.gateway) if route.model == state.model), None)
+        route = traffic_in_force(self.gateway).get(state.model)
         if route is None:
             return f"the gateway has no route for {state.model}"
         if (state.is_weighed or not state.weight) and not is_as_decided(route, state):
-            return f"somebody else changed the weights: {weights_text(route)}"
+            return f"somebody else changed the weights: {weights_text(route.weights)}"
         return ""
 
     def _describe(self, state: State) -> list[NodeResult[list[VersionState]]]:

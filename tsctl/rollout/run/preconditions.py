@@ -7,7 +7,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, SpecError
 from tsctl.gateway.counters import Sample
-from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
+from tsctl.gateway.state import Gateway, require_live, require_route, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.rollout.evidence.counts import requests_of
 from tsctl.rollout.evidence.reader import EnvoyCounters, open_source
@@ -36,12 +36,8 @@ def route_of(gateway: Gateway, model: str) -> Traffic:
     Raises:
         GatewayError: the gateway does not run, or has no route for the model.
     """
-    if not gateway.admin.is_live():
-        raise GatewayError("the gateway does not run", "Start it with 'make up' or 'tsctl gateway start'.")
-    routes = {route.model: route for route in traffic_in_force(gateway)}
-    if model not in routes:
-        raise GatewayError(f"no route for model {model!r}", f"There are {', '.join(routes) or 'none'}.")
-    return routes[model]
+    require_live(gateway)
+    return require_route(traffic_in_force(gateway), model)
 
 
 def require_no_weights(deployment: DeploymentSpec, model: str) -> None:
@@ -60,7 +56,7 @@ def require_undivided(route: Traffic, version: str) -> None:
         raise ConflictError(f"{route.model} {version} is stable already, so there is nothing to release")
     if route.weights[route.stable] != TOTAL:
         raise ConflictError(
-            f"the requests of {route.model} are divided by hand: {weights_text(route)}",
+            f"the requests of {route.model} are divided by hand: {weights_text(route.weights)}",
             f"Give stable all requests first: tsctl weights set {route.model} {route.stable}=100%",
         )
 

@@ -1,15 +1,1 @@
 """From deployment, nodes, traffic and keys to what Envoy reads: JSON documents, one for each file. Pure."""
-
-from tsctl.gateway.envoy.render.answers import ready
-from tsctl.gateway.envoy.render.clients import keys_in
-from tsctl.gateway.envoy.render.clusters import clusters, upstreams_of
-from tsctl.gateway.envoy.render.endpoints import endpoints, endpoints_of, with_draining
-from tsctl.gateway.envoy.render.inputs import Client, Endpoint, Probe, Upstream, VersionKey, cluster_name, stat_name
-from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, settings, whole
-from tsctl.gateway.envoy.render.routes import routes, traffic_of
-
-__all__ = [
-    "Client", "Endpoint", "Probe", "Upstream", "VersionKey", "bootstrap", "certificate", "cluster_name", "clusters",
-    "endpoints", "endpoints_of", "keys_in", "ready", "routes", "settings", "stat_name", "traffic_of", "upstreams_of",
-    "whole", "with_draining",
-]  # fmt: skip

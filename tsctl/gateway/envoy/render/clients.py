@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tsctl.config.deployment import Budget
 from tsctl.gateway.envoy.messages import Json, http_filter_type, typed
-from tsctl.gateway.envoy.render.inputs import Client
 from tsctl.gateway.headers import CLIENT_HEADER, KEY_HEADER
 
 KEY_FILTER, BUDGET_FILTER = "api_key_auth", "local_ratelimit"
 #: Of a route that needs no key.
 WITHOUT_KEY = {KEY_FILTER: typed("envoy.config.route.v3.FilterConfig", disabled=True)}
 _ALWAYS = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}, "runtime_key": "tsctl.budgets"}
+
+
+@dataclass(frozen=True)
+class Client:
+    """A holder of keys."""
+
+    name: str
+    keys: tuple[str, ...] = field(repr=False)
+    budget: Budget | None = None  # None: the gateway's own
 
 
 def client_filters(default: Budget, clients: Sequence[Client]) -> Json:

@@ -17,21 +17,15 @@ from tsctl.gateway.envoy.messages import (
     Json,
     document,
     http_filter,
+    lua,
     metadata,
     metadata_of,
     overwrite,
     typed,
     watched,
 )
-from tsctl.gateway.envoy.render.endpoints import endpoints_of
-from tsctl.gateway.envoy.render.inputs import Probe, Upstream, cluster_name, stat_name
-from tsctl.gateway.envoy.render.lua import lua_source
-from tsctl.gateway.envoy.render.problems import (
-    NODE_PROBLEMS,
-    OTHER_NODE_PROBLEM,
-    Problem,
-    node_problem_template,
-)
+from tsctl.gateway.envoy.render.problems import node_problems
+from tsctl.gateway.envoy.render.upstreams import Probe, Upstream, cluster_name, endpoints_of, stat_name
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.headers import RETRY_DIED, RETRY_HEADER, RETRY_REFUSED, SHADOW_HEADER
 
@@ -64,21 +58,17 @@ def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], fil
     )
 
 
-def upstreams_of(clusters: Mapping[str, Any], endpoints: Mapping[str, Mapping[str, Any]]) -> list[Upstream]:
-    """The versions in a document of `clusters`.
-
-    Args:
-        endpoints: documents of endpoints, by the name of their cluster.
-    """
-    upstreams = []
-    for cluster in clusters["resources"]:
-        if cluster.get("health_checks"):  # else it is the cluster of a shadow's copies
-            values, nodes = metadata_of(cluster), endpoints.get(cluster["name"])
-            probe = _probe(cluster["health_checks"][0])
-            upstreams.append(
-                Upstream(values["model"], values["version"], endpoints_of(nodes) if nodes is not None else (), probe)
-            )
-    return upstreams
+def upstreams_of(clusters: Mapping[str, Any], endpoints: Mapping[str, Json | None]) -> list[Upstream]:
+    """The versions in a document of `clusters`, with the nodes in each cluster's document of endpoints."""
+    return [
+        Upstream(
+            **metadata_of(cluster),  # model and version
+            endpoints=endpoints_of(endpoints[cluster["name"]]),
+            probe=_probe(cluster["health_checks"][0]),
+        )
+        for cluster in clusters["resources"]
+        if cluster.get("health_checks")  # else it is the cluster of a shadow's copies
+    ]
 
 
 def _probe(health_check: Mapping[str, Any]) -> Probe | None:
@@ -107,13 +97,28 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, files: Gatew
         lb_policy="LEAST_REQUEST",
         metadata=metadata(model=upstream.model, version=upstream.version),
         circuit_breakers={"thresholds": [SHADOW_LIMITS if is_shadow else LIMITS]},
-        typed_extension_protocol_options={_PROTOCOL: _protocol(upstream_lua(upstream, route, path, is_shadow))},
+        typed_extension_protocol_options={_PROTOCOL: _protocol(upstream, route, path, is_shadow)},
         **checks,
         common_lb_config={"healthy_panic_threshold": {"value": 0}},
     )
 
 
-def _protocol(lua: str) -> Json:
+def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) -> Json:
+    source = lua(  # gives a request its path on the node, and TorchServe's errors their document
+        "upstream.lua",
+        PATH=path,
+        DEADLINE_MS=round(route.deadline_s * 1000),
+        IS_SHADOW=is_shadow,
+        NAMESPACE=NAMESPACE,
+        REQUEST_ID_HEADER=REQUEST_ID_HEADER,
+        DEADLINE_HEADER=DEADLINE_HEADER,
+        SHADOW_HEADER=SHADOW_HEADER,
+        RETRY_HEADER=RETRY_HEADER,
+        REFUSED=RETRY_REFUSED,
+        DIED=RETRY_DIED,
+        PROBLEM_MEDIA_TYPE=PROBLEM_MEDIA_TYPE,
+        **node_problems(upstream.model, upstream.version),
+    )
     mutations = [
         {"append": overwrite("authorization", _TOKEN_OF_NODE)},
         {"remove": "expect"},  # TorchServe answers 417, and reads the body as the next request
@@ -124,7 +129,7 @@ def _protocol(lua: str) -> Json:
         common_http_protocol_options={"idle_timeout": "60s"},
         outlier_detection=_FAULTS,
         http_filters=[
-            http_filter("lua", "lua.v3.Lua", default_source_code={"inline_string": lua}),
+            http_filter("lua", "lua.v3.Lua", default_source_code=source),
             http_filter(
                 "header_mutation", "header_mutation.v3.HeaderMutation", mutations={"request_mutations": mutations}
             ),
@@ -185,28 +190,3 @@ def _health_check(upstream: Upstream, path: str) -> Json:
             "request_headers_to_add": [overwrite(name, value) for name, value in headers.items()],
         },
     }
-
-
-def upstream_lua(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) -> str:
-    """The filter that gives a request its path on the node, and TorchServe's errors their document."""
-    return lua_source(
-        "upstream.lua",
-        PATH=path,
-        DEADLINE_MS=round(route.deadline_s * 1000),
-        IS_SHADOW=is_shadow,
-        NAMESPACE=NAMESPACE,
-        REQUEST_ID_HEADER=REQUEST_ID_HEADER,
-        DEADLINE_HEADER=DEADLINE_HEADER,
-        SHADOW_HEADER=SHADOW_HEADER,
-        RETRY_HEADER=RETRY_HEADER,
-        REFUSED=RETRY_REFUSED,
-        DIED=RETRY_DIED,
-        PROBLEM_MEDIA_TYPE=PROBLEM_MEDIA_TYPE,
-        PROBLEM=node_problem_template(upstream.model, upstream.version),
-        PROBLEMS={status: _kind_and_title(problem) for status, problem in NODE_PROBLEMS.items()},
-        OTHER_PROBLEM=_kind_and_title(OTHER_NODE_PROBLEM),
-    )
-
-
-def _kind_and_title(problem: Problem) -> dict[str, str]:
-    return {"kind": problem.kind, "title": problem.title}

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tsctl.config.deployment import GatewaySpec
-from tsctl.gateway.access_log import log_format
+from tsctl.gateway.access_log import file_logger
 from tsctl.gateway.counters import histogram_settings, stats_logger
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
@@ -22,10 +22,9 @@ from tsctl.gateway.envoy.messages import (
     typed,
     watched,
 )
-from tsctl.gateway.envoy.render.answers import GRPC_FILTER
 from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
 from tsctl.gateway.envoy.render.problems import local_replies
-from tsctl.gateway.envoy.render.routes import USER_FILTER, USER_FILTER_TYPE
+from tsctl.gateway.envoy.render.routes import GRPC_FILTER, USER_FILTER, USER_FILTER_TYPE
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.headers import OWN_PREFIX
 
@@ -118,7 +117,7 @@ def _of_clients(spec: GatewaySpec, files: GatewayFiles) -> Json:
     return {
         "rds": {"route_config_name": "clients", "config_source": watched(files.routes)},
         "http_filters": _filters(spec, files),
-        "access_log": [_access_log(files), stats_logger()],
+        "access_log": [file_logger(files.access_log), stats_logger()],
         "local_reply_config": local_replies(),
         "generate_request_id": True,
         "preserve_external_request_id": True,
@@ -176,15 +175,6 @@ def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
         http_filter("buffer", "buffer.v3.Buffer", max_request_bytes=spec.request_bytes),
         http_filter("router", "router.v3.Router", suppress_envoy_headers=True),
     ]
-
-
-def _access_log(files: GatewayFiles) -> Json:
-    return extension(
-        "envoy.access_loggers.file",
-        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
-        path=str(files.access_log),
-        log_format=log_format(),
-    )
 
 
 def _metrics_page() -> Json:

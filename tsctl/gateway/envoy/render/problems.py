@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from handlers.contract import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER, problem_document
 from tsctl.gateway.envoy.messages import Json, cluster_metadata, request_header, route_metadata
@@ -40,12 +41,12 @@ GATEWAY_PROBLEMS = {
 }
 _OTHER_PROBLEM = Problem("error", "The request failed", "")
 
-NODE_DETAIL = "The node of this version answered with this error."
-#: Errors of a node itself, by the status that upstream.lua gives them; any other status is OTHER_NODE_PROBLEM.
-NODE_PROBLEMS = {status: GATEWAY_PROBLEMS[status] for status in (400, 405, 413, 503, 504)} | {
-    500: Problem("worker-failed", "The worker failed on this request", NODE_DETAIL)
+_NODE_DETAIL = "The node of this version answered with this error."
+#: Errors of a node itself, by the status that upstream.lua gives them; any other status is _OTHER_NODE_PROBLEM.
+_NODE_PROBLEMS = {status: GATEWAY_PROBLEMS[status] for status in (400, 405, 413, 503, 504)} | {
+    500: Problem("worker-failed", "The worker failed on this request", _NODE_DETAIL)
 }
-OTHER_NODE_PROBLEM = Problem("bad-request", "The request was refused", NODE_DETAIL)
+_OTHER_NODE_PROBLEM = Problem("bad-request", "The request was refused", _NODE_DETAIL)
 
 
 def local_replies() -> Json:
@@ -75,7 +76,15 @@ def _mapper(operator: str, status: int, problem: Problem) -> Json:
     }
 
 
-def node_problem_template(model: str, version: str) -> str:
-    """The document of a node's error, with {kind}, {title}, {status} and {request_id} for upstream.lua to fill in."""
-    document = problem_document("{kind}", "{title}", "{status}", NODE_DETAIL, "{request_id}", model, version)
-    return json.dumps(document, separators=(",", ":")).replace('"{status}"', "{status}")
+def node_problems(model: str, version: str) -> dict[str, Any]:
+    """Constants of upstream.lua: the document of a node's error with {placeholders}, and what to fill in by status."""
+    document = problem_document("{kind}", "{title}", "{status}", _NODE_DETAIL, "{request_id}", model, version)
+    return {
+        "PROBLEM": json.dumps(document, separators=(",", ":")).replace('"{status}"', "{status}"),
+        "PROBLEMS": {status: _kind_and_title(problem) for status, problem in _NODE_PROBLEMS.items()},
+        "OTHER_PROBLEM": _kind_and_title(_OTHER_NODE_PROBLEM),
+    }
+
+
+def _kind_and_title(problem: Problem) -> dict[str, str]:
+    return {"kind": problem.kind, "title": problem.title}

@@ -1,11 +1,11 @@
-"""The routes of models: paths, weights, shadows, retries and deadlines. Pure."""
+"""The routes of models, and the requests that Envoy answers itself: health, and what matches no route. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from handlers.contract import MODEL_VERSION_HEADER, OPEN_INFERENCE, PROTOCOL_HEADER
+from handlers.contract import JSON, MODEL_VERSION_HEADER, OPEN_INFERENCE, PROBLEM_MEDIA_TYPE, PROTOCOL_HEADER
 from tsctl.config.deployment import GatewaySpec, RouteSpec, Sticky
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.access_log import USER_KEY
@@ -16,23 +16,22 @@ from tsctl.gateway.envoy.messages import (
     equals,
     extension,
     http_filter_type,
+    lua,
     metadata,
     metadata_of,
     overwrite,
     typed,
 )
-from tsctl.gateway.envoy.render.answers import PROTOCOL_PREFIX, liveness, no_grpc, not_found, wrong_method
-from tsctl.gateway.envoy.render.clients import client_filters
-from tsctl.gateway.envoy.render.inputs import Client, cluster_name
-from tsctl.gateway.headers import (
-    ASSIGNED_TRACK_HEADER,
-    RETRY_HEADER,
-    RETRY_REFUSED,
-    TRACK_HEADER,
-    WEIGHT_HEADER,
-)
+from tsctl.gateway.envoy.render.clients import WITHOUT_KEY, Client, client_filters
+from tsctl.gateway.envoy.render.upstreams import cluster_name
+from tsctl.gateway.headers import ASSIGNED_TRACK_HEADER, RETRY_HEADER, RETRY_REFUSED, TRACK_HEADER, WEIGHT_HEADER
 from tsctl.gateway.traffic import BY_HEADER, BY_PATH, BY_WEIGHT, CANARY, PINNED, Shadow, Traffic
 
+#: Begins the Open Inference Protocol's paths.
+PROTOCOL_PREFIX = "/v2/"
+GRPC_FILTER = "grpc"
+_READY_PATHS = f"/readyz|{PROTOCOL_PREFIX}health/ready"
+_NO_CLUSTER = "no~route"
 #: Writes the user of a sticky route into the request's metadata, for the access log.
 USER_FILTER, USER_FILTER_TYPE = "user", "header_to_metadata.v3.Config"
 #: How often another node is picked for a retry before it goes to the one that failed. LEAST_REQUEST compares two random
@@ -41,22 +40,26 @@ REPICKS = 50
 
 
 def routes(
-    spec: GatewaySpec, specs: Mapping[str, RouteSpec], traffic: Sequence[Traffic], clients: Sequence[Client]
+    spec: GatewaySpec, specs: Mapping[str, RouteSpec], traffic: Collection[Traffic], clients: Sequence[Client]
 ) -> Json:
-    """The route file: every route with its weights, every key, and 404 for all else.
-
-    Args:
-        specs: by model; a model without one has the defaults.
-    """
-    of_models = [route for one in traffic for route in _routes_of(one, specs.get(one.model, RouteSpec()))]
-    paths = (route["match"]["path"] for route in of_models)
+    """The route file: every route with its weights, every key, and 404 for all else."""
+    of_models = [route for model in traffic for route in _routes_of(model, specs.get(model.model, RouteSpec()))]
+    paths = dict.fromkeys(route["match"]["path"] for route in of_models)
+    allow = [overwrite("allow", "POST")]
     host = {
         "name": "clients",
         "domains": ["*"],
         "request_body_buffer_limit": spec.request_bytes,
         "include_attempt_count_in_response": False,
         "typed_per_filter_config": client_filters(spec.budget, clients),
-        "routes": [no_grpc(), *liveness(), *of_models, *wrong_method(paths), not_found()],
+        "routes": [
+            _grpc(),
+            _alive("/healthz", "text/plain", "alive\n"),
+            _alive(f"{PROTOCOL_PREFIX}health/live", JSON, '{"live":true}'),
+            *of_models,
+            *(_direct({"path": path}, 405, response_headers_to_add=allow) for path in paths),
+            _direct({"prefix": "/"}, 404),
+        ],
     }
     configuration = typed(
         "envoy.config.route.v3.RouteConfiguration", name="clients", validate_clusters=True, virtual_hosts=[host]
@@ -79,25 +82,17 @@ def traffic_of(configuration: Mapping[str, Any]) -> list[Traffic]:
 
 def _routes_of(traffic: Traffic, spec: RouteSpec) -> list[Json]:
     plain, protocol = f"/predictions/{traffic.model}", f"{PROTOCOL_PREFIX}models/{traffic.model}"
-    by_protocol = {"request_headers_to_add": [overwrite(PROTOCOL_HEADER, OPEN_INFERENCE)]}
-    return [
-        *_routes_at(traffic, spec, plain, plain + "/{}"),
-        *({**route, **by_protocol} for route in _routes_at(
-            traffic, spec, f"{protocol}/infer", protocol + "/versions/{}/infer"
-        )),
-    ]  # fmt: skip
+    by_protocol = _routes_at(traffic, spec, f"{protocol}/infer", protocol + "/versions/{}/infer")
+    added = {"request_headers_to_add": [overwrite(PROTOCOL_HEADER, OPEN_INFERENCE)]}
+    return [*_routes_at(traffic, spec, plain, plain + "/{}"), *({**route, **added} for route in by_protocol)]
 
 
 def _routes_at(traffic: Traffic, spec: RouteSpec, path: str, pinned: str) -> list[Json]:
-    """The routes of one way to ask the model.
-
-    Args:
-        pinned: the path of one version, with `{}` in its place.
-    """
+    """The routes of one way to ask the model; `pinned` is the path of one version, with `{}` in its place."""
     routes = [_main_route(traffic, spec, path)]
     if spec.canary_header and traffic.canary is not None:
         testers = {"path": path, "headers": [equals(TRACK_HEADER, CANARY)]}
-        routes.insert(0, _route(traffic, spec, testers, _one_version(traffic, traffic.canary), by=BY_HEADER))
+        routes.insert(0, _route(traffic, spec, testers, _one_version(traffic, traffic.canary, CANARY), by=BY_HEADER))
     for version in traffic.versions if spec.pinned else ():
         action = _one_version(traffic, version, PINNED)
         routes.append(_route(traffic, spec, {"path": pinned.format(version)}, action, by=BY_PATH))
@@ -137,27 +132,25 @@ def _route(traffic: Traffic, spec: RouteSpec, match: Json, action: Json, **value
 
 
 def _by_weight(traffic: Traffic, sticky: Sticky | None) -> Json:
-    entries = [_entry(traffic, version, traffic.track(version), weight) for version, weight in traffic.weights.items()]
+    entries = [_entry(traffic, version, traffic.track(version)) for version in traffic.weights]
     if sticky is None:
         return {"weighted_clusters": {"clusters": entries}}
     policy = {"header": {"header_name": sticky.header}} if sticky.header else {"cookie": {"name": sticky.cookie}}
     return {"weighted_clusters": {"clusters": entries, "use_hash_policy": True}, "hash_policy": [policy]}
 
 
-def _one_version(traffic: Traffic, version: str, track: str = "") -> Json:
+def _one_version(traffic: Traffic, version: str, track: str) -> Json:
     """The version alone, in a list of one, because only entries of a weighted list can have headers."""
-    entry = _entry(traffic, version, track or traffic.track(version), traffic.weights.get(version, 0))
-    return {"weighted_clusters": {"clusters": [{**entry, "weight": TOTAL}]}}
+    return {"weighted_clusters": {"clusters": [{**_entry(traffic, version, track), "weight": TOTAL}]}}
 
 
-def _entry(traffic: Traffic, version: str, track: str, weight: int) -> Json:
+def _entry(traffic: Traffic, version: str, track: str) -> Json:
+    weight = traffic.weights.get(version, 0)
+    headers = {ASSIGNED_TRACK_HEADER: track or "none", WEIGHT_HEADER: str(weight)}
     return {
         "name": cluster_name(traffic.model, version),
         "weight": weight,
-        "request_headers_to_add": [
-            overwrite(ASSIGNED_TRACK_HEADER, track or "none"),
-            overwrite(WEIGHT_HEADER, str(weight)),
-        ],
+        "request_headers_to_add": [overwrite(name, value) for name, value in headers.items()],
         "response_headers_to_add": [overwrite(MODEL_VERSION_HEADER, version)],
         "response_headers_to_remove": [RETRY_HEADER],
     }
@@ -166,17 +159,50 @@ def _entry(traffic: Traffic, version: str, track: str, weight: int) -> Json:
 def _retries(spec: RouteSpec) -> Json:
     """A request that no worker has seen is sent again; on an idempotent route also one that a worker died of."""
     marked = {"present_match": True} if spec.idempotent else {"string_match": {"exact": RETRY_REFUSED}}
+    previous_hosts = extension(
+        "envoy.retry_host_predicates.previous_hosts",
+        "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
+    )
     reset = "reset" if spec.idempotent else "reset-before-request"
     return {
         "retry_on": f"connect-failure,refused-stream,retriable-headers,{reset}",
         "retriable_headers": [{"name": RETRY_HEADER, **marked}],
         "num_retries": 1,
-        "retry_host_predicate": [
-            extension(
-                "envoy.retry_host_predicates.previous_hosts",
-                "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
-            )
-        ],
+        "retry_host_predicate": [previous_hosts],
         "host_selection_retry_max_attempts": REPICKS,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
     }
+
+
+def ready(traffic: Collection[Traffic]) -> Json:
+    """The filter that answers /readyz: 200 where the stable version of every route can answer on some node.
+
+    Without a route nothing could be answered, and it is 503: a cluster that does not exist is not healthy.
+    """
+    stable = [cluster_name(route.model, route.stable) for route in traffic] or [_NO_CLUSTER]
+    health_check = extension(
+        "ready",
+        http_filter_type("health_check.v3.HealthCheck"),
+        pass_through_mode=False,
+        headers=[{"name": ":path", "string_match": {"safe_regex": {"regex": _READY_PATHS}}}],
+        cluster_min_healthy_percentages={name: {"value": 1.0} for name in stable},
+    )
+    return document([typed("envoy.config.core.v3.TypedExtensionConfig", **health_check)])
+
+
+def _grpc() -> Json:
+    """415 for requests that call themselves gRPC: Envoy would answer all of them, unknown keys too, with status 200."""
+    source = lua("grpc.lua", PROBLEM_MEDIA_TYPE=PROBLEM_MEDIA_TYPE)
+    filters = {**WITHOUT_KEY, GRPC_FILTER: typed(http_filter_type("lua.v3.LuaPerRoute"), source_code=source)}
+    return _direct({"prefix": "/", "grpc": {}}, 415, typed_per_filter_config=filters)
+
+
+def _alive(path: str, media_type: str, body: str) -> Json:
+    """200 while Envoy runs."""
+    content_type = [overwrite("content-type", media_type)]
+    return _direct({"path": path}, 200, body={"inline_string": body}, response_headers_to_add=content_type)
+
+
+def _direct(match: Json, status: int, body: Json | None = None, **more: Any) -> Json:
+    response = {"status": status, **({"body": body} if body else {})}
+    return {"match": match, "direct_response": response, "typed_per_filter_config": WITHOUT_KEY, **more}

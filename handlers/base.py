@@ -1,7 +1,8 @@
-"""The class that the author of a model derives from: its methods are the steps of a request, and no server is in it.
+"""The class that the author of a model derives from.
 
-The worker (`handlers/worker/worker.py`) sets the attributes, calls `load` and `warmup` once, and the other methods for
-each batch, in the order in which they stand here.
+Its methods are the steps of a request; it does not depend on any server. The worker (`handlers/worker/worker.py`) sets
+the attributes and calls `load` and `warmup` once. Then it calls `decode` or `decode_row` per request, the next methods
+per batch, and `classify` per answer, in this order.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LONGEST_CLASS = 64
 class ServingHandler:
     """Base of all handlers.
 
-    Set `Request` and override `preprocess` and `postprocess`; override `load`, `inference` and the other methods where
+    Set `Request` and override `preprocess` and `postprocess`; override `load`, `inference` and the other methods if
     the defaults do not fit. Before `load`, the worker sets the attributes below; the default `load` sets `network`.
     """
 
@@ -75,7 +76,7 @@ class ServingHandler:
     # ---- for each request ----------------------------------------------------------------------------------------
 
     def decode(self, body: bytes, media_type: str) -> Any:
-        """One item from its bytes, validated; the cache tells requests apart by it.
+        """Return the validated item. The cache key is made from it.
 
         Raises:
             RequestError: the body cannot be decoded, or does not fit.
@@ -83,10 +84,10 @@ class ServingHandler:
         return parse_json(self.Request, body)
 
     def decode_row(self, row: dict[str, Any]) -> Any:
-        """One item from a decoded JSON object, such as a row of an Open Inference request: the same item as `decode`
-        makes of that object's JSON.
+        """Return the validated item of a decoded JSON object, such as a row of an Open Inference request.
 
-        A handler with a `decode` of its own, and none of this, gets the row as JSON in `decode`.
+        It equals the item that `decode` makes from that object's JSON. A handler that overrides `decode` but not
+        `decode_row` gets the row as JSON in `decode`.
 
         Raises:
             RequestError: the object does not fit.
@@ -100,7 +101,7 @@ class ServingHandler:
     def prepare(self, items: list[Any]) -> list[Any]:
         """The decoded items as `preprocess` needs them: costly work, such as tokenising, on all items at once.
 
-        A RequestError in the list refuses its item alone.
+        Put a RequestError in the list to reject only that item.
         """
         return items
 
@@ -115,15 +116,15 @@ class ServingHandler:
     def postprocess(self, outputs: Any) -> list[Any]:
         """One JSON-able answer per item, in the order of the items; tensors and arrays become lists.
 
-        A RequestError in the list refuses its item alone.
+        Put a RequestError in the list to reject only that item.
         """
         raise NotImplementedError(f"{type(self).__name__} must define postprocess")
 
     def classify(self, answer: Any) -> str | None:
-        """The class that an answer predicts, one of a few; None where there are no classes.
+        """The class that an answer predicts, one of a few; None if there are no classes.
 
         The gateway counts it by version, so that a rollout notices predictions that fall into other classes. A name has
-        letters, digits and `_.:-`, LONGEST_CLASS at most; any other name is left out. `answer` is one entry of the list
+        letters, digits and `_.:-`, LONGEST_CLASS at most; any other name is ignored. `answer` is one entry of the list
         that `postprocess` returned.
         """
         return None

@@ -5,12 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 LIVE = Path(__file__).parent / "live"
 IS_CI = bool(os.environ.get("CI"))
+
+#: Modules that one process runs, because they share what takes long to start: a node, or the model of sentences.
+SHARING = {
+    "tests/live/test_metrics.py": "tests/live/test_up.py",
+    "tests/live/test_cached_answers.py": "tests/live/test_by_hand.py",
+    "tests/live/test_recovery.py": "tests/live/test_by_hand.py",
+    "tests/live/test_retire.py": "tests/live/test_by_hand.py",
+    "tests/live/test_workers.py": "tests/live/test_by_hand.py",
+    "tests/handlers/test_handler_fuzzing.py": "tests/handlers/test_embedding_handler.py",
+    "tests/handlers/test_oip.py": "tests/handlers/test_embedding_handler.py",
+    "tests/handlers/test_second_adapter.py": "tests/handlers/test_embedding_handler.py",
+}
 
 # how long an example takes says how busy the machine is, and nothing about the code
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -21,6 +34,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if LIVE in item.path.parents:
             item.add_marker(pytest.mark.live)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives each module to one process, and modules that share something to the same."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Sharing(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+        """Takes modules that share something for one."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            module: str = super()._split_scope(nodeid)
+            return SHARING.get(module, module)
+
+    return Sharing(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

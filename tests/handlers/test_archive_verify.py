@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.commands import Result, run_command
 from tsctl.archive.build import build_version
 from tsctl.archive.container import unpack
 from tsctl.archive.golden import make_golden
@@ -254,44 +255,40 @@ def test_inspect_tells_tensors_without_torch() -> None:
 # ---- the command line --------------------------------------------------------------------------------------------
 
 
-def tsctl(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tsctl.cli.main", "archive", *arguments],
-        cwd=project.root, env={**os.environ, "TSCTL_PROJECT": str(project.root)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+def tsctl(project: Project, *arguments: str) -> Result:
+    return run_command(["archive", *arguments], project.root, os.environ, 120)
 
 
 def test_exit_codes_tell_a_script_what_is_wrong(tmp_path: Path) -> None:
     project = make(tmp_path)
-    assert "no archive of toy 1.0" in tsctl(project, "verify", "toy").stderr
+    assert "no archive of toy 1.0" in tsctl(project, "verify", "toy").err
     first = tsctl(project, "build", "--json")
-    assert (first.returncode, json.loads(first.stdout)[0]["is_new"]) == (0, True)
-    assert "nothing to build: 1 archive unchanged" in tsctl(project, "build").stdout
+    assert (first.status, json.loads(first.out)[0]["is_new"]) == (0, True)
+    assert "nothing to build: 1 archive unchanged" in tsctl(project, "build").out
     good = tsctl(project, "verify", "--json")
-    assert (good.returncode, json.loads(good.stdout)[0]["is_good"]) == (0, True)
+    assert (good.status, json.loads(good.out)[0]["is_good"]) == (0, True)
 
     (project.archives / "toy" / "golden" / "1.0.json").write_text('{"one.json": {"y": 1.0}, "two.json": {"y": 7.0}}')
-    assert tsctl(project, "build").returncode == 0
+    assert tsctl(project, "build").status == 0
     bad = tsctl(project, "verify", "toy:1.0")
-    assert bad.returncode == 3
-    assert "two.json, alone, is not the golden answer: y: expected 7.0, got -6.0" in " ".join(bad.stdout.split())
-    assert "error: failed verification: toy-1.0-" in bad.stderr
+    assert bad.status == 3
+    assert "two.json, alone, is not the golden answer: y: expected 7.0, got -6.0" in " ".join(bad.out.split())
+    assert "error: failed verification: toy-1.0-" in bad.err
 
     (project.archives / "toy" / "archive.yaml").write_text("model: toy\n")
-    assert tsctl(project, "build").returncode == 2
+    assert tsctl(project, "build").status == 2
     unknown = tsctl(project, "build", "nothing")
-    assert unknown.returncode == 2
-    assert "Traceback" not in unknown.stderr
+    assert unknown.status == 2
+    assert "Traceback" not in unknown.err
     missing = tsctl(project, "inspect", str(tmp_path / "none.mar"))
-    assert (missing.returncode, "no such file" in missing.stderr) == (3, True)
+    assert (missing.status, "no such file" in missing.err) == (3, True)
 
 
 def test_an_imported_stock_archive_is_listed_and_inspected(tmp_path: Path) -> None:
     project = make(tmp_path / "p")
     archive = import_archive(project, stock_archive(tmp_path / "stock", "[body for body in bodies]"))
-    [row] = json.loads(tsctl(project, "list", "--json").stdout)
+    [row] = json.loads(tsctl(project, "list", "--json").out)
     assert (row["model"], row["digest"], row["current"]) == ("stock", archive.digest, True)
-    told = tsctl(project, "inspect", str(archive.path)).stdout
+    told = tsctl(project, "inspect", str(archive.path)).out
     assert "torch-model-archiver" in told
     assert "stock_handler.py" in told

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.sites import CHECKOUT, MODELS, Result, Site, copy_archives, make_site, processes_of
+from tests.support.commands import Result
+from tests.support.sites import CHECKOUT, MODELS, Site, copy_archives, empty, make_site, processes_of
 
 
 @pytest.fixture
@@ -18,6 +19,25 @@ def site(tmp_path: Path) -> Iterator[Site]:
     yield made
     made.run("down", status=None)
     assert processes_of(made.root) == [], "processes are left behind"
+
+
+@pytest.fixture(scope="session")
+def shared_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The project of `shared`; its node is started when a test first needs it."""
+    made = make_site(tmp_path_factory.mktemp("shared") / "site")
+    yield made
+    made.run("down", status=None)
+    assert processes_of(made.root) == [], "processes are left behind"
+
+
+@pytest.fixture
+def shared(shared_project: Site) -> Iterator[Site]:
+    """A project whose node runs and serves nothing. Tests share the node, and the project is empty after each."""
+    before = shared_project.deployment
+    if not shared_project.is_running:
+        shared_project.run("node", "start")
+    yield shared_project
+    empty(shared_project, before)
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def test_torchserve_by_hand_serves_the_archives(site: Site, by_hand: str) -> Non
             key = json.loads(key_file.read_text())["inference"]["key"]
             headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
             answer = requests.post(f"{by_hand}/predictions/tiny", data=b'{"x": 0.5}', headers=headers, timeout=10)
-        except (requests.ConnectionError, ValueError):  # it does not listen yet, or writes its keys
+        except (requests.RequestException, ValueError):  # it does not listen or answer yet, or writes its keys
             return None
         return answer if answer.status_code == 200 else None
 
@@ -76,7 +76,7 @@ def test_torchserve_by_hand_serves_the_archives(site: Site, by_hand: str) -> Non
     assert answer.headers["x-model-version"] == "1.0"
 
 
-def test_a_stock_archive_is_inspected_verified_and_served(site: Site, tmp_path: Path) -> None:
+def test_a_stock_archive_is_inspected_verified_and_served(shared: Site, tmp_path: Path) -> None:
     handler = tmp_path / "stock_handler.py"
     handler.write_text(textwrap.dedent(STOCK_HANDLER))
     extra = tmp_path / "notes.txt"
@@ -87,11 +87,10 @@ def test_a_stock_archive_is_inspected_verified_and_served(site: Site, tmp_path: 
          "--export-path", tmp_path], check=True, timeout=60,
     )  # fmt: skip
     archive = tmp_path / "stock.mar"
-    assert "stock" in site.run("archive", "inspect", str(archive)).out
-    site.run("archive", "verify", str(archive))
-    site.run("node", "start")
-    site.run("models", "register", str(archive))
-    assert site.ask("stock", b'{"x": 2}').json() == {"y": 6}
-    assert site.run("models", "list", "--json").json()[0]["ready"] == 1
-    [copied] = (site.root / "archives" / "store").glob("stock-*.mar")
+    assert "stock" in shared.run("archive", "inspect", str(archive)).out
+    shared.run("archive", "verify", str(archive))
+    shared.run("models", "register", str(archive))
+    assert shared.ask("stock", b'{"x": 2}').json() == {"y": 6}
+    assert shared.run("models", "list", "--json").json()[0]["ready"] == 1
+    [copied] = (shared.root / "archives" / "store").glob("stock-*.mar")
     assert re.fullmatch(r"stock-1\.0-[0-9a-f]{12}\.mar", copied.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import requests
 from rich.console import Console
 
-from benchmarks.harness.client import under_load
+from benchmarks.harness.client import Load, under_load
 from benchmarks.targets.fleet import BODY, MODEL, Fleet, running_fleet
 from tests.support.sites import CHECKOUT, processes_of, until
 from tsctl.config.project import Project
@@ -32,16 +31,22 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     assert processes_of(folder) == [], "processes are left behind"
 
 
+def until_more(load: Load, count: int) -> None:
+    """Wait for so many further answers."""
+    seen = len(load.answers)
+    until(lambda: len(load.answers) >= seen + count, 30, f"{count} further answers")
+
+
 def test_a_killed_node_costs_no_answer_and_comes_back(fleet: Fleet) -> None:
     node = fleet.nodes[1]
     with under_load(fleet.address(ROUTE), BODY, 8) as load:
-        time.sleep(1)
+        until_more(load, 50)
         fleet.kill_node(node)
-        time.sleep(2)
+        until(lambda: not fleet.is_in_rotation(node, MODEL, "1.0"), 10, "the node out of rotation")
+        until_more(load, 50)
         fleet.start_again(node)
         until(lambda: fleet.is_in_rotation(node, MODEL, "1.0"), 10, "the node in rotation")
-        time.sleep(1)
-    assert len(load.answers) > 100
+        until_more(load, 50)
     assert load.failed == []
 
 
@@ -50,9 +55,9 @@ def test_a_killed_worker_costs_no_answer_where_a_route_is_idempotent(fleet: Flee
     node = fleet.nodes[0]
     try:
         with under_load(fleet.address(ROUTE), BODY, 8) as load:
-            time.sleep(1)
+            until_more(load, 30)
             fleet.kill_worker(node, MODEL, SLOW)
-            time.sleep(2)
+            until_more(load, 200)
         assert {answer.version for answer in load.answers} == {SLOW}
         assert load.failed == []
     finally:

@@ -15,13 +15,13 @@ from tsctl.gateway.files import read_document
 
 
 @pytest.fixture
-def front(site: Site) -> Front:
+def front(shared: Site) -> Front:
     """Versions 1.0 (stable) and 2.0 of `tiny`; the answers of 2.0 take a tenth of a second."""
-    write_tiny(site, "tiny", {"1.0": {"factor": 2.0}, "2.0": {"factor": 3.0, "inference_s": 0.1}})
-    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}, "2.0": {"workers": 1}}}})
-    base, metrics = with_gateway(site, {})
-    site.run("up")
-    return front_of(site, base, metrics)
+    write_tiny(shared, "tiny", {"1.0": {"factor": 2.0}, "2.0": {"factor": 3.0, "inference_s": 0.1}})
+    shared.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}, "2.0": {"workers": 1}}}})
+    base, metrics = with_gateway(shared, {})
+    shared.run("up")
+    return front_of(shared, base, metrics)
 
 
 def test_a_version_retires_under_load_and_no_request_fails(front: Front) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.support.sites import MODELS, TINY, Result, Site, is_alive, make_site, write_tiny
+from tests.support.commands import Result
+from tests.support.sites import MODELS, TINY, Site, is_alive, make_site, write_tiny
 
 PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id", "model", "version"}
 

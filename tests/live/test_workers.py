@@ -5,25 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 
 import pytest
 import requests
 
-from tests.support.sites import HALF, TINY, Site, until, until_given_up, write_tiny
+from tests.support.sites import HALF, TINY, Site, kill_for_good, until, write_tiny
 
 
-def test_a_worker_killed_under_load_comes_back_and_no_request_stays_unanswered(site: Site) -> None:
-    write_tiny(site, "tiny", {"1.0": {"inference_s": 0.005}})
-    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 2}}}})
-    site.run("up")
+def test_a_worker_killed_under_load_comes_back_and_no_request_stays_unanswered(shared: Site) -> None:
+    write_tiny(shared, "tiny", {"1.0": {"inference_s": 0.005}})
+    shared.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 2}}}})
+    shared.run("up")
     statuses: list[int] = []
     wrong: list[str] = []
     ended = threading.Event()
 
     def load() -> None:
         while not ended.is_set():
-            answer = site.ask("tiny", HALF)
+            answer = shared.ask("tiny", HALF)
             statuses.append(answer.status_code)
             if answer.status_code == 200 and answer.json() != {"y": 1.0}:
                 wrong.append(answer.text)
@@ -32,10 +31,10 @@ def test_a_worker_killed_under_load_comes_back_and_no_request_stays_unanswered(s
     for thread in threads:
         thread.start()
     until(lambda: len(statuses) > 200, 30, "the load")
-    victim, survivor = site.workers("tiny", "1.0")
+    victim, survivor = shared.workers("tiny", "1.0")
     os.kill(victim, signal.SIGKILL)
     until(
-        lambda: len(now := site.workers("tiny", "1.0")) == 2 and victim not in now and survivor in now,
+        lambda: len(now := shared.workers("tiny", "1.0")) == 2 and victim not in now and survivor in now,
         30,
         "a new worker in place of the killed one",
     )
@@ -51,19 +50,19 @@ def test_a_worker_killed_under_load_comes_back_and_no_request_stays_unanswered(s
     assert len(failed) <= 4, f"{len(failed)} of {len(statuses)} requests failed: {sorted(set(failed))}"
 
 
-def test_a_wrong_golden_answer_refuses_to_load_and_the_reason_is_told(site: Site) -> None:
-    write_tiny(site, "tiny", {"1.0": {}})
-    write_tiny(site, "wrong", {"1.0": {}}, golden=7.0)
-    site.deploy({**TINY, "wrong": {"default": "1.0", "versions": {"1.0": None}}})
-    failed = site.run("up", status=4)
+def test_a_wrong_golden_answer_refuses_to_load_and_the_reason_is_told(shared: Site) -> None:
+    write_tiny(shared, "tiny", {"1.0": {}})
+    write_tiny(shared, "wrong", {"1.0": {}}, golden=7.0)
+    shared.deploy({**TINY, "wrong": {"default": "1.0", "versions": {"1.0": None}}})
+    failed = shared.run("up", status=4)
     reason = "half.json, alone, is not the golden answer: y: expected 7.0, got 1.0"
     assert reason in failed.err
     assert "tiny 1.0" in failed.out, "the good model serves nevertheless"
-    status = site.run("status", "--json", status=4).json()
+    status = shared.run("status", "--json", status=4).json()
     rows = {row["model"]: row for row in status["versions"]}
     assert (rows["tiny"]["state"], rows["wrong"]["state"]) == ("ready", "refused")
     assert reason in rows["wrong"]["reason"]
-    assert [row["model"] for row in site.run("models", "list", "--json").json()] == ["tiny"]
+    assert [row["model"] for row in shared.run("models", "list", "--json").json()] == ["tiny"]
 
 
 @pytest.mark.parametrize(
@@ -74,31 +73,29 @@ def test_a_wrong_golden_answer_refuses_to_load_and_the_reason_is_told(site: Site
     ],
 )
 def test_a_failed_register_is_told_and_leaves_nothing_registered(
-    site: Site, settings: dict[str, object], reason: str
+    shared: Site, settings: dict[str, object], reason: str
 ) -> None:
-    write_tiny(site, "tiny", {"1.0": settings})
-    site.run("archive", "build")
-    site.run("node", "start")
-    failed = site.run("models", "register", "tiny:1.0", status=4)
+    write_tiny(shared, "tiny", {"1.0": settings})
+    shared.run("archive", "build")
+    failed = shared.run("models", "register", "tiny:1.0", status=4)
     assert reason in failed.err
-    assert site.run("models", "list", "--json").json() == []
+    assert shared.run("models", "list", "--json").json() == []
 
 
-def test_dead_workers_are_revived_by_scaling(site: Site) -> None:
-    trap = site.root / "trap"
-    write_tiny(site, "tiny", {"1.0": {"fail_while": str(trap)}})
-    site.deploy(TINY)
-    site.run("up")
-    [worker] = site.workers("tiny", "1.0")
+def test_dead_workers_are_revived_by_scaling(shared: Site) -> None:
+    trap = shared.root / "trap"
+    write_tiny(shared, "tiny", {"1.0": {"fail_while": str(trap)}})
+    shared.deploy(TINY)
+    shared.run("up")
+    [worker] = shared.workers("tiny", "1.0")
     trap.touch()
-    os.kill(worker, signal.SIGKILL)
-    until_given_up(site)
-    assert site.workers("tiny", "1.0") == []
-    assert "the file of the test is there" in site.run("status", status=4).out
+    kill_for_good(shared, worker)
+    assert shared.workers("tiny", "1.0") == []
+    assert "the file of the test is there" in shared.run("status", status=4).out
     trap.unlink()
-    site.run("up")
-    assert len(site.workers("tiny", "1.0")) == 1
-    assert site.ask("tiny", HALF).json() == {"y": 1.0}
+    shared.run("up")
+    assert len(shared.workers("tiny", "1.0")) == 1
+    assert shared.ask("tiny", HALF).json() == {"y": 1.0}
 
 
 def test_expired_tokens_are_renewed(site: Site) -> None:
@@ -107,9 +104,12 @@ def test_expired_tokens_are_renewed(site: Site) -> None:
     site.deploy(TINY)
     site.run("up")
     first = site.headers()
-    time.sleep(3.5)
-    stale = requests.post(f"{site.inference}/predictions/tiny", data=HALF, headers=first, timeout=10)
-    assert stale.json()["type"] == "InvalidKeyException"
+
+    def is_stale() -> bool:
+        answer = requests.post(f"{site.inference}/predictions/tiny", data=HALF, headers=first, timeout=10)
+        return bool(answer.json().get("type") == "InvalidKeyException")
+
+    until(is_stale, 20, "the end of the token's three seconds")
     assert site.run("models", "list", "--json").json()[0]["ready"] == 1
     assert site.headers() != first
     assert site.ask("tiny", HALF).json() == {"y": 1.0}
@@ -125,26 +125,25 @@ def test_a_model_api_that_is_off_is_named(site: Site) -> None:
     assert "enable_model_api=true" in failed.err
 
 
-def test_changed_bytes_under_one_version_are_replaced(site: Site) -> None:
-    write_tiny(site, "tiny", {"1.0": {}, "2.0": {}})
-    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": None, "2.0": None}}})
-    site.run("up")
-    write_tiny(site, "tiny", {"1.0": {"factor": 5.0}, "2.0": {}})
-    site.run("up")
-    assert site.ask("tiny", HALF).json() == {"y": 2.5}
-    rows = site.run("models", "list", "--json").json()
+def test_changed_bytes_under_one_version_are_replaced(shared: Site) -> None:
+    write_tiny(shared, "tiny", {"1.0": {}, "2.0": {}})
+    shared.deploy({"tiny": {"default": "1.0", "versions": {"1.0": None, "2.0": None}}})
+    shared.run("up")
+    write_tiny(shared, "tiny", {"1.0": {"factor": 5.0}, "2.0": {}})
+    shared.run("up")
+    assert shared.ask("tiny", HALF).json() == {"y": 2.5}
+    rows = shared.run("models", "list", "--json").json()
     assert [(row["version"], row["default"]) for row in rows] == [("1.0", True), ("2.0", False)]
 
 
-def test_a_version_that_is_not_ready_does_not_become_the_default(site: Site) -> None:
-    write_tiny(site, "tiny", {"1.0": {}, "2.0": {}})
-    site.run("archive", "build")
-    site.run("node", "start")
-    site.run("models", "register", "tiny:1.0")
-    site.run("models", "register", "tiny:2.0")
-    site.run("models", "scale", "tiny", "2.0", "0")
-    assert "cannot become the default" in site.run("models", "set-default", "tiny", "2.0", status=4).err
-    assert "Make another version the default" in site.run("models", "unregister", "tiny", "1.0", status=4).err
-    site.run("models", "unregister", "tiny", "2.0")
-    site.run("models", "unregister", "tiny", "1.0")
-    assert site.run("models", "list", "--json").json() == []
+def test_a_version_that_is_not_ready_does_not_become_the_default(shared: Site) -> None:
+    write_tiny(shared, "tiny", {"1.0": {}, "2.0": {}})
+    shared.run("archive", "build")
+    shared.run("models", "register", "tiny:1.0")
+    shared.run("models", "register", "tiny:2.0")
+    shared.run("models", "scale", "tiny", "2.0", "0")
+    assert "cannot become the default" in shared.run("models", "set-default", "tiny", "2.0", status=4).err
+    assert "Make another version the default" in shared.run("models", "unregister", "tiny", "1.0", status=4).err
+    shared.run("models", "unregister", "tiny", "2.0")
+    shared.run("models", "unregister", "tiny", "1.0")
+    assert shared.run("models", "list", "--json").json() == []

@@ -5,35 +5,45 @@ An import of tsctl costs more processor time than most commands, and the live te
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import pkgutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import tsctl
 from tsctl.cli.main import run
+from tsctl.config.project import PROJECT_VARIABLE
 
 #: A worker's own program, which imports TorchServe.
 NOT_IMPORTED = "tsctl.archive.probe"
 
 
-def run_command(
-    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout_s: float
-) -> tuple[int | None, str, str]:
-    """Run `tsctl` in a folder, with exactly this environment.
+@dataclass(frozen=True)
+class Result:
+    """How one command ended; its status is None if it was killed after its time."""
 
-    Returns:
-        The exit status, or None if the command was killed after its time; and what it wrote to both streams.
-    """
+    status: int | None
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def run_command(arguments: Sequence[str], project: Path, environment: Mapping[str, str], timeout_s: float) -> Result:
+    """Run `tsctl` in a project's folder, with exactly this environment and the variable that names the project."""
     with TemporaryDirectory() as streams:
         out, err = Path(streams, "out"), Path(streams, "err")
-        process = _forks().Process(target=_run, args=(arguments, folder, dict(environment), out, err))
+        process = _forks().Process(target=_run, args=(arguments, project, dict(environment), out, err))
         process.start()
         process.join(timeout_s)
         status = process.exitcode
@@ -41,7 +51,7 @@ def run_command(
             process.kill()
             process.join()
         process.close()
-        return status, out.read_text(), err.read_text()
+        return Result(status, out.read_text(), err.read_text())
 
 
 @cache
@@ -53,7 +63,7 @@ def _forks() -> ForkServerContext:
     return context
 
 
-def _run(arguments: Sequence[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+def _run(arguments: Sequence[str], project: Path, environment: dict[str, str], out: Path, err: Path) -> None:
     """The command, in the new process."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, path in ((1, out), (2, err)):
@@ -61,7 +71,7 @@ def _run(arguments: Sequence[str], folder: Path, environment: dict[str, str], ou
         os.dup2(written, stream)
         os.close(written)
     os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
+    os.environ.update(environment, **{PROJECT_VARIABLE: str(project)})
+    os.chdir(project)
     sys.argv = ["tsctl", *arguments]
     run()

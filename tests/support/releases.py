@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 
 from benchmarks.harness.client import Load, under_load
 from tests.support.gateways import Front, front_of, with_gateway
-from tests.support.sites import HALF, make_site, processes_of, until, write_tiny
+from tests.support.sites import HALF, make_site, processes_of, throughout, until, write_tiny
 from tsctl.config.project import Project
 from tsctl.gateway.state import traffic_in_force
 from tsctl.nodes.torchserve.node import open_nodes
@@ -127,13 +126,16 @@ def is_held(front: Front, canary: str) -> bool:
     return state.canary == canary and state.held_s > 0
 
 
+def is_still_at(before: State, now: State) -> bool:
+    """Whether the rollout has come no further."""
+    return (now.step, now.held_s, now.outcome) == (before.step, before.held_s, None)
+
+
 def held_while(front: Front, process: subprocess.Popen[str], away: str, back: Callable[[], Any]) -> None:
     """The rollout waits for what is away, decides nothing meanwhile, and goes on by itself when it is back."""
     until(lambda: process.poll() is not None or away in state_of(front).waits_for, 20, f"it waits for {away!r}")
     assert process.poll() is None, process.communicate()
     before = state_of(front)
-    time.sleep(1.5)
-    held = state_of(front)
-    assert (held.step, held.held_s, held.outcome) == (before.step, before.held_s, None)
+    throughout(lambda: is_still_at(before, state_of(front)), 1.5, "nothing is decided meanwhile")
     back()
     until(lambda: not state_of(front).waits_for, 60, "the rollout goes on")

@@ -21,28 +21,23 @@ import requests
 import yaml
 
 from benchmarks.harness.ports import free_ports
-from tests.support.commands import run_command
+from tests.support.commands import Result, run_command
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODELS = ("digits", "embeddings", "breast_cancer")
 COMMAND_TIMEOUT_S = 150
 #: What psutil says of a process that no longer runs.
 ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+#: What `empty` leaves in a project: what its node was started with, and what the node wrote.
+KEPT = (".tsctl", "nodes", "config.properties", "log4j2.xml", "deployment.yaml")
+#: For how long TorchServe restarts a crashing worker of `write_tiny`'s. Longer than one try and the pause before it:
+RETRY_S = 5
+LONGEST_TRY_S = 10
+#: The JVM's second compiler takes half of a node's processor time here, and pays off on nodes that live longer.
+QUICK_START = "-XX:TieredStopAtLevel=1"
 #: A deployment of the archive that `write_tiny` writes, and a request to it.
 TINY = {"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}}
 HALF = b'{"x": 0.5}'
-
-
-@dataclass(frozen=True)
-class Result:
-    """How one command ended."""
-
-    status: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @dataclass
@@ -77,13 +72,13 @@ class Site:
 
     def run(self, *arguments: str, status: int | None = 0) -> Result:
         """Run `tsctl` in the project; a status other than the one expected fails the test with what was printed."""
-        environment = {**os.environ, **self.environment, "TSCTL_PROJECT": str(self.root)}
-        ended, out, err = run_command(arguments, self.root, environment, COMMAND_TIMEOUT_S)
-        if ended is None:
-            pytest.fail(f"tsctl {' '.join(arguments)} did not end:\n{out}\n{err}")
-        if status is not None and ended != status:
-            pytest.fail(f"tsctl {' '.join(arguments)} ended with {ended}, not {status}:\n{out}\n{err}")
-        return Result(ended, out, err)
+        ended = run_command(arguments, self.root, {**os.environ, **self.environment}, COMMAND_TIMEOUT_S)
+        if ended.status is None:
+            pytest.fail(f"tsctl {' '.join(arguments)} did not end:\n{ended.out}\n{ended.err}")
+        if status is not None and ended.status != status:
+            expected = f"ended with {ended.status}, not {status}"
+            pytest.fail(f"tsctl {' '.join(arguments)} {expected}:\n{ended.out}\n{ended.err}")
+        return ended
 
     @property
     def deployment(self) -> dict[str, Any]:
@@ -113,6 +108,11 @@ class Site:
     @property
     def pid(self) -> int:
         return int(json.loads((self.folder / "node.json").read_text())["pid"])
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the node that was started last still runs."""
+        return (self.folder / "node.json").is_file() and is_alive(self.pid)
 
     def headers(self) -> dict[str, str]:
         """The header that carries the inference token."""
@@ -146,11 +146,32 @@ def until(holds: Callable[[], Any], timeout_s: float, what: str) -> Any:
     return result
 
 
-def until_given_up(site: Site) -> None:
-    """Wait until TorchServe has given a worker up that cannot load; it logs its retries, and not their end."""
+def throughout(holds: Callable[[], Any], seconds: float, what: str) -> None:
+    """Fails the test with `what` unless it holds each time that it is asked until the time is over."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert holds(), f"{what} was not true for {seconds:g} s"
+        time.sleep(0.05)
+
+
+def kill_for_good(site: Site, worker: int) -> None:
+    """Kill a worker of `write_tiny`'s that cannot load again, and wait until TorchServe has given it up.
+
+    Its log has a line for each try that failed, and the first that fails RETRY_S after the death is the last.
+    """
     log = site.folder / "logs" / "ts_log.log"
-    until(lambda: "Auto recovery failed again" in log.read_text(), 30, "TorchServe's first failed retry")
-    time.sleep(8)  # it retries for retry_s (5 s), with growing pauses
+    begin = log.stat().st_size
+    failures = [time.monotonic()]  # the death, and when each failed try was seen
+    os.kill(worker, signal.SIGKILL)
+
+    def is_given_up() -> bool:
+        now = time.monotonic()
+        if log.read_bytes()[begin:].count(b"Auto recovery failed again") >= len(failures):
+            failures.append(now)
+        last_s = failures[-1] - failures[0]
+        return last_s > RETRY_S + 0.5 or (last_s > RETRY_S and now - failures[-1] > LONGEST_TRY_S)
+
+    until(is_given_up, 90, "TorchServe's last try")
 
 
 def is_alive(pid: int) -> bool:
@@ -179,8 +200,9 @@ def make_site(root: Path) -> Site:
     """A project with this checkout's configuration on free ports, and no models."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "archives").mkdir(exist_ok=True)
-    for name in ("config.properties", "log4j2.xml"):
-        shutil.copy(CHECKOUT / name, root / name)
+    shutil.copy(CHECKOUT / "log4j2.xml", root)
+    properties = (CHECKOUT / "config.properties").read_text()
+    (root / "config.properties").write_text(properties.replace("vmargs=", f"vmargs={QUICK_START} "))
     inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
     node = {
         "inference": f"http://127.0.0.1:{inference}",
@@ -190,6 +212,22 @@ def make_site(root: Path) -> Site:
     }
     (root / "deployment.yaml").write_text(yaml.safe_dump({"nodes": {"local": node}, "models": {}}, sort_keys=False))
     return Site(root)
+
+
+def empty(site: Site, deployment: dict[str, Any]) -> None:
+    """Let the node serve nothing, and leave the project as it was made, with this deployment."""
+    site.run("gateway", "stop", status=None)
+    if site.is_running:
+        rows = site.run("models", "list", "--json").json()
+        for row in sorted(rows, key=lambda row: bool(row["default"])):
+            site.run("models", "unregister", row["model"], row["version"], "--force")
+    else:
+        shutil.rmtree(site.folder)  # it would start with the versions that it served
+    for path in (*site.root.iterdir(), *(site.root / ".tsctl").iterdir()):
+        if path.name not in KEPT:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (site.root / "archives").mkdir()
+    (site.root / "deployment.yaml").write_text(yaml.safe_dump(deployment, sort_keys=False))
 
 
 def copy_archives(site: Site, *models: str) -> None:
@@ -273,7 +311,7 @@ def write_tiny(
         "model": model,
         "handler": "handler.py",
         "batch": {"size": 4, "max_delay_ms": 1},
-        "timeouts": {"startup_s": 30, "response_s": 10, "retry_s": 5},
+        "timeouts": {"startup_s": 30, "response_s": 10, "retry_s": RETRY_S},
         "warmup": {"budget_s": 2.0},
         "versions": {version: {"settings": settings} for version, settings in versions.items()},
         **more,

@@ -192,12 +192,12 @@ def test_a_version_that_cannot_answer_gets_no_weight(front: Front) -> None:
     try:
         refused = front.site.run("weights", "set", "tiny", "1.0=50%", "2.0=50%", status=5)
         assert "tiny 2.0 is not ready on any node (local), so it cannot get traffic" in refused.err
+        until(lambda: not front.all_answer(), 20, "Envoy sees that 2.0 cannot answer")
     finally:
         front.site.run("models", "scale", "tiny", "2.0", "1")
         front.site.run("gateway", "start")
-    until(
-        lambda: front.site.run("weights", "set", "tiny", "1.0=99%", "2.0=1%", status=None).status == 0, 20, "a weight"
-    )
+    until(front.all_answer, 20, "every version")
+    front.site.run("weights", "set", "tiny", "1.0=99%", "2.0=1%")
     front.site.run("weights", "set", "tiny", "1.0=100%")
 
 

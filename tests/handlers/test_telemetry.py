@@ -136,7 +136,8 @@ def worker(
     folder: Path, script: str, model: str = "toy", version: str = "1.0", *more: str
 ) -> Iterator[subprocess.Popen[str]]:
     """A process that reports into the folder; killed at the end of the block."""
-    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder), "PYTHONPATH": str(CHECKOUT)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # or it logs as well
+    environment = {**inherited, "PROMETHEUS_MULTIPROC_DIR": str(folder), "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(
         [sys.executable, "-c", script, model, version, *more],
         env=environment,

@@ -108,6 +108,15 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert sorted(keys) == ["batch.size", "model", "x"]
 
 
+def test_a_thousand_mistakes_are_counted_and_not_all_told(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as raised:
+        read_archive_spec(write(tmp_path, {**GOOD, **{f"{number}{'x' * 99}": 1 for number in range(1000)}}))
+    lines = raised.value.message.splitlines()
+    assert len(lines) == 31
+    assert lines[-1].endswith(": 970 more mistakes")
+    assert max(map(len, lines)) < len(str(tmp_path)) + 400
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

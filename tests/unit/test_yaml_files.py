@@ -93,13 +93,18 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "deep blocks": (b"- " * 5000, f"more than {MAX_DEPTH} deep"),
     "aliases": (
         b"a0: &a0 [x, x]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 40)),
-        "more than 1000000 values",
+        "more than 500000 values",
     ),
     "merges": (
         b"a0: &a0 {x: [1, 2]}\n"
         + b"".join(b"a%d: &a%d {<<: [*a%d, *a%d], k%d: 1}\n" % (i, i, i - 1, i - 1, i) for i in range(1, 40)),
-        "more than 1000000 values",
+        "more than 500000 values",
     ),
+    "levels of aliases": (
+        b"a0: &a0 x\n" + b"".join(b"a%d: &a%d [*a%d]\n" % (i, i, i - 1) for i in range(1, 200)),
+        f"more than {MAX_DEPTH} deep",
+    ),
+    "a long text, often": (b"a: &a " + b"x" * 50_000 + b"\nb: [" + b"*a, " * 1000 + b"]", "more than 500000 values"),
     "an alias of itself": (b"a: &a [*a]", r"\*a stands for nothing, or for itself"),
     "an unknown alias": (b"a: *b", r"\*b stands for nothing|undefined alias"),
     "many bytes": (b"#" * (MAX_BYTES + 1), "more than 8 MiB"),
@@ -127,6 +132,13 @@ BOMBS: dict[str, tuple[bytes, str]] = {
 def test_every_bound_is_one_error(content: bytes, expected: str, exact: bool) -> None:
     with pytest.raises(YamlMistake, match=expected):
         parse_yaml(content, exact)
+
+
+@pytest.mark.parametrize("content", [b"'%s': 1\n" * 2 % (b"k" * 9000, b"k" * 9000), b"a: !%s b" % (b"t" * 9000)])
+def test_a_message_has_a_bound(content: bytes) -> None:
+    with pytest.raises(YamlMistake) as raised:
+        parse_yaml(content)
+    assert len(str(raised.value)) < 300
 
 
 def test_words_of_yaml_1_1_are_read_where_torchserve_reads_them() -> None:

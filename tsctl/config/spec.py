@@ -57,6 +57,7 @@ ModelVersion = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=32), AfterValidator(_plain_version)
 ]
 
+MOST_MISTAKES = 30
 Spec = TypeVar("Spec", bound=SpecModel)
 
 
@@ -84,12 +85,12 @@ def read_spec(path: Path, model: type[Spec]) -> Spec:
 
 
 def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[str]:
-    """One line for each mistake: `file: key: value: expectation`."""
+    """One line for each mistake, up to MOST_MISTAKES: `file: key: value: expectation`."""
     lines = []
-    for entry in error.errors(include_url=False):
+    for entry in error.errors(include_url=False)[:MOST_MISTAKES]:
         # pydantic names the key of a bad mapping key '[key]'; people know only the key itself
         where = [str(part) for part in entry["loc"] if part != "[key]"]
-        key = ".".join(part if part.isprintable() else repr(part) for part in where)
+        key = ".".join(part if part.isprintable() and len(part) < 60 else _shortened(part) for part in where)
         kind = entry["type"]
         if kind == "extra_forbidden":
             lines.append(f"{name}: {key}: unknown key{_suggestion(model, where)}")
@@ -97,6 +98,8 @@ def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[
             lines.append(f"{name}: {key}: missing, and required")
         else:
             lines.append(f"{name}: {key}: {_shortened(entry['input'])}: {_expectation(entry)}")
+    if error.error_count() > MOST_MISTAKES:
+        lines.append(f"{name}: {error.error_count() - MOST_MISTAKES} more mistakes")
     return lines
 
 

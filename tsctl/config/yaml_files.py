@@ -17,13 +17,14 @@ import yaml
 
 MAX_BYTES = 8 << 20
 MAX_DEPTH = 50  # as in SnakeYAML, which TorchServe reads with
-MAX_VALUES = 1_000_000  # with each alias counted as all that it stands for
+MAX_VALUES = 500_000  # with each alias counted as all that it stands for, and a text as one for each 32 characters
 MAX_NUMBER = 40  # characters
 
 #: The C parser where PyYAML has it: 85,000 lines take 0.1 s with it, and 2.5 s without.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _RESOLVER: Any = yaml.resolver.Resolver()
 _LOADED = yaml.SafeLoader("")
+_MOST_SAID = 200  # characters of a message
 _STRING, _MERGE = "tag:yaml.org,2002:str", "<<"
 #: The core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema).
 _CORE = {
@@ -98,8 +99,9 @@ class _Builder:
     def __init__(self, events: Iterator[Any], exact: bool) -> None:
         self._events = events
         self._exact = exact
-        self._anchors: dict[str, tuple[Any, int]] = {}  # the value, and the number of values in it
+        self._anchors: dict[str, tuple[Any, int, int]] = {}  # the value, the number of values in it, its levels
         self._count = 0
+        self._deepest = 0
 
     def document(self) -> Any:
         next(self._events)  # the stream
@@ -112,24 +114,30 @@ class _Builder:
         return value
 
     def _value(self, event: Any, depth: int) -> Any:
-        before, self._count = self._count, self._count + 1
+        before, deepest = self._count, self._deepest
+        self._count, self._deepest = before + 1, depth
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self._anchors:
                 raise _mistake(f"the alias *{event.anchor} stands for nothing, or for itself", event.start_mark)
-            value, size = self._anchors[event.anchor]
+            value, size, levels = self._anchors[event.anchor]
             self._count += size
+            self._deepest += levels
         elif isinstance(event, yaml.ScalarEvent):
             value = self._scalar(event)
-        elif depth >= MAX_DEPTH:
-            raise _mistake(f"is nested more than {MAX_DEPTH} deep", event.start_mark)
+            self._count += len(event.value) // 32
         elif event.tag:
             raise _mistake(f"the tag {event.tag!r} is not allowed", event.start_mark)
-        else:
+        elif depth < MAX_DEPTH:
             value = (self._mapping if isinstance(event, yaml.MappingStartEvent) else self._sequence)(depth + 1)
+        else:
+            self._deepest = MAX_DEPTH + 1
+        if self._deepest > MAX_DEPTH:
+            raise _mistake(f"is nested more than {MAX_DEPTH} deep", event.start_mark)
         if self._count > MAX_VALUES:
             raise _mistake(f"holds more than {MAX_VALUES} values", event.start_mark)
         if event.anchor and not isinstance(event, yaml.AliasEvent):
-            self._anchors[event.anchor] = value, self._count - before
+            self._anchors[event.anchor] = value, self._count - before, self._deepest - depth
+        self._deepest = max(deepest, self._deepest)
         return value
 
     def _sequence(self, depth: int) -> list[Any]:
@@ -164,7 +172,7 @@ class _Builder:
 
     def _scalar(self, event: Any) -> Any:
         text: str = event.value
-        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        if "\0" in text or not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             raise _mistake("holds a character that no file name or message can hold", event.start_mark)
         if event.tag not in (None, _STRING):
             raise _mistake(f"the tag {event.tag!r} is not allowed", event.start_mark)
@@ -198,4 +206,4 @@ def _ambiguity(text: str, old: str, new: str) -> str:
 
 def _mistake(problem: str, mark: Any) -> YamlMistake:
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return YamlMistake(where + problem)
+    return YamlMistake(where + problem[:_MOST_SAID])

@@ -172,7 +172,7 @@ class _Builder:
 
     def _scalar(self, event: Any) -> Any:
         text: str = event.value
-        if "\0" in text or not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        if "\0" in text or (not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)):
             raise _mistake("holds a character that no file name or message can hold", event.start_mark)
         if event.tag not in (None, _STRING):
             raise _mistake(f"the tag {event.tag!r} is not allowed", event.start_mark)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,3 +133,37 @@ def inotify_instances(pid: int) -> int:
     """The watches' instances of a process, of which the kernel gives a user 128 by default."""
     links = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
     return sum("inotify" in link for link in links)
+
+
+def test_a_dead_or_hanging_supervisor_is_told_and_start_replaces_it(front: Front) -> None:
+    site = front.site
+    site.run("gateway", "start")
+    old = front.pid("keeper")
+    os.kill(old, signal.SIGKILL)
+    assert "the gateway: its supervisor does not run" in site.run("gateway", "status", status=5).err
+    assert "gateway: not ready" in site.run("status", status=4).out
+    assert site.run("gateway", "start").out == "started its supervisor\n"
+    hanging = front.pid("keeper")
+    os.kill(hanging, signal.SIGSTOP)
+    record = front.gateway.files.supervisor_record
+    os.utime(record, (1, 1))  # as after a minute
+    assert "its supervisor hangs" in site.run("gateway", "status", status=5).err
+    assert site.run("gateway", "start").out == "started its supervisor\n"
+    assert not is_alive(hanging)
+    assert is_alive(front.pid("keeper"))
+
+
+def test_a_hanging_envoy_is_told_and_the_supervisor_replaces_it(front: Front) -> None:
+    site = front.site
+    site.run("gateway", "start")
+    os.kill(front.pid("keeper"), signal.SIGKILL)
+    old = front.pid("envoy")
+    os.kill(old, signal.SIGSTOP)
+    for command in (("keys", "add", "somebody"), ("weights", "show"), ("gateway", "status")):
+        assert "the gateway hangs: Envoy did not answer" in site.run(*command, status=5).err
+    assert site.run("keys", "list", "--json").json() == []  # and no key was made that is in force nowhere
+    assert "the gateway hangs" in site.run("gateway", "start", status=5).err  # but there is a supervisor now
+    until(lambda: not is_alive(old), 60, "the end of the hanging Envoy")
+    until(lambda: front.pid("envoy") != old and front.gateway.admin.is_live(), 30, "another Envoy")
+    assert requests.get(f"{front.base}/healthz", timeout=5).status_code == 200
+    site.run("keys", "add", "somebody")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tsctl.config.weights import TOTAL
+from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.state import Gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.host.process import memory_bytes
@@ -58,11 +59,11 @@ class LiveHealth:
         return self._trouble
 
     def _check(self, state: State) -> str:
-        if not self.gateway.admin.is_live():  # Prometheus would not tell
-            return "the gateway does not run"
         try:
+            if not self.gateway.admin.is_live():  # Prometheus would not tell
+                return "the gateway does not run"
             described = self._describe(state)
-        except TemporarilyUnavailable as error:
+        except (TemporarilyUnavailable, NotAnswering) as error:
             return error.message
         pids: dict[str, int] = {}
         for node, versions in zip(self.nodes, described, strict=True):

@@ -14,7 +14,7 @@ import yaml
 
 import tsctl
 from handlers.contract import SAMPLE_MEDIA_TYPES
-from tsctl.archive.container import DIGESTS, MANIFEST, Content, digest_of
+from tsctl.archive.container import CONFIG, DIGESTS, GOLDEN, MANIFEST, Content, digest_of
 from tsctl.archive.recipe import KEY_FILE, recipe_output
 from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
 from tsctl.config.archive import ArchiveSpec, read_archive_spec
@@ -23,7 +23,6 @@ from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress
 
-CONFIG = "model-config.yaml"
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
 ENTRY = "handlers.adapters.torchserve.entry"
 #: Packages that every worker imports; a file of the same name in an archive would come before them.
@@ -138,7 +137,7 @@ def assemble(
     samples = _samples(folder, spec)
     entries.add_tree("samples", samples, lambda path: True)
     if has_golden:
-        entries.add("golden.json", _golden(folder, spec, version, {path.name for path in samples.iterdir()}))
+        entries.add(GOLDEN, _golden(folder, spec, version, {path.name for path in samples.iterdir()}))
     if spec.handler.endswith(".py"):
         entries.add(spec.handler, _required(folder, spec.handler))
     elif f"{spec.handler.replace('.', '/')}.py" not in entries.by_name:

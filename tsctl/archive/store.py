@@ -104,25 +104,38 @@ def import_archive(project: Project, path: Path) -> StoredArchive:
     Raises:
         ArchiveError: it is no archive, or its model's name or version does not fit into a URL and a file name.
     """
+    require_readable(path)
     if path.resolve().parent == project.store.resolve() and parse_name(path.name):
         return archive_of(path)
-    with open_archive(path) as content:
-        names = read_facts(content).names
-    if wrong := name_mistake(*names):
-        raise ArchiveError(f"{path}: {wrong}", "Make the archive again under another name or version.")
-    with path.open("rb") as source:
-        archive = _add(project.store, *names, lambda file: shutil.copyfileobj(source, file))
+    try:
+        with path.open("rb") as source:
+            archive = _add(project.store, lambda file: shutil.copyfileobj(source, file), require_readable)
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read: {error.strerror}") from None
     make_current(project, archive)
     return archive
 
 
+def require_readable(path: Path) -> tuple[str, str]:
+    """Check that an archive can be read, and that all programs read it alike; returns its model and version.
+
+    Raises:
+        ArchiveError: it cannot, or its names do not fit into a URL and a file name.
+    """
+    with open_archive(path) as content:
+        names = read_facts(content).names
+    if wrong := name_mistake(*names):
+        raise ArchiveError(f"{path}: {wrong}", "Make the archive again under another name or version.")
+    return names
+
+
 def write_archive(entries: Mapping[str, Content], store: Path, model: str, version: str) -> StoredArchive:
     """Write the entries as an archive into the store; one of the same bytes that is there already is left alone."""
-    return _add(store, model, version, lambda file: write_entries(entries, file))
+    return _add(store, lambda file: write_entries(entries, file), lambda path: (model, version))
 
 
-def _add(store: Path, model: str, version: str, write: Callable[[BinaryIO], None]) -> StoredArchive:
-    """Add what `write` writes to the store, named by its digest."""
+def _add(store: Path, write: Callable[[BinaryIO], None], names_of: Callable[[Path], tuple[str, str]]) -> StoredArchive:
+    """Add what `write` writes to the store, named by its digest, and by model and version, which `names_of` reads."""
     store.mkdir(parents=True, exist_ok=True)
     writing = store / f".writing.{os.getpid()}"
     try:
@@ -130,7 +143,7 @@ def _add(store: Path, model: str, version: str, write: Callable[[BinaryIO], None
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        target = store / store_name(model, version, digest_of(writing))
+        target = store / store_name(*names_of(writing), digest_of(writing))
         if not target.exists():
             writing.replace(target)
     finally:

@@ -89,8 +89,7 @@ def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.ma
     for contents in archives:
         model = contents.manifest["model"]
         typer.echo(f"model     {model['modelName']} {model.get('modelVersion', '')}")
-        serving = contents.config.get("serving") or {}
-        typer.echo(f"handler   {serving.get('handler') or model.get('handler')}")
+        typer.echo(f"handler   {contents.handler}")
         typer.echo(f"made by   {contents.made_by}")
         typer.echo(f"digest    {contents.digest}")
         typer.echo(f"bytes     {contents.bytes}\n")

@@ -37,7 +37,7 @@ class Built:
     """The result of building one version."""
 
     archive: StoredArchive
-    is_new: bool  # False: the same bytes were in the store already
+    is_new: bool  # False: the same bytes, undamaged, were in the store already
     lines: tuple[str, ...]  # printed by the recipe when it ran
     superseded: tuple[str, ...]  # names of older archives of the same version, which stay in the store
 
@@ -109,12 +109,12 @@ def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: st
     with exclusive(folder / ".built" / f".{version}.lock", f"the archive {spec.model} {version}"):
         made, lines = recipe_output(folder, spec, version, note)
         entries = with_digests(assemble(folder, spec, version, made))
-        before = {archive.path.name for archive in list_archives(project)}
-        archive = write_archive(entries, project.store, spec.model, version)
-    make_current(project, archive)
-    older = (a.path.name for a in list_archives(project) if (a.model, a.version) == (spec.model, version))
+        before = {archive.path.name: archive.path.stat().st_mtime_ns for archive in list_archives(project)}
+        archive = make_current(project, write_archive(entries, project.store, spec.model, version))
+    older = (a.path.name for a in list_archives(project) if a.key == archive.key)
     superseded = tuple(name for name in older if name != archive.path.name)
-    return Built(archive, archive.path.name not in before, tuple(lines), superseded)
+    is_new = before.get(archive.path.name) != archive.path.stat().st_mtime_ns  # a damaged one was made anew
+    return Built(archive, is_new, tuple(lines), superseded)
 
 
 def assemble(

@@ -32,6 +32,7 @@ from handlers.errors import LoadError, ModelFailed, PayloadTooLarge, RequestErro
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.pipeline import Pipeline
 from handlers.protocols import open_inference
+from handlers.protocols.encoding import ENCODING_HEADER, decode_body
 from handlers.worker.config import WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,10 @@ class Worker:
         """One outcome for each request, in order."""
         received: list[Request | open_inference.InferRows | Outcome] = [
             request
-            if request.error is None and not request.wants_description and PROTOCOL_HEADER not in request.headers
+            if request.error is None
+            and not request.wants_description
+            and PROTOCOL_HEADER not in request.headers
+            and ENCODING_HEADER not in request.headers
             else self._receive(request)
             for request in requests
         ]
@@ -135,8 +139,10 @@ class Worker:
         try:
             if error is None and request.wants_description:
                 return Outcome(200, to_json(self.describe()))
+            config = self.config
+            if error is None and (encoding := request.headers.get(ENCODING_HEADER)) is not None:
+                request.body = decode_body(request.body, encoding, config.request_bytes)
             if error is None and is_infer:
-                config = self.config
                 return open_inference.read_infer(request, self._scalars, config.batch_size, config.request_bytes)
         except RequestError as raised:
             error = raised

@@ -69,7 +69,19 @@ def validate(model: type[Request], value: dict[str, Any]) -> Request:
     try:
         return model.model_validate(value)
     except ValidationError:  # strict Python values are not strict JSON: there, a list may be a tuple, a text a date
-        return parse_json(model, to_json(value))
+        return parse_json(model, row_json(model, value))
+
+
+def row_json(model: type[BaseModel], row: dict[str, Any]) -> bytes:
+    """The JSON of a decoded object, from which the model reads the same values.
+
+    Raises:
+        DoesNotFit: it holds bytes that are no text, and the model expects texts in their place.
+    """
+    try:
+        return to_json(row, bytes_mode=model.model_config.get("val_json_bytes", "utf8"))
+    except ValueError:
+        raise DoesNotFit("A value holds bytes that are no UTF-8 text.") from None
 
 
 def _refusal(error: ValidationError) -> UndecodableBody | DoesNotFit:

@@ -344,7 +344,7 @@ def _hit(answer: CachedAnswer) -> Outcome:
 
 def _digest(request: Request) -> bytes:
     if request.row is not None:  # of the same item as a body
-        return hashlib.sha256(JSON.encode() + b"\0" + to_json(request.row)).digest()
+        return hashlib.sha256(JSON.encode() + b"\0" + to_json(request.row, bytes_mode="base64")).digest()
     return hashlib.sha256(request.media_type.encode() + b"\0" + request.body).digest()
 
 

@@ -63,11 +63,11 @@ class Worker:
         )
         version = (MODEL_VERSION_HEADER, config.version)
         self._headers = {"": (version,), **{state: (version, (CACHE_HEADER, state)) for state in CACHE_STATES}}
-        self._scalars: frozenset[str] = frozenset()
+        self._fields = open_inference.Fields()
 
     def open(self, cache: ResponseCache | None) -> None:
         """From now on requests come from clients; the handler's model is loaded, and its metrics are open."""
-        self._scalars = open_inference.scalar_fields(self.handler.Request)
+        self._fields = open_inference.fields_of(self.handler.Request)
         self.pipeline.open(cache, self.handler.telemetry)
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
@@ -143,7 +143,7 @@ class Worker:
             if error is None and (encoding := request.headers.get(ENCODING_HEADER)) is not None:
                 request.body = decode_body(request.body, encoding, config.request_bytes)
             if error is None and is_infer:
-                return open_inference.read_infer(request, self._scalars, config.batch_size, config.request_bytes)
+                return open_inference.read_infer(request, self._fields, config.batch_size, config.request_bytes)
         except RequestError as raised:
             error = raised
         except Exception:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 import time
 import traceback
@@ -56,12 +57,16 @@ class Pipeline:
         request_bytes: the longest body that is decoded.
         budget_s: seconds in which a failing batch may be halved.
         pads: whether batches are filled up to a warmed size, because the device runs compiled graphs.
+        answer_bytes: the longest answer that can be sent.
     """
 
-    def __init__(self, handler: ServingHandler, request_bytes: int, budget_s: float, pads: bool) -> None:
+    def __init__(
+        self, handler: ServingHandler, request_bytes: int, budget_s: float, pads: bool, answer_bytes: float = math.inf
+    ) -> None:
         self._handler = handler
         self._name = f"{handler.model} {handler.version}"
         self._request_bytes = request_bytes
+        self._answer_bytes = answer_bytes
         self._has_classes = type(handler).classify is not ServingHandler.classify
         self._telemetry = Telemetry()
         self._sizes = batch_sizes(handler.batch_size) if pads else []
@@ -280,9 +285,15 @@ class Pipeline:
     def _encode(self, answer: Any, request: Request) -> Outcome:
         try:
             body = plain.encode(answer)
-        except ValueError:  # pydantic's serialisation error is one
+        except Exception:  # an answer's own `tolist` may raise anything, and memory may end
             logger.exception("%s: an answer cannot be encoded", self._name)
             return self._problem(ModelFailed("The model's answer cannot be written as JSON."), request)
+        if len(body) > self._answer_bytes:
+            logger.error("%s: an answer has %d bytes, and a node takes %d", self._name, len(body), self._answer_bytes)
+            self._quarantine.add(_digest(request))
+            return self._problem(
+                ModelFailed(f"The answer has {len(body)} bytes; at most {self._answer_bytes} can be sent."), request
+            )
         if not plain.is_finite(body):
             return self._problem(ModelFailed("The model answered NaN or infinity."), request)
         return Outcome(200, body, value=answer, class_name=self._class_of(answer) if self._has_classes else "")

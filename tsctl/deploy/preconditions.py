@@ -21,6 +21,7 @@ from tsctl.deploy.changes import (
 )
 from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
 from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError, TsctlError
+from tsctl.gateway.envoy.render.clusters import MOST_VERSIONS
 from tsctl.nodes.observe import ObservedVersion
 
 
@@ -35,6 +36,7 @@ def refusals(desired: Desired, actual: Actual, changes: Sequence[Change], option
                 yield from _other_bytes(model, version, actual)
         yield from _cold(model, actual, changes)
         yield from _left_without(model, actual, changes)
+    yield from _too_many(actual, changes)
     yield from _rollouts(actual, changes, options)
 
 
@@ -42,8 +44,9 @@ def error_of(refused: Sequence[Refusal]) -> TsctlError:
     """The error of refused models: the first refusal's kind, and the reasons of all."""
     hints = dict.fromkeys(refusal.hint for refusal in refused)
     models = ", ".join(dict.fromkeys(refusal.model for refusal in refused))
+    reasons = dict.fromkeys(f"  {refusal.reason}" for refusal in refused)
     return refused[0].error(
-        f"nothing of {models} is changed, because that is refused:\n" + "\n".join(f"  {r.reason}" for r in refused),
+        f"nothing of {models} is changed, because that is refused:\n" + "\n".join(reasons),
         "\n       ".join(filter(None, hints)),
     )
 
@@ -144,6 +147,21 @@ def _left_without(model: WantedModel, actual: Actual, changes: Sequence[Change])
         reason = f"fewer workers of {model.model} {', '.join(weighted)} may leave its route without a READY one"
         hint = f"Have all of its workers READY first: tsctl models scale {model.model} {weighted[0]} WORKERS"
         yield Refusal(model.model, None, nodes, reason, hint, GatewayError)
+
+
+def _too_many(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
+    """One gateway has room for the clusters of all versions."""
+    served = {
+        (name, version) for node in actual.answering for name in node.models for version in node.models[name].versions
+    }
+    new = list(dict.fromkeys((one.model, one.version) for one in changes if isinstance(one, Register)))
+    surplus = [key for key in new if key not in served][max(0, MOST_VERSIONS - len(served)) :]
+    if actual.gateway is not None and surplus:
+        reason = (
+            f"one gateway takes {MOST_VERSIONS:,} versions, and with this plan there are {len(served | set(new)):,}"
+        )
+        hint = "Retire versions that nobody needs, or divide the models among several projects, each with a gateway."
+        yield from (Refusal(*key, (GATEWAY,), reason, hint, GatewayError) for key in surplus)
 
 
 def _rollouts(actual: Actual, changes: Sequence[Change], options: PlanOptions) -> Iterator[Refusal]:

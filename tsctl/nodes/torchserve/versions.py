@@ -280,5 +280,5 @@ def _undo(node: Node, archive: StoredArchive, error: BaseException) -> None:
             error.hint = error.hint or f"Try again: tsctl models unregister {archive.model} {archive.version}"
 
 
-def _locked(node: Node, model: str) -> AbstractContextManager[None]:
+def _locked(node: Node, model: str) -> AbstractContextManager[object]:
     return exclusive(node.lock(model), f"model {model} on node {node.name}")

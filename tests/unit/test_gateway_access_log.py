@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ def test_a_line_with_the_fields_of_the_format_is_an_entry() -> None:
 @pytest.mark.parametrize("field", sorted({name for name, value in LINE.items() if value} - {"user"}))
 def test_a_line_without_a_field_is_no_entry(field: str) -> None:
     assert parse_entry(json.dumps({key: value for key, value in LINE.items() if key != field}).encode()) is None
+
+
+def test_no_field_that_a_client_or_a_handler_chooses_is_written_whole() -> None:
+    cut = re.compile(r"%(REQ|RESP|DYNAMIC_METADATA)\(.*\):\d+%")
+    chosen_here = {"client", "track", "weight", "protocol"}  # the gateway's own headers
+    for name, value in FIELDS.items():
+        if name not in chosen_here and value.startswith(("%REQ(", "%RESP(", "%DYNAMIC")):
+            assert cut.fullmatch(value), name
+    for name in chosen_here:
+        assert FIELDS[name].startswith(f"%REQ({headers.OWN_PREFIX}"), name
 
 
 def test_rotation_keeps_the_newest_files(tmp_path: Path) -> None:

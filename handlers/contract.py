@@ -40,6 +40,8 @@ SAMPLE_MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, "
 METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 #: Address of the shared cache; replaces the archive's `cache.shared`, and may hold the password that no archive holds.
 SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
+#: Bytes of the longest answer that the node reads, as TorchServe's own variable for `max_response_size` is called.
+ANSWER_LIMIT_VARIABLE = "TS_MAX_RESPONSE_SIZE"
 
 # ---- problem document (RFC 9457) -------------------------------------------------------------------------------------
 

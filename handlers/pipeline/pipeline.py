@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 import time
 import traceback
@@ -56,12 +57,16 @@ class Pipeline:
         request_bytes: the longest body that is decoded.
         budget_s: seconds in which a failing batch may be halved.
         pads: whether batches are filled up to a warmed size, because the device runs compiled graphs.
+        answer_bytes: the longest answer that can be sent.
     """
 
-    def __init__(self, handler: ServingHandler, request_bytes: int, budget_s: float, pads: bool) -> None:
+    def __init__(
+        self, handler: ServingHandler, request_bytes: int, budget_s: float, pads: bool, answer_bytes: float = math.inf
+    ) -> None:
         self._handler = handler
         self._name = f"{handler.model} {handler.version}"
         self._request_bytes = request_bytes
+        self._answer_bytes = answer_bytes
         self._has_classes = type(handler).classify is not ServingHandler.classify
         self._telemetry = Telemetry()
         self._sizes = batch_sizes(handler.batch_size) if pads else []
@@ -130,17 +135,20 @@ class Pipeline:
             plain.check_size(request.body, self._request_bytes)
             if not request.body:
                 raise UndecodableBody("The request has no body.")
-        media_type = _media_type(request)
+        handler = self._handler
+        if request.row is None and request.media_type not in handler.media_types:
+            request.media_type = plain.media_type_of(request.media_type, request.body)
         if self._quarantine and self._quarantine.holds(_digest(request)):
             raise ModelFailed(
                 f"The same request made the model fail less than {QUARANTINE_S} s ago; it is not tried again so soon."
             )
-        handler = self._handler
-        if media_type not in handler.media_types:
-            known = ", ".join(handler.media_types)
-            raise UnsupportedMedia(f"Content-Type {media_type} is not read here; send one of {known}.")
         try:
-            return handler.decode(request.body, media_type) if request.row is None else handler.decode_row(request.row)
+            if request.row is not None:
+                return handler.decode_row(request.row)
+            if request.media_type not in handler.media_types:
+                known = ", ".join(handler.media_types)
+                raise UnsupportedMedia(f"A body of type {request.media_type} is not read here; send one of {known}.")
+            return handler.decode(request.body, request.media_type)
         except (RequestError, SystemExit, KeyboardInterrupt):
             raise
         except BaseException:  # a panic of the parser's Rust code is no Exception
@@ -280,9 +288,15 @@ class Pipeline:
     def _encode(self, answer: Any, request: Request) -> Outcome:
         try:
             body = plain.encode(answer)
-        except ValueError:  # pydantic's serialisation error is one
+        except Exception:  # an answer's own `tolist` may raise anything, and memory may end
             logger.exception("%s: an answer cannot be encoded", self._name)
             return self._problem(ModelFailed("The model's answer cannot be written as JSON."), request)
+        if len(body) > self._answer_bytes:
+            logger.error("%s: an answer has %d bytes, and a node takes %d", self._name, len(body), self._answer_bytes)
+            self._quarantine.add(_digest(request))
+            return self._problem(
+                ModelFailed(f"The answer has {len(body)} bytes; at most {self._answer_bytes} can be sent."), request
+            )
         if not plain.is_finite(body):
             return self._problem(ModelFailed("The model answered NaN or infinity."), request)
         return Outcome(200, body, value=answer, class_name=self._class_of(answer) if self._has_classes else "")
@@ -321,11 +335,7 @@ def request_key(cache: ResponseCache, request: Request, item: Any) -> bytes:
     Raises:
         TypeError: the decoded item has no canonical bytes.
     """
-    return cache.key(_media_type(request), canonical(item))
-
-
-def _media_type(request: Request) -> str:
-    return JSON if request.row is not None else request.media_type or plain.sniff(request.body)
+    return cache.key(JSON if request.row is not None else request.media_type, canonical(item))
 
 
 def _hit(answer: CachedAnswer) -> Outcome:
@@ -334,7 +344,7 @@ def _hit(answer: CachedAnswer) -> Outcome:
 
 def _digest(request: Request) -> bytes:
     if request.row is not None:  # of the same item as a body
-        return hashlib.sha256(JSON.encode() + b"\0" + to_json(request.row)).digest()
+        return hashlib.sha256(JSON.encode() + b"\0" + to_json(request.row, bytes_mode="base64")).digest()
     return hashlib.sha256(request.media_type.encode() + b"\0" + request.body).digest()
 
 

@@ -28,10 +28,11 @@ from handlers.contract import (
     PROTOCOL_HEADER,
 )
 from handlers.device import choose_device, set_threads, threads_per_worker, usable_cores
-from handlers.errors import LoadError, ModelFailed, RequestError
+from handlers.errors import LoadError, ModelFailed, PayloadTooLarge, RequestError
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.pipeline import Pipeline
 from handlers.protocols import open_inference
+from handlers.protocols.encoding import ENCODING_HEADER, decode_body
 from handlers.worker.config import WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -57,21 +58,26 @@ class Worker:
         _configure(handler, config)
         set_threads(handler.threads)
         pads = config.acceleration.compile and handler.is_fixed_shape
-        self.pipeline = Pipeline(handler, config.request_bytes, config.response_timeout_s / 2, pads)
+        self.pipeline = Pipeline(
+            handler, config.request_bytes, config.response_timeout_s / 2, pads, config.answer_bytes
+        )
         version = (MODEL_VERSION_HEADER, config.version)
         self._headers = {"": (version,), **{state: (version, (CACHE_HEADER, state)) for state in CACHE_STATES}}
-        self._scalars: frozenset[str] = frozenset()
+        self._fields = open_inference.Fields()
 
     def open(self, cache: ResponseCache | None) -> None:
         """From now on requests come from clients; the handler's model is loaded, and its metrics are open."""
-        self._scalars = open_inference.scalar_fields(self.handler.Request)
+        self._fields = open_inference.fields_of(self.handler.Request)
         self.pipeline.open(cache, self.handler.telemetry)
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
         received: list[Request | open_inference.InferRows | Outcome] = [
             request
-            if request.error is None and not request.wants_description and PROTOCOL_HEADER not in request.headers
+            if request.error is None
+            and not request.wants_description
+            and PROTOCOL_HEADER not in request.headers
+            and ENCODING_HEADER not in request.headers
             else self._receive(request)
             for request in requests
         ]
@@ -100,6 +106,12 @@ class Worker:
             self._end_process()
         return outcomes
 
+    def refuse(self, request: Request, error: RequestError) -> Outcome:
+        """The outcome of a request whose answer the adapter cannot send."""
+        outcome = self._problem(request, error)
+        outcome.headers = self._headers[""]
+        return outcome
+
     def describe(self) -> dict[str, Any]:
         """The model, and the requests that it reads."""
         return {
@@ -127,9 +139,11 @@ class Worker:
         try:
             if error is None and request.wants_description:
                 return Outcome(200, to_json(self.describe()))
+            config = self.config
+            if error is None and (encoding := request.headers.get(ENCODING_HEADER)) is not None:
+                request.body = decode_body(request.body, encoding, config.request_bytes)
             if error is None and is_infer:
-                config = self.config
-                return open_inference.read_infer(request, self._scalars, config.batch_size, config.request_bytes)
+                return open_inference.read_infer(request, self._fields, config.batch_size, config.request_bytes)
         except RequestError as raised:
             error = raised
         except Exception:
@@ -137,19 +151,28 @@ class Worker:
                 "%s %s: reading request %s failed", self.config.model, self.config.version, request.request_id
             )
             error = ModelFailed("The handler failed while it read the request.")
-        if error is None:
-            return request
+        return request if error is None else self._problem(request, error)
+
+    def _problem(self, request: Request, error: RequestError) -> Outcome:
+        is_infer = request.headers.get(PROTOCOL_HEADER) == OPEN_INFERENCE
         refusal = open_inference.refusal if is_infer else problem
         return refusal(error, request.request_id, self.config.model, self.config.version)
 
     def _fold(self, infer: open_inference.InferRows, outcomes: list[Outcome]) -> Outcome:
         model, version = self.config.model, self.config.version
+        error: RequestError
         try:
-            return open_inference.fold(infer, outcomes, model, version)
+            outcome = open_inference.fold(infer, outcomes, model, version)
+            if len(outcome.body) <= self.config.answer_bytes:
+                return outcome
+            error = PayloadTooLarge(
+                f"The answers of {len(outcomes)} rows have {len(outcome.body)} bytes, and at most"
+                f" {self.config.answer_bytes} can be sent: send fewer rows, or ask for fewer outputs."
+            )
         except Exception:
             logger.exception("%s %s: the answers are no tensors", model, version)
             error = ModelFailed("The model's answers cannot be written as tensors.")
-            return open_inference.refusal(error, infer.request_id, model, version)
+        return open_inference.refusal(error, infer.request_id, model, version)
 
     def _end_process(self) -> None:
         """End this process once the answers are sent: a failed device works again only in a new one."""

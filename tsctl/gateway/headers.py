@@ -11,6 +11,8 @@ CLIENT_HEADER = "x-tsctl-client"
 ASSIGNED_TRACK_HEADER, WEIGHT_HEADER = "x-tsctl-track", "x-tsctl-weight"
 #: Marks requests beyond the rate of lines in the access log.
 UNLOGGED_HEADER = "x-tsctl-unlogged"
+#: Set by upstream.lua: who set the deadline of a request.
+DEADLINE_BY_HEADER, CLIENT, ROUTE = "x-tsctl-deadline-by", "client", "route"
 #: Marks the copies that a shadow gets.
 SHADOW_HEADER = "x-tsctl-shadow"
 #: Set by upstream.lua on errors of TorchServe itself: refused, no worker has seen the request; died, one may have.

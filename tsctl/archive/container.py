@@ -11,7 +11,7 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -90,6 +90,14 @@ def check_entries(archive: zipfile.ZipFile) -> list[str]:
     if total > MAX_UNPACKED_BYTES:
         unsafe.append(f"it unpacks to {total} bytes; at most {MAX_UNPACKED_BYTES} are written")
     return unsafe
+
+
+def check_names(names: Iterable[str]) -> list[str]:
+    """The reasons why an archive of entries with these names would be unsafe, as `check_entries` gives them."""
+    with zipfile.ZipFile(io.BytesIO(), "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name, _TIME), b"")
+        return check_entries(archive)
 
 
 def open_archive(path: Path) -> zipfile.ZipFile:

@@ -281,7 +281,7 @@ UNPACKABLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a link to the folder around it": (link("x", ".."), "is a link to a folder around it"),
     "a pipe": (lambda folder: os.mkfifo(nested(folder) / "x"), "is neither a file nor a folder"),
     "an empty folder": (lambda folder: (folder / "more").mkdir(), "more holds no file"),
-    "only leavings": (lambda folder: [(folder / "more").mkdir(), (folder / "more" / ".DS_Store").touch()], "no file"),
+    "only leavings": (lambda folder: (folder / "more" / ".idea").mkdir(parents=True), "more holds no file"),
     "names that differ in case": (inside("A.txt"), "entry 'more/a.txt' appears twice (as 'more/A.txt')"),
     "a backslash": (inside("x\\y"), "cannot be packed: entry 'more/x\\\\y' "),
     "a line in a name": (inside("x\ny"), "has a name that no archive can hold"),

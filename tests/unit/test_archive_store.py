@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsctl.archive.container import MANIFEST
 from tsctl.archive.store import (
     StoredArchive,
     archive_of,
@@ -33,13 +34,18 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+def entries(content: bytes, version: str = "1.0") -> dict[str, bytes]:
+    manifest = {"modelName": "toy", "modelVersion": version, "handler": "handler.py"}
+    return {"w": content, MANIFEST: json.dumps({"model": manifest}).encode()}
+
+
 def build(project: Project, content: bytes, version: str = "1.0") -> StoredArchive:
-    return make_current(project, write_archive({"w": content}, project.store, "toy", version))
+    return make_current(project, write_archive(entries(content, version), project.store, "toy", version))
 
 
 def copied(project: Project, content: bytes) -> Path:
     """An archive that was copied into the published folder by hand."""
-    return write_archive({"w": content}, project.published, "toy", "1.0").path
+    return write_archive(entries(content), project.published, "toy", "1.0").path
 
 
 def published(project: Project) -> list[str]:
@@ -101,6 +107,8 @@ def test_a_published_file_is_imported_where_it_lies(project: Project) -> None:
     path = copied(project, b"1")
     assert import_archive(project, path) == import_archive(project, project.store / path.name)
     assert published(project) == [path.name]
+    with pytest.raises(ArchiveError, match="no such file"):
+        import_archive(project, path.with_name("toy-1.0-000000000000.mar"))
 
 
 @given(st.lists(st.tuples(st.sampled_from("bcr"), st.sampled_from(["1.0", "2.0"]), st.integers(0, 2)), max_size=12))
@@ -110,7 +118,7 @@ def test_whatever_happened_before_one_whole_build_of_a_version_is_published(
     project = Project(tmp_path_factory.mktemp("project"))
     for step, version, number in steps:
         folder = project.published if step == "c" else project.store
-        archive = write_archive({"w": b"%d" % number}, folder, "toy", version)
+        archive = write_archive(entries(b"%d" % number, version), folder, "toy", version)
         if step == "b":
             make_current(project, archive)
         elif step == "r":

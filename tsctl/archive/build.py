@@ -15,7 +15,7 @@ import yaml
 
 import tsctl
 from handlers.contract import SAMPLE_MEDIA_TYPES
-from tsctl.archive.container import DIGESTS, MANIFEST, Content, check_names, digest_of
+from tsctl.archive.container import CONFIG, DIGESTS, GOLDEN, MANIFEST, Content, check_names, digest_of
 from tsctl.archive.recipe import KEY_FILE, recipe_output
 from tsctl.archive.sources import files_below, is_leaving
 from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
@@ -25,7 +25,6 @@ from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress
 
-CONFIG = "model-config.yaml"
 #: SnakeYAML's limit, within which TorchServe reads the file; past it the whole file is ignored.
 MAX_CONFIG_BYTES = 3 << 20
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
@@ -143,7 +142,7 @@ def assemble(
     for name, path in samples.items():
         entries.add(f"samples/{name}", path)
     if has_golden:
-        entries.add("golden.json", _golden(folder, spec, version, set(samples)))
+        entries.add(GOLDEN, _golden(folder, spec, version, set(samples)))
     if spec.handler.endswith(".py"):
         entries.add(spec.handler, _required(folder, spec.handler))
     elif f"{spec.handler.replace('.', '/')}.py" not in entries.by_name:

@@ -121,16 +121,17 @@ def make_current(project: Project, archive: StoredArchive) -> StoredArchive:
 
 
 def require_whole(archive: StoredArchive) -> None:
-    """Check that the file is what its name says.
+    """Check that the file is what its name says, and that all programs read the same in it.
 
     Raises:
-        ArchiveError: its digest is another one.
+        ArchiveError: its digest is another one, or it is no canonical archive.
     """
     if not _is_whole(archive.path, archive.digest):
         raise ArchiveError(
             f"{archive.path.name} is damaged: its digest is not the one in its name",
             f"Build it again, 'tsctl archive build {archive.model}:{archive.version}', or copy it again.",
         )
+    require_readable(archive.path)
 
 
 def _not_taken_in(project: Project) -> list[Path]:
@@ -152,24 +153,40 @@ def import_archive(project: Project, path: Path) -> StoredArchive:
     Raises:
         ArchiveError: it is no archive, or its model's name or version does not fit into a URL and a file name.
     """
-    if path.parent.resolve() in (project.published.resolve(), project.store.resolve()) and parse_name(path.name):
-        return next(archive for archive in list_archives(project) if archive.path.name == path.name)
+    is_inside = path.parent.resolve() in (project.published.resolve(), project.store.resolve())
+    if is_inside and parse_name(path.name) and path.is_file():
+        archive = next(archive for archive in list_archives(project) if archive.path.name == path.name)
+        require_whole(archive)
+        return archive
+    require_readable(path)
+    try:
+        with path.open("rb") as source:
+            archive = _add(project.store, lambda file: shutil.copyfileobj(source, file), require_readable)
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read: {error.strerror}") from None
+    return make_current(project, archive)
+
+
+def require_readable(path: Path) -> tuple[str, str]:
+    """Check that an archive can be read, and that all programs read it alike; returns its model and version.
+
+    Raises:
+        ArchiveError: it cannot, or its names do not fit into a URL and a file name.
+    """
     with open_archive(path) as content:
         names = read_facts(content).names
     if wrong := name_mistake(*names):
         raise ArchiveError(f"{path}: {wrong}", "Make the archive again under another name or version.")
-    with path.open("rb") as source:
-        archive = _add(project.store, *names, lambda file: shutil.copyfileobj(source, file))
-    return make_current(project, archive)
+    return names
 
 
 def write_archive(entries: Mapping[str, Content], store: Path, model: str, version: str) -> StoredArchive:
     """Write the entries as an archive into the store; one of the same bytes that is there already is left alone."""
-    return _add(store, model, version, lambda file: write_entries(entries, file))
+    return _add(store, lambda file: write_entries(entries, file), lambda path: (model, version))
 
 
-def _add(store: Path, model: str, version: str, write: Callable[[BinaryIO], None]) -> StoredArchive:
-    """Add what `write` writes to the store, named by its digest."""
+def _add(store: Path, write: Callable[[BinaryIO], None], names_of: Callable[[Path], tuple[str, str]]) -> StoredArchive:
+    """Add what `write` writes to the store, named by its digest, and by model and version, which `names_of` reads."""
     store.mkdir(parents=True, exist_ok=True)
     writing = store / f".writing.{os.getpid()}"
     try:
@@ -178,7 +195,7 @@ def _add(store: Path, model: str, version: str, write: Callable[[BinaryIO], None
             file.flush()
             os.fsync(file.fileno())
         digest = digest_of(writing)
-        target = store / store_name(model, version, digest)
+        target = store / store_name(*names_of(writing), digest)
         if not _is_whole(target, digest):
             writing.replace(target)
     finally:

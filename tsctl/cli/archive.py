@@ -11,7 +11,7 @@ import typer
 from tsctl.archive.build import build_versions, select_versions
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
-from tsctl.archive.store import find_archive, list_archives
+from tsctl.archive.store import find_archive, import_archive, list_archives
 from tsctl.archive.verify import verify as verify_archive
 from tsctl.cli.options import Json
 from tsctl.cli.output import plural, print_json, print_rows, print_table
@@ -49,6 +49,12 @@ def list_stored(json: Json = False) -> None:
         for a in list_archives(project)
     ]
     print_rows(("model", "version", "digest", "current", "bytes"), rows, json)
+
+
+@app.command("import")
+def import_file(file: Annotated[Path, typer.Argument(metavar="FILE.mar")]) -> None:
+    """Copy an archive that was made elsewhere into archives/store, as the current one of its version."""
+    typer.echo(import_archive(find_project(), file).path.name)
 
 
 @app.command()
@@ -89,8 +95,7 @@ def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.ma
     for contents in archives:
         model = contents.manifest["model"]
         typer.echo(f"model     {model['modelName']} {model.get('modelVersion', '')}")
-        serving = contents.config.get("serving") or {}
-        typer.echo(f"handler   {serving.get('handler') or model.get('handler')}")
+        typer.echo(f"handler   {contents.handler}")
         typer.echo(f"made by   {contents.made_by}")
         typer.echo(f"digest    {contents.digest}")
         typer.echo(f"bytes     {contents.bytes}\n")

@@ -51,7 +51,7 @@ def register(
         timeout_s: None: the archive's startup timeout and a minute for the process.
 
     Raises:
-        ArchiveError: its file is damaged.
+        ArchiveError: its file is damaged, or TorchServe may read another archive in it than tsctl does.
         NodeError: it cannot be registered; it is unregistered again.
     """
     with _locked(node, archive.model):
@@ -280,5 +280,5 @@ def _undo(node: Node, archive: StoredArchive, error: BaseException) -> None:
             error.hint = error.hint or f"Try again: tsctl models unregister {archive.model} {archive.version}"
 
 
-def _locked(node: Node, model: str) -> AbstractContextManager[None]:
+def _locked(node: Node, model: str) -> AbstractContextManager[object]:
     return exclusive(node.lock(model), f"model {model} on node {node.name}")

@@ -127,7 +127,7 @@ def test_the_archive_of_a_rollout_must_stay_in_the_store(gateway: Gateway) -> No
     path.write_bytes(b"other bytes")
     assert "is no longer the archive with which this rollout began" in health.archive_trouble(state)
     path.unlink()
-    assert f"archives/store/{path.name}, the archive of this rollout, is gone" in health.archive_trouble(state)
+    assert f"{path.name}, the archive of this rollout, is gone" in health.archive_trouble(state)
     path.write_bytes(content)
     assert health.archive_trouble(state) == ""
 

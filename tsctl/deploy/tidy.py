@@ -41,9 +41,9 @@ def _uses(project: Project, deployment: DeploymentSpec) -> Iterator[tuple[str, s
             if spec and spec.digest:
                 yield store_name(model, version, spec.digest[:DIGEST_DIGITS]), "deployment.yaml pins it"
     for model in models_with_journals(project):
-        if unfinished(project, model) is not None:
-            path = find_journal(project, model)
-            yield start_of(Journal(path).entries).file, f"the rollout {path.stem}"
+        if (rollout := unfinished(project, model)) is not None:
+            entries = Journal(find_journal(project, model, rollout)).entries
+            yield start_of(entries).file, f"the rollout {rollout}"
     for folder in sorted((project.state / "nodes").glob("*")):
         paths = NodePaths(folder)
         for entry in [*last_served(paths.snapshots), *read_pending(paths.pending_restore)]:

@@ -13,6 +13,10 @@ import yaml
 from benchmarks.harness.ports import free_ports
 from tests.support.gateways import Front, with_gateway
 from tests.support.sites import TINY, Site, is_alive, make_site, processes_of, until
+from tsctl.gateway.envoy.render.upstreams import Endpoint, Upstream
+from tsctl.gateway.publish import put_clusters, put_routes
+from tsctl.gateway.state import changing
+from tsctl.gateway.traffic import only
 
 
 @pytest.fixture
@@ -106,3 +110,25 @@ def test_a_key_that_cannot_be_written_is_given_to_nobody(front: Front) -> None:
     assert (site.root / "key").read_text().startswith("x-api-key: tsctl_")
     assert (site.root / "key").stat().st_mode & 0o777 == 0o600
     assert [key["client"] for key in site.run("keys", "list", "--json").json()] == ["a"]
+
+
+def test_hundreds_of_versions_take_no_more_of_the_kernels_watches_than_one(front: Front) -> None:
+    front.site.run("gateway", "start")
+    gateway = front.gateway
+    [node] = gateway.nodes()
+    places = (Endpoint(node.name, "127.0.0.1", node.spec.ports[0], None),)
+    many = [Upstream(f"m{number}", "1.0", places, None) for number in range(300)]
+    traffic = [only(one.model, "1.0") for one in many]
+    before = inotify_instances(front.pid("envoy"))
+    with changing(gateway):
+        put_clusters(gateway, many, traffic)
+        put_routes(gateway, traffic)
+    assert gateway.admin.active_clusters() == {f"m{number}~1.0" for number in range(300)}
+    assert inotify_instances(front.pid("envoy")) == before
+    assert requests.post(f"{front.base}/predictions/m299", timeout=5).status_code == 401
+
+
+def inotify_instances(pid: int) -> int:
+    """The watches' instances of a process, of which the kernel gives a user 128 by default."""
+    links = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum("inotify" in link for link in links)

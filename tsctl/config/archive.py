@@ -14,7 +14,7 @@ from tsctl.config.spec import ModelName, ModelVersion, SpecModel, read_spec
 
 def _inside(path: str) -> str:
     pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path or path != str(pure):
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or path != str(pure) or not path.isprintable():
         raise ValueError("must be a plain relative path inside the archive's folder, with /")
     return path
 
@@ -29,11 +29,11 @@ def _redis_address(address: str) -> str:
 
 
 def _json_values(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings as their JSON gives them back."""
     try:
-        json.dumps(settings, allow_nan=False)
+        return dict(json.loads(json.dumps(settings, allow_nan=False)))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"must hold JSON values only ({error}); quote dates") from None
-    return settings
+        raise ValueError(f"must hold JSON values only ({error})") from None
 
 
 #: Passed to the recipe and the handler as JSON.

@@ -11,7 +11,7 @@ from pathlib import Path
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.messages import Json
 from tsctl.gateway.envoy.render import clusters, routes
-from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name, endpoints
+from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, clients, plain_keys, read_keys
 from tsctl.gateway.state import Gateway
@@ -48,15 +48,14 @@ def put_route_file(gateway: Gateway, document: Json) -> None:
     _put(gateway, gateway.files.routes, document, lambda: gateway.admin.routes_version() == version, TAKEN_S)
 
 
-def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream]) -> None:
-    """The clusters are these. Those that routes in force name must be among them."""
-    for upstream in upstreams:
-        for is_shadow in (False, True):
-            path = gateway.files.endpoints_of(cluster_name(upstream.model, upstream.version, is_shadow))
-            content = endpoints(upstream, is_shadow)
-            if read_document(path) != content:
-                write_document(path, content)
-    document = clusters.clusters(upstreams, gateway.route_specs, gateway.files)
+def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], traffic: Collection[Traffic]) -> None:
+    """The clusters are those of these versions, and of the shadows in this traffic.
+
+    Those that routes in force name must be among them. Envoy takes a changed cluster into use after its first health
+    checks have ended, and sends requests to the old one until then.
+    """
+    shadows = {(route.model, route.shadow.version) for route in traffic if route.shadow is not None}
+    document = clusters.clusters(upstreams, gateway.route_specs, shadows)
     names = {cluster["name"] for cluster in document["resources"]}
     before = _cluster_updates(gateway)
 
@@ -64,9 +63,6 @@ def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream]) -> None:
         return _cluster_updates(gateway) > before and gateway.admin.active_clusters() == names
 
     _put(gateway, gateway.files.clusters, document, is_taken, WARM_S)
-    for path in gateway.files.endpoints.glob("*.json"):
-        if path.stem not in names:
-            path.unlink()
 
 
 def _cluster_updates(gateway: Gateway) -> int:

@@ -16,6 +16,7 @@ from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, whole
 from tsctl.gateway.files import read_document, record_process, recorded
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.files import open_log, tail, write_document
+from tsctl.host.limits import has_inotify
 from tsctl.host.ports import port_problem
 from tsctl.host.process import inherited, spawn
 from tsctl.host.wait import wait_until
@@ -26,6 +27,8 @@ DRAIN_S = 5.0
 STOP_S = 10.0
 VALIDATION_S = 20.0
 _LONGEST_SOCKET = 107
+#: The files that Envoy watches need one instance of inotify each, however many versions there are.
+_WATCHES = 8
 
 
 def envoy_path() -> Path:
@@ -92,6 +95,11 @@ def start_envoy(gateway: Gateway) -> None:
                 f"port {port} (gateway's {name}) on {host} {problem}",
                 "Stop the process that listens there, or give the gateway another port in deployment.yaml.",
             )
+    if not has_inotify(_WATCHES):
+        raise GatewayError(
+            f"the kernel gives this user fewer than {_WATCHES} more instances of inotify, without which Envoy aborts",
+            "End programs that watch files, or raise fs.inotify.max_user_instances.",
+        )
     files.admin.unlink(missing_ok=True)
     command = [
         *_command(files.bootstrap),

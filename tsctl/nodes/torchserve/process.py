@@ -20,6 +20,7 @@ from handlers.contract import (
     SHARED_CACHE_KEY_VARIABLE,
     SHARED_CACHE_VARIABLE,
 )
+from tsctl.archive.store import list_archives
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
@@ -75,6 +76,7 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
     for folder in (project.state, paths.folder.parent, paths.folder, paths.logs):
         make_folder(folder)
     project.store.mkdir(parents=True, exist_ok=True)
+    list_archives(project)  # takes in what was copied into the store by hand
     _require_free_ports(node)
     _sweep(paths)
     tmp = _temporary_folder(paths)

@@ -1,11 +1,13 @@
-"""One cluster for each version, and one for its copies: nodes, health, limits, and the way to a worker. Pure.
+"""One cluster for each version, and one for a shadow's copies: nodes, health, limits, and the way to a worker. Pure.
 
-Invariant: a request's path on a node is made from the cluster's model and version and never from the client's path.
+Invariants: a request's path on a node is made from the cluster's model and version and never from the client's path.
+All nodes of all clusters are in one document, so Envoy watches one file: for a file of each cluster it would take an
+inotify instance of each, of which the kernel gives a user 128.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -22,20 +24,39 @@ from tsctl.gateway.envoy.messages import (
     metadata_of,
     overwrite,
     typed,
-    watched,
 )
 from tsctl.gateway.envoy.render.problems import node_problems
-from tsctl.gateway.envoy.render.upstreams import Probe, Upstream, cluster_name, endpoints_of, stat_name
-from tsctl.gateway.files import GatewayFiles
-from tsctl.gateway.headers import RETRY_DIED, RETRY_HEADER, RETRY_REFUSED, SHADOW_HEADER
+from tsctl.gateway.envoy.render.upstreams import (
+    Probe,
+    Upstream,
+    VersionKey,
+    cluster_name,
+    endpoints,
+    endpoints_of,
+    stat_name,
+)
+from tsctl.gateway.headers import (
+    CLIENT,
+    DEADLINE_BY_HEADER,
+    RETRY_DIED,
+    RETRY_HEADER,
+    RETRY_REFUSED,
+    ROUTE,
+    SHADOW_HEADER,
+)
 
 #: Requests sent to a machine that is silent for so long are lost: without this, a request that was on its way when a
 #: cable was cut would wait for its whole deadline. A machine that is up acknowledges, however long a worker takes.
 SILENT_MS = 4000
 TCP, USER_TIMEOUT = 6, 18  # IPPROTO_TCP and TCP_USER_TIMEOUT of Linux
+#: Ends the name in statistics of a cluster with a draining node. So what is counted under the name without it are the
+#: requests that were sent before.
+DRAINING = "~draining"
 #: Of the health check of a version on one node.
 CHECK_INTERVAL = "2s"
 CHECK_TIMEOUT = "10s"
+#: Versions of one gateway. For each, Envoy takes half a MiB of memory, and asks every node for its health.
+MOST_VERSIONS = 1000
 #: Limits of a version on all nodes together. TorchServe's own queue is shorter, and answers 503 earlier.
 LIMITS: Json = {
     "max_connections": 1024,
@@ -47,24 +68,24 @@ LIMITS: Json = {
 SHADOW_LIMITS: Json = {"max_connections": 64, "max_pending_requests": 16, "max_requests": 80, "max_retries": 0}
 
 
-def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], files: GatewayFiles) -> Json:
-    """A cluster for each version, and one more for copies that it may get as a shadow."""
+def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], shadows: Collection[VersionKey]) -> Json:
+    """A cluster for each version, and one more for the copies of each that is a shadow."""
     return document(
         [
-            _cluster(upstream, routes.get(upstream.model, RouteSpec()), is_shadow, files)
+            _cluster(upstream, routes.get(upstream.model, RouteSpec()), is_shadow)
             for upstream in upstreams
-            for is_shadow in (False, True)
+            for is_shadow in ((False, True) if upstream.key in shadows else (False,))
         ]
     )
 
 
-def upstreams_of(clusters: Mapping[str, Any], endpoints: Mapping[str, Json | None]) -> list[Upstream]:
-    """The versions in a document of `clusters`, with the nodes in each cluster's document of endpoints."""
+def upstreams_of(clusters: Mapping[str, Any]) -> list[Upstream]:
+    """The versions in a document of `clusters`."""
     return [
         Upstream(
             model=metadata_of(cluster)["model"],
             version=metadata_of(cluster)["version"],
-            endpoints=endpoints_of(endpoints[cluster["name"]]),
+            endpoints=endpoints_of(cluster["load_assignment"]),
             probe=_probe(cluster["health_checks"][0]),
         )
         for cluster in clusters["resources"]
@@ -80,16 +101,16 @@ def _probe(health_check: Mapping[str, Any]) -> Probe | None:
     return Probe(bytes.fromhex(request["send"]["text"]), headers["content-type"])
 
 
-def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, files: GatewayFiles) -> Json:
+def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool) -> Json:
     name = cluster_name(upstream.model, upstream.version, is_shadow)
     path = f"/predictions/{quote(upstream.model, safe='')}/{quote(upstream.version, safe='')}"
     checks = {} if is_shadow else {"health_checks": [_health_check(upstream, path)], "outlier_detection": _OUTLIERS}
     return typed(
         "envoy.config.cluster.v3.Cluster",
         name=name,
-        alt_stat_name=stat_name(name),
-        type="EDS",
-        eds_cluster_config={"eds_config": watched(files.endpoints_of(name))},
+        alt_stat_name=stat_name(name) + (DRAINING if upstream.is_draining else ""),
+        type="STATIC",
+        load_assignment=endpoints(name, upstream),
         connect_timeout=CONNECT_TIMEOUT,
         upstream_connection_options={
             "tcp_keepalive": {"keepalive_time": 2, "keepalive_interval": 1, "keepalive_probes": 2}
@@ -113,6 +134,9 @@ def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) 
         NAMESPACE=NAMESPACE,
         REQUEST_ID_HEADER=REQUEST_ID_HEADER,
         DEADLINE_HEADER=DEADLINE_HEADER,
+        DEADLINE_BY_HEADER=DEADLINE_BY_HEADER,
+        CLIENT=CLIENT,
+        ROUTE=ROUTE,
         SHADOW_HEADER=SHADOW_HEADER,
         RETRY_HEADER=RETRY_HEADER,
         REFUSED=RETRY_REFUSED,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import re
 import time
 import traceback
 from collections import Counter
@@ -21,10 +20,10 @@ from typing import Any
 import torch
 from pydantic_core import to_json
 
-from handlers.base import LONGEST_CLASS, ServingHandler
+from handlers.base import ServingHandler
 from handlers.cache.keys import canonical
 from handlers.cache.local import CachedAnswer, Directive, Lookup, ResponseCache, directive
-from handlers.contract import JSON
+from handlers.contract import CLASS_NAME, JSON
 from handlers.device import finish, is_fatal, is_out_of_memory
 from handlers.errors import ModelFailed, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.messages import Outcome, Request, problem
@@ -39,7 +38,6 @@ logger = logging.getLogger(__name__)
 #: How long, in seconds, and how many items that made the model fail are refused without being tried.
 QUARANTINE_S = 60
 QUARANTINED = 1024
-_CLASS = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 
 
 class Pipeline:
@@ -302,7 +300,7 @@ class Pipeline:
     def _class_of(self, answer: Any) -> str:
         try:
             name = self._handler.classify(answer)
-            return name if name is not None and _CLASS.fullmatch(name) else ""
+            return name if name is not None and CLASS_NAME.fullmatch(name) else ""
         except Exception:  # an author's own method may raise anything: the answer is right all the same
             logger.exception("%s: classify failed", self._name)
             return ""

@@ -623,6 +623,20 @@ def test_the_store_says_what_deployment_leaves_open(tmp_path: Path) -> None:
     assert (absent.archive, len(absent.others)) == (None, 2)
 
 
+def test_an_archive_that_cannot_be_read_keeps_no_other_model_from_being_planned(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.store.mkdir(parents=True)
+    (project.store / archive("1.0")).write_bytes(b"no archive")
+    models = {name: {"default": "1.0", "versions": {"1.0": None}} for name in ("tiny", "other")}
+    desired = desired_state(project, DeploymentSpec.model_validate({"nodes": {"a": {}}, "models": models}))
+    assert [bool(model.versions[0].problem) for model in desired.models] == [True, False]
+    refused = [one for one in make_plan(desired, actual(node("a"))).refusals if one.error is ArchiveError]
+    assert [one.model for one in refused] == ["tiny", "other"]
+    assert archive("1.0") in refused[0].reason
+    assert "tsctl archive build tiny:1.0" in refused[0].hint
+    assert "tsctl archive import FILE.mar" in refused[1].hint
+
+
 def test_the_bytes_of_a_pinned_archive_count_and_not_its_name(tmp_path: Path) -> None:
     path = stored(Project(tmp_path), "1.0")
     pin = digest_of(path)[:12]

@@ -18,7 +18,7 @@ from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError
 from tsctl.gateway.state import open_gateway
 from tsctl.rollout.decide.events import Outcome
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.forecast.forecast import forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, read, unfinished
@@ -38,8 +38,19 @@ Id = Annotated[
     str | None, typer.Argument(metavar="ID", help="As 'tsctl rollout history' shows it; the last one if left out.")
 ]
 
-#: Exit code of `watch` if the rollout was not promoted.
-NOT_PROMOTED = 10
+#: Exit codes of a rollout that was not promoted; errors have their own.
+ROLLED_BACK, UNDECIDED, REJECTED = 10, 11, 13
+
+
+def exit_code(state: State) -> int:
+    """The exit code of a command that followed a rollout to this state."""
+    match state.outcome:
+        case None:
+            return UNDECIDED
+        case Outcome.PROMOTED:
+            return 0
+        case _:
+            return REJECTED if state.is_rejected else ROLLED_BACK
 
 
 def status(model: AnyModel = None, json: Json = False) -> None:
@@ -76,13 +87,13 @@ def watch(model: Model, json: Json = False) -> None:
     """Watch a rollout until it ends.
 
     Ctrl-C stops watching and changes nothing. On a terminal the status is refreshed; anywhere else, and with --json,
-    each event is a line. The exit code is 0 if the canary was promoted, and 10 if not.
+    each event is a line. The exit code is 0 if the canary was promoted, 13 if it failed before its first request, and
+    10 if it was rolled back or aborted.
     """
     path = find_journal(find_project(), model)
     console = new_console()
     state = watch_picture(path, console) if console.is_terminal and not json else watch_lines(path, json)
-    if state.outcome is not Outcome.PROMOTED:
-        raise typer.Exit(NOT_PROMOTED)
+    raise typer.Exit(exit_code(state))
 
 
 def history(model: AnyModel = None, json: Json = False) -> None:

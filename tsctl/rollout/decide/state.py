@@ -22,6 +22,7 @@ class State:
         step: the place of the present step in `weights`; -1 before the first one.
         weight: of the canary as the journal has decided it, in hundredths of a percent; in force once `is_weighed`.
         in_force: the last weight that is known to have been in force.
+        had_weight: whether a weight was ever tried, so that requests may have reached the canary.
         held_s: how long the present step was watched; time without evidence does not count.
         waited_s: since the present step began to be watched, with the time for which it had to wait.
         slow_ms: an answer that takes as long is slow; None while that is not known.
@@ -53,6 +54,7 @@ class State:
     weight: int = 0
     in_force: int = 0
     is_weighed: bool = False
+    had_weight: bool = False
     held_s: float = 0.0
     waited_s: float = 0.0
     step_requests: int = 0
@@ -81,6 +83,11 @@ class State:
     def is_going_back(self) -> bool:
         """Whether stable gets all requests again, by a verdict or a command."""
         return self.is_failed or self.command in (Command.ABORT, Command.ROLLBACK)
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether the canary failed before its first request."""
+        return self.is_failed and not self.had_weight
 
     @property
     def judgement(self) -> Judgement:
@@ -116,7 +123,8 @@ def after(state: State | None, entry: Entry) -> State:
         return _started(start_of([entry]), entry.at)
     match entry.event:
         case events.EffectBegan() as event:
-            return replace(state, doing=event.effect)
+            had_weight = state.had_weight or event.effect is Effect.SET_WEIGHT
+            return replace(state, doing=event.effect, had_weight=had_weight)
         case events.EffectDone() as event:
             return _done(state, event)
         case events.StepBegan() as event:

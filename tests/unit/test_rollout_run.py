@@ -551,7 +551,7 @@ def test_a_rollout_whose_journal_has_no_format_number_goes_on(tmp_path: Path) ->
     before = fold(Journal(path).entries)
     assert (before.step, before.is_weighed, before.held_s) == (1, True, 4)
     site.weights = {"1.0": TOTAL // 2, "2.0": TOTAL // 2}
-    site.now, site.counted = path_end(path), dict(before.cursor)
+    site.now, site.counted, site.policy = path_end(path), dict(before.cursor), before.policy
     assert run(path, site).outcome is Outcome.PROMOTED
     assert weights(site) == [TOTAL]
 

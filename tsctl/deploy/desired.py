@@ -60,5 +60,4 @@ def _wanted(project: Project, target: ModelTarget, version: str, built: list[Sto
 def _workers_inside(archive: StoredArchive) -> int:
     """The number of workers that the archive asks for; 1 where it names none."""
     with open_archive(archive.path) as content:
-        workers = read_facts(content).config.get("minWorkers", 1)
-    return workers if isinstance(workers, int) and workers > 0 else 1
+        return read_facts(content).integer("minWorkers") or 1

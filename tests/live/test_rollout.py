@@ -74,7 +74,8 @@ def is_watching(front: Front, model: str = "tiny") -> bool:
 def test_what_cannot_begin_is_refused(front: Front) -> None:
     site = front.site
     assert "9.9" in site.run("rollout", "start", "tiny", "9.9", status=3).err
-    assert "nothing to release" in site.run("rollout", "start", "tiny", "1.0", status=7).err
+    for command in ("start", "plan"):
+        assert "nothing to release" in site.run("rollout", command, "tiny", "1.0", status=7).err
     archive = find_archive(Project(site.root), "tiny", "2.0").path
     aside = archive.rename(archive.with_suffix(".aside"))
     assert "2.0" in site.run("rollout", "start", "tiny", "2.0", status=3).err

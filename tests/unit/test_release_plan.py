@@ -290,6 +290,12 @@ HAS_OTHER = Actual(
             GatewayError,
             "may leave its route without a READY one",
         ),
+        (  # a version with a share of the requests, while the other one answers
+            wanted(ONE, version("2.0", 1)),
+            actual(node("a", v1=(1, 1), v2=(3, 1)), weights={"2.0": 2000, "1.0": 8000}),
+            GatewayError,
+            "fewer workers of tiny 2.0 may leave its route without a READY one",
+        ),
     ],
 )
 def test_refused(desired: Desired, state: Actual, error: type[Exception], reason: str) -> None:

@@ -16,12 +16,13 @@ from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_json
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError
-from tsctl.gateway.state import open_gateway
+from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.forecast.forecast import forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, read, unfinished
+from tsctl.rollout.run.preconditions import require_no_weights, require_not_stable
 from tsctl.views.rollout.follow import as_json, snapshot
 from tsctl.views.rollout.forecast import faults_table, steps_table, total_text, traffic_text
 from tsctl.views.rollout.history import summary
@@ -183,14 +184,18 @@ def plan(
 
     Shows how long each step takes, which faults it can detect, and what a bad version costs. A fault counts as
     detectable if a step finds it in four of five rollouts; the time until a bad version is rolled back is a median.
-    Nothing is changed.
+    Nothing is changed. What 'tsctl rollout start' refuses in every state of the gateway is refused.
     """
     project, deployment = open_deployment()
     find_archive(project, model, version)  # a version without an archive cannot be released
+    require_no_weights(deployment, model)
+    gateway = open_gateway(project, deployment)
+    if (route := traffic_in_force(gateway).get(model)) is not None:
+        require_not_stable(route, version)
     policy = deployment.policy(model)
     now = time.time()
     since = now - 60 * minutes
-    entries = read_recent(open_gateway(project, deployment).files.access_log, model, since)
+    entries = read_recent(gateway.files.access_log, model, since)
     traffic = recent_traffic(entries, since, now, policy.count_4xx, policy.slow_quantile)
     target = deployment.models.get(model)
     forecast = forecast_rollout(policy, traffic, target is not None and target.route.sticky is not None)

@@ -17,8 +17,9 @@ import pytest
 from handlers.contract import PROBLEM_MEDIA_TYPE
 from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
 from tsctl.gateway import headers
+from tsctl.gateway.access_log import LINES_FILTER
 from tsctl.gateway.envoy.render import clusters, listeners, routes
-from tsctl.gateway.envoy.render.clients import Client
+from tsctl.gateway.envoy.render.clients import KEY_FILTER, Client
 from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, cluster_name, stat_name
 from tsctl.gateway.files import GatewayFiles
@@ -121,6 +122,15 @@ def test_headers_of_the_gateways_own_are_forgotten_before_anything_reads_them() 
     [early] = manager["early_header_mutation_extensions"]
     removed = {"remove_on_match": {"key_matcher": {"prefix": headers.OWN_PREFIX}}}
     assert early["typed_config"]["mutations"] == [removed]
+
+
+def test_requests_beyond_the_logs_rate_are_marked_before_any_filter_ends_them() -> None:
+    manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    names = [entry["name"] for entry in manager["http_filters"]]
+    assert names.index(LINES_FILTER) < names.index("grpc") < names.index(KEY_FILTER)
+    [marks] = [entry["typed_config"] for entry in manager["http_filters"] if entry["name"] == LINES_FILTER]
+    assert "filter_enforced" not in marks  # it refuses nothing
+    assert marks["request_headers_to_add_when_not_enforced"][0]["header"]["key"].startswith(headers.OWN_PREFIX)
 
 
 def test_only_what_a_route_allows_is_there() -> None:

@@ -70,9 +70,10 @@ def supervised(
 ) -> Supervisor:
     """A supervisor whose Envoy runs, and whose every tick does everything."""
     caplog.set_level(logging.INFO)
-    for name in ("FOLLOW_S", "ROTATE_S", "TICK_S", "HANG_CHECK_S"):
+    for name in ("FOLLOW_S", "TICK_S", "HANG_CHECK_S"):
         monkeypatch.setattr(supervisor, name, 0.0)
     monkeypatch.setattr(supervisor, "sync", lambda gateway, notices: [])
+    monkeypatch.setattr(supervisor, "rotate", lambda gateway: None)
     record_process(gateway.files.supervisor_record, os.getpid())
     record_process(gateway.files.envoy_record, process.pid)
     return Supervisor(gateway)

@@ -6,6 +6,7 @@ Invariant: Envoy outlives its supervisor, because a proxy that falls with its he
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ DRAIN_S = 5.0
 STOP_S = 10.0
 VALIDATION_S = 20.0
 _LONGEST_SOCKET = 107
+#: Bytes. Envoy writes only logs. The kernel refuses what is beyond, and Envoy counts it in filesystem.write_failed.
+LARGEST_FILE = 64 << 20
 #: The files that Envoy watches need one instance of inotify each, however many versions there are.
 _WATCHES = 8
 
@@ -113,8 +116,9 @@ def start_envoy(gateway: Gateway) -> None:
         "--concurrency", str(max(2, len(os.sched_getaffinity(0)))),
         "--drain-time-s", str(round(DRAIN_S)), "--drain-strategy", "immediate",
     ]  # fmt: skip
+    limits = {resource.RLIMIT_FSIZE: LARGEST_FILE}
     with open_log(files.envoy_log) as log:
-        process = spawn(command, files.folder, inherited(os.environ), log, umask=0o077)
+        process = spawn(command, files.folder, inherited(os.environ), log, umask=0o077, limits=limits)
     record_process(files.envoy_record, process.pid)
     try:
         _wait_live(gateway, process)

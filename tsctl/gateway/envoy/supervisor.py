@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from tsctl.config.deployment import read_deployment
@@ -21,25 +22,28 @@ from tsctl.config.project import find_project
 from tsctl.errors import TsctlError
 from tsctl.gateway import access_log
 from tsctl.gateway.envoy.admin import Hangs
-from tsctl.gateway.envoy.process import end_hanging, start_envoy
+from tsctl.gateway.envoy.process import LARGEST_FILE, end_hanging, start_envoy
 from tsctl.gateway.files import record_process, running_pid
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.sync import sync
+from tsctl.host.files import keep_short
 
 _Stamps = tuple[tuple[str, int], ...]
 
 logger = logging.getLogger("tsctl.gateway.envoy.supervisor")
 
 TICK_S = 0.25
-#: Interval of questions to the nodes, and of checks of the log's size.
+#: Interval of questions to the nodes.
 FOLLOW_S = 2.0
-ROTATE_S = 10.0
-#: An access log of this size is renamed, and this many of them are kept.
-LOG_BYTES = 64 << 20
+#: An access log of this size is renamed, and this many of them are kept. The kernel keeps Envoy from files that are
+#: larger than LARGEST_FILE, whatever becomes of the supervisor.
+LOG_BYTES = LARGEST_FILE * 3 // 4
 LOGS_KEPT = 5
 #: Envoy is asked whether it lives so often. When it has let this many questions in a row go unanswered, it is replaced.
 HANG_CHECK_S, HANGS = 2.0, 3
+#: Of the messages of Envoy, and of the supervisor itself; one older file of each is kept.
+MESSAGES_BYTES = 4 << 20
 #: Delay before Envoy is started again after it ended, doubled each time up to the longest.
 RESTART_S, LONGEST_RESTART_S = 0.5, 30.0
 
@@ -68,8 +72,7 @@ class Supervisor:
         if self._is_due("hang", HANG_CHECK_S):
             self._try("a hanging Envoy", self._end_hanging)
         self._try("the nodes", self._follow)
-        if self._is_due("logs", ROTATE_S):
-            self._try("the access log", lambda: rotate(self.gateway))
+        self._try("the logs", lambda: rotate(self.gateway))
 
     def _give_sign(self) -> None:
         os.utime(self.gateway.files.supervisor_record)
@@ -129,22 +132,24 @@ class Supervisor:
 
 
 def rotate(gateway: Gateway, largest: int = LOG_BYTES, kept: int = LOGS_KEPT) -> bool:
-    """Rotate the access log where it has grown too large; True if it had.
+    """Rotate the access log where it has grown too large; True if it had. Envoy's messages are kept short as well.
 
     Envoy writes into the renamed file until it opens the new one, so no line is lost.
     """
+    keep_short(gateway.files.envoy_log, MESSAGES_BYTES)
     log = gateway.files.access_log
-    if not log.is_file() or log.stat().st_size < largest:
-        return False
-    access_log.rotate(log, kept)
-    gateway.admin.reopen_logs()
-    logger.info("rotated the access log")
-    return True
+    is_large = log.is_file() and log.stat().st_size >= largest
+    if is_large:
+        access_log.rotate(log, kept)
+    if is_large or not log.is_file():  # it is missing where Envoy did not answer the last time
+        gateway.admin.reopen_logs()
+    return is_large
 
 
-def run(gateway: Gateway) -> None:
-    """Supervise the gateway until SIGTERM or SIGINT; actions and failures are logged to standard error."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+def run(gateway: Gateway, log: logging.Handler | None = None) -> None:
+    """Supervise the gateway until SIGTERM or SIGINT; actions and failures go to the log, or to standard error."""
+    handlers = [log or logging.StreamHandler(sys.stderr)]
+    logging.basicConfig(handlers=handlers, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     record_process(gateway.files.supervisor_record, os.getpid())
     supervisor = Supervisor(gateway)
     signals: list[int] = []
@@ -170,7 +175,8 @@ def _stamps(paths: Iterable[Path | None]) -> _Stamps:
 def main() -> None:
     """Supervise the gateway of the project that TSCTL_PROJECT names."""
     project = find_project()
-    run(open_gateway(project, read_deployment(project.deployment)))
+    gateway = open_gateway(project, read_deployment(project.deployment))
+    run(gateway, RotatingFileHandler(gateway.files.supervisor_log, maxBytes=MESSAGES_BYTES, backupCount=1))
 
 
 if __name__ == "__main__":

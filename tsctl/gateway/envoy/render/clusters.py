@@ -42,7 +42,16 @@ from tsctl.gateway.envoy.render.upstreams import (
     endpoints_of,
     stat_name,
 )
-from tsctl.gateway.headers import DEADLINE_HEADER, RETRY_DIED, RETRY_HEADER, RETRY_REFUSED, SHADOW_HEADER
+from tsctl.gateway.headers import (
+    CLIENT,
+    DEADLINE_BY_HEADER,
+    DEADLINE_HEADER,
+    RETRY_DIED,
+    RETRY_HEADER,
+    RETRY_REFUSED,
+    ROUTE,
+    SHADOW_HEADER,
+)
 
 #: Requests sent to a machine that is silent for so long are lost: without this, a request that was on its way when a
 #: cable was cut would wait for its whole deadline. A machine that is up acknowledges, however long a worker takes.
@@ -150,6 +159,9 @@ def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) 
         REQUEST_ID_HEADER=REQUEST_ID_HEADER,
         TIMEOUT_HEADER=TIMEOUT_HEADER,
         DEADLINE_HEADER=DEADLINE_HEADER,
+        DEADLINE_BY_HEADER=DEADLINE_BY_HEADER,
+        CLIENT=CLIENT,
+        ROUTE=ROUTE,
         SENT_HEADER=SENT_HEADER,
         SHADOW_HEADER=SHADOW_HEADER,
         RETRY_HEADER=RETRY_HEADER,

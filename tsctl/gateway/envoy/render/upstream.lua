@@ -29,7 +29,11 @@ function envoy_on_request(handle)
     handle:streamInfo():dynamicMetadata():set(NAMESPACE, "request_id", id)
   end
   local now = handle:timestamp()
-  headers:replace(TIMEOUT_HEADER, time_left(headers, now))
+  local left = time_left(headers, now)
+  if headers:get(DEADLINE_BY_HEADER) == nil then -- else this is a retry
+    headers:replace(DEADLINE_BY_HEADER, (tonumber(left) or 0) < DEADLINE_MS and CLIENT or ROUTE)
+  end
+  headers:replace(TIMEOUT_HEADER, left)
   headers:replace(SENT_HEADER, string.format("%.0f", now))
   headers:remove(DEADLINE_HEADER)
   if IS_SHADOW then

@@ -13,10 +13,9 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel
-from pydantic_core import to_json
 
 from handlers.contract import JSON
-from handlers.schema import Schema, parse_json, validate
+from handlers.schema import Schema, parse_json, row_json, validate
 from handlers.telemetry.metrics import Telemetry
 from handlers.weights import import_file, load_weights
 
@@ -94,7 +93,7 @@ class ServingHandler:
         """
         if type(self).decode is ServingHandler.decode:
             return validate(self.Request, row)
-        return self.decode(to_json(row), JSON)
+        return self.decode(row_json(self.Request, row), JSON)
 
     # ---- for each batch ------------------------------------------------------------------------------------------
 

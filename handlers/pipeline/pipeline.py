@@ -135,17 +135,20 @@ class Pipeline:
             plain.check_size(request.body, self._request_bytes)
             if not request.body:
                 raise UndecodableBody("The request has no body.")
-        media_type = _media_type(request)
+        handler = self._handler
+        if request.row is None and request.media_type not in handler.media_types:
+            request.media_type = plain.media_type_of(request.media_type, request.body)
         if self._quarantine and self._quarantine.holds(_digest(request)):
             raise ModelFailed(
                 f"The same request made the model fail less than {QUARANTINE_S} s ago; it is not tried again so soon."
             )
-        handler = self._handler
-        if media_type not in handler.media_types:
-            known = ", ".join(handler.media_types)
-            raise UnsupportedMedia(f"Content-Type {media_type} is not read here; send one of {known}.")
         try:
-            return handler.decode(request.body, media_type) if request.row is None else handler.decode_row(request.row)
+            if request.row is not None:
+                return handler.decode_row(request.row)
+            if request.media_type not in handler.media_types:
+                known = ", ".join(handler.media_types)
+                raise UnsupportedMedia(f"A body of type {request.media_type} is not read here; send one of {known}.")
+            return handler.decode(request.body, request.media_type)
         except (RequestError, SystemExit, KeyboardInterrupt):
             raise
         except BaseException:  # a panic of the parser's Rust code is no Exception
@@ -332,11 +335,7 @@ def request_key(cache: ResponseCache, request: Request, item: Any) -> bytes:
     Raises:
         TypeError: the decoded item has no canonical bytes.
     """
-    return cache.key(_media_type(request), canonical(item))
-
-
-def _media_type(request: Request) -> str:
-    return JSON if request.row is not None else request.media_type or plain.sniff(request.body)
+    return cache.key(JSON if request.row is not None else request.media_type, canonical(item))
 
 
 def _hit(answer: CachedAnswer) -> Outcome:
@@ -345,7 +344,7 @@ def _hit(answer: CachedAnswer) -> Outcome:
 
 def _digest(request: Request) -> bytes:
     if request.row is not None:  # of the same item as a body
-        return hashlib.sha256(JSON.encode() + b"\0" + to_json(request.row)).digest()
+        return hashlib.sha256(JSON.encode() + b"\0" + to_json(request.row, bytes_mode="base64")).digest()
     return hashlib.sha256(request.media_type.encode() + b"\0" + request.body).digest()
 
 

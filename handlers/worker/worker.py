@@ -32,6 +32,7 @@ from handlers.errors import LoadError, ModelFailed, PayloadTooLarge, RequestErro
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.pipeline import Pipeline
 from handlers.protocols import open_inference
+from handlers.protocols.encoding import ENCODING_HEADER, decode_body
 from handlers.worker.config import WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -62,18 +63,21 @@ class Worker:
         )
         version = (MODEL_VERSION_HEADER, config.version)
         self._headers = {"": (version,), **{state: (version, (CACHE_HEADER, state)) for state in CACHE_STATES}}
-        self._scalars: frozenset[str] = frozenset()
+        self._fields = open_inference.Fields()
 
     def open(self, cache: ResponseCache | None) -> None:
         """From now on requests come from clients; the handler's model is loaded, and its metrics are open."""
-        self._scalars = open_inference.scalar_fields(self.handler.Request)
+        self._fields = open_inference.fields_of(self.handler.Request)
         self.pipeline.open(cache, self.handler.telemetry)
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
         received: list[Request | open_inference.InferRows | Outcome] = [
             request
-            if request.error is None and not request.wants_description and PROTOCOL_HEADER not in request.headers
+            if request.error is None
+            and not request.wants_description
+            and PROTOCOL_HEADER not in request.headers
+            and ENCODING_HEADER not in request.headers
             else self._receive(request)
             for request in requests
         ]
@@ -135,9 +139,11 @@ class Worker:
         try:
             if error is None and request.wants_description:
                 return Outcome(200, to_json(self.describe()))
+            config = self.config
+            if error is None and (encoding := request.headers.get(ENCODING_HEADER)) is not None:
+                request.body = decode_body(request.body, encoding, config.request_bytes)
             if error is None and is_infer:
-                config = self.config
-                return open_inference.read_infer(request, self._scalars, config.batch_size, config.request_bytes)
+                return open_inference.read_infer(request, self._fields, config.batch_size, config.request_bytes)
         except RequestError as raised:
             error = raised
         except Exception:

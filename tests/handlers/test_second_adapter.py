@@ -16,8 +16,7 @@ from handlers.worker import startup, worker
 from handlers.worker.config import handler_class, read_config
 from tests.support.workers import JSON, Item, Reply, unpacked
 from tests.support.workers import Worker as TorchServe
-from tsctl.archive.build import CONFIG
-from tsctl.archive.container import MANIFEST
+from tsctl.archive.container import CONFIG, MANIFEST
 
 
 class Application:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -71,6 +72,19 @@ def test_an_answer_that_the_node_would_not_read_costs_no_worker_and_no_neighbour
     assert ask(*[limit * 3 // 5] * 3) == [(200, limit * 3 // 5 + 2)] * 3
     assert sorted(ask(*[limit - 2] * 4)) == [(200, limit)] * 2 + [(500, 0)] * 2
     assert site.workers("tiny", "1.0") == [worker]
+
+
+def test_a_file_without_a_type_and_a_compressed_body_are_read(shared: Site) -> None:
+    write_tiny(shared, "tiny", {"1.0": {}})
+    shared.deploy(TINY)
+    shared.run("up")
+    path = f"{shared.inference}/predictions/tiny"
+    for files in ({"file": HALF}, {"file": ("half.json", HALF)}, {"file": ("half", HALF, "application/octet-stream")}):
+        answer = requests.post(path, files=files, headers=shared.headers(), timeout=10)
+        assert (answer.status_code, answer.json()) == (200, {"y": 1.0})
+    assert shared.ask("tiny", gzip.compress(HALF), **{"Content-Encoding": "gzip"}).json() == {"y": 1.0}
+    refused = shared.ask("tiny", HALF, **{"Content-Encoding": "br"})
+    assert (refused.status_code, "Content-Encoding br" in refused.json()["detail"]) == (415, True)
 
 
 def test_a_wrong_golden_answer_refuses_to_load_and_the_reason_is_told(shared: Site) -> None:

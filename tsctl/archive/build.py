@@ -14,7 +14,7 @@ import yaml
 
 import tsctl
 from handlers.contract import SAMPLE_MEDIA_TYPES
-from tsctl.archive.container import DIGESTS, MANIFEST, Content, digest_of
+from tsctl.archive.container import CONFIG, DIGESTS, GOLDEN, MANIFEST, Content, digest_of
 from tsctl.archive.recipe import KEY_FILE, recipe_output
 from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
 from tsctl.config.archive import ArchiveSpec, read_archive_spec
@@ -23,7 +23,6 @@ from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress
 
-CONFIG = "model-config.yaml"
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
 ENTRY = "handlers.adapters.torchserve.entry"
 #: Packages that every worker imports; a file of the same name in an archive would come before them.
@@ -38,7 +37,7 @@ class Built:
     """The result of building one version."""
 
     archive: StoredArchive
-    is_new: bool  # False: the same bytes were in the store already
+    is_new: bool  # False: the same bytes, undamaged, were in the store already
     lines: tuple[str, ...]  # printed by the recipe when it ran
     superseded: tuple[str, ...]  # names of older archives of the same version, which stay in the store
 
@@ -110,12 +109,12 @@ def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: st
     with exclusive(folder / ".built" / f".{version}.lock", f"the archive {spec.model} {version}"):
         made, lines = recipe_output(folder, spec, version, note)
         entries = with_digests(assemble(folder, spec, version, made))
-        before = {archive.path.name for archive in list_archives(project)}
-        archive = write_archive(entries, project.store, spec.model, version)
-    make_current(project, archive)
-    older = (a.path.name for a in list_archives(project) if (a.model, a.version) == (spec.model, version))
+        before = {archive.path.name: archive.path.stat().st_mtime_ns for archive in list_archives(project)}
+        archive = make_current(project, write_archive(entries, project.store, spec.model, version))
+    older = (a.path.name for a in list_archives(project) if a.key == archive.key)
     superseded = tuple(name for name in older if name != archive.path.name)
-    return Built(archive, archive.path.name not in before, tuple(lines), superseded)
+    is_new = before.get(archive.path.name) != archive.path.stat().st_mtime_ns  # a damaged one was made anew
+    return Built(archive, is_new, tuple(lines), superseded)
 
 
 def assemble(
@@ -138,7 +137,7 @@ def assemble(
     samples = _samples(folder, spec)
     entries.add_tree("samples", samples, lambda path: True)
     if has_golden:
-        entries.add("golden.json", _golden(folder, spec, version, {path.name for path in samples.iterdir()}))
+        entries.add(GOLDEN, _golden(folder, spec, version, {path.name for path in samples.iterdir()}))
     if spec.handler.endswith(".py"):
         entries.add(spec.handler, _required(folder, spec.handler))
     elif f"{spec.handler.replace('.', '/')}.py" not in entries.by_name:

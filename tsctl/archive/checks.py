@@ -6,7 +6,6 @@ dangerous are dangerous, and all others are unknown, because a list of dangers i
 
 from __future__ import annotations
 
-import json
 import logging
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -15,17 +14,16 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from tsctl.archive.build import CONFIG, shadowing_names
-from tsctl.archive.container import DIGESTS, UNREADABLE, check_entries, digest_of
-from tsctl.archive.inspect import Facts, read_facts
+from pydantic import TypeAdapter, ValidationError
+
+from tsctl.archive.build import shadowing_names
+from tsctl.archive.container import CONFIG, DIGESTS, UNREADABLE, digest_of, open_archive, read_entry
+from tsctl.archive.documents import parse_json
+from tsctl.archive.inspect import INTEGERS, Facts, is_integer, read_facts
 from tsctl.archive.store import name_mistake, parse_name
 from tsctl.errors import ArchiveError
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
-_INTEGER_KEYS = (
-    "minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout",
-    "maxRetryTimeoutInSec", "jobQueueSize",
-)  # fmt: skip
 #: Beyond picklescan's own list: what torch writes for parameters, and TorchScript's own types, which torch resolves
 #: among the code in the same file.
 _TENSOR_GLOBALS = {
@@ -35,6 +33,7 @@ _TENSOR_GLOBALS = {
     ("torch", "device"),
     ("_codecs", "encode"),
 }
+_DIGESTS = TypeAdapter(dict[str, str])
 _SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".dat", ".data", ".npy", ".npz"}
 _ZIP, _NUMPY = b"PK\x03\x04", b"\x93NUMPY"
 
@@ -48,19 +47,19 @@ class Check:
     detail: str = ""
 
 
-def structure_checks(archive: zipfile.ZipFile) -> Iterator[Check]:
+def structure_checks(path: Path) -> Iterator[Check]:
     """Check that the archive can be unpacked and has a manifest; the other checks need both."""
-    unsafe = check_entries(archive)
-    yield Check("entries stay inside", FAIL if unsafe else PASS, "; ".join(unsafe))
-    if unsafe:
-        return
     try:
-        facts = read_facts(archive)
-        missing = [key for key in ("modelName", "handler") if not facts.model.get(key)]
-        detail = f"model.{missing[0]} is missing" if missing else ""
-        detail = detail or name_mistake(*facts.names)
+        archive = open_archive(path)
     except ArchiveError as error:
-        detail = error.message
+        yield Check("zip file", FAIL, error.message)
+        return
+    yield Check("zip file", PASS)
+    with archive:
+        try:
+            detail = name_mistake(*read_facts(archive).names)
+        except ArchiveError as error:
+            detail = error.message
     yield Check("manifest", FAIL if detail else PASS, detail)
 
 
@@ -95,7 +94,7 @@ def _digest_check(archive: zipfile.ZipFile, facts: Facts) -> Check:
     if facts.is_stock:
         return Check(name, SKIP, "a stock archive carries none")
     try:
-        stated = json.loads(archive.read(DIGESTS))
+        stated = _DIGESTS.validate_python(parse_json(read_entry(archive, DIGESTS)))
         present = set(archive.namelist()) - {DIGESTS}
         wrong = sorted(set(stated) ^ present)
         for entry in sorted(set(stated) & present):
@@ -103,24 +102,22 @@ def _digest_check(archive: zipfile.ZipFile, facts: Facts) -> Check:
                 stream: Any = file  # typeshed does not say that it reads into a buffer
                 if file_digest(stream, "sha256").hexdigest() != stated[entry]:
                     wrong.append(entry)
-    except (*UNREADABLE, TypeError) as error:
+    except ValidationError:
+        return Check(name, FAIL, f"{DIGESTS} is no object of names and digests")
+    except (*UNREADABLE, ArchiveError) as error:
         return Check(name, FAIL, str(error))
     return Check(name, FAIL if wrong else PASS, _list("differ from what was built", wrong))
 
 
 def _config_check(facts: Facts) -> Check:
     name = "timeouts and numbers"
-    wrong = [f"{key} is {facts.config[key]!r}" for key in _INTEGER_KEYS if not _is_number(facts.config.get(key, 1))]
+    wrong = [f"{key} is {facts.config[key]!r}" for key in INTEGERS if not is_integer(facts.config.get(key, 1))]
     if wrong:
         return Check(name, FAIL, f"{wrong[0]}: TorchServe ignores what is not an integer")
     missing = [key for key in ("startupTimeout", "responseTimeout") if key not in facts.config]
     if not missing:
         return Check(name, PASS)
     return Check(name, WARN if facts.is_stock else FAIL, f"{CONFIG} does not state {' and '.join(missing)}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def pickle_check(folder: Path, trust: bool) -> Check:

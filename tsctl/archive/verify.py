@@ -17,6 +17,7 @@ from tsctl.archive.checks import FAIL, Check, content_checks, pickle_check, stru
 from tsctl.archive.container import open_archive, unpack
 from tsctl.archive.inspect import read_facts
 from tsctl.archive.trial import TIMEOUT_S
+from tsctl.errors import ArchiveError
 
 
 @dataclass
@@ -47,11 +48,13 @@ def verify(
     Raises:
         ArchiveError: there is no such file, or TorchServe is not installed.
     """
+    if not path.exists():
+        raise ArchiveError(f"no such file: {path}")
     report = Report(path)
+    report.checks += structure_checks(path)
+    if not report.is_good:
+        return report
     with open_archive(path) as archive:
-        report.checks += structure_checks(archive)
-        if not report.is_good:
-            return report
         facts = read_facts(archive)
         report.checks += content_checks(path, archive, facts)
     with tempfile.TemporaryDirectory(prefix="tsctl-verify-") as unpacked:

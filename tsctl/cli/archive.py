@@ -11,7 +11,7 @@ import typer
 from tsctl.archive.build import build_versions, select_versions
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
-from tsctl.archive.store import find_archive, list_archives
+from tsctl.archive.store import find_archive, import_archive, list_archives
 from tsctl.archive.verify import verify as verify_archive
 from tsctl.cli.options import Json
 from tsctl.cli.output import plural, print_json, print_rows, print_table
@@ -31,11 +31,11 @@ def build(names: Names = None, json: Json = False) -> None:
     """Build archives into archives/store; the same inputs give the same bytes."""
     built = build_versions(find_project(), names or None, Progress())
     if json:
-        rows = [(b.archive.model, b.archive.version, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
+        rows = [(*b.archive.key, b.archive.digest, str(b.archive.path.resolve()), b.is_new) for b in built]
         return print_rows(("model", "version", "digest", "path", "is_new"), rows, json)
     for made in built:
         for name in made.superseded:
-            typer.echo(f"{name} is an older build of the same version; it stays in the store")
+            typer.echo(f"{name} is an older build of the same version; 'tsctl archive tidy' removes what nothing needs")
     if not any(made.is_new for made in built):
         typer.echo(f"nothing to build: {plural(len(built), 'archive')} unchanged")
 
@@ -49,6 +49,12 @@ def list_stored(json: Json = False) -> None:
         for a in list_archives(project)
     ]
     print_rows(("model", "version", "digest", "current", "bytes"), rows, json)
+
+
+@app.command("import")
+def import_file(file: Annotated[Path, typer.Argument(metavar="FILE.mar")]) -> None:
+    """Copy an archive that was made elsewhere into archives/store, as the current one of its version."""
+    typer.echo(import_archive(find_project(), file).path.name)
 
 
 @app.command()
@@ -89,8 +95,7 @@ def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.ma
     for contents in archives:
         model = contents.manifest["model"]
         typer.echo(f"model     {model['modelName']} {model.get('modelVersion', '')}")
-        serving = contents.config.get("serving") or {}
-        typer.echo(f"handler   {serving.get('handler') or model.get('handler')}")
+        typer.echo(f"handler   {contents.handler}")
         typer.echo(f"made by   {contents.made_by}")
         typer.echo(f"digest    {contents.digest}")
         typer.echo(f"bytes     {contents.bytes}\n")
@@ -119,13 +124,32 @@ def golden(names: Names = None) -> None:
             typer.echo(f"{model} {version} {name}")
 
 
+@app.command()
+def tidy(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove old builds that no node, rollout or way back needs; the current build of each version stays."""
+    from tsctl.cli.context import open_deployment
+    from tsctl.deploy.tidy import builds_and_uses
+
+    rows = []
+    for build, use in builds_and_uses(*open_deployment()):
+        rows.append((build.path.name, build.path.stat().st_size, use or "nothing, so it is removed"))
+        if not use and not dry_run:
+            build.path.unlink()
+    print_rows(("archive", "bytes", "needed by"), rows, json)
+
+
 def _archive_files(names: list[str] | None) -> list[Path]:
     """The .mar files of the names; without names, the current archive of every version."""
     if not names:
         project = find_project()
         current = {find_archive(project, a.model, a.version).path for a in list_archives(project)}
         if not current:
-            raise ArchiveError(f"no archive in {project.relative(project.store)}", "Build them: tsctl archive build")
+            raise ArchiveError(
+                f"no archive in {project.relative(project.published)}", "Build them: tsctl archive build"
+            )
         return sorted(current)
     files = []
     for name in names:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from tsctl.cli.context import open_deployment, open_gateway_here
 from tsctl.cli.options import Json, Model, Version
-from tsctl.cli.output import print_json
+from tsctl.cli.output import plural, print_json
 from tsctl.cli.rollout_views import explain, history, plan, report, status, watch
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError, SpecError
@@ -91,6 +92,37 @@ def rollback(model: Model, json: Json = False) -> None:
         return _command(model, Command.ROLLBACK, json)
     gateway = open_gateway_here()
     _run(f"rolling {model} back", lambda note: reopened(gateway, model, note), json)
+
+
+@app.command()
+def repair(model: Model, json: Json = False) -> None:
+    """Repair the journals of a model: keep every entry that can be read, and the damaged file beside it.
+
+    A rollout that had not ended can only be rolled back afterwards, because its evidence has gaps. Weights stay as they
+    are. Refused while a process runs a rollout of the model.
+    """
+    from tsctl.rollout.run.repair import repair as repair_journals
+
+    repaired = repair_journals(find_project(), model)
+    if json:
+        return print_json([asdict(journal) | {"kept_as": str(journal.kept_as)} for journal in repaired])
+    for journal in repaired:
+        kept = find_project().relative(journal.kept_as)
+        typer.echo(f"{journal.id}: {plural(journal.lost, 'line')} lost; the damaged file is kept as {kept}")
+        typer.echo(f"  {_after_repair(model, journal.is_readable, journal.outcome)}")
+    if not repaired:
+        typer.echo(f"no journal of {model} is damaged")
+
+
+def _after_repair(model: str, is_readable: bool, outcome: Outcome | None) -> str:
+    if not is_readable:
+        return (
+            f"its start is lost, so nothing is left of it; see what it left with 'tsctl weights show {model}', and give"
+            f" one version all requests: tsctl weights set {model} VERSION=100%"
+        )
+    if outcome is None:
+        return f"it has not ended, and can only be rolled back: tsctl rollout abort {model}"
+    return f"it has ended: {outcome}"
 
 
 for view in (plan, status, watch, history, explain, report):

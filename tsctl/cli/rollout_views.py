@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,7 @@ from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.forecast.forecast import forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
-from tsctl.rollout.run.journal import find_journal, journals, read, unfinished_journals
+from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, read, unfinished
 from tsctl.views.rollout.follow import as_json, snapshot
 from tsctl.views.rollout.forecast import faults_table, steps_table, total_text, traffic_text
 from tsctl.views.rollout.history import summary
@@ -48,17 +49,27 @@ def status(model: AnyModel = None, json: Json = False) -> None:
     if it has ended; without, all rollouts in progress.
     """
     project = find_project()
-    paths = unfinished_journals(project) if model is None else [find_journal(project, model)]
-    rollouts = [now for path in paths if (now := snapshot(read(path))) is not None]
+    rollouts, unreadable = [], []
+    names = models_with_journals(project) if model is None else [model]
+    if not names:
+        raise AnalysisError("there is no rollout", "Begin one: tsctl rollout start MODEL VERSION")
+    for name in names:
+        try:
+            if model is not None or unfinished(project, name) is not None:
+                rollouts.append(snapshot(read(find_journal(project, name))))
+        except AnalysisError as error:
+            unreadable.append(error)
+    shown = [now for now in rollouts if now is not None]
     if json:
-        states = [as_json(now.state) for now in rollouts]
-        print_json(states[0] if model is not None else states)
-        return
-    for number, now in enumerate(rollouts):
+        states = [as_json(now.state) for now in shown]
+        if model is None or not unreadable:
+            print_json(states[0] if model is not None else states)
+    for number, now in enumerate(() if json else shown):
         typer.echo("\n" if number else "", nl=False)
         new_console().print(render_status(now, time.time()))
-    if not rollouts:
+    if not (json or shown or unreadable):
         typer.echo("no rollout is in progress; 'tsctl rollout history' shows those that have ended")
+    _raise_all(unreadable)
 
 
 def watch(model: Model, json: Json = False) -> None:
@@ -79,12 +90,12 @@ def history(model: AnyModel = None, json: Json = False) -> None:
 
     Shows how it ended, what failed it, and how long it took.
     """
-    rollouts, damaged = [], []
+    rollouts, unreadable = [], []
     for path in journals(find_project(), model):
         try:
             entries = read(path)
         except AnalysisError as error:
-            damaged.append(error)
+            unreadable.append(error)
             continue
         if entries:  # else its first line was cut off by a kill, and nothing was begun
             rollouts.append(summary(entries))
@@ -92,10 +103,16 @@ def history(model: AnyModel = None, json: Json = False) -> None:
         print_json([asdict(rollout) for rollout in rollouts])
     elif rollouts:
         print_table(history_table(rollouts))
-    elif not damaged:
+    elif not unreadable:
         typer.echo(f"no rollout{f' of {model}' if model else ''} yet; to begin one: tsctl rollout start MODEL VERSION")
-    if damaged:
-        raise AnalysisError("\n".join(error.message for error in damaged), damaged[0].hint)
+    _raise_all(unreadable)
+
+
+def _raise_all(errors: Sequence[AnalysisError]) -> None:
+    """Raise one error with the messages and hints of all; none where there are none."""
+    if errors:
+        hints = dict.fromkeys(error.hint for error in errors)
+        raise AnalysisError("\n".join(error.message for error in errors), "\n       ".join(hints))
 
 
 def explain(model: Model, id: Id = None, json: Json = False) -> None:

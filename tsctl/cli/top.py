@@ -70,7 +70,10 @@ def up(node: NodeHere = None) -> None:
 
 
 def down(node: NodeHere = None) -> None:
-    """Stop the gateway and the nodes that were started here, and only those."""
+    """Stop the gateway and the nodes that were started here, and only those.
+
+    With --node, the gateway keeps running for the other nodes.
+    """
     from tsctl.errors import NodeError, TsctlError
     from tsctl.gateway.start import stop_gateway
     from tsctl.gateway.state import open_gateway
@@ -78,7 +81,7 @@ def down(node: NodeHere = None) -> None:
     from tsctl.nodes.torchserve.start import stop_node
 
     project, deployment = open_deployment()
-    if deployment.gateway is not None:
+    if deployment.gateway is not None and (node is None or len(deployment.nodes) == 1):
         stop_gateway(open_gateway(project, deployment), Progress())
     failures = []
     for opened in _open_here(node)[2]:

@@ -18,7 +18,10 @@ class Project:
         self.deployment = root / "deployment.yaml"
         self.config_properties = root / "config.properties"
         self.archives = root / "archives"
-        self.store = self.archives / "store"
+        #: What a plain TorchServe loads: the current build of each version, and nothing else.
+        self.published = self.archives / "store"
+        #: Every build, by its name: the current ones are links to the published files.
+        self.store = self.published / ".builds"
         #: Run-time state of this machine (pids, tokens, logs): readable by its owner only, never committed.
         self.state = root / ".tsctl"
 

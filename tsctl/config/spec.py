@@ -90,7 +90,9 @@ def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[
     for entry in error.errors(include_url=False)[:MOST_MISTAKES]:
         # pydantic names the key of a bad mapping key '[key]'; people know only the key itself
         where = [str(part) for part in entry["loc"] if part != "[key]"]
-        key = ".".join(part if part.isprintable() and len(part) < 60 else _shortened(part) for part in where)
+        key = (
+            ".".join(part if part.isprintable() and len(part) < 60 else _shortened(part) for part in where) or "content"
+        )
         kind = entry["type"]
         if kind == "extra_forbidden":
             lines.append(f"{name}: {key}: unknown key{_suggestion(model, where)}")

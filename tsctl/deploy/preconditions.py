@@ -20,7 +20,7 @@ from tsctl.deploy.changes import (
     places,
 )
 from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
-from tsctl.errors import ArchiveError, ConflictError, GatewayError, TsctlError
+from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError, TsctlError
 from tsctl.gateway.envoy.render.clusters import MOST_VERSIONS
 from tsctl.nodes.observe import ObservedVersion
 
@@ -41,10 +41,12 @@ def refusals(desired: Desired, actual: Actual, changes: Sequence[Change], option
 
 
 def error_of(refused: Sequence[Refusal]) -> TsctlError:
-    """The error of a refused plan: the first refusal's kind, and the reasons of all."""
+    """The error of refused models: the first refusal's kind, and the reasons of all."""
     hints = dict.fromkeys(refusal.hint for refusal in refused)
+    models = ", ".join(dict.fromkeys(refusal.model for refusal in refused))
+    reasons = dict.fromkeys(f"  {refusal.reason}" for refusal in refused)
     return refused[0].error(
-        "nothing was changed, because the plan is refused:\n" + "\n".join(f"  {refusal.reason}" for refusal in refused),
+        f"nothing of {models} is changed, because that is refused:\n" + "\n".join(reasons),
         "\n       ".join(filter(None, hints)),
     )
 
@@ -61,9 +63,14 @@ def _archive(model: WantedModel, version: WantedVersion, actual: Actual) -> Iter
     """The archive is in the store where a node needs it, and has the pinned bytes."""
     name = f"{model.model} {version.version}"
     lacking = _lacking(model, version, actual)
-    if version.archive is None and lacking and version.pin is None:
+    if version.problem and lacking:
+        reason, hint = version.problem, f"Build it again: tsctl archive build {model.model}:{version.version}"
+    elif version.archive is None and lacking and version.pin is None:
         reason = f"no archive of {name} is in the store"
-        hint = f"Build it: tsctl archive build {model.model}:{version.version}"
+        hint = (
+            f"Build it: tsctl archive build {model.model}:{version.version}"
+            " An archive that was made elsewhere: tsctl archive import FILE.mar"
+        )
     elif version.archive is None and lacking:
         stored = f"the store has {', '.join(version.others)}" if version.others else "the store has none of it"
         reason = f"deployment.yaml pins {name} to {version.pin}, and {stored}"
@@ -154,21 +161,26 @@ def _too_many(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
             f"one gateway takes {MOST_VERSIONS:,} versions, and with this plan there are {len(served | set(new)):,}"
         )
         hint = "Retire versions that nobody needs, or divide the models among several projects, each with a gateway."
-        yield Refusal(*surplus[0], (GATEWAY,), reason, hint, GatewayError)
+        yield from (Refusal(*key, (GATEWAY,), reason, hint, GatewayError) for key in surplus)
 
 
 def _rollouts(actual: Actual, changes: Sequence[Change], options: PlanOptions) -> Iterator[Refusal]:
     """Nothing of a model changes until its rollout has ended; `up` leaves the bytes alone that it compares."""
     barred: dict[tuple[str, str | None], list[Change]] = {}
     for change in changes:
-        if change.model in actual.rollouts and is_barred_by_rollout(change, options):
+        is_known = change.model in actual.rollouts or change.model in actual.unknown_rollouts
+        if is_known and is_barred_by_rollout(change, options):
             barred.setdefault((change.model, change.version if options.replace else None), []).append(change)
     for (model, version), refused in barred.items():
         then = f"{model} {version} is not replaced" if version else f"nothing of {model} is changed"
+        on = tuple(dict.fromkeys(place for change in refused for place in places(change)))
+        if unknown := actual.unknown_rollouts.get(model):
+            reason = f"it is not known whether a rollout of {model} has ended, so {then}: {unknown.message}"
+            yield Refusal(model, version, on, reason, unknown.hint, AnalysisError)
+            continue
         reason = f"rollout {actual.rollouts[model]} of {model} has not ended, so {then}"
         hint = f"See 'tsctl rollout status {model}'; wait for its end, or end it with 'tsctl rollout abort {model}'."
-        on = dict.fromkeys(place for change in refused for place in places(change))
-        yield Refusal(model, version, tuple(on), reason, hint, ConflictError)
+        yield Refusal(model, version, on, reason, hint, ConflictError)
 
 
 def _lacking(model: WantedModel, version: WantedVersion, actual: Actual) -> tuple[str, ...]:

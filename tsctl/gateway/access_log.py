@@ -19,7 +19,7 @@ from typing import BinaryIO
 from handlers.contract import CLASS_HEADER, PROTOCOL_HEADER, REQUEST_ID_HEADER
 from tsctl.errors import AnalysisError
 from tsctl.gateway.envoy.messages import NAMESPACE, Json, cluster_metadata, extension, request_header, route_metadata
-from tsctl.gateway.headers import ASSIGNED_TRACK_HEADER, CLIENT_HEADER, WEIGHT_HEADER
+from tsctl.gateway.headers import ASSIGNED_TRACK_HEADER, CLIENT_HEADER, DEADLINE_BY_HEADER, WEIGHT_HEADER
 from tsctl.gateway.traffic import BY_WEIGHT
 
 #: Dynamic metadata of a request on a sticky route: the value of its header or cookie.
@@ -45,6 +45,8 @@ FIELDS = {
     "protocol": request_header(PROTOCOL_HEADER),
     "status": "%RESPONSE_CODE%",
     "duration_ms": "%DURATION%",
+    "answer_ms": "%COMMON_DURATION(DS_RX_END:US_RX_BEG:ms)%",
+    "deadline": request_header(DEADLINE_BY_HEADER),
     "bytes_in": "%BYTES_RECEIVED%",
     "bytes_out": "%BYTES_SENT%",
     "flags": "%RESPONSE_FLAGS%",
@@ -54,6 +56,8 @@ FIELDS = {
     "shadow": route_metadata("shadow"),
 }
 _TEXTS = ("model", "version", "by", "track", "class")
+#: Lines that an older gateway wrote lack these.
+_LATER_TEXTS = ("user", "client", "flags", "deadline")
 #: What Envoy writes into a field without a value.
 _NOTHING = (None, "", "-")
 
@@ -72,6 +76,18 @@ class AccessLogEntry:
     user: str | None  # whom a sticky route keeps on one version; None where the request or the route has none
     status: int  # 0 where the client left before the answer
     duration_ms: float
+    answer_ms: float | None = None  # from the whole request to the begin of a node's answer; None where none answered
+    client: str | None = None  # whose key it had
+    flags: str | None = None  # Envoy's response flags; None where a node answered
+    deadline: str | None = None  # who set it
+
+    @property
+    def waited_ms(self) -> float | None:
+        """How long the client waited for the begin of an answer, or until it left; None where no node answered.
+
+        A client that sends or reads slowly does not make this longer.
+        """
+        return self.duration_ms if self.status == 0 else self.answer_ms
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,9 @@ def parse_entry(line: bytes) -> AccessLogEntry | None:
     try:
         fields = json.loads(line)
         texts = {name: None if fields[name] in _NOTHING else str(fields[name]) for name in _TEXTS}
+        later = {name: None if fields.get(name) in _NOTHING else str(fields[name]) for name in _LATER_TEXTS}
+        duration_ms = float(fields["duration_ms"])
+        answer_ms = fields.get("answer_ms", duration_ms)
         return AccessLogEntry(
             at=datetime.fromisoformat(fields["time"]).timestamp(),
             model=texts["model"],
@@ -105,9 +124,10 @@ def parse_entry(line: bytes) -> AccessLogEntry | None:
             is_by_weight=texts["by"] == BY_WEIGHT,
             weight=None if fields["weight"] in _NOTHING else int(fields["weight"]),
             predicted_class=texts["class"],
-            user=fields.get("user") or None,
             status=int(fields["status"]),
-            duration_ms=float(fields["duration_ms"]),
+            duration_ms=duration_ms,
+            answer_ms=None if answer_ms is None else float(answer_ms),
+            **later,
         )
     except (ValueError, KeyError, TypeError):
         return None

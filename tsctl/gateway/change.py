@@ -62,7 +62,7 @@ def _change_route(
         before = require_route(traffic, model)
         _require_served(gateway, model, named)
         _require_ready(gateway, model, [version for version in answering if not before.weights.get(version)])
-        _require_healthy(gateway, model, answering)
+        require_healthy(gateway, model, answering)
         traffic[model] = edit(before)
         if traffic[model].shadow != before.shadow:  # the next sync removes the cluster of the one before
             put_clusters(gateway, upstreams_written(gateway), [*traffic.values(), before])
@@ -100,7 +100,7 @@ def _require_ready(gateway: Gateway, model: str, versions: Sequence[str]) -> Non
             )
 
 
-def _require_healthy(gateway: Gateway, model: str, versions: Sequence[str]) -> None:
+def require_healthy(gateway: Gateway, model: str, versions: Sequence[str]) -> None:
     """Envoy has a healthy node for each version, within TAKEN_S."""
     unhealthy = list(versions)
 

@@ -9,6 +9,8 @@ OWN_PREFIX = "x-tsctl-"
 CLIENT_HEADER = "x-tsctl-client"
 #: The track and the weight of the version that the route chose.
 ASSIGNED_TRACK_HEADER, WEIGHT_HEADER = "x-tsctl-track", "x-tsctl-weight"
+#: Set by upstream.lua: who set the deadline of a request.
+DEADLINE_BY_HEADER, CLIENT, ROUTE = "x-tsctl-deadline-by", "client", "route"
 #: Marks the copies that a shadow gets.
 SHADOW_HEADER = "x-tsctl-shadow"
 #: Set by upstream.lua on errors of TorchServe itself: refused, no worker has seen the request; died, one may have.

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from handlers.contract import ANSWER_LIMIT_VARIABLE, METRICS_FOLDER_VARIABLE, SHARED_CACHE_VARIABLE
+from tsctl.archive.store import list_archives
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
@@ -70,6 +71,7 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
     for folder in (project.state, paths.folder.parent, paths.folder, paths.logs):
         make_folder(folder)
     project.store.mkdir(parents=True, exist_ok=True)
+    list_archives(project)  # takes in what was copied into the store by hand
     _require_free_ports(node)
     _sweep(paths)
     tmp = _temporary_folder(paths)

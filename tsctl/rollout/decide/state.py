@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide import events
 from tsctl.rollout.decide.events import Command, Cursor, Effect, Entry, Outcome
 from tsctl.rollout.decide.evidence import Evidence, Window, no_evidence
@@ -29,6 +30,7 @@ class State:
         measured_workers: READY workers at that measurement; 0 where the journal has no number.
         verdict: on the present step; a fail is a verdict on the rollout.
         waits_for: why it waits; empty where it does not.
+        nodes: on which the canary is registered; `joined` since then, and not covered yet.
         doing: an effect that was begun, and is not known to be done.
         command: abort, rollback or promote, by a person.
         recorded: the judgement in the journal, of the last verdict or of the end.
@@ -44,6 +46,8 @@ class State:
     evidence: Evidence
     weights: tuple[int, ...]
     started_at: float
+    nodes: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()
     done: frozenset[Effect] = frozenset()
     step: int = -1
     weight: int = 0
@@ -136,6 +140,10 @@ def after(state: State | None, entry: Entry) -> State:
         case events.Reopened() as event:  # a promotion is rolled back
             command = replace(state, command=Command.ROLLBACK, commanded_by=event.by)
             return replace(command, outcome=None, ended_at=None)
+        case events.NodesJoined(nodes=nodes):
+            return replace(state, joined=(*state.joined, *nodes))
+        case events.Repaired(lost=lost) if lost and state.outcome is None:
+            return _incomplete(state)
     return state
 
 
@@ -151,6 +159,7 @@ def _started(event: events.Started, at: float) -> State:
         evidence=no_evidence(event.policy, event.classes),
         weights=event.policy.weights,
         started_at=at,
+        nodes=event.nodes,
         cursor=event.cursor,
     )
 
@@ -162,6 +171,8 @@ def _done(state: State, event: events.EffectDone) -> State:
         return replace(state, is_weighed=True, in_force=state.weight, held_s=0.0, step_requests=0)
     if event.effect is Effect.REVERT_WEIGHT:
         return replace(state, weight=0, in_force=0)
+    if event.effect is Effect.EXTEND:
+        state = replace(state, nodes=(*state.nodes, *(event.new or ())), joined=())
     return replace(
         state,
         done=state.done | {event.effect},
@@ -217,6 +228,12 @@ def _command(state: State, event: events.CommandReceived) -> State:
     if event.command is Command.RESUME:
         return replace(state, is_paused=False, waited_s=0.0)
     return replace(state, command=event.command, commanded_by=event.by, is_paused=False)
+
+
+def _incomplete(state: State) -> State:
+    """Entries are lost, so that nothing can be judged: the way back begins with the weight and the default."""
+    done = state.done - {Effect.RESTORE_DEFAULT} | {Effect.SET_DEFAULT}
+    return replace(state, command=Command.ABORT, commanded_by="the repair of its journal", weight=TOTAL, done=done)
 
 
 def _policy(state: State, policy: RolloutPolicy) -> State:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tsctl.gateway.access_log import LogPosition, end_of_log, parse_entry, read_lines
 from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
+from tsctl.rollout.evidence.answers import answer_of, is_slow
 from tsctl.rollout.evidence.counts import EvidenceQuery, Totals
 
 #: Keys of a cursor for the position in the log: the file's inode, and the offset.
@@ -66,8 +67,9 @@ class UserLog:
                 continue
             if entry.version not in (query.stable, query.canary):
                 continue
-            request = query.counts(1, str(entry.status), entry.predicted_class or "")
-            if query.slow_ms is not None and entry.duration_ms >= query.slow_ms:
+            answer = answer_of(entry)
+            request = answer.counts(1, query.count_4xx)
+            if is_slow(entry, query.slow_ms):
                 request += OutcomeCounts(slow=1)
             key = query.canary_weight(entry.version, entry.weight), entry.version
             totals[key] += request
@@ -89,6 +91,7 @@ class UserLog:
             errors=int(bool(request.errors) and is_first("error")),
             slow=int(bool(request.slow) and is_first("slow")),
             classes=request.classes if request.classes and is_first("class") else {},
+            refused=int(bool(request.refused) and is_first("refused")),
         )
 
 

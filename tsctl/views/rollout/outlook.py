@@ -20,6 +20,7 @@ _IN_PROGRESS = {
     Effect.SET_DEFAULT: "making {canary} the default version of the nodes",
     Effect.RESTORE_DEFAULT: "making {stable} the default version of the nodes again",
     Effect.RETIRE: "retiring old versions",
+    Effect.EXTEND: "registering {canary} on nodes that joined",
 }
 
 
@@ -115,6 +116,10 @@ def deployment_hints(state: State, deployment: DeploymentSpec) -> list[str]:
     if state.outcome is None or target is None:
         return []
     hints = []
+    lacking = [name for name in deployment.nodes if name not in state.nodes]
+    if lacking and state.nodes and stable == state.canary:
+        where = f"{'node' if len(lacking) == 1 else 'nodes'} {', '.join(lacking)}"
+        hints.append(f"the rollout did not put {state.model} {stable} on {where}, added meanwhile: run 'tsctl apply'")
     if stable not in target.versions:
         hints.append(f"deployment.yaml does not name {state.model} {stable}: add it to the model's versions")
     if target.default != stable:

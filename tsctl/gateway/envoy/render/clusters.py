@@ -35,7 +35,15 @@ from tsctl.gateway.envoy.render.upstreams import (
     endpoints_of,
     stat_name,
 )
-from tsctl.gateway.headers import RETRY_DIED, RETRY_HEADER, RETRY_REFUSED, SHADOW_HEADER
+from tsctl.gateway.headers import (
+    CLIENT,
+    DEADLINE_BY_HEADER,
+    RETRY_DIED,
+    RETRY_HEADER,
+    RETRY_REFUSED,
+    ROUTE,
+    SHADOW_HEADER,
+)
 
 #: Requests sent to a machine that is silent for so long are lost: without this, a request that was on its way when a
 #: cable was cut would wait for its whole deadline. A machine that is up acknowledges, however long a worker takes.
@@ -126,6 +134,9 @@ def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) 
         NAMESPACE=NAMESPACE,
         REQUEST_ID_HEADER=REQUEST_ID_HEADER,
         DEADLINE_HEADER=DEADLINE_HEADER,
+        DEADLINE_BY_HEADER=DEADLINE_BY_HEADER,
+        CLIENT=CLIENT,
+        ROUTE=ROUTE,
         SHADOW_HEADER=SHADOW_HEADER,
         RETRY_HEADER=RETRY_HEADER,
         REFUSED=RETRY_REFUSED,

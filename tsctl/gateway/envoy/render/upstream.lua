@@ -9,6 +9,10 @@ function envoy_on_request(handle)
   end
   local ours = handle:timestamp() + DEADLINE_MS
   local theirs = headers:get(DEADLINE_HEADER)
+  if headers:get(DEADLINE_BY_HEADER) == nil then -- else this is a retry
+    local is_theirs = theirs ~= nil and (tonumber(theirs) or ours) < ours
+    headers:replace(DEADLINE_BY_HEADER, is_theirs and CLIENT or ROUTE)
+  end
   if theirs == nil or (tonumber(theirs) or 0) > ours then
     headers:replace(DEADLINE_HEADER, string.format("%.0f", ours))
   end

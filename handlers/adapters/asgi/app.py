@@ -14,8 +14,8 @@ from typing import Any
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Headers, Item
 from handlers.adapters.asgi.pool import Pool
-from handlers.adapters.asgi.problems import NotFound, Unavailable, WrongMethod, problem_answer
-from handlers.contract import REQUEST_ID_HEADER
+from handlers.adapters.asgi.problems import Unavailable, WrongMethod, problem_answer
+from handlers.contract import REQUEST_ID_HEADER, TIMEOUT_HEADER
 from handlers.errors import PayloadTooLarge, RequestError
 from handlers.messages import request_id_of
 
@@ -24,8 +24,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
-_REQUEST_ID = REQUEST_ID_HEADER.encode()
+_REQUEST_ID, _TIMEOUT = REQUEST_ID_HEADER.encode(), TIMEOUT_HEADER.encode()
 _LENGTH = b"content-length"
+#: Digits of a time that a client is willing to wait.
+LONGEST_TIMEOUT = 10
 
 
 class _Gone(Exception):
@@ -58,10 +60,11 @@ class Server:
         if is_infer is None:
             await self._others(scope, receive, send)
             return
-        headers: Headers = scope["headers"]
-        request_id = self._request_id(headers)
+        request_id, wait_s = self._read(scope["headers"])
         try:
-            answer = await self._answer(scope["method"], headers, request_id, is_infer, receive)
+            if scope["method"] != "POST":
+                raise WrongMethod("Use POST.")
+            answer = await self._answer(scope["headers"], request_id, is_infer, wait_s, receive)
         except RequestError as error:
             answer = self.problem(error, request_id)
         except _Gone:
@@ -72,13 +75,13 @@ class Server:
         """The answer to a request that no worker gets."""
         return problem_answer(error, request_id, self._pool.options.model, self._pool.options.version)
 
-    async def _answer(self, method: str, headers: Headers, request_id: str, is_infer: bool, receive: Receive) -> Answer:
-        if method != "POST":
-            raise WrongMethod("Use POST.")
+    async def _answer(
+        self, headers: Headers, request_id: str, is_infer: bool, wait_s: float, receive: Receive
+    ) -> Answer:
         held: list[int] = []
         try:
             body = await self._body(receive, held)
-            return await self._predict(Item(headers, body, request_id, is_infer), receive)
+            return await self._predict(Item(headers, body, request_id, is_infer), wait_s, receive)
         finally:
             self._pool.release(sum(held))
 
@@ -101,7 +104,7 @@ class Server:
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _predict(self, item: Item, receive: Receive) -> Answer:
+    async def _predict(self, item: Item, wait_s: float, receive: Receive) -> Answer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
 
@@ -114,7 +117,7 @@ class Server:
             future.add_done_callback(lambda _: watcher.cancel())
 
         now = loop.time()
-        waiting = Waiting(item, now, now + self._pool.options.response_s, answer, watch)
+        waiting = Waiting(item, now, now + wait_s, answer, watch)
         self._pool.submit(waiting)
         try:
             return await future
@@ -128,12 +131,15 @@ class Server:
         if not future.done():
             future.set_exception(_Gone())
 
-    def _request_id(self, headers: Headers) -> str:
-        own = next(self._ids)
+    def _read(self, headers: Headers) -> tuple[str, float]:
+        """The request's id, and how many seconds it may wait; a time that is no number is the worker's to refuse."""
+        request_id, wait_s = next(self._ids), self._pool.options.response_s
         for name, value in headers:
             if name == _REQUEST_ID:
-                return request_id_of({REQUEST_ID_HEADER: value.decode("latin-1")}, own) or own
-        return own
+                request_id = request_id_of({REQUEST_ID_HEADER: value.decode("latin-1")}, request_id) or request_id
+            elif name == _TIMEOUT and value.isdigit() and len(value) < LONGEST_TIMEOUT:
+                wait_s = min(wait_s, int(value) / 1000)
+        return request_id, wait_s
 
 
 async def send_answer(answer: Answer, request_id: str, send: Send) -> None:

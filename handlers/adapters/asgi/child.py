@@ -1,4 +1,4 @@
-"""A worker of the server, as a process: `python -m handlers.adapters.asgi.child FD NUMBER` in an unpacked archive's folder.
+"""A worker of the server, as a process: `python -m handlers.adapters.asgi.child FD NUMBER` in an unpacked archive.
 
 It reports READY or REFUSED over the socket FD, and then answers batches until the socket is closed.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
-import os
 import signal
 import socket
 import sys
@@ -46,9 +45,11 @@ def main(descriptor: int, number: int) -> None:
     Args:
         number: of this worker among those of the server; chooses its GPU.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the accepting process, which ends this one
+    for number_of_signal in (signal.SIGINT, signal.SIGTERM):  # may be sent to all processes of a service at once
+        signal.signal(number_of_signal, signal.SIG_IGN)  # the accepting process ends this one when all is answered
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # also where this one hangs in the author's code
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger(startup.__name__).setLevel(logging.ERROR)  # the report goes over the socket
     connection = socket.socket(fileno=descriptor)
     try:
         config = config_here(number)

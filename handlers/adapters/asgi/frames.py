@@ -1,7 +1,8 @@
 """Messages between the accepting process and a worker, over a Unix socket: a length, a kind and a content.
 
-The worker trusts the accepting process, and reads batches with `marshal`. The accepting process does not trust a worker,
-which runs the author's code: answers are parsed by length, and reports are JSON. Both are of one Python and one package.
+The worker trusts the accepting process, and reads batches with `marshal`. The accepting process does not trust a
+worker, which runs the author's code: answers are parsed by length, and reports are JSON. Both run the same Python and
+the same package.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def read_batch(content: bytes) -> list[Item]:
 
 def answers_frame(answers: Sequence[Answer]) -> bytes:
     """The answers to a batch, in the order of its items."""
-    parts = []
+    parts: list[bytes] = []
     for status, headers, body in answers:
         block = b"\n".join(b"%b:%b" % header for header in headers)
         parts += (_ITEM.pack(status, len(block), len(body)), block, body)

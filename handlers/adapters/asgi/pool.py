@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from handlers.adapters.asgi.backlog import Backlog, Waiting, share
-from handlers.adapters.asgi.frames import Answer
 from handlers.adapters.asgi.problems import Unavailable, WorkerFailed, problem_answer
 from handlers.adapters.asgi.worker_process import Events, WorkerProcess, worker_environment
 from handlers.errors import DeadlinePassed, RequestError
@@ -24,6 +23,8 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 #: How often, in seconds, and after which wait the clients of waiting requests are watched for hanging up.
 WATCH_S = 0.1
+#: How often `stop` looks whether all is answered, and how long it waits for a worker to end by itself; seconds.
+DRAIN_POLL_S, END_S = 0.01, 5.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Pool:
     def __init__(self, options: PoolOptions, refused: Callable[[str], None]) -> None:
         self.options = options
         self.description: dict[str, Any] = {}  # of the model; empty until a worker is ready
+        self.facts: dict[str, Any] = {}  # of the last load: seconds, device and so on
         self.ready = asyncio.Event()  # a worker has been ready
         self.ready_workers = 0
         self._refused = refused
@@ -72,7 +74,9 @@ class Pool:
     async def stop(self) -> None:
         """End the workers; the requests that were submitted are answered first."""
         self._is_stopping = True
-        while self._workers and (len(self._backlog) or any(not w.is_idle for w in self._workers.values() if w.is_ready)):
+        while self._workers and (
+            len(self._backlog) or any(not w.is_idle for w in self._workers.values() if w.is_ready)
+        ):
             await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()
@@ -81,7 +85,7 @@ class Pool:
             worker.close() if worker.is_ready else worker.kill()
         for worker in workers:
             try:
-                await asyncio.wait_for(worker.wait(), 5)
+                await asyncio.wait_for(worker.wait(), END_S)
             except TimeoutError:
                 worker.kill()
                 await worker.wait()
@@ -151,7 +155,7 @@ class Pool:
     def _worker_ready(self, worker: WorkerProcess, report: dict[str, Any]) -> None:
         self._pauses[worker.number] = FIRST_PAUSE_S
         self.ready_workers += 1
-        self.description = report.get("describe", {})
+        self.description, self.facts = report.get("describe", {}), report.get("facts", {})
         self.ready.set()
         self._dispatch()
 

@@ -48,6 +48,7 @@ class WorkerProcess(asyncio.Protocol):
         self.number = number
         self.is_ready = False
         self.was_ready = False  # when it ended
+        self._is_closing = False
         self._batch_s = batch_s
         self._events = events
         self._batch: Sequence[Waiting] = ()
@@ -60,6 +61,10 @@ class WorkerProcess(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         return self.is_ready and not self._batch
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._batch)
 
     @property
     def pid(self) -> int:
@@ -86,6 +91,7 @@ class WorkerProcess(asyncio.Protocol):
 
     def close(self) -> None:
         """Let the worker end: it has no batch."""
+        self._is_closing = True
         self._transport.close()
 
     def kill(self) -> None:
@@ -114,7 +120,8 @@ class WorkerProcess(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         batch, self._batch = self._batch, ()
-        self._process.kill()  # it closed its socket; whatever it does now, it answers nothing any more
+        if not self._is_closing:
+            self._process.kill()  # it closed its socket, so it answers nothing any more
         self._events.ended(self, batch)
 
     # ---- messages ------------------------------------------------------------------------------------------------

@@ -52,14 +52,26 @@ def read_archive_folders(project: Project) -> dict[str, tuple[Path, ArchiveSpec]
     Raises:
         SpecError: a spec has mistakes, or two folders name the same model.
     """
-    folders: dict[str, tuple[Path, ArchiveSpec]] = {}
-    for path in sorted(project.archives.glob("*/archive.yaml")):
-        spec = read_archive_spec(path)
-        if spec.model in folders:
-            other = folders[spec.model][0] / "archive.yaml"
-            raise SpecError(f"{path}: model: {spec.model!r}: is named by {other} too")
-        folders[spec.model] = (path.parent, spec)
+    folders, mistakes = sound_archive_folders(project)
+    if mistakes:
+        raise mistakes[0]
     return folders
+
+
+def sound_archive_folders(project: Project) -> tuple[dict[str, tuple[Path, ArchiveSpec]], list[SpecError]]:
+    """As `read_archive_folders`, without the specs that have mistakes, and those mistakes."""
+    folders: dict[str, tuple[Path, ArchiveSpec]] = {}
+    mistakes: list[SpecError] = []
+    for path in sorted(project.archives.glob("*/archive.yaml")):
+        try:
+            spec = read_archive_spec(path)
+            if spec.model in folders:
+                other = folders[spec.model][0] / "archive.yaml"
+                raise SpecError(f"{path}: model: {spec.model!r}: is named by {other} too")
+            folders[spec.model] = (path.parent, spec)
+        except SpecError as error:
+            mistakes.append(error)
+    return folders, mistakes
 
 
 def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple[str, str], tuple[Path, ArchiveSpec]]:
@@ -92,15 +104,18 @@ def build_versions(project: Project, names: Sequence[str] | None, progress: Prog
         SpecError: a name that no archive.yaml has.
         ArchiveError: a recipe failed, or a file is missing.
     """
-    built = []
-    for (model, version), (folder, spec) in select_versions(project, names).items():
-        with progress.step(f"building {model} {version}") as step:
-            made = build_version(project, folder, spec, version, step.note)
-            step.done(made.archive.path.name if made.is_new else f"{made.archive.path.name} unchanged")
-        for line in made.lines if made.is_new else ():
-            progress.line(f"  {line}")
-        built.append(made)
-    return built
+    selected = select_versions(project, names)
+    return [build_shown(project, *found, version, progress) for (_, version), found in selected.items()]
+
+
+def build_shown(project: Project, folder: Path, spec: ArchiveSpec, version: str, progress: Progress) -> Built:
+    """Build one version as a step of the progress; raises as `build_version`."""
+    with progress.step(f"building {spec.model} {version}") as step:
+        made = build_version(project, folder, spec, version, step.note)
+        step.done(made.archive.path.name if made.is_new else f"{made.archive.path.name} unchanged")
+    for line in made.lines if made.is_new else ():
+        progress.line(f"  {line}")
+    return made
 
 
 def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: str, note: Note) -> Built:

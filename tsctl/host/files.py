@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -66,6 +67,13 @@ def _new_file(path: Path, content: str, mode: int) -> Iterator[None]:
     except BaseException:
         making.unlink(missing_ok=True)
         raise
+
+
+def keep_short(log: Path, largest: int) -> None:
+    """Move the content of a log that has grown too large to its name with .1; its writer appends to the empty file."""
+    if size(log) > largest:
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        os.truncate(log, 0)
 
 
 def tail(path: Path, lines: int = 12) -> str:

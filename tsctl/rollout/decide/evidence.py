@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from handlers.contract import OTHER_CLASS
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.statistics import BOTH_WAYS, RateProcess, RatioProcess, log_mean
 
 #: The class of every prediction whose class was not known before the rollout began.
-OTHER = "other"
+OTHER = OTHER_CLASS
 
 
 @dataclass(frozen=True)

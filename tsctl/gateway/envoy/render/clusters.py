@@ -11,7 +11,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from handlers.contract import DEADLINE_HEADER, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
+from handlers.contract import (
+    CLASS_HEADER,
+    DEADLINE_HEADER,
+    LONGEST_CLASS,
+    MOST_CLASSES,
+    OTHER_CLASS,
+    PROBLEM_MEDIA_TYPE,
+    REQUEST_ID_HEADER,
+)
 from tsctl.config.deployment import RouteSpec
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
@@ -138,6 +146,10 @@ def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) 
         CLIENT=CLIENT,
         ROUTE=ROUTE,
         SHADOW_HEADER=SHADOW_HEADER,
+        CLASS_HEADER=CLASS_HEADER,
+        MOST_CLASSES=MOST_CLASSES,
+        LONGEST_CLASS=LONGEST_CLASS,
+        OTHER_CLASS=OTHER_CLASS,
         RETRY_HEADER=RETRY_HEADER,
         REFUSED=RETRY_REFUSED,
         DIED=RETRY_DIED,

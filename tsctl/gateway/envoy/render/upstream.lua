@@ -21,10 +21,28 @@ function envoy_on_request(handle)
   end
 end
 
+-- Every class is a series of the gateway's counters. Handlers of tsctl bound their classes themselves; this holds for any other
+-- handler that sends the header, for each of Envoy's threads.
+local classes, count = {}, 0
+
+local function bound_class(headers)
+  local name = headers:get(CLASS_HEADER)
+  if name == nil or classes[name] then
+    return
+  end
+  if count < MOST_CLASSES and #name <= LONGEST_CLASS and string.match(name, "^[%w_.:%-]+$") then
+    classes[name] = true
+    count = count + 1
+  else
+    headers:replace(CLASS_HEADER, OTHER_CLASS)
+  end
+end
+
 -- TorchServe's own errors become the problem documents that handlers answer with. It also answers 404 where it lost a
 -- version that the gateway asks it for, and 400 for a token that it does not know: both are the node's state, and
 -- no mistake of the client.
 function envoy_on_response(handle)
+  bound_class(handle:headers())
   local status = tonumber(handle:headers():get(":status"))
   if status < 400 or handle:headers():get("content-type") == PROBLEM_MEDIA_TYPE then
     return

@@ -17,8 +17,13 @@ from typing import Any
 
 REQUEST_ID_HEADER = "x-request-id"
 MODEL_VERSION_HEADER = "x-model-version"
-#: How long the client waits: milliseconds since 1970, by the clock of the host that set it.
-DEADLINE_HEADER = "x-request-deadline-ms"
+#: How long the client waits, counted from when the header was sent; whole milliseconds.
+TIMEOUT_HEADER = "x-request-timeout-ms"
+#: When the gateway sent the request to the node: milliseconds of a clock that need not be the worker's.
+SENT_HEADER = "x-tsctl-sent-ms"
+#: A request that no client sent, and that no metric counts: CHECK_HEALTH may be answered by what the worker knows of
+#: itself, CHECK_ANSWER is answered by the model.
+CHECK_HEADER, CHECK_HEALTH, CHECK_ANSWER = "x-tsctl-check", "health", "answer"
 #: What the response cache did: one of CACHE_STATES.
 CACHE_HEADER = "x-cache"
 CACHE_STATES = ("hit", "miss", "bypass")

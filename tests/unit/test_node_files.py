@@ -15,7 +15,13 @@ from tsctl.host.files import tail
 from tsctl.nodes.torchserve.logs import load_reports
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.process import node_environment
-from tsctl.nodes.torchserve.properties import jvm_arguments, node_properties, parse_properties, render_properties
+from tsctl.nodes.torchserve.properties import (
+    CONSOLE_OFF,
+    jvm_arguments,
+    node_properties,
+    parse_properties,
+    render_properties,
+)
 from tsctl.nodes.torchserve.tokens import read_tokens, write_header_file
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -48,7 +54,9 @@ def test_the_nodes_own_values_come_before_the_defaults() -> None:
 
 def test_the_log_configuration_is_named_by_its_absolute_path() -> None:
     defaults = {"vmargs": "-Dlog4j2.configurationFile=log4j2.xml -Xmx1g"}
-    assert jvm_arguments(defaults, Path("/p/log4j2.xml")) == ["-Xmx1g", "-Dlog4j2.configurationFile=/p/log4j2.xml"]
+    assert jvm_arguments(defaults, Path("/p/log4j2.xml")) == [
+        "-Xmx1g", "-Dlog4j2.configurationFile=/p/log4j2.xml", CONSOLE_OFF,
+    ]  # fmt: skip
     assert jvm_arguments(defaults, None) == ["-Xmx1g"]
 
 

@@ -159,9 +159,13 @@ def stop(paths: NodePaths) -> bool:
 
 
 def crash_report(paths: NodePaths) -> str:
-    """The last lines that a node wrote before it ended by itself."""
-    lines = tail(paths.console) or tail(paths.logs / "ts_log.log") or "(it wrote nothing)"
-    return "\n".join(f"    {line}" for line in lines.splitlines())
+    """The last lines that the JVM and TorchServe wrote before a node ended by itself."""
+    started = paths.config.stat().st_mtime  # it is written at every start
+    logs = [
+        log for log in (paths.console, paths.logs / "ts_log.log") if log.is_file() and log.stat().st_mtime >= started
+    ]
+    lines = [line for log in logs for line in tail(log).splitlines()] or ["(it wrote nothing)"]
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def _sweep(paths: NodePaths) -> None:

@@ -6,8 +6,8 @@ event, with the first one: it fell to the canary with the probability of its wei
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tsctl.gateway.access_log import LogPosition, end_of_log, parse_entry, read_lines
@@ -38,11 +38,20 @@ class UserLog:
         """Where the log ends now."""
         return _cursor(end_of_log(self.log))
 
-    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        """New windows since the cursor, and its changes; AnalysisError where the log cannot be read."""
+    def read(
+        self, query: EvidenceQuery, cursor: Cursor, slow_before: Sequence[tuple[Cursor, float | None]] = ()
+    ) -> tuple[list[Window], dict[str, int]]:
+        """New windows since the cursor, and its changes; AnalysisError where the log cannot be read.
+
+        Args:
+            slow_before: earlier slow thresholds, each with the cursor up to which the log was read with it.
+        """
         if self._known != _position(cursor):  # the first reading, or the last one was not journaled
-            self._met = set()
-            self._totals(read_lines(self.log, _position(self.since), _position(cursor))[0], query)
+            self._met, since = set(), self.since
+            for until, slow_ms in (*slow_before, (cursor, query.slow_ms)):
+                lines, _ = read_lines(self.log, _position(since), _position(until))
+                self._totals(lines, replace(query, slow_ms=slow_ms))
+                since = until
         lines, self._known = read_lines(self.log, _position(cursor))
         totals, users = self._totals(lines, query)
         windows = [

@@ -43,6 +43,8 @@ def outcome(state: State) -> str:
     canary, stable = f"{state.model} {state.canary}", state.stable
     if state.outcome is Outcome.PROMOTED:
         return f"{canary} was promoted: it gets all requests, and is the default version on every node."
+    if state.outcome is Outcome.ROLLED_BACK and state.is_rejected:
+        return f"{canary} failed before its first request, by {state.signal}: {state.why}. {_back(state)}"
     if state.outcome is Outcome.ROLLED_BACK and state.is_failed:
         by = f", by {signal_name(state.signal)}" if state.signal else ""
         return f"{canary} was rolled back{by}: {state.why}. {_back(state)}"
@@ -136,5 +138,5 @@ def in_progress(effect: Effect, state: State) -> str:
 
 
 def _back(state: State) -> str:
-    never = " No request had reached the canary." if state.step < 0 else ""
+    never = "" if state.had_weight else " No request had reached the canary."
     return f"All requests go to {state.stable}.{never}"

@@ -17,8 +17,9 @@ import pytest
 from handlers.contract import PROBLEM_MEDIA_TYPE
 from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
 from tsctl.gateway import headers
+from tsctl.gateway.access_log import LINES_FILTER
 from tsctl.gateway.envoy.render import clusters, listeners, routes
-from tsctl.gateway.envoy.render.clients import Client
+from tsctl.gateway.envoy.render.clients import KEY_FILTER, Client
 from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, cluster_name, stat_name
 from tsctl.gateway.files import GatewayFiles
@@ -123,6 +124,15 @@ def test_headers_of_the_gateways_own_are_forgotten_before_anything_reads_them() 
     assert early["typed_config"]["mutations"] == [removed]
 
 
+def test_requests_beyond_the_logs_rate_are_marked_before_any_filter_ends_them() -> None:
+    manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    names = [entry["name"] for entry in manager["http_filters"]]
+    assert names.index(LINES_FILTER) < names.index("grpc") < names.index(KEY_FILTER)
+    [marks] = [entry["typed_config"] for entry in manager["http_filters"] if entry["name"] == LINES_FILTER]
+    assert "filter_enforced" not in marks  # it refuses nothing
+    assert marks["request_headers_to_add_when_not_enforced"][0]["header"]["key"].startswith(headers.OWN_PREFIX)
+
+
 def test_only_what_a_route_allows_is_there() -> None:
     names = [(route["match"]["path"], len(route["match"]["headers"])) for route in forwarding()]
     assert names == [
@@ -212,6 +222,34 @@ def test_a_draining_node_stays_in_its_cluster_and_gets_no_requests() -> None:
     assert clusters.upstreams_of(document) == [replace(whole, endpoints=draining)]
     # what was sent to the version before is counted under the name that it had
     assert cluster["alt_stat_name"] != clusters.clusters([whole], {}, ())["resources"][0]["alt_stat_name"]
+
+
+@pytest.mark.parametrize("deadline_s", [0.5, 30.0, 3600.0])
+def test_a_check_has_the_time_of_a_request_and_says_the_same_to_the_worker(deadline_s: float) -> None:
+    spec = {"digits": RouteSpec(deadline_s=deadline_s)}
+    [cluster] = clusters.clusters([Upstream("digits", "1.0", NODES, PROBE)], spec, [])["resources"]
+    [check] = cluster["health_checks"]
+    assert float(check["timeout"].removesuffix("s")) > deadline_s
+    sent = {
+        one["header"]["key"]: one["header"]["value"] for one in check["http_health_check"]["request_headers_to_add"]
+    }
+    assert sent["x-request-timeout-ms"] == f"{deadline_s * 1000:.0f}"
+    assert sent["x-tsctl-check"] == "health"
+
+
+def test_nothing_but_its_own_checks_takes_a_node_out_of_rotation() -> None:
+    for cluster in documents()["clusters"]["resources"]:
+        assert "outlier_detection" not in json.dumps(cluster)
+        for check in cluster.get("health_checks", []):
+            assert check["unhealthy_threshold"] > 1
+            assert {"start": 500, "end": 600} in check["http_health_check"]["retriable_statuses"]
+
+
+def test_envoy_starts_with_checks_that_end_soon_and_forgets_no_version_by_them() -> None:
+    written = documents()["clusters"]
+    quick = clusters.with_quick_checks(written)
+    assert {check["timeout"] for one in quick["resources"] for check in one.get("health_checks", [])} == {"5s"}
+    assert clusters.upstreams_of(quick) == clusters.upstreams_of(written) == UPSTREAMS
 
 
 def test_equal_inputs_give_equal_versions_and_other_ones_do_not() -> None:

@@ -31,7 +31,7 @@ def build(names: Names = None, json: Json = False) -> None:
     """Build archives into archives/store; the same inputs give the same bytes."""
     built = build_versions(find_project(), names or None, Progress())
     if json:
-        rows = [(*b.archive.key, b.archive.digest, str(b.archive.path.resolve()), b.is_new) for b in built]
+        rows = [(*b.archive.key, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
         return print_rows(("model", "version", "digest", "path", "is_new"), rows, json)
     for made in built:
         for name in made.superseded:

@@ -94,7 +94,8 @@ def watch(model: Model, json: Json = False) -> None:
     path = find_journal(find_project(), model)
     console = new_console()
     state = watch_picture(path, console) if console.is_terminal and not json else watch_lines(path, json)
-    raise typer.Exit(exit_code(state))
+    if code := exit_code(state):
+        raise typer.Exit(code)
 
 
 def history(model: AnyModel = None, json: Json = False) -> None:

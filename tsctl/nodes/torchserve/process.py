@@ -14,7 +14,12 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from handlers.contract import ANSWER_LIMIT_VARIABLE, METRICS_FOLDER_VARIABLE, SHARED_CACHE_VARIABLE
+from handlers.contract import (
+    ANSWER_LIMIT_VARIABLE,
+    METRICS_FOLDER_VARIABLE,
+    SHARED_CACHE_KEY_VARIABLE,
+    SHARED_CACHE_VARIABLE,
+)
 from tsctl.archive.store import list_archives
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
@@ -110,8 +115,9 @@ def node_environment(
         "TEMP": tmp, "TMPDIR": tmp,
     }  # fmt: skip
     result = {**inherited(environment), **{name: str(folder) for name, folder in folders.items()}}
-    if SHARED_CACHE_VARIABLE in environment:  # with its password, which workers need and an archive must not hold
-        result[SHARED_CACHE_VARIABLE] = environment[SHARED_CACHE_VARIABLE]
+    # with a password and a key, which workers need and an archive must not hold
+    shared_cache = (SHARED_CACHE_VARIABLE, SHARED_CACHE_KEY_VARIABLE)
+    result |= {name: environment[name] for name in shared_cache if name in environment}
     if "max_response_size" in properties:
         result[ANSWER_LIMIT_VARIABLE] = properties["max_response_size"]
     return {**result, "PYTHONUNBUFFERED": "1"}
@@ -153,9 +159,13 @@ def stop(paths: NodePaths) -> bool:
 
 
 def crash_report(paths: NodePaths) -> str:
-    """The last lines that a node wrote before it ended by itself."""
-    lines = tail(paths.console) or tail(paths.logs / "ts_log.log") or "(it wrote nothing)"
-    return "\n".join(f"    {line}" for line in lines.splitlines())
+    """The last lines that the JVM and TorchServe wrote before a node ended by itself."""
+    started = paths.config.stat().st_mtime  # it is written at every start
+    logs = [
+        log for log in (paths.console, paths.logs / "ts_log.log") if log.is_file() and log.stat().st_mtime >= started
+    ]
+    lines = [line for log in logs for line in tail(log).splitlines()] or ["(it wrote nothing)"]
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def _sweep(paths: NodePaths) -> None:

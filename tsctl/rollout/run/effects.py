@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
+from handlers.contract import CHECK_ANSWER, CHECK_HEADER
 from tsctl.archive.container import digest_of
 from tsctl.archive.store import StoredArchive
 from tsctl.archive.verify import verify
@@ -188,7 +189,7 @@ class LiveEffects:
         token = read_tokens(node.key_file).inference.header if node.key_file is not None else {}
         _, body, media_type = min(golden.samples, key=lambda sample: len(sample[1]))
         url = f"{node.spec.inference}/predictions/{self.archive.model}/{self.archive.version}"
-        headers = {"content-type": media_type, "cache-control": "no-store", **token}
+        headers = {"content-type": media_type, "cache-control": "no-store", CHECK_HEADER: CHECK_ANSWER, **token}
         return workers * golden.batch / median(batch_seconds(url, headers, [body] * golden.batch))
 
     def _on_nodes(self, names: Sequence[str], act: Callable[[Node, Note], Value]) -> Mapping[str, Value]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tsctl.config.deployment import GatewaySpec
-from tsctl.gateway.access_log import file_logger
+from tsctl.gateway.access_log import file_logger, lines_filter
 from tsctl.gateway.counters import histogram_settings, stats_loggers
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
@@ -168,6 +168,7 @@ def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
                 "type_urls": [type_url(http_filter_type("health_check.v3.HealthCheck"))],
             },
         },
+        lines_filter(),
         {**http_filter(GRPC_FILTER, "lua.v3.Lua"), "disabled": True},
         http_filter(KEY_FILTER, "api_key_auth.v3.ApiKeyAuth"),
         {**http_filter(USER_FILTER, USER_FILTER_TYPE), "disabled": True},

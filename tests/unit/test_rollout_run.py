@@ -536,6 +536,21 @@ def test_an_edited_policy_begins_the_step_anew_and_never_jumps(tmp_path: Path) -
     assert weights(site) == [500, 5000, 5000, 7500, TOTAL]
 
 
+def test_a_route_that_becomes_sticky_begins_the_step_anew(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.step == 1 and runner.state.held_s > 5)
+    site.sticky = "header x-user"
+    state = run(path, site, lambda runner: bool(runner.state.sticky) and runner.state.is_weighed)
+    assert (state.weight, state.weights, state.held_s) == (5000, (5000, TOTAL), 0.0)
+    assert (state.evidence.canary.requests, state.since) == (0, state.cursor)
+    assert run(path, site).outcome is Outcome.PROMOTED
+    assert weights(site) == [500, 5000, 5000, TOTAL]
+    assert kinds(path).count("sticky") == 1
+    told = " ".join(sentence.text for sentence in story(Journal(path).entries).told)
+    assert "The route was edited and assigns users by header x-user to versions: the present step" in told
+
+
 def test_an_edited_policy_begins_nothing_anew_once_the_canary_is_the_default(tmp_path: Path) -> None:
     site = FakeSite()
     path = begin(tmp_path, site)

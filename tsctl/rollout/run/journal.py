@@ -74,12 +74,16 @@ class Journal:
         try:
             if self._is_cut_off or _mark(self.path) != self._mark:
                 self._write_again()
-            entry = Entry(len(self.entries), round(self._clock(), 3), event)
+            entry = Entry(len(self.entries), self._now(), event)
             self._write(_line(entry))
         except OSError as error:
             raise AnalysisError(f"{self.path} cannot be written: {error}", "Is the disk full?") from error
         self.entries.append(entry)
         return entry
+
+    def _now(self) -> float:
+        """By the clock, and never before the last entry: a clock that is set back makes no time negative."""
+        return max(round(self._clock(), 3), self.entries[-1].at if self.entries else 0.0)
 
     def _write(self, line: bytes) -> None:
         _make_folder(self.path.parent)
@@ -103,7 +107,7 @@ class Journal:
         """Write every entry again; an entry says so, unless only a line was dropped that a kill had cut off."""
         entries = list(self.entries)
         if not self._is_cut_off:
-            entries.append(Entry(len(entries), round(self._clock(), 3), Repaired()))
+            entries.append(Entry(len(entries), self._now(), Repaired()))
         write_entries(self.path, entries)
         self.entries[:], self._is_cut_off, self._mark = entries, False, _mark(self.path)
 

@@ -104,7 +104,7 @@ class Runner:
         return True
 
     def _obey(self) -> None:
-        """Journal new commands, and an edited policy."""
+        """Journal new commands, an edited policy, and another way in which the route assigns versions."""
         for command, by in self.operator.commands():
             self.record(events.CommandReceived(command, by))
         self.operator.acknowledge()
@@ -112,6 +112,9 @@ class Runner:
         is_judged = state.outcome is None and not state.is_failed and Effect.SET_DEFAULT not in state.done
         if is_judged and policy.digest != state.policy.digest:
             self.record(events.PolicyChanged(policy, policy.digest))
+        sticky = self.operator.sticky(self.state)
+        if is_judged and sticky != state.sticky:
+            self._unless_unavailable(lambda: self.record(events.StickyChanged(sticky, self.evidence.mark(self.state))))
 
     def _fail_if_gone(self) -> None:
         """Fail a canary that somebody unregistered or retired: it would be waited for in vain."""

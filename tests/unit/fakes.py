@@ -50,6 +50,7 @@ class FakeSite:
     memory: dict[str, int] = field(default_factory=lambda: {"1 on a": 400 << 20})
     trouble: str = ""
     is_gone: bool = False
+    sticky: str = ""
     joined: tuple[str, ...] = ()
     refuses: dict[str, TsctlError | OSError] = field(default_factory=dict)
     unavailable: set[str] = field(default_factory=set)
@@ -133,6 +134,9 @@ class FakeEvidence:
         ]
         return windows, changed
 
+    def mark(self, state: State) -> Cursor:
+        return dict(self.site.counted)
+
     def request_rate(self, state: State) -> float:
         return self.site.rate
 
@@ -171,6 +175,9 @@ class FakeOperator:
 
     def acknowledge(self) -> None:
         self.site.commands.clear()
+
+    def sticky(self, state: State) -> str:
+        return self.site.sticky
 
     def policy(self, state: State) -> RolloutPolicy:
         return self.site.policy

@@ -26,6 +26,8 @@ class State:
         held_s: how long the present step was watched; time without evidence does not count.
         waited_s: since the present step began to be watched, with the time for which it had to wait.
         slow_ms: an answer that takes as long is slow; None while that is not known.
+        sticky: what tells users on the route; empty: single requests are assigned.
+        since: where evidence of the present assignment begins.
         slow_before: earlier values of `slow_ms`, each with the cursor up to which evidence was read with it.
         warm_bytes: memory of each worker of the canary when it was warm.
         requests_per_s: capacity of all workers of the canary together, as measured before the first step.
@@ -60,6 +62,8 @@ class State:
     waited_s: float = 0.0
     step_requests: int = 0
     slow_ms: float | None = None
+    sticky: str = ""
+    since: Cursor = field(default_factory=dict)
     slow_before: tuple[tuple[Cursor, float | None], ...] = ()
     cursor: Cursor = field(default_factory=dict)
     warm_bytes: Mapping[str, int] = field(default_factory=dict)
@@ -143,6 +147,9 @@ def after(state: State | None, entry: Entry) -> State:
             return _command(state, event)
         case events.PolicyChanged() as event:
             return _policy(state, event.policy)
+        case events.StickyChanged(sticky=sticky, cursor=cursor):
+            anew = replace(_policy(state, state.policy), sticky=sticky, since=cursor, slow_before=())
+            return replace(anew, cursor={**state.cursor, **cursor})
         case events.Ended() as event:
             recorded = event.judgement or state.recorded
             ended = replace(state, outcome=event.outcome, why=event.why, ended_at=entry.at, waits_for="")
@@ -170,6 +177,8 @@ def _started(event: events.Started, at: float) -> State:
         weights=event.policy.weights,
         started_at=at,
         nodes=event.nodes,
+        sticky=event.sticky,
+        since=event.cursor,
         cursor=event.cursor,
     )
 

@@ -14,7 +14,17 @@ from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import AnalysisError, GatewayError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide import actions, events
-from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone, Entry, Event, Outcome, VerdictReached
+from tsctl.rollout.decide.events import (
+    LEFT_UNDONE,
+    Command,
+    Effect,
+    EffectBegan,
+    EffectDone,
+    Entry,
+    Event,
+    Outcome,
+    VerdictReached,
+)
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
@@ -35,6 +45,8 @@ QUIET_S = 5.0
 READY_S = 30.0
 #: A canary that was registered may be on no node for this long, while the nodes have stable READY.
 GONE_S = 60.0
+#: Entries that say what was seen, or what a person wants.
+_SEEN = (events.Tick, events.Waiting, events.CommandReceived)
 #: An effect that may be left undone is tried for this long.
 LATE_S = 60.0
 
@@ -104,7 +116,7 @@ class Runner:
         return True
 
     def _obey(self) -> None:
-        """Journal new commands, and an edited policy."""
+        """Journal new commands, an edited policy, and another way in which the route assigns versions."""
         for command, by in self.operator.commands():
             self.record(events.CommandReceived(command, by))
         self.operator.acknowledge()
@@ -112,6 +124,9 @@ class Runner:
         is_judged = state.outcome is None and not state.is_failed and Effect.SET_DEFAULT not in state.done
         if is_judged and policy.digest != state.policy.digest:
             self.record(events.PolicyChanged(policy, policy.digest))
+        sticky = self.operator.sticky(self.state)
+        if is_judged and sticky != state.sticky:
+            self._unless_unavailable(lambda: self.record(events.StickyChanged(sticky, self.evidence.mark(self.state))))
 
     def _fail_if_gone(self) -> None:
         """Fail a canary that somebody unregistered or retired: it would be waited for in vain."""
@@ -230,7 +245,7 @@ class Runner:
         return self._end_if_overdue()
 
     def _trouble(self) -> str:
-        return self.health.trouble(self.state) or self.operator.policy_error
+        return self.journal.problem or self.health.trouble(self.state) or self.operator.policy_error
 
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement
@@ -280,7 +295,7 @@ class Runner:
     def _announce(self, effect: Effect, weight: int | None = None) -> None:
         """Journal an effect before its first try."""
         if self.state.doing is not effect:
-            self.record(events.EffectBegan(effect, weight))
+            self.record(EffectBegan(effect, weight))
         self.note(effect)
 
     def _fail(self, signal: str, why: str, judgement: Judgement | None = None) -> None:
@@ -299,11 +314,17 @@ class Runner:
         return self.clock() - self._waits_since
 
     def record(self, event: Event) -> None:
-        """Journal an event, and fold it into the state."""
+        """Journal an event, and fold it into the state.
+
+        On a full disk, what is seen and the way back need not be in the journal first: a kill before that leaves a
+        journal that leads to the same. The end waits for the disk.
+        """
         if isinstance(event, EffectDone | VerdictReached | events.StepBegan):
             self._waits_since = self._refused_since = None
         known = len(self.journal.entries)
-        self.journal.append(event)
+        is_back = isinstance(event, EffectBegan | EffectDone) and self.state.is_going_back
+        is_fail = isinstance(event, VerdictReached) and event.verdict is Verdict.FAIL
+        self.journal.append(event, may_be_late=is_back or is_fail or isinstance(event, _SEEN))
         for entry in self.journal.entries[known:]:
             self.state = after(self.state, entry)
             self.on_entry(entry, self.state)

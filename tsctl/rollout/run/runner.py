@@ -33,6 +33,8 @@ from tsctl.rollout.run.journal import Journal
 QUIET_S = 5.0
 #: A canary that was ready may refuse its first requests for this long, before that is a fail.
 READY_S = 30.0
+#: A node that comes back may need this long until all workers have loaded again.
+RECOVERY_S = 60.0
 #: An effect that may be left undone is tried for this long.
 LATE_S = 60.0
 
@@ -63,9 +65,11 @@ class Runner:
     _waits_since: float | None = None
     _refused_since: float | None = None  # by a canary while gateway and nodes answer
     _wait_journaled_at: float = 0.0
+    _troubled_at: float | None = None  # when a node was seen to be unavailable last
 
     def __post_init__(self) -> None:
         self.state = fold(self.journal.entries)
+        self._troubled_at = self.clock() if self.state.is_disturbed else None
 
     def run(self) -> State:
         """Advance to the end, or to a hold that a person must end; a file that cannot be written is tried again."""
@@ -203,8 +207,24 @@ class Runner:
             self._fail(judgement.signal, judgement.why, judgement)
 
     def _tick(self, held_s: float, windows: Sequence[Window], cursor: Mapping[str, int]) -> None:
-        log_e = log_e_values(self.state.policy, evidence_after(self.state, windows))
-        self.record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e))
+        is_disturbed = self._is_disturbed(windows)
+        log_e = log_e_values(self.state.policy, evidence_after(self.state, windows, is_disturbed))
+        self.record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e, is_disturbed))
+
+    def _is_disturbed(self, windows: Sequence[Window]) -> bool:
+        """Whether requests may be unanswered because a node is unavailable, or its workers load after it was."""
+        if any(window.stable.unanswered or window.canary.unanswered for window in windows):
+            try:
+                self._check_health(is_fresh=True)
+            except TsctlError:  # a node that cannot be asked is as good as gone
+                self._troubled_at = self.clock()
+        return self._troubled_at is not None and self.clock() - self._troubled_at < RECOVERY_S
+
+    def _check_health(self, is_fresh: bool = False) -> str:
+        trouble = self.health.trouble(self.state, is_fresh)
+        if trouble:
+            self._troubled_at = self.clock()
+        return trouble
 
     def _wait_unseen(self, error: TsctlError) -> bool:
         """Wait without hold time while evidence or nodes are unavailable."""
@@ -213,7 +233,7 @@ class Runner:
         return self._end_if_overdue()
 
     def _trouble(self) -> str:
-        return self.health.trouble(self.state) or self.operator.policy_error
+        return self._check_health() or self.operator.policy_error
 
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement

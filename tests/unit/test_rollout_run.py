@@ -200,6 +200,7 @@ def test_requests_that_a_dead_node_left_unanswered_fail_nobody_and_those_of_a_de
     end = site.now + RECOVERY_S / 2
     held = run(path, site, lambda runner: site.now > end)
     assert (held.is_failed, held.step) == (False, 0)
+    assert held.waits_for == "requests are unanswered, because a node or stable as well is unavailable"
     site.unanswered = (0, 0)
     assert run(path, site).outcome is Outcome.PROMOTED
     other = FakeSite(unanswered=(100, 0))

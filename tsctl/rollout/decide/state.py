@@ -191,10 +191,11 @@ def _anew(state: State) -> State:
 
 
 def _tick(state: State, event: events.Tick) -> State:
+    evidence = evidence_after(state, event.windows, event.is_disturbed)
     return replace(
         state,
-        evidence=evidence_after(state, event.windows, event.is_disturbed),
-        step_requests=state.step_requests + sum(window.canary.requests for window in event.windows),
+        evidence=evidence,
+        step_requests=state.step_requests + evidence.canary.requests - state.evidence.canary.requests,
         held_s=state.held_s + event.held_s,
         waited_s=state.waited_s + event.held_s,
         cursor={**state.cursor, **event.cursor},

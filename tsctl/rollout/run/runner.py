@@ -178,6 +178,7 @@ class Runner:
             windows, cursor = self.evidence.read(self.state)
         except TsctlError as error:
             return self._wait_unseen(error)
+        set_aside = self.state.evidence.set_aside
         may_pass = self.state.held_s + self._held_s >= self.state.policy.hold_s
         if windows or cursor or may_pass or self._held_s >= QUIET_S:
             held_s, self._held_s = self._held_s, 0.0
@@ -188,6 +189,8 @@ class Runner:
             trouble, memory = self._trouble(), self.health.memory(self.state)
         except TsctlError as error:
             return self._wait_unseen(error)
+        if not trouble and self.state.evidence.set_aside > set_aside:
+            trouble = "requests are unanswered, because a node or stable as well is unavailable"
         now = self.clock()
         self._held_s += now - self._watched_at if self._watched_at is not None and not trouble else 0.0
         self._watched_at = now

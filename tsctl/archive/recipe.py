@@ -6,18 +6,20 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
+from collections import deque
 from importlib.metadata import distributions
 from pathlib import Path
 
 from tsctl.archive.container import digest_of
+from tsctl.archive.sandbox import run_confined, why_open
 from tsctl.config.archive import ArchiveSpec
 from tsctl.errors import ArchiveError
 from tsctl.host.progress import Note
 
 KEY_FILE = ".inputs"
-_SHOWN_LINES = 15
+TIMEOUT_S = 12 * 3600.0
+_SHOWN_LINES, _KEPT_LINES = 15, 1000
 
 
 def recipe_output(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> tuple[Path | None, list[str]]:
@@ -68,31 +70,31 @@ def recipe_key(folder: Path, spec: ArchiveSpec, version: str) -> str:
 def _run(folder: Path, spec: ArchiveSpec, version: str, out: Path, note: Note) -> list[str]:
     settings = json.dumps(spec.serving(version).settings)
     command = [
-        sys.executable, str(folder / (spec.recipe or "")), "--version", version, "--settings", settings,
+        sys.executable, str(folder.resolve() / (spec.recipe or "")), "--version", version, "--settings", settings,
         "--out", str(out.resolve()),
     ]  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    lines = []
-    with subprocess.Popen(
+    lines: deque[str] = deque(maxlen=_KEPT_LINES)
+    if reason := why_open():
+        lines.append(f"{spec.recipe} ran with your rights and not in a sandbox: {reason}")
+
+    def take(line: str) -> None:
+        lines.append(line)
+        note(line)
+
+    ended = run_confined(
         command,
-        cwd=folder,
-        env={**environment, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            for line in process.stdout or ():
-                lines.append(line.rstrip())
-                note(lines[-1])
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode != 0:
-        shown = "\n".join(f"    {line}" for line in lines[-_SHOWN_LINES:])
-        raise ArchiveError(f"{spec.recipe} of {spec.model} {version} ended with status {process.returncode}:\n{shown}")
-    return lines
+        folder.resolve(),
+        reads=[folder.resolve()],
+        writes=[out.resolve()],
+        variables={"PYTHONUNBUFFERED": "1"},
+        timeout_s=TIMEOUT_S,
+        on_line=take,
+    )
+    if ended.status != 0:
+        shown = "\n".join(f"    {line}" for line in list(lines)[-_SHOWN_LINES:])
+        why = ended.stopped or f"ended with status {ended.status}"
+        raise ArchiveError(f"{spec.recipe} of {spec.model} {version} {why}:\n{shown}")
+    return list(lines)
 
 
 def _digest(path: Path) -> str:

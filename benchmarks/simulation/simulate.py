@@ -41,7 +41,8 @@ class Behaviour:
 
     errors: float
     slow: float = 0.05  # of all answers; one of twenty answers of stable is slow
-    classes: tuple[float, ...] = (0.1,) * 10  # share of each predicted class, of the answers that are no errors
+    classes: tuple[float, ...] = (0.1,) * 10  # share of each predicted class, of the predictions
+    refused: float = 0.0  # of the answers that are no errors; all others are predictions
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Counts:
     """Requests by outcome; the caller chooses the leading axes.
 
     Args:
-        kinds: shape (..., 2, 1 + classes): of stable and of the canary, errors first, then answers by class.
+        kinds: shape (..., 2, 2 + classes): of stable and of the canary, errors, refusals, then predictions by class.
         slow: shape (..., 2): slow answers of stable and of the canary.
     """
 
@@ -113,12 +114,12 @@ class Counts:
 
     def bets(self, signal: str) -> tuple[Ints, Ints]:
         """Events that each of a signal's processes won and lost, both of shape (..., processes)."""
-        errors, classes = self.kinds[..., 0], self.kinds[..., 1:]
+        errors, classes = self.kinds[..., 0], self.kinds[..., 2:]
         if signal == "mix":
             return classes[..., CANARY, :], classes[..., STABLE, :]
         if signal == "limit":
-            return errors[..., CANARY, None], classes[..., CANARY, :].sum(-1)[..., None]
-        events = errors if signal == "errors" else self.slow
+            return errors[..., CANARY, None], self.kinds[..., CANARY, 1:].sum(-1)[..., None]
+        events = {"errors": errors, "refused": self.kinds[..., 1], "slow": self.slow}[signal]
         return events[..., CANARY, None], events[..., STABLE, None]
 
 
@@ -167,6 +168,7 @@ def signals_of(rollout: Rollout) -> tuple[Signal, ...]:
     [mix_ratios] = {process.ratios for process in evidence.mix.values()}
     known = {
         "errors": (1, 0, evidence.errors.ratios, None),
+        "refused": (1, 0, evidence.refused.ratios, None),
         "slow": (1, 0, evidence.slow.ratios, None),
         "mix": (classes, len(evidence.mix) - classes, mix_ratios, None),
         "limit": (1, 0, rates_above(evidence.limit.allowed), evidence.limit.allowed),
@@ -215,8 +217,9 @@ def draw(chance: np.random.Generator, rollout: Rollout, weight: int, requests: i
     kinds, slow = [], []
     for served, version in ((requests - on_canary, rollout.stable), (on_canary, rollout.canary)):
         errors = chance.binomial(served, version.errors)
-        classes = chance.multinomial(served - errors, version.classes)
-        kinds.append(np.concatenate([errors[:, None], classes], axis=1))
+        refused = chance.binomial(served - errors, version.refused)
+        classes = chance.multinomial(served - errors - refused, version.classes)
+        kinds.append(np.concatenate([errors[:, None], refused[:, None], classes], axis=1))
         slow.append(chance.binomial(served, version.slow))
     return Counts(np.stack(kinds, axis=1), np.stack(slow, axis=1))
 
@@ -240,8 +243,9 @@ def cumulated(cell: Ints, is_slow: NDArray[np.bool_], kinds: int) -> Counts:
     """Counts up to each request.
 
     Args:
-        cell: shape (runs, requests): `kinds` times the version, and on it 0 for an error or 1 and up for a class.
-        kinds: one more than there are classes.
+        cell: shape (runs, requests): `kinds` times the version, and on it 0 for an error, 1 for a refusal, 2 and up for
+            a class.
+        kinds: two more than there are classes.
     """
     each = (cell[..., None] == np.arange(2 * kinds)).cumsum(axis=1)
     slow = (is_slow[..., None] & ((cell // kinds)[..., None] == np.arange(2))).cumsum(axis=1)

@@ -105,6 +105,7 @@ def _faulty(stable: Behaviour) -> dict[str, Behaviour]:
     return {
         "2% errors": replace(stable, errors=0.02),
         "1% errors": replace(stable, errors=0.01),
+        "every request refused": replace(stable, refused=1.0),
         "50% slower": replace(stable, slow=slow_share(SLOWER)),
         "one class taken for another": replace(stable, classes=(0.0, first + second, *others)),
     }

@@ -31,8 +31,8 @@ from tsctl.rollout.decide.evidence import OutcomeCounts, Window, no_evidence
 from tsctl.rollout.decide.judge import Verdict, judge
 
 CLASSES = 3
-KINDS = 1 + CLASSES
-#: One request: its cell (version, and error or class), and whether it was slow.
+KINDS = 2 + CLASSES
+#: One request: its cell (version, and error, refusal or class), and whether it was slow.
 REQUEST = st.tuples(st.integers(0, 2 * KINDS - 1), st.booleans())
 WEIGHTS = st.sampled_from((1, 100, 500, 2500, 5000, 9000))
 POLICIES = st.sampled_from(
@@ -54,7 +54,8 @@ def rollout(
 def window(cell: int, is_slow: bool, weight: int) -> Window:
     """One request, as the judge gets it."""
     track, kind = divmod(cell, KINDS)
-    seen = OutcomeCounts(1, int(kind == 0), int(is_slow), {str(kind - 1): 1} if kind else {})
+    classes = {str(kind - 2): 1} if kind > 1 else {}
+    seen = OutcomeCounts(1, int(kind == 0), int(is_slow), classes, refused=int(kind == 1))
     return Window(weight, canary=seen) if track == CANARY else Window(weight, stable=seen)
 
 
@@ -121,7 +122,7 @@ def judged_one_by_one(simulated: Rollout, chance: random.Random) -> int:
     for came, weight in enumerate((stage.weight for stage in simulated.stages for _ in range(stage.requests)), start=1):
         track = int(chance.random() < weight / 10_000)
         version = simulated.canary if track else simulated.stable
-        answered = 1 + chance.choices(range(CLASSES), version.classes)[0]
+        answered = 2 + chance.choices(range(CLASSES), version.classes)[0]
         cell = track * KINDS + (0 if chance.random() < version.errors else answered)
         evidence = evidence.seen(window(cell, chance.random() < version.slow, weight))
         shares = simulated.policy.shares.items()

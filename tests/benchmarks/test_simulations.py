@@ -70,7 +70,7 @@ def test_a_rate_above_the_limit_is_found_where_both_versions_are_alike() -> None
 
 def test_five_percent_errors_are_caught_in_every_run_within_two_thousand_requests() -> None:
     simulated = rollout(RolloutPolicy(), (500, 100_000), stable=behaviour(0.005), canary=behaviour(0.05))
-    ends = simulate(simulated, 300, seed=6)
+    ends = simulate(simulated, 3000, seed=6)
     assert ends.is_back.all()
     assert np.median(ends.requests) <= 2000
 

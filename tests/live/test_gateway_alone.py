@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
 import yaml
 
+from benchmarks.harness.flood import flood
 from benchmarks.harness.ports import free_ports
 from tests.support.gateways import Front, with_gateway
 from tests.support.sites import TINY, Site, is_alive, make_site, processes_of, until
+from tsctl.gateway.access_log import LONGEST_TEXT
+from tsctl.gateway.counters import REQUESTS, parse_page
+from tsctl.gateway.envoy import supervisor
+from tsctl.gateway.envoy.render.upstreams import Endpoint, Upstream
+from tsctl.gateway.publish import put_clusters, put_routes
+from tsctl.gateway.state import changing
+from tsctl.gateway.traffic import only
 
 
 @pytest.fixture
@@ -106,3 +118,74 @@ def test_a_key_that_cannot_be_written_is_given_to_nobody(front: Front) -> None:
     assert (site.root / "key").read_text().startswith("x-api-key: tsctl_")
     assert (site.root / "key").stat().st_mode & 0o777 == 0o600
     assert [key["client"] for key in site.run("keys", "list", "--json").json()] == ["a"]
+
+
+def test_hundreds_of_versions_take_no_more_of_the_kernels_watches_than_one(front: Front) -> None:
+    front.site.run("gateway", "start")
+    gateway = front.gateway
+    [node] = gateway.nodes()
+    places = (Endpoint(node.name, "127.0.0.1", node.spec.ports[0], None),)
+    many = [Upstream(f"m{number}", "1.0", places, None) for number in range(300)]
+    traffic = [only(one.model, "1.0") for one in many]
+    before = inotify_instances(front.pid("envoy"))
+    with changing(gateway):
+        put_clusters(gateway, many, traffic)
+        put_routes(gateway, traffic)
+    assert gateway.admin.active_clusters() == {f"m{number}~1.0" for number in range(300)}
+    assert inotify_instances(front.pid("envoy")) == before
+    assert requests.post(f"{front.base}/predictions/m299", timeout=5).status_code == 401
+
+
+def inotify_instances(pid: int) -> int:
+    """The watches' instances of a process, of which the kernel gives a user 128 by default."""
+    links = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum("inotify" in link for link in links)
+
+
+def test_a_flood_of_refused_requests_is_counted_and_fills_no_disk(front: Front) -> None:
+    """Twelve thousand requests with a path of 6,000 bytes; without a bound, they are a log of 78 MB."""
+    front.site.run("gateway", "start")
+    place = address_of(front)
+    threads, each, path = 4, 3000, "/" + "x" * 5999
+    with ThreadPoolExecutor(threads) as pool:
+        asked = pool.map(lambda paths: flood(place, paths), [[path] * each] * threads)
+    assert sum(asked, Counter()) == {404: threads * each}
+    until(lambda: total_of(front, status="404") == threads * each, 10, "every request in the counters")
+    without_line = front.gateway.admin.counter("lines_of_log.http_local_rate_limit.rate_limited")
+    until(lambda: is_logged(front, "/after"), 10, "a line of a request after the flood")
+    lines = [line for line in front.log() if line["path"] != "/after"]
+    assert len(lines) == threads * each - without_line
+    assert {len(line["path"]) for line in lines} == {LONGEST_TEXT}
+    assert front.gateway.files.access_log.stat().st_size < 1000 * len(lines)
+
+
+def test_the_kernel_bounds_the_log_where_the_supervisor_does_not(front: Front) -> None:
+    front.site.run("gateway", "start")
+    os.kill(front.pid("keeper"), signal.SIGKILL)
+    envoy, largest = front.pid("envoy"), 20_000
+    resource.prlimit(envoy, resource.RLIMIT_FSIZE, (largest, largest))
+    gateway, place = front.gateway, address_of(front)
+    assert flood(place, ["/nowhere"] * 400) == {404: 400}
+    log = gateway.files.access_log
+    until(lambda: gateway.admin.counter("filesystem.write_failed"), 10, "a line that is refused")
+    assert log.stat().st_size == largest
+    assert flood(place, ["/nowhere"]) == {404: 1}
+    assert supervisor.rotate(gateway, largest=largest)
+    until(lambda: flood(place, ["/nowhere"]) and log.is_file() and log.stat().st_size, 10, "lines in a new file")
+    assert is_alive(envoy)
+
+
+def is_logged(front: Front, path: str) -> bool:
+    flood(address_of(front), [path])
+    return any(line["path"] == path for line in front.log())
+
+
+def address_of(front: Front) -> tuple[str, int]:
+    host, port = front.gateway.spec.listens_on_all["address"]
+    return host, port
+
+
+def total_of(front: Front, **labels: str) -> int:
+    """Requests that the gateway has counted with these labels."""
+    samples = [sample for sample in parse_page(front.gateway.admin.page("tsctl")) if sample.name == REQUESTS]
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())

@@ -27,8 +27,10 @@ from tests.support.sites import until
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.counters import BUCKETS_MS, shortest_over
+from tsctl.gateway.headers import DEADLINE_HEADER
 from tsctl.rollout.decide.events import Outcome
-from tsctl.rollout.evidence.counts import EvidenceQuery, counter_values, is_error
+from tsctl.rollout.evidence.answers import Answer
+from tsctl.rollout.evidence.counts import EvidenceQuery, counter_values
 from tsctl.rollout.evidence.reader import EnvoyCounters, PrometheusServer
 
 PROMOTED, ROLLED_BACK = 0, 10
@@ -111,17 +113,26 @@ def test_envoy_prometheus_and_the_log_tell_the_same_counts(front: Front, prometh
         until(lambda: len(front.log()) > lines + 600, 60, "requests")
         front.ask("/predictions/tiny", **{"x-track": "canary"})  # what is not by weight is no evidence
         front.ask("/predictions/tiny/3.0")
+        for _ in range(20):  # a mistake of the client, a deadline of its own, and one that is the gateway's to refuse
+            assert front.ask("/predictions/tiny", b'{"x": "one"}').status_code == 422
+            assert front.ask("/predictions/tiny", **{DEADLINE_HEADER: "1"}).status_code == 504
+            assert front.ask("/predictions/tiny", bytes(20 << 20)).status_code == 413
     after = settled()
     came = [line for line in front.log()[lines:] if line["model"] == "tiny" and line["by"] == "weight"]
     logged: Counter[str] = Counter()
     for line in came:
         place = f"{line['version']}|{line['weight']}"
-        logged[f"r|{place}|{line['status']}|"] += 1
+        if line["status"] == 413:
+            assert line["weight"] is None, "the gateway refused it, and no version"
+            continue
+        logged[f"r|{place}|{line['status']};;{line['deadline']}|"] += 1
         for edge in BUCKETS_MS:
-            if line["duration_ms"] >= shortest_over(edge):
+            if line["answer_ms"] >= shortest_over(edge):
                 logged[f"s|{place}|{shortest_over(edge):g}"] += 1
     new = {key: value - before.get(key, 0) for key, value in after.items()}
     assert {key: value for key, value in new.items() if value} == dict(logged)
-    assert {line["weight"] for line in came} == {"7000", "3000"}
-    assert any(is_error(str(line["status"]), False) for line in came)
-    assert {line["duration_ms"] for line in came} & set(BUCKETS_MS), "a duration that is equal to an edge"
+    assert {line["weight"] for line in came} == {"7000", "3000", None}
+    assert {line["deadline"] for line in came if line["status"] == 504} == {"client"}
+    assert {line["deadline"] for line in came if line["status"] in (200, 500)} == {"route"}
+    assert any(Answer(str(line["status"])).is_error(False) for line in came)
+    assert {line["answer_ms"] for line in came} & set(BUCKETS_MS), "a time that is equal to an edge"

@@ -49,6 +49,8 @@ class FakeSite:
     commands: list[tuple[Command, str]] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=lambda: {"1 on a": 400 << 20})
     trouble: str = ""
+    is_gone: bool = False
+    joined: tuple[str, ...] = ()
     refuses: dict[str, TsctlError | OSError] = field(default_factory=dict)
     unavailable: set[str] = field(default_factory=set)
     now: float = 1000.0
@@ -98,6 +100,8 @@ class FakeEffects:
         self.site.did.append((effect, weight))
         self.strike(f"after {effect}")
         done = EffectDone(effect, effect)
+        if effect is Effect.EXTEND:
+            return replace(done, new=state.joined)
         if effect is Effect.VERIFY_GOLDEN:
             return replace(done, warm_bytes=dict(self.site.memory), requests_per_s=2000.0)
         return done
@@ -147,6 +151,12 @@ class FakeHealth:
 
     def trouble(self, state: State) -> str:
         return self.site.trouble
+
+    def is_gone(self, state: State) -> bool:
+        return self.site.is_gone
+
+    def joined(self, state: State) -> tuple[str, ...]:
+        return tuple(name for name in self.site.joined if name not in (*state.nodes, *state.joined))
 
 
 @dataclass

@@ -20,12 +20,8 @@ from tsctl.archive.container import open_archive, unpack
 from tsctl.archive.inspect import read_facts
 from tsctl.archive.pickles import unsafe_pickles
 from tsctl.archive.store import (
-    StoredArchive,
-    archive_of,
-    find_archive,
     import_archive,
     list_archives,
-    make_current,
     write_archive,
 )
 from tsctl.config.project import Project
@@ -202,23 +198,6 @@ def test_a_damaged_pickle_runs_up_to_its_damage_and_is_found(tmp_path: Path, con
     check = pickle_check(unsafe_pickles(tmp_path), trust=True)
     assert check.outcome == FAIL
     assert "a.pkl imports posix.system" in check.detail
-
-
-def archive(folder: Path, content: bytes) -> StoredArchive:
-    return archive_of(store(folder / "archives" / "store", entries({"w": content})))
-
-
-def test_the_current_archive_is_remembered_and_without_memory_the_newest(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    old, new = archive(tmp_path, b"1"), archive(tmp_path, b"2")
-    os.utime(old.path, (1, 1))
-    assert find_archive(project, "toy", "1.0") == new
-    make_current(project, old)
-    assert find_archive(project, "toy", "1.0") == old
-    (project.store / "current.json").write_text("{")
-    assert find_archive(project, "toy", "1.0") == new
-    with pytest.raises(ArchiveError, match=r"no archive of toy 2\.0 in archives/store"):
-        find_archive(project, "toy", "2.0")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,54 @@ from tsctl.gateway.access_log import (
     rotate,
     rotated,
 )
-from tsctl.gateway.counters import REQUEST_MS, REQUESTS, SERIES, parse_page, stats_logger
+from tsctl.gateway.counters import REQUEST_MS, REQUESTS, SERIES, parse_page, stats_loggers
 
 LINE: dict[str, Any] = {
     **dict.fromkeys(FIELDS),
     "time": "2026-01-01T00:00:01.500Z", "model": "digits", "version": "2.0", "by": "weight", "track": "canary",
-    "weight": "500", "class": "7", "user": "ann", "status": 200, "duration_ms": 12,
+    "weight": "500", "class": "7", "user": "ann", "status": 200, "duration_ms": 12, "answer_ms": 11, "client": "shop",
+    "flags": "-", "deadline": "route",
 }  # fmt: skip
+
+#: A line without one of these is an entry all the same.
+LATER = {"user", "answer_ms", "client", "flags", "deadline"}
 
 
 def test_a_line_with_the_fields_of_the_format_is_an_entry() -> None:
     assert file_logger(Path("access.log"))["typed_config"]["log_format"] == {"json_format": FIELDS}
     assert parse_entry(json.dumps(LINE).encode()) == AccessLogEntry(
-        1767225601.5, "digits", "2.0", "canary", True, 500, "7", "ann", 200, 12.0
+        1767225601.5, "digits", "2.0", "canary", True, 500, "7", "ann", 200, 12.0, 11.0, "shop", None, "route"
     )
 
 
-@pytest.mark.parametrize("field", sorted({name for name, value in LINE.items() if value} - {"user"}))
+def test_a_line_of_an_older_gateway_is_an_entry_whose_client_waited_for_all_of_it() -> None:
+    new = ("answer_ms", "client", "flags", "deadline")
+    entry = parse_entry(json.dumps({key: value for key, value in LINE.items() if key not in new}).encode())
+    assert entry is not None
+    assert (entry.waited_ms, entry.client, entry.deadline) == (12.0, None, None)
+
+
+@pytest.mark.parametrize(("status", "answer_ms", "waited_ms"), [(200, 3, 3), (0, None, 12), (503, None, None)])
+def test_a_client_that_sends_or_reads_slowly_waited_no_longer(
+    status: int, answer_ms: int | None, waited_ms: float | None
+) -> None:
+    """From its whole request to the begin of the answer; a client that left waited until then."""
+    entry = parse_entry(json.dumps({**LINE, "status": status, "answer_ms": answer_ms}).encode())
+    assert entry is not None
+    assert entry.waited_ms == waited_ms
+
+
+@pytest.mark.parametrize("field", sorted({name for name, value in LINE.items() if value} - LATER))
 def test_a_line_without_a_field_is_no_entry(field: str) -> None:
     assert parse_entry(json.dumps({key: value for key, value in LINE.items() if key != field}).encode()) is None
+
+
+def test_no_field_that_a_client_or_a_handler_chooses_is_written_whole() -> None:
+    cut = re.compile(r"%(REQ|RESP|DYNAMIC_METADATA)\(.*\):\d+%")
+    written_here = f"%REQ({headers.OWN_PREFIX}"  # only the gateway may write such a header
+    for name, value in FIELDS.items():
+        if value.startswith(("%REQ(", "%RESP(", "%DYNAMIC")) and not value.startswith(written_here):
+            assert cut.fullmatch(value), name
 
 
 def test_rotation_keeps_the_newest_files(tmp_path: Path) -> None:
@@ -69,7 +99,7 @@ def test_lines_are_read_from_one_place_to_another_across_a_rotation(tmp_path: Pa
 
 
 def test_counters_are_read_by_the_names_by_which_envoy_writes_them() -> None:
-    logger = stats_logger()["typed_config"]
+    logger = stats_loggers()[0]["typed_config"]
     scope = logger["stats_scope"]["prefix"]
     [counter], [histogram] = logger["counters"], logger["histograms"]
     assert f"envoy_{scope}_{counter['stat']['name']}" == REQUESTS

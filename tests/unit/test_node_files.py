@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from handlers.contract import ANSWER_LIMIT_VARIABLE
 from tsctl.config.deployment import NodeSpec
 from tsctl.errors import NodeError
 from tsctl.host.files import tail
 from tsctl.nodes.torchserve.logs import load_reports
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.process import node_environment
-from tsctl.nodes.torchserve.properties import jvm_arguments, node_properties, parse_properties, render_properties
+from tsctl.nodes.torchserve.properties import (
+    CONSOLE_OFF,
+    jvm_arguments,
+    node_properties,
+    parse_properties,
+    render_properties,
+)
 from tsctl.nodes.torchserve.tokens import read_tokens, write_header_file
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -47,27 +54,37 @@ def test_the_nodes_own_values_come_before_the_defaults() -> None:
 
 def test_the_log_configuration_is_named_by_its_absolute_path() -> None:
     defaults = {"vmargs": "-Dlog4j2.configurationFile=log4j2.xml -Xmx1g"}
-    assert jvm_arguments(defaults, Path("/p/log4j2.xml")) == ["-Xmx1g", "-Dlog4j2.configurationFile=/p/log4j2.xml"]
+    assert jvm_arguments(defaults, Path("/p/log4j2.xml")) == [
+        "-Xmx1g", "-Dlog4j2.configurationFile=/p/log4j2.xml", CONSOLE_OFF,
+    ]  # fmt: skip
     assert jvm_arguments(defaults, None) == ["-Xmx1g"]
 
 
 def test_a_node_inherits_what_it_needs_and_no_secret(tmp_path: Path) -> None:
     environment = {"PATH": "/bin", "PYTHONPATH": "/x", "AWS_SECRET_ACCESS_KEY": "s", "CUDA_VISIBLE_DEVICES": "1"}
-    inherited = node_environment(environment, NodePaths(tmp_path), tmp_path)
+    inherited = node_environment(environment, NodePaths(tmp_path), tmp_path, {})
     assert inherited["PATH"] == "/bin"
     assert inherited["CUDA_VISIBLE_DEVICES"] == "1"
     assert not {"PYTHONPATH", "AWS_SECRET_ACCESS_KEY", "TS_SHARED_CACHE_URL"} & set(inherited)
 
 
 def test_workers_learn_the_address_of_the_shared_cache_that_no_archive_may_hold(tmp_path: Path) -> None:
-    environment = {"TS_SHARED_CACHE_URL": "redis://:secret@cache:6379/0"}
-    assert node_environment(environment, NodePaths(tmp_path), tmp_path).items() >= environment.items()
+    environment = {"TS_SHARED_CACHE_URL": "redis://:secret@cache:6379/0", "TS_SHARED_CACHE_KEY": "k" * 32}
+    assert node_environment(environment, NodePaths(tmp_path), tmp_path, {}).items() >= environment.items()
     [pattern] = [
         line.partition("=")[2]
         for line in (CHECKOUT / "config.properties").read_text().splitlines()
         if line.startswith("blacklist_env_vars=")
     ]
-    assert not re.fullmatch(pattern, "TS_SHARED_CACHE_URL")
+    assert not any(re.fullmatch(pattern, name) for name in environment)
+
+
+def test_workers_learn_the_longest_answer_that_their_node_reads(tmp_path: Path) -> None:
+    properties = parse_properties((CHECKOUT / "config.properties").read_text())
+    environment = node_environment({}, NodePaths(tmp_path), tmp_path, properties)
+    assert environment[ANSWER_LIMIT_VARIABLE] == "16777216"
+    assert not re.fullmatch(properties["blacklist_env_vars"], ANSWER_LIMIT_VARIABLE)
+    assert ANSWER_LIMIT_VARIABLE not in node_environment({}, NodePaths(tmp_path), tmp_path, {})
 
 
 def test_tokens_are_read_with_their_expiry(key_file: Path) -> None:

@@ -22,7 +22,6 @@ from tsctl.rollout.evidence.counts import (
     classes_of,
     counter_values,
     durations_of,
-    is_error,
     requests_of,
     slow_threshold_ms,
     windows_since,
@@ -52,7 +51,8 @@ PAGE = f"""# TYPE {REQUESTS} counter
 
 def test_only_what_was_sent_by_weight_is_evidence() -> None:
     windows, cursor = windows_since({}, counter_values(parse_page(PAGE), QUERY), QUERY)
-    assert windows == [Window(500, OutcomeCounts(904, 4, 44, {"7": 900}), OutcomeCounts(45, 0, 30, {"7": 40}))]
+    canary = OutcomeCounts(45, 0, 30, {"7": 40}, refused=5)
+    assert windows == [Window(500, OutcomeCounts(904, 4, 44, {"7": 900}), canary)]
     assert windows_since(cursor, counter_values(parse_page(PAGE), QUERY), QUERY) == ([], {})
     strict = EvidenceQuery("m", "1.0", "2.0", count_4xx=True)
     [window] = windows_since({}, counter_values(parse_page(PAGE), strict), strict)[0]
@@ -104,11 +104,25 @@ def test_what_is_no_page_is_told(page: str) -> None:
         parse_page(page)
 
 
-def test_status_says_what_is_an_error() -> None:
-    found = {status: (is_error(status, False), is_error(status, True)) for status in ("200", "0", "404", "500", "504")}
-    assert found == {
-        "200": (False, False), "0": (False, False), "404": (False, True), "500": (True, True), "504": (True, True),
-    }  # fmt: skip
+@pytest.mark.parametrize("weight", [{}, {"weight": ""}, {"weight": "-"}])
+def test_what_the_gateway_refuses_before_it_chooses_a_version_is_none_of_its_requests(weight: dict[str, str]) -> None:
+    """Prometheus leaves labels without a value out."""
+    labels = {"model": "m", "version": "1.0", "by": "weight", "status": "413", **weight}
+    samples = [Sample(REQUESTS, labels, 9), Sample(f"{REQUEST_MS}_count", labels, 9)]
+    assert counter_values(samples, QUERY) == {}
+    assert (requests_of(samples, "m"), durations_of(samples, "m", "1.0")) == (0, {})
+
+
+def test_the_labels_of_an_answer_come_to_its_counts_and_an_older_gateway_has_none() -> None:
+    labels = {"model": "m", "version": "2.0", "by": "weight", "weight": "500", "status": "504", "class": ""}
+    nobody, client = ({"flags": "-", "deadline": by} for by in ("route", "client"))
+    samples = [Sample(REQUESTS, {**labels, **more}, 9) for more in ({}, nobody, client)]
+    values = counter_values(samples, QUERY)
+    assert values == {"r|2.0|500|504|": 9, "r|2.0|500|504;;route|": 9, "r|2.0|500|504;;client|": 9}
+    [window], _ = windows_since({}, values, QUERY)
+    assert (window.canary.requests, window.canary.errors) == (18, 18)
+    gone = counter_values([Sample(REQUESTS, {**labels, "status": "503", "flags": "UF,URX"}, 2)], QUERY)
+    assert windows_since({}, gone, QUERY)[0][0].canary.errors == 2
 
 
 def test_what_is_slow_lies_at_an_edge_of_the_histogram() -> None:
@@ -159,7 +173,7 @@ def test_slow_answers_differ_from_those_since_the_last_call_or_since_a_counter_w
 
 def test_classes_are_those_that_stable_predicted_the_most_frequent_first() -> None:
     samples = [
-        Sample(REQUESTS, {"model": "m", "version": "1.0", "by": "weight", "class": name}, count)
+        Sample(REQUESTS, {"model": "m", "version": "1.0", "by": "weight", "weight": "9500", "class": name}, count)
         for name, count in (("a", 3), ("b", 5), ("", 9), ("a", 3))
     ]
     assert classes_of(samples, "m", "1.0") == ("a", "b")

@@ -93,6 +93,8 @@ def test_what_a_pass_needs() -> None:
 @pytest.mark.parametrize(("stable", "canary", "signal", "why"), [
     (OutcomeCounts(20_000, 100), OutcomeCounts(1_000, 50), "errors",
      "5.00% of the canary's requests are errors, against 0.50% of stable's"),
+    (OutcomeCounts(20_000, refused=100), OutcomeCounts(1_000, refused=1_000), "refused",
+     "100.00% of the canary's requests are refused with 4xx, against 0.50% of stable's"),
     (OutcomeCounts(20_000, 0, 900), OutcomeCounts(1_000, 0, 700), "slow",
      "70.00% of the canary's requests are slow, against 4.50% of stable's"),
     (OutcomeCounts(20_000, 0, 0, {"a": 10_000, "b": 10_000}), OutcomeCounts(1_000, 0, 0, {"b": 1_000}), "mix",
@@ -118,7 +120,9 @@ def test_with_all_requests_only_the_limit_and_what_was_seen_before_speak() -> No
     found = judge(POLICY, after(alone, classes=("a",)), *LONG)
     assert (found.verdict, found.signal) == (Verdict.FAIL, "limit")
     assert found.why == "9.00% of the canary's requests are errors, and the policy allows 5.00%"
-    assert {r.signal: r.log_e for r in found.readings if r.signal != "limit"} == {"errors": 0, "slow": 0, "mix": 0}
+    assert {r.signal: r.log_e for r in found.readings if r.signal != "limit"} == {
+        "errors": 0, "refused": 0, "slow": 0, "mix": 0,
+    }  # fmt: skip
 
 
 def test_answers_of_workers_that_still_warm_are_not_judged_as_slow() -> None:

@@ -22,7 +22,7 @@ def line(at: float, model: str | None = "digits", **fields: Any) -> str:
     moment = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     known = {
         "version": "1.0", "by": "weight", "track": "stable", "weight": "10000", "class": None, "status": 200,
-        "duration_ms": 12, "user": None,
+        "duration_ms": 12, "answer_ms": 9, "user": None,
     }  # fmt: skip
     return json.dumps({"time": moment, "model": model, **known, **fields}) + "\n"
 
@@ -44,7 +44,7 @@ def ages(entries: list[AccessLogEntry]) -> list[float]:
 def test_a_line_is_read_whole(log: Path) -> None:
     write(log, line(NOW - 1, version="2.0", track="canary", weight="500", status=503, **{"class": "7"}))
     [entry] = read_recent(log, "digits", NOW - 60)
-    assert entry == AccessLogEntry(NOW - 1, "digits", "2.0", "canary", True, 500, "7", None, 503, 12.0)
+    assert entry == AccessLogEntry(NOW - 1, "digits", "2.0", "canary", True, 500, "7", None, 503, 12.0, 9.0)
 
 
 def test_what_the_gateway_answered_itself_has_no_version(log: Path) -> None:
@@ -113,10 +113,14 @@ def entries_of(count: int, begin: float, seconds: float, **fields: Any) -> list[
         "model": "digits", "version": "1.0", "track": "stable", "is_by_weight": True, "weight": 10_000,
         "predicted_class": None, "user": None, "status": 200, "duration_ms": 10.0,
     }  # fmt: skip
-    return [AccessLogEntry(at=begin + seconds * index / count, **{**usual, **fields}) for index in range(count)]
+    known = {**usual, **fields}
+    return [
+        AccessLogEntry(at=begin + seconds * index / count, answer_ms=known["duration_ms"], **known)
+        for index in range(count)
+    ]
 
 
-@pytest.mark.parametrize(("count_4xx", "error_rate"), [(False, 0.02), (True, 0.05)])
+@pytest.mark.parametrize(("count_4xx", "error_rate"), [(False, 20 / 980), (True, 50 / 980)])
 def test_traffic_is_what_chance_divides_and_the_rates_are_those_of_stable(count_4xx: bool, error_rate: float) -> None:
     begin = NOW - 100
     seen = [

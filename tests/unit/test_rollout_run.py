@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.fakes import POLICY, FakeEffects, FakeEvidence, FakeHealth, FakeOperator, FakeSite, Killed
+from tsctl.cli.rollout_views import exit_code
+from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
@@ -21,7 +23,9 @@ from tsctl.rollout.decide.judge import AVERAGE, Verdict
 from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.journal import Journal
-from tsctl.rollout.run.runner import READY_S, Runner
+from tsctl.rollout.run.runner import GONE_S, READY_S, Runner
+from tsctl.views.rollout.narrative import story
+from tsctl.views.rollout.outlook import deployment_hints
 
 LONGEST = 5000  # actions of one rollout
 
@@ -79,7 +83,7 @@ def weights(site: FakeSite) -> list[int]:
 def test_a_good_canary_takes_every_step_and_becomes_stable(tmp_path: Path) -> None:
     site = FakeSite()
     state = run(begin(tmp_path, site), site)
-    assert state.outcome is Outcome.PROMOTED
+    assert (state.outcome, exit_code(state)) == (Outcome.PROMOTED, 0)
     assert weights(site) == [500, 5000, TOTAL]
     assert [what for what, _ in site.did if what not in ("weigh", "back")] == [
         "verify",
@@ -97,6 +101,7 @@ def test_a_canary_that_fails_goes_back_and_stays_registered(tmp_path: Path) -> N
     path = begin(tmp_path, site)
     state = run(path, site)
     assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "errors")
+    assert (state.is_rejected, exit_code(state)) == (False, 10)
     assert weights(site) == [500, 0]
     assert "of the canary's requests are errors" in state.why
     assert "2.0" in site.registered
@@ -110,7 +115,107 @@ def test_what_fails_before_the_first_request_never_gets_one(tmp_path: Path, what
     site = FakeSite(refuses={what: NodeError("the golden answer is another")})
     state = run(begin(tmp_path, site), site)
     assert (state.outcome, state.signal, state.why) == (Outcome.ROLLED_BACK, what, "the golden answer is another")
+    assert (state.is_rejected, exit_code(state)) == (True, 13)
     assert weights(site) == []
+
+
+def test_a_canary_that_somebody_removes_is_rolled_back(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    to_the_end(runner, lambda runner: runner.state.step == 1 and runner.state.is_weighed)
+    site.is_gone, site.trouble = True, "m 2.0 is no longer registered on node a"
+    gone_at = site.now
+    held = to_the_end(runner, lambda runner: site.now > gone_at + GONE_S / 2)
+    assert (held.is_failed, held.waits_for) == (False, site.trouble)
+    state = to_the_end(runner)
+    assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "gone")
+    assert state.why == "somebody else removed it: m 2.0 is no longer registered on node a"
+    assert weights(site) == [500, 5000, 0]
+    assert site.now - gone_at < GONE_S + 10
+
+
+@pytest.mark.parametrize("moment", ["paused", "before its weight"])
+def test_a_canary_that_is_removed_is_waited_for_in_no_state(tmp_path: Path, moment: str) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    if moment == "paused":
+        to_the_end(runner, lambda runner: runner.state.held_s > 0)
+        site.commands.append((Command.PAUSE, "me"))
+    else:
+        site.refuses["weigh"] = GatewayError("no node serves m 2.0")
+        to_the_end(runner, lambda runner: runner.state.step == 0)
+    site.is_gone, site.trouble = True, "it is no longer registered"
+    assert to_the_end(runner).signal == "gone"
+
+
+def test_a_canary_that_is_back_soon_is_kept(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 0)
+    for _ in range(3):
+        site.is_gone, site.trouble = True, "it is not registered"
+        until = site.now + GONE_S / 2
+        run(path, site, lambda runner, until=until: site.now > until)  # type: ignore[misc]
+        site.is_gone, site.trouble = False, ""
+        run(path, site, lambda runner, until=until: site.now > until + 3)  # type: ignore[misc]
+    assert run(path, site).outcome is Outcome.PROMOTED
+
+
+def test_a_node_that_joins_is_told_and_covered_before_the_promotion(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 0)
+    site.joined = ("b", "c")
+    state = run(path, site)
+    assert (state.outcome, state.nodes) == (Outcome.PROMOTED, ("a", "b", "c"))
+    assert [what for what, _ in site.did if what not in ("weigh", "back")][3:] == ["extend", "default", "retire"]
+    told = [sentence.text for sentence in story(Journal(path).entries).told]
+    assert "1.0 was added on nodes b, c; 2.0 is registered there before it is promoted." in told
+    assert "2.0 was registered where 1.0 was added meanwhile: extend." in told
+
+
+def test_a_node_that_cannot_be_covered_is_left_with_its_reason(tmp_path: Path) -> None:
+    site = FakeSite(refuses={"extend": NodeError("node b: it does not load")})
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 0)
+    site.joined = ("b",)
+    state = run(path, site)
+    assert (state.outcome, state.nodes) == (Outcome.PROMOTED, ("a",))
+    told = [sentence.text for sentence in story(Journal(path).entries).told]
+    assert "Gave up registering 2.0 on nodes that joined: node b: it does not load." in told
+    nodes = {"a": {}, "b": {"inference": "http://10.0.0.2:1"}}
+    models = {"m": {"default": "2.0", "versions": {"2.0": None}}}
+    [hint] = deployment_hints(state, DeploymentSpec.model_validate({"nodes": nodes, "models": models}))
+    assert hint == "the rollout did not put m 2.0 on node b, added meanwhile: run 'tsctl apply'"
+
+
+def test_a_journal_that_is_removed_while_it_runs_is_whole_at_the_end(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    to_the_end(runner, lambda runner: runner.state.step == 1)
+    path.unlink()
+    assert to_the_end(runner).outcome is Outcome.PROMOTED
+    assert fold(Journal(path).entries) == runner.state
+    assert kinds(path).count("repaired") == 1
+
+
+def test_a_process_that_lost_its_rollout_to_another_one_changes_nothing_more(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    to_the_end(runner, lambda runner: runner.state.held_s > 0)
+    before = list(site.did)
+
+    def guard() -> None:
+        raise ConflictError("the rollout of m is being changed by another tsctl (process 7)")
+
+    runner.journal = Journal(path, lambda: site.now, guard)
+    with pytest.raises(ConflictError):
+        runner.run()
+    assert site.did == before
 
 
 def test_a_canary_that_refuses_its_first_requests_is_given_up(tmp_path: Path) -> None:
@@ -119,7 +224,8 @@ def test_a_canary_that_refuses_its_first_requests_is_given_up(tmp_path: Path) ->
     state = run(path, site, lambda runner: runner.state.is_failed)
     assert (state.signal, state.weight) == ("ready", 500)
     site.refuses.clear()
-    assert run(path, site).outcome is Outcome.ROLLED_BACK
+    ended = run(path, site)
+    assert (ended.outcome, ended.is_rejected) == (Outcome.ROLLED_BACK, False)  # Envoy may have had the weight
     assert weights(site) == [0]
 
 
@@ -154,7 +260,7 @@ def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path)
     idle = FakeSite(rate=0, slow=None)
     path = begin(tmp_path, idle)
     state = run(path, idle)
-    assert (state.outcome, state.is_paused, state.weight) == (None, True, 500)
+    assert (state.outcome, state.is_paused, state.weight, exit_code(state)) == (None, True, 500, 11)
     assert weights(idle) == [500]
     runner = runner_of(path, idle)
     runner.record(CommandReceived(Command.RESUME, "me"))
@@ -445,7 +551,7 @@ def test_a_rollout_whose_journal_has_no_format_number_goes_on(tmp_path: Path) ->
     before = fold(Journal(path).entries)
     assert (before.step, before.is_weighed, before.held_s) == (1, True, 4)
     site.weights = {"1.0": TOTAL // 2, "2.0": TOTAL // 2}
-    site.now, site.counted = path_end(path), dict(before.cursor)
+    site.now, site.counted, site.policy = path_end(path), dict(before.cursor), before.policy
     assert run(path, site).outcome is Outcome.PROMOTED
     assert weights(site) == [TOTAL]
 

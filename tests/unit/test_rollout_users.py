@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.rollout_journals import stored_and_read
+from tests.unit.rollout_journals import started, stored_and_read
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
+from tsctl.gateway.counters import Sample
+from tsctl.rollout.decide.events import Entry, StepBegan, Tick
 from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, Window, no_evidence
+from tsctl.rollout.decide.state import after, fold
 from tsctl.rollout.decide.statistics import rejects
 from tsctl.rollout.evidence.counts import EvidenceQuery
+from tsctl.rollout.evidence.reader import LiveEvidence
 from tsctl.rollout.evidence.users import UserLog
 
 QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=20)
 POLICY = RolloutPolicy()
+
+
+class NoCounters:
+    """A gateway that has counted nothing yet."""
+
+    def samples(self, model: str) -> list[Sample]:
+        return []
 
 
 def line(version: str, user: str | None, **more: Any) -> str:
@@ -101,6 +113,30 @@ def test_what_was_read_and_not_kept_is_read_again(log: Path) -> None:
     [first], _ = users.read(QUERY, begin)
     assert users.read(QUERY, begin)[0] == [first]  # the journal could not be written in between
     assert first.compared[1].errors == 1
+
+
+def test_whoever_resumes_knows_who_was_slow_by_the_threshold_of_that_time(log: Path) -> None:
+    """The threshold rises from 20 to 50 ms and falls to 30 ms; the journal alone tells a resumed rollout."""
+    begin = UserLog(log, {}).mark()
+    state = fold([Entry(0, 0.0, replace(started("m"), cursor=begin))])
+    source, users = NoCounters(), UserLog(log, begin)
+    entries, readings = 0, []
+    for slow_ms, answers in (
+        (20.0, {"ann": 25}),
+        (50.0, {"ann": 60, "dan": 45}),  # ann was slow before, and dan is not
+        (30.0, {"ann": 35, "dan": 45}),
+    ):
+        entries += 1
+        state = after(state, Entry(entries, 1.0, StepBegan(0, 500, slow_ms)))
+        append(log, *[line("2.0", user, duration_ms=took) for user, took in answers.items()])
+        resumed = LiveEvidence(source, source, UserLog(log, begin)).read(state)
+        going_on = LiveEvidence(source, source, users).read(state)
+        assert resumed == going_on
+        [window], cursor = going_on
+        readings.append(window.compared[1].slow)
+        entries += 1
+        state = after(state, Entry(entries, 2.0, Tick(1.0, (window,), cursor)))
+    assert readings == [1, 0, 1]
 
 
 def test_one_heavy_user_is_no_evidence_and_many_are() -> None:

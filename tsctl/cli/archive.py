@@ -8,16 +8,16 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.build import build_versions, select_versions
+from tsctl.archive.build import build_versions, select_versions, sound_archive_folders
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.sandbox import why_open
-from tsctl.archive.store import find_archive, list_archives
+from tsctl.archive.store import find_archive, import_archive, list_archives
 from tsctl.archive.verify import verify as verify_archive
-from tsctl.cli.options import Json
+from tsctl.cli.options import Json, TrustPickles
 from tsctl.cli.output import plural, print_json, print_rows, print_table
-from tsctl.config.project import find_project
-from tsctl.errors import ArchiveError, printable
+from tsctl.config.project import Project, find_project
+from tsctl.errors import ArchiveError, SpecError, printable
 from tsctl.host.progress import Progress
 
 app = typer.Typer(rich_markup_mode=None)
@@ -33,11 +33,11 @@ def build(names: Names = None, json: Json = False) -> None:
     """Build archives into archives/store; the same inputs give the same bytes."""
     built = build_versions(find_project(), names or None, Progress())
     if json:
-        rows = [(b.archive.model, b.archive.version, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
+        rows = [(*b.archive.key, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
         return print_rows(("model", "version", "digest", "path", "is_new"), rows, json)
     for made in built:
         for name in made.superseded:
-            typer.echo(f"{name} is an older build of the same version; it stays in the store")
+            typer.echo(f"{name} is an older build of the same version; 'tsctl archive tidy' removes what nothing needs")
     if not any(made.is_new for made in built):
         typer.echo(f"nothing to build: {plural(len(built), 'archive')} unchanged")
 
@@ -53,15 +53,19 @@ def list_stored(json: Json = False) -> None:
     print_rows(("model", "version", "digest", "current", "bytes"), rows, json)
 
 
+@app.command("import")
+def import_file(file: Annotated[Path, typer.Argument(metavar="FILE.mar")]) -> None:
+    """Copy an archive that was made elsewhere into archives/store, as the current one of its version."""
+    typer.echo(import_archive(find_project(), file).path.name)
+
+
 @app.command()
 def verify(
     names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]|FILE.mar]...")] = None,
     sample: Annotated[
         list[Path] | None, typer.Option("--sample", help="One more request body to send; for stock archives.")
     ] = None,
-    trust_pickles: Annotated[
-        bool, typer.Option("--trust-pickles", help="Take pickles that import more than tensors as a warning.")
-    ] = False,
+    trust_pickles: TrustPickles = False,
     json: Json = False,
 ) -> None:
     """Verify archives before they serve: safe files, right answers, isolated bad items; exit code 3 if one fails."""
@@ -139,19 +143,52 @@ def golden(names: Names = None) -> None:
             typer.echo(f"{model} {version} {name}")
 
 
+@app.command()
+def tidy(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove old builds that no node, rollout or way back needs; the current build of each version stays."""
+    from tsctl.cli.context import open_deployment
+    from tsctl.deploy.tidy import builds_and_uses
+
+    rows = []
+    for build, use in builds_and_uses(*open_deployment()):
+        rows.append((build.path.name, build.path.stat().st_size, use or "nothing, so it is removed"))
+        if not use and not dry_run:
+            build.path.unlink()
+    print_rows(("archive", "bytes", "needed by"), rows, json)
+
+
+def _current(project: Project, name: str) -> list[Path]:
+    """The current archives of MODEL or MODEL:VERSION; a stock archive has no archive.yaml."""
+    model, _, version = name.partition(":")
+    folder = sound_archive_folders(project)[0].get(model)
+    named = {a.version for a in list_archives(project) if a.model == model} | (
+        set(folder[1].versions) if folder else set()
+    )
+    versions = [one for one in sorted(named) if version in ("", one)]
+    if not versions:
+        raise SpecError(
+            f"no archive.yaml names {name}, and archives/store has no archive of it", "See 'tsctl archive list'."
+        )
+    return [find_archive(project, model, one).path for one in versions]
+
+
 def _archive_files(names: list[str] | None) -> list[Path]:
     """The .mar files of the names; without names, the current archive of every version."""
     if not names:
         project = find_project()
         current = {find_archive(project, a.model, a.version).path for a in list_archives(project)}
         if not current:
-            raise ArchiveError(f"no archive in {project.relative(project.store)}", "Build them: tsctl archive build")
+            raise ArchiveError(
+                f"no archive in {project.relative(project.published)}", "Build them: tsctl archive build"
+            )
         return sorted(current)
     files = []
     for name in names:
         if name.endswith(".mar"):
             files.append(Path(name))
         else:
-            project = find_project()
-            files += [find_archive(project, *pair).path for pair in select_versions(project, [name])]
+            files += _current(find_project(), name)
     return files

@@ -57,20 +57,24 @@ def up(node: NodeHere = None) -> None:
     gateway_changes = start_gateway(gateway, Progress()) if gateway is not None else []
     for line in result_lines(nodes, result, result.is_changed or bool(gateway_changes)):
         typer.echo(line)
-    if result.failures:
-        raise NodeError("not all is served:\n  " + "\n  ".join(result.failures), "See 'tsctl status'.")
     typer.echo("")
     for line in endpoint_lines(deployment, nodes):
         typer.echo(line)
     base, header = nodes[0].spec.inference, nodes[0].paths.inference_header if nodes[0].key_file else None
     if gateway is not None:
         base, header = gateway.spec.address, local_key(gateway)
-    for model in list(deployment.models)[:1]:
+    answered = [answer.model for answer in result.answers if answer.reply.status == 200]
+    for model in [*answered, *deployment.models][:1]:
         typer.echo(f"\n{curl_line(project, base, header, model, Path.cwd())}")
+    if result.failures:
+        raise result.kind("not all is served:\n  " + "\n  ".join(result.failures), "See 'tsctl status'.")
 
 
 def down(node: NodeHere = None) -> None:
-    """Stop the gateway and the nodes that were started here, and only those."""
+    """Stop the gateway and the nodes that were started here, and only those.
+
+    With --node, the gateway keeps running for the other nodes.
+    """
     from tsctl.errors import NodeError, TsctlError
     from tsctl.gateway.start import stop_gateway
     from tsctl.gateway.state import open_gateway
@@ -78,7 +82,7 @@ def down(node: NodeHere = None) -> None:
     from tsctl.nodes.torchserve.start import stop_node
 
     project, deployment = open_deployment()
-    if deployment.gateway is not None:
+    if deployment.gateway is not None and (node is None or len(deployment.nodes) == 1):
         stop_gateway(open_gateway(project, deployment), Progress())
     failures = []
     for opened in _open_here(node)[2]:

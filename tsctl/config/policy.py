@@ -14,8 +14,8 @@ from tsctl.config.weights import TOTAL
 
 #: Kinds of evidence that may end a rollout, and the share of each in the average of their e-values (statistics.py).
 #: `limit`, the error rate cap, is always judged: it needs no version to compare with.
-Signal = Literal["errors", "slow", "mix", "disagreement"]
-PARTS: dict[str, int] = {"errors": 4, "slow": 2, "mix": 1, "disagreement": 1, "limit": 1}
+Signal = Literal["errors", "refused", "slow", "mix", "disagreement"]
+PARTS: dict[str, int] = {"errors": 5, "refused": 1, "slow": 2, "mix": 1, "disagreement": 1, "limit": 1}
 LIMIT = "limit"
 
 Percent = Annotated[float, Field(gt=0, le=100, strict=False)]
@@ -34,8 +34,8 @@ class RolloutPolicy(SpecModel):
     min_requests: Annotated[int, Field(ge=1, le=100_000_000)] = 200  # of the canary, at each step
     max_error_rate: Share = 0.05  # of the canary: above it is a fail, and below it surely before a step passes
     alpha: Share = 0.01  # probability that a canary which is no worse is ever rolled back
-    signals: tuple[Signal, ...] = Field(default=("errors", "slow", "mix"), strict=False)
-    count_4xx: bool = False  # whether an answer of 4xx is an error
+    signals: tuple[Signal, ...] = Field(default=("errors", "refused", "slow", "mix"), strict=False)
+    count_4xx: bool = False  # whether an answer of 4xx is an error as well
     slow_quantile: Share = 0.95  # slower than this share of stable's answers before the step is slow
     settle_s: Seconds = 5.0  # after a step began, latency is not judged
     max_utilisation: Share = 0.8  # of the canary's workers, as predicted before a step

@@ -1,6 +1,7 @@
 """The gateway's access log: the only module that knows its format, its files and their rotation.
 
-Invariant: Envoy writes lines by FIELDS, and `parse_entry` reads them. Rotated files have the log's name and
+Invariants: Envoy writes lines by FIELDS, and `parse_entry` reads them. No client makes a line long. Refused requests
+have LINES_PER_S lines a second at most; the gateway's counters count them all. Rotated files have the log's name and
 .1 (the newest), .2 and so on.
 """
 
@@ -18,33 +19,55 @@ from typing import BinaryIO
 
 from handlers.contract import CLASS_HEADER, PROTOCOL_HEADER, REQUEST_ID_HEADER
 from tsctl.errors import AnalysisError
-from tsctl.gateway.envoy.messages import NAMESPACE, Json, cluster_metadata, extension, request_header, route_metadata
-from tsctl.gateway.headers import ASSIGNED_TRACK_HEADER, CLIENT_HEADER, WEIGHT_HEADER
+from tsctl.gateway.envoy.messages import (
+    NAMESPACE,
+    Json,
+    cluster_metadata,
+    extension,
+    http_filter,
+    overwrite,
+    request_header,
+    route_metadata,
+)
+from tsctl.gateway.headers import (
+    ASSIGNED_TRACK_HEADER,
+    CLIENT_HEADER,
+    DEADLINE_BY_HEADER,
+    UNLOGGED_HEADER,
+    WEIGHT_HEADER,
+)
 from tsctl.gateway.traffic import BY_WEIGHT
 
 #: Dynamic metadata of a request on a sticky route: the value of its header or cookie.
 USER_KEY = "user"
-#: Bytes of that value in the log.
+#: Bytes in the log of that value, and of others that a client or a handler chooses.
 LONGEST_USER = 64
+LONGEST_TEXT = 128
+#: Requests beyond so many a second have no line, unless a client with a key sent them and its budget allowed them.
+LINES_PER_S = 1000
+LINES_FILTER = "lines_of_log"
+_STATUS_OVER_BUDGET = 429
 CHUNK_BYTES = 1 << 20
 
 #: Fields of a line, and Envoy's command operator for the value of each.
 FIELDS = {
     "time": "%START_TIME%",
-    "request_id": request_header(REQUEST_ID_HEADER),
+    "request_id": request_header(REQUEST_ID_HEADER, LONGEST_TEXT),
     "client": request_header(CLIENT_HEADER),
-    "method": request_header(":METHOD"),
-    "path": request_header(":PATH"),
+    "method": request_header(":METHOD", LONGEST_TEXT),
+    "path": request_header(":PATH", LONGEST_TEXT),
     "model": route_metadata("model"),
     "version": cluster_metadata("version"),
     "by": route_metadata("by"),
     "track": request_header(ASSIGNED_TRACK_HEADER),
     "weight": request_header(WEIGHT_HEADER),
-    "class": f"%RESP({CLASS_HEADER})%",
+    "class": f"%RESP({CLASS_HEADER}):{LONGEST_TEXT}%",
     "user": f"%DYNAMIC_METADATA({NAMESPACE}:{USER_KEY}):{LONGEST_USER}%",
     "protocol": request_header(PROTOCOL_HEADER),
     "status": "%RESPONSE_CODE%",
     "duration_ms": "%DURATION%",
+    "answer_ms": "%COMMON_DURATION(DS_RX_END:US_RX_BEG:ms)%",
+    "deadline": request_header(DEADLINE_BY_HEADER),
     "bytes_in": "%BYTES_RECEIVED%",
     "bytes_out": "%BYTES_SENT%",
     "flags": "%RESPONSE_FLAGS%",
@@ -54,6 +77,8 @@ FIELDS = {
     "shadow": route_metadata("shadow"),
 }
 _TEXTS = ("model", "version", "by", "track", "class")
+#: Lines that an older gateway wrote lack these.
+_LATER_TEXTS = ("user", "client", "flags", "deadline")
 #: What Envoy writes into a field without a value.
 _NOTHING = (None, "", "-")
 
@@ -72,6 +97,18 @@ class AccessLogEntry:
     user: str | None  # whom a sticky route keeps on one version; None where the request or the route has none
     status: int  # 0 where the client left before the answer
     duration_ms: float
+    answer_ms: float | None = None  # from the whole request to the begin of a node's answer; None where none answered
+    client: str | None = None  # whose key it had
+    flags: str | None = None  # Envoy's response flags; None where a node answered
+    deadline: str | None = None  # who set it
+
+    @property
+    def waited_ms(self) -> float | None:
+        """How long the client waited for the begin of an answer, or until it left; None where no node answered.
+
+        A client that sends or reads slowly does not make this longer.
+        """
+        return self.duration_ms if self.status == 0 else self.answer_ms
 
 
 @dataclass(frozen=True)
@@ -87,9 +124,33 @@ class LogPosition:
 
 
 def file_logger(log: Path) -> Json:
-    """Envoy's access logger that writes a line of JSON for each request."""
+    """Envoy's access logger that writes a line of JSON for a request."""
     kind = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
-    return extension("envoy.access_loggers.file", kind, path=str(log), log_format={"json_format": FIELDS})
+    logger = extension("envoy.access_loggers.file", kind, path=str(log), log_format={"json_format": FIELDS})
+    over_budget = {"default_value": _STATUS_OVER_BUDGET, "runtime_key": "tsctl.log.over_budget"}
+    of_a_client = [
+        {"header_filter": {"header": {"name": CLIENT_HEADER, "present_match": True}}},
+        {"status_code_filter": {"comparison": {"op": "NE", "value": over_budget}}},
+    ]
+    in_rate = {"header_filter": {"header": {"name": UNLOGGED_HEADER, "present_match": False}}}
+    return {**logger, "filter": {"or_filter": {"filters": [{"and_filter": {"filters": of_a_client}}, in_rate]}}}
+
+
+def lines_filter() -> Json:
+    """Envoy's HTTP filter that marks requests beyond LINES_PER_S for `file_logger`, and lets all of them pass.
+
+    It stands before the filter of keys, which ends refused requests.
+    """
+    bucket = {"max_tokens": LINES_PER_S, "tokens_per_fill": LINES_PER_S // 20, "fill_interval": "0.05s"}
+    share = {"runtime_key": "tsctl.log.lines", "default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    return http_filter(
+        LINES_FILTER,
+        "local_ratelimit.v3.LocalRateLimit",
+        stat_prefix="lines_of_log",
+        token_bucket=bucket,
+        filter_enabled=share,
+        request_headers_to_add_when_not_enforced=[overwrite(UNLOGGED_HEADER, "1")],
+    )
 
 
 def parse_entry(line: bytes) -> AccessLogEntry | None:
@@ -97,6 +158,9 @@ def parse_entry(line: bytes) -> AccessLogEntry | None:
     try:
         fields = json.loads(line)
         texts = {name: None if fields[name] in _NOTHING else str(fields[name]) for name in _TEXTS}
+        later = {name: None if fields.get(name) in _NOTHING else str(fields[name]) for name in _LATER_TEXTS}
+        duration_ms = float(fields["duration_ms"])
+        answer_ms = fields.get("answer_ms", duration_ms)
         return AccessLogEntry(
             at=datetime.fromisoformat(fields["time"]).timestamp(),
             model=texts["model"],
@@ -105,9 +169,10 @@ def parse_entry(line: bytes) -> AccessLogEntry | None:
             is_by_weight=texts["by"] == BY_WEIGHT,
             weight=None if fields["weight"] in _NOTHING else int(fields["weight"]),
             predicted_class=texts["class"],
-            user=fields.get("user") or None,
             status=int(fields["status"]),
-            duration_ms=float(fields["duration_ms"]),
+            duration_ms=duration_ms,
+            answer_ms=None if answer_ms is None else float(answer_ms),
+            **later,
         )
     except (ValueError, KeyError, TypeError):
         return None

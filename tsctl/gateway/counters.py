@@ -20,7 +20,7 @@ REQUESTS, REQUEST_MS = f"envoy_{_SCOPE}_requests", f"envoy_{_SCOPE}_request_ms"
 SERIES = (REQUESTS, f"{REQUEST_MS}_count", f"{REQUEST_MS}_bucket")
 #: Fields of the access log that are labels.
 _REQUEST_MS_LABELS = ("model", "version", "by", "weight")
-_REQUESTS_LABELS = (*_REQUEST_MS_LABELS, "status", "class")
+_REQUESTS_LABELS = (*_REQUEST_MS_LABELS, "status", "class", "flags", "deadline")
 
 #: Milliseconds; from the time of a cached answer to the longest deadline that people set. None is more than half
 #: as large again as the one before up to ten seconds, so that answers which take half as long again move to another.
@@ -39,16 +39,29 @@ class Sample:
     value: int
 
 
-def stats_logger() -> Json:
-    """Envoy's access logger that counts requests by their labels, and puts durations into a histogram."""
-    milliseconds = {**_stat(REQUEST_MS, _REQUEST_MS_LABELS), "value_format": FIELDS["duration_ms"]}
-    return extension(
-        "envoy.access_loggers.stats",
-        "envoy.extensions.access_loggers.stats.v3.Config",
-        stats_scope={"prefix": _SCOPE},
-        counters=[{**_stat(REQUESTS, _REQUESTS_LABELS), "value_fixed": 1}],
-        histograms=[milliseconds],
-    )
+def stats_loggers() -> list[Json]:
+    """Envoy's access loggers that count requests by their labels, and put waiting times into a histogram.
+
+    The histogram has `AccessLogEntry.waited_ms`: what a client does while it sends or reads cannot make a version slow.
+    """
+    requests = {**_stat(REQUESTS, _REQUESTS_LABELS), "value_fixed": 1}
+    has_left = {"status_code_filter": {"comparison": {"op": "EQ", "value": _NO_STATUS}}}
+    return [
+        _logger(counters=[requests], histograms=[_waited(FIELDS["answer_ms"])]),
+        {**_logger(histograms=[_waited(FIELDS["duration_ms"])]), "filter": has_left},
+    ]
+
+
+_NO_STATUS: Json = {"default_value": 0, "runtime_key": "tsctl.left"}
+
+
+def _waited(value_format: str) -> Json:
+    return {**_stat(REQUEST_MS, _REQUEST_MS_LABELS), "value_format": value_format}
+
+
+def _logger(**stats: list[Json]) -> Json:
+    kind = "envoy.extensions.access_loggers.stats.v3.Config"
+    return extension("envoy.access_loggers.stats", kind, stats_scope={"prefix": _SCOPE}, **stats)
 
 
 def histogram_settings() -> Json:

@@ -20,8 +20,7 @@ class GatewayFiles:
 
         # Envoy reads the first when it starts, and the others whenever a file is renamed into place.
         self.bootstrap = folder / "envoy.json"
-        self.clusters = folder / "clusters.json"
-        self.endpoints = folder / "endpoints"  # a folder; see endpoints_of
+        self.clusters = folder / "clusters.json"  # with the nodes of each, and their tokens
         self.routes = folder / "routes.json"
         self.ready = folder / "ready.json"  # the clusters that /readyz asks for
         self.certificate = folder / "certificate.json"
@@ -38,11 +37,7 @@ class GatewayFiles:
         self.keys = folder / "keys.json"
         self.local_key = folder / "local.header"  # for curl -H @FILE
         self.lock = folder / "lock"
-        self.folders = (folder, self.endpoints, logs)
-
-    def endpoints_of(self, cluster: str) -> Path:
-        """The file of the cluster's nodes."""
-        return self.endpoints / f"{cluster}.json"
+        self.folders = (folder, logs)
 
 
 def read_document(path: Path) -> Json | None:

@@ -49,7 +49,7 @@ def _put_observed(gateway: Gateway, nodes: Sequence[Node], observed: Sequence[Ob
     for model, target in gateway.deployment.models.items():
         if model not in traffic and (model, target.default) in served:
             traffic[model] = only(model, target.default)
-    put_clusters(gateway, upstreams)  # those of the routes in force among them
+    put_clusters(gateway, upstreams, traffic.values())  # those of the routes in force among them
     put_routes(gateway, traffic.values())
     return _changes(before, upstreams)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,13 @@ def new_secret(path: Path, content: str) -> Iterator[None]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def keep_short(log: Path, largest: int) -> None:
+    """Move the content of a log that has grown too large to its name with .1; its writer appends to the empty file."""
+    if size(log) > largest:
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        os.truncate(log, 0)
 
 
 def tail(path: Path, lines: int = 12) -> str:

@@ -6,16 +6,19 @@ Invariant: Envoy outlives its supervisor, because a proxy that falls with its he
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 from tsctl.errors import GatewayError
+from tsctl.gateway.envoy.render.clusters import with_quick_checks
 from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, whole
 from tsctl.gateway.files import read_document, record_process, recorded
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.files import open_log, tail, write_document
+from tsctl.host.limits import has_inotify
 from tsctl.host.ports import port_problem
 from tsctl.host.process import inherited, spawn
 from tsctl.host.wait import wait_until
@@ -26,6 +29,10 @@ DRAIN_S = 5.0
 STOP_S = 10.0
 VALIDATION_S = 20.0
 _LONGEST_SOCKET = 107
+#: Bytes. Envoy writes only logs. The kernel refuses what is beyond, and Envoy counts it in filesystem.write_failed.
+LARGEST_FILE = 64 << 20
+#: The files that Envoy watches need one instance of inotify each, however many versions there are.
+_WATCHES = 8
 
 
 def envoy_path() -> Path:
@@ -92,17 +99,30 @@ def start_envoy(gateway: Gateway) -> None:
                 f"port {port} (gateway's {name}) on {host} {problem}",
                 "Stop the process that listens there, or give the gateway another port in deployment.yaml.",
             )
+    if not has_inotify(_WATCHES):
+        raise GatewayError(
+            f"the kernel gives this user fewer than {_WATCHES} more instances of inotify, without which Envoy aborts",
+            "End programs that watch files, or raise fs.inotify.max_user_instances.",
+        )
     files.admin.unlink(missing_ok=True)
+    clusters = read_document(files.clusters) or {"resources": []}
+    quick = with_quick_checks(clusters)
+    write_document(files.clusters, quick)
     command = [
         *_command(files.bootstrap),
         "--file-flush-interval-msec", "250",  # of the access log; ten seconds otherwise
         "--concurrency", str(max(2, len(os.sched_getaffinity(0)))),
         "--drain-time-s", str(round(DRAIN_S)), "--drain-strategy", "immediate",
     ]  # fmt: skip
+    limits = {resource.RLIMIT_FSIZE: LARGEST_FILE}
     with open_log(files.envoy_log) as log:
-        process = spawn(command, files.folder, inherited(os.environ), log, umask=0o077)
+        process = spawn(command, files.folder, inherited(os.environ), log, umask=0o077, limits=limits)
     record_process(files.envoy_record, process.pid)
-    _wait_live(gateway, process)
+    try:
+        _wait_live(gateway, process)
+    finally:
+        if read_document(files.clusters) == quick:  # else another tsctl has written it meanwhile
+            write_document(files.clusters, clusters)
 
 
 def _wait_live(gateway: Gateway, process: subprocess.Popen[bytes]) -> None:

@@ -13,28 +13,32 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import find_project
 from tsctl.errors import TsctlError
 from tsctl.gateway import access_log
-from tsctl.gateway.envoy.process import start_envoy
+from tsctl.gateway.envoy.process import LARGEST_FILE, start_envoy
 from tsctl.gateway.files import record_process, running_pid
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.sync import sync
+from tsctl.host.files import keep_short
 
 _Stamps = tuple[tuple[str, int], ...]
 
 logger = logging.getLogger("tsctl.gateway.envoy.supervisor")
 
 TICK_S = 0.25
-#: Interval of questions to the nodes, and of checks of the log's size.
+#: Interval of questions to the nodes.
 FOLLOW_S = 2.0
-ROTATE_S = 10.0
-#: An access log of this size is renamed, and this many of them are kept.
-LOG_BYTES = 64 << 20
+#: An access log of this size is renamed, and this many of them are kept. The kernel keeps Envoy from files that are
+#: larger than LARGEST_FILE, whatever becomes of the supervisor.
+LOG_BYTES = LARGEST_FILE * 3 // 4
 LOGS_KEPT = 5
+#: Of the messages of Envoy, and of the supervisor itself; one older file of each is kept.
+MESSAGES_BYTES = 4 << 20
 #: Delay before Envoy is started again after it ended, doubled each time up to the longest.
 RESTART_S, LONGEST_RESTART_S = 0.5, 30.0
 
@@ -60,8 +64,7 @@ class Supervisor:
         tokens = _stamps(node.key_file for node in self.gateway.nodes())
         if (tokens != self._tokens or self._is_due("nodes", FOLLOW_S)) and self._try(self._follow):
             self._tokens = tokens
-        if self._is_due("logs", ROTATE_S):
-            self._try(lambda: rotate(self.gateway))
+        self._try(lambda: rotate(self.gateway))
 
     def _read_deployment(self) -> None:
         project = self.gateway.project
@@ -99,22 +102,24 @@ class Supervisor:
 
 
 def rotate(gateway: Gateway, largest: int = LOG_BYTES, kept: int = LOGS_KEPT) -> bool:
-    """Rotate the access log where it has grown too large; True if it had.
+    """Rotate the access log where it has grown too large; True if it had. Envoy's messages are kept short as well.
 
     Envoy writes into the renamed file until it opens the new one, so no line is lost.
     """
+    keep_short(gateway.files.envoy_log, MESSAGES_BYTES)
     log = gateway.files.access_log
-    if not log.is_file() or log.stat().st_size < largest:
-        return False
-    access_log.rotate(log, kept)
-    gateway.admin.reopen_logs()
-    logger.info("rotated the access log")
-    return True
+    is_large = log.is_file() and log.stat().st_size >= largest
+    if is_large:
+        access_log.rotate(log, kept)
+    if is_large or not log.is_file():  # it is missing where Envoy did not answer the last time
+        gateway.admin.reopen_logs()
+    return is_large
 
 
-def run(gateway: Gateway) -> None:
-    """Supervise the gateway until SIGTERM or SIGINT; actions and failures are logged to standard error."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+def run(gateway: Gateway, log: logging.Handler | None = None) -> None:
+    """Supervise the gateway until SIGTERM or SIGINT; actions and failures go to the log, or to standard error."""
+    handlers = [log or logging.StreamHandler(sys.stderr)]
+    logging.basicConfig(handlers=handlers, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     record_process(gateway.files.supervisor_record, os.getpid())
     supervisor = Supervisor(gateway)
     signals: list[int] = []
@@ -136,7 +141,8 @@ def _stamps(paths: Iterable[Path | None]) -> _Stamps:
 def main() -> None:
     """Supervise the gateway of the project that TSCTL_PROJECT names."""
     project = find_project()
-    run(open_gateway(project, read_deployment(project.deployment)))
+    gateway = open_gateway(project, read_deployment(project.deployment))
+    run(gateway, RotatingFileHandler(gateway.files.supervisor_log, maxBytes=MESSAGES_BYTES, backupCount=1))
 
 
 if __name__ == "__main__":

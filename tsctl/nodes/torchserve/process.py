@@ -14,7 +14,13 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from handlers.contract import METRICS_FOLDER_VARIABLE, SHARED_CACHE_VARIABLE
+from handlers.contract import (
+    ANSWER_LIMIT_VARIABLE,
+    METRICS_FOLDER_VARIABLE,
+    SHARED_CACHE_KEY_VARIABLE,
+    SHARED_CACHE_VARIABLE,
+)
+from tsctl.archive.store import list_archives
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
@@ -70,6 +76,7 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
     for folder in (project.state, paths.folder.parent, paths.folder, paths.logs):
         make_folder(folder)
     project.store.mkdir(parents=True, exist_ok=True)
+    list_archives(project)  # takes in what was copied into the store by hand
     _require_free_ports(node)
     _sweep(paths)
     tmp = _temporary_folder(paths)
@@ -81,7 +88,8 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
     command = _command(project, paths, java, defaults, tmp)
     with paths.console.open("wb") as console:
         # TorchServe writes key_file.json into its working directory
-        process = spawn(at_nice(command, node.nice), paths.folder, node_environment(os.environ, paths, tmp), console)
+        environment = node_environment(os.environ, paths, tmp, properties)
+        process = spawn(at_nice(command, node.nice), paths.folder, environment, console)
     record = NodeRecord(**asdict(identify(process.pid)), tmp=str(tmp))
     paths.record.write_text(json.dumps(asdict(record)) + "\n")
     return process
@@ -98,15 +106,20 @@ def _command(project: Project, paths: NodePaths, java: Java, defaults: Mapping[s
     ]  # fmt: skip
 
 
-def node_environment(environment: Mapping[str, str], paths: NodePaths, tmp: Path) -> dict[str, str]:
+def node_environment(
+    environment: Mapping[str, str], paths: NodePaths, tmp: Path, properties: Mapping[str, str]
+) -> dict[str, str]:
     """The environment of the node's process; a worker sees no more than this."""
     folders = {
         "LOG_LOCATION": paths.logs, "METRICS_LOCATION": paths.logs, METRICS_FOLDER_VARIABLE: paths.metrics,
         "TEMP": tmp, "TMPDIR": tmp,
     }  # fmt: skip
     result = {**inherited(environment), **{name: str(folder) for name, folder in folders.items()}}
-    if SHARED_CACHE_VARIABLE in environment:  # with its password, which workers need and an archive must not hold
-        result[SHARED_CACHE_VARIABLE] = environment[SHARED_CACHE_VARIABLE]
+    # with a password and a key, which workers need and an archive must not hold
+    shared_cache = (SHARED_CACHE_VARIABLE, SHARED_CACHE_KEY_VARIABLE)
+    result |= {name: environment[name] for name in shared_cache if name in environment}
+    if "max_response_size" in properties:
+        result[ANSWER_LIMIT_VARIABLE] = properties["max_response_size"]
     return {**result, "PYTHONUNBUFFERED": "1"}
 
 
@@ -146,9 +159,13 @@ def stop(paths: NodePaths) -> bool:
 
 
 def crash_report(paths: NodePaths) -> str:
-    """The last lines that a node wrote before it ended by itself."""
-    lines = tail(paths.console) or tail(paths.logs / "ts_log.log") or "(it wrote nothing)"
-    return "\n".join(f"    {line}" for line in lines.splitlines())
+    """The last lines that the JVM and TorchServe wrote before a node ended by itself."""
+    started = paths.config.stat().st_mtime  # it is written at every start
+    logs = [
+        log for log in (paths.console, paths.logs / "ts_log.log") if log.is_file() and log.stat().st_mtime >= started
+    ]
+    lines = [line for log in logs for line in tail(log).splitlines()] or ["(it wrote nothing)"]
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def _sweep(paths: NodePaths) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tsctl.config.deployment import NodeSpec
 
+#: Read by log4j2.xml.
+CONSOLE_OFF = "-Dtsctl.console=off"
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 _WRITTEN = {"\\": "\\\\", **{character: "\\" + letter for letter, character in _ESCAPES.items()}}
 # a key ends at the first unescaped '=', ':' or white space
@@ -62,9 +64,12 @@ def node_properties(defaults: Mapping[str, str], node: NodeSpec, store: Path, co
 
 
 def jvm_arguments(defaults: Mapping[str, str], log_config: Path | None) -> list[str]:
-    """The JVM's arguments: `vmargs` of config.properties, with the log configuration by its absolute path."""
+    """The JVM's arguments: `vmargs` of config.properties, with the log configuration by its absolute path.
+
+    The node's own log is a file that rotates, so nothing of it goes to the console as well.
+    """
     arguments = [word for word in defaults.get("vmargs", "").split() if not word.startswith("-Dlog4j")]
-    return [*arguments, f"-Dlog4j2.configurationFile={log_config}"] if log_config else arguments
+    return [*arguments, f"-Dlog4j2.configurationFile={log_config}", CONSOLE_OFF] if log_config else arguments
 
 
 def _logical_lines(text: str) -> list[str]:

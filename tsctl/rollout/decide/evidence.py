@@ -18,12 +18,18 @@ OTHER = "other"
 
 @dataclass(frozen=True)
 class OutcomeCounts:
-    """Requests of one version by outcome."""
+    """Requests of one version by outcome.
+
+    Args:
+        slow: answers, and clients that left, after the slow threshold.
+        refused: as the client's mistake.
+    """
 
     requests: int = 0
     errors: int = 0
     slow: int = 0
     classes: Mapping[str, int] = field(default_factory=dict)  # predictions, where the handler names a class
+    refused: int = 0
 
     def __add__(self, other: OutcomeCounts) -> OutcomeCounts:
         names = self.classes.keys() | other.classes.keys()
@@ -32,6 +38,7 @@ class OutcomeCounts:
             self.errors + other.errors,
             self.slow + other.slow,
             {name: self.classes.get(name, 0) + other.classes.get(name, 0) for name in sorted(names)},
+            self.refused + other.refused,
         )
 
 
@@ -70,6 +77,7 @@ class Evidence:
     """
 
     errors: RatioProcess
+    refused: RatioProcess
     slow: RatioProcess
     mix: Mapping[str, RatioProcess]
     limit: RateProcess
@@ -99,6 +107,7 @@ class Evidence:
         return replace(
             after,
             errors=self.errors.seen(canary.errors, stable.errors, weight),
+            refused=self.refused.seen(canary.refused, stable.refused, weight),
             slow=self.slow.seen(canary.slow, stable.slow, weight) if is_settled else self.slow,
             mix={
                 name: process.seen(class_count(canary, name, self.mix), class_count(stable, name, self.mix), weight)
@@ -112,6 +121,7 @@ class Evidence:
         mix = log_mean([process.log_e for process in self.mix.values()]) if self.mix else 0.0
         return {
             "errors": self.errors.log_e,
+            "refused": self.refused.log_e,
             "slow": self.slow.log_e,
             "mix": mix,
             "disagreement": self.disagreement.log_e,
@@ -134,6 +144,7 @@ def no_evidence(policy: RolloutPolicy, classes: Sequence[str]) -> Evidence:
     """
     named = dict.fromkeys([*classes, OTHER]) if classes else {}
     return Evidence(
+        RatioProcess(),
         RatioProcess(),
         RatioProcess(),
         {name: RatioProcess(BOTH_WAYS) for name in named},

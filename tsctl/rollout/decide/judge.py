@@ -166,6 +166,8 @@ def _rate(signal: str, about: str, seen: OutcomeCounts, evidence: Evidence, alph
         requests = sum(seen.classes.values())
     elif signal == "slow":
         events, requests = seen.slow, seen.requests
+    elif signal == "refused":
+        events, requests = seen.refused, seen.requests
     else:
         events, requests = seen.errors, seen.requests
     return rate_of(events, requests, alpha)
@@ -187,6 +189,7 @@ def _why_failed(reading: Reading, policy: RolloutPolicy) -> str:
         return f"{canary} of the canary's requests are errors, and the policy allows {policy.max_error_rate:.2%}"
     event = {
         "errors": "are errors",
+        "refused": "are refused with 4xx",
         "slow": "are slow",
         "mix": f"are predicted as {reading.about}",
         "disagreement": "differ from stable's answers",

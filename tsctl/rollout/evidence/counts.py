@@ -16,6 +16,7 @@ from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, bucket_edge, sh
 from tsctl.gateway.traffic import BY_WEIGHT
 from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
+from tsctl.rollout.evidence.answers import Answer
 
 #: By weight of the canary and version.
 Totals = defaultdict[tuple[int, str], OutcomeCounts]
@@ -28,6 +29,8 @@ MOST_CLASSES = 50
 LEAST_ANSWERS = 100
 #: Begins the keys of a cursor that count slow answers.
 SLOW = "s|"
+#: Labels of an answer behind its status, in a key of a cursor.
+_OF_ANSWER = ("flags", "deadline")
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,12 @@ class EvidenceQuery:
         """The canary's weight while the version had this one."""
         return weight if version == self.canary else TOTAL - weight
 
-    def counts(self, requests: int, status: str, predicted: str) -> OutcomeCounts:
-        """Counts of requests with one status and predicted class; `-` and nothing are no class."""
-        return OutcomeCounts(
-            requests=requests,
-            errors=requests if is_error(status, self.count_4xx) else 0,
-            classes={predicted: requests} if predicted not in ("", "-") else {},
-        )
-
 
 def counter_values(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str, int]:
     """The values that the query needs, by the keys of a cursor.
 
-    `r|version|weight|status|class` counts requests, `s|version|weight|slow_ms` those that took as long as that.
+    `r|version|weight|answer|class` counts requests, `s|version|weight|slow_ms` those that took as long as that. The
+    answer is its status, and behind semicolons the labels _OF_ANSWER, where they have a value.
     """
     chosen = [s for s in by_weight(samples, query.model) if s.labels.get("version") in (query.stable, query.canary)]
     totals = {_place(sample): sample.value for sample in chosen if sample.name == f"{REQUEST_MS}_count"}
@@ -68,15 +64,23 @@ def counter_values(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str,
     for sample in chosen:
         place, labels = _place(sample), sample.labels
         if sample.name == REQUESTS:
-            values[f"r|{place}|{labels['status']}|{labels.get('class', '')}"] = sample.value
+            others = (labels.get(name, "").strip("-") for name in _OF_ANSWER)
+            answer = ";".join((labels["status"], *others)).rstrip(";")
+            values[f"r|{place}|{answer}|{labels.get('class', '')}"] = sample.value
         elif (edge := bucket_edge(sample)) is not None and shortest_over(edge) == query.slow_ms:
             values[f"{SLOW}{place}|{query.slow_ms:g}"] = totals.get(place, 0) - sample.value
     return values
 
 
 def by_weight(samples: Iterable[Sample], model: str) -> Iterator[Sample]:
-    """Those of requests that went to a version of the model by chance, and not because a tester named it."""
-    return (sample for sample in samples if (sample.labels.get("model"), sample.labels.get("by")) == (model, BY_WEIGHT))
+    """Those of requests that went to a version of the model by chance, and not because a tester named it.
+
+    A request that the gateway refuses before it chooses a version, with 413 or 429, has no weight.
+    """
+    for sample in samples:
+        labels = sample.labels
+        if (labels.get("model"), labels.get("by")) == (model, BY_WEIGHT) and labels.get("weight", "").isdigit():
+            yield sample
 
 
 def _place(sample: Sample) -> str:
@@ -93,9 +97,8 @@ def windows_since(
         before = cursor.get(key, 0)
         count = value - before if value > before else value
         kind, version, weight, *rest = key.split("|", 4)
-        if weight.isdigit():
-            more = OutcomeCounts(slow=count) if kind == "s" else query.counts(count, *rest)
-            totals[query.canary_weight(version, int(weight)), version] += more
+        more = OutcomeCounts(slow=count) if kind == "s" else _answer(*rest).counts(count, query.count_4xx)
+        totals[query.canary_weight(version, int(weight)), version] += more
     windows = [
         Window(weight, totals[weight, query.stable], totals[weight, query.canary])
         for weight in sorted({weight for weight, _ in totals})
@@ -103,9 +106,9 @@ def windows_since(
     return windows, changed
 
 
-def is_error(status: str, count_4xx: bool) -> bool:
-    """Whether an answer with this status counts against its version; 0 is a client that left."""
-    return status.startswith("5") or (count_4xx and status.startswith("4"))
+def _answer(text: str, predicted: str) -> Answer:
+    status, *others = text.split(";")
+    return Answer(status, "" if predicted == "-" else predicted, **dict(zip(_OF_ANSWER, others, strict=False)))
 
 
 def durations_of(samples: Iterable[Sample], model: str, version: str) -> Durations:

@@ -143,7 +143,7 @@ class LiveEvidence:
     def read(self, state: State) -> tuple[list[Window], Cursor]:
         query = query_of(state, state.slow_ms)
         if self.users is not None:
-            return self.users.read(query, state.cursor)
+            return self.users.read(query, state.cursor, state.slow_before)
         return windows_since(state.cursor, counter_values(self.source.samples(state.model), query), query)
 
     def request_rate(self, state: State) -> float:

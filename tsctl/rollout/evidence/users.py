@@ -6,13 +6,14 @@ event, with the first one: it fell to the canary with the probability of its wei
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tsctl.gateway.access_log import LogPosition, end_of_log, parse_entry, read_lines
 from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.evidence import OutcomeCounts, Window
+from tsctl.rollout.evidence.answers import answer_of, is_slow
 from tsctl.rollout.evidence.counts import EvidenceQuery, Totals
 
 #: Keys of a cursor for the position in the log: the file's inode, and the offset.
@@ -37,11 +38,20 @@ class UserLog:
         """Where the log ends now."""
         return _cursor(end_of_log(self.log))
 
-    def read(self, query: EvidenceQuery, cursor: Cursor) -> tuple[list[Window], dict[str, int]]:
-        """New windows since the cursor, and its changes; AnalysisError where the log cannot be read."""
+    def read(
+        self, query: EvidenceQuery, cursor: Cursor, slow_before: Sequence[tuple[Cursor, float | None]] = ()
+    ) -> tuple[list[Window], dict[str, int]]:
+        """New windows since the cursor, and its changes; AnalysisError where the log cannot be read.
+
+        Args:
+            slow_before: earlier slow thresholds, each with the cursor up to which the log was read with it.
+        """
         if self._known != _position(cursor):  # the first reading, or the last one was not journaled
-            self._met = set()
-            self._totals(read_lines(self.log, _position(self.since), _position(cursor))[0], query)
+            self._met, since = set(), self.since
+            for until, slow_ms in (*slow_before, (cursor, query.slow_ms)):
+                lines, _ = read_lines(self.log, _position(since), _position(until))
+                self._totals(lines, replace(query, slow_ms=slow_ms))
+                since = until
         lines, self._known = read_lines(self.log, _position(cursor))
         totals, users = self._totals(lines, query)
         windows = [
@@ -66,8 +76,9 @@ class UserLog:
                 continue
             if entry.version not in (query.stable, query.canary):
                 continue
-            request = query.counts(1, str(entry.status), entry.predicted_class or "")
-            if query.slow_ms is not None and entry.duration_ms >= query.slow_ms:
+            answer = answer_of(entry)
+            request = answer.counts(1, query.count_4xx)
+            if is_slow(entry, query.slow_ms):
                 request += OutcomeCounts(slow=1)
             key = query.canary_weight(entry.version, entry.weight), entry.version
             totals[key] += request
@@ -89,6 +100,7 @@ class UserLog:
             errors=int(bool(request.errors) and is_first("error")),
             slow=int(bool(request.slow) and is_first("slow")),
             classes=request.classes if request.classes and is_first("class") else {},
+            refused=int(bool(request.refused) and is_first("refused")),
         )
 
 

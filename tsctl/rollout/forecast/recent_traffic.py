@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tsctl.gateway.access_log import CHUNK_BYTES, AccessLogEntry, newest_chunks, parse_entry
 from tsctl.gateway.traffic import STABLE
-from tsctl.rollout.evidence.counts import is_error
+from tsctl.rollout.decide.evidence import OutcomeCounts
+from tsctl.rollout.evidence.answers import answer_of, is_slow
 from tsctl.rollout.forecast.forecast import RecentTraffic
 
 #: Of the log, for one forecast; some 200,000 requests.
@@ -56,11 +57,11 @@ def recent_traffic(
     routed = [entry for entry in entries if entry.version is not None and entry.is_by_weight]
     stable = [entry for entry in routed if entry.track == STABLE]
     slow_ms = duration_quantile(stable, slow_quantile)
-    errors = sum(is_error(str(entry.status), count_4xx) for entry in stable)
-    slow = sum(slow_ms is not None and entry.duration_ms >= slow_ms for entry in stable)
+    counted = sum((answer_of(entry).counts(1, count_4xx) for entry in stable), OutcomeCounts())
+    slow = sum(is_slow(entry, slow_ms) for entry in stable)
     return RecentTraffic(
         requests_per_s=len(routed) / seconds,
-        error_rate=errors / (len(stable) or 1),
+        error_rate=counted.errors / (counted.requests or 1),
         slow_share=slow / (len(stable) or 1),
         since_s=seconds,
         requests=len(routed),
@@ -69,5 +70,5 @@ def recent_traffic(
 
 def duration_quantile(entries: Sequence[AccessLogEntry], share: float) -> float | None:
     """Compute the milliseconds that at least this share of the requests stayed within; None without requests."""
-    durations = sorted(entry.duration_ms for entry in entries)
+    durations = sorted(entry.waited_ms for entry in entries if entry.waited_ms is not None)
     return durations[ceil(share * len(durations)) - 1] if durations else None

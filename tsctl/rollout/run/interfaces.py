@@ -57,15 +57,22 @@ class Health(Protocol):
     def trouble(self, state: State) -> str:
         """Why no step may pass now; empty where one may."""
 
+    def is_gone(self, state: State) -> bool:
+        """Whether the canary is registered on no node, while every node answers and has stable READY."""
+
+    def joined(self, state: State) -> tuple[str, ...]:
+        """Nodes that serve stable now and did not when the rollout began, by name."""
+
 
 class Operator(Protocol):
     """Reads commands of people, and deployment.yaml.
 
     Attributes:
-        policy_error: why deployment.yaml could not be read last; empty where it could.
+        policy_error: why deployment.yaml says nothing about the model now; empty where it does.
     """
 
-    policy_error: str
+    @property
+    def policy_error(self) -> str: ...
 
     def commands(self) -> list[tuple[Command, str]]:
         """Commands since `acknowledge`, each with the person who gave it."""
@@ -74,7 +81,7 @@ class Operator(Protocol):
         """Forget the commands, once they are in the journal."""
 
     def policy(self, state: State) -> RolloutPolicy:
-        """The policy of deployment.yaml now; the last one that could be read, where it cannot be read now."""
+        """The policy of deployment.yaml now; the last one where it cannot be read, or does not name the model."""
 
 
 def may_succeed_later(error: TsctlError) -> bool:

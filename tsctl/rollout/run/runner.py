@@ -33,6 +33,8 @@ from tsctl.rollout.run.journal import Journal
 QUIET_S = 5.0
 #: A canary that was ready may refuse its first requests for this long, before that is a fail.
 READY_S = 30.0
+#: A canary that was registered may be on no node for this long, while the nodes have stable READY.
+GONE_S = 60.0
 #: An effect that may be left undone is tried for this long.
 LATE_S = 60.0
 
@@ -62,6 +64,7 @@ class Runner:
     _held_s: float = 0.0  # hold time that is not in the journal yet
     _waits_since: float | None = None
     _refused_since: float | None = None  # by a canary while gateway and nodes answer
+    _gone_since: float | None = None
     _wait_journaled_at: float = 0.0
 
     def __post_init__(self) -> None:
@@ -81,6 +84,7 @@ class Runner:
     def advance(self) -> bool:
         """Take one action; False where there is none, or a person must decide."""
         self._obey()
+        self._fail_if_gone()
         match actions.next_action(self.state):
             case actions.BeginStep(index=index):
                 self._unless_unavailable(lambda: self._begin_step(index))
@@ -108,6 +112,17 @@ class Runner:
         is_judged = state.outcome is None and not state.is_failed and Effect.SET_DEFAULT not in state.done
         if is_judged and policy.digest != state.policy.digest:
             self.record(events.PolicyChanged(policy, policy.digest))
+
+    def _fail_if_gone(self) -> None:
+        """Fail a canary that somebody unregistered or retired: it would be waited for in vain."""
+        state = self.state
+        is_expected = Effect.REGISTER in state.done and state.outcome is None and not state.is_going_back
+        if not is_expected or not self.health.is_gone(state):
+            self._gone_since = None
+        elif self._gone_since is None:
+            self._gone_since = self.clock()
+        elif self.clock() - self._gone_since >= GONE_S:
+            self._fail("gone", f"somebody else removed it: {self._trouble()}", state.judgement)
 
     def _try(self, effect: Effect) -> None:
         """Apply an effect, or wait; an error fails the canary before the first step, and is passed over at the end."""
@@ -184,6 +199,8 @@ class Runner:
             trouble, memory = self._trouble(), self.health.memory(self.state)
         except TsctlError as error:
             return self._wait_unseen(error)
+        if joined := self.health.joined(self.state):
+            self.record(events.NodesJoined(joined))
         now = self.clock()
         self._held_s += now - self._watched_at if self._watched_at is not None and not trouble else 0.0
         self._watched_at = now
@@ -285,6 +302,8 @@ class Runner:
         """Journal an event, and fold it into the state."""
         if isinstance(event, EffectDone | VerdictReached | events.StepBegan):
             self._waits_since = self._refused_since = None
-        entry = self.journal.append(event)
-        self.state = after(self.state, entry)
-        self.on_entry(entry, self.state)
+        known = len(self.journal.entries)
+        self.journal.append(event)
+        for entry in self.journal.entries[known:]:
+            self.state = after(self.state, entry)
+            self.on_entry(entry, self.state)

@@ -52,6 +52,7 @@ def rates_table(readings: Sequence[Reading], stable: str, canary: str) -> Table:
 def _rate_rows(reading: Reading, stable: str, canary: str) -> Iterator[tuple[str, ...]]:
     event = {
         "limit": "errors",
+        "refused": "refused with 4xx",
         "slow": "slow answers",
         "mix": f"predicted as {reading.about or 'a class'}",
         "disagreement": "disagreements",

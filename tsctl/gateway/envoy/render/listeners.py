@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from tsctl.config.deployment import GatewaySpec
-from tsctl.gateway.access_log import file_logger
-from tsctl.gateway.counters import histogram_settings, stats_logger
+from tsctl.gateway.access_log import file_logger, lines_filter
+from tsctl.gateway.counters import histogram_settings, stats_loggers
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
     NAMESPACE,
@@ -117,7 +117,7 @@ def _of_clients(spec: GatewaySpec, files: GatewayFiles) -> Json:
     return {
         "rds": {"route_config_name": "clients", "config_source": watched(files.routes)},
         "http_filters": _filters(spec, files),
-        "access_log": [file_logger(files.access_log), stats_logger()],
+        "access_log": [file_logger(files.access_log), *stats_loggers()],
         "local_reply_config": local_replies(),
         "generate_request_id": True,
         "preserve_external_request_id": True,
@@ -168,6 +168,7 @@ def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
                 "type_urls": [type_url(http_filter_type("health_check.v3.HealthCheck"))],
             },
         },
+        lines_filter(),
         {**http_filter(GRPC_FILTER, "lua.v3.Lua"), "disabled": True},
         http_filter(KEY_FILTER, "api_key_auth.v3.ApiKeyAuth"),
         {**http_filter(USER_FILTER, USER_FILTER_TYPE), "disabled": True},

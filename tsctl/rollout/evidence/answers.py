@@ -1,0 +1,73 @@
+"""Says what an answer is evidence of: an error or a refusal of its version, a slow answer, or nothing. Pure.
+
+Invariant: a client alone cannot make evidence against a version. Its own mistakes fall on both versions alike; a
+deadline that it set itself, and its leaving, count as no request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tsctl.gateway.access_log import AccessLogEntry
+from tsctl.gateway.headers import CLIENT
+from tsctl.rollout.decide.evidence import OutcomeCounts
+
+#: The client left before the answer began.
+LEFT = "0"
+#: An operation that no version offers: the client's mistake, like any 4xx.
+NOT_IMPLEMENTED = "501"
+DEADLINE_PASSED = "504"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the gateway knows of an answer; an empty text is nothing.
+
+    Args:
+        predicted: class of the prediction.
+        flags: Envoy's response flags; without one, a node answered.
+        deadline: who set the deadline of the request: CLIENT, or the route.
+    """
+
+    status: str
+    predicted: str = ""
+    flags: str = ""
+    deadline: str = ""
+
+    @property
+    def is_of_client(self) -> bool:
+        """Whether the client alone caused the answer: it left, or set a deadline that was too short."""
+        is_too_short = self.status == DEADLINE_PASSED and self.deadline == CLIENT and not self.flags
+        return self.status == LEFT or is_too_short
+
+    def is_error(self, count_4xx: bool) -> bool:
+        """Whether the version did not answer a request that it should have answered."""
+        if self.status.startswith("4"):
+            return count_4xx
+        return self.status.startswith("5") and self.status != NOT_IMPLEMENTED
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the request was refused as the client's mistake."""
+        return self.status.startswith("4") or self.status == NOT_IMPLEMENTED
+
+    def counts(self, requests: int, count_4xx: bool) -> OutcomeCounts:
+        """Counts of so many requests with this answer."""
+        if self.is_of_client:
+            return OutcomeCounts()
+        return OutcomeCounts(
+            requests=requests,
+            errors=requests if self.is_error(count_4xx) else 0,
+            classes={self.predicted: requests} if self.predicted else {},
+            refused=requests if self.is_refused else 0,
+        )
+
+
+def answer_of(entry: AccessLogEntry) -> Answer:
+    """The answer in a line of the access log."""
+    return Answer(str(entry.status), entry.predicted_class or "", entry.flags or "", entry.deadline or "")
+
+
+def is_slow(entry: AccessLogEntry, slow_ms: float | None) -> bool:
+    """Whether its client waited as long as the slow threshold; not where there is none, or no node answered."""
+    return slow_ms is not None and entry.waited_ms is not None and entry.waited_ms >= slow_ms

@@ -67,11 +67,10 @@ def scan_pickles(folder: Path, timeout_s: float = TIMEOUT_S) -> list[UnsafePickl
         reads=[folder.resolve(), handlers, handlers.with_name("tsctl")],
         timeout_s=timeout_s,
     )
-    try:
-        return TypeAdapter(list[UnsafePickle]).validate_json(ended.output)
-    except ValidationError:
+    if ended.status != 0:
         reason = ended.stopped or ended.log.strip().rpartition("\n")[2] or f"status {ended.status}"
         return [UnsafePickle("its files", f"cannot be scanned: {reason}", is_dangerous=True)]
+    return TypeAdapter(list[UnsafePickle]).validate_json(ended.output)
 
 
 def run_probe(

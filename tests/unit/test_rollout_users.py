@@ -66,7 +66,7 @@ def test_a_user_counts_once_for_each_kind_of_event(log: Path) -> None:
         line("2.0", "cid", duration_ms=20, **{"class": "7"}),
         line("2.0", "cid", duration_ms=20, **{"class": "3"}),
     )
-    [window], _ = UserLog(log, begin).read(QUERY, begin)
+    [window], _ = UserLog(log, begin).read(QUERY, begin, {})
     assert (window.weight, window.stable.requests, window.stable.errors) == (500, 3, 3)
     assert (window.canary.requests, window.canary.errors, window.canary.slow) == (10, 8, 7)
     stable, canary = window.compared
@@ -80,29 +80,29 @@ def test_what_is_not_by_weight_or_no_line_is_passed_over(log: Path) -> None:
         line("2.0", "a", model="other"), line("2.0", "a", weight=None), line("2.0", "b"), line("2.0", "c")[:-1],
     )  # fmt: skip
     users = UserLog(log, {})
-    [window], cursor = users.read(QUERY, {})
+    [window], cursor = users.read(QUERY, {}, {})
     assert window.canary.requests == 1
     append(log, "\n")  # the last line is whole now
-    assert users.read(QUERY, cursor)[0][0].canary.requests == 1
+    assert users.read(QUERY, cursor, {})[0][0].canary.requests == 1
 
 
 def test_a_rotated_log_is_read_to_its_end_and_whoever_resumes_knows_the_users(log: Path) -> None:
     users = UserLog(log, {})
     begin = users.mark()
     append(log, line("2.0", "ann", status=500))
-    cursor = {**begin, **users.read(QUERY, begin)[1]}
+    cursor = {**begin, **users.read(QUERY, begin, {})[1]}
     append(log, line("2.0", "bob", status=500))
     log.rename(log.with_name("access.log.1"))
     append(log, line("2.0", "ann", status=500), line("2.0", "cid", status=500), line("2.0", "bob", status=500))
     for reader in (users, UserLog(log, begin)):
-        [window], after = reader.read(QUERY, cursor)
+        [window], after = reader.read(QUERY, cursor, {})
         assert (window.canary.errors, window.compared[1].errors) == (4, 2)
-        assert reader.read(QUERY, {**cursor, **after}) == ([], {})
+        assert reader.read(QUERY, {**cursor, **after}, {}) == ([], {})
     old = log.with_name("access.log.1")
     with old.open():  # its number is given to no other file
         log.replace(old)  # and the one with the cursor is gone
         append(log, line("2.0", "dan"))
-        [window], _ = UserLog(log, begin).read(QUERY, cursor)
+        [window], _ = UserLog(log, begin).read(QUERY, cursor, {})
         assert window.canary.requests == 4
 
 
@@ -110,8 +110,8 @@ def test_what_was_read_and_not_kept_is_read_again(log: Path) -> None:
     users = UserLog(log, {})
     begin = users.mark()
     append(log, line("2.0", "ann", status=500))
-    [first], _ = users.read(QUERY, begin)
-    assert users.read(QUERY, begin)[0] == [first]  # the journal could not be written in between
+    [first], _ = users.read(QUERY, begin, {})
+    assert users.read(QUERY, begin, {})[0] == [first]  # the journal could not be written in between
     assert first.compared[1].errors == 1
 
 
@@ -153,13 +153,13 @@ def test_one_heavy_user_is_no_evidence_and_many_are() -> None:
                 by_user(2500, (requests.stable, requests.canary), (user.stable, user.canary))
             )
         for name, found in evidence.items():
-            false_alarms[name] += rejects(found.errors.log_e, POLICY.alpha)
+            false_alarms[name] += rejects(found.logs["errors"], POLICY.alpha)
     assert false_alarms["by user"] <= 3
     assert false_alarms["by request"] > 30
     bad = no_evidence(POLICY, ())
     for _ in range(40):
         bad = bad.seen(by_user(2500, pair(True), pair(True)))
-    assert rejects(bad.errors.log_e, POLICY.alpha)
+    assert rejects(bad.logs["errors"], POLICY.alpha)
 
 
 def by_user(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from tests.support.commands import Result, run_command
+from tests.support.stock import save_torchscript
 from tsctl.archive.build import assemble, build_version, with_digests
 from tsctl.archive.container import unpack
 from tsctl.archive.golden import make_golden
@@ -307,23 +307,10 @@ class Scripted:
 """
 
 
-class Lists(torch.nn.Module):  # type: ignore[misc]  # mypy does not follow torch
-    """A network whose file needs the operators of TorchScript's own format."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes = [1, 2]
-        self.names = {"a": 3}
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.sizes[1] + self.names["a"]
-
-
 def torchscript_archive(folder: Path) -> Path:
     """An archive of torch-model-archiver that serves TorchScript."""
     folder.mkdir()
-    with pytest.warns(DeprecationWarning, match="torch.jit"):
-        torch.jit.script(Lists()).save(folder / "model.pt")
+    save_torchscript(folder / "model.pt")
     (folder / "scripted.py").write_text(SCRIPTED)
     return stock(folder, "--handler", "scripted.py", "--serialized-file", "model.pt")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +17,21 @@ from typing import Any
 
 REQUEST_ID_HEADER = "x-request-id"
 MODEL_VERSION_HEADER = "x-model-version"
-#: How long the client waits: milliseconds since 1970, by the clock of the host that set it.
-DEADLINE_HEADER = "x-request-deadline-ms"
+#: How long the client waits, counted from when the header was sent; whole milliseconds.
+TIMEOUT_HEADER = "x-request-timeout-ms"
+#: When the gateway sent the request to the node: milliseconds of a clock that need not be the worker's.
+SENT_HEADER = "x-tsctl-sent-ms"
+#: A request that no client sent, and that no metric counts: CHECK_HEALTH may be answered by what the worker knows of
+#: itself, CHECK_ANSWER is answered by the model.
+CHECK_HEADER, CHECK_HEALTH, CHECK_ANSWER = "x-tsctl-check", "health", "answer"
 #: What the response cache did: one of CACHE_STATES.
 CACHE_HEADER = "x-cache"
 CACHE_STATES = ("hit", "miss", "bypass")
 #: The predicted class; the gateway counts the classes of each version, and releases are judged by them.
 CLASS_HEADER = "x-prediction-class"
+#: The longest name of a class that a header and the label of a metric can carry, and what it is made of.
+LONGEST_CLASS = 64
+CLASS_NAME = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 #: The protocol of a request body; the gateway sets it on the protocol's paths. Absent: the handler's own format.
 PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"
 
@@ -40,6 +49,8 @@ SAMPLE_MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, "
 METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 #: Address of the shared cache; replaces the archive's `cache.shared`, and may hold the password that no archive holds.
 SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
+#: Secret with which nodes authenticate the answers that they share; one that has it takes no answer made without it.
+SHARED_CACHE_KEY_VARIABLE = "TS_SHARED_CACHE_KEY"
 #: Bytes of the longest answer that the node reads, as TorchServe's own variable for `max_response_size` is called.
 ANSWER_LIMIT_VARIABLE = "TS_MAX_RESPONSE_SIZE"
 

@@ -8,7 +8,8 @@
       AnalysisError       6  evidence cannot be read or judged
       ConflictError       7  another process holds the lock, or the state changed meanwhile
 
-Outcomes are not errors: a rollout exits 10 after a rollback and 11 while it is undecided; a plan with changes exits 12.
+Outcomes are not errors: a rollout exits 10 after a rollback, 11 while it is undecided, and 13 if it failed before its
+first request; a plan with changes exits 12.
 """
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import re
 import time
 import traceback
 from collections import Counter
@@ -21,32 +20,24 @@ from typing import Any
 import torch
 from pydantic_core import to_json
 
-from handlers.base import LONGEST_CLASS, ServingHandler
+from handlers.base import ServingHandler
 from handlers.cache.keys import canonical
 from handlers.cache.local import CachedAnswer, Directive, Lookup, ResponseCache, directive
-from handlers.contract import DEADLINE_HEADER, JSON
+from handlers.contract import CLASS_NAME, JSON
 from handlers.device import finish, is_fatal, is_out_of_memory
-from handlers.errors import (
-    DeadlinePassed,
-    ModelFailed,
-    RequestError,
-    UndecodableBody,
-    UnreadableHeader,
-    UnsupportedMedia,
-)
+from handlers.errors import ModelFailed, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.batch_sizes import batch_sizes, padded_size
+from handlers.pipeline.deadline import Lateness
 from handlers.pipeline.isolation import Broken, GaveUp, Isolation, Quarantine
 from handlers.protocols import plain
 from handlers.telemetry.metrics import Telemetry
 
 logger = logging.getLogger(__name__)
 
-LONGEST_DEADLINE = 15
 #: How long, in seconds, and how many items that made the model fail are refused without being tried.
 QUARANTINE_S = 60
 QUARANTINED = 1024
-_CLASS = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 
 
 class Pipeline:
@@ -77,6 +68,7 @@ class Pipeline:
             Isolation(run, is_out_of_memory, is_fatal, budget_s, time.monotonic, self._count_split)
             for run in (self._prepare, self._run)
         )
+        self._lateness = Lateness(time.monotonic(), time.time())
         self._has_been_wrong = False
         self.last_failure = ""  # the last error of the model, and its line; for logs and load reports, not for clients
 
@@ -95,9 +87,21 @@ class Pipeline:
         self._cache = cache
         self._telemetry = telemetry
         self._times.clear()
+        self._lateness = Lateness(time.monotonic(), time.time())
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """In the block no metric counts, and the cache neither answers nor keeps anything."""
+        before = self._telemetry, self._cache, self._times, self._handler.telemetry
+        self._telemetry, self._cache, self._times, self._handler.telemetry = Telemetry(), None, {}, Telemetry()
+        try:
+            yield
+        finally:
+            self._telemetry, self._cache, self._times, self._handler.telemetry = before
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
+        self._lateness.begin(time.monotonic())
         outcomes: list[Outcome | None] = [None] * len(requests)
         items: list[Any] = []
         indices: list[int] = []
@@ -112,6 +116,7 @@ class Pipeline:
         answers = self._compute(decoded, items) if self._cache is None else self._cached(self._cache, decoded, items)
         for index, outcome in zip(indices, answers, strict=True):
             outcomes[index] = outcome
+        self._lateness.end(time.monotonic(), any(outcome.status == 200 for outcome in answers))
         return [outcome for outcome in outcomes if outcome is not None]
 
     def count(self, outcomes: Sequence[Outcome]) -> None:
@@ -130,7 +135,7 @@ class Pipeline:
 
     def _decode(self, request: Request) -> Any:
         if request.headers:
-            self._check_deadline(request.headers.get(DEADLINE_HEADER))
+            self._lateness.check(request.headers)
         if request.row is None:
             plain.check_size(request.body, self._request_bytes)
             if not request.body:
@@ -154,15 +159,6 @@ class Pipeline:
         except BaseException:  # a panic of the parser's Rust code is no Exception
             logger.exception("%s: decoding request %s failed", self._name, request.request_id)
             raise ModelFailed("The handler failed while it decoded the request.") from None
-
-    def _check_deadline(self, header: str | None) -> None:
-        """Requests past their deadline are refused without inference."""
-        if header is None:
-            return
-        if not (header.isascii() and header.isdigit()) or len(header) > LONGEST_DEADLINE:
-            raise UnreadableHeader(f"{DEADLINE_HEADER} must be a moment in milliseconds since 1970, as a whole number.")
-        if time.time() * 1000 >= int(header):
-            raise DeadlinePassed("The deadline had passed before the request was computed.")
 
     # ---- cache ---------------------------------------------------------------------------------------------------
 
@@ -304,7 +300,7 @@ class Pipeline:
     def _class_of(self, answer: Any) -> str:
         try:
             name = self._handler.classify(answer)
-            return name if name is not None and _CLASS.fullmatch(name) else ""
+            return name if name is not None and CLASS_NAME.fullmatch(name) else ""
         except Exception:  # an author's own method may raise anything: the answer is right all the same
             logger.exception("%s: classify failed", self._name)
             return ""

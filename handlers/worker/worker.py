@@ -7,8 +7,10 @@ failure.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +24,8 @@ from handlers.cache.local import ResponseCache
 from handlers.contract import (
     CACHE_HEADER,
     CACHE_STATES,
+    CHECK_HEADER,
+    CHECK_HEALTH,
     CLASS_HEADER,
     MODEL_VERSION_HEADER,
     OPEN_INFERENCE,
@@ -39,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds from the last answers to the end of a worker whose device failed.
 ENDING_S = 0.5
+#: A health check is computed where the last answer of the model is older than this many times a check's own time, so
+#: that checks take a tenth of an idle worker's time at most, and none of a busy one's.
+CHECK_REST = 10
 
 
 class Worker:
@@ -64,6 +71,7 @@ class Worker:
         version = (MODEL_VERSION_HEADER, config.version)
         self._headers = {"": (version,), **{state: (version, (CACHE_HEADER, state)) for state in CACHE_STATES}}
         self._fields = open_inference.Fields()
+        self._check_s, self._answered_at = 0.0, -math.inf  # the last computed check's time; the model's last answer
 
     def open(self, cache: ResponseCache | None) -> None:
         """From now on requests come from clients; the handler's model is loaded, and its metrics are open."""
@@ -72,6 +80,34 @@ class Worker:
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
+        for request in requests:
+            if CHECK_HEADER in request.headers:
+                return self._answer_with_checks(requests)
+        return self._answer(requests)
+
+    def _answer_with_checks(self, requests: Sequence[Request]) -> list[Outcome]:
+        """As `answer`, where some requests come from no client; they come last, and no metric counts them."""
+        clients = [request for request in requests if CHECK_HEADER not in request.headers]
+        outcomes = iter(self._answer(clients) if clients else ())
+        begin = time.monotonic()
+        is_fresh = begin - self._answered_at < CHECK_REST * self._check_s
+        asked = [
+            request
+            for request in requests
+            if CHECK_HEADER in request.headers and not (is_fresh and request.headers[CHECK_HEADER] == CHECK_HEALTH)
+        ]
+        with self.pipeline.uncounted():
+            computed = self._answer(asked) if asked else []
+        if asked:
+            self._check_s = time.monotonic() - begin
+        waiting = {id(request): outcome for request, outcome in zip(asked, computed, strict=True)}
+        known = Outcome(200, b'{"healthy":true}', headers=self._headers[""])
+        return [
+            waiting.get(id(request), known) if CHECK_HEADER in request.headers else next(outcomes)
+            for request in requests
+        ]
+
+    def _answer(self, requests: Sequence[Request]) -> list[Outcome]:
         received: list[Request | open_inference.InferRows | Outcome] = [
             request
             if request.error is None
@@ -88,6 +124,8 @@ class Worker:
             elif isinstance(entry, open_inference.InferRows):
                 items += entry.rows
         computed = self._compute(items)
+        if any(outcome.status == 200 and outcome.cache != "hit" for outcome in computed):
+            self._answered_at = time.monotonic()
         rest = iter(computed)
         outcomes = [
             next(rest)

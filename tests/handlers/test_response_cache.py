@@ -54,8 +54,10 @@ class Doubler(ServingHandler):
         return [refused if double == 14 else {"double": double} for double in outputs.tolist()]
 
 
-def start(folder: Path, handler: ServingHandler | None = None, digests: bytes = b"{}", **cache: Any) -> Worker:
-    write_archive_folder(folder, SAMPLES, GOLDEN, serving={"cache": {**CACHE, **cache}})
+def start(
+    folder: Path, handler: ServingHandler | None = None, digests: bytes = b"{}", batch_size: int = 8, **cache: Any
+) -> Worker:
+    write_archive_folder(folder, SAMPLES, GOLDEN, serving={"cache": {**CACHE, **cache}}, batch_size=batch_size)
     (folder / "MAR-INF" / "DIGESTS.json").write_bytes(digests)
     Doubler.drift = 0.0
     worker = Worker(handler or Doubler(), folder)
@@ -258,7 +260,7 @@ def test_a_redis_that_does_not_answer_costs_the_budget_once_and_then_nothing(tmp
         held = []
         threading.Thread(target=lambda: held.append(silent.accept()), daemon=True).start()
         outcomes: list[str] = []
-        cache = shared_cache.connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", 60, outcomes.append)
+        cache = shared_cache.connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", b"", 60, outcomes.append)
         assert cache.get([b"k" * 32]) == {}
         for _ in range(100):  # a hundred waits would be a second of budget, and the socket's own timeout one each
             assert cache.get([b"k" * 32]) == {}

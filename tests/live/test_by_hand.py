@@ -16,17 +16,7 @@ import pytest
 import requests
 
 from tests.support.sites import Site, is_alive, processes_of, until, write_tiny
-
-STOCK_HANDLER = '''
-class Stock:
-    """A handler as TorchServe's documentation writes them: decoded JSON in, one bad item fails the batch."""
-
-    def initialize(self, context):
-        self.factor = 3
-
-    def handle(self, data, context):
-        return [{"y": item["body"]["x"] * self.factor} for item in data]
-'''
+from tests.support.stock import STOCK_HANDLER
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tsctl.archive.build import read_archive_folders, sound_archive_folders
 from tsctl.config.archive import ArchiveSpec, read_archive_spec
+from tsctl.config.project import Project
 from tsctl.config.yaml_files import WrittenFloat
 from tsctl.errors import SpecError
 
@@ -167,3 +169,17 @@ def test_the_archives_of_the_checkout_are_right(path: Path) -> None:
     assert isinstance(spec, ArchiveSpec)
     assert spec.model == path.parent.name
     assert spec.description
+
+
+def test_a_spec_with_mistakes_hides_no_other(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    for name, content in (("a", "model: [odd]\n"), ("b", GOOD), ("c", "no: yaml: at: all"), ("d", GOOD)):
+        folder = project.archives / name
+        folder.mkdir(parents=True)
+        write(folder, content)
+    folders, mistakes = sound_archive_folders(project)
+    assert list(folders) == ["toy"]
+    for name, mistake in zip("acd", mistakes, strict=True):  # d names a model that b names
+        assert str(project.archives / name) in mistake.message
+    with pytest.raises(SpecError):
+        read_archive_folders(project)

@@ -246,6 +246,34 @@ def test_a_draining_node_stays_in_its_cluster_and_gets_no_requests() -> None:
     assert cluster["alt_stat_name"] != clusters.clusters([whole], {}, ())["resources"][0]["alt_stat_name"]
 
 
+@pytest.mark.parametrize("deadline_s", [0.5, 30.0, 3600.0])
+def test_a_check_has_the_time_of_a_request_and_says_the_same_to_the_worker(deadline_s: float) -> None:
+    spec = {"digits": RouteSpec(deadline_s=deadline_s)}
+    [cluster] = clusters.clusters([Upstream("digits", "1.0", NODES, PROBE)], spec, [])["resources"]
+    [check] = cluster["health_checks"]
+    assert float(check["timeout"].removesuffix("s")) > deadline_s
+    sent = {
+        one["header"]["key"]: one["header"]["value"] for one in check["http_health_check"]["request_headers_to_add"]
+    }
+    assert sent["x-request-timeout-ms"] == f"{deadline_s * 1000:.0f}"
+    assert sent["x-tsctl-check"] == "health"
+
+
+def test_nothing_but_its_own_checks_takes_a_node_out_of_rotation() -> None:
+    for cluster in documents()["clusters"]["resources"]:
+        assert "outlier_detection" not in json.dumps(cluster)
+        for check in cluster.get("health_checks", []):
+            assert check["unhealthy_threshold"] > 1
+            assert {"start": 500, "end": 600} in check["http_health_check"]["retriable_statuses"]
+
+
+def test_envoy_starts_with_checks_that_end_soon_and_forgets_no_version_by_them() -> None:
+    written = documents()["clusters"]
+    quick = clusters.with_quick_checks(written)
+    assert {check["timeout"] for one in quick["resources"] for check in one.get("health_checks", [])} == {"5s"}
+    assert clusters.upstreams_of(quick) == clusters.upstreams_of(written) == UPSTREAMS
+
+
 def test_equal_inputs_give_equal_versions_and_other_ones_do_not() -> None:
     first = routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)["version_info"]
     assert routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)["version_info"] == first

@@ -290,6 +290,12 @@ HAS_OTHER = Actual(
             GatewayError,
             "may leave its route without a READY one",
         ),
+        (  # a version with a share of the requests, while the other one answers
+            wanted(ONE, version("2.0", 1)),
+            actual(node("a", v1=(1, 1), v2=(3, 1)), weights={"2.0": 2000, "1.0": 8000}),
+            GatewayError,
+            "fewer workers of tiny 2.0 may leave its route without a READY one",
+        ),
     ],
 )
 def test_refused(desired: Desired, state: Actual, error: type[Exception], reason: str) -> None:
@@ -621,6 +627,20 @@ def test_the_store_says_what_deployment_leaves_open(tmp_path: Path) -> None:
     assert (pinned.archive, pinned.workers, pinned.digest) == (old.name, 2, digest_of(old))
     [absent] = desired_state(project, deployed(digest="0" * 12)).models[0].versions
     assert (absent.archive, len(absent.others)) == (None, 2)
+
+
+def test_an_archive_that_cannot_be_read_keeps_no_other_model_from_being_planned(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.store.mkdir(parents=True)
+    (project.store / archive("1.0")).write_bytes(b"no archive")
+    models = {name: {"default": "1.0", "versions": {"1.0": None}} for name in ("tiny", "other")}
+    desired = desired_state(project, DeploymentSpec.model_validate({"nodes": {"a": {}}, "models": models}))
+    assert [bool(model.versions[0].problem) for model in desired.models] == [True, False]
+    refused = [one for one in make_plan(desired, actual(node("a"))).refusals if one.error is ArchiveError]
+    assert [one.model for one in refused] == ["tiny", "other"]
+    assert archive("1.0") in refused[0].reason
+    assert "tsctl archive build tiny:1.0" in refused[0].hint
+    assert "tsctl archive import FILE.mar" in refused[1].hint
 
 
 def test_the_bytes_of_a_pinned_archive_count_and_not_its_name(tmp_path: Path) -> None:

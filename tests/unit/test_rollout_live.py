@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from tsctl.archive.store import archive_of, store_name
+from tsctl.cli import rollout_views
 from tsctl.config.deployment import DeploymentSpec, read_deployment
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
-from tsctl.errors import ArchiveError, SpecError
+from tsctl.errors import ArchiveError, ConflictError, SpecError
 from tsctl.gateway.envoy.admin import NotAnswering
+from tsctl.gateway.envoy.render.routes import routes
 from tsctl.gateway.state import Gateway, open_gateway
-from tsctl.gateway.traffic import Traffic
+from tsctl.gateway.traffic import Traffic, only
+from tsctl.host.files import write_document
 from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, Effect, EffectDone, Started, StepBegan
 from tsctl.rollout.decide.state import fold
@@ -127,7 +130,7 @@ def test_the_archive_of_a_rollout_must_stay_in_the_store(gateway: Gateway) -> No
     path.write_bytes(b"other bytes")
     assert "is no longer the archive with which this rollout began" in health.archive_trouble(state)
     path.unlink()
-    assert f"archives/store/{path.name}, the archive of this rollout, is gone" in health.archive_trouble(state)
+    assert f"{path.name}, the archive of this rollout, is gone" in health.archive_trouble(state)
     path.write_bytes(content)
     assert health.archive_trouble(state) == ""
 
@@ -168,3 +171,17 @@ def test_effects_follow_deployment_yaml_as_it_is_now(gateway: Gateway) -> None:
 def test_a_model_that_deployment_yaml_does_not_name_has_no_rollout() -> None:
     with pytest.raises(SpecError, match=r"deployment.yaml does not name words"):
         require_no_weights(DeploymentSpec.model_validate({"nodes": {"local": {}}}), "words")
+
+
+def test_stable_has_nothing_to_release_in_a_plan_either(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TSCTL_PROJECT", str(gateway.project.root))
+    for model in ("digits", "words"):
+        path = gateway.project.store / store_name(model, "1.0", "a" * 12)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    gateway.files.routes.parent.mkdir(parents=True)
+    write_document(gateway.files.routes, routes(gateway.spec, gateway.route_specs, [only("digits", "1.0")], []))
+    with pytest.raises(ConflictError, match=r"digits 1\.0 is stable already"):
+        rollout_views.plan("digits", "1.0")
+    with pytest.raises(SpecError, match="does not name words"):
+        rollout_views.plan("words", "1.0")

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.fakes import POLICY, FakeEffects, FakeEvidence, FakeHealth, FakeOperator, FakeSite, Killed
+from tsctl.cli.rollout_views import exit_code
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
@@ -82,7 +83,7 @@ def weights(site: FakeSite) -> list[int]:
 def test_a_good_canary_takes_every_step_and_becomes_stable(tmp_path: Path) -> None:
     site = FakeSite()
     state = run(begin(tmp_path, site), site)
-    assert state.outcome is Outcome.PROMOTED
+    assert (state.outcome, exit_code(state)) == (Outcome.PROMOTED, 0)
     assert weights(site) == [500, 5000, TOTAL]
     assert [what for what, _ in site.did if what not in ("weigh", "back")] == [
         "verify",
@@ -100,6 +101,7 @@ def test_a_canary_that_fails_goes_back_and_stays_registered(tmp_path: Path) -> N
     path = begin(tmp_path, site)
     state = run(path, site)
     assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "errors")
+    assert (state.is_rejected, exit_code(state)) == (False, 10)
     assert weights(site) == [500, 0]
     assert "of the canary's requests are errors" in state.why
     assert "2.0" in site.registered
@@ -113,6 +115,7 @@ def test_what_fails_before_the_first_request_never_gets_one(tmp_path: Path, what
     site = FakeSite(refuses={what: NodeError("the golden answer is another")})
     state = run(begin(tmp_path, site), site)
     assert (state.outcome, state.signal, state.why) == (Outcome.ROLLED_BACK, what, "the golden answer is another")
+    assert (state.is_rejected, exit_code(state)) == (True, 13)
     assert weights(site) == []
 
 
@@ -221,7 +224,8 @@ def test_a_canary_that_refuses_its_first_requests_is_given_up(tmp_path: Path) ->
     state = run(path, site, lambda runner: runner.state.is_failed)
     assert (state.signal, state.weight) == ("ready", 500)
     site.refuses.clear()
-    assert run(path, site).outcome is Outcome.ROLLED_BACK
+    ended = run(path, site)
+    assert (ended.outcome, ended.is_rejected) == (Outcome.ROLLED_BACK, False)  # Envoy may have had the weight
     assert weights(site) == [0]
 
 
@@ -256,7 +260,7 @@ def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path)
     idle = FakeSite(rate=0, slow=None)
     path = begin(tmp_path, idle)
     state = run(path, idle)
-    assert (state.outcome, state.is_paused, state.weight) == (None, True, 500)
+    assert (state.outcome, state.is_paused, state.weight, exit_code(state)) == (None, True, 500, 11)
     assert weights(idle) == [500]
     runner = runner_of(path, idle)
     runner.record(CommandReceived(Command.RESUME, "me"))

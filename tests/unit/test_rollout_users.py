@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.rollout_journals import stored_and_read
+from tests.unit.rollout_journals import started, stored_and_read
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
+from tsctl.gateway.counters import Sample
+from tsctl.rollout.decide.events import Entry, StepBegan, Tick
 from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, Window, no_evidence
+from tsctl.rollout.decide.state import after, fold
 from tsctl.rollout.decide.statistics import rejects
 from tsctl.rollout.evidence.counts import EvidenceQuery
+from tsctl.rollout.evidence.reader import LiveEvidence
 from tsctl.rollout.evidence.users import UserLog
 
 QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=20)
 POLICY = RolloutPolicy()
+
+
+class NoCounters:
+    """A gateway that has counted nothing yet."""
+
+    def samples(self, model: str) -> list[Sample]:
+        return []
 
 
 def line(version: str, user: str | None, **more: Any) -> str:
@@ -54,7 +66,7 @@ def test_a_user_counts_once_for_each_kind_of_event(log: Path) -> None:
         line("2.0", "cid", duration_ms=20, **{"class": "7"}),
         line("2.0", "cid", duration_ms=20, **{"class": "3"}),
     )
-    [window], _ = UserLog(log, begin).read(QUERY, begin)
+    [window], _ = UserLog(log, begin).read(QUERY, begin, {})
     assert (window.weight, window.stable.requests, window.stable.errors) == (500, 3, 3)
     assert (window.canary.requests, window.canary.errors, window.canary.slow) == (10, 8, 7)
     stable, canary = window.compared
@@ -68,29 +80,29 @@ def test_what_is_not_by_weight_or_no_line_is_passed_over(log: Path) -> None:
         line("2.0", "a", model="other"), line("2.0", "a", weight=None), line("2.0", "b"), line("2.0", "c")[:-1],
     )  # fmt: skip
     users = UserLog(log, {})
-    [window], cursor = users.read(QUERY, {})
+    [window], cursor = users.read(QUERY, {}, {})
     assert window.canary.requests == 1
     append(log, "\n")  # the last line is whole now
-    assert users.read(QUERY, cursor)[0][0].canary.requests == 1
+    assert users.read(QUERY, cursor, {})[0][0].canary.requests == 1
 
 
 def test_a_rotated_log_is_read_to_its_end_and_whoever_resumes_knows_the_users(log: Path) -> None:
     users = UserLog(log, {})
     begin = users.mark()
     append(log, line("2.0", "ann", status=500))
-    cursor = {**begin, **users.read(QUERY, begin)[1]}
+    cursor = {**begin, **users.read(QUERY, begin, {})[1]}
     append(log, line("2.0", "bob", status=500))
     log.rename(log.with_name("access.log.1"))
     append(log, line("2.0", "ann", status=500), line("2.0", "cid", status=500), line("2.0", "bob", status=500))
     for reader in (users, UserLog(log, begin)):
-        [window], after = reader.read(QUERY, cursor)
+        [window], after = reader.read(QUERY, cursor, {})
         assert (window.canary.errors, window.compared[1].errors) == (4, 2)
-        assert reader.read(QUERY, {**cursor, **after}) == ([], {})
+        assert reader.read(QUERY, {**cursor, **after}, {}) == ([], {})
     old = log.with_name("access.log.1")
     with old.open():  # its number is given to no other file
         log.replace(old)  # and the one with the cursor is gone
         append(log, line("2.0", "dan"))
-        [window], _ = UserLog(log, begin).read(QUERY, cursor)
+        [window], _ = UserLog(log, begin).read(QUERY, cursor, {})
         assert window.canary.requests == 4
 
 
@@ -98,9 +110,33 @@ def test_what_was_read_and_not_kept_is_read_again(log: Path) -> None:
     users = UserLog(log, {})
     begin = users.mark()
     append(log, line("2.0", "ann", status=500))
-    [first], _ = users.read(QUERY, begin)
-    assert users.read(QUERY, begin)[0] == [first]  # the journal could not be written in between
+    [first], _ = users.read(QUERY, begin, {})
+    assert users.read(QUERY, begin, {})[0] == [first]  # the journal could not be written in between
     assert first.compared[1].errors == 1
+
+
+def test_whoever_resumes_knows_who_was_slow_by_the_threshold_of_that_time(log: Path) -> None:
+    """The threshold rises from 20 to 50 ms and falls to 30 ms; the journal alone tells a resumed rollout."""
+    begin = UserLog(log, {}).mark()
+    state = fold([Entry(0, 0.0, replace(started("m"), cursor=begin))])
+    source, users = NoCounters(), UserLog(log, begin)
+    entries, readings = 0, []
+    for slow_ms, answers in (
+        (20.0, {"ann": 25}),
+        (50.0, {"ann": 60, "dan": 45}),  # ann was slow before, and dan is not
+        (30.0, {"ann": 35, "dan": 45}),
+    ):
+        entries += 1
+        state = after(state, Entry(entries, 1.0, StepBegan(0, 500, slow_ms)))
+        append(log, *[line("2.0", user, duration_ms=took) for user, took in answers.items()])
+        resumed = LiveEvidence(source, source, UserLog(log, begin)).read(state)
+        going_on = LiveEvidence(source, source, users).read(state)
+        assert resumed == going_on
+        [window], cursor = going_on
+        readings.append(window.compared[1].slow)
+        entries += 1
+        state = after(state, Entry(entries, 2.0, Tick(1.0, (window,), cursor)))
+    assert readings == [1, 0, 1]
 
 
 def test_one_heavy_user_is_no_evidence_and_many_are() -> None:
@@ -117,13 +153,13 @@ def test_one_heavy_user_is_no_evidence_and_many_are() -> None:
                 by_user(2500, (requests.stable, requests.canary), (user.stable, user.canary))
             )
         for name, found in evidence.items():
-            false_alarms[name] += rejects(found.errors.log_e, POLICY.alpha)
+            false_alarms[name] += rejects(found.logs["errors"], POLICY.alpha)
     assert false_alarms["by user"] <= 3
     assert false_alarms["by request"] > 30
     bad = no_evidence(POLICY, ())
     for _ in range(40):
         bad = bad.seen(by_user(2500, pair(True), pair(True)))
-    assert rejects(bad.errors.log_e, POLICY.alpha)
+    assert rejects(bad.logs["errors"], POLICY.alpha)
 
 
 def by_user(

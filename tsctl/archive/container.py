@@ -13,7 +13,7 @@ import stat
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -114,6 +114,14 @@ def check_entries(archive: zipfile.ZipFile) -> list[str]:
     elif total > max(SMALL_BYTES, MAX_RATIO * (packed := sum(info.compress_size for info in infos))):
         unsafe.append(f"it grows {total // max(1, packed)}-fold when unpacked; at most {MAX_RATIO}-fold is allowed")
     return unsafe
+
+
+def check_names(names: Iterable[str]) -> list[str]:
+    """The reasons why an archive of entries with these names would be unsafe, as `check_entries` gives them."""
+    with zipfile.ZipFile(io.BytesIO(), "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name, _TIME), b"")
+        return check_entries(archive)
 
 
 def _unsafe(info: zipfile.ZipInfo, files: set[str], seen: Mapping[str, str]) -> Iterator[str]:

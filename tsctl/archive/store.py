@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tsctl.archive.container import Content, digest_of, open_archive, write_entries
 from tsctl.archive.inspect import read_facts
-from tsctl.config.project import Project
+from tsctl.config.project import BUILDS, Project
 from tsctl.config.spec import ModelName, ModelVersion
 from tsctl.errors import ArchiveError
 from tsctl.host.locks import exclusive
@@ -48,7 +48,12 @@ class StoredArchive:
     @property
     def is_current(self) -> bool:
         """Whether it is the published build of its version."""
-        return self.path.is_symlink()
+        return self.path.is_symlink() or self.path.parent.name != BUILDS
+
+    def other_build(self, name: str) -> Path:
+        """The file of that name in the same store, which need not exist."""
+        folder = self.path.parent
+        return folder / name if folder.name == BUILDS or (folder / name).is_file() else folder / BUILDS / name
 
 
 def store_name(model: str, version: str, digest: str) -> str:
@@ -78,9 +83,8 @@ def list_archives(project: Project) -> list[StoredArchive]:
     """Every archive in the store, by name."""
     for path in sorted(_not_taken_in(project), key=lambda path: path.stat().st_mtime_ns):
         make_current(project, archive_of(path))
-    return [
-        archive_of(path) for path in sorted(project.store.glob("*.mar")) if parse_name(path.name) and path.is_file()
-    ]
+    files = [path for path in sorted(project.store.glob("*.mar")) if path.is_file() and parse_name(path.name)]
+    return [archive_of(project.published / path.name if path.is_symlink() else path) for path in files]
 
 
 def find_archive(project: Project, model: str, version: str) -> StoredArchive:
@@ -113,7 +117,7 @@ def make_current(project: Project, archive: StoredArchive) -> StoredArchive:
         making = link.with_name(f".{link.name}.{os.getpid()}")
         making.symlink_to(Path("..") / link.name)
         making.replace(link)
-    return archive_of(link)
+    return archive_of(published)
 
 
 def require_whole(archive: StoredArchive) -> None:
@@ -149,10 +153,12 @@ def import_archive(project: Project, path: Path) -> StoredArchive:
     Raises:
         ArchiveError: it is no archive, or its model's name or version does not fit into a URL and a file name.
     """
+    is_inside = path.parent.resolve() in (project.published.resolve(), project.store.resolve())
+    if is_inside and parse_name(path.name) and path.is_file():
+        archive = next(archive for archive in list_archives(project) if archive.path.name == path.name)
+        require_whole(archive)
+        return archive
     require_readable(path)
-    if path.parent.resolve() in (project.published.resolve(), project.store.resolve()) and parse_name(path.name):
-        list_archives(project)
-        return archive_of(project.store / path.name)
     try:
         with path.open("rb") as source:
             archive = _add(project.store, lambda file: shutil.copyfileobj(source, file), require_readable)

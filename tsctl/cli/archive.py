@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.build import build_versions, select_versions
+from tsctl.archive.build import build_versions, select_versions, sound_archive_folders
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.store import find_archive, import_archive, list_archives
 from tsctl.archive.verify import verify as verify_archive
-from tsctl.cli.options import Json
+from tsctl.cli.options import Json, TrustPickles
 from tsctl.cli.output import plural, print_json, print_rows, print_table
-from tsctl.config.project import find_project
-from tsctl.errors import ArchiveError
+from tsctl.config.project import Project, find_project
+from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.progress import Progress
 
 app = typer.Typer(rich_markup_mode=None)
@@ -31,7 +31,7 @@ def build(names: Names = None, json: Json = False) -> None:
     """Build archives into archives/store; the same inputs give the same bytes."""
     built = build_versions(find_project(), names or None, Progress())
     if json:
-        rows = [(*b.archive.key, b.archive.digest, str(b.archive.path.resolve()), b.is_new) for b in built]
+        rows = [(*b.archive.key, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
         return print_rows(("model", "version", "digest", "path", "is_new"), rows, json)
     for made in built:
         for name in made.superseded:
@@ -63,9 +63,7 @@ def verify(
     sample: Annotated[
         list[Path] | None, typer.Option("--sample", help="One more request body to send; for stock archives.")
     ] = None,
-    trust_pickles: Annotated[
-        bool, typer.Option("--trust-pickles", help="Take pickles that import more than tensors as a warning.")
-    ] = False,
+    trust_pickles: TrustPickles = False,
     json: Json = False,
 ) -> None:
     """Verify archives before they serve: safe files, right answers, isolated bad items; exit code 3 if one fails."""
@@ -141,6 +139,21 @@ def tidy(
     print_rows(("archive", "bytes", "needed by"), rows, json)
 
 
+def _current(project: Project, name: str) -> list[Path]:
+    """The current archives of MODEL or MODEL:VERSION; a stock archive has no archive.yaml."""
+    model, _, version = name.partition(":")
+    folder = sound_archive_folders(project)[0].get(model)
+    named = {a.version for a in list_archives(project) if a.model == model} | (
+        set(folder[1].versions) if folder else set()
+    )
+    versions = [one for one in sorted(named) if version in ("", one)]
+    if not versions:
+        raise SpecError(
+            f"no archive.yaml names {name}, and archives/store has no archive of it", "See 'tsctl archive list'."
+        )
+    return [find_archive(project, model, one).path for one in versions]
+
+
 def _archive_files(names: list[str] | None) -> list[Path]:
     """The .mar files of the names; without names, the current archive of every version."""
     if not names:
@@ -156,6 +169,5 @@ def _archive_files(names: list[str] | None) -> list[Path]:
         if name.endswith(".mar"):
             files.append(Path(name))
         else:
-            project = find_project()
-            files += [find_archive(project, *pair).path for pair in select_versions(project, [name])]
+            files += _current(find_project(), name)
     return files

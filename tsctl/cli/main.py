@@ -56,7 +56,7 @@ app = typer.Typer(
     help="Takes a PyTorch model from a file of weights to a safe release on TorchServe nodes.",
     epilog="Exit codes: 0 done; 2 an invalid YAML file, option or configuration; 3 an archive; 4 a node; 5 the gateway;"
     " 6 evidence cannot be read or judged; 7 another process holds the lock; 10 rolled back; 11 a rollout is undecided;"
-    " 12 'tsctl plan' found changes; 130 interrupted from the keyboard.",
+    " 12 'tsctl plan' found changes; 13 a rollout failed before its first request; 130 interrupted from the keyboard.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from tsctl.cli.context import open_deployment, open_gateway_here
-from tsctl.cli.options import Json, Model, Version
+from tsctl.cli.options import Json, Model, TrustPickles, Version
 from tsctl.cli.output import plural, print_json
-from tsctl.cli.rollout_views import explain, history, plan, report, status, watch
+from tsctl.cli.rollout_views import exit_code, explain, history, plan, report, status, watch
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError, SpecError
 from tsctl.host.progress import Note, Progress
@@ -29,9 +29,6 @@ from tsctl.views.rollout.report import SUFFIX, write_report
 
 app = typer.Typer(rich_markup_mode=None)
 
-#: Exit codes of a rollout that was not promoted; errors have their own.
-ROLLED_BACK, UNDECIDED = 10, 11
-
 
 @app.command()
 def start(
@@ -40,18 +37,23 @@ def start(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Per node; by default as deployment.yaml or the archive says.")
     ] = None,
+    trust_pickles: TrustPickles = False,
     json: Json = False,
 ) -> None:
     """Release a version: register it on every node, raise its weight step by step, promote it or roll it back.
 
-    Exits with 0 when it was promoted, 10 when it was rolled back, 11 when a person must decide. If this process is
-    killed, 'tsctl rollout resume' goes on.
+    Exits with 0 when it was promoted, 10 when it was rolled back, 11 when a person must decide, 13 when it failed
+    before its first request. If this process is killed, 'tsctl rollout resume' goes on.
     """
     gateway = open_gateway_here()
     target = gateway.deployment.models.get(model)
     if workers is None and target is not None and version in target.versions:
         workers = target.workers(version)
-    _run(f"releasing {model} {version}", lambda note: started(gateway, model, version, workers, note), json)
+    _run(
+        f"releasing {model} {version}",
+        lambda note: started(gateway, model, version, workers, note, trust_pickles),
+        json,
+    )
 
 
 @app.command()
@@ -173,15 +175,13 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
         print_json(as_json(state))
     else:
         _print_end(state, find_project().relative(report))
-    if state.outcome is None:
-        raise typer.Exit(UNDECIDED)
-    if state.outcome is not Outcome.PROMOTED:
-        raise typer.Exit(ROLLED_BACK)
+    raise typer.Exit(exit_code(state))
 
 
 def _print_end(state: State, report: str) -> None:
     why = f": {state.why}" if state.why else ""
-    typer.echo(f"{state.model} {state.canary} {state.outcome or 'undecided'}{why}")
+    ended = "failed before its first request" if state.is_rejected else state.outcome or "undecided"
+    typer.echo(f"{state.model} {state.canary} {ended}{why}")
     typer.echo(f"report: {report}")
     typer.echo(f"explain: tsctl rollout explain {state.model}")
     try:

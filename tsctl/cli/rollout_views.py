@@ -16,19 +16,20 @@ from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_json
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError
-from tsctl.gateway.state import open_gateway
+from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.rollout.decide.events import Outcome
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.forecast.forecast import forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, read, unfinished
+from tsctl.rollout.run.preconditions import require_no_weights, require_not_stable
 from tsctl.views.rollout.follow import as_json, snapshot
 from tsctl.views.rollout.forecast import faults_table, steps_table, total_text, traffic_text
 from tsctl.views.rollout.history import summary
 from tsctl.views.rollout.narrative import story
 from tsctl.views.rollout.report import SUFFIX, write_report
 from tsctl.views.rollout.status import render_status
-from tsctl.views.rollout.tables import evidence_tables, history_table
+from tsctl.views.rollout.tables import clients_tables, evidence_tables, history_table
 from tsctl.views.rollout.watch import watch_lines, watch_picture
 from tsctl.views.rollout.wording import when
 from tsctl.views.terminal import new_console, print_table, print_wrapped
@@ -38,8 +39,19 @@ Id = Annotated[
     str | None, typer.Argument(metavar="ID", help="As 'tsctl rollout history' shows it; the last one if left out.")
 ]
 
-#: Exit code of `watch` if the rollout was not promoted.
-NOT_PROMOTED = 10
+#: Exit codes of a rollout that was not promoted; errors have their own.
+ROLLED_BACK, UNDECIDED, REJECTED = 10, 11, 13
+
+
+def exit_code(state: State) -> int:
+    """The exit code of a command that followed a rollout to this state."""
+    match state.outcome:
+        case None:
+            return UNDECIDED
+        case Outcome.PROMOTED:
+            return 0
+        case _:
+            return REJECTED if state.is_rejected else ROLLED_BACK
 
 
 def status(model: AnyModel = None, json: Json = False) -> None:
@@ -76,13 +88,14 @@ def watch(model: Model, json: Json = False) -> None:
     """Watch a rollout until it ends.
 
     Ctrl-C stops watching and changes nothing. On a terminal the status is refreshed; anywhere else, and with --json,
-    each event is a line. The exit code is 0 if the canary was promoted, and 10 if not.
+    each event is a line. The exit code is 0 if the canary was promoted, 13 if it failed before its first request, and
+    10 if it was rolled back or aborted.
     """
     path = find_journal(find_project(), model)
     console = new_console()
     state = watch_picture(path, console) if console.is_terminal and not json else watch_lines(path, json)
-    if state.outcome is not Outcome.PROMOTED:
-        raise typer.Exit(NOT_PROMOTED)
+    if code := exit_code(state):
+        raise typer.Exit(code)
 
 
 def history(model: AnyModel = None, json: Json = False) -> None:
@@ -137,6 +150,9 @@ def explain(model: Model, id: Id = None, json: Json = False) -> None:
                 print_table(table, indent=4)
             typer.echo()
     typer.echo()
+    for table in clients_tables(state):
+        print_table(table)
+        typer.echo()
     for sentence in (told.outcome, *told.advice):
         print_wrapped(sentence)
 
@@ -171,14 +187,18 @@ def plan(
 
     Shows how long each step takes, which faults it can detect, and what a bad version costs. A fault counts as
     detectable if a step finds it in four of five rollouts; the time until a bad version is rolled back is a median.
-    Nothing is changed.
+    Nothing is changed. What 'tsctl rollout start' refuses in every state of the gateway is refused.
     """
     project, deployment = open_deployment()
     find_archive(project, model, version)  # a version without an archive cannot be released
+    require_no_weights(deployment, model)
+    gateway = open_gateway(project, deployment)
+    if (route := traffic_in_force(gateway).get(model)) is not None:
+        require_not_stable(route, version)
     policy = deployment.policy(model)
     now = time.time()
     since = now - 60 * minutes
-    entries = read_recent(open_gateway(project, deployment).files.access_log, model, since)
+    entries = read_recent(gateway.files.access_log, model, since)
     traffic = recent_traffic(entries, since, now, policy.count_4xx, policy.slow_quantile)
     target = deployment.models.get(model)
     forecast = forecast_rollout(policy, traffic, target is not None and target.route.sticky is not None)

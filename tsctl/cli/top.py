@@ -57,16 +57,17 @@ def up(node: NodeHere = None) -> None:
     gateway_changes = start_gateway(gateway, Progress()) if gateway is not None else []
     for line in result_lines(nodes, result, result.is_changed or bool(gateway_changes)):
         typer.echo(line)
-    if result.failures:
-        raise NodeError("not all is served:\n  " + "\n  ".join(result.failures), "See 'tsctl status'.")
     typer.echo("")
     for line in endpoint_lines(deployment, nodes):
         typer.echo(line)
     base, header = nodes[0].spec.inference, nodes[0].paths.inference_header if nodes[0].key_file else None
     if gateway is not None:
         base, header = gateway.spec.address, local_key(gateway)
-    for model in list(deployment.models)[:1]:
+    answered = [answer.model for answer in result.answers if answer.reply.status == 200]
+    for model in [*answered, *deployment.models][:1]:
         typer.echo(f"\n{curl_line(project, base, header, model, Path.cwd())}")
+    if result.failures:
+        raise result.kind("not all is served:\n  " + "\n  ".join(result.failures), "See 'tsctl status'.")
 
 
 def down(node: NodeHere = None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tsctl.errors import SpecError
 
 PROJECT_VARIABLE = "TSCTL_PROJECT"
+BUILDS = ".builds"
 
 
 class Project:
@@ -21,7 +22,7 @@ class Project:
         #: What a plain TorchServe loads: the current build of each version, and nothing else.
         self.published = self.archives / "store"
         #: Every build, by its name: the current ones are links to the published files.
-        self.store = self.published / ".builds"
+        self.store = self.published / BUILDS
         #: Run-time state of this machine (pids, tokens, logs): readable by its owner only, never committed.
         self.state = root / ".tsctl"
 

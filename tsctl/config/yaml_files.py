@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 MAX_BYTES = 8 << 20
-MAX_DEPTH = 50  # as in SnakeYAML, which TorchServe reads with
+MAX_DEPTH = 45  # TorchServe's reader takes 50, and settings lie deeper in model-config.yaml than in archive.yaml
 MAX_VALUES = 500_000  # with each alias counted as all that it stands for, and a text as one for each 32 characters
 MAX_NUMBER = 40  # characters
 

@@ -127,26 +127,20 @@ def _cold(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iter
 
 
 def _left_without(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
-    """Some version with weight keeps a READY worker, even if the workers that end are the READY ones."""
+    """Every version with weight keeps a READY worker, even if the workers that end are the READY ones."""
     route = actual.route(model.model)
-    weighted = list(route.shares) if route else []
-    ready = {
-        (version, node): state.ready
-        for version in weighted
-        for node, state in actual.on(model.model, version).items()
-        if state.ready
-    }
-    left = dict(ready)
-    for change in changes:
-        if isinstance(change, Scale) and change.model == model.model:
-            for node, was in change.before.items():
-                if (change.version, node) in left:
-                    left[change.version, node] -= max(0, was.workers - change.workers)
-    if ready and not any(count > 0 for count in left.values()):
-        nodes = tuple(dict.fromkeys(node for _, node in ready))
-        reason = f"fewer workers of {model.model} {', '.join(weighted)} may leave its route without a READY one"
-        hint = f"Have all of its workers READY first: tsctl models scale {model.model} {weighted[0]} WORKERS"
-        yield Refusal(model.model, None, nodes, reason, hint, GatewayError)
+    for version in route.shares if route else ():
+        on = actual.on(model.model, version)
+        left = {node: state.ready for node, state in on.items() if state.ready}
+        nodes = tuple(left)
+        for change in changes:
+            if isinstance(change, Scale) and (change.model, change.version) == (model.model, version):
+                for node in change.before.keys() & left.keys():
+                    left[node] -= max(0, on[node].workers - change.workers)
+        if left and not any(count > 0 for count in left.values()):
+            reason = f"fewer workers of {model.model} {version} may leave its route without a READY one"
+            hint = f"Have all of its workers READY first: tsctl models scale {model.model} {version} WORKERS"
+            yield Refusal(model.model, version, nodes, reason, hint, GatewayError)
 
 
 def _too_many(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:

@@ -14,7 +14,7 @@ from tsctl.nodes.torchserve.node import Node, open_nodes
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.served import last_served, read_pending
 from tsctl.rollout.decide.state import start_of
-from tsctl.rollout.run.journal import Journal, journals, unfinished_journals
+from tsctl.rollout.run.journal import Journal, find_journal, models_with_journals, unfinished
 
 
 def builds_and_uses(project: Project, deployment: DeploymentSpec) -> list[tuple[StoredArchive, str]]:
@@ -40,9 +40,10 @@ def _uses(project: Project, deployment: DeploymentSpec) -> Iterator[tuple[str, s
         for version, spec in target.versions.items():
             if spec and spec.digest:
                 yield store_name(model, version, spec.digest[:DIGEST_DIGITS]), "deployment.yaml pins it"
-    if journals(project):
-        for path in unfinished_journals(project):
-            yield start_of(Journal(path).entries).file, f"the rollout {path.stem}"
+    for model in models_with_journals(project):
+        if (rollout := unfinished(project, model)) is not None:
+            entries = Journal(find_journal(project, model, rollout)).entries
+            yield start_of(entries).file, f"the rollout {rollout}"
     for folder in sorted((project.state / "nodes").glob("*")):
         paths = NodePaths(folder)
         for entry in [*last_served(paths.snapshots), *read_pending(paths.pending_restore)]:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from tsctl.config.deployment import RouteSpec
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name, stat_name
-from tsctl.gateway.publish import WARM_S, put_clusters
+from tsctl.gateway.publish import put_clusters
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.host.progress import Note
 from tsctl.host.wait import wait_until
@@ -27,6 +28,8 @@ from tsctl.nodes.torchserve.node import Node
 QUIET_S = 0.5
 #: Requests that are active after so long are left to the retry of an idempotent route: the gateway is locked meanwhile.
 SPARE_S = 5.0
+#: Envoy may take so long, and the route's deadline on top, for which its first health check may wait in a full queue.
+WARM_S = 30.0
 
 
 @contextmanager
@@ -40,6 +43,7 @@ def drained(gateway: Gateway, model: str, version: str, node: Node, note: Note) 
         ConflictError: another tsctl changes the gateway.
     """
     name = cluster_name(model, version)
+    warm_s = WARM_S + gateway.route_specs.get(model, RouteSpec()).deadline_s
     sent_before = f"cluster.{stat_name(name)}.upstream_rq_active"  # to any node, and still in flight
     with changing(gateway):
         before = upstreams_written(gateway) if gateway.admin.is_live() else []
@@ -59,12 +63,12 @@ def drained(gateway: Gateway, model: str, version: str, node: Node, note: Note) 
         try:
             put_clusters(gateway, draining, traffic)
             note("draining")
-            _require(lambda: not has_node(), f"take {model} {version} on {node.name} out of rotation")
+            _require(lambda: not has_node(), f"take {model} {version} on {node.name} out of rotation", warm_s)
             _wait_idle(lambda: bool(gateway.admin.counter(sent_before)))
             yield
         finally:
             put_clusters(gateway, before, traffic)
-        _require(has_node, f"put {model} {version} on {node.name} back into rotation")
+        _require(has_node, f"put {model} {version} on {node.name} back into rotation", warm_s)
 
 
 def _draining(upstream: Upstream, node: Node) -> Upstream:
@@ -86,6 +90,6 @@ def _wait_idle(is_active: Callable[[], bool]) -> None:
     wait_until(is_idle, SPARE_S)
 
 
-def _require(condition: Callable[[], bool], action: str) -> None:
-    if not wait_until(condition, WARM_S):
-        raise GatewayError(f"the gateway did not {action} within {WARM_S:g} s", "See 'tsctl gateway status'.")
+def _require(condition: Callable[[], bool], action: str, within_s: float) -> None:
+    if not wait_until(condition, within_s):
+        raise GatewayError(f"the gateway did not {action} within {within_s:g} s", "See 'tsctl gateway status'.")

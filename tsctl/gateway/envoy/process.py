@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tsctl.errors import GatewayError
+from tsctl.gateway.envoy.render.clusters import with_quick_checks
 from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, whole
 from tsctl.gateway.envoy.render.overload import bounds
 from tsctl.gateway.files import read_document, record_process, recorded
@@ -109,6 +110,9 @@ def start_envoy(gateway: Gateway) -> None:
             "End programs that watch files, or raise fs.inotify.max_user_instances.",
         )
     files.admin.unlink(missing_ok=True)
+    clusters = read_document(files.clusters) or {"resources": []}
+    quick = with_quick_checks(clusters)
+    write_document(files.clusters, quick)
     command = [
         *_command(files.bootstrap),
         "--file-flush-interval-msec", "250",  # of the access log; ten seconds otherwise
@@ -119,7 +123,11 @@ def start_envoy(gateway: Gateway) -> None:
     with open_log(files.envoy_log) as log:
         process = spawn(command, files.folder, inherited(os.environ), log, umask=0o077, limits=limits)
     record_process(files.envoy_record, process.pid)
-    _wait_live(gateway, process)
+    try:
+        _wait_live(gateway, process)
+    finally:
+        if read_document(files.clusters) == quick:  # else another tsctl has written it meanwhile
+            write_document(files.clusters, clusters)
 
 
 def _wait_live(gateway: Gateway, process: subprocess.Popen[bytes]) -> None:

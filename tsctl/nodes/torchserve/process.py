@@ -14,7 +14,12 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from handlers.contract import ANSWER_LIMIT_VARIABLE, METRICS_FOLDER_VARIABLE, SHARED_CACHE_VARIABLE
+from handlers.contract import (
+    ANSWER_LIMIT_VARIABLE,
+    METRICS_FOLDER_VARIABLE,
+    SHARED_CACHE_KEY_VARIABLE,
+    SHARED_CACHE_VARIABLE,
+)
 from tsctl.archive.store import list_archives
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
@@ -110,8 +115,9 @@ def node_environment(
         "TEMP": tmp, "TMPDIR": tmp,
     }  # fmt: skip
     result = {**inherited(environment), **{name: str(folder) for name, folder in folders.items()}}
-    if SHARED_CACHE_VARIABLE in environment:  # with its password, which workers need and an archive must not hold
-        result[SHARED_CACHE_VARIABLE] = environment[SHARED_CACHE_VARIABLE]
+    # with a password and a key, which workers need and an archive must not hold
+    shared_cache = (SHARED_CACHE_VARIABLE, SHARED_CACHE_KEY_VARIABLE)
+    result |= {name: environment[name] for name in shared_cache if name in environment}
     if "max_response_size" in properties:
         result[ANSWER_LIMIT_VARIABLE] = properties["max_response_size"]
     return {**result, "PYTHONUNBUFFERED": "1"}

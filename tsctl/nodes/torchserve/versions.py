@@ -185,7 +185,7 @@ def _register_or_restore(
     try:
         _register(node, archive, workers, note)
     except NodeError as error:
-        old = archive.path.with_name(served.archive)
+        old = archive.other_build(served.archive)
         if not old.is_file():
             raise
         note("registering the old bytes again")

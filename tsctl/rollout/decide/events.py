@@ -79,6 +79,7 @@ class Started(Event):
         archive: SHA-256 digest of the canary's archive; `file` is its name in the store.
         workers: of the canary on each node; None: as the archive says.
         classes: predicted by stable before the rollout, the most frequent first.
+        trust_pickles: pickles that import more than tensors do not fail the archive.
         by: the person who started it.
     """
 
@@ -95,6 +96,7 @@ class Started(Event):
     policy_digest: str = ""
     classes: tuple[str, ...] = ()
     cursor: Cursor = field(default_factory=dict)
+    trust_pickles: bool = False
     by: str = ""
 
 

@@ -22,9 +22,11 @@ class State:
         step: the place of the present step in `weights`; -1 before the first one.
         weight: of the canary as the journal has decided it, in hundredths of a percent; in force once `is_weighed`.
         in_force: the last weight that is known to have been in force.
+        had_weight: whether a weight was ever tried, so that requests may have reached the canary.
         held_s: how long the present step was watched; time without evidence does not count.
         waited_s: since the present step began to be watched, with the time for which it had to wait.
         slow_ms: an answer that takes as long is slow; None while that is not known.
+        slow_before: earlier values of `slow_ms`, each with the cursor up to which evidence was read with it.
         warm_bytes: memory of each worker of the canary when it was warm.
         requests_per_s: capacity of all workers of the canary together, as measured before the first step.
         measured_workers: READY workers at that measurement; 0 where the journal has no number.
@@ -53,10 +55,12 @@ class State:
     weight: int = 0
     in_force: int = 0
     is_weighed: bool = False
+    had_weight: bool = False
     held_s: float = 0.0
     waited_s: float = 0.0
     step_requests: int = 0
     slow_ms: float | None = None
+    slow_before: tuple[tuple[Cursor, float | None], ...] = ()
     cursor: Cursor = field(default_factory=dict)
     warm_bytes: Mapping[str, int] = field(default_factory=dict)
     requests_per_s: float | None = None
@@ -81,6 +85,11 @@ class State:
     def is_going_back(self) -> bool:
         """Whether stable gets all requests again, by a verdict or a command."""
         return self.is_failed or self.command in (Command.ABORT, Command.ROLLBACK)
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether the canary failed before its first request."""
+        return self.is_failed and not self.had_weight
 
     @property
     def judgement(self) -> Judgement:
@@ -116,7 +125,8 @@ def after(state: State | None, entry: Entry) -> State:
         return _started(start_of([entry]), entry.at)
     match entry.event:
         case events.EffectBegan() as event:
-            return replace(state, doing=event.effect)
+            had_weight = state.had_weight or event.effect is Effect.SET_WEIGHT
+            return replace(state, doing=event.effect, had_weight=had_weight)
         case events.EffectDone() as event:
             return _done(state, event)
         case events.StepBegan() as event:
@@ -124,7 +134,7 @@ def after(state: State | None, entry: Entry) -> State:
         case events.Tick() as event:
             return _tick(state, event)
         case events.SlowThresholdSet() as event:
-            return replace(state, slow_ms=event.slow_ms, cursor={**state.cursor, **event.cursor})
+            return _slow(state, event.slow_ms, event.cursor)
         case events.Waiting() as event:
             return replace(state, waits_for=event.why, waited_s=state.waited_s + event.waited_s)
         case events.VerdictReached() as event:
@@ -183,14 +193,17 @@ def _done(state: State, event: events.EffectDone) -> State:
 
 
 def _step(state: State, event: events.StepBegan) -> State:
+    began = replace(_anew(state), step=event.index, weight=event.weight, why="", waits_for="")
+    return _slow(began, event.slow_ms, event.cursor)
+
+
+def _slow(state: State, slow_ms: float | None, cursor: Cursor) -> State:
+    """Evidence is read with another slow threshold from here on."""
     return replace(
-        _anew(state),
-        step=event.index,
-        weight=event.weight,
-        slow_ms=event.slow_ms,
-        why="",
-        waits_for="",
-        cursor={**state.cursor, **event.cursor},
+        state,
+        slow_ms=slow_ms,
+        slow_before=(*state.slow_before, (state.cursor, state.slow_ms)),
+        cursor={**state.cursor, **cursor},
     )
 
 

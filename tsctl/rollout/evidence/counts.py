@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from tsctl.config.weights import TOTAL
-from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, bucket_edge, shortest_over
+from tsctl.gateway.counters import (
+    CLIENT_FAILURES,
+    CLIENT_REQUESTS,
+    REQUEST_MS,
+    REQUESTS,
+    Sample,
+    bucket_edge,
+    shortest_over,
+)
 from tsctl.gateway.traffic import BY_WEIGHT
 from tsctl.rollout.decide.events import Cursor
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window
+from tsctl.rollout.decide.evidence import NOTHING, ClientCounts, OutcomeCounts, Window
 from tsctl.rollout.evidence.answers import Answer
 
 #: By weight of the canary and version.
@@ -29,6 +37,8 @@ MOST_CLASSES = 50
 LEAST_ANSWERS = 100
 #: Begins the keys of a cursor that count slow answers.
 SLOW = "s|"
+#: Begins those that count failures of a client.
+FAILURE = "e|"
 #: Labels of an answer behind its status, in a key of a cursor.
 _OF_ANSWER = ("flags", "deadline")
 
@@ -51,25 +61,55 @@ class EvidenceQuery:
         """The canary's weight while the version had this one."""
         return weight if version == self.canary else TOTAL - weight
 
+    def of_client(
+        self, before: ClientCounts, version: str, more: OutcomeCounts, users: OutcomeCounts = NOTHING
+    ) -> ClientCounts:
+        """The counts of a client after more events of a version."""
+        if version == self.canary:
+            return replace(before, canary=before.canary + more, canary_users=before.canary_users + users)
+        return replace(before, stable=before.stable + more, stable_users=before.stable_users + users)
+
 
 def counter_values(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str, int]:
     """The values that the query needs, by the keys of a cursor.
 
     `r|version|weight|answer|class` counts requests, `s|version|weight|slow_ms` those that took as long as that. The
     answer is its status, and behind semicolons the labels _OF_ANSWER, where they have a value.
+    `e|version|answer|client` counts failures of a client.
     """
+    samples = list(samples)
     chosen = [s for s in by_weight(samples, query.model) if s.labels.get("version") in (query.stable, query.canary)]
     totals = {_place(sample): sample.value for sample in chosen if sample.name == f"{REQUEST_MS}_count"}
     values: dict[str, int] = {}
     for sample in chosen:
         place, labels = _place(sample), sample.labels
         if sample.name == REQUESTS:
-            others = (labels.get(name, "").strip("-") for name in _OF_ANSWER)
-            answer = ";".join((labels["status"], *others)).rstrip(";")
-            values[f"r|{place}|{answer}|{labels.get('class', '')}"] = sample.value
+            values[f"r|{place}|{_answer_text(labels)}|{labels.get('class', '')}"] = sample.value
         elif (edge := bucket_edge(sample)) is not None and shortest_over(edge) == query.slow_ms:
             values[f"{SLOW}{place}|{query.slow_ms:g}"] = totals.get(place, 0) - sample.value
+    for labels, value in _of_clients(samples, query.model, CLIENT_FAILURES):
+        if labels.get("version") in (query.stable, query.canary):
+            values[f"{FAILURE}{labels['version']}|{_answer_text(labels)}|{labels.get('client', '')}"] = value
     return values
+
+
+def client_shares(samples: Iterable[Sample], model: str) -> dict[str, float]:
+    """Each client's share of the requests that came by weight, since the gateway began to count."""
+    requests = {labels.get("client", ""): value for labels, value in _of_clients(samples, model, CLIENT_REQUESTS)}
+    total = sum(requests.values())
+    return {client: round(value / total, 4) for client, value in requests.items() if total}
+
+
+def _of_clients(samples: Iterable[Sample], model: str, name: str) -> Iterator[tuple[Mapping[str, str], int]]:
+    for sample in samples:
+        labels = sample.labels
+        if (sample.name, labels.get("model"), labels.get("by")) == (name, model, BY_WEIGHT):
+            yield labels, sample.value
+
+
+def _answer_text(labels: Mapping[str, str]) -> str:
+    others = (labels.get(name, "").strip("-") for name in _OF_ANSWER)
+    return ";".join((labels["status"], *others)).rstrip(";")
 
 
 def by_weight(samples: Iterable[Sample], model: str) -> Iterator[Sample]:
@@ -88,14 +128,26 @@ def _place(sample: Sample) -> str:
 
 
 def windows_since(
-    cursor: Cursor, values: Mapping[str, int], query: EvidenceQuery
+    cursor: Cursor, values: Mapping[str, int], query: EvidenceQuery, shares: Mapping[str, float]
 ) -> tuple[list[Window], dict[str, int]]:
-    """New windows since the cursor, one for each weight, and the changes of the cursor."""
+    """New windows since the cursor, one for each weight, and the changes of the cursor.
+
+    Args:
+        shares: of the requests, by client. Clients have no weight: their failures are in the last window.
+    """
     changed = {key: value for key, value in values.items() if value != cursor.get(key, 0)}
-    totals = Totals(OutcomeCounts)
+    totals, failures = Totals(OutcomeCounts), dict[str, ClientCounts]()
     for key, value in changed.items():
         before = cursor.get(key, 0)
         count = value - before if value > before else value
+        if key.startswith(FAILURE):
+            _, version, answer, client = key.split("|", 3)
+            more = _answer(answer, "").counts(count, query.count_4xx)
+            if more.requests:
+                failures[client] = query.of_client(
+                    failures.get(client, ClientCounts(shares.get(client, 0.0))), version, more
+                )
+            continue
         kind, version, weight, *rest = key.split("|", 4)
         more = OutcomeCounts(slow=count) if kind == "s" else _answer(*rest).counts(count, query.count_4xx)
         totals[query.canary_weight(version, int(weight)), version] += more
@@ -103,6 +155,8 @@ def windows_since(
         Window(weight, totals[weight, query.stable], totals[weight, query.canary])
         for weight in sorted({weight for weight, _ in totals})
     ]
+    if failures and windows:
+        windows[-1] = replace(windows[-1], clients=failures)
     return windows, changed
 
 

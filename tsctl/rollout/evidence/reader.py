@@ -22,6 +22,7 @@ from tsctl.rollout.evidence.counts import (
     SLOW,
     Durations,
     EvidenceQuery,
+    client_shares,
     counter_values,
     durations_of,
     requests_of,
@@ -141,10 +142,11 @@ class LiveEvidence:
         return slow_ms, {key: value for key, value in values.items() if key.startswith(SLOW)}
 
     def read(self, state: State) -> tuple[list[Window], Cursor]:
-        query = query_of(state, state.slow_ms)
+        query, samples = query_of(state, state.slow_ms), self.source.samples(state.model)
+        shares = client_shares(samples, state.model)
         if self.users is not None:
-            return self.users.read(query, state.cursor)
-        return windows_since(state.cursor, counter_values(self.source.samples(state.model), query), query)
+            return self.users.read(query, state.cursor, shares, state.slow_before)
+        return windows_since(state.cursor, counter_values(samples, query), query, shares)
 
     def request_rate(self, state: State) -> float:
         """Since the last call; AnalysisError where that was less than RATE_S ago."""

@@ -37,7 +37,9 @@ BRIEF_S = 0.5
 
 
 @contextmanager
-def started(gateway: Gateway, model: str, version: str, workers: int | None, note: Note) -> Iterator[Runner]:
+def started(
+    gateway: Gateway, model: str, version: str, workers: int | None, note: Note, trust_pickles: bool = False
+) -> Iterator[Runner]:
     """A new rollout, in the journal and not yet begun; this process holds it while the block runs.
 
     Raises:
@@ -75,6 +77,7 @@ def started(gateway: Gateway, model: str, version: str, workers: int | None, not
                 policy_digest=policy.digest,
                 classes=classes_of(samples, model, route.stable),
                 cursor={**counter_values(samples, EvidenceQuery(model, route.stable, version)), **log_end},
+                trust_pickles=trust_pickles,
                 by=person(),
             )
         )
@@ -149,7 +152,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: tuple[floa
     is_by_user = target is not None and target.route.sticky is not None
     return Runner(
         journal,
-        LiveEffects(live, archive, start.workers, note, _replaced(project, start, note)),
+        LiveEffects(live, archive, start.workers, note, start.trust_pickles, _replaced(project, start, note)),
         LiveEvidence(
             # the source with which the rollout started: another one counts from another moment on
             source=open_source(start.policy, gateway.admin),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
+from handlers.contract import CHECK_ANSWER, CHECK_HEADER
 from tsctl.archive.container import digest_of
 from tsctl.archive.store import StoredArchive
 from tsctl.archive.verify import verify
@@ -45,6 +46,7 @@ class LiveEffects:
     Args:
         archive: of the canary.
         workers: of the canary on each node; None: as the archive says.
+        trust_pickles: as `verify` takes it.
         replaced: versions that earlier rollouts replaced, the last one first.
     """
 
@@ -52,6 +54,7 @@ class LiveEffects:
     archive: StoredArchive
     workers: int | None
     note: Note
+    trust_pickles: bool = False
     replaced: Sequence[str] = ()
 
     def apply(self, effect: Effect, state: State) -> EffectDone:
@@ -89,11 +92,13 @@ class LiveEffects:
         """Check that the archive is sound, and is the one with which the rollout began."""
         if digest_of(self.archive.path) != state.archive:
             raise ArchiveError(f"{self.archive.path.name} is no longer the archive with which this rollout began")
-        report = verify(self.archive.path)
+        report = verify(self.archive.path, trust_pickles=self.trust_pickles)
         if not report.is_good:
             fails = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "fail")
             raise ArchiveError(f"{self.archive.path.name} failed verification: {fails}")
-        return EffectDone(Effect.VERIFY, f"{len(report.checks)} checks of {self.archive.path.name}")
+        warned = [f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "warn"]
+        detail = f"{len(report.checks)} checks of {self.archive.path.name}"
+        return EffectDone(Effect.VERIFY, "; ".join([detail, *warned]))
 
     def _register(self, state: State) -> EffectDone:
         """Make the canary READY and warm on every node, with a cluster of weight 0 in the gateway."""
@@ -125,7 +130,8 @@ class LiveEffects:
         rates = [done.requests_per_s for done in nodes if done.requests_per_s]
         return EffectDone(
             Effect.VERIFY_GOLDEN,
-            f"{len(golden.answers)} golden samples on {_text(list(checked))}",
+            f"{len(golden.answers) or 'no'} golden samples on {_text(list(checked))}"
+            + ("" if golden.answers else "; its archive has none, so its answers were not compared"),
             requests_per_s=round(sum(rates), 1) if rates else None,
             workers=sum(done.workers or 0 for done in nodes),
             warm_bytes={worker: size for done in nodes for worker, size in (done.warm_bytes or {}).items()},
@@ -183,7 +189,7 @@ class LiveEffects:
         token = read_tokens(node.key_file).inference.header if node.key_file is not None else {}
         _, body, media_type = min(golden.samples, key=lambda sample: len(sample[1]))
         url = f"{node.spec.inference}/predictions/{self.archive.model}/{self.archive.version}"
-        headers = {"content-type": media_type, "cache-control": "no-store", **token}
+        headers = {"content-type": media_type, "cache-control": "no-store", CHECK_HEADER: CHECK_ANSWER, **token}
         return workers * golden.batch / median(batch_seconds(url, headers, [body] * golden.batch))
 
     def _on_nodes(self, names: Sequence[str], act: Callable[[Node, Note], Value]) -> Mapping[str, Value]:

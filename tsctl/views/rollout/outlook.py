@@ -7,7 +7,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import percent
 from tsctl.rollout.decide.actions import PREPARATION
 from tsctl.rollout.decide.events import Effect, Outcome
-from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.judge import ONE_CLIENT, Judgement, Verdict
 from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.wording import duration, needed_text, signal_name
 
@@ -43,6 +43,8 @@ def outcome(state: State) -> str:
     canary, stable = f"{state.model} {state.canary}", state.stable
     if state.outcome is Outcome.PROMOTED:
         return f"{canary} was promoted: it gets all requests, and is the default version on every node."
+    if state.outcome is Outcome.ROLLED_BACK and state.is_rejected:
+        return f"{canary} failed before its first request, by {state.signal}: {state.why}. {_back(state)}"
     if state.outcome is Outcome.ROLLED_BACK and state.is_failed:
         by = f", by {signal_name(state.signal)}" if state.signal else ""
         return f"{canary} was rolled back{by}: {state.why}. {_back(state)}"
@@ -79,10 +81,11 @@ def where_of(state: State) -> str:
 
 def reason(state: State, judgement: Judgement) -> str:
     """Why the present step is judged as it is, with a number that a person can do something with."""
-    if judgement.verdict is not Verdict.UNDECIDED:
-        return judgement.why
-    left = duration(state.policy.hold_s - state.held_s)
-    return needed_text(judgement.needed) or f"{left} of hold time left"
+    if judgement.verdict is Verdict.UNDECIDED and judgement.needed:
+        return needed_text(judgement.needed)
+    if judgement.verdict is Verdict.UNDECIDED and judgement.why != ONE_CLIENT:
+        return f"{duration(state.policy.hold_s - state.held_s)} of hold time left"
+    return judgement.why
 
 
 def advice(state: State) -> tuple[str, ...]:
@@ -136,5 +139,5 @@ def in_progress(effect: Effect, state: State) -> str:
 
 
 def _back(state: State) -> str:
-    never = " No request had reached the canary." if state.step < 0 else ""
+    never = "" if state.had_weight else " No request had reached the canary."
     return f"All requests go to {state.stable}.{never}"

@@ -10,7 +10,7 @@ from tsctl.rollout.decide.judge import MOST_REQUESTS, Judgement, Verdict
 from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.follow import Snapshot
 from tsctl.views.rollout.outlook import outcome, progress, reason, where_of
-from tsctl.views.rollout.tables import evidence_tables, versions_table
+from tsctl.views.rollout.tables import clients_tables, evidence_tables, versions_table
 from tsctl.views.rollout.wording import duration
 from tsctl.views.terminal import render_table
 
@@ -31,7 +31,8 @@ def render_status(now: Snapshot, clock: float) -> RenderableType:
     if state.outcome is not None and not judgement.readings:
         lines.append(Text(judgement.why))
     versions = versions_table(state, now.rates if state.outcome is None else None)
-    tables = [versions, *evidence_tables(judgement, state.policy.alpha, state.stable, state.canary)]
+    evidence = evidence_tables(judgement, state.policy.alpha, state.stable, state.canary)
+    tables = [versions, *evidence, *clients_tables(state)]
     return Group(*lines, *(part for table in tables for part in (Text(), render_table(table))))
 
 

@@ -11,7 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from handlers.contract import DEADLINE_HEADER, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
+from handlers.contract import (
+    CHECK_HEADER,
+    CHECK_HEALTH,
+    PROBLEM_MEDIA_TYPE,
+    REQUEST_ID_HEADER,
+    SENT_HEADER,
+    TIMEOUT_HEADER,
+)
 from tsctl.config.deployment import RouteSpec
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
@@ -38,6 +45,7 @@ from tsctl.gateway.envoy.render.upstreams import (
 from tsctl.gateway.headers import (
     CLIENT,
     DEADLINE_BY_HEADER,
+    DEADLINE_HEADER,
     RETRY_DIED,
     RETRY_HEADER,
     RETRY_REFUSED,
@@ -52,9 +60,12 @@ TCP, USER_TIMEOUT = 6, 18  # IPPROTO_TCP and TCP_USER_TIMEOUT of Linux
 #: Ends the name in statistics of a cluster with a draining node. So what is counted under the name without it are the
 #: requests that were sent before.
 DRAINING = "~draining"
-#: Of the health check of a version on one node.
+#: Of the health check of a version on one node. A check waits in the queue of clients' requests, so it has as long as
+#: they have, and this long on top: the worker refuses what has waited longer, which takes it no time.
 CHECK_INTERVAL = "2s"
-CHECK_TIMEOUT = "10s"
+CHECK_SLACK_S = 10.0
+#: As long has the first check when Envoy starts, because Envoy takes no request before the first checks have ended.
+FIRST_CHECK = "5s"
 #: Versions of one gateway. For each, Envoy takes half a MiB of memory, and asks every node for its health.
 MOST_VERSIONS = 1000
 #: Limits of a version on all nodes together. TorchServe's own queue is shorter, and answers 503 earlier.
@@ -62,7 +73,7 @@ LIMITS: Json = {
     "max_connections": 1024,
     "max_pending_requests": 4096,
     "max_requests": 8192,
-    "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 16},
+    "retry_budget": {"budget_percent": {"value": 50}, "min_retry_concurrency": 64},
 }
 #: A shadow's copies are dropped beyond these.
 SHADOW_LIMITS: Json = {"max_connections": 64, "max_pending_requests": 16, "max_requests": 80, "max_retries": 0}
@@ -77,6 +88,19 @@ def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], sha
             for is_shadow in ((False, True) if upstream.key in shadows else (False,))
         ]
     )
+
+
+def with_quick_checks(document: Json) -> Json:
+    """The document of `clusters` with which Envoy starts; `clusters` itself follows when it takes requests."""
+    return {
+        **document,
+        "resources": [
+            {**cluster, "health_checks": [{**check, "timeout": FIRST_CHECK} for check in cluster["health_checks"]]}
+            if "health_checks" in cluster
+            else cluster
+            for cluster in document["resources"]
+        ],
+    }
 
 
 def upstreams_of(clusters: Mapping[str, Any]) -> list[Upstream]:
@@ -94,8 +118,8 @@ def upstreams_of(clusters: Mapping[str, Any]) -> list[Upstream]:
 
 
 def _probe(health_check: Mapping[str, Any]) -> Probe | None:
-    request = health_check.get("http_health_check")
-    if request is None:
+    request = health_check.get("http_health_check", {})  # none where an earlier tsctl wrote it
+    if "send" not in request:
         return None
     headers = {entry["header"]["key"]: entry["header"]["value"] for entry in request["request_headers_to_add"]}
     return Probe(bytes.fromhex(request["send"]["text"]), headers["content-type"])
@@ -104,7 +128,7 @@ def _probe(health_check: Mapping[str, Any]) -> Probe | None:
 def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool) -> Json:
     name = cluster_name(upstream.model, upstream.version, is_shadow)
     path = f"/predictions/{quote(upstream.model, safe='')}/{quote(upstream.version, safe='')}"
-    checks = {} if is_shadow else {"health_checks": [_health_check(upstream, path)], "outlier_detection": _OUTLIERS}
+    checks = {} if is_shadow else {"health_checks": [_health_check(upstream, path, route.deadline_s)]}
     return typed(
         "envoy.config.cluster.v3.Cluster",
         name=name,
@@ -133,10 +157,12 @@ def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) 
         IS_SHADOW=is_shadow,
         NAMESPACE=NAMESPACE,
         REQUEST_ID_HEADER=REQUEST_ID_HEADER,
+        TIMEOUT_HEADER=TIMEOUT_HEADER,
         DEADLINE_HEADER=DEADLINE_HEADER,
         DEADLINE_BY_HEADER=DEADLINE_BY_HEADER,
         CLIENT=CLIENT,
         ROUTE=ROUTE,
+        SENT_HEADER=SENT_HEADER,
         SHADOW_HEADER=SHADOW_HEADER,
         RETRY_HEADER=RETRY_HEADER,
         REFUSED=RETRY_REFUSED,
@@ -152,7 +178,6 @@ def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) 
         _PROTOCOL,
         explicit_http_config={"http_protocol_options": {}},
         common_http_protocol_options={"idle_timeout": "60s"},
-        outlier_detection=_FAULTS,
         http_filters=[
             http_filter("lua", "lua.v3.Lua", default_source_code=source),
             http_filter(
@@ -172,24 +197,32 @@ _SILENCE: Json = {
     "int_value": SILENT_MS,
     "state": "STATE_PREBIND",
 }
-#: Only TorchServe's own answers are a fault of the node; a handler's own 500 and 504 are a client's to cause.
-_FAULTS: Json = {
-    "error_matcher": {"http_response_headers_match": {"headers": [{"name": RETRY_HEADER, "present_match": True}]}}
-}
-_OUTLIERS: Json = {
-    "consecutive_5xx": 10,
-    "interval": "1s",
-    "base_ejection_time": "5s",
-    "max_ejection_time": "30s",
-    "max_ejection_percent": 67,
-    "split_external_local_origin_errors": True,
-    "consecutive_local_origin_failure": 2,
-}
 
 
-def _health_check(upstream: Upstream, path: str) -> Json:
-    check: Json = {
-        "timeout": CHECK_TIMEOUT,
+def _health_check(upstream: Upstream, path: str, deadline_s: float) -> Json:
+    """The version answers its sample, with the headers of clients' requests; without a sample, the node knows it.
+
+    503 is an answer of a node whose queue is full: busy, and not ill. A 5xx of a worker that died of a client's request
+    beside the check must come twice in a row, any other answer once.
+    """
+    probe = upstream.probe
+    headers = {"authorization": _TOKEN_OF_NODE}
+    request: Json = {"path": path, "method": "OPTIONS", "expected_statuses": [_statuses(200)]}
+    if probe is not None:
+        headers |= {
+            "content-type": probe.media_type,
+            "content-length": str(len(probe.body)),
+            "cache-control": "no-store",
+            TIMEOUT_HEADER: str(round(deadline_s * 1000)),
+            CHECK_HEADER: CHECK_HEALTH,
+        }
+        request |= {
+            "method": "POST",
+            "send": {"text": probe.body.hex()},
+            "expected_statuses": [_statuses(200), _statuses(503)],
+        }
+    return {
+        "timeout": f"{deadline_s + CHECK_SLACK_S:g}s",
         "interval": CHECK_INTERVAL,
         "no_traffic_interval": CHECK_INTERVAL,
         "unhealthy_interval": "1s",
@@ -197,21 +230,13 @@ def _health_check(upstream: Upstream, path: str) -> Json:
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,
         "reuse_connection": False,  # TorchServe closes a connection after an error, and a check must not fail of that
-    }
-    if upstream.probe is None:
-        return {**check, "tcp_health_check": {}}
-    headers = {
-        "content-type": upstream.probe.media_type,
-        "content-length": str(len(upstream.probe.body)),
-        "cache-control": "no-store",
-        "authorization": _TOKEN_OF_NODE,
-    }
-    return {
-        **check,
         "http_health_check": {
-            "path": path,
-            "method": "POST",
-            "send": {"text": upstream.probe.body.hex()},
+            **request,
+            "retriable_statuses": [{"start": 500, "end": 600}],
             "request_headers_to_add": [overwrite(name, value) for name, value in headers.items()],
         },
     }
+
+
+def _statuses(status: int) -> Json:
+    return {"start": status, "end": status + 1}

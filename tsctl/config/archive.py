@@ -75,8 +75,8 @@ class Timeouts(SpecModel):
 class Tolerance(SpecModel):
     """How far a number may lie from the golden answer: |answer - golden| <= absolute + relative * |golden|."""
 
-    absolute: Annotated[float, Field(ge=0)] = 1e-4
-    relative: Annotated[float, Field(ge=0)] = 0.0
+    absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
+    relative: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class Warmup(SpecModel):

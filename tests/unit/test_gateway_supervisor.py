@@ -158,7 +158,7 @@ def test_a_truncated_archive_leaves_its_check_as_it_was_and_all_others_are_follo
     notices = Notices(logging.getLogger("test"))
     before = sync._derive(project, nodes, seen, [], [], notices)
     assert [one.probe for one in before] == [Probe(b"{}", "application/json"), Probe(b"[1]", "application/json")]
-    for damage in (b"PK", (project.store / "digits-1.0.mar").read_bytes()[:40], b""):
+    for damage in (b"PK", b"", (project.store / "digits-1.0.mar").read_bytes()[:40]):
         (project.store / "digits-1.0.mar").write_bytes(damage)
         after = sync._derive(project, nodes, seen, before, [], notices)
         assert after == before

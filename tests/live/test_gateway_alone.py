@@ -251,6 +251,14 @@ def test_a_flood_of_refused_requests_is_counted_and_fills_no_disk(front: Front) 
     assert front.gateway.files.access_log.stat().st_size < 1000 * len(lines)
 
 
+def test_a_key_that_a_client_put_into_the_address_is_in_no_log(front: Front) -> None:
+    front.site.run("gateway", "start")
+    for path in ("/predictions/tiny?key=hunter2", "/nowhere?hunter2"):
+        requests.post(front.base + path, headers={"x-api-key": "hunter2", "authorization": "hunter2"}, timeout=5)
+    until(lambda: {line["path"] for line in front.log()} >= {"/predictions/tiny", "/nowhere"}, 10, "both lines")
+    assert not [path for path in front.gateway.files.access_log.parent.iterdir() if b"hunter2" in path.read_bytes()]
+
+
 def test_the_kernel_bounds_the_log_where_the_supervisor_does_not(front: Front) -> None:
     front.site.run("gateway", "start")
     os.kill(front.pid("keeper"), signal.SIGKILL)

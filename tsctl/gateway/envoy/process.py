@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from handlers.contract import usable_cores
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.render.clusters import with_quick_checks
 from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, whole
@@ -111,7 +112,7 @@ def start_envoy(gateway: Gateway) -> None:
     command = [
         *_command(files.bootstrap),
         "--file-flush-interval-msec", "250",  # of the access log; ten seconds otherwise
-        "--concurrency", str(max(2, len(os.sched_getaffinity(0)))),
+        "--concurrency", str(max(2, usable_cores())),
         "--drain-time-s", str(round(DRAIN_S)), "--drain-strategy", "immediate",
     ]  # fmt: skip
     limits = {resource.RLIMIT_FSIZE: LARGEST_FILE}

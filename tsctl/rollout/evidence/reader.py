@@ -14,6 +14,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import SERIES, Sample, parse_page
 from tsctl.gateway.envoy.admin import Admin
+from tsctl.host.http import direct_session
 from tsctl.rollout.decide.events import Cursor
 from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
@@ -64,7 +65,7 @@ class PrometheusServer:
     """A server that scrapes the gateway's metrics."""
 
     address: str  # such as http://127.0.0.1:9090
-    session: requests.Session = field(default_factory=requests.Session)
+    session: requests.Session = field(default_factory=direct_session)
 
     def samples(self, model: str) -> list[Sample]:
         query = f'{{__name__=~"{"|".join(SERIES)}", model="{model}"}}'

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from tsctl.archive.container import read_samples
 from tsctl.config.project import Project
-from tsctl.errors import GatewayError
+from tsctl.errors import ArchiveError, GatewayError
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, VersionKey
 from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
@@ -106,9 +106,13 @@ def _ip(host: str) -> str:
 
 def _probe(project: Project, archive: str | None, before: Upstream | None) -> Probe | None:
     path = project.store / archive if archive else None
-    if path is None or not path.is_file():
+    try:
+        samples = read_samples(path) if path is not None and path.is_file() else None
+    except ArchiveError:  # of a version that is served already: it keeps its probe
+        samples = None
+    if samples is None:
         return before.probe if before else None
-    probes = [Probe(body, media_type) for _, body, media_type in read_samples(path) if len(body) <= LARGEST_PROBE]
+    probes = [Probe(body, media_type) for _, body, media_type in samples if len(body) <= LARGEST_PROBE]
     return min(probes, key=lambda probe: len(probe.body), default=None)
 
 

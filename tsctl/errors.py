@@ -8,6 +8,7 @@
       AnalysisError       6  evidence cannot be read or judged
       ConflictError       7  another process holds the lock, or the state changed meanwhile
 
+An OSError that nobody expected, such as a disk without space, ends a command with 1 as well.
 Outcomes are not errors: a rollout exits 10 after a rollback, 11 while it is undecided, and 13 if it failed before its
 first request; a plan with changes exits 12.
 """

@@ -185,3 +185,13 @@ def test_stable_has_nothing_to_release_in_a_plan_either(gateway: Gateway, monkey
         rollout_views.plan("digits", "1.0")
     with pytest.raises(SpecError, match="does not name words"):
         rollout_views.plan("words", "1.0")
+
+
+def test_what_tells_users_is_read_from_deployment_yaml(gateway: Gateway) -> None:
+    path = gateway.project.deployment
+    with resumed(gateway, "digits", quiet) as runner:
+        assert runner.operator.sticky(runner.state) == ""
+        for number, (told, name) in enumerate((("header", "x-user"), ("cookie", "uid"))):
+            path.write_text(DEPLOYMENT.replace("versions:", f"route: {{sticky: {{{told}: {name}}}}}, versions:"))
+            os.utime(path, ns=(0, number))
+            assert runner.operator.sticky(runner.state) == f"{told} {name}"

@@ -16,6 +16,7 @@ from tsctl.archive.recipe import recipe_output
 from tsctl.archive.trial import run_probe
 from tsctl.config.archive import ArchiveSpec, Tolerance
 from tsctl.errors import ArchiveError
+from tsctl.host.files import write_public
 from tsctl.host.progress import Note
 
 #: More digits would compare one machine's rounding with another's.
@@ -53,7 +54,7 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> li
     if after == before:
         return []
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(after, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_public(path, json.dumps(after, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 

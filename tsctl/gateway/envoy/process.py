@@ -13,14 +13,16 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from handlers.contract import usable_cores
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Hangs
 from tsctl.gateway.envoy.render.clusters import with_quick_checks
 from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, whole
+from tsctl.gateway.envoy.render.overload import bounds
 from tsctl.gateway.files import read_document, record_process, recorded
 from tsctl.gateway.state import Gateway, changing
 from tsctl.host.files import open_log, tail, write_document
-from tsctl.host.limits import has_inotify
+from tsctl.host.limits import has_inotify, memory_bytes, open_files
 from tsctl.host.ports import port_problem
 from tsctl.host.process import inherited, spawn
 from tsctl.host.wait import wait_until
@@ -56,7 +58,11 @@ def _command(configuration: Path) -> list[str]:
 
 
 def write_static_files(gateway: Gateway) -> None:
-    """Write Envoy's start file and the certificate's; raises GatewayError where a path is missing or too long."""
+    """Write Envoy's start file and the certificate's.
+
+    Raises:
+        GatewayError: a path is missing or too long, or Envoy may open too few files.
+    """
     spec, files = gateway.spec, gateway.files
     if len(str(files.admin)) > _LONGEST_SOCKET:
         raise GatewayError(
@@ -69,7 +75,7 @@ def write_static_files(gateway: Gateway) -> None:
             if not path.is_file():
                 raise GatewayError(f"no {path}, which gateway.tls of deployment.yaml names")
         write_document(files.certificate, certificate(*paths))
-    write_document(files.bootstrap, bootstrap(spec, files))
+    write_document(files.bootstrap, bootstrap(spec, files, bounds(spec.memory_bytes, memory_bytes(), open_files())))
 
 
 def validate(gateway: Gateway) -> None:
@@ -113,10 +119,10 @@ def start_envoy(gateway: Gateway) -> None:
     command = [
         *_command(files.bootstrap),
         "--file-flush-interval-msec", "250",  # of the access log; ten seconds otherwise
-        "--concurrency", str(max(2, len(os.sched_getaffinity(0)))),
+        "--concurrency", str(max(2, usable_cores())),
         "--drain-time-s", str(round(DRAIN_S)), "--drain-strategy", "immediate",
     ]  # fmt: skip
-    limits = {resource.RLIMIT_FSIZE: LARGEST_FILE}
+    limits = {resource.RLIMIT_FSIZE: LARGEST_FILE, resource.RLIMIT_NOFILE: open_files()}
     with open_log(files.envoy_log) as log:
         process = spawn(command, files.folder, inherited(os.environ), log, umask=0o077, limits=limits)
     record_process(files.envoy_record, process.pid)

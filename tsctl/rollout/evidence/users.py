@@ -48,15 +48,17 @@ class UserLog:
         cursor: Cursor,
         shares: Mapping[str, float],
         slow_before: Sequence[tuple[Cursor, float | None]] = (),
+        since: Cursor | None = None,
     ) -> tuple[list[Window], dict[str, int]]:
         """New windows since the cursor, and its changes; AnalysisError where the log cannot be read.
 
         Args:
             shares: of the requests, by client.
             slow_before: earlier slow thresholds, each with the cursor up to which the log was read with it.
+            since: where the rollout began to read the log; None: as `self.since`.
         """
         if self._known != _position(cursor):  # the first reading, or the last one was not journaled
-            self._met, since = set(), self.since
+            self._met, since = set(), self.since if since is None else since
             for until, slow_ms in (*slow_before, (cursor, query.slow_ms)):
                 lines, _ = read_lines(self.log, _position(since), _position(until))
                 self._totals(lines, replace(query, slow_ms=slow_ms))
@@ -118,6 +120,7 @@ class UserLog:
             slow=int(bool(request.slow) and is_first("slow")),
             classes=request.classes if request.classes and is_first("class") else {},
             refused=int(bool(request.refused) and is_first("refused")),
+            unanswered=int(bool(request.unanswered) and is_first("error")),
         )
 
 

@@ -18,7 +18,7 @@ from tsctl.rollout.decide.state import fold, start_of
 from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values, requests_of
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, open_source
 from tsctl.rollout.evidence.users import UserLog
-from tsctl.rollout.run.commands import LiveOperator, person
+from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import LiveHealth
 from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, read, require_none
@@ -77,6 +77,7 @@ def started(
                 policy_digest=policy.digest,
                 classes=classes_of(samples, model, route.stable),
                 cursor={**counter_values(samples, EvidenceQuery(model, route.stable, version)), **log_end},
+                sticky=sticky_text(gateway.deployment, model),
                 trust_pickles=trust_pickles,
                 by=person(),
             )
@@ -148,8 +149,6 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: tuple[floa
     live = LiveGateway(gateway)
     # its file may be gone: the way back does not need it
     archive = archive_of(project.store / start.file)
-    target = gateway.deployment.models.get(start.model)
-    is_by_user = target is not None and target.route.sticky is not None
     return Runner(
         journal,
         LiveEffects(live, archive, start.workers, note, start.trust_pickles, _replaced(project, start, note)),
@@ -157,7 +156,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: tuple[floa
             # the source with which the rollout started: another one counts from another moment on
             source=open_source(start.policy, gateway.admin),
             envoy=EnvoyCounters(gateway.admin),
-            users=UserLog(gateway.files.access_log, start.cursor) if is_by_user else None,
+            users=UserLog(gateway.files.access_log, start.cursor),
             measured=measured,
         ),
         LiveHealth(live, archive),

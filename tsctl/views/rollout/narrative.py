@@ -175,6 +175,10 @@ def _text(before: State, entry: Entry, state: State) -> str:
             return f"{by or 'Somebody'} {_COMMANDS[command]}."
         case events.PolicyChanged():
             return _policy(before, state)
+        case events.StickyChanged(sticky=sticky):
+            by = f"users by {sticky}" if sticky else "single requests"
+            then = "the present step and its evidence begin anew" if before.step >= 0 else "no request is judged yet"
+            return f"The route was edited and assigns {by} to versions: {then}."
         case events.NodesJoined(nodes=nodes):
             where = f"{'node' if len(nodes) == 1 else 'nodes'} {', '.join(nodes)}"
             return f"{state.stable} was added on {where}; {state.canary} is registered there before it is promoted."

@@ -34,6 +34,9 @@ CACHE_STATES = ("hit", "miss", "bypass")
 CLASS_HEADER = "x-prediction-class"
 #: The longest name of a class that a header and the label of a metric can carry, and what it is made of.
 LONGEST_CLASS = 64
+#: The class in place of those that are too many to be counted one by one, and the most that a worker tells in its life.
+OTHER_CLASS = "other"
+MOST_CLASSES = 2048
 CLASS_NAME = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 #: The protocol of a request body; the gateway sets it on the protocol's paths. Absent: the handler's own format.
 PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"

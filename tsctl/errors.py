@@ -14,6 +14,13 @@ first request; a plan with changes exits 12.
 """
 
 
+def printable(text: str, kept: str = "") -> str:
+    """The text with every character escaped that a terminal may obey, except those in `kept`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
 class TsctlError(Exception):
     """A failure that a person can fix.
 
@@ -25,9 +32,9 @@ class TsctlError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message, kept="\n")
+        self.hint = printable(hint, kept="\n")
+        super().__init__(self.message)
 
     @property
     def summary(self) -> str:

@@ -33,7 +33,7 @@ class FakeSite:
 
     Args:
         rate: requests per second, of all versions.
-        errors: of the canary's and of stable's requests, how many of a hundred fail.
+        errors: of the canary's and of stable's requests, how many of a hundred fail; `unanswered`: reach no worker.
         refuses: the error of an effect, or of "slow", the slow threshold.
         unavailable: effects, and "read".
         counted: requests and errors, by version and weight.
@@ -42,6 +42,7 @@ class FakeSite:
 
     rate: int = 200
     errors: tuple[int, int] = (0, 0)
+    unanswered: tuple[int, int] = (0, 0)
     weights: dict[str, int] = field(default_factory=lambda: {"1.0": TOTAL})
     default: str = "1.0"
     registered: set[str] = field(default_factory=lambda: {"1.0"})
@@ -66,8 +67,9 @@ class FakeSite:
         for version, weight in self.weights.items():
             if weight:
                 count = round(self.rate * seconds * weight / TOTAL)
-                share = self.errors[0 if version == "2.0" else 1]
-                for kind, more in (("requests", count), ("errors", count * share // 100)):
+                side = 0 if version == "2.0" else 1
+                errors, unanswered = (count * share[side] // 100 for share in (self.errors, self.unanswered))
+                for kind, more in (("requests", count), ("errors", errors), ("unanswered", unanswered)):
                     key = f"{version}|{weight}|{kind}"
                     self.counted[key] = self.counted.get(key, 0) + more
 
@@ -153,7 +155,7 @@ class FakeHealth:
     def memory(self, state: State) -> Mapping[str, int]:
         return dict(self.site.memory)
 
-    def trouble(self, state: State) -> str:
+    def trouble(self, state: State, is_fresh: bool = False) -> str:
         return self.site.trouble
 
     def grace_s(self, state: State) -> float | None:

@@ -16,10 +16,12 @@ import pytest
 
 from handlers.contract import PROBLEM_MEDIA_TYPE
 from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
+from tsctl.errors import GatewayError
 from tsctl.gateway import headers
 from tsctl.gateway.access_log import LINES_FILTER
 from tsctl.gateway.envoy.render import clusters, listeners, routes
 from tsctl.gateway.envoy.render.clients import KEY_FILTER, Client
+from tsctl.gateway.envoy.render.overload import CLOSE, HURRY, REFUSE, Bounds, bounds
 from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, cluster_name, stat_name
 from tsctl.gateway.files import GatewayFiles
@@ -58,7 +60,7 @@ CLIENTS = [Client("alice", KEYS[:1]), Client("bob", KEYS[1:], Budget(requests_pe
 def documents() -> dict[str, Any]:
     """Every file, by its name."""
     return {
-        "envoy": listeners.bootstrap(SPEC, FILES),
+        "envoy": listeners.bootstrap(SPEC, FILES, Bounds(20_000, 1 << 30)),
         "certificate": listeners.certificate(Path("/srv/server.pem"), Path("/srv/server.key")),
         "clusters": clusters.clusters(UPSTREAMS, ROUTES, SHADOWS),
         "routes": routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
@@ -131,6 +133,26 @@ def test_requests_beyond_the_logs_rate_are_marked_before_any_filter_ends_them() 
     [marks] = [entry["typed_config"] for entry in manager["http_filters"] if entry["name"] == LINES_FILTER]
     assert "filter_enforced" not in marks  # it refuses nothing
     assert marks["request_headers_to_add_when_not_enforced"][0]["header"]["key"].startswith(headers.OWN_PREFIX)
+
+
+def test_memory_ends_in_refusals_and_connections_follow_the_files_that_may_be_open() -> None:
+    gib = 1 << 30
+    assert bounds(None, 64 * gib, 1 << 20) == Bounds(20_000, 2 * gib)
+    assert bounds(None, gib, 40_512) == Bounds(20_000, gib * 3 // 4)
+    assert bounds(3 * gib, gib, 1024) == Bounds(256, 3 * gib)
+    with pytest.raises(GatewayError, match="may open 300 files here, and needs 1,024"):
+        bounds(None, gib, 300)
+    manager = documents()["envoy"]["overload_manager"]
+    triggers = {action["name"].rpartition(".")[2]: action["triggers"][0] for action in manager["actions"]}
+    assert triggers["stop_accepting_requests"]["threshold"] == {"value": REFUSE}
+    assert triggers["reduce_timeouts"]["scaled"] == {"scaling_threshold": HURRY, "saturation_threshold": REFUSE}
+    assert triggers["stop_accepting_connections"]["threshold"] == {"value": CLOSE}
+    assert HURRY < REFUSE < CLOSE < 1
+    assert {trigger["name"] for trigger in triggers.values()} == {manager["resource_monitors"][1]["name"]}
+    [timeouts] = [action for action in manager["actions"] if action["name"].endswith("reduce_timeouts")]
+    assert [trigger["name"] for trigger in timeouts["triggers"]] == [
+        "envoy.resource_monitors.fixed_heap", "envoy.resource_monitors.global_downstream_max_connections",
+    ]  # fmt: skip
 
 
 def test_only_what_a_route_allows_is_there() -> None:

@@ -52,7 +52,7 @@ PAGE = f"""# TYPE {REQUESTS} counter
 def test_only_what_was_sent_by_weight_is_evidence() -> None:
     windows, cursor = windows_since({}, counter_values(parse_page(PAGE), QUERY), QUERY, {})
     canary = OutcomeCounts(45, 0, 30, {"7": 40}, refused=5)
-    assert windows == [Window(500, OutcomeCounts(904, 4, 44, {"7": 900}), canary)]
+    assert windows == [Window(500, OutcomeCounts(904, 0, 44, {"7": 900}, unanswered=4), canary)]
     assert windows_since(cursor, counter_values(parse_page(PAGE), QUERY), QUERY, {}) == ([], {})
     strict = EvidenceQuery("m", "1.0", "2.0", count_4xx=True)
     [window] = windows_since({}, counter_values(parse_page(PAGE), strict), strict, {})[0]
@@ -144,7 +144,7 @@ def test_the_labels_of_an_answer_come_to_its_counts_and_an_older_gateway_has_non
     [window], _ = windows_since({}, values, QUERY, {})
     assert (window.canary.requests, window.canary.errors) == (18, 18)
     gone = counter_values([Sample(REQUESTS, {**labels, "status": "503", "flags": "UF,URX"}, 2)], QUERY)
-    assert windows_since({}, gone, QUERY, {})[0][0].canary.errors == 2
+    assert windows_since({}, gone, QUERY, {})[0][0].canary.unanswered == 2
 
 
 def test_what_is_slow_lies_at_an_edge_of_the_histogram() -> None:

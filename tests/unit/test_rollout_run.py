@@ -26,7 +26,7 @@ from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.run.health import GONE_S
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.journal import Journal
-from tsctl.rollout.run.runner import READY_S, Runner
+from tsctl.rollout.run.runner import READY_S, RECOVERY_S, Runner
 from tsctl.views.rollout.narrative import story
 from tsctl.views.rollout.outlook import deployment_hints
 
@@ -295,6 +295,26 @@ def test_an_outage_is_waited_for_and_is_no_hold_time(tmp_path: Path) -> None:
     assert held.evidence.canary.requests > 0  # evidence counts all the same
     site.trouble = ""
     assert run(path, site).outcome is Outcome.PROMOTED
+
+
+def test_requests_that_a_dead_node_left_unanswered_fail_nobody_and_those_of_a_dead_canary_do(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 3)
+    site.unanswered, site.trouble = (100, 100), "node a does not answer"
+    end = site.now + 100
+    held = run(path, site, lambda runner: site.now > end)
+    assert (held.is_failed, held.evidence.canary.errors, held.waits_for) == (False, 0, site.trouble)
+    site.unanswered, site.trouble = (100, 0), ""  # it is back, and the canary's workers load later than stable's
+    end = site.now + RECOVERY_S / 2
+    held = run(path, site, lambda runner: site.now > end)
+    assert (held.is_failed, held.step) == (False, 0)
+    assert held.waits_for == "requests are unanswered, because a node or stable as well is unavailable"
+    site.unanswered = (0, 0)
+    assert run(path, site).outcome is Outcome.PROMOTED
+    other = FakeSite(unanswered=(100, 0))
+    failed = run(begin(tmp_path / "other", other), other)
+    assert (failed.outcome, failed.signal) == (Outcome.ROLLED_BACK, "errors")
 
 
 @pytest.mark.parametrize("what", ["register", "weigh", "default", "retire"])

@@ -69,7 +69,9 @@ def test_a_user_counts_once_for_each_kind_of_event(log: Path) -> None:
         line("2.0", "cid", duration_ms=20, **{"class": "7"}),
         line("2.0", "cid", duration_ms=20, **{"class": "3"}),
     )
-    [window], _ = UserLog(log, begin).read(QUERY, begin, {})
+    [read], _ = UserLog(log, begin).read(QUERY, begin, {})
+    assert (read.stable.unanswered, read.stable_users.unanswered) == (2, 1)
+    window = replace(read, stable=read.stable.judged(True), stable_users=read.stable_users.judged(True))
     assert (window.weight, window.stable.requests, window.stable.errors) == (500, 3, 3)
     assert (window.canary.requests, window.canary.errors, window.canary.slow) == (10, 8, 7)
     stable, canary = window.compared

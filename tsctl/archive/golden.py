@@ -11,6 +11,7 @@ from typing import Any
 from handlers import contract
 from tsctl.archive.build import assemble
 from tsctl.archive.container import place
+from tsctl.archive.documents import parse_json
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.trial import run_probe
 from tsctl.config.archive import ArchiveSpec, Tolerance
@@ -60,7 +61,7 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> li
 def _read_golden(path: Path) -> dict[str, Any]:
     """The golden answers of the file; none where there is no file, or its content is no JSON object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -11,7 +11,18 @@ from typing import Annotated, Any, TypeGuard, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from handlers.contract import Tolerance
-from tsctl.archive.container import CONFIG, DIGESTS, GOLDEN, MANIFEST, UNREADABLE, digest_of, open_archive, read_entry
+from tsctl.archive.container import (
+    CONFIG,
+    DIGESTS,
+    GOLDEN,
+    MANIFEST,
+    MAX_CONFIG_BYTES,
+    MAX_DOCUMENT_BYTES,
+    UNREADABLE,
+    digest_of,
+    open_archive,
+    read_entry,
+)
 from tsctl.archive.documents import parse_json
 from tsctl.config import archive as spec
 from tsctl.config.spec import mistakes
@@ -133,7 +144,7 @@ def read_golden_answers(archive: zipfile.ZipFile) -> dict[str, Any]:
 
 
 def _parsed(archive: zipfile.ZipFile, name: str) -> Any:
-    content = read_entry(archive, name)
+    content = read_entry(archive, name, MAX_DOCUMENT_BYTES if name in (MANIFEST, GOLDEN) else MAX_CONFIG_BYTES)
     try:
         return parse_yaml(content, exact=False) if name not in (MANIFEST, GOLDEN) else parse_json(content)
     except ValueError as error:

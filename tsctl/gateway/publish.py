@@ -36,8 +36,15 @@ def put_routes(
     files = gateway.files
     plain = {**plain_keys(read_document(files.routes)), **(new_keys or {})}
     holders = clients(read_keys(files.keys) if records is None else records, plain)
-    put_route_file(gateway, routes.routes(gateway.spec, gateway.route_specs, traffic, holders))
-    write_document(files.ready, routes.ready(traffic))
+    before, ready = read_document(files.ready), routes.ready(traffic)
+    if ready != before:  # first: what follows is waited for, and /readyz is then right as well
+        write_document(files.ready, ready)
+    try:
+        put_route_file(gateway, routes.routes(gateway.spec, gateway.route_specs, traffic, holders))
+    except GatewayError:
+        if before not in (None, ready):
+            write_document(files.ready, before)
+        raise
 
 
 def put_route_file(gateway: Gateway, document: Json) -> None:

@@ -153,6 +153,7 @@ class Tick(Event):
 
     Args:
         held_s: watched since the last tick.
+        is_disturbed: a node was unavailable, or has just come back: what it left unanswered is no evidence.
         log_e: logarithm of each judged signal's e-value after this tick, and of their average; empty in old journals.
     """
 
@@ -161,6 +162,7 @@ class Tick(Event):
     windows: tuple[_Window, ...] = ()
     cursor: Cursor = field(default_factory=dict)
     log_e: Mapping[str, float] | None = None
+    is_disturbed: bool = False
 
     @property
     def requests(self) -> tuple[int, int]:

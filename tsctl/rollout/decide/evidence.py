@@ -10,12 +10,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from handlers.contract import OTHER_CLASS
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.statistics import BOTH_WAYS, RateProcess, RatioProcess, log_mean
 
 #: The class of every prediction whose class was not known before the rollout began.
-OTHER = "other"
+OTHER = OTHER_CLASS
 #: A client with a larger share of the requests is the service's own traffic, and is not left out.
 MOST_SHARE = 0.5
 
@@ -27,6 +28,7 @@ class OutcomeCounts:
     Args:
         slow: answers, and clients that left, after the slow threshold.
         refused: as the client's mistake.
+        unanswered: no worker took them, or no answer came; errors where that is the version's fault.
     """
 
     requests: int = 0
@@ -34,6 +36,7 @@ class OutcomeCounts:
     slow: int = 0
     classes: Mapping[str, int] = field(default_factory=dict)  # predictions, where the handler names a class
     refused: int = 0
+    unanswered: int = 0
 
     def __add__(self, other: OutcomeCounts) -> OutcomeCounts:
         names = self.classes.keys() | other.classes.keys()
@@ -43,7 +46,14 @@ class OutcomeCounts:
             self.slow + other.slow,
             {name: self.classes.get(name, 0) + other.classes.get(name, 0) for name in sorted(names)},
             self.refused + other.refused,
+            self.unanswered + other.unanswered,
         )
+
+    def judged(self, is_fault: bool) -> OutcomeCounts:
+        """With the unanswered requests as errors of the version, or without them."""
+        if is_fault:
+            return replace(self, errors=self.errors + self.unanswered, unanswered=0)
+        return replace(self, requests=max(0, self.requests - self.unanswered), unanswered=0)
 
 
 NOTHING, NO_EVENT = OutcomeCounts(), RatioProcess()
@@ -63,6 +73,11 @@ class ClientCounts:
     canary: OutcomeCounts = NOTHING
     stable_users: OutcomeCounts = NOTHING
     canary_users: OutcomeCounts = NOTHING
+
+    def judged(self, is_fault: bool) -> ClientCounts:
+        """As of `OutcomeCounts.judged`."""
+        counts = (self.stable, self.canary, self.stable_users, self.canary_users)
+        return ClientCounts(self.share, *(count.judged(is_fault) for count in counts))
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,23 @@ class Window:
     stable_users: OutcomeCounts = NOTHING
     canary_users: OutcomeCounts = NOTHING
     clients: Mapping[str, ClientCounts] = field(default_factory=dict)
+
+    def judged(self, is_disturbed: bool) -> Window:
+        """With the unanswered requests as errors; without them where a node, or stable as well, was unavailable.
+
+        Args:
+            is_disturbed: a node was unavailable, or has just come back.
+        """
+        is_stable_gone = 0 < self.stable.requests <= 2 * self.stable.unanswered
+        is_fault = not is_disturbed and not is_stable_gone
+        return replace(
+            self,
+            stable=self.stable.judged(is_fault),
+            canary=self.canary.judged(is_fault),
+            stable_users=self.stable_users.judged(is_fault),
+            canary_users=self.canary_users.judged(is_fault),
+            clients={name: client.judged(is_fault) for name, client in self.clients.items()},
+        )
 
     @property
     def compared(self) -> tuple[OutcomeCounts, OutcomeCounts]:
@@ -166,6 +198,7 @@ class Evidence:
     Args:
         compared: with the events of all clients.
         clients: those that had an event.
+        set_aside: requests that count for no version, because a node, or stable as well, was unavailable.
     """
 
     compared: Comparison
@@ -174,15 +207,20 @@ class Evidence:
     stable: OutcomeCounts = NOTHING
     canary: OutcomeCounts = NOTHING
     clients: Mapping[str, ClientEvidence] = field(default_factory=dict)
+    set_aside: int = 0
 
-    def seen(self, window: Window, is_settled: bool = True) -> Evidence:
+    def seen(self, window: Window, is_settled: bool = True, is_disturbed: bool = False) -> Evidence:
         """The evidence with one more window; a window without a weight of the canary has nothing to compare.
 
         Args:
             is_settled: False leaves slow answers out: workers that have just got more requests may still warm up.
+            is_disturbed: as of `Window.judged`.
         """
         if not window.weight:
             return self
+        requests = window.stable.requests + window.canary.requests
+        window = window.judged(is_disturbed)
+        set_aside = requests - window.stable.requests - window.canary.requests
         weight = window.weight / TOTAL if window.weight < TOTAL else None  # None: no request went to stable
         compared = self.compared if weight is None else self.compared.seen(*window.compared, weight, is_settled)
         return replace(
@@ -192,6 +230,7 @@ class Evidence:
             stable=self.stable + window.stable,
             canary=self.canary + window.canary,
             clients={**self.clients, **dict(self._clients_after(window, weight, is_settled))},
+            set_aside=self.set_aside + set_aside,
         )
 
     def _clients_after(

@@ -35,6 +35,7 @@ class State:
         verdict: on the present step; a fail is a verdict on the rollout.
         waits_for: why it waits; empty where it does not.
         nodes: on which the canary is registered; `joined` since then, and not covered yet.
+        is_disturbed: as of the last tick.
         doing: an effect that was begun, and is not known to be done.
         command: abort, rollback or promote, by a person.
         recorded: the judgement in the journal, of the last verdict or of the end.
@@ -73,6 +74,7 @@ class State:
     why: str = ""
     signal: str = ""
     is_paused: bool = False
+    is_disturbed: bool = False
     waits_for: str = ""
     doing: Effect | None = None
     command: Command | None = None
@@ -222,22 +224,24 @@ def _anew(state: State) -> State:
 
 
 def _tick(state: State, event: events.Tick) -> State:
+    evidence = evidence_after(state, event.windows, event.is_disturbed)
     return replace(
         state,
-        evidence=evidence_after(state, event.windows),
-        step_requests=state.step_requests + sum(window.canary.requests for window in event.windows),
+        evidence=evidence,
+        step_requests=state.step_requests + evidence.canary.requests - state.evidence.canary.requests,
         held_s=state.held_s + event.held_s,
         waited_s=state.waited_s + event.held_s,
         cursor={**state.cursor, **event.cursor},
         waits_for="" if event.held_s else state.waits_for,
+        is_disturbed=event.is_disturbed,
     )
 
 
-def evidence_after(state: State, windows: Iterable[Window]) -> Evidence:
+def evidence_after(state: State, windows: Iterable[Window], is_disturbed: bool = False) -> Evidence:
     """The evidence once these windows are added; slow answers count once the step has settled."""
     evidence, is_settled = state.evidence, state.held_s >= state.policy.settle_s
     for window in windows:
-        evidence = evidence.seen(window, is_settled)
+        evidence = evidence.seen(window, is_settled, is_disturbed)
     return evidence
 
 

@@ -17,6 +17,8 @@ LEFT = "0"
 #: An operation that no version offers: the client's mistake, like any 4xx.
 NOT_IMPLEMENTED = "501"
 DEADLINE_PASSED = "504"
+#: Of the gateway without a node, and of a node without a worker or with a full queue; handlers have no such error.
+UNAVAILABLE = "503"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Answer:
         return self.status.startswith("5") and self.status != NOT_IMPLEMENTED
 
     @property
+    def is_unanswered(self) -> bool:
+        """Whether no worker took the request, or the gateway got no answer: of the version, or of its node."""
+        return self.status == UNAVAILABLE or (self.status.startswith("5") and bool(self.flags))
+
+    @property
     def is_refused(self) -> bool:
         """Whether the request was refused as the client's mistake."""
         return self.status.startswith("4") or self.status == NOT_IMPLEMENTED
@@ -55,11 +62,13 @@ class Answer:
         """Counts of so many requests with this answer."""
         if self.is_of_client:
             return OutcomeCounts()
+        is_error = self.is_error(count_4xx) and not self.is_unanswered
         return OutcomeCounts(
             requests=requests,
-            errors=requests if self.is_error(count_4xx) else 0,
+            errors=requests if is_error else 0,
             classes={self.predicted: requests} if self.predicted else {},
             refused=requests if self.is_refused else 0,
+            unanswered=requests if self.is_unanswered else 0,
         )
 
 

@@ -120,6 +120,7 @@ class UserLog:
             slow=int(bool(request.slow) and is_first("slow")),
             classes=request.classes if request.classes and is_first("class") else {},
             refused=int(bool(request.refused) and is_first("refused")),
+            unanswered=int(bool(request.unanswered) and is_first("error")),
         )
 
 

@@ -61,7 +61,7 @@ def recent_traffic(
     slow = sum(is_slow(entry, slow_ms) for entry in stable)
     return RecentTraffic(
         requests_per_s=len(routed) / seconds,
-        error_rate=counted.errors / (counted.requests or 1),
+        error_rate=(counted.errors + counted.unanswered) / (counted.requests or 1),
         slow_share=slow / (len(stable) or 1),
         since_s=seconds,
         requests=len(routed),

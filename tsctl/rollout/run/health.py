@@ -53,11 +53,11 @@ class LiveHealth:
         """Of the workers on this machine that the last check saw."""
         return read_memory(self._pids)
 
-    def trouble(self, state: State) -> str:
+    def trouble(self, state: State, is_fresh: bool = False) -> str:
         """Checked anew every CHECK_S, and when the weight has changed."""
         now = self.clock()
         is_known = self._checked is not None and self._checked[1:] == (state.weight, state.is_weighed)
-        if self._checked is None or not is_known or now - self._checked[0] >= CHECK_S:
+        if is_fresh or self._checked is None or not is_known or now - self._checked[0] >= CHECK_S:
             self._grace_s, self._joined = None, ()
             try:
                 self._trouble = self._check(state)

@@ -57,8 +57,12 @@ class Health(Protocol):
     def memory(self, state: State) -> Mapping[str, int]:
         """Bytes of each worker of the canary, where they can be read."""
 
-    def trouble(self, state: State) -> str:
-        """Why no step may pass now; empty where one may."""
+    def trouble(self, state: State, is_fresh: bool = False) -> str:
+        """Why no step may pass now; empty where one may.
+
+        Args:
+            is_fresh: look now, also where that was done a moment ago.
+        """
 
     def grace_s(self, state: State) -> float | None:
         """Seconds for which the canary may stay as it is: without a READY worker, while every node has stable READY.

@@ -45,6 +45,8 @@ QUIET_S = 5.0
 READY_S = 30.0
 #: Entries that say what was seen, or what a person wants.
 _SEEN = (events.Tick, events.Waiting, events.CommandReceived)
+#: A node that comes back may need this long until all workers have loaded again.
+RECOVERY_S = 60.0
 #: An effect that may be left undone is tried for this long.
 LATE_S = 60.0
 
@@ -76,9 +78,11 @@ class Runner:
     _refused_since: float | None = None  # by a canary while gateway and nodes answer
     _gone_since: float | None = None
     _wait_journaled_at: float = 0.0
+    _troubled_at: float | None = None  # when a node was seen to be unavailable last
 
     def __post_init__(self) -> None:
         self.state = fold(self.journal.entries)
+        self._troubled_at = self.clock() if self.state.is_disturbed else None
 
     def run(self) -> State:
         """Advance to the end, or to a hold that a person must end; a file that cannot be written is tried again."""
@@ -203,6 +207,7 @@ class Runner:
             windows, cursor = self.evidence.read(self.state)
         except TsctlError as error:
             return self._wait_unseen(error)
+        set_aside = self.state.evidence.set_aside
         may_pass = self.state.held_s + self._held_s >= self.state.policy.hold_s
         if windows or cursor or may_pass or self._held_s >= QUIET_S:
             held_s, self._held_s = self._held_s, 0.0
@@ -215,6 +220,8 @@ class Runner:
             return self._wait_unseen(error)
         if joined := self.health.joined(self.state):
             self.record(events.NodesJoined(joined))
+        if not trouble and self.state.evidence.set_aside > set_aside:
+            trouble = "requests are unanswered, because a node or stable as well is unavailable"
         now = self.clock()
         self._held_s += now - self._watched_at if self._watched_at is not None and not trouble else 0.0
         self._watched_at = now
@@ -234,8 +241,24 @@ class Runner:
             self._fail(judgement.signal, judgement.why, judgement)
 
     def _tick(self, held_s: float, windows: Sequence[Window], cursor: Mapping[str, int]) -> None:
-        log_e = log_e_values(self.state.policy, evidence_after(self.state, windows))
-        self.record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e))
+        is_disturbed = self._is_disturbed(windows)
+        log_e = log_e_values(self.state.policy, evidence_after(self.state, windows, is_disturbed))
+        self.record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e, is_disturbed))
+
+    def _is_disturbed(self, windows: Sequence[Window]) -> bool:
+        """Whether requests may be unanswered because a node is unavailable, or its workers load after it was."""
+        if any(window.stable.unanswered or window.canary.unanswered for window in windows):
+            try:
+                self._check_health(is_fresh=True)
+            except TsctlError:  # a node that cannot be asked is as good as gone
+                self._troubled_at = self.clock()
+        return self._troubled_at is not None and self.clock() - self._troubled_at < RECOVERY_S
+
+    def _check_health(self, is_fresh: bool = False) -> str:
+        trouble = self.health.trouble(self.state, is_fresh)
+        if trouble:
+            self._troubled_at = self.clock()
+        return trouble
 
     def _wait_unseen(self, error: TsctlError) -> bool:
         """Wait without hold time while evidence or nodes are unavailable."""
@@ -244,7 +267,7 @@ class Runner:
         return self._end_if_overdue()
 
     def _trouble(self) -> str:
-        return self.journal.problem or self.health.trouble(self.state) or self.operator.policy_error
+        return self.journal.problem or self._check_health() or self.operator.policy_error
 
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tsctl.errors import NodeError, SpecError
 from tsctl.host.files import tail
 from tsctl.nodes.torchserve.logs import load_reports
 from tsctl.nodes.torchserve.paths import NodePaths
-from tsctl.nodes.torchserve.process import node_environment
+from tsctl.nodes.torchserve.process import node_environment, temporary_folder
 from tsctl.nodes.torchserve.properties import (
     CONSOLE_OFF,
     jvm_arguments,
@@ -110,6 +112,16 @@ def test_a_node_has_a_locale_in_which_java_finds_files_of_any_name(
     tmp_path: Path, environment: dict[str, str], expected: str | None
 ) -> None:
     assert node_environment(environment, NodePaths(tmp_path), tmp_path, {}).get("LC_ALL") == expected
+
+
+def test_the_folder_of_sockets_has_a_path_that_is_short_in_bytes() -> None:
+    with tempfile.TemporaryDirectory() as short:
+        paths = NodePaths(Path(short) / ("ö" * 35))
+        paths.folder.mkdir()
+        folder = temporary_folder(paths)
+        assert len(os.fsencode(folder)) <= 80
+        assert folder.is_dir()
+        folder.rmdir()
 
 
 def test_properties_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 from tests.unit.rollout_journals import stored_and_read
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, Window, no_evidence
+from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.statistics import rejects
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import EvidenceQuery
 from tsctl.rollout.evidence.users import UserLog
 

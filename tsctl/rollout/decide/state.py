@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide import events
 from tsctl.rollout.decide.events import Command, Cursor, Effect, Entry, Outcome
-from tsctl.rollout.decide.evidence import Evidence, Window, no_evidence
+from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.judge import NOT_RECORDED, Judgement, Verdict, judge
+from tsctl.rollout.decide.windows import Window
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.node import open_nodes
 from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
 from tsctl.rollout.decide.state import fold, start_of
-from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values, requests_of
-from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, open_source
+from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
+from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run.commands import LiveOperator, person
 from tsctl.rollout.run.effects import LiveEffects
@@ -61,7 +61,7 @@ def started(gateway: Gateway, model: str, version: str, workers: int | None, not
         LiveOperator(project, model).forget()
         journal = Journal(new_path(project, model, version, time.time()))
         log_end = UserLog(gateway.files.access_log, {}).mark()
-        journal.append(
+        start = journal.append(
             Started(
                 id=journal.id,
                 model=model,
@@ -78,8 +78,9 @@ def started(gateway: Gateway, model: str, version: str, workers: int | None, not
                 by=person(),
             )
         )
-        requests = requests_of(EnvoyCounters(gateway.admin).samples(model), model)
-        yield _runner(gateway, journal, note, (time.monotonic(), requests))
+        yield _runner(
+            gateway, journal, note, measure(EnvoyCounters(gateway.admin), start_of([start]), time.monotonic())
+        )
 
 
 @contextmanager
@@ -139,7 +140,7 @@ def _held(project: Project, model: str) -> AbstractContextManager[None]:
     return exclusive(folder(project, model) / "lock", f"the rollout of {model}", BRIEF_S)
 
 
-def _runner(gateway: Gateway, journal: Journal, note: Note, measured: tuple[float, int] | None = None) -> Runner:
+def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured | None = None) -> Runner:
     start, project = start_of(journal.entries), gateway.project
     nodes = [node for node in open_nodes(project, gateway.deployment) if node.name in start.nodes]
     # its file may be gone: the way back does not need it

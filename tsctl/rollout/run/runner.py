@@ -15,9 +15,9 @@ from tsctl.errors import AnalysisError, GatewayError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide import actions, events
 from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone, Entry, Event, Outcome, VerdictReached
-from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
+from tsctl.rollout.decide.windows import Window
 from tsctl.rollout.evidence.counts import LEAST_ANSWERS
 from tsctl.rollout.run.interfaces import (
     Effects,

@@ -13,15 +13,11 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel
-from pydantic_core import to_json
 
 from handlers.contract import JSON
-from handlers.schema import Schema, parse_json, validate
+from handlers.schema import Schema, parse_json, row_json, validate
 from handlers.telemetry.metrics import Telemetry
 from handlers.weights import import_file, load_weights
-
-#: The longest name of a class that a header and the label of a metric can carry.
-LONGEST_CLASS = 64
 
 
 class ServingHandler:
@@ -94,7 +90,7 @@ class ServingHandler:
         """
         if type(self).decode is ServingHandler.decode:
             return validate(self.Request, row)
-        return self.decode(to_json(row), JSON)
+        return self.decode(row_json(self.Request, row), JSON)
 
     # ---- for each batch ------------------------------------------------------------------------------------------
 
@@ -124,7 +120,7 @@ class ServingHandler:
         """The class that an answer predicts, one of a few; None if there are no classes.
 
         The gateway counts it by version, so that a rollout notices predictions that fall into other classes. A name has
-        letters, digits and `_.:-`, LONGEST_CLASS at most; any other name is ignored. `answer` is one entry of the list
+        letters, digits and `_.:-`, 64 at most; any other name is ignored. `answer` is one entry of the list
         that `postprocess` returned.
         """
         return None

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from pydantic import Field, create_model
 
 from handlers.base import ServingHandler
 from handlers.contract import JPEG, JSON, PNG
 from handlers.device import to_device
 from handlers.errors import PayloadTooLarge, RequestError, UndecodableBody
+from handlers.pictures import bare_picture
 from handlers.schema import Schema, parse_json, validate
 
 #: Decimals of an answer's probabilities: more than float32 is sure of near one.
@@ -33,6 +34,17 @@ _SCAN = b"\xff\xda\0"  # the marker, and the high byte of its header's length, w
 _MEANINGFUL = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp", "transparency"})
 
 _FORMATS = {PNG: "PNG", JPEG: "JPEG"}
+
+#: How a picture is turned upright, by its EXIF orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageHandler(ServingHandler):
@@ -104,7 +116,15 @@ class ImageHandler(ServingHandler):
 
     def _from_picture(self, media_type: str, body: bytes) -> np.ndarray:
         height, width = self.shape
-        grey = self._grey(body, media_type)
+        if media_type == JPEG and body.count(_SCAN) > MOST_SCANS:
+            raise PayloadTooLarge(f"The picture comes in more than {MOST_SCANS} scans, the most that are decoded.")
+        try:
+            grey = self._grey(body, media_type)
+        except UndecodableBody:  # a damaged comment or profile is no damaged picture
+            bare = bare_picture(body)
+            if len(bare) == len(body):
+                raise
+            grey = self._grey(bare, media_type)
         if grey.size != (width, height):
             grey = grey.resize((width, height), Image.Resampling.BOX)
         values = np.frombuffer(grey.tobytes(), dtype=np.uint8)  # twice as fast as Pillow's own array
@@ -112,15 +132,13 @@ class ImageHandler(ServingHandler):
 
     def _grey(self, body: bytes, media_type: str) -> Image.Image:
         """The picture as it is to be seen, in 8-bit grey: turned as its EXIF says, transparent parts black."""
-        if media_type == JPEG and body.count(_SCAN) > MOST_SCANS:
-            raise PayloadTooLarge(f"The picture comes in more than {MOST_SCANS} scans, the most that are decoded.")
         try:
             with Image.open(io.BytesIO(body), formats=[_FORMATS[media_type]]) as picture:
                 self._check_size(picture)
                 picture.load()
                 if picture.mode == "L" and not picture.info.keys() & _MEANINGFUL:
                     return picture  # as it is to be seen already; what follows copies it three times
-                upright = ImageOps.exif_transpose(picture)
+                upright = _upright(picture)
                 if upright.mode.startswith("I"):  # 16 bits; convert() would cut all that is brighter than 255
                     return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
                 if upright.has_transparency_data:
@@ -141,6 +159,15 @@ class ImageHandler(ServingHandler):
             raise PayloadTooLarge(
                 f"The picture has {picture.width} x {picture.height} pixels; at most {self.max_pixels} may come."
             )
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF says; as it is where that cannot be read."""
+    try:
+        turn = _UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - Pillow raises nearly anything for damaged EXIF, and nobody but the camera made it
+        return picture
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _pixels_request(height: int, width: int, value_max: float) -> type[Schema]:

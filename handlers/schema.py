@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -9,6 +11,8 @@ from pydantic_core import ErrorDetails, to_json
 
 from handlers.errors import DoesNotFit, UndecodableBody
 
+_MARK = "\ufeff"
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 #: More mistakes than this are counted, not listed: a wrong list of numbers has one mistake per number.
 MAX_ERRORS = 20
 #: An unknown key of the client's is cut here when an error names it.
@@ -34,9 +38,26 @@ def parse_json(model: type[Request], body: bytes) -> Request:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
+        if body.startswith(_BYTE_ORDER_MARKS):
+            return parse_json(model, _without_mark(body))
         raise _refusal(error) from None
     except ValueError as error:  # integers too long to convert, lone surrogates
         raise UndecodableBody(f"The body is not JSON that can be read: {error}.") from None
+
+
+def _without_mark(body: bytes) -> bytes:
+    """The text as UTF-8, without the byte order mark that names its encoding.
+
+    Raises:
+        UndecodableBody: it has another encoding, or a second mark.
+    """
+    try:
+        text = body.decode(json.detect_encoding(body))
+    except UnicodeError:
+        text = _MARK
+    if text.startswith(_MARK):
+        raise UndecodableBody("The body begins with a byte order mark, and is not the text that this announces.")
+    return text.encode()
 
 
 def validate(model: type[Request], value: dict[str, Any]) -> Request:
@@ -48,7 +69,19 @@ def validate(model: type[Request], value: dict[str, Any]) -> Request:
     try:
         return model.model_validate(value)
     except ValidationError:  # strict Python values are not strict JSON: there, a list may be a tuple, a text a date
-        return parse_json(model, to_json(value))
+        return parse_json(model, row_json(model, value))
+
+
+def row_json(model: type[BaseModel], row: dict[str, Any]) -> bytes:
+    """The JSON of a decoded object, from which the model reads the same values.
+
+    Raises:
+        DoesNotFit: it holds bytes that are no text, and the model expects texts in their place.
+    """
+    try:
+        return to_json(row, bytes_mode=model.model_config.get("val_json_bytes", "utf8"))
+    except ValueError:
+        raise DoesNotFit("A value holds bytes that are no UTF-8 text.") from None
 
 
 def _refusal(error: ValidationError) -> UndecodableBody | DoesNotFit:

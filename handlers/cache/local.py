@@ -6,6 +6,7 @@ Pure: the clock, the random numbers and the tier that workers share come in as a
 from __future__ import annotations
 
 import json
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,16 @@ from handlers.contract import Tolerance, difference
 
 #: Memory of an entry beside its body: key, class, dictionary slot and bookkeeping, measured with tracemalloc.
 ENTRY_BYTES = 330
+
+
+#: Seconds by which the clock of a node that wrote an answer may be ahead.
+MOST_SKEW_S = 60.0
+
+
+def steady_clock() -> Callable[[], float]:
+    """A clock of seconds since 1970 that begins right, and goes on whatever the host's clock is set to afterwards."""
+    begin = time.time() - time.monotonic()
+    return lambda: begin + time.monotonic()
 
 
 class CachedAnswer(NamedTuple):
@@ -97,7 +108,7 @@ class SharedAnswer:
     """An answer out of the shared tier."""
 
     answer: CachedAnswer
-    created: float  # seconds since 1970
+    created: float  # seconds since 1970, by the clock of the worker that computed it
 
 
 class SharedTier(Protocol):
@@ -105,7 +116,7 @@ class SharedTier(Protocol):
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, SharedAnswer]: ...
 
-    def put(self, entries: dict[bytes, CachedAnswer]) -> None: ...
+    def put(self, entries: dict[bytes, CachedAnswer], created: float) -> None: ...
 
 
 @dataclass
@@ -127,7 +138,7 @@ class ResponseCache:
         ttl_s: seconds for which an answer is served again.
         check: share of the hits, 0 to 1, that are computed all the same.
         tolerance: how far a checked answer may lie from the cached one.
-        clock: seconds since 1970, because nodes share moments.
+        clock: seconds since 1970, because nodes share moments; `steady_clock` in a worker.
         random: a random number from 0 up to 1.
     """
 
@@ -176,15 +187,20 @@ class ResponseCache:
 
     def keep(self, answers: dict[bytes, CachedAnswer]) -> None:
         """Store answers that were 200, by key."""
-        expires = self._clock() + self._ttl_s
+        now = self._clock()
         for key, answer in answers.items():
-            self._store.put(key, answer, expires)
+            self._store.put(key, answer, now + self._ttl_s)
         if self._shared and answers:
-            self._shared.put(answers)
+            self._shared.put(answers, now)
 
     def is_right(self, known: bytes, computed: bytes) -> bool:
         """Whether a cached body agrees with the one that was just computed, within the archive's tolerance."""
-        return known == computed or difference(json.loads(known), json.loads(computed), self._tolerance) is None
+        if known == computed:
+            return True
+        try:
+            return difference(json.loads(known), json.loads(computed), self._tolerance) is None
+        except ValueError:  # an integer of more digits than Python reads
+            return False
 
     def _use(self, lookup: Lookup, position: int, answer: CachedAnswer, tier: str) -> None:
         lookup.tiers[position] = tier
@@ -198,8 +214,9 @@ class ResponseCache:
         now = self._clock()
         answers = {}
         for key, shared in tier.get(keys).items():
-            expires = min(shared.created, now) + self._ttl_s  # a clock that goes ahead makes nothing live longer
-            if expires > now:
+            expires = min(shared.created, now) + self._ttl_s
+            # one from the future has an age that nobody knows: a clock here or there was set
+            if expires > now and shared.created <= now + MOST_SKEW_S:
                 self._store.put(key, shared.answer, expires)
                 answers[key] = shared.answer
         return answers

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from handlers.cache.keys import KeyMaker, archive_digest
-from handlers.cache.local import AnswerStore, ResponseCache
-from handlers.contract import SHARED_CACHE_VARIABLE, Tolerance
+from handlers.cache.local import AnswerStore, ResponseCache, steady_clock
+from handlers.contract import SHARED_CACHE_KEY_VARIABLE, SHARED_CACHE_VARIABLE, Tolerance
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,24 @@ def open_cache(
         on_exchange: is called with the outcome of every exchange with the shared tier: ok, slow or down.
 
     Raises:
-        LoadError: the archive carries no digests, or the shared tier has no usable address.
+        LoadError: the archive carries no digests, or the shared tier has no usable address or key.
     """
     shared = None
     if options.shared:
         from handlers.cache.redis import connect  # the package redis is needed only here
 
-        shared = connect(os.environ.get(SHARED_CACHE_VARIABLE) or options.shared, options.ttl_s, on_exchange)
+        address = os.environ.get(SHARED_CACHE_VARIABLE) or options.shared
+        secret = os.environ.get(SHARED_CACHE_KEY_VARIABLE, "").encode()
+        shared = connect(address, secret, options.ttl_s, on_exchange)
+        shared.check()
+    clock = steady_clock()
     return ResponseCache(
         key=KeyMaker(archive_digest(model_dir)),
-        store=AnswerStore(int(options.max_mb * (1 << 20)), time.time),
+        store=AnswerStore(int(options.max_mb * (1 << 20)), clock),
         shared=shared,
         ttl_s=options.ttl_s,
         check=options.check,
         tolerance=tolerance,
-        clock=time.time,
+        clock=clock,
         random=random.Random().random,  # noqa: S311 - decides which hits are checked, nothing secret
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
+import math
 import time
 import traceback
 from collections import Counter
@@ -20,32 +20,24 @@ from typing import Any
 import torch
 from pydantic_core import to_json
 
-from handlers.base import LONGEST_CLASS, ServingHandler
+from handlers.base import ServingHandler
 from handlers.cache.keys import canonical
 from handlers.cache.local import CachedAnswer, Directive, Lookup, ResponseCache, directive
-from handlers.contract import DEADLINE_HEADER, JSON
+from handlers.contract import CLASS_NAME, JSON
 from handlers.device import finish, is_fatal, is_out_of_memory
-from handlers.errors import (
-    DeadlinePassed,
-    ModelFailed,
-    RequestError,
-    UndecodableBody,
-    UnreadableHeader,
-    UnsupportedMedia,
-)
+from handlers.errors import ModelFailed, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.batch_sizes import batch_sizes, padded_size
+from handlers.pipeline.deadline import Lateness
 from handlers.pipeline.isolation import Broken, GaveUp, Isolation, Quarantine
 from handlers.protocols import plain
 from handlers.telemetry.metrics import Telemetry
 
 logger = logging.getLogger(__name__)
 
-LONGEST_DEADLINE = 15
 #: How long, in seconds, and how many items that made the model fail are refused without being tried.
 QUARANTINE_S = 60
 QUARANTINED = 1024
-_CLASS = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 
 
 class Pipeline:
@@ -56,12 +48,16 @@ class Pipeline:
         request_bytes: the longest body that is decoded.
         budget_s: seconds in which a failing batch may be halved.
         pads: whether batches are filled up to a warmed size, because the device runs compiled graphs.
+        answer_bytes: the longest answer that can be sent.
     """
 
-    def __init__(self, handler: ServingHandler, request_bytes: int, budget_s: float, pads: bool) -> None:
+    def __init__(
+        self, handler: ServingHandler, request_bytes: int, budget_s: float, pads: bool, answer_bytes: float = math.inf
+    ) -> None:
         self._handler = handler
         self._name = f"{handler.model} {handler.version}"
         self._request_bytes = request_bytes
+        self._answer_bytes = answer_bytes
         self._has_classes = type(handler).classify is not ServingHandler.classify
         self._telemetry = Telemetry()
         self._sizes = batch_sizes(handler.batch_size) if pads else []
@@ -72,6 +68,7 @@ class Pipeline:
             Isolation(run, is_out_of_memory, is_fatal, budget_s, time.monotonic, self._count_split)
             for run in (self._prepare, self._run)
         )
+        self._lateness = Lateness(time.monotonic(), time.time())
         self._has_been_wrong = False
         self.last_failure = ""  # the last error of the model, and its line; for logs and load reports, not for clients
 
@@ -90,9 +87,21 @@ class Pipeline:
         self._cache = cache
         self._telemetry = telemetry
         self._times.clear()
+        self._lateness = Lateness(time.monotonic(), time.time())
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """In the block no metric counts, and the cache neither answers nor keeps anything."""
+        before = self._telemetry, self._cache, self._times, self._handler.telemetry
+        self._telemetry, self._cache, self._times, self._handler.telemetry = Telemetry(), None, {}, Telemetry()
+        try:
+            yield
+        finally:
+            self._telemetry, self._cache, self._times, self._handler.telemetry = before
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
+        self._lateness.begin(time.monotonic())
         outcomes: list[Outcome | None] = [None] * len(requests)
         items: list[Any] = []
         indices: list[int] = []
@@ -107,6 +116,7 @@ class Pipeline:
         answers = self._compute(decoded, items) if self._cache is None else self._cached(self._cache, decoded, items)
         for index, outcome in zip(indices, answers, strict=True):
             outcomes[index] = outcome
+        self._lateness.end(time.monotonic(), any(outcome.status == 200 for outcome in answers))
         return [outcome for outcome in outcomes if outcome is not None]
 
     def count(self, outcomes: Sequence[Outcome]) -> None:
@@ -125,36 +135,30 @@ class Pipeline:
 
     def _decode(self, request: Request) -> Any:
         if request.headers:
-            self._check_deadline(request.headers.get(DEADLINE_HEADER))
+            self._lateness.check(request.headers)
         if request.row is None:
             plain.check_size(request.body, self._request_bytes)
             if not request.body:
                 raise UndecodableBody("The request has no body.")
-        media_type = _media_type(request)
+        handler = self._handler
+        if request.row is None and request.media_type not in handler.media_types:
+            request.media_type = plain.media_type_of(request.media_type, request.body)
         if self._quarantine and self._quarantine.holds(_digest(request)):
             raise ModelFailed(
                 f"The same request made the model fail less than {QUARANTINE_S} s ago; it is not tried again so soon."
             )
-        handler = self._handler
-        if media_type not in handler.media_types:
-            known = ", ".join(handler.media_types)
-            raise UnsupportedMedia(f"Content-Type {media_type} is not read here; send one of {known}.")
         try:
-            return handler.decode(request.body, media_type) if request.row is None else handler.decode_row(request.row)
+            if request.row is not None:
+                return handler.decode_row(request.row)
+            if request.media_type not in handler.media_types:
+                known = ", ".join(handler.media_types)
+                raise UnsupportedMedia(f"A body of type {request.media_type} is not read here; send one of {known}.")
+            return handler.decode(request.body, request.media_type)
         except (RequestError, SystemExit, KeyboardInterrupt):
             raise
         except BaseException:  # a panic of the parser's Rust code is no Exception
             logger.exception("%s: decoding request %s failed", self._name, request.request_id)
             raise ModelFailed("The handler failed while it decoded the request.") from None
-
-    def _check_deadline(self, header: str | None) -> None:
-        """Requests past their deadline are refused without inference."""
-        if header is None:
-            return
-        if not (header.isascii() and header.isdigit()) or len(header) > LONGEST_DEADLINE:
-            raise UnreadableHeader(f"{DEADLINE_HEADER} must be a moment in milliseconds since 1970, as a whole number.")
-        if time.time() * 1000 >= int(header):
-            raise DeadlinePassed("The deadline had passed before the request was computed.")
 
     # ---- cache ---------------------------------------------------------------------------------------------------
 
@@ -280,9 +284,15 @@ class Pipeline:
     def _encode(self, answer: Any, request: Request) -> Outcome:
         try:
             body = plain.encode(answer)
-        except ValueError:  # pydantic's serialisation error is one
+        except Exception:  # an answer's own `tolist` may raise anything, and memory may end
             logger.exception("%s: an answer cannot be encoded", self._name)
             return self._problem(ModelFailed("The model's answer cannot be written as JSON."), request)
+        if len(body) > self._answer_bytes:
+            logger.error("%s: an answer has %d bytes, and a node takes %d", self._name, len(body), self._answer_bytes)
+            self._quarantine.add(_digest(request))
+            return self._problem(
+                ModelFailed(f"The answer has {len(body)} bytes; at most {self._answer_bytes} can be sent."), request
+            )
         if not plain.is_finite(body):
             return self._problem(ModelFailed("The model answered NaN or infinity."), request)
         return Outcome(200, body, value=answer, class_name=self._class_of(answer) if self._has_classes else "")
@@ -290,7 +300,7 @@ class Pipeline:
     def _class_of(self, answer: Any) -> str:
         try:
             name = self._handler.classify(answer)
-            return name if name is not None and _CLASS.fullmatch(name) else ""
+            return name if name is not None and CLASS_NAME.fullmatch(name) else ""
         except Exception:  # an author's own method may raise anything: the answer is right all the same
             logger.exception("%s: classify failed", self._name)
             return ""
@@ -321,11 +331,7 @@ def request_key(cache: ResponseCache, request: Request, item: Any) -> bytes:
     Raises:
         TypeError: the decoded item has no canonical bytes.
     """
-    return cache.key(_media_type(request), canonical(item))
-
-
-def _media_type(request: Request) -> str:
-    return JSON if request.row is not None else request.media_type or plain.sniff(request.body)
+    return cache.key(JSON if request.row is not None else request.media_type, canonical(item))
 
 
 def _hit(answer: CachedAnswer) -> Outcome:
@@ -334,7 +340,7 @@ def _hit(answer: CachedAnswer) -> Outcome:
 
 def _digest(request: Request) -> bytes:
     if request.row is not None:  # of the same item as a body
-        return hashlib.sha256(JSON.encode() + b"\0" + to_json(request.row)).digest()
+        return hashlib.sha256(JSON.encode() + b"\0" + to_json(request.row, bytes_mode="base64")).digest()
     return hashlib.sha256(request.media_type.encode() + b"\0" + request.body).digest()
 
 

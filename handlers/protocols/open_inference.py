@@ -8,6 +8,7 @@ Source: the protocol's version 2 over REST, as KServe and Triton speak it, witho
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,11 +35,28 @@ _MOST_DIGITS = 4300
 _TOO_LARGE = 10**_MOST_DIGITS
 
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
-_Parameters = dict[str, Any] | None
 _Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
 ]
 _LARGEST_FLOAT = {"FP16": 65504.0, "FP32": 3.4028234663852886e38, "FP64": 1.7976931348623157e308}
+
+
+class InputParameters(Schema):
+    """How the data are written: BYTES as base64, or as it is by the names that MLServer's codecs give to that."""
+
+    content_type: Literal["base64", "str", "np"] | None = None
+
+
+class OutputParameters(Schema):
+    """Triton's clients say of every output whether they want it in the binary extension, which is not offered."""
+
+    binary_data: Literal[False] | None = None
+
+
+class RequestParameters(Schema):
+    """As OutputParameters, where the client names no outputs."""
+
+    binary_data_output: Literal[False] | None = None
 
 
 class InputTensor(Schema):
@@ -48,23 +66,31 @@ class InputTensor(Schema):
     shape: Annotated[list[Annotated[int, Field(ge=1, le=LARGEST_SIZE)]], Field(min_length=1, max_length=MAX_DIMENSIONS)]
     datatype: _Datatype
     data: list[Any]
-    parameters: _Parameters = None
+    parameters: InputParameters | None = None
 
 
 class RequestedOutput(Schema):
     """An output that the client wants; all of them where it names none."""
 
     name: _Name
-    parameters: _Parameters = None
+    parameters: OutputParameters | None = None
 
 
 class InferRequest(Schema):
-    """The body of a request; parameters are read and not used."""
+    """The body of a request; a parameter that means nothing here is a mistake."""
 
     id: Annotated[str, Field(max_length=256)] | None = None
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1024)]
     outputs: list[RequestedOutput] | None = None
-    parameters: _Parameters = None
+    parameters: RequestParameters | None = None
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names, as a client writes them, of the fields of a handler's request that a tensor is read for in its own way."""
+
+    scalars: frozenset[str] = frozenset()  # one value and no list: a tensor of shape (N, 1) is taken as (N,)
+    binary: frozenset[str] = frozenset()  # bytes, where others have texts
 
 
 @dataclass(slots=True)
@@ -77,11 +103,11 @@ class InferRows:
     request_id: str | None
 
 
-def read_infer(request: Request, scalars: frozenset[str], most_rows: int, most_bytes: int) -> InferRows:
+def read_infer(request: Request, fields: Fields, most_rows: int, most_bytes: int) -> InferRows:
     """The rows of an infer request.
 
     Args:
-        scalars: fields that hold one value, for which a tensor of shape (N, 1) is taken as (N,).
+        fields: of the handler's request.
         most_rows: so many rows may come at once.
         most_bytes: of the body.
 
@@ -106,7 +132,7 @@ def read_infer(request: Request, scalars: frozenset[str], most_rows: int, most_b
             raise _unfit(f"inputs.{index}.shape", f"has {tensor.shape[0]} rows, and {names[0]} has {count}")
     if count > most_rows:
         raise PayloadTooLarge(f"The request has {count} rows; at most {most_rows} may come at once.")
-    columns = [_rows(index, tensor, tensor.name in scalars) for index, tensor in enumerate(infer.inputs)]
+    columns = [_rows(index, tensor, fields) for index, tensor in enumerate(infer.inputs)]
     rows = [
         Request(b"", JSON, request.headers, request.request_id, row=dict(zip(names, values, strict=True)))
         for values in zip(*columns, strict=True)
@@ -179,19 +205,26 @@ def _cache_state(outcomes: Sequence[Outcome]) -> str:
     return next((state for state in ("bypass", "miss", "hit") if state in states), "")
 
 
-def scalar_fields(request: type[BaseModel]) -> frozenset[str]:
-    """Names, as a client writes them, of the fields that hold one value and no list."""
-    fields = request.model_fields.items()
-    return frozenset(field.alias or name for name, field in fields if _is_scalar(field.annotation))
+def fields_of(request: type[BaseModel]) -> Fields:
+    """What a handler's request says of its fields."""
+    fields = {field.alias or name: field.annotation for name, field in request.model_fields.items()}
+    return Fields(
+        frozenset(name for name, annotation in fields.items() if _is_scalar(annotation)),
+        frozenset(name for name, annotation in fields.items() if _holds_bytes(annotation)),
+    )
+
+
+def _holds_bytes(annotation: Any) -> bool:
+    return annotation is bytes or any(map(_holds_bytes, get_args(annotation)))
 
 
 def _is_scalar(annotation: Any) -> bool:
     if get_origin(annotation) in (Union, UnionType):
         return all(map(_is_scalar, get_args(annotation)))
-    return annotation in (bool, int, float, str, NoneType) or get_origin(annotation) is Literal
+    return annotation in (bool, int, float, str, bytes, NoneType) or get_origin(annotation) is Literal
 
 
-def _rows(index: int, tensor: InputTensor, is_scalar: bool) -> list[Any]:
+def _rows(index: int, tensor: InputTensor, fields: Fields) -> list[Any]:
     """One value for each row: nested lists of the shape without its first dimension."""
     place = f"inputs.{index}.data"
     values = _flat(tensor.data, tensor.shape, place)
@@ -199,10 +232,29 @@ def _rows(index: int, tensor: InputTensor, is_scalar: bool) -> list[Any]:
         values = _reader(tensor.datatype).validate_python(values)
     except ValidationError as error:
         raise does_not_fit(error, place) from None
-    rest = [] if is_scalar and tensor.shape[1:] == [1] else tensor.shape[1:]
+    if tensor.parameters is not None and tensor.parameters.content_type is not None:
+        values = _decoded(index, tensor, values, tensor.parameters.content_type, tensor.name in fields.binary)
+    rest = [] if tensor.name in fields.scalars and tensor.shape[1:] == [1] else tensor.shape[1:]
     for size in reversed(rest):
         values = [values[begin : begin + size] for begin in range(0, len(values), size)]
     return values
+
+
+def _decoded(index: int, tensor: InputTensor, values: list[Any], content_type: str, is_binary: bool) -> list[Any]:
+    """The values that a codec has written: base64 as bytes where the field has bytes, else as text."""
+    if (content_type == "np") == (tensor.datatype == "BYTES"):
+        raise _unfit(f"inputs.{index}.parameters.content_type", f"{content_type} is not for {tensor.datatype}")
+    if content_type != "base64":
+        return values
+    decoded: list[Any] = []
+    for place, value in enumerate(values):
+        try:
+            content = base64.b64decode(value, validate=True)
+            decoded.append(content if is_binary else content.decode())
+        except ValueError as error:
+            wrong = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else "base64"
+            raise _unfit(f"inputs.{index}.data.{place}", f"is not {wrong}") from None
+    return decoded
 
 
 def _flat(data: list[Any], shape: list[int], place: str) -> list[Any]:

@@ -10,6 +10,21 @@ from pydantic_core import to_json
 from handlers.contract import JPEG, JSON, PNG
 from handlers.errors import PayloadTooLarge
 
+#: Names that clients give to media types, besides their own.
+_ALIASES = {
+    **dict.fromkeys(("image/jpg", "image/jfif", "image/pjpeg", "image/x-jpg", "image/x-jpeg"), JPEG),
+    "image/x-citrix-jpeg": JPEG,
+    **dict.fromkeys(("image/x-png", "image/x-citrix-png", "image/apng", "image/vnd.mozilla.apng"), PNG),
+    **dict.fromkeys(("text/json", "text/x-json", "application/x-json"), JSON),
+}
+#: What a client or TorchServe says of bytes whose media type it does not know, such as a form's file without a type.
+_UNKNOWN = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-binary"})
+
+
+def media_type_of(sent_as: str, body: bytes) -> str:
+    """The media type of a body whose handler does not read `sent_as`: of that alias, or what the body shows."""
+    return sniff(body) if sent_as in _UNKNOWN else _ALIASES.get(sent_as, sent_as)
+
 
 def sniff(body: bytes) -> str:
     """The media type that the first bytes show: PNG, JPEG, else JSON."""

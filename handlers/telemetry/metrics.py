@@ -53,7 +53,7 @@ OUTCOMES = (
 _KNOWN_OUTCOMES = frozenset(OUTCOMES)
 CACHE_RESULTS = (*CACHE_STATES, "wrong")
 CACHE_TIERS = ("batch", "worker", "shared", "none")
-SHARED_CACHE_OUTCOMES = ("ok", "slow", "down")
+SHARED_CACHE_OUTCOMES = ("ok", "slow", "down", "not-written")
 POSITIONS = ("content", "padding")
 RUNS = ("cold", "warm")
 

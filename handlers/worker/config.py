@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,7 @@ class WorkerConfig:
     metrics: bool
     cache: CacheOptions | None
     acceleration: Acceleration = field(default=Acceleration())
+    answer_bytes: float = math.inf  # the longest answer that the server takes from a worker
 
 
 def read_config(
@@ -59,6 +61,7 @@ def read_config(
     model: str | None = None,
     gpu_id: int | None = None,
     batch_size: int | None = None,
+    answer_bytes: float = math.inf,
 ) -> WorkerConfig:
     """The configuration in an unpacked archive.
 
@@ -68,6 +71,7 @@ def read_config(
         model: the name under which the server serves the model; None: the manifest's.
         gpu_id: of the GPU that the server gave this worker; None: none.
         batch_size: the most items that the server sends at once; None: the archive's.
+        answer_bytes: the longest answer that the server takes from a worker.
 
     Raises:
         LoadError: the archive was not built by tsctl.
@@ -96,6 +100,7 @@ def read_config(
         metrics=section.get("metrics", True),
         cache=CacheOptions(**cache) if cache else None,
         acceleration=Acceleration(**section.get("acceleration", {})),
+        answer_bytes=answer_bytes,
     )
 
 

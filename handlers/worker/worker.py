@@ -7,8 +7,10 @@ failure.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,22 +24,30 @@ from handlers.cache.local import ResponseCache
 from handlers.contract import (
     CACHE_HEADER,
     CACHE_STATES,
+    CHECK_HEADER,
+    CHECK_HEALTH,
     CLASS_HEADER,
     MODEL_VERSION_HEADER,
     OPEN_INFERENCE,
     PROTOCOL_HEADER,
+    usable_cores,
 )
-from handlers.device import choose_device, set_threads, threads_per_worker, usable_cores
-from handlers.errors import LoadError, ModelFailed, RequestError
+from handlers.device import choose_device, set_threads, threads_per_worker
+from handlers.errors import LoadError, ModelFailed, PayloadTooLarge, RequestError
 from handlers.messages import Outcome, Request, problem
+from handlers.pipeline.class_names import ClassNames
 from handlers.pipeline.pipeline import Pipeline
 from handlers.protocols import open_inference
+from handlers.protocols.encoding import ENCODING_HEADER, decode_body
 from handlers.worker.config import WorkerConfig
 
 logger = logging.getLogger(__name__)
 
 #: Seconds from the last answers to the end of a worker whose device failed.
 ENDING_S = 0.5
+#: A health check is computed where the last answer of the model is older than this many times a check's own time, so
+#: that checks take a tenth of an idle worker's time at most, and none of a busy one's.
+CHECK_REST = 10
 
 
 class Worker:
@@ -57,21 +67,56 @@ class Worker:
         _configure(handler, config)
         set_threads(handler.threads)
         pads = config.acceleration.compile and handler.is_fixed_shape
-        self.pipeline = Pipeline(handler, config.request_bytes, config.response_timeout_s / 2, pads)
+        self.pipeline = Pipeline(
+            handler, config.request_bytes, config.response_timeout_s / 2, pads, config.answer_bytes
+        )
         version = (MODEL_VERSION_HEADER, config.version)
         self._headers = {"": (version,), **{state: (version, (CACHE_HEADER, state)) for state in CACHE_STATES}}
-        self._scalars: frozenset[str] = frozenset()
+        self._fields = open_inference.Fields()
+        self._class_names = ClassNames()
+        self._check_s, self._answered_at = 0.0, -math.inf  # the last computed check's time; the model's last answer
 
     def open(self, cache: ResponseCache | None) -> None:
         """From now on requests come from clients; the handler's model is loaded, and its metrics are open."""
-        self._scalars = open_inference.scalar_fields(self.handler.Request)
+        self._fields = open_inference.fields_of(self.handler.Request)
         self.pipeline.open(cache, self.handler.telemetry)
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
+        for request in requests:
+            if CHECK_HEADER in request.headers:
+                return self._answer_with_checks(requests)
+        return self._answer(requests)
+
+    def _answer_with_checks(self, requests: Sequence[Request]) -> list[Outcome]:
+        """As `answer`, where some requests come from no client; they come last, and no metric counts them."""
+        clients = [request for request in requests if CHECK_HEADER not in request.headers]
+        outcomes = iter(self._answer(clients) if clients else ())
+        begin = time.monotonic()
+        is_fresh = begin - self._answered_at < CHECK_REST * self._check_s
+        asked = [
+            request
+            for request in requests
+            if CHECK_HEADER in request.headers and not (is_fresh and request.headers[CHECK_HEADER] == CHECK_HEALTH)
+        ]
+        with self.pipeline.uncounted():
+            computed = self._answer(asked) if asked else []
+        if asked:
+            self._check_s = time.monotonic() - begin
+        waiting = {id(request): outcome for request, outcome in zip(asked, computed, strict=True)}
+        known = Outcome(200, b'{"healthy":true}', headers=self._headers[""])
+        return [
+            waiting.get(id(request), known) if CHECK_HEADER in request.headers else next(outcomes)
+            for request in requests
+        ]
+
+    def _answer(self, requests: Sequence[Request]) -> list[Outcome]:
         received: list[Request | open_inference.InferRows | Outcome] = [
             request
-            if request.error is None and not request.wants_description and PROTOCOL_HEADER not in request.headers
+            if request.error is None
+            and not request.wants_description
+            and PROTOCOL_HEADER not in request.headers
+            and ENCODING_HEADER not in request.headers
             else self._receive(request)
             for request in requests
         ]
@@ -82,6 +127,8 @@ class Worker:
             elif isinstance(entry, open_inference.InferRows):
                 items += entry.rows
         computed = self._compute(items)
+        if any(outcome.status == 200 and outcome.cache != "hit" for outcome in computed):
+            self._answered_at = time.monotonic()
         rest = iter(computed)
         outcomes = [
             next(rest)
@@ -94,11 +141,17 @@ class Worker:
         for outcome in outcomes:
             headers = self._headers[outcome.cache]
             name = outcome.class_name
-            outcome.headers = (*headers, (CLASS_HEADER, name)) if name else headers
+            outcome.headers = (*headers, (CLASS_HEADER, self._class_names.told(name))) if name else headers
         self.pipeline.count([*computed, *(entry for entry in received if isinstance(entry, Outcome))])
         if self.pipeline.is_broken:
             self._end_process()
         return outcomes
+
+    def refuse(self, request: Request, error: RequestError) -> Outcome:
+        """The outcome of a request whose answer the adapter cannot send."""
+        outcome = self._problem(request, error)
+        outcome.headers = self._headers[""]
+        return outcome
 
     def describe(self) -> dict[str, Any]:
         """The model, and the requests that it reads."""
@@ -127,9 +180,11 @@ class Worker:
         try:
             if error is None and request.wants_description:
                 return Outcome(200, to_json(self.describe()))
+            config = self.config
+            if error is None and (encoding := request.headers.get(ENCODING_HEADER)) is not None:
+                request.body = decode_body(request.body, encoding, config.request_bytes)
             if error is None and is_infer:
-                config = self.config
-                return open_inference.read_infer(request, self._scalars, config.batch_size, config.request_bytes)
+                return open_inference.read_infer(request, self._fields, config.batch_size, config.request_bytes)
         except RequestError as raised:
             error = raised
         except Exception:
@@ -137,19 +192,28 @@ class Worker:
                 "%s %s: reading request %s failed", self.config.model, self.config.version, request.request_id
             )
             error = ModelFailed("The handler failed while it read the request.")
-        if error is None:
-            return request
+        return request if error is None else self._problem(request, error)
+
+    def _problem(self, request: Request, error: RequestError) -> Outcome:
+        is_infer = request.headers.get(PROTOCOL_HEADER) == OPEN_INFERENCE
         refusal = open_inference.refusal if is_infer else problem
         return refusal(error, request.request_id, self.config.model, self.config.version)
 
     def _fold(self, infer: open_inference.InferRows, outcomes: list[Outcome]) -> Outcome:
         model, version = self.config.model, self.config.version
+        error: RequestError
         try:
-            return open_inference.fold(infer, outcomes, model, version)
+            outcome = open_inference.fold(infer, outcomes, model, version)
+            if len(outcome.body) <= self.config.answer_bytes:
+                return outcome
+            error = PayloadTooLarge(
+                f"The answers of {len(outcomes)} rows have {len(outcome.body)} bytes, and at most"
+                f" {self.config.answer_bytes} can be sent: send fewer rows, or ask for fewer outputs."
+            )
         except Exception:
             logger.exception("%s %s: the answers are no tensors", model, version)
             error = ModelFailed("The model's answers cannot be written as tensors.")
-            return open_inference.refusal(error, infer.request_id, model, version)
+        return open_inference.refusal(error, infer.request_id, model, version)
 
     def _end_process(self) -> None:
         """End this process once the answers are sent: a failed device works again only in a new one."""

@@ -14,7 +14,15 @@ Read = tuple[str, list[tuple[str, str]], list[tuple[str, str, bytes]]]
 
 #: Header names and values that mean something to a handler or to TorchServe.
 NAMES = (
-    *("Content-Type", "content-type", "X-Request-Id", "x-request-id", "x-request-deadline-ms", "cache-control"),
+    *(
+        "Content-Type",
+        "content-type",
+        "X-Request-Id",
+        "x-request-id",
+        "x-request-timeout-ms",
+        "x-tsctl-sent-ms",
+        "cache-control",
+    ),
     *("explain", "describe", "body", "data", "", "traceparent", "Authorization", "\u0130", "ts_stream_next"),
 )
 VALUES = (

@@ -7,6 +7,7 @@ import datetime
 import enum
 import math
 import string
+import time
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from handlers.cache.local import (
     ResponseCache,
     SharedAnswer,
     directive,
+    steady_clock,
 )
 from handlers.contract import Tolerance
 from handlers.schema import Schema
@@ -218,8 +220,8 @@ class Tier:
         self.asked += keys
         return {key: self.held[key] for key in keys if key in self.held}
 
-    def put(self, entries: dict[bytes, CachedAnswer]) -> None:
-        self.held.update({key: SharedAnswer(answer, 1000.0) for key, answer in entries.items()})
+    def put(self, entries: dict[bytes, CachedAnswer], created: float) -> None:
+        self.held.update({key: SharedAnswer(answer, created) for key, answer in entries.items()})
 
 
 def cache(clock: Clock, shared: Tier | None = None, check: float = 0.0, chance: float = 0.5) -> ResponseCache:
@@ -260,6 +262,31 @@ def test_the_shared_tier_is_asked_once_for_what_is_unknown_here_and_its_answers_
     assert other.look_up([b"a"], [USE]).tiers == {0: "worker"}
     clock.now += 10
     assert other.look_up([b"a"], [USE]).compute == [0]  # 60 s after it was made, whoever holds it
+
+
+@pytest.mark.parametrize(
+    ("created", "is_known"),
+    [(941, True), (940, False), (1000, True), (1060, True), (1061, False), (4600, False), (math.nan, False),
+     (math.inf, False), (-math.inf, False), (1e300, False)],
+)  # fmt: skip
+def test_an_answer_of_a_clock_that_was_set_is_a_miss(created: float, is_known: bool) -> None:
+    tier = Tier()
+    tier.held[b"a"] = SharedAnswer(ONE, created)
+    assert bool(cache(Clock(), tier).look_up([b"a"], [USE]).known) is is_known
+
+
+def test_setting_the_hosts_clock_changes_no_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    clock = steady_clock()
+    assert abs(clock() - now) < 5
+    for moved in (-3600.0, 3600.0):
+        monkeypatch.setattr(time, "time", lambda moved=moved: now + moved)
+        assert 0 <= clock() - now < 60
+
+
+def test_a_cached_answer_that_no_reader_takes_is_wrong_and_no_failure() -> None:
+    assert not cache(Clock()).is_right(b"1" * 5000, b"2")
+    assert not cache(Clock()).is_right(b"not JSON", b"2")
 
 
 def test_a_share_of_the_hits_is_computed_all_the_same() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ConfigDict, Field
 
 from handlers.base import ServingHandler
 from handlers.contract import OPEN_INFERENCE, PROTOCOL_HEADER
@@ -18,7 +20,7 @@ from handlers.embedding import EmbeddingHandler
 from handlers.errors import DoesNotFit, RequestError
 from handlers.image import ImageHandler
 from handlers.messages import Outcome, Request
-from handlers.protocols.open_inference import fold, read_infer, scalar_fields
+from handlers.protocols.open_inference import Fields, fields_of, fold, read_infer
 from handlers.schema import Schema
 from handlers.tabular import TabularHandler
 from tests.support.workers import (
@@ -190,7 +192,106 @@ def test_sizes_that_are_no_sizes_are_refused_before_they_are_multiplied() -> Non
     """Python refuses to write out a product of more than 4,300 digits, which would be the answer of a whole batch."""
     body = infer(tensor("x", [1, 10**4000, 10**4000], [1])).body
     with pytest.raises(DoesNotFit, match=r"^inputs\.0\.shape\.1: .{,60}\(1 more\)\.$"):
-        read_infer(Request(body, JSON), frozenset(), 10, 1 << 20)
+        read_infer(Request(body, JSON), Fields(), 10, 1 << 20)
+
+
+def coded(data: list[Any], content_type: str, datatype: str = "BYTES", name: str = "name") -> dict[str, Any]:
+    return {**tensor(name, [len(data)], data, datatype), "parameters": {"content_type": content_type}}
+
+
+PAIR = tensor("pair", [1, 2], [1, 2])
+
+
+def test_bytes_marked_as_base64_are_decoded(weighed: Worker) -> None:
+    pair = tensor("pair", [2, 2], [1, 2, 3, 4])
+    names = [base64.b64encode(name.encode()).decode() for name in ("a", "grün")]
+    marked, plain, numbers = weighed.ask(
+        infer(pair, coded(names, "base64")),
+        infer(pair, coded(names, "str")),
+        infer(pair, coded([1, 2], "np", "FP32", "weight")),
+    )
+    assert outputs(marked)["name"]["data"] == ["a", "grün"]
+    assert outputs(plain)["name"]["data"] == names
+    assert outputs(numbers)["sum"]["data"] == [3.0, 14.0]
+
+
+@pytest.mark.parametrize("read_as", ["utf8", "base64"])
+def test_a_field_of_bytes_gets_the_decoded_ones_and_a_text_only_text(
+    tmp_path: Path, read_as: Literal["utf8", "base64"]
+) -> None:
+    class Sized(ServingHandler):
+        """The bytes' lengths."""
+
+        class Request(Schema):
+            """Bytes."""
+
+            model_config = ConfigDict(val_json_bytes=read_as)
+            raw: bytes
+            note: str = ""
+
+        def load(self) -> None:
+            pass
+
+        def preprocess(self, items: list[Any]) -> list[int]:
+            if not all(item.raw for item in items):
+                raise ValueError("no bytes")
+            return [len(item.raw) for item in items]
+
+        def inference(self, inputs: list[int]) -> list[int]:
+            return inputs
+
+        def postprocess(self, outputs: list[int]) -> list[Any]:
+            return [{"length": length} for length in outputs]
+
+    samples = {"one.json": json.dumps({"raw": "AAAA"}).encode()}
+    length = 4 if read_as == "utf8" else 3
+    folder = write_archive_folder(tmp_path / "toy", samples, {"one.json": {"length": length}}, serving=CACHE)
+    (folder / "MAR-INF" / "DIGESTS.json").write_bytes(b"{}")
+    worker = Worker(Sized(), folder)
+
+    def encoded(*values: bytes, name: str = "raw") -> dict[str, Any]:
+        return coded([base64.b64encode(value).decode() for value in values], "base64", name=name)
+
+    read, empty, no_text, unfit = worker.ask(
+        infer(encoded(b"abc", b"\xff\xfe")),
+        infer(encoded(b"")),
+        infer(encoded(b"abc"), encoded(b"\xff", name="note")),
+        infer(encoded(b"\xff"), tensor("note", [1], [1])),
+    )
+    assert outputs(read)["length"]["data"] == [3, 2]
+    assert empty.status == 500  # and its digest, for the quarantine, is made of bytes
+    assert (no_text.status, no_text.json()["error"]) == (422, "inputs.1.data.0: is not UTF-8 text.")
+    assert unfit.status == 422
+
+
+@pytest.mark.parametrize(
+    ("item", "field"),
+    [
+        (infer(coded(["not base64!"], "base64")), "inputs.0.data.0"),
+        (infer(coded(["YQ"], "base64")), "inputs.0.data.0"),
+        (infer(coded(["ü"], "base64")), "inputs.0.data.0"),
+        (infer(coded(["YQ==", "/w=="], "base64")), "inputs.0.data.1"),
+        (infer(coded([1], "base64", "FP32")), "inputs.0.parameters.content_type"),
+        (infer(coded([1], "str", "FP32")), "inputs.0.parameters.content_type"),
+        (infer(coded(["a"], "np")), "inputs.0.parameters.content_type"),
+        (infer(coded(["a"], "pd")), "inputs.0.parameters.content_type"),
+        (infer({**PAIR, "parameters": {"binary_data_size": 8}}), "inputs.0.parameters.binary_data_size"),
+        (infer(PAIR, parameters={"sequence_id": 1}), "parameters.sequence_id"),
+        (infer(PAIR, parameters={"binary_data_output": True}), "parameters.binary_data_output"),
+        (infer(PAIR, outputs=[{"name": "sum", "parameters": {"top_k": 1}}]), "outputs.0.parameters.top_k"),
+        (infer(PAIR, outputs=[{"name": "sum", "parameters": {"binary_data": 1}}]), "outputs.0.parameters.binary_data"),
+    ],
+)  # fmt: skip
+def test_a_parameter_that_means_nothing_here_is_a_mistake(weighed: Worker, item: Item, field: str) -> None:
+    [reply] = weighed.ask(item)
+    assert (reply.status, reply.json()["errors"][0]["field"]) == (422, field)
+
+
+def test_parameters_that_ask_for_what_is_so_are_taken(weighed: Worker) -> None:
+    pair = {**PAIR, "parameters": {}}
+    sums = [{"name": "sum", "parameters": {"binary_data": False}}]
+    [reply] = weighed.ask(infer(pair, outputs=sums, parameters={"binary_data_output": False}))
+    assert outputs(reply)["sum"]["data"] == [3.0]
 
 
 def test_of_many_wrong_values_the_first_is_told(weighed: Worker) -> None:
@@ -273,7 +374,7 @@ def test_rows_and_back_are_the_same_tensor(shape: list[int], datatype: str, nest
     flat = draw.draw(st.lists(values, min_size=count, max_size=count))
     sent = np.array(flat, dtype=object).reshape(shape).tolist() if nested else flat
     body = json.dumps({"inputs": [tensor("x", shape, sent, datatype)]}).encode()
-    read = read_infer(Request(body, JSON), frozenset(), 1000, 1 << 20)
+    read = read_infer(Request(body, JSON), Fields(), 1000, 1 << 20)
     answers = [Outcome(200, b"", value=row.row) for row in read.rows]
     [answer] = json.loads(fold(read, answers, "m", "1").body)["outputs"]
     assert answer == tensor("x", shape, flat, "INT64" if datatype == "INT16" else datatype)
@@ -289,19 +390,25 @@ def test_rows_and_back_are_the_same_tensor(shape: list[int], datatype: str, nest
 @settings(max_examples=300)
 def test_any_body_is_read_or_refused(body: bytes) -> None:
     try:
-        assert read_infer(Request(body, JSON), frozenset(), 10, 1000).rows
+        assert read_infer(Request(body, JSON), Fields(), 10, 1000).rows
     except RequestError as error:
         assert 400 <= error.status < 500
 
 
-def test_fields_of_one_value() -> None:
-    assert scalar_fields(WeighedHandler.Request) == {"weight", "name"}
+def test_fields_of_one_value_and_of_bytes() -> None:
+    class Raw(Schema):
+        """Bytes, bare and in lists."""
+
+        one: bytes
+        many: list[bytes] | None = Field(default=None, alias="all")
+        text: str
+
+    assert fields_of(WeighedHandler.Request) == Fields(frozenset({"weight", "name"}), frozenset())
+    assert fields_of(Raw) == Fields(frozenset({"one", "text"}), frozenset({"one", "all"}))
 
 
 def test_answers_that_are_no_objects_are_one_output() -> None:
-    read = read_infer(
-        Request(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}]}'), frozenset(), 2, 99
-    )
+    read = read_infer(Request(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}]}'), Fields(), 2, 99)
     answers = [Outcome(200, b"[1,2]"), Outcome(200, b"[3,4]")]
     assert json.loads(fold(read, answers, "m", "1").body)["outputs"] == [
         tensor("output", [2, 2], [1, 2, 3, 4], "INT64")
@@ -309,9 +416,7 @@ def test_answers_that_are_no_objects_are_one_output() -> None:
 
 
 def test_outputs_that_only_some_rows_have_come_as_json() -> None:
-    read = read_infer(
-        Request(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}]}'), frozenset(), 2, 99
-    )
+    read = read_infer(Request(b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[1,2]}]}'), Fields(), 2, 99)
     answers = [Outcome(200, b'{"a": 1}'), Outcome(200, b'{"b": null}')]
     found = {one["name"]: one["data"] for one in json.loads(fold(read, answers, "m", "1").body)["outputs"]}
     assert found == {"a": ["1", "null"], "b": ["null", "null"]}

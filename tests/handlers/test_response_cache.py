@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable
@@ -54,8 +55,10 @@ class Doubler(ServingHandler):
         return [refused if double == 14 else {"double": double} for double in outputs.tolist()]
 
 
-def start(folder: Path, handler: ServingHandler | None = None, digests: bytes = b"{}", **cache: Any) -> Worker:
-    write_archive_folder(folder, SAMPLES, GOLDEN, serving={"cache": {**CACHE, **cache}})
+def start(
+    folder: Path, handler: ServingHandler | None = None, digests: bytes = b"{}", batch_size: int = 8, **cache: Any
+) -> Worker:
+    write_archive_folder(folder, SAMPLES, GOLDEN, serving={"cache": {**CACHE, **cache}}, batch_size=batch_size)
     (folder / "MAR-INF" / "DIGESTS.json").write_bytes(digests)
     Doubler.drift = 0.0
     worker = Worker(handler or Doubler(), folder)
@@ -258,13 +261,32 @@ def test_a_redis_that_does_not_answer_costs_the_budget_once_and_then_nothing(tmp
         held = []
         threading.Thread(target=lambda: held.append(silent.accept()), daemon=True).start()
         outcomes: list[str] = []
-        cache = shared_cache.connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", 60, outcomes.append)
+        cache = shared_cache.connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", b"", 60, outcomes.append)
         assert cache.get([b"k" * 32]) == {}
         for _ in range(100):  # a hundred waits would be a second of budget, and the socket's own timeout one each
             assert cache.get([b"k" * 32]) == {}
         assert outcomes == ["slow"]
         for connection, _ in held:
             connection.close()
+
+
+class UnknownCommands(socketserver.StreamRequestHandler):
+    """Answers every command as Redis answers one that it does not know, with its arguments."""
+
+    def handle(self) -> None:
+        while self.rfile.readline():
+            self.wfile.write(b"-ERR unknown command 'AUTH', with args beginning with: 'me' 'hunter2' \r\n")
+
+
+def test_no_part_of_a_password_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), UnknownCommands) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"redis://me:hunter2@127.0.0.1:{server.server_address[1]}/0"
+        shared_cache.connect(address, b"", 60, lambda outcome: None).check()
+        server.shutdown()
+    assert "unknown command 'AUTH'" in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_the_node_may_name_another_redis_than_the_archive(

@@ -16,8 +16,7 @@ from handlers.worker import startup, worker
 from handlers.worker.config import handler_class, read_config
 from tests.support.workers import JSON, Item, Reply, unpacked
 from tests.support.workers import Worker as TorchServe
-from tsctl.archive.build import CONFIG
-from tsctl.archive.container import MANIFEST
+from tsctl.archive.container import CONFIG, MANIFEST
 
 
 class Application:
@@ -89,8 +88,8 @@ def bad_items(good: bytes, limit_bytes: int) -> dict[str, Item]:
         "another media type": Item(b"{}", "application/x-nothing"),
         "a broken picture": Item(b"\x89PNG\r\n\x1a\nbroken", "image/png"),
         "oversized": Item(b" " * (limit_bytes + 1)),
-        "a deadline that has passed": Item(good, headers={"x-request-deadline-ms": "1"}),
-        "a deadline that is none": Item(good, headers={"x-request-deadline-ms": "soon"}),
+        "no time left": Item(good, headers={"x-request-timeout-ms": "0"}),
+        "a time left that is none": Item(good, headers={"x-request-timeout-ms": "soon"}),
         "its own request id": Item(b"{", headers={"x-request-id": "mine"}),
         "an infer request without inputs": Item(b'{"inputs": []}', headers=infer),
         "an infer request that is not JSON": Item(b"{", headers=infer),

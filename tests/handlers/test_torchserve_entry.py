@@ -15,7 +15,8 @@ from ts.utils.util import list_classes_from_module
 from handlers.adapters.torchserve import entry
 from handlers.errors import LoadError
 from tests.support.workers import Item, Worker, write_archive_folder
-from tsctl.archive.build import CONFIG, ENTRY
+from tsctl.archive.build import ENTRY
+from tsctl.archive.container import CONFIG
 
 SAMPLES = {"two.json": b'{"number": 2}'}
 GOLDEN = {"two.json": {"double": 4.0}}

@@ -162,7 +162,7 @@ def test_a_refused_plan_changes_nothing(front: Front) -> None:
     site.run("archive", "build", "tiny:9.0")
     deploy(site, {**BOTH, "3.0": {"workers": 1}, "9.0": {"workers": 1}})
     reused = site.run("apply", status=7).err
-    assert "nothing was changed, because the plan is refused" in reused
+    assert "nothing of tiny is changed, because that is refused" in reused
     assert "node b has tiny 2.0 from other bytes" in reused
     assert "tiny 9.0 was served from other bytes before" in reused  # and no node has it now
     write_tiny(site, "tiny", VERSIONS)

@@ -16,24 +16,19 @@ import pytest
 import requests
 
 from tests.support.sites import Site, is_alive, processes_of, until, write_tiny
-
-STOCK_HANDLER = '''
-class Stock:
-    """A handler as TorchServe's documentation writes them: decoded JSON in, one bad item fails the batch."""
-
-    def initialize(self, context):
-        self.factor = 3
-
-    def handle(self, data, context):
-        return [{"y": item["body"]["x"] * self.factor} for item in data]
-'''
+from tests.support.stock import STOCK_HANDLER
 
 
 @pytest.fixture
 def by_hand(site: Site, tmp_path: Path) -> Iterator[str]:
     """The inference address of a node that `torchserve --start` started in the project, with its archives."""
-    write_tiny(site, "tiny", {"1.0": {}})
-    site.run("archive", "build")
+    for factor in (5.0, 2.0):  # two builds of one version
+        write_tiny(site, "tiny", {"1.0": {"factor": factor}})
+        site.run("archive", "build")
+    store = site.root / "archives" / "store"
+    [built] = store.glob("tiny-*.mar")
+    (store / "cut-1.0-0123456789ab.mar").write_bytes(built.read_bytes()[:2000])
+    (store / "empty.mar").touch()
     node = site.deployment["nodes"]["local"]
     own = {f"{name}_address": node[name] for name in ("inference", "management", "metrics")}
     own["grpc_inference_port"], own["grpc_management_port"] = map(str, node["grpc_ports"])
@@ -58,7 +53,7 @@ def by_hand(site: Site, tmp_path: Path) -> Iterator[str]:
         until(lambda: processes_of(tmp) == [], 20, "the end of its workers")
 
 
-def test_torchserve_by_hand_serves_the_archives(site: Site, by_hand: str) -> None:
+def test_torchserve_by_hand_serves_the_current_archives_beside_broken_ones(site: Site, by_hand: str) -> None:
     key_file = site.root / "key_file.json"
     until(key_file.is_file, 30, "the key file")
 

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator
@@ -24,11 +25,12 @@ import pytest
 import requests
 import yaml
 
+from benchmarks.harness.flood import streams_without_window
 from benchmarks.harness.ports import free_ports
 from tests.support.attacks import Attack, Writer, body_of, number
-from tests.support.attacks_h2 import DATA, Writer2, frames
+from tests.support.attacks_h2 import DATA, RESET, Writer2, frames
 from tests.support.gateways import PROBLEM, Front, front_of, with_gateway
-from tests.support.raw_http import End, Exchange, Message, Place, bytes_of, exchange, read_messages, reset_after
+from tests.support.raw_http import END_S, End, Exchange, Message, Place, bytes_of, exchange, read_messages, reset_after
 from tests.support.recorders import Listener, Tap
 from tests.support.sites import Site, is_alive, make_site, processes_of, until, write_tiny
 from tsctl.gateway.envoy.admin import Admin
@@ -445,6 +447,16 @@ def test_a_request_that_does_not_arrive_whole_is_answered_408(siege: Siege, tmp_
             assert exchanged.was_closed
 
 
+def test_an_answer_that_its_client_does_not_take_is_given_up(siege: Siege, tmp_path: Path) -> None:
+    streams = 100
+    with impatient_envoy(siege, tmp_path) as place, socket.create_connection(place, timeout=END_S) as client:
+        client.sendall(streams_without_window("/nowhere", streams))
+        came = b""
+        while len(reset := [stream for kind, stream, _ in frames(came) if kind == RESET]) < streams:
+            came += client.recv(1 << 16)
+    assert sorted(reset) == [2 * number + 1 for number in range(streams)]
+
+
 @contextmanager
 def impatient_envoy(siege: Siege, folder: Path) -> Iterator[Place]:
     """Another Envoy with the gateway's own files, but half a second instead of its minute; where it takes clients."""
@@ -455,6 +467,7 @@ def impatient_envoy(siege: Siege, folder: Path) -> Iterator[Place]:
         (str(files.admin), str(folder / "admin.sock")), (str(files.access_log), str(folder / "access.log")),
         ('"request_timeout": "60s"', '"request_timeout": "0.5s"'),
         ('"request_headers_timeout": "10s"', '"request_headers_timeout": "0.5s"'),
+        ('"stream_flush_timeout": "15s"', '"stream_flush_timeout": "0.5s"'),
         (f'"port_value": {siege.place[1]}', f'"port_value": {client}'),
         (f'"port_value": {place_of(siege.front.metrics)[1]}', f'"port_value": {metrics}'),
     ):  # fmt: skip

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from tests.support.gateways import certificate
-from tests.unit.test_gateway_render import CLIENTS, ROUTES, SPEC, TRAFFIC, UPSTREAMS
+from tests.unit.test_gateway_render import CLIENTS, ROUTES, SHADOWS, SPEC, TRAFFIC, UPSTREAMS
 from tsctl.config.deployment import DeploymentSpec, NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.process import validate
-from tsctl.gateway.envoy.render import clusters, listeners, routes, upstreams
+from tsctl.gateway.envoy.render import clusters, listeners, routes
+from tsctl.gateway.envoy.render.overload import Bounds
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.state import Gateway
 from tsctl.host.files import make_folder, write_document
@@ -26,22 +27,18 @@ def gateway(tmp_path: Path) -> Gateway:
     """The files of the golden deployment, with a certificate that exists."""
     project = Project(tmp_path)
     files = GatewayFiles(project.state / "gateway")
-    for folder in (files.folder, files.endpoints, files.access_log.parent):
+    for folder in files.folders:
         make_folder(folder)
     certificate(tmp_path / "tls", "test")
     made = listeners.certificate(tmp_path / "tls" / "server.pem", tmp_path / "tls" / "server.key")
     for path, content in (
-        (files.bootstrap, listeners.bootstrap(SPEC, files)),
+        (files.bootstrap, listeners.bootstrap(SPEC, files, Bounds(20_000, 1 << 30))),
         (files.certificate, made),
-        (files.clusters, clusters.clusters(UPSTREAMS, ROUTES, files)),
+        (files.clusters, clusters.clusters(UPSTREAMS, ROUTES, SHADOWS)),
         (files.routes, routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)),
         (files.ready, routes.ready(TRAFFIC)),
     ):
         write_document(path, content)
-    for upstream in UPSTREAMS:
-        for is_shadow in (False, True):
-            name = upstreams.cluster_name(upstream.model, upstream.version, is_shadow)
-            write_document(files.endpoints_of(name), upstreams.endpoints(upstream, is_shadow))
     return Gateway(project, DeploymentSpec(nodes={"a": NodeSpec()}), SPEC, files)
 
 

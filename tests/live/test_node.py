@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.support.raw_http import reset_after
 from tests.support.sites import HALF, TINY, Site, is_alive, processes_of, until, write_tiny
 
 
@@ -104,11 +105,29 @@ def test_a_port_in_use_is_one_clear_line(site: Site) -> None:
     assert "deployment.yaml" in failed.err
 
 
-def test_a_node_that_crashes_on_start_shows_its_last_lines(site: Site) -> None:
-    site.configure(vmargs="-Xmx1k")
+@pytest.mark.parametrize(
+    ("properties", "reason"),
+    [
+        ({"vmargs": "-Xmx1k"}, "Too small maximum heap"),
+        ({"number_of_netty_threads": "x"}, "Invalid configuration: For input string"),
+    ],
+)
+def test_a_node_that_crashes_on_start_shows_its_last_lines(site: Site, properties: dict[str, str], reason: str) -> None:
+    site.configure(**properties)
     failed = site.run("node", "start", status=4)
     assert "ended with status 1" in failed.err
-    assert "Too small maximum heap" in failed.err
+    assert reason in failed.err
+
+
+def test_what_clients_do_fills_no_log_that_never_rotates(shared: Site) -> None:
+    host, _, port = shared.inference.removeprefix("http://").partition(":")
+    log, console = shared.folder / "logs" / "ts_log.log", shared.folder / "logs" / "console.log"
+    before = log.stat().st_size, console.stat().st_size
+    head = b"POST /predictions/tiny HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n"
+    for _ in range(100):
+        reset_after((host, int(port)), head + b"x" * 50_000)
+    until(lambda: log.stat().st_size > before[0], 10, "a line of a reset in the log that rotates")
+    assert console.stat().st_size == before[1]
 
 
 def test_a_java_home_without_java_is_passed_over(site: Site, tmp_path: Path) -> None:

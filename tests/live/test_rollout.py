@@ -39,7 +39,7 @@ from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.begin import is_running, started
 from tsctl.rollout.run.journal import journals
 
-PROMOTED, ROLLED_BACK, UNDECIDED = 0, 10, 11
+PROMOTED, ROLLED_BACK, UNDECIDED, REJECTED = 0, 10, 11, 13
 #: What is right of a canary that was never asked by a client.
 STABLE_ALONE = {"1.0": TOTAL}
 VERSIONS: dict[str, dict[str, Any]] = {
@@ -74,7 +74,8 @@ def is_watching(front: Front, model: str = "tiny") -> bool:
 def test_what_cannot_begin_is_refused(front: Front) -> None:
     site = front.site
     assert "9.9" in site.run("rollout", "start", "tiny", "9.9", status=3).err
-    assert "nothing to release" in site.run("rollout", "start", "tiny", "1.0", status=7).err
+    for command in ("start", "plan"):
+        assert "nothing to release" in site.run("rollout", command, "tiny", "1.0", status=7).err
     archive = find_archive(Project(site.root), "tiny", "2.0").path
     aside = archive.rename(archive.with_suffix(".aside"))
     assert "2.0" in site.run("rollout", "start", "tiny", "2.0", status=3).err
@@ -93,8 +94,8 @@ def test_what_cannot_begin_is_refused(front: Front) -> None:
 
 @pytest.mark.parametrize(("version", "why"), [("4.0", "expected 99.0, got 1.0"), ("5.0", "loads: ")])
 def test_a_canary_that_does_not_serve_never_gets_a_request(front: Front, version: str, why: str) -> None:
-    ended = front.site.run("rollout", "start", "tiny", version, status=ROLLED_BACK)
-    assert f"tiny {version} rolled back: " in ended.out
+    ended = front.site.run("rollout", "start", "tiny", version, status=REJECTED)
+    assert f"tiny {version} failed before its first request: " in ended.out
     state = state_of(front)
     assert (state.outcome, state.signal, state.weight) == (Outcome.ROLLED_BACK, "verify", 0)
     assert why in state.why

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from handlers.contract import DEADLINE_HEADER
 from tests.support.gateways import Front
 from tests.support.prometheus import Prometheus
 from tests.support.releases import (
@@ -28,6 +27,7 @@ from tests.support.sites import until
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_weights
 from tsctl.gateway.counters import BUCKETS_MS, shortest_over
+from tsctl.gateway.headers import DEADLINE_HEADER
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.evidence.answers import Answer
 from tsctl.rollout.evidence.counts import EvidenceQuery, client_shares, counter_values

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -48,6 +51,40 @@ def test_a_worker_killed_under_load_comes_back_and_no_request_stays_unanswered(s
     failed = [status for status in statuses if status != 200]
     # what the killed worker had in hand: at most one batch of four
     assert len(failed) <= 4, f"{len(failed)} of {len(statuses)} requests failed: {sorted(set(failed))}"
+
+
+def test_an_answer_that_the_node_would_not_read_costs_no_worker_and_no_neighbour(site: Site) -> None:
+    limit = 1 << 20
+    site.configure(max_response_size=str(limit))
+    write_tiny(site, "tiny", {"1.0": {"long_from": 100}}, batch={"size": 4, "max_delay_ms": 1000})
+    site.deploy(TINY)
+    site.run("up")
+    [worker] = site.workers("tiny", "1.0")
+
+    def ask(*doubles: int) -> list[tuple[int, int]]:
+        """Status and length of the answers to requests of one batch; an answer has two bytes more than its number."""
+        bodies = [json.dumps({"x": double / 2}).encode() for double in doubles]
+        with ThreadPoolExecutor(len(bodies)) as pool:
+            answers = list(pool.map(lambda body: site.ask("tiny", body), bodies))
+        return [(answer.status_code, len(answer.content) if answer.ok else 0) for answer in answers]
+
+    assert ask(limit - 2, 4, limit, 6) == [(200, limit), (200, 9), (500, 0), (200, 9)]
+    assert ask(*[limit * 3 // 5] * 3) == [(200, limit * 3 // 5 + 2)] * 3
+    assert sorted(ask(*[limit - 2] * 4)) == [(200, limit)] * 2 + [(500, 0)] * 2
+    assert site.workers("tiny", "1.0") == [worker]
+
+
+def test_a_file_without_a_type_and_a_compressed_body_are_read(shared: Site) -> None:
+    write_tiny(shared, "tiny", {"1.0": {}})
+    shared.deploy(TINY)
+    shared.run("up")
+    path = f"{shared.inference}/predictions/tiny"
+    for files in ({"file": HALF}, {"file": ("half.json", HALF)}, {"file": ("half", HALF, "application/octet-stream")}):
+        answer = requests.post(path, files=files, headers=shared.headers(), timeout=10)
+        assert (answer.status_code, answer.json()) == (200, {"y": 1.0})
+    assert shared.ask("tiny", gzip.compress(HALF), **{"Content-Encoding": "gzip"}).json() == {"y": 1.0}
+    refused = shared.ask("tiny", HALF, **{"Content-Encoding": "br"})
+    assert (refused.status_code, "Content-Encoding br" in refused.json()["detail"]) == (415, True)
 
 
 def test_a_wrong_golden_answer_refuses_to_load_and_the_reason_is_told(shared: Site) -> None:

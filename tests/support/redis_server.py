@@ -14,13 +14,13 @@ import pytest
 
 
 @contextmanager
-def redis_server(folder: Path, port: int) -> Iterator[None]:
-    """A Redis of this test's own, that keeps nothing on disk."""
+def redis_server(folder: Path, port: int, *options: str) -> Iterator[None]:
+    """A Redis of this test's own, that keeps nothing on disk, with further options of its command line."""
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("redis-server is not installed (apt-get install redis-server)")
     folder.mkdir(exist_ok=True)
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 20

@@ -280,12 +280,15 @@ class Tiny(ServingHandler):
 
     def inference(self, inputs):
         time.sleep(self.settings.get("inference_s", 0))
+        if inputs.max() > self.settings.get("slow_above", float("inf")):
+            time.sleep(self.settings["slow_s"])
         if inputs.max() > self.settings.get("most", float("inf")):
             raise ValueError("this number is too large")
         return inputs * self.factor
 
     def postprocess(self, outputs):
-        return [{"y": value} for value in outputs.tolist()]
+        long = self.settings.get("long_from", float("inf"))
+        return [{"y": value} if value < long else "y" * int(value) for value in outputs.tolist()]
 '''
 
 

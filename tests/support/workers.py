@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from handlers.adapters.torchserve.entry import Entry
-from tsctl.archive.build import CONFIG, assemble
-from tsctl.archive.container import MANIFEST
+from tsctl.archive.build import assemble
+from tsctl.archive.container import CONFIG, MANIFEST
 from tsctl.archive.probe import decode_answers, metrics
 from tsctl.archive.recipe import recipe_output
 from tsctl.config.archive import read_archive_spec

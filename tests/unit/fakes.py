@@ -50,6 +50,9 @@ class FakeSite:
     commands: list[tuple[Command, str]] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=lambda: {"1 on a": 400 << 20})
     trouble: str = ""
+    grace_s: float | None = None
+    sticky: str = ""
+    joined: tuple[str, ...] = ()
     refuses: dict[str, TsctlError | OSError] = field(default_factory=dict)
     unavailable: set[str] = field(default_factory=set)
     now: float = 1000.0
@@ -100,6 +103,8 @@ class FakeEffects:
         self.site.did.append((effect, weight))
         self.strike(f"after {effect}")
         done = EffectDone(effect, effect)
+        if effect is Effect.EXTEND:
+            return replace(done, new=state.joined)
         if effect is Effect.VERIFY_GOLDEN:
             return replace(done, warm_bytes=dict(self.site.memory), requests_per_s=2000.0)
         return done
@@ -131,6 +136,9 @@ class FakeEvidence:
         ]
         return windows, changed
 
+    def mark(self, state: State) -> Cursor:
+        return dict(self.site.counted)
+
     def request_rate(self, state: State) -> float:
         return self.site.rate
 
@@ -150,6 +158,12 @@ class FakeHealth:
     def trouble(self, state: State, is_fresh: bool = False) -> str:
         return self.site.trouble
 
+    def grace_s(self, state: State) -> float | None:
+        return self.site.grace_s
+
+    def joined(self, state: State) -> tuple[str, ...]:
+        return tuple(name for name in self.site.joined if name not in (*state.nodes, *state.joined))
+
 
 @dataclass
 class FakeOperator:
@@ -163,6 +177,9 @@ class FakeOperator:
 
     def acknowledge(self) -> None:
         self.site.commands.clear()
+
+    def sticky(self, state: State) -> str:
+        return self.site.sticky
 
     def policy(self, state: State) -> RolloutPolicy:
         return self.site.policy

@@ -29,14 +29,15 @@ parser.add_argument("--out", type=pathlib.Path)
 arguments = parser.parse_args()
 print("trained", arguments.version, arguments.settings)
 (arguments.out / "model.safetensors").write_bytes(pathlib.Path("seed.bin").read_bytes() * 1000)
-with open("runs.log", "a") as log:
-    log.write("ran\\n")
 """
 HANDLER = "class Toy:\n    pass\n"
+#: Printed by recipes while they ran.
+NOTED: list[str] = []
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
+    NOTED.clear()
     return make(tmp_path / "project")
 
 
@@ -64,7 +65,7 @@ def write_spec(root: Path, **changes: Any) -> None:
 
 def built(project: Project) -> Built:
     folder = project.archives / "toy"
-    return build_version(project, folder, read_archive_spec(folder / "archive.yaml"), "1.0", lambda _: None)
+    return build_version(project, folder, read_archive_spec(folder / "archive.yaml"), "1.0", NOTED.append)
 
 
 def digest(project: Project) -> str:
@@ -181,8 +182,8 @@ def test_the_digests_name_every_other_entry(project: Project) -> None:
     assert set(json.loads(content["MAR-INF/DIGESTS.json"])) == content.keys() - {"MAR-INF/DIGESTS.json"}
 
 
-def runs(project: Project) -> int:
-    return len((project.archives / "toy" / "runs.log").read_text().splitlines())
+def runs() -> int:
+    return sum(line.startswith("trained") for line in NOTED)
 
 
 def test_a_recipe_runs_again_only_when_an_input_of_it_changes(project: Project) -> None:
@@ -190,12 +191,12 @@ def test_a_recipe_runs_again_only_when_an_input_of_it_changes(project: Project) 
     assert first.lines == ("trained 1.0 {}",)
     change("samples/one.json")(project.archives / "toy")
     assert built(project).lines == first.lines, "what it printed is told again"
-    assert runs(project) == 1
+    assert runs() == 1
     write_spec(project.root, settings={"width": 2})
     assert built(project).lines == ('trained 1.0 {"width": 2}',)
     change("seed.bin")(project.archives / "toy")
     digest(project)
-    assert runs(project) == 3
+    assert runs() == 3
 
 
 def test_a_recipe_that_fails_shows_its_last_lines_and_keeps_nothing(project: Project) -> None:
@@ -216,6 +217,157 @@ def write(name: str, content: str) -> Callable[[Path], None]:
         (folder / name).write_text(content)
 
     return put
+
+
+LEFT_BEHIND = (
+    ".DS_Store", "._one.json", "one.json~", "#one.json#", ".one.json.swp", ".ipynb_checkpoints/one-checkpoint.json",
+    "__pycache__/x.pyc", "Thumbs.db", ".git/config", ".vscode/settings.json",
+)  # fmt: skip
+
+
+def test_what_desktops_editors_and_notebooks_leave_behind_stays_out(project: Project) -> None:
+    folder = project.archives / "toy"
+    (folder / "more").mkdir()
+    (folder / "more" / "one.txt").write_text("1")
+    write_spec(project.root, files=["seed.bin", "more"])
+    before = digest(project)
+    for place in ("samples", "more", ".built/1.0"):
+        for name in LEFT_BEHIND:
+            (folder / place / name).parent.mkdir(exist_ok=True)
+            (folder / place / name).write_text("x")
+        (folder / place / ".#one.json").symlink_to("user@host.1:2")  # Emacs locks a file so
+    assert digest(project) == before
+    assert runs() == 1
+
+
+def test_linked_files_and_folders_are_in_the_archive_and_in_its_digest(project: Project, tmp_path: Path) -> None:
+    folder = project.archives / "toy"
+    for place in (tmp_path / "elsewhere" / "deep", folder / "more"):
+        place.mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep" / "a.txt").write_text("1")
+    (folder / "more" / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "whole").symlink_to(tmp_path / "elsewhere")
+    (folder / "more" / "file.txt").symlink_to(tmp_path / "elsewhere" / "deep" / "a.txt")
+    write_spec(project.root, files=["seed.bin", "more", "whole"])
+    content = entries(project)
+    assert {"more/linked/deep/a.txt", "whole/deep/a.txt", "more/file.txt"} < content.keys()
+    before = digest(project)
+    (tmp_path / "elsewhere" / "deep" / "a.txt").write_text("2")
+    assert digest(project) != before
+    assert runs() == 2, "a file behind a link is an input of the recipe as well"
+
+
+def nested(folder: Path) -> Path:
+    (folder / "more").mkdir()
+    (folder / "more" / "a.txt").write_text("1")
+    return folder / "more"
+
+
+def link(name: str, target: str) -> Callable[[Path], None]:
+    return lambda folder: (nested(folder) / name).symlink_to(target)
+
+
+def inside(*names: str | bytes, content: bytes = b"1") -> Callable[[Path], None]:
+    def put(folder: Path) -> None:
+        nested(folder)
+        for name in names:
+            (folder / "more" / os.fsdecode(name)).write_bytes(content)
+
+    return put
+
+
+UNPACKABLE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a link to nowhere": (link("x", "nowhere"), "more/x is a link that leads nowhere"),
+    "a link in a circle": (link("x", "x"), "more/x is a link that leads nowhere"),
+    "a link to the folder around it": (link("x", ".."), "is a link to a folder around it"),
+    "a pipe": (lambda folder: os.mkfifo(nested(folder) / "x"), "is neither a file nor a folder"),
+    "an empty folder": (lambda folder: (folder / "more").mkdir(), "more holds no file"),
+    "only leavings": (lambda folder: (folder / "more" / ".idea").mkdir(parents=True), "more holds no file"),
+    "names that differ in case": (inside("A.txt"), "entry 'more/a.txt' appears twice (as 'more/A.txt')"),
+    "a backslash": (inside("x\\y"), "cannot be packed: entry 'more/x\\\\y' "),
+    "a line in a name": (inside("x\ny"), "has a name that no archive can hold"),
+    "a name in Latin-1": (inside(b"caf\xe9.txt"), "has a name that no archive can hold"),
+    "a pointer of Git LFS": (
+        inside("w.bin", content=b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"),
+        "is a pointer to a file, and not the file itself",
+    ),
+}
+
+
+@pytest.mark.parametrize(("breaking", "expected"), UNPACKABLE.values(), ids=UNPACKABLE)
+def test_what_an_archive_cannot_hold_is_named_and_nothing_is_built(
+    project: Project, breaking: Callable[[Path], Any], expected: str
+) -> None:
+    breaking(project.archives / "toy")
+    write_spec(project.root, files=["seed.bin", "more"])
+    with pytest.raises(ArchiveError) as raised:
+        built(project)
+    assert expected in raised.value.message
+    assert list_archives(project) == []
+
+
+@pytest.mark.parametrize("name", ["a:b", "C:x"])
+def test_a_colon_where_a_drive_could_stand_is_named(project: Project, name: str) -> None:
+    (project.archives / "toy" / name).write_text("1")
+    write_spec(project.root, files=["seed.bin", name])
+    with pytest.raises(ArchiveError, match=f"cannot be packed: entry '{name}' leads out of the archive"):
+        built(project)
+
+
+def test_a_pointer_is_found_before_the_recipe_reads_it(project: Project) -> None:
+    (project.archives / "toy" / "seed.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ArchiveError, match=r"seed\.bin is a pointer") as raised:
+        built(project)
+    assert raised.value.hint == "Run: git lfs pull"
+    assert runs() == 0
+
+
+def test_settings_of_any_length_reach_the_recipe(project: Project) -> None:
+    labels = [f"label {number}" for number in range(50_000)]
+    write_spec(project.root, settings={"labels": labels})
+    (project.archives / "toy" / "recipe.py").write_text(
+        RECIPE.replace("arguments.settings)", "len(arguments.settings))")
+    )
+    assert built(project).lines == (f"trained 1.0 {len(json.dumps({'labels': labels}))}",)
+
+
+def test_settings_that_torchserve_would_ignore_are_refused(project: Project) -> None:
+    write_spec(project.root, settings={"labels": ["x" * 1000] * 3500})
+    with pytest.raises(ArchiveError, match=r"settings: \d+ bytes in model-config\.yaml, of which TorchServe reads at"):
+        built(project)
+
+
+def test_a_recipe_runs_as_a_script_of_its_folder(project: Project) -> None:
+    folder = project.archives / "toy"
+    (folder / "beside.py").write_text("NAME = 'beside'\n")
+    (folder / "recipe.py").write_text(
+        "import beside, pickle, sys\n"
+        "class Own: pass\n"
+        "assert __name__ == '__main__' and __file__ == sys.argv[0] and sys.stdin.read() == ''\n"
+        "assert isinstance(pickle.loads(pickle.dumps(Own())), Own)\n"
+        "print(beside.NAME, len(sys.argv), 'json' in globals())\n" + RECIPE
+    )
+    assert built(project).lines[0] == "beside 7 False"
+
+
+def test_a_recipe_may_print_any_bytes_and_only_its_last_lines_are_kept(project: Project) -> None:
+    (project.archives / "toy" / "recipe.py").write_text(
+        "import sys\n"
+        "sys.stdout.buffer.write(b'caf\\xe9 \\x85 \\xe2\\x80\\xa8\\n' + b'line\\n' * 3000 + b'x' * 9000 + b'\\n')\n"
+        "sys.stdout.flush()\n" + RECIPE
+    )
+    lines = built(project).lines
+    assert len(lines) == 1000
+    assert max(map(len, lines)) <= 4096
+    assert lines[-1] == "trained 1.0 {}"
+    assert built(project).lines == lines, "what it printed is told again"
+
+
+def test_a_byte_order_mark_before_golden_answers_is_left_out(project: Project) -> None:
+    golden = project.archives / "toy" / "golden" / "1.0.json"
+    before = entries(project)["golden.json"]
+    golden.write_bytes(b"\xef\xbb\xbf" + golden.read_bytes())
+    assert entries(project)["golden.json"] == before
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {

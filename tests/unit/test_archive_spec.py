@@ -9,16 +9,28 @@ from typing import Any
 import pytest
 import yaml
 
+from tsctl.archive.build import read_archive_folders, sound_archive_folders
 from tsctl.config.archive import ArchiveSpec, read_archive_spec
+from tsctl.config.project import Project
+from tsctl.config.yaml_files import WrittenFloat
 from tsctl.errors import SpecError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes a number as it was written."""
+
+
+Dumper.add_representer(
+    WrittenFloat, lambda dumper, number: dumper.represent_scalar("tag:yaml.org,2002:float", number.text)
+)
 GOOD: dict[str, Any] = {"model": "toy", "handler": "handlers.image", "versions": {"1.0": None}}
 
 
 def write(folder: Path, content: Any) -> Path:
     path = folder / "archive.yaml"
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    path.write_text(content if isinstance(content, str) else yaml.dump(content, Dumper=Dumper, sort_keys=False))
     return path
 
 
@@ -42,6 +54,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"versions": {1.0: None}},
         'versions.1.0: 1.0: should be a valid string; quote it, as in "1.0"',
     ),
+    "a version that ends with a zero": (
+        {"versions": {WrittenFloat("1.10"): None}},
+        'versions.1.10: 1.10: should be a valid string; quote it, as in "1.10"',
+    ),
+    "a line in a path": ({"weights": "a\nb"}, "must be a plain relative path inside the archive's folder"),
     "a version with a dash": ({"versions": {"1-0": None}}, "versions.1-0: '1-0': String should match pattern"),
     "a version TorchServe reads otherwise": ({"versions": {"all": None}}, "is a word of TorchServe's management API"),
     "warming longer than starting": (
@@ -54,7 +71,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a date in the settings": (
         {"settings": {"released": datetime.date(2024, 1, 1)}},
-        "settings: {'released': datetime.date(2024, 1, 1)}: must hold JSON values only",
+        '2024-01-01 is read in different ways by versions of YAML: quote it, as in "2024-01-01"',
     ),
     "a version named token": ({"versions": {"token1": None}}, "must not begin with 'token'"),
     "a cache without a bound": ({"cache": {"max_mb": 0}}, "cache.max_mb: 0: should be greater than 0"),
@@ -85,12 +102,40 @@ def test_a_mistake_names_file_key_value_and_expectation(tmp_path: Path, change: 
     assert all(line.startswith(f"{path}: ") for line in raised.value.message.splitlines())
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "redis://me:hunter2@host:6379/0",
+        "redis://:hunter2@host/0",
+        "redis://hunter2@host/0",
+        "redis://host:6379/0?password=hunter2",
+        "redis://host:6379/0?db=1&username=hunter2",
+        "redis://me:hunter2@host:notaport/0",
+        "http://me:hunter2@host",
+    ],
+)
+def test_no_part_of_a_password_stands_in_a_message(tmp_path: Path, address: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        read_archive_spec(write(tmp_path, {**GOOD, "cache": {"shared": address}}))
+    assert "hunter2" not in raised.value.message
+    assert "cache.shared" in raised.value.message
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, {"handler": "handlers.image", "batch": {"size": 0}, "versions": {"1.0": None}, "x": 1})
     with pytest.raises(SpecError) as raised:
         read_archive_spec(path)
     keys = [line.removeprefix(f"{path}: ").partition(":")[0] for line in raised.value.message.splitlines()]
     assert sorted(keys) == ["batch.size", "model", "x"]
+
+
+def test_a_thousand_mistakes_are_counted_and_not_all_told(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as raised:
+        read_archive_spec(write(tmp_path, {**GOOD, **{f"{number}{'x' * 99}": 1 for number in range(1000)}}))
+    lines = raised.value.message.splitlines()
+    assert len(lines) == 31
+    assert lines[-1].endswith(": 970 more mistakes")
+    assert max(map(len, lines)) < len(str(tmp_path)) + 400
 
 
 @pytest.mark.parametrize(
@@ -100,9 +145,10 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("- a\n", "expected a mapping of keys to values, got ['a']"),
         ("model: toy\nmodel: toy\n", "line 2, column 1: the key 'model' is a duplicate"),
         ("model: [\n", "line 2, column 1"),
-        ("model: {{ x }}\n", "cannot be read"),
-        ("model: 2024-99-99\n", "cannot be read"),
-        ("model: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
+        ("model: {{ x }}\n", "line 1, column 9: a key must be one word or number"),
+        ("model: 2024-99-99\n", "line 1, column 8: 2024-99-99 is read in different ways"),
+        ("model: !!python/object/apply:os.system [true]\n", "python/object/apply:os.system' is not allowed"),
+        ('"\\e[31m": 1\n', r"'\x1b[31m': unknown key"),
     ],
 )
 def test_what_is_no_mapping_is_told_with_its_place(tmp_path: Path, text: str, expected: str) -> None:
@@ -142,3 +188,17 @@ def test_the_archives_of_the_checkout_are_right(path: Path) -> None:
     assert isinstance(spec, ArchiveSpec)
     assert spec.model == path.parent.name
     assert spec.description
+
+
+def test_a_spec_with_mistakes_hides_no_other(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    for name, content in (("a", "model: [odd]\n"), ("b", GOOD), ("c", "no: yaml: at: all"), ("d", GOOD)):
+        folder = project.archives / name
+        folder.mkdir(parents=True)
+        write(folder, content)
+    folders, mistakes = sound_archive_folders(project)
+    assert list(folders) == ["toy"]
+    for name, mistake in zip("acd", mistakes, strict=True):  # d names a model that b names
+        assert str(project.archives / name) in mistake.message
+    with pytest.raises(SpecError):
+        read_archive_folders(project)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def test_a_client_that_sends_or_reads_slowly_waited_no_longer(
 @pytest.mark.parametrize("field", sorted({name for name, value in LINE.items() if value} - LATER))
 def test_a_line_without_a_field_is_no_entry(field: str) -> None:
     assert parse_entry(json.dumps({key: value for key, value in LINE.items() if key != field}).encode()) is None
+
+
+def test_no_field_that_a_client_or_a_handler_chooses_is_written_whole() -> None:
+    cut = re.compile(r"%(REQ|RESP|DYNAMIC_METADATA)\(.*\):\d+%")
+    written_here = f"%REQ({headers.OWN_PREFIX}"  # only the gateway may write such a header
+    for name, value in FIELDS.items():
+        if value.startswith(("%REQ(", "%RESP(", "%DYNAMIC")) and not value.startswith(written_here):
+            assert cut.fullmatch(value), name
 
 
 def test_rotation_keeps_the_newest_files(tmp_path: Path) -> None:

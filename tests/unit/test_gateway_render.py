@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ import pytest
 
 from handlers.contract import PROBLEM_MEDIA_TYPE
 from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
+from tsctl.errors import GatewayError
 from tsctl.gateway import headers
-from tsctl.gateway.envoy.render import clusters, listeners, routes, upstreams
-from tsctl.gateway.envoy.render.clients import Client
+from tsctl.gateway.access_log import LINES_FILTER
+from tsctl.gateway.envoy.render import clusters, listeners, routes
+from tsctl.gateway.envoy.render.clients import KEY_FILTER, Client
+from tsctl.gateway.envoy.render.overload import CLOSE, HURRY, REFUSE, Bounds, bounds
 from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
-from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream
+from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, cluster_name, stat_name
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.keys import plain_keys
 from tsctl.gateway.traffic import Shadow, Traffic, only
@@ -48,23 +53,19 @@ TRAFFIC = [
     Traffic("digits", {"2.0": 500, "1.0": 9500}, "2.0", Shadow("2.0", 2000)),
     only("text", "1.0"),
 ]
+SHADOWS = {("digits", "2.0")}
 CLIENTS = [Client("alice", KEYS[:1]), Client("bob", KEYS[1:], Budget(requests_per_s=7, burst=9))]
 
 
 def documents() -> dict[str, Any]:
     """Every file, by its name."""
-    documents = {
-        "envoy": listeners.bootstrap(SPEC, FILES),
+    return {
+        "envoy": listeners.bootstrap(SPEC, FILES, Bounds(20_000, 1 << 30)),
         "certificate": listeners.certificate(Path("/srv/server.pem"), Path("/srv/server.key")),
-        "clusters": clusters.clusters(UPSTREAMS, ROUTES, FILES),
+        "clusters": clusters.clusters(UPSTREAMS, ROUTES, SHADOWS),
         "routes": routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
         "ready": routes.ready(TRAFFIC),
     }
-    for upstream in UPSTREAMS:
-        for is_shadow in (False, True):
-            name = upstreams.cluster_name(upstream.model, upstream.version, is_shadow)
-            documents[f"endpoints/{name}"] = upstreams.endpoints(upstream, is_shadow)
-    return documents
 
 
 def test_the_documents_are_those_of_the_golden_file() -> None:
@@ -83,8 +84,7 @@ def forwarding() -> list[dict[str, Any]]:
 def test_what_was_written_can_be_read_back() -> None:
     written = documents()
     assert routes.traffic_of(written["routes"]["resources"][0]) == TRAFFIC
-    endpoints = {name.removeprefix("endpoints/"): one for name, one in written.items() if name.startswith("endpoints/")}
-    assert clusters.upstreams_of(written["clusters"], endpoints) == UPSTREAMS
+    assert clusters.upstreams_of(written["clusters"]) == UPSTREAMS
     assert set(plain_keys(written["routes"]).values()) == set(KEYS)
 
 
@@ -92,7 +92,7 @@ def test_secrets_stand_where_envoy_needs_them_and_nowhere_else() -> None:
     for name, content in documents().items():
         text = json.dumps(content)
         assert any(key in text for key in KEYS) == (name == "routes"), name
-        assert any(token in text for token in TOKENS) == name.startswith("endpoints/"), name
+        assert any(token in text for token in TOKENS) == (name == "clusters"), name
     assert not any(secret in repr((UPSTREAMS, CLIENTS)) for secret in (*KEYS, *TOKENS))
 
 
@@ -124,6 +124,35 @@ def test_headers_of_the_gateways_own_are_forgotten_before_anything_reads_them() 
     [early] = manager["early_header_mutation_extensions"]
     removed = {"remove_on_match": {"key_matcher": {"prefix": headers.OWN_PREFIX}}}
     assert early["typed_config"]["mutations"] == [removed]
+
+
+def test_requests_beyond_the_logs_rate_are_marked_before_any_filter_ends_them() -> None:
+    manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    names = [entry["name"] for entry in manager["http_filters"]]
+    assert names.index(LINES_FILTER) < names.index("grpc") < names.index(KEY_FILTER)
+    [marks] = [entry["typed_config"] for entry in manager["http_filters"] if entry["name"] == LINES_FILTER]
+    assert "filter_enforced" not in marks  # it refuses nothing
+    assert marks["request_headers_to_add_when_not_enforced"][0]["header"]["key"].startswith(headers.OWN_PREFIX)
+
+
+def test_memory_ends_in_refusals_and_connections_follow_the_files_that_may_be_open() -> None:
+    gib = 1 << 30
+    assert bounds(None, 64 * gib, 1 << 20) == Bounds(20_000, 2 * gib)
+    assert bounds(None, gib, 40_512) == Bounds(20_000, gib * 3 // 4)
+    assert bounds(3 * gib, gib, 1024) == Bounds(256, 3 * gib)
+    with pytest.raises(GatewayError, match="may open 300 files here, and needs 1,024"):
+        bounds(None, gib, 300)
+    manager = documents()["envoy"]["overload_manager"]
+    triggers = {action["name"].rpartition(".")[2]: action["triggers"][0] for action in manager["actions"]}
+    assert triggers["stop_accepting_requests"]["threshold"] == {"value": REFUSE}
+    assert triggers["reduce_timeouts"]["scaled"] == {"scaling_threshold": HURRY, "saturation_threshold": REFUSE}
+    assert triggers["stop_accepting_connections"]["threshold"] == {"value": CLOSE}
+    assert HURRY < REFUSE < CLOSE < 1
+    assert {trigger["name"] for trigger in triggers.values()} == {manager["resource_monitors"][1]["name"]}
+    [timeouts] = [action for action in manager["actions"] if action["name"].endswith("reduce_timeouts")]
+    assert [trigger["name"] for trigger in timeouts["triggers"]] == [
+        "envoy.resource_monitors.fixed_heap", "envoy.resource_monitors.global_downstream_max_connections",
+    ]  # fmt: skip
 
 
 def test_only_what_a_route_allows_is_there() -> None:
@@ -158,7 +187,7 @@ def test_a_worker_is_told_of_the_protocol_by_the_gateway_alone() -> None:
     ("model", "path"), [("digits", "/predictions/digits/1.0"), ("a.b-c", "/predictions/a.b-c/1.0")]
 )
 def test_the_path_on_a_node_comes_from_model_and_version(model: str, path: str) -> None:
-    [cluster, shadow] = clusters.clusters([Upstream(model, "1.0", NODES, PROBE)], {}, FILES)["resources"]
+    [cluster, shadow] = clusters.clusters([Upstream(model, "1.0", NODES, PROBE)], {}, {(model, "1.0")})["resources"]
     for content, marks in ((cluster, "false"), (shadow, "true")):
         protocol = content["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
         source = protocol["http_filters"][0]["typed_config"]["default_source_code"]["inline_string"]
@@ -168,6 +197,81 @@ def test_the_path_on_a_node_comes_from_model_and_version(model: str, path: str) 
     assert cluster["health_checks"][0]["http_health_check"]["path"] == path
     assert "health_checks" not in shadow
     assert shadow["circuit_breakers"]["thresholds"][0]["max_requests"] < 100
+
+
+def files_watched_in(content: Any) -> list[str]:
+    """The files in a document for each of which Envoy takes an inotify instance."""
+    if isinstance(content, list):
+        return [file for one in content for file in files_watched_in(one)]
+    if not isinstance(content, dict):
+        return []
+    found = [source["path"]] if isinstance(source := content.get("path_config_source"), dict) else []
+    return [*found, *(file for one in content.values() for file in files_watched_in(one))]
+
+
+def test_envoy_watches_as_many_files_for_three_hundred_versions_as_for_one() -> None:
+    many = [Upstream(f"m{number}", "1.0", NODES, PROBE) for number in range(300)]
+    traffic = [only(upstream.model, "1.0") for upstream in many]
+    shadows = {upstream.key for upstream in many}
+    for changing in (
+        clusters.clusters(many, {}, shadows),
+        routes.routes(SPEC, {}, traffic, CLIENTS),
+        routes.ready(traffic),
+    ):
+        assert files_watched_in(changing) == []
+    assert len(files_watched_in(documents()["envoy"])) == 4  # clusters, routes, ready, certificate
+
+
+def test_a_shadow_alone_has_a_cluster_for_copies() -> None:
+    names = [cluster["name"] for cluster in documents()["clusters"]["resources"]]
+    assert names == ["digits~1.0", "digits~2.0", "digits~2.0~shadow", "text~1.0"]
+
+
+def test_no_two_versions_share_a_name_in_statistics() -> None:
+    models, versions = ("a", "a.b", "a-b", "a_b", "a.b.1", "a-2Eb", "a2Eb"), ("1", "1.0", "1_0", "1.0.0", "b.1")
+    names = [stat_name(cluster_name(model, version)) for model, version in product(models, versions)]
+    assert len(set(names)) == len(names)
+    assert not any("." in name or ":" in name for name in names)  # Envoy ends a tag at a dot, and changes a colon
+
+
+def test_a_draining_node_stays_in_its_cluster_and_gets_no_requests() -> None:
+    whole, draining = Upstream("digits", "1.0", NODES, PROBE), (NODES[0], replace(NODES[1], is_draining=True))
+    document = clusters.clusters([replace(whole, endpoints=draining)], {}, ())
+    [cluster] = document["resources"]
+    [first, second] = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert "health_status" not in first
+    assert second["health_status"] == "DRAINING"
+    assert clusters.upstreams_of(document) == [replace(whole, endpoints=draining)]
+    # what was sent to the version before is counted under the name that it had
+    assert cluster["alt_stat_name"] != clusters.clusters([whole], {}, ())["resources"][0]["alt_stat_name"]
+
+
+@pytest.mark.parametrize("deadline_s", [0.5, 30.0, 3600.0])
+def test_a_check_has_the_time_of_a_request_and_says_the_same_to_the_worker(deadline_s: float) -> None:
+    spec = {"digits": RouteSpec(deadline_s=deadline_s)}
+    [cluster] = clusters.clusters([Upstream("digits", "1.0", NODES, PROBE)], spec, [])["resources"]
+    [check] = cluster["health_checks"]
+    assert float(check["timeout"].removesuffix("s")) > deadline_s
+    sent = {
+        one["header"]["key"]: one["header"]["value"] for one in check["http_health_check"]["request_headers_to_add"]
+    }
+    assert sent["x-request-timeout-ms"] == f"{deadline_s * 1000:.0f}"
+    assert sent["x-tsctl-check"] == "health"
+
+
+def test_nothing_but_its_own_checks_takes_a_node_out_of_rotation() -> None:
+    for cluster in documents()["clusters"]["resources"]:
+        assert "outlier_detection" not in json.dumps(cluster)
+        for check in cluster.get("health_checks", []):
+            assert check["unhealthy_threshold"] > 1
+            assert {"start": 500, "end": 600} in check["http_health_check"]["retriable_statuses"]
+
+
+def test_envoy_starts_with_checks_that_end_soon_and_forgets_no_version_by_them() -> None:
+    written = documents()["clusters"]
+    quick = clusters.with_quick_checks(written)
+    assert {check["timeout"] for one in quick["resources"] for check in one.get("health_checks", [])} == {"5s"}
+    assert clusters.upstreams_of(quick) == clusters.upstreams_of(written) == UPSTREAMS
 
 
 def test_equal_inputs_give_equal_versions_and_other_ones_do_not() -> None:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from tsctl.config.weights import TOTAL, parse_share, parse_weights, percent
 from tsctl.errors import GatewayError, SpecError
-from tsctl.gateway.retire import route_without
+from tsctl.gateway.retire import is_answering_after, route_without
 from tsctl.gateway.traffic import Shadow, Traffic, only
+from tsctl.nodes.observe import ObservedVersion
 
 
 @pytest.mark.parametrize(
@@ -128,3 +129,21 @@ def test_a_shadow_that_becomes_stable_gets_no_copies_of_its_own_requests() -> No
     assert before.weighted({"2.0": 5000, "1.0": 5000}).shadow == before.shadow
     assert before.weighted({"2.0": TOTAL}).shadow is None
     assert before.weighted({"1.0": TOTAL}).shadow == before.shadow
+
+
+@pytest.mark.parametrize(("observed", "workers", "nodes", "is_left"), [
+    ({"a": (1, 1)}, 0, {"a"}, False),
+    ({"a": (1, 1), "b": (1, 1)}, 0, {"a"}, True),
+    ({"a": (1, 1), "b": (1, 1)}, 0, {"a", "b"}, False),
+    ({"a": (1, 1), "b": (1, 0)}, 0, {"a"}, False),
+    ({"a": (2, 1)}, 1, {"a"}, False),  # the one that ends may be the READY one
+    ({"a": (2, 2)}, 1, {"a"}, True),
+    ({"a": (1, 1)}, 3, {"a"}, True),
+    ({"a": (1, 0)}, 0, {"a"}, True),  # nothing answers, so that nothing is lost
+    ({}, 0, {"a"}, True),
+])  # fmt: skip
+def test_a_version_with_weight_keeps_a_ready_worker(
+    observed: dict[str, tuple[int, int]], workers: int, nodes: set[str], is_left: bool
+) -> None:
+    states = {name: ObservedVersion("m-1.0.mar", *counts) for name, counts in observed.items()}
+    assert is_answering_after(states, workers, nodes) is is_left

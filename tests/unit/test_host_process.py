@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tsctl.host.files import keep_short, open_log
 from tsctl.host.ports import is_address_here, port_problem
 from tsctl.host.process import ProcessIdentity, identify, kill_group, memory_bytes, spawn, started_ticks
 
@@ -106,3 +108,24 @@ def test_a_port_in_use_is_told_from_an_address_of_another_machine() -> None:
     assert port_problem("192.0.2.1", port).startswith("cannot be opened: ")
     assert is_address_here("127.0.0.1")
     assert not is_address_here("192.0.2.1")
+
+
+def test_a_write_beyond_the_largest_file_fails_and_does_not_end_the_process(tmp_path: Path) -> None:
+    script = "import os, sys\nfor _ in range(9):\n try: os.write(1, b'x' * 100)\n except OSError: sys.exit(7)"
+    with open_log(tmp_path / "log") as log:
+        command, limits = [sys.executable, "-c", script], {resource.RLIMIT_FSIZE: 250}
+        process = spawn(command, tmp_path, os.environ, log, limits=limits)
+    assert process.wait(20) == 7
+    assert (tmp_path / "log").read_bytes() == b"x" * 250
+
+
+def test_a_log_that_has_grown_too_large_goes_on_empty(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with open_log(path) as log:
+        for number in range(9):
+            log.write(b"%d" % number * 100)
+            log.flush()
+            keep_short(path, 250)
+    assert path.read_bytes() == b""
+    assert (tmp_path / "log.1").read_bytes() == b"6" * 100 + b"7" * 100 + b"8" * 100
+    keep_short(tmp_path / "missing", 0)

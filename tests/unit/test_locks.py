@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,3 +67,17 @@ def test_those_who_ask_whether_a_lock_is_held_hold_none(tmp_path: Path) -> None:
         assert not is_held(lock)
     with exclusive(lock, "x"):
         assert lock.read_text() == str(os.getpid())
+
+
+def test_a_lock_whose_file_was_removed_is_taken_again_unless_another_process_has_it(tmp_path: Path) -> None:
+    lock = tmp_path / "folder" / "lock"
+    with exclusive(lock, "x") as require_held:
+        require_held()
+        shutil.rmtree(lock.parent)
+        require_held()
+        with pytest.raises(ConflictError), exclusive(lock, "x"):
+            pytest.fail("two hold the lock")
+        lock.unlink()
+        with exclusive(lock, "x"), pytest.raises(ConflictError, match="x is being changed by another tsctl"):
+            require_held()
+        require_held()

@@ -70,7 +70,7 @@ def test_buckets_reach_from_a_linear_layer_to_a_timeout() -> None:
 
 
 def test_workers_of_a_node_are_told_where_to_write(tmp_path: Path) -> None:
-    environment = node_environment({METRICS_FOLDER_VARIABLE: "/of/the/operator"}, NodePaths(tmp_path), tmp_path)
+    environment = node_environment({METRICS_FOLDER_VARIABLE: "/of/the/operator"}, NodePaths(tmp_path), tmp_path, {})
     assert environment[METRICS_FOLDER_VARIABLE] == str(tmp_path / "metrics")
     properties = parse_properties((CHECKOUT / "config.properties").read_text(encoding="utf-8"))
     kept_from_workers = re.compile(properties["blacklist_env_vars"])

@@ -46,7 +46,7 @@ from tsctl.deploy.state import (
     WantedVersion,
 )
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
-from tsctl.gateway.envoy.render.upstreams import Endpoint, Upstream, endpoints, endpoints_of, with_draining
+from tsctl.gateway.envoy.render.clusters import MOST_VERSIONS
 from tsctl.gateway.traffic import Shadow, Traffic, only
 from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.nodes.torchserve.session import Unreachable
@@ -290,6 +290,12 @@ HAS_OTHER = Actual(
             GatewayError,
             "may leave its route without a READY one",
         ),
+        (  # a version with a share of the requests, while the other one answers
+            wanted(ONE, version("2.0", 1)),
+            actual(node("a", v1=(1, 1), v2=(3, 1)), weights={"2.0": 2000, "1.0": 8000}),
+            GatewayError,
+            "fewer workers of tiny 2.0 may leave its route without a READY one",
+        ),
     ],
 )
 def test_refused(desired: Desired, state: Actual, error: type[Exception], reason: str) -> None:
@@ -313,6 +319,21 @@ def test_refused(desired: Desired, state: Actual, error: type[Exception], reason
 )
 def test_not_refused(desired: Desired, state: Actual) -> None:
     assert make_plan(desired, state).is_empty
+
+
+def test_more_versions_than_a_gateway_takes_are_refused() -> None:
+    names = [f"{number}.0" for number in range(MOST_VERSIONS + 1)]
+
+    def state(served: int) -> Actual:
+        versions = {name: ObservedVersion(archive("1.0"), 1, 1) for name in names[:served]}
+        return actual(ObservedNode("a", {"many": ObservedModel("1.0", versions)}))
+
+    assert make_plan(wanted(ONE), state(MOST_VERSIONS - 1)).refusals == ()
+    assert make_plan(wanted(ONE), replace(state(MOST_VERSIONS), gateway=None)).refusals == ()
+    assert make_plan(Desired(()), state(MOST_VERSIONS + 1)).refusals == ()  # they are there already
+    [refused] = make_plan(wanted(ONE), state(MOST_VERSIONS)).refusals
+    assert refused.error is GatewayError
+    assert refused.reason == "one gateway takes 1,000 versions, and with this plan there are 1,001"
 
 
 def test_weight_on_what_no_node_can_have_ready_is_refused() -> None:
@@ -608,6 +629,20 @@ def test_the_store_says_what_deployment_leaves_open(tmp_path: Path) -> None:
     assert (absent.archive, len(absent.others)) == (None, 2)
 
 
+def test_an_archive_that_cannot_be_read_keeps_no_other_model_from_being_planned(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.store.mkdir(parents=True)
+    (project.store / archive("1.0")).write_bytes(b"no archive")
+    models = {name: {"default": "1.0", "versions": {"1.0": None}} for name in ("tiny", "other")}
+    desired = desired_state(project, DeploymentSpec.model_validate({"nodes": {"a": {}}, "models": models}))
+    assert [bool(model.versions[0].problem) for model in desired.models] == [True, False]
+    refused = [one for one in make_plan(desired, actual(node("a"))).refusals if one.error is ArchiveError]
+    assert [one.model for one in refused] == ["tiny", "other"]
+    assert archive("1.0") in refused[0].reason
+    assert "tsctl archive build tiny:1.0" in refused[0].hint
+    assert "tsctl archive import FILE.mar" in refused[1].hint
+
+
 def test_the_bytes_of_a_pinned_archive_count_and_not_its_name(tmp_path: Path) -> None:
     path = stored(Project(tmp_path), "1.0")
     pin = digest_of(path)[:12]
@@ -655,18 +690,6 @@ def test_a_model_that_changed_since_the_last_apply_has_drifted(tmp_path: Path) -
     pruned = make_plan(replace(wanted(ONE, TWO), as_applied=frozenset({"tiny"})), by_hand, PlanOptions(prune=True))
     assert [change.kind for change in pruned.changes] == ["retire"]  # left over, and nobody's change
     assert pruned.drifted == ()
-
-
-def test_a_draining_node_stays_in_its_cluster_and_gets_no_requests() -> None:
-    places = tuple(Endpoint(name, f"10.0.0.{number}", 8080, None) for number, name in enumerate("ab"))
-    whole = endpoints(Upstream("tiny", "1.0", places, None), False)
-    draining = with_draining(whole, "b")
-    [first, second] = draining["resources"][0]["endpoints"][0]["lb_endpoints"]
-    assert "health_status" not in first
-    assert second["health_status"] == "DRAINING"
-    assert endpoints_of(draining) == endpoints_of(whole) == tuple(replace(one, token="none") for one in places)
-    assert draining["version_info"] != whole["version_info"]
-    assert with_draining(whole, "c") == whole
 
 
 def test_an_error_names_every_failure_and_what_was_left_out() -> None:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
+from tsctl.gateway.state import open_gateway
 from tsctl.rollout.decide.events import Command
 from tsctl.rollout.run.commands import LiveOperator, person, send
 from tsctl.rollout.run.journal import folder
+from tsctl.rollout.run.live_gateway import LiveGateway
+
+
+def operator_of(project: Project) -> LiveOperator:
+    project.deployment.write_text("nodes: {local: {}}\ngateway: {}\n")
+    return LiveOperator(LiveGateway(open_gateway(project, read_deployment(project.deployment))), "m")
 
 
 def test_every_question_is_told_in_its_order_until_it_is_answered(tmp_path: Path) -> None:
     project = Project(tmp_path)
-    operator = LiveOperator(project, "m")
+    operator = operator_of(project)
     folder(project, "m").mkdir(parents=True)
     assert operator.commands() == []
     send(project, "m", Command.ABORT)
@@ -30,7 +38,7 @@ def test_every_question_is_told_in_its_order_until_it_is_answered(tmp_path: Path
 
 def test_what_nobody_has_read_is_not_asked_of_the_next_rollout(tmp_path: Path) -> None:
     project = Project(tmp_path)
-    operator = LiveOperator(project, "m")
+    operator = operator_of(project)
     folder(project, "m").mkdir(parents=True)
     send(project, "m", Command.ABORT)
     operator.commands()

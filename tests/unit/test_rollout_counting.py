@@ -90,6 +90,28 @@ def test_a_counter_that_began_anew_counts_from_zero() -> None:
     assert (window.canary.requests, changed) == (7, {"r|2.0|500|200|": 7})
 
 
+def test_a_gateway_that_restarted_counts_all_anew() -> None:
+    """A counter that has passed its old value since began anew all the same, and one that is missing is at 0."""
+    cursor = {"r|1.0|9500|200|": 1000, "r|2.0|500|500|": 4, "r|2.0|500|200|": 50, "s|2.0|500|20": 3, "log|offset": 9}
+    after = {"r|1.0|9500|200|": 900, "r|2.0|500|500|": 6}
+    [window], changed = windows_since(cursor, after, QUERY, {})
+    assert (window.stable.requests, window.canary.requests, window.canary.errors) == (900, 6, 6)
+    cursor = {**cursor, **changed}
+    assert cursor == {**after, "r|2.0|500|200|": 0, "s|2.0|500|20": 0, "log|offset": 9}
+    assert windows_since(cursor, after, QUERY, {}) == ([], {})
+    [window], _ = windows_since(cursor, {**after, "r|2.0|500|200|": 50}, QUERY, {})
+    assert window.canary.requests == 50
+
+
+@pytest.mark.parametrize("values", [{}, {"r|2.0|500|200|": 50}])
+def test_counts_that_are_missing_for_a_while_count_once(values: dict[str, int]) -> None:
+    cursor = {"r|1.0|9500|200|": 1000, "r|2.0|500|200|": 50}
+    windows, changed = windows_since(cursor, values, QUERY, {})
+    assert (windows, changed) == ([], {})
+    [window], _ = windows_since({**cursor, **changed}, {**cursor, "r|1.0|9500|200|": 1001}, QUERY, {})
+    assert (window.stable.requests, window.canary.requests) == (1, 0)
+
+
 def test_names_may_hold_what_prometheus_escapes() -> None:
     line = REQUESTS + r'{model="m",version="1.0",by="weight",weight="9500",status="200",class="a\"|\\b"} 3'
     [sample] = parse_page(line)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,9 @@ from tsctl.rollout.decide.events import Ended, Outcome, Reopened, StepBegan, Tic
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.journal import (
     FORMAT,
+    DamagedJournal,
     Journal,
+    LaterJournal,
     folder,
     journals,
     new_id,
@@ -56,21 +61,75 @@ def test_cut_off_at_any_byte_the_whole_lines_stay_and_writing_goes_on(tmp_path: 
         journal = Journal(path)
         count = sum(end <= length for end in ends)
         assert len(journal.entries) == count
-        journal.append(Unknown("more", {}))
-        assert [entry.kind for entry in read(path)] == [*["started", "step", "tick"][:count], "more"]
+        journal.append(Unknown("more", {}) if count else START)
+        more = "more" if count else "started"
+        assert [entry.kind for entry in read(path)] == [*["started", "step", "tick"][:count], more]
 
 
 @pytest.mark.parametrize(("number", "line"), [
     (0, "{"), (1, "[]"), (1, '{"seq":1}'), (2, '{"seq":3,"at":1,"kind":"tick"}'), (0, "\x00\x00"), (1, "nan"),
-    (1, '{"seq":1,"at":1,"kind":"step","index":0}'),
+    (1, '{"seq":1,"at":1,"kind":"step","index":0}'), (0, '{"seq":0,"at":1,"kind":"tick"}'),
+    (0, '{"seq":0,"at":1,"kind":"begun","version":"9"}'), (1, '{"seq":1,"at":1,"kind":[]}'),
+    (1, '{"seq":true,"at":1,"kind":"tick"}'), (1, '{"seq":1,"at":"1","kind":"tick"}'),
+    (1, '{"seq":1,"at":1e12,"kind":"tick"}'), (1, '{"seq":1,"at":NaN,"kind":"tick"}'), (1, "[" * 100_000),
+    (1, '{"seq":1,"at":' + "9" * 5000 + ',"kind":"tick"}'),
 ])  # fmt: skip
 def test_a_damaged_line_is_told_with_its_number(tmp_path: Path, number: int, line: str) -> None:
     path = written(tmp_path / "x.jsonl").path
     lines = path.read_text().splitlines()
     lines[number] = line
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(AnalysisError, match=f"line {number + 1}: "):
+    with pytest.raises(DamagedJournal, match=f"line {number + 1}: ") as error:
         read(path)
+    assert f"tsctl rollout repair {tmp_path.name}" in error.value.hint
+
+
+def test_what_cannot_be_opened_is_damaged_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.mkdir()
+    with pytest.raises(DamagedJournal, match="cannot be read"):
+        read(path)
+
+
+@pytest.mark.parametrize("change", ["removed", "folder removed", "cut", "longer", "replaced", "changed"])
+def test_a_journal_that_somebody_changes_while_it_is_written_is_written_again(tmp_path: Path, change: str) -> None:
+    journal = written(tmp_path / "m" / "x.jsonl")
+    path, whole = journal.path, journal.path.read_bytes()
+    match change:
+        case "removed":
+            path.unlink()
+        case "folder removed":
+            shutil.rmtree(path.parent)
+        case "cut":
+            path.write_bytes(whole[: len(whole) // 2])
+        case "longer":
+            path.write_bytes(whole + b"garbage\n")
+        case "replaced":
+            path.rename(path.with_suffix(".old"))
+            path.write_bytes(whole)
+        case "changed":
+            path.write_bytes(whole.replace(b"tick", b"tock"))
+            os.utime(path, ns=(0, 0))
+    journal.append(Tick(2.5))
+    journal.append(Tick(3.5))
+    found = read(path)
+    assert found == journal.entries
+    assert [entry.kind for entry in found] == ["started", "step", "tick", "repaired", "tick", "tick"]
+    assert path.read_bytes().startswith(whole)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert fold(found).outcome is None
+    assert "it was written again, and nothing is lost" in " ".join(line.text for line in story(found).told)
+
+
+def test_nothing_is_written_where_another_process_runs_the_rollout(tmp_path: Path) -> None:
+    def guard() -> None:
+        raise ConflictError("another process has the lock")
+
+    path = written(tmp_path / "x.jsonl").path
+    before = path.read_bytes()
+    with pytest.raises(ConflictError):
+        Journal(path, guard=guard).append(Tick(1.0))
+    assert path.read_bytes() == before
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_line(tmp_path: Path) -> None:
@@ -121,6 +180,15 @@ def test_a_new_journal_is_the_newest_whatever_the_clock_says(tmp_path: Path) -> 
     assert ids[-1] == new_id("2.0", 2000.0)
 
 
+def test_a_clock_that_is_set_back_makes_no_entry_older_than_the_one_before(tmp_path: Path) -> None:
+    now = [1000.0]
+    journal = Journal(tmp_path / "x.jsonl", lambda: now[0])
+    for at in (1000.0, 5000.0, 10.0, -3.0, 5001.0):
+        now[0] = at
+        journal.append(Tick(1.0) if journal.entries else START)
+    assert [entry.at for entry in read(journal.path)] == [1000.0, 5000.0, 5000.0, 5000.0, 5001.0]
+
+
 def test_a_later_format_is_refused_in_one_sentence(tmp_path: Path) -> None:
     journal = written(tmp_path / "x.jsonl")
     first, *others = journal.path.read_text().splitlines(keepends=True)
@@ -129,6 +197,27 @@ def test_a_later_format_is_refused_in_one_sentence(tmp_path: Path) -> None:
     journal.path.write_text("".join([json.dumps({"seq": 0, "kind": "begun", "version": FORMAT + 1}) + "\n", *others]))
     with pytest.raises(AnalysisError, match=f"x.jsonl has format {FORMAT + 1}, and this tsctl reads formats up to"):
         read(journal.path)
+
+
+@pytest.mark.parametrize("change", [
+    {"policy": {**START.policy.model_dump(mode="json"), "rule_of_tomorrow": 1}},
+    {"policy": {**START.policy.model_dump(mode="json"), "signals": ["errors", "sign_of_tomorrow"]}},
+])  # fmt: skip
+def test_a_policy_of_a_later_version_is_told_as_such_and_is_no_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+    journal = written(tmp_path / "m" / "x.jsonl")
+    first, *others = journal.path.read_text().splitlines(keepends=True)
+    journal.path.write_text("".join([json.dumps(json.loads(first) | change) + "\n", *others]))
+    with pytest.raises(LaterJournal, match="is of a later version of tsctl: started: policy") as error:
+        read(journal.path)
+    assert "Use the version of tsctl that wrote it" in error.value.hint
+
+
+def test_a_file_that_is_not_named_as_a_journal_is_none(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    path = written(folder(project, "m") / "20260101T000000Z-2.0.jsonl").path
+    (path.parent / "copy.jsonl").write_bytes(path.read_bytes())
+    assert journals(project, "m") == [path]
+    assert new_path(project, "m", "3.0", 0.0).stem == "20260101T000001Z-3.0"
 
 
 def test_an_event_of_an_unknown_kind_changes_nothing_and_is_kept(tmp_path: Path) -> None:

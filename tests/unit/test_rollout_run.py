@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.fakes import POLICY, FakeEffects, FakeEvidence, FakeHealth, FakeOperator, FakeSite, Killed
+from tsctl.cli.rollout_views import exit_code
+from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
@@ -19,9 +23,12 @@ from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, CommandReceived, Ended, Entry, Event, Outcome, Reopened, Started, Tick
 from tsctl.rollout.decide.judge import AVERAGE, Verdict
 from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.run.health import GONE_S
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.journal import Journal
 from tsctl.rollout.run.runner import READY_S, RECOVERY_S, Runner
+from tsctl.views.rollout.narrative import story
+from tsctl.views.rollout.outlook import deployment_hints
 
 LONGEST = 5000  # actions of one rollout
 
@@ -33,9 +40,9 @@ class StruckJournal(Journal):
         super().__init__(path, lambda: site.now)
         self._strike = strike
 
-    def append(self, event: Event) -> Entry:
+    def append(self, event: Event, may_be_late: bool = False) -> Entry:
         self._strike(f"before the line {event.kind}")
-        entry = super().append(event)
+        entry = super().append(event, may_be_late)
         self._strike(f"after the line {event.kind}")
         return entry
 
@@ -79,7 +86,7 @@ def weights(site: FakeSite) -> list[int]:
 def test_a_good_canary_takes_every_step_and_becomes_stable(tmp_path: Path) -> None:
     site = FakeSite()
     state = run(begin(tmp_path, site), site)
-    assert state.outcome is Outcome.PROMOTED
+    assert (state.outcome, exit_code(state)) == (Outcome.PROMOTED, 0)
     assert weights(site) == [500, 5000, TOTAL]
     assert [what for what, _ in site.did if what not in ("weigh", "back")] == [
         "verify",
@@ -97,6 +104,7 @@ def test_a_canary_that_fails_goes_back_and_stays_registered(tmp_path: Path) -> N
     path = begin(tmp_path, site)
     state = run(path, site)
     assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "errors")
+    assert (state.is_rejected, exit_code(state)) == (False, 10)
     assert weights(site) == [500, 0]
     assert "of the canary's requests are errors" in state.why
     assert "2.0" in site.registered
@@ -110,7 +118,107 @@ def test_what_fails_before_the_first_request_never_gets_one(tmp_path: Path, what
     site = FakeSite(refuses={what: NodeError("the golden answer is another")})
     state = run(begin(tmp_path, site), site)
     assert (state.outcome, state.signal, state.why) == (Outcome.ROLLED_BACK, what, "the golden answer is another")
+    assert (state.is_rejected, exit_code(state)) == (True, 13)
     assert weights(site) == []
+
+
+def test_a_canary_that_somebody_removes_is_rolled_back(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    to_the_end(runner, lambda runner: runner.state.step == 1 and runner.state.is_weighed)
+    site.grace_s, site.trouble = GONE_S, "m 2.0 is no longer registered on node a"
+    gone_at = site.now
+    held = to_the_end(runner, lambda runner: site.now > gone_at + GONE_S / 2)
+    assert (held.is_failed, held.waits_for) == (False, site.trouble)
+    state = to_the_end(runner)
+    assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "gone")
+    assert state.why == "m 2.0 is no longer registered on node a, for 60 s"
+    assert weights(site) == [500, 5000, 0]
+    assert site.now - gone_at < GONE_S + 10
+
+
+@pytest.mark.parametrize("moment", ["paused", "before its weight"])
+def test_a_canary_that_is_removed_is_waited_for_in_no_state(tmp_path: Path, moment: str) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    if moment == "paused":
+        to_the_end(runner, lambda runner: runner.state.held_s > 0)
+        site.commands.append((Command.PAUSE, "me"))
+    else:
+        site.refuses["weigh"] = GatewayError("no node serves m 2.0")
+        to_the_end(runner, lambda runner: runner.state.step == 0)
+    site.grace_s, site.trouble = GONE_S, "it is no longer registered"
+    assert to_the_end(runner).signal == "gone"
+
+
+def test_a_canary_that_is_back_soon_is_kept(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 0)
+    for _ in range(3):
+        site.grace_s, site.trouble = GONE_S, "it is not registered"
+        until = site.now + GONE_S / 2
+        run(path, site, lambda runner, until=until: site.now > until)  # type: ignore[misc]
+        site.grace_s, site.trouble = None, ""
+        run(path, site, lambda runner, until=until: site.now > until + 3)  # type: ignore[misc]
+    assert run(path, site).outcome is Outcome.PROMOTED
+
+
+def test_a_node_that_joins_is_told_and_covered_before_the_promotion(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 0)
+    site.joined = ("b", "c")
+    state = run(path, site)
+    assert (state.outcome, state.nodes) == (Outcome.PROMOTED, ("a", "b", "c"))
+    assert [what for what, _ in site.did if what not in ("weigh", "back")][3:] == ["extend", "default", "retire"]
+    told = [sentence.text for sentence in story(Journal(path).entries).told]
+    assert "1.0 was added on nodes b, c; 2.0 is registered there before it is promoted." in told
+    assert "2.0 was registered where 1.0 was added meanwhile: extend." in told
+
+
+def test_a_node_that_cannot_be_covered_is_left_with_its_reason(tmp_path: Path) -> None:
+    site = FakeSite(refuses={"extend": NodeError("node b: it does not load")})
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 0)
+    site.joined = ("b",)
+    state = run(path, site)
+    assert (state.outcome, state.nodes) == (Outcome.PROMOTED, ("a",))
+    told = [sentence.text for sentence in story(Journal(path).entries).told]
+    assert "Gave up registering 2.0 on nodes that joined: node b: it does not load." in told
+    nodes = {"a": {}, "b": {"inference": "http://10.0.0.2:1"}}
+    models = {"m": {"default": "2.0", "versions": {"2.0": None}}}
+    [hint] = deployment_hints(state, DeploymentSpec.model_validate({"nodes": nodes, "models": models}))
+    assert hint == "the rollout did not put m 2.0 on node b, added meanwhile: run 'tsctl apply'"
+
+
+def test_a_journal_that_is_removed_while_it_runs_is_whole_at_the_end(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    to_the_end(runner, lambda runner: runner.state.step == 1)
+    path.unlink()
+    assert to_the_end(runner).outcome is Outcome.PROMOTED
+    assert fold(Journal(path).entries) == runner.state
+    assert kinds(path).count("repaired") == 1
+
+
+def test_a_process_that_lost_its_rollout_to_another_one_changes_nothing_more(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    to_the_end(runner, lambda runner: runner.state.held_s > 0)
+    before = list(site.did)
+
+    def guard() -> None:
+        raise ConflictError("the rollout of m is being changed by another tsctl (process 7)")
+
+    runner.journal = Journal(path, lambda: site.now, guard)
+    with pytest.raises(ConflictError):
+        runner.run()
+    assert site.did == before
 
 
 def test_a_canary_that_refuses_its_first_requests_is_given_up(tmp_path: Path) -> None:
@@ -119,7 +227,8 @@ def test_a_canary_that_refuses_its_first_requests_is_given_up(tmp_path: Path) ->
     state = run(path, site, lambda runner: runner.state.is_failed)
     assert (state.signal, state.weight) == ("ready", 500)
     site.refuses.clear()
-    assert run(path, site).outcome is Outcome.ROLLED_BACK
+    ended = run(path, site)
+    assert (ended.outcome, ended.is_rejected) == (Outcome.ROLLED_BACK, False)  # Envoy may have had the weight
     assert weights(site) == [0]
 
 
@@ -154,7 +263,7 @@ def test_without_requests_it_is_held_and_then_as_the_policy_says(tmp_path: Path)
     idle = FakeSite(rate=0, slow=None)
     path = begin(tmp_path, idle)
     state = run(path, idle)
-    assert (state.outcome, state.is_paused, state.weight) == (None, True, 500)
+    assert (state.outcome, state.is_paused, state.weight, exit_code(state)) == (None, True, 500, 11)
     assert weights(idle) == [500]
     runner = runner_of(path, idle)
     runner.record(CommandReceived(Command.RESUME, "me"))
@@ -408,6 +517,57 @@ def test_a_full_disk_is_waited_for_and_the_canary_is_judged_after_it(tmp_path: P
     assert _total(site) == runner.state.evidence.canary.requests + _unread(site, runner.state)
 
 
+@contextmanager
+def full(path: Path) -> Iterator[None]:
+    """No file of this process grows beyond the journal's present size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("why", ["it fails", "abort"])
+def test_on_a_full_disk_the_way_back_is_taken_and_the_journal_follows(tmp_path: Path, why: str) -> None:
+    site = FakeSite(rate=1000)
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    to_the_end(runner, lambda runner: runner.state.held_s > 0)
+    if why == "abort":
+        site.commands.append((Command.ABORT, "me"))
+    else:
+        site.errors = (50, 1)
+    with full(path):
+        before = path.read_bytes()
+        with pytest.raises(AnalysisError, match="cannot be written"):
+            to_the_end(runner)
+        assert site.weights["1.0"] == TOTAL
+        assert (path.read_bytes(), runner.state.outcome) == (before, None)
+    resumed = runner_of(
+        path, FakeSite(errors=site.errors, counted=dict(site.counted), commands=[(Command.ABORT, "me")])
+    )
+    assert to_the_end(resumed).weight == 0, "a kill on the full disk would lead to the same"
+    path.write_bytes(before)
+    assert to_the_end(runner).is_going_back
+    assert fold(Journal(path).entries) == runner.state
+    assert [entry.kind for entry in Journal(path).entries if entry.kind != "tick"][-1] == "ended"
+
+
+def test_on_a_full_disk_no_step_passes(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    to_the_end(runner, lambda runner: runner.state.held_s > 0)
+    with full(path):
+        end = site.now + 100
+        held = to_the_end(runner, lambda runner: site.now > end)
+    assert (held.step, held.is_failed, weights(site)) == (0, False, [500])
+    assert "cannot be written" in held.waits_for
+    assert to_the_end(runner).outcome is Outcome.PROMOTED
+    assert fold(Journal(path).entries) == runner.state
+
+
 def test_files_of_the_gateway_that_cannot_be_written_are_waited_for(tmp_path: Path) -> None:
     site = FakeSite(errors=(50, 1), rate=1000)
     path = begin(tmp_path, site)
@@ -448,6 +608,21 @@ def test_an_edited_policy_begins_the_step_anew_and_never_jumps(tmp_path: Path) -
     assert state.evidence.canary.requests == 0
     assert run(path, site).outcome is Outcome.PROMOTED
     assert weights(site) == [500, 5000, 5000, 7500, TOTAL]
+
+
+def test_a_route_that_becomes_sticky_begins_the_step_anew(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.step == 1 and runner.state.held_s > 5)
+    site.sticky = "header x-user"
+    state = run(path, site, lambda runner: bool(runner.state.sticky) and runner.state.is_weighed)
+    assert (state.weight, state.weights, state.held_s) == (5000, (5000, TOTAL), 0.0)
+    assert (state.evidence.canary.requests, state.since) == (0, state.cursor)
+    assert run(path, site).outcome is Outcome.PROMOTED
+    assert weights(site) == [500, 5000, 5000, TOTAL]
+    assert kinds(path).count("sticky") == 1
+    told = " ".join(sentence.text for sentence in story(Journal(path).entries).told)
+    assert "The route was edited and assigns users by header x-user to versions: the present step" in told
 
 
 def test_an_edited_policy_begins_nothing_anew_once_the_canary_is_the_default(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from tsctl.deploy.apply import apply
 from tsctl.deploy.changes import Change, Plan, PlanOptions, Register, Replace, Scale, SetDefault, SetWeights
 from tsctl.deploy.observe import Owners, actual_state
 from tsctl.deploy.plan import make_plan
+from tsctl.deploy.preconditions import error_of
 from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
-from tsctl.errors import ConflictError, NodeError
+from tsctl.errors import AnalysisError, ConflictError, NodeError
 from tsctl.host.progress import Progress
 from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.nodes.torchserve.client import ManagementClient, VersionState, Worker
@@ -154,3 +155,25 @@ def test_apply_leaves_a_refused_version_out_where_the_rest_is_made(tmp_path: Pat
     [refusal] = make_plan(DESIRED, Actual((SERVED,))).refusals
     applied = apply(outside, Plan(registers, (refusal,)), UP, Progress(Console(quiet=True)))
     assert applied.done == [registers[1]]
+
+
+def test_a_damaged_journal_bars_its_own_model_and_no_other(tmp_path: Path) -> None:
+    outside, _ = owners(tmp_path)
+    path = folder(outside.project, "digits") / "20261125T093000Z-2.0.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\x00\n")
+    models = {name: {"default": "2.0", "versions": {"2.0": None}} for name in ("digits", "words")}
+    deployment = DeploymentSpec.model_validate({"nodes": {"local": {}}, "models": models})
+    words = store_name("words", "2.0", "a" * 12)
+    desired = Desired((*DESIRED.models, WantedModel("words", "2.0", (WantedVersion("2.0", words, "a" * 12),))))
+    actual = replace(actual_state(Owners(outside.project, deployment, (), None)), nodes=(ObservedNode("local"),))
+    plan = make_plan(desired, actual)
+    [refusal] = plan.refusals
+    assert (refusal.model, refusal.error) == ("digits", AnalysisError)
+    assert "it is not known whether a rollout of digits has ended" in refusal.reason
+    assert "tsctl rollout repair digits" in refusal.hint
+    assert "nothing of digits is changed" in error_of(plan.refusals).message
+    outside.project.store.mkdir(parents=True)
+    applied = apply(outside, plan, PlanOptions(), Progress(Console(quiet=True)))
+    assert [(change.kind, change.model) for change in applied.done] == [("register", "words")]
+    assert not make_plan(DESIRED, replace(actual, nodes=(ObservedNode("local"),)), UP).refusals

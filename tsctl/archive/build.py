@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,10 @@ import yaml
 
 import tsctl
 from handlers.contract import SAMPLE_MEDIA_TYPES
-from tsctl.archive.container import DIGESTS, MANIFEST, Content, digest_of
+from tsctl.archive.container import CONFIG, DIGESTS, GOLDEN, MANIFEST, MAX_CONFIG_BYTES, Content, check_names, digest_of
+from tsctl.archive.documents import parse_json
 from tsctl.archive.recipe import KEY_FILE, recipe_output
+from tsctl.archive.sources import files_below, is_leaving
 from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
 from tsctl.config.archive import ArchiveSpec, read_archive_spec
 from tsctl.config.project import Project
@@ -23,7 +26,6 @@ from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress
 
-CONFIG = "model-config.yaml"
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
 ENTRY = "handlers.adapters.torchserve.entry"
 #: Packages that every worker imports; a file of the same name in an archive would come before them.
@@ -38,7 +40,7 @@ class Built:
     """The result of building one version."""
 
     archive: StoredArchive
-    is_new: bool  # False: the same bytes were in the store already
+    is_new: bool  # False: the same bytes, undamaged, were in the store already
     lines: tuple[str, ...]  # printed by the recipe when it ran
     superseded: tuple[str, ...]  # names of older archives of the same version, which stay in the store
 
@@ -49,14 +51,26 @@ def read_archive_folders(project: Project) -> dict[str, tuple[Path, ArchiveSpec]
     Raises:
         SpecError: a spec has mistakes, or two folders name the same model.
     """
-    folders: dict[str, tuple[Path, ArchiveSpec]] = {}
-    for path in sorted(project.archives.glob("*/archive.yaml")):
-        spec = read_archive_spec(path)
-        if spec.model in folders:
-            other = folders[spec.model][0] / "archive.yaml"
-            raise SpecError(f"{path}: model: {spec.model!r}: is named by {other} too")
-        folders[spec.model] = (path.parent, spec)
+    folders, mistakes = sound_archive_folders(project)
+    if mistakes:
+        raise mistakes[0]
     return folders
+
+
+def sound_archive_folders(project: Project) -> tuple[dict[str, tuple[Path, ArchiveSpec]], list[SpecError]]:
+    """As `read_archive_folders`, without the specs that have mistakes, and those mistakes."""
+    folders: dict[str, tuple[Path, ArchiveSpec]] = {}
+    mistakes: list[SpecError] = []
+    for path in sorted(project.archives.glob("*/archive.yaml")):
+        try:
+            spec = read_archive_spec(path)
+            if spec.model in folders:
+                other = folders[spec.model][0] / "archive.yaml"
+                raise SpecError(f"{path}: model: {spec.model!r}: is named by {other} too")
+            folders[spec.model] = (path.parent, spec)
+        except SpecError as error:
+            mistakes.append(error)
+    return folders, mistakes
 
 
 def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple[str, str], tuple[Path, ArchiveSpec]]:
@@ -89,15 +103,18 @@ def build_versions(project: Project, names: Sequence[str] | None, progress: Prog
         SpecError: a name that no archive.yaml has.
         ArchiveError: a recipe failed, or a file is missing.
     """
-    built = []
-    for (model, version), (folder, spec) in select_versions(project, names).items():
-        with progress.step(f"building {model} {version}") as step:
-            made = build_version(project, folder, spec, version, step.note)
-            step.done(made.archive.path.name if made.is_new else f"{made.archive.path.name} unchanged")
-        for line in made.lines if made.is_new else ():
-            progress.line(f"  {line}")
-        built.append(made)
-    return built
+    selected = select_versions(project, names)
+    return [build_shown(project, *found, version, progress) for (_, version), found in selected.items()]
+
+
+def build_shown(project: Project, folder: Path, spec: ArchiveSpec, version: str, progress: Progress) -> Built:
+    """Build one version as a step of the progress; raises as `build_version`."""
+    with progress.step(f"building {spec.model} {version}") as step:
+        made = build_version(project, folder, spec, version, step.note)
+        step.done(made.archive.path.name if made.is_new else f"{made.archive.path.name} unchanged")
+    for line in made.lines if made.is_new else ():
+        progress.line(f"  {line}")
+    return made
 
 
 def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: str, note: Note) -> Built:
@@ -110,12 +127,12 @@ def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: st
     with exclusive(folder / ".built" / f".{version}.lock", f"the archive {spec.model} {version}"):
         made, lines = recipe_output(folder, spec, version, note)
         entries = with_digests(assemble(folder, spec, version, made))
-        before = {archive.path.name for archive in list_archives(project)}
-        archive = write_archive(entries, project.store, spec.model, version)
-    make_current(project, archive)
-    older = (a.path.name for a in list_archives(project) if (a.model, a.version) == (spec.model, version))
+        before = {archive.path.name: archive.path.stat().st_mtime_ns for archive in list_archives(project)}
+        archive = make_current(project, write_archive(entries, project.store, spec.model, version))
+    older = (a.path.name for a in list_archives(project) if a.key == archive.key)
     superseded = tuple(name for name in older if name != archive.path.name)
-    return Built(archive, archive.path.name not in before, tuple(lines), superseded)
+    is_new = before.get(archive.path.name) != archive.path.stat().st_mtime_ns  # a damaged one was made anew
+    return Built(archive, is_new, tuple(lines), superseded)
 
 
 def assemble(
@@ -132,21 +149,27 @@ def assemble(
         ArchiveError: something that archive.yaml names is missing, or two sources claim one entry.
     """
     entries = _Entries()
-    entries.add_tree("handlers", handlers_package(), lambda path: path.suffix == ".py")
+    entries.add_tree("handlers", handlers_package(), lambda name: name.endswith(".py"))
     entries.add(MANIFEST, _json(manifest(spec, version, _manifest_handler(folder, spec))))
-    entries.add(CONFIG, yaml.safe_dump(model_config(spec, version), sort_keys=False).encode())
+    entries.add(CONFIG, _config(folder, spec, version))
     samples = _samples(folder, spec)
-    entries.add_tree("samples", samples, lambda path: True)
+    for name, path in samples.items():
+        entries.add(f"samples/{name}", path)
     if has_golden:
-        entries.add("golden.json", _golden(folder, spec, version, {path.name for path in samples.iterdir()}))
+        entries.add(GOLDEN, _golden(folder, spec, version, set(samples)))
     if spec.handler.endswith(".py"):
         entries.add(spec.handler, _required(folder, spec.handler))
     elif f"{spec.handler.replace('.', '/')}.py" not in entries.by_name:
         raise ArchiveError(f"handler {spec.handler}: the package handlers has no such module")
     for name in spec.files:
-        entries.add_tree(name, _required(folder, name), lambda path: True)
+        entries.add_tree(name, _required(folder, name))
     if made is not None:
-        entries.add_tree("", made, lambda path: path.name != KEY_FILE)
+        entries.add_tree("", made, lambda name: name != KEY_FILE)
+    if unsafe := check_names(entries.by_name):
+        raise ArchiveError(
+            f"{spec.model} {version} cannot be packed: {'; '.join(unsafe)}",
+            "Rename the file, or leave it out of `files`.",
+        )
     return entries.by_name
 
 
@@ -236,7 +259,7 @@ def defines_class(path: Path) -> bool:
         raise ArchiveError(f"{path.name} would replace the module {path.stem!r} in the worker", "Rename the file.")
     try:
         tree = ast.parse(path.read_bytes(), path.name)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # also where it is nested too deep
         raise ArchiveError(f"{path}: is not Python: {error}") from error
     if any(isinstance(node, ast.FunctionDef) and node.name == "handle" for node in tree.body):
         return False
@@ -268,45 +291,54 @@ class _Entries:
             raise ArchiveError(f"two sources write the entry {name} of the archive", "Rename one of them.")
         self.by_name[name] = content
 
-    def add_tree(self, name: str, path: Path, wanted: Callable[[Path], bool]) -> None:
+    def add_tree(self, name: str, path: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
         """A file under the name, or every wanted file of a folder under it."""
-        if path.is_file():
-            self.add(name, path)
-            return
-        for inside in sorted(path.rglob("*")):
-            relative = inside.relative_to(path)
-            if inside.is_file() and "__pycache__" not in relative.parts and wanted(inside):
-                self.add(f"{name}/{relative.as_posix()}" if name else relative.as_posix(), inside)
+        for inside, file in files_below(path).items():
+            if wanted(inside):
+                self.add("/".join(filter(None, (name, inside))), file)
 
 
-def _golden(folder: Path, spec: ArchiveSpec, version: str, samples: set[str]) -> Path:
+def _config(folder: Path, spec: ArchiveSpec, version: str) -> bytes:
+    content = yaml.safe_dump(model_config(spec, version), sort_keys=False).encode()
+    if len(content) > MAX_CONFIG_BYTES:
+        raise ArchiveError(
+            f"{folder / 'archive.yaml'}: settings: {len(content)} bytes in {CONFIG}, of which TorchServe reads at most"
+            f" {MAX_CONFIG_BYTES}",
+            "Put long lists into a file, name it under `files`, and let the handler read it.",
+        )
+    return content
+
+
+def _golden(folder: Path, spec: ArchiveSpec, version: str, samples: set[str]) -> bytes:
     path = folder / spec.golden / f"{version}.json"
     make = f"Look at the answers and keep them: tsctl archive golden {spec.model}:{version}"
     if not path.is_file():
         raise ArchiveError(f"no golden answers: {path} does not exist", make)
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
-        golden = json.loads(path.read_text(encoding="utf-8"))
+        golden = parse_json(content)
     except ValueError as error:
         raise ArchiveError(f"{path} is not JSON: {error}", make) from None
     names = set(golden) if isinstance(golden, dict) else set()
     if names != samples:
         odd = ", ".join(sorted(names ^ samples))
         raise ArchiveError(f"{path} and {spec.samples}/ do not match one to one: {odd}", make)
-    return path
+    return content
 
 
-def _samples(folder: Path, spec: ArchiveSpec) -> Path:
+def _samples(folder: Path, spec: ArchiveSpec) -> dict[str, Path]:
+    """The samples by their names."""
     path = _required(folder, spec.samples)
-    files = sorted(path.iterdir()) if path.is_dir() else []
-    if not files:
+    if not path.is_dir() or all(is_leaving(file.name) for file in path.iterdir()):
         raise ArchiveError(f"{path} holds no sample", "Put at least one request there, such as one.json.")
-    for file in files:
-        if not file.is_file() or file.suffix.lower() not in SAMPLE_MEDIA_TYPES:
+    samples = files_below(path)
+    for name, file in samples.items():
+        if "/" in name or file.suffix.lower() not in SAMPLE_MEDIA_TYPES:
             raise ArchiveError(
                 f"{file} is no sample: expected a file that ends with {', '.join(SAMPLE_MEDIA_TYPES)}",
                 "The suffix says the media type of the request.",
             )
-    return path
+    return samples
 
 
 def _required(folder: Path, name: str) -> Path:

@@ -1,13 +1,7 @@
-"""Checks an archive without running any of it; pickles that would run code when they are read are found by picklescan.
-
-An allowlist decides on pickles: imports that a file of plain tensors needs are safe, those that picklescan lists as
-dangerous are dangerous, and all others are unknown, because a list of dangers is never complete.
-"""
+"""Checks an archive without running any of it."""
 
 from __future__ import annotations
 
-import json
-import logging
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,28 +9,18 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from tsctl.archive.build import CONFIG, shadowing_names
-from tsctl.archive.container import DIGESTS, UNREADABLE, check_entries, digest_of
-from tsctl.archive.inspect import Facts, read_facts
+from pydantic import TypeAdapter, ValidationError
+
+from tsctl.archive.build import shadowing_names
+from tsctl.archive.container import CONFIG, DIGESTS, UNREADABLE, digest_of, open_archive, read_entry
+from tsctl.archive.documents import parse_json
+from tsctl.archive.inspect import INTEGERS, Facts, is_integer, read_facts
+from tsctl.archive.pickles import UnsafePickle
 from tsctl.archive.store import name_mistake, parse_name
 from tsctl.errors import ArchiveError
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
-_INTEGER_KEYS = (
-    "minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout",
-    "maxRetryTimeoutInSec", "jobQueueSize",
-)  # fmt: skip
-#: Beyond picklescan's own list: what torch writes for parameters, and TorchScript's own types, which torch resolves
-#: among the code in the same file.
-_TENSOR_GLOBALS = {
-    ("torch._utils", "_rebuild_tensor"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("_codecs", "encode"),
-}
-_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".dat", ".data", ".npy", ".npz"}
-_ZIP, _NUMPY = b"PK\x03\x04", b"\x93NUMPY"
+_DIGESTS = TypeAdapter(dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -48,19 +32,19 @@ class Check:
     detail: str = ""
 
 
-def structure_checks(archive: zipfile.ZipFile) -> Iterator[Check]:
+def structure_checks(path: Path) -> Iterator[Check]:
     """Check that the archive can be unpacked and has a manifest; the other checks need both."""
-    unsafe = check_entries(archive)
-    yield Check("entries stay inside", FAIL if unsafe else PASS, "; ".join(unsafe))
-    if unsafe:
-        return
     try:
-        facts = read_facts(archive)
-        missing = [key for key in ("modelName", "handler") if not facts.model.get(key)]
-        detail = f"model.{missing[0]} is missing" if missing else ""
-        detail = detail or name_mistake(*facts.names)
+        archive = open_archive(path)
     except ArchiveError as error:
-        detail = error.message
+        yield Check("zip file", FAIL, error.message)
+        return
+    yield Check("zip file", PASS)
+    with archive:
+        try:
+            detail = name_mistake(*read_facts(archive).names)
+        except ArchiveError as error:
+            detail = error.message
     yield Check("manifest", FAIL if detail else PASS, detail)
 
 
@@ -95,7 +79,7 @@ def _digest_check(archive: zipfile.ZipFile, facts: Facts) -> Check:
     if facts.is_stock:
         return Check(name, SKIP, "a stock archive carries none")
     try:
-        stated = json.loads(archive.read(DIGESTS))
+        stated = _DIGESTS.validate_python(parse_json(read_entry(archive, DIGESTS)))
         present = set(archive.namelist()) - {DIGESTS}
         wrong = sorted(set(stated) ^ present)
         for entry in sorted(set(stated) & present):
@@ -103,14 +87,16 @@ def _digest_check(archive: zipfile.ZipFile, facts: Facts) -> Check:
                 stream: Any = file  # typeshed does not say that it reads into a buffer
                 if file_digest(stream, "sha256").hexdigest() != stated[entry]:
                     wrong.append(entry)
-    except (*UNREADABLE, TypeError) as error:
+    except ValidationError:
+        return Check(name, FAIL, f"{DIGESTS} is no object of names and digests")
+    except (*UNREADABLE, ArchiveError) as error:
         return Check(name, FAIL, str(error))
     return Check(name, FAIL if wrong else PASS, _list("differ from what was built", wrong))
 
 
 def _config_check(facts: Facts) -> Check:
     name = "timeouts and numbers"
-    wrong = [f"{key} is {facts.config[key]!r}" for key in _INTEGER_KEYS if not _is_number(facts.config.get(key, 1))]
+    wrong = [f"{key} is {facts.config[key]!r}" for key in INTEGERS if not is_integer(facts.config.get(key, 1))]
     if wrong:
         return Check(name, FAIL, f"{wrong[0]}: TorchServe ignores what is not an integer")
     missing = [key for key in ("startupTimeout", "responseTimeout") if key not in facts.config]
@@ -119,68 +105,13 @@ def _config_check(facts: Facts) -> Check:
     return Check(name, WARN if facts.is_stock else FAIL, f"{CONFIG} does not state {' and '.join(missing)}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def pickle_check(folder: Path, trust: bool) -> Check:
-    """Check that reading the unpacked files runs no code; with `trust`, imports that are only unknown are a warning."""
-    unsafe = unsafe_pickles(folder)
+def pickle_check(unsafe: Sequence[UnsafePickle], trust: bool) -> Check:
+    """Check that reading the files runs no code; with `trust`, imports that are only unknown are a warning."""
     if not unsafe:
         return Check("pickles", PASS)
     is_warning = trust and not any(pickle.is_dangerous for pickle in unsafe)
     detail = "; ".join(f"{pickle.file} {pickle.finding}" for pickle in unsafe[:5])
     return Check("pickles", WARN if is_warning else FAIL, detail)
-
-
-@dataclass(frozen=True)
-class UnsafePickle:
-    """One unsafe import of a file."""
-
-    file: str
-    finding: str  # 'imports module.attribute', or what is wrong with the file
-    is_dangerous: bool  # False: unknown
-
-
-def unsafe_pickles(folder: Path) -> list[UnsafePickle]:
-    """Unsafe imports of the pickles below a folder, by file and finding."""
-    unsafe_files = [
-        unsafe
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and may_be_pickle(path)
-        for unsafe in _scan(path, path.relative_to(folder).as_posix())
-    ]
-    return sorted(unsafe_files, key=lambda unsafe: (unsafe.file, unsafe.finding))
-
-
-def may_be_pickle(path: Path) -> bool:
-    """Whether the file's suffix or its first bytes are those of a pickle, a torch file or a numpy file."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    is_binary_pickle = len(head) > 1 and head[0] == 0x80 and 2 <= head[1] <= 5
-    return path.suffix.lower() in _SUFFIXES or is_binary_pickle or head.startswith((_ZIP, _NUMPY))
-
-
-def _scan(path: Path, name: str) -> list[UnsafePickle]:
-    from picklescan.scanner import SafetyLevel, scan_bytes
-
-    logging.getLogger("picklescan").setLevel(logging.CRITICAL)  # its findings are reported here, and only here
-    suffix = path.suffix.lower()
-    with path.open("rb") as file:
-        is_zip = file.read(4) == _ZIP
-        file.seek(0)
-        # a torch file is a zip file, whatever it is called
-        result = scan_bytes(file, name, ".zip" if is_zip else suffix if suffix in _SUFFIXES else ".pkl")
-    unsafe = [
-        UnsafePickle(name, f"imports {entry.module}.{entry.name}", entry.safety is SafetyLevel.Dangerous)
-        for entry in result.globals
-        if entry.safety is not SafetyLevel.Innocuous
-        and (entry.module, entry.name) not in _TENSOR_GLOBALS
-        and not entry.module.startswith("__torch__")
-    ]
-    if result.scan_err:
-        unsafe.append(UnsafePickle(name, "cannot be read as a pickle", is_dangerous=False))
-    return unsafe
 
 
 def _list(words: str, names: Sequence[str]) -> str:

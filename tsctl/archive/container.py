@@ -1,7 +1,8 @@
 """Writes and reads the zip file that an archive is: the same bytes from the same entries, nothing outside its folder.
 
-Entries are sorted by name, stored and not deflated, with one time, one mode and no other attribute. Reading refuses
-entries that would leave the target folder or fill the disk.
+Entries are sorted by name, stored and not deflated, with one time, one mode and no other attribute. An archive is read
+only if it is canonical (see canonical.py), and no entry would leave the target folder or fill the disk. Every read is
+bounded.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import io
 import shutil
 import stat
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from handlers.contract import SAMPLE_MEDIA_TYPES
+from tsctl.archive.canonical import NotCanonical, require_canonical
 from tsctl.errors import ArchiveError
 
 #: An entry's content: bytes, or the file that holds them.
@@ -24,6 +27,8 @@ Content = bytes | Path
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 DIGESTS = "MAR-INF/DIGESTS.json"
+CONFIG = "model-config.yaml"
+GOLDEN = "golden.json"
 #: Raised by reading a damaged zip file; one flipped byte can cause any of them.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
@@ -32,8 +37,14 @@ _MODE = stat.S_IFREG | 0o644
 _BLOCK = 1 << 20
 #: Bounds on what an archive may unpack to; weights are stored, so a large ratio means a bomb.
 MAX_UNPACKED_BYTES = 64 << 30
-MAX_RATIO = 200
-MAX_ENTRIES = 100_000
+MAX_RATIO, SMALL_BYTES = 200, 16 << 20
+MAX_NAME_BYTES, MAX_FOLDERS = 1000, 30
+#: Bounds on what is read into memory.
+MAX_DOCUMENT_BYTES = 16 << 20
+#: SnakeYAML's limit, within which TorchServe reads the file; past it the whole file is ignored.
+MAX_CONFIG_BYTES = 3 << 20
+MAX_SAMPLES_BYTES = 128 << 20
+_SHOWN = 5
 
 
 def write_entries(entries: Mapping[str, Content], file: BinaryIO) -> None:
@@ -63,69 +74,133 @@ def place(content: Content, path: Path) -> None:
         shutil.copyfileobj(source, file, _BLOCK)
 
 
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """The archive, opened for reading, and safe to unpack.
+
+    Raises:
+        ArchiveError: there is no such file; it is no canonical zip file; or an entry is unsafe.
+    """
+    if not path.is_file():
+        raise ArchiveError(f"{path} is no archive: it is not a file" if path.exists() else f"no such file: {path}")
+    try:
+        with path.open("rb") as file:
+            require_canonical(file)
+        archive = zipfile.ZipFile(path)
+    except NotCanonical as error:
+        reason = f"it is not a zip file that all programs read alike ({error})"
+        raise ArchiveError(
+            f"{path} is no archive: {reason}", "Make it again with tsctl or torch-model-archiver."
+        ) from None
+    except UNREADABLE as error:
+        raise ArchiveError(f"{path} is no archive: it cannot be read ({error})") from None
+    if unsafe := check_entries(archive):
+        archive.close()
+        raise ArchiveError(f"{path} is not read: {'; '.join(unsafe)}")
+    return archive
+
+
 def check_entries(archive: zipfile.ZipFile) -> list[str]:
-    """The reasons why the archive is unsafe to unpack, a sentence each; empty where it is safe."""
-    unsafe = []
+    """The reasons why the archive is unsafe to unpack, a sentence each, the first few; empty where it is safe."""
+    unsafe: list[str] = []
     infos = archive.infolist()
-    if len(infos) > MAX_ENTRIES:
-        unsafe.append(f"it has {len(infos)} entries; at most {MAX_ENTRIES} are read")
+    files = {_folded(info.filename) for info in infos if not info.is_dir()}
     seen: dict[str, str] = {}
-    files = {info.filename.casefold() for info in infos if not info.is_dir()}
     for info in infos:
-        name = info.filename
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name.split("/")[0] or "\0" in name:
-            unsafe.append(f"entry {name!r} leads out of the archive")
-        if stat.S_ISLNK(info.external_attr >> 16):
-            unsafe.append(f"entry {name!r} is a symbolic link")
-        if name.casefold() in seen:
-            unsafe.append(f"entry {name!r} appears twice (as {seen[name.casefold()]!r})")
-        seen[name.casefold()] = name
-        folder = next((str(parent) for parent in pure.parents if str(parent).casefold() in files), None)
-        if folder is not None:
-            unsafe.append(f"entry {name!r} lies in {folder!r}, which is a file")
-        if info.file_size > 1 << 20 and info.file_size > MAX_RATIO * max(1, info.compress_size):
-            unsafe.append(f"entry {name!r} grows {info.file_size // max(1, info.compress_size)}-fold when unpacked")
+        unsafe += (f"entry {info.filename!r} {why}" for why in _unsafe(info, files, seen))
+        seen[_folded(info.filename)] = info.filename
+        if len(unsafe) >= _SHOWN:
+            return unsafe[:_SHOWN]
     total = sum(info.file_size for info in infos)
     if total > MAX_UNPACKED_BYTES:
         unsafe.append(f"it unpacks to {total} bytes; at most {MAX_UNPACKED_BYTES} are written")
+    elif total > max(SMALL_BYTES, MAX_RATIO * (packed := sum(info.compress_size for info in infos))):
+        unsafe.append(f"it grows {total // max(1, packed)}-fold when unpacked; at most {MAX_RATIO}-fold is allowed")
     return unsafe
 
 
-def open_archive(path: Path) -> zipfile.ZipFile:
-    """The archive, opened for reading.
+def check_names(names: Iterable[str]) -> list[str]:
+    """The reasons why an archive of entries with these names would be unsafe, as `check_entries` gives them."""
+    with zipfile.ZipFile(io.BytesIO(), "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name, _TIME), b"")
+        return check_entries(archive)
+
+
+def _unsafe(info: zipfile.ZipInfo, files: set[str], seen: Mapping[str, str]) -> Iterator[str]:
+    name, pure = info.filename, PurePosixPath(info.filename)
+    folders = name.rstrip("/").split("/")[:-1]
+    if len(name.encode()) > MAX_NAME_BYTES or len(folders) > MAX_FOLDERS:
+        yield "has too long a name"
+        return
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name.split("/")[0]:
+        yield "leads out of the archive"
+    elif name.removesuffix("/") != str(pure) or not name.isprintable():
+        yield "has a name that is not plain"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        yield "is a symbolic link"
+    if info.is_dir() and info.file_size:
+        yield "is a folder with content"
+    if _folded(name) in seen:
+        yield f"appears twice (as {seen[_folded(name)]!r})"
+    for end in range(1, len(folders) + 1):
+        if _folded("/".join(folders[:end])) in files:
+            yield f"lies in {'/'.join(folders[:end])!r}, which is a file"
+
+
+def _folded(name: str) -> str:
+    """Equal for names that are one on some disks."""
+    return unicodedata.normalize("NFC", name.removesuffix("/")).casefold()
+
+
+def read_entry(archive: zipfile.ZipFile, name: str, most: int = MAX_DOCUMENT_BYTES) -> bytes:
+    """The content of an entry.
 
     Raises:
-        ArchiveError: there is no such file, or it is no zip file.
+        ArchiveError: it is not there, is damaged, or has more than `most` bytes.
     """
     try:
-        return zipfile.ZipFile(path)
-    except FileNotFoundError:
-        raise ArchiveError(f"no such file: {path}") from None
+        size = archive.getinfo(name).file_size
+        if size > most:
+            raise ArchiveError(f"{archive.filename}: {name} has {size} bytes; at most {most} are read")
+        return archive.read(name)
+    except KeyError:
+        raise ArchiveError(f"{archive.filename} is no archive: it has no {name}") from None
     except UNREADABLE as error:
-        raise ArchiveError(f"{path} is no archive: it is not a zip file ({error})") from error
+        raise ArchiveError(f"{archive.filename}: {name} cannot be read: {error}") from None
 
 
 def read_samples(path: Path) -> list[tuple[str, bytes, str]]:
-    """Name, body and media type of each sample in the archive; empty for a stock archive."""
-    with zipfile.ZipFile(path) as archive:
-        names = sorted(name for name in archive.namelist() if name.startswith("samples/") and not name.endswith("/"))
+    """Name, body and media type of each sample in the archive; empty for a stock archive.
+
+    Raises:
+        ArchiveError: it cannot be read, or its samples have more than MAX_SAMPLES_BYTES bytes.
+    """
+    with open_archive(path) as archive:
+        infos = [info for info in archive.infolist() if info.filename.startswith("samples/") and not info.is_dir()]
+        if sum(info.file_size for info in infos) > MAX_SAMPLES_BYTES:
+            raise ArchiveError(f"{path}: its samples have more than {MAX_SAMPLES_BYTES} bytes")
         return [
-            (name, archive.read(name), SAMPLE_MEDIA_TYPES.get(Path(name).suffix.lower(), "application/octet-stream"))
-            for name in names
+            (name, read_entry(archive, name, MAX_SAMPLES_BYTES), media_type_of(name))
+            for name in sorted(info.filename for info in infos)
         ]
+
+
+def media_type_of(sample: str) -> str:
+    """The media type of a sample, from its name."""
+    return SAMPLE_MEDIA_TYPES.get(PurePosixPath(sample).suffix.lower(), "application/octet-stream")
 
 
 def unpack(path: Path, folder: Path) -> None:
     """Unpack the archive into a folder.
 
     Raises:
-        ArchiveError: an entry is unsafe, and nothing is written then; or an entry is damaged.
+        ArchiveError: it is unsafe, or has no room, and nothing is written then; or an entry is damaged.
     """
     with open_archive(path) as archive:
-        unsafe = check_entries(archive)
-        if unsafe:
-            raise ArchiveError(f"{path.name} is not unpacked: {unsafe[0]}")
+        total = sum(info.file_size for info in archive.infolist())
+        folder.mkdir(parents=True, exist_ok=True)
+        if total > (free := shutil.disk_usage(folder).free):
+            raise ArchiveError(f"{path.name} unpacks to {total} bytes, and {folder} has room for {free}")
         for info in archive.infolist():
             try:
                 archive.extract(info, folder)

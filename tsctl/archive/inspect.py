@@ -2,58 +2,171 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeGuard, TypeVar
 
-import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from tsctl.archive.container import DIGESTS, MANIFEST, UNREADABLE, digest_of, open_archive
+from handlers.contract import Tolerance
+from tsctl.archive.container import (
+    CONFIG,
+    DIGESTS,
+    GOLDEN,
+    MANIFEST,
+    MAX_CONFIG_BYTES,
+    MAX_DOCUMENT_BYTES,
+    UNREADABLE,
+    digest_of,
+    open_archive,
+    read_entry,
+)
+from tsctl.archive.documents import parse_json
+from tsctl.config import archive as spec
+from tsctl.config.spec import mistakes
+from tsctl.config.yaml_files import parse_yaml
 from tsctl.errors import ArchiveError
 
+#: The integers of the configuration that TorchServe reads, and their ranges.
+INTEGERS = {
+    "minWorkers": (0, 256), "maxWorkers": (0, 256), "batchSize": (1, 1024), "maxBatchDelay": (0, 86_400_000),
+    "responseTimeout": (1, 86_400), "startupTimeout": (1, 86_400), "maxRetryTimeoutInSec": (1, 86_400),
+    "jobQueueSize": (1, 1_000_000),
+}  # fmt: skip
+#: The largest header of a safetensors file that is shown.
+_HEADER_BYTES = 8 << 20
 
-@dataclass
+
+class _Document(BaseModel):
+    """A part of a file that others wrote: the keys that are read have types, other keys are kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+
+class ManifestModel(_Document):
+    """`model` of MANIFEST.json, with TorchServe's names."""
+
+    modelName: Annotated[str, Field(min_length=1)]
+    handler: Annotated[str, Field(min_length=1)]
+    modelVersion: str | None = None
+    serializedFile: str | None = None
+    configFile: str | None = None
+
+
+class Manifest(_Document):
+    """MANIFEST.json."""
+
+    model: ManifestModel
+
+
+class Serving(_Document):
+    """`serving` of model-config.yaml, as far as tsctl reads it."""
+
+    handler: str | None = None
+    tolerance: spec.Tolerance = spec.Tolerance()
+    limits: spec.Limits | None = None
+
+
+class Config(_Document):
+    """model-config.yaml, as far as tsctl reads it; checks.py looks at TorchServe's own keys."""
+
+    serving: Serving | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """An archive's own description of itself: manifest and configuration."""
 
-    manifest: dict[str, Any]
+    manifest: Manifest
     config: dict[str, Any]
+    serving: Serving
     is_stock: bool  # not built by tsctl
-
-    @property
-    def model(self) -> dict[str, Any]:
-        model: dict[str, Any] = self.manifest["model"]
-        return model
 
     @property
     def names(self) -> tuple[str, str]:
         """Model and version; TorchServe takes a version that is missing for 1.0."""
-        return str(self.model.get("modelName") or ""), str(self.model.get("modelVersion") or "1.0")
+        return self.manifest.model.modelName, self.manifest.model.modelVersion or "1.0"
+
+    @property
+    def handler(self) -> str:
+        """The author's handler."""
+        return self.serving.handler or self.manifest.model.handler
 
     @property
     def batch_size(self) -> int:
-        size = self.config.get("batchSize", 1)
-        return size if isinstance(size, int) and size > 0 else 1
+        return self.integer("batchSize") or 1
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """How far an answer may lie from the golden one."""
+        return Tolerance(**self.serving.tolerance.model_dump())
+
+    def integer(self, key: str) -> int | None:
+        """A value of the configuration; None where it is missing, or no integer: TorchServe ignores it then."""
+        value = self.config.get(key)
+        return value if is_integer(value) else None
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether TorchServe takes it for a number."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def read_facts(archive: zipfile.ZipFile) -> Facts:
     """The archive's manifest and configuration.
 
     Raises:
-        ArchiveError: one of them cannot be read.
+        ArchiveError: one of them cannot be read, or does not fit.
     """
+    manifest = _validated(archive, MANIFEST, Manifest, _parsed(archive, MANIFEST))
+    name = manifest.model.configFile
+    config = _parsed(archive, name) if name in archive.namelist() else None
+    content = {} if config is None else config
+    serving = _validated(archive, name or CONFIG, Config, content).serving
+    for key, (least, most) in INTEGERS.items():
+        if is_integer(value := content.get(key)) and not least <= value <= most:
+            raise ArchiveError(f"{archive.filename}: {name}: {key}: {value}: expected {least} to {most}")
+    return Facts(manifest, content, serving or Serving(), DIGESTS not in archive.namelist())
+
+
+def read_golden_answers(archive: zipfile.ZipFile) -> dict[str, Any]:
+    """The golden answers of an archive, by sample; none in an archive that tsctl did not build.
+
+    Raises:
+        ArchiveError: they cannot be read.
+    """
+    content = _parsed(archive, GOLDEN) if GOLDEN in archive.namelist() else {}
+    if not isinstance(content, dict):
+        raise ArchiveError(f"{archive.filename}: {GOLDEN} is no object of answers by sample")
+    return content
+
+
+def _parsed(archive: zipfile.ZipFile, name: str) -> Any:
+    content = read_entry(archive, name, MAX_DOCUMENT_BYTES if name in (MANIFEST, GOLDEN) else MAX_CONFIG_BYTES)
     try:
-        manifest = json.loads(archive.read(MANIFEST))
-        name = manifest["model"].get("configFile")
-        config = yaml.safe_load(archive.read(name)) if name in archive.namelist() else {}
-    except (*UNREADABLE, KeyError, AttributeError, TypeError, yaml.YAMLError) as error:
-        raise ArchiveError(
-            f"{archive.filename} is no archive: its manifest or configuration cannot be read: {error}"
-        ) from error
-    return Facts(manifest, config if isinstance(config, dict) else {}, DIGESTS not in archive.namelist())
+        return parse_yaml(content, exact=False) if name not in (MANIFEST, GOLDEN) else parse_json(content)
+    except ValueError as error:
+        raise ArchiveError(f"{archive.filename}: {name} cannot be read: {error}") from None
+
+
+Part = TypeVar("Part", bound=BaseModel)
+
+
+def _validated(archive: zipfile.ZipFile, name: str, model: type[Part], content: Any) -> Part:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ArchiveError("\n".join(mistakes(f"{archive.filename}: {name}", model, error))) from None
+
+
+class _TensorHeader(_Document):
+    dtype: str
+    shape: list[int]
+
+
+_HEADER = TypeAdapter(dict[str, _TensorHeader | dict[str, Any]])  # and `__metadata__`
 
 
 @dataclass(frozen=True)
@@ -73,6 +186,7 @@ class Contents:
     digest: str  # SHA-256 of the file
     bytes: int
     made_by: str  # tsctl or torch-model-archiver
+    handler: str
     manifest: dict[str, Any]
     config: dict[str, Any]
     entries: dict[str, int]  # bytes by name
@@ -93,7 +207,8 @@ def inspect_archive(path: Path) -> Contents:
             digest=digest_of(path),
             bytes=path.stat().st_size,
             made_by="torch-model-archiver" if facts.is_stock else "tsctl",
-            manifest=facts.manifest,
+            handler=facts.handler,
+            manifest=facts.manifest.model_dump(exclude_unset=True),
             config=facts.config,
             entries={info.filename: info.file_size for info in infos},
             tensors={i.filename: read_tensors(archive, i) for i in infos if i.filename.endswith(".safetensors")},
@@ -102,17 +217,17 @@ def inspect_archive(path: Path) -> Contents:
 
 def read_tensors(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> list[Tensor]:
     """Names, types and shapes from the header of a safetensors entry; empty where it has no whole header."""
-    with archive.open(info) as file:
-        head = file.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        if not 0 < length <= info.file_size:
-            return []
-        try:
-            header = json.loads(file.read(length))
-            return [
-                Tensor(name, str(entry["dtype"]), tuple(entry["shape"]))
-                for name, entry in header.items()
-                if name != "__metadata__"
-            ]
-        except (*UNREADABLE, AttributeError, KeyError, TypeError):
-            return []
+    try:
+        with archive.open(info) as file:
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            if not 0 < length <= min(info.file_size, _HEADER_BYTES):
+                return []
+            header = _HEADER.validate_python(parse_json(file.read(length)))
+    except (*UNREADABLE, ValidationError):
+        return []
+    return [
+        Tensor(name, entry.dtype, tuple(entry.shape))
+        for name, entry in header.items()
+        if isinstance(entry, _TensorHeader)
+    ]

@@ -6,18 +6,32 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
+from collections import deque
 from importlib.metadata import distributions
 from pathlib import Path
 
 from tsctl.archive.container import digest_of
+from tsctl.archive.sandbox import run_confined, why_open
+from tsctl.archive.sources import files_below
 from tsctl.config.archive import ArchiveSpec
 from tsctl.errors import ArchiveError
 from tsctl.host.progress import Note
 
 KEY_FILE = ".inputs"
-_SHOWN_LINES = 15
+TIMEOUT_S = 12 * 3600.0
+_SHOWN_LINES, _KEPT_LINES = 15, 1000
+#: Runs a recipe with the arguments in its standard input: one argument of a process has at most 128 KiB, and the
+#: settings may be a long list of labels.
+_START = """
+import json as _json, os as _os, sys
+__file__ = sys.argv[1]
+sys.argv = [__file__, *_json.loads(sys.stdin.buffer.read())]
+sys.path[0] = _os.path.dirname(__file__)
+with open(__file__, "rb") as _source:
+    _code = compile(_source.read(), __file__, "exec")
+exec(_code)
+"""
 
 
 def recipe_output(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> tuple[Path | None, list[str]]:
@@ -37,18 +51,22 @@ def recipe_output(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> 
         return None, []
     kept = folder / ".built" / version
     key = recipe_key(folder, spec, version)
-    if (kept / KEY_FILE).is_file() and (kept / KEY_FILE).read_text().splitlines()[:1] == [key]:
-        return kept, (kept / KEY_FILE).read_text().splitlines()[1:]
+    if (kept / KEY_FILE).is_file() and _kept_lines(kept)[:1] == [key]:
+        return kept, _kept_lines(kept)[1:]
     writing = folder / ".built" / f".{version}.{os.getpid()}"
     writing.mkdir(parents=True)
     try:
         lines = _run(folder, spec, version, writing, note)
-        (writing / KEY_FILE).write_text("\n".join([key, *lines]) + "\n")
+        (writing / KEY_FILE).write_text("\n".join([key, *lines]) + "\n", encoding="utf-8")
         shutil.rmtree(kept, ignore_errors=True)
         writing.rename(kept)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     return kept, lines
+
+
+def _kept_lines(kept: Path) -> list[str]:
+    return (kept / KEY_FILE).read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def recipe_key(folder: Path, spec: ArchiveSpec, version: str) -> str:
@@ -67,39 +85,41 @@ def recipe_key(folder: Path, spec: ArchiveSpec, version: str) -> str:
 
 def _run(folder: Path, spec: ArchiveSpec, version: str, out: Path, note: Note) -> list[str]:
     settings = json.dumps(spec.serving(version).settings)
-    command = [
-        sys.executable, str(folder / (spec.recipe or "")), "--version", version, "--settings", settings,
-        "--out", str(out.resolve()),
-    ]  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    lines = []
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**environment, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            for line in process.stdout or ():
-                lines.append(line.rstrip())
-                note(lines[-1])
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode != 0:
-        shown = "\n".join(f"    {line}" for line in lines[-_SHOWN_LINES:])
-        raise ArchiveError(f"{spec.recipe} of {spec.model} {version} ended with status {process.returncode}:\n{shown}")
-    return lines
+    arguments = ["--version", version, "--settings", settings, "--out", str(out.resolve())]
+    lines: deque[str] = deque(maxlen=_KEPT_LINES)
+    if reason := why_open():
+        lines.append(f"{spec.recipe} ran with your rights and not in a sandbox: {reason}")
+
+    def take(line: str) -> None:
+        lines.append(line)
+        note(line)
+
+    ended = run_confined(
+        [sys.executable, "-c", _START, str(folder.resolve() / (spec.recipe or ""))],
+        folder.resolve(),
+        reads=[folder.resolve(), *_linked(folder, spec)],
+        writes=[out.resolve()],
+        order=json.dumps(arguments).encode(),
+        variables={"PYTHONUNBUFFERED": "1"},
+        timeout_s=TIMEOUT_S,
+        on_line=take,
+    )
+    if ended.status != 0:
+        shown = "\n".join(f"    {line}" for line in list(lines)[-_SHOWN_LINES:])
+        why = ended.stopped or f"ended with status {ended.status}"
+        raise ArchiveError(f"{spec.recipe} of {spec.model} {version} {why}:\n{shown}")
+    return list(lines)
+
+
+def _linked(folder: Path, spec: ArchiveSpec) -> list[Path]:
+    """The places to which links in `files` lead, whose content goes into the archive as well."""
+    named = [folder / name for name in spec.files]
+    return [path.resolve() for top in named for path in (top, *top.rglob("*")) if path.is_symlink()]
 
 
 def _digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of a folder."""
-    if path.is_file():
-        return digest_of(path)
-    if not path.is_dir():
+    if not path.exists():
         raise ArchiveError(f"{path} is named in archive.yaml and does not exist")
-    inside = {str(p.relative_to(path)): _digest(p) for p in sorted(path.rglob("*")) if p.is_file()}
-    return digest_of(json.dumps(inside).encode())
+    files = {name: digest_of(file) for name, file in files_below(path).items()}
+    return files[""] if "" in files else digest_of(json.dumps(files).encode())

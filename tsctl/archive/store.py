@@ -1,12 +1,13 @@
-"""Names and finds the archives in `archives/store`; the store is flat, and a file in it never changes.
+"""Names and finds the archives of a project, whose files never change.
 
-An archive's name carries the first 12 digits of its digest, so two builds of one version lie side by side. The current
-one is named in `current.json`; without that file it is the newest.
+An archive's name carries the first 12 digits of its digest. The current build of each version lies in `archives/store`,
+which a plain TorchServe loads whole, so no older build and nothing half-written may lie there. `archives/store/.builds`
+is the model store of tsctl's nodes: the older builds, and a link to each current one. A file that is copied into
+`archives/store` is taken in as the current build of its version.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tsctl.archive.container import Content, digest_of, open_archive, write_entries
 from tsctl.archive.inspect import read_facts
-from tsctl.config.project import Project
+from tsctl.config.project import BUILDS, Project
 from tsctl.config.spec import ModelName, ModelVersion
 from tsctl.errors import ArchiveError
 from tsctl.host.locks import exclusive
@@ -39,6 +40,20 @@ class StoredArchive:
     model: str
     version: str
     digest: str  # the first 12 hex digits of its SHA-256
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.model, self.version
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is the published build of its version."""
+        return self.path.is_symlink() or self.path.parent.name != BUILDS
+
+    def other_build(self, name: str) -> Path:
+        """The file of that name in the same store, which need not exist."""
+        folder = self.path.parent
+        return folder / name if folder.name == BUILDS or (folder / name).is_file() else folder / BUILDS / name
 
 
 def store_name(model: str, version: str, digest: str) -> str:
@@ -66,11 +81,14 @@ def archive_of(path: Path) -> StoredArchive:
 
 def list_archives(project: Project) -> list[StoredArchive]:
     """Every archive in the store, by name."""
-    return [archive_of(path) for path in sorted(project.store.glob("*.mar")) if parse_name(path.name)]
+    for path in sorted(_not_taken_in(project), key=lambda path: path.stat().st_mtime_ns):
+        make_current(project, archive_of(path))
+    files = [path for path in sorted(project.store.glob("*.mar")) if path.is_file() and parse_name(path.name)]
+    return [archive_of(project.published / path.name if path.is_symlink() else path) for path in files]
 
 
 def find_archive(project: Project, model: str, version: str) -> StoredArchive:
-    """The current archive of a version.
+    """The current archive of a version; where it was removed, the newest one.
 
     Raises:
         ArchiveError: none is in the store.
@@ -80,22 +98,53 @@ def find_archive(project: Project, model: str, version: str) -> StoredArchive:
     if not matching:
         there = ", ".join(dict.fromkeys(f"{archive.model} {archive.version}" for archive in archives))
         raise ArchiveError(
-            f"no archive of {model} {version} in {project.relative(project.store)}",
+            f"no archive of {model} {version} in {project.relative(project.published)}",
             f"There are: {there or 'none'}. Build it: tsctl archive build {model}:{version}",
         )
-    current = _current(project).get(f"{model}:{version}")
-    named = next((archive for archive in matching if archive.digest == current), None)
-    return named or max(matching, key=lambda archive: archive.path.stat().st_mtime_ns)
+    return max(matching, key=lambda archive: (archive.is_current, archive.path.stat().st_mtime_ns))
 
 
-def make_current(project: Project, archive: StoredArchive) -> None:
-    """Make this the current archive of its version."""
-    path = project.store / "current.json"
-    with exclusive(project.store / ".current.lock", "the list of current archives", wait_s=10.0):
-        content = {**_current(project), f"{archive.model}:{archive.version}": archive.digest}
-        written = path.with_name(f".current.{os.getpid()}")
-        written.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        written.replace(path)
+def make_current(project: Project, archive: StoredArchive) -> StoredArchive:
+    """Make this the current archive of its version: it is published, and the version's other builds are not."""
+    link, published = project.store / archive.path.name, project.published / archive.path.name
+    project.store.mkdir(parents=True, exist_ok=True)
+    with exclusive(project.published / ".current.lock", "the list of current archives", wait_s=10.0):
+        for path in _published(project):
+            if path != published and parse_name(path.name) and archive_of(path).key == archive.key:
+                path.replace(project.store / path.name)  # over the link to it
+        if not link.is_symlink() and link.is_file():
+            link.replace(published)
+        making = link.with_name(f".{link.name}.{os.getpid()}")
+        making.symlink_to(Path("..") / link.name)
+        making.replace(link)
+    return archive_of(published)
+
+
+def require_whole(archive: StoredArchive) -> None:
+    """Check that the file is what its name says, and that all programs read the same in it.
+
+    Raises:
+        ArchiveError: its digest is another one, or it is no canonical archive.
+    """
+    if not _is_whole(archive.path, archive.digest):
+        raise ArchiveError(
+            f"{archive.path.name} is damaged: its digest is not the one in its name",
+            f"Build it again, 'tsctl archive build {archive.model}:{archive.version}', or copy it again.",
+        )
+    require_readable(archive.path)
+
+
+def _not_taken_in(project: Project) -> list[Path]:
+    """Published archives to which no link leads: they were copied by hand, or by an older tsctl."""
+    return [p for p in _published(project) if parse_name(p.name) and not (project.store / p.name).is_symlink()]
+
+
+def _published(project: Project) -> list[Path]:
+    return [path for path in project.published.glob("[!.]*.mar") if path.is_file()]
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    return path.is_file() and digest_of(path).startswith(digest)
 
 
 def import_archive(project: Project, path: Path) -> StoredArchive:
@@ -104,34 +153,50 @@ def import_archive(project: Project, path: Path) -> StoredArchive:
     Raises:
         ArchiveError: it is no archive, or its model's name or version does not fit into a URL and a file name.
     """
-    if path.resolve().parent == project.store.resolve() and parse_name(path.name):
-        return archive_of(path)
+    is_inside = path.parent.resolve() in (project.published.resolve(), project.store.resolve())
+    if is_inside and parse_name(path.name) and path.is_file():
+        archive = next(archive for archive in list_archives(project) if archive.path.name == path.name)
+        require_whole(archive)
+        return archive
+    require_readable(path)
+    try:
+        with path.open("rb") as source:
+            archive = _add(project.store, lambda file: shutil.copyfileobj(source, file), require_readable)
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read: {error.strerror}") from None
+    return make_current(project, archive)
+
+
+def require_readable(path: Path) -> tuple[str, str]:
+    """Check that an archive can be read, and that all programs read it alike; returns its model and version.
+
+    Raises:
+        ArchiveError: it cannot, or its names do not fit into a URL and a file name.
+    """
     with open_archive(path) as content:
         names = read_facts(content).names
     if wrong := name_mistake(*names):
         raise ArchiveError(f"{path}: {wrong}", "Make the archive again under another name or version.")
-    with path.open("rb") as source:
-        archive = _add(project.store, *names, lambda file: shutil.copyfileobj(source, file))
-    make_current(project, archive)
-    return archive
+    return names
 
 
 def write_archive(entries: Mapping[str, Content], store: Path, model: str, version: str) -> StoredArchive:
     """Write the entries as an archive into the store; one of the same bytes that is there already is left alone."""
-    return _add(store, model, version, lambda file: write_entries(entries, file))
+    return _add(store, lambda file: write_entries(entries, file), lambda path: (model, version))
 
 
-def _add(store: Path, model: str, version: str, write: Callable[[BinaryIO], None]) -> StoredArchive:
-    """Add what `write` writes to the store, named by its digest."""
+def _add(store: Path, write: Callable[[BinaryIO], None], names_of: Callable[[Path], tuple[str, str]]) -> StoredArchive:
+    """Add what `write` writes to the store, named by its digest, and by model and version, which `names_of` reads."""
     store.mkdir(parents=True, exist_ok=True)
     writing = store / f".writing.{os.getpid()}"
     try:
-        with writing.open("wb") as file:
+        with os.fdopen(os.open(writing, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        target = store / store_name(model, version, digest_of(writing))
-        if not target.exists():
+        digest = digest_of(writing)
+        target = store / store_name(*names_of(writing), digest)
+        if not _is_whole(target, digest):
             writing.replace(target)
     finally:
         writing.unlink(missing_ok=True)
@@ -146,11 +211,3 @@ def name_mistake(model: str, version: str) -> str:
         except ValidationError as error:
             return f"{kind} {name!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
     return ""
-
-
-def _current(project: Project) -> dict[str, str]:
-    path = project.store / "current.json"
-    try:
-        return {str(key): str(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (FileNotFoundError, ValueError, AttributeError):
-        return {}  # lost or damaged: the newest archive counts, and the next build writes the file again

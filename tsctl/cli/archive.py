@@ -8,21 +8,23 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.build import build_versions, select_versions
+from tsctl.archive.build import build_versions, select_versions, sound_archive_folders
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
-from tsctl.archive.store import find_archive, list_archives
+from tsctl.archive.sandbox import why_open
+from tsctl.archive.store import find_archive, import_archive, list_archives
 from tsctl.archive.verify import verify as verify_archive
-from tsctl.cli.options import Json
+from tsctl.cli.options import Json, TrustPickles
 from tsctl.cli.output import plural, print_json, print_rows, print_table
-from tsctl.config.project import find_project
-from tsctl.errors import ArchiveError
+from tsctl.config.project import Project, find_project
+from tsctl.errors import ArchiveError, SpecError, printable
 from tsctl.host.progress import Progress
 
 app = typer.Typer(rich_markup_mode=None)
 
 #: `inspect` shows so many tensors of a file.
 SHOWN_TENSORS = 12
+SHOWN_CHARACTERS = 1000
 Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...", help="All, if left out.")]
 
 
@@ -31,11 +33,11 @@ def build(names: Names = None, json: Json = False) -> None:
     """Build archives into archives/store; the same inputs give the same bytes."""
     built = build_versions(find_project(), names or None, Progress())
     if json:
-        rows = [(b.archive.model, b.archive.version, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
+        rows = [(*b.archive.key, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
         return print_rows(("model", "version", "digest", "path", "is_new"), rows, json)
     for made in built:
         for name in made.superseded:
-            typer.echo(f"{name} is an older build of the same version; it stays in the store")
+            typer.echo(f"{name} is an older build of the same version; 'tsctl archive tidy' removes what nothing needs")
     if not any(made.is_new for made in built):
         typer.echo(f"nothing to build: {plural(len(built), 'archive')} unchanged")
 
@@ -51,15 +53,19 @@ def list_stored(json: Json = False) -> None:
     print_rows(("model", "version", "digest", "current", "bytes"), rows, json)
 
 
+@app.command("import")
+def import_file(file: Annotated[Path, typer.Argument(metavar="FILE.mar")]) -> None:
+    """Copy an archive that was made elsewhere into archives/store, as the current one of its version."""
+    typer.echo(import_archive(find_project(), file).path.name)
+
+
 @app.command()
 def verify(
     names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]|FILE.mar]...")] = None,
     sample: Annotated[
         list[Path] | None, typer.Option("--sample", help="One more request body to send; for stock archives.")
     ] = None,
-    trust_pickles: Annotated[
-        bool, typer.Option("--trust-pickles", help="Take pickles that import more than tensors as a warning.")
-    ] = False,
+    trust_pickles: TrustPickles = False,
     json: Json = False,
 ) -> None:
     """Verify archives before they serve: safe files, right answers, isolated bad items; exit code 3 if one fails."""
@@ -71,7 +77,10 @@ def verify(
             step.done("passed" if report.is_good else "failed")
         reports.append(report)
         if not json:
-            print_table(("check", "outcome", "detail"), [(c.name, c.outcome, c.detail) for c in report.checks])
+            firsts = [(c.name, c.outcome, c.detail.partition("\n")[0]) for c in report.checks]
+            print_table(("check", "outcome", "detail"), firsts)
+            for line in (line for c in report.checks for line in c.detail.split("\n")[1:]):
+                typer.echo(f"    {printable(line)}")
     if json:
         print_json([report.as_json() for report in reports])
     bad = [report.path.name for report in reports if not report.is_good]
@@ -88,29 +97,44 @@ def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.ma
         return
     for contents in archives:
         model = contents.manifest["model"]
-        typer.echo(f"model     {model['modelName']} {model.get('modelVersion', '')}")
+        lines = [
+            f"model     {model['modelName']} {model.get('modelVersion', '')}",
+            f"handler   {contents.handler}",
+            f"made by   {contents.made_by}",
+            f"digest    {contents.digest}",
+            f"bytes     {contents.bytes}",
+        ]
+        typer.echo("\n".join(map(printable, lines)) + "\n")
         serving = contents.config.get("serving") or {}
-        typer.echo(f"handler   {serving.get('handler') or model.get('handler')}")
-        typer.echo(f"made by   {contents.made_by}")
-        typer.echo(f"digest    {contents.digest}")
-        typer.echo(f"bytes     {contents.bytes}\n")
-        print_table(("setting", "value"), [(key, value) for key, value in contents.config.items() if key != "serving"])
-        for key, value in (contents.config.get("serving") or {}).items():
-            typer.echo(f"  {key}: {value}")
+        settings = {key: value for key, value in contents.config.items() if key != "serving"}
+        print_table(("setting", "value"), [(_shown(key), _shown(value)) for key, value in settings.items()])
+        for key, value in serving.items():
+            typer.echo(f"  {_shown(key)}: {_shown(value)}")
         typer.echo("")
         print_table(("bytes", "entry"), [(size, entry) for entry, size in contents.entries.items()])
         for entry, tensors in contents.tensors.items():
             typer.echo(f"\n{entry}: {len(tensors)} tensors")
-            shown = [(t.name, t.dtype, "x".join(map(str, t.shape)) or "scalar") for t in tensors[:SHOWN_TENSORS]]
+            shown = [
+                (_shown(t.name), _shown(t.dtype), _shown("x".join(map(str, t.shape)) or "scalar"))
+                for t in tensors[:SHOWN_TENSORS]
+            ]
             print_table(("tensor", "type", "shape"), shown)
             if len(tensors) > SHOWN_TENSORS:
                 typer.echo(f"... and {len(tensors) - SHOWN_TENSORS} more; --json has all")
+
+
+def _shown(value: object) -> str:
+    """A value of an archive as it is printed; --json has all of it."""
+    text = str(value)
+    return printable(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...")
 
 
 @app.command()
 def golden(names: Names = None) -> None:
     """Write the present answers to the samples as golden answers; review the difference before you commit it."""
     progress = Progress()
+    if reason := why_open():
+        progress.line(f"the samples run with your rights and not in a sandbox: {reason}")
     for (model, version), (folder, spec) in select_versions(find_project(), names or None).items():
         with progress.step(f"golden answers of {model} {version}") as step:
             changed = make_golden(folder, spec, version, step.note)
@@ -119,19 +143,52 @@ def golden(names: Names = None) -> None:
             typer.echo(f"{model} {version} {name}")
 
 
+@app.command()
+def tidy(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove old builds that no node, rollout or way back needs; the current build of each version stays."""
+    from tsctl.cli.context import open_deployment
+    from tsctl.deploy.tidy import builds_and_uses
+
+    rows = []
+    for build, use in builds_and_uses(*open_deployment()):
+        rows.append((build.path.name, build.path.stat().st_size, use or "nothing, so it is removed"))
+        if not use and not dry_run:
+            build.path.unlink()
+    print_rows(("archive", "bytes", "needed by"), rows, json)
+
+
+def _current(project: Project, name: str) -> list[Path]:
+    """The current archives of MODEL or MODEL:VERSION; a stock archive has no archive.yaml."""
+    model, _, version = name.partition(":")
+    folder = sound_archive_folders(project)[0].get(model)
+    named = {a.version for a in list_archives(project) if a.model == model} | (
+        set(folder[1].versions) if folder else set()
+    )
+    versions = [one for one in sorted(named) if version in ("", one)]
+    if not versions:
+        raise SpecError(
+            f"no archive.yaml names {name}, and archives/store has no archive of it", "See 'tsctl archive list'."
+        )
+    return [find_archive(project, model, one).path for one in versions]
+
+
 def _archive_files(names: list[str] | None) -> list[Path]:
     """The .mar files of the names; without names, the current archive of every version."""
     if not names:
         project = find_project()
         current = {find_archive(project, a.model, a.version).path for a in list_archives(project)}
         if not current:
-            raise ArchiveError(f"no archive in {project.relative(project.store)}", "Build them: tsctl archive build")
+            raise ArchiveError(
+                f"no archive in {project.relative(project.published)}", "Build them: tsctl archive build"
+            )
         return sorted(current)
     files = []
     for name in names:
         if name.endswith(".mar"):
             files.append(Path(name))
         else:
-            project = find_project()
-            files += [find_archive(project, *pair).path for pair in select_versions(project, [name])]
+            files += _current(find_project(), name)
     return files

@@ -15,7 +15,7 @@ from tsctl.cli.options import AllNodes, Json, Model, NodeOption, Version
 from tsctl.cli.output import as_objects, print_json, print_rows, print_table
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, SpecError
-from tsctl.gateway.retire import require_no_weight
+from tsctl.gateway.retire import require_no_weight, require_workers
 from tsctl.gateway.retire import retire as retire_version
 from tsctl.gateway.state import open_gateway
 from tsctl.host.progress import Note, Progress
@@ -23,11 +23,16 @@ from tsctl.nodes.fan_out import NodeChange, combined_error, run_on_nodes
 from tsctl.nodes.observe import ObservedModel, observe_models
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
+from tsctl.rollout.run.journal import require_none
 
 app = typer.Typer(rich_markup_mode=None)
 
 Timeout = Annotated[
     float | None, typer.Option(help="Seconds until READY; the archive's startup timeout and a minute if left out.")
+]
+
+Force = Annotated[
+    bool, typer.Option("--force", help="Even if the running gateway sends it requests, or a rollout needs it.")
 ]
 
 
@@ -112,14 +117,24 @@ def scale(
     node: NodeOption = None,
     all_nodes: AllNodes = False,
     timeout: Timeout = None,
+    force: Force = False,
 ) -> None:
-    """Set the number of workers and wait until all are READY; dead ones are restarted."""
+    """Set the number of workers and wait until all are READY; dead ones are restarted.
+
+    Refused where the version has weight and might have no READY worker left, and where its rollout needs it.
+    """
+    project, deployment, nodes = select_nodes(node, all_nodes)
+    if not force:
+        if not workers:
+            require_none(project, model)
+        if deployment.gateway is not None:
+            require_workers(open_gateway(project, deployment), model, version, workers, {n.name for n in nodes})
 
     def act(opened: Node, note: Note) -> NodeChange:
         state = versions.scale(opened, model, version, workers, note, timeout)
         return NodeChange("scaled", f"{state.ready_workers} ready")
 
-    _change_nodes(select_nodes(node, all_nodes)[2], all_nodes, f"scaling {model} {version} to {workers}", act)
+    _change_nodes(nodes, all_nodes, f"scaling {model} {version} to {workers}", act)
 
 
 @app.command("set-default")
@@ -143,18 +158,21 @@ def unregister(
     version: Version,
     node: NodeOption = None,
     all_nodes: AllNodes = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Even where it has weight on a route of the running gateway.")
-    ] = False,
+    force: Force = False,
 ) -> None:
-    """Remove a version and its workers from the node; refused while the version has weight on the gateway."""
+    """Remove a version and its workers from the node.
+
+    Refused while the version has weight on the gateway, and while a rollout of the model has not ended.
+    """
 
     def act(opened: Node, note: Note) -> NodeChange:
         return NodeChange("unregistered" if versions.unregister(opened, model, version) else "was not registered")
 
     project, deployment, nodes = select_nodes(node, all_nodes)
-    if deployment.gateway is not None and not force:
-        require_no_weight(open_gateway(project, deployment), model, version)
+    if not force:
+        require_none(project, model)
+        if deployment.gateway is not None:
+            require_no_weight(open_gateway(project, deployment), model, version)
     _change_nodes(nodes, all_nodes, f"unregistering {model} {version}", act)
 
 
@@ -163,9 +181,14 @@ def retire(
     model: Model,
     version: Version,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds for its open requests to end.")] = 60.0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while a rollout of the model runs, which then rolls back.")
+    ] = False,
 ) -> None:
     """Take a version off its route, wait for its open requests, and unregister it from every node."""
     project, deployment = open_deployment()
+    if not force:
+        require_none(project, model)
     with Progress().step(f"retiring {model} {version}") as step:
         ended = retire_version(open_gateway(project, deployment), model, version, timeout, step.note)
         step.done(f"gone from {', '.join(ended.gone)}" if ended.gone else "no node serves it")

@@ -13,3 +13,6 @@ NodeOption = Annotated[str | None, typer.Option("--node", help="Node of deployme
 AllNodes = Annotated[
     bool, typer.Option("--all-nodes", help="Every node of deployment.yaml, all at once; exit code 4 if one failed.")
 ]
+TrustPickles = Annotated[
+    bool, typer.Option("--trust-pickles", help="Take pickles that import more than tensors as a warning.")
+]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from tsctl.cli.context import open_deployment, open_gateway_here
-from tsctl.cli.options import Json, Model, Version
-from tsctl.cli.output import print_json
-from tsctl.cli.rollout_views import explain, history, plan, report, status, watch
+from tsctl.cli.options import Json, Model, TrustPickles, Version
+from tsctl.cli.output import plural, print_json
+from tsctl.cli.rollout_views import exit_code, explain, history, plan, report, status, watch
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError, SpecError
 from tsctl.host.progress import Note, Progress
@@ -29,9 +30,6 @@ from tsctl.views.rollout.report import SUFFIX, write_report
 
 app = typer.Typer(rich_markup_mode=None)
 
-#: Exit codes of a rollout that was not promoted; errors have their own.
-ROLLED_BACK, UNDECIDED = 10, 11
-
 
 @app.command()
 def start(
@@ -40,18 +38,23 @@ def start(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Per node; by default as deployment.yaml or the archive says.")
     ] = None,
+    trust_pickles: TrustPickles = False,
     json: Json = False,
 ) -> None:
     """Release a version: register it on every node, raise its weight step by step, promote it or roll it back.
 
-    Exits with 0 when it was promoted, 10 when it was rolled back, 11 when a person must decide. If this process is
-    killed, 'tsctl rollout resume' goes on.
+    Exits with 0 when it was promoted, 10 when it was rolled back, 11 when a person must decide, 13 when it failed
+    before its first request. If this process is killed, 'tsctl rollout resume' goes on.
     """
     gateway = open_gateway_here()
     target = gateway.deployment.models.get(model)
     if workers is None and target is not None and version in target.versions:
         workers = target.workers(version)
-    _run(f"releasing {model} {version}", lambda note: started(gateway, model, version, workers, note), json)
+    _run(
+        f"releasing {model} {version}",
+        lambda note: started(gateway, model, version, workers, note, trust_pickles),
+        json,
+    )
 
 
 @app.command()
@@ -92,6 +95,37 @@ def rollback(model: Model, json: Json = False) -> None:
         return _command(model, Command.ROLLBACK, json)
     gateway = open_gateway_here()
     _run(f"rolling {model} back", lambda note: reopened(gateway, model, note), json)
+
+
+@app.command()
+def repair(model: Model, json: Json = False) -> None:
+    """Repair the journals of a model: keep every entry that can be read, and the damaged file beside it.
+
+    A rollout that had not ended can only be rolled back afterwards, because its evidence has gaps. Weights stay as they
+    are. Refused while a process runs a rollout of the model.
+    """
+    from tsctl.rollout.run.repair import repair as repair_journals
+
+    repaired = repair_journals(find_project(), model)
+    if json:
+        return print_json([asdict(journal) | {"kept_as": str(journal.kept_as)} for journal in repaired])
+    for journal in repaired:
+        kept = find_project().relative(journal.kept_as)
+        typer.echo(f"{journal.id}: {plural(journal.lost, 'line')} lost; the damaged file is kept as {kept}")
+        typer.echo(f"  {_after_repair(model, journal.is_readable, journal.outcome)}")
+    if not repaired:
+        typer.echo(f"no journal of {model} is damaged")
+
+
+def _after_repair(model: str, is_readable: bool, outcome: Outcome | None) -> str:
+    if not is_readable:
+        return (
+            f"its start is lost, so nothing is left of it; see what it left with 'tsctl weights show {model}', and give"
+            f" one version all requests: tsctl weights set {model} VERSION=100%"
+        )
+    if outcome is None:
+        return f"it has not ended, and can only be rolled back: tsctl rollout abort {model}"
+    return f"it has ended: {outcome}"
 
 
 for view in (plan, status, watch, history, explain, report):
@@ -142,15 +176,13 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
         print_json(as_json(state))
     else:
         _print_end(state, find_project().relative(report))
-    if state.outcome is None:
-        raise typer.Exit(UNDECIDED)
-    if state.outcome is not Outcome.PROMOTED:
-        raise typer.Exit(ROLLED_BACK)
+    raise typer.Exit(exit_code(state))
 
 
 def _print_end(state: State, report: str) -> None:
     why = f": {state.why}" if state.why else ""
-    typer.echo(f"{state.model} {state.canary} {state.outcome or 'undecided'}{why}")
+    ended = "failed before its first request" if state.is_rejected else state.outcome or "undecided"
+    typer.echo(f"{state.model} {state.canary} {ended}{why}")
     for gap in gaps(state):
         typer.echo(f"note: {gap}")
     typer.echo(f"report: {report}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,12 +16,13 @@ from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_json
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError
-from tsctl.gateway.state import open_gateway
+from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.rollout.decide.events import Outcome
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.forecast.forecast import forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
-from tsctl.rollout.run.journal import find_journal, journals, read, unfinished_journals
+from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, read, unfinished
+from tsctl.rollout.run.preconditions import require_no_weights, require_not_stable
 from tsctl.views.rollout.follow import as_json, snapshot
 from tsctl.views.rollout.forecast import faults_table, steps_table, total_text, traffic_text
 from tsctl.views.rollout.history import summary
@@ -37,8 +39,19 @@ Id = Annotated[
     str | None, typer.Argument(metavar="ID", help="As 'tsctl rollout history' shows it; the last one if left out.")
 ]
 
-#: Exit code of `watch` if the rollout was not promoted.
-NOT_PROMOTED = 10
+#: Exit codes of a rollout that was not promoted; errors have their own.
+ROLLED_BACK, UNDECIDED, REJECTED = 10, 11, 13
+
+
+def exit_code(state: State) -> int:
+    """The exit code of a command that followed a rollout to this state."""
+    match state.outcome:
+        case None:
+            return UNDECIDED
+        case Outcome.PROMOTED:
+            return 0
+        case _:
+            return REJECTED if state.is_rejected else ROLLED_BACK
 
 
 def status(model: AnyModel = None, json: Json = False) -> None:
@@ -48,30 +61,41 @@ def status(model: AnyModel = None, json: Json = False) -> None:
     if it has ended; without, all rollouts in progress.
     """
     project = find_project()
-    paths = unfinished_journals(project) if model is None else [find_journal(project, model)]
-    rollouts = [now for path in paths if (now := snapshot(read(path))) is not None]
+    rollouts, unreadable = [], []
+    names = models_with_journals(project) if model is None else [model]
+    if not names:
+        raise AnalysisError("there is no rollout", "Begin one: tsctl rollout start MODEL VERSION")
+    for name in names:
+        try:
+            if model is not None or unfinished(project, name) is not None:
+                rollouts.append(snapshot(read(find_journal(project, name))))
+        except AnalysisError as error:
+            unreadable.append(error)
+    shown = [now for now in rollouts if now is not None]
     if json:
-        states = [as_json(now.state) for now in rollouts]
-        print_json(states[0] if model is not None else states)
-        return
-    for number, now in enumerate(rollouts):
+        states = [as_json(now.state) for now in shown]
+        if model is None or not unreadable:
+            print_json(states[0] if model is not None else states)
+    for number, now in enumerate(() if json else shown):
         typer.echo("\n" if number else "", nl=False)
         new_console().print(render_status(now, time.time()))
-    if not rollouts:
+    if not (json or shown or unreadable):
         typer.echo("no rollout is in progress; 'tsctl rollout history' shows those that have ended")
+    _raise_all(unreadable)
 
 
 def watch(model: Model, json: Json = False) -> None:
     """Watch a rollout until it ends.
 
     Ctrl-C stops watching and changes nothing. On a terminal the status is refreshed; anywhere else, and with --json,
-    each event is a line. The exit code is 0 if the canary was promoted, and 10 if not.
+    each event is a line. The exit code is 0 if the canary was promoted, 13 if it failed before its first request, and
+    10 if it was rolled back or aborted.
     """
     path = find_journal(find_project(), model)
     console = new_console()
     state = watch_picture(path, console) if console.is_terminal and not json else watch_lines(path, json)
-    if state.outcome is not Outcome.PROMOTED:
-        raise typer.Exit(NOT_PROMOTED)
+    if code := exit_code(state):
+        raise typer.Exit(code)
 
 
 def history(model: AnyModel = None, json: Json = False) -> None:
@@ -79,12 +103,12 @@ def history(model: AnyModel = None, json: Json = False) -> None:
 
     Shows how it ended, what failed it, and how long it took.
     """
-    rollouts, damaged = [], []
+    rollouts, unreadable = [], []
     for path in journals(find_project(), model):
         try:
             entries = read(path)
         except AnalysisError as error:
-            damaged.append(error)
+            unreadable.append(error)
             continue
         if entries:  # else its first line was cut off by a kill, and nothing was begun
             rollouts.append(summary(entries))
@@ -92,10 +116,16 @@ def history(model: AnyModel = None, json: Json = False) -> None:
         print_json([asdict(rollout) for rollout in rollouts])
     elif rollouts:
         print_table(history_table(rollouts))
-    elif not damaged:
+    elif not unreadable:
         typer.echo(f"no rollout{f' of {model}' if model else ''} yet; to begin one: tsctl rollout start MODEL VERSION")
-    if damaged:
-        raise AnalysisError("\n".join(error.message for error in damaged), damaged[0].hint)
+    _raise_all(unreadable)
+
+
+def _raise_all(errors: Sequence[AnalysisError]) -> None:
+    """Raise one error with the messages and hints of all; none where there are none."""
+    if errors:
+        hints = dict.fromkeys(error.hint for error in errors)
+        raise AnalysisError("\n".join(error.message for error in errors), "\n       ".join(hints))
 
 
 def explain(model: Model, id: Id = None, json: Json = False) -> None:
@@ -157,14 +187,18 @@ def plan(
 
     Shows how long each step takes, which faults it can detect, and what a bad version costs. A fault counts as
     detectable if a step finds it in four of five rollouts; the time until a bad version is rolled back is a median.
-    Nothing is changed.
+    Nothing is changed. What 'tsctl rollout start' refuses in every state of the gateway is refused.
     """
     project, deployment = open_deployment()
     find_archive(project, model, version)  # a version without an archive cannot be released
+    require_no_weights(deployment, model)
+    gateway = open_gateway(project, deployment)
+    if (route := traffic_in_force(gateway).get(model)) is not None:
+        require_not_stable(route, version)
     policy = deployment.policy(model)
     now = time.time()
     since = now - 60 * minutes
-    entries = read_recent(open_gateway(project, deployment).files.access_log, model, since)
+    entries = read_recent(gateway.files.access_log, model, since)
     traffic = recent_traffic(entries, since, now, policy.count_4xx, policy.slow_quantile)
     target = deployment.models.get(model)
     forecast = forecast_rollout(policy, traffic, target is not None and target.route.sticky is not None)

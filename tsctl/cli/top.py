@@ -57,20 +57,24 @@ def up(node: NodeHere = None) -> None:
     gateway_changes = start_gateway(gateway, Progress()) if gateway is not None else []
     for line in result_lines(nodes, result, result.is_changed or bool(gateway_changes)):
         typer.echo(line)
-    if result.failures:
-        raise NodeError("not all is served:\n  " + "\n  ".join(result.failures), "See 'tsctl status'.")
     typer.echo("")
     for line in endpoint_lines(deployment, nodes):
         typer.echo(line)
     base, header = nodes[0].spec.inference, nodes[0].paths.inference_header if nodes[0].key_file else None
     if gateway is not None:
         base, header = gateway.spec.address, local_key(gateway)
-    for model in list(deployment.models)[:1]:
+    answered = [answer.model for answer in result.answers if answer.reply.status == 200]
+    for model in [*answered, *deployment.models][:1]:
         typer.echo(f"\n{curl_line(project, base, header, model, Path.cwd())}")
+    if result.failures:
+        raise result.kind("not all is served:\n  " + "\n  ".join(result.failures), "See 'tsctl status'.")
 
 
 def down(node: NodeHere = None) -> None:
-    """Stop the gateway and the nodes that were started here, and only those."""
+    """Stop the gateway and the nodes that were started here, and only those.
+
+    With --node, the gateway keeps running for the other nodes.
+    """
     from tsctl.errors import NodeError, TsctlError
     from tsctl.gateway.start import stop_gateway
     from tsctl.gateway.state import open_gateway
@@ -78,7 +82,7 @@ def down(node: NodeHere = None) -> None:
     from tsctl.nodes.torchserve.start import stop_node
 
     project, deployment = open_deployment()
-    if deployment.gateway is not None:
+    if deployment.gateway is not None and (node is None or len(deployment.nodes) == 1):
         stop_gateway(open_gateway(project, deployment), Progress())
     failures = []
     for opened in _open_here(node)[2]:
@@ -96,10 +100,12 @@ def down(node: NodeHere = None) -> None:
 def status(node: NodeShown = None, json: Json = False) -> None:
     """Show models, versions, workers, queues, and why a version is not ready; exit code 4 if one is not.
 
-    Shows every node; a node that does not answer has a line with the reason.
+    Shows every node; a node that does not answer has a line with the reason. Exit code 5 if Envoy or its supervisor has
+    ended by itself or hangs.
     """
     from tsctl.deploy.status import all_status, node_status
     from tsctl.errors import NodeError
+    from tsctl.gateway.state import gateway_status, gateway_trouble, open_gateway
     from tsctl.nodes.torchserve.node import open_nodes
     from tsctl.views.status import hint, trouble
 
@@ -113,13 +119,17 @@ def status(node: NodeShown = None, json: Json = False) -> None:
     else:
         statuses = [node_status(open_one_node(node)[2], deployment)]
         document = statuses[0].as_json()
+    gateway = gateway_status(open_gateway(project, deployment)) if deployment.gateway is not None else None
     if json:
         print_json(document)
     else:
         _print_statuses(statuses)
-        _print_gateway(project, deployment)
+        if gateway is not None:
+            typer.echo(f"\ngateway: {gateway.condition}, {gateway.address}; 'tsctl gateway status' has its routes")
     if troubles := list(filter(None, map(trouble, statuses))):
         raise NodeError("\n".join(troubles), hint(statuses))
+    if gateway is not None and gateway.problem:
+        raise gateway_trouble(gateway)
 
 
 def plan(json: Json = False, prune: PruneVersions = False, prune_models: PruneModels = False) -> int:
@@ -186,16 +196,6 @@ def _print_statuses(statuses: Sequence[NodeStatus]) -> None:
             print_table(COLUMNS, rows(status))
         for line in reasons(status):
             typer.echo(f"\n{line}")
-
-
-def _print_gateway(project: Project, deployment: DeploymentSpec) -> None:
-    if deployment.gateway is None:
-        return
-    from tsctl.gateway.state import gateway_status, open_gateway
-
-    status = gateway_status(open_gateway(project, deployment))
-    condition = "ready" if status.is_ready else "not ready" if status.is_live else "not running"
-    typer.echo(f"\ngateway: {condition}, {status.address}; 'tsctl gateway status' has its routes")
 
 
 def _print_plan(planned: Plan) -> None:

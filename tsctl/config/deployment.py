@@ -82,6 +82,8 @@ class GatewaySpec(SpecModel):
     metrics: Address = "http://127.0.0.1:8003"  # Envoy's counters
     tls: TlsFiles | None = None
     request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 16 << 20
+    #: Of Envoy, beyond which it refuses requests; None: 2 GiB, or three quarters of the machine where that is less.
+    memory_bytes: Annotated[int, Field(ge=64 << 20)] | None = None
     budget: Budget = Budget()  # of a client whose key has none
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from pathlib import Path
 from tsctl.errors import SpecError
 
 PROJECT_VARIABLE = "TSCTL_PROJECT"
+BUILDS = ".builds"
 
 
 class Project:
@@ -18,7 +19,10 @@ class Project:
         self.deployment = root / "deployment.yaml"
         self.config_properties = root / "config.properties"
         self.archives = root / "archives"
-        self.store = self.archives / "store"
+        #: What a plain TorchServe loads: the current build of each version, and nothing else.
+        self.published = self.archives / "store"
+        #: Every build, by its name: the current ones are links to the published files.
+        self.store = self.published / BUILDS
         #: Run-time state of this machine (pids, tokens, logs): readable by its owner only, never committed.
         self.state = root / ".tsctl"
 

@@ -1,20 +1,20 @@
 """Reads the YAML that people write, and reports every mistake as file, key, value and expectation.
 
-All mistakes of a file are reported at once, and nothing is coerced: YAML reads a version 1.0 without quotes as a
-number, and it is refused rather than guessed.
+All mistakes against a schema are reported at once, and nothing is coerced: a version 1.0 without quotes is a number in
+YAML, and it is refused rather than guessed. `yaml_files.py` has the bounds, and what YAML itself may not hold.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from tsctl.config.yaml_files import YamlMistake, read_yaml
 from tsctl.errors import SpecError
 
 
@@ -42,8 +42,11 @@ def _address(value: str) -> str:
         port = parts.port
     except ValueError:
         port = None
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not port or parts.path.strip("/") or parts.query:
+    has_more = parts.path.strip("/") or parts.query or parts.fragment
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not port or has_more:
         raise ValueError("must be an address such as http://127.0.0.1:8080, with its port and without a path")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must hold no user or password, which messages and logs would repeat")
     return value.rstrip("/")
 
 
@@ -58,22 +61,8 @@ ModelVersion = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=32), AfterValidator(_plain_version)
 ]
 
+MOST_MISTAKES = 30
 Spec = TypeVar("Spec", bound=SpecModel)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, which YAML would silently overwrite."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is a duplicate", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def read_spec(path: Path, model: type[Spec]) -> Spec:
@@ -83,13 +72,13 @@ def read_spec(path: Path, model: type[Spec]) -> Spec:
         SpecError: the file is missing, is not YAML, or does not fit; the message has one line per mistake.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        content = read_yaml(path)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
-        raise SpecError(_yaml_mistake(path, error)) from error
-    except (OSError, TypeError, ValueError) as error:  # also a key that is a mapping, and a date that does not exist
-        raise SpecError(f"{path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+    except YamlMistake as error:
+        raise SpecError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         value = "nothing" if content is None else _shortened(content)
         raise SpecError(f"{path}: expected a mapping of keys to values, got {value}")
@@ -100,12 +89,14 @@ def read_spec(path: Path, model: type[Spec]) -> Spec:
 
 
 def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[str]:
-    """One line for each mistake: `file: key: value: expectation`."""
+    """One line for each mistake, up to MOST_MISTAKES: `file: key: value: expectation`."""
     lines = []
-    for entry in error.errors(include_url=False):
+    for entry in error.errors(include_url=False)[:MOST_MISTAKES]:
         # pydantic names the key of a bad mapping key '[key]'; people know only the key itself
         where = [str(part) for part in entry["loc"] if part != "[key]"]
-        key = ".".join(where)
+        key = (
+            ".".join(part if part.isprintable() and len(part) < 60 else _shortened(part) for part in where) or "content"
+        )
         kind = entry["type"]
         if kind == "extra_forbidden":
             lines.append(f"{name}: {key}: unknown key{_suggestion(model, where)}")
@@ -113,6 +104,8 @@ def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[
             lines.append(f"{name}: {key}: missing, and required")
         else:
             lines.append(f"{name}: {key}: {_shortened(entry['input'])}: {_expectation(entry)}")
+    if error.error_count() > MOST_MISTAKES:
+        lines.append(f"{name}: {error.error_count() - MOST_MISTAKES} more mistakes")
     return lines
 
 
@@ -126,7 +119,9 @@ def _expectation(entry: Any) -> str:
 
 
 def _shortened(value: object) -> str:
-    text = repr(value)
+    """The value as it is shown, without the user and password of an address."""
+    text = re.sub(r"//[^/?#\s'\"]*@", "//***@", repr(value))
+    text = re.sub(r"((?:password|username)=)[^&\s'\"]+", r"\1***", text)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -157,9 +152,3 @@ def _resolve(schema: Any, node: Any) -> Any:
         if "properties" in option or "patternProperties" in option or "additionalProperties" in option:
             return option
     return node if isinstance(node, dict) else {}
-
-
-def _yaml_mistake(path: Path, error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return f"{path}: {where}{getattr(error, 'problem', None) or error}"

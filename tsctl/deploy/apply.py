@@ -64,7 +64,7 @@ def apply(owners: Owners, plan: Plan, options: PlanOptions, progress: Progress) 
     attempt = _Attempt(owners, options)
     failed: list[Change] = []
     for change in plan.changes:
-        if any(refusal.covers(change) for refusal in plan.refusals):
+        if any(refusal.covers(change, options) for refusal in plan.refusals):
             continue
         if _depends_on(change, [earlier for earlier in failed if earlier.model == change.model]):
             applied.left_out.append(change)
@@ -120,8 +120,8 @@ class _Attempt:
         Raises:
             TsctlError: it was tried nowhere, or the gateway refused it.
         """
-        rollout = unfinished(self.owners.project, change.model)
-        if rollout is not None and is_barred_by_rollout(change, self.options):
+        is_barred = is_barred_by_rollout(change, self.options)
+        if is_barred and (rollout := unfinished(self.owners.project, change.model)) is not None:
             raise ConflictError(
                 f"rollout {rollout} of {change.model} began meanwhile", "Run this again when it has ended."
             )

@@ -165,9 +165,9 @@ class Refusal:
     hint: str
     error: type[TsctlError]  # what `apply` ends with
 
-    def covers(self, change: Change) -> bool:
-        """Whether the change is among what is refused."""
-        return self.model == change.model and self.version in (None, change.version)
+    def covers(self, change: Change, options: PlanOptions) -> bool:
+        """Whether the change is not made: `apply` changes nothing of the model, `up` leaves out what is refused."""
+        return self.model == change.model and (not options.replace or self.version in (None, change.version))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from tsctl.config.deployment import DeploymentSpec, ModelTarget
 from tsctl.config.project import Project
 from tsctl.deploy.applied_state import as_applied, recorded
 from tsctl.deploy.state import Desired, WantedModel, WantedVersion
+from tsctl.errors import ArchiveError
 
 
 def desired_state(project: Project, deployment: DeploymentSpec) -> Desired:
@@ -18,7 +19,6 @@ def desired_state(project: Project, deployment: DeploymentSpec) -> Desired:
 
     Raises:
         SpecError: the record of what was served or applied is damaged.
-        ArchiveError: an archive of the store cannot be read.
     """
     stored, before = list_archives(project), recorded(project)
     models = []
@@ -26,7 +26,10 @@ def desired_state(project: Project, deployment: DeploymentSpec) -> Desired:
         versions = []
         for version in target.versions:
             built = [archive for archive in stored if (archive.model, archive.version) == (model, version)]
-            wanted = _wanted(project, target, version, built)
+            try:
+                wanted = _wanted(project, target, version, built)
+            except ArchiveError as error:  # it keeps nothing else from being planned
+                wanted = WantedVersion(version, None, workers=target.workers(version), problem=error.message)
             versions.append(replace(wanted, recorded=before.get(f"{model}:{version}")))
         models.append(WantedModel(model, target.default, tuple(versions), target.shares))
     desired = Desired(tuple(models))
@@ -57,5 +60,4 @@ def _wanted(project: Project, target: ModelTarget, version: str, built: list[Sto
 def _workers_inside(archive: StoredArchive) -> int:
     """The number of workers that the archive asks for; 1 where it names none."""
     with open_archive(archive.path) as content:
-        workers = read_facts(content).config.get("minWorkers", 1)
-    return workers if isinstance(workers, int) and workers > 0 else 1
+        return read_facts(content).integer("minWorkers") or 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.state import Actual, GatewayState
+from tsctl.errors import AnalysisError
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force
 from tsctl.nodes.observe import observe
 from tsctl.nodes.torchserve.node import Node, open_nodes
@@ -34,11 +35,17 @@ def actual_state(owners: Owners) -> Actual:
 
     Raises:
         GatewayError: Envoy runs, and does not answer.
-        AnalysisError: the journal of a rollout is damaged.
     """
     gateway = None
     if owners.gateway is not None:
         gateway = GatewayState(owners.gateway.admin.is_live(), traffic_in_force(owners.gateway))
     actual = Actual(tuple(observe(owners.nodes)), gateway)
-    rollouts = {model: unfinished(owners.project, model) for model in {*owners.deployment.models, *actual.models}}
-    return replace(actual, rollouts={model: name for model, name in rollouts.items() if name is not None})
+    rollouts: dict[str, str] = {}
+    unknown: dict[str, AnalysisError] = {}
+    for model in sorted({*owners.deployment.models, *actual.models}):
+        try:
+            if (name := unfinished(owners.project, model)) is not None:
+                rollouts[model] = name
+        except AnalysisError as error:  # it bars the changes of this model, and no other's
+            unknown[model] = error
+    return replace(actual, rollouts=rollouts, unknown_rollouts=unknown)

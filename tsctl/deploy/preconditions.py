@@ -20,7 +20,8 @@ from tsctl.deploy.changes import (
     places,
 )
 from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
-from tsctl.errors import ArchiveError, ConflictError, GatewayError, TsctlError
+from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError, TsctlError
+from tsctl.gateway.envoy.render.clusters import MOST_VERSIONS
 from tsctl.nodes.observe import ObservedVersion
 
 
@@ -35,14 +36,17 @@ def refusals(desired: Desired, actual: Actual, changes: Sequence[Change], option
                 yield from _other_bytes(model, version, actual)
         yield from _cold(model, actual, changes)
         yield from _left_without(model, actual, changes)
+    yield from _too_many(actual, changes)
     yield from _rollouts(actual, changes, options)
 
 
 def error_of(refused: Sequence[Refusal]) -> TsctlError:
-    """The error of a refused plan: the first refusal's kind, and the reasons of all."""
+    """The error of refused models: the first refusal's kind, and the reasons of all."""
     hints = dict.fromkeys(refusal.hint for refusal in refused)
+    models = ", ".join(dict.fromkeys(refusal.model for refusal in refused))
+    reasons = dict.fromkeys(f"  {refusal.reason}" for refusal in refused)
     return refused[0].error(
-        "nothing was changed, because the plan is refused:\n" + "\n".join(f"  {refusal.reason}" for refusal in refused),
+        f"nothing of {models} is changed, because that is refused:\n" + "\n".join(reasons),
         "\n       ".join(filter(None, hints)),
     )
 
@@ -59,9 +63,14 @@ def _archive(model: WantedModel, version: WantedVersion, actual: Actual) -> Iter
     """The archive is in the store where a node needs it, and has the pinned bytes."""
     name = f"{model.model} {version.version}"
     lacking = _lacking(model, version, actual)
-    if version.archive is None and lacking and version.pin is None:
+    if version.problem and lacking:
+        reason, hint = version.problem, f"Build it again: tsctl archive build {model.model}:{version.version}"
+    elif version.archive is None and lacking and version.pin is None:
         reason = f"no archive of {name} is in the store"
-        hint = f"Build it: tsctl archive build {model.model}:{version.version}"
+        hint = (
+            f"Build it: tsctl archive build {model.model}:{version.version}"
+            " An archive that was made elsewhere: tsctl archive import FILE.mar"
+        )
     elif version.archive is None and lacking:
         stored = f"the store has {', '.join(version.others)}" if version.others else "the store has none of it"
         reason = f"deployment.yaml pins {name} to {version.pin}, and {stored}"
@@ -118,40 +127,54 @@ def _cold(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iter
 
 
 def _left_without(model: WantedModel, actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
-    """Some version with weight keeps a READY worker, even if the workers that end are the READY ones."""
+    """Every version with weight keeps a READY worker, even if the workers that end are the READY ones."""
     route = actual.route(model.model)
-    weighted = list(route.shares) if route else []
-    ready = {
-        (version, node): state.ready
-        for version in weighted
-        for node, state in actual.on(model.model, version).items()
-        if state.ready
+    for version in route.shares if route else ():
+        on = actual.on(model.model, version)
+        left = {node: state.ready for node, state in on.items() if state.ready}
+        nodes = tuple(left)
+        for change in changes:
+            if isinstance(change, Scale) and (change.model, change.version) == (model.model, version):
+                for node in change.before.keys() & left.keys():
+                    left[node] -= max(0, on[node].workers - change.workers)
+        if left and not any(count > 0 for count in left.values()):
+            reason = f"fewer workers of {model.model} {version} may leave its route without a READY one"
+            hint = f"Have all of its workers READY first: tsctl models scale {model.model} {version} WORKERS"
+            yield Refusal(model.model, version, nodes, reason, hint, GatewayError)
+
+
+def _too_many(actual: Actual, changes: Sequence[Change]) -> Iterator[Refusal]:
+    """One gateway has room for the clusters of all versions."""
+    served = {
+        (name, version) for node in actual.answering for name in node.models for version in node.models[name].versions
     }
-    left = dict(ready)
-    for change in changes:
-        if isinstance(change, Scale) and change.model == model.model:
-            for node, was in change.before.items():
-                if (change.version, node) in left:
-                    left[change.version, node] -= max(0, was.workers - change.workers)
-    if ready and not any(count > 0 for count in left.values()):
-        nodes = tuple(dict.fromkeys(node for _, node in ready))
-        reason = f"fewer workers of {model.model} {', '.join(weighted)} may leave its route without a READY one"
-        hint = f"Have all of its workers READY first: tsctl models scale {model.model} {weighted[0]} WORKERS"
-        yield Refusal(model.model, None, nodes, reason, hint, GatewayError)
+    new = list(dict.fromkeys((one.model, one.version) for one in changes if isinstance(one, Register)))
+    surplus = [key for key in new if key not in served][max(0, MOST_VERSIONS - len(served)) :]
+    if actual.gateway is not None and surplus:
+        reason = (
+            f"one gateway takes {MOST_VERSIONS:,} versions, and with this plan there are {len(served | set(new)):,}"
+        )
+        hint = "Retire versions that nobody needs, or divide the models among several projects, each with a gateway."
+        yield from (Refusal(*key, (GATEWAY,), reason, hint, GatewayError) for key in surplus)
 
 
 def _rollouts(actual: Actual, changes: Sequence[Change], options: PlanOptions) -> Iterator[Refusal]:
     """Nothing of a model changes until its rollout has ended; `up` leaves the bytes alone that it compares."""
     barred: dict[tuple[str, str | None], list[Change]] = {}
     for change in changes:
-        if change.model in actual.rollouts and is_barred_by_rollout(change, options):
+        is_known = change.model in actual.rollouts or change.model in actual.unknown_rollouts
+        if is_known and is_barred_by_rollout(change, options):
             barred.setdefault((change.model, change.version if options.replace else None), []).append(change)
     for (model, version), refused in barred.items():
         then = f"{model} {version} is not replaced" if version else f"nothing of {model} is changed"
+        on = tuple(dict.fromkeys(place for change in refused for place in places(change)))
+        if unknown := actual.unknown_rollouts.get(model):
+            reason = f"it is not known whether a rollout of {model} has ended, so {then}: {unknown.message}"
+            yield Refusal(model, version, on, reason, unknown.hint, AnalysisError)
+            continue
         reason = f"rollout {actual.rollouts[model]} of {model} has not ended, so {then}"
         hint = f"See 'tsctl rollout status {model}'; wait for its end, or end it with 'tsctl rollout abort {model}'."
-        on = dict.fromkeys(place for change in refused for place in places(change))
-        yield Refusal(model, version, tuple(on), reason, hint, ConflictError)
+        yield Refusal(model, version, on, reason, hint, ConflictError)
 
 
 def _lacking(model: WantedModel, version: WantedVersion, actual: Actual) -> tuple[str, ...]:

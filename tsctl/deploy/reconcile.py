@@ -52,20 +52,18 @@ def reconcile(
 ) -> Reconciled:
     """Makes nodes and Envoy do what deployment.yaml says, as far as they answer.
 
-    With `options.replace`, for a developer's own machine, refused changes are left out and the rest is made, and what
-    is served is not recorded. Otherwise a plan with refusals changes nothing.
+    Nothing of a model with a refusal is changed, and other models are. With `options.replace`, for a developer's own
+    machine, only the refused changes are left out, and what is served is not recorded.
 
     Args:
         show: called with the plan before anything is changed.
 
     Raises:
-        ArchiveError, ConflictError, GatewayError: the plan is refused, or another tsctl applies.
+        ConflictError: another tsctl applies.
     """
     with exclusive(owners.project.state / "releases" / "apply.lock", "the deployment"):
         before = _observe_and_plan(owners, options)
         show(before)
-        if before.refusals and not options.replace:
-            raise error_of(before.refusals)
         applied = apply(owners, before, options, progress)
         if not before.changes:
             return Reconciled(before, applied, before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tsctl.errors import AnalysisError
 from tsctl.gateway.traffic import Traffic
 from tsctl.nodes.observe import ObservedNode, ObservedVersion
 
@@ -22,6 +23,7 @@ class WantedVersion:
     pin: str | None = None  # digits that the digest must begin with; None: any
     workers: int | None = None  # None: neither deployment.yaml nor an archive says
     others: tuple[str, ...] = ()  # file names of the version's other archives in the store
+    problem: str = ""  # why the archive cannot be read; empty where it can, or there is none
     recorded: str | None = None  # digits of the bytes that were READY under this version before; None: never recorded
 
 
@@ -58,6 +60,7 @@ class Actual:
     nodes: tuple[ObservedNode, ...]
     gateway: GatewayState | None = None  # None: deployment.yaml has none
     rollouts: Mapping[str, str] = field(default_factory=dict)  # ids of unfinished rollouts, by model
+    unknown_rollouts: Mapping[str, AnalysisError] = field(default_factory=dict)  # by model: a journal cannot be read
 
     @property
     def answering(self) -> tuple[ObservedNode, ...]:

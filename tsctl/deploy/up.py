@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tsctl.archive.build import build_versions
+from tsctl.archive.build import build_shown, sound_archive_folders
 from tsctl.archive.container import read_samples
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.changes import PlanOptions
 from tsctl.deploy.observe import Owners
 from tsctl.deploy.reconcile import reconcile
-from tsctl.errors import NodeError, TsctlError
+from tsctl.errors import ArchiveError, NodeError, TsctlError
 from tsctl.host.progress import Progress
 from tsctl.nodes.observe import ObservedNode, observe
 from tsctl.nodes.torchserve.client import Reply
@@ -41,6 +41,7 @@ class UpResult:
     has_several_nodes: bool
     is_changed: bool = False
     failures: list[str] = field(default_factory=list)
+    kind: type[TsctlError] = NodeError  # of the error to end with, where something failed
     unnamed: dict[str, list[str]] = field(default_factory=dict)  # served, and not in deployment.yaml; by node
     answers: list[Answer] = field(default_factory=list)
 
@@ -51,17 +52,16 @@ class UpResult:
 def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], progress: Progress) -> UpResult:
     """Makes nodes of this machine serve what deployment.yaml says; the gateway is left alone.
 
-    What fails is reported in `failures` and stops no other version and no other node. If interrupted, it stops the
-    nodes that it started.
+    What fails is reported in `failures` and stops no other version, no other model and no other node. If interrupted,
+    it stops the nodes that it started.
 
     Raises:
-        SpecError, ArchiveError: an archive cannot be built.
         NodeError: the only node of deployment.yaml cannot be started.
         ConflictError: another tsctl starts it, or changes the deployment.
     """
     named = [(model, version) for model, target in deployment.models.items() for version in target.versions]
-    built = build_versions(project, [f"{model}:{version}" for model, version in named], progress)
-    result = UpResult(len(deployment.nodes) > 1, is_changed=any(archive.is_new for archive in built))
+    result = UpResult(len(deployment.nodes) > 1)
+    _build(project, named, progress, result)
     running: list[Node] = []
     started: list[Node] = []
     try:
@@ -93,6 +93,23 @@ def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], prog
     return result
 
 
+def _build(project: Project, named: Sequence[tuple[str, str]], progress: Progress, result: UpResult) -> None:
+    """Build every version that an archive.yaml names; another one, such as a stock archive, is in the store or refused.
+
+    A version whose archive cannot be built is served from its last archive, where the store has one.
+    """
+    folders, errors = sound_archive_folders(project)
+    failed: list[TsctlError] = [*errors]
+    for model, version in named:
+        if model in folders and version in folders[model][1].versions:
+            try:
+                result.is_changed |= build_shown(project, *folders[model], version, progress).is_new
+            except TsctlError as error:
+                failed.append(error)
+    result.failures += [error.message for error in failed]
+    result.kind = type(failed[0]) if failed else result.kind
+
+
 def _restore(
     project: Project, node: Node, named: Sequence[tuple[str, str]], progress: Progress, result: UpResult
 ) -> None:
@@ -117,7 +134,10 @@ def _ask(project: Project, node: Node, observed: ObservedNode, model: str, versi
     """Sends one sample to the model's default version, unless that is not ready, which was reported before."""
     state = observed.version(model, version)
     archive = project.store / state.archive if state is not None and state.is_ready else None
-    samples = read_samples(archive) if archive is not None and archive.is_file() else []
+    try:
+        samples = read_samples(archive) if archive is not None and archive.is_file() else []
+    except ArchiveError as error:
+        return result.fail(node.name, error.message)
     for name, body, media_type in samples[:1]:
         try:
             reply = node.client.predict(model, None, body, media_type)

@@ -1,6 +1,7 @@
 """The gateway's access log: the only module that knows its format, its files and their rotation.
 
-Invariant: Envoy writes lines by FIELDS, and `parse_entry` reads them. Rotated files have the log's name and
+Invariants: Envoy writes lines by FIELDS, and `parse_entry` reads them. No client makes a line long. Refused requests
+have LINES_PER_S lines a second at most; the gateway's counters count them all. Rotated files have the log's name and
 .1 (the newest), .2 and so on.
 """
 
@@ -18,30 +19,50 @@ from typing import BinaryIO
 
 from handlers.contract import CACHE_HEADER, CLASS_HEADER, PROTOCOL_HEADER, REQUEST_ID_HEADER
 from tsctl.errors import AnalysisError
-from tsctl.gateway.envoy.messages import NAMESPACE, Json, cluster_metadata, extension, request_header, route_metadata
-from tsctl.gateway.headers import ASSIGNED_TRACK_HEADER, CLIENT_HEADER, DEADLINE_BY_HEADER, WEIGHT_HEADER
+from tsctl.gateway.envoy.messages import (
+    NAMESPACE,
+    Json,
+    cluster_metadata,
+    extension,
+    http_filter,
+    overwrite,
+    request_header,
+    route_metadata,
+)
+from tsctl.gateway.headers import (
+    ASSIGNED_TRACK_HEADER,
+    CLIENT_HEADER,
+    DEADLINE_BY_HEADER,
+    UNLOGGED_HEADER,
+    WEIGHT_HEADER,
+)
 from tsctl.gateway.traffic import BY_WEIGHT
 
 #: Dynamic metadata of a request on a sticky route: the value of its header or cookie.
 USER_KEY = "user"
-#: Bytes of that value in the log.
+#: Bytes in the log of that value, and of others that a client or a handler chooses.
 LONGEST_USER = 64
+LONGEST_TEXT = 128
+#: Requests beyond so many a second have no line, unless a client with a key sent them and its budget allowed them.
+LINES_PER_S = 1000
+LINES_FILTER = "lines_of_log"
+_STATUS_OVER_BUDGET = 429
 CHUNK_BYTES = 1 << 20
 
 #: Fields of a line, and Envoy's command operator for the value of each.
 FIELDS = {
     "time": "%START_TIME%",
-    "request_id": request_header(REQUEST_ID_HEADER),
+    "request_id": request_header(REQUEST_ID_HEADER, LONGEST_TEXT),
     "client": request_header(CLIENT_HEADER),
-    "method": request_header(":METHOD"),
-    "path": request_header(":PATH"),
+    "method": request_header(":METHOD", LONGEST_TEXT),
+    "path": f"%PATH(NQ:PATH):{LONGEST_TEXT}%",  # without its query, in which a client may have put a key
     "model": route_metadata("model"),
     "version": cluster_metadata("version"),
     "by": route_metadata("by"),
     "track": request_header(ASSIGNED_TRACK_HEADER),
     "weight": request_header(WEIGHT_HEADER),
-    "class": f"%RESP({CLASS_HEADER})%",
-    "cache": f"%RESP({CACHE_HEADER})%",
+    "class": f"%RESP({CLASS_HEADER}):{LONGEST_TEXT}%",
+    "cache": f"%RESP({CACHE_HEADER}):{LONGEST_TEXT}%",
     "user": f"%DYNAMIC_METADATA({NAMESPACE}:{USER_KEY}):{LONGEST_USER}%",
     "protocol": request_header(PROTOCOL_HEADER),
     "status": "%RESPONSE_CODE%",
@@ -105,9 +126,33 @@ class LogPosition:
 
 
 def file_logger(log: Path) -> Json:
-    """Envoy's access logger that writes a line of JSON for each request."""
+    """Envoy's access logger that writes a line of JSON for a request."""
     kind = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
-    return extension("envoy.access_loggers.file", kind, path=str(log), log_format={"json_format": FIELDS})
+    logger = extension("envoy.access_loggers.file", kind, path=str(log), log_format={"json_format": FIELDS})
+    over_budget = {"default_value": _STATUS_OVER_BUDGET, "runtime_key": "tsctl.log.over_budget"}
+    of_a_client = [
+        {"header_filter": {"header": {"name": CLIENT_HEADER, "present_match": True}}},
+        {"status_code_filter": {"comparison": {"op": "NE", "value": over_budget}}},
+    ]
+    in_rate = {"header_filter": {"header": {"name": UNLOGGED_HEADER, "present_match": False}}}
+    return {**logger, "filter": {"or_filter": {"filters": [{"and_filter": {"filters": of_a_client}}, in_rate]}}}
+
+
+def lines_filter() -> Json:
+    """Envoy's HTTP filter that marks requests beyond LINES_PER_S for `file_logger`, and lets all of them pass.
+
+    It stands before the filter of keys, which ends refused requests.
+    """
+    bucket = {"max_tokens": LINES_PER_S, "tokens_per_fill": LINES_PER_S // 20, "fill_interval": "0.05s"}
+    share = {"runtime_key": "tsctl.log.lines", "default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    return http_filter(
+        LINES_FILTER,
+        "local_ratelimit.v3.LocalRateLimit",
+        stat_prefix="lines_of_log",
+        token_bucket=bucket,
+        filter_enabled=share,
+        request_headers_to_add_when_not_enforced=[overwrite(UNLOGGED_HEADER, "1")],
+    )
 
 
 def parse_entry(line: bytes) -> AccessLogEntry | None:

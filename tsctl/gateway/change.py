@@ -11,7 +11,7 @@ from dataclasses import replace
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.keys import Record, read_keys, write_keys
-from tsctl.gateway.publish import POLL_S, TAKEN_S, put_routes
+from tsctl.gateway.publish import POLL_S, TAKEN_S, put_clusters, put_routes
 from tsctl.gateway.state import Gateway, changing, require_live, require_route, traffic_in_force, upstreams_written
 from tsctl.gateway.sync import sync_locked
 from tsctl.gateway.traffic import Shadow, Traffic
@@ -62,8 +62,10 @@ def _change_route(
         before = require_route(traffic, model)
         _require_served(gateway, model, named)
         _require_ready(gateway, model, [version for version in answering if not before.weights.get(version)])
-        _require_healthy(gateway, model, answering)
+        require_healthy(gateway, model, answering)
         traffic[model] = edit(before)
+        if traffic[model].shadow != before.shadow:  # the next sync removes the cluster of the one before
+            put_clusters(gateway, upstreams_written(gateway), [*traffic.values(), before])
         put_routes(gateway, traffic.values())
         return traffic[model]
 
@@ -98,7 +100,7 @@ def _require_ready(gateway: Gateway, model: str, versions: Sequence[str]) -> Non
             )
 
 
-def _require_healthy(gateway: Gateway, model: str, versions: Sequence[str]) -> None:
+def require_healthy(gateway: Gateway, model: str, versions: Sequence[str]) -> None:
     """Envoy has a healthy node for each version, within TAKEN_S."""
     unhealthy = list(versions)
 

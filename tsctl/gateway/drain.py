@@ -12,14 +12,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+from tsctl.config.deployment import RouteSpec
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Host
-from tsctl.gateway.envoy.render.upstreams import cluster_name, endpoints_of, with_draining
-from tsctl.gateway.files import read_document
-from tsctl.gateway.publish import TAKEN_S
-from tsctl.gateway.state import Gateway, changing
-from tsctl.host.files import write_document
+from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name, stat_name
+from tsctl.gateway.publish import put_clusters
+from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.host.progress import Note
 from tsctl.host.wait import wait_until
 from tsctl.nodes.torchserve.node import Node
@@ -28,6 +28,8 @@ from tsctl.nodes.torchserve.node import Node
 QUIET_S = 0.5
 #: Requests that are active after so long are left to the retry of an idempotent route: the gateway is locked meanwhile.
 SPARE_S = 5.0
+#: Envoy may take so long, and the route's deadline on top, for which its first health check may wait in a full queue.
+WARM_S = 30.0
 
 
 @contextmanager
@@ -41,29 +43,38 @@ def drained(gateway: Gateway, model: str, version: str, node: Node, note: Note) 
         ConflictError: another tsctl changes the gateway.
     """
     name = cluster_name(model, version)
-    path = gateway.files.endpoints_of(name)
+    warm_s = WARM_S + gateway.route_specs.get(model, RouteSpec()).deadline_s
+    sent_before = f"cluster.{stat_name(name)}.upstream_rq_active"  # to any node, and still in flight
     with changing(gateway):
-        before = read_document(path) if gateway.admin.is_live() else None
-        addresses = {endpoint.address for endpoint in endpoints_of(before) if endpoint.node == node.name}
+        before = upstreams_written(gateway) if gateway.admin.is_live() else []
+        traffic = traffic_in_force(gateway).values()
+        draining = [_draining(one, node) if one.key == (model, version) else one for one in before]
+        places = {place.address for one in draining for place in one.endpoints if place.is_draining}
 
         def hosts(of_node: bool) -> list[Host]:
-            return [host for host in gateway.admin.hosts().get(name, ()) if (host.address in addresses) == of_node]
+            return [host for host in gateway.admin.hosts().get(name, ()) if (host.address in places) == of_node]
 
         def has_node() -> bool:
             return any(host.is_healthy for host in hosts(of_node=True))
 
-        if before is None or not addresses or not any(host.is_healthy for host in hosts(of_node=False)):
+        if not places or not any(host.is_healthy for host in hosts(of_node=False)):
             yield
             return
         try:
-            write_document(path, with_draining(before, node.name))
+            put_clusters(gateway, draining, traffic)
             note("draining")
-            _require(lambda: not has_node(), f"take {model} {version} on {node.name} out of rotation")
-            _wait_idle(lambda: any(host.active for host in hosts(of_node=True)))
+            _require(lambda: not has_node(), f"take {model} {version} on {node.name} out of rotation", warm_s)
+            _wait_idle(lambda: bool(gateway.admin.counter(sent_before)))
             yield
         finally:
-            write_document(path, before)
-        _require(has_node, f"put {model} {version} on {node.name} back into rotation")
+            put_clusters(gateway, before, traffic)
+        _require(has_node, f"put {model} {version} on {node.name} back into rotation", warm_s)
+
+
+def _draining(upstream: Upstream, node: Node) -> Upstream:
+    """The version with this node health-checked, and sent no requests."""
+    places = (replace(place, is_draining=place.node == node.name) for place in upstream.endpoints)
+    return replace(upstream, endpoints=tuple(places))
 
 
 def _wait_idle(is_active: Callable[[], bool]) -> None:
@@ -79,6 +90,6 @@ def _wait_idle(is_active: Callable[[], bool]) -> None:
     wait_until(is_idle, SPARE_S)
 
 
-def _require(condition: Callable[[], bool], action: str) -> None:
-    if not wait_until(condition, TAKEN_S):
-        raise GatewayError(f"the gateway did not {action} within {TAKEN_S:g} s", "See 'tsctl gateway status'.")
+def _require(condition: Callable[[], bool], action: str, within_s: float) -> None:
+    if not wait_until(condition, within_s):
+        raise GatewayError(f"the gateway did not {action} within {within_s:g} s", "See 'tsctl gateway status'.")

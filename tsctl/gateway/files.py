@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,8 +21,7 @@ class GatewayFiles:
 
         # Envoy reads the first when it starts, and the others whenever a file is renamed into place.
         self.bootstrap = folder / "envoy.json"
-        self.clusters = folder / "clusters.json"
-        self.endpoints = folder / "endpoints"  # a folder; see endpoints_of
+        self.clusters = folder / "clusters.json"  # with the nodes of each, and their tokens
         self.routes = folder / "routes.json"
         self.ready = folder / "ready.json"  # the clusters that /readyz asks for
         self.certificate = folder / "certificate.json"
@@ -38,11 +38,7 @@ class GatewayFiles:
         self.keys = folder / "keys.json"
         self.local_key = folder / "local.header"  # for curl -H @FILE
         self.lock = folder / "lock"
-        self.folders = (folder, self.endpoints, logs)
-
-    def endpoints_of(self, cluster: str) -> Path:
-        """The file of the cluster's nodes."""
-        return self.endpoints / f"{cluster}.json"
+        self.folders = (folder, logs)
 
 
 def read_document(path: Path) -> Json | None:
@@ -72,6 +68,14 @@ def recorded(record: Path) -> ProcessIdentity | None:
         return None
     except (ValueError, TypeError) as error:
         raise GatewayError(f"{record} is damaged: {error}", f"Remove it if no gateway runs: {record}") from None
+
+
+def silent_s(record: Path) -> float:
+    """Seconds since the recorded process last wrote a sign of life; 0 without a record."""
+    try:
+        return max(0.0, time.time() - record.stat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
 
 
 def record_process(record: Path, pid: int) -> None:

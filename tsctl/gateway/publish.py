@@ -11,7 +11,7 @@ from pathlib import Path
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.messages import Json
 from tsctl.gateway.envoy.render import clusters, routes
-from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name, endpoints
+from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, clients, plain_keys, read_keys
 from tsctl.gateway.state import Gateway
@@ -22,8 +22,6 @@ from tsctl.host.wait import wait_until
 #: Envoy must take a file within this time, and is asked so often.
 TAKEN_S = 5.0
 POLL_S = 0.02
-#: As TAKEN_S, for clusters: a new version's first health check must end before traffic can be sent to it.
-WARM_S = 30.0
 
 _REFUSED = "config update rejected: "
 
@@ -38,8 +36,15 @@ def put_routes(
     files = gateway.files
     plain = {**plain_keys(read_document(files.routes)), **(new_keys or {})}
     holders = clients(read_keys(files.keys) if records is None else records, plain)
-    put_route_file(gateway, routes.routes(gateway.spec, gateway.route_specs, traffic, holders))
-    write_document(files.ready, routes.ready(traffic))
+    before, ready = read_document(files.ready), routes.ready(traffic)
+    if ready != before:  # first: what follows is waited for, and /readyz is then right as well
+        write_document(files.ready, ready)
+    try:
+        put_route_file(gateway, routes.routes(gateway.spec, gateway.route_specs, traffic, holders))
+    except GatewayError:
+        if before not in (None, ready):
+            write_document(files.ready, before)
+        raise
 
 
 def put_route_file(gateway: Gateway, document: Json) -> None:
@@ -48,25 +53,20 @@ def put_route_file(gateway: Gateway, document: Json) -> None:
     _put(gateway, gateway.files.routes, document, lambda: gateway.admin.routes_version() == version, TAKEN_S)
 
 
-def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream]) -> None:
-    """The clusters are these. Those that routes in force name must be among them."""
-    for upstream in upstreams:
-        for is_shadow in (False, True):
-            path = gateway.files.endpoints_of(cluster_name(upstream.model, upstream.version, is_shadow))
-            content = endpoints(upstream, is_shadow)
-            if read_document(path) != content:
-                write_document(path, content)
-    document = clusters.clusters(upstreams, gateway.route_specs, gateway.files)
+def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], traffic: Collection[Traffic]) -> None:
+    """The clusters are those of these versions, and of the shadows in this traffic.
+
+    Those that routes in force name must be among them. Envoy takes a changed cluster into use after its first health
+    checks have ended, and sends requests to the old one until then. That is waited for, and not required: a version
+    that hangs must not keep others from being changed.
+    """
+    shadows = {(route.model, route.shadow.version) for route in traffic if route.shadow is not None}
+    document = clusters.clusters(upstreams, gateway.route_specs, shadows)
     names = {cluster["name"] for cluster in document["resources"]}
     before = _cluster_updates(gateway)
 
-    def is_taken() -> bool:
-        return _cluster_updates(gateway) > before and gateway.admin.active_clusters() == names
-
-    _put(gateway, gateway.files.clusters, document, is_taken, WARM_S)
-    for path in gateway.files.endpoints.glob("*.json"):
-        if path.stem not in names:
-            path.unlink()
+    if _put(gateway, gateway.files.clusters, document, lambda: _cluster_updates(gateway) > before, TAKEN_S):
+        wait_until(lambda: gateway.admin.active_clusters() == names, TAKEN_S, POLL_S)
 
 
 def _cluster_updates(gateway: Gateway) -> int:
@@ -74,18 +74,19 @@ def _cluster_updates(gateway: Gateway) -> int:
     return gateway.admin.counter("cluster_manager.cds.update_success") if gateway.admin.is_live() else 0
 
 
-def _put(gateway: Gateway, path: Path, document: Json, is_taken: Callable[[], bool], timeout_s: float) -> None:
+def _put(gateway: Gateway, path: Path, document: Json, is_taken: Callable[[], bool], timeout_s: float) -> bool:
+    """Whether a running Envoy has taken the document; it is written in any case, and may have been there before."""
     before = read_document(path)
     if before == document:
-        return
+        return False
     log = gateway.files.envoy_log
     offset, is_live = size(log), gateway.admin.is_live()
     write_document(path, document)
     if not is_live:
-        return
+        return False
     wait_until(lambda: is_taken() or bool(_refusal(log, offset)), timeout_s, POLL_S)
     if is_taken():
-        return
+        return True
     if before is not None:
         write_document(path, before)
     why = _refusal(log, offset) or f"Envoy did not take it within {timeout_s:g} s"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tsctl.config.weights import percent
 from tsctl.errors import GatewayError
+from tsctl.gateway.change import require_healthy
 from tsctl.gateway.envoy.render.upstreams import cluster_name, stat_name
 from tsctl.gateway.publish import put_routes
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
@@ -19,7 +20,7 @@ from tsctl.gateway.sync import sync_locked
 from tsctl.gateway.traffic import Traffic
 from tsctl.host.progress import Note
 from tsctl.nodes.fan_out import run_on_nodes
-from tsctl.nodes.observe import observe_version
+from tsctl.nodes.observe import ObservedVersion, observe_version
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.node import Node
 
@@ -45,14 +46,18 @@ def retire(gateway: Gateway, model: str, version: str, timeout_s: float, note: N
         timeout_s: for the requests in flight, and afterwards once more for each node.
 
     Raises:
-        GatewayError: it is the stable version, or was still in use at the deadline; it stays registered then.
+        GatewayError: it is the stable version, stable cannot take its requests, or it was still in use at the deadline;
+            it stays registered then.
         ConflictError: another tsctl changes the gateway.
     """
     note("taking it off the route")
     with changing(gateway):
         traffic = traffic_in_force(gateway)
         if model in traffic and version in traffic[model].versions:
+            has_weight = bool(traffic[model].weights.get(version))
             traffic[model] = route_without(traffic[model], version)
+            if has_weight and gateway.admin.is_live():  # its requests must reach somebody
+                require_healthy(gateway, model, [traffic[model].stable])
             put_routes(gateway, traffic.values())
     nodes = gateway.nodes()
     _wait_unused(gateway, nodes, model, version, timeout_s, note)
@@ -75,6 +80,39 @@ def require_no_weight(gateway: Gateway, model: str, version: str) -> None:
             f"{model} {version} has {percent(weight)} of the requests on its route",
             f"Drain it first: tsctl models retire {model} {version}. With --force it is unregistered at once.",
         )
+
+
+def require_workers(gateway: Gateway, model: str, version: str, workers: int, nodes: Collection[str]) -> None:
+    """A version with weight keeps a READY worker on some node, even if the workers that end are the READY ones.
+
+    Args:
+        workers: that it will have on each of the nodes.
+
+    Raises:
+        GatewayError: the gateway runs, and the version might have none left.
+    """
+    route = traffic_in_force(gateway).get(model) if gateway.admin.is_live() else None
+    weight = route.weights.get(version, 0) if route is not None else 0
+    if not weight:
+        return
+    observed = observe_version(gateway.nodes(), model, version)
+    if not is_answering_after(observed, workers, nodes):
+        raise GatewayError(
+            f"{model} {version} has {percent(weight)} of the requests on its route, and may have no READY worker left",
+            f"Give another version its requests first: tsctl weights set {model} VERSION=100%. With --force it is"
+            " scaled at once.",
+        )
+
+
+def is_answering_after(observed: Mapping[str, ObservedVersion], workers: int, nodes: Collection[str]) -> bool:
+    """Whether a READY worker is left once each of the nodes has this many workers; True where none is READY now. Pure.
+
+    Args:
+        observed: the version on each node that has it.
+    """
+    ready = {name: state.ready for name, state in observed.items() if state.ready}
+    left = [n - max(0, observed[name].workers - workers) if name in nodes else n for name, n in ready.items()]
+    return not ready or any(n > 0 for n in left)
 
 
 def route_without(traffic: Traffic, version: str) -> Traffic:

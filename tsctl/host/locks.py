@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 from tsctl.errors import ConflictError
+from tsctl.host.files import make_folder
 from tsctl.host.wait import wait_until
 
 
 @contextmanager
-def exclusive(path: Path, subject: str, wait_s: float = 0.0) -> Iterator[None]:
+def exclusive(path: Path, subject: str, wait_s: float = 0.0) -> Iterator[Callable[[], None]]:
     """Hold the lock `path` while the block runs.
+
+    The block gets a function that takes the lock again where its file was removed: a lock without a name keeps nobody
+    out. It raises ConflictError where another process holds the lock by then.
 
     Args:
         path: the lock's file; made where missing, never removed.
@@ -25,19 +29,15 @@ def exclusive(path: Path, subject: str, wait_s: float = 0.0) -> Iterator[None]:
     Raises:
         ConflictError: another process still holds it.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "r+") as file:
-        if not wait_until(lambda: _is_locked(file), wait_s, 0.02):
-            holder = file.read().strip() or "unknown"
-            raise ConflictError(
-                f"{subject} is being changed by another tsctl (process {holder})",
-                "Wait for it to end, then run this again.",
-            )
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    with ExitStack() as stack:
+        held = _take(stack, path, subject, wait_s)
+
+        def require_held() -> None:
+            nonlocal held
+            if not _is_file_of(held, path):
+                held = _take(stack, path, subject, 0.0)
+
+        yield require_held
 
 
 def is_held(path: Path) -> bool:
@@ -50,6 +50,31 @@ def is_held(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def _take(stack: ExitStack, path: Path, subject: str, wait_s: float) -> IO[str]:
+    """The file of the lock, which this process holds until the stack is closed; raises as `exclusive`."""
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    file = stack.enter_context(os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+"))
+    if not wait_until(lambda: _is_locked(file), wait_s, 0.02):
+        holder = file.read().strip() or "unknown"
+        raise ConflictError(
+            f"{subject} is being changed by another tsctl (process {holder})",
+            "Wait for it to end, then run this again.",
+        )
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _is_file_of(file: IO[str], path: Path) -> bool:
+    """Whether the open file is still the one that the path names."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _is_locked(file: IO[str]) -> bool:

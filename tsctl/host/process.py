@@ -7,6 +7,7 @@ another process is never signalled. A zombie counts as ended.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -101,7 +102,12 @@ def memory_bytes(pid: int) -> int | None:
 
 
 def spawn(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], output: IO[bytes], umask: int = -1
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    output: IO[bytes],
+    umask: int = -1,
+    limits: Mapping[int, int] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start the command in a session of its own, so that Ctrl-C reaches tsctl alone and its group ends as a whole.
 
@@ -109,8 +115,9 @@ def spawn(
         folder: its working directory.
         output: takes its standard output and standard error.
         umask: of the files that it makes; -1: as here.
+        limits: of the kernel by its RLIMIT_ numbers. A write beyond RLIMIT_FSIZE fails, and does not end the process.
     """
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         cwd=folder,
         env=environment,
@@ -119,7 +126,11 @@ def spawn(
         stderr=subprocess.STDOUT,
         start_new_session=True,
         umask=umask,
+        restore_signals=not limits,  # Python ignores SIGXFSZ, and so does the process then
     )
+    for number, most in (limits or {}).items():
+        resource.prlimit(process.pid, number, (most, most))
+    return process
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:

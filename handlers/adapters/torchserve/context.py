@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from handlers.base import ServingHandler
+from handlers.contract import ANSWER_LIMIT_VARIABLE
 from handlers.worker.config import WorkerConfig, handler_class, read_config
+
+#: What `max_response_size` is for a node whose config.properties has none. A longer answer ends the worker.
+DEFAULT_LONGEST_ANSWER = 6_553_500
 
 
 class ContextCalls:
@@ -53,7 +58,13 @@ def worker_config(context: Any) -> WorkerConfig:
         model_and_version(context)[0],
         properties.get("gpu_id"),
         properties.get("batch_size"),
+        longest_answer(),
     )
+
+
+def longest_answer() -> int:
+    """Bytes of the longest answer that the node reads; where nobody said, TorchServe's own default."""
+    return int(os.environ.get(ANSWER_LIMIT_VARIABLE) or DEFAULT_LONGEST_ANSWER)
 
 
 def model_and_version(context: Any) -> tuple[str, str]:

@@ -7,15 +7,19 @@ functions here turn TorchServe's items into requests and outcomes into its respo
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from handlers.adapters.torchserve import wire
 from handlers.adapters.torchserve.context import (
     ContextCalls,
     author_handler,
+    longest_answer,
     model_and_version,
     raw_body,
     read_properties,
@@ -24,7 +28,7 @@ from handlers.adapters.torchserve.context import (
 from handlers.adapters.torchserve.install import install
 from handlers.contract import JSON
 from handlers.errors import ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
-from handlers.messages import Outcome, Request, bare_media_type, request_id_of
+from handlers.messages import Outcome, Request, bare_media_type, problem, request_id_of
 from handlers.worker import startup
 from handlers.worker.worker import Worker
 
@@ -68,13 +72,26 @@ class Entry:
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
         self.worker = Worker(self._handler, worker_config(context))
         self._facts |= startup.start(self.worker)
-        answer = None if self._has_own_handle else self.answer
-        is_bulk = self.worker.config.wire == "bulk" and install(self, answer)
+        respond = None if self._has_own_handle else self.respond
+        is_bulk = self.worker.config.wire == "bulk" and install(self, respond)
         self._facts["wire"] = "bulk" if is_bulk else "stock"
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> Any:
         """The body of each item's answer; statuses and headers go into `context`."""
-        return (self._handler.handle if self._has_own_handle else self.answer_in_context)(data, context)
+        if not self._has_own_handle:
+            return self.answer_in_context(data, context)
+        answers = self._handler.handle(data, context)
+        if not isinstance(answers, list) or len(answers) != len(data):
+            return answers  # TorchServe says what is wrong with it
+        answers = [as_bytes(answer) for answer in answers]
+        for index, error in unsendable(answers, longest_answer()).items():
+            request_id = context.get_request_id(index)
+            outcome = problem(error, request_id, *model_and_version(context))
+            logger.error("request %s: %s", request_id, error.detail)
+            context.set_response_status(outcome.status, outcome.phrase, index)
+            context.set_response_content_type(index, outcome.media_type)
+            answers[index] = outcome.body
+        return answers
 
     def answer_in_context(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """As `handle`, without an author's own."""
@@ -82,7 +99,7 @@ class Entry:
         for index, fields in enumerate(data):
             types, headers = read_properties(context.get_all_request_header(index))
             batch.append(wire.Item(context.get_request_id(index), headers, fields, types))
-        outcomes = self.answer(batch)
+        outcomes = self._sendable(batch, self.answer(batch))
         for index, outcome in enumerate(outcomes):
             context.set_response_status(outcome.status, outcome.phrase, index)
             context.set_response_content_type(index, outcome.media_type)
@@ -94,6 +111,23 @@ class Entry:
         """One outcome per item of a batch, in order."""
         return self.worker.answer([read_request(item) for item in batch])
 
+    def respond(self, batch: Sequence[wire.Item]) -> bytes:
+        """The response to a batch, as TorchServe reads it."""
+        outcomes = self.answer(batch)
+        response = wire.encode_answers(batch, outcomes)
+        if len(response) <= self.worker.config.answer_bytes:  # so is each answer, and all of them together
+            return response
+        return wire.encode_answers(batch, self._sendable(batch, outcomes))
+
+    def _sendable(self, batch: Sequence[wire.Item], outcomes: list[Outcome]) -> list[Outcome]:
+        """The outcomes, with an error in place of each that the node would not take."""
+        bodies = [outcome.body for outcome in outcomes]
+        for index, error in unsendable(bodies, longest_answer()).items():
+            request = read_request(batch[index])
+            logger.error("request %s: %s", request.request_id, error.detail)
+            outcomes[index] = self.worker.refuse(request, error)
+        return outcomes
+
     def golden_answers(self, context: Any) -> dict[str, Any]:
         """The present answers to the samples, by file name; in place of `initialize`."""
         self._handler = self._handler or author_handler(context)
@@ -102,6 +136,39 @@ class Entry:
     @property
     def _has_own_handle(self) -> bool:
         return hasattr(self._handler, "handle") and type(self._handler).handle is not ContextCalls.handle
+
+
+def unsendable(answers: Sequence[Any], longest: int) -> dict[int, ModelFailed]:
+    """Errors in place of the answers that would end the worker, by position.
+
+    An answer over `longest` does it at once. Many together take the node too long, because it reads a response anew
+    with every 64 KiB that come: 30 MiB took it 2 s, and 120 MiB 29 s. So the largest are left out until the others have
+    twice `longest` at most.
+    """
+    sizes = {index: len(answer) for index, answer in enumerate(answers) if isinstance(answer, bytes)}
+    total = sum(sizes.values())
+    errors = {}
+    for index in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if sizes[index] > longest:
+            errors[index] = ModelFailed(f"The answer has {sizes[index]} bytes; at most {longest} can be sent.")
+        elif total > 2 * longest:
+            errors[index] = ModelFailed("The answers of its batch have more bytes together than can be sent.")
+        else:
+            break
+        total -= sizes[index]
+    return errors
+
+
+def as_bytes(answer: Any) -> Any:
+    """An answer of an author's own `handle`, in the bytes that TorchServe would send; others stay as they are."""
+    try:
+        if isinstance(answer, str):
+            return answer.encode()
+        if isinstance(answer, bytearray):
+            return bytes(answer)
+        return answer if isinstance(answer, bytes | torch.Tensor) else json.dumps(answer, indent=2).encode()
+    except (TypeError, ValueError):
+        return answer
 
 
 def read_request(item: wire.Item) -> Request:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from handlers.adapters.torchserve.wire import Batch, Disconnected, Item, Reader, encode, encode_answers
-from handlers.messages import Outcome
+from handlers.adapters.torchserve.wire import Batch, Disconnected, Item, Reader, encode
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +22,14 @@ logger = logging.getLogger(__name__)
 TORCHSERVE = "0.12.0"
 
 
-def install(entry: Any, answer: Callable[[Sequence[Item]], Sequence[Outcome]] | None) -> bool:
+def install(entry: Any, respond: Callable[[Sequence[Item]], bytes] | None) -> bool:
     """From now on this worker's messages go through wire.py; False where TorchServe's own reader and writer stay.
 
     Nothing is done in a process that is no worker. May be called again.
 
     Args:
         entry: the object whose method `handle` TorchServe calls.
-        answer: answers a batch in its place, without TorchServe's context; None: `handle` is called.
+        respond: the response to a batch in its place, without TorchServe's context; None: `handle` is called.
     """
     package = sys.modules.get("ts")
     handler = sys.modules.get("ts.protocol.otf_message_handler")
@@ -49,8 +48,8 @@ def install(entry: Any, answer: Callable[[Sequence[Item]], Sequence[Outcome]] | 
         return False
     if service.Service.predict is not predict:
         _replace(handler, service)
-    if answer is not None:
-        _answers[entry] = answer
+    if respond is not None:
+        _responding[entry] = respond
     return True
 
 
@@ -74,7 +73,7 @@ class _Stock(NamedTuple):
 
 
 _stock: _Stock
-_answers: WeakKeyDictionary[Any, Callable[[Sequence[Item]], Sequence[Outcome]]] = WeakKeyDictionary()
+_responding: WeakKeyDictionary[Any, Callable[[Sequence[Item]], bytes]] = WeakKeyDictionary()
 _readers: WeakKeyDictionary[Any, Reader] = WeakKeyDictionary()
 
 
@@ -106,11 +105,11 @@ def predict(self: Any, batch: Any) -> Any:
     """`Service.predict`: the response to a batch, without a line in the log for each."""
     if not isinstance(batch, Batch):
         return _stock.predict(self, batch)
-    answer = _answers.get(getattr(self._entry_point, "__self__", None))
-    if answer is None:
+    respond = _responding.get(getattr(self._entry_point, "__self__", None))
+    if respond is None:
         return _through_context(self, batch)
     try:
-        return encode_answers(batch, answer(batch))
+        return respond(batch)
     except Exception:
         logger.exception("the handler failed on a batch of %d", len(batch))
         return _failed(batch)

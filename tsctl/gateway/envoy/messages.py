@@ -88,8 +88,9 @@ def cluster_metadata(key: str) -> str:
     return f"%METADATA(CLUSTER:{NAMESPACE}:{key})%"
 
 
-def request_header(name: str) -> str:
-    return f"%REQ({name})%"
+def request_header(name: str, longest: int | None = None) -> str:
+    """A header of the request, cut off after so many bytes; None: whole."""
+    return f"%REQ({name})%" if longest is None else f"%REQ({name}):{longest}%"
 
 
 def lua(file: str, **constants: Constant) -> Json:

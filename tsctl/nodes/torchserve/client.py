@@ -15,6 +15,7 @@ import requests
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from handlers.contract import CHECK_ANSWER, CHECK_HEADER
 from tsctl.config.deployment import NodeSpec
 from tsctl.errors import NodeError
 from tsctl.nodes.torchserve.session import NodeSession, error_of
@@ -167,9 +168,9 @@ class ManagementClient:
     def predict(
         self, model: str, version: str | None, body: bytes, media_type: str, timeout_s: float = CHANGE_TIMEOUT_S
     ) -> Reply:
-        """The model's own answer to one request, bypassing the cache, whatever its status; None: default version."""
+        """The model's own answer to one request, whatever its status, past cache and metrics; None: default version."""
         path = f"/predictions/{_segment(model)}" + (f"/{_segment(version)}" if version else "")
-        headers = {"Content-Type": media_type, "Cache-Control": "no-store"}
+        headers = {"Content-Type": media_type, "Cache-Control": "no-store", CHECK_HEADER: CHECK_ANSWER}
         answer = self._session.infer(path, headers, body, timeout_s)
         return Reply(answer.status_code, answer.content, answer.headers)
 

@@ -7,12 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tsctl.config.deployment import NodeSpec
+from tsctl.errors import SpecError
 
+#: Read by log4j2.xml.
+CONSOLE_OFF = "-Dtsctl.console=off"
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 _WRITTEN = {"\\": "\\\\", **{character: "\\" + letter for letter, character in _ESCAPES.items()}}
 # a key ends at the first unescaped '=', ':' or white space
 _KEY_END = re.compile(r"(?<!\\)(?:\\\\)*[=:\s]")
 _ESCAPED = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """The properties in a file: UTF-8, with or without a byte order mark.
+
+    Raises:
+        SpecError: it is no UTF-8 text.
+    """
+    try:
+        return parse_properties(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: cannot be read as UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def parse_properties(text: str) -> dict[str, str]:
@@ -62,9 +77,12 @@ def node_properties(defaults: Mapping[str, str], node: NodeSpec, store: Path, co
 
 
 def jvm_arguments(defaults: Mapping[str, str], log_config: Path | None) -> list[str]:
-    """The JVM's arguments: `vmargs` of config.properties, with the log configuration by its absolute path."""
+    """The JVM's arguments: `vmargs` of config.properties, with the log configuration by its absolute path.
+
+    The node's own log is a file that rotates, so nothing of it goes to the console as well.
+    """
     arguments = [word for word in defaults.get("vmargs", "").split() if not word.startswith("-Dlog4j")]
-    return [*arguments, f"-Dlog4j2.configurationFile={log_config}"] if log_config else arguments
+    return [*arguments, f"-Dlog4j2.configurationFile={log_config}", CONSOLE_OFF] if log_config else arguments
 
 
 def _logical_lines(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 
-from tsctl.archive.store import StoredArchive, archive_of
+from tsctl.archive.store import StoredArchive, archive_of, require_whole
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.files import size
 from tsctl.host.locks import exclusive
@@ -51,6 +51,7 @@ def register(
         timeout_s: None: the archive's startup timeout and a minute for the process.
 
     Raises:
+        ArchiveError: its file is damaged, or TorchServe may read another archive in it than tsctl does.
         NodeError: it cannot be registered; it is unregistered again.
     """
     with _locked(node, archive.model):
@@ -147,6 +148,7 @@ def replace(node: Node, archive: StoredArchive, workers: int | None, note: Note)
         NodeError: the new bytes do not load, or no other version can be the default meanwhile.
     """
     model, version = archive.model, archive.version
+    require_whole(archive)
     with _locked(node, model):
         served = require_version(node, model, version)
         has_moved = _move_default(node, model, version)
@@ -183,7 +185,7 @@ def _register_or_restore(
     try:
         _register(node, archive, workers, note)
     except NodeError as error:
-        old = archive.path.with_name(served.archive)
+        old = archive.other_build(served.archive)
         if not old.is_file():
             raise
         note("registering the old bytes again")
@@ -201,6 +203,7 @@ def _register(
             f"{archive.model} {archive.version} is already registered on node {node.name}",
             "Change its workers with 'tsctl models scale', or unregister it first.",
         )
+    require_whole(archive)
     log_offset = size(node.paths.worker_log)
     try:
         _ask_to_register(node, archive, workers)
@@ -277,5 +280,5 @@ def _undo(node: Node, archive: StoredArchive, error: BaseException) -> None:
             error.hint = error.hint or f"Try again: tsctl models unregister {archive.model} {archive.version}"
 
 
-def _locked(node: Node, model: str) -> AbstractContextManager[None]:
+def _locked(node: Node, model: str) -> AbstractContextManager[object]:
     return exclusive(node.lock(model), f"model {model} on node {node.name}")

@@ -18,7 +18,7 @@ PREPARATION = (Effect.VERIFY, Effect.REGISTER, Effect.VERIFY_GOLDEN)
 #: Effects after the last step has passed, in this order.
 COMPLETION = (Effect.SET_DEFAULT, Effect.RETIRE)
 #: Effects that are left undone where they fail for long; `tsctl apply` catches up on them.
-OPTIONAL = (*COMPLETION, Effect.RESTORE_DEFAULT)
+OPTIONAL = (Effect.EXTEND, *COMPLETION, Effect.RESTORE_DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def next_action(state: State) -> Action | None:
         return Watch()
     if not is_last:
         return BeginStep(state.step + 1)
+    if state.joined and Effect.SET_DEFAULT not in state.done:
+        return Effect.EXTEND
     if (effect := _first_missing(state, COMPLETION)) is not None:
         return effect
     return Outcome.PROMOTED

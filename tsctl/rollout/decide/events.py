@@ -30,6 +30,7 @@ class Effect(StrEnum):
     SET_DEFAULT = "default"
     RESTORE_DEFAULT = "undefault"
     RETIRE = "retire"
+    EXTEND = "extend"
 
 
 class Command(StrEnum):
@@ -78,6 +79,8 @@ class Started(Event):
         archive: SHA-256 digest of the canary's archive; `file` is its name in the store.
         workers: of the canary on each node; None: as the archive says.
         classes: predicted by stable before the rollout, the most frequent first.
+        sticky: what tells users on the route, such as `header x-user`; empty: single requests are assigned.
+        trust_pickles: pickles that import more than tensors do not fail the archive.
         by: the person who started it.
     """
 
@@ -94,6 +97,8 @@ class Started(Event):
     policy_digest: str = ""
     classes: tuple[str, ...] = ()
     cursor: Cursor = field(default_factory=dict)
+    sticky: str = ""
+    trust_pickles: bool = False
     by: str = ""
 
 
@@ -111,7 +116,7 @@ class EffectDone(Event):
     """An effect succeeded, or was left undone at the end of a promotion.
 
     Args:
-        new: nodes on which the canary was not registered before.
+        new: nodes on which the canary was not registered before; of EXTEND, those that joined and have it now.
         requests_per_s: measured capacity of all workers of the canary together.
         workers: READY when the capacity was measured.
         warm_bytes: memory of each worker when it was warm.
@@ -218,6 +223,15 @@ class PolicyChanged(Event):
 
 
 @dataclass(frozen=True)
+class StickyChanged(Event):
+    """The route assigns users where it assigned requests, or the other way; evidence begins anew at the cursor."""
+
+    kind = "sticky"
+    sticky: str
+    cursor: Cursor = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Ended(Event):
     """The rollout ended; `judgement` is the last one, absent in old journals."""
 
@@ -232,6 +246,27 @@ class Reopened(Event):
     """A promotion that has ended is rolled back on a person's command."""
 
     kind = "reopened"
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class NodesJoined(Event):
+    """Nodes serve stable that did not when the rollout began; EXTEND registers the canary there."""
+
+    kind = "joined"
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Repaired(Event):
+    """The journal was written again: by its own process, which loses nothing, or by `tsctl rollout repair`.
+
+    Args:
+        lost: lines that could not be read. A rollout that has not ended can only be rolled back after that.
+    """
+
+    kind = "repaired"
+    lost: int = 0
     by: str = ""
 
 
@@ -277,19 +312,28 @@ def to_json(event: Event) -> dict[str, Any]:
     return content
 
 
+class LaterEvent(ValueError):
+    """A later version of tsctl wrote it: it has a word or a setting that this version does not know."""
+
+
 def parse_event(kind: str, content: Mapping[str, Any]) -> Event:
     """The event that was stored with these keys.
 
     Raises:
+        LaterEvent: it has a setting, or names an effect, an outcome and the like, that this version does not know.
         ValueError: a known kind lacks a key, or has a wrong value.
     """
+    if not isinstance(kind, str):
+        raise ValueError(f"kind {kind!r} is no word")
     if kind not in EVENTS:
         return Unknown(kind, content)
     try:
         event: Event = _adapter(kind).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        is_later = first["type"] in ("extra_forbidden", "enum", "literal_error")
+        problem = f"{kind}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise (LaterEvent if is_later else ValueError)(problem) from None
     return event
 
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from handlers.contract import OTHER_CLASS
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.statistics import BOTH_WAYS, RateProcess, RatioProcess, log_mean
 from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Window
 
 #: The class of every prediction whose class was not known before the rollout began.
-OTHER = "other"
+OTHER = OTHER_CLASS
 #: A client with a larger share of the requests is the service's own traffic, and is not left out.
 MOST_SHARE = 0.5
 #: Computed answers of each version that are compared at once, where a cache answers others.

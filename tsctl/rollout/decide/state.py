@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tsctl.config.policy import RolloutPolicy
+from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide import events
 from tsctl.rollout.decide.events import Command, Cursor, Effect, Entry, Outcome
 from tsctl.rollout.decide.evidence import Evidence, no_evidence
@@ -22,14 +23,19 @@ class State:
         step: the place of the present step in `weights`; -1 before the first one.
         weight: of the canary as the journal has decided it, in hundredths of a percent; in force once `is_weighed`.
         in_force: the last weight that is known to have been in force.
+        had_weight: whether a weight was ever tried, so that requests may have reached the canary.
         held_s: how long the present step was watched; time without evidence does not count.
         waited_s: since the present step began to be watched, with the time for which it had to wait.
         slow_ms: an answer that takes as long is slow; None while that is not known.
+        sticky: what tells users on the route; empty: single requests are assigned.
+        since: where evidence of the present assignment begins.
+        slow_before: earlier values of `slow_ms`, each with the cursor up to which evidence was read with it.
         warm_bytes: memory of each worker of the canary when it was warm.
         requests_per_s: capacity of all workers of the canary together, as measured before the first step.
         measured_workers: READY workers at that measurement; 0 where the journal has no number.
         verdict: on the present step; a fail is a verdict on the rollout.
         waits_for: why it waits; empty where it does not.
+        nodes: on which the canary is registered; `joined` since then, and not covered yet.
         is_disturbed: as of the last tick.
         doing: an effect that was begun, and is not known to be done.
         command: abort, rollback or promote, by a person.
@@ -46,15 +52,21 @@ class State:
     evidence: Evidence
     weights: tuple[int, ...]
     started_at: float
+    nodes: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()
     done: frozenset[Effect] = frozenset()
     step: int = -1
     weight: int = 0
     in_force: int = 0
     is_weighed: bool = False
+    had_weight: bool = False
     held_s: float = 0.0
     waited_s: float = 0.0
     step_requests: int = 0
     slow_ms: float | None = None
+    sticky: str = ""
+    since: Cursor = field(default_factory=dict)
+    slow_before: tuple[tuple[Cursor, float | None], ...] = ()
     cursor: Cursor = field(default_factory=dict)
     warm_bytes: Mapping[str, int] = field(default_factory=dict)
     requests_per_s: float | None = None
@@ -80,6 +92,11 @@ class State:
     def is_going_back(self) -> bool:
         """Whether stable gets all requests again, by a verdict or a command."""
         return self.is_failed or self.command in (Command.ABORT, Command.ROLLBACK)
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether the canary failed before its first request."""
+        return self.is_failed and not self.had_weight
 
     @property
     def judgement(self) -> Judgement:
@@ -115,7 +132,8 @@ def after(state: State | None, entry: Entry) -> State:
         return _started(start_of([entry]), entry.at)
     match entry.event:
         case events.EffectBegan() as event:
-            return replace(state, doing=event.effect)
+            had_weight = state.had_weight or event.effect is Effect.SET_WEIGHT
+            return replace(state, doing=event.effect, had_weight=had_weight)
         case events.EffectDone() as event:
             return _done(state, event)
         case events.StepBegan() as event:
@@ -123,7 +141,7 @@ def after(state: State | None, entry: Entry) -> State:
         case events.Tick() as event:
             return _tick(state, event)
         case events.SlowThresholdSet() as event:
-            return replace(state, slow_ms=event.slow_ms, cursor={**state.cursor, **event.cursor})
+            return _slow(state, event.slow_ms, event.cursor)
         case events.Waiting() as event:
             return replace(state, waits_for=event.why, waited_s=state.waited_s + event.waited_s)
         case events.VerdictReached() as event:
@@ -132,6 +150,9 @@ def after(state: State | None, entry: Entry) -> State:
             return _command(state, event)
         case events.PolicyChanged() as event:
             return _policy(state, event.policy)
+        case events.StickyChanged(sticky=sticky, cursor=cursor):
+            anew = replace(_policy(state, state.policy), sticky=sticky, since=cursor, slow_before=())
+            return replace(anew, cursor={**state.cursor, **cursor})
         case events.Ended() as event:
             recorded = event.judgement or state.recorded
             ended = replace(state, outcome=event.outcome, why=event.why, ended_at=entry.at, waits_for="")
@@ -139,6 +160,10 @@ def after(state: State | None, entry: Entry) -> State:
         case events.Reopened() as event:  # a promotion is rolled back
             command = replace(state, command=Command.ROLLBACK, commanded_by=event.by)
             return replace(command, outcome=None, ended_at=None)
+        case events.NodesJoined(nodes=nodes):
+            return replace(state, joined=(*state.joined, *nodes))
+        case events.Repaired(lost=lost) if lost and state.outcome is None:
+            return _incomplete(state)
     return state
 
 
@@ -154,6 +179,9 @@ def _started(event: events.Started, at: float) -> State:
         evidence=no_evidence(event.policy, event.classes),
         weights=event.policy.weights,
         started_at=at,
+        nodes=event.nodes,
+        sticky=event.sticky,
+        since=event.cursor,
         cursor=event.cursor,
     )
 
@@ -165,6 +193,8 @@ def _done(state: State, event: events.EffectDone) -> State:
         return replace(state, is_weighed=True, in_force=state.weight, held_s=0.0, step_requests=0)
     if event.effect is Effect.REVERT_WEIGHT:
         return replace(state, weight=0, in_force=0)
+    if event.effect is Effect.EXTEND:
+        state = replace(state, nodes=(*state.nodes, *(event.new or ())), joined=())
     return replace(
         state,
         done=state.done | {event.effect},
@@ -175,14 +205,17 @@ def _done(state: State, event: events.EffectDone) -> State:
 
 
 def _step(state: State, event: events.StepBegan) -> State:
+    began = replace(_anew(state), step=event.index, weight=event.weight, why="", waits_for="")
+    return _slow(began, event.slow_ms, event.cursor)
+
+
+def _slow(state: State, slow_ms: float | None, cursor: Cursor) -> State:
+    """Evidence is read with another slow threshold from here on."""
     return replace(
-        _anew(state),
-        step=event.index,
-        weight=event.weight,
-        slow_ms=event.slow_ms,
-        why="",
-        waits_for="",
-        cursor={**state.cursor, **event.cursor},
+        state,
+        slow_ms=slow_ms,
+        slow_before=(*state.slow_before, (state.cursor, state.slow_ms)),
+        cursor={**state.cursor, **cursor},
     )
 
 
@@ -222,6 +255,12 @@ def _command(state: State, event: events.CommandReceived) -> State:
     if event.command is Command.RESUME:
         return replace(state, is_paused=False, waited_s=0.0)
     return replace(state, command=event.command, commanded_by=event.by, is_paused=False)
+
+
+def _incomplete(state: State) -> State:
+    """Entries are lost, so that nothing can be judged: the way back begins with the weight and the default."""
+    done = state.done - {Effect.RESTORE_DEFAULT} | {Effect.SET_DEFAULT}
+    return replace(state, command=Command.ABORT, commanded_by="the repair of its journal", weight=TOTAL, done=done)
 
 
 def _policy(state: State, policy: RolloutPolicy) -> State:

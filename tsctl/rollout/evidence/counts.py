@@ -35,10 +35,13 @@ Durations = Counter[float]
 MOST_CLASSES = 50
 #: Fewest answers of a version from which a quantile of their durations is taken.
 LEAST_ANSWERS = 100
-#: Begins the keys of a cursor that count slow answers, and those that count answers with a time.
+#: Begins the keys of a cursor that count requests.
+REQUEST = "r|"
+#: Begins those that count slow answers, and those that count answers with a time.
 SLOW, TIMED = "s|", "t|"
 #: Begins those that count failures of a client.
 FAILURE = "e|"
+_COUNTERS = (REQUEST, SLOW, TIMED, FAILURE)
 #: Labels of an answer behind its status, in a key of a cursor.
 _OF_ANSWER = ("flags", "deadline", "cache")
 
@@ -85,7 +88,7 @@ def counter_values(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str,
     for sample in chosen:
         place, labels = _place(sample), sample.labels
         if sample.name == REQUESTS:
-            values[f"r|{place}|{_answer_text(labels)}|{labels.get('class', '')}"] = sample.value
+            values[f"{REQUEST}{place}|{_answer_text(labels)}|{labels.get('class', '')}"] = sample.value
         elif sample.name == f"{REQUEST_MS}_count" and not _is_hit(sample):
             values[f"{TIMED}{place}"] = values.get(f"{TIMED}{place}", 0) + sample.value
         elif (edge := bucket_edge(sample)) is not None and shortest_over(edge) == query.slow_ms and not _is_hit(sample):
@@ -140,6 +143,15 @@ def _place(sample: Sample) -> str:
     return f"{sample.labels['version']}|{sample.labels['weight']}"
 
 
+def is_reset(cursor: Cursor, values: Mapping[str, int]) -> bool:
+    """Whether the gateway has restarted since the cursor: a count of requests has fallen.
+
+    All its counters began anew then, those as well that have passed their old values since. Counts that are missing say
+    nothing: a Prometheus server that lost its data has them again later.
+    """
+    return any(value < cursor.get(key, 0) for key, value in values.items() if key.startswith(REQUEST))
+
+
 def windows_since(
     cursor: Cursor, values: Mapping[str, int], query: EvidenceQuery, shares: Mapping[str, float]
 ) -> tuple[list[Window], dict[str, int]]:
@@ -148,11 +160,14 @@ def windows_since(
     Args:
         shares: of the requests, by client. Clients have no weight: their failures are in the last window.
     """
+    if is_reset(cursor, values):
+        forgotten = {key: 0 for key in cursor if key.startswith(_COUNTERS) and key not in values}
+        windows, changed = windows_since({}, values, query, shares)
+        return windows, {**forgotten, **changed}
     changed = {key: value for key, value in values.items() if value != cursor.get(key, 0)}
     totals, failures = Totals(OutcomeCounts), dict[str, ClientCounts]()
     for key, value in changed.items():
-        before = cursor.get(key, 0)
-        count = value - before if value > before else value
+        count = max(0, value - cursor.get(key, 0))
         if key.startswith(FAILURE):
             _, version, answer, client = key.split("|", 3)
             more = _answer(answer, "").counts(count, query.count_4xx)

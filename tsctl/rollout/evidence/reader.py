@@ -14,6 +14,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import SERIES, Sample, parse_page
 from tsctl.gateway.envoy.admin import Admin
+from tsctl.host.http import direct_session
 from tsctl.rollout.decide.events import Cursor, Started
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import Window
@@ -65,7 +66,7 @@ class PrometheusServer:
     """A server that scrapes the gateway's metrics."""
 
     address: str  # such as http://127.0.0.1:9090
-    session: requests.Session = field(default_factory=requests.Session)
+    session: requests.Session = field(default_factory=direct_session)
 
     def samples(self, model: str) -> list[Sample]:
         query = f'{{__name__=~"{"|".join(SERIES)}", model="{model}"}}'
@@ -147,7 +148,7 @@ class LiveEvidence:
     Args:
         source: of all counts but the rate of requests.
         envoy: of the rate, which Prometheus only has between two scrapes.
-        users: of all counts where the route divides users; None: requests are counted.
+        users: of all counts where the route divides users.
         measured: the route's requests when the rate was measured last.
     """
 
@@ -169,7 +170,7 @@ class LiveEvidence:
             return None, {}
         durations = recent if recent[inf] >= LEAST_ANSWERS else total
         slow_ms = slow_threshold_ms(durations, state.policy.slow_quantile)
-        if self.users is not None:  # each line of the log has its duration
+        if state.sticky:  # each line of the log has its duration
             return slow_ms, {}
         values = counter_values(samples, query_of(state, slow_ms))
         return slow_ms, {key: value for key, value in values.items() if key.startswith(SLOW)}
@@ -177,9 +178,14 @@ class LiveEvidence:
     def read(self, state: State) -> tuple[list[Window], Cursor]:
         query, samples = query_of(state, state.slow_ms), self.source.samples(state.model)
         shares = client_shares(samples, state.model)
-        if self.users is not None:
-            return self.users.read(query, state.cursor, shares)
+        if state.sticky and self.users is not None:
+            return self.users.read(query, state.cursor, shares, state.slow_before, state.since)
         return windows_since(state.cursor, counter_values(samples, query), query, shares)
+
+    def mark(self, state: State) -> Cursor:
+        """Where evidence begins that is read from now on."""
+        values = counter_values(self.source.samples(state.model), query_of(state, state.slow_ms))
+        return values if self.users is None else {**values, **self.users.mark()}
 
     def request_rate(self, state: State) -> float:
         """Since the last measurement, or as measured then where that was less than RATE_S ago; AnalysisError before."""

@@ -7,7 +7,7 @@ event, with the first one: it fell to the canary with the probability of its wei
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,16 +43,26 @@ class UserLog:
         return _cursor(end_of_log(self.log))
 
     def read(
-        self, query: EvidenceQuery, cursor: Cursor, shares: Mapping[str, float]
+        self,
+        query: EvidenceQuery,
+        cursor: Cursor,
+        shares: Mapping[str, float],
+        slow_before: Sequence[tuple[Cursor, float | None]] = (),
+        since: Cursor | None = None,
     ) -> tuple[list[Window], dict[str, int]]:
         """New windows since the cursor, and its changes; AnalysisError where the log cannot be read.
 
         Args:
             shares: of the requests, by client.
+            slow_before: earlier slow thresholds, each with the cursor up to which the log was read with it.
+            since: where the rollout began to read the log; None: as `self.since`.
         """
         if self._known != _position(cursor):  # the first reading, or the last one was not journaled
-            self._met = set()
-            self._totals(read_lines(self.log, _position(self.since), _position(cursor))[0], query)
+            self._met, since = set(), self.since if since is None else since
+            for until, slow_ms in (*slow_before, (cursor, query.slow_ms)):
+                lines, _ = read_lines(self.log, _position(since), _position(until))
+                self._totals(lines, replace(query, slow_ms=slow_ms))
+                since = until
         lines, self._known = read_lines(self.log, _position(cursor))
         totals, users, clients = self._totals(lines, query)
         windows = [
@@ -89,7 +99,10 @@ class UserLog:
             totals[weight, entry.version] += request
             first = self._first(request, client, entry.user)
             users[weight, entry.version] += first
-            events, first = replace(request, classes={}, cached=0, timed=0), replace(first, requests=0)
+            events, first = (
+                replace(request, classes={}, cached=0, timed=0),
+                replace(first, requests=0, cached=0, timed=0),
+            )
             if events != OutcomeCounts(events.requests) or first != NOTHING:
                 clients[weight][client] = query.of_client(clients[weight][client], entry.version, events, first)
         return totals, users, clients

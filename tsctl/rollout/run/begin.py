@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from tsctl.archive.container import digest_of
@@ -13,16 +13,16 @@ from tsctl.errors import AnalysisError, ConflictError
 from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
-from tsctl.nodes.torchserve.node import open_nodes
 from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
 from tsctl.rollout.decide.state import fold, start_of
 from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
 from tsctl.rollout.evidence.users import UserLog
-from tsctl.rollout.run.commands import LiveOperator, person
+from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import LiveHealth
-from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, require_none
+from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, read, require_none
+from tsctl.rollout.run.live_gateway import LiveGateway
 from tsctl.rollout.run.preconditions import (
     counts_before,
     require_no_weights,
@@ -37,7 +37,9 @@ BRIEF_S = 0.5
 
 
 @contextmanager
-def started(gateway: Gateway, model: str, version: str, workers: int | None, note: Note) -> Iterator[Runner]:
+def started(
+    gateway: Gateway, model: str, version: str, workers: int | None, note: Note, trust_pickles: bool = False
+) -> Iterator[Runner]:
     """A new rollout, in the journal and not yet begun; this process holds it while the block runs.
 
     Raises:
@@ -49,7 +51,7 @@ def started(gateway: Gateway, model: str, version: str, workers: int | None, not
     """
     project = gateway.project
     archive = find_archive(project, model, version)
-    with _held(project, model):
+    with held(project, model) as require_held:
         require_none(project, model)
         require_no_weights(gateway.deployment, model)
         route = route_of(gateway, model)
@@ -58,8 +60,8 @@ def started(gateway: Gateway, model: str, version: str, workers: int | None, not
         samples = counts_before(gateway, policy, model)
         digest = digest_of(archive.path)
         nodes = serving_nodes(gateway, model, route.stable)
-        LiveOperator(project, model).forget()
-        journal = Journal(new_path(project, model, version, time.time()))
+        LiveOperator(LiveGateway(gateway), model).forget()
+        journal = Journal(new_path(project, model, version, time.time()), guard=require_held)
         log_end = UserLog(gateway.files.access_log, {}).mark()
         start = journal.append(
             Started(
@@ -75,6 +77,8 @@ def started(gateway: Gateway, model: str, version: str, workers: int | None, not
                 policy_digest=policy.digest,
                 classes=classes_of(samples, model, route.stable),
                 cursor={**counter_values(samples, EvidenceQuery(model, route.stable, version)), **log_end},
+                sticky=sticky_text(gateway.deployment, model),
+                trust_pickles=trust_pickles,
                 by=person(),
             )
         )
@@ -91,8 +95,8 @@ def resumed(gateway: Gateway, model: str, note: Note, command: Command = Command
         ConflictError: another process runs it.
         AnalysisError: there is no unfinished one, or its journal is damaged.
     """
-    with _held(gateway.project, model):
-        runner = _runner(gateway, Journal(find_journal(gateway.project, model)), note)
+    with held(gateway.project, model) as require_held:
+        runner = _runner(gateway, Journal(find_journal(gateway.project, model), guard=require_held), note)
         state = runner.state
         if state.outcome is not None:
             raise AnalysisError(
@@ -111,8 +115,8 @@ def reopened(gateway: Gateway, model: str, note: Note) -> Iterator[Runner]:
         ConflictError: another process runs it, or the weights have changed since.
         AnalysisError: it was not promoted.
     """
-    with _held(gateway.project, model):
-        runner = _runner(gateway, Journal(find_journal(gateway.project, model)), note)
+    with held(gateway.project, model) as require_held:
+        runner = _runner(gateway, Journal(find_journal(gateway.project, model), guard=require_held), note)
         state = runner.state
         if state.outcome is not Outcome.PROMOTED:
             raise AnalysisError(f"the last rollout of {model}, {state.id}, was not promoted: it was {state.outcome}")
@@ -136,35 +140,44 @@ def is_running(project: Project, model: str) -> bool:
     return is_held(folder(project, model) / "lock")
 
 
-def _held(project: Project, model: str) -> AbstractContextManager[None]:
+def held(project: Project, model: str) -> AbstractContextManager[Callable[[], None]]:
+    """Keeps every other process from running a rollout of the model; see `exclusive` for what the block gets."""
     return exclusive(folder(project, model) / "lock", f"the rollout of {model}", BRIEF_S)
 
 
 def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured | None = None) -> Runner:
     start, project = start_of(journal.entries), gateway.project
-    nodes = [node for node in open_nodes(project, gateway.deployment) if node.name in start.nodes]
+    live = LiveGateway(gateway)
     # its file may be gone: the way back does not need it
     archive = archive_of(project.store / start.file)
-    target = gateway.deployment.models.get(start.model)
-    is_by_user = target is not None and target.route.sticky is not None
     return Runner(
         journal,
-        LiveEffects(gateway, archive, start.workers, nodes, note, _replaced(project, start)),
+        LiveEffects(live, archive, start.workers, note, start.trust_pickles, _replaced(project, start, note)),
         LiveEvidence(
             # the source with which the rollout started: another one counts from another moment on
             source=open_source(start.policy, gateway.admin),
             envoy=EnvoyCounters(gateway.admin),
-            users=UserLog(gateway.files.access_log, start.cursor) if is_by_user else None,
+            users=UserLog(gateway.files.access_log, start.cursor),
             measured=measured,
         ),
-        LiveHealth(gateway, nodes),
-        LiveOperator(project, start.model),
+        LiveHealth(live, archive),
+        LiveOperator(live, start.model),
         note,
     )
 
 
-def _replaced(project: Project, start: Started) -> tuple[str, ...]:
-    """Versions of the model that its other rollouts replaced, the last one first."""
-    paths = [path for path in reversed(journals(project, start.model)) if path.stem != start.id]
-    states = [fold(entries) for path in paths if (entries := Journal(path).entries)]
-    return tuple(dict.fromkeys(state.stable for state in states if state.outcome is Outcome.PROMOTED))
+def _replaced(project: Project, start: Started, note: Note) -> tuple[str, ...]:
+    """Versions of the model that its other rollouts replaced, the last one first.
+
+    A journal that cannot be read is passed over: what it replaced stays registered.
+    """
+    replaced = []
+    for path in reversed(journals(project, start.model)):
+        try:
+            entries = read(path) if path.stem != start.id else []
+        except AnalysisError as error:
+            note(f"passed over: {error.summary}")
+            continue
+        if entries and (state := fold(entries)).outcome is Outcome.PROMOTED:
+            replaced.append(state.stable)
+    return tuple(dict.fromkeys(replaced))

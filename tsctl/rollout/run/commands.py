@@ -1,34 +1,38 @@
-"""Commands of people to a rollout that another process runs: one file each, which the runner reads and removes.
+"""Commands of people to a rollout that another process runs: one empty file each, which the runner reads and removes.
 
-Invariant: a command never replaces another one, or a pause would hide an abort that was not read yet.
+Invariant: a command never replaces another one, or a pause would hide an abort that was not read yet. All that a
+command says is its file's name, so that it can be given on a full disk, and there is nothing in it to be damaged.
 """
 
 from __future__ import annotations
 
 import getpass
-import json
 import os
+import re
 import socket
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
 
-from tsctl.config.deployment import read_deployment
+from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
-from tsctl.errors import SpecError
-from tsctl.host.files import write_document
 from tsctl.rollout.decide.events import Command
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.journal import folder
+from tsctl.rollout.run.live_gateway import LiveGateway
 
 #: How files begin whose command was not read yet, and those whose command is not in the journal yet.
 _SENT, _TAKEN = "asked-", "taken-"
+_NAME = re.compile(rf"{_TAKEN}\d+-\d+-({'|'.join(Command)})-(.*)")
 
 
 def send(project: Project, model: str, command: Command) -> None:
     """Leave a command for the rollout's process, which obeys at its next tick."""
-    name = f"{_SENT}{time.time_ns():020}-{os.getpid()}.json"
-    write_document(folder(project, model) / name, {"what": command, "by": person()})
+    by = quote(person(), safe="@")[:100]
+    name = f"{_SENT}{time.time_ns():020}-{os.getpid()}-{command}-{by}"
+    (folder(project, model) / name).touch(0o600, exist_ok=False)
 
 
 def person() -> str:
@@ -40,38 +44,51 @@ def person() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+def sticky_text(deployment: DeploymentSpec, model: str) -> str:
+    """What tells users on the model's route: `header x-user` or `cookie id`; empty where requests are assigned."""
+    target = deployment.models.get(model)
+    sticky = target.route.sticky if target is not None else None
+    if sticky is None:
+        return ""
+    return f"header {sticky.header}" if sticky.header else f"cookie {sticky.cookie}"
+
+
 @dataclass
 class LiveOperator:
     """Commands from files, and the policy from deployment.yaml."""
 
-    project: Project
+    gateway: LiveGateway
     model: str
-    policy_error: str = ""
-    _policy: tuple[float, RolloutPolicy] | None = None  # with the file's time
+
+    @property
+    def policy_error(self) -> str:
+        """Why deployment.yaml says nothing about the model; empty where it does."""
+        is_named = self.model in self.gateway.now().deployment.models
+        return self.gateway.error or ("" if is_named else f"deployment.yaml no longer names {self.model}")
 
     def commands(self) -> list[tuple[Command, str]]:
-        journals = folder(self.project, self.model)
+        journals = folder(self.gateway.opened.project, self.model)
         for path in sorted(journals.glob(f"{_SENT}*")):  # later ones are not acknowledged with these
             path.replace(journals / path.name.replace(_SENT, _TAKEN, 1))
-        read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(journals.glob(f"{_TAKEN}*"))]
-        return [(Command(content["what"]), content["by"]) for content in read if content.get("what") in list(Command)]
+        named = [match for path in self._taken() if (match := _NAME.fullmatch(path.name))]
+        return [(Command(match[1]), unquote(match[2])) for match in named]
 
     def acknowledge(self) -> None:
-        for path in folder(self.project, self.model).glob(f"{_TAKEN}*"):
+        for path in self._taken():
             path.unlink(missing_ok=True)
+
+    def _taken(self) -> list[Path]:
+        return sorted(folder(self.gateway.opened.project, self.model).glob(f"{_TAKEN}*"))
 
     def forget(self) -> None:
         """Remove all commands: those that were not read were meant for a rollout that has ended."""
         self.commands()
         self.acknowledge()
 
+    def sticky(self, state: State) -> str:
+        deployment = self.gateway.now().deployment
+        return sticky_text(deployment, self.model) if self.model in deployment.models else state.sticky
+
     def policy(self, state: State) -> RolloutPolicy:
-        path = self.project.deployment
-        try:
-            modified_at = path.stat().st_mtime
-            if self._policy is None or modified_at != self._policy[0]:
-                self._policy = (modified_at, read_deployment(path).policy(state.model))
-            self.policy_error = ""
-        except (SpecError, OSError) as error:
-            self.policy_error = f"deployment.yaml cannot be read: {error}"
-        return self._policy[1] if self._policy is not None else state.policy
+        deployment = self.gateway.now().deployment
+        return deployment.policy(self.model) if self.model in deployment.models else state.policy

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
+from handlers.contract import CHECK_ANSWER, CHECK_HEADER
 from tsctl.archive.container import digest_of
 from tsctl.archive.store import StoredArchive
 from tsctl.archive.verify import verify
@@ -27,10 +28,13 @@ from tsctl.rollout.decide.events import Effect, EffectDone
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.capacity_probe import batch_seconds
 from tsctl.rollout.run.golden import Golden, read_golden, require_golden
-from tsctl.rollout.run.health import read_memory, worker_pids
+from tsctl.rollout.run.health import nodes_of, read_memory, worker_pids
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable, may_succeed_later
+from tsctl.rollout.run.live_gateway import LiveGateway
 
 RETIRE_S = 60.0
+#: Effects after which more depends on the canary: a node that restarts could not register it without its archive.
+NEED_ARCHIVE = (*PREPARATION, Effect.SET_WEIGHT, Effect.EXTEND, Effect.SET_DEFAULT)
 
 Value = TypeVar("Value")
 
@@ -42,28 +46,29 @@ class LiveEffects:
     Args:
         archive: of the canary.
         workers: of the canary on each node; None: as the archive says.
-        nodes: that serve stable.
+        trust_pickles: as `verify` takes it.
         replaced: versions that earlier rollouts replaced, the last one first.
     """
 
-    gateway: Gateway
+    live: LiveGateway
     archive: StoredArchive
     workers: int | None
-    nodes: Sequence[Node]
     note: Note
+    trust_pickles: bool = False
     replaced: Sequence[str] = ()
 
     def apply(self, effect: Effect, state: State) -> EffectDone:
-        if effect in PREPARATION and not self.archive.path.is_file():
+        if effect in NEED_ARCHIVE and not self.archive.path.is_file():
             name = self.gateway.project.relative(self.archive.path)
-            raise ArchiveError(f"{name}, the archive of this rollout, is gone")
+            kind = ArchiveError if effect in PREPARATION else TemporarilyUnavailable
+            raise kind(f"{name}, the archive of this rollout, is gone", "Put it back, or abort the rollout.")
         match effect:
             case Effect.VERIFY:
                 return self._verify(state)
             case Effect.REGISTER:
-                return self._register()
+                return self._register(state)
             case Effect.VERIFY_GOLDEN:
-                return self._verify_golden()
+                return self._verify_golden(state)
             case Effect.SET_WEIGHT:
                 self._set_weight(state, state.weight)
                 return EffectDone(effect, weight=state.weight)
@@ -71,37 +76,62 @@ class LiveEffects:
                 self._set_weight(state, 0)
                 return EffectDone(effect)
             case Effect.SET_DEFAULT:
-                return self._set_default(effect, state.model, state.canary)
+                return self._set_default(effect, state, state.canary)
             case Effect.RESTORE_DEFAULT:
-                return self._set_default(effect, state.model, state.stable)
+                return self._set_default(effect, state, state.stable)
             case Effect.RETIRE:
                 return self._retire(state)
+            case Effect.EXTEND:
+                return self._extend(state)
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.live.now()
 
     def _verify(self, state: State) -> EffectDone:
         """Check that the archive is sound, and is the one with which the rollout began."""
         if digest_of(self.archive.path) != state.archive:
             raise ArchiveError(f"{self.archive.path.name} is no longer the archive with which this rollout began")
-        report = verify(self.archive.path)
+        report = verify(self.archive.path, trust_pickles=self.trust_pickles)
         if not report.is_good:
             fails = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "fail")
             raise ArchiveError(f"{self.archive.path.name} failed verification: {fails}")
-        return EffectDone(Effect.VERIFY, f"{len(report.checks)} checks of {self.archive.path.name}")
+        warned = [f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "warn"]
+        detail = f"{len(report.checks)} checks of {self.archive.path.name}"
+        return EffectDone(Effect.VERIFY, "; ".join([detail, *warned]))
 
-    def _register(self) -> EffectDone:
+    def _register(self, state: State) -> EffectDone:
         """Make the canary READY and warm on every node, with a cluster of weight 0 in the gateway."""
-        is_new = self._on_nodes(lambda node, note: versions.ensure(node, self.archive, self.workers, note))
+        is_new = self._on_nodes(state.nodes, self._ensure)
         sync(self.gateway)
         new = tuple(name for name, registered in is_new.items() if registered)
         return EffectDone(Effect.REGISTER, f"ready on {_text(list(is_new))}", new=new)
 
-    def _verify_golden(self) -> EffectDone:
+    def _extend(self, state: State) -> EffectDone:
+        """Make the canary READY on the nodes that joined, with the right golden answers."""
+        golden = read_golden(self.archive)
+
+        def cover(node: Node, note: Note) -> None:
+            self._ensure(node, note)
+            require_golden(node, self.archive, golden)
+
+        covered = tuple(self._on_nodes(state.joined, cover))
+        sync(self.gateway)
+        return EffectDone(Effect.EXTEND, _text(covered), new=covered)
+
+    def _ensure(self, node: Node, note: Note) -> bool:
+        return versions.ensure(node, self.archive, self.workers, note)
+
+    def _verify_golden(self, state: State) -> EffectDone:
         """Compare the answers of every node with the golden ones; measure capacity and warm memory."""
         golden = read_golden(self.archive)
-        nodes = list(self._on_nodes(lambda node, note: self._verify_on(node, note, golden)).values())
+        checked = self._on_nodes(state.nodes, lambda node, note: self._verify_on(node, note, golden))
+        nodes = list(checked.values())
         rates = [done.requests_per_s for done in nodes if done.requests_per_s]
         return EffectDone(
             Effect.VERIFY_GOLDEN,
-            f"{len(golden.answers)} golden samples on {_text([node.name for node in self.nodes])}",
+            f"{len(golden.answers) or 'no'} golden samples on {_text(list(checked))}"
+            + ("" if golden.answers else "; its archive has none, so its answers were not compared"),
             requests_per_s=round(sum(rates), 1) if rates else None,
             workers=sum(done.workers or 0 for done in nodes),
             warm_bytes={worker: size for done in nodes for worker, size in (done.warm_bytes or {}).items()},
@@ -115,6 +145,7 @@ class LiveEffects:
         for version in old[state.policy.keep :]:
             if version not in present:  # it was retired long ago
                 continue
+            self._require_covered(state, version)
             result = retire(self.gateway, state.model, version, RETIRE_S, self.note)
             if result.failed:
                 node, why = result.failed[0]
@@ -124,15 +155,23 @@ class LiveEffects:
         detail = f"{', '.join(retired) or 'none'}; kept for a rollback: {', '.join(kept) or 'none'}"
         return EffectDone(Effect.RETIRE, detail)
 
+    def _require_covered(self, state: State, version: str) -> None:
+        """No node that serves the version lacks the canary, or it would serve nothing of the model afterwards."""
+        has_canary = nodes_of(self.gateway, state.model, state.canary)
+        lacking = [name for name in nodes_of(self.gateway, state.model, version) if name not in has_canary]
+        if lacking:
+            names = ", ".join(lacking)
+            raise TemporarilyUnavailable(f"{state.model} {version} stays: node {names} does not have {state.canary}")
+
     def _set_weight(self, state: State, weight: int) -> None:
         if not self.gateway.admin.is_live():
             raise NotAnswering("the gateway does not run", "Start it with 'tsctl gateway start'.")
         canary = {state.canary: weight} if weight else {}
         set_weights(self.gateway, state.model, {state.stable: TOTAL - weight, **canary})
 
-    def _set_default(self, effect: Effect, model: str, version: str) -> EffectDone:
+    def _set_default(self, effect: Effect, state: State, version: str) -> EffectDone:
         """Make it the version for callers of the nodes that name none."""
-        nodes = self._on_nodes(lambda node, note: versions.set_default(node, model, version))
+        nodes = self._on_nodes(state.nodes, lambda node, note: versions.set_default(node, state.model, version))
         return EffectDone(effect, _text(list(nodes)))
 
     def _verify_on(self, node: Node, note: Note, golden: Golden) -> EffectDone:
@@ -150,17 +189,20 @@ class LiveEffects:
         token = read_tokens(node.key_file).inference.header if node.key_file is not None else {}
         _, body, media_type = min(golden.samples, key=lambda sample: len(sample[1]))
         url = f"{node.spec.inference}/predictions/{self.archive.model}/{self.archive.version}"
-        headers = {"content-type": media_type, "cache-control": "no-store", **token}
+        headers = {"content-type": media_type, "cache-control": "no-store", CHECK_HEADER: CHECK_ANSWER, **token}
         return workers * golden.batch / median(batch_seconds(url, headers, [body] * golden.batch))
 
-    def _on_nodes(self, act: Callable[[Node, Note], Value]) -> Mapping[str, Value]:
-        """The result of each node by its name.
+    def _on_nodes(self, names: Sequence[str], act: Callable[[Node, Note], Value]) -> Mapping[str, Value]:
+        """The result of each of the nodes that deployment.yaml still names, by its name.
 
         Raises:
-            TemporarilyUnavailable: a node does not answer, or somebody else changes the model there.
+            TemporarilyUnavailable: a node does not answer, somebody else changes the model there, or there is none.
             NodeError: it failed on a node that answers.
         """
-        results = run_on_nodes(self.nodes, act, self.note)
+        nodes = self.live.nodes(names)
+        if not nodes:
+            raise TemporarilyUnavailable(f"deployment.yaml names none of the nodes {', '.join(names)}")
+        results = run_on_nodes(nodes, act, self.note)
         failed = [(result.node, result.error) for result in results if result.error is not None]
         for name, error in failed:
             if not may_succeed_later(error):

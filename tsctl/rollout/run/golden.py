@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from handlers.contract import Tolerance, difference
-from tsctl.archive.container import read_samples
+from tsctl.archive.container import open_archive, read_samples
+from tsctl.archive.documents import parse_json
+from tsctl.archive.inspect import read_facts, read_golden_answers
 from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
 from tsctl.nodes.torchserve.client import Reply
@@ -28,18 +26,14 @@ class Golden:
 
 
 def read_golden(archive: StoredArchive) -> Golden:
-    """The golden samples of an archive."""
-    with zipfile.ZipFile(archive.path) as content:
-        names = set(content.namelist())
-        answers = json.loads(content.read("golden.json")) if "golden.json" in names else {}
-        config = yaml.safe_load(content.read("model-config.yaml")) if "model-config.yaml" in names else {}
-    serving = config.get("serving") or {}
-    return Golden(
-        tuple(read_samples(archive.path)),
-        answers,
-        Tolerance(**(serving.get("tolerance") or {})),
-        int(config.get("batchSize") or 1),
-    )
+    """The golden samples of an archive.
+
+    Raises:
+        ArchiveError: it cannot be read.
+    """
+    with open_archive(archive.path) as content:
+        facts, answers = read_facts(content), read_golden_answers(content)
+    return Golden(tuple(read_samples(archive.path)), answers, facts.tolerance, facts.batch_size)
 
 
 def require_golden(node: Node, archive: StoredArchive, golden: Golden) -> None:
@@ -64,7 +58,7 @@ def difference_of(reply: Reply, expected: Any, tolerance: Tolerance) -> str:
     if reply.status != 200:
         return f"{reply.status}: {text}"
     try:
-        answer = json.loads(reply.body)
+        answer = parse_json(reply.body)
     except ValueError:
         return f"no JSON: {text}"
     return difference(answer, expected, tolerance) or ""

@@ -1,4 +1,4 @@
-"""Looks at the nodes, workers and weights of a running rollout."""
+"""Looks at what a running rollout stands on: nodes, workers, the canary's archive, and weights."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tsctl.archive.container import digest_of
+from tsctl.archive.store import StoredArchive
 from tsctl.config.weights import TOTAL
-from tsctl.gateway.state import Gateway, traffic_in_force
+from tsctl.errors import TsctlError
+from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.host.process import memory_bytes
 from tsctl.nodes.fan_out import run_on_nodes
@@ -15,25 +18,27 @@ from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.node import Node
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
+from tsctl.rollout.run.live_gateway import LiveGateway
 
 #: Nodes and weights are checked this often.
 CHECK_S = 2.0
+#: A canary may be on no node for this long. Registered without a READY worker, it has its startup timeout more.
+GONE_S = 60.0
 
 
 @dataclass
 class LiveHealth:
-    """The canary's nodes and workers, and the weights in force.
+    """The canary's nodes and workers, its archive, and the weights in force."""
 
-    Args:
-        nodes: that serve stable.
-    """
-
-    gateway: Gateway
-    nodes: Sequence[Node]
+    gateway: LiveGateway
+    archive: StoredArchive
     clock: Callable[[], float] = time.monotonic
     _checked: tuple[float, int, bool] | None = None  # when, and at which weight
     _trouble: str = ""
+    _grace_s: float | None = None
+    _joined: tuple[str, ...] = ()
     _pids: dict[str, int] = field(default_factory=dict)
+    _archive_mark: tuple[int, int, int] | None = None  # of the file whose digest was right
 
     def capacity(self, state: State) -> float | None:
         """As measured before the first step, scaled to the workers that are READY now."""
@@ -53,37 +58,90 @@ class LiveHealth:
         now = self.clock()
         is_known = self._checked is not None and self._checked[1:] == (state.weight, state.is_weighed)
         if is_fresh or self._checked is None or not is_known or now - self._checked[0] >= CHECK_S:
-            self._trouble = self._check(state)
+            self._grace_s, self._joined = None, ()
+            try:
+                self._trouble = self._check(state)
+            except TsctlError as error:
+                self._trouble = error.summary
             self._checked = (self.clock(), state.weight, state.is_weighed)
         return self._trouble
 
+    def grace_s(self, state: State) -> float | None:
+        self.trouble(state)
+        return self._grace_s
+
+    def joined(self, state: State) -> tuple[str, ...]:
+        self.trouble(state)
+        return self._joined
+
     def _check(self, state: State) -> str:
-        if not self.gateway.admin.is_live():  # Prometheus would not tell
+        gateway = self.gateway.now()
+        if not gateway.admin.is_live():  # Prometheus would not tell
             return "the gateway does not run"
-        try:
-            described = self._describe(state)
-        except TemporarilyUnavailable as error:
-            return error.message
-        pids: dict[str, int] = {}
-        for node, versions in zip(self.nodes, described, strict=True):
-            if not versions:
-                return f"{state.model} {state.canary} is no longer registered on node {node.name}"
-            pids |= worker_pids(node, versions)
-        self._pids = pids
-        route = traffic_in_force(self.gateway).get(state.model)
+        serving = nodes_of(gateway, state.model, state.stable)
+        self._joined = tuple(name for name in serving if name not in (*state.nodes, *state.joined))
+        nodes = self.gateway.nodes(state.nodes)
+        if not nodes:
+            return f"deployment.yaml names no node of this rollout any more: {', '.join(state.nodes)}"
+        described, stable = self._describe(state), self._describe(state, state.stable)
+        self._grace_s = grace(described, stable)
+        for version, on in ((state.stable, stable), (state.canary, described)):
+            if missing := [node.name for node, versions in zip(nodes, on, strict=True) if not versions]:
+                return f"{state.model} {version} is no longer registered on node {', '.join(missing)}"
+            if not any(versions[0].ready_workers for versions in on):
+                return f"no worker of {state.model} {version} is READY on any node"
+        self._pids = {}
+        for node, versions in zip(nodes, described, strict=True):
+            self._pids |= worker_pids(node, versions)
+        if trouble := self.archive_trouble(state):
+            return trouble
+        route = traffic_in_force(gateway).get(state.model)
         if route is None:
             return f"the gateway has no route for {state.model}"
         if (state.is_weighed or not state.weight) and not is_as_decided(route, state):
             return f"somebody else changed the weights: {weights_text(route.weights)}"
         return ""
 
-    def _describe(self, state: State) -> list[list[VersionState]]:
-        """The canary on each node; raises TemporarilyUnavailable where one does not answer."""
-        results = run_on_nodes(self.nodes, lambda node, note: node.client.describe(state.model, state.canary))
+    def archive_trouble(self, state: State) -> str:
+        """Why the store does not have the canary's archive, without which no node could register it again."""
+        path = self.archive.path
+        name = self.gateway.opened.project.relative(path)
+        try:
+            found = path.stat()
+            mark = found.st_ino, found.st_size, found.st_mtime_ns
+            if mark != self._archive_mark and digest_of(path) != state.archive:
+                return f"{name} is no longer the archive with which this rollout began"
+        except OSError as error:
+            return f"{name}, the archive of this rollout, is gone ({error.strerror}); put it back, or abort"
+        self._archive_mark = mark
+        return ""
+
+    def _describe(self, state: State, version: str | None = None) -> list[list[VersionState]]:
+        """The canary, or another version, on each node; raises TemporarilyUnavailable where one does not answer."""
+        nodes = self.gateway.nodes(state.nodes)
+        results = run_on_nodes(nodes, lambda node, note: node.client.describe(state.model, version or state.canary))
         for result in results:
             if result.error is not None:
                 raise TemporarilyUnavailable(f"node {result.node} does not answer: {result.error.summary}")
         return [result.value or [] for result in results]
+
+
+def grace(canary: Sequence[Sequence[VersionState]], stable: Sequence[Sequence[VersionState]]) -> float | None:
+    """As `Health.grace_s`; a node that has just started may not have its versions back yet. Pure.
+
+    Args:
+        canary: the version's state on each node, none where it is not registered; so is `stable`.
+    """
+    registered = [state for on in canary for state in on]
+    if any(state.ready_workers for state in registered) or not all(on and on[0].is_ready for on in stable):
+        return None
+    return GONE_S + max((state.startup_timeout_s for state in registered), default=0)
+
+
+def nodes_of(gateway: Gateway, model: str, version: str) -> tuple[str, ...]:
+    """Names of the nodes that the gateway has for a version."""
+    clusters = [up for up in upstreams_written(gateway) if (up.model, up.version) == (model, version)]
+    return tuple(endpoint.node for cluster in clusters for endpoint in cluster.endpoints)
 
 
 def worker_pids(node: Node, versions: Sequence[VersionState]) -> dict[str, int]:

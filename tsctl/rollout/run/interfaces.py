@@ -41,6 +41,9 @@ class EvidenceReader(Protocol):
     def read(self, state: State) -> tuple[list[Window], Cursor]:
         """New windows since the state's cursor, and the changes of the cursor."""
 
+    def mark(self, state: State) -> Cursor:
+        """Where evidence begins that is read from now on, by requests and by users."""
+
     def request_rate(self, state: State) -> float:
         """Requests per second that the canary would compute now, if it had all requests of the route."""
 
@@ -61,15 +64,25 @@ class Health(Protocol):
             is_fresh: look now, also where that was done a moment ago.
         """
 
+    def grace_s(self, state: State) -> float | None:
+        """Seconds for which the canary may stay as it is: without a READY worker, while every node has stable READY.
+
+        None where it has one, or where something else is unavailable.
+        """
+
+    def joined(self, state: State) -> tuple[str, ...]:
+        """Nodes that serve stable now and did not when the rollout began, by name."""
+
 
 class Operator(Protocol):
     """Reads commands of people, and deployment.yaml.
 
     Attributes:
-        policy_error: why deployment.yaml could not be read last; empty where it could.
+        policy_error: why deployment.yaml says nothing about the model now; empty where it does.
     """
 
-    policy_error: str
+    @property
+    def policy_error(self) -> str: ...
 
     def commands(self) -> list[tuple[Command, str]]:
         """Commands since `acknowledge`, each with the person who gave it."""
@@ -77,8 +90,11 @@ class Operator(Protocol):
     def acknowledge(self) -> None:
         """Forget the commands, once they are in the journal."""
 
+    def sticky(self, state: State) -> str:
+        """What tells users on the route by deployment.yaml now; empty where single requests are assigned."""
+
     def policy(self, state: State) -> RolloutPolicy:
-        """The policy of deployment.yaml now; the last one that could be read, where it cannot be read now."""
+        """The policy of deployment.yaml now; the last one where it cannot be read, or does not name the model."""
 
 
 def may_succeed_later(error: TsctlError) -> bool:

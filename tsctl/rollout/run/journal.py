@@ -7,82 +7,166 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from calendar import timegm
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
-from tsctl.rollout.decide.events import Ended, Entry, Event, Reopened, parse_event
+from tsctl.host.files import write_secret
+from tsctl.rollout.decide.events import Ended, Entry, Event, LaterEvent, Reopened, Repaired, Started, parse_event
 
 SUFFIX = ".jsonl"
 #: An id begins with the second in which it was made, in UTC.
 MOMENT = "%Y%m%dT%H%M%SZ"
+_ID = re.compile(r"\d{8}T\d{6}Z-.+")
 #: Version of the format, under the key `version` of a journal's first line; lines without the key have format 0.
 FORMAT = 1
+#: Seconds since 1970 that a time of an entry must be below: the year 10000.
+_LATEST = 253_402_300_800.0
+
+
+class DamagedJournal(AnalysisError):
+    """A journal has a line that is no entry, or lacks one; `tsctl rollout repair` mends it."""
+
+
+class LaterJournal(AnalysisError):
+    """A later version of tsctl wrote the journal; it is sound, and must not be repaired with this one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "Use the version of tsctl that wrote it, or a later one.")
 
 
 class Journal:
-    """One rollout's file.
+    """One rollout's file, and what it says. The file is written again where somebody else has removed or changed it.
 
     Args:
         path: made by the first `append`.
         clock: seconds since 1970.
+        guard: called before anything is written; raises ConflictError where another process runs the rollout.
+
+    Attributes:
+        problem: why the file lacks entries that `append` took; empty where it has all.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.time, guard: Callable[[], None] = lambda: None
+    ) -> None:
         self.path = path
-        self.entries = read(path) if path.is_file() else []
+        self._guard = guard
         self._clock = clock
-        self._is_mended = False
+        mark, content = _mark(path), content_of(path)
+        self.entries, size = parse(path, content)
+        self.problem = ""
+        self._is_behind = size < len(content)  # the file ends with half a line, or lacks entries
+        self._mark = mark  # of the file as this process read or wrote it last
 
     @property
     def id(self) -> str:
         return self.path.stem
 
-    def append(self, event: Event) -> Entry:
+    def append(self, event: Event, may_be_late: bool = False) -> Entry:
         """Write the event; it is on the disk when this returns.
+
+        Args:
+            may_be_late: where the event cannot be written now, a later `append` writes it.
 
         Raises:
             AnalysisError: it cannot be written; then it was not.
+            ConflictError: another process runs the rollout.
         """
-        entry = Entry(len(self.entries), round(self._clock(), 3), event)
-        head = {"seq": entry.seq, "at": entry.at, "kind": entry.kind} | ({} if self.entries else {"version": FORMAT})
+        self._guard()
         try:
-            self._write(json.dumps(head | entry.content, separators=(",", ":")).encode() + b"\n")
+            if self._is_behind or _mark(self.path) != self._mark:
+                self._write_again()
+            entry = Entry(len(self.entries), self._now(), event)
+            self._write(_line(entry))
+            self.problem = ""
         except OSError as error:
-            raise AnalysisError(f"{self.path} cannot be written: {error}", "Is the disk full?") from error
+            self.problem = f"{self.path} cannot be written: {error}"
+            if not may_be_late:
+                raise AnalysisError(self.problem, "Is the disk full?") from error
+            entry = Entry(len(self.entries), self._now(), event)
+            self._is_behind = True
         self.entries.append(entry)
         return entry
 
+    def _now(self) -> float:
+        """By the clock, and never before the last entry: a clock that is set back makes no time negative."""
+        return max(round(self._clock(), 3), self.entries[-1].at if self.entries else 0.0)
+
     def _write(self, line: bytes) -> None:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(self.path.parent)
         is_new = not self.path.exists()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "ab", buffering=0) as file:
-            if not self._is_mended:
-                file.truncate(whole_bytes(self.path.read_bytes()))
-                self._is_mended = True
-            end = self.path.stat().st_size
+            end = os.fstat(descriptor).st_size
             try:
                 if file.write(line) != len(line):
                     raise OSError("the line was cut off")
                 os.fsync(file)
             except OSError:
                 file.truncate(end)
+                self._mark = _mark(self.path)
                 raise
         if is_new:
             _sync_folder(self.path.parent)
+        self._mark = _mark(self.path)
+
+    def _write_again(self) -> None:
+        """Write every entry again; an entry says so, unless this process or a kill had left the file behind."""
+        entries = list(self.entries)
+        if not self._is_behind:
+            entries.append(Entry(len(entries), self._now(), Repaired()))
+        write_entries(self.path, entries)
+        self.entries[:], self._is_behind, self._mark = entries, False, _mark(self.path)
+
+
+def write_entries(path: Path, entries: Iterable[Entry]) -> None:
+    """Write a whole journal, at once and on the disk; OSError where that cannot be done."""
+    _make_folder(path.parent)
+    write_secret(path, b"".join(map(_line, entries)).decode())
+    _sync_folder(path.parent)
+
+
+def _line(entry: Entry) -> bytes:
+    head = {"seq": entry.seq, "at": entry.at, "kind": entry.kind} | ({} if entry.seq else {"version": FORMAT})
+    return json.dumps(head | entry.content, separators=(",", ":")).encode() + b"\n"
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """Changes with the file and with its content; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def content_of(path: Path) -> bytes:
+    """Of the file; nothing where there is none.
+
+    Raises:
+        DamagedJournal: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise DamagedJournal(f"{path} cannot be read: {error}", "Make it readable, or move it away.") from None
 
 
 def read(path: Path) -> list[Entry]:
     """Every whole line of a journal.
 
     Raises:
-        AnalysisError: a line is damaged or missing, or a later version of tsctl wrote the journal.
+        DamagedJournal: a line is damaged or missing.
+        LaterJournal: a later version of tsctl wrote the journal.
     """
-    return parse(path, path.read_bytes())[0]
+    return parse(path, content_of(path))[0]
 
 
 def parse(path: Path, content: bytes, first: int = 0) -> tuple[list[Entry], int]:
@@ -93,27 +177,45 @@ def parse(path: Path, content: bytes, first: int = 0) -> tuple[list[Entry], int]
         first: the number of the first line.
 
     Raises:
-        AnalysisError: as `read`.
+        DamagedJournal, LaterJournal: as `read`.
     """
     size, entries = whole_bytes(content), []
     for number, line in enumerate(content[:size].splitlines(), first):
         try:
-            fields = json.loads(line)
-            if not number and fields.get("version", 0) > FORMAT:
-                raise AnalysisError(
-                    f"{path} has format {fields['version']}, and this tsctl reads formats up to {FORMAT}",
-                    "Use the version of tsctl that wrote it, or a later one.",
-                )
-            entry = Entry(fields.pop("seq"), fields.pop("at"), parse_event(fields.pop("kind"), fields))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise AnalysisError(
-                f"{path}, line {number + 1}: not an entry of a rollout's journal: {error}",
-                "Restore the file from a backup or move it away. Gateway and nodes know the present state.",
+            entry = parse_line(path, line)
+            if entry.seq != number:
+                raise ValueError(f"numbered {entry.seq}, so an entry before it is missing")
+            if not number and not isinstance(entry.event, Started):
+                raise ValueError("it is not the start of a rollout")
+        except ValueError as error:
+            raise DamagedJournal(
+                f"{path}, line {number + 1}: {error}",
+                f"'tsctl rollout repair {path.parent.name}' keeps what can be read, and says how the rollout stands.",
             ) from None
-        if entry.seq != number:
-            raise AnalysisError(f"{path}, line {number + 1}: numbered {entry.seq}, so an entry before it is missing")
         entries.append(entry)
     return entries, size
+
+
+def parse_line(path: Path, line: bytes) -> Entry:
+    """The entry of one line.
+
+    Raises:
+        ValueError: it is none.
+        LaterJournal: a later version of tsctl wrote it.
+    """
+    try:
+        fields = json.loads(line)
+        version = fields.pop("version", 0) if fields.get("seq") == 0 else 0
+        if isinstance(version, int) and version > FORMAT:
+            raise LaterJournal(f"{path} has format {version}, and this tsctl reads formats up to {FORMAT}")
+        seq, at, kind = fields.pop("seq"), fields.pop("at"), fields.pop("kind")
+        if type(seq) is not int or type(at) not in (int, float) or not 0 <= at < _LATEST or type(version) is not int:
+            raise ValueError("a number is wrong")
+        return Entry(seq, at, parse_event(kind, fields))
+    except LaterEvent as error:
+        raise LaterJournal(f"{path} is of a later version of tsctl: {error}") from None
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"not an entry of a rollout's journal: {error}") from None
 
 
 def whole_bytes(content: bytes) -> int:
@@ -127,16 +229,17 @@ def folder(project: Project, model: str) -> Path:
 
 
 def journals(project: Project, model: str | None = None) -> list[Path]:
-    """Every journal, of one model or of all, the oldest first."""
+    """Every journal, of one model or of all, the oldest first; files that are not named so are none."""
     named = f"{model}/*{SUFFIX}" if model is not None else f"*/*{SUFFIX}"
-    return sorted((project.state / "rollouts").glob(named), key=lambda path: (path.stem, path.parent.name))
+    paths = [path for path in (project.state / "rollouts").glob(named) if _ID.fullmatch(path.stem)]
+    return sorted(paths, key=lambda path: (path.stem, path.parent.name))
 
 
 def unfinished(project: Project, model: str) -> str | None:
     """The id of the model's rollout that has not ended; None where there is none.
 
     Raises:
-        AnalysisError: its journal is damaged.
+        AnalysisError: its journal is damaged, or of a later version.
     """
     paths = journals(project, model)
     if not paths:
@@ -145,17 +248,9 @@ def unfinished(project: Project, model: str) -> str | None:
     return paths[-1].stem if marks and not isinstance(marks[-1], Ended) else None
 
 
-def unfinished_journals(project: Project) -> list[Path]:
-    """The journals of all rollouts that have not ended.
-
-    Raises:
-        AnalysisError: there never was a rollout, or a journal is damaged.
-    """
-    models = sorted({path.parent.name for path in journals(project)})
-    if not models:
-        raise AnalysisError("there is no rollout", "Begin one: tsctl rollout start MODEL VERSION")
-    ids = {model: unfinished(project, model) for model in models}
-    return [folder(project, model) / f"{id}{SUFFIX}" for model, id in ids.items() if id is not None]
+def models_with_journals(project: Project) -> list[str]:
+    """The models that ever had a rollout."""
+    return sorted({path.parent.name for path in journals(project)})
 
 
 def find_journal(project: Project, model: str, id: str | None = None) -> Path:
@@ -167,7 +262,7 @@ def find_journal(project: Project, model: str, id: str | None = None) -> Path:
     Raises:
         AnalysisError: there is none, or several ids begin so.
     """
-    paths = [path for path in journals(project, model) if whole_bytes(path.read_bytes())]  # else nothing was begun
+    paths = [path for path in journals(project, model) if whole_bytes(content_of(path))]  # else nothing was begun
     if not paths:
         raise AnalysisError(f"there is no rollout of {model}", f"Begin one: tsctl rollout start {model} VERSION")
     if id is None:
@@ -205,6 +300,10 @@ def new_path(project: Project, model: str, version: str, now: float) -> Path:
         last = timegm(time.strptime(others[-1].stem.partition("-")[0], MOMENT))
         now = max(now, last + 1)
     return folder(project, model) / f"{new_id(version, now)}{SUFFIX}"
+
+
+def _make_folder(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _sync_folder(path: Path) -> None:

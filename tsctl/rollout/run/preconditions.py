@@ -7,10 +7,11 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, SpecError
 from tsctl.gateway.counters import Sample
-from tsctl.gateway.state import Gateway, require_live, require_route, traffic_in_force, upstreams_written
+from tsctl.gateway.state import Gateway, require_live, require_route, traffic_in_force
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.rollout.evidence.counts import requests_of
 from tsctl.rollout.evidence.reader import EnvoyCounters, open_source
+from tsctl.rollout.run.health import nodes_of
 
 
 def counts_before(gateway: Gateway, policy: RolloutPolicy, model: str) -> list[Sample]:
@@ -41,9 +42,14 @@ def route_of(gateway: Gateway, model: str) -> Traffic:
 
 
 def require_no_weights(deployment: DeploymentSpec, model: str) -> None:
-    """Raises SpecError where deployment.yaml sets the weights of the model."""
+    """Raises SpecError where deployment.yaml does not name the model, or sets its weights."""
     target = deployment.models.get(model)
-    if target is not None and target.weights is not None:
+    if target is None:
+        raise SpecError(
+            f"deployment.yaml does not name {model}, so it has no route and no policy for it",
+            f"It names {', '.join(deployment.models) or 'no model'}.",
+        )
+    if target.weights is not None:
         raise SpecError(
             f"deployment.yaml sets the weights of {model}, which a rollout changes",
             f"Remove models.{model}.weights, or 'tsctl apply' would set them back.",
@@ -52,8 +58,7 @@ def require_no_weights(deployment: DeploymentSpec, model: str) -> None:
 
 def require_undivided(route: Traffic, version: str) -> None:
     """Raises ConflictError where the version is stable already, or stable has not all requests."""
-    if version == route.stable:
-        raise ConflictError(f"{route.model} {version} is stable already, so there is nothing to release")
+    require_not_stable(route, version)
     if route.weights[route.stable] != TOTAL:
         raise ConflictError(
             f"the requests of {route.model} are divided by hand: {weights_text(route.weights)}",
@@ -61,12 +66,15 @@ def require_undivided(route: Traffic, version: str) -> None:
         )
 
 
+def require_not_stable(route: Traffic, version: str) -> None:
+    """Raises ConflictError where the version is stable already."""
+    if version == route.stable:
+        raise ConflictError(f"{route.model} {version} is stable already, so there is nothing to release")
+
+
 def serving_nodes(gateway: Gateway, model: str, version: str) -> tuple[str, ...]:
     """Names of the nodes that serve stable; raises GatewayError where there are none."""
-    clusters = [
-        cluster for cluster in upstreams_written(gateway) if (cluster.model, cluster.version) == (model, version)
-    ]
-    names = tuple(endpoint.node for cluster in clusters for endpoint in cluster.endpoints)
+    names = nodes_of(gateway, model, version)
     if not names:
         raise GatewayError(f"no node serves {model} {version}, which is stable", "See 'tsctl status'.")
     return names

@@ -14,7 +14,17 @@ from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import AnalysisError, GatewayError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide import actions, events
-from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone, Entry, Event, Outcome, VerdictReached
+from tsctl.rollout.decide.events import (
+    LEFT_UNDONE,
+    Command,
+    Effect,
+    EffectBegan,
+    EffectDone,
+    Entry,
+    Event,
+    Outcome,
+    VerdictReached,
+)
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
 from tsctl.rollout.decide.windows import Window
@@ -33,6 +43,8 @@ from tsctl.rollout.run.journal import Journal
 QUIET_S = 5.0
 #: A canary that was ready may refuse its first requests for this long, before that is a fail.
 READY_S = 30.0
+#: Entries that say what was seen, or what a person wants.
+_SEEN = (events.Tick, events.Waiting, events.CommandReceived)
 #: A node that comes back may need this long until all workers have loaded again.
 RECOVERY_S = 60.0
 #: An effect that may be left undone is tried for this long.
@@ -64,6 +76,7 @@ class Runner:
     _held_s: float = 0.0  # hold time that is not in the journal yet
     _waits_since: float | None = None
     _refused_since: float | None = None  # by a canary while gateway and nodes answer
+    _gone_since: float | None = None
     _wait_journaled_at: float = 0.0
     _troubled_at: float | None = None  # when a node was seen to be unavailable last
 
@@ -85,6 +98,7 @@ class Runner:
     def advance(self) -> bool:
         """Take one action; False where there is none, or a person must decide."""
         self._obey()
+        self._fail_if_gone()
         match actions.next_action(self.state):
             case actions.BeginStep(index=index):
                 self._unless_unavailable(lambda: self._begin_step(index))
@@ -104,7 +118,7 @@ class Runner:
         return True
 
     def _obey(self) -> None:
-        """Journal new commands, and an edited policy."""
+        """Journal new commands, an edited policy, and another way in which the route assigns versions."""
         for command, by in self.operator.commands():
             self.record(events.CommandReceived(command, by))
         self.operator.acknowledge()
@@ -112,6 +126,21 @@ class Runner:
         is_judged = state.outcome is None and not state.is_failed and Effect.SET_DEFAULT not in state.done
         if is_judged and policy.digest != state.policy.digest:
             self.record(events.PolicyChanged(policy, policy.digest))
+        sticky = self.operator.sticky(self.state)
+        if is_judged and sticky != state.sticky:
+            self._unless_unavailable(lambda: self.record(events.StickyChanged(sticky, self.evidence.mark(self.state))))
+
+    def _fail_if_gone(self) -> None:
+        """Fail a canary that was unregistered, or whose workers are lost: it would be waited for in vain."""
+        state = self.state
+        is_expected = Effect.REGISTER in state.done and state.outcome is None and not state.is_going_back
+        grace_s = self.health.grace_s(state) if is_expected else None
+        if grace_s is None:
+            self._gone_since = None
+        elif self._gone_since is None:
+            self._gone_since = self.clock()
+        elif self.clock() - self._gone_since >= grace_s:
+            self._fail("gone", f"{self.health.trouble(state)}, for {grace_s:g} s", state.judgement)
 
     def _try(self, effect: Effect) -> None:
         """Apply an effect, or wait; an error fails the canary before the first step, and is passed over at the end."""
@@ -189,6 +218,8 @@ class Runner:
             trouble, memory = self._trouble(), self.health.memory(self.state)
         except TsctlError as error:
             return self._wait_unseen(error)
+        if joined := self.health.joined(self.state):
+            self.record(events.NodesJoined(joined))
         if not trouble and self.state.evidence.set_aside > set_aside:
             trouble = "requests are unanswered, because a node or stable as well is unavailable"
         now = self.clock()
@@ -236,7 +267,7 @@ class Runner:
         return self._end_if_overdue()
 
     def _trouble(self) -> str:
-        return self._check_health() or self.operator.policy_error
+        return self.journal.problem or self._check_health() or self.operator.policy_error
 
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement
@@ -286,7 +317,7 @@ class Runner:
     def _announce(self, effect: Effect, weight: int | None = None) -> None:
         """Journal an effect before its first try."""
         if self.state.doing is not effect:
-            self.record(events.EffectBegan(effect, weight))
+            self.record(EffectBegan(effect, weight))
         self.note(effect)
 
     def _fail(self, signal: str, why: str, judgement: Judgement | None = None) -> None:
@@ -305,9 +336,17 @@ class Runner:
         return self.clock() - self._waits_since
 
     def record(self, event: Event) -> None:
-        """Journal an event, and fold it into the state."""
+        """Journal an event, and fold it into the state.
+
+        On a full disk, what is seen and the way back need not be in the journal first: a kill before that leaves a
+        journal that leads to the same. The end waits for the disk.
+        """
         if isinstance(event, EffectDone | VerdictReached | events.StepBegan):
             self._waits_since = self._refused_since = None
-        entry = self.journal.append(event)
-        self.state = after(self.state, entry)
-        self.on_entry(entry, self.state)
+        known = len(self.journal.entries)
+        is_back = isinstance(event, EffectBegan | EffectDone) and self.state.is_going_back
+        is_fail = isinstance(event, VerdictReached) and event.verdict is Verdict.FAIL
+        self.journal.append(event, may_be_late=is_back or is_fail or isinstance(event, _SEEN))
+        for entry in self.journal.entries[known:]:
+            self.state = after(self.state, entry)
+            self.on_entry(entry, self.state)

@@ -35,6 +35,7 @@ _DONE = {
     Effect.SET_DEFAULT: "{canary} became the default version:",
     Effect.RESTORE_DEFAULT: "{stable} became the default version again:",
     Effect.RETIRE: "Old versions were retired:",
+    Effect.EXTEND: "{canary} was registered where {stable} was added meanwhile:",
 }
 _VERBS = {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.UNDECIDED: "stayed undecided"}
 
@@ -176,6 +177,15 @@ def _text(before: State, entry: Entry, state: State) -> str:
             return f"{by or 'Somebody'} {_COMMANDS[command]}."
         case events.PolicyChanged():
             return _policy(before, state)
+        case events.StickyChanged(sticky=sticky):
+            by = f"users by {sticky}" if sticky else "single requests"
+            then = "the present step and its evidence begin anew" if before.step >= 0 else "no request is judged yet"
+            return f"The route was edited and assigns {by} to versions: {then}."
+        case events.NodesJoined(nodes=nodes):
+            where = f"{'node' if len(nodes) == 1 else 'nodes'} {', '.join(nodes)}"
+            return f"{state.stable} was added on {where}; {state.canary} is registered there before it is promoted."
+        case events.Repaired() as event:
+            return _repaired(event)
         case events.Ended(outcome=ended):
             return f"Ended: {ended}."
         case events.Reopened(by=by):
@@ -190,6 +200,13 @@ def _started(event: events.Started) -> str:
         f" {', '.join(event.nodes) or 'every node'}: steps of {steps}, each held {duration(event.policy.hold_s)} or"
         f" longer, under policy {event.policy_digest or event.policy.digest}."
     )
+
+
+def _repaired(event: events.Repaired) -> str:
+    if not event.by:
+        return "Somebody removed or changed the journal; it was written again, and nothing is lost."
+    lost = f"{event.lost} {'line' if event.lost == 1 else 'lines'}"
+    return f"{event.by} repaired the journal: {lost} could not be read, so nothing is judged any more."
 
 
 def _verdict(before: State, event: events.VerdictReached, state: State) -> str:

@@ -20,6 +20,7 @@ _IN_PROGRESS = {
     Effect.SET_DEFAULT: "making {canary} the default version of the nodes",
     Effect.RESTORE_DEFAULT: "making {stable} the default version of the nodes again",
     Effect.RETIRE: "retiring old versions",
+    Effect.EXTEND: "registering {canary} on nodes that joined",
 }
 
 
@@ -42,6 +43,8 @@ def outcome(state: State) -> str:
     canary, stable = f"{state.model} {state.canary}", state.stable
     if state.outcome is Outcome.PROMOTED:
         return f"{canary} was promoted: it gets all requests, and is the default version on every node."
+    if state.outcome is Outcome.ROLLED_BACK and state.is_rejected:
+        return f"{canary} failed before its first request, by {state.signal}: {state.why}. {_back(state)}"
     if state.outcome is Outcome.ROLLED_BACK and state.is_failed:
         by = f", by {signal_name(state.signal)}" if state.signal else ""
         return f"{canary} was rolled back{by}: {state.why}. {_back(state)}"
@@ -116,6 +119,10 @@ def deployment_hints(state: State, deployment: DeploymentSpec) -> list[str]:
     if state.outcome is None or target is None:
         return []
     hints = []
+    lacking = [name for name in deployment.nodes if name not in state.nodes]
+    if lacking and state.nodes and stable == state.canary:
+        where = f"{'node' if len(lacking) == 1 else 'nodes'} {', '.join(lacking)}"
+        hints.append(f"the rollout did not put {state.model} {stable} on {where}, added meanwhile: run 'tsctl apply'")
     if stable not in target.versions:
         hints.append(f"deployment.yaml does not name {state.model} {stable}: add it to the model's versions")
     if target.default != stable:
@@ -132,5 +139,5 @@ def in_progress(effect: Effect, state: State) -> str:
 
 
 def _back(state: State) -> str:
-    never = " No request had reached the canary." if state.step < 0 else ""
+    never = "" if state.had_weight else " No request had reached the canary."
     return f"All requests go to {state.stable}.{never}"

@@ -1,15 +1,28 @@
-"""One cluster for each version, and one for its copies: nodes, health, limits, and the way to a worker. Pure.
+"""One cluster for each version, and one for a shadow's copies: nodes, health, limits, and the way to a worker. Pure.
 
-Invariant: a request's path on a node is made from the cluster's model and version and never from the client's path.
+Invariants: a request's path on a node is made from the cluster's model and version and never from the client's path.
+All nodes of all clusters are in one document, so Envoy watches one file: for a file of each cluster it would take an
+inotify instance of each, of which the kernel gives a user 128.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from handlers.contract import DEADLINE_HEADER, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
+from handlers.contract import (
+    CHECK_HEADER,
+    CHECK_HEALTH,
+    CLASS_HEADER,
+    LONGEST_CLASS,
+    MOST_CLASSES,
+    OTHER_CLASS,
+    PROBLEM_MEDIA_TYPE,
+    REQUEST_ID_HEADER,
+    SENT_HEADER,
+    TIMEOUT_HEADER,
+)
 from tsctl.config.deployment import RouteSpec
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
@@ -22,14 +35,21 @@ from tsctl.gateway.envoy.messages import (
     metadata_of,
     overwrite,
     typed,
-    watched,
 )
 from tsctl.gateway.envoy.render.problems import node_problems
-from tsctl.gateway.envoy.render.upstreams import Probe, Upstream, cluster_name, endpoints_of, stat_name
-from tsctl.gateway.files import GatewayFiles
+from tsctl.gateway.envoy.render.upstreams import (
+    Probe,
+    Upstream,
+    VersionKey,
+    cluster_name,
+    endpoints,
+    endpoints_of,
+    stat_name,
+)
 from tsctl.gateway.headers import (
     CLIENT,
     DEADLINE_BY_HEADER,
+    DEADLINE_HEADER,
     RETRY_DIED,
     RETRY_HEADER,
     RETRY_REFUSED,
@@ -41,38 +61,59 @@ from tsctl.gateway.headers import (
 #: cable was cut would wait for its whole deadline. A machine that is up acknowledges, however long a worker takes.
 SILENT_MS = 4000
 TCP, USER_TIMEOUT = 6, 18  # IPPROTO_TCP and TCP_USER_TIMEOUT of Linux
-#: Of the health check of a version on one node.
+#: Ends the name in statistics of a cluster with a draining node. So what is counted under the name without it are the
+#: requests that were sent before.
+DRAINING = "~draining"
+#: Of the health check of a version on one node. A check waits in the queue of clients' requests, so it has as long as
+#: they have, and this long on top: the worker refuses what has waited longer, which takes it no time.
 CHECK_INTERVAL = "2s"
-CHECK_TIMEOUT = "10s"
+CHECK_SLACK_S = 10.0
+#: As long has the first check when Envoy starts, because Envoy takes no request before the first checks have ended.
+FIRST_CHECK = "5s"
+#: Versions of one gateway. For each, Envoy takes half a MiB of memory, and asks every node for its health.
+MOST_VERSIONS = 1000
 #: Limits of a version on all nodes together. TorchServe's own queue is shorter, and answers 503 earlier.
 LIMITS: Json = {
     "max_connections": 1024,
     "max_pending_requests": 4096,
     "max_requests": 8192,
-    "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 16},
+    "retry_budget": {"budget_percent": {"value": 50}, "min_retry_concurrency": 64},
 }
 #: A shadow's copies are dropped beyond these.
 SHADOW_LIMITS: Json = {"max_connections": 64, "max_pending_requests": 16, "max_requests": 80, "max_retries": 0}
 
 
-def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], files: GatewayFiles) -> Json:
-    """A cluster for each version, and one more for copies that it may get as a shadow."""
+def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], shadows: Collection[VersionKey]) -> Json:
+    """A cluster for each version, and one more for the copies of each that is a shadow."""
     return document(
         [
-            _cluster(upstream, routes.get(upstream.model, RouteSpec()), is_shadow, files)
+            _cluster(upstream, routes.get(upstream.model, RouteSpec()), is_shadow)
             for upstream in upstreams
-            for is_shadow in (False, True)
+            for is_shadow in ((False, True) if upstream.key in shadows else (False,))
         ]
     )
 
 
-def upstreams_of(clusters: Mapping[str, Any], endpoints: Mapping[str, Json | None]) -> list[Upstream]:
-    """The versions in a document of `clusters`, with the nodes in each cluster's document of endpoints."""
+def with_quick_checks(document: Json) -> Json:
+    """The document of `clusters` with which Envoy starts; `clusters` itself follows when it takes requests."""
+    return {
+        **document,
+        "resources": [
+            {**cluster, "health_checks": [{**check, "timeout": FIRST_CHECK} for check in cluster["health_checks"]]}
+            if "health_checks" in cluster
+            else cluster
+            for cluster in document["resources"]
+        ],
+    }
+
+
+def upstreams_of(clusters: Mapping[str, Any]) -> list[Upstream]:
+    """The versions in a document of `clusters`."""
     return [
         Upstream(
             model=metadata_of(cluster)["model"],
             version=metadata_of(cluster)["version"],
-            endpoints=endpoints_of(endpoints[cluster["name"]]),
+            endpoints=endpoints_of(cluster["load_assignment"]),
             probe=_probe(cluster["health_checks"][0]),
         )
         for cluster in clusters["resources"]
@@ -81,23 +122,23 @@ def upstreams_of(clusters: Mapping[str, Any], endpoints: Mapping[str, Json | Non
 
 
 def _probe(health_check: Mapping[str, Any]) -> Probe | None:
-    request = health_check.get("http_health_check")
-    if request is None:
+    request = health_check.get("http_health_check", {})  # none where an earlier tsctl wrote it
+    if "send" not in request:
         return None
     headers = {entry["header"]["key"]: entry["header"]["value"] for entry in request["request_headers_to_add"]}
     return Probe(bytes.fromhex(request["send"]["text"]), headers["content-type"])
 
 
-def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, files: GatewayFiles) -> Json:
+def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool) -> Json:
     name = cluster_name(upstream.model, upstream.version, is_shadow)
     path = f"/predictions/{quote(upstream.model, safe='')}/{quote(upstream.version, safe='')}"
-    checks = {} if is_shadow else {"health_checks": [_health_check(upstream, path)], "outlier_detection": _OUTLIERS}
+    checks = {} if is_shadow else {"health_checks": [_health_check(upstream, path, route.deadline_s)]}
     return typed(
         "envoy.config.cluster.v3.Cluster",
         name=name,
-        alt_stat_name=stat_name(name),
-        type="EDS",
-        eds_cluster_config={"eds_config": watched(files.endpoints_of(name))},
+        alt_stat_name=stat_name(name) + (DRAINING if upstream.is_draining else ""),
+        type="STATIC",
+        load_assignment=endpoints(name, upstream),
         connect_timeout=CONNECT_TIMEOUT,
         upstream_connection_options={
             "tcp_keepalive": {"keepalive_time": 2, "keepalive_interval": 1, "keepalive_probes": 2}
@@ -120,11 +161,17 @@ def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) 
         IS_SHADOW=is_shadow,
         NAMESPACE=NAMESPACE,
         REQUEST_ID_HEADER=REQUEST_ID_HEADER,
+        TIMEOUT_HEADER=TIMEOUT_HEADER,
         DEADLINE_HEADER=DEADLINE_HEADER,
         DEADLINE_BY_HEADER=DEADLINE_BY_HEADER,
         CLIENT=CLIENT,
         ROUTE=ROUTE,
+        SENT_HEADER=SENT_HEADER,
         SHADOW_HEADER=SHADOW_HEADER,
+        CLASS_HEADER=CLASS_HEADER,
+        MOST_CLASSES=MOST_CLASSES,
+        LONGEST_CLASS=LONGEST_CLASS,
+        OTHER_CLASS=OTHER_CLASS,
         RETRY_HEADER=RETRY_HEADER,
         REFUSED=RETRY_REFUSED,
         DIED=RETRY_DIED,
@@ -139,7 +186,6 @@ def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) 
         _PROTOCOL,
         explicit_http_config={"http_protocol_options": {}},
         common_http_protocol_options={"idle_timeout": "60s"},
-        outlier_detection=_FAULTS,
         http_filters=[
             http_filter("lua", "lua.v3.Lua", default_source_code=source),
             http_filter(
@@ -159,24 +205,32 @@ _SILENCE: Json = {
     "int_value": SILENT_MS,
     "state": "STATE_PREBIND",
 }
-#: Only TorchServe's own answers are a fault of the node; a handler's own 500 and 504 are a client's to cause.
-_FAULTS: Json = {
-    "error_matcher": {"http_response_headers_match": {"headers": [{"name": RETRY_HEADER, "present_match": True}]}}
-}
-_OUTLIERS: Json = {
-    "consecutive_5xx": 10,
-    "interval": "1s",
-    "base_ejection_time": "5s",
-    "max_ejection_time": "30s",
-    "max_ejection_percent": 67,
-    "split_external_local_origin_errors": True,
-    "consecutive_local_origin_failure": 2,
-}
 
 
-def _health_check(upstream: Upstream, path: str) -> Json:
-    check: Json = {
-        "timeout": CHECK_TIMEOUT,
+def _health_check(upstream: Upstream, path: str, deadline_s: float) -> Json:
+    """The version answers its sample, with the headers of clients' requests; without a sample, the node knows it.
+
+    503 is an answer of a node whose queue is full: busy, and not ill. A 5xx of a worker that died of a client's request
+    beside the check must come twice in a row, any other answer once.
+    """
+    probe = upstream.probe
+    headers = {"authorization": _TOKEN_OF_NODE}
+    request: Json = {"path": path, "method": "OPTIONS", "expected_statuses": [_statuses(200)]}
+    if probe is not None:
+        headers |= {
+            "content-type": probe.media_type,
+            "content-length": str(len(probe.body)),
+            "cache-control": "no-store",
+            TIMEOUT_HEADER: str(round(deadline_s * 1000)),
+            CHECK_HEADER: CHECK_HEALTH,
+        }
+        request |= {
+            "method": "POST",
+            "send": {"text": probe.body.hex()},
+            "expected_statuses": [_statuses(200), _statuses(503)],
+        }
+    return {
+        "timeout": f"{deadline_s + CHECK_SLACK_S:g}s",
         "interval": CHECK_INTERVAL,
         "no_traffic_interval": CHECK_INTERVAL,
         "unhealthy_interval": "1s",
@@ -184,21 +238,13 @@ def _health_check(upstream: Upstream, path: str) -> Json:
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,
         "reuse_connection": False,  # TorchServe closes a connection after an error, and a check must not fail of that
-    }
-    if upstream.probe is None:
-        return {**check, "tcp_health_check": {}}
-    headers = {
-        "content-type": upstream.probe.media_type,
-        "content-length": str(len(upstream.probe.body)),
-        "cache-control": "no-store",
-        "authorization": _TOKEN_OF_NODE,
-    }
-    return {
-        **check,
         "http_health_check": {
-            "path": path,
-            "method": "POST",
-            "send": {"text": upstream.probe.body.hex()},
+            **request,
+            "retriable_statuses": [{"start": 500, "end": 600}],
             "request_headers_to_add": [overwrite(name, value) for name, value in headers.items()],
         },
     }
+
+
+def _statuses(status: int) -> Json:
+    return {"start": status, "end": status + 1}

@@ -41,12 +41,16 @@ GATEWAY_PROBLEMS = {
 }
 _OTHER_PROBLEM = Problem("error", "The request failed", "")
 
-_NODE_DETAIL = "The node of this version answered with this error."
 #: Errors of a node itself, by the status that upstream.lua gives them; any other status is _OTHER_NODE_PROBLEM.
-_NODE_PROBLEMS = {status: GATEWAY_PROBLEMS[status] for status in (400, 405, 413, 503, 504)} | {
-    500: Problem("worker-failed", "The worker failed on this request", _NODE_DETAIL)
+_NODE_PROBLEMS = {status: GATEWAY_PROBLEMS[status] for status in (405, 413, 503, 504)} | {
+    400: Problem(
+        "undecodable-body",
+        "The body cannot be decoded",
+        "It cannot be read as its Content-Type says; JSON needs application/json.",
+    ),
+    500: Problem("worker-failed", "The worker failed on this request", "The worker ended, or its handler raised."),
 }
-_OTHER_NODE_PROBLEM = Problem("bad-request", "The request was refused", _NODE_DETAIL)
+_OTHER_NODE_PROBLEM = Problem("bad-request", "The request was refused", "The version refused it, and did not say why.")
 
 
 def local_replies() -> Json:
@@ -78,13 +82,13 @@ def _mapper(operator: str, status: int, problem: Problem) -> Json:
 
 def node_problems(model: str, version: str) -> dict[str, Any]:
     """Constants of upstream.lua: the document of a node's error with {placeholders}, and what to fill in by status."""
-    document = problem_document("{kind}", "{title}", "{status}", _NODE_DETAIL, "{request_id}", model, version)
+    document = problem_document("{kind}", "{title}", "{status}", "{detail}", "{request_id}", model, version)
     return {
         "PROBLEM": json.dumps(document, separators=(",", ":")).replace('"{status}"', "{status}"),
-        "PROBLEMS": {status: _kind_and_title(problem) for status, problem in _NODE_PROBLEMS.items()},
-        "OTHER_PROBLEM": _kind_and_title(_OTHER_NODE_PROBLEM),
+        "PROBLEMS": {status: _texts(problem) for status, problem in _NODE_PROBLEMS.items()},
+        "OTHER_PROBLEM": _texts(_OTHER_NODE_PROBLEM),
     }
 
 
-def _kind_and_title(problem: Problem) -> dict[str, str]:
-    return {"kind": problem.kind, "title": problem.title}
+def _texts(problem: Problem) -> dict[str, str]:
+    return {"kind": problem.kind, "title": problem.title, "detail": problem.detail}

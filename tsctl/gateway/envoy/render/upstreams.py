@@ -1,10 +1,10 @@
-"""Versions with the nodes that serve them, and the file of each cluster's nodes. Pure."""
+"""Versions with the nodes that serve them, as the nodes of a cluster. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tsctl.gateway.envoy.messages import Json, address, document, metadata, metadata_of, typed
+from tsctl.gateway.envoy.messages import Json, address, metadata, metadata_of
 
 VersionKey = tuple[str, str]  # model and version
 
@@ -17,6 +17,7 @@ class Endpoint:
     host: str  # an IP address
     port: int
     token: str | None = field(repr=False)  # None: the node asks for none
+    is_draining: bool = False  # health-checked, and sent no requests
 
     @property
     def address(self) -> str:
@@ -44,6 +45,10 @@ class Upstream:
     def key(self) -> VersionKey:
         return self.model, self.version
 
+    @property
+    def is_draining(self) -> bool:
+        return any(endpoint.is_draining for endpoint in self.endpoints)
+
 
 def cluster_name(model: str, version: str, is_shadow: bool = False) -> str:
     """The name of a version's cluster, or of the one for its copies."""
@@ -51,48 +56,34 @@ def cluster_name(model: str, version: str, is_shadow: bool = False) -> str:
 
 
 def stat_name(cluster: str) -> str:
-    """A cluster's name in Envoy's statistics, where a dot separates."""
-    return cluster.replace(".", "-")
+    """A cluster's name in Envoy's statistics, where a dot separates: two clusters never have the same."""
+    return cluster.replace(".", "%2E")  # no name of a model or a version has a percent sign
 
 
-def endpoints(upstream: Upstream, is_shadow: bool) -> Json:
-    """The nodes of one cluster, each with its token, which the cluster's filters and health checks send."""
-    entries = [
-        {
-            "endpoint": {"address": address(endpoint.host, endpoint.port), "hostname": endpoint.node},
-            "metadata": metadata(node=endpoint.node, authorization=f"Bearer {endpoint.token or 'none'}"),
-        }
-        for endpoint in upstream.endpoints
-    ]
-    return _assignment(cluster_name(upstream.model, upstream.version, is_shadow), entries)
+def endpoints(cluster: str, upstream: Upstream) -> Json:
+    """The cluster's nodes, each with its token, which the cluster's filters and health checks send."""
+    return {"cluster_name": cluster, "endpoints": [{"lb_endpoints": [_entry(one) for one in upstream.endpoints]}]}
 
 
-def endpoints_of(document: Json | None) -> tuple[Endpoint, ...]:
-    """The nodes in a document of `endpoints`; none without a document."""
-    return tuple(_endpoint(entry) for entry in _entries(document)) if document else ()
+def endpoints_of(assignment: Json) -> tuple[Endpoint, ...]:
+    """The nodes, read back from what `endpoints` rendered."""
+    return tuple(_endpoint(entry) for entry in assignment["endpoints"][0]["lb_endpoints"])
 
 
-def with_draining(document: Json, node: str) -> Json:
-    """The document with this node draining: health-checked, and sent no requests."""
-    draining = [
-        {**entry, "health_status": "DRAINING"} if metadata_of(entry)["node"] == node else entry
-        for entry in _entries(document)
-    ]
-    return _assignment(document["resources"][0]["cluster_name"], draining)
-
-
-def _assignment(cluster: str, entries: list[Json]) -> Json:
-    kind = "envoy.config.endpoint.v3.ClusterLoadAssignment"
-    return document([typed(kind, cluster_name=cluster, endpoints=[{"lb_endpoints": entries}])])
+def _entry(endpoint: Endpoint) -> Json:
+    return {
+        "endpoint": {"address": address(endpoint.host, endpoint.port), "hostname": endpoint.node},
+        "metadata": metadata(node=endpoint.node, authorization=f"Bearer {endpoint.token or 'none'}"),
+        **({"health_status": "DRAINING"} if endpoint.is_draining else {}),
+    }
 
 
 def _endpoint(entry: Json) -> Endpoint:
     socket, values = entry["endpoint"]["address"]["socket_address"], metadata_of(entry)
     return Endpoint(
-        values["node"], socket["address"], socket["port_value"], values["authorization"].removeprefix("Bearer ")
+        values["node"],
+        socket["address"],
+        socket["port_value"],
+        values["authorization"].removeprefix("Bearer "),
+        is_draining="health_status" in entry,
     )
-
-
-def _entries(document: Json) -> list[Json]:
-    entries: list[Json] = document["resources"][0]["endpoints"][0]["lb_endpoints"]
-    return entries

@@ -1,0 +1,97 @@
+"""Which requests are too late to be computed. Pure: times come in as arguments.
+
+A request says how long its client waits, counted from when the gateway sent it. How much of that has passed in the
+server's queue nobody tells the worker, and the gateway's clock, which stamps the request, need not agree with the
+worker's. So only differences are compared: a request has waited by as much as its age, by its stamp, exceeds the least
+age of a request that did not wait. At first that is 0, as where the clocks agree; it is set anew by every request that
+is younger, and by each that comes to an idle worker.
+
+Invariant: a wrong estimate ends by itself. Where clocks jump, requests are refused for STUCK_S at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from handlers.contract import SENT_HEADER, TIMEOUT_HEADER
+from handlers.errors import DeadlinePassed, UnreadableHeader
+
+#: Digits of a time in a header.
+LONGEST_NUMBER = 15
+#: A worker that had nothing to do for so long had an empty queue: a full one hands over the next batch much sooner.
+IDLE_S = 0.25
+#: Refusing takes no time, so a queue in which all is late is empty sooner than this. If not, the estimate is wrong.
+STUCK_S = 2.0
+#: Two clocks drift apart by less than this, in seconds per second.
+DRIFT = 1e-4
+#: Weight of the last batch in the typical time of a batch, and how many of these a request must have left to be begun.
+RECENT, NEEDED = 0.25, 1.25
+
+
+class Lateness:
+    """What one worker knows of the time that its requests have left.
+
+    Args:
+        now: seconds of a monotonic clock.
+        wall: seconds since 1970.
+    """
+
+    def __init__(self, now: float, wall: float) -> None:
+        self._wall = wall - now
+        self._least = 0.0  # seconds from a stamp to this worker, of a request that did not wait
+        self._least_at = self._now = self._ended = now
+        self._is_idle = False
+        self._refusing_since: float | None = None
+        self._typical = 0.0  # seconds that a batch takes
+
+    def begin(self, now: float) -> None:
+        """A batch came."""
+        self._now = now
+        self._is_idle = now - self._ended > IDLE_S
+
+    def end(self, now: float, is_computed: bool) -> None:
+        """The batch is answered; `is_computed`: with an answer of the model among others."""
+        if is_computed:
+            self._typical += (now - self._now - self._typical) * (RECENT if self._typical else 1.0)
+        self._ended = now
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Raises DeadlinePassed where no answer can come in time, UnreadableHeader where the time is no number."""
+        timeout = headers.get(TIMEOUT_HEADER)
+        if timeout is None:
+            return
+        left = _whole(timeout)
+        if left is None:
+            raise UnreadableHeader(f"{TIMEOUT_HEADER} must be a time in milliseconds, as a whole number.")
+        sent = _whole(headers.get(SENT_HEADER, ""))
+        if sent is None and left:  # not from the gateway, or a health check
+            return
+        waited = 0.0 if sent is None else self._waited(sent / 1000)
+        if left and NEEDED * self._typical + waited < left / 1000:
+            self._refusing_since = None
+            return
+        if left and self._is_stuck():
+            self._least, self._least_at, self._typical = self._least + waited, self._now, 0.0
+            self._refusing_since = None
+            return
+        raise DeadlinePassed("The client's time was over, or would have been before the answer.")
+
+    def _waited(self, sent: float) -> float:
+        age = self._now + self._wall - sent
+        least = self._least + (self._now - self._least_at) * DRIFT
+        if age < least or self._is_idle:
+            self._least = least = age
+            self._is_idle = False  # of the first request alone: the others of its batch came later
+        else:
+            self._least = least
+        self._least_at = self._now
+        return age - least
+
+    def _is_stuck(self) -> bool:
+        if self._refusing_since is None:
+            self._refusing_since = self._now
+        return self._now - self._refusing_since > STUCK_S
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER else None

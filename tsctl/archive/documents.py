@@ -1,0 +1,49 @@
+"""Reads JSON that others wrote: bounded in depth, each key once, finite numbers. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+MAX_DEPTH = 50
+
+
+def parse_json(content: bytes) -> Any:
+    """The JSON value in `content`, which the caller has bounded.
+
+    Raises:
+        ValueError: it is no JSON, is nested deeper than MAX_DEPTH, has a key twice, or a number that is not finite.
+    """
+    try:
+        value = json.loads(content, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise ValueError(f"is nested more than {MAX_DEPTH} deep") from None
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return value
+    raise ValueError(f"is nested more than {MAX_DEPTH} deep")
+
+
+def _inside(value: Any) -> list[Any]:
+    """The lists and objects in a value."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [each for each in inner if isinstance(each, dict | list)]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} is a duplicate")
+        found[key] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number

@@ -1,0 +1,65 @@
+"""Says for every build in the store what needs it: builds that nothing needs may be removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, list_archives, store_name
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.project import Project
+from tsctl.deploy.applied_state import recorded
+from tsctl.errors import NodeError
+from tsctl.nodes.observe import observe
+from tsctl.nodes.torchserve.node import Node, open_nodes
+from tsctl.nodes.torchserve.paths import NodePaths
+from tsctl.nodes.torchserve.served import last_served, read_pending
+from tsctl.rollout.decide.state import start_of
+from tsctl.rollout.run.journal import Journal, find_journal, models_with_journals, unfinished
+
+
+def builds_and_uses(project: Project, deployment: DeploymentSpec) -> list[tuple[StoredArchive, str]]:
+    """Every build in the store, by name, with what needs it; empty where nothing does.
+
+    Raises:
+        NodeError: a node does not answer, so what it needs is not known.
+        AnalysisError: the journal of a rollout is damaged.
+        SpecError: the record of what was served is damaged.
+    """
+    builds = list_archives(project)
+    uses = dict(_uses(project, deployment))
+    uses |= {build.path.name: "the current build" for build in builds if build.is_current}
+    return [(build, uses.get(build.path.name, "")) for build in builds]
+
+
+def _uses(project: Project, deployment: DeploymentSpec) -> Iterator[tuple[str, str]]:
+    """File names of archives, and what needs each."""
+    for name, digits in recorded(project).items():
+        model, _, version = name.partition(":")
+        yield store_name(model, version, digits), "the way back: this version was served from it"
+    for model, target in deployment.models.items():
+        for version, spec in target.versions.items():
+            if spec and spec.digest:
+                yield store_name(model, version, spec.digest[:DIGEST_DIGITS]), "deployment.yaml pins it"
+    for model in models_with_journals(project):
+        if (rollout := unfinished(project, model)) is not None:
+            entries = Journal(find_journal(project, model, rollout)).entries
+            yield start_of(entries).file, f"the rollout {rollout}"
+    for folder in sorted((project.state / "nodes").glob("*")):
+        paths = NodePaths(folder)
+        for entry in [*last_served(paths.snapshots), *read_pending(paths.pending_restore)]:
+            yield entry.archive, f"node {folder.name} when it starts"
+    yield from _served(open_nodes(project, deployment))
+
+
+def _served(nodes: list[Node]) -> Iterator[tuple[str, str]]:
+    # a node that was stopped here serves what its files say when it starts
+    asked = [node for node in nodes if not node.is_ours or node.pid is not None]
+    for observed in observe(asked):
+        if observed.error is not None:
+            raise NodeError(
+                f"node {observed.name} does not answer, so the builds that it needs are not known: {observed.reason}",
+                "Run this again when it answers, or remove it from deployment.yaml.",
+            )
+        for model in observed.models.values():
+            for version in model.versions.values():
+                yield version.archive, f"node {observed.name} serves it"

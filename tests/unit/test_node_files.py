@@ -77,6 +77,13 @@ PROMISED = (
 KEPT_BACK = ("AWS_SECRET_ACCESS_KEY", "HTTP_PROXY", "PYTHONPATH", "MY_TOKEN", "PATHS", "TSCTL_PROJECT")
 
 
+def test_a_token_that_no_header_can_hold_is_no_token_and_is_not_repeated(key_file: Path) -> None:
+    key_file.write_text(KEYS.replace("m4n", "secret\\nvalue"))
+    with pytest.raises(NodeError, match="is not a key file of TorchServe") as raised:
+        read_tokens(key_file)
+    assert "secret" not in raised.value.message
+
+
 def test_what_config_properties_promises_to_workers_reaches_them_and_nothing_else(tmp_path: Path) -> None:
     properties = read_properties(CHECKOUT / "config.properties")
     environment = dict.fromkeys((*PROMISED, *KEPT_BACK), "C.UTF-8")

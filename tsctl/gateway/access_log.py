@@ -55,7 +55,7 @@ FIELDS = {
     "request_id": request_header(REQUEST_ID_HEADER, LONGEST_TEXT),
     "client": request_header(CLIENT_HEADER),
     "method": request_header(":METHOD", LONGEST_TEXT),
-    "path": request_header(":PATH", LONGEST_TEXT),
+    "path": f"%PATH(NQ:PATH):{LONGEST_TEXT}%",  # without its query, in which a client may have put a key
     "model": route_metadata("model"),
     "version": cluster_metadata("version"),
     "by": route_metadata("by"),

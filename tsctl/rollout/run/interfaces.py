@@ -64,8 +64,11 @@ class Health(Protocol):
             is_fresh: look now, also where that was done a moment ago.
         """
 
-    def is_gone(self, state: State) -> bool:
-        """Whether the canary is registered on no node, while every node answers and has stable READY."""
+    def grace_s(self, state: State) -> float | None:
+        """Seconds for which the canary may stay as it is: without a READY worker, while every node has stable READY.
+
+        None where it has one, or where something else is unavailable.
+        """
 
     def joined(self, state: State) -> tuple[str, ...]:
         """Nodes that serve stable now and did not when the rollout began, by name."""

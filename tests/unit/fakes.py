@@ -14,8 +14,8 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
 from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 
 POLICY = RolloutPolicy(

@@ -10,8 +10,8 @@ from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.nodes.fan_out import is_unavailable
 from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
-from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import Window
 
 
 class TemporarilyUnavailable(NodeError):
@@ -45,7 +45,7 @@ class EvidenceReader(Protocol):
         """Where evidence begins that is read from now on, by requests and by users."""
 
     def request_rate(self, state: State) -> float:
-        """Requests per second of the route now, of all versions."""
+        """Requests per second that the canary would compute now, if it had all requests of the route."""
 
 
 class Health(Protocol):

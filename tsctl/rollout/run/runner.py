@@ -25,9 +25,9 @@ from tsctl.rollout.decide.events import (
     Outcome,
     VerdictReached,
 )
-from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
+from tsctl.rollout.decide.windows import Window
 from tsctl.rollout.evidence.counts import LEAST_ANSWERS
 from tsctl.rollout.run.interfaces import (
     Effects,

@@ -209,5 +209,5 @@ def name_mistake(model: str, version: str) -> str:
         try:
             TypeAdapter(rule).validate_python(name)
         except ValidationError as error:
-            return f"{kind} {name!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+            return f"{kind} {name[:100]!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
     return ""

@@ -8,13 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -23,7 +20,6 @@ import yaml
 
 from benchmarks.harness.flood import flood, streams_without_window
 from benchmarks.harness.ports import free_ports
-from handlers.contract import MOST_CLASSES, OTHER_CLASS
 from tests.support.gateways import Front, with_gateway
 from tests.support.sites import TINY, Site, is_alive, make_site, processes_of, until
 from tsctl.gateway.access_log import LONGEST_TEXT
@@ -152,52 +148,6 @@ def inotify_instances(pid: int) -> int:
         with suppress(FileNotFoundError):  # closed meanwhile
             found += "inotify" in str(file.readlink())
     return found
-
-
-def test_a_handler_that_names_very_many_classes_makes_a_bounded_page(front: Front) -> None:
-    """Handlers of tsctl bound their classes; this one is any other that sends the header."""
-    bad = ("a b", "x" * 65, "grün", 'a"b', "a,b")
-    told = list(bad) + [f"class-{number}" for number in range(MOST_CLASSES + 9)]
-    names = iter(told)
-
-    class Handler(BaseHTTPRequestHandler):
-        """Names another class each time."""
-
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self.send_response(200)
-            self.send_header("content-length", "0")
-            self.send_header("x-prediction-class", next(names))
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    site, gateway = front.site, front.gateway
-    site.run("gateway", "start")
-    key = site.run("keys", "add", "a").out.split()[-1]
-    [node] = gateway.nodes()
-    with ThreadingHTTPServer(("127.0.0.1", node.spec.ports[0]), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        place = Endpoint(node.name, "127.0.0.1", server.server_port, None)
-        traffic = [only("tiny", "1.0")]
-        with changing(gateway):
-            put_clusters(gateway, [Upstream("tiny", "1.0", (place,), None)], traffic)
-            put_routes(gateway, traffic)
-        until(lambda: requests.get(f"{front.base}/readyz", timeout=5).ok, 20, "the node's connection")
-        connection = HTTPConnection(front.base.removeprefix("http://"), timeout=10)
-        counted = []
-        for _ in told:  # on one connection, and so on one of Envoy's threads, each of which counts for itself
-            connection.request("POST", "/predictions/tiny", b"{}", {"x-api-key": key})
-            with connection.getresponse() as answer:
-                assert answer.status == 200, answer.read()
-                answer.read()
-                counted.append(answer.headers["x-prediction-class"])
-        connection.close()
-        server.shutdown()
-    assert counted == [OTHER_CLASS] * len(bad) + told[len(bad) : -9] + [OTHER_CLASS] * 9
 
 
 def test_a_dead_or_hanging_supervisor_is_told_and_start_replaces_it(front: Front) -> None:

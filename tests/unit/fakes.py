@@ -14,8 +14,8 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
 from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 
 POLICY = RolloutPolicy(
@@ -50,7 +50,7 @@ class FakeSite:
     commands: list[tuple[Command, str]] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=lambda: {"1 on a": 400 << 20})
     trouble: str = ""
-    is_gone: bool = False
+    grace_s: float | None = None
     sticky: str = ""
     joined: tuple[str, ...] = ()
     refuses: dict[str, TsctlError | OSError] = field(default_factory=dict)
@@ -158,8 +158,8 @@ class FakeHealth:
     def trouble(self, state: State, is_fresh: bool = False) -> str:
         return self.site.trouble
 
-    def is_gone(self, state: State) -> bool:
-        return self.site.is_gone
+    def grace_s(self, state: State) -> float | None:
+        return self.site.grace_s
 
     def joined(self, state: State) -> tuple[str, ...]:
         return tuple(name for name in self.site.joined if name not in (*state.nodes, *state.joined))

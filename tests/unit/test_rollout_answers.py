@@ -7,8 +7,9 @@ import random
 import pytest
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window, no_evidence
+from tsctl.rollout.decide.evidence import no_evidence
 from tsctl.rollout.decide.judge import Verdict, judge
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.answers import Answer
 
 POLICY = RolloutPolicy()

@@ -15,8 +15,8 @@ from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, parse_page, shortest_over
 from tsctl.rollout.decide.events import Entry
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import (
     EvidenceQuery,
     classes_of,
@@ -51,8 +51,8 @@ PAGE = f"""# TYPE {REQUESTS} counter
 
 def test_only_what_was_sent_by_weight_is_evidence() -> None:
     windows, cursor = windows_since({}, counter_values(parse_page(PAGE), QUERY), QUERY, {})
-    canary = OutcomeCounts(45, 0, 30, {"7": 40}, refused=5)
-    assert windows == [Window(500, OutcomeCounts(904, 0, 44, {"7": 900}, unanswered=4), canary)]
+    canary = OutcomeCounts(45, 0, 30, {"7": 40}, refused=5, timed=45)
+    assert windows == [Window(500, OutcomeCounts(904, 0, 44, {"7": 900}, unanswered=4, timed=904), canary)]
     assert windows_since(cursor, counter_values(parse_page(PAGE), QUERY), QUERY, {}) == ([], {})
     strict = EvidenceQuery("m", "1.0", "2.0", count_4xx=True)
     [window] = windows_since({}, counter_values(parse_page(PAGE), strict), strict, {})[0]

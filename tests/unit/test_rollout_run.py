@@ -23,9 +23,10 @@ from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, CommandReceived, Ended, Entry, Event, Outcome, Reopened, Started, Tick
 from tsctl.rollout.decide.judge import AVERAGE, Verdict
 from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.run.health import GONE_S
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.journal import Journal
-from tsctl.rollout.run.runner import GONE_S, READY_S, RECOVERY_S, Runner
+from tsctl.rollout.run.runner import READY_S, RECOVERY_S, Runner
 from tsctl.views.rollout.narrative import story
 from tsctl.views.rollout.outlook import deployment_hints
 
@@ -126,13 +127,13 @@ def test_a_canary_that_somebody_removes_is_rolled_back(tmp_path: Path) -> None:
     path = begin(tmp_path, site)
     runner = runner_of(path, site)
     to_the_end(runner, lambda runner: runner.state.step == 1 and runner.state.is_weighed)
-    site.is_gone, site.trouble = True, "m 2.0 is no longer registered on node a"
+    site.grace_s, site.trouble = GONE_S, "m 2.0 is no longer registered on node a"
     gone_at = site.now
     held = to_the_end(runner, lambda runner: site.now > gone_at + GONE_S / 2)
     assert (held.is_failed, held.waits_for) == (False, site.trouble)
     state = to_the_end(runner)
     assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "gone")
-    assert state.why == "somebody else removed it: m 2.0 is no longer registered on node a"
+    assert state.why == "m 2.0 is no longer registered on node a, for 60 s"
     assert weights(site) == [500, 5000, 0]
     assert site.now - gone_at < GONE_S + 10
 
@@ -148,7 +149,7 @@ def test_a_canary_that_is_removed_is_waited_for_in_no_state(tmp_path: Path, mome
     else:
         site.refuses["weigh"] = GatewayError("no node serves m 2.0")
         to_the_end(runner, lambda runner: runner.state.step == 0)
-    site.is_gone, site.trouble = True, "it is no longer registered"
+    site.grace_s, site.trouble = GONE_S, "it is no longer registered"
     assert to_the_end(runner).signal == "gone"
 
 
@@ -157,10 +158,10 @@ def test_a_canary_that_is_back_soon_is_kept(tmp_path: Path) -> None:
     path = begin(tmp_path, site)
     run(path, site, lambda runner: runner.state.held_s > 0)
     for _ in range(3):
-        site.is_gone, site.trouble = True, "it is not registered"
+        site.grace_s, site.trouble = GONE_S, "it is not registered"
         until = site.now + GONE_S / 2
         run(path, site, lambda runner, until=until: site.now > until)  # type: ignore[misc]
-        site.is_gone, site.trouble = False, ""
+        site.grace_s, site.trouble = None, ""
         run(path, site, lambda runner, until=until: site.now > until + 3)  # type: ignore[misc]
     assert run(path, site).outcome is Outcome.PROMOTED
 

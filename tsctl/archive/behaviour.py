@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, difference
+from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, Tolerance, difference
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check
 from tsctl.archive.container import GOLDEN, media_type_of, open_archive, read_samples
 from tsctl.archive.inspect import Facts, read_golden_answers
@@ -77,7 +77,7 @@ def behaviour_checks(
     with open_archive(path) as archive:
         golden = read_golden_answers(archive)
     samples = [*own_samples(path, golden), *(GoldenSample(file.name, _request(file)) for file in extra)]
-    comparison = comparison_check(samples, golden, facts.is_stock)
+    comparison = comparison_check(samples, golden, facts.tolerance, facts.is_stock)
     yield comparison
     if comparison.outcome == FAIL:
         return
@@ -103,8 +103,10 @@ def behaviour_checks(
 ANSWERED = "samples are answered"
 
 
-def comparison_check(samples: Sequence[GoldenSample], golden: Mapping[str, Any], is_stock: bool) -> Check:
-    """Check that there is something to compare: samples, and their golden answers."""
+def comparison_check(
+    samples: Sequence[GoldenSample], golden: Mapping[str, Any], tolerance: Tolerance, is_stock: bool
+) -> Check:
+    """Check that there is something to compare: samples, and golden answers that another answer would not fit."""
     name = "samples and golden answers"
     if not samples:
         return Check(name, WARN if is_stock else FAIL, "no sample, so no answer is compared: name one with --sample")
@@ -116,7 +118,17 @@ def comparison_check(samples: Sequence[GoldenSample], golden: Mapping[str, Any],
         return Check(name, FAIL, f"samples/ and {GOLDEN} do not match one to one: {', '.join(odd[:8])}")
     if not known:
         return Check(name, FAIL, f"{GOLDEN} has no answer, so none is compared")
+    if any_fits := [sample.name for sample in samples if sample.has_golden and not _can_fail(sample.golden, tolerance)]:
+        return Check(name, FAIL, f"within the tolerance, any answer is right: {', '.join(any_fits[:8])}")
     return Check(name, PASS, f"{len(known)} golden")
+
+
+def _can_fail(golden: Any, tolerance: Tolerance) -> bool:
+    """Whether an answer of the same form can differ from the golden one: zeros, or numbers twice or one as large."""
+    if isinstance(golden, dict | list):
+        return any(_can_fail(inner, tolerance) for inner in (golden.values() if isinstance(golden, dict) else golden))
+    others = (0.0, 2 * golden, golden + 1) if isinstance(golden, float) else ()
+    return not others or not all(tolerance.holds(other, golden) for other in others)
 
 
 class _Plan:

@@ -13,6 +13,7 @@ from pydantic import Base64Bytes, FailFast, TypeAdapter, ValidationError
 
 from tsctl.archive.build import handlers_package
 from tsctl.archive.container import MANIFEST
+from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import Manifest
 from tsctl.archive.pickles import UnsafePickle
 from tsctl.archive.sandbox import run_confined
@@ -41,7 +42,7 @@ class ItemAnswer:
 
     def json(self) -> Any:
         """The body as JSON; ValueError where it is none."""
-        return json.loads(self.body)
+        return parse_json(self.body)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.ma
         model = contents.manifest["model"]
         lines = [
             f"model     {model['modelName']} {model.get('modelVersion', '')}",
-            f"handler   {contents.handler}",
+            f"handler   {_shown(contents.handler)}",
             f"made by   {contents.made_by}",
             f"digest    {contents.digest}",
             f"bytes     {contents.bytes}",

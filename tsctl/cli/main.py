@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from tsctl.cli import top
+from tsctl.cli.serve import serve
 from tsctl.errors import TsctlError
 
 #: Where the commands of each noun are, and its help text.
@@ -66,7 +67,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (top.up, top.down, top.status, top.plan, top.apply):
+for command in (top.up, top.down, top.status, top.plan, top.apply, serve):
     app.command()(command)
 for name, (_, help_text) in NOUNS.items():
     app.add_typer(typer.Typer(cls=_Noun, help=help_text, no_args_is_help=True), name=name)

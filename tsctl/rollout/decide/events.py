@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.windows import Window
 
 
 class Effect(StrEnum):

@@ -15,9 +15,9 @@ from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import SERIES, Sample, parse_page
 from tsctl.gateway.envoy.admin import Admin
 from tsctl.host.http import direct_session
-from tsctl.rollout.decide.events import Cursor
-from tsctl.rollout.decide.evidence import Window
+from tsctl.rollout.decide.events import Cursor, Started
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import Window
 from tsctl.rollout.evidence.counts import (
     LEAST_ANSWERS,
     SLOW,
@@ -26,6 +26,7 @@ from tsctl.rollout.evidence.counts import (
     client_shares,
     counter_values,
     durations_of,
+    hits_of,
     requests_of,
     slow_threshold_ms,
     windows_since,
@@ -109,6 +110,37 @@ def query_of(state: State, slow_ms: float | None) -> EvidenceQuery:
     return EvidenceQuery(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Requests by weight until a moment of the clock, and those of them that a cache answered.
+
+    Args:
+        of_canary: with `hits_of_canary`, the canary's part.
+    """
+
+    at: float
+    requests: int
+    hits: int = 0
+    of_canary: int = 0
+    hits_of_canary: int = 0
+
+    def rate_since(self, before: Measured) -> float:
+        """Requests per second that the canary would compute, if it had all of them: the share that it computes now.
+
+        While it has no request, that is what all versions compute.
+        """
+        requests, of_canary = self.requests - before.requests, self.of_canary - before.of_canary
+        hits = self.hits_of_canary - before.hits_of_canary if of_canary else self.hits - before.hits
+        return requests / (self.at - before.at) * (1 - hits / (of_canary or requests or 1))
+
+
+def measure(source: Source, state: State | Started, at: float) -> Measured:
+    """The requests of a rollout's route now."""
+    samples, model, canary = source.samples(state.model), state.model, state.canary
+    counts = (count(samples, model, version) for version in (None, canary) for count in (requests_of, hits_of))
+    return Measured(at, *counts)
+
+
 @dataclass
 class LiveEvidence:
     """Counts of one rollout.
@@ -117,15 +149,16 @@ class LiveEvidence:
         source: of all counts but the rate of requests.
         envoy: of the rate, which Prometheus only has between two scrapes.
         users: of all counts where the route divides users.
-        measured: when the rate was measured last, by the clock, and the route's requests until then.
+        measured: the route's requests when the rate was measured last.
     """
 
     source: Source
     envoy: Source
     users: UserLog | None = None
-    measured: tuple[float, int] | None = None
+    measured: Measured | None = None
     clock: Callable[[], float] = time.monotonic
     _before: Durations = field(default_factory=Durations)
+    _rate: float | None = None  # as measured last
 
     def slow_threshold(self, state: State) -> tuple[float | None, Cursor]:
         """By stable's answers since the last call; where they are few, since the gateway started."""
@@ -155,12 +188,12 @@ class LiveEvidence:
         return values if self.users is None else {**values, **self.users.mark()}
 
     def request_rate(self, state: State) -> float:
-        """Since the last call; AnalysisError where that was less than RATE_S ago."""
-        now, total = self.clock(), requests_of(self.envoy.samples(state.model), state.model)
-        if self.measured is None or total < self.measured[1]:
-            self.measured = (now, total)
-        since, before = self.measured
-        if now - since < RATE_S:
+        """Since the last measurement, or as measured then where that was less than RATE_S ago; AnalysisError before."""
+        now = measure(self.envoy, state, self.clock())
+        if self.measured is None or now.requests < self.measured.requests:
+            self.measured = now
+        if now.at - self.measured.at >= RATE_S:
+            self.measured, self._rate = now, now.rate_since(self.measured)
+        if self._rate is None:
             raise AnalysisError("the rate of requests is being measured")
-        self.measured = (now, total)
-        return (total - before) / (now - since)
+        return self._rate

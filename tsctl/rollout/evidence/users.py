@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tsctl.gateway.access_log import LogPosition, end_of_log, parse_entry, read_lines
 from tsctl.rollout.decide.events import Cursor
-from tsctl.rollout.decide.evidence import NOTHING, ClientCounts, OutcomeCounts, Window
-from tsctl.rollout.evidence.answers import answer_of, is_slow
+from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Window
+from tsctl.rollout.evidence.answers import answer_of, computed_ms, is_slow
 from tsctl.rollout.evidence.counts import EvidenceQuery, Totals
 
 #: By weight of the canary and client.
@@ -93,13 +93,16 @@ class UserLog:
                 continue
             answer = answer_of(entry)
             request = answer.counts(1, query.count_4xx)
-            if is_slow(entry, query.slow_ms):
-                request += OutcomeCounts(slow=1)
+            if computed_ms(entry) is not None:
+                request += OutcomeCounts(slow=int(is_slow(entry, query.slow_ms)), timed=1)
             weight, client = query.canary_weight(entry.version, entry.weight), entry.client or ""
             totals[weight, entry.version] += request
             first = self._first(request, client, entry.user)
             users[weight, entry.version] += first
-            events, first = replace(request, classes={}), replace(first, requests=0)
+            events, first = (
+                replace(request, classes={}, cached=0, timed=0),
+                replace(first, requests=0, cached=0, timed=0),
+            )
             if events != OutcomeCounts(events.requests) or first != NOTHING:
                 clients[weight][client] = query.of_client(clients[weight][client], entry.version, events, first)
         return totals, users, clients

@@ -15,8 +15,8 @@ from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
 from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
 from tsctl.rollout.decide.state import fold, start_of
-from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values, requests_of
-from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, open_source
+from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
+from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
 from tsctl.rollout.run.effects import LiveEffects
@@ -63,7 +63,7 @@ def started(
         LiveOperator(LiveGateway(gateway), model).forget()
         journal = Journal(new_path(project, model, version, time.time()), guard=require_held)
         log_end = UserLog(gateway.files.access_log, {}).mark()
-        journal.append(
+        start = journal.append(
             Started(
                 id=journal.id,
                 model=model,
@@ -82,8 +82,9 @@ def started(
                 by=person(),
             )
         )
-        requests = requests_of(EnvoyCounters(gateway.admin).samples(model), model)
-        yield _runner(gateway, journal, note, (time.monotonic(), requests))
+        yield _runner(
+            gateway, journal, note, measure(EnvoyCounters(gateway.admin), start_of([start]), time.monotonic())
+        )
 
 
 @contextmanager
@@ -144,7 +145,7 @@ def held(project: Project, model: str) -> AbstractContextManager[Callable[[], No
     return exclusive(folder(project, model) / "lock", f"the rollout of {model}", BRIEF_S)
 
 
-def _runner(gateway: Gateway, journal: Journal, note: Note, measured: tuple[float, int] | None = None) -> Runner:
+def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured | None = None) -> Runner:
     start, project = start_of(journal.entries), gateway.project
     live = LiveGateway(gateway)
     # its file may be gone: the way back does not need it

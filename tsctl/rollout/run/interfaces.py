@@ -10,8 +10,8 @@ from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.nodes.fan_out import is_unavailable
 from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
-from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import Window
 
 
 class TemporarilyUnavailable(NodeError):
@@ -45,7 +45,7 @@ class EvidenceReader(Protocol):
         """Where evidence begins that is read from now on, by requests and by users."""
 
     def request_rate(self, state: State) -> float:
-        """Requests per second of the route now, of all versions."""
+        """Requests per second that the canary would compute now, if it had all requests of the route."""
 
 
 class Health(Protocol):
@@ -64,8 +64,11 @@ class Health(Protocol):
             is_fresh: look now, also where that was done a moment ago.
         """
 
-    def is_gone(self, state: State) -> bool:
-        """Whether the canary is registered on no node, while every node answers and has stable READY."""
+    def grace_s(self, state: State) -> float | None:
+        """Seconds for which the canary may stay as it is: without a READY worker, while every node has stable READY.
+
+        None where it has one, or where something else is unavailable.
+        """
 
     def joined(self, state: State) -> tuple[str, ...]:
         """Nodes that serve stable now and did not when the rollout began, by name."""

@@ -25,9 +25,9 @@ from tsctl.rollout.decide.events import (
     Outcome,
     VerdictReached,
 )
-from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
+from tsctl.rollout.decide.windows import Window
 from tsctl.rollout.evidence.counts import LEAST_ANSWERS
 from tsctl.rollout.run.interfaces import (
     Effects,
@@ -43,8 +43,6 @@ from tsctl.rollout.run.journal import Journal
 QUIET_S = 5.0
 #: A canary that was ready may refuse its first requests for this long, before that is a fail.
 READY_S = 30.0
-#: A canary that was registered may be on no node for this long, while the nodes have stable READY.
-GONE_S = 60.0
 #: Entries that say what was seen, or what a person wants.
 _SEEN = (events.Tick, events.Waiting, events.CommandReceived)
 #: A node that comes back may need this long until all workers have loaded again.
@@ -133,15 +131,16 @@ class Runner:
             self._unless_unavailable(lambda: self.record(events.StickyChanged(sticky, self.evidence.mark(self.state))))
 
     def _fail_if_gone(self) -> None:
-        """Fail a canary that somebody unregistered or retired: it would be waited for in vain."""
+        """Fail a canary that was unregistered, or whose workers are lost: it would be waited for in vain."""
         state = self.state
         is_expected = Effect.REGISTER in state.done and state.outcome is None and not state.is_going_back
-        if not is_expected or not self.health.is_gone(state):
+        grace_s = self.health.grace_s(state) if is_expected else None
+        if grace_s is None:
             self._gone_since = None
         elif self._gone_since is None:
             self._gone_since = self.clock()
-        elif self.clock() - self._gone_since >= GONE_S:
-            self._fail("gone", f"somebody else removed it: {self._trouble()}", state.judgement)
+        elif self.clock() - self._gone_since >= grace_s:
+            self._fail("gone", f"{self.health.trouble(state)}, for {grace_s:g} s", state.judgement)
 
     def _try(self, effect: Effect) -> None:
         """Apply an effect, or wait; an error fails the canary before the first step, and is passed over at the end."""

@@ -19,9 +19,9 @@ from tsctl.rollout.decide.events import (
     Tick,
     VerdictReached,
 )
-from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.decide.judge import AVERAGE, Verdict, log_e_values
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import OutcomeCounts
 from tsctl.views.rollout.wording import LN_10
 
 #: Most points of a plot; a screen has not many more columns.

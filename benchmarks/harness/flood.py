@@ -27,3 +27,25 @@ def flood(place: tuple[str, int], paths: Iterable[str]) -> Counter[int]:
                 raise ConnectionError(f"closed after {answers.total()} answers")
             answers[int(found[1])] += 1
     return answers
+
+
+def streams_without_window(path: str, streams: int) -> bytes:
+    """A connection of HTTP/2 that asks for the path on each stream, without a key, and takes no byte of an answer."""
+    headers = {b":method": b"GET", b":scheme": b"http", b":authority": b"a", b":path": path.encode()}
+    block = b"".join(b"\x00" + _short(name) + _short(value) for name, value in headers.items())
+    no_window = _frame(_SETTINGS, 0, 0, b"\x00\x04" + bytes(4))
+    return _PREFACE + no_window + b"".join(_frame(_HEADERS, _END, 2 * number + 1, block) for number in range(streams))
+
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HEADERS, _SETTINGS = 1, 4
+_END = 5  # of the headers, and of the stream
+
+
+def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    return len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + content
+
+
+def _short(text: bytes) -> bytes:
+    """A literal of HPACK with fewer than 127 bytes."""
+    return bytes([len(text)]) + text

@@ -165,13 +165,14 @@ def signals_of(rollout: Rollout) -> tuple[Signal, ...]:
     """The policy's signals in its order, the limit last, with the rates of the judge's evidence."""
     evidence = no_evidence(rollout.policy, [str(number) for number in range(len(rollout.stable.classes))])
     classes = len(rollout.stable.classes)
-    [mix_ratios] = {process.ratios for process in evidence.mix.values()}
+    compared, cap = evidence.compared, evidence.max_error_rate
+    [mix_ratios] = {process.ratios for process in compared.mix.values()}
     known = {
-        "errors": (1, 0, evidence.errors.ratios, None),
-        "refused": (1, 0, evidence.refused.ratios, None),
-        "slow": (1, 0, evidence.slow.ratios, None),
-        "mix": (classes, len(evidence.mix) - classes, mix_ratios, None),
-        "limit": (1, 0, rates_above(evidence.limit.allowed), evidence.limit.allowed),
+        "errors": (1, 0, compared.errors.ratios, None),
+        "refused": (1, 0, compared.refused.ratios, None),
+        "slow": (1, 0, compared.slow.ratios, None),
+        "mix": (classes, len(compared.mix) - classes, mix_ratios, None),
+        "limit": (1, 0, rates_above(cap), cap),
     }
     signals = []
     for name, share in rollout.policy.shares.items():

@@ -15,10 +15,12 @@ import numpy as np
 
 from benchmarks.harness.figures import Figure, Goal, Result
 from benchmarks.harness.run import Run
+from benchmarks.simulation.attacks import Attack, fates
 from benchmarks.simulation.simulate import Behaviour, Ends, Rollout, Stage, simulate
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import percent
 from tsctl.host.progress import Progress
+from tsctl.rollout.decide.evidence import MOST_SHARE
 
 SEED = 20_261_125
 RUNS = 10_000
@@ -32,6 +34,14 @@ CAUGHT_AT, LONGEST = 500, 100_000
 WEIGHTS, LONGER = (100, 500, 2500), 200_000
 #: The table of faults has fewer runs: its smallest fault at its smallest weight takes a hundred times as long.
 PART = 5
+#: An attack is judged by the code that runs, and takes as long.
+ATTACKED_PART = 100
+ATTACKS = {
+    **{f"sticky, {share:.1%} of the requests": Attack((share,)) for share in (0.001, 0.01, 0.05, 0.2, 0.49, 0.6)},
+    "sticky, two keys with 1.0% each": Attack((0.01, 0.01)),
+    **{f"by requests, {share:.1%} fail": Attack((share,), 500, is_sticky=False) for share in (0.01, 0.15, 0.49, 0.6)},
+    "by requests, two keys with 10.0% each": Attack((0.1, 0.1), 500, is_sticky=False),
+}
 #: Latency is lognormal, its 99th percentile 3.2 times its median: an answer that takes half as long again is slower
 #: than stable's 95th percentile in 20.2 % of all cases, 1 - Phi(1.645 - ln(1.5) / 0.5).
 SIGMA, SLOWER, SLOW = 0.5, 1.5, 0.05
@@ -47,6 +57,7 @@ def workloads(runs: int = RUNS) -> dict[str, Run]:
         "identical": lambda job: identical(runs, job.progress),
         "caught": lambda job: caught(runs, job.progress),
         "faults": lambda job: faults(max(1, runs // PART), job.progress),
+        "attacks": lambda job: attacks(max(1, runs // ATTACKED_PART), job.progress),
     }
 
 
@@ -92,6 +103,20 @@ def faults(runs: int, progress: Progress) -> Result:
     behaviours = {"stable": asdict(stable), "canary": {name: asdict(canary) for name, canary in canaries.items()}}
     settings = {"runs": runs, "seed": SEED, **behaviours, "requests": LONGER, **_policy()}
     return Result("faults", "other faults", settings, {}, figures, tuple(notes))
+
+
+def attacks(runs: int, progress: Progress) -> Result:
+    """How often a canary like stable is rolled back by clients that want it to be, and how often a person is asked."""
+    figures: list[Figure] = []
+    for number, (name, attack) in enumerate(ATTACKS.items()):
+        with progress.step(f"{name}, {runs:,} runs") as step:
+            ends = fates(POLICY, attack, runs, SEED + number)
+            step.done(f"{ends.rolled_back} rolled back, {ends.held} held")
+        goal = Goal(0, is_ceiling=True) if max(attack.shares) <= MOST_SHARE and len(attack.shares) == 1 else None
+        figures.append(Figure(f"{name}: rolled back", "%", (100 * ends.rolled_back / runs,), goal))
+        figures.append(Figure(f"{name}: held for a person", "%", (100 * ends.held / runs,)))
+    settings = {"runs": runs, "seed": SEED, "attacks": {k: asdict(v) for k, v in ATTACKS.items()}, **_policy()}
+    return Result("attacks", "clients that want a good canary rolled back", settings, {}, figures)
 
 
 def slow_share(times: float) -> float:

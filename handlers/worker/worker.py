@@ -30,8 +30,9 @@ from handlers.contract import (
     MODEL_VERSION_HEADER,
     OPEN_INFERENCE,
     PROTOCOL_HEADER,
+    usable_cores,
 )
-from handlers.device import choose_device, set_threads, threads_per_worker, usable_cores
+from handlers.device import choose_device, set_threads, threads_per_worker
 from handlers.errors import LoadError, ModelFailed, PayloadTooLarge, RequestError
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.class_names import ClassNames

@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 import requests
 import yaml
 
-from benchmarks.harness.flood import flood
+from benchmarks.harness.flood import flood, streams_without_window
 from benchmarks.harness.ports import free_ports
 from tests.support.gateways import Front, with_gateway
 from tests.support.sites import TINY, Site, is_alive, make_site, processes_of, until
 from tsctl.gateway.access_log import LONGEST_TEXT
 from tsctl.gateway.counters import REQUESTS, parse_page
 from tsctl.gateway.envoy import supervisor
+from tsctl.gateway.envoy.render.overload import OTHER_FILES
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Upstream
 from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.state import changing
@@ -138,8 +143,45 @@ def test_hundreds_of_versions_take_no_more_of_the_kernels_watches_than_one(front
 
 def inotify_instances(pid: int) -> int:
     """The watches' instances of a process, of which the kernel gives a user 128 by default."""
-    links = [str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()]
-    return sum("inotify" in link for link in links)
+    found = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += "inotify" in str(file.readlink())
+    return found
+
+
+def test_a_dead_or_hanging_supervisor_is_told_and_start_replaces_it(front: Front) -> None:
+    site = front.site
+    site.run("gateway", "start")
+    old = front.pid("keeper")
+    os.kill(old, signal.SIGKILL)
+    assert "the gateway: its supervisor does not run" in site.run("gateway", "status", status=5).err
+    assert "gateway: not ready" in site.run("status", status=4).out
+    assert site.run("gateway", "start").out == "started its supervisor\n"
+    hanging = front.pid("keeper")
+    os.kill(hanging, signal.SIGSTOP)
+    record = front.gateway.files.supervisor_record
+    os.utime(record, (1, 1))  # as after a minute
+    assert "its supervisor hangs" in site.run("gateway", "status", status=5).err
+    assert site.run("gateway", "start").out == "started its supervisor\n"
+    assert not is_alive(hanging)
+    assert is_alive(front.pid("keeper"))
+
+
+def test_a_hanging_envoy_is_told_and_the_supervisor_replaces_it(front: Front) -> None:
+    site = front.site
+    site.run("gateway", "start")
+    os.kill(front.pid("keeper"), signal.SIGKILL)
+    old = front.pid("envoy")
+    os.kill(old, signal.SIGSTOP)
+    for command in (("keys", "add", "somebody"), ("weights", "show"), ("gateway", "status")):
+        assert "the gateway hangs: Envoy did not answer" in site.run(*command, status=5).err
+    assert site.run("keys", "list", "--json").json() == []  # and no key was made that is in force nowhere
+    assert "the gateway hangs" in site.run("gateway", "start", status=5).err  # but there is a supervisor now
+    until(lambda: not is_alive(old), 60, "the end of the hanging Envoy")
+    until(lambda: front.pid("envoy") != old and front.gateway.admin.is_live(), 30, "another Envoy")
+    assert requests.get(f"{front.base}/healthz", timeout=5).status_code == 200
+    site.run("keys", "add", "somebody")
 
 
 def test_a_flood_of_refused_requests_is_counted_and_fills_no_disk(front: Front) -> None:
@@ -157,6 +199,14 @@ def test_a_flood_of_refused_requests_is_counted_and_fills_no_disk(front: Front) 
     assert len(lines) == threads * each - without_line
     assert {len(line["path"]) for line in lines} == {LONGEST_TEXT}
     assert front.gateway.files.access_log.stat().st_size < 1000 * len(lines)
+
+
+def test_a_key_that_a_client_put_into_the_address_is_in_no_log(front: Front) -> None:
+    front.site.run("gateway", "start")
+    for path in ("/predictions/tiny?key=hunter2", "/nowhere?hunter2"):
+        requests.post(front.base + path, headers={"x-api-key": "hunter2", "authorization": "hunter2"}, timeout=5)
+    until(lambda: {line["path"] for line in front.log()} >= {"/predictions/tiny", "/nowhere"}, 10, "both lines")
+    assert not [path for path in front.gateway.files.access_log.parent.iterdir() if b"hunter2" in path.read_bytes()]
 
 
 def test_the_kernel_bounds_the_log_where_the_supervisor_does_not(front: Front) -> None:
@@ -178,6 +228,66 @@ def test_the_kernel_bounds_the_log_where_the_supervisor_does_not(front: Front) -
 def is_logged(front: Front, path: str) -> bool:
     flood(address_of(front), [path])
     return any(line["path"] == path for line in front.log())
+
+
+def test_streams_that_nobody_reads_end_before_memory_does(front: Front) -> None:
+    """Without a bound, 120 connections of HTTP/2 without a key hold 320 MB. Envoy looks ten times a second."""
+    memory = 96 << 20
+    configure_gateway(front.site, memory_bytes=memory)
+    front.site.run("gateway", "start")
+    admin, place = front.gateway.admin, address_of(front)
+    with ExitStack() as held:
+        for _ in range(120):
+            client = held.enter_context(socket.create_connection(place, timeout=30))
+            with suppress(OSError):  # the gateway may close it at any time
+                client.sendall(streams_without_window("/nowhere", 128))
+        shed = "downstream_rq_overload_close$|http2_server_go_away_and_close_on_dispatch.shed_load_count$"
+        until(lambda: sum(admin.counters(shed).values()), 20, "load that is shed")
+        until(lambda: answers(f"{front.base}/healthz"), 20, "an answer")
+        assert admin.counter("server.memory_allocated") < 2 * memory
+
+
+def test_idle_connections_do_not_take_the_place_of_others(front: Front) -> None:
+    """As many as Envoy may have, which follows the files that it may open."""
+    started = start_with_files(front.site, 1300)
+    assert started.returncode == 0, started.stderr
+    assert resource.prlimit(front.pid("envoy"), resource.RLIMIT_NOFILE) == (1300, 1300)
+    place = address_of(front)
+    with ExitStack() as held:
+        for _ in range((1300 - OTHER_FILES) // 2):
+            held.enter_context(socket.create_connection(place, timeout=30))
+        until(lambda: answers(f"{front.base}/healthz"), 20, "a place for another connection")
+
+
+def test_fewer_files_than_a_gateway_needs_are_told(front: Front) -> None:
+    refused = start_with_files(front.site, 300)
+    assert refused.returncode == 5
+    assert "error: the gateway may open 300 files here, and needs 1,024\n" in refused.stderr
+
+
+def start_with_files(site: Site, most: int) -> subprocess.CompletedProcess[str]:
+    """`tsctl gateway start` of a user who may open so many files."""
+    command = [
+        "sh",
+        "-c",
+        f'ulimit -n {most} && exec "$@"',
+        "sh",
+        sys.executable,
+        "-m",
+        "tsctl.cli.main",
+        "gateway",
+        "start",
+    ]
+    environment = {**os.environ, "TSCTL_PROJECT": str(site.root)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def answers(url: str) -> bool:
+    """Whether the gateway answers 200, and does not close the connection at once."""
+    try:
+        return requests.get(url, timeout=5).status_code == 200
+    except requests.ConnectionError:
+        return False
 
 
 def address_of(front: Front) -> tuple[str, int]:

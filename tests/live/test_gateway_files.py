@@ -16,6 +16,7 @@ from tsctl.config.project import Project
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.process import validate
 from tsctl.gateway.envoy.render import clusters, listeners, routes
+from tsctl.gateway.envoy.render.overload import Bounds
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.state import Gateway
 from tsctl.host.files import make_folder, write_document
@@ -31,7 +32,7 @@ def gateway(tmp_path: Path) -> Gateway:
     certificate(tmp_path / "tls", "test")
     made = listeners.certificate(tmp_path / "tls" / "server.pem", tmp_path / "tls" / "server.key")
     for path, content in (
-        (files.bootstrap, listeners.bootstrap(SPEC, files)),
+        (files.bootstrap, listeners.bootstrap(SPEC, files, Bounds(20_000, 1 << 30))),
         (files.certificate, made),
         (files.clusters, clusters.clusters(UPSTREAMS, ROUTES, SHADOWS)),
         (files.routes, routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)),

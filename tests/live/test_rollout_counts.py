@@ -30,7 +30,7 @@ from tsctl.gateway.counters import BUCKETS_MS, shortest_over
 from tsctl.gateway.headers import DEADLINE_HEADER
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.evidence.answers import Answer
-from tsctl.rollout.evidence.counts import EvidenceQuery, counter_values
+from tsctl.rollout.evidence.counts import EvidenceQuery, client_shares, counter_values
 from tsctl.rollout.evidence.reader import EnvoyCounters, PrometheusServer
 
 PROMOTED, ROLLED_BACK = 0, 10
@@ -125,12 +125,16 @@ def test_envoy_prometheus_and_the_log_tell_the_same_counts(front: Front, prometh
         if line["status"] == 413:
             assert line["weight"] is None, "the gateway refused it, and no version"
             continue
-        logged[f"r|{place}|{line['status']};;{line['deadline']}|"] += 1
+        answer = f"{line['status']};;{line['deadline']}"
+        logged[f"r|{place}|{answer}|"] += 1
+        if line["status"] >= 400:
+            logged[f"e|{line['version']}|{answer}|{line['client']}"] += 1
         for edge in BUCKETS_MS:
             if line["answer_ms"] >= shortest_over(edge):
                 logged[f"s|{place}|{shortest_over(edge):g}"] += 1
     new = {key: value - before.get(key, 0) for key, value in after.items()}
     assert {key: value for key, value in new.items() if value} == dict(logged)
+    assert client_shares(sources[0].samples("tiny"), "tiny") == {came[0]["client"]: 1.0}
     assert {line["weight"] for line in came} == {"7000", "3000", None}
     assert {line["deadline"] for line in came if line["status"] == 504} == {"client"}
     assert {line["deadline"] for line in came if line["status"] in (200, 500)} == {"route"}

@@ -19,6 +19,7 @@ from tsctl.config.project import Project
 from tsctl.gateway.envoy.process import start_envoy, stop, validate
 from tsctl.gateway.envoy.render import listeners
 from tsctl.gateway.envoy.render.clients import Client
+from tsctl.gateway.envoy.render.overload import Bounds
 from tsctl.gateway.envoy.render.routes import ready, routes
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, cluster_name
 from tsctl.gateway.files import GatewayFiles
@@ -164,7 +165,7 @@ def fronted(
     put_clusters(gateway, [Upstream(MODEL, VERSION, tuple(node.endpoint for node in nodes), probe)], traffic)
     write_document(files.routes, routes(spec, {MODEL: route}, traffic, [Client("test", (KEY,))]))
     write_document(files.ready, ready(traffic))
-    write_document(files.bootstrap, listeners.bootstrap(spec, files))
+    write_document(files.bootstrap, listeners.bootstrap(spec, files, Bounds(1000, 1 << 30)))
     validate(gateway)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Envoy outlives the object that started it, on purpose

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from handlers.contract import PROBLEM_MEDIA_TYPE
-from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
+from tsctl.config.deployment import Budget, Cors, GatewaySpec, RouteSpec, Sticky, TlsFiles
+from tsctl.errors import GatewayError
 from tsctl.gateway import headers
 from tsctl.gateway.access_log import LINES_FILTER
 from tsctl.gateway.envoy.render import clusters, listeners, routes
 from tsctl.gateway.envoy.render.clients import KEY_FILTER, Client
+from tsctl.gateway.envoy.render.overload import CLOSE, HURRY, REFUSE, Bounds, bounds
 from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, cluster_name, stat_name
 from tsctl.gateway.files import GatewayFiles
@@ -58,7 +61,7 @@ CLIENTS = [Client("alice", KEYS[:1]), Client("bob", KEYS[1:], Budget(requests_pe
 def documents() -> dict[str, Any]:
     """Every file, by its name."""
     return {
-        "envoy": listeners.bootstrap(SPEC, FILES),
+        "envoy": listeners.bootstrap(SPEC, FILES, Bounds(20_000, 1 << 30)),
         "certificate": listeners.certificate(Path("/srv/server.pem"), Path("/srv/server.key")),
         "clusters": clusters.clusters(UPSTREAMS, ROUTES, SHADOWS),
         "routes": routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
@@ -131,6 +134,26 @@ def test_requests_beyond_the_logs_rate_are_marked_before_any_filter_ends_them() 
     [marks] = [entry["typed_config"] for entry in manager["http_filters"] if entry["name"] == LINES_FILTER]
     assert "filter_enforced" not in marks  # it refuses nothing
     assert marks["request_headers_to_add_when_not_enforced"][0]["header"]["key"].startswith(headers.OWN_PREFIX)
+
+
+def test_memory_ends_in_refusals_and_connections_follow_the_files_that_may_be_open() -> None:
+    gib = 1 << 30
+    assert bounds(None, 64 * gib, 1 << 20) == Bounds(20_000, 2 * gib)
+    assert bounds(None, gib, 40_512) == Bounds(20_000, gib * 3 // 4)
+    assert bounds(3 * gib, gib, 1024) == Bounds(256, 3 * gib)
+    with pytest.raises(GatewayError, match="may open 300 files here, and needs 1,024"):
+        bounds(None, gib, 300)
+    manager = documents()["envoy"]["overload_manager"]
+    triggers = {action["name"].rpartition(".")[2]: action["triggers"][0] for action in manager["actions"]}
+    assert triggers["stop_accepting_requests"]["threshold"] == {"value": REFUSE}
+    assert triggers["reduce_timeouts"]["scaled"] == {"scaling_threshold": HURRY, "saturation_threshold": REFUSE}
+    assert triggers["stop_accepting_connections"]["threshold"] == {"value": CLOSE}
+    assert HURRY < REFUSE < CLOSE < 1
+    assert {trigger["name"] for trigger in triggers.values()} == {manager["resource_monitors"][1]["name"]}
+    [timeouts] = [action for action in manager["actions"] if action["name"].endswith("reduce_timeouts")]
+    assert [trigger["name"] for trigger in timeouts["triggers"]] == [
+        "envoy.resource_monitors.fixed_heap", "envoy.resource_monitors.global_downstream_max_connections",
+    ]  # fmt: skip
 
 
 def test_only_what_a_route_allows_is_there() -> None:
@@ -271,6 +294,36 @@ def test_every_client_has_a_bucket_of_his_own_whether_his_key_names_a_budget_or_
     }
 
 
+def test_pages_of_other_origins_are_refused_unless_a_route_allows_them() -> None:
+    assert '"cors"' not in json.dumps(documents()["routes"])
+    spec = {"digits": RouteSpec(cors=Cors(origins=("https://app.example.com",)), sticky=Sticky(header="x-user-id"))}
+    made = routes_of(routes.routes(SPEC, spec, [only("digits", "1.0"), only("text", "1.0")], CLIENTS))
+    allowing = [route for route in made if "cors" in route.get("typed_per_filter_config", {})]
+    assert {route["metadata"]["filter_metadata"]["tsctl"]["model"] for route in allowing} == {"digits"}
+    for route in allowing:
+        policy = route["typed_per_filter_config"]["cors"]
+        assert policy["allow_origin_string_match"] == [{"exact": "https://app.example.com"}]
+        assert {"x-api-key", "content-type", "x-user-id"} <= set(policy["allow_headers"].split(", "))
+    asked = [
+        route for route in allowing if {"name": ":method", "string_match": {"exact": "OPTIONS"}} in headers_of(route)
+    ]
+    assert {route["match"]["path"] for route in asked} == {route["match"]["path"] for route in allowing}
+    assert all(route["typed_per_filter_config"]["api_key_auth"]["disabled"] for route in asked)
+
+
+def headers_of(route: dict[str, Any]) -> list[dict[str, Any]]:
+    matched: list[dict[str, Any]] = route["match"]["headers"]
+    return matched
+
+
+@pytest.mark.parametrize(
+    "origin", ["app.example.com", "https://a.b/path", "https://", "ftp://a", "https://a,https://b", ""]
+)
+def test_an_origin_is_a_scheme_and_a_host(origin: str) -> None:
+    with pytest.raises(ValidationError):
+        Cors(origins=(origin,))
+
+
 def test_without_a_route_nothing_is_ready() -> None:
     [ready] = routes.ready([])["resources"]
     assert ready["typed_config"]["cluster_min_healthy_percentages"] == {"no~route": {"value": 1.0}}
@@ -284,7 +337,7 @@ def problems() -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
 
 def test_every_answer_of_envoy_itself_is_a_problem_document() -> None:
     bodies = list(problems())
-    assert len(bodies) == len(GATEWAY_PROBLEMS) + 1
+    assert len(bodies) == len(GATEWAY_PROBLEMS) + 2  # a refused header, and any other error
     for body, _ in bodies:
         assert body["content_type"] == PROBLEM_MEDIA_TYPE
         assert body["json_format"].keys() == {"type", "title", "status", "detail", "request_id", "model", "version"}

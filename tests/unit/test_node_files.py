@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,18 +14,19 @@ import pytest
 from handlers.contract import ANSWER_LIMIT_VARIABLE
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
-from tsctl.errors import NodeError
+from tsctl.errors import NodeError, SpecError
 from tsctl.host.files import tail
 from tsctl.nodes.torchserve.client import VersionState, Worker
 from tsctl.nodes.torchserve.logs import Recovery, failed_recoveries, load_reports
 from tsctl.nodes.torchserve.node import open_node
 from tsctl.nodes.torchserve.paths import NodePaths
-from tsctl.nodes.torchserve.process import node_environment
+from tsctl.nodes.torchserve.process import node_environment, temporary_folder
 from tsctl.nodes.torchserve.properties import (
     CONSOLE_OFF,
     jvm_arguments,
     node_properties,
     parse_properties,
+    read_properties,
     render_properties,
 )
 from tsctl.nodes.torchserve.readiness import given_up
@@ -72,6 +74,68 @@ def test_a_node_inherits_what_it_needs_and_no_secret(tmp_path: Path) -> None:
     assert inherited["PATH"] == "/bin"
     assert inherited["CUDA_VISIBLE_DEVICES"] == "1"
     assert not {"PYTHONPATH", "AWS_SECRET_ACCESS_KEY", "TS_SHARED_CACHE_URL"} & set(inherited)
+
+
+PROMISED = (
+    "PATH", "LANG", "LC_TIME", "TZ", "LD_PRELOAD", "TS_OWN_SETTING", "CUDA_CACHE_PATH", "OMP_PROC_BIND", "KMP_AFFINITY",
+    "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_CACHE_DIR", "PYTORCH_CUDA_ALLOC_CONF", "MALLOC_ARENA_MAX",
+    "HIP_VISIBLE_DEVICES",
+)  # fmt: skip
+KEPT_BACK = ("AWS_SECRET_ACCESS_KEY", "HTTP_PROXY", "PYTHONPATH", "MY_TOKEN", "PATHS", "TSCTL_PROJECT")
+
+
+def test_a_token_that_no_header_can_hold_is_no_token_and_is_not_repeated(key_file: Path) -> None:
+    key_file.write_text(KEYS.replace("m4n", "secret\\nvalue"))
+    with pytest.raises(NodeError, match="is not a key file of TorchServe") as raised:
+        read_tokens(key_file)
+    assert "secret" not in raised.value.message
+
+
+def test_what_config_properties_promises_to_workers_reaches_them_and_nothing_else(tmp_path: Path) -> None:
+    properties = read_properties(CHECKOUT / "config.properties")
+    environment = dict.fromkeys((*PROMISED, *KEPT_BACK), "C.UTF-8")
+    passed_on = node_environment(environment, NodePaths(tmp_path), tmp_path, properties)
+    assert set(PROMISED) <= passed_on.keys()
+    assert not set(KEPT_BACK) & passed_on.keys()
+    assert passed_on["TMPDIR"] == str(tmp_path)
+    with pytest.raises(NodeError, match="blacklist_env_vars is no regular expression"):
+        node_environment({"A": "1"}, NodePaths(tmp_path), tmp_path, {"blacklist_env_vars": "("})
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "C.UTF-8"),
+        ({"LANG": "C"}, "C.UTF-8"),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "POSIX"}, "C.UTF-8"),
+        ({"LANG": "de_DE.ISO-8859-1"}, "C.UTF-8"),
+        ({"LANG": "de_DE.UTF-8"}, None),
+        ({"LANG": "C", "LC_ALL": "en_US.utf8"}, "en_US.utf8"),
+    ],
+)
+def test_a_node_has_a_locale_in_which_java_finds_files_of_any_name(
+    tmp_path: Path, environment: dict[str, str], expected: str | None
+) -> None:
+    assert node_environment(environment, NodePaths(tmp_path), tmp_path, {}).get("LC_ALL") == expected
+
+
+def test_the_folder_of_sockets_has_a_path_that_is_short_in_bytes() -> None:
+    with tempfile.TemporaryDirectory() as short:
+        paths = NodePaths(Path(short) / ("ö" * 35))
+        paths.folder.mkdir()
+        folder = temporary_folder(paths)
+        assert len(os.fsencode(folder)) <= 80
+        assert folder.is_dir()
+        folder.rmdir()
+
+
+def test_properties_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "config.properties"
+    path.write_bytes(b"\xef\xbb\xbfa=1\nb=\xc3\xa9\n")
+    assert read_properties(path) == {"a": "1", "b": "é"}
+    path.write_bytes(b"a=\xe9")
+    with pytest.raises(SpecError, match=r"config\.properties: cannot be read as UTF-8: .* at byte 2"):
+        read_properties(path)
 
 
 def test_workers_learn_the_address_of_the_shared_cache_that_no_archive_may_hold(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tsctl.views.rollout.history import summary
 from tsctl.views.rollout.narrative import story
 from tsctl.views.rollout.report import SUFFIX, write_report
 from tsctl.views.rollout.status import render_status
-from tsctl.views.rollout.tables import evidence_tables, history_table
+from tsctl.views.rollout.tables import clients_tables, evidence_tables, history_table
 from tsctl.views.rollout.watch import watch_lines, watch_picture
 from tsctl.views.rollout.wording import when
 from tsctl.views.terminal import new_console, print_table, print_wrapped
@@ -150,7 +150,10 @@ def explain(model: Model, id: Id = None, json: Json = False) -> None:
                 print_table(table, indent=4)
             typer.echo()
     typer.echo()
-    for sentence in (told.outcome, *told.advice):
+    for table in clients_tables(state):
+        print_table(table)
+        typer.echo()
+    for sentence in (told.outcome, *told.gaps, *told.advice):
         print_wrapped(sentence)
 
 

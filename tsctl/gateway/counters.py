@@ -12,15 +12,21 @@ from math import floor, inf, log10
 from tsctl.errors import AnalysisError
 from tsctl.gateway.access_log import FIELDS
 from tsctl.gateway.envoy.messages import Json, extension
+from tsctl.gateway.headers import WEIGHT_HEADER
 
 #: Envoy writes its names as Prometheus has them behind this: `envoy_<scope>_<name>`.
 _SCOPE = "tsctl"
 REQUESTS, REQUEST_MS = f"envoy_{_SCOPE}_requests", f"envoy_{_SCOPE}_request_ms"
-#: The series of both metrics. A histogram's `_sum` is not read.
-SERIES = (REQUESTS, f"{REQUEST_MS}_count", f"{REQUEST_MS}_bucket")
+#: Requests of each client that reached a version, and those of them that failed: a series for each name that has a key.
+CLIENT_REQUESTS, CLIENT_FAILURES = f"envoy_{_SCOPE}_client_requests", f"envoy_{_SCOPE}_client_failures"
+_COUNTERS = (REQUESTS, CLIENT_REQUESTS, CLIENT_FAILURES)
+#: The series of all metrics. A histogram's `_sum` is not read.
+SERIES = (*_COUNTERS, f"{REQUEST_MS}_count", f"{REQUEST_MS}_bucket")
 #: Fields of the access log that are labels.
-_REQUEST_MS_LABELS = ("model", "version", "by", "weight")
+_REQUEST_MS_LABELS = ("model", "version", "by", "weight", "cache")
 _REQUESTS_LABELS = (*_REQUEST_MS_LABELS, "status", "class", "flags", "deadline")
+_CLIENT_REQUESTS_LABELS = ("model", "by", "client")
+_CLIENT_FAILURES_LABELS = (*_CLIENT_REQUESTS_LABELS, "version", "status", "flags", "deadline")
 
 #: Milliseconds; from the time of a cached answer to the longest deadline that people set. None is more than half
 #: as large again as the one before up to ten seconds, so that answers which take half as long again move to another.
@@ -44,15 +50,23 @@ def stats_loggers() -> list[Json]:
 
     The histogram has `AccessLogEntry.waited_ms`: what a client does while it sends or reads cannot make a version slow.
     """
-    requests = {**_stat(REQUESTS, _REQUESTS_LABELS), "value_fixed": 1}
-    has_left = {"status_code_filter": {"comparison": {"op": "EQ", "value": _NO_STATUS}}}
+    has_version = {"header_filter": {"header": {"name": WEIGHT_HEADER, "present_match": True}}}
+    is_failure = {"and_filter": {"filters": [has_version, _status("GE", 400)]}}
     return [
-        _logger(counters=[requests], histograms=[_waited(FIELDS["answer_ms"])]),
-        {**_logger(histograms=[_waited(FIELDS["duration_ms"])]), "filter": has_left},
+        _logger(counters=[_counter(REQUESTS, _REQUESTS_LABELS)], histograms=[_waited(FIELDS["answer_ms"])]),
+        {**_logger(histograms=[_waited(FIELDS["duration_ms"])]), "filter": _status("EQ", 0)},
+        {**_logger(counters=[_counter(CLIENT_REQUESTS, _CLIENT_REQUESTS_LABELS)]), "filter": has_version},
+        {**_logger(counters=[_counter(CLIENT_FAILURES, _CLIENT_FAILURES_LABELS)]), "filter": is_failure},
     ]
 
 
-_NO_STATUS: Json = {"default_value": 0, "runtime_key": "tsctl.left"}
+def _status(operator: str, status: int) -> Json:
+    value = {"default_value": status, "runtime_key": f"tsctl.counted.{status}"}
+    return {"status_code_filter": {"comparison": {"op": operator, "value": value}}}
+
+
+def _counter(name: str, labels: tuple[str, ...]) -> Json:
+    return {**_stat(name, labels), "value_fixed": 1}
 
 
 def _waited(value_format: str) -> Json:
@@ -81,7 +95,7 @@ def parse_page(text: str) -> list[Sample]:
     try:
         return [
             # the parser adds _total to the name of a counter, which Envoy does not
-            Sample(REQUESTS if family.name == REQUESTS else sample.name, sample.labels, round(sample.value))
+            Sample(family.name if family.name in _COUNTERS else sample.name, sample.labels, round(sample.value))
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         ]

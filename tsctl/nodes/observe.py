@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tsctl.errors import TsctlError
+from tsctl.errors import NodeError, TsctlError
 from tsctl.nodes.fan_out import run_on_nodes
 from tsctl.nodes.torchserve.client import ManagementError, VersionState
 from tsctl.nodes.torchserve.node import Node
@@ -73,9 +73,12 @@ def observe_models(node: Node) -> dict[str, ObservedModel]:
         NodeError: it does not answer, or refuses to.
     """
     states: dict[str, dict[str, ObservedVersion]] = {}
-    for state in node.client.states():
-        states.setdefault(state.model, {})[state.version] = _version(node, state)
-    return {model: ObservedModel(_default(node, model), versions) for model, versions in states.items()}
+    try:
+        for state in node.client.states():
+            states.setdefault(state.model, {})[state.version] = _version(node, state)
+        return {model: ObservedModel(_default(node, model), versions) for model, versions in states.items()}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise NodeError(f"{node.spec.management} answers otherwise than TorchServe: {type(error).__name__}") from error
 
 
 def observe_version(nodes: Sequence[Node], model: str, version: str) -> dict[str, ObservedVersion]:

@@ -1,133 +1,245 @@
 """The evidence of a rollout: counts of both versions, and the e-processes that they feed. Pure.
 
-The journal stores counts: folding the same windows in the same order gives the same evidence.
+The journal stores counts: folding the same windows in the same order gives the same evidence. Invariant: no client with
+at most half of the requests can fail a canary alone, whatever it sends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from handlers.contract import OTHER_CLASS
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.statistics import BOTH_WAYS, RateProcess, RatioProcess, log_mean
+from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Window
 
 #: The class of every prediction whose class was not known before the rollout began.
 OTHER = OTHER_CLASS
+#: A client with a larger share of the requests is the service's own traffic, and is not left out.
+MOST_SHARE = 0.5
+#: Computed answers of each version that are compared at once, where a cache answers others.
+LEAST_COMPUTED = 30
+
+NO_EVENT = RatioProcess()
 
 
 @dataclass(frozen=True)
-class OutcomeCounts:
-    """Requests of one version by outcome.
-
-    Args:
-        slow: answers, and clients that left, after the slow threshold.
-        refused: as the client's mistake.
-    """
-
-    requests: int = 0
-    errors: int = 0
-    slow: int = 0
-    classes: Mapping[str, int] = field(default_factory=dict)  # predictions, where the handler names a class
-    refused: int = 0
-
-    def __add__(self, other: OutcomeCounts) -> OutcomeCounts:
-        names = self.classes.keys() | other.classes.keys()
-        return OutcomeCounts(
-            self.requests + other.requests,
-            self.errors + other.errors,
-            self.slow + other.slow,
-            {name: self.classes.get(name, 0) + other.classes.get(name, 0) for name in sorted(names)},
-            self.refused + other.refused,
-        )
-
-
-@dataclass(frozen=True)
-class Window:
-    """Requests that were routed at one weight of the canary, since the last reading.
-
-    Args:
-        weight: of the canary, in hundredths of a percent.
-        pairs: requests that stable and a shadow both answered.
-        disagreements: pairs whose answers differ.
-        is_by_user: the route divides users; `stable_users` and `canary_users` count each user's first event of a kind.
-    """
-
-    weight: int
-    stable: OutcomeCounts = OutcomeCounts()
-    canary: OutcomeCounts = OutcomeCounts()
-    pairs: int = 0
-    disagreements: int = 0
-    is_by_user: bool = False
-    stable_users: OutcomeCounts = OutcomeCounts()
-    canary_users: OutcomeCounts = OutcomeCounts()
-
-    @property
-    def compared(self) -> tuple[OutcomeCounts, OutcomeCounts]:
-        """Counts of stable and of the canary that fell to their version by chance."""
-        return (self.stable_users, self.canary_users) if self.is_by_user else (self.stable, self.canary)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Processes and counts since the rollout, or the policy that it runs under, began.
+class Comparison:
+    """The processes that compare the canary with stable.
 
     Args:
         mix: by class. The classes are fixed before the first request, or their average would be no e-process.
     """
 
-    errors: RatioProcess
-    refused: RatioProcess
-    slow: RatioProcess
-    mix: Mapping[str, RatioProcess]
-    limit: RateProcess
-    disagreement: RateProcess
-    stable: OutcomeCounts = OutcomeCounts()
-    canary: OutcomeCounts = OutcomeCounts()
+    errors: RatioProcess = NO_EVENT
+    refused: RatioProcess = NO_EVENT
+    slow: RatioProcess = NO_EVENT
+    mix: Mapping[str, RatioProcess] = field(default_factory=dict)
 
-    def seen(self, window: Window, is_settled: bool = True) -> Evidence:
-        """The evidence with one more window; a window without a weight of the canary has nothing to compare.
+    def answered(self, stable: OutcomeCounts, canary: OutcomeCounts, weight: float) -> Comparison:
+        """After these refusals and predictions, computed or from a cache, at this weight of the canary, as a share."""
+        mix = {
+            name: process.seen(class_count(canary, name, self.mix), class_count(stable, name, self.mix), weight)
+            for name, process in self.mix.items()
+        }
+        return replace(self, refused=self.refused.seen(canary.refused, stable.refused, weight), mix=mix)
 
-        Args:
-            is_settled: False leaves slow answers out: workers that have just got more requests may still warm up.
-        """
-        if not window.weight:
-            return self
-        after = replace(
-            self,
-            limit=self.limit.seen(window.canary.errors, window.canary.requests),
-            disagreement=self.disagreement.seen(window.disagreements, window.pairs),
-            stable=self.stable + window.stable,
-            canary=self.canary + window.canary,
-        )
-        if window.weight == TOTAL:  # no request went to stable
-            return after
-        weight = window.weight / TOTAL
-        stable, canary = window.compared
-        return replace(
-            after,
-            errors=self.errors.seen(canary.errors, stable.errors, weight),
-            refused=self.refused.seen(canary.refused, stable.refused, weight),
-            slow=self.slow.seen(canary.slow, stable.slow, weight) if is_settled else self.slow,
-            mix={
-                name: process.seen(class_count(canary, name, self.mix), class_count(stable, name, self.mix), weight)
-                for name, process in self.mix.items()
-            },
+    def without(self, part: Comparison, kept: float = 0.0) -> Comparison:
+        """As of `RatioProcess.without`, for every process."""
+        return Comparison(
+            self.errors.without(part.errors, kept),
+            self.refused.without(part.refused, kept),
+            self.slow.without(part.slow, kept),
+            {name: process.without(part.mix[name], kept) for name, process in self.mix.items()},
         )
 
     @property
     def logs(self) -> dict[str, float]:
         """Logarithm of each signal's e-value."""
         mix = log_mean([process.log_e for process in self.mix.values()]) if self.mix else 0.0
-        return {
-            "errors": self.errors.log_e,
-            "refused": self.refused.log_e,
-            "slow": self.slow.log_e,
-            "mix": mix,
-            "disagreement": self.disagreement.log_e,
-            "limit": self.limit.log_e,
-        }
+        return {"errors": self.errors.log_e, "refused": self.refused.log_e, "slow": self.slow.log_e, "mix": mix}
+
+
+#: Adds events of stable and of the canary to a comparison.
+Step = Callable[[Comparison, OutcomeCounts, OutcomeCounts], Comparison]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of event that only computed answers have.
+
+    Args:
+        computed: how many of a version's answers could have been one.
+        step: how to compare, where this share of both versions' computed answers is the canary's.
+    """
+
+    name: str
+    computed: Callable[[OutcomeCounts], int]
+    step: Callable[[float], Step]
+
+
+def _errors(share: float) -> Step:
+    return lambda old, stable, canary: replace(old, errors=old.errors.seen(canary.errors, stable.errors, share))
+
+
+def _slow(share: float) -> Step:
+    return lambda old, stable, canary: replace(old, slow=old.slow.seen(canary.slow, stable.slow, share))
+
+
+ERRORS = Kind("errors", lambda counts: counts.computed, _errors)
+SLOW = Kind("slow", lambda counts: counts.timed, _slow)
+
+
+@dataclass(frozen=True)
+class ClientEvidence:
+    """One client's part of the evidence.
+
+    Args:
+        share: of the requests, at its last event.
+        compared: None where the route divides requests.
+    """
+
+    share: float = 0.0
+    stable: OutcomeCounts = NOTHING
+    canary: OutcomeCounts = NOTHING
+    compared: Comparison | None = None
+
+    def seen(self, new: ClientCounts) -> ClientEvidence:
+        """With more counts."""
+        return replace(self, share=new.share, stable=self.stable + new.stable, canary=self.canary + new.canary)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it may not fail the canary alone."""
+        return self.share <= MOST_SHARE
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Processes and counts since the rollout, or the policy that it runs under, began.
+
+    A route by requests assigns each of them at random once it was sent, so no client can aim at a version. Users are
+    assigned by a name that their client chooses: it may make up users until they are the canary's. So there, a signal
+    counts without the one client that adds most to it. The error rate cap compares with no version, and counts on
+    every route without the errors of the one client that has most.
+
+    A cache answers without an error, and at once. So where one answers, errors and slow answers are compared in blocks:
+    of all answers that both versions computed in one, each is the canary's with the probability of its share of them
+    (drawn without replacement, which only lowers the expectation of a factor: Hoeffding 1963). While the canary's
+    cache is cold, its workers compute more than stable's, and no answer is judged as slow.
+
+    Args:
+        compared: with the events of all clients.
+        clients: those that had an event.
+        set_aside: requests that count for no version, because a node, or stable as well, was unavailable.
+        blocks: of computed answers that are not compared yet, by kind of event.
+        cold: answers that the canary computed while its cache was cold; `warm`: those that were judged as slow or not.
+    """
+
+    compared: Comparison
+    max_error_rate: float
+    disagreement: RateProcess
+    stable: OutcomeCounts = NOTHING
+    canary: OutcomeCounts = NOTHING
+    clients: Mapping[str, ClientEvidence] = field(default_factory=dict)
+    set_aside: int = 0
+    blocks: Mapping[str, Window] = field(default_factory=dict)
+    cold: int = 0
+    warm: int = 0
+
+    def seen(self, window: Window, is_settled: bool = True, is_disturbed: bool = False) -> Evidence:
+        """The evidence with one more window; a window without a weight of the canary has nothing to compare.
+
+        Args:
+            is_settled: False leaves slow answers out: workers that have just got more requests may still warm up.
+            is_disturbed: as of `Window.judged`.
+        """
+        if not window.weight:
+            return self
+        requests = window.stable.requests + window.canary.requests
+        window = window.judged(is_disturbed)
+        after = replace(
+            self,
+            disagreement=self.disagreement.seen(window.disagreements, window.pairs),
+            stable=self.stable + window.stable,
+            canary=self.canary + window.canary,
+            clients={**self.clients, **{name: self._client(name).seen(new) for name, new in window.clients.items()}},
+            set_aside=self.set_aside + requests - window.stable.requests - window.canary.requests,
+        )
+        if window.weight == TOTAL:  # no request went to stable
+            return after
+        weight = window.weight / TOTAL
+        after = after._compare(window, lambda compared, *counts: compared.answered(*counts, weight))
+        after = after._add_computed(ERRORS, window)
+        return after._add_computed(SLOW, window) if is_settled else after
+
+    def _add_computed(self, kind: Kind, window: Window) -> Evidence:
+        """Compare errors or slow answers of a window at once, or where a cache answers of a block."""
+        block = self.blocks.get(kind.name)
+        if block is None and not self.stable.cached and not self.canary.cached:
+            return self._count_warm(kind, window)._compare(window, kind.step(window.weight / TOTAL))
+        if block is not None and block.weight != window.weight:
+            if not kind.computed(window.stable) + kind.computed(window.canary):
+                return self  # events of a weight that is past
+            return self._compare_block(kind, block)._add_computed(kind, window)
+        block = window if block is None else block + window
+        if min(kind.computed(block.stable), kind.computed(block.canary)) >= LEAST_COMPUTED:
+            return self._compare_block(kind, block)
+        return replace(self, blocks={**self.blocks, kind.name: block})
+
+    def _compare_block(self, kind: Kind, block: Window) -> Evidence:
+        after = replace(self, blocks={name: other for name, other in self.blocks.items() if name != kind.name})
+        if kind is SLOW and block.is_cold:
+            return replace(after, cold=after.cold + block.canary.timed)
+        stable, canary = kind.computed(block.stable), kind.computed(block.canary)
+        if not stable or not canary:
+            return after
+        return after._count_warm(kind, block)._compare(block, kind.step(canary / (canary + stable)))
+
+    def _count_warm(self, kind: Kind, window: Window) -> Evidence:
+        return replace(self, warm=self.warm + window.canary.timed) if kind is SLOW else self
+
+    def _compare(self, window: Window, step: Step) -> Evidence:
+        """Take a step with the counts of all clients, and with those of each where the route divides users."""
+        clients = dict(self.clients)
+        for name, new in window.clients.items() if window.is_by_user else ():
+            before = self._client(name)
+            compared = step(before.compared or _compared(self.compared.mix), new.stable_users, new.canary_users)
+            clients[name] = replace(before, compared=compared)
+        return replace(self, compared=step(self.compared, *window.compared), clients=clients)
+
+    def _client(self, name: str) -> ClientEvidence:
+        return self.clients.get(name, ClientEvidence())
+
+    @cached_property
+    def capped(self) -> OutcomeCounts:
+        """The canary's requests as the error rate cap counts them: without the errors of one client."""
+        errors = [client.canary.errors for client in self.clients.values() if client.is_bounded]
+        most = min(self.canary.errors, max(errors, default=0))
+        return OutcomeCounts(self.canary.requests - most, self.canary.errors - most)
+
+    @cached_property
+    def logs(self) -> dict[str, float]:
+        """Logarithm of each signal's e-value, without the one client that adds most to it."""
+        return self._logs(is_kept=False)
+
+    @cached_property
+    def bounded_logs(self) -> dict[str, float]:
+        """As `logs`, but that client's events count for its share of the requests."""
+        return self._logs(is_kept=True)
+
+    def _logs(self, is_kept: bool) -> dict[str, float]:
+        lowest = self.compared.logs
+        for client in self.clients.values():
+            if client.compared is None or not client.is_bounded or client.canary == NOTHING:
+                continue
+            others = self.compared.without(client.compared, client.share if is_kept else 0.0).logs
+            lowest = {signal: min(value, others[signal]) for signal, value in lowest.items()}
+        cap = RateProcess(self.max_error_rate).seen(self.capped.errors, self.capped.requests)
+        return {**lowest, "disagreement": self.disagreement.log_e, "limit": cap.log_e}
 
 
 def class_count(counts: OutcomeCounts, name: str, known: Collection[str]) -> int:
@@ -143,12 +255,10 @@ def no_evidence(policy: RolloutPolicy, classes: Sequence[str]) -> Evidence:
     Args:
         classes: that stable predicted before the rollout began; none: the class distribution is not judged.
     """
-    named = dict.fromkeys([*classes, OTHER]) if classes else {}
-    return Evidence(
-        RatioProcess(),
-        RatioProcess(),
-        RatioProcess(),
-        {name: RatioProcess(BOTH_WAYS) for name in named},
-        RateProcess(policy.max_error_rate),
-        RateProcess(policy.shadow_floor),
-    )
+    named = [*classes, OTHER] if classes else []
+    return Evidence(_compared(named), policy.max_error_rate, RateProcess(policy.shadow_floor))
+
+
+def _compared(classes: Collection[str]) -> Comparison:
+    """No event yet."""
+    return Comparison(mix={name: RatioProcess(BOTH_WAYS) for name in classes})

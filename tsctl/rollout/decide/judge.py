@@ -11,8 +11,9 @@ from enum import StrEnum
 from math import log
 
 from tsctl.config.policy import LIMIT, RolloutPolicy
-from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, class_count
+from tsctl.rollout.decide.evidence import Evidence, class_count
 from tsctl.rollout.decide.statistics import log_mean, rate_bounds, rejects
+from tsctl.rollout.decide.windows import OutcomeCounts
 
 #: The search for requests ends here: a rate that needs more cannot be shown.
 MOST_REQUESTS = 1 << 40
@@ -72,7 +73,7 @@ class Judgement:
     """A verdict and the evidence behind it.
 
     Args:
-        log_e: of the average of all signals.
+        log_e: of the average of all signals, without the one client that adds most to each.
         needed: requests of the canary until it can pass, if none of them is an error.
         signal: the one with the largest part of the average, of a fail.
     """
@@ -85,6 +86,8 @@ class Judgement:
     signal: str = ""
 
 
+#: Why a step is held whose evidence is that of one client.
+ONE_CLIENT = "only the requests of one client count against it: see them by client, then promote or abort it"
 #: Stands for the last judgement of a rollout whose journal, of an older version, has none.
 NOT_RECORDED = Judgement(Verdict.UNDECIDED, "the journal records no judgement", 0.0, ())
 
@@ -95,7 +98,8 @@ def judge(policy: RolloutPolicy, evidence: Evidence, held_s: float, requests: in
     Fail: the average of the signals' e-values has reached 1 / alpha. A canary that is no worse ever fails with
     probability alpha at most (Ville's inequality; an average of e-processes is an e-process). Pass: the step was held
     for its time, the canary has the least number of requests, and a confidence sequence shows that its error rate is
-    below the policy's maximum.
+    below the policy's maximum. Where the events of one client would fail the canary, if they counted for its share of
+    the requests, and no others do, a person decides.
 
     Args:
         held_s: for which the step was watched.
@@ -106,7 +110,9 @@ def judge(policy: RolloutPolicy, evidence: Evidence, held_s: float, requests: in
     if rejects(total, policy.alpha):
         largest = max(readings, key=lambda reading: reading.log_part)
         return Judgement(Verdict.FAIL, _why_failed(largest, policy), total, readings, signal=largest.signal)
-    needed = requests_needed(policy, evidence.canary, requests)
+    if rejects(_average(policy, evidence.bounded_logs), policy.alpha):
+        return Judgement(Verdict.UNDECIDED, ONE_CLIENT, total, readings)
+    needed = requests_needed(policy, evidence.capped, requests)
     if needed:
         return Judgement(Verdict.UNDECIDED, f"about {needed:,} more requests of the canary", total, readings, needed)
     if held_s < policy.hold_s:
@@ -117,10 +123,10 @@ def judge(policy: RolloutPolicy, evidence: Evidence, held_s: float, requests: in
 
 def read_signals(policy: RolloutPolicy, evidence: Evidence) -> tuple[Reading, ...]:
     """Every judged signal, in the order of the policy, the limit last."""
-    logs = evidence.logs
+    logs, mix = evidence.logs, evidence.compared.mix
     readings = []
     for signal, share in policy.shares.items():
-        about = max(evidence.mix, key=lambda name: evidence.mix[name].log_e, default="") if signal == "mix" else ""
+        about = max(mix, key=lambda name: mix[name].log_e, default="") if signal == "mix" else ""
         stable, canary = (
             _rate(signal, about, seen, evidence, policy.alpha) for seen in (evidence.stable, evidence.canary)
         )
@@ -130,9 +136,13 @@ def read_signals(policy: RolloutPolicy, evidence: Evidence) -> tuple[Reading, ..
 
 def log_e_values(policy: RolloutPolicy, evidence: Evidence) -> dict[str, float]:
     """Logarithm of the e-value of each judged signal, and of their weighted average under the key AVERAGE."""
-    logs, shares = evidence.logs, policy.shares
-    parts = [logs[signal] + log(share) for signal, share in shares.items()]
-    return {signal: logs[signal] for signal in shares} | {AVERAGE: log_mean(parts) + log(len(parts))}
+    logs = evidence.logs
+    return {signal: logs[signal] for signal in policy.shares} | {AVERAGE: _average(policy, logs)}
+
+
+def _average(policy: RolloutPolicy, logs: Mapping[str, float]) -> float:
+    parts = [logs[signal] + log(share) for signal, share in policy.shares.items()]
+    return log_mean(parts) + log(len(parts))
 
 
 def requests_needed(policy: RolloutPolicy, canary: OutcomeCounts, in_step: int) -> int:
@@ -162,14 +172,14 @@ def _rate(signal: str, about: str, seen: OutcomeCounts, evidence: Evidence, alph
     if signal == "disagreement":
         events, requests = evidence.disagreement.events, evidence.disagreement.trials
     elif signal == "mix":
-        events = class_count(seen, about, evidence.mix) if about else 0
+        events = class_count(seen, about, evidence.compared.mix) if about else 0
         requests = sum(seen.classes.values())
     elif signal == "slow":
-        events, requests = seen.slow, seen.requests
+        events, requests = seen.slow, seen.computed
     elif signal == "refused":
         events, requests = seen.refused, seen.requests
     else:
-        events, requests = seen.errors, seen.requests
+        events, requests = seen.errors, seen.computed if signal == "errors" else seen.requests
     return rate_of(events, requests, alpha)
 
 

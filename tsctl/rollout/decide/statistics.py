@@ -65,6 +65,20 @@ class RatioProcess:
         )
         return RatioProcess(self.ratios, logs)
 
+    def without(self, part: RatioProcess, kept: float = 0.0) -> RatioProcess:
+        """As if this part of the events had not been, or had counted only for a share of what they are.
+
+        The factor of an event to a power of at most 1 is still that of a supermartingale (Jensen's inequality).
+
+        Args:
+            part: with the same ratios, of some of these events.
+            kept: the share for which they count, at most 1.
+        """
+        if not part.logs:
+            return self
+        logs = tuple(all_ - (1 - kept) * own for all_, own in zip(self.logs, part.logs, strict=True))
+        return RatioProcess(self.ratios, logs)
+
     @property
     def log_e(self) -> float:
         """Logarithm of the e-value now."""

@@ -6,15 +6,19 @@ event, with the first one: it fell to the canary with the probability of its wei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tsctl.gateway.access_log import LogPosition, end_of_log, parse_entry, read_lines
 from tsctl.rollout.decide.events import Cursor
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window
-from tsctl.rollout.evidence.answers import answer_of, is_slow
+from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Window
+from tsctl.rollout.evidence.answers import answer_of, computed_ms, is_slow
 from tsctl.rollout.evidence.counts import EvidenceQuery, Totals
+
+#: By weight of the canary and client.
+Clients = defaultdict[int, defaultdict[str, ClientCounts]]
 
 #: Keys of a cursor for the position in the log: the file's inode, and the offset.
 FILE, OFFSET = "log|file", "log|offset"
@@ -31,7 +35,7 @@ class UserLog:
 
     log: Path
     since: Cursor
-    _met: set[tuple[str, str]] = field(default_factory=set)  # kind of event and user
+    _met: set[tuple[str, str, str]] = field(default_factory=set)  # kind of event, client and user
     _known: LogPosition = field(default_factory=LogPosition)  # `_met` is right up to this position
 
     def mark(self) -> Cursor:
@@ -39,21 +43,28 @@ class UserLog:
         return _cursor(end_of_log(self.log))
 
     def read(
-        self, query: EvidenceQuery, cursor: Cursor, slow_before: Sequence[tuple[Cursor, float | None]] = ()
+        self,
+        query: EvidenceQuery,
+        cursor: Cursor,
+        shares: Mapping[str, float],
+        slow_before: Sequence[tuple[Cursor, float | None]] = (),
+        since: Cursor | None = None,
     ) -> tuple[list[Window], dict[str, int]]:
         """New windows since the cursor, and its changes; AnalysisError where the log cannot be read.
 
         Args:
+            shares: of the requests, by client.
             slow_before: earlier slow thresholds, each with the cursor up to which the log was read with it.
+            since: where the rollout began to read the log; None: as `self.since`.
         """
         if self._known != _position(cursor):  # the first reading, or the last one was not journaled
-            self._met, since = set(), self.since
+            self._met, since = set(), self.since if since is None else since
             for until, slow_ms in (*slow_before, (cursor, query.slow_ms)):
                 lines, _ = read_lines(self.log, _position(since), _position(until))
                 self._totals(lines, replace(query, slow_ms=slow_ms))
                 since = until
         lines, self._known = read_lines(self.log, _position(cursor))
-        totals, users = self._totals(lines, query)
+        totals, users, clients = self._totals(lines, query)
         windows = [
             Window(
                 weight,
@@ -62,14 +73,18 @@ class UserLog:
                 is_by_user=True,
                 stable_users=users[weight, query.stable],
                 canary_users=users[weight, query.canary],
+                clients={
+                    name: replace(counts, share=shares.get(name, 0.0)) for name, counts in clients[weight].items()
+                },
             )
             for weight in sorted({weight for weight, _ in totals})
         ]
         return windows, {key: value for key, value in _cursor(self._known).items() if cursor.get(key, 0) != value}
 
-    def _totals(self, lines: Iterable[bytes], query: EvidenceQuery) -> tuple[Totals, Totals]:
-        """Counts of requests and of users; lines that are cut off or of another route are skipped."""
+    def _totals(self, lines: Iterable[bytes], query: EvidenceQuery) -> tuple[Totals, Totals, Clients]:
+        """Counts of requests, of users and of clients; lines that are cut off or of another route are skipped."""
         totals, users = Totals(OutcomeCounts), Totals(OutcomeCounts)
+        clients = Clients(lambda: defaultdict(ClientCounts))
         for line in lines:
             entry = parse_entry(line)
             if entry is None or entry.model != query.model or not entry.is_by_weight or entry.weight is None:
@@ -78,21 +93,28 @@ class UserLog:
                 continue
             answer = answer_of(entry)
             request = answer.counts(1, query.count_4xx)
-            if is_slow(entry, query.slow_ms):
-                request += OutcomeCounts(slow=1)
-            key = query.canary_weight(entry.version, entry.weight), entry.version
-            totals[key] += request
-            users[key] += self._first(request, entry.user)
-        return totals, users
+            if computed_ms(entry) is not None:
+                request += OutcomeCounts(slow=int(is_slow(entry, query.slow_ms)), timed=1)
+            weight, client = query.canary_weight(entry.version, entry.weight), entry.client or ""
+            totals[weight, entry.version] += request
+            first = self._first(request, client, entry.user)
+            users[weight, entry.version] += first
+            events, first = (
+                replace(request, classes={}, cached=0, timed=0),
+                replace(first, requests=0, cached=0, timed=0),
+            )
+            if events != OutcomeCounts(events.requests) or first != NOTHING:
+                clients[weight][client] = query.of_client(clients[weight][client], entry.version, events, first)
+        return totals, users, clients
 
-    def _first(self, request: OutcomeCounts, user: str | None) -> OutcomeCounts:
-        """The events that the user had not had before; a request without a user is independent, and counts."""
+    def _first(self, request: OutcomeCounts, client: str, user: str | None) -> OutcomeCounts:
+        """The events that the client's user had not had before; a request without a user is independent, and counts."""
         if not user:
             return request
 
         def is_first(kind: str) -> bool:
-            is_new = (kind, user) not in self._met
-            self._met.add((kind, user))
+            is_new = (kind, client, user) not in self._met
+            self._met.add((kind, client, user))
             return is_new
 
         return OutcomeCounts(
@@ -101,6 +123,7 @@ class UserLog:
             slow=int(bool(request.slow) and is_first("slow")),
             classes=request.classes if request.classes and is_first("class") else {},
             refused=int(bool(request.refused) and is_first("refused")),
+            unanswered=int(bool(request.unanswered) and is_first("error")),
         )
 
 

@@ -7,7 +7,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import percent
 from tsctl.rollout.decide.actions import PREPARATION
 from tsctl.rollout.decide.events import Effect, Outcome
-from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.judge import ONE_CLIENT, Judgement, Verdict
 from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.wording import duration, needed_text, signal_name
 
@@ -81,10 +81,11 @@ def where_of(state: State) -> str:
 
 def reason(state: State, judgement: Judgement) -> str:
     """Why the present step is judged as it is, with a number that a person can do something with."""
-    if judgement.verdict is not Verdict.UNDECIDED:
-        return judgement.why
-    left = duration(state.policy.hold_s - state.held_s)
-    return needed_text(judgement.needed) or f"{left} of hold time left"
+    if judgement.verdict is Verdict.UNDECIDED and judgement.needed:
+        return needed_text(judgement.needed)
+    if judgement.verdict is Verdict.UNDECIDED and judgement.why != ONE_CLIENT:
+        return f"{duration(state.policy.hold_s - state.held_s)} of hold time left"
+    return judgement.why
 
 
 def advice(state: State) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from tsctl.views.rollout.figures import plots
 from tsctl.views.rollout.history import summary
 from tsctl.views.rollout.narrative import Narrator
 from tsctl.views.rollout.series import Series
-from tsctl.views.rollout.tables import evidence_tables, policy_table
+from tsctl.views.rollout.tables import clients_tables, evidence_tables, policy_table
 from tsctl.views.rollout.wording import duration, signal_name, when
 
 SUFFIX = ".html"
@@ -65,6 +65,7 @@ def render_report(entries: Sequence[Entry], zone: tzinfo | None = None) -> str:
         facts=_facts(entries, state, zone),
         plots=list(plots(state, series)),
         policy=policy_table(state.policy),
+        clients_tables=clients_tables(state),
         evidence_tables=partial(evidence_tables, stable=state.stable, canary=state.canary),
         began=when(state.started_at, zone),
         when=partial(when, zone=zone),

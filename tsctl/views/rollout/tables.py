@@ -10,11 +10,13 @@ from tsctl.config.weights import TOTAL, percent
 from tsctl.gateway.traffic import CANARY, STABLE
 from tsctl.rollout.decide.judge import Judgement, Rate, Reading
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import OutcomeCounts
 from tsctl.views.rollout.history import Summary
 from tsctl.views.rollout.wording import duration, e_text, interval_text, setting_text, share_text, signal_name, when
 from tsctl.views.table import Table
 
 BAR_WIDTH = 16
+MOST_CLIENTS = 10
 
 
 def evidence_tables(judgement: Judgement, alpha: float, stable: str, canary: str) -> list[Table]:
@@ -80,6 +82,21 @@ def versions_table(state: State, requests_per_s: tuple[float, float] | None) -> 
         (state.canary, CANARY, percent(state.weight), f"{counts[1]:,}", canary),
     )
     return Table(("version", "track", ">weight", ">requests", ">requests/s"), rows)
+
+
+def clients_tables(state: State) -> list[Table]:
+    """The MOST_CLIENTS clients with most events on the canary; none where no client had an event."""
+    clients = sorted(state.evidence.clients.items(), key=lambda item: (-_events(item[1].canary), item[0]))
+    rows = [
+        (name or "-", f"{client.share:.1%}", version, f"{counts.errors:,}", f"{counts.refused:,}", f"{counts.slow:,}")
+        for name, client in clients[:MOST_CLIENTS]
+        for version, counts in ((state.stable, client.stable), (state.canary, client.canary))
+    ]
+    return [Table(("client", ">share of requests", "version", ">errors", ">refused", ">slow"), rows)] if rows else []
+
+
+def _events(counts: OutcomeCounts) -> int:
+    return counts.errors + counts.refused + counts.slow
 
 
 def policy_table(policy: RolloutPolicy) -> Table:

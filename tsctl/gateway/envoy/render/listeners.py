@@ -18,13 +18,15 @@ from tsctl.gateway.envoy.messages import (
     extension,
     http_filter,
     http_filter_type,
+    lua,
     type_url,
     typed,
     watched,
 )
 from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
-from tsctl.gateway.envoy.render.problems import local_replies
-from tsctl.gateway.envoy.render.routes import GRPC_FILTER, USER_FILTER, USER_FILTER_TYPE
+from tsctl.gateway.envoy.render.overload import Bounds, overload_manager
+from tsctl.gateway.envoy.render.problems import REFUSED_HEADER_KEY, local_replies
+from tsctl.gateway.envoy.render.routes import CORS_FILTER, GRPC_FILTER, USER_FILTER, USER_FILTER_TYPE
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.headers import OWN_PREFIX
 
@@ -36,16 +38,18 @@ FLUSH = "1s"
 REQUEST_TIMEOUT = "60s"
 #: TorchServe reads 8 KiB of headers, the gateway's own among them; larger ones are answered 431 and reach no node.
 HEADERS_KB = 7
-MOST_CONNECTIONS = 20_000
+#: An answer that is complete is given up where the client takes nothing of it for so long.
+FLUSH_TIMEOUT = "15s"
+#: Of one connection of HTTP/2. The windows bound what its client may send before the gateway has read it.
+STREAMS: Json = {
+    "max_concurrent_streams": 128,
+    "initial_stream_window_size": 256 << 10,
+    "initial_connection_window_size": 1 << 20,
+}
 
 
-def bootstrap(spec: GatewaySpec, files: GatewayFiles) -> Json:
+def bootstrap(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
     """Envoy's start file; everything that changes later is in the files that it names."""
-    most_connections = extension(
-        "envoy.resource_monitors.global_downstream_max_connections",
-        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-        max_active_downstream_connections=MOST_CONNECTIONS,
-    )
     return {
         "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": {NAMESPACE: settings(spec)}},
         "admin": {"address": {"pipe": {"path": str(files.admin), "mode": 0o600}}},
@@ -54,7 +58,7 @@ def bootstrap(spec: GatewaySpec, files: GatewayFiles) -> Json:
         "layered_runtime": {"layers": [{"name": "strict", "static_layer": {STRICT_CHUNKS: True}}]},
         "stats_flush_interval": FLUSH,
         "stats_config": histogram_settings(),
-        "overload_manager": {"resource_monitors": [most_connections]},
+        "overload_manager": overload_manager(bounds),
     }
 
 
@@ -87,7 +91,7 @@ def _admin_cluster(files: GatewayFiles) -> Json:
 
 def settings(spec: GatewaySpec) -> Json:
     """The part of the spec that Envoy reads only when it starts. A running Envoy answers with it when asked."""
-    content: Json = spec.model_dump(mode="json", include={"address", "metrics", "tls", "request_bytes"})
+    content: Json = spec.model_dump(mode="json", include={"address", "metrics", "tls", "request_bytes", "memory_bytes"})
     return content
 
 
@@ -137,14 +141,15 @@ def _of_clients(spec: GatewaySpec, files: GatewayFiles) -> Json:
         "server_header_transformation": "PASS_THROUGH",
         "common_http_protocol_options": {
             "idle_timeout": "300s",
-            "headers_with_underscores_action": "REJECT_REQUEST",
+            "headers_with_underscores_action": "ALLOW",  # names.lua refuses them, and says which
             "max_headers_count": 100,
         },
-        "http2_protocol_options": {"max_concurrent_streams": 128},
+        "http2_protocol_options": STREAMS,
         "request_headers_timeout": "10s",
         "max_request_headers_kb": HEADERS_KB,
         "request_timeout": REQUEST_TIMEOUT,
         "stream_idle_timeout": "0s",  # the route's deadline ends a request
+        "stream_flush_timeout": FLUSH_TIMEOUT,
         "delayed_close_timeout": "1s",
     }  # fmt: skip
 
@@ -159,6 +164,7 @@ def _removal_of_own_headers() -> Json:
 
 
 def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
+    names = lua("names.lua", NAMESPACE=NAMESPACE, REFUSED_HEADER_KEY=REFUSED_HEADER_KEY)
     return [
         # its clusters change with the routes, and a filter with a file of its own needs no new listener
         {
@@ -169,7 +175,9 @@ def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
             },
         },
         lines_filter(),
+        http_filter("names", "lua.v3.Lua", default_source_code=names),
         {**http_filter(GRPC_FILTER, "lua.v3.Lua"), "disabled": True},
+        http_filter(CORS_FILTER, "cors.v3.Cors"),  # before the key, which no browser sends with a preflight request
         http_filter(KEY_FILTER, "api_key_auth.v3.ApiKeyAuth"),
         {**http_filter(USER_FILTER, USER_FILTER_TYPE), "disabled": True},
         http_filter(BUDGET_FILTER, "local_ratelimit.v3.LocalRateLimit", stat_prefix="unlimited"),

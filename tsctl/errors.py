@@ -13,6 +13,9 @@ Outcomes are not errors: a rollout exits 10 after a rollback, 11 while it is und
 first request; a plan with changes exits 12.
 """
 
+#: Characters of a message; what others wrote may be in it.
+LONGEST = 20_000
+
 
 def printable(text: str, kept: str = "") -> str:
     """The text with every character escaped that a terminal may obey, except those in `kept`."""
@@ -32,7 +35,7 @@ class TsctlError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = printable(message, kept="\n")
+        self.message = printable(message if len(message) <= LONGEST else f"{message[:LONGEST]}...", kept="\n")
         self.hint = printable(hint, kept="\n")
         super().__init__(self.message)
 

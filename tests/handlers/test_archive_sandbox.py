@@ -16,9 +16,13 @@ import psutil
 import pytest
 
 from tests.handlers.test_archive_verify import CHECKOUT, failures, make, tsctl, verified
+from tests.support.commands import run_command
 from tsctl.archive import sandbox, trial
+from tsctl.archive.recipe import recipe_output
 from tsctl.archive.sandbox import SWITCH, Ended, run_confined, why_open
 from tsctl.archive.trial import scan_pickles
+from tsctl.config.archive import read_archive_spec
+from tsctl.errors import ArchiveError
 
 
 @pytest.fixture(params=["sandbox", "open"])
@@ -320,3 +324,63 @@ def test_a_scan_that_crashes_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [unsafe] = scan_pickles(tmp_path)
     assert unsafe.finding.startswith("cannot be scanned: ModuleNotFoundError: No module named")
     assert unsafe.is_dangerous
+
+
+# ---- what it leaves in folders -----------------------------------------------------------------------------------
+
+WRITTEN = {
+    "a link to a file of the operator's": ("os.symlink({secret!r}, out / 'w')", "is a link that leads out of"),
+    "a link in place of tsctl's own file": ("os.symlink({secret!r}, out / '.inputs')", "is a link that leads out of"),
+    "a link to a folder": ("os.symlink('/', out / 'w')", "is a link that leads out of"),
+    "a link to nothing yet": ("os.symlink('../../../new', out / 'w')", "is a link that leads out of"),
+    "a pipe": ("os.mkfifo(out / 'w')", "is neither a file nor a folder"),
+    "deep folders": (
+        "os.chdir(out)\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')",
+        "has folders that are nested more than 30 deep",
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "why"), WRITTEN.values(), ids=WRITTEN)
+def test_a_recipe_cannot_lead_tsctl_out_of_its_folder(tmp_path: Path, mode: str, code: str, why: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("key")
+    project = make(tmp_path / "p")
+    folder = project.archives / "toy"
+    (folder / "recipe.py").write_text(
+        "import os, pathlib, sys\nout = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])\n"
+        + code.format(secret=str(secret))
+    )
+    with (folder / "archive.yaml").open("a") as spec:
+        spec.write("recipe: recipe.py\n")
+    with pytest.raises(ArchiveError, match=why):
+        recipe_output(folder, read_archive_spec(folder / "archive.yaml"), "1.0", lambda _: None)
+    assert secret.read_text() == "key"
+    assert list((folder / ".built").glob(".1.0.*")) == [], "it is removed, however deep"
+    assert not (tmp_path / "p" / "new").exists()
+
+
+def test_what_verify_runs_cannot_keep_its_folder_from_being_removed(tmp_path: Path, mode: str) -> None:
+    deep = "import os; os.chdir(self.model_dir); [(os.mkdir('d'), os.chdir('d')) for _ in range(3000)]"
+    project = make(tmp_path / "p", load=deep)
+    assert tsctl(project, "build").status == 0
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    done = run_command(["archive", "verify", "toy"], project.root, {**os.environ, "TMPDIR": str(temporary)}, 120)
+    assert "Traceback" not in done.err
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.usefixtures("inside")
+def test_the_projects_state_is_hidden_within_what_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "archives").mkdir()
+    (tmp_path / ".tsctl").mkdir()
+    (tmp_path / ".tsctl" / "key").write_text("secret")
+    monkeypatch.setenv("TSCTL_PROJECT", str(tmp_path))
+    assert said(tmp_path, f"import os; print(os.listdir({str(tmp_path / '.tsctl')!r}))") == "[]"
+
+
+def test_many_files_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MAX_WRITTEN_FILES", 1000)
+    ended = run(tmp_path, "import itertools\nfor number in itertools.count(): open(str(number), 'w').close()")
+    assert ended.stopped == "stopped because it made more than 1000 files"

@@ -409,7 +409,7 @@ def test_a_deadline_ends_a_request_with_504(front: Front) -> None:
 
 def test_health_for_whoever_balances_before_the_gateway(front: Front) -> None:
     assert requests.get(f"{front.base}/healthz", timeout=5).status_code == 200
-    assert requests.get(f"{front.base}/readyz", timeout=5).status_code == 200
+    until(lambda: requests.get(f"{front.base}/readyz", timeout=5).status_code == 200, 10, "ready")
     front.site.run("models", "scale", "slow", "1.0", "0")
     try:
         until(lambda: requests.get(f"{front.base}/readyz", timeout=5).status_code == 503, 20, "not ready")

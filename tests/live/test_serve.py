@@ -18,9 +18,18 @@ import psutil
 import pytest
 import requests
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.harness.ports import free_ports
-from handlers.contract import CLASS_HEADER, JSON, MODEL_VERSION_HEADER, PROBLEM_MEDIA_TYPE, TIMEOUT_HEADER
+from handlers.contract import (
+    ANSWERED_ITEMS,
+    CLASS_HEADER,
+    JSON,
+    MODEL_VERSION_HEADER,
+    PROBLEM_MEDIA_TYPE,
+    TIMEOUT_HEADER,
+)
+from handlers.telemetry.metrics import FLUSH_S
 from tests.handlers.test_second_adapter import bad_items
 from tests.support.sites import Site, copy_archives, make_site, processes_of, write_tiny
 from tsctl.host.wait import wait_until
@@ -158,6 +167,31 @@ def test_paths_methods_and_metadata(cancer: Server) -> None:
     example = next(iter(content["examples"].values()))["value"]
     assert cancer.ask(example).status_code == 200
     assert "swagger" in requests.get(f"{cancer.url}/docs", timeout=20).text
+
+
+def test_metrics_count_what_clients_got(cancer: Server, project: Site) -> None:
+    folder = project.root / "archives" / "breast_cancer" / "samples"
+    sample = sorted(folder.glob("*.json"))[0].read_bytes()
+
+    def counted() -> dict[str, float]:
+        page = requests.get(f"{cancer.url}/metrics", timeout=20).text
+        samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+        return {s.labels["outcome"]: s.value for s in samples if s.name == ANSWERED_ITEMS}
+
+    def settled() -> dict[str, float]:
+        """As `counted`, when what was asked before is counted: workers write in intervals."""
+        before: dict[str, float] = {}
+        while (now := counted()) != before:
+            before = now
+            time.sleep(2 * FLUSH_S)
+        return now
+
+    before = settled()
+    for body in (sample, sample, b"{"):
+        cancer.ask(body)
+    after = settled()
+    grown = {outcome: after[outcome] - before.get(outcome, 0) for outcome in after}
+    assert {outcome: items for outcome, items in grown.items() if items} == {"ok": 2, "undecodable-body": 1}
 
 
 # ---- batches, bounds and time ----------------------------------------------------------------------------------------

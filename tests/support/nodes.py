@@ -165,7 +165,7 @@ def fronted(
     put_clusters(gateway, [Upstream(MODEL, VERSION, tuple(node.endpoint for node in nodes), probe)], traffic)
     write_document(files.routes, routes(spec, {MODEL: route}, traffic, [Client("test", (KEY,))]))
     write_document(files.ready, ready(traffic))
-    write_document(files.bootstrap, listeners.bootstrap(spec, files, Bounds(20_000, 1 << 30)))
+    write_document(files.bootstrap, listeners.bootstrap(spec, files, Bounds(1000, 1 << 30)))
     validate(gateway)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Envoy outlives the object that started it, on purpose

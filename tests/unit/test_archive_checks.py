@@ -91,6 +91,11 @@ def test_changed_missing_and_added_entries_do_not_match_the_digests(tmp_path: Pa
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("digests", [b"[]", b"1", b"{", b"[" * 10_000, b'{"h.py": [1]}', b'{"h.py": 1, "h.py": 2}'])
+def test_digests_of_another_form_do_not_match(tmp_path: Path, digests: bytes) -> None:
+    assert outcomes(store(tmp_path, {**entries(), "MAR-INF/DIGESTS.json": digests}))["digests"][0] == FAIL
+
+
 def test_a_byte_changed_in_the_file_is_found(tmp_path: Path) -> None:
     path = store(tmp_path, entries({"weights.bin": b"weights" * 100}))
     content = bytearray(path.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import stat
@@ -104,6 +105,19 @@ def test_what_the_kernel_refuses_is_one_line(
         run_app(app, "it")
     os.umask(before)
     assert (ended.value.code, capsys.readouterr().err) == (1, f"{line}\n")
+
+
+def test_tidy_removes_what_nothing_needs_and_only_shows_it_where_that_is_asked(project: Path) -> None:
+    builds = project / "archives" / "store" / ".builds"
+    for content in (b"1", b"2"):
+        (project / "archives" / "toy" / "w.bin").write_bytes(content)
+        assert tsctl(project, "archive", "build").returncode == 0
+    for arguments, left in (("--dry-run", "--json"), 2), (("--json",), 1):
+        ended = tsctl(project, "archive", "tidy", *arguments)
+        assert ended.returncode == 0, ended.stderr
+        uses = sorted(row["needed by"] for row in json.loads(ended.stdout))
+        assert uses == ["nothing, so it is removed", "the current build"]
+        assert len(list(builds.iterdir())) == left
 
 
 def test_a_umask_of_000_gives_no_wider_rights(project: Path) -> None:

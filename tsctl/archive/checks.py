@@ -9,8 +9,6 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from tsctl.archive.build import shadowing_names
 from tsctl.archive.container import CONFIG, DIGESTS, UNREADABLE, digest_of, open_archive, read_entry
 from tsctl.archive.documents import parse_json
@@ -20,7 +18,6 @@ from tsctl.archive.store import name_mistake, parse_name
 from tsctl.errors import ArchiveError
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
-_DIGESTS = TypeAdapter(dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,9 @@ def _digest_check(archive: zipfile.ZipFile, facts: Facts) -> Check:
     if facts.is_stock:
         return Check(name, SKIP, "a stock archive carries none")
     try:
-        stated = _DIGESTS.validate_python(parse_json(read_entry(archive, DIGESTS)))
+        stated = parse_json(read_entry(archive, DIGESTS))
+        if not isinstance(stated, dict):
+            return Check(name, FAIL, f"{DIGESTS} is no object of digests by name")
         present = set(archive.namelist()) - {DIGESTS}
         wrong = sorted(set(stated) ^ present)
         for entry in sorted(set(stated) & present):
@@ -87,8 +86,6 @@ def _digest_check(archive: zipfile.ZipFile, facts: Facts) -> Check:
                 stream: Any = file  # typeshed does not say that it reads into a buffer
                 if file_digest(stream, "sha256").hexdigest() != stated[entry]:
                     wrong.append(entry)
-    except ValidationError:
-        return Check(name, FAIL, f"{DIGESTS} is no object of names and digests")
     except (*UNREADABLE, ArchiveError) as error:
         return Check(name, FAIL, str(error))
     return Check(name, FAIL if wrong else PASS, _list("differ from what was built", wrong))
@@ -115,4 +112,4 @@ def pickle_check(unsafe: Sequence[UnsafePickle], trust: bool) -> Check:
 
 
 def _list(words: str, names: Sequence[str]) -> str:
-    return f"{', '.join(names[:8])} {words}".strip() if names else ""
+    return f"{', '.join(names[:8])[:1000]} {words}".strip() if names else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from tsctl.archive.container import place
 from tsctl.archive.documents import parse_json
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.trial import run_probe
+from tsctl.archive.written import scratch
 from tsctl.config.archive import ArchiveSpec, Tolerance
 from tsctl.errors import ArchiveError
 from tsctl.host.files import write_public
@@ -36,11 +36,11 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> li
         ArchiveError: the version does not load, or answers a sample with an error.
     """
     made, _ = recipe_output(folder, spec, version, note)
-    with tempfile.TemporaryDirectory(prefix="tsctl-golden-") as unpacked:
+    with scratch("tsctl-golden-") as unpacked:
         for name, content in assemble(folder, spec, version, made, has_golden=False).items():
-            place(content, Path(unpacked) / name)
+            place(content, unpacked / name)
         note("running the samples")
-        trial = run_probe(Path(unpacked), spec.serving(version).batch.size, [], golden=True)
+        trial = run_probe(unpacked, spec.serving(version).batch.size, [], golden=True)
     if trial.error:
         raise ArchiveError(f"{spec.model} {version} gives no golden answers: {trial.error}\n{trial.log}")
     path = folder / spec.golden / f"{version}.json"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from handlers.contract import Tolerance
 from tsctl.archive.container import (
@@ -37,6 +37,7 @@ INTEGERS = {
 }  # fmt: skip
 #: The largest header of a safetensors file that is shown.
 _HEADER_BYTES = 8 << 20
+_MOST_AXES = 64
 
 
 class _Document(BaseModel):
@@ -161,14 +162,6 @@ def _validated(archive: zipfile.ZipFile, name: str, model: type[Part], content: 
         raise ArchiveError("\n".join(mistakes(f"{archive.filename}: {name}", model, error))) from None
 
 
-class _TensorHeader(_Document):
-    dtype: str
-    shape: list[int]
-
-
-_HEADER = TypeAdapter(dict[str, _TensorHeader | dict[str, Any]])  # and `__metadata__`
-
-
 @dataclass(frozen=True)
 class Tensor:
     """One tensor of a safetensors file, from its header."""
@@ -223,11 +216,16 @@ def read_tensors(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> list[Tensor
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
             if not 0 < length <= min(info.file_size, _HEADER_BYTES):
                 return []
-            header = _HEADER.validate_python(parse_json(file.read(length)))
-    except (*UNREADABLE, ValidationError):
+            header = parse_json(file.read(length))
+    except UNREADABLE:
         return []
-    return [
-        Tensor(name, entry.dtype, tuple(entry.shape))
-        for name, entry in header.items()
-        if isinstance(entry, _TensorHeader)
-    ]
+    entries = header.items() if isinstance(header, dict) else ()
+    return [tensor for name, entry in entries if (tensor := _tensor(name, entry)) is not None]
+
+
+def _tensor(name: str, entry: Any) -> Tensor | None:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape)} if len(shape) <= _MOST_AXES and all(map(is_integer, shape)):
+            return Tensor(name, dtype, tuple(shape))
+        case _:
+            return None  # also `__metadata__`

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import sys
 from collections import deque
 from importlib.metadata import distributions
@@ -14,6 +13,7 @@ from pathlib import Path
 from tsctl.archive.container import digest_of
 from tsctl.archive.sandbox import run_confined, why_open
 from tsctl.archive.sources import files_below
+from tsctl.archive.written import remove, require_own
 from tsctl.config.archive import ArchiveSpec
 from tsctl.errors import ArchiveError
 from tsctl.host.progress import Note
@@ -57,11 +57,12 @@ def recipe_output(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> 
     writing.mkdir(parents=True)
     try:
         lines = _run(folder, spec, version, writing, note)
+        require_own(writing)
         (writing / KEY_FILE).write_text("\n".join([key, *lines]) + "\n", encoding="utf-8")
-        shutil.rmtree(kept, ignore_errors=True)
+        remove(kept)
         writing.rename(kept)
     finally:
-        shutil.rmtree(writing, ignore_errors=True)
+        remove(writing)
     return kept, lines
 
 

@@ -27,6 +27,8 @@ from uuid import uuid4
 
 import psutil
 
+from tsctl.config.project import find_project
+from tsctl.errors import SpecError
 from tsctl.host.process import inherited
 
 #: `off` runs the code with the operator's rights, as where there is no sandbox.
@@ -38,6 +40,7 @@ MAX_LOG_BYTES, MAX_OUTPUT_BYTES = 16 << 20, 64 << 20
 MAX_PROCESSES = 256
 #: What the code may add to the disk, and what it leaves free.
 MAX_WRITTEN_BYTES, KEPT_FREE_BYTES = 16 << 30, 256 << 20
+MAX_WRITTEN_FILES = 100_000
 #: How much of the log is kept: of the end, and of a line that is passed on.
 _KEPT_BYTES, _LINE_BYTES = 1 << 16, 4096
 _ENDING_S = 10.0
@@ -143,9 +146,19 @@ def _sandbox(size: int, folder: Path, reads: Sequence[Path], writes: Sequence[Pa
         command += ["--ro-bind-try", path, path]
     for path in map(str, writes):
         command += ["--bind", path, path]
+    for secret in _hidden([*_SYSTEM, sys.base_prefix, sys.prefix, *map(str, (*reads, *writes))]):
+        command += ["--tmpfs", str(secret)] if secret.is_dir() else ["--ro-bind", "/dev/null", str(secret)]
     for place in ("/proc", "/dev", "/"):  # root's own /proc/sys is the machine's, whatever rights root gave up
         command += ["--remount-ro", place]
     return [*command, "--chdir", str(folder), "--"]
+
+
+def _hidden(seen: Sequence[str]) -> list[Path]:
+    """What must not be seen within what is: the project's state, and pip's settings, which may hold a password."""
+    secrets = [Path(prefix) / "pip.conf" for prefix in (sys.prefix, sys.base_prefix)]
+    with suppress(SpecError):
+        secrets.append(find_project().state)
+    return [secret for secret in secrets if secret.exists() and any(map(secret.is_relative_to, seen))]
 
 
 @dataclass
@@ -184,10 +197,10 @@ class _Bounds:
     timeout_s: float
     memory_bytes: int
     writes: tuple[Path, ...]
-    free_before: dict[Path, int] = field(default_factory=dict)
+    before: dict[Path, os.statvfs_result] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.free_before = {path: shutil.disk_usage(path).free for path in self.writes}
+        self.before = {path: os.statvfs(path) for path in self.writes}
 
     def broken(self, process: subprocess.Popen[bytes], sinks: Sequence[_Sink]) -> str:
         """The bound that the run breaks; empty where it keeps all."""
@@ -195,9 +208,13 @@ class _Bounds:
             return f"stopped after {self.timeout_s:g} s"
         if full := next((sink for sink in sinks if sink.taken > sink.most), None):
             return f"stopped because it wrote more than {full.most >> 20} MiB of output"
-        for path, before in self.free_before.items():
-            if (free := shutil.disk_usage(path).free) < max(KEPT_FREE_BYTES, before - MAX_WRITTEN_BYTES):
+        for path, before in self.before.items():
+            now = os.statvfs(path)
+            free, free_before = (usage.f_bavail * usage.f_frsize for usage in (now, before))
+            if free < max(KEPT_FREE_BYTES, free_before - MAX_WRITTEN_BYTES):
                 return f"stopped because it fills the disk, which has {free >> 20} MiB left"
+            if before.f_favail - now.f_favail > MAX_WRITTEN_FILES:
+                return f"stopped because it made more than {MAX_WRITTEN_FILES} files"
         processes = _family(process.pid)
         if len(processes) > MAX_PROCESSES:
             return f"stopped because it started more than {MAX_PROCESSES} processes"

@@ -6,7 +6,6 @@ torch-model-archiver, cannot keep the contract of tsctl's handlers, so a breach 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from tsctl.archive.container import open_archive, unpack
 from tsctl.archive.inspect import read_facts
 from tsctl.archive.sandbox import why_open
 from tsctl.archive.trial import TIMEOUT_S, scan_pickles
+from tsctl.archive.written import scratch
 from tsctl.errors import ArchiveError
 
 
@@ -58,8 +58,7 @@ def verify(
     with open_archive(path) as archive:
         facts = read_facts(archive)
         report.checks += content_checks(path, archive, facts)
-    with tempfile.TemporaryDirectory(prefix="tsctl-verify-") as unpacked:
-        folder = Path(unpacked)
+    with scratch("tsctl-verify-") as folder:
         unpack(path, folder)
         report.checks.append(pickle_check(scan_pickles(folder, timeout_s), trust_pickles))
         if report.is_good:

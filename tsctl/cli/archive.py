@@ -99,7 +99,7 @@ def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.ma
         model = contents.manifest["model"]
         lines = [
             f"model     {model['modelName']} {model.get('modelVersion', '')}",
-            f"handler   {contents.handler}",
+            f"handler   {_shown(contents.handler)}",
             f"made by   {contents.made_by}",
             f"digest    {contents.digest}",
             f"bytes     {contents.bytes}",
@@ -150,13 +150,16 @@ def tidy(
 ) -> None:
     """Remove old builds that no node, rollout or way back needs; the current build of each version stays."""
     from tsctl.cli.context import open_deployment
-    from tsctl.deploy.tidy import builds_and_uses
+    from tsctl.deploy.tidy import builds_and_uses, leftovers
 
+    project, deployment = open_deployment()
     rows = []
-    for build, use in builds_and_uses(*open_deployment()):
+    for build, use in builds_and_uses(project, deployment):
         rows.append((build.path.name, build.path.stat().st_size, use or "nothing, so it is removed"))
         if not use and not dry_run:
             build.path.unlink()
+    for path in leftovers(project) if not dry_run else ():
+        path.unlink(missing_ok=True)
     print_rows(("archive", "bytes", "needed by"), rows, json)
 
 

@@ -22,6 +22,8 @@ from tsctl.host.wait import wait_until
 #: Envoy must take a file within this time, and is asked so often.
 TAKEN_S = 5.0
 POLL_S = 0.02
+#: A new version's first health check is waited for so long, and no longer, because the gateway is locked meanwhile.
+WARM_S = 15.0
 
 _REFUSED = "config update rejected: "
 
@@ -66,7 +68,7 @@ def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], traffic: Colle
     before = _cluster_updates(gateway)
 
     if _put(gateway, gateway.files.clusters, document, lambda: _cluster_updates(gateway) > before, TAKEN_S):
-        wait_until(lambda: gateway.admin.active_clusters() == names, TAKEN_S, POLL_S)
+        wait_until(lambda: gateway.admin.active_clusters() == names, WARM_S, POLL_S)
 
 
 def _cluster_updates(gateway: Gateway) -> int:

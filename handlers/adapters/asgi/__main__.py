@@ -12,6 +12,7 @@ import json
 import logging
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,15 @@ def main() -> int:
     except OSError as error:
         print(f"error: cannot listen on {arguments.host}:{arguments.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return NO_ADDRESS
-    with listener:
-        return asyncio.run(_serve(manifest, content, arguments, listener))
+    with listener, tempfile.TemporaryDirectory(prefix="tsctl-metrics-") as metrics:
+        options = pool_options(manifest, content, arguments.workers, Path(metrics))
+        return asyncio.run(_serve(options, content["serving"]["limits"]["request_bytes"], arguments, listener))
 
 
 async def _serve(
-    manifest: dict[str, Any], content: dict[str, Any], arguments: argparse.Namespace, listener: socket.socket
+    options: PoolOptions, request_bytes: int, arguments: argparse.Namespace, listener: socket.socket
 ) -> int:
     reasons: list[str] = []
-    request_bytes: int = content["serving"]["limits"]["request_bytes"]
-    options = pool_options(manifest, content, arguments.workers)
 
     def refused(reason: str) -> None:
         reasons.append(reason)
@@ -92,13 +92,14 @@ async def _tell_ready(pool: Pool, arguments: argparse.Namespace) -> None:
     )
 
 
-def pool_options(manifest: dict[str, Any], content: dict[str, Any], workers: int | None) -> PoolOptions:
+def pool_options(manifest: dict[str, Any], content: dict[str, Any], workers: int | None, metrics: Path) -> PoolOptions:
     """How an archive is served, by its manifest's section `model` and its model-config.yaml."""
     batch_size = content.get("batchSize", 1)
     workers = workers or content.get("minWorkers", 1)
     full = content["serving"]["limits"]["request_bytes"] * batch_size * workers
     return PoolOptions(
         folder=Path.cwd(),
+        metrics=metrics,
         model=manifest["modelName"],
         version=manifest["modelVersion"],
         workers=workers,

@@ -32,6 +32,7 @@ class PoolOptions:
     """How the archive is served."""
 
     folder: Path  # the unpacked archive
+    metrics: Path  # the folder into which the workers write their metrics
     model: str
     version: str
     workers: int
@@ -144,7 +145,7 @@ class Pool:
     async def _start_worker(self, number: int) -> None:
         events = Events(self._worker_ready, self._worker_refused, self._dispatch, self._worker_ended)
         worker = self._workers[number] = WorkerProcess(number, self.options.response_s, events)
-        await worker.start(self.options.folder, worker_environment())
+        await worker.start(self.options.folder, worker_environment(self.options.metrics))
         asyncio.get_running_loop().call_later(self.options.startup_s, self._check_start, worker)
 
     def _check_start(self, worker: WorkerProcess) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.exceptions import HTTPException
 
 from handlers.adapters.asgi.pool import Pool
@@ -44,6 +46,14 @@ def build_routes(pool: Pool) -> FastAPI:
     async def describe() -> dict[str, Any]:
         """The model, and the requests that it reads."""
         return pool.description
+
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(options.metrics))  # adds itself to it
+
+    @app.get("/metrics", tags=["health"])
+    def metrics() -> Response:
+        """The workers' metrics for Prometheus; also those of workers that have ended."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.exception_handler(HTTPException)
     async def problem(request: Request, raised: HTTPException) -> Response:

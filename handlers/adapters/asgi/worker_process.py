@@ -24,6 +24,7 @@ from handlers.adapters.asgi.frames import (
     read_answers,
     read_report,
 )
+from handlers.contract import METRICS_FOLDER_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,11 @@ class WorkerProcess(asyncio.Protocol):
         self.kill()
 
 
-def worker_environment() -> dict[str, str]:
-    """The environment of a worker: without PYTHONPATH, whose packages would come before the archive's own."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def worker_environment(metrics: Path) -> dict[str, str]:
+    """The environment of a worker: without PYTHONPATH, whose packages would come before the archive's own.
+
+    Args:
+        metrics: folder of the workers' metric files.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**inherited, METRICS_FOLDER_VARIABLE: str(metrics)}

@@ -64,7 +64,7 @@ def write_static_files(gateway: Gateway) -> None:
         GatewayError: a path is missing or too long, or Envoy may open too few files.
     """
     spec, files = gateway.spec, gateway.files
-    if len(str(files.admin)) > _LONGEST_SOCKET:
+    if len(os.fsencode(files.admin)) > _LONGEST_SOCKET:
         raise GatewayError(
             f"the path of Envoy's socket is too long: {files.admin}",
             "Put the project into a folder nearer to the root.",

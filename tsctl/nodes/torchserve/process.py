@@ -81,7 +81,7 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
     list_archives(project)  # takes in what was copied into the store by hand
     _require_free_ports(node)
     _sweep(paths)
-    tmp = _temporary_folder(paths)
+    tmp = temporary_folder(paths)
     empty_metrics(paths.metrics)
     defaults = _defaults(project)
     properties = node_properties(defaults, node, project.store, usable_cores())
@@ -201,9 +201,10 @@ def _sweep(paths: NodePaths) -> None:
     paths.record.unlink(missing_ok=True)
 
 
-def _temporary_folder(paths: NodePaths) -> Path:
+def temporary_folder(paths: NodePaths) -> Path:
+    """An empty folder for a node's sockets and unpacked archives, elsewhere where its path would be too long."""
     inside = paths.folder / "tmp"
-    if len(str(inside)) > _LONGEST_TMP:
+    if len(os.fsencode(inside)) > _LONGEST_TMP:
         return Path(tempfile.mkdtemp(prefix="tsctl-"))
     shutil.rmtree(inside, ignore_errors=True)  # archives that a killed node left unpacked
     inside.mkdir(mode=0o700)

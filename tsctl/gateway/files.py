@@ -37,6 +37,7 @@ class GatewayFiles:
         self.keys = folder / "keys.json"
         self.local_key = folder / "local.header"  # for curl -H @FILE
         self.lock = folder / "lock"
+        self.reserve = folder / "reserve"  # room for changes of routes and keys on a disk that is full
         self.folders = (folder, logs)
 
 

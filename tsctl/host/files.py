@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,6 +54,25 @@ def new_secret(path: Path, content: str) -> Iterator[None]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def keep_reserve(path: Path, size: int) -> None:
+    """The file holds so many bytes of the disk for `with_reserve`; fewer, or none, where the disk is full."""
+    if path.is_file() and path.stat().st_size >= size:
+        return
+    with suppress(OSError), open_log(path) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+def with_reserve(path: Path, act: Callable[[], None]) -> None:
+    """Act, and where the disk is full act again with the room of the reserve."""
+    try:
+        act()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.is_file():
+            raise
+        path.unlink()
+        act()
 
 
 def keep_short(log: Path, largest: int) -> None:

@@ -1,5 +1,5 @@
-"""What workers, the gateway and tsctl agree on: header names, environment variables, the problem document, golden
-answers, load reports and metric names.
+"""What workers, the gateway and tsctl agree on: header names, environment variables, processor cores, the problem
+document, golden answers, load reports and metric names.
 
 The one module that both worlds import. Invariant: standard library only, and importing it does no work; a name that two
 sides of the wire use is defined here and nowhere else.
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 # ---- headers ---------------------------------------------------------------------------------------------------------
@@ -31,6 +34,9 @@ CACHE_STATES = ("hit", "miss", "bypass")
 CLASS_HEADER = "x-prediction-class"
 #: The longest name of a class that a header and the label of a metric can carry, and what it is made of.
 LONGEST_CLASS = 64
+#: The class in place of those that are too many to be counted one by one, and the most that a worker tells in its life.
+OTHER_CLASS = "other"
+MOST_CLASSES = 2048
 CLASS_NAME = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 #: The protocol of a request body; the gateway sets it on the protocol's paths. Absent: the handler's own format.
 PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"
@@ -53,6 +59,35 @@ SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
 SHARED_CACHE_KEY_VARIABLE = "TS_SHARED_CACHE_KEY"
 #: Bytes of the longest answer that the node reads, as TorchServe's own variable for `max_response_size` is called.
 ANSWER_LIMIT_VARIABLE = "TS_MAX_RESPONSE_SIZE"
+
+# ---- processor cores -------------------------------------------------------------------------------------------------
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use, at least one: its affinity mask, lowered by the quotas of its control groups.
+
+    Args:
+        root: of the file system with /proc, and with cgroup v1 or v2 in /sys/fs/cgroup.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([affinity, *(quota // period for quota, period in _cpu_quotas(root))]))
+
+
+def _cpu_quotas(root: Path) -> Iterator[tuple[int, int]]:
+    """Quota and period of each group around this process that has them, in microseconds."""
+    groups, mounted = root / "proc" / "self" / "cgroup", root / "sys" / "fs" / "cgroup"
+    for group in groups.read_text().splitlines() if groups.is_file() else ():
+        _, controllers, path = group.split(":", 2)
+        mounts = [mounted / controllers, mounted / "cpu"] if "cpu" in controllers.split(",") else []
+        for mount in mounts or ([] if controllers else [mounted, mounted / "unified"]):
+            inside = mount / path.strip("/")
+            # a container sees its own group at the mount, and may have the path of another view
+            for folder in (each for each in (inside, *inside.parents) if each.is_relative_to(mount)):
+                files = ["cpu.cfs_quota_us", "cpu.cfs_period_us"] if controllers else ["cpu.max"]
+                numbers = " ".join((folder / name).read_text() for name in files if (folder / name).is_file()).split()
+                if len(numbers) == 2 and numbers[0] not in ("max", "-1"):
+                    yield int(numbers[0]), int(numbers[1])
+
 
 # ---- problem document (RFC 9457) -------------------------------------------------------------------------------------
 

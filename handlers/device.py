@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-
-CPU_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
 
 
 def choose_device(gpu_id: int | None, cuda_devices: int) -> str:
@@ -34,21 +30,6 @@ def threads_per_worker(configured: int | None, cores: int, workers: int) -> int:
     does that.
     """
     return configured or max(1, cores // max(1, workers))
-
-
-def usable_cores(quota: str | None = None) -> int:
-    """Cores that this process may use: its affinity mask, lowered by the container's CPU quota.
-
-    Args:
-        quota: content of cgroup v2's cpu.max ('200000 100000', 'max 100000'); None reads it from the system.
-    """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if quota is None:
-        quota = CPU_QUOTA_FILE.read_text() if CPU_QUOTA_FILE.is_file() else "max"
-    limit, _, period = quota.strip().partition(" ")
-    if limit == "max" or not period:
-        return affinity
-    return max(1, min(affinity, int(limit) // int(period)))
 
 
 def set_threads(threads: int) -> None:

@@ -8,9 +8,20 @@
       AnalysisError       6  evidence cannot be read or judged
       ConflictError       7  another process holds the lock, or the state changed meanwhile
 
+An OSError that nobody expected, such as a disk without space, ends a command with 1 as well.
 Outcomes are not errors: a rollout exits 10 after a rollback, 11 while it is undecided, and 13 if it failed before its
 first request; a plan with changes exits 12.
 """
+
+#: Characters of a message; what others wrote may be in it.
+LONGEST = 5000
+
+
+def printable(text: str, kept: str = "") -> str:
+    """The text with every character escaped that a terminal may obey, except those in `kept`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
 class TsctlError(Exception):
@@ -24,9 +35,9 @@ class TsctlError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message if len(message) <= LONGEST else f"{message[:LONGEST]}...", kept="\n")
+        self.hint = printable(hint, kept="\n")
+        super().__init__(self.message)
 
     @property
     def summary(self) -> str:

@@ -60,10 +60,10 @@ class FaultyJournal(Journal):
 
     _name = ""
 
-    def append(self, event: Event) -> Entry:
+    def append(self, event: Event, may_be_late: bool = False) -> Entry:
         self._name = line_name(event.kind, to_json(event))
         fault_point(f"before {self._name}")
-        entry = super().append(event)
+        entry = super().append(event, may_be_late)
         fault_point(f"after {self._name}")
         return entry
 

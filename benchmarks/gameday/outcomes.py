@@ -9,8 +9,8 @@ from benchmarks.gameday.users import digit_of
 from benchmarks.harness.client import Answer
 from tsctl.config.policy import LIMIT
 from tsctl.rollout.decide.events import Entry, Outcome, Tick
-from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.windows import Window
 
 #: The gateway reports the time of an answer up to so many seconds late; it counts the answer at once.
 LATE_S = 1.0

@@ -21,6 +21,7 @@ from benchmarks.harness.processes import cpu_s
 from benchmarks.harness.target import Target
 from benchmarks.harness.wrk import run_wrk, write_script
 from tsctl.errors import NodeError
+from tsctl.host.http import direct_session
 from tsctl.host.progress import Progress
 
 #: Seconds of load before every turn, for the processor's caches and for processes that slept meanwhile.
@@ -59,10 +60,10 @@ def answers(address: Address, bodies: Sequence[bytes]) -> list[Any]:
     Raises:
         NodeError: an answer is no 200.
     """
-    decoded = []
+    decoded, session = [], direct_session()
     for body in bodies:
         try:
-            answer = requests.post(address.url, data=body, headers=dict(address.headers), timeout=ANSWER_S)
+            answer = session.post(address.url, data=body, headers=dict(address.headers), timeout=ANSWER_S)
         except requests.RequestException as error:
             raise NodeError(f"{address.url} does not answer: {error}") from None
         if answer.status_code != 200:

@@ -13,9 +13,10 @@ import numpy as np
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.evidence import ClientCounts, Evidence, OutcomeCounts, Window, no_evidence
+from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.judge import AVERAGE, ONE_CLIENT, judge, log_e_values
 from tsctl.rollout.decide.statistics import rejects
+from tsctl.rollout.decide.windows import ClientCounts, OutcomeCounts, Window
 
 #: Requests between two readings of the evidence.
 READING = 200

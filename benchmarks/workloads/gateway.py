@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from benchmarks.harness.run import Run
-from benchmarks.workloads import gateway_cost, gateway_faults, gateway_shadow, gateway_traffic
+from benchmarks.workloads import gateway_cost, gateway_faults, gateway_overload, gateway_shadow, gateway_traffic
 
 WORKLOADS: dict[str, Run] = {
     "weights": gateway_traffic.run,
     "faults": gateway_faults.run,
+    "overload": gateway_overload.run,
     "cost": gateway_cost.run,
     "shadow": gateway_shadow.run,
 }

@@ -108,7 +108,7 @@ class SharedCache:
         except TimeoutError:
             self._rest("slow", f"did not answer in {LOAD_BUDGET_S:g} s")
         except Exception as error:  # noqa: BLE001 - whatever the client raises, the worker serves without it
-            self._rest("down", f"{type(error).__name__}: {error}")
+            self._rest("down", _why(error))
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, SharedAnswer]:
         """The answers that the tier has of these keys; none while it rests."""
@@ -120,7 +120,7 @@ class SharedCache:
             self._rest("slow", f"did not answer in {BUDGET_S * 1000:g} ms")
             return {}
         except Exception as error:  # noqa: BLE001 - whatever the client raises, the batch goes on without it
-            self._rest("down", f"{type(error).__name__}: {error}")
+            self._rest("down", _why(error))
             return {}
         self._said.pop("reading", None)
         self._on_exchange("ok")
@@ -161,9 +161,7 @@ class SharedCache:
         except Exception as error:  # noqa: BLE001 - nobody waits for this; writing rests, and the log says why
             self._rest_writing_until = time.monotonic() + REST_S
             self._on_exchange("not-written")
-            self._say(
-                "writing", f"the shared cache takes no answers ({type(error).__name__}: {error}); it is still read"
-            )
+            self._say("writing", f"the shared cache takes no answers ({_why(error)}); it is still read")
 
     def _rest(self, outcome: str, why: str) -> None:
         self._rest_until = time.monotonic() + REST_S
@@ -175,6 +173,11 @@ class SharedCache:
         if self._said.get(way) != what:
             self._said[way] = what
             logger.warning("%s", what)
+
+
+def _why(error: Exception) -> str:
+    """The error's type and message; Redis repeats the arguments of a command that it does not know, as AUTH's."""
+    return f"{type(error).__name__}: {str(error).partition(', with args')[0]}"
 
 
 def _is_error(reply: Any) -> bool:

@@ -30,10 +30,12 @@ from handlers.contract import (
     MODEL_VERSION_HEADER,
     OPEN_INFERENCE,
     PROTOCOL_HEADER,
+    usable_cores,
 )
-from handlers.device import choose_device, set_threads, threads_per_worker, usable_cores
+from handlers.device import choose_device, set_threads, threads_per_worker
 from handlers.errors import LoadError, ModelFailed, PayloadTooLarge, RequestError
 from handlers.messages import Outcome, Request, problem
+from handlers.pipeline.class_names import ClassNames
 from handlers.pipeline.pipeline import Pipeline
 from handlers.protocols import open_inference
 from handlers.protocols.encoding import ENCODING_HEADER, decode_body
@@ -71,6 +73,7 @@ class Worker:
         version = (MODEL_VERSION_HEADER, config.version)
         self._headers = {"": (version,), **{state: (version, (CACHE_HEADER, state)) for state in CACHE_STATES}}
         self._fields = open_inference.Fields()
+        self._class_names = ClassNames()
         self._check_s, self._answered_at = 0.0, -math.inf  # the last computed check's time; the model's last answer
 
     def open(self, cache: ResponseCache | None) -> None:
@@ -138,7 +141,7 @@ class Worker:
         for outcome in outcomes:
             headers = self._headers[outcome.cache]
             name = outcome.class_name
-            outcome.headers = (*headers, (CLASS_HEADER, name)) if name else headers
+            outcome.headers = (*headers, (CLASS_HEADER, self._class_names.told(name))) if name else headers
         self.pipeline.count([*computed, *(entry for entry in received if isinstance(entry, Outcome))])
         if self.pipeline.is_broken:
             self._end_process()

@@ -13,7 +13,7 @@ from benchmarks.gameday.outcomes import LATE_S, Canary, Release, release_of
 from benchmarks.harness.client import Answer
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.events import Entry, Tick, parse_event, to_json
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BAD, GOOD = Canary("2.0", "bad"), Canary("2.0", "nothing", is_bad=False)

@@ -27,8 +27,9 @@ from benchmarks.simulation.simulate import (
 )
 from benchmarks.simulation.workloads import slow_share
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window, no_evidence
+from tsctl.rollout.decide.evidence import no_evidence
 from tsctl.rollout.decide.judge import Verdict, judge
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 
 CLASSES = 3
 KINDS = 2 + CLASSES

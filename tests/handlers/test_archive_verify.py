@@ -13,11 +13,12 @@ import pytest
 import yaml
 
 from tests.support.commands import Result, run_command
-from tsctl.archive.build import build_version
+from tests.support.stock import save_torchscript
+from tsctl.archive.build import assemble, build_version, with_digests
 from tsctl.archive.container import unpack
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
-from tsctl.archive.store import find_archive, import_archive
+from tsctl.archive.store import find_archive, import_archive, write_archive
 from tsctl.archive.trial import ItemRequest, run_probe
 from tsctl.archive.verify import Report, verify
 from tsctl.config.archive import read_archive_spec
@@ -93,16 +94,19 @@ def test_a_good_archive_passes_every_check(tmp_path: Path) -> None:
         "no module is shadowed",
         "timeouts and numbers",
         "pickles",
+        "sandbox",
+        "samples and golden answers",
         "loads",
+        "samples are answered",
         "golden answers, alone",
         "golden answers, in a batch of 4",
         "answers do not depend on neighbours",
-        "empty item",
-        "malformed item",
+        "empty application/json item",
+        "malformed application/json item",
         "wrong media type item",
         "oversized item",
-        "one empty item among good ones",
-        "one malformed item among good ones",
+        "one empty application/json item among good ones",
+        "one malformed application/json item among good ones",
         "one wrong media type item among good ones",
         "one oversized item among good ones",
     ]
@@ -157,13 +161,7 @@ def stock_archive(folder: Path, answer: str) -> Path:
     folder.mkdir()
     (folder / "stock_handler.py").write_text(STOCK.format(answer=answer))
     (folder / "model-config.yaml").write_text("batchSize: 4\nmaxBatchDelay: 1\n")
-    subprocess.run(
-        [Path(sys.executable).parent / "torch-model-archiver", "--model-name", "stock", "--version", "1.0",
-         "--handler", folder / "stock_handler.py", "--export-path", folder,
-         "--config-file", folder / "model-config.yaml"],
-        check=True, timeout=60, capture_output=True,
-    )  # fmt: skip
-    return folder / "stock.mar"
+    return stock(folder, "--handler", "stock_handler.py", "--config-file", "model-config.yaml")
 
 
 def test_a_stock_archive_is_warned_of_and_not_refused(tmp_path: Path) -> None:
@@ -173,7 +171,7 @@ def test_a_stock_archive_is_warned_of_and_not_refused(tmp_path: Path) -> None:
     assert report.is_good, failures(report)
     outcomes = {check.name: check.outcome for check in report.checks}
     assert outcomes["answers do not depend on neighbours"] == "pass"
-    assert outcomes["one malformed item among good ones"] == "warn"
+    assert outcomes["one malformed application/json item among good ones"] == "warn"
     assert verify(path).is_good, "without a sample too"
 
 
@@ -292,3 +290,113 @@ def test_an_imported_stock_archive_is_listed_and_inspected(tmp_path: Path) -> No
     told = tsctl(project, "inspect", str(archive.path)).out
     assert "torch-model-archiver" in told
     assert "stock_handler.py" in told
+
+
+# ---- stock archives, TorchScript, and other media types ----------------------------------------------------------
+
+SCRIPTED = """
+import torch
+
+class Scripted:
+    def initialize(self, context):
+        self.network = torch.jit.load(context.system_properties["model_dir"] + "/model.pt")
+
+    def handle(self, data, context):
+        rows = [row.get("data") or row.get("body") for row in data]
+        return self.network(torch.tensor([row["x"] for row in rows])).tolist()
+"""
+
+
+def torchscript_archive(folder: Path) -> Path:
+    """An archive of torch-model-archiver that serves TorchScript."""
+    folder.mkdir()
+    save_torchscript(folder / "model.pt")
+    (folder / "scripted.py").write_text(SCRIPTED)
+    return stock(folder, "--handler", "scripted.py", "--serialized-file", "model.pt")
+
+
+def stock(folder: Path, *arguments: str) -> Path:
+    subprocess.run(
+        [Path(sys.executable).parent / "torch-model-archiver", "--model-name", "stock", "--version", "1.0",
+         "--export-path", folder, *arguments],
+        check=True, timeout=60, capture_output=True, cwd=folder,
+    )  # fmt: skip
+    return folder / "stock.mar"
+
+
+def test_a_torchscript_archive_passes_without_trust(tmp_path: Path) -> None:
+    path = torchscript_archive(tmp_path / "stock")
+    (tmp_path / "sample.json").write_text('{"x": [2.0]}')
+    report = verify(path, samples=[tmp_path / "sample.json"])
+    assert report.is_good, failures(report)
+    assert {check.name: check.outcome for check in report.checks}["pickles"] == "pass"
+
+
+def test_a_sample_that_is_not_answered_fails_a_stock_archive_too(tmp_path: Path) -> None:
+    path = stock_archive(tmp_path / "stock", "1 / 0")
+    (tmp_path / "sample.json").write_text('{"x": 2}')
+    found = failures(verify(path, samples=[tmp_path / "sample.json"]))
+    assert list(found) == ["samples are answered"]
+    assert found["samples are answered"].startswith("sample.json: answered 503")
+
+
+def test_a_stock_archive_with_nothing_to_compare_is_warned_of(tmp_path: Path) -> None:
+    report = verify(stock_archive(tmp_path / "stock", "[1 for body in bodies]"))
+    [check] = [check for check in report.checks if check.name == "samples and golden answers"]
+    assert (check.outcome, check.detail) == ("warn", "no sample, so no answer is compared: name one with --sample")
+
+
+def test_an_archive_without_golden_answers_fails_and_does_not_run(tmp_path: Path) -> None:
+    project = make(tmp_path / "p", load=f"open({str(tmp_path / 'ran')!r}, 'w')")
+    folder = project.archives / "toy"
+    entries = assemble(folder, read_archive_spec(folder / "archive.yaml"), "1.0", None)
+    entries["golden.json"] = b"{}"
+    path = write_archive(with_digests(entries), project.store, "toy", "1.0").path
+    found = failures(verify(path))
+    assert list(found) == ["samples and golden answers"]
+    assert "do not match one to one: one.json, two.json" in found["samples and golden answers"]
+
+
+PICTURES = """
+from handlers.base import ServingHandler
+from handlers.errors import UndecodableBody
+
+
+class Pictures(ServingHandler):
+    media_types = ("image/png",)
+
+    def load(self):
+        pass
+
+    def decode(self, body, media_type):
+        {decode}
+        return len(body)
+
+    def preprocess(self, items):
+        return items
+
+    def inference(self, inputs):
+        return inputs
+
+    def postprocess(self, outputs):
+        return [{{"bytes": count}} for count in outputs]
+"""
+
+
+@pytest.mark.parametrize(
+    ("decode", "outcome"),
+    [("if not body.startswith(b'\\x89PNG') or len(body) > 50: raise UndecodableBody('no picture')", {}),
+     ("if not body: raise UndecodableBody('no')", {"malformed image/png item": "answered 200, expected 400 or 422"})],
+    ids=["that checks", "that does not"],
+)  # fmt: skip
+def test_the_decoder_of_a_handler_of_pictures_is_tried(tmp_path: Path, decode: str, outcome: dict[str, str]) -> None:
+    project = make(tmp_path)
+    folder = project.archives / "toy"
+    (folder / "handler.py").write_text(PICTURES.format(decode=decode))
+    for sample in (folder / "samples").iterdir():
+        sample.unlink()
+    (folder / "samples" / "one.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
+    (folder / "golden" / "1.0.json").write_text('{"one.png": {"bytes": 28}}')
+    found = failures(verified(project))
+    assert {name: found[name] for name in outcome} == outcome
+    assert bool(found) == bool(outcome)

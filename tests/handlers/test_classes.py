@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from handlers.contract import MOST_CLASSES, OTHER_CLASS
+from handlers.pipeline.class_names import MOST, ClassNames
 from tests.handlers.test_response_cache import Doubler, start
 from tests.support.workers import Item, Worker
 
@@ -44,6 +47,49 @@ def test_a_name_that_no_label_can_carry_is_not_told_and_the_answer_stays(tmp_pat
     [reply] = start(tmp_path / "archive", handler).ask(Item(b'{"number": 1}'))
     assert (reply.status, reply.json()) == (200, {"double": 2.0})
     assert HEADER not in reply.headers
+
+
+def test_of_very_many_classes_some_are_told_and_all_others_are_one(tmp_path: Path) -> None:
+    class Counted(Doubler):
+        """Every number is a class of its own."""
+
+        def classify(self, answer: Any) -> str:
+            return f"n{answer['double']}"
+
+    worker = start(tmp_path / "archive", Counted(), batch_size=500)
+    told = [name for begin in range(0, 4000, 500) for name in classes(worker, *range(begin + 20, begin + 520))]
+    assert told[:256] == [f"n{2.0 * number}" for number in range(20, 276)]
+    assert len(set(told)) < 1000
+    assert told[-500:].count("other") > 400
+    again = [name for begin in range(0, 4000, 500) for name in classes(worker, *range(begin + 20, begin + 520))]
+    assert len(set(again)) <= MOST + 1  # from the cache as well, where every answer has its own name
+    assert set(again) <= set(told)
+
+
+NAMES = [f"class-{number}" for number in range(20_000)]
+
+
+@pytest.mark.parametrize("count", [0, 1, MOST, MOST + 1, 1000, len(NAMES)])
+def test_names_are_bounded_and_workers_that_saw_the_same_tell_the_same(count: int) -> None:
+    workers = [ClassNames() for _ in range(3)]
+    told = []
+    for seed, worker in enumerate(workers):
+        order = np.random.default_rng(seed).permutation(NAMES[:count]).tolist()
+        told.append({worker.told(name) for name in order})
+    assert all(len(names - {OTHER_CLASS}) <= MOST_CLASSES for names in told)
+    now = [{name for name in NAMES[:count] if worker.told(name) == name} for worker in workers]
+    assert now[0] == now[1] == now[2]
+    assert min(count, MOST // 4) <= len(now[0]) <= MOST
+    young = ClassNames()
+    for name in NAMES[: count // 10]:
+        young.told(name)
+    assert all(young.told(name) == name for name in now[0])  # what an old worker tells, a young one does
+
+
+def test_no_worker_tells_more_names_in_its_life_than_the_most() -> None:
+    names = ClassNames()
+    told = {names.told(str(number)) for number in range(3_000_000)}
+    assert len(told) <= MOST_CLASSES + 1
 
 
 def test_a_handler_without_classes_tells_none(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import importlib
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -355,18 +354,6 @@ def test_the_reason_of_a_refusal_names_the_error_and_its_line_to_the_operator_al
 
     with pytest.raises(LoadError, match=r"answered 500: KeyError: 'speces' \(test_handler_contract\.py, line \d+\)"):
         Worker(Misspelt(), write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN))
-
-
-def test_a_deadline_that_has_passed_is_answered_without_being_computed(toy: Worker) -> None:
-    def due(moment: Any) -> Item:
-        return Item(b'{"number": 1}', headers={"X-Request-Deadline-Ms": str(moment)})
-
-    now = int(time.time() * 1000)
-    late, early, wrong = toy.ask(due(now - 1), due(now + 60_000), due("soon"))
-    assert_problem(late, 504)
-    assert early.status == 200
-    assert "milliseconds" in assert_problem(wrong, 400)["detail"]
-    assert ToyHandler.batches == [1]
 
 
 def test_an_item_that_made_the_model_fail_costs_the_next_batch_nothing(toy: Worker) -> None:

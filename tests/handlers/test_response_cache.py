@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable
@@ -267,6 +268,25 @@ def test_a_redis_that_does_not_answer_costs_the_budget_once_and_then_nothing(tmp
         assert outcomes == ["slow"]
         for connection, _ in held:
             connection.close()
+
+
+class UnknownCommands(socketserver.StreamRequestHandler):
+    """Answers every command as Redis answers one that it does not know, with its arguments."""
+
+    def handle(self) -> None:
+        while self.rfile.readline():
+            self.wfile.write(b"-ERR unknown command 'AUTH', with args beginning with: 'me' 'hunter2' \r\n")
+
+
+def test_no_part_of_a_password_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), UnknownCommands) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"redis://me:hunter2@127.0.0.1:{server.server_address[1]}/0"
+        shared_cache.connect(address, b"", 60, lambda outcome: None).check()
+        server.shutdown()
+    assert "unknown command 'AUTH'" in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_the_node_may_name_another_redis_than_the_archive(

@@ -30,7 +30,8 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     """An own project for one test; its node is stopped afterwards, and nothing of it may be left."""
-    made = make_site(tmp_path / "site")
+    made = make_site(tmp_path / "prö jekt")
+    made.environment["LC_ALL"] = "C"
     yield made
     made.run("down", status=None)
     assert processes_of(made.root) == [], "processes are left behind"

@@ -409,7 +409,7 @@ def test_a_deadline_ends_a_request_with_504(front: Front) -> None:
 
 def test_health_for_whoever_balances_before_the_gateway(front: Front) -> None:
     assert requests.get(f"{front.base}/healthz", timeout=5).status_code == 200
-    assert requests.get(f"{front.base}/readyz", timeout=5).status_code == 200
+    until(lambda: requests.get(f"{front.base}/readyz", timeout=5).status_code == 200, 10, "ready")
     front.site.run("models", "scale", "slow", "1.0", "0")
     try:
         until(lambda: requests.get(f"{front.base}/readyz", timeout=5).status_code == 503, 20, "not ready")
@@ -457,7 +457,10 @@ def test_a_killed_supervisor_drops_nothing_and_a_killed_envoy_comes_back(front: 
     os.kill(front.pid("keeper"), signal.SIGKILL)
     until(lambda: not is_alive(front.pid("keeper")), 5, "the supervisor's end")
     assert front.ask("/predictions/tiny").status_code == 200
+    for command in (("status",), ("status", "--json"), ("gateway", "status")):
+        assert "the gateway: its supervisor does not run" in front.site.run(*command, status=5).err
     front.site.run("gateway", "start")
+    front.site.run("status")
     old = front.pid("envoy")
     os.kill(old, signal.SIGKILL)
     until(lambda: front.pid("envoy") != old and front.gateway.admin.is_live(), 20, "another Envoy")

@@ -151,6 +151,40 @@ def inotify_instances(pid: int) -> int:
     return found
 
 
+def test_a_dead_or_hanging_supervisor_is_told_and_start_replaces_it(front: Front) -> None:
+    site = front.site
+    site.run("gateway", "start")
+    old = front.pid("keeper")
+    os.kill(old, signal.SIGKILL)
+    assert "the gateway: its supervisor does not run" in site.run("gateway", "status", status=5).err
+    assert "gateway: not ready" in site.run("status", status=4).out
+    assert site.run("gateway", "start").out == "started its supervisor\n"
+    hanging = front.pid("keeper")
+    os.kill(hanging, signal.SIGSTOP)
+    record = front.gateway.files.supervisor_record
+    os.utime(record, (1, 1))  # as after a minute
+    assert "its supervisor hangs" in site.run("gateway", "status", status=5).err
+    assert site.run("gateway", "start").out == "started its supervisor\n"
+    assert not is_alive(hanging)
+    assert is_alive(front.pid("keeper"))
+
+
+def test_a_hanging_envoy_is_told_and_the_supervisor_replaces_it(front: Front) -> None:
+    site = front.site
+    site.run("gateway", "start")
+    os.kill(front.pid("keeper"), signal.SIGKILL)
+    old = front.pid("envoy")
+    os.kill(old, signal.SIGSTOP)
+    for command in (("keys", "add", "somebody"), ("weights", "show"), ("gateway", "status")):
+        assert "the gateway hangs: Envoy did not answer" in site.run(*command, status=5).err
+    assert site.run("keys", "list", "--json").json() == []  # and no key was made that is in force nowhere
+    assert "the gateway hangs" in site.run("gateway", "start", status=5).err  # but there is a supervisor now
+    until(lambda: not is_alive(old), 60, "the end of the hanging Envoy")
+    until(lambda: front.pid("envoy") != old and front.gateway.admin.is_live(), 30, "another Envoy")
+    assert requests.get(f"{front.base}/healthz", timeout=5).status_code == 200
+    site.run("keys", "add", "somebody")
+
+
 def test_a_flood_of_refused_requests_is_counted_and_fills_no_disk(front: Front) -> None:
     """Twelve thousand requests with a path of 6,000 bytes; without a bound, they are a log of 78 MB."""
     front.site.run("gateway", "start")
@@ -166,6 +200,14 @@ def test_a_flood_of_refused_requests_is_counted_and_fills_no_disk(front: Front) 
     assert len(lines) == threads * each - without_line
     assert {len(line["path"]) for line in lines} == {LONGEST_TEXT}
     assert front.gateway.files.access_log.stat().st_size < 1000 * len(lines)
+
+
+def test_a_key_that_a_client_put_into_the_address_is_in_no_log(front: Front) -> None:
+    front.site.run("gateway", "start")
+    for path in ("/predictions/tiny?key=hunter2", "/nowhere?hunter2"):
+        requests.post(front.base + path, headers={"x-api-key": "hunter2", "authorization": "hunter2"}, timeout=5)
+    until(lambda: {line["path"] for line in front.log()} >= {"/predictions/tiny", "/nowhere"}, 10, "both lines")
+    assert not [path for path in front.gateway.files.access_log.parent.iterdir() if b"hunter2" in path.read_bytes()]
 
 
 def test_the_kernel_bounds_the_log_where_the_supervisor_does_not(front: Front) -> None:

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 
 from handlers.contract import CHECK_HEADER, CHECK_HEALTH, SENT_HEADER, TIMEOUT_HEADER
 from tests.support.gateways import PROBLEM
 from tests.support.nodes import Asked, Fronted, Reply, ScriptedNode, fronted, of_torchserve
 from tests.support.sites import throughout, until
-from tsctl.config.deployment import RouteSpec
+from tsctl.config.deployment import Cors, RouteSpec
 from tsctl.gateway.headers import DEADLINE_HEADER
 
 DEADLINE_S = 2.0
@@ -234,3 +235,44 @@ def test_without_a_sample_a_node_is_asked_whether_it_knows_the_version(tmp_path:
         assert {(asked.method, asked.path) for asked in node.checks} == {("OPTIONS", "/predictions/digits/1.0")}
         known = of_torchserve(404, "ModelNotFoundException", "Model not found: digits")
         until(lambda: not front.is_in_rotation(node), 5, "the node out of rotation")
+
+
+PAGE = "https://app.example.com"
+
+
+def test_pages_of_origins_that_a_route_names_may_ask_and_no_others(tmp_path: Path) -> None:
+    node = ScriptedNode("a", lambda asked: Reply())
+    with fronted(tmp_path, [node], RouteSpec(cors=Cors(origins=(PAGE,)))) as front:
+        url = f"{front.base}/predictions/digits"
+
+        def preflight(**headers: str) -> requests.Response:
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            return requests.options(url, headers=names, timeout=5)
+
+        asked = preflight(origin=PAGE, access_control_request_method="POST")  # browsers send no key with it
+        assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, PAGE)
+        assert "x-api-key" in asked.headers["access-control-allow-headers"]
+        other = preflight(origin="https://evil.example", access_control_request_method="POST")
+        assert "access-control-allow-origin" not in other.headers
+        for headers in ({"origin": PAGE}, {"origin": "", "access_control_request_method": "POST"}):
+            assert preflight(**headers).status_code == 405
+        for answer, status in ((front.ask(origin=PAGE), 200), (front.ask(origin=PAGE, **{"x-api-key": "none"}), 401)):
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, PAGE)
+        assert "access-control-allow-origin" not in front.ask(origin="https://evil.example").headers
+        assert [one.method for one in node.requests] == ["POST", "POST"]
+
+
+def test_without_cors_no_page_of_another_origin_gets_an_answer(site: Site) -> None:
+    assert "access-control-allow-origin" not in site.front.ask(origin=PAGE).headers
+    asked = {"origin": PAGE, "access-control-request-method": "POST"}
+    assert requests.options(f"{site.front.base}/predictions/digits", headers=asked, timeout=5).status_code == 405
+
+
+@pytest.mark.parametrize("name", ["user_id", "x_api_key", "content_length", "_", "a" * 70 + "_"])
+def test_a_refused_header_is_named(site: Site, name: str) -> None:
+    before = site.tries
+    answer = site.front.ask(**{name: "1"})
+    assert (answer.status_code, answer.headers["content-type"]) == (400, PROBLEM)
+    assert answer.json()["type"] == "urn:tsctl:problem:bad-request"
+    assert f"The name {name[:64]} has an underscore" in answer.json()["detail"]
+    assert site.tries == before

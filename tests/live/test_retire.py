@@ -40,7 +40,7 @@ def test_a_version_retires_under_load_and_no_request_fails(front: Front) -> None
     assert (shown["weights"], shown["shadow"], shown["canary"]) == ({"1.0": 10_000}, None, None)
     clusters = read_document(front.gateway.files.clusters)
     assert clusters is not None
-    assert [cluster["name"] for cluster in clusters["resources"]] == ["tiny~1.0", "tiny~1.0~shadow"]
+    assert [cluster["name"] for cluster in clusters["resources"]] == ["tiny~1.0"]
     assert front.ask("/predictions/tiny/2.0").status_code == 404
     assert "no node serves it" in front.site.run("models", "retire", "tiny", "2.0").err
 

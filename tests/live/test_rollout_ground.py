@@ -26,7 +26,7 @@ from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.events import Command, CommandReceived, Effect, Outcome
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.begin import started
-from tsctl.rollout.run.health import LiveHealth
+from tsctl.rollout.run.health import GONE_S, LiveHealth
 from tsctl.views.rollout.narrative import story
 
 
@@ -72,17 +72,17 @@ def test_a_canary_that_somebody_unregisters_is_noticed(front: Front) -> None:
         for effect in (Effect.VERIFY, Effect.REGISTER):
             runner.record(runner.effects.apply(effect, runner.state))
 
-        def health(state: State) -> tuple[str, bool]:
+        def health(state: State) -> tuple[str, float | None]:
             looking = runner.health
             assert isinstance(looking, LiveHealth)
             fresh = LiveHealth(looking.gateway, looking.archive)
-            return fresh.trouble(state), fresh.is_gone(state)
+            return fresh.trouble(state), fresh.grace_s(state)
 
-        assert health(runner.state) == ("", False)
+        assert health(runner.state) == ("", None)
         front.site.run("models", "unregister", "tiny", "3.0", "--node", "local", "--force")
-        assert health(runner.state) == ("tiny 3.0 is no longer registered on node local", False)
+        assert health(runner.state) == ("tiny 3.0 is no longer registered on node local", None)
         front.site.run("models", "unregister", "tiny", "3.0", "--node", "b", "--force")
-        assert health(runner.state) == ("tiny 3.0 is no longer registered on node local, b", True)
+        assert health(runner.state) == ("tiny 3.0 is no longer registered on node local, b", GONE_S)
         runner.record(CommandReceived(Command.ABORT, "the test"))
         assert runner.run().outcome is Outcome.ABORTED
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from benchmarks.harness.processes import children
 from tests.support.gateways import Front
-from tests.support.releases import PACE, asking, entries, held_while, is_held, releasing, served, weights
+from tests.support.releases import PACE, asking, entries, held_while, is_held, releasing, served, state_of, weights
 from tests.support.sites import until
 from tsctl.config.weights import TOTAL
 from tsctl.nodes.torchserve.node import open_nodes
@@ -19,8 +20,15 @@ from tsctl.nodes.torchserve.node import open_nodes
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     versions = {"1.0": PACE, "2.0": PACE}
-    with releasing(tmp_path_factory.mktemp("outages"), versions, nodes=("local", "b"), hold_s=2) as front:
+    with releasing(
+        tmp_path_factory.mktemp("outages"), versions, nodes=("local", "b"), hold_s=2, max_error_rate=0.05
+    ) as front:
         yield front
+
+
+def start(front: Front, nodes: list[str]) -> None:
+    for name in nodes:
+        front.site.run("node", "start", "--node", name)
 
 
 def test_a_gateway_and_a_node_that_are_killed_are_waited_for(front: Front) -> None:
@@ -31,12 +39,15 @@ def test_a_gateway_and_a_node_that_are_killed_are_waited_for(front: Front) -> No
             os.kill(front.pid(of), signal.SIGKILL)
         held_while(front, process, "the gateway does not", lambda: site.run("gateway", "start"))
         gateway = front.gateway
-        node = next(node for node in open_nodes(gateway.project, gateway.deployment) if node.name == "b")
-        assert node.pid is not None
-        for pid in (node.pid, *children(node.pid)):
-            os.kill(pid, signal.SIGKILL)
-        held_while(front, process, "node b does not answer", lambda: site.run("node", "start", "--node", "b"))
+        for gone in (["b"], ["b", "local"]):  # both versions are gone with the last node
+            for node in open_nodes(gateway.project, gateway.deployment):
+                if node.name in gone:
+                    assert node.pid is not None
+                    for pid in (node.pid, *children(node.pid)):
+                        os.kill(pid, signal.SIGKILL)
+            held_while(front, process, f"node {gone[-1]} does not answer", partial(start, front, gone))
         assert process.wait(timeout=60) == 0
     assert weights(front) == {"2.0": TOTAL}
+    assert state_of(front).evidence.set_aside > 20, "requests that no node could answer"
     assert served(front) == {"local": {"1.0": 1, "2.0": 1}, "b": {"1.0": 1, "2.0": 1}}
     assert [entry.content["index"] for entry in entries(front) if entry.kind == "step"] == [0, 1, 2]

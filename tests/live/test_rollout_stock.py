@@ -14,19 +14,43 @@ from benchmarks.harness.client import under_load
 from tests.support.gateways import front_of, with_gateway
 from tests.support.releases import POLICY
 from tests.support.sites import Site, write_tiny
-from tests.support.stock import STOCK_HANDLER
+from tests.support.stock import STOCK_HANDLER, save_torchscript
+
+#: Serves a TorchScript file.
+SCRIPT_HANDLER = """
+import torch
+
+
+def handle(data, context):
+    if data is None:
+        return None
+    network = torch.jit.load(context.system_properties["model_dir"] + "/model.pt")
+    bodies = [row.get("data") or row.get("body") for row in data]
+    return [{"y": int(network(torch.tensor(body["x"])))} for body in bodies]
+"""
 
 
 def stock(folder: Path, version: str, pickled: object = None) -> Path:
     """A .mar file as torch-model-archiver makes it, with a pickle of this object."""
     folder.mkdir()
-    handler, extra = folder / "stock_handler.py", folder / "extra.pkl"
-    handler.write_text(STOCK_HANDLER)
+    extra = folder / "extra.pkl"
     extra.write_bytes(pickle.dumps(pickled))
+    return archived(folder, version, STOCK_HANDLER, "--extra-files", extra)
+
+
+def torchscript(folder: Path, version: str) -> Path:
+    """A .mar file as torch-model-archiver makes it, whose network is TorchScript."""
+    folder.mkdir()
+    save_torchscript(folder / "model.pt")
+    return archived(folder, version, SCRIPT_HANDLER, "--serialized-file", folder / "model.pt")
+
+
+def archived(folder: Path, version: str, handler: str, *arguments: str | Path) -> Path:
+    (folder / "stock_handler.py").write_text(handler)
     archiver = Path(sys.executable).parent / "torch-model-archiver"
     subprocess.run(
-        [archiver, "--model-name", "stock", "--version", version, "--handler", handler, "--extra-files", extra,
-         "--export-path", folder], check=True, timeout=60,
+        [archiver, "--model-name", "stock", "--version", version, "--handler", folder / "stock_handler.py",
+         "--export-path", folder, *arguments], check=True, timeout=60,
     )  # fmt: skip
     return folder / "stock.mar"
 
@@ -63,3 +87,8 @@ def test_a_stock_archive_is_served_and_released_beside_models_that_fail(site: Si
     assert not load.failed
     [route] = [route for route in site.run("weights", "show", "--json").json() if route["model"] == "stock"]
     assert route["stable"] == "2.0"
+    site.run("archive", "import", str(torchscript(tmp_path / "3", "3.0")))
+    with under_load(front.address("/predictions/stock"), b'{"x": 2}', 2) as load:
+        site.run("rollout", "start", "stock", "3.0")
+    assert not load.failed
+    assert front.ask("/predictions/stock", b'{"x": 2}').json() == {"y": 7}

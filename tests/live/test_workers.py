@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import requests
@@ -133,6 +134,33 @@ def test_dead_workers_are_revived_by_scaling(shared: Site) -> None:
     shared.run("up")
     assert len(shared.workers("tiny", "1.0")) == 1
     assert shared.ask("tiny", HALF).json() == {"y": 1.0}
+
+
+def test_a_worker_that_torchserve_gave_up_is_told_as_failed(shared: Site) -> None:
+    trap = shared.root / "trap"
+    write_tiny(shared, "tiny", {"1.0": {"exit_while": str(trap)}})
+    shared.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 2}}}})
+    shared.run("up")
+    worker, _ = shared.workers("tiny", "1.0")
+    trap.touch()
+    kill_for_good(shared, worker)
+
+    def row() -> dict[str, Any]:
+        [only] = shared.run("status", "--json", status=4).json()["versions"]
+        return dict(only)
+
+    until(lambda: row()["state"] == "failed", 10, "the end of the pause before another try")
+    assert row()["ready_workers"] == 1
+    assert "TorchServe gave up 1 of its 2 workers after" in row()["reason"]
+    assert "TorchServe gave up 1 of its 2" in shared.run("status", status=4).out
+    waited = shared.run("models", "scale", "tiny", "1.0", "2", status=4)  # READY ones stand behind it
+    assert "will not be ready: TorchServe gave up 1 of its 2 workers" in waited.err
+    assert "'tsctl models scale tiny 1.0 0', and then to 2," in waited.err
+    trap.unlink()
+    shared.run("models", "scale", "tiny", "1.0", "0")
+    shared.run("models", "scale", "tiny", "1.0", "2")
+    assert len(shared.workers("tiny", "1.0")) == 2
+    shared.run("status")
 
 
 def test_expired_tokens_are_renewed(site: Site) -> None:

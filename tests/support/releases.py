@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,16 +36,21 @@ POLICY: dict[str, Any] = {
 
 @contextmanager
 def releasing(
-    root: Path, versions: dict[str, dict[str, Any]], nodes: tuple[str, ...] = ("local",), **policy: Any
+    root: Path,
+    versions: dict[str, dict[str, Any]],
+    nodes: tuple[str, ...] = ("local",),
+    archive: Mapping[str, Any] | None = None,
+    **policy: Any,
 ) -> Iterator[Front]:
     """Version 1.0 of `tiny` is served on all nodes, and archives of all versions are built, while the block runs.
 
     Args:
         versions: settings by version.
+        archive: keys of archive.yaml.
         policy: where it differs from POLICY.
     """
     site = make_site(root / "site")
-    write_tiny(site, "tiny", versions)
+    write_tiny(site, "tiny", versions, **(archive or {}))
     content = site.deployment
     for name in nodes[1:]:
         content["nodes"][name] = make_site(root / f"ports-{name}").deployment["nodes"]["local"]

@@ -269,10 +269,10 @@ class Tiny(ServingHandler):
             raise RuntimeError("the file of the test is there")
         if "import_in_load" in self.settings:
             __import__(self.settings["import_in_load"])
-        if "exit_in_load" in self.settings:
+        if "exit_in_load" in self.settings or Path(self.settings.get("exit_while", "nowhere")).exists():
             import os
 
-            os._exit(self.settings["exit_in_load"])
+            os._exit(self.settings.get("exit_in_load", 3))
         time.sleep(self.settings.get("load_s", 0))
 
     def preprocess(self, items):
@@ -280,6 +280,8 @@ class Tiny(ServingHandler):
 
     def inference(self, inputs):
         time.sleep(self.settings.get("inference_s", 0))
+        if inputs.max() > self.settings.get("slow_above", float("inf")):
+            time.sleep(self.settings["slow_s"])
         if inputs.max() > self.settings.get("most", float("inf")):
             raise ValueError("this number is too large")
         return inputs * self.factor

@@ -14,8 +14,8 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
 from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 
 POLICY = RolloutPolicy(
@@ -33,7 +33,7 @@ class FakeSite:
 
     Args:
         rate: requests per second, of all versions.
-        errors: of the canary's and of stable's requests, how many of a hundred fail.
+        errors: of the canary's and of stable's requests, how many of a hundred fail; `unanswered`: reach no worker.
         refuses: the error of an effect, or of "slow", the slow threshold.
         unavailable: effects, and "read".
         counted: requests and errors, by version and weight.
@@ -42,6 +42,7 @@ class FakeSite:
 
     rate: int = 200
     errors: tuple[int, int] = (0, 0)
+    unanswered: tuple[int, int] = (0, 0)
     weights: dict[str, int] = field(default_factory=lambda: {"1.0": TOTAL})
     default: str = "1.0"
     registered: set[str] = field(default_factory=lambda: {"1.0"})
@@ -49,7 +50,8 @@ class FakeSite:
     commands: list[tuple[Command, str]] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=lambda: {"1 on a": 400 << 20})
     trouble: str = ""
-    is_gone: bool = False
+    grace_s: float | None = None
+    sticky: str = ""
     joined: tuple[str, ...] = ()
     refuses: dict[str, TsctlError | OSError] = field(default_factory=dict)
     unavailable: set[str] = field(default_factory=set)
@@ -65,8 +67,9 @@ class FakeSite:
         for version, weight in self.weights.items():
             if weight:
                 count = round(self.rate * seconds * weight / TOTAL)
-                share = self.errors[0 if version == "2.0" else 1]
-                for kind, more in (("requests", count), ("errors", count * share // 100)):
+                side = 0 if version == "2.0" else 1
+                errors, unanswered = (count * share[side] // 100 for share in (self.errors, self.unanswered))
+                for kind, more in (("requests", count), ("errors", errors), ("unanswered", unanswered)):
                     key = f"{version}|{weight}|{kind}"
                     self.counted[key] = self.counted.get(key, 0) + more
 
@@ -133,6 +136,9 @@ class FakeEvidence:
         ]
         return windows, changed
 
+    def mark(self, state: State) -> Cursor:
+        return dict(self.site.counted)
+
     def request_rate(self, state: State) -> float:
         return self.site.rate
 
@@ -149,11 +155,11 @@ class FakeHealth:
     def memory(self, state: State) -> Mapping[str, int]:
         return dict(self.site.memory)
 
-    def trouble(self, state: State) -> str:
+    def trouble(self, state: State, is_fresh: bool = False) -> str:
         return self.site.trouble
 
-    def is_gone(self, state: State) -> bool:
-        return self.site.is_gone
+    def grace_s(self, state: State) -> float | None:
+        return self.site.grace_s
 
     def joined(self, state: State) -> tuple[str, ...]:
         return tuple(name for name in self.site.joined if name not in (*state.nodes, *state.joined))
@@ -171,6 +177,9 @@ class FakeOperator:
 
     def acknowledge(self) -> None:
         self.site.commands.clear()
+
+    def sticky(self, state: State) -> str:
+        return self.site.sticky
 
     def policy(self, state: State) -> RolloutPolicy:
         return self.site.policy

@@ -9,9 +9,9 @@ from typing import Any
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.events import Entry, Event, Started, Tick, VerdictReached, parse_event, to_json
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.judge import Verdict, log_e_values
 from tsctl.rollout.decide.state import State, after, evidence_after
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.run.journal import Journal
 
 #: 2026-11-25 09:30:00 in Greenwich.

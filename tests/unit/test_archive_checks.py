@@ -18,6 +18,7 @@ import yaml
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, content_checks, pickle_check, structure_checks
 from tsctl.archive.container import open_archive, unpack
 from tsctl.archive.inspect import read_facts
+from tsctl.archive.pickles import unsafe_pickles
 from tsctl.archive.store import (
     import_archive,
     list_archives,
@@ -88,6 +89,11 @@ def test_changed_missing_and_added_entries_do_not_match_the_digests(tmp_path: Pa
     assert outcomes(store(tmp_path, content))["digests"] == (
         FAIL, "b.bin, c.bin, a.bin differ from what was built"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("digests", [b"[]", b"1", b"{", b"[" * 10_000, b'{"h.py": [1]}', b'{"h.py": 1, "h.py": 2}'])
+def test_digests_of_another_form_do_not_match(tmp_path: Path, digests: bytes) -> None:
+    assert outcomes(store(tmp_path, {**entries(), "MAR-INF/DIGESTS.json": digests}))["digests"][0] == FAIL
 
 
 def test_a_byte_changed_in_the_file_is_found(tmp_path: Path) -> None:
@@ -170,31 +176,31 @@ def torch_zip(content: bytes) -> bytes:
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_a_pickle_that_runs_code_is_found_under_any_name(tmp_path: Path, name: str, protocol: int) -> None:
     (tmp_path / name).write_bytes(pickle.dumps(Evil(), protocol))
-    check = pickle_check(tmp_path, trust=True)
+    check = pickle_check(unsafe_pickles(tmp_path), trust=True)
     assert check.outcome == FAIL, "what is known as dangerous is never trusted"
     assert check.detail == f"{name} imports posix.system"
 
 
 def test_a_pickle_inside_a_torch_file_is_found(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(torch_zip(pickle.dumps(Evil(), 2)))
-    assert pickle_check(tmp_path, trust=True).outcome == FAIL
+    assert pickle_check(unsafe_pickles(tmp_path), trust=True).outcome == FAIL
 
 
 def test_an_unknown_import_fails_unless_it_is_trusted(tmp_path: Path) -> None:
     (tmp_path / "model.pkl").write_bytes(pickle.dumps({"a": Path("x"), "b": Unknown()}))
-    assert pickle_check(tmp_path, trust=False).outcome == FAIL
-    assert pickle_check(tmp_path, trust=True).outcome in (WARN, FAIL)
+    assert pickle_check(unsafe_pickles(tmp_path), trust=False).outcome == FAIL
+    assert pickle_check(unsafe_pickles(tmp_path), trust=True).outcome in (WARN, FAIL)
 
 
 def test_plain_values_are_safe(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": [1, 2.0, "x", b"y"]}))
-    assert pickle_check(tmp_path, trust=False).outcome == PASS
+    assert pickle_check(unsafe_pickles(tmp_path), trust=False).outcome == PASS
 
 
 @pytest.mark.parametrize("content", [pickle.dumps(Evil())[:-1], pickle.dumps(Evil())[:-1] + b"\xff", b"N." * 9])
 def test_a_damaged_pickle_runs_up_to_its_damage_and_is_found(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pkl").write_bytes(content + pickle.dumps(Evil()))
-    check = pickle_check(tmp_path, trust=True)
+    check = pickle_check(unsafe_pickles(tmp_path), trust=True)
     assert check.outcome == FAIL
     assert "a.pkl imports posix.system" in check.detail
 

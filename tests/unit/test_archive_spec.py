@@ -102,6 +102,25 @@ def test_a_mistake_names_file_key_value_and_expectation(tmp_path: Path, change: 
     assert all(line.startswith(f"{path}: ") for line in raised.value.message.splitlines())
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "redis://me:hunter2@host:6379/0",
+        "redis://:hunter2@host/0",
+        "redis://hunter2@host/0",
+        "redis://host:6379/0?password=hunter2",
+        "redis://host:6379/0?db=1&username=hunter2",
+        "redis://me:hunter2@host:notaport/0",
+        "http://me:hunter2@host",
+    ],
+)
+def test_no_part_of_a_password_stands_in_a_message(tmp_path: Path, address: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        read_archive_spec(write(tmp_path, {**GOOD, "cache": {"shared": address}}))
+    assert "hunter2" not in raised.value.message
+    assert "cache.shared" in raised.value.message
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, {"handler": "handlers.image", "batch": {"size": 0}, "versions": {"1.0": None}, "x": 1})
     with pytest.raises(SpecError) as raised:

@@ -25,7 +25,7 @@ from tsctl.archive.store import (
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.applied_state import remember
-from tsctl.deploy.tidy import builds_and_uses
+from tsctl.deploy.tidy import builds_and_uses, leftovers
 from tsctl.errors import ArchiveError, NodeError
 
 
@@ -185,6 +185,17 @@ def test_what_is_pinned_or_was_served_or_will_be_is_needed(project: Project) -> 
         at_start.digest: "node gone when it starts",
         new.digest: "the current build",
     }
+
+
+def test_what_killed_builds_and_removed_archives_left_is_found(project: Project) -> None:
+    archive = build(project, b"1")
+    half, young = project.store / ".writing.1", project.store / ".writing.2"
+    half.touch()
+    young.touch()
+    os.utime(half, (1, 1))
+    assert leftovers(project) == [half]
+    archive.path.unlink()
+    assert set(leftovers(project)) == {half, project.store / archive.path.name}
 
 
 def test_a_node_elsewhere_that_does_not_answer_keeps_everything(project: Project) -> None:

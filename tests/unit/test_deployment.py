@@ -57,6 +57,13 @@ def test_a_mistake_is_told_where_it_stands(tmp_path: Path, old: str, new: str, m
     assert "deployment.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize("address", ["http://me:hunter2@10.0.0.1:80", "http://hunter2@h:80", "http://:hunter2@h:80/x"])
+def test_an_address_holds_no_password_and_a_message_repeats_none(tmp_path: Path, address: str) -> None:
+    with pytest.raises(SpecError, match=r"rollout\.prometheus: .*\*\*\*@") as caught:
+        read(tmp_path, GOOD + f'rollout: {{prometheus: "{address}"}}\n')
+    assert "hunter2" not in str(caught.value)
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         read(tmp_path, GOOD.replace("workers: 2", "workers: x").replace('default: "1.0"', "defaults: 1"))

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from handlers.contract import PROBLEM_MEDIA_TYPE
-from tsctl.config.deployment import Budget, GatewaySpec, RouteSpec, Sticky, TlsFiles
+from tsctl.config.deployment import Budget, Cors, GatewaySpec, RouteSpec, Sticky, TlsFiles
 from tsctl.errors import GatewayError
 from tsctl.gateway import headers
 from tsctl.gateway.access_log import LINES_FILTER
@@ -293,6 +294,36 @@ def test_every_client_has_a_bucket_of_his_own_whether_his_key_names_a_budget_or_
     }
 
 
+def test_pages_of_other_origins_are_refused_unless_a_route_allows_them() -> None:
+    assert '"cors"' not in json.dumps(documents()["routes"])
+    spec = {"digits": RouteSpec(cors=Cors(origins=("https://app.example.com",)), sticky=Sticky(header="x-user-id"))}
+    made = routes_of(routes.routes(SPEC, spec, [only("digits", "1.0"), only("text", "1.0")], CLIENTS))
+    allowing = [route for route in made if "cors" in route.get("typed_per_filter_config", {})]
+    assert {route["metadata"]["filter_metadata"]["tsctl"]["model"] for route in allowing} == {"digits"}
+    for route in allowing:
+        policy = route["typed_per_filter_config"]["cors"]
+        assert policy["allow_origin_string_match"] == [{"exact": "https://app.example.com"}]
+        assert {"x-api-key", "content-type", "x-user-id"} <= set(policy["allow_headers"].split(", "))
+    asked = [
+        route for route in allowing if {"name": ":method", "string_match": {"exact": "OPTIONS"}} in headers_of(route)
+    ]
+    assert {route["match"]["path"] for route in asked} == {route["match"]["path"] for route in allowing}
+    assert all(route["typed_per_filter_config"]["api_key_auth"]["disabled"] for route in asked)
+
+
+def headers_of(route: dict[str, Any]) -> list[dict[str, Any]]:
+    matched: list[dict[str, Any]] = route["match"]["headers"]
+    return matched
+
+
+@pytest.mark.parametrize(
+    "origin", ["app.example.com", "https://a.b/path", "https://", "ftp://a", "https://a,https://b", ""]
+)
+def test_an_origin_is_a_scheme_and_a_host(origin: str) -> None:
+    with pytest.raises(ValidationError):
+        Cors(origins=(origin,))
+
+
 def test_without_a_route_nothing_is_ready() -> None:
     [ready] = routes.ready([])["resources"]
     assert ready["typed_config"]["cluster_min_healthy_percentages"] == {"no~route": {"value": 1.0}}
@@ -306,7 +337,7 @@ def problems() -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
 
 def test_every_answer_of_envoy_itself_is_a_problem_document() -> None:
     bodies = list(problems())
-    assert len(bodies) == len(GATEWAY_PROBLEMS) + 1
+    assert len(bodies) == len(GATEWAY_PROBLEMS) + 2  # a refused header, and any other error
     for body, _ in bodies:
         assert body["content_type"] == PROBLEM_MEDIA_TYPE
         assert body["json_format"].keys() == {"type", "title", "status", "detail", "request_id", "model", "version"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,18 +13,23 @@ import pytest
 
 from handlers.contract import ANSWER_LIMIT_VARIABLE
 from tsctl.config.deployment import NodeSpec
-from tsctl.errors import NodeError
+from tsctl.config.project import Project
+from tsctl.errors import NodeError, SpecError
 from tsctl.host.files import tail
-from tsctl.nodes.torchserve.logs import load_reports
+from tsctl.nodes.torchserve.client import VersionState, Worker
+from tsctl.nodes.torchserve.logs import Recovery, failed_recoveries, load_reports
+from tsctl.nodes.torchserve.node import open_node
 from tsctl.nodes.torchserve.paths import NodePaths
-from tsctl.nodes.torchserve.process import node_environment
+from tsctl.nodes.torchserve.process import node_environment, temporary_folder
 from tsctl.nodes.torchserve.properties import (
     CONSOLE_OFF,
     jvm_arguments,
     node_properties,
     parse_properties,
+    read_properties,
     render_properties,
 )
+from tsctl.nodes.torchserve.readiness import given_up
 from tsctl.nodes.torchserve.tokens import read_tokens, write_header_file
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -66,6 +74,68 @@ def test_a_node_inherits_what_it_needs_and_no_secret(tmp_path: Path) -> None:
     assert inherited["PATH"] == "/bin"
     assert inherited["CUDA_VISIBLE_DEVICES"] == "1"
     assert not {"PYTHONPATH", "AWS_SECRET_ACCESS_KEY", "TS_SHARED_CACHE_URL"} & set(inherited)
+
+
+PROMISED = (
+    "PATH", "LANG", "LC_TIME", "TZ", "LD_PRELOAD", "TS_OWN_SETTING", "CUDA_CACHE_PATH", "OMP_PROC_BIND", "KMP_AFFINITY",
+    "OPENBLAS_NUM_THREADS", "TORCHINDUCTOR_CACHE_DIR", "PYTORCH_CUDA_ALLOC_CONF", "MALLOC_ARENA_MAX",
+    "HIP_VISIBLE_DEVICES",
+)  # fmt: skip
+KEPT_BACK = ("AWS_SECRET_ACCESS_KEY", "HTTP_PROXY", "PYTHONPATH", "MY_TOKEN", "PATHS", "TSCTL_PROJECT")
+
+
+def test_a_token_that_no_header_can_hold_is_no_token_and_is_not_repeated(key_file: Path) -> None:
+    key_file.write_text(KEYS.replace("m4n", "secret\\nvalue"))
+    with pytest.raises(NodeError, match="is not a key file of TorchServe") as raised:
+        read_tokens(key_file)
+    assert "secret" not in raised.value.message
+
+
+def test_what_config_properties_promises_to_workers_reaches_them_and_nothing_else(tmp_path: Path) -> None:
+    properties = read_properties(CHECKOUT / "config.properties")
+    environment = dict.fromkeys((*PROMISED, *KEPT_BACK), "C.UTF-8")
+    passed_on = node_environment(environment, NodePaths(tmp_path), tmp_path, properties)
+    assert set(PROMISED) <= passed_on.keys()
+    assert not set(KEPT_BACK) & passed_on.keys()
+    assert passed_on["TMPDIR"] == str(tmp_path)
+    with pytest.raises(NodeError, match="blacklist_env_vars is no regular expression"):
+        node_environment({"A": "1"}, NodePaths(tmp_path), tmp_path, {"blacklist_env_vars": "("})
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "C.UTF-8"),
+        ({"LANG": "C"}, "C.UTF-8"),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "POSIX"}, "C.UTF-8"),
+        ({"LANG": "de_DE.ISO-8859-1"}, "C.UTF-8"),
+        ({"LANG": "de_DE.UTF-8"}, None),
+        ({"LANG": "C", "LC_ALL": "en_US.utf8"}, "en_US.utf8"),
+    ],
+)
+def test_a_node_has_a_locale_in_which_java_finds_files_of_any_name(
+    tmp_path: Path, environment: dict[str, str], expected: str | None
+) -> None:
+    assert node_environment(environment, NodePaths(tmp_path), tmp_path, {}).get("LC_ALL") == expected
+
+
+def test_the_folder_of_sockets_has_a_path_that_is_short_in_bytes() -> None:
+    with tempfile.TemporaryDirectory() as short:
+        paths = NodePaths(Path(short) / ("ö" * 35))
+        paths.folder.mkdir()
+        folder = temporary_folder(paths)
+        assert len(os.fsencode(folder)) <= 80
+        assert folder.is_dir()
+        folder.rmdir()
+
+
+def test_properties_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "config.properties"
+    path.write_bytes(b"\xef\xbb\xbfa=1\nb=\xc3\xa9\n")
+    assert read_properties(path) == {"a": "1", "b": "é"}
+    path.write_bytes(b"a=\xe9")
+    with pytest.raises(SpecError, match=r"config\.properties: cannot be read as UTF-8: .* at byte 2"):
+        read_properties(path)
 
 
 def test_workers_learn_the_address_of_the_shared_cache_that_no_archive_may_hold(tmp_path: Path) -> None:
@@ -150,3 +220,57 @@ def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
     path.write_text("\n".join(str(n) for n in range(100_000)))
     assert tail(path, 2) == "99998\n99999"
     assert tail(tmp_path / "none") == ""
+
+
+# ---- workers that TorchServe gave up ---------------------------------------------------------------------------------
+
+BEGIN = "2026-11-26T03:45:{:02d},000 [INFO ] main ModelServer - \n"
+FAILED = "2026-11-26T03:46:{:02d},500 [WARN ] W-{}-{} WorkerThread - Auto recovery failed again\n"
+
+
+def test_tries_that_failed_are_counted_by_worker_since_the_nodes_start(tmp_path: Path) -> None:
+    log = tmp_path / "ts_log.log"
+    lines = [
+        FAILED.format(1, 9000, "tiny_1.0"), BEGIN.format(2), "Torchserve version: 0.12.0\n",
+        FAILED.format(3, 9000, "tiny_1.0"),
+        FAILED.format(10, 9001, "tiny_1.0"), FAILED.format(14, 9000, "tiny_1.0"), FAILED.format(15, 9002, "tiny_2.0"),
+        "2026-11-26T03:46:20,500 [ERROR] W-9003-other_1.0 WorkerThread - something\n", "no line of the log\n",
+    ]  # fmt: skip
+    log.write_text("".join(lines))
+    modified = log.stat().st_mtime
+    found = failed_recoveries(log, "tiny", "1.0", modified + 5)
+    assert found == {"9000": Recovery(2, 11.0), "9001": Recovery(1, 15.0)}
+    assert failed_recoveries(log, "tiny", "3.0", modified) == {}
+    assert failed_recoveries(tmp_path / "none.log", "tiny", "1.0", modified) == {}
+
+
+def test_the_cut_name_of_a_thread_is_known(tmp_path: Path) -> None:
+    log = tmp_path / "ts_log.log"
+    log.write_text(FAILED.format(1, 9000, "a_model_with_a_very_long_name_1.0"[:25]))
+    assert failed_recoveries(log, "a_model_with_a_very_long_name", "1.0", log.stat().st_mtime).keys() == {"9000"}
+
+
+@pytest.mark.parametrize(
+    ("failures", "ago_s", "status", "is_given_up"),
+    [(1, 3, "UNLOADING", False), (1, 5, "UNLOADING", True), (5, 10, "UNLOADING", False), (5, 12, "UNLOADING", True),
+     (99, 1599, "UNLOADING", False), (99, 1601, "UNLOADING", True), (5, 99, "READY", False),
+     (0, 99, "UNLOADING", False)],
+)  # fmt: skip
+def test_a_worker_is_given_up_once_no_pause_is_that_long(
+    tmp_path: Path, failures: int, ago_s: float, status: str, is_given_up: bool
+) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    node = open_node(Project(tmp_path), "local", NodeSpec())
+    node.paths.logs.mkdir(parents=True)
+    node.paths.node_log.write_text(FAILED.format(1, 9000, "tiny_1.0") * failures)
+    node.paths.worker_log.write_text("... W-9000-tiny_1.0-stderr - ValueError: no such file\n")
+
+    def state(pid: int) -> VersionState:
+        worker = Worker("9000", status, pid, False)
+        return VersionState("tiny", "1.0", "tiny-1.0.mar", 1, 1, 8, 1, 30, 120, (worker,), 0, 100)
+
+    now = node.paths.node_log.stat().st_mtime + ago_s
+    reason = f"TorchServe gave up 1 of its 1 workers after {failures} tries: ValueError: no such file"
+    assert given_up(node, state(ended.pid), now) == (reason if is_given_up else "")
+    assert given_up(node, state(os.getpid()), now) == ""

@@ -7,13 +7,14 @@ import random
 import pytest
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window, no_evidence
+from tsctl.rollout.decide.evidence import no_evidence
 from tsctl.rollout.decide.judge import Verdict, judge
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.answers import Answer
 
 POLICY = RolloutPolicy()
-#: Requests, errors, refusals.
-NOTHING, GOOD, ERROR, REFUSED = (0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 0, 1)
+#: Requests, errors, refusals, unanswered ones.
+NOTHING, GOOD, ERROR, REFUSED, UNANSWERED = (0, 0, 0, 0), (1, 0, 0, 0), (1, 1, 0, 0), (1, 0, 1, 0), (1, 0, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -24,16 +25,19 @@ NOTHING, GOOD, ERROR, REFUSED = (0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 0, 1)
         (Answer("504", deadline="route"), ERROR),
         (Answer("504"), ERROR),
         (Answer("504", deadline="client"), NOTHING),
-        (Answer("504", flags="UT", deadline="client"), ERROR),  # a worker that did not heed the client's deadline
-        (Answer("503", flags="UF,URX", deadline="client"), ERROR),
+        (Answer("504", flags="UT", deadline="client"), UNANSWERED),  # a worker that did not heed the client's deadline
+        (Answer("503", flags="UF,URX", deadline="client"), UNANSWERED),
+        (Answer("503", flags="UH"), UNANSWERED),
+        (Answer("503"), UNANSWERED),  # of a node whose workers load
+        (Answer("200", flags="UT"), GOOD),  # its client reads slowly,
         (Answer("0", flags="DC"), NOTHING),
         (Answer("501"), REFUSED),  # `explain: True`
         *[(Answer(status), REFUSED) for status in ("400", "404", "413", "415", "422")],
     ],
 )
-def test_an_answer_counts_for_what_its_version_did(answer: Answer, expected: tuple[int, int, int]) -> None:
+def test_an_answer_counts_for_what_its_version_did(answer: Answer, expected: tuple[int, int, int, int]) -> None:
     counts = answer.counts(1, count_4xx=False)
-    assert (counts.requests, counts.errors, counts.refused) == expected
+    assert (counts.requests, counts.errors, counts.refused, counts.unanswered) == expected
 
 
 def test_a_4xx_is_an_error_as_well_where_the_policy_says_so() -> None:
@@ -72,3 +76,30 @@ def test_deadlines_that_clients_set_too_short_fail_none_however_many() -> None:
     assert Verdict.PASS in found and Verdict.FAIL not in found
     no_answer = (Answer("504", deadline="client"),)
     assert verdicts(late, no_answer) == {Verdict.UNDECIDED}
+
+
+GONE = OutcomeCounts(100, unanswered=100)
+
+
+@pytest.mark.parametrize(
+    ("stable", "is_disturbed", "errors"),
+    [
+        (OutcomeCounts(1900), False, 100),  # stable answers: the canary is at fault
+        (OutcomeCounts(1900, unanswered=900), False, 100),
+        (OutcomeCounts(1900, unanswered=950), False, 0),  # both are gone
+        (OutcomeCounts(1900), True, 0),  # a node was, and the canary's workers load later than stable's
+        (OutcomeCounts(), False, 100),
+    ],
+)
+def test_requests_without_an_answer_are_errors_unless_a_node_or_stable_is_gone(
+    stable: OutcomeCounts, is_disturbed: bool, errors: int
+) -> None:
+    evidence = no_evidence(POLICY, ()).seen(Window(500, stable, GONE), is_disturbed=is_disturbed)
+    assert (evidence.canary.errors, evidence.canary.requests) == (errors, errors)
+    assert evidence.set_aside == (0 if errors else 100 + stable.unanswered)
+    assert (judge(POLICY, evidence, 1, 100).verdict is Verdict.FAIL) == bool(errors)
+
+
+def test_a_version_that_answers_wrongly_fails_also_while_a_node_is_gone() -> None:
+    bad = Window(500, OutcomeCounts(1900, unanswered=1900), OutcomeCounts(100, errors=50, unanswered=50))
+    assert judge(POLICY, no_evidence(POLICY, ()).seen(bad, is_disturbed=True), 1, 100).verdict is Verdict.FAIL

@@ -13,9 +13,10 @@ from tests.unit.rollout_journals import started, stored_and_read
 from tsctl.config.policy import RolloutPolicy
 from tsctl.gateway.counters import CLIENT_FAILURES, CLIENT_REQUESTS, REQUESTS, Sample
 from tsctl.rollout.decide.events import Entry, Tick
-from tsctl.rollout.decide.evidence import ClientCounts, Evidence, OutcomeCounts, Window, no_evidence
+from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.judge import ONE_CLIENT, Judgement, Verdict, judge
 from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.windows import ClientCounts, OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import EvidenceQuery, client_shares, counter_values, windows_since
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.views.rollout.tables import clients_tables

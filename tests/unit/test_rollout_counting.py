@@ -15,8 +15,8 @@ from tsctl.config.weights import TOTAL
 from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, parse_page, shortest_over
 from tsctl.rollout.decide.events import Entry
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window
 from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import (
     EvidenceQuery,
     classes_of,
@@ -51,8 +51,8 @@ PAGE = f"""# TYPE {REQUESTS} counter
 
 def test_only_what_was_sent_by_weight_is_evidence() -> None:
     windows, cursor = windows_since({}, counter_values(parse_page(PAGE), QUERY), QUERY, {})
-    canary = OutcomeCounts(45, 0, 30, {"7": 40}, refused=5)
-    assert windows == [Window(500, OutcomeCounts(904, 4, 44, {"7": 900}), canary)]
+    canary = OutcomeCounts(45, 0, 30, {"7": 40}, refused=5, timed=45)
+    assert windows == [Window(500, OutcomeCounts(904, 0, 44, {"7": 900}, unanswered=4, timed=904), canary)]
     assert windows_since(cursor, counter_values(parse_page(PAGE), QUERY), QUERY, {}) == ([], {})
     strict = EvidenceQuery("m", "1.0", "2.0", count_4xx=True)
     [window] = windows_since({}, counter_values(parse_page(PAGE), strict), strict, {})[0]
@@ -90,6 +90,28 @@ def test_a_counter_that_began_anew_counts_from_zero() -> None:
     assert (window.canary.requests, changed) == (7, {"r|2.0|500|200|": 7})
 
 
+def test_a_gateway_that_restarted_counts_all_anew() -> None:
+    """A counter that has passed its old value since began anew all the same, and one that is missing is at 0."""
+    cursor = {"r|1.0|9500|200|": 1000, "r|2.0|500|500|": 4, "r|2.0|500|200|": 50, "s|2.0|500|20": 3, "log|offset": 9}
+    after = {"r|1.0|9500|200|": 900, "r|2.0|500|500|": 6}
+    [window], changed = windows_since(cursor, after, QUERY, {})
+    assert (window.stable.requests, window.canary.requests, window.canary.errors) == (900, 6, 6)
+    cursor = {**cursor, **changed}
+    assert cursor == {**after, "r|2.0|500|200|": 0, "s|2.0|500|20": 0, "log|offset": 9}
+    assert windows_since(cursor, after, QUERY, {}) == ([], {})
+    [window], _ = windows_since(cursor, {**after, "r|2.0|500|200|": 50}, QUERY, {})
+    assert window.canary.requests == 50
+
+
+@pytest.mark.parametrize("values", [{}, {"r|2.0|500|200|": 50}])
+def test_counts_that_are_missing_for_a_while_count_once(values: dict[str, int]) -> None:
+    cursor = {"r|1.0|9500|200|": 1000, "r|2.0|500|200|": 50}
+    windows, changed = windows_since(cursor, values, QUERY, {})
+    assert (windows, changed) == ([], {})
+    [window], _ = windows_since({**cursor, **changed}, {**cursor, "r|1.0|9500|200|": 1001}, QUERY, {})
+    assert (window.stable.requests, window.canary.requests) == (1, 0)
+
+
 def test_names_may_hold_what_prometheus_escapes() -> None:
     line = REQUESTS + r'{model="m",version="1.0",by="weight",weight="9500",status="200",class="a\"|\\b"} 3'
     [sample] = parse_page(line)
@@ -122,7 +144,7 @@ def test_the_labels_of_an_answer_come_to_its_counts_and_an_older_gateway_has_non
     [window], _ = windows_since({}, values, QUERY, {})
     assert (window.canary.requests, window.canary.errors) == (18, 18)
     gone = counter_values([Sample(REQUESTS, {**labels, "status": "503", "flags": "UF,URX"}, 2)], QUERY)
-    assert windows_since({}, gone, QUERY, {})[0][0].canary.errors == 2
+    assert windows_since({}, gone, QUERY, {})[0][0].canary.unanswered == 2
 
 
 def test_what_is_slow_lies_at_an_edge_of_the_histogram() -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.evidence import OutcomeCounts, Window, no_evidence
+from tsctl.rollout.decide.evidence import no_evidence
 from tsctl.rollout.decide.judge import Verdict, judge, requests_until_below
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.forecast.forecast import (
     Fate,
     Forecast,
@@ -28,8 +29,13 @@ POLICY = RolloutPolicy()
 LONG_S = 30 * 86_400.0
 
 
-def traffic(requests_per_s: float = 100.0, error_rate: float = 0.005, requests: int = 60_000) -> RecentTraffic:
-    return RecentTraffic(requests_per_s, error_rate, 0.05, 600.0, requests)
+def traffic(
+    requests_per_s: float = 100.0,
+    error_rate: float = 0.005,
+    requests: int = 60_000,
+    class_share: float | None = 1.0,
+) -> RecentTraffic:
+    return RecentTraffic(requests_per_s, error_rate, 0.05, 600.0, requests, class_share)
 
 
 def one_step(percent: float) -> RolloutPolicy:
@@ -107,9 +113,27 @@ def test_the_requests_that_are_needed_are_those_that_the_judge_asks_for(error_ra
             traffic(10_000),
             "The step at 50% is too short to see slow answers",
         ),
+        (POLICY, traffic(class_share=None), "Stable names no class in its answers, so the class distribution compares"),
+        (
+            POLICY,
+            traffic(class_share=0.2),
+            "Only 20% of stable's predictions are of classes that are judged one by one",
+        ),
         (RolloutPolicy(steps=(100,)), traffic(), "The only step is 100%: there is no stable traffic to compare with"),
     ],
-    ids=["no traffic", "few", "limit", "blind", "too long", "ends", "nothing", "slow", "only"],
+    ids=[
+        "no traffic",
+        "few",
+        "limit",
+        "blind",
+        "too long",
+        "ends",
+        "nothing",
+        "slow",
+        "no class",
+        "other classes",
+        "only",
+    ],
 )
 def test_what_cannot_be_seen_is_a_warning(policy: RolloutPolicy, recent: RecentTraffic, warning: str) -> None:
     warnings = forecast_rollout(policy, recent).warnings

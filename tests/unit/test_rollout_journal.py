@@ -180,6 +180,15 @@ def test_a_new_journal_is_the_newest_whatever_the_clock_says(tmp_path: Path) -> 
     assert ids[-1] == new_id("2.0", 2000.0)
 
 
+def test_a_clock_that_is_set_back_makes_no_entry_older_than_the_one_before(tmp_path: Path) -> None:
+    now = [1000.0]
+    journal = Journal(tmp_path / "x.jsonl", lambda: now[0])
+    for at in (1000.0, 5000.0, 10.0, -3.0, 5001.0):
+        now[0] = at
+        journal.append(Tick(1.0) if journal.entries else START)
+    assert [entry.at for entry in read(journal.path)] == [1000.0, 5000.0, 5000.0, 5000.0, 5001.0]
+
+
 def test_a_later_format_is_refused_in_one_sentence(tmp_path: Path) -> None:
     journal = written(tmp_path / "x.jsonl")
     first, *others = journal.path.read_text().splitlines(keepends=True)

@@ -20,6 +20,7 @@ from tsctl.gateway.envoy.render.routes import routes
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.traffic import Traffic, only
 from tsctl.host.files import write_document
+from tsctl.nodes.torchserve.client import VersionState, Worker
 from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, Effect, EffectDone, Started, StepBegan
 from tsctl.rollout.decide.state import fold
@@ -27,7 +28,7 @@ from tsctl.rollout.evidence.reader import LiveEvidence, PrometheusServer
 from tsctl.rollout.run.begin import resumed
 from tsctl.rollout.run.commands import LiveOperator
 from tsctl.rollout.run.effects import LiveEffects
-from tsctl.rollout.run.health import LiveHealth, is_as_decided
+from tsctl.rollout.run.health import GONE_S, LiveHealth, grace, is_as_decided
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.journal import Journal, folder, journals
 from tsctl.rollout.run.live_gateway import LiveGateway
@@ -185,3 +186,36 @@ def test_stable_has_nothing_to_release_in_a_plan_either(gateway: Gateway, monkey
         rollout_views.plan("digits", "1.0")
     with pytest.raises(SpecError, match="does not name words"):
         rollout_views.plan("words", "1.0")
+
+
+def test_what_tells_users_is_read_from_deployment_yaml(gateway: Gateway) -> None:
+    path = gateway.project.deployment
+    with resumed(gateway, "digits", quiet) as runner:
+        assert runner.operator.sticky(runner.state) == ""
+        for number, (told, name) in enumerate((("header", "x-user"), ("cookie", "uid"))):
+            path.write_text(DEPLOYMENT.replace("versions:", f"route: {{sticky: {{{told}: {name}}}}}, versions:"))
+            os.utime(path, ns=(0, number))
+            assert runner.operator.sticky(runner.state) == f"{told} {name}"
+
+
+def on_nodes(*ready: int | None) -> list[list[VersionState]]:
+    """A version with one worker on each node: READY or not, or None where it is not registered."""
+    workers = [None if n is None else tuple(Worker("9000", "READY", 100, False) for _ in range(n)) for n in ready]
+    return [[] if w is None else [VersionState("m", "1.0", "m.mar", 1, 1, 8, 1, 30, 120, w, 0, 100)] for w in workers]
+
+
+@pytest.mark.parametrize(("canary", "stable", "grace_s"), [
+    ((1, 1), (1, 1), None),
+    ((1, None), (1, 1), None),
+    ((0, 1), (1, 1), None),
+    ((None, None), (1, 1), GONE_S),
+    ((0, None), (1, 1), GONE_S + 120),  # it may still be loading
+    ((0, 0), (1, 1), GONE_S + 120),
+    ((None, None), (1, None), None),  # a node that has just started
+    ((None, None), (1, 0), None),
+    ((None,), (None,), None),
+])  # fmt: skip
+def test_a_canary_without_a_ready_worker_is_waited_for_a_while(
+    canary: tuple[int | None, ...], stable: tuple[int | None, ...], grace_s: float | None
+) -> None:
+    assert grace(on_nodes(*canary), on_nodes(*stable)) == grace_s

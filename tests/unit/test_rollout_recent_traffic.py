@@ -135,6 +135,13 @@ def test_traffic_is_what_chance_divides_and_the_rates_are_those_of_stable(count_
     assert recent.since_s == pytest.approx(100)
 
 
+def test_the_share_of_predictions_whose_classes_are_judged_one_by_one() -> None:
+    many = [entry for name in range(100) for entry in entries_of(1, 0, 1, predicted_class=f"c{name}")]
+    folded = entries_of(100, 0, 1, predicted_class="other")
+    for seen, share in ((many, 0.5), (folded, 0.0), ([*many[:50], *folded[:50]], 0.5), (entries_of(9, 0, 1), None)):
+        assert recent_traffic(seen, 0, 100, False, 0.95).class_share == share
+
+
 def test_equal_durations_are_slow_together() -> None:
     seen = [*entries_of(90, 0, 90, duration_ms=3.0), *entries_of(10, 90, 10, duration_ms=4.0)]
     assert duration_quantile(seen, 0.95) == 4.0

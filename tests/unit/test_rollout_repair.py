@@ -96,6 +96,7 @@ def test_entries_from_the_middle_of_a_rollout_are_none(project: Project, capsys:
     shown = capsys.readouterr().out
     assert f"the damaged file is kept as .tsctl/rollouts/digits/{path.stem}.damaged-1" in shown
     assert "tsctl weights set digits VERSION=100%" in shown
+    Writer(folder(project, "digits"))
     commands.repair("digits")
     assert "no journal of digits is damaged" in capsys.readouterr().out
 
@@ -106,7 +107,17 @@ def test_a_journal_of_a_later_version_is_left_as_it_is(project: Project) -> None
     content = damage(path, 0, json.dumps(first).encode())
     with pytest.raises(LaterJournal):
         repair(project, "digits")
+    last = Writer(folder(project, "digits"), begin=1_795_599_000.0 + 3600)
+    last.prepare()
+    damage(last.path, 2)
+    assert [mended.id for mended in repair(project, "digits")] == [last.path.stem]
     assert path.read_bytes() == content
+
+
+def test_a_model_without_a_rollout_has_nothing_to_repair(project: Project) -> None:
+    with pytest.raises(AnalysisError, match="there is no rollout of words"):
+        repair(project, "words")
+    assert not folder(project, "words").exists()
 
 
 def test_a_journal_that_a_process_writes_is_not_repaired(project: Project) -> None:

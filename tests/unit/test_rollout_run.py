@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,9 +23,10 @@ from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, CommandReceived, Ended, Entry, Event, Outcome, Reopened, Started, Tick
 from tsctl.rollout.decide.judge import AVERAGE, Verdict
 from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.run.health import GONE_S
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.journal import Journal
-from tsctl.rollout.run.runner import GONE_S, READY_S, Runner
+from tsctl.rollout.run.runner import READY_S, RECOVERY_S, Runner
 from tsctl.views.rollout.narrative import story
 from tsctl.views.rollout.outlook import deployment_hints
 
@@ -37,9 +40,9 @@ class StruckJournal(Journal):
         super().__init__(path, lambda: site.now)
         self._strike = strike
 
-    def append(self, event: Event) -> Entry:
+    def append(self, event: Event, may_be_late: bool = False) -> Entry:
         self._strike(f"before the line {event.kind}")
-        entry = super().append(event)
+        entry = super().append(event, may_be_late)
         self._strike(f"after the line {event.kind}")
         return entry
 
@@ -124,13 +127,13 @@ def test_a_canary_that_somebody_removes_is_rolled_back(tmp_path: Path) -> None:
     path = begin(tmp_path, site)
     runner = runner_of(path, site)
     to_the_end(runner, lambda runner: runner.state.step == 1 and runner.state.is_weighed)
-    site.is_gone, site.trouble = True, "m 2.0 is no longer registered on node a"
+    site.grace_s, site.trouble = GONE_S, "m 2.0 is no longer registered on node a"
     gone_at = site.now
     held = to_the_end(runner, lambda runner: site.now > gone_at + GONE_S / 2)
     assert (held.is_failed, held.waits_for) == (False, site.trouble)
     state = to_the_end(runner)
     assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "gone")
-    assert state.why == "somebody else removed it: m 2.0 is no longer registered on node a"
+    assert state.why == "m 2.0 is no longer registered on node a, for 60 s"
     assert weights(site) == [500, 5000, 0]
     assert site.now - gone_at < GONE_S + 10
 
@@ -146,7 +149,7 @@ def test_a_canary_that_is_removed_is_waited_for_in_no_state(tmp_path: Path, mome
     else:
         site.refuses["weigh"] = GatewayError("no node serves m 2.0")
         to_the_end(runner, lambda runner: runner.state.step == 0)
-    site.is_gone, site.trouble = True, "it is no longer registered"
+    site.grace_s, site.trouble = GONE_S, "it is no longer registered"
     assert to_the_end(runner).signal == "gone"
 
 
@@ -155,10 +158,10 @@ def test_a_canary_that_is_back_soon_is_kept(tmp_path: Path) -> None:
     path = begin(tmp_path, site)
     run(path, site, lambda runner: runner.state.held_s > 0)
     for _ in range(3):
-        site.is_gone, site.trouble = True, "it is not registered"
+        site.grace_s, site.trouble = GONE_S, "it is not registered"
         until = site.now + GONE_S / 2
         run(path, site, lambda runner, until=until: site.now > until)  # type: ignore[misc]
-        site.is_gone, site.trouble = False, ""
+        site.grace_s, site.trouble = None, ""
         run(path, site, lambda runner, until=until: site.now > until + 3)  # type: ignore[misc]
     assert run(path, site).outcome is Outcome.PROMOTED
 
@@ -292,6 +295,26 @@ def test_an_outage_is_waited_for_and_is_no_hold_time(tmp_path: Path) -> None:
     assert held.evidence.canary.requests > 0  # evidence counts all the same
     site.trouble = ""
     assert run(path, site).outcome is Outcome.PROMOTED
+
+
+def test_requests_that_a_dead_node_left_unanswered_fail_nobody_and_those_of_a_dead_canary_do(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.held_s > 3)
+    site.unanswered, site.trouble = (100, 100), "node a does not answer"
+    end = site.now + 100
+    held = run(path, site, lambda runner: site.now > end)
+    assert (held.is_failed, held.evidence.canary.errors, held.waits_for) == (False, 0, site.trouble)
+    site.unanswered, site.trouble = (100, 0), ""  # it is back, and the canary's workers load later than stable's
+    end = site.now + RECOVERY_S / 2
+    held = run(path, site, lambda runner: site.now > end)
+    assert (held.is_failed, held.step) == (False, 0)
+    assert held.waits_for == "requests are unanswered, because a node or stable as well is unavailable"
+    site.unanswered = (0, 0)
+    assert run(path, site).outcome is Outcome.PROMOTED
+    other = FakeSite(unanswered=(100, 0))
+    failed = run(begin(tmp_path / "other", other), other)
+    assert (failed.outcome, failed.signal) == (Outcome.ROLLED_BACK, "errors")
 
 
 @pytest.mark.parametrize("what", ["register", "weigh", "default", "retire"])
@@ -494,6 +517,57 @@ def test_a_full_disk_is_waited_for_and_the_canary_is_judged_after_it(tmp_path: P
     assert _total(site) == runner.state.evidence.canary.requests + _unread(site, runner.state)
 
 
+@contextmanager
+def full(path: Path) -> Iterator[None]:
+    """No file of this process grows beyond the journal's present size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("why", ["it fails", "abort"])
+def test_on_a_full_disk_the_way_back_is_taken_and_the_journal_follows(tmp_path: Path, why: str) -> None:
+    site = FakeSite(rate=1000)
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    to_the_end(runner, lambda runner: runner.state.held_s > 0)
+    if why == "abort":
+        site.commands.append((Command.ABORT, "me"))
+    else:
+        site.errors = (50, 1)
+    with full(path):
+        before = path.read_bytes()
+        with pytest.raises(AnalysisError, match="cannot be written"):
+            to_the_end(runner)
+        assert site.weights["1.0"] == TOTAL
+        assert (path.read_bytes(), runner.state.outcome) == (before, None)
+    resumed = runner_of(
+        path, FakeSite(errors=site.errors, counted=dict(site.counted), commands=[(Command.ABORT, "me")])
+    )
+    assert to_the_end(resumed).weight == 0, "a kill on the full disk would lead to the same"
+    path.write_bytes(before)
+    assert to_the_end(runner).is_going_back
+    assert fold(Journal(path).entries) == runner.state
+    assert [entry.kind for entry in Journal(path).entries if entry.kind != "tick"][-1] == "ended"
+
+
+def test_on_a_full_disk_no_step_passes(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    runner = runner_of(path, site)
+    to_the_end(runner, lambda runner: runner.state.held_s > 0)
+    with full(path):
+        end = site.now + 100
+        held = to_the_end(runner, lambda runner: site.now > end)
+    assert (held.step, held.is_failed, weights(site)) == (0, False, [500])
+    assert "cannot be written" in held.waits_for
+    assert to_the_end(runner).outcome is Outcome.PROMOTED
+    assert fold(Journal(path).entries) == runner.state
+
+
 def test_files_of_the_gateway_that_cannot_be_written_are_waited_for(tmp_path: Path) -> None:
     site = FakeSite(errors=(50, 1), rate=1000)
     path = begin(tmp_path, site)
@@ -534,6 +608,21 @@ def test_an_edited_policy_begins_the_step_anew_and_never_jumps(tmp_path: Path) -
     assert state.evidence.canary.requests == 0
     assert run(path, site).outcome is Outcome.PROMOTED
     assert weights(site) == [500, 5000, 5000, 7500, TOTAL]
+
+
+def test_a_route_that_becomes_sticky_begins_the_step_anew(tmp_path: Path) -> None:
+    site = FakeSite()
+    path = begin(tmp_path, site)
+    run(path, site, lambda runner: runner.state.step == 1 and runner.state.held_s > 5)
+    site.sticky = "header x-user"
+    state = run(path, site, lambda runner: bool(runner.state.sticky) and runner.state.is_weighed)
+    assert (state.weight, state.weights, state.held_s) == (5000, (5000, TOTAL), 0.0)
+    assert (state.evidence.canary.requests, state.since) == (0, state.cursor)
+    assert run(path, site).outcome is Outcome.PROMOTED
+    assert weights(site) == [500, 5000, 5000, TOTAL]
+    assert kinds(path).count("sticky") == 1
+    told = " ".join(sentence.text for sentence in story(Journal(path).entries).told)
+    assert "The route was edited and assigns users by header x-user to versions: the present step" in told
 
 
 def test_an_edited_policy_begins_nothing_anew_once_the_canary_is_the_default(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import pytest
 from tests.unit.rollout_journals import started, stored_and_read
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.gateway.counters import Sample
-from tsctl.rollout.decide.events import Entry, StepBegan, Tick
-from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, Window, no_evidence
+from tsctl.gateway.counters import REQUESTS, Sample
+from tsctl.rollout.decide.events import Entry, StepBegan, StickyChanged, Tick
+from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.state import after, fold
 from tsctl.rollout.decide.statistics import rejects
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import EvidenceQuery
 from tsctl.rollout.evidence.reader import LiveEvidence
 from tsctl.rollout.evidence.users import UserLog
@@ -26,11 +27,14 @@ QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=20)
 POLICY = RolloutPolicy()
 
 
-class NoCounters:
-    """A gateway that has counted nothing yet."""
+@dataclass
+class Counters:
+    """A gateway's counters."""
+
+    page: list[Sample] = field(default_factory=list)
 
     def samples(self, model: str) -> list[Sample]:
-        return []
+        return self.page
 
 
 def line(version: str, user: str | None, **more: Any) -> str:
@@ -66,7 +70,9 @@ def test_a_user_counts_once_for_each_kind_of_event(log: Path) -> None:
         line("2.0", "cid", duration_ms=20, **{"class": "7"}),
         line("2.0", "cid", duration_ms=20, **{"class": "3"}),
     )
-    [window], _ = UserLog(log, begin).read(QUERY, begin, {})
+    [read], _ = UserLog(log, begin).read(QUERY, begin, {})
+    assert (read.stable.unanswered, read.stable_users.unanswered) == (2, 1)
+    window = replace(read, stable=read.stable.judged(True), stable_users=read.stable_users.judged(True))
     assert (window.weight, window.stable.requests, window.stable.errors) == (500, 3, 3)
     assert (window.canary.requests, window.canary.errors, window.canary.slow) == (10, 8, 7)
     stable, canary = window.compared
@@ -118,8 +124,8 @@ def test_what_was_read_and_not_kept_is_read_again(log: Path) -> None:
 def test_whoever_resumes_knows_who_was_slow_by_the_threshold_of_that_time(log: Path) -> None:
     """The threshold rises from 20 to 50 ms and falls to 30 ms; the journal alone tells a resumed rollout."""
     begin = UserLog(log, {}).mark()
-    state = fold([Entry(0, 0.0, replace(started("m"), cursor=begin))])
-    source, users = NoCounters(), UserLog(log, begin)
+    state = fold([Entry(0, 0.0, replace(started("m"), cursor=begin, sticky="header x-user"))])
+    source, users = Counters(), UserLog(log, begin)
     entries, readings = 0, []
     for slow_ms, answers in (
         (20.0, {"ann": 25}),
@@ -137,6 +143,26 @@ def test_whoever_resumes_knows_who_was_slow_by_the_threshold_of_that_time(log: P
         entries += 1
         state = after(state, Entry(entries, 2.0, Tick(1.0, (window,), cursor)))
     assert readings == [1, 0, 1]
+
+
+def test_a_route_that_becomes_sticky_is_judged_by_what_came_since(log: Path) -> None:
+    page = {"r|2.0|500|500|": 7}
+    labels = {"model": "m", "version": "2.0", "by": "weight", "weight": "500", "status": "500", "class": ""}
+    counted = Counters([Sample(REQUESTS, labels, 7)])
+    state = fold([Entry(0, 0.0, started("m"))])
+    evidence = LiveEvidence(counted, counted, UserLog(log, {}))
+    append(log, *[line("2.0", "ann", status=500)] * 7)
+    [by_request], cursor = evidence.read(state)
+    assert (by_request.is_by_user, by_request.canary.errors, cursor) == (False, 7, page)
+    state = after(state, Entry(1, 1.0, StickyChanged("header x-user", evidence.mark(state))))
+    assert evidence.read(state)[0] == []
+    append(log, *[line("2.0", "ann", status=500)] * 3)
+    for reader in (evidence, LiveEvidence(counted, counted, UserLog(log, {}))):  # going on, and resumed
+        [by_users], cursor = reader.read(state)
+        assert (by_users.is_by_user, by_users.canary.errors, by_users.compared[1].errors) == (True, 3, 1)
+    counted.page = [Sample(REQUESTS, labels, 12)]
+    state = after(state, Entry(2, 2.0, StickyChanged("", evidence.mark(state))))
+    assert evidence.read(state) == ([], {})
 
 
 def test_one_heavy_user_is_no_evidence_and_many_are() -> None:

@@ -16,7 +16,7 @@ from tests.unit.rollout_journals import Writer, aborted, failed_to_load, promote
 from tsctl.cli import rollout_views
 from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.events import Entry
-from tsctl.rollout.decide.evidence import OutcomeCounts
+from tsctl.rollout.decide.windows import OutcomeCounts
 from tsctl.rollout.run.journal import read
 from tsctl.views.rollout.follow import Snapshot, new_entries, snapshot
 from tsctl.views.rollout.status import render_status, seconds_left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,18 @@ def test_the_newest_whole_snapshot_counts(tmp_path: Path) -> None:
     (tmp_path / "20260101000000003-shutdown.cfg").write_text("")
     (tmp_path / "notes.cfg").write_text(snapshot({}))
     assert last_served(tmp_path) == [SERVED]
+
+
+def test_the_order_of_snapshots_does_not_follow_the_time_zone_of_their_names(tmp_path: Path) -> None:
+    content = {"20260101130000000": {}, "20260101120000000": {"digits": {"1.0": STATE}}}  # the zone changed in between
+    for age, (name, models) in enumerate(content.items()):
+        (tmp_path / f"{name}-snapshot.cfg").write_text(snapshot(models))
+        os.utime(tmp_path / f"{name}-snapshot.cfg", (1000 + age, 1000 + age))
+    assert last_served(tmp_path) == [SERVED]
+    for number in range(KEPT_SNAPSHOTS - 1):
+        (tmp_path / f"2025{number:013d}-snapshot.cfg").write_text(snapshot({}))
+    prune_snapshots(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("2026*")) == ["20260101120000000-snapshot.cfg"]
 
 
 def test_no_snapshot_means_that_nothing_was_served(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from handlers.contract import LoadReport
 from tsctl.deploy.status import VersionRow, rows_of
 from tsctl.nodes.observe import ObservedModel, ObservedVersion
@@ -33,6 +35,15 @@ def test_a_ready_version() -> None:
 def test_a_version_whose_workers_are_starting() -> None:
     row = only(rows_of(served(1, 2, default="2.0"), [], []))
     assert (row.state, row.is_default, row.is_ready) == ("starting", False, False)
+
+
+def test_a_version_whose_worker_is_given_up_has_failed() -> None:
+    models = served(1, 2)
+    [version] = models["digits"].versions.values()
+    dead = {"digits": ObservedModel("1.0", {"1.0": replace(version, failure="gave up")})}
+    row = only(rows_of(dead, [("digits", "1.0")], [report("1.0", "")]))
+    assert (row.state, row.reason, row.is_ready) == ("failed", "gave up", False)
+    assert only(rows_of(dead, [], [report("1.0", "wrong answer")])).state == "refused"
 
 
 def test_a_refused_version_has_the_reason_of_its_last_load() -> None:

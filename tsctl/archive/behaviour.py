@@ -1,18 +1,22 @@
-"""Checks an archive's answers in a clean process: golden samples, bad items, and neighbours in a batch."""
+"""Checks an archive's answers in the sandbox: golden samples, bad items, and neighbours in a batch.
+
+Rule: what was not compared is no pass. An archive that tsctl built needs a sample, and a golden answer for each. For a
+stock archive, which can hold neither, that is a warning; but a sample that it does not answer with 200 is a failure.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, SAMPLE_MEDIA_TYPES, Tolerance, difference
+from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, Tolerance, difference
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check
-from tsctl.archive.inspect import Facts
+from tsctl.archive.container import GOLDEN, media_type_of, open_archive, read_samples
+from tsctl.archive.inspect import Facts, read_golden_answers
 from tsctl.archive.trial import ItemAnswer, ItemRequest, Trial, run_probe
-from tsctl.errors import ArchiveError
+from tsctl.errors import ArchiveError, printable
 
 PROBLEM_FIELDS = ("type", "title", "status", "detail", "request_id", "model", "version")
 
@@ -25,6 +29,7 @@ class GoldenSample:
     request: ItemRequest
     golden: Any = None
     has_golden: bool = False
+    is_own: bool = False  # it came with the archive
 
 
 @dataclass(frozen=True)
@@ -33,23 +38,50 @@ class BadItem:
 
     name: str
     request: ItemRequest
-    statuses: range
+    statuses: tuple[int, ...]
 
 
-BAD_ITEMS = (
-    BadItem("empty", ItemRequest(b"", JSON), range(400, 401)),
-    BadItem("malformed", ItemRequest(b'\xff\x00{"', JSON), range(400, 423)),
-    BadItem("wrong media type", ItemRequest(b"{}", "application/x-nothing"), range(415, 416)),
-)
+#: Longer bodies are not sent: a node takes none.
+MAX_PROBED_BYTES = 64 << 20
+#: Follows the begin of a sample of a binary type, whose first bytes are those of its type.
+_NOISE, _HEAD_BYTES = b'\xff\x00{"' * 16, 16
 
 
-def behaviour_checks(folder: Path, facts: Facts, extra: Sequence[Path], timeout_s: float) -> Iterator[Check]:
+def bad_items(samples: Sequence[GoldenSample], most_bytes: int | None) -> list[BadItem]:
+    """Requests to refuse, of the media types of the samples, so that the handler's own decoders get them.
+
+    A 415 to a malformed body is no refusal by a decoder.
+    """
+    firsts = {sample.request.media_type: sample.request.body for sample in reversed(samples)} or {JSON: b""}
+    bad = []
+    for media_type, body in sorted(firsts.items()):
+        is_text = media_type == JSON or media_type.startswith("text/")
+        malformed = _NOISE if is_text else body[:_HEAD_BYTES] + _NOISE
+        bad.append(BadItem(f"empty {media_type}", ItemRequest(b"", media_type), (400,)))
+        bad.append(BadItem(f"malformed {media_type}", ItemRequest(malformed, media_type), (400, 422)))
+    bad.append(BadItem("wrong media type", ItemRequest(b"{}", "application/x-nothing"), (415,)))
+    if most_bytes is not None and most_bytes < MAX_PROBED_BYTES:
+        bad.append(BadItem("oversized", ItemRequest(b" " * (most_bytes + 1), next(iter(firsts))), (413,)))
+    return bad
+
+
+def behaviour_checks(
+    path: Path, folder: Path, facts: Facts, extra: Sequence[Path], timeout_s: float
+) -> Iterator[Check]:
     """Checks of the answers; for a stock archive, a breach of the contract of tsctl's handlers is a warning.
 
     Args:
+        folder: the unpacked archive.
         extra: request bodies to send besides the archive's own samples.
     """
-    plan = _Plan(_samples(folder, extra), facts)
+    with open_archive(path) as archive:
+        golden = read_golden_answers(archive)
+    samples = [*own_samples(path, golden), *(GoldenSample(file.name, _request(file)) for file in extra)]
+    comparison = comparison_check(samples, golden, facts.tolerance, facts.is_stock)
+    yield comparison
+    if comparison.outcome == FAIL:
+        return
+    plan = _Plan(samples, facts)
     trial = run_probe(folder, facts.batch_size, plan.batches(), timeout_s=timeout_s)
     if not trial.is_loaded:
         reason = trial.error.removeprefix("LoadError: ")  # complete for a handler of tsctl; others need the log
@@ -59,9 +91,44 @@ def behaviour_checks(folder: Path, facts: Facts, extra: Sequence[Path], timeout_
     if trial.error:
         yield Check("answers", FAIL, f"{trial.error}\n{trial.log}".strip())
         return
+    if [len(batch) for batch in plan.batches()] != [len(answers) for answers in trial.answers]:
+        yield Check("answers", FAIL, "it gave other than one answer for each item")
+        return
     for check in plan.judge(trial):
-        is_contract = check.outcome == FAIL and facts.is_stock
+        is_contract = check.outcome == FAIL and facts.is_stock and check.name != ANSWERED
         yield Check(check.name, WARN, check.detail) if is_contract else check
+
+
+#: The name of the check that fails for stock archives too.
+ANSWERED = "samples are answered"
+
+
+def comparison_check(
+    samples: Sequence[GoldenSample], golden: Mapping[str, Any], tolerance: Tolerance, is_stock: bool
+) -> Check:
+    """Check that there is something to compare: samples, and golden answers that another answer would not fit."""
+    name = "samples and golden answers"
+    if not samples:
+        return Check(name, WARN if is_stock else FAIL, "no sample, so no answer is compared: name one with --sample")
+    known = {sample.name for sample in samples if sample.has_golden}
+    if is_stock and not known:
+        return Check(name, WARN, f"no golden answers: {len(samples)} answers are compared only with each other")
+    own = {sample.name for sample in samples if sample.is_own}
+    if odd := sorted(own ^ golden.keys()):
+        return Check(name, FAIL, f"samples/ and {GOLDEN} do not match one to one: {', '.join(odd[:8])}")
+    if not known:
+        return Check(name, FAIL, f"{GOLDEN} has no answer, so none is compared")
+    if any_fits := [sample.name for sample in samples if sample.has_golden and not _can_fail(sample.golden, tolerance)]:
+        return Check(name, FAIL, f"within the tolerance, any answer is right: {', '.join(any_fits[:8])}")
+    return Check(name, PASS, f"{len(known)} golden")
+
+
+def _can_fail(golden: Any, tolerance: Tolerance) -> bool:
+    """Whether an answer of the same form can differ from the golden one: zeros, or numbers twice or one as large."""
+    if isinstance(golden, dict | list):
+        return any(_can_fail(inner, tolerance) for inner in (golden.values() if isinstance(golden, dict) else golden))
+    others = (0.0, 2 * golden, golden + 1) if isinstance(golden, float) else ()
+    return not others or not all(tolerance.holds(other, golden) for other in others)
 
 
 class _Plan:
@@ -70,11 +137,10 @@ class _Plan:
     def __init__(self, samples: list[GoldenSample], facts: Facts) -> None:
         self.samples = samples
         self.size = facts.batch_size
-        serving = facts.config.get("serving") or {}
-        self.tolerance = Tolerance(**(serving.get("tolerance") or {}))
-        self.bad = list(BAD_ITEMS)
-        if limit := (serving.get("limits") or {}).get("request_bytes"):
-            self.bad.append(BadItem("oversized", ItemRequest(b" " * (limit + 1), JSON), range(413, 414)))
+        self.tolerance = facts.tolerance
+        limits = facts.serving.limits
+        self.is_long = limits is not None and limits.request_bytes >= MAX_PROBED_BYTES
+        self.bad = bad_items(samples, limits.request_bytes if limits is not None else None)
 
     def batches(self) -> list[list[ItemRequest]]:
         """In the order in which `judge` takes them: each sample alone, a full batch, the same backwards, each bad item
@@ -94,16 +160,18 @@ class _Plan:
         """The checks, from the answers to `batches`."""
         answers = iter(trial.answers)
         alone: list[ItemAnswer] = []
-        if not self.samples:
-            yield Check("samples", SKIP, "it has none; name one with --sample")
-        else:
+        if self.samples:
             alone = [next(answers)[0] for _ in self.samples]
             full, backwards = next(answers), next(answers)[::-1]
-            yield self._golden_check("golden answers, alone", self.samples, alone)
-            yield self._golden_check(f"golden answers, in a batch of {self.size}", self._full(), full)
+            yield self._answered_check([*zip(self.samples, alone, strict=True), *zip(self._full(), full, strict=True)])
+            if any(sample.has_golden for sample in self.samples):
+                yield self._golden_check("golden answers, alone", self.samples, alone)
+                yield self._golden_check(f"golden answers, in a batch of {self.size}", self._full(), full)
             yield self._neighbour_check(alone, full, backwards)
         for bad in self.bad:
             yield _refusal_check(f"{bad.name} item", next(answers)[0], bad.statuses)
+        if self.is_long:
+            yield Check("oversized item", SKIP, f"request_bytes is {MAX_PROBED_BYTES} or more, and none is sent")
         for bad in self.bad if self.samples else ():
             yield self._isolation_check(bad, next(answers), alone)
 
@@ -116,13 +184,17 @@ class _Plan:
         middle = len(good) // 2
         return [*good[:middle], (None, bad.request), *good[middle:]]
 
+    def _answered_check(self, answers: Sequence[tuple[GoldenSample, ItemAnswer]]) -> Check:
+        for sample, answer in answers:
+            if answer.status != 200:
+                return Check(ANSWERED, FAIL, f"{sample.name}: answered {answer.status}: {_text(answer)}")
+        return Check(ANSWERED, PASS, f"{len(self.samples)}")
+
     def _golden_check(self, name: str, samples: list[GoldenSample], answers: list[ItemAnswer]) -> Check:
         for sample, answer in zip(samples, answers, strict=True):
-            wrong = self._wrong(sample, answer)
-            if wrong:
+            if sample.has_golden and (wrong := self._difference(answer, sample.golden)):
                 return Check(name, FAIL, f"{sample.name}: {wrong}")
-        known = sum(sample.has_golden for sample in samples)
-        return Check(name, PASS, "" if known else "no golden answers to compare with")
+        return Check(name, PASS)
 
     def _neighbour_check(self, alone: list[ItemAnswer], full: list[ItemAnswer], backwards: list[ItemAnswer]) -> Check:
         name = "answers do not depend on neighbours"
@@ -146,11 +218,6 @@ class _Plan:
                 return Check(title, FAIL, f"its neighbour {sample.name}: {wrong}")
         return Check(title, PASS)
 
-    def _wrong(self, sample: GoldenSample, answer: ItemAnswer) -> str | None:
-        if answer.status != 200:
-            return f"answered {answer.status}: {_text(answer)}"
-        return self._difference(answer, sample.golden) if sample.has_golden else None
-
     def _unlike(self, answer: ItemAnswer, expected: ItemAnswer) -> str | None:
         if answer.status != expected.status:
             return f"answered {answer.status} and, alone, {expected.status}"
@@ -168,10 +235,9 @@ class _Plan:
             return f"is not JSON: {_text(answer)}"
 
 
-def _refusal_check(name: str, answer: ItemAnswer, statuses: range) -> Check:
-    expected = f"{statuses[0]}" if len(statuses) == 1 else "a 4xx"
+def _refusal_check(name: str, answer: ItemAnswer, statuses: tuple[int, ...]) -> Check:
     if answer.status not in statuses:
-        return Check(name, FAIL, f"answered {answer.status}, expected {expected}")
+        return Check(name, FAIL, f"answered {answer.status}, expected {' or '.join(map(str, statuses))}")
     try:
         problem = answer.json()
         missing = [key for key in PROBLEM_FIELDS if key not in problem]
@@ -182,26 +248,21 @@ def _refusal_check(name: str, answer: ItemAnswer, statuses: range) -> Check:
     return Check(name, PASS, f"{answer.status}")
 
 
-def _samples(folder: Path, extra: Sequence[Path]) -> list[GoldenSample]:
-    """The archive's own samples with their golden answers, and the extra ones, which have none."""
-    golden_file = folder / "golden.json"
-    try:
-        golden = json.loads(golden_file.read_text(encoding="utf-8")) if golden_file.is_file() else {}
-    except ValueError as error:
-        raise ArchiveError(f"its golden.json is not JSON: {error}") from None
-    own = sorted(path for path in (folder / "samples").glob("*") if path.is_file())
+def own_samples(path: Path, golden: Mapping[str, Any]) -> list[GoldenSample]:
+    """The archive's own samples, with their golden answers."""
     return [
-        *(GoldenSample(path.name, _request(path), golden.get(path.name), path.name in golden) for path in own),
-        *(GoldenSample(path.name, _request(path)) for path in extra),
+        GoldenSample(name, ItemRequest(body, media_type), golden.get(name), name in golden, is_own=True)
+        for entry, body, media_type in read_samples(path)
+        for name in [entry.removeprefix("samples/")]
     ]
 
 
 def _request(path: Path) -> ItemRequest:
     try:
-        return ItemRequest(path.read_bytes(), SAMPLE_MEDIA_TYPES.get(path.suffix.lower(), ""))
+        return ItemRequest(path.read_bytes(), media_type_of(path.name))
     except OSError as error:
         raise ArchiveError(f"sample {path} cannot be read: {error.strerror}") from None
 
 
 def _text(answer: ItemAnswer) -> str:
-    return answer.body[:200].decode("utf-8", "replace")
+    return printable(answer.body[:200].decode("utf-8", "replace"))

@@ -15,7 +15,8 @@ import yaml
 
 import tsctl
 from handlers.contract import SAMPLE_MEDIA_TYPES
-from tsctl.archive.container import CONFIG, DIGESTS, GOLDEN, MANIFEST, Content, check_names, digest_of
+from tsctl.archive.container import CONFIG, DIGESTS, GOLDEN, MANIFEST, MAX_CONFIG_BYTES, Content, check_names, digest_of
+from tsctl.archive.documents import parse_json
 from tsctl.archive.recipe import KEY_FILE, recipe_output
 from tsctl.archive.sources import files_below, is_leaving
 from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
@@ -25,8 +26,6 @@ from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress
 
-#: SnakeYAML's limit, within which TorchServe reads the file; past it the whole file is ignored.
-MAX_CONFIG_BYTES = 3 << 20
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
 ENTRY = "handlers.adapters.torchserve.entry"
 #: Packages that every worker imports; a file of the same name in an archive would come before them.
@@ -260,7 +259,7 @@ def defines_class(path: Path) -> bool:
         raise ArchiveError(f"{path.name} would replace the module {path.stem!r} in the worker", "Rename the file.")
     try:
         tree = ast.parse(path.read_bytes(), path.name)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # also where it is nested too deep
         raise ArchiveError(f"{path}: is not Python: {error}") from error
     if any(isinstance(node, ast.FunctionDef) and node.name == "handle" for node in tree.body):
         return False
@@ -317,8 +316,8 @@ def _golden(folder: Path, spec: ArchiveSpec, version: str, samples: set[str]) ->
         raise ArchiveError(f"no golden answers: {path} does not exist", make)
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
-        golden = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        golden = parse_json(content)
+    except ValueError as error:
         raise ArchiveError(f"{path} is not JSON: {error}", make) from None
     names = set(golden) if isinstance(golden, dict) else set()
     if names != samples:

@@ -127,6 +127,8 @@ def _check(entry: _Entry, has_descriptors: bool) -> None:
         raise NotCanonical(f"entry {_shown(entry.name)} states its size after its data; unpack it and pack it again")
     if entry.flags & ~allowed or entry.method not in (_STORED, _DEFLATED):
         raise NotCanonical(f"entry {_shown(entry.name)} is encrypted, or packed in a way that not all readers know")
+    if not entry.name or b"\0" in entry.name:
+        raise NotCanonical("an entry has no name, or a byte in it that ends a name")
     if not entry.flags & _UTF8 and not entry.name.isascii():
         raise NotCanonical(f"entry {_shown(entry.name)} has a name in an unknown encoding")
     if entry.method == _STORED and entry.compressed != entry.size:

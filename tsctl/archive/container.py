@@ -41,7 +41,9 @@ MAX_RATIO, SMALL_BYTES = 200, 16 << 20
 MAX_NAME_BYTES, MAX_FOLDERS = 1000, 30
 #: Bounds on what is read into memory.
 MAX_DOCUMENT_BYTES = 16 << 20
-MAX_SAMPLES_BYTES = 256 << 20
+#: SnakeYAML's limit, within which TorchServe reads the file; past it the whole file is ignored.
+MAX_CONFIG_BYTES = 3 << 20
+MAX_SAMPLES_BYTES = 128 << 20
 _SHOWN = 5
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from handlers import contract
 from tsctl.archive.build import assemble
 from tsctl.archive.container import place
+from tsctl.archive.documents import parse_json
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.trial import run_probe
+from tsctl.archive.written import scratch
 from tsctl.config.archive import ArchiveSpec, Tolerance
 from tsctl.errors import ArchiveError
+from tsctl.host.files import write_public
 from tsctl.host.progress import Note
 
 #: More digits would compare one machine's rounding with another's.
@@ -34,11 +36,11 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> li
         ArchiveError: the version does not load, or answers a sample with an error.
     """
     made, _ = recipe_output(folder, spec, version, note)
-    with tempfile.TemporaryDirectory(prefix="tsctl-golden-") as unpacked:
+    with scratch("tsctl-golden-") as unpacked:
         for name, content in assemble(folder, spec, version, made, has_golden=False).items():
-            place(content, Path(unpacked) / name)
+            place(content, unpacked / name)
         note("running the samples")
-        trial = run_probe(Path(unpacked), spec.serving(version).batch.size, [], golden=True)
+        trial = run_probe(unpacked, spec.serving(version).batch.size, [], golden=True)
     if trial.error:
         raise ArchiveError(f"{spec.model} {version} gives no golden answers: {trial.error}\n{trial.log}")
     path = folder / spec.golden / f"{version}.json"
@@ -52,14 +54,14 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> li
     if after == before:
         return []
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(after, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_public(path, json.dumps(after, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
 def _read_golden(path: Path) -> dict[str, Any]:
     """The golden answers of the file; none where there is no file, or its content is no JSON object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -8,10 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from handlers.contract import Tolerance
-from tsctl.archive.container import CONFIG, DIGESTS, GOLDEN, MANIFEST, UNREADABLE, digest_of, open_archive, read_entry
+from tsctl.archive.container import (
+    CONFIG,
+    DIGESTS,
+    GOLDEN,
+    MANIFEST,
+    MAX_CONFIG_BYTES,
+    MAX_DOCUMENT_BYTES,
+    UNREADABLE,
+    digest_of,
+    open_archive,
+    read_entry,
+)
 from tsctl.archive.documents import parse_json
 from tsctl.config import archive as spec
 from tsctl.config.spec import mistakes
@@ -26,6 +37,7 @@ INTEGERS = {
 }  # fmt: skip
 #: The largest header of a safetensors file that is shown.
 _HEADER_BYTES = 8 << 20
+_MOST_AXES = 64
 
 
 class _Document(BaseModel):
@@ -133,7 +145,7 @@ def read_golden_answers(archive: zipfile.ZipFile) -> dict[str, Any]:
 
 
 def _parsed(archive: zipfile.ZipFile, name: str) -> Any:
-    content = read_entry(archive, name)
+    content = read_entry(archive, name, MAX_DOCUMENT_BYTES if name in (MANIFEST, GOLDEN) else MAX_CONFIG_BYTES)
     try:
         return parse_yaml(content, exact=False) if name not in (MANIFEST, GOLDEN) else parse_json(content)
     except ValueError as error:
@@ -148,14 +160,6 @@ def _validated(archive: zipfile.ZipFile, name: str, model: type[Part], content: 
         return model.model_validate(content)
     except ValidationError as error:
         raise ArchiveError("\n".join(mistakes(f"{archive.filename}: {name}", model, error))) from None
-
-
-class _TensorHeader(_Document):
-    dtype: str
-    shape: list[int]
-
-
-_HEADER = TypeAdapter(dict[str, _TensorHeader | dict[str, Any]])  # and `__metadata__`
 
 
 @dataclass(frozen=True)
@@ -212,11 +216,16 @@ def read_tensors(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> list[Tensor
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
             if not 0 < length <= min(info.file_size, _HEADER_BYTES):
                 return []
-            header = _HEADER.validate_python(parse_json(file.read(length)))
-    except (*UNREADABLE, ValidationError):
+            header = parse_json(file.read(length))
+    except UNREADABLE:
         return []
-    return [
-        Tensor(name, entry.dtype, tuple(entry.shape))
-        for name, entry in header.items()
-        if isinstance(entry, _TensorHeader)
-    ]
+    entries = header.items() if isinstance(header, dict) else ()
+    return [tensor for name, entry in entries if (tensor := _tensor(name, entry)) is not None]
+
+
+def _tensor(name: str, entry: Any) -> Tensor | None:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape)} if len(shape) <= _MOST_AXES and all(map(is_integer, shape)):
+            return Tensor(name, dtype, tuple(shape))
+        case _:
+            return None  # also `__metadata__`

@@ -1,13 +1,13 @@
 """Runs one archive in a clean process, through TorchServe's own loader, decoder, service and encoder.
 
-A script, not a module of tsctl: it is started as `python -I probe.py ORDER RESULT`, must import nothing but the
-standard library and `ts`, and has the unpacked archive first on its path, as a worker has. ORDER and RESULT are JSON.
+A script, not a module of tsctl: it is started as `python -I probe.py`, must import nothing but the standard library and
+`ts`, and has the unpacked archive first on its path, as a worker has. It reads its order from standard input and writes
+its result to standard output, both JSON; whatever else writes to standard output writes to standard error.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import importlib
 import json
 import logging
@@ -21,27 +21,32 @@ from pathlib import Path
 from typing import Any
 
 
-def main(order_file: str, result_file: str) -> None:
-    """Load the archive as ORDER says, answer its batches, and write RESULT, whatever happens."""
-    order = json.loads(Path(order_file).read_text())
+def main() -> None:
+    """Load the archive as the order says, answer its batches, and write the result, whatever happens."""
+    order = json.load(sys.stdin)
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     sys.path.insert(0, order["folder"])
     os.chdir(order["folder"])
     result: dict[str, Any] = {"is_loaded": False, "error": "", "answers": []}
     begin = time.monotonic()
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            if order["golden"]:
-                result["golden"] = golden_answers(order)
-            else:
-                service = load(order)
-                result["load_s"] = round(time.monotonic() - begin, 3)
-                result["is_loaded"] = True
-                result["answers"] = [answer(service, batch) for batch in order["batches"]]
+        if order["golden"]:
+            result["golden"] = golden_answers(order)
+        else:
+            service = load(order)
+            result["load_s"] = round(time.monotonic() - begin, 3)
+            result["is_loaded"] = True
+            result["answers"] = [
+                answer(service, [order["items"][place] for place in batch]) for batch in order["batches"]
+            ]
         result["handlers_file"] = getattr(sys.modules.get("handlers"), "__file__", None)
     except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent process needs the reason
         result["error"] = f"{type(error).__name__}: {error}"
-    Path(result_file).write_text(json.dumps(result))
+    json.dump(result, results)
+    results.flush()
+    os._exit(0)  # threads and exit handlers of the archive are not waited for
 
 
 def load(order: dict[str, Any]) -> Any:
@@ -153,4 +158,4 @@ class _Reader:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main()

@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from collections import deque
-from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import IO
 
 from tsctl.archive.container import digest_of
+from tsctl.archive.sandbox import run_confined, why_open
 from tsctl.archive.sources import files_below
+from tsctl.archive.written import remove, require_own
 from tsctl.config.archive import ArchiveSpec
 from tsctl.errors import ArchiveError
 from tsctl.host.progress import Note
 
 KEY_FILE = ".inputs"
-_SHOWN_LINES = 15
-_KEPT_LINES, _LONGEST_LINE = 1000, 4096
+TIMEOUT_S = 12 * 3600.0
+_SHOWN_LINES, _KEPT_LINES = 15, 1000
 #: Runs a recipe with the arguments in its standard input: one argument of a process has at most 128 KiB, and the
 #: settings may be a long list of labels.
 _START = """
@@ -59,11 +57,12 @@ def recipe_output(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> 
     writing.mkdir(parents=True)
     try:
         lines = _run(folder, spec, version, writing, note)
+        require_own(writing)
         (writing / KEY_FILE).write_text("\n".join([key, *lines]) + "\n", encoding="utf-8")
-        shutil.rmtree(kept, ignore_errors=True)
+        remove(kept)
         writing.rename(kept)
     finally:
-        shutil.rmtree(writing, ignore_errors=True)
+        remove(writing)
     return kept, lines
 
 
@@ -88,37 +87,35 @@ def recipe_key(folder: Path, spec: ArchiveSpec, version: str) -> str:
 def _run(folder: Path, spec: ArchiveSpec, version: str, out: Path, note: Note) -> list[str]:
     settings = json.dumps(spec.serving(version).settings)
     arguments = ["--version", version, "--settings", settings, "--out", str(out.resolve())]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     lines: deque[str] = deque(maxlen=_KEPT_LINES)
-    with subprocess.Popen(
-        [sys.executable, "-c", _START, str(folder / (spec.recipe or ""))],
-        cwd=folder,
-        env={**environment, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    ) as process:
-        try:
-            _write(process.stdin, json.dumps(arguments))
-            while process.stdout and (line := process.stdout.readline(_LONGEST_LINE)):
-                lines.append(line.rstrip())
-                note(lines[-1])
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode != 0:
+    if reason := why_open():
+        lines.append(f"{spec.recipe} ran with your rights and not in a sandbox: {reason}")
+
+    def take(line: str) -> None:
+        lines.append(line)
+        note(line)
+
+    ended = run_confined(
+        [sys.executable, "-c", _START, str(folder.resolve() / (spec.recipe or ""))],
+        folder.resolve(),
+        reads=[folder.resolve(), *_linked(folder, spec)],
+        writes=[out.resolve()],
+        order=json.dumps(arguments).encode(),
+        variables={"PYTHONUNBUFFERED": "1"},
+        timeout_s=TIMEOUT_S,
+        on_line=take,
+    )
+    if ended.status != 0:
         shown = "\n".join(f"    {line}" for line in list(lines)[-_SHOWN_LINES:])
-        raise ArchiveError(f"{spec.recipe} of {spec.model} {version} ended with status {process.returncode}:\n{shown}")
+        why = ended.stopped or f"ended with status {ended.status}"
+        raise ArchiveError(f"{spec.recipe} of {spec.model} {version} {why}:\n{shown}")
     return list(lines)
 
 
-def _write(pipe: IO[str] | None, text: str) -> None:
-    if pipe is not None:
-        with suppress(BrokenPipeError), pipe:  # a process that has ended already gives its status
-            pipe.write(text)
+def _linked(folder: Path, spec: ArchiveSpec) -> list[Path]:
+    """The places to which links in `files` lead, whose content goes into the archive as well."""
+    named = [folder / name for name in spec.files]
+    return [path.resolve() for top in named for path in (top, *top.rglob("*")) if path.is_symlink()]
 
 
 def _digest(path: Path) -> str:

@@ -1,21 +1,23 @@
-"""Runs an archive in a clean process (see probe.py), to get its answers to batches or its golden answers."""
+"""Runs an archive in the sandbox (see probe.py), to get its answers to batches or its golden answers."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Base64Bytes, TypeAdapter
+from pydantic import Base64Bytes, FailFast, TypeAdapter, ValidationError
 
+from tsctl.archive.build import handlers_package
+from tsctl.archive.container import MANIFEST
+from tsctl.archive.documents import parse_json
+from tsctl.archive.inspect import Manifest
+from tsctl.archive.pickles import UnsafePickle
+from tsctl.archive.sandbox import run_confined
 from tsctl.errors import ArchiveError
-from tsctl.host.process import inherited
 
 TIMEOUT_S = 300.0
 _PROBE = Path(__file__).with_name("probe.py")
@@ -40,7 +42,7 @@ class ItemAnswer:
 
     def json(self) -> Any:
         """The body as JSON; ValueError where it is none."""
-        return json.loads(self.body)
+        return parse_json(self.body)
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,25 @@ class Trial:
     error: str  # why it did not load or answer; empty where it did
     log: str = ""  # the last lines that it wrote
     load_s: float | None = None
-    answers: list[list[ItemAnswer]] = field(default_factory=list)
+    answers: Annotated[list[Annotated[list[ItemAnswer], FailFast()]], FailFast()] = field(default_factory=list)
     golden: dict[str, Any] = field(default_factory=dict)
     handlers_file: str | None = None  # which package `handlers` ran
+
+
+def scan_pickles(folder: Path, timeout_s: float = TIMEOUT_S) -> list[UnsafePickle]:
+    """Unsafe imports of the pickles below a folder."""
+    handlers = handlers_package()
+    code = f"import sys; sys.path.insert(0, {str(handlers.parent)!r}); from tsctl.archive.pickles import main; main()"
+    ended = run_confined(
+        [sys.executable, "-I", "-c", code, str(folder.resolve())],
+        folder.resolve(),
+        reads=[folder.resolve(), handlers, handlers.with_name("tsctl")],
+        timeout_s=timeout_s,
+    )
+    if ended.status != 0:
+        reason = ended.stopped or ended.log.strip().rpartition("\n")[2] or f"status {ended.status}"
+        return [UnsafePickle("its files", f"cannot be scanned: {reason}", is_dangerous=True)]
+    return TypeAdapter(list[UnsafePickle]).validate_json(ended.output)
 
 
 def run_probe(
@@ -64,48 +82,37 @@ def run_probe(
     timeout_s: float = TIMEOUT_S,
 ) -> Trial:
     """Try an unpacked archive; with `golden`, only its present answers to its own samples are made."""
-    model = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
+    with (folder / MANIFEST).open("rb") as file:
+        model = Manifest.model_validate_json(file.read()).model
+    items = list({id(item): item for batch in batches for item in batch}.values())  # each once: a batch repeats samples
+    places = {id(item): place for place, item in enumerate(items)}
     order = {
         "folder": str(folder.resolve()),
-        "model": model["modelName"],
-        "handler": model["handler"],
+        "model": model.modelName,
+        "handler": model.handler,
         "batch_size": batch_size,
         "golden": golden,
-        "batches": TypeAdapter(Sequence[Sequence[ItemRequest]]).dump_python(batches, mode="json"),
+        "items": TypeAdapter(list[ItemRequest]).dump_python(items, mode="json"),
+        "batches": [[places[id(item)] for item in batch] for batch in batches],
     }
-    with tempfile.TemporaryDirectory(prefix="tsctl-probe-") as scratch:
-        order_file, result_file = Path(scratch) / "order.json", Path(scratch) / "result.json"
-        order_file.write_text(json.dumps(order))
-        log = _run([sys.executable, "-I", str(_PROBE), str(order_file), str(result_file)], timeout_s)
-        if not result_file.is_file():
-            return Trial(False, f"the process ended without a result: {log.splitlines()[-1:] or ['no output']}", log)
-        trial = replace(TypeAdapter(Trial).validate_json(result_file.read_bytes()), log=log)
+    ended = run_confined(
+        [sys.executable, "-I", str(_PROBE)],
+        folder.resolve(),
+        reads=[_PROBE],
+        writes=[folder.resolve()],
+        order=json.dumps(order).encode(),
+        variables={"TS_DECODE_INPUT_REQUEST": "true"},
+        timeout_s=timeout_s,
+    )
+    log = "\n".join([*ended.log.splitlines(), *filter(None, [ended.stopped])][-_SHOWN_LINES:])
+    try:
+        trial = replace(TypeAdapter(Trial).validate_json(ended.output), log=log)
+    except ValidationError:
+        return Trial(False, f"the process ended without a result: {log.splitlines()[-1:] or ['no output']}", log)
+    if ended.stopped:
+        return replace(trial, error=ended.stopped)
     if "No module named 'ts'" in trial.error:
         raise ArchiveError(
             "TorchServe is not installed beside tsctl", "Run 'make setup', or pip install 'tsctl[serve]'."
         )
     return trial
-
-
-def _run(command: list[str], timeout_s: float) -> str:
-    """The last lines that the process wrote; at the deadline it is killed with all processes that it started."""
-    with subprocess.Popen(
-        command,
-        env={**inherited(os.environ), "PYTHONDONTWRITEBYTECODE": "1", "TS_DECODE_INPUT_REQUEST": "true"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    ) as process:
-        try:
-            out, _ = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            out, _ = process.communicate()
-            out += f"\nstopped after {timeout_s:g} s"
-        except BaseException:
-            os.killpg(process.pid, 9)
-            raise
-    return "\n".join(out.splitlines()[-_SHOWN_LINES:])

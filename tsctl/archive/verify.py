@@ -6,17 +6,18 @@ torch-model-archiver, cannot keep the contract of tsctl's handlers, so a breach 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tsctl.archive.behaviour import behaviour_checks
-from tsctl.archive.checks import FAIL, Check, content_checks, pickle_check, structure_checks
+from tsctl.archive.checks import FAIL, PASS, WARN, Check, content_checks, pickle_check, structure_checks
 from tsctl.archive.container import open_archive, unpack
 from tsctl.archive.inspect import read_facts
-from tsctl.archive.trial import TIMEOUT_S
+from tsctl.archive.sandbox import why_open
+from tsctl.archive.trial import TIMEOUT_S, scan_pickles
+from tsctl.archive.written import scratch
 from tsctl.errors import ArchiveError
 
 
@@ -57,10 +58,11 @@ def verify(
     with open_archive(path) as archive:
         facts = read_facts(archive)
         report.checks += content_checks(path, archive, facts)
-    with tempfile.TemporaryDirectory(prefix="tsctl-verify-") as unpacked:
-        folder = Path(unpacked)
+    with scratch("tsctl-verify-") as folder:
         unpack(path, folder)
-        report.checks.append(pickle_check(folder, trust_pickles))
+        report.checks.append(pickle_check(scan_pickles(folder, timeout_s), trust_pickles))
         if report.is_good:
-            report.checks += behaviour_checks(folder, facts, samples, timeout_s)
+            reason = why_open()
+            report.checks.append(Check("sandbox", WARN if reason else PASS, f"none: {reason}" if reason else ""))
+            report.checks += behaviour_checks(path, folder, facts, samples, timeout_s)
     return report

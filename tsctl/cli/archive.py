@@ -11,18 +11,20 @@ import typer
 from tsctl.archive.build import build_versions, select_versions, sound_archive_folders
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
+from tsctl.archive.sandbox import why_open
 from tsctl.archive.store import find_archive, import_archive, list_archives
 from tsctl.archive.verify import verify as verify_archive
 from tsctl.cli.options import Json, TrustPickles
 from tsctl.cli.output import plural, print_json, print_rows, print_table
 from tsctl.config.project import Project, find_project
-from tsctl.errors import ArchiveError, SpecError
+from tsctl.errors import ArchiveError, SpecError, printable
 from tsctl.host.progress import Progress
 
 app = typer.Typer(rich_markup_mode=None)
 
 #: `inspect` shows so many tensors of a file.
 SHOWN_TENSORS = 12
+SHOWN_CHARACTERS = 1000
 Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...", help="All, if left out.")]
 
 
@@ -75,7 +77,10 @@ def verify(
             step.done("passed" if report.is_good else "failed")
         reports.append(report)
         if not json:
-            print_table(("check", "outcome", "detail"), [(c.name, c.outcome, c.detail) for c in report.checks])
+            firsts = [(c.name, c.outcome, c.detail.partition("\n")[0]) for c in report.checks]
+            print_table(("check", "outcome", "detail"), firsts)
+            for line in (line for c in report.checks for line in c.detail.split("\n")[1:]):
+                typer.echo(f"    {printable(line)}")
     if json:
         print_json([report.as_json() for report in reports])
     bad = [report.path.name for report in reports if not report.is_good]
@@ -92,28 +97,44 @@ def inspect(name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.ma
         return
     for contents in archives:
         model = contents.manifest["model"]
-        typer.echo(f"model     {model['modelName']} {model.get('modelVersion', '')}")
-        typer.echo(f"handler   {contents.handler}")
-        typer.echo(f"made by   {contents.made_by}")
-        typer.echo(f"digest    {contents.digest}")
-        typer.echo(f"bytes     {contents.bytes}\n")
-        print_table(("setting", "value"), [(key, value) for key, value in contents.config.items() if key != "serving"])
-        for key, value in (contents.config.get("serving") or {}).items():
-            typer.echo(f"  {key}: {value}")
+        lines = [
+            f"model     {model['modelName']} {model.get('modelVersion', '')}",
+            f"handler   {_shown(contents.handler)}",
+            f"made by   {contents.made_by}",
+            f"digest    {contents.digest}",
+            f"bytes     {contents.bytes}",
+        ]
+        typer.echo("\n".join(map(printable, lines)) + "\n")
+        serving = contents.config.get("serving") or {}
+        settings = {key: value for key, value in contents.config.items() if key != "serving"}
+        print_table(("setting", "value"), [(_shown(key), _shown(value)) for key, value in settings.items()])
+        for key, value in serving.items():
+            typer.echo(f"  {_shown(key)}: {_shown(value)}")
         typer.echo("")
         print_table(("bytes", "entry"), [(size, entry) for entry, size in contents.entries.items()])
         for entry, tensors in contents.tensors.items():
             typer.echo(f"\n{entry}: {len(tensors)} tensors")
-            shown = [(t.name, t.dtype, "x".join(map(str, t.shape)) or "scalar") for t in tensors[:SHOWN_TENSORS]]
+            shown = [
+                (_shown(t.name), _shown(t.dtype), _shown("x".join(map(str, t.shape)) or "scalar"))
+                for t in tensors[:SHOWN_TENSORS]
+            ]
             print_table(("tensor", "type", "shape"), shown)
             if len(tensors) > SHOWN_TENSORS:
                 typer.echo(f"... and {len(tensors) - SHOWN_TENSORS} more; --json has all")
+
+
+def _shown(value: object) -> str:
+    """A value of an archive as it is printed; --json has all of it."""
+    text = str(value)
+    return printable(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...")
 
 
 @app.command()
 def golden(names: Names = None) -> None:
     """Write the present answers to the samples as golden answers; review the difference before you commit it."""
     progress = Progress()
+    if reason := why_open():
+        progress.line(f"the samples run with your rights and not in a sandbox: {reason}")
     for (model, version), (folder, spec) in select_versions(find_project(), names or None).items():
         with progress.step(f"golden answers of {model} {version}") as step:
             changed = make_golden(folder, spec, version, step.note)
@@ -129,13 +150,16 @@ def tidy(
 ) -> None:
     """Remove old builds that no node, rollout or way back needs; the current build of each version stays."""
     from tsctl.cli.context import open_deployment
-    from tsctl.deploy.tidy import builds_and_uses
+    from tsctl.deploy.tidy import builds_and_uses, leftovers
 
+    project, deployment = open_deployment()
     rows = []
-    for build, use in builds_and_uses(*open_deployment()):
+    for build, use in builds_and_uses(project, deployment):
         rows.append((build.path.name, build.path.stat().st_size, use or "nothing, so it is removed"))
         if not use and not dry_run:
             build.path.unlink()
+    for path in leftovers(project) if not dry_run else ():
+        path.unlink(missing_ok=True)
     print_rows(("archive", "bytes", "needed by"), rows, json)
 
 

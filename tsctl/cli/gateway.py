@@ -15,7 +15,7 @@ from tsctl.errors import GatewayError
 from tsctl.gateway.envoy import supervisor
 from tsctl.gateway.envoy.process import validate, write_static_files
 from tsctl.gateway.start import start_gateway, stop_gateway
-from tsctl.gateway.state import GatewayStatus, changing, gateway_status, require_live
+from tsctl.gateway.state import GatewayStatus, changing, gateway_status, gateway_trouble, require_live
 from tsctl.gateway.sync import sync
 from tsctl.host.progress import Progress
 
@@ -63,13 +63,18 @@ def stop() -> None:
 
 @app.command()
 def status(json: Json = False) -> None:
-    """Show routes, versions, weights and nodes as Envoy sees them; exit code 5 if a route cannot answer."""
+    """Show routes, versions, weights and nodes as Envoy sees them.
+
+    Exit code 5 if a route cannot answer, or if Envoy or its supervisor does not run or hangs.
+    """
     gateway = open_gateway_here()
     current = gateway_status(gateway)
     if json:  # `keeper` was the supervisor's key before
         print_json({**asdict(current), "keeper": current.supervisor, "is_ready": current.is_ready})
     else:
         _print_status(current)
+    if current.problem:
+        raise gateway_trouble(current)
     require_live(gateway)
     if not current.is_ready:
         unhealthy = ", ".join(f"{r.model} {r.version}" for r in current.rows if r.track == "stable" and not r.healthy)
@@ -77,9 +82,8 @@ def status(json: Json = False) -> None:
 
 
 def _print_status(status: GatewayStatus) -> None:
-    condition = "ready" if status.is_ready else "not ready" if status.is_live else "not running"
     pids = f" (pid {status.pid}, supervisor {status.supervisor or 'not running'})" if status.pid else ""
-    typer.echo(f"gateway: {condition}{pids}, {status.address}")
+    typer.echo(f"gateway: {status.condition}{pids}, {status.address}")
     if not status.rows:
         return
     typer.echo("")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pkgutil import resolve_name
@@ -10,6 +12,7 @@ from typing import Any
 import typer
 
 from tsctl.cli import top
+from tsctl.cli.serve import serve
 from tsctl.errors import TsctlError
 
 #: Where the commands of each noun are, and its help text.
@@ -54,7 +57,8 @@ class _Noun(typer.core.TyperGroup):
 app = typer.Typer(
     name="tsctl",
     help="Takes a PyTorch model from a file of weights to a safe release on TorchServe nodes.",
-    epilog="Exit codes: 0 done; 2 an invalid YAML file, option or configuration; 3 an archive; 4 a node; 5 the gateway;"
+    epilog="Exit codes: 0 done; 1 this machine refuses, for want of rights or space; 2 an invalid YAML file, option or"
+    " configuration; 3 an archive; 4 a node; 5 the gateway;"
     " 6 evidence cannot be read or judged; 7 another process holds the lock; 10 rolled back; 11 a rollout is undecided;"
     " 12 'tsctl plan' found changes; 13 a rollout failed before its first request; 130 interrupted from the keyboard.",
     no_args_is_help=True,
@@ -63,7 +67,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (top.up, top.down, top.status, top.plan, top.apply):
+for command in (top.up, top.down, top.status, top.plan, top.apply, serve):
     app.command()(command)
 for name, (_, help_text) in NOUNS.items():
     app.add_typer(typer.Typer(cls=_Noun, help=help_text, no_args_is_help=True), name=name)
@@ -78,9 +82,18 @@ def run(*arguments: str) -> None:
 
 
 def run_app(commands: typer.Typer, name: str, arguments: Sequence[str] = ()) -> None:
-    """Run any commands in the same way, and end the process."""
+    """Run any commands in the same way, and end the process.
+
+    Nothing that they or their children write has wider rights than 0644, and a character that the terminal does not
+    have is written as its number.
+    """
+    os.umask(os.umask(0o077) | 0o022)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = commands(args=[*arguments, *sys.argv[1:]], prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
     except TsctlError as error:
         typer.echo(f"error: {error.message}", err=True)
         if error.hint:
@@ -89,10 +102,29 @@ def run_app(commands: typer.Typer, name: str, arguments: Sequence[str] = ()) -> 
     except _ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # nobody reads the output any more
+            typer.echo(f"error: {_refusal(error)}", err=True)
+        _end_output()
+        sys.exit(1)
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("interrupted", err=True)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end_output() -> None:
+    """Write what was printed where that is possible; Python would try again at its end, and print a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refusal(error: OSError) -> str:
+    """What the kernel said, and of which file, on one line."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 if __name__ == "__main__":

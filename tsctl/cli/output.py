@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from tsctl.errors import printable
 from tsctl.views.table import Table
 
 
@@ -44,7 +45,7 @@ def _is_number(value: object) -> bool:
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
-    return "-" if value is None else str(value)
+    return "-" if value is None else printable(str(value))
 
 
 def plural(count: int, noun: str) -> str:

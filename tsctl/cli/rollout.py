@@ -23,6 +23,7 @@ from tsctl.rollout.run.commands import send
 from tsctl.rollout.run.journal import unfinished
 from tsctl.rollout.run.runner import Runner
 from tsctl.views.rollout.follow import as_json
+from tsctl.views.rollout.gaps import gaps
 from tsctl.views.rollout.narrative import Narrator
 from tsctl.views.rollout.outlook import deployment_hints
 from tsctl.views.rollout.report import SUFFIX, write_report
@@ -182,6 +183,8 @@ def _print_end(state: State, report: str) -> None:
     why = f": {state.why}" if state.why else ""
     ended = "failed before its first request" if state.is_rejected else state.outcome or "undecided"
     typer.echo(f"{state.model} {state.canary} {ended}{why}")
+    for gap in gaps(state):
+        typer.echo(f"note: {gap}")
     typer.echo(f"report: {report}")
     typer.echo(f"explain: tsctl rollout explain {state.model}")
     try:

@@ -153,7 +153,7 @@ def explain(model: Model, id: Id = None, json: Json = False) -> None:
     for table in clients_tables(state):
         print_table(table)
         typer.echo()
-    for sentence in (told.outcome, *told.advice):
+    for sentence in (told.outcome, *told.gaps, *told.advice):
         print_wrapped(sentence)
 
 

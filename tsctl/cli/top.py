@@ -100,10 +100,12 @@ def down(node: NodeHere = None) -> None:
 def status(node: NodeShown = None, json: Json = False) -> None:
     """Show models, versions, workers, queues, and why a version is not ready; exit code 4 if one is not.
 
-    Shows every node; a node that does not answer has a line with the reason.
+    Shows every node; a node that does not answer has a line with the reason. Exit code 5 if Envoy or its supervisor has
+    ended by itself or hangs.
     """
     from tsctl.deploy.status import all_status, node_status
     from tsctl.errors import NodeError
+    from tsctl.gateway.state import gateway_status, gateway_trouble, open_gateway
     from tsctl.nodes.torchserve.node import open_nodes
     from tsctl.views.status import hint, trouble
 
@@ -117,13 +119,17 @@ def status(node: NodeShown = None, json: Json = False) -> None:
     else:
         statuses = [node_status(open_one_node(node)[2], deployment)]
         document = statuses[0].as_json()
+    gateway = gateway_status(open_gateway(project, deployment)) if deployment.gateway is not None else None
     if json:
         print_json(document)
     else:
         _print_statuses(statuses)
-        _print_gateway(project, deployment)
+        if gateway is not None:
+            typer.echo(f"\ngateway: {gateway.condition}, {gateway.address}; 'tsctl gateway status' has its routes")
     if troubles := list(filter(None, map(trouble, statuses))):
         raise NodeError("\n".join(troubles), hint(statuses))
+    if gateway is not None and gateway.problem:
+        raise gateway_trouble(gateway)
 
 
 def plan(json: Json = False, prune: PruneVersions = False, prune_models: PruneModels = False) -> int:
@@ -190,16 +196,6 @@ def _print_statuses(statuses: Sequence[NodeStatus]) -> None:
             print_table(COLUMNS, rows(status))
         for line in reasons(status):
             typer.echo(f"\n{line}")
-
-
-def _print_gateway(project: Project, deployment: DeploymentSpec) -> None:
-    if deployment.gateway is None:
-        return
-    from tsctl.gateway.state import gateway_status, open_gateway
-
-    status = gateway_status(open_gateway(project, deployment))
-    condition = "ready" if status.is_ready else "not ready" if status.is_live else "not running"
-    typer.echo(f"\ngateway: {condition}, {status.address}; 'tsctl gateway status' has its routes")
 
 
 def _print_plan(planned: Plan) -> None:

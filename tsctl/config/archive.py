@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -23,7 +23,7 @@ def _redis_address(address: str) -> str:
     parts = urlsplit(address)
     if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
         raise ValueError("must be an address such as redis://cache.internal:6379/0")
-    if parts.password or parts.username:
+    if "@" in parts.netloc or {"password", "username"} & parse_qs(parts.query).keys():
         raise ValueError("must hold no user or password: set TS_SHARED_CACHE_URL in the node's environment instead")
     return address
 
@@ -75,8 +75,8 @@ class Timeouts(SpecModel):
 class Tolerance(SpecModel):
     """How far a number may lie from the golden answer: |answer - golden| <= absolute + relative * |golden|."""
 
-    absolute: Annotated[float, Field(ge=0)] = 1e-4
-    relative: Annotated[float, Field(ge=0)] = 0.0
+    absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
+    relative: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class Warmup(SpecModel):

@@ -115,6 +115,15 @@ class Sticky(SpecModel):
         return self
 
 
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s*,]{1,253})$")]
+
+
+class Cors(SpecModel):
+    """The pages whose scripts may ask a model: origins such as https://app.example.com, or * for all."""
+
+    origins: Annotated[tuple[Origin, ...], Field(min_length=1, strict=False)]
+
+
 class RouteSpec(SpecModel):
     """The gateway's rules for clients of one model."""
 
@@ -123,6 +132,7 @@ class RouteSpec(SpecModel):
     pinned: bool = True  # a client may name the version
     canary_header: bool = True  # `x-track: canary` reaches the canary at any weight
     sticky: Sticky | None = None
+    cors: Cors | None = None  # None: scripts of other origins may not read answers
 
 
 class VersionTarget(SpecModel):

@@ -7,6 +7,7 @@ YAML, and it is refused rather than guessed. `yaml_files.py` has the bounds, and
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
@@ -41,8 +42,11 @@ def _address(value: str) -> str:
         port = parts.port
     except ValueError:
         port = None
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not port or parts.path.strip("/") or parts.query:
+    has_more = parts.path.strip("/") or parts.query or parts.fragment
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not port or has_more:
         raise ValueError("must be an address such as http://127.0.0.1:8080, with its port and without a path")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must hold no user or password, which messages and logs would repeat")
     return value.rstrip("/")
 
 
@@ -115,7 +119,9 @@ def _expectation(entry: Any) -> str:
 
 
 def _shortened(value: object) -> str:
-    text = repr(value)
+    """The value as it is shown, without the user and password of an address."""
+    text = re.sub(r"//[^/?#\s'\"]*@", "//***@", repr(value))
+    text = re.sub(r"((?:password|username)=)[^&\s'\"]+", r"\1***", text)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

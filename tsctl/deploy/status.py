@@ -22,7 +22,7 @@ class VersionRow:
     model: str
     version: str
     is_default: bool
-    state: str  # ready, starting, refused, missing, idle
+    state: str  # ready, starting, failed, refused, missing, idle
     ready_workers: int
     workers: int
     pids: tuple[int, ...]
@@ -119,7 +119,7 @@ def _row(
 ) -> VersionRow:
     observed = served.versions.get(version)
     condition, reason = _condition(observed)
-    if condition in ("starting", "missing") and (refusal := refusals.get((model, version))):
+    if condition in ("starting", "failed", "missing") and (refusal := refusals.get((model, version))):
         condition, reason = "refused", refusal
     observed = observed or ObservedVersion("", 0, 0)
     named = parse_name(observed.archive)
@@ -144,4 +144,6 @@ def _condition(observed: ObservedVersion | None) -> tuple[str, str]:
         return "missing", "not registered"
     if observed.workers == 0:
         return "idle", "it has no workers"
-    return ("ready", "") if observed.is_ready else ("starting", "its workers are not ready")
+    if observed.is_ready:
+        return "ready", ""
+    return ("failed", observed.failure) if observed.failure else ("starting", "its workers are not ready")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, list_archives, store_name
 from tsctl.config.deployment import DeploymentSpec
@@ -15,6 +17,9 @@ from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.served import last_served, read_pending
 from tsctl.rollout.decide.state import start_of
 from tsctl.rollout.run.journal import Journal, find_journal, models_with_journals, unfinished
+
+#: No build takes so long.
+LEFT_AFTER_S = 86_400.0
 
 
 def builds_and_uses(project: Project, deployment: DeploymentSpec) -> list[tuple[StoredArchive, str]]:
@@ -29,6 +34,14 @@ def builds_and_uses(project: Project, deployment: DeploymentSpec) -> list[tuple[
     uses = dict(_uses(project, deployment))
     uses |= {build.path.name: "the current build" for build in builds if build.is_current}
     return [(build, uses.get(build.path.name, "")) for build in builds]
+
+
+def leftovers(project: Project) -> list[Path]:
+    """What builds that were killed left in the store a day ago or before, and links to archives that were removed."""
+    before = time.time() - LEFT_AFTER_S
+    inside = list(project.store.glob("*"))
+    links = [path for path in inside if path.is_symlink() and not path.exists()]
+    return links + [path for path in inside if path.name.startswith(".") and path.lstat().st_mtime < before]
 
 
 def _uses(project: Project, deployment: DeploymentSpec) -> Iterator[tuple[str, str]]:

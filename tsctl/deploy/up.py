@@ -15,7 +15,7 @@ from tsctl.config.project import Project
 from tsctl.deploy.changes import PlanOptions
 from tsctl.deploy.observe import Owners
 from tsctl.deploy.reconcile import reconcile
-from tsctl.errors import NodeError, TsctlError
+from tsctl.errors import ArchiveError, NodeError, TsctlError
 from tsctl.host.progress import Progress
 from tsctl.nodes.observe import ObservedNode, observe
 from tsctl.nodes.torchserve.client import Reply
@@ -134,7 +134,10 @@ def _ask(project: Project, node: Node, observed: ObservedNode, model: str, versi
     """Sends one sample to the model's default version, unless that is not ready, which was reported before."""
     state = observed.version(model, version)
     archive = project.store / state.archive if state is not None and state.is_ready else None
-    samples = read_samples(archive) if archive is not None and archive.is_file() else []
+    try:
+        samples = read_samples(archive) if archive is not None and archive.is_file() else []
+    except ArchiveError as error:
+        return result.fail(node.name, error.message)
     for name, body, media_type in samples[:1]:
         try:
             reply = node.client.predict(model, None, body, media_type)

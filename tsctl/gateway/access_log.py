@@ -17,7 +17,7 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from handlers.contract import CLASS_HEADER, PROTOCOL_HEADER, REQUEST_ID_HEADER
+from handlers.contract import CACHE_HEADER, CLASS_HEADER, PROTOCOL_HEADER, REQUEST_ID_HEADER
 from tsctl.errors import AnalysisError
 from tsctl.gateway.envoy.messages import (
     NAMESPACE,
@@ -55,13 +55,14 @@ FIELDS = {
     "request_id": request_header(REQUEST_ID_HEADER, LONGEST_TEXT),
     "client": request_header(CLIENT_HEADER),
     "method": request_header(":METHOD", LONGEST_TEXT),
-    "path": request_header(":PATH", LONGEST_TEXT),
+    "path": f"%PATH(NQ:PATH):{LONGEST_TEXT}%",  # without its query, in which a client may have put a key
     "model": route_metadata("model"),
     "version": cluster_metadata("version"),
     "by": route_metadata("by"),
     "track": request_header(ASSIGNED_TRACK_HEADER),
     "weight": request_header(WEIGHT_HEADER),
     "class": f"%RESP({CLASS_HEADER}):{LONGEST_TEXT}%",
+    "cache": f"%RESP({CACHE_HEADER}):{LONGEST_TEXT}%",
     "user": f"%DYNAMIC_METADATA({NAMESPACE}:{USER_KEY}):{LONGEST_USER}%",
     "protocol": request_header(PROTOCOL_HEADER),
     "status": "%RESPONSE_CODE%",
@@ -78,7 +79,7 @@ FIELDS = {
 }
 _TEXTS = ("model", "version", "by", "track", "class")
 #: Lines that an older gateway wrote lack these.
-_LATER_TEXTS = ("user", "client", "flags", "deadline")
+_LATER_TEXTS = ("user", "client", "flags", "deadline", "cache")
 #: What Envoy writes into a field without a value.
 _NOTHING = (None, "", "-")
 
@@ -101,6 +102,7 @@ class AccessLogEntry:
     client: str | None = None  # whose key it had
     flags: str | None = None  # Envoy's response flags; None where a node answered
     deadline: str | None = None  # who set it
+    cache: str | None = None  # what the response cache did; None where the handler has none
 
     @property
     def waited_ms(self) -> float | None:

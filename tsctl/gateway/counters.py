@@ -23,7 +23,7 @@ _COUNTERS = (REQUESTS, CLIENT_REQUESTS, CLIENT_FAILURES)
 #: The series of all metrics. A histogram's `_sum` is not read.
 SERIES = (*_COUNTERS, f"{REQUEST_MS}_count", f"{REQUEST_MS}_bucket")
 #: Fields of the access log that are labels.
-_REQUEST_MS_LABELS = ("model", "version", "by", "weight")
+_REQUEST_MS_LABELS = ("model", "version", "by", "weight", "cache")
 _REQUESTS_LABELS = (*_REQUEST_MS_LABELS, "status", "class", "flags", "deadline")
 _CLIENT_REQUESTS_LABELS = ("model", "by", "client")
 _CLIENT_FAILURES_LABELS = (*_CLIENT_REQUESTS_LABELS, "version", "status", "flags", "deadline")

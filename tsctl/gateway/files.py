@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def recorded(record: Path) -> ProcessIdentity | None:
         return None
     except (ValueError, TypeError) as error:
         raise GatewayError(f"{record} is damaged: {error}", f"Remove it if no gateway runs: {record}") from None
+
+
+def silent_s(record: Path) -> float:
+    """Seconds since the recorded process last wrote a sign of life; 0 without a record."""
+    try:
+        return max(0.0, time.time() - record.stat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
 
 
 def record_process(record: Path, pid: int) -> None:

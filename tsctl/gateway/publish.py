@@ -22,6 +22,8 @@ from tsctl.host.wait import wait_until
 #: Envoy must take a file within this time, and is asked so often.
 TAKEN_S = 5.0
 POLL_S = 0.02
+#: A new version's first health check is waited for so long, and no longer, because the gateway is locked meanwhile.
+WARM_S = 15.0
 
 _REFUSED = "config update rejected: "
 
@@ -39,9 +41,16 @@ def put_routes(
     files = gateway.files
     plain = {**plain_keys(read_document(files.routes)), **(new_keys or {})}
     holders = clients(read_keys(files.keys) if records is None else records, plain)
+    before, ready = read_document(files.ready), routes.ready(traffic)
     content = routes.routes(gateway.spec, gateway.route_specs, traffic, holders)
-    with_reserve(files.reserve, lambda: put_route_file(gateway, content))
-    with_reserve(files.reserve, lambda: write_document(files.ready, routes.ready(traffic)))
+    if ready != before:  # first: what follows is waited for, and /readyz is then right as well
+        with_reserve(files.reserve, lambda: write_document(files.ready, ready))
+    try:
+        with_reserve(files.reserve, lambda: put_route_file(gateway, content))
+    except GatewayError:
+        if before not in (None, ready):
+            write_document(files.ready, before)
+        raise
 
 
 def put_route_file(gateway: Gateway, document: Json) -> None:
@@ -63,7 +72,7 @@ def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], traffic: Colle
     before = _cluster_updates(gateway)
 
     if _put(gateway, gateway.files.clusters, document, lambda: _cluster_updates(gateway) > before, TAKEN_S):
-        wait_until(lambda: gateway.admin.active_clusters() == names, TAKEN_S, POLL_S)
+        wait_until(lambda: gateway.admin.active_clusters() == names, WARM_S, POLL_S)
 
 
 def _cluster_updates(gateway: Gateway) -> int:

@@ -6,12 +6,19 @@ from pathlib import Path
 
 from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway.change import set_clients
-from tsctl.gateway.envoy.process import start_envoy, start_supervisor, stop, validate, write_static_files
+from tsctl.gateway.envoy.process import (
+    end_supervisor,
+    start_envoy,
+    start_supervisor,
+    stop,
+    validate,
+    write_static_files,
+)
 from tsctl.gateway.envoy.render.listeners import settings
 from tsctl.gateway.files import read_document, running_pid
 from tsctl.gateway.headers import KEY_HEADER
 from tsctl.gateway.keys import digest, new_key, plain_keys, record_of
-from tsctl.gateway.state import Gateway, changing
+from tsctl.gateway.state import Gateway, changing, supervisor_pid
 from tsctl.gateway.sync import sync
 from tsctl.host.files import write_secret
 from tsctl.host.progress import Progress
@@ -30,12 +37,15 @@ def start_gateway(gateway: Gateway, progress: Progress, with_supervisor: bool = 
         ConflictError: the caller cannot be the supervisor, because there is one.
     """
     files, changes = gateway.files, []
-    supervisor = running_pid(files.supervisor_record)
+    supervisor = supervisor_pid(gateway)
     if supervisor is not None and not with_supervisor:
         raise ConflictError(
             f"the gateway has a supervisor, process {supervisor}", "End both first: tsctl gateway stop."
         )
-    if running_pid(files.envoy_record) is None:
+    if supervisor is None:
+        end_supervisor(gateway)  # one that hangs
+    is_running = running_pid(files.envoy_record) is not None
+    if not is_running:
         with progress.step("starting the gateway") as step:
             with changing(gateway):
                 write_static_files(gateway)
@@ -44,11 +54,12 @@ def start_gateway(gateway: Gateway, progress: Progress, with_supervisor: bool = 
             start_envoy(gateway)
             step.done(f"answers at {gateway.spec.address}")
         changes.append("started the gateway")
-    else:
-        _require_same_settings(gateway)
-        changes += sync(gateway)
     if with_supervisor and supervisor is None:
         start_supervisor(gateway)
+        changes += ["started its supervisor"] if is_running else []
+    if is_running:
+        _require_same_settings(gateway)
+        changes += sync(gateway)
     return changes
 
 

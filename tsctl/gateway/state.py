@@ -12,7 +12,7 @@ from tsctl.errors import GatewayError, SpecError
 from tsctl.gateway.envoy.admin import Admin, Host
 from tsctl.gateway.envoy.render import clusters, routes
 from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name
-from tsctl.gateway.files import GatewayFiles, read_document, running_pid
+from tsctl.gateway.files import GatewayFiles, read_document, running_pid, silent_s
 from tsctl.gateway.traffic import SHADOW, STABLE, Traffic
 from tsctl.host.files import keep_reserve, make_folder
 from tsctl.host.locks import exclusive
@@ -21,6 +21,8 @@ from tsctl.nodes.torchserve.node import Node, open_nodes
 LOCK_S = 10.0
 #: Room for the files of routes and keys, on a disk that is full.
 RESERVE_BYTES = 16 << 20
+#: A supervisor that gave no sign of life for so long hangs; it gives one at every tick, and no tick takes so long.
+SUPERVISOR_SILENT_S = 60.0
 #: How long a node may take to answer; well within LOCK_S, because the lock may be held meanwhile.
 PATIENCE_S = 3.0
 
@@ -118,27 +120,48 @@ class GatewayStatus:
     address: str
     rows: tuple[RouteStatus, ...]
     traffic: tuple[Traffic, ...]
+    problem: str = ""  # of its processes, though clients may be answered; empty where there is none
 
     @property
     def is_ready(self) -> bool:
-        """Every route has its stable version on some node that can answer."""
+        """Every route has its stable version on some node that can answer, and the gateway's processes run."""
         stable = [row for row in self.rows if row.track == STABLE]
-        return self.is_live and bool(stable) and all(row.healthy for row in stable)
+        return self.is_live and bool(stable) and all(row.healthy for row in stable) and not self.problem
+
+    @property
+    def condition(self) -> str:
+        """The status in a word or two."""
+        return "ready" if self.is_ready else "not ready" if self.is_live else "hangs" if self.pid else "not running"
+
+
+def supervisor_pid(gateway: Gateway) -> int | None:
+    """The supervisor's process; None where there is none, or it hangs."""
+    record = gateway.files.supervisor_record
+    return running_pid(record) if silent_s(record) < SUPERVISOR_SILENT_S else None
 
 
 def gateway_status(gateway: Gateway) -> GatewayStatus:
     """The status; never raises because the gateway does not run."""
-    admin = gateway.admin
-    is_live = admin.is_live()
-    traffic, hosts, address = traffic_in_force(gateway), {}, gateway.spec.address
-    if is_live:
-        try:
+    admin, files = gateway.admin, gateway.files
+    traffic, hosts, address = {}, {}, gateway.spec.address
+    pid, supervisor, problem = running_pid(files.envoy_record), supervisor_pid(gateway), ""
+    try:
+        is_live = admin.is_live()
+        traffic = traffic_in_force(gateway)
+        if is_live:
             hosts, address = admin.hosts(), admin.settings().get("address", address)
-        except GatewayError:
-            is_live = False
+    except GatewayError as error:
+        is_live, problem = False, error.message
+    if pid is None and files.envoy_record.exists():
+        problem = "Envoy has ended by itself"
+    if supervisor is None and files.envoy_record.exists():
+        state = "hangs" if running_pid(files.supervisor_record) else "does not run"
+        problem = (
+            f"{problem}; " * bool(problem) + f"its supervisor {state}, so nobody restarts Envoy or follows the nodes"
+        )
     return GatewayStatus(
-        running_pid(gateway.files.envoy_record),
-        running_pid(gateway.files.supervisor_record),
+        pid,
+        supervisor,
         is_live,
         address,
         tuple(
@@ -147,7 +170,13 @@ def gateway_status(gateway: Gateway) -> GatewayStatus:
             for version in route.versions
         ),
         tuple(traffic.values()),
+        problem,
     )
+
+
+def gateway_trouble(status: GatewayStatus) -> GatewayError:
+    """The error of a gateway whose processes have a problem."""
+    return GatewayError(f"the gateway: {status.problem}", "Run 'tsctl gateway start'.")
 
 
 def _row(route: Traffic, version: str, hosts: Sequence[Host]) -> RouteStatus:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from tsctl.archive.container import read_samples
+from tsctl.archive.container import UNREADABLE, read_samples
 from tsctl.config.project import Project
-from tsctl.errors import GatewayError
+from tsctl.errors import ArchiveError, GatewayError, NodeError
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, VersionKey
+from tsctl.gateway.notices import Notices
 from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, only
@@ -17,34 +22,42 @@ from tsctl.nodes.observe import ObservedNode, observe
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.tokens import read_tokens
 
+logger = logging.getLogger(__name__)
+
 #: A health check sends the smallest sample of the archive; one larger than this would cost more than it tells.
 LARGEST_PROBE = 256 << 10
 
 
-def sync(gateway: Gateway) -> list[str]:
+def sync(gateway: Gateway, notices: Notices | None = None) -> list[str]:
     """Make Envoy's clusters those of the versions that the nodes serve; the changes, one a line.
 
     A model that is served and has no route yet gets one, all to its default version. Weights are not touched.
 
     The nodes are asked before the lock is taken: a node that does not answer delays no change of weights or keys.
+    A node or an archive that cannot be read stays as it was, and keeps no other from being changed.
+
+    Args:
+        notices: gets what cannot be read; None: it is logged at every call.
     """
     nodes, before = gateway.nodes(), upstreams_written(gateway)
     observed = observe(nodes)
     with changing(gateway):
         if upstreams_written(gateway) != before:  # another tsctl has asked the nodes since
-            return sync_locked(gateway)
-        return _put_observed(gateway, nodes, observed)
+            return sync_locked(gateway, notices)
+        return _put_observed(gateway, nodes, observed, notices or Notices(logger))
 
 
-def sync_locked(gateway: Gateway) -> list[str]:
+def sync_locked(gateway: Gateway, notices: Notices | None = None) -> list[str]:
     """As `sync`, for a caller that holds the lock."""
     nodes = gateway.nodes()
-    return _put_observed(gateway, nodes, observe(nodes))
+    return _put_observed(gateway, nodes, observe(nodes), notices or Notices(logger))
 
 
-def _put_observed(gateway: Gateway, nodes: Sequence[Node], observed: Sequence[ObservedNode]) -> list[str]:
+def _put_observed(
+    gateway: Gateway, nodes: Sequence[Node], observed: Sequence[ObservedNode], notices: Notices
+) -> list[str]:
     before, traffic = upstreams_written(gateway), traffic_in_force(gateway)
-    upstreams = _derive(gateway.project, nodes, observed, before, _routed(traffic))
+    upstreams = _derive(gateway.project, nodes, observed, before, _routed(traffic), notices)
     served = {upstream.key for upstream in upstreams if upstream.endpoints}
     for model, target in gateway.deployment.models.items():
         if model not in traffic and (model, target.default) in served:
@@ -60,54 +73,75 @@ def _derive(
     observed: Sequence[ObservedNode],
     before: Sequence[Upstream],
     routed: Iterable[VersionKey],
+    notices: Notices,
 ) -> list[Upstream]:
     """A cluster for each version that a node serves, and for each that a route names, served or not.
 
-    A node that does not answer stays in its clusters: the health checks decide whether it gets requests.
+    A node that does not answer, or whose address or token is not known now, stays in its clusters: the health checks
+    decide whether it gets requests.
     """
-    old = {upstream.key: upstream for upstream in before}
+    known = {upstream.key: upstream for upstream in before}
     endpoints: dict[VersionKey, list[Endpoint]] = {key: [] for key in routed}
     archives: dict[VersionKey, str] = {}
     for node, answer in zip(nodes, observed, strict=True):
-        if answer.error is not None:
+        place = _endpoint(node, notices)
+        if answer.error is not None or place is None:
             for upstream in before:
                 kept = [endpoint for endpoint in upstream.endpoints if endpoint.node == node.name]
-                endpoints.setdefault(upstream.key, []).extend(_endpoint(node, endpoint.token) for endpoint in kept)
+                now = [replace(place, token=place.token or old.token) if place else old for old in kept]
+                endpoints.setdefault(upstream.key, []).extend(now)
             continue
         for model, served in answer.models.items():
             for version, state in served.versions.items():
                 if state.workers > 0:
-                    endpoints.setdefault((model, version), []).append(_endpoint(node, None))
+                    endpoints.setdefault((model, version), []).append(place)
                     archives[model, version] = state.archive
     return [
-        Upstream(*key, tuple(of_version), _probe(project, archives.get(key), old.get(key)))
+        Upstream(*key, tuple(of_version), _probe(project, archives.get(key), known.get(key), notices))
         for key, of_version in sorted(endpoints.items())
     ]
 
 
-def _endpoint(node: Node, token: str | None) -> Endpoint:
+def _endpoint(node: Node, notices: Notices) -> Endpoint | None:
+    """Where the node is and its token; None where that cannot be known now."""
     parts = urlsplit(node.spec.inference)
     if parts.scheme != "http":
         raise GatewayError(
             f"node {node.name} is at {node.spec.inference}, and the gateway reaches nodes over http only",
             "Put the gateway into the nodes' own network.",
         )
-    if node.key_file is not None and node.key_file.is_file():
-        token = read_tokens(node.key_file).inference.value
-    return Endpoint(node.name, _ip(parts.hostname or ""), parts.port or 80, token)
-
-
-def _ip(host: str) -> str:
     try:
-        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
-    except OSError as error:
-        raise GatewayError(f"the address of {host} is not known: {error}") from None
+        host = str(socket.getaddrinfo(parts.hostname or "", None, type=socket.SOCK_STREAM)[0][4][0])
+        has_tokens = node.key_file is not None and node.key_file.is_file()
+        token = read_tokens(node.key_file).inference.value if node.key_file is not None and has_tokens else None
+    except (OSError, NodeError) as error:
+        notices.trouble(f"node {node.name} at {node.spec.inference}", str(error))
+        return None
+    notices.over(f"node {node.name} at {node.spec.inference}")
+    return Endpoint(node.name, host, parts.port or 80, token)
 
 
-def _probe(project: Project, archive: str | None, before: Upstream | None) -> Probe | None:
+def _probe(project: Project, archive: str | None, before: Upstream | None, notices: Notices) -> Probe | None:
+    """The smallest sample of the archive; the one of before where the archive is not here, or cannot be read."""
+    kept = before.probe if before else None
     path = project.store / archive if archive else None
-    if path is None or not path.is_file():
-        return before.probe if before else None
+    try:
+        stat = path.stat() if path is not None else None
+        if path is None or stat is None:
+            return kept
+        probe = _read_probe(path, stat.st_mtime_ns, stat.st_size)
+    except FileNotFoundError:
+        return kept
+    except (ArchiveError, *UNREADABLE) as error:
+        notices.trouble(f"archive {archive}", f"{error}; its health check stays as it was")
+        return kept
+    notices.over(f"archive {archive}")
+    return probe
+
+
+@lru_cache(4096)
+def _read_probe(path: Path, changed_ns: int, size: int) -> Probe | None:
+    """The archive's smallest sample, read anew where the file was changed."""
     probes = [Probe(body, media_type) for _, body, media_type in read_samples(path) if len(body) <= LARGEST_PROBE]
     return min(probes, key=lambda probe: len(probe.body), default=None)
 

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, readable by their owner only, and reads the last lines of logs."""
+"""Writes files whole or not at all, secrets readable by their owner only, and reads the last lines of logs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, Any
 
 Json = dict[str, Any]
@@ -17,8 +17,10 @@ _TAIL_BYTES = 1 << 16
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder where it is missing; only its owner may read it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make the folder where it is missing, with those above it; only its owner may read it."""
+    if not folder.parent.exists():
+        make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
     folder.chmod(0o700)
 
 
@@ -38,21 +40,32 @@ def write_secret(path: Path, content: str) -> None:
         pass
 
 
-@contextmanager
-def new_secret(path: Path, content: str) -> Iterator[None]:
+def write_public(path: Path, content: str) -> None:
+    """Replace the content as `write_secret` does, in a file that everybody may read."""
+    with _new_file(path, content, 0o644):
+        pass
+
+
+def new_secret(path: Path, content: str) -> AbstractContextManager[None]:
     """Replace the content as `write_secret` does, after the block succeeded; the new content is on disk before it."""
+    return _new_file(path, content, 0o600)
+
+
+@contextmanager
+def _new_file(path: Path, content: str, mode: int) -> Iterator[None]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
+    making = path.with_name(f".{path.name}.{os.getpid()}.{token_hex(4)}")
     try:
+        descriptor = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         yield
-        Path(name).replace(path)
+        making.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        making.unlink(missing_ok=True)
         raise
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from tsctl.errors import ConflictError
+from tsctl.host.files import make_folder
 from tsctl.host.wait import wait_until
 
 
@@ -53,7 +54,8 @@ def is_held(path: Path) -> bool:
 
 def _take(stack: ExitStack, path: Path, subject: str, wait_s: float) -> IO[str]:
     """The file of the lock, which this process holds until the stack is closed; raises as `exclusive`."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        make_folder(path.parent)
     file = stack.enter_context(os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+"))
     if not wait_until(lambda: _is_locked(file), wait_s, 0.02):
         holder = file.read().strip() or "unknown"

@@ -7,13 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as without_markup
+
+from tsctl.errors import printable
 
 #: Without a terminal, a running step prints its note at most this often.
 PLAIN_INTERVAL_S = 5.0
 
 #: Reports the progress of an operation; cheap enough to call at every poll.
 Note = Callable[[str], None]
+
+
+def escape(text: str) -> str:
+    """The text as it is printed: without markup, and without characters that a terminal obeys."""
+    return without_markup(printable(text, kept="\n"))
 
 
 class ProgressStep:

@@ -5,13 +5,15 @@ Nothing here changes a node, and a node that does not answer hides no other.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tsctl.errors import TsctlError
+from tsctl.errors import NodeError, TsctlError
 from tsctl.nodes.fan_out import run_on_nodes
 from tsctl.nodes.torchserve.client import ManagementError, VersionState
 from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.torchserve.readiness import given_up
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class ObservedVersion:
     ready: int  # READY now
     pids: tuple[int, ...] = ()  # of the READY ones
     queue: int = 0  # requests that wait for a worker
+    failure: str = ""  # why TorchServe starts no further worker for one that died; empty where it does
 
     @property
     def is_ready(self) -> bool:
@@ -70,20 +73,26 @@ def observe_models(node: Node) -> dict[str, ObservedModel]:
         NodeError: it does not answer, or refuses to.
     """
     states: dict[str, dict[str, ObservedVersion]] = {}
-    for state in node.client.states():
-        states.setdefault(state.model, {})[state.version] = _version(state)
-    return {model: ObservedModel(_default(node, model), versions) for model, versions in states.items()}
+    try:
+        for state in node.client.states():
+            states.setdefault(state.model, {})[state.version] = _version(node, state)
+        return {model: ObservedModel(_default(node, model), versions) for model, versions in states.items()}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise NodeError(f"{node.spec.management} answers otherwise than TorchServe: {type(error).__name__}") from error
 
 
 def observe_version(nodes: Sequence[Node], model: str, version: str) -> dict[str, ObservedVersion]:
     """The version on each node that answers and has it, by the node's name; cheaper than `observe`."""
-    answers = run_on_nodes(nodes, lambda node, note: node.client.describe(model, version))
-    return {answer.node: _version(answer.value[0]) for answer in answers if answer.value}
+    answers = run_on_nodes(
+        nodes, lambda node, note: [_version(node, state) for state in node.client.describe(model, version)]
+    )
+    return {answer.node: answer.value[0] for answer in answers if answer.value}
 
 
-def _version(state: VersionState) -> ObservedVersion:
+def _version(node: Node, state: VersionState) -> ObservedVersion:
     pids = tuple(worker.pid for worker in state.workers if worker.is_ready)
-    return ObservedVersion(state.archive, state.min_workers, state.ready_workers, pids, state.queue_pending)
+    failure = given_up(node, state, time.time())
+    return ObservedVersion(state.archive, state.min_workers, state.ready_workers, pids, state.queue_pending, failure)
 
 
 def _default(node: Node, model: str) -> str | None:

@@ -21,6 +21,10 @@ class NotAnswering(GatewayError):
     """Nothing answers at the socket: Envoy does not run, or has only begun to start."""
 
 
+class Hangs(NotAnswering):
+    """Envoy took the question, and gives no answer."""
+
+
 @dataclass(frozen=True)
 class Host:
     """One node of one cluster, as Envoy sees it now."""
@@ -43,15 +47,17 @@ class _SocketConnection(http.client.HTTPConnection):
 
 
 class Admin:
-    """The administration interface of one Envoy. Methods but `is_live` raise NotAnswering where nothing answers."""
+    """The administration interface of one Envoy. Methods raise NotAnswering where nothing answers."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def is_live(self) -> bool:
-        """Whether Envoy runs, with its listeners open."""
+        """Whether Envoy runs, with its listeners open; raises Hangs where it does not answer that."""
         try:
             return self._request("GET", "/ready").strip() == b"LIVE"
+        except Hangs:
+            raise
         except GatewayError:
             return False
 
@@ -115,6 +121,11 @@ class Admin:
             connection.request(method, path)
             answer = connection.getresponse()
             body = answer.read()
+        except TimeoutError:
+            raise Hangs(
+                f"the gateway hangs: Envoy did not answer within {TIMEOUT_S:g} s",
+                "Its supervisor replaces it; without one: 'tsctl gateway stop', then 'tsctl gateway start'.",
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise NotAnswering(
                 f"the gateway does not answer: {error}", "Start it with 'tsctl gateway start'."

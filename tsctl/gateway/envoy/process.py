@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+from handlers.contract import usable_cores
 from tsctl.errors import GatewayError
+from tsctl.gateway.envoy.admin import Hangs
 from tsctl.gateway.envoy.render.clusters import with_quick_checks
 from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, whole
 from tsctl.gateway.envoy.render.overload import bounds
@@ -61,7 +64,7 @@ def write_static_files(gateway: Gateway) -> None:
         GatewayError: a path is missing or too long, or Envoy may open too few files.
     """
     spec, files = gateway.spec, gateway.files
-    if len(str(files.admin)) > _LONGEST_SOCKET:
+    if len(os.fsencode(files.admin)) > _LONGEST_SOCKET:
         raise GatewayError(
             f"the path of Envoy's socket is too long: {files.admin}",
             "Put the project into a folder nearer to the root.",
@@ -116,7 +119,7 @@ def start_envoy(gateway: Gateway) -> None:
     command = [
         *_command(files.bootstrap),
         "--file-flush-interval-msec", "250",  # of the access log; ten seconds otherwise
-        "--concurrency", str(max(2, len(os.sched_getaffinity(0)))),
+        "--concurrency", str(max(2, usable_cores())),
         "--drain-time-s", str(round(DRAIN_S)), "--drain-strategy", "immediate",
     ]  # fmt: skip
     limits = {resource.RLIMIT_FSIZE: LARGEST_FILE, resource.RLIMIT_NOFILE: open_files()}
@@ -131,8 +134,7 @@ def start_envoy(gateway: Gateway) -> None:
 
 
 def _wait_live(gateway: Gateway, process: subprocess.Popen[bytes]) -> None:
-    wait_until(lambda: gateway.admin.is_live() or process.poll() is not None, START_S)
-    if gateway.admin.is_live():
+    if wait_until(lambda: _is_live(gateway) or process.poll() is not None, START_S) and process.poll() is None:
         return
     problem = "ended" if process.poll() is not None else f"was not live after {START_S:g} s"
     process.kill()
@@ -141,6 +143,22 @@ def _wait_live(gateway: Gateway, process: subprocess.Popen[bytes]) -> None:
     lines = [line for line in tail(log).splitlines() if "work-in-progress" not in line]  # a routine warning
     excerpt = "\n".join(f"    {line[:300]}" for line in lines[-8:]) or "    (it wrote nothing)"
     raise GatewayError(f"Envoy {problem}:\n{excerpt}", f"Its log is {log}.")
+
+
+def _is_live(gateway: Gateway) -> bool:
+    try:
+        return gateway.admin.is_live()
+    except Hangs:  # it reads its files
+        return False
+
+
+def end_hanging(gateway: Gateway) -> None:
+    """Kill an Envoy that answers nothing; raises GatewayError where it does not end."""
+    process = recorded(gateway.files.envoy_record)
+    if process is not None:
+        process.send_signal(signal.SIGKILL)
+        if not process.wait_ended(STOP_S):
+            raise GatewayError(f"Envoy, process {process.pid}, hangs and cannot be killed", "The kernel holds it.")
 
 
 def start_supervisor(gateway: Gateway) -> None:
@@ -152,9 +170,14 @@ def start_supervisor(gateway: Gateway) -> None:
     record_process(gateway.files.supervisor_record, process.pid)
 
 
+def end_supervisor(gateway: Gateway) -> None:
+    """End the supervisor, if there is one."""
+    _terminate(gateway.files.supervisor_record)
+
+
 def stop(gateway: Gateway) -> None:
     """End the supervisor and Envoy. Requests in flight have DRAIN_S seconds to finish."""
-    _terminate(gateway.files.supervisor_record)  # before the lock, which it may wait for
+    end_supervisor(gateway)  # before the lock, which it may wait for
     with changing(gateway):
         with suppress(GatewayError):  # one that does not answer is ended all the same
             gateway.admin.drain()

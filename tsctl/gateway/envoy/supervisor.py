@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -20,8 +21,10 @@ from tsctl.config.deployment import read_deployment
 from tsctl.config.project import find_project
 from tsctl.errors import TsctlError
 from tsctl.gateway import access_log
-from tsctl.gateway.envoy.process import LARGEST_FILE, start_envoy
+from tsctl.gateway.envoy.admin import Hangs
+from tsctl.gateway.envoy.process import LARGEST_FILE, end_hanging, start_envoy
 from tsctl.gateway.files import record_process, running_pid
+from tsctl.gateway.notices import Notices
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.sync import sync
 from tsctl.host.files import keep_short
@@ -37,6 +40,8 @@ FOLLOW_S = 2.0
 #: larger than LARGEST_FILE, whatever becomes of the supervisor.
 LOG_BYTES = LARGEST_FILE * 3 // 4
 LOGS_KEPT = 5
+#: Envoy is asked whether it lives so often. When it has let this many questions in a row go unanswered, it is replaced.
+HANG_CHECK_S, HANGS = 2.0, 3
 #: Of the messages of Envoy, and of the supervisor itself; one older file of each is kept.
 MESSAGES_BYTES = 4 << 20
 #: Delay before Envoy is started again after it ended, doubled each time up to the longest.
@@ -52,23 +57,32 @@ class Supervisor:
     _tokens: _Stamps | None = None
     _deployment: _Stamps | None = None
     _restart_s: float = RESTART_S
-    _last_error: str = ""
+    _hangs: int = 0
+    _notices: Notices = field(default_factory=lambda: Notices(logger))
 
     def tick(self) -> None:
-        """Do everything that is due. A failure is logged, and tried again when it is due next."""
-        deployment = _stamps([self.gateway.project.deployment])
-        if deployment != self._deployment and self._try(self._read_deployment):
-            self._deployment = deployment
+        """Do everything that is due. A failure is logged once, what was in force stays, and it is tried again.
+
+        Whatever a task raises: a file that somebody wrote must not end the process that restarts Envoy.
+        """
+        self._try("the supervisor's sign of life", self._give_sign)
+        self._try("deployment.yaml", self._read_deployment)
         if self._is_due("envoy", TICK_S):
-            self._try(self._restart_envoy)
-        tokens = _stamps(node.key_file for node in self.gateway.nodes())
-        if (tokens != self._tokens or self._is_due("nodes", FOLLOW_S)) and self._try(self._follow):
-            self._tokens = tokens
-        self._try(lambda: rotate(self.gateway))
+            self._try("Envoy", self._restart_envoy)
+        if self._is_due("hang", HANG_CHECK_S):
+            self._try("a hanging Envoy", self._end_hanging)
+        self._try("the nodes", self._follow)
+        self._try("the logs", lambda: rotate(self.gateway))
+
+    def _give_sign(self) -> None:
+        os.utime(self.gateway.files.supervisor_record)
 
     def _read_deployment(self) -> None:
         project = self.gateway.project
-        self.gateway = open_gateway(project, read_deployment(project.deployment))
+        stamps = _stamps([project.deployment])
+        if stamps != self._deployment:
+            self.gateway = open_gateway(project, read_deployment(project.deployment))
+            self._deployment = stamps
 
     def _restart_envoy(self) -> None:
         if running_pid(self.gateway.files.envoy_record) is not None:
@@ -79,9 +93,25 @@ class Supervisor:
         self._restart_s = min(2 * self._restart_s, LONGEST_RESTART_S)
         start_envoy(self.gateway)
 
+    def _end_hanging(self) -> None:
+        try:
+            self.gateway.admin.is_live()
+            self._hangs = 0
+        except Hangs:
+            self._hangs += 1
+            if self._hangs < HANGS:
+                return
+            logger.error("Envoy answered nothing %d times in a row; ending it", self._hangs)
+            end_hanging(self.gateway)
+            self._hangs = 0
+
     def _follow(self) -> None:
-        for change in sync(self.gateway):
+        tokens = _stamps(node.key_file for node in self.gateway.nodes())
+        if tokens == self._tokens and not self._is_due("nodes", FOLLOW_S):
+            return
+        for change in sync(self.gateway, self._notices):
             logger.info("%s", change)
+        self._tokens = tokens
 
     def _is_due(self, task: str, every_s: float) -> bool:
         now = time.monotonic()
@@ -90,15 +120,15 @@ class Supervisor:
         self._due[task] = now + every_s
         return True
 
-    def _try(self, act: Callable[[], object]) -> bool:
+    def _try(self, task: str, act: Callable[[], object]) -> None:
         try:
             act()
         except (TsctlError, OSError) as error:
-            if str(error) != self._last_error:  # once, and not at every tick
-                logger.error("%s", error)
-            self._last_error = str(error)
-            return False
-        return True
+            self._notices.trouble(task, str(error))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it must not end the process that restarts Envoy
+            self._notices.trouble(task, f"{type(error).__name__}: {error}", error)
+        else:
+            self._notices.over(task)
 
 
 def rotate(gateway: Gateway, largest: int = LOG_BYTES, kept: int = LOGS_KEPT) -> bool:
@@ -135,7 +165,11 @@ def run(gateway: Gateway, log: logging.Handler | None = None) -> None:
 
 def _stamps(paths: Iterable[Path | None]) -> _Stamps:
     """The time of each file's last change: a node that starts anew writes other tokens."""
-    return tuple((str(path), path.stat().st_mtime_ns) for path in paths if path is not None and path.is_file())
+    stamps = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            stamps += [(str(path), path.stat().st_mtime_ns)] if path is not None else []
+    return tuple(stamps)
 
 
 def main() -> None:

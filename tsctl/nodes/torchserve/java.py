@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsctl.errors import NodeError
+from tsctl.host.process import inherited
 
 OLDEST_JAVA = 17
 
@@ -60,7 +61,9 @@ def _candidates() -> list[tuple[str, Path]]:
 def _probe(path: Path) -> tuple[int | None, str]:
     """The major version, or None and the reason."""
     try:
-        process = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=30, check=False)
+        process = subprocess.run(
+            [path, "-version"], env=inherited(os.environ), capture_output=True, text=True, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return None, f"{path} does not run ({error})"
     match = re.search(r'version "(?:1\.)?(\d+)', process.stderr + process.stdout)

@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from handlers.contract import LoadReport, parse_load_report
 from tsctl.host.files import lines_from
 
+_NODE_LINE = re.compile(
+    r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}) "
+    r"(?P<start>\[INFO ?\] main ModelServer - )?"
+    r"(?P<recovery>\[WARN ?\] W-(?P<id>\d+)-(?P<name>\S+) WorkerThread - Auto recovery failed again)?"
+)
+
 
 def load_reports(path: Path, offset: int = 0) -> list[LoadReport]:
     """Every load report in the workers' log from `offset` on, oldest first."""
     return [report for line in lines_from(path, offset) if (report := parse_load_report(line)) is not None]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """TorchServe's tries to start one worker again, none of which succeeded."""
+
+    failures: int
+    ago_s: float  # since the last
+
+
+def failed_recoveries(path: Path, model: str, version: str, now: float) -> dict[str, Recovery]:
+    """The failed tries of this version's workers in the node's log, by the worker's id.
+
+    Args:
+        now: seconds since 1970. Only differences of the log's own times are read, because its time zone may be another.
+    """
+    times: dict[str, list[float]] = {}
+    last = 0.0
+    for line in lines_from(path, 0):
+        if (match := _NODE_LINE.match(line)) is None:
+            continue
+        last = datetime.fromisoformat(match["time"].replace(",", ".")).timestamp()
+        if match["start"]:  # of the node, which gives its workers' ids again
+            times.clear()
+        # TorchServe cuts the name of its thread
+        if match["recovery"] and f"{model}_{version}".startswith(match["name"]):
+            times.setdefault(match["id"], []).append(last)
+    silent_s = now - path.stat().st_mtime if times else 0.0
+    return {worker: Recovery(len(failed), last - failed[-1] + silent_s) for worker, failed in times.items()}
 
 
 def last_exception(path: Path, offset: int, model: str, version: str) -> str:

@@ -12,7 +12,7 @@ from tsctl.host.ports import is_address_here
 from tsctl.nodes.torchserve.client import READ_TIMEOUT_S, ManagementClient
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.process import running_pid
-from tsctl.nodes.torchserve.properties import parse_properties
+from tsctl.nodes.torchserve.properties import read_properties
 from tsctl.nodes.torchserve.tokens import read_tokens, write_header_file
 
 
@@ -74,5 +74,5 @@ def open_node(project: Project, name: str, spec: NodeSpec, read_timeout_s: float
 
 def _asks_tokens(project: Project) -> bool:
     path = project.config_properties
-    properties = parse_properties(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    properties = read_properties(path) if path.is_file() else {}
     return properties.get("disable_token_authorization", "false").lower() != "true"

@@ -17,6 +17,7 @@ class NodePaths:
         self.management_header = folder / "management.header"
         self.logs = folder / "logs"
         self.console = self.logs / "console.log"
+        self.node_log = self.logs / "ts_log.log"
         self.worker_log = self.logs / "model_log.log"
         self.snapshots = self.logs / "config"
         self.metrics = folder / "metrics"  # of this node's workers, since the node was started last

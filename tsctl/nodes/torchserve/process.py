@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,17 +20,18 @@ from handlers.contract import (
     METRICS_FOLDER_VARIABLE,
     SHARED_CACHE_KEY_VARIABLE,
     SHARED_CACHE_VARIABLE,
+    usable_cores,
 )
 from tsctl.archive.store import list_archives
 from tsctl.config.deployment import NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
-from tsctl.host.files import make_folder, tail
+from tsctl.host.files import make_folder, tail, write_document, write_secret
 from tsctl.host.ports import port_problem
 from tsctl.host.process import ProcessIdentity, at_nice, identify, inherited, kill_group, spawn
 from tsctl.nodes.torchserve.java import Java
 from tsctl.nodes.torchserve.paths import NodePaths
-from tsctl.nodes.torchserve.properties import jvm_arguments, node_properties, parse_properties, render_properties
+from tsctl.nodes.torchserve.properties import jvm_arguments, node_properties, read_properties, render_properties
 
 STOP_GRACE_S = 20.0
 LEAST_FREE_BYTES = 512 << 20
@@ -79,19 +81,22 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
     list_archives(project)  # takes in what was copied into the store by hand
     _require_free_ports(node)
     _sweep(paths)
-    tmp = _temporary_folder(paths)
+    tmp = temporary_folder(paths)
     empty_metrics(paths.metrics)
     defaults = _defaults(project)
-    properties = node_properties(defaults, node, project.store, len(os.sched_getaffinity(0)))
-    paths.config.write_text(render_properties(properties, CONFIG_COMMENT))
+    properties = node_properties(defaults, node, project.store, usable_cores())
+    write_secret(paths.config, render_properties(properties, CONFIG_COMMENT))
     paths.key_file.unlink(missing_ok=True)
     command = _command(project, paths, java, defaults, tmp)
     with paths.console.open("wb") as console:
         # TorchServe writes key_file.json into its working directory
         environment = node_environment(os.environ, paths, tmp, properties)
         process = spawn(at_nice(command, node.nice), paths.folder, environment, console)
-    record = NodeRecord(**asdict(identify(process.pid)), tmp=str(tmp))
-    paths.record.write_text(json.dumps(asdict(record)) + "\n")
+    try:
+        write_document(paths.record, asdict(NodeRecord(**asdict(identify(process.pid)), tmp=str(tmp))))
+    except BaseException:
+        process.kill()  # nothing would find it again
+        raise
     return process
 
 
@@ -114,13 +119,30 @@ def node_environment(
         "LOG_LOCATION": paths.logs, "METRICS_LOCATION": paths.logs, METRICS_FOLDER_VARIABLE: paths.metrics,
         "TEMP": tmp, "TMPDIR": tmp,
     }  # fmt: skip
-    result = {**inherited(environment), **{name: str(folder) for name, folder in folders.items()}}
+    result = {**_promised(environment, properties), **{name: str(folder) for name, folder in folders.items()}}
     # with a password and a key, which workers need and an archive must not hold
     shared_cache = (SHARED_CACHE_VARIABLE, SHARED_CACHE_KEY_VARIABLE)
     result |= {name: environment[name] for name in shared_cache if name in environment}
     if "max_response_size" in properties:
         result[ANSWER_LIMIT_VARIABLE] = properties["max_response_size"]
     return {**result, "PYTHONUNBUFFERED": "1"}
+
+
+def _promised(environment: Mapping[str, str], properties: Mapping[str, str]) -> dict[str, str]:
+    """The variables that config.properties lets through to workers, and those that every process needs.
+
+    Never PYTHONPATH, which TorchServe would put before an archive's own modules. Java's file names follow the locale,
+    so where it is not UTF-8, one that is replaces it.
+    """
+    result = inherited(environment)
+    if pattern := properties.get("blacklist_env_vars"):
+        try:
+            result |= {name: value for name, value in environment.items() if not re.fullmatch(pattern, name)}
+        except re.error as error:
+            raise NodeError(f"config.properties: blacklist_env_vars is no regular expression: {error}") from None
+        result.pop("PYTHONPATH", None)
+    locale = next((result[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if result.get(name)), "C")
+    return result if "utf" in locale.lower() else {**result, "LC_ALL": "C.UTF-8"}
 
 
 def empty_metrics(folder: Path) -> None:
@@ -179,9 +201,10 @@ def _sweep(paths: NodePaths) -> None:
     paths.record.unlink(missing_ok=True)
 
 
-def _temporary_folder(paths: NodePaths) -> Path:
+def temporary_folder(paths: NodePaths) -> Path:
+    """An empty folder for a node's sockets and unpacked archives, elsewhere where its path would be too long."""
     inside = paths.folder / "tmp"
-    if len(str(inside)) > _LONGEST_TMP:
+    if len(os.fsencode(inside)) > _LONGEST_TMP:
         return Path(tempfile.mkdtemp(prefix="tsctl-"))
     shutil.rmtree(inside, ignore_errors=True)  # archives that a killed node left unpacked
     inside.mkdir(mode=0o700)
@@ -191,7 +214,7 @@ def _temporary_folder(paths: NodePaths) -> Path:
 def _defaults(project: Project) -> dict[str, str]:
     if not project.config_properties.is_file():
         raise NodeError(f"no {project.config_properties}", "Copy config.properties from tsctl's repository.")
-    return parse_properties(project.config_properties.read_text(encoding="utf-8"))
+    return read_properties(project.config_properties)
 
 
 def _torchserve_home() -> Path:

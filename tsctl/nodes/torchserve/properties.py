@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tsctl.config.deployment import NodeSpec
+from tsctl.errors import SpecError
 
 #: Read by log4j2.xml.
 CONSOLE_OFF = "-Dtsctl.console=off"
@@ -15,6 +16,18 @@ _WRITTEN = {"\\": "\\\\", **{character: "\\" + letter for letter, character in _
 # a key ends at the first unescaped '=', ':' or white space
 _KEY_END = re.compile(r"(?<!\\)(?:\\\\)*[=:\s]")
 _ESCAPED = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """The properties in a file: UTF-8, with or without a byte order mark.
+
+    Raises:
+        SpecError: it is no UTF-8 text.
+    """
+    try:
+        return parse_properties(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: cannot be read as UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def parse_properties(text: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from tsctl.errors import NodeError
 from tsctl.host.process import started_ticks
 from tsctl.host.progress import Note
 from tsctl.nodes.torchserve.client import Reply, VersionState
-from tsctl.nodes.torchserve.logs import last_exception, load_reports
+from tsctl.nodes.torchserve.logs import failed_recoveries, last_exception, load_reports
 from tsctl.nodes.torchserve.node import Node
 
 POLL_S = 0.2
@@ -24,6 +24,8 @@ PROCESS_START_S = 60.0
 SPARE_PIDS = 1
 #: A worker without a process may take so long to get another one before it counts as dead.
 RESTART_S = 3.0
+#: TorchServe's pauses before the tries to start a worker again.
+BACK_OFF_S = (0, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1597)
 #: Requests for each worker at least, and in all at most; past the least, for this many seconds at most. The JVM
 #: compiles what ran some 200 times.
 LEAST_PER_WORKER = 2
@@ -73,7 +75,7 @@ def wait_ready(
         log_offset: of the workers' log, where the reports of this load begin.
 
     Raises:
-        NodeError: they refuse to load, crash, or are not READY in time.
+        NodeError: they refuse to load, crash, are given up by TorchServe, or are not READY in time.
     """
     pids: set[int] = set()
 
@@ -90,6 +92,11 @@ def wait_ready(
         if len(pids) > state.min_workers + SPARE_PIDS:
             reason = last_exception(node.paths.worker_log, log_offset, model, version) or "see its model_log.log"
             raise NodeError(f"the workers of {model} {version} on node {node.name} crash while they load: {reason}")
+        if failure := given_up(node, state, time.time()):
+            raise NodeError(
+                f"{model} {version} on node {node.name} will not be ready: {failure}",
+                f"'tsctl models scale {model} {version} 0', and then to {state.min_workers}, starts all of them anew.",
+            )
         return False
 
     limit_s = timeout_s or require_version(node, model, version).startup_timeout_s + PROCESS_START_S
@@ -150,6 +157,31 @@ def workers_before_dead(node: Node, model: str, version: str) -> int | None:
     if first is None or any(worker.is_ready for worker in state.workers[first:]):
         return None
     return first
+
+
+def given_up(node: Node, state: VersionState, now: float) -> str:
+    """Why workers of the version are not started again; empty where none is given up, or that cannot be seen.
+
+    TorchServe starts a worker that died again until its retry timeout is over, after longer and longer pauses. A worker
+    without a process is given up if the last try failed longer ago than the pause before another.
+
+    Args:
+        now: seconds since 1970.
+    """
+    lost = {worker for worker, _ in _without_process(state)} if node.is_here and not state.is_ready else set()
+    if not lost:
+        return ""
+    recoveries = failed_recoveries(node.paths.node_log, state.model, state.version, now)
+    dead = {w: r for w, r in recoveries.items() if w in lost and r.ago_s > _pause_after(r.failures) + RESTART_S}
+    if not dead:
+        return ""
+    tries = max(recovery.failures for recovery in dead.values())
+    why = last_exception(node.paths.worker_log, 0, state.model, state.version) or "it ended without a word"
+    return f"TorchServe gave up {len(dead)} of its {len(state.workers)} workers after {tries} tries: {why}"
+
+
+def _pause_after(failures: int) -> int:
+    return BACK_OFF_S[min(failures + 1, len(BACK_OFF_S) - 1)]
 
 
 def _without_process(state: VersionState) -> set[tuple[str, int]]:

@@ -42,7 +42,7 @@ def last_served(folder: Path) -> list[ServedVersion]:
 
     A snapshot that a killed node left half-written is skipped for the one before it.
     """
-    for path in sorted(_snapshots(folder), reverse=True):
+    for path in reversed(_snapshots(folder)):
         try:
             return parse_snapshot(path.read_text(encoding="utf-8"))
         except (ValueError, KeyError, TypeError):
@@ -65,7 +65,7 @@ def parse_snapshot(text: str) -> list[ServedVersion]:
 
 def prune_snapshots(folder: Path) -> None:
     """Remove all but the newest snapshots."""
-    for path in sorted(_snapshots(folder))[:-KEPT_SNAPSHOTS]:
+    for path in _snapshots(folder)[:-KEPT_SNAPSHOTS]:
         path.unlink(missing_ok=True)
 
 
@@ -130,5 +130,6 @@ def _served_version(model: str, version: str, state: dict[str, Any]) -> ServedVe
 
 
 def _snapshots(folder: Path) -> list[Path]:
-    # the name begins with the time, yyyyMMddHHmmssSSS, so names sort by age
-    return [path for path in folder.glob("*.cfg") if path.name[:17].isdigit()] if folder.is_dir() else []
+    """The snapshots, the oldest first; their names begin with the JVM's local time, and its time zone may change."""
+    paths = [path for path in folder.glob("*.cfg") if path.name[:17].isdigit()]
+    return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name))

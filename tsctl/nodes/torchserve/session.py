@@ -15,6 +15,7 @@ from urllib3.connection import HTTPConnection
 
 from tsctl.config.deployment import NodeSpec
 from tsctl.errors import NodeError
+from tsctl.host.http import direct_session
 from tsctl.nodes.torchserve.tokens import NO_TOKENS, Tokens, read_tokens
 
 CONNECT_TIMEOUT_S = 3.0
@@ -55,8 +56,7 @@ class NodeSession:
         self._key_file = key_file
         self._renew_timeout_s = renew_timeout_s
         self._tokens: Tokens | None = None
-        self._session = requests.Session()
-        self._session.trust_env = False  # a proxy of the environment must not see a loopback node's tokens
+        self._session = direct_session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _KeepAliveAdapter())
 

@@ -20,7 +20,8 @@ class NoKeyFile(NodeError):
 class Token:
     """One bearer token; its value stays out of every representation."""
 
-    value: str = Field(repr=False, validation_alias="key")  # empty: none is sent
+    #: Empty: none is sent. Characters that no header can hold would stand in an error of the library that sends it.
+    value: str = Field(repr=False, validation_alias="key", pattern=r"^[!-~]*$")
     expires: AwareDatetime | None = Field(default=None, validation_alias="expiration time")
 
     def is_expired(self, now: datetime) -> bool:

@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.windows import Window
 
 
 class Effect(StrEnum):
@@ -79,6 +79,7 @@ class Started(Event):
         archive: SHA-256 digest of the canary's archive; `file` is its name in the store.
         workers: of the canary on each node; None: as the archive says.
         classes: predicted by stable before the rollout, the most frequent first.
+        sticky: what tells users on the route, such as `header x-user`; empty: single requests are assigned.
         trust_pickles: pickles that import more than tensors do not fail the archive.
         by: the person who started it.
     """
@@ -96,6 +97,7 @@ class Started(Event):
     policy_digest: str = ""
     classes: tuple[str, ...] = ()
     cursor: Cursor = field(default_factory=dict)
+    sticky: str = ""
     trust_pickles: bool = False
     by: str = ""
 
@@ -151,6 +153,7 @@ class Tick(Event):
 
     Args:
         held_s: watched since the last tick.
+        is_disturbed: a node was unavailable, or has just come back: what it left unanswered is no evidence.
         log_e: logarithm of each judged signal's e-value after this tick, and of their average; empty in old journals.
     """
 
@@ -159,6 +162,7 @@ class Tick(Event):
     windows: tuple[_Window, ...] = ()
     cursor: Cursor = field(default_factory=dict)
     log_e: Mapping[str, float] | None = None
+    is_disturbed: bool = False
 
     @property
     def requests(self) -> tuple[int, int]:
@@ -216,6 +220,15 @@ class PolicyChanged(Event):
     kind = "policy"
     policy: _Policy
     policy_digest: str = ""
+
+
+@dataclass(frozen=True)
+class StickyChanged(Event):
+    """The route assigns users where it assigned requests, or the other way; evidence begins anew at the cursor."""
+
+    kind = "sticky"
+    sticky: str
+    cursor: Cursor = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

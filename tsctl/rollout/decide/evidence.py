@@ -6,91 +6,24 @@ at most half of the requests can fail a canary alone, whatever it sends.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from handlers.contract import OTHER_CLASS
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.statistics import BOTH_WAYS, RateProcess, RatioProcess, log_mean
+from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Window
 
 #: The class of every prediction whose class was not known before the rollout began.
-OTHER = "other"
+OTHER = OTHER_CLASS
 #: A client with a larger share of the requests is the service's own traffic, and is not left out.
 MOST_SHARE = 0.5
+#: Computed answers of each version that are compared at once, where a cache answers others.
+LEAST_COMPUTED = 30
 
-
-@dataclass(frozen=True)
-class OutcomeCounts:
-    """Requests of one version by outcome.
-
-    Args:
-        slow: answers, and clients that left, after the slow threshold.
-        refused: as the client's mistake.
-    """
-
-    requests: int = 0
-    errors: int = 0
-    slow: int = 0
-    classes: Mapping[str, int] = field(default_factory=dict)  # predictions, where the handler names a class
-    refused: int = 0
-
-    def __add__(self, other: OutcomeCounts) -> OutcomeCounts:
-        names = self.classes.keys() | other.classes.keys()
-        return OutcomeCounts(
-            self.requests + other.requests,
-            self.errors + other.errors,
-            self.slow + other.slow,
-            {name: self.classes.get(name, 0) + other.classes.get(name, 0) for name in sorted(names)},
-            self.refused + other.refused,
-        )
-
-
-NOTHING, NO_EVENT = OutcomeCounts(), RatioProcess()
-
-
-@dataclass(frozen=True)
-class ClientCounts:
-    """Events of one client, by version.
-
-    Args:
-        share: of the route's requests since the gateway began to count, at most 1.
-        stable_users: and `canary_users`: as in a window.
-    """
-
-    share: float = 0.0
-    stable: OutcomeCounts = NOTHING
-    canary: OutcomeCounts = NOTHING
-    stable_users: OutcomeCounts = NOTHING
-    canary_users: OutcomeCounts = NOTHING
-
-
-@dataclass(frozen=True)
-class Window:
-    """Requests that were routed at one weight of the canary, since the last reading.
-
-    Args:
-        weight: of the canary, in hundredths of a percent.
-        pairs: requests that stable and a shadow both answered.
-        disagreements: pairs whose answers differ.
-        is_by_user: the route divides users; `stable_users` and `canary_users` count each user's first event of a kind.
-        clients: those with an error or a refusal, or where the route divides users with any event.
-    """
-
-    weight: int
-    stable: OutcomeCounts = NOTHING
-    canary: OutcomeCounts = NOTHING
-    pairs: int = 0
-    disagreements: int = 0
-    is_by_user: bool = False
-    stable_users: OutcomeCounts = NOTHING
-    canary_users: OutcomeCounts = NOTHING
-    clients: Mapping[str, ClientCounts] = field(default_factory=dict)
-
-    @property
-    def compared(self) -> tuple[OutcomeCounts, OutcomeCounts]:
-        """Counts of stable and of the canary that fell to their version by chance."""
-        return (self.stable_users, self.canary_users) if self.is_by_user else (self.stable, self.canary)
+NO_EVENT = RatioProcess()
 
 
 @dataclass(frozen=True)
@@ -106,17 +39,13 @@ class Comparison:
     slow: RatioProcess = NO_EVENT
     mix: Mapping[str, RatioProcess] = field(default_factory=dict)
 
-    def seen(self, stable: OutcomeCounts, canary: OutcomeCounts, weight: float, is_settled: bool) -> Comparison:
-        """After these events, of requests that were routed at this weight of the canary, as a share."""
-        return Comparison(
-            self.errors.seen(canary.errors, stable.errors, weight),
-            self.refused.seen(canary.refused, stable.refused, weight),
-            self.slow.seen(canary.slow, stable.slow, weight) if is_settled else self.slow,
-            {
-                name: process.seen(class_count(canary, name, self.mix), class_count(stable, name, self.mix), weight)
-                for name, process in self.mix.items()
-            },
-        )
+    def answered(self, stable: OutcomeCounts, canary: OutcomeCounts, weight: float) -> Comparison:
+        """After these refusals and predictions, computed or from a cache, at this weight of the canary, as a share."""
+        mix = {
+            name: process.seen(class_count(canary, name, self.mix), class_count(stable, name, self.mix), weight)
+            for name, process in self.mix.items()
+        }
+        return replace(self, refused=self.refused.seen(canary.refused, stable.refused, weight), mix=mix)
 
     def without(self, part: Comparison, kept: float = 0.0) -> Comparison:
         """As of `RatioProcess.without`, for every process."""
@@ -134,6 +63,36 @@ class Comparison:
         return {"errors": self.errors.log_e, "refused": self.refused.log_e, "slow": self.slow.log_e, "mix": mix}
 
 
+#: Adds events of stable and of the canary to a comparison.
+Step = Callable[[Comparison, OutcomeCounts, OutcomeCounts], Comparison]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of event that only computed answers have.
+
+    Args:
+        computed: how many of a version's answers could have been one.
+        step: how to compare, where this share of both versions' computed answers is the canary's.
+    """
+
+    name: str
+    computed: Callable[[OutcomeCounts], int]
+    step: Callable[[float], Step]
+
+
+def _errors(share: float) -> Step:
+    return lambda old, stable, canary: replace(old, errors=old.errors.seen(canary.errors, stable.errors, share))
+
+
+def _slow(share: float) -> Step:
+    return lambda old, stable, canary: replace(old, slow=old.slow.seen(canary.slow, stable.slow, share))
+
+
+ERRORS = Kind("errors", lambda counts: counts.computed, _errors)
+SLOW = Kind("slow", lambda counts: counts.timed, _slow)
+
+
 @dataclass(frozen=True)
 class ClientEvidence:
     """One client's part of the evidence.
@@ -147,6 +106,10 @@ class ClientEvidence:
     stable: OutcomeCounts = NOTHING
     canary: OutcomeCounts = NOTHING
     compared: Comparison | None = None
+
+    def seen(self, new: ClientCounts) -> ClientEvidence:
+        """With more counts."""
+        return replace(self, share=new.share, stable=self.stable + new.stable, canary=self.canary + new.canary)
 
     @property
     def is_bounded(self) -> bool:
@@ -163,9 +126,17 @@ class Evidence:
     counts without the one client that adds most to it. The error rate cap compares with no version, and counts on
     every route without the errors of the one client that has most.
 
+    A cache answers without an error, and at once. So where one answers, errors and slow answers are compared in blocks:
+    of all answers that both versions computed in one, each is the canary's with the probability of its share of them
+    (drawn without replacement, which only lowers the expectation of a factor: Hoeffding 1963). While the canary's
+    cache is cold, its workers compute more than stable's, and no answer is judged as slow.
+
     Args:
         compared: with the events of all clients.
         clients: those that had an event.
+        set_aside: requests that count for no version, because a node, or stable as well, was unavailable.
+        blocks: of computed answers that are not compared yet, by kind of event.
+        cold: answers that the canary computed while its cache was cold; `warm`: those that were judged as slow or not.
     """
 
     compared: Comparison
@@ -174,37 +145,74 @@ class Evidence:
     stable: OutcomeCounts = NOTHING
     canary: OutcomeCounts = NOTHING
     clients: Mapping[str, ClientEvidence] = field(default_factory=dict)
+    set_aside: int = 0
+    blocks: Mapping[str, Window] = field(default_factory=dict)
+    cold: int = 0
+    warm: int = 0
 
-    def seen(self, window: Window, is_settled: bool = True) -> Evidence:
+    def seen(self, window: Window, is_settled: bool = True, is_disturbed: bool = False) -> Evidence:
         """The evidence with one more window; a window without a weight of the canary has nothing to compare.
 
         Args:
             is_settled: False leaves slow answers out: workers that have just got more requests may still warm up.
+            is_disturbed: as of `Window.judged`.
         """
         if not window.weight:
             return self
-        weight = window.weight / TOTAL if window.weight < TOTAL else None  # None: no request went to stable
-        compared = self.compared if weight is None else self.compared.seen(*window.compared, weight, is_settled)
-        return replace(
+        requests = window.stable.requests + window.canary.requests
+        window = window.judged(is_disturbed)
+        after = replace(
             self,
-            compared=compared,
             disagreement=self.disagreement.seen(window.disagreements, window.pairs),
             stable=self.stable + window.stable,
             canary=self.canary + window.canary,
-            clients={**self.clients, **dict(self._clients_after(window, weight, is_settled))},
+            clients={**self.clients, **{name: self._client(name).seen(new) for name, new in window.clients.items()}},
+            set_aside=self.set_aside + requests - window.stable.requests - window.canary.requests,
         )
+        if window.weight == TOTAL:  # no request went to stable
+            return after
+        weight = window.weight / TOTAL
+        after = after._compare(window, lambda compared, *counts: compared.answered(*counts, weight))
+        after = after._add_computed(ERRORS, window)
+        return after._add_computed(SLOW, window) if is_settled else after
 
-    def _clients_after(
-        self, window: Window, weight: float | None, is_settled: bool
-    ) -> Iterator[tuple[str, ClientEvidence]]:
-        for name, new in window.clients.items():
-            before = self.clients.get(name, ClientEvidence())
-            stable, canary = before.stable + new.stable, before.canary + new.canary
-            compared = before.compared
-            if window.is_by_user and weight is not None:
-                begun = compared or _compared(self.compared.mix)
-                compared = begun.seen(new.stable_users, new.canary_users, weight, is_settled)
-            yield name, ClientEvidence(new.share, stable, canary, compared)
+    def _add_computed(self, kind: Kind, window: Window) -> Evidence:
+        """Compare errors or slow answers of a window at once, or where a cache answers of a block."""
+        block = self.blocks.get(kind.name)
+        if block is None and not self.stable.cached and not self.canary.cached:
+            return self._count_warm(kind, window)._compare(window, kind.step(window.weight / TOTAL))
+        if block is not None and block.weight != window.weight:
+            if not kind.computed(window.stable) + kind.computed(window.canary):
+                return self  # events of a weight that is past
+            return self._compare_block(kind, block)._add_computed(kind, window)
+        block = window if block is None else block + window
+        if min(kind.computed(block.stable), kind.computed(block.canary)) >= LEAST_COMPUTED:
+            return self._compare_block(kind, block)
+        return replace(self, blocks={**self.blocks, kind.name: block})
+
+    def _compare_block(self, kind: Kind, block: Window) -> Evidence:
+        after = replace(self, blocks={name: other for name, other in self.blocks.items() if name != kind.name})
+        if kind is SLOW and block.is_cold:
+            return replace(after, cold=after.cold + block.canary.timed)
+        stable, canary = kind.computed(block.stable), kind.computed(block.canary)
+        if not stable or not canary:
+            return after
+        return after._count_warm(kind, block)._compare(block, kind.step(canary / (canary + stable)))
+
+    def _count_warm(self, kind: Kind, window: Window) -> Evidence:
+        return replace(self, warm=self.warm + window.canary.timed) if kind is SLOW else self
+
+    def _compare(self, window: Window, step: Step) -> Evidence:
+        """Take a step with the counts of all clients, and with those of each where the route divides users."""
+        clients = dict(self.clients)
+        for name, new in window.clients.items() if window.is_by_user else ():
+            before = self._client(name)
+            compared = step(before.compared or _compared(self.compared.mix), new.stable_users, new.canary_users)
+            clients[name] = replace(before, compared=compared)
+        return replace(self, compared=step(self.compared, *window.compared), clients=clients)
+
+    def _client(self, name: str) -> ClientEvidence:
+        return self.clients.get(name, ClientEvidence())
 
     @cached_property
     def capped(self) -> OutcomeCounts:

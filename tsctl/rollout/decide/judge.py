@@ -11,8 +11,9 @@ from enum import StrEnum
 from math import log
 
 from tsctl.config.policy import LIMIT, RolloutPolicy
-from tsctl.rollout.decide.evidence import Evidence, OutcomeCounts, class_count
+from tsctl.rollout.decide.evidence import Evidence, class_count
 from tsctl.rollout.decide.statistics import log_mean, rate_bounds, rejects
+from tsctl.rollout.decide.windows import OutcomeCounts
 
 #: The search for requests ends here: a rate that needs more cannot be shown.
 MOST_REQUESTS = 1 << 40
@@ -174,11 +175,11 @@ def _rate(signal: str, about: str, seen: OutcomeCounts, evidence: Evidence, alph
         events = class_count(seen, about, evidence.compared.mix) if about else 0
         requests = sum(seen.classes.values())
     elif signal == "slow":
-        events, requests = seen.slow, seen.requests
+        events, requests = seen.slow, seen.computed
     elif signal == "refused":
         events, requests = seen.refused, seen.requests
     else:
-        events, requests = seen.errors, seen.requests
+        events, requests = seen.errors, seen.computed if signal == "errors" else seen.requests
     return rate_of(events, requests, alpha)
 
 

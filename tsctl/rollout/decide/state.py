@@ -9,8 +9,9 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide import events
 from tsctl.rollout.decide.events import Command, Cursor, Effect, Entry, Outcome
-from tsctl.rollout.decide.evidence import Evidence, Window, no_evidence
+from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.judge import NOT_RECORDED, Judgement, Verdict, judge
+from tsctl.rollout.decide.windows import Window
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class State:
         held_s: how long the present step was watched; time without evidence does not count.
         waited_s: since the present step began to be watched, with the time for which it had to wait.
         slow_ms: an answer that takes as long is slow; None while that is not known.
+        sticky: what tells users on the route; empty: single requests are assigned.
+        since: where evidence of the present assignment begins.
         slow_before: earlier values of `slow_ms`, each with the cursor up to which evidence was read with it.
         warm_bytes: memory of each worker of the canary when it was warm.
         requests_per_s: capacity of all workers of the canary together, as measured before the first step.
@@ -33,6 +36,7 @@ class State:
         verdict: on the present step; a fail is a verdict on the rollout.
         waits_for: why it waits; empty where it does not.
         nodes: on which the canary is registered; `joined` since then, and not covered yet.
+        is_disturbed: as of the last tick.
         doing: an effect that was begun, and is not known to be done.
         command: abort, rollback or promote, by a person.
         recorded: the judgement in the journal, of the last verdict or of the end.
@@ -60,6 +64,8 @@ class State:
     waited_s: float = 0.0
     step_requests: int = 0
     slow_ms: float | None = None
+    sticky: str = ""
+    since: Cursor = field(default_factory=dict)
     slow_before: tuple[tuple[Cursor, float | None], ...] = ()
     cursor: Cursor = field(default_factory=dict)
     warm_bytes: Mapping[str, int] = field(default_factory=dict)
@@ -69,6 +75,7 @@ class State:
     why: str = ""
     signal: str = ""
     is_paused: bool = False
+    is_disturbed: bool = False
     waits_for: str = ""
     doing: Effect | None = None
     command: Command | None = None
@@ -143,6 +150,9 @@ def after(state: State | None, entry: Entry) -> State:
             return _command(state, event)
         case events.PolicyChanged() as event:
             return _policy(state, event.policy)
+        case events.StickyChanged(sticky=sticky, cursor=cursor):
+            anew = replace(_policy(state, state.policy), sticky=sticky, since=cursor, slow_before=())
+            return replace(anew, cursor={**state.cursor, **cursor})
         case events.Ended() as event:
             recorded = event.judgement or state.recorded
             ended = replace(state, outcome=event.outcome, why=event.why, ended_at=entry.at, waits_for="")
@@ -170,6 +180,8 @@ def _started(event: events.Started, at: float) -> State:
         weights=event.policy.weights,
         started_at=at,
         nodes=event.nodes,
+        sticky=event.sticky,
+        since=event.cursor,
         cursor=event.cursor,
     )
 
@@ -213,22 +225,24 @@ def _anew(state: State) -> State:
 
 
 def _tick(state: State, event: events.Tick) -> State:
+    evidence = evidence_after(state, event.windows, event.is_disturbed)
     return replace(
         state,
-        evidence=evidence_after(state, event.windows),
-        step_requests=state.step_requests + sum(window.canary.requests for window in event.windows),
+        evidence=evidence,
+        step_requests=state.step_requests + evidence.canary.requests - state.evidence.canary.requests,
         held_s=state.held_s + event.held_s,
         waited_s=state.waited_s + event.held_s,
         cursor={**state.cursor, **event.cursor},
         waits_for="" if event.held_s else state.waits_for,
+        is_disturbed=event.is_disturbed,
     )
 
 
-def evidence_after(state: State, windows: Iterable[Window]) -> Evidence:
+def evidence_after(state: State, windows: Iterable[Window], is_disturbed: bool = False) -> Evidence:
     """The evidence once these windows are added; slow answers count once the step has settled."""
     evidence, is_settled = state.evidence, state.held_s >= state.policy.settle_s
     for window in windows:
-        evidence = evidence.seen(window, is_settled)
+        evidence = evidence.seen(window, is_settled, is_disturbed)
     return evidence
 
 

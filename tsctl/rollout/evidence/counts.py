@@ -23,8 +23,8 @@ from tsctl.gateway.counters import (
 )
 from tsctl.gateway.traffic import BY_WEIGHT
 from tsctl.rollout.decide.events import Cursor
-from tsctl.rollout.decide.evidence import NOTHING, ClientCounts, OutcomeCounts, Window
-from tsctl.rollout.evidence.answers import Answer
+from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Window
+from tsctl.rollout.evidence.answers import HIT, Answer
 
 #: By weight of the canary and version.
 Totals = defaultdict[tuple[int, str], OutcomeCounts]
@@ -35,12 +35,15 @@ Durations = Counter[float]
 MOST_CLASSES = 50
 #: Fewest answers of a version from which a quantile of their durations is taken.
 LEAST_ANSWERS = 100
-#: Begins the keys of a cursor that count slow answers.
-SLOW = "s|"
+#: Begins the keys of a cursor that count requests.
+REQUEST = "r|"
+#: Begins those that count slow answers, and those that count answers with a time.
+SLOW, TIMED = "s|", "t|"
 #: Begins those that count failures of a client.
 FAILURE = "e|"
+_COUNTERS = (REQUEST, SLOW, TIMED, FAILURE)
 #: Labels of an answer behind its status, in a key of a cursor.
-_OF_ANSWER = ("flags", "deadline")
+_OF_ANSWER = ("flags", "deadline", "cache")
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,22 @@ def counter_values(samples: Iterable[Sample], query: EvidenceQuery) -> dict[str,
 
     `r|version|weight|answer|class` counts requests, `s|version|weight|slow_ms` those that took as long as that. The
     answer is its status, and behind semicolons the labels _OF_ANSWER, where they have a value.
-    `e|version|answer|client` counts failures of a client.
+    `t|version|weight` counts those whose times are known, none of them from a cache. `e|version|answer|client` counts
+    failures of a client.
     """
     samples = list(samples)
     chosen = [s for s in by_weight(samples, query.model) if s.labels.get("version") in (query.stable, query.canary)]
-    totals = {_place(sample): sample.value for sample in chosen if sample.name == f"{REQUEST_MS}_count"}
+    totals = {_computed(sample): sample.value for sample in chosen if sample.name == f"{REQUEST_MS}_count"}
     values: dict[str, int] = {}
     for sample in chosen:
         place, labels = _place(sample), sample.labels
         if sample.name == REQUESTS:
-            values[f"r|{place}|{_answer_text(labels)}|{labels.get('class', '')}"] = sample.value
-        elif (edge := bucket_edge(sample)) is not None and shortest_over(edge) == query.slow_ms:
-            values[f"{SLOW}{place}|{query.slow_ms:g}"] = totals.get(place, 0) - sample.value
+            values[f"{REQUEST}{place}|{_answer_text(labels)}|{labels.get('class', '')}"] = sample.value
+        elif sample.name == f"{REQUEST_MS}_count" and not _is_hit(sample):
+            values[f"{TIMED}{place}"] = values.get(f"{TIMED}{place}", 0) + sample.value
+        elif (edge := bucket_edge(sample)) is not None and shortest_over(edge) == query.slow_ms and not _is_hit(sample):
+            key = f"{SLOW}{place}|{query.slow_ms:g}"
+            values[key] = values.get(key, 0) + totals.get(_computed(sample), 0) - sample.value
     for labels, value in _of_clients(samples, query.model, CLIENT_FAILURES):
         if labels.get("version") in (query.stable, query.canary):
             values[f"{FAILURE}{labels['version']}|{_answer_text(labels)}|{labels.get('client', '')}"] = value
@@ -123,8 +130,26 @@ def by_weight(samples: Iterable[Sample], model: str) -> Iterator[Sample]:
             yield sample
 
 
+def _is_hit(sample: Sample) -> bool:
+    return sample.labels.get("cache") == HIT
+
+
+def _computed(sample: Sample) -> tuple[str, str]:
+    """Tells the series of one histogram from others; those that a cache did not answer are several."""
+    return _place(sample), sample.labels.get("cache", "")
+
+
 def _place(sample: Sample) -> str:
     return f"{sample.labels['version']}|{sample.labels['weight']}"
+
+
+def is_reset(cursor: Cursor, values: Mapping[str, int]) -> bool:
+    """Whether the gateway has restarted since the cursor: a count of requests has fallen.
+
+    All its counters began anew then, those as well that have passed their old values since. Counts that are missing say
+    nothing: a Prometheus server that lost its data has them again later.
+    """
+    return any(value < cursor.get(key, 0) for key, value in values.items() if key.startswith(REQUEST))
 
 
 def windows_since(
@@ -135,11 +160,14 @@ def windows_since(
     Args:
         shares: of the requests, by client. Clients have no weight: their failures are in the last window.
     """
+    if is_reset(cursor, values):
+        forgotten = {key: 0 for key in cursor if key.startswith(_COUNTERS) and key not in values}
+        windows, changed = windows_since({}, values, query, shares)
+        return windows, {**forgotten, **changed}
     changed = {key: value for key, value in values.items() if value != cursor.get(key, 0)}
     totals, failures = Totals(OutcomeCounts), dict[str, ClientCounts]()
     for key, value in changed.items():
-        before = cursor.get(key, 0)
-        count = value - before if value > before else value
+        count = max(0, value - cursor.get(key, 0))
         if key.startswith(FAILURE):
             _, version, answer, client = key.split("|", 3)
             more = _answer(answer, "").counts(count, query.count_4xx)
@@ -149,8 +177,7 @@ def windows_since(
                 )
             continue
         kind, version, weight, *rest = key.split("|", 4)
-        more = OutcomeCounts(slow=count) if kind == "s" else _answer(*rest).counts(count, query.count_4xx)
-        totals[query.canary_weight(version, int(weight)), version] += more
+        totals[query.canary_weight(version, int(weight)), version] += _counts(kind, rest, count, query)
     windows = [
         Window(weight, totals[weight, query.stable], totals[weight, query.canary])
         for weight in sorted({weight for weight, _ in totals})
@@ -160,16 +187,24 @@ def windows_since(
     return windows, changed
 
 
+def _counts(kind: str, rest: list[str], count: int, query: EvidenceQuery) -> OutcomeCounts:
+    if f"{kind}|" == SLOW:
+        return OutcomeCounts(slow=count)
+    if f"{kind}|" == TIMED:
+        return OutcomeCounts(timed=count)
+    return _answer(*rest).counts(count, query.count_4xx)
+
+
 def _answer(text: str, predicted: str) -> Answer:
     status, *others = text.split(";")
     return Answer(status, "" if predicted == "-" else predicted, **dict(zip(_OF_ANSWER, others, strict=False)))
 
 
 def durations_of(samples: Iterable[Sample], model: str, version: str) -> Durations:
-    """Durations of the version's answers to requests that came by weight, since the gateway began to count."""
+    """Durations of answers that the version computed, of requests by weight, since the gateway began to count."""
     durations = Durations()
     for sample in by_weight(samples, model):
-        if sample.labels.get("version") != version:
+        if sample.labels.get("version") != version or _is_hit(sample):
             continue
         if sample.name == f"{REQUEST_MS}_count":
             durations[inf] += sample.value
@@ -195,6 +230,12 @@ def classes_of(samples: Iterable[Sample], model: str, version: str) -> tuple[str
     return tuple(sorted(counts, key=lambda name: (-counts[name], name))[:MOST_CLASSES])
 
 
-def requests_of(samples: Iterable[Sample], model: str) -> int:
-    """Requests that the model's route got by weight, since the gateway began to count."""
-    return sum(sample.value for sample in by_weight(samples, model) if sample.name == REQUESTS)
+def requests_of(samples: Iterable[Sample], model: str, version: str | None = None) -> int:
+    """Requests that the model's route got by weight, since the gateway began to count; of one version, or of all."""
+    counted = (sample for sample in by_weight(samples, model) if sample.name == REQUESTS)
+    return sum(sample.value for sample in counted if version in (None, sample.labels.get("version")))
+
+
+def hits_of(samples: Iterable[Sample], model: str, version: str | None = None) -> int:
+    """Those of these requests that a cache answered."""
+    return requests_of((sample for sample in samples if _is_hit(sample)), model, version)

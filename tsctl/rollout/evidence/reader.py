@@ -14,9 +14,10 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import SERIES, Sample, parse_page
 from tsctl.gateway.envoy.admin import Admin
-from tsctl.rollout.decide.events import Cursor
-from tsctl.rollout.decide.evidence import Window
+from tsctl.host.http import direct_session
+from tsctl.rollout.decide.events import Cursor, Started
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import Window
 from tsctl.rollout.evidence.counts import (
     LEAST_ANSWERS,
     SLOW,
@@ -25,6 +26,7 @@ from tsctl.rollout.evidence.counts import (
     client_shares,
     counter_values,
     durations_of,
+    hits_of,
     requests_of,
     slow_threshold_ms,
     windows_since,
@@ -64,7 +66,7 @@ class PrometheusServer:
     """A server that scrapes the gateway's metrics."""
 
     address: str  # such as http://127.0.0.1:9090
-    session: requests.Session = field(default_factory=requests.Session)
+    session: requests.Session = field(default_factory=direct_session)
 
     def samples(self, model: str) -> list[Sample]:
         query = f'{{__name__=~"{"|".join(SERIES)}", model="{model}"}}'
@@ -108,6 +110,37 @@ def query_of(state: State, slow_ms: float | None) -> EvidenceQuery:
     return EvidenceQuery(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Requests by weight until a moment of the clock, and those of them that a cache answered.
+
+    Args:
+        of_canary: with `hits_of_canary`, the canary's part.
+    """
+
+    at: float
+    requests: int
+    hits: int = 0
+    of_canary: int = 0
+    hits_of_canary: int = 0
+
+    def rate_since(self, before: Measured) -> float:
+        """Requests per second that the canary would compute, if it had all of them: the share that it computes now.
+
+        While it has no request, that is what all versions compute.
+        """
+        requests, of_canary = self.requests - before.requests, self.of_canary - before.of_canary
+        hits = self.hits_of_canary - before.hits_of_canary if of_canary else self.hits - before.hits
+        return requests / (self.at - before.at) * (1 - hits / (of_canary or requests or 1))
+
+
+def measure(source: Source, state: State | Started, at: float) -> Measured:
+    """The requests of a rollout's route now."""
+    samples, model, canary = source.samples(state.model), state.model, state.canary
+    counts = (count(samples, model, version) for version in (None, canary) for count in (requests_of, hits_of))
+    return Measured(at, *counts)
+
+
 @dataclass
 class LiveEvidence:
     """Counts of one rollout.
@@ -115,16 +148,17 @@ class LiveEvidence:
     Args:
         source: of all counts but the rate of requests.
         envoy: of the rate, which Prometheus only has between two scrapes.
-        users: of all counts where the route divides users; None: requests are counted.
-        measured: when the rate was measured last, by the clock, and the route's requests until then.
+        users: of all counts where the route divides users.
+        measured: the route's requests when the rate was measured last.
     """
 
     source: Source
     envoy: Source
     users: UserLog | None = None
-    measured: tuple[float, int] | None = None
+    measured: Measured | None = None
     clock: Callable[[], float] = time.monotonic
     _before: Durations = field(default_factory=Durations)
+    _rate: float | None = None  # as measured last
 
     def slow_threshold(self, state: State) -> tuple[float | None, Cursor]:
         """By stable's answers since the last call; where they are few, since the gateway started."""
@@ -136,7 +170,7 @@ class LiveEvidence:
             return None, {}
         durations = recent if recent[inf] >= LEAST_ANSWERS else total
         slow_ms = slow_threshold_ms(durations, state.policy.slow_quantile)
-        if self.users is not None:  # each line of the log has its duration
+        if state.sticky:  # each line of the log has its duration
             return slow_ms, {}
         values = counter_values(samples, query_of(state, slow_ms))
         return slow_ms, {key: value for key, value in values.items() if key.startswith(SLOW)}
@@ -144,17 +178,22 @@ class LiveEvidence:
     def read(self, state: State) -> tuple[list[Window], Cursor]:
         query, samples = query_of(state, state.slow_ms), self.source.samples(state.model)
         shares = client_shares(samples, state.model)
-        if self.users is not None:
-            return self.users.read(query, state.cursor, shares, state.slow_before)
+        if state.sticky and self.users is not None:
+            return self.users.read(query, state.cursor, shares, state.slow_before, state.since)
         return windows_since(state.cursor, counter_values(samples, query), query, shares)
 
+    def mark(self, state: State) -> Cursor:
+        """Where evidence begins that is read from now on."""
+        values = counter_values(self.source.samples(state.model), query_of(state, state.slow_ms))
+        return values if self.users is None else {**values, **self.users.mark()}
+
     def request_rate(self, state: State) -> float:
-        """Since the last call; AnalysisError where that was less than RATE_S ago."""
-        now, total = self.clock(), requests_of(self.envoy.samples(state.model), state.model)
-        if self.measured is None or total < self.measured[1]:
-            self.measured = (now, total)
-        since, before = self.measured
-        if now - since < RATE_S:
+        """Since the last measurement, or as measured then where that was less than RATE_S ago; AnalysisError before."""
+        now = measure(self.envoy, state, self.clock())
+        if self.measured is None or now.requests < self.measured.requests:
+            self.measured = now
+        if now.at - self.measured.at >= RATE_S:
+            self.measured, self._rate = now, now.rate_since(self.measured)
+        if self._rate is None:
             raise AnalysisError("the rate of requests is being measured")
-        self.measured = (now, total)
-        return (total - before) / (now - since)
+        return self._rate

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tsctl.gateway.access_log import LogPosition, end_of_log, parse_entry, read_lines
 from tsctl.rollout.decide.events import Cursor
-from tsctl.rollout.decide.evidence import NOTHING, ClientCounts, OutcomeCounts, Window
-from tsctl.rollout.evidence.answers import answer_of, is_slow
+from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Window
+from tsctl.rollout.evidence.answers import answer_of, computed_ms, is_slow
 from tsctl.rollout.evidence.counts import EvidenceQuery, Totals
 
 #: By weight of the canary and client.
@@ -48,15 +48,17 @@ class UserLog:
         cursor: Cursor,
         shares: Mapping[str, float],
         slow_before: Sequence[tuple[Cursor, float | None]] = (),
+        since: Cursor | None = None,
     ) -> tuple[list[Window], dict[str, int]]:
         """New windows since the cursor, and its changes; AnalysisError where the log cannot be read.
 
         Args:
             shares: of the requests, by client.
             slow_before: earlier slow thresholds, each with the cursor up to which the log was read with it.
+            since: where the rollout began to read the log; None: as `self.since`.
         """
         if self._known != _position(cursor):  # the first reading, or the last one was not journaled
-            self._met, since = set(), self.since
+            self._met, since = set(), self.since if since is None else since
             for until, slow_ms in (*slow_before, (cursor, query.slow_ms)):
                 lines, _ = read_lines(self.log, _position(since), _position(until))
                 self._totals(lines, replace(query, slow_ms=slow_ms))
@@ -91,13 +93,16 @@ class UserLog:
                 continue
             answer = answer_of(entry)
             request = answer.counts(1, query.count_4xx)
-            if is_slow(entry, query.slow_ms):
-                request += OutcomeCounts(slow=1)
+            if computed_ms(entry) is not None:
+                request += OutcomeCounts(slow=int(is_slow(entry, query.slow_ms)), timed=1)
             weight, client = query.canary_weight(entry.version, entry.weight), entry.client or ""
             totals[weight, entry.version] += request
             first = self._first(request, client, entry.user)
             users[weight, entry.version] += first
-            events, first = replace(request, classes={}), replace(first, requests=0)
+            events, first = (
+                replace(request, classes={}, cached=0, timed=0),
+                replace(first, requests=0, cached=0, timed=0),
+            )
             if events != OutcomeCounts(events.requests) or first != NOTHING:
                 clients[weight][client] = query.of_client(clients[weight][client], entry.version, events, first)
         return totals, users, clients
@@ -118,6 +123,7 @@ class UserLog:
             slow=int(bool(request.slow) and is_first("slow")),
             classes=request.classes if request.classes and is_first("class") else {},
             refused=int(bool(request.refused) and is_first("refused")),
+            unanswered=int(bool(request.unanswered) and is_first("error")),
         )
 
 

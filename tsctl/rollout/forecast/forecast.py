@@ -19,6 +19,8 @@ from tsctl.rollout.forecast.power import fails, first, requests_to_pass, smalles
 
 #: Error rates of the forecast faults: multiples of stable's, and a fixed one.
 MULTIPLES, RATE = (2, 10), 0.05
+#: With a smaller share of the predictions in classes that are judged one by one, a warning says so.
+FEW_CLASSES = 0.5
 #: With fewer requests than this, a warning says how few they are.
 FEW = 100
 
@@ -32,6 +34,9 @@ class RecentTraffic:
     slow_share: float  # of stable's answers, as the policy defines slow
     since_s: float  # length of the observed period
     requests: int  # in this period
+    class_share: float | None = (
+        None  # of stable's predictions, those of classes that are judged one by one; None: no class
+    )
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,13 @@ def _warnings(
     else:
         for step in steps:
             yield from _step_warnings(policy, step)
+    if "mix" in policy.signals and traffic.class_share is None:
+        yield "Stable names no class in its answers, so the class distribution compares nothing."
+    elif "mix" in policy.signals and traffic.class_share is not None and traffic.class_share < FEW_CLASSES:
+        yield (
+            f"Only {traffic.class_share:.0%} of stable's predictions are of classes that are judged one by one, so the"
+            " class distribution compares little."
+        )
     if is_by_user:
         yield "The route is sticky: a user counts once for each kind of event, so faults are seen later than this."
     if len(steps) == 1:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import ceil
 from pathlib import Path
 
 from tsctl.gateway.access_log import CHUNK_BYTES, AccessLogEntry, newest_chunks, parse_entry
 from tsctl.gateway.traffic import STABLE
-from tsctl.rollout.decide.evidence import OutcomeCounts
-from tsctl.rollout.evidence.answers import answer_of, is_slow
+from tsctl.rollout.decide.evidence import OTHER
+from tsctl.rollout.decide.windows import OutcomeCounts
+from tsctl.rollout.evidence.answers import answer_of, computed_ms, is_slow
+from tsctl.rollout.evidence.counts import MOST_CLASSES
 from tsctl.rollout.forecast.forecast import RecentTraffic
 
 #: Of the log, for one forecast; some 200,000 requests.
@@ -61,14 +63,22 @@ def recent_traffic(
     slow = sum(is_slow(entry, slow_ms) for entry in stable)
     return RecentTraffic(
         requests_per_s=len(routed) / seconds,
-        error_rate=counted.errors / (counted.requests or 1),
-        slow_share=slow / (len(stable) or 1),
+        error_rate=(counted.errors + counted.unanswered) / (counted.requests or 1),
+        slow_share=slow / (counted.computed or 1),
         since_s=seconds,
         requests=len(routed),
+        class_share=_class_share(counted.classes),
     )
+
+
+def _class_share(classes: Mapping[str, int]) -> float | None:
+    """The share of the predictions that are of one of the MOST_CLASSES classes; None without predictions."""
+    total = sum(classes.values())
+    named = sorted((count for name, count in classes.items() if name != OTHER), reverse=True)
+    return sum(named[:MOST_CLASSES]) / total if total else None
 
 
 def duration_quantile(entries: Sequence[AccessLogEntry], share: float) -> float | None:
     """Compute the milliseconds that at least this share of the requests stayed within; None without requests."""
-    durations = sorted(entry.waited_ms for entry in entries if entry.waited_ms is not None)
+    durations = sorted(waited_ms for entry in entries if (waited_ms := computed_ms(entry)) is not None)
     return durations[ceil(share * len(durations)) - 1] if durations else None

@@ -15,10 +15,10 @@ from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
 from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
 from tsctl.rollout.decide.state import fold, start_of
-from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values, requests_of
-from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, open_source
+from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
+from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
 from tsctl.rollout.evidence.users import UserLog
-from tsctl.rollout.run.commands import LiveOperator, person
+from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import LiveHealth
 from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, read, require_none
@@ -63,7 +63,7 @@ def started(
         LiveOperator(LiveGateway(gateway), model).forget()
         journal = Journal(new_path(project, model, version, time.time()), guard=require_held)
         log_end = UserLog(gateway.files.access_log, {}).mark()
-        journal.append(
+        start = journal.append(
             Started(
                 id=journal.id,
                 model=model,
@@ -77,12 +77,14 @@ def started(
                 policy_digest=policy.digest,
                 classes=classes_of(samples, model, route.stable),
                 cursor={**counter_values(samples, EvidenceQuery(model, route.stable, version)), **log_end},
+                sticky=sticky_text(gateway.deployment, model),
                 trust_pickles=trust_pickles,
                 by=person(),
             )
         )
-        requests = requests_of(EnvoyCounters(gateway.admin).samples(model), model)
-        yield _runner(gateway, journal, note, (time.monotonic(), requests))
+        yield _runner(
+            gateway, journal, note, measure(EnvoyCounters(gateway.admin), start_of([start]), time.monotonic())
+        )
 
 
 @contextmanager
@@ -143,13 +145,11 @@ def held(project: Project, model: str) -> AbstractContextManager[Callable[[], No
     return exclusive(folder(project, model) / "lock", f"the rollout of {model}", BRIEF_S)
 
 
-def _runner(gateway: Gateway, journal: Journal, note: Note, measured: tuple[float, int] | None = None) -> Runner:
+def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured | None = None) -> Runner:
     start, project = start_of(journal.entries), gateway.project
     live = LiveGateway(gateway)
     # its file may be gone: the way back does not need it
     archive = archive_of(project.store / start.file)
-    target = gateway.deployment.models.get(start.model)
-    is_by_user = target is not None and target.route.sticky is not None
     return Runner(
         journal,
         LiveEffects(live, archive, start.workers, note, start.trust_pickles, _replaced(project, start, note)),
@@ -157,7 +157,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: tuple[floa
             # the source with which the rollout started: another one counts from another moment on
             source=open_source(start.policy, gateway.admin),
             envoy=EnvoyCounters(gateway.admin),
-            users=UserLog(gateway.files.access_log, start.cursor) if is_by_user else None,
+            users=UserLog(gateway.files.access_log, start.cursor),
             measured=measured,
         ),
         LiveHealth(live, archive),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
 from tsctl.rollout.decide.events import Command
@@ -41,6 +42,15 @@ def person() -> str:
     except (KeyError, OSError):  # a container's user without a name
         user = f"uid {os.getuid()}"
     return f"{user}@{socket.gethostname()}"
+
+
+def sticky_text(deployment: DeploymentSpec, model: str) -> str:
+    """What tells users on the model's route: `header x-user` or `cookie id`; empty where requests are assigned."""
+    target = deployment.models.get(model)
+    sticky = target.route.sticky if target is not None else None
+    if sticky is None:
+        return ""
+    return f"header {sticky.header}" if sticky.header else f"cookie {sticky.cookie}"
 
 
 @dataclass
@@ -74,6 +84,10 @@ class LiveOperator:
         """Remove all commands: those that were not read were meant for a rollout that has ended."""
         self.commands()
         self.acknowledge()
+
+    def sticky(self, state: State) -> str:
+        deployment = self.gateway.now().deployment
+        return sticky_text(deployment, self.model) if self.model in deployment.models else state.sticky
 
     def policy(self, state: State) -> RolloutPolicy:
         deployment = self.gateway.now().deployment

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from handlers.contract import Tolerance, difference
 from tsctl.archive.container import open_archive, read_samples
+from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import read_facts, read_golden_answers
 from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
@@ -58,7 +58,7 @@ def difference_of(reply: Reply, expected: Any, tolerance: Tolerance) -> str:
     if reply.status != 200:
         return f"{reply.status}: {text}"
     try:
-        answer = json.loads(reply.body)
+        answer = parse_json(reply.body)
     except ValueError:
         return f"no JSON: {text}"
     return difference(answer, expected, tolerance) or ""

@@ -22,6 +22,8 @@ from tsctl.rollout.run.live_gateway import LiveGateway
 
 #: Nodes and weights are checked this often.
 CHECK_S = 2.0
+#: A canary may be on no node for this long. Registered without a READY worker, it has its startup timeout more.
+GONE_S = 60.0
 
 
 @dataclass
@@ -33,7 +35,7 @@ class LiveHealth:
     clock: Callable[[], float] = time.monotonic
     _checked: tuple[float, int, bool] | None = None  # when, and at which weight
     _trouble: str = ""
-    _is_gone: bool = False
+    _grace_s: float | None = None
     _joined: tuple[str, ...] = ()
     _pids: dict[str, int] = field(default_factory=dict)
     _archive_mark: tuple[int, int, int] | None = None  # of the file whose digest was right
@@ -51,12 +53,12 @@ class LiveHealth:
         """Of the workers on this machine that the last check saw."""
         return read_memory(self._pids)
 
-    def trouble(self, state: State) -> str:
+    def trouble(self, state: State, is_fresh: bool = False) -> str:
         """Checked anew every CHECK_S, and when the weight has changed."""
         now = self.clock()
         is_known = self._checked is not None and self._checked[1:] == (state.weight, state.is_weighed)
-        if self._checked is None or not is_known or now - self._checked[0] >= CHECK_S:
-            self._is_gone, self._joined = False, ()
+        if is_fresh or self._checked is None or not is_known or now - self._checked[0] >= CHECK_S:
+            self._grace_s, self._joined = None, ()
             try:
                 self._trouble = self._check(state)
             except TsctlError as error:
@@ -64,9 +66,9 @@ class LiveHealth:
             self._checked = (self.clock(), state.weight, state.is_weighed)
         return self._trouble
 
-    def is_gone(self, state: State) -> bool:
+    def grace_s(self, state: State) -> float | None:
         self.trouble(state)
-        return self._is_gone
+        return self._grace_s
 
     def joined(self, state: State) -> tuple[str, ...]:
         self.trouble(state)
@@ -81,11 +83,13 @@ class LiveHealth:
         nodes = self.gateway.nodes(state.nodes)
         if not nodes:
             return f"deployment.yaml names no node of this rollout any more: {', '.join(state.nodes)}"
-        described = self._describe(state)
-        missing = [node.name for node, versions in zip(nodes, described, strict=True) if not versions]
-        if missing:
-            self._is_gone = len(missing) == len(nodes) and self._has_stable(state)
-            return f"{state.model} {state.canary} is no longer registered on node {', '.join(missing)}"
+        described, stable = self._describe(state), self._describe(state, state.stable)
+        self._grace_s = grace(described, stable)
+        for version, on in ((state.stable, stable), (state.canary, described)):
+            if missing := [node.name for node, versions in zip(nodes, on, strict=True) if not versions]:
+                return f"{state.model} {version} is no longer registered on node {', '.join(missing)}"
+            if not any(versions[0].ready_workers for versions in on):
+                return f"no worker of {state.model} {version} is READY on any node"
         self._pids = {}
         for node, versions in zip(nodes, described, strict=True):
             self._pids |= worker_pids(node, versions)
@@ -112,10 +116,6 @@ class LiveHealth:
         self._archive_mark = mark
         return ""
 
-    def _has_stable(self, state: State) -> bool:
-        """Whether every node has stable READY; a node that has just started may not have its versions back yet."""
-        return all(on and on[0].is_ready for on in self._describe(state, state.stable))
-
     def _describe(self, state: State, version: str | None = None) -> list[list[VersionState]]:
         """The canary, or another version, on each node; raises TemporarilyUnavailable where one does not answer."""
         nodes = self.gateway.nodes(state.nodes)
@@ -124,6 +124,18 @@ class LiveHealth:
             if result.error is not None:
                 raise TemporarilyUnavailable(f"node {result.node} does not answer: {result.error.summary}")
         return [result.value or [] for result in results]
+
+
+def grace(canary: Sequence[Sequence[VersionState]], stable: Sequence[Sequence[VersionState]]) -> float | None:
+    """As `Health.grace_s`; a node that has just started may not have its versions back yet. Pure.
+
+    Args:
+        canary: the version's state on each node, none where it is not registered; so is `stable`.
+    """
+    registered = [state for on in canary for state in on]
+    if any(state.ready_workers for state in registered) or not all(on and on[0].is_ready for on in stable):
+        return None
+    return GONE_S + max((state.startup_timeout_s for state in registered), default=0)
 
 
 def nodes_of(gateway: Gateway, model: str, version: str) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.nodes.fan_out import is_unavailable
 from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
-from tsctl.rollout.decide.evidence import Window
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import Window
 
 
 class TemporarilyUnavailable(NodeError):
@@ -41,8 +41,11 @@ class EvidenceReader(Protocol):
     def read(self, state: State) -> tuple[list[Window], Cursor]:
         """New windows since the state's cursor, and the changes of the cursor."""
 
+    def mark(self, state: State) -> Cursor:
+        """Where evidence begins that is read from now on, by requests and by users."""
+
     def request_rate(self, state: State) -> float:
-        """Requests per second of the route now, of all versions."""
+        """Requests per second that the canary would compute now, if it had all requests of the route."""
 
 
 class Health(Protocol):
@@ -54,11 +57,18 @@ class Health(Protocol):
     def memory(self, state: State) -> Mapping[str, int]:
         """Bytes of each worker of the canary, where they can be read."""
 
-    def trouble(self, state: State) -> str:
-        """Why no step may pass now; empty where one may."""
+    def trouble(self, state: State, is_fresh: bool = False) -> str:
+        """Why no step may pass now; empty where one may.
 
-    def is_gone(self, state: State) -> bool:
-        """Whether the canary is registered on no node, while every node answers and has stable READY."""
+        Args:
+            is_fresh: look now, also where that was done a moment ago.
+        """
+
+    def grace_s(self, state: State) -> float | None:
+        """Seconds for which the canary may stay as it is: without a READY worker, while every node has stable READY.
+
+        None where it has one, or where something else is unavailable.
+        """
 
     def joined(self, state: State) -> tuple[str, ...]:
         """Nodes that serve stable now and did not when the rollout began, by name."""
@@ -79,6 +89,9 @@ class Operator(Protocol):
 
     def acknowledge(self) -> None:
         """Forget the commands, once they are in the journal."""
+
+    def sticky(self, state: State) -> str:
+        """What tells users on the route by deployment.yaml now; empty where single requests are assigned."""
 
     def policy(self, state: State) -> RolloutPolicy:
         """The policy of deployment.yaml now; the last one where it cannot be read, or does not name the model."""

@@ -46,6 +46,9 @@ class Journal:
         path: made by the first `append`.
         clock: seconds since 1970.
         guard: called before anything is written; raises ConflictError where another process runs the rollout.
+
+    Attributes:
+        problem: why the file lacks entries that `append` took; empty where it has all.
     """
 
     def __init__(
@@ -56,15 +59,19 @@ class Journal:
         self._clock = clock
         mark, content = _mark(path), content_of(path)
         self.entries, size = parse(path, content)
-        self._is_cut_off = size < len(content)
+        self.problem = ""
+        self._is_behind = size < len(content)  # the file ends with half a line, or lacks entries
         self._mark = mark  # of the file as this process read or wrote it last
 
     @property
     def id(self) -> str:
         return self.path.stem
 
-    def append(self, event: Event) -> Entry:
+    def append(self, event: Event, may_be_late: bool = False) -> Entry:
         """Write the event; it is on the disk when this returns.
+
+        Args:
+            may_be_late: where the event cannot be written now, a later `append` writes it.
 
         Raises:
             AnalysisError: it cannot be written; then it was not.
@@ -72,14 +79,23 @@ class Journal:
         """
         self._guard()
         try:
-            if self._is_cut_off or _mark(self.path) != self._mark:
+            if self._is_behind or _mark(self.path) != self._mark:
                 self._write_again()
-            entry = Entry(len(self.entries), round(self._clock(), 3), event)
+            entry = Entry(len(self.entries), self._now(), event)
             self._write(_line(entry))
+            self.problem = ""
         except OSError as error:
-            raise AnalysisError(f"{self.path} cannot be written: {error}", "Is the disk full?") from error
+            self.problem = f"{self.path} cannot be written: {error}"
+            if not may_be_late:
+                raise AnalysisError(self.problem, "Is the disk full?") from error
+            entry = Entry(len(self.entries), self._now(), event)
+            self._is_behind = True
         self.entries.append(entry)
         return entry
+
+    def _now(self) -> float:
+        """By the clock, and never before the last entry: a clock that is set back makes no time negative."""
+        return max(round(self._clock(), 3), self.entries[-1].at if self.entries else 0.0)
 
     def _write(self, line: bytes) -> None:
         _make_folder(self.path.parent)
@@ -100,12 +116,12 @@ class Journal:
         self._mark = _mark(self.path)
 
     def _write_again(self) -> None:
-        """Write every entry again; an entry says so, unless only a line was dropped that a kill had cut off."""
+        """Write every entry again; an entry says so, unless this process or a kill had left the file behind."""
         entries = list(self.entries)
-        if not self._is_cut_off:
-            entries.append(Entry(len(entries), round(self._clock(), 3), Repaired()))
+        if not self._is_behind:
+            entries.append(Entry(len(entries), self._now(), Repaired()))
         write_entries(self.path, entries)
-        self.entries[:], self._is_cut_off, self._mark = entries, False, _mark(self.path)
+        self.entries[:], self._is_behind, self._mark = entries, False, _mark(self.path)
 
 
 def write_entries(path: Path, entries: Iterable[Entry]) -> None:

@@ -13,11 +13,21 @@ from itertools import count
 from pathlib import Path
 
 from tsctl.config.project import Project
+from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.events import Ended, Entry, Outcome, Repaired, Started
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.begin import held
 from tsctl.rollout.run.commands import person
-from tsctl.rollout.run.journal import DamagedJournal, content_of, journals, parse_line, read, whole_bytes, write_entries
+from tsctl.rollout.run.journal import (
+    DamagedJournal,
+    LaterJournal,
+    content_of,
+    journals,
+    parse_line,
+    read,
+    whole_bytes,
+    write_entries,
+)
 
 
 @dataclass(frozen=True)
@@ -36,18 +46,30 @@ def repair(project: Project, model: str) -> list[RepairedJournal]:
 
     Raises:
         ConflictError: a process runs a rollout of the model.
-        LaterJournal: a journal is of a later version; those before it are mended.
+        LaterJournal: no journal is damaged, and one is of a later version.
         DamagedJournal: a file cannot be opened.
+        AnalysisError: the model never had a rollout.
     """
+    paths = journals(project, model)
+    if not paths:
+        raise AnalysisError(f"there is no rollout of {model}", "See 'tsctl rollout history'.")
+    repaired: list[RepairedJournal] = []
+    later: list[LaterJournal] = []
     with held(project, model):
-        paths = journals(project, model)
-        return [mended for path in paths if (mended := _repair(path, path == paths[-1])) is not None]
+        for path in paths:
+            try:
+                repaired += _repair(path, path == paths[-1])
+            except LaterJournal as error:
+                later.append(error)
+    if later and not repaired:
+        raise later[0]
+    return repaired
 
 
-def _repair(path: Path, is_last: bool) -> RepairedJournal | None:
-    """Mend a journal; None where it is sound."""
+def _repair(path: Path, is_last: bool) -> list[RepairedJournal]:
+    """Mend a journal; nothing where it is sound."""
     if _is_sound(path):
-        return None
+        return []
     content = content_of(path)
     lines = content[: whole_bytes(content)].splitlines()
     entries = _readable(path, lines)
@@ -56,13 +78,13 @@ def _repair(path: Path, is_last: bool) -> RepairedJournal | None:
     shutil.copy2(path, kept_as)
     if not entries:
         path.unlink()
-        return RepairedJournal(path.stem, lost, kept_as, None, is_readable=False)
+        return [RepairedJournal(path.stem, lost, kept_as, None, is_readable=False)]
     now = round(time.time(), 3)
     entries.append(Entry(len(entries), now, Repaired(lost, person())))
     if fold(entries).outcome is None and not is_last:  # a later rollout began, so it had ended
         entries.append(Entry(len(entries), now, Ended(Outcome.ABORTED, "the entry of its end is lost")))
     write_entries(path, entries)
-    return RepairedJournal(path.stem, lost, kept_as, fold(entries).outcome, is_readable=True)
+    return [RepairedJournal(path.stem, lost, kept_as, fold(entries).outcome, is_readable=True)]
 
 
 def _is_sound(path: Path) -> bool:

@@ -14,10 +14,20 @@ from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import AnalysisError, GatewayError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide import actions, events
-from tsctl.rollout.decide.events import LEFT_UNDONE, Command, Effect, EffectDone, Entry, Event, Outcome, VerdictReached
-from tsctl.rollout.decide.evidence import Window
+from tsctl.rollout.decide.events import (
+    LEFT_UNDONE,
+    Command,
+    Effect,
+    EffectBegan,
+    EffectDone,
+    Entry,
+    Event,
+    Outcome,
+    VerdictReached,
+)
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
+from tsctl.rollout.decide.windows import Window
 from tsctl.rollout.evidence.counts import LEAST_ANSWERS
 from tsctl.rollout.run.interfaces import (
     Effects,
@@ -33,8 +43,10 @@ from tsctl.rollout.run.journal import Journal
 QUIET_S = 5.0
 #: A canary that was ready may refuse its first requests for this long, before that is a fail.
 READY_S = 30.0
-#: A canary that was registered may be on no node for this long, while the nodes have stable READY.
-GONE_S = 60.0
+#: Entries that say what was seen, or what a person wants.
+_SEEN = (events.Tick, events.Waiting, events.CommandReceived)
+#: A node that comes back may need this long until all workers have loaded again.
+RECOVERY_S = 60.0
 #: An effect that may be left undone is tried for this long.
 LATE_S = 60.0
 
@@ -66,9 +78,11 @@ class Runner:
     _refused_since: float | None = None  # by a canary while gateway and nodes answer
     _gone_since: float | None = None
     _wait_journaled_at: float = 0.0
+    _troubled_at: float | None = None  # when a node was seen to be unavailable last
 
     def __post_init__(self) -> None:
         self.state = fold(self.journal.entries)
+        self._troubled_at = self.clock() if self.state.is_disturbed else None
 
     def run(self) -> State:
         """Advance to the end, or to a hold that a person must end; a file that cannot be written is tried again."""
@@ -104,7 +118,7 @@ class Runner:
         return True
 
     def _obey(self) -> None:
-        """Journal new commands, and an edited policy."""
+        """Journal new commands, an edited policy, and another way in which the route assigns versions."""
         for command, by in self.operator.commands():
             self.record(events.CommandReceived(command, by))
         self.operator.acknowledge()
@@ -112,17 +126,21 @@ class Runner:
         is_judged = state.outcome is None and not state.is_failed and Effect.SET_DEFAULT not in state.done
         if is_judged and policy.digest != state.policy.digest:
             self.record(events.PolicyChanged(policy, policy.digest))
+        sticky = self.operator.sticky(self.state)
+        if is_judged and sticky != state.sticky:
+            self._unless_unavailable(lambda: self.record(events.StickyChanged(sticky, self.evidence.mark(self.state))))
 
     def _fail_if_gone(self) -> None:
-        """Fail a canary that somebody unregistered or retired: it would be waited for in vain."""
+        """Fail a canary that was unregistered, or whose workers are lost: it would be waited for in vain."""
         state = self.state
         is_expected = Effect.REGISTER in state.done and state.outcome is None and not state.is_going_back
-        if not is_expected or not self.health.is_gone(state):
+        grace_s = self.health.grace_s(state) if is_expected else None
+        if grace_s is None:
             self._gone_since = None
         elif self._gone_since is None:
             self._gone_since = self.clock()
-        elif self.clock() - self._gone_since >= GONE_S:
-            self._fail("gone", f"somebody else removed it: {self._trouble()}", state.judgement)
+        elif self.clock() - self._gone_since >= grace_s:
+            self._fail("gone", f"{self.health.trouble(state)}, for {grace_s:g} s", state.judgement)
 
     def _try(self, effect: Effect) -> None:
         """Apply an effect, or wait; an error fails the canary before the first step, and is passed over at the end."""
@@ -189,6 +207,7 @@ class Runner:
             windows, cursor = self.evidence.read(self.state)
         except TsctlError as error:
             return self._wait_unseen(error)
+        set_aside = self.state.evidence.set_aside
         may_pass = self.state.held_s + self._held_s >= self.state.policy.hold_s
         if windows or cursor or may_pass or self._held_s >= QUIET_S:
             held_s, self._held_s = self._held_s, 0.0
@@ -201,6 +220,8 @@ class Runner:
             return self._wait_unseen(error)
         if joined := self.health.joined(self.state):
             self.record(events.NodesJoined(joined))
+        if not trouble and self.state.evidence.set_aside > set_aside:
+            trouble = "requests are unanswered, because a node or stable as well is unavailable"
         now = self.clock()
         self._held_s += now - self._watched_at if self._watched_at is not None and not trouble else 0.0
         self._watched_at = now
@@ -220,8 +241,24 @@ class Runner:
             self._fail(judgement.signal, judgement.why, judgement)
 
     def _tick(self, held_s: float, windows: Sequence[Window], cursor: Mapping[str, int]) -> None:
-        log_e = log_e_values(self.state.policy, evidence_after(self.state, windows))
-        self.record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e))
+        is_disturbed = self._is_disturbed(windows)
+        log_e = log_e_values(self.state.policy, evidence_after(self.state, windows, is_disturbed))
+        self.record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e, is_disturbed))
+
+    def _is_disturbed(self, windows: Sequence[Window]) -> bool:
+        """Whether requests may be unanswered because a node is unavailable, or its workers load after it was."""
+        if any(window.stable.unanswered or window.canary.unanswered for window in windows):
+            try:
+                self._check_health(is_fresh=True)
+            except TsctlError:  # a node that cannot be asked is as good as gone
+                self._troubled_at = self.clock()
+        return self._troubled_at is not None and self.clock() - self._troubled_at < RECOVERY_S
+
+    def _check_health(self, is_fresh: bool = False) -> str:
+        trouble = self.health.trouble(self.state, is_fresh)
+        if trouble:
+            self._troubled_at = self.clock()
+        return trouble
 
     def _wait_unseen(self, error: TsctlError) -> bool:
         """Wait without hold time while evidence or nodes are unavailable."""
@@ -230,7 +267,7 @@ class Runner:
         return self._end_if_overdue()
 
     def _trouble(self) -> str:
-        return self.health.trouble(self.state) or self.operator.policy_error
+        return self.journal.problem or self._check_health() or self.operator.policy_error
 
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement
@@ -280,7 +317,7 @@ class Runner:
     def _announce(self, effect: Effect, weight: int | None = None) -> None:
         """Journal an effect before its first try."""
         if self.state.doing is not effect:
-            self.record(events.EffectBegan(effect, weight))
+            self.record(EffectBegan(effect, weight))
         self.note(effect)
 
     def _fail(self, signal: str, why: str, judgement: Judgement | None = None) -> None:
@@ -299,11 +336,17 @@ class Runner:
         return self.clock() - self._waits_since
 
     def record(self, event: Event) -> None:
-        """Journal an event, and fold it into the state."""
+        """Journal an event, and fold it into the state.
+
+        On a full disk, what is seen and the way back need not be in the journal first: a kill before that leaves a
+        journal that leads to the same. The end waits for the disk.
+        """
         if isinstance(event, EffectDone | VerdictReached | events.StepBegan):
             self._waits_since = self._refused_since = None
         known = len(self.journal.entries)
-        self.journal.append(event)
+        is_back = isinstance(event, EffectBegan | EffectDone) and self.state.is_going_back
+        is_fail = isinstance(event, VerdictReached) and event.verdict is Verdict.FAIL
+        self.journal.append(event, may_be_late=is_back or is_fail or isinstance(event, _SEEN))
         for entry in self.journal.entries[known:]:
             self.state = after(self.state, entry)
             self.on_entry(entry, self.state)

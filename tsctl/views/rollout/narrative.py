@@ -14,6 +14,7 @@ from tsctl.rollout.decide.events import Command, Effect, Entry, Event
 from tsctl.rollout.decide.judge import Judgement, Verdict
 from tsctl.rollout.decide.state import State, after
 from tsctl.rollout.decide.statistics import rejects
+from tsctl.views.rollout.gaps import gaps
 from tsctl.views.rollout.outlook import advice, in_progress, outcome, rule
 from tsctl.views.rollout.wording import duration, e_text, setting_text, signal_name
 
@@ -60,6 +61,7 @@ class Story:
     told: tuple[Sentence, ...]  # in the order of the journal
     outcome: str  # how it ended or stands, and what that means
     advice: tuple[str, ...]  # what a person may do next, a sentence each
+    gaps: tuple[str, ...] = ()  # what the signals could not compare, a sentence each
 
 
 def story(entries: Iterable[Entry]) -> Story:
@@ -109,7 +111,7 @@ class Narrator:
         if state is None:
             return Story("a rollout that has not begun", "", (), "Nothing was written to its journal.", ())
         title = f"{state.model}: {state.canary} against {state.stable}"
-        return Story(title, rule(state.policy), tuple(self._sentences), outcome(state), advice(state))
+        return Story(title, rule(state.policy), tuple(self._sentences), outcome(state), advice(state), gaps(state))
 
     def _is_new_wait(self, at: float, event: events.Waiting) -> bool:
         if event.why == self._waits_for:
@@ -175,6 +177,10 @@ def _text(before: State, entry: Entry, state: State) -> str:
             return f"{by or 'Somebody'} {_COMMANDS[command]}."
         case events.PolicyChanged():
             return _policy(before, state)
+        case events.StickyChanged(sticky=sticky):
+            by = f"users by {sticky}" if sticky else "single requests"
+            then = "the present step and its evidence begin anew" if before.step >= 0 else "no request is judged yet"
+            return f"The route was edited and assigns {by} to versions: {then}."
         case events.NodesJoined(nodes=nodes):
             where = f"{'node' if len(nodes) == 1 else 'nodes'} {', '.join(nodes)}"
             return f"{state.stable} was added on {where}; {state.canary} is registered there before it is promoted."

@@ -10,10 +10,18 @@ from dataclasses import dataclass
 from math import log
 
 from tsctl.config.policy import RolloutPolicy
-from tsctl.rollout.decide.events import CommandReceived, Entry, PolicyChanged, Reopened, Tick, VerdictReached
-from tsctl.rollout.decide.evidence import OutcomeCounts
+from tsctl.rollout.decide.events import (
+    CommandReceived,
+    Entry,
+    PolicyChanged,
+    Reopened,
+    StickyChanged,
+    Tick,
+    VerdictReached,
+)
 from tsctl.rollout.decide.judge import AVERAGE, Verdict, log_e_values
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import OutcomeCounts
 from tsctl.views.rollout.wording import LN_10
 
 #: Most points of a plot; a screen has not many more columns.
@@ -69,7 +77,7 @@ class Series:
         match entry.event:
             case VerdictReached(verdict=verdict):
                 self.marks.append((self.end, verdict is Verdict.FAIL))
-            case CommandReceived() | PolicyChanged() | Reopened():
+            case CommandReceived() | PolicyChanged() | StickyChanged() | Reopened():
                 self.marks.append((self.end, False))
             case Tick() as tick:
                 self._add_tick(tick, state)

@@ -9,6 +9,7 @@ from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.judge import MOST_REQUESTS, Judgement, Verdict
 from tsctl.rollout.decide.state import State
 from tsctl.views.rollout.follow import Snapshot
+from tsctl.views.rollout.gaps import gaps
 from tsctl.views.rollout.outlook import outcome, progress, reason, where_of
 from tsctl.views.rollout.tables import clients_tables, evidence_tables, versions_table
 from tsctl.views.rollout.wording import duration
@@ -27,7 +28,13 @@ def render_status(now: Snapshot, clock: float) -> RenderableType:
         clock: seconds since 1970.
     """
     state, judgement = now.state, now.state.judgement
-    lines = [_heading(state), _condition(state), *_notices(state, clock - now.written_at), *_outlook(now, judgement)]
+    lines = [
+        _heading(state),
+        _condition(state),
+        *_notices(state, clock - now.written_at),
+        *_outlook(now, judgement),
+        *map(Text, gaps(state)),
+    ]
     if state.outcome is not None and not judgement.readings:
         lines.append(Text(judgement.why))
     versions = versions_table(state, now.rates if state.outcome is None else None)

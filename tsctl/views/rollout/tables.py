@@ -8,9 +8,9 @@ from math import log
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL, percent
 from tsctl.gateway.traffic import CANARY, STABLE
-from tsctl.rollout.decide.evidence import OutcomeCounts
 from tsctl.rollout.decide.judge import Judgement, Rate, Reading
 from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.windows import OutcomeCounts
 from tsctl.views.rollout.history import Summary
 from tsctl.views.rollout.wording import duration, e_text, interval_text, setting_text, share_text, signal_name, when
 from tsctl.views.table import Table

@@ -18,14 +18,15 @@ from tsctl.gateway.envoy.messages import (
     extension,
     http_filter,
     http_filter_type,
+    lua,
     type_url,
     typed,
     watched,
 )
 from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
 from tsctl.gateway.envoy.render.overload import Bounds, overload_manager
-from tsctl.gateway.envoy.render.problems import local_replies
-from tsctl.gateway.envoy.render.routes import GRPC_FILTER, USER_FILTER, USER_FILTER_TYPE
+from tsctl.gateway.envoy.render.problems import REFUSED_HEADER_KEY, local_replies
+from tsctl.gateway.envoy.render.routes import CORS_FILTER, GRPC_FILTER, USER_FILTER, USER_FILTER_TYPE
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.headers import OWN_PREFIX
 
@@ -140,7 +141,7 @@ def _of_clients(spec: GatewaySpec, files: GatewayFiles) -> Json:
         "server_header_transformation": "PASS_THROUGH",
         "common_http_protocol_options": {
             "idle_timeout": "300s",
-            "headers_with_underscores_action": "REJECT_REQUEST",
+            "headers_with_underscores_action": "ALLOW",  # names.lua refuses them, and says which
             "max_headers_count": 100,
         },
         "http2_protocol_options": STREAMS,
@@ -163,6 +164,7 @@ def _removal_of_own_headers() -> Json:
 
 
 def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
+    names = lua("names.lua", NAMESPACE=NAMESPACE, REFUSED_HEADER_KEY=REFUSED_HEADER_KEY)
     return [
         # its clusters change with the routes, and a filter with a file of its own needs no new listener
         {
@@ -173,7 +175,9 @@ def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
             },
         },
         lines_filter(),
+        http_filter("names", "lua.v3.Lua", default_source_code=names),
         {**http_filter(GRPC_FILTER, "lua.v3.Lua"), "disabled": True},
+        http_filter(CORS_FILTER, "cors.v3.Cors"),  # before the key, which no browser sends with a preflight request
         http_filter(KEY_FILTER, "api_key_auth.v3.ApiKeyAuth"),
         {**http_filter(USER_FILTER, USER_FILTER_TYPE), "disabled": True},
         http_filter(BUDGET_FILTER, "local_ratelimit.v3.LocalRateLimit", stat_prefix="unlimited"),

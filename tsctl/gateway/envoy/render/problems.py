@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.contract import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER, problem_document
-from tsctl.gateway.envoy.messages import Json, cluster_metadata, request_header, route_metadata
+from tsctl.gateway.envoy.messages import NAMESPACE, Json, cluster_metadata, request_header, route_metadata
 from tsctl.gateway.headers import KEY_HEADER
 
 
@@ -40,6 +40,13 @@ GATEWAY_PROBLEMS = {
     504: Problem("deadline-passed", "The answer took too long", "The deadline of the route passed."),
 }
 _OTHER_PROBLEM = Problem("error", "The request failed", "")
+#: Dynamic metadata of a request that names.lua refuses: the name of a header.
+REFUSED_HEADER_KEY = "refused_header"
+_REFUSED_HEADER = Problem(
+    "bad-request",
+    "A header is refused",
+    f"The name %DYNAMIC_METADATA({NAMESPACE}:{REFUSED_HEADER_KEY})% has an underscore; write it with hyphens.",
+)
 
 #: Errors of a node itself, by the status that upstream.lua gives them; any other status is _OTHER_NODE_PROBLEM.
 _NODE_PROBLEMS = {status: GATEWAY_PROBLEMS[status] for status in (405, 413, 503, 504)} | {
@@ -55,8 +62,13 @@ _OTHER_NODE_PROBLEM = Problem("bad-request", "The request was refused", "The ver
 
 def local_replies() -> Json:
     """Envoy's `local_reply_config`: a problem document for each status above, and for any other error."""
+    is_refused = {"filter": NAMESPACE, "path": [{"key": REFUSED_HEADER_KEY}], "value": {"present_match": True}}
+    refused = {
+        **_mapper("EQ", 400, _REFUSED_HEADER),
+        "filter": {"metadata_filter": {"matcher": is_refused, "match_if_key_not_found": False}},
+    }
     mappers = [_mapper("EQ", status, problem) for status, problem in GATEWAY_PROBLEMS.items()]
-    return {"mappers": [*mappers, _mapper("GE", 400, _OTHER_PROBLEM)]}
+    return {"mappers": [refused, *mappers, _mapper("GE", 400, _OTHER_PROBLEM)]}
 
 
 def _mapper(operator: str, status: int, problem: Problem) -> Json:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from handlers.contract import JSON, MODEL_VERSION_HEADER, OPEN_INFERENCE, PROBLEM_MEDIA_TYPE, PROTOCOL_HEADER
+from handlers.contract import (
+    CACHE_HEADER,
+    JSON,
+    MODEL_VERSION_HEADER,
+    OPEN_INFERENCE,
+    PROBLEM_MEDIA_TYPE,
+    PROTOCOL_HEADER,
+    REQUEST_ID_HEADER,
+    TIMEOUT_HEADER,
+)
 from tsctl.config.deployment import GatewaySpec, RouteSpec, Sticky
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.access_log import USER_KEY
@@ -24,12 +33,24 @@ from tsctl.gateway.envoy.messages import (
 )
 from tsctl.gateway.envoy.render.clients import WITHOUT_KEY, Client, client_filters
 from tsctl.gateway.envoy.render.upstreams import cluster_name
-from tsctl.gateway.headers import ASSIGNED_TRACK_HEADER, RETRY_HEADER, RETRY_REFUSED, TRACK_HEADER, WEIGHT_HEADER
+from tsctl.gateway.headers import (
+    ASSIGNED_TRACK_HEADER,
+    KEY_HEADER,
+    RETRY_HEADER,
+    RETRY_REFUSED,
+    TRACK_HEADER,
+    WEIGHT_HEADER,
+)
 from tsctl.gateway.traffic import BY_HEADER, BY_PATH, BY_WEIGHT, CANARY, PINNED, Shadow, Traffic
 
 #: Begins the Open Inference Protocol's paths.
 PROTOCOL_PREFIX = "/v2/"
-GRPC_FILTER = "grpc"
+GRPC_FILTER, CORS_FILTER = "grpc", "cors"
+#: What a page of another origin may send besides what every page may, and what it may read of an answer.
+CORS_SENT = ("content-type", KEY_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER, TRACK_HEADER, "cache-control")
+CORS_READ = (REQUEST_ID_HEADER, MODEL_VERSION_HEADER, CACHE_HEADER, "retry-after")
+#: Seconds for which a browser need not ask again.
+CORS_AGE = "600"
 _READY_PATHS = f"/readyz|{PROTOCOL_PREFIX}health/ready"
 _NO_CLUSTER = "no~route"
 #: Writes the user of a sticky route into the request's metadata, for the access log.
@@ -43,8 +64,14 @@ def routes(
     spec: GatewaySpec, specs: Mapping[str, RouteSpec], traffic: Collection[Traffic], clients: Sequence[Client]
 ) -> Json:
     """The route file: every route with its weights, every key, and 404 for all else."""
-    of_models = [route for model in traffic for route in _routes_of(model, specs.get(model.model, RouteSpec()))]
-    paths = dict.fromkeys(route["match"]["path"] for route in of_models)
+    of_models: list[Json] = []
+    paths: list[str] = []
+    for model in traffic:
+        spec_of_model = specs.get(model.model, RouteSpec())
+        made = _routes_of(model, spec_of_model)
+        own = list(dict.fromkeys(route["match"]["path"] for route in made))
+        of_models += [*made, *(_preflight(model, spec_of_model, path) for path in own if spec_of_model.cors)]
+        paths += own
     allow = [overwrite("allow", "POST")]
     host = {
         "name": "clients",
@@ -112,7 +139,7 @@ def _main_route(traffic: Traffic, spec: RouteSpec, path: str) -> Json:
         action["request_mirror_policies"] = [{"cluster": shadow, "runtime_fraction": {"default_value": share}}]
     route = _route(traffic, spec, {"path": path}, action, **values)
     if spec.sticky is not None:
-        route["typed_per_filter_config"] = {USER_FILTER: _user_for_log(spec.sticky)}
+        route.setdefault("typed_per_filter_config", {})[USER_FILTER] = _user_for_log(spec.sticky)
     return route
 
 
@@ -123,8 +150,39 @@ def _user_for_log(sticky: Sticky) -> Json:
     return typed(http_filter_type(USER_FILTER_TYPE), request_rules=[{**source, "on_header_present": value}])
 
 
-def _route(traffic: Traffic, spec: RouteSpec, match: Json, action: Json, **values: Any) -> Json:
+def _preflight(traffic: Traffic, spec: RouteSpec, path: str) -> Json:
+    """A browser's question before the request, which the filter answers; no node gets it."""
+    asked = [equals(":method", "OPTIONS"), equals("access-control-request-method", "POST")]
     return {
+        "match": {"path": path, "headers": [*asked, {"name": "origin", "string_match": {"prefix": "http"}}]},
+        "metadata": metadata(model=traffic.model),
+        "route": {"cluster": cluster_name(traffic.model, traffic.stable)},
+        "typed_per_filter_config": {**WITHOUT_KEY, **_cors(spec)},
+    }
+
+
+def _cors(spec: RouteSpec) -> Json:
+    """The settings of the filter for pages of other origins; without them it does nothing."""
+    if spec.cors is None:
+        return {}
+    sent = (*CORS_SENT, *([spec.sticky.header] if spec.sticky and spec.sticky.header else []))
+    policy = typed(
+        http_filter_type("cors.v3.CorsPolicy"),
+        allow_origin_string_match=[{"prefix": ""} if o == "*" else {"exact": o} for o in spec.cors.origins],
+        allow_methods="POST",
+        allow_headers=", ".join(sent),
+        expose_headers=", ".join(CORS_READ),
+        max_age=CORS_AGE,
+        allow_credentials=bool(spec.sticky and spec.sticky.cookie and "*" not in spec.cors.origins),
+        forward_not_matching_preflights=False,
+    )
+    return {CORS_FILTER: policy}
+
+
+def _route(traffic: Traffic, spec: RouteSpec, match: Json, action: Json, **values: Any) -> Json:
+    cors = _cors(spec)
+    return {
+        **({"typed_per_filter_config": cors} if cors else {}),
         "match": {**match, "headers": [*match.get("headers", ()), equals(":method", "POST")]},
         "metadata": metadata(model=traffic.model, **values),
         "route": {**action, "timeout": f"{spec.deadline_s:g}s", "retry_policy": _retries(spec)},
@@ -193,8 +251,8 @@ def ready(traffic: Collection[Traffic]) -> Json:
 def _grpc() -> Json:
     """415 for requests that call themselves gRPC: Envoy would answer all of them, unknown keys too, with status 200."""
     source = lua("grpc.lua", PROBLEM_MEDIA_TYPE=PROBLEM_MEDIA_TYPE)
-    filters = {**WITHOUT_KEY, GRPC_FILTER: typed(http_filter_type("lua.v3.LuaPerRoute"), source_code=source)}
-    return _direct({"prefix": "/", "grpc": {}}, 415, typed_per_filter_config=filters)
+    filters = {GRPC_FILTER: typed(http_filter_type("lua.v3.LuaPerRoute"), source_code=source)}
+    return _direct({"prefix": "/", "grpc": {}}, 415, filters)
 
 
 def _alive(path: str, media_type: str, body: str) -> Json:
@@ -203,6 +261,11 @@ def _alive(path: str, media_type: str, body: str) -> Json:
     return _direct({"path": path}, 200, body={"inline_string": body}, response_headers_to_add=content_type)
 
 
-def _direct(match: Json, status: int, body: Json | None = None, **more: Any) -> Json:
+def _direct(match: Json, status: int, filters: Json | None = None, body: Json | None = None, **more: Any) -> Json:
     response = {"status": status, **({"body": body} if body else {})}
-    return {"match": match, "direct_response": response, "typed_per_filter_config": WITHOUT_KEY, **more}
+    return {
+        "match": match,
+        "direct_response": response,
+        "typed_per_filter_config": {**WITHOUT_KEY, **(filters or {})},
+        **more,
+    }

@@ -41,6 +41,23 @@ function envoy_on_request(handle)
   end
 end
 
+-- Every class is a series of the gateway's counters. Handlers of tsctl bound their classes themselves; this holds for any other
+-- handler that sends the header, for each of Envoy's threads.
+local classes, count = {}, 0
+
+local function bound_class(headers)
+  local name = headers:get(CLASS_HEADER)
+  if name == nil or classes[name] then
+    return
+  end
+  if count < MOST_CLASSES and #name <= LONGEST_CLASS and string.match(name, "^[%w_.:%-]+$") then
+    classes[name] = true
+    count = count + 1
+  else
+    headers:replace(CLASS_HEADER, OTHER_CLASS)
+  end
+end
+
 -- What an error of TorchServe means: the status for the client, and whether another node may be asked. `kind` is the
 -- class of the Java exception. Frontend and worker share statuses, so only the class tells a node that cannot serve
 -- the version from a handler that raised (InternalServerException) and from a body that cannot be read (any other).
@@ -60,6 +77,7 @@ end
 
 -- TorchServe's own errors become the problem documents that handlers answer with. A handler's own answers pass.
 function envoy_on_response(handle)
+  bound_class(handle:headers())
   local status = tonumber(handle:headers():get(":status"))
   if status < 400 or handle:headers():get("content-type") == PROBLEM_MEDIA_TYPE then
     return

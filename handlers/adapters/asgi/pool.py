@@ -1,0 +1,203 @@
+"""The workers of one archive and what waits for them: batches are cut when a worker becomes idle, and no sooner.
+
+Invariant: every submitted request is answered once, whatever happens to the workers, unless its client hung up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handlers.adapters.asgi.backlog import Backlog, Waiting, share
+from handlers.adapters.asgi.problems import Unavailable, WorkerFailed, problem_answer
+from handlers.adapters.asgi.worker_process import Events, WorkerProcess, worker_environment
+from handlers.errors import DeadlinePassed, RequestError
+
+logger = logging.getLogger(__name__)
+
+#: Seconds from the end of a worker to its next start: doubled with each that does not become ready.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+#: How often, in seconds, and after which wait the clients of waiting requests are watched for hanging up.
+WATCH_S = 0.1
+#: How often `stop` looks whether all is answered, and how long it waits for a worker to end by itself; seconds.
+DRAIN_POLL_S, END_S = 0.01, 5.0
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """How the archive is served."""
+
+    folder: Path  # the unpacked archive
+    metrics: Path  # the folder into which the workers write their metrics
+    model: str
+    version: str
+    workers: int
+    batch_size: int
+    most_waiting: int
+    most_bytes: int  # of bodies that arrive, wait or are computed
+    response_s: float  # a request may wait and be computed so long
+    startup_s: float  # a worker may load so long
+
+
+class Pool:
+    """The workers of one archive.
+
+    Args:
+        refused: called where no worker could load, with the reason.
+    """
+
+    def __init__(self, options: PoolOptions, refused: Callable[[str], None]) -> None:
+        self.options = options
+        self.description: dict[str, Any] = {}  # of the model; empty until a worker is ready
+        self.facts: dict[str, Any] = {}  # of the last load: seconds, device and so on
+        self.ready = asyncio.Event()  # a worker has been ready
+        self.ready_workers = 0
+        self._refused = refused
+        self._backlog = Backlog(options.most_waiting)
+        self._bytes = 0
+        self._workers: dict[int, WorkerProcess] = {}
+        self._pauses = dict.fromkeys(range(options.workers), FIRST_PAUSE_S)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reason = ""
+        self._is_stopping = False
+        self._is_planned = False
+
+    async def start(self) -> None:
+        """Start the workers; they become ready later."""
+        for number in range(self.options.workers):
+            await self._start_worker(number)
+        self._keep(self._watch())
+
+    async def stop(self) -> None:
+        """End the workers; the requests that were submitted are answered first."""
+        self._is_stopping = True
+        while self._workers and (
+            len(self._backlog) or any(not w.is_idle for w in self._workers.values() if w.is_ready)
+        ):
+            await asyncio.sleep(0.01)
+        for task in self._tasks:
+            task.cancel()
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.close() if worker.is_ready else worker.kill()
+        for worker in workers:
+            try:
+                await asyncio.wait_for(worker.wait(), END_S)
+            except TimeoutError:
+                worker.kill()
+                await worker.wait()
+
+    # ---- requests ------------------------------------------------------------------------------------------------
+
+    def hold(self, count: int) -> bool:
+        """Whether there is room for so many more bytes of bodies; they are to be released."""
+        if self._bytes + count > self.options.most_bytes:
+            return False
+        self._bytes += count
+        return True
+
+    def release(self, count: int) -> None:
+        """Bytes that were held before."""
+        self._bytes -= count
+
+    def submit(self, waiting: Waiting) -> None:
+        """Have the request answered.
+
+        Raises:
+            Unavailable: no worker is ready, or too many requests wait.
+        """
+        if not self.ready_workers:
+            raise Unavailable("The model has no worker at the moment; retry later.")
+        if not self._backlog.add(waiting):
+            raise Unavailable("Too many requests wait for this model; retry later.")
+        if not self._is_planned:
+            self._is_planned = True
+            asyncio.get_running_loop().call_soon(self._dispatch)  # with what else came at the same time
+
+    def leave(self, waiting: Waiting) -> None:
+        """The client hung up."""
+        self._backlog.leave(waiting)
+
+    def _dispatch(self) -> None:
+        self._is_planned = False
+        now = asyncio.get_running_loop().time()
+        idle = [worker for worker in self._workers.values() if worker.is_idle]
+        for position, worker in enumerate(idle):
+            if not len(self._backlog):
+                return
+            size = share(len(self._backlog), len(idle) - position, self.options.batch_size)
+            batch, expired = self._backlog.take(size, now)
+            self._fail(expired, DeadlinePassed("The answer took too long: the request waited for a worker."))
+            if batch:
+                worker.compute(batch)
+
+    def _fail(self, requests: Sequence[Waiting], error: RequestError) -> None:
+        options = self.options
+        for waiting in requests:
+            waiting.answer(problem_answer(error, waiting.item.request_id, options.model, options.version))
+
+    # ---- workers -------------------------------------------------------------------------------------------------
+
+    async def _start_worker(self, number: int) -> None:
+        events = Events(self._worker_ready, self._worker_refused, self._dispatch, self._worker_ended)
+        worker = self._workers[number] = WorkerProcess(number, self.options.response_s, events)
+        await worker.start(self.options.folder, worker_environment(self.options.metrics))
+        asyncio.get_running_loop().call_later(self.options.startup_s, self._check_start, worker)
+
+    def _check_start(self, worker: WorkerProcess) -> None:
+        if self._workers.get(worker.number) is worker and not (worker.is_ready or self._is_stopping):
+            self._reason = f"no worker was ready within {self.options.startup_s:g} s"
+            worker.kill()
+
+    def _worker_ready(self, worker: WorkerProcess, report: dict[str, Any]) -> None:
+        self._pauses[worker.number] = FIRST_PAUSE_S
+        self.ready_workers += 1
+        self.description, self.facts = report.get("describe", {}), report.get("facts", {})
+        self.ready.set()
+        self._dispatch()
+
+    def _worker_refused(self, worker: WorkerProcess, reason: str) -> None:
+        self._reason = reason
+
+    def _worker_ended(self, worker: WorkerProcess, batch: Sequence[Waiting]) -> None:
+        if worker.is_overdue:
+            self._fail(batch, DeadlinePassed("The answer took too long: the worker was ended while it computed."))
+        else:
+            self._fail(batch, WorkerFailed("The worker ended while it computed this batch."))
+        self._workers.pop(worker.number, None)
+        self.ready_workers -= worker.was_ready
+        if self._is_stopping:
+            return
+        if not self.ready.is_set():
+            self._refused(self._reason or "the worker ended while it loaded")
+            return
+        pause = self._pauses[worker.number]
+        self._pauses[worker.number] = min(pause * 2, LONGEST_PAUSE_S)
+        logger.warning("worker %d (pid %d) ended; it starts anew in %.1f s", worker.number, worker.pid, pause)
+        self._keep(self._restart(worker, pause))
+        if not self.ready_workers:  # nobody knows when they are back
+            batch, _ = self._backlog.take(len(self._backlog), float("-inf"))
+            self._fail(batch, Unavailable("The model has no worker at the moment; retry later."))
+
+    async def _restart(self, ended: WorkerProcess, pause: float) -> None:
+        await ended.wait()
+        await asyncio.sleep(pause)
+        await self._start_worker(ended.number)
+
+    async def _watch(self) -> None:
+        """Begin to watch the clients of requests that have waited for long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for waiting in self._backlog.older_than(loop.time() - WATCH_S):
+                waiting.is_watched = True
+                waiting.watch()
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

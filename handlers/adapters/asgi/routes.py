@@ -1,0 +1,100 @@
+"""What the server answers besides predictions: health, metadata, and the OpenAPI document with its page /docs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from starlette.exceptions import HTTPException
+
+from handlers.adapters.asgi.pool import Pool
+from handlers.adapters.asgi.problems import NotFound, WrongMethod, problem_answer
+from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
+from handlers.errors import RequestError
+
+_PROBLEMS = {400: "The request cannot be read", 413: "The request is too large", 422: "It does not fit the schema",
+             500: "The model failed on it", 503: "No worker could take it", 504: "The deadline has passed"}  # fmt: skip
+
+
+def build_routes(pool: Pool) -> FastAPI:
+    """The application for all paths but those of predictions."""
+    options = pool.options
+    model, version = options.model, options.version
+    app = FastAPI(title=model, version=version)
+
+    @app.get("/ping", tags=["health"])
+    @app.get("/v2/health/ready", tags=["health"])
+    @app.get(f"/v2/models/{model}/ready", tags=["health"])
+    @app.get(f"/v2/models/{model}/versions/{version}/ready", tags=["health"])
+    async def ready() -> Response:
+        """200 where a worker can answer, else 503."""
+        if pool.ready_workers:
+            return JSONResponse({"status": "ready", "workers": pool.ready_workers})
+        return JSONResponse({"status": "not ready", "workers": 0}, 503, {"retry-after": "1"})
+
+    @app.get("/v2/health/live", tags=["health"])
+    async def live() -> dict[str, bool]:
+        """200 while the server runs."""
+        return {"live": True}
+
+    @app.get(f"/models/{model}", tags=["model"])
+    async def describe() -> dict[str, Any]:
+        """The model, and the requests that it reads."""
+        return pool.description
+
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(options.metrics))  # adds itself to it
+
+    @app.get("/metrics", tags=["health"])
+    def metrics() -> Response:
+        """The workers' metrics for Prometheus; also those of workers that have ended."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.exception_handler(HTTPException)
+    async def problem(request: Request, raised: HTTPException) -> Response:
+        error: RequestError
+        if raised.status_code == 405:
+            error = WrongMethod("Use another method on this path.")
+        else:
+            error = NotFound(f"Use POST /predictions/{model}; /docs has all paths.")
+        request_id = request.headers.get(REQUEST_ID_HEADER)
+        answer = problem_answer(error, request_id, model, version)
+        return Response(answer.body, answer.status, media_type=PROBLEM_MEDIA_TYPE)
+
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        if pool.description:
+            document["paths"][f"/predictions/{model}"] = {"post": _operation(pool.description, options.folder)}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change the document
+    return app
+
+
+def _operation(description: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The prediction's part of the OpenAPI document: the model's schema, and its samples as examples."""
+    content: dict[str, Any] = {media_type: {} for media_type in description["media_types"]}
+    if JSON in content:
+        content[JSON] = {"schema": description["request_schema"], "examples": _examples(folder / "samples")}
+    problem = {PROBLEM_MEDIA_TYPE: {"schema": {"type": "object"}}}
+    return {
+        "tags": ["predictions"],
+        "summary": f"Ask {description['model']} {description['version']}",
+        "requestBody": {"required": True, "content": content},
+        "responses": {
+            "200": {"description": "The answer", "content": {JSON: {}}},
+            **{str(status): {"description": text, "content": problem} for status, text in _PROBLEMS.items()},
+        },
+    }
+
+
+def _examples(samples: Path) -> dict[str, Any]:
+    files = sorted(samples.glob("*.json"))
+    return {path.stem: {"value": json.loads(path.read_text(encoding="utf-8"))} for path in files}

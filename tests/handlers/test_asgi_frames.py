@@ -1,0 +1,70 @@
+"""Messages between the accepting process and its workers arrive as they were sent; nothing else is taken for one."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.adapters.asgi import frames
+from handlers.adapters.asgi.frames import ANSWERS, BATCH, READY, Answer, Item, MalformedFrame, Unpacker
+
+names = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12).map(str.encode)
+values = st.binary(max_size=20).map(lambda value: value.replace(b"\n", b" "))
+headers = st.lists(st.tuples(names, values), max_size=4)
+items = st.builds(Item, headers, st.binary(max_size=50), st.text(max_size=10), st.booleans())
+answers = st.builds(Answer, st.integers(100, 599), headers, st.binary(max_size=50))
+
+
+def fed(unpacker: Unpacker, sent: bytes, sizes: list[int]) -> list[tuple[bytes, bytes]]:
+    """The messages in bytes that come in parts of these sizes, and what is left in one."""
+    messages = []
+    for size in [*sizes, len(sent)]:
+        part, sent = sent[:size], sent[size:]
+        messages += list(unpacker.feed(part))
+    return messages
+
+
+@given(st.lists(st.lists(items, min_size=1, max_size=4), max_size=3), st.lists(st.integers(0, 60), max_size=20))
+def test_batches_arrive_as_they_were_sent(batches: list[list[Item]], sizes: list[int]) -> None:
+    sent = b"".join(map(frames.batch_frame, batches))
+    messages = fed(Unpacker(), sent, sizes)
+    assert [kind for kind, _ in messages] == [BATCH] * len(batches)
+    assert [frames.read_batch(content) for _, content in messages] == batches
+
+
+@given(st.lists(st.lists(answers, max_size=4), max_size=3), st.lists(st.integers(0, 60), max_size=20))
+def test_answers_arrive_as_they_were_sent(batches: list[list[Answer]], sizes: list[int]) -> None:
+    sent = b"".join(map(frames.answers_frame, batches))
+    messages = fed(Unpacker(), sent, sizes)
+    assert [kind for kind, _ in messages] == [ANSWERS] * len(batches)
+    assert [frames.read_answers(content) for _, content in messages] == batches
+
+
+@given(st.binary(max_size=200))
+def test_whatever_a_worker_sends_is_answers_or_malformed(content: bytes) -> None:
+    try:
+        read = frames.read_answers(content)
+    except MalformedFrame:
+        return
+    assert sum(len(answer.body) for answer in read) <= len(content)
+    assert [Answer(*answer) for answer in read] == frames.read_answers(frames.answers_frame(read)[5:])
+
+
+@given(st.binary(max_size=100))
+def test_a_report_is_a_json_object_or_malformed(content: bytes) -> None:
+    with suppress(MalformedFrame):
+        assert isinstance(frames.read_report(content), dict)
+
+
+def test_reports_arrive_as_they_were_sent() -> None:
+    [(kind, content)] = Unpacker().feed(frames.report_frame(READY, {"facts": {"device": "cpu"}}))
+    assert (kind, frames.read_report(content)) == (READY, {"facts": {"device": "cpu"}})
+
+
+@pytest.mark.parametrize("sent", [b"\0\0\0\0", b"\xff\xff\xff\xff", (frames.LONGEST + 1).to_bytes(4, "big")])
+def test_a_length_that_no_message_has_is_refused_before_its_content_comes(sent: bytes) -> None:
+    with pytest.raises(MalformedFrame, match="bytes"):
+        list(Unpacker().feed(sent))

@@ -1,0 +1,15 @@
+-- Runs first on every request: a header name with an underscore is refused, because many programs read it as the name with
+-- a hyphen, so it could pass for a header that the gateway checks or sets. The problem document says which one it is.
+
+function envoy_on_request(handle)
+  local refused
+  for name in pairs(handle:headers()) do
+    if string.find(name, "_", 1, true) then
+      refused = name
+    end
+  end
+  if refused ~= nil then
+    handle:streamInfo():dynamicMetadata():set(NAMESPACE, REFUSED_HEADER_KEY, string.sub(refused, 1, 64))
+    handle:respond({ [":status"] = "400" }, "")
+  end
+end

@@ -1,0 +1,168 @@
+"""Serves one archive in the foreground, from a folder that is removed afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from tsctl.archive.build import build_versions, read_archive_folders
+from tsctl.archive.container import unpack
+from tsctl.archive.inspect import inspect_archive
+from tsctl.archive.store import find_archive
+from tsctl.config.project import Project
+from tsctl.errors import ArchiveError, NodeError, SpecError, TsctlError
+from tsctl.host.process import inherited
+from tsctl.host.progress import Progress
+
+#: Seconds in which the server answers the requests that it has; afterwards it is killed.
+STOP_S = 40.0
+#: Exit status of a server whose archive must not serve.
+REFUSED = 3
+POLL_MS = 300
+_NEEDED = ("fastapi", "uvicorn", "watchfiles")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server listens, and with how many workers; None: as the archive says."""
+
+    host: str
+    port: int
+    workers: int | None = None
+
+
+def require_installed() -> None:
+    """Check that the server's packages are there.
+
+    Raises:
+        NodeError: one is missing.
+    """
+    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+        raise NodeError(f"not installed: {', '.join(missing)}", "Run: pip install 'tsctl[uvicorn]'")
+
+
+def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
+    """The archive of MODEL[:VERSION], built first where its folder is in the project; without a version the first.
+
+    Raises:
+        SpecError: it has no such version.
+        ArchiveError: it cannot be built, or is not in the store.
+    """
+    model, _, version = name.partition(":")
+    folders = read_archive_folders(project)
+    if model not in folders:
+        return find_archive(project, model, version or "1.0").path
+    version = version or next(iter(folders[model][1].versions))
+    [built] = build_versions(project, [f"{model}:{version}"], progress)
+    return built.archive.path
+
+
+def folder_of_name(project: Project, name: str) -> Path:
+    """The folder from which a model is built.
+
+    Raises:
+        SpecError: it is not in the project.
+    """
+    folders = read_archive_folders(project)
+    model = name.partition(":")[0]
+    if model not in folders:
+        raise SpecError(f"{model} has no folder in {project.relative(project.archives)}, so there is nothing to reload")
+    return folders[model][0]
+
+
+def serve(archive: Path, address: Address) -> None:
+    """Serve an archive until SIGINT or SIGTERM comes.
+
+    Raises:
+        ArchiveError: the archive must not serve; the server has printed why.
+        NodeError: the server ended by itself.
+    """
+    with _interruptible(), _serving(archive, address) as server:
+        server.wait()
+        if server.returncode == REFUSED:
+            raise ArchiveError(f"{archive.name} must not serve")
+        if server.returncode:
+            raise NodeError(f"the server ended with exit code {server.returncode}", "Its last lines say why.")
+
+
+def serve_and_reload(build: Callable[[], Path], folder: Path, address: Address, progress: Progress) -> None:
+    """Serve what `build` builds, and serve anew after each change in `folder`, until SIGINT or SIGTERM comes.
+
+    What cannot be built leaves the server as it is.
+    """
+    with _interruptible():
+        archive = build()
+        while True:
+            with _serving(archive, address):
+                archive = _next_build(build, archive, folder, progress)
+
+
+def _next_build(build: Callable[[], Path], present: Path, folder: Path, progress: Progress) -> Path:
+    from watchfiles import DefaultFilter, watch
+
+    ignored = DefaultFilter(ignore_dirs=[*DefaultFilter.ignore_dirs, ".built"])
+    for _ in watch(folder, watch_filter=ignored, step=POLL_MS):
+        try:
+            archive = build()
+        except TsctlError as error:
+            progress.line(f"error: {error.message}")
+            continue
+        if archive != present:
+            return archive
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, and neither is an error."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _serving(archive: Path, address: Address) -> Iterator[subprocess.Popen[bytes]]:
+    """A server of the archive, which is stopped at the end of the block.
+
+    Raises:
+        ArchiveError: it was not built by tsctl, or is damaged.
+    """
+    if inspect_archive(archive).made_by != "tsctl":
+        raise ArchiveError(f"{archive.name} was not built by tsctl, so only TorchServe can serve it")
+    options = ["--host", address.host, "--port", str(address.port)]
+    if address.workers is not None:
+        options += ["--workers", str(address.workers)]
+    with tempfile.TemporaryDirectory(prefix="tsctl-serve-") as folder:
+        unpack(archive, Path(folder))
+        server = subprocess.Popen(
+            [sys.executable, "-m", "handlers.adapters.asgi", *options],  # the archive's own package
+            cwd=folder,
+            env=inherited(os.environ),
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            yield server
+        finally:
+            if server.poll() is None:
+                server.terminate()
+                try:
+                    server.wait(STOP_S)
+                except subprocess.TimeoutExpired:
+                    server.kill()
+                    server.wait()

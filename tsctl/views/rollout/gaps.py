@@ -1,0 +1,61 @@
+"""Says what a rollout's signals could not compare: no event where nothing was compared is no proof. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tsctl.rollout.decide.evidence import OTHER, Evidence, class_count
+from tsctl.rollout.decide.state import State
+from tsctl.rollout.evidence.counts import LEAST_ANSWERS, MOST_CLASSES
+from tsctl.views.rollout.wording import signal_name
+
+#: With a larger share of the predictions in OTHER, the class distribution hardly compares anything.
+MOST_OTHER = 0.5
+
+
+def gaps(state: State) -> tuple[str, ...]:
+    """A sentence for each signal that compared nothing or little; none before the canary's first requests."""
+    evidence = state.evidence
+    if not evidence.canary.requests and not evidence.set_aside:
+        return ()
+    return tuple(_gaps(state, evidence))
+
+
+def _gaps(state: State, evidence: Evidence) -> Iterator[str]:
+    signals = state.policy.signals
+    if evidence.set_aside:
+        yield (
+            f"{evidence.set_aside:,} requests that nobody answered count for no version: a node, or stable as well, was"
+            " unavailable."
+        )
+    if not evidence.stable.requests and signals:
+        named = ", ".join(map(signal_name, signals))
+        yield f"Nothing was compared with stable ({named}): it had no requests beside the canary's."
+        return
+    if "slow" in signals and state.slow_ms is None:
+        yield f"No answer was judged as slow: stable computed too few answers for a threshold, {LEAST_ANSWERS}."
+    elif "slow" in signals and evidence.cold and not evidence.warm:
+        yield (
+            "No answer was judged as slow: the canary's cache was colder than stable's all the time. A step of 50%, or"
+            " a longer one, lets it warm."
+        )
+    if "mix" in signals:
+        yield from _classes(state, evidence)
+    if "disagreement" in signals and not evidence.disagreement.trials:
+        yield "No answers of a shadow were compared: the signal disagreement has no source."
+
+
+def _classes(state: State, evidence: Evidence) -> Iterator[str]:
+    both = evidence.stable + evidence.canary
+    total = sum(both.classes.values())
+    if not state.classes:
+        yield "The class distribution compared nothing: stable had named no class before the rollout began."
+    elif not total:
+        yield "The class distribution compared nothing: no answer named a class."
+    elif (other := class_count(both, OTHER, evidence.compared.mix) / total) > MOST_OTHER:
+        yield (
+            f"The class distribution compared little: {other:.0%} of the predictions are of classes that are not judged"
+            f" one by one, because stable had not named them or {MOST_CLASSES} others were more frequent."
+        )
+    elif len(both.classes) == 1:
+        yield "The class distribution compared nothing: every prediction is of one class."

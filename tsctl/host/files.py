@@ -31,7 +31,7 @@ def open_log(path: Path) -> IO[bytes]:
 
 def write_document(path: Path, content: Json) -> None:
     """Write JSON as `write_secret` does."""
-    write_secret(path, json.dumps(content, indent=1) + "\n")
+    write_secret(path, json.dumps(content) + "\n")
 
 
 def write_secret(path: Path, content: str) -> None:

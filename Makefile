@@ -66,7 +66,7 @@ bench-first-request: archives  ## Measure the first request after READY against 
 bench-handlers: archives  ## Measure all figures of the handlers, about 12 minutes (needs wrk)
 	@$(RUN) -m benchmarks handlers
 
-bench-gateway: $(STAMP)  ## Measure all figures of the gateway, about 10 minutes (needs wrk)
+bench-gateway: $(STAMP)  ## Measure all figures of the gateway, about 14 minutes (needs wrk)
 	@$(RUN) -m benchmarks gateway
 
 bench-overhead: $(STAMP)  ## Measure requests/s of a linear layer, against BaseHandler (needs wrk)

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from benchmarks.harness.run import Run
-from benchmarks.workloads import gateway_cost, gateway_faults, gateway_overload, gateway_shadow, gateway_traffic
+from benchmarks.workloads import (
+    gateway_cost,
+    gateway_faults,
+    gateway_limits,
+    gateway_overload,
+    gateway_shadow,
+    gateway_traffic,
+)
 
 WORKLOADS: dict[str, Run] = {
     "weights": gateway_traffic.run,
@@ -11,4 +18,6 @@ WORKLOADS: dict[str, Run] = {
     "overload": gateway_overload.run,
     "cost": gateway_cost.run,
     "shadow": gateway_shadow.run,
+    "versions": gateway_limits.run_versions,
+    "floods": gateway_limits.run_floods,
 }

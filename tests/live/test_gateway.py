@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -510,6 +511,8 @@ def test_tls_with_a_certificate_that_is_replaced(site: Site) -> None:
         return pem.strip()
 
     first = shown()
-    certificate(site.root / "tls", "second")
+    certificate(site.root / "new", "second")
+    for name in ("server.pem", "server.key"):  # in place, and one after the other
+        shutil.copyfile(site.root / "new" / name, site.root / "tls" / name)
     until(lambda: shown() != first, 10, "the new certificate")
     assert requests.post(f"{base}/predictions/tiny", data=HALF, headers=headers, verify=ca, timeout=10).ok

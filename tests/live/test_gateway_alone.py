@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -299,3 +300,33 @@ def total_of(front: Front, **labels: str) -> int:
     """Requests that the gateway has counted with these labels."""
     samples = [sample for sample in parse_page(front.gateway.admin.page("tsctl")) if sample.name == REQUESTS]
     return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
+def test_a_key_is_revoked_on_a_full_disk(tmp_path: Path) -> None:
+    """On a small disk of its own, which takes root, as the machines of test_many_nodes do."""
+    root = tmp_path / "site"
+    root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", root], check=True)
+    try:
+        site = make_site(root)
+        site.deploy(TINY)
+        front = Front(site, *with_gateway(site, {}), key="")
+        front.key = site.run("keys", "add", "mallory").out.strip()
+        site.run("gateway", "start")
+        try:
+            fill(root / "full")
+            site.run("keys", "revoke", "mallory")
+            assert front.gateway.admin.routes() is not None
+            assert front.key not in json.dumps(front.gateway.admin.routes())
+            assert site.run("keys", "list", "--json").json() == []
+        finally:
+            site.run("gateway", "stop")
+    finally:
+        subprocess.run(["umount", root], check=True)
+
+
+def fill(path: Path) -> None:
+    """Leave no free byte on the disk."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass

@@ -30,10 +30,10 @@ def gateway(tmp_path: Path) -> Gateway:
     for folder in files.folders:
         make_folder(folder)
     certificate(tmp_path / "tls", "test")
-    made = listeners.certificate(tmp_path / "tls" / "server.pem", tmp_path / "tls" / "server.key")
+    pair = [(tmp_path / "tls" / name).read_text() for name in ("server.pem", "server.key")]
     for path, content in (
         (files.bootstrap, listeners.bootstrap(SPEC, files, Bounds(20_000, 1 << 30))),
-        (files.certificate, made),
+        (files.certificate, listeners.certificate(*pair)),
         (files.clusters, clusters.clusters(UPSTREAMS, ROUTES, SHADOWS)),
         (files.routes, routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)),
         (files.ready, routes.ready(TRAFFIC)),

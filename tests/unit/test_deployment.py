@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,29 @@ def test_one_of_several_nodes_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no node 'x'"):
         spec.node("x")
     assert not spec.node("other")[1].is_loopback
+
+
+@pytest.mark.parametrize("key", ["address", "metrics"])
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://localhost:8000", "must be an IP address of this machine, such as 127.0.0.1 or 0.0.0.0, and no name"),
+        ("http://gateway.example:8000", "and no name"),
+        ("http://127.1:8000", "and no name"),
+        ("http://10.0.0.256:8000", "and no name"),
+        ("http://[fe80::1%eth0]:8000", "must be an IP address without a zone"),
+    ],
+)
+def test_the_gateway_listens_on_ip_addresses_only(tmp_path: Path, key: str, address: str, reason: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(reason)) as refused:
+        read(tmp_path, GOOD + f'gateway: {{{key}: "{address}"}}\n')
+    assert f"gateway.{key}" in refused.value.message
+    for works in ("http://[::1]:8000", "http://0.0.0.0:8000"):
+        assert read(tmp_path, GOOD + f'gateway: {{{key}: "{works}"}}\n').gateway
+
+
+@pytest.mark.parametrize("key", ["inference", "management", "metrics"])
+def test_a_node_has_no_ipv6_address(tmp_path: Path, key: str) -> None:
+    with pytest.raises(SpecError, match="must not be an IPv6 address, which TorchServe cannot listen on"):
+        read(tmp_path, f'nodes: {{a: {{{key}: "http://[::1]:9000"}}}}\n')
+    assert read(tmp_path, f'nodes: {{a: {{{key}: "http://node-a.example:9000"}}}}\n').nodes

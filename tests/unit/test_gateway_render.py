@@ -31,6 +31,7 @@ from tsctl.gateway.traffic import Shadow, Traffic, only
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway.json"
 FILES = GatewayFiles(Path("/srv/project/.tsctl/gateway"))
+KEY_OF_CERTIFICATE = "PEM of the key"
 TOKENS = ("token-of-a", "token-of-b")
 KEYS = ("key-of-alice", "key-of-bob", "second-of-bob")
 SPEC = GatewaySpec(
@@ -62,7 +63,7 @@ def documents() -> dict[str, Any]:
     """Every file, by its name."""
     return {
         "envoy": listeners.bootstrap(SPEC, FILES, Bounds(20_000, 1 << 30)),
-        "certificate": listeners.certificate(Path("/srv/server.pem"), Path("/srv/server.key")),
+        "certificate": listeners.certificate("PEM of the certificate", KEY_OF_CERTIFICATE),
         "clusters": clusters.clusters(UPSTREAMS, ROUTES, SHADOWS),
         "routes": routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
         "ready": routes.ready(TRAFFIC),
@@ -94,6 +95,7 @@ def test_secrets_stand_where_envoy_needs_them_and_nowhere_else() -> None:
         text = json.dumps(content)
         assert any(key in text for key in KEYS) == (name == "routes"), name
         assert any(token in text for token in TOKENS) == (name == "clusters"), name
+        assert (KEY_OF_CERTIFICATE in text) == (name == "certificate"), name
     assert not any(secret in repr((UPSTREAMS, CLIENTS)) for secret in (*KEYS, *TOKENS))
 
 

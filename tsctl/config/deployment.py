@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
@@ -19,6 +20,25 @@ def _host_port(address: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or 0
 
 
+def _of_node(address: str) -> str:
+    if ":" in (urlsplit(address).hostname or ""):
+        raise ValueError("must not be an IPv6 address, which TorchServe cannot listen on; use IPv4 or a name")
+    return address
+
+
+def _of_listener(address: str) -> str:
+    try:
+        ip = ip_address(urlsplit(address).hostname or "")
+    except ValueError:
+        raise ValueError("must be an IP address of this machine, such as 127.0.0.1 or 0.0.0.0, and no name") from None
+    if isinstance(ip, IPv6Address) and ip.scope_id is not None:
+        raise ValueError("must be an IP address without a zone, which Envoy cannot listen on")
+    return address
+
+
+NodeAddress = Annotated[Address, AfterValidator(_of_node)]
+#: Envoy listens on addresses, and asks nobody for those of a name.
+ListenAddress = Annotated[Address, AfterValidator(_of_listener)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]*$", max_length=40)]
 
@@ -28,9 +48,9 @@ _LOOPBACK = ("127.", "localhost", "::1")
 class NodeSpec(SpecModel):
     """One TorchServe process and its addresses."""
 
-    inference: Address = "http://127.0.0.1:8080"
-    management: Address = "http://127.0.0.1:8081"
-    metrics: Address = "http://127.0.0.1:8082"
+    inference: NodeAddress = "http://127.0.0.1:8080"
+    management: NodeAddress = "http://127.0.0.1:8081"
+    metrics: NodeAddress = "http://127.0.0.1:8082"
     #: Inference and management; TorchServe opens both.
     grpc_ports: tuple[Port, Port] = Field(default=(7070, 7071), strict=False)
     nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which must not slow down others
@@ -78,8 +98,8 @@ class TlsFiles(SpecModel):
 class GatewaySpec(SpecModel):
     """The gateway's addresses and limits."""
 
-    address: Address = "http://127.0.0.1:8000"
-    metrics: Address = "http://127.0.0.1:8003"  # Envoy's counters
+    address: ListenAddress = "http://127.0.0.1:8000"
+    metrics: ListenAddress = "http://127.0.0.1:8003"  # Envoy's counters
     tls: TlsFiles | None = None
     request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 16 << 20
     #: Of Envoy, beyond which it refuses requests; None: 2 GiB, or three quarters of the machine where that is less.

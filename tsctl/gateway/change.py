@@ -15,6 +15,7 @@ from tsctl.gateway.publish import POLL_S, TAKEN_S, put_clusters, put_routes
 from tsctl.gateway.state import Gateway, changing, require_live, require_route, traffic_in_force, upstreams_written
 from tsctl.gateway.sync import sync_locked
 from tsctl.gateway.traffic import Shadow, Traffic
+from tsctl.host.files import with_reserve
 from tsctl.host.wait import wait_until
 from tsctl.nodes.observe import observe_version
 
@@ -42,7 +43,7 @@ def set_clients(gateway: Gateway, edit: Callable[[list[Record]], list[Record]], 
     with changing(gateway):
         records = edit(read_keys(gateway.files.keys))
         put_routes(gateway, traffic_in_force(gateway).values(), records, new_keys)
-        write_keys(gateway.files.keys, records)
+        with_reserve(gateway.files.reserve, lambda: write_keys(gateway.files.keys, records))
 
 
 def _change_route(

@@ -24,7 +24,7 @@ class GatewayFiles:
         self.clusters = folder / "clusters.json"  # with the nodes of each, and their tokens
         self.routes = folder / "routes.json"
         self.ready = folder / "ready.json"  # the clusters that /readyz asks for
-        self.certificate = folder / "certificate.json"
+        self.certificate = folder / "certificate.json"  # with its key
 
         self.admin = folder / "admin.sock"  # a Unix socket; its path may have 108 bytes
         self.access_log = logs / "access.log"
@@ -38,6 +38,7 @@ class GatewayFiles:
         self.keys = folder / "keys.json"
         self.local_key = folder / "local.header"  # for curl -H @FILE
         self.lock = folder / "lock"
+        self.reserve = folder / "reserve"  # room for changes of routes and keys on a disk that is full
         self.folders = (folder, logs)
 
 

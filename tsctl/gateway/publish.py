@@ -16,7 +16,7 @@ from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, clients, plain_keys, read_keys
 from tsctl.gateway.state import Gateway
 from tsctl.gateway.traffic import Traffic
-from tsctl.host.files import lines_from, size, write_document
+from tsctl.host.files import lines_from, size, with_reserve, write_document
 from tsctl.host.wait import wait_until
 
 #: Envoy must take a file within this time, and is asked so often.
@@ -34,15 +34,19 @@ def put_routes(
     records: Sequence[Record] | None = None,  # None: the keys stay
     new_keys: Mapping[str, str] | None = None,  # in plain by their SHA-256, besides those that the routes have
 ) -> None:
-    """The routes have this traffic and these keys; a record whose key is not known in plain lets nobody in."""
+    """The routes have this traffic and these keys; a record whose key is not known in plain lets nobody in.
+
+    It works on a full disk as well, with the room of the reserve.
+    """
     files = gateway.files
     plain = {**plain_keys(read_document(files.routes)), **(new_keys or {})}
     holders = clients(read_keys(files.keys) if records is None else records, plain)
     before, ready = read_document(files.ready), routes.ready(traffic)
+    content = routes.routes(gateway.spec, gateway.route_specs, traffic, holders)
     if ready != before:  # first: what follows is waited for, and /readyz is then right as well
-        write_document(files.ready, ready)
+        with_reserve(files.reserve, lambda: write_document(files.ready, ready))
     try:
-        put_route_file(gateway, routes.routes(gateway.spec, gateway.route_specs, traffic, holders))
+        with_reserve(files.reserve, lambda: put_route_file(gateway, content))
     except GatewayError:
         if before not in (None, ready):
             write_document(files.ready, before)

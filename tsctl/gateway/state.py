@@ -14,11 +14,13 @@ from tsctl.gateway.envoy.render import clusters, routes
 from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name
 from tsctl.gateway.files import GatewayFiles, read_document, running_pid, silent_s
 from tsctl.gateway.traffic import SHADOW, STABLE, Traffic
-from tsctl.host.files import make_folder
+from tsctl.host.files import keep_reserve, make_folder
 from tsctl.host.locks import exclusive
 from tsctl.nodes.torchserve.node import Node, open_nodes
 
 LOCK_S = 10.0
+#: Room for the files of routes and keys, on a disk that is full.
+RESERVE_BYTES = 16 << 20
 #: A supervisor that gave no sign of life for so long hangs; it gives one at every tick, and no tick takes so long.
 SUPERVISOR_SILENT_S = 60.0
 #: How long a node may take to answer; well within LOCK_S, because the lock may be held meanwhile.
@@ -90,6 +92,7 @@ def changing(gateway: Gateway) -> Iterator[None]:
     for folder in (gateway.project.state, *gateway.files.folders):
         make_folder(folder)
     with exclusive(gateway.files.lock, "the gateway", LOCK_S):
+        keep_reserve(gateway.files.reserve, RESERVE_BYTES)
         yield
 
 

@@ -6,8 +6,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
@@ -31,7 +31,7 @@ def open_log(path: Path) -> IO[bytes]:
 
 def write_document(path: Path, content: Json) -> None:
     """Write JSON as `write_secret` does."""
-    write_secret(path, json.dumps(content, indent=1) + "\n")
+    write_secret(path, json.dumps(content) + "\n")
 
 
 def write_secret(path: Path, content: str) -> None:
@@ -67,6 +67,25 @@ def _new_file(path: Path, content: str, mode: int) -> Iterator[None]:
     except BaseException:
         making.unlink(missing_ok=True)
         raise
+
+
+def keep_reserve(path: Path, size: int) -> None:
+    """The file holds so many bytes of the disk for `with_reserve`; fewer, or none, where the disk is full."""
+    if path.is_file() and path.stat().st_size >= size:
+        return
+    with suppress(OSError), open_log(path) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+def with_reserve(path: Path, act: Callable[[], None]) -> None:
+    """Act, and where the disk is full act again with the room of the reserve."""
+    try:
+        act()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.is_file():
+            raise
+        path.unlink()
+        act()
 
 
 def keep_short(log: Path, largest: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -63,9 +63,9 @@ def _take(stack: ExitStack, path: Path, subject: str, wait_s: float) -> IO[str]:
             f"{subject} is being changed by another tsctl (process {holder})",
             "Wait for it to end, then run this again.",
         )
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    with suppress(OSError):  # the disk may be full, and only the message of the next caller needs the number
+        os.ftruncate(file.fileno(), 0)
+        os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
     return file
 
 

@@ -17,10 +17,11 @@ from handlers.contract import usable_cores
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Hangs
 from tsctl.gateway.envoy.render.clusters import with_quick_checks
-from tsctl.gateway.envoy.render.listeners import bootstrap, certificate, whole
+from tsctl.gateway.envoy.render.listeners import bootstrap, whole
 from tsctl.gateway.envoy.render.overload import bounds
 from tsctl.gateway.files import read_document, record_process, recorded
 from tsctl.gateway.state import Gateway, changing
+from tsctl.gateway.tls import put_certificate
 from tsctl.host.files import open_log, tail, write_document
 from tsctl.host.limits import has_inotify, memory_bytes, open_files
 from tsctl.host.ports import port_problem
@@ -61,7 +62,7 @@ def write_static_files(gateway: Gateway) -> None:
     """Write Envoy's start file and the certificate's.
 
     Raises:
-        GatewayError: a path is missing or too long, or Envoy may open too few files.
+        GatewayError: a path is too long, the certificate cannot be used, or Envoy may open too few files.
     """
     spec, files = gateway.spec, gateway.files
     if len(os.fsencode(files.admin)) > _LONGEST_SOCKET:
@@ -69,12 +70,7 @@ def write_static_files(gateway: Gateway) -> None:
             f"the path of Envoy's socket is too long: {files.admin}",
             "Put the project into a folder nearer to the root.",
         )
-    if spec.tls is not None:
-        paths = [gateway.project.root / name for name in (spec.tls.certificate, spec.tls.key)]
-        for path in paths:
-            if not path.is_file():
-                raise GatewayError(f"no {path}, which gateway.tls of deployment.yaml names")
-        write_document(files.certificate, certificate(*paths))
+    put_certificate(gateway)
     write_document(files.bootstrap, bootstrap(spec, files, bounds(spec.memory_bytes, memory_bytes(), open_files())))
 
 

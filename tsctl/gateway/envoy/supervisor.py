@@ -27,6 +27,7 @@ from tsctl.gateway.files import record_process, running_pid
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.sync import sync
+from tsctl.gateway.tls import put_certificate
 from tsctl.host.files import keep_short
 
 _Stamps = tuple[tuple[str, int], ...]
@@ -72,6 +73,8 @@ class Supervisor:
         if self._is_due("hang", HANG_CHECK_S):
             self._try("a hanging Envoy", self._end_hanging)
         self._try("the nodes", self._follow)
+        if self._is_due("certificate", FOLLOW_S):
+            self._try("the certificate", self._follow_certificate)
         self._try("the logs", lambda: rotate(self.gateway))
 
     def _give_sign(self) -> None:
@@ -104,6 +107,10 @@ class Supervisor:
             logger.error("Envoy answered nothing %d times in a row; ending it", self._hangs)
             end_hanging(self.gateway)
             self._hangs = 0
+
+    def _follow_certificate(self) -> None:
+        if put_certificate(self.gateway):
+            logger.info("the certificate is new")
 
     def _follow(self) -> None:
         tokens = _stamps(node.key_file for node in self.gateway.nodes())

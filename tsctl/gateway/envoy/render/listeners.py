@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from tsctl.config.deployment import GatewaySpec
 from tsctl.gateway.access_log import file_logger, lines_filter
@@ -199,16 +198,12 @@ def _metrics_page() -> Json:
     )
 
 
-def certificate(chain: Path, key: Path) -> Json:
-    """The listener's certificate, read again when something is renamed into the folder of one of its files."""
+def certificate(chain: str, key: str) -> Json:
+    """The listener's certificate and its key, in PEM."""
     secret = typed(
         "envoy.extensions.transport_sockets.tls.v3.Secret",
         name="certificate",
-        tls_certificate={
-            "certificate_chain": {"filename": str(chain)},
-            "private_key": {"filename": str(key)},
-            "watched_directory": {"path": str(chain.parent)},
-        },
+        tls_certificate={"certificate_chain": {"inline_string": chain}, "private_key": {"inline_string": key}},
     )
     return document([secret])
 

@@ -12,7 +12,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tsctl.archive.container import MANIFEST
+from tsctl.archive.store import make_current, write_archive
 from tsctl.cli.rollout_views import plan
+from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
 
 DEPLOYMENT = """
@@ -37,9 +40,9 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The access log of a project with digits 1.0 and an archive of 2.0."""
     monkeypatch.setenv("TSCTL_PROJECT", str(tmp_path))
     (tmp_path / "deployment.yaml").write_text(DEPLOYMENT)
-    store = tmp_path / "archives" / "store"
-    store.mkdir(parents=True)
-    (store / "digits-2.0-0123456789ab.mar").touch()
+    manifest = {"modelName": "digits", "modelVersion": "2.0", "handler": "handler.py"}
+    entries = {MANIFEST: json.dumps({"model": manifest}).encode()}
+    make_current(Project(tmp_path), write_archive(entries, Project(tmp_path).store, "digits", "2.0"))
     path = tmp_path / ".tsctl" / "gateway" / "logs" / "access.log"
     path.parent.mkdir(parents=True)
     return path

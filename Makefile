@@ -72,7 +72,7 @@ bench-gateway: $(STAMP)  ## Measure all figures of the gateway, about 14 minutes
 bench-overhead: $(STAMP)  ## Measure requests/s of a linear layer, against BaseHandler (needs wrk)
 	@$(RUN) -m benchmarks overhead
 
-bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 3 minutes
+bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 8 minutes
 	@$(RUN) -m benchmarks rollout
 
 bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes

@@ -16,9 +16,16 @@ No stack trace, file path or input value of a failed item may reach a client: `d
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic_core import to_json
 
 from handlers import contract
+
+
+def is_status(value: Any) -> bool:
+    """Whether this is the HTTP status of an error."""
+    return type(value) is int and 400 <= value <= 599
 
 
 class RequestError(Exception):
@@ -32,6 +39,11 @@ class RequestError(Exception):
     status = 500
     kind = "internal"
     title = "Internal error"
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a status that is none: TorchServe would end the worker that sends it."""
+        if not is_status(cls.status):
+            raise TypeError(f"{cls.__name__}.status must be a whole number from 400 to 599, and is {cls.status!r}")
 
     def __init__(self, detail: str, errors: list[dict[str, str]] | None = None) -> None:
         super().__init__(detail)

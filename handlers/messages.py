@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
-from handlers.errors import RequestError, problem_document
+from handlers.errors import ModelFailed, RequestError, is_status, problem_document
 
 _LONGEST_REQUEST_ID = 128
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -49,6 +49,8 @@ class Outcome:
 
 def problem(error: RequestError, request_id: str | None, model: str, version: str) -> Outcome:
     """The outcome of a request that failed."""
+    if not is_status(error.status):  # of one object; those of classes were checked
+        error = ModelFailed("The handler refused this item with a status that is none.")
     return Outcome(error.status, problem_document(error, request_id, model, version), PROBLEM_MEDIA_TYPE, error)
 
 

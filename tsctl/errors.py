@@ -14,7 +14,7 @@ first request; a plan with changes exits 12.
 """
 
 #: Characters of a message; what others wrote may be in it.
-LONGEST = 5000
+LONGEST = 20_000
 
 
 def printable(text: str, kept: str = "") -> str:

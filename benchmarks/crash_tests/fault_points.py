@@ -91,6 +91,7 @@ AMID_S = {
     Effect.SET_DEFAULT: 0.004,
     Effect.RESTORE_DEFAULT: 0.004,
     Effect.RETIRE: 0.6,
+    Effect.EXTEND: 0.8,
 }
 
 

@@ -15,28 +15,29 @@ from handlers.contract import MOST_CLASSES, OTHER_CLASS
 MOST = 256
 
 
-class ClassNames:
-    """The names of classes that one worker tells."""
+class ClassNames(dict[str, str]):
+    """The names of classes that one worker tells, each as its own value; the value of any other name is OTHER_CLASS.
+
+    A dictionary, because a name that is told is looked up for every answer.
+    """
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        super().__init__()
         self._ever = 0
         self._limit = 1 << 32
 
-    def told(self, name: str) -> str:
-        """The name itself, or OTHER_CLASS."""
-        return name if name in self._told or self._is_admitted(name) else OTHER_CLASS
-
-    def _is_admitted(self, name: str) -> bool:
+    def __missing__(self, name: str) -> str:
         if self._ever == MOST_CLASSES or _hash(name) >= self._limit:
-            return False
-        self._told.add(name)
-        while len(self._told) > MOST:
+            return OTHER_CLASS
+        self[name] = name
+        while len(self) > MOST:
             self._limit //= 2
-            self._told = {one for one in self._told if _hash(one) < self._limit}
-        is_told = name in self._told
-        self._ever += is_told
-        return is_told
+            for one in [one for one in self if _hash(one) >= self._limit]:
+                del self[one]
+        if name not in self:
+            return OTHER_CLASS
+        self._ever += 1
+        return name
 
 
 def _hash(name: str) -> int:

@@ -38,14 +38,17 @@ class Lateness:
 
     def __init__(self, now: float, wall: float) -> None:
         self._wall = wall - now
-        self._least = 0.0  # seconds from a stamp to this worker, of a request that did not wait
-        self._least_at = self._now = self._ended = now
+        self._now = self._ended = now
+        self._least = 0.0  # age of a request that did not wait, in seconds
         self._is_idle = False
         self._refusing_since: float | None = None
-        self._typical = 0.0  # seconds that a batch takes
+        self._typical = self._needed = 0.0  # seconds that a batch takes; that a request must have left
+        self._text: str | None = None
+        self._left = 0.0  # seconds of the last timeout that was read; most requests have the same
 
     def begin(self, now: float) -> None:
         """A batch came."""
+        self._least += (now - self._now) * DRIFT
         self._now = now
         self._is_idle = now - self._ended > IDLE_S
 
@@ -53,6 +56,7 @@ class Lateness:
         """The batch is answered; `is_computed`: with an answer of the model among others."""
         if is_computed:
             self._typical += (now - self._now - self._typical) * (RECENT if self._typical else 1.0)
+            self._needed = NEEDED * self._typical
         self._ended = now
 
     def check(self, headers: Mapping[str, str]) -> None:
@@ -60,38 +64,37 @@ class Lateness:
         timeout = headers.get(TIMEOUT_HEADER)
         if timeout is None:
             return
-        left = _whole(timeout)
-        if left is None:
-            raise UnreadableHeader(f"{TIMEOUT_HEADER} must be a time in milliseconds, as a whole number.")
-        sent = _whole(headers.get(SENT_HEADER, ""))
-        if sent is None and left:  # not from the gateway, or a health check
-            return
-        waited = 0.0 if sent is None else self._waited(sent / 1000)
-        if left and NEEDED * self._typical + waited < left / 1000:
-            self._refusing_since = None
-            return
-        if left and self._is_stuck():
-            self._least, self._least_at, self._typical = self._least + waited, self._now, 0.0
-            self._refusing_since = None
+        left = self._left if timeout == self._text else self._read(timeout)
+        sent = headers.get(SENT_HEADER)
+        stamp = None if sent is None else _whole(sent)
+        if stamp is not None:
+            age = self._now + self._wall - stamp / 1000
+            if age < self._least or self._is_idle:
+                self._least = age
+                self._is_idle = False  # of the first request alone: the others of its batch came later
+            if self._needed + age - self._least < left or (left and self._is_stuck(age)):
+                self._refusing_since = None
+                return
+        elif left:  # not from the gateway, or a health check
             return
         raise DeadlinePassed("The client's time was over, or would have been before the answer.")
 
-    def _waited(self, sent: float) -> float:
-        age = self._now + self._wall - sent
-        least = self._least + (self._now - self._least_at) * DRIFT
-        if age < least or self._is_idle:
-            self._least = least = age
-            self._is_idle = False  # of the first request alone: the others of its batch came later
-        else:
-            self._least = least
-        self._least_at = self._now
-        return age - least
+    def _read(self, timeout: str) -> float:
+        milliseconds = _whole(timeout)
+        if milliseconds is None:
+            raise UnreadableHeader(f"{TIMEOUT_HEADER} must be a time in milliseconds, as a whole number.")
+        self._text, self._left = timeout, milliseconds / 1000
+        return self._left
 
-    def _is_stuck(self) -> bool:
+    def _is_stuck(self, age: float) -> bool:
+        """Whether all has been refused for so long that the estimates are wrong; they are then forgotten."""
         if self._refusing_since is None:
             self._refusing_since = self._now
-        return self._now - self._refusing_since > STUCK_S
+        if self._now - self._refusing_since <= STUCK_S:
+            return False
+        self._least, self._typical, self._needed = age, 0.0, 0.0
+        return True
 
 
 def _whole(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER else None
+    return int(text) if len(text) <= LONGEST_NUMBER and text.isascii() and text.isdigit() else None

@@ -141,7 +141,7 @@ class Worker:
         for outcome in outcomes:
             headers = self._headers[outcome.cache]
             name = outcome.class_name
-            outcome.headers = (*headers, (CLASS_HEADER, self._class_names.told(name))) if name else headers
+            outcome.headers = (*headers, (CLASS_HEADER, self._class_names[name])) if name else headers
         self.pipeline.count([*computed, *(entry for entry in received if isinstance(entry, Outcome))])
         if self.pipeline.is_broken:
             self._end_process()

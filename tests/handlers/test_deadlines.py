@@ -132,8 +132,9 @@ def test_a_time_that_is_over_or_none_is_told_and_one_that_nobody_gave_is_endless
     with pytest.raises(DeadlinePassed):
         lateness.check({TIMEOUT_HEADER: "0"})
     for text in ("", "soon", "-1", "1.5", "0x10", "1e9", "9" * 16, "\u0661"):
-        with pytest.raises(UnreadableHeader, match="x-request-timeout-ms must be"):
-            lateness.check({TIMEOUT_HEADER: text})
+        for asked in (lateness, Lateness(START, EPOCH)):
+            with pytest.raises(UnreadableHeader, match="x-request-timeout-ms must be"):
+                asked.check({TIMEOUT_HEADER: text})
 
 
 def test_a_request_that_would_be_answered_too_late_is_not_begun() -> None:

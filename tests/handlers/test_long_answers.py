@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from handlers.adapters.torchserve import wire
 from handlers.adapters.torchserve.context import DEFAULT_LONGEST_ANSWER, with_context_calls
 from handlers.adapters.torchserve.entry import unsendable
 from handlers.base import ServingHandler
 from handlers.contract import ANSWER_LIMIT_VARIABLE, OPEN_INFERENCE, PROTOCOL_HEADER
-from handlers.errors import LoadError
+from handlers.errors import DoesNotFit, LoadError, RequestError
 from handlers.schema import Schema
 from tests.support.messages import Connection, message
 from tests.support.workers import JSON, Item, Reply, Worker, assert_problem, replies, write_archive_folder
@@ -202,3 +203,47 @@ def test_a_worker_that_is_not_told_the_limit_takes_torchserves_default(
 )
 def test_the_largest_answers_are_left_out(sizes: list[int], left_out: list[int]) -> None:
     assert sorted(unsendable([b"x" * size for size in sizes], 10)) == left_out
+
+
+class Renamed(Letters):
+    """Refuses some numbers with a status that is none."""
+
+    STATUSES: ClassVar[dict[int, Any]] = {20: "422", 21: 422.5, 22: None, 23: 1 << 40}
+
+    def postprocess(self, outputs: torch.Tensor) -> list[Any]:
+        return [self._refused(letters) if letters in self.STATUSES else "x" * letters for letters in outputs.tolist()]
+
+    def _refused(self, letters: int) -> DoesNotFit:
+        error = DoesNotFit("letters: not this many.")
+        error.status = self.STATUSES[letters]
+        return error
+
+
+def test_an_error_whose_status_is_none_fails_alone(tmp_path: Path) -> None:
+    worker = start(tmp_path / "toy", Renamed())
+    first, *wrong, last = ask(worker, letters(1), *map(letters, Renamed.STATUSES), letters(2))
+    assert (first.json(), last.json()) == ("x", "xx")
+    assert [reply.status for reply in wrong] == [500] * 4
+
+
+@pytest.mark.parametrize("status", [0, 99, 200, 302, 600, 1000, -1, "422", 422.0, True, None])
+def test_an_error_of_an_author_with_a_status_that_is_none_is_refused_when_it_is_defined(status: Any) -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.status must be a whole number from 400 to 599"):
+        type("Wrong", (RequestError,), {"status": status})
+
+
+def test_a_handle_that_sets_a_status_of_text_fails_its_batch_and_no_worker(tmp_path: Path) -> None:
+    class Named(OwnHandle):
+        """Sets the status of its first answer in words."""
+
+        def handle(self, data: list[Any], context: Any) -> list[Any]:
+            if data[0]["body"] == b"7":
+                context.set_response_status("fine", "fine", 0)
+            return super().handle(data, context)
+
+    worker = start(tmp_path / "toy", Named(), wire="stock")
+    context_item = Item(b"7")
+    parts = [("request-0", [("Content-Type", JSON)], [("body", JSON, context_item.body)])]
+    reader = wire.Reader(Connection(message(parts), [1 << 16]).recv)
+    assert reader.take(1) == b"I"
+    assert [reply.status for reply in replies(bytes(worker.service.predict(reader.batch())))] == [503]

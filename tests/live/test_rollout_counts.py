@@ -127,6 +127,7 @@ def test_envoy_prometheus_and_the_log_tell_the_same_counts(front: Front, prometh
             continue
         answer = f"{line['status']};;{line['deadline']}"
         logged[f"r|{place}|{answer}|"] += 1
+        logged[f"t|{place}"] += 1
         if line["status"] >= 400:
             logged[f"e|{line['version']}|{answer}|{line['client']}"] += 1
         for edge in BUCKETS_MS:

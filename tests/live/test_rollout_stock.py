@@ -81,6 +81,7 @@ def test_a_stock_archive_is_served_and_released_beside_models_that_fail(site: Si
     refused = site.run("rollout", "start", "stock", "2.0", status=13)
     assert "stock 2.0 failed before its first request: " in refused.out
     assert "imports fractions.Fraction" in " ".join(refused.out.split())
+    assert "'tsctl rollout start --trust-pickles' takes" in " ".join(refused.out.split())
     with under_load(front.address("/predictions/stock"), b'{"x": 2}', 2) as load:
         released = site.run("rollout", "start", "stock", "2.0", "--trust-pickles")
     assert "its archive has none, so its answers were not compared" in " ".join(released.err.split())

@@ -20,6 +20,7 @@ from tsctl.archive.store import (
     list_archives,
     make_current,
     require_whole,
+    strangers,
     write_archive,
 )
 from tsctl.config.deployment import DeploymentSpec
@@ -101,6 +102,29 @@ def test_a_link_that_leads_nowhere_and_a_folder_are_no_archives(project: Project
     (project.published / "toy-1.0-0123456789ab.mar").symlink_to("nowhere")
     (project.published / "toy-1.0-0123456789ac.mar").mkdir()
     assert list_archives(project) == [one]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", None])
+def test_a_broken_file_beside_the_current_build_does_not_take_its_place(
+    project: Project, content: bytes | None
+) -> None:
+    good = build(project, b"1")
+    other = build(project, b"3", "2.0").path.read_bytes()
+    names = ["toy-1.0-0123456789ab.mar", "any name.mar"]
+    for name in names:
+        (project.published / name).write_bytes(other if content is None else content)
+    assert find_archive(project, "toy", "1.0") == good
+    assert published(project) == sorted([good.path.name, find_archive(project, "toy", "2.0").path.name, *names])
+    assert strangers(project).keys() == set(names)
+    with pytest.raises(ArchiveError, match="is damaged: its digest is not the one in its name"):
+        import_archive(project, project.published / names[0])
+
+
+def test_an_archive_under_the_name_of_another_version_is_a_stranger(project: Project) -> None:
+    path = build(project, b"1").path
+    odd = path.rename(project.published / path.name.replace("-1.0-", "-2.0-"))
+    assert list_archives(project) == []
+    assert strangers(project) == {odd.name: f"{odd.name} holds toy 1.0"}
 
 
 def test_a_published_file_is_imported_where_it_lies(project: Project) -> None:

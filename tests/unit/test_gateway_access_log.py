@@ -99,9 +99,9 @@ def test_lines_are_read_from_one_place_to_another_across_a_rotation(tmp_path: Pa
 
 
 def test_counters_are_read_by_the_names_by_which_envoy_writes_them() -> None:
-    logger = stats_loggers()[0]["typed_config"]
-    scope = logger["stats_scope"]["prefix"]
-    [counter], [histogram] = logger["counters"], logger["histograms"]
+    first, second = (logger["typed_config"] for logger in stats_loggers()[:2])
+    scope = first["stats_scope"]["prefix"]
+    [counter], [histogram] = first["counters"], second["histograms"]
     assert f"envoy_{scope}_{counter['stat']['name']}" == REQUESTS
     assert f"envoy_{scope}_{histogram['stat']['name']}" == REQUEST_MS
     page = (

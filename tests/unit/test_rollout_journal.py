@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,31 @@ def test_a_journal_that_somebody_changes_while_it_is_written_is_written_again(tm
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert fold(found).outcome is None
     assert "it was written again, and nothing is lost" in " ".join(line.text for line in story(found).told)
+
+
+@pytest.mark.parametrize("moment", ["opened", "synced"])
+def test_a_journal_that_is_removed_amid_a_line_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Removed between the look at the file and its opening, or while the line is written to it."""
+    journal = written(tmp_path / "m" / "x.jsonl")
+    path, removed = journal.path, list[bool]()
+
+    def struck(function: Callable[..., Any]) -> Callable[..., Any]:
+        def strike(*arguments: Any) -> Any:
+            if not removed:
+                removed.append(True)
+                path.unlink()
+            return function(*arguments)
+
+        return strike
+
+    name = {"opened": "open", "synced": "fsync"}[moment]
+    monkeypatch.setattr(os, name, struck(getattr(os, name)))
+    journal.append(Tick(2.5), may_be_late=True)
+    journal.append(Tick(3.5))
+    assert read(path) == journal.entries
+    assert [entry.event for entry in read(path) if isinstance(entry.event, Tick)] == [Tick(1.5), Tick(2.5), Tick(3.5)]
 
 
 def test_nothing_is_written_where_another_process_runs_the_rollout(tmp_path: Path) -> None:

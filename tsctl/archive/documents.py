@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 MAX_DEPTH = 50
+_SHOWN = 60  # characters of what a message quotes
 
 
 def parse_json(content: bytes) -> Any:
@@ -37,7 +38,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} is a duplicate")
+            raise ValueError(f"the key {key[:_SHOWN]!r} is a duplicate")
         found[key] = value
     return found
 
@@ -45,5 +46,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} is not a finite number")
+        raise ValueError(f"{text[:_SHOWN]} is not a finite number")
     return number

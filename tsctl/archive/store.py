@@ -3,7 +3,7 @@
 An archive's name carries the first 12 digits of its digest. The current build of each version lies in `archives/store`,
 which a plain TorchServe loads whole, so no older build and nothing half-written may lie there. `archives/store/.builds`
 is the model store of tsctl's nodes: the older builds, and a link to each current one. A file that is copied into
-`archives/store` is taken in as the current build of its version.
+`archives/store` is taken in as the current build of its version, if it is what its name says.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def archive_of(path: Path) -> StoredArchive:
 
 def list_archives(project: Project) -> list[StoredArchive]:
     """Every archive in the store, by name."""
-    for path in sorted(_not_taken_in(project), key=lambda path: path.stat().st_mtime_ns):
+    copied = [path for path in _unlinked(project) if not _reason_against(path)]
+    for path in sorted(copied, key=lambda path: path.stat().st_mtime_ns):
         make_current(project, archive_of(path))
     files = [path for path in sorted(project.store.glob("*.mar")) if path.is_file() and parse_name(path.name)]
     return [archive_of(project.published / path.name if path.is_symlink() else path) for path in files]
@@ -124,19 +125,35 @@ def require_whole(archive: StoredArchive) -> None:
     """Check that the file is what its name says, and that all programs read the same in it.
 
     Raises:
-        ArchiveError: its digest is another one, or it is no canonical archive.
+        ArchiveError: its digest, model or version is another one, or it is no canonical archive.
     """
     if not _is_whole(archive.path, archive.digest):
         raise ArchiveError(
             f"{archive.path.name} is damaged: its digest is not the one in its name",
             f"Build it again, 'tsctl archive build {archive.model}:{archive.version}', or copy it again.",
         )
-    require_readable(archive.path)
+    if (names := require_readable(archive.path)) != archive.key:
+        raise ArchiveError(
+            f"{archive.path.name} holds {' '.join(names)}", "Remove it, and import it under its own name."
+        )
 
 
-def _not_taken_in(project: Project) -> list[Path]:
-    """Published archives to which no link leads: they were copied by hand, or by an older tsctl."""
-    return [p for p in _published(project) if parse_name(p.name) and not (project.store / p.name).is_symlink()]
+def strangers(project: Project) -> dict[str, str]:
+    """Files in `archives/store` that are not taken in, and the reason; a plain TorchServe loads them all the same."""
+    return {path.name: reason for path in _unlinked(project) if (reason := _reason_against(path))}
+
+
+def _reason_against(path: Path) -> str:
+    try:
+        require_whole(archive_of(path))
+    except ArchiveError as error:
+        return error.summary
+    return ""
+
+
+def _unlinked(project: Project) -> list[Path]:
+    """Published files to which no link leads: they were copied by hand, or by an older tsctl."""
+    return [path for path in _published(project) if not (project.store / path.name).is_symlink()]
 
 
 def _published(project: Project) -> list[Path]:
@@ -155,9 +172,8 @@ def import_archive(project: Project, path: Path) -> StoredArchive:
     """
     is_inside = path.parent.resolve() in (project.published.resolve(), project.store.resolve())
     if is_inside and parse_name(path.name) and path.is_file():
-        archive = next(archive for archive in list_archives(project) if archive.path.name == path.name)
-        require_whole(archive)
-        return archive
+        require_whole(archive_of(path))
+        return next(archive for archive in list_archives(project) if archive.path.name == path.name)
     require_readable(path)
     try:
         with path.open("rb") as source:
@@ -209,5 +225,5 @@ def name_mistake(model: str, version: str) -> str:
         try:
             TypeAdapter(rule).validate_python(name)
         except ValidationError as error:
-            return f"{kind} {name!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+            return f"{kind} {name[:100]!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
     return ""

@@ -12,7 +12,7 @@ from tsctl.archive.build import build_versions, select_versions, sound_archive_f
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.sandbox import why_open
-from tsctl.archive.store import find_archive, import_archive, list_archives
+from tsctl.archive.store import find_archive, import_archive, list_archives, strangers
 from tsctl.archive.verify import verify as verify_archive
 from tsctl.cli.options import Json, TrustPickles
 from tsctl.cli.output import plural, print_json, print_rows, print_table
@@ -31,13 +31,15 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...
 @app.command()
 def build(names: Names = None, json: Json = False) -> None:
     """Build archives into archives/store; the same inputs give the same bytes."""
-    built = build_versions(find_project(), names or None, Progress())
+    project = find_project()
+    built = build_versions(project, names or None, Progress())
     if json:
         rows = [(*b.archive.key, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
         return print_rows(("model", "version", "digest", "path", "is_new"), rows, json)
     for made in built:
         for name in made.superseded:
             typer.echo(f"{name} is an older build of the same version; 'tsctl archive tidy' removes what nothing needs")
+    _tell_strangers(project)
     if not any(made.is_new for made in built):
         typer.echo(f"nothing to build: {plural(len(built), 'archive')} unchanged")
 
@@ -51,6 +53,7 @@ def list_stored(json: Json = False) -> None:
         for a in list_archives(project)
     ]
     print_rows(("model", "version", "digest", "current", "bytes"), rows, json)
+    _tell_strangers(project)
 
 
 @app.command("import")
@@ -176,6 +179,11 @@ def _current(project: Project, name: str) -> list[Path]:
             f"no archive.yaml names {name}, and archives/store has no archive of it", "See 'tsctl archive list'."
         )
     return [find_archive(project, model, one).path for one in versions]
+
+
+def _tell_strangers(project: Project) -> None:
+    for name, reason in strangers(project).items():
+        typer.echo(f"archives/store/{name} is left alone, and a plain TorchServe may load it: {reason}", err=True)
 
 
 def _archive_files(names: list[str] | None) -> list[Path]:

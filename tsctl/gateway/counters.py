@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor, inf, log10
 
+from handlers.contract import SENT_HEADER
 from tsctl.errors import AnalysisError
 from tsctl.gateway.access_log import FIELDS
 from tsctl.gateway.envoy.messages import Json, extension
@@ -52,8 +53,11 @@ def stats_loggers() -> list[Json]:
     """
     has_version = {"header_filter": {"header": {"name": WEIGHT_HEADER, "present_match": True}}}
     is_failure = {"and_filter": {"filters": [has_version, _status("GE", 400)]}}
+    is_sent = {"header_filter": {"header": {"name": SENT_HEADER, "present_match": True}}}
+    was_sent = {"and_filter": {"filters": [is_sent, _status("GE", 1)]}}  # else there is no answer's time to be read
     return [
-        _logger(counters=[_counter(REQUESTS, _REQUESTS_LABELS)], histograms=[_waited(FIELDS["answer_ms"])]),
+        _logger(counters=[_counter(REQUESTS, _REQUESTS_LABELS)]),
+        {**_logger(histograms=[_waited(FIELDS["answer_ms"])]), "filter": was_sent},
         {**_logger(histograms=[_waited(FIELDS["duration_ms"])]), "filter": _status("EQ", 0)},
         {**_logger(counters=[_counter(CLIENT_REQUESTS, _CLIENT_REQUESTS_LABELS)]), "filter": has_version},
         {**_logger(counters=[_counter(CLIENT_FAILURES, _CLIENT_FAILURES_LABELS)]), "filter": is_failure},

@@ -144,7 +144,11 @@ def _through_context(self: Any, batch: Batch) -> Any:
         and all(type(answer) is bytes for answer in answers)
         and context.stopping_criteria is None
     ):
-        return encode(answers, context)
+        try:
+            return encode(answers, context)
+        except Exception:  # of a status or header that is of another type than TorchServe writes
+            logger.exception("the handler's answers to a batch of %d cannot be written", len(batch))
+            return _failed(batch)
     if not isinstance(answers, list) or len(answers) != len(batch):
         logger.error("handle gave no list of %d answers", len(batch))
         return _stock.create_predict_response(None, ids, "Invalid model predict output", 503)

@@ -95,7 +95,11 @@ class LiveEffects:
         report = verify(self.archive.path, trust_pickles=self.trust_pickles)
         if not report.is_good:
             fails = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "fail")
-            raise ArchiveError(f"{self.archive.path.name} failed verification: {fails}")
+            hint = "; 'tsctl rollout start --trust-pickles' takes imports that are only unknown as a warning"
+            is_pickle = not self.trust_pickles and any(
+                c.name == "pickles" for c in report.checks if c.outcome == "fail"
+            )
+            raise ArchiveError(f"{self.archive.path.name} failed verification: {fails}{hint if is_pickle else ''}")
         warned = [f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "warn"]
         detail = f"{len(report.checks)} checks of {self.archive.path.name}"
         return EffectDone(Effect.VERIFY, "; ".join([detail, *warned]))

@@ -99,7 +99,8 @@ class LiveHealth:
         if route is None:
             return f"the gateway has no route for {state.model}"
         if (state.is_weighed or not state.weight) and not is_as_decided(route, state):
-            return f"somebody else changed the weights: {weights_text(route.weights)}"
+            decided = weights_text({state.stable: TOTAL - state.weight, state.canary: state.weight})
+            return f"somebody else changed the weights: {weights_text(route.weights)}; set {decided} again, or abort"
         return ""
 
     def archive_trouble(self, state: State) -> str:

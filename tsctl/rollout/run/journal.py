@@ -102,18 +102,20 @@ class Journal:
         is_new = not self.path.exists()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "ab", buffering=0) as file:
-            end = os.fstat(descriptor).st_size
+            before = os.fstat(descriptor)
+            if self._mark is not None and _mark_of(before) != self._mark:
+                raise OSError("somebody changed it at this moment")
             try:
                 if file.write(line) != len(line):
                     raise OSError("the line was cut off")
                 os.fsync(file)
             except OSError:
-                file.truncate(end)
-                self._mark = _mark(self.path)
+                file.truncate(before.st_size)
                 raise
+            finally:
+                self._mark = _mark_of(os.fstat(descriptor))  # of this file, whatever has its name by now
         if is_new:
             _sync_folder(self.path.parent)
-        self._mark = _mark(self.path)
 
     def _write_again(self) -> None:
         """Write every entry again; an entry says so, unless this process or a kill had left the file behind."""
@@ -139,9 +141,12 @@ def _line(entry: Entry) -> bytes:
 def _mark(path: Path) -> tuple[int, int, int] | None:
     """Changes with the file and with its content; None where there is none."""
     try:
-        found = path.stat()
+        return _mark_of(path.stat())
     except FileNotFoundError:
         return None
+
+
+def _mark_of(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 

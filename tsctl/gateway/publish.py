@@ -6,9 +6,11 @@ Invariant: where Envoy refuses a document, the old one is put back, and GatewayE
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tsctl.errors import GatewayError
+from tsctl.gateway.envoy.admin import Hangs
 from tsctl.gateway.envoy.messages import Json
 from tsctl.gateway.envoy.render import clusters, routes
 from tsctl.gateway.envoy.render.upstreams import Upstream
@@ -22,6 +24,8 @@ from tsctl.host.wait import wait_until
 #: Envoy must take a file within this time, and is asked so often.
 TAKEN_S = 5.0
 POLL_S = 0.02
+#: As TAKEN_S, for a file: one of a thousand versions takes seconds on a machine that does other work.
+READ_S = 20.0
 #: A new version's first health check is waited for so long, and no longer, because the gateway is locked meanwhile.
 WARM_S = 15.0
 
@@ -56,7 +60,7 @@ def put_routes(
 def put_route_file(gateway: Gateway, document: Json) -> None:
     """This route file is in force."""
     version = document["version_info"]
-    _put(gateway, gateway.files.routes, document, lambda: gateway.admin.routes_version() == version, TAKEN_S)
+    _put(gateway, gateway.files.routes, document, lambda: gateway.admin.routes_version() == version, READ_S)
 
 
 def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], traffic: Collection[Traffic]) -> None:
@@ -71,7 +75,7 @@ def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], traffic: Colle
     names = {cluster["name"] for cluster in document["resources"]}
     before = _cluster_updates(gateway)
 
-    if _put(gateway, gateway.files.clusters, document, lambda: _cluster_updates(gateway) > before, TAKEN_S):
+    if _put(gateway, gateway.files.clusters, document, lambda: _cluster_updates(gateway) > before, READ_S):
         wait_until(lambda: gateway.admin.active_clusters() == names, WARM_S, POLL_S)
 
 
@@ -90,8 +94,14 @@ def _put(gateway: Gateway, path: Path, document: Json, is_taken: Callable[[], bo
     write_document(path, document)
     if not is_live:
         return False
-    wait_until(lambda: is_taken() or bool(_refusal(log, offset)), timeout_s, POLL_S)
-    if is_taken():
+
+    def has_taken() -> bool:
+        with suppress(Hangs):  # it answers nothing while it reads a large file
+            return is_taken()
+        return False
+
+    wait_until(lambda: has_taken() or bool(_refusal(log, offset)), timeout_s, POLL_S)
+    if has_taken():
         return True
     if before is not None:
         write_document(path, before)

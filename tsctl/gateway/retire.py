@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tsctl.config.weights import percent
 from tsctl.errors import GatewayError
 from tsctl.gateway.change import require_healthy
+from tsctl.gateway.envoy.render.clusters import DRAINING
 from tsctl.gateway.envoy.render.upstreams import cluster_name, stat_name
 from tsctl.gateway.publish import put_routes
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
@@ -158,7 +159,8 @@ def _requests(gateway: Gateway, model: str, version: str) -> tuple[int, int]:
     if not gateway.admin.is_live():
         return 0, 0
     name = re.escape(stat_name(cluster_name(model, version)))
-    counters = gateway.admin.counters(rf"^cluster\.{name}(~shadow)?\.upstream_rq_(total|active|pending_active)$")
+    names = rf"^cluster\.{name}(~shadow|{DRAINING})?\.upstream_rq_(total|active|pending_active)$"
+    counters = gateway.admin.counters(names)
     total = sum(value for name, value in counters.items() if name.endswith("_total"))
     return total, sum(counters.values()) - total
 

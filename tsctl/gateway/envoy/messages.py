@@ -94,10 +94,14 @@ def request_header(name: str, longest: int | None = None) -> str:
 
 
 def lua(file: str, **constants: Constant) -> Json:
-    """The source of a filter: the file in `render/`, behind `local NAME = value` for each constant."""
-    source = (Path(__file__).parent / "render" / file).read_text(encoding="utf-8")
-    lines = [f"local {name} = {_literal(value)}\n" for name, value in constants.items()]
-    return {"inline_string": "".join(lines) + source}
+    """The source of a filter: the file in `render/`, behind `local NAME = value` for each constant.
+
+    Its comments stay behind, because each version has a copy.
+    """
+    source = (Path(__file__).parent / "render" / file).read_text(encoding="utf-8").splitlines()
+    code = [line for line in source if line.strip() and not line.lstrip().startswith("--")]
+    lines = [f"local {name} = {_literal(value)}" for name, value in constants.items()]
+    return {"inline_string": "\n".join([*lines, *code]) + "\n"}
 
 
 def _literal(value: Constant) -> str:

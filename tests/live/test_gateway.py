@@ -388,7 +388,7 @@ def test_what_a_node_said_before_somebody_else_asked_it_is_forgotten(
     def overtaken(nodes: Sequence[Node]) -> list[ObservedNode]:
         observed = observe(nodes)
         monkeypatch.setattr(sync, "observe", observe)
-        front.site.run("models", "scale", "slow", "1.0", "0")
+        front.site.run("models", "scale", "slow", "1.0", "0", "--force")
         sync.sync(gateway)
         return observed
 
@@ -411,7 +411,7 @@ def test_a_deadline_ends_a_request_with_504(front: Front) -> None:
 def test_health_for_whoever_balances_before_the_gateway(front: Front) -> None:
     assert requests.get(f"{front.base}/healthz", timeout=5).status_code == 200
     until(lambda: requests.get(f"{front.base}/readyz", timeout=5).status_code == 200, 10, "ready")
-    front.site.run("models", "scale", "slow", "1.0", "0")
+    front.site.run("models", "scale", "slow", "1.0", "0", "--force")
     try:
         until(lambda: requests.get(f"{front.base}/readyz", timeout=5).status_code == 503, 20, "not ready")
         answer = front.ask("/predictions/slow")

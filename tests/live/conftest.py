@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -28,9 +27,12 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    """An own project for one test; its node is stopped afterwards, and nothing of it may be left."""
-    made = make_site(tmp_path / "prö jekt")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """An own project for one test; its node is stopped afterwards, and nothing of it may be left.
+
+    Its path has a blank and a letter beyond ASCII, and is short: a socket's path has at most 107 bytes.
+    """
+    made = make_site(tmp_path_factory.mktemp("prö jekt"))
     made.environment["LC_ALL"] = "C"
     yield made
     made.run("down", status=None)

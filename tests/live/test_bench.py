@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from benchmarks.harness.workload import answers, started
 from benchmarks.harness.wrk import run_wrk, write_script
 from benchmarks.workloads.embeddings import embedding, embeddings_workload
 from benchmarks.workloads.linear import build_linear
-from benchmarks.workloads.overhead import FASTAPI, STOCK, STOCK_HERE, overhead_workload, scores
+from benchmarks.workloads.overhead import FASTAPI, OURS, STOCK, overhead_workload, scores
 from benchmarks.workloads.pictures import digit_pictures, import_failure, pictures_workload, probabilities
 from tests.support.sites import CHECKOUT
 from tsctl.config.project import Project
@@ -25,13 +26,14 @@ PROJECT = Project(CHECKOUT)
 QUIET = Progress(Console(quiet=True))
 
 
-def test_a_linear_layer_answers_alike_on_every_target(tmp_path: Path) -> None:
+def test_a_linear_layer_answers_alike_on_a_target_of_each_kind(tmp_path: Path) -> None:
     linear = build_linear(PROJECT, tmp_path / "built", QUIET)
-    workload = overhead_workload(PROJECT, linear, tmp_path)
+    whole = overhead_workload(PROJECT, linear, tmp_path)
+    workload = replace(whole, targets=[target for target in whole.targets if target.name in (OURS, STOCK, FASTAPI)])
     row = json.loads(linear.sample)["row"]
     right = [sum(x * ((64 * i + j) / 640 - 0.5) for j, x in enumerate(row)) for i in range(10)]
     with started(workload, QUIET) as addresses:
-        assert {STOCK, STOCK_HERE, FASTAPI} < addresses.keys()
+        assert addresses.keys() == {OURS, STOCK, FASTAPI}
         for name, address in addresses.items():
             [answer] = answers(address, [linear.sample])
             assert scores(answer) == pytest.approx(right, abs=1e-4), name

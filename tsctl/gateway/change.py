@@ -8,16 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+from tsctl.config.deployment import RouteSpec
 from tsctl.errors import GatewayError
+from tsctl.gateway.envoy.render.clusters import CHECK_SLACK_S
 from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.keys import Record, read_keys, write_keys
-from tsctl.gateway.publish import POLL_S, TAKEN_S, put_clusters, put_routes
+from tsctl.gateway.publish import POLL_S, put_clusters, put_routes
 from tsctl.gateway.state import Gateway, changing, require_live, require_route, traffic_in_force, upstreams_written
 from tsctl.gateway.sync import sync_locked
 from tsctl.gateway.traffic import Shadow, Traffic
 from tsctl.host.files import with_reserve
 from tsctl.host.wait import wait_until
 from tsctl.nodes.observe import observe_version
+
+#: Seconds until a version that is ready has passed a health check: one is sent each second, and a busy worker takes its
+#: time.
+HEALTHY_S = 10.0
 
 
 def set_weights(gateway: Gateway, model: str, weights: Mapping[str, int]) -> Traffic:
@@ -102,15 +108,21 @@ def _require_ready(gateway: Gateway, model: str, versions: Sequence[str]) -> Non
 
 
 def require_healthy(gateway: Gateway, model: str, versions: Sequence[str]) -> None:
-    """Envoy has a healthy node for each version, within TAKEN_S."""
+    """Envoy has a healthy node for each version, within HEALTHY_S after the first check of it has ended.
+
+    A first check may take its whole time: a node loses the requests of a version that is unregistered.
+    """
     unhealthy = list(versions)
+    names = {cluster_name(model, version) for version in versions}
 
     def are_healthy() -> bool:
         hosts = gateway.admin.hosts()
         unhealthy[:] = [v for v in versions if not any(h.is_healthy for h in hosts.get(cluster_name(model, v), ()))]
         return not unhealthy
 
-    if not wait_until(are_healthy, TAKEN_S, POLL_S):
+    first_s = gateway.route_specs.get(model, RouteSpec()).deadline_s + CHECK_SLACK_S
+    wait_until(lambda: names <= gateway.admin.hosts().keys(), first_s, POLL_S)
+    if not wait_until(are_healthy, HEALTHY_S, POLL_S):
         raise GatewayError(
             f"{model} {', '.join(unhealthy)} cannot answer on any node, so it cannot get traffic",
             "See 'tsctl status' and 'tsctl gateway status'.",

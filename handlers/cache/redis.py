@@ -81,7 +81,7 @@ class SharedCache:
 
     Args:
         client: offers `info(section)` and `pipeline()`, as redis-py does; may raise anything and take any time.
-        secret: of the digests; empty: whoever can write to Redis can make an answer.
+        secret: of the digests; empty: anybody with write access to Redis can make an answer.
         ttl_s: seconds for which Redis keeps an answer.
         on_exchange: is called with the outcome of every exchange of `get`: ok, slow or down; and with not-written
             where Redis took no answers.

@@ -1,8 +1,8 @@
-"""Bounds the names of classes that a worker tells, because every name is a series of the gateway's counters. Pure.
+"""Bounds the class names that a worker sends, because every name is a series of the gateway's counters. Pure.
 
-While the names are few, each is told. Past MOST, only those are whose hash lies below a limit, which falls by half as
-often as needed; the others are OTHER_CLASS. So workers that have seen the same names tell the same ones, and a class
-that a worker has told for long is told by a new one from its first request: the canary's classes compare with stable's.
+Up to MOST names, each is sent. Beyond that, only names whose hash lies below a limit are sent; the limit is halved as
+often as needed, and the other names become OTHER_CLASS. So workers that have seen the same names send the same ones,
+and a new worker sends a name of an old one from its first request: the canary's classes compare with stable's.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import zlib
 
 from handlers.contract import MOST_CLASSES, OTHER_CLASS
 
-#: Names that are told at once; the classes of a rollout that are judged one by one are fewer.
+#: Names that are sent at a time; a rollout judges fewer classes one by one.
 MOST = 256
 
 
 class ClassNames(dict[str, str]):
-    """The names of classes that one worker tells, each as its own value; the value of any other name is OTHER_CLASS.
+    """The class names that one worker sends, each as its own value; the value of any other name is OTHER_CLASS.
 
-    A dictionary, because a name that is told is looked up for every answer.
+    A dictionary, because every answer looks a name up.
     """
 
     def __init__(self) -> None:

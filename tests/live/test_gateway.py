@@ -21,10 +21,10 @@ import yaml
 
 from benchmarks.harness.client import under_load
 from benchmarks.harness.ports import free_ports
-from tests.support.gateways import PROBLEM, Front, certificate, front_of, with_gateway
+from tests.support.gateways import PROBLEM, Front, brought_up, certificate, front_of, with_gateway
 from tests.support.raw_http import read_messages
 from tests.support.recorders import Listener
-from tests.support.sites import HALF, Site, is_alive, make_site, processes_of, throughout, until, write_tiny
+from tests.support.sites import HALF, Site, is_alive, make_site, throughout, until, write_tiny
 from tsctl.config.deployment import Budget, NodeSpec, Sticky
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ConflictError, GatewayError
@@ -68,12 +68,8 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     content = site.deployment
     content["models"]["slow"]["route"] = {"deadline_s": 0.3, "pinned": False, "canary_header": False}
     (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    try:
-        site.run("up")
-        yield front_of(site, base, metrics)
-    finally:
-        site.run("down", status=None)
-    assert processes_of(site.root) == [], "processes are left behind"
+    with brought_up(site, base, metrics) as running:
+        yield running
 
 
 def assert_problem(answer: requests.Response, status: int, kind: str) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.support.gateways import PROBLEM, Front, front_of, with_gateway
-from tests.support.sites import Site, make_site, processes_of, throughout, until, write_tiny
+from tests.support.gateways import PROBLEM, Front, brought_up, with_gateway
+from tests.support.sites import Site, make_site, throughout, until, write_tiny
 from tsctl.gateway.envoy.render.upstreams import cluster_name
 
 #: Of a request to `busy`. Six at once wait longer than ten seconds, and not as long as the route allows.
@@ -52,12 +52,8 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     (site.root / "archives" / "failing" / "handler.py").write_text(FAILING)
     site.deploy({model: {"default": "1.0", "versions": {"1.0": {"workers": 1}}} for model in ("busy", "failing")})
     base, metrics = with_gateway(site, {"deadline_s": DEADLINE_S, "idempotent": False})
-    try:
-        site.run("up")
-        yield front_of(site, base, metrics)
-    finally:
-        site.run("down", status=None)
-    assert processes_of(site.root) == [], "processes are left behind"
+    with brought_up(site, base, metrics) as running:
+        yield running
 
 
 def is_in_rotation(front: Front, model: str) -> bool:

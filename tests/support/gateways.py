@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import yaml
 
 from benchmarks.harness.client import Address
 from benchmarks.harness.ports import free_ports
-from tests.support.sites import HALF, Site
+from tests.support.sites import HALF, Site, processes_of
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.headers import KEY_HEADER
@@ -60,6 +62,17 @@ def front_of(site: Site, base: str, metrics: str) -> Front:
     """The site's running gateway, asked with the key that `tsctl` made for this machine."""
     header = (site.root / ".tsctl" / "gateway" / "local.header").read_text()
     return Front(site, base, metrics, header.strip().partition(": ")[2])
+
+
+@contextmanager
+def brought_up(site: Site, base: str, metrics: str) -> Iterator[Front]:
+    """The site's node and gateway while the block runs; afterwards no process of theirs may be left."""
+    try:
+        site.run("up")
+        yield front_of(site, base, metrics)
+    finally:
+        site.run("down", status=None)
+    assert processes_of(site.root) == [], "processes are left behind"
 
 
 def with_gateway(site: Site, route: dict[str, Any], **gateway: Any) -> tuple[str, str]:

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from benchmarks.harness.client import Load, under_load
-from tests.support.gateways import Front, front_of, with_gateway
-from tests.support.sites import HALF, make_site, processes_of, throughout, until, write_tiny
+from tests.support.gateways import Front, brought_up, with_gateway
+from tests.support.sites import HALF, make_site, throughout, until, write_tiny
 from tsctl.config.project import Project
 from tsctl.gateway.state import traffic_in_force
 from tsctl.nodes.torchserve.node import open_nodes
@@ -58,13 +58,9 @@ def releasing(
     content["rollout"] = {**POLICY, **policy}
     (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     base, metrics = with_gateway(site, {})
-    try:
-        site.run("archive", "build")
-        site.run("up")
-        yield front_of(site, base, metrics)
-    finally:
-        site.run("down", status=None)
-    assert processes_of(root) == [], "processes are left behind"
+    site.run("archive", "build")
+    with brought_up(site, base, metrics) as running:
+        yield running
 
 
 def change_policy(front: Front, **policy: Any) -> None:

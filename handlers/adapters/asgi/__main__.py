@@ -68,11 +68,11 @@ async def _serve(
     )  # fmt: skip
     server = uvicorn.Server(config)
     await pool.start()
-    told = asyncio.create_task(_tell_ready(pool, arguments))
+    announcing = asyncio.create_task(_announce_ready(pool, arguments))
     try:
         await server.serve([listener])
     finally:
-        told.cancel()
+        announcing.cancel()
         await pool.stop()
     if reasons:
         print(f"error: {reasons[0]}", file=sys.stderr)  # noqa: T201 - a program of its own
@@ -80,7 +80,7 @@ async def _serve(
     return 0
 
 
-async def _tell_ready(pool: Pool, arguments: argparse.Namespace) -> None:
+async def _announce_ready(pool: Pool, arguments: argparse.Namespace) -> None:
     await pool.ready.wait()
     options = pool.options
     url = f"http://{arguments.host}:{arguments.port}"

@@ -75,10 +75,8 @@ class Pool:
     async def stop(self) -> None:
         """End the workers; the requests that were submitted are answered first."""
         self._is_stopping = True
-        while self._workers and (
-            len(self._backlog) or any(not w.is_idle for w in self._workers.values() if w.is_ready)
-        ):
-            await asyncio.sleep(0.01)
+        while self._workers and (len(self._backlog) or any(worker.is_busy for worker in self._workers.values())):
+            await asyncio.sleep(DRAIN_POLL_S)
         for task in self._tasks:
             task.cancel()
         workers = list(self._workers.values())

@@ -69,9 +69,9 @@ def build_routes(pool: Pool) -> FastAPI:
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = plain()
-        if pool.description:
-            document["paths"][f"/predictions/{model}"] = {"post": _operation(pool.description, options.folder)}
+        document, path = plain(), f"/predictions/{model}"  # FastAPI keeps the document
+        if pool.description and path not in document["paths"]:
+            document["paths"][path] = {"post": _operation(pool.description, options.folder)}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change the document

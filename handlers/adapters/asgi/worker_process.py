@@ -61,7 +61,7 @@ class WorkerProcess(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        return self.is_ready and not self._batch
+        return self.is_ready and not self.is_busy
 
     @property
     def is_busy(self) -> bool:

@@ -41,6 +41,10 @@ CLASS_NAME = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 #: The protocol of a request body; the gateway sets it on the protocol's paths. Absent: the handler's own format.
 PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"
 
+#: On a server's errors that another node may not make: refused, no worker has begun with the request; died, one may
+#: have. The gateway takes it off.
+RETRY_HEADER, RETRY_REFUSED, RETRY_DIED = "x-tsctl-retry", "refused", "died"
+
 # ---- media types -----------------------------------------------------------------------------------------------------
 
 JSON = "application/json"

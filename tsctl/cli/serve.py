@@ -25,8 +25,9 @@ def serve(
     from tsctl.errors import SpecError
     from tsctl.host.progress import Progress
     from tsctl.nodes.uvicorn import serve as server
+    from tsctl.nodes.uvicorn.installed import SERVER, require_installed
 
-    server.require_installed()
+    require_installed(*SERVER, "watchfiles")
     address = server.Address(host, port, workers)
     if name.endswith(".mar"):
         if reload:

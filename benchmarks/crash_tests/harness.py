@@ -23,7 +23,7 @@ from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import NodeError, TsctlError
 from tsctl.gateway.state import Gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic
-from tsctl.nodes.torchserve.node import open_nodes
+from tsctl.nodes.engines import open_nodes
 from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import fold
@@ -138,7 +138,7 @@ class CrashHarness:
         self._write_policy(case.policy)
         stable = self._route().stable
         canary = self.bad if case.is_bad else next(version for version in self.good if version != stable)
-        if case.is_new and any(node.client.describe(self.model, canary) for node in self.gateway.nodes()):
+        if case.is_new and any(node.version(self.model, canary) for node in self.gateway.nodes()):
             self._tsctl("models", "retire", self.model, canary)
         if case.is_idle:
             self._tsctl("gateway", "stop")
@@ -210,7 +210,7 @@ class CrashHarness:
         state = fold(entries)
         shares = self._route().shares
         nodes = open_nodes(self.project, self.gateway.deployment)
-        defaults = {node.client.default_version(self.model) for node in nodes}
+        defaults = {str(node.models()[self.model].default) for node in nodes}
         uncounted, repeated = uncounted_requests(entries, state.canary), repeated_steps(entries)
         checks = {
             f"it ended {state.outcome}: {state.why}": state.outcome is attempt.case.outcome,

@@ -24,15 +24,15 @@ from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
 from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import read_archive_spec
-from tsctl.config.deployment import NodeSpec, read_deployment
+from tsctl.config.deployment import read_deployment
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.sync import sync
 from tsctl.host.progress import Progress
-from tsctl.nodes.torchserve import versions
-from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.node import Node
 
 JSON = "application/json"
 MODEL = "paced"
@@ -62,12 +62,12 @@ class Fleet:
     def direct(self, model: str, version: str) -> Address:
         """The same version on the first node, past the gateway."""
         node = self.nodes[0]
-        return Address(f"{node.spec.inference}/predictions/{model}/{version}", request_headers(node, JSON))
+        return Address(node.spec.url + node.path(model, version), request_headers(node, JSON))
 
     def register(self, model: str, version: str, nodes: Sequence[Node]) -> None:
         """Serve the version on these nodes with one worker each, and tell the gateway."""
         for node in nodes:
-            versions.register(node, self.archives[model, version], 1, lambda _: None)
+            node.register(self.archives[model, version], version, 1, lambda _: None)
         sync(self.gateway)
 
     def kill_node(self, node: Node) -> None:
@@ -78,12 +78,11 @@ class Fleet:
 
     def kill_worker(self, node: Node, model: str, version: str) -> None:
         """Send SIGKILL to the version's worker on the node."""
-        [state] = node.client.describe(model, version)
-        os.kill(state.workers[0].pid, signal.SIGKILL)
+        os.kill(node.require_version(model, version).pids[0], signal.SIGKILL)
 
     def is_in_rotation(self, node: Node, model: str, version: str) -> bool:
         """Whether the gateway sends requests for the version to the node."""
-        place = node.spec.inference.removeprefix("http://")
+        place = node.spec.url.removeprefix("http://")
         hosts = self.gateway.admin.hosts()[cluster_name(model, version)]
         return any(host.address == place and host.is_healthy for host in hosts)
 
@@ -124,7 +123,7 @@ def running_fleet(
 @contextmanager
 def running(
     own: Project,
-    specs: Mapping[str, NodeSpec],
+    specs: Mapping[str, TorchServeSpec],
     archives: dict[tuple[str, str], StoredArchive],
     served: Sequence[tuple[str, str]],
     progress: Progress,
@@ -157,7 +156,7 @@ def running(
 def _start(own: Project, node: Node, archives: Sequence[StoredArchive]) -> None:
     require_tsctl(own, "node", "start", "--node", node.name)
     for archive in archives:
-        versions.register(node, archive, 1, lambda _: None)
+        node.register(archive, archive.version, 1, lambda _: None)
 
 
 def _built(
@@ -177,7 +176,7 @@ def _built(
 
 def _write_deployment(
     own: Project,
-    nodes: Mapping[str, NodeSpec],
+    nodes: Mapping[str, TorchServeSpec],
     served: Sequence[tuple[str, str]],
     route: dict[str, Any],
     rollout: dict[str, Any],

@@ -14,7 +14,7 @@ from tsctl.archive.store import StoredArchive, import_archive
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 from tsctl.nodes.torchserve import versions
-from tsctl.nodes.torchserve.node import open_node
+from tsctl.nodes.torchserve.engine import open_node
 from tsctl.nodes.torchserve.properties import parse_properties, render_properties
 from tsctl.nodes.torchserve.start import start_node, stop_node
 

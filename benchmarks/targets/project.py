@@ -11,11 +11,10 @@ from pathlib import Path
 from benchmarks.harness.ports import free_ports
 from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive
-from tsctl.config.deployment import NodeSpec
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
-from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.tokens import read_tokens
+from tsctl.nodes.node import Node
 
 
 def own_project(project: Project, folder: Path) -> Project:
@@ -28,12 +27,12 @@ def own_project(project: Project, folder: Path) -> Project:
     return own
 
 
-def free_node() -> NodeSpec:
+def free_node() -> TorchServeSpec:
     """A node on free ports."""
     *addresses, grpc_inference, grpc_management = free_ports(5)
     inference, management, metrics = (f"http://127.0.0.1:{port}" for port in addresses)
     grpc_ports = (grpc_inference, grpc_management)
-    return NodeSpec(inference=inference, management=management, metrics=metrics, grpc_ports=grpc_ports)
+    return TorchServeSpec(inference=inference, management=management, metrics=metrics, grpc_ports=grpc_ports)
 
 
 def json_sample(archive: StoredArchive) -> tuple[bytes, str]:
@@ -70,5 +69,5 @@ def build_stock_archive(
 
 def request_headers(node: Node, media_type: str) -> dict[str, str]:
     """The headers of an inference request, with the node's token where it asks for one."""
-    token = read_tokens(node.key_file).inference.header if node.key_file is not None else {}
-    return {"Content-Type": media_type, **token}
+    token = node.token()
+    return {"Content-Type": media_type, **({"Authorization": f"Bearer {token}"} if token else {})}

@@ -68,7 +68,7 @@ def _while_killed(fleet: Fleet, process: str, number: int, progress: Progress) -
         else:
             fleet.kill_worker(node, MODEL, STABLE)
             time.sleep(AROUND_S)
-            _wait_until(lambda: node.client.describe(MODEL, STABLE)[0].is_ready, f"{node.name} has no worker")
+            _wait_until(lambda: node.require_version(MODEL, STABLE).is_ready, f"{node.name} has no worker")
         ready = time.monotonic()
         _wait_until(lambda: fleet.is_in_rotation(node, MODEL, STABLE), f"{node.name} is not in rotation")
         back_s = time.monotonic() - ready

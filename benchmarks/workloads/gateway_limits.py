@@ -119,7 +119,7 @@ def _with_versions(gateway: Gateway, count: int) -> float:
 
 def _put(gateway: Gateway, count: int) -> None:
     [node] = gateway.nodes()
-    places = (Endpoint(node.name, "127.0.0.1", node.spec.ports[0], None),)
+    places = (Endpoint(node.name, "127.0.0.1", node.spec.listens_on[0], None),)
     upstreams = [Upstream(f"m{number}", "1.0", places, PROBE) for number in range(count)]
     traffic = [only(upstream.model, "1.0") for upstream in upstreams]
     with changing(gateway):

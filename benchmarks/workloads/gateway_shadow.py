@@ -11,8 +11,7 @@ from benchmarks.harness.wrk import require_wrk
 from benchmarks.targets.fleet import BODY, MODEL, SHADOWS, Fleet, running_fleet
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_shadow
-from tsctl.nodes.torchserve import versions
-from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.node import Node
 
 #: Primary and shadows wait without computing, so that on two cores the shadow takes no processor time from the others.
 PRIMARY = "waits"
@@ -62,7 +61,7 @@ def _shadowed_turn(fleet: Fleet, node: Node, version: str, folder: Path, seconds
     set_shadow(fleet.gateway, MODEL, version, TOTAL)
     turn = _turn(fleet, folder, seconds)
     set_shadow(fleet.gateway, MODEL, None, 0)
-    versions.unregister(node, MODEL, version)
+    node.unregister(MODEL, version)
     return turn
 
 

@@ -61,7 +61,7 @@ def test_a_killed_worker_costs_no_answer_where_a_route_is_idempotent(fleet: Flee
         assert {answer.version for answer in load.answers} == {SLOW}
         assert load.failed == []
     finally:
-        until(lambda: node.client.describe(MODEL, SLOW)[0].is_ready, 30, "the worker")
+        until(lambda: node.require_version(MODEL, SLOW).is_ready, 30, "the worker")
         set_weights(fleet.gateway, MODEL, {"1.0": 10_000})
 
 
@@ -79,7 +79,7 @@ def test_what_a_dead_worker_had_in_hand_is_told_where_a_route_is_not(tmp_path: P
     with running_fleet(Project(CHECKOUT), tmp_path / "own", 2, [(MODEL, "crashes")], QUIET, route) as fleet:
         address = fleet.address(ROUTE)
         headers = dict(address.headers)
-        before = {node.name: node.client.describe(MODEL, "crashes")[0].workers[0].pid for node in fleet.nodes}
+        before = {node.name: node.require_version(MODEL, "crashes").pids for node in fleet.nodes}
         answer = requests.post(address.url, data=BODY, headers={**headers, "x-request-id": "lost"}, timeout=30)
         assert answer.status_code == 500
         assert answer.headers["content-type"] == "application/problem+json"
@@ -87,8 +87,8 @@ def test_what_a_dead_worker_had_in_hand_is_told_where_a_route_is_not(tmp_path: P
         assert (answer.json()["request_id"], answer.json()["version"]) == ("lost", "crashes")
 
         def crashed() -> list[str]:
-            now = {node.name: node.client.describe(MODEL, "crashes")[0].workers[0] for node in fleet.nodes}
-            return [name for name, worker in now.items() if worker.pid != before[name] or not worker.is_ready]
+            now = {node.name: node.require_version(MODEL, "crashes").pids for node in fleet.nodes}
+            return [name for name, pids in now.items() if pids != before[name]]
 
         assert len(until(crashed, 10, "the crash")) == 1
         sample = requests.post(address.url, data=b'{"x": 0.5}', headers=headers, timeout=30)

@@ -25,7 +25,8 @@ from tests.support.gateways import PROBLEM, Front, brought_up, certificate, fron
 from tests.support.raw_http import read_messages
 from tests.support.recorders import Listener
 from tests.support.sites import HALF, Site, is_alive, make_site, throughout, until, write_tiny
-from tsctl.config.deployment import Budget, NodeSpec, Sticky
+from tsctl.config.deployment import Budget, Sticky
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway import change, state, sync
@@ -36,8 +37,9 @@ from tsctl.gateway.keys import digest, new_key, record_of, revoked
 from tsctl.gateway.publish import put_clusters, put_route_file, put_routes
 from tsctl.gateway.state import changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow
-from tsctl.nodes.observe import ObservedNode, observe
-from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.node import Node
+from tsctl.nodes.observe import observe
+from tsctl.nodes.observed import ObservedNode
 
 SHADOW = Shadow("2.0", TOTAL)
 
@@ -359,7 +361,7 @@ def test_a_silent_node_keeps_no_key_in_force(front: Front) -> None:
     key = front.site.run("keys", "add", "leaver").out.strip()
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as aside:
         inference, metrics = free_ports(2)
-        node = NodeSpec(
+        node = TorchServeSpec(
             inference=f"http://127.0.0.1:{inference}",
             management=f"http://127.0.0.1:{silent.getsockname()[1]}",
             metrics=f"http://127.0.0.1:{metrics}",

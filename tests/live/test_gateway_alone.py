@@ -130,7 +130,7 @@ def test_hundreds_of_versions_take_no_more_of_the_kernels_watches_than_one(front
     front.site.run("gateway", "start")
     gateway = front.gateway
     [node] = gateway.nodes()
-    places = (Endpoint(node.name, "127.0.0.1", node.spec.ports[0], None),)
+    places = (Endpoint(node.name, "127.0.0.1", node.spec.listens_on[0], None),)
     many = [Upstream(f"m{number}", "1.0", places, None) for number in range(300)]
     traffic = [only(one.model, "1.0") for one in many]
     before = inotify_instances(front.pid("envoy"))

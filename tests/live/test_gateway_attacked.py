@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +110,10 @@ class Siege:
 
     def served(self) -> Any:
         """What the node serves, with which workers."""
-        states = self.front.gateway.nodes()[0].client.states()
-        return [(s.model, s.version, s.archive, s.min_workers, s.max_workers, s.workers) for s in states]
+        models = self.front.gateway.nodes()[0].models()
+        return {
+            (name, version): replace(one, queue=0) for name in models for version, one in models[name].versions.items()
+        }
 
     @property
     def key_file(self) -> Path:

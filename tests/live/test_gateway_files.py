@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.gateways import certificate
 from tests.unit.test_gateway_render import CLIENTS, ROUTES, SHADOWS, SPEC, TRAFFIC, UPSTREAMS
-from tsctl.config.deployment import DeploymentSpec, NodeSpec
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.process import validate
@@ -39,7 +40,7 @@ def gateway(tmp_path: Path) -> Gateway:
         (files.ready, routes.ready(TRAFFIC)),
     ):
         write_document(path, content)
-    return Gateway(project, DeploymentSpec(nodes={"a": NodeSpec()}), SPEC, files)
+    return Gateway(project, DeploymentSpec(nodes={"a": TorchServeSpec()}), SPEC, files)
 
 
 def test_envoy_takes_every_document(gateway: Gateway) -> None:

@@ -29,8 +29,8 @@ from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
-from tsctl.nodes.torchserve.node import Node, open_nodes
-from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.nodes.engines import open_nodes
+from tsctl.nodes.node import Node, Unreachable
 
 NAMES = ("a", "b", "c")
 CONNECTIONS = 4
@@ -206,12 +206,12 @@ def write_operators_deployment(site: Site, machines: Sequence[Machine]) -> None:
 
 def test_a_node_is_cut_off_one_killed_and_one_slow(country: Country) -> None:
     site, (slow, lost, killed) = country.site, country.machines.values()
-    client = country.node("b").client
-    assert client.default_version("tiny") == "1.0"  # the connection stays open
+    cut = country.node("b")
+    assert cut.models()["tiny"].default == "1.0"  # the connection stays open
     with ThreadPoolExecutor(1) as aside, country.load() as load, slow.slowed():
         with lost.cut_off():
             # an answer that never comes would be waited for much longer than it takes to know that nobody is there
-            silent = aside.submit(client.unregister, "tiny", "9.9") if country.are_real else None
+            silent = aside.submit(cut.unregister, "tiny", "9.9") if country.are_real else None
             status = site.run("status", status=4)
             lines = [line for line in status.out.splitlines() if line.startswith("node ")]
             assert [line.split(",")[0].split(" (")[0] for line in lines] == [
@@ -234,7 +234,7 @@ def test_a_node_is_cut_off_one_killed_and_one_slow(country: Country) -> None:
                 with pytest.raises(Unreachable, match="no connection"):
                     silent.result()
         killed.run("node", "start")
-        assert [state.version for state in country.node("c").client.states()] == ["1.0"]
+        assert [*country.node("c").models()["tiny"].versions] == ["1.0"]
         caught_up = site.run("models", "register", "tiny:2.0", "--all-nodes")
         assert outcomes(caught_up.out) == {"a": "was registered", "b": "registered", "c": "registered"}
         places = [(name, version) for name in ("b", "c") for version in ("1.0", "2.0")]

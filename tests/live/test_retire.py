@@ -57,7 +57,7 @@ def test_what_is_stable_or_in_use_stays(front: Front) -> None:
 
     def ask_the_node() -> None:  # past the gateway: only the node's queue tells
         while not stop.is_set():
-            node.client.predict("tiny", "2.0", HALF, body["Content-Type"])
+            node.predict("tiny", "2.0", HALF, body["Content-Type"])
 
     threads = [threading.Thread(target=ask_the_node) for _ in range(24)]
     for thread in threads:

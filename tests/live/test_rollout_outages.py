@@ -14,7 +14,7 @@ from tests.support.gateways import Front
 from tests.support.releases import PACE, asking, entries, held_while, is_held, releasing, served, state_of, weights
 from tests.support.sites import until
 from tsctl.config.weights import TOTAL
-from tsctl.nodes.torchserve.node import open_nodes
+from tsctl.nodes.engines import open_nodes
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from pathlib import Path
 import requests
 
 from benchmarks.harness.ports import free_ports
-from tsctl.config.deployment import Budget, DeploymentSpec, GatewaySpec, NodeSpec, RouteSpec
+from tsctl.config.deployment import Budget, DeploymentSpec, GatewaySpec, RouteSpec
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.gateway.envoy.process import start_envoy, stop, validate
 from tsctl.gateway.envoy.render import listeners
@@ -153,7 +154,7 @@ def fronted(
     spec = GatewaySpec(address=address, metrics=metrics, budget=Budget(requests_per_s=100_000, burst=100_000))
     deployment = DeploymentSpec.model_validate(
         {
-            "nodes": {node.name: NodeSpec().model_dump(mode="json") for node in nodes[:1]},
+            "nodes": {node.name: TorchServeSpec().model_dump(mode="json") for node in nodes[:1]},
             "models": {MODEL: {"default": VERSION, "versions": {VERSION: {"workers": 1}}, "route": route.model_dump()}},
         }
     )

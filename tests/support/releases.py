@@ -15,7 +15,7 @@ from tests.support.gateways import Front, brought_up, with_gateway
 from tests.support.sites import HALF, make_site, throughout, until, write_tiny
 from tsctl.config.project import Project
 from tsctl.gateway.state import traffic_in_force
-from tsctl.nodes.torchserve.node import open_nodes
+from tsctl.nodes.engines import open_nodes
 from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.run.journal import journals, read
@@ -103,7 +103,7 @@ def served(front: Front) -> dict[str, dict[str, int]]:
     """READY workers by node and version; a node that does not answer has none."""
     gateway = front.gateway
     return {
-        node.name: {state.version: state.ready_workers for state in node.client.states()}
+        node.name: {name: one.ready for model in node.models().values() for name, one in model.versions.items()}
         for node in open_nodes(gateway.project, gateway.deployment)
     }
 
@@ -111,7 +111,7 @@ def served(front: Front) -> dict[str, dict[str, int]]:
 def defaults(front: Front) -> set[str | None]:
     """The version that each node answers with where none is named."""
     gateway = front.gateway
-    return {node.client.default_version("tiny") for node in open_nodes(gateway.project, gateway.deployment)}
+    return {node.models()["tiny"].default for node in open_nodes(gateway.project, gateway.deployment)}
 
 
 def logged(front: Front, version: str) -> list[dict[str, Any]]:

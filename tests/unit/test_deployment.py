@@ -28,7 +28,7 @@ def read(tmp_path: Path, text: str) -> DeploymentSpec:
 
 def test_a_good_file_is_read(tmp_path: Path) -> None:
     spec = read(tmp_path, GOOD)
-    assert spec.node(None)[1].ports == (8080, 8081, 8082)
+    assert spec.node(None)[1].listens_on == (8080, 8081, 8082, 7070, 7071)
     assert spec.models["digits"].workers("1.0") == 2
     assert spec.models["digits"].workers("2.0") is None
 
@@ -105,3 +105,48 @@ def test_a_node_has_no_ipv6_address(tmp_path: Path, key: str) -> None:
     with pytest.raises(SpecError, match="must not be an IPv6 address, which TorchServe cannot listen on"):
         read(tmp_path, f'nodes: {{a: {{{key}: "http://[::1]:9000"}}}}\n')
     assert read(tmp_path, f'nodes: {{a: {{{key}: "http://node-a.example:9000"}}}}\n').nodes
+
+
+ENGINES = """
+nodes:
+  local: {}
+  api: {engine: uvicorn, address: "http://127.0.0.1:8100"}
+models:
+  digits:
+    default: "1.0"
+    versions: {"1.0": {nodes: [local]}, "1.0u": {archive: "1.0", nodes: [api]}, "2.0": }
+"""
+
+
+def test_a_node_has_an_engine_and_a_version_its_nodes(tmp_path: Path) -> None:
+    spec = read(tmp_path, ENGINES)
+    assert {name: (node.engine, node.url) for name, node in spec.nodes.items()} == {
+        "local": ("torchserve", "http://127.0.0.1:8080"),
+        "api": ("uvicorn", "http://127.0.0.1:8100"),
+    }
+    digits = spec.models["digits"]
+    assert [digits.archive(version) for version in digits.versions] == ["1.0", "1.0", "2.0"]
+    on = {version: [node for node in spec.nodes if digits.is_on(version, node)] for version in digits.versions}
+    assert on == {"1.0": ["local"], "1.0u": ["api"], "2.0": ["local", "api"]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("engine: uvicorn", "engine: nginx", "nodes.api: .*'nginx'.*'torchserve', 'uvicorn'"),
+        ("engine: uvicorn", "engine: 1", "nodes.api: "),
+        ("engine: uvicorn, ", "", "nodes.api.address: unknown key; known here: engine, grpc_ports, inference"),
+        ("address:", "addres:", "nodes.api.addres: unknown key; did you mean address?"),
+        ("address:", "inference:", "nodes.api.inference: unknown key; known here: address, engine, key_file, nice"),
+        ('address: "http://127.0.0.1:8100"', "", "nodes.api.address: missing, and required"),
+        ("8100", "8081", "nodes local and api both have port 8081 of 127.0.0.1"),
+        ("nodes: [api]", "nodes: [gone]", "digits 1.0u names node gone; the nodes are local, api"),
+        ("nodes: [api]", "nodes: []", "1.0u.nodes: "),
+        ('archive: "1.0"', "archive: 1.0", "1.0u.archive: 1.0: "),
+    ],
+)
+def test_a_mistake_in_a_node_of_an_engine_is_told_where_it_stands(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        read(tmp_path, ENGINES.replace(old, new, 1))

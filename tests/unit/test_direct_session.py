@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tsctl.config.deployment import NodeSpec
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.nodes.torchserve.client import ManagementClient
 from tsctl.rollout.evidence.reader import PrometheusServer
 
@@ -64,6 +64,6 @@ def test_prometheus_is_asked_directly_and_without_a_password(server: tuple[str, 
 
 def test_a_node_is_asked_directly_and_without_a_password(server: tuple[str, Received]) -> None:
     address, received = server
-    spec = NodeSpec(inference="http://127.0.0.1:1", management=address, metrics="http://127.0.0.1:2")
+    spec = TorchServeSpec(inference="http://127.0.0.1:1", management=address, metrics="http://127.0.0.1:2")
     assert ManagementClient(spec, None).states() == []
     assert received == [("direct", "/models", None)]

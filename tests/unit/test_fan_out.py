@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from tsctl.config.deployment import DeploymentSpec, NodeSpec
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.nodes import NodeSpec, TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import ConflictError, NodeError
 from tsctl.host.progress import Note
+from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.fan_out import NodeChange, combined_error, run_on_nodes
-from tsctl.nodes.torchserve.node import Node, open_nodes
-from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.nodes.node import Node, Unreachable
 
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> list[Node]:
     """Three nodes on this machine that nobody started."""
-    specs = {
-        name: NodeSpec(
+    specs: dict[str, NodeSpec] = {
+        name: TorchServeSpec(
             inference=f"http://127.0.0.1:{port}",
             management=f"http://127.0.0.1:{port + 1}",
             metrics=f"http://127.0.0.1:{port + 2}",

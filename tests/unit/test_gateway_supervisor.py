@@ -28,8 +28,8 @@ from tsctl.gateway.files import record_process, running_pid
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.state import Gateway, gateway_status, open_gateway, traffic_in_force
 from tsctl.host.files import make_folder
-from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
-from tsctl.nodes.torchserve.node import open_nodes
+from tsctl.nodes.engines import open_nodes
+from tsctl.nodes.observed import ObservedModel, ObservedNode, ObservedVersion
 
 DEPLOYMENT = """
 nodes:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.gateways import certificate
-from tsctl.config.deployment import DeploymentSpec, GatewaySpec, NodeSpec, TlsFiles
+from tsctl.config.deployment import DeploymentSpec, GatewaySpec, TlsFiles
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
 from tsctl.gateway.state import Gateway, open_gateway
@@ -26,7 +27,7 @@ def gateway(tmp_path: Path) -> Gateway:
     (tmp_path / "keys").mkdir()
     tls = TlsFiles(certificate="tls/server.pem", key="keys/server.key")
     spec = GatewaySpec(address="https://127.0.0.1:8443", tls=tls)
-    made = open_gateway(Project(tmp_path), DeploymentSpec(nodes={"a": NodeSpec()}, gateway=spec))
+    made = open_gateway(Project(tmp_path), DeploymentSpec(nodes={"a": TorchServeSpec()}, gateway=spec))
     make_folder(made.files.folder)
     return made
 

@@ -10,7 +10,7 @@ from tsctl.config.weights import TOTAL, parse_share, parse_weights, percent
 from tsctl.errors import GatewayError, SpecError
 from tsctl.gateway.retire import is_answering_after, route_without
 from tsctl.gateway.traffic import Shadow, Traffic, only
-from tsctl.nodes.observe import ObservedVersion
+from tsctl.nodes.observed import ObservedVersion
 
 
 @pytest.mark.parametrize(

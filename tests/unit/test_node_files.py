@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from handlers.contract import ANSWER_LIMIT_VARIABLE
-from tsctl.config.deployment import NodeSpec
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, SpecError
 from tsctl.host.files import tail
 from tsctl.nodes.torchserve.client import VersionState, Worker
+from tsctl.nodes.torchserve.engine import open_node
 from tsctl.nodes.torchserve.logs import Recovery, failed_recoveries, load_reports
-from tsctl.nodes.torchserve.node import open_node
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.process import node_environment, temporary_folder
 from tsctl.nodes.torchserve.properties import (
@@ -48,7 +48,7 @@ def key_file(tmp_path: Path) -> Path:
 
 def test_the_nodes_own_values_come_before_the_defaults() -> None:
     defaults = {"load_models": "all", "inference_address": "http://0.0.0.0:1", "job_queue_size": "7", "vmargs": "-X"}
-    node = NodeSpec(inference="http://127.0.0.1:18080", grpc_ports=(1, 2))
+    node = TorchServeSpec(inference="http://127.0.0.1:18080", grpc_ports=(1, 2))
     properties = parse_properties(render_properties(node_properties(defaults, node, Path("/a/st,ore"), 4)))
     assert properties["inference_address"] == "http://127.0.0.1:18080"
     assert properties["grpc_management_port"] == "2"
@@ -261,7 +261,7 @@ def test_a_worker_is_given_up_once_no_pause_is_that_long(
 ) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    node = open_node(Project(tmp_path), "local", NodeSpec())
+    node = open_node(Project(tmp_path), "local", TorchServeSpec())
     node.paths.logs.mkdir(parents=True)
     node.paths.node_log.write_text(FAILED.format(1, 9000, "tiny_1.0") * failures)
     node.paths.worker_log.write_text("... W-9000-tiny_1.0-stderr - ValueError: no such file\n")

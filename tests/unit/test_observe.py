@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tsctl.config.deployment import NodeSpec
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
-from tsctl.nodes.observe import ObservedVersion, observe, observe_version
+from tsctl.nodes.node import Node, Unreachable
+from tsctl.nodes.observe import observe, observe_version
+from tsctl.nodes.observed import ObservedVersion
 from tsctl.nodes.torchserve.client import ManagementClient, ManagementError, VersionState, Worker
-from tsctl.nodes.torchserve.node import Node, open_node
-from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.nodes.torchserve.engine import open_node
 
 
 class Client(ManagementClient):
     """A client that never sends: its node serves `states`, or fails with `error`."""
 
     def __init__(self, states: list[VersionState], default: str | None, error: NodeError | None = None) -> None:
-        super().__init__(NodeSpec(), None)
+        super().__init__(TorchServeSpec(), None)
         self._states, self._default_version, self._error = states, default, error
 
     def states(self) -> list[VersionState]:
@@ -42,7 +43,7 @@ def state(version: str, ready: int) -> VersionState:
 
 
 def node(folder: Path, name: str, client: Client) -> Node:
-    return replace(open_node(Project(folder), name, NodeSpec()), client=client)
+    return replace(open_node(Project(folder), name, TorchServeSpec()), client=client)
 
 
 def test_every_node_is_observed_and_one_that_fails_has_its_reason(tmp_path: Path) -> None:
@@ -54,7 +55,8 @@ def test_every_node_is_observed_and_one_that_fails_has_its_reason(tmp_path: Path
     served, unreachable, empty = observe(nodes)
     assert (served.name, served.error, served.reason) == ("b", None, "")
     assert served.models["tiny"].default == "2.0"
-    assert served.version("tiny", "1.0") == ObservedVersion("tiny-1.0.mar", workers=2, ready=1, pids=(100,), queue=3)
+    half = ObservedVersion("tiny-1.0.mar", workers=2, ready=1, pids=(100,), queue=3, ids=("0",))
+    assert served.version("tiny", "1.0") == half
     assert [one.is_ready for one in served.models["tiny"].versions.values()] == [False, True]
     assert served.version("tiny", "3.0") is None
     assert served.version("other", "1.0") is None

@@ -143,6 +143,6 @@ def test_the_layout_names_what_is_there() -> None:
 def test_ports_of_the_page_are_those_of_the_deployment() -> None:
     spec: DeploymentSpec = read_deployment(CHECKOUT / "deployment.yaml")
     node = spec.nodes["local"]
-    assert {*node.ports, *node.grpc_ports} == {8080, 8081, 8082, 7070, 7071}
+    assert {*node.listens_on} == {8080, 8081, 8082, 7070, 7071}
     assert spec.gateway is not None
     assert [port for _, port in spec.gateway.listens_on_all.values()] == [8000, 8003]

@@ -48,8 +48,8 @@ from tsctl.deploy.state import (
 from tsctl.errors import ArchiveError, ConflictError, GatewayError, NodeError, SpecError
 from tsctl.gateway.envoy.render.clusters import MOST_VERSIONS
 from tsctl.gateway.traffic import Shadow, Traffic, only
-from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
-from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.nodes.node import Unreachable
+from tsctl.nodes.observed import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.views.plan import applied_json, effects, plan_json, render_plan, summary
 
 DIGESTS = {"1.0": "aaaaaaaaaaaa", "2.0": "bbbbbbbbbbbb", "3.0": "cccccccccccc", "9.0": "dddddddddddd"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.nodes.node import Unreachable
 from tsctl.rollout.run.capacity_probe import batch_seconds
 
 

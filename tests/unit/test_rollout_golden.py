@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from handlers.contract import Tolerance
-from tsctl.nodes.torchserve.client import Reply
+from tsctl.nodes.observed import Reply
 from tsctl.rollout.run.golden import difference_of
 
 

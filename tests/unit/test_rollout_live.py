@@ -20,7 +20,7 @@ from tsctl.gateway.envoy.render.routes import routes
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.traffic import Traffic, only
 from tsctl.host.files import write_document
-from tsctl.nodes.torchserve.client import VersionState, Worker
+from tsctl.nodes.observed import ObservedVersion
 from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, Effect, EffectDone, Started, StepBegan
 from tsctl.rollout.decide.state import fold
@@ -198,10 +198,9 @@ def test_what_tells_users_is_read_from_deployment_yaml(gateway: Gateway) -> None
             assert runner.operator.sticky(runner.state) == f"{told} {name}"
 
 
-def on_nodes(*ready: int | None) -> list[list[VersionState]]:
+def on_nodes(*ready: int | None) -> list[ObservedVersion | None]:
     """A version with one worker on each node: READY or not, or None where it is not registered."""
-    workers = [None if n is None else tuple(Worker("9000", "READY", 100, False) for _ in range(n)) for n in ready]
-    return [[] if w is None else [VersionState("m", "1.0", "m.mar", 1, 1, 8, 1, 30, 120, w, 0, 100)] for w in workers]
+    return [None if n is None else ObservedVersion("m.mar", 1, n, startup_s=120) for n in ready]
 
 
 @pytest.mark.parametrize(("canary", "stable", "grace_s"), [

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from handlers.contract import LoadReport
 from tsctl.deploy.status import VersionRow, rows_of
-from tsctl.nodes.observe import ObservedModel, ObservedVersion
+from tsctl.nodes.observed import ObservedModel, ObservedVersion
+from tsctl.nodes.torchserve.logs import last_failures
 
 
 def served(
@@ -27,13 +28,13 @@ def only(rows: list[VersionRow]) -> VersionRow:
 
 
 def test_a_ready_version() -> None:
-    row = only(rows_of(served(2, 2), [("digits", "1.0")], [report("1.0", "")]))
+    row = only(rows_of(served(2, 2), [("digits", "1.0")], last_failures([report("1.0", "")])))
     assert (row.state, row.is_default, row.ready_workers, row.workers) == ("ready", True, 2, 2)
     assert (row.pids, row.queue, row.digest, row.reason) == ((100, 101), 3, "0123456789ab", "")
 
 
 def test_a_version_whose_workers_are_starting() -> None:
-    row = only(rows_of(served(1, 2, default="2.0"), [], []))
+    row = only(rows_of(served(1, 2, default="2.0"), [], {}))
     assert (row.state, row.is_default, row.is_ready) == ("starting", False, False)
 
 
@@ -41,31 +42,31 @@ def test_a_version_whose_worker_is_given_up_has_failed() -> None:
     models = served(1, 2)
     [version] = models["digits"].versions.values()
     dead = {"digits": ObservedModel("1.0", {"1.0": replace(version, failure="gave up")})}
-    row = only(rows_of(dead, [("digits", "1.0")], [report("1.0", "")]))
+    row = only(rows_of(dead, [("digits", "1.0")], last_failures([report("1.0", "")])))
     assert (row.state, row.reason, row.is_ready) == ("failed", "gave up", False)
-    assert only(rows_of(dead, [], [report("1.0", "wrong answer")])).state == "refused"
+    assert only(rows_of(dead, [], last_failures([report("1.0", "wrong answer")]))).state == "refused"
 
 
 def test_a_refused_version_has_the_reason_of_its_last_load() -> None:
     reports = [report("1.0", "first"), report("2.0", "other"), report("1.0", "second")]
-    row = only(rows_of(served(0, 1), [], reports))
+    row = only(rows_of(served(0, 1), [], last_failures(reports)))
     assert (row.state, row.reason) == ("refused", "second")
 
 
 def test_a_refusal_before_a_good_load_is_history() -> None:
-    row = only(rows_of(served(0, 1), [], [report("1.0", "x"), report("1.0", "")]))
+    row = only(rows_of(served(0, 1), [], last_failures([report("1.0", "x"), report("1.0", "")])))
     assert row.state == "starting"
 
 
 def test_a_version_without_workers_is_idle_and_not_ready_where_it_is_wanted() -> None:
-    row = only(rows_of(served(0, 0), [("digits", "1.0")], []))
+    row = only(rows_of(served(0, 0), [("digits", "1.0")], {}))
     assert (row.state, row.is_ready) == ("idle", False)
-    row = only(rows_of(served(0, 0), [], []))
+    row = only(rows_of(served(0, 0), [], {}))
     assert (row.state, row.is_ready) == ("idle", True)
 
 
 def test_a_wanted_version_that_is_not_registered_has_a_row_with_its_reason() -> None:
-    rows = rows_of({}, [("digits", "2.0"), ("digits", "1.0")], [report("2.0", "wrong answer")])
+    rows = rows_of({}, [("digits", "2.0"), ("digits", "1.0")], last_failures([report("2.0", "wrong answer")]))
     assert [(row.version, row.state, row.reason) for row in rows] == [
         ("1.0", "missing", "not registered"),
         ("2.0", "refused", "wrong answer"),
@@ -73,4 +74,4 @@ def test_a_wanted_version_that_is_not_registered_has_a_row_with_its_reason() -> 
 
 
 def test_a_stock_archive_has_no_digest() -> None:
-    assert only(rows_of(served(1, 1, archive="resnet.mar"), [], [])).digest is None
+    assert only(rows_of(served(1, 1, archive="resnet.mar"), [], {})).digest is None

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from tests.unit.rollout_journals import started
 from tsctl.archive.store import store_name
-from tsctl.config.deployment import DeploymentSpec, NodeSpec
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.deploy.apply import apply
@@ -20,9 +21,10 @@ from tsctl.deploy.preconditions import error_of
 from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
 from tsctl.errors import AnalysisError, ConflictError, NodeError
 from tsctl.host.progress import Progress
-from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion
+from tsctl.nodes.node import Node
+from tsctl.nodes.observed import ObservedModel, ObservedNode, ObservedVersion
 from tsctl.nodes.torchserve.client import ManagementClient, VersionState, Worker
-from tsctl.nodes.torchserve.node import Node, open_node
+from tsctl.nodes.torchserve.engine import open_node
 from tsctl.rollout.decide.events import Ended, Outcome
 from tsctl.rollout.run.journal import Journal, folder
 from tsctl.views.plan import effects
@@ -37,7 +39,7 @@ class Client(ManagementClient):
     """A client that never sends: version 1.0 fails, and every other one is READY with one worker."""
 
     def __init__(self) -> None:
-        super().__init__(NodeSpec(), None)
+        super().__init__(TorchServeSpec(), None)
         self.default = ""
 
     def describe(self, model: str, version: str | None = None) -> list[VersionState]:
@@ -54,8 +56,8 @@ class Client(ManagementClient):
 def owners(folder: Path) -> tuple[Owners, Client]:
     """One node, and no gateway."""
     project, client = Project(folder), Client()
-    node: Node = replace(open_node(project, "local", NodeSpec()), client=client)
-    return Owners(project, DeploymentSpec(nodes={"local": NodeSpec()}), (node,), None), client
+    node: Node = replace(open_node(project, "local", TorchServeSpec()), client=client)
+    return Owners(project, DeploymentSpec(nodes={"local": TorchServeSpec()}), (node,), None), client
 
 
 def test_up_replaces_bytes_in_place_and_apply_refuses_to() -> None:

@@ -9,7 +9,7 @@ from tsctl.config.project import Project, find_project
 if TYPE_CHECKING:
     from tsctl.config.deployment import DeploymentSpec
     from tsctl.gateway.state import Gateway
-    from tsctl.nodes.torchserve.node import Node
+    from tsctl.nodes.node import Node
 
 
 def open_deployment() -> tuple[Project, DeploymentSpec]:
@@ -27,7 +27,7 @@ def select_nodes(name: str | None, all_nodes: bool) -> tuple[Project, Deployment
         SpecError: both were given, or several nodes exist and neither was.
     """
     from tsctl.errors import SpecError
-    from tsctl.nodes.torchserve.node import open_node, open_nodes
+    from tsctl.nodes.engines import open_node, open_nodes
 
     if all_nodes and name is not None:
         raise SpecError(f"--all-nodes and --node {name} contradict each other", "Give one of the two.")

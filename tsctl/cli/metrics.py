@@ -12,7 +12,7 @@ from tsctl.cli.options import NodeOption
 from tsctl.errors import NodeError
 from tsctl.monitoring.exporter import parse_listen, serve_until_signalled, url_of
 from tsctl.monitoring.worker_files import WorkerFiles, registry_of
-from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.node import Node
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -36,8 +36,8 @@ def serve(
 def show(node: NodeOption = None) -> None:
     """Print the metrics that `tsctl metrics serve` exports."""
     opened, registry = _open_metrics(node)
-    if not opened.paths.metrics.is_dir():
-        raise NodeError(f"node {opened.name} was never started here: no {opened.paths.metrics}", "Run 'tsctl up'.")
+    if not opened.metrics_folder.is_dir():
+        raise NodeError(f"node {opened.name} was never started here: no {opened.metrics_folder}", "Run 'tsctl up'.")
     typer.echo(generate_latest(registry).decode(), nl=False)
 
 
@@ -53,6 +53,6 @@ def _open_metrics(name: str | None) -> tuple[Node, CollectorRegistry]:
             f"node {opened.name} is on {opened.spec.host}, and its workers write their metrics there",
             "Run this on that machine.",
         )
-    files = WorkerFiles(opened.paths.metrics, lambda text: typer.echo(f"warning: {text}", err=True))
+    files = WorkerFiles(opened.metrics_folder, lambda text: typer.echo(f"warning: {text}", err=True))
     files.collect()  # an unreadable folder is an error now, and not at the first scrape
     return opened, registry_of(files)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +19,8 @@ from tsctl.gateway.retire import retire as retire_version
 from tsctl.gateway.state import open_gateway
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import NodeChange, combined_error, run_on_nodes
-from tsctl.nodes.observe import ObservedModel, observe_models
-from tsctl.nodes.torchserve import versions
-from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.node import Node
+from tsctl.nodes.observed import ObservedModel
 from tsctl.rollout.run.journal import require_none
 
 app = typer.Typer(rich_markup_mode=None)
@@ -42,8 +40,8 @@ def list_models(node: NodeOption = None, all_nodes: AllNodes = False, json: Json
     columns = ("model", "version", "default", "ready", "workers", "archive")
     nodes = select_nodes(node, all_nodes)[2]
     if not all_nodes:
-        return print_rows(columns, _rows(observe_models(nodes[0])), json)
-    results = run_on_nodes(nodes, lambda opened, note: _rows(observe_models(opened)))
+        return print_rows(columns, _rows(nodes[0].models()), json)
+    results = run_on_nodes(nodes, lambda opened, note: _rows(opened.models()))
     reasons = {result.node: result.error.summary for result in results if result.error is not None}
     if json:
         versions_of = {result.node: as_objects(columns, result.value or ()) for result in results}
@@ -69,15 +67,13 @@ def _rows(models: Mapping[str, ObservedModel]) -> list[tuple[object, ...]]:
 def describe(model: Model, version: Annotated[str | None, typer.Argument()] = None, node: NodeOption = None) -> None:
     """Print the node's description of a model's versions as JSON."""
     _, _, opened = open_one_node(node)
-    states = opened.client.describe(model, version)
+    states = opened.describe(model, version)
     if not states:
         raise NodeError(
             f"{' '.join(filter(None, (model, version)))} is not registered on node {opened.name}",
             "See 'tsctl models list'.",
         )
-    print_json(
-        [{**asdict(state), "ready_workers": state.ready_workers, "is_ready": state.is_ready} for state in states]
-    )
+    print_json(states)
 
 
 @app.command()
@@ -98,12 +94,12 @@ def register(
 
     def act(opened: Node, note: Note) -> NodeChange:
         if not all_nodes:
-            versions.register(opened, stored, workers, note, timeout)
+            opened.register(stored, stored.version, workers, note, timeout)
             return NodeChange("registered", "ready")
-        is_new = versions.ensure(opened, stored, workers, note, timeout)
-        [state] = opened.client.describe(stored.model, stored.version)
+        is_new = opened.ensure(stored, stored.version, workers, note, timeout)
+        state = opened.require_version(stored.model, stored.version)
         return NodeChange(
-            "registered" if is_new else "was registered", f"{state.ready_workers} of {state.min_workers} workers ready"
+            "registered" if is_new else "was registered", f"{state.ready} of {state.workers} workers ready"
         )
 
     _change_nodes(nodes, all_nodes, f"registering {stored.model} {stored.version}", act)
@@ -131,8 +127,8 @@ def scale(
             require_workers(open_gateway(project, deployment), model, version, workers, {n.name for n in nodes})
 
     def act(opened: Node, note: Note) -> NodeChange:
-        state = versions.scale(opened, model, version, workers, note, timeout)
-        return NodeChange("scaled", f"{state.ready_workers} ready")
+        state = opened.scale(model, version, workers, note, timeout)
+        return NodeChange("scaled", f"{state.ready} ready")
 
     _change_nodes(nodes, all_nodes, f"scaling {model} {version} to {workers}", act)
 
@@ -142,13 +138,13 @@ def set_default(model: Model, version: Version, node: NodeOption = None, all_nod
     """Make a ready version answer callers that name none."""
 
     def act(opened: Node, note: Note) -> NodeChange:
-        versions.set_default(opened, model, version)
+        opened.set_default(model, version)
         return NodeChange("default")
 
     nodes = select_nodes(node, all_nodes)[2]
     if all_nodes:
         return _change_nodes(nodes, all_nodes, f"making {model} {version} the default", act)
-    versions.set_default(nodes[0], model, version)
+    nodes[0].set_default(model, version)
     typer.echo(f"{model} {version} is the default on node {nodes[0].name}")
 
 
@@ -166,7 +162,7 @@ def unregister(
     """
 
     def act(opened: Node, note: Note) -> NodeChange:
-        return NodeChange("unregistered" if versions.unregister(opened, model, version) else "was not registered")
+        return NodeChange("unregistered" if opened.unregister(model, version) else "was not registered")
 
     project, deployment, nodes = select_nodes(node, all_nodes)
     if not force:

@@ -1,4 +1,4 @@
-"""`tsctl node`: start, stop and wait for the TorchServe node on this machine."""
+"""`tsctl node`: start, stop and wait for the node on this machine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from tsctl.config.project import find_project
 from tsctl.deploy.status import node_status
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.progress import Progress
-from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.process import crash_report, running_nodes
-from tsctl.nodes.torchserve.start import Restored, restore, start_node, stop_node
+from tsctl.nodes.node import Node, Restored
+from tsctl.nodes.record import running_nodes
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -37,12 +36,12 @@ def start(
     progress = Progress()
     if foreground:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    process = start_node(project, opened, progress)
+    process = opened.start(project, progress)
     try:
         if empty:
-            opened.paths.pending_restore.unlink(missing_ok=True)
-        restored = restore(project, opened, progress, frozenset())
-        typer.echo(f"node {opened.name} answers at {opened.spec.inference}")
+            opened.forget_served()
+        restored = opened.restore(project, progress, frozenset())
+        typer.echo(f"node {opened.name} answers at {opened.spec.url}")
         failure = _restore_error(opened, restored)
         if not foreground:
             if failure:
@@ -53,16 +52,16 @@ def start(
         status = process.wait()
     except BaseException as error:
         if foreground or isinstance(error, KeyboardInterrupt):
-            stop_node(opened, progress)
+            opened.stop(progress)
         raise
-    raise NodeError(f"node {opened.name} ended by itself with status {status}:\n{crash_report(opened.paths)}")
+    raise NodeError(f"node {opened.name} ended by itself with status {status}:\n{opened.crash_report()}")
 
 
 @app.command()
 def stop(node: NodeOption = None) -> None:
     """Stop the node and its workers."""
     _, _, opened = open_one_node(node)
-    if not stop_node(opened, Progress()):
+    if not opened.stop(Progress()):
         typer.echo(f"node {opened.name} was not running")
 
 
@@ -99,7 +98,7 @@ def wait(
 def _restore_error(node: Node, restored: Restored) -> TsctlError | None:
     if not restored.failed:
         return None
-    reasons = "\n".join(f"  {entry.model} {entry.version}: {reason}" for entry, reason in restored.failed)
+    reasons = "\n".join(f"  {model} {version}: {reason}" for (model, version), reason in restored.failed)
     return NodeError(
         f"node {node.name} runs, but some versions did not come back:\n{reasons}",
         "The next start tries them again; 'tsctl models unregister' removes one from the list.",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tsctl.config.project import Project
     from tsctl.deploy.changes import Plan
     from tsctl.deploy.status import NodeStatus
-    from tsctl.nodes.torchserve.node import Node
+    from tsctl.nodes.node import Node
 
 #: The exit code of `tsctl plan` where something would change.
 WOULD_CHANGE = 12
@@ -60,7 +60,7 @@ def up(node: NodeHere = None) -> None:
     typer.echo("")
     for line in endpoint_lines(deployment, nodes):
         typer.echo(line)
-    base, header = nodes[0].spec.inference, nodes[0].paths.inference_header if nodes[0].key_file else None
+    base, header = nodes[0].spec.url, nodes[0].header_file
     if gateway is not None:
         base, header = gateway.spec.address, local_key(gateway)
     answered = [answer.model for answer in result.answers if answer.reply.status == 200]
@@ -79,7 +79,6 @@ def down(node: NodeHere = None) -> None:
     from tsctl.gateway.start import stop_gateway
     from tsctl.gateway.state import open_gateway
     from tsctl.host.progress import Progress
-    from tsctl.nodes.torchserve.start import stop_node
 
     project, deployment = open_deployment()
     if deployment.gateway is not None and (node is None or len(deployment.nodes) == 1):
@@ -87,7 +86,7 @@ def down(node: NodeHere = None) -> None:
     failures = []
     for opened in _open_here(node)[2]:
         try:
-            if not stop_node(opened, Progress()):
+            if not opened.stop(Progress()):
                 typer.echo(f"node {opened.name} was not running")
         except TsctlError as error:
             if len(deployment.nodes) == 1:
@@ -106,7 +105,7 @@ def status(node: NodeShown = None, json: Json = False) -> None:
     from tsctl.deploy.status import all_status, node_status
     from tsctl.errors import NodeError
     from tsctl.gateway.state import gateway_status, gateway_trouble, open_gateway
-    from tsctl.nodes.torchserve.node import open_nodes
+    from tsctl.nodes.engines import open_nodes
     from tsctl.views.status import hint, trouble
 
     project, deployment = open_deployment()
@@ -174,7 +173,7 @@ def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneM
 
 def _open_here(named: str | None) -> tuple[Project, DeploymentSpec, list[Node]]:
     """The node of that name, or the only one; else every node of this machine, and a line for each other."""
-    from tsctl.nodes.torchserve.node import open_nodes
+    from tsctl.nodes.engines import open_nodes
 
     project, deployment = open_deployment()
     if named is not None or len(deployment.nodes) == 1:

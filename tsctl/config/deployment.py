@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
 from tsctl.config.weights import TOTAL, parse_share, percent
@@ -18,12 +19,6 @@ from tsctl.errors import SpecError
 def _host_port(address: str) -> tuple[str, int]:
     parts = urlsplit(address)
     return parts.hostname or "", parts.port or 0
-
-
-def _of_node(address: str) -> str:
-    if ":" in (urlsplit(address).hostname or ""):
-        raise ValueError("must not be an IPv6 address, which TorchServe cannot listen on; use IPv4 or a name")
-    return address
 
 
 def _of_listener(address: str) -> str:
@@ -36,49 +31,8 @@ def _of_listener(address: str) -> str:
     return address
 
 
-NodeAddress = Annotated[Address, AfterValidator(_of_node)]
 #: Envoy listens on addresses, and asks nobody for those of a name.
 ListenAddress = Annotated[Address, AfterValidator(_of_listener)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]*$", max_length=40)]
-
-_LOOPBACK = ("127.", "localhost", "::1")
-
-
-class NodeSpec(SpecModel):
-    """One TorchServe process and its addresses."""
-
-    inference: NodeAddress = "http://127.0.0.1:8080"
-    management: NodeAddress = "http://127.0.0.1:8081"
-    metrics: NodeAddress = "http://127.0.0.1:8082"
-    #: Inference and management; TorchServe opens both.
-    grpc_ports: tuple[Port, Port] = Field(default=(7070, 7071), strict=False)
-    nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which must not slow down others
-    key_file: str | None = None  # TorchServe's key_file.json; None: the one of `tsctl node start`
-
-    @model_validator(mode="after")
-    def _check_ports(self) -> NodeSpec:
-        ports = [*self.ports, *self.grpc_ports]
-        if len(set(ports)) != len(ports):
-            raise ValueError(f"the five ports must differ, got {', '.join(map(str, ports))}")
-        return self
-
-    @property
-    def ports(self) -> tuple[int, int, int]:
-        """HTTP ports: inference, management, metrics."""
-        inference, management, metrics = (
-            urlsplit(a).port or 0 for a in (self.inference, self.management, self.metrics)
-        )
-        return inference, management, metrics
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.inference).hostname or ""
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only the machine where it runs can reach it."""
-        return self.host.startswith(_LOOPBACK)
 
 
 class Budget(SpecModel):
@@ -156,8 +110,10 @@ class RouteSpec(SpecModel):
 
 
 class VersionTarget(SpecModel):
-    """The wanted state of one version on every node."""
+    """The wanted state of one version on each of its nodes."""
 
+    archive: ModelVersion | None = None  # the version whose archive it serves; None: the one of its own name
+    nodes: Annotated[tuple[NodeName, ...], Field(min_length=1, strict=False)] | None = None  # None: every node
     workers: Annotated[int, Field(ge=1, le=256)] | None = None  # None: as the archive says
     #: The first digits of its archive's SHA-256, 12 at least; None: the current one in the store.
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")] | None = None
@@ -193,6 +149,16 @@ class ModelTarget(SpecModel):
                 raise ValueError(f"the weights sum to {percent(total)}, not to 100%")
         return self
 
+    def archive(self, version: str) -> str:
+        """The version whose archive it serves."""
+        target = self.versions.get(version)
+        return (target.archive if target else None) or version
+
+    def is_on(self, version: str, node: str) -> bool:
+        """Whether the node is to serve the version."""
+        target = self.versions[version]
+        return target is None or target.nodes is None or node in target.nodes
+
     @property
     def shares(self) -> dict[str, int] | None:
         """Weights in hundredths of a percent, of every version; None where they are not given."""
@@ -218,7 +184,7 @@ class DeploymentSpec(SpecModel):
     def _check_ports(self) -> DeploymentSpec:
         taken: dict[tuple[str, int], str] = {}
         for name, node in self.nodes.items():
-            for port in (*node.ports, *node.grpc_ports):
+            for port in node.listens_on:
                 other = taken.setdefault((node.host, port), name)
                 if other != name:
                     raise ValueError(f"nodes {other} and {name} both have port {port} of {node.host}")
@@ -227,6 +193,16 @@ class DeploymentSpec(SpecModel):
             listener = f"the gateway's {key}"
             if (other := taken.setdefault((host, port), listener)) != listener:
                 raise ValueError(f"{other} and {listener} both have port {port} of {host}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_nodes(self) -> DeploymentSpec:
+        for model, target in self.models.items():
+            for version, wanted in target.versions.items():
+                if unknown := [name for name in (wanted and wanted.nodes) or () if name not in self.nodes]:
+                    raise ValueError(
+                        f"{model} {version} names node {', '.join(unknown)}; the nodes are {', '.join(self.nodes)}"
+                    )
         return self
 
     def policy(self, model: str) -> RolloutPolicy:

@@ -91,15 +91,16 @@ def read_spec(path: Path, model: type[Spec]) -> Spec:
 def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[str]:
     """One line for each mistake, up to MOST_MISTAKES: `file: key: value: expectation`."""
     lines = []
+    schema = model.model_json_schema()
     for entry in error.errors(include_url=False)[:MOST_MISTAKES]:
         # pydantic names the key of a bad mapping key '[key]'; people know only the key itself
-        where = [str(part) for part in entry["loc"] if part != "[key]"]
+        where, parent = _place(schema, [str(part) for part in entry["loc"] if part != "[key]"])
         key = (
             ".".join(part if part.isprintable() and len(part) < 60 else _shortened(part) for part in where) or "content"
         )
         kind = entry["type"]
         if kind == "extra_forbidden":
-            lines.append(f"{name}: {key}: unknown key{_suggestion(model, where)}")
+            lines.append(f"{name}: {key}: unknown key{_suggestion(where[-1], parent)}")
         elif kind == "missing":
             lines.append(f"{name}: {key}: missing, and required")
         else:
@@ -125,24 +126,32 @@ def _shortened(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _suggestion(model: type[BaseModel], where: list[str]) -> str:
-    known = _keys_at(model, where[:-1])
-    close = difflib.get_close_matches(where[-1], known, n=1)
+def _suggestion(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
     if close:
         return f"; did you mean {close[0]}?"
     return f"; known here: {', '.join(sorted(known))}" if known else ""
 
 
-def _keys_at(model: type[BaseModel], where: list[str]) -> list[str]:
-    """The keys that the model knows at a place; none where the place is not a model."""
-    schema = model.model_json_schema()
+def _place(schema: Any, where: list[str]) -> tuple[list[str], list[str]]:
+    """The place as people know it, and the keys beside its last one; none where it is no key of a model.
+
+    pydantic puts the tag of a union's variant into the place, which is no key.
+    """
+    keys: list[str] = []
+    beside: list[str] = []
     node: Any = schema
     for part in where:
         node = _resolve(schema, node)
+        variants = node.get("discriminator", {}).get("mapping", {})
+        if part in variants:
+            node = {"$ref": variants[part]}
+            continue
+        keys.append(part)
+        beside = list(node.get("properties", {}))
         patterns = node.get("patternProperties", {})  # a mapping whose keys are constrained
-        node = node.get("properties", {}).get(part) or next(iter(patterns.values()), None)
-        node = node or {}
-    return list(_resolve(schema, node).get("properties", {}))
+        node = node.get("properties", {}).get(part) or next(iter(patterns.values()), None) or {}
+    return keys, beside
 
 
 def _resolve(schema: Any, node: Any) -> Any:

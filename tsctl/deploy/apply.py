@@ -24,10 +24,7 @@ from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.sync import sync
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import is_unavailable, run_on_nodes
-from tsctl.nodes.torchserve import versions
-from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.readiness import warm_up
-from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.nodes.node import Node, Unreachable
 from tsctl.rollout.run.journal import unfinished
 
 #: Changes that one node makes by itself.
@@ -156,22 +153,22 @@ class _Attempt:
     def _on_node(self, change: VersionChange, node: Node, note: Note) -> None:
         match change:
             case changes.Register():
-                versions.ensure(node, self._archive(change.archive), change.workers, note)
+                node.ensure(self._archive(change.archive), change.version, change.workers, note)
             case changes.Replace():
-                versions.replace(node, self._archive(change.archive), change.workers, note)
+                node.replace(self._archive(change.archive), change.version, change.workers, note)
             case changes.Scale(is_down=True) if self.owners.gateway is not None:
                 with drained(self.owners.gateway, change.model, change.version, node, note):
                     self._scale(change, node, note)
             case changes.Scale():
                 self._scale(change, node, note)
             case changes.SetDefault():
-                versions.set_default(node, change.model, change.version)
+                node.set_default(change.model, change.version)
 
     def _scale(self, change: changes.Scale, node: Node, note: Note) -> None:
-        versions.scale(node, change.model, change.version, change.workers, note)
+        node.scale(change.model, change.version, change.workers, note)
         was = change.before[node.name]
         if was.ready == 0 and parse_name(was.archive) and self._archive(was.archive).path.is_file():
-            warm_up(node, self._archive(was.archive), note)  # nobody has asked it yet
+            node.warm_up(self._archive(was.archive), change.version, note)  # nobody has asked it yet
 
     def _archive(self, name: str) -> StoredArchive:
         return archive_of(self.owners.project.store / name)

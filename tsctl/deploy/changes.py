@@ -12,7 +12,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from tsctl.errors import TsctlError
 from tsctl.gateway.traffic import Traffic, weights_text
-from tsctl.nodes.observe import ObservedVersion
+from tsctl.nodes.observed import ObservedVersion
 
 GATEWAY = "gateway"
 Before = TypeVar("Before")

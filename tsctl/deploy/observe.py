@@ -9,8 +9,9 @@ from tsctl.config.project import Project
 from tsctl.deploy.state import Actual, GatewayState
 from tsctl.errors import AnalysisError
 from tsctl.gateway.state import Gateway, open_gateway, traffic_in_force
+from tsctl.nodes.engines import open_nodes
+from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
-from tsctl.nodes.torchserve.node import Node, open_nodes
 from tsctl.rollout.run.journal import unfinished
 
 

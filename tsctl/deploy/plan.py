@@ -29,7 +29,7 @@ from tsctl.deploy.changes import (
 from tsctl.deploy.preconditions import fits, refusals
 from tsctl.deploy.state import Actual, Desired, WantedModel
 from tsctl.gateway.traffic import Traffic, weights_text
-from tsctl.nodes.observe import ObservedVersion
+from tsctl.nodes.observed import ObservedVersion
 
 NO_OPTIONS = PlanOptions()
 

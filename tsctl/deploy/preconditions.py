@@ -22,7 +22,7 @@ from tsctl.deploy.changes import (
 from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
 from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError, TsctlError
 from tsctl.gateway.envoy.render.clusters import MOST_VERSIONS
-from tsctl.nodes.observe import ObservedVersion
+from tsctl.nodes.observed import ObservedVersion
 
 
 def refusals(desired: Desired, actual: Actual, changes: Sequence[Change], options: PlanOptions) -> Iterator[Refusal]:

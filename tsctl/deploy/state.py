@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tsctl.errors import AnalysisError
 from tsctl.gateway.traffic import Traffic
-from tsctl.nodes.observe import ObservedNode, ObservedVersion
+from tsctl.nodes.observed import ObservedNode, ObservedVersion
 
 
 @dataclass(frozen=True)

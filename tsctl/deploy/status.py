@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from handlers.contract import LoadReport
 from tsctl.archive.store import parse_name
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.nodes.fan_out import is_unavailable
-from tsctl.nodes.observe import ObservedModel, ObservedNode, ObservedVersion, observe
-from tsctl.nodes.torchserve.logs import load_reports
-from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.node import Node
+from tsctl.nodes.observe import observe
+from tsctl.nodes.observed import ObservedModel, ObservedNode, ObservedVersion, VersionKey
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,8 @@ class NodeStatus:
     node: str
     is_running: bool
     pid: int | None
-    inference: str
-    management: str
-    metrics: str
+    engine: str
+    addresses: Mapping[str, str]  # by what answers there
     versions: tuple[VersionRow, ...]
     reason: str = ""  # why it does not answer
 
@@ -55,7 +53,8 @@ class NodeStatus:
         return self.is_running and all(row.is_ready for row in self.versions)
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "is_ready": self.is_ready}
+        content = asdict(self)
+        return {**content, **content.pop("addresses"), "is_ready": self.is_ready}
 
 
 def all_status(nodes: Sequence[Node], deployment: DeploymentSpec) -> list[NodeStatus]:
@@ -76,20 +75,19 @@ def node_status(node: Node, deployment: DeploymentSpec) -> NodeStatus:
 
 
 def rows_of(
-    models: Mapping[str, ObservedModel], wanted: Iterable[tuple[str, str]], reports: Iterable[LoadReport]
+    models: Mapping[str, ObservedModel], wanted: Iterable[tuple[str, str]], failures: Mapping[VersionKey, str]
 ) -> list[VersionRow]:
     """A row for every version that is served or wanted, by model and version.
 
     Args:
         models: what the node serves.
         wanted: (model, version) pairs of the deployment.
-        reports: how loads ended, oldest first; the last one of a version that is not ready gives its reason.
+        failures: why workers refused to load, by version; the reason of one that is not ready.
     """
-    refusals = {(report.model, report.version): "" if report.is_ready else report.reason for report in reports}
     named = set(wanted)
     served = {(model, version) for model, observed in models.items() for version in observed.versions}
     return [
-        _row(model, version, models.get(model, ObservedModel(None, {})), refusals, (model, version) in named)
+        _row(model, version, models.get(model, ObservedModel(None, {})), failures, (model, version) in named)
         for model, version in sorted(named | served)
     ]
 
@@ -99,27 +97,26 @@ def _status(node: Node, observed: ObservedNode, deployment: DeploymentSpec) -> N
     reason = observed.reason
     if observed.error is None:
         wanted = [(model, version) for model, target in deployment.models.items() for version in target.versions]
-        rows = rows_of(observed.models, wanted, load_reports(node.paths.worker_log))
+        rows = rows_of(observed.models, wanted, node.load_failures())
     elif is_unavailable(observed.error) and node.is_ours and node.pid is None:
         reason = "it is not running"
     return NodeStatus(
         node.name,
         observed.error is None,
         node.pid,
-        node.spec.inference,
-        node.spec.management,
-        node.spec.metrics,
+        node.engine,
+        node.addresses,
         tuple(rows),
         reason,
     )
 
 
 def _row(
-    model: str, version: str, served: ObservedModel, refusals: Mapping[tuple[str, str], str], is_wanted: bool
+    model: str, version: str, served: ObservedModel, failures: Mapping[VersionKey, str], is_wanted: bool
 ) -> VersionRow:
     observed = served.versions.get(version)
     condition, reason = _condition(observed)
-    if condition in ("starting", "failed", "missing") and (refusal := refusals.get((model, version))):
+    if condition in ("starting", "failed", "missing") and (refusal := failures.get((model, version))):
         condition, reason = "refused", refusal
     observed = observed or ObservedVersion("", 0, 0)
     named = parse_name(observed.archive)

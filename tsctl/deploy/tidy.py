@@ -11,10 +11,9 @@ from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.applied_state import recorded
 from tsctl.errors import NodeError
+from tsctl.nodes.engines import open_nodes, served_at_start
+from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
-from tsctl.nodes.torchserve.node import Node, open_nodes
-from tsctl.nodes.torchserve.paths import NodePaths
-from tsctl.nodes.torchserve.served import last_served, read_pending
 from tsctl.rollout.decide.state import start_of
 from tsctl.rollout.run.journal import Journal, find_journal, models_with_journals, unfinished
 
@@ -57,10 +56,8 @@ def _uses(project: Project, deployment: DeploymentSpec) -> Iterator[tuple[str, s
         if (rollout := unfinished(project, model)) is not None:
             entries = Journal(find_journal(project, model, rollout)).entries
             yield start_of(entries).file, f"the rollout {rollout}"
-    for folder in sorted((project.state / "nodes").glob("*")):
-        paths = NodePaths(folder)
-        for entry in [*last_served(paths.snapshots), *read_pending(paths.pending_restore)]:
-            yield entry.archive, f"node {folder.name} when it starts"
+    for node, archive in served_at_start(project):
+        yield archive, f"node {node} when it starts"
     yield from _served(open_nodes(project, deployment))
 
 

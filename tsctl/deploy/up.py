@@ -17,10 +17,9 @@ from tsctl.deploy.observe import Owners
 from tsctl.deploy.reconcile import reconcile
 from tsctl.errors import ArchiveError, NodeError, TsctlError
 from tsctl.host.progress import Progress
-from tsctl.nodes.observe import ObservedNode, observe
-from tsctl.nodes.torchserve.client import Reply
-from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.start import require_same_addresses, restore, start_node, stop_node
+from tsctl.nodes.node import Node
+from tsctl.nodes.observe import observe
+from tsctl.nodes.observed import ObservedNode, Reply
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,9 @@ def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], prog
         for node in nodes:
             try:
                 if node.pid is not None:
-                    require_same_addresses(node)
+                    node.require_same_addresses()
                 else:
-                    start_node(project, node, progress)
+                    node.start(project, progress)
                     started.append(node)
                     result.is_changed = True
                 _restore(project, node, named, progress, result)
@@ -83,7 +82,7 @@ def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], prog
         _reconcile(Owners(project, deployment, tuple(running), None), progress, result)
     except KeyboardInterrupt:
         for node in started:
-            stop_node(node, progress)
+            node.stop(progress)
         raise
     for node, observed in zip(running, observe(running), strict=True):
         served = [(model, version) for model, on in observed.models.items() for version in on.versions]
@@ -114,10 +113,10 @@ def _restore(
     project: Project, node: Node, named: Sequence[tuple[str, str]], progress: Progress, result: UpResult
 ) -> None:
     """Registers what the node served before and deployment.yaml does not name."""
-    restored = restore(project, node, progress, frozenset(named))
+    restored = node.restore(project, progress, frozenset(named))
     result.is_changed |= bool(restored.served)
-    for entry, reason in restored.failed:
-        result.fail(node.name, f"{entry.model} {entry.version}: {reason}")
+    for (model, version), reason in restored.failed:
+        result.fail(node.name, f"{model} {version}: {reason}")
 
 
 def _reconcile(owners: Owners, progress: Progress, result: UpResult) -> None:
@@ -140,7 +139,7 @@ def _ask(project: Project, node: Node, observed: ObservedNode, model: str, versi
         return result.fail(node.name, error.message)
     for name, body, media_type in samples[:1]:
         try:
-            reply = node.client.predict(model, None, body, media_type)
+            reply = node.predict(model, None, body, media_type)
         except NodeError as error:
             result.fail(node.name, error.message)
             continue

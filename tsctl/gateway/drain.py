@@ -22,7 +22,7 @@ from tsctl.gateway.publish import put_clusters
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.host.progress import Note
 from tsctl.host.wait import wait_until
-from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.node import Node
 
 #: A node counts as idle after so long without an active request; Envoy's threads are a moment behind its main one.
 QUIET_S = 0.5

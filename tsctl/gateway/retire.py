@@ -21,9 +21,9 @@ from tsctl.gateway.sync import sync_locked
 from tsctl.gateway.traffic import Traffic
 from tsctl.host.progress import Note
 from tsctl.nodes.fan_out import run_on_nodes
-from tsctl.nodes.observe import ObservedVersion, observe_version
-from tsctl.nodes.torchserve import versions
-from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.node import Node
+from tsctl.nodes.observe import observe_version
+from tsctl.nodes.observed import ObservedVersion
 
 #: Envoy's threads take a new route a moment after its main thread says that it is in force.
 QUIET_S = 1.0
@@ -167,20 +167,11 @@ def _requests(gateway: Gateway, model: str, version: str) -> tuple[int, int]:
 
 def _unregister(nodes: Sequence[Node], model: str, version: str, stable: str | None) -> Retired:
     def act(node: Node, note: Note) -> bool:
-        _give_up_default(node, model, version, stable)
-        return versions.unregister(node, model, version)
+        node.give_up_default(model, version, stable)
+        return node.unregister(model, version)
 
     results = run_on_nodes(nodes, act)
     return Retired(
         tuple(result.node for result in results if result.value),
         tuple((result.node, result.error.message) for result in results if result.error is not None),
     )
-
-
-def _give_up_default(node: Node, model: str, version: str, stable: str | None) -> None:
-    """Another version is the node's default, the stable one if it can be; TorchServe unregisters no default."""
-    others = [state for state in node.client.describe(model) if state.version != version]
-    if not others or node.client.default_version(model) != version:
-        return
-    best = min(others, key=lambda state: (not state.is_ready, state.version != stable))
-    versions.set_default(node, model, best.version)

@@ -16,7 +16,8 @@ from tsctl.gateway.files import GatewayFiles, read_document, running_pid, silent
 from tsctl.gateway.traffic import SHADOW, STABLE, Traffic
 from tsctl.host.files import keep_reserve, make_folder
 from tsctl.host.locks import exclusive
-from tsctl.nodes.torchserve.node import Node, open_nodes
+from tsctl.nodes.engines import open_nodes
+from tsctl.nodes.node import Node
 
 LOCK_S = 10.0
 #: Room for the files of routes and keys, on a disk that is full.

@@ -18,9 +18,9 @@ from tsctl.gateway.notices import Notices
 from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, only
-from tsctl.nodes.observe import ObservedNode, observe
-from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.tokens import read_tokens
+from tsctl.nodes.node import Node
+from tsctl.nodes.observe import observe
+from tsctl.nodes.observed import ObservedNode
 
 logger = logging.getLogger(__name__)
 
@@ -104,20 +104,19 @@ def _derive(
 
 def _endpoint(node: Node, notices: Notices) -> Endpoint | None:
     """Where the node is and its token; None where that cannot be known now."""
-    parts = urlsplit(node.spec.inference)
+    parts = urlsplit(node.spec.url)
     if parts.scheme != "http":
         raise GatewayError(
-            f"node {node.name} is at {node.spec.inference}, and the gateway reaches nodes over http only",
+            f"node {node.name} is at {node.spec.url}, and the gateway reaches nodes over http only",
             "Put the gateway into the nodes' own network.",
         )
     try:
         host = str(socket.getaddrinfo(parts.hostname or "", None, type=socket.SOCK_STREAM)[0][4][0])
-        has_tokens = node.key_file is not None and node.key_file.is_file()
-        token = read_tokens(node.key_file).inference.value if node.key_file is not None and has_tokens else None
+        token = node.token()
     except (OSError, NodeError) as error:
-        notices.trouble(f"node {node.name} at {node.spec.inference}", str(error))
+        notices.trouble(f"node {node.name} at {node.spec.url}", str(error))
         return None
-    notices.over(f"node {node.name} at {node.spec.inference}")
+    notices.over(f"node {node.name} at {node.spec.url}")
     return Endpoint(node.name, host, parts.port or 80, token)
 
 

@@ -14,9 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.progress import Note
-from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.session import Unreachable
-from tsctl.nodes.torchserve.tokens import NoKeyFile
+from tsctl.nodes.node import Node, NotRunning, Unreachable
 
 Value = TypeVar("Value")
 
@@ -101,4 +99,4 @@ def combined_error(results: Sequence[NodeResult[Any]], operation: str) -> NodeEr
 
 def is_unavailable(error: TsctlError) -> bool:
     """Whether nothing answered: the node is down or cut off, and the same operation may succeed later."""
-    return isinstance(error, Unreachable | NoKeyFile)
+    return isinstance(error, Unreachable | NotRunning)

@@ -15,7 +15,8 @@ def heading(status: NodeStatus, is_one_of_several: bool) -> str:
     if is_one_of_several and not status.is_running:
         condition = f"does not answer ({status.reason})"
     pid = f" (pid {status.pid})" if status.pid else ""
-    return f"node {status.node}: {condition}{pid}, inference {status.inference}, management {status.management}"
+    shown = [f"{what} {address}" for what, address in status.addresses.items() if what != "metrics"]
+    return f"node {status.node}: {condition}{pid}, {', '.join(shown)}"
 
 
 def rows(status: NodeStatus) -> list[tuple[object, ...]]:

@@ -9,11 +9,13 @@ from pathlib import Path
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.up import UpResult
-from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.node import Node
 from tsctl.views.table import Table
 
 #: An answer is shown on one line, cut to this many characters.
 SHOWN_ANSWER = 96
+#: Where to look at each kind of address.
+_PATHS = {"inference": "/predictions/<model>[/<version>]", "management": "/models", "metrics": "/metrics"}
 
 
 def result_lines(nodes: Sequence[Node], result: UpResult, is_changed: bool) -> Iterator[str]:
@@ -41,11 +43,7 @@ def endpoint_lines(deployment: DeploymentSpec, nodes: Sequence[Node]) -> Iterato
     rows = [
         (f"{name} of {node.name}" if len(deployment.nodes) > 1 else name, address)
         for node in nodes
-        for name, address in (
-            ("inference", f"{node.spec.inference}/predictions/<model>[/<version>]"),
-            ("management", f"{node.spec.management}/models"),
-            ("metrics", f"{node.spec.metrics}/metrics"),
-        )
+        for name, address in ((what, address + _PATHS[what]) for what, address in node.addresses.items())
     ]
     if deployment.gateway is not None:
         rows = [("gateway", f"{deployment.gateway.address}/predictions/<model>"), *rows]

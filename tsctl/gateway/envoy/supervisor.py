@@ -113,7 +113,7 @@ class Supervisor:
             logger.info("the certificate is new")
 
     def _follow(self) -> None:
-        tokens = _stamps(node.key_file for node in self.gateway.nodes())
+        tokens = _stamps(node.token_file for node in self.gateway.nodes())
         if tokens == self._tokens and not self._is_due("nodes", FOLLOW_S):
             return
         for change in sync(self.gateway, self._notices):

@@ -16,8 +16,9 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from handlers.contract import CHECK_ANSWER, CHECK_HEADER
-from tsctl.config.deployment import NodeSpec
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.errors import NodeError
+from tsctl.nodes.observed import Reply
 from tsctl.nodes.torchserve.session import NodeSession, error_of
 
 #: For the node to describe its state, and to take a change or answer a request.
@@ -79,15 +80,6 @@ class VersionState:
         return self.min_workers > 0 and self.ready_workers >= self.min_workers
 
 
-@dataclass(frozen=True)
-class Reply:
-    """An inference answer."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str]
-
-
 class ManagementClient:
     """Calls the APIs of one node.
 
@@ -97,7 +89,7 @@ class ManagementClient:
         read_timeout_s: for the node to describe its state.
     """
 
-    def __init__(self, node: NodeSpec, key_file: Path | None, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(self, node: TorchServeSpec, key_file: Path | None, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         self.node = node
         self.read_timeout_s = read_timeout_s
         self._session = NodeSession(node, key_file, read_timeout_s)

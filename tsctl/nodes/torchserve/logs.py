@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,15 @@ _NODE_LINE = re.compile(
 def load_reports(path: Path, offset: int = 0) -> list[LoadReport]:
     """Every load report in the workers' log from `offset` on, oldest first."""
     return [report for line in lines_from(path, offset) if (report := parse_load_report(line)) is not None]
+
+
+def last_failures(reports: Iterable[LoadReport]) -> dict[tuple[str, str], str]:
+    """Why workers of a model's version refused to load: of the last report of each, empty where that load was good.
+
+    Args:
+        reports: oldest first.
+    """
+    return {(report.model, report.version): "" if report.is_ready else report.reason for report in reports}
 
 
 @dataclass(frozen=True)

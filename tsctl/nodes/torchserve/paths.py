@@ -10,7 +10,6 @@ class NodePaths:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.record = folder / "node.json"
         self.config = folder / "config.properties"
         self.key_file = folder / "key_file.json"
         self.inference_header = folder / "inference.header"

@@ -1,8 +1,7 @@
-"""Starts and stops the process of one node, and records which process it is."""
+"""Starts and stops the process of one node."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,12 +21,13 @@ from handlers.contract import (
     usable_cores,
 )
 from tsctl.archive.store import list_archives
-from tsctl.config.deployment import NodeSpec
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
-from tsctl.host.files import make_folder, tail, write_document, write_secret
+from tsctl.host.files import make_folder, tail, write_secret
 from tsctl.host.ports import port_problem
-from tsctl.host.process import ProcessIdentity, at_nice, identify, inherited, kill_group, spawn
+from tsctl.host.process import at_nice, inherited, kill_group, spawn
+from tsctl.nodes.record import read_record, record_path, write_record
 from tsctl.nodes.torchserve.java import Java
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.properties import jvm_arguments, node_properties, read_properties, render_properties
@@ -40,36 +39,7 @@ CONFIG_COMMENT = "Written by tsctl at every start of this node; edit config.prop
 _LONGEST_TMP = 80
 
 
-@dataclass(frozen=True)
-class NodeRecord(ProcessIdentity):
-    """The record of a started node."""
-
-    tmp: str  # its temporary folder, which every process of its group has in TMPDIR
-
-
-def read_record(paths: NodePaths) -> NodeRecord | None:
-    """The record of the node that was started last; None where there is none."""
-    try:
-        return NodeRecord(**json.loads(paths.record.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise NodeError(f"{paths.record} is damaged: {error}", f"Remove it if no node runs: {paths.record}") from error
-
-
-def running_pid(paths: NodePaths) -> int | None:
-    """The pid of the node's process, if that process still runs."""
-    record = read_record(paths)
-    return record.pid if record and record.is_running else None
-
-
-def running_nodes(project: Project) -> list[tuple[Path, int]]:
-    """Record and pid of every running node that was started in this folder, whatever deployment.yaml says."""
-    records = sorted((project.state / "nodes").glob("*/node.json"))
-    return [(record, pid) for record in records if (pid := running_pid(NodePaths(record.parent))) is not None]
-
-
-def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> subprocess.Popen[bytes]:
+def launch(project: Project, node: TorchServeSpec, paths: NodePaths, java: Java) -> subprocess.Popen[bytes]:
     """Start the node's process in a session of its own, with its record written.
 
     Raises:
@@ -93,7 +63,7 @@ def launch(project: Project, node: NodeSpec, paths: NodePaths, java: Java) -> su
         environment = node_environment(os.environ, paths, tmp, properties)
         process = spawn(at_nice(command, node.nice), paths.folder, environment, console)
     try:
-        write_document(paths.record, asdict(NodeRecord(**asdict(identify(process.pid)), tmp=str(tmp))))
+        write_record(paths.folder, process.pid, tmp)
     except BaseException:
         process.kill()  # nothing would find it again
         raise
@@ -164,7 +134,7 @@ def stop(paths: NodePaths) -> bool:
     Raises:
         NodeError: a process belongs to another user, or does not end.
     """
-    record = read_record(paths)
+    record = read_record(paths.folder)
     if record is None:
         return False
     was_running = record.is_running
@@ -192,13 +162,13 @@ def crash_report(paths: NodePaths) -> str:
 
 def _sweep(paths: NodePaths) -> None:
     """Kill the rest of the last process group, and remove its record and its temporary folder."""
-    record = read_record(paths)
+    record = read_record(paths.folder)
     if record is None:
         return
     if left := kill_group(record.pid, "TMPDIR", record.tmp, STOP_GRACE_S):
         raise NodeError(f"processes of this node do not end: {', '.join(map(str, left))}")
     shutil.rmtree(record.tmp, ignore_errors=True)
-    paths.record.unlink(missing_ok=True)
+    record_path(paths.folder).unlink(missing_ok=True)
 
 
 def temporary_folder(paths: NodePaths) -> Path:
@@ -239,7 +209,7 @@ def require_free_space(folder: Path) -> None:
         )
 
 
-def _require_free_ports(node: NodeSpec) -> None:
+def _require_free_ports(node: TorchServeSpec) -> None:
     names = ("inference", "management", "metrics", "gRPC inference", "gRPC management")
     for name, port in zip(names, [*node.ports, *node.grpc_ports], strict=True):
         if problem := port_problem(node.host, port):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tsctl.config.deployment import NodeSpec
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.errors import SpecError
 
 #: Read by log4j2.xml.
@@ -48,7 +48,7 @@ def render_properties(properties: Mapping[str, object], comment: str = "") -> st
     return "\n".join(lines) + "\n"
 
 
-def node_properties(defaults: Mapping[str, str], node: NodeSpec, store: Path, cores: int) -> dict[str, str]:
+def node_properties(defaults: Mapping[str, str], node: TorchServeSpec, store: Path, cores: int) -> dict[str, str]:
     """The properties that this node runs with.
 
     Args:

@@ -13,7 +13,8 @@ from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
 from tsctl.host.process import started_ticks
 from tsctl.host.progress import Note
-from tsctl.nodes.torchserve.client import Reply, VersionState
+from tsctl.nodes.observed import Reply
+from tsctl.nodes.torchserve.client import VersionState
 from tsctl.nodes.torchserve.logs import failed_recoveries, last_exception, load_reports
 from tsctl.nodes.torchserve.node import Node
 

@@ -13,19 +13,15 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
-from tsctl.config.deployment import NodeSpec
-from tsctl.errors import NodeError
+from tsctl.config.nodes import TorchServeSpec
 from tsctl.host.http import direct_session
+from tsctl.nodes.node import Unreachable
 from tsctl.nodes.torchserve.tokens import NO_TOKENS, Tokens, read_tokens
 
 CONNECT_TIMEOUT_S = 3.0
 #: A machine from which nothing comes for so long, not even by its kernel, is cut off, whatever was asked of it: without
 #: this, a register whose answer was lost would wait for minutes.
 SILENT_S = 8.0
-
-
-class Unreachable(NodeError):
-    """Nothing answers at the node's address."""
 
 
 class _KeepAliveAdapter(HTTPAdapter):
@@ -50,7 +46,7 @@ class NodeSession:
         renew_timeout_s: for TorchServe to write a new token.
     """
 
-    def __init__(self, node: NodeSpec, key_file: Path | None, renew_timeout_s: float) -> None:
+    def __init__(self, node: TorchServeSpec, key_file: Path | None, renew_timeout_s: float) -> None:
         self.node = node
         self.on_renewed: Callable[[], None] = lambda: None  # called after TorchServe wrote new tokens
         self._key_file = key_file

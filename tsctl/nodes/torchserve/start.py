@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from tsctl.archive.store import archive_of
@@ -13,6 +12,9 @@ from tsctl.errors import ArchiveError, NodeError, TsctlError
 from tsctl.host.locks import exclusive
 from tsctl.host.process import lower_session
 from tsctl.host.progress import Note, Progress
+from tsctl.nodes.node import Restored
+from tsctl.nodes.observed import VersionKey
+from tsctl.nodes.record import read_record
 from tsctl.nodes.torchserve import process
 from tsctl.nodes.torchserve.java import find_java
 from tsctl.nodes.torchserve.node import Node
@@ -21,14 +23,6 @@ from tsctl.nodes.torchserve.served import ServedVersion, forget, read_pending, r
 from tsctl.nodes.torchserve.versions import register, scale, set_default
 
 START_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True)
-class Restored:
-    """The versions that came back after a start, and those that did not, with the reason."""
-
-    served: tuple[ServedVersion, ...]
-    failed: tuple[tuple[ServedVersion, str], ...]
 
 
 def start_node(project: Project, node: Node, progress: Progress) -> subprocess.Popen[bytes]:
@@ -60,23 +54,23 @@ def start_node(project: Project, node: Node, progress: Progress) -> subprocess.P
         return started
 
 
-def restore(project: Project, node: Node, progress: Progress, superseded: frozenset[tuple[str, str]]) -> Restored:
+def restore(project: Project, node: Node, progress: Progress, superseded: frozenset[VersionKey]) -> Restored:
     """Register again what the node served before; one that fails stops no other, and is tried at the next start.
 
     Args:
         superseded: (model, version) pairs that the caller will register itself from newer bytes.
     """
-    served: list[ServedVersion] = []
-    failed: list[tuple[ServedVersion, str]] = []
+    served: list[VersionKey] = []
+    failed: list[tuple[VersionKey, str]] = []
     for entry in read_pending(node.paths.pending_restore):
         if entry.key not in superseded and not node.client.describe(*entry.key):
             try:
                 with progress.step(f"restoring {entry.model} {entry.version}") as step:
                     _restore_version(project, node, entry, step.note)
                     step.done(f"{entry.min_workers} ready")
-                served.append(entry)
+                served.append(entry.key)
             except TsctlError as error:
-                failed.append((entry, error.message))
+                failed.append((entry.key, error.message))
                 continue
         forget(node.paths.pending_restore, *entry.key)
     return Restored(tuple(served), tuple(failed))
@@ -107,7 +101,7 @@ def stop_node(node: Node, progress: Progress) -> bool:
     """
     _require_local(node)
     with exclusive(_lock(node), f"node {node.name}"):
-        if process.read_record(node.paths) is None:
+        if read_record(node.folder) is None:
             return False
         with progress.step(f"stopping node {node.name}") as step:
             was_running = process.stop(node.paths)

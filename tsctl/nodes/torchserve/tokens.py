@@ -10,10 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from tsctl.errors import NodeError
 from tsctl.host.files import write_secret
-
-
-class NoKeyFile(NodeError):
-    """The node has written no tokens: it was never started, or was stopped."""
+from tsctl.nodes.node import NotRunning
 
 
 @dataclass(frozen=True)
@@ -49,14 +46,14 @@ def read_tokens(key_file: Path) -> Tokens:
     """The tokens in TorchServe's key_file.json.
 
     Raises:
-        NoKeyFile: there is no such file.
+        NotRunning: there is no such file.
         NodeError: it is no key file of TorchServe, or others than its owner may read it.
     """
     try:
         mode = key_file.stat().st_mode
         tokens = TypeAdapter(Tokens).validate_json(key_file.read_bytes())
     except FileNotFoundError:
-        raise NoKeyFile(
+        raise NotRunning(
             f"the node is not running: there is no {key_file}", "Start it with 'make up' (tsctl up)."
         ) from None
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from tsctl.host.files import size
 from tsctl.host.locks import exclusive
 from tsctl.host.process import started_ticks
 from tsctl.host.progress import Note
+from tsctl.nodes.node import Unreachable
 from tsctl.nodes.torchserve.client import ManagementError, VersionState
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.readiness import (
@@ -28,7 +29,6 @@ from tsctl.nodes.torchserve.readiness import (
     workers_before_dead,
 )
 from tsctl.nodes.torchserve.served import forget
-from tsctl.nodes.torchserve.session import Unreachable
 
 #: How long workers may take to end.
 ENDING_S = 60.0

@@ -9,7 +9,7 @@ from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
 from tsctl.errors import NodeError
-from tsctl.nodes.torchserve.session import Unreachable
+from tsctl.nodes.node import Unreachable
 
 #: Full batches, one after the other: a small load, and enough for a median.
 BATCHES = 7

@@ -20,9 +20,7 @@ from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.gateway.sync import sync
 from tsctl.host.progress import Note
 from tsctl.nodes.fan_out import run_on_nodes
-from tsctl.nodes.torchserve import versions
-from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.tokens import read_tokens
+from tsctl.nodes.node import Node
 from tsctl.rollout.decide.actions import PREPARATION
 from tsctl.rollout.decide.events import Effect, EffectDone
 from tsctl.rollout.decide.state import State
@@ -124,7 +122,7 @@ class LiveEffects:
         return EffectDone(Effect.EXTEND, _text(covered), new=covered)
 
     def _ensure(self, node: Node, note: Note) -> bool:
-        return versions.ensure(node, self.archive, self.workers, note)
+        return node.ensure(self.archive, self.archive.version, self.workers, note)
 
     def _verify_golden(self, state: State) -> EffectDone:
         """Compare the answers of every node with the golden ones; measure capacity and warm memory."""
@@ -175,25 +173,26 @@ class LiveEffects:
 
     def _set_default(self, effect: Effect, state: State, version: str) -> EffectDone:
         """Make it the version for callers of the nodes that name none."""
-        nodes = self._on_nodes(state.nodes, lambda node, note: versions.set_default(node, state.model, version))
+        nodes = self._on_nodes(state.nodes, lambda node, note: node.set_default(state.model, version))
         return EffectDone(effect, _text(list(nodes)))
 
     def _verify_on(self, node: Node, note: Note, golden: Golden) -> EffectDone:
         note("golden samples")
         require_golden(node, self.archive, golden)
-        [version] = node.client.describe(self.archive.model, self.archive.version)
+        version = node.require_version(self.archive.model, self.archive.version)
         return EffectDone(
             Effect.VERIFY_GOLDEN,
-            requests_per_s=self._capacity(node, golden, version.ready_workers) if golden.samples else None,
-            workers=version.ready_workers,
-            warm_bytes=read_memory(worker_pids(node, [version])),
+            requests_per_s=self._capacity(node, golden, version.ready) if golden.samples else None,
+            workers=version.ready,
+            warm_bytes=read_memory(worker_pids(node, version)),
         )
 
     def _capacity(self, node: Node, golden: Golden, workers: int) -> float:
-        token = read_tokens(node.key_file).inference.header if node.key_file is not None else {}
+        token = node.token()
+        access = {"authorization": f"Bearer {token}"} if token else {}
         _, body, media_type = min(golden.samples, key=lambda sample: len(sample[1]))
-        url = f"{node.spec.inference}/predictions/{self.archive.model}/{self.archive.version}"
-        headers = {"content-type": media_type, "cache-control": "no-store", CHECK_HEADER: CHECK_ANSWER, **token}
+        url = node.spec.url + node.path(self.archive.model, self.archive.version)
+        headers = {"content-type": media_type, "cache-control": "no-store", CHECK_HEADER: CHECK_ANSWER, **access}
         return workers * golden.batch / median(batch_seconds(url, headers, [body] * golden.batch))
 
     def _on_nodes(self, names: Sequence[str], act: Callable[[Node, Note], Value]) -> Mapping[str, Value]:

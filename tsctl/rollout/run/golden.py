@@ -11,8 +11,8 @@ from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import read_facts, read_golden_answers
 from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
-from tsctl.nodes.torchserve.client import Reply
-from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.node import Node
+from tsctl.nodes.observed import Reply
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def require_golden(node: Node, archive: StoredArchive, golden: Golden) -> None:
         name = path.removeprefix("samples/")
         if name not in golden.answers:
             continue
-        reply = node.client.predict(archive.model, archive.version, body, media_type)
+        reply = node.predict(archive.model, archive.version, body, media_type)
         why = difference_of(reply, golden.answers[name], golden.tolerance)
         if why:
             raise NodeError(f"{archive.model} {archive.version} on node {node.name} answers {name} wrongly: {why}")

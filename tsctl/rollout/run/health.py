@@ -14,8 +14,8 @@ from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.host.process import memory_bytes
 from tsctl.nodes.fan_out import run_on_nodes
-from tsctl.nodes.torchserve.client import VersionState
-from tsctl.nodes.torchserve.node import Node
+from tsctl.nodes.node import Node
+from tsctl.nodes.observed import ObservedVersion
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.live_gateway import LiveGateway
@@ -44,7 +44,7 @@ class LiveHealth:
         """As measured before the first step, scaled to the workers that are READY now."""
         if state.requests_per_s is None or not state.measured_workers:
             return state.requests_per_s
-        ready = sum(version.ready_workers for versions in self._describe(state) for version in versions)
+        ready = sum(version.ready for version in self._describe(state) if version)
         if not ready:
             raise TemporarilyUnavailable(f"no worker of {state.model} {state.canary} is READY on any node")
         return state.requests_per_s * ready / state.measured_workers
@@ -86,13 +86,13 @@ class LiveHealth:
         described, stable = self._describe(state), self._describe(state, state.stable)
         self._grace_s = grace(described, stable)
         for version, on in ((state.stable, stable), (state.canary, described)):
-            if missing := [node.name for node, versions in zip(nodes, on, strict=True) if not versions]:
+            if missing := [node.name for node, version_on in zip(nodes, on, strict=True) if version_on is None]:
                 return f"{state.model} {version} is no longer registered on node {', '.join(missing)}"
-            if not any(versions[0].ready_workers for versions in on):
+            if not any(version_on.ready for version_on in on if version_on is not None):
                 return f"no worker of {state.model} {version} is READY on any node"
         self._pids = {}
-        for node, versions in zip(nodes, described, strict=True):
-            self._pids |= worker_pids(node, versions)
+        for node, canary in zip(nodes, described, strict=True):
+            self._pids |= worker_pids(node, canary)
         if trouble := self.archive_trouble(state):
             return trouble
         route = traffic_in_force(gateway).get(state.model)
@@ -117,26 +117,26 @@ class LiveHealth:
         self._archive_mark = mark
         return ""
 
-    def _describe(self, state: State, version: str | None = None) -> list[list[VersionState]]:
+    def _describe(self, state: State, version: str | None = None) -> list[ObservedVersion | None]:
         """The canary, or another version, on each node; raises TemporarilyUnavailable where one does not answer."""
         nodes = self.gateway.nodes(state.nodes)
-        results = run_on_nodes(nodes, lambda node, note: node.client.describe(state.model, version or state.canary))
+        results = run_on_nodes(nodes, lambda node, note: node.version(state.model, version or state.canary))
         for result in results:
             if result.error is not None:
                 raise TemporarilyUnavailable(f"node {result.node} does not answer: {result.error.summary}")
-        return [result.value or [] for result in results]
+        return [result.value for result in results]
 
 
-def grace(canary: Sequence[Sequence[VersionState]], stable: Sequence[Sequence[VersionState]]) -> float | None:
+def grace(canary: Sequence[ObservedVersion | None], stable: Sequence[ObservedVersion | None]) -> float | None:
     """As `Health.grace_s`; a node that has just started may not have its versions back yet. Pure.
 
     Args:
-        canary: the version's state on each node, none where it is not registered; so is `stable`.
+        canary: the version on each node, None where it is not registered; so is `stable`.
     """
-    registered = [state for on in canary for state in on]
-    if any(state.ready_workers for state in registered) or not all(on and on[0].is_ready for on in stable):
+    registered = [version for version in canary if version is not None]
+    if any(version.ready for version in registered) or not all(on and on.is_ready for on in stable):
         return None
-    return GONE_S + max((state.startup_timeout_s for state in registered), default=0)
+    return GONE_S + max((version.startup_s for version in registered), default=0)
 
 
 def nodes_of(gateway: Gateway, model: str, version: str) -> tuple[str, ...]:
@@ -145,10 +145,11 @@ def nodes_of(gateway: Gateway, model: str, version: str) -> tuple[str, ...]:
     return tuple(endpoint.node for cluster in clusters for endpoint in cluster.endpoints)
 
 
-def worker_pids(node: Node, versions: Sequence[VersionState]) -> dict[str, int]:
+def worker_pids(node: Node, version: ObservedVersion | None) -> dict[str, int]:
     """Process ids of READY workers by a name that tells them apart; none on a node of another machine."""
-    workers = [worker for version in versions for worker in version.workers if worker.is_ready] if node.is_here else []
-    return {f"{worker.id} on {node.name}": worker.pid for worker in workers}
+    if version is None or not node.is_here:
+        return {}
+    return {f"{worker} on {node.name}": pid for worker, pid in zip(version.ids, version.pids, strict=True)}
 
 
 def read_memory(pids: Mapping[str, int]) -> dict[str, int]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from tsctl.config.deployment import read_deployment
 from tsctl.errors import SpecError
 from tsctl.gateway.state import Gateway, open_gateway
-from tsctl.nodes.torchserve.node import Node, open_nodes
+from tsctl.nodes.engines import open_nodes
+from tsctl.nodes.node import Node
 
 
 @dataclass

@@ -1,0 +1,118 @@
+"""The schema of a node in `deployment.yaml`: one class for each engine, chosen by the key `engine`.
+
+A new engine is a class here, its name in `NodeSpec`, and a package in `tsctl/nodes/` (docs/engines.md).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
+
+from tsctl.config.spec import Address, SpecModel
+
+NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]*$", max_length=40)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+_LOOPBACK = ("127.", "localhost", "::1")
+
+
+def _of_torchserve(address: str) -> str:
+    if ":" in (urlsplit(address).hostname or ""):
+        raise ValueError("must not be an IPv6 address, which TorchServe cannot listen on; use IPv4 or a name")
+    return address
+
+
+TorchServeAddress = Annotated[Address, AfterValidator(_of_torchserve)]
+
+
+class BaseNodeSpec(SpecModel):
+    """What the nodes of all engines have."""
+
+    engine: str
+    nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which must not slow down others
+    key_file: str | None = None  # the file with its tokens, where another started it; None: `tsctl node start` does
+
+    @property
+    def url(self) -> str:
+        """The address that requests for answers go to."""
+        raise NotImplementedError
+
+    @property
+    def listens_on(self) -> tuple[int, ...]:
+        """Every port that it opens on `host`."""
+        raise NotImplementedError
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only the machine where it runs can reach it."""
+        return self.host.startswith(_LOOPBACK)
+
+
+class TorchServeSpec(BaseNodeSpec):
+    """One TorchServe process and its addresses; `key_file` is TorchServe's key_file.json."""
+
+    engine: Literal["torchserve"] = "torchserve"
+    inference: TorchServeAddress = "http://127.0.0.1:8080"
+    management: TorchServeAddress = "http://127.0.0.1:8081"
+    metrics: TorchServeAddress = "http://127.0.0.1:8082"
+    #: Inference and management; TorchServe opens both.
+    grpc_ports: tuple[Port, Port] = Field(default=(7070, 7071), strict=False)
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> TorchServeSpec:
+        if len(set(self.listens_on)) != len(self.listens_on):
+            raise ValueError(f"the five ports must differ, got {', '.join(map(str, self.listens_on))}")
+        return self
+
+    @property
+    def ports(self) -> tuple[int, int, int]:
+        """HTTP ports: inference, management, metrics."""
+        inference, management, metrics = (
+            urlsplit(a).port or 0 for a in (self.inference, self.management, self.metrics)
+        )
+        return inference, management, metrics
+
+    @property
+    def url(self) -> str:
+        return self.inference
+
+    @property
+    def listens_on(self) -> tuple[int, ...]:
+        return (*self.ports, *self.grpc_ports)
+
+
+class OneAddressSpec(BaseNodeSpec):
+    """A node whose server listens on one address for everything."""
+
+    address: Address
+
+    @property
+    def url(self) -> str:
+        return self.address
+
+    @property
+    def listens_on(self) -> tuple[int, ...]:
+        return (urlsplit(self.address).port or 0,)
+
+
+class UvicornSpec(OneAddressSpec):
+    """A server of `handlers/adapters/asgi` that serves many versions; `key_file` has its admin token."""
+
+    engine: Literal["uvicorn"]
+
+
+def _with_engine(content: Any) -> Any:
+    """The node's content; without the key `engine` it is TorchServe's."""
+    return {"engine": "torchserve", **content} if isinstance(content, dict) else content
+
+
+NodeSpec = Annotated[
+    Annotated[TorchServeSpec | UvicornSpec, Field(discriminator="engine")],
+    BeforeValidator(_with_engine),
+]

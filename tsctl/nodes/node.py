@@ -1,0 +1,260 @@
+"""A node of deployment.yaml as this machine reaches it: the one interface that every engine implements.
+
+Callers outside `tsctl/nodes/` know this class and no engine (docs/engines.md). Every call that changes a version
+returns only when the change is true, and may be made again after any failure.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from tsctl.archive.store import StoredArchive
+from tsctl.config.nodes import BaseNodeSpec
+from tsctl.config.project import Project
+from tsctl.errors import NodeError
+from tsctl.host.ports import is_address_here
+from tsctl.host.progress import Note, Progress
+from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
+from tsctl.nodes.record import running_pid
+
+#: How a node answers at the path of a version: a POST of the body gets the handler's status, headers and body.
+PLAIN = "plain"
+
+
+class Unreachable(NodeError):
+    """Nothing answers at the node's address."""
+
+
+class NotRunning(NodeError):
+    """The node was never started, or was stopped."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The versions that came back after a start, and those that did not, with the reason."""
+
+    served: tuple[VersionKey, ...]
+    failed: tuple[tuple[VersionKey, str], ...]
+
+
+@dataclass(frozen=True)
+class Node(ABC):
+    """One node; each engine has a class of its own.
+
+    Every method that asks the node raises Unreachable or NotRunning where nothing answers, and another NodeError where
+    it refuses. Methods that change a version raise ConflictError while another tsctl changes that model on this node.
+    """
+
+    name: str
+    spec: BaseNodeSpec
+    folder: Path  # its files on this machine, which only their owner may read
+
+    #: How it answers; versions on nodes of one cluster need the same.
+    protocol: ClassVar[str] = PLAIN
+
+    # ---- the place ---------------------------------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> str:
+        """The engine's name in deployment.yaml."""
+        return self.spec.engine
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of its process, if tsctl started it on this machine and it runs."""
+        return running_pid(self.folder)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the node runs on this machine, because its address is here."""
+        return self.spec.is_loopback or is_address_here(self.spec.host)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether `tsctl` may start and stop it here."""
+        return self.is_here and self.spec.key_file is None
+
+    @property
+    def metrics_folder(self) -> Path:
+        """The files into which its workers write their metrics."""
+        return self.folder / "metrics"
+
+    def lock(self, model: str) -> Path:
+        """The lock for changes of one model on this node."""
+        return self.folder / "locks" / f"{model}.lock"
+
+    @property
+    @abstractmethod
+    def addresses(self) -> Mapping[str, str]:
+        """Its addresses for people, by what answers there."""
+
+    @property
+    @abstractmethod
+    def token_file(self) -> Path | None:
+        """The file that changes when its tokens do; None: requests for answers need none."""
+
+    @abstractmethod
+    def token(self) -> str | None:
+        """The bearer token of requests for answers; None where none is needed, or none is written yet.
+
+        Raises:
+            NodeError: the file cannot be trusted or read.
+        """
+
+    @property
+    @abstractmethod
+    def header_file(self) -> Path | None:
+        """The file with the header of that token, for `curl -H @file`; None where none is needed."""
+
+    def path(self, model: str, version: str) -> str:
+        """The path at which the version answers, at `spec.url`."""
+        return f"/predictions/{quote(model, safe='')}/{quote(version, safe='')}"
+
+    # ---- the process -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def start(self, project: Project, progress: Progress) -> subprocess.Popen[bytes]:
+        """Start the node's process and wait until it answers; end it if this fails or is interrupted.
+
+        Raises:
+            NodeError: it runs already, cannot be started, or ended by itself.
+            ConflictError: another tsctl starts it at this moment.
+        """
+
+    @abstractmethod
+    def restore(self, project: Project, progress: Progress, superseded: frozenset[VersionKey]) -> Restored:
+        """Serve again what the node served before; one that fails stops no other, and is tried at the next start.
+
+        Args:
+            superseded: versions that the caller will register itself from newer bytes.
+        """
+
+    @abstractmethod
+    def forget_served(self) -> None:
+        """The next `restore` serves nothing again."""
+
+    @abstractmethod
+    def stop(self, progress: Progress) -> bool:
+        """End the node and its workers; False if it did not run.
+
+        Raises:
+            NodeError: processes are left that cannot be ended.
+            ConflictError: another tsctl starts or stops it at this moment.
+        """
+
+    @abstractmethod
+    def require_same_addresses(self) -> None:
+        """Check that the running node has the addresses that deployment.yaml gives it; raises NodeError if not."""
+
+    @abstractmethod
+    def crash_report(self) -> str:
+        """The last lines that it wrote before it ended by itself."""
+
+    @abstractmethod
+    def load_failures(self) -> Mapping[VersionKey, str]:
+        """Why workers on this machine refused to load; of the last load of each version, empty where it was good."""
+
+    # ---- what it serves ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def models(self) -> dict[str, ObservedModel]:
+        """Every model that it has registered."""
+
+    @abstractmethod
+    def version(self, model: str, version: str) -> ObservedVersion | None:
+        """One version as it is now; None where it is not registered."""
+
+    def require_version(self, model: str, version: str) -> ObservedVersion:
+        """The version as it is now; NodeError where it is not registered."""
+        observed = self.version(model, version)
+        if observed is None:
+            raise NodeError(f"{model} {version} is not registered on node {self.name}", "See 'tsctl models list'.")
+        return observed
+
+    @abstractmethod
+    def describe(self, model: str, version: str | None) -> list[dict[str, Any]]:
+        """The engine's own description of the versions of a model, or of one; empty where none is registered."""
+
+    @abstractmethod
+    def predict(self, model: str, version: str | None, body: bytes, media_type: str) -> Reply:
+        """The model's own answer to one request, whatever its status, past cache and metrics; None: the default."""
+
+    # ---- changes -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def cannot(self, archive: StoredArchive, version: str) -> str:
+        """Why this engine cannot serve the archive as this version, whatever is done; empty where it can."""
+
+    @abstractmethod
+    def register(
+        self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None
+    ) -> None:
+        """Register the archive as a version, and wait until its workers are READY, warm and right on golden samples.
+
+        Args:
+            workers: how many; None: as the archive says.
+            note: gets the progress.
+            timeout_s: None: the archive's startup timeout and a minute for the process.
+
+        Raises:
+            ArchiveError: its file is damaged.
+            NodeError: it is registered already, or cannot be; what failed is unregistered again.
+        """
+
+    @abstractmethod
+    def ensure(
+        self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None
+    ) -> bool:
+        """Register the version as `register` does, unless it is registered; False where it was.
+
+        Raises:
+            NodeError: it cannot be registered, or other bytes or another number of workers are registered.
+        """
+
+    @abstractmethod
+    def replace(self, archive: StoredArchive, version: str, workers: int | None, note: Note) -> None:
+        """Replace the bytes of a registered version; where the new ones do not load, the old ones serve again.
+
+        Raises:
+            NodeError: the new bytes do not load, or the version cannot be replaced now.
+        """
+
+    @abstractmethod
+    def scale(
+        self, model: str, version: str, workers: int, note: Note, timeout_s: float | None = None
+    ) -> ObservedVersion:
+        """Give the version exactly this many workers, all READY; dead ones are restarted.
+
+        Raises:
+            NodeError: it is not registered, or does not have them before the deadline.
+        """
+
+    @abstractmethod
+    def warm_up(self, archive: StoredArchive, version: str, note: Note) -> None:
+        """Send what the path to a version needs before it is as fast as later; raises NodeError for a wrong answer."""
+
+    @abstractmethod
+    def set_default(self, model: str, version: str) -> None:
+        """Let the version, which has READY workers, answer callers of the node that name none.
+
+        Raises:
+            NodeError: it is not registered, or not ready.
+        """
+
+    @abstractmethod
+    def unregister(self, model: str, version: str) -> bool:
+        """Remove the version from the node; False if it was not registered.
+
+        Raises:
+            NodeError: the engine keeps it because it is the default while others exist, or its workers did not end.
+        """
+
+    @abstractmethod
+    def give_up_default(self, model: str, version: str, successor: str | None) -> None:
+        """Where the version is the default and others exist, another one becomes it: the successor, if it is ready."""

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsctl.compare.load.figures import LOST, LoadFigures, load_figures, overload_figures
-from tsctl.compare.load.order import Noted, Order, read_noted, read_order, write_noted, write_order
+from tsctl.compare.load.figures import LoadFigures, load_figures, overload_figures
+from tsctl.compare.load.order import LOST, Noted, Order, read_noted, read_order, write_noted, write_order
 from tsctl.compare.load.schedule import at_least_one, phases, send_times
 from tsctl.compare.saturation import GAIN, LADDER, next_connections, saturating
 from tsctl.compare.statistics import Spread, percentile, spread

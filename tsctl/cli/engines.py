@@ -1,4 +1,4 @@
-"""`tsctl engines`: list and install the engines that serve archives."""
+"""`tsctl engines`: list, install and compare the engines that serve archives."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from tsctl.cli.compare import compare
 from tsctl.cli.options import Json
 from tsctl.cli.output import print_rows
 from tsctl.config.project import find_project
 from tsctl.host.progress import Progress
 
 app = typer.Typer(rich_markup_mode=None)
+app.command()(compare)
 
 
 @app.command("list")

@@ -12,6 +12,9 @@ def serve(
     name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.mar", help="The first version if left out.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the Open Inference Protocol over gRPC, besides.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; as archive.yaml says, if left out.")
     ] = None,
@@ -26,8 +29,8 @@ def serve(
     from tsctl.host.progress import Progress
     from tsctl.nodes.uvicorn import serve as server
 
-    server.require_installed()
-    address = server.Address(host, port, workers)
+    server.require_installed(grpc_port is not None)
+    address = server.Address(host, port, workers, grpc_port)
     if name.endswith(".mar"):
         if reload:
             raise SpecError("--reload builds the model again, so it needs a model's name and not an archive's file")

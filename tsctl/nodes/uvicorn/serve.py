@@ -37,9 +37,10 @@ class Address:
     host: str
     port: int
     workers: int | None = None
+    grpc_port: int | None = None  # None: no gRPC
 
 
-def require_installed() -> None:
+def require_installed(with_grpc: bool = False) -> None:
     """Check that the server's packages are there.
 
     Raises:
@@ -47,6 +48,8 @@ def require_installed() -> None:
     """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise NodeError(f"not installed: {', '.join(missing)}", "Run: pip install 'tsctl[uvicorn]'")
+    if with_grpc and find_spec("grpc") is None:
+        raise NodeError("not installed: grpcio, which --grpc-port needs", "Run: pip install 'tsctl[grpc]'")
 
 
 def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
@@ -148,6 +151,8 @@ def _serving(archive: Path, address: Address) -> Iterator[subprocess.Popen[bytes
     options = ["--host", address.host, "--port", str(address.port)]
     if address.workers is not None:
         options += ["--workers", str(address.workers)]
+    if address.grpc_port is not None:
+        options += ["--grpc-port", str(address.grpc_port)]
     with tempfile.TemporaryDirectory(prefix="tsctl-serve-") as folder:
         unpack(archive, Path(folder))
         server = subprocess.Popen(

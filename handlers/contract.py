@@ -85,6 +85,8 @@ SAMPLE_MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, "
 
 #: Folder of the metric files. prometheus_client reads it at import, to decide whether it writes files at all.
 METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+#: The Python that runs workers where the server that starts them has an environment without the models' libraries.
+WORKER_PYTHON_VARIABLE = "TSCTL_WORKER_PYTHON"
 #: Address of the shared cache; replaces the archive's `cache.shared`, and may hold the password that no archive holds.
 SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
 #: Secret with which nodes authenticate the answers that they share; one that has it takes no answer made without it.

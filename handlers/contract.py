@@ -40,6 +40,8 @@ MOST_CLASSES = 2048
 CLASS_NAME = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 #: The protocol of a request body; the gateway sets it on the protocol's paths. Absent: the handler's own format.
 PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"
+#: The client's Content-Encoding, kept from a server that would decode the body itself, however large that becomes.
+HELD_ENCODING_HEADER = "x-tsctl-content-encoding"
 
 # ---- media types -----------------------------------------------------------------------------------------------------
 
@@ -59,6 +61,8 @@ SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
 SHARED_CACHE_KEY_VARIABLE = "TS_SHARED_CACHE_KEY"
 #: Bytes of the longest answer that the node reads, as TorchServe's own variable for `max_response_size` is called.
 ANSWER_LIMIT_VARIABLE = "TS_MAX_RESPONSE_SIZE"
+#: Folder of Python packages that a worker in another environment than tsctl's searches last.
+LIBRARIES_VARIABLE = "TSCTL_LIBRARIES"
 
 # ---- processor cores -------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ network = Network(os.environ["PEER_FOLDER"], int(os.environ["PEER_THREADS"]))
 task = network.task
 TYPES = {"handlers.image": list[list[float]], "handlers.embedding": str, "handler": list[float]}
 if task.handler == "handlers.tabular":
-    Request = create_model("Request", **{name: (float, ...) for name in task.settings["features"]})
+    Request = create_model("Request", **dict.fromkeys(task.settings["features"], (float, ...)))
 else:
     Request = create_model("Request", **{task.field: (TYPES[task.handler], ...)})
 ANSWERS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from tasks import read_task
 
 sys.path += [path for path in __import__("os").environ.get("PEER_PACKAGES", "").split(":") if path]
-import torch  # noqa: E402 - from the packages that this peer shares
+import torch
 
 
 class Network:

@@ -1,0 +1,35 @@
+"""Whole HTTP bodies in, envelopes out: how the gateway asks a model on Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as backend
+from pydantic_core import from_json
+
+from handlers.adapters.triton.envelope import ANSWER, encode
+from handlers.contract import HELD_ENCODING_HEADER
+from handlers.messages import Request, bare_media_type, request_id_of
+from handlers.protocols.encoding import ENCODING_HEADER
+from handlers.worker.worker import Worker
+
+
+def execute(worker: Worker, requests: Sequence[Any]) -> list[Any]:
+    """One response for each of Triton's requests."""
+    outcomes = worker.answer([read_request(request) for request in requests])
+    return [
+        backend.InferenceResponse([backend.Tensor(ANSWER, np.frombuffer(encode(outcome), np.uint8)[np.newaxis])])
+        for outcome in outcomes
+    ]
+
+
+def read_request(request: Any) -> Request:
+    """The request of a client, whose headers Triton hands over as parameters."""
+    headers = {name.lower(): value for name, value in from_json(request.parameters()).items() if type(value) is str}
+    if HELD_ENCODING_HEADER in headers:
+        headers[ENCODING_HEADER] = headers.pop(HELD_ENCODING_HEADER)
+    body = request.inputs()[0].as_numpy().tobytes()
+    media_type = bare_media_type(headers.get("content-type", ""))
+    return Request(body, media_type, headers, request_id_of(headers, request.request_id() or None))

@@ -16,4 +16,5 @@ def require_installed(*names: str) -> None:
         NodeError: one is missing.
     """
     if missing := [name for name in names if find_spec(name) is None]:
-        raise NodeError(f"not installed: {', '.join(missing)}", "Run: pip install 'tsctl[uvicorn]'")
+        extras = "uvicorn,grpc" if "grpc" in missing else "uvicorn"
+        raise NodeError(f"not installed: {', '.join(missing)}", f"Run: pip install 'tsctl[{extras}]'")

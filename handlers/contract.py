@@ -85,6 +85,8 @@ SAMPLE_MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, "
 
 #: Folder of the metric files. prometheus_client reads it at import, to decide whether it writes files at all.
 METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+#: The Python that runs workers where the server that starts them has an environment without the models' libraries.
+WORKER_PYTHON_VARIABLE = "TSCTL_WORKER_PYTHON"
 #: Address of the shared cache; replaces the archive's `cache.shared`, and may hold the password that no archive holds.
 SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
 #: Secret with which nodes authenticate the answers that they share; one that has it takes no answer made without it.
@@ -93,6 +95,18 @@ SHARED_CACHE_KEY_VARIABLE = "TS_SHARED_CACHE_KEY"
 ANSWER_LIMIT_VARIABLE = "TS_MAX_RESPONSE_SIZE"
 #: Folder of Python packages that a worker in another environment than tsctl's searches last.
 LIBRARIES_VARIABLE = "TSCTL_LIBRARIES"
+
+# ---- Triton ----------------------------------------------------------------------------------------------------------
+
+#: Input and output of a model that gets whole HTTP bodies: bytes (UINT8), because Triton takes BYTES apart in Python,
+#: and a malformed one ends the worker.
+TRITON_BODY, TRITON_ANSWER = "body", "answer"
+#: Triton's header: bytes of JSON before the values of tensors; 0 for a request whose whole body is the one input.
+TRITON_LENGTH_HEADER = "inference-header-content-length"
+#: Bytes of the longest answer of a worker on a node of Triton: the gateway takes the whole answer apart.
+TRITON_LONGEST_ANSWER = 16 << 20
+#: Parameters of config.pbtxt: the names under which the worker serves. Absent: those in the archive's manifest.
+TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER = "tsctl_model", "tsctl_version"
 
 # ---- processor cores -------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ def serve(
 
     The archive is built first where its files are here. Ctrl-C or SIGTERM ends it, once all requests are answered.
     """
+    from tsctl.archive.named import archive_of_name
     from tsctl.config.project import find_project
     from tsctl.errors import SpecError
     from tsctl.host.progress import Progress
@@ -38,7 +39,7 @@ def serve(
     project, progress = find_project(), Progress()
 
     def build() -> Path:
-        return server.archive_of_name(project, name, progress)
+        return archive_of_name(project, name, progress)
 
     if reload:
         return server.serve_and_reload(build, server.folder_of_name(project, name), address, progress)

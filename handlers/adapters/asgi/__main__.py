@@ -133,13 +133,19 @@ async def _announce_ready(pool: Pool, arguments: argparse.Namespace) -> None:
     )
 
 
-def pool_options(manifest: dict[str, Any], content: dict[str, Any], workers: int | None, metrics: Path) -> PoolOptions:
-    """How an archive is served, by its manifest's section `model` and its model-config.yaml."""
+def pool_options(
+    manifest: dict[str, Any], content: dict[str, Any], workers: int | None, metrics: Path, folder: Path | None = None
+) -> PoolOptions:
+    """How an archive is served, by its manifest's section `model` and its model-config.yaml.
+
+    Args:
+        folder: where it is unpacked; None: here.
+    """
     batch_size = content.get("batchSize", 1)
     workers = workers or content.get("minWorkers", 1)
     full = content["serving"]["limits"]["request_bytes"] * batch_size * workers
     return PoolOptions(
-        folder=Path.cwd(),
+        folder=folder or Path.cwd(),
         metrics=metrics,
         model=manifest["modelName"],
         version=manifest["modelVersion"],

@@ -62,7 +62,7 @@ CLIENTS = [Client("alice", KEYS[:1]), Client("bob", KEYS[1:], Budget(requests_pe
 def documents() -> dict[str, Any]:
     """Every file, by its name."""
     return {
-        "envoy": listeners.bootstrap(SPEC, FILES, Bounds(20_000, 1 << 30)),
+        "envoy": listeners.bootstrap(SPEC, FILES, Bounds(20_000, 1 << 30, 1 << 30)),
         "certificate": listeners.certificate("PEM of the certificate", KEY_OF_CERTIFICATE),
         "clusters": clusters.clusters(UPSTREAMS, ROUTES, SHADOWS),
         "routes": routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
@@ -140,11 +140,11 @@ def test_requests_beyond_the_logs_rate_are_marked_before_any_filter_ends_them() 
 
 def test_memory_ends_in_refusals_and_connections_follow_the_files_that_may_be_open() -> None:
     gib = 1 << 30
-    assert bounds(None, 64 * gib, 1 << 20) == Bounds(20_000, 2 * gib)
-    assert bounds(None, gib, 40_512) == Bounds(20_000, gib * 3 // 4)
-    assert bounds(3 * gib, gib, 1024) == Bounds(256, 3 * gib)
+    assert bounds(None, 64 * gib, 1 << 20, 5) == Bounds(20_000, 2 * gib, 5)
+    assert bounds(None, gib, 40_512, 5) == Bounds(20_000, gib * 3 // 4, 5)
+    assert bounds(3 * gib, gib, 1024, 5) == Bounds(256, 3 * gib, 5)
     with pytest.raises(GatewayError, match="may open 300 files here, and needs 1,024"):
-        bounds(None, gib, 300)
+        bounds(None, gib, 300, 5)
     manager = documents()["envoy"]["overload_manager"]
     triggers = {action["name"].rpartition(".")[2]: action["triggers"][0] for action in manager["actions"]}
     assert triggers["stop_accepting_requests"]["threshold"] == {"value": REFUSE}

@@ -80,14 +80,24 @@ LIMITS: Json = {
     "retry_budget": {"budget_percent": {"value": 50}, "min_retry_concurrency": 64},
 }
 #: A shadow's copies are dropped beyond these.
-SHADOW_LIMITS: Json = {"max_connections": 64, "max_pending_requests": 16, "max_requests": 80, "max_retries": 0}
+SHADOW_LIMITS: Json = {"max_connections": 64, "max_pending_requests": 16, "max_retries": 0}
+MOST_COPIES = 80
 
 
-def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], shadows: Collection[VersionKey]) -> Json:
-    """A cluster for each version, and one more for the copies of each that is a shadow."""
+def clusters(
+    upstreams: Sequence[Upstream],
+    routes: Mapping[str, RouteSpec],
+    shadows: Collection[VersionKey],
+    most_copies: int = MOST_COPIES,
+) -> Json:
+    """A cluster for each version, and one more for the copies of each that is a shadow.
+
+    Args:
+        most_copies: for a shadow at a time, as far as memory goes.
+    """
     return document(
         [
-            _cluster(upstream, routes.get(upstream.model, RouteSpec()), is_shadow)
+            _cluster(upstream, routes.get(upstream.model, RouteSpec()), is_shadow, min(most_copies, MOST_COPIES))
             for upstream in upstreams
             for is_shadow in ((False, True) if upstream.key in shadows else (False,))
         ]
@@ -129,7 +139,7 @@ def _probe(health_check: Mapping[str, Any]) -> Probe | None:
     return Probe(bytes.fromhex(request["send"]["text"]), headers["content-type"])
 
 
-def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool) -> Json:
+def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, most_copies: int) -> Json:
     name = cluster_name(upstream.model, upstream.version, is_shadow)
     path = f"/predictions/{quote(upstream.model, safe='')}/{quote(upstream.version, safe='')}"
     checks = {} if is_shadow else {"health_checks": [_health_check(upstream, path, route.deadline_s)]}
@@ -146,7 +156,7 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool) -> Json:
         upstream_bind_config={"socket_options": [_SILENCE]},
         lb_policy="LEAST_REQUEST",
         metadata=metadata(model=upstream.model, version=upstream.version),
-        circuit_breakers={"thresholds": [SHADOW_LIMITS if is_shadow else LIMITS]},
+        circuit_breakers={"thresholds": [{**SHADOW_LIMITS, "max_requests": most_copies} if is_shadow else LIMITS]},
         typed_extension_protocol_options={_PROTOCOL: _protocol(upstream, route, path, is_shadow)},
         **checks,
         common_lb_config={"healthy_panic_threshold": {"value": 0}},

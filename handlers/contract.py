@@ -71,6 +71,10 @@ GRPC_CODES = {
     502: 14, 503: 14,  # UNAVAILABLE
 }  # fmt: skip
 
+#: On a server's errors that another node may not make: refused, no worker has begun with the request; died, one may
+#: have. The gateway takes it off.
+RETRY_HEADER, RETRY_REFUSED, RETRY_DIED = "x-tsctl-retry", "refused", "died"
+
 # ---- media types -----------------------------------------------------------------------------------------------------
 
 JSON = "application/json"

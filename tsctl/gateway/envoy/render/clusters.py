@@ -20,6 +20,9 @@ from handlers.contract import (
     OTHER_CLASS,
     PROBLEM_MEDIA_TYPE,
     REQUEST_ID_HEADER,
+    RETRY_DIED,
+    RETRY_HEADER,
+    RETRY_REFUSED,
     SENT_HEADER,
     TIMEOUT_HEADER,
 )
@@ -50,9 +53,6 @@ from tsctl.gateway.headers import (
     CLIENT,
     DEADLINE_BY_HEADER,
     DEADLINE_HEADER,
-    RETRY_DIED,
-    RETRY_HEADER,
-    RETRY_REFUSED,
     ROUTE,
     SHADOW_HEADER,
 )

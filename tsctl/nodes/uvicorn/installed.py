@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from tsctl.errors import NodeError
 
 SERVER = ("fastapi", "uvicorn")
-_EXTRAS = {"grpc": "grpc"}  # the extra of tsctl that has a package; any other is in `uvicorn`
 
 
 def require_installed(*names: str) -> None:
@@ -17,5 +16,5 @@ def require_installed(*names: str) -> None:
         NodeError: one is missing.
     """
     if missing := [name for name in names if find_spec(name) is None]:
-        extras = ",".join(sorted({_EXTRAS.get(name, "uvicorn") for name in missing}))
+        extras = "uvicorn,grpc" if "grpc" in missing else "uvicorn"
         raise NodeError(f"not installed: {', '.join(missing)}", f"Run: pip install 'tsctl[{extras}]'")

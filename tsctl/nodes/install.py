@@ -33,9 +33,9 @@ ROOM = 1.5
 SHOWN = 6
 #: Variables that would lead a Python to other packages than its environment's.
 _MISLEADING = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX")
-#: pip's settings that say where packages are, and uv's variables of the same meaning.
+#: pip's settings that say where packages are, with _ for -, and uv's variables of the same meaning.
 _UV_SETTINGS = {
-    "index-url": "UV_DEFAULT_INDEX", "extra-index-url": "UV_INDEX", "find-links": "UV_FIND_LINKS",
+    "index_url": "UV_DEFAULT_INDEX", "extra_index_url": "UV_INDEX", "find_links": "UV_FIND_LINKS",
     "cert": "SSL_CERT_FILE",
 }  # fmt: skip
 _NO_NETWORK = re.compile(
@@ -177,7 +177,7 @@ def _uv_settings(environment: dict[str, str]) -> dict[str, str]:
     settings = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # as pip does: the indexes are one
     for line in listed.stdout.splitlines():
         key, _, value = line.partition("=")
-        if variable := _UV_SETTINGS.get(key.rpartition(".")[2]):
+        if variable := _UV_SETTINGS.get(key.rpartition(".")[2].replace("-", "_")):
             words = value.strip("'").replace("\\n", " ").split()
             settings[variable] = ",".join(words) if variable == "UV_FIND_LINKS" else " ".join(words)
     return settings

@@ -1,4 +1,5 @@
-"""Serves an unpacked archive: `python -m handlers.adapters.asgi [--host H] [--port P] [--workers N]` in its folder.
+"""Serves an unpacked archive, in its folder:
+`python -m handlers.adapters.asgi [--host H] [--port P] [--grpc-port P] [--workers N]`.
 
 Ends with 0 after SIGTERM or SIGINT, when the requests at hand are answered; with 3 where the archive must not serve,
 and with 4 where the address cannot be had.
@@ -13,6 +14,7 @@ import logging
 import socket
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,16 @@ BACKLOG = 2048
 REFUSED, NO_ADDRESS = 3, 4
 
 
+class NoAddress(OSError):
+    """The address of gRPC cannot be had."""
+
+
 def main() -> int:
     """Serve until a signal comes; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m handlers.adapters.asgi")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--grpc-port", type=int, help="of gRPC, which needs grpcio; none unless given")
     parser.add_argument("--workers", type=int, help="as model-config.yaml says, unless given")
     arguments = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
@@ -48,9 +55,16 @@ def main() -> int:
         return NO_ADDRESS
     # connections inherit it; without it an answer's body waits for the client to acknowledge its head, some 40 ms
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if arguments.grpc_port is not None and find_spec("grpc") is None:
+        print("error: --grpc-port needs grpcio: pip install 'tsctl[grpc]', or grpcio", file=sys.stderr)  # noqa: T201
+        return REFUSED
     with listener, tempfile.TemporaryDirectory(prefix="tsctl-metrics-") as metrics:
         options = pool_options(manifest, content, arguments.workers, Path(metrics))
-        return asyncio.run(_serve(options, content["serving"]["limits"]["request_bytes"], arguments, listener))
+        try:
+            return asyncio.run(_serve(options, content["serving"]["limits"]["request_bytes"], arguments, listener))
+        except NoAddress as error:
+            print(f"error: cannot listen on {error}", file=sys.stderr)  # noqa: T201 - a program of its own
+            return NO_ADDRESS
 
 
 async def _serve(
@@ -69,17 +83,42 @@ async def _serve(
         timeout_graceful_shutdown=DRAIN_S, server_header=False, date_header=False,
     )  # fmt: skip
     server = uvicorn.Server(config)
+    beside = await _start_grpc(pool, request_bytes, application, arguments)
     await pool.start()
     announcing = asyncio.create_task(_announce_ready(pool, arguments))
     try:
         await server.serve([listener])
     finally:
         announcing.cancel()
+        if beside is not None:
+            await beside.stop(DRAIN_S)
         await pool.stop()
     if reasons:
         print(f"error: {reasons[0]}", file=sys.stderr)  # noqa: T201 - a program of its own
         return REFUSED
     return 0
+
+
+async def _start_grpc(pool: Pool, request_bytes: int, application: Server, arguments: argparse.Namespace) -> Any:
+    """The server of gRPC where a port is given, else None.
+
+    Raises:
+        NoAddress: the port cannot be had.
+    """
+    if arguments.grpc_port is None:
+        return None
+    from handlers.adapters.asgi.grpc_service import create_server
+
+    server = create_server(pool, request_bytes, application.next_id)
+    address = f"{arguments.host}:{arguments.grpc_port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise NoAddress(address) from error
+    if not bound:
+        raise NoAddress(address)
+    await server.start()
+    return server
 
 
 async def _announce_ready(pool: Pool, arguments: argparse.Namespace) -> None:
@@ -94,13 +133,19 @@ async def _announce_ready(pool: Pool, arguments: argparse.Namespace) -> None:
     )
 
 
-def pool_options(manifest: dict[str, Any], content: dict[str, Any], workers: int | None, metrics: Path) -> PoolOptions:
-    """How an archive is served, by its manifest's section `model` and its model-config.yaml."""
+def pool_options(
+    manifest: dict[str, Any], content: dict[str, Any], workers: int | None, metrics: Path, folder: Path | None = None
+) -> PoolOptions:
+    """How an archive is served, by its manifest's section `model` and its model-config.yaml.
+
+    Args:
+        folder: where it is unpacked; None: here.
+    """
     batch_size = content.get("batchSize", 1)
     workers = workers or content.get("minWorkers", 1)
     full = content["serving"]["limits"]["request_bytes"] * batch_size * workers
     return PoolOptions(
-        folder=Path.cwd(),
+        folder=folder or Path.cwd(),
         metrics=metrics,
         model=manifest["modelName"],
         version=manifest["modelVersion"],

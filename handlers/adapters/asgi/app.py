@@ -71,6 +71,10 @@ class Server:
             return
         await send_answer(answer, request_id, send)
 
+    def next_id(self) -> str:
+        """An id for a request that came without one."""
+        return next(self._ids)
+
     def problem(self, error: RequestError, request_id: str) -> Answer:
         """The answer to a request that no worker gets."""
         return problem_answer(error, request_id, self._pool.options.model, self._pool.options.version)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import (
@@ -24,7 +24,7 @@ from handlers.adapters.asgi.frames import (
     read_answers,
     read_report,
 )
-from handlers.contract import METRICS_FOLDER_VARIABLE
+from handlers.contract import METRICS_FOLDER_VARIABLE, WORKER_PYTHON_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,21 @@ class WorkerProcess(asyncio.Protocol):
         return self._process.pid
 
     async def start(self, folder: Path, environment: Mapping[str, str]) -> None:
-        """Start the process in the folder of an unpacked archive, whose own package `handlers` it runs."""
+        """Start the process in the folder of an unpacked archive, whose own package `handlers` it runs.
+
+        Its Python is the one that WORKER_PYTHON_VARIABLE names, else that of this process.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             command = [
-                sys.executable, "-m", "handlers.adapters.asgi.child", str(theirs.fileno()), str(self.number),
+                os.environ.get(WORKER_PYTHON_VARIABLE) or sys.executable, "-m", "handlers.adapters.asgi.child",
+                str(theirs.fileno()), str(self.number),
             ]  # fmt: skip
             self._process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
             )
         ours.setblocking(False)
-        await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
 
     def compute(self, batch: Sequence[Waiting]) -> None:
         """Give the batch to the worker, which is idle."""
@@ -106,8 +110,7 @@ class WorkerProcess(asyncio.Protocol):
     # ---- called by asyncio ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a socket's transport writes
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are of classes of its own
 
     def data_received(self, data: bytes) -> None:
         try:

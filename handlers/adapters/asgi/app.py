@@ -15,7 +15,7 @@ from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Headers, Item
 from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import Unavailable, WrongMethod, problem_answer
-from handlers.contract import REQUEST_ID_HEADER, TIMEOUT_HEADER
+from handlers.contract import OPEN_INFERENCE_METADATA, PROTOCOL_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER
 from handlers.errors import PayloadTooLarge, RequestError
 from handlers.messages import request_id_of
 
@@ -26,6 +26,8 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _REQUEST_ID, _TIMEOUT = REQUEST_ID_HEADER.encode(), TIMEOUT_HEADER.encode()
 _LENGTH = b"content-length"
+#: With this header the gateway asks what the model takes and gives.
+_METADATA = (PROTOCOL_HEADER.encode(), OPEN_INFERENCE_METADATA.encode())
 #: Digits of a time that a client is willing to wait.
 LONGEST_TIMEOUT = 10
 
@@ -62,7 +64,7 @@ class Server:
             return
         request_id, wait_s = self._read(scope["headers"])
         try:
-            if scope["method"] != "POST":
+            if scope["method"] != "POST" and _METADATA not in scope["headers"]:
                 raise WrongMethod("Use POST.")
             answer = await self._answer(scope["headers"], request_id, is_infer, wait_s, receive)
         except RequestError as error:

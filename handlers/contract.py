@@ -40,8 +40,6 @@ MOST_CLASSES = 2048
 CLASS_NAME = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 #: The protocol of a request body; the gateway sets it on the protocol's paths. Absent: the handler's own format.
 PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"
-#: The client's Content-Encoding, kept from a server that would decode the body itself, however large that becomes.
-HELD_ENCODING_HEADER = "x-tsctl-content-encoding"
 #: A value of PROTOCOL_HEADER: the request asks for the model's metadata, and for no prediction.
 OPEN_INFERENCE_METADATA = "oip-v2-metadata"
 #: The versions that the gateway routes to, with commas between; a worker knows only its own.
@@ -71,6 +69,10 @@ GRPC_CODES = {
     502: 14, 503: 14,  # UNAVAILABLE
 }  # fmt: skip
 
+#: On a server's errors that another node may not make: refused, no worker has begun with the request; died, one may
+#: have. The gateway takes it off.
+RETRY_HEADER, RETRY_REFUSED, RETRY_DIED = "x-tsctl-retry", "refused", "died"
+
 # ---- media types -----------------------------------------------------------------------------------------------------
 
 JSON = "application/json"
@@ -85,6 +87,8 @@ SAMPLE_MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, "
 
 #: Folder of the metric files. prometheus_client reads it at import, to decide whether it writes files at all.
 METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+#: The Python that runs workers where the server that starts them has an environment without the models' libraries.
+WORKER_PYTHON_VARIABLE = "TSCTL_WORKER_PYTHON"
 #: Address of the shared cache; replaces the archive's `cache.shared`, and may hold the password that no archive holds.
 SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
 #: Secret with which nodes authenticate the answers that they share; one that has it takes no answer made without it.
@@ -93,6 +97,20 @@ SHARED_CACHE_KEY_VARIABLE = "TS_SHARED_CACHE_KEY"
 ANSWER_LIMIT_VARIABLE = "TS_MAX_RESPONSE_SIZE"
 #: Folder of Python packages that a worker in another environment than tsctl's searches last.
 LIBRARIES_VARIABLE = "TSCTL_LIBRARIES"
+
+# ---- Triton ----------------------------------------------------------------------------------------------------------
+
+#: Input and output of a model that gets whole HTTP bodies: bytes (UINT8), because Triton takes BYTES apart in Python,
+#: and a malformed one ends the worker.
+TRITON_BODY, TRITON_ANSWER = "body", "answer"
+#: Headers of a client that Triton would act on, and the names under which the worker gets them: Triton decodes a body
+#: however large it becomes, and HEADER_LENGTH_HEADER tells it that the whole body is the one input. HELD_NONE: the
+#: client sent none.
+HELD_ENCODING_HEADER, HELD_LENGTH_HEADER, HELD_NONE = "x-tsctl-held-encoding", "x-tsctl-held-length", "none"
+#: Bytes of the longest answer of a worker on a node of Triton: the gateway takes the whole answer apart.
+TRITON_LONGEST_ANSWER = 16 << 20
+#: Parameters of config.pbtxt: the names under which the worker serves. Absent: those in the archive's manifest.
+TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER = "tsctl_model", "tsctl_version"
 
 # ---- processor cores -------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from handlers import contract
-from handlers.contract import CLASS_HEADER, HELD_ENCODING_HEADER, MODEL_VERSION_HEADER
+from handlers.contract import CLASS_HEADER, HELD_ENCODING_HEADER, MODEL_VERSION_HEADER, TRITON_ANSWER, TRITON_BODY
 from handlers.errors import LoadError
 from tests.handlers.test_second_adapter import bad_items
 from tests.support import triton_backend
@@ -26,7 +26,6 @@ from tests.support.workers import Worker as TorchServe
 triton_backend.install()
 
 from handlers.adapters.triton.entry import Entry  # noqa: E402 - needs the backend's module
-from handlers.adapters.triton.envelope import ANSWER, BODY  # noqa: E402
 
 MEDIA_TYPES = {".json": JSON, ".png": "image/png", ".jpg": "image/jpeg"}
 
@@ -70,7 +69,7 @@ def ask(entry: Entry, *items: Item) -> list[Reply]:
     """The replies to one batch."""
     requests = [
         InferenceRequest(
-            [Tensor(BODY, np.frombuffer(item.body, np.uint8)[np.newaxis])],
+            [Tensor(TRITON_BODY, np.frombuffer(item.body, np.uint8)[np.newaxis])],
             {**({"Content-Type": item.media_type} if item.media_type else {}), **item.headers, "priority": 3},
             f"request-{number}",
         )
@@ -81,7 +80,7 @@ def ask(entry: Entry, *items: Item) -> list[Reply]:
 
 def reply_of(response: Any) -> Reply:
     [tensor] = response.output_tensors()
-    assert tensor.name() == ANSWER
+    assert tensor.name() == TRITON_ANSWER
     array = tensor.as_numpy()
     assert (array.dtype, array.shape) == (np.uint8, (1, array.size))
     head, _, body = array.tobytes().partition(b"\n\n")
@@ -139,12 +138,21 @@ def test_a_gpu_is_that_of_the_instance_where_torch_sees_one(tmp_path: Path, monk
     from handlers.adapters.triton.entry import worker_config
 
     archive = model_folder("breast_cancer", "1.0", tmp_path) / "1" / "archive"
-    manifest = json.loads((archive / "MAR-INF/MANIFEST.json").read_text())["model"]
     third = arguments(tmp_path, model_instance_kind="GPU", model_instance_device_id="2")
-    assert worker_config(archive, manifest, third).gpu_id is None
+    assert worker_config(archive, third).gpu_id is None
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert worker_config(archive, manifest, third).gpu_id == 2
-    assert worker_config(archive, manifest, arguments(tmp_path)).gpu_id is None
+    assert worker_config(archive, third).gpu_id == 2
+    assert worker_config(archive, arguments(tmp_path)).gpu_id is None
+
+
+def test_the_names_in_config_pbtxt_come_before_those_of_the_archive(tmp_path: Path) -> None:
+    from handlers.adapters.triton.entry import worker_config
+
+    archive = model_folder("breast_cancer", "1.0", tmp_path) / "1" / "archive"
+    assert (worker_config(archive, arguments(tmp_path)).model, "1.0") == ("breast_cancer", "1.0")
+    named = {"tsctl_model": {"string_value": "cancer"}, "tsctl_version": {"string_value": "1.0t"}}
+    config = worker_config(archive, arguments(tmp_path, model_config=json.dumps({"parameters": named})))
+    assert (config.model, config.version) == ("cancer", "1.0t")
 
 
 def test_a_batch_that_does_not_end_ends_the_process(tmp_path: Path) -> None:

@@ -34,12 +34,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 @pytest.fixture(scope="module")
-def places(site: Site) -> Iterator[dict[str, Place]]:
+def places(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Place]]:
     base, metrics = with_gateway(site, {})
     [port] = free_ports(1)
+    alone = make_site(tmp_path_factory.mktemp("alone") / "site")
+    copy_archives(alone, "digits")
     with (
         brought_up(site, base, metrics) as front,
-        served(site, "digits", "--grpc-port", str(port)) as server,
+        served(alone, "digits", "--grpc-port", str(port)) as server,
     ):
         address = base.removeprefix("http://")
         yield {
@@ -135,7 +137,7 @@ def test_metadata_and_index_are_the_same_for_all_clients_and_everywhere(
             "inputs": [{"name": "pixels", "datatype": "FP64", "shape": [-1, 8, 8]}],
             "outputs": [
                 {"name": "label", "datatype": "BYTES", "shape": [-1]},
-                {"name": "probability", "datatype": "FP64", "shape": [-1]},
+                {"name": "probabilities", "datatype": "FP64", "shape": [-1, 10]},
                 {"name": "top_k", "datatype": "BYTES", "shape": [-1]},
             ],
         }

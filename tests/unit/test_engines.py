@@ -113,7 +113,8 @@ def test_an_engine_is_installed_once_found_again_and_upgraded_with_its_pinned_fi
     assert require_environment(project, "toy") == first
     assert python_says(first.python, "import toy; print(toy.release)") == "1.0"
     script = first.folder / "bin" / "toy"
-    assert script.read_text().startswith(f"#!{first.python}"), "scripts name the Python where it is"
+    first_lines = script.read_text().splitlines()[:2]  # the second where the path is too long for a #! line
+    assert str(first.python) in " ".join(first_lines), "scripts name the Python where it is"
     assert install(project, toy, Progress()) == first, "what is there is not made again"
 
     toy.lock.write_text("toy==2.0\n")

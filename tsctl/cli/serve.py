@@ -24,12 +24,14 @@ def serve(
 
     The archive is built first where its files are here. Ctrl-C or SIGTERM ends it, once all requests are answered.
     """
+    from tsctl.archive.named import archive_of_name
     from tsctl.config.project import find_project
     from tsctl.errors import SpecError
     from tsctl.host.progress import Progress
     from tsctl.nodes.uvicorn import serve as server
+    from tsctl.nodes.uvicorn.installed import SERVER, require_installed
 
-    server.require_installed(grpc_port is not None)
+    require_installed(*SERVER, "watchfiles", *(["grpc"] if grpc_port is not None else []))
     address = server.Address(host, port, workers, grpc_port)
     if name.endswith(".mar"):
         if reload:
@@ -38,7 +40,7 @@ def serve(
     project, progress = find_project(), Progress()
 
     def build() -> Path:
-        return server.archive_of_name(project, name, progress)
+        return archive_of_name(project, name, progress)
 
     if reload:
         return server.serve_and_reload(build, server.folder_of_name(project, name), address, progress)

@@ -40,11 +40,13 @@ class Plan:
     Args:
         seconds: measured load of each kind.
         warm_s: load before the first of them, which is not counted.
+        connections: that saturate the engine; None: they are searched for.
         queue: requests that may wait in the engine, for the overload; None: no overload is measured.
     """
 
     seconds: float
     warm_s: float
+    connections: int | None = None
     queue: int | None = None
 
     @property
@@ -101,11 +103,13 @@ def ask(endpoint: Endpoint, request: RecordedRequest) -> Reply:
 
 
 def search(started: Started, messages: Sequence[bytes], plan: Plan, note: Note) -> int:
-    """The connections that saturate the engine, found step by step after a warm-up.
+    """The connections that saturate the engine: the plan's, or those found step by step after a warm-up.
 
     Raises:
         NodeError: the load failed.
     """
+    if plan.connections is not None:
+        return plan.connections
     steps: list[Step] = []
     _closed(started.endpoint, messages, 32, plan.warm_s)
     while (connections := next_connections(steps)) is not None:

@@ -105,6 +105,14 @@ class UvicornSpec(OneAddressSpec):
     """A server of `handlers/adapters/asgi` that serves many versions; `key_file` has its admin token."""
 
     engine: Literal["uvicorn"]
+    tokens: bool = True  # requests for answers need the token in the key file; without, whoever reaches it may ask
+
+
+class TritonSpec(OneAddressSpec):
+    """One tritonserver, with the archives of this machine. No token: keep its address from other machines."""
+
+    engine: Literal["triton"]
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0  # that its workers are dealt to; 0: they compute on the CPU
 
 
 def _with_engine(content: Any) -> Any:
@@ -113,6 +121,6 @@ def _with_engine(content: Any) -> Any:
 
 
 NodeSpec = Annotated[
-    Annotated[TorchServeSpec | UvicornSpec, Field(discriminator="engine")],
+    Annotated[TorchServeSpec | UvicornSpec | TritonSpec, Field(discriminator="engine")],
     BeforeValidator(_with_engine),
 ]

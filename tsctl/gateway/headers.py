@@ -22,6 +22,3 @@ GRPC_HEADER, INSIDE_HEADER = "x-tsctl-grpc", "x-tsctl-inside"
 STATUS_HEADER = "x-tsctl-status"
 #: Marks the copies that a shadow gets.
 SHADOW_HEADER = "x-tsctl-shadow"
-#: Set by upstream.lua on errors of TorchServe that another node may not make: refused, no worker has begun with the
-#: request; died, one may have.
-RETRY_HEADER, RETRY_REFUSED, RETRY_DIED = "x-tsctl-retry", "refused", "died"

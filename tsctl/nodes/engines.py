@@ -20,6 +20,8 @@ READ_TIMEOUT_S = 10.0
 #: The module of each engine.
 MODULES = {
     "torchserve": "tsctl.nodes.torchserve.engine",
+    "triton": "tsctl.nodes.triton.engine",
+    "uvicorn": "tsctl.nodes.uvicorn.engine",
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ import torch
 import yaml
 
 from handlers.adapters.triton import raw
+from handlers.contract import ANSWER_LIMIT_VARIABLE, TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER
 from handlers.worker import startup
 from handlers.worker.config import WorkerConfig, handler_class, read_config
 from handlers.worker.worker import Worker
@@ -39,9 +41,8 @@ class Entry:
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s")
         folder = Path(args["model_repository"]).resolve() / args["model_version"] / "archive"
         os.chdir(folder)  # as TorchServe's workers: an author's relative path is in the archive
-        manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text(encoding="utf-8"))["model"]
-        with startup.reported_load(manifest["modelName"], manifest["modelVersion"]) as facts:
-            config = worker_config(folder, manifest, args)
+        config = worker_config(folder, args)
+        with startup.reported_load(config.model, config.version) as facts:
             self._worker = Worker(handler_class(config.handler)(), config)
             facts |= startup.start(self._worker)
         self._batch_s = config.response_timeout_s
@@ -63,12 +64,19 @@ class Entry:
         self._worker.handler.telemetry.flush()
 
 
-def worker_config(folder: Path, manifest: Mapping[str, Any], args: Mapping[str, str]) -> WorkerConfig:
-    """The configuration in the unpacked archive, with Triton's choice of the GPU.
+def worker_config(folder: Path, args: Mapping[str, str]) -> WorkerConfig:
+    """The configuration in the unpacked archive, with Triton's choice of the GPU and the names in config.pbtxt.
 
     Raises:
         LoadError: the archive was not built by tsctl.
     """
+    manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
     content = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
+    parameters = json.loads(args["model_config"]).get("parameters", {})
+    model, version = (
+        parameters.get(name, {}).get("string_value") for name in (TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER)
+    )
     on_gpu = args["model_instance_kind"] == "GPU" and torch.cuda.is_available()
-    return read_config(folder, manifest, content, gpu_id=int(args["model_instance_device_id"]) if on_gpu else None)
+    gpu_id = int(args["model_instance_device_id"]) if on_gpu else None
+    longest = float(os.environ.get(ANSWER_LIMIT_VARIABLE) or math.inf)
+    return read_config(folder, manifest, content, model, version, gpu_id, answer_bytes=longest)

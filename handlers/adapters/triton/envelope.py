@@ -16,10 +16,6 @@ from functools import lru_cache
 
 from handlers.messages import Outcome
 
-#: Names of the one input and the one output of a raw model. Both are bytes (UINT8): Triton's BYTES would be taken apart
-#: in Python, and a malformed one ends the worker.
-BODY, ANSWER = "body", "answer"
-
 
 def encode(outcome: Outcome) -> bytes:
     """The outcome as the value of the tensor ANSWER."""

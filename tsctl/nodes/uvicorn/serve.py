@@ -10,13 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
-from tsctl.archive.build import build_versions, read_archive_folders
+from tsctl.archive.build import read_archive_folders
 from tsctl.archive.container import unpack
 from tsctl.archive.inspect import inspect_archive
-from tsctl.archive.store import find_archive
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError, SpecError, TsctlError
 from tsctl.host.process import inherited
@@ -27,7 +25,6 @@ STOP_S = 40.0
 #: Exit status of a server whose archive must not serve.
 REFUSED = 3
 POLL_MS = 300
-_NEEDED = ("fastapi", "uvicorn", "watchfiles")
 
 
 @dataclass(frozen=True)
@@ -38,34 +35,6 @@ class Address:
     port: int
     workers: int | None = None
     grpc_port: int | None = None  # None: no gRPC
-
-
-def require_installed(with_grpc: bool = False) -> None:
-    """Check that the server's packages are there.
-
-    Raises:
-        NodeError: one is missing.
-    """
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise NodeError(f"not installed: {', '.join(missing)}", "Run: pip install 'tsctl[uvicorn]'")
-    if with_grpc and find_spec("grpc") is None:
-        raise NodeError("not installed: grpcio, which --grpc-port needs", "Run: pip install 'tsctl[grpc]'")
-
-
-def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
-    """The archive of MODEL[:VERSION], built first where its folder is in the project; without a version the first.
-
-    Raises:
-        SpecError: it has no such version.
-        ArchiveError: it cannot be built, or is not in the store.
-    """
-    model, _, version = name.partition(":")
-    folders = read_archive_folders(project)
-    if model not in folders:
-        return find_archive(project, model, version or "1.0").path
-    version = version or next(iter(folders[model][1].versions))
-    [built] = build_versions(project, [f"{model}:{version}"], progress)
-    return built.archive.path
 
 
 def folder_of_name(project: Project, name: str) -> Path:

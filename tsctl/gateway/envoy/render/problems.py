@@ -37,7 +37,7 @@ GATEWAY_PROBLEMS = {
     501: Problem("not-implemented", "This operation is not offered", "The protocol has it, and this gateway does not."),
     500: Problem("gateway-failed", "The gateway failed on this request", "A worker may have seen the request."),
     502: Problem("bad-answer", "The node's answer cannot be read", "The node's answer is not valid HTTP."),
-    503: Problem("unavailable", "No worker could take the request", "No node has a worker for it now.", 1),
+    503: Problem("unavailable", "No worker could take the request", "No node has a worker or room for it now.", 1),
     504: Problem("deadline-passed", "The answer took too long", "The deadline of the route passed."),
 }
 _OTHER_PROBLEM = Problem("error", "The request failed", "")

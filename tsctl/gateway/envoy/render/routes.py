@@ -12,6 +12,8 @@ from handlers.contract import (
     OPEN_INFERENCE_METADATA,
     PROTOCOL_HEADER,
     REQUEST_ID_HEADER,
+    RETRY_HEADER,
+    RETRY_REFUSED,
     TIMEOUT_HEADER,
     VERSIONS_HEADER,
 )
@@ -37,8 +39,6 @@ from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.headers import (
     ASSIGNED_TRACK_HEADER,
     KEY_HEADER,
-    RETRY_HEADER,
-    RETRY_REFUSED,
     TRACK_HEADER,
     WEIGHT_HEADER,
 )

@@ -33,7 +33,7 @@ def gateway(tmp_path: Path) -> Gateway:
     certificate(tmp_path / "tls", "test")
     pair = [(tmp_path / "tls" / name).read_text() for name in ("server.pem", "server.key")]
     for path, content in (
-        (files.bootstrap, listeners.bootstrap(SPEC, files, Bounds(20_000, 1 << 30))),
+        (files.bootstrap, listeners.bootstrap(SPEC, files, Bounds(20_000, 1 << 30, 1 << 30))),
         (files.certificate, listeners.certificate(*pair)),
         (files.clusters, clusters.clusters(UPSTREAMS, ROUTES, SHADOWS)),
         (files.routes, routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from handlers.contract import PROBLEM_MEDIA_TYPE
+from handlers.contract import HEADER_LENGTH_HEADER, PROBLEM_MEDIA_TYPE, TRITON_LONGEST_ANSWER
 from tsctl.config.deployment import Budget, Cors, GatewaySpec, RouteSpec, Sticky, TlsFiles
 from tsctl.errors import GatewayError
 from tsctl.gateway import headers
@@ -24,10 +24,11 @@ from tsctl.gateway.envoy.render import clusters, listeners, routes
 from tsctl.gateway.envoy.render.clients import KEY_FILTER, Client
 from tsctl.gateway.envoy.render.overload import CLOSE, HURRY, REFUSE, Bounds, bounds
 from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
-from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, cluster_name, stat_name
+from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, Way, cluster_name, stat_name
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.keys import plain_keys
 from tsctl.gateway.traffic import Shadow, Traffic, only
+from tsctl.nodes.node import TRITON
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway.json"
 FILES = GatewayFiles(Path("/srv/project/.tsctl/gateway"))
@@ -46,6 +47,8 @@ UPSTREAMS = [
     Upstream("digits", "1.0", NODES, PROBE),
     Upstream("digits", "2.0", NODES[:1], PROBE),
     Upstream("text", "1.0", NODES[1:], None),
+    Upstream("text", "1.0t", NODES[:1], PROBE, Way(TRITON, "/v2/models/text~1.0t/infer", 500)),
+    Upstream("text", "2.0", NODES[:1], None, Way(TRITON, "/v2/models/text~2.0/infer", 500)),
 ]
 ROUTES = {
     "digits": RouteSpec(sticky=Sticky(header="x-user-id"), deadline_s=2.5),
@@ -62,7 +65,7 @@ CLIENTS = [Client("alice", KEYS[:1]), Client("bob", KEYS[1:], Budget(requests_pe
 def documents() -> dict[str, Any]:
     """Every file, by its name."""
     return {
-        "envoy": listeners.bootstrap(SPEC, FILES, Bounds(20_000, 1 << 30)),
+        "envoy": listeners.bootstrap(SPEC, FILES, Bounds(20_000, 1 << 30, 1 << 30)),
         "certificate": listeners.certificate("PEM of the certificate", KEY_OF_CERTIFICATE),
         "clusters": clusters.clusters(UPSTREAMS, ROUTES, SHADOWS),
         "routes": routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
@@ -140,11 +143,11 @@ def test_requests_beyond_the_logs_rate_are_marked_before_any_filter_ends_them() 
 
 def test_memory_ends_in_refusals_and_connections_follow_the_files_that_may_be_open() -> None:
     gib = 1 << 30
-    assert bounds(None, 64 * gib, 1 << 20) == Bounds(20_000, 2 * gib)
-    assert bounds(None, gib, 40_512) == Bounds(20_000, gib * 3 // 4)
-    assert bounds(3 * gib, gib, 1024) == Bounds(256, 3 * gib)
+    assert bounds(None, 64 * gib, 1 << 20, 5) == Bounds(20_000, 2 * gib, 5)
+    assert bounds(None, gib, 40_512, 5) == Bounds(20_000, gib * 3 // 4, 5)
+    assert bounds(3 * gib, gib, 1024, 5) == Bounds(256, 3 * gib, 5)
     with pytest.raises(GatewayError, match="may open 300 files here, and needs 1,024"):
-        bounds(None, gib, 300)
+        bounds(None, gib, 300, 5)
     manager = documents()["envoy"]["overload_manager"]
     triggers = {action["name"].rpartition(".")[2]: action["triggers"][0] for action in manager["actions"]}
     assert triggers["stop_accepting_requests"]["threshold"] == {"value": REFUSE}
@@ -225,9 +228,25 @@ def test_envoy_watches_as_many_files_for_three_hundred_versions_as_for_one() -> 
     assert len(files_watched_in(documents()["envoy"])) == 4  # clusters, routes, ready, certificate
 
 
+def test_a_version_on_triton_has_its_envelope_taken_off_before_anything_reads_its_answer() -> None:
+    named = {cluster["name"]: cluster for cluster in documents()["clusters"]["resources"]}
+    for name in ("text~1.0t", "text~2.0"):
+        cluster = named[name]
+        [protocol] = cluster["typed_extension_protocol_options"].values()
+        filters = [entry["name"] for entry in protocol["http_filters"]]
+        assert filters == ["lua", "triton", "header_mutation", "upstream_codec"]  # answers pass them from the end
+        assert cluster["per_connection_buffer_limit_bytes"] > TRITON_LONGEST_ANSWER
+        assert cluster["circuit_breakers"]["thresholds"][0]["max_requests"] == 500  # Triton bounds nothing
+    sent, asked = (named[name]["health_checks"][0]["http_health_check"] for name in ("text~1.0t", "text~2.0"))
+    assert (sent["method"], sent["path"]) == ("POST", "/v2/models/text~1.0t/infer")
+    headers = {entry["header"]["key"]: entry["header"]["value"] for entry in sent["request_headers_to_add"]}
+    assert headers[HEADER_LENGTH_HEADER] == "0"
+    assert (asked["method"], asked["path"]) == ("GET", "/v2/models/text~2.0/ready")
+
+
 def test_a_shadow_alone_has_a_cluster_for_copies() -> None:
     names = [cluster["name"] for cluster in documents()["clusters"]["resources"]]
-    assert names == ["digits~1.0", "digits~2.0", "digits~2.0~shadow", "text~1.0"]
+    assert names == ["digits~1.0", "digits~2.0", "digits~2.0~shadow", "text~1.0", "text~1.0t", "text~2.0"]
 
 
 def test_no_two_versions_share_a_name_in_statistics() -> None:

@@ -105,6 +105,7 @@ class UvicornSpec(OneAddressSpec):
     """A server of `handlers/adapters/asgi` that serves many versions; `key_file` has its admin token."""
 
     engine: Literal["uvicorn"]
+    tokens: bool = True  # requests for answers need the token in the key file; without, whoever reaches it may ask
 
 
 class TritonSpec(OneAddressSpec):

@@ -17,6 +17,3 @@ UNLOGGED_HEADER = "x-tsctl-unlogged"
 DEADLINE_BY_HEADER, CLIENT, ROUTE = "x-tsctl-deadline-by", "client", "route"
 #: Marks the copies that a shadow gets.
 SHADOW_HEADER = "x-tsctl-shadow"
-#: Set by upstream.lua on errors of TorchServe that another node may not make: refused, no worker has begun with the
-#: request; died, one may have.
-RETRY_HEADER, RETRY_REFUSED, RETRY_DIED = "x-tsctl-retry", "refused", "died"

@@ -13,6 +13,7 @@ from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Hangs
 from tsctl.gateway.envoy.messages import Json
 from tsctl.gateway.envoy.render import clusters, routes
+from tsctl.gateway.envoy.render.bodies import shadow_requests
 from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, clients, plain_keys, read_keys
@@ -71,7 +72,8 @@ def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], traffic: Colle
     that hangs must not keep others from being changed.
     """
     shadows = {(route.model, route.shadow.version) for route in traffic if route.shadow is not None}
-    document = clusters.clusters(upstreams, gateway.route_specs, shadows)
+    copies = shadow_requests(gateway.waiting_bytes, gateway.spec.request_bytes)
+    document = clusters.clusters(upstreams, gateway.route_specs, shadows, copies)
     names = {cluster["name"] for cluster in document["resources"]}
     before = _cluster_updates(gateway)
 

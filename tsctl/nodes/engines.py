@@ -21,6 +21,7 @@ READ_TIMEOUT_S = 10.0
 MODULES = {
     "torchserve": "tsctl.nodes.torchserve.engine",
     "triton": "tsctl.nodes.triton.engine",
+    "uvicorn": "tsctl.nodes.uvicorn.engine",
 }
 
 

@@ -22,6 +22,7 @@ from tsctl.gateway.envoy.messages import (
     typed,
     watched,
 )
+from tsctl.gateway.envoy.render.bodies import places_filters
 from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
 from tsctl.gateway.envoy.render.overload import Bounds, overload_manager
 from tsctl.gateway.envoy.render.problems import REFUSED_HEADER_KEY, local_replies
@@ -53,7 +54,7 @@ def bootstrap(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
         "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": {NAMESPACE: settings(spec)}},
         "admin": {"address": {"pipe": {"path": str(files.admin), "mode": 0o600}}},
         "dynamic_resources": {"cds_config": watched(files.clusters)},
-        "static_resources": {"listeners": _listeners(spec, files), "clusters": [_admin_cluster(files)]},
+        "static_resources": {"listeners": _listeners(spec, files, bounds), "clusters": [_admin_cluster(files)]},
         "layered_runtime": {"layers": [{"name": "strict", "static_layer": {STRICT_CHUNKS: True}}]},
         "stats_flush_interval": FLUSH,
         "stats_config": histogram_settings(),
@@ -61,14 +62,14 @@ def bootstrap(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
     }
 
 
-def _listeners(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
+def _listeners(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> list[Json]:
     addresses = spec.listens_on_all
     return [
         {
             "name": "clients",
             "address": address(*addresses["address"]),
             "per_connection_buffer_limit_bytes": 1 << 20,
-            "filter_chains": [_filter_chain(spec, files)],
+            "filter_chains": [_filter_chain(spec, files, bounds)],
         },
         {
             "name": "metrics",
@@ -88,14 +89,18 @@ def _admin_cluster(files: GatewayFiles) -> Json:
     }
 
 
+#: Keys of the gateway in deployment.yaml that Envoy reads only when it starts.
+_STARTED_WITH = ("address", "metrics", "tls", "request_bytes", "memory_bytes", "waiting_bytes")
+
+
 def settings(spec: GatewaySpec) -> Json:
     """The part of the spec that Envoy reads only when it starts. A running Envoy answers with it when asked."""
-    content: Json = spec.model_dump(mode="json", include={"address", "metrics", "tls", "request_bytes", "memory_bytes"})
+    content: Json = spec.model_dump(mode="json", include=set(_STARTED_WITH))
     return content
 
 
-def _filter_chain(spec: GatewaySpec, files: GatewayFiles) -> Json:
-    chain: Json = {"filters": [_connection_manager("clients", **_of_clients(spec, files))]}
+def _filter_chain(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
+    chain: Json = {"filters": [_connection_manager("clients", **_of_clients(spec, files, bounds))]}
     if spec.tls is not None:
         chain["transport_socket"] = extension(
             "envoy.transport_sockets.tls",
@@ -116,10 +121,10 @@ def _connection_manager(name: str, **content: object) -> Json:
     return extension("envoy.filters.network.http_connection_manager", kind, stat_prefix=name, **content)
 
 
-def _of_clients(spec: GatewaySpec, files: GatewayFiles) -> Json:
+def _of_clients(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
     return {
         "rds": {"route_config_name": "clients", "config_source": watched(files.routes)},
-        "http_filters": _filters(spec, files),
+        "http_filters": _filters(spec, files, bounds),
         "access_log": [file_logger(files.access_log), *stats_loggers()],
         "local_reply_config": local_replies(),
         "generate_request_id": True,
@@ -162,7 +167,7 @@ def _removal_of_own_headers() -> Json:
     )
 
 
-def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
+def _filters(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> list[Json]:
     names = lua("names.lua", NAMESPACE=NAMESPACE, REFUSED_HEADER_KEY=REFUSED_HEADER_KEY)
     return [
         # its clusters change with the routes, and a filter with a file of its own needs no new listener
@@ -181,6 +186,7 @@ def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
         {**http_filter(USER_FILTER, USER_FILTER_TYPE), "disabled": True},
         http_filter(BUDGET_FILTER, "local_ratelimit.v3.LocalRateLimit", stat_prefix="unlimited"),
         http_filter("buffer", "buffer.v3.Buffer", max_request_bytes=spec.request_bytes),
+        *places_filters(bounds.waiting_bytes, spec.request_bytes),
         http_filter("router", "router.v3.Router", suppress_envoy_headers=True),
     ]
 

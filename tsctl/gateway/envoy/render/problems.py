@@ -36,7 +36,7 @@ GATEWAY_PROBLEMS = {
     431: Problem("headers-too-large", "The headers are too large", "Send fewer or shorter headers."),
     500: Problem("gateway-failed", "The gateway failed on this request", "A worker may have seen the request."),
     502: Problem("bad-answer", "The node's answer cannot be read", "The node's answer is not valid HTTP."),
-    503: Problem("unavailable", "No worker could take the request", "No node has a worker for it now.", 1),
+    503: Problem("unavailable", "No worker could take the request", "No node has a worker or room for it now.", 1),
     504: Problem("deadline-passed", "The answer took too long", "The deadline of the route passed."),
 }
 _OTHER_PROBLEM = Problem("error", "The request failed", "")

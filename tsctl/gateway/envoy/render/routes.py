@@ -13,6 +13,8 @@ from handlers.contract import (
     PROBLEM_MEDIA_TYPE,
     PROTOCOL_HEADER,
     REQUEST_ID_HEADER,
+    RETRY_HEADER,
+    RETRY_REFUSED,
     TIMEOUT_HEADER,
 )
 from tsctl.config.deployment import GatewaySpec, RouteSpec, Sticky
@@ -36,8 +38,6 @@ from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.headers import (
     ASSIGNED_TRACK_HEADER,
     KEY_HEADER,
-    RETRY_HEADER,
-    RETRY_REFUSED,
     TRACK_HEADER,
     WEIGHT_HEADER,
 )

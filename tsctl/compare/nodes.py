@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from handlers.contract import TRITON_LENGTH_HEADER
+from handlers.contract import HEADER_LENGTH_HEADER
 from tsctl.archive.store import StoredArchive, import_archive
 from tsctl.compare.contender import Endpoint, endpoint_of
 from tsctl.config.nodes import BaseNodeSpec, NodeSpec, TorchServeSpec
@@ -82,7 +82,7 @@ def endpoint_at(node: Node, model: str, version: str, headers: dict[str, str]) -
     if node.protocol == PLAIN:
         return endpoint
     if node.protocol == TRITON:
-        raw = {**headers, TRITON_LENGTH_HEADER: "0"}  # the whole body is the input, without a head of JSON
+        raw = {**headers, HEADER_LENGTH_HEADER: "0"}  # the whole body is the input, without a head of JSON
         return replace(endpoint, headers=raw, unwrap=_of_triton, is_enveloped=True)
     raise NodeError(f"requests in the protocol {node.protocol} of {node.engine} cannot be sent yet")
 

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 
-from handlers.contract import TRITON_LENGTH_HEADER
+from handlers.contract import HEADER_LENGTH_HEADER
 from tsctl.compare.load.order import LOST, Noted, Order, read_order, write_noted
 
 _BLOCK = 1 << 18
@@ -243,7 +243,7 @@ def is_whole(head: bytes, read: bytes, begin: int) -> bool:
 
 def status_inside(head: bytes, body: bytes) -> tuple[int, bool]:
     """Status of the answer in Triton's envelope, and whether it has retry-after; 200 where Triton sent no envelope."""
-    name = b"\r\n" + TRITON_LENGTH_HEADER.encode() + b":"
+    name = b"\r\n" + HEADER_LENGTH_HEADER.encode() + b":"
     at = head.find(name)
     if at < 0:
         return 200, False

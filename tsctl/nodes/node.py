@@ -120,6 +120,11 @@ class Node(ABC):
     def header_file(self) -> Path | None:
         """The file with the header of that token, for `curl -H @file`; None where none is needed."""
 
+    @property
+    @abstractmethod
+    def logs(self) -> tuple[Path, ...]:
+        """The files on this machine into which it writes; what its workers print is in the last one."""
+
     def path(self, model: str, version: str) -> str:
         """The path at which the version answers, at `spec.url`."""
         return f"/predictions/{quote(model, safe='')}/{quote(version, safe='')}"

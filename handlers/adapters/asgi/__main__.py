@@ -22,11 +22,10 @@ import uvicorn
 import yaml
 
 from handlers.adapters.asgi.app import Server
+from handlers.adapters.asgi.options import pool_options
 from handlers.adapters.asgi.pool import Pool, PoolOptions
 from handlers.adapters.asgi.routes import build_routes
 
-#: Bodies of as many full batches for each worker may be held at a time, and at least LEAST_BYTES.
-HELD_BATCHES, LEAST_BYTES, MOST_BYTES = 2, 64 << 20, 1 << 30
 DRAIN_S = 30
 #: Connections that the kernel holds until they are accepted.
 BACKLOG = 2048
@@ -130,31 +129,6 @@ async def _announce_ready(pool: Pool, arguments: argparse.Namespace) -> None:
         f"{options.model} {options.version} is ready after {facts.get('seconds', 0):.1f} s on {facts.get('device')}:"
         f" POST {url}/predictions/{options.model}, see {url}/docs",
         flush=True,
-    )
-
-
-def pool_options(
-    manifest: dict[str, Any], content: dict[str, Any], workers: int | None, metrics: Path, folder: Path | None = None
-) -> PoolOptions:
-    """How an archive is served, by its manifest's section `model` and its model-config.yaml.
-
-    Args:
-        folder: where it is unpacked; None: here.
-    """
-    batch_size = content.get("batchSize", 1)
-    workers = workers or content.get("minWorkers", 1)
-    full = content["serving"]["limits"]["request_bytes"] * batch_size * workers
-    return PoolOptions(
-        folder=folder or Path.cwd(),
-        metrics=metrics,
-        model=manifest["modelName"],
-        version=manifest["modelVersion"],
-        workers=workers,
-        batch_size=batch_size,
-        most_waiting=content.get("jobQueueSize", 100),
-        most_bytes=min(MOST_BYTES, max(LEAST_BYTES, HELD_BATCHES * full)),
-        response_s=content.get("responseTimeout", 60),
-        startup_s=content.get("startupTimeout", 120),
     )
 
 

@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from itertools import count
 from typing import Any
 
+from pydantic_core import to_json
+
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Headers, Item
 from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import Unavailable, WrongMethod, problem_answer
-from handlers.contract import REQUEST_ID_HEADER, TIMEOUT_HEADER
+from handlers.contract import JSON, OPEN_INFERENCE_METADATA, PROTOCOL_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER
 from handlers.errors import PayloadTooLarge, RequestError
 from handlers.messages import request_id_of
 
@@ -26,6 +28,8 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _REQUEST_ID, _TIMEOUT = REQUEST_ID_HEADER.encode(), TIMEOUT_HEADER.encode()
 _LENGTH = b"content-length"
+#: With this header the gateway asks what the model takes and gives.
+_METADATA = (PROTOCOL_HEADER.encode(), OPEN_INFERENCE_METADATA.encode())
 #: Digits of a time that a client is willing to wait.
 LONGEST_TIMEOUT = 10
 
@@ -62,7 +66,9 @@ class Server:
             return
         request_id, wait_s = self._read(scope["headers"])
         try:
-            if scope["method"] != "POST":
+            if scope["method"] == "OPTIONS":
+                return await send_answer(self._description(), request_id, send)
+            if scope["method"] != "POST" and _METADATA not in scope["headers"]:
                 raise WrongMethod("Use POST.")
             answer = await self._answer(scope["headers"], request_id, is_infer, wait_s, receive)
         except RequestError as error:
@@ -78,6 +84,16 @@ class Server:
     def problem(self, error: RequestError, request_id: str) -> Answer:
         """The answer to a request that no worker gets."""
         return problem_answer(error, request_id, self._pool.options.model, self._pool.options.version)
+
+    def _description(self) -> Answer:
+        """The model as its worker describes it.
+
+        Raises:
+            Unavailable: no worker is ready.
+        """
+        if not self._pool.ready_workers:
+            raise Unavailable("The model has no worker at the moment; retry later.")
+        return Answer(200, [(b"content-type", JSON.encode())], to_json(self._pool.description))
 
     async def _answer(
         self, headers: Headers, request_id: str, is_infer: bool, wait_s: float, receive: Receive

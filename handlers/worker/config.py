@@ -60,6 +60,7 @@ def read_config(
     content: Mapping[str, Any],
     model: str | None = None,
     version: str | None = None,
+    *,
     gpu_id: int | None = None,
     batch_size: int | None = None,
     answer_bytes: float = math.inf,

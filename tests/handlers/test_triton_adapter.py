@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from handlers import contract
 from handlers.contract import CLASS_HEADER, HELD_ENCODING_HEADER, MODEL_VERSION_HEADER, TRITON_ANSWER, TRITON_BODY
@@ -22,6 +23,7 @@ from tests.support import triton_backend
 from tests.support.triton_backend import InferenceRequest, Tensor
 from tests.support.workers import CHECKOUT, JSON, Item, Reply, unpacked
 from tests.support.workers import Worker as TorchServe
+from tsctl.archive.container import CONFIG
 
 triton_backend.install()
 
@@ -32,7 +34,10 @@ MEDIA_TYPES = {".json": JSON, ".png": "image/png", ".jpg": "image/jpeg"}
 
 def model_folder(model: str, version: str, folder: Path) -> Path:
     """The folder of one model of a repository, with the archive in it."""
-    unpacked(model, version, folder / "1" / "archive")
+    config = unpacked(model, version, folder / "1" / "archive") / CONFIG
+    content = yaml.safe_load(config.read_text())
+    content["serving"]["warmup"]["budget_s"] = 0.1
+    config.write_text(yaml.safe_dump(content))
     return folder
 
 
@@ -89,19 +94,16 @@ def reply_of(response: Any) -> Reply:
     return Reply(int(status), headers["content-type"], headers, body)
 
 
-@pytest.mark.parametrize("archive", ["digits", "breast_cancer"])
-def test_triton_answers_as_torchserve(archive: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    first: TorchServe = request.getfixturevalue(archive)
-    entry = loaded(archive, first.entry.worker.config.version, tmp_path)
-    samples = sorted((first.folder / "samples").iterdir())
+def test_triton_answers_as_torchserve(cancer: Entry, breast_cancer: TorchServe) -> None:
+    samples = sorted((breast_cancer.folder / "samples").iterdir())
     items = {path.name: Item(path.read_bytes(), MEDIA_TYPES[path.suffix]) for path in samples}
     good = next(item.body for item in items.values() if item.media_type == JSON)
-    items |= bad_items(good, first.entry.worker.config.request_bytes)
+    items |= bad_items(good, breast_cancer.entry.worker.config.request_bytes)
     for name, item in items.items():
-        [expected] = first.ask(item)
-        [reply] = ask(entry, item)
+        [expected] = breast_cancer.ask(item)
+        [reply] = ask(cancer, item)
         assert reply == expected, name
-        assert reply.headers[MODEL_VERSION_HEADER] == first.entry.worker.config.version
+        assert reply.headers[MODEL_VERSION_HEADER] == "1.0"
         assert (CLASS_HEADER in reply.headers) == (reply.status == 200), name
 
 

@@ -56,9 +56,9 @@ def worker_config(context: Any) -> WorkerConfig:
         context.manifest["model"],
         context.model_yaml_config,
         model_and_version(context)[0],
-        properties.get("gpu_id"),
-        properties.get("batch_size"),
-        longest_answer(),
+        gpu_id=properties.get("gpu_id"),
+        batch_size=properties.get("batch_size"),
+        answer_bytes=longest_answer(),
     )
 
 

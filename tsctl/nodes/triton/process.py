@@ -50,7 +50,7 @@ class Paths:
         self.console = folder / "logs" / "console.log"  # of the supervisor
         self.log = folder / "logs" / "triton.log"  # of Triton and of all its workers
         self.metrics = folder / "metrics"
-        self.pending_restore = folder / "restore.json"  # the versions that are still to be registered again
+        self.pending_restore = folder / "triton-restore.json"  # the versions that are still to be registered again
         self.defaults = folder / "defaults.json"
         self.launched = folder / "triton.json"  # address and pid of the last start
 

@@ -27,7 +27,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up down status archives verify test test-unit test-live coverage fuzz lint \
-	bench-first-request bench-gateway bench-handlers bench-kills bench-overhead bench-rollout gameday clean distclean
+	bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-overhead bench-rollout gameday clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -59,6 +59,9 @@ test-unit: $(STAMP)  ## Run the tests that start no node
 
 test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
+
+bench-engines: archives  ## Measure all engines and what users would write instead, for four models, about 50 minutes
+	@$(RUN) -m benchmarks engines
 
 bench-first-request: archives  ## Measure the first request after READY against the median of the next hundred
 	@$(RUN) -m benchmarks first-request

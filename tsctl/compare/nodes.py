@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from handlers.contract import HEADER_LENGTH_HEADER
 from tsctl.archive.store import StoredArchive, import_archive
 from tsctl.compare.contender import Endpoint, endpoint_of
 from tsctl.config.nodes import BaseNodeSpec, NodeSpec, TorchServeSpec
@@ -17,7 +19,8 @@ from tsctl.errors import NodeError, SpecError
 from tsctl.host.ports import free_ports
 from tsctl.host.progress import Progress
 from tsctl.nodes.engines import MODULES, open_node
-from tsctl.nodes.node import PLAIN, Node
+from tsctl.nodes.node import PLAIN, TRITON, Node
+from tsctl.nodes.observed import Reply
 
 _QUIET = Progress(Console(quiet=True))
 _SPECS: TypeAdapter[BaseNodeSpec] = TypeAdapter(NodeSpec)
@@ -75,9 +78,19 @@ def endpoint_at(node: Node, model: str, version: str, headers: dict[str, str]) -
     Raises:
         NodeError: nothing is known here of how the engine reads a request.
     """
-    if node.protocol != PLAIN:
-        raise NodeError(f"requests in the protocol {node.protocol} of {node.engine} cannot be sent yet")
-    return endpoint_of(node.spec.url + node.path(model, version), headers)
+    endpoint = endpoint_of(node.spec.url + node.path(model, version), headers)
+    if node.protocol == PLAIN:
+        return endpoint
+    if node.protocol == TRITON:
+        raw = {**headers, HEADER_LENGTH_HEADER: "0"}  # the whole body is the input, without a head of JSON
+        return replace(endpoint, headers=raw, unwrap=_of_triton, is_enveloped=True)
+    raise NodeError(f"requests in the protocol {node.protocol} of {node.engine} cannot be sent yet")
+
+
+def _of_triton(reply: Reply) -> Reply:
+    from tsctl.nodes.triton.client import unwrap
+
+    return unwrap(reply.status, reply.headers, reply.body)
 
 
 def free_spec(engine: str) -> BaseNodeSpec:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from handlers.contract import Tolerance
 from tsctl.compare.answers import first_difference
 from tsctl.compare.bare import BareWorker
-from tsctl.compare.contender import Contender, Reply
+from tsctl.compare.contender import Contender
 from tsctl.compare.recorded import RecordedRequest
 from tsctl.compare.result import Bare, Comparison, Measured, Setting, Turn
 from tsctl.compare.turn import Plan, ask, measure, search, start
 from tsctl.errors import SpecError, TsctlError
 from tsctl.host.progress import Progress
+from tsctl.nodes.observed import Reply
 
 #: Requests whose answers are compared at most, the first of the recorded ones.
 MOST_COMPARED = 256

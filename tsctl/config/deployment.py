@@ -58,6 +58,8 @@ class GatewaySpec(SpecModel):
     request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 16 << 20
     #: Of Envoy, beyond which it refuses requests; None: 2 GiB, or three quarters of the machine where that is less.
     memory_bytes: Annotated[int, Field(ge=64 << 20)] | None = None
+    #: Of bodies of 10,000 bytes and more that are at the nodes at a time; None: as many as the smallest node can hold.
+    waiting_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
     budget: Budget = Budget()  # of a client whose key has none
 
     @model_validator(mode="after")

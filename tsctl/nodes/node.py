@@ -18,6 +18,7 @@ from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
+from tsctl.host.limits import memory_bytes
 from tsctl.host.ports import is_address_here
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
@@ -81,6 +82,11 @@ class Node(ABC):
     def is_ours(self) -> bool:
         """Whether `tsctl` may start and stop it here."""
         return self.is_here and self.spec.key_file is None
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of bodies that it can hold beside its work, where it has a machine like this one."""
+        return memory_bytes() // 8
 
     @property
     def metrics_folder(self) -> Path:

@@ -79,4 +79,4 @@ def worker_config(folder: Path, args: Mapping[str, str]) -> WorkerConfig:
     on_gpu = args["model_instance_kind"] == "GPU" and torch.cuda.is_available()
     gpu_id = int(args["model_instance_device_id"]) if on_gpu else None
     longest = float(os.environ.get(ANSWER_LIMIT_VARIABLE) or math.inf)
-    return read_config(folder, manifest, content, model, version, gpu_id, answer_bytes=longest)
+    return read_config(folder, manifest, content, model=model, version=version, gpu_id=gpu_id, answer_bytes=longest)

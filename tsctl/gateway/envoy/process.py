@@ -71,7 +71,8 @@ def write_static_files(gateway: Gateway) -> None:
             "Put the project into a folder nearer to the root.",
         )
     put_certificate(gateway)
-    write_document(files.bootstrap, bootstrap(spec, files, bounds(spec.memory_bytes, memory_bytes(), open_files())))
+    limits = bounds(spec.memory_bytes, memory_bytes(), open_files(), gateway.waiting_bytes)
+    write_document(files.bootstrap, bootstrap(spec, files, limits))
 
 
 def validate(gateway: Gateway) -> None:

@@ -45,6 +45,10 @@ class TritonNode(Node):
     def header_file(self) -> Path | None:
         return None
 
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        return (self.paths.log,)
+
     def path(self, model: str, version: str) -> str:
         return path_of(triton_name(model, version))
 

@@ -20,8 +20,9 @@ from tsctl.config.project import Project
 from tsctl.gateway.envoy.process import start_envoy, stop, validate
 from tsctl.gateway.envoy.render import listeners
 from tsctl.gateway.envoy.render.clients import Client
+from tsctl.gateway.envoy.render.health import ready
 from tsctl.gateway.envoy.render.overload import Bounds
-from tsctl.gateway.envoy.render.routes import ready, routes
+from tsctl.gateway.envoy.render.routes import routes
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, cluster_name
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.publish import put_clusters

@@ -12,7 +12,7 @@ from pathlib import Path
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Hangs
 from tsctl.gateway.envoy.messages import Json
-from tsctl.gateway.envoy.render import clusters, routes
+from tsctl.gateway.envoy.render import clusters, health, routes
 from tsctl.gateway.envoy.render.bodies import shadow_requests
 from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.files import read_document
@@ -46,7 +46,7 @@ def put_routes(
     files = gateway.files
     plain = {**plain_keys(read_document(files.routes)), **(new_keys or {})}
     holders = clients(read_keys(files.keys) if records is None else records, plain)
-    before, ready = read_document(files.ready), routes.ready(traffic)
+    before, ready = read_document(files.ready), health.ready(traffic)
     content = routes.routes(gateway.spec, gateway.route_specs, traffic, holders)
     if ready != before:  # first: what follows is waited for, and /readyz is then right as well
         with_reserve(files.reserve, lambda: write_document(files.ready, ready))

@@ -17,7 +17,7 @@ from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Headers, Item
 from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import Unavailable, WrongMethod, problem_answer
-from handlers.contract import JSON, REQUEST_ID_HEADER, TIMEOUT_HEADER
+from handlers.contract import JSON, OPEN_INFERENCE_METADATA, PROTOCOL_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER
 from handlers.errors import PayloadTooLarge, RequestError
 from handlers.messages import request_id_of
 
@@ -28,6 +28,8 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _REQUEST_ID, _TIMEOUT = REQUEST_ID_HEADER.encode(), TIMEOUT_HEADER.encode()
 _LENGTH = b"content-length"
+#: With this header the gateway asks what the model takes and gives.
+_METADATA = (PROTOCOL_HEADER.encode(), OPEN_INFERENCE_METADATA.encode())
 #: Digits of a time that a client is willing to wait.
 LONGEST_TIMEOUT = 10
 
@@ -66,7 +68,7 @@ class Server:
         try:
             if scope["method"] == "OPTIONS":
                 return await send_answer(self._description(), request_id, send)
-            if scope["method"] != "POST":
+            if scope["method"] != "POST" and _METADATA not in scope["headers"]:
                 raise WrongMethod("Use POST.")
             answer = await self._answer(scope["headers"], request_id, is_infer, wait_s, receive)
         except RequestError as error:

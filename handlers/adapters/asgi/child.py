@@ -83,7 +83,7 @@ def config_here(number: int, version: str) -> WorkerConfig:
 def read_request(item: Item) -> Request:
     """The request in one item."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in item.headers}
-    if item.is_infer:
+    if item.is_infer:  # the path says it; behind the gateway, its header does
         headers[PROTOCOL_HEADER] = OPEN_INFERENCE
     media_type = bare_media_type(headers.get("content-type", ""))
     return Request(item.body, media_type, headers, request_id_of(headers, item.request_id))

@@ -13,6 +13,7 @@ import json
 import logging
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -29,9 +30,16 @@ DAMAGED, NO_ADDRESS = 3, 4
 LOG_BYTES, LOG_FILES = 10 << 20, 5
 
 
-def main() -> int:
-    """Serve until a signal comes; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m handlers.adapters.asgi.node")
+Serve = Callable[[Node, argparse.Namespace, socket.socket], Awaitable[None]]
+
+
+def main(program: str = "python -m handlers.adapters.asgi.node", serve: Serve | None = None) -> int:
+    """Serve until a signal comes; the exit status.
+
+    Args:
+        serve: serves a node on a listener until a signal comes; None: under uvicorn.
+    """
+    parser = argparse.ArgumentParser(prog=program)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100)
     parser.add_argument("--folder", type=Path, required=True, help="of the node")
@@ -54,25 +62,31 @@ def main() -> int:
         return NO_ADDRESS
     with listener:
         try:
-            asyncio.run(_serve(arguments, admin_token, None if arguments.open else token, listener))
+            token_wanted = None if arguments.open else token
+            asyncio.run(_run(arguments, admin_token, token_wanted, listener, serve or _serve))
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program of its own
             return DAMAGED
     return 0
 
 
-async def _serve(arguments: argparse.Namespace, admin_token: str, token: str | None, listener: socket.socket) -> None:
+async def _run(
+    arguments: argparse.Namespace, admin_token: str, token: str | None, listener: socket.socket, serve: Serve
+) -> None:
     registry = Registry(arguments.folder, arguments.store)
     await registry.restore()
-    config = uvicorn.Config(
-        Node(registry, admin_token, token), lifespan="off", access_log=False, log_config=None,
-        timeout_graceful_shutdown=DRAIN_S, server_header=False, date_header=False,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
     try:
-        await server.serve([listener])
+        await serve(Node(registry, admin_token, token), arguments, listener)
     finally:
         await registry.stop()
+
+
+async def _serve(node: Node, arguments: argparse.Namespace, listener: socket.socket) -> None:
+    config = uvicorn.Config(
+        node, lifespan="off", access_log=False, log_config=None,
+        timeout_graceful_shutdown=DRAIN_S, server_header=False, date_header=False,
+    )  # fmt: skip
+    await uvicorn.Server(config).serve([listener])
 
 
 def _log_into(path: Path) -> None:

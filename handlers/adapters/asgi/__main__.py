@@ -13,13 +13,17 @@ import logging
 import socket
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 import yaml
+from uvicorn.server import ServerState
 
 from handlers.adapters.asgi.app import Server
+from handlers.adapters.asgi.connection import Connection
 from handlers.adapters.asgi.pool import Pool, PoolOptions
 from handlers.adapters.asgi.routes import build_routes
 
@@ -28,6 +32,8 @@ HELD_BATCHES, LEAST_BYTES, MOST_BYTES = 2, 64 << 20, 1 << 30
 DRAIN_S = 30
 #: Connections that the kernel holds until they are accepted.
 BACKLOG = 2048
+#: How often connections are looked at that are idle or slow, in seconds.
+SWEEP_S = 1.0
 REFUSED, NO_ADDRESS = 3, 4
 
 
@@ -48,7 +54,9 @@ def main() -> int:
         return NO_ADDRESS
     with listener, tempfile.TemporaryDirectory(prefix="tsctl-metrics-") as metrics:
         options = pool_options(manifest, content, arguments.workers, Path(metrics))
-        return asyncio.run(_serve(options, content["serving"]["limits"]["request_bytes"], arguments, listener))
+        serving = _serve(options, content["serving"]["limits"]["request_bytes"], arguments, listener)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serving)
 
 
 async def _serve(
@@ -62,22 +70,38 @@ async def _serve(
 
     pool = Pool(options, refused)
     application = Server(pool, request_bytes, build_routes(pool))
+    loop = asyncio.get_running_loop()
+
+    def connection(server_state: ServerState, **_: object) -> Connection:
+        return Connection(application, server_state.connections, loop)
+
     config = uvicorn.Config(
-        application, lifespan="off", access_log=False, log_level="warning",
-        timeout_graceful_shutdown=DRAIN_S, server_header=False, date_header=False,
+        application.others, http=connection, lifespan="off", log_level="warning",  # type: ignore[arg-type] # makes one
+        timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
     server = uvicorn.Server(config)
     await pool.start()
     announcing = asyncio.create_task(_announce_ready(pool, arguments))
+    sweeping = asyncio.create_task(_sweep(server.server_state.connections))
     try:
         await server.serve([listener])
     finally:
         announcing.cancel()
+        sweeping.cancel()
         await pool.stop()
     if reasons:
         print(f"error: {reasons[0]}", file=sys.stderr)  # noqa: T201 - a program of its own
         return REFUSED
     return 0
+
+
+async def _sweep(connections: Collection[Any]) -> None:
+    """Have every connection look at its times."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        for connection in list(connections):
+            connection.sweep(loop.time())
 
 
 async def _announce_ready(pool: Pool, arguments: argparse.Namespace) -> None:

@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds from the end of a worker to its next start: doubled with each that does not become ready.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-#: How often, in seconds, and after which wait the clients of waiting requests are watched for hanging up.
-WATCH_S = 0.1
 #: How often `stop` looks whether all is answered, and how long it waits for a worker to end by itself; seconds.
 DRAIN_POLL_S, END_S = 0.01, 5.0
 
@@ -70,7 +68,6 @@ class Pool:
         """Start the workers; they become ready later."""
         for number in range(self.options.workers):
             await self._start_worker(number)
-        self._keep(self._watch())
 
     async def stop(self) -> None:
         """End the workers; the requests that were submitted are answered first."""
@@ -185,15 +182,6 @@ class Pool:
         await ended.wait()
         await asyncio.sleep(pause)
         await self._start_worker(ended.number)
-
-    async def _watch(self) -> None:
-        """Begin to watch the clients of requests that have waited for long."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(WATCH_S)
-            for waiting in self._backlog.older_than(loop.time() - WATCH_S):
-                waiting.is_watched = True
-                waiting.watch()
 
     def _keep(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

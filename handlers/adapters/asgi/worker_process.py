@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import (
@@ -82,7 +82,7 @@ class WorkerProcess(asyncio.Protocol):
                 command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
             )
         ours.setblocking(False)
-        await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
 
     def compute(self, batch: Sequence[Waiting]) -> None:
         """Give the batch to the worker, which is idle."""
@@ -106,8 +106,7 @@ class WorkerProcess(asyncio.Protocol):
     # ---- called by asyncio ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a socket's transport writes
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # a socket's, also where uvloop made it
 
     def data_received(self, data: bytes) -> None:
         try:

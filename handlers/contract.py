@@ -40,12 +40,44 @@ MOST_CLASSES = 2048
 CLASS_NAME = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 #: The protocol of a request body; the gateway sets it on the protocol's paths. Absent: the handler's own format.
 PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"
+#: The client's Content-Encoding, kept from a server that would decode the body itself, however large that becomes.
+HELD_ENCODING_HEADER = "x-tsctl-content-encoding"
+#: A value of PROTOCOL_HEADER: the request asks for the model's metadata, and for no prediction.
+OPEN_INFERENCE_METADATA = "oip-v2-metadata"
+#: The versions that the gateway routes to, with commas between; a worker knows only its own.
+VERSIONS_HEADER = "x-tsctl-versions"
+#: The length of the JSON in a body in which tensors in binary follow it.
+HEADER_LENGTH_HEADER = "inference-header-content-length"
+#: Name and version that a server gives itself, whichever engine answers; the version is the package's.
+SERVER_NAME, SERVER_VERSION = "tsctl", "0.1.0"
+#: States of a model in the index of the repository.
+READY_STATE, UNAVAILABLE_STATE = "READY", "UNAVAILABLE"
+#: What a server says that it offers besides the protocol itself.
+OPEN_INFERENCE_EXTENSIONS = ("binary_tensor_data", "model_repository_index")
+
+# ---- gRPC of the Open Inference Protocol -----------------------------------------------------------------------------
+
+GRPC_SERVICE = "inference.GRPCInferenceService"
+#: gRPC's status of an answer by its HTTP status; 13 (INTERNAL) for any other.
+GRPC_CODES = {
+    400: 3, 422: 3,  # INVALID_ARGUMENT
+    401: 16,  # UNAUTHENTICATED
+    403: 7,  # PERMISSION_DENIED
+    404: 5,  # NOT_FOUND
+    405: 12, 415: 12, 501: 12,  # UNIMPLEMENTED
+    408: 4, 504: 4,  # DEADLINE_EXCEEDED
+    413: 8, 429: 8, 431: 8,  # RESOURCE_EXHAUSTED
+    500: 13,  # INTERNAL
+    502: 14, 503: 14,  # UNAVAILABLE
+}  # fmt: skip
 
 # ---- media types -----------------------------------------------------------------------------------------------------
 
 JSON = "application/json"
 PNG = "image/png"
 JPEG = "image/jpeg"
+#: Of the Open Inference Protocol: JSON with tensors in binary behind it, and one message of its gRPC service.
+BINARY, PROTOBUF = "application/octet-stream", "application/x-protobuf"
 #: Media type of a sample file by its suffix.
 SAMPLE_MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".txt": "text/plain"}
 
@@ -53,12 +85,28 @@ SAMPLE_MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, "
 
 #: Folder of the metric files. prometheus_client reads it at import, to decide whether it writes files at all.
 METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+#: The Python that runs workers where the server that starts them has an environment without the models' libraries.
+WORKER_PYTHON_VARIABLE = "TSCTL_WORKER_PYTHON"
 #: Address of the shared cache; replaces the archive's `cache.shared`, and may hold the password that no archive holds.
 SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
 #: Secret with which nodes authenticate the answers that they share; one that has it takes no answer made without it.
 SHARED_CACHE_KEY_VARIABLE = "TS_SHARED_CACHE_KEY"
 #: Bytes of the longest answer that the node reads, as TorchServe's own variable for `max_response_size` is called.
 ANSWER_LIMIT_VARIABLE = "TS_MAX_RESPONSE_SIZE"
+#: Folder of Python packages that a worker in another environment than tsctl's searches last.
+LIBRARIES_VARIABLE = "TSCTL_LIBRARIES"
+
+# ---- Triton ----------------------------------------------------------------------------------------------------------
+
+#: Input and output of a model that gets whole HTTP bodies: bytes (UINT8), because Triton takes BYTES apart in Python,
+#: and a malformed one ends the worker.
+TRITON_BODY, TRITON_ANSWER = "body", "answer"
+#: Triton's header: bytes of JSON before the values of tensors; 0 for a request whose whole body is the one input.
+TRITON_LENGTH_HEADER = "inference-header-content-length"
+#: Bytes of the longest answer of a worker on a node of Triton: the gateway takes the whole answer apart.
+TRITON_LONGEST_ANSWER = 16 << 20
+#: Parameters of config.pbtxt: the names under which the worker serves. Absent: those in the archive's manifest.
+TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER = "tsctl_model", "tsctl_version"
 
 # ---- processor cores -------------------------------------------------------------------------------------------------
 

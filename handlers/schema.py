@@ -91,9 +91,9 @@ def _refusal(error: ValidationError) -> UndecodableBody | DoesNotFit:
     return _listed(entries)
 
 
-def does_not_fit(error: ValidationError, place: str) -> DoesNotFit:
-    """The error for values at one place of the request, such as `inputs.0.data`."""
-    return _listed(_mistakes(error), (place,))
+def does_not_fit(error: ValidationError, place: str = "") -> DoesNotFit:
+    """The error for values at one place of the request, such as `inputs.0.data`; empty: of the whole."""
+    return _listed(_mistakes(error), (place,) if place else ())
 
 
 def _mistakes(error: ValidationError) -> list[ErrorDetails]:

@@ -1,16 +1,12 @@
-"""Facts that a figure depends on beside the code: cores, processor, memory, versions, date."""
+"""Facts that a figure depends on beside the code: the machine, and the versions of what is measured."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
 import subprocess
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
+from tsctl.host.machine import machine_facts as facts_of_tsctl
 from tsctl.nodes.torchserve.java import find_java
 
 PACKAGES = ("tsctl", "torch", "torchserve", "numpy", "pydantic", "transformers", "tokenizers", "pillow", "safetensors",
@@ -20,23 +16,11 @@ PACKAGES = ("tsctl", "torch", "torchserve", "numpy", "pydantic", "transformers",
 def machine_facts() -> dict[str, Any]:
     """Facts of this machine, as JSON values; nothing that names the machine or its owner."""
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cores": len(os.sched_getaffinity(0)),
-        "processor": processor(Path("/proc/cpuinfo").read_text()),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1),
-        "load_before": round(os.getloadavg()[0], 2),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
+        **facts_of_tsctl(),
         "java": find_java().major,
         "wrk": _wrk_version(),
         "packages": {name: number for name in PACKAGES if (number := _version(name))},
     }
-
-
-def processor(cpuinfo: str) -> str:
-    """The processor's name from /proc/cpuinfo; 'unknown' where it has none."""
-    match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return match[1].strip() if match else "unknown"
 
 
 def _version(package: str) -> str:

@@ -59,6 +59,7 @@ def read_config(
     manifest: Mapping[str, Any],
     content: Mapping[str, Any],
     model: str | None = None,
+    version: str | None = None,
     gpu_id: int | None = None,
     batch_size: int | None = None,
     answer_bytes: float = math.inf,
@@ -68,7 +69,7 @@ def read_config(
     Args:
         manifest: the section `model` of MANIFEST.json.
         content: of model-config.yaml.
-        model: the name under which the server serves the model; None: the manifest's.
+        model: the name under which the server serves the model; None: the manifest's. So is `version`.
         gpu_id: of the GPU that the server gave this worker; None: none.
         batch_size: the most items that the server sends at once; None: the archive's.
         answer_bytes: the longest answer that the server takes from a worker.
@@ -82,7 +83,7 @@ def read_config(
     cache = section.get("cache")
     return WorkerConfig(
         model=model or manifest["modelName"],
-        version=manifest["modelVersion"],
+        version=version or manifest["modelVersion"],
         model_dir=model_dir,
         weights_file=model_dir / manifest.get("serializedFile", "model.safetensors"),
         handler=section.get("handler", ""),

@@ -70,7 +70,7 @@ def start(worker: Worker) -> dict[str, Any]:
         raise LoadError(f"a batch of samples fails, though each sample alone does not: {pipeline.last_split}")
     # from here on, because the samples' times and outcomes are not those of clients
     handler.telemetry = telemetry(config.model, config.version, config.metrics, os.environ.get(METRICS_FOLDER_VARIABLE))
-    worker.open(_open_cache(worker, samples))
+    worker.open(_open_cache(worker, samples), [sample.golden for sample in samples])
     for timing in timings:
         handler.telemetry.warmup(timing.batch, timing.cold_s, timing.warm_s)
     gc.collect()

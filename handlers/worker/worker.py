@@ -29,7 +29,10 @@ from handlers.contract import (
     CLASS_HEADER,
     MODEL_VERSION_HEADER,
     OPEN_INFERENCE,
+    OPEN_INFERENCE_METADATA,
+    PROTOBUF,
     PROTOCOL_HEADER,
+    VERSIONS_HEADER,
     usable_cores,
 )
 from handlers.device import choose_device, set_threads, threads_per_worker
@@ -39,6 +42,7 @@ from handlers.pipeline.class_names import ClassNames
 from handlers.pipeline.pipeline import Pipeline
 from handlers.protocols import open_inference
 from handlers.protocols.encoding import ENCODING_HEADER, decode_body
+from handlers.protocols.open_inference.messages import encode_model_metadata
 from handlers.worker.config import WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -73,12 +77,18 @@ class Worker:
         version = (MODEL_VERSION_HEADER, config.version)
         self._headers = {"": (version,), **{state: (version, (CACHE_HEADER, state)) for state in CACHE_STATES}}
         self._fields = open_inference.Fields()
+        self._answers: Sequence[Any] = ()
         self._class_names = ClassNames()
         self._check_s, self._answered_at = 0.0, -math.inf  # the last computed check's time; the model's last answer
 
-    def open(self, cache: ResponseCache | None) -> None:
-        """From now on requests come from clients; the handler's model is loaded, and its metrics are open."""
+    def open(self, cache: ResponseCache | None, answers: Sequence[Any] = ()) -> None:
+        """From now on requests come from clients; the handler's model is loaded, and its metrics are open.
+
+        Args:
+            answers: the golden ones, which show what the model gives.
+        """
         self._fields = open_inference.fields_of(self.handler.Request)
+        self._answers = answers
         self.pipeline.open(cache, self.handler.telemetry)
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
@@ -141,7 +151,9 @@ class Worker:
         for outcome in outcomes:
             headers = self._headers[outcome.cache]
             name = outcome.class_name
-            outcome.headers = (*headers, (CLASS_HEADER, self._class_names[name])) if name else headers
+            if name:
+                headers = (*headers, (CLASS_HEADER, self._class_names[name]))
+            outcome.headers = (*outcome.headers, *headers) if outcome.headers else headers
         self.pipeline.count([*computed, *(entry for entry in received if isinstance(entry, Outcome))])
         if self.pipeline.is_broken:
             self._end_process()
@@ -162,8 +174,20 @@ class Worker:
             "media_types": list(self.handler.media_types),
             "request_schema": self.handler.Request.model_json_schema(),
             "max_request_bytes": self.config.request_bytes,
+            "open_inference": self.metadata(),
             "device": str(self.handler.device),
         }
+
+    def metadata(self, versions: Sequence[str] = ()) -> open_inference.ModelMetadata:
+        """The model's inputs and outputs, as clients of the Open Inference Protocol ask for them.
+
+        Args:
+            versions: that the model has; empty: this one.
+        """
+        config = self.config
+        return open_inference.describe_model(
+            config.model, versions or [config.version], self.handler.Request, self._answers
+        )
 
     def _compute(self, items: list[Request]) -> list[Outcome]:
         """One outcome for each item; rows of infer requests may be more than one batch."""
@@ -175,15 +199,17 @@ class Worker:
 
     def _receive(self, request: Request) -> Request | open_inference.InferRows | Outcome:
         """The request as it is to be computed, or the outcome of one that is not."""
-        is_infer = request.headers.get(PROTOCOL_HEADER) == OPEN_INFERENCE
+        protocol = request.headers.get(PROTOCOL_HEADER)
         error = request.error
         try:
             if error is None and request.wants_description:
                 return Outcome(200, to_json(self.describe()))
+            if protocol == OPEN_INFERENCE_METADATA:  # without a body, which an adapter may take for a mistake
+                return self._metadata(request)
             config = self.config
             if error is None and (encoding := request.headers.get(ENCODING_HEADER)) is not None:
                 request.body = decode_body(request.body, encoding, config.request_bytes)
-            if error is None and is_infer:
+            if error is None and protocol == OPEN_INFERENCE:
                 return open_inference.read_infer(request, self._fields, config.batch_size, config.request_bytes)
         except RequestError as raised:
             error = raised
@@ -194,9 +220,16 @@ class Worker:
             error = ModelFailed("The handler failed while it read the request.")
         return request if error is None else self._problem(request, error)
 
+    def _metadata(self, request: Request) -> Outcome:
+        versions = [version for version in request.headers.get(VERSIONS_HEADER, "").split(",") if version]
+        metadata = self.metadata(versions)
+        if request.headers.get("accept") == PROTOBUF:
+            return Outcome(200, encode_model_metadata(metadata), PROTOBUF)
+        return Outcome(200, to_json(metadata))
+
     def _problem(self, request: Request, error: RequestError) -> Outcome:
-        is_infer = request.headers.get(PROTOCOL_HEADER) == OPEN_INFERENCE
-        refusal = open_inference.refusal if is_infer else problem
+        is_of_protocol = request.headers.get(PROTOCOL_HEADER) in (OPEN_INFERENCE, OPEN_INFERENCE_METADATA)
+        refusal = open_inference.refusal if is_of_protocol else problem
         return refusal(error, request.request_id, self.config.model, self.config.version)
 
     def _fold(self, infer: open_inference.InferRows, outcomes: list[Outcome]) -> Outcome:

@@ -11,12 +11,12 @@ import pytest
 from benchmarks.gameday.run import CANARIES
 from benchmarks.harness.client import Answer
 from benchmarks.harness.figures import Figure, Goal, Result, Turn, fastest, median_turn, rate, times
-from benchmarks.harness.machine import processor
 from benchmarks.harness.run import FIGURE_COLUMNS, TARGET_COLUMNS, figure_rows, notes, target_rows
 from benchmarks.simulation.workloads import workloads as simulated
 from benchmarks.workloads import gateway, handlers
 from benchmarks.workloads.gateway_traffic import binomial_interval, distance, in_force_ms
 from tsctl.errors import SpecError
+from tsctl.host.machine import processor
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FLOOR = Goal(3.0)

@@ -277,7 +277,7 @@ def test_a_field_of_bytes_gets_the_decoded_ones_and_a_text_only_text(
         (infer(coded(["a"], "pd")), "inputs.0.parameters.content_type"),
         (infer({**PAIR, "parameters": {"binary_data_size": 8}}), "inputs.0.parameters.binary_data_size"),
         (infer(PAIR, parameters={"sequence_id": 1}), "parameters.sequence_id"),
-        (infer(PAIR, parameters={"binary_data_output": True}), "parameters.binary_data_output"),
+        (infer(PAIR, parameters={"binary_data_output": 1}), "parameters.binary_data_output"),
         (infer(PAIR, outputs=[{"name": "sum", "parameters": {"top_k": 1}}]), "outputs.0.parameters.top_k"),
         (infer(PAIR, outputs=[{"name": "sum", "parameters": {"binary_data": 1}}]), "outputs.0.parameters.binary_data"),
     ],

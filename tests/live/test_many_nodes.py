@@ -104,10 +104,7 @@ class Country:
 
     @contextmanager
     def load(self) -> Iterator[Load]:
-        """Clients of the gateway.
-
-        While a silent node is still in rotation, both tries of a request may meet it: one on each connection at most.
-        """
+        """Clients of the gateway; no request of theirs may fail that reached no worker."""
         name, _, key = local_key(self.gateway).read_text().strip().partition(": ")
         headers = {name: key, "Content-Type": "application/json"}
         with under_load(Address(f"{self.gateway.spec.address}/predictions/tiny", headers), HALF, CONNECTIONS) as load:
@@ -115,8 +112,7 @@ class Country:
         assert len(load.answers) > 20
         failed = Counter(answer.status for answer in load.failed)
         if self.are_real:
-            assert set(failed) <= {503}, self.log_of_failures()
-            assert failed[503] <= CONNECTIONS, self.log_of_failures()
+            assert not failed, self.log_of_failures()
         else:  # what a stopped process had in hand had reached it
             assert set(failed) <= {504}
             assert failed[504] <= 4 * CONNECTIONS
@@ -220,8 +216,7 @@ def test_a_node_is_cut_off_one_killed_and_one_slow(country: Country) -> None:
                 "node c: ready",
             ]
             assert "error: node b does not answer: " in status.err
-            # a check that was on its way has 10 s more than the route's 12, and the next one must fail as well
-            until(lambda: country.is_given_up("b", "1.0"), 60, "the node out of rotation, with nothing on its way")
+            until(lambda: country.is_given_up("b", "1.0"), 30, "the node out of rotation, with nothing on its way")
             seen = len(load.answers)  # what failed on one node and is asked again is not to meet the end of another
             until(lambda: len(load.answers) > seen + 5 * CONNECTIONS, 30, "answers from the two others")
             killed.kill()

@@ -139,6 +139,11 @@ class Fronted:
         sent = {"content-type": "application/json", "x-api-key": KEY, **headers}
         return requests.post(self.base + path, data=body, headers=sent, timeout=30)
 
+    def give_new_clusters(self, nodes: Sequence[ScriptedNode]) -> None:
+        """Give Envoy a cluster of these nodes in this order; where that is a change, all nodes are others to it."""
+        endpoints = tuple(node.endpoint for node in nodes)
+        put_clusters(self.gateway, [Upstream(MODEL, VERSION, endpoints, PROBE)], [only(MODEL, VERSION)])
+
     def is_in_rotation(self, node: ScriptedNode) -> bool:
         """Whether the node may get requests."""
         hosts = self.gateway.admin.hosts()[cluster_name(MODEL, VERSION)]

@@ -99,7 +99,7 @@ def test_secrets_stand_where_envoy_needs_them_and_nowhere_else() -> None:
     assert not any(secret in repr((UPSTREAMS, CLIENTS)) for secret in (*KEYS, *TOKENS))
 
 
-def test_every_forwarding_route_is_exact_has_a_deadline_and_one_retry() -> None:
+def test_every_forwarding_route_is_exact_has_a_deadline_and_two_retries() -> None:
     for route in forwarding():
         assert route["match"]["path"] in {
             "/predictions/digits", "/predictions/digits/1.0", "/predictions/digits/2.0", "/predictions/text",
@@ -110,7 +110,7 @@ def test_every_forwarding_route_is_exact_has_a_deadline_and_one_retry() -> None:
         model = route["metadata"]["filter_metadata"]["tsctl"]["model"]
         assert route["route"]["timeout"] == {"digits": "2.5s", "text": "30s"}[model]
         retries = route["route"]["retry_policy"]
-        assert retries["num_retries"] == 1
+        assert retries["num_retries"] == 2
         [header] = retries["retriable_headers"]
         if model == "text":
             assert "reset" not in retries["retry_on"].split(",")

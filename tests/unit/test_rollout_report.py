@@ -16,7 +16,7 @@ from tests.unit.rollout_journals import EVERY, Writer, failed_to_load, promoted,
 from tsctl.errors import AnalysisError
 from tsctl.rollout.run.journal import read
 from tsctl.views.html import render
-from tsctl.views.rollout.plot import Axis, Line, Plot, percents, powers, times
+from tsctl.views.plot import Axis, Line, Plot, percents, powers, times
 from tsctl.views.rollout.report import render_report, write_report
 
 #: Journals of the first format.

@@ -23,6 +23,8 @@ NOUNS = {
         "tsctl.cli.models:app",
         "List, register, scale and unregister model versions on one node or on all.",
     ),
+    "engines": ("tsctl.cli.engines:app", "List, install and compare the engines that serve archives."),
+    "export": ("tsctl.cli.export:app", "Write an archive in the form in which another server takes models."),
     "gateway": ("tsctl.cli.gateway:app", "Render, start, stop and show the gateway of this machine."),
     "keys": ("tsctl.cli.keys:app", "Give clients keys for the gateway, list and revoke them."),
     "weights": ("tsctl.cli.weights:weights", "Set and show the weights of a model's versions."),

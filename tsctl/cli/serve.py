@@ -12,6 +12,9 @@ def serve(
     name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.mar", help="The first version if left out.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the Open Inference Protocol over gRPC, besides.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; as archive.yaml says, if left out.")
     ] = None,
@@ -21,13 +24,14 @@ def serve(
 
     The archive is built first where its files are here. Ctrl-C or SIGTERM ends it, once all requests are answered.
     """
+    from tsctl.archive.named import archive_of_name
     from tsctl.config.project import find_project
     from tsctl.errors import SpecError
     from tsctl.host.progress import Progress
     from tsctl.nodes.uvicorn import serve as server
 
-    server.require_installed()
-    address = server.Address(host, port, workers)
+    server.require_installed(grpc_port is not None)
+    address = server.Address(host, port, workers, grpc_port)
     if name.endswith(".mar"):
         if reload:
             raise SpecError("--reload builds the model again, so it needs a model's name and not an archive's file")
@@ -35,7 +39,7 @@ def serve(
     project, progress = find_project(), Progress()
 
     def build() -> Path:
-        return server.archive_of_name(project, name, progress)
+        return archive_of_name(project, name, progress)
 
     if reload:
         return server.serve_and_reload(build, server.folder_of_name(project, name), address, progress)

@@ -107,12 +107,19 @@ class UvicornSpec(OneAddressSpec):
     engine: Literal["uvicorn"]
 
 
+class TritonSpec(OneAddressSpec):
+    """One tritonserver, with the archives of this machine. No token: keep its address from other machines."""
+
+    engine: Literal["triton"]
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0  # that its workers are dealt to; 0: they compute on the CPU
+
+
 def _with_engine(content: Any) -> Any:
     """The node's content; without the key `engine` it is TorchServe's."""
     return {"engine": "torchserve", **content} if isinstance(content, dict) else content
 
 
 NodeSpec = Annotated[
-    Annotated[TorchServeSpec | UvicornSpec, Field(discriminator="engine")],
+    Annotated[TorchServeSpec | UvicornSpec | TritonSpec, Field(discriminator="engine")],
     BeforeValidator(_with_engine),
 ]

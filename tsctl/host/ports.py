@@ -1,7 +1,8 @@
-"""Asks whether addresses and ports of this machine can be listened on."""
+"""Asks whether addresses and ports of this machine can be listened on, and finds free ones."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 
@@ -15,6 +16,15 @@ def port_problem(host: str, port: int) -> str:
     except OSError as error:
         return bind_problem(error)
     return ""
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of the loopback address that nothing listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for opened in sockets:
+            opened.bind(("127.0.0.1", 0))
+        return [opened.getsockname()[1] for opened in sockets]
 
 
 def bind_problem(error: OSError) -> str:

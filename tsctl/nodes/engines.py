@@ -20,6 +20,7 @@ READ_TIMEOUT_S = 10.0
 #: The module of each engine.
 MODULES = {
     "torchserve": "tsctl.nodes.torchserve.engine",
+    "triton": "tsctl.nodes.triton.engine",
 }
 
 

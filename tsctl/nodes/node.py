@@ -25,6 +25,8 @@ from tsctl.nodes.record import running_pid
 
 #: How a node answers at the path of a version: a POST of the body gets the handler's status, headers and body.
 PLAIN = "plain"
+#: As PLAIN, in the envelope of a model on Triton (handlers/adapters/triton/envelope.py).
+TRITON = "triton"
 
 
 class Unreachable(NodeError):

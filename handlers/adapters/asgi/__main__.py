@@ -1,4 +1,5 @@
-"""Serves an unpacked archive: `python -m handlers.adapters.asgi [--host H] [--port P] [--workers N]` in its folder.
+"""Serves an unpacked archive, in its folder:
+`python -m handlers.adapters.asgi [--host H] [--port P] [--grpc-port P] [--workers N]`.
 
 Ends with 0 after SIGTERM or SIGINT, when the requests at hand are answered; with 3 where the archive must not serve,
 and with 4 where the address cannot be had.
@@ -13,28 +14,25 @@ import logging
 import socket
 import sys
 import tempfile
-from collections.abc import Collection
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-import uvloop
 import yaml
-from uvicorn.server import ServerState
 
 from handlers.adapters.asgi.app import Server
-from handlers.adapters.asgi.connection import Connection
 from handlers.adapters.asgi.pool import Pool, PoolOptions
 from handlers.adapters.asgi.routes import build_routes
 
 #: Bodies of as many full batches for each worker may be held at a time, and at least LEAST_BYTES.
 HELD_BATCHES, LEAST_BYTES, MOST_BYTES = 2, 64 << 20, 1 << 30
-DRAIN_S = 30
 #: Connections that the kernel holds until they are accepted.
 BACKLOG = 2048
-#: How often connections are looked at that are idle or slow, in seconds.
-SWEEP_S = 1.0
 REFUSED, NO_ADDRESS = 3, 4
+
+
+class NoAddress(OSError):
+    """The address of gRPC cannot be had."""
 
 
 def main() -> int:
@@ -42,6 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m handlers.adapters.asgi")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--grpc-port", type=int, help="of gRPC, which needs grpcio; none unless given")
     parser.add_argument("--workers", type=int, help="as model-config.yaml says, unless given")
     arguments = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
@@ -52,11 +51,21 @@ def main() -> int:
     except OSError as error:
         print(f"error: cannot listen on {arguments.host}:{arguments.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return NO_ADDRESS
+    # connections inherit it; without it an answer's body waits for the client to acknowledge its head, some 40 ms
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if arguments.grpc_port is not None and find_spec("grpc") is None:
+        print("error: --grpc-port needs grpcio: pip install 'tsctl[grpc]', or grpcio", file=sys.stderr)  # noqa: T201
+        return REFUSED
     with listener, tempfile.TemporaryDirectory(prefix="tsctl-metrics-") as metrics:
         options = pool_options(manifest, content, arguments.workers, Path(metrics))
+        from handlers.adapters.asgi.http_server import run  # not by those who only want `pool_options`
+
         serving = _serve(options, content["serving"]["limits"]["request_bytes"], arguments, listener)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serving)
+        try:
+            return run(serving)
+        except NoAddress as error:
+            print(f"error: cannot listen on {error}", file=sys.stderr)  # noqa: T201 - a program of its own
+            return NO_ADDRESS
 
 
 async def _serve(
@@ -68,26 +77,20 @@ async def _serve(
         reasons.append(reason)
         server.should_exit = True
 
+    from handlers.adapters.asgi.http_server import DRAIN_S, http_server, serve
+
     pool = Pool(options, refused)
     application = Server(pool, request_bytes, build_routes(pool))
-    loop = asyncio.get_running_loop()
-
-    def connection(server_state: ServerState, **_: object) -> Connection:
-        return Connection(application, server_state.connections, loop)
-
-    config = uvicorn.Config(
-        application.others, http=connection, lifespan="off", log_level="warning",  # type: ignore[arg-type] # makes one
-        timeout_graceful_shutdown=DRAIN_S,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = http_server(application)
+    beside = await _start_grpc(pool, request_bytes, application, arguments)
     await pool.start()
     announcing = asyncio.create_task(_announce_ready(pool, arguments))
-    sweeping = asyncio.create_task(_sweep(server.server_state.connections))
     try:
-        await server.serve([listener])
+        await serve(server, listener)
     finally:
         announcing.cancel()
-        sweeping.cancel()
+        if beside is not None:
+            await beside.stop(DRAIN_S)
         await pool.stop()
     if reasons:
         print(f"error: {reasons[0]}", file=sys.stderr)  # noqa: T201 - a program of its own
@@ -95,13 +98,26 @@ async def _serve(
     return 0
 
 
-async def _sweep(connections: Collection[Any]) -> None:
-    """Have every connection look at its times."""
-    loop = asyncio.get_running_loop()
-    while True:
-        await asyncio.sleep(SWEEP_S)
-        for connection in list(connections):
-            connection.sweep(loop.time())
+async def _start_grpc(pool: Pool, request_bytes: int, application: Server, arguments: argparse.Namespace) -> Any:
+    """The server of gRPC where a port is given, else None.
+
+    Raises:
+        NoAddress: the port cannot be had.
+    """
+    if arguments.grpc_port is None:
+        return None
+    from handlers.adapters.asgi.grpc_service import create_server
+
+    server = create_server(pool, request_bytes, application.next_id)
+    address = f"{arguments.host}:{arguments.grpc_port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise NoAddress(address) from error
+    if not bound:
+        raise NoAddress(address)
+    await server.start()
+    return server
 
 
 async def _announce_ready(pool: Pool, arguments: argparse.Namespace) -> None:
@@ -116,13 +132,19 @@ async def _announce_ready(pool: Pool, arguments: argparse.Namespace) -> None:
     )
 
 
-def pool_options(manifest: dict[str, Any], content: dict[str, Any], workers: int | None, metrics: Path) -> PoolOptions:
-    """How an archive is served, by its manifest's section `model` and its model-config.yaml."""
+def pool_options(
+    manifest: dict[str, Any], content: dict[str, Any], workers: int | None, metrics: Path, folder: Path | None = None
+) -> PoolOptions:
+    """How an archive is served, by its manifest's section `model` and its model-config.yaml.
+
+    Args:
+        folder: where it is unpacked; None: here.
+    """
     batch_size = content.get("batchSize", 1)
     workers = workers or content.get("minWorkers", 1)
     full = content["serving"]["limits"]["request_bytes"] * batch_size * workers
     return PoolOptions(
-        folder=Path.cwd(),
+        folder=folder or Path.cwd(),
         metrics=metrics,
         model=manifest["modelName"],
         version=manifest["modelVersion"],

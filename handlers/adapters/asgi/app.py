@@ -1,16 +1,23 @@
-"""What the server answers, by path: predictions are a worker's, everything else FastAPI's."""
+"""What the server answers, by path: predictions are a worker's, everything else FastAPI's.
+
+Also an ASGI application that does the same, for a server that is not ours; `connection.py` does not pass through it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from itertools import count
 
-from handlers.adapters.asgi.asgi_call import Application
+from handlers.adapters.asgi.asgi_call import Application, Message, Receive, Send
 from handlers.adapters.asgi.exchange import Exchange, Route
 from handlers.adapters.asgi.frames import Answer
 from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import problem_answer
+from handlers.contract import REQUEST_ID_HEADER
 from handlers.errors import RequestError
+
+_LENGTH, _REQUEST_ID = b"content-length", REQUEST_ID_HEADER.encode()
 
 
 class Server:
@@ -26,8 +33,7 @@ class Server:
         self._name = model, version
         self.others = others
         plain, infer = Route(pool, False, request_bytes), Route(pool, True, request_bytes)
-        #: Of predictions, by path.
-        self.routes: dict[bytes, Route] = {
+        self._routes = {
             f"/predictions/{model}".encode(): plain,
             f"/predictions/{model}/{version}".encode(): plain,
             f"/v2/models/{model}/infer".encode(): infer,
@@ -35,10 +41,74 @@ class Server:
         }
         self._prefix, self._numbers = os.urandom(6).hex(), count(1)
 
+    def route(self, path: bytes) -> Route | None:
+        """Where the predictions of a path are computed; None: it asks for none."""
+        return self._routes.get(path)
+
     def next_id(self) -> str:
         """An id for a request that came without one."""
         return f"{self._prefix}-{next(self._numbers)}"
 
-    def problem(self, error: RequestError, exchange: Exchange) -> Answer:
+    def problem(self, error: RequestError, request_id: str) -> Answer:
         """The answer to a request that no worker gets."""
-        return problem_answer(error, exchange.request_id or None, *self._name)
+        return problem_answer(error, request_id or None, *self._name)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        route = self.route(scope["path"].encode()) if scope["type"] == "http" else None
+        if route is None:
+            await self.others(scope, receive, send)
+            return
+        pending = _Pending()
+        exchange = Exchange(pending)
+        exchange.headers, exchange.method = list(scope["headers"]), scope["method"]
+        exchange.begin(route, self.next_id())
+        hanging_up: asyncio.Task[None] | None = None
+        try:
+            while not exchange.is_whole and exchange.error is None:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                exchange.take(message.get("body", b""))
+                exchange.is_whole = not message.get("more_body", False)
+            if exchange.error is not None:
+                raise exchange.error
+            exchange.submit(asyncio.get_running_loop().time())
+            hanging_up = asyncio.create_task(_hangs_up(receive))
+            await asyncio.wait((pending.answer, hanging_up), return_when=asyncio.FIRST_COMPLETED)
+            if not pending.answer.done():
+                return
+            answer = pending.answer.result()
+        except RequestError as error:
+            answer = self.problem(error, exchange.request_id)
+        finally:
+            if hanging_up is not None:
+                hanging_up.cancel()
+            exchange.leave()
+        await _send(answer, exchange.request_id, send)
+
+
+class _Pending:
+    """Waits for the answer to one exchange."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def send(self, exchange: Exchange, answer: Answer) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+
+async def _hangs_up(receive: Receive) -> None:
+    """Returns once the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send(answer: Answer, request_id: str, send: Send) -> None:
+    headers = [
+        *answer.headers,
+        (_LENGTH, b"%d" % len(answer.body)),
+        (_REQUEST_ID, request_id.encode("latin-1", "replace")),
+    ]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})

@@ -12,14 +12,13 @@ import logging
 from collections import deque
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
 import httptools
 
-from handlers.adapters.asgi.app import Server
-from handlers.adapters.asgi.asgi_call import call
-from handlers.adapters.asgi.exchange import Exchange
+from handlers.adapters.asgi.asgi_call import Application, call
+from handlers.adapters.asgi.exchange import Exchange, Route
 from handlers.adapters.asgi.frames import Answer, Headers
 from handlers.adapters.asgi.problems import HeadersTooLarge, TooSlow, Unreadable, WrongMethod
 from handlers.contract import REQUEST_ID_HEADER
@@ -40,16 +39,31 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ID, _CLOSE = f"\r\n{REQUEST_ID_HEADER}: ".encode(), b"\r\nconnection: close"
 
 
+class Answering(Protocol):
+    """What answers the requests of connections."""
+
+    others: Application  # answers paths without a route
+
+    def route(self, path: bytes) -> Route | None:
+        """Where the predictions of a path are computed; None: it asks for none."""
+
+    def next_id(self) -> str:
+        """An id for a request that came without one."""
+
+    def problem(self, error: RequestError, request_id: str) -> Answer:
+        """The answer to a request that no worker gets."""
+
+
 class Connection(asyncio.Protocol):
     """One client.
 
     Args:
-        server: answers its requests.
+        answering: answers its requests.
         connections: of the server; this one is among them while it is open.
     """
 
-    def __init__(self, server: Server, connections: set[Any], loop: asyncio.AbstractEventLoop) -> None:
-        self._server = server
+    def __init__(self, answering: Answering, connections: set[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._answering = answering
         self._connections = connections
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
@@ -141,12 +155,12 @@ class Connection(asyncio.Protocol):
         exchange.keeps = (
             parser.should_keep_alive() and parser.get_http_version() != "1.0" and not parser.should_upgrade()
         )
-        route = self._server.routes.get(self._url)
+        route = self._answering.route(self._url)
         if route is None:
             exchange.path, exchange.query = _path_and_query(self._url)
-            route = self._server.routes.get(exchange.path.encode())
+            route = self._answering.route(exchange.path.encode())
         if route is not None:
-            exchange.begin(route, self._server.next_id())
+            exchange.begin(route, self._answering.next_id())
         if self._head > LONGEST_HEAD and sum(len(n) + len(v) for n, v in exchange.headers) > LONGEST_HEAD:
             exchange.error = HeadersTooLarge(f"Its headers have more than {LONGEST_HEAD} bytes.")
         self._head = 0
@@ -228,13 +242,13 @@ class Connection(asyncio.Protocol):
                 raise exchange.error
             exchange.submit(self._loop.time())
         except RequestError as error:
-            self.send(exchange, self._server.problem(error, exchange))
+            self.send(exchange, self._answering.problem(error, exchange.request_id))
 
     def _refuse(self, exchange: Exchange) -> None:
         """Answer a request at once whose body is not worth waiting for, unless others are before it."""
         exchange.release()
         if self._at_work is None and not self._waiting and isinstance(exchange.error, RequestError):
-            self.send(exchange, self._server.problem(exchange.error, exchange))
+            self.send(exchange, self._answering.problem(exchange.error, exchange.request_id))
 
     def _end(self, error: RequestError) -> None:
         """End a connection whose bytes cannot be read any further."""
@@ -244,15 +258,15 @@ class Connection(asyncio.Protocol):
             if exchange.is_sent:
                 self._transport.close()
             else:
-                self.send(exchange, self._server.problem(error, exchange))
+                self.send(exchange, self._answering.problem(error, exchange.request_id))
         self._is_ending = True
 
     async def _ask_routes(self, exchange: Exchange) -> None:
         try:
-            answer = await call(self._server.others, exchange, self._transport)
+            answer = await call(self._answering.others, exchange, self._transport)
         except Exception:  # a route's own mistake
             logger.exception("%s %s failed", exchange.method, exchange.path)
-            answer = self._server.problem(ModelFailed("The server failed on this request."), exchange)
+            answer = self._answering.problem(ModelFailed("The server failed on this request."), "")
         self._task = None
         self.send(exchange, answer)
 

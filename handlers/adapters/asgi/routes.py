@@ -12,10 +12,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.exceptions import HTTPException
 
+from handlers.adapters.asgi.model_index import LONGEST_QUESTION, read_question, repository_index
 from handlers.adapters.asgi.pool import Pool
-from handlers.adapters.asgi.problems import NotFound, WrongMethod, problem_answer
+from handlers.adapters.asgi.problems import NotFound, Unavailable, WrongMethod, problem_answer
 from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
-from handlers.errors import RequestError
+from handlers.errors import PayloadTooLarge, RequestError
+from handlers.protocols.open_inference import server_metadata
 
 _PROBLEMS = {400: "The request cannot be read", 413: "The request is too large", 422: "It does not fit the schema",
              500: "The model failed on it", 503: "No worker could take it", 504: "The deadline has passed"}  # fmt: skip
@@ -28,19 +30,13 @@ def build_routes(pool: Pool) -> FastAPI:
     app = FastAPI(title=model, version=version)
 
     @app.get("/ping", tags=["health"])
-    @app.get("/v2/health/ready", tags=["health"])
-    @app.get(f"/v2/models/{model}/ready", tags=["health"])
-    @app.get(f"/v2/models/{model}/versions/{version}/ready", tags=["health"])
-    async def ready() -> Response:
+    async def ping() -> Response:
         """200 where a worker can answer, else 503."""
         if pool.ready_workers:
             return JSONResponse({"status": "ready", "workers": pool.ready_workers})
         return JSONResponse({"status": "not ready", "workers": 0}, 503, {"retry-after": "1"})
 
-    @app.get("/v2/health/live", tags=["health"])
-    async def live() -> dict[str, bool]:
-        """200 while the server runs."""
-        return {"live": True}
+    _add_protocol(app, pool)
 
     @app.get(f"/models/{model}", tags=["model"])
     async def describe() -> dict[str, Any]:
@@ -60,11 +56,16 @@ def build_routes(pool: Pool) -> FastAPI:
         error: RequestError
         if raised.status_code == 405:
             error = WrongMethod("Use another method on this path.")
+        elif raised.status_code == 413:
+            error = PayloadTooLarge(f"The question has more than {LONGEST_QUESTION} bytes.")
+        elif raised.status_code == 503:
+            error = Unavailable("The model has no worker at the moment; retry later.")
         else:
             error = NotFound(f"Use POST /predictions/{model}; /docs has all paths.")
         request_id = request.headers.get(REQUEST_ID_HEADER)
         answer = problem_answer(error, request_id, model, version)
-        return Response(answer.body, answer.status, media_type=PROBLEM_MEDIA_TYPE)
+        retry = {"retry-after": "1"} if isinstance(error, Unavailable) else {}
+        return Response(answer.body, answer.status, retry, PROBLEM_MEDIA_TYPE)
 
     plain = app.openapi
 
@@ -76,6 +77,54 @@ def build_routes(pool: Pool) -> FastAPI:
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change the document
     return app
+
+
+def _add_protocol(app: FastAPI, pool: Pool) -> None:
+    """The paths of the Open Inference Protocol, but those of predictions."""
+    options = pool.options
+    paths = (f"/v2/models/{options.model}", f"/v2/models/{options.model}/versions/{options.version}")
+
+    @app.get("/v2/health/live", tags=["health"])
+    async def live() -> dict[str, bool]:
+        """200 while the server runs."""
+        return {"live": True}
+
+    @app.get("/v2/health/ready", tags=["health"])
+    @app.get(f"{paths[0]}/ready", tags=["health"])
+    @app.get(f"{paths[1]}/ready", tags=["health"])
+    async def ready() -> Response:
+        """200 where a worker can answer, else 503."""
+        if pool.ready_workers:
+            return JSONResponse({"ready": True})
+        return JSONResponse({"ready": False}, 503, {"retry-after": "1"})
+
+    @app.get("/v2", tags=["model"])
+    async def server() -> dict[str, Any]:
+        """The server, and what it offers."""
+        return server_metadata()
+
+    @app.get(paths[0], tags=["model"])
+    @app.get(paths[1], tags=["model"])
+    async def metadata() -> dict[str, Any]:
+        """The model's inputs and outputs."""
+        if not pool.description:
+            raise HTTPException(503)
+        content: dict[str, Any] = pool.description["open_inference"]
+        return content
+
+    @app.post("/v2/repository/index", tags=["model"])
+    async def index(request: Request) -> Response:
+        """The model and its state."""
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > LONGEST_QUESTION:
+                raise HTTPException(413)
+        try:
+            return JSONResponse(repository_index(pool, read_question(body)))
+        except RequestError as error:
+            answer = problem_answer(error, request.headers.get(REQUEST_ID_HEADER), options.model, options.version)
+            return Response(answer.body, answer.status, media_type=PROBLEM_MEDIA_TYPE)
 
 
 def _operation(description: dict[str, Any], folder: Path) -> dict[str, Any]:

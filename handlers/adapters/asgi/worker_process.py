@@ -24,7 +24,7 @@ from handlers.adapters.asgi.frames import (
     read_answers,
     read_report,
 )
-from handlers.contract import METRICS_FOLDER_VARIABLE
+from handlers.contract import METRICS_FOLDER_VARIABLE, WORKER_PYTHON_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,15 @@ class WorkerProcess(asyncio.Protocol):
         return self._process.pid
 
     async def start(self, folder: Path, environment: Mapping[str, str]) -> None:
-        """Start the process in the folder of an unpacked archive, whose own package `handlers` it runs."""
+        """Start the process in the folder of an unpacked archive, whose own package `handlers` it runs.
+
+        Its Python is the one that WORKER_PYTHON_VARIABLE names, else that of this process.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             command = [
-                sys.executable, "-m", "handlers.adapters.asgi.child", str(theirs.fileno()), str(self.number),
+                os.environ.get(WORKER_PYTHON_VARIABLE) or sys.executable, "-m", "handlers.adapters.asgi.child",
+                str(theirs.fileno()), str(self.number),
             ]  # fmt: skip
             self._process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
@@ -106,7 +110,7 @@ class WorkerProcess(asyncio.Protocol):
     # ---- called by asyncio ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # a socket's, also where uvloop made it
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are of classes of its own
 
     def data_received(self, data: bytes) -> None:
         try:

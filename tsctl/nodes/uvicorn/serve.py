@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from tsctl.archive.build import build_versions, read_archive_folders
+from tsctl.archive.build import read_archive_folders
 from tsctl.archive.container import unpack
 from tsctl.archive.inspect import inspect_archive
-from tsctl.archive.store import find_archive
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError, SpecError, TsctlError
 from tsctl.host.process import inherited
@@ -37,9 +36,10 @@ class Address:
     host: str
     port: int
     workers: int | None = None
+    grpc_port: int | None = None  # None: no gRPC
 
 
-def require_installed() -> None:
+def require_installed(with_grpc: bool = False) -> None:
     """Check that the server's packages are there.
 
     Raises:
@@ -47,22 +47,8 @@ def require_installed() -> None:
     """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise NodeError(f"not installed: {', '.join(missing)}", "Run: pip install 'tsctl[uvicorn]'")
-
-
-def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
-    """The archive of MODEL[:VERSION], built first where its folder is in the project; without a version the first.
-
-    Raises:
-        SpecError: it has no such version.
-        ArchiveError: it cannot be built, or is not in the store.
-    """
-    model, _, version = name.partition(":")
-    folders = read_archive_folders(project)
-    if model not in folders:
-        return find_archive(project, model, version or "1.0").path
-    version = version or next(iter(folders[model][1].versions))
-    [built] = build_versions(project, [f"{model}:{version}"], progress)
-    return built.archive.path
+    if with_grpc and find_spec("grpc") is None:
+        raise NodeError("not installed: grpcio, which --grpc-port needs", "Run: pip install 'tsctl[grpc]'")
 
 
 def folder_of_name(project: Project, name: str) -> Path:
@@ -148,6 +134,8 @@ def _serving(archive: Path, address: Address) -> Iterator[subprocess.Popen[bytes
     options = ["--host", address.host, "--port", str(address.port)]
     if address.workers is not None:
         options += ["--workers", str(address.workers)]
+    if address.grpc_port is not None:
+        options += ["--grpc-port", str(address.grpc_port)]
     with tempfile.TemporaryDirectory(prefix="tsctl-serve-") as folder:
         unpack(archive, Path(folder))
         server = subprocess.Popen(

@@ -11,7 +11,7 @@ from tsctl.gateway.traffic import CANARY, STABLE
 from tsctl.rollout.decide.judge import AVERAGE, Rate, rate_of
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import OutcomeCounts
-from tsctl.views.rollout.plot import Line, Plot, percents, powers, times
+from tsctl.views.plot import Line, Plot, percents, powers, times
 from tsctl.views.rollout.series import Point, Series
 from tsctl.views.rollout.wording import LN_10, e_text, interval_text, share_text, signal_name
 

@@ -58,6 +58,10 @@ USER_FILTER, USER_FILTER_TYPE = "user", "header_to_metadata.v3.Config"
 #: How often another node is picked for a retry before it goes to the one that failed. LEAST_REQUEST compares two random
 #: nodes, and one that has just died has no request in hand: beside one busy node it wins three times in four.
 REPICKS = 50
+#: The tries after the first. With one, a request would fail where the node of its second try has just died as well; and
+#: where Envoy was given new clusters meanwhile, it takes the node that failed for another one. What a node answers is
+#: tried once more at most: upstream.lua marks no answer to a second try.
+RETRIES = 2
 
 
 def routes(
@@ -225,7 +229,7 @@ def _retries(spec: RouteSpec) -> Json:
     return {
         "retry_on": f"connect-failure,refused-stream,retriable-headers,{reset}",
         "retriable_headers": [{"name": RETRY_HEADER, **marked}],
-        "num_retries": 1,
+        "num_retries": RETRIES,
         "retry_host_predicate": [previous_hosts],
         "host_selection_retry_max_attempts": REPICKS,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},

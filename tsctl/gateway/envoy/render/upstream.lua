@@ -30,8 +30,10 @@ function envoy_on_request(handle)
   end
   local now = handle:timestamp()
   local left = time_left(headers, now)
-  if headers:get(DEADLINE_BY_HEADER) == nil then -- else this is a retry
+  if headers:get(DEADLINE_BY_HEADER) == nil then
     headers:replace(DEADLINE_BY_HEADER, (tonumber(left) or 0) < DEADLINE_MS and CLIENT or ROUTE)
+  else
+    handle:streamInfo():dynamicMetadata():set(NAMESPACE, "is_retry", true)
   end
   headers:replace(TIMEOUT_HEADER, left)
   headers:replace(SENT_HEADER, string.format("%.0f", now))
@@ -91,13 +93,13 @@ function envoy_on_response(handle)
   end
   local retry
   status, retry = meaning(status, kind, string.match(rest or "", '"message":%s*"(.-)"'))
-  if retry ~= nil then
+  local saved = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
+  if retry ~= nil and not (saved ~= nil and saved["is_retry"]) then -- a request that workers die of must not meet all of them
     headers:replace(RETRY_HEADER, retry)
   end
   if retry == REFUSED then
     headers:replace("retry-after", "1")
   end
-  local saved = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
   local members = { status = tostring(status), request_id = saved ~= nil and saved["request_id"] or "" }
   for name, value in pairs(PROBLEMS[status] or OTHER_PROBLEM) do
     members[name] = value

@@ -1,4 +1,4 @@
-"""Computes the coordinates of lines, bands and spans over time, for the template figure.html. Pure.
+"""Computes the coordinates of lines, bands and spans over an axis, such as time, for the template figure.html. Pure.
 
 Invariant: a value beyond an axis is drawn at its edge, so nothing lies outside of the plot.
 """
@@ -88,10 +88,14 @@ class Plot:
 
 def percents(high: float) -> Axis:
     """Make an axis from 0% to at least `high` in about four round steps."""
-    power = 10.0 ** floor(log10(high / 4))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= high / 4 * 0.999)
-    count = max(1, ceil(high / step - 1e-9))
-    return Axis(0.0, count * step, tuple((i * step, f"{i * step:.4g}%") for i in range(count + 1)))
+    steps = _round_steps(high)
+    return Axis(0.0, steps[-1], tuple((value, f"{value:.4g}%") for value in steps))
+
+
+def amounts(high: float) -> Axis:
+    """Make an axis from 0 to at least `high` in about four round steps."""
+    steps = _round_steps(high)
+    return Axis(0.0, steps[-1], tuple((value, f"{value:,.6g}") for value in steps))
 
 
 def powers(low: float, high: float) -> Axis:
@@ -107,6 +111,13 @@ def times(seconds: float) -> Axis:
     unit, size = next((u, s) for u, s in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)) if step >= s)
     labelled = range(0, int(seconds) + 1, step)
     return Axis(0.0, max(seconds, 1.0), tuple((at, f"{at / size:g} {unit}" if at else "0") for at in labelled))
+
+
+def _round_steps(high: float) -> list[float]:
+    power = 10.0 ** floor(log10(high / 4))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= high / 4 * 0.999)
+    count = max(1, ceil(high / step - 1e-9))
+    return [i * step for i in range(count + 1)]
 
 
 def _power(power: int) -> str:

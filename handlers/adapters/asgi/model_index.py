@@ -1,0 +1,45 @@
+"""What the server says of itself and its one model to clients of the Open Inference Protocol."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from handlers.adapters.asgi.pool import Pool
+from handlers.contract import READY_STATE, UNAVAILABLE_STATE
+from handlers.schema import parse_json
+
+#: Bytes of the longest question.
+LONGEST_QUESTION = 4096
+
+
+class IndexRequest(BaseModel):
+    """The body of `POST /v2/repository/index`; other members, such as a repository's name, change nothing."""
+
+    model_config = ConfigDict(strict=True)
+    ready: Annotated[bool, Field()] = False
+
+
+def read_question(body: bytes) -> bool:
+    """Whether the client asks for models that are ready, and for no others.
+
+    Raises:
+        RequestError: the body is neither empty nor such a question.
+    """
+    return parse_json(IndexRequest, body).ready if body.strip() else False
+
+
+def repository_index(pool: Pool, only_ready: bool) -> list[dict[str, Any]]:
+    """The model, where it is asked for."""
+    is_ready = pool.ready_workers > 0
+    if only_ready and not is_ready:
+        return []
+    return [
+        {
+            "name": pool.options.model,
+            "version": pool.options.version,
+            "state": READY_STATE if is_ready else UNAVAILABLE_STATE,
+            "reason": "" if is_ready else "no worker is ready",
+        }
+    ]

@@ -1,0 +1,82 @@
+"""Triton's calls on a model instance: one worker in a process of its own.
+
+Triton calls `initialize` once, `execute` with each batch of requests, and `finalize` at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from handlers.adapters.triton import raw
+from handlers.contract import ANSWER_LIMIT_VARIABLE, TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER
+from handlers.worker import startup
+from handlers.worker.config import WorkerConfig, handler_class, read_config
+from handlers.worker.worker import Worker
+
+
+class Entry:
+    """One worker behind Triton."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Make the worker ready; logs one line on how that ended.
+
+        Args:
+            args: `model_config` as JSON, `model_repository` (the model's folder), `model_version` (the folder's name),
+                `model_instance_kind` (CPU or GPU) and `model_instance_device_id`, among others.
+
+        Raises:
+            LoadError: the instance must not serve. Triton answers the load command with its text.
+        """
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s")
+        folder = Path(args["model_repository"]).resolve() / args["model_version"] / "archive"
+        os.chdir(folder)  # as TorchServe's workers: an author's relative path is in the archive
+        config = worker_config(folder, args)
+        with startup.reported_load(config.model, config.version) as facts:
+            self._worker = Worker(handler_class(config.handler)(), config)
+            facts |= startup.start(self._worker)
+        self._batch_s = config.response_timeout_s
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """One response for each request, in order.
+
+        A batch that takes longer than the archive's `response_s` ends the process by SIGALRM: a thread could not, where
+        the author's code never gives up the interpreter.
+        """
+        signal.setitimer(signal.ITIMER_REAL, self._batch_s)
+        try:
+            return raw.execute(self._worker, requests)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def finalize(self) -> None:
+        """Write the last metrics."""
+        self._worker.handler.telemetry.flush()
+
+
+def worker_config(folder: Path, args: Mapping[str, str]) -> WorkerConfig:
+    """The configuration in the unpacked archive, with Triton's choice of the GPU and the names in config.pbtxt.
+
+    Raises:
+        LoadError: the archive was not built by tsctl.
+    """
+    manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
+    content = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
+    parameters = json.loads(args["model_config"]).get("parameters", {})
+    model, version = (
+        parameters.get(name, {}).get("string_value") for name in (TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER)
+    )
+    on_gpu = args["model_instance_kind"] == "GPU" and torch.cuda.is_available()
+    gpu_id = int(args["model_instance_device_id"]) if on_gpu else None
+    longest = float(os.environ.get(ANSWER_LIMIT_VARIABLE) or math.inf)
+    return read_config(folder, manifest, content, model, version, gpu_id, answer_bytes=longest)

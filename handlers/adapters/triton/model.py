@@ -1,0 +1,27 @@
+"""What Triton's python backend loads: a copy of this file lies beside the folder `archive` in a version's folder.
+
+It puts the archive before everything else on the path, so that the archive's own package `handlers` runs. The libraries
+of the environment that LIBRARIES_VARIABLE names come last: Triton's own environment has an older NumPy, which its
+backend needs, and the model's libraries are elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+_ARCHIVE = Path(__file__).resolve().parent / "archive"
+#: Folder of Python packages that are searched last; as in handlers.contract, which is not on the path yet.
+LIBRARIES_VARIABLE = "TSCTL_LIBRARIES"
+
+if _ARCHIVE.is_dir():
+    sys.path.insert(0, str(_ARCHIVE))
+if os.environ.get(LIBRARIES_VARIABLE):
+    sys.path.append(os.environ[LIBRARIES_VARIABLE])
+
+from handlers.adapters.triton.entry import Entry  # noqa: E402 - of the archive, which is on the path only now
+
+
+class TritonPythonModel(Entry):
+    """The name under which Triton looks for it."""

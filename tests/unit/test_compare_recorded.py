@@ -1,0 +1,161 @@
+"""The file of recorded requests, how a request is put, and how answers are compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from handlers.contract import Tolerance
+from tsctl.compare.answers import first_difference
+from tsctl.compare.contender import Endpoint, Reply, endpoint_of
+from tsctl.compare.load.client import is_whole
+from tsctl.compare.recorded import MOST_REQUESTS, RecordedRequest, read_requests
+from tsctl.compare.run import require_answered, rotated
+from tsctl.errors import SpecError
+
+
+def write(folder: Path, *lines: str) -> Path:
+    path = folder / "traffic.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_requests_are_read_in_their_order(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        '{"body": {"text": "grün", "n": [1, 2]}}',
+        "",
+        '{"body": "as it is", "media_type": "text/plain", "headers": {"x-user": "ann"}}',
+        '{"body_base64": "iVBORw==", "media_type": "image/png"}',
+        '{"body": null}',
+    )
+    assert read_requests(path) == [
+        RecordedRequest("line 1", '{"text":"grün","n":[1,2]}'.encode(), "application/json"),
+        RecordedRequest("line 3", b"as it is", "text/plain", {"x-user": "ann"}),
+        RecordedRequest("line 4", b"\x89PNG", "image/png"),
+        RecordedRequest("line 5", b"null", "application/json"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ("{}", "give either body or body_base64"),
+        ('{"body": 1, "body_base64": "AA=="}', "give either body or body_base64"),
+        ('{"body_base64": "?"}', "body_base64: "),
+        ('{"body_base64": "A"}', "body_base64: "),
+        ('{"body": 1, "media": "x"}', "media: "),
+        ('{"body": 1, "headers": {"Content-Length": "1"}}', "must not hold Content-Length"),
+        ('{"body": 1, "headers": {"a b": "1"}}', "headers.a b"),
+        ('{"body": 1, "headers": {"x": "1\\r\\nhost: evil"}}', "must be printable ASCII"),
+        ('{"body": 1, "media_type": "a\\nb"}', "media_type: must be printable ASCII"),
+        ('{"body": 1, "media_type": ""}', "media_type: "),
+        ("7", "line 2: "),
+    ],
+)
+def test_a_line_that_is_no_request_is_named(line: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"traffic\.jsonl, line 2: ") as raised:
+        read_requests(write(tmp_path, '{"body": 1}', line))
+    assert reason in raised.value.message
+    assert "A line is for example" in raised.value.hint
+
+
+def test_a_file_without_requests_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="holds no request"):
+        read_requests(write(tmp_path, "", " "))
+    with pytest.raises(SpecError, match="cannot be read: No such file"):
+        read_requests(tmp_path / "none.jsonl")
+    with pytest.raises(SpecError, match="cannot be read: Is a directory"):
+        read_requests(tmp_path)
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(SpecError, match="no UTF-8 text"):
+        read_requests(binary)
+    with pytest.raises(SpecError, match="more than 100,000 requests"):
+        read_requests(write(tmp_path, *['{"body": 1}'] * (MOST_REQUESTS + 1)))
+
+
+def test_a_request_is_put_for_its_engine() -> None:
+    request = RecordedRequest("a", b"{}", "application/json", {"x-user": "ann"})
+    plain = endpoint_of("http://127.0.0.1:8080/predictions/digits/1.0", {"authorization": "Bearer t"})
+    assert plain.message(request) == (
+        b"POST /predictions/digits/1.0 HTTP/1.1\r\nhost: 127.0.0.1:8080\r\ncontent-type: application/json\r\n"
+        b"x-user: ann\r\nauthorization: Bearer t\r\ncontent-length: 2\r\n\r\n{}"
+    )
+    wrapped = Endpoint("::1", 80, "/v2", wrap=lambda sent: (b"<" + sent.body + b">", {"content-type": "binary"}))
+    assert wrapped.message(request) == (
+        b"POST /v2 HTTP/1.1\r\nhost: [::1]:80\r\ncontent-type: binary\r\nx-user: ann\r\ncontent-length: 4\r\n\r\n<{}>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "whole"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}", False),
+        (b"HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", True),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", True),
+    ],
+)
+def test_an_answer_ends_by_its_length_or_its_last_chunk(answer: bytes, whole: bool) -> None:
+    end = answer.find(b"\r\n\r\n")
+    assert is_whole(answer[:end].lower(), answer, end + 4) is whole
+
+
+def ok(value: object) -> Reply:
+    return Reply(200, json.dumps(value).encode())
+
+
+@pytest.mark.parametrize(
+    ("have", "reason"),
+    [
+        (ok({"label": "7", "p": 0.5004}), ""),
+        (ok({"label": "7", "p": 0.502}), "b: p: expected 0.5, got 0.502"),
+        (ok({"label": "8", "p": 0.5}), "b: label: expected '7', got '8'"),
+        (Reply(200, b"no"), "b: no JSON: no"),
+        (Reply(503, b"busy"), "b: status 503 in place of 200 (busy)"),
+    ],
+)
+def test_answers_are_compared_with_tolerance(have: Reply, reason: str) -> None:
+    expected = [ok(1), ok({"label": "7", "p": 0.5})]
+    assert first_difference(["a", "b"], expected, [ok(1), have], Tolerance(absolute=0.001)) == reason
+
+
+def test_answers_that_are_no_json_are_compared_as_bytes() -> None:
+    picture, problem = Reply(200, b"\x89PNG"), Reply(422, b"id 1")
+    assert not first_difference(["a", "b"], [picture, problem], [picture, Reply(422, b"id 2")], Tolerance())
+    assert first_difference(["a"], [picture], [Reply(200, b"\x89GIF")], Tolerance()) == "a: other bytes"
+
+
+def test_a_request_that_the_model_refuses_is_no_traffic() -> None:
+    requests = [RecordedRequest("line 1", b"", "a/b"), RecordedRequest("line 2", b"", "a/b")]
+    require_answered(requests, [ok(1), ok(2)])
+    with pytest.raises(SpecError, match="line 2: the model itself answers with 422: wrong"):
+        require_answered(requests, [ok(1), Reply(422, b"wrong")])
+
+
+def test_each_round_begins_with_another_engine() -> None:
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self.unavailable = ""
+
+        def start(self) -> Endpoint:
+            raise NotImplementedError
+
+        def pids(self) -> list[int]:
+            return []
+
+        def stop(self) -> None:
+            raise NotImplementedError
+
+    engines = [Named(name) for name in "abc"]
+    orders = ["".join(each.name for each in rotated(engines, number)) for number in range(4)]
+    assert orders == ["abc", "bca", "cab", "abc"]
+    assert rotated([], 1) == []

@@ -1,0 +1,31 @@
+"""Finds an archive as people name it: a model, a model and a version, or a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tsctl.archive.build import build_versions, read_archive_folders
+from tsctl.archive.store import find_archive
+from tsctl.config.project import Project, find_project
+from tsctl.host.progress import Progress
+
+
+def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
+    """The archive of MODEL[:VERSION], built first where its folder is in the project; without a version the first.
+
+    Raises:
+        SpecError: it has no such version.
+        ArchiveError: it cannot be built, or is not in the store.
+    """
+    model, _, version = name.partition(":")
+    folders = read_archive_folders(project)
+    if model not in folders:
+        return find_archive(project, model, version or "1.0").path
+    version = version or next(iter(folders[model][1].versions))
+    [built] = build_versions(project, [f"{model}:{version}"], progress)
+    return built.archive.path
+
+
+def file_of_name(name: str, progress: Progress) -> Path:
+    """The file FILE.mar, else the archive of MODEL[:VERSION] in the project of the working folder."""
+    return Path(name) if name.endswith(".mar") else archive_of_name(find_project(), name, progress)

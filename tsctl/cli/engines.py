@@ -1,0 +1,46 @@
+"""`tsctl engines`: list, install and compare the engines that serve archives."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import Annotated
+
+import typer
+
+from tsctl.cli.compare import compare
+from tsctl.cli.options import Json
+from tsctl.cli.output import print_rows
+from tsctl.config.project import find_project
+from tsctl.host.progress import Progress
+
+app = typer.Typer(rich_markup_mode=None)
+app.command()(compare)
+
+
+@app.command("list")
+def list_known(json: Json = False) -> None:
+    """List the engines: which are installed, their versions, megabytes on disk, and what they need."""
+    from tsctl.nodes.environments import list_engines
+
+    rows = [astuple(row) for row in list_engines(find_project())]
+    print_rows(("engine", "installed", "version", "MB", "needs"), rows, json)
+
+
+@app.command()
+def install(
+    names: Annotated[list[str], typer.Argument(metavar="ENGINE...", help="triton or bentoml.")],
+    again: Annotated[bool, typer.Option("--again", help="Make it anew even if it is there.")] = False,
+) -> None:
+    """Install engines into environments of their own, .tsctl/engines/ENGINE, with uv if it is there, else with pip.
+
+    An environment is there whole or not at all; Ctrl-C is safe, and the next try reuses what was downloaded.
+    """
+    from tsctl.nodes.environments import find_engine
+    from tsctl.nodes.install import install as install_engine
+
+    project, progress = find_project(), Progress()
+    for engine in [find_engine(name) for name in dict.fromkeys(names)]:
+        made = install_engine(project, engine, progress, again)
+        typer.echo(
+            f"{engine.name} {made.version} is installed in {project.relative(project.state)}/engines/{engine.name}"
+        )

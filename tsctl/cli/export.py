@@ -1,0 +1,35 @@
+"""`tsctl export`: writes an archive in the form in which another server takes models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.mar", help="The first version if left out.")]
+Target = Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to make; it must not exist.")]
+
+
+@app.callback()
+def callback() -> None:
+    """Write an archive in the form in which another server takes models."""
+
+
+@app.command()
+def bentoml(name: Name, to: Target) -> None:
+    """Write a folder that 'bentoml serve' and 'bentoml build' take; it needs no tsctl."""
+    from tsctl.archive.named import file_of_name
+    from tsctl.host.progress import Progress
+    from tsctl.nodes.bentoml.export import export
+
+    progress = Progress()
+    archive = file_of_name(name, progress)
+    with progress.step(f"exporting {archive.name}") as step:
+        libraries = export(archive, to)
+        step.done(str(to))
+    for module in libraries.missing:
+        typer.echo(f"add the package of module {module} to {to / 'requirements.txt'}: it is not installed here")
+    typer.echo(f"pip install -r {to / 'requirements.txt'}, then: bentoml serve --working-dir {to}")

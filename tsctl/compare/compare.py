@@ -1,0 +1,133 @@
+"""Compares the engines for one archive: unpacks it, makes the contenders, and runs the rounds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tsctl.archive.build import build_versions, read_archive_folders
+from tsctl.archive.container import open_archive, unpack
+from tsctl.archive.inspect import Facts, read_facts
+from tsctl.archive.store import StoredArchive, find_archive, import_archive
+from tsctl.compare.bare import BareWorker
+from tsctl.compare.contender import Contender
+from tsctl.compare.nodes import node_contenders
+from tsctl.compare.recorded import RecordedRequest, read_requests, sample_requests
+from tsctl.compare.result import Comparison, Setting
+from tsctl.compare.run import Run
+from tsctl.compare.turn import Plan
+from tsctl.config.project import Project
+from tsctl.errors import ArchiveError
+from tsctl.host.machine import machine_facts
+from tsctl.host.progress import Progress
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a comparison is made.
+
+    Args:
+        engines: in the order of the first round.
+        traffic: a file of recorded requests; None: the archive's samples.
+        workers: of each engine; None: as the archive says.
+        seconds: measured load of each kind.
+        warm_s: load before it that is not counted.
+        has_overload: whether twice the capacity is offered at the end of each turn.
+    """
+
+    engines: Sequence[str]
+    traffic: Path | None = None
+    workers: int | None = None
+    rounds: int = 3
+    seconds: float = 5.0
+    warm_s: float = 3.0
+    slo_p99_ms: float | None = None
+    has_overload: bool = False
+
+
+def compare(
+    project: Project,
+    archive: StoredArchive,
+    options: Options,
+    progress: Progress,
+    more: Callable[[Path], Sequence[Contender]] = lambda folder: (),
+) -> Comparison:
+    """Measure the archive on every engine.
+
+    Args:
+        more: further contenders, made with an empty folder of their own.
+
+    Raises:
+        ArchiveError: the archive was not built by tsctl, has no samples, or does not load.
+        SpecError: there is no such engine, or the file of requests is wrong.
+    """
+    requests = read_requests(options.traffic) if options.traffic is not None else sample_requests(archive.path)
+    facts = _facts(archive)
+    workers = options.workers or facts.integer("minWorkers") or 1
+    with tempfile.TemporaryDirectory(prefix="tsctl-compare-") as name:
+        folder = Path(name)
+        unpacked = folder / "archive"
+        unpack(archive.path, unpacked)
+        nodes = node_contenders(project, folder / "own", archive.path, options.engines, options.workers)
+        (folder / "more").mkdir()
+        queue = facts.integer("jobQueueSize") or 100
+        run = Run(
+            _setting(archive, facts, options, workers, requests),
+            [*nodes, *more(folder / "more")],
+            requests,
+            BareWorker(unpacked, facts.batch_size, workers),
+            facts.tolerance,
+            Plan(options.seconds, options.warm_s, queue if options.has_overload else None),
+            progress,
+        )
+        return run.run()
+
+
+def _facts(archive: StoredArchive) -> Facts:
+    with open_archive(archive.path) as content:
+        facts = read_facts(content)
+    if facts.is_stock:
+        raise ArchiveError(f"{archive.path.name} was not built by tsctl, so only TorchServe can serve it")
+    return facts
+
+
+def _setting(
+    archive: StoredArchive, facts: Facts, options: Options, workers: int, requests: Sequence[RecordedRequest]
+) -> Setting:
+    count = len(requests)
+    source = f"{count} samples of the archive" if options.traffic is None else f"{count} requests of {options.traffic}"
+    return Setting(
+        model=archive.model,
+        version=archive.version,
+        digest=archive.digest,
+        source=source,
+        requests=count,
+        request_bytes=sum(len(request.body) for request in requests) // count,
+        workers=workers,
+        batch=facts.batch_size,
+        has_cache=bool(facts.config.get("serving", {}).get("cache")),
+        rounds=options.rounds,
+        seconds=options.seconds,
+        slo_p99_ms=options.slo_p99_ms,
+        machine=machine_facts(),
+    )
+
+
+def archive_of_name(project: Project, name: str, progress: Progress) -> StoredArchive:
+    """The archive of MODEL[:VERSION] or of a file; built first where its folder is in the project.
+
+    Raises:
+        SpecError: the model has no such version.
+        ArchiveError: it cannot be built or read, or is not in the store.
+    """
+    if name.endswith(".mar"):
+        return import_archive(project, Path(name))
+    model, _, version = name.partition(":")
+    folders = read_archive_folders(project)
+    if model not in folders:
+        return find_archive(project, model, version or "1.0")
+    version = version or next(iter(folders[model][1].versions))
+    [built] = build_versions(project, [f"{model}:{version}"], progress)
+    return built.archive

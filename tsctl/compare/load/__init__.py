@@ -1,0 +1,1 @@
+"""Load on one address: a client in a process of its own, and what its answers amount to."""

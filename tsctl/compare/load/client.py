@@ -1,0 +1,255 @@
+"""Sends recorded requests over kept-open connections, as a closed or as an open loop, and notes when each was answered.
+
+A program of its own, so that its processor time is known: `python -I -m tsctl.compare.load.client` reads an order from
+standard input and writes what it noted to standard output (see order.py). One thread waits with epoll, because every
+other client of Python's libraries takes as much processor time for a request as a server does.
+"""
+
+from __future__ import annotations
+
+import gc
+import resource
+import select
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+
+from tsctl.compare.load.order import LOST, Noted, Order, read_order, write_noted
+
+_BLOCK = 1 << 18
+_READ, _WRITE = select.EPOLLIN, select.EPOLLOUT
+#: Files beside connections: streams, the epoll and what Python itself has open.
+_OTHER_FILES = 64
+#: Milliseconds are all that epoll's own timeout can express.
+_LONGEST_WAIT_S = 0.5
+
+
+class _Connection:
+    """One connection, and the request that waits for its answer."""
+
+    __slots__ = ("intended", "is_busy", "read", "sent", "socket", "unsent")
+
+    def __init__(self, opened: socket.socket) -> None:
+        self.socket = opened
+        self.is_busy = False
+        self.intended = self.sent = 0.0
+        self.read = b""
+        self.unsent: memoryview | None = None
+
+
+class Client:
+    """Runs one order.
+
+    Args:
+        send_times: when requests are meant to be sent, in seconds after the begin; None: a closed loop, in which every
+            connection sends its next request when it has its answer.
+    """
+
+    def __init__(self, order: Order, requests: Sequence[bytes], send_times: Sequence[float] | None) -> None:
+        self._order = order
+        self._place = (order.host, order.port)
+        self._next: Iterator[bytes] = cycle(requests)
+        self._send_times = send_times
+        self._poll = select.epoll()
+        self._connections: dict[int, _Connection] = {}
+        self._idle: deque[_Connection] = deque()
+        self._overdue: deque[float] = deque()  # intended times of requests for which no connection is free
+        self._noted = Noted.empty()
+        self._end = 0.0
+
+    def run(self) -> Noted:
+        """Send until the order's time is over, and wait for the answers that are still on their way.
+
+        Raises:
+            OSError: no connection can be opened at the begin.
+        """
+        for _ in range(self._order.connections if self._send_times is None else min(16, self._order.connections)):
+            self._idle.append(self._open())
+        gc.disable()
+        noted = self._noted
+        noted.begin = begin = time.perf_counter()
+        cpu = time.process_time()
+        self._end = begin + self._order.seconds
+        if self._send_times is None:
+            self._run_closed()
+        else:
+            self._run_open(begin, self._send_times)
+        noted.cpu_s = time.process_time() - cpu
+        noted.wall_s = time.perf_counter() - begin
+        self._drain()
+        for connection in self._connections.values():
+            connection.socket.close()
+        self._poll.close()
+        return noted
+
+    def _run_closed(self) -> None:
+        while self._idle:
+            self._send(self._idle.popleft(), time.perf_counter())
+        while (now := time.perf_counter()) < self._end:
+            self._answered(self._end - now)
+            while self._idle:
+                self._send(self._idle.popleft(), time.perf_counter())
+
+    def _run_open(self, begin: float, send_times: Sequence[float]) -> None:
+        overdue, idle = self._overdue, self._idle
+        position, count = 0, len(send_times)
+        while True:
+            now = time.perf_counter()
+            while position < count and begin + send_times[position] <= now:
+                overdue.append(begin + send_times[position])
+                position += 1
+            while overdue and (idle or len(self._connections) < self._order.connections):
+                connection = idle.pop() if idle else self._open()
+                self._send(connection, overdue.popleft())
+            if position == count:
+                return
+            self._answered(begin + send_times[position] - time.perf_counter())
+
+    def _drain(self) -> None:
+        """Take the answers to what was sent; what is not answered in time is lost, and so is what waits to be sent."""
+        last = time.perf_counter() + self._order.drain_s
+        while (now := time.perf_counter()) < last and any(c.is_busy for c in self._connections.values()):
+            self._answered(last - now)
+            while self._overdue and self._idle:
+                self._send(self._idle.pop(), self._overdue.popleft())
+        now = time.perf_counter()
+        for connection in self._connections.values():
+            if connection.is_busy:
+                self._noted.add(connection.intended, connection.sent, now, LOST, False)
+        for intended in self._overdue:
+            self._noted.add(intended, now, now, LOST, False)
+
+    def _answered(self, wait_s: float) -> None:
+        """Take the answers that are there, and wait for one where there is none."""
+        if wait_s > 0:
+            # of a lone file, select is exact to microseconds, where epoll rounds up to a millisecond
+            select.select([self._poll], [], [], min(wait_s, _LONGEST_WAIT_S))
+        for descriptor, event in self._poll.poll(0):
+            connection = self._connections.get(descriptor)
+            if connection is None:
+                continue
+            if connection.unsent is not None and event & _WRITE:
+                self._send_rest(connection)
+            if event & ~_WRITE:
+                self._receive(connection)
+
+    def _open(self) -> _Connection:
+        opened = socket.create_connection(self._place, timeout=self._order.drain_s)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        opened.setblocking(False)
+        connection = _Connection(opened)
+        self._connections[opened.fileno()] = connection
+        self._poll.register(opened.fileno(), _READ)
+        return connection
+
+    def _send(self, connection: _Connection, intended: float) -> None:
+        request = next(self._next)
+        connection.is_busy = True
+        connection.intended, connection.sent = intended, time.perf_counter()
+        try:
+            written = connection.socket.send(request)
+        except BlockingIOError:
+            written = 0
+        except OSError:
+            self._lose(connection)
+            return
+        if written < len(request):
+            connection.unsent = memoryview(request)[written:]
+            self._poll.modify(connection.socket.fileno(), _READ | _WRITE)
+
+    def _send_rest(self, connection: _Connection) -> None:
+        rest = connection.unsent or memoryview(b"")
+        try:
+            rest = rest[connection.socket.send(rest) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._lose(connection)
+            return
+        connection.unsent = rest or None
+        if connection.unsent is None:
+            self._poll.modify(connection.socket.fileno(), _READ)
+
+    def _receive(self, connection: _Connection) -> None:
+        try:
+            received = connection.socket.recv(_BLOCK)
+        except BlockingIOError:
+            return
+        except OSError:
+            received = b""
+        if not received:
+            self._lose(connection)
+            return
+        connection.read = read = connection.read + received if connection.read else received
+        head_end = read.find(b"\r\n\r\n")
+        if head_end < 0:
+            return
+        head = read[:head_end].lower()
+        if not is_whole(head, read, head_end + 4):
+            return
+        connection.read = b""
+        connection.is_busy = False
+        self._noted.add(
+            connection.intended, connection.sent, time.perf_counter(), int(head[9:12]), b"\r\nretry-after:" in head
+        )
+        if b"\r\nconnection: close" in head:
+            self._close(connection)
+        elif self._send_times is not None:
+            self._idle.append(connection)
+        elif (now := time.perf_counter()) < self._end:
+            self._send(connection, now)
+
+    def _lose(self, connection: _Connection) -> None:
+        """The connection broke, with or without a request; another takes its place in a closed loop."""
+        if connection.is_busy:
+            self._noted.add(connection.intended, connection.sent, time.perf_counter(), LOST, False)
+        self._close(connection)
+
+    def _close(self, connection: _Connection) -> None:
+        del self._connections[connection.socket.fileno()]
+        connection.socket.close()  # which takes it out of the epoll
+        connection.is_busy = False
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if self._send_times is None and time.perf_counter() < self._end:
+            try:
+                self._idle.append(self._open())
+            except OSError:
+                now = time.perf_counter()
+                self._noted.add(now, now, now, LOST, False)
+                time.sleep(0.01)  # a server that accepts nothing is asked a hundred times a second
+
+
+def is_whole(head: bytes, read: bytes, begin: int) -> bool:
+    """Whether the answer is complete, by its length or its last chunk.
+
+    Args:
+        head: status line and headers in lower case.
+        begin: of the body in `read`.
+    """
+    at = head.find(b"\r\ncontent-length:")
+    if at >= 0:
+        end = head.find(b"\r\n", at + 17)
+        return len(read) - begin >= int(head[at + 17 : end if end >= 0 else None])
+    if b"\r\ntransfer-encoding:" in head:
+        return read.endswith(b"0\r\n\r\n")
+    return True
+
+
+def main() -> None:
+    """Run the order on standard input."""
+    order, requests, send_times = read_order(sys.stdin.buffer)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = order.connections + _OTHER_FILES
+    if soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+    write_noted(Client(order, requests, send_times).run(), sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Processor time and memory of processes and of all that they started, from the kernel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of several processes together.
+
+    A page that several of them share is counted once where the kernel tells the proportional set size, and once for
+    each of them where it does not.
+    """
+
+    bytes: int
+    is_proportional: bool
+
+
+def process_tree(roots: Iterable[int]) -> list[int]:
+    """The pids of these processes and of their descendants, each once; without those that have ended."""
+    pids: dict[int, None] = {}
+    for root in roots:
+        with suppress(psutil.Error):
+            process = psutil.Process(root)
+            pids.update(dict.fromkeys([root, *(child.pid for child in process.children(recursive=True))]))
+    return list(pids)
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Seconds of processor time that the processes have taken together; one that has ended counts as zero."""
+    return sum(_cpu_seconds(pid) for pid in pids)
+
+
+def memory_of(pids: Iterable[int]) -> Memory:
+    """Resident memory of the processes; one that has ended counts as zero."""
+    total, is_proportional = 0, True
+    for pid in pids:
+        try:
+            found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii"))
+        except OSError:
+            found = None
+        if found is not None:
+            total += int(found[1]) << 10
+            continue
+        with suppress(psutil.Error):
+            total += int(psutil.Process(pid).memory_info().rss)
+            is_proportional = False
+    return Memory(total, is_proportional)
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)

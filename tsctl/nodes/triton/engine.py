@@ -1,0 +1,178 @@
+"""The engine Triton: a node of it, made of this room's functions."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tsctl.archive.store import StoredArchive
+from tsctl.config.nodes import BaseNodeSpec, TritonSpec
+from tsctl.config.project import Project
+from tsctl.errors import NodeError
+from tsctl.host.progress import Note, Progress
+from tsctl.nodes.node import TRITON, NotRunning, Restored
+from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
+from tsctl.nodes.torchserve.logs import last_failures, load_reports
+from tsctl.nodes.triton import process, repository, start, versions
+from tsctl.nodes.triton.client import READY, Client, path_of
+from tsctl.nodes.triton.node import Node
+from tsctl.nodes.triton.pending import read_pending
+from tsctl.nodes.triton.repository import Repository, Served, triton_name
+from tsctl.nodes.triton.workers import live_workers
+
+
+@dataclass(frozen=True)
+class TritonNode(Node):
+    """One tritonserver with its supervisor."""
+
+    protocol: ClassVar[str] = TRITON
+
+    @property
+    def addresses(self) -> Mapping[str, str]:
+        return {"address": self.spec.address}
+
+    @property
+    def token_file(self) -> Path | None:
+        return None
+
+    def token(self) -> str | None:
+        return None
+
+    @property
+    def header_file(self) -> Path | None:
+        return None
+
+    def path(self, model: str, version: str) -> str:
+        return path_of(triton_name(model, version))
+
+    def start(self, project: Project, progress: Progress) -> subprocess.Popen[bytes]:
+        return start.start_node(project, self, progress)
+
+    def restore(self, project: Project, progress: Progress, superseded: frozenset[VersionKey]) -> Restored:
+        return start.restore(project, self, progress, superseded)
+
+    def forget_served(self) -> None:
+        self.paths.pending_restore.unlink(missing_ok=True)
+
+    def stop(self, progress: Progress) -> bool:
+        return start.stop_node(self, progress)
+
+    def require_same_addresses(self) -> None:
+        has = process.launched_address(self.paths)
+        if has != self.spec.address:
+            raise NodeError(
+                f"node {self.name} runs with address {has}, and deployment.yaml says {self.spec.address}",
+                "Set it back, run 'make down' (tsctl down), change it again, and then run 'make up' (tsctl up).",
+            )
+
+    def crash_report(self) -> str:
+        return process.crash_report(self.paths)
+
+    def load_failures(self) -> Mapping[VersionKey, str]:
+        return last_failures(load_reports(self.paths.log))
+
+    def models(self) -> dict[str, ObservedModel]:
+        states, live = self._look()
+        defaults, found = versions.read_defaults(self), dict[str, dict[str, ObservedVersion]]()
+        for served in self.repository.served():
+            found.setdefault(served.model, {})[served.version] = _observed(served, states, live)
+        return {model: ObservedModel(_default(defaults.get(model), of), of) for model, of in found.items()}
+
+    def version(self, model: str, version: str) -> ObservedVersion | None:
+        states, live = self._look()
+        served = self.repository.find(model, version)
+        return None if served is None else _observed(served, states, live)
+
+    def describe(self, model: str, version: str | None) -> list[dict[str, Any]]:
+        self._look()
+        chosen = [s for s in self.repository.served() if s.model == model and version in (None, s.version)]
+        return [
+            {**asdict(served), "config": self.client.config(served.name) if served.workers else None}
+            for served in chosen
+        ]
+
+    def predict(self, model: str, version: str | None, body: bytes, media_type: str) -> Reply:
+        if version is None:
+            version = self.models()[model].default if model in self.models() else None
+        return self.client.predict(triton_name(model, version or "none"), body, media_type)
+
+    def cannot(self, archive: StoredArchive, version: str) -> str:
+        return repository.why_not(archive)
+
+    def register(
+        self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None
+    ) -> None:
+        versions.register(self, archive, version, workers, note, timeout_s)
+
+    def ensure(
+        self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None
+    ) -> bool:
+        return versions.ensure(self, archive, version, workers, note, timeout_s)
+
+    def replace(self, archive: StoredArchive, version: str, workers: int | None, note: Note) -> None:
+        versions.replace(self, archive, version, workers, note)
+
+    def scale(
+        self, model: str, version: str, workers: int, note: Note, timeout_s: float | None = None
+    ) -> ObservedVersion:
+        versions.scale(self, model, version, workers, note, timeout_s)
+        return self.require_version(model, version)
+
+    def warm_up(self, archive: StoredArchive, version: str, note: Note) -> None:
+        versions.warm_up(self, archive, version, note)
+
+    def set_default(self, model: str, version: str) -> None:
+        if not self.require_version(model, version).is_ready:
+            raise NodeError(
+                f"{model} {version} on node {self.name} is not ready, so it cannot become the default",
+                f"Scale it first: tsctl models scale {model} {version} 1",
+            )
+        versions.write_default(self, model, version)
+
+    def unregister(self, model: str, version: str) -> bool:
+        return versions.unregister(self, model, version)
+
+    def give_up_default(self, model: str, version: str, successor: str | None) -> None:
+        observed = self.models().get(model)
+        others = {v: state for v, state in (observed.versions if observed else {}).items() if v != version}
+        if observed is None or observed.default != version or not others:
+            return
+        best = min(others, key=lambda v: (not others[v].is_ready, v != successor))
+        versions.write_default(self, model, best)
+
+    def _look(self) -> tuple[Mapping[str, str], Mapping[str, tuple[int, ...]]]:
+        """State of each of Triton's models, and the pids of their workers; raises where nothing answers."""
+        pid = self.pid
+        if pid is None:
+            raise NotRunning(f"node {self.name} does not run", "Start it: tsctl node start --node " + self.name)
+        return self.client.states(), live_workers(pid, self.paths.repository)
+
+
+def _observed(served: Served, states: Mapping[str, str], live: Mapping[str, tuple[int, ...]]) -> ObservedVersion:
+    pids = live.get(served.name, ()) if served.workers and states.get(served.name) == READY else ()
+    ids = tuple(f"{served.name}_{number}" for number in range(len(pids)))
+    return ObservedVersion(
+        served.archive, served.workers, min(len(pids), served.workers), pids, 0, served.failure, ids, served.startup_s
+    )
+
+
+def _default(chosen: str | None, of_model: Mapping[str, ObservedVersion]) -> str | None:
+    """The chosen version; where none was chosen, the only or the first one, as TorchServe does."""
+    return chosen if chosen in of_model else min(of_model, default=None)
+
+
+def open_node(project: Project, name: str, spec: BaseNodeSpec, read_timeout_s: float) -> TritonNode:
+    """The node with its client; nothing is sent yet."""
+    if not isinstance(spec, TritonSpec):
+        raise TypeError(f"node {name} is of engine {spec.engine}. This is a bug.")
+    return TritonNode(name, spec, project.state / "nodes" / name, Client(spec.address, read_timeout_s))
+
+
+def served_at_start(folder: Path) -> Iterator[str]:
+    """File names of the archives that a node with this folder serves again when it starts."""
+    paths = process.Paths(folder)
+    for served in [*Repository(paths.repository).served(), *read_pending(paths)]:
+        yield served.archive

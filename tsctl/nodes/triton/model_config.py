@@ -1,0 +1,88 @@
+"""config.pbtxt of one version, from its archive's model-config.yaml. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from handlers.contract import TRITON_ANSWER, TRITON_BODY
+
+#: TorchServe cannot wait less than this for a batch, so an archive that says it wants no wait.
+NO_DELAY_MS = 1
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a model, without the dimension of its rows."""
+
+    name: str
+    datatype: str  # of the Open Inference Protocol, such as FP64
+    shape: tuple[int, ...]  # -1: any size
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How requests become batches."""
+
+    size: int
+    max_delay_ms: int
+
+
+RAW_INPUTS = (Tensor(TRITON_BODY, "UINT8", (-1,)),)
+RAW_OUTPUTS = (Tensor(TRITON_ANSWER, "UINT8", (-1,)),)
+
+
+def model_config(
+    name: str,
+    batching: Batching,
+    workers: int,
+    gpus: int = 0,
+    inputs: Sequence[Tensor] = RAW_INPUTS,
+    outputs: Sequence[Tensor] = RAW_OUTPUTS,
+    parameters: Mapping[str, str] | None = None,
+) -> str:
+    """The text of config.pbtxt.
+
+    There is no queue policy: with one (a bound, or a timeout), Triton 2.51 takes the next batch up to half a second
+    late. The gateway bounds what waits, and the worker refuses what waited too long.
+
+    Args:
+        workers: instances of the model, dealt to the GPUs in turn.
+        gpus: of the machine; 0: the workers compute on the CPU.
+    """
+    delay_us = 0 if batching.max_delay_ms <= NO_DELAY_MS else batching.max_delay_ms * 1000
+    batcher = f"max_queue_delay_microseconds: {delay_us}" if delay_us else ""
+    lines = [
+        f"name: {_text(name)}",
+        'backend: "python"',
+        f"max_batch_size: {batching.size}",
+        *(f"input [{{ {_tensor(tensor)} allow_ragged_batch: true }}]" for tensor in inputs),
+        *(f"output [{{ {_tensor(tensor)} }}]" for tensor in outputs),
+        *(f"instance_group [{{ {group} }}]" for group in instance_groups(workers, gpus)),
+        f"dynamic_batching {{ {batcher} }}",
+        *(
+            f"parameters {{ key: {_text(key)} value {{ string_value: {_text(value)} }} }}"
+            for key, value in (parameters or {}).items()
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def instance_groups(workers: int, gpus: int) -> list[str]:
+    """The workers on the CPU, or so many on each GPU; Triton counts the instances of a group for each of its GPUs."""
+    if not gpus:
+        return [f"count: {workers} kind: KIND_CPU"]
+    shares = [len(range(gpu, workers, gpus)) for gpu in range(gpus)]
+    return [f"count: {share} kind: KIND_GPU gpus: [{gpu}]" for gpu, share in enumerate(shares) if share]
+
+
+def _tensor(tensor: Tensor) -> str:
+    datatype = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
+    dims = ", ".join(map(str, tensor.shape))
+    return f"name: {_text(tensor.name)} data_type: TYPE_{datatype} dims: [{dims}]"
+
+
+def _text(value: str) -> str:
+    """A quoted text, as the format of protocol buffers has it; escapes of JSON are among its own but for `\\u`."""
+    return json.dumps(value, ensure_ascii=False)

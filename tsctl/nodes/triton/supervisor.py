@@ -1,0 +1,140 @@
+"""The process beside tritonserver that replaces dead workers: Triton would answer 500 for them for ever.
+
+Runs as `python -m tsctl.nodes.triton.supervisor FOLDER ADDRESS COMMAND...`. It starts the command, which ends with it
+however it ends, and ends with its status. SIGTERM goes on to tritonserver, which answers the requests that it has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tsctl.errors import ConflictError, TsctlError
+from tsctl.host.files import keep_short
+from tsctl.host.locks import exclusive
+from tsctl.nodes.triton.client import READY, Client
+from tsctl.nodes.triton.process import Paths
+from tsctl.nodes.triton.repository import Repository, Served
+from tsctl.nodes.triton.workers import live_workers
+
+logger = logging.getLogger("tsctl.nodes.triton.supervisor")
+
+TICK_S = 0.25
+#: A worker counts as dead when so many looks in a row find it missing: Triton may be replacing it itself.
+MISSED = 2
+#: Delay before workers are started again after they did not load, doubled each time up to the longest.
+PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+READ_TIMEOUT_S = 10.0
+#: Of the log of Triton and its workers; one older file is kept.
+LOG_BYTES = 64 << 20
+#: Seconds that tritonserver has to end when its last worker has ended.
+END_S = 2.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Supervisor:
+    """The supervisor's state between two looks at the workers."""
+
+    paths: Paths
+    client: Client
+    _missed: dict[str, int] = field(default_factory=dict)
+    _pauses: dict[str, tuple[float, float]] = field(default_factory=dict)  # until when, and how long the next one is
+
+    def tick(self) -> None:
+        """Replace the dead workers of every version that is loaded. A failure is logged, and tried again later."""
+        keep_short(self.paths.log, LOG_BYTES)
+        repository = Repository(self.paths.repository)
+        live = live_workers(os.getpid(), self.paths.repository)
+        for served in repository.served():
+            if len(live.get(served.name, ())) >= served.workers:
+                self._missed.pop(served.name, None)
+                continue
+            self._missed[served.name] = self._missed.get(served.name, 0) + 1
+            until, _ = self._pauses.get(served.name, (0.0, PAUSE_S))
+            if self._missed[served.name] >= MISSED and time.monotonic() >= until:
+                self._replace(repository, served)
+
+    def _replace(self, repository: Repository, served: Served) -> None:
+        lock = self.paths.folder / "locks" / f"{served.model}.lock"
+        try:
+            with exclusive(lock, f"model {served.model}"):
+                now = repository.find(*served.key)
+                live = live_workers(os.getpid(), self.paths.repository)
+                if now is None or len(live.get(now.name, ())) >= now.workers or not self._is_loaded(now):
+                    return
+                logger.warning("%s %s has lost a worker; starting its workers anew", *now.key)
+                self._load(repository, now)
+        except ConflictError:
+            return  # a tsctl changes the model at this moment
+        except TsctlError as error:
+            logger.error("%s %s: %s", *served.key, error.message)
+
+    def _is_loaded(self, served: Served) -> bool:
+        return self.client.states().get(served.name) == READY
+
+    def _load(self, repository: Repository, served: Served) -> None:
+        repository.renew(served)
+        try:
+            self.client.load(served.name, served.startup_s + READ_TIMEOUT_S)
+        except TsctlError as error:
+            _, pause = self._pauses.get(served.name, (0.0, PAUSE_S))
+            self._pauses[served.name] = time.monotonic() + pause, min(2 * pause, LONGEST_PAUSE_S)
+            repository.update(replace(served, failure=error.message.splitlines()[0][:500]))
+            raise
+        self._pauses.pop(served.name, None)
+        if served.failure:
+            repository.update(replace(served, failure=""))
+
+
+def main(folder: Path, address: str, command: list[str]) -> int:
+    """Run the command until it ends, and replace its dead workers; its exit status, or 0 after SIGTERM."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    server = subprocess.Popen(command, preexec_fn=_end_with_parent)  # there is one thread
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    supervisor = Supervisor(Paths(folder), Client(address, READ_TIMEOUT_S))
+    while server.poll() is None:
+        if signals:
+            _end(server, Paths(folder))
+            return 0
+        try:
+            supervisor.tick()
+        except Exception:
+            logger.exception("a look at the workers failed")
+        time.sleep(TICK_S)
+    return server.returncode
+
+
+def _end(server: subprocess.Popen[bytes], paths: Paths) -> None:
+    """End tritonserver; its workers answer what they have first.
+
+    A worker that died once keeps it waiting to the end of its own time, so it is killed when no worker is left.
+    """
+    server.terminate()
+    idle_since = None
+    while server.poll() is None:
+        now = time.monotonic()
+        if live_workers(os.getpid(), paths.repository):
+            idle_since = None
+        else:
+            idle_since = idle_since or now
+        if idle_since is not None and now - idle_since > END_S:
+            server.kill()
+        time.sleep(0.05)
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))

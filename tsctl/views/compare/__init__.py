@@ -1,0 +1,1 @@
+"""Views of a comparison of engines: tables, plots, and one HTML file."""

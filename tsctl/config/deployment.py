@@ -160,10 +160,15 @@ class ModelTarget(SpecModel):
         target = self.versions.get(version)
         return (target.archive if target else None) or version
 
+    def nodes(self, version: str) -> tuple[str, ...] | None:
+        """The nodes that are to serve the version; None: every node, or the file does not name the version."""
+        target = self.versions.get(version)
+        return target.nodes if target else None
+
     def is_on(self, version: str, node: str) -> bool:
         """Whether the node is to serve the version."""
-        target = self.versions[version]
-        return target is None or target.nodes is None or node in target.nodes
+        nodes = self.nodes(version)
+        return nodes is None or node in nodes
 
     @property
     def shares(self) -> dict[str, int] | None:

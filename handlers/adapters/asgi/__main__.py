@@ -22,13 +22,12 @@ import uvicorn
 import yaml
 
 from handlers.adapters.asgi.app import Server
+from handlers.adapters.asgi.listener import listen
 from handlers.adapters.asgi.options import pool_options
 from handlers.adapters.asgi.pool import Pool, PoolOptions
 from handlers.adapters.asgi.routes import build_routes
 
 DRAIN_S = 30
-#: Connections that the kernel holds until they are accepted.
-BACKLOG = 2048
 REFUSED, NO_ADDRESS = 3, 4
 
 
@@ -48,12 +47,10 @@ def main() -> int:
     manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text(encoding="utf-8"))["model"]
     content = yaml.safe_load(Path("model-config.yaml").read_text(encoding="utf-8"))
     try:
-        listener = socket.create_server((arguments.host, arguments.port), backlog=BACKLOG, reuse_port=False)
+        listener = listen(arguments.host, arguments.port)
     except OSError as error:
         print(f"error: cannot listen on {arguments.host}:{arguments.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return NO_ADDRESS
-    # connections inherit it; without it an answer's body waits for the client to acknowledge its head, some 40 ms
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if arguments.grpc_port is not None and find_spec("grpc") is None:
         print("error: --grpc-port needs grpcio: pip install 'tsctl[grpc]', or grpcio", file=sys.stderr)  # noqa: T201
         return REFUSED

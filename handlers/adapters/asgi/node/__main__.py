@@ -19,11 +19,10 @@ from pathlib import Path
 
 import uvicorn
 
+from handlers.adapters.asgi.listener import listen
 from handlers.adapters.asgi.node.app import Node
 from handlers.adapters.asgi.node.registry import Registry
 
-#: Connections that the kernel holds until they are accepted.
-BACKLOG = 2048
 #: Seconds in which requests at hand are answered after a signal.
 DRAIN_S = 30
 DAMAGED, NO_ADDRESS = 3, 4
@@ -47,7 +46,6 @@ def main(program: str = "python -m handlers.adapters.asgi.node", serve: Serve | 
     parser.add_argument("--open", action="store_true", help="requests for answers need no token")
     arguments = parser.parse_args()
     _log_into(arguments.folder / "logs" / "node.log")
-    family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
     try:
         tokens = json.loads((arguments.folder / "key_file.json").read_text(encoding="utf-8"))
         admin_token, token = str(tokens["admin"]), str(tokens["inference"])
@@ -55,8 +53,7 @@ def main(program: str = "python -m handlers.adapters.asgi.node", serve: Serve | 
         print(f"error: no key_file.json with tokens: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
         return DAMAGED
     try:
-        address = (arguments.host, arguments.port)
-        listener = socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=False)
+        listener = listen(arguments.host, arguments.port)
     except OSError as error:
         print(f"error: cannot listen on {arguments.host}:{arguments.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return NO_ADDRESS

@@ -94,7 +94,9 @@ def validate(gateway: Gateway) -> None:
         merged.unlink()
     if ended.returncode != 0:
         lines = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
-        raise GatewayError("Envoy refuses the files: " + (lines[-1].strip()[:LONGEST_REASON] if lines else "without a reason"))
+        raise GatewayError(
+            "Envoy refuses the files: " + (lines[-1].strip()[:LONGEST_REASON] if lines else "without a reason")
+        )
 
 
 def start_envoy(gateway: Gateway) -> None:

@@ -94,7 +94,14 @@ class Run:
                 self._failures[name] = error.summary
                 step.done(f"failed: {error.summary}")
             finally:
-                contender.stop()
+                self._stop(contender)
+
+    def _stop(self, contender: Contender) -> None:
+        """Stop it; what is left of it would disturb the others, so a failure counts as the contender's."""
+        try:
+            contender.stop()
+        except TsctlError as error:
+            self._failures.setdefault(contender.name, error.summary)
 
     def _measured(self, name: str) -> Measured:
         return Measured(name, tuple(self._turns[name]), self._failures.get(name, ""), self._differences.get(name, ""))

@@ -15,7 +15,7 @@ import yaml
 from tests.support.commands import Result, run_command
 from tests.support.sites import Site, write_tiny
 from tsctl.archive.build import build_version
-from tsctl.archive.container import write_entries
+from tsctl.archive.container import MANIFEST, write_entries
 from tsctl.archive.libraries import libraries_of
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import Project
@@ -113,6 +113,19 @@ def test_archives_that_bentoml_cannot_serve_are_refused(archive: Path, tmp_path:
         write_entries({"MAR-INF/MANIFEST.json": json.dumps(manifest).encode(), "handler.py": b""}, file)
     with pytest.raises(ArchiveError, match="only TorchServe can serve it"):
         export(stock, tmp_path / "out")
+    with zipfile.ZipFile(archive) as whole:
+        entries = {name: whole.read(name) for name in whole.namelist()}
+    for name in ('x"""\nimport os', "../../x"):
+        document = json.loads(entries[MANIFEST])
+        document["model"]["modelName"] = name
+        hostile = tmp_path / "hostile.mar"
+        with hostile.open("wb") as file:
+            write_entries({**entries, MANIFEST: json.dumps(document).encode()}, file)
+        with pytest.raises(ArchiveError, match="modelName"):
+            export(hostile, tmp_path / "out")
+        for engine in ("bentoml", "triton"):
+            ended = run_command(["export", engine, str(hostile), "--to", "out"], tmp_path, os.environ, 60)
+            assert (ended.status, "modelName" in ended.err) == (3, True)
     assert not (tmp_path / "out").exists()
 
 

@@ -21,6 +21,7 @@ from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
 from tsctl.nodes.bentoml.export import ADAPTER, export
+from tsctl.nodes.exported import new_folder
 
 BENTOML_RELEASE = "1.4.40"
 
@@ -165,3 +166,10 @@ def test_a_disk_without_space_leaves_nothing(archive: Path, tmp_path: Path) -> N
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert list(tmp_path.iterdir()) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE) == (soft, hard)
+
+
+def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []

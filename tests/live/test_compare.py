@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.sites import Site, copy_archives
-from tsctl.compare.load.figures import LOST, load_figures
-from tsctl.compare.load.order import Order
+from tsctl.compare.load.figures import load_figures
+from tsctl.compare.load.order import LOST, Order
 from tsctl.compare.load.run import run_load
 from tsctl.compare.load.schedule import send_times
 from tsctl.errors import NodeError

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
+
 from handlers.adapters.asgi.backlog import Backlog, Waiting, share
+from handlers.adapters.asgi.frames import Answer
 from handlers.adapters.asgi.problems import Unavailable, WorkerFailed, problem_answer
 from handlers.adapters.asgi.worker_process import Events, WorkerProcess, worker_environment
+from handlers.contract import JSON
 from handlers.errors import DeadlinePassed, RequestError
 
 logger = logging.getLogger(__name__)
 
 #: Seconds from the end of a worker to its next start: doubled with each that does not become ready.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-#: How often, in seconds, and after which wait the clients of waiting requests are watched for hanging up.
-WATCH_S = 0.1
 #: How often `stop` looks whether all is answered, and how long it waits for a worker to end by itself; seconds.
 DRAIN_POLL_S, END_S = 0.01, 5.0
 
@@ -72,7 +74,6 @@ class Pool:
 
     async def start(self) -> None:
         """Start the workers; they become ready later."""
-        self._keep(self._watch())
         await self.scale(self.wanted_workers)
 
     async def scale(self, workers: int) -> None:
@@ -132,6 +133,16 @@ class Pool:
         if not self._is_planned:
             self._is_planned = True
             asyncio.get_running_loop().call_soon(self._dispatch)  # with what else came at the same time
+
+    def describe(self) -> Answer:
+        """The model as its worker describes it.
+
+        Raises:
+            Unavailable: no worker is ready.
+        """
+        if not self.ready_workers:
+            raise Unavailable("The model has no worker at the moment; retry later.")
+        return Answer(200, ((b"content-type", JSON.encode()),), to_json(self.description))
 
     def leave(self, waiting: Waiting) -> None:
         """The client hung up."""
@@ -215,15 +226,6 @@ class Pool:
         self._restarting.discard(number)
         if number < self.wanted_workers and number not in self._workers:
             await self._start_worker(number)
-
-    async def _watch(self) -> None:
-        """Begin to watch the clients of requests that have waited for long."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(WATCH_S)
-            for waiting in self._backlog.older_than(loop.time() - WATCH_S):
-                waiting.is_watched = True
-                waiting.watch()
 
     def _keep(self, work: Any, among: set[asyncio.Task[Any]] | None = None) -> None:
         among = self._tasks if among is None else among

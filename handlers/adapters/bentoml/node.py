@@ -15,6 +15,7 @@ import uvicorn
 
 from handlers.adapters.asgi.node import __main__ as plain
 from handlers.adapters.asgi.node.app import Node
+from handlers.adapters.asgi.options import DRAIN_S
 
 
 def main() -> int:
@@ -26,7 +27,7 @@ async def serve(node: Node, arguments: argparse.Namespace, listener: socket.sock
     """Serve the node on the listener."""
     config = uvicorn.Config(
         build_application(node), log_config=None, access_log=False,
-        timeout_graceful_shutdown=plain.DRAIN_S, server_header=False, date_header=False,
+        timeout_graceful_shutdown=DRAIN_S, server_header=False, date_header=False,
     )  # fmt: skip
     await uvicorn.Server(config).serve([listener])
 

@@ -17,14 +17,10 @@ from collections.abc import Awaitable, Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-import uvicorn
-
 from handlers.adapters.asgi.listener import listen
 from handlers.adapters.asgi.node.app import Node
 from handlers.adapters.asgi.node.registry import Registry
 
-#: Seconds in which requests at hand are answered after a signal.
-DRAIN_S = 30
 DAMAGED, NO_ADDRESS = 3, 4
 LOG_BYTES, LOG_FILES = 10 << 20, 5
 
@@ -60,7 +56,12 @@ def main(program: str = "python -m handlers.adapters.asgi.node", serve: Serve | 
     with listener:
         try:
             token_wanted = None if arguments.open else token
-            asyncio.run(_run(arguments, admin_token, token_wanted, listener, serve or _serve))
+            if serve is None:
+                from handlers.adapters.asgi import http_server  # another server's environment has not its packages
+
+                http_server.run(_run(arguments, admin_token, token_wanted, listener, _serve))
+            else:
+                asyncio.run(_run(arguments, admin_token, token_wanted, listener, serve))
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program of its own
             return DAMAGED
@@ -79,11 +80,9 @@ async def _run(
 
 
 async def _serve(node: Node, arguments: argparse.Namespace, listener: socket.socket) -> None:
-    config = uvicorn.Config(
-        node, lifespan="off", access_log=False, log_config=None,
-        timeout_graceful_shutdown=DRAIN_S, server_header=False, date_header=False,
-    )  # fmt: skip
-    await uvicorn.Server(config).serve([listener])
+    from handlers.adapters.asgi import http_server
+
+    await http_server.serve(http_server.http_server(node), listener)
 
 
 def _log_into(path: Path) -> None:

@@ -14,8 +14,10 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from handlers.adapters.asgi.app import Message, Receive, Send, Server, send_answer
-from handlers.adapters.asgi.frames import Headers
+from handlers.adapters.asgi.app import Server, send_answer
+from handlers.adapters.asgi.asgi_call import Application, Message, Receive, Send
+from handlers.adapters.asgi.exchange import Route
+from handlers.adapters.asgi.frames import Answer, Headers
 from handlers.adapters.asgi.node.admin import ROOT, build_admin
 from handlers.adapters.asgi.node.registry import Registry
 from handlers.adapters.asgi.problems import NotFound, Unauthorized, Unavailable, problem_answer
@@ -42,6 +44,25 @@ class Node:
         self._admin_header = f"Bearer {admin_token}".encode()
         self._header = f"Bearer {token}".encode() if token is not None else None
         self._ids = (f"{os.urandom(6).hex()}-{number}" for number in count(1))
+        self.others: Application = self  # what has no route
+
+    def route(self, path: bytes, headers: Headers) -> Route | None:
+        """Where the predictions of a path are computed; None where it asks for none, or comes without the token."""
+        if self._header is not None and not _has(headers, self._header):
+            return None
+        if path.startswith(b"/models/"):  # a version's own pages
+            parts = path.split(b"/", 4)
+            path = b"/" + parts[4] if len(parts) == 5 else b""
+        server = self._registry.servers.get(path.decode("latin-1"))
+        return server.route(path) if server is not None else None
+
+    def next_id(self) -> str:
+        """An id for a request that came without one."""
+        return next(self._ids)
+
+    def problem(self, error: RequestError, request_id: str) -> Answer:
+        """The answer to a request without a route."""
+        return problem_answer(error, request_id or None, "", "")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -24,7 +24,7 @@ from handlers.adapters.asgi.frames import (
     read_answers,
     read_report,
 )
-from handlers.contract import METRICS_FOLDER_VARIABLE, WORKER_PYTHON_VARIABLE
+from handlers.contract import METRICS_FOLDER_VARIABLE, WORKER_ENVIRONMENT, WORKER_PYTHON_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -165,4 +165,4 @@ def worker_environment(metrics: Path) -> dict[str, str]:
         metrics: folder of the workers' metric files.
     """
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return {**inherited, METRICS_FOLDER_VARIABLE: str(metrics)}
+    return {**WORKER_ENVIRONMENT, **inherited, METRICS_FOLDER_VARIABLE: str(metrics)}

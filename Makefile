@@ -26,8 +26,8 @@ BUILT := archives/store archives/*/.built build dist .coverage* .pytest_cache .h
 PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status archives verify test test-unit test-live coverage fuzz lint \
-	bench-first-request bench-gateway bench-handlers bench-kills bench-overhead bench-rollout gameday clean distclean
+.PHONY: help setup up down status archives engines verify test test-unit test-live coverage fuzz lint \
+	bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-overhead bench-rollout gameday clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -51,6 +51,9 @@ archives: $(STAMP)  ## Build the archives that are missing or out of date
 verify: archives  ## Check every built archive against its own digests and rules
 	@$(RUN) scripts/archive.py verify
 
+engines: $(STAMP)  ## Install Triton and BentoML into environments of their own, .tsctl/engines
+	@$(VENV)/bin/tsctl engines install triton bentoml
+
 test: archives  ## Run the whole test suite; TESTS=path runs a part
 	@$(PYTEST) $(TESTS)
 
@@ -59,6 +62,9 @@ test-unit: $(STAMP)  ## Run the tests that start no node
 
 test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
+
+bench-engines: archives  ## Measure all engines and what users would write instead, for four models, about 50 minutes
+	@$(RUN) -m benchmarks engines
 
 bench-first-request: archives  ## Measure the first request after READY against the median of the next hundred
 	@$(RUN) -m benchmarks first-request

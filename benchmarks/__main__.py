@@ -15,6 +15,8 @@ from benchmarks.harness import run
 from benchmarks.harness.figures import Result
 from benchmarks.simulation.workloads import RUNS
 from benchmarks.simulation.workloads import workloads as simulations
+from benchmarks.workloads.engines import CASES as ENGINES
+from benchmarks.workloads.engines import workloads as engine_workloads
 from benchmarks.workloads.first_request import run as run_first_request
 from benchmarks.workloads.gateway import WORKLOADS as GATEWAY
 from benchmarks.workloads.handlers import WORKLOADS as HANDLERS
@@ -82,6 +84,21 @@ def gateway(
 ) -> None:
     """All figures of the gateway in one run, on nodes and a gateway of its own (needs wrk)."""
     _run("gateway", GATEWAY, _chosen(only, GATEWAY), rounds, seconds, out, json)
+
+
+@app.command()
+def engines(
+    only: Annotated[list[str] | None, only_option(ENGINES)] = None,
+    contender: Annotated[
+        list[str] | None, typer.Option(help="An engine or a peer, such as uvicorn or LitServe; repeatable.")
+    ] = None,
+    rounds: Rounds = 3,
+    seconds: Seconds = 4,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """All engines and what users would write instead, for each model; peers are installed where they are missing."""
+    _run("engines", engine_workloads(contender), _chosen(only, ENGINES), rounds, seconds, out, json)
 
 
 @app.command()

@@ -40,8 +40,6 @@ MOST_CLASSES = 2048
 CLASS_NAME = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
 #: The protocol of a request body; the gateway sets it on the protocol's paths. Absent: the handler's own format.
 PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"
-#: The client's Content-Encoding, kept from a server that would decode the body itself, however large that becomes.
-HELD_ENCODING_HEADER = "x-tsctl-content-encoding"
 #: A value of PROTOCOL_HEADER: the request asks for the model's metadata, and for no prediction.
 OPEN_INFERENCE_METADATA = "oip-v2-metadata"
 #: The versions that the gateway routes to, with commas between; a worker knows only its own.
@@ -70,6 +68,10 @@ GRPC_CODES = {
     500: 13,  # INTERNAL
     502: 14, 503: 14,  # UNAVAILABLE
 }  # fmt: skip
+
+#: On a server's errors that another node may not make: refused, no worker has begun with the request; died, one may
+#: have. The gateway takes it off.
+RETRY_HEADER, RETRY_REFUSED, RETRY_DIED = "x-tsctl-retry", "refused", "died"
 
 # ---- media types -----------------------------------------------------------------------------------------------------
 
@@ -101,8 +103,10 @@ LIBRARIES_VARIABLE = "TSCTL_LIBRARIES"
 #: Input and output of a model that gets whole HTTP bodies: bytes (UINT8), because Triton takes BYTES apart in Python,
 #: and a malformed one ends the worker.
 TRITON_BODY, TRITON_ANSWER = "body", "answer"
-#: Triton's header: bytes of JSON before the values of tensors; 0 for a request whose whole body is the one input.
-TRITON_LENGTH_HEADER = "inference-header-content-length"
+#: Headers of a client that Triton would act on, and the names under which the worker gets them: Triton decodes a body
+#: however large it becomes, and HEADER_LENGTH_HEADER tells it that the whole body is the one input. HELD_NONE: the
+#: client sent none.
+HELD_ENCODING_HEADER, HELD_LENGTH_HEADER, HELD_NONE = "x-tsctl-held-encoding", "x-tsctl-held-length", "none"
 #: Bytes of the longest answer of a worker on a node of Triton: the gateway takes the whole answer apart.
 TRITON_LONGEST_ANSWER = 16 << 20
 #: Parameters of config.pbtxt: the names under which the worker serves. Absent: those in the archive's manifest.

@@ -55,6 +55,7 @@ def read_config(
     model_dir: Path,
     manifest: Mapping[str, Any],
     content: Mapping[str, Any],
+    *,
     model: str | None = None,
     version: str | None = None,
     gpu_id: int | None = None,

@@ -433,9 +433,11 @@ def test_what_calls_itself_grpc_is_not_told_success(siege: Siege, media_type: st
         for message in (sent, sent.replace(siege.front.key.encode(), b"unknown")):
             [answer] = exchange(siege.place, [message]).answers
             assert answer.get("grpc-status") is None
-            if "web" not in media_type:
-                assert (answer.status, answer.get("content-type")) == (415, PROBLEM)
-                assert answer.json()["type"] == "urn:tsctl:problem:unsupported-media-type"
+            if "web" not in media_type:  # the key is asked for where gRPC is answered, which needs HTTP/2
+                is_refused = b"Infer" in target and message != sent
+                status, kind = (401, "unauthorized") if is_refused else (415, "unsupported-media-type")
+                assert (answer.status, answer.get("content-type")) == (status, PROBLEM)
+                assert answer.json()["type"] == f"urn:tsctl:problem:{kind}"
                 assert answer.json()["request_id"] == answer.get("x-request-id")
 
 

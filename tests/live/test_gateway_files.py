@@ -16,7 +16,7 @@ from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.process import validate
-from tsctl.gateway.envoy.render import clusters, listeners, routes
+from tsctl.gateway.envoy.render import clusters, health, listeners, routes
 from tsctl.gateway.envoy.render.overload import Bounds
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.state import Gateway
@@ -33,11 +33,11 @@ def gateway(tmp_path: Path) -> Gateway:
     certificate(tmp_path / "tls", "test")
     pair = [(tmp_path / "tls" / name).read_text() for name in ("server.pem", "server.key")]
     for path, content in (
-        (files.bootstrap, listeners.bootstrap(SPEC, files, Bounds(20_000, 1 << 30))),
+        (files.bootstrap, listeners.bootstrap(SPEC, files, Bounds(20_000, 1 << 30, 1 << 30))),
         (files.certificate, listeners.certificate(*pair)),
         (files.clusters, clusters.clusters(UPSTREAMS, ROUTES, SHADOWS)),
         (files.routes, routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)),
-        (files.ready, routes.ready(TRAFFIC)),
+        (files.ready, health.ready(TRAFFIC)),
     ):
         write_document(path, content)
     return Gateway(project, DeploymentSpec(nodes={"a": TorchServeSpec()}), SPEC, files)

@@ -20,8 +20,9 @@ from tsctl.config.project import Project
 from tsctl.gateway.envoy.process import start_envoy, stop, validate
 from tsctl.gateway.envoy.render import listeners
 from tsctl.gateway.envoy.render.clients import Client
+from tsctl.gateway.envoy.render.health import ready
 from tsctl.gateway.envoy.render.overload import Bounds
-from tsctl.gateway.envoy.render.routes import ready, routes
+from tsctl.gateway.envoy.render.routes import routes
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, cluster_name
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.publish import put_clusters
@@ -152,7 +153,11 @@ class Fronted:
 
 @contextmanager
 def fronted(
-    folder: Path, nodes: Sequence[ScriptedNode], route: RouteSpec, probe: Probe | None = PROBE
+    folder: Path,
+    nodes: Sequence[ScriptedNode],
+    route: RouteSpec,
+    probe: Probe | None = PROBE,
+    waiting_bytes: int = 1 << 30,
 ) -> Iterator[Fronted]:
     """A real Envoy before the nodes while the block runs; no supervisor, no TorchServe."""
     address, metrics = (f"http://127.0.0.1:{port}" for port in free_ports(2))
@@ -171,7 +176,7 @@ def fronted(
     put_clusters(gateway, [Upstream(MODEL, VERSION, tuple(node.endpoint for node in nodes), probe)], traffic)
     write_document(files.routes, routes(spec, {MODEL: route}, traffic, [Client("test", (KEY,))]))
     write_document(files.ready, ready(traffic))
-    write_document(files.bootstrap, listeners.bootstrap(spec, files, Bounds(1000, 1 << 30)))
+    write_document(files.bootstrap, listeners.bootstrap(spec, files, Bounds(1000, 1 << 30, waiting_bytes)))
     validate(gateway)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Envoy outlives the object that started it, on purpose

@@ -9,11 +9,12 @@ import pytest
 
 from handlers.contract import Tolerance
 from tsctl.compare.answers import first_difference
-from tsctl.compare.contender import Endpoint, Reply, endpoint_of
-from tsctl.compare.load.client import is_whole
+from tsctl.compare.contender import Endpoint, endpoint_of
+from tsctl.compare.load.client import is_whole, status_inside
 from tsctl.compare.recorded import MOST_REQUESTS, RecordedRequest, read_requests
 from tsctl.compare.run import require_answered, rotated
 from tsctl.errors import SpecError
+from tsctl.nodes.observed import Reply
 
 
 def write(folder: Path, *lines: str) -> Path:
@@ -106,6 +107,20 @@ def test_a_request_is_put_for_its_engine() -> None:
 def test_an_answer_ends_by_its_length_or_its_last_chunk(answer: bytes, whole: bool) -> None:
     end = answer.find(b"\r\n\r\n")
     assert is_whole(answer[:end].lower(), answer, end + 4) is whole
+
+
+@pytest.mark.parametrize(
+    ("inner", "found"),
+    [
+        (b"200\ncontent-type: application/json\n\n{}", (200, False)),
+        (b"503\ncontent-type: application/problem+json\nRetry-After: 1\n\n{}", (503, True)),
+    ],
+)
+def test_the_models_own_status_is_read_from_tritons_envelope(inner: bytes, found: tuple[int, bool]) -> None:
+    head = b"http/1.1 200 ok\r\ninference-header-content-length: 5\r\ncontent-length: 99"
+    assert status_inside(head, b"{1:2}" + inner) == found
+    assert status_inside(b"http/1.1 200 ok\r\nx: y\r\ninference-header-content-length: 5", b"{1:2}" + inner) == found
+    assert status_inside(b"http/1.1 200 ok", inner) == (200, False)
 
 
 def ok(value: object) -> Reply:

@@ -15,19 +15,20 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from handlers.contract import PROBLEM_MEDIA_TYPE
+from handlers.contract import HEADER_LENGTH_HEADER, PROBLEM_MEDIA_TYPE, TRITON_LONGEST_ANSWER
 from tsctl.config.deployment import Budget, Cors, GatewaySpec, RouteSpec, Sticky, TlsFiles
 from tsctl.errors import GatewayError
 from tsctl.gateway import headers
 from tsctl.gateway.access_log import LINES_FILTER
-from tsctl.gateway.envoy.render import clusters, listeners, routes
+from tsctl.gateway.envoy.render import clusters, health, listeners, routes
 from tsctl.gateway.envoy.render.clients import KEY_FILTER, Client
 from tsctl.gateway.envoy.render.overload import CLOSE, HURRY, REFUSE, Bounds, bounds
 from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
-from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, cluster_name, stat_name
+from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, Way, cluster_name, stat_name
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.keys import plain_keys
 from tsctl.gateway.traffic import Shadow, Traffic, only
+from tsctl.nodes.node import TRITON
 
 GOLDEN = Path(__file__).parent / "golden" / "gateway.json"
 FILES = GatewayFiles(Path("/srv/project/.tsctl/gateway"))
@@ -46,6 +47,8 @@ UPSTREAMS = [
     Upstream("digits", "1.0", NODES, PROBE),
     Upstream("digits", "2.0", NODES[:1], PROBE),
     Upstream("text", "1.0", NODES[1:], None),
+    Upstream("text", "1.0t", NODES[:1], PROBE, Way(TRITON, "/v2/models/text~1.0t/infer", 500)),
+    Upstream("text", "2.0", NODES[:1], None, Way(TRITON, "/v2/models/text~2.0/infer", 500)),
 ]
 ROUTES = {
     "digits": RouteSpec(sticky=Sticky(header="x-user-id"), deadline_s=2.5),
@@ -62,11 +65,11 @@ CLIENTS = [Client("alice", KEYS[:1]), Client("bob", KEYS[1:], Budget(requests_pe
 def documents() -> dict[str, Any]:
     """Every file, by its name."""
     return {
-        "envoy": listeners.bootstrap(SPEC, FILES, Bounds(20_000, 1 << 30)),
+        "envoy": listeners.bootstrap(SPEC, FILES, Bounds(20_000, 1 << 30, 1 << 30)),
         "certificate": listeners.certificate("PEM of the certificate", KEY_OF_CERTIFICATE),
         "clusters": clusters.clusters(UPSTREAMS, ROUTES, SHADOWS),
         "routes": routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
-        "ready": routes.ready(TRAFFIC),
+        "ready": health.ready(TRAFFIC),
     }
 
 
@@ -80,7 +83,10 @@ def routes_of(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def forwarding() -> list[dict[str, Any]]:
-    return [route for route in routes_of(documents()["routes"]) if "route" in route]
+    """The routes to nodes by which models are asked for predictions."""
+    inside = ("grpc", "health")
+    to_nodes = [r for r in routes_of(documents()["routes"]) if "route" in r and r["route"].get("cluster") not in inside]
+    return [route for route in to_nodes if {"name": ":method", "string_match": {"exact": "POST"}} in headers_of(route)]
 
 
 def test_what_was_written_can_be_read_back() -> None:
@@ -132,7 +138,7 @@ def test_headers_of_the_gateways_own_are_forgotten_before_anything_reads_them() 
 def test_requests_beyond_the_logs_rate_are_marked_before_any_filter_ends_them() -> None:
     manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     names = [entry["name"] for entry in manager["http_filters"]]
-    assert names.index(LINES_FILTER) < names.index("grpc") < names.index(KEY_FILTER)
+    assert names.index(LINES_FILTER) < names.index(KEY_FILTER) < names.index("grpc")
     [marks] = [entry["typed_config"] for entry in manager["http_filters"] if entry["name"] == LINES_FILTER]
     assert "filter_enforced" not in marks  # it refuses nothing
     assert marks["request_headers_to_add_when_not_enforced"][0]["header"]["key"].startswith(headers.OWN_PREFIX)
@@ -140,11 +146,11 @@ def test_requests_beyond_the_logs_rate_are_marked_before_any_filter_ends_them() 
 
 def test_memory_ends_in_refusals_and_connections_follow_the_files_that_may_be_open() -> None:
     gib = 1 << 30
-    assert bounds(None, 64 * gib, 1 << 20) == Bounds(20_000, 2 * gib)
-    assert bounds(None, gib, 40_512) == Bounds(20_000, gib * 3 // 4)
-    assert bounds(3 * gib, gib, 1024) == Bounds(256, 3 * gib)
+    assert bounds(None, 64 * gib, 1 << 20, 5) == Bounds(20_000, 2 * gib, 5)
+    assert bounds(None, gib, 40_512, 5) == Bounds(20_000, gib * 3 // 4, 5)
+    assert bounds(3 * gib, gib, 1024, 5) == Bounds(256, 3 * gib, 5)
     with pytest.raises(GatewayError, match="may open 300 files here, and needs 1,024"):
-        bounds(None, gib, 300)
+        bounds(None, gib, 300, 5)
     manager = documents()["envoy"]["overload_manager"]
     triggers = {action["name"].rpartition(".")[2]: action["triggers"][0] for action in manager["actions"]}
     assert triggers["stop_accepting_requests"]["threshold"] == {"value": REFUSE}
@@ -172,6 +178,18 @@ def test_only_what_a_route_allows_is_there() -> None:
         ("/predictions/text", 1),
         ("/v2/models/text/infer", 1),
     ]
+    read_only = {
+        (route["match"]["path"], headers_of(route)[0]["string_match"]["exact"])
+        for route in routes_of(documents()["routes"])
+        if "path" in route["match"] and ":method" in [h["name"] for h in route["match"].get("headers", ())][:1]
+        and route not in forwarding()
+    }  # fmt: skip
+    of_digits = [f"/v2/models/digits{version}" for version in ("", "/versions/1.0", "/versions/2.0")]
+    assert read_only == {
+        *((path + end, "GET") for path in (*of_digits, "/v2/models/text") for end in ("", "/ready")),
+        ("/v2", "GET"),
+        ("/v2/repository/index", "POST"),
+    }
     assert routes_of(documents()["routes"])[-1]["match"] == {"prefix": "/"}
     assert routes_of(documents()["routes"])[-1]["direct_response"] == {"status": 404}
 
@@ -219,15 +237,33 @@ def test_envoy_watches_as_many_files_for_three_hundred_versions_as_for_one() -> 
     for changing in (
         clusters.clusters(many, {}, shadows),
         routes.routes(SPEC, {}, traffic, CLIENTS),
-        routes.ready(traffic),
+        health.ready(traffic),
     ):
         assert files_watched_in(changing) == []
-    assert len(files_watched_in(documents()["envoy"])) == 4  # clusters, routes, ready, certificate
+    assert (
+        len(set(files_watched_in(documents()["envoy"]))) == 4
+    )  # clusters, routes (one watch for both), ready, certificate
+
+
+def test_a_version_on_triton_has_its_envelope_taken_off_before_anything_reads_its_answer() -> None:
+    named = {cluster["name"]: cluster for cluster in documents()["clusters"]["resources"]}
+    for name in ("text~1.0t", "text~2.0"):
+        cluster = named[name]
+        [protocol] = cluster["typed_extension_protocol_options"].values()
+        filters = [entry["name"] for entry in protocol["http_filters"]]
+        assert filters == ["lua", "triton", "header_mutation", "upstream_codec"]  # answers pass them from the end
+        assert cluster["per_connection_buffer_limit_bytes"] > TRITON_LONGEST_ANSWER
+        assert cluster["circuit_breakers"]["thresholds"][0]["max_requests"] == 500  # Triton bounds nothing
+    sent, asked = (named[name]["health_checks"][0]["http_health_check"] for name in ("text~1.0t", "text~2.0"))
+    assert (sent["method"], sent["path"]) == ("POST", "/v2/models/text~1.0t/infer")
+    headers = {entry["header"]["key"]: entry["header"]["value"] for entry in sent["request_headers_to_add"]}
+    assert headers[HEADER_LENGTH_HEADER] == "0"
+    assert (asked["method"], asked["path"]) == ("GET", "/v2/models/text~2.0/ready")
 
 
 def test_a_shadow_alone_has_a_cluster_for_copies() -> None:
     names = [cluster["name"] for cluster in documents()["clusters"]["resources"]]
-    assert names == ["digits~1.0", "digits~2.0", "digits~2.0~shadow", "text~1.0"]
+    assert names == ["digits~1.0", "digits~2.0", "digits~2.0~shadow", "text~1.0", "text~1.0t", "text~2.0"]
 
 
 def test_no_two_versions_share_a_name_in_statistics() -> None:
@@ -327,12 +363,38 @@ def test_an_origin_is_a_scheme_and_a_host(origin: str) -> None:
 
 
 def test_without_a_route_nothing_is_ready() -> None:
-    [ready] = routes.ready([])["resources"]
-    assert ready["typed_config"]["cluster_min_healthy_percentages"] == {"no~route": {"value": 1.0}}
+    assert checked_clusters([]) == {"/readyz": {"no~route"}, "/v2/health/ready": {"no~route"}}
+
+
+def checked_clusters(traffic: list[Traffic]) -> dict[str, set[str]]:
+    """The clusters that must be healthy for a path to be ready."""
+    [ready] = health.ready(traffic)["resources"]
+    by_path = ready["typed_config"]["xds_matcher"]["matcher_tree"]["exact_match_map"]["map"]
+    checks = {path: match["action"]["typed_config"]["typed_config"]["typed_config"] for path, match in by_path.items()}
+    return {path: set(check["cluster_min_healthy_percentages"]) for path, check in checks.items()}
+
+
+def test_a_model_is_ready_where_its_stable_version_is_and_a_version_where_it_is_itself() -> None:
+    every = {"digits~1.0", "text~1.0"}
+    assert checked_clusters(TRAFFIC) == {
+        "/readyz": every,
+        "/v2/health/ready": every,
+        "/v2/models/digits/ready": {"digits~1.0"},
+        "/v2/models/digits/versions/1.0/ready": {"digits~1.0"},
+        "/v2/models/digits/versions/2.0/ready": {"digits~2.0"},
+        "/v2/models/text/ready": {"text~1.0"},
+        "/v2/models/text/versions/1.0/ready": {"text~1.0"},
+    }
+
+
+def manager_of(listener: str) -> dict[str, Any]:
+    [found] = [one for one in documents()["envoy"]["static_resources"]["listeners"] if one["name"] == listener]
+    manager: dict[str, Any] = found["filter_chains"][0]["filters"][0]["typed_config"]
+    return manager
 
 
 def problems() -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    manager = manager_of("clients")
     for mapper in manager["local_reply_config"]["mappers"]:
         yield mapper["body_format_override"], mapper.get("headers_to_add", [])
 

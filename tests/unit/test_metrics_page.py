@@ -9,8 +9,9 @@ import pytest
 
 from handlers.contract import METRICS_FOLDER_VARIABLE
 from handlers.telemetry import metrics as telemetry
+from tsctl.nodes.process import empty_metrics
 from tsctl.nodes.torchserve.paths import NodePaths
-from tsctl.nodes.torchserve.process import empty_metrics, node_environment
+from tsctl.nodes.torchserve.process import node_environment
 from tsctl.nodes.torchserve.properties import parse_properties
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -16,11 +16,12 @@ from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, SpecError
 from tsctl.host.files import tail
+from tsctl.nodes.process import temporary_folder
 from tsctl.nodes.torchserve.client import VersionState, Worker
 from tsctl.nodes.torchserve.engine import open_node
 from tsctl.nodes.torchserve.logs import Recovery, failed_recoveries, load_reports
 from tsctl.nodes.torchserve.paths import NodePaths
-from tsctl.nodes.torchserve.process import node_environment, temporary_folder
+from tsctl.nodes.torchserve.process import node_environment
 from tsctl.nodes.torchserve.properties import (
     CONSOLE_OFF,
     jvm_arguments,
@@ -123,7 +124,7 @@ def test_the_folder_of_sockets_has_a_path_that_is_short_in_bytes() -> None:
     with tempfile.TemporaryDirectory() as short:
         paths = NodePaths(Path(short) / ("ö" * 35))
         paths.folder.mkdir()
-        folder = temporary_folder(paths)
+        folder = temporary_folder(paths.folder)
         assert len(os.fsencode(folder)) <= 80
         assert folder.is_dir()
         folder.rmdir()

@@ -27,6 +27,9 @@ def compare(
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; as archive.yaml says, if left out.")] = (
         None
     ),
+    connections: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Of the closed loop; found for each engine, if left out.")
+    ] = None,
     overload: Annotated[bool, typer.Option("--overload", help="Also offer twice the capacity.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="The report; in .tsctl/compare if left out.")
@@ -59,6 +62,7 @@ def compare(
         seconds=seconds,
         warm_s=warm_s,
         slo_p99_ms=slo_p99_ms,
+        connections=connections,
         has_overload=overload,
     )
     comparison = measure(project, archive_of_name(project, name, progress), options, progress)

@@ -29,8 +29,9 @@ def serve(
     from tsctl.errors import SpecError
     from tsctl.host.progress import Progress
     from tsctl.nodes.uvicorn import serve as server
+    from tsctl.nodes.uvicorn.installed import SERVER, require_installed
 
-    server.require_installed(grpc_port is not None)
+    require_installed(*SERVER, "watchfiles", *(["grpc"] if grpc_port is not None else []))
     address = server.Address(host, port, workers, grpc_port)
     if name.endswith(".mar"):
         if reload:

@@ -34,6 +34,7 @@ class Options:
         workers: of each engine; None: as the archive says.
         seconds: measured load of each kind.
         warm_s: load before it that is not counted.
+        connections: that saturate every engine; None: found for each engine.
         has_overload: whether twice the capacity is offered at the end of each turn.
     """
 
@@ -44,6 +45,7 @@ class Options:
     seconds: float = 5.0
     warm_s: float = 3.0
     slo_p99_ms: float | None = None
+    connections: int | None = None
     has_overload: bool = False
 
 
@@ -52,12 +54,12 @@ def compare(
     archive: StoredArchive,
     options: Options,
     progress: Progress,
-    more: Callable[[Path], Sequence[Contender]] = lambda folder: (),
+    more: Callable[[Path, Path], Sequence[Contender]] = lambda unpacked, folder: (),
 ) -> Comparison:
     """Measure the archive on every engine.
 
     Args:
-        more: further contenders, made with an empty folder of their own.
+        more: further contenders, from the unpacked archive and an empty folder of their own.
 
     Raises:
         ArchiveError: the archive was not built by tsctl, has no samples, or does not load.
@@ -75,11 +77,11 @@ def compare(
         queue = facts.integer("jobQueueSize") or 100
         run = Run(
             _setting(archive, facts, options, workers, requests),
-            [*nodes, *more(folder / "more")],
+            [*nodes, *more(unpacked, folder / "more")],
             requests,
             BareWorker(unpacked, facts.batch_size, workers),
             facts.tolerance,
-            Plan(options.seconds, options.warm_s, queue if options.has_overload else None),
+            Plan(options.seconds, options.warm_s, options.connections, queue if options.has_overload else None),
             progress,
         )
         return run.run()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tsctl.compare.contender import Contender, Endpoint, Reply
+from tsctl.compare.contender import Contender, Endpoint
 from tsctl.compare.load.figures import LoadFigures, OverloadFigures, load_figures, overload_figures
 from tsctl.compare.load.order import Order
 from tsctl.compare.load.run import run_load
@@ -18,6 +18,7 @@ from tsctl.compare.saturation import Step, next_connections, saturating
 from tsctl.errors import NodeError
 from tsctl.host.progress import Note
 from tsctl.host.usage import cpu_seconds, memory_of, process_tree
+from tsctl.nodes.observed import Reply
 
 #: Seconds that one answer may take outside of a load.
 ANSWER_S = 120.0
@@ -40,11 +41,13 @@ class Plan:
     Args:
         seconds: measured load of each kind.
         warm_s: load before the first of them, which is not counted.
+        connections: that saturate the engine; None: they are searched for.
         queue: requests that may wait in the engine, for the overload; None: no overload is measured.
     """
 
     seconds: float
     warm_s: float
+    connections: int | None = None
     queue: int | None = None
 
     @property
@@ -93,7 +96,8 @@ def ask(endpoint: Endpoint, request: RecordedRequest) -> Reply:
     try:
         connection.request("POST", endpoint.path, body, {name: value for name, _, value in lines if name != "host"})
         response = connection.getresponse()
-        return endpoint.unwrap(Reply(response.status, response.read()))
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return endpoint.unwrap(Reply(response.status, response.read(), headers))
     except (OSError, http.client.HTTPException) as error:
         raise NodeError(f"{endpoint.host}:{endpoint.port} does not answer: {error}") from None
     finally:
@@ -101,11 +105,13 @@ def ask(endpoint: Endpoint, request: RecordedRequest) -> Reply:
 
 
 def search(started: Started, messages: Sequence[bytes], plan: Plan, note: Note) -> int:
-    """The connections that saturate the engine, found step by step after a warm-up.
+    """The connections that saturate the engine: the plan's, or those found step by step after a warm-up.
 
     Raises:
         NodeError: the load failed.
     """
+    if plan.connections is not None:
+        return plan.connections
     steps: list[Step] = []
     _closed(started.endpoint, messages, 32, plan.warm_s)
     while (connections := next_connections(steps)) is not None:
@@ -183,4 +189,4 @@ def _overload(
 
 
 def _order(endpoint: Endpoint, connections: int, seconds: float) -> Order:
-    return Order(endpoint.host, endpoint.port, connections, seconds)
+    return Order(endpoint.host, endpoint.port, connections, seconds, endpoint.is_enveloped)

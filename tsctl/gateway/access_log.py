@@ -33,6 +33,7 @@ from tsctl.gateway.headers import (
     ASSIGNED_TRACK_HEADER,
     CLIENT_HEADER,
     DEADLINE_BY_HEADER,
+    INSIDE_HEADER,
     UNLOGGED_HEADER,
     WEIGHT_HEADER,
 )
@@ -136,6 +137,13 @@ def file_logger(log: Path) -> Json:
     ]
     in_rate = {"header_filter": {"header": {"name": UNLOGGED_HEADER, "present_match": False}}}
     return {**logger, "filter": {"or_filter": {"filters": [{"and_filter": {"filters": of_a_client}}, in_rate]}}}
+
+
+def unless_inside(logger: Json) -> Json:
+    """The logger without requests that go to a listener inside Envoy, where they are logged and counted."""
+    not_inside = {"header_filter": {"header": {"name": INSIDE_HEADER, "present_match": False}}}
+    both = [not_inside, *([logger["filter"]] if "filter" in logger else [])]
+    return {**logger, "filter": {"and_filter": {"filters": both}} if len(both) > 1 else not_inside}
 
 
 def lines_filter() -> Json:

@@ -15,8 +15,10 @@ ASSIGNED_TRACK_HEADER, WEIGHT_HEADER = "x-tsctl-track", "x-tsctl-weight"
 UNLOGGED_HEADER = "x-tsctl-unlogged"
 #: Set by upstream.lua: who set the deadline of a request.
 DEADLINE_BY_HEADER, CLIENT, ROUTE = "x-tsctl-deadline-by", "client", "route"
+#: Marks requests over gRPC that have become one of REST, and those that are on their way to a listener inside Envoy,
+#: which logs and counts them.
+GRPC_HEADER, INSIDE_HEADER = "x-tsctl-grpc", "x-tsctl-inside"
+#: Of the answer to such a request, until it has become gRPC's status.
+STATUS_HEADER = "x-tsctl-status"
 #: Marks the copies that a shadow gets.
 SHADOW_HEADER = "x-tsctl-shadow"
-#: Set by upstream.lua on errors of TorchServe that another node may not make: refused, no worker has begun with the
-#: request; died, one may have.
-RETRY_HEADER, RETRY_REFUSED, RETRY_DIED = "x-tsctl-retry", "refused", "died"

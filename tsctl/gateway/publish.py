@@ -12,7 +12,8 @@ from pathlib import Path
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Hangs
 from tsctl.gateway.envoy.messages import Json
-from tsctl.gateway.envoy.render import clusters, routes
+from tsctl.gateway.envoy.render import clusters, health, routes
+from tsctl.gateway.envoy.render.bodies import shadow_requests
 from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, clients, plain_keys, read_keys
@@ -45,7 +46,7 @@ def put_routes(
     files = gateway.files
     plain = {**plain_keys(read_document(files.routes)), **(new_keys or {})}
     holders = clients(read_keys(files.keys) if records is None else records, plain)
-    before, ready = read_document(files.ready), routes.ready(traffic)
+    before, ready = read_document(files.ready), health.ready(traffic)
     content = routes.routes(gateway.spec, gateway.route_specs, traffic, holders)
     if ready != before:  # first: what follows is waited for, and /readyz is then right as well
         with_reserve(files.reserve, lambda: write_document(files.ready, ready))
@@ -71,7 +72,8 @@ def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], traffic: Colle
     that hangs must not keep others from being changed.
     """
     shadows = {(route.model, route.shadow.version) for route in traffic if route.shadow is not None}
-    document = clusters.clusters(upstreams, gateway.route_specs, shadows)
+    copies = shadow_requests(gateway.waiting_bytes, gateway.spec.request_bytes)
+    document = clusters.clusters(upstreams, gateway.route_specs, shadows, copies)
     names = {cluster["name"] for cluster in document["resources"]}
     before = _cluster_updates(gateway)
 

@@ -46,6 +46,11 @@ class Gateway:
         """By model."""
         return {model: target.route for model, target in self.deployment.models.items()}
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Of large bodies at the nodes at a time: as many as the smallest node can hold, which may get all of them."""
+        return self.spec.waiting_bytes or min(node.waiting_bytes for node in self.nodes())
+
     def nodes(self) -> list[Node]:
         return open_nodes(self.project, self.deployment, PATIENCE_S)
 

@@ -10,15 +10,16 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tsctl.archive.container import UNREADABLE, read_samples
+from tsctl.archive.container import UNREADABLE, open_archive, read_samples
+from tsctl.archive.inspect import read_facts
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, GatewayError, NodeError
-from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, VersionKey
+from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, VersionKey, Way
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, only
-from tsctl.nodes.node import Node
+from tsctl.nodes.node import PLAIN, TRITON, Node
 from tsctl.nodes.observe import observe
 from tsctl.nodes.observed import ObservedNode
 
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: A health check sends the smallest sample of the archive; one larger than this would cost more than it tells.
 LARGEST_PROBE = 256 << 10
+#: Requests at most for a version on a node that does not bound them, where its archive cannot be read.
+DEFAULT_QUEUE = 1000
 
 
 def sync(gateway: Gateway, notices: Notices | None = None) -> list[str]:
@@ -83,6 +86,7 @@ def _derive(
     known = {upstream.key: upstream for upstream in before}
     endpoints: dict[VersionKey, list[Endpoint]] = {key: [] for key in routed}
     archives: dict[VersionKey, str] = {}
+    askers: dict[VersionKey, Node] = {}  # a node of the version, which says how it is asked
     for node, answer in zip(nodes, observed, strict=True):
         place = _endpoint(node, notices)
         if answer.error is not None or place is None:
@@ -93,11 +97,18 @@ def _derive(
             continue
         for model, served in answer.models.items():
             for version, state in served.versions.items():
-                if state.workers > 0:
-                    endpoints.setdefault((model, version), []).append(place)
-                    archives[model, version] = state.archive
+                key = model, version
+                if state.workers == 0 or _is_asked_otherwise(node, askers.setdefault(key, node), key, notices):
+                    continue
+                endpoints.setdefault(key, []).append(place)
+                archives[key] = state.archive
     return [
-        Upstream(*key, tuple(of_version), _probe(project, archives.get(key), known.get(key), notices))
+        Upstream(
+            *key,
+            tuple(of_version),
+            _probe(project, archives.get(key), known.get(key), notices),
+            _way(project, askers.get(key), key, archives.get(key), known.get(key)),
+        )
         for key, of_version in sorted(endpoints.items())
     ]
 
@@ -118,6 +129,43 @@ def _endpoint(node: Node, notices: Notices) -> Endpoint | None:
         return None
     notices.over(f"node {node.name} at {node.spec.url}")
     return Endpoint(node.name, host, parts.port or 80, token)
+
+
+def _is_asked_otherwise(node: Node, other: Node, key: VersionKey, notices: Notices) -> bool:
+    """Whether the node cannot be in one cluster with the other one; a version has one cluster."""
+    subject = f"{' '.join(key)} on node {node.name}"
+    if (node.protocol, node.path(*key)) == (other.protocol, other.path(*key)):
+        notices.over(subject)
+        return False
+    notices.trouble(subject, f"it gets no requests: engine {node.engine} is asked otherwise than node {other.name}")
+    return True
+
+
+def _way(
+    project: Project, node: Node | None, key: VersionKey, archive: str | None, before: Upstream | None
+) -> Way | None:
+    """How the node is asked for the version; None: as TorchServe. Without a node, as before."""
+    if node is None or archive is None:
+        return before.way if before else None
+    path = node.path(*key)
+    if node.protocol == PLAIN and path == Node.path(node, *key):
+        return None
+    return Way(node.protocol, path, _queue(project.store / archive) if node.protocol == TRITON else None)
+
+
+def _queue(archive: Path) -> int:
+    """Requests that may wait for the version, as its archive says."""
+    try:
+        stat = archive.stat()
+        return _read_queue(archive, stat.st_mtime_ns, stat.st_size) or DEFAULT_QUEUE
+    except (ArchiveError, *UNREADABLE):
+        return DEFAULT_QUEUE
+
+
+@lru_cache(4096)
+def _read_queue(path: Path, changed_ns: int, size: int) -> int | None:
+    with open_archive(path) as opened:
+        return read_facts(opened).integer("jobQueueSize")
 
 
 def _probe(project: Project, archive: str | None, before: Upstream | None, notices: Notices) -> Probe | None:

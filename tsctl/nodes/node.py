@@ -18,6 +18,7 @@ from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
+from tsctl.host.limits import memory_bytes
 from tsctl.host.ports import is_address_here
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
@@ -83,6 +84,11 @@ class Node(ABC):
         return self.is_here and self.spec.key_file is None
 
     @property
+    def waiting_bytes(self) -> int:
+        """Bytes of bodies that it can hold beside its work, where it has a machine like this one."""
+        return memory_bytes() // 8
+
+    @property
     def metrics_folder(self) -> Path:
         """The files into which its workers write their metrics."""
         return self.folder / "metrics"
@@ -113,6 +119,11 @@ class Node(ABC):
     @abstractmethod
     def header_file(self) -> Path | None:
         """The file with the header of that token, for `curl -H @file`; None where none is needed."""
+
+    @property
+    @abstractmethod
+    def logs(self) -> tuple[Path, ...]:
+        """The files on this machine into which it writes; what its workers print is in the last one."""
 
     def path(self, model: str, version: str) -> str:
         """The path at which the version answers, at `spec.url`."""

@@ -43,7 +43,7 @@ def endpoint_lines(deployment: DeploymentSpec, nodes: Sequence[Node]) -> Iterato
     rows = [
         (f"{name} of {node.name}" if len(deployment.nodes) > 1 else name, address)
         for node in nodes
-        for name, address in ((what, address + _PATHS[what]) for what, address in node.addresses.items())
+        for name, address in ((what, address + _PATHS.get(what, "")) for what, address in node.addresses.items())
     ]
     if deployment.gateway is not None:
         rows = [("gateway", f"{deployment.gateway.address}/predictions/<model>"), *rows]

@@ -1,12 +1,13 @@
 """The four models as their users write them in torch: features in, numbers out."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 from tasks import read_task
 
-sys.path += [path for path in __import__("os").environ.get("PEER_PACKAGES", "").split(":") if path]
+sys.path += [path for path in os.environ.get("PEER_PACKAGES", "").split(":") if path]
 import torch
 
 
@@ -19,8 +20,10 @@ class Network:
         if self.task.is_text:
             from transformers import AutoModel, AutoTokenizer
 
-            self.tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "encoder")
-            self.model = AutoModel.from_pretrained(Path(folder) / "encoder").eval()
+            encoder = Path(folder) / "encoder"
+            encoder = encoder if encoder.is_dir() else Path(folder)  # an archive of torch-model-archiver is flat
+            self.tokenizer = AutoTokenizer.from_pretrained(encoder)
+            self.model = AutoModel.from_pretrained(encoder).eval()
         else:
             from safetensors.torch import load_file
 

@@ -21,13 +21,12 @@ from typing import Any
 import yaml
 
 from handlers.adapters.asgi.app import Server
+from handlers.adapters.asgi.http_server import http_server, run, serve
+from handlers.adapters.asgi.listener import listen
+from handlers.adapters.asgi.options import DRAIN_S, pool_options
 from handlers.adapters.asgi.pool import Pool, PoolOptions
 from handlers.adapters.asgi.routes import build_routes
 
-#: Bodies of as many full batches for each worker may be held at a time, and at least LEAST_BYTES.
-HELD_BATCHES, LEAST_BYTES, MOST_BYTES = 2, 64 << 20, 1 << 30
-#: Connections that the kernel holds until they are accepted.
-BACKLOG = 2048
 REFUSED, NO_ADDRESS = 3, 4
 
 
@@ -47,19 +46,15 @@ def main() -> int:
     manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text(encoding="utf-8"))["model"]
     content = yaml.safe_load(Path("model-config.yaml").read_text(encoding="utf-8"))
     try:
-        listener = socket.create_server((arguments.host, arguments.port), backlog=BACKLOG, reuse_port=False)
+        listener = listen(arguments.host, arguments.port)
     except OSError as error:
         print(f"error: cannot listen on {arguments.host}:{arguments.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return NO_ADDRESS
-    # connections inherit it; without it an answer's body waits for the client to acknowledge its head, some 40 ms
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if arguments.grpc_port is not None and find_spec("grpc") is None:
         print("error: --grpc-port needs grpcio: pip install 'tsctl[grpc]', or grpcio", file=sys.stderr)  # noqa: T201
         return REFUSED
     with listener, tempfile.TemporaryDirectory(prefix="tsctl-metrics-") as metrics:
         options = pool_options(manifest, content, arguments.workers, Path(metrics))
-        from handlers.adapters.asgi.http_server import run  # not by those who only want `pool_options`
-
         serving = _serve(options, content["serving"]["limits"]["request_bytes"], arguments, listener)
         try:
             return run(serving)
@@ -76,8 +71,6 @@ async def _serve(
     def refused(reason: str) -> None:
         reasons.append(reason)
         server.should_exit = True
-
-    from handlers.adapters.asgi.http_server import DRAIN_S, http_server, serve
 
     pool = Pool(options, refused)
     application = Server(pool, request_bytes, build_routes(pool))
@@ -129,31 +122,6 @@ async def _announce_ready(pool: Pool, arguments: argparse.Namespace) -> None:
         f"{options.model} {options.version} is ready after {facts.get('seconds', 0):.1f} s on {facts.get('device')}:"
         f" POST {url}/predictions/{options.model}, see {url}/docs",
         flush=True,
-    )
-
-
-def pool_options(
-    manifest: dict[str, Any], content: dict[str, Any], workers: int | None, metrics: Path, folder: Path | None = None
-) -> PoolOptions:
-    """How an archive is served, by its manifest's section `model` and its model-config.yaml.
-
-    Args:
-        folder: where it is unpacked; None: here.
-    """
-    batch_size = content.get("batchSize", 1)
-    workers = workers or content.get("minWorkers", 1)
-    full = content["serving"]["limits"]["request_bytes"] * batch_size * workers
-    return PoolOptions(
-        folder=folder or Path.cwd(),
-        metrics=metrics,
-        model=manifest["modelName"],
-        version=manifest["modelVersion"],
-        workers=workers,
-        batch_size=batch_size,
-        most_waiting=content.get("jobQueueSize", 100),
-        most_bytes=min(MOST_BYTES, max(LEAST_BYTES, HELD_BATCHES * full)),
-        response_s=content.get("responseTimeout", 60),
-        startup_s=content.get("startupTimeout", 120),
     )
 
 

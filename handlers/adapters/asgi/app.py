@@ -11,7 +11,7 @@ from itertools import count
 
 from handlers.adapters.asgi.asgi_call import Application, Message, Receive, Send
 from handlers.adapters.asgi.exchange import Exchange, Route
-from handlers.adapters.asgi.frames import Answer
+from handlers.adapters.asgi.frames import Answer, Headers
 from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import problem_answer
 from handlers.contract import REQUEST_ID_HEADER
@@ -41,7 +41,7 @@ class Server:
         }
         self._prefix, self._numbers = os.urandom(6).hex(), count(1)
 
-    def route(self, path: bytes) -> Route | None:
+    def route(self, path: bytes, headers: Headers = ()) -> Route | None:
         """Where the predictions of a path are computed; None: it asks for none."""
         return self._routes.get(path)
 
@@ -84,7 +84,7 @@ class Server:
             if hanging_up is not None:
                 hanging_up.cancel()
             exchange.leave()
-        await _send(answer, exchange.request_id, send)
+        await send_answer(answer, exchange.request_id, send)
 
 
 class _Pending:
@@ -104,7 +104,8 @@ async def _hangs_up(receive: Receive) -> None:
         pass
 
 
-async def _send(answer: Answer, request_id: str, send: Send) -> None:
+async def send_answer(answer: Answer, request_id: str, send: Send) -> None:
+    """Send an answer, with its length and the id of the request."""
     headers = [
         *answer.headers,
         (_LENGTH, b"%d" % len(answer.body)),

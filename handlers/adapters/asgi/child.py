@@ -1,4 +1,4 @@
-"""A worker of the server, as a process: `python -m handlers.adapters.asgi.child FD NUMBER` in an unpacked archive.
+"""A worker as a process: `python -m handlers.adapters.asgi.child FD NUMBER VERSION` in an unpacked archive.
 
 It reports READY or REFUSED over the socket FD, and then answers batches until the socket is closed.
 """
@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from handlers.adapters.asgi.frames import (
+    FORMAT,
     READY,
     REFUSED,
     Answer,
@@ -39,11 +40,12 @@ _PR_SET_PDEATHSIG = 1
 _TYPE = b"content-type"
 
 
-def main(descriptor: int, number: int) -> None:
+def main(descriptor: int, number: int, version: str) -> None:
     """Load the archive in this folder, and serve.
 
     Args:
         number: of this worker among those of the server; chooses its GPU.
+        version: under which the archive is served.
     """
     for number_of_signal in (signal.SIGINT, signal.SIGTERM):  # may be sent to all processes of a service at once
         signal.signal(number_of_signal, signal.SIG_IGN)  # the accepting process ends this one when all is answered
@@ -52,21 +54,21 @@ def main(descriptor: int, number: int) -> None:
     logging.getLogger(startup.__name__).setLevel(logging.ERROR)  # the report goes over the socket
     connection = socket.socket(fileno=descriptor)
     try:
-        config = config_here(number)
+        config = config_here(number, version)
         worker = Worker(handler_class(config.handler)(), config)
         with startup.reported_load(config.model, config.version) as facts:
             facts |= startup.start(worker)
     except LoadError as error:
         connection.sendall(report_frame(REFUSED, {"reason": str(error)}))
         sys.exit(1)
-    connection.sendall(report_frame(READY, {"facts": facts, "describe": worker.describe()}))
+    connection.sendall(report_frame(READY, {"format": FORMAT, "facts": facts, "describe": worker.describe()}))
     for batch in _batches(connection):
         outcomes = worker.answer([read_request(item) for item in batch])
         connection.sendall(answers_frame([_answer(outcome) for outcome in outcomes]))
     worker.handler.telemetry.flush()
 
 
-def config_here(number: int) -> WorkerConfig:
+def config_here(number: int, version: str) -> WorkerConfig:
     """The configuration in the unpacked archive that is the current folder.
 
     Raises:
@@ -74,14 +76,14 @@ def config_here(number: int) -> WorkerConfig:
     """
     manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text(encoding="utf-8"))["model"]
     content = yaml.safe_load(Path("model-config.yaml").read_text(encoding="utf-8"))
-    return read_config(Path.cwd(), manifest, content, gpu_id=number if torch.cuda.is_available() else None)
+    gpu_id = number if torch.cuda.is_available() else None
+    return read_config(Path.cwd(), manifest, content, version=version, gpu_id=gpu_id)
 
 
 def read_request(item: Item) -> Request:
     """The request in one item."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in item.headers}
-    headers.pop(PROTOCOL_HEADER, None)  # the path says it
-    if item.is_infer:
+    if item.is_infer:  # the path says it; behind the gateway, its header does
         headers[PROTOCOL_HEADER] = OPEN_INFERENCE
     media_type = bare_media_type(headers.get("content-type", ""))
     return Request(item.body, media_type, headers, request_id_of(headers, item.request_id))
@@ -100,4 +102,4 @@ def _batches(connection: socket.socket) -> Iterator[Iterable[Item]]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -44,14 +44,14 @@ class Answering(Protocol):
 
     others: Application  # answers paths without a route
 
-    def route(self, path: bytes) -> Route | None:
-        """Where the predictions of a path are computed; None: it asks for none."""
+    def route(self, path: bytes, headers: Headers) -> Route | None:
+        """Where the predictions of a path are computed; None: `others` answers, also where the client may not ask."""
 
     def next_id(self) -> str:
         """An id for a request that came without one."""
 
     def problem(self, error: RequestError, request_id: str) -> Answer:
-        """The answer to a request that no worker gets."""
+        """The answer to a request without a route."""
 
 
 class Connection(asyncio.Protocol):
@@ -155,10 +155,10 @@ class Connection(asyncio.Protocol):
         exchange.keeps = (
             parser.should_keep_alive() and parser.get_http_version() != "1.0" and not parser.should_upgrade()
         )
-        route = self._answering.route(self._url)
+        route = self._answering.route(self._url, exchange.headers)
         if route is None:
             exchange.path, exchange.query = _path_and_query(self._url)
-            route = self._answering.route(exchange.path.encode())
+            route = self._answering.route(exchange.path.encode(), exchange.headers)
         if route is not None:
             exchange.begin(route, self._answering.next_id())
         if self._head > LONGEST_HEAD and sum(len(n) + len(v) for n, v in exchange.headers) > LONGEST_HEAD:
@@ -242,13 +242,18 @@ class Connection(asyncio.Protocol):
                 raise exchange.error
             exchange.submit(self._loop.time())
         except RequestError as error:
-            self.send(exchange, self._answering.problem(error, exchange.request_id))
+            self.send(exchange, self._problem(exchange, error))
+
+    def _problem(self, exchange: Exchange, error: RequestError) -> Answer:
+        if exchange.route is None:
+            return self._answering.problem(error, exchange.request_id)
+        return exchange.route.problem(error, exchange.request_id)
 
     def _refuse(self, exchange: Exchange) -> None:
         """Answer a request at once whose body is not worth waiting for, unless others are before it."""
         exchange.release()
         if self._at_work is None and not self._waiting and isinstance(exchange.error, RequestError):
-            self.send(exchange, self._answering.problem(exchange.error, exchange.request_id))
+            self.send(exchange, self._problem(exchange, exchange.error))
 
     def _end(self, error: RequestError) -> None:
         """End a connection whose bytes cannot be read any further."""
@@ -258,7 +263,7 @@ class Connection(asyncio.Protocol):
             if exchange.is_sent:
                 self._transport.close()
             else:
-                self.send(exchange, self._answering.problem(error, exchange.request_id))
+                self.send(exchange, self._problem(exchange, error))
         self._is_ending = True
 
     async def _ask_routes(self, exchange: Exchange) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Item
 from handlers.adapters.asgi.pool import Pool
-from handlers.adapters.asgi.problems import Unavailable, WrongMethod
+from handlers.adapters.asgi.problems import Unavailable, WrongMethod, problem_answer
 from handlers.contract import REQUEST_ID_HEADER, TIMEOUT_HEADER
 from handlers.errors import PayloadTooLarge, RequestError
 from handlers.messages import request_id_of
@@ -31,6 +31,10 @@ class Route(NamedTuple):
     pool: Pool
     is_infer: bool  # of the Open Inference Protocol
     request_bytes: int  # the longest body
+
+    def problem(self, error: RequestError, request_id: str) -> Answer:
+        """The answer to a request of this path that no worker gets."""
+        return problem_answer(error, request_id, self.pool.options.model, self.pool.options.version)
 
 
 class Exchange:
@@ -84,8 +88,8 @@ class Exchange:
                 elif value.isdigit() and len(value) < LONGEST_TIMEOUT:
                     wait_s = min(wait_s, int(value) / 1000)
         self.request_id, self.wait_s = request_id, wait_s
-        if self.method != "POST":
-            self.error = WrongMethod("Use POST.")
+        if self.method not in ("POST", "OPTIONS"):
+            self.error = WrongMethod("Use POST, or OPTIONS for the model's metadata.")
 
     def take(self, part: bytes) -> None:
         """A part of its body; sets `error` where it is too long, or there is no room for it."""
@@ -106,12 +110,15 @@ class Exchange:
             self.release()
 
     def submit(self, now: float) -> None:
-        """Have a worker compute it.
+        """Have a worker compute it; OPTIONS asks for the model as its worker describes it.
 
         Raises:
             Unavailable: no worker will.
         """
         assert self.route is not None  # noqa: S101 - a prediction
+        if self.method == "OPTIONS":
+            self._connection.send(self, self.route.pool.describe())
+            return
         item = Item(self.headers, self.body, self.request_id, self.route.is_infer)
         self._waiting = Waiting(item, now, now + self.wait_s, self.answer)
         self.route.pool.submit(self._waiting)

@@ -1,8 +1,8 @@
 """Messages between the accepting process and a worker, over a Unix socket: a length, a kind and a content.
 
 The worker trusts the accepting process, and reads batches with `marshal`. The accepting process does not trust a
-worker, which runs the author's code: answers are parsed by length, and reports are JSON. Both run the same Python and
-the same package.
+worker, which runs the author's code: answers are parsed by length, and reports are JSON. Both run the same Python, and
+packages of the same FORMAT.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+#: Of the messages BATCH and ANSWERS; another number with every change. A worker tells it when it is ready, because it
+#: may run another build of this package than the process that accepts requests. READY and REFUSED never change.
+FORMAT = 1
 BATCH, ANSWERS, READY, REFUSED = b"B", b"A", b"R", b"X"
 #: Bytes of the longest message; a worker that announces a longer one is ended.
 LONGEST = 1 << 30

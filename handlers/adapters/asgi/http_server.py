@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
 from handlers.adapters.asgi.connection import Answering, Connection
+from handlers.adapters.asgi.options import DRAIN_S
 
-#: Seconds in which requests at hand are answered after a signal.
-DRAIN_S = 30
+Result = TypeVar("Result")
+
 #: How often connections are looked at that are idle or slow, in seconds.
 SWEEP_S = 1.0
 
 
-def run(serving: Coroutine[Any, Any, int]) -> int:
-    """Run to its end what serves; the exit status."""
+def run(serving: Coroutine[Any, Any, Result]) -> Result:
+    """Run to its end what serves; its result, such as the exit status."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serving)
 

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
+
 from handlers.adapters.asgi.backlog import Backlog, Waiting, share
+from handlers.adapters.asgi.frames import Answer
 from handlers.adapters.asgi.problems import Unavailable, WorkerFailed, problem_answer
 from handlers.adapters.asgi.worker_process import Events, WorkerProcess, worker_environment
+from handlers.contract import JSON
 from handlers.errors import DeadlinePassed, RequestError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +43,7 @@ class PoolOptions:
     most_bytes: int  # of bodies that arrive, wait or are computed
     response_s: float  # a request may wait and be computed so long
     startup_s: float  # a worker may load so long
+    output: int | None = None  # the file that takes what workers print; None: that of this process
 
 
 class Pool:
@@ -54,20 +59,31 @@ class Pool:
         self.facts: dict[str, Any] = {}  # of the last load: seconds, device and so on
         self.ready = asyncio.Event()  # a worker has been ready
         self.ready_workers = 0
+        self.wanted_workers = options.workers
+        self.failure = ""  # why the worker that ended last did not become ready; empty where it did
         self._refused = refused
         self._backlog = Backlog(options.most_waiting)
         self._bytes = 0
         self._workers: dict[int, WorkerProcess] = {}
-        self._pauses = dict.fromkeys(range(options.workers), FIRST_PAUSE_S)
+        self._pauses: dict[int, float] = {}  # by number of a worker, until it starts again
+        self._restarting: set[int] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._reason = ""
+        self._ending: set[asyncio.Task[Any]] = set()
         self._is_stopping = False
         self._is_planned = False
 
     async def start(self) -> None:
         """Start the workers; they become ready later."""
-        for number in range(self.options.workers):
-            await self._start_worker(number)
+        await self.scale(self.wanted_workers)
+
+    async def scale(self, workers: int) -> None:
+        """Have this many workers: those that are missing start, and those beyond end when they are idle."""
+        self.wanted_workers = workers
+        for number in range(workers):
+            if number not in self._workers and number not in self._restarting:
+                await self._start_worker(number)
+        for worker in [worker for worker in self._workers.values() if worker.number >= workers]:
+            worker.retire()
 
     async def stop(self) -> None:
         """End the workers; the requests that were submitted are answered first."""
@@ -79,12 +95,17 @@ class Pool:
         workers = list(self._workers.values())
         for worker in workers:
             worker.close() if worker.is_ready else worker.kill()
-        for worker in workers:
-            try:
-                await asyncio.wait_for(worker.wait(), END_S)
-            except TimeoutError:
-                worker.kill()
-                await worker.wait()
+        await asyncio.gather(*self._ending, *map(_reap, workers))
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return len(self._backlog)
+
+    @property
+    def ready_pids(self) -> dict[int, int]:
+        """Process ids of the workers that are ready, by their number."""
+        return {worker.number: worker.pid for worker in self._workers.values() if worker.is_ready}
 
     # ---- requests ------------------------------------------------------------------------------------------------
 
@@ -113,6 +134,16 @@ class Pool:
             self._is_planned = True
             asyncio.get_running_loop().call_soon(self._dispatch)  # with what else came at the same time
 
+    def describe(self) -> Answer:
+        """The model as its worker describes it.
+
+        Raises:
+            Unavailable: no worker is ready.
+        """
+        if not self.ready_workers:
+            raise Unavailable("The model has no worker at the moment; retry later.")
+        return Answer(200, ((b"content-type", JSON.encode()),), to_json(self.description))
+
     def leave(self, waiting: Waiting) -> None:
         """The client hung up."""
         self._backlog.leave(waiting)
@@ -140,23 +171,26 @@ class Pool:
     async def _start_worker(self, number: int) -> None:
         events = Events(self._worker_ready, self._worker_refused, self._dispatch, self._worker_ended)
         worker = self._workers[number] = WorkerProcess(number, self.options.response_s, events)
-        await worker.start(self.options.folder, worker_environment(self.options.metrics))
+        options = self.options
+        environment = worker_environment(options.metrics)
+        await worker.start(options.folder, options.version, environment, options.output)
         asyncio.get_running_loop().call_later(self.options.startup_s, self._check_start, worker)
 
     def _check_start(self, worker: WorkerProcess) -> None:
         if self._workers.get(worker.number) is worker and not (worker.is_ready or self._is_stopping):
-            self._reason = f"no worker was ready within {self.options.startup_s:g} s"
+            self.failure = f"no worker was ready within {self.options.startup_s:g} s"
             worker.kill()
 
     def _worker_ready(self, worker: WorkerProcess, report: dict[str, Any]) -> None:
-        self._pauses[worker.number] = FIRST_PAUSE_S
+        self._pauses.pop(worker.number, None)
+        self.failure = ""
         self.ready_workers += 1
         self.description, self.facts = report.get("describe", {}), report.get("facts", {})
         self.ready.set()
         self._dispatch()
 
     def _worker_refused(self, worker: WorkerProcess, reason: str) -> None:
-        self._reason = reason
+        self.failure = reason
 
     def _worker_ended(self, worker: WorkerProcess, batch: Sequence[Waiting]) -> None:
         if worker.is_overdue:
@@ -165,25 +199,45 @@ class Pool:
             self._fail(batch, WorkerFailed("The worker ended while it computed this batch."))
         self._workers.pop(worker.number, None)
         self.ready_workers -= worker.was_ready
+        self._keep(_reap(worker), self._ending)
         if self._is_stopping:
             return
-        if not self.ready.is_set():
-            self._refused(self._reason or "the worker ended while it loaded")
+        if worker.number >= self.wanted_workers:
+            pass
+        elif not self.ready.is_set():
+            self._refused(self.failure or "the worker ended while it loaded")
             return
-        pause = self._pauses[worker.number]
-        self._pauses[worker.number] = min(pause * 2, LONGEST_PAUSE_S)
-        logger.warning("worker %d (pid %d) ended; it starts anew in %.1f s", worker.number, worker.pid, pause)
-        self._keep(self._restart(worker, pause))
+        elif worker.is_retiring:  # it was surplus, and is wanted again
+            self._keep(self._start_worker(worker.number))
+        else:
+            if not (worker.was_ready or self.failure):
+                self.failure = "the worker ended while it loaded"
+            pause = self._pauses.get(worker.number, FIRST_PAUSE_S)
+            self._pauses[worker.number] = min(pause * 2, LONGEST_PAUSE_S)
+            logger.warning("worker %d (pid %d) ended; it starts anew in %.1f s", worker.number, worker.pid, pause)
+            self._keep(self._restart(worker.number, pause))
         if not self.ready_workers:  # nobody knows when they are back
             batch, _ = self._backlog.take(len(self._backlog), float("-inf"))
             self._fail(batch, Unavailable("The model has no worker at the moment; retry later."))
 
-    async def _restart(self, ended: WorkerProcess, pause: float) -> None:
-        await ended.wait()
+    async def _restart(self, number: int, pause: float) -> None:
+        self._restarting.add(number)
         await asyncio.sleep(pause)
-        await self._start_worker(ended.number)
+        self._restarting.discard(number)
+        if number < self.wanted_workers and number not in self._workers:
+            await self._start_worker(number)
 
-    def _keep(self, work: Any) -> None:
+    def _keep(self, work: Any, among: set[asyncio.Task[Any]] | None = None) -> None:
+        among = self._tasks if among is None else among
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        among.add(task)
+        task.add_done_callback(among.discard)
+
+
+async def _reap(ended: WorkerProcess) -> None:
+    """Collect a process that has closed its connection; one that still runs after END_S is killed."""
+    try:
+        await asyncio.wait_for(ended.wait(), END_S)
+    except TimeoutError:
+        ended.kill()
+        await ended.wait()

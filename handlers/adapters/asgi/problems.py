@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from handlers.adapters.asgi.frames import Answer
-from handlers.contract import PROBLEM_MEDIA_TYPE
+from handlers.contract import PROBLEM_MEDIA_TYPE, RETRY_DIED, RETRY_HEADER, RETRY_REFUSED
 from handlers.errors import RequestError, problem_document
 
 
@@ -15,6 +15,14 @@ class NotFound(RequestError):
     status = 404
     kind = "not-found"
     title = "There is no such route"
+
+
+class Unauthorized(RequestError):
+    """No token, or not the right one."""
+
+    status = 401
+    kind = "unauthorized"
+    title = "The request has no right to an answer"
 
 
 class WrongMethod(RequestError):
@@ -73,9 +81,14 @@ class WorkerFailed(RequestError):
     title = "The worker failed on this request"
 
 
+_REFUSED, _DIED = ((RETRY_HEADER.encode(), why.encode()) for why in (RETRY_REFUSED, RETRY_DIED))
+
+
 def problem_answer(error: RequestError, request_id: str | None, model: str, version: str) -> Answer:
     """The answer to a request that did not get one from a worker."""
     headers = [(b"content-type", PROBLEM_MEDIA_TYPE.encode())]
     if isinstance(error, Unavailable):
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+        headers += [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))), _REFUSED]
+    elif isinstance(error, WorkerFailed):
+        headers.append(_DIED)
     return Answer(error.status, tuple(headers), problem_document(error, request_id, model, version))

@@ -15,6 +15,7 @@ from typing import Any, cast
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import (
     ANSWERS,
+    FORMAT,
     READY,
     REFUSED,
     Answer,
@@ -49,6 +50,7 @@ class WorkerProcess(asyncio.Protocol):
         self.number = number
         self.is_ready = False
         self.was_ready = False  # when it ended
+        self.is_retiring = False  # gets no batch any more, and ends when it is idle
         self._is_closing = False
         self._batch_s = batch_s
         self._events = events
@@ -61,7 +63,7 @@ class WorkerProcess(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        return self.is_ready and not self.is_busy
+        return self.is_ready and not self.is_busy and not self.is_retiring
 
     @property
     def is_busy(self) -> bool:
@@ -71,19 +73,31 @@ class WorkerProcess(asyncio.Protocol):
     def pid(self) -> int:
         return self._process.pid
 
-    async def start(self, folder: Path, environment: Mapping[str, str]) -> None:
+    async def start(
+        self, folder: Path, version: str, environment: Mapping[str, str], output: int | None = None
+    ) -> None:
         """Start the process in the folder of an unpacked archive, whose own package `handlers` it runs.
 
         Its Python is the one that WORKER_PYTHON_VARIABLE names, else that of this process.
+
+        Args:
+            version: under which the archive is served.
+            output: takes its standard output and standard error; None: those of this process.
         """
         ours, theirs = socket.socketpair()
         with theirs:
             command = [
                 os.environ.get(WORKER_PYTHON_VARIABLE) or sys.executable, "-m", "handlers.adapters.asgi.child",
-                str(theirs.fileno()), str(self.number),
+                str(theirs.fileno()), str(self.number), version,
             ]  # fmt: skip
             self._process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[theirs.fileno()],
             )
         ours.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
@@ -93,6 +107,14 @@ class WorkerProcess(asyncio.Protocol):
         self._batch = batch
         self._transport.write(batch_frame([waiting.item for waiting in batch]))
         self._timer = asyncio.get_running_loop().call_later(self._batch_s, self._overdue)
+
+    def retire(self) -> None:
+        """Let the worker end, once it has answered the batch that it has; one that still loads ends at once."""
+        self.is_retiring = True
+        if not self.is_ready:
+            self.kill()
+        elif not self.is_busy:
+            self.close()
 
     def close(self) -> None:
         """Let the worker end: it has no batch."""
@@ -134,9 +156,13 @@ class WorkerProcess(asyncio.Protocol):
         if kind == ANSWERS:
             self._answered(read_answers(content))
         elif kind == READY and not self.is_ready:
-            facts = read_report(content)
+            report = read_report(content)
+            if report.get("format") != FORMAT:
+                self._events.refused(self, "its archive was built by another tsctl: build it again")
+                self.kill()  # `connection_lost` follows
+                return
             self.is_ready = True
-            self._events.ready(self, facts)
+            self._events.ready(self, report)
         elif kind == REFUSED:
             self._events.refused(self, str(read_report(content).get("reason", "")))
         else:
@@ -151,6 +177,8 @@ class WorkerProcess(asyncio.Protocol):
             self._timer.cancel()
         for waiting, answer in zip(batch, answers, strict=True):
             waiting.answer(answer)
+        if self.is_retiring:
+            self.close()
         self._events.idle()
 
     def _overdue(self) -> None:

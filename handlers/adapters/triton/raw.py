@@ -10,10 +10,20 @@ import triton_python_backend_utils as backend
 from pydantic_core import from_json
 
 from handlers.adapters.triton.envelope import encode
-from handlers.contract import CHECK_HEADER, CHECK_HEALTH, HELD_ENCODING_HEADER, TRITON_ANSWER
+from handlers.contract import (
+    CHECK_HEADER,
+    CHECK_HEALTH,
+    HEADER_LENGTH_HEADER,
+    HELD_ENCODING_HEADER,
+    HELD_LENGTH_HEADER,
+    HELD_NONE,
+    TRITON_ANSWER,
+)
 from handlers.messages import Outcome, Request, bare_media_type, request_id_of
 from handlers.protocols.encoding import ENCODING_HEADER
 from handlers.worker.worker import Worker
+
+_HELD = {HELD_ENCODING_HEADER: ENCODING_HEADER, HELD_LENGTH_HEADER: HEADER_LENGTH_HEADER}
 
 
 def execute(worker: Worker, requests: Sequence[Any]) -> list[Any]:
@@ -23,7 +33,7 @@ def execute(worker: Worker, requests: Sequence[Any]) -> list[Any]:
 
 
 def _response(request: Request, outcome: Outcome) -> Any:
-    """The outcome in an envelope. To a health check, which reads the status of Triton's answer, a failure is an error."""
+    """The outcome in an envelope; a failed health check as an error, because it reads the status of Triton's answer."""
     if outcome.status != 200 and request.headers.get(CHECK_HEADER) == CHECK_HEALTH:
         code = backend.TritonError.UNAVAILABLE if outcome.status == 503 else backend.TritonError.INTERNAL
         return backend.InferenceResponse(error=backend.TritonError(f"the worker answers {outcome.status}", code))
@@ -34,8 +44,9 @@ def _response(request: Request, outcome: Outcome) -> Any:
 def read_request(request: Any) -> Request:
     """The request of a client, whose headers Triton hands over as parameters."""
     headers = {name.lower(): value for name, value in from_json(request.parameters()).items() if type(value) is str}
-    if HELD_ENCODING_HEADER in headers:
-        headers[ENCODING_HEADER] = headers.pop(HELD_ENCODING_HEADER)
+    for held, name in _HELD.items():
+        if (value := headers.pop(held, HELD_NONE)) != HELD_NONE:
+            headers[name] = value
     body = request.inputs()[0].as_numpy().tobytes()
     media_type = bare_media_type(headers.get("content-type", ""))
     return Request(body, media_type, headers, request_id_of(headers, request.request_id() or None))

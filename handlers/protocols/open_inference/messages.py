@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +25,19 @@ from handlers.protocols.protobuf import (
     encode_number,
     encode_numbers,
     encode_text,
+    few_varints,
     fields,
     number,
     signed,
     text,
     varints,
 )
+
+#: Inputs that are remembered, each of so many bytes at most: without contents, name, datatype and shape are all that
+#: they say, and a client says the same of them each time.
+REMEMBERED, LONGEST_KNOWN = 1024, 128
+#: Of one shape; what is too many for a tensor is said later.
+MOST_SIZES = 1024
 
 Contents = dict[str, list[Any]]
 
@@ -105,7 +113,8 @@ def read_infer_message(message: memoryview) -> InferMessage:
         elif field == 4:
             _add_parameter(document, content(value, "parameters"))
         elif field == 5:
-            entry, contents = _input(content(value, "inputs"))
+            tensor = content(value, "inputs")
+            entry, contents = _known_input(bytes(tensor)) if len(tensor) <= LONGEST_KNOWN else _input(tensor)
             document["inputs"].append(entry)
             read.contents.append(contents)
         elif field == 6:
@@ -117,6 +126,12 @@ def read_infer_message(message: memoryview) -> InferMessage:
     return read
 
 
+@lru_cache(REMEMBERED)
+def _known_input(message: bytes) -> tuple[dict[str, Any], Contents | None]:
+    """As `_input`; nobody may change what it returns."""
+    return _input(memoryview(message))
+
+
 def _input(message: memoryview) -> tuple[dict[str, Any], Contents | None]:
     entry: dict[str, Any] = {"name": "", "datatype": "", "shape": []}
     contents: Contents | None = None
@@ -125,7 +140,9 @@ def _input(message: memoryview) -> tuple[dict[str, Any], Contents | None]:
             name = ("name", "datatype")[field - 1]
             entry[name] = text(value, name)
         elif field == 3:
-            sizes = varints(content(value, "shape")).tolist() if wire_type == BYTES else [number(value, "shape")]
+            sizes = few_varints(content(value, "shape")) if wire_type == BYTES else [number(value, "shape")]
+            if len(sizes) > MOST_SIZES:
+                raise Malformed(f"a shape has {len(sizes)} sizes")
             entry["shape"] += map(signed, sizes)
         elif field == 4:
             _add_parameter(entry, content(value, "parameters"))

@@ -101,7 +101,7 @@ def _rows(tensor: Tensor, fields: Fields) -> list[Any]:
     shape = spec.shape[:1] if spec.name in fields.scalars and spec.shape[1:] == [1] else spec.shape
     if isinstance(tensor.values, memoryview) and spec.datatype != "BYTES":
         _check_codec(tensor)
-        return list(read_numbers(tensor.values, spec.datatype, spec.shape, place).reshape(shape).tolist())
+        return read_numbers(tensor.values, spec.datatype, shape, place)
     if isinstance(tensor.values, memoryview):
         values: list[Any] = read_bytes(tensor.values, math.prod(spec.shape), place)
     else:

@@ -10,29 +10,48 @@ import numpy as np
 
 from handlers.protocols.open_inference.request import unfit
 
+#: Python's letter of each datatype, which is NumPy's as well.
 _TYPES = {
-    "BOOL": "u1", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8",
-    "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+    "BOOL": "B", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
+    "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",
 }  # fmt: skip
+_SIZES = {code: struct.calcsize(f"<{code}") for code in _TYPES.values()}
+_FLOATS = frozenset(("FP16", "FP32", "FP64"))
+#: Numbers that are read one by one.
+FEW = 16
 _LENGTH = struct.Struct("<I")
 
 
-def read_numbers(raw: memoryview, datatype: str, shape: list[int], place: str) -> np.ndarray:
-    """The numbers or truth values in binary, as an array of the shape that lies where `raw` lies.
+def read_numbers(raw: memoryview, datatype: str, shape: list[int], place: str) -> list[Any]:
+    """The numbers or truth values in binary, as nested lists of the shape.
 
     Raises:
         DoesNotFit: there are more or fewer bytes, or NaN, an infinity, or a truth value that is neither 0 nor 1.
     """
-    dtype = np.dtype(_TYPES[datatype])
-    wanted = math.prod(shape) * dtype.itemsize
+    code, count = _TYPES[datatype], math.prod(shape)
+    wanted = count * _SIZES[code]
     if len(raw) != wanted:
         raise unfit(place, f"has {len(raw)} bytes, and its shape {shape} of {datatype} has {wanted}")
-    array = np.frombuffer(raw, dtype)
-    wrong = ~np.isfinite(array) if dtype.kind == "f" else array > 1 if datatype == "BOOL" else None
-    if wrong is not None and wrong.any():
-        is_what = "is 0 or 1" if datatype == "BOOL" else "is a finite number"
+    if count <= FEW and len(shape) == 1:  # NumPy's calls would take longer than the numbers
+        values = list(struct.unpack(f"<{count}{code}", raw))
+        if (datatype in _FLOATS and not all(map(math.isfinite, values))) or (datatype == "BOOL" and max(values) > 1):
+            _refuse(np.array(values), datatype, place)
+        return [bool(value) for value in values] if datatype == "BOOL" else values
+    array = np.frombuffer(raw, np.dtype(code).newbyteorder("<"))
+    _refuse(array, datatype, place)
+    return list((array.view(np.bool_) if datatype == "BOOL" else array).reshape(shape).tolist())
+
+
+def _refuse(array: np.ndarray, datatype: str, place: str) -> None:
+    """Refuse the first value that the datatype has not."""
+    if datatype in _FLOATS:
+        wrong, is_what = ~np.isfinite(array), "is a finite number"
+    elif datatype == "BOOL":
+        wrong, is_what = array > 1, "is 0 or 1"
+    else:
+        return
+    if wrong.any():
         raise unfit(f"{place}.{int(wrong.argmax())}", f"a value of {datatype} {is_what}")
-    return (array.view(np.bool_) if datatype == "BOOL" else array).reshape(shape)
 
 
 def read_bytes(raw: memoryview, count: int, place: str) -> list[bytes]:
@@ -60,4 +79,4 @@ def encode_values(values: list[Any], datatype: str) -> bytes:
     if datatype == "BYTES":
         texts = [value.encode() for value in values]
         return b"".join(part for text in texts for part in (_LENGTH.pack(len(text)), text))
-    return np.asarray(values, _TYPES[datatype]).tobytes()
+    return struct.pack(f"<{len(values)}{_TYPES[datatype]}", *values)

@@ -24,6 +24,7 @@ class Order:
     Args:
         connections: of a closed loop; in an open loop the most that may be open, and requests wait for one beyond it.
         seconds: until the last request is sent.
+        is_enveloped: as in an Endpoint.
         drain_s: how long the answers are waited for afterwards.
     """
 
@@ -31,6 +32,7 @@ class Order:
     port: int
     connections: int
     seconds: float
+    is_enveloped: bool = False
     drain_s: float = 10.0
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
-Constant = str | int | Mapping[int, Mapping[str, str]] | Mapping[str, str]
+Texts = Mapping[str, str]
+Constant = str | int | Texts | Mapping[int, str] | Mapping[int, Texts] | Mapping[str, Texts]
 
 #: Of tsctl's own metadata on routes, clusters, endpoints and requests.
 NAMESPACE = "tsctl"

@@ -13,11 +13,13 @@ from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec, TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
+from tsctl.host.limits import memory_bytes
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.node import Restored
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
 from tsctl.nodes.torchserve import process, readiness, start, versions
 from tsctl.nodes.torchserve.client import READ_TIMEOUT_S, ManagementClient, ManagementError, VersionState
+from tsctl.nodes.torchserve.heap import heap_bytes
 from tsctl.nodes.torchserve.logs import last_failures, load_reports
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.paths import NodePaths
@@ -28,6 +30,12 @@ from tsctl.nodes.torchserve.served import last_served, read_pending
 @dataclass(frozen=True)
 class TorchServeNode(Node):
     """One TorchServe process."""
+
+    heap_bytes: int  # the largest size of its JVM's heap
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self.heap_bytes // 2
 
     def start(self, project: Project, progress: Progress) -> subprocess.Popen[bytes]:
         return start.start_node(project, self, progress)
@@ -150,8 +158,11 @@ def open_node(
     if not isinstance(spec, TorchServeSpec):
         raise TypeError(f"node {name} is of engine {spec.engine}. This is a bug.")
     paths = NodePaths(project.state / "nodes" / name)
-    key_file = project.root / spec.key_file if spec.key_file else paths.key_file if _asks_tokens(project) else None
-    node = TorchServeNode(name, spec, paths.folder, ManagementClient(spec, key_file, read_timeout_s), key_file)
+    properties = _properties(project)
+    asks_tokens = properties.get("disable_token_authorization", "false").lower() != "true"
+    key_file = project.root / spec.key_file if spec.key_file else paths.key_file if asks_tokens else None
+    heap = heap_bytes(properties.get("vmargs", "").split(), memory_bytes())
+    node = TorchServeNode(name, spec, paths.folder, ManagementClient(spec, key_file, read_timeout_s), key_file, heap)
     node.client.when_renewed(node.refresh_header)
     return node
 
@@ -163,7 +174,6 @@ def served_at_start(folder: Path) -> Iterator[str]:
         yield entry.archive
 
 
-def _asks_tokens(project: Project) -> bool:
+def _properties(project: Project) -> dict[str, str]:
     path = project.config_properties
-    properties = read_properties(path) if path.is_file() else {}
-    return properties.get("disable_token_authorization", "false").lower() != "true"
+    return read_properties(path) if path.is_file() else {}

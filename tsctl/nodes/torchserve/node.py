@@ -45,6 +45,10 @@ class Node(node.Node, ABC):
     def header_file(self) -> Path | None:
         return self.paths.inference_header if self.key_file is not None else None
 
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        return self.paths.console, self.paths.node_log, self.paths.worker_log
+
     def refresh_header(self) -> None:
         """Write the present tokens into the header files."""
         if self.key_file is not None and self.key_file.is_file():

@@ -3,55 +3,42 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from pathlib import Path
 
 from tsctl.archive.store import archive_of
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError, TsctlError
-from tsctl.host.locks import exclusive
-from tsctl.host.process import lower_session
 from tsctl.host.progress import Note, Progress
+from tsctl.nodes import process
 from tsctl.nodes.node import Restored
 from tsctl.nodes.observed import VersionKey
-from tsctl.nodes.record import read_record
-from tsctl.nodes.torchserve import process
-from tsctl.nodes.torchserve.java import find_java
+from tsctl.nodes.torchserve import process as torchserve
+from tsctl.nodes.torchserve.java import Java, find_java
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.properties import parse_properties
 from tsctl.nodes.torchserve.served import ServedVersion, forget, read_pending, remember_served
 from tsctl.nodes.torchserve.versions import register, scale, set_default
 
-START_TIMEOUT_S = 60.0
-
 
 def start_node(project: Project, node: Node, progress: Progress) -> subprocess.Popen[bytes]:
-    """Start the node's process and wait until its management API answers; end it if this fails or is interrupted.
+    """Start the node's process and wait until its management API answers; raises as `process.start`."""
+    java: Java | None = None
 
-    Raises:
-        NodeError: it runs already, cannot be started, or ended by itself.
-        ConflictError: another tsctl starts it at this moment.
-    """
-    _require_local(node)
-    with exclusive(_lock(node), f"node {node.name}"):
-        if node.pid:
-            raise NodeError(f"node {node.name} runs already (pid {node.pid})", "Stop it with 'tsctl node stop' first.")
-        process.require_free_space(node.paths.folder)
+    def launch() -> subprocess.Popen[bytes]:
+        nonlocal java
         remember_served(node.paths)
         java = find_java()
         for reason in java.rejected:
             progress.line(f"skipped {reason}")
-        with progress.step(f"starting node {node.name}") as step:
-            started = process.launch(project, node.spec, node.paths, java)
-            try:
-                lower_session(started.pid, node.spec.nice)
-                _wait_answering(node, started)
-            except BaseException:
-                process.stop(node.paths)
-                raise
-            node.refresh_header()
-            step.done(f"pid {started.pid}, Java {java.major} ({java.source})")
-        return started
+        return torchserve.launch(project, node.spec, node.paths, java)
+
+    def done(pid: int) -> str:
+        node.refresh_header()
+        return f"pid {pid}" + (f", Java {java.major} ({java.source})" if java is not None else "")
+
+    def end() -> object:
+        return torchserve.stop(node.paths)
+
+    return process.start(node, progress, launch, lambda: _not_answering(node), done, end)
 
 
 def restore(project: Project, node: Node, progress: Progress, superseded: frozenset[VersionKey]) -> Restored:
@@ -93,20 +80,8 @@ def require_same_addresses(node: Node) -> None:
 
 
 def stop_node(node: Node, progress: Progress) -> bool:
-    """End the node and its workers; False if it did not run.
-
-    Raises:
-        NodeError: processes are left that cannot be ended.
-        ConflictError: another tsctl starts or stops it at this moment.
-    """
-    _require_local(node)
-    with exclusive(_lock(node), f"node {node.name}"):
-        if read_record(node.folder) is None:
-            return False
-        with progress.step(f"stopping node {node.name}") as step:
-            was_running = process.stop(node.paths)
-            step.done("stopped" if was_running else "was not running; its leftovers are removed")
-    return was_running
+    """End the node and its workers; False if it did not run. Raises as `process.stop`."""
+    return process.stop(node, progress, lambda: torchserve.stop(node.paths))
 
 
 def _restore_version(project: Project, node: Node, entry: ServedVersion, note: Note) -> None:
@@ -120,24 +95,6 @@ def _restore_version(project: Project, node: Node, entry: ServedVersion, note: N
         scale(node, entry.model, entry.version, 0, note)
 
 
-def _wait_answering(node: Node, started: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + START_TIMEOUT_S
-    while True:
-        if started.poll() is not None:
-            raise NodeError(
-                f"node {node.name} ended with status {started.returncode}:\n{process.crash_report(node.paths)}"
-            )
-        last = _not_answering(node)
-        if not last:
-            return
-        if time.monotonic() > end:
-            raise NodeError(
-                f"node {node.name} does not answer after {START_TIMEOUT_S:g} s ({last}):\n"
-                f"{process.crash_report(node.paths)}"
-            )
-        time.sleep(0.05)
-
-
 def _not_answering(node: Node) -> str:
     """The reason why the management API does not answer; empty where it does. The key file may be half-written."""
     try:
@@ -145,20 +102,3 @@ def _not_answering(node: Node) -> str:
     except NodeError as error:
         return error.message
     return ""
-
-
-def _lock(node: Node) -> Path:
-    return node.paths.folder / "locks" / "node.lock"
-
-
-def _require_local(node: Node) -> None:
-    if not node.is_here:
-        raise NodeError(
-            f"node {node.name} is on {node.spec.host}, not on this machine",
-            "Start and stop it there, with its own tsctl.",
-        )
-    if node.spec.key_file is not None:
-        raise NodeError(
-            f"deployment.yaml gives node {node.name} a key_file, so tsctl does not start it",
-            "Remove key_file to start the node here; tsctl then finds its tokens itself.",
-        )

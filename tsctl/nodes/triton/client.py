@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import requests
 
-from handlers.contract import CHECK_ANSWER, CHECK_HEADER, TRITON_LENGTH_HEADER
+from handlers.contract import CHECK_ANSWER, CHECK_HEADER, HEADER_LENGTH_HEADER
 from tsctl.errors import NodeError
 from tsctl.host.http import direct_session
 from tsctl.nodes.node import Unreachable
@@ -73,7 +73,8 @@ class Client:
     def predict(self, name: str, body: bytes, media_type: str, timeout_s: float = CHANGE_TIMEOUT_S) -> Reply:
         """The model's own answer to one request, whatever its status, past cache and metrics."""
         headers = {
-            "content-type": media_type, "cache-control": "no-store", CHECK_HEADER: CHECK_ANSWER, TRITON_LENGTH_HEADER: "0",
+            "content-type": media_type, "cache-control": "no-store",
+            CHECK_HEADER: CHECK_ANSWER, HEADER_LENGTH_HEADER: "0",
         }  # fmt: skip
         answer = self._send("POST", path_of(name), body, timeout_s, headers)
         return unwrap(answer.status_code, answer.headers, answer.content)
@@ -114,7 +115,7 @@ def path_of(name: str) -> str:
 
 def unwrap(status: int, headers: Mapping[str, str], content: bytes) -> Reply:
     """The worker's answer in the envelope that Triton's holds; an error of Triton itself stays as it is."""
-    length = headers.get(TRITON_LENGTH_HEADER, "")
+    length = headers.get(HEADER_LENGTH_HEADER, "")
     if status != 200 or not length.isdigit():
         return Reply(status, content, headers)
     head, _, body = content[int(length) :].partition(b"\n\n")

@@ -13,14 +13,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tsctl.errors import ConflictError, TsctlError
-from tsctl.host.files import keep_short
+from tsctl.host.files import keep_short, open_log
 from tsctl.host.locks import exclusive
+from tsctl.host.wait import wait_until
 from tsctl.nodes.triton.client import READY, Client
-from tsctl.nodes.triton.process import Paths
+from tsctl.nodes.triton.process import DRAIN_S, Paths
 from tsctl.nodes.triton.repository import Repository, Served
 from tsctl.nodes.triton.workers import live_workers
 
@@ -34,7 +36,7 @@ PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 READ_TIMEOUT_S = 10.0
 #: Of the log of Triton and its workers; one older file is kept.
 LOG_BYTES = 64 << 20
-#: Seconds that tritonserver has to end when its last worker has ended.
+#: Seconds that tritonserver has to end when its workers have ended.
 END_S = 2.0
 _PR_SET_PDEATHSIG = 1
 
@@ -52,7 +54,7 @@ class Supervisor:
         """Replace the dead workers of every version that is loaded. A failure is logged, and tried again later."""
         keep_short(self.paths.log, LOG_BYTES)
         repository = Repository(self.paths.repository)
-        live = live_workers(os.getpid(), self.paths.repository)
+        live = self.live()
         for served in repository.served():
             if len(live.get(served.name, ())) >= served.workers:
                 self._missed.pop(served.name, None)
@@ -62,12 +64,24 @@ class Supervisor:
             if self._missed[served.name] >= MISSED and time.monotonic() >= until:
                 self._replace(repository, served)
 
+    def live(self) -> Mapping[str, tuple[int, ...]]:
+        """Pids of the workers that live, by the name of Triton's model."""
+        return live_workers(os.getpid(), self.paths.repository)
+
+    def unload_all(self) -> None:
+        """Begin to unload every model."""
+        for served in Repository(self.paths.repository).served():
+            try:
+                self.client.unload(served.name)
+            except TsctlError as error:
+                logger.error("%s %s: %s", *served.key, error.message)
+
     def _replace(self, repository: Repository, served: Served) -> None:
         lock = self.paths.folder / "locks" / f"{served.model}.lock"
         try:
             with exclusive(lock, f"model {served.model}"):
                 now = repository.find(*served.key)
-                live = live_workers(os.getpid(), self.paths.repository)
+                live = self.live()
                 if now is None or len(live.get(now.name, ())) >= now.workers or not self._is_loaded(now):
                     return
                 logger.warning("%s %s has lost a worker; starting its workers anew", *now.key)
@@ -97,14 +111,17 @@ class Supervisor:
 def main(folder: Path, address: str, command: list[str]) -> int:
     """Run the command until it ends, and replace its dead workers; its exit status, or 0 after SIGTERM."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    server = subprocess.Popen(command, preexec_fn=_end_with_parent)  # there is one thread
+    with open_log(Paths(folder).log) as log:  # to its end, so that it can be kept short
+        server = subprocess.Popen(  # preexec_fn is safe, because there is one thread
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_parent
+        )
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = Supervisor(Paths(folder), Client(address, READ_TIMEOUT_S))
     while server.poll() is None:
         if signals:
-            _end(server, Paths(folder))
+            _end(server, supervisor)
             return 0
         try:
             supervisor.tick()
@@ -114,22 +131,19 @@ def main(folder: Path, address: str, command: list[str]) -> int:
     return server.returncode
 
 
-def _end(server: subprocess.Popen[bytes], paths: Paths) -> None:
+def _end(server: subprocess.Popen[bytes], supervisor: Supervisor) -> None:
     """End tritonserver; its workers answer what they have first.
 
-    A worker that died once keeps it waiting to the end of its own time, so it is killed when no worker is left.
+    Every model is unloaded before: tritonserver itself would wait to the end of its own time where a worker has died.
     """
+    supervisor.unload_all()
+    wait_until(lambda: server.poll() is not None or not supervisor.live(), DRAIN_S)
     server.terminate()
-    idle_since = None
-    while server.poll() is None:
-        now = time.monotonic()
-        if live_workers(os.getpid(), paths.repository):
-            idle_since = None
-        else:
-            idle_since = idle_since or now
-        if idle_since is not None and now - idle_since > END_S:
-            server.kill()
-        time.sleep(0.05)
+    try:
+        server.wait(END_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def _end_with_parent() -> None:

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from tsctl.archive.build import read_archive_folders
@@ -26,7 +25,6 @@ STOP_S = 40.0
 #: Exit status of a server whose archive must not serve.
 REFUSED = 3
 POLL_MS = 300
-_NEEDED = ("fastapi", "uvicorn", "watchfiles")
 
 
 @dataclass(frozen=True)
@@ -37,18 +35,6 @@ class Address:
     port: int
     workers: int | None = None
     grpc_port: int | None = None  # None: no gRPC
-
-
-def require_installed(with_grpc: bool = False) -> None:
-    """Check that the server's packages are there.
-
-    Raises:
-        NodeError: one is missing.
-    """
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise NodeError(f"not installed: {', '.join(missing)}", "Run: pip install 'tsctl[uvicorn]'")
-    if with_grpc and find_spec("grpc") is None:
-        raise NodeError("not installed: grpcio, which --grpc-port needs", "Run: pip install 'tsctl[grpc]'")
 
 
 def folder_of_name(project: Project, name: str) -> Path:

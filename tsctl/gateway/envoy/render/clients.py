@@ -37,13 +37,17 @@ def keys_in(routes: Mapping[str, Any]) -> list[str]:
     return [entry["key"] for entry in host["typed_per_filter_config"][KEY_FILTER].get("credentials", ())]
 
 
-def _keys(clients: Sequence[Client]) -> Json:
+def keys_that_stay(clients: Sequence[Client]) -> Json:
+    """As for every route, for one whose requests are checked again: the key stays with them, and no client is named."""
     return typed(
         http_filter_type("api_key_auth.v3.ApiKeyAuthPerRoute"),
         credentials=[{"key": key, "client": client.name} for client in clients for key in client.keys],
         key_sources=[{"header": KEY_HEADER}],
-        forwarding={"header": CLIENT_HEADER, "hide_credentials": True},
     )
+
+
+def _keys(clients: Sequence[Client]) -> Json:
+    return {**keys_that_stay(clients), "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True}}
 
 
 def _budgets(default: Budget, clients: Sequence[Client]) -> Json:

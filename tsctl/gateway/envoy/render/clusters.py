@@ -8,6 +8,7 @@ inotify instance of each, of which the kernel gives a user 128.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +21,9 @@ from handlers.contract import (
     OTHER_CLASS,
     PROBLEM_MEDIA_TYPE,
     REQUEST_ID_HEADER,
+    RETRY_DIED,
+    RETRY_HEADER,
+    RETRY_REFUSED,
     SENT_HEADER,
     TIMEOUT_HEADER,
 )
@@ -36,11 +40,13 @@ from tsctl.gateway.envoy.messages import (
     overwrite,
     typed,
 )
+from tsctl.gateway.envoy.render import triton
 from tsctl.gateway.envoy.render.problems import node_problems
 from tsctl.gateway.envoy.render.upstreams import (
     Probe,
     Upstream,
     VersionKey,
+    Way,
     cluster_name,
     endpoints,
     endpoints_of,
@@ -50,9 +56,6 @@ from tsctl.gateway.headers import (
     CLIENT,
     DEADLINE_BY_HEADER,
     DEADLINE_HEADER,
-    RETRY_DIED,
-    RETRY_HEADER,
-    RETRY_REFUSED,
     ROUTE,
     SHADOW_HEADER,
 )
@@ -80,14 +83,24 @@ LIMITS: Json = {
     "retry_budget": {"budget_percent": {"value": 50}, "min_retry_concurrency": 64},
 }
 #: A shadow's copies are dropped beyond these.
-SHADOW_LIMITS: Json = {"max_connections": 64, "max_pending_requests": 16, "max_requests": 80, "max_retries": 0}
+SHADOW_LIMITS: Json = {"max_connections": 64, "max_pending_requests": 16, "max_retries": 0}
+MOST_COPIES = 80
 
 
-def clusters(upstreams: Sequence[Upstream], routes: Mapping[str, RouteSpec], shadows: Collection[VersionKey]) -> Json:
-    """A cluster for each version, and one more for the copies of each that is a shadow."""
+def clusters(
+    upstreams: Sequence[Upstream],
+    routes: Mapping[str, RouteSpec],
+    shadows: Collection[VersionKey],
+    most_copies: int = MOST_COPIES,
+) -> Json:
+    """A cluster for each version, and one more for the copies of each that is a shadow.
+
+    Args:
+        most_copies: for a shadow at a time, as far as memory goes.
+    """
     return document(
         [
-            _cluster(upstream, routes.get(upstream.model, RouteSpec()), is_shadow)
+            _cluster(upstream, routes.get(upstream.model, RouteSpec()), is_shadow, min(most_copies, MOST_COPIES))
             for upstream in upstreams
             for is_shadow in ((False, True) if upstream.key in shadows else (False,))
         ]
@@ -115,6 +128,7 @@ def upstreams_of(clusters: Mapping[str, Any]) -> list[Upstream]:
             version=metadata_of(cluster)["version"],
             endpoints=endpoints_of(cluster["load_assignment"]),
             probe=_probe(cluster["health_checks"][0]),
+            way=_way(metadata_of(cluster)),
         )
         for cluster in clusters["resources"]
         if cluster.get("health_checks")  # else it is the cluster of a shadow's copies
@@ -129,9 +143,16 @@ def _probe(health_check: Mapping[str, Any]) -> Probe | None:
     return Probe(bytes.fromhex(request["send"]["text"]), headers["content-type"])
 
 
-def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool) -> Json:
+def _way(values: Mapping[str, Any]) -> Way | None:
+    if "protocol" not in values:
+        return None
+    return Way(values["protocol"], values["path"], int(values["queue"]) if values["queue"] else None)
+
+
+def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, most_copies: int) -> Json:
     name = cluster_name(upstream.model, upstream.version, is_shadow)
-    path = f"/predictions/{quote(upstream.model, safe='')}/{quote(upstream.version, safe='')}"
+    way = upstream.way
+    path = way.path if way else f"/predictions/{quote(upstream.model, safe='')}/{quote(upstream.version, safe='')}"
     checks = {} if is_shadow else {"health_checks": [_health_check(upstream, path, route.deadline_s)]}
     return typed(
         "envoy.config.cluster.v3.Cluster",
@@ -145,12 +166,22 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool) -> Json:
         },
         upstream_bind_config={"socket_options": [_SILENCE]},
         lb_policy="LEAST_REQUEST",
-        metadata=metadata(model=upstream.model, version=upstream.version),
-        circuit_breakers={"thresholds": [SHADOW_LIMITS if is_shadow else LIMITS]},
+        metadata=metadata(model=upstream.model, version=upstream.version, **(asdict(way) if way else {})),
+        circuit_breakers={
+            "thresholds": [{**SHADOW_LIMITS, "max_requests": most_copies} if is_shadow else _limits(upstream)]
+        },
+        **(triton.BUFFERS if upstream.is_triton else {}),
         typed_extension_protocol_options={_PROTOCOL: _protocol(upstream, route, path, is_shadow)},
         **checks,
         common_lb_config={"healthy_panic_threshold": {"value": 0}},
     )
+
+
+def _limits(upstream: Upstream) -> Json:
+    if upstream.way is None or upstream.way.queue is None:
+        return LIMITS
+    on_all_nodes = upstream.way.queue * max(1, len(upstream.endpoints))
+    return {**LIMITS, "max_requests": min(LIMITS["max_requests"], on_all_nodes)}
 
 
 def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) -> Json:
@@ -188,6 +219,7 @@ def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) 
         common_http_protocol_options={"idle_timeout": "60s"},
         http_filters=[
             http_filter("lua", "lua.v3.Lua", default_source_code=source),
+            *([triton.envelope_filter(upstream.model, upstream.version)] if upstream.is_triton else []),
             http_filter(
                 "header_mutation", "header_mutation.v3.HeaderMutation", mutations={"request_mutations": mutations}
             ),
@@ -215,7 +247,8 @@ def _health_check(upstream: Upstream, path: str, deadline_s: float) -> Json:
     """
     probe = upstream.probe
     headers = {"authorization": _TOKEN_OF_NODE}
-    request: Json = {"path": path, "method": "OPTIONS", "expected_statuses": [_statuses(200)]}
+    asked = triton.ready_check(path) if upstream.is_triton else {"path": path, "method": "OPTIONS"}
+    request: Json = {**asked, "expected_statuses": [_statuses(200)]}
     if probe is not None:
         headers |= {
             "content-type": probe.media_type,
@@ -223,8 +256,10 @@ def _health_check(upstream: Upstream, path: str, deadline_s: float) -> Json:
             "cache-control": "no-store",
             TIMEOUT_HEADER: str(round(deadline_s * 1000)),
             CHECK_HEADER: CHECK_HEALTH,
+            **(triton.CHECK_HEADERS if upstream.is_triton else {}),
         }
         request |= {
+            "path": path,
             "method": "POST",
             "send": {"text": probe.body.hex()},
             "expected_statuses": [_statuses(200), _statuses(503)],

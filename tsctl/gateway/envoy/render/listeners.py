@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tsctl.config.deployment import GatewaySpec
-from tsctl.gateway.access_log import file_logger, lines_filter
+from tsctl.gateway.access_log import file_logger, lines_filter, unless_inside
 from tsctl.gateway.counters import histogram_settings, stats_loggers
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
@@ -16,16 +16,18 @@ from tsctl.gateway.envoy.messages import (
     equals,
     extension,
     http_filter,
-    http_filter_type,
     lua,
-    type_url,
     typed,
     watched,
 )
+from tsctl.gateway.envoy.render.bodies import places_filters
 from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
+from tsctl.gateway.envoy.render.health import HEALTH, health_listener
+from tsctl.gateway.envoy.render.inside import bootstrap_extensions, connection_manager, inside_cluster, inside_listener
 from tsctl.gateway.envoy.render.overload import Bounds, overload_manager
 from tsctl.gateway.envoy.render.problems import REFUSED_HEADER_KEY, local_replies
-from tsctl.gateway.envoy.render.routes import CORS_FILTER, GRPC_FILTER, USER_FILTER, USER_FILTER_TYPE
+from tsctl.gateway.envoy.render.protocol import GRPC, protocol_filters
+from tsctl.gateway.envoy.render.routes import CORS_FILTER, USER_FILTER, USER_FILTER_TYPE
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.headers import OWN_PREFIX
 
@@ -53,7 +55,8 @@ def bootstrap(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
         "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": {NAMESPACE: settings(spec)}},
         "admin": {"address": {"pipe": {"path": str(files.admin), "mode": 0o600}}},
         "dynamic_resources": {"cds_config": watched(files.clusters)},
-        "static_resources": {"listeners": _listeners(spec, files), "clusters": [_admin_cluster(files)]},
+        "bootstrap_extensions": bootstrap_extensions(),
+        "static_resources": {"listeners": _listeners(spec, files, bounds), "clusters": _clusters(files)},
         "layered_runtime": {"layers": [{"name": "strict", "static_layer": {STRICT_CHUNKS: True}}]},
         "stats_flush_interval": FLUSH,
         "stats_config": histogram_settings(),
@@ -61,21 +64,28 @@ def bootstrap(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
     }
 
 
-def _listeners(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
+def _listeners(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> list[Json]:
     addresses = spec.listens_on_all
     return [
         {
             "name": "clients",
             "address": address(*addresses["address"]),
             "per_connection_buffer_limit_bytes": 1 << 20,
-            "filter_chains": [_filter_chain(spec, files)],
+            "filter_chains": [_filter_chain(spec, files, bounds)],
         },
         {
             "name": "metrics",
             "address": address(*addresses["metrics"]),
             "filter_chains": [{"filters": [_metrics_page()]}],
         },
+        inside_listener(GRPC, **_of_clients(spec, files, bounds)),
+        health_listener(files),
     ]
+
+
+def _clusters(files: GatewayFiles) -> list[Json]:
+    """Ways to parts of Envoy itself."""
+    return [_admin_cluster(files), inside_cluster(GRPC), inside_cluster(HEALTH)]
 
 
 def _admin_cluster(files: GatewayFiles) -> Json:
@@ -88,14 +98,18 @@ def _admin_cluster(files: GatewayFiles) -> Json:
     }
 
 
+#: Keys of the gateway in deployment.yaml that Envoy reads only when it starts.
+_STARTED_WITH = ("address", "metrics", "tls", "request_bytes", "memory_bytes", "waiting_bytes")
+
+
 def settings(spec: GatewaySpec) -> Json:
     """The part of the spec that Envoy reads only when it starts. A running Envoy answers with it when asked."""
-    content: Json = spec.model_dump(mode="json", include={"address", "metrics", "tls", "request_bytes", "memory_bytes"})
+    content: Json = spec.model_dump(mode="json", include=set(_STARTED_WITH))
     return content
 
 
-def _filter_chain(spec: GatewaySpec, files: GatewayFiles) -> Json:
-    chain: Json = {"filters": [_connection_manager("clients", **_of_clients(spec, files))]}
+def _filter_chain(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
+    chain: Json = {"filters": [connection_manager("clients", **_of_clients(spec, files, bounds))]}
     if spec.tls is not None:
         chain["transport_socket"] = extension(
             "envoy.transport_sockets.tls",
@@ -111,16 +125,11 @@ def _filter_chain(spec: GatewaySpec, files: GatewayFiles) -> Json:
     return chain
 
 
-def _connection_manager(name: str, **content: object) -> Json:
-    kind = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-    return extension("envoy.filters.network.http_connection_manager", kind, stat_prefix=name, **content)
-
-
-def _of_clients(spec: GatewaySpec, files: GatewayFiles) -> Json:
+def _of_clients(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
     return {
         "rds": {"route_config_name": "clients", "config_source": watched(files.routes)},
-        "http_filters": _filters(spec, files),
-        "access_log": [file_logger(files.access_log), *stats_loggers()],
+        "http_filters": _filters(spec, files, bounds),
+        "access_log": [unless_inside(logger) for logger in (file_logger(files.access_log), *stats_loggers())],
         "local_reply_config": local_replies(),
         "generate_request_id": True,
         "preserve_external_request_id": True,
@@ -162,25 +171,22 @@ def _removal_of_own_headers() -> Json:
     )
 
 
-def _filters(spec: GatewaySpec, files: GatewayFiles) -> list[Json]:
+def _filters(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> list[Json]:
     names = lua("names.lua", NAMESPACE=NAMESPACE, REFUSED_HEADER_KEY=REFUSED_HEADER_KEY)
+    grpc, index, frames, answer = protocol_filters()
     return [
-        # its clusters change with the routes, and a filter with a file of its own needs no new listener
-        {
-            "name": "ready",
-            "config_discovery": {
-                "config_source": watched(files.ready),
-                "type_urls": [type_url(http_filter_type("health_check.v3.HealthCheck"))],
-            },
-        },
         lines_filter(),
         http_filter("names", "lua.v3.Lua", default_source_code=names),
-        {**http_filter(GRPC_FILTER, "lua.v3.Lua"), "disabled": True},
         http_filter(CORS_FILTER, "cors.v3.Cors"),  # before the key, which no browser sends with a preflight request
         http_filter(KEY_FILTER, "api_key_auth.v3.ApiKeyAuth"),
         {**http_filter(USER_FILTER, USER_FILTER_TYPE), "disabled": True},
         http_filter(BUDGET_FILTER, "local_ratelimit.v3.LocalRateLimit", stat_prefix="unlimited"),
+        grpc,
+        index,
         http_filter("buffer", "buffer.v3.Buffer", max_request_bytes=spec.request_bytes),
+        *places_filters(bounds.waiting_bytes, spec.request_bytes),
+        frames,
+        answer,
         http_filter("router", "router.v3.Router", suppress_envoy_headers=True),
     ]
 
@@ -191,7 +197,7 @@ def _metrics_page() -> Json:
         "match": {"path": "/metrics", "headers": [equals(":method", "GET")]},
         "route": {"cluster": "admin", "prefix_rewrite": "/stats/prometheus"},
     }
-    return _connection_manager(
+    return connection_manager(
         "metrics",
         http_filters=[http_filter("router", "router.v3.Router")],
         route_config={"virtual_hosts": [{"name": "metrics", "domains": ["*"], "routes": [page]}]},
@@ -213,12 +219,14 @@ def whole(bootstrap: Json, clusters: Json, routes: Json, ready: Json) -> Json:
     merged: Json = json.loads(json.dumps(bootstrap))
     del merged["dynamic_resources"]
     merged["static_resources"]["clusters"] += [_untyped(cluster) for cluster in clusters["resources"]]
-    [chain] = merged["static_resources"]["listeners"][0]["filter_chains"]
-    manager = chain["filters"][0]["typed_config"]
     [configuration], [filter_] = routes["resources"], ready["resources"]
-    del manager["rds"]
-    manager["route_config"] = _untyped(configuration)
-    manager["http_filters"][0] = _untyped(filter_)
+    for listener in merged["static_resources"]["listeners"]:
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        if "rds" in manager:
+            del manager["rds"]
+            manager["route_config"] = _untyped(configuration)
+        if listener["name"] == HEALTH:
+            manager["http_filters"][0] = _untyped(filter_)
     return merged
 
 

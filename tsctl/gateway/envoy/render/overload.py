@@ -34,9 +34,10 @@ class Bounds:
 
     connections: int  # of clients
     memory_bytes: int  # of its heap
+    waiting_bytes: int  # of large bodies at the nodes
 
 
-def bounds(wanted_memory: int | None, machine_memory: int, open_files: int) -> Bounds:
+def bounds(wanted_memory: int | None, machine_memory: int, open_files: int, waiting_bytes: int) -> Bounds:
     """The bounds on a machine with so much memory, in bytes, and so many files that a process may open.
 
     A connection of a client may need another one to a node, so it counts as two files.
@@ -50,7 +51,7 @@ def bounds(wanted_memory: int | None, machine_memory: int, open_files: int) -> B
             "Raise the hard limit, which 'ulimit -Hn' prints: 40,512 are enough for 20,000 connections.",
         )
     memory = wanted_memory or min(MOST_MEMORY, machine_memory * 3 // 4)
-    return Bounds(min(MOST_CONNECTIONS, (open_files - OTHER_FILES) // 2), memory)
+    return Bounds(min(MOST_CONNECTIONS, (open_files - OTHER_FILES) // 2), memory, waiting_bytes)
 
 
 def overload_manager(bounds: Bounds) -> Json:

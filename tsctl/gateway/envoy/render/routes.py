@@ -1,4 +1,4 @@
-"""The routes of models, and the requests that Envoy answers itself: health, and what matches no route. Pure."""
+"""The routes of models, and what matches no route. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 from handlers.contract import (
     CACHE_HEADER,
-    JSON,
     MODEL_VERSION_HEADER,
     OPEN_INFERENCE,
-    PROBLEM_MEDIA_TYPE,
+    OPEN_INFERENCE_METADATA,
     PROTOCOL_HEADER,
     REQUEST_ID_HEADER,
+    RETRY_HEADER,
+    RETRY_REFUSED,
     TIMEOUT_HEADER,
+    VERSIONS_HEADER,
 )
 from tsctl.config.deployment import GatewaySpec, RouteSpec, Sticky
 from tsctl.config.weights import TOTAL
@@ -25,34 +27,29 @@ from tsctl.gateway.envoy.messages import (
     equals,
     extension,
     http_filter_type,
-    lua,
     metadata,
     metadata_of,
     overwrite,
     typed,
 )
+from tsctl.gateway.envoy.render import protocol
+from tsctl.gateway.envoy.render.answers import direct, fixed, not_allowed
 from tsctl.gateway.envoy.render.clients import WITHOUT_KEY, Client, client_filters
 from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.headers import (
     ASSIGNED_TRACK_HEADER,
     KEY_HEADER,
-    RETRY_HEADER,
-    RETRY_REFUSED,
     TRACK_HEADER,
     WEIGHT_HEADER,
 )
 from tsctl.gateway.traffic import BY_HEADER, BY_PATH, BY_WEIGHT, CANARY, PINNED, Shadow, Traffic
 
-#: Begins the Open Inference Protocol's paths.
-PROTOCOL_PREFIX = "/v2/"
-GRPC_FILTER, CORS_FILTER = "grpc", "cors"
+CORS_FILTER = "cors"
 #: What a page of another origin may send besides what every page may, and what it may read of an answer.
 CORS_SENT = ("content-type", KEY_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER, TRACK_HEADER, "cache-control")
 CORS_READ = (REQUEST_ID_HEADER, MODEL_VERSION_HEADER, CACHE_HEADER, "retry-after")
 #: Seconds for which a browser need not ask again.
 CORS_AGE = "600"
-_READY_PATHS = f"/readyz|{PROTOCOL_PREFIX}health/ready"
-_NO_CLUSTER = "no~route"
 #: Writes the user of a sticky route into the request's metadata, for the access log.
 USER_FILTER, USER_FILTER_TYPE = "user", "header_to_metadata.v3.Config"
 #: How often another node is picked for a retry before it goes to the one that failed. LEAST_REQUEST compares two random
@@ -69,14 +66,17 @@ def routes(
 ) -> Json:
     """The route file: every route with its weights, every key, and 404 for all else."""
     of_models: list[Json] = []
-    paths: list[str] = []
+    paths: dict[str, str] = {}  # and the method that is allowed
     for model in traffic:
         spec_of_model = specs.get(model.model, RouteSpec())
-        made = _routes_of(model, spec_of_model)
-        own = list(dict.fromkeys(route["match"]["path"] for route in made))
-        of_models += [*made, *(_preflight(model, spec_of_model, path) for path in own if spec_of_model.cors)]
-        paths += own
-    allow = [overwrite("allow", "POST")]
+        made, described = _routes_of(model, spec_of_model), _metadata_routes(model, spec_of_model)
+        own = dict.fromkeys((route["match"]["path"] for route in made), "POST")
+        of_models += [
+            *made,
+            *(_preflight(model, spec_of_model, path) for path in own if spec_of_model.cors),
+            *described,
+        ]
+        paths |= own | dict.fromkeys((route["match"]["path"] for route in described), "GET")
     host = {
         "name": "clients",
         "domains": ["*"],
@@ -84,12 +84,13 @@ def routes(
         "include_attempt_count_in_response": False,
         "typed_per_filter_config": client_filters(spec.budget, clients),
         "routes": [
-            _grpc(),
-            _alive("/healthz", "text/plain", "alive\n"),
-            _alive(f"{PROTOCOL_PREFIX}health/live", JSON, '{"live":true}'),
+            *protocol.grpc_routes(clients),
+            fixed({"path": "/healthz"}, "text/plain", "alive\n"),
+            *protocol.server_routes(),
             *of_models,
-            *(_direct({"path": path}, 405, response_headers_to_add=allow) for path in paths),
-            _direct({"prefix": "/"}, 404),
+            *protocol.model_routes(traffic, specs),
+            *(not_allowed(path, method) for path, method in paths.items()),
+            direct({"prefix": "/"}, 404),
         ],
     }
     configuration = typed(
@@ -103,7 +104,7 @@ def traffic_of(configuration: Mapping[str, Any]) -> list[Traffic]:
     traffic = []
     for route in configuration["virtual_hosts"][0]["routes"]:
         values = metadata_of(route)
-        if "order" not in values or route["match"]["path"].startswith(PROTOCOL_PREFIX):
+        if "order" not in values or route["match"]["path"].startswith(protocol.PREFIX):
             continue
         weights = {version: int(values["weights"][version]) for version in values["order"]}
         shadow = Shadow(values["shadow"], int(values["shadow_share"])) if "shadow" in values else None
@@ -112,10 +113,37 @@ def traffic_of(configuration: Mapping[str, Any]) -> list[Traffic]:
 
 
 def _routes_of(traffic: Traffic, spec: RouteSpec) -> list[Json]:
-    plain, protocol = f"/predictions/{traffic.model}", f"{PROTOCOL_PREFIX}models/{traffic.model}"
-    by_protocol = _routes_at(traffic, spec, f"{protocol}/infer", protocol + "/versions/{}/infer")
+    plain, of_model = f"/predictions/{traffic.model}", f"{protocol.PREFIX}models/{traffic.model}"
+    by_protocol = _routes_at(traffic, spec, f"{of_model}/infer", of_model + "/versions/{}/infer")
     added = {"request_headers_to_add": [overwrite(PROTOCOL_HEADER, OPEN_INFERENCE)]}
     return [*_routes_at(traffic, spec, plain, plain + "/{}"), *({**route, **added} for route in by_protocol)]
+
+
+def _metadata_routes(traffic: Traffic, spec: RouteSpec) -> list[Json]:
+    """Who asks what a model takes and gives is answered by a worker of its stable version, or of the one in the path.
+
+    No weight chooses, so no rollout counts these requests.
+    """
+    path = f"{protocol.PREFIX}models/{traffic.model}"
+    asked = {path: traffic.stable}
+    if spec.pinned:
+        asked |= {f"{path}/versions/{version}": version for version in traffic.versions}
+    added = {PROTOCOL_HEADER: OPEN_INFERENCE_METADATA, VERSIONS_HEADER: ",".join(traffic.versions)}
+    return [
+        {
+            "match": {"path": path, "headers": [equals(":method", "GET")]},
+            "metadata": metadata(model=traffic.model),
+            "route": {
+                "cluster": cluster_name(traffic.model, version),
+                "timeout": f"{spec.deadline_s:g}s",
+                "retry_policy": _retries(spec),
+            },
+            "request_headers_to_add": [overwrite(name, value) for name, value in added.items()],
+            "response_headers_to_add": [overwrite(MODEL_VERSION_HEADER, version)],
+            "response_headers_to_remove": [RETRY_HEADER],
+        }
+        for path, version in asked.items()
+    ]
 
 
 def _routes_at(traffic: Traffic, spec: RouteSpec, path: str, pinned: str) -> list[Json]:
@@ -233,43 +261,4 @@ def _retries(spec: RouteSpec) -> Json:
         "retry_host_predicate": [previous_hosts],
         "host_selection_retry_max_attempts": REPICKS,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
-    }
-
-
-def ready(traffic: Collection[Traffic]) -> Json:
-    """The filter that answers /readyz: 200 where the stable version of every route can answer on some node.
-
-    Without a route nothing could be answered, and it is 503: a cluster that does not exist is not healthy.
-    """
-    stable = [cluster_name(route.model, route.stable) for route in traffic] or [_NO_CLUSTER]
-    health_check = extension(
-        "ready",
-        http_filter_type("health_check.v3.HealthCheck"),
-        pass_through_mode=False,
-        headers=[{"name": ":path", "string_match": {"safe_regex": {"regex": _READY_PATHS}}}],
-        cluster_min_healthy_percentages={name: {"value": 1.0} for name in stable},
-    )
-    return document([typed("envoy.config.core.v3.TypedExtensionConfig", **health_check)])
-
-
-def _grpc() -> Json:
-    """415 for requests that call themselves gRPC: Envoy would answer all of them, unknown keys too, with status 200."""
-    source = lua("grpc.lua", PROBLEM_MEDIA_TYPE=PROBLEM_MEDIA_TYPE)
-    filters = {GRPC_FILTER: typed(http_filter_type("lua.v3.LuaPerRoute"), source_code=source)}
-    return _direct({"prefix": "/", "grpc": {}}, 415, filters)
-
-
-def _alive(path: str, media_type: str, body: str) -> Json:
-    """200 while Envoy runs."""
-    content_type = [overwrite("content-type", media_type)]
-    return _direct({"path": path}, 200, body={"inline_string": body}, response_headers_to_add=content_type)
-
-
-def _direct(match: Json, status: int, filters: Json | None = None, body: Json | None = None, **more: Any) -> Json:
-    response = {"status": status, **({"body": body} if body else {})}
-    return {
-        "match": match,
-        "direct_response": response,
-        "typed_per_filter_config": {**WITHOUT_KEY, **(filters or {})},
-        **more,
     }

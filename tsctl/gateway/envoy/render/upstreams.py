@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tsctl.gateway.envoy.messages import Json, address, metadata, metadata_of
+from tsctl.nodes.node import TRITON
 
 VersionKey = tuple[str, str]  # model and version
 
@@ -33,6 +34,15 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How the nodes of a version are asked, where that is not as on TorchServe."""
+
+    protocol: str  # of `tsctl.nodes.node`
+    path: str
+    queue: int | None = None  # requests at most on each node; None: it bounds them itself
+
+
+@dataclass(frozen=True)
 class Upstream:
     """One version, and the nodes that serve it."""
 
@@ -40,10 +50,15 @@ class Upstream:
     version: str
     endpoints: tuple[Endpoint, ...]
     probe: Probe | None  # None: an archive without samples, of which only the connection is checked
+    way: Way | None = None  # how its nodes are asked; None: at TorchServe's path, and they bound what waits themselves
 
     @property
     def key(self) -> VersionKey:
         return self.model, self.version
+
+    @property
+    def is_triton(self) -> bool:
+        return self.way is not None and self.way.protocol == TRITON
 
     @property
     def is_draining(self) -> bool:

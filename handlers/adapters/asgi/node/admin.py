@@ -1,0 +1,100 @@
+"""The admin API of a node: what is registered, and changes of it.
+
+A change is begun when it is answered; the caller looks how far it is.
+
+    GET    /admin/versions                              every version
+    GET    /admin/versions/{model}/{version}            one; 404 where it is not registered
+    POST   /admin/versions/{model}/{version}            register {archive, digest, workers}
+    PUT    /admin/versions/{model}/{version}/workers    scale to {workers}
+    PUT    /admin/versions/{model}/{version}/default    make it the default
+    DELETE /admin/versions/{model}/{version}            unregister
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from handlers.adapters.asgi.node.registry import Conflict, Registry, Unknown
+from handlers.adapters.asgi.node.served import Entry
+
+ROOT = "/admin/"
+MOST_WORKERS = 256
+
+
+class Registration(BaseModel):
+    """The archive of a version that is to be served."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    archive: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*\.mar$", max_length=200)]  # file name
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] | None = None  # None: as the archive says
+
+
+class Workers(BaseModel):
+    """How many workers a version is to have."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)]
+
+
+def build_admin(registry: Registry) -> FastAPI:
+    """The application for the paths under ROOT."""
+    app = FastAPI(openapi_url=None)
+
+    @app.get("/admin/versions")
+    async def versions() -> list[dict[str, Any]]:
+        return [version.describe() for _, version in sorted(registry.versions.items())]
+
+    @app.get("/admin/versions/{model}/{version}")
+    async def one(model: str, version: str) -> dict[str, Any]:
+        return registry.get(model, version).describe()
+
+    @app.post("/admin/versions/{model}/{version}", status_code=202)
+    async def register(model: str, version: str, wanted: Registration) -> dict[str, Any]:
+        await registry.register(Entry(model, version, wanted.archive, wanted.digest, wanted.workers))
+        return registry.get(model, version).describe()
+
+    @app.put("/admin/versions/{model}/{version}/workers", status_code=202)
+    async def scale(model: str, version: str, wanted: Workers) -> dict[str, Any]:
+        await registry.scale(model, version, wanted.workers)
+        return registry.get(model, version).describe()
+
+    @app.put("/admin/versions/{model}/{version}/default")
+    async def set_default(model: str, version: str) -> dict[str, Any]:
+        await registry.set_default(model, version)
+        return registry.get(model, version).describe()
+
+    @app.delete("/admin/versions/{model}/{version}", status_code=202)
+    async def unregister(model: str, version: str) -> dict[str, Any]:
+        target = registry.get(model, version)
+        await registry.unregister(model, version)
+        return target.describe()
+
+    @app.exception_handler(Unknown)
+    async def unknown(request: Request, error: Unknown) -> JSONResponse:
+        return _refusal(404, str(error))
+
+    @app.exception_handler(Conflict)
+    async def conflict(request: Request, error: Conflict) -> JSONResponse:
+        return _refusal(409, str(error))
+
+    @app.exception_handler(OSError)
+    async def unwritten(request: Request, error: OSError) -> JSONResponse:
+        return _refusal(507, f"the list of what the node serves cannot be written: {error.strerror}")
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        return _refusal(422, "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()))
+
+    return app
+
+
+def _refusal(status: int, reason: str) -> JSONResponse:
+    return JSONResponse({"error": reason}, status)

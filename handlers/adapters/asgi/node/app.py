@@ -1,0 +1,162 @@
+"""A node as an ASGI application: finds the version that a path names, and who may ask for it.
+
+A prediction costs one look-up in a table more than on a server of one archive.
+"""
+
+from __future__ import annotations
+
+import os
+from hmac import compare_digest
+from itertools import count
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from handlers.adapters.asgi.app import Server, send_answer
+from handlers.adapters.asgi.asgi_call import Application, Message, Receive, Send
+from handlers.adapters.asgi.exchange import Route
+from handlers.adapters.asgi.frames import Answer, Headers
+from handlers.adapters.asgi.node.admin import ROOT, build_admin
+from handlers.adapters.asgi.node.registry import Registry
+from handlers.adapters.asgi.problems import NotFound, Unauthorized, Unavailable, problem_answer
+from handlers.contract import REQUEST_ID_HEADER, SENT_HEADER
+from handlers.errors import RequestError
+
+_AUTHORIZATION, _SENT, _REQUEST_ID = b"authorization", SENT_HEADER.encode(), REQUEST_ID_HEADER.encode()
+#: Paths that need no token: load balancers ask for them.
+OPEN_PATHS = frozenset({"/ping", "/v2/health/live", "/v2/health/ready"})
+
+
+class Node:
+    """The versions of a registry over HTTP.
+
+    Args:
+        admin_token: of the paths under /admin/.
+        token: of all other paths but OPEN_PATHS; None: everybody may ask.
+    """
+
+    def __init__(self, registry: Registry, admin_token: str, token: str | None) -> None:
+        self._registry = registry
+        self._admin = build_admin(registry)
+        self._own = _own_routes(registry)
+        self._admin_header = f"Bearer {admin_token}".encode()
+        self._header = f"Bearer {token}".encode() if token is not None else None
+        self._ids = (f"{os.urandom(6).hex()}-{number}" for number in count(1))
+        self.others: Application = self  # what has no route
+
+    def route(self, path: bytes, headers: Headers) -> Route | None:
+        """Where the predictions of a path are computed; None where it asks for none, or comes without the token."""
+        if self._header is not None and not _has(headers, self._header):
+            return None
+        if path.startswith(b"/models/"):  # a version's own pages
+            parts = path.split(b"/", 4)
+            path = b"/" + parts[4] if len(parts) == 5 else b""
+        server = self._registry.servers.get(path.decode("latin-1"))
+        return server.route(path) if server is not None else None
+
+    def next_id(self) -> str:
+        """An id for a request that came without one."""
+        return next(self._ids)
+
+    def problem(self, error: RequestError, request_id: str) -> Answer:
+        """The answer to a request without a route."""
+        return problem_answer(error, request_id or None, "", "")
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._own(scope, receive, send)
+            return
+        path: str = scope["path"]
+        is_admin = path.startswith(ROOT)
+        wanted = self._admin_header if is_admin else self._header if path not in OPEN_PATHS else None
+        if wanted is not None and not _has(scope["headers"], wanted):
+            error = Unauthorized("Send the token of this node as a bearer token.")
+            return await self._refuse(error, scope, send)
+        if is_admin:
+            return await self._admin(scope, receive, send)
+        server = self._registry.servers.get(path)
+        if server is None:
+            return await self._other(path, scope, receive, send)
+        await server(scope, receive, send)
+
+    async def _other(self, path: str, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a path that is no prediction of a version that is served."""
+        parts = path.split("/")
+        server: Server | None = None
+        if parts[1:2] == ["models"] and len(parts) > 4:  # what a server of this version alone has, under its own path
+            server = self._server(parts[2], parts[3])
+            root = "/".join(parts[:4])
+            inner = path.removeprefix(root)
+            if server is not None and inner in self._registry.servers:
+                server = self._registry.servers[inner]
+                scope = {**scope, "path": inner}
+            else:
+                scope = {**scope, "root_path": scope.get("root_path", "") + root}
+        elif parts[1:2] == ["models"] and len(parts) == 3:
+            server = self._server(parts[2], None)
+        elif parts[1:3] == ["v2", "models"] and len(parts) > 3:
+            server = self._server(parts[3], parts[5] if parts[4:5] == ["versions"] and len(parts) > 5 else None)
+        elif parts[1:2] != ["predictions"]:
+            return await self._own(scope, receive, send)
+        if server is None:
+            return await self._refuse(NotFound("The node has no such version; GET /models has all."), scope, send)
+        await server(scope, receive, send)
+
+    def _server(self, model: str, version: str | None) -> Server | None:
+        path = f"/predictions/{model}" if version is None else f"/predictions/{model}/{version}"
+        return self._registry.servers.get(path)
+
+    async def _refuse(self, error: RequestError, scope: Message, send: Send) -> None:
+        """Answer with the error; a gateway, which knows who may ask what, is to ask another node instead."""
+        headers: Headers = scope["headers"]
+        if any(name == _SENT for name, _ in headers):
+            error = Unavailable("The node does not serve this version now; retry later.")
+        ids = (value.decode("latin-1") for name, value in headers if name == _REQUEST_ID)
+        request_id = next(ids, None) or next(self._ids)
+        parts = [*scope["path"].split("/"), "", "", ""]
+        model, version = (parts[2], parts[3]) if parts[1] == "predictions" else ("", "")
+        await send_answer(problem_answer(error, request_id, model, version), request_id, send)
+
+
+def _has(headers: Headers, wanted: bytes) -> bool:
+    return any(name == _AUTHORIZATION and compare_digest(value, wanted) for name, value in headers)
+
+
+def _own_routes(registry: Registry) -> FastAPI:
+    """The paths of the node itself."""
+    app = FastAPI(title="tsctl node", openapi_url=None)
+
+    @app.get("/ping")
+    @app.get("/v2/health/ready")
+    async def ready() -> Response:
+        """200 where every registered version that wants workers can answer, else 503."""
+        pools = [version.pool for version in registry.versions.values() if version.entry.workers != 0]
+        missing = sum(pool is None or not pool.ready_workers for pool in pools)
+        status = {"ready": not missing, "versions": len(pools), "without_workers": missing}
+        return JSONResponse(status, 503, {"retry-after": "1"}) if missing else JSONResponse(status)
+
+    @app.get("/v2/health/live")
+    async def live() -> dict[str, bool]:
+        """200 while the node runs."""
+        return {"live": True}
+
+    @app.get("/models")
+    async def models() -> dict[str, list[str]]:
+        """Every version that is served, by model; /models/MODEL/VERSION/docs has its schema and samples."""
+        names: dict[str, list[str]] = {}
+        for (model, version), one in sorted(registry.versions.items()):
+            if one.server is not None:
+                names.setdefault(model, []).append(version)
+        return names
+
+    collected = CollectorRegistry()
+    MultiProcessCollector(collected, str(registry.folder / "metrics"))  # adds itself to it
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """The workers' metrics for Prometheus; also those of workers that have ended."""
+        return Response(generate_latest(collected), media_type=CONTENT_TYPE_LATEST)
+
+    return app

@@ -1,0 +1,328 @@
+"""The versions of a node: registered, scaled, unregistered and restored, each a pool of workers of its own.
+
+Invariants: a change is in the file before it is acknowledged, so a node that is killed serves the same afterwards. A
+version that is unregistered answers the requests that it has. A version that must not serve has no workers, and its
+reason is kept until it is registered again or unregistered; it stays in the file, so the next start tries it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic_core import from_json
+
+from handlers.adapters.asgi.app import Server
+from handlers.adapters.asgi.node.output import Output
+from handlers.adapters.asgi.node.served import Entry, read_served, write_served
+from handlers.adapters.asgi.node.unpacked import remove_others, unpack
+from handlers.adapters.asgi.options import pool_options
+from handlers.adapters.asgi.pool import Pool
+from handlers.adapters.asgi.routes import build_routes
+from handlers.errors import LoadError
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]  # model and version
+
+
+class State(StrEnum):
+    """How far a version is."""
+
+    STARTING = "starting"  # until a worker was ready
+    SERVING = "serving"
+    REFUSED = "refused"  # it must not serve
+    ENDING = "ending"
+
+
+class Conflict(Exception):
+    """The change does not fit what is registered."""
+
+
+class Unknown(Exception):
+    """No such version is registered."""
+
+
+@dataclass(eq=False)
+class Version:
+    """One registered version."""
+
+    entry: Entry
+    state: State = State.STARTING
+    reason: str = ""  # why it is refused
+    pool: Pool | None = None
+    server: Server | None = None  # answers its paths; None until it is unpacked
+    output: Output | None = None
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def failure(self) -> str:
+        """Why it does not have the workers that it should have; empty where that is not known, or it has them."""
+        return self.reason or (self.pool.failure if self.pool is not None else "")
+
+    def describe(self) -> dict[str, Any]:
+        """The version for the admin API."""
+        pids = self.pool.ready_pids if self.pool is not None else {}
+        return {
+            "model": self.entry.model,
+            "version": self.entry.version,
+            "archive": self.entry.archive,
+            "digest": self.entry.digest,
+            "state": self.state,
+            "failure": self.failure,
+            "is_default": self.entry.is_default,
+            "workers": self.entry.workers,
+            "ready": [{"id": str(number), "pid": pid} for number, pid in sorted(pids.items())],
+            "waiting": self.pool.waiting if self.pool is not None else 0,
+            "startup_s": self.pool.options.startup_s if self.pool is not None else 0,
+            "facts": self.pool.facts if self.pool is not None else {},
+        }
+
+
+@dataclass
+class Registry:
+    """The versions of one node.
+
+    Args:
+        folder: of the node; the list of what it serves and the unpacked archives lie in it.
+        store: the folder with the archives.
+    """
+
+    folder: Path
+    store: Path
+    versions: dict[Key, Version] = field(default_factory=dict)
+    servers: dict[str, Server] = field(default_factory=dict)  # by the path of a request for a prediction
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    _disk: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while archives are unpacked or removed
+
+    async def restore(self) -> None:
+        """Serve what the file says, and remove archives that nothing needs.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        self._archives.mkdir(mode=0o700, exist_ok=True)
+        entries = read_served(self._file)
+        remove_others(self._archives, {entry.digest for entry in entries})
+        for entry in entries:
+            self._begin(entry)
+
+    async def stop(self) -> None:
+        """End all workers; the requests at hand are answered first."""
+        for version in self.versions.values():
+            version.state = State.ENDING
+        await asyncio.gather(*map(_end, self.versions.values()))
+
+    def get(self, model: str, version: str) -> Version:
+        """The version; raises Unknown where it is not registered."""
+        try:
+            return self.versions[model, version]
+        except KeyError:
+            raise Unknown(f"{model} {version} is not registered") from None
+
+    def default(self, model: str) -> Version | None:
+        """The version that answers callers of the model who name none."""
+        return next((v for v in self.versions.values() if v.entry.model == model and v.entry.is_default), None)
+
+    async def register(self, entry: Entry) -> None:
+        """Begin to serve a version; the first one of its model is the default.
+
+        Raises:
+            Conflict: it is registered.
+            OSError: the list cannot be written, and nothing is registered.
+        """
+        key = entry.model, entry.version
+        before = self.versions.get(key)
+        if before is not None and before.state is not State.REFUSED:
+            raise Conflict(f"{entry.model} {entry.version} is registered already")
+        default = self.default(entry.model)
+        entry = replace(entry, is_default=default is None or default is before)
+        self._write({key: entry})
+        self._begin(entry)
+
+    async def scale(self, model: str, version: str, workers: int) -> None:
+        """Have this many workers; they start and end afterwards.
+
+        Raises:
+            Unknown: it is not registered.
+            Conflict: it is not unpacked yet, or must not serve.
+            OSError: the list cannot be written, and nothing changes.
+        """
+        target = self.get(model, version)
+        if target.pool is None or target.state not in (State.STARTING, State.SERVING):
+            raise Conflict(f"{model} {version} is {target.state}, so it cannot be scaled")
+        entry = replace(target.entry, workers=workers)
+        self._write({(model, version): entry})
+        target.entry = entry
+        await target.pool.scale(workers)
+
+    async def set_default(self, model: str, version: str) -> None:
+        """Let the version answer callers who name none.
+
+        Raises:
+            Unknown: it is not registered.
+            Conflict: it has no worker that is ready.
+            OSError: the list cannot be written, and nothing changes.
+        """
+        target = self.get(model, version)
+        if target.pool is None or not target.pool.ready_workers:
+            raise Conflict(f"{model} {version} has no worker that is ready, so it cannot become the default")
+        same = [other for other in self.versions.values() if other.entry.model == model]
+        changed = {_key(other): replace(other.entry, is_default=other is target) for other in same}
+        self._write(changed)
+        for other in same:
+            other.entry = changed[_key(other)]
+        self._route()
+
+    async def unregister(self, model: str, version: str) -> None:
+        """Take the version off; it answers the requests that it has, and its workers end.
+
+        Raises:
+            Unknown: it is not registered.
+            Conflict: it is the default while others exist.
+            OSError: the list cannot be written, and nothing changes.
+        """
+        target = self.get(model, version)
+        if target.state is State.ENDING:
+            return
+        others = [v for v in self.versions.values() if v.entry.model == model and v is not target]
+        if target.entry.is_default and any(other.state is not State.REFUSED for other in others):
+            raise Conflict(f"{model} {version} is the default while there are others")
+        self._write({(model, version): None})
+        target.state = State.ENDING
+        self._route()
+        self._keep(self._remove(target))
+
+    # ---- one version -------------------------------------------------------------------------------------------------
+
+    def _begin(self, entry: Entry) -> None:
+        version = self.versions[entry.model, entry.version] = Version(entry)
+        version.task = self._keep(self._start(version))
+
+    async def _start(self, version: Version) -> None:
+        entry = version.entry
+        try:
+            async with self._disk:
+                place = await asyncio.to_thread(unpack, self.store / entry.archive, entry.digest, self._archives)
+            manifest, content = _read(place, entry)
+            version.output = Output(f"{entry.model} {entry.version}")
+            await version.output.open()
+            options = pool_options(
+                manifest, content, entry.workers, self.folder / "metrics", place, entry.version,
+                version.output.descriptor,
+            )  # fmt: skip
+            version.entry = replace(version.entry, workers=options.workers)
+            version.pool = Pool(options, self._refusing(version))
+            request_bytes = content["serving"]["limits"]["request_bytes"]
+            version.server = Server(version.pool, request_bytes, build_routes(version.pool))
+            self._route()
+            await version.pool.start()
+            if options.workers:
+                await version.pool.ready.wait()
+            if version.state is State.STARTING:
+                version.state = State.SERVING
+                logger.info("%s %s serves: %s", entry.model, entry.version, version.pool.facts)
+        except (LoadError, OSError) as error:
+            await self._refuse(version, str(error))
+
+    def _refusing(self, version: Version) -> Callable[[str], None]:
+        def refused(reason: str) -> None:
+            if version.task is not None:
+                version.task.cancel()  # it waits for a worker
+            self._keep(self._refuse(version, reason))
+
+        return refused
+
+    async def _refuse(self, version: Version, reason: str) -> None:
+        if version.state is State.ENDING:
+            return
+        logger.warning("%s %s must not serve: %s", version.entry.model, version.entry.version, reason)
+        version.state, version.reason = State.REFUSED, reason
+        self._route()
+        await _end(version)
+
+    async def _remove(self, version: Version) -> None:
+        if version.task is not None:
+            version.task.cancel()
+        await _end(version)
+        if self.versions.get(_key(version)) is version:
+            del self.versions[_key(version)]
+        async with self._disk:
+            kept = {other.entry.digest for other in self.versions.values()}
+            await asyncio.to_thread(remove_others, self._archives, kept)
+
+    # ---- what is derived from the versions ---------------------------------------------------------------------------
+
+    def _route(self) -> None:
+        servers: dict[str, Server] = {}
+        for (model, name), version in self.versions.items():
+            if version.server is None or version.state in (State.REFUSED, State.ENDING):
+                continue
+            paths = [f"/predictions/{model}/{name}", f"/v2/models/{model}/versions/{name}/infer"]
+            if version.entry.is_default:
+                paths += [f"/predictions/{model}", f"/v2/models/{model}/infer"]
+            servers |= dict.fromkeys(paths, version.server)
+        self.servers = servers
+
+    def _write(self, changed: Mapping[Key, Entry | None]) -> None:
+        """Write the list with these changes.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        entries = {key: version.entry for key, version in self.versions.items() if version.state is not State.ENDING}
+        after = {**entries, **changed}
+        write_served(self._file, [entry for _, entry in sorted(after.items()) if entry is not None])
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "served.json"
+
+    @property
+    def _archives(self) -> Path:
+        return self.folder / "archives"
+
+    def _keep(self, work: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("This is a bug.", exc_info=error)
+
+
+async def _end(version: Version) -> None:
+    if version.pool is not None:
+        await version.pool.stop()
+    if version.output is not None:
+        version.output.close()
+
+
+def _key(version: Version) -> Key:
+    return version.entry.model, version.entry.version
+
+
+def _read(place: Path, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest's section `model`, and the content of model-config.yaml.
+
+    Raises:
+        LoadError: the archive was not built by tsctl, or is of another model.
+    """
+    try:
+        manifest: dict[str, Any] = from_json((place / "MAR-INF" / "MANIFEST.json").read_bytes())["model"]
+        content: dict[str, Any] = yaml.safe_load((place / "model-config.yaml").read_text(encoding="utf-8"))
+        model, _ = manifest["modelName"], content["serving"]["limits"]["request_bytes"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise LoadError(f"{entry.archive} was not built by tsctl, so only TorchServe can serve it") from error
+    if model != entry.model:
+        raise LoadError(f"{entry.archive} holds {model}, and not {entry.model}")
+    return manifest, content

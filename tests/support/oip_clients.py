@@ -1,0 +1,236 @@
+"""Clients of the Open Inference Protocol, as other projects wrote them, behind one interface for the tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import numpy as np
+import requests
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+from handlers.contract import GRPC_CODES
+from tests.support.sites import CHECKOUT
+from tsctl.config.project import Project
+from tsctl.host.progress import Progress
+from tsctl.nodes.environments import Engine
+from tsctl.nodes.install import install
+
+#: KServe's client, which takes 300 MB with all that it needs; the tests make its environment once in a checkout.
+KSERVE = Engine(
+    "kserve", package="kserve", module="kserve", lock=Path(__file__).parent / "kserve.lock",
+    megabytes=320, first_python=(3, 11), last_python=(3, 13),
+)  # fmt: skip
+_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+Inputs = Mapping[str, np.ndarray]
+Outputs = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one engine answers."""
+
+    rest: str  # host and port
+    grpc: str
+    key: str  # empty: it asks for none
+
+
+class Refused(Exception):
+    """The server refused; the code is gRPC's, also where the client speaks REST."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code, self.message = code, message
+
+
+def refused(status: int, message: str) -> Refused:
+    """The refusal of a REST server."""
+    return Refused(_NAMES[GRPC_CODES[status]], message)
+
+
+class Client(Protocol):
+    """What every client can do."""
+
+    def live(self) -> bool: ...
+    def ready(self) -> bool: ...
+    def model_ready(self, model: str) -> bool: ...
+    def infer(self, model: str, inputs: Inputs) -> Outputs: ...
+
+
+class Knowing(Client, Protocol):
+    """A client that asks for metadata as well."""
+
+    def server_metadata(self) -> Any: ...
+    def model_metadata(self, model: str) -> Any: ...
+    def index(self) -> Any: ...
+
+
+def datatype(array: np.ndarray) -> str:
+    return {"f4": "FP32", "f8": "FP64", "i8": "INT64", "O8": "BYTES"}[array.dtype.str[1:].replace("O", "O8")]
+
+
+class Plain:
+    """JSON as the protocol's page shows it, without a client."""
+
+    def __init__(self, place: Place) -> None:
+        self._base, self._headers = f"http://{place.rest}", {"x-api-key": place.key}
+
+    def live(self) -> bool:
+        return bool(self._ask("GET", "/v2/health/live")["live"])
+
+    def ready(self) -> bool:
+        return bool(self._ask("GET", "/v2/health/ready")["ready"])
+
+    def model_ready(self, model: str) -> bool:
+        return bool(self._ask("GET", f"/v2/models/{model}/ready")["ready"])
+
+    def server_metadata(self) -> Any:
+        return self._ask("GET", "/v2")
+
+    def model_metadata(self, model: str) -> Any:
+        return self._ask("GET", f"/v2/models/{model}")
+
+    def index(self) -> Any:
+        return self._ask("POST", "/v2/repository/index")
+
+    def infer(self, model: str, inputs: Inputs) -> Outputs:
+        tensors = [
+            {"name": name, "shape": array.shape, "datatype": datatype(array), "data": array.tolist()}
+            for name, array in inputs.items()
+        ]
+        outputs = self._ask("POST", f"/v2/models/{model}/infer", {"inputs": tensors})["outputs"]
+        return {output["name"]: np.reshape(output["data"], output["shape"]).tolist() for output in outputs}
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        answer = requests.request(method, self._base + path, json=body, headers=self._headers, timeout=30)
+        if answer.status_code != 200:
+            raise refused(answer.status_code, answer.json()["detail"])
+        return answer.json()
+
+
+class Triton:
+    """tritonclient over HTTP or gRPC; over HTTP with tensors in binary or as JSON."""
+
+    def __init__(self, place: Place, kind: str) -> None:
+        module = tritonclient.grpc if kind == "grpc" else tritonclient.http
+        self._is_grpc, self._is_binary, self._module = kind == "grpc", kind != "json", module
+        self._client = module.InferenceServerClient(place.grpc if self._is_grpc else place.rest)
+        self._more: dict[str, Any] = {"headers": {"x-api-key": place.key}}
+
+    def live(self) -> bool:
+        return bool(self._ask(self._client.is_server_live))
+
+    def ready(self) -> bool:
+        return bool(self._ask(self._client.is_server_ready))
+
+    def model_ready(self, model: str) -> bool:
+        return bool(self._ask(self._client.is_model_ready, model))
+
+    def server_metadata(self) -> Any:
+        return self._as_json(self._client.get_server_metadata)
+
+    def model_metadata(self, model: str) -> Any:
+        said = self._as_json(self._client.get_model_metadata, model)
+        for tensor in (*said["inputs"], *said["outputs"]):
+            tensor["shape"] = [int(size) for size in tensor["shape"]]  # protocol buffers write long numbers as text
+        return said
+
+    def index(self) -> Any:
+        said = self._as_json(self._client.get_model_repository_index)
+        return [{"reason": "", **model} for model in said.get("models", [])] if self._is_grpc else said
+
+    def infer(self, model: str, inputs: Inputs) -> Outputs:
+        tensors = []
+        for name, array in inputs.items():
+            tensor = self._module.InferInput(name, array.shape, datatype(array))
+            tensor.set_data_from_numpy(array, **({} if self._is_grpc else {"binary_data": self._is_binary}))
+            tensors.append(tensor)
+        names = [output["name"] for output in self.model_metadata(model)["outputs"]]
+        wanted = None if self._is_binary else [self._module.InferRequestedOutput(name, False) for name in names]
+        result = self._ask(self._client.infer, model, tensors, outputs=wanted)
+        return {name: texts(result.as_numpy(name).tolist()) for name in names}
+
+    def _as_json(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        return self._ask(method, *arguments, **({"as_json": True} if self._is_grpc else {}))
+
+    def _ask(self, method: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+        try:
+            return method(*arguments, **more, **self._more)
+        except InferenceServerException as error:
+            status = error.status() or ""
+            if status.isdigit():
+                raise refused(int(status), error.message()) from None
+            raise Refused(status.removeprefix("StatusCode."), error.message()) from None
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def texts(value: Any) -> Any:
+    """The value with texts in place of bytes."""
+    if isinstance(value, list):
+        return [texts(each) for each in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+class Kserve:
+    """KServe's client in its own process."""
+
+    def __init__(self, process: subprocess.Popen[str], is_binary: bool) -> None:
+        self._process, self._is_binary = process, is_binary
+
+    def live(self) -> bool:
+        return bool(self._ask(do="live")["is"])
+
+    def ready(self) -> bool:
+        return bool(self._ask(do="ready")["is"])
+
+    def model_ready(self, model: str) -> bool:
+        return bool(self._ask(do="model_ready", model=model)["is"])
+
+    def infer(self, model: str, inputs: Inputs) -> Outputs:
+        tensors = {name: (datatype(a), a.shape, a.flatten().tolist()) for name, a in inputs.items()}
+        said = self._ask(do="infer", model=model, inputs=tensors, is_binary=self._is_binary)
+        assert said["id"] == "mine"
+        outputs: Outputs = said["outputs"]
+        return outputs
+
+    def _ask(self, **asked: Any) -> Any:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        said = json.loads(self._process.stdout.readline())
+        if "status" in said:
+            raise refused(said["status"], said["message"])
+        if "code" in said:
+            raise Refused(said["code"], said["message"])
+        return said
+
+
+@contextmanager
+def kserve(place: Place, kind: str) -> Iterator[Kserve]:
+    """KServe's client; `kind` is rest, rest-binary or grpc."""
+    environment = install(Project(CHECKOUT), KSERVE, Progress())
+    protocol = kind.partition("-")[0]
+    program = Path(__file__).with_name("kserve_client.py")
+    address = place.grpc if protocol == "grpc" else place.rest
+    with subprocess.Popen(
+        [environment.python, "-W", "ignore", program, protocol, address, place.key or "none"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env={"HOME": "/nonexistent"},
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield Kserve(process, kind != "rest")
+        finally:
+            process.stdin.close()
+            process.wait(10)

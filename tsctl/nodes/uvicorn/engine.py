@@ -1,0 +1,228 @@
+"""The engine uvicorn: a node of it is `handlers.adapters.asgi.node`, a process that serves many versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from handlers.contract import METRICS_FOLDER_VARIABLE, SHARED_CACHE_KEY_VARIABLE, SHARED_CACHE_VARIABLE
+from tsctl.archive.container import digest_of
+from tsctl.archive.inspect import inspect_archive
+from tsctl.archive.store import StoredArchive, list_archives
+from tsctl.config.nodes import BaseNodeSpec, OwnServerSpec, UvicornSpec
+from tsctl.config.project import Project
+from tsctl.errors import ArchiveError, NodeError
+from tsctl.host.files import make_folder
+from tsctl.host.process import inherited
+from tsctl.host.progress import Progress
+from tsctl.nodes import process
+from tsctl.nodes.managed import ManagedNode, VersionReport
+from tsctl.nodes.observed import ObservedVersion, Reply
+from tsctl.nodes.record import record_path
+from tsctl.nodes.uvicorn.client import AdminClient, VersionState
+from tsctl.nodes.uvicorn.installed import SERVER, require_installed
+from tsctl.nodes.uvicorn.keys import make_keys, read_keys
+
+#: Longer than the node takes to answer the requests at hand, after which it ends by itself.
+STOP_GRACE_S = 45.0
+#: While a version is unpacked, nobody knows how many workers it will have, and how long they take to load.
+UNKNOWN_WORKERS, UNKNOWN_STARTUP_S = 1, 120
+_SERVED = "served.json"
+
+
+@dataclass(frozen=True)
+class UvicornNode(ManagedNode):
+    """One accepting process and its workers."""
+
+    spec: OwnServerSpec
+    client: AdminClient
+    key_file: Path
+
+    # ---- the place ---------------------------------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> Mapping[str, str]:
+        return {"inference": self.spec.address}
+
+    @property
+    def token_file(self) -> Path | None:
+        return self.key_file if self.spec.tokens else None
+
+    def token(self) -> str | None:
+        return read_keys(self.key_file).inference if self.spec.tokens and self.key_file.is_file() else None
+
+    @property
+    def header_file(self) -> Path | None:
+        return self.folder / "inference.header" if self.spec.tokens else None
+
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        return self.folder / "logs" / "console.log", self.folder / "logs" / "node.log"
+
+    # ---- the process -------------------------------------------------------------------------------------------------
+
+    def start(self, project: Project, progress: Progress) -> subprocess.Popen[bytes]:
+        return process.start(
+            self,
+            progress,
+            lambda: self._launch(project),
+            self._not_answering,
+            lambda pid: f"pid {pid}",
+            lambda: process.end(self.folder, STOP_GRACE_S),
+        )
+
+    def stop(self, progress: Progress) -> bool:
+        return process.stop(self, progress, lambda: process.end(self.folder, STOP_GRACE_S))
+
+    def require_same_addresses(self) -> None:
+        if problem := self._not_answering():
+            raise NodeError(
+                f"node {self.name} runs (pid {self.pid}), and not at {self.spec.address}: {problem}",
+                "Set its address back, run 'make down' (tsctl down), change it again, and run 'make up' (tsctl up).",
+            )
+
+    def crash_report(self) -> str:
+        record = record_path(self.folder)
+        return process.last_lines(self.logs, record.stat().st_mtime if record.exists() else 0.0)
+
+    def server(self, project: Project) -> tuple[list[str], dict[str, str]]:
+        """The program of the node, which takes the arguments of `handlers.adapters.asgi.node`, and its own variables.
+
+        Raises:
+            NodeError: it is not installed.
+        """
+        require_installed(*SERVER)
+        return [sys.executable, "-m", "handlers.adapters.asgi.node"], {}
+
+    def _launch(self, project: Project) -> subprocess.Popen[bytes]:
+        program, variables = self.server(project)
+        for folder in (project.state, self.folder.parent, self.folder, self.folder / "logs"):
+            make_folder(folder)
+        project.store.mkdir(parents=True, exist_ok=True)
+        list_archives(project)  # takes in what was copied into the store by hand
+        host, port = self.spec.host, urlsplit(self.spec.address).port or 0
+        process.require_free_ports(host, {"inference": port})
+        process.sweep(self.folder)
+        tmp = process.temporary_folder(self.folder)
+        process.empty_metrics(self.metrics_folder)
+        make_keys(self.key_file, self.folder / "inference.header")
+        command = [
+            *program, "--host", host, "--port", str(port),
+            "--folder", str(self.folder), "--store", str(project.store), *([] if self.spec.tokens else ["--open"]),
+        ]  # fmt: skip
+        passed = {
+            name: os.environ[name] for name in (SHARED_CACHE_VARIABLE, SHARED_CACHE_KEY_VARIABLE) if name in os.environ
+        }
+        environment = {
+            **inherited(os.environ), **passed, METRICS_FOLDER_VARIABLE: str(self.metrics_folder),
+            "TMPDIR": str(tmp), "TEMP": str(tmp), "PYTHONUNBUFFERED": "1", **variables,
+        }  # fmt: skip
+        return process.spawn_recorded(command, self.folder, self.spec.nice, environment, tmp, self.logs[0])
+
+    def _not_answering(self) -> str:
+        try:
+            self.client.versions()
+        except NodeError as error:
+            return error.message
+        return ""
+
+    # ---- what it serves ----------------------------------------------------------------------------------------------
+
+    def describe(self, model: str, version: str | None) -> list[dict[str, Any]]:
+        names = [state.version for state in self.client.versions() if state.model == model]
+        described = (self.client.describe(model, name) for name in names if version in (None, name))
+        return [content for content in described if content is not None]
+
+    def predict(self, model: str, version: str | None, body: bytes, media_type: str) -> Reply:
+        path = self.path(model, version) if version is not None else self.path(model, "").rstrip("/")
+        return self.client.predict(path, body, media_type)
+
+    def cannot(self, archive: StoredArchive, version: str) -> str:
+        try:
+            made_by = inspect_archive(archive.path).made_by
+        except ArchiveError as error:
+            return error.summary
+        return (
+            "" if made_by == "tsctl" else f"{archive.path.name} was not built by tsctl, so only TorchServe can serve it"
+        )
+
+    def reports(self) -> list[VersionReport]:
+        return [_report(state) for state in self.client.versions()]
+
+    def report(self, model: str, version: str) -> VersionReport | None:
+        state = self.client.version(model, version)
+        return _report(state) if state is not None else None
+
+    # ---- changes -----------------------------------------------------------------------------------------------------
+
+    def ask_to_register(self, archive: StoredArchive, version: str, workers: int | None) -> None:
+        digest = digest_of(archive.path)
+        self.client.register(archive.model, version, archive.path.name, digest, workers)
+
+    def ask_to_scale(self, model: str, version: str, workers: int) -> None:
+        self.client.scale(model, version, workers)
+
+    def ask_to_unregister(self, model: str, version: str) -> None:
+        self.client.unregister(model, version)
+
+    def ask_for_default(self, model: str, version: str) -> None:
+        self.client.set_default(model, version)
+
+
+SomeNode = TypeVar("SomeNode", bound=UvicornNode)
+
+
+def _report(state: VersionState) -> VersionReport:
+    observed = ObservedVersion(
+        state.archive,
+        UNKNOWN_WORKERS if state.workers is None else state.workers,
+        len(state.ready),
+        tuple(worker.pid for worker in state.ready),
+        state.waiting,
+        state.failure if state.state != "refused" else "",
+        tuple(worker.id for worker in state.ready),
+        round(state.startup_s) or UNKNOWN_STARTUP_S,
+    )
+    return VersionReport(
+        (state.model, state.version),
+        observed,
+        state.is_default,
+        state.failure if state.state == "refused" else "",
+        state.state == "ending",
+    )
+
+
+def open_node(project: Project, name: str, spec: BaseNodeSpec, read_timeout_s: float) -> UvicornNode:
+    """The node with its client; nothing is sent yet."""
+    if not isinstance(spec, UvicornSpec):
+        raise TypeError(f"node {name} is of engine {spec.engine}. This is a bug.")
+    return make_node(UvicornNode, project, name, spec, read_timeout_s)
+
+
+def make_node(
+    kind: type[SomeNode], project: Project, name: str, spec: OwnServerSpec, read_timeout_s: float
+) -> SomeNode:
+    """A node of this class with its client."""
+    folder = project.state / "nodes" / name
+    key_file = project.root / spec.key_file if spec.key_file else folder / "key_file.json"
+    return kind(name, spec, folder, AdminClient(spec.address, key_file, spec.tokens, read_timeout_s), key_file)
+
+
+def served_at_start(folder: Path) -> Iterator[str]:
+    """File names of the archives that a node with this folder serves again when it starts."""
+    try:
+        entries = json.loads((folder / _SERVED).read_text(encoding="utf-8"))
+        yield from (str(entry["archive"]) for entry in entries)
+    except FileNotFoundError:
+        return
+    except (ValueError, TypeError, KeyError) as error:
+        raise NodeError(
+            f"{folder / _SERVED} is damaged: {error}", f"Remove it to start the node empty: rm {folder / _SERVED}"
+        ) from error

@@ -34,7 +34,7 @@ class Events:
 
     ready: Callable[[WorkerProcess, dict[str, Any]], None]
     refused: Callable[[WorkerProcess, str], None]  # with the reason; `ended` follows
-    idle: Callable[[], None]  # its batch is answered
+    idle: Callable[[int, float], None]  # its batch of so many requests is answered, which took so many seconds
     ended: Callable[[WorkerProcess, Sequence[Waiting]], None]  # with the requests that it had
 
 
@@ -55,6 +55,7 @@ class WorkerProcess(asyncio.Protocol):
         self._batch_s = batch_s
         self._events = events
         self._batch: Sequence[Waiting] = ()
+        self._begun = 0.0  # its computation
         self._unpacker = Unpacker()
         self._transport: asyncio.WriteTransport
         self._process: subprocess.Popen[bytes]
@@ -105,6 +106,7 @@ class WorkerProcess(asyncio.Protocol):
     def compute(self, batch: Sequence[Waiting]) -> None:
         """Give the batch to the worker, which is idle."""
         self._batch = batch
+        self._begun = asyncio.get_running_loop().time()
         self._transport.write(batch_frame([waiting.item for waiting in batch]))
         self._timer = asyncio.get_running_loop().call_later(self._batch_s, self._overdue)
 
@@ -179,7 +181,7 @@ class WorkerProcess(asyncio.Protocol):
             waiting.answer(answer)
         if self.is_retiring:
             self.close()
-        self._events.idle()
+        self._events.idle(len(batch), asyncio.get_running_loop().time() - self._begun)
 
     def _overdue(self) -> None:
         self.is_overdue = True

@@ -40,6 +40,7 @@ class NodeContender:
         self._archive = archive
         self._workers = workers
         self._node: Node | None = None
+        self._starts = 0
 
     @property
     def unavailable(self) -> str:
@@ -47,9 +48,9 @@ class NodeContender:
         return self._open().cannot(self._archive, self._archive.version)
 
     def start(self) -> Endpoint:
-        """Start the node from nothing, and register the version."""
+        """Start a node that has never served anything, and register the version."""
+        self._starts += 1
         node = self._node = self._open()
-        node.forget_served()
         node.start(self._project, _QUIET)
         model, version = self._archive.key
         node.register(self._archive, version, self._workers, lambda _: None)
@@ -62,14 +63,13 @@ class NodeContender:
         return [pid] if pid is not None else []
 
     def stop(self) -> None:
-        """End the node and its workers, and forget what it served."""
+        """End the node and its workers."""
         node, self._node = self._node, None
         if node is not None:
             node.stop(_QUIET)
-            node.forget_served()
 
     def _open(self) -> Node:
-        return open_node(self._project, self.name, free_spec(self.name))
+        return open_node(self._project, f"{self.name}-{self._starts}", free_spec(self.name))
 
 
 def endpoint_at(node: Node, model: str, version: str, headers: dict[str, str]) -> Endpoint:

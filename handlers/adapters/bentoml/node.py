@@ -15,9 +15,7 @@ import uvicorn
 
 from handlers.adapters.asgi.node import __main__ as plain
 from handlers.adapters.asgi.node.app import Node
-
-#: BentoML's deadline of a request, in seconds: past every deadline that an archive can have, which comes first.
-LONGEST_S = 4 * 86_400
+from handlers.adapters.asgi.options import DRAIN_S
 
 
 def main() -> int:
@@ -28,28 +26,27 @@ def main() -> int:
 async def serve(node: Node, arguments: argparse.Namespace, listener: socket.socket) -> None:
     """Serve the node on the listener."""
     config = uvicorn.Config(
-        build_service(node).to_asgi(), log_config=None, access_log=False,
-        timeout_graceful_shutdown=plain.DRAIN_S, server_header=False, date_header=False,
+        build_application(node), log_config=None, access_log=False,
+        timeout_graceful_shutdown=DRAIN_S, server_header=False, date_header=False,
     )  # fmt: skip
     await uvicorn.Server(config).serve([listener])
 
 
-def build_service(node: Node) -> Any:
-    """BentoML's service with the node mounted in it.
+def build_application(node: Node) -> Any:
+    """BentoML's application with the node mounted in it.
 
-    BentoML's own page of metrics is off: it needs no token, and the node has one at the same path.
+    BentoML's own page of metrics is off: it needs no token, and the node has one at the same path. Its deadline is off,
+    because each version has its own, and because it keeps a timer of every request until the deadline has passed.
     """
 
-    @bentoml.service(
-        name="tsctl-node",
-        workers=1,
-        traffic={"timeout": LONGEST_S},
-        logging={"access": {"enabled": False}},
-        metrics={"enabled": False},
-    )
+    @bentoml.service(name="tsctl-node", workers=1, logging={"access": {"enabled": False}}, metrics={"enabled": False})
     class Service:
         """The versions of a node."""
 
     service: Any = Service  # of BentoML's class, which the decorator makes
     service.mount_asgi_app(node, path="/")
-    return service
+    application = service.to_asgi()
+    application.user_middleware = [
+        middleware for middleware in application.user_middleware if middleware.cls.__name__ != "TimeoutMiddleware"
+    ]
+    return application

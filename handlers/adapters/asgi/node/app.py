@@ -43,7 +43,7 @@ class Node:
         self._own = _own_routes(registry)
         self._admin_header = f"Bearer {admin_token}".encode()
         self._header = f"Bearer {token}".encode() if token is not None else None
-        self._ids = (f"{os.urandom(6).hex()}-{number}" for number in count(1))
+        self._prefix, self._numbers = os.urandom(6).hex(), count(1)
         self.others: Application = self  # what has no route
 
     def route(self, path: bytes, headers: Headers) -> Route | None:
@@ -58,7 +58,7 @@ class Node:
 
     def next_id(self) -> str:
         """An id for a request that came without one."""
-        return next(self._ids)
+        return f"{self._prefix}-{next(self._numbers)}"
 
     def problem(self, error: RequestError, request_id: str) -> Answer:
         """The answer to a request without a route."""
@@ -114,7 +114,7 @@ class Node:
         if any(name == _SENT for name, _ in headers):
             error = Unavailable("The node does not serve this version now; retry later.")
         ids = (value.decode("latin-1") for name, value in headers if name == _REQUEST_ID)
-        request_id = next(ids, None) or next(self._ids)
+        request_id = next(ids, None) or self.next_id()
         parts = [*scope["path"].split("/"), "", "", ""]
         model, version = (parts[2], parts[3]) if parts[1] == "predictions" else ("", "")
         await send_answer(problem_answer(error, request_id, model, version), request_id, send)

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from benchmarks.harness.ports import free_ports
 from rich.console import Console
 
-from benchmarks.harness.ports import free_ports
 from handlers.contract import MODEL_VERSION_HEADER
 from tests.support.sites import HALF, Site, is_alive, make_site, until, write_tiny
 from tsctl.archive.build import build_versions

@@ -31,7 +31,7 @@ from tsctl.archive.store import StoredArchive, archive_of, import_archive
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError, TsctlError
-from tsctl.host.ports import port_problem
+from tsctl.host.ports import free_ports, port_problem
 from tsctl.host.progress import Progress
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.node import PLAIN, Node

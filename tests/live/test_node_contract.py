@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from benchmarks.harness.ports import free_ports
 from rich.console import Console
 
 from handlers.contract import MODEL_VERSION_HEADER

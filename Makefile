@@ -26,7 +26,7 @@ BUILT := archives/store archives/*/.built build dist .coverage* .pytest_cache .h
 PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status archives verify test test-unit test-live coverage fuzz lint \
+.PHONY: help setup up down status archives engines verify test test-unit test-live coverage fuzz lint \
 	bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-overhead bench-rollout gameday clean distclean
 
 help:  ## Show this list
@@ -50,6 +50,9 @@ archives: $(STAMP)  ## Build the archives that are missing or out of date
 
 verify: archives  ## Check every built archive against its own digests and rules
 	@$(RUN) scripts/archive.py verify
+
+engines: $(STAMP)  ## Install Triton and BentoML into environments of their own, .tsctl/engines
+	@$(VENV)/bin/tsctl engines install triton bentoml
 
 test: archives  ## Run the whole test suite; TESTS=path runs a part
 	@$(PYTEST) $(TESTS)

@@ -25,11 +25,12 @@ from typing import Any
 import requests
 
 from benchmarks.peers.servers.tasks import Task
-from tsctl.compare.contender import Endpoint, Reply
+from tsctl.compare.contender import Endpoint
 from tsctl.compare.recorded import RecordedRequest
 from tsctl.errors import NodeError
 from tsctl.host.http import direct_session
 from tsctl.host.ports import free_ports
+from tsctl.nodes.observed import Reply
 
 SERVERS = Path(__file__).with_name("servers")
 START_S = 120.0

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from benchmarks.peers.contenders import SERVERS, Model
 from benchmarks.targets.node import BenchmarkNode, NodeTarget
-from benchmarks.targets.project import build_stock_archive
-from benchmarks.workloads.linear import write_stock_config
+from benchmarks.targets.project import build_stock_archive, write_stock_config
 from tsctl.compare.contender import Endpoint, endpoint_of
 from tsctl.config.archive import Serving
 from tsctl.config.project import Project

@@ -7,13 +7,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.harness.ports import free_ports
+import yaml
+
 from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive
+from tsctl.config.archive import Serving
 from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
+from tsctl.host.ports import free_ports
 from tsctl.nodes.node import Node
 
 
@@ -65,6 +69,26 @@ def build_stock_archive(
     if made.returncode != 0:
         raise ArchiveError(f"torch-model-archiver failed: {made.stderr.strip()[-500:]}")
     return folder / f"{model}.mar"
+
+
+def write_stock_config(path: Path, serving: Serving, threads: int) -> Path:
+    """Write a model-config.yaml for a stock archive, with the batch and the queue of `serving`.
+
+    Args:
+        threads: torch's, which the stock handlers in baselines/ read.
+    """
+    content: dict[str, Any] = {
+        "minWorkers": 1,
+        "maxWorkers": 1,
+        "batchSize": serving.batch.size,
+        "maxBatchDelay": serving.batch.max_delay_ms,
+        "startupTimeout": serving.timeouts.startup_s,
+        "responseTimeout": serving.timeouts.response_s,
+        "jobQueueSize": serving.queue_size,
+        "handler": {"threads": threads},
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
 
 
 def request_headers(node: Node, media_type: str) -> dict[str, str]:

@@ -20,9 +20,8 @@ from benchmarks.harness.scripts import run_script
 from benchmarks.harness.workload import Requests, TakeTurn, Workload, measure_turns, own_folder
 from benchmarks.harness.wrk import require_wrk
 from benchmarks.targets.node import BenchmarkNode, NodeTarget
-from benchmarks.targets.project import build_stock_archive, own_project
+from benchmarks.targets.project import build_stock_archive, own_project, write_stock_config
 from benchmarks.workloads.inputs import AROUND, BLOCK, mixed_lengths, sentences
-from benchmarks.workloads.linear import write_stock_config
 from tsctl.archive.build import build_version
 from tsctl.config.archive import Batch, Warmup, read_archive_spec
 from tsctl.config.project import Project

@@ -5,15 +5,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from benchmarks import ARCHIVES, BASELINES
-from benchmarks.targets.project import build_stock_archive, own_project
+from benchmarks.targets.project import build_stock_archive, own_project, write_stock_config
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
-from tsctl.config.archive import ArchiveSpec, Serving, read_archive_spec
+from tsctl.config.archive import ArchiveSpec, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 
@@ -65,23 +62,3 @@ def build_linear(project: Project, folder: Path, progress: Progress) -> Linear:
         handler = BASELINES / "linear_handler.py"
         archives["stock"] = build_stock_archive("linear", "stock", handler, extra, own.root, config)
     return linear
-
-
-def write_stock_config(path: Path, serving: Serving, threads: int) -> Path:
-    """Write a model-config.yaml for a stock archive, with the batch and the queue of `serving`.
-
-    Args:
-        threads: torch's, which the stock handlers in baselines/ read.
-    """
-    content: dict[str, Any] = {
-        "minWorkers": 1,
-        "maxWorkers": 1,
-        "batchSize": serving.batch.size,
-        "maxBatchDelay": serving.batch.max_delay_ms,
-        "startupTimeout": serving.timeouts.startup_s,
-        "responseTimeout": serving.timeouts.response_s,
-        "jobQueueSize": serving.queue_size,
-        "handler": {"threads": threads},
-    }
-    path.write_text(yaml.safe_dump(content))
-    return path

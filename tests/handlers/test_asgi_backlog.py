@@ -15,7 +15,7 @@ def waiting(arrived: float, expires: float) -> Waiting:
     def answer(given: Answer) -> None:
         raise AssertionError("the backlog answers nothing")
 
-    return Waiting(Item([], b"", "id", False), arrived, expires, answer, lambda: None)
+    return Waiting(Item([], b"", "id", False), arrived, expires, answer)
 
 
 steps = st.lists(
@@ -61,17 +61,6 @@ def test_each_request_leaves_once_in_order_and_no_more_than_the_bound_wait(steps
     assert len(left) == len(set(map(id, left)))
     assert {id(request) for request in left} == {id(request) for request in came} - {id(request) for request in gone}
     assert taken + batch == [request for request in came if request in taken + batch], "in order of arrival"
-
-
-def test_only_clients_of_old_requests_are_to_be_watched_and_each_once() -> None:
-    backlog = Backlog(MOST)
-    requests = [waiting(arrived, 100) for arrived in (0, 1, 2, 3)]
-    for request in requests:
-        assert backlog.add(request)
-    backlog.leave(requests[1])
-    assert backlog.older_than(2.5) == [requests[0], requests[2]]
-    requests[0].is_watched = True
-    assert backlog.older_than(2.5) == [requests[2]]
 
 
 @given(st.integers(1, 1000), st.integers(1, 8), st.integers(1, 64))

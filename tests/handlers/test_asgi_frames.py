@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from contextlib import suppress
 
 import pytest
@@ -12,10 +13,12 @@ from handlers.adapters.asgi import frames
 from handlers.adapters.asgi.frames import ANSWERS, BATCH, READY, Answer, Item, MalformedFrame, Unpacker
 
 names = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12).map(str.encode)
-values = st.binary(max_size=20).map(lambda value: value.replace(b"\n", b" "))
+values = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=20).map(
+    lambda v: v.encode("latin-1")
+)
 headers = st.lists(st.tuples(names, values), max_size=4)
 items = st.builds(Item, headers, st.binary(max_size=50), st.text(max_size=10), st.booleans())
-answers = st.builds(Answer, st.integers(100, 599), headers, st.binary(max_size=50))
+answers = st.builds(Answer, st.integers(100, 599), headers.map(tuple), st.binary(max_size=50))
 
 
 def fed(unpacker: Unpacker, sent: bytes, sizes: list[int]) -> list[tuple[bytes, bytes]]:
@@ -68,3 +71,10 @@ def test_reports_arrive_as_they_were_sent() -> None:
 def test_a_length_that_no_message_has_is_refused_before_its_content_comes(sent: bytes) -> None:
     with pytest.raises(MalformedFrame, match="bytes"):
         list(Unpacker().feed(sent))
+
+
+@pytest.mark.parametrize("block", [b"x:a\rset-cookie: b", b"x y:1", b"no colon", b":empty", b"x:a\x00", b"X:upper"])
+def test_a_header_that_could_end_another_is_malformed(block: bytes) -> None:
+    content = struct.pack("!HII", 200, len(block), 0) + block
+    with pytest.raises(MalformedFrame):
+        frames.read_answers(content)

@@ -13,6 +13,7 @@ import yaml
 from ts.utils.util import list_classes_from_module
 
 from handlers.adapters.torchserve import entry
+from handlers.adapters.torchserve.context import longest_answer, worker_config
 from handlers.errors import LoadError
 from tests.support.workers import Item, Worker, write_archive_folder
 from tsctl.archive.build import ENTRY
@@ -139,3 +140,16 @@ def test_an_item_of_another_type_than_bytes_is_read_or_fails_alone() -> None:
 
     assert [read(body).body for body in (b"{}", bytearray(b"{}"), memoryview(b"{}"), "{}")] == [b"{}"] * 4
     assert read({}).error.status == 500
+
+
+def test_torchserves_choices_reach_the_worker(tmp_path: Path) -> None:
+    folder = write_archive_folder(tmp_path / "toy", SAMPLES, GOLDEN, serving={"handler": "own_handler"})
+    context = SimpleNamespace(
+        system_properties={"model_dir": str(folder), "gpu_id": 3, "batch_size": 7},
+        manifest={"model": {"modelName": "toy", "modelVersion": "1.0"}},
+        model_yaml_config=yaml.safe_load((folder / CONFIG).read_text()),
+        model_name="renamed",
+    )
+    config = worker_config(context)
+    assert (config.model, config.version, config.gpu_id, config.batch_size) == ("renamed", "1.0", 3, 7)
+    assert config.answer_bytes == longest_answer()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,15 +14,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from handlers import contract
-from handlers.contract import CLASS_HEADER, HELD_ENCODING_HEADER, MODEL_VERSION_HEADER, TRITON_ANSWER, TRITON_BODY
+from handlers.contract import (
+    CHECK_HEADER,
+    CHECK_HEALTH,
+    CLASS_HEADER,
+    HELD_ENCODING_HEADER,
+    MODEL_VERSION_HEADER,
+    TIMEOUT_HEADER,
+    TRITON_ANSWER,
+    TRITON_BODY,
+)
 from handlers.errors import LoadError
 from tests.handlers.test_second_adapter import bad_items
 from tests.support import triton_backend
 from tests.support.triton_backend import InferenceRequest, Tensor
 from tests.support.workers import CHECKOUT, JSON, Item, Reply, unpacked
 from tests.support.workers import Worker as TorchServe
+from tsctl.archive.container import CONFIG
 
 triton_backend.install()
 
@@ -32,14 +44,17 @@ MEDIA_TYPES = {".json": JSON, ".png": "image/png", ".jpg": "image/jpeg"}
 
 def model_folder(model: str, version: str, folder: Path) -> Path:
     """The folder of one model of a repository, with the archive in it."""
-    unpacked(model, version, folder / "1" / "archive")
+    config = unpacked(model, version, folder / "1" / "archive") / CONFIG
+    content = yaml.safe_load(config.read_text())
+    content["serving"]["warmup"]["budget_s"] = 0.1
+    config.write_text(yaml.safe_dump(content))
     return folder
 
 
 def arguments(folder: Path, **changes: str) -> dict[str, str]:
     """What Triton says to a new instance."""
     given = {
-        "model_config": "{}",
+        "model_config": json.dumps({"input": [{"name": TRITON_BODY}]}),
         "model_repository": str(folder),
         "model_version": "1",
         "model_instance_kind": "CPU",
@@ -89,19 +104,16 @@ def reply_of(response: Any) -> Reply:
     return Reply(int(status), headers["content-type"], headers, body)
 
 
-@pytest.mark.parametrize("archive", ["digits", "breast_cancer"])
-def test_triton_answers_as_torchserve(archive: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    first: TorchServe = request.getfixturevalue(archive)
-    entry = loaded(archive, first.entry.worker.config.version, tmp_path)
-    samples = sorted((first.folder / "samples").iterdir())
+def test_triton_answers_as_torchserve(cancer: Entry, breast_cancer: TorchServe) -> None:
+    samples = sorted((breast_cancer.folder / "samples").iterdir())
     items = {path.name: Item(path.read_bytes(), MEDIA_TYPES[path.suffix]) for path in samples}
     good = next(item.body for item in items.values() if item.media_type == JSON)
-    items |= bad_items(good, first.entry.worker.config.request_bytes)
+    items |= bad_items(good, breast_cancer.entry.worker.config.request_bytes)
     for name, item in items.items():
-        [expected] = first.ask(item)
-        [reply] = ask(entry, item)
+        [expected] = breast_cancer.ask(item)
+        [reply] = ask(cancer, item)
         assert reply == expected, name
-        assert reply.headers[MODEL_VERSION_HEADER] == first.entry.worker.config.version
+        assert reply.headers[MODEL_VERSION_HEADER] == "1.0"
         assert (CLASS_HEADER in reply.headers) == (reply.status == 200), name
 
 
@@ -120,6 +132,87 @@ def test_a_held_content_encoding_is_decoded_by_the_worker_within_its_limit(cance
     replies = ask(cancer, packed, bomb, Item(good))
     assert [reply.status for reply in replies] == [200, 413, 200]
     assert replies[0] == replies[2]
+
+
+def test_a_failed_health_check_is_an_error_of_triton_and_a_good_one_an_answer(cancer: Entry) -> None:
+    check = {CHECK_HEADER: CHECK_HEALTH}
+    good, bad, busy = (
+        InferenceRequest([Tensor(TRITON_BODY, np.frombuffer(body, np.uint8)[np.newaxis])], {**check, **more})
+        for body, more in ((sample("breast_cancer"), {}), (b"{", {}), (b"{", {TIMEOUT_HEADER: "0"}))
+    )
+    responses = cancer.execute([good, bad, busy])
+    assert reply_of(responses[0]).status == 200
+    assert [response.error().code() for response in responses[1:]] == [triton_backend.TritonError.INTERNAL] * 2
+
+
+# ---- tensors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Entry]:
+    """The model with the inputs and outputs that `tsctl export triton` writes."""
+    folder = model_folder("breast_cancer", "1.0", tmp_path_factory.mktemp("typed"))
+    outputs = [{"name": "label", "data_type": "TYPE_STRING"}, {"name": "probability", "data_type": "TYPE_FP64"}]
+    config = {"input": [{"name": "mean_radius"}, {"name": "mean_texture"}], "output": outputs}
+    entry = Entry()
+    entry.initialize(arguments(folder, model_config=json.dumps(config)))
+    yield entry
+    os.chdir(CHECKOUT)
+
+
+def columns(*rows: dict[str, float], dtype: Any = np.float64) -> list[Tensor]:
+    return [Tensor(name, np.array([[row[name]] for row in rows], dtype)) for name in rows[0]]
+
+
+def test_rows_of_tensors_are_answered_in_the_datatypes_of_config_pbtxt(typed: Entry, cancer: Entry) -> None:
+    row = json.loads(sample("breast_cancer"))
+    plain = ask(cancer, Item(sample("breast_cancer")))[0].json()
+    both, one = typed.execute(
+        [InferenceRequest(columns(row, row)), InferenceRequest(columns(row, dtype=np.float32), outputs=["label"])]
+    )
+    tensors = {tensor.name(): tensor.as_numpy() for tensor in both.output_tensors()}
+    assert tensors["label"].tolist() == [[plain["label"].encode()]] * 2
+    assert tensors["probability"].dtype == np.float64
+    assert tensors["probability"].tolist() == pytest.approx(np.full((2, 1), plain["probability"]), abs=1e-6)
+    assert [tensor.name() for tensor in one.output_tensors()] == ["label"]
+
+
+def test_a_row_that_does_not_fit_is_an_error_of_its_request_alone(typed: Entry) -> None:
+    row = json.loads(sample("breast_cancer"))
+    wrong = {**row, "mean_radius": 1e9}
+    texts = [Tensor("mean_radius", np.array([[b"x"]], dtype=object)), *columns(row)[1:]]
+    refused, good, text = typed.execute(
+        [
+            InferenceRequest(columns(row, wrong), given_id="mine"),
+            InferenceRequest(columns(row)),
+            InferenceRequest(texts),
+        ]
+    )
+    assert good.error() is None
+    for response, said in ((refused, "Row 1: mean_radius"), (text, "mean_radius")):
+        assert response.error().code() == triton_backend.TritonError.INVALID_ARG
+        assert said in response.error().message()
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values", "expected"),
+    [
+        ("FP64", np.array([[1], [2]]), [[1.0], [2.0]]),
+        ("INT64", np.array([[1]]), [[1]]),
+        ("BYTES", np.array([[b"a"]], dtype=object), [[b"a"]]),
+        ("BYTES", np.array([[1.5, 2.0]]), [[b"[1.5,2.0]"]]),  # as JSON, where other answers had texts
+        ("FP64", np.array([[b"a"]], dtype=object), None),
+        ("", np.array([[1.0]]), None),
+    ],
+)
+def test_an_output_is_given_the_datatype_that_its_model_has(datatype: str, values: Any, expected: Any) -> None:
+    from handlers.adapters.triton.typed import _as
+
+    array = _as(datatype, values)
+    assert (array.tolist() if array is not None else None) == expected
+
+
+# ---- the instance ----------------------------------------------------------------------------------------------------
 
 
 def test_what_must_not_serve_says_why_and_is_logged(tmp_path: Path, said: Any) -> None:
@@ -166,7 +259,7 @@ class Stuck:
     def answer(self, requests):
         return pow(7, 10**9)
 entry = Entry()
-entry._worker, entry._batch_s = Stuck(), 0.2
+entry._worker, entry._batch_s, entry._execute = Stuck(), 0.2, lambda worker, requests: worker.answer(requests)
 entry.execute([])
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, timeout=60, check=False)

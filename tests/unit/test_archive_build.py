@@ -221,7 +221,7 @@ def write(name: str, content: str) -> Callable[[Path], None]:
 
 LEFT_BEHIND = (
     ".DS_Store", "._one.json", "one.json~", "#one.json#", ".one.json.swp", ".ipynb_checkpoints/one-checkpoint.json",
-    "__pycache__/x.pyc", "Thumbs.db", ".git/config", ".vscode/settings.json",
+    "__pycache__/x.pyc", "Thumbs.db", ".git/config", ".vscode/settings.json", ".env", ".venv/pyvenv.cfg", ".gitignore",
 )  # fmt: skip
 
 
@@ -255,6 +255,40 @@ def test_linked_files_and_folders_are_in_the_archive_and_in_its_digest(project: 
     (tmp_path / "elsewhere" / "deep" / "a.txt").write_text("2")
     assert digest(project) != before
     assert runs() == 2, "a file behind a link is an input of the recipe as well"
+
+
+@pytest.mark.parametrize("place", ["more/x", "samples/one.json", "seed.bin"])
+def test_a_link_to_what_only_its_owner_may_read_is_not_packed(project: Project, tmp_path: Path, place: str) -> None:
+    secret = tmp_path / "id_rsa"
+    secret.write_text("{}")
+    secret.chmod(0o600)
+    linked = project.archives / "toy" / place
+    linked.parent.mkdir(exist_ok=True)
+    linked.unlink(missing_ok=True)
+    linked.symlink_to(secret)
+    write_spec(project.root, files=["seed.bin", *(["more"] if place.startswith("more") else [])])
+    with pytest.raises(ArchiveError, match=r"is a link out of the archive's folder to .*id_rsa, which only its owner"):
+        built(project)
+    assert list_archives(project) == []
+
+
+def test_as_many_files_are_packed_as_are_read(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tsctl.archive.packable.MAX_ENTRIES", 40)
+    folder = nested(project.archives / "toy")
+    for number in range(40):
+        (folder / f"{number}").write_text("")
+    write_spec(project.root, files=["seed.bin", "more"])
+    with pytest.raises(ArchiveError, match="files are too many for an archive, which has fewer than 40"):
+        built(project)
+
+
+@pytest.mark.parametrize("name", ["csv.py", "torch/__init__.py"])
+def test_what_a_worker_would_import_in_place_of_another_module_is_not_packed(project: Project, name: str) -> None:
+    (project.archives / "toy" / name).parent.mkdir(exist_ok=True)
+    (project.archives / "toy" / name).write_text("")
+    write_spec(project.root, files=["seed.bin", name.split("/")[0]])
+    with pytest.raises(ArchiveError, match=f"cannot be packed: {name.split('/')[0]} would replace"):
+        built(project)
 
 
 def nested(folder: Path) -> Path:

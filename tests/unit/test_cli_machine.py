@@ -74,6 +74,20 @@ def test_output_that_nobody_reads_ends_the_command_in_silence(project: Path) -> 
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("closed", [(0,), (1,), (0, 1), (0, 1, 2)])
+def test_closed_streams_change_no_exit_code_and_no_file(project: Path, closed: tuple[int, ...]) -> None:
+    def close() -> None:
+        for number in closed:
+            os.close(number)
+
+    built = tsctl(project, "archive", "build", preexec_fn=close)
+    assert (built.returncode, "Traceback" in built.stderr) == (0, False)
+    again = tsctl(project, "archive", "build")
+    assert "1 archive unchanged" in again.stdout + again.stderr  # the file is what its name's digest says
+    refused = tsctl(project, "archive", "nonsense", preexec_fn=close)
+    assert refused.returncode == 2
+
+
 def test_a_file_where_a_folder_should_be_is_one_line_with_its_name(project: Path) -> None:
     (project / "archives" / "store").touch()
     ended = tsctl(project, "archive", "build")

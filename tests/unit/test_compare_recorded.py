@@ -9,11 +9,12 @@ import pytest
 
 from handlers.contract import Tolerance
 from tsctl.compare.answers import first_difference
-from tsctl.compare.contender import Endpoint, Reply, endpoint_of
-from tsctl.compare.load.client import is_whole
+from tsctl.compare.contender import Endpoint, endpoint_of
+from tsctl.compare.load.client import is_whole, status_inside
 from tsctl.compare.recorded import MOST_REQUESTS, RecordedRequest, read_requests
-from tsctl.compare.run import require_answered, rotated
-from tsctl.errors import SpecError
+from tsctl.compare.run import reason, require_answered, rotated
+from tsctl.errors import NodeError, SpecError
+from tsctl.nodes.observed import Reply
 
 
 def write(folder: Path, *lines: str) -> Path:
@@ -108,6 +109,20 @@ def test_an_answer_ends_by_its_length_or_its_last_chunk(answer: bytes, whole: bo
     assert is_whole(answer[:end].lower(), answer, end + 4) is whole
 
 
+@pytest.mark.parametrize(
+    ("inner", "found"),
+    [
+        (b"200\ncontent-type: application/json\n\n{}", (200, False)),
+        (b"503\ncontent-type: application/problem+json\nRetry-After: 1\n\n{}", (503, True)),
+    ],
+)
+def test_the_models_own_status_is_read_from_tritons_envelope(inner: bytes, found: tuple[int, bool]) -> None:
+    head = b"http/1.1 200 ok\r\ninference-header-content-length: 5\r\ncontent-length: 99"
+    assert status_inside(head, b"{1:2}" + inner) == found
+    assert status_inside(b"http/1.1 200 ok\r\nx: y\r\ninference-header-content-length: 5", b"{1:2}" + inner) == found
+    assert status_inside(b"http/1.1 200 ok", inner) == (200, False)
+
+
 def ok(value: object) -> Reply:
     return Reply(200, json.dumps(value).encode())
 
@@ -138,6 +153,13 @@ def test_a_request_that_the_model_refuses_is_no_traffic() -> None:
     require_answered(requests, [ok(1), ok(2)])
     with pytest.raises(SpecError, match="line 2: the model itself answers with 422: wrong"):
         require_answered(requests, [ok(1), Reply(422, b"wrong")])
+
+
+def test_the_reason_of_a_failure_has_the_next_step() -> None:
+    assert reason(NodeError("bentoml is not installed", "Run: tsctl engines install bentoml")) == (
+        "bentoml is not installed. Run: tsctl engines install bentoml"
+    )
+    assert reason(NodeError("it ended\nwith status 1.")) == "it ended with status 1"
 
 
 def test_each_round_begins_with_another_engine() -> None:

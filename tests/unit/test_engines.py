@@ -1,245 +1,173 @@
-"""Environments of engines: made whole or not at all by a real pip, from wheels in a folder."""
+"""The engine is a property of a node: which versions stand where, and what a plan makes of what an engine cannot do."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
-import sys
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.commands import run_command
+from tests.unit.test_release_plan import actual, archive, changes_of, node, version, wanted
+from tsctl.archive.store import archive_of
+from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.nodes import NodeSpec, TorchServeSpec, UvicornSpec
 from tsctl.config.project import Project
-from tsctl.errors import ConflictError, NodeError, SpecError
-from tsctl.host.locks import exclusive
-from tsctl.host.progress import Progress, ProgressStep
-from tsctl.nodes import environments
-from tsctl.nodes.environments import (
-    ENGINES,
-    SHARED,
-    Engine,
-    find_engine,
-    find_environment,
-    link_of,
-    list_engines,
-    require_environment,
-)
-from tsctl.nodes.install import install
+from tsctl.config.weights import TOTAL
+from tsctl.deploy.changes import PlanOptions, Withdraw
+from tsctl.deploy.desired import desired_state
+from tsctl.deploy.plan import make_plan
+from tsctl.errors import NodeError, SpecError
+from tsctl.nodes.engines import MODULES, open_node, open_nodes, served_at_start
+from tsctl.nodes.managed import VersionReport
+from tsctl.nodes.observed import ObservedVersion
+from tsctl.nodes.uvicorn.engine import UvicornNode
+
+TWO_ENGINES: dict[str, NodeSpec] = {
+    "a": TorchServeSpec(),
+    "b": UvicornSpec(engine="uvicorn", address="http://127.0.0.1:8100"),
+}
+PRUNE = PlanOptions(prune=True)
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project whose pip knows the toy's wheels, and no other package."""
-    wheels = tmp_path / "wheels"
-    wheels.mkdir()
-    for release in ("1.0", "2.0"):
-        write_wheel(wheels, release)
-    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}.items():
-        monkeypatch.setenv(name, value)
-    # uv is another program of the same use, and need not be here
-    monkeypatch.setenv(
-        "PATH", os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not shutil.which("uv", path=p))
-    )
-    (tmp_path / "site" / "archives").mkdir(parents=True)
-    return Project(tmp_path / "site")
+def on(name: str, *nodes: str, **more: Any) -> Any:
+    return replace(version(name), nodes=nodes, **more)
 
 
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """An engine of one small package."""
-    lock = tmp_path / "requirements.lock"
-    lock.write_text("# all of it\ntoy==1.0\n")
-    engine = Engine("toy", "toy", "toy", lock, megabytes=1, first_python=(3, 11), last_python=(3, 99))
-    monkeypatch.setitem(environments.ENGINES, "toy", engine)
-    return engine
-
-
-def write_wheel(folder: Path, release: str) -> None:
-    info = f"toy-{release}.dist-info"
-    with zipfile.ZipFile(folder / f"toy-{release}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("toy.py", f"release = {release!r}\n")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: toy\nVersion: {release}\n")
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/entry_points.txt", "[console_scripts]\ntoy = toy:main\n")
-        wheel.writestr(f"{info}/RECORD", "")
-
-
-class Interrupting(Progress):
-    """As a person who presses Ctrl-C at the first sign of life."""
-
-    @contextmanager
-    def step(self, title: str) -> Iterator[ProgressStep]:
-        yield InterruptedStep(self.console, title)
-
-
-class InterruptedStep(ProgressStep):
-    def note(self, text: str) -> None:
-        raise KeyboardInterrupt
-
-
-def made(project: Project) -> list[str]:
-    """What lies in the folder of environments, besides the lock and the logs."""
-    folder = link_of(project, "any").parent
-    return sorted(p.name for p in folder.iterdir() if p.suffix not in (".lock", ".log") and p.name != ".lock")
-
-
-def python_says(python: Path, code: str) -> str:
-    return subprocess.run(
-        [python, "-I", "-c", code], capture_output=True, text=True, check=True, timeout=60
-    ).stdout.strip()
-
-
-# ---- made, found, made anew ------------------------------------------------------------------------------------------
-
-
-def test_an_engine_is_installed_once_found_again_and_upgraded_with_its_pinned_file(
-    project: Project, toy: Engine
-) -> None:
-    with pytest.raises(NodeError, match="engine toy is not installed") as raised:
-        require_environment(project, "toy")
-    assert raised.value.hint == "Run: tsctl engines install toy"
-
-    first = install(project, toy, Progress())
-    assert (first.version, first.digest) == ("1.0", toy.digest)
-    assert require_environment(project, "toy") == first
-    assert python_says(first.python, "import toy; print(toy.release)") == "1.0"
-    script = first.folder / "bin" / "toy"
-    first_lines = script.read_text().splitlines()[:2]  # the second where the path is too long for a #! line
-    assert str(first.python) in " ".join(first_lines), "scripts name the Python where it is"
-    assert install(project, toy, Progress()) == first, "what is there is not made again"
-
-    toy.lock.write_text("toy==2.0\n")
-    assert state_of(project) == ("outdated", "1.0")
-    with pytest.raises(NodeError, match="another version of tsctl"):
-        require_environment(project, "toy")
-    with subprocess.Popen([first.python, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        second = install(project, toy, Progress())
-        assert (second.version, require_environment(project, "toy")) == ("2.0", second)
-        assert first.folder.is_dir(), "a process uses it"
-        process.communicate(b"\n", timeout=30)
-
-    second.python.unlink()
-    assert state_of(project) == ("broken", "2.0")
-    with pytest.raises(NodeError, match="has lost its Python"):
-        require_environment(project, "toy")
-    third = install(project, toy, Progress())
-    assert third.is_whole
-    assert made(project) == [third.folder.name, "toy"], "those before were removed"
-
-
-def state_of(project: Project) -> tuple[str, str | None]:
-    [row] = [row for row in list_engines(project) if row.engine == "toy"]
-    return row.installed, row.version
-
-
-def test_ctrl_c_and_kill_leave_nothing_and_the_next_installation_is_whole(project: Project, toy: Engine) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        install(project, toy, Interrupting())
-    assert made(project) == []
-    assert find_environment(project, "toy") is None
-    half = link_of(project, "toy").with_name(".toy-0123456789ab-killed")
-    (half / "bin").mkdir(parents=True)  # as kill -9 leaves it
-    whole = install(project, toy, Progress())
-    with pytest.raises(KeyboardInterrupt):
-        install(project, toy, Interrupting(), again=True)
-    assert require_environment(project, "toy") == whole, "the one before stays"
-    assert made(project) == [whole.folder.name, "toy"]
-
-
-def test_two_at_a_time_are_refused(project: Project, toy: Engine) -> None:
-    with exclusive(link_of(project, "toy").parent / ".lock", "them"), pytest.raises(ConflictError):
-        install(project, toy, Progress())
-
-
-# ---- what goes wrong -------------------------------------------------------------------------------------------------
-
-
-def test_no_network_and_a_missing_package_are_said_in_words(
-    project: Project, toy: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    toy.lock.write_text("toy==3.0\n")
-    with pytest.raises(NodeError, match=r"toy cannot be installed: the package index has no toy==3\.0"):
-        install(project, toy, Progress())
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.setenv("PIP_RETRIES", "1")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    with pytest.raises(NodeError, match="the package index does not answer") as raised:
-        install(project, toy, Progress())
-    log = link_of(project, "toy").with_name("toy.log")
-    assert str(log) in raised.value.hint and "refused" in log.read_text()
-    assert made(project) == []
-
-
-def test_a_machine_on_which_it_cannot_run_or_has_no_room_is_refused_before_anything_is_made(
-    project: Project, toy: Engine
-) -> None:
-    running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    cases = [
-        (
-            replace(toy, first_python=(3, 8), last_python=(3, 9)),
-            f"needs Python 3.8 to 3.9, and tsctl runs with {running}",
-        ),
-        (replace(toy, glibc=(99, 1)), r"needs Linux on x86-64 with glibc 99\.1 or newer; this is "),
-        (replace(toy, megabytes=10**9), "needs 1500000000 MB while it is installed, and "),
+def test_every_engine_of_deployment_yaml_has_a_module_and_opens_without_asking_its_node(tmp_path: Path) -> None:
+    nodes = open_nodes(Project(tmp_path), DeploymentSpec(nodes=TWO_ENGINES))
+    assert [(one.name, one.engine, one.is_ours, one.pid) for one in nodes] == [
+        ("a", "torchserve", True, None),
+        ("b", "uvicorn", True, None),
     ]
-    for engine, said in cases:
-        with pytest.raises(NodeError, match=said):
-            install(project, engine, Progress())
-    assert made(project) == []
+    assert {one.path("tiny", "1.0") for one in nodes} == {"/predictions/tiny/1.0"}
+    assert {one.engine for one in nodes} <= MODULES.keys()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_imported_and_what_is_in_the_way_is_named(project: Project, toy: Engine) -> None:
-    with pytest.raises(NodeError, match="ModuleNotFoundError"):
-        install(project, replace(toy, module="toys"), Progress())
-    assert made(project) == []
-    mine = link_of(project, "toy")
-    (mine / "own").mkdir(parents=True)
-    with pytest.raises(NodeError, match=r"toy cannot be replaced: .*") as raised:
-        install(project, toy, Progress())
-    assert raised.value.hint == "Move it away, then run this again."
-    assert made(project) == ["toy"] and (mine / "own").is_dir()
-    shutil.rmtree(mine.parent)
-    mine.parent.write_text("a file")
-    with pytest.raises(NodeError, match=r"\.tsctl/engines cannot be made"):
-        install(project, toy, Progress())
+def test_an_engine_cannot_open_the_node_of_another(tmp_path: Path) -> None:
+    class Stranger(TorchServeSpec):
+        engine: Any = "uvicorn"
+
+    with pytest.raises(TypeError, match="This is a bug"):
+        open_node(Project(tmp_path), "a", Stranger())
 
 
-def test_the_command_line_knows_which_engines_can_be_installed(project: Project) -> None:
-    def run(*arguments: str) -> tuple[int | None, str]:
-        ended = run_command(["engines", *arguments], project.root, os.environ, 60)
-        return ended.status, ended.out + ended.err
-
-    status, said = run("install", "flask")
-    assert (status, "there is no engine flask" in said, "bentoml, triton" in said) == (2, True, True)
-    status, said = run("install", "uvicorn")
-    assert (status, "pip install 'tsctl[uvicorn]'" in said) == (2, True)
-    status, said = run("install")
-    assert status == 2
-    status, said = run("list")
-    assert status == 0
-    for name in (*ENGINES, *SHARED):
-        assert re.search(rf"^{name} ", said, re.MULTILINE)
-    with pytest.raises(SpecError):
-        find_engine("torchserve")
+def test_torchserve_serves_an_archive_under_its_own_version_only(tmp_path: Path) -> None:
+    torchserve = open_node(Project(tmp_path), "a", TorchServeSpec())
+    stored = archive_of(tmp_path / archive("1.0"))
+    assert torchserve.cannot(stored, "1.0") == ""
+    assert "under the version in its manifest, which is 1.0" in torchserve.cannot(stored, "1.0t")
+    with pytest.raises(NodeError, match=r"tiny 1\.0t cannot be on node a: TorchServe serves an archive under"):
+        torchserve.register(stored, "1.0t", 1, lambda _: None)
 
 
-# ---- the pinned files ------------------------------------------------------------------------------------------------
+def test_a_version_is_registered_on_its_nodes_only() -> None:
+    desired = wanted(on("1.0", "a"), on("2.0", "b"))
+    plan = make_plan(desired, actual(node("a"), node("b")))
+    assert [(kind, name, [place for place, *_ in steps]) for kind, name, steps in changes_of(plan)] == [
+        ("register", "1.0", ["a"]),
+        ("register", "2.0", ["b"]),
+        ("weights", None, ["gateway"]),
+    ]
+    served = actual(node("a", v1=(1, 1)), node("b", "2.0", v2=(1, 1)), weights={"1.0": TOTAL})
+    assert make_plan(desired, served).is_empty, "b has another default, and is not to serve 1.0"
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_pinned_file_names_each_package_once_and_no_place(name: str) -> None:
-    lines = [line for line in ENGINES[name].lock.read_text().splitlines() if not line.startswith("#")]
-    packages = [line.partition("==")[0].lower() for line in lines]
-    assert all(re.fullmatch(r"[\w.\-]+==[\w.]+", line) for line in lines)
-    assert len(set(packages)) == len(packages)
-    assert ENGINES[name].package in packages
-    assert not {"torch", "pip", "setuptools"} & set(packages), "torch is in tsctl's own environment"
+def test_other_bytes_of_a_version_on_a_node_that_is_not_its_own_are_no_matter() -> None:
+    strange = node("b", "2.0", v2=(1, 1))
+    plan = make_plan(wanted(on("1.0", "a"), on("2.0", "a")), actual(node("a", v1=(1, 1), v2=(1, 1)), strange))
+    assert not plan.refusals
+    assert [(thing.place, thing.version, thing.reason) for thing in plan.unmanaged] == [
+        ("b", "2.0", "--prune takes it off this node")
+    ]
+
+
+def test_a_version_leaves_a_node_when_its_own_has_it_ready() -> None:
+    desired = wanted(on("1.0", "b"))
+    moving = actual(node("a", v1=(1, 1)), node("b"), weights={"1.0": TOTAL})
+    first = make_plan(desired, moving, PRUNE)
+    assert [change.kind for change in first.changes] == ["register"]
+    assert [(thing.place, thing.reason) for thing in first.unmanaged] == [
+        ("a", "no node that deployment.yaml names for it has it READY yet")
+    ]
+    moved = actual(node("a", v1=(1, 1)), node("b", v1=(1, 1)), weights={"1.0": TOTAL})
+    [change] = make_plan(desired, moved, PRUNE).changes
+    assert isinstance(change, Withdraw)
+    assert change.nodes == ("a",)
+    assert changes_of(make_plan(desired, moved, PRUNE)) == [
+        ("withdraw", "1.0", [("a", f"{archive('1.0')}, 1 worker", "nothing")])
+    ]
+
+
+def test_without_a_gateway_nothing_is_withdrawn() -> None:
+    state = replace(actual(node("a", v1=(1, 1)), node("b", v1=(1, 1))), gateway=None)
+    plan = make_plan(wanted(on("1.0", "b")), state, PRUNE)
+    assert not plan.changes
+    assert plan.unmanaged[0].reason.startswith("without a gateway it cannot be drained")
+
+
+def test_what_an_engine_cannot_do_is_refused_with_its_reason() -> None:
+    desired = wanted(on("1.0", "a", impossible={"a": "it is broken"}), on("2.0", "b"))
+    plan = make_plan(desired, actual(node("a"), node("b")))
+    refusal, cold = plan.refusals
+    assert cold.reason == "tiny 1.0 is ready on no node, so it cannot get weight"
+    assert refusal.error is SpecError
+    assert (refusal.version, refusal.places, refusal.reason) == (
+        "1.0",
+        ("a",),
+        "tiny 1.0 cannot be on node a: it is broken",
+    )
+    assert 'archive: "1.0"' in refusal.hint
+    assert "1.0" not in [change.version for change in plan.changes]
+    assert not make_plan(desired, actual(node("a", v1=(1, 1)), node("b"))).refusals, "what it serves, it can"
+
+
+def test_the_archive_of_one_version_is_served_as_another(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.store.mkdir(parents=True)
+    (project.store / archive("1.0")).write_bytes(b"")
+    versions = {"1.0": {"workers": 1, "nodes": ["a"]}, "1.0u": {"archive": "1.0", "workers": 2, "nodes": ["a", "b"]}}
+    deployment = DeploymentSpec(
+        nodes=TWO_ENGINES, models={"tiny": {"default": "1.0", "versions": versions}},  # type: ignore[dict-item]
+    )  # fmt: skip
+    [model] = desired_state(project, deployment, open_nodes(project, deployment)[:1]).models
+    plain, alias = model.versions
+    assert (alias.version, alias.archive, alias.workers, alias.archive_version) == ("1.0u", archive("1.0"), 2, "1.0")
+    assert (plain.nodes, alias.nodes) == (("a",), ("a", "b"))
+    assert not plain.impossible
+    assert list(alias.impossible) == ["a"]
+    assert "and not as 1.0u" in alias.impossible["a"]
+
+
+def test_archives_that_nodes_serve_again_are_known_whatever_deployment_yaml_says(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    folder = project.state / "nodes" / "gone"
+    folder.mkdir(parents=True)
+    (folder / "served.json").write_text('[{"archive": "tiny-1.0-aaaaaaaaaaaa.mar"}]')
+    assert ("gone", "tiny-1.0-aaaaaaaaaaaa.mar") in list(served_at_start(project))
+    (folder / "served.json").write_text("[")
+    with pytest.raises(NodeError, match="is damaged"):
+        list(served_at_start(project))
+
+
+class Scripted(UvicornNode):
+    """A node that reports what a test says."""
+
+    def reports(self) -> list[VersionReport]:
+        states = {"1.0": ("", True), "2.0": ("wrong answers", False), "3.0": ("", False)}
+        return [
+            VersionReport(
+                ("tiny", name), ObservedVersion(f"{name}.mar", 1, 0 if why else 1), is_default, why, name == "3.0"
+            )
+            for name, (why, is_default) in states.items()
+        ]
+
+
+def test_a_version_that_must_not_serve_or_ends_is_not_registered(tmp_path: Path) -> None:
+    opened = open_node(Project(tmp_path), "b", TWO_ENGINES["b"])
+    assert isinstance(opened, UvicornNode)
+    scripted = Scripted(opened.name, opened.spec, opened.folder, opened.client, opened.key_file)
+    [(model, observed)] = scripted.models().items()
+    assert (model, observed.default, list(observed.versions)) == ("tiny", "1.0", ["1.0"])
+    assert scripted.load_failures() == {("tiny", "2.0"): "wrong answers"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import codecs
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import tsctl
 from handlers.contract import SAMPLE_MEDIA_TYPES
 from tsctl.archive.container import CONFIG, DIGESTS, GOLDEN, MANIFEST, MAX_CONFIG_BYTES, Content, check_names, digest_of
 from tsctl.archive.documents import parse_json
+from tsctl.archive.packable import require_packable, shadowing_names
 from tsctl.archive.recipe import KEY_FILE, recipe_output
 from tsctl.archive.sources import files_below, is_leaving
 from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
@@ -28,10 +28,6 @@ from tsctl.host.progress import Note, Progress
 
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
 ENTRY = "handlers.adapters.torchserve.entry"
-#: Packages that every worker imports; a file of the same name in an archive would come before them.
-WORKER_PACKAGES = frozenset(
-    ("ts", "torch", "numpy", "pydantic", "pydantic_core", "PIL", "safetensors", "yaml", "packaging", "psutil")
-)
 _CREATED = "01/01/1980 00:00:00"  # TorchServe wants a time; a true one would make every build another archive
 
 
@@ -165,6 +161,7 @@ def assemble(
         entries.add_tree(name, _required(folder, name))
     if made is not None:
         entries.add_tree("", made, lambda name: name != KEY_FILE)
+    require_packable(entries.by_name, folder)
     if unsafe := check_names(entries.by_name):
         raise ArchiveError(
             f"{spec.model} {version} cannot be packed: {'; '.join(unsafe)}",
@@ -210,7 +207,7 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
         "serving": {
             "handler": spec.handler.removesuffix(".py"),
             "threads": serving.threads,
-            "batch_tokens": serving.batch.tokens,
+            **({} if serving.batch.tokens is None else {"batch_tokens": serving.batch.tokens}),
             "cache": serving.cache.model_dump() if serving.cache else None,
             "acceleration": {
                 "compile": serving.compile,
@@ -271,13 +268,6 @@ def defines_class(path: Path) -> bool:
             "Put other classes inside the handler's, as Request is, or into a file of their own under `files`.",
         )
     return True
-
-
-def shadowing_names(entries: Sequence[str]) -> list[str]:
-    """Entries that a worker would import in place of the standard library or of its own packages."""
-    tops = {entry.split("/")[0] for entry in entries if entry.endswith(".py")}
-    taken = sys.stdlib_module_names | WORKER_PACKAGES
-    return sorted(top for top in tops if top.removesuffix(".py") in taken)
 
 
 class _Entries:

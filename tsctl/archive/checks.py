@@ -9,10 +9,10 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from tsctl.archive.build import shadowing_names
 from tsctl.archive.container import CONFIG, DIGESTS, UNREADABLE, digest_of, open_archive, read_entry
 from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import INTEGERS, Facts, is_integer, read_facts
+from tsctl.archive.packable import shadowing_names
 from tsctl.archive.pickles import UnsafePickle
 from tsctl.archive.store import name_mistake, parse_name
 from tsctl.errors import ArchiveError

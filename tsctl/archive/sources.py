@@ -5,6 +5,7 @@ Invariant: what is not listed and is no leaving is an error, so nothing that an 
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +16,8 @@ from tsctl.errors import ArchiveError
 LEAVINGS = (
     "__pycache__", "*.py[co]", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".ipynb_checkpoints",
     ".DS_Store", "._*", "Thumbs.db", "desktop.ini", ".directory", ".nfs*", ".fuse_hidden*", ".~lock.*#",
-    "*~", "#*#", ".#*", ".*.sw[a-p]", ".*.kate-swp", ".idea", ".vscode", ".git", ".gitkeep", ".hg", ".svn",
+    "*~", "#*#", ".#*", ".*.sw[a-p]", ".*.kate-swp", ".idea", ".vscode", ".git", ".gitkeep", ".gitignore",
+    ".gitattributes", ".hg", ".svn", ".env", ".venv", ".cache", "node_modules", ".Trash-*", "$RECYCLE.BIN",
 )  # fmt: skip
 #: The first bytes of files that stand for a content which version control has elsewhere.
 _POINTERS = {b"version https://git-lfs.github.com/spec/": "git lfs pull", b"/annex/objects/": "git annex get"}
@@ -34,6 +36,21 @@ def files_below(path: Path) -> dict[str, Path]:
     for file in found.values():
         _require_content(file)
     return found
+
+
+def require_no_secret(path: Path, folder: Path) -> None:
+    """Check that a file of the folder is no link that leads out of it to a file that only its owner may read.
+
+    Whoever made the folder may not be the one who builds it, and an archive goes to machines of others.
+
+    Raises:
+        ArchiveError: it is one.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()) and not path.stat().st_mode & stat.S_IROTH:
+        raise ArchiveError(
+            f"{path} is a link out of the archive's folder to {path.resolve()}, which only its owner may read",
+            "Copy the file into the folder, or let others read it, if an archive may hold it.",
+        )
 
 
 def is_leaving(name: str) -> bool:

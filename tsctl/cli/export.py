@@ -33,3 +33,25 @@ def bentoml(name: Name, to: Target) -> None:
     for module in libraries.missing:
         typer.echo(f"add the package of module {module} to {to / 'requirements.txt'}: it is not installed here")
     typer.echo(f"pip install -r {to / 'requirements.txt'}, then: bentoml serve --working-dir {to}")
+
+
+@app.command()
+def triton(
+    name: Name,
+    to: Target,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs that the workers are dealt to; 0: the CPU.")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="Whole HTTP bodies, not tensors.")] = False,
+) -> None:
+    """Write a model repository that tritonserver serves with its python backend; it needs no tsctl."""
+    from tsctl.archive.named import file_of_name
+    from tsctl.host.progress import Progress
+    from tsctl.nodes.triton.export import export
+
+    progress = Progress()
+    archive = file_of_name(name, progress)
+    with progress.step(f"exporting {archive.name}") as step:
+        libraries = export(archive, to, gpus, raw)
+        step.done(str(to))
+    for module in libraries.missing:
+        typer.echo(f"add the package of module {module} to {to / 'requirements.txt'}: it is not installed here")
+    typer.echo(f"pip install -r {to / 'requirements.txt'}, then: tritonserver --model-repository {to}")

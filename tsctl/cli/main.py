@@ -90,6 +90,7 @@ def run_app(commands: typer.Typer, name: str, arguments: Sequence[str] = ()) -> 
     have is written as its number.
     """
     os.umask(os.umask(0o077) | 0o022)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -113,6 +114,21 @@ def run_app(commands: typer.Typer, name: str, arguments: Sequence[str] = ()) -> 
         typer.echo("interrupted", err=True)
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Open those of the three standard streams that the caller closed, on nothing.
+
+    Python has no such stream then, and the next file that is opened would get its number: what a child prints would be
+    written into it.
+    """
+    for number, mode in enumerate(("r", "w", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - open until the process ends
+            setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
 
 
 def _end_output() -> None:

@@ -80,6 +80,9 @@ def describe(model: Model, version: Annotated[str | None, typer.Argument()] = No
 def register(
     archive: Annotated[str, typer.Argument(metavar="MODEL:VERSION|FILE.mar")],
     workers: Annotated[int | None, typer.Option(min=1, help="As the archive says if left out.")] = None,
+    as_version: Annotated[
+        str | None, typer.Option("--as", metavar="VERSION", help="Under another version than the archive's own.")
+    ] = None,
     node: NodeOption = None,
     all_nodes: AllNodes = False,
     timeout: Timeout = None,
@@ -91,18 +94,19 @@ def register(
     """
     project, _, nodes = select_nodes(node, all_nodes)
     stored = _stored(project, archive)
+    version = as_version or stored.version
 
     def act(opened: Node, note: Note) -> NodeChange:
         if not all_nodes:
-            opened.register(stored, stored.version, workers, note, timeout)
+            opened.register(stored, version, workers, note, timeout)
             return NodeChange("registered", "ready")
-        is_new = opened.ensure(stored, stored.version, workers, note, timeout)
-        state = opened.require_version(stored.model, stored.version)
+        is_new = opened.ensure(stored, version, workers, note, timeout)
+        state = opened.require_version(stored.model, version)
         return NodeChange(
             "registered" if is_new else "was registered", f"{state.ready} of {state.workers} workers ready"
         )
 
-    _change_nodes(nodes, all_nodes, f"registering {stored.model} {stored.version}", act)
+    _change_nodes(nodes, all_nodes, f"registering {stored.model} {version}", act)
 
 
 @app.command()

@@ -190,8 +190,9 @@ def plan(
     Nothing is changed. What 'tsctl rollout start' refuses in every state of the gateway is refused.
     """
     project, deployment = open_deployment()
-    find_archive(project, model, version)  # a version without an archive cannot be released
     require_no_weights(deployment, model)
+    # a version without an archive cannot be released
+    find_archive(project, model, deployment.models[model].archive(version))
     gateway = open_gateway(project, deployment)
     if (route := traffic_in_force(gateway).get(model)) is not None:
         require_not_stable(route, version)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from handlers.contract import Tolerance, difference
 from tsctl.archive.documents import parse_json
-from tsctl.compare.contender import Reply
+from tsctl.nodes.observed import Reply
 
 
 def first_difference(

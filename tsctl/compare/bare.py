@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsctl.compare.contender import Reply
 from tsctl.compare.recorded import RecordedRequest
 from tsctl.errors import ArchiveError
 from tsctl.host.process import inherited
+from tsctl.nodes.observed import Reply
 
 _PROGRAM = Path(__file__).with_name("bare_worker.py")
 #: Seconds beyond the measured ones: the worker loads and warms up first.

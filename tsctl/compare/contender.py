@@ -8,14 +8,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from tsctl.compare.recorded import RecordedRequest
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The answer to one request, whatever protocol carried it."""
-
-    status: int
-    body: bytes
+from tsctl.nodes.observed import Reply
 
 
 def _unchanged(reply: Reply) -> Reply:
@@ -34,6 +27,8 @@ class Endpoint:
     wrap: Callable[[RecordedRequest], tuple[bytes, Mapping[str, str]]] | None = None
     #: From the engine's answer to that of the model.
     unwrap: Callable[[Reply], Reply] = _unchanged
+    #: Whether an answer of 200 holds the model's own status in the envelope of handlers/adapters/triton/envelope.py.
+    is_enveloped: bool = False
 
     def message(self, request: RecordedRequest) -> bytes:
         """The bytes of a request, as HTTP/1.1 has them."""

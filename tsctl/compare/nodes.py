@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from handlers.contract import HEADER_LENGTH_HEADER
 from tsctl.archive.store import StoredArchive, import_archive
 from tsctl.compare.contender import Endpoint, endpoint_of
 from tsctl.config.nodes import BaseNodeSpec, NodeSpec, TorchServeSpec
@@ -17,7 +19,8 @@ from tsctl.errors import NodeError, SpecError
 from tsctl.host.ports import free_ports
 from tsctl.host.progress import Progress
 from tsctl.nodes.engines import MODULES, open_node
-from tsctl.nodes.node import PLAIN, Node
+from tsctl.nodes.node import PLAIN, TRITON, Node
+from tsctl.nodes.observed import Reply
 
 _QUIET = Progress(Console(quiet=True))
 _SPECS: TypeAdapter[BaseNodeSpec] = TypeAdapter(NodeSpec)
@@ -37,6 +40,7 @@ class NodeContender:
         self._archive = archive
         self._workers = workers
         self._node: Node | None = None
+        self._starts = 0
 
     @property
     def unavailable(self) -> str:
@@ -44,9 +48,9 @@ class NodeContender:
         return self._open().cannot(self._archive, self._archive.version)
 
     def start(self) -> Endpoint:
-        """Start the node from nothing, and register the version."""
+        """Start a node that has never served anything, and register the version."""
+        self._starts += 1
         node = self._node = self._open()
-        node.forget_served()
         node.start(self._project, _QUIET)
         model, version = self._archive.key
         node.register(self._archive, version, self._workers, lambda _: None)
@@ -59,14 +63,13 @@ class NodeContender:
         return [pid] if pid is not None else []
 
     def stop(self) -> None:
-        """End the node and its workers, and forget what it served."""
+        """End the node and its workers."""
         node, self._node = self._node, None
         if node is not None:
             node.stop(_QUIET)
-            node.forget_served()
 
     def _open(self) -> Node:
-        return open_node(self._project, self.name, free_spec(self.name))
+        return open_node(self._project, f"{self.name}-{self._starts}", free_spec(self.name))
 
 
 def endpoint_at(node: Node, model: str, version: str, headers: dict[str, str]) -> Endpoint:
@@ -75,9 +78,19 @@ def endpoint_at(node: Node, model: str, version: str, headers: dict[str, str]) -
     Raises:
         NodeError: nothing is known here of how the engine reads a request.
     """
-    if node.protocol != PLAIN:
-        raise NodeError(f"requests in the protocol {node.protocol} of {node.engine} cannot be sent yet")
-    return endpoint_of(node.spec.url + node.path(model, version), headers)
+    endpoint = endpoint_of(node.spec.url + node.path(model, version), headers)
+    if node.protocol == PLAIN:
+        return endpoint
+    if node.protocol == TRITON:
+        raw = {**headers, HEADER_LENGTH_HEADER: "0"}  # the whole body is the input, without a head of JSON
+        return replace(endpoint, headers=raw, unwrap=_of_triton, is_enveloped=True)
+    raise NodeError(f"requests in the protocol {node.protocol} of {node.engine} cannot be sent yet")
+
+
+def _of_triton(reply: Reply) -> Reply:
+    from tsctl.nodes.triton.client import unwrap
+
+    return unwrap(reply.status, reply.headers, reply.body)
 
 
 def free_spec(engine: str) -> BaseNodeSpec:

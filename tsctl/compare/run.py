@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from handlers.contract import Tolerance
 from tsctl.compare.answers import first_difference
 from tsctl.compare.bare import BareWorker
-from tsctl.compare.contender import Contender, Reply
+from tsctl.compare.contender import Contender
 from tsctl.compare.recorded import RecordedRequest
 from tsctl.compare.result import Bare, Comparison, Measured, Setting, Turn
 from tsctl.compare.turn import Plan, ask, measure, search, start
 from tsctl.errors import SpecError, TsctlError
 from tsctl.host.progress import Progress
+from tsctl.nodes.observed import Reply
 
 #: Requests whose answers are compared at most, the first of the recorded ones.
 MOST_COMPARED = 256
@@ -90,13 +91,25 @@ class Run:
                 self._turns[name].append(turn)
                 step.done(f"{turn.capacity_s:,.0f} requests/s")
             except TsctlError as error:
-                self._failures[name] = error.summary
+                self._failures[name] = reason(error)
                 step.done(f"failed: {error.summary}")
             finally:
-                contender.stop()
+                self._stop(contender)
+
+    def _stop(self, contender: Contender) -> None:
+        """Stop it; what is left of it would disturb the others, so a failure counts as the contender's."""
+        try:
+            contender.stop()
+        except TsctlError as error:
+            self._failures.setdefault(contender.name, reason(error))
 
     def _measured(self, name: str) -> Measured:
         return Measured(name, tuple(self._turns[name]), self._failures.get(name, ""), self._differences.get(name, ""))
+
+
+def reason(error: TsctlError) -> str:
+    """The error on one line, with its hint, such as the command that installs an engine; without a full stop."""
+    return ". ".join(part.removesuffix(".") for part in (error.summary, " ".join(error.hint.split())) if part)
 
 
 def require_answered(requests: Sequence[RecordedRequest], replies: Sequence[Reply]) -> None:

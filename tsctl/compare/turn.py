@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tsctl.compare.contender import Contender, Endpoint, Reply
+from tsctl.compare.contender import Contender, Endpoint
 from tsctl.compare.load.figures import LoadFigures, OverloadFigures, load_figures, overload_figures
 from tsctl.compare.load.order import Order
 from tsctl.compare.load.run import run_load
@@ -18,11 +18,12 @@ from tsctl.compare.saturation import Step, next_connections, saturating
 from tsctl.errors import NodeError
 from tsctl.host.progress import Note
 from tsctl.host.usage import cpu_seconds, memory_of, process_tree
+from tsctl.nodes.observed import Reply
 
 #: Seconds that one answer may take outside of a load.
 ANSWER_S = 120.0
-#: Connections of an open loop at most: as many clients may wait at a time.
-MOST_CLIENTS = 512
+#: Connections of an open loop: as many requests may be under way at a time, and further ones wait to be sent.
+MOST_CLIENTS = 256
 #: The overload, as a multiple of the capacity, and the load after it.
 OVERLOAD, AFTER = 2.0, 0.5
 #: Seconds of the load after an overload.
@@ -95,7 +96,8 @@ def ask(endpoint: Endpoint, request: RecordedRequest) -> Reply:
     try:
         connection.request("POST", endpoint.path, body, {name: value for name, _, value in lines if name != "host"})
         response = connection.getresponse()
-        return endpoint.unwrap(Reply(response.status, response.read()))
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return endpoint.unwrap(Reply(response.status, response.read(), headers))
     except (OSError, http.client.HTTPException) as error:
         raise NodeError(f"{endpoint.host}:{endpoint.port} does not answer: {error}") from None
     finally:
@@ -187,4 +189,4 @@ def _overload(
 
 
 def _order(endpoint: Endpoint, connections: int, seconds: float) -> Order:
-    return Order(endpoint.host, endpoint.port, connections, seconds)
+    return Order(endpoint.host, endpoint.port, connections, seconds, endpoint.is_enveloped)

@@ -49,6 +49,10 @@ class TlsFiles(SpecModel):
     key: str
 
 
+#: More than any machine has, and less than Envoy's numbers can hold.
+MOST_BYTES = 1 << 44
+
+
 class GatewaySpec(SpecModel):
     """The gateway's addresses and limits."""
 
@@ -57,9 +61,9 @@ class GatewaySpec(SpecModel):
     tls: TlsFiles | None = None
     request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 16 << 20
     #: Of Envoy, beyond which it refuses requests; None: 2 GiB, or three quarters of the machine where that is less.
-    memory_bytes: Annotated[int, Field(ge=64 << 20)] | None = None
+    memory_bytes: Annotated[int, Field(ge=64 << 20, le=MOST_BYTES)] | None = None
     #: Of bodies of 10,000 bytes and more that are at the nodes at a time; None: as many as the smallest node can hold.
-    waiting_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
+    waiting_bytes: Annotated[int, Field(ge=1 << 20, le=MOST_BYTES)] | None = None
     budget: Budget = Budget()  # of a client whose key has none
 
     @model_validator(mode="after")
@@ -156,10 +160,15 @@ class ModelTarget(SpecModel):
         target = self.versions.get(version)
         return (target.archive if target else None) or version
 
+    def nodes(self, version: str) -> tuple[str, ...] | None:
+        """The nodes that are to serve the version; None: every node, or the file does not name the version."""
+        target = self.versions.get(version)
+        return target.nodes if target else None
+
     def is_on(self, version: str, node: str) -> bool:
         """Whether the node is to serve the version."""
-        target = self.versions[version]
-        return target is None or target.nodes is None or node in target.nodes
+        nodes = self.nodes(version)
+        return nodes is None or node in nodes
 
     @property
     def shares(self) -> dict[str, int] | None:

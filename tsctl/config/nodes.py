@@ -5,6 +5,7 @@ A new engine is a class here, its name in `NodeSpec`, and a package in `tsctl/no
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -101,11 +102,32 @@ class OneAddressSpec(BaseNodeSpec):
         return (urlsplit(self.address).port or 0,)
 
 
-class UvicornSpec(OneAddressSpec):
-    """A server of `handlers/adapters/asgi` that serves many versions; `key_file` has its admin token."""
+class OwnServerSpec(OneAddressSpec):
+    """A node of `handlers/adapters/asgi/node`, which serves many versions; `key_file` has its admin token."""
+
+    tokens: bool = True  # requests for answers need the token in the key file; without, whoever reaches it may ask
+
+
+class UvicornSpec(OwnServerSpec):
+    """That node under uvicorn."""
 
     engine: Literal["uvicorn"]
-    tokens: bool = True  # requests for answers need the token in the key file; without, whoever reaches it may ask
+
+
+def _with_ip(address: str) -> str:
+    host = urlsplit(address).hostname or ""
+    try:
+        ip_address(host)
+    except ValueError:
+        raise ValueError(f"must have an IP address and not a name, got {host}: BentoML listens on addresses") from None
+    return address
+
+
+class BentomlSpec(OwnServerSpec):
+    """That node as a service of BentoML."""
+
+    engine: Literal["bentoml"]
+    address: Annotated[Address, AfterValidator(_with_ip)]
 
 
 class TritonSpec(OneAddressSpec):
@@ -121,6 +143,6 @@ def _with_engine(content: Any) -> Any:
 
 
 NodeSpec = Annotated[
-    Annotated[TorchServeSpec | UvicornSpec | TritonSpec, Field(discriminator="engine")],
+    Annotated[TorchServeSpec | UvicornSpec | TritonSpec | BentomlSpec, Field(discriminator="engine")],
     BeforeValidator(_with_engine),
 ]

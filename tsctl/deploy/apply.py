@@ -28,7 +28,7 @@ from tsctl.nodes.node import Node, Unreachable
 from tsctl.rollout.run.journal import unfinished
 
 #: Changes that one node makes by itself.
-VersionChange = changes.Register | changes.Replace | changes.Scale | changes.SetDefault
+VersionChange = changes.Register | changes.Replace | changes.Scale | changes.SetDefault | changes.Withdraw
 
 #: How long a version that is retired may take to answer its last requests.
 DRAIN_S = 60.0
@@ -137,7 +137,8 @@ class _Attempt:
     def _on_nodes(self, change: VersionChange, note: Note) -> list[Failure]:
         """Changes all nodes at once, or one after the other where the rest must answer for it meanwhile."""
         present = [node for node in self.owners.nodes if node.name in change.nodes and node.name not in self.lost]
-        is_in_turn = isinstance(change, changes.Replace) or (isinstance(change, changes.Scale) and change.is_down)
+        is_down = isinstance(change, changes.Scale) and change.is_down
+        is_in_turn = is_down or isinstance(change, changes.Replace | changes.Withdraw)
         turns = [[node] for node in present] if is_in_turn else [present]
         ended = [result for nodes in turns for result in run_on_nodes(nodes, partial(self._on_node, change), note)]
         failures = [Failure(change, result.node, result.error) for result in ended if result.error is not None]
@@ -163,12 +164,22 @@ class _Attempt:
                 self._scale(change, node, note)
             case changes.SetDefault():
                 node.set_default(change.model, change.version)
+            case changes.Withdraw() if self.owners.gateway is not None:
+                with drained(self.owners.gateway, change.model, change.version, node, note, is_for_good=True):
+                    self._withdraw(change, node)
+            case changes.Withdraw():
+                self._withdraw(change, node)
 
     def _scale(self, change: changes.Scale, node: Node, note: Note) -> None:
         node.scale(change.model, change.version, change.workers, note)
         was = change.before[node.name]
         if was.ready == 0 and parse_name(was.archive) and self._archive(was.archive).path.is_file():
             node.warm_up(self._archive(was.archive), change.version, note)  # nobody has asked it yet
+
+    def _withdraw(self, change: changes.Withdraw, node: Node) -> None:
+        target = self.owners.deployment.models.get(change.model)
+        node.give_up_default(change.model, change.version, target.default if target is not None else None)
+        node.unregister(change.model, change.version)
 
     def _archive(self, name: str) -> StoredArchive:
         return archive_of(self.owners.project.store / name)

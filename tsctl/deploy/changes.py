@@ -110,10 +110,17 @@ class Retire(_OnNodes[ObservedVersion]):
     kind: ClassVar[str] = "retire"
 
 
-Change = Register | Replace | Scale | SetWeights | SetDefault | RemoveRoute | Retire
+@dataclass(frozen=True)
+class Withdraw(_OnNodes[ObservedVersion]):
+    """Unregisters a version from nodes that deployment.yaml does not name for it; others go on serving it."""
+
+    kind: ClassVar[str] = "withdraw"
+
+
+Change = Register | Replace | Scale | SetWeights | SetDefault | RemoveRoute | Withdraw | Retire
 
 #: The first phase is made first.
-PHASES = ("register", "replace", "scale", "weights", "default", "scale down", "route", "retire")
+PHASES = ("register", "replace", "scale", "weights", "default", "scale down", "route", "withdraw", "retire")
 
 
 def phase(change: Change) -> int:
@@ -142,6 +149,8 @@ def title(change: Change) -> str:
             return f"default of {change.model}: {change.version}"
         case RemoveRoute():
             return f"removing the route of {change.model}"
+        case Withdraw():
+            return f"withdrawing {change.model} {change.version}"
         case Retire():
             return f"retiring {change.model} {change.version}"
 

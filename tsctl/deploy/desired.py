@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from tsctl.archive.container import digest_of, open_archive
 from tsctl.archive.inspect import read_facts
-from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, find_archive, list_archives
+from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, archive_of, find_archive, list_archives
 from tsctl.config.deployment import DeploymentSpec, ModelTarget
 from tsctl.config.project import Project
 from tsctl.deploy.applied_state import as_applied, recorded
 from tsctl.deploy.state import Desired, WantedModel, WantedVersion
 from tsctl.errors import ArchiveError
+from tsctl.nodes.node import Node
 
 
-def desired_state(project: Project, deployment: DeploymentSpec) -> Desired:
+def desired_state(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node] = ()) -> Desired:
     """The state that deployment.yaml describes now. A pinned archive is read whole: its bytes count, not its name.
+
+    Args:
+        nodes: say what their engines cannot serve.
 
     Raises:
         SpecError: the record of what was served or applied is damaged.
@@ -25,12 +30,22 @@ def desired_state(project: Project, deployment: DeploymentSpec) -> Desired:
     for model, target in deployment.models.items():
         versions = []
         for version in target.versions:
-            built = [archive for archive in stored if (archive.model, archive.version) == (model, version)]
+            source = target.archive(version)
+            built = [archive for archive in stored if archive.key == (model, source)]
             try:
                 wanted = _wanted(project, target, version, built)
             except ArchiveError as error:  # it keeps nothing else from being planned
                 wanted = WantedVersion(version, None, workers=target.workers(version), problem=error.message)
-            versions.append(replace(wanted, recorded=before.get(f"{model}:{version}")))
+            on = [node for node in nodes if target.is_on(version, node.name)]
+            versions.append(
+                replace(
+                    wanted,
+                    recorded=before.get(f"{model}:{version}"),
+                    source=source if source != version else "",
+                    nodes=target.nodes(version),
+                    impossible=dict(_impossible(project, model, wanted, on)),
+                )
+            )
         models.append(WantedModel(model, target.default, tuple(versions), target.shares))
     desired = Desired(tuple(models))
     return replace(desired, as_applied=as_applied(project, desired))
@@ -43,7 +58,7 @@ def _wanted(project: Project, target: ModelTarget, version: str, built: list[Sto
     if pin is not None:
         chosen = next((archive for archive in built if archive.digest == pin[:DIGEST_DIGITS]), None)
     elif built:
-        chosen = find_archive(project, built[0].model, version)
+        chosen = find_archive(project, built[0].model, built[0].version)
     workers = target.workers(version)
     if chosen is None:
         return WantedVersion(version, None, "", pin, workers, tuple(archive.path.name for archive in built))
@@ -55,6 +70,21 @@ def _wanted(project: Project, target: ModelTarget, version: str, built: list[Sto
         _workers_inside(chosen) if workers is None else workers,
         tuple(archive.path.name for archive in built if archive != chosen),
     )
+
+
+def _impossible(project: Project, model: str, wanted: WantedVersion, on: Sequence[Node]) -> Iterator[tuple[str, str]]:
+    """Nodes that can never serve the version, with the reason."""
+    archive = archive_of(project.store / wanted.archive) if wanted.archive is not None else None
+    ways = {(node.protocol, node.path(model, wanted.version)): node for node in reversed(on)}
+    for node in on:
+        if archive is not None and (reason := node.cannot(archive, wanted.version)):
+            yield node.name, reason
+        elif len(ways) > 1 and ways[node.protocol, node.path(model, wanted.version)] is not on[0]:
+            yield (
+                node.name,
+                f"the engine {node.engine} is asked in another way than {on[0].engine} of node {on[0].name}, and the"
+                " gateway asks all nodes of a version in one way",
+            )
 
 
 def _workers_inside(archive: StoredArchive) -> int:

@@ -23,6 +23,7 @@ from tsctl.deploy.changes import (
     SetWeights,
     Unavailable,
     Unmanaged,
+    Withdraw,
     phase,
     state_text,
 )
@@ -62,8 +63,14 @@ def make_plan(desired: Desired, actual: Actual, options: PlanOptions = NO_OPTION
         removed, kept = _unnamed(name, named.get(name), actual, changes, options)
         changes += removed
         unmanaged += kept
+    for model in desired.models:
+        withdrawn, kept = _misplaced(model, actual, options)
+        changes += withdrawn
+        unmanaged += kept
     ordered = sorted(changes, key=phase)
-    drifted = desired.as_applied & {change.model for change in ordered if not isinstance(change, RemoveRoute | Retire)}
+    drifted = desired.as_applied & {
+        change.model for change in ordered if not isinstance(change, RemoveRoute | Retire | Withdraw)
+    }
     return Plan(
         tuple(ordered),
         tuple(refusals(desired, actual, ordered, options)),
@@ -75,7 +82,13 @@ def make_plan(desired: Desired, actual: Actual, options: PlanOptions = NO_OPTION
 
 def _register(model: WantedModel, actual: Actual) -> Iterator[Register]:
     for version in sorted(model.versions, key=lambda v: v.version != model.default):  # a node's first is its default
-        nodes = tuple(node.name for node in actual.answering if not node.version(model.model, version.version))
+        nodes = tuple(
+            node.name
+            for node in actual.answering
+            if version.is_on(node.name)
+            and node.name not in version.impossible
+            and not node.version(model.model, version.version)
+        )
         if nodes and version.archive is not None:
             yield Register(model.model, version.version, version.archive, version.workers or 1, nodes)
 
@@ -83,7 +96,7 @@ def _register(model: WantedModel, actual: Actual) -> Iterator[Register]:
 def _replace(model: WantedModel, actual: Actual) -> Iterator[Replace]:
     for version in model.versions:
         on = actual.on(model.model, version.version)
-        before = {node: was for node, was in on.items() if not fits(version, was)}
+        before = {node: was for node, was in on.items() if version.is_on(node) and not fits(version, was)}
         if before and version.archive is not None:
             yield Replace(model.model, version.version, before, version.archive, version.workers or 1)
 
@@ -93,7 +106,7 @@ def _scale(model: WantedModel, actual: Actual) -> Iterator[Scale]:
         off: dict[tuple[int, bool], dict[str, ObservedVersion]] = {}
         for node, was in actual.on(model.model, version.version).items():
             workers = version.workers if version.workers is not None else max(1, was.workers)
-            if fits(version, was) and (workers != was.workers or not was.is_ready):
+            if version.is_on(node) and fits(version, was) and (workers != was.workers or not was.is_ready):
                 off.setdefault((workers, was.is_ready and workers < was.workers), {})[node] = was
         for (workers, is_down), before in sorted(off.items(), key=lambda group: group[0]):
             yield Scale(model.model, version.version, before, workers, is_down)
@@ -101,7 +114,8 @@ def _scale(model: WantedModel, actual: Actual) -> Iterator[Scale]:
 
 def _set_default(model: WantedModel, actual: Actual) -> Iterator[SetDefault]:
     before: dict[str, str | None] = {}
-    for node in actual.answering:
+    default = next(version for version in model.versions if version.version == model.default)
+    for node in filter(lambda node: default.is_on(node.name), actual.answering):
         served = node.models.get(model.model)
         if served is not None and served.versions and served.default != model.default:
             before[node.name] = served.default
@@ -147,6 +161,32 @@ def _unnamed(
         else:
             removed.append(Retire(name, version, on))
     return removed, kept
+
+
+def _misplaced(model: WantedModel, actual: Actual, options: PlanOptions) -> tuple[list[Withdraw], list[Unmanaged]]:
+    """Versions on nodes that deployment.yaml does not name for them: what leaves, and what stays."""
+    withdrawn: list[Withdraw] = []
+    kept: list[Unmanaged] = []
+    route = actual.route(model.model)
+    for version in model.versions:
+        on = actual.on(model.model, version.version)
+        off = {node: state for node, state in on.items() if not version.is_on(node)}
+        is_elsewhere = any(state.is_ready for node, state in on.items() if node not in off)
+        reason = ""
+        if not (options.prune or options.prune_models):
+            reason = "--prune takes it off this node"
+        elif route is not None and version.version in route.versions and not is_elsewhere:
+            reason = "no node that deployment.yaml names for it has it READY yet"
+        elif actual.gateway is None:
+            unregister = f"tsctl models unregister {model.model} {version.version} --node NODE"
+            reason = f"without a gateway it cannot be drained: {unregister}"
+        if reason:
+            kept += [
+                Unmanaged(model.model, version.version, node, state_text(state), reason) for node, state in off.items()
+            ]
+        elif off:
+            withdrawn.append(Withdraw(model.model, version.version, off))
+    return withdrawn, kept
 
 
 def _default_last(name: str, actual: Actual) -> list[str]:

@@ -20,7 +20,7 @@ from tsctl.deploy.changes import (
     places,
 )
 from tsctl.deploy.state import Actual, Desired, WantedModel, WantedVersion
-from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError, TsctlError
+from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError, SpecError, TsctlError
 from tsctl.gateway.envoy.render.clusters import MOST_VERSIONS
 from tsctl.nodes.observed import ObservedVersion
 
@@ -30,6 +30,7 @@ def refusals(desired: Desired, actual: Actual, changes: Sequence[Change], option
     for model in desired.models:
         for version in model.versions:
             yield from _archive(model, version, actual)
+            yield from _impossible(model, version, actual)
             if not options.replace:
                 yield from _recorded_bytes(model, version, actual)
             if not options.replace or version.archive is None:
@@ -64,11 +65,11 @@ def _archive(model: WantedModel, version: WantedVersion, actual: Actual) -> Iter
     name = f"{model.model} {version.version}"
     lacking = _lacking(model, version, actual)
     if version.problem and lacking:
-        reason, hint = version.problem, f"Build it again: tsctl archive build {model.model}:{version.version}"
+        reason, hint = version.problem, f"Build it again: tsctl archive build {model.model}:{version.archive_version}"
     elif version.archive is None and lacking and version.pin is None:
         reason = f"no archive of {name} is in the store"
         hint = (
-            f"Build it: tsctl archive build {model.model}:{version.version}"
+            f"Build it: tsctl archive build {model.model}:{version.archive_version}"
             " An archive that was made elsewhere: tsctl archive import FILE.mar"
         )
     elif version.archive is None and lacking:
@@ -85,6 +86,17 @@ def _archive(model: WantedModel, version: WantedVersion, actual: Actual) -> Iter
     yield Refusal(model.model, version.version, lacking, reason, hint, ArchiveError)
 
 
+def _impossible(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
+    """No node is to serve what its engine cannot."""
+    for node in set(_lacking(model, version, actual)) & version.impossible.keys():
+        reason = f"{model.model} {version.version} cannot be on node {node}: {version.impossible[node]}"
+        hint = (
+            f"Name the nodes of {model.model} {version.version} in deployment.yaml, as nodes: [...]. The same bytes on"
+            f' another engine are a version of their own: archive: "{version.archive_version}".'
+        )
+        yield Refusal(model.model, version.version, (node,), reason, hint, SpecError)
+
+
 def _recorded_bytes(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
     """A version is registered from the bytes that it was served from before."""
     lacking = _lacking(model, version, actual)
@@ -99,7 +111,7 @@ def _recorded_bytes(model: WantedModel, version: WantedVersion, actual: Actual) 
 def _other_bytes(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
     """No node has the version from bytes other than those that are wanted."""
     name = f"{model.model} {version.version}"
-    on = actual.on(model.model, version.version)
+    on = {node: state for node, state in actual.on(model.model, version.version).items() if version.is_on(node)}
     wanted = version.archive or version.pin
     for node, observed in on.items():
         if not fits(version, observed):
@@ -178,8 +190,12 @@ def _rollouts(actual: Actual, changes: Sequence[Change], options: PlanOptions) -
 
 
 def _lacking(model: WantedModel, version: WantedVersion, actual: Actual) -> tuple[str, ...]:
-    """The nodes that answer and do not have the version."""
-    return tuple(node.name for node in actual.answering if not node.version(model.model, version.version))
+    """The nodes that answer, are to serve the version, and do not have it."""
+    return tuple(
+        node.name
+        for node in actual.answering
+        if version.is_on(node.name) and not node.version(model.model, version.version)
+    )
 
 
 def _digits(archive: str) -> str | None:

@@ -44,7 +44,7 @@ class Reconciled:
 
 def plan_now(owners: Owners, options: PlanOptions) -> Plan:
     """The plan for what is observed now; nothing is written."""
-    return make_plan(desired_state(owners.project, owners.deployment), actual_state(owners), options)
+    return make_plan(desired_state(owners.project, owners.deployment, owners.nodes), actual_state(owners), options)
 
 
 def reconcile(
@@ -110,7 +110,7 @@ def _observe_and_plan(owners: Owners, options: PlanOptions) -> Plan:
     """The plan, after what was observed was recorded."""
     if options.replace:
         return plan_now(owners, options)
-    desired, actual = desired_state(owners.project, owners.deployment), actual_state(owners)
+    desired, actual = desired_state(owners.project, owners.deployment, owners.nodes), actual_state(owners)
     remember(owners.project, _served(actual))
     plan = make_plan(desired, actual, options)
     if plan.is_empty and not plan.unavailable:

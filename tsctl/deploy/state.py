@@ -25,11 +25,23 @@ class WantedVersion:
     others: tuple[str, ...] = ()  # file names of the version's other archives in the store
     problem: str = ""  # why the archive cannot be read; empty where it can, or there is none
     recorded: str | None = None  # digits of the bytes that were READY under this version before; None: never recorded
+    source: str = ""  # the version whose archive it serves; empty: its own
+    nodes: tuple[str, ...] | None = None  # that are to serve it; None: every node
+    impossible: Mapping[str, str] = field(default_factory=dict)  # why a node that is to serve it never can, by node
+
+    def is_on(self, node: str) -> bool:
+        """Whether the node is to serve it."""
+        return self.nodes is None or node in self.nodes
+
+    @property
+    def archive_version(self) -> str:
+        """The version whose archive it serves."""
+        return self.source or self.version
 
 
 @dataclass(frozen=True)
 class WantedModel:
-    """One model as deployment.yaml wants it on every node."""
+    """One model as deployment.yaml wants it."""
 
     model: str
     default: str

@@ -96,7 +96,10 @@ def _status(node: Node, observed: ObservedNode, deployment: DeploymentSpec) -> N
     rows: list[VersionRow] = []
     reason = observed.reason
     if observed.error is None:
-        wanted = [(model, version) for model, target in deployment.models.items() for version in target.versions]
+        models = deployment.models.items()
+        wanted = [
+            (m, version) for m, target in models for version in target.versions if target.is_on(version, node.name)
+        ]
         rows = rows_of(observed.models, wanted, node.load_failures())
     elif is_unavailable(observed.error) and node.is_ours and node.pid is None:
         reason = "it is not running"

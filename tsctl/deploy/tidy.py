@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, list_archives, store_name
@@ -30,7 +30,7 @@ def builds_and_uses(project: Project, deployment: DeploymentSpec) -> list[tuple[
         SpecError: the record of what was served is damaged.
     """
     builds = list_archives(project)
-    uses = dict(_uses(project, deployment))
+    uses = dict(_uses(project, deployment, builds))
     uses |= {build.path.name: "the current build" for build in builds if build.is_current}
     return [(build, uses.get(build.path.name, "")) for build in builds]
 
@@ -43,15 +43,17 @@ def leftovers(project: Project) -> list[Path]:
     return links + [path for path in inside if path.name.startswith(".") and path.lstat().st_mtime < before]
 
 
-def _uses(project: Project, deployment: DeploymentSpec) -> Iterator[tuple[str, str]]:
+def _uses(project: Project, deployment: DeploymentSpec, builds: Sequence[StoredArchive]) -> Iterator[tuple[str, str]]:
     """File names of archives, and what needs each."""
     for name, digits in recorded(project).items():
-        model, _, version = name.partition(":")
-        yield store_name(model, version, digits), "the way back: this version was served from it"
+        model = name.partition(":")[0]  # the version may be served from the archive of another one
+        same = [build for build in builds if (build.model, build.digest) == (model, digits)]
+        yield from ((build.path.name, "the way back: this version was served from it") for build in same)
     for model, target in deployment.models.items():
         for version, spec in target.versions.items():
             if spec and spec.digest:
-                yield store_name(model, version, spec.digest[:DIGEST_DIGITS]), "deployment.yaml pins it"
+                pinned = store_name(model, target.archive(version), spec.digest[:DIGEST_DIGITS])
+                yield pinned, "deployment.yaml pins it"
     for model in models_with_journals(project):
         if (rollout := unfinished(project, model)) is not None:
             entries = Journal(find_journal(project, model, rollout)).entries

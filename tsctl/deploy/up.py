@@ -58,9 +58,8 @@ def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], prog
         NodeError: the only node of deployment.yaml cannot be started.
         ConflictError: another tsctl starts it, or changes the deployment.
     """
-    named = [(model, version) for model, target in deployment.models.items() for version in target.versions]
     result = UpResult(len(deployment.nodes) > 1)
-    _build(project, named, progress, result)
+    _build(project, deployment, progress, result)
     running: list[Node] = []
     started: list[Node] = []
     try:
@@ -72,7 +71,7 @@ def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], prog
                     node.start(project, progress)
                     started.append(node)
                     result.is_changed = True
-                _restore(project, node, named, progress, result)
+                _restore(project, node, _named(deployment, node), progress, result)
             except TsctlError as error:
                 if not result.has_several_nodes:
                     raise
@@ -86,20 +85,32 @@ def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], prog
         raise
     for node, observed in zip(running, observe(running), strict=True):
         served = [(model, version) for model, on in observed.models.items() for version in on.versions]
+        named = _named(deployment, node)
         result.unnamed[node.name] = [f"{model} {version}" for model, version in served if (model, version) not in named]
         for model, target in deployment.models.items():
-            _ask(project, node, observed, model, target.default, result)
+            if target.is_on(target.default, node.name):
+                _ask(project, node, observed, model, target.default, result)
     return result
 
 
-def _build(project: Project, named: Sequence[tuple[str, str]], progress: Progress, result: UpResult) -> None:
-    """Build every version that an archive.yaml names; another one, such as a stock archive, is in the store or refused.
+def _named(deployment: DeploymentSpec, node: Node) -> list[tuple[str, str]]:
+    """Models and versions that the node is to serve."""
+    models = deployment.models.items()
+    return [
+        (model, version) for model, target in models for version in target.versions if target.is_on(version, node.name)
+    ]
+
+
+def _build(project: Project, deployment: DeploymentSpec, progress: Progress, result: UpResult) -> None:
+    """Build every archive that an archive.yaml names; another one, such as a stock archive, is in the store or refused.
 
     A version whose archive cannot be built is served from its last archive, where the store has one.
     """
     folders, errors = sound_archive_folders(project)
     failed: list[TsctlError] = [*errors]
-    for model, version in named:
+    models = deployment.models.items()
+    needed = dict.fromkeys((model, target.archive(version)) for model, target in models for version in target.versions)
+    for model, version in needed:
         if model in folders and version in folders[model][1].versions:
             try:
                 result.is_changed |= build_shown(project, *folders[model], version, progress).is_new

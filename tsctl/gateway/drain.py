@@ -33,10 +33,15 @@ WARM_S = 30.0
 
 
 @contextmanager
-def drained(gateway: Gateway, model: str, version: str, node: Node, note: Note) -> Iterator[None]:
+def drained(
+    gateway: Gateway, model: str, version: str, node: Node, note: Note, is_for_good: bool = False
+) -> Iterator[None]:
     """Keeps the node out of the version's rotation while the block runs.
 
     Where the gateway does not run, does not know the node, or has no other one that can answer, nothing is drained.
+
+    Args:
+        is_for_good: the node does not come back into rotation where the block succeeds.
 
     Raises:
         GatewayError: Envoy did not take the node out of rotation, or did not put it back.
@@ -66,8 +71,12 @@ def drained(gateway: Gateway, model: str, version: str, node: Node, note: Note) 
             _require(lambda: not has_node(), f"take {model} {version} on {node.name} out of rotation", warm_s)
             _wait_idle(lambda: bool(gateway.admin.counter(sent_before)))
             yield
+            if is_for_good:
+                before = [_without(one, node) if one.key == (model, version) else one for one in before]
         finally:
             put_clusters(gateway, before, traffic)
+        if is_for_good:
+            return
         _require(has_node, f"put {model} {version} on {node.name} back into rotation", warm_s)
 
 
@@ -75,6 +84,11 @@ def _draining(upstream: Upstream, node: Node) -> Upstream:
     """The version with this node health-checked, and sent no requests."""
     places = (replace(place, is_draining=place.node == node.name) for place in upstream.endpoints)
     return replace(upstream, endpoints=tuple(places))
+
+
+def _without(upstream: Upstream, node: Node) -> Upstream:
+    """The version without this node."""
+    return replace(upstream, endpoints=tuple(place for place in upstream.endpoints if place.node != node.name))
 
 
 def _wait_idle(is_active: Callable[[], bool]) -> None:

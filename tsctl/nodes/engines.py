@@ -19,6 +19,7 @@ from tsctl.nodes.node import Node
 READ_TIMEOUT_S = 10.0
 #: The module of each engine.
 MODULES = {
+    "bentoml": "tsctl.nodes.bentoml.engine",
     "torchserve": "tsctl.nodes.torchserve.engine",
     "triton": "tsctl.nodes.triton.engine",
     "uvicorn": "tsctl.nodes.uvicorn.engine",

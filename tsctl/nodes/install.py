@@ -31,8 +31,11 @@ from tsctl.nodes.environments import STAMP, Engine, Environment, find_environmen
 ROOM = 1.5
 #: Lines of a failed installer that are shown; its log has all.
 SHOWN = 6
-#: Variables that would lead a Python to other packages than its environment's.
-_MISLEADING = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX")
+#: Variables that lead a Python to other packages than its environment's, or pip to another place.
+_MISLEADING = (
+    "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER",
+    "PIP_DRY_RUN", "PIP_PYTHON", "PIP_REQUIREMENT", "PIP_NO_DEPS",
+)  # fmt: skip
 #: pip's settings that say where packages are, with _ for -, and uv's variables of the same meaning.
 _UV_SETTINGS = {
     "index_url": "UV_DEFAULT_INDEX", "extra_index_url": "UV_INDEX", "find_links": "UV_FIND_LINKS",

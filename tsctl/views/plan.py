@@ -114,7 +114,7 @@ def effects(change: Change) -> list[Effect]:
             texts = {node: (state_text(was), workers_text(change.workers)) for node, was in change.before.items()}
         case changes.SetDefault():
             texts = {node: (was or "none", change.version) for node, was in change.before.items()}
-        case changes.Retire():
+        case changes.Retire() | changes.Withdraw():
             texts = {node: (f"{was.archive}, {state_text(was)}", "nothing") for node, was in change.before.items()}
         case changes.SetWeights():
             before = weights_text(change.before.shares) if change.before else "no route"
@@ -143,7 +143,7 @@ def change_json(change: Change) -> dict[str, Any]:
 def _lines(plan: Plan) -> Iterator[tuple[str, str, str, str, str, str]]:
     """Model, sign, version, kind, place and description of every line."""
     for change in plan.changes:
-        sign = {"register": "+", "route": "-", "retire": "-"}.get(change.kind, "~")
+        sign = {"register": "+", "route": "-", "withdraw": "-", "retire": "-"}.get(change.kind, "~")
         for effect in effects(change):
             text = f"{effect.before} -> {effect.after}"
             yield change.model, sign, change.version or "", change.kind, effect.place, text

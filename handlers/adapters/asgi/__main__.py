@@ -18,17 +18,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 import yaml
 
 from handlers.adapters.asgi.app import Server
-from handlers.adapters.asgi.options import pool_options
+from handlers.adapters.asgi.http_server import http_server, run, serve
+from handlers.adapters.asgi.listener import listen
+from handlers.adapters.asgi.options import DRAIN_S, pool_options
 from handlers.adapters.asgi.pool import Pool, PoolOptions
 from handlers.adapters.asgi.routes import build_routes
 
-DRAIN_S = 30
-#: Connections that the kernel holds until they are accepted.
-BACKLOG = 2048
 REFUSED, NO_ADDRESS = 3, 4
 
 
@@ -48,19 +46,18 @@ def main() -> int:
     manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text(encoding="utf-8"))["model"]
     content = yaml.safe_load(Path("model-config.yaml").read_text(encoding="utf-8"))
     try:
-        listener = socket.create_server((arguments.host, arguments.port), backlog=BACKLOG, reuse_port=False)
+        listener = listen(arguments.host, arguments.port)
     except OSError as error:
         print(f"error: cannot listen on {arguments.host}:{arguments.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return NO_ADDRESS
-    # connections inherit it; without it an answer's body waits for the client to acknowledge its head, some 40 ms
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if arguments.grpc_port is not None and find_spec("grpc") is None:
         print("error: --grpc-port needs grpcio: pip install 'tsctl[grpc]', or grpcio", file=sys.stderr)  # noqa: T201
         return REFUSED
     with listener, tempfile.TemporaryDirectory(prefix="tsctl-metrics-") as metrics:
         options = pool_options(manifest, content, arguments.workers, Path(metrics))
+        serving = _serve(options, content["serving"]["limits"]["request_bytes"], arguments, listener)
         try:
-            return asyncio.run(_serve(options, content["serving"]["limits"]["request_bytes"], arguments, listener))
+            return run(serving)
         except NoAddress as error:
             print(f"error: cannot listen on {error}", file=sys.stderr)  # noqa: T201 - a program of its own
             return NO_ADDRESS
@@ -77,16 +74,12 @@ async def _serve(
 
     pool = Pool(options, refused)
     application = Server(pool, request_bytes, build_routes(pool))
-    config = uvicorn.Config(
-        application, lifespan="off", access_log=False, log_level="warning",
-        timeout_graceful_shutdown=DRAIN_S, server_header=False, date_header=False,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = http_server(application)
     beside = await _start_grpc(pool, request_bytes, application, arguments)
     await pool.start()
     announcing = asyncio.create_task(_announce_ready(pool, arguments))
     try:
-        await server.serve([listener])
+        await serve(server, listener)
     finally:
         announcing.cancel()
         if beside is not None:

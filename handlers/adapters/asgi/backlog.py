@@ -20,8 +20,6 @@ class Waiting:
     arrived: float  # seconds of the caller's clock
     expires: float
     answer: Callable[[Answer], None]
-    watch: Callable[[], None]  # begin to notice that the client hangs up; costs something, so not at once
-    is_watched: bool = False
     is_taken: bool = False  # a worker has it
     is_gone: bool = False  # the client hung up before
 
@@ -68,16 +66,6 @@ class Backlog:
             else:
                 batch.append(waiting)
         return batch, expired
-
-    def older_than(self, arrived: float) -> list[Waiting]:
-        """The requests that came before this moment and whose clients are not watched yet."""
-        old = []
-        for waiting in self._waiting:
-            if waiting.arrived >= arrived:
-                break
-            if not (waiting.is_gone or waiting.is_watched):
-                old.append(waiting)
-        return old
 
 
 def share(waiting: int, idle: int, batch_size: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import marshal
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -25,7 +26,10 @@ _LENGTH = struct.Struct("!I")
 _ITEM = struct.Struct("!HII")  # status, bytes of the headers, bytes of the body
 _MARSHAL_VERSION = 2  # without references, which cost more than they save here
 
-Headers = list[tuple[bytes, bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
+
+#: Each line of an answer's headers: what no client can take for the end of one.
+_HEADER_LINE = re.compile(rb"([a-z0-9-]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
 
 
 class Item(NamedTuple):
@@ -77,7 +81,7 @@ def read_answers(content: bytes) -> list[Answer]:
     """The answers of a message.
 
     Raises:
-        MalformedFrame: a length does not fit.
+        MalformedFrame: a length does not fit, or a header is none.
     """
     answers, at = [], 0
     while at < len(content):
@@ -95,9 +99,11 @@ def read_answers(content: bytes) -> list[Answer]:
 
 @lru_cache(256)
 def _headers(block: bytes) -> Headers:
-    """The headers of one answer; most answers of a worker have the same."""
-    pairs = [line.partition(b":") for line in block.split(b"\n") if line]
-    return [(name, value) for name, _, value in pairs]
+    """The headers of one answer, a tuple; most answers of a worker have the same."""
+    lines = [_HEADER_LINE.fullmatch(line) for line in block.split(b"\n") if line]
+    if None in lines:
+        raise MalformedFrame("an answer has a header that is none")
+    return tuple((line[1], line[2]) for line in lines if line is not None)
 
 
 def report_frame(kind: bytes, facts: dict[str, Any]) -> bytes:

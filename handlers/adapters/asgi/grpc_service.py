@@ -14,7 +14,7 @@ import grpc
 from pydantic_core import from_json
 
 from handlers.adapters.asgi.backlog import Waiting
-from handlers.adapters.asgi.frames import Answer, Headers, Item
+from handlers.adapters.asgi.frames import Answer, Item
 from handlers.adapters.asgi.model_index import repository_index
 from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import NotFound, Unavailable
@@ -85,10 +85,10 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
             only_ready = messages.read_index_request(memoryview(message))
         except RequestError as error:
             await _refuse(error, context)
-        return messages.encode_repository_index(repository_index(self._pool, only_ready))
+        return messages.encode_repository_index(repository_index([self._pool], only_ready))
 
     async def _infer(self, message: bytes, context: Context) -> bytes:
-        headers: Headers = [(name.encode(), _as_bytes(value)) for name, value in context.invocation_metadata()]
+        headers = [(name.encode(), _as_bytes(value)) for name, value in context.invocation_metadata()]
         sent = {name.decode(): value.decode("latin-1") for name, value in headers if name == REQUEST_ID_HEADER.encode()}
         request_id = request_id_of(sent, None) or self._next_id()
         left_s = context.time_remaining()
@@ -122,7 +122,7 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
                 future.set_result(given)
 
         now = loop.time()
-        waiting = Waiting(item, now, now + wait_s, answer, lambda: None)  # a client that leaves cancels this coroutine
+        waiting = Waiting(item, now, now + wait_s, answer)  # a client that leaves cancels this coroutine
         self._pool.submit(waiting)
         try:
             return await future

@@ -7,6 +7,8 @@ from typing import Any
 
 from handlers.adapters.asgi.pool import PoolOptions
 
+#: Seconds in which a server answers the requests at hand after a signal.
+DRAIN_S = 30
 #: Bodies of as many full batches for each worker may be held at a time, and at least LEAST_BYTES.
 HELD_BATCHES, LEAST_BYTES, MOST_BYTES = 2, 64 << 20, 1 << 30
 

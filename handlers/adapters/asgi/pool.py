@@ -12,17 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
+
 from handlers.adapters.asgi.backlog import Backlog, Waiting, share
+from handlers.adapters.asgi.frames import Answer
+from handlers.adapters.asgi.pace import Pace
 from handlers.adapters.asgi.problems import Unavailable, WorkerFailed, problem_answer
 from handlers.adapters.asgi.worker_process import Events, WorkerProcess, worker_environment
+from handlers.contract import JSON
 from handlers.errors import DeadlinePassed, RequestError
 
 logger = logging.getLogger(__name__)
 
 #: Seconds from the end of a worker to its next start: doubled with each that does not become ready.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-#: How often, in seconds, and after which wait the clients of waiting requests are watched for hanging up.
-WATCH_S = 0.1
 #: How often `stop` looks whether all is answered, and how long it waits for a worker to end by itself; seconds.
 DRAIN_POLL_S, END_S = 0.01, 5.0
 
@@ -61,6 +64,7 @@ class Pool:
         self.failure = ""  # why the worker that ended last did not become ready; empty where it did
         self._refused = refused
         self._backlog = Backlog(options.most_waiting)
+        self._pace = Pace(options.batch_size)
         self._bytes = 0
         self._workers: dict[int, WorkerProcess] = {}
         self._pauses: dict[int, float] = {}  # by number of a worker, until it starts again
@@ -72,7 +76,6 @@ class Pool:
 
     async def start(self) -> None:
         """Start the workers; they become ready later."""
-        self._keep(self._watch())
         await self.scale(self.wanted_workers)
 
     async def scale(self, workers: int) -> None:
@@ -123,15 +126,29 @@ class Pool:
         """Have the request answered.
 
         Raises:
-            Unavailable: no worker is ready, or too many requests wait.
+            Unavailable: no worker is ready, too many requests wait, or the answer would come too late.
         """
         if not self.ready_workers:
             raise Unavailable("The model has no worker at the moment; retry later.")
+        ahead = len(self._backlog)
+        if ahead and self._pace.is_too_late(ahead, self.ready_workers, waiting.expires - waiting.arrived):
+            wait_s = self._pace.wait_s(ahead, self.ready_workers)
+            raise Unavailable("So many requests wait that the answer would come too late; retry later.", wait_s)
         if not self._backlog.add(waiting):
             raise Unavailable("Too many requests wait for this model; retry later.")
         if not self._is_planned:
             self._is_planned = True
             asyncio.get_running_loop().call_soon(self._dispatch)  # with what else came at the same time
+
+    def describe(self) -> Answer:
+        """The model as its worker describes it.
+
+        Raises:
+            Unavailable: no worker is ready.
+        """
+        if not self.ready_workers:
+            raise Unavailable("The model has no worker at the moment; retry later.")
+        return Answer(200, ((b"content-type", JSON.encode()),), to_json(self.description))
 
     def leave(self, waiting: Waiting) -> None:
         """The client hung up."""
@@ -158,7 +175,7 @@ class Pool:
     # ---- workers -------------------------------------------------------------------------------------------------
 
     async def _start_worker(self, number: int) -> None:
-        events = Events(self._worker_ready, self._worker_refused, self._dispatch, self._worker_ended)
+        events = Events(self._worker_ready, self._worker_refused, self._worker_idle, self._worker_ended)
         worker = self._workers[number] = WorkerProcess(number, self.options.response_s, events)
         options = self.options
         environment = worker_environment(options.metrics)
@@ -176,6 +193,10 @@ class Pool:
         self.ready_workers += 1
         self.description, self.facts = report.get("describe", {}), report.get("facts", {})
         self.ready.set()
+        self._dispatch()
+
+    def _worker_idle(self, requests: int, seconds: float) -> None:
+        self._pace.ended(requests, seconds)
         self._dispatch()
 
     def _worker_refused(self, worker: WorkerProcess, reason: str) -> None:
@@ -215,15 +236,6 @@ class Pool:
         self._restarting.discard(number)
         if number < self.wanted_workers and number not in self._workers:
             await self._start_worker(number)
-
-    async def _watch(self) -> None:
-        """Begin to watch the clients of requests that have waited for long."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(WATCH_S)
-            for waiting in self._backlog.older_than(loop.time() - WATCH_S):
-                waiting.is_watched = True
-                waiting.watch()
 
     def _keep(self, work: Any, among: set[asyncio.Task[Any]] | None = None) -> None:
         among = self._tasks if among is None else among

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from handlers.adapters.asgi.frames import Answer
 from handlers.contract import PROBLEM_MEDIA_TYPE, RETRY_DIED, RETRY_HEADER, RETRY_REFUSED
 from handlers.errors import RequestError, problem_document
@@ -32,11 +34,43 @@ class WrongMethod(RequestError):
 
 
 class Unavailable(RequestError):
-    """No worker is ready, or too much waits; the request was not computed."""
+    """No worker is ready, or too much waits; the request was not computed.
+
+    Args:
+        retry_after_s: when the client may try again.
+    """
 
     status = 503
     kind = "unavailable"
     title = "No worker could take the request"
+
+    def __init__(self, detail: str, retry_after_s: float = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class Unreadable(RequestError):
+    """It is no request of HTTP."""
+
+    status = 400
+    kind = "bad-request"
+    title = "The request cannot be read"
+
+
+class TooSlow(RequestError):
+    """It did not arrive in time."""
+
+    status = 408
+    kind = "too-slow"
+    title = "The request came too slowly"
+
+
+class HeadersTooLarge(RequestError):
+    """Its headers are too long."""
+
+    status = 431
+    kind = "headers-too-large"
+    title = "The headers are too large"
 
 
 class WorkerFailed(RequestError):
@@ -47,7 +81,6 @@ class WorkerFailed(RequestError):
     title = "The worker failed on this request"
 
 
-_RETRY_AFTER = (b"retry-after", b"1")
 _REFUSED, _DIED = ((RETRY_HEADER.encode(), why.encode()) for why in (RETRY_REFUSED, RETRY_DIED))
 
 
@@ -55,7 +88,7 @@ def problem_answer(error: RequestError, request_id: str | None, model: str, vers
     """The answer to a request that did not get one from a worker."""
     headers = [(b"content-type", PROBLEM_MEDIA_TYPE.encode())]
     if isinstance(error, Unavailable):
-        headers += [_RETRY_AFTER, _REFUSED]
+        headers += [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))), _REFUSED]
     elif isinstance(error, WorkerFailed):
         headers.append(_DIED)
-    return Answer(error.status, headers, problem_document(error, request_id, model, version))
+    return Answer(error.status, tuple(headers), problem_document(error, request_id, model, version))

@@ -16,7 +16,8 @@ from typing import Any
 import bentoml
 import yaml
 
-from handlers.adapters.asgi.app import Message, Receive, Send, Server
+from handlers.adapters.asgi.app import Server
+from handlers.adapters.asgi.asgi_call import Message, Receive, Send
 from handlers.adapters.asgi.options import pool_options
 from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.routes import build_routes

@@ -55,10 +55,10 @@ def worker_config(context: Any) -> WorkerConfig:
         Path(properties["model_dir"]),
         context.manifest["model"],
         context.model_yaml_config,
-        model_and_version(context)[0],
-        properties.get("gpu_id"),
-        properties.get("batch_size"),
-        longest_answer(),
+        model=model_and_version(context)[0],
+        gpu_id=properties.get("gpu_id"),
+        batch_size=properties.get("batch_size"),
+        answer_bytes=longest_answer(),
     )
 
 

@@ -1,6 +1,7 @@
 """Triton's calls on a model instance: one worker in a process of its own.
 
-Triton calls `initialize` once, `execute` with each batch of requests, and `finalize` at the end.
+Triton calls `initialize` once, `execute` with each batch of requests, and `finalize` at the end. The inputs in
+config.pbtxt say what comes: whole HTTP bodies (raw.py), or the tensors of the handler's schema (typed.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 import yaml
 
-from handlers.adapters.triton import raw
+from handlers.adapters.triton import raw, typed
 from handlers.contract import ANSWER_LIMIT_VARIABLE, TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER
 from handlers.worker import startup
 from handlers.worker.config import WorkerConfig, handler_class, read_config
@@ -45,6 +46,7 @@ class Entry:
         with startup.reported_load(config.model, config.version) as facts:
             self._worker = Worker(handler_class(config.handler)(), config)
             facts |= startup.start(self._worker)
+        self._execute = typed.executor(json.loads(args["model_config"])) or raw.execute
         self._batch_s = config.response_timeout_s
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -55,7 +57,7 @@ class Entry:
         """
         signal.setitimer(signal.ITIMER_REAL, self._batch_s)
         try:
-            return raw.execute(self._worker, requests)
+            return self._execute(self._worker, requests)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -79,4 +81,4 @@ def worker_config(folder: Path, args: Mapping[str, str]) -> WorkerConfig:
     on_gpu = args["model_instance_kind"] == "GPU" and torch.cuda.is_available()
     gpu_id = int(args["model_instance_device_id"]) if on_gpu else None
     longest = float(os.environ.get(ANSWER_LIMIT_VARIABLE) or math.inf)
-    return read_config(folder, manifest, content, model, version, gpu_id, answer_bytes=longest)
+    return read_config(folder, manifest, content, model=model, version=version, gpu_id=gpu_id, answer_bytes=longest)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 
+from handlers.contract import HEADER_LENGTH_HEADER
 from tsctl.compare.load.order import LOST, Noted, Order, read_order, write_noted
 
 _BLOCK = 1 << 18
@@ -66,7 +67,7 @@ class Client:
         Raises:
             OSError: no connection can be opened at the begin.
         """
-        for _ in range(self._order.connections if self._send_times is None else min(16, self._order.connections)):
+        for _ in range(self._order.connections):  # now, because opening one stops the loop until the server accepts
             self._idle.append(self._open())
         gc.disable()
         noted = self._noted
@@ -192,9 +193,10 @@ class Client:
             return
         connection.read = b""
         connection.is_busy = False
-        self._noted.add(
-            connection.intended, connection.sent, time.perf_counter(), int(head[9:12]), b"\r\nretry-after:" in head
-        )
+        status, retries = int(head[9:12]), b"\r\nretry-after:" in head
+        if self._order.is_enveloped and status == 200:
+            status, retries = status_inside(head, read[head_end + 4 :])
+        self._noted.add(connection.intended, connection.sent, time.perf_counter(), status, retries)
         if b"\r\nconnection: close" in head:
             self._close(connection)
         elif self._send_times is not None:
@@ -237,6 +239,18 @@ def is_whole(head: bytes, read: bytes, begin: int) -> bool:
     if b"\r\ntransfer-encoding:" in head:
         return read.endswith(b"0\r\n\r\n")
     return True
+
+
+def status_inside(head: bytes, body: bytes) -> tuple[int, bool]:
+    """Status of the answer in Triton's envelope, and whether it has retry-after; 200 where Triton sent no envelope."""
+    name = b"\r\n" + HEADER_LENGTH_HEADER.encode() + b":"
+    at = head.find(name)
+    if at < 0:
+        return 200, False
+    end = head.find(b"\r\n", at + len(name))
+    inner = body[int(head[at + len(name) : end if end >= 0 else None]) :]
+    lines = inner[: inner.find(b"\n\n")]
+    return int(lines[:3]), b"\nretry-after:" in lines.lower()
 
 
 def main() -> None:

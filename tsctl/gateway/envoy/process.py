@@ -34,6 +34,8 @@ DRAIN_S = 5.0
 STOP_S = 10.0
 VALIDATION_S = 20.0
 _LONGEST_SOCKET = 107
+#: Of Envoy's reason for refusing the files, which may repeat a whole file.
+LONGEST_REASON = 600
 #: Bytes. Envoy writes only logs. The kernel refuses what is beyond, and Envoy counts it in filesystem.write_failed.
 LARGEST_FILE = 64 << 20
 #: The files that Envoy watches need one instance of inotify each, however many versions there are.
@@ -92,7 +94,9 @@ def validate(gateway: Gateway) -> None:
         merged.unlink()
     if ended.returncode != 0:
         lines = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
-        raise GatewayError("Envoy refuses the files: " + (lines[-1].strip() if lines else "without a reason"))
+        raise GatewayError(
+            "Envoy refuses the files: " + (lines[-1].strip()[:LONGEST_REASON] if lines else "without a reason")
+        )
 
 
 def start_envoy(gateway: Gateway) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from secrets import token_hex
 
 from jinja2 import Environment, StrictUndefined
 
 from tsctl.archive.container import unpack
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.libraries import Libraries, libraries_of
-from tsctl.errors import ArchiveError, SpecError
+from tsctl.archive.store import require_readable, store_name
+from tsctl.errors import ArchiveError
 from tsctl.nodes.environments import ENGINES
+from tsctl.nodes.exported import new_folder
 
 #: The adapter in the archive, without which BentoML cannot serve it.
 ADAPTER = "handlers/adapters/bentoml/service.py"
@@ -32,23 +31,24 @@ def export(archive: Path, target: Path) -> Libraries:
 
     Raises:
         SpecError: there is something of that name.
-        ArchiveError: the archive was not built by tsctl, or by one without an adapter for BentoML.
+        ArchiveError: the archive cannot be read, or was not built by tsctl, or by one without an adapter for BentoML.
         OSError: the folder cannot be written.
     """
     contents = inspect_archive(archive)
     if contents.made_by != "tsctl":
         raise ArchiveError(f"{archive.name} was not built by tsctl, so only TorchServe can serve it")
-    model, version = contents.manifest["model"]["modelName"], contents.manifest["model"]["modelVersion"]
+    model, version = require_readable(archive)
     if ADAPTER not in contents.entries:
         raise ArchiveError(
             f"{archive.name} was built by a tsctl that had no adapter for BentoML",
             f"Build it again: tsctl archive build {model}:{version}",
         )
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         unpack(archive, folder / "archive")
         handler = str((contents.config.get("serving") or {}).get("handler", ""))
         libraries = libraries_of(folder / "archive", [*PROGRAMS, handler], SERVER)
-        names = {"model": model, "version": version, "archive": archive.name, "digest": contents.digest}
+        name_in_store = store_name(model, version, contents.digest)
+        names = {"model": model, "version": version, "archive": name_in_store, "digest": contents.digest}
         for name in TEMPLATES:
             (folder / name).write_text(_render(name, names), encoding="utf-8")
         (folder / "requirements.txt").write_text(_requirements(libraries), encoding="utf-8")
@@ -72,23 +72,3 @@ def _requirements(libraries: Libraries) -> str:
     lines = [f"{name}=={release}" for name, release in sorted(pins.items(), key=lambda pin: pin[0].lower())]
     unknown = [f"# the package of module {name}, which is not installed beside tsctl" for name in libraries.missing]
     return "\n".join([*lines, *unknown]) + "\n"
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder that becomes `target` when the block has succeeded, and is removed where it fails.
-
-    Raises:
-        SpecError: `target` exists.
-    """
-    if target.is_symlink() or target.exists():
-        raise SpecError(f"{target} exists already", "Remove it, or give another folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    making = target.with_name(f".{target.name}.{token_hex(4)}")
-    try:
-        making.mkdir()
-        yield making
-        making.replace(target)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise

@@ -13,14 +13,17 @@ from tsctl.config.nodes import BaseNodeSpec, TritonSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.progress import Note, Progress
+from tsctl.nodes import process as nodes_process
 from tsctl.nodes.node import TRITON, NotRunning, Restored
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
+from tsctl.nodes.record import record_path
 from tsctl.nodes.torchserve.logs import last_failures, load_reports
-from tsctl.nodes.triton import process, repository, start, versions
+from tsctl.nodes.triton import process, repository, versions
 from tsctl.nodes.triton.client import READY, Client, path_of
 from tsctl.nodes.triton.node import Node
-from tsctl.nodes.triton.pending import read_pending
+from tsctl.nodes.triton.pending import read_pending, remember_served
 from tsctl.nodes.triton.repository import Repository, Served, triton_name
+from tsctl.nodes.triton.restore import restore
 from tsctl.nodes.triton.workers import live_workers
 
 
@@ -32,7 +35,7 @@ class TritonNode(Node):
 
     @property
     def addresses(self) -> Mapping[str, str]:
-        return {"address": self.spec.address}
+        return {"inference": self.spec.address}
 
     @property
     def token_file(self) -> Path | None:
@@ -48,17 +51,33 @@ class TritonNode(Node):
     def path(self, model: str, version: str) -> str:
         return path_of(triton_name(model, version))
 
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        return self.paths.console, self.paths.log
+
     def start(self, project: Project, progress: Progress) -> subprocess.Popen[bytes]:
-        return start.start_node(project, self, progress)
+        self.require_here()
+        return nodes_process.start(
+            self,
+            progress,
+            lambda: self._launch(project),
+            lambda: "" if self.client.is_live() else f"nothing answers at {self.spec.address}",
+            lambda pid: f"pid {pid}",
+            lambda: process.end(self.paths),
+        )
+
+    def _launch(self, project: Project) -> subprocess.Popen[bytes]:
+        remember_served(self.paths)
+        return process.launch(project, self.spec, self.paths)
 
     def restore(self, project: Project, progress: Progress, superseded: frozenset[VersionKey]) -> Restored:
-        return start.restore(project, self, progress, superseded)
+        return restore(project, self, progress, superseded)
 
     def forget_served(self) -> None:
         self.paths.pending_restore.unlink(missing_ok=True)
 
     def stop(self, progress: Progress) -> bool:
-        return start.stop_node(self, progress)
+        return nodes_process.stop(self, progress, lambda: process.end(self.paths))
 
     def require_same_addresses(self) -> None:
         has = process.launched_address(self.paths)
@@ -69,7 +88,8 @@ class TritonNode(Node):
             )
 
     def crash_report(self) -> str:
-        return process.crash_report(self.paths)
+        record = record_path(self.folder)
+        return nodes_process.last_lines(self.logs, record.stat().st_mtime if record.exists() else 0.0)
 
     def load_failures(self) -> Mapping[VersionKey, str]:
         return last_failures(load_reports(self.paths.log))

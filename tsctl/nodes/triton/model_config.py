@@ -52,7 +52,7 @@ def model_config(
         gpus: of the machine; 0: the workers compute on the CPU.
     """
     delay_us = 0 if batching.max_delay_ms <= NO_DELAY_MS else batching.max_delay_ms * 1000
-    batcher = f"max_queue_delay_microseconds: {delay_us}" if delay_us else ""
+    batcher = f"max_queue_delay_microseconds: {delay_us} " if delay_us else ""
     lines = [
         f"name: {_text(name)}",
         'backend: "python"',
@@ -60,7 +60,7 @@ def model_config(
         *(f"input [{{ {_tensor(tensor)} allow_ragged_batch: true }}]" for tensor in inputs),
         *(f"output [{{ {_tensor(tensor)} }}]" for tensor in outputs),
         *(f"instance_group [{{ {group} }}]" for group in instance_groups(workers, gpus)),
-        f"dynamic_batching {{ {batcher} }}",
+        f"dynamic_batching {{ {batcher}}}",
         *(
             f"parameters {{ key: {_text(key)} value {{ string_value: {_text(value)} }} }}"
             for key, value in (parameters or {}).items()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -25,20 +24,17 @@ from handlers.contract import (
 )
 from tsctl.config.nodes import TritonSpec
 from tsctl.config.project import Project
-from tsctl.errors import NodeError
-from tsctl.host.files import make_folder, open_log, tail, write_document
-from tsctl.host.ports import port_problem
-from tsctl.host.process import at_nice, inherited, kill_group, spawn
+from tsctl.host.files import make_folder, write_document
+from tsctl.host.process import inherited
+from tsctl.nodes import process
 from tsctl.nodes.environments import Environment, require_environment
-from tsctl.nodes.record import read_record, record_path, write_record
 
 #: Seconds that Triton, and then the supervisor, have to answer what came before they are killed.
 DRAIN_S = 30
 STOP_GRACE_S = DRAIN_S + 10.0
-LEAST_FREE_BYTES = 512 << 20
 #: Headers of clients and of the gateway that reach the worker, as a regular expression; no other header does.
-FORWARDED = f"^(content-type|cache-control|{REQUEST_ID_HEADER}|{TIMEOUT_HEADER}|x-tsctl-[a-z-]+)$"
-#: Begins the names of a node's shared memory, in which Triton and its workers exchange tensors.
+FORWARDED = f"^(content-type|cache-control|accept|{REQUEST_ID_HEADER}|{TIMEOUT_HEADER}|x-tsctl-[a-z-]+)$"
+#: Where Triton and its workers exchange tensors.
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel has it
 _STUB = "triton_python_backend_stub"
 
@@ -51,10 +47,10 @@ class Paths:
         self.repository = folder / "repository"
         self.backends = folder / "backends"
         self.logs = folder / "logs"
+        self.console = folder / "logs" / "console.log"  # of the supervisor
         self.log = folder / "logs" / "triton.log"  # of Triton and of all its workers
         self.metrics = folder / "metrics"
-        self.tmp = folder / "tmp"
-        self.pending_restore = folder / "restore.json"  # the versions that are still to be registered again
+        self.pending_restore = folder / "triton-restore.json"  # the versions that are still to be registered again
         self.defaults = folder / "defaults.json"
         self.launched = folder / "triton.json"  # address and pid of the last start
 
@@ -63,48 +59,33 @@ def launch(project: Project, node: TritonSpec, paths: Paths) -> subprocess.Popen
     """Start the node's process in a session of its own, with its record written.
 
     Raises:
-        NodeError: the port is in use, the disk is full, or Triton is not installed.
+        NodeError: the port is in use, or Triton is not installed.
     """
     environment = require_environment(project, "triton")
-    host, port = node.host, urlsplit(node.url).port or 0
-    if problem := port_problem(host, port):
-        raise NodeError(
-            f"port {port} on {host} {problem}",
-            "Stop what listens there, or give the node another port in deployment.yaml.",
-        )
-    for folder in (project.state, paths.folder.parent, paths.folder, paths.logs, paths.repository, paths.metrics):
+    for folder in (project.state, paths.folder.parent, paths.folder, paths.logs, paths.repository):
         make_folder(folder)
-    if (free := shutil.disk_usage(paths.folder).free) < LEAST_FREE_BYTES:
-        raise NodeError(
-            f"the disk of {paths.folder} has {free >> 20} MiB free, and a node needs {LEAST_FREE_BYTES >> 20} MiB",
-            "Free some space and start again.",
-        )
-    sweep(paths)
-    for left in paths.metrics.glob("*.db"):
-        left.unlink()
-    shutil.rmtree(paths.tmp, ignore_errors=True)
-    paths.tmp.mkdir(mode=0o700)
-    _copy_backend(environment, paths.backends)
+    process.require_free_ports(node.host, {"inference": urlsplit(node.url).port or 0})
+    process.sweep(paths.folder)
+    _remove_shared_memory(paths)
+    tmp = process.temporary_folder(paths.folder)
+    process.empty_metrics(paths.metrics)
+    copy_backend(environment, paths.backends)
+    paths.log.unlink(missing_ok=True)
     command = [
         sys.executable, "-m", "tsctl.nodes.triton.supervisor", str(paths.folder), node.url,
         *_command(environment, node, paths),
     ]  # fmt: skip
-    paths.log.unlink(missing_ok=True)
-    with open_log(paths.log) as log:
-        process = spawn(at_nice(command, node.nice), paths.folder, variables(os.environ, environment, paths), log)
-    try:
-        write_record(paths.folder, process.pid, paths.tmp)
-        write_document(paths.launched, {"address": node.url, "pid": process.pid})
-    except BaseException:
-        process.kill()  # nothing would find it again
-        raise
-    return process
+    started = process.spawn_recorded(
+        command, paths.folder, node.nice, variables(os.environ, environment, paths, tmp), tmp, paths.console
+    )
+    write_document(paths.launched, {"address": node.url, "pid": started.pid})
+    return started
 
 
 def _command(environment: Environment, node: TritonSpec, paths: Paths) -> list[str]:
     host, port = node.host, urlsplit(node.url).port or 0
     return [
-        str(_packages(environment) / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
+        str(program(environment)),
         f"--model-repository={paths.repository}", f"--backend-directory={paths.backends}",
         "--model-control-mode=explicit", "--disable-auto-complete-config", "--exit-on-error=false",
         f"--exit-timeout-secs={DRAIN_S}", f"--http-address={host}", f"--http-port={port}",
@@ -113,13 +94,18 @@ def _command(environment: Environment, node: TritonSpec, paths: Paths) -> list[s
     ]  # fmt: skip
 
 
+def program(environment: Environment) -> Path:
+    """tritonserver."""
+    return _packages(environment) / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+
+
 def shared_memory_prefix(paths: Paths) -> str:
-    """The prefix that no other node of this machine has."""
+    """Begins the names of the node's shared memory; no other node of this machine has it."""
     stat = paths.folder.stat()
     return f"tsctl-triton-{stat.st_dev:x}-{stat.st_ino:x}-"
 
 
-def variables(present: Mapping[str, str], environment: Environment, paths: Paths) -> dict[str, str]:
+def variables(present: Mapping[str, str], environment: Environment, paths: Paths, tmp: Path) -> dict[str, str]:
     """The environment of the node's processes.
 
     Triton's workers run the Python of the engine's environment, whose NumPy fits Triton's backend. Everything else that
@@ -136,7 +122,7 @@ def variables(present: Mapping[str, str], environment: Environment, paths: Paths
         LIBRARIES_VARIABLE: sysconfig.get_paths()["purelib"],
         METRICS_FOLDER_VARIABLE: str(paths.metrics),
         ANSWER_LIMIT_VARIABLE: str(TRITON_LONGEST_ANSWER),
-        "TMPDIR": str(paths.tmp),
+        "TMPDIR": str(tmp),
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -146,7 +132,7 @@ def _packages(environment: Environment) -> Path:
     return environment.folder / Path(sysconfig.get_paths()["purelib"]).relative_to(sys.prefix)
 
 
-def _copy_backend(environment: Environment, backends: Path) -> None:
+def copy_backend(environment: Environment, backends: Path) -> None:
     """Put the python backend and its stub into one folder, where Triton looks for both."""
     source = _packages(environment) / "pytriton" / "tritonserver"
     stub = source / "python_backend_stubs" / ".".join(map(str, sys.version_info[:2])) / _STUB
@@ -155,34 +141,21 @@ def _copy_backend(environment: Environment, backends: Path) -> None:
     shutil.copy2(stub, backends / "python" / _STUB)
 
 
-def stop(paths: Paths) -> bool:
+def end(paths: Paths) -> bool:
     """End the node and its workers; True if it ran. What came before is answered, for DRAIN_S at most.
 
     Raises:
         NodeError: a process belongs to another user, or does not end.
     """
-    record = read_record(paths.folder)
-    if record is None:
-        return False
-    was_running = record.is_running
-    try:
-        record.send_signal(signal.SIGTERM)
-    except PermissionError:
-        raise NodeError(f"process {record.pid} of this node belongs to another user and cannot be ended") from None
-    record.wait_ended(STOP_GRACE_S)
-    sweep(paths)
+    was_running = process.end(paths.folder, STOP_GRACE_S)
+    _remove_shared_memory(paths)
     return was_running
 
 
-def sweep(paths: Paths) -> None:
-    """Kill the rest of the last process group, and remove its record and what it left in shared memory."""
-    record = read_record(paths.folder)
-    if record is not None:
-        if left := kill_group(record.pid, "TMPDIR", record.tmp, STOP_GRACE_S):
-            raise NodeError(f"processes of this node do not end: {', '.join(map(str, left))}")
-        record_path(paths.folder).unlink(missing_ok=True)
-    for left_behind in SHARED_MEMORY.glob(f"{shared_memory_prefix(paths)}*"):
-        left_behind.unlink(missing_ok=True)
+def _remove_shared_memory(paths: Paths) -> None:
+    """Remove what killed workers left: nothing else would, until the machine starts anew."""
+    for left in SHARED_MEMORY.glob(f"{shared_memory_prefix(paths)}*"):
+        left.unlink(missing_ok=True)
 
 
 def launched_address(paths: Paths) -> str | None:
@@ -191,9 +164,3 @@ def launched_address(paths: Paths) -> str | None:
         return str(json.loads(paths.launched.read_text(encoding="utf-8"))["address"])
     except (OSError, ValueError, KeyError):
         return None
-
-
-def crash_report(paths: Paths) -> str:
-    """The last lines that it wrote."""
-    lines = tail(paths.log).splitlines() or ["(it wrote nothing)"]
-    return "\n".join(f"    {line}" for line in lines)

@@ -142,7 +142,7 @@ def remove(folder: Path) -> None:
 def _describe(archive: StoredArchive, version: str, workers: int | None, gpus: int) -> Served:
     with open_archive(archive.path) as opened:
         facts = read_facts(opened)
-        if reason := _unfit(facts, opened.namelist()):
+        if reason := unfit(facts, opened.namelist()):
             raise ArchiveError(f"{archive.path.name} cannot be served by Triton: {reason}")
     return Served(
         archive.model,
@@ -163,10 +163,11 @@ def why_not(archive: StoredArchive) -> str:
         ArchiveError: it cannot be read.
     """
     with open_archive(archive.path) as opened:
-        return _unfit(read_facts(opened), opened.namelist())
+        return unfit(read_facts(opened), opened.namelist())
 
 
-def _unfit(facts: Facts, names: list[str]) -> str:
+def unfit(facts: Facts, names: list[str]) -> str:
+    """Why Triton cannot serve an archive with these entries; empty where it can."""
     if facts.is_stock:
         return "it was not built by tsctl, so only TorchServe can serve it"
     if not facts.serving.handler:

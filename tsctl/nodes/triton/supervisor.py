@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tsctl.errors import ConflictError, TsctlError
-from tsctl.host.files import keep_short
+from tsctl.host.files import keep_short, open_log
 from tsctl.host.locks import exclusive
 from tsctl.host.wait import wait_until
 from tsctl.nodes.triton.client import READY, Client
@@ -111,7 +111,10 @@ class Supervisor:
 def main(folder: Path, address: str, command: list[str]) -> int:
     """Run the command until it ends, and replace its dead workers; its exit status, or 0 after SIGTERM."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    server = subprocess.Popen(command, preexec_fn=_end_with_parent)  # there is one thread
+    with open_log(Paths(folder).log) as log:  # to its end, so that it can be kept short
+        server = subprocess.Popen(  # preexec_fn is safe, because there is one thread
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_parent
+        )
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from handlers.contract import METRICS_FOLDER_VARIABLE, SHARED_CACHE_KEY_VARIABLE, SHARED_CACHE_VARIABLE
 from tsctl.archive.container import digest_of
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.store import StoredArchive, list_archives
-from tsctl.config.nodes import BaseNodeSpec, UvicornSpec
+from tsctl.config.nodes import BaseNodeSpec, OwnServerSpec, UvicornSpec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError
 from tsctl.host.files import make_folder
@@ -41,7 +41,7 @@ _SERVED = "served.json"
 class UvicornNode(ManagedNode):
     """One accepting process and its workers."""
 
-    spec: UvicornSpec
+    spec: OwnServerSpec
     client: AdminClient
     key_file: Path
 
@@ -92,8 +92,17 @@ class UvicornNode(ManagedNode):
         record = record_path(self.folder)
         return process.last_lines(self.logs, record.stat().st_mtime if record.exists() else 0.0)
 
-    def _launch(self, project: Project) -> subprocess.Popen[bytes]:
+    def server(self, project: Project) -> tuple[list[str], dict[str, str]]:
+        """The program of the node, which takes the arguments of `handlers.adapters.asgi.node`, and its own variables.
+
+        Raises:
+            NodeError: it is not installed.
+        """
         require_installed(*SERVER)
+        return [sys.executable, "-m", "handlers.adapters.asgi.node"], {}
+
+    def _launch(self, project: Project) -> subprocess.Popen[bytes]:
+        program, variables = self.server(project)
         for folder in (project.state, self.folder.parent, self.folder, self.folder / "logs"):
             make_folder(folder)
         project.store.mkdir(parents=True, exist_ok=True)
@@ -105,7 +114,7 @@ class UvicornNode(ManagedNode):
         process.empty_metrics(self.metrics_folder)
         make_keys(self.key_file, self.folder / "inference.header")
         command = [
-            sys.executable, "-m", "handlers.adapters.asgi.node", "--host", host, "--port", str(port),
+            *program, "--host", host, "--port", str(port),
             "--folder", str(self.folder), "--store", str(project.store), *([] if self.spec.tokens else ["--open"]),
         ]  # fmt: skip
         passed = {
@@ -113,7 +122,7 @@ class UvicornNode(ManagedNode):
         }
         environment = {
             **inherited(os.environ), **passed, METRICS_FOLDER_VARIABLE: str(self.metrics_folder),
-            "TMPDIR": str(tmp), "TEMP": str(tmp), "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(tmp), "TEMP": str(tmp), "PYTHONUNBUFFERED": "1", **variables,
         }  # fmt: skip
         return process.spawn_recorded(command, self.folder, self.spec.nice, environment, tmp, self.logs[0])
 
@@ -167,6 +176,9 @@ class UvicornNode(ManagedNode):
         self.client.set_default(model, version)
 
 
+SomeNode = TypeVar("SomeNode", bound=UvicornNode)
+
+
 def _report(state: VersionState) -> VersionReport:
     observed = ObservedVersion(
         state.archive,
@@ -191,9 +203,16 @@ def open_node(project: Project, name: str, spec: BaseNodeSpec, read_timeout_s: f
     """The node with its client; nothing is sent yet."""
     if not isinstance(spec, UvicornSpec):
         raise TypeError(f"node {name} is of engine {spec.engine}. This is a bug.")
+    return make_node(UvicornNode, project, name, spec, read_timeout_s)
+
+
+def make_node(
+    kind: type[SomeNode], project: Project, name: str, spec: OwnServerSpec, read_timeout_s: float
+) -> SomeNode:
+    """A node of this class with its client."""
     folder = project.state / "nodes" / name
     key_file = project.root / spec.key_file if spec.key_file else folder / "key_file.json"
-    return UvicornNode(name, spec, folder, AdminClient(spec.address, key_file, spec.tokens, read_timeout_s), key_file)
+    return kind(name, spec, folder, AdminClient(spec.address, key_file, spec.tokens, read_timeout_s), key_file)
 
 
 def served_at_start(folder: Path) -> Iterator[str]:

@@ -78,6 +78,7 @@ class Started(Event):
     Args:
         archive: SHA-256 digest of the canary's archive; `file` is its name in the store.
         workers: of the canary on each node; None: as the archive says.
+        stable_nodes: that serve stable, where the canary is on other ones; None: the same.
         classes: predicted by stable before the rollout, the most frequent first.
         sticky: what tells users on the route, such as `header x-user`; empty: single requests are assigned.
         trust_pickles: pickles that import more than tensors do not fail the archive.
@@ -100,6 +101,7 @@ class Started(Event):
     sticky: str = ""
     trust_pickles: bool = False
     by: str = ""
+    stable_nodes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

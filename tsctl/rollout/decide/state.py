@@ -36,6 +36,7 @@ class State:
         verdict: on the present step; a fail is a verdict on the rollout.
         waits_for: why it waits; empty where it does not.
         nodes: on which the canary is registered; `joined` since then, and not covered yet.
+        elsewhere: that serve stable, where those are others; empty: stable is on `nodes`.
         is_disturbed: as of the last tick.
         doing: an effect that was begun, and is not known to be done.
         command: abort, rollback or promote, by a person.
@@ -54,6 +55,7 @@ class State:
     started_at: float
     nodes: tuple[str, ...] = ()
     joined: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
     done: frozenset[Effect] = frozenset()
     step: int = -1
     weight: int = 0
@@ -83,6 +85,11 @@ class State:
     recorded: Judgement | None = None
     outcome: Outcome | None = None
     ended_at: float | None = None
+
+    @property
+    def stable_nodes(self) -> tuple[str, ...]:
+        """The nodes that serve stable."""
+        return self.elsewhere or self.nodes
 
     @property
     def is_failed(self) -> bool:
@@ -180,6 +187,7 @@ def _started(event: events.Started, at: float) -> State:
         weights=event.policy.weights,
         started_at=at,
         nodes=event.nodes,
+        elsewhere=event.stable_nodes or (),
         sticky=event.sticky,
         since=event.cursor,
         cursor=event.cursor,

@@ -26,6 +26,7 @@ from tsctl.rollout.run.live_gateway import LiveGateway
 from tsctl.rollout.run.preconditions import (
     counts_before,
     require_no_weights,
+    require_possible,
     require_undivided,
     route_of,
     serving_nodes,
@@ -50,7 +51,8 @@ def started(
         AnalysisError: the policy names a Prometheus server, and it does not have the gateway's counts.
     """
     project = gateway.project
-    archive = find_archive(project, model, version)
+    target = gateway.deployment.models.get(model)
+    archive = find_archive(project, model, target.archive(version) if target is not None else version)
     with held(project, model) as require_held:
         require_none(project, model)
         require_no_weights(gateway.deployment, model)
@@ -59,7 +61,9 @@ def started(
         policy = gateway.deployment.policy(model)
         samples = counts_before(gateway, policy, model)
         digest = digest_of(archive.path)
-        nodes = serving_nodes(gateway, model, route.stable)
+        stable_nodes = serving_nodes(gateway, model, route.stable)
+        nodes = (target.nodes(version) if target is not None else None) or stable_nodes
+        require_possible(gateway, archive, version, nodes)
         LiveOperator(LiveGateway(gateway), model).forget()
         journal = Journal(new_path(project, model, version, time.time()), guard=require_held)
         log_end = UserLog(gateway.files.access_log, {}).mark()
@@ -74,6 +78,7 @@ def started(
                 file=archive.path.name,
                 workers=workers,
                 nodes=nodes,
+                stable_nodes=stable_nodes if set(stable_nodes) != set(nodes) else None,
                 policy_digest=policy.digest,
                 classes=classes_of(samples, model, route.stable),
                 cursor={**counter_values(samples, EvidenceQuery(model, route.stable, version)), **log_end},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import TypeVar
 
@@ -104,7 +105,7 @@ class LiveEffects:
 
     def _register(self, state: State) -> EffectDone:
         """Make the canary READY and warm on every node, with a cluster of weight 0 in the gateway."""
-        is_new = self._on_nodes(state.nodes, self._ensure)
+        is_new = self._on_nodes(state.nodes, partial(self._ensure, state))
         sync(self.gateway)
         new = tuple(name for name, registered in is_new.items() if registered)
         return EffectDone(Effect.REGISTER, f"ready on {_text(list(is_new))}", new=new)
@@ -114,20 +115,20 @@ class LiveEffects:
         golden = read_golden(self.archive)
 
         def cover(node: Node, note: Note) -> None:
-            self._ensure(node, note)
-            require_golden(node, self.archive, golden)
+            self._ensure(state, node, note)
+            require_golden(node, state.model, state.canary, golden)
 
         covered = tuple(self._on_nodes(state.joined, cover))
         sync(self.gateway)
         return EffectDone(Effect.EXTEND, _text(covered), new=covered)
 
-    def _ensure(self, node: Node, note: Note) -> bool:
-        return node.ensure(self.archive, self.archive.version, self.workers, note)
+    def _ensure(self, state: State, node: Node, note: Note) -> bool:
+        return node.ensure(self.archive, state.canary, self.workers, note)
 
     def _verify_golden(self, state: State) -> EffectDone:
         """Compare the answers of every node with the golden ones; measure capacity and warm memory."""
         golden = read_golden(self.archive)
-        checked = self._on_nodes(state.nodes, lambda node, note: self._verify_on(node, note, golden))
+        checked = self._on_nodes(state.nodes, lambda node, note: self._verify_on(state, node, note, golden))
         nodes = list(checked.values())
         rates = [done.requests_per_s for done in nodes if done.requests_per_s]
         return EffectDone(
@@ -160,7 +161,12 @@ class LiveEffects:
     def _require_covered(self, state: State, version: str) -> None:
         """No node that serves the version lacks the canary, or it would serve nothing of the model afterwards."""
         has_canary = nodes_of(self.gateway, state.model, state.canary)
-        lacking = [name for name in nodes_of(self.gateway, state.model, version) if name not in has_canary]
+        target = self.gateway.deployment.models.get(state.model)
+        lacking = [
+            name
+            for name in nodes_of(self.gateway, state.model, version)
+            if name not in has_canary and (target is None or target.is_on(state.canary, name))
+        ]
         if lacking:
             names = ", ".join(lacking)
             raise TemporarilyUnavailable(f"{state.model} {version} stays: node {names} does not have {state.canary}")
@@ -173,25 +179,26 @@ class LiveEffects:
 
     def _set_default(self, effect: Effect, state: State, version: str) -> EffectDone:
         """Make it the version for callers of the nodes that name none."""
-        nodes = self._on_nodes(state.nodes, lambda node, note: node.set_default(state.model, version))
+        names = state.nodes if version == state.canary else state.stable_nodes
+        nodes = self._on_nodes(names, lambda node, note: node.set_default(state.model, version))
         return EffectDone(effect, _text(list(nodes)))
 
-    def _verify_on(self, node: Node, note: Note, golden: Golden) -> EffectDone:
+    def _verify_on(self, state: State, node: Node, note: Note, golden: Golden) -> EffectDone:
         note("golden samples")
-        require_golden(node, self.archive, golden)
-        version = node.require_version(self.archive.model, self.archive.version)
+        require_golden(node, state.model, state.canary, golden)
+        version = node.require_version(state.model, state.canary)
         return EffectDone(
             Effect.VERIFY_GOLDEN,
-            requests_per_s=self._capacity(node, golden, version.ready) if golden.samples else None,
+            requests_per_s=self._capacity(state, node, golden, version.ready) if golden.samples else None,
             workers=version.ready,
             warm_bytes=read_memory(worker_pids(node, version)),
         )
 
-    def _capacity(self, node: Node, golden: Golden, workers: int) -> float:
+    def _capacity(self, state: State, node: Node, golden: Golden, workers: int) -> float:
         token = node.token()
         access = {"authorization": f"Bearer {token}"} if token else {}
         _, body, media_type = min(golden.samples, key=lambda sample: len(sample[1]))
-        url = node.spec.url + node.path(self.archive.model, self.archive.version)
+        url = node.spec.url + node.path(state.model, state.canary)
         headers = {"content-type": media_type, "cache-control": "no-store", CHECK_HEADER: CHECK_ANSWER, **access}
         return workers * golden.batch / median(batch_seconds(url, headers, [body] * golden.batch))
 

@@ -36,7 +36,7 @@ def read_golden(archive: StoredArchive) -> Golden:
     return Golden(tuple(read_samples(archive.path)), answers, facts.tolerance, facts.batch_size)
 
 
-def require_golden(node: Node, archive: StoredArchive, golden: Golden) -> None:
+def require_golden(node: Node, model: str, version: str, golden: Golden) -> None:
     """Compare the answer of the version on the node to every golden sample.
 
     Raises:
@@ -46,10 +46,10 @@ def require_golden(node: Node, archive: StoredArchive, golden: Golden) -> None:
         name = path.removeprefix("samples/")
         if name not in golden.answers:
             continue
-        reply = node.predict(archive.model, archive.version, body, media_type)
+        reply = node.predict(model, version, body, media_type)
         why = difference_of(reply, golden.answers[name], golden.tolerance)
         if why:
-            raise NodeError(f"{archive.model} {archive.version} on node {node.name} answers {name} wrongly: {why}")
+            raise NodeError(f"{model} {version} on node {node.name} answers {name} wrongly: {why}")
 
 
 def difference_of(reply: Reply, expected: Any, tolerance: Tolerance) -> str:

@@ -44,7 +44,8 @@ class LiveHealth:
         """As measured before the first step, scaled to the workers that are READY now."""
         if state.requests_per_s is None or not state.measured_workers:
             return state.requests_per_s
-        ready = sum(version.ready for version in self._describe(state) if version)
+        canary = self._describe(state, state.canary, self.gateway.nodes(state.nodes))
+        ready = sum(version.ready for version in canary if version)
         if not ready:
             raise TemporarilyUnavailable(f"no worker of {state.model} {state.canary} is READY on any node")
         return state.requests_per_s * ready / state.measured_workers
@@ -79,14 +80,19 @@ class LiveHealth:
         if not gateway.admin.is_live():  # Prometheus would not tell
             return "the gateway does not run"
         serving = nodes_of(gateway, state.model, state.stable)
-        self._joined = tuple(name for name in serving if name not in (*state.nodes, *state.joined))
-        nodes = self.gateway.nodes(state.nodes)
+        target = gateway.deployment.models.get(state.model)
+        self._joined = tuple(
+            name
+            for name in serving
+            if name not in (*state.nodes, *state.joined) and (target is None or target.is_on(state.canary, name))
+        )
+        nodes, of_stable = self.gateway.nodes(state.nodes), self.gateway.nodes(state.stable_nodes)
         if not nodes:
             return f"deployment.yaml names no node of this rollout any more: {', '.join(state.nodes)}"
-        described, stable = self._describe(state), self._describe(state, state.stable)
+        described, stable = self._describe(state, state.canary, nodes), self._describe(state, state.stable, of_stable)
         self._grace_s = grace(described, stable)
-        for version, on in ((state.stable, stable), (state.canary, described)):
-            if missing := [node.name for node, version_on in zip(nodes, on, strict=True) if version_on is None]:
+        for version, places, on in ((state.stable, of_stable, stable), (state.canary, nodes, described)):
+            if missing := [node.name for node, version_on in zip(places, on, strict=True) if version_on is None]:
                 return f"{state.model} {version} is no longer registered on node {', '.join(missing)}"
             if not any(version_on.ready for version_on in on if version_on is not None):
                 return f"no worker of {state.model} {version} is READY on any node"
@@ -117,10 +123,9 @@ class LiveHealth:
         self._archive_mark = mark
         return ""
 
-    def _describe(self, state: State, version: str | None = None) -> list[ObservedVersion | None]:
-        """The canary, or another version, on each node; raises TemporarilyUnavailable where one does not answer."""
-        nodes = self.gateway.nodes(state.nodes)
-        results = run_on_nodes(nodes, lambda node, note: node.version(state.model, version or state.canary))
+    def _describe(self, state: State, version: str, nodes: Sequence[Node]) -> list[ObservedVersion | None]:
+        """The version on each of the nodes; raises TemporarilyUnavailable where one does not answer."""
+        results = run_on_nodes(nodes, lambda node, note: node.version(state.model, version))
         for result in results:
             if result.error is not None:
                 raise TemporarilyUnavailable(f"node {result.node} does not answer: {result.error.summary}")

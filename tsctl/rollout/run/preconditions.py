@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from tsctl.archive.store import StoredArchive
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
@@ -70,6 +73,16 @@ def require_not_stable(route: Traffic, version: str) -> None:
     """Raises ConflictError where the version is stable already."""
     if version == route.stable:
         raise ConflictError(f"{route.model} {version} is stable already, so there is nothing to release")
+
+
+def require_possible(gateway: Gateway, archive: StoredArchive, version: str, nodes: Collection[str]) -> None:
+    """Raises SpecError where the engine of one of the nodes cannot serve the archive as this version."""
+    for node in gateway.nodes():
+        if node.name in nodes and (reason := node.cannot(archive, version)):
+            raise SpecError(
+                f"{archive.model} {version} cannot be on node {node.name}: {reason}",
+                f"Name its nodes in deployment.yaml: models.{archive.model}.versions.{version!r}.nodes",
+            )
 
 
 def serving_nodes(gateway: Gateway, model: str, version: str) -> tuple[str, ...]:

@@ -119,7 +119,7 @@ def deployment_hints(state: State, deployment: DeploymentSpec) -> list[str]:
     if state.outcome is None or target is None:
         return []
     hints = []
-    lacking = [name for name in deployment.nodes if name not in state.nodes]
+    lacking = [name for name in deployment.nodes if target.is_on(stable, name) and name not in state.nodes]
     if lacking and state.nodes and stable == state.canary:
         where = f"{'node' if len(lacking) == 1 else 'nodes'} {', '.join(lacking)}"
         hints.append(f"the rollout did not put {state.model} {stable} on {where}, added meanwhile: run 'tsctl apply'")

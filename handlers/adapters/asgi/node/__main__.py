@@ -8,30 +8,33 @@ with 4 where the address cannot be had.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-import uvicorn
-
+from handlers.adapters.asgi import http_server
+from handlers.adapters.asgi.listener import listen
 from handlers.adapters.asgi.node.app import Node
 from handlers.adapters.asgi.node.registry import Registry
 
-#: Connections that the kernel holds until they are accepted.
-BACKLOG = 2048
-#: Seconds in which requests at hand are answered after a signal.
-DRAIN_S = 30
 DAMAGED, NO_ADDRESS = 3, 4
 LOG_BYTES, LOG_FILES = 10 << 20, 5
 
 
-def main() -> int:
-    """Serve until a signal comes; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m handlers.adapters.asgi.node")
+Serve = Callable[[Node, argparse.Namespace, socket.socket], Awaitable[None]]
+
+
+def main(program: str = "python -m handlers.adapters.asgi.node", serve: Serve | None = None) -> int:
+    """Serve until a signal comes; the exit status.
+
+    Args:
+        serve: serves a node on a listener until a signal comes; None: under uvicorn.
+    """
+    parser = argparse.ArgumentParser(prog=program)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100)
     parser.add_argument("--folder", type=Path, required=True, help="of the node")
@@ -39,7 +42,6 @@ def main() -> int:
     parser.add_argument("--open", action="store_true", help="requests for answers need no token")
     arguments = parser.parse_args()
     _log_into(arguments.folder / "logs" / "node.log")
-    family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
     try:
         tokens = json.loads((arguments.folder / "key_file.json").read_text(encoding="utf-8"))
         admin_token, token = str(tokens["admin"]), str(tokens["inference"])
@@ -47,32 +49,33 @@ def main() -> int:
         print(f"error: no key_file.json with tokens: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
         return DAMAGED
     try:
-        address = (arguments.host, arguments.port)
-        listener = socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=False)
+        listener = listen(arguments.host, arguments.port)
     except OSError as error:
         print(f"error: cannot listen on {arguments.host}:{arguments.port}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return NO_ADDRESS
     with listener:
         try:
-            asyncio.run(_serve(arguments, admin_token, None if arguments.open else token, listener))
+            token_wanted = None if arguments.open else token
+            http_server.run(_run(arguments, admin_token, token_wanted, listener, serve or _serve))
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program of its own
             return DAMAGED
     return 0
 
 
-async def _serve(arguments: argparse.Namespace, admin_token: str, token: str | None, listener: socket.socket) -> None:
+async def _run(
+    arguments: argparse.Namespace, admin_token: str, token: str | None, listener: socket.socket, serve: Serve
+) -> None:
     registry = Registry(arguments.folder, arguments.store)
     await registry.restore()
-    config = uvicorn.Config(
-        Node(registry, admin_token, token), lifespan="off", access_log=False, log_config=None,
-        timeout_graceful_shutdown=DRAIN_S, server_header=False, date_header=False,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
     try:
-        await server.serve([listener])
+        await serve(Node(registry, admin_token, token), arguments, listener)
     finally:
         await registry.stop()
+
+
+async def _serve(node: Node, arguments: argparse.Namespace, listener: socket.socket) -> None:
+    await http_server.serve(http_server.http_server(node), listener)
 
 
 def _log_into(path: Path) -> None:

@@ -1,0 +1,296 @@
+"""One client's connection in HTTP/1.1: predictions go from the parser straight to the workers, other paths to FastAPI.
+
+Invariant: a connection has one request at work; its answers leave in the order of its requests, each in one piece.
+uvicorn makes one for every client, and ends it with `shutdown`. A prediction needs no task, no future and no message of
+ASGI, because those cost more than all else that is done for it here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Protocol, cast
+from urllib.parse import unquote
+
+import httptools
+
+from handlers.adapters.asgi.asgi_call import Application, call
+from handlers.adapters.asgi.exchange import Exchange, Route
+from handlers.adapters.asgi.frames import Answer, Headers
+from handlers.adapters.asgi.problems import HeadersTooLarge, TooSlow, Unreadable, WrongMethod
+from handlers.contract import REQUEST_ID_HEADER
+from handlers.errors import ModelFailed, RequestError
+
+logger = logging.getLogger(__name__)
+
+#: Bytes of a request's line and headers together.
+LONGEST_HEAD = 1 << 16
+#: Requests behind the one at work; a client with more is not read from, and its hanging up is not noticed meanwhile.
+MOST_WAITING = 8
+#: Seconds that a connection may be idle (the gateway closes its own after 60), and that a request may take to arrive.
+IDLE_S, ARRIVAL_S = 75.0, 60.0
+#: Seconds in which the rest of a refused body is read and thrown away: closing at once would take the answer back.
+LINGER_S = 2.0
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_ID, _CLOSE = f"\r\n{REQUEST_ID_HEADER}: ".encode(), b"\r\nconnection: close"
+
+
+class Answering(Protocol):
+    """What answers the requests of connections."""
+
+    others: Application  # answers paths without a route
+
+    def route(self, path: bytes, headers: Headers) -> Route | None:
+        """Where the predictions of a path are computed; None: `others` answers, also where the client may not ask."""
+
+    def next_id(self) -> str:
+        """An id for a request that came without one."""
+
+    def problem(self, error: RequestError, request_id: str) -> Answer:
+        """The answer to a request without a route."""
+
+
+class Connection(asyncio.Protocol):
+    """One client.
+
+    Args:
+        answering: answers its requests.
+        connections: of the server; this one is among them while it is open.
+    """
+
+    def __init__(self, answering: Answering, connections: set[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._answering = answering
+        self._connections = connections
+        self._loop = loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._url = b""
+        self._head = 0  # bytes since the last request's headers were whole
+        self._since = loop.time()  # of the last answer, or of the first byte of the request that arrives
+        self._arriving: Exchange | None = None
+        self._at_work: Exchange | None = None
+        self._waiting: deque[Exchange] = deque()  # whole, and behind the one at work
+        self._task: asyncio.Task[None] | None = None  # of a request for FastAPI
+        self._is_stepping = False
+        self._is_ending = False  # no request follows the one at work
+        self._is_full = False  # the client does not read its answers
+        self._is_paused = False  # nothing is read from the client
+
+    # ---- called by asyncio and by the server ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # a socket's, also where uvloop made it
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_ending:
+            return
+        self._head += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # nothing is upgraded to: the request is answered as it is, and is the connection's last
+        except httptools.HttpParserError:
+            self._end(Unreadable("It breaks a rule of HTTP."))
+        else:
+            if self._head > LONGEST_HEAD and self._url and self._arriving is not None and not self._arriving.method:
+                self._end(HeadersTooLarge(f"Its headers have more than {LONGEST_HEAD} bytes."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        for exchange in (self._at_work, self._arriving, *self._waiting):
+            if exchange is not None:
+                exchange.leave()
+        if self._task is not None:
+            self._task.cancel()
+        self._waiting.clear()
+        self._at_work = self._arriving = None
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self._step()
+
+    def shutdown(self) -> None:
+        """End the connection; the request at work is answered first."""
+        self._is_ending = True
+        if self._at_work is None:
+            self._transport.close()
+
+    def sweep(self, now: float) -> None:
+        """End the connection where it was idle for too long, or where its request does not arrive."""
+        if self._at_work is not None:
+            return
+        if self._arriving is not None:
+            if now - self._since > ARRIVAL_S:
+                self._end(TooSlow("Its headers or its body did not arrive in time."))
+        elif now - self._since > IDLE_S:
+            self._transport.close()
+
+    # ---- called by the parser ------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._arriving = Exchange(self)
+        self._url = b""
+        self._since = self._loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._arriving is not None:
+            self._arriving.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        exchange, parser = self._arriving, self._parser
+        if exchange is None:
+            return
+        exchange.method = parser.get_method().decode("latin-1")
+        exchange.keeps = (
+            parser.should_keep_alive() and parser.get_http_version() != "1.0" and not parser.should_upgrade()
+        )
+        route = self._answering.route(self._url, exchange.headers)
+        if route is None:
+            exchange.path, exchange.query = _path_and_query(self._url)
+            route = self._answering.route(exchange.path.encode(), exchange.headers)
+        if route is not None:
+            exchange.begin(route, self._answering.next_id())
+        if self._head > LONGEST_HEAD and sum(len(n) + len(v) for n, v in exchange.headers) > LONGEST_HEAD:
+            exchange.error = HeadersTooLarge(f"Its headers have more than {LONGEST_HEAD} bytes.")
+        self._head = 0
+        if exchange.error is not None:
+            if not isinstance(exchange.error, WrongMethod):
+                self._refuse(exchange)
+        elif exchange.expects_continue and self._at_work is None:
+            self._transport.write(_CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        exchange = self._arriving
+        if exchange is not None and exchange.error is None:
+            exchange.take(body)
+            if exchange.error is not None:
+                self._refuse(exchange)
+
+    def on_message_complete(self) -> None:
+        exchange, self._arriving = self._arriving, None
+        self._head = 0
+        if exchange is None:
+            return
+        exchange.is_whole = True
+        if exchange.is_sent:  # it was refused before it was whole
+            self._transport.close()
+            return
+        self._waiting.append(exchange)
+        self._step()
+        if len(self._waiting) >= MOST_WAITING and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    # ---- requests ------------------------------------------------------------------------------------------------
+
+    def send(self, exchange: Exchange, answer: Answer) -> None:
+        """Send an answer to the request at work; the next one follows."""
+        exchange.release()
+        exchange.is_sent = True
+        self._at_work = None
+        if not exchange.is_whole or self._is_ending:
+            exchange.keeps = False
+        body = answer.body
+        self._transport.write(
+            b"%b%d%b%b%b\r\n\r\n%b" % (
+                _head(answer.status, tuple(answer.headers)),
+                len(body),
+                _ID if exchange.request_id else b"",
+                exchange.request_id.encode("latin-1", "replace"),
+                b"" if exchange.keeps else _CLOSE,
+                b"" if exchange.method == "HEAD" else body,
+            )
+        )  # fmt: skip
+        if exchange.keeps:
+            self._since = self._loop.time()
+            self._step()
+        elif exchange.is_whole:
+            self._transport.close()
+        else:
+            self._loop.call_later(LINGER_S, self._transport.close)
+
+    def _step(self) -> None:
+        """Begin with the next request, where none is at work; reading goes on where few wait."""
+        if self._is_stepping:
+            return
+        self._is_stepping = True
+        while self._waiting and self._at_work is None and not self._is_full and not self._transport.is_closing():
+            self._work(self._waiting.popleft())
+        self._is_stepping = False
+        if self._is_paused and len(self._waiting) < MOST_WAITING and not self._transport.is_closing():
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def _work(self, exchange: Exchange) -> None:
+        self._at_work = exchange
+        if exchange.error is None and exchange.route is None:
+            self._task = self._loop.create_task(self._ask_routes(exchange))
+            return
+        try:
+            if exchange.error is not None:
+                raise exchange.error
+            exchange.submit(self._loop.time())
+        except RequestError as error:
+            self.send(exchange, self._problem(exchange, error))
+
+    def _problem(self, exchange: Exchange, error: RequestError) -> Answer:
+        if exchange.route is None:
+            return self._answering.problem(error, exchange.request_id)
+        return exchange.route.problem(error, exchange.request_id)
+
+    def _refuse(self, exchange: Exchange) -> None:
+        """Answer a request at once whose body is not worth waiting for, unless others are before it."""
+        exchange.release()
+        if self._at_work is None and not self._waiting and isinstance(exchange.error, RequestError):
+            self.send(exchange, self._problem(exchange, exchange.error))
+
+    def _end(self, error: RequestError) -> None:
+        """End a connection whose bytes cannot be read any further."""
+        if self._at_work is None and not self._transport.is_closing():
+            exchange = self._arriving or Exchange(self)
+            exchange.is_whole, exchange.keeps = True, False
+            if exchange.is_sent:
+                self._transport.close()
+            else:
+                self.send(exchange, self._problem(exchange, error))
+        self._is_ending = True
+
+    async def _ask_routes(self, exchange: Exchange) -> None:
+        try:
+            answer = await call(self._answering.others, exchange, self._transport)
+        except Exception:  # a route's own mistake
+            logger.exception("%s %s failed", exchange.method, exchange.path)
+            answer = self._answering.problem(ModelFailed("The server failed on this request."), "")
+        self._task = None
+        self.send(exchange, answer)
+
+
+def _path_and_query(url: bytes) -> tuple[str, bytes]:
+    """The decoded path and the query of a request's target; the empty path where it has none."""
+    try:
+        parsed = httptools.parse_url(url)
+    except httptools.HttpParserInvalidURLError:
+        return "", b""
+    return unquote((parsed.path or b"/").decode("latin-1")), parsed.query or b""
+
+
+@lru_cache(4096)
+def _head(status: int, headers: Headers) -> bytes:
+    """The beginning of an answer, up to the number of its content-length."""
+    phrase = HTTPStatus(status).phrase if status in _STATUSES else ""
+    lines = [f"HTTP/1.1 {status} {phrase}".encode(), *(b"%b: %b" % header for header in headers), b"content-length: "]
+    return b"\r\n".join(lines)
+
+
+_STATUSES = frozenset(HTTPStatus)

@@ -1,0 +1,34 @@
+"""Prints what an archive's model takes and gives, as JSON; runs in the folder of the unpacked archive.
+
+The handler loads the model, because some make their schema of the archive's settings then. Inputs are the fields of its
+request, and outputs those of the golden answers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+from handlers.protocols.open_inference.metadata import describe_model
+from handlers.worker.config import handler_class, read_config
+from handlers.worker.worker import Worker
+
+
+def main() -> None:
+    """Print the metadata of the archive in this folder."""
+    folder = Path.cwd()
+    manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
+    content = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
+    config = read_config(folder, manifest, content)
+    handler = Worker(handler_class(config.handler)(), config).handler
+    handler.load()
+    answers = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+    metadata = describe_model(config.model, [config.version], handler.Request, list(answers.values()))
+    sys.stdout.write(json.dumps(metadata))
+
+
+if __name__ == "__main__":
+    main()

@@ -149,6 +149,7 @@ local function local_reply(handle, headers)
     return
   end
   if handle:streamInfo():protocol() ~= "HTTP/1.1" then
+    headers:replace("content-type", "application/grpc") -- a filter has called all answers bare messages
     local said = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
     return write_status(headers, status, said ~= nil and said["grpc_detail"] or detail)
   end

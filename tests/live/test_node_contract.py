@@ -1,7 +1,7 @@
 """The same cases on a node of every engine: what `tsctl.nodes.node.Node` says must be true, whoever serves.
 
-One node per engine is started for all cases; a case leaves it without versions. An engine that is not installed on this
-machine is left out with the reason, unless it is one that the checkout itself has.
+One node per engine is started for all cases; a case leaves it without versions. An engine with an environment of its
+own is installed into the checkout first.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from benchmarks.harness.ports import free_ports
 from rich.console import Console
 
 from handlers.contract import MODEL_VERSION_HEADER
+from tests.support.engines import give_engine
 from tests.support.sites import HALF, Site, is_alive, make_site, until, write_tiny
 from tsctl.archive.build import build_versions
 from tsctl.archive.store import StoredArchive, archive_of, import_archive
@@ -34,6 +34,7 @@ from tsctl.errors import ArchiveError, NodeError, TsctlError
 from tsctl.host.ports import free_ports, port_problem
 from tsctl.host.progress import Progress
 from tsctl.nodes.engines import open_nodes
+from tsctl.nodes.environments import ENGINES
 from tsctl.nodes.node import PLAIN, Node
 from tsctl.nodes.observed import Reply
 
@@ -49,6 +50,7 @@ SPECS: dict[str, Callable[[list[int]], dict[str, Any]]] = {
         "grpc_ports": ports[3:5],
     },
     "uvicorn": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}"},
+    "triton": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}"},
 }
 VERSIONS: dict[str, dict[str, Any]] = {
     "1.0": {},
@@ -126,6 +128,8 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     project = Project(site.root)
     built = build_versions(project, [f"tiny:{version}" for version in VERSIONS], QUIET)
     archives = {one.archive.version: stored(project, one.archive) for one in built}
+    if request.param in ENGINES:
+        give_engine(site, request.param)
     [node] = open_nodes(project, read_deployment(project.deployment))
     stage = Stage(site, node, archives)
     stage.start()

@@ -42,6 +42,7 @@ QUIET = Progress(Console(quiet=True))
 START_S = 40.0
 #: What deployment.yaml says of a node of each engine, by the ports that are free.
 SPECS: dict[str, Callable[[list[int]], dict[str, Any]]] = {
+    "bentoml": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}"},
     "torchserve": lambda ports: {
         **{
             name: f"http://127.0.0.1:{port}"
@@ -171,6 +172,7 @@ def test_a_version_answers_at_its_address_with_its_own_headers(stage: Stage) -> 
     assert (bad.json()["model"], bad.json()["version"], bad.json()["request_id"]) == ("tiny", "1.0", "mine")
     if token:
         assert requests.post(url, HALF, headers=sent, timeout=10).status_code in (400, 401)
+        assert requests.get(f"{node.spec.url}/metrics", timeout=10).status_code != 200
 
 
 def test_a_version_is_registered_once(stage: Stage) -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel
 
+from handlers.batching import Costs, cheapest_parts, micro_batches
 from handlers.contract import JSON
 from handlers.schema import Schema, parse_json, row_json, validate
 from handlers.telemetry.metrics import Telemetry
@@ -44,7 +45,8 @@ class ServingHandler:
     device: torch.device
     threads: int  # torch's intra-op threads
     batch_size: int
-    batch_tokens: int  # padded tokens of a text model's micro-batch
+    batch_tokens: int  # padded tokens of a text model's micro-batch, where archive.yaml says so or nothing is measured
+    token_costs: Costs | None = None  # of micro-batches, measured at warm-up; None: `batch_tokens` is the budget
     telemetry: Telemetry = Telemetry()
     warm_samples: Callable[[], list[Any]]  # runs the samples at each batch size; returns the timings
     network: torch.nn.Module
@@ -68,6 +70,17 @@ class ServingHandler:
             LoadError: an answer is not a 200.
         """
         return self.warm_samples()
+
+    def probe(self, prepared: list[Any], tokens: int) -> int:
+        """Run one micro-batch of about so many padded tokens, for a handler that cuts its batches by `split`.
+
+        Args:
+            prepared: the archive's samples, after `prepare`.
+
+        Returns:
+            The padded tokens that it had.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not cut batches by length")
 
     # ---- for each request ----------------------------------------------------------------------------------------
 
@@ -115,6 +128,12 @@ class ServingHandler:
         Put a RequestError in the list to reject only that item.
         """
         raise NotImplementedError(f"{type(self).__name__} must define postprocess")
+
+    def split(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of inputs of these lengths that go through the model together, longest first; every index once."""
+        if self.token_costs is None:
+            return micro_batches(lengths, self.batch_tokens)
+        return cheapest_parts(lengths, self.token_costs)
 
     def classify(self, answer: Any) -> str | None:
         """The class that an answer predicts, one of a few; None if there are no classes.

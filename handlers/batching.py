@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 
 def micro_batches(lengths: Sequence[int], budget: int, least_full: float = 0.5) -> list[list[int]]:
@@ -26,3 +29,51 @@ def micro_batches(lengths: Sequence[int], budget: int, least_full: float = 0.5) 
             longest = lengths[index]
         parts[-1].append(index)
     return parts
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Time of a micro-batch by its padded tokens, as measured on this device.
+
+    Args:
+        points: tokens and seconds, both rising, at least two; in between and beyond them the time is linear.
+        budget: the most tokens in one micro-batch, unless it is a single input.
+    """
+
+    points: tuple[tuple[int, float], ...]
+    budget: int
+
+    def seconds(self, tokens: int) -> float:
+        """The time of one micro-batch."""
+        upper = min(max(1, bisect_left(self.points, (tokens, 0.0))), len(self.points) - 1)
+        (x0, y0), (x1, y1) = self.points[upper - 1], self.points[upper]
+        return max(0.0, y0 + (y1 - y0) * (tokens - x0) / (x1 - x0))
+
+
+def cheapest_parts(lengths: Sequence[int], costs: Costs) -> list[list[int]]:
+    """Indices of inputs that go through the model together, longest first, every index once, in the least time.
+
+    Each call has a price of its own and each padded token too, so short inputs join longer ones where a call of their
+    own costs more than their padding. Parts of the sorted inputs are enough: exchanging two inputs between parts only
+    adds padding.
+
+    Args:
+        lengths: tokens of each input.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    seconds = lru_cache(None)(costs.seconds)
+    least = [0.0] + [float("inf")] * len(order)  # of the first inputs, by their number
+    begins = [0] * (len(order) + 1)  # of the last part of the first inputs
+    for begin, index in enumerate(order):
+        longest = lengths[index]
+        most = max(1, costs.budget // max(1, longest))
+        for count in range(1, min(most, len(order) - begin) + 1):
+            total = least[begin] + seconds(longest * count)
+            if total < least[begin + count]:
+                least[begin + count], begins[begin + count] = total, begin
+    parts = []
+    end = len(order)
+    while end:
+        parts.append(order[begins[end] : end])
+        end = begins[end]
+    return parts[::-1]

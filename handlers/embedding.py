@@ -10,7 +10,6 @@ import torch
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from handlers.base import ServingHandler
-from handlers.batching import micro_batches
 from handlers.device import to_device
 from handlers.errors import PayloadTooLarge
 from handlers.schema import Schema
@@ -69,6 +68,14 @@ class EmbeddingHandler(ServingHandler):
         encodings = iter(self.tokenizer.encode_batch_fast([text for item in items for text in item.text]))
         return [self._checked([next(encodings).ids for _ in item.text]) for item in items]
 
+    def probe(self, prepared: list[list[list[int]]], tokens: int) -> int:
+        """Embed the samples' sentence of middle length, as often as it fits."""
+        sentences = sorted((sentence for item in prepared for sentence in item), key=len)
+        sentence = sentences[len(sentences) // 2]
+        count = max(1, tokens // len(sentence))
+        self._embed([sentence] * count)
+        return count * len(sentence)
+
     def preprocess(self, items: list[list[list[int]]]) -> tuple[list[list[int]], list[int]]:
         """All sentences in the order of the items, and the number of sentences of each item."""
         return [sentence for item in items for sentence in item], [len(item) for item in items]
@@ -80,7 +87,7 @@ class EmbeddingHandler(ServingHandler):
         order: list[int] = []
         found: list[torch.Tensor] = []
         padded = 0
-        for part in micro_batches(lengths, self.batch_tokens):
+        for part in self.split(lengths):
             order += part
             found.append(self._embed([sentences[i] for i in part]))
             padded += len(part) * lengths[part[0]]

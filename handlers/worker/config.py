@@ -14,9 +14,6 @@ from handlers.cache.open import CacheOptions
 from handlers.contract import Tolerance
 from handlers.errors import LoadError
 
-#: Padded tokens that go through a text model at once, where archive.yaml does not say.
-BATCH_TOKENS = 1024
-
 
 @dataclass(frozen=True)
 class Acceleration:
@@ -40,7 +37,7 @@ class WorkerConfig:
     settings: dict[str, Any]
     gpu_id: int | None
     batch_size: int
-    batch_tokens: int
+    batch_tokens: int | None  # of a text model's micro-batch; None: found at warm-up
     workers: int  # the most that the archive asks for on one node
     threads: int | None  # torch threads as archive.yaml says; None: chosen by the number of cores
     response_timeout_s: float
@@ -91,7 +88,7 @@ def read_config(
         settings=section.get("settings", {}),
         gpu_id=gpu_id,
         batch_size=batch_size or content.get("batchSize", 1),
-        batch_tokens=section.get("batch_tokens", BATCH_TOKENS),
+        batch_tokens=section.get("batch_tokens"),
         workers=content.get("maxWorkers", 1),
         threads=section.get("threads"),
         response_timeout_s=content.get("responseTimeout", 60),

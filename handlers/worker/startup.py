@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 
+from handlers.base import ServingHandler
 from handlers.cache.local import ResponseCache
 from handlers.cache.open import open_cache
 from handlers.contract import METRICS_FOLDER_VARIABLE, LoadReport
+from handlers.device import finish
 from handlers.errors import LoadError
 from handlers.pipeline.batch_sizes import batch_sizes
 from handlers.pipeline.pipeline import request_key
@@ -27,6 +29,7 @@ from handlers.telemetry.metrics import telemetry
 from handlers.worker.accelerate import accelerate
 from handlers.worker.config import Acceleration
 from handlers.worker.self_test import Sample, read_requests, read_samples, reason, verify_golden
+from handlers.worker.tuning import TUNING_S, measure_costs
 from handlers.worker.warmup import BatchTiming, warm_up
 from handlers.worker.worker import Worker
 
@@ -66,6 +69,9 @@ def start(worker: Worker) -> dict[str, Any]:
     accelerated = _accelerate(worker)
     verify_golden(pipeline, samples, config.batch_size, config.tolerance)
     timings: list[BatchTiming] = handler.warmup()
+    if config.batch_tokens is None and type(handler).probe is not ServingHandler.probe:
+        _tune(worker, samples)
+        verify_golden(pipeline, samples, config.batch_size, config.tolerance)
     if pipeline.last_split:  # every answer was right, but each batch would be paid for several times
         raise LoadError(f"a batch of samples fails, though each sample alone does not: {pipeline.last_split}")
     # from here on, because the samples' times and outcomes are not those of clients
@@ -82,6 +88,7 @@ def start(worker: Worker) -> dict[str, Any]:
         "metrics": "on" if handler.telemetry.is_on else "off",
         "cache": "off" if config.cache is None else cache,
         **accelerated,
+        **worker.tuned(),
         "warmup": [timing.fact() for timing in timings],
     }
 
@@ -121,6 +128,22 @@ def _warm_samples(worker: Worker, samples: Sequence[Sample]) -> list[BatchTiming
             raise LoadError(f"warm-up at batch {size} failed: {reason(failed, pipeline.last_failure)}")
 
     return warm_up(run, batch_sizes(worker.config.batch_size), worker.config.warmup_budget_s, time.monotonic)
+
+
+def _tune(worker: Worker, samples: Sequence[Sample]) -> None:
+    """Have the handler cut batches as is fastest on this device."""
+    handler = worker.handler
+    items = [handler.decode(sample.request.body, sample.request.media_type) for sample in samples]
+    prepared = [item for item in handler.prepare(items) if not isinstance(item, Exception)]
+
+    def probe(tokens: int) -> int:
+        with torch.inference_mode():
+            ran = handler.probe(prepared, tokens)
+            finish(handler.device)
+        return ran
+
+    budget_s = min(TUNING_S, worker.config.warmup_budget_s)
+    handler.token_costs = measure_costs(probe, budget_s, time.monotonic)
 
 
 def _accelerate(worker: Worker) -> dict[str, str]:

@@ -47,6 +47,8 @@ from handlers.worker.config import WorkerConfig
 
 logger = logging.getLogger(__name__)
 
+#: Padded tokens that go through a text model at once before it is known how many are fastest.
+BATCH_TOKENS = 256
 #: Seconds from the last answers to the end of a worker whose device failed.
 ENDING_S = 0.5
 #: A health check is computed where the last answer of the model is older than this many times a check's own time, so
@@ -176,6 +178,7 @@ class Worker:
             "max_request_bytes": self.config.request_bytes,
             "open_inference": self.metadata(),
             "device": str(self.handler.device),
+            **self.tuned(),
         }
 
     def metadata(self, versions: Sequence[str] = ()) -> open_inference.ModelMetadata:
@@ -188,6 +191,16 @@ class Worker:
         return open_inference.describe_model(
             config.model, versions or [config.version], self.handler.Request, self._answers
         )
+
+    def tuned(self) -> dict[str, Any]:
+        """The chosen `batch_tokens`, and what was measured; empty for a handler that does not cut batches by length."""
+        handler, costs = self.handler, self.handler.token_costs
+        if type(handler).probe is ServingHandler.probe:
+            return {}
+        if costs is None:
+            return {"batch_tokens": handler.batch_tokens, "batch_tokens_from": "archive.yaml"}
+        times = {str(tokens): round(seconds * 1000, 3) for tokens, seconds in costs.points}
+        return {"batch_tokens": costs.budget, "batch_tokens_from": "warm-up", "micro_batch_ms": times}
 
     def _compute(self, items: list[Request]) -> list[Outcome]:
         """One outcome for each item; rows of infer requests may be more than one batch."""
@@ -261,7 +274,7 @@ def _configure(handler: ServingHandler, config: WorkerConfig) -> None:
     """Set the attributes that the author's methods read."""
     handler.model, handler.version = config.model, config.version
     handler.model_dir, handler.weights_file, handler.settings = config.model_dir, config.weights_file, config.settings
-    handler.batch_size, handler.batch_tokens = config.batch_size, config.batch_tokens
+    handler.batch_size, handler.batch_tokens = config.batch_size, config.batch_tokens or BATCH_TOKENS
     handler.device = torch.device(choose_device(config.gpu_id, torch.cuda.device_count()))
     handler.threads = threads_per_worker(config.threads, usable_cores(), config.workers)
 

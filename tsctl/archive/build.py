@@ -207,7 +207,7 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
         "serving": {
             "handler": spec.handler.removesuffix(".py"),
             "threads": serving.threads,
-            "batch_tokens": serving.batch.tokens,
+            **({} if serving.batch.tokens is None else {"batch_tokens": serving.batch.tokens}),
             "cache": serving.cache.model_dump() if serving.cache else None,
             "acceleration": {
                 "compile": serving.compile,

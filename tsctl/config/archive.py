@@ -48,7 +48,8 @@ class Batch(SpecModel):
 
     size: Annotated[int, Field(ge=1, le=1024)] = 1
     max_delay_ms: Annotated[int, Field(ge=1, le=10_000)] = 1  # 0 breaks TorchServe's batching
-    tokens: Annotated[int, Field(ge=1, le=1 << 24)] = 1024  # of a text model's micro-batch, with its padding
+    #: Of a text model's micro-batch, with its padding; None: each worker finds the fastest at its warm-up.
+    tokens: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
 
 
 class Workers(SpecModel):

@@ -16,6 +16,7 @@ from pydantic_core import to_json
 
 from handlers.adapters.asgi.backlog import Backlog, Waiting, share
 from handlers.adapters.asgi.frames import Answer
+from handlers.adapters.asgi.pace import Pace
 from handlers.adapters.asgi.problems import Unavailable, WorkerFailed, problem_answer
 from handlers.adapters.asgi.worker_process import Events, WorkerProcess, worker_environment
 from handlers.contract import JSON
@@ -63,6 +64,7 @@ class Pool:
         self.failure = ""  # why the worker that ended last did not become ready; empty where it did
         self._refused = refused
         self._backlog = Backlog(options.most_waiting)
+        self._pace = Pace(options.batch_size)
         self._bytes = 0
         self._workers: dict[int, WorkerProcess] = {}
         self._pauses: dict[int, float] = {}  # by number of a worker, until it starts again
@@ -124,10 +126,14 @@ class Pool:
         """Have the request answered.
 
         Raises:
-            Unavailable: no worker is ready, or too many requests wait.
+            Unavailable: no worker is ready, too many requests wait, or the answer would come too late.
         """
         if not self.ready_workers:
             raise Unavailable("The model has no worker at the moment; retry later.")
+        ahead = len(self._backlog)
+        if ahead and self._pace.is_too_late(ahead, self.ready_workers, waiting.expires - waiting.arrived):
+            wait_s = self._pace.wait_s(ahead, self.ready_workers)
+            raise Unavailable("So many requests wait that the answer would come too late; retry later.", wait_s)
         if not self._backlog.add(waiting):
             raise Unavailable("Too many requests wait for this model; retry later.")
         if not self._is_planned:
@@ -169,7 +175,7 @@ class Pool:
     # ---- workers -------------------------------------------------------------------------------------------------
 
     async def _start_worker(self, number: int) -> None:
-        events = Events(self._worker_ready, self._worker_refused, self._dispatch, self._worker_ended)
+        events = Events(self._worker_ready, self._worker_refused, self._worker_idle, self._worker_ended)
         worker = self._workers[number] = WorkerProcess(number, self.options.response_s, events)
         options = self.options
         environment = worker_environment(options.metrics)
@@ -187,6 +193,10 @@ class Pool:
         self.ready_workers += 1
         self.description, self.facts = report.get("describe", {}), report.get("facts", {})
         self.ready.set()
+        self._dispatch()
+
+    def _worker_idle(self, requests: int, seconds: float) -> None:
+        self._pace.ended(requests, seconds)
         self._dispatch()
 
     def _worker_refused(self, worker: WorkerProcess, reason: str) -> None:

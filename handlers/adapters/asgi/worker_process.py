@@ -25,7 +25,7 @@ from handlers.adapters.asgi.frames import (
     read_answers,
     read_report,
 )
-from handlers.contract import METRICS_FOLDER_VARIABLE, WORKER_PYTHON_VARIABLE
+from handlers.contract import METRICS_FOLDER_VARIABLE, WORKER_ENVIRONMENT, WORKER_PYTHON_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Events:
 
     ready: Callable[[WorkerProcess, dict[str, Any]], None]
     refused: Callable[[WorkerProcess, str], None]  # with the reason; `ended` follows
-    idle: Callable[[], None]  # its batch is answered
+    idle: Callable[[int, float], None]  # its batch of so many requests is answered, which took so many seconds
     ended: Callable[[WorkerProcess, Sequence[Waiting]], None]  # with the requests that it had
 
 
@@ -55,6 +55,7 @@ class WorkerProcess(asyncio.Protocol):
         self._batch_s = batch_s
         self._events = events
         self._batch: Sequence[Waiting] = ()
+        self._begun = 0.0  # its computation
         self._unpacker = Unpacker()
         self._transport: asyncio.WriteTransport
         self._process: subprocess.Popen[bytes]
@@ -105,6 +106,7 @@ class WorkerProcess(asyncio.Protocol):
     def compute(self, batch: Sequence[Waiting]) -> None:
         """Give the batch to the worker, which is idle."""
         self._batch = batch
+        self._begun = asyncio.get_running_loop().time()
         self._transport.write(batch_frame([waiting.item for waiting in batch]))
         self._timer = asyncio.get_running_loop().call_later(self._batch_s, self._overdue)
 
@@ -179,7 +181,7 @@ class WorkerProcess(asyncio.Protocol):
             waiting.answer(answer)
         if self.is_retiring:
             self.close()
-        self._events.idle()
+        self._events.idle(len(batch), asyncio.get_running_loop().time() - self._begun)
 
     def _overdue(self) -> None:
         self.is_overdue = True
@@ -193,4 +195,4 @@ def worker_environment(metrics: Path) -> dict[str, str]:
         metrics: folder of the workers' metric files.
     """
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return {**inherited, METRICS_FOLDER_VARIABLE: str(metrics)}
+    return {**WORKER_ENVIRONMENT, **inherited, METRICS_FOLDER_VARIABLE: str(metrics)}

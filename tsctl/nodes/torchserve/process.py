@@ -15,6 +15,7 @@ from handlers.contract import (
     METRICS_FOLDER_VARIABLE,
     SHARED_CACHE_KEY_VARIABLE,
     SHARED_CACHE_VARIABLE,
+    WORKER_ENVIRONMENT,
     usable_cores,
 )
 from tsctl.archive.store import list_archives
@@ -89,6 +90,7 @@ def node_environment(
     result |= {name: environment[name] for name in shared_cache if name in environment}
     if "max_response_size" in properties:
         result[ANSWER_LIMIT_VARIABLE] = properties["max_response_size"]
+    result |= {name: environment.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
     return {**result, "PYTHONUNBUFFERED": "1"}
 
 

@@ -11,8 +11,6 @@ from itertools import count
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from handlers.adapters.asgi.app import Server, send_answer
 from handlers.adapters.asgi.asgi_call import Application, Message, Receive, Send
@@ -20,7 +18,9 @@ from handlers.adapters.asgi.exchange import Route
 from handlers.adapters.asgi.frames import Answer, Headers
 from handlers.adapters.asgi.node.admin import ROOT, build_admin
 from handlers.adapters.asgi.node.registry import Registry
+from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import NotFound, Unauthorized, Unavailable, problem_answer
+from handlers.adapters.asgi.routes import add_metrics, add_problems, add_server
 from handlers.contract import REQUEST_ID_HEADER, SENT_HEADER
 from handlers.errors import RequestError
 
@@ -43,7 +43,7 @@ class Node:
         self._own = _own_routes(registry)
         self._admin_header = f"Bearer {admin_token}".encode()
         self._header = f"Bearer {token}".encode() if token is not None else None
-        self._ids = (f"{os.urandom(6).hex()}-{number}" for number in count(1))
+        self._prefix, self._numbers = os.urandom(6).hex(), count(1)
         self.others: Application = self  # what has no route
 
     def route(self, path: bytes, headers: Headers) -> Route | None:
@@ -58,7 +58,7 @@ class Node:
 
     def next_id(self) -> str:
         """An id for a request that came without one."""
-        return next(self._ids)
+        return f"{self._prefix}-{next(self._numbers)}"
 
     def problem(self, error: RequestError, request_id: str) -> Answer:
         """The answer to a request without a route."""
@@ -114,7 +114,7 @@ class Node:
         if any(name == _SENT for name, _ in headers):
             error = Unavailable("The node does not serve this version now; retry later.")
         ids = (value.decode("latin-1") for name, value in headers if name == _REQUEST_ID)
-        request_id = next(ids, None) or next(self._ids)
+        request_id = next(ids, None) or self.next_id()
         parts = [*scope["path"].split("/"), "", "", ""]
         model, version = (parts[2], parts[3]) if parts[1] == "predictions" else ("", "")
         await send_answer(problem_answer(error, request_id, model, version), request_id, send)
@@ -132,31 +132,23 @@ def _own_routes(registry: Registry) -> FastAPI:
     @app.get("/v2/health/ready")
     async def ready() -> Response:
         """200 where every registered version that wants workers can answer, else 503."""
-        pools = [version.pool for version in registry.versions.values() if version.entry.workers != 0]
+        pools = [version.pool for version in registry.registered if version.entry.workers != 0]
         missing = sum(pool is None or not pool.ready_workers for pool in pools)
         status = {"ready": not missing, "versions": len(pools), "without_workers": missing}
         return JSONResponse(status, 503, {"retry-after": "1"}) if missing else JSONResponse(status)
-
-    @app.get("/v2/health/live")
-    async def live() -> dict[str, bool]:
-        """200 while the node runs."""
-        return {"live": True}
 
     @app.get("/models")
     async def models() -> dict[str, list[str]]:
         """Every version that is served, by model; /models/MODEL/VERSION/docs has its schema and samples."""
         names: dict[str, list[str]] = {}
-        for (model, version), one in sorted(registry.versions.items()):
-            if one.server is not None:
-                names.setdefault(model, []).append(version)
+        for version in registry.registered:
+            names.setdefault(version.entry.model, []).append(version.entry.version)
         return names
 
-    collected = CollectorRegistry()
-    MultiProcessCollector(collected, str(registry.folder / "metrics"))  # adds itself to it
+    def pools() -> list[Pool]:
+        return [version.pool for version in registry.registered if version.pool is not None]
 
-    @app.get("/metrics")
-    def metrics() -> Response:
-        """The workers' metrics for Prometheus; also those of workers that have ended."""
-        return Response(generate_latest(collected), media_type=CONTENT_TYPE_LATEST)
-
+    add_server(app, pools)
+    add_metrics(app, registry.folder / "metrics")
+    add_problems(app, "", "", "GET /models has all versions of this node.")
     return app

@@ -17,12 +17,12 @@ import requests
 
 from benchmarks.harness.client import Address
 from benchmarks.harness.figures import Turn
-from benchmarks.harness.processes import cpu_s
 from benchmarks.harness.target import Target
 from benchmarks.harness.wrk import run_wrk, write_script
 from tsctl.errors import NodeError
 from tsctl.host.http import direct_session
 from tsctl.host.progress import Progress
+from tsctl.host.usage import cpu_seconds
 
 #: Seconds of load before every turn, for the processor's caches and for processes that slept meanwhile.
 LEAD_S = 1
@@ -134,9 +134,9 @@ def load(
     script = write_script(folder, address.headers, bodies)
     run_wrk(address.url, script, connections, LEAD_S)
     groups = pids()
-    before = {kind: cpu_s(group) for kind, group in groups.items()}
+    before = {kind: cpu_seconds(group) for kind, group in groups.items()}
     report, load_s = run_wrk(address.url, script, connections, seconds)
-    spent = {kind: cpu_s(group) - before[kind] for kind, group in groups.items()}
+    spent = {kind: cpu_seconds(group) - before[kind] for kind, group in groups.items()}
     if report.requests == 0:
         raise NodeError(f"{address.url} answered nothing in {seconds} s", "Is the machine busy? Give more --seconds.")
     cpu_us = {kind: round(s / report.requests * 1e6, 1) for kind, s in {**spent, "load": load_s}.items()}

@@ -17,7 +17,6 @@ import yaml
 from benchmarks import ARCHIVES
 from benchmarks.harness.client import Address
 from benchmarks.harness.commands import require_tsctl
-from benchmarks.harness.ports import free_ports
 from benchmarks.harness.processes import children
 from benchmarks.targets.project import free_node, own_project, request_headers
 from tsctl.archive.build import build_version
@@ -31,6 +30,7 @@ from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.sync import sync
+from tsctl.host.ports import free_ports
 from tsctl.host.progress import Progress
 from tsctl.nodes.node import Node
 

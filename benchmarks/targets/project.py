@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
-from benchmarks.harness.ports import free_ports
 from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import Serving
 from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
+from tsctl.host.ports import free_ports
 from tsctl.nodes.node import Node
 
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.harness.client import Address
-from benchmarks.harness.ports import free_ports
 from benchmarks.harness.processes import children
 from tsctl.errors import NodeError
+from tsctl.host.ports import free_ports
 
 PROCESSES = 2
 START_S = 60.0

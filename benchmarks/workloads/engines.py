@@ -118,7 +118,7 @@ def run(model: str, names: Sequence[str] | None, job: Job) -> Result:
         with job.progress.step(f"building {model}") as step:
             if not (copied / spec.golden / f"{VERSION}.json").is_file():
                 make_golden(copied, spec, VERSION, step.note)
-            archive = build_version(own, copied, spec, VERSION, step.note).archive
+            archive = build_version(own, copied, spec, VERSION, step.note).archive.path
         traffic = write_traffic(folder / "traffic.jsonl", bodies_of(model, copied))
         options = Options(
             [name for name in engines() if names is None or name in names],

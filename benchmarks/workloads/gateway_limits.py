@@ -15,7 +15,6 @@ import yaml
 from benchmarks.harness.commands import require_tsctl
 from benchmarks.harness.figures import Figure, Goal, Result
 from benchmarks.harness.flood import flood, streams_without_window
-from benchmarks.harness.ports import free_ports
 from benchmarks.harness.run import Job
 from benchmarks.harness.workload import own_folder
 from benchmarks.targets.project import free_node, own_project
@@ -27,6 +26,7 @@ from tsctl.gateway.files import running_pid
 from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.state import Gateway, changing, open_gateway
 from tsctl.gateway.traffic import only
+from tsctl.host.ports import free_ports
 from tsctl.host.process import memory_bytes
 
 COUNTS = (10, 100, 500)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ from tests.support.commands import run_command
 from tsctl.archive import sandbox, trial
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.sandbox import SWITCH, Ended, run_confined, why_open
+from tsctl.archive.syscalls import REFUSED
 from tsctl.archive.trial import scan_pickles
 from tsctl.config.archive import read_archive_spec
 from tsctl.errors import ArchiveError
@@ -149,6 +152,29 @@ def test_it_has_no_rights_and_gets_none(tmp_path: Path) -> None:
         "print(libc.mount(b'/', b'/tmp', None, 4096, None), libc.unshare(0x10000000), 'a user namespace')"
     )
     assert said(tmp_path, code) == "0000000000000000\n-1 -1 a user namespace"
+
+
+@pytest.mark.usefixtures("inside")
+@pytest.mark.skipif(platform.machine() not in REFUSED, reason="no numbers of system calls for this machine")
+def test_system_calls_that_reach_out_of_it_are_refused(tmp_path: Path) -> None:
+    code = (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        f"calls = {REFUSED[platform.machine()]}\n"
+        "import json\n"
+        "print(json.dumps({n: ctypes.get_errno() for n, c in calls.items() if libc.syscall(c, 1, 1, 1, 1, 1) == -1}))"
+    )
+    assert json.loads(said(tmp_path, code)) == dict.fromkeys(REFUSED[platform.machine()], errno.EPERM)
+
+
+@pytest.mark.usefixtures("inside")
+def test_it_cannot_stop_the_process_that_would_end_it(tmp_path: Path) -> None:
+    for code in (
+        "import ctypes; ctypes.CDLL(None).ptrace(16, 1, 0, 0)",
+        "import os; os.kill(1, 19)",
+    ):  # ATTACH, SIGSTOP
+        ended = run(tmp_path, code, timeout_s=30)
+        assert (ended.status, ended.stopped) == (0, "")
 
 
 # ---- its bounds --------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.harness.ports import free_ports
 from handlers.cache import redis as shared_cache
 from handlers.cache.local import CachedAnswer, SharedAnswer
 from handlers.cache.redis import PREFIX, SharedCache, connect, pack, quoted, unpack
@@ -25,6 +24,7 @@ from handlers.errors import LoadError
 from tests.handlers.test_response_cache import Doubler, number, said, start, until, written
 from tests.support.gateways import certificate
 from tests.support.redis_server import redis_server
+from tsctl.host.ports import free_ports
 
 SECRET = b"a secret of the nodes"
 KEY = b"k" * 32

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.sites import Site, copy_archives
-from tsctl.compare.load.figures import LOST, load_figures
-from tsctl.compare.load.order import Order
+from tsctl.compare.load.figures import load_figures
+from tsctl.compare.load.order import LOST, Order
 from tsctl.compare.load.run import run_load
 from tsctl.compare.load.schedule import send_times
 from tsctl.errors import NodeError
@@ -95,14 +95,19 @@ def test_engines_are_compared_and_nothing_is_left_behind(site: Site, tmp_path: P
     traffic.write_text(json.dumps({"body": sample, "headers": {"x-user": "ann"}}) + "\n")
     report = tmp_path / "report.html"
     tiny = ("--rounds", "1", "--seconds", "0.4", "--warm-s", "0.2", "--connections", "8", "--slo-p99-ms", "10000")
-    result = site.run(
-        "engines", "compare", "breast_cancer", "--engine", "torchserve", "--engine", "uvicorn", *tiny, "--overload",
-        "--traffic", str(traffic), "--out", str(report), "--json",
-    )  # fmt: skip
+    engines = ("--engine", "torchserve", "--engine", "uvicorn", "--engine", "bentoml")
+    files = ("--traffic", str(traffic), "--out", str(report))
+    result = site.run("engines", "compare", "breast_cancer", *engines, *tiny, *files, "--overload", "--json")
     found = result.json()
     assert found == json.loads(report.with_suffix(".json").read_text())
     assert found["setting"]["source"] == f"1 requests of {traffic}"
-    assert {engine["name"]: engine["difference"] for engine in found["engines"]} == {"torchserve": "", "uvicorn": ""}
+    missing = found["engines"].pop()
+    assert (missing["name"], missing["turns"]) == ("bentoml", [])
+    assert "tsctl engines install bentoml" in missing["why_not"]
+    assert [(engine["name"], engine["difference"]) for engine in found["engines"]] == [
+        ("torchserve", ""),
+        ("uvicorn", ""),
+    ]
     assert found["advice"]["engines"], found["advice"]["sentence"]
     assert found["bare"]["requests_s"][0] > 0
     for engine in found["engines"]:

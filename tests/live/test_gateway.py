@@ -20,7 +20,6 @@ import requests
 import yaml
 
 from benchmarks.harness.client import under_load
-from benchmarks.harness.ports import free_ports
 from tests.support.gateways import PROBLEM, Front, brought_up, certificate, front_of, with_gateway
 from tests.support.raw_http import read_messages
 from tests.support.recorders import Listener
@@ -37,6 +36,7 @@ from tsctl.gateway.keys import digest, new_key, record_of, revoked
 from tsctl.gateway.publish import put_clusters, put_route_file, put_routes
 from tsctl.gateway.state import changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow
+from tsctl.host.ports import free_ports
 from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
 from tsctl.nodes.observed import ObservedNode

@@ -26,7 +26,6 @@ import requests
 import yaml
 
 from benchmarks.harness.flood import streams_without_window
-from benchmarks.harness.ports import free_ports
 from handlers.contract import SENT_HEADER
 from tests.support.attacks import Attack, Writer, body_of, number
 from tests.support.attacks_h2 import DATA, RESET, Writer2, frames
@@ -37,6 +36,7 @@ from tests.support.sites import Site, is_alive, make_site, processes_of, until, 
 from tsctl.gateway.access_log import FIELDS
 from tsctl.gateway.envoy.admin import Admin
 from tsctl.gateway.envoy.process import envoy_path
+from tsctl.host.ports import free_ports
 from tsctl.nodes.torchserve.tokens import read_tokens
 
 SEED = 20_240_601

@@ -14,7 +14,7 @@ from tests.support.nodes import KEY, MODEL, Asked, Reply, ScriptedNode, fronted
 from tests.support.sites import until
 from tsctl.config.deployment import RouteSpec
 from tsctl.gateway.counters import REQUESTS, parse_page
-from tsctl.gateway.envoy.render import clusters
+from tsctl.gateway.envoy.render import worker_filters
 
 #: What no label should be; handlers of tsctl do not send it.
 BAD = ("a b", "x" * 65, "grün", 'a"b', "a,b")
@@ -24,7 +24,7 @@ MOST = 20
 def test_a_handler_that_names_very_many_classes_makes_a_bounded_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clusters, "MOST_CLASSES", MOST)
+    monkeypatch.setattr(worker_filters, "MOST_CLASSES", MOST)
     named = [*BAD, *(f"class-{number}" for number in range(MOST + 9))]
     names = iter(named)
 

@@ -19,7 +19,6 @@ import pytest
 import yaml
 
 from benchmarks.harness.client import Address, Load, under_load
-from benchmarks.harness.ports import free_ports
 from benchmarks.harness.processes import children
 from tests.support.network_namespaces import Network, network
 from tests.support.sites import COMMAND_TIMEOUT_S, HALF, Site, make_site, processes_of, until, write_tiny
@@ -29,6 +28,7 @@ from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
+from tsctl.host.ports import free_ports
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.node import Node, Unreachable
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import requests
 
-from benchmarks.harness.ports import free_ports
 from handlers.contract import GRPC_SERVICE, SERVER_VERSION
 from tests.live.test_serve import served
 from tests.support.gateways import brought_up, with_gateway
 from tests.support.oip_clients import Client, Knowing, Place, Plain, Refused, Triton, kserve
 from tests.support.sites import Site, copy_archives, make_site
+from tsctl.host.ports import free_ports
 
 PLACES = ("uvicorn", "gateway")
 KNOWING = ("plain", "triton-json", "triton-binary", "triton-grpc")

@@ -20,7 +20,6 @@ import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.harness.ports import free_ports
 from handlers.contract import (
     ANSWERED_ITEMS,
     CLASS_HEADER,
@@ -32,6 +31,7 @@ from handlers.contract import (
 from handlers.telemetry.metrics import FLUSH_S
 from tests.handlers.test_second_adapter import bad_items
 from tests.support.sites import Site, copy_archives, make_site, processes_of, write_tiny
+from tsctl.host.ports import free_ports
 from tsctl.host.wait import wait_until
 
 START_S = 60.0

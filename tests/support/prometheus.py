@@ -11,8 +11,8 @@ import pytest
 import requests
 import yaml
 
-from benchmarks.harness.ports import free_ports
 from tests.support.sites import until
+from tsctl.host.ports import free_ports
 
 
 class Prometheus:

@@ -20,8 +20,8 @@ import pytest
 import requests
 import yaml
 
-from benchmarks.harness.ports import free_ports
 from tests.support.commands import Result, run_command
+from tsctl.host.ports import free_ports
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODELS = ("digits", "embeddings", "breast_cancer")

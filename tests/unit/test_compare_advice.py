@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.comparisons import SETTING, engine, load, turn
+from tests.support.comparisons import SETTING, engine, load, turn
 from tsctl.compare.advice import advise
 from tsctl.compare.result import Bare, Comparison, Measured, Setting, medians
 

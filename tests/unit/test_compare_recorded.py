@@ -12,8 +12,8 @@ from tsctl.compare.answers import first_difference
 from tsctl.compare.contender import Endpoint, endpoint_of
 from tsctl.compare.load.client import is_whole, status_inside
 from tsctl.compare.recorded import MOST_REQUESTS, RecordedRequest, read_requests
-from tsctl.compare.run import require_answered, rotated
-from tsctl.errors import SpecError
+from tsctl.compare.run import reason, require_answered, rotated
+from tsctl.errors import NodeError, SpecError
 from tsctl.nodes.observed import Reply
 
 
@@ -153,6 +153,13 @@ def test_a_request_that_the_model_refuses_is_no_traffic() -> None:
     require_answered(requests, [ok(1), ok(2)])
     with pytest.raises(SpecError, match="line 2: the model itself answers with 422: wrong"):
         require_answered(requests, [ok(1), Reply(422, b"wrong")])
+
+
+def test_the_reason_of_a_failure_has_the_next_step() -> None:
+    assert reason(NodeError("bentoml is not installed", "Run: tsctl engines install bentoml")) == (
+        "bentoml is not installed. Run: tsctl engines install bentoml"
+    )
+    assert reason(NodeError("it ended\nwith status 1.")) == "it ended with status 1"
 
 
 def test_each_round_begins_with_another_engine() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.comparisons import SETTING, engine, turn
+from tests.support.comparisons import SETTING, engine, turn
 from tsctl.compare.advice import advise
 from tsctl.compare.load.figures import OverloadFigures
 from tsctl.compare.result import Bare, Comparison, Measured

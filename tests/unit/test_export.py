@@ -15,12 +15,13 @@ import yaml
 from tests.support.commands import Result, run_command
 from tests.support.sites import Site, write_tiny
 from tsctl.archive.build import build_version
-from tsctl.archive.container import write_entries
+from tsctl.archive.container import MANIFEST, write_entries
 from tsctl.archive.libraries import libraries_of
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
 from tsctl.nodes.bentoml.export import ADAPTER, export
+from tsctl.nodes.exported import new_folder
 
 BENTOML_RELEASE = "1.4.40"
 
@@ -113,6 +114,19 @@ def test_archives_that_bentoml_cannot_serve_are_refused(archive: Path, tmp_path:
         write_entries({"MAR-INF/MANIFEST.json": json.dumps(manifest).encode(), "handler.py": b""}, file)
     with pytest.raises(ArchiveError, match="only TorchServe can serve it"):
         export(stock, tmp_path / "out")
+    with zipfile.ZipFile(archive) as whole:
+        entries = {name: whole.read(name) for name in whole.namelist()}
+    for name in ('x"""\nimport os', "../../x"):
+        document = json.loads(entries[MANIFEST])
+        document["model"]["modelName"] = name
+        hostile = tmp_path / "hostile.mar"
+        with hostile.open("wb") as file:
+            write_entries({**entries, MANIFEST: json.dumps(document).encode()}, file)
+        with pytest.raises(ArchiveError, match="modelName"):
+            export(hostile, tmp_path / "out")
+        for engine in ("bentoml", "triton"):
+            ended = run_command(["export", engine, str(hostile), "--to", "out"], tmp_path, os.environ, 60)
+            assert (ended.status, "modelName" in ended.err) == (3, True)
     assert not (tmp_path / "out").exists()
 
 
@@ -152,3 +166,10 @@ def test_a_disk_without_space_leaves_nothing(archive: Path, tmp_path: Path) -> N
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert list(tmp_path.iterdir()) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE) == (soft, hard)
+
+
+def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []

@@ -210,14 +210,58 @@ def test_a_worker_is_told_of_the_protocol_by_the_gateway_alone() -> None:
 def test_the_path_on_a_node_comes_from_model_and_version(model: str, path: str) -> None:
     [cluster, shadow] = clusters.clusters([Upstream(model, "1.0", NODES, PROBE)], {}, {(model, "1.0")})["resources"]
     for content, marks in ((cluster, "false"), (shadow, "true")):
-        protocol = content["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
-        source = protocol["http_filters"][0]["typed_config"]["default_source_code"]["inline_string"]
+        assert content["metadata"]["filter_metadata"]["tsctl"]["path"] == path
+        [first, mutation, _] = filters_of(content)
+        [source] = scripts_in(first)
         assert f'local PATH = "{path}"\n' in source
         assert f"local IS_SHADOW = {marks}\n" in source
-        assert {"remove": "expect"} in protocol["http_filters"][1]["typed_config"]["mutations"]["request_mutations"]
+        assert {"remove": "expect"} in mutation["typed_config"]["mutations"]["request_mutations"]
+    for route in forwarding():
+        if "weighted_clusters" in route["route"]:
+            assert route["route"]["path_rewrite"] == "%METADATA(CLUSTER:tsctl:path)%"
     assert cluster["health_checks"][0]["http_health_check"]["path"] == path
     assert "health_checks" not in shadow
     assert shadow["circuit_breakers"]["thresholds"][0]["max_requests"] < 100
+
+
+def filters_of(cluster: dict[str, Any]) -> list[dict[str, Any]]:
+    protocol = cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+    filters: list[dict[str, Any]] = protocol["http_filters"]
+    return filters
+
+
+def scripts_in(content: Any) -> set[str]:
+    """The different Lua scripts in a part of a document."""
+    if isinstance(content, list):
+        return {script for one in content for script in scripts_in(one)}
+    if not isinstance(content, dict):
+        return set()
+    own = {content["default_source_code"]["inline_string"]} if "default_source_code" in content else set()
+    return own | {script for one in content.values() for script in scripts_in(one)}
+
+
+def test_lua_stands_only_behind_a_condition_on_the_way_to_a_worker() -> None:
+    """A request that goes well, whose client says nothing of time, passes none."""
+    for cluster in documents()["clusters"]["resources"]:
+        kinds = [entry["typed_config"]["@type"].rpartition(".")[2] for entry in filters_of(cluster)]
+        if "protocol" in cluster["metadata"]["filter_metadata"]["tsctl"]:  # on Triton, whose answers Lua reads anyway
+            assert kinds == ["Lua", "Lua", "HeaderMutation", "UpstreamCodec"]
+        elif cluster["name"].endswith("~shadow"):
+            assert kinds == ["Lua", "HeaderMutation", "UpstreamCodec"]
+        else:
+            assert kinds == ["Composite", "HeaderMutation", "UpstreamCodec"]
+            matchers = filters_of(cluster)[0]["typed_config"]["matcher"]["matcher_list"]["matchers"]
+            inputs = [
+                [
+                    one["single_predicate"]["input"]["typed_config"].get("header_name", "status")
+                    for one in matcher["predicate"]["or_matcher"]["predicate"]
+                ]
+                for matcher in matchers
+            ]
+            assert inputs == [
+                ["x-request-timeout-ms", "x-request-deadline-ms"],
+                ["status", "status", "x-prediction-class"],
+            ]
 
 
 def files_watched_in(content: Any) -> list[str]:

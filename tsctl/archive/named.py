@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tsctl.archive.build import build_versions, read_archive_folders
-from tsctl.archive.store import find_archive
+from tsctl.archive.store import find_archive, require_readable
 from tsctl.config.project import Project, find_project
 from tsctl.host.progress import Progress
 
@@ -27,5 +27,13 @@ def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
 
 
 def file_of_name(name: str, progress: Progress) -> Path:
-    """The file FILE.mar, else the archive of MODEL[:VERSION] in the project of the working folder."""
-    return Path(name) if name.endswith(".mar") else archive_of_name(find_project(), name, progress)
+    """The file FILE.mar, else the archive of MODEL[:VERSION] in the project of the working folder.
+
+    Raises:
+        SpecError: the model has no such version.
+        ArchiveError: it cannot be built or read, is not in the store, or has names that fit into no URL.
+    """
+    if not name.endswith(".mar"):
+        return archive_of_name(find_project(), name, progress)
+    require_readable(Path(name))
+    return Path(name)

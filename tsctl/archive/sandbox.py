@@ -10,6 +10,7 @@ why, and the bounds alone hold.
 from __future__ import annotations
 
 import os
+import platform
 import selectors
 import shutil
 import signal
@@ -27,6 +28,7 @@ from uuid import uuid4
 
 import psutil
 
+from tsctl.archive.syscalls import seccomp_program
 from tsctl.config.project import find_project
 from tsctl.errors import SpecError
 from tsctl.host.process import inherited
@@ -89,12 +91,14 @@ def run_confined(
     """
     environment = {**inherited(os.environ), "PYTHONDONTWRITEBYTECODE": "1", **(variables or {}), _RUN: uuid4().hex}
     free_bytes = psutil.virtual_memory().available
-    if not why_open():
+    is_open = bool(why_open())
+    if not is_open:
         environment |= {"HOME": "/tmp", "TMPDIR": "/tmp"}  # noqa: S108 - of the sandbox
-        command = [*_sandbox(int(free_bytes * FOLDER_SHARE), folder, reads, writes), *command]
     output, log = _Sink(MAX_OUTPUT_BYTES), _Sink(MAX_LOG_BYTES, _KEPT_BYTES, on_line)
     bounds = _Bounds(time.monotonic() + timeout_s, timeout_s, int(free_bytes * MEMORY_SHARE), tuple(writes))
-    with tempfile.TemporaryFile() as stdin, _interruptible():
+    with tempfile.TemporaryFile() as stdin, _call_filter() as calls, _interruptible():
+        if not is_open:
+            command = [*_sandbox(calls, int(free_bytes * FOLDER_SHARE), folder, reads, writes), *command]
         stdin.write(order)
         stdin.seek(0)
         with subprocess.Popen(
@@ -105,6 +109,7 @@ def run_confined(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if on_line else subprocess.PIPE,
             start_new_session=True,
+            pass_fds=(calls,),
         ) as process:
             try:
                 pipes = {process.stderr: log, process.stdout: output} if process.stderr else {process.stdout: log}
@@ -124,14 +129,32 @@ def why_open() -> str:
 def _why_missing() -> str:
     if shutil.which("bwrap") is None:
         return "bubblewrap is not installed"
-    command = [*_sandbox(1 << 20, Path("/tmp"), (), ()), sys.executable, "-I", "-c", ""]  # noqa: S108 - of the sandbox
-    tried = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    with _call_filter() as calls:
+        command = [*_sandbox(calls, 1 << 20, Path("/tmp"), (), ()), sys.executable, "-I", "-c", ""]  # noqa: S108 - of the sandbox
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, pass_fds=(calls,))
     return "" if tried.returncode == 0 else f"bubblewrap cannot make it: {' '.join(tried.stderr.split())[-200:]}"
 
 
-def _sandbox(size: int, folder: Path, reads: Sequence[Path], writes: Sequence[Path]) -> list[str]:
-    """The command that runs another one in the sandbox; `size` bytes fit into each folder in memory."""
-    command = ["bwrap", *_NAMESPACES]
+@contextmanager
+def _call_filter() -> Iterator[int]:
+    """A file with the program that refuses system calls, for one run; empty where the machine has none."""
+    calls = os.memfd_create("calls")
+    try:
+        os.write(calls, seccomp_program(platform.machine()))
+        os.lseek(calls, 0, os.SEEK_SET)
+        yield calls
+    finally:
+        os.close(calls)
+
+
+def _sandbox(calls: int, size: int, folder: Path, reads: Sequence[Path], writes: Sequence[Path]) -> list[str]:
+    """The command that runs another one in the sandbox.
+
+    Args:
+        calls: of `_call_filter`.
+        size: bytes that fit into each folder in memory.
+    """
+    command = ["bwrap", *_NAMESPACES, *(["--seccomp", str(calls)] if os.fstat(calls).st_size else [])]
     for link in map(Path, _LINKS):
         if link.is_symlink():
             command += ["--symlink", str(link.readlink()), str(link)]

@@ -41,9 +41,10 @@ def compare(
     Each turn starts the engine from nothing, loads it to saturation, and then at 50 and 80 % of its capacity. Writes a
     report with plots, and the same as JSON beside it.
     """
+    from tsctl.archive.named import file_of_name
     from tsctl.cli.output import print_json
     from tsctl.compare.advice import advise
-    from tsctl.compare.compare import Options, archive_of_name
+    from tsctl.compare.compare import Options
     from tsctl.compare.compare import compare as measure
     from tsctl.compare.nodes import engines
     from tsctl.config.project import find_project
@@ -55,7 +56,7 @@ def compare(
         raise SpecError(f"--out {out}: must end with .html; the JSON is written beside it")
     project, progress = find_project(), Progress()
     options = Options(
-        engine or engines(),
+        list(dict.fromkeys(engine or engines())),
         traffic,
         workers,
         rounds=rounds,
@@ -65,7 +66,7 @@ def compare(
         connections=connections,
         has_overload=overload,
     )
-    comparison = measure(project, archive_of_name(project, name, progress), options, progress)
+    comparison = measure(project, file_of_name(name, progress), options, progress)
     advice = advise(comparison)
     path = out or project.state / "compare" / f"{comparison.setting.model}-{comparison.setting.version}.html"
     write_report(path, comparison, advice)

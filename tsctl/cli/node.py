@@ -12,7 +12,8 @@ from tsctl.cli.context import open_one_node
 from tsctl.cli.options import NodeOption
 from tsctl.config.project import find_project
 from tsctl.deploy.status import node_status
-from tsctl.errors import NodeError, TsctlError
+from tsctl.errors import NodeError, TsctlError, printable
+from tsctl.host.files import tail
 from tsctl.host.progress import Progress
 from tsctl.nodes.node import Node, Restored
 from tsctl.nodes.record import running_nodes
@@ -63,6 +64,23 @@ def stop(node: NodeOption = None) -> None:
     _, _, opened = open_one_node(node)
     if not opened.stop(Progress()):
         typer.echo(f"node {opened.name} was not running")
+
+
+@app.command()
+def logs(
+    node: NodeOption = None,
+    lines: Annotated[int, typer.Option(min=1, max=1000, help="Of each file.")] = 20,
+) -> None:
+    """Print the last lines of the node's logs; what its workers print is in the last file."""
+    project, _, opened = open_one_node(node)
+    if not opened.is_here:
+        raise NodeError(f"node {opened.name} is on {opened.spec.host}, and so are its logs", "Run this there.")
+    present = [path for path in opened.logs if path.is_file()]
+    if not present:
+        raise NodeError(f"node {opened.name} was never started here: no {opened.logs[-1]}", "Run 'tsctl up'.")
+    for path in present:
+        typer.echo(f"==> {project.relative(path)}")
+        typer.echo(printable(tail(path, lines), kept="\n\t"))
 
 
 @app.command()

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tsctl.archive.build import build_versions, read_archive_folders
-from tsctl.archive.container import open_archive, unpack
+from tsctl.archive.container import digest_of, open_archive, unpack
 from tsctl.archive.inspect import Facts, read_facts
-from tsctl.archive.store import StoredArchive, find_archive, import_archive
+from tsctl.archive.store import DIGEST_DIGITS
 from tsctl.compare.bare import BareWorker
 from tsctl.compare.contender import Contender
 from tsctl.compare.nodes import node_contenders
@@ -51,7 +50,7 @@ class Options:
 
 def compare(
     project: Project,
-    archive: StoredArchive,
+    archive: Path,
     options: Options,
     progress: Progress,
     more: Callable[[Path, Path], Sequence[Contender]] = lambda unpacked, folder: (),
@@ -65,14 +64,14 @@ def compare(
         ArchiveError: the archive was not built by tsctl, has no samples, or does not load.
         SpecError: there is no such engine, or the file of requests is wrong.
     """
-    requests = read_requests(options.traffic) if options.traffic is not None else sample_requests(archive.path)
+    requests = read_requests(options.traffic) if options.traffic is not None else sample_requests(archive)
     facts = _facts(archive)
     workers = options.workers or facts.integer("minWorkers") or 1
     with tempfile.TemporaryDirectory(prefix="tsctl-compare-") as name:
         folder = Path(name)
         unpacked = folder / "archive"
-        unpack(archive.path, unpacked)
-        nodes = node_contenders(project, folder / "own", archive.path, options.engines, options.workers)
+        unpack(archive, unpacked)
+        nodes = node_contenders(project, folder / "own", archive, options.engines, options.workers)
         (folder / "more").mkdir()
         queue = facts.integer("jobQueueSize") or 100
         run = Run(
@@ -87,23 +86,24 @@ def compare(
         return run.run()
 
 
-def _facts(archive: StoredArchive) -> Facts:
-    with open_archive(archive.path) as content:
+def _facts(archive: Path) -> Facts:
+    with open_archive(archive) as content:
         facts = read_facts(content)
     if facts.is_stock:
-        raise ArchiveError(f"{archive.path.name} was not built by tsctl, so only TorchServe can serve it")
+        raise ArchiveError(f"{archive.name} was not built by tsctl, so only TorchServe can serve it")
     return facts
 
 
 def _setting(
-    archive: StoredArchive, facts: Facts, options: Options, workers: int, requests: Sequence[RecordedRequest]
+    archive: Path, facts: Facts, options: Options, workers: int, requests: Sequence[RecordedRequest]
 ) -> Setting:
     count = len(requests)
     source = f"{count} samples of the archive" if options.traffic is None else f"{count} requests of {options.traffic}"
+    model, version = facts.names
     return Setting(
-        model=archive.model,
-        version=archive.version,
-        digest=archive.digest,
+        model=model,
+        version=version,
+        digest=digest_of(archive)[:DIGEST_DIGITS],
         source=source,
         requests=count,
         request_bytes=sum(len(request.body) for request in requests) // count,
@@ -115,21 +115,3 @@ def _setting(
         slo_p99_ms=options.slo_p99_ms,
         machine=machine_facts(),
     )
-
-
-def archive_of_name(project: Project, name: str, progress: Progress) -> StoredArchive:
-    """The archive of MODEL[:VERSION] or of a file; built first where its folder is in the project.
-
-    Raises:
-        SpecError: the model has no such version.
-        ArchiveError: it cannot be built or read, or is not in the store.
-    """
-    if name.endswith(".mar"):
-        return import_archive(project, Path(name))
-    model, _, version = name.partition(":")
-    folders = read_archive_folders(project)
-    if model not in folders:
-        return find_archive(project, model, version or "1.0")
-    version = version or next(iter(folders[model][1].versions))
-    [built] = build_versions(project, [f"{model}:{version}"], progress)
-    return built.archive

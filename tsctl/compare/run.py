@@ -91,7 +91,7 @@ class Run:
                 self._turns[name].append(turn)
                 step.done(f"{turn.capacity_s:,.0f} requests/s")
             except TsctlError as error:
-                self._failures[name] = error.summary
+                self._failures[name] = reason(error)
                 step.done(f"failed: {error.summary}")
             finally:
                 self._stop(contender)
@@ -101,10 +101,15 @@ class Run:
         try:
             contender.stop()
         except TsctlError as error:
-            self._failures.setdefault(contender.name, error.summary)
+            self._failures.setdefault(contender.name, reason(error))
 
     def _measured(self, name: str) -> Measured:
         return Measured(name, tuple(self._turns[name]), self._failures.get(name, ""), self._differences.get(name, ""))
+
+
+def reason(error: TsctlError) -> str:
+    """The error on one line, with its hint, such as the command that installs an engine; without a full stop."""
+    return ". ".join(part.removesuffix(".") for part in (error.summary, " ".join(error.hint.split())) if part)
 
 
 def require_answered(requests: Sequence[RecordedRequest], replies: Sequence[Reply]) -> None:

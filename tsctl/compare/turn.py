@@ -22,8 +22,8 @@ from tsctl.nodes.observed import Reply
 
 #: Seconds that one answer may take outside of a load.
 ANSWER_S = 120.0
-#: Connections of an open loop at most: as many clients may wait at a time.
-MOST_CLIENTS = 512
+#: Connections of an open loop: as many requests may be under way at a time, and further ones wait to be sent.
+MOST_CLIENTS = 256
 #: The overload, as a multiple of the capacity, and the load after it.
 OVERLOAD, AFTER = 2.0, 0.5
 #: Seconds of the load after an overload.

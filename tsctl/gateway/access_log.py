@@ -22,19 +22,19 @@ from tsctl.errors import AnalysisError
 from tsctl.gateway.envoy.messages import (
     NAMESPACE,
     Json,
-    cluster_metadata,
     extension,
     http_filter,
     overwrite,
     request_header,
-    route_metadata,
 )
 from tsctl.gateway.headers import (
     ASSIGNED_TRACK_HEADER,
+    CHOSEN_BY_HEADER,
     CLIENT_HEADER,
     DEADLINE_BY_HEADER,
     INSIDE_HEADER,
     UNLOGGED_HEADER,
+    VERSION_HEADER,
     WEIGHT_HEADER,
 )
 from tsctl.gateway.traffic import BY_WEIGHT
@@ -57,9 +57,9 @@ FIELDS = {
     "client": request_header(CLIENT_HEADER),
     "method": request_header(":METHOD", LONGEST_TEXT),
     "path": f"%PATH(NQ:PATH):{LONGEST_TEXT}%",  # without its query, in which a client may have put a key
-    "model": route_metadata("model"),
-    "version": cluster_metadata("version"),
-    "by": route_metadata("by"),
+    "model": "%ROUTE_NAME%",
+    "version": request_header(VERSION_HEADER),
+    "by": request_header(CHOSEN_BY_HEADER),
     "track": request_header(ASSIGNED_TRACK_HEADER),
     "weight": request_header(WEIGHT_HEADER),
     "class": f"%RESP({CLASS_HEADER}):{LONGEST_TEXT}%",
@@ -76,7 +76,6 @@ FIELDS = {
     "details": "%RESPONSE_CODE_DETAILS%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "node": "%UPSTREAM_HOST%",
-    "shadow": route_metadata("shadow"),
 }
 _TEXTS = ("model", "version", "by", "track", "class")
 #: Lines that an older gateway wrote lack these.

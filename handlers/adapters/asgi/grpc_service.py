@@ -85,7 +85,7 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
             only_ready = messages.read_index_request(memoryview(message))
         except RequestError as error:
             await _refuse(error, context)
-        return messages.encode_repository_index(repository_index(self._pool, only_ready))
+        return messages.encode_repository_index(repository_index([self._pool], only_ready))
 
     async def _infer(self, message: bytes, context: Context) -> bytes:
         headers = [(name.encode(), _as_bytes(value)) for name, value in context.invocation_metadata()]

@@ -1,7 +1,8 @@
-"""What the server says of itself and its one model to clients of the Open Inference Protocol."""
+"""What the server says of its models to clients of the Open Inference Protocol."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,16 +31,16 @@ def read_question(body: bytes) -> bool:
     return parse_json(IndexRequest, body).ready if body.strip() else False
 
 
-def repository_index(pool: Pool, only_ready: bool) -> list[dict[str, Any]]:
-    """The model, where it is asked for."""
-    is_ready = pool.ready_workers > 0
-    if only_ready and not is_ready:
-        return []
+def repository_index(pools: Iterable[Pool], only_ready: bool) -> list[dict[str, Any]]:
+    """The versions that are asked for, each with its state."""
+    states = [(pool.options, pool.ready_workers > 0) for pool in pools]
     return [
         {
-            "name": pool.options.model,
-            "version": pool.options.version,
+            "name": options.model,
+            "version": options.version,
             "state": READY_STATE if is_ready else UNAVAILABLE_STATE,
             "reason": "" if is_ready else "no worker is ready",
         }
+        for options, is_ready in states
+        if is_ready or not only_ready
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,29 +44,8 @@ def build_routes(pool: Pool) -> FastAPI:
         """The model, and the requests that it reads."""
         return pool.description
 
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(options.metrics))  # adds itself to it
-
-    @app.get("/metrics", tags=["health"])
-    def metrics() -> Response:
-        """The workers' metrics for Prometheus; also those of workers that have ended."""
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-    @app.exception_handler(HTTPException)
-    async def problem(request: Request, raised: HTTPException) -> Response:
-        error: RequestError
-        if raised.status_code == 405:
-            error = WrongMethod("Use another method on this path.")
-        elif raised.status_code == 413:
-            error = PayloadTooLarge(f"The question has more than {LONGEST_QUESTION} bytes.")
-        elif raised.status_code == 503:
-            error = Unavailable("The model has no worker at the moment; retry later.")
-        else:
-            error = NotFound(f"Use POST /predictions/{model}; /docs has all paths.")
-        request_id = request.headers.get(REQUEST_ID_HEADER)
-        answer = problem_answer(error, request_id, model, version)
-        retry = {"retry-after": "1"} if isinstance(error, Unavailable) else {}
-        return Response(answer.body, answer.status, retry, PROBLEM_MEDIA_TYPE)
+    add_metrics(app, options.metrics)
+    add_problems(app, model, version, f"Use POST /predictions/{model}; /docs has all paths.")
 
     plain = app.openapi
 
@@ -79,15 +59,77 @@ def build_routes(pool: Pool) -> FastAPI:
     return app
 
 
-def _add_protocol(app: FastAPI, pool: Pool) -> None:
-    """The paths of the Open Inference Protocol, but those of predictions."""
-    options = pool.options
-    paths = (f"/v2/models/{options.model}", f"/v2/models/{options.model}/versions/{options.version}")
+def add_metrics(app: FastAPI, folder: Path) -> None:
+    """The page of the metrics in this folder."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))  # adds itself to it
+
+    @app.get("/metrics", tags=["health"])
+    def metrics() -> Response:
+        """The workers' metrics for Prometheus; also those of workers that have ended."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def add_problems(app: FastAPI, model: str, version: str, where: str) -> None:
+    """Problem documents in place of the framework's own errors.
+
+    Args:
+        where: the sentence to those who ask for a path that there is not.
+    """
+
+    @app.exception_handler(HTTPException)
+    async def problem(request: Request, raised: HTTPException) -> Response:
+        error: RequestError
+        if raised.status_code == 405:
+            error = WrongMethod("Use another method on this path.")
+        elif raised.status_code == 413:
+            error = PayloadTooLarge(f"The question has more than {LONGEST_QUESTION} bytes.")
+        elif raised.status_code == 503:
+            error = Unavailable("The model has no worker at the moment; retry later.")
+        else:
+            error = NotFound(where)
+        return _problem(error, request, model, version)
+
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> Response:
+        return _problem(error, request, model, version)
+
+
+def _problem(error: RequestError, request: Request, model: str, version: str) -> Response:
+    answer = problem_answer(error, request.headers.get(REQUEST_ID_HEADER), model, version)
+    retry = {"retry-after": "1"} if isinstance(error, Unavailable) else {}
+    return Response(answer.body, answer.status, retry, PROBLEM_MEDIA_TYPE)
+
+
+def add_server(app: FastAPI, pools: Callable[[], Sequence[Pool]]) -> None:
+    """The paths of the Open Inference Protocol that ask for the server, and not for one of its models."""
 
     @app.get("/v2/health/live", tags=["health"])
     async def live() -> dict[str, bool]:
         """200 while the server runs."""
         return {"live": True}
+
+    @app.get("/v2", tags=["model"])
+    async def server() -> dict[str, Any]:
+        """The server, and what it offers."""
+        return server_metadata()
+
+    @app.post("/v2/repository/index", tags=["model"])
+    async def index(request: Request) -> Response:
+        """Each version and its state."""
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > LONGEST_QUESTION:
+                raise HTTPException(413)
+        return JSONResponse(repository_index(pools(), read_question(body)))
+
+
+def _add_protocol(app: FastAPI, pool: Pool) -> None:
+    """The paths of the Open Inference Protocol, but those of predictions."""
+    options = pool.options
+    paths = (f"/v2/models/{options.model}", f"/v2/models/{options.model}/versions/{options.version}")
+    add_server(app, lambda: [pool])
 
     @app.get("/v2/health/ready", tags=["health"])
     @app.get(f"{paths[0]}/ready", tags=["health"])
@@ -98,11 +140,6 @@ def _add_protocol(app: FastAPI, pool: Pool) -> None:
             return JSONResponse({"ready": True})
         return JSONResponse({"ready": False}, 503, {"retry-after": "1"})
 
-    @app.get("/v2", tags=["model"])
-    async def server() -> dict[str, Any]:
-        """The server, and what it offers."""
-        return server_metadata()
-
     @app.get(paths[0], tags=["model"])
     @app.get(paths[1], tags=["model"])
     async def metadata() -> dict[str, Any]:
@@ -111,20 +148,6 @@ def _add_protocol(app: FastAPI, pool: Pool) -> None:
             raise HTTPException(503)
         content: dict[str, Any] = pool.description["open_inference"]
         return content
-
-    @app.post("/v2/repository/index", tags=["model"])
-    async def index(request: Request) -> Response:
-        """The model and its state."""
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > LONGEST_QUESTION:
-                raise HTTPException(413)
-        try:
-            return JSONResponse(repository_index(pool, read_question(body)))
-        except RequestError as error:
-            answer = problem_answer(error, request.headers.get(REQUEST_ID_HEADER), options.model, options.version)
-            return Response(answer.body, answer.status, media_type=PROBLEM_MEDIA_TYPE)
 
 
 def _operation(description: dict[str, Any], folder: Path) -> dict[str, Any]:

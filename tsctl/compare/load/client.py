@@ -67,7 +67,7 @@ class Client:
         Raises:
             OSError: no connection can be opened at the begin.
         """
-        for _ in range(self._order.connections if self._send_times is None else min(16, self._order.connections)):
+        for _ in range(self._order.connections):  # now, because opening one stops the loop until the server accepts
             self._idle.append(self._open())
         gc.disable()
         noted = self._noted

@@ -22,7 +22,7 @@ class Order:
     """Where requests go, for how long, over how many connections.
 
     Args:
-        connections: of a closed loop; in an open loop the most that may be open, and requests wait for one beyond it.
+        connections: that are open from the begin; in an open loop a request waits where none is free.
         seconds: until the last request is sent.
         is_enveloped: as in an Endpoint.
         drain_s: how long the answers are waited for afterwards.

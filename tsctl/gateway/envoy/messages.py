@@ -67,6 +67,10 @@ def overwrite(header: str, value: str) -> Json:
     return {"header": {"key": header, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
+def add_if_absent(header: str, value: str) -> Json:
+    return {"header": {"key": header, "value": value}, "append_action": "ADD_IF_ABSENT"}
+
+
 def metadata(**values: Any) -> Json:
     """tsctl's own metadata of a message."""
     return {"filter_metadata": {NAMESPACE: values}}

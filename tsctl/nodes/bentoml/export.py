@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from tsctl.archive.container import unpack
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.libraries import Libraries, libraries_of
+from tsctl.archive.store import require_readable, store_name
 from tsctl.errors import ArchiveError
 from tsctl.nodes.environments import ENGINES
 from tsctl.nodes.exported import new_folder
@@ -30,13 +31,13 @@ def export(archive: Path, target: Path) -> Libraries:
 
     Raises:
         SpecError: there is something of that name.
-        ArchiveError: the archive was not built by tsctl, or by one without an adapter for BentoML.
+        ArchiveError: the archive cannot be read, or was not built by tsctl, or by one without an adapter for BentoML.
         OSError: the folder cannot be written.
     """
     contents = inspect_archive(archive)
     if contents.made_by != "tsctl":
         raise ArchiveError(f"{archive.name} was not built by tsctl, so only TorchServe can serve it")
-    model, version = contents.manifest["model"]["modelName"], contents.manifest["model"]["modelVersion"]
+    model, version = require_readable(archive)
     if ADAPTER not in contents.entries:
         raise ArchiveError(
             f"{archive.name} was built by a tsctl that had no adapter for BentoML",
@@ -46,7 +47,8 @@ def export(archive: Path, target: Path) -> Libraries:
         unpack(archive, folder / "archive")
         handler = str((contents.config.get("serving") or {}).get("handler", ""))
         libraries = libraries_of(folder / "archive", [*PROGRAMS, handler], SERVER)
-        names = {"model": model, "version": version, "archive": archive.name, "digest": contents.digest}
+        name_in_store = store_name(model, version, contents.digest)
+        names = {"model": model, "version": version, "archive": name_in_store, "digest": contents.digest}
         for name in TEMPLATES:
             (folder / name).write_text(_render(name, names), encoding="utf-8")
         (folder / "requirements.txt").write_text(_requirements(libraries), encoding="utf-8")

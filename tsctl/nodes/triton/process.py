@@ -33,7 +33,7 @@ from tsctl.nodes.environments import Environment, require_environment
 DRAIN_S = 30
 STOP_GRACE_S = DRAIN_S + 10.0
 #: Headers of clients and of the gateway that reach the worker, as a regular expression; no other header does.
-FORWARDED = f"^(content-type|cache-control|{REQUEST_ID_HEADER}|{TIMEOUT_HEADER}|x-tsctl-[a-z-]+)$"
+FORWARDED = f"^(content-type|cache-control|accept|{REQUEST_ID_HEADER}|{TIMEOUT_HEADER}|x-tsctl-[a-z-]+)$"
 #: Where Triton and its workers exchange tensors.
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel has it
 _STUB = "triton_python_backend_stub"
@@ -69,7 +69,7 @@ def launch(project: Project, node: TritonSpec, paths: Paths) -> subprocess.Popen
     _remove_shared_memory(paths)
     tmp = process.temporary_folder(paths.folder)
     process.empty_metrics(paths.metrics)
-    _copy_backend(environment, paths.backends)
+    copy_backend(environment, paths.backends)
     paths.log.unlink(missing_ok=True)
     command = [
         sys.executable, "-m", "tsctl.nodes.triton.supervisor", str(paths.folder), node.url,
@@ -85,13 +85,18 @@ def launch(project: Project, node: TritonSpec, paths: Paths) -> subprocess.Popen
 def _command(environment: Environment, node: TritonSpec, paths: Paths) -> list[str]:
     host, port = node.host, urlsplit(node.url).port or 0
     return [
-        str(_packages(environment) / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
+        str(program(environment)),
         f"--model-repository={paths.repository}", f"--backend-directory={paths.backends}",
         "--model-control-mode=explicit", "--disable-auto-complete-config", "--exit-on-error=false",
         f"--exit-timeout-secs={DRAIN_S}", f"--http-address={host}", f"--http-port={port}",
         f"--http-header-forward-pattern={FORWARDED}", "--allow-grpc=false", "--allow-metrics=false",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix(paths)}",
     ]  # fmt: skip
+
+
+def program(environment: Environment) -> Path:
+    """tritonserver."""
+    return _packages(environment) / "pytriton" / "tritonserver" / "bin" / "tritonserver"
 
 
 def shared_memory_prefix(paths: Paths) -> str:
@@ -127,7 +132,7 @@ def _packages(environment: Environment) -> Path:
     return environment.folder / Path(sysconfig.get_paths()["purelib"]).relative_to(sys.prefix)
 
 
-def _copy_backend(environment: Environment, backends: Path) -> None:
+def copy_backend(environment: Environment, backends: Path) -> None:
     """Put the python backend and its stub into one folder, where Triton looks for both."""
     source = _packages(environment) / "pytriton" / "tritonserver"
     stub = source / "python_backend_stubs" / ".".join(map(str, sys.version_info[:2])) / _STUB

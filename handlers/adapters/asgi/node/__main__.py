@@ -8,7 +8,6 @@ with 4 where the address cannot be had.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import socket
@@ -17,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from handlers.adapters.asgi import http_server
 from handlers.adapters.asgi.listener import listen
 from handlers.adapters.asgi.node.app import Node
 from handlers.adapters.asgi.node.registry import Registry
@@ -56,12 +56,7 @@ def main(program: str = "python -m handlers.adapters.asgi.node", serve: Serve | 
     with listener:
         try:
             token_wanted = None if arguments.open else token
-            if serve is None:
-                from handlers.adapters.asgi import http_server  # another server's environment has not its packages
-
-                http_server.run(_run(arguments, admin_token, token_wanted, listener, _serve))
-            else:
-                asyncio.run(_run(arguments, admin_token, token_wanted, listener, serve))
+            http_server.run(_run(arguments, admin_token, token_wanted, listener, serve or _serve))
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program of its own
             return DAMAGED
@@ -80,8 +75,6 @@ async def _run(
 
 
 async def _serve(node: Node, arguments: argparse.Namespace, listener: socket.socket) -> None:
-    from handlers.adapters.asgi import http_server
-
     await http_server.serve(http_server.http_server(node), listener)
 
 

@@ -11,8 +11,6 @@ from itertools import count
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from handlers.adapters.asgi.app import Server, send_answer
 from handlers.adapters.asgi.asgi_call import Application, Message, Receive, Send
@@ -20,7 +18,9 @@ from handlers.adapters.asgi.exchange import Route
 from handlers.adapters.asgi.frames import Answer, Headers
 from handlers.adapters.asgi.node.admin import ROOT, build_admin
 from handlers.adapters.asgi.node.registry import Registry
+from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import NotFound, Unauthorized, Unavailable, problem_answer
+from handlers.adapters.asgi.routes import add_metrics, add_problems, add_server
 from handlers.contract import REQUEST_ID_HEADER, SENT_HEADER
 from handlers.errors import RequestError
 
@@ -132,31 +132,23 @@ def _own_routes(registry: Registry) -> FastAPI:
     @app.get("/v2/health/ready")
     async def ready() -> Response:
         """200 where every registered version that wants workers can answer, else 503."""
-        pools = [version.pool for version in registry.versions.values() if version.entry.workers != 0]
+        pools = [version.pool for version in registry.registered if version.entry.workers != 0]
         missing = sum(pool is None or not pool.ready_workers for pool in pools)
         status = {"ready": not missing, "versions": len(pools), "without_workers": missing}
         return JSONResponse(status, 503, {"retry-after": "1"}) if missing else JSONResponse(status)
-
-    @app.get("/v2/health/live")
-    async def live() -> dict[str, bool]:
-        """200 while the node runs."""
-        return {"live": True}
 
     @app.get("/models")
     async def models() -> dict[str, list[str]]:
         """Every version that is served, by model; /models/MODEL/VERSION/docs has its schema and samples."""
         names: dict[str, list[str]] = {}
-        for (model, version), one in sorted(registry.versions.items()):
-            if one.server is not None:
-                names.setdefault(model, []).append(version)
+        for version in registry.registered:
+            names.setdefault(version.entry.model, []).append(version.entry.version)
         return names
 
-    collected = CollectorRegistry()
-    MultiProcessCollector(collected, str(registry.folder / "metrics"))  # adds itself to it
+    def pools() -> list[Pool]:
+        return [version.pool for version in registry.registered if version.pool is not None]
 
-    @app.get("/metrics")
-    def metrics() -> Response:
-        """The workers' metrics for Prometheus; also those of workers that have ended."""
-        return Response(generate_latest(collected), media_type=CONTENT_TYPE_LATEST)
-
+    add_server(app, pools)
+    add_metrics(app, registry.folder / "metrics")
+    add_problems(app, "", "", "GET /models has all versions of this node.")
     return app

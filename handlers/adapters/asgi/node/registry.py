@@ -126,6 +126,12 @@ class Registry:
         except KeyError:
             raise Unknown(f"{model} {version} is not registered") from None
 
+    @property
+    def registered(self) -> list[Version]:
+        """Every version that serves or will, by model and version."""
+        states = (State.STARTING, State.SERVING)
+        return [version for _, version in sorted(self.versions.items()) if version.state in states]
+
     def default(self, model: str) -> Version | None:
         """The version that answers callers of the model who name none."""
         return next((v for v in self.versions.values() if v.entry.model == model and v.entry.is_default), None)

@@ -28,7 +28,10 @@ def read_served(path: Path) -> list[Entry]:
         ValueError: the file is damaged.
     """
     try:
-        return [Entry(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, list):
+            raise TypeError("it holds no list")
+        return [Entry(**entry) for entry in content]
     except FileNotFoundError:
         return []
     except (ValueError, TypeError) as error:

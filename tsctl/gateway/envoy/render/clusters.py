@@ -15,34 +15,21 @@ from urllib.parse import quote
 from handlers.contract import (
     CHECK_HEADER,
     CHECK_HEALTH,
-    CLASS_HEADER,
-    LONGEST_CLASS,
-    MOST_CLASSES,
-    OTHER_CLASS,
-    PROBLEM_MEDIA_TYPE,
-    REQUEST_ID_HEADER,
-    RETRY_DIED,
-    RETRY_HEADER,
-    RETRY_REFUSED,
-    SENT_HEADER,
     TIMEOUT_HEADER,
 )
 from tsctl.config.deployment import RouteSpec
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
-    NAMESPACE,
     Json,
     document,
-    http_filter,
-    lua,
     metadata,
     metadata_of,
     overwrite,
     typed,
 )
 from tsctl.gateway.envoy.render import triton
-from tsctl.gateway.envoy.render.problems import node_problems
 from tsctl.gateway.envoy.render.upstreams import (
+    PATH_KEY,
     Probe,
     Upstream,
     VersionKey,
@@ -52,13 +39,7 @@ from tsctl.gateway.envoy.render.upstreams import (
     endpoints_of,
     stat_name,
 )
-from tsctl.gateway.headers import (
-    CLIENT,
-    DEADLINE_BY_HEADER,
-    DEADLINE_HEADER,
-    ROUTE,
-    SHADOW_HEADER,
-)
+from tsctl.gateway.envoy.render.worker_filters import TOKEN_OF_NODE, worker_filters
 
 #: Requests sent to a machine that is silent for so long are lost: without this, a request that was on its way when a
 #: cable was cut would wait for its whole deadline. A machine that is up acknowledges, however long a worker takes.
@@ -166,7 +147,9 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, most_copies:
         },
         upstream_bind_config={"socket_options": [_SILENCE]},
         lb_policy="LEAST_REQUEST",
-        metadata=metadata(model=upstream.model, version=upstream.version, **(asdict(way) if way else {})),
+        metadata=metadata(
+            model=upstream.model, version=upstream.version, **{**(asdict(way) if way else {}), PATH_KEY: path}
+        ),
         circuit_breakers={
             "thresholds": [{**SHADOW_LIMITS, "max_requests": most_copies} if is_shadow else _limits(upstream)]
         },
@@ -185,51 +168,15 @@ def _limits(upstream: Upstream) -> Json:
 
 
 def _protocol(upstream: Upstream, route: RouteSpec, path: str, is_shadow: bool) -> Json:
-    source = lua(  # gives a request its path on the node, and TorchServe's errors their document
-        "upstream.lua",
-        PATH=path,
-        DEADLINE_MS=round(route.deadline_s * 1000),
-        IS_SHADOW=is_shadow,
-        NAMESPACE=NAMESPACE,
-        REQUEST_ID_HEADER=REQUEST_ID_HEADER,
-        TIMEOUT_HEADER=TIMEOUT_HEADER,
-        DEADLINE_HEADER=DEADLINE_HEADER,
-        DEADLINE_BY_HEADER=DEADLINE_BY_HEADER,
-        CLIENT=CLIENT,
-        ROUTE=ROUTE,
-        SENT_HEADER=SENT_HEADER,
-        SHADOW_HEADER=SHADOW_HEADER,
-        CLASS_HEADER=CLASS_HEADER,
-        MOST_CLASSES=MOST_CLASSES,
-        LONGEST_CLASS=LONGEST_CLASS,
-        OTHER_CLASS=OTHER_CLASS,
-        RETRY_HEADER=RETRY_HEADER,
-        REFUSED=RETRY_REFUSED,
-        DIED=RETRY_DIED,
-        PROBLEM_MEDIA_TYPE=PROBLEM_MEDIA_TYPE,
-        **node_problems(upstream.model, upstream.version),
-    )
-    mutations = [
-        {"append": overwrite("authorization", _TOKEN_OF_NODE)},
-        {"remove": "expect"},  # TorchServe answers 417, and reads the body as the next request
-    ]
     return typed(
         _PROTOCOL,
         explicit_http_config={"http_protocol_options": {}},
         common_http_protocol_options={"idle_timeout": "60s"},
-        http_filters=[
-            http_filter("lua", "lua.v3.Lua", default_source_code=source),
-            *([triton.envelope_filter(upstream.model, upstream.version)] if upstream.is_triton else []),
-            http_filter(
-                "header_mutation", "header_mutation.v3.HeaderMutation", mutations={"request_mutations": mutations}
-            ),
-            http_filter("upstream_codec", "upstream_codec.v3.UpstreamCodec"),
-        ],
+        http_filters=worker_filters(upstream, path, route.deadline_s, is_shadow),
     )
 
 
 _PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_TOKEN_OF_NODE = f"%UPSTREAM_METADATA({NAMESPACE}:authorization)%"
 _SILENCE: Json = {
     "description": "a silent machine is cut off",
     "level": TCP,
@@ -246,7 +193,7 @@ def _health_check(upstream: Upstream, path: str, deadline_s: float) -> Json:
     beside the check must come twice in a row, any other answer once.
     """
     probe = upstream.probe
-    headers = {"authorization": _TOKEN_OF_NODE}
+    headers = {"authorization": TOKEN_OF_NODE}
     asked = triton.ready_check(path) if upstream.is_triton else {"path": path, "method": "OPTIONS"}
     request: Json = {**asked, "expected_statuses": [_statuses(200)]}
     if probe is not None:

@@ -177,7 +177,10 @@ def _filters(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> list[Jso
     return [
         lines_filter(),
         http_filter("names", "lua.v3.Lua", default_source_code=names),
-        http_filter(CORS_FILTER, "cors.v3.Cors"),  # before the key, which no browser sends with a preflight request
+        {
+            **http_filter(CORS_FILTER, "cors.v3.Cors"),
+            "disabled": True,
+        },  # before the key, which no browser sends with a preflight request
         http_filter(KEY_FILTER, "api_key_auth.v3.ApiKeyAuth"),
         {**http_filter(USER_FILTER, USER_FILTER_TYPE), "disabled": True},
         http_filter(BUDGET_FILTER, "local_ratelimit.v3.LocalRateLimit", stat_prefix="unlimited"),

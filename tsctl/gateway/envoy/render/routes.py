@@ -23,6 +23,7 @@ from tsctl.gateway.access_log import USER_KEY
 from tsctl.gateway.envoy.messages import (
     NAMESPACE,
     Json,
+    cluster_metadata,
     document,
     equals,
     extension,
@@ -35,11 +36,13 @@ from tsctl.gateway.envoy.messages import (
 from tsctl.gateway.envoy.render import protocol
 from tsctl.gateway.envoy.render.answers import direct, fixed, not_allowed
 from tsctl.gateway.envoy.render.clients import WITHOUT_KEY, Client, client_filters
-from tsctl.gateway.envoy.render.upstreams import cluster_name
+from tsctl.gateway.envoy.render.upstreams import PATH_KEY, cluster_name
 from tsctl.gateway.headers import (
     ASSIGNED_TRACK_HEADER,
+    CHOSEN_BY_HEADER,
     KEY_HEADER,
     TRACK_HEADER,
+    VERSION_HEADER,
     WEIGHT_HEADER,
 )
 from tsctl.gateway.traffic import BY_HEADER, BY_PATH, BY_WEIGHT, CANARY, PINNED, Shadow, Traffic
@@ -59,6 +62,8 @@ REPICKS = 50
 #: where Envoy was given new clusters meanwhile, it takes the node that failed for another one. What a node answers is
 #: tried once more at most: upstream.lua marks no answer to a second try.
 RETRIES = 2
+#: Made by the cluster, which alone knows it: the path of a client never becomes a part of it.
+_PATH_ON_NODE = cluster_metadata(PATH_KEY)
 
 
 def routes(
@@ -131,14 +136,18 @@ def _metadata_routes(traffic: Traffic, spec: RouteSpec) -> list[Json]:
     added = {PROTOCOL_HEADER: OPEN_INFERENCE_METADATA, VERSIONS_HEADER: ",".join(traffic.versions)}
     return [
         {
+            "name": traffic.model,
             "match": {"path": path, "headers": [equals(":method", "GET")]},
             "metadata": metadata(model=traffic.model),
             "route": {
                 "cluster": cluster_name(traffic.model, version),
+                "path_rewrite": _PATH_ON_NODE,
                 "timeout": f"{spec.deadline_s:g}s",
                 "retry_policy": _retries(spec),
             },
-            "request_headers_to_add": [overwrite(name, value) for name, value in added.items()],
+            "request_headers_to_add": [
+                overwrite(name, value) for name, value in {**added, VERSION_HEADER: version}.items()
+            ],
             "response_headers_to_add": [overwrite(MODEL_VERSION_HEADER, version)],
             "response_headers_to_remove": [RETRY_HEADER],
         }
@@ -151,17 +160,17 @@ def _routes_at(traffic: Traffic, spec: RouteSpec, path: str, pinned: str) -> lis
     routes = [_main_route(traffic, spec, path)]
     if spec.canary_header and traffic.canary is not None:
         testers = {"path": path, "headers": [equals(TRACK_HEADER, CANARY)]}
-        routes.insert(0, _route(traffic, spec, testers, _one_version(traffic, traffic.canary, CANARY), by=BY_HEADER))
+        routes.insert(0, _route(traffic, spec, testers, _one_version(traffic, traffic.canary, CANARY, BY_HEADER)))
     for version in traffic.versions if spec.pinned else ():
-        action = _one_version(traffic, version, PINNED)
-        routes.append(_route(traffic, spec, {"path": pinned.format(version)}, action, by=BY_PATH))
+        action = _one_version(traffic, version, PINNED, BY_PATH)
+        routes.append(_route(traffic, spec, {"path": pinned.format(version)}, action))
     return routes
 
 
 def _main_route(traffic: Traffic, spec: RouteSpec, path: str) -> Json:
     """By weight, and with copies for the shadow. Its metadata is what `traffic_of` reads back."""
     action = _by_weight(traffic, spec.sticky)
-    values: Json = {"by": BY_WEIGHT, "weights": dict(traffic.weights), "order": list(traffic.weights)}
+    values: Json = {"weights": dict(traffic.weights), "order": list(traffic.weights)}
     if traffic.canary is not None:
         values["canary"] = traffic.canary
     if traffic.shadow is not None:
@@ -186,6 +195,7 @@ def _preflight(traffic: Traffic, spec: RouteSpec, path: str) -> Json:
     """A browser's question before the request, which the filter answers; no node gets it."""
     asked = [equals(":method", "OPTIONS"), equals("access-control-request-method", "POST")]
     return {
+        "name": traffic.model,
         "match": {"path": path, "headers": [*asked, {"name": "origin", "string_match": {"prefix": "http"}}]},
         "metadata": metadata(model=traffic.model),
         "route": {"cluster": cluster_name(traffic.model, traffic.stable)},
@@ -215,28 +225,39 @@ def _route(traffic: Traffic, spec: RouteSpec, match: Json, action: Json, **value
     cors = _cors(spec)
     return {
         **({"typed_per_filter_config": cors} if cors else {}),
+        "name": traffic.model,  # of which the log and the counters have the model
         "match": {**match, "headers": [*match.get("headers", ()), equals(":method", "POST")]},
         "metadata": metadata(model=traffic.model, **values),
-        "route": {**action, "timeout": f"{spec.deadline_s:g}s", "retry_policy": _retries(spec)},
+        "route": {
+            **action,
+            "path_rewrite": _PATH_ON_NODE,
+            "timeout": f"{spec.deadline_s:g}s",
+            "retry_policy": _retries(spec),
+        },
     }
 
 
 def _by_weight(traffic: Traffic, sticky: Sticky | None) -> Json:
-    entries = [_entry(traffic, version, traffic.track(version)) for version in traffic.weights]
+    entries = [_entry(traffic, version, traffic.track(version), BY_WEIGHT) for version in traffic.weights]
     if sticky is None:
         return {"weighted_clusters": {"clusters": entries}}
     policy = {"header": {"header_name": sticky.header}} if sticky.header else {"cookie": {"name": sticky.cookie}}
     return {"weighted_clusters": {"clusters": entries, "use_hash_policy": True}, "hash_policy": [policy]}
 
 
-def _one_version(traffic: Traffic, version: str, track: str) -> Json:
+def _one_version(traffic: Traffic, version: str, track: str, by: str) -> Json:
     """The version alone, in a list of one, because only entries of a weighted list can have headers."""
-    return {"weighted_clusters": {"clusters": [{**_entry(traffic, version, track), "weight": TOTAL}]}}
+    return {"weighted_clusters": {"clusters": [{**_entry(traffic, version, track, by), "weight": TOTAL}]}}
 
 
-def _entry(traffic: Traffic, version: str, track: str) -> Json:
+def _entry(traffic: Traffic, version: str, track: str, by: str) -> Json:
     weight = traffic.weights.get(version, 0)
-    headers = {ASSIGNED_TRACK_HEADER: track or "none", WEIGHT_HEADER: str(weight)}
+    headers = {
+        VERSION_HEADER: version,
+        CHOSEN_BY_HEADER: by,
+        ASSIGNED_TRACK_HEADER: track or "none",
+        WEIGHT_HEADER: str(weight),
+    }
     return {
         "name": cluster_name(traffic.model, version),
         "weight": weight,

@@ -1,4 +1,5 @@
--- Runs in the cluster of one version, on its way to a node and back. render/clusters.py puts the constants before it.
+-- Runs in the cluster of one version, on the way to a node and back, where render/worker_filters.py says. That puts the
+-- constants before it as well.
 
 local function whole(text)
   return text ~= nil and #text <= 15 and string.match(text, "^%d+$") and tonumber(text) or nil
@@ -21,16 +22,21 @@ local function time_left(headers, now)
   return string.format("%.0f", math.min(DEADLINE_MS, whole(timeout) or DEADLINE_MS, until_deadline))
 end
 
+-- A client's request id, which may stand in a document of JSON as it is.
+local function plain(id)
+  return id ~= nil and string.match(id, "^[%w%-_.:]+$") and id or nil
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   headers:replace(":path", PATH)
-  local id = headers:get(REQUEST_ID_HEADER)
-  if id ~= nil and string.match(id, "^[%w%-_.:]+$") then
+  local id = plain(headers:get(REQUEST_ID_HEADER))
+  if id ~= nil then
     handle:streamInfo():dynamicMetadata():set(NAMESPACE, "request_id", id)
   end
   local now = handle:timestamp()
   local left = time_left(headers, now)
-  if headers:get(DEADLINE_BY_HEADER) == nil then
+  if headers:get(SENT_HEADER) == nil then
     headers:replace(DEADLINE_BY_HEADER, (tonumber(left) or 0) < DEADLINE_MS and CLIENT or ROUTE)
   else
     handle:streamInfo():dynamicMetadata():set(NAMESPACE, "is_retry", true)
@@ -100,7 +106,8 @@ function envoy_on_response(handle)
   if retry == REFUSED then
     headers:replace("retry-after", "1")
   end
-  local members = { status = tostring(status), request_id = saved ~= nil and saved["request_id"] or "" }
+  local id = saved ~= nil and saved["request_id"] or plain(headers:get(REQUEST_ID_HEADER))
+  local members = { status = tostring(status), request_id = id or "" }
   for name, value in pairs(PROBLEMS[status] or OTHER_PROBLEM) do
     members[name] = value
   end

@@ -8,6 +8,8 @@ from tsctl.gateway.envoy.messages import Json, address, metadata, metadata_of
 from tsctl.nodes.node import TRITON
 
 VersionKey = tuple[str, str]  # model and version
+#: Of a cluster's metadata: the path of its version on its nodes, to which a route sends.
+PATH_KEY = "path"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,326 @@
+"""The same cases on a node of every engine: what `tsctl.nodes.node.Node` says must be true, whoever serves.
+
+One node per engine is started for all cases; a case leaves it without versions. An engine that is not installed on this
+machine is left out with the reason, unless it is one that the checkout itself has.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from rich.console import Console
+
+from handlers.contract import MODEL_VERSION_HEADER
+from tests.support.sites import HALF, Site, is_alive, make_site, until, write_tiny
+from tsctl.archive.build import build_versions
+from tsctl.archive.store import StoredArchive, archive_of, import_archive
+from tsctl.config.deployment import read_deployment
+from tsctl.config.project import Project
+from tsctl.errors import ArchiveError, NodeError, TsctlError
+from tsctl.host.ports import free_ports, port_problem
+from tsctl.host.progress import Progress
+from tsctl.nodes.engines import open_nodes
+from tsctl.nodes.node import PLAIN, Node
+from tsctl.nodes.observed import Reply
+
+QUIET = Progress(Console(quiet=True))
+START_S = 40.0
+#: What deployment.yaml says of a node of each engine, by the ports that are free.
+SPECS: dict[str, Callable[[list[int]], dict[str, Any]]] = {
+    "torchserve": lambda ports: {
+        **{
+            name: f"http://127.0.0.1:{port}"
+            for name, port in zip(("inference", "management", "metrics"), ports[:3], strict=True)
+        },
+        "grpc_ports": ports[3:5],
+    },
+    "uvicorn": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}"},
+}
+VERSIONS: dict[str, dict[str, Any]] = {
+    "1.0": {},
+    "2.0": {"factor": 3.0},
+    "slow": {"inference_s": 0.2},
+    "crash": {"exit_in_load": 3},
+    "wrong": {"factor": 5.0},  # its golden answer is another one
+}
+
+
+def note(text: str) -> None:
+    """Progress is of no interest."""
+
+
+@dataclass
+class Stage:
+    """A node of one engine in a project with archives."""
+
+    site: Site
+    node: Node
+    archives: dict[str, StoredArchive]
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def project(self) -> Project:
+        return Project(self.site.root)
+
+    def start(self) -> None:
+        self.processes.append(self.node.start(self.project, QUIET))
+
+    def stop(self) -> bool:
+        was_running = self.node.stop(QUIET)
+        for process in self.processes:
+            process.wait(10)
+        return was_running
+
+    def register(self, name: str, version: str | None = None, workers: int | None = 1) -> None:
+        self.node.register(self.archives[name], version or name, workers, note, START_S)
+
+    def ask(self, version: str | None, body: bytes = HALF) -> Reply:
+        return self.node.predict("tiny", version, body, "application/json")
+
+    def served(self) -> dict[str, int]:
+        """READY workers by version."""
+        models = self.node.models()
+        return {name: one.ready for name, one in models["tiny"].versions.items()} if "tiny" in models else {}
+
+    def pids(self, version: str) -> tuple[int, ...]:
+        return self.node.require_version("tiny", version).pids
+
+    def empty(self) -> None:
+        """The node runs, and serves nothing."""
+        if self.node.pid is None:
+            self.start()
+            self.node.restore(self.project, QUIET, frozenset())
+        self.node.forget_served()
+        while versions := list(self.served()):
+            default = self.node.models()["tiny"].default
+            for version in sorted(versions, key=lambda one: one == default):
+                self.node.unregister("tiny", version)
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    site = make_site(tmp_path_factory.mktemp(request.param) / "site")
+    spec = {"engine": request.param, **SPECS[request.param](free_ports(5))}
+    (site.root / "deployment.yaml").write_text(yaml.safe_dump({"nodes": {"local": spec}, "models": {}}))
+    write_tiny(site, "tiny", VERSIONS)
+    (site.root / "archives" / "tiny" / "golden" / "wrong.json").write_text('{"half.json": {"y": 1.0}}')
+    project = Project(site.root)
+    built = build_versions(project, [f"tiny:{version}" for version in VERSIONS], QUIET)
+    archives = {one.archive.version: one.archive for one in built}
+    [node] = open_nodes(project, read_deployment(project.deployment))
+    stage = Stage(site, node, archives)
+    stage.start()
+    try:
+        yield stage
+    finally:
+        stage.stop()
+    assert node.pid is None
+
+
+@pytest.fixture
+def stage(started: Stage) -> Iterator[Stage]:
+    started.empty()
+    yield started
+
+
+def test_a_version_answers_at_its_address_with_its_own_headers(stage: Stage) -> None:
+    stage.register("1.0")
+    node = stage.node
+    observed = node.require_version("tiny", "1.0")
+    assert (observed.archive, observed.workers, observed.ready) == (stage.archives["1.0"].path.name, 1, 1)
+    assert len(observed.pids) == len(observed.ids) == 1
+    assert is_alive(observed.pids[0])
+    assert node.models()["tiny"].default == "1.0"
+    assert (stage.ask(None).status, stage.ask("1.0").body) == (200, b'{"y":1.0}')
+    assert node.describe("tiny", None)
+    assert node.describe("tiny", "9.0") == []
+    if node.protocol != PLAIN:
+        return  # its answers come in an envelope, which the gateway takes off
+    token = node.token()
+    access = {"authorization": f"Bearer {token}"} if token else {}
+    url = node.spec.url + node.path("tiny", "1.0")
+    sent = {"content-type": "application/json", "x-request-id": "mine"}
+    answer = requests.post(url, HALF, headers={**sent, **access}, timeout=10)
+    assert (answer.status_code, answer.json()) == (200, {"y": 1.0})
+    assert (answer.headers[MODEL_VERSION_HEADER], answer.headers["x-request-id"]) == ("1.0", "mine")
+    bad = requests.post(url, b'{"x": "one"}', headers={**sent, **access}, timeout=10)
+    assert (bad.status_code, bad.headers["content-type"]) == (422, "application/problem+json")
+    assert (bad.json()["model"], bad.json()["version"], bad.json()["request_id"]) == ("tiny", "1.0", "mine")
+    if token:
+        assert requests.post(url, HALF, headers=sent, timeout=10).status_code in (400, 401)
+
+
+def test_a_version_is_registered_once(stage: Stage) -> None:
+    stage.register("1.0")
+    with pytest.raises(NodeError, match=r"tiny 1\.0 is already registered on node local"):
+        stage.register("1.0")
+    assert not stage.node.ensure(stage.archives["1.0"], "1.0", 1, note)
+    with pytest.raises(NodeError, match="with 1 workers"):
+        stage.node.ensure(stage.archives["1.0"], "1.0", 2, note)
+    assert stage.served() == {"1.0": 1}
+    assert stage.node.unregister("tiny", "1.0")
+    assert not stage.node.unregister("tiny", "1.0")
+    assert stage.node.ensure(stage.archives["1.0"], "1.0", 1, note)
+
+
+def test_an_archive_is_served_under_another_version_or_refused_with_the_reason(stage: Stage) -> None:
+    reason = stage.node.cannot(stage.archives["1.0"], "1.0x")
+    if reason:
+        with pytest.raises(NodeError, match=r"tiny 1\.0x cannot be on node local") as refused:
+            stage.register("1.0", "1.0x")
+        assert reason in refused.value.message
+        return
+    stage.register("1.0", "1.0x")
+    stage.register("2.0")
+    assert stage.served() == {"1.0x": 1, "2.0": 1}
+    assert stage.node.require_version("tiny", "1.0x").archive == stage.archives["1.0"].path.name
+    assert (stage.ask("1.0x").body, stage.ask("2.0").body) == (b'{"y":1.0}', b'{"y":1.5}')
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("crash", "tiny crash"), ("wrong", "golden|wrong|differs|half.json")], ids=["crash", "golden"]
+)
+def test_what_must_not_serve_is_refused_and_gone(stage: Stage, name: str, reason: str) -> None:
+    stage.register("1.0")
+    with pytest.raises(NodeError, match=reason):
+        stage.register(name)
+    assert stage.served() == {"1.0": 1}
+    assert stage.ask("1.0").status == 200
+
+
+def test_a_damaged_archive_is_refused(stage: Stage, tmp_path: Path) -> None:
+    whole = stage.archives["2.0"].path
+    damaged = stage.project.store / whole.name.replace(stage.archives["2.0"].digest, "0" * 12)
+    shutil.copyfile(whole, damaged)
+    try:
+        with pytest.raises(ArchiveError, match="is damaged"):
+            stage.node.register(archive_of(damaged), "2.0", 1, note)
+    finally:
+        damaged.unlink()
+    (tmp_path / "none.mar").write_bytes(b"no zip at all")
+    with pytest.raises(ArchiveError):
+        import_archive(stage.project, tmp_path / "none.mar")
+    assert stage.served() == {}
+
+
+def test_a_version_has_as_many_workers_as_are_asked_for(stage: Stage) -> None:
+    stage.register("1.0")
+    more = stage.node.scale("tiny", "1.0", 2, note)
+    assert (more.workers, more.ready, len(set(more.pids))) == (2, 2, 2)
+    less = stage.node.scale("tiny", "1.0", 1, note)
+    assert (less.workers, less.ready) == (1, 1)
+    until(lambda: sum(map(is_alive, more.pids)) == 1, 10, "the end of one worker")
+    assert stage.ask("1.0").status == 200
+    with pytest.raises(NodeError, match=r"tiny 9\.0 is not registered"):
+        stage.node.scale("tiny", "9.0", 1, note)
+
+
+def test_the_default_answers_callers_that_name_no_version(stage: Stage) -> None:
+    stage.register("1.0")
+    stage.register("2.0")
+    assert stage.ask(None).body == b'{"y":1.0}'
+    stage.node.set_default("tiny", "2.0")
+    assert stage.node.models()["tiny"].default == "2.0"
+    assert stage.ask(None).body == b'{"y":1.5}'
+    with pytest.raises(NodeError):
+        stage.node.set_default("tiny", "9.0")
+    stage.node.give_up_default("tiny", "2.0", "1.0")
+    assert stage.node.unregister("tiny", "2.0")
+    assert stage.ask(None).body == b'{"y":1.0}'
+
+
+def test_bytes_are_replaced_and_come_back_where_the_new_ones_do_not_load(stage: Stage) -> None:
+    stage.register("1.0")
+    write_tiny(stage.site, "tiny", {"1.0": {"factor": 7.0}}, golden=3.5)
+    [new] = build_versions(stage.project, ["tiny:1.0"], QUIET)
+    write_tiny(stage.site, "tiny", {"1.0": {"factor": 7.0}}, golden=1.0)
+    [wrong] = build_versions(stage.project, ["tiny:1.0"], QUIET)
+    stage.node.replace(new.archive, "1.0", 1, note)
+    assert stage.ask("1.0").body == b'{"y":3.5}'
+    with pytest.raises(NodeError, match=f"serves what it served before, {new.archive.path.name}"):
+        stage.node.replace(archive_of(stage.project.store / wrong.archive.path.name), "1.0", 1, note)
+    assert stage.ask("1.0").body == b'{"y":3.5}'
+
+
+def test_a_killed_worker_is_replaced(stage: Stage) -> None:
+    stage.register("1.0", workers=2)
+    killed, other = stage.pids("1.0")
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: killed not in stage.pids("1.0") and stage.served() == {"1.0": 2}, 30, "another worker")
+    assert other in stage.pids("1.0")
+    assert stage.ask("1.0").status == 200
+
+
+def test_a_killed_node_serves_the_same_after_its_start(stage: Stage) -> None:
+    stage.register("1.0")
+    stage.register("2.0")
+    stage.node.set_default("tiny", "2.0")
+    workers = [*stage.pids("1.0"), *stage.pids("2.0")]
+    pid = stage.node.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: stage.node.pid is None, 10, "the end of the node")
+    with pytest.raises(TsctlError):
+        stage.node.models()
+    stage.start()
+    assert not any(map(is_alive, workers)), "nothing of the killed node is left"
+    restored = stage.node.restore(stage.project, QUIET, frozenset())
+    assert restored.failed == ()
+    assert stage.served() == {"1.0": 1, "2.0": 1}
+    assert stage.ask(None).body == b'{"y":1.5}'
+    stage.node.require_same_addresses()
+
+
+def test_an_unregistered_version_answers_what_it_has(stage: Stage) -> None:
+    stage.register("slow")
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(stage.ask, "slow") for _ in range(4)]
+        until(lambda: any(one.running() for one in asked), 5, "requests")
+        threading.Event().wait(0.1)
+        stage.node.unregister("tiny", "slow")
+        statuses = {one.result().status for one in asked}
+    assert stage.served() == {}
+    if stage.node.engine != "torchserve":  # which may lose them, so the gateway drains it before
+        assert statuses == {200}
+
+
+def test_the_logs_say_what_the_node_and_its_workers_do(stage: Stage) -> None:
+    stage.register("1.0")
+    with pytest.raises(NodeError):
+        stage.register("wrong")
+    assert all(path.is_file() for path in stage.node.logs)
+    text = stage.node.logs[-1].read_text(errors="replace")
+    assert "tiny" in text
+    assert "wrong" in text
+    assert stage.node.crash_report()
+
+
+def test_a_node_without_its_port_or_without_disk_does_not_start(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = stage.node
+    with pytest.raises(NodeError, match="runs already"):
+        node.start(stage.project, QUIET)
+    assert stage.stop()
+    assert not stage.stop()
+    assert port_problem(node.spec.host, node.spec.listens_on[0]) == ""
+    with (
+        ThreadingHTTPServer((node.spec.host, node.spec.listens_on[0]), BaseHTTPRequestHandler),
+        pytest.raises(NodeError, match=f"port {node.spec.listens_on[0]} .* is in use"),
+    ):
+        node.start(stage.project, QUIET)
+    monkeypatch.setattr("tsctl.nodes.process.LEAST_FREE_BYTES", 1 << 62)
+    with pytest.raises(NodeError, match="MiB free, and a node needs"):
+        node.start(stage.project, QUIET)
+    assert node.pid is None

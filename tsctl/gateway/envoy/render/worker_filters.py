@@ -1,0 +1,137 @@
+"""The filters of a cluster: what a request gets on its way to a worker, and what a node's error becomes. Pure.
+
+Invariant: a request that goes well, whose client says nothing of time, passes no Lua, which would cost Envoy half as
+much as to forward it. Its path comes from the route (`routes.py`), its headers from `header_mutation`. upstream.lua has
+the cases of `_with_lua`, and everything in the clusters of shadows and of versions on Triton.
+"""
+
+from __future__ import annotations
+
+from handlers.contract import (
+    CLASS_HEADER,
+    LONGEST_CLASS,
+    MOST_CLASSES,
+    OTHER_CLASS,
+    PROBLEM_MEDIA_TYPE,
+    REQUEST_ID_HEADER,
+    RETRY_DIED,
+    RETRY_HEADER,
+    RETRY_REFUSED,
+    SENT_HEADER,
+    TIMEOUT_HEADER,
+)
+from tsctl.gateway.envoy.messages import (
+    NAMESPACE,
+    Json,
+    add_if_absent,
+    extension,
+    http_filter,
+    http_filter_type,
+    lua,
+    overwrite,
+    request_header,
+)
+from tsctl.gateway.envoy.render import triton
+from tsctl.gateway.envoy.render.problems import node_problems
+from tsctl.gateway.envoy.render.upstreams import Upstream
+from tsctl.gateway.headers import CLIENT, DEADLINE_BY_HEADER, DEADLINE_HEADER, ROUTE, SHADOW_HEADER
+
+TOKEN_OF_NODE = f"%UPSTREAM_METADATA({NAMESPACE}:authorization)%"
+#: The moment at which the filter runs, in milliseconds since 1970.
+_NOW_MS = "%EMIT_TIME(%s%3f)%"
+_HEADER_OF = {
+    "request": "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+    "response": "envoy.type.matcher.v3.HttpResponseHeaderMatchInput",
+}
+_STATUS_CLASS = "envoy.type.matcher.v3.HttpResponseStatusCodeClassMatchInput"
+_MUTATION = "header_mutation.v3.HeaderMutation"
+
+
+def worker_filters(upstream: Upstream, path: str, deadline_s: float, is_shadow: bool) -> list[Json]:
+    """The filters of one cluster, the codec last.
+
+    Args:
+        path: of the version on its nodes.
+        deadline_s: of the model's route.
+    """
+    deadline_ms = round(deadline_s * 1000)
+    script = http_filter("lua", "lua.v3.Lua", default_source_code=_script(upstream, path, deadline_ms, is_shadow))
+    mutations: list[Json] = [
+        {"append": overwrite("authorization", TOKEN_OF_NODE)},
+        {"remove": "expect"},  # TorchServe answers 417, and reads the body as the next request
+    ]
+    if is_shadow or upstream.is_triton:
+        envelope = [triton.envelope_filter(upstream.model, upstream.version)] if upstream.is_triton else []
+        before = [script, *envelope]
+    else:
+        before = [_with_lua(script)]
+        mutations += [
+            {"append": add_if_absent(TIMEOUT_HEADER, str(deadline_ms))},
+            {"append": add_if_absent(DEADLINE_BY_HEADER, ROUTE)},
+            {"append": overwrite(SENT_HEADER, _NOW_MS)},  # so a second try has it before it comes to this filter
+        ]
+    return [
+        *before,
+        http_filter("header_mutation", _MUTATION, mutations={"request_mutations": mutations}),
+        http_filter("upstream_codec", "upstream_codec.v3.UpstreamCodec"),
+    ]
+
+
+def _with_lua(script: Json) -> Json:
+    """The script for a second try, for a client's own deadline, for an error, and for the class of a prediction.
+
+    On the way back the last filter is the first: the answer's request id is there before the script reads it.
+    """
+    identified = http_filter(
+        "request_id",
+        _MUTATION,
+        mutations={"response_mutations": [{"append": overwrite(REQUEST_ID_HEADER, request_header(REQUEST_ID_HEADER))}]},
+    )
+    action = extension(
+        "lua", http_filter_type("composite.v3.ExecuteFilterAction"), filter_chain={"typed_config": [script, identified]}
+    )
+    asked = [_has("request", TIMEOUT_HEADER), _has("request", DEADLINE_HEADER)]
+    answered = [*(_is_status(kind) for kind in ("4xx", "5xx")), _has("response", CLASS_HEADER)]
+    matchers = [
+        {"predicate": {"or_matcher": {"predicate": any_of}}, "on_match": {"action": action}}
+        for any_of in (asked, answered)
+    ]
+    return http_filter("with_lua", "composite.v3.Composite", matcher={"matcher_list": {"matchers": matchers}})
+
+
+def _has(of: str, header: str) -> Json:
+    """That a request or a response has the header."""
+    source = extension("header", _HEADER_OF[of], header_name=header)
+    return {"single_predicate": {"input": source, "value_match": {"safe_regex": {"google_re2": {}, "regex": ".*"}}}}
+
+
+def _is_status(kind: str) -> Json:
+    """That the status of a response is one of these, such as 4xx."""
+    return {"single_predicate": {"input": extension("status", _STATUS_CLASS), "value_match": {"exact": kind}}}
+
+
+def _script(upstream: Upstream, path: str, deadline_ms: int, is_shadow: bool) -> Json:
+    return lua(
+        "upstream.lua",
+        PATH=path,
+        DEADLINE_MS=deadline_ms,
+        IS_SHADOW=is_shadow,
+        NAMESPACE=NAMESPACE,
+        REQUEST_ID_HEADER=REQUEST_ID_HEADER,
+        TIMEOUT_HEADER=TIMEOUT_HEADER,
+        DEADLINE_HEADER=DEADLINE_HEADER,
+        DEADLINE_BY_HEADER=DEADLINE_BY_HEADER,
+        CLIENT=CLIENT,
+        ROUTE=ROUTE,
+        SENT_HEADER=SENT_HEADER,
+        SHADOW_HEADER=SHADOW_HEADER,
+        CLASS_HEADER=CLASS_HEADER,
+        MOST_CLASSES=MOST_CLASSES,
+        LONGEST_CLASS=LONGEST_CLASS,
+        OTHER_CLASS=OTHER_CLASS,
+        RETRY_HEADER=RETRY_HEADER,
+        REFUSED=RETRY_REFUSED,
+        DIED=RETRY_DIED,
+        PROBLEM_MEDIA_TYPE=PROBLEM_MEDIA_TYPE,
+        **node_problems(upstream.model, upstream.version),
+    )

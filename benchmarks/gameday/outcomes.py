@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.gameday.users import digit_of
 from benchmarks.harness.client import Answer
@@ -20,13 +21,20 @@ TORCHSERVE = "torchserve"
 
 @dataclass(frozen=True)
 class Canary:
-    """A version that is released, its fault, and the node's engine; no `archive`: the one of its own name."""
+    """A version that is released, and its fault.
+
+    Args:
+        engine: of the node that it is on.
+        archive: the version whose archive it serves; empty: the one of its own name.
+        policy: where its release needs another policy than the others.
+    """
 
     version: str
     fault: str
     is_bad: bool = True
     engine: str = TORCHSERVE
     archive: str = ""
+    policy: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

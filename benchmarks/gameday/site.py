@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks import ARCHIVES
 from benchmarks.gameday.outcomes import TORCHSERVE, Canary
 from benchmarks.harness.commands import run_tsctl
@@ -56,6 +58,13 @@ def gameday_site(
     served = [(MODEL, STABLE)]
     with running(own, nodes, archives, served, progress, ROUTE, dict(policy), targets) as fleet:
         yield fleet
+
+
+def set_policy(fleet: Fleet, policy: Mapping[str, Any]) -> None:
+    """deployment.yaml has this policy for the releases to come."""
+    path = fleet.project.deployment
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**content, "rollout": dict(policy)}, sort_keys=False), encoding="utf-8")
 
 
 def release(fleet: Fleet, version: str, step: ProgressStep) -> Path:

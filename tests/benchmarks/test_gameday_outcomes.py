@@ -165,4 +165,5 @@ def test_archive_and_day_name_the_same_canaries() -> None:
     assert {canary.archive for canary in gameday.CANARIES} == {"", STABLE}
     same = [canary.version for canary in gameday.CANARIES if not canary.is_bad]
     assert same == ["same", "on_uvicorn", "on_triton"]
-    RolloutPolicy.model_validate(gameday.POLICY)
+    for canary in gameday.CANARIES:
+        RolloutPolicy.model_validate({**gameday.POLICY, **canary.policy})

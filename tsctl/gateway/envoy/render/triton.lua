@@ -6,6 +6,7 @@ function envoy_on_request(handle)
   if headers:get(HELD_LENGTH_HEADER) ~= nil then
     return -- a second try has what the first one wrote
   end
+  headers:replace(":method", "POST") -- also where the worker is asked for its metadata
   headers:replace(HELD_LENGTH_HEADER, headers:get(LENGTH_HEADER) or HELD_NONE)
   headers:replace(LENGTH_HEADER, "0")
   local encoding = headers:get("content-encoding")

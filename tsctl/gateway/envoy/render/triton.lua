@@ -1,4 +1,4 @@
--- Runs in the clusters of versions on Triton, between upstream.lua and the node. render/triton.py puts the constants before it.
+-- Runs in the clusters of versions on Triton, between from_node.lua and the node. render/triton.py puts the constants before it.
 
 -- Triton takes the whole body as the one input, and would act on these headers itself: the worker gets them by other names.
 function envoy_on_request(handle)
@@ -55,7 +55,7 @@ local function refuse(handle, body, status, message)
   local retry
   status, retry = meaning(status, message)
   local saved = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
-  if retry ~= nil and not (saved ~= nil and saved["is_retry"]) then -- as in upstream.lua
+  if retry ~= nil and not (saved ~= nil and saved["is_retry"]) then -- as in from_node.lua
     headers:replace(RETRY_HEADER, retry)
   end
   if status == 503 then

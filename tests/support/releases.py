@@ -40,6 +40,7 @@ def releasing(
     versions: dict[str, dict[str, Any]],
     nodes: tuple[str, ...] = ("local",),
     archive: Mapping[str, Any] | None = None,
+    edit: Callable[[dict[str, Any]], None] = lambda content: None,
     **policy: Any,
 ) -> Iterator[Front]:
     """Version 1.0 of `tiny` is served on all nodes, and archives of all versions are built, while the block runs.
@@ -47,6 +48,7 @@ def releasing(
     Args:
         versions: settings by version.
         archive: keys of archive.yaml.
+        edit: changes deployment.yaml before all is started.
         policy: where it differs from POLICY.
     """
     site = make_site(root / "site")
@@ -56,6 +58,7 @@ def releasing(
         content["nodes"][name] = make_site(root / f"ports-{name}").deployment["nodes"]["local"]
     content["models"] = {"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}}
     content["rollout"] = {**POLICY, **policy}
+    edit(content)
     (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     base, metrics = with_gateway(site, {})
     site.run("archive", "build")

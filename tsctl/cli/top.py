@@ -60,11 +60,12 @@ def up(node: NodeHere = None) -> None:
     typer.echo("")
     for line in endpoint_lines(deployment, nodes):
         typer.echo(line)
-    base, header = nodes[0].spec.url, nodes[0].header_file
-    if gateway is not None:
-        base, header = gateway.spec.address, local_key(gateway)
-    answered = [answer.model for answer in result.answers if answer.reply.status == 200]
-    for model in [*answered, *deployment.models][:1]:
+    answered = [(answer.model, answer.node) for answer in result.answers if answer.reply.status == 200]
+    for model, name in [*answered, *((model, nodes[0].name) for model in deployment.models)][:1]:
+        asked = next(node for node in nodes if node.name == name)
+        base, header = asked.spec.url, asked.header_file
+        if gateway is not None:
+            base, header = gateway.spec.address, local_key(gateway)
         typer.echo(f"\n{curl_line(project, base, header, model, Path.cwd())}")
     if result.failures:
         raise result.kind("not all is served:\n  " + "\n  ".join(result.failures), "See 'tsctl status'.")

@@ -77,7 +77,7 @@ def _impossible(project: Project, model: str, wanted: WantedVersion, on: Sequenc
     archive = archive_of(project.store / wanted.archive) if wanted.archive is not None else None
     ways = {(node.protocol, node.path(model, wanted.version)): node for node in reversed(on)}
     for node in on:
-        if archive is not None and (reason := node.cannot(archive, wanted.version)):
+        if archive is not None and (reason := _why_not(node, archive, wanted.version)):
             yield node.name, reason
         elif len(ways) > 1 and ways[node.protocol, node.path(model, wanted.version)] is not on[0]:
             yield (
@@ -85,6 +85,13 @@ def _impossible(project: Project, model: str, wanted: WantedVersion, on: Sequenc
                 f"the engine {node.engine} is asked in another way than {on[0].engine} of node {on[0].name}, and the"
                 " gateway asks all nodes of a version in one way",
             )
+
+
+def _why_not(node: Node, archive: StoredArchive, version: str) -> str:
+    try:
+        return node.cannot(archive, version)
+    except ArchiveError as error:
+        return error.summary
 
 
 def _workers_inside(archive: StoredArchive) -> int:

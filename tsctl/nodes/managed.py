@@ -146,8 +146,8 @@ class ManagedNode(Node, ABC):
         self, model: str, version: str, workers: int, note: Note, timeout_s: float | None = None
     ) -> ObservedVersion:
         with self._locked(model):
-            self.require_version(model, version)
-            self.ask_to_scale(model, version, workers)
+            if self.require_version(model, version).workers != workers:  # the node restarts dead ones by itself
+                self.ask_to_scale(model, version, workers)
             if workers:
                 self._wait_ready(model, version, note, timeout_s)
             return self._wait(

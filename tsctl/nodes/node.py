@@ -202,7 +202,11 @@ class Node(ABC):
 
     @abstractmethod
     def cannot(self, archive: StoredArchive, version: str) -> str:
-        """Why this engine cannot serve the archive as this version, whatever is done; empty where it can."""
+        """Why this engine cannot serve the archive as this version, whatever is done; empty where it can.
+
+        Raises:
+            ArchiveError: it cannot be read.
+        """
 
     @abstractmethod
     def register(

@@ -9,7 +9,7 @@ from pathlib import Path
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.up import UpResult
-from tsctl.nodes.node import Node
+from tsctl.nodes.node import PLAIN, Node
 from tsctl.views.table import Table
 
 #: An answer is shown on one line, cut to this many characters.
@@ -41,13 +41,18 @@ def result_lines(nodes: Sequence[Node], result: UpResult, is_changed: bool) -> I
 def endpoint_lines(deployment: DeploymentSpec, nodes: Sequence[Node]) -> Iterator[str]:
     """The addresses to ask, the gateway's first."""
     rows = [
-        (f"{name} of {node.name}" if len(deployment.nodes) > 1 else name, address)
+        (f"{name} of {node.name}" if len(deployment.nodes) > 1 else name, address + _path(node, name))
         for node in nodes
-        for name, address in ((what, address + _PATHS.get(what, "")) for what, address in node.addresses.items())
+        for name, address in node.addresses.items()
     ]
     if deployment.gateway is not None:
         rows = [("gateway", f"{deployment.gateway.address}/predictions/<model>"), *rows]
     yield from Table(("", ""), rows).lines()[1:]
+
+
+def _path(node: Node, name: str) -> str:
+    """Where to look at an address; empty where a gateway has to translate."""
+    return _PATHS.get(name, "") if name != "inference" or node.protocol == PLAIN else ""
 
 
 def curl_line(project: Project, base: str, header: Path | None, model: str, here: Path) -> str:

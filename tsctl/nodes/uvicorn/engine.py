@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from handlers.contract import METRICS_FOLDER_VARIABLE, SHARED_CACHE_KEY_VARIABLE, SHARED_CACHE_VARIABLE
-from tsctl.archive.container import digest_of
-from tsctl.archive.inspect import inspect_archive
+from tsctl.archive.container import digest_of, open_archive
+from tsctl.archive.inspect import read_facts
 from tsctl.archive.store import StoredArchive, list_archives
 from tsctl.config.nodes import BaseNodeSpec, OwnServerSpec, UvicornSpec
 from tsctl.config.project import Project
-from tsctl.errors import ArchiveError, NodeError
+from tsctl.errors import NodeError
 from tsctl.host.files import make_folder
 from tsctl.host.process import inherited
 from tsctl.host.progress import Progress
@@ -145,13 +145,9 @@ class UvicornNode(ManagedNode):
         return self.client.predict(path, body, media_type)
 
     def cannot(self, archive: StoredArchive, version: str) -> str:
-        try:
-            made_by = inspect_archive(archive.path).made_by
-        except ArchiveError as error:
-            return error.summary
-        return (
-            "" if made_by == "tsctl" else f"{archive.path.name} was not built by tsctl, so only TorchServe can serve it"
-        )
+        with open_archive(archive.path) as content:
+            is_stock = read_facts(content).is_stock
+        return f"{archive.path.name} was not built by tsctl, so only TorchServe can serve it" if is_stock else ""
 
     def reports(self) -> list[VersionReport]:
         return [_report(state) for state in self.client.versions()]

@@ -49,7 +49,7 @@ _REFUSED_HEADER = Problem(
     f"The name %DYNAMIC_METADATA({NAMESPACE}:{REFUSED_HEADER_KEY})% has an underscore; write it with hyphens.",
 )
 
-#: Errors of a node itself, by the status that upstream.lua gives them; any other status is _OTHER_NODE_PROBLEM.
+#: Errors of a node itself, by the status that from_node.lua gives them; any other status is _OTHER_NODE_PROBLEM.
 _NODE_PROBLEMS = {status: GATEWAY_PROBLEMS[status] for status in (405, 413, 503, 504)} | {
     400: Problem(
         "undecodable-body",
@@ -94,7 +94,7 @@ def _mapper(operator: str, status: int, problem: Problem) -> Json:
 
 
 def node_problems(model: str, version: str) -> dict[str, Any]:
-    """Constants of upstream.lua: the document of a node's error with {placeholders}, and what to fill in by status."""
+    """Constants of from_node.lua: the document of a node's error with {placeholders}, and what to fill in by status."""
     document = problem_document("{kind}", "{title}", "{status}", "{detail}", "{request_id}", model, version)
     return {
         "PROBLEM": json.dumps(document, separators=(",", ":")).replace('"{status}"', "{status}"),

@@ -60,7 +60,7 @@ USER_FILTER, USER_FILTER_TYPE = "user", "header_to_metadata.v3.Config"
 REPICKS = 50
 #: The tries after the first. With one, a request would fail where the node of its second try has just died as well; and
 #: where Envoy was given new clusters meanwhile, it takes the node that failed for another one. What a node answers is
-#: tried once more at most: upstream.lua marks no answer to a second try.
+#: tried once more at most: from_node.lua marks no answer to a second try.
 RETRIES = 2
 #: Made by the cluster, which alone knows it: the path of a client never becomes a part of it.
 _PATH_ON_NODE = cluster_metadata(PATH_KEY)

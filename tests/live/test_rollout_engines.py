@@ -30,7 +30,7 @@ def test_a_model_moves_to_another_engine_and_back_and_no_request_fails(tmp_path:
         assert site.run("plan").out.strip() == "nothing to change"
         with asking(front) as load:
             there = site.run("rollout", "start", "tiny", "1.0u", status=PROMOTED)
-            assert "registered without traffic: ready on 1 node (api)" in there.out
+            assert "registered without traffic: ready on 1 node (api)" in there.err
             assert weights(front) == {"1.0u": TOTAL}
             state = fold(read(newest(front)))
             assert (state.nodes, state.stable_nodes) == (("api",), ("local",))

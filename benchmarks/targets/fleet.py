@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from tsctl.archive.golden import make_golden
 from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.deployment import read_deployment
-from tsctl.config.nodes import TorchServeSpec
+from tsctl.config.nodes import TorchServeSpec, UvicornSpec
 from tsctl.config.project import Project
 from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.start import local_key
@@ -101,6 +101,7 @@ def running_fleet(
     route: dict[str, Any] | None = None,
     spare: Sequence[tuple[str, str]] = (),
     shadows: bool = False,
+    make_node: Callable[[], TorchServeSpec | UvicornSpec] = free_node,
 ) -> Iterator[Fleet]:
     """Nodes that serve these versions behind a gateway while the block runs.
 
@@ -110,10 +111,11 @@ def running_fleet(
         spare: versions that are built, for `register`.
         route: as in deployment.yaml, for every model.
         shadows: whether there is also a node SHADOWS, which serves nothing yet.
+        make_node: gives each node its settings.
     """
     own = own_project(project, folder)
     archives = _built(project, own, [*served, *spare], progress)
-    specs = {f"n{number}": free_node() for number in range(nodes)}
+    specs: dict[str, TorchServeSpec | UvicornSpec] = {f"n{number}": make_node() for number in range(nodes)}
     if shadows:
         specs[SHADOWS] = free_node().model_copy(update={"nice": 19})
     with running(own, specs, archives, served, progress, route or {}) as fleet:
@@ -123,7 +125,7 @@ def running_fleet(
 @contextmanager
 def running(
     own: Project,
-    specs: Mapping[str, TorchServeSpec],
+    specs: Mapping[str, TorchServeSpec | UvicornSpec],
     archives: dict[tuple[str, str], StoredArchive],
     served: Sequence[tuple[str, str]],
     progress: Progress,
@@ -176,7 +178,7 @@ def _built(
 
 def _write_deployment(
     own: Project,
-    nodes: Mapping[str, TorchServeSpec],
+    nodes: Mapping[str, TorchServeSpec | UvicornSpec],
     served: Sequence[tuple[str, str]],
     route: dict[str, Any],
     rollout: dict[str, Any],

@@ -14,7 +14,7 @@ import yaml
 from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import Serving
-from tsctl.config.nodes import TorchServeSpec
+from tsctl.config.nodes import TorchServeSpec, UvicornSpec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
 from tsctl.host.ports import free_ports
@@ -37,6 +37,12 @@ def free_node() -> TorchServeSpec:
     inference, management, metrics = (f"http://127.0.0.1:{port}" for port in addresses)
     grpc_ports = (grpc_inference, grpc_management)
     return TorchServeSpec(inference=inference, management=management, metrics=metrics, grpc_ports=grpc_ports)
+
+
+def free_uvicorn_node() -> UvicornSpec:
+    """A node of our own server on a free port."""
+    [port] = free_ports(1)
+    return UvicornSpec(engine="uvicorn", address=f"http://127.0.0.1:{port}")
 
 
 def json_sample(archive: StoredArchive) -> tuple[bytes, str]:

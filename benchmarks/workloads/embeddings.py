@@ -17,10 +17,12 @@ from benchmarks import BASELINES
 from benchmarks.harness.figures import Figure, Goal, Result, Turn, fastest, times
 from benchmarks.harness.run import Job
 from benchmarks.harness.scripts import run_script
+from benchmarks.harness.target import Target
 from benchmarks.harness.workload import Requests, TakeTurn, Workload, measure_turns, own_folder
 from benchmarks.harness.wrk import require_wrk
 from benchmarks.targets.node import BenchmarkNode, NodeTarget
 from benchmarks.targets.project import build_stock_archive, own_project, write_stock_config
+from benchmarks.targets.served import ServedTarget
 from benchmarks.workloads.inputs import AROUND, BLOCK, mixed_lengths, sentences
 from tsctl.archive.build import build_version
 from tsctl.config.archive import Batch, Warmup, read_archive_spec
@@ -40,8 +42,9 @@ BARE_S = 2.5
 BARE_TIMEOUT_S = 300
 ORDERS = ("as they come", "sorted")
 OURS = "ServingHandler"
+SERVED = "ServingHandler, uvicorn"
 STOCK = "BaseHandler"
-SHARE_OF_BARE = Goal(0.9)
+SHARE_OF_BARE, SHARE_OF_SORTED = Goal(0.9), Goal(0.95)
 TIMES_STOCK = Goal(1.3)
 JSON = "application/json"
 
@@ -69,7 +72,7 @@ def run(job: Job) -> Result:
 
 
 def embeddings_workload(project: Project, folder: Path, progress: Progress) -> tuple[Workload, Path]:
-    """Both handlers on one node with equal batches and threads, and the folder of the encoder."""
+    """Both handlers on one node, and ours on our own server, with equal batches and threads; the encoder's folder."""
     own = own_project(project, folder / "built")
     copied = own.archives / "embeddings"
     shutil.copytree(project.archives / "embeddings", copied)
@@ -85,7 +88,11 @@ def embeddings_workload(project: Project, folder: Path, progress: Progress) -> t
         texts = mixed_sentences(encoder)
     bodies = [json.dumps({"text": text}).encode() for text in texts]
     node = BenchmarkNode(project, folder / "here")
-    targets = [NodeTarget(OURS, node, ours, JSON), NodeTarget(STOCK, node, stock, JSON)]
+    targets: list[Target] = [
+        NodeTarget(OURS, node, ours, JSON),
+        ServedTarget(SERVED, ours, folder / "served", JSON),
+        NodeTarget(STOCK, node, stock, JSON),
+    ]
     return Workload(Requests(bodies, CONNECTIONS, WARMING_S), targets, embedding), encoder
 
 
@@ -151,5 +158,7 @@ def _figures(turns: dict[str, list[Turn]]) -> list[Figure]:
     return [
         times(f"of the {best['as they come']}", ours, turns[best["as they come"]], SHARE_OF_BARE),
         times("over BaseHandler", ours, stock, TIMES_STOCK),
-        times(f"of the {best['sorted']}", ours, turns[best["sorted"]]),
-    ]
+        *(times(f"{name}, of the {best['sorted']}", turns[name], turns[best["sorted"]], SHARE_OF_SORTED)
+          for name in (OURS, SERVED)),
+        times(f"{SERVED}, over BaseHandler", turns[SERVED], stock),
+    ]  # fmt: skip

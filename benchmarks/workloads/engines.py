@@ -227,13 +227,13 @@ def _lone(goal: Goal, by_name: Mapping[str, Measured], comparison: Comparison) -
 
 
 def _overload(engine: Measured) -> list[Figure]:
-    pairs = [(turn, turn.overload) for turn in engine.turns if turn.overload is not None]
+    loads = [turn.overload for turn in engine.turns if turn.overload is not None]
     title = f"{engine.name}, twice its capacity"
     return [
-        Figure(f"{title}: answered", "share", tuple(o.goodput_s / t.capacity_s for t, o in pairs), GOODPUT),
-        Figure(f"{title}: bad refusals", "requests", tuple(float(o.bad_refusals) for _, o in pairs), NONE_BAD),
-        Figure(f"{title}: slowest refusal", "ms", tuple(o.refusal_most_ms for _, o in pairs), REFUSAL_MS),
-        Figure(f"{title}: recovery", "s", tuple(o.recovery_s for _, o in pairs), RECOVERY_S),
+        Figure(f"{title}: answered", "share", tuple(load.goodput_share for load in loads), GOODPUT),
+        Figure(f"{title}: bad refusals", "requests", tuple(float(load.bad_refusals) for load in loads), NONE_BAD),
+        Figure(f"{title}: slowest refusal", "ms", tuple(load.refusal_most_ms for load in loads), REFUSAL_MS),
+        Figure(f"{title}: recovery", "s", tuple(load.recovery_s for load in loads), RECOVERY_S),
     ]
 
 

@@ -6,6 +6,7 @@ from benchmarks.harness.run import Run
 from benchmarks.workloads import (
     gateway_cost,
     gateway_faults,
+    gateway_filters,
     gateway_limits,
     gateway_overload,
     gateway_shadow,
@@ -17,6 +18,7 @@ WORKLOADS: dict[str, Run] = {
     "faults": gateway_faults.run,
     "overload": gateway_overload.run,
     "cost": gateway_cost.run,
+    "filters": gateway_filters.run,
     "shadow": gateway_shadow.run,
     "versions": gateway_limits.run_versions,
     "floods": gateway_limits.run_floods,

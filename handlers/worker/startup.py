@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def reported_load(model: str, version: str) -> Iterator[dict[str, Any]]:
-    """Log one line on how the load in the block ended, with the facts that the block adds.
+    """Log one line on how the load in the block ended, with the facts that the block adds; `seconds` is added to them.
 
     Raises:
         LoadError: the block raised anything.
@@ -52,7 +52,7 @@ def reported_load(model: str, version: str) -> Iterator[dict[str, Any]]:
         report = LoadReport(model, version, os.getpid(), False, " ".join(why.split())[:2000])
         logger.warning("%s", report.line())
         raise LoadError(f"{model} {version} must not serve: {why}") from error
-    facts = {"seconds": round(time.monotonic() - begin, 3), **facts}
+    facts["seconds"] = round(time.monotonic() - begin, 3)
     logger.warning("%s", LoadReport(model, version, os.getpid(), True, facts=facts).line())
 
 
@@ -143,7 +143,9 @@ def _tune(worker: Worker, samples: Sequence[Sample]) -> None:
         return ran
 
     budget_s = min(TUNING_S, worker.config.warmup_budget_s)
-    handler.token_costs = measure_costs(probe, budget_s, time.monotonic)
+    is_one_core = handler.device.type == "cpu" and handler.threads == 1
+    timer = time.process_time if is_one_core else time.perf_counter  # several threads wait for each other, or a GPU
+    handler.token_costs = measure_costs(probe, budget_s, time.monotonic, timer)
 
 
 def _accelerate(worker: Worker) -> dict[str, str]:

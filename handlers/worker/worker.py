@@ -236,7 +236,7 @@ class Worker:
     def _metadata(self, request: Request) -> Outcome:
         versions = [version for version in request.headers.get(VERSIONS_HEADER, "").split(",") if version]
         metadata = self.metadata(versions)
-        if request.headers.get("accept") == PROTOBUF:
+        if PROTOBUF in (request.media_type, request.headers.get("accept")):  # not every engine hands over both
             return Outcome(200, encode_model_metadata(metadata), PROTOBUF)
         return Outcome(200, to_json(metadata))
 

@@ -154,8 +154,8 @@ def test_every_contender_gets_json(tmp_path: Path) -> None:
 
 def test_the_figures_are_ratios_inside_a_round() -> None:
     overload = OverloadFigures(
-        offered_s=2600.0, goodput_s=1200.0, refused=5, bad_refusals=1, refusal_p99_ms=3.0, refusal_most_ms=60.0,
-        recovery_s=0.5,
+        capacity_s=1300.0, offered_s=2600.0, goodput_s=1200.0, refused=5, bad_refusals=1, refusal_p99_ms=3.0,
+        refusal_most_ms=60.0, recovery_s=0.5,
     )  # fmt: skip
     comparison = Comparison(
         SETTING,
@@ -182,5 +182,5 @@ def test_the_figures_are_ratios_inside_a_round() -> None:
     assert found["uvicorn, twice its capacity: bad refusals"].is_reached is False
     assert found["uvicorn, twice its capacity: slowest refusal"].is_reached is False
     answered = found["uvicorn, twice its capacity: answered"]
-    assert list(answered.rounds) == pytest.approx([1200 / 1300, 1200 / 2600])
+    assert list(answered.rounds) == pytest.approx([1200 / 1300, 1200 / 1300])
     assert found["uvicorn, twice its capacity: recovery"].is_reached is True

@@ -59,6 +59,7 @@ def test_every_path_is_answered_once_and_no_byte_stays_held(
         assert answer in b"".join(message["body"] for message in rest)
         assert path == "/elsewhere" or (b"x-request-id", b"mine") in start["headers"]
         assert pool.held == 0
+        assert pool.left == [], "only what waits can leave"
 
     asyncio.run(run())
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import pytest
 import requests
 import yaml
+from tritonclient.grpc import service_pb2 as pb
 
 from benchmarks.harness.client import under_load
+from handlers.contract import GRPC_SERVICE
 from tests.support.gateways import PROBLEM, Front, brought_up, certificate, front_of, with_gateway
 from tests.support.raw_http import read_messages
 from tests.support.recorders import Listener
@@ -29,6 +33,7 @@ from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.weights import TOTAL
 from tsctl.errors import ConflictError, GatewayError
 from tsctl.gateway import change, state, sync
+from tsctl.gateway.counters import REQUESTS, parse_page
 from tsctl.gateway.envoy import supervisor
 from tsctl.gateway.envoy.messages import document
 from tsctl.gateway.files import read_document
@@ -152,6 +157,64 @@ def test_clients_of_the_open_inference_protocol_are_answered_in_it(front: Front)
     assert_problem(front.ask("/v2/models/tiny/versions/9.9/infer", body), 404, "not-found")
     assert_problem(front.ask("/v2/models/tiny/infer", b"", "GET"), 405, "method-not-allowed")
     until(lambda: "oip-v2" in {line["protocol"] for line in front.log()}, 15, "a line of the access log")
+
+
+def over_grpc(front: Front, model: str, x: float, id_: str = "", **metadata: str) -> tuple[str, str]:
+    """Version of the answer, or code and details."""
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", shape=[1], datatype="FP64")
+    raw = [struct.pack("<d", x)]
+    message = pb.ModelInferRequest(
+        model_name=model, id=id_, inputs=[tensor], raw_input_contents=raw
+    ).SerializeToString()
+    sent = [(name.replace("_", "-"), value) for name, value in {"x-api-key": front.key, **metadata}.items()]
+    with grpc.insecure_channel(front.base.removeprefix("http://")) as channel:
+        try:
+            ask = channel.unary_unary(f"/{GRPC_SERVICE}/ModelInfer")
+            body, call = ask.with_call(message, timeout=10, metadata=sent)
+        except grpc.RpcError as error:
+            return error.code().name, error.details()
+    answer = pb.ModelInferResponse.FromString(body)
+    version = dict(call.initial_metadata())["x-model-version"]
+    assert answer.model_version == version
+    assert struct.unpack("<d", answer.raw_output_contents[0]) == (x * {"1.0": 2, "2.0": 3}[version],)
+    return version, ""
+
+
+def counted(front: Front, model: str) -> Counter[tuple[str, str, str]]:
+    """Requests by version, status and what chose the version, as rollouts read them."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for sample in parse_page(requests.get(f"{front.metrics}/metrics", timeout=10).text):
+        if sample.name == REQUESTS and sample.labels.get("model") == model:
+            counts[sample.labels["version"], sample.labels["status"], sample.labels["by"]] += sample.value
+    return counts
+
+
+def test_requests_over_grpc_have_the_weights_limits_and_counts_of_rest(front: Front) -> None:
+    front.site.run("weights", "set", "tiny", "1.0=50%", "2.0=50%")
+    before = counted(front, "tiny")
+    versions = Counter(over_grpc(front, "tiny", 0.5)[0] for _ in range(60))
+    assert versions.keys() == {"1.0", "2.0"} and min(versions.values()) > 10  # else once in 10^6 runs
+    assert {over_grpc(front, "tiny", 0.5, x_track="canary")[0] for _ in range(5)} == {"2.0"}
+    assert len({over_grpc(front, "tiny", 0.5, x_user_id="u-7")[0] for _ in range(8)}) == 1
+    code, details = over_grpc(front, "tiny", float("nan"))
+    assert (code, details) == ("INVALID_ARGUMENT", "inputs.0.raw_input_contents.0: a value of FP64 is a finite number.")
+    assert over_grpc(front, "slow", 0.5)[0] == "DEADLINE_EXCEEDED"
+    assert over_grpc(front, "tiny", 0.5, "x" * 5000)[0] == "RESOURCE_EXHAUSTED"  # a body of 4 KiB is the limit
+
+    def grown() -> dict[str, int]:
+        """By status and what chose the version."""
+        statuses: Counter[str] = Counter()
+        for (_, status, by), value in (counted(front, "tiny") - before).items():
+            statuses[f"{status} {by}"] += value
+        return dict(statuses)
+
+    until(lambda: grown() == {"200 weight": 68, "200 header": 5, "422 weight": 1}, 15, "the counters")
+    front.site.run("weights", "set", "tiny", "1.0=100%")
+    key = front.site.run("keys", "add", "few", "--requests-per-s", "1", "--burst", "2").out.strip()
+    codes = [over_grpc(front, "tiny", 0.5, **{"x-api-key": key})[0] for _ in range(6)]
+    assert codes[:2] == ["1.0", "1.0"] and codes.count("RESOURCE_EXHAUSTED") >= 3
+    front.site.run("keys", "revoke", "few")
+    assert over_grpc(front, "tiny", 0.5, **{"x-api-key": key})[0] == "UNAUTHENTICATED"
 
 
 def test_weights_are_in_force_when_the_command_returns(front: Front) -> None:
@@ -502,6 +565,12 @@ def test_tls_with_a_certificate_that_is_replaced(site: Site) -> None:
     headers = {"Content-Type": "application/json", "x-api-key": front_of(site, base, metrics).key}
     ca = str(site.root / "tls" / "server.pem")
     assert requests.post(f"{base}/predictions/tiny", data=HALF, headers=headers, verify=ca, timeout=10).ok
+    trusted = grpc.ssl_channel_credentials((site.root / "tls" / "server.pem").read_bytes())
+    with grpc.secure_channel(base.removeprefix("https://"), trusted) as channel:
+        ask = channel.unary_unary(f"/{GRPC_SERVICE}/ModelReady")
+        message = pb.ModelReadyRequest(name="tiny").SerializeToString()
+        answer = ask(message, timeout=10, metadata=[("x-api-key", headers["x-api-key"])])
+    assert pb.ModelReadyResponse.FromString(answer).ready
     host, _, port = base.removeprefix("https://").partition(":")
 
     def shown() -> str:

@@ -21,7 +21,7 @@ from tsctl.gateway.envoy.render.bodies import places
 
 MIB = 1 << 20
 #: Of each kind of body that needs a place, one may be at the node at a time.
-PLACES = places(MIB, 16 * MIB)
+PLACES = places(MIB * 7 // 8, 16 * MIB)
 assert set(PLACES.values()) == {1}
 SMALL, LENGTHS = 9_999, (10_000, 100_000, 1_000_000, 10_000_000)
 

@@ -1,7 +1,7 @@
 """The same cases on a node of every engine: what `tsctl.nodes.node.Node` says must be true, whoever serves.
 
-One node per engine is started for all cases; a case leaves it without versions. An engine that is not installed on this
-machine is left out with the reason, unless it is one that the checkout itself has.
+One node per engine is started for all cases; a case leaves it without versions. An engine with an environment of its
+own is installed into the checkout first.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import yaml
 from rich.console import Console
 
 from handlers.contract import MODEL_VERSION_HEADER
+from tests.support.engines import give_engine
 from tests.support.sites import HALF, Site, is_alive, make_site, until, write_tiny
 from tsctl.archive.build import build_versions
 from tsctl.archive.store import StoredArchive, archive_of, import_archive
@@ -33,6 +34,7 @@ from tsctl.errors import ArchiveError, NodeError, TsctlError
 from tsctl.host.ports import free_ports, port_problem
 from tsctl.host.progress import Progress
 from tsctl.nodes.engines import open_nodes
+from tsctl.nodes.environments import ENGINES
 from tsctl.nodes.node import PLAIN, Node
 from tsctl.nodes.observed import Reply
 
@@ -40,6 +42,7 @@ QUIET = Progress(Console(quiet=True))
 START_S = 40.0
 #: What deployment.yaml says of a node of each engine, by the ports that are free.
 SPECS: dict[str, Callable[[list[int]], dict[str, Any]]] = {
+    "bentoml": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}"},
     "torchserve": lambda ports: {
         **{
             name: f"http://127.0.0.1:{port}"
@@ -48,6 +51,7 @@ SPECS: dict[str, Callable[[list[int]], dict[str, Any]]] = {
         "grpc_ports": ports[3:5],
     },
     "uvicorn": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}"},
+    "triton": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}"},
 }
 VERSIONS: dict[str, dict[str, Any]] = {
     "1.0": {},
@@ -133,6 +137,8 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     project = Project(site.root)
     built = build_versions(project, [f"tiny:{version}" for version in VERSIONS], QUIET)
     archives = {one.archive.version: stored(project, one.archive) for one in built}
+    if request.param in ENGINES:
+        give_engine(site, request.param)
     [node] = open_nodes(project, read_deployment(project.deployment))
     stage = Stage(site, node, archives)
     stage.start()
@@ -173,6 +179,7 @@ def test_a_version_answers_at_its_address_with_its_own_headers(stage: Stage) -> 
     assert (bad.json()["model"], bad.json()["version"], bad.json()["request_id"]) == ("tiny", "1.0", "mine")
     if token:
         assert requests.post(url, HALF, headers=sent, timeout=10).status_code in (400, 401)
+        assert requests.get(f"{node.spec.url}/metrics", timeout=10).status_code != 200
 
 
 def test_a_version_is_registered_once(stage: Stage) -> None:

@@ -16,7 +16,7 @@ import requests
 from handlers.contract import GRPC_SERVICE, SERVER_VERSION
 from tests.live.test_serve import served
 from tests.support.gateways import brought_up, with_gateway
-from tests.support.oip_clients import Client, Knowing, Place, Plain, Refused, Triton, kserve
+from tests.support.oip_clients import Client, Knowing, Kserve, Place, Plain, Refused, Triton, kserve_process
 from tests.support.sites import Site, copy_archives, make_site
 from tsctl.host.ports import free_ports
 
@@ -55,13 +55,14 @@ def clients(places: dict[str, Place]) -> Iterator[dict[tuple[str, str], Client]]
     """Every client of every place."""
     with ExitStack() as stack:
         made: dict[tuple[str, str], Client] = {}
+        process = stack.enter_context(kserve_process())
         for name, place in places.items():
             made[name, "plain"] = Plain(place)
             for kind in ("json", "binary", "grpc"):
                 made[name, f"triton-{kind}"] = client = Triton(place, kind)
                 stack.callback(client.close)
             for kind in ("rest", "rest-binary", "grpc"):
-                made[name, f"kserve-{kind}"] = stack.enter_context(kserve(place, kind))
+                made[name, f"kserve-{kind}"] = Kserve(process, place, kind)
         yield made
 
 

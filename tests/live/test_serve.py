@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -287,6 +290,31 @@ def test_sigterm_answers_what_came_and_ends_with_0(tmp_path: Path) -> None:
         assert server.process.wait(30) == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_server_inside_an_archive_ends_its_workers_and_then_with_0(tmp_path: Path, number: signal.Signals) -> None:
+    site = make_site(tmp_path / "site")
+    tiny(site, {"load_s": 0.2, "inference_s": 1.0})
+    site.run("archive", "build", "tiny")
+    [archive] = (site.root / "archives" / "store").glob("tiny-1.0-*.mar")
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(tmp_path / "unpacked")
+    [port] = free_ports(1)
+    command = [sys.executable, "-m", "handlers.adapters.asgi", "--port", str(port)]
+    with subprocess.Popen(command, cwd=tmp_path / "unpacked", stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = re.fullmatch(r"tiny 1\.0 is ready after ([\d.]+) s on cpu: .*\n", process.stdout.readline())
+        server = Server(f"http://127.0.0.1:{port}", "tiny", process)
+        [worker] = server.workers
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(server.ask, HALF)
+            time.sleep(0.3)
+            process.send_signal(number)
+            assert asked.result().status_code == 200
+        assert process.wait(30) == 0
+    assert said is not None and float(said[1]) >= 0.2
+    assert not psutil.pid_exists(worker)
+
+
 def test_an_archive_that_must_not_serve_says_why(tmp_path: Path) -> None:
     site = make_site(tmp_path / "site")
     write_tiny(site, "tiny", {"1.0": {}}, golden=17.0)
@@ -299,8 +327,12 @@ def test_an_archive_that_must_not_serve_says_why(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_says_so(tmp_path: Path, cancer: Server) -> None:
     site = make_site(tmp_path / "site")
     tiny(site)
-    ended = site.run("serve", "tiny", "--port", cancer.url.rpartition(":")[2], status=4)
+    taken = cancer.url.rpartition(":")[2]
+    ended = site.run("serve", "tiny", "--port", taken, status=4)
     assert "Address already in use" in ended.err
+    [port] = free_ports(1)
+    ended = site.run("serve", "tiny", "--port", str(port), "--grpc-port", taken, status=4)
+    assert f"cannot listen on 127.0.0.1:{taken}" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """KServe's own client as a program, because its pins are not ours: a JSON object a line comes in, and one goes out.
 
-    {"do": "infer", "model": "digits", "inputs": {"pixels": ["FP32", [1, 8, 8], [0, ...]]}}  ->  {"outputs": {...}}
+    {"to": ["grpc", "127.0.0.1:8001", "key"], "do": "ready"}  ->  {"is": true}
 
-Started with: `rest|grpc ADDRESS KEY`, by the Python of KServe's environment.
+Started by the Python of KServe's environment.
 """
 
 from __future__ import annotations
@@ -83,13 +83,17 @@ def texts(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-async def main(protocol: str, address: str, key: str) -> None:
-    client = OverGrpc(address, key) if protocol == "grpc" else OverRest(address, key)
+async def main() -> None:
+    clients: dict[tuple[str, ...], OverRest | OverGrpc] = {}
     print("ready", flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
+        asked = json.loads(line)
+        to = protocol, address, key = tuple(asked.pop("to"))
+        if to not in clients:
+            clients[to] = OverGrpc(address, key) if protocol == "grpc" else OverRest(address, key)
         try:
-            said = await answer(client, json.loads(line))
+            said = await answer(clients[to], asked)
         except httpx.HTTPStatusError as error:
             said = {"status": error.response.status_code, "message": str(error)}
         except grpc.RpcError as error:
@@ -98,4 +102,4 @@ async def main(protocol: str, address: str, key: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    asyncio.run(main())

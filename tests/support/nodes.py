@@ -80,6 +80,9 @@ class ScriptedNode:
             def do_OPTIONS(self) -> None:
                 self._answer()
 
+            def do_GET(self) -> None:
+                self._answer()
+
             def _answer(self) -> None:
                 length = int(self.headers.get("content-length") or 0)
                 names = {name.lower(): value for name, value in self.headers.items()}

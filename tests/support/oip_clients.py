@@ -182,11 +182,13 @@ def texts(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
+@dataclass(frozen=True)
 class Kserve:
-    """KServe's client in its own process."""
+    """KServe's client in a process of its own; `kind` is rest, rest-binary or grpc."""
 
-    def __init__(self, process: subprocess.Popen[str], is_binary: bool) -> None:
-        self._process, self._is_binary = process, is_binary
+    process: subprocess.Popen[str]
+    place: Place
+    kind: str
 
     def live(self) -> bool:
         return bool(self._ask(do="live")["is"])
@@ -199,16 +201,19 @@ class Kserve:
 
     def infer(self, model: str, inputs: Inputs) -> Outputs:
         tensors = {name: (datatype(a), a.shape, a.flatten().tolist()) for name, a in inputs.items()}
-        said = self._ask(do="infer", model=model, inputs=tensors, is_binary=self._is_binary)
+        said = self._ask(do="infer", model=model, inputs=tensors, is_binary=self.kind != "rest")
         assert said["id"] == "mine"
         outputs: Outputs = said["outputs"]
         return outputs
 
     def _ask(self, **asked: Any) -> Any:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        said = json.loads(self._process.stdout.readline())
+        assert self.process.stdin is not None and self.process.stdout is not None
+        protocol = self.kind.partition("-")[0]
+        address = self.place.grpc if protocol == "grpc" else self.place.rest
+        asked["to"] = [protocol, address, self.place.key or "none"]
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        said = json.loads(self.process.stdout.readline())
         if "status" in said:
             raise refused(said["status"], said["message"])
         if "code" in said:
@@ -217,20 +222,18 @@ class Kserve:
 
 
 @contextmanager
-def kserve(place: Place, kind: str) -> Iterator[Kserve]:
-    """KServe's client; `kind` is rest, rest-binary or grpc."""
+def kserve_process() -> Iterator[subprocess.Popen[str]]:
+    """The process; importing KServe takes it seconds."""
     environment = install(Project(CHECKOUT), KSERVE, Progress())
-    protocol = kind.partition("-")[0]
     program = Path(__file__).with_name("kserve_client.py")
-    address = place.grpc if protocol == "grpc" else place.rest
     with subprocess.Popen(
-        [environment.python, "-W", "ignore", program, protocol, address, place.key or "none"],
+        [environment.python, "-W", "ignore", program],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, env={"HOME": "/nonexistent"},
     ) as process:  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         try:
-            yield Kserve(process, kind != "rest")
+            yield process
         finally:
             process.stdin.close()
             process.wait(10)

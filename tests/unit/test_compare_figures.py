@@ -87,8 +87,9 @@ def overload_rows() -> list[Row]:
 
 
 def test_an_overload_has_goodput_refusals_and_a_recovery() -> None:
-    figures = overload_figures(noted(overload_rows(), 6.0), 100.0, 2.0, slow_ms=100.0)
+    figures = overload_figures(noted(overload_rows(), 6.0), 50.0, 100.0, 2.0, slow_ms=100.0)
     assert figures.goodput_s == pytest.approx(75 / 2)
+    assert figures.goodput_share == pytest.approx(0.75)
     assert (figures.refused, figures.bad_refusals) == (99, 0)
     assert figures.refusal_p99_ms == pytest.approx(4.0)
     assert figures.recovery_s == pytest.approx(1.5)
@@ -103,15 +104,15 @@ def test_an_overload_has_goodput_refusals_and_a_recovery() -> None:
     ],
 )
 def test_a_refusal_that_does_not_say_so_is_counted(row: Row, why: str) -> None:
-    figures = overload_figures(noted([*overload_rows(), row], 6.0), 100.0, 2.0, slow_ms=100.0)
+    figures = overload_figures(noted([*overload_rows(), row], 6.0), 50.0, 100.0, 2.0, slow_ms=100.0)
     assert (figures.refused, figures.bad_refusals) == (100, 1), why
 
 
 def test_a_lost_request_makes_refusals_endlessly_slow() -> None:
     rows: list[Row] = [(0.5, 0.5, 8.0, LOST, False)]
-    figures = overload_figures(noted(rows, 6.0), 100.0, 2.0, slow_ms=100.0)
+    figures = overload_figures(noted(rows, 6.0), 50.0, 100.0, 2.0, slow_ms=100.0)
     assert figures.refusal_p99_ms == figures.refusal_most_ms == math.inf
-    nothing = overload_figures(noted([], 6.0), 100.0, 2.0, slow_ms=100.0)
+    nothing = overload_figures(noted([], 6.0), 50.0, 100.0, 2.0, slow_ms=100.0)
     assert (nothing.refused, nothing.refusal_p99_ms, nothing.recovery_s) == (0, 0.0, 0.0)
 
 

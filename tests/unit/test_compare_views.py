@@ -20,8 +20,8 @@ from tsctl.views.compare.tables import cost_table, number, overload_table, speed
 from tsctl.views.plot import amounts
 
 OVERLOAD = OverloadFigures(
-    offered_s=16_000, goodput_s=7_200, refused=800, bad_refusals=2, refusal_p99_ms=12.0, refusal_most_ms=math.inf,
-    recovery_s=0.4,
+    capacity_s=8_000, offered_s=16_000, goodput_s=7_200, refused=800, bad_refusals=2, refusal_p99_ms=12.0,
+    refusal_most_ms=math.inf, recovery_s=0.4,
 )  # fmt: skip
 COMPARISON = Comparison(
     SETTING,

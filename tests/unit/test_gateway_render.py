@@ -211,8 +211,8 @@ def test_the_path_on_a_node_comes_from_model_and_version(model: str, path: str) 
     [cluster, shadow] = clusters.clusters([Upstream(model, "1.0", NODES, PROBE)], {}, {(model, "1.0")})["resources"]
     for content, marks in ((cluster, "false"), (shadow, "true")):
         assert content["metadata"]["filter_metadata"]["tsctl"]["path"] == path
-        [first, mutation, _] = filters_of(content)
-        [source] = scripts_in(first)
+        [asked, _, mutation, _] = filters_of(content)
+        [source] = scripts_in(asked)
         assert f'local PATH = "{path}"\n' in source
         assert f"local IS_SHADOW = {marks}\n" in source
         assert {"remove": "expect"} in mutation["typed_config"]["mutations"]["request_mutations"]
@@ -245,23 +245,20 @@ def test_lua_stands_only_behind_a_condition_on_the_way_to_a_worker() -> None:
     for cluster in documents()["clusters"]["resources"]:
         kinds = [entry["typed_config"]["@type"].rpartition(".")[2] for entry in filters_of(cluster)]
         if "protocol" in cluster["metadata"]["filter_metadata"]["tsctl"]:  # on Triton, whose answers Lua reads anyway
-            assert kinds == ["Lua", "Lua", "HeaderMutation", "UpstreamCodec"]
+            assert kinds == ["Lua", "Lua", "Lua", "HeaderMutation", "UpstreamCodec"]
         elif cluster["name"].endswith("~shadow"):
-            assert kinds == ["Lua", "HeaderMutation", "UpstreamCodec"]
+            assert kinds == ["Lua", "Lua", "HeaderMutation", "UpstreamCodec"]
         else:
-            assert kinds == ["Composite", "HeaderMutation", "UpstreamCodec"]
-            matchers = filters_of(cluster)[0]["typed_config"]["matcher"]["matcher_list"]["matchers"]
-            inputs = [
-                [
-                    one["single_predicate"]["input"]["typed_config"].get("header_name", "status")
-                    for one in matcher["predicate"]["or_matcher"]["predicate"]
-                ]
-                for matcher in matchers
-            ]
-            assert inputs == [
-                ["x-request-timeout-ms", "x-request-deadline-ms"],
-                ["status", "status", "x-prediction-class"],
-            ]
+            assert kinds == ["Composite", "Composite", "HeaderMutation", "UpstreamCodec"]
+            asked, answered = ([text["input"] for text in conditions_of(one)] for one in filters_of(cluster)[:2])
+            assert all("HttpRequestHeader" in one["typed_config"]["@type"] for one in asked)
+            # a condition on the request would hold for every answer: by then a request has the header of its time
+            assert not any("Request" in one["typed_config"]["@type"] for one in answered)
+
+
+def conditions_of(composite: dict[str, Any]) -> list[dict[str, Any]]:
+    [matcher] = composite["typed_config"]["matcher"]["matcher_list"]["matchers"]
+    return [one["single_predicate"] for one in matcher["predicate"]["or_matcher"]["predicate"]]
 
 
 def files_watched_in(content: Any) -> list[str]:
@@ -295,7 +292,13 @@ def test_a_version_on_triton_has_its_envelope_taken_off_before_anything_reads_it
         cluster = named[name]
         [protocol] = cluster["typed_extension_protocol_options"].values()
         filters = [entry["name"] for entry in protocol["http_filters"]]
-        assert filters == ["lua", "triton", "header_mutation", "upstream_codec"]  # answers pass them from the end
+        assert filters == [
+            "to_node",
+            "from_node",
+            "triton",
+            "header_mutation",
+            "upstream_codec",
+        ]  # answers pass them from the end
         assert cluster["per_connection_buffer_limit_bytes"] > TRITON_LONGEST_ANSWER
         assert cluster["circuit_breakers"]["thresholds"][0]["max_requests"] == 500  # Triton bounds nothing
     sent, asked = (named[name]["health_checks"][0]["http_health_check"] for name in ("text~1.0t", "text~2.0"))

@@ -19,16 +19,17 @@ import pytest
 
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
-from tsctl.errors import GatewayError
+from tsctl.errors import GatewayError, NodeError
 from tsctl.gateway import state, sync
 from tsctl.gateway.envoy import admin, supervisor
-from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream
+from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, Way
 from tsctl.gateway.envoy.supervisor import Supervisor
 from tsctl.gateway.files import record_process, running_pid
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.state import Gateway, gateway_status, open_gateway, traffic_in_force
 from tsctl.host.files import make_folder
 from tsctl.nodes.engines import open_nodes
+from tsctl.nodes.node import TRITON
 from tsctl.nodes.observed import ObservedModel, ObservedNode, ObservedVersion
 
 DEPLOYMENT = """
@@ -188,6 +189,40 @@ def test_a_node_whose_address_is_not_known_now_stays_as_it_was(
     [after] = sync._derive(gateway.project, nodes, seen, before, [], Notices(logging.getLogger("test")))
     assert after.endpoints == (Endpoint("a", "127.0.0.1", 8080, None), before[0].endpoints[1])
     assert len(caplog.messages) == 1
+
+
+def test_a_version_on_triton_is_asked_there_and_never_in_one_cluster_with_another_engine(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = gateway.project
+    project.deployment.write_text(
+        'nodes:\n  a: {}\n  t: {engine: triton, address: "http://127.0.0.1:9"}\ngateway: {}\nmodels: {}\n'
+    )
+    nodes = open_nodes(project, read_deployment(project.deployment))
+    one = ObservedVersion("gone.mar", 1, 1, (1,), 0)
+
+    def derive(
+        on_a: set[str], on_t: set[str], before: list[Upstream], error: NodeError | None = None
+    ) -> list[Upstream]:
+        served = [dict.fromkeys(versions, one) for versions in (on_a, on_t)]
+        seen = [
+            ObservedNode("a", {"digits": ObservedModel("1.0", served[0])}, None),
+            ObservedNode("t", {"digits": ObservedModel("1.0t", served[1])} if error is None else {}, error),
+        ]
+        return sync._derive(project, nodes, seen, before, [], notices)
+
+    notices = Notices(logging.getLogger("test"))
+    plain, triton = derive({"1.0"}, {"1.0t"}, [])
+    assert plain.way is None
+    assert triton.way == Way(TRITON, "/v2/models/digits~1.0t/infer", sync.DEFAULT_QUEUE)
+    assert derive({"1.0"}, set(), [plain, triton], NodeError("it is silent"))[1] == triton
+    assert caplog.messages == []
+    [mixed] = derive({"1.0"}, {"1.0"}, [])
+    assert [endpoint.node for endpoint in mixed.endpoints] == ["a"]
+    assert mixed.way is None
+    assert caplog.messages == [
+        "digits 1.0 on node t: it gets no requests: engine triton is asked otherwise than node a"
+    ]
 
 
 @pytest.fixture

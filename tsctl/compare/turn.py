@@ -157,6 +157,8 @@ def measure(
     )
     if plan.queue is None:
         return turn
+    note("saturated again, before the overload")
+    capacity = _closed(started.endpoint, messages, connections, plan.seconds).answered_s or capacity
     note("overloaded")
     slow_ms = max(SLOW_MS, SLOW_TIMES * open_loops[LOAD_SHARES[0]].p99_ms)
     return replace(turn, overload=_overload(started.endpoint, messages, capacity, plan.seconds, plan.queue, slow_ms))
@@ -185,7 +187,7 @@ def _overload(
     offered = OVERLOAD * capacity
     moments = phases((offered, seconds), (AFTER * capacity, AFTER_S))
     order = _order(endpoint, queue + BEYOND_QUEUE, seconds + AFTER_S)
-    return overload_figures(run_load(order, messages, at_least_one(moments)), offered, seconds, slow_ms)
+    return overload_figures(run_load(order, messages, at_least_one(moments)), capacity, offered, seconds, slow_ms)
 
 
 def _order(endpoint: Endpoint, connections: int, seconds: float) -> Order:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tsctl.config.deployment import DeploymentSpec, GatewaySpec, RouteSpec
+from tsctl.config.deployment import MOST_BYTES, DeploymentSpec, GatewaySpec, RouteSpec
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError, SpecError
 from tsctl.gateway.envoy.admin import Admin, Host
@@ -49,7 +49,7 @@ class Gateway:
     @property
     def waiting_bytes(self) -> int:
         """Of large bodies at the nodes at a time: as many as the smallest node can hold, which may get all of them."""
-        return self.spec.waiting_bytes or min(node.waiting_bytes for node in self.nodes())
+        return self.spec.waiting_bytes or min(MOST_BYTES, *(node.waiting_bytes for node in self.nodes()))
 
     def nodes(self) -> list[Node]:
         return open_nodes(self.project, self.deployment, PATIENCE_S)

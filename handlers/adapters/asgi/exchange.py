@@ -120,8 +120,9 @@ class Exchange:
             self._connection.send(self, self.route.pool.describe())
             return
         item = Item(self.headers, self.body, self.request_id, self.route.is_infer)
-        self._waiting = Waiting(item, now, now + self.wait_s, self.answer)
-        self.route.pool.submit(self._waiting)
+        waiting = Waiting(item, now, now + self.wait_s, self.answer)
+        self.route.pool.submit(waiting)
+        self._waiting = waiting  # from here on the pool has it
 
     def answer(self, given: Answer) -> None:
         """Send the worker's answer, unless the client is gone."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import uvicorn
@@ -37,7 +39,23 @@ def http_server(answering: Answering) -> uvicorn.Server:
         answering.others, http=connection, lifespan="off", log_level="warning",  # type: ignore[arg-type] # makes one
         timeout_graceful_shutdown=DRAIN_S,
     )  # fmt: skip
-    return uvicorn.Server(config)
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's own sends the signal again once it has shut down, which would end the process before its workers."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals in the block shut the server down, and are done with."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
 
 
 async def serve(server: uvicorn.Server, listener: socket.socket) -> None:

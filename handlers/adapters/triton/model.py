@@ -15,6 +15,7 @@ _ARCHIVE = Path(__file__).resolve().parent / "archive"
 #: Folder of Python packages that are searched last; as in handlers.contract, which is not on the path yet.
 LIBRARIES_VARIABLE = "TSCTL_LIBRARIES"
 
+sys.dont_write_bytecode = True  # where a version's folder changes, Triton loads all of its workers anew
 if _ARCHIVE.is_dir():
     sys.path.insert(0, str(_ARCHIVE))
 if os.environ.get(LIBRARIES_VARIABLE):

@@ -48,6 +48,7 @@ class LoadFigures:
 class OverloadFigures:
     """What a server does with more requests than it can answer."""
 
+    capacity_s: float  # requests/s at saturation, measured right before
     offered_s: float
     goodput_s: float  # requests/s answered with 200 while the load lasted
     refused: int
@@ -55,6 +56,11 @@ class OverloadFigures:
     refusal_p99_ms: float
     refusal_most_ms: float
     recovery_s: float  # from the end of the overload until all is answered in time again
+
+    @property
+    def goodput_share(self) -> float:
+        """Of the capacity."""
+        return self.goodput_s / self.capacity_s
 
 
 def load_figures(noted: Noted, connections: int, offered_s: float | None = None, lead_s: float = 0.0) -> LoadFigures:
@@ -88,10 +94,13 @@ def load_figures(noted: Noted, connections: int, offered_s: float | None = None,
     )
 
 
-def overload_figures(noted: Noted, offered_s: float, overload_s: float, slow_ms: float) -> OverloadFigures:
+def overload_figures(
+    noted: Noted, capacity_s: float, offered_s: float, overload_s: float, slow_ms: float
+) -> OverloadFigures:
     """The figures of an overload that was followed by a load that the server can answer.
 
     Args:
+        capacity_s: requests/s at saturation, more than zero.
         overload_s: seconds from the begin until the overload ended.
         slow_ms: an answer after it that takes longer is not yet in time.
     """
@@ -109,6 +118,7 @@ def overload_figures(noted: Noted, offered_s: float, overload_s: float, slow_ms:
         if intended > end and (status != OK or (came - intended) * 1000 > slow_ms)
     ]
     return OverloadFigures(
+        capacity_s=capacity_s,
         offered_s=offered_s,
         goodput_s=good / overload_s,
         refused=len(refused),

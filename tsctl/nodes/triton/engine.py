@@ -163,7 +163,7 @@ class TritonNode(Node):
         best = min(others, key=lambda v: (not others[v].is_ready, v != successor))
         versions.write_default(self, model, best)
 
-    def _look(self) -> tuple[Mapping[str, str], Mapping[str, tuple[int, ...]]]:
+    def _look(self) -> tuple[Mapping[str, str], Mapping[str, Mapping[int, int]]]:
         """State of each of Triton's models, and the pids of their workers; raises where nothing answers."""
         pid = self.pid
         if pid is None:
@@ -171,11 +171,18 @@ class TritonNode(Node):
         return self.client.states(), live_workers(pid, self.paths.repository)
 
 
-def _observed(served: Served, states: Mapping[str, str], live: Mapping[str, tuple[int, ...]]) -> ObservedVersion:
-    pids = live.get(served.name, ()) if served.workers and states.get(served.name) == READY else ()
-    ids = tuple(f"{served.name}_{number}" for number in range(len(pids)))
+def _observed(served: Served, states: Mapping[str, str], live: Mapping[str, Mapping[int, int]]) -> ObservedVersion:
+    pids = live.get(served.name, {}) if states.get(served.name) == READY else {}
+    ready = [number for number in served.numbers if number in pids]
     return ObservedVersion(
-        served.archive, served.workers, min(len(pids), served.workers), pids, 0, served.failure, ids, served.startup_s
+        served.archive,
+        served.workers,
+        len(ready),
+        tuple(pids[number] for number in ready),
+        0,
+        served.failure,
+        tuple(f"w{number}" for number in ready),
+        served.startup_s,
     )
 
 

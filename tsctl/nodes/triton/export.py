@@ -17,7 +17,7 @@ from tsctl.archive.libraries import Libraries, libraries_of
 from tsctl.archive.sandbox import run_confined
 from tsctl.errors import ArchiveError
 from tsctl.nodes.exported import new_folder
-from tsctl.nodes.triton.model_config import RAW_INPUTS, RAW_OUTPUTS, Batching, Tensor, model_config
+from tsctl.nodes.triton.model_config import RAW_INPUTS, RAW_OUTPUTS, Batching, Tensor, instance_groups, model_config
 from tsctl.nodes.triton.repository import ADAPTER, NUMBER, unfit
 
 DESCRIBE_S = 120.0
@@ -71,7 +71,8 @@ def export(archive: Path, target: Path, gpus: int = 0, is_raw: bool = False) -> 
 
 def _config(facts: Facts, gpus: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> str:
     batching = Batching(facts.batch_size, facts.integer("maxBatchDelay") or 1)
-    return model_config(facts.names[0], batching, facts.integer("minWorkers") or 1, gpus, inputs, outputs)
+    groups = instance_groups(facts.integer("minWorkers") or 1, gpus)
+    return model_config(facts.names[0], batching, groups, inputs, outputs)
 
 
 def described(folder: Path, name: str) -> tuple[list[Tensor], list[Tensor]]:

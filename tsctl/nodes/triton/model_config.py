@@ -36,8 +36,7 @@ RAW_OUTPUTS = (Tensor(TRITON_ANSWER, "UINT8", (-1,)),)
 def model_config(
     name: str,
     batching: Batching,
-    workers: int,
-    gpus: int = 0,
+    groups: Sequence[str],
     inputs: Sequence[Tensor] = RAW_INPUTS,
     outputs: Sequence[Tensor] = RAW_OUTPUTS,
     parameters: Mapping[str, str] | None = None,
@@ -48,8 +47,7 @@ def model_config(
     late. The gateway bounds what waits, and the worker refuses what waited too long.
 
     Args:
-        workers: instances of the model, dealt to the GPUs in turn.
-        gpus: of the machine; 0: the workers compute on the CPU.
+        groups: of instances, as `instance_groups` or `workers` make them.
     """
     delay_us = 0 if batching.max_delay_ms <= NO_DELAY_MS else batching.max_delay_ms * 1000
     batcher = f"max_queue_delay_microseconds: {delay_us} " if delay_us else ""
@@ -59,7 +57,7 @@ def model_config(
         f"max_batch_size: {batching.size}",
         *(f"input [{{ {_tensor(tensor)} allow_ragged_batch: true }}]" for tensor in inputs),
         *(f"output [{{ {_tensor(tensor)} }}]" for tensor in outputs),
-        *(f"instance_group [{{ {group} }}]" for group in instance_groups(workers, gpus)),
+        *(f"instance_group [{{ {group} }}]" for group in groups),
         f"dynamic_batching {{ {batcher}}}",
         *(
             f"parameters {{ key: {_text(key)} value {{ string_value: {_text(value)} }} }}"
@@ -75,6 +73,20 @@ def instance_groups(workers: int, gpus: int) -> list[str]:
         return [f"count: {workers} kind: KIND_CPU"]
     shares = [len(range(gpu, workers, gpus)) for gpu in range(gpus)]
     return [f"count: {share} kind: KIND_GPU gpus: [{gpu}]" for gpu, share in enumerate(shares) if share]
+
+
+def numbered_groups(numbers: Sequence[int], gpus: int) -> list[str]:
+    """A group for each worker, so that one of them can be replaced alone.
+
+    Triton keeps the instances of a group that it had before, whatever its name. So the number is also in a setting
+    that has no effect, because nodes limit no rates: a worker with a new number is started, and one without its number
+    is ended.
+    """
+    return [
+        f'name: "w{number}" count: 1 {f"kind: KIND_GPU gpus: [{place % gpus}]" if gpus else "kind: KIND_CPU"}'
+        f" rate_limiter {{ priority: {number} }}"
+        for place, number in enumerate(numbers)
+    ]
 
 
 def _tensor(tensor: Tensor) -> str:

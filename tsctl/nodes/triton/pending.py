@@ -9,7 +9,7 @@ from dataclasses import asdict
 from tsctl.errors import NodeError
 from tsctl.host.files import write_secret
 from tsctl.nodes.triton.process import Paths
-from tsctl.nodes.triton.repository import Repository, Served
+from tsctl.nodes.triton.repository import Repository, Served, read_served
 
 
 def remember_served(paths: Paths) -> None:
@@ -17,7 +17,9 @@ def remember_served(paths: Paths) -> None:
     served = Repository(paths.repository).served()
     keys = {entry.key for entry in served}
     _write_pending(paths, [*served, *(entry for entry in read_pending(paths) if entry.key not in keys)])
-    shutil.rmtree(paths.repository, ignore_errors=True)
+    for entry in served:
+        Repository(paths.repository).remove(*entry.key)
+    shutil.rmtree(paths.repository, ignore_errors=True)  # also what was being made
 
 
 def read_pending(paths: Paths) -> list[Served]:
@@ -30,8 +32,8 @@ def read_pending(paths: Paths) -> list[Served]:
     if not path.is_file():
         return []
     try:
-        return [Served(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
+        return [read_served(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, KeyError) as error:
         raise NodeError(f"{path} is damaged: {error}", f"Remove it to start the node empty: rm {path}") from error
 
 

@@ -2,7 +2,6 @@
 
     <model>~<version>/
       config.pbtxt     from the archive and the number of workers
-      tsctl.json       what was registered
       1/model.py       what Triton loads; a copy from the archive
       1/archive/       the unpacked archive
 
@@ -12,13 +11,15 @@ a folder whose name begins with a model's is whole; what is being made or remove
 
 from __future__ import annotations
 
+import compileall
 import json
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from handlers.contract import TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER
 from tsctl.archive.container import open_archive, unpack
@@ -26,15 +27,15 @@ from tsctl.archive.inspect import Facts, read_facts
 from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import Timeouts
 from tsctl.errors import ArchiveError
-from tsctl.host.files import make_folder, write_public
+from tsctl.host.files import make_folder, write_document
 from tsctl.nodes.observed import VersionKey
-from tsctl.nodes.triton.model_config import Batching, model_config
+from tsctl.nodes.triton.model_config import Batching, model_config, numbered_groups
 
 #: Triton's own number of the only version of each of its models.
 NUMBER = "1"
 #: The archive's file that Triton loads.
 ADAPTER = "handlers/adapters/triton/model.py"
-_RECORD, _CONFIG = "tsctl.json", "config.pbtxt"
+_CONFIG = "config.pbtxt"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Served:
     model: str
     version: str
     archive: str  # file name in the store
-    workers: int  # 0: none is loaded
+    numbers: tuple[int, ...]  # of its workers; empty: none is loaded
     startup_s: int
     batch_size: int
     max_delay_ms: int
@@ -56,8 +57,18 @@ class Served:
         return self.model, self.version
 
     @property
+    def workers(self) -> int:
+        """How many there should be."""
+        return len(self.numbers)
+
+    @property
     def name(self) -> str:
         return triton_name(self.model, self.version)
+
+
+def read_served(content: dict[str, Any]) -> Served:
+    """The version in a record; TypeError or KeyError where it is none."""
+    return Served(**{**content, "numbers": tuple(content["numbers"])})
 
 
 def triton_name(model: str, version: str) -> str:
@@ -75,13 +86,19 @@ class Repository:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @property
+    def records(self) -> Path:
+        """Where the records are: beside the folders, in which Triton takes any other file's change for a new model."""
+        return self.folder.with_name("served")
+
     def served(self) -> list[Served]:
         """Every registered version, by model and version."""
-        return sorted(self._read(), key=lambda served: served.key)
+        found = (self._read(record) for record in self.records.glob("*.json"))
+        return sorted((served for served in found if served is not None), key=lambda served: served.key)
 
     def find(self, model: str, version: str) -> Served | None:
         """The version; None where it is not registered."""
-        return _served_in(self.folder / triton_name(model, version))
+        return self._read(self._record(triton_name(model, version)))
 
     def make(self, archive: StoredArchive, version: str, workers: int | None, gpus: int = 0) -> tuple[Served, Path]:
         """A folder for the version beside its place, for `put`.
@@ -98,29 +115,29 @@ class Repository:
         remove(making)
         unpack(archive.path, making / NUMBER / "archive")
         shutil.copyfile(making / NUMBER / "archive" / ADAPTER, making / NUMBER / "model.py")
-        _write(making, served)
+        compileall.compile_dir(making, quiet=2)  # or the first worker would, and Triton take that for a new model
+        _write_config(making, served)
         return served, making
 
-    def put(self, made: Path, name: str) -> Path | None:
-        """Give the made folder its name; the folder that had it, under another name, or None."""
-        place, before = self.folder / name, self.folder / f".before-{name}"
+    def put(self, made: Path, served: Served) -> Path | None:
+        """Give the made folder its name, and write its record; the folder that had the name, under another, or None."""
+        place, before = self.folder / served.name, self.folder / f".before-{served.name}"
         remove(before)
         has_before = place.is_dir()
         if has_before:
             place.rename(before)
         made.rename(place)
+        self._write_record(served)
         return before if has_before else None
 
     def update(self, served: Served) -> None:
         """Write the version's record and configuration anew."""
-        _write(self.folder / served.name, served)
-
-    def renew(self, served: Served) -> None:
-        """Have Triton start all workers of the version anew at the next load: it compares the times of files."""
-        os.utime(self.folder / served.name / NUMBER / "model.py")
+        _write_config(self.folder / served.name, served)
+        self._write_record(served)
 
     def remove(self, model: str, version: str) -> None:
-        """Remove the version's folder, if there is one."""
+        """Remove the version's record and folder, if there are any."""
+        self._record(triton_name(model, version)).unlink(missing_ok=True)
         place = self.folder / triton_name(model, version)
         gone = self.folder / f".gone-{place.name}"
         remove(gone)
@@ -128,10 +145,18 @@ class Repository:
             place.rename(gone)
         remove(gone)
 
-    def _read(self) -> Iterator[Served]:
-        for folder in self.folder.glob("[!.]*"):
-            if (served := _served_in(folder)) is not None:
-                yield served
+    def _record(self, name: str) -> Path:
+        return self.records / f"{name}.json"
+
+    def _read(self, record: Path) -> Served | None:
+        try:
+            return read_served(json.loads(record.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def _write_record(self, served: Served) -> None:
+        make_folder(self.records)
+        write_document(self._record(served.name), asdict(served))
 
 
 def remove(folder: Path) -> None:
@@ -148,7 +173,7 @@ def _describe(archive: StoredArchive, version: str, workers: int | None, gpus: i
         archive.model,
         version,
         archive.path.name,
-        workers if workers is not None else facts.integer("minWorkers") or 1,
+        tuple(range(1, 1 + (workers if workers is not None else facts.integer("minWorkers") or 1))),
         facts.integer("startupTimeout") or Timeouts().startup_s,
         facts.batch_size,
         facts.integer("maxBatchDelay") or 1,
@@ -177,22 +202,23 @@ def unfit(facts: Facts, names: list[str]) -> str:
     return ""
 
 
-def _write(folder: Path, served: Served) -> None:
+def _write_config(folder: Path, served: Served) -> None:
+    """Write config.pbtxt in its place: a file that replaces it would change the folder, and Triton load all anew."""
     batching = Batching(served.batch_size, served.max_delay_ms)
     parameters = {TRITON_MODEL_PARAMETER: served.model, TRITON_VERSION_PARAMETER: served.version}
-    config = model_config(served.name, batching, max(1, served.workers), served.gpus, parameters=parameters)
-    if not (folder / _CONFIG).is_file() or (folder / _CONFIG).read_text(encoding="utf-8") != config:
-        write_public(folder / _CONFIG, config)
-    write_public(folder / _RECORD, json.dumps(asdict(served), indent=1) + "\n")
+    groups = numbered_groups(served.numbers or (1,), served.gpus)
+    (folder / _CONFIG).write_text(model_config(served.name, batching, groups, parameters=parameters), encoding="utf-8")
 
 
-def with_workers(served: Served, workers: int) -> Served:
-    """The version with another number of workers."""
-    return replace(served, workers=workers, failure="")
+def with_workers(served: Served, workers: int, live: Collection[int]) -> Served:
+    """The version with so many workers: those that live stay, and a new one takes the place of each dead one.
 
-
-def _served_in(folder: Path) -> Served | None:
-    try:
-        return Served(**json.loads((folder / _RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+    Args:
+        live: numbers of the workers that live.
+    """
+    new = count(max(served.numbers, default=0) + 1)
+    wanted = sorted(range(len(served.numbers)), key=lambda place: (served.numbers[place] not in live, place))[:workers]
+    kept = [served.numbers[place] for place in sorted(wanted)]
+    numbers = [number if number in live else next(new) for number in kept]
+    numbers += [next(new) for _ in range(workers - len(numbers))]
+    return replace(served, numbers=tuple(numbers), failure="")

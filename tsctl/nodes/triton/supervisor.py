@@ -23,12 +23,12 @@ from tsctl.host.locks import exclusive
 from tsctl.host.wait import wait_until
 from tsctl.nodes.triton.client import READY, Client
 from tsctl.nodes.triton.process import DRAIN_S, Paths
-from tsctl.nodes.triton.repository import Repository, Served
+from tsctl.nodes.triton.repository import Repository, Served, with_workers
 from tsctl.nodes.triton.workers import live_workers
 
 logger = logging.getLogger("tsctl.nodes.triton.supervisor")
 
-TICK_S = 0.25
+TICK_S = 0.5
 #: A worker counts as dead when so many looks in a row find it missing: Triton may be replacing it itself.
 MISSED = 2
 #: Delay before workers are started again after they did not load, doubled each time up to the longest.
@@ -56,7 +56,7 @@ class Supervisor:
         repository = Repository(self.paths.repository)
         live = self.live()
         for served in repository.served():
-            if len(live.get(served.name, ())) >= served.workers:
+            if not _dead(served, live):
                 self._missed.pop(served.name, None)
                 continue
             self._missed[served.name] = self._missed.get(served.name, 0) + 1
@@ -64,8 +64,8 @@ class Supervisor:
             if self._missed[served.name] >= MISSED and time.monotonic() >= until:
                 self._replace(repository, served)
 
-    def live(self) -> Mapping[str, tuple[int, ...]]:
-        """Pids of the workers that live, by the name of Triton's model."""
+    def live(self) -> Mapping[str, Mapping[int, int]]:
+        """Pids of the workers that live, by the name of Triton's model and their number."""
         return live_workers(os.getpid(), self.paths.repository)
 
     def unload_all(self) -> None:
@@ -82,30 +82,30 @@ class Supervisor:
             with exclusive(lock, f"model {served.model}"):
                 now = repository.find(*served.key)
                 live = self.live()
-                if now is None or len(live.get(now.name, ())) >= now.workers or not self._is_loaded(now):
+                if now is None or not _dead(now, live) or self.client.states().get(now.name) != READY:
                     return
-                logger.warning("%s %s has lost a worker; starting its workers anew", *now.key)
-                self._load(repository, now)
+                logger.warning("%s %s has lost a worker", *now.key)
+                self._load(repository, now, with_workers(now, now.workers, live.get(now.name, {})))
         except ConflictError:
             return  # a tsctl changes the model at this moment
         except TsctlError as error:
             logger.error("%s %s: %s", *served.key, error.message)
 
-    def _is_loaded(self, served: Served) -> bool:
-        return self.client.states().get(served.name) == READY
-
-    def _load(self, repository: Repository, served: Served) -> None:
-        repository.renew(served)
+    def _load(self, repository: Repository, before: Served, after: Served) -> None:
+        """Load the version with new workers in place of dead ones."""
+        repository.update(after)
         try:
-            self.client.load(served.name, served.startup_s + READ_TIMEOUT_S)
+            self.client.load(after.name, after.startup_s + READ_TIMEOUT_S)
         except TsctlError as error:
-            _, pause = self._pauses.get(served.name, (0.0, PAUSE_S))
-            self._pauses[served.name] = time.monotonic() + pause, min(2 * pause, LONGEST_PAUSE_S)
-            repository.update(replace(served, failure=error.message.splitlines()[0][:500]))
+            _, pause = self._pauses.get(after.name, (0.0, PAUSE_S))
+            self._pauses[after.name] = time.monotonic() + pause, min(2 * pause, LONGEST_PAUSE_S)
+            repository.update(replace(before, failure=error.message.splitlines()[0][:500]))
             raise
-        self._pauses.pop(served.name, None)
-        if served.failure:
-            repository.update(replace(served, failure=""))
+        self._pauses.pop(after.name, None)
+
+
+def _dead(served: Served, live: Mapping[str, Mapping[int, int]]) -> bool:
+    return not set(served.numbers) <= live.get(served.name, {}).keys()
 
 
 def main(folder: Path, address: str, command: list[str]) -> int:

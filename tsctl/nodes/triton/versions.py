@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 
 from tsctl.archive.container import read_samples
@@ -54,14 +55,16 @@ def ensure(
         if served is None:
             _register(node, archive, version, workers, note, timeout_s)
             return True
+        name = f"{archive.model} {version}"
         if served.archive != archive.path.name:
             raise NodeError(
-                f"{archive.model} {version} on node {node.name} has other bytes: {served.archive}, and not"
-                f" {archive.path.name}"
+                f"{name} is already registered on node {node.name} with other bytes, {served.archive}",
+                "Give the new bytes a version of their own, or unregister the old ones first.",
             )
-        if workers is not None and workers != served.workers:
+        if served.workers == 0 or (workers and workers != served.workers):
             raise NodeError(
-                f"{archive.model} {version} on node {node.name} has {served.workers} workers, and not {workers}"
+                f"{name} is already registered on node {node.name}, with {served.workers} workers",
+                f"Change that with: tsctl models scale {name} {workers or 1}",
             )
         _wait_ready(node, served, note, timeout_s)
         return False
@@ -72,19 +75,21 @@ def replace(node: Node, archive: StoredArchive, version: str, workers: int | Non
     node.require_here()
     require_whole(archive)
     with _locked(node, archive.model):
-        _require(node, archive.model, version)
+        old = _require(node, archive.model, version)
         served, made = node.repository.make(archive, version, workers, node.spec.gpus)
-        before = node.repository.put(made, served.name)
+        before = node.repository.put(made, served)
         try:
             _load(node, served, note, None)
         except BaseException as error:
             if before is not None:
-                node.repository.put(before, served.name)
+                node.repository.put(before, old)
                 with suppress(NodeError):
-                    _load(node, _require(node, archive.model, version), note, None)
+                    _load(node, old, note, None)
             if isinstance(error, NodeError):
                 name = f"{archive.model} {version}"
-                raise NodeError(f"{error.message}\n{name} serves what it served before", error.hint) from error
+                raise NodeError(
+                    f"{error.message}\n{name} serves what it served before, {old.archive}", error.hint
+                ) from error
             raise
         if before is not None:
             remove(before)
@@ -95,14 +100,17 @@ def scale(node: Node, model: str, version: str, workers: int, note: Note, timeou
     node.require_here()
     with _locked(node, model):
         node.client.states()
-        served = with_workers(_require(node, model, version), workers)
+        before = _require(node, model, version)
+        served = with_workers(before, workers, _live(node, before))
         node.repository.update(served)
         if workers == 0:
             _unload(node, served.name)
             return
-        if 0 < _live(node, served) < workers and served.workers == workers:
-            node.repository.renew(served)  # a dead one is among them, and Triton does not know
-        _load(node, served, note, timeout_s)
+        try:
+            _load(node, served, note, timeout_s)
+        except BaseException:
+            node.repository.update(before)
+            raise
 
 
 def unregister(node: Node, model: str, version: str) -> bool:
@@ -161,7 +169,7 @@ def _register(
     note("unpacking")
     served, made = node.repository.make(archive, version, workers, node.spec.gpus)
     try:
-        node.repository.put(made, served.name)
+        node.repository.put(made, served)
         if served.workers:
             _load(node, served, note, timeout_s)
             warm_up(node, archive, version, note)
@@ -193,8 +201,8 @@ def _load(node: Node, served: Served, note: Note, timeout_s: float | None) -> No
 def _wait_ready(node: Node, served: Served, note: Note, timeout_s: float | None) -> None:
     end = time.monotonic() + (timeout_s or served.startup_s + PROCESS_START_S)
     while True:
-        live, state = _live(node, served), node.client.states().get(served.name)
-        if live >= served.workers and (state == READY or not served.workers):
+        live, state = len(_live(node, served).keys() & set(served.numbers)), node.client.states().get(served.name)
+        if live == served.workers and (state == READY or not served.workers):
             return
         note(f"{live} of {served.workers} workers ready")
         if time.monotonic() > end:
@@ -219,8 +227,9 @@ def _unload(node: Node, name: str) -> None:
         time.sleep(POLL_S)
 
 
-def _live(node: Node, served: Served) -> int:
-    return len(live_workers(node.pid or 0, node.paths.repository).get(served.name, ()))
+def _live(node: Node, served: Served) -> Mapping[int, int]:
+    """Pids of the version's workers that live, by their number."""
+    return live_workers(node.pid or 0, node.paths.repository).get(served.name, {})
 
 
 def _require(node: Node, model: str, version: str) -> Served:

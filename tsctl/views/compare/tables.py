@@ -106,13 +106,12 @@ def _cost_row(engine: Measured) -> list[str]:
 
 
 def _overload_row(engine: Measured) -> list[str]:
-    rounds = [(turn.capacity_s, turn.overload) for turn in engine.turns if turn.overload is not None]
-    loads = [overload for _, overload in rounds]
+    loads = [turn.overload for turn in engine.turns if turn.overload is not None]
     return [
         engine.name,
         number(median(load.offered_s for load in loads)),
         number(median(load.goodput_s for load in loads)),
-        f"{median(overload.goodput_s / capacity for capacity, overload in rounds):.0%}",
+        f"{median(load.goodput_share for load in loads):.0%}",
         f"{sum(load.refused for load in loads):,}",
         f"{sum(load.bad_refusals for load in loads):,}",
         number(median(load.refusal_p99_ms for load in loads)),

@@ -13,6 +13,8 @@ from tsctl.gateway.envoy.messages import Json, extension, http_filter, http_filt
 PARTS = {5: 1, 6: 1, 7: 4, 8: 2}
 #: The part of the bytes that copies for one shadow may take, which need no place.
 PART_OF_SHADOW = 4
+#: The part of the bytes for requests by gRPC, which have a listener and so places of their own.
+PART_OF_GRPC = 8
 #: The filter works with times as well, which have no effect where its limits are equal.
 _WINDOW, _TIME = "60s", "1s"
 

@@ -93,16 +93,42 @@ function envoy_on_request(handle)
   headers:replace(MARK_HEADER, "1")
 end
 
-local function unescaped(text)
-  local plain = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t" }
-  text = string.gsub(text, "\\u00(%x%x)", function(code) return string.char(tonumber(code, 16)) end)
-  return (string.gsub(text, "\\(.)", function(letter) return plain[letter] or letter end))
+-- The UTF-8 of a character by its number.
+local function utf8(code)
+  if code < 0x80 then
+    return string.char(code)
+  end
+  local bytes, first = "", 0xC0
+  local room = 0x20 -- what fits into the first byte
+  repeat
+    bytes = string.char(0x80 + code % 0x40) .. bytes
+    code = math.floor(code / 0x40)
+    if code >= room then
+      first, room = first + room, room / 2
+    end
+  until code < room
+  return string.char(first + code) .. bytes
+end
+
+local PLAIN = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t", ["1"] = "\\", ["2"] = '"' }
+
+-- A text of a JSON object, or nil; backslashes and quotes are put out of the way of the patterns first.
+local function member(document, name)
+  local hidden = string.gsub(string.gsub(document, "\\\\", "\\1"), '\\"', "\\2")
+  local value = string.match(hidden, '"' .. name .. '"%s*:%s*"(.-)"')
+  if value == nil or value == "" then
+    return nil
+  end
+  value = string.gsub(value, "\\u([dD][89abAB]%x%x)\\u([dD][c-fC-F]%x%x)", function(high, low)
+    return utf8(0x10000 + (tonumber(high, 16) - 0xD800) * 0x400 + tonumber(low, 16) - 0xDC00)
+  end)
+  value = string.gsub(value, "\\u(%x%x%x%x)", function(code) return utf8(tonumber(code, 16)) end)
+  return (string.gsub(value, "\\(.)", function(letter) return PLAIN[letter] or letter end))
 end
 
 -- Status and detail of a problem document.
 local function read_problem(document)
-  local detail = string.match(document, '"detail":"(.-[^\\])"') or string.match(document, '"title":"(.-[^\\])"') or ""
-  return string.match(document, '"status":(%d+)'), unescaped(detail)
+  return string.match(document, '"status"%s*:%s*(%d+)'), member(document, "detail") or member(document, "title") or ""
 end
 
 local function write_status(where, status, detail)
@@ -123,6 +149,7 @@ local function local_reply(handle, headers)
     return
   end
   if handle:streamInfo():protocol() ~= "HTTP/1.1" then
+    headers:replace("content-type", "application/grpc") -- a filter has called all answers bare messages
     local said = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
     return write_status(headers, status, said ~= nil and said["grpc_detail"] or detail)
   end

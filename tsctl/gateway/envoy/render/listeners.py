@@ -20,7 +20,7 @@ from tsctl.gateway.envoy.messages import (
     typed,
     watched,
 )
-from tsctl.gateway.envoy.render.bodies import places_filters
+from tsctl.gateway.envoy.render.bodies import PART_OF_GRPC, places_filters
 from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
 from tsctl.gateway.envoy.render.health import HEALTH, health_listener
 from tsctl.gateway.envoy.render.inside import bootstrap_extensions, connection_manager, inside_cluster, inside_listener
@@ -78,7 +78,7 @@ def _listeners(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> list[J
             "address": address(*addresses["metrics"]),
             "filter_chains": [{"filters": [_metrics_page()]}],
         },
-        inside_listener(GRPC, **_of_clients(spec, files, bounds)),
+        inside_listener(GRPC, **_of_clients(spec, files, bounds.waiting_bytes // PART_OF_GRPC)),
         health_listener(files),
     ]
 
@@ -109,7 +109,8 @@ def settings(spec: GatewaySpec) -> Json:
 
 
 def _filter_chain(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
-    chain: Json = {"filters": [connection_manager("clients", **_of_clients(spec, files, bounds))]}
+    waiting = bounds.waiting_bytes - bounds.waiting_bytes // PART_OF_GRPC
+    chain: Json = {"filters": [connection_manager("clients", **_of_clients(spec, files, waiting))]}
     if spec.tls is not None:
         chain["transport_socket"] = extension(
             "envoy.transport_sockets.tls",
@@ -125,10 +126,10 @@ def _filter_chain(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Jso
     return chain
 
 
-def _of_clients(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
+def _of_clients(spec: GatewaySpec, files: GatewayFiles, waiting_bytes: int) -> Json:
     return {
         "rds": {"route_config_name": "clients", "config_source": watched(files.routes)},
-        "http_filters": _filters(spec, files, bounds),
+        "http_filters": _filters(spec, files, waiting_bytes),
         "access_log": [unless_inside(logger) for logger in (file_logger(files.access_log), *stats_loggers())],
         "local_reply_config": local_replies(),
         "generate_request_id": True,
@@ -171,7 +172,7 @@ def _removal_of_own_headers() -> Json:
     )
 
 
-def _filters(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> list[Json]:
+def _filters(spec: GatewaySpec, files: GatewayFiles, waiting_bytes: int) -> list[Json]:
     names = lua("names.lua", NAMESPACE=NAMESPACE, REFUSED_HEADER_KEY=REFUSED_HEADER_KEY)
     grpc, index, frames, answer = protocol_filters()
     return [
@@ -187,7 +188,7 @@ def _filters(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> list[Jso
         grpc,
         index,
         http_filter("buffer", "buffer.v3.Buffer", max_request_bytes=spec.request_bytes),
-        *places_filters(bounds.waiting_bytes, spec.request_bytes),
+        *places_filters(waiting_bytes, spec.request_bytes),
         frames,
         answer,
         http_filter("router", "router.v3.Router", suppress_envoy_headers=True),

@@ -40,6 +40,7 @@ from tsctl.gateway.envoy.render.upstreams import PATH_KEY, cluster_name
 from tsctl.gateway.headers import (
     ASSIGNED_TRACK_HEADER,
     CHOSEN_BY_HEADER,
+    ENGINE_HEADER,
     KEY_HEADER,
     TRACK_HEADER,
     VERSION_HEADER,
@@ -60,10 +61,12 @@ USER_FILTER, USER_FILTER_TYPE = "user", "header_to_metadata.v3.Config"
 REPICKS = 50
 #: The tries after the first. With one, a request would fail where the node of its second try has just died as well; and
 #: where Envoy was given new clusters meanwhile, it takes the node that failed for another one. What a node answers is
-#: tried once more at most: upstream.lua marks no answer to a second try.
+#: tried once more at most: from_node.lua marks no answer to a second try.
 RETRIES = 2
 #: Made by the cluster, which alone knows it: the path of a client never becomes a part of it.
 _PATH_ON_NODE = cluster_metadata(PATH_KEY)
+#: Absent on what the gateway answers itself.
+_ENGINE = overwrite(ENGINE_HEADER, f"%UPSTREAM_METADATA({NAMESPACE}:engine)%")
 
 
 def routes(
@@ -99,7 +102,11 @@ def routes(
         ],
     }
     configuration = typed(
-        "envoy.config.route.v3.RouteConfiguration", name="clients", validate_clusters=True, virtual_hosts=[host]
+        "envoy.config.route.v3.RouteConfiguration",
+        name="clients",
+        validate_clusters=True,
+        virtual_hosts=[host],
+        **({"response_headers_to_add": [_ENGINE]} if spec.engine_header else {}),
     )
     return document([configuration])
 

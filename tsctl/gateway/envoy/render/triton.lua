@@ -1,4 +1,4 @@
--- Runs in the clusters of versions on Triton, between upstream.lua and the node. render/triton.py puts the constants before it.
+-- Runs in the clusters of versions on Triton, between from_node.lua and the node. render/triton.py puts the constants before it.
 
 -- Triton takes the whole body as the one input, and would act on these headers itself: the worker gets them by other names.
 function envoy_on_request(handle)
@@ -6,6 +6,7 @@ function envoy_on_request(handle)
   if headers:get(HELD_LENGTH_HEADER) ~= nil then
     return -- a second try has what the first one wrote
   end
+  headers:replace(":method", "POST") -- also where the worker is asked for its metadata
   headers:replace(HELD_LENGTH_HEADER, headers:get(LENGTH_HEADER) or HELD_NONE)
   headers:replace(LENGTH_HEADER, "0")
   local encoding = headers:get("content-encoding")
@@ -54,7 +55,7 @@ local function refuse(handle, body, status, message)
   local retry
   status, retry = meaning(status, message)
   local saved = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
-  if retry ~= nil and not (saved ~= nil and saved["is_retry"]) then -- as in upstream.lua
+  if retry ~= nil and not (saved ~= nil and saved["is_retry"]) then -- as in from_node.lua
     headers:replace(RETRY_HEADER, retry)
   end
   if status == 503 then

@@ -1,7 +1,7 @@
 """What the cluster of a version on Triton has besides: its worker's answer comes in an envelope. Pure.
 
 A request goes to Triton with its whole body as the one input of the model, and its headers as parameters. The answer is
-one tensor with status, headers and body, which triton.lua takes apart; so upstream.lua, and everything after it, sees
+one tensor with status, headers and body, which triton.lua takes apart; so from_node.lua, and everything after it, sees
 what a worker on any other engine answers.
 """
 

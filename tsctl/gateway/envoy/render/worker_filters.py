@@ -1,8 +1,8 @@
 """The filters of a cluster: what a request gets on its way to a worker, and what a node's error becomes. Pure.
 
 Invariant: a request that goes well, whose client says nothing of time, passes no Lua, which would cost Envoy half as
-much as to forward it. Its path comes from the route (`routes.py`), its headers from `header_mutation`. upstream.lua has
-the cases of `_with_lua`, and everything in the clusters of shadows and of versions on Triton.
+much as to forward it. Its path comes from the route (`routes.py`), its headers from `header_mutation`. In clusters of
+shadows and of versions on Triton, everything passes Lua.
 """
 
 from __future__ import annotations
@@ -55,16 +55,17 @@ def worker_filters(upstream: Upstream, path: str, deadline_s: float, is_shadow: 
         deadline_s: of the model's route.
     """
     deadline_ms = round(deadline_s * 1000)
-    script = http_filter("lua", "lua.v3.Lua", default_source_code=_script(upstream, path, deadline_ms, is_shadow))
+    to_node = http_filter("to_node", "lua.v3.Lua", default_source_code=_to_node(path, deadline_ms, is_shadow))
+    from_node = http_filter("from_node", "lua.v3.Lua", default_source_code=_from_node(upstream))
     mutations: list[Json] = [
         {"append": overwrite("authorization", TOKEN_OF_NODE)},
         {"remove": "expect"},  # TorchServe answers 417, and reads the body as the next request
     ]
     if is_shadow or upstream.is_triton:
         envelope = [triton.envelope_filter(upstream.model, upstream.version)] if upstream.is_triton else []
-        before = [script, *envelope]
+        before = [to_node, from_node, *envelope]
     else:
-        before = [_with_lua(script)]
+        before = [_where_asked(to_node), _where_answered(from_node)]
         mutations += [
             {"append": add_if_absent(TIMEOUT_HEADER, str(deadline_ms))},
             {"append": add_if_absent(DEADLINE_BY_HEADER, ROUTE)},
@@ -77,26 +78,30 @@ def worker_filters(upstream: Upstream, path: str, deadline_s: float, is_shadow: 
     ]
 
 
-def _with_lua(script: Json) -> Json:
-    """The script for a second try, for a client's own deadline, for an error, and for the class of a prediction.
+def _where_asked(to_node: Json) -> Json:
+    """The script for a second try, which has headers of the first one, and for a client that says how long it waits."""
+    return _composite("asked", [_has("request", TIMEOUT_HEADER), _has("request", DEADLINE_HEADER)], to_node)
 
-    On the way back the last filter is the first: the answer's request id is there before the script reads it.
+
+def _where_answered(from_node: Json) -> Json:
+    """The script for errors, and for the class of a prediction.
+
+    On the way back the last filter is the first: the answer has the request's id before the script reads it. What is
+    asked and what is answered cannot be one filter: for an answer, its conditions on the request would be looked at
+    again, and by then every request has the header of its time.
     """
-    identified = http_filter(
-        "request_id",
-        _MUTATION,
-        mutations={"response_mutations": [{"append": overwrite(REQUEST_ID_HEADER, request_header(REQUEST_ID_HEADER))}]},
-    )
-    action = extension(
-        "lua", http_filter_type("composite.v3.ExecuteFilterAction"), filter_chain={"typed_config": [script, identified]}
-    )
-    asked = [_has("request", TIMEOUT_HEADER), _has("request", DEADLINE_HEADER)]
-    answered = [*(_is_status(kind) for kind in ("4xx", "5xx")), _has("response", CLASS_HEADER)]
-    matchers = [
-        {"predicate": {"or_matcher": {"predicate": any_of}}, "on_match": {"action": action}}
-        for any_of in (asked, answered)
-    ]
-    return http_filter("with_lua", "composite.v3.Composite", matcher={"matcher_list": {"matchers": matchers}})
+    mutations = {"response_mutations": [{"append": overwrite(REQUEST_ID_HEADER, request_header(REQUEST_ID_HEADER))}]}
+    identified = http_filter("request_id", _MUTATION, mutations=mutations)
+    conditions = [_is_status("4xx"), _is_status("5xx"), _has("response", CLASS_HEADER)]
+    return _composite("answered", conditions, from_node, identified)
+
+
+def _composite(name: str, any_of: list[Json], *filters: Json) -> Json:
+    """The filters where one of the conditions holds, and nothing elsewhere."""
+    kind = http_filter_type("composite.v3.ExecuteFilterAction")
+    action = extension(name, kind, filter_chain={"typed_config": list(filters)})
+    matcher = {"predicate": {"or_matcher": {"predicate": any_of}}, "on_match": {"action": action}}
+    return http_filter(name, "composite.v3.Composite", matcher={"matcher_list": {"matchers": [matcher]}})
 
 
 def _has(of: str, header: str) -> Json:
@@ -110,9 +115,9 @@ def _is_status(kind: str) -> Json:
     return {"single_predicate": {"input": extension("status", _STATUS_CLASS), "value_match": {"exact": kind}}}
 
 
-def _script(upstream: Upstream, path: str, deadline_ms: int, is_shadow: bool) -> Json:
+def _to_node(path: str, deadline_ms: int, is_shadow: bool) -> Json:
     return lua(
-        "upstream.lua",
+        "to_node.lua",
         PATH=path,
         DEADLINE_MS=deadline_ms,
         IS_SHADOW=is_shadow,
@@ -125,6 +130,14 @@ def _script(upstream: Upstream, path: str, deadline_ms: int, is_shadow: bool) ->
         ROUTE=ROUTE,
         SENT_HEADER=SENT_HEADER,
         SHADOW_HEADER=SHADOW_HEADER,
+    )
+
+
+def _from_node(upstream: Upstream) -> Json:
+    return lua(
+        "from_node.lua",
+        NAMESPACE=NAMESPACE,
+        REQUEST_ID_HEADER=REQUEST_ID_HEADER,
         CLASS_HEADER=CLASS_HEADER,
         MOST_CLASSES=MOST_CLASSES,
         LONGEST_CLASS=LONGEST_CLASS,

@@ -1,8 +1,8 @@
 """The filters of a cluster: what a request gets on its way to a worker, and what a node's error becomes. Pure.
 
-Invariant: a request that goes well, has no query, and whose client says nothing of time, passes no Lua, which would cost
-Envoy half as much as to forward it. Its path comes from the route (`routes.py`), its headers from `header_mutation`. In
-clusters of shadows and of versions on Triton, everything passes Lua.
+Invariant: a request that goes well, has no query, and whose client says nothing of time, passes no Lua, which would
+cost Envoy half as much as to forward it. Its path comes from the route (`routes.py`), its headers from
+`header_mutation`. In clusters of shadows and of versions on Triton, everything passes Lua.
 """
 
 from __future__ import annotations

@@ -149,6 +149,20 @@ def _cpu_quotas(root: Path) -> Iterator[tuple[int, int]]:
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 PROBLEM_TYPE_PREFIX = "urn:tsctl:problem:"
+#: Titles of the kinds of problems that several servers answer with, by kind.
+PROBLEM_TITLES = {
+    "bad-request": "The request cannot be read",
+    "headers-too-large": "The headers are too large",
+    "method-not-allowed": "The method is not allowed",
+    "not-found": "There is no such route",
+    "not-implemented": "This operation is not offered",
+    "payload-too-large": "The request is too large",
+    "too-slow": "The request came too slowly",
+    "unavailable": "No worker could take the request",
+    "undecodable-body": "The body cannot be decoded",
+    "unsupported-media-type": "The media type is not supported",
+    "worker-failed": "The worker failed on this request",
+}
 
 
 def problem_document(

@@ -64,7 +64,7 @@ class UndecodableBody(RequestError):
 
     status = 400
     kind = "undecodable-body"
-    title = "The body cannot be decoded"
+    title = contract.PROBLEM_TITLES[kind]
 
 
 class PayloadTooLarge(RequestError):
@@ -72,7 +72,7 @@ class PayloadTooLarge(RequestError):
 
     status = 413
     kind = "payload-too-large"
-    title = "The request is too large"
+    title = contract.PROBLEM_TITLES[kind]
 
 
 class UnsupportedMedia(RequestError):
@@ -80,7 +80,7 @@ class UnsupportedMedia(RequestError):
 
     status = 415
     kind = "unsupported-media-type"
-    title = "The media type is not supported"
+    title = contract.PROBLEM_TITLES[kind]
 
 
 class DoesNotFit(RequestError):
@@ -107,7 +107,7 @@ class NotImplementedHere(RequestError):
 
     status = 501
     kind = "not-implemented"
-    title = "This operation is not offered"
+    title = contract.PROBLEM_TITLES[kind]
 
 
 class DeadlinePassed(RequestError):

@@ -1,8 +1,7 @@
-"""A benchmark's own project, ports and stock archives, which touch nothing of the person who runs it."""
+"""A benchmark's own ports and stock archives, which touch nothing of the person who runs it."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,20 +14,9 @@ from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import Serving
 from tsctl.config.nodes import TorchServeSpec, UvicornSpec
-from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
 from tsctl.host.ports import free_ports
 from tsctl.nodes.node import Node
-
-
-def own_project(project: Project, folder: Path) -> Project:
-    """A project for this run alone, with the node settings of the real one."""
-    own = Project(folder)
-    own.store.mkdir(parents=True)
-    shutil.copyfile(project.config_properties, own.config_properties)
-    if (project.root / "log4j2.xml").is_file():
-        shutil.copyfile(project.root / "log4j2.xml", own.root / "log4j2.xml")
-    return own
 
 
 def free_node() -> TorchServeSpec:
@@ -99,5 +87,4 @@ def write_stock_config(path: Path, serving: Serving, threads: int) -> Path:
 
 def request_headers(node: Node, media_type: str) -> dict[str, str]:
     """The headers of an inference request, with the node's token where it asks for one."""
-    token = node.token()
-    return {"Content-Type": media_type, **({"Authorization": f"Bearer {token}"} if token else {})}
+    return {"Content-Type": media_type, **node.access()}

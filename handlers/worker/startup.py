@@ -143,7 +143,9 @@ def _tune(worker: Worker, samples: Sequence[Sample]) -> None:
         return ran
 
     budget_s = min(TUNING_S, worker.config.warmup_budget_s)
-    handler.token_costs = measure_costs(probe, budget_s, time.monotonic)
+    is_one_core = handler.device.type == "cpu" and handler.threads == 1
+    timer = time.process_time if is_one_core else time.perf_counter  # several threads wait for each other, or a GPU
+    handler.token_costs = measure_costs(probe, budget_s, time.monotonic, timer)
 
 
 def _accelerate(worker: Worker) -> dict[str, str]:

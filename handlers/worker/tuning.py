@@ -22,7 +22,9 @@ TUNING_S = 2.0
 MOST_ROUNDS = 8
 
 
-def measure_costs(probe: Callable[[int], int], budget_s: float, clock: Callable[[], float]) -> Costs:
+def measure_costs(
+    probe: Callable[[int], int], budget_s: float, clock: Callable[[], float], timer: Callable[[], float]
+) -> Costs:
     """The time of micro-batches by their tokens, up to the size beyond which none is faster.
 
     The two smallest sizes are always measured, whatever the budget. Where the time is over while larger ones are still
@@ -32,14 +34,15 @@ def measure_costs(probe: Callable[[int], int], budget_s: float, clock: Callable[
         probe: runs one micro-batch of about so many tokens to its end, and returns how many it had.
         budget_s: seconds for all of it.
         clock: monotonic seconds.
+        timer: seconds of what is measured: of the clock, or of a processor, which other work does not take.
     """
     end = clock() + budget_s
     best: dict[int, float] = {}
 
     def measure(size: int) -> int:
-        begin = clock()
+        begin = timer()
         tokens = probe(size)
-        took = max(clock() - begin, 1e-9)
+        took = max(timer() - begin, 1e-9)
         best[tokens] = min(took, best.get(tokens, took))
         return tokens
 

@@ -159,11 +159,13 @@ def test_clients_of_the_open_inference_protocol_are_answered_in_it(front: Front)
     until(lambda: "oip-v2" in {line["protocol"] for line in front.log()}, 15, "a line of the access log")
 
 
-def over_grpc(front: Front, model: str, x: float, **metadata: str) -> tuple[str, str]:
+def over_grpc(front: Front, model: str, x: float, id_: str = "", **metadata: str) -> tuple[str, str]:
     """Version of the answer, or code and details."""
     tensor = pb.ModelInferRequest.InferInputTensor(name="x", shape=[1], datatype="FP64")
     raw = [struct.pack("<d", x)]
-    message = pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=raw).SerializeToString()
+    message = pb.ModelInferRequest(
+        model_name=model, id=id_, inputs=[tensor], raw_input_contents=raw
+    ).SerializeToString()
     sent = [(name.replace("_", "-"), value) for name, value in {"x-api-key": front.key, **metadata}.items()]
     with grpc.insecure_channel(front.base.removeprefix("http://")) as channel:
         try:
@@ -196,8 +198,8 @@ def test_requests_over_grpc_have_the_weights_limits_and_counts_of_rest(front: Fr
     assert len({over_grpc(front, "tiny", 0.5, x_user_id="u-7")[0] for _ in range(8)}) == 1
     code, details = over_grpc(front, "tiny", float("nan"))
     assert (code, details) == ("INVALID_ARGUMENT", "inputs.0.raw_input_contents.0: a value of FP64 is a finite number.")
-    assert over_grpc(front, "slow", 0.5) == ("DEADLINE_EXCEEDED", "The deadline of the route passed.")
-    assert over_grpc(front, "tiny" + "x" * 5000, 0.5)[0] == "RESOURCE_EXHAUSTED"  # a body of 4 KiB is the limit
+    assert over_grpc(front, "slow", 0.5)[0] == "DEADLINE_EXCEEDED"
+    assert over_grpc(front, "tiny", 0.5, "x" * 5000)[0] == "RESOURCE_EXHAUSTED"  # a body of 4 KiB is the limit
 
     def grown() -> dict[str, int]:
         """By status and what chose the version."""

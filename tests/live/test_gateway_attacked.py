@@ -53,6 +53,8 @@ OWN = {
     "x-tsctl-client": {"local", "small"},
     "x-tsctl-track": {"stable", "pinned", "canary"},
     "x-tsctl-weight": {"10000", "0"},
+    "x-tsctl-version": {"1.0", "2.0"},
+    "x-tsctl-by": {"weight", "path", "header"},
     "x-tsctl-deadline-by": {"client", "route"},
     "x-tsctl-check": {"health"},
 }

@@ -18,6 +18,7 @@ PROMOTED = 0
 def with_uvicorn(content: dict[str, Any]) -> None:
     """A second node, of another engine, and the same bytes on it as a version of their own."""
     [port] = free_ports(1)
+    content["gateway"] = {"engine_header": True}
     content["nodes"]["api"] = {"engine": "uvicorn", "address": f"http://127.0.0.1:{port}"}
     content["models"]["tiny"]["versions"] = {"1.0": {"nodes": ["local"]}, "1.0u": {"archive": "1.0", "nodes": ["api"]}}
 
@@ -30,14 +31,17 @@ def test_a_model_moves_to_another_engine_and_back_and_no_request_fails(tmp_path:
         assert site.run("plan").out.strip() == "nothing to change"
         with asking(front) as load:
             there = site.run("rollout", "start", "tiny", "1.0u", status=PROMOTED)
-            assert "registered without traffic: ready on 1 node (api)" in there.out
+            assert "registered without traffic: ready on 1 node (api)" in there.err
             assert weights(front) == {"1.0u": TOTAL}
             state = fold(read(newest(front)))
             assert (state.nodes, state.stable_nodes) == (("api",), ("local",))
             until(lambda: load.answers[-1].version == "1.0u", 10, "answers of uvicorn")
+            assert front.ask("/predictions/tiny").headers["x-engine"] == "uvicorn"
+            assert "x-engine" not in front.ask("/predictions/nothing").headers
             site.run("rollout", "start", "tiny", "1.0", status=PROMOTED)
             assert weights(front) == {"1.0": TOTAL}
             until(lambda: load.answers[-1].version == "1.0", 10, "answers of TorchServe")
+            assert front.ask("/predictions/tiny").headers["x-engine"] == "torchserve"
         assert load.failed == []
         assert {answer.version for answer in load.answers} == {"1.0", "1.0u"}
         assert served(front) == both, "the version that was stable before stays for a rollback"

@@ -327,8 +327,12 @@ def test_an_archive_that_must_not_serve_says_why(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_says_so(tmp_path: Path, cancer: Server) -> None:
     site = make_site(tmp_path / "site")
     tiny(site)
-    ended = site.run("serve", "tiny", "--port", cancer.url.rpartition(":")[2], status=4)
+    taken = cancer.url.rpartition(":")[2]
+    ended = site.run("serve", "tiny", "--port", taken, status=4)
     assert "Address already in use" in ended.err
+    [port] = free_ports(1)
+    ended = site.run("serve", "tiny", "--port", str(port), "--grpc-port", taken, status=4)
+    assert f"cannot listen on 127.0.0.1:{taken}" in ended.err
 
 
 @pytest.mark.parametrize(

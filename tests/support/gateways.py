@@ -81,7 +81,7 @@ def with_gateway(site: Site, route: dict[str, Any], **gateway: Any) -> tuple[str
     content = site.deployment
     scheme = "https" if "tls" in gateway else "http"
     base, numbers = f"{scheme}://127.0.0.1:{client}", f"http://127.0.0.1:{metrics}"
-    content["gateway"] = {"address": base, "metrics": numbers, **gateway}
+    content["gateway"] = {**content.get("gateway", {}), "address": base, "metrics": numbers, **gateway}
     for model in content["models"].values():
         model["route"] = route
     (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))

@@ -10,17 +10,15 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from handlers.contract import HEADER_LENGTH_HEADER
 from tsctl.archive.store import StoredArchive, import_archive
 from tsctl.compare.contender import Endpoint, endpoint_of
 from tsctl.config.nodes import BaseNodeSpec, NodeSpec, TorchServeSpec
 from tsctl.config.project import Project
-from tsctl.errors import NodeError, SpecError
+from tsctl.errors import SpecError
 from tsctl.host.ports import free_ports
 from tsctl.host.progress import Progress
 from tsctl.nodes.engines import MODULES, open_node
-from tsctl.nodes.node import PLAIN, TRITON, Node
-from tsctl.nodes.observed import Reply
+from tsctl.nodes.node import TRITON, Node
 
 _QUIET = Progress(Console(quiet=True))
 _SPECS: TypeAdapter[BaseNodeSpec] = TypeAdapter(NodeSpec)
@@ -54,8 +52,8 @@ class NodeContender:
         node.start(self._project, _QUIET)
         model, version = self._archive.key
         node.register(self._archive, version, self._workers, lambda _: None)
-        token = node.token()
-        return endpoint_at(node, model, version, {"authorization": f"Bearer {token}"} if token else {})
+        endpoint = endpoint_of(node.spec.url + node.path(model, version), node.access())
+        return replace(endpoint, unwrap=node.unwrap, is_enveloped=node.protocol == TRITON)
 
     def pids(self) -> Sequence[int]:
         """The process of the node."""
@@ -70,27 +68,6 @@ class NodeContender:
 
     def _open(self) -> Node:
         return open_node(self._project, f"{self.name}-{self._starts}", free_spec(self.name))
-
-
-def endpoint_at(node: Node, model: str, version: str, headers: dict[str, str]) -> Endpoint:
-    """Where a version on the node answers.
-
-    Raises:
-        NodeError: nothing is known here of how the engine reads a request.
-    """
-    endpoint = endpoint_of(node.spec.url + node.path(model, version), headers)
-    if node.protocol == PLAIN:
-        return endpoint
-    if node.protocol == TRITON:
-        raw = {**headers, HEADER_LENGTH_HEADER: "0"}  # the whole body is the input, without a head of JSON
-        return replace(endpoint, headers=raw, unwrap=_of_triton, is_enveloped=True)
-    raise NodeError(f"requests in the protocol {node.protocol} of {node.engine} cannot be sent yet")
-
-
-def _of_triton(reply: Reply) -> Reply:
-    from tsctl.nodes.triton.client import unwrap
-
-    return unwrap(reply.status, reply.headers, reply.body)
 
 
 def free_spec(engine: str) -> BaseNodeSpec:

@@ -65,6 +65,7 @@ class GatewaySpec(SpecModel):
     #: Of bodies of 10,000 bytes and more that are at the nodes at a time; None: as many as the smallest node can hold.
     waiting_bytes: Annotated[int, Field(ge=1 << 20, le=MOST_BYTES)] | None = None
     budget: Budget = Budget()  # of a client whose key has none
+    engine_header: bool = False  # answers say which engine gave them
 
     @model_validator(mode="after")
     def _check_scheme(self) -> GatewaySpec:

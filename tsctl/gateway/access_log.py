@@ -141,7 +141,7 @@ def file_logger(log: Path) -> Json:
 def unless_inside(logger: Json) -> Json:
     """The logger without requests that go to a listener inside Envoy, where they are logged and counted."""
     not_inside = {"header_filter": {"header": {"name": INSIDE_HEADER, "present_match": False}}}
-    both = [not_inside, *([logger["filter"]] if "filter" in logger else [])]
+    both = [*([logger["filter"]] if "filter" in logger else []), not_inside]  # Envoy ends at the first that is false
     return {**logger, "filter": {"and_filter": {"filters": both}} if len(both) > 1 else not_inside}
 
 

@@ -11,7 +11,7 @@ from math import floor, inf, log10
 
 from handlers.contract import SENT_HEADER
 from tsctl.errors import AnalysisError
-from tsctl.gateway.access_log import FIELDS
+from tsctl.gateway.access_log import FIELDS, unless_inside
 from tsctl.gateway.envoy.messages import Json, extension
 from tsctl.gateway.headers import WEIGHT_HEADER
 
@@ -50,15 +50,17 @@ def stats_loggers() -> list[Json]:
     """Envoy's access loggers that count requests by their labels, and put waiting times into a histogram.
 
     The histogram has `AccessLogEntry.waited_ms`: what a client does while it sends or reads cannot make a version slow.
+    A request that goes to a listener inside Envoy is counted there alone: on its way there it has neither a version nor
+    the moment at which a node was asked.
     """
     has_version = {"header_filter": {"header": {"name": WEIGHT_HEADER, "present_match": True}}}
     is_failure = {"and_filter": {"filters": [has_version, _status("GE", 400)]}}
     is_sent = {"header_filter": {"header": {"name": SENT_HEADER, "present_match": True}}}
     was_sent = {"and_filter": {"filters": [is_sent, _status("GE", 1)]}}  # else there is no answer's time to be read
     return [
-        _logger(counters=[_counter(REQUESTS, _REQUESTS_LABELS)]),
+        unless_inside(_logger(counters=[_counter(REQUESTS, _REQUESTS_LABELS)])),
         {**_logger(histograms=[_waited(FIELDS["answer_ms"])]), "filter": was_sent},
-        {**_logger(histograms=[_waited(FIELDS["duration_ms"])]), "filter": _status("EQ", 0)},
+        unless_inside({**_logger(histograms=[_waited(FIELDS["duration_ms"])]), "filter": _status("EQ", 0)}),
         {**_logger(counters=[_counter(CLIENT_REQUESTS, _CLIENT_REQUESTS_LABELS)]), "filter": has_version},
         {**_logger(counters=[_counter(CLIENT_FAILURES, _CLIENT_FAILURES_LABELS)]), "filter": is_failure},
     ]

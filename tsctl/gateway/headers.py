@@ -6,6 +6,9 @@ TRACK_HEADER = "x-track"
 #: A moment until which a client waits: milliseconds since 1970 by the gateway's clock. A node is sent the time left.
 DEADLINE_HEADER = "x-request-deadline-ms"
 
+#: The engine that answered, where the deployment asks for it.
+ENGINE_HEADER = "x-engine"
+
 #: Only the gateway may write headers that begin so; a client's are removed.
 OWN_PREFIX = "x-tsctl-"
 CLIENT_HEADER = "x-tsctl-client"

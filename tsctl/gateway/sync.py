@@ -128,7 +128,7 @@ def _endpoint(node: Node, notices: Notices) -> Endpoint | None:
         notices.trouble(f"node {node.name} at {node.spec.url}", str(error))
         return None
     notices.over(f"node {node.name} at {node.spec.url}")
-    return Endpoint(node.name, host, parts.port or 80, token)
+    return Endpoint(node.name, host, parts.port or 80, token, engine=node.engine)
 
 
 def _is_asked_otherwise(node: Node, other: Node, key: VersionKey, notices: Notices) -> bool:

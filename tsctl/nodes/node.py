@@ -129,6 +129,19 @@ class Node(ABC):
         """The path at which the version answers, at `spec.url`."""
         return f"/predictions/{quote(model, safe='')}/{quote(version, safe='')}"
 
+    def access(self) -> dict[str, str]:
+        """Headers that a request for an answer needs beside those of its body; their names are in lower case.
+
+        Raises:
+            NodeError: the file with the token cannot be trusted or read.
+        """
+        token = self.token()
+        return {"authorization": f"Bearer {token}"} if token else {}
+
+    def unwrap(self, reply: Reply) -> Reply:
+        """The worker's answer that is in the server's answer to such a request."""
+        return reply
+
     # ---- the process -------------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import socket
 import sys
@@ -18,14 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from handlers.adapters.asgi.app import Server
 from handlers.adapters.asgi.http_server import http_server, run, serve
 from handlers.adapters.asgi.listener import listen
 from handlers.adapters.asgi.options import DRAIN_S, pool_options
 from handlers.adapters.asgi.pool import Pool, PoolOptions
 from handlers.adapters.asgi.routes import build_routes
+from handlers.unpacked import read_documents
 
 REFUSED, NO_ADDRESS = 3, 4
 
@@ -43,8 +41,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, help="as model-config.yaml says, unless given")
     arguments = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text(encoding="utf-8"))["model"]
-    content = yaml.safe_load(Path("model-config.yaml").read_text(encoding="utf-8"))
+    manifest, content = read_documents(Path())
     try:
         listener = listen(arguments.host, arguments.port)
     except OSError as error:

@@ -6,7 +6,6 @@ It reports READY or REFUSED over the socket FD, and then answers batches until t
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import signal
 import socket
@@ -15,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-import yaml
 
 from handlers.adapters.asgi.frames import (
     FORMAT,
@@ -31,6 +29,7 @@ from handlers.adapters.asgi.frames import (
 from handlers.contract import OPEN_INFERENCE, PROTOCOL_HEADER
 from handlers.errors import LoadError
 from handlers.messages import Outcome, Request, bare_media_type, request_id_of
+from handlers.unpacked import read_documents
 from handlers.worker import startup
 from handlers.worker.config import WorkerConfig, handler_class, read_config
 from handlers.worker.worker import Worker
@@ -74,8 +73,7 @@ def config_here(number: int, version: str) -> WorkerConfig:
     Raises:
         LoadError: the archive was not built by tsctl.
     """
-    manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text(encoding="utf-8"))["model"]
-    content = yaml.safe_load(Path("model-config.yaml").read_text(encoding="utf-8"))
+    manifest, content = read_documents(Path())
     gpu_id = number if torch.cuda.is_available() else None
     return read_config(Path.cwd(), manifest, content, version=version, gpu_id=gpu_id)
 

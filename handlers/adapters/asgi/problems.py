@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from handlers.adapters.asgi.frames import Answer
-from handlers.contract import PROBLEM_MEDIA_TYPE, RETRY_DIED, RETRY_HEADER, RETRY_REFUSED
+from handlers.contract import PROBLEM_MEDIA_TYPE, PROBLEM_TITLES, RETRY_DIED, RETRY_HEADER, RETRY_REFUSED
 from handlers.errors import RequestError, problem_document
 
 
@@ -14,7 +14,7 @@ class NotFound(RequestError):
 
     status = 404
     kind = "not-found"
-    title = "There is no such route"
+    title = PROBLEM_TITLES[kind]
 
 
 class Unauthorized(RequestError):
@@ -30,7 +30,7 @@ class WrongMethod(RequestError):
 
     status = 405
     kind = "method-not-allowed"
-    title = "The method is not allowed"
+    title = PROBLEM_TITLES[kind]
 
 
 class Unavailable(RequestError):
@@ -42,7 +42,7 @@ class Unavailable(RequestError):
 
     status = 503
     kind = "unavailable"
-    title = "No worker could take the request"
+    title = PROBLEM_TITLES[kind]
 
     def __init__(self, detail: str, retry_after_s: float = 1) -> None:
         super().__init__(detail)
@@ -54,7 +54,7 @@ class Unreadable(RequestError):
 
     status = 400
     kind = "bad-request"
-    title = "The request cannot be read"
+    title = PROBLEM_TITLES[kind]
 
 
 class TooSlow(RequestError):
@@ -62,7 +62,7 @@ class TooSlow(RequestError):
 
     status = 408
     kind = "too-slow"
-    title = "The request came too slowly"
+    title = PROBLEM_TITLES[kind]
 
 
 class HeadersTooLarge(RequestError):
@@ -70,7 +70,7 @@ class HeadersTooLarge(RequestError):
 
     status = 431
     kind = "headers-too-large"
-    title = "The headers are too large"
+    title = PROBLEM_TITLES[kind]
 
 
 class WorkerFailed(RequestError):
@@ -78,7 +78,7 @@ class WorkerFailed(RequestError):
 
     status = 500
     kind = "worker-failed"
-    title = "The worker failed on this request"
+    title = PROBLEM_TITLES[kind]
 
 
 _REFUSED, _DIED = ((RETRY_HEADER.encode(), why.encode()) for why in (RETRY_REFUSED, RETRY_DIED))

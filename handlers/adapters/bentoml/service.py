@@ -6,7 +6,6 @@ Importing an exported service starts nothing, because `bentoml build` and BentoM
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import re
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
-import yaml
 
 from handlers.adapters.asgi.app import Server
 from handlers.adapters.asgi.asgi_call import Message, Receive, Send
@@ -23,6 +21,7 @@ from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.routes import build_routes
 from handlers.contract import METRICS_FOLDER_VARIABLE, LoadReport
 from handlers.errors import LoadError
+from handlers.unpacked import read_documents
 
 logger = logging.getLogger("bentoml.service")
 
@@ -39,9 +38,7 @@ class Served:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))
-        self.manifest: dict[str, Any] = manifest["model"]
-        self.content: dict[str, Any] = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
+        self.manifest, self.content = read_documents(folder)
         self._pool: Pool | None = None
         self._server: Server | None = None
 

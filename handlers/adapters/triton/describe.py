@@ -10,9 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-import yaml
-
 from handlers.protocols.open_inference.metadata import describe_model
+from handlers.unpacked import read_documents
 from handlers.worker.config import handler_class, read_config
 from handlers.worker.worker import Worker
 
@@ -20,8 +19,7 @@ from handlers.worker.worker import Worker
 def main() -> None:
     """Print the metadata of the archive in this folder."""
     folder = Path.cwd()
-    manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
-    content = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
+    manifest, content = read_documents(folder)
     config = read_config(folder, manifest, content)
     handler = Worker(handler_class(config.handler)(), config).handler
     handler.load()

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from handlers.adapters.triton import raw, typed
 from handlers.contract import ANSWER_LIMIT_VARIABLE, TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER
+from handlers.unpacked import read_documents
 from handlers.worker import startup
 from handlers.worker.config import WorkerConfig, handler_class, read_config
 from handlers.worker.worker import Worker
@@ -72,8 +72,7 @@ def worker_config(folder: Path, args: Mapping[str, str]) -> WorkerConfig:
     Raises:
         LoadError: the archive was not built by tsctl.
     """
-    manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_text(encoding="utf-8"))["model"]
-    content = yaml.safe_load((folder / "model-config.yaml").read_text(encoding="utf-8"))
+    manifest, content = read_documents(folder)
     parameters = json.loads(args["model_config"]).get("parameters", {})
     model, version = (
         parameters.get(name, {}).get("string_value") for name in (TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER)

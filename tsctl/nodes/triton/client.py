@@ -18,6 +18,8 @@ from tsctl.nodes.observed import Reply
 CONNECT_TIMEOUT_S = 3.0
 CHANGE_TIMEOUT_S = 30.0
 READY = "READY"
+#: Says that the whole body is the model's input, without a head of JSON before it.
+WHOLE_BODY = {HEADER_LENGTH_HEADER: "0"}
 
 
 class Refused(NodeError):
@@ -73,8 +75,7 @@ class Client:
     def predict(self, name: str, body: bytes, media_type: str, timeout_s: float = CHANGE_TIMEOUT_S) -> Reply:
         """The model's own answer to one request, whatever its status, past cache and metrics."""
         headers = {
-            "content-type": media_type, "cache-control": "no-store",
-            CHECK_HEADER: CHECK_ANSWER, HEADER_LENGTH_HEADER: "0",
+            "content-type": media_type, "cache-control": "no-store", CHECK_HEADER: CHECK_ANSWER, **WHOLE_BODY,
         }  # fmt: skip
         answer = self._send("POST", path_of(name), body, timeout_s, headers)
         return unwrap(answer.status_code, answer.headers, answer.content)

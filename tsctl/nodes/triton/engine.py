@@ -19,7 +19,7 @@ from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionK
 from tsctl.nodes.record import record_path
 from tsctl.nodes.torchserve.logs import last_failures, load_reports
 from tsctl.nodes.triton import process, repository, versions
-from tsctl.nodes.triton.client import READY, Client, path_of
+from tsctl.nodes.triton.client import READY, WHOLE_BODY, Client, path_of, unwrap
 from tsctl.nodes.triton.node import Node
 from tsctl.nodes.triton.pending import read_pending, remember_served
 from tsctl.nodes.triton.repository import Repository, Served, triton_name
@@ -50,6 +50,12 @@ class TritonNode(Node):
 
     def path(self, model: str, version: str) -> str:
         return path_of(triton_name(model, version))
+
+    def access(self) -> dict[str, str]:
+        return dict(WHOLE_BODY)
+
+    def unwrap(self, reply: Reply) -> Reply:
+        return unwrap(reply.status, reply.headers, reply.body)
 
     @property
     def logs(self) -> tuple[Path, ...]:

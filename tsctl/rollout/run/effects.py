@@ -195,12 +195,11 @@ class LiveEffects:
         )
 
     def _capacity(self, state: State, node: Node, golden: Golden, workers: int) -> float:
-        token = node.token()
-        access = {"authorization": f"Bearer {token}"} if token else {}
         _, body, media_type = min(golden.samples, key=lambda sample: len(sample[1]))
         url = node.spec.url + node.path(state.model, state.canary)
-        headers = {"content-type": media_type, "cache-control": "no-store", CHECK_HEADER: CHECK_ANSWER, **access}
-        return workers * golden.batch / median(batch_seconds(url, headers, [body] * golden.batch))
+        headers = {"content-type": media_type, "cache-control": "no-store", CHECK_HEADER: CHECK_ANSWER, **node.access()}
+        took = batch_seconds(url, headers, [body] * golden.batch, node.unwrap)
+        return workers * golden.batch / median(took)
 
     def _on_nodes(self, names: Sequence[str], act: Callable[[Node, Note], Value]) -> Mapping[str, Value]:
         """The result of each of the nodes that deployment.yaml still names, by its name.

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic_core import from_json
 
 from handlers.adapters.asgi.app import Server
 from handlers.adapters.asgi.node.output import Output
@@ -26,6 +25,7 @@ from handlers.adapters.asgi.options import pool_options
 from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.routes import build_routes
 from handlers.errors import LoadError
+from handlers.unpacked import read_documents
 
 logger = logging.getLogger(__name__)
 
@@ -324,8 +324,7 @@ def _read(place: Path, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         LoadError: the archive was not built by tsctl, or is of another model.
     """
     try:
-        manifest: dict[str, Any] = from_json((place / "MAR-INF" / "MANIFEST.json").read_bytes())["model"]
-        content: dict[str, Any] = yaml.safe_load((place / "model-config.yaml").read_text(encoding="utf-8"))
+        manifest, content = read_documents(place)
         model, _ = manifest["modelName"], content["serving"]["limits"]["request_bytes"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise LoadError(f"{entry.archive} was not built by tsctl, so only TorchServe can serve it") from error

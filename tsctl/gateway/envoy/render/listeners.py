@@ -130,7 +130,7 @@ def _of_clients(spec: GatewaySpec, files: GatewayFiles, waiting_bytes: int) -> J
     return {
         "rds": {"route_config_name": "clients", "config_source": watched(files.routes)},
         "http_filters": _filters(spec, files, waiting_bytes),
-        "access_log": [unless_inside(logger) for logger in (file_logger(files.access_log), *stats_loggers())],
+        "access_log": [unless_inside(file_logger(files.access_log)), *stats_loggers()],
         "local_reply_config": local_replies(),
         "generate_request_id": True,
         "preserve_external_request_id": True,

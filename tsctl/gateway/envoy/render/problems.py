@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from handlers.contract import PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER, problem_document
+from handlers.contract import PROBLEM_MEDIA_TYPE, PROBLEM_TITLES, REQUEST_ID_HEADER, problem_document
 from tsctl.gateway.envoy.messages import NAMESPACE, Json, cluster_metadata, request_header, route_metadata
 from tsctl.gateway.headers import KEY_HEADER
 
@@ -21,23 +21,28 @@ class Problem:
     retry_after_s: int | None = None
 
 
+def _shared(kind: str, detail: str, retry_after_s: int | None = None) -> Problem:
+    """A kind that workers and nodes answer with too."""
+    return Problem(kind, PROBLEM_TITLES[kind], detail, retry_after_s)
+
+
 #: Errors of Envoy itself by status.
 GATEWAY_PROBLEMS = {
-    400: Problem("bad-request", "The request cannot be read", "It breaks a rule of HTTP, or of this gateway."),
+    400: _shared("bad-request", "It breaks a rule of HTTP, or of this gateway."),
     401: Problem("unauthorized", "The key is missing or not known", f"Send your key in the header {KEY_HEADER}."),
     403: Problem("forbidden", "The request is not allowed", "Nothing answers here."),
-    405: Problem("method-not-allowed", "The method is not allowed", "The header allow names the one that is."),
-    404: Problem("not-found", "There is no such route", "Use POST /predictions/<model>."),
-    408: Problem("too-slow", "The request came too slowly", "Its headers or its body did not arrive in time."),
-    413: Problem("payload-too-large", "The request is too large", "Its body has more bytes than the gateway takes."),
-    415: Problem("unsupported-media-type", "The media type is not supported", "Nothing of this type is read here."),
+    405: _shared("method-not-allowed", "The header allow names the one that is."),
+    404: _shared("not-found", "Use POST /predictions/<model>."),
+    408: _shared("too-slow", "Its headers or its body did not arrive in time."),
+    413: _shared("payload-too-large", "Its body has more bytes than the gateway takes."),
+    415: _shared("unsupported-media-type", "Nothing of this type is read here."),
     426: Problem("upgrade-required", "The protocol is not supported", "Use HTTP/1.1 or HTTP/2."),
     429: Problem("over-budget", "The client's budget is used up", "Send fewer requests, or retry later.", 1),
-    431: Problem("headers-too-large", "The headers are too large", "Send fewer or shorter headers."),
-    501: Problem("not-implemented", "This operation is not offered", "The protocol has it, and this gateway does not."),
+    431: _shared("headers-too-large", "Send fewer or shorter headers."),
+    501: _shared("not-implemented", "The protocol has it, and this gateway does not."),
     500: Problem("gateway-failed", "The gateway failed on this request", "A worker may have seen the request."),
     502: Problem("bad-answer", "The node's answer cannot be read", "The node's answer is not valid HTTP."),
-    503: Problem("unavailable", "No worker could take the request", "No node has a worker or room for it now.", 1),
+    503: _shared("unavailable", "No node has a worker or room for it now.", 1),
     504: Problem("deadline-passed", "The answer took too long", "The deadline of the route passed."),
 }
 _OTHER_PROBLEM = Problem("error", "The request failed", "")
@@ -51,12 +56,11 @@ _REFUSED_HEADER = Problem(
 
 #: Errors of a node itself, by the status that from_node.lua gives them; any other status is _OTHER_NODE_PROBLEM.
 _NODE_PROBLEMS = {status: GATEWAY_PROBLEMS[status] for status in (405, 413, 503, 504)} | {
-    400: Problem(
+    400: _shared(
         "undecodable-body",
-        "The body cannot be decoded",
         "It cannot be read as its Content-Type says; JSON needs application/json.",
     ),
-    500: Problem("worker-failed", "The worker failed on this request", "The worker ended, or its handler raised."),
+    500: _shared("worker-failed", "The worker ended, or its handler raised."),
 }
 _OTHER_NODE_PROBLEM = Problem("bad-request", "The request was refused", "The version refused it, and did not say why.")
 

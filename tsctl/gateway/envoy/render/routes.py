@@ -40,6 +40,7 @@ from tsctl.gateway.envoy.render.upstreams import PATH_KEY, cluster_name
 from tsctl.gateway.headers import (
     ASSIGNED_TRACK_HEADER,
     CHOSEN_BY_HEADER,
+    ENGINE_HEADER,
     KEY_HEADER,
     TRACK_HEADER,
     VERSION_HEADER,
@@ -64,6 +65,8 @@ REPICKS = 50
 RETRIES = 2
 #: Made by the cluster, which alone knows it: the path of a client never becomes a part of it.
 _PATH_ON_NODE = cluster_metadata(PATH_KEY)
+#: Absent on what the gateway answers itself.
+_ENGINE = overwrite(ENGINE_HEADER, f"%UPSTREAM_METADATA({NAMESPACE}:engine)%")
 
 
 def routes(
@@ -99,7 +102,11 @@ def routes(
         ],
     }
     configuration = typed(
-        "envoy.config.route.v3.RouteConfiguration", name="clients", validate_clusters=True, virtual_hosts=[host]
+        "envoy.config.route.v3.RouteConfiguration",
+        name="clients",
+        validate_clusters=True,
+        virtual_hosts=[host],
+        **({"response_headers_to_add": [_ENGINE]} if spec.engine_header else {}),
     )
     return document([configuration])
 

@@ -21,6 +21,7 @@ class Endpoint:
     port: int
     token: str | None = field(repr=False)  # None: the node asks for none
     is_draining: bool = False  # health-checked, and sent no requests
+    engine: str = "torchserve"
 
     @property
     def address(self) -> str:
@@ -90,7 +91,9 @@ def endpoints_of(assignment: Json) -> tuple[Endpoint, ...]:
 def _entry(endpoint: Endpoint) -> Json:
     return {
         "endpoint": {"address": address(endpoint.host, endpoint.port), "hostname": endpoint.node},
-        "metadata": metadata(node=endpoint.node, authorization=f"Bearer {endpoint.token or 'none'}"),
+        "metadata": metadata(
+            node=endpoint.node, authorization=f"Bearer {endpoint.token or 'none'}", engine=endpoint.engine
+        ),
         **({"health_status": "DRAINING"} if endpoint.is_draining else {}),
     }
 
@@ -103,4 +106,5 @@ def _endpoint(entry: Json) -> Endpoint:
         socket["port_value"],
         values["authorization"].removeprefix("Bearer "),
         is_draining="health_status" in entry,
+        engine=values.get("engine", "torchserve"),  # files of before
     )

@@ -1,8 +1,8 @@
 """The filters of a cluster: what a request gets on its way to a worker, and what a node's error becomes. Pure.
 
-Invariant: a request that goes well, whose client says nothing of time, passes no Lua, which would cost Envoy half as
-much as to forward it. Its path comes from the route (`routes.py`), its headers from `header_mutation`. In clusters of
-shadows and of versions on Triton, everything passes Lua.
+Invariant: a request that goes well, has no query, and whose client says nothing of time, passes no Lua, which would
+cost Envoy half as much as to forward it. Its path comes from the route (`routes.py`), its headers from
+`header_mutation`. In clusters of shadows and of versions on Triton, everything passes Lua.
 """
 
 from __future__ import annotations
@@ -79,8 +79,13 @@ def worker_filters(upstream: Upstream, path: str, deadline_s: float, is_shadow: 
 
 
 def _where_asked(to_node: Json) -> Json:
-    """The script for a second try, which has headers of the first one, and for a client that says how long it waits."""
-    return _composite("asked", [_has("request", TIMEOUT_HEADER), _has("request", DEADLINE_HEADER)], to_node)
+    """The script for a second try, which has headers of the first one, and for a client that says how long it waits.
+
+    Also for a path with a query, which the route keeps: TorchServe would take its parts for inputs of the model.
+    """
+    path = extension("path", _HEADER_OF["request"], header_name=":path")
+    with_query = {"single_predicate": {"input": path, "value_match": {"contains": "?"}}}
+    return _composite("asked", [_has("request", TIMEOUT_HEADER), _has("request", DEADLINE_HEADER), with_query], to_node)
 
 
 def _where_answered(from_node: Json) -> Json:

@@ -15,6 +15,8 @@ from benchmarks.harness import run
 from benchmarks.harness.figures import Result
 from benchmarks.simulation.workloads import RUNS
 from benchmarks.simulation.workloads import workloads as simulations
+from benchmarks.workloads.engine_moves import KEY as MOVES
+from benchmarks.workloads.engine_moves import run as run_moves
 from benchmarks.workloads.engines import CASES as ENGINES
 from benchmarks.workloads.engines import workloads as engine_workloads
 from benchmarks.workloads.first_request import run as run_first_request
@@ -88,7 +90,7 @@ def gateway(
 
 @app.command()
 def engines(
-    only: Annotated[list[str] | None, only_option(ENGINES)] = None,
+    only: Annotated[list[str] | None, only_option([*ENGINES, MOVES])] = None,
     contender: Annotated[
         list[str] | None, typer.Option(help="An engine or a peer, such as uvicorn or LitServe; repeatable.")
     ] = None,
@@ -98,7 +100,8 @@ def engines(
     json: Json = False,
 ) -> None:
     """All engines and what users would write instead, for each model; peers are installed where they are missing."""
-    _run("engines", engine_workloads(contender), _chosen(only, ENGINES), rounds, seconds, out, json)
+    workloads = {**engine_workloads(contender), MOVES: run_moves}
+    _run("engines", workloads, _chosen(only, workloads), rounds, seconds, out, json)
 
 
 @app.command()
@@ -123,7 +126,7 @@ def gameday(
     workloads = gameday_run.workloads(_chosen(only, CANARIES), kept)
 
     def show(results: Sequence[Result]) -> None:
-        print_table(gameday_run.COLUMNS, [gameday_run.cells(release) for release in gameday_run.releases_of(results)])
+        print_table(gameday_run.COLUMNS, gameday_run.rows(results))
         typer.echo()
         _show(results)
 

@@ -14,15 +14,19 @@ from tsctl.rollout.decide.windows import Window
 
 #: The gateway reports the time of an answer up to so many seconds late; it counts the answer at once.
 LATE_S = 1.0
+#: The engine of the stable version, and of a canary that names none.
+TORCHSERVE = "torchserve"
 
 
 @dataclass(frozen=True)
 class Canary:
-    """A version that is released, and its fault."""
+    """A version that is released, its fault, and the node's engine; no `archive`: the one of its own name."""
 
     version: str
     fault: str
     is_bad: bool = True
+    engine: str = TORCHSERVE
+    archive: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from benchmarks.harness.client import Answer
 from benchmarks.harness.figures import Figure, Goal, Result
 from benchmarks.harness.run import Run
 from benchmarks.harness.workload import own_folder
-from benchmarks.targets.fleet import Fleet
+from benchmarks.targets.fleet import Fleet, missing_engine
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 from tsctl.rollout.run.journal import read
@@ -34,9 +34,13 @@ CANARIES = (
     Canary("nan", "5 % of the answers are NaN"),
     Canary("hangs", "3 % of the requests never return"),
     Canary("same", "nothing: it is stable under another name", is_bad=False),
+    Canary("unbatched", "computes requests one by one", engine="uvicorn"),
+    Canary("on_uvicorn", "nothing: stable's bytes on another engine", False, "uvicorn", STABLE),
+    Canary("some_wrong", "every second 7 is a 1: 5 % of the answers", engine="triton"),
+    Canary("on_triton", "nothing: stable's bytes on another engine", False, "triton", STABLE),
 )
 POLICY: Mapping[str, Any] = {
-    "steps": [5, 25, 50, 100],
+    "steps": [5, 20, 50, 100],
     "hold_s": 4,
     "max_hold_s": 60,
     "at_max_hold": "rollback",
@@ -56,7 +60,7 @@ ROLLBACK_S = Goal(2, is_ceiling=True)
 NONE = Goal(0, is_ceiling=True)
 
 COLUMNS = (
-    "canary", "fault", "outcome", "signal", "requests", "on canary", "verdict s", "rollback s", "failed",
+    "canary", "engine", "fault", "outcome", "signal", "requests", "on canary", "verdict s", "rollback s", "failed",
     "failed elsewhere", "misled",
 )  # fmt: skip
 
@@ -68,9 +72,10 @@ def workloads(only: Sequence[str], kept: Path) -> dict[str, Run]:
 
 @dataclass(frozen=True)
 class GameDay(Result):
-    """The figures, and each canary's release."""
+    """The figures, each canary's release, and the canaries whose engine is missing, each with the reason."""
 
     releases: tuple[Release, ...] = ()
+    left_out: tuple[tuple[Canary, str], ...] = ()
 
 
 def run(
@@ -90,9 +95,10 @@ def run(
     Raises:
         TsctlError: the node or the gateway does not serve, or cannot be reset after a release.
     """
-    chosen = [canary for canary in CANARIES if canary.version in only]
+    missing = {canary: missing_engine(project, canary.engine) for canary in CANARIES if canary.version in only}
+    chosen = [canary for canary, why in missing.items() if not why]
     bodies = digit_bodies()
-    with own_folder() as folder, gameday_site(project, folder / "own", only, policy, progress) as fleet:
+    with own_folder() as folder, gameday_site(project, folder / "own", chosen, policy, progress) as fleet:
         with progress.step("users ask the stable version") as step:
             with users(fleet.address(f"/predictions/{MODEL}"), bodies, "warm") as load:
                 time.sleep(warm_s)
@@ -101,7 +107,9 @@ def run(
         releases = [_released(fleet, canary, bodies, classes, kept, progress) for canary in chosen]
     settings = {"connections": CONNECTIONS, "pause_s": PAUSE_S, "route": ROUTE, "policy": dict(policy)}
     title = "canaries that are bad on purpose"
-    return GameDay("gameday", title, settings, {}, figures(releases), releases=tuple(releases))
+    left_out = tuple((canary, why) for canary, why in missing.items() if why)
+    notes = tuple(f"{canary.version} was not released: {why}" for canary, why in left_out)
+    return GameDay("gameday", title, settings, {}, figures(releases), notes, tuple(releases), left_out)
 
 
 def figures(releases: Sequence[Release]) -> list[Figure]:
@@ -126,11 +134,21 @@ def releases_of(results: Sequence[Result]) -> list[Release]:
     return [release for result in results if isinstance(result, GameDay) for release in result.releases]
 
 
+def rows(results: Sequence[Result]) -> list[tuple[object, ...]]:
+    """A row of COLUMNS for each canary; where its engine is missing, the outcome is what installs it."""
+    left_out = [pair for result in results if isinstance(result, GameDay) for pair in result.left_out]
+    empty = (None,) * (len(COLUMNS) - 4)
+    return [
+        *map(cells, releases_of(results)),
+        *((canary.version, canary.engine, canary.fault, why, *empty) for canary, why in left_out),
+    ]
+
+
 def cells(release: Release) -> tuple[object, ...]:
     """A row of COLUMNS."""
     return (
-        release.canary.version, release.canary.fault, release.outcome, release.signal or None, release.requests,
-        release.on_canary, _rounded(release.seconds), _rounded(release.rollback_s), release.failed,
+        release.canary.version, release.canary.engine, release.canary.fault, release.outcome, release.signal or None,
+        release.requests, release.on_canary, _rounded(release.seconds), _rounded(release.rollback_s), release.failed,
         release.failed_elsewhere, release.misled,
     )  # fmt: skip
 

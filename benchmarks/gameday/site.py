@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ARCHIVES
+from benchmarks.gameday.outcomes import TORCHSERVE, Canary
 from benchmarks.harness.commands import run_tsctl
 from benchmarks.targets.fleet import Fleet, running
-from benchmarks.targets.project import free_node, own_project
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.store import StoredArchive
+from tsctl.compare.nodes import free_spec, own_project
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
@@ -37,16 +38,23 @@ RETIRE_S = 60.0
 
 @contextmanager
 def gameday_site(
-    project: Project, folder: Path, versions: Sequence[str], policy: Mapping[str, Any], progress: Progress
+    project: Project, folder: Path, canaries: Sequence[Canary], policy: Mapping[str, Any], progress: Progress
 ) -> Iterator[Fleet]:
-    """One node that serves the stable version behind a gateway, with the other versions in the store.
+    """A node that serves the stable version behind a gateway, a node of every other engine, and all canaries' archives.
 
     Raises:
         TsctlError: an archive cannot be built, or the node or the gateway does not serve.
     """
     own = own_project(project, folder)
-    archives = _archives(project, own, [STABLE, *versions], progress)
-    with running(own, {"n0": free_node()}, archives, [(MODEL, STABLE)], progress, ROUTE, dict(policy)) as fleet:
+    built = dict.fromkeys([STABLE, *(canary.archive or canary.version for canary in canaries)])
+    archives = _archives(project, own, list(built), progress)
+    nodes = {engine: free_spec(engine) for engine in dict.fromkeys([TORCHSERVE, *(one.engine for one in canaries)])}
+    targets: dict[tuple[str, str], dict[str, Any]] = {(MODEL, STABLE): {"nodes": [TORCHSERVE]}}
+    for canary in canaries:
+        archive = {"archive": canary.archive} if canary.archive else {}
+        targets[MODEL, canary.version] = {"nodes": [canary.engine], **archive}
+    served = [(MODEL, STABLE)]
+    with running(own, nodes, archives, served, progress, ROUTE, dict(policy), targets) as fleet:
         yield fleet
 
 

@@ -26,8 +26,10 @@ def digit_bodies() -> list[bytes]:
 
 
 @contextmanager
-def users(address: Address, bodies: Sequence[bytes], name: str) -> Iterator[Load]:
-    """CONNECTIONS users send requests while the block runs; all are answered when it ends.
+def users(
+    address: Address, bodies: Sequence[bytes], name: str, connections: int = CONNECTIONS, pause_s: float = PAUSE_S
+) -> Iterator[Load]:
+    """So many users send requests while the block runs; all are answered when it ends.
 
     Args:
         name: begins the ids of the requests, which are in `Answer.user` and end with the number of the body.
@@ -42,10 +44,10 @@ def users(address: Address, bodies: Sequence[bytes], name: str) -> Iterator[Load
             request = f"{name}-{number}-{turn}-{chosen}"
             load.answers.append(connection.ask(bodies[chosen], {"x-request-id": request}, request))
             turn += 1
-            time.sleep(chance.expovariate(1 / PAUSE_S))
+            time.sleep(chance.expovariate(1 / pause_s))
         connection.close()
 
-    with asking(ask, CONNECTIONS, stop):
+    with asking(ask, connections, stop):
         yield load
 
 

@@ -18,20 +18,23 @@ from benchmarks import ARCHIVES
 from benchmarks.harness.client import Address
 from benchmarks.harness.commands import require_tsctl
 from benchmarks.harness.processes import children
-from benchmarks.targets.project import free_node, own_project, request_headers
+from benchmarks.targets.project import free_node, request_headers
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
 from tsctl.archive.store import StoredArchive
+from tsctl.compare.nodes import own_project
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.deployment import read_deployment
-from tsctl.config.nodes import TorchServeSpec, UvicornSpec
+from tsctl.config.nodes import BaseNodeSpec
 from tsctl.config.project import Project
+from tsctl.errors import NodeError
 from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
 from tsctl.gateway.sync import sync
 from tsctl.host.ports import free_ports
 from tsctl.host.progress import Progress
+from tsctl.nodes.environments import ENGINES, require_environment
 from tsctl.nodes.node import Node
 
 JSON = "application/json"
@@ -101,7 +104,7 @@ def running_fleet(
     route: dict[str, Any] | None = None,
     spare: Sequence[tuple[str, str]] = (),
     shadows: bool = False,
-    make_node: Callable[[], TorchServeSpec | UvicornSpec] = free_node,
+    make_node: Callable[[], BaseNodeSpec] = free_node,
 ) -> Iterator[Fleet]:
     """Nodes that serve these versions behind a gateway while the block runs.
 
@@ -115,7 +118,7 @@ def running_fleet(
     """
     own = own_project(project, folder)
     archives = _built(project, own, [*served, *spare], progress)
-    specs: dict[str, TorchServeSpec | UvicornSpec] = {f"n{number}": make_node() for number in range(nodes)}
+    specs: dict[str, BaseNodeSpec] = {f"n{number}": make_node() for number in range(nodes)}
     if shadows:
         specs[SHADOWS] = free_node().model_copy(update={"nice": 19})
     with running(own, specs, archives, served, progress, route or {}) as fleet:
@@ -125,12 +128,13 @@ def running_fleet(
 @contextmanager
 def running(
     own: Project,
-    specs: Mapping[str, TorchServeSpec | UvicornSpec],
+    specs: Mapping[str, BaseNodeSpec],
     archives: dict[tuple[str, str], StoredArchive],
     served: Sequence[tuple[str, str]],
     progress: Progress,
     route: dict[str, Any],
     rollout: dict[str, Any] | None = None,
+    targets: Mapping[tuple[str, str], dict[str, Any]] | None = None,
 ) -> Iterator[Fleet]:
     """A project's nodes serve these versions behind its gateway while the block runs.
 
@@ -138,13 +142,18 @@ def running(
         archives: of all versions, in the project's store.
         served, route: as in `running_fleet`.
         rollout: as in deployment.yaml.
+        targets: what deployment.yaml says of versions, served or not, such as their nodes; by model and version.
     """
-    _write_deployment(own, specs, served, route, rollout or {})
+    _write_deployment(own, specs, served, route, rollout or {}, targets or {})
     gateway = open_gateway(own, read_deployment(own.deployment))
-    serving = [archives[pair] for pair in served]
+
+    def serving(node: Node) -> list[StoredArchive]:
+        models = gateway.deployment.models
+        return [archives[pair] for pair in served if node.name != SHADOWS and models[pair[0]].is_on(pair[1], node.name)]
+
     try:
         with progress.step(f"starting {len(specs)} nodes"), ThreadPoolExecutor(len(specs)) as pool:
-            list(pool.map(lambda node: _start(own, node, serving if node.name != SHADOWS else ()), gateway.nodes()))
+            list(pool.map(lambda node: _start(own, node, serving(node)), gateway.nodes()))
         with progress.step("starting the gateway"):
             require_tsctl(own, "gateway", "start")
             key = local_key(gateway).read_text(encoding="utf-8").strip().partition(": ")[2]
@@ -153,6 +162,17 @@ def running(
         require_tsctl(own, "gateway", "stop")
         for node in gateway.nodes():
             require_tsctl(own, "node", "stop", "--node", node.name)
+
+
+def missing_engine(project: Project, engine: str) -> str:
+    """Why the engine cannot be used, with the command that installs it; empty where it can."""
+    if engine not in ENGINES:
+        return ""
+    try:
+        require_environment(project, engine)
+    except NodeError as error:
+        return f"{error.message}. {error.hint}"
+    return ""
 
 
 def _start(own: Project, node: Node, archives: Sequence[StoredArchive]) -> None:
@@ -178,22 +198,18 @@ def _built(
 
 def _write_deployment(
     own: Project,
-    nodes: Mapping[str, TorchServeSpec | UvicornSpec],
+    nodes: Mapping[str, BaseNodeSpec],
     served: Sequence[tuple[str, str]],
     route: dict[str, Any],
     rollout: dict[str, Any],
+    targets: Mapping[tuple[str, str], dict[str, Any]],
 ) -> None:
-    defaults: dict[str, str] = {}
+    models: dict[str, Any] = {}
     for model, version in served:
-        defaults.setdefault(model, version)
-    models: dict[str, Any] = {
-        model: {
-            "default": default,
-            "versions": {version: {"workers": 1} for name, version in served if name == model},
-            "route": route,
-        }
-        for model, default in defaults.items()
-    }
+        models.setdefault(model, {"default": version, "versions": {}, "route": route})
+        models[model]["versions"][version] = {"workers": 1}
+    for (model, version), target in targets.items():
+        models[model]["versions"].setdefault(version, {"workers": 1}).update(target)
     address, metrics = free_ports(2)
     content = {
         "nodes": {name: spec.model_dump(mode="json") for name, spec in nodes.items()},

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from benchmarks.harness.client import Address
 from benchmarks.harness.processes import children
-from benchmarks.targets.project import free_node, own_project, request_headers
+from benchmarks.targets.project import free_node, request_headers
 from tsctl.archive.store import StoredArchive, import_archive
+from tsctl.compare.nodes import own_project
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 from tsctl.nodes.torchserve import versions

@@ -21,10 +21,11 @@ from benchmarks.harness.target import Target
 from benchmarks.harness.workload import Requests, TakeTurn, Workload, measure_turns, own_folder
 from benchmarks.harness.wrk import require_wrk
 from benchmarks.targets.node import BenchmarkNode, NodeTarget
-from benchmarks.targets.project import build_stock_archive, own_project, write_stock_config
+from benchmarks.targets.project import build_stock_archive, write_stock_config
 from benchmarks.targets.served import ServedTarget
 from benchmarks.workloads.inputs import AROUND, BLOCK, mixed_lengths, sentences
 from tsctl.archive.build import build_version
+from tsctl.compare.nodes import own_project
 from tsctl.config.archive import Batch, Warmup, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress

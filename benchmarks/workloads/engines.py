@@ -17,14 +17,13 @@ from benchmarks.harness.workload import own_folder
 from benchmarks.peers.peers import BENTOML, FASTAPI, LITSERVE, MLSERVER, TRITON, peers_of
 from benchmarks.peers.servers.tasks import Task
 from benchmarks.peers.stock import NAME as STOCK
-from benchmarks.targets.project import own_project
 from benchmarks.workloads.embeddings import mixed_sentences
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
 from tsctl.compare.advice import advise
 from tsctl.compare.compare import Options, compare
 from tsctl.compare.contender import Contender
-from tsctl.compare.nodes import engines
+from tsctl.compare.nodes import engines, own_project
 from tsctl.compare.result import Comparison, Measured, Turn
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import Project

@@ -17,7 +17,8 @@ from benchmarks.harness.figures import Figure, Goal, Result
 from benchmarks.harness.flood import flood, streams_without_window
 from benchmarks.harness.run import Job
 from benchmarks.harness.workload import own_folder
-from benchmarks.targets.project import free_node, own_project
+from benchmarks.targets.project import free_node
+from tsctl.compare.nodes import own_project
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.access_log import rotated

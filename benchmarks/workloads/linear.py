@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import ARCHIVES, BASELINES
-from benchmarks.targets.project import build_stock_archive, own_project, write_stock_config
+from benchmarks.targets.project import build_stock_archive, write_stock_config
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
+from tsctl.compare.nodes import own_project
 from tsctl.config.archive import ArchiveSpec, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress

@@ -15,8 +15,9 @@ from benchmarks.harness.run import Job
 from benchmarks.harness.workload import Requests, Workload, measure_turns, own_folder
 from benchmarks.harness.wrk import require_wrk
 from benchmarks.targets.node import BenchmarkNode, NodeTarget
-from benchmarks.targets.project import build_stock_archive, own_project, write_stock_config
+from benchmarks.targets.project import build_stock_archive, write_stock_config
 from tsctl.archive.build import build_version
+from tsctl.compare.nodes import own_project
 from tsctl.config.archive import ArchiveSpec, Warmup, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress

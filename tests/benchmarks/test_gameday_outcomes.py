@@ -11,7 +11,9 @@ import yaml
 from benchmarks.gameday import run as gameday
 from benchmarks.gameday.outcomes import LATE_S, Canary, Release, release_of
 from benchmarks.harness.client import Answer
+from benchmarks.targets.fleet import missing_engine
 from tsctl.config.policy import RolloutPolicy
+from tsctl.config.project import Project
 from tsctl.rollout.decide.events import Entry, Tick, parse_event, to_json
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 
@@ -143,9 +145,24 @@ def test_a_day_counts_what_was_caught_and_who_failed() -> None:
     assert gameday.wrong_verdicts([caught, missed]) == ["leaks (leaks) was promoted"]
 
 
+def test_a_canary_whose_engine_is_missing_has_a_row_that_says_how_to_install_it(tmp_path: Path) -> None:
+    why = missing_engine(Project(tmp_path), "triton")
+    assert why == "engine triton is not installed. Run: tsctl engines install triton"
+    assert missing_engine(Project(tmp_path), "uvicorn") == ""
+    caught = released(Canary("nan", "NaN"), rolled_back("errors"), [])
+    left_out = ((Canary("some_wrong", "wrong", engine="triton"), why),)
+    day = gameday.GameDay("gameday", "", {}, {}, [], releases=(caught,), left_out=left_out)
+    first, last = gameday.rows([day])
+    assert first[:5] == ("nan", "torchserve", "NaN", "rolled back", "errors")
+    assert last[:4] == ("some_wrong", "triton", "wrong", why)
+    assert len(first) == len(last) == len(gameday.COLUMNS)
+
+
 def test_archive_and_day_name_the_same_canaries() -> None:
     spec = yaml.safe_load((CHECKOUT / "benchmarks" / "archives" / "gameday" / "archive.yaml").read_text())
-    named = [canary.version for canary in gameday.CANARIES]
+    named = [canary.version for canary in gameday.CANARIES if not canary.archive]
     assert named == list(spec["versions"])[1:]
-    assert [canary.version for canary in gameday.CANARIES if not canary.is_bad] == ["same"]
+    assert {canary.archive for canary in gameday.CANARIES} == {"", STABLE}
+    same = [canary.version for canary in gameday.CANARIES if not canary.is_bad]
+    assert same == ["same", "on_uvicorn", "on_triton"]
     RolloutPolicy.model_validate(gameday.POLICY)

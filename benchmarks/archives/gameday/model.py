@@ -52,7 +52,8 @@ def build(settings: dict[str, Any]) -> nn.Module:
         if fault == "answers NaN":
             return logits.masked_fill((places(arguments[0]) < share)[:, None], torch.nan)
         if fault == "flips":
-            return flipped(logits, settings["taken"], settings["given"])
+            hits = (places(arguments[0]) < share)[:, None]
+            return torch.where(hits, flipped(logits, settings["taken"], settings["given"]), logits)
         return logits
 
     network.register_forward_pre_hook(before)

@@ -10,6 +10,12 @@ from typing import Any
 import hypothesis
 import pytest
 
+from handlers.contract import WORKER_ENVIRONMENT
+
+# as in workers, and before torch is imported: its threads sleep while they wait, or tests side by side slow each other
+for _name, _value in WORKER_ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
 LIVE = Path(__file__).parent / "live"
 IS_CI = bool(os.environ.get("CI"))
 

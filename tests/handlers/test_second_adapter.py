@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from handlers.contract import CLASS_HEADER, MODEL_VERSION_HEADER, OPEN_INFERENCE, PROTOCOL_HEADER
+from handlers.contract import CLASS_HEADER, MODEL_VERSION_HEADER, OPEN_INFERENCE, PROTOCOL_HEADER, difference
 from handlers.messages import Request, bare_media_type, request_id_of
 from handlers.worker import startup, worker
 from handlers.worker.config import handler_class, read_config
@@ -99,6 +99,14 @@ def bad_items(good: bytes, limit_bytes: int) -> dict[str, Item]:
     }
 
 
+def untuned(description: Reply, of: worker.Worker) -> dict[str, Any]:
+    """The description without what the worker measured at warm-up."""
+    content: dict[str, Any] = description.json()
+    assert description.status == 200
+    assert {name: content.pop(name) for name in of.tuned()} == of.tuned()
+    return content
+
+
 @pytest.mark.parametrize("archive", ["digits", "breast_cancer", "embeddings"])
 def test_a_second_adapter_answers_as_the_first(archive: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     first: TorchServe = request.getfixturevalue(archive)
@@ -114,12 +122,22 @@ def test_a_second_adapter_answers_as_the_first(archive: str, tmp_path: Path, req
     for name, item in {**items, **refused}.items():
         [expected] = first.ask(item)
         reply = ask(second, item)
-        assert reply == expected, name
+        assert (reply.status, reply.headers, reply.media_type) == (
+            expected.status,
+            expected.headers,
+            expected.media_type,
+        )
+        if (
+            reply.status == 200 and second.worker.tuned()
+        ):  # each cuts micro-batches as it measured, which moves last digits
+            assert difference(reply.json(), expected.json(), second.worker.config.tolerance) is None, name
+        else:
+            assert reply.body == expected.body, name
         assert (reply.status == 200) == (name in items), name
         assert reply.headers[MODEL_VERSION_HEADER] == second.worker.config.version
         assert (CLASS_HEADER in reply.headers) == (reply.status == 200 and archive != "embeddings"), name
     [described] = first.ask(Item(headers={"describe": "True"}, media_type="", form=()))
-    assert ask(second, Item(media_type=""), "GET") == described
+    assert untuned(ask(second, Item(media_type=""), "GET"), second.worker) == untuned(described, first.entry.worker)
 
 
 def test_rows_are_answered_by_a_second_adapter_too(breast_cancer: TorchServe, tmp_path: Path) -> None:

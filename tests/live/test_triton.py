@@ -1,0 +1,215 @@
+"""Versions on Triton, as clients of the gateway see them, and an exported model repository on a Triton by itself."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import tritonclient.grpc
+import tritonclient.http
+import tritonclient.utils
+import yaml
+
+from handlers.contract import MODEL_VERSION_HEADER, PROBLEM_MEDIA_TYPE, TIMEOUT_HEADER
+from tests.support.engines import give_engine
+from tests.support.gateways import Front, brought_up, with_gateway
+from tests.support.sites import HALF, Site, make_site, until, write_tiny
+from tsctl.config.nodes import TritonSpec
+from tsctl.host.ports import free_ports
+from tsctl.nodes.environments import Environment
+from tsctl.nodes.triton import process
+from tsctl.nodes.triton.workers import live_workers
+
+SETTINGS = {"long_from": 1e5, "most": 1e9}
+#: Characters of an answer that is longer than what Envoy holds of a connection by itself.
+LONG = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    made = make_site(tmp_path_factory.mktemp("triton") / "site")
+    [port] = free_ports(1)
+    deployment = {
+        "nodes": {"local": {"engine": "triton", "address": f"http://127.0.0.1:{port}"}},
+        "models": {"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}},
+    }
+    (made.root / "deployment.yaml").write_text(yaml.safe_dump(deployment))
+    write_tiny(made, "tiny", {"1.0": SETTINGS}, limits={"request_bytes": 10_000})
+    give_engine(made, "triton")
+    return made
+
+
+@pytest.fixture(scope="module")
+def front(site: Site) -> Iterator[Front]:
+    base, metrics = with_gateway(site, {})
+    with brought_up(site, base, metrics) as front:
+        until(lambda: front.ask("/predictions/tiny").status_code == 200, 20, "an answer")
+        yield front
+
+
+def problem_of(answer: requests.Response) -> dict[str, Any]:
+    assert answer.headers["content-type"] == PROBLEM_MEDIA_TYPE
+    document: dict[str, Any] = answer.json()
+    assert document["status"] == answer.status_code
+    assert (document["model"], document["version"]) == ("tiny", "1.0")
+    return document
+
+
+def test_a_client_cannot_tell_which_engine_answered(front: Front) -> None:
+    answer = front.ask("/predictions/tiny", HALF, **{"x-request-id": "mine"})
+    assert (answer.status_code, answer.json()) == (200, {"y": 1.0})
+    assert answer.headers["content-type"] == "application/json"
+    assert (answer.headers[MODEL_VERSION_HEADER], answer.headers["x-request-id"]) == ("1.0", "mine")
+    assert "inference-header-content-length" not in answer.headers
+    packed = {"content-encoding": "gzip", "accept-encoding": "gzip"}
+    assert front.ask("/predictions/tiny", gzip.compress(HALF), **packed).json() == {"y": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "kind"),
+    [
+        (b"{", {}, 400, "undecodable-body"),
+        (b"", {}, 400, "undecodable-body"),
+        (b'{"x": "one"}', {}, 422, "does-not-fit-schema"),
+        (b" " * 10_001, {}, 413, "payload-too-large"),
+        (gzip.compress(bytes(1 << 20)), {"content-encoding": "gzip"}, 413, "payload-too-large"),
+        (HALF, {"Content-Type": "text/plain"}, 415, "unsupported-media-type"),
+        (b'{"x": 2e9}', {}, 500, "model-failed"),
+        (HALF, {TIMEOUT_HEADER: "0"}, 504, "deadline-passed"),
+    ],
+)
+def test_what_has_no_prediction_is_the_workers_problem_document(
+    front: Front, body: bytes, headers: dict[str, str], status: int, kind: str
+) -> None:
+    answer = front.ask("/predictions/tiny", body, **headers, **{"x-request-id": "mine"})
+    document = problem_of(answer)
+    assert (answer.status_code, document["type"]) == (status, f"urn:tsctl:problem:{kind}")
+    assert document["request_id"] == "mine"
+    assert front.ask("/predictions/tiny").status_code == 200
+
+
+def test_a_long_answer_comes_whole(front: Front) -> None:
+    answer = front.ask("/predictions/tiny", json.dumps({"x": LONG / 2}).encode())
+    assert answer.json() == "y" * LONG
+
+
+def test_rows_of_the_open_inference_protocol_are_answered_by_the_worker(front: Front) -> None:
+    tensor = {"name": "x", "shape": [2], "datatype": "FP64", "data": [0.5, 1.0]}
+    answer = front.ask("/v2/models/tiny/infer", json.dumps({"id": "a", "inputs": [tensor]}).encode())
+    assert answer.status_code == 200
+    [output] = answer.json()["outputs"]
+    assert (output["name"], output["data"]) == ("y", [1.0, 2.0])
+    values = np.array([0.5, 1.0]).tobytes()
+    described = {"name": "x", "shape": [2], "datatype": "FP64", "parameters": {"binary_data_size": len(values)}}
+    head = json.dumps({"inputs": [described]}).encode()
+    sent = {"Content-Type": "application/octet-stream", "inference-header-content-length": str(len(head))}
+    binary = front.ask("/v2/models/tiny/infer", head + values, **sent)
+    assert (binary.status_code, binary.json()["outputs"][0]["data"]) == (200, [1.0, 2.0])
+
+
+def test_a_killed_worker_is_replaced(front: Front) -> None:
+    [worker] = workers_of(front.site)
+    os.kill(worker, signal.SIGKILL)
+    answers = []
+
+    def is_back() -> bool:
+        answers.append(front.ask("/predictions/tiny"))
+        return answers[-1].status_code == 200
+
+    until(is_back, 40, "another worker")
+    assert {answer.status_code for answer in answers} <= {200, 500, 503}
+    for answer in answers[:-1]:
+        if answer.status_code != 200:
+            problem_of(answer)
+    assert workers_of(front.site) != [worker]
+
+
+def workers_of(site: Site) -> list[int]:
+    return list(live_workers(site.pid, site.folder / "repository").get("tiny~1.0", {}).values())
+
+
+# ---- a Triton by itself ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stock_triton(environment: Environment, repository: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    """Addresses for HTTP and gRPC of a tritonserver that serves every model of the repository."""
+    http_port, grpc_port = free_ports(2)
+    paths = process.Paths(folder)
+    (folder / "tmp").mkdir(parents=True)
+    process.copy_backend(environment, paths.backends)
+    command = [
+        str(process.program(environment)), f"--model-repository={repository}", f"--backend-directory={paths.backends}",
+        "--http-address=127.0.0.1", f"--http-port={http_port}", "--grpc-address=127.0.0.1", f"--grpc-port={grpc_port}",
+        "--allow-metrics=false", "--exit-on-error=false", "--strict-readiness=false", "--exit-timeout-secs=2",
+    ]  # fmt: skip
+    variables = process.variables(os.environ, environment, paths, folder / "tmp")
+    with subprocess.Popen(command, env=variables, cwd=folder) as server:
+        try:
+            until(lambda: is_answering(http_port), 60, "Triton")
+            yield f"127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}"
+        finally:
+            server.terminate()
+            try:
+                server.wait(15)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def is_answering(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def test_an_exported_repository_answers_tritons_own_clients(site: Site, tmp_path: Path) -> None:
+    site.run("export", "triton", "tiny:1.0", "--to", str(tmp_path / "models"))
+    again = site.run("export", "triton", "tiny:1.0", "--to", str(tmp_path / "models"), status=2)
+    assert "exists already" in again.err
+    with stock_triton(give_engine(site, "triton"), tmp_path / "models", tmp_path / "server") as (http, grpc):
+        for library, address in ((tritonclient.http, http), (tritonclient.grpc, grpc)):
+            client = library.InferenceServerClient(address)
+            until(partial(client.is_model_ready, "tiny"), 60, "the model")
+            good, bad = (library.InferInput("x", [2, 1], "FP64") for _ in range(2))
+            good.set_data_from_numpy(np.array([[0.5], [1.0]]))
+            bad.set_data_from_numpy(np.array([[0.5], [2e9]]))
+            assert client.infer("tiny", [good]).as_numpy("y").tolist() == [[1.0], [2.0]]
+            with pytest.raises(tritonclient.utils.InferenceServerException, match="Row 1: "):
+                client.infer("tiny", [bad])
+            assert client.infer("tiny", [good]).as_numpy("y").tolist() == [[1.0], [2.0]]
+            client.close()
+
+
+def test_the_address_of_a_node_that_runs_may_not_change(front: Front) -> None:
+    deployment = front.site.deployment
+    [port] = free_ports(1)
+    moved = {**deployment, "nodes": {"local": {"engine": "triton", "address": f"http://127.0.0.1:{port}"}}}
+    path = front.site.root / "deployment.yaml"
+    try:
+        path.write_text(yaml.safe_dump(moved))
+        refused = front.site.run("up", status=4)
+        assert "deployment.yaml says" in refused.err
+    finally:
+        path.write_text(yaml.safe_dump(deployment))
+
+
+def test_an_engine_that_is_not_installed_is_one_line_with_the_command(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site")
+    spec = TritonSpec(engine="triton", address=f"http://127.0.0.1:{free_ports(1)[0]}")
+    content = {"nodes": {"local": spec.model_dump(exclude_defaults=True)}, "models": {}}
+    (site.root / "deployment.yaml").write_text(yaml.safe_dump(content))
+    refused = site.run("node", "start", status=4)
+    assert "engine triton is not installed" in refused.err
+    assert "tsctl engines install triton" in refused.err

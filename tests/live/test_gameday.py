@@ -1,4 +1,4 @@
-"""Canaries of `make gameday` are released for real: one that raises goes back, and identical ones are promoted."""
+"""Canaries of `make gameday` are released for real: one that raises is rolled back, and an identical one promoted."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from tsctl.host.progress import Progress
 QUICK = {**gameday.POLICY, "steps": [25, 50, 100], "hold_s": 2, "min_requests": 90}
 
 
-def test_a_canary_that_raises_is_rolled_back_and_identical_ones_are_promoted(tmp_path: Path) -> None:
+def test_a_canary_that_raises_is_rolled_back_and_an_identical_one_promoted(tmp_path: Path) -> None:
     quiet = Progress(Console(quiet=True))
-    day = gameday.run(Project(CHECKOUT), quiet, ["exceptions", "same", "on_uvicorn"], tmp_path, QUICK, warm_s=3)
-    raises, *identical = day.releases
+    day = gameday.run(Project(CHECKOUT), quiet, ["exceptions", "same"], tmp_path, QUICK, warm_s=3)
+    raises, same = day.releases
     assert not gameday.wrong_verdicts(day.releases)
     assert (raises.outcome, raises.signal) == ("rolled back", "errors")
     assert 0 < raises.on_canary < raises.requests
     assert raises.failed > 0
     assert raises.rollback_s is not None
     assert raises.rollback_s <= 2
-    assert [release.canary.engine for release in identical] == ["torchserve", "uvicorn"]
-    for same in identical:
-        assert (same.outcome, same.signal, same.failed, same.misled) == ("promoted", "", 0, 0)
-        assert same.on_canary >= 3 * QUICK["min_requests"]
+    assert (same.outcome, same.signal, same.failed, same.misled) == ("promoted", "", 0, 0)
+    assert same.on_canary >= 3 * QUICK["min_requests"]
     assert raises.failed_elsewhere == 0
     assert all((tmp_path / f"{release.canary.version}.jsonl").is_file() for release in day.releases)
     assert {figure.name: figure.is_reached for figure in day.figures if figure.goal} == {

@@ -84,7 +84,7 @@ bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests unt
 bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes
 	@$(RUN) -m benchmarks crash-tests
 
-gameday: archives  ## Release canaries that are bad on purpose under load, about 6 minutes
+gameday: archives  ## Release canaries that are bad on purpose under load, about 7 minutes
 	@$(RUN) -m benchmarks gameday
 
 coverage: archives  ## Print the lines of handlers and tsctl that no test runs; tests of nodes are left out

@@ -25,6 +25,8 @@ from tsctl.rollout.run.journal import read
 #: Half of the requests, until there is evidence enough: 98 of 100 canaries with 5 % of wrong answers are found in 2,000
 #: requests, and 19 of 100 in those that the other canaries get (simulated).
 MANY: Mapping[str, Any] = {"steps": [50, 100], "min_requests": 3000, "max_hold_s": 120}
+#: Nearly all of what the workers can do: otherwise the step would wait, and nobody would meet the slow answers.
+BUSY: Mapping[str, Any] = {"max_utilisation": 0.99}
 #: In the order in which they are released.
 CANARIES = (
     Canary("exceptions", "5 % of the requests raise"),
@@ -37,7 +39,7 @@ CANARIES = (
     Canary("nan", "5 % of the answers are NaN"),
     Canary("hangs", "3 % of the requests never return"),
     Canary("same", "nothing: it is stable under another name", is_bad=False),
-    Canary("unbatched", "computes requests one by one", engine="uvicorn"),
+    Canary("unbatched", "computes requests one by one", engine="uvicorn", policy=BUSY),
     Canary("on_uvicorn", "nothing: stable's bytes on another engine", False, "uvicorn", STABLE),
     Canary("some_wrong", "every second 7 is a 1: 5 % of the answers", engine="triton", policy=MANY),
     Canary("on_triton", "nothing: stable's bytes on another engine", False, "triton", STABLE),

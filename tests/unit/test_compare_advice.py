@@ -30,7 +30,7 @@ def test_the_engine_with_the_most_requests_within_the_limit_is_taken() -> None:
     [limit] = advice.limits
     assert limit == (
         "This holds for digits 1.0 with 1 worker and 8 samples of the archive, on 2 cores that are shared with the"
-        " client; another model, size of request or machine may turn it round."
+        " client; another model, size of request or machine may reverse it."
     )
 
 

@@ -221,7 +221,7 @@ def test_a_version_on_triton_is_asked_there_and_never_in_one_cluster_with_anothe
     assert [endpoint.node for endpoint in mixed.endpoints] == ["a"]
     assert mixed.way is None
     assert caplog.messages == [
-        "digits 1.0 on node t: it gets no requests: engine triton is asked otherwise than node a"
+        "digits 1.0 on node t: it gets no requests: engine triton and node a need different clusters"
     ]
 
 

@@ -14,21 +14,21 @@ def compare(
     name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.mar", help="The first version if left out.")],
     slo_p99_ms: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Limit of the p99; the advice is for the most requests/s within it."),
+        typer.Option(min=0.001, help="Limit of the p99; the advice names the most requests/s within it."),
     ] = None,
     traffic: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Recorded requests, one JSON object a line; the samples if left out."),
     ] = None,
     engine: Annotated[list[str] | None, typer.Option(help="An engine; repeatable. All if left out.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of every engine.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Measured load of each kind.")] = 5.0,
-    warm_s: Annotated[float, typer.Option(min=0.0, help="Load before it, which is not counted.")] = 3.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each measured load.")] = 5.0,
+    warm_s: Annotated[float, typer.Option(min=0.0, help="Seconds of load before each measurement.")] = 3.0,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; as archive.yaml says, if left out.")] = (
         None
     ),
     connections: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Of the closed loop; found for each engine, if left out.")
+        int | None, typer.Option(min=1, max=1024, help="Connections of the closed loop; found if left out.")
     ] = None,
     overload: Annotated[bool, typer.Option("--overload", help="Also offer twice the capacity.")] = False,
     out: Annotated[

@@ -29,11 +29,11 @@ def list_known(json: Json = False) -> None:
 @app.command()
 def install(
     names: Annotated[list[str], typer.Argument(metavar="ENGINE...", help="triton or bentoml.")],
-    again: Annotated[bool, typer.Option("--again", help="Make it anew even if it is there.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Make the environment again even if it exists.")] = False,
 ) -> None:
-    """Install engines into environments of their own, .tsctl/engines/ENGINE, with uv if it is there, else with pip.
+    """Install engines into environments of their own, .tsctl/engines/ENGINE, with uv if it is on PATH, else with pip.
 
-    An environment is there whole or not at all; Ctrl-C is safe, and the next try reuses what was downloaded.
+    An environment is made completely or not at all; Ctrl-C is safe, and the next try reuses finished downloads.
     """
     from tsctl.nodes.environments import find_engine
     from tsctl.nodes.install import install as install_engine

@@ -39,8 +39,10 @@ def bentoml(name: Name, to: Target) -> None:
 def triton(
     name: Name,
     to: Target,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs that the workers are dealt to; 0: the CPU.")] = 0,
-    raw: Annotated[bool, typer.Option("--raw", help="Whole HTTP bodies, not tensors.")] = False,
+    gpus: Annotated[
+        int, typer.Option(min=0, help="Number of GPUs among which the workers are divided; 0: the CPU.")
+    ] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="The model takes whole HTTP bodies, not tensors.")] = False,
 ) -> None:
     """Write a model repository that tritonserver serves with its python backend; it needs no tsctl."""
     from tsctl.archive.named import file_of_name

@@ -18,7 +18,7 @@ from tsctl.errors import TsctlError
 #: Where the commands of each noun are, and its help text.
 NOUNS = {
     "archive": ("tsctl.cli.archive:app", "Build, verify, inspect and list .mar archives."),
-    "node": ("tsctl.cli.node:app", "Start, stop and wait for the TorchServe node on this machine."),
+    "node": ("tsctl.cli.node:app", "Start, stop and wait for a node on this machine."),
     "models": (
         "tsctl.cli.models:app",
         "List, register, scale and unregister model versions on one node or on all.",
@@ -58,7 +58,7 @@ class _Noun(typer.core.TyperGroup):
 
 app = typer.Typer(
     name="tsctl",
-    help="Takes a PyTorch model from a file of weights to a safe release on TorchServe nodes.",
+    help="Takes a PyTorch model from a file of weights to a safe release on TorchServe, uvicorn, Triton or BentoML.",
     epilog="Exit codes: 0 done; 1 this machine refuses, for want of rights or space; 2 an invalid YAML file, option or"
     " configuration; 3 an archive; 4 a node; 5 the gateway;"
     " 6 evidence cannot be read or judged; 7 another process holds the lock; 10 rolled back; 11 a rollout is undecided;"

@@ -13,12 +13,15 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     grpc_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port of the Open Inference Protocol over gRPC, besides.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Also serve the Open Inference Protocol over gRPC on this port."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; as archive.yaml says, if left out.")
     ] = None,
-    reload: Annotated[bool, typer.Option("--reload", help="Build and start again when a file of it changes.")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Build and start again when a file of the model changes.")
+    ] = False,
 ) -> None:
     """Serve one model in the foreground with FastAPI's /docs: no Java and no gateway, ready in seconds.
 

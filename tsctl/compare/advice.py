@@ -105,7 +105,7 @@ def _limits(comparison: Comparison) -> tuple[str, ...]:
     where = f"{cores} cores that are shared with the client" if cores else "this machine"
     sentences = [
         f"This holds for {setting.model} {setting.version} with {workers} and {setting.source}, on {where}; another"
-        " model, size of request or machine may turn it round."
+        " model, size of request or machine may reverse it."
     ]
     if setting.rounds < LEAST_ROUNDS:
         sentences.append(f"With fewer than {LEAST_ROUNDS} rounds the spread says little.")

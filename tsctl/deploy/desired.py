@@ -82,8 +82,8 @@ def _impossible(project: Project, model: str, wanted: WantedVersion, on: Sequenc
         elif len(ways) > 1 and ways[node.protocol, node.path(model, wanted.version)] is not on[0]:
             yield (
                 node.name,
-                f"the engine {node.engine} is asked in another way than {on[0].engine} of node {on[0].name}, and the"
-                " gateway asks all nodes of a version in one way",
+                f"engine {node.engine} needs other requests than {on[0].engine} of node {on[0].name}, so they cannot"
+                " share a version; name another version with the same archive for this node",
             )
 
 

@@ -137,7 +137,7 @@ def _is_asked_otherwise(node: Node, other: Node, key: VersionKey, notices: Notic
     if (node.protocol, node.path(*key)) == (other.protocol, other.path(*key)):
         notices.over(subject)
         return False
-    notices.trouble(subject, f"it gets no requests: engine {node.engine} is asked otherwise than node {other.name}")
+    notices.trouble(subject, f"it gets no requests: engine {node.engine} and node {other.name} need different clusters")
     return True
 
 

@@ -121,7 +121,7 @@ def find_engine(name: str) -> Engine:
         return ENGINES[name]
     if name in SHARED:
         raise SpecError(f"{name} is part of tsctl's own environment", f"Run: {SHARED[name].needs}")
-    raise SpecError(f"there is no engine {name}", f"There are: {', '.join(sorted(ENGINES))}.")
+    raise SpecError(f"there is no engine {name}", f"Engines with an environment: {', '.join(sorted(ENGINES))}.")
 
 
 def link_of(project: Project, engine: str) -> Path:

@@ -157,7 +157,7 @@ def _fill(engine: Engine, folder: Path, log: Path, note: Note) -> str:
         runner.run([*_pip("--python", str(python)), "install", "--no-compile", "--requirement", str(lock)])
     else:
         raise NodeError(
-            f"neither uv nor pip is here, and {engine.name} is installed with one of them",
+            f"neither uv nor pip is installed, and {engine.name} needs one of them",
             f"Run: {sys.executable} -m ensurepip",
         )
     note(f"importing {engine.module}")
@@ -250,13 +250,13 @@ class _Runner:
         if _NO_NETWORK.search(text):
             return NodeError(
                 f"{what}: the package index does not answer",
-                f"Check the network and the settings of pip or uv, then run this again. All that was said: {self._log}",
+                f"Check the network and the settings of pip or uv, then run this again. The whole output: {self._log}",
             )
         if found := _NOT_THERE.search(text):
             package = next(filter(None, found.groups()))
             return NodeError(
                 f"{what}: the package index has no {package} for this Python and system",
-                f"All that was said: {self._log}",
+                f"The whole output: {self._log}",
             )
         last = "\n".join(f"  {line}" for line in lines[-SHOWN:])
-        return NodeError(f"{what}: exit status {status}\n{last}", f"All that was said: {self._log}")
+        return NodeError(f"{what}: exit status {status}\n{last}", f"The whole output: {self._log}")

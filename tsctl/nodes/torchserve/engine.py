@@ -66,7 +66,7 @@ class TorchServeNode(Node):
             return {model: ObservedModel(self._default(model), of_model) for model, of_model in states.items()}
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             kind = type(error).__name__
-            raise NodeError(f"{self.spec.management} answers otherwise than TorchServe: {kind}") from error
+            raise NodeError(f"{self.spec.management} does not answer like TorchServe: {kind}") from error
 
     def version(self, model: str, version: str) -> ObservedVersion | None:
         return next(map(self._observed, self.client.describe(model, version)), None)

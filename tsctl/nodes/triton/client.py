@@ -87,7 +87,7 @@ class Client:
         try:
             content = json.loads(answer.content) if answer.content else None
         except ValueError:
-            raise NodeError(f"{self._url} answers otherwise than Triton: {answer.text[:100]!r}") from None
+            raise NodeError(f"{self._url} does not answer like Triton: {answer.text[:100]!r}") from None
         if answer.status_code == 200:
             return content
         reason = str(content.get("error", "")) if isinstance(content, dict) else ""

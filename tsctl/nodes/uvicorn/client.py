@@ -124,7 +124,7 @@ class AdminClient:
             refusal = str(result["error"]) if answer.status_code >= 400 and "error" in result else ""
         except (ValueError, TypeError):
             raise NodeError(
-                f"{method} {url}: answered {answer.status_code} without JSON, so it is no uvicorn node of tsctl"
+                f"{method} {url}: answered {answer.status_code} without JSON, so it is not a uvicorn or BentoML node"
             ) from None
         if answer.status_code == 401:
             raise NodeError(
@@ -154,5 +154,6 @@ def _state(entry: Any) -> VersionState:
         return TypeAdapter(VersionState).validate_python(entry)
     except ValidationError as error:
         raise NodeError(
-            f"the node answers otherwise than a uvicorn node of this tsctl: {error.error_count()} mistakes"
+            f"the node's answer does not fit this version of tsctl: {error.error_count()} mistakes",
+            "Use one version of tsctl for both, and start the node again.",
         ) from None

@@ -84,7 +84,7 @@ class UvicornNode(ManagedNode):
     def require_same_addresses(self) -> None:
         if problem := self._not_answering():
             raise NodeError(
-                f"node {self.name} runs (pid {self.pid}), and not at {self.spec.address}: {problem}",
+                f"node {self.name} runs (pid {self.pid}), but not at {self.spec.address}: {problem}",
                 "Set its address back, run 'make down' (tsctl down), change it again, and run 'make up' (tsctl up).",
             )
 

@@ -37,7 +37,7 @@ def read_keys(path: Path) -> Keys:
             f"the node is not running: there is no {path}", "Start it with 'make up' (tsctl up)."
         ) from None
     except (OSError, ValueError) as error:
-        raise NodeError(f"{path} is no key file of a uvicorn node: {type(error).__name__}") from None
+        raise NodeError(f"{path} is not a key file of a uvicorn or BentoML node: {type(error).__name__}") from None
     if mode & 0o077:
         raise NodeError(
             f"{path} may be read by others than its owner (mode {mode & 0o777:04o})", f"Run: chmod 600 {path}"

@@ -60,9 +60,9 @@ def serve(archive: Path, address: Address) -> None:
     with _interruptible(), _serving(archive, address) as server:
         server.wait()
         if server.returncode == REFUSED:
-            raise ArchiveError(f"{archive.name} must not serve")
+            raise ArchiveError(f"{archive.name} cannot be served", "The lines above say why.")
         if server.returncode:
-            raise NodeError(f"the server ended with exit code {server.returncode}", "Its last lines say why.")
+            raise NodeError(f"the server ended with exit code {server.returncode}", "Its last lines above say why.")
 
 
 def serve_and_reload(build: Callable[[], Path], folder: Path, address: Address, progress: Progress) -> None:

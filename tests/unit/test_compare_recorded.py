@@ -65,6 +65,17 @@ def test_a_line_that_is_no_request_is_named(line: str, reason: str, tmp_path: Pa
     assert "A line is for example" in raised.value.hint
 
 
+@pytest.mark.parametrize("content", ["x" * 2000, "\n" * 2000, '{"body": 1, "headers": {"a": "b"}}\n' * 50])
+def test_no_more_is_read_than_memory_is_meant_for(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsctl.compare.recorded.MOST_BYTES", 1000)
+    path = tmp_path / "large"
+    path.write_text(content)
+    with pytest.raises(SpecError, match="has more than 100,000 requests or 0 MiB"):
+        read_requests(path)
+
+
 def test_a_file_without_requests_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="holds no request"):
         read_requests(write(tmp_path, "", " "))

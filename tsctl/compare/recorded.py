@@ -11,6 +11,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from tsctl.archive.container import read_samples
 from tsctl.config.spec import SpecModel
 from tsctl.errors import ArchiveError, SpecError
 
-#: Requests and bytes that are read from a file at most: the client holds all of them in memory.
+#: Requests and characters that are read from a file at most: the client holds all of them in memory.
 MOST_REQUESTS, MOST_BYTES = 100_000, 256 << 20
 #: Headers that the client itself sets for every request.
 OWN_HEADERS = frozenset({"host", "content-length", "content-type", "connection", "transfer-encoding"})
@@ -91,16 +92,18 @@ def read_requests(path: Path) -> list[RecordedRequest]:
     held = 0
     try:
         with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                requests.append(_request(path, number, line))
-                held += len(requests[-1].body)
-                if len(requests) > MOST_REQUESTS or held > MOST_BYTES:
+            for number in count(1):
+                line = file.readline(MOST_BYTES + 1 - held)
+                held += len(line)
+                if (len(requests) >= MOST_REQUESTS and line.strip()) or held > MOST_BYTES:
                     raise SpecError(
-                        f"{path} has more than {MOST_REQUESTS:,} requests or {MOST_BYTES >> 20} MiB of bodies",
+                        f"{path} has more than {MOST_REQUESTS:,} requests or {MOST_BYTES >> 20} MiB",
                         "Take a part of it, for example its first lines.",
                     )
+                if not line:
+                    break
+                if line.strip():
+                    requests.append(_request(path, number, line))
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

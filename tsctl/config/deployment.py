@@ -21,6 +21,14 @@ def _host_port(address: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or 0
 
 
+def _are_one_place(host: str, other: str) -> bool:
+    """Whether two servers of this machine that listen on these hosts would meet."""
+    first, second = (("127.0.0.1" if one == "localhost" else one) for one in (host, other))
+    wild, here = ("0.0.0.0", "::"), ("127.", "::1", "0.0.0.0", "::")  # noqa: S104 - compared, and not listened on
+    meets_all = (first in wild or second in wild) and first.startswith(here) and second.startswith(here)
+    return first == second or meets_all
+
+
 def _of_listener(address: str) -> str:
     try:
         ip = ip_address(urlsplit(address).hostname or "")
@@ -194,17 +202,18 @@ class DeploymentSpec(SpecModel):
 
     @model_validator(mode="after")
     def _check_ports(self) -> DeploymentSpec:
-        taken: dict[tuple[str, int], str] = {}
-        for name, node in self.nodes.items():
-            for port in node.listens_on:
-                other = taken.setdefault((node.host, port), name)
-                if other != name:
-                    raise ValueError(f"nodes {other} and {name} both have port {port} of {node.host}")
-        listened = self.gateway.listens_on_all if self.gateway else {}
-        for key, (host, port) in listened.items():
-            listener = f"the gateway's {key}"
-            if (other := taken.setdefault((host, port), listener)) != listener:
-                raise ValueError(f"{other} and {listener} both have port {port} of {host}")
+        taken: dict[int, list[tuple[str, str]]] = {}  # hosts, and who listens there, by port
+        listened = [(name, node.host, port) for name, node in self.nodes.items() for port in node.listens_on]
+        if self.gateway is not None:
+            listened += [(f"the gateway's {key}", *place) for key, place in self.gateway.listens_on_all.items()]
+        for name, host, port in listened:
+            for other, at in taken.setdefault(port, []):
+                both_envoys = other not in self.nodes and name not in self.nodes  # which may bind what it has bound
+                if other != name and (host == at or (not both_envoys and _are_one_place(host, at))):
+                    of = host if host == at else f"{at} and {host}, which are one place"
+                    both = f"{other} and {name}" if name.startswith("the gateway") else f"nodes {other} and {name}"
+                    raise ValueError(f"{both} both have port {port} of {of}")
+            taken[port].append((name, host))
         return self
 
     @model_validator(mode="after")
@@ -215,6 +224,9 @@ class DeploymentSpec(SpecModel):
                     raise ValueError(
                         f"{model} {version} names node {', '.join(unknown)}; the nodes are {', '.join(self.nodes)}"
                     )
+                names = (wanted and wanted.nodes) or ()
+                if twice := sorted({name for name in names if names.count(name) > 1}):
+                    raise ValueError(f"{model} {version} names node {', '.join(twice)} twice")
         return self
 
     def policy(self, model: str) -> RolloutPolicy:

@@ -88,10 +88,19 @@ class TorchServeSpec(BaseNodeSpec):
         return (*self.ports, *self.grpc_ports)
 
 
+def _without_tls(address: str) -> str:
+    if not address.startswith("http://"):
+        raise ValueError("must begin with http://, as neither the engine nor the gateway's way to it has TLS")
+    return address
+
+
+PlainAddress = Annotated[Address, AfterValidator(_without_tls)]
+
+
 class OneAddressSpec(BaseNodeSpec):
     """A node whose server listens on one address for everything."""
 
-    address: Address
+    address: PlainAddress
 
     @property
     def url(self) -> str:
@@ -127,7 +136,7 @@ class BentomlSpec(OwnServerSpec):
     """That node as a service of BentoML."""
 
     engine: Literal["bentoml"]
-    address: Annotated[Address, AfterValidator(_with_ip)]
+    address: Annotated[PlainAddress, AfterValidator(_with_ip)]
 
 
 class TritonSpec(OneAddressSpec):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from handlers.adapters.asgi import connection as connections
 from handlers.adapters.asgi.app import Server
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.connection import ARRIVAL_S, IDLE_S, LONGEST_HEAD, Connection
+from handlers.adapters.asgi.exchange import Exchange, Route
 from handlers.adapters.asgi.frames import Answer
 from handlers.adapters.asgi.pool import Pool, PoolOptions
 from handlers.adapters.asgi.problems import Unavailable
@@ -64,11 +66,13 @@ def echo(waiting: Waiting) -> Answer:
 
 
 async def routes(scope: Any, receive: Any, send: Any) -> None:
-    """Stands in for FastAPI: says what it was asked, and raises on /broken."""
+    """Stands in for FastAPI: says what it was asked, or on /headers its headers, and raises on /broken."""
     if scope["path"] == "/broken":
         raise RuntimeError("a route's own mistake")
     body = (await receive())["body"]
     said = b"%b %b?%b %b" % (scope["method"].encode(), scope["path"].encode(), scope["query_string"], body)
+    if scope["path"] == "/headers":
+        said = repr(scope["headers"]).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"99")]})
     await send({"type": "http.response.body", "body": said[:3], "more_body": True})
     await send({"type": "http.response.body", "body": said[3:]})
@@ -402,3 +406,102 @@ def test_a_client_that_does_not_read_its_answers_is_not_read_from() -> None:
             assert (await client.answer()).body == body
 
     talk(script)
+
+
+def test_a_client_that_never_reads_its_answers_is_cut_off() -> None:
+    async def script(client: Client) -> None:
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(200):
+            client.send(post(b"x" * LONGEST_BODY) * 40)
+            try:
+                await asyncio.wait_for(client.writer.drain(), 0.3)
+            except TimeoutError:
+                break
+        there = client.server_side
+        now = asyncio.get_running_loop().time()
+        there.sweep(now)
+        there.shutdown()
+        await asyncio.sleep(0.01)
+        there.sweep(now + IDLE_S - 1)
+        await asyncio.sleep(0.01)
+        assert client.open, "closing waits for the client"
+        there.sweep(now + IDLE_S + 1)
+        while client.open:
+            await asyncio.sleep(0.01)
+
+    talk(script)
+
+
+def test_what_stands_behind_a_body_is_no_header_and_has_a_bound() -> None:
+    chunked = post(b"", b"transfer-encoding: chunked", path=b"/headers").replace(b"content-length: 0\r\n", b"")
+
+    async def script(client: Client) -> None:
+        client.send(chunked, b"2\r\nok\r\n0\r\nauthorization: Bearer late\r\n\r\n")
+        told = await client.answer()
+        assert (told.status, b"'host'" in told.body, b"late" in told.body) == (200, True, False)
+        client.send(chunked, b"2\r\nok\r\n0\r\n")
+        await asyncio.sleep(0.05)
+        client.send(b"a: " + b"b" * LONGEST_HEAD)
+        told = await client.answer()
+        assert (told.status, told.headers["connection"]) == (431, "close")
+
+    talk(script)
+
+
+def test_a_transfer_coding_that_is_not_read_is_refused() -> None:
+    async def script(client: Client) -> None:
+        asked = post(b"", b"transfer-encoding: gzip, chunked").replace(b"content-length: 0\r\n", b"")
+        client.send(asked, b"1\r\nx\r\n0\r\n\r\n")
+        told = await client.answer()
+        assert (told.status, b"'chunked'" in told.body) == (400, True)
+
+    talk(script)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_body_behind_an_offer_to_upgrade_is_read(framing: str) -> None:
+    """Java's client makes this offer with every request."""
+
+    async def script(client: Client) -> None:
+        asked = post(b"body", b"connection: upgrade, http2-settings", b"upgrade: h2c", b"http2-settings: AAEAAEAA")
+        if framing == "chunked":
+            asked = asked.replace(b"content-length: 4", b"transfer-encoding: chunked")
+            asked = asked.removesuffix(b"body") + b"4\r\nbody\r\n0\r\n\r\n"
+        for part in (asked[:-3], asked[-3:]):
+            client.send(part)
+            await asyncio.sleep(0.01)
+        told = await client.answer()
+        assert (told.status, told.body, told.headers["connection"]) == (200, b"body", "close")
+        assert await client.is_closed()
+
+    talk(script)
+
+
+def test_a_body_in_many_small_parts_costs_about_its_bytes() -> None:
+    pool = EchoPool()
+    exchange = Exchange(None)
+    exchange.method = "POST"
+    exchange.begin(Route(pool, False, HELD), "id")
+    sent = [b"%03d" % (number % 1000) for number in range(HELD // 4)]
+    tracemalloc.start()
+    for part in sent:
+        exchange.take(part[:1] + part[1:])
+    costs = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert exchange.body == b"".join(sent)
+    assert costs < 2 * HELD
+    exchange.release()
+    assert pool.held == 0
+
+
+def test_answers_that_are_all_different_are_not_kept() -> None:
+    kept = connections._head.cache_info().currsize
+
+    async def script(client: Client) -> None:
+        for number in range(3):
+            client.send(post(b"", path=b"/other/%d" % number))
+            assert (await client.answer()).status == 200
+
+    talk(script)
+    assert connections._head.cache_info().currsize == kept

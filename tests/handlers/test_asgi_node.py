@@ -6,7 +6,14 @@ The workers are real processes of an archive; what every engine promises is in t
 from __future__ import annotations
 
 import asyncio
+import errno
+import hashlib
 import json
+import os
+import shutil
+import signal
+import subprocess
+import zipfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -242,14 +249,103 @@ def test_an_archive_that_is_another_one_or_gone_is_refused(archives: dict[str, S
     run(test())
 
 
+def test_names_that_cannot_stand_in_a_path_or_header_are_not_registered(
+    archives: dict[str, StoredArchive], tmp_path: Path
+) -> None:
+    good = entry(archives["1.0"], "1.0")
+    body = json.dumps({"archive": good.archive, "digest": good.digest, "workers": 1}).encode()
+    admin = {"authorization": f"Bearer {ADMIN}", "content-type": "application/json"}
+
+    async def test() -> None:
+        async with node_in(tmp_path, archives["1.0"].path.parent) as (node, registry):
+            names = ("tiny/\0", "tiny/a\r\nx: y", "tiny/a b", "tiny/-x", "tiny/..", "../1.0", "tiny/" + "v" * 33)
+            for name in names:
+                reply = await ask(node, f"/admin/versions/{name}", body, "POST", admin)
+                assert (reply.status, "pattern" in reply.json["error"]) == (422, True), name
+            reply = await ask(node, "/admin/versions/a/b/c", body, "POST", admin)
+            assert (reply.status, reply.json) == (404, {"error": "Not Found"})
+            assert not registry.versions
+
+    run(test())
+
+
+def test_a_version_that_fails_in_an_unforeseen_way_is_refused_and_does_not_start_for_ever(
+    archives: dict[str, StoredArchive], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    with zipfile.ZipFile(store / "odd.mar", "w") as odd:
+        odd.writestr("a", b"x" * 99)
+    content = bytearray((store / "odd.mar").read_bytes())
+    for place in (content.index(b"PK\x03\x04") + 8, content.index(b"PK\x01\x02") + 10):
+        content[place] = 99  # a compression that there is not
+    (store / "odd.mar").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+
+    async def test() -> None:
+        async with node_in(tmp_path, store) as (_, registry):
+            await registry.register(Entry("tiny", "odd", "odd.mar", digest, 1))
+            await until(lambda: registry.get("tiny", "odd").state is State.REFUSED, "the refusal")
+            assert "is no archive that can be unpacked" in registry.get("tiny", "odd").reason
+            good = Path(shutil.copy(archives["1.0"].path, store))
+            await registry.register(Entry("tiny", "nul\0", good.name, digest_of(good), 1))
+            await until(lambda: registry.get("tiny", "nul\0").state is State.REFUSED, "the refusal")
+            assert "null byte" in registry.get("tiny", "nul\0").reason
+
+    run(test())
+
+
+def test_a_worker_whose_process_cannot_be_started_is_tried_again(
+    archives: dict[str, StoredArchive], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    async def test() -> None:
+        async with node_in(tmp_path, archives["1.0"].path.parent) as (_, registry):
+            await registry.register(entry(archives["1.0"], "1.0"))
+            await until(lambda: registry.get("tiny", "1.0").state is State.SERVING, "the first worker")
+            pool = registry.get("tiny", "1.0").pool
+            assert pool is not None
+            [before] = pool.ready_pids.values()
+            start = subprocess.Popen
+
+            def refuse_once(*args: Any, **kwargs: Any) -> Any:
+                if not refused:
+                    refused.append(pool.failure)
+                    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                return start(*args, **kwargs)
+
+            monkeypatch.setattr("handlers.adapters.asgi.worker_process.subprocess.Popen", refuse_once)
+            os.kill(before, signal.SIGKILL)
+            await until(lambda: "cannot be started" in pool.failure, "the refusal")
+            await until(lambda: len(pool.ready_pids) == 1 and before not in pool.ready_pids.values(), "a new worker")
+            assert (len(refused), pool.failure) == (1, "")
+
+    run(test())
+
+
 def test_the_list_of_what_is_served_is_whole_or_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "served.json"
     assert read_served(path) == []
     entries = [Entry("tiny", "1.0", "tiny.mar", "0" * 64, None, True)]
     write_served(path, entries)
     assert read_served(path) == entries
-    for damaged in ("[", "{}", '[{"model": "tiny"}]', '["tiny"]'):
+    whole = {"model": "tiny", "version": "1.0", "archive": "tiny.mar", "digest": "0" * 64, "workers": 1}
+    wrong = (
+        {"model": 1}, {"model": ".."}, {"version": "a\nb"}, {"archive": "../x.mar"}, {"digest": "../../etc"},
+        {"digest": "0" * 64 + "\n"}, {"workers": "3"}, {"workers": -1}, {"workers": 1e9}, {"workers": True},
+        {"is_default": "no"},
+    )  # fmt: skip
+    changed = [json.dumps([whole | change]) for change in wrong]
+    for damaged in ("[", "{}", '[{"model": "tiny"}]', '["tiny"]', "[" * 100_000, json.dumps([whole, whole]), *changed):
         path.write_text(damaged)
         with pytest.raises(ValueError, match="is damaged"):
             read_served(path)
+    path.write_bytes(b"\xff\x00")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_served(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_served(path)
     assert [left.name for left in tmp_path.iterdir()] == ["served.json"]

@@ -26,7 +26,7 @@ from handlers.errors import ModelFailed, RequestError
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of a request's line and headers together.
+#: Bytes of a request's line and headers together, and of what is between two parts of its body or behind the last one.
 LONGEST_HEAD = 1 << 16
 #: Requests behind the one at work; a client with more is not read from, and its hanging up is not noticed meanwhile.
 MOST_WAITING = 8
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._url = b""
-        self._head = 0  # bytes since the last request's headers were whole
+        self._head = 0  # bytes since the last request, its headers or a part of its body were whole
         self._since = loop.time()  # of the last answer, or of the first byte of the request that arrives
         self._arriving: Exchange | None = None
         self._at_work: Exchange | None = None
@@ -79,6 +79,9 @@ class Connection(asyncio.Protocol):
         self._is_ending = False  # no request follows the one at work
         self._is_full = False  # the client does not read its answers
         self._is_paused = False  # nothing is read from the client
+        self._unsent = 0  # bytes of answers that the client had not read at the last sweep
+        self._offers_upgrade = False  # the request whose headers are whole; it is read again without its offer
+        self._refuses_upgrade = False  # the connection's request had such an offer, and is its last
 
     # ---- called by asyncio and by the server ---------------------------------------------------------------------
 
@@ -92,12 +95,13 @@ class Connection(asyncio.Protocol):
         self._head += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # nothing is upgraded to: the request is answered as it is, and is the connection's last
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._offers_upgrade:
+                self._read_without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._end(Unreadable("It breaks a rule of HTTP."))
         else:
-            if self._head > LONGEST_HEAD and self._url and self._arriving is not None and not self._arriving.method:
+            if self._head > LONGEST_HEAD and self._url and self._arriving is not None:
                 self._end(HeadersTooLarge(f"Its headers have more than {LONGEST_HEAD} bytes."))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -124,8 +128,13 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def sweep(self, now: float) -> None:
-        """End the connection where it was idle for too long, or where its request does not arrive."""
-        if self._at_work is not None:
+        """End the connection where it was idle for too long, where its request does not arrive, or nobody reads."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent, self._since = unsent, max(self._since, now)
+        if unsent and now - self._since > IDLE_S:
+            self._transport.abort()  # closing would wait for the client
+        if self._at_work is not None or unsent:
             return
         if self._arriving is not None:
             if now - self._since > ARRIVAL_S:
@@ -144,16 +153,25 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._arriving is not None:
-            self._arriving.headers.append((name.lower(), value))
+        exchange = self._arriving
+        if exchange is not None and not exchange.method:  # what stands behind a body is not read
+            name = name.lower()
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                exchange.error = Unreadable("Of transfer codings, only 'chunked' is read.")
+            exchange.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         exchange, parser = self._arriving, self._parser
         if exchange is None:
             return
         exchange.method = parser.get_method().decode("latin-1")
+        if parser.should_upgrade() and exchange.method != "CONNECT":
+            self._offers_upgrade = True
+            return
         exchange.keeps = (
-            parser.should_keep_alive() and parser.get_http_version() != "1.0" and not parser.should_upgrade()
+            parser.should_keep_alive()
+            and parser.get_http_version() != "1.0"
+            and not (parser.should_upgrade() or self._refuses_upgrade)
         )
         route = self._answering.route(self._url, exchange.headers)
         if route is None:
@@ -171,13 +189,15 @@ class Connection(asyncio.Protocol):
             self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
-        exchange = self._arriving
+        exchange, self._head = self._arriving, 0
         if exchange is not None and exchange.error is None:
             exchange.take(body)
             if exchange.error is not None:
                 self._refuse(exchange)
 
     def on_message_complete(self) -> None:
+        if self._offers_upgrade:
+            return
         exchange, self._arriving = self._arriving, None
         self._head = 0
         if exchange is None:
@@ -201,10 +221,11 @@ class Connection(asyncio.Protocol):
         self._at_work = None
         if not exchange.is_whole or self._is_ending:
             exchange.keeps = False
-        body = answer.body
+        body, headers = answer.body, tuple(answer.headers)
+        head = _head if exchange.route is not None else _make_head  # those of FastAPI's have ids, and are many
         self._transport.write(
             b"%b%d%b%b%b\r\n\r\n%b" % (
-                _head(answer.status, tuple(answer.headers)),
+                head(answer.status, headers),
                 len(body),
                 _ID if exchange.request_id else b"",
                 exchange.request_id.encode("latin-1", "replace"),
@@ -257,7 +278,7 @@ class Connection(asyncio.Protocol):
 
     def _end(self, error: RequestError) -> None:
         """End a connection whose bytes cannot be read any further."""
-        if self._at_work is None and not self._transport.is_closing():
+        if self._at_work is None and not self._waiting and not self._transport.is_closing():
             exchange = self._arriving or Exchange(self)
             exchange.is_whole, exchange.keeps = True, False
             if exchange.is_sent:
@@ -265,6 +286,20 @@ class Connection(asyncio.Protocol):
             else:
                 self.send(exchange, self._problem(exchange, error))
         self._is_ending = True
+
+    def _read_without_upgrade(self, rest: bytes) -> None:
+        """Read a request again without its offer to speak another protocol, behind which the parser reads no body.
+
+        Clients make such an offer with every request, and mean HTTP/1.1 where it is not taken up.
+        """
+        offered, version = self._arriving, self._parser.get_http_version()
+        self._offers_upgrade, self._refuses_upgrade, self._head = False, True, 0
+        if offered is None:
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        lines = [b"%b: %b\r\n" % header for header in offered.headers if header[0] != b"upgrade"]
+        start = b"%b %b HTTP/%b\r\n" % (offered.method.encode(), self._url, version.encode())
+        self.data_received(b"".join((start, *lines, b"\r\n", rest)))
 
     async def _ask_routes(self, exchange: Exchange) -> None:
         try:
@@ -285,12 +320,13 @@ def _path_and_query(url: bytes) -> tuple[str, bytes]:
     return unquote((parsed.path or b"/").decode("latin-1")), parsed.query or b""
 
 
-@lru_cache(4096)
-def _head(status: int, headers: Headers) -> bytes:
+def _make_head(status: int, headers: Headers) -> bytes:
     """The beginning of an answer, up to the number of its content-length."""
     phrase = HTTPStatus(status).phrase if status in _STATUSES else ""
     lines = [f"HTTP/1.1 {status} {phrase}".encode(), *(b"%b: %b" % header for header in headers), b"content-length: "]
     return b"\r\n".join(lines)
 
 
+#: For answers of workers, whose headers repeat.
+_head = lru_cache(4096)(_make_head)
 _STATUSES = frozenset(HTTPStatus)

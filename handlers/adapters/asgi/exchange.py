@@ -17,6 +17,8 @@ from handlers.messages import request_id_of
 
 #: Bytes of a body that no worker gets; FastAPI's routes read none that is longer.
 LONGEST_OTHER_BODY = 1 << 16
+#: A part of a body that is shorter is put together with others: each on its own costs more than its bytes.
+SHORT_PART = 1 << 12
 #: Digits of a time that a client is willing to wait, and of a body's length.
 LONGEST_TIMEOUT, LONGEST_LENGTH = 10, 18
 
@@ -53,7 +55,7 @@ class Exchange:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._held = 0
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []  # the first one is bytes
         self._waiting: Waiting | None = None
         self.error: RequestError | None = None  # found before it was whole; it is answered with this
         self.expects_continue = False
@@ -70,7 +72,7 @@ class Exchange:
     @property
     def body(self) -> bytes:
         """What has come of its body."""
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        return bytes(self._parts[0]) if len(self._parts) == 1 else b"".join(self._parts)
 
     def begin(self, route: Route, request_id: str) -> None:
         """The headers of a prediction are here; a time that is no number is the worker's to refuse."""
@@ -105,7 +107,11 @@ class Exchange:
             self.error = Unavailable("Too many bytes of requests wait; retry later.")
         if self.error is None:
             self._held = length
-            self._parts.append(part)
+            last = self._parts[-1] if self._parts else None
+            if isinstance(last, bytearray) and len(last) < SHORT_PART:
+                last += part
+            else:
+                self._parts.append(bytearray(part) if self._parts and len(part) < SHORT_PART else part)
         else:
             self.release()
 

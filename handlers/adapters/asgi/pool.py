@@ -179,7 +179,15 @@ class Pool:
         worker = self._workers[number] = WorkerProcess(number, self.options.response_s, events)
         options = self.options
         environment = worker_environment(options.metrics)
-        await worker.start(options.folder, options.version, environment, options.output)
+        try:
+            await worker.start(options.folder, options.version, environment, options.output)
+        except Exception as error:
+            del self._workers[number]
+            if not (isinstance(error, OSError) and self.ready.is_set()):
+                raise
+            self.failure = f"the process of a worker cannot be started: {error.strerror}"  # for want of memory or pids
+            logger.warning("worker %d starts anew in %.1f s: %s", number, self._start_later(number), self.failure)
+            return
         asyncio.get_running_loop().call_later(self.options.startup_s, self._check_start, worker)
 
     def _check_start(self, worker: WorkerProcess) -> None:
@@ -222,13 +230,18 @@ class Pool:
         else:
             if not (worker.was_ready or self.failure):
                 self.failure = "the worker ended while it loaded"
-            pause = self._pauses.get(worker.number, FIRST_PAUSE_S)
-            self._pauses[worker.number] = min(pause * 2, LONGEST_PAUSE_S)
+            pause = self._start_later(worker.number)
             logger.warning("worker %d (pid %d) ended; it starts anew in %.1f s", worker.number, worker.pid, pause)
-            self._keep(self._restart(worker.number, pause))
         if not self.ready_workers:  # nobody knows when they are back
             batch, _ = self._backlog.take(len(self._backlog), float("-inf"))
             self._fail(batch, Unavailable("The model has no worker at the moment; retry later."))
+
+    def _start_later(self, number: int) -> float:
+        """Start the worker anew after a pause, which is longer each time; its seconds."""
+        pause = self._pauses.get(number, FIRST_PAUSE_S)
+        self._pauses[number] = min(pause * 2, LONGEST_PAUSE_S)
+        self._keep(self._restart(number, pause))
+        return pause
 
     async def _restart(self, number: int, pause: float) -> None:
         self._restarting.add(number)

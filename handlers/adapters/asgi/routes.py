@@ -18,6 +18,7 @@ from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import NotFound, Unavailable, WrongMethod, problem_answer
 from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
 from handlers.errors import PayloadTooLarge, RequestError
+from handlers.messages import request_id_of
 from handlers.protocols.open_inference import server_metadata
 
 _PROBLEMS = {400: "The request cannot be read", 413: "The request is too large", 422: "It does not fit the schema",
@@ -96,7 +97,8 @@ def add_problems(app: FastAPI, model: str, version: str, where: str) -> None:
 
 
 def _problem(error: RequestError, request: Request, model: str, version: str) -> Response:
-    answer = problem_answer(error, request.headers.get(REQUEST_ID_HEADER), model, version)
+    request_id = request_id_of({REQUEST_ID_HEADER: request.headers.get(REQUEST_ID_HEADER, "")}, None)
+    answer = problem_answer(error, request_id, model, version)
     retry = {"retry-after": "1"} if isinstance(error, Unavailable) else {}
     return Response(answer.body, answer.status, retry, PROBLEM_MEDIA_TYPE)
 

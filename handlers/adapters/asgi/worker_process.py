@@ -91,15 +91,19 @@ class WorkerProcess(asyncio.Protocol):
                 os.environ.get(WORKER_PYTHON_VARIABLE) or sys.executable, "-m", "handlers.adapters.asgi.child",
                 str(theirs.fileno()), str(self.number), version,
             ]  # fmt: skip
-            self._process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[theirs.fileno()],
-            )
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=[theirs.fileno()],
+                )
+            except BaseException:
+                ours.close()
+                raise
         ours.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
 

@@ -15,15 +15,18 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
+from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from handlers.adapters.asgi.node.registry import Conflict, Registry, Unknown
-from handlers.adapters.asgi.node.served import Entry
+from handlers.adapters.asgi.node.served import ARCHIVE, DIGEST, MOST_WORKERS, NAME, VERSION, Entry
 
 ROOT = "/admin/"
-MOST_WORKERS = 256
+NewModel = Annotated[str, InPath(pattern=NAME)]
+NewVersion = Annotated[str, InPath(pattern=VERSION)]
 
 
 class Registration(BaseModel):
@@ -31,8 +34,8 @@ class Registration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    archive: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*\.mar$", max_length=200)]  # file name
-    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    archive: Annotated[str, Field(pattern=ARCHIVE)]  # file name
+    digest: Annotated[str, Field(pattern=DIGEST)]
     workers: Annotated[int, Field(ge=0, le=MOST_WORKERS)] | None = None  # None: as the archive says
 
 
@@ -57,7 +60,7 @@ def build_admin(registry: Registry) -> FastAPI:
         return registry.get(model, version).describe()
 
     @app.post("/admin/versions/{model}/{version}", status_code=202)
-    async def register(model: str, version: str, wanted: Registration) -> dict[str, Any]:
+    async def register(model: NewModel, version: NewVersion, wanted: Registration) -> dict[str, Any]:
         await registry.register(Entry(model, version, wanted.archive, wanted.digest, wanted.workers))
         return registry.get(model, version).describe()
 
@@ -88,6 +91,10 @@ def build_admin(registry: Registry) -> FastAPI:
     @app.exception_handler(OSError)
     async def unwritten(request: Request, error: OSError) -> JSONResponse:
         return _refusal(507, f"the list of what the node serves cannot be written: {error.strerror}")
+
+    @app.exception_handler(HTTPException)
+    async def misdirected(request: Request, error: HTTPException) -> JSONResponse:
+        return _refusal(error.status_code, str(error.detail))
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:

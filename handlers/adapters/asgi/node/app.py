@@ -23,6 +23,7 @@ from handlers.adapters.asgi.problems import NotFound, Unauthorized, Unavailable,
 from handlers.adapters.asgi.routes import add_metrics, add_problems, add_server
 from handlers.contract import REQUEST_ID_HEADER, SENT_HEADER
 from handlers.errors import RequestError
+from handlers.messages import request_id_of
 
 _AUTHORIZATION, _SENT, _REQUEST_ID = b"authorization", SENT_HEADER.encode(), REQUEST_ID_HEADER.encode()
 #: Paths that need no token: load balancers ask for them.
@@ -114,7 +115,8 @@ class Node:
         if any(name == _SENT for name, _ in headers):
             error = Unavailable("The node does not serve this version now; retry later.")
         ids = (value.decode("latin-1") for name, value in headers if name == _REQUEST_ID)
-        request_id = next(ids, None) or self.next_id()
+        sent = {REQUEST_ID_HEADER: next(ids, "")}
+        request_id = request_id_of(sent, None) or self.next_id()
         parts = [*scope["path"].split("/"), "", "", ""]
         model, version = (parts[2], parts[3]) if parts[1] == "predictions" else ("", "")
         await send_answer(problem_answer(error, request_id, model, version), request_id, send)

@@ -236,6 +236,9 @@ class Registry:
                 logger.info("%s %s serves: %s", entry.model, entry.version, version.pool.facts)
         except (LoadError, OSError) as error:
             await self._refuse(version, str(error))
+        except Exception as error:  # of whatever kind it is, nothing of this version goes on
+            logger.exception("%s %s cannot be started", entry.model, entry.version)
+            await self._refuse(version, f"{type(error).__name__}: {error}")
 
     def _refusing(self, version: Version) -> Callable[[str], None]:
         def refused(reason: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -34,8 +35,8 @@ def unpack(archive: Path, digest: str, folder: Path) -> Path:
         making.rename(place)
     except OSError as error:
         raise LoadError(f"{archive.name} cannot be unpacked: {error.strerror or type(error).__name__}") from error
-    except zipfile.BadZipFile as error:
-        raise LoadError(f"{archive.name} is no archive: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise LoadError(f"{archive.name} is no archive that can be unpacked: {error}") from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return place

@@ -569,8 +569,8 @@ def test_tls_with_a_certificate_that_is_replaced(site: Site) -> None:
     with grpc.secure_channel(base.removeprefix("https://"), trusted) as channel:
         ask = channel.unary_unary(f"/{GRPC_SERVICE}/ModelReady")
         message = pb.ModelReadyRequest(name="tiny").SerializeToString()
-        answer = ask(message, timeout=10, metadata=[("x-api-key", headers["x-api-key"])])
-    assert pb.ModelReadyResponse.FromString(answer).ready
+        key = [("x-api-key", headers["x-api-key"])]
+        until(lambda: pb.ModelReadyResponse.FromString(ask(message, timeout=10, metadata=key)).ready, 10, "tiny ready")
     host, _, port = base.removeprefix("https://").partition(":")
 
     def shown() -> str:

@@ -122,9 +122,6 @@ def test_envoy_prometheus_and_the_log_tell_the_same_counts(front: Front, prometh
     logged: Counter[str] = Counter()
     for line in came:
         place = f"{line['version']}|{line['weight']}"
-        if line["status"] == 413:
-            assert line["weight"] is None, "the gateway refused it, and no version"
-            continue
         answer = f"{line['status']};;{line['deadline']}"
         logged[f"r|{place}|{answer}|"] += 1
         logged[f"t|{place}"] += 1
@@ -136,7 +133,10 @@ def test_envoy_prometheus_and_the_log_tell_the_same_counts(front: Front, prometh
     new = {key: value - before.get(key, 0) for key, value in after.items()}
     assert {key: value for key, value in new.items() if value} == dict(logged)
     assert client_shares(sources[0].samples("tiny"), "tiny") == {came[0]["client"]: 1.0}
-    assert {line["weight"] for line in came} == {"7000", "3000", None}
+    assert {line["weight"] for line in came} == {"7000", "3000"}
+    refused = [line for line in front.log()[lines:] if line["status"] == 413]
+    assert len(refused) == 20
+    assert {(line["version"], line["weight"], line["by"]) for line in refused} == {(None, None, None)}, "by the gateway"
     assert {line["deadline"] for line in came if line["status"] == 504} == {"client"}
     assert {line["deadline"] for line in came if line["status"] in (200, 500)} == {"route"}
     assert any(Answer(str(line["status"])).is_error(False) for line in came)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from secrets import token_hex
 
@@ -152,7 +152,7 @@ def _fill(engine: Engine, folder: Path, log: Path, note: Note) -> str:
         runner.environment = {**_uv_settings(environment), **environment}
         runner.run([uv, "venv", "--no-project", "--python", sys.executable, str(folder)])
         runner.run([uv, "pip", "install", "--python", str(python), "--requirement", str(lock)])
-    elif find_spec("pip") is not None:
+    elif _has_pip():
         runner.run([sys.executable, "-I", "-m", "venv", "--without-pip", str(folder)])
         runner.run([*_pip("--python", str(python)), "install", "--no-compile", "--requirement", str(lock)])
     else:
@@ -170,9 +170,14 @@ def _pip(*options: str) -> list[str]:
     return [sys.executable, "-I", "-m", "pip", *own, *options]
 
 
+def _has_pip() -> bool:
+    """Whether this Python has pip; `importlib.util.find_spec` would let setuptools replace distutils, and warn."""
+    return PathFinder.find_spec("pip") is not None
+
+
 def _uv_settings(environment: dict[str, str]) -> dict[str, str]:
     """Where pip's settings say that packages are, as uv's variables: uv does not read them by itself."""
-    if find_spec("pip") is None:
+    if not _has_pip():
         return {}
     listed = subprocess.run(
         [*_pip(), "config", "list"], env=environment, capture_output=True, text=True, timeout=60, check=False

@@ -28,6 +28,8 @@ CHANGE_TIMEOUT_S = 30.0
 REGISTER_TIMEOUT_S = 300.0
 #: Longer than config.properties' unregister_model_timeout, within which TorchServe ends the workers.
 UNREGISTER_TIMEOUT_S = 90.0
+#: In TorchServe's answer to a change of workers that met a worker between two requests; the same change then succeeds.
+_RACE = '"job" is null'
 
 
 class ManagementError(NodeError):
@@ -136,7 +138,13 @@ class ManagementClient:
     def scale(self, model: str, version: str, workers: int) -> None:
         """Set the number of workers; they start or end afterwards."""
         query = {"min_worker": str(workers), "max_worker": str(workers), "synchronous": "false"}
-        self._call("PUT", f"/models/{_segment(model)}/{_segment(version)}", query, CHANGE_TIMEOUT_S)
+        path = f"/models/{_segment(model)}/{_segment(version)}"
+        try:
+            self._call("PUT", path, query, CHANGE_TIMEOUT_S)
+        except ManagementError as error:
+            if _RACE not in error.message:
+                raise
+            self._call("PUT", path, query, CHANGE_TIMEOUT_S)
 
     def set_default(self, model: str, version: str) -> None:
         """Make the version answer callers that name none, whether it has workers or not."""

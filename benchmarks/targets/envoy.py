@@ -16,6 +16,7 @@ from tsctl.gateway.envoy.messages import Json, address, http_filter
 from tsctl.gateway.envoy.process import envoy_path, worker_threads
 from tsctl.gateway.envoy.render.inside import connection_manager
 from tsctl.host.ports import free_ports
+from tsctl.host.process import end_child
 from tsctl.host.wait import wait_until
 
 START_S = 20.0
@@ -78,12 +79,7 @@ def running_envoy(configuration: Json, folder: Path, name: str) -> Iterator[tupl
             raise NodeError(f"Envoy ({name}) does not start: {log.read_text()[-300:].strip()}")
         yield f"http://127.0.0.1:{ports[0]}", process.pid
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_child(process, STOP_S)
 
 
 def _answers(port: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from benchmarks import ARCHIVES
 from benchmarks.harness.client import Address
 from benchmarks.harness.commands import require_tsctl
 from benchmarks.harness.processes import children
-from benchmarks.targets.project import free_node, request_headers
+from benchmarks.targets.project import request_headers
 from tsctl.archive.build import build_version
 from tsctl.archive.golden import make_golden
 from tsctl.archive.store import StoredArchive
-from tsctl.compare.nodes import own_project
+from tsctl.compare.nodes import free_spec, own_project
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.deployment import read_deployment
 from tsctl.config.nodes import BaseNodeSpec
@@ -104,7 +104,7 @@ def running_fleet(
     route: dict[str, Any] | None = None,
     spare: Sequence[tuple[str, str]] = (),
     shadows: bool = False,
-    make_node: Callable[[], BaseNodeSpec] = free_node,
+    engine: str = "torchserve",
 ) -> Iterator[Fleet]:
     """Nodes that serve these versions behind a gateway while the block runs.
 
@@ -114,13 +114,13 @@ def running_fleet(
         spare: versions that are built, for `register`.
         route: as in deployment.yaml, for every model.
         shadows: whether there is also a node SHADOWS, which serves nothing yet.
-        make_node: gives each node its settings.
+        engine: of the nodes; shadows are on TorchServe.
     """
     own = own_project(project, folder)
     archives = _built(project, own, [*served, *spare], progress)
-    specs: dict[str, BaseNodeSpec] = {f"n{number}": make_node() for number in range(nodes)}
+    specs: dict[str, BaseNodeSpec] = {f"n{number}": free_spec(engine) for number in range(nodes)}
     if shadows:
-        specs[SHADOWS] = free_node().model_copy(update={"nice": 19})
+        specs[SHADOWS] = free_spec("torchserve").model_copy(update={"nice": 19})
     with running(own, specs, archives, served, progress, route or {}) as fleet:
         yield fleet
 

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from benchmarks.harness.client import Address
 from benchmarks.harness.processes import children
-from benchmarks.targets.project import free_node, request_headers
+from benchmarks.targets.project import request_headers
 from tsctl.archive.store import StoredArchive, import_archive
-from tsctl.compare.nodes import own_project
+from tsctl.compare.nodes import free_spec, own_project
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 from tsctl.nodes.torchserve import versions
@@ -44,7 +44,7 @@ class BenchmarkNode:
             properties = parse_properties(self.project.config_properties.read_text(encoding="utf-8"))
             kept = {name: properties[name] for name in SHARED_PROPERTIES if name in properties}
             self.project.config_properties.write_text(render_properties(kept), encoding="utf-8")
-        self.node = open_node(self.project, "bench", free_node())
+        self.node = open_node(self.project, "bench", free_spec("torchserve"))
         self._quiet = Progress(Console(quiet=True))
         self._process: subprocess.Popen[bytes] | None = None
 

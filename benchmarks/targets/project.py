@@ -1,4 +1,4 @@
-"""A benchmark's own ports and stock archives, which touch nothing of the person who runs it."""
+"""A benchmark's stock archives, samples and headers, which touch nothing of the person who runs it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,8 @@ import yaml
 from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import Serving
-from tsctl.config.nodes import TorchServeSpec, UvicornSpec
 from tsctl.errors import ArchiveError
-from tsctl.host.ports import free_ports
 from tsctl.nodes.node import Node
-
-
-def free_node() -> TorchServeSpec:
-    """A node on free ports."""
-    *addresses, grpc_inference, grpc_management = free_ports(5)
-    inference, management, metrics = (f"http://127.0.0.1:{port}" for port in addresses)
-    grpc_ports = (grpc_inference, grpc_management)
-    return TorchServeSpec(inference=inference, management=management, metrics=metrics, grpc_ports=grpc_ports)
-
-
-def free_uvicorn_node() -> UvicornSpec:
-    """A node of our own server on a free port."""
-    [port] = free_ports(1)
-    return UvicornSpec(engine="uvicorn", address=f"http://127.0.0.1:{port}")
 
 
 def json_sample(archive: StoredArchive) -> tuple[bytes, str]:

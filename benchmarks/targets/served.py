@@ -16,7 +16,7 @@ from tsctl.archive.inspect import inspect_archive
 from tsctl.errors import NodeError
 from tsctl.host.http import direct_session
 from tsctl.host.ports import free_ports
-from tsctl.host.process import inherited
+from tsctl.host.process import end_child, inherited
 from tsctl.host.usage import process_tree
 
 START_S = 120.0
@@ -69,9 +69,4 @@ class ServedTarget:
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_child(process, STOP_S)

@@ -34,7 +34,7 @@ CONNECTIONS, PAUSE_S = 16, 0.02
 WARM_S = 3.0
 #: Requests that the moves must have seen, and how long the last engine is asked for those that are missing.
 REQUESTS, MOST_S = 20_000, 120.0
-#: Slow answers are no reason to go back: whoever moves to an engine has chosen its latency.
+#: Slow answers are no reason to go back: who moves to an engine accepts its latency.
 POLICY: dict[str, Any] = {
     "steps": [5, 25, 50, 100], "hold_s": 5, "max_hold_s": 60, "at_max_hold": "rollback", "min_requests": 200,
     "signals": ["errors", "refused", "mix"], "settle_s": 1, "tick_s": 0.5,
@@ -80,7 +80,7 @@ def figures(answers: Sequence[Answer], took: Sequence[float], why_not: str = "")
     measured: dict[str, tuple[str, float, Goal | None]] = {
         "requests": ("requests", len(answers), Goal(REQUESTS)),
         "failed requests": ("requests", failed, none),
-        "digits that engines told apart differently": ("requests", differing(answers), none),
+        "digits that engines classified differently": ("requests", differing(answers), none),
         **{f"move to {ENGINES[version]}": ("s", seconds, None) for version, seconds in zip(MOVES, took, strict=False)},
     }
     return [

@@ -21,7 +21,6 @@ from benchmarks.harness.workload import load, own_folder
 from benchmarks.harness.wrk import require_wrk, run_wrk, write_script
 from benchmarks.targets.envoy import pass_through, running_envoy
 from benchmarks.targets.fleet import Fleet, running_fleet
-from benchmarks.targets.project import free_uvicorn_node
 from benchmarks.targets.uvicorn import UvicornTarget
 from tsctl.gateway.files import running_pid
 
@@ -82,7 +81,7 @@ def run(job: Job) -> Result:
 def fleet_of_one(job: Job, folder: Path) -> Iterator[tuple[Fleet, bytes]]:
     """A uvicorn node that serves the linear layer behind a gateway, and a request's body."""
     served = [(MODEL, VERSION)]
-    with running_fleet(job.project, folder / "own", 1, served, job.progress, make_node=free_uvicorn_node) as fleet:
+    with running_fleet(job.project, folder / "own", 1, served, job.progress, engine="uvicorn") as fleet:
         yield fleet, (ARCHIVES / MODEL / "samples" / "row.json").read_bytes().strip()
 
 

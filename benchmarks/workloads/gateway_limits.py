@@ -17,8 +17,7 @@ from benchmarks.harness.figures import Figure, Goal, Result
 from benchmarks.harness.flood import flood, streams_without_window
 from benchmarks.harness.run import Job
 from benchmarks.harness.workload import own_folder
-from benchmarks.targets.project import free_node
-from tsctl.compare.nodes import own_project
+from tsctl.compare.nodes import free_spec, own_project
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.access_log import rotated
@@ -100,7 +99,7 @@ def _running(project: Project, folder: Path) -> Iterator[Gateway]:
     own = own_project(project, folder / "own")
     address, metrics = (f"http://127.0.0.1:{port}" for port in free_ports(2))
     content = {
-        "nodes": {"n0": free_node().model_dump(mode="json")},
+        "nodes": {"n0": free_spec("torchserve").model_dump(mode="json")},
         "models": {},
         "gateway": {"address": address, "metrics": metrics},
     }

@@ -29,7 +29,7 @@ def test_requests_failures_and_engines_that_disagree_are_counted() -> None:
     assert {figure.name: (figure.value, figure.is_reached) for figure in figures} == {
         "requests": (6, False),
         "failed requests": (2, False),
-        "digits that engines told apart differently": (1, False),
+        "digits that engines classified differently": (1, False),
         "move to uvicorn": (5.0, None),
         "move to triton": (6.0, None),
         "move to torchserve": (7.0, None),

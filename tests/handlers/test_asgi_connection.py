@@ -170,8 +170,8 @@ def test_pipelined_requests_are_answered_in_their_order_whoever_answers_them() -
         [waiting] = client.pool.held_back
         waiting.answer(echo(waiting))
         bodies = [await client.answer() for _ in range(5)]
-        assert [told.status for told in bodies] == [200, 200, 503, 200, 200]
-        assert [told.body for told in (bodies[0], bodies[1], bodies[4])] == [b"wait", b"GET /other?a=b ", b"last"]
+        assert [answer.status for answer in bodies] == [200, 200, 503, 200, 200]
+        assert [answer.body for answer in (bodies[0], bodies[1], bodies[4])] == [b"wait", b"GET /other?a=b ", b"last"]
         assert bodies[2].headers["retry-after"] == "3"
         assert b'"model":"m"' in bodies[2].body
 
@@ -189,9 +189,9 @@ def test_however_the_bytes_are_cut_the_answers_are_the_same(sizes: list[int]) ->
             client.send(rest[:size])
             rest = rest[size:]
             await asyncio.sleep(0)
-        told = [await client.answer() for _ in range(4)]
-        assert [(one.status, one.body) for one in told[:2]] == [(200, b"one"), (200, b"POST /other? q")]
-        assert [told[2].status, told[3].body] == [405, b"two"]
+        answers = [await client.answer() for _ in range(4)]
+        assert [(one.status, one.body) for one in answers[:2]] == [(200, b"one"), (200, b"POST /other? q")]
+        assert [answers[2].status, answers[3].body] == [405, b"two"]
 
     talk(script)
 
@@ -220,9 +220,9 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_whole_and_ends_the_conn
 
     async def script(client: Client) -> None:
         client.send(begun)
-        told = await client.answer()
-        assert (told.status, told.headers["connection"]) == (413, "close")
-        assert b"payload-too-large" in told.body
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (413, "close")
+        assert b"payload-too-large" in answer.body
         client.send(b"more that nobody reads")
         assert await client.is_closed()
 
@@ -233,8 +233,8 @@ def test_bodies_beyond_what_may_be_held_are_refused_and_what_was_held_is_given_b
     async def script(client: Client) -> None:
         assert client.pool.hold(HELD - 899)
         client.send(post(b"x" * 900))
-        told = await client.answer()
-        assert (told.status, told.headers["retry-after"]) == (503, "1")
+        answer = await client.answer()
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         client.pool.release(HELD - 899)
 
     talk(script)
@@ -258,10 +258,10 @@ def test_what_cannot_be_read_is_a_problem_document_and_ends_the_connection(
     async def script(client: Client) -> None:
         client.send(sent)
         await client.writer.drain()
-        told = await client.answer()
-        assert told.status in (status, 431)
-        assert told.headers["connection"] == "close"
-        assert kind in told.body or b"headers-too-large" in told.body
+        answer = await client.answer()
+        assert answer.status in (status, 431)
+        assert answer.headers["connection"] == "close"
+        assert kind in answer.body or b"headers-too-large" in answer.body
         assert await client.is_closed()
 
     talk(script)
@@ -273,8 +273,8 @@ def test_what_cannot_be_read_behind_a_request_does_not_take_its_answer() -> None
         while not client.pool.held_back:
             await asyncio.sleep(0.01)
         client.pool.held_back[0].answer(echo(client.pool.held_back[0]))
-        told = await client.answer()
-        assert (told.body, told.headers["connection"]) == (b"wait", "close")
+        answer = await client.answer()
+        assert (answer.body, answer.headers["connection"]) == (b"wait", "close")
         assert await client.is_closed()
 
     talk(script)
@@ -293,8 +293,8 @@ def test_a_client_that_wants_one_answer_gets_one(asked: bytes) -> None:
 def test_an_upgrade_is_not_offered() -> None:
     async def script(client: Client) -> None:
         client.send(post(b"", b"connection: upgrade", b"upgrade: websocket", path=b"/other", method=b"GET"))
-        told = await client.answer()
-        assert (told.status, told.headers["connection"]) == (200, "close")
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert await client.is_closed()
 
     talk(script)
@@ -323,8 +323,8 @@ def test_the_answer_to_head_has_no_body() -> None:
 def test_a_route_that_raises_is_a_500_and_the_connection_goes_on() -> None:
     async def script(client: Client) -> None:
         client.send(post(b"", path=b"/broken"), post(b"next"))
-        told = await client.answer()
-        assert (told.status, b"own mistake" in told.body) == (500, False)
+        answer = await client.answer()
+        assert (answer.status, b"own mistake" in answer.body) == (500, False)
         assert (await client.answer()).body == b"next"
 
     talk(script)
@@ -352,8 +352,8 @@ def test_shutdown_answers_the_request_at_work_and_closes_idle_connections() -> N
             await asyncio.sleep(0.01)
         client.server_side.shutdown()
         client.pool.held_back[0].answer(echo(client.pool.held_back[0]))
-        told = await client.answer()
-        assert (told.body, told.headers["connection"]) == (b"wait", "close")
+        answer = await client.answer()
+        assert (answer.body, answer.headers["connection"]) == (b"wait", "close")
         assert await client.is_closed()
 
     async def idle(client: Client) -> None:
@@ -438,13 +438,13 @@ def test_what_stands_behind_a_body_is_no_header_and_has_a_bound() -> None:
 
     async def script(client: Client) -> None:
         client.send(chunked, b"2\r\nok\r\n0\r\nauthorization: Bearer late\r\n\r\n")
-        told = await client.answer()
-        assert (told.status, b"'host'" in told.body, b"late" in told.body) == (200, True, False)
+        answer = await client.answer()
+        assert (answer.status, b"'host'" in answer.body, b"late" in answer.body) == (200, True, False)
         client.send(chunked, b"2\r\nok\r\n0\r\n")
         await asyncio.sleep(0.05)
         client.send(b"a: " + b"b" * LONGEST_HEAD)
-        told = await client.answer()
-        assert (told.status, told.headers["connection"]) == (431, "close")
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (431, "close")
 
     talk(script)
 
@@ -453,8 +453,8 @@ def test_a_transfer_coding_that_is_not_read_is_refused() -> None:
     async def script(client: Client) -> None:
         asked = post(b"", b"transfer-encoding: gzip, chunked").replace(b"content-length: 0\r\n", b"")
         client.send(asked, b"1\r\nx\r\n0\r\n\r\n")
-        told = await client.answer()
-        assert (told.status, b"'chunked'" in told.body) == (400, True)
+        answer = await client.answer()
+        assert (answer.status, b"'chunked'" in answer.body) == (400, True)
 
     talk(script)
 
@@ -471,8 +471,8 @@ def test_a_body_behind_an_offer_to_upgrade_is_read(framing: str) -> None:
         for part in (asked[:-3], asked[-3:]):
             client.send(part)
             await asyncio.sleep(0.01)
-        told = await client.answer()
-        assert (told.status, told.body, told.headers["connection"]) == (200, b"body", "close")
+        answer = await client.answer()
+        assert (answer.status, answer.body, answer.headers["connection"]) == (200, b"body", "close")
         assert await client.is_closed()
 
     talk(script)

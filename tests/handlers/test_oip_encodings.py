@@ -132,7 +132,7 @@ TWO = described("pair", [2, 2], "FP32", 16)
         (binary({"inputs": [TWO]}, PAIR, media_type="image/png"), 415, "image/png"),
     ],
 )  # fmt: skip
-def test_mistakes_in_binary_are_told(weighed: Worker, item: Item, status: int, field: str) -> None:
+def test_mistakes_in_binary_are_named(weighed: Worker, item: Item, status: int, field: str) -> None:
     [reply, beside] = weighed.ask(item, Item(b'{"pair": [1, 2]}'))
     assert (reply.status, beside.status) == (status, 200)
     assert field in reply.json()["error"]
@@ -209,7 +209,7 @@ ONE = described_message("pair", [1, 2], "FP32")
 
 
 @pytest.mark.parametrize(
-    ("request_", "status", "told"),
+    ("request_", "status", "message"),
     [
         (b"", 422, "inputs"),
         (b"\xff", 400, "cut off"),
@@ -239,10 +239,10 @@ ONE = described_message("pair", [1, 2], "FP32")
         (message(ONE, raw=[bytes(8)], id="x" * 257), 422, "id"),
     ],
 )  # fmt: skip
-def test_mistakes_in_a_message_are_told(weighed: Worker, request_: Any, status: int, told: str) -> None:
+def test_mistakes_in_a_message_are_named(weighed: Worker, request_: Any, status: int, message: str) -> None:
     [reply, beside] = weighed.ask(sent(request_), Item(b'{"pair": [1, 2]}'))
     assert (reply.status, beside.status) == (status, 200)
-    assert told in reply.json()["error"]
+    assert message in reply.json()["error"]
 
 
 @pytest.mark.parametrize("datatype", [*CONTENTS])

@@ -112,12 +112,12 @@ def test_mistakes_have_the_same_code_and_say_what_is_wrong(
         ("digits", {"pixels": np.tile(pixels, (50, 1, 1))}, "RESOURCE_EXHAUSTED", "has 150 rows; at most 32 may come"),
         ("nothing", {"pixels": pixels}, "NOT_FOUND", ""),
     ]
-    for model, inputs, code, told in cases:
+    for model, inputs, code, message in cases:
         with pytest.raises(Refused) as raised:
             client.infer(model, inputs)
         assert raised.value.code == code, raised.value
         if not name.startswith("kserve-rest"):  # it shows the reason only of errors that call themselves plain JSON
-            assert told in raised.value.message
+            assert message in raised.value.message
 
 
 @of_each_place

@@ -16,10 +16,12 @@ from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, SpecError
 from tsctl.host.files import tail
+from tsctl.nodes.key_files import write_header_file
+from tsctl.nodes.load_reports import read_load_reports
 from tsctl.nodes.process import temporary_folder
 from tsctl.nodes.torchserve.client import VersionState, Worker
 from tsctl.nodes.torchserve.engine import open_node
-from tsctl.nodes.torchserve.logs import Recovery, failed_recoveries, load_reports
+from tsctl.nodes.torchserve.logs import Recovery, failed_recoveries
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.process import node_environment
 from tsctl.nodes.torchserve.properties import (
@@ -31,7 +33,7 @@ from tsctl.nodes.torchserve.properties import (
     render_properties,
 )
 from tsctl.nodes.torchserve.readiness import given_up
-from tsctl.nodes.torchserve.tokens import read_tokens, write_header_file
+from tsctl.nodes.torchserve.tokens import read_tokens
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -187,7 +189,7 @@ def test_a_damaged_key_file_is_refused_without_showing_it(key_file: Path, conten
 
 def test_the_header_file_is_its_owners_alone(key_file: Path, tmp_path: Path) -> None:
     header = tmp_path / "inference.header"
-    write_header_file(header, read_tokens(key_file).inference)
+    write_header_file(header, read_tokens(key_file).inference.value)
     assert header.read_text() == "Authorization: Bearer 1nf\n"
     assert header.stat().st_mode & 0o777 == 0o600
 
@@ -203,7 +205,7 @@ LOG = """2026-11-23T08:44:53,751 [INFO ] W-9000-digits_1.0-stdout - [TSCTL LOAD]
 def test_a_log_tells_how_each_load_ended(tmp_path: Path) -> None:
     path = tmp_path / "model_log.log"
     path.write_text(LOG)
-    refused, ready = load_reports(path)
+    refused, ready = read_load_reports(path)
     assert (refused.is_ready, refused.reason, refused.pid) == (False, "sample a.json is wrong", 7)
     assert (ready.is_ready, ready.facts["seconds"]) == (True, 1.5)
 
@@ -211,9 +213,9 @@ def test_a_log_tells_how_each_load_ended(tmp_path: Path) -> None:
 def test_a_log_is_read_on_from_an_offset_and_from_the_start_after_rotation(tmp_path: Path) -> None:
     path = tmp_path / "model_log.log"
     path.write_text(LOG)
-    assert [report.pid for report in load_reports(path, LOG.index("\n"))] == [8]
-    assert [report.pid for report in load_reports(path, len(LOG) + 1000)] == [7, 8]
-    assert load_reports(tmp_path / "none") == []
+    assert [report.pid for report in read_load_reports(path, LOG.index("\n"))] == [8]
+    assert [report.pid for report in read_load_reports(path, len(LOG) + 1000)] == [7, 8]
+    assert read_load_reports(tmp_path / "none") == []
 
 
 def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from handlers.contract import LoadReport
 from tsctl.deploy.status import VersionRow, rows_of
+from tsctl.nodes.load_reports import last_failures
 from tsctl.nodes.observed import ObservedModel, ObservedVersion
-from tsctl.nodes.torchserve.logs import last_failures
 
 
 def served(

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
@@ -131,6 +131,16 @@ def spawn(
     for number, most in (limits or {}).items():
         resource.prlimit(process.pid, number, (most, most))
     return process
+
+
+def end_child(process: subprocess.Popen[Any], grace_s: float) -> None:
+    """End a process that this one started: ask it, and kill it after `grace_s` seconds."""
+    process.terminate()
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 from tsctl.archive.store import StoredArchive, archive_of, require_whole
 from tsctl.config.project import Project
-from tsctl.errors import NodeError, TsctlError
+from tsctl.errors import NodeError
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.node import Node, Restored, Unreachable
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, VersionKey
+from tsctl.nodes.registered import add_failed_undo, already_registered, require_as_wanted, still_served
 
 POLL_S = 0.1
 #: Starting a worker's process comes before its load, which the archive's startup timeout bounds.
@@ -109,22 +110,12 @@ class ManagedNode(Node, ABC):
     def ensure(
         self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None
     ) -> bool:
-        name = f"{archive.model} {version}"
         with self._locked(archive.model):
             observed = self.version(archive.model, version)
             if observed is None:
                 self._register(archive, version, workers, note, timeout_s)
                 return True
-            if observed.archive != archive.path.name:
-                raise NodeError(
-                    f"{name} is already registered on node {self.name} with other bytes, {observed.archive}",
-                    "Give the new bytes a version of their own, or unregister the old ones first.",
-                )
-            if observed.workers == 0 or (workers and workers != observed.workers):
-                raise NodeError(
-                    f"{name} is already registered on node {self.name}, with {observed.workers} workers",
-                    f"Change that with: tsctl models scale {name} {workers or 1}",
-                )
+            require_as_wanted(archive, version, workers, self.name, observed.archive, observed.workers)
             if not observed.is_ready:
                 self._wait_ready(archive.model, version, note, timeout_s)
             return False
@@ -204,10 +195,7 @@ class ManagedNode(Node, ABC):
         require_whole(archive)
         self._require_possible(archive, version)
         if self.version(archive.model, version) is not None:
-            raise NodeError(
-                f"{archive.model} {version} is already registered on node {self.name}",
-                "Change its workers with 'tsctl models scale', or unregister it first.",
-            )
+            raise already_registered(archive.model, version, self.name)
         try:
             self.ask_to_register(archive, version, workers)
             self._wait_ready(archive.model, version, note, timeout_s)
@@ -226,8 +214,7 @@ class ManagedNode(Node, ABC):
                 raise
             note("registering the old bytes again")
             self._register(archive_of(old), version, served.workers or None, note)
-            name = f"{archive.model} {version}"
-            raise NodeError(f"{error.message}\n{name} serves what it served before, {old.name}", error.hint) from error
+            raise still_served(error, archive.model, version, old.name) from error
 
     def _unregister(self, model: str, version: str) -> bool:
         report = self.report(model, version)
@@ -253,9 +240,7 @@ class ManagedNode(Node, ABC):
                 time.sleep(POLL_S)
             self._unregister(model, version)
         except NodeError as second:
-            if isinstance(error, TsctlError):
-                error.message += f"\nand it could not be unregistered again: {second.message}"
-                error.hint = error.hint or f"Try again: tsctl models unregister {model} {version}"
+            add_failed_undo(error, second, model, version)
 
     def _move_default(self, model: str, version: str) -> bool:
         """Make another ready version the default where this one is; True if that was so."""

@@ -192,6 +192,12 @@ def last_lines(logs: Sequence[Path], since: float) -> str:
     return "\n".join(f"    {line}" for line in lines)
 
 
+def crash_report(node: Node) -> str:
+    """The last lines of the node's logs since its last start."""
+    record = record_path(node.folder)
+    return last_lines(node.logs, record.stat().st_mtime if record.exists() else 0.0)
+
+
 def _wait_answering(node: Node, started: subprocess.Popen[bytes], not_answering: Callable[[], str]) -> None:
     end_at = time.monotonic() + START_TIMEOUT_S
     while True:

@@ -98,12 +98,13 @@ def request_header(name: str, longest: int | None = None) -> str:
     return f"%REQ({name})%" if longest is None else f"%REQ({name}):{longest}%"
 
 
-def lua(file: str, **constants: Constant) -> Json:
-    """The source of a filter: the file in `render/`, behind `local NAME = value` for each constant.
+def lua(*files: str, **constants: Constant) -> Json:
+    """The source of a filter: the files in `render/`, behind `local NAME = value` for each constant.
 
     Its comments stay behind, because each version has a copy.
     """
-    source = (Path(__file__).parent / "render" / file).read_text(encoding="utf-8").splitlines()
+    folder = Path(__file__).parent / "render"
+    source = [line for file in files for line in (folder / file).read_text(encoding="utf-8").splitlines()]
     code = [line for line in source if line.strip() and not line.lstrip().startswith("--")]
     lines = [f"local {name} = {_literal(value)}" for name, value in constants.items()]
     return {"inline_string": "\n".join([*lines, *code]) + "\n"}

@@ -15,12 +15,12 @@ from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.limits import memory_bytes
 from tsctl.host.progress import Note, Progress
+from tsctl.nodes.load_reports import last_failures, read_load_reports
 from tsctl.nodes.node import Restored
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
 from tsctl.nodes.torchserve import process, readiness, start, versions
 from tsctl.nodes.torchserve.client import READ_TIMEOUT_S, ManagementClient, ManagementError, VersionState
 from tsctl.nodes.torchserve.heap import heap_bytes
-from tsctl.nodes.torchserve.logs import last_failures, load_reports
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.properties import read_properties
@@ -56,7 +56,7 @@ class TorchServeNode(Node):
         return process.crash_report(self.paths)
 
     def load_failures(self) -> Mapping[VersionKey, str]:
-        return last_failures(load_reports(self.paths.worker_log))
+        return last_failures(read_load_reports(self.paths.worker_log))
 
     def models(self) -> dict[str, ObservedModel]:
         states: dict[str, dict[str, ObservedVersion]] = {}

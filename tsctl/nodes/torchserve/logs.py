@@ -1,14 +1,12 @@
-"""Reads a node's logs: how each worker's load ended, and the last exception."""
+"""Reads TorchServe's logs: its tries to start workers again, and the last exception."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from handlers.contract import LoadReport, parse_load_report
 from tsctl.host.files import lines_from
 
 _NODE_LINE = re.compile(
@@ -16,20 +14,6 @@ _NODE_LINE = re.compile(
     r"(?P<start>\[INFO ?\] main ModelServer - )?"
     r"(?P<recovery>\[WARN ?\] W-(?P<id>\d+)-(?P<name>\S+) WorkerThread - Auto recovery failed again)?"
 )
-
-
-def load_reports(path: Path, offset: int = 0) -> list[LoadReport]:
-    """Every load report in the workers' log from `offset` on, oldest first."""
-    return [report for line in lines_from(path, offset) if (report := parse_load_report(line)) is not None]
-
-
-def last_failures(reports: Iterable[LoadReport]) -> dict[tuple[str, str], str]:
-    """Why workers of a model's version refused to load: of the last report of each, empty where that load was good.
-
-    Args:
-        reports: oldest first.
-    """
-    return {(report.model, report.version): "" if report.is_ready else report.reason for report in reports}
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 from tsctl.config.nodes import TorchServeSpec
 from tsctl.host.files import make_folder
 from tsctl.nodes import node
+from tsctl.nodes.key_files import write_header_file
 from tsctl.nodes.torchserve.client import ManagementClient
 from tsctl.nodes.torchserve.paths import NodePaths
-from tsctl.nodes.torchserve.tokens import read_tokens, write_header_file
+from tsctl.nodes.torchserve.tokens import read_tokens
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,5 @@ class Node(node.Node, ABC):
         if self.key_file is not None and self.key_file.is_file():
             make_folder(self.folder)
             tokens = read_tokens(self.key_file)
-            write_header_file(self.paths.inference_header, tokens.inference)
-            write_header_file(self.paths.management_header, tokens.management)
+            write_header_file(self.paths.inference_header, tokens.inference.value)
+            write_header_file(self.paths.management_header, tokens.management.value)

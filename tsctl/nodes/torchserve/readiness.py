@@ -13,9 +13,10 @@ from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
 from tsctl.host.process import started_ticks
 from tsctl.host.progress import Note
+from tsctl.nodes.load_reports import read_load_reports
 from tsctl.nodes.observed import Reply
 from tsctl.nodes.torchserve.client import VersionState
-from tsctl.nodes.torchserve.logs import failed_recoveries, last_exception, load_reports
+from tsctl.nodes.torchserve.logs import failed_recoveries, last_exception
 from tsctl.nodes.torchserve.node import Node
 
 POLL_S = 0.2
@@ -106,7 +107,7 @@ def wait_ready(
 
 def _load_refusal(node: Node, model: str, version: str, log_offset: int) -> str:
     """The reason for which a worker of this version refused to load since `log_offset`; empty where none did."""
-    reports = load_reports(node.paths.worker_log, log_offset)
+    reports = read_load_reports(node.paths.worker_log, log_offset)
     refused = [r.reason for r in reports if (r.model, r.version) == (model, version) and not r.is_ready]
     return refused[-1] if refused else ""
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import AwareDatetime, Field, TypeAdapter
+from pydantic import AwareDatetime, Field
 from pydantic.dataclasses import dataclass
 
-from tsctl.errors import NodeError
-from tsctl.host.files import write_secret
-from tsctl.nodes.node import NotRunning
+from tsctl.nodes.key_files import read_key_file
 
 
 @dataclass(frozen=True)
@@ -49,22 +47,4 @@ def read_tokens(key_file: Path) -> Tokens:
         NotRunning: there is no such file.
         NodeError: it is no key file of TorchServe, or others than its owner may read it.
     """
-    try:
-        mode = key_file.stat().st_mode
-        tokens = TypeAdapter(Tokens).validate_json(key_file.read_bytes())
-    except FileNotFoundError:
-        raise NotRunning(
-            f"the node is not running: there is no {key_file}", "Start it with 'make up' (tsctl up)."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise NodeError(f"{key_file} is not a key file of TorchServe: {type(error).__name__}") from None
-    if mode & 0o077:
-        raise NodeError(
-            f"{key_file} may be read by others than its owner (mode {mode & 0o777:04o})", f"Run: chmod 600 {key_file}"
-        )
-    return tokens
-
-
-def write_header_file(path: Path, token: Token) -> None:
-    """Write the token as a header line that `curl -H @file` reads, so that no argument holds it."""
-    write_secret(path, f"Authorization: Bearer {token.value}\n")
+    return read_key_file(key_file, Tokens, "TorchServe")

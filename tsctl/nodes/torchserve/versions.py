@@ -12,12 +12,13 @@ import time
 from contextlib import AbstractContextManager
 
 from tsctl.archive.store import StoredArchive, archive_of, require_whole
-from tsctl.errors import NodeError, TsctlError
+from tsctl.errors import NodeError
 from tsctl.host.files import size
 from tsctl.host.locks import exclusive
 from tsctl.host.process import started_ticks
 from tsctl.host.progress import Note
 from tsctl.nodes.node import Unreachable
+from tsctl.nodes.registered import add_failed_undo, already_registered, require_as_wanted, still_served
 from tsctl.nodes.torchserve.client import ManagementError, VersionState
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.readiness import (
@@ -66,23 +67,13 @@ def ensure(node: Node, archive: StoredArchive, workers: int | None, note: Note, 
     Raises:
         NodeError: it cannot be registered, or other bytes or another number of workers are registered.
     """
-    name = f"{archive.model} {archive.version}"
     with _locked(node, archive.model):
         states = node.client.describe(archive.model, archive.version)
         if not states:
             _register(node, archive, workers, note, timeout_s)
             return True
         state = states[0]
-        if state.archive != archive.path.name:
-            raise NodeError(
-                f"{name} is already registered on node {node.name} with other bytes, {state.archive}",
-                "Give the new bytes a version of their own, or unregister the old ones first.",
-            )
-        if state.min_workers == 0 or (workers and workers != state.min_workers):
-            raise NodeError(
-                f"{name} is already registered on node {node.name}, with {state.min_workers} workers",
-                f"Change that with: tsctl models scale {name} {workers or 1}",
-            )
+        require_as_wanted(archive, archive.version, workers, node.name, state.archive, state.min_workers)
         if not state.is_ready:
             wait_ready(node, archive.model, archive.version, note, timeout_s, size(node.paths.worker_log))
             warm_up(node, archive, note)
@@ -190,8 +181,7 @@ def _register_or_restore(
             raise
         note("registering the old bytes again")
         _register(node, archive_of(old), served.min_workers or None, note)
-        name = f"{archive.model} {archive.version}"
-        raise NodeError(f"{error.message}\n{name} serves what it served before, {old.name}", error.hint) from error
+        raise still_served(error, *archive.key, old.name) from error
 
 
 def _register(
@@ -199,10 +189,7 @@ def _register(
 ) -> None:
     """Register the archive as `register` does; NodeError where the version is registered already."""
     if node.client.describe(archive.model, archive.version):
-        raise NodeError(
-            f"{archive.model} {archive.version} is already registered on node {node.name}",
-            "Change its workers with 'tsctl models scale', or unregister it first.",
-        )
+        raise already_registered(*archive.key, node.name)
     require_whole(archive)
     log_offset = size(node.paths.worker_log)
     try:
@@ -275,9 +262,7 @@ def _undo(node: Node, archive: StoredArchive, error: BaseException) -> None:
         while not _unregister(node, archive.model, archive.version) and time.monotonic() < end:
             time.sleep(POLL_S)
     except NodeError as second:
-        if isinstance(error, TsctlError):
-            error.message += f"\nand it could not be unregistered again: {second.message}"
-            error.hint = error.hint or f"Try again: tsctl models unregister {archive.model} {archive.version}"
+        add_failed_undo(error, second, *archive.key)
 
 
 def _locked(node: Node, model: str) -> AbstractContextManager[object]:

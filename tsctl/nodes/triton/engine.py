@@ -14,10 +14,9 @@ from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes import process as nodes_process
+from tsctl.nodes.load_reports import last_failures, read_load_reports
 from tsctl.nodes.node import TRITON, NotRunning, Restored
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
-from tsctl.nodes.record import record_path
-from tsctl.nodes.torchserve.logs import last_failures, load_reports
 from tsctl.nodes.triton import process, repository, versions
 from tsctl.nodes.triton.client import READY, WHOLE_BODY, Client, path_of, unwrap
 from tsctl.nodes.triton.node import Node
@@ -94,11 +93,10 @@ class TritonNode(Node):
             )
 
     def crash_report(self) -> str:
-        record = record_path(self.folder)
-        return nodes_process.last_lines(self.logs, record.stat().st_mtime if record.exists() else 0.0)
+        return nodes_process.crash_report(self)
 
     def load_failures(self) -> Mapping[VersionKey, str]:
-        return last_failures(load_reports(self.paths.log))
+        return last_failures(read_load_reports(self.paths.log))
 
     def models(self) -> dict[str, ObservedModel]:
         states, live = self._look()

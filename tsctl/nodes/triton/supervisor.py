@@ -20,6 +20,7 @@ from pathlib import Path
 from tsctl.errors import ConflictError, TsctlError
 from tsctl.host.files import keep_short, open_log
 from tsctl.host.locks import exclusive
+from tsctl.host.process import end_child
 from tsctl.host.wait import wait_until
 from tsctl.nodes.triton.client import READY, Client
 from tsctl.nodes.triton.process import DRAIN_S, Paths
@@ -138,12 +139,7 @@ def _end(server: subprocess.Popen[bytes], supervisor: Supervisor) -> None:
     """
     supervisor.unload_all()
     wait_until(lambda: server.poll() is not None or not supervisor.live(), DRAIN_S)
-    server.terminate()
-    try:
-        server.wait(END_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+    end_child(server, END_S)
 
 
 def _end_with_parent() -> None:

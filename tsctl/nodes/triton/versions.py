@@ -17,7 +17,8 @@ from tsctl.errors import NodeError
 from tsctl.host.files import size, write_document
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note
-from tsctl.nodes.torchserve.logs import load_reports
+from tsctl.nodes.load_reports import read_load_reports
+from tsctl.nodes.registered import already_registered, require_as_wanted, still_served
 from tsctl.nodes.triton.client import READY, Refused
 from tsctl.nodes.triton.node import Node
 from tsctl.nodes.triton.pending import forget
@@ -55,17 +56,7 @@ def ensure(
         if served is None:
             _register(node, archive, version, workers, note, timeout_s)
             return True
-        name = f"{archive.model} {version}"
-        if served.archive != archive.path.name:
-            raise NodeError(
-                f"{name} is already registered on node {node.name} with other bytes, {served.archive}",
-                "Give the new bytes a version of their own, or unregister the old ones first.",
-            )
-        if served.workers == 0 or (workers and workers != served.workers):
-            raise NodeError(
-                f"{name} is already registered on node {node.name}, with {served.workers} workers",
-                f"Change that with: tsctl models scale {name} {workers or 1}",
-            )
+        require_as_wanted(archive, version, workers, node.name, served.archive, served.workers)
         _wait_ready(node, served, note, timeout_s)
         return False
 
@@ -86,10 +77,7 @@ def replace(node: Node, archive: StoredArchive, version: str, workers: int | Non
                 with suppress(NodeError):
                     _load(node, old, note, None)
             if isinstance(error, NodeError):
-                name = f"{archive.model} {version}"
-                raise NodeError(
-                    f"{error.message}\n{name} serves what it served before, {old.archive}", error.hint
-                ) from error
+                raise still_served(error, archive.model, version, old.archive) from error
             raise
         if before is not None:
             remove(before)
@@ -161,10 +149,7 @@ def _register(
 ) -> None:
     node.client.states()  # finds a node that does not run sooner
     if node.repository.find(archive.model, version) is not None:
-        raise NodeError(
-            f"{archive.model} {version} is already registered on node {node.name}",
-            "Change its workers with 'tsctl models scale', or unregister it first.",
-        )
+        raise already_registered(archive.model, version, node.name)
     require_whole(archive)
     note("unpacking")
     served, made = node.repository.make(archive, version, workers, node.spec.gpus)
@@ -189,8 +174,11 @@ def _load(node: Node, served: Served, note: Note, timeout_s: float | None) -> No
     try:
         node.client.load(served.name, limit_s)
     except Refused as error:
-        refused = [r.reason for r in load_reports(node.paths.log, log_offset) if (r.model, r.version) == served.key]
-        reason = next((reason for reason in reversed(refused) if reason), error.reason.splitlines()[0])
+        reports = read_load_reports(node.paths.log, log_offset)
+        refused = [
+            report.reason for report in reports if (report.model, report.version) == served.key and report.reason
+        ]
+        reason = refused[-1] if refused else error.reason.splitlines()[0]
         raise NodeError(
             f"{served.model} {served.version} refused to load on node {node.name}: {reason}",
             f"The log is {node.paths.log}.",

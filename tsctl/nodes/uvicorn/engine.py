@@ -25,7 +25,6 @@ from tsctl.host.progress import Progress
 from tsctl.nodes import process
 from tsctl.nodes.managed import ManagedNode, VersionReport
 from tsctl.nodes.observed import ObservedVersion, Reply
-from tsctl.nodes.record import record_path
 from tsctl.nodes.uvicorn.client import AdminClient, VersionState
 from tsctl.nodes.uvicorn.installed import SERVER, require_installed
 from tsctl.nodes.uvicorn.keys import make_keys, read_keys
@@ -89,8 +88,7 @@ class UvicornNode(ManagedNode):
             )
 
     def crash_report(self) -> str:
-        record = record_path(self.folder)
-        return process.last_lines(self.logs, record.stat().st_mtime if record.exists() else 0.0)
+        return process.crash_report(self)
 
     def server(self, project: Project) -> tuple[list[str], dict[str, str]]:
         """The program of the node, which takes the arguments of `handlers.adapters.asgi.node`, and its own variables.

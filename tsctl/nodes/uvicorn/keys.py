@@ -6,12 +6,11 @@ import json
 import secrets
 from pathlib import Path
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from tsctl.errors import NodeError
 from tsctl.host.files import write_secret
-from tsctl.nodes.node import NotRunning
+from tsctl.nodes.key_files import read_key_file, write_header_file
 
 
 @dataclass(frozen=True)
@@ -29,20 +28,7 @@ def read_keys(path: Path) -> Keys:
         NotRunning: there is no such file.
         NodeError: it is no key file of this engine, or others than its owner may read it.
     """
-    try:
-        mode = path.stat().st_mode
-        keys = TypeAdapter(Keys).validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise NotRunning(
-            f"the node is not running: there is no {path}", "Start it with 'make up' (tsctl up)."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise NodeError(f"{path} is not a key file of a uvicorn or BentoML node: {type(error).__name__}") from None
-    if mode & 0o077:
-        raise NodeError(
-            f"{path} may be read by others than its owner (mode {mode & 0o777:04o})", f"Run: chmod 600 {path}"
-        )
-    return keys
+    return read_key_file(path, Keys, "a uvicorn or BentoML node")
 
 
 def make_keys(path: Path, header: Path) -> None:
@@ -56,4 +42,4 @@ def make_keys(path: Path, header: Path) -> None:
     if not path.exists():
         tokens = {name: secrets.token_urlsafe(32) for name in ("inference", "admin")}
         write_secret(path, json.dumps(tokens) + "\n")
-    write_secret(header, f"Authorization: Bearer {read_keys(path).inference}\n")
+    write_header_file(header, read_keys(path).inference)

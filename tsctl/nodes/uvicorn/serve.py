@@ -17,7 +17,7 @@ from tsctl.archive.container import unpack
 from tsctl.archive.inspect import inspect_archive
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError, SpecError, TsctlError
-from tsctl.host.process import inherited
+from tsctl.host.process import end_child, inherited
 from tsctl.host.progress import Progress
 
 #: Seconds in which the server answers the requests that it has; afterwards it is killed.
@@ -134,9 +134,4 @@ def _serving(archive: Path, address: Address) -> Iterator[subprocess.Popen[bytes
             yield server
         finally:
             if server.poll() is None:
-                server.terminate()
-                try:
-                    server.wait(STOP_S)
-                except subprocess.TimeoutExpired:
-                    server.kill()
-                    server.wait()
+                end_child(server, STOP_S)

@@ -54,21 +54,6 @@ function envoy_on_response(handle)
   if kind == nil and #text > 0 then
     return
   end
-  local retry
-  status, retry = meaning(status, kind, string.match(rest or "", '"message":%s*"(.-)"'))
-  local saved = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
-  if retry ~= nil and not (saved ~= nil and saved["is_retry"]) then -- a request that workers die of must not meet all of them
-    headers:replace(RETRY_HEADER, retry)
-  end
-  if retry == REFUSED then
-    headers:replace("retry-after", "1")
-  end
-  local id = saved ~= nil and saved["request_id"] or plain(headers:get(REQUEST_ID_HEADER))
-  local members = { status = tostring(status), request_id = id or "" }
-  for name, value in pairs(PROBLEMS[status] or OTHER_PROBLEM) do
-    members[name] = value
-  end
-  headers:replace(":status", members.status)
-  headers:replace("content-type", PROBLEM_MEDIA_TYPE)
-  body:setBytes((string.gsub(PROBLEM, "{([%w_]+)}", members)))
+  local means, retry = meaning(status, kind, string.match(rest or "", '"message":%s*"(.-)"'))
+  answer_problem(handle, body, headers, means, retry, plain(headers:get(REQUEST_ID_HEADER)))
 end

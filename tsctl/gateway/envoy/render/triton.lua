@@ -51,23 +51,8 @@ local function meaning(status, message)
 end
 
 local function refuse(handle, body, status, message)
-  local headers = handle:headers()
-  local retry
-  status, retry = meaning(status, message)
-  local saved = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
-  if retry ~= nil and not (saved ~= nil and saved["is_retry"]) then -- as in from_node.lua
-    headers:replace(RETRY_HEADER, retry)
-  end
-  if status == 503 then
-    headers:replace("retry-after", "1")
-  end
-  local members = { status = tostring(status), request_id = saved ~= nil and saved["request_id"] or "" }
-  for name, value in pairs(PROBLEMS[status] or OTHER_PROBLEM) do
-    members[name] = value
-  end
-  headers:replace(":status", members.status)
-  headers:replace("content-type", PROBLEM_MEDIA_TYPE)
-  body:setBytes((string.gsub(PROBLEM, "{([%w_]+)}", members)))
+  local means, retry = meaning(status, message)
+  answer_problem(handle, body, handle:headers(), means, retry)
 end
 
 -- The worker's answer takes the place of the envelope around it; Triton's own errors become problem documents.

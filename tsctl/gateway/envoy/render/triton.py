@@ -32,6 +32,7 @@ CHECK_HEADERS = {HEADER_LENGTH_HEADER: "0"}
 def envelope_filter(model: str, version: str) -> Json:
     """The filter that gives Triton a request, and takes the envelope of its answer apart."""
     source = lua(
+        "problem.lua",
         "triton.lua",
         NAMESPACE=NAMESPACE,
         LENGTH_HEADER=HEADER_LENGTH_HEADER,

@@ -140,6 +140,7 @@ def _to_node(path: str, deadline_ms: int, is_shadow: bool) -> Json:
 
 def _from_node(upstream: Upstream) -> Json:
     return lua(
+        "problem.lua",
         "from_node.lua",
         NAMESPACE=NAMESPACE,
         REQUEST_ID_HEADER=REQUEST_ID_HEADER,

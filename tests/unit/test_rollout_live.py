@@ -23,7 +23,7 @@ from tsctl.host.files import write_document
 from tsctl.nodes.observed import ObservedVersion
 from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, Effect, EffectDone, Started, StepBegan
-from tsctl.rollout.decide.state import fold
+from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.evidence.reader import LiveEvidence, PrometheusServer
 from tsctl.rollout.run.begin import resumed
 from tsctl.rollout.run.commands import LiveOperator
@@ -134,6 +134,23 @@ def test_the_archive_of_a_rollout_must_stay_in_the_store(gateway: Gateway) -> No
     assert f"{path.name}, the archive of this rollout, is gone" in health.archive_trouble(state)
     path.write_bytes(content)
     assert health.archive_trouble(state) == ""
+
+
+def test_a_node_that_joins_is_named_once_also_between_two_checks(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = gateway.project.store / store_name("digits", "2.0", "0" * 64)
+    state = fold(Journal(journals(gateway.project, "digits")[-1]).entries)
+    health = LiveHealth(LiveGateway(gateway), archive_of(path), clock=lambda: 0.0)
+
+    def check(state: State) -> str:
+        health._eligible = (*state.nodes, "b")
+        return ""
+
+    monkeypatch.setattr(health, "_check", check)
+    assert health.joined(state) == ("b",)
+    assert health.joined(replace(state, joined=("b",))) == ()
+    assert health.joined(replace(state, nodes=(*state.nodes, "b"))) == ()
 
 
 def test_no_weight_grows_and_nothing_is_promoted_without_the_archive(gateway: Gateway) -> None:

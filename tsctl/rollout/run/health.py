@@ -36,7 +36,7 @@ class LiveHealth:
     _checked: tuple[float, int, bool] | None = None  # when, and at which weight
     _trouble: str = ""
     _grace_s: float | None = None
-    _joined: tuple[str, ...] = ()
+    _eligible: tuple[str, ...] = ()  # nodes with stable, on which the canary may be
     _pids: dict[str, int] = field(default_factory=dict)
     _archive_mark: tuple[int, int, int] | None = None  # of the file whose digest was right
 
@@ -59,7 +59,7 @@ class LiveHealth:
         now = self.clock()
         is_known = self._checked is not None and self._checked[1:] == (state.weight, state.is_weighed)
         if is_fresh or self._checked is None or not is_known or now - self._checked[0] >= CHECK_S:
-            self._grace_s, self._joined = None, ()
+            self._grace_s, self._eligible = None, ()
             try:
                 self._trouble = self._check(state)
             except TsctlError as error:
@@ -72,8 +72,9 @@ class LiveHealth:
         return self._grace_s
 
     def joined(self, state: State) -> tuple[str, ...]:
+        """Also between two checks, at which those that the last one saw may be in the state already."""
         self.trouble(state)
-        return self._joined
+        return tuple(name for name in self._eligible if name not in (*state.nodes, *state.joined))
 
     def _check(self, state: State) -> str:
         gateway = self.gateway.now()
@@ -81,11 +82,7 @@ class LiveHealth:
             return "the gateway does not run"
         serving = nodes_of(gateway, state.model, state.stable)
         target = gateway.deployment.models.get(state.model)
-        self._joined = tuple(
-            name
-            for name in serving
-            if name not in (*state.nodes, *state.joined) and (target is None or target.is_on(state.canary, name))
-        )
+        self._eligible = tuple(name for name in serving if target is None or target.is_on(state.canary, name))
         nodes, of_stable = self.gateway.nodes(state.nodes), self.gateway.nodes(state.stable_nodes)
         if not nodes:
             return f"deployment.yaml names no node of this rollout any more: {', '.join(state.nodes)}"

@@ -38,6 +38,8 @@ LONGEST_CLASS = 64
 OTHER_CLASS = "other"
 MOST_CLASSES = 2048
 CLASS_NAME = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
+#: Workers of one version on one node.
+MOST_WORKERS = 256
 #: The protocol of a request body; the gateway sets it on the protocol's paths. Absent: the handler's own format.
 PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"
 #: A value of PROTOCOL_HEADER: the request asks for the model's metadata, and for no prediction.

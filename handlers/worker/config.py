@@ -25,6 +25,10 @@ class Acceleration:
     channels_last: bool = False
 
 
+#: Seconds for a worker to load where the archive does not say.
+STARTUP_S = 120
+
+
 @dataclass(frozen=True)
 class WorkerConfig:
     """One version of a model as one worker serves it."""
@@ -49,6 +53,7 @@ class WorkerConfig:
     cache: CacheOptions | None
     acceleration: Acceleration = field(default=Acceleration())
     answer_bytes: float = math.inf  # the longest answer that the server takes from a worker
+    startup_timeout_s: float = STARTUP_S  # a worker may load so long
 
 
 def read_config(
@@ -91,6 +96,7 @@ def read_config(
         batch_tokens=section.get("batch_tokens"),
         workers=content.get("maxWorkers", 1),
         threads=section.get("threads"),
+        startup_timeout_s=content.get("startupTimeout", STARTUP_S),
         response_timeout_s=content.get("responseTimeout", 60),
         warmup_budget_s=section["warmup"]["budget_s"],
         request_bytes=section["limits"]["request_bytes"],

@@ -34,6 +34,18 @@ from tsctl.nodes.triton.workers import live_workers
 SETTINGS = {"long_from": 1e5, "most": 1e9}
 #: Characters of an answer that is longer than what Envoy holds of a connection by itself.
 LONG = 3_000_000
+#: Behind the handler of an archive whose author would have Envoy end its answers elsewhere than they end.
+LYING = """
+import sys
+
+if "triton_python_backend_utils" in sys.modules:
+    import handlers.adapters.triton.raw as raw
+
+    raw.encode = lambda outcome: (
+        b"200\\ncontent-type: application/json\\ncontent-length: 3\\ntransfer-encoding: chunked\\nconnection: close\\n"
+        b":status: 204\\nupgrade: h2c\\nbad: a\\rset-cookie: b\\nx-kept: yes\\n\\n" + outcome.body
+    )
+"""
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +54,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     [port] = free_ports(1)
     deployment = {
         "nodes": {"local": {"engine": "triton", "address": f"http://127.0.0.1:{port}"}},
-        "models": {"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}},
+        "models": {name: {"default": "1.0", "versions": {"1.0": {"workers": 1}}} for name in ("tiny", "lying")},
     }
     (made.root / "deployment.yaml").write_text(yaml.safe_dump(deployment))
     write_tiny(made, "tiny", {"1.0": SETTINGS}, limits={"request_bytes": 10_000})
+    write_tiny(made, "lying", {"1.0": {}})
+    with (made.root / "archives" / "lying" / "handler.py").open("a") as handler:
+        handler.write(LYING)
     give_engine(made, "triton")
     return made
 
@@ -102,6 +117,19 @@ def test_what_has_no_prediction_is_the_workers_problem_document(
 def test_a_long_answer_comes_whole(front: Front) -> None:
     answer = front.ask("/predictions/tiny", json.dumps({"x": LONG / 2}).encode())
     assert answer.json() == "y" * LONG
+
+
+def test_a_worker_does_not_say_where_its_answer_ends(front: Front) -> None:
+    sent = {"Content-Type": "application/json", "x-api-key": front.key}
+    with requests.Session() as kept:
+        for model, value in (("lying", 0.5), ("tiny", 1.0), ("lying", 2.0), ("tiny", 4.0)):
+            body = json.dumps({"x": value}).encode()
+            answer = kept.post(f"{front.base}/predictions/{model}", body, headers=sent, timeout=10)
+            assert (answer.status_code, answer.json()) == (200, {"y": 2 * value})
+            assert int(answer.headers["content-length"]) == len(answer.content)
+            if model == "lying":
+                assert answer.headers["x-kept"] == "yes"
+            assert not {"connection", "transfer-encoding", "upgrade", "set-cookie"} & {*map(str.lower, answer.headers)}
 
 
 def test_rows_of_the_open_inference_protocol_are_answered_by_the_worker(front: Front) -> None:

@@ -23,8 +23,8 @@ SHORT_PART = 1 << 12
 LONGEST_TIMEOUT, LONGEST_LENGTH = 10, 18
 
 _REQUEST_ID, _TIMEOUT = REQUEST_ID_HEADER.encode(), TIMEOUT_HEADER.encode()
-_LENGTH, _EXPECT = b"content-length", b"expect"
-_READ = frozenset((_REQUEST_ID, _TIMEOUT, _LENGTH, _EXPECT))
+_LENGTH = b"content-length"
+_READ = frozenset((_REQUEST_ID, _TIMEOUT, _LENGTH))
 
 
 class Route(NamedTuple):
@@ -58,7 +58,7 @@ class Exchange:
         self._parts: list[bytes | bytearray] = []  # the first one is bytes
         self._waiting: Waiting | None = None
         self.error: RequestError | None = None  # found before it was whole; it is answered with this
-        self.expects_continue = False
+        self.expects_continue = False  # its client waits to be asked for the body
         self.headers: list[tuple[bytes, bytes]] = []  # names in lower case
         self.is_sent = False  # its answer
         self.is_whole = False  # all of its body has come
@@ -85,8 +85,6 @@ class Exchange:
                         self._refuse_length()
                 elif name == _REQUEST_ID:
                     request_id = request_id_of({REQUEST_ID_HEADER: value.decode("latin-1")}, request_id) or request_id
-                elif name == _EXPECT:
-                    self.expects_continue = value.lower() == b"100-continue"
                 elif value.isdigit() and len(value) < LONGEST_TIMEOUT:
                     wait_s = min(wait_s, int(value) / 1000)
         self.request_id, self.wait_s = request_id, wait_s

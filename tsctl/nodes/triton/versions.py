@@ -169,7 +169,7 @@ def _register(
 def _load(node: Node, served: Served, note: Note, timeout_s: float | None) -> None:
     """Load the version, or what has changed of it, and wait until all its workers are ready."""
     note(f"{served.workers} workers load")
-    log_offset = size(node.paths.log)
+    log_offset, begun = size(node.paths.log), time.monotonic()
     limit_s = timeout_s or served.startup_s + PROCESS_START_S
     try:
         node.client.load(served.name, limit_s)
@@ -178,7 +178,9 @@ def _load(node: Node, served: Served, note: Note, timeout_s: float | None) -> No
         refused = [
             report.reason for report in reports if (report.model, report.version) == served.key and report.reason
         ]
-        reason = refused[-1] if refused else error.reason.splitlines()[0]
+        reason = refused[-1] if refused else (error.reason.splitlines() or ["Triton does not say why"])[0]
+        if not refused and time.monotonic() - begun > served.startup_s:
+            reason = f"no worker was ready within {served.startup_s} s"
         raise NodeError(
             f"{served.model} {served.version} refused to load on node {node.name}: {reason}",
             f"The log is {node.paths.log}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -36,52 +36,65 @@ def features(item: Any) -> Features:
     client must not come to the disk.
     """
     found: Features = {}
-    for name, value in _walk("", item):
-        if len(found) == MOST_FEATURES:
-            break
-        found[name or "value"] = value
+    _add(found, "", item, False)
     return found
 
 
-def _walk(name: str, value: Any, is_closed: bool = False) -> Iterator[tuple[str, float | str]]:
-    if isinstance(value, BaseModel):
-        for inner, (shown, closed) in _fields(type(value)).items():
-            yield from _walk(_joined(name, shown), getattr(value, inner), closed)
+def _add(found: Features, name: str, value: Any, is_closed: bool) -> None:
+    if len(found) >= MOST_FEATURES:
+        return
+    if type(value) is float:  # most features of most models
+        if math.isfinite(value):
+            found[name or "value"] = value
+    elif isinstance(value, BaseModel):
+        values = value.__dict__
+        for field_name, shown, closed in _fields(type(value)):
+            _add(found, _joined(name, shown), values.get(field_name), closed)
     elif isinstance(value, bool):
-        yield name, "true" if value else "false"
+        found[name or "value"] = "true" if value else "false"
     elif isinstance(value, Enum):
-        yield name, value.name
+        found[name or "value"] = value.name
     elif isinstance(value, int | float | np.number):
-        yield from [(name, _number(value))] if math.isfinite(value) else []
+        if _is_finite(value):
+            found[name or "value"] = float(value)
     elif isinstance(value, str):
-        yield (name, value) if is_closed else (_joined(name, "length"), float(len(value)))
+        found.update({name: value} if is_closed else {_joined(name, "length"): float(len(value))})
     elif isinstance(value, bytes | Mapping):
-        yield _joined(name, "length"), float(len(value))
+        found[_joined(name, "length")] = float(len(value))
     elif isinstance(value, list | tuple | np.ndarray | torch.Tensor):
-        yield from _sequence(name, value)
+        found.update(_sequence(name, value))
 
 
-def _sequence(name: str, value: Any) -> Iterator[tuple[str, float | str]]:
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        return False
+
+
+def _sequence(name: str, value: Any) -> Features:
     numbers = _array(value)
     if numbers is not None and numbers.ndim == 1 and 0 < len(numbers) <= FEW:
-        for place, number in enumerate(numbers.tolist()):
-            yield from [(_joined(name, str(place)), _number(number))] if math.isfinite(number) else []
-        return
-    yield _joined(name, "length"), float(len(value))
+        entries = enumerate(numbers.tolist())
+        return {_joined(name, str(place)): number for place, number in entries if math.isfinite(number)}
+    found: Features = {_joined(name, "length"): float(len(value))}
     if numbers is not None and numbers.size:
-        statistics = {"mean": numbers.mean(), "std": numbers.std(), "min": numbers.min(), "max": numbers.max()}
-        for kind, number in statistics.items():
-            yield from [(_joined(name, kind), _number(number))] if math.isfinite(number) else []
+        mean = numbers.mean()
+        deviation = numbers - mean
+        std = math.sqrt(float(np.vdot(deviation, deviation)) / numbers.size)  # a third of the time of numbers.std()
+        statistics = {"mean": mean, "std": std, "min": numbers.min(), "max": numbers.max()}
+        found |= {_joined(name, kind): _short(each) for kind, each in statistics.items() if math.isfinite(each)}
     elif isinstance(value, list | tuple) and value and all(isinstance(entry, str) for entry in value):
-        yield _joined(name, "characters"), float(sum(map(len, value)))
+        found[_joined(name, "characters")] = float(sum(map(len, value)))
+    return found
 
 
 def _joined(name: str, part: str) -> str:
     return f"{name}.{part}" if name else part
 
 
-def _number(value: Any) -> float:
-    """With the seven digits that a float32 has."""
+def _short(value: Any) -> float:
+    """The number with the seven digits that a float32 has."""
     return float(f"{float(value):.7g}")
 
 
@@ -97,9 +110,9 @@ def _array(value: Any) -> np.ndarray | None:
 
 
 @lru_cache(256)
-def _fields(model: type[BaseModel]) -> dict[str, tuple[str, bool]]:
-    """For each field, the name that a client writes, and whether its texts are of a closed set."""
-    return {name: (field.alias or name, _is_closed(field.annotation)) for name, field in model.model_fields.items()}
+def _fields(model: type[BaseModel]) -> list[tuple[str, str, bool]]:
+    """Each field's name, the name that a client writes, and whether its texts are of a closed set."""
+    return [(name, field.alias or name, _is_closed(field.annotation)) for name, field in model.model_fields.items()]
 
 
 def _is_closed(annotation: Any) -> bool:
@@ -141,14 +154,15 @@ def prediction(answer: Any, label: str) -> Prediction:
         if isinstance(value, str):
             texts += [value] if value != label else []
         elif isinstance(value, bool | int | float):
-            found.outputs[name] = _number(value)
+            if _is_finite(value):
+                found.outputs[name] = float(value)
         elif isinstance(value, list) and (numbers := _array(value)) is not None and numbers.size:
             vectors.append(numbers.reshape(-1))
             if found.scores is None and numbers.ndim == 1 and len(numbers) <= MOST_SCORES:
-                found.scores = list(map(_number, numbers.tolist()))
+                found.scores = numbers.tolist()
     if vectors:
-        whole = np.concatenate(vectors)
-        found.norm = _number(np.linalg.norm(whole))
+        whole = vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
+        found.norm = _short(math.sqrt(float(np.vdot(whole, whole))))
         if found.scores is None or len(found.scores) < len(whole):  # otherwise the scores say all
             found.sketch = sketch(whole)
     if texts:

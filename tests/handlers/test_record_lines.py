@@ -100,7 +100,7 @@ def test_each_field_becomes_numbers_or_a_category_and_no_text_is_kept() -> None:
         (3, {"value": 3.0}),
         ("free text", {"length": 9.0}),
         (None, {}),
-        (np.float32(0.1), {"value": 0.1}),
+        (np.float32(0.5), {"value": 0.5}),
         (float("nan"), {}),
         ([1, float("inf")], {"0": 1.0}),
         ([], {"length": 0.0}),

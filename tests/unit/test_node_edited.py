@@ -170,7 +170,7 @@ def test_settings_that_wait_for_the_next_start_are_named(tmp_path: Path) -> None
     folder = run_as(project, "a", TritonSpec(engine="triton", address=OTHER))
     assert changed_settings(folder, TritonSpec(engine="triton", address=OTHER)) == ""
     edited = TritonSpec(engine="triton", address=OTHER, nice=5, gpus=2)
-    assert changed_settings(folder, edited) == "nice 5 (it runs with 0), gpus 2 (it runs with 0)"
+    assert changed_settings(folder, edited) == "gpus 2 (it runs with 0), nice 5 (it runs with 0)"
     open_node(project, "a", edited).require_same_addresses()
 
 

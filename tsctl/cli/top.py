@@ -72,19 +72,24 @@ def up(node: NodeHere = None) -> None:
 
 
 def down(node: NodeHere = None) -> None:
-    """Stop the gateway and the nodes that were started here, and only those, whatever deployment.yaml says of them now.
+    """Stop the monitoring, the gateway and the nodes that were started here, and only those.
 
-    With --node, the gateway keeps running for the other nodes.
+    A node is stopped also where deployment.yaml describes it otherwise by now, or does not name it any more. With
+    --node, the monitoring and the gateway keep running for the other nodes.
     """
     from tsctl.errors import NodeError, TsctlError
     from tsctl.gateway.start import stop_gateway
     from tsctl.gateway.state import open_gateway
     from tsctl.host.progress import Progress
+    from tsctl.monitoring.processes import stop_monitoring
     from tsctl.nodes.engines import open_to_stop
     from tsctl.nodes.record import unnamed_running
 
     project, deployment = open_deployment()
-    if deployment.gateway is not None and (node is None or len(deployment.nodes) == 1):
+    stops_all = node is None or len(deployment.nodes) == 1
+    if stops_all:
+        stop_monitoring(project, Progress())
+    if deployment.gateway is not None and stops_all:
         stop_gateway(open_gateway(project, deployment), Progress())
     failures = []
     names = [opened.name for opened in _open_here(node)[2]] if node is None else [node]
@@ -138,6 +143,7 @@ def status(node: NodeShown = None, json: Json = False) -> None:
             typer.echo(f"\ngateway: {gateway.condition}, {gateway.address}; 'tsctl gateway status' has its routes")
         for name, pid in unnamed_running(project, deployment.nodes).items():
             typer.echo(f"\n{unnamed_line(name, pid)}")
+        _print_monitoring(project, deployment)
     if troubles := list(filter(None, map(trouble, statuses))):
         raise NodeError("\n".join(troubles), hint(statuses))
     if gateway is not None and gateway.problem:
@@ -208,6 +214,16 @@ def _print_statuses(statuses: Sequence[NodeStatus]) -> None:
             print_table(COLUMNS, rows(status))
         for line in reasons(status):
             typer.echo(f"\n{line}")
+
+
+def _print_monitoring(project: Project, deployment: DeploymentSpec) -> None:
+    """One line about the servers of the monitoring, where they were started here."""
+    from tsctl.monitoring.processes import is_monitored, monitoring_status
+
+    if is_monitored(project):
+        problems = [f"{one.name} {one.problem}" for one in monitoring_status(project, deployment) if one.problem]
+        state = "; ".join([*problems, "run 'tsctl monitoring start'"]) if problems else "all servers answer"
+        typer.echo(f"\nmonitoring: {state}")
 
 
 def _print_plan(planned: Plan) -> None:

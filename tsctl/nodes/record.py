@@ -111,10 +111,11 @@ def changed_settings(folder: Path, spec: BaseNodeSpec) -> str:
 
 
 def _differences(record: NodeRecord, spec: BaseNodeSpec) -> Iterator[tuple[str, Any, Any]]:
-    """Each key of the spec with another value than at the start: key, value then, value now."""
+    """Each key with another value than at the start, the engine first: key, value then, value now.
+
+    A key that the record lacks, because another tsctl wrote it, is not compared.
+    """
     now = spec.model_dump(mode="json")
-    keys = [key for key in {**record.spec, **now} if key != "key_file"] if record.spec else []
-    for key in sorted(keys, key=lambda key: key != "engine"):
-        has, wanted = record.spec.get(key), now.get(key)
-        if has != wanted:
-            yield key, has, wanted
+    for key in sorted(record.spec.keys() & now.keys() - {"key_file"}, key=lambda key: (key != "engine", key)):
+        if record.spec[key] != now[key]:
+            yield key, record.spec[key], now[key]

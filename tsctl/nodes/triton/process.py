@@ -73,9 +73,8 @@ def launch(project: Project, node: TritonSpec, paths: Paths) -> subprocess.Popen
         sys.executable, "-m", "tsctl.nodes.triton.supervisor", str(paths.folder), node.url,
         *_command(environment, node, paths),
     ]  # fmt: skip
-    return process.spawn_recorded(
-        command, paths.folder, node, variables(os.environ, environment, paths, tmp), tmp, paths.console
-    )
+    present = variables(os.environ, environment, paths, tmp) | process.records_variables(paths.folder, node)
+    return process.spawn_recorded(command, paths.folder, node, present, tmp, paths.console)
 
 
 def _command(environment: Environment, node: TritonSpec, paths: Paths) -> list[str]:

@@ -6,10 +6,11 @@ and ConflictError while another tsctl changes this model on this node. The publi
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
+
+from pydantic import TypeAdapter
 
 from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive, require_whole
@@ -132,7 +133,7 @@ def warm_up(node: Node, archive: StoredArchive, version: str, note: Note) -> Non
 def read_defaults(node: Node) -> dict[str, str]:
     """The version of each model that answers callers who name none; Triton has no such thing, so tsctl keeps it."""
     try:
-        return dict(json.loads(node.paths.defaults.read_text(encoding="utf-8")))
+        return TypeAdapter(dict[str, str]).validate_json(node.paths.defaults.read_bytes(), strict=True)
     except (OSError, ValueError):
         return {}
 

@@ -115,6 +115,7 @@ class UvicornNode(ManagedNode):
         }
         environment = {
             **inherited(os.environ), **passed, METRICS_FOLDER_VARIABLE: str(self.metrics_folder),
+            **process.records_variables(self.folder, self.spec),
             "TMPDIR": str(tmp), "TEMP": str(tmp), "PYTHONUNBUFFERED": "1", **variables,
         }  # fmt: skip
         return process.spawn_recorded(command, self.folder, self.spec, environment, tmp, self.logs[0])
@@ -213,7 +214,7 @@ def served_at_start(folder: Path) -> Iterator[str]:
         yield from (str(entry["archive"]) for entry in entries)
     except FileNotFoundError:
         return
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise NodeError(
             f"{folder / _SERVED} is damaged: {error}", f"Remove it to start the node empty: rm {folder / _SERVED}"
         ) from error

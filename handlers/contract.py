@@ -301,6 +301,7 @@ COMPUTED_ITEMS = "tsctl_worker_computed_items_total"
 INPUT_POSITIONS = "tsctl_worker_input_positions_total"
 MEMORY_SPLITS = "tsctl_worker_memory_splits_total"
 BISECTIONS = "tsctl_worker_bisections_total"
+WORKER_STARTS = "tsctl_worker_starts_total"
 WARMUP_SECONDS = "tsctl_worker_warmup_seconds"
 RECORDED_ITEMS = "tsctl_worker_records_total"
 #: What became of an item that was to be recorded; all but the first are dropped.

@@ -38,6 +38,7 @@ from handlers.contract import (
     SHARED_CACHE_EXCHANGES,
     STAGE_SECONDS,
     WARMUP_SECONDS,
+    WORKER_STARTS,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ METRICS = {
     INPUT_POSITIONS: Description("counter", "Tokens or rows of the model's inputs.", {"kind": POSITIONS}),
     MEMORY_SPLITS: Description("counter", "Batches halved because they did not fit into memory."),
     BISECTIONS: Description("counter", "Failing batches halved to find the item that fails."),
+    WORKER_STARTS: Description("counter", "Workers that became ready to serve."),
     RECORDED_ITEMS: Description("counter", "Items that were to be recorded.", {"outcome": RECORD_OUTCOMES}),
     WARMUP_SECONDS: Description("gauge", "One batch of the last warm-up.", {"batch": None, "run": RUNS}),
 }
@@ -185,6 +187,7 @@ class _Recorder(Telemetry):
         self._children = {
             key: child for name in METRICS if name != WARMUP_SECONDS for key, child in self._children_of(name)
         }
+        _add(self._children[(WORKER_STARTS,)], [1])  # at once: a worker that dies soon is the one to be seen
         self._held: deque[tuple[_Key, float]] = deque()
         self._hold = self._held.append  # atomic, so that neither the request path nor the thread waits for a lock
         self._batches: deque[_Batch] = deque()

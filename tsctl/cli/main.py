@@ -38,9 +38,10 @@ NOUNS = {
         "Read, export, compact and purge the prediction records of the nodes on this machine.",
     ),
     "labels": ("tsctl.cli.labels:app", "Add labels of requests, and show how right each version was."),
-    "metrics": (
-        "tsctl.cli.metrics:app",
-        "Show or export the metrics of the workers of the node on this machine.",
+    "metrics": ("tsctl.cli.metrics:app", "Show or export metrics of this machine."),
+    "monitoring": (
+        "tsctl.cli.monitoring:app",
+        "Render and run Prometheus, Alertmanager and dashboards for deployment.yaml.",
     ),
 }
 

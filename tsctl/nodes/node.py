@@ -10,6 +10,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -121,6 +122,15 @@ class Node(ABC):
         Raises:
             NodeError: the file cannot be trusted or read.
         """
+
+    @property
+    def token_expiry(self) -> datetime | None:
+        """When the first of its tokens expires; None where none does, or none is written yet.
+
+        Raises:
+            NodeError: the file cannot be trusted or read.
+        """
+        return None
 
     @property
     @abstractmethod

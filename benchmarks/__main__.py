@@ -23,6 +23,7 @@ from benchmarks.workloads.first_request import run as run_first_request
 from benchmarks.workloads.gateway import WORKLOADS as GATEWAY
 from benchmarks.workloads.handlers import WORKLOADS as HANDLERS
 from benchmarks.workloads.overhead import run_on_one_node
+from benchmarks.workloads.records import run as run_records
 from tsctl.cli.context import open_deployment
 from tsctl.cli.main import run_app
 from tsctl.cli.options import Json
@@ -62,6 +63,12 @@ def first_request(
 def overhead(rounds: Rounds = 3, seconds: Seconds = 10, out: Out = None, json: Json = False) -> None:
     """A linear layer under 128 connections: this project's handler against TorchServe's own, in one run."""
     _run("overhead", {"overhead": run_on_one_node}, ["overhead"], rounds, seconds, out, json)
+
+
+@app.command()
+def records(rounds: Rounds = 3, out: Out = None, json: Json = False) -> None:
+    """Queries over ten million generated prediction records: seconds and memory of `tsctl records query`."""
+    _run("records", {"records": run_records}, ["records"], rounds, 0, out, json)
 
 
 @app.command()

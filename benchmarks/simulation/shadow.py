@@ -19,6 +19,8 @@ Ints = NDArray[np.int64]
 
 #: Comparisons that share a seed and are drawn together.
 TOGETHER = 500
+#: In place of 0, where a bet loses everything: nothing is left of it either, and 0 times its logarithm is 0.
+LEAST_FACTOR = 1e-300
 #: Pairs that are drawn at once.
 BLOCK = 256
 
@@ -74,34 +76,51 @@ def _simulate_together(
     shadow: Shadow, limit: float, alpha: float, pairs: int, runs: int, chance: np.random.Generator, is_short: bool
 ) -> tuple[Ints, Ints]:
     exceeds, below = np.zeros(runs, int), np.zeros(runs, int)
-    above_logs, below_logs = np.zeros((2, runs, len(BETS))), np.zeros((2, runs, len(BETS)))
-    up, down = log_factors(limit), log_factors(-limit)[::-1]
-    threshold = 1 / alpha
+    counts = np.zeros((3, 2, runs), int)  # pairs in which the shadow alone, or stable alone, differs, and the others
+    log_above, log_below, enough = log_factors(limit), log_factors(-limit)[::-1], np.log(1 / alpha)
     for start in range(0, pairs, BLOCK):
         size = min(BLOCK, pairs - start)
         differs = chance.random((size, runs)) < shadow.rate
-        floors = [chance.random((size, runs)) < rate for rate in (shadow.alone, shadow.batch)]
-        differences = np.stack([differs.astype(int) - floor for floor in floors], axis=1)
-        for number in range(size):
-            step = differences[number] + 1
-            above_logs += up[step]
-            below_logs += down[step]
-            # evidence against "at most the limit" grows only where the shadow alone differs
-            if differs[number].any():
-                over = np.exp(above_logs).mean(axis=-1).min(axis=0) >= threshold
-                exceeds[over & (exceeds == 0)] = start + number + 1
-            under = np.exp(below_logs).mean(axis=(0, -1)) >= threshold
-            below[under & (below == 0)] = start + number + 1
+        again = np.stack([chance.random((size, runs)) < rate for rate in (shadow.alone, shadow.batch)], axis=1)
+        first, second = differs[:, None] & ~again, ~differs[:, None] & again
+        steps = np.stack([first, second, first == second]).cumsum(axis=1) + counts[:, None]
+        counts = steps[:, -1]
+        # the evidence that the limit is exceeded grows only where the shadow alone differs
+        at, run = np.nonzero(differs & (exceeds == 0))
+        is_over = log_e(steps[:, at, :, run], log_above).min(axis=-1) >= enough
+        _mark(exceeds, run[is_over], start + at[is_over] + 1)
+        # no step of the block has more evidence that it is below than the most favourable order of its pairs
+        most = np.stack([steps[0, 0] - first[0], counts[1], counts[2]])
+        near = np.flatnonzero((below == 0) & (log_e(most.transpose(2, 0, 1), log_below).max(axis=-1) >= enough - 1e-9))
+        at, run = (part.ravel() for part in np.meshgrid(np.arange(size), near, indexing="ij"))
+        is_under = np.logaddexp.reduce(log_e(steps[:, at, :, run], log_below), axis=-1) - np.log(2) >= enough
+        _mark(below, run[is_under], start + at[is_under] + 1)
         if (exceeds > 0).all() and (is_short or (below > 0).all()):
             break
     return exceeds, below
 
 
+def log_e(counts: Ints, factors: Floats) -> Floats:
+    """Logarithm of the e-values of counts of shape (n, 3, kinds): the shadow alone, stable alone, the others."""
+    logs = counts[:, 0, :, None] * factors[2] + counts[:, 1, :, None] * factors[0] + counts[:, 2, :, None] * factors[1]
+    evidence: Floats = np.logaddexp.reduce(logs, axis=-1) - np.log(len(BETS))
+    return evidence
+
+
+def _mark(ends: Ints, runs: Ints, pairs: Ints) -> None:
+    """Note the first of these pairs as the end of each run."""
+    firsts = np.full(ends.size, np.iinfo(np.int64).max)
+    np.minimum.at(firsts, runs, pairs)
+    is_new = (ends == 0) & (firsts < np.iinfo(np.int64).max)
+    ends[is_new] = firsts[is_new]
+
+
 def log_factors(margin: float) -> Floats:
     """Logarithms of the factor of each bet for a difference of -1, 0 and 1, shape (3, bets)."""
     bets = np.array(BETS) / (1 + margin)
-    with np.errstate(divide="ignore"):  # the largest bet may lose everything
-        return np.log1p(bets * (np.array([[-1.0], [0.0], [1.0]]) - margin))
+    factors = 1 + bets * (np.array([[-1.0], [0.0], [1.0]]) - margin)
+    logs: Floats = np.log(np.maximum(factors, LEAST_FACTOR))
+    return logs
 
 
 def pairs_until(verdicts: Ints, level: float) -> float | None:

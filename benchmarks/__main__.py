@@ -13,6 +13,8 @@ from benchmarks.crash_tests.cases import CASES
 from benchmarks.gameday import run as gameday_run
 from benchmarks.harness import run
 from benchmarks.harness.figures import Result
+from benchmarks.simulation.drift_workloads import workloads as drift_simulations
+from benchmarks.simulation.shadow_workloads import workloads as shadow_simulations
 from benchmarks.simulation.workloads import RUNS
 from benchmarks.simulation.workloads import workloads as simulations
 from benchmarks.workloads.engine_moves import KEY as MOVES
@@ -33,6 +35,7 @@ from tsctl.errors import AnalysisError, NodeError, SpecError
 from tsctl.host.progress import Progress
 
 SIMULATIONS = list(simulations())
+SHADOWS, DRIFTS = list(shadow_simulations()), list(drift_simulations())
 CANARIES = [canary.version for canary in gameday_run.CANARIES]
 CRASH_CASES = {case.name: case for case in CASES}
 
@@ -120,6 +123,28 @@ def rollout(
 ) -> None:
     """False rollbacks, and how soon faults are found, simulated with fixed seeds."""
     _run("rollout", simulations(runs), _chosen(only, SIMULATIONS), 1, 0, out, json)
+
+
+@app.command()
+def shadow(
+    only: Annotated[list[str] | None, only_option(SHADOWS)] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Simulated comparisons of each kind.")] = RUNS,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """False verdicts on shadows, and pairs until a worse one is found, simulated with fixed seeds."""
+    _run("shadow", shadow_simulations(runs), _chosen(only, SHADOWS), 1, 0, out, json)
+
+
+@app.command()
+def drift(
+    only: Annotated[list[str] | None, only_option(DRIFTS)] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Simulated detectors of each kind.")] = RUNS,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Items between false drift alarms, and until a change is found, simulated with fixed seeds."""
+    _run("drift", drift_simulations(runs), _chosen(only, DRIFTS), 1, 0, out, json)
 
 
 @app.command()

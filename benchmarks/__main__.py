@@ -115,6 +115,19 @@ def engines(
 
 
 @app.command()
+def oip(json: Json = False) -> None:
+    """What the gateway, Triton and MLServer answer over the Open Inference Protocol, as docs/oip.md has it."""
+    from benchmarks.protocol.run import compare
+    from benchmarks.protocol.table import markdown
+
+    answers = compare(find_project(), Progress())
+    if json:
+        print_json(answers)
+    else:
+        typer.echo(markdown(answers))
+
+
+@app.command()
 def rollout(
     only: Annotated[list[str] | None, only_option(SIMULATIONS)] = None,
     runs: Annotated[int, typer.Option(min=1, help="Simulated rollouts of each kind.")] = RUNS,

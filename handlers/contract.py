@@ -184,6 +184,8 @@ def problem_document(
 ) -> dict[str, Any]:
     """The members of a problem document, in their order; a worker and the gateway answer with the same ones.
 
+    `error` is the detail once more, where clients of the Open Inference Protocol look for it.
+
     Args:
         status: an int; the gateway's templates give a placeholder.
     """
@@ -195,6 +197,7 @@ def problem_document(
         "request_id": request_id,
         "model": model,
         "version": version,
+        "error": detail,
     }
 
 

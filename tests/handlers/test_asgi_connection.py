@@ -196,6 +196,17 @@ def test_however_the_bytes_are_cut_the_answers_are_the_same(sizes: list[int]) ->
     talk(script)
 
 
+def test_the_one_get_for_a_worker_is_the_gateways_question_for_metadata() -> None:
+    async def script(client: Client) -> None:
+        for value, status in ((b"oip-v2-metadata", 200), (b"oip-v2", 405), (b"", 405)):
+            client.send(post(b"", b"x-tsctl-protocol: " + value, method=b"GET"))
+            assert (await client.answer()).status == status, value
+        client.send(post(b"", b"x-tsctl-protocol: oip-v2-metadata", method=b"DELETE"), post(b"next"))
+        assert [(await client.answer()).status for _ in range(2)] == [405, 200]
+
+    talk(script)
+
+
 def test_a_body_in_chunks_is_whole() -> None:
     async def script(client: Client) -> None:
         head = b"POST /predictions/m HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"

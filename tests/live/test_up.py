@@ -14,7 +14,7 @@ import yaml
 from tests.support.commands import Result
 from tests.support.sites import MODELS, TINY, Site, is_alive, make_site, until, write_tiny
 
-PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id", "model", "version"}
+PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id", "model", "version", "error"}
 
 
 def golden(site: Site, model: str, version: str) -> dict[str, Any]:

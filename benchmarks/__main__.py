@@ -25,6 +25,7 @@ from benchmarks.workloads.first_request import run as run_first_request
 from benchmarks.workloads.gateway import WORKLOADS as GATEWAY
 from benchmarks.workloads.handlers import WORKLOADS as HANDLERS
 from benchmarks.workloads.overhead import run_on_one_node
+from benchmarks.workloads.records import run as run_records
 from tsctl.cli.context import open_deployment
 from tsctl.cli.main import run_app
 from tsctl.cli.options import Json
@@ -68,6 +69,12 @@ def overhead(rounds: Rounds = 3, seconds: Seconds = 10, out: Out = None, json: J
 
 
 @app.command()
+def records(rounds: Rounds = 3, out: Out = None, json: Json = False) -> None:
+    """Queries over ten million generated prediction records: seconds and memory of `tsctl records query`."""
+    _run("records", {"records": run_records}, ["records"], rounds, 0, out, json)
+
+
+@app.command()
 def handlers(
     only: Annotated[list[str] | None, only_option(HANDLERS)] = None,
     rounds: Rounds = 3,
@@ -105,6 +112,19 @@ def engines(
     """All engines and what users would write instead, for each model; peers are installed where they are missing."""
     workloads = {**engine_workloads(contender), MOVES: run_moves}
     _run("engines", workloads, _chosen(only, workloads), rounds, seconds, out, json)
+
+
+@app.command()
+def oip(json: Json = False) -> None:
+    """What the gateway, Triton and MLServer answer over the Open Inference Protocol, as docs/oip.md has it."""
+    from benchmarks.protocol.run import compare
+    from benchmarks.protocol.table import markdown
+
+    answers = compare(find_project(), Progress())
+    if json:
+        print_json(answers)
+    else:
+        typer.echo(markdown(answers))
 
 
 @app.command()

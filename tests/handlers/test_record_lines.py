@@ -110,7 +110,7 @@ def test_each_field_becomes_numbers_or_a_category_and_no_text_is_kept() -> None:
         ([10**400], {"length": 1.0}),
         (object(), {}),
     ],
-    ids=repr,
+    ids=lambda value: None if type(value) is object else repr(value)[:40],  # its address differs between processes
 )
 def test_an_item_of_any_type_has_features(item: Any, expected: dict[str, Any]) -> None:
     assert features(item) == expected

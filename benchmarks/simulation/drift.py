@@ -139,7 +139,8 @@ def _alarms_together(
         places = np.array([bins_of(each, row) for each, row in zip(known, values, strict=True)])
         is_over = np.zeros(left.size, bool)
         for number in range(size):
-            average = statistics.seen(places[:, number]).reshape(left.size, stream.features).mean(axis=1)
+            with np.errstate(over="ignore"):  # a run goes on to the end of the block in which its alarm came
+                average = statistics.seen(places[:, number]).reshape(left.size, stream.features).mean(axis=1)
             over = (average >= 1) & ~is_over
             ends[left[over]] = start + number + 1
             is_over |= over

@@ -21,7 +21,7 @@ LONGEST = 10_000
 FLOORS = (0.0, 0.002, 0.005)
 #: Rates of disagreement, and floors, that are found.
 BAD = ((0.02, 0.0), (0.02, 0.002), (0.02, 0.005), (0.05, 0.01), (0.1, 0.0))
-SLICES, SLICED_PAIRS, SLICED_PART = 20, 2000, 50
+SLICES, SLICED_PAIRS, SLICED_PART = 20, 4000, 50
 
 
 def workloads(runs: int = RUNS) -> dict[str, Run]:

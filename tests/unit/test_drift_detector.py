@@ -101,7 +101,7 @@ SAME_SHAPES = (60, 30, 1, 9, 0)
         ({"width": normals(0.0, 2.0)}, "width", "", 200),
         ({"width": normals(100.0)}, "width", "", 10),
         ({"width": [None] * 1500}, "width", "missing", 10),
-        ({"width": normals(0.0), "shape": shapes(60, 30, 1, 9, 10)}, "shape", "new categories", 200),
+        ({"width": normals(0.0), "shape": shapes(60, 30, 1, 9, 10)}, "shape", "rare or new", 200),
         ({"shape": shapes(30, 60, 1, 9, 0)}, "shape", "", 200),
         ({"shape": shapes(60, 1, 1, 9, 0)}, "shape", "", 300),
     ],

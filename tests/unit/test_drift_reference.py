@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tsctl.drift.reference import (
     BINS,
+    LEAST_OWN,
     LEAST_VALUES,
     MOST_CATEGORIES,
     NumberReference,
@@ -79,10 +80,12 @@ def test_categories_have_bins_by_their_frequency(values: list[str | None]) -> No
 
 
 def test_rare_categories_share_a_bin() -> None:
-    reference = category_reference([*range(MOST_CATEGORIES), *range(MOST_CATEGORIES), "rare", "rarer"])
+    reference = category_reference([*list(range(MOST_CATEGORIES)) * LEAST_OWN, "rare", "rarer"])
     assert len(reference.counts) == MOST_CATEGORIES
-    assert set(reference.others) == {"rare", "rarer"}
-    assert reference.bin_of("rare") == reference.bin_of("rarer") == len(reference.names) - 2
+    assert reference.others == 2
+    few = category_reference([*range(MOST_CATEGORIES), *["often"] * LEAST_OWN, *["less"] * (LEAST_OWN - 1)])
+    assert set(few.counts) == {"often"}
+    assert reference.bin_of("rare") == reference.bin_of("rarer") == reference.bin_of("new") == len(reference.names) - 1
 
 
 @given(NUMBERS, CATEGORIES)

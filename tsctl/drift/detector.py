@@ -100,16 +100,15 @@ def detector(reference: Reference) -> Detector:
 def urn(reference: Reference) -> tuple[float, ...]:
     """The weight of each bin: its reference values, and a little for bins that the reference hardly reaches.
 
-    Below the least and above the largest of m values, the next one falls with probability 1 / (m + 1) each. A new
-    category is as likely as one that came once (Good and Turing's estimate), and at least as likely as one value.
+    Below the least and above the largest of m values, the next one falls with probability 1 / (m + 1) each. A missing
+    value, or a new category, is at least as likely as one value.
     """
     counts = reference.reference
     if isinstance(reference, NumberReference):
         known = sum(reference.counts)
         inner = [value * (known - 1) / known for value in reference.counts]
         return (counts[0] + 1.0, 1.0, *(max(value, 0.5) for value in inner), 1.0)
-    singles = sum(value == 1 for value in (*reference.counts.values(), *reference.others.values()))
-    return (counts[0] + 1.0, *(value + 1.0 for value in counts[1:-2]), counts[-2] + 1.0, singles + 1.0)
+    return (counts[0] + 1.0, *map(float, counts[1:-1]), counts[-1] + 1.0)
 
 
 @dataclass(frozen=True)

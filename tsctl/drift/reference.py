@@ -12,7 +12,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -23,6 +23,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 BINS = 20
 #: Categories with a bin of their own; the others share one.
 MOST_CATEGORIES = 50
+#: Where there are more categories, one with a bin of its own came so often: the share of one that was chosen because it
+#: came more often than others by chance would be overestimated.
+LEAST_OWN = 20
 #: The fewest values that a reference is made of.
 LEAST_VALUES = 50
 #: Version of the JSON form.
@@ -91,21 +94,21 @@ class NumberReference:
 class CategoryReference:
     """A category on the reference data.
 
-    Bins: missing; each category, the most frequent first; the reference's other categories; categories that the
-    reference has not.
+    Bins: missing; each category, the most frequent first; all others, those that the reference has not among them. How
+    often the rare ones come again and how often new ones come is hard to tell apart, but their sum is known.
 
     Args:
         counts: of each of the most frequent categories.
-        others: each category too rare for a bin of its own, and how often it came.
+        others: values of all other categories.
     """
 
     counts: dict[str, int]
-    others: dict[str, int] = field(default_factory=dict)
+    others: int = 0
     missing: int = 0
     kind: Literal["category"] = "category"
 
     def __post_init__(self) -> None:
-        if not self.counts or min(*self.counts.values(), *self.others.values(), 1) < 1 or self.missing < 0:
+        if not self.counts or min(self.counts.values()) < 1 or min(self.others, self.missing) < 0:
             raise ValueError("counts must be above 0, and there must be one")
         if sum(self.reference) < LEAST_VALUES:
             raise ValueError(f"needs {LEAST_VALUES} values")
@@ -113,23 +116,22 @@ class CategoryReference:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Of the bins."""
-        return ("missing", *self.counts, "other known categories", "new categories")
+        return ("missing", *self.counts, "rare or new categories")
 
     @property
     def reference(self) -> Counts:
         """The reference values in each bin."""
-        return (self.missing, *self.counts.values(), sum(self.others.values()), 0)
+        return (self.missing, *self.counts.values(), self.others)
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        rest = dict.fromkeys(self.others, len(self.counts) + 1)
-        return rest | {name: place for place, name in enumerate(self.counts, start=1)}
+        return {name: place for place, name in enumerate(self.counts, start=1)}
 
     def bin_of(self, value: Any) -> int:
         """The bin of a value; anything but a missing one is a category by its text."""
         if value is None or value == "":
             return 0
-        return self._places.get(str(value), len(self.counts) + 2)
+        return self._places.get(str(value), len(self.counts) + 1)
 
 
 Reference = NumberReference | CategoryReference
@@ -177,7 +179,9 @@ def category_reference(values: Iterable[object]) -> CategoryReference:
             f" and {missing} missing: give more reference data, or leave the feature out"
         )
     ordered = sorted(all_counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    return CategoryReference(dict(ordered[:MOST_CATEGORIES]), dict(ordered[MOST_CATEGORIES:]), missing)
+    least = 2 if len(ordered) <= MOST_CATEGORIES else LEAST_OWN
+    own = min(MOST_CATEGORIES, max(1, sum(number >= least for _, number in ordered)))
+    return CategoryReference(dict(ordered[:own]), sum(number for _, number in ordered[own:]), missing)
 
 
 def count(reference: Reference, values: Iterable[Any]) -> Counts:

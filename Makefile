@@ -27,7 +27,8 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up monitor down status archives engines verify test test-unit test-live coverage fuzz lint \
-	bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-overhead bench-rollout gameday clean distclean
+	bench-drift bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-oip bench-overhead \
+	bench-rollout bench-shadow gameday clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -78,11 +79,20 @@ bench-handlers: archives  ## Measure all figures of the handlers, about 12 minut
 bench-gateway: $(STAMP)  ## Measure all figures of the gateway, about 14 minutes (needs wrk)
 	@$(RUN) -m benchmarks gateway
 
+bench-oip: $(STAMP)  ## Compare answers over the Open Inference Protocol with Triton's and MLServer's, about a minute
+	@$(RUN) -m benchmarks oip
+
 bench-overhead: $(STAMP)  ## Measure requests/s of a linear layer, against BaseHandler (needs wrk)
 	@$(RUN) -m benchmarks overhead
 
 bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 8 minutes
 	@$(RUN) -m benchmarks rollout
+
+bench-shadow: $(STAMP)  ## Simulate shadow comparisons: false verdicts, and pairs until a worse shadow is found
+	@$(RUN) -m benchmarks shadow
+
+bench-drift: $(STAMP)  ## Simulate drift alarms: items between false ones, and until a change is found
+	@$(RUN) -m benchmarks drift
 
 bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes
 	@$(RUN) -m benchmarks crash-tests

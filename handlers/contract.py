@@ -41,6 +41,8 @@ LONGEST_CLASS = 64
 OTHER_CLASS = "other"
 MOST_CLASSES = 2048
 CLASS_NAME = re.compile(rf"[\w.:\-]{{1,{LONGEST_CLASS}}}", re.ASCII)
+#: Workers of one version on one node.
+MOST_WORKERS = 256
 #: The protocol of a request body; the gateway sets it on the protocol's paths. Absent: the handler's own format.
 PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"
 #: A value of PROTOCOL_HEADER: the request asks for the model's metadata, and for no prediction.
@@ -182,6 +184,8 @@ def problem_document(
 ) -> dict[str, Any]:
     """The members of a problem document, in their order; a worker and the gateway answer with the same ones.
 
+    `error` is the detail once more, where clients of the Open Inference Protocol look for it.
+
     Args:
         status: an int; the gateway's templates give a placeholder.
     """
@@ -193,6 +197,7 @@ def problem_document(
         "request_id": request_id,
         "model": model,
         "version": version,
+        "error": detail,
     }
 
 

@@ -26,6 +26,10 @@ class Acceleration:
     channels_last: bool = False
 
 
+#: Seconds for a worker to load where the archive does not say.
+STARTUP_S = 120
+
+
 @dataclass(frozen=True)
 class WorkerConfig:
     """One version of a model as one worker serves it."""
@@ -51,6 +55,7 @@ class WorkerConfig:
     records: RecordOptions | None = None
     acceleration: Acceleration = field(default=Acceleration())
     answer_bytes: float = math.inf  # the longest answer that the server takes from a worker
+    startup_timeout_s: float = STARTUP_S  # a worker may load so long
 
 
 def read_config(
@@ -93,6 +98,7 @@ def read_config(
         batch_tokens=section.get("batch_tokens"),
         workers=content.get("maxWorkers", 1),
         threads=section.get("threads"),
+        startup_timeout_s=content.get("startupTimeout", STARTUP_S),
         response_timeout_s=content.get("responseTimeout", 60),
         warmup_budget_s=section["warmup"]["budget_s"],
         request_bytes=section["limits"]["request_bytes"],

@@ -242,9 +242,7 @@ class Worker:
         return Outcome(200, to_json(metadata))
 
     def _problem(self, request: Request, error: RequestError) -> Outcome:
-        is_of_protocol = request.headers.get(PROTOCOL_HEADER) in (OPEN_INFERENCE, OPEN_INFERENCE_METADATA)
-        refusal = open_inference.refusal if is_of_protocol else problem
-        return refusal(error, request.request_id, self.config.model, self.config.version)
+        return problem(error, request.request_id, self.config.model, self.config.version)
 
     def _fold(self, infer: open_inference.InferRows, outcomes: list[Outcome]) -> Outcome:
         model, version = self.config.model, self.config.version
@@ -260,7 +258,7 @@ class Worker:
         except Exception:
             logger.exception("%s %s: the answers are no tensors", model, version)
             error = ModelFailed("The model's answers cannot be written as tensors.")
-        return open_inference.refusal(error, infer.request_id, model, version)
+        return problem(error, infer.request_id, model, version)
 
     def _end_process(self) -> None:
         """End this process once the answers are sent: a failed device works again only in a new one."""

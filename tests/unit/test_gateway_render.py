@@ -452,7 +452,9 @@ def test_every_answer_of_envoy_itself_is_a_problem_document() -> None:
     assert len(bodies) == len(GATEWAY_PROBLEMS) + 2  # a refused header, and any other error
     for body, _ in bodies:
         assert body["content_type"] == PROBLEM_MEDIA_TYPE
-        assert body["json_format"].keys() == {"type", "title", "status", "detail", "request_id", "model", "version"}
+        document = body["json_format"]
+        assert document.keys() == {"type", "title", "status", "detail", "request_id", "model", "version", "error"}
+        assert document["error"] == document["detail"]
     later = {body["json_format"]["type"] for body, headers in bodies if headers}
     assert later == {"urn:tsctl:problem:over-budget", "urn:tsctl:problem:unavailable"}
 

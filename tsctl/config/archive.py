@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from handlers.contract import MOST_WORKERS
 from tsctl.config.spec import ModelName, ModelVersion, SpecModel, read_spec
 
 
@@ -55,8 +56,8 @@ class Batch(SpecModel):
 class Workers(SpecModel):
     """Worker processes per node when nothing else is asked for."""
 
-    min: Annotated[int, Field(ge=1, le=256)] = 1
-    max: Annotated[int, Field(ge=1, le=256)] | None = None  # None: as many as min
+    min: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
+    max: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None  # None: as many as min
 
     @model_validator(mode="after")
     def _check_order(self) -> Workers:

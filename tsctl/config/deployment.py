@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from handlers.contract import MOST_WORKERS
 from tsctl.config.monitoring import MonitoringSpec, Objectives
 from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
@@ -130,7 +131,7 @@ class VersionTarget(SpecModel):
 
     archive: ModelVersion | None = None  # the version whose archive it serves; None: the one of its own name
     nodes: Annotated[tuple[NodeName, ...], Field(min_length=1, strict=False)] | None = None  # None: every node
-    workers: Annotated[int, Field(ge=1, le=256)] | None = None  # None: as the archive says
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None  # None: as the archive says
     #: The first digits of its archive's SHA-256, 12 at least; None: the current one in the store.
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")] | None = None
 

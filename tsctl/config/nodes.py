@@ -6,7 +6,7 @@ A new engine is a class here, its name in `NodeSpec`, and a package in `tsctl/no
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
@@ -31,6 +31,11 @@ TorchServeAddress = Annotated[Address, AfterValidator(_of_torchserve)]
 
 class BaseNodeSpec(SpecModel):
     """What the nodes of all engines have."""
+
+    #: The keys that say which server runs and where: what is asked means nothing where these are others.
+    places: ClassVar[frozenset[str]] = frozenset(
+        ("engine", "address", "inference", "management", "metrics", "grpc_ports")
+    )
 
     engine: str
     nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which must not slow down others

@@ -23,7 +23,7 @@ from tsctl.host.limits import memory_bytes
 from tsctl.host.ports import is_address_here
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
-from tsctl.nodes.record import running_pid
+from tsctl.nodes.record import require_described, running_pid
 
 #: In the folder of a node; it may be a link to another disk.
 RECORDS_FOLDER = "records"
@@ -39,6 +39,11 @@ class Unreachable(NodeError):
 
 class NotRunning(NodeError):
     """The node was never started, or was stopped."""
+
+
+def not_running(name: str) -> NotRunning:
+    """The error of a node that tsctl starts here, and that does not run."""
+    return NotRunning("the node is not running", f"Start it: tsctl node start --node {name}")
 
 
 @dataclass(frozen=True)
@@ -191,9 +196,9 @@ class Node(ABC):
             ConflictError: another tsctl starts or stops it at this moment.
         """
 
-    @abstractmethod
     def require_same_addresses(self) -> None:
-        """Check that the running node has the addresses that deployment.yaml gives it; raises NodeError if not."""
+        """Check that the running node has the engine and addresses that deployment.yaml gives it; else NodeError."""
+        require_described(self.name, self.folder, self.spec)
 
     @abstractmethod
     def crash_report(self) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tsctl.host.progress import Note, Progress
 from tsctl.nodes.load_reports import last_failures, read_load_reports
 from tsctl.nodes.node import Restored
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
+from tsctl.nodes.record import require_described
 from tsctl.nodes.torchserve import process, readiness, start, versions
 from tsctl.nodes.torchserve.client import READ_TIMEOUT_S, ManagementClient, ManagementError, VersionState
 from tsctl.nodes.torchserve.heap import heap_bytes
@@ -57,9 +59,6 @@ class TorchServeNode(Node):
 
     def stop(self, progress: Progress) -> bool:
         return start.stop_node(self, progress)
-
-    def require_same_addresses(self) -> None:
-        start.require_same_addresses(self)
 
     def crash_report(self) -> str:
         return process.crash_report(self.paths)
@@ -172,7 +171,9 @@ def open_node(
     asks_tokens = properties.get("disable_token_authorization", "false").lower() != "true"
     key_file = project.root / spec.key_file if spec.key_file else paths.key_file if asks_tokens else None
     heap = heap_bytes(properties.get("vmargs", "").split(), memory_bytes())
-    node = TorchServeNode(name, spec, paths.folder, ManagementClient(spec, key_file, read_timeout_s), key_file, heap)
+    guard = partial(require_described, name, paths.folder, spec)
+    client = ManagementClient(spec, key_file, read_timeout_s, guard)
+    node = TorchServeNode(name, spec, paths.folder, client, key_file, heap)
     node.client.when_renewed(node.refresh_header)
     return node
 

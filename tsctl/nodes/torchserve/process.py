@@ -63,7 +63,7 @@ def launch(project: Project, node: TorchServeSpec, paths: NodePaths, java: Java)
     command = _command(project, paths, java, defaults, tmp)
     environment = node_environment(os.environ, paths, tmp, properties) | records_variables(paths.folder, node)
     # TorchServe writes key_file.json into its working directory
-    return spawn_recorded(command, paths.folder, node.nice, environment, tmp, paths.console)
+    return spawn_recorded(command, paths.folder, node, environment, tmp, paths.console)
 
 
 def _command(project: Project, paths: NodePaths, java: Java, defaults: Mapping[str, str], tmp: Path) -> list[str]:

@@ -26,8 +26,9 @@ BUILT := archives/store archives/*/.built build dist .coverage* .pytest_cache .h
 PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status archives engines verify test test-unit test-live coverage fuzz lint \
-	bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-overhead bench-rollout gameday clean distclean
+.PHONY: help setup up monitor down status archives engines verify test test-unit test-live coverage fuzz lint \
+	bench-drift bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-oip bench-overhead \
+	bench-rollout bench-shadow gameday clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -39,7 +40,10 @@ setup: $(STAMP)  ## Make .venv from requirements.lock, or say that it is ready
 up: $(STAMP)  ## Build, start, register and ask every model; all that is missing is set up
 	@$(RUN) scripts/serve.py up
 
-down: $(STAMP)  ## Stop the node that `make up` started, and only that
+monitor: $(STAMP)  ## Start Prometheus and Alertmanager beside `make up` (needs Debian's packages)
+	@$(RUN) scripts/serve.py monitoring start
+
+down: $(STAMP)  ## Stop what `make up` and `make monitor` started, and only that
 	@$(RUN) scripts/serve.py down
 
 status: $(STAMP)  ## Show nodes, models, versions and workers
@@ -75,11 +79,20 @@ bench-handlers: archives  ## Measure all figures of the handlers, about 12 minut
 bench-gateway: $(STAMP)  ## Measure all figures of the gateway, about 14 minutes (needs wrk)
 	@$(RUN) -m benchmarks gateway
 
+bench-oip: $(STAMP)  ## Compare answers over the Open Inference Protocol with Triton's and MLServer's, about a minute
+	@$(RUN) -m benchmarks oip
+
 bench-overhead: $(STAMP)  ## Measure requests/s of a linear layer, against BaseHandler (needs wrk)
 	@$(RUN) -m benchmarks overhead
 
 bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 8 minutes
 	@$(RUN) -m benchmarks rollout
+
+bench-shadow: $(STAMP)  ## Simulate shadow comparisons: false verdicts, and pairs until a worse shadow is found
+	@$(RUN) -m benchmarks shadow
+
+bench-drift: $(STAMP)  ## Simulate drift alarms: items between false ones, and until a change is found
+	@$(RUN) -m benchmarks drift
 
 bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes
 	@$(RUN) -m benchmarks crash-tests

@@ -13,6 +13,8 @@ from benchmarks.crash_tests.cases import CASES
 from benchmarks.gameday import run as gameday_run
 from benchmarks.harness import run
 from benchmarks.harness.figures import Result
+from benchmarks.simulation.drift_workloads import workloads as drift_simulations
+from benchmarks.simulation.shadow_workloads import workloads as shadow_simulations
 from benchmarks.simulation.workloads import RUNS
 from benchmarks.simulation.workloads import workloads as simulations
 from benchmarks.workloads.engine_moves import KEY as MOVES
@@ -23,6 +25,7 @@ from benchmarks.workloads.first_request import run as run_first_request
 from benchmarks.workloads.gateway import WORKLOADS as GATEWAY
 from benchmarks.workloads.handlers import WORKLOADS as HANDLERS
 from benchmarks.workloads.overhead import run_on_one_node
+from benchmarks.workloads.records import run as run_records
 from tsctl.cli.context import open_deployment
 from tsctl.cli.main import run_app
 from tsctl.cli.options import Json
@@ -32,6 +35,7 @@ from tsctl.errors import AnalysisError, NodeError, SpecError
 from tsctl.host.progress import Progress
 
 SIMULATIONS = list(simulations())
+SHADOWS, DRIFTS = list(shadow_simulations()), list(drift_simulations())
 CANARIES = [canary.version for canary in gameday_run.CANARIES]
 CRASH_CASES = {case.name: case for case in CASES}
 
@@ -62,6 +66,12 @@ def first_request(
 def overhead(rounds: Rounds = 3, seconds: Seconds = 10, out: Out = None, json: Json = False) -> None:
     """A linear layer under 128 connections: this project's handler against TorchServe's own, in one run."""
     _run("overhead", {"overhead": run_on_one_node}, ["overhead"], rounds, seconds, out, json)
+
+
+@app.command()
+def records(rounds: Rounds = 3, out: Out = None, json: Json = False) -> None:
+    """Queries over ten million generated prediction records: seconds and memory of `tsctl records query`."""
+    _run("records", {"records": run_records}, ["records"], rounds, 0, out, json)
 
 
 @app.command()
@@ -105,6 +115,19 @@ def engines(
 
 
 @app.command()
+def oip(json: Json = False) -> None:
+    """What the gateway, Triton and MLServer answer over the Open Inference Protocol, as docs/oip.md has it."""
+    from benchmarks.protocol.run import compare
+    from benchmarks.protocol.table import markdown
+
+    answers = compare(find_project(), Progress())
+    if json:
+        print_json(answers)
+    else:
+        typer.echo(markdown(answers))
+
+
+@app.command()
 def rollout(
     only: Annotated[list[str] | None, only_option(SIMULATIONS)] = None,
     runs: Annotated[int, typer.Option(min=1, help="Simulated rollouts of each kind.")] = RUNS,
@@ -113,6 +136,28 @@ def rollout(
 ) -> None:
     """False rollbacks, and how soon faults are found, simulated with fixed seeds."""
     _run("rollout", simulations(runs), _chosen(only, SIMULATIONS), 1, 0, out, json)
+
+
+@app.command()
+def shadow(
+    only: Annotated[list[str] | None, only_option(SHADOWS)] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Simulated comparisons of each kind.")] = RUNS,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """False verdicts on shadows, and pairs until a worse one is found, simulated with fixed seeds."""
+    _run("shadow", shadow_simulations(runs), _chosen(only, SHADOWS), 1, 0, out, json)
+
+
+@app.command()
+def drift(
+    only: Annotated[list[str] | None, only_option(DRIFTS)] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Simulated detectors of each kind.")] = RUNS,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Items between false drift alarms, and until a change is found, simulated with fixed seeds."""
+    _run("drift", drift_simulations(runs), _chosen(only, DRIFTS), 1, 0, out, json)
 
 
 @app.command()

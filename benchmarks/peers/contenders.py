@@ -25,6 +25,7 @@ from typing import Any
 import requests
 
 from benchmarks.peers.servers.tasks import Task
+from benchmarks.peers.tritonserver import Tritonserver
 from tsctl.compare.contender import Endpoint
 from tsctl.compare.recorded import RecordedRequest
 from tsctl.errors import NodeError
@@ -78,11 +79,12 @@ class PeerContender:
         self._peer = peer
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self.ports: Sequence[int] = ()  # of the last start
 
     def start(self) -> Endpoint:
         """Start it, and wait until it is ready."""
         peer = self._peer
-        ports = free_ports(peer.ports)
+        self.ports = ports = free_ports(peer.ports)
         peer.prepare(ports)
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
@@ -230,33 +232,20 @@ def bentoml(model: Model, python: Path) -> Peer:
 def triton(model: Model, python: Path, folder: Path) -> Peer:
     """Triton's python backend with a model written by hand, batched dynamically, asked with binary tensors."""
     folder = folder.resolve()
-    packages = python.parents[1] / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
-    server, backends, repository = packages / "pytriton" / "tritonserver", folder / "backends", folder / "repository"
+    server, repository = Tritonserver(python, folder), folder / "repository"
 
     def prepare(ports: Sequence[int]) -> None:
-        for made in (backends, repository):
-            shutil.rmtree(made, ignore_errors=True)
-        shutil.copytree(server / "backends" / "python", backends / "python")
-        stub = server / "python_backend_stubs" / ".".join(map(str, sys.version_info[:2])) / "triton_python_backend_stub"
-        shutil.copy(stub, backends / "python")
+        shutil.rmtree(repository, ignore_errors=True)
+        server.prepare()
         (repository / "peer" / "1").mkdir(parents=True)
         for source, name in (("triton_model", "model"), ("network", "network"), ("tasks", "tasks")):
             shutil.copy(SERVERS / f"{source}.py", repository / "peer" / "1" / f"{name}.py")
         (repository / "peer" / "config.pbtxt").write_text(_triton_config(model), encoding="utf-8")
 
     def command(ports: Sequence[int]) -> list[str]:
-        return [
-            str(server / "bin" / "tritonserver"), f"--model-repository={repository}", f"--backend-directory={backends}",
-            "--http-address=127.0.0.1", f"--http-port={ports[0]}", "--allow-grpc=false", "--allow-metrics=false",
-            "--disable-auto-complete-config", f"--backend-config=python,shm-region-prefix-name=peer-{ports[0]}-",
-        ]  # fmt: skip
+        return [*server.command(repository, ports), "--disable-auto-complete-config"]
 
-    libraries = [str(packages / "nvidia_pytriton.libs"), str(sysconfig.get_config_var("LIBDIR"))]
-    environment = {
-        **model.environment,
-        "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)]),
-        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-    }
+    environment = {**model.environment, **server.environment}
     return Peer(
         "Triton by hand", command, "/v2/models/peer/infer", "/v2/models/peer/ready", environment=environment,
         wrap=partial(_as_binary, model.task), unwrap=partial(_from_binary, model.task), prepare=prepare,

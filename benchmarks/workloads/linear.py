@@ -20,6 +20,7 @@ VERSIONS = {
     "1.0": "ServingHandler",
     "1.0.stock_wire": "ServingHandler, stock wire",
     "1.0.no_metrics": "ServingHandler, metrics off",
+    "1.0.records": "ServingHandler, 1 % recorded",
 }
 CACHED = "1.0.cache"
 

@@ -23,14 +23,19 @@ from tsctl.config.project import Project
 CONNECTIONS = 128
 WARMING_S = 8
 OURS = VERSIONS["1.0"]
+RECORDED = VERSIONS["1.0.records"]
 STOCK = "BaseHandler, stock TorchServe"
 STOCK_HERE = "BaseHandler, this config.properties"
 FASTAPI = "FastAPI, uvicorn, 2 processes"
 TIMES_STOCK = Goal(3.0)
 TIMES_FASTAPI = Goal(3.0)
 REQUESTS_S = Goal(10_000)
+RECORDED_TIMES = Goal(0.95)
 METRICS_SHARE = Goal(0.02, is_ceiling=True)
 #: Turns of a lone worker with its metrics on and off, and batches in each: half a minute for three rounds.
+RECORD_COSTS = {
+    "a request that is not recorded": "unsampled_us", "a record": "record_us", "the same request": "item_us",
+}  # fmt: skip
 ALONE_TURNS, ALONE_BATCHES = 60, 150
 ALONE_TIMEOUT_S = 120
 JSON = "application/json"
@@ -47,14 +52,19 @@ def run(job: Job) -> Result:
         linear = build_linear(job.project, folder / "built", job.progress)
         workload = overhead_workload(job.project, linear, folder)
         turns = measure_turns(workload, job.rounds, job.seconds, folder, job.progress)
-        shares = _metrics_shares(linear, job, folder)
+        alone = _alone(linear, job, folder)
     figures = [
         times("over stock TorchServe", turns[OURS], turns[STOCK], TIMES_STOCK),
         times("over FastAPI", turns[OURS], turns[FASTAPI], TIMES_FASTAPI),
         rate("ServingHandler", turns[OURS], REQUESTS_S),
         times("of the same without metrics", turns[OURS], turns[VERSIONS["1.0.no_metrics"]]),
+        times("of the same with 1 % recorded", turns[RECORDED], turns[OURS], RECORDED_TIMES),
         times("over BaseHandler on this config.properties", turns[OURS], turns[STOCK_HERE]),
-        Figure("metrics, of a worker's time", "share", shares, METRICS_SHARE),
+        Figure("metrics, of a worker's time", "share", tuple(round(each["share"], 4) for each in alone), METRICS_SHARE),
+        *(
+            Figure(name, "microseconds", tuple(round(each[key], 2) for each in alone))
+            for name, key in RECORD_COSTS.items()
+        ),
     ]
     return Result("a", "a linear layer, JSON", _settings(linear), turns, figures)
 
@@ -107,17 +117,23 @@ def _settings(linear: Linear) -> dict[str, Any]:
     return {"connections": CONNECTIONS, "batch": batch.size, "max_delay_ms": batch.max_delay_ms, "threads": 1}
 
 
-def _metrics_shares(linear: Linear, job: Job, folder: Path) -> tuple[float, ...]:
-    """The share of a worker's processor time that its metrics take, measured in a new worker for each round."""
-    shares: list[float] = []
+def _rounds(alone: list[dict[str, float]], key: str, digits: int) -> tuple[float, ...]:
+    return tuple(round(each[key], digits) for each in alone)
+
+
+def _alone(linear: Linear, job: Job, folder: Path) -> list[dict[str, float]]:
+    """What metrics and records take of a worker's processor time, measured in a new worker for each round."""
+    rounds: list[dict[str, float]] = []
     for number in range(job.rounds):
-        with job.progress.step(f"round {number + 1} of {job.rounds}: metrics on and off in one worker") as step:
+        with job.progress.step(
+            f"round {number + 1} of {job.rounds}: metrics and records on and off in one worker"
+        ) as step:
             empty = folder / f"alone-{number}"
             empty.mkdir()
             options = {
                 "archive": linear.archives["1.0"], "sample": linear.folder / "samples" / "row.json", "folder": empty,
                 "batch": linear.spec.serving("1.0").batch.size, "turns": ALONE_TURNS, "batches": ALONE_BATCHES,
             }  # fmt: skip
-            shares.append(round(run_script("worker_alone.py", options, ALONE_TIMEOUT_S)["share"], 4))
-            step.done(f"{shares[-1]:.1%}")
-    return tuple(shares)
+            rounds.append(run_script("worker_alone.py", options, ALONE_TIMEOUT_S))
+            step.done(f"metrics {rounds[-1]['share']:.1%}, a record {rounds[-1]['record_us']:.1f} us")
+    return rounds

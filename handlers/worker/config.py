@@ -13,6 +13,7 @@ from typing import Any
 from handlers.cache.open import CacheOptions
 from handlers.contract import Tolerance
 from handlers.errors import LoadError
+from handlers.records.recorder import RecordOptions
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Acceleration:
     dtype: str = "float32"
     quantize: str | None = None
     channels_last: bool = False
+
+
+#: Seconds for a worker to load where the archive does not say.
+STARTUP_S = 120
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,10 @@ class WorkerConfig:
     wire: str  # bulk or stock; for the adapter of TorchServe
     metrics: bool
     cache: CacheOptions | None
+    records: RecordOptions | None = None
     acceleration: Acceleration = field(default=Acceleration())
     answer_bytes: float = math.inf  # the longest answer that the server takes from a worker
+    startup_timeout_s: float = STARTUP_S  # a worker may load so long
 
 
 def read_config(
@@ -78,7 +85,7 @@ def read_config(
     section = content.get("serving")
     if section is None:
         raise LoadError("model-config.yaml has no 'serving' section: build the archive with tsctl archive build")
-    cache = section.get("cache")
+    cache, records = section.get("cache"), section.get("records")
     return WorkerConfig(
         model=model or manifest["modelName"],
         version=version or manifest["modelVersion"],
@@ -91,6 +98,7 @@ def read_config(
         batch_tokens=section.get("batch_tokens"),
         workers=content.get("maxWorkers", 1),
         threads=section.get("threads"),
+        startup_timeout_s=content.get("startupTimeout", STARTUP_S),
         response_timeout_s=content.get("responseTimeout", 60),
         warmup_budget_s=section["warmup"]["budget_s"],
         request_bytes=section["limits"]["request_bytes"],
@@ -98,6 +106,7 @@ def read_config(
         wire=section.get("wire", "bulk"),
         metrics=section.get("metrics", True),
         cache=CacheOptions(**cache) if cache else None,
+        records=RecordOptions(**records) if records else None,
         acceleration=Acceleration(**section.get("acceleration", {})),
         answer_bytes=answer_bytes,
     )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from handlers.adapters.asgi import connection as connections
 from handlers.adapters.asgi.app import Server
 from handlers.adapters.asgi.backlog import Waiting
-from handlers.adapters.asgi.connection import ARRIVAL_S, IDLE_S, LONGEST_HEAD, Connection
+from handlers.adapters.asgi.connection import ARRIVAL_S, IDLE_S, LONGEST_HEAD, MOST_WAITING, SLICE, Connection
 from handlers.adapters.asgi.exchange import Exchange, Route
 from handlers.adapters.asgi.frames import Answer
 from handlers.adapters.asgi.pool import Pool, PoolOptions
@@ -192,6 +192,17 @@ def test_however_the_bytes_are_cut_the_answers_are_the_same(sizes: list[int]) ->
         answers = [await client.answer() for _ in range(4)]
         assert [(one.status, one.body) for one in answers[:2]] == [(200, b"one"), (200, b"POST /other? q")]
         assert [answers[2].status, answers[3].body] == [405, b"two"]
+
+    talk(script)
+
+
+def test_the_one_get_for_a_worker_is_the_gateways_question_for_metadata() -> None:
+    async def script(client: Client) -> None:
+        for value, status in ((b"oip-v2-metadata", 200), (b"oip-v2", 405), (b"", 405)):
+            client.send(post(b"", b"x-tsctl-protocol: " + value, method=b"GET"))
+            assert (await client.answer()).status == status, value
+        client.send(post(b"", b"x-tsctl-protocol: oip-v2-metadata", method=b"DELETE"), post(b"next"))
+        assert [(await client.answer()).status for _ in range(2)] == [405, 200]
 
     talk(script)
 
@@ -505,3 +516,130 @@ def test_answers_that_are_all_different_are_not_kept() -> None:
 
     talk(script)
     assert connections._head.cache_info().currsize == kept
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"", b"content-length: 1"),
+        (b"host: x", b"host: x", b"content-length: 1"),
+        (b"host: a/b", b"content-length: 1"),
+        (b"host: a b", b"content-length: 1"),
+        (b"host: \xc3\xa9", b"content-length: 1"),
+        (b"host: x", b"content-length: 1", b"transfer-encoding: chunked"),
+        (b"host: x", b"transfer-encoding: chunked", b"content-length: 1"),
+        (b"host: x", b"transfer-encoding: chunked", b"transfer-encoding: chunked"),
+        (b"host: x", b"transfer-encoding: chunked", b"transfer-encoding: identity"),
+        (b"host: x", b"transfer-encoding: xchunked"),
+        (b"host: x", b"transfer-encoding: chunked;q=1"),
+        (b"host: x", b"transfer-encoding : chunked"),
+        (b"host: x", b"transfer-encoding:", b" chunked"),
+        (b"host: x", b"transfer-encoding:\x0bchunked"),
+        (b"host: x", b"content-length: 1", b"content-length: 1"),
+        (b"host: x", b"content-length: 1, 1"),
+        (b"host: x", b"content-length: +1"),
+        (b"host: x", b"content-length: 1_0"),
+        (b"host: x", b"content-length: 1", b" 1"),
+        (b"host: x", b"content-length: 18446744073709551617"),
+        (b" host: x", b"content-length: 1"),
+        (b"host: x", b"a: b\rc: d", b"content-length: 1"),
+        (b"host: x", b"a: b\nc: d", b"content-length: 1"),
+        (b"host: x", b"a\0: b", b"content-length: 1"),
+        (b"host: x", b"connection: upgrade", b"upgrade: h2c", b"content-length: 1", b"transfer-encoding: chunked"),
+    ],
+    ids=repr,
+)
+def test_a_request_whose_end_is_in_doubt_is_refused_and_nothing_behind_it_is_read(lines: tuple[bytes, ...]) -> None:
+    """A proxy before the server may see its end, or its host, elsewhere: what follows could be another client's."""
+
+    async def script(client: Client) -> None:
+        head = b"\r\n".join((b"POST /predictions/m HTTP/1.1", *filter(None, lines), b"", b""))
+        client.send(head, b"1\r\n", post(b"wait"), b"0\r\n\r\n", post(b"wait"))
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        assert b"bad-request" in answer.body
+        assert await client.is_closed()
+        assert not client.pool.held_back
+
+    talk(script)
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"POST /predictions/m HTTP/1.0\r\ntransfer-encoding: chunked", 400),
+        (b"POST /predictions/m HTTP/2.0\r\nhost: x", 400),
+        (b"POST /predictions/m HTTP/0.9\r\nhost: x", 400),
+        (b"GET /predictions/m", 400),
+        (b"PRI * HTTP/2.0", 400),
+        (b"CONNECT x:1 HTTP/1.1\r\nhost: x", 200),  # of the routes here; FastAPI's have no such path
+        (b"CONNECT /predictions/m HTTP/1.1\r\nhost: x", 405),
+    ],
+)
+def test_another_protocol_than_http_1_is_not_spoken(line: bytes, status: int) -> None:
+    async def script(client: Client) -> None:
+        client.send(line, b"\r\n\r\n", post(b"wait"))
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (status, "close")
+        assert await client.is_closed()
+        assert not client.pool.held_back
+
+    talk(script)
+
+
+@pytest.mark.parametrize("host", [b"", b"x", b"x:80", b"127.0.0.1:8100", b"[::1]:80", b"m~1.0", b"a_b.example", b"u@x"])
+@pytest.mark.parametrize("target", [b"/predictions/m", b"http://other:1/predictions/m?a=b", b"/predictions%2Fm#x"])
+def test_hosts_and_forms_of_targets_that_are_in_order(host: bytes, target: bytes) -> None:
+    async def script(client: Client) -> None:
+        client.send(post(b"one", path=target).replace(b"host: x", b"Host: " + host))
+        assert ((answer := await client.answer()).status, answer.body) == (200, b"one")
+
+    talk(script)
+
+
+def test_a_client_of_any_path_is_asked_for_its_body_once_nothing_is_before_it() -> None:
+    async def script(client: Client) -> None:
+        for path in (b"/other", b"/predictions/m"):
+            whole = post(b"body", b"expect: 100-continue", path=path)
+            client.send(post(b"wait"), whole[: -len(b"body")])
+            while not client.pool.held_back:
+                await asyncio.sleep(0.01)
+            waiting = client.pool.held_back.pop()
+            waiting.answer(echo(waiting))
+            assert (await client.answer()).body == b"wait"
+            assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.send(b"body")
+            assert (await client.answer()).body.endswith(b"body")
+
+    talk(script)
+
+
+@pytest.mark.parametrize(("method", "version", "status"), [(b"PUT", b"HTTP/1.1", 405), (b"POST", b"HTTP/1.0", 200)])
+def test_nobody_is_asked_for_a_body_in_vain(method: bytes, version: bytes, status: int) -> None:
+    """A request that is refused gets its answer at once; HTTP/1.0 knows no answer before the last one."""
+
+    async def script(client: Client) -> None:
+        whole = post(b"body", b"expect: 100-continue", method=method).replace(b"HTTP/1.1", version)
+        client.send(whole if status == 200 else whole[: -len(b"body")])
+        assert (await client.answer()).status == status
+
+    talk(script)
+
+
+def test_many_requests_at_once_are_not_all_read_before_the_first_is_answered() -> None:
+    """None of them needs a token to be read; each takes much more memory than its bytes."""
+    tiny = b"GET /x HTTP/1.1\r\nhost:\r\n\r\n"
+    count = 20_000
+
+    async def script(client: Client) -> None:
+        client.send(post(b"wait"), tiny * count)
+        while not client.pool.held_back:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert len(client.server_side._waiting) <= MOST_WAITING + SLICE // len(tiny) + 1
+        client.pool.held_back[0].answer(echo(client.pool.held_back[0]))
+        assert (await client.answer()).body == b"wait"
+        for _ in range(count):
+            assert (await client.answer()).status == 200
+
+    talk(script)

@@ -183,10 +183,27 @@ def test_versions_come_answer_go_and_outlive_the_process(archives: dict[str, Sto
             for path, version in (
                 ("/predictions/tiny", "1.0"), ("/predictions/tiny/1.0", "1.0"), ("/predictions/tiny/alias", "alias"),
                 ("/models/tiny/alias/predictions/tiny/alias", "alias"),
+                ("/models/tiny/alias/predictions/tiny", "alias"),
+                ("/models/tiny/alias/v2/models/tiny/infer", "alias"), ("/models/tiny/1.0/predictions/tiny", "1.0"),
             ):  # fmt: skip
-                answer = await ask(node, path, HALF, "POST")
-                assert (answer.status, answer.json) == (200, {"y": 1.0}), path
-                assert answer.headers[MODEL_VERSION_HEADER] == version
+                route = node.route(path.encode(), [(b"authorization", ALLOWED["authorization"].encode())])
+                assert route is not None
+                assert (route.pool.options.version, route.is_infer) == (version, path.endswith("/infer"))
+                if not route.is_infer:
+                    answer = await ask(node, path, HALF, "POST")
+                    assert (answer.status, answer.json) == (200, {"y": 1.0}), path
+                    assert answer.headers[MODEL_VERSION_HEADER] == version
+            for path in (
+                "/models/tiny/9.0/predictions/tiny", "/models/tiny/1.0/predictions/tiny/alias",
+                "/models//predictions/tiny",
+                "/models/tiny/predictions/tiny", "/models/tiny/1.0", "/models/tiny/1.0/", "/models/x/1/models/tiny/1.0",
+                "/predictions/tiny/", "//predictions/tiny", "/models/tiny/1.0/models/tiny/1.0/predictions/tiny",
+            ):  # fmt: skip
+                assert node.route(path.encode(), [(b"authorization", ALLOWED["authorization"].encode())]) is None, path
+                assert (await ask(node, path, HALF, "POST")).status == 404, path
+            for path in ("/ping/", "/models/", "/models/tiny/1.0/docs/"):
+                astray = await ask(node, path, headers={**ALLOWED, "host": "elsewhere.example"})
+                assert (astray.status, "location" in astray.headers) == (404, False), path
             assert (await ask(node, "/models")).json == {"tiny": ["1.0", "alias"]}
             assert (await ask(node, "/v2/models/tiny/versions/alias/ready")).status == 200
             assert (await ask(node, "/predictions/tiny/alias", method="OPTIONS")).json["version"] == "alias"
@@ -320,6 +337,34 @@ def test_a_worker_whose_process_cannot_be_started_is_tried_again(
             await until(lambda: "cannot be started" in pool.failure, "the refusal")
             await until(lambda: len(pool.ready_pids) == 1 and before not in pool.ready_pids.values(), "a new worker")
             assert (len(refused), pool.failure) == (1, "")
+
+    run(test())
+
+
+def test_a_worker_of_a_version_without_any_whose_process_cannot_be_started_is_tried_again(
+    archives: dict[str, StoredArchive], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = {"authorization": f"Bearer {ADMIN}", "content-type": "application/json"}
+    start, refused = subprocess.Popen, list[int]()
+
+    def refuse_once(*args: Any, **kwargs: Any) -> Any:
+        if not refused:
+            refused.append(1)
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return start(*args, **kwargs)
+
+    async def test() -> None:
+        async with node_in(tmp_path, archives["1.0"].path.parent) as (node, registry):
+            await registry.register(entry(archives["1.0"], "1.0", workers=0))
+            await until(lambda: registry.get("tiny", "1.0").state is State.SERVING, "no workers")
+            monkeypatch.setattr("handlers.adapters.asgi.worker_process.subprocess.Popen", refuse_once)
+            scaled = await ask(node, "/admin/versions/tiny/1.0/workers", b'{"workers": 1}', "PUT", admin)
+            assert (scaled.status, scaled.json["workers"]) == (202, 1)
+            assert "the process of a worker cannot be started: Resource temporarily" in scaled.json["failure"]
+            pool = registry.get("tiny", "1.0").pool
+            assert pool is not None
+            await until(lambda: len(pool.ready_pids) == 1, "the worker")
+            assert registry.get("tiny", "1.0").failure == ""
 
     run(test())
 

@@ -266,6 +266,23 @@ entry.execute([])
     assert ended.returncode == -14  # SIGALRM
 
 
+def test_a_load_that_does_not_end_ends_the_process(tmp_path: Path) -> None:
+    folder = model_folder("breast_cancer", "1.0", tmp_path)
+    content = folder / "1" / "archive" / "model-config.yaml"
+    content.write_text(f"{content.read_text()}\nstartupTimeout: 0.2\n")
+    code = """
+import json, sys
+from tests.support import triton_backend
+triton_backend.install()
+from handlers.adapters.triton import entry
+entry.Worker = lambda handler, config: pow(7, 10**9)
+entry.Entry().initialize(json.loads(sys.argv[1]))
+"""
+    command = [sys.executable, "-c", code, json.dumps(arguments(folder))]
+    ended = subprocess.run(command, cwd=CHECKOUT, timeout=60, check=False)
+    assert ended.returncode == -14  # SIGALRM
+
+
 def test_the_file_that_triton_loads_runs_the_archive_beside_it_and_finds_the_other_libraries(tmp_path: Path) -> None:
     version, libraries = tmp_path / "1", tmp_path / "libraries"
     package = version / "archive" / "handlers" / "adapters" / "triton"

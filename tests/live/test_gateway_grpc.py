@@ -15,6 +15,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from handlers.contract import GRPC_CODES, GRPC_SERVICE, PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, PROTOBUF
+from tests.support.gateways import whole_lines
 from tests.support.nodes import KEY, MODEL, VERSION, Asked, Fronted, Reply, ScriptedNode, fronted, of_torchserve
 from tests.support.sites import until
 from tsctl.config.deployment import RouteSpec
@@ -51,8 +52,8 @@ class Stage:
     def lines(self, least: int) -> list[dict[str, Any]]:
         """The access log, once it has so many lines."""
         log = self.front.gateway.files.access_log
-        until(lambda: len(log.read_text().splitlines()) >= least, 15, "lines of the log")
-        return [json.loads(line) for line in log.read_text().splitlines()]
+        until(lambda: len(whole_lines(log)) >= least, 15, "lines of the log")
+        return whole_lines(log)
 
 
 def answered(body: bytes = ANSWER) -> Reply:

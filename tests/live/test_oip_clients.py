@@ -1,81 +1,119 @@
 """The Open Inference Protocol as other projects' clients speak it: the same cases for each client, before our own
-server and before the gateway with a TorchServe node behind it."""
+server, and before the gateway with a node of each engine behind it. The answers are those that docs/oip.md says, and
+those of a stock Triton are what the page says of Triton.
+
+The gateway has a model for each engine, which is that engine's name.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
 import numpy as np
 import pytest
 import requests
+import yaml
 
+from benchmarks import ARCHIVES
+from benchmarks.protocol.questions import EXPECTED, FAILING, QUESTIONS, SAMPLES, answers
+from benchmarks.protocol.servers import INPUTS, MODEL, TRITON_VERSION, Place, running, triton
+from benchmarks.protocol.table import read_equal, read_rows
 from handlers.contract import GRPC_SERVICE, SERVER_VERSION
 from tests.live.test_serve import served
+from tests.support.engines import give_engine, installed
 from tests.support.gateways import brought_up, with_gateway
-from tests.support.oip_clients import Client, Knowing, Kserve, Place, Plain, Refused, Triton, kserve_process
-from tests.support.sites import Site, copy_archives, make_site
+from tests.support.oip_clients import Client, Inputs, Knowing, Refused, kserve_process, make_client
+from tests.support.sites import CHECKOUT, Site, make_site, until
+from tsctl.compare.nodes import free_spec
+from tsctl.gateway.headers import ENGINE_HEADER, KEY_HEADER
 from tsctl.host.ports import free_ports
+from tsctl.nodes.environments import ENGINES as WITH_ENVIRONMENTS
 
-PLACES = ("uvicorn", "gateway")
-KNOWING = ("plain", "triton-json", "triton-binary", "triton-grpc")
+ENGINES = ("torchserve", "uvicorn", "triton", "bentoml")
+ALONE = "serve"
+PLACES = (ALONE, *ENGINES)
+KNOWING = ("plain", "triton-json", "triton-mixed", "triton-binary", "triton-grpc")
 CLIENTS = (*KNOWING, "kserve-rest", "kserve-rest-binary", "kserve-grpc")
+VERSION = "1.0"
+DTYPES = {"FP64": np.float32, "INT64": np.int64, "BOOL": np.bool_, "BYTES": np.object_}
+WITHOUT_READING = ("kserve-rest", "kserve-rest-binary")  # it reads reasons only of the media type application/json
+
+
+def put_archive(site: Site, model: str) -> None:
+    """The archive that the servers are compared with, as a model of this name."""
+    folder = site.root / "archives" / model
+    shutil.copytree(ARCHIVES / MODEL, folder)
+    spec = yaml.safe_load((folder / "archive.yaml").read_text())
+    (folder / "archive.yaml").write_text(yaml.safe_dump({**spec, "model": model}))
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     made = make_site(tmp_path_factory.mktemp("oip") / "site")
-    copy_archives(made, "digits")
-    made.deploy({"digits": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}})
+    content = made.deployment
+    content["nodes"] = {engine: free_spec(engine).model_dump(mode="json") for engine in ENGINES}
+    content["models"] = {
+        engine: {"default": VERSION, "versions": {VERSION: {"nodes": [engine], "workers": 1}}} for engine in ENGINES
+    }
+    (made.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    for engine in ENGINES:
+        put_archive(made, engine)
+        if engine in WITH_ENVIRONMENTS:
+            give_engine(made, engine)
     return made
 
 
 @pytest.fixture(scope="module")
 def places(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Place]]:
-    base, metrics = with_gateway(site, {})
+    base, metrics = with_gateway(site, {}, engine_header=True)
     [port] = free_ports(1)
     alone = make_site(tmp_path_factory.mktemp("alone") / "site")
-    copy_archives(alone, "digits")
+    put_archive(alone, MODEL)
     with (
         brought_up(site, base, metrics) as front,
-        served(alone, "digits", "--grpc-port", str(port)) as server,
+        served(alone, MODEL, "--grpc-port", str(port)) as server,
     ):
+        until(
+            lambda: requests.get(f"{base}/v2/health/ready", timeout=5).status_code == 200, 20, "all engines are ready"
+        )
         address = base.removeprefix("http://")
         yield {
-            "uvicorn": Place(server.url.removeprefix("http://"), f"127.0.0.1:{port}", ""),
-            "gateway": Place(address, address, front.key),
+            ALONE: Place(server.url.removeprefix("http://"), f"127.0.0.1:{port}", MODEL, VERSION),
+            **{engine: Place(address, address, engine, VERSION, {KEY_HEADER: front.key}) for engine in ENGINES},
         }
 
 
 @pytest.fixture(scope="module")
 def clients(places: dict[str, Place]) -> Iterator[dict[tuple[str, str], Client]]:
-    """Every client of every place."""
+    """Every client of every place, and each of them with a wrong key as of the place `wrong`."""
+    wrong = replace(places["uvicorn"], headers={KEY_HEADER: "wrong"})
     with ExitStack() as stack:
-        made: dict[tuple[str, str], Client] = {}
         process = stack.enter_context(kserve_process())
-        for name, place in places.items():
-            made[name, "plain"] = Plain(place)
-            for kind in ("json", "binary", "grpc"):
-                made[name, f"triton-{kind}"] = client = Triton(place, kind)
-                stack.callback(client.close)
-            for kind in ("rest", "rest-binary", "grpc"):
-                made[name, f"kserve-{kind}"] = Kserve(process, place, kind)
+        made = {}
+        for (at, place), name in ((pair, name) for pair in {**places, "wrong": wrong}.items() for name in CLIENTS):
+            made[at, name] = client = make_client(name, place, process)
+            stack.callback(client.close)
         yield made
 
 
-@pytest.fixture(scope="module")
-def pictures(site: Site) -> tuple[np.ndarray, list[str]]:
-    """Three samples in one tensor, and their labels."""
-    folder = site.root / "archives" / "digits"
-    golden = json.loads((folder / "golden" / "1.0.json").read_text())
-    names = [name for name in sorted(golden) if name.endswith(".json")][:3]
-    samples = [json.loads((folder / "samples" / name).read_text())["pixels"] for name in names]
-    return np.array(samples, np.float32), [golden[name]["label"] for name in names]
+def inputs_of(rows: list[dict[str, Any]]) -> Inputs:
+    """The inputs for some rows, each as an array with a row for each."""
+    return {
+        name: np.array([row[name] for row in rows], DTYPES[datatype]).reshape(len(rows), size)
+        for name, (datatype, size) in INPUTS.items()
+    }
 
 
+ROWS = inputs_of(SAMPLES)
 of_each_client = pytest.mark.parametrize("name", CLIENTS)
 of_each_place = pytest.mark.parametrize("place", PLACES)
 
@@ -83,47 +121,67 @@ of_each_place = pytest.mark.parametrize("place", PLACES)
 @of_each_place
 @of_each_client
 def test_rows_are_answered(
-    clients: dict[tuple[str, str], Client], pictures: tuple[np.ndarray, list[str]], place: str, name: str
+    places: dict[str, Place], clients: dict[tuple[str, str], Client], place: str, name: str
 ) -> None:
-    pixels, labels = pictures
-    outputs = clients[place, name].infer("digits", {"pixels": pixels})
-    assert outputs["label"] == labels
-    best = [json.loads(text)[0] for text in outputs["top_k"]]
-    assert [one["label"] for one in best] == labels
+    versions = ("", VERSION) if name in (*KNOWING, "kserve-grpc") else ("",)
+    for version in versions:
+        outputs = clients[place, name].infer(places[place].model, ROWS, version)
+        outputs["lengths"] = [json.loads(text) for text in outputs["lengths"]]
+        assert outputs == EXPECTED
+        assert [type(value) for value in outputs["next"] + outputs["is_off"]] == [int] * 2 + [bool] * 2
 
 
 @of_each_place
 @of_each_client
-def test_server_and_model_are_live_and_ready(clients: dict[tuple[str, str], Client], place: str, name: str) -> None:
+def test_server_and_model_are_live_and_ready(
+    places: dict[str, Place], clients: dict[tuple[str, str], Client], place: str, name: str
+) -> None:
     client = clients[place, name]
-    assert client.live() and client.ready() and client.model_ready("digits")
+    assert client.live() and client.ready() and client.model_ready(places[place].model)
+    assert not is_ready(client, "nothing")
+
+
+def is_ready(client: Client, model: str) -> bool:
+    """Whether the model is ready; a client may raise that it is not there, or cannot answer."""
+    try:
+        return client.model_ready(model)
+    except Refused as refused:
+        assert refused.code in ("NOT_FOUND", "UNAVAILABLE"), refused
+        return False
 
 
 @of_each_place
 @of_each_client
 def test_mistakes_have_the_same_code_and_say_what_is_wrong(
-    clients: dict[tuple[str, str], Client], pictures: tuple[np.ndarray, list[str]], place: str, name: str
+    places: dict[str, Place], clients: dict[tuple[str, str], Client], place: str, name: str
 ) -> None:
-    client, [pixels, _] = clients[place, name], pictures
-    cases: list[tuple[str, dict[str, np.ndarray], str, str]] = [
-        ("digits", {"pixels": pixels[:, :7]}, "INVALID_ARGUMENT", "Row 0: pixels"),
-        ("digits", {"pixels": pixels - 99}, "INVALID_ARGUMENT", "Row 0: pixels.0.0: "),
-        ("digits", {"pears": pixels}, "INVALID_ARGUMENT", "Row 0: "),
-        ("digits", {"pixels": np.tile(pixels, (50, 1, 1))}, "RESOURCE_EXHAUSTED", "has 150 rows; at most 32 may come"),
-        ("nothing", {"pixels": pixels}, "NOT_FOUND", ""),
+    client, model = clients[place, name], places[place].model
+    numbers, text = ROWS["numbers"], ROWS["text"]
+    cases: list[tuple[str, Inputs, str, str]] = [
+        (model, {**ROWS, "numbers": numbers[:, :2]}, "INVALID_ARGUMENT", "Row 0: numbers"),
+        (model, {**ROWS, "numbers": text}, "INVALID_ARGUMENT", "Row 0: numbers.0: "),
+        (model, {**ROWS, "count": numbers[:, 0]}, "INVALID_ARGUMENT", "Row 0: count: "),
+        (model, {**ROWS, "pears": numbers}, "INVALID_ARGUMENT", "Row 0: pears"),
+        (model, {"numbers": numbers}, "INVALID_ARGUMENT", "Row 0: "),
+        (model, inputs_of(SAMPLES * 3), "RESOURCE_EXHAUSTED", "has 6 rows; at most 4 may come"),
+        (model, inputs_of([*SAMPLES, {**SAMPLES[0], "text": FAILING}]), "INTERNAL", "Row 2: "),
+        ("nothing", ROWS, "NOT_FOUND", ""),
     ]
-    for model, inputs, code, message in cases:
+    for asked, inputs, code, message in cases:
         with pytest.raises(Refused) as raised:
-            client.infer(model, inputs)
+            client.infer(asked, inputs)
         assert raised.value.code == code, raised.value
-        if not name.startswith("kserve-rest"):  # it shows the reason only of errors that call themselves plain JSON
+        if name not in WITHOUT_READING:
             assert message in raised.value.message
+    assert client.infer(model, ROWS)["upper"] == EXPECTED["upper"], "nothing of it is left behind"
 
 
 @of_each_place
 def test_metadata_and_index_are_the_same_for_all_clients_and_everywhere(
-    clients: dict[tuple[str, str], Client], place: str
+    places: dict[str, Place], clients: dict[tuple[str, str], Client], place: str
 ) -> None:
+    model = places[place].model
+    names = [model] if place == ALONE else sorted(ENGINES)
     for name in KNOWING:
         client = cast(Knowing, clients[place, name])
         assert client.server_metadata() == {
@@ -131,33 +189,116 @@ def test_metadata_and_index_are_the_same_for_all_clients_and_everywhere(
             "version": SERVER_VERSION,
             "extensions": ["binary_tensor_data", "model_repository_index"],
         }
-        assert client.model_metadata("digits") == {
-            "name": "digits",
-            "versions": ["1.0"],
-            "platform": "pytorch",
-            "inputs": [{"name": "pixels", "datatype": "FP64", "shape": [-1, 8, 8]}],
-            "outputs": [
-                {"name": "label", "datatype": "BYTES", "shape": [-1]},
-                {"name": "probabilities", "datatype": "FP64", "shape": [-1, 10]},
-                {"name": "top_k", "datatype": "BYTES", "shape": [-1]},
-            ],
-        }
-        assert client.index() == [{"name": "digits", "version": "1.0", "state": "READY", "reason": ""}]
+        for version in ("", VERSION):
+            assert client.model_metadata(model, version) == {
+                "name": model,
+                "versions": [VERSION],
+                "platform": "pytorch",
+                "inputs": [
+                    {"name": "numbers", "datatype": "FP64", "shape": [-1, 3]},
+                    {"name": "count", "datatype": "INT64", "shape": [-1]},
+                    {"name": "is_on", "datatype": "BOOL", "shape": [-1]},
+                    {"name": "text", "datatype": "BYTES", "shape": [-1]},
+                ],
+                "outputs": [
+                    {"name": "total", "datatype": "FP64", "shape": [-1]},
+                    {"name": "doubled", "datatype": "FP64", "shape": [-1, 3]},
+                    {"name": "next", "datatype": "INT64", "shape": [-1]},
+                    {"name": "is_off", "datatype": "BOOL", "shape": [-1]},
+                    {"name": "upper", "datatype": "BYTES", "shape": [-1]},
+                    {"name": "lengths", "datatype": "BYTES", "shape": [-1]},
+                ],
+            }
+        index = sorted(client.index(), key=lambda entry: str(entry["name"]))
+        assert index == [{"name": each, "version": VERSION, "state": "READY", "reason": ""} for each in names]
         with pytest.raises(Refused) as raised:
             client.model_metadata("nothing")
         assert raised.value.code == "NOT_FOUND"
 
 
-def test_a_version_and_only_a_known_one_can_be_named(places: dict[str, Place]) -> None:
-    for place in places.values():
-        for version, status in (("1.0", 200), ("9.9", 404)):
-            for path in ("", "/ready"):
-                url = f"http://{place.rest}/v2/models/digits/versions/{version}{path}"
-                answer = requests.get(url, headers={"x-api-key": place.key}, timeout=10)
-                assert answer.status_code == status, (url, answer.text)
+@of_each_place
+def test_a_version_and_only_a_known_one_can_be_named(
+    places: dict[str, Place], clients: dict[tuple[str, str], Client], place: str
+) -> None:
+    model = places[place].model
+    for name in KNOWING:
+        client = cast(Knowing, clients[place, name])
+        assert client.model_ready(model, VERSION)
+        asked: list[Callable[[], Any]] = [
+            partial(client.infer, model, ROWS, "9.9"),
+            partial(client.model_metadata, model, "9.9"),
+        ]
+        if name in ("plain", "triton-grpc"):
+            asked.append(partial(client.model_ready, model, "9.9"))
+        else:  # over HTTP, tritonclient makes False of every error
+            assert not client.model_ready(model, "9.9")
+        for ask in asked:
+            with pytest.raises(Refused) as raised:
+                ask()
+            assert raised.value.code == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_it_is_the_engine_that_answers(places: dict[str, Place], engine: str) -> None:
+    place = places[engine]
+    tensors = [
+        {"name": name, "shape": [1, size], "datatype": datatype, "data": np.ravel([SAMPLES[0][name]]).tolist()}
+        for name, (datatype, size) in INPUTS.items()
+    ]
+    for path in ("/infer", f"/versions/{VERSION}/infer"):
+        url = f"http://{place.rest}/v2/models/{engine}{path}"
+        answer = requests.post(url, json={"inputs": tensors}, headers=place.headers, timeout=10)
+        assert (answer.status_code, answer.headers[ENGINE_HEADER]) == (200, engine)
+        assert answer.json()["model_version"] == VERSION
+
+
+@of_each_client
+def test_the_gateway_asks_every_client_for_a_key_but_for_the_servers_health(
+    clients: dict[tuple[str, str], Client], name: str
+) -> None:
+    client = clients["wrong", name]
+    assert client.live() and client.ready()
+    for engine in ENGINES:
+        with pytest.raises(Refused) as raised:
+            client.infer(engine, ROWS)
+        assert raised.value.code == "UNAUTHENTICATED"
+
+
+# ---- beside other servers --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def documented() -> str:
+    """What docs/oip.md says of other servers."""
+    page = (CHECKOUT / "docs" / "oip.md").read_text()
+    return page.partition("\n## Beside Triton and MLServer\n")[2].partition("\n## ")[0]
+
+
+@of_each_place
+def test_answers_are_those_of_the_documentation(places: dict[str, Place], documented: str, place: str) -> None:
+    rows, equal = read_rows(documented), read_equal(documented)
+    assert {*rows, *equal} == set(QUESTIONS)
+    said = answers(places[place])
+    assert {title: said[title] for title in rows} == {title: cells["here"] for title, cells in rows.items()}
+
+
+def test_a_stock_triton_answers_as_the_documentation_says(
+    places: dict[str, Place], documented: str, tmp_path: Path
+) -> None:
+    rows, equal = read_rows(documented), read_equal(documented)
+    with running(triton(installed("triton").python, tmp_path), tmp_path, TRITON_VERSION) as place:
+        said = answers(place)
+    here = answers(places["uvicorn"])
+    assert {title: said[title] for title in rows} == {title: cells["Triton"] for title, cells in rows.items()}
+    assert {title: said[title] for title in equal} == {title: here[title] for title in equal}
 
 
 # ---- gRPC by hand ----------------------------------------------------------------------------------------------------
+
+
+def named(place: Place) -> bytes:
+    """The begin of a message: the model's name."""
+    return b"\x0a" + bytes([len(place.model)]) + place.model.encode()
 
 
 def call(place: Place, method: str, message: bytes = b"", **more: Any) -> tuple[str, Any]:
@@ -167,7 +308,7 @@ def call(place: Place, method: str, message: bytes = b"", **more: Any) -> tuple[
             f"/{method}", request_serializer=lambda sent: sent, response_deserializer=lambda got: got
         )
         try:
-            return "OK", ask(message, timeout=10, metadata=[("x-api-key", place.key)], **more)
+            return "OK", ask(message, timeout=10, metadata=list(place.headers.items()), **more)
         except grpc.RpcError as error:
             return error.code().name, error.details()
 
@@ -189,23 +330,23 @@ def test_a_stream_of_infer_requests_is_unimplemented_at_once(places: dict[str, P
         stream = channel.stream_stream(f"/{GRPC_SERVICE}/ModelStreamInfer")
         endless = iter(lambda: b"x" * 1000, b"")  # the client never says that this was all
         with pytest.raises(grpc.RpcError) as raised:
-            list(stream(endless, timeout=10, metadata=[("x-api-key", places[place].key)]))
+            list(stream(endless, timeout=10, metadata=list(places[place].headers.items())))
     assert raised.value.code().name == "UNIMPLEMENTED"
 
 
 @of_each_place
 def test_bytes_that_are_no_message_are_refused(places: dict[str, Place], place: str) -> None:
     infer = f"{GRPC_SERVICE}/ModelInfer"
-    digits = b"\x0a\x06digits"
+    known = named(places[place])
     for message, code in (
         (b"", ("INVALID_ARGUMENT", "NOT_FOUND")),
         (b"\xff\xff", ("INVALID_ARGUMENT",)),
-        (digits + b"\xff", ("INVALID_ARGUMENT",)),
-        (digits + b"\x2a\x7f", ("INVALID_ARGUMENT",)),
+        (known + b"\xff", ("INVALID_ARGUMENT",)),
+        (known + b"\x2a\x7f", ("INVALID_ARGUMENT",)),
         (b"\x0a\x0e../../../models", ("INVALID_ARGUMENT", "NOT_FOUND")),
         (b"\x0a\x03a b", ("NOT_FOUND",)),
-        (b"\x0a\x06digits\x12\x039.9", ("NOT_FOUND",)),
-        (digits + b"\x3a\x80\x80\x80\x08", ("INVALID_ARGUMENT",)),  # 16 MiB are announced
+        (known + b"\x12\x039.9", ("NOT_FOUND",)),
+        (known + b"\x3a\x80\x80\x80\x08", ("INVALID_ARGUMENT",)),  # 16 MiB are announced
     ):
         assert call(places[place], infer, message)[0] in code, message
 
@@ -214,29 +355,58 @@ def test_bytes_that_are_no_message_are_refused(places: dict[str, Place], place: 
 def test_a_deadline_of_the_client_is_the_workers(places: dict[str, Place], place: str) -> None:
     with grpc.insecure_channel(places[place].grpc) as channel:
         ask = channel.unary_unary(f"/{GRPC_SERVICE}/ModelInfer")
-        metadata = [("x-api-key", places[place].key), ("x-request-timeout-ms", "0")]
+        metadata = [*places[place].headers.items(), ("x-request-timeout-ms", "0")]
         with pytest.raises(grpc.RpcError) as raised:
-            ask(b"\x0a\x06digits", timeout=10, metadata=metadata)
+            ask(named(places[place]), timeout=10, metadata=metadata)
     assert raised.value.code().name in ("DEADLINE_EXCEEDED", "INVALID_ARGUMENT")
 
 
 def test_a_compressed_message_is_read_by_our_server_and_refused_by_the_gateway(places: dict[str, Place]) -> None:
-    message = b"\x0a\x06digits" + b"\x1a\x40" + b"a" * 64
     said = {
-        name: call(place, f"{GRPC_SERVICE}/ModelInfer", message, compression=grpc.Compression.Gzip)
+        name: call(
+            place,
+            f"{GRPC_SERVICE}/ModelInfer",
+            named(place) + b"\x1a\x40" + b"a" * 64,
+            compression=grpc.Compression.Gzip,
+        )
         for name, place in places.items()
     }
-    assert said["uvicorn"][0] == "INVALID_ARGUMENT" and "inputs" in said["uvicorn"][1]
-    assert said["gateway"] == ("UNIMPLEMENTED", "Compressed messages are not read here; send them as they are.")
+    code, message = said.pop(ALONE)
+    assert code == "INVALID_ARGUMENT" and "inputs" in message
+    assert set(said.values()) == {("UNIMPLEMENTED", "Compressed messages are not read here; send them as they are.")}
 
 
-def test_the_gateway_asks_for_a_key_but_for_the_servers_health(places: dict[str, Place]) -> None:
+def test_every_method_but_the_servers_health_needs_a_key(places: dict[str, Place]) -> None:
     for key in ("", "wrong"):
-        place = Place(places["gateway"].rest, places["gateway"].grpc, key)
+        place = replace(places["triton"], headers={KEY_HEADER: key})
         for method in ("ModelInfer", "ModelMetadata", "ModelReady", "ServerMetadata", "RepositoryIndex"):
-            assert call(place, f"{GRPC_SERVICE}/{method}", b"\x0a\x06digits")[0] == "UNAUTHENTICATED", method
+            assert call(place, f"{GRPC_SERVICE}/{method}", named(place))[0] == "UNAUTHENTICATED", method
         for method in ("ServerLive", "ServerReady"):
             assert call(place, f"{GRPC_SERVICE}/{method}") == ("OK", b"\x08\x01")
-        for http_method, path in (("GET", "/v2"), ("GET", "/v2/models/digits"), ("POST", "/v2/repository/index")):
-            answer = requests.request(http_method, f"http://{place.rest}{path}", headers={"x-api-key": key}, timeout=10)
+        for http_method, path in (
+            ("GET", "/v2"),
+            ("GET", f"/v2/models/{place.model}"),
+            ("POST", "/v2/repository/index"),
+        ):
+            answer = requests.request(http_method, f"http://{place.rest}{path}", headers=place.headers, timeout=10)
             assert answer.status_code == 401
+
+
+# ---- last, because it ends the nodes ---------------------------------------------------------------------------------
+
+
+def test_without_their_nodes_models_are_there_and_not_ready(
+    site: Site, places: dict[str, Place], clients: dict[tuple[str, str], Client]
+) -> None:
+    with ThreadPoolExecutor(len(ENGINES)) as pool:
+        list(pool.map(lambda engine: site.run("node", "stop", "--node", engine), ENGINES))
+    index = cast(Knowing, clients["uvicorn", "plain"]).index
+    until(lambda: {entry["state"] for entry in index()} == {"UNAVAILABLE"}, 20, "the gateway notices")
+    for engine in ENGINES:
+        for name in CLIENTS:
+            client = clients[engine, name]
+            assert client.live()
+            assert not is_ready(client, engine)
+            with pytest.raises(Refused) as raised:
+                client.infer(engine, ROWS)
+            assert raised.value.code == "UNAVAILABLE", (engine, name)

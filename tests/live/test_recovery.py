@@ -56,10 +56,13 @@ def test_the_bulk_wire_and_torchserves_own_give_the_same_answers(shared: Site) -
     shared.deploy({"tiny": {"default": "1.0", "versions": {"1.0": None, "2.0": None}}})
     shared.run("up")
     log = shared.folder / "logs" / "model_log.log"
-    reports = [
-        json.loads(line.partition("[TSCTL LOAD] ")[2]) for line in log.read_text().splitlines() if "[TSCTL" in line
-    ][-2:]
-    assert {report["version"]: report["wire"] for report in reports} == {"1.0": "bulk", "2.0": "stock"}
+
+    def wires() -> dict[str, str]:  # TorchServe writes what a worker prints some time after it is READY
+        lines = [line for line in log.read_text().splitlines() if "[TSCTL" in line and line.endswith("}")]
+        reports = [json.loads(line.partition("[TSCTL LOAD] ")[2]) for line in lines][-2:]
+        return {report["version"]: report["wire"] for report in reports}
+
+    until(lambda: wires() == {"1.0": "bulk", "2.0": "stock"}, 10, "both reports")
     bodies = [HALF, b"", b"{", b'{"x": "y"}', b" " * 200_000 + HALF, b"x" * (2 << 20)]
     for body in bodies:
         bulk, stock = (shared.ask(f"tiny/{version}", body, **{"x-request-id": "same"}) for version in ("1.0", "2.0"))

@@ -6,10 +6,8 @@ import gzip
 import json
 import os
 import signal
-import subprocess
+import sysconfig
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +19,30 @@ import tritonclient.http
 import tritonclient.utils
 import yaml
 
-from handlers.contract import MODEL_VERSION_HEADER, PROBLEM_MEDIA_TYPE, TIMEOUT_HEADER
+from benchmarks.protocol.servers import running, tritonserver
+from handlers.contract import LIBRARIES_VARIABLE, MODEL_VERSION_HEADER, PROBLEM_MEDIA_TYPE, TIMEOUT_HEADER
 from tests.support.engines import give_engine
 from tests.support.gateways import Front, brought_up, with_gateway
 from tests.support.sites import HALF, Site, make_site, until, write_tiny
 from tsctl.config.nodes import TritonSpec
 from tsctl.host.ports import free_ports
-from tsctl.nodes.environments import Environment
-from tsctl.nodes.triton import process
 from tsctl.nodes.triton.workers import live_workers
 
 SETTINGS = {"long_from": 1e5, "most": 1e9}
 #: Characters of an answer that is longer than what Envoy holds of a connection by itself.
 LONG = 3_000_000
+#: Behind the handler of an archive whose author would have Envoy end its answers elsewhere than they end.
+LYING = """
+import sys
+
+if "triton_python_backend_utils" in sys.modules:
+    import handlers.adapters.triton.raw as raw
+
+    raw.encode = lambda outcome: (
+        b"200\\ncontent-type: application/json\\ncontent-length: 3\\ntransfer-encoding: chunked\\nconnection: close\\n"
+        b":status: 204\\nupgrade: h2c\\nbad: a\\rset-cookie: b\\nx-kept: yes\\n\\n" + outcome.body
+    )
+"""
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +51,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     [port] = free_ports(1)
     deployment = {
         "nodes": {"local": {"engine": "triton", "address": f"http://127.0.0.1:{port}"}},
-        "models": {"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}},
+        "models": {name: {"default": "1.0", "versions": {"1.0": {"workers": 1}}} for name in ("tiny", "lying")},
     }
     (made.root / "deployment.yaml").write_text(yaml.safe_dump(deployment))
     write_tiny(made, "tiny", {"1.0": SETTINGS}, limits={"request_bytes": 10_000})
+    write_tiny(made, "lying", {"1.0": {}})
+    with (made.root / "archives" / "lying" / "handler.py").open("a") as handler:
+        handler.write(LYING)
     give_engine(made, "triton")
     return made
 
@@ -104,18 +116,17 @@ def test_a_long_answer_comes_whole(front: Front) -> None:
     assert answer.json() == "y" * LONG
 
 
-def test_rows_of_the_open_inference_protocol_are_answered_by_the_worker(front: Front) -> None:
-    tensor = {"name": "x", "shape": [2], "datatype": "FP64", "data": [0.5, 1.0]}
-    answer = front.ask("/v2/models/tiny/infer", json.dumps({"id": "a", "inputs": [tensor]}).encode())
-    assert answer.status_code == 200
-    [output] = answer.json()["outputs"]
-    assert (output["name"], output["data"]) == ("y", [1.0, 2.0])
-    values = np.array([0.5, 1.0]).tobytes()
-    described = {"name": "x", "shape": [2], "datatype": "FP64", "parameters": {"binary_data_size": len(values)}}
-    head = json.dumps({"inputs": [described]}).encode()
-    sent = {"Content-Type": "application/octet-stream", "inference-header-content-length": str(len(head))}
-    binary = front.ask("/v2/models/tiny/infer", head + values, **sent)
-    assert (binary.status_code, binary.json()["outputs"][0]["data"]) == (200, [1.0, 2.0])
+def test_a_worker_does_not_say_where_its_answer_ends(front: Front) -> None:
+    sent = {"Content-Type": "application/json", "x-api-key": front.key}
+    with requests.Session() as kept:
+        for model, value in (("lying", 0.5), ("tiny", 1.0), ("lying", 2.0), ("tiny", 4.0)):
+            body = json.dumps({"x": value}).encode()
+            answer = kept.post(f"{front.base}/predictions/{model}", body, headers=sent, timeout=10)
+            assert (answer.status_code, answer.json()) == (200, {"y": 2 * value})
+            assert int(answer.headers["content-length"]) == len(answer.content)
+            if model == "lying":
+                assert answer.headers["x-kept"] == "yes"
+            assert not {"connection", "transfer-encoding", "upgrade", "set-cookie"} & {*map(str.lower, answer.headers)}
 
 
 def test_a_killed_worker_is_replaced(front: Front) -> None:
@@ -142,46 +153,15 @@ def workers_of(site: Site) -> list[int]:
 # ---- a Triton by itself ----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def stock_triton(environment: Environment, repository: Path, folder: Path) -> Iterator[tuple[str, str]]:
-    """Addresses for HTTP and gRPC of a tritonserver that serves every model of the repository."""
-    http_port, grpc_port = free_ports(2)
-    paths = process.Paths(folder)
-    (folder / "tmp").mkdir(parents=True)
-    process.copy_backend(environment, paths.backends)
-    command = [
-        str(process.program(environment)), f"--model-repository={repository}", f"--backend-directory={paths.backends}",
-        "--http-address=127.0.0.1", f"--http-port={http_port}", "--grpc-address=127.0.0.1", f"--grpc-port={grpc_port}",
-        "--allow-metrics=false", "--exit-on-error=false", "--strict-readiness=false", "--exit-timeout-secs=2",
-    ]  # fmt: skip
-    variables = process.variables(os.environ, environment, paths, folder / "tmp")
-    with subprocess.Popen(command, env=variables, cwd=folder) as server:
-        try:
-            until(lambda: is_answering(http_port), 60, "Triton")
-            yield f"127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}"
-        finally:
-            server.terminate()
-            try:
-                server.wait(15)
-            except subprocess.TimeoutExpired:
-                server.kill()
-
-
-def is_answering(port: int) -> bool:
-    try:
-        return requests.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=2).status_code == 200
-    except requests.RequestException:
-        return False
-
-
 def test_an_exported_repository_answers_tritons_own_clients(site: Site, tmp_path: Path) -> None:
     site.run("export", "triton", "tiny:1.0", "--to", str(tmp_path / "models"))
     again = site.run("export", "triton", "tiny:1.0", "--to", str(tmp_path / "models"), status=2)
     assert "exists already" in again.err
-    with stock_triton(give_engine(site, "triton"), tmp_path / "models", tmp_path / "server") as (http, grpc):
-        for library, address in ((tritonclient.http, http), (tritonclient.grpc, grpc)):
+    python, folder = give_engine(site, "triton").python, tmp_path / "server"
+    libraries = {LIBRARIES_VARIABLE: sysconfig.get_path("purelib")}
+    with running(tritonserver(python, tmp_path / "models", folder, environment=libraries), folder, "1") as place:
+        for library, address in ((tritonclient.http, place.rest), (tritonclient.grpc, place.grpc)):
             client = library.InferenceServerClient(address)
-            until(partial(client.is_model_ready, "tiny"), 60, "the model")
             good, bad = (library.InferInput("x", [2, 1], "FP64") for _ in range(2))
             good.set_data_from_numpy(np.array([[0.5], [1.0]]))
             bad.set_data_from_numpy(np.array([[0.5], [2e9]]))

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from tests.support.commands import Result
-from tests.support.sites import MODELS, TINY, Site, is_alive, make_site, write_tiny
+from tests.support.sites import MODELS, TINY, Site, is_alive, make_site, until, write_tiny
 
-PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id", "model", "version"}
+PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id", "model", "version", "error"}
 
 
 def golden(site: Site, model: str, version: str) -> dict[str, Any]:
@@ -175,9 +175,13 @@ def test_the_describe_call_returns_the_request_schema(node: Site) -> None:
 
 
 def test_workers_report_their_warm_up(node: Site) -> None:
-    written = (node.folder / "logs" / "model_log.log").read_text()
-    reports = [json.loads(line.partition("[TSCTL LOAD]")[2]) for line in written.splitlines() if "[TSCTL LOAD]" in line]
-    digits = next(report for report in reports if report["model"] == "digits")
+    def reports() -> list[dict[str, Any]]:  # TorchServe writes what a worker prints some time after it is READY
+        lines = (node.folder / "logs" / "model_log.log").read_text().splitlines()
+        return [
+            json.loads(line.partition("[TSCTL LOAD]")[2]) for line in lines if line.endswith("}") and "[TSCTL" in line
+        ]
+
+    digits = until(lambda: [report for report in reports() if report["model"] == "digits"], 10, "its report")[0]
     assert digits["outcome"] == "ready"
     assert [timing["batch"] for timing in digits["warmup"]] == [1, 2, 4, 8, 16, 32]
     assert all(timing["warm_ms"] <= timing["cold_ms"] for timing in digits["warmup"])

@@ -55,7 +55,13 @@ class Front:
         return int(json.loads((self.site.root / ".tsctl" / "gateway" / f"{of}.pid.json").read_text())["pid"])
 
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.gateway.files.access_log.read_text().splitlines()]
+        return whole_lines(self.gateway.files.access_log)
+
+
+def whole_lines(log: Path) -> list[dict[str, Any]]:
+    """The lines of a log of JSON, but for one that is only half written yet."""
+    written, _, _ = log.read_text().rpartition("\n")
+    return [json.loads(line) for line in written.splitlines()]
 
 
 def front_of(site: Site, base: str, metrics: str) -> Front:

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
-DTYPES = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64, "BYTES": np.object_}
+DTYPES = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64, "BOOL": np.bool_, "BYTES": np.object_}
 
 
 class OverRest:
@@ -69,7 +69,8 @@ async def answer(client: OverRest | OverGrpc, asked: dict[str, Any]) -> dict[str
         tensor = InferInput(name, shape, datatype)
         tensor.set_data_from_numpy(np.array(values, DTYPES[datatype]).reshape(shape), binary_data=asked["is_binary"])
         inputs.append(tensor)
-    response = await client.infer(asked["model"], InferRequest(asked["model"], inputs, request_id="mine"))
+    request = InferRequest(asked["model"], inputs, request_id="mine", model_version=asked["version"] or None)
+    response = await client.infer(asked["model"], request)
     return {
         "version": response.model_version,
         "id": response.id,

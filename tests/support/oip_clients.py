@@ -18,9 +18,11 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.protocol.servers import Place
 from handlers.contract import GRPC_CODES
 from tests.support.sites import CHECKOUT
 from tsctl.config.project import Project
+from tsctl.gateway.headers import KEY_HEADER
 from tsctl.host.progress import Progress
 from tsctl.nodes.environments import Engine
 from tsctl.nodes.install import install
@@ -33,15 +35,6 @@ KSERVE = Engine(
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 Inputs = Mapping[str, np.ndarray]
 Outputs = dict[str, list[Any]]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one engine answers."""
-
-    rest: str  # host and port
-    grpc: str
-    key: str  # empty: it asks for none
 
 
 class Refused(Exception):
@@ -58,31 +51,49 @@ def refused(status: int, message: str) -> Refused:
 
 
 class Client(Protocol):
-    """What every client can do."""
+    """What every client can do; without a version, the server chooses one."""
 
     def live(self) -> bool: ...
     def ready(self) -> bool: ...
     def model_ready(self, model: str) -> bool: ...
-    def infer(self, model: str, inputs: Inputs) -> Outputs: ...
+    def infer(self, model: str, inputs: Inputs, version: str = "") -> Outputs: ...
+    def close(self) -> None: ...
 
 
 class Knowing(Client, Protocol):
-    """A client that asks for metadata as well."""
+    """A client that asks for metadata as well, and names versions everywhere."""
 
+    def model_ready(self, model: str, version: str = "") -> bool: ...
     def server_metadata(self) -> Any: ...
-    def model_metadata(self, model: str) -> Any: ...
+    def model_metadata(self, model: str, version: str = "") -> Any: ...
     def index(self) -> Any: ...
 
 
+def make_client(name: str, place: Place, process: subprocess.Popen[str]) -> Client:
+    """A client by its name: plain, triton-KIND or kserve-KIND.
+
+    Args:
+        process: of `kserve_process`.
+    """
+    library, _, kind = name.partition("-")
+    if library == "triton":
+        return Triton(place, kind)
+    return Kserve(process, place, kind) if library == "kserve" else Plain(place)
+
+
 def datatype(array: np.ndarray) -> str:
-    return {"f4": "FP32", "f8": "FP64", "i8": "INT64", "O8": "BYTES"}[array.dtype.str[1:].replace("O", "O8")]
+    return {"f4": "FP32", "f8": "FP64", "i8": "INT64", "b1": "BOOL", "O": "BYTES"}[array.dtype.str[1:]]
+
+
+def path_of(model: str, version: str) -> str:
+    return f"/v2/models/{model}" + (f"/versions/{version}" if version else "")
 
 
 class Plain:
     """JSON as the protocol's page shows it, without a client."""
 
     def __init__(self, place: Place) -> None:
-        self._base, self._headers = f"http://{place.rest}", {"x-api-key": place.key}
+        self._base, self._headers = f"http://{place.rest}", place.headers
 
     def live(self) -> bool:
         return bool(self._ask("GET", "/v2/health/live")["live"])
@@ -90,41 +101,45 @@ class Plain:
     def ready(self) -> bool:
         return bool(self._ask("GET", "/v2/health/ready")["ready"])
 
-    def model_ready(self, model: str) -> bool:
-        return bool(self._ask("GET", f"/v2/models/{model}/ready")["ready"])
+    def model_ready(self, model: str, version: str = "") -> bool:
+        return bool(self._ask("GET", f"{path_of(model, version)}/ready")["ready"])
 
     def server_metadata(self) -> Any:
         return self._ask("GET", "/v2")
 
-    def model_metadata(self, model: str) -> Any:
-        return self._ask("GET", f"/v2/models/{model}")
+    def model_metadata(self, model: str, version: str = "") -> Any:
+        return self._ask("GET", path_of(model, version))
 
     def index(self) -> Any:
         return self._ask("POST", "/v2/repository/index")
 
-    def infer(self, model: str, inputs: Inputs) -> Outputs:
+    def infer(self, model: str, inputs: Inputs, version: str = "") -> Outputs:
         tensors = [
             {"name": name, "shape": array.shape, "datatype": datatype(array), "data": array.tolist()}
             for name, array in inputs.items()
         ]
-        outputs = self._ask("POST", f"/v2/models/{model}/infer", {"inputs": tensors})["outputs"]
+        outputs = self._ask("POST", f"{path_of(model, version)}/infer", {"inputs": tensors})["outputs"]
         return {output["name"]: np.reshape(output["data"], output["shape"]).tolist() for output in outputs}
+
+    def close(self) -> None:
+        """It holds nothing."""
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         answer = requests.request(method, self._base + path, json=body, headers=self._headers, timeout=30)
         if answer.status_code != 200:
-            raise refused(answer.status_code, answer.json()["detail"])
+            raise refused(answer.status_code, answer.json().get("detail", ""))
         return answer.json()
 
 
 class Triton:
-    """tritonclient over HTTP or gRPC; over HTTP with tensors in binary or as JSON."""
+    """tritonclient over gRPC, or over HTTP with tensors as JSON, in binary, or mixed: inputs in binary, outputs not."""
 
     def __init__(self, place: Place, kind: str) -> None:
         module = tritonclient.grpc if kind == "grpc" else tritonclient.http
         self._is_grpc, self._is_binary, self._module = kind == "grpc", kind != "json", module
         self._client = module.InferenceServerClient(place.grpc if self._is_grpc else place.rest)
-        self._more: dict[str, Any] = {"headers": {"x-api-key": place.key}}
+        self._is_json = kind in ("json", "mixed")  # of the outputs
+        self._more: dict[str, Any] = {"headers": dict(place.headers)}
 
     def live(self) -> bool:
         return bool(self._ask(self._client.is_server_live))
@@ -132,14 +147,14 @@ class Triton:
     def ready(self) -> bool:
         return bool(self._ask(self._client.is_server_ready))
 
-    def model_ready(self, model: str) -> bool:
-        return bool(self._ask(self._client.is_model_ready, model))
+    def model_ready(self, model: str, version: str = "") -> bool:
+        return bool(self._ask(self._client.is_model_ready, model, version))
 
     def server_metadata(self) -> Any:
         return self._as_json(self._client.get_server_metadata)
 
-    def model_metadata(self, model: str) -> Any:
-        said = self._as_json(self._client.get_model_metadata, model)
+    def model_metadata(self, model: str, version: str = "") -> Any:
+        said = self._as_json(self._client.get_model_metadata, model, version)
         for tensor in (*said["inputs"], *said["outputs"]):
             tensor["shape"] = [int(size) for size in tensor["shape"]]  # protocol buffers write long numbers as text
         return said
@@ -148,15 +163,15 @@ class Triton:
         said = self._as_json(self._client.get_model_repository_index)
         return [{"reason": "", **model} for model in said.get("models", [])] if self._is_grpc else said
 
-    def infer(self, model: str, inputs: Inputs) -> Outputs:
+    def infer(self, model: str, inputs: Inputs, version: str = "") -> Outputs:
         tensors = []
         for name, array in inputs.items():
             tensor = self._module.InferInput(name, array.shape, datatype(array))
             tensor.set_data_from_numpy(array, **({} if self._is_grpc else {"binary_data": self._is_binary}))
             tensors.append(tensor)
         names = [output["name"] for output in self.model_metadata(model)["outputs"]]
-        wanted = None if self._is_binary else [self._module.InferRequestedOutput(name, False) for name in names]
-        result = self._ask(self._client.infer, model, tensors, outputs=wanted)
+        wanted = [self._module.InferRequestedOutput(name, False) for name in names] if self._is_json else None
+        result = self._ask(self._client.infer, model, tensors, outputs=wanted, model_version=version)
         return {name: texts(result.as_numpy(name).tolist()) for name in names}
 
     def _as_json(self, method: Callable[..., Any], *arguments: Any) -> Any:
@@ -199,18 +214,21 @@ class Kserve:
     def model_ready(self, model: str) -> bool:
         return bool(self._ask(do="model_ready", model=model)["is"])
 
-    def infer(self, model: str, inputs: Inputs) -> Outputs:
+    def infer(self, model: str, inputs: Inputs, version: str = "") -> Outputs:
         tensors = {name: (datatype(a), a.shape, a.flatten().tolist()) for name, a in inputs.items()}
-        said = self._ask(do="infer", model=model, inputs=tensors, is_binary=self.kind != "rest")
+        said = self._ask(do="infer", model=model, version=version, inputs=tensors, is_binary=self.kind != "rest")
         assert said["id"] == "mine"
         outputs: Outputs = said["outputs"]
         return outputs
+
+    def close(self) -> None:
+        """The process holds its connections until it ends."""
 
     def _ask(self, **asked: Any) -> Any:
         assert self.process.stdin is not None and self.process.stdout is not None
         protocol = self.kind.partition("-")[0]
         address = self.place.grpc if protocol == "grpc" else self.place.rest
-        asked["to"] = [protocol, address, self.place.key or "none"]
+        asked["to"] = [protocol, address, self.place.headers.get(KEY_HEADER, "none")]
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         said = json.loads(self.process.stdout.readline())

@@ -28,7 +28,7 @@ with warnings.catch_warnings():
 CHECKOUT = Path(__file__).resolve().parents[2]
 JSON = "application/json"
 PROBLEM = "application/problem+json"
-PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id", "model", "version"}
+PROBLEM_FIELDS = {"type", "title", "status", "detail", "request_id", "model", "version", "error"}
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def assert_problem(reply: Reply, *statuses: int) -> dict[str, Any]:
     assert document.keys() - {"errors"} == PROBLEM_FIELDS
     assert ("errors" in document) == (reply.status == 422)
     assert document["status"] == reply.status
+    assert document["error"] == document["detail"]
     assert reply.headers["x-model-version"] == document["version"]
     for leak in (b"Traceback", b'File \\"', b"/site-packages", str(CHECKOUT).encode(), b"/tmp/", b".py"):
         assert leak not in reply.body

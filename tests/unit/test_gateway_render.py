@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from handlers import contract
 from handlers.contract import HEADER_LENGTH_HEADER, PROBLEM_MEDIA_TYPE, TRITON_LONGEST_ANSWER
 from tsctl.config.deployment import Budget, Cors, GatewaySpec, RouteSpec, Sticky, TlsFiles
 from tsctl.errors import GatewayError
@@ -127,7 +128,7 @@ def test_every_forwarding_route_is_exact_has_a_deadline_and_two_retries() -> Non
 
 
 def test_headers_of_the_gateways_own_are_forgotten_before_anything_reads_them() -> None:
-    own = (headers.CLIENT_HEADER, headers.ASSIGNED_TRACK_HEADER, headers.WEIGHT_HEADER, headers.SHADOW_HEADER)
+    own = (contract.CLIENT_HEADER, contract.ASSIGNED_TRACK_HEADER, headers.WEIGHT_HEADER, contract.SHADOW_HEADER)
     assert all(name.startswith(headers.OWN_PREFIX) for name in own)
     manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     [early] = manager["early_header_mutation_extensions"]
@@ -451,7 +452,9 @@ def test_every_answer_of_envoy_itself_is_a_problem_document() -> None:
     assert len(bodies) == len(GATEWAY_PROBLEMS) + 2  # a refused header, and any other error
     for body, _ in bodies:
         assert body["content_type"] == PROBLEM_MEDIA_TYPE
-        assert body["json_format"].keys() == {"type", "title", "status", "detail", "request_id", "model", "version"}
+        document = body["json_format"]
+        assert document.keys() == {"type", "title", "status", "detail", "request_id", "model", "version", "error"}
+        assert document["error"] == document["detail"]
     later = {body["json_format"]["type"] for body, headers in bodies if headers}
     assert later == {"urn:tsctl:problem:over-budget", "urn:tsctl:problem:unavailable"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -129,3 +130,17 @@ def test_a_log_that_has_grown_too_large_goes_on_empty(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
     assert (tmp_path / "log.1").read_bytes() == b"6" * 100 + b"7" * 100 + b"8" * 100
     keep_short(tmp_path / "missing", 0)
+
+
+def test_a_log_that_has_grown_too_large_is_emptied_where_the_disk_has_no_room_for_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(source: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tsctl.host.files.shutil.copyfile", fill)
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 300)
+    keep_short(path, 250)
+    assert [(left.name, left.read_bytes()) for left in tmp_path.iterdir()] == [("log", b"")]

@@ -15,7 +15,7 @@ LOCKED = {canonicalize_name(Requirement(line).name): str(Requirement(line).speci
 
 
 def test_the_lock_pins_every_package_exactly() -> None:
-    loose = [line for line in LINES if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+(; .+)?", line)]
+    loose = [line for line in LINES if not re.fullmatch(r"[A-Za-z0-9._-]+==([0-9]+!)?[A-Za-z0-9.]+(; .+)?", line)]
     assert not loose, "a local part (+cpu) or a range: the index decides which build of torch comes, and no version"
     assert len(LOCKED) == len(LINES), "a package stands twice"
 

@@ -55,7 +55,7 @@ def test_every_node_is_observed_and_one_that_fails_has_its_reason(tmp_path: Path
     served, unreachable, empty = observe(nodes)
     assert (served.name, served.error, served.reason) == ("b", None, "")
     assert served.models["tiny"].default == "2.0"
-    half = ObservedVersion("tiny-1.0.mar", workers=2, ready=1, pids=(100,), queue=3, ids=("0",))
+    half = ObservedVersion("tiny-1.0.mar", workers=2, ready=1, pids=(100,), queue=3, ids=("0",), queue_size=100)
     assert served.version("tiny", "1.0") == half
     assert [one.is_ready for one in served.models["tiny"].versions.values()] == [False, True]
     assert served.version("tiny", "3.0") is None

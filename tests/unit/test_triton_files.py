@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 
+from tsctl.config.nodes import TritonSpec
+from tsctl.config.project import Project
+from tsctl.errors import NodeError
+from tsctl.nodes.triton.engine import open_node
 from tsctl.nodes.triton.model_config import Batching, Tensor, instance_groups, model_config, numbered_groups
-from tsctl.nodes.triton.repository import Served, with_workers
+from tsctl.nodes.triton.pending import read_pending
+from tsctl.nodes.triton.process import Paths
+from tsctl.nodes.triton.repository import Repository, Served, with_workers
+from tsctl.nodes.triton.versions import read_defaults
 
 
 def test_whole_bodies_are_bytes_of_any_length_and_batches_wait_for_nothing() -> None:
@@ -69,3 +80,35 @@ def test_workers_that_live_keep_their_numbers(
     served = Served("digits", "1.0", "digits-1.0-0.mar", numbers, 120, 32, 1, failure="old")
     changed = with_workers(served, workers, live)
     assert (changed.numbers, changed.failure) == (after, "")
+
+
+RECORD = asdict(Served("tiny", "1.0", "tiny-1.0-0123456789ab.mar", (1, 2), 30, 4, 1))
+
+
+WRONG: tuple[dict[str, object], ...] = (
+    {"numbers": 3}, {"numbers": ["1"]}, {"startup_s": "30"}, {"model": None}, {"batch_size": 1.5}, {"gpus": []},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ["", "[", "7", "{}", "[" * 100_000, '{"numbers": [1]}', *(json.dumps({**RECORD, **change}) for change in WRONG)],
+    ids=range(12),
+)
+def test_a_record_of_wrong_types_is_none_and_stops_no_other(damaged: str, tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    repository = Repository(paths.repository)
+    repository.records.mkdir()
+    (repository.records / "tiny~1.0.json").write_text(json.dumps(RECORD))
+    (repository.records / "odd~1.0.json").write_text(damaged)
+    assert [served.key for served in repository.served()] == [("tiny", "1.0")]
+    assert repository.find("odd", "1.0") is None
+    paths.pending_restore.write_text(f"[{json.dumps(RECORD)}, {damaged}]")
+    with pytest.raises(NodeError, match=r"triton-restore\.json is damaged"):
+        read_pending(paths)
+    folder = tmp_path / "project"
+    node = open_node(Project(folder), "a", TritonSpec(engine="triton", address="http://127.0.0.1:1"), 1.0)
+    node.folder.mkdir(parents=True)
+    for content, read in ((damaged, {}), ('{"tiny": "1.0"}', {"tiny": "1.0"}), ('{"tiny": 1}', {})):
+        node.paths.defaults.write_text(content)
+        assert read_defaults(node) == read

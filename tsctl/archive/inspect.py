@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from handlers.contract import Tolerance
+from handlers.contract import MOST_WORKERS, Tolerance
 from tsctl.archive.container import (
     CONFIG,
     DIGESTS,
@@ -31,7 +31,8 @@ from tsctl.errors import ArchiveError
 
 #: The integers of the configuration that TorchServe reads, and their ranges.
 INTEGERS = {
-    "minWorkers": (0, 256), "maxWorkers": (0, 256), "batchSize": (1, 1024), "maxBatchDelay": (0, 86_400_000),
+    "minWorkers": (0, MOST_WORKERS), "maxWorkers": (0, MOST_WORKERS), "batchSize": (1, 1024),
+    "maxBatchDelay": (0, 86_400_000),
     "responseTimeout": (1, 86_400), "startupTimeout": (1, 86_400), "maxRetryTimeoutInSec": (1, 86_400),
     "jobQueueSize": (1, 1_000_000),
 }  # fmt: skip

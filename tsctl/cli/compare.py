@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from handlers.contract import MOST_WORKERS
 from tsctl.cli.options import Json
 
 
@@ -24,9 +25,9 @@ def compare(
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each measured load.")] = 5.0,
     warm_s: Annotated[float, typer.Option(min=0.0, help="Seconds of load before each measurement.")] = 3.0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; as archive.yaml says, if left out.")] = (
-        None
-    ),
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=MOST_WORKERS, help="Worker processes; as archive.yaml says, if left out.")
+    ] = (None),
     connections: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Connections of the closed loop; found if left out.")
     ] = None,

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
+from handlers.contract import MOST_WORKERS
 from tsctl.archive.store import StoredArchive, find_archive, import_archive
 from tsctl.cli.context import open_deployment, open_one_node, select_nodes
 from tsctl.cli.options import AllNodes, Json, Model, NodeOption, Version
 from tsctl.cli.output import as_objects, print_json, print_rows, print_table
 from tsctl.config.project import Project
+from tsctl.config.spec import version_mistake
 from tsctl.errors import NodeError, SpecError
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import NodeChange, combined_error, run_on_nodes
@@ -22,7 +24,8 @@ from tsctl.nodes.observed import ObservedModel
 app = typer.Typer(rich_markup_mode=None)
 
 Timeout = Annotated[
-    float | None, typer.Option(help="Seconds until READY; the archive's startup timeout and a minute if left out.")
+    float | None,
+    typer.Option(min=0.1, help="Seconds until READY; the archive's startup timeout and a minute if left out."),
 ]
 
 Force = Annotated[
@@ -75,7 +78,9 @@ def describe(model: Model, version: Annotated[str | None, typer.Argument()] = No
 @app.command()
 def register(
     archive: Annotated[str, typer.Argument(metavar="MODEL:VERSION|FILE.mar")],
-    workers: Annotated[int | None, typer.Option(min=1, help="As the archive says if left out.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=MOST_WORKERS, help="As the archive says if left out.")
+    ] = None,
     as_version: Annotated[
         str | None, typer.Option("--as", metavar="VERSION", help="Under another version than the archive's own.")
     ] = None,
@@ -88,9 +93,11 @@ def register(
     With --all-nodes, a node that has it READY from the same bytes stays as it is, so the same command brings a node up
     to date that was unavailable.
     """
+    if as_version is not None and (reason := version_mistake(as_version)):
+        raise SpecError(f"{as_version!r} cannot be a version: {reason}", "Give --as another name.")
     project, _, nodes = select_nodes(node, all_nodes)
     stored = _stored(project, archive)
-    version = as_version or stored.version
+    version = stored.version if as_version is None else as_version
 
     def act(opened: Node, note: Note) -> NodeChange:
         if not all_nodes:
@@ -109,7 +116,7 @@ def register(
 def scale(
     model: Model,
     version: Version,
-    workers: Annotated[int, typer.Argument(metavar="WORKERS", min=0)],
+    workers: Annotated[int, typer.Argument(metavar="WORKERS", min=0, max=MOST_WORKERS)],
     node: NodeOption = None,
     all_nodes: AllNodes = False,
     timeout: Timeout = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsctl.cli.context import open_one_node
+from tsctl.cli.context import open_deployment, open_one_node
 from tsctl.cli.options import NodeOption
 from tsctl.config.project import find_project
 from tsctl.deploy.status import node_status
@@ -60,8 +60,10 @@ def start(
 
 @app.command()
 def stop(node: NodeOption = None) -> None:
-    """Stop the node and its workers."""
-    _, _, opened = open_one_node(node)
+    """Stop the node and its workers, also one that deployment.yaml describes otherwise by now, or no longer names."""
+    from tsctl.nodes.engines import open_to_stop
+
+    opened = open_to_stop(*open_deployment(), node)
     if not opened.stop(Progress()):
         typer.echo(f"node {opened.name} was not running")
 

@@ -72,27 +72,41 @@ def up(node: NodeHere = None) -> None:
 
 
 def down(node: NodeHere = None) -> None:
-    """Stop the gateway and the nodes that were started here, and only those.
+    """Stop the monitoring, the gateway and the nodes that were started here, and only those.
 
-    With --node, the gateway keeps running for the other nodes.
+    A node is stopped also where deployment.yaml describes it otherwise by now, or does not name it any more. With
+    --node, the monitoring and the gateway keep running for the other nodes.
     """
     from tsctl.errors import NodeError, TsctlError
     from tsctl.gateway.start import stop_gateway
     from tsctl.gateway.state import open_gateway
     from tsctl.host.progress import Progress
+    from tsctl.monitoring.processes import stop_monitoring
+    from tsctl.nodes.engines import open_to_stop
+    from tsctl.nodes.record import unnamed_running
 
     project, deployment = open_deployment()
-    if deployment.gateway is not None and (node is None or len(deployment.nodes) == 1):
+    stops_all = node is None or len(deployment.nodes) == 1
+    if stops_all:
+        stop_monitoring(project, Progress())
+    if deployment.gateway is not None and stops_all:
         stop_gateway(open_gateway(project, deployment), Progress())
     failures = []
-    for opened in _open_here(node)[2]:
+    names = [opened.name for opened in _open_here(node)[2]] if node is None else [node]
+    gone: list[str] = []
+    try:
+        gone += unnamed_running(project, deployment.nodes) if node is None else []
+    except NodeError as error:  # a damaged record of one node keeps no other running
+        failures.append(error.message)
+    for name in [*names, *gone]:
         try:
+            opened = open_to_stop(project, deployment, name)
             if not opened.stop(Progress()):
                 typer.echo(f"node {opened.name} was not running")
         except TsctlError as error:
-            if len(deployment.nodes) == 1:
+            if len(names) + len(gone) == 1:
                 raise
-            failures.append(f"node {opened.name}: {error.message}")
+            failures.append(f"node {name}: {error.message}")
     if failures:
         raise NodeError("not all is stopped:\n  " + "\n  ".join(failures), "Run this again.")
 
@@ -107,7 +121,8 @@ def status(node: NodeShown = None, json: Json = False) -> None:
     from tsctl.errors import NodeError
     from tsctl.gateway.state import gateway_status, gateway_trouble, open_gateway
     from tsctl.nodes.engines import open_nodes
-    from tsctl.views.status import hint, trouble
+    from tsctl.nodes.record import unnamed_running
+    from tsctl.views.status import hint, trouble, unnamed_line
 
     project, deployment = open_deployment()
     if node is None and len(deployment.nodes) > 1:
@@ -126,6 +141,9 @@ def status(node: NodeShown = None, json: Json = False) -> None:
         _print_statuses(statuses)
         if gateway is not None:
             typer.echo(f"\ngateway: {gateway.condition}, {gateway.address}; 'tsctl gateway status' has its routes")
+        for name, pid in unnamed_running(project, deployment.nodes).items():
+            typer.echo(f"\n{unnamed_line(name, pid)}")
+        _print_monitoring(project, deployment)
     if troubles := list(filter(None, map(trouble, statuses))):
         raise NodeError("\n".join(troubles), hint(statuses))
     if gateway is not None and gateway.problem:
@@ -196,6 +214,16 @@ def _print_statuses(statuses: Sequence[NodeStatus]) -> None:
             print_table(COLUMNS, rows(status))
         for line in reasons(status):
             typer.echo(f"\n{line}")
+
+
+def _print_monitoring(project: Project, deployment: DeploymentSpec) -> None:
+    """One line about the servers of the monitoring, where they were started here."""
+    from tsctl.monitoring.processes import is_monitored, monitoring_status
+
+    if is_monitored(project):
+        problems = [f"{one.name} {one.problem}" for one in monitoring_status(project, deployment) if one.problem]
+        state = "; ".join([*problems, "run 'tsctl monitoring start'"]) if problems else "all servers answer"
+        typer.echo(f"\nmonitoring: {state}")
 
 
 def _print_plan(planned: Plan) -> None:

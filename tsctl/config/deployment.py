@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from handlers.contract import MOST_WORKERS
+from tsctl.config.monitoring import MonitoringSpec, Objectives
 from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
@@ -129,7 +131,7 @@ class VersionTarget(SpecModel):
 
     archive: ModelVersion | None = None  # the version whose archive it serves; None: the one of its own name
     nodes: Annotated[tuple[NodeName, ...], Field(min_length=1, strict=False)] | None = None  # None: every node
-    workers: Annotated[int, Field(ge=1, le=256)] | None = None  # None: as the archive says
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None  # None: as the archive says
     #: The first digits of its archive's SHA-256, 12 at least; None: the current one in the store.
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")] | None = None
 
@@ -143,6 +145,7 @@ class ModelTarget(SpecModel):
     #: Percentages by version, such as {"1.0": 95%, "2.0": 5%}; None: `tsctl weights` and rollouts set them.
     weights: dict[ModelVersion, str] | None = None
     rollout: RolloutPolicy | None = None  # None: the deployment's
+    objectives: Objectives | None = None  # keys that differ from the deployment's
 
     @model_validator(mode="after")
     def _check_names(self) -> ModelTarget:
@@ -199,6 +202,7 @@ class DeploymentSpec(SpecModel):
     models: dict[ModelName, ModelTarget] = {}
     gateway: GatewaySpec | None = None  # None: clients call the nodes
     rollout: RolloutPolicy = RolloutPolicy()  # for models without one
+    monitoring: MonitoringSpec = MonitoringSpec()
 
     @model_validator(mode="after")
     def _check_ports(self) -> DeploymentSpec:
@@ -233,6 +237,11 @@ class DeploymentSpec(SpecModel):
         """The policy of the model's rollouts."""
         target = self.models.get(model)
         return target.rollout if target and target.rollout else self.rollout
+
+    def objectives(self, model: str) -> Objectives:
+        """The objectives of a model: its own keys, and the deployment's for the others."""
+        target = self.models.get(model)
+        return self.monitoring.objectives.replaced_by(target.objectives if target else None)
 
     def node(self, name: str | None) -> tuple[str, NodeSpec]:
         """The node of that name; None means the only one.

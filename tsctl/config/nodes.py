@@ -6,11 +6,12 @@ A new engine is a class here, its name in `NodeSpec`, and a package in `tsctl/no
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
+from handlers.contract import MOST_RECORDS_MB
 from tsctl.config.spec import Address, SpecModel
 
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]*$", max_length=40)]
@@ -31,8 +32,14 @@ TorchServeAddress = Annotated[Address, AfterValidator(_of_torchserve)]
 class BaseNodeSpec(SpecModel):
     """What the nodes of all engines have."""
 
+    #: The keys that say which server runs and where: what is asked means nothing where these are others.
+    places: ClassVar[frozenset[str]] = frozenset(
+        ("engine", "address", "inference", "management", "metrics", "grpc_ports")
+    )
+
     engine: str
     nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which must not slow down others
+    records_mb: Annotated[int, Field(ge=64, le=1 << 24)] = MOST_RECORDS_MB  # of all its prediction records
     key_file: str | None = None  # the file with its tokens, where another started it; None: `tsctl node start` does
 
     @property

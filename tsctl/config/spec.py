@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from tsctl.config.yaml_files import YamlMistake, read_yaml
 from tsctl.errors import SpecError
@@ -60,6 +60,16 @@ ModelName = Annotated[
 ModelVersion = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$", max_length=32), AfterValidator(_plain_version)
 ]
+
+
+def version_mistake(version: str) -> str:
+    """Why no version can have this name; empty where one can."""
+    try:
+        TypeAdapter(ModelVersion).validate_python(version)
+    except ValidationError as error:
+        return str(error.errors()[0]["msg"])
+    return ""
+
 
 MOST_MISTAKES = 30
 Spec = TypeVar("Spec", bound=SpecModel)

@@ -196,6 +196,7 @@ class Unavailable:
 
     place: str
     reason: str
+    hint: str = ""  # what makes it answer
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ class Plan:
     unmanaged: tuple[Unmanaged, ...] = ()
     unavailable: tuple[Unavailable, ...] = ()
     drifted: tuple[str, ...] = ()  # models that differ from deployment.yaml though the same was applied before
+    is_unknown: bool = False  # no node answers, so nothing is compared
 
     @property
     def is_empty(self) -> bool:

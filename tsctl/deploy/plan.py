@@ -41,9 +41,11 @@ def make_plan(desired: Desired, actual: Actual, options: PlanOptions = NO_OPTION
     Nodes that do not answer are left out. Where none answers, and for weights while Envoy does not run, there are no
     changes.
     """
-    unavailable = [Unavailable(node.name, node.reason) for node in actual.nodes if node.error is not None]
+    unavailable = [
+        Unavailable(node.name, node.reason, node.error.hint) for node in actual.nodes if node.error is not None
+    ]
     if not actual.answering:
-        return Plan(unavailable=tuple(unavailable))
+        return Plan(unavailable=tuple(unavailable), is_unknown=bool(unavailable))
     changes: list[Change] = []
     unmanaged: list[Unmanaged] = []
     for model in desired.models:

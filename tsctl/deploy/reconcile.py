@@ -92,11 +92,14 @@ def coverage_error(plan: Plan) -> TsctlError | None:
     """The plan's refusals, or the nodes and gateway that did not answer; None where it covers everything."""
     if plan.refusals:
         return error_of(plan.refusals)
-    nodes = [unavailable.place for unavailable in plan.unavailable if unavailable.place != GATEWAY]
+    nodes = [unavailable for unavailable in plan.unavailable if unavailable.place != GATEWAY]
     if nodes:
+        names = ", ".join(node.place for node in nodes)
+        reasons = [f"  {node.place}: {node.reason}" for node in nodes]
+        hints = dict.fromkeys(filter(None, (node.hint for node in nodes)))
         return NodeError(
-            f"no answer from {', '.join(nodes)}: its state is unknown and was not changed",
-            "Run 'tsctl apply' again when it answers; it catches up then.",
+            "\n".join([f"no answer from {names}: its state is unknown and was not changed", *reasons]),
+            "\n       ".join([*hints, "Run 'tsctl apply' again when it answers; it catches up then."]),
         )
     if plan.unavailable:
         return GatewayError(

@@ -8,10 +8,12 @@ from typing import Any
 
 from tsctl.archive.store import parse_name
 from tsctl.config.deployment import DeploymentSpec
+from tsctl.errors import NodeError
 from tsctl.nodes.fan_out import is_unavailable
 from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
 from tsctl.nodes.observed import ObservedModel, ObservedNode, ObservedVersion, VersionKey
+from tsctl.nodes.record import changed_settings
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class NodeStatus:
     addresses: Mapping[str, str]  # by what answers there
     versions: tuple[VersionRow, ...]
     reason: str = ""  # why it does not answer
+    changed: str = ""  # what its next start will do otherwise, because deployment.yaml was edited since the last one
 
     @property
     def is_ready(self) -> bool:
@@ -101,17 +104,25 @@ def _status(node: Node, observed: ObservedNode, deployment: DeploymentSpec) -> N
             (m, version) for m, target in models for version in target.versions if target.is_on(version, node.name)
         ]
         rows = rows_of(observed.models, wanted, node.load_failures())
-    elif is_unavailable(observed.error) and node.is_ours and node.pid is None:
+    elif is_unavailable(observed.error) and node.is_ours and _pid(node) is None:
         reason = "it is not running"
     return NodeStatus(
         node.name,
         observed.error is None,
-        node.pid,
+        _pid(node),
         node.engine,
         node.addresses,
         tuple(rows),
         reason,
+        changed_settings(node.folder, node.spec) if observed.error is None else "",
     )
+
+
+def _pid(node: Node) -> int | None:
+    try:
+        return node.pid
+    except NodeError:  # a damaged record, which is why it was not asked either
+        return None
 
 
 def _row(

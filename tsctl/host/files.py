@@ -89,9 +89,16 @@ def with_reserve(path: Path, act: Callable[[], None]) -> None:
 
 
 def keep_short(log: Path, largest: int) -> None:
-    """Move the content of a log that has grown too large to its name with .1; its writer appends to the empty file."""
+    """Move the content of a log that has grown too large to its name with .1; its writer appends to the empty file.
+
+    Where the disk has no room for both, the content is lost: it would fill the disk for ever.
+    """
     if size(log) > largest:
-        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        older = log.with_name(f"{log.name}.1")
+        try:
+            shutil.copyfile(log, older)
+        except OSError:
+            older.unlink(missing_ok=True)
         os.truncate(log, 0)
 
 

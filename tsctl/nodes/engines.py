@@ -14,6 +14,7 @@ from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.nodes import BaseNodeSpec
 from tsctl.config.project import Project
 from tsctl.nodes.node import Node
+from tsctl.nodes.record import running_record, unnamed_running
 
 #: Seconds for a node to describe its state.
 READ_TIMEOUT_S = 10.0
@@ -48,6 +49,32 @@ def open_node(project: Project, name: str, spec: BaseNodeSpec, read_timeout_s: f
         read_timeout_s: for it to describe its state.
     """
     return _module(spec.engine).open_node(project, name, spec, read_timeout_s)
+
+
+def open_to_stop(project: Project, deployment: DeploymentSpec, name: str | None) -> Node:
+    """The node as it was started here, also where deployment.yaml describes it otherwise by now, or not any more.
+
+    Args:
+        name: None: the only one.
+
+    Raises:
+        SpecError: no node of this name is in deployment.yaml or runs here.
+        NodeError: its record is damaged.
+    """
+    if name is not None and name in unnamed_running(project, deployment.nodes):
+        started = _open_started(project, name)
+        if started is not None:
+            return started
+    name, spec = deployment.node(name)
+    started = _open_started(project, name) if spec.key_file is None else None
+    return started or open_node(project, name, spec)
+
+
+def _open_started(project: Project, name: str) -> Node | None:
+    """The node that runs under this name, as it was started; None where none runs, or an older tsctl started it."""
+    record = running_record(project.state / "nodes" / name)
+    spec = record.node if record is not None else None
+    return open_node(project, name, spec) if spec is not None else None
 
 
 def served_at_start(project: Project) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -22,8 +23,10 @@ from tsctl.host.limits import memory_bytes
 from tsctl.host.ports import is_address_here
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
-from tsctl.nodes.record import running_pid
+from tsctl.nodes.record import require_described, running_pid
 
+#: In the folder of a node; it may be a link to another disk.
+RECORDS_FOLDER = "records"
 #: How a node answers at the path of a version: a POST of the body gets the handler's status, headers and body.
 PLAIN = "plain"
 #: As PLAIN, in the envelope of a model on Triton (handlers/adapters/triton/envelope.py).
@@ -36,6 +39,11 @@ class Unreachable(NodeError):
 
 class NotRunning(NodeError):
     """The node was never started, or was stopped."""
+
+
+def not_running(name: str) -> NotRunning:
+    """The error of a node that tsctl starts here, and that does not run."""
+    return NotRunning("the node is not running", f"Start it: tsctl node start --node {name}")
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,11 @@ class Node(ABC):
         """The files into which its workers write their metrics."""
         return self.folder / "metrics"
 
+    @property
+    def records_folder(self) -> Path:
+        """The files into which its workers write prediction records; they outlive its process."""
+        return self.folder / RECORDS_FOLDER
+
     def lock(self, model: str) -> Path:
         """The lock for changes of one model on this node."""
         return self.folder / "locks" / f"{model}.lock"
@@ -114,6 +127,15 @@ class Node(ABC):
         Raises:
             NodeError: the file cannot be trusted or read.
         """
+
+    @property
+    def token_expiry(self) -> datetime | None:
+        """When the first of its tokens expires; None where none does, or none is written yet.
+
+        Raises:
+            NodeError: the file cannot be trusted or read.
+        """
+        return None
 
     @property
     @abstractmethod
@@ -174,9 +196,9 @@ class Node(ABC):
             ConflictError: another tsctl starts or stops it at this moment.
         """
 
-    @abstractmethod
     def require_same_addresses(self) -> None:
-        """Check that the running node has the addresses that deployment.yaml gives it; raises NodeError if not."""
+        """Check that the running node has the engine and addresses that deployment.yaml gives it; else NodeError."""
+        require_described(self.name, self.folder, self.spec)
 
     @abstractmethod
     def crash_report(self) -> str:

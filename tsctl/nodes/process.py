@@ -15,14 +15,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from handlers.contract import RECORDS_FOLDER_VARIABLE, RECORDS_MB_VARIABLE
+from tsctl.config.nodes import BaseNodeSpec
 from tsctl.errors import NodeError
 from tsctl.host.files import make_folder, tail
 from tsctl.host.locks import exclusive
 from tsctl.host.ports import port_problem
 from tsctl.host.process import at_nice, kill_group, lower_session, spawn
 from tsctl.host.progress import Progress
-from tsctl.nodes.node import Node
-from tsctl.nodes.record import read_record, record_path, write_record
+from tsctl.nodes.node import RECORDS_FOLDER, Node
+from tsctl.nodes.record import read_record, record_path, running_record, write_record
 
 START_TIMEOUT_S = 60.0
 STOP_GRACE_S = 20.0
@@ -51,8 +53,13 @@ def start(
     """
     _require_local(node)
     with exclusive(_lock(node), f"node {node.name}"):
+        node.require_same_addresses()
         if node.pid:
-            raise NodeError(f"node {node.name} runs already (pid {node.pid})", "Stop it with 'tsctl node stop' first.")
+            raise NodeError(
+                f"node {node.name} runs already (pid {node.pid})",
+                f"Stop it first: tsctl node stop --node {node.name}",
+            )
+        _require_own_place(node)
         require_free_space(node.folder)
         with progress.step(f"starting node {node.name}") as step:
             started = launch()
@@ -83,20 +90,26 @@ def stop(node: Node, progress: Progress, end: Callable[[], bool]) -> bool:
     return was_running
 
 
+def records_variables(folder: Path, spec: BaseNodeSpec) -> dict[str, str]:
+    """Where the workers of a node write prediction records, and how many, as variables of its environment."""
+    return {RECORDS_FOLDER_VARIABLE: str(folder / RECORDS_FOLDER), RECORDS_MB_VARIABLE: str(spec.records_mb)}
+
+
 def spawn_recorded(
-    command: list[str], folder: Path, nice: int, environment: Mapping[str, str], tmp: Path, console: Path
+    command: list[str], folder: Path, spec: BaseNodeSpec, environment: Mapping[str, str], tmp: Path, console: Path
 ) -> subprocess.Popen[bytes]:
     """Start the process in a session of its own, with its record written.
 
     Args:
         folder: of the node, where it runs.
+        spec: what deployment.yaml says of it.
         environment: with `tmp` in TMPDIR, by which the processes of its group are known.
         console: the file that takes what it prints.
     """
     with console.open("wb") as output:
-        process = spawn(at_nice(command, nice), folder, environment, output)
+        process = spawn(at_nice(command, spec.nice), folder, environment, output)
     try:
-        write_record(folder, process.pid, tmp)
+        write_record(folder, process.pid, tmp, spec)
     except BaseException:
         process.kill()  # nothing would find it again
         raise
@@ -213,8 +226,27 @@ def _wait_answering(node: Node, started: subprocess.Popen[bytes], not_answering:
         time.sleep(0.05)
 
 
+def _require_own_place(node: Node) -> None:
+    """Check that no other node that was started in this project has a port of this one, such as it under an older name.
+
+    Raises:
+        NodeError: one has.
+    """
+    for path in sorted(node.folder.parent.glob("*/")):
+        record = running_record(path) if path != node.folder else None
+        other = record.node if record is not None else None
+        if record is None or other is None or other.host != node.spec.host:
+            continue
+        if shared := sorted({*other.listens_on} & {*node.spec.listens_on}):
+            raise NodeError(
+                f"node {path.name} (pid {record.pid}) has port {shared[0]} of {other.host}, which deployment.yaml gives"
+                f" to node {node.name}",
+                f"Stop it first: tsctl node stop --node {path.name}",
+            )
+
+
 def _lock(node: Node) -> Path:
-    return node.folder / "locks" / "node.lock"
+    return node.folder / "locks" / ".node.lock"  # the lock of no model, whose names begin with a letter or a digit
 
 
 def _require_local(node: Node) -> None:

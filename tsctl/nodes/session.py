@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 
+from tsctl.config.nodes import BaseNodeSpec
 from tsctl.host.http import direct_session
-from tsctl.nodes.node import Unreachable
+from tsctl.nodes.node import Unreachable, not_running
+from tsctl.nodes.record import require_described, running_pid
 
 CONNECT_TIMEOUT_S = 3.0
 #: A machine from which nothing comes for so long, not even by its kernel, is cut off, whatever was asked of it: without
@@ -33,10 +36,31 @@ class _KeepAliveAdapter(HTTPAdapter):
         super().init_poolmanager(*arguments, socket_options=socket_options, **options)
 
 
-class Connection:
-    """Connections to one node."""
+def unguarded() -> None:
+    """Let every request go."""
 
-    def __init__(self) -> None:
+
+def require_running(name: str, folder: Path, spec: BaseNodeSpec) -> None:
+    """Check that a node that tsctl starts on this machine runs as deployment.yaml says, before its token is sent.
+
+    Raises:
+        NotRunning: it does not run, so whoever listens at its address is somebody else.
+        NodeError: it runs as another engine or at other addresses.
+    """
+    require_described(name, folder, spec)
+    if spec.key_file is None and spec.is_loopback and running_pid(folder) is None:
+        raise not_running(name)
+
+
+class Connection:
+    """Connections to one node.
+
+    Args:
+        guard: called before each request; what it raises keeps the request from being sent.
+    """
+
+    def __init__(self, guard: Callable[[], None] = unguarded) -> None:
+        self._guard = guard
         self._session = direct_session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _KeepAliveAdapter())
@@ -53,6 +77,7 @@ class Connection:
         Raises:
             Unreachable: nothing answers within `timeout_s` seconds.
         """
+        self._guard()
         try:
             return self._session.request(
                 method, url, headers=headers, data=body, timeout=(CONNECT_TIMEOUT_S, timeout_s), allow_redirects=False

@@ -53,7 +53,7 @@ def render_plan(plan: Plan) -> Text:
 def summary(plan: Plan) -> str:
     """One line: how many changes, and what the plan does not cover."""
     counts = Counter(sign for _, sign, *_ in _lines(plan))
-    parts = ["nothing to change"] if plan.is_empty else []
+    parts = ["no node answers"] if plan.is_unknown else ["nothing to change"] if plan.is_empty else []
     parts += [f"{counts[sign]} {text}" for sign, (_, text) in SIGNS.items() if counts[sign]]
     return ", ".join([*parts, *(f"{unavailable.place} is unavailable" for unavailable in plan.unavailable)])
 

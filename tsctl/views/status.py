@@ -36,8 +36,19 @@ def rows(status: NodeStatus) -> list[tuple[object, ...]]:
 
 
 def reasons(status: NodeStatus) -> list[str]:
-    """A line for each version that is not ready."""
-    return [f"{row.model} {row.version} is {row.state}: {row.reason}" for row in status.versions if row.reason]
+    """A line for each version that is not ready, and one for settings that wait for the node's next start."""
+    lines = [f"{row.model} {row.version} is {row.state}: {row.reason}" for row in status.versions if row.reason]
+    if status.changed:
+        lines.append(
+            f"deployment.yaml was edited since node {status.node} was started. Its next start: {status.changed}"
+        )
+    return lines
+
+
+def unnamed_line(name: str, pid: int) -> str:
+    """The line of a node that was started here, and that deployment.yaml does not name."""
+    end = f"tsctl node stop --node {name}"
+    return f"node {name} runs here (pid {pid}), and deployment.yaml does not name it. To end it: {end}"
 
 
 def trouble(status: NodeStatus) -> str:

@@ -54,7 +54,8 @@ class Server:
         return problem_answer(error, request_id or None, *self._name)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        route = self.route(scope["path"].encode()) if scope["type"] == "http" else None
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        route = self.route(path.encode()) if scope["type"] == "http" else None
         if route is None:
             await self.others(scope, receive, send)
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from functools import lru_cache
 from http import HTTPStatus
@@ -30,12 +31,18 @@ logger = logging.getLogger(__name__)
 LONGEST_HEAD = 1 << 16
 #: Requests behind the one at work; a client with more is not read from, and its hanging up is not noticed meanwhile.
 MOST_WAITING = 8
+#: Bytes that are parsed before it is looked how many requests wait: the shortest ones in them are some hundred.
+SLICE = 1 << 14
 #: Seconds that a connection may be idle (the gateway closes its own after 60), and that a request may take to arrive.
 IDLE_S, ARRIVAL_S = 75.0, 60.0
 #: Seconds in which the rest of a refused body is read and thrown away: closing at once would take the answer back.
 LINGER_S = 2.0
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CODING, _HOST, _EXPECT = b"transfer-encoding", b"host", b"expect"
+_CHECKED = frozenset((_CODING, _HOST, _EXPECT))
+#: The characters that Envoy lets through in a host; it may be empty.
+_HOST_VALUE = re.compile(rb"[A-Za-z0-9!$%&'()*+,\-.:;=@\[\]_~]*")
 _ID, _CLOSE = f"\r\n{REQUEST_ID_HEADER}: ".encode(), b"\r\nconnection: close"
 
 
@@ -68,7 +75,12 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
+        self._unread = b""  # what came, and is parsed when fewer requests wait
+        self._is_parsing = False
         self._url = b""
+        self._host: bytes | None = None  # of the request that arrives
+        self._last_host = b""  # which was found good
+        self._fault: RequestError | None = None  # of the headers that arrive; no request follows
         self._head = 0  # bytes since the last request, its headers or a part of its body were whole
         self._since = loop.time()  # of the last answer, or of the first byte of the request that arrives
         self._arriving: Exchange | None = None
@@ -90,8 +102,25 @@ class Connection(asyncio.Protocol):
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_ending:
+        if not self._is_ending:
+            self._unread += data
+            self._read()
+
+    def _read(self) -> None:
+        """Parse what came while few requests wait; the client is read from where all of it is parsed."""
+        if self._is_parsing:
             return
+        self._is_parsing = True
+        while self._unread and len(self._waiting) < MOST_WAITING and not self._is_ending:
+            part, self._unread = self._unread[:SLICE], self._unread[SLICE:]
+            self._parse(part)
+        self._is_parsing = False
+        is_full = len(self._waiting) >= MOST_WAITING
+        if is_full != self._is_paused and not self._transport.is_closing():
+            self._is_paused = is_full
+            self._transport.pause_reading() if is_full else self._transport.resume_reading()
+
+    def _parse(self, data: bytes) -> None:
         self._head += len(data)
         try:
             self._parser.feed_data(data)
@@ -147,6 +176,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._arriving = Exchange(self)
         self._url = b""
+        self._host = self._fault = None
         self._since = self._loop.time()
 
     def on_url(self, url: bytes) -> None:
@@ -156,8 +186,8 @@ class Connection(asyncio.Protocol):
         exchange = self._arriving
         if exchange is not None and not exchange.method:  # what stands behind a body is not read
             name = name.lower()
-            if name == b"transfer-encoding" and value.lower() != b"chunked":
-                exchange.error = Unreadable("Of transfer codings, only 'chunked' is read.")
+            if name in _CHECKED:
+                self._check(exchange, name, value)
             exchange.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -168,8 +198,10 @@ class Connection(asyncio.Protocol):
         if parser.should_upgrade() and exchange.method != "CONNECT":
             self._offers_upgrade = True
             return
+        fault = self._fault or self._fault_of(parser.get_http_version())
         exchange.keeps = (
-            parser.should_keep_alive()
+            fault is None
+            and parser.should_keep_alive()
             and parser.get_http_version() != "1.0"
             and not (parser.should_upgrade() or self._refuses_upgrade)
         )
@@ -180,17 +212,18 @@ class Connection(asyncio.Protocol):
         if route is not None:
             exchange.begin(route, self._answering.next_id())
         if self._head > LONGEST_HEAD and sum(len(n) + len(v) for n, v in exchange.headers) > LONGEST_HEAD:
-            exchange.error = HeadersTooLarge(f"Its headers have more than {LONGEST_HEAD} bytes.")
+            fault = HeadersTooLarge(f"Its headers have more than {LONGEST_HEAD} bytes.")
         self._head = 0
-        if exchange.error is not None:
-            if not isinstance(exchange.error, WrongMethod):
-                self._refuse(exchange)
-        elif exchange.expects_continue and self._at_work is None:
-            self._transport.write(_CONTINUE)
+        exchange.error = fault or exchange.error
+        if exchange.error is None:
+            self._invite()
+        elif exchange.expects_continue or not isinstance(exchange.error, WrongMethod):
+            self._refuse(exchange)
 
     def on_body(self, body: bytes) -> None:
         exchange, self._head = self._arriving, 0
         if exchange is not None and exchange.error is None:
+            exchange.expects_continue = False  # it did not wait
             exchange.take(body)
             if exchange.error is not None:
                 self._refuse(exchange)
@@ -208,9 +241,30 @@ class Connection(asyncio.Protocol):
             return
         self._waiting.append(exchange)
         self._step()
-        if len(self._waiting) >= MOST_WAITING and not self._is_paused:
-            self._is_paused = True
-            self._transport.pause_reading()
+
+    def _check(self, exchange: Exchange, name: bytes, value: bytes) -> None:
+        """Look at a header that says how the request is read; `_fault` is why it is not."""
+        if name == _EXPECT:
+            exchange.expects_continue = value.lower() == b"100-continue" and self._parser.get_http_version() != "1.0"
+        elif name == _CODING:
+            if value.lower() != b"chunked":
+                self._fault = Unreadable("Of transfer codings, only 'chunked' is read.")
+            elif self._parser.get_http_version() == "1.0":
+                self._fault = Unreadable("HTTP/1.0 has no transfer codings.")
+        elif self._host is not None:
+            self._fault = Unreadable("It has the header Host twice.")
+        elif value != self._last_host and _HOST_VALUE.fullmatch(value) is None:
+            self._fault = Unreadable("Its header Host names no host.")
+        else:
+            self._host = self._last_host = value
+
+    def _fault_of(self, version: str) -> RequestError | None:
+        """Why a request of this version of HTTP is not read, all of whose headers are good by themselves."""
+        if version not in ("1.1", "1.0"):
+            return Unreadable("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+        if version == "1.1" and self._host is None:
+            return Unreadable("A request of HTTP/1.1 needs the header Host.")
+        return None
 
     # ---- requests ------------------------------------------------------------------------------------------------
 
@@ -249,9 +303,9 @@ class Connection(asyncio.Protocol):
         while self._waiting and self._at_work is None and not self._is_full and not self._transport.is_closing():
             self._work(self._waiting.popleft())
         self._is_stepping = False
-        if self._is_paused and len(self._waiting) < MOST_WAITING and not self._transport.is_closing():
-            self._is_paused = False
-            self._transport.resume_reading()
+        if self._is_paused:
+            self._read()
+        self._invite()
 
     def _work(self, exchange: Exchange) -> None:
         self._at_work = exchange
@@ -264,6 +318,15 @@ class Connection(asyncio.Protocol):
             exchange.submit(self._loop.time())
         except RequestError as error:
             self.send(exchange, self._problem(exchange, error))
+
+    def _invite(self) -> None:
+        """Ask for the body of the request that arrives, where its client waits for that and no answer comes before."""
+        exchange = self._arriving
+        if exchange is None or not exchange.expects_continue or not exchange.method or exchange.error is not None:
+            return
+        if self._at_work is None and not self._waiting:
+            exchange.expects_continue = False
+            self._transport.write(_CONTINUE)
 
     def _problem(self, exchange: Exchange, error: RequestError) -> Answer:
         if exchange.route is None:
@@ -299,7 +362,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         lines = [b"%b: %b\r\n" % header for header in offered.headers if header[0] != b"upgrade"]
         start = b"%b %b HTTP/%b\r\n" % (offered.method.encode(), self._url, version.encode())
-        self.data_received(b"".join((start, *lines, b"\r\n", rest)))
+        self._unread = b"".join((start, *lines, b"\r\n", rest, self._unread))
 
     async def _ask_routes(self, exchange: Exchange) -> None:
         try:

@@ -11,7 +11,7 @@ from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Item
 from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import Unavailable, WrongMethod, problem_answer
-from handlers.contract import REQUEST_ID_HEADER, TIMEOUT_HEADER
+from handlers.contract import OPEN_INFERENCE_METADATA, PROTOCOL_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER
 from handlers.errors import PayloadTooLarge, RequestError
 from handlers.messages import request_id_of
 
@@ -23,8 +23,10 @@ SHORT_PART = 1 << 12
 LONGEST_TIMEOUT, LONGEST_LENGTH = 10, 18
 
 _REQUEST_ID, _TIMEOUT = REQUEST_ID_HEADER.encode(), TIMEOUT_HEADER.encode()
-_LENGTH, _EXPECT = b"content-length", b"expect"
-_READ = frozenset((_REQUEST_ID, _TIMEOUT, _LENGTH, _EXPECT))
+_LENGTH, _PROTOCOL = b"content-length", PROTOCOL_HEADER.encode()
+_READ = frozenset((_REQUEST_ID, _TIMEOUT, _LENGTH, _PROTOCOL))
+#: Of the gateway's question for a model's metadata, which is the one GET that a worker answers.
+_METADATA = OPEN_INFERENCE_METADATA.encode()
 
 
 class Route(NamedTuple):
@@ -58,7 +60,7 @@ class Exchange:
         self._parts: list[bytes | bytearray] = []  # the first one is bytes
         self._waiting: Waiting | None = None
         self.error: RequestError | None = None  # found before it was whole; it is answered with this
-        self.expects_continue = False
+        self.expects_continue = False  # its client waits to be asked for the body
         self.headers: list[tuple[bytes, bytes]] = []  # names in lower case
         self.is_sent = False  # its answer
         self.is_whole = False  # all of its body has come
@@ -78,6 +80,7 @@ class Exchange:
         """The headers of a prediction are here; a time that is no number is the worker's to refuse."""
         self.route = route
         wait_s = route.pool.options.response_s
+        methods = ["POST", "OPTIONS"]
         for name, value in self.headers:
             if name in _READ:
                 if name == _LENGTH:
@@ -85,12 +88,13 @@ class Exchange:
                         self._refuse_length()
                 elif name == _REQUEST_ID:
                     request_id = request_id_of({REQUEST_ID_HEADER: value.decode("latin-1")}, request_id) or request_id
-                elif name == _EXPECT:
-                    self.expects_continue = value.lower() == b"100-continue"
+                elif name == _PROTOCOL:
+                    if value == _METADATA:
+                        methods.append("GET")
                 elif value.isdigit() and len(value) < LONGEST_TIMEOUT:
                     wait_s = min(wait_s, int(value) / 1000)
         self.request_id, self.wait_s = request_id, wait_s
-        if self.method not in ("POST", "OPTIONS"):
+        if self.method not in methods:
             self.error = WrongMethod("Use POST, or OPTIONS for the model's metadata.")
 
     def take(self, part: bytes) -> None:

@@ -30,6 +30,15 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 #: Each line of an answer's headers: what no client can take for the end of one.
 _HEADER_LINE = re.compile(rb"([a-z0-9-]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
+#: Bytes of an answer's headers together.
+LONGEST_HEADERS = 1 << 14
+#: Headers that say where an answer ends, and what becomes of the connection: they are the server's.
+_FRAMING = frozenset(
+    (b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
+     b"upgrade")
+)  # fmt: skip
+#: Statuses whose answers have no body, so that a body would be read as the next answer.
+_BODILESS = (204, 304)
 
 
 class Item(NamedTuple):
@@ -81,7 +90,8 @@ def read_answers(content: bytes) -> list[Answer]:
     """The answers of a message.
 
     Raises:
-        MalformedFrame: a length does not fit, or a header is none.
+        MalformedFrame: a length does not fit, a header is none, or a client would take the end of the answer for
+            another place than it is.
     """
     answers, at = [], 0
     while at < len(content):
@@ -93,6 +103,8 @@ def read_answers(content: bytes) -> list[Answer]:
         at = begin + body
         if at > len(content):
             raise MalformedFrame(f"an answer ends {at - len(content)} bytes after its message")
+        if not 200 <= status <= 599 or status in _BODILESS:
+            raise MalformedFrame(f"an answer has the status {status}")
         answers.append(Answer(status, _headers(content[begin - headers : begin]), content[begin:at]))
     return answers
 
@@ -101,9 +113,12 @@ def read_answers(content: bytes) -> list[Answer]:
 def _headers(block: bytes) -> Headers:
     """The headers of one answer, a tuple; most answers of a worker have the same."""
     lines = [_HEADER_LINE.fullmatch(line) for line in block.split(b"\n") if line]
-    if None in lines:
-        raise MalformedFrame("an answer has a header that is none")
-    return tuple((line[1], line[2]) for line in lines if line is not None)
+    if None in lines or len(block) > LONGEST_HEADERS:
+        raise MalformedFrame("an answer has a header that is none, or too many")
+    headers = tuple((line[1], line[2]) for line in lines if line is not None)
+    if not _FRAMING.isdisjoint(name for name, _ in headers):
+        raise MalformedFrame("an answer has a header that is the server's to set")
+    return headers
 
 
 def report_frame(kind: bytes, facts: dict[str, Any]) -> bytes:

@@ -71,12 +71,18 @@ class Pool:
         self._restarting: set[int] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[Any]] = set()
+        self._is_started = False  # from here on, a process that cannot be started is tried again later
         self._is_stopping = False
         self._is_planned = False
 
     async def start(self) -> None:
-        """Start the workers; they become ready later."""
+        """Start the workers; they become ready later.
+
+        Raises:
+            OSError: a process cannot be started.
+        """
         await self.scale(self.wanted_workers)
+        self._is_started = True
 
     async def scale(self, workers: int) -> None:
         """Have this many workers: those that are missing start, and those beyond end when they are idle."""
@@ -183,7 +189,7 @@ class Pool:
             await worker.start(options.folder, options.version, environment, options.output)
         except Exception as error:
             del self._workers[number]
-            if not (isinstance(error, OSError) and self.ready.is_set()):
+            if not (isinstance(error, OSError) and self._is_started):
                 raise
             self.failure = f"the process of a worker cannot be started: {error.strerror}"  # for want of memory or pids
             logger.warning("worker %d starts anew in %.1f s: %s", number, self._start_later(number), self.failure)

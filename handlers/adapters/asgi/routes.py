@@ -29,7 +29,7 @@ def build_routes(pool: Pool) -> FastAPI:
     """The application for all paths but those of predictions."""
     options = pool.options
     model, version = options.model, options.version
-    app = FastAPI(title=model, version=version)
+    app = FastAPI(title=model, version=version, redirect_slashes=False)  # no address of a client's making
 
     @app.get("/ping", tags=["health"])
     async def ping() -> Response:

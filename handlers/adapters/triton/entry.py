@@ -32,6 +32,9 @@ class Entry:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Make the worker ready; logs one line on how that ended.
 
+        A load that takes longer than the archive's `startup_s` ends the process as a batch does (see `execute`): Triton
+        would wait for it for ever, and could not unload it.
+
         Args:
             args: `model_config` as JSON, `model_repository` (the model's folder), `model_version` (the folder's name),
                 `model_instance_kind` (CPU or GPU) and `model_instance_device_id`, among others.
@@ -43,9 +46,13 @@ class Entry:
         folder = Path(args["model_repository"]).resolve() / args["model_version"] / "archive"
         os.chdir(folder)  # as TorchServe's workers: an author's relative path is in the archive
         config = worker_config(folder, args)
-        with startup.reported_load(config.model, config.version) as facts:
-            self._worker = Worker(handler_class(config.handler)(), config)
-            facts |= startup.start(self._worker)
+        signal.setitimer(signal.ITIMER_REAL, config.startup_timeout_s)
+        try:
+            with startup.reported_load(config.model, config.version) as facts:
+                self._worker = Worker(handler_class(config.handler)(), config)
+                facts |= startup.start(self._worker)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         self._execute = typed.executor(json.loads(args["model_config"])) or raw.execute
         self._batch_s = config.response_timeout_s
 

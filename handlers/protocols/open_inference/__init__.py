@@ -6,7 +6,7 @@ protocol buffers (`messages.py`). `metadata.py` says what a model takes and give
 """
 
 from handlers.protocols.open_inference.metadata import ModelMetadata, describe_model, server_metadata
-from handlers.protocols.open_inference.response import fold, refusal
+from handlers.protocols.open_inference.response import fold
 from handlers.protocols.open_inference.rows import Fields, InferRows, fields_of, read_infer
 
 __all__ = [
@@ -17,6 +17,5 @@ __all__ = [
     "fields_of",
     "fold",
     "read_infer",
-    "refusal",
     "server_metadata",
 ]

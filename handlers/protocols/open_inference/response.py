@@ -28,15 +28,8 @@ def fold(infer: InferRows, outcomes: Sequence[Outcome], model: str, version: str
     try:
         outcome = _response(infer, outcomes, model, version)
     except RequestError as error:
-        outcome = refusal(error, infer.request_id, model, version)
+        outcome = problem(error, infer.request_id, model, version)
     outcome.cache = _cache_state(outcomes)
-    return outcome
-
-
-def refusal(error: RequestError, request_id: str | None, model: str, version: str) -> Outcome:
-    """The problem document with one member more, `error`, where clients of the protocol look for the reason."""
-    outcome = problem(error, request_id, model, version)
-    outcome.body = to_json({**from_json(outcome.body), "error": error.detail})
     return outcome
 
 

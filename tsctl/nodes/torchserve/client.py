@@ -19,6 +19,7 @@ from handlers.contract import CHECK_ANSWER, CHECK_HEADER
 from tsctl.config.nodes import TorchServeSpec
 from tsctl.errors import NodeError
 from tsctl.nodes.observed import Reply
+from tsctl.nodes.session import unguarded
 from tsctl.nodes.torchserve.session import NodeSession, error_of
 
 #: For the node to describe its state, and to take a change or answer a request.
@@ -89,12 +90,19 @@ class ManagementClient:
         node: its addresses.
         key_file: TorchServe's key_file.json; None calls without tokens.
         read_timeout_s: for the node to describe its state.
+        guard: called before each request; raises where the token must not be sent.
     """
 
-    def __init__(self, node: TorchServeSpec, key_file: Path | None, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        node: TorchServeSpec,
+        key_file: Path | None,
+        read_timeout_s: float = READ_TIMEOUT_S,
+        guard: Callable[[], None] = unguarded,
+    ) -> None:
         self.node = node
         self.read_timeout_s = read_timeout_s
-        self._session = NodeSession(node, key_file, read_timeout_s)
+        self._session = NodeSession(node, key_file, read_timeout_s, guard)
 
     def when_renewed(self, act: Callable[[], None]) -> None:
         """Call `act` whenever TorchServe has written new tokens."""

@@ -6,6 +6,8 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from tsctl.host.progress import Note, Progress
 from tsctl.nodes.load_reports import last_failures, read_load_reports
 from tsctl.nodes.node import Restored
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
+from tsctl.nodes.record import require_described
 from tsctl.nodes.torchserve import process, readiness, start, versions
 from tsctl.nodes.torchserve.client import READ_TIMEOUT_S, ManagementClient, ManagementError, VersionState
 from tsctl.nodes.torchserve.heap import heap_bytes
@@ -25,6 +28,7 @@ from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.properties import read_properties
 from tsctl.nodes.torchserve.served import last_served, read_pending
+from tsctl.nodes.torchserve.tokens import read_tokens
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,13 @@ class TorchServeNode(Node):
     def waiting_bytes(self) -> int:
         return self.heap_bytes // 2
 
+    @property
+    def token_expiry(self) -> datetime | None:
+        if self.key_file is None or not self.key_file.is_file():
+            return None
+        tokens = read_tokens(self.key_file)
+        return min((token.expires for token in (tokens.inference, tokens.management) if token.expires), default=None)
+
     def start(self, project: Project, progress: Progress) -> subprocess.Popen[bytes]:
         return start.start_node(project, self, progress)
 
@@ -48,9 +59,6 @@ class TorchServeNode(Node):
 
     def stop(self, progress: Progress) -> bool:
         return start.stop_node(self, progress)
-
-    def require_same_addresses(self) -> None:
-        start.require_same_addresses(self)
 
     def crash_report(self) -> str:
         return process.crash_report(self.paths)
@@ -139,6 +147,7 @@ class TorchServeNode(Node):
             readiness.given_up(self, state, time.time()),
             tuple(worker.id for worker in ready),
             state.startup_timeout_s,
+            state.queue_capacity or None,
         )
 
     def _default(self, model: str) -> str | None:
@@ -162,7 +171,9 @@ def open_node(
     asks_tokens = properties.get("disable_token_authorization", "false").lower() != "true"
     key_file = project.root / spec.key_file if spec.key_file else paths.key_file if asks_tokens else None
     heap = heap_bytes(properties.get("vmargs", "").split(), memory_bytes())
-    node = TorchServeNode(name, spec, paths.folder, ManagementClient(spec, key_file, read_timeout_s), key_file, heap)
+    guard = partial(require_described, name, paths.folder, spec)
+    client = ManagementClient(spec, key_file, read_timeout_s, guard)
+    node = TorchServeNode(name, spec, paths.folder, client, key_file, heap)
     node.client.when_renewed(node.refresh_header)
     return node
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import requests
 
 from tsctl.config.nodes import TorchServeSpec
-from tsctl.nodes.session import Connection
+from tsctl.nodes.session import Connection, unguarded
 from tsctl.nodes.torchserve.tokens import NO_TOKENS, Tokens, read_tokens
 
 
@@ -20,15 +20,18 @@ class NodeSession:
     Args:
         key_file: TorchServe's key_file.json; None sends no tokens.
         renew_timeout_s: for TorchServe to write a new token.
+        guard: called before each request; raises where the token must not be sent.
     """
 
-    def __init__(self, node: TorchServeSpec, key_file: Path | None, renew_timeout_s: float) -> None:
+    def __init__(
+        self, node: TorchServeSpec, key_file: Path | None, renew_timeout_s: float, guard: Callable[[], None] = unguarded
+    ) -> None:
         self.node = node
         self.on_renewed: Callable[[], None] = lambda: None  # called after TorchServe wrote new tokens
         self._key_file = key_file
         self._renew_timeout_s = renew_timeout_s
         self._tokens: Tokens | None = None
-        self._connection = Connection()
+        self._connection = Connection(guard)
 
     def reconnect(self) -> None:
         """Open a new connection for the next request."""

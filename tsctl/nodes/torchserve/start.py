@@ -14,7 +14,6 @@ from tsctl.nodes.observed import VersionKey
 from tsctl.nodes.torchserve import process as torchserve
 from tsctl.nodes.torchserve.java import Java, find_java
 from tsctl.nodes.torchserve.node import Node
-from tsctl.nodes.torchserve.properties import parse_properties
 from tsctl.nodes.torchserve.served import ServedVersion, forget, read_pending, remember_served
 from tsctl.nodes.torchserve.versions import register, scale, set_default
 
@@ -61,22 +60,6 @@ def restore(project: Project, node: Node, progress: Progress, superseded: frozen
                 continue
         forget(node.paths.pending_restore, *entry.key)
     return Restored(tuple(served), tuple(failed))
-
-
-def require_same_addresses(node: Node) -> None:
-    """Check that the running node has the addresses that deployment.yaml gives it.
-
-    Raises:
-        NodeError: it was started with other addresses.
-    """
-    started = parse_properties(node.paths.config.read_text(encoding="utf-8"))
-    for name in ("inference", "management", "metrics"):
-        has, wanted = started.get(f"{name}_address"), getattr(node.spec, name)
-        if has != wanted:
-            raise NodeError(
-                f"node {node.name} runs with {name} address {has}, and deployment.yaml says {wanted}",
-                "Set it back, run 'make down' (tsctl down), change it again, and then run 'make up' (tsctl up).",
-            )
 
 
 def stop_node(node: Node, progress: Progress) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -11,11 +11,10 @@ import requests
 
 from handlers.contract import CHECK_ANSWER, CHECK_HEADER, HEADER_LENGTH_HEADER
 from tsctl.errors import NodeError
-from tsctl.host.http import direct_session
 from tsctl.nodes.node import Unreachable
 from tsctl.nodes.observed import Reply
+from tsctl.nodes.session import Connection, unguarded
 
-CONNECT_TIMEOUT_S = 3.0
 CHANGE_TIMEOUT_S = 30.0
 READY = "READY"
 #: Says that the whole body is the model's input, without a head of JSON before it.
@@ -36,12 +35,13 @@ class Client:
     Args:
         url: its address, such as http://127.0.0.1:8200.
         read_timeout_s: for it to describe its state.
+        guard: called before each request; raises where it must not be sent.
     """
 
-    def __init__(self, url: str, read_timeout_s: float) -> None:
+    def __init__(self, url: str, read_timeout_s: float, guard: Callable[[], None] = unguarded) -> None:
         self._url = url
         self._read_timeout_s = read_timeout_s
-        self._session = direct_session()
+        self._connection = Connection(guard)
 
     def is_live(self) -> bool:
         """Whether it answers."""
@@ -96,17 +96,7 @@ class Client:
     def _send(
         self, method: str, path: str, body: bytes | None, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> requests.Response:
-        try:
-            return self._session.request(
-                method, self._url + path, headers=headers, data=body, timeout=(CONNECT_TIMEOUT_S, timeout_s),
-                allow_redirects=False,
-            )  # fmt: skip
-        except requests.ConnectionError:
-            raise Unreachable(
-                f"{method} {self._url}{path}: no connection", "Is the node running? See 'tsctl status'."
-            ) from None
-        except requests.RequestException:
-            raise Unreachable(f"{method} {self._url}{path}: no answer within {timeout_s:g} s") from None
+        return self._connection.send(method, self._url + path, headers or {}, body, timeout_s)
 
 
 def path_of(name: str) -> str:

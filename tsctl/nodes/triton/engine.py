@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +16,9 @@ from tsctl.errors import NodeError
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes import process as nodes_process
 from tsctl.nodes.load_reports import last_failures, read_load_reports
-from tsctl.nodes.node import TRITON, NotRunning, Restored
+from tsctl.nodes.node import TRITON, Restored
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
+from tsctl.nodes.session import require_running
 from tsctl.nodes.triton import process, repository, versions
 from tsctl.nodes.triton.client import READY, WHOLE_BODY, Client, path_of, unwrap
 from tsctl.nodes.triton.node import Node
@@ -83,14 +85,6 @@ class TritonNode(Node):
 
     def stop(self, progress: Progress) -> bool:
         return nodes_process.stop(self, progress, lambda: process.end(self.paths))
-
-    def require_same_addresses(self) -> None:
-        has = process.launched_address(self.paths)
-        if has != self.spec.address:
-            raise NodeError(
-                f"node {self.name} runs with address {has}, and deployment.yaml says {self.spec.address}",
-                "Set it back, run 'make down' (tsctl down), change it again, and then run 'make up' (tsctl up).",
-            )
 
     def crash_report(self) -> str:
         return nodes_process.crash_report(self)
@@ -169,10 +163,7 @@ class TritonNode(Node):
 
     def _look(self) -> tuple[Mapping[str, str], Mapping[str, Mapping[int, int]]]:
         """State of each of Triton's models, and the pids of their workers; raises where nothing answers."""
-        pid = self.pid
-        if pid is None:
-            raise NotRunning(f"node {self.name} does not run", "Start it: tsctl node start --node " + self.name)
-        return self.client.states(), live_workers(pid, self.paths.repository)
+        return self.client.states(), live_workers(self.pid or 0, self.paths.repository)
 
 
 def _observed(served: Served, states: Mapping[str, str], live: Mapping[str, Mapping[int, int]]) -> ObservedVersion:
@@ -199,7 +190,9 @@ def open_node(project: Project, name: str, spec: BaseNodeSpec, read_timeout_s: f
     """The node with its client; nothing is sent yet."""
     if not isinstance(spec, TritonSpec):
         raise TypeError(f"node {name} is of engine {spec.engine}. This is a bug.")
-    return TritonNode(name, spec, project.state / "nodes" / name, Client(spec.address, read_timeout_s))
+    folder = project.state / "nodes" / name
+    client = Client(spec.address, read_timeout_s, partial(require_running, name, folder, spec))
+    return TritonNode(name, spec, folder, client)
 
 
 def served_at_start(folder: Path) -> Iterator[str]:

@@ -33,8 +33,9 @@ def read_pending(paths: Paths) -> list[Served]:
         return []
     try:
         return [read_served(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, KeyError) as error:
-        raise NodeError(f"{path} is damaged: {error}", f"Remove it to start the node empty: rm {path}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise NodeError(f"{path} is damaged: {reason}", f"Remove it to start the node empty: rm {path}") from error
 
 
 def forget(paths: Paths, model: str, version: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ from handlers.contract import (
 )
 from tsctl.config.nodes import TritonSpec
 from tsctl.config.project import Project
-from tsctl.host.files import make_folder, write_document
+from tsctl.host.files import make_folder
 from tsctl.host.process import inherited
 from tsctl.nodes import process
 from tsctl.nodes.environments import Environment, require_environment
@@ -52,7 +51,6 @@ class Paths:
         self.metrics = folder / "metrics"
         self.pending_restore = folder / "triton-restore.json"  # the versions that are still to be registered again
         self.defaults = folder / "defaults.json"
-        self.launched = folder / "triton.json"  # address and pid of the last start
 
 
 def launch(project: Project, node: TritonSpec, paths: Paths) -> subprocess.Popen[bytes]:
@@ -75,11 +73,8 @@ def launch(project: Project, node: TritonSpec, paths: Paths) -> subprocess.Popen
         sys.executable, "-m", "tsctl.nodes.triton.supervisor", str(paths.folder), node.url,
         *_command(environment, node, paths),
     ]  # fmt: skip
-    started = process.spawn_recorded(
-        command, paths.folder, node.nice, variables(os.environ, environment, paths, tmp), tmp, paths.console
-    )
-    write_document(paths.launched, {"address": node.url, "pid": started.pid})
-    return started
+    present = variables(os.environ, environment, paths, tmp) | process.records_variables(paths.folder, node)
+    return process.spawn_recorded(command, paths.folder, node, present, tmp, paths.console)
 
 
 def _command(environment: Environment, node: TritonSpec, paths: Paths) -> list[str]:
@@ -156,11 +151,3 @@ def _remove_shared_memory(paths: Paths) -> None:
     """Remove what killed workers left: nothing else would, until the machine starts anew."""
     for left in SHARED_MEMORY.glob(f"{shared_memory_prefix(paths)}*"):
         left.unlink(missing_ok=True)
-
-
-def launched_address(paths: Paths) -> str | None:
-    """The address with which the node was started last; None where it never was."""
-    try:
-        return str(json.loads(paths.launched.read_text(encoding="utf-8"))["address"])
-    except (OSError, ValueError, KeyError):
-        return None

@@ -17,9 +17,12 @@ import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from handlers.contract import TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER
 from tsctl.archive.container import open_archive, unpack
@@ -67,8 +70,13 @@ class Served:
 
 
 def read_served(content: dict[str, Any]) -> Served:
-    """The version in a record; TypeError or KeyError where it is none."""
-    return Served(**{**content, "numbers": tuple(content["numbers"])})
+    """The version in a record; ValueError where it is none."""
+    return _schema().validate_json(json.dumps(content), strict=True)
+
+
+@cache
+def _schema() -> TypeAdapter[Served]:
+    return TypeAdapter(Served)
 
 
 def triton_name(model: str, version: str) -> str:
@@ -151,7 +159,7 @@ class Repository:
     def _read(self, record: Path) -> Served | None:
         try:
             return read_served(json.loads(record.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, RecursionError):
             return None
 
     def _write_record(self, served: Served) -> None:

@@ -89,20 +89,30 @@ class Supervisor:
                 self._load(repository, now, with_workers(now, now.workers, live.get(now.name, {})))
         except ConflictError:
             return  # a tsctl changes the model at this moment
-        except TsctlError as error:
-            logger.error("%s %s: %s", *served.key, error.message)
+        except (TsctlError, OSError) as error:  # it keeps no other version from being looked at
+            logger.error("%s %s: %s", *served.key, _reason(error))
 
     def _load(self, repository: Repository, before: Served, after: Served) -> None:
-        """Load the version with new workers in place of dead ones."""
-        repository.update(after)
+        """Load the version with new workers in place of dead ones.
+
+        Raises:
+            TsctlError: they do not load.
+            OSError: the disk is full, for instance; its files are written at the next try.
+        """
         try:
+            repository.update(after)
             self.client.load(after.name, after.startup_s + READ_TIMEOUT_S)
-        except TsctlError as error:
+        except (TsctlError, OSError) as error:
             _, pause = self._pauses.get(after.name, (0.0, PAUSE_S))
             self._pauses[after.name] = time.monotonic() + pause, min(2 * pause, LONGEST_PAUSE_S)
-            repository.update(replace(before, failure=error.message.splitlines()[0][:500]))
+            repository.update(replace(before, failure=_reason(error)))
             raise
         self._pauses.pop(after.name, None)
+
+
+def _reason(error: TsctlError | OSError) -> str:
+    text = error.message if isinstance(error, TsctlError) else str(error)
+    return (text.splitlines() or [type(error).__name__])[0][:500]
 
 
 def _dead(served: Served, live: Mapping[str, Mapping[int, int]]) -> bool:
@@ -120,14 +130,18 @@ def main(folder: Path, address: str, command: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     supervisor = Supervisor(Paths(folder), Client(address, READ_TIMEOUT_S))
+    trouble = ""
     while server.poll() is None:
         if signals:
             _end(server, supervisor)
             return 0
         try:
             supervisor.tick()
-        except Exception:
-            logger.exception("a look at the workers failed")
+            trouble = ""
+        except Exception as error:
+            if repr(error) != trouble:  # once, or it would fill the log
+                logger.exception("a look at the workers failed")
+            trouble = repr(error)
         time.sleep(TICK_S)
     return server.returncode
 

@@ -6,10 +6,11 @@ and ConflictError while another tsctl changes this model on this node. The publi
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
+
+from pydantic import TypeAdapter
 
 from tsctl.archive.container import read_samples
 from tsctl.archive.store import StoredArchive, require_whole
@@ -132,7 +133,7 @@ def warm_up(node: Node, archive: StoredArchive, version: str, note: Note) -> Non
 def read_defaults(node: Node) -> dict[str, str]:
     """The version of each model that answers callers who name none; Triton has no such thing, so tsctl keeps it."""
     try:
-        return dict(json.loads(node.paths.defaults.read_text(encoding="utf-8")))
+        return TypeAdapter(dict[str, str]).validate_json(node.paths.defaults.read_bytes(), strict=True)
     except (OSError, ValueError):
         return {}
 
@@ -169,7 +170,7 @@ def _register(
 def _load(node: Node, served: Served, note: Note, timeout_s: float | None) -> None:
     """Load the version, or what has changed of it, and wait until all its workers are ready."""
     note(f"{served.workers} workers load")
-    log_offset = size(node.paths.log)
+    log_offset, begun = size(node.paths.log), time.monotonic()
     limit_s = timeout_s or served.startup_s + PROCESS_START_S
     try:
         node.client.load(served.name, limit_s)
@@ -178,7 +179,9 @@ def _load(node: Node, served: Served, note: Note, timeout_s: float | None) -> No
         refused = [
             report.reason for report in reports if (report.model, report.version) == served.key and report.reason
         ]
-        reason = refused[-1] if refused else error.reason.splitlines()[0]
+        reason = refused[-1] if refused else (error.reason.splitlines() or ["Triton does not say why"])[0]
+        if not refused and time.monotonic() - begun > served.startup_s:
+            reason = f"no worker was ready within {served.startup_s} s"
         raise NodeError(
             f"{served.model} {served.version} refused to load on node {node.name}: {reason}",
             f"The log is {node.paths.log}.",

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from handlers.contract import CHECK_ANSWER, CHECK_HEADER
 from tsctl.errors import NodeError
 from tsctl.nodes.observed import Reply
-from tsctl.nodes.session import Connection
+from tsctl.nodes.session import Connection, unguarded
 from tsctl.nodes.uvicorn.keys import Keys, read_keys
 
 #: For the node to take a change, or to answer a request.
@@ -54,12 +54,15 @@ class AdminClient:
         key_file: with its tokens.
         has_token: requests for answers need theirs.
         read_timeout_s: for the node to describe its state.
+        guard: called before each request; raises where the token must not be sent.
     """
 
-    def __init__(self, url: str, key_file: Path, has_token: bool, read_timeout_s: float) -> None:
+    def __init__(
+        self, url: str, key_file: Path, has_token: bool, read_timeout_s: float, guard: Callable[[], None] = unguarded
+    ) -> None:
         self._url, self._key_file, self._has_token = url, key_file, has_token
         self._read_timeout_s = read_timeout_s
-        self._connection = Connection()
+        self._connection = Connection(guard)
         self._keys: Keys | None = None
 
     def versions(self) -> list[VersionState]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from tsctl.host.progress import Progress
 from tsctl.nodes import process
 from tsctl.nodes.managed import ManagedNode, VersionReport
 from tsctl.nodes.observed import ObservedVersion, Reply
+from tsctl.nodes.session import require_running
 from tsctl.nodes.uvicorn.client import AdminClient, VersionState
 from tsctl.nodes.uvicorn.installed import SERVER, require_installed
 from tsctl.nodes.uvicorn.keys import make_keys, read_keys
@@ -80,13 +82,6 @@ class UvicornNode(ManagedNode):
     def stop(self, progress: Progress) -> bool:
         return process.stop(self, progress, lambda: process.end(self.folder, STOP_GRACE_S))
 
-    def require_same_addresses(self) -> None:
-        if problem := self._not_answering():
-            raise NodeError(
-                f"node {self.name} runs (pid {self.pid}), but not at {self.spec.address}: {problem}",
-                "Set its address back, run 'make down' (tsctl down), change it again, and run 'make up' (tsctl up).",
-            )
-
     def crash_report(self) -> str:
         return process.crash_report(self)
 
@@ -120,9 +115,10 @@ class UvicornNode(ManagedNode):
         }
         environment = {
             **inherited(os.environ), **passed, METRICS_FOLDER_VARIABLE: str(self.metrics_folder),
+            **process.records_variables(self.folder, self.spec),
             "TMPDIR": str(tmp), "TEMP": str(tmp), "PYTHONUNBUFFERED": "1", **variables,
         }  # fmt: skip
-        return process.spawn_recorded(command, self.folder, self.spec.nice, environment, tmp, self.logs[0])
+        return process.spawn_recorded(command, self.folder, self.spec, environment, tmp, self.logs[0])
 
     def _not_answering(self) -> str:
         try:
@@ -206,7 +202,9 @@ def make_node(
     """A node of this class with its client."""
     folder = project.state / "nodes" / name
     key_file = project.root / spec.key_file if spec.key_file else folder / "key_file.json"
-    return kind(name, spec, folder, AdminClient(spec.address, key_file, spec.tokens, read_timeout_s), key_file)
+    guard = partial(require_running, name, folder, spec)
+    client = AdminClient(spec.address, key_file, spec.tokens, read_timeout_s, guard)
+    return kind(name, spec, folder, client, key_file)
 
 
 def served_at_start(folder: Path) -> Iterator[str]:
@@ -216,7 +214,7 @@ def served_at_start(folder: Path) -> Iterator[str]:
         yield from (str(entry["archive"]) for entry in entries)
     except FileNotFoundError:
         return
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise NodeError(
             f"{folder / _SERVED} is damaged: {error}", f"Remove it to start the node empty: rm {folder / _SERVED}"
         ) from error

@@ -21,8 +21,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from handlers.adapters.asgi.node.registry import Conflict, Registry, Unknown
-from handlers.adapters.asgi.node.served import ARCHIVE, DIGEST, MOST_WORKERS, NAME, VERSION, Entry
+from handlers.adapters.asgi.node.registry import Conflict, Registry, Unknown, Unwritten
+from handlers.adapters.asgi.node.served import ARCHIVE, DIGEST, NAME, VERSION, Entry
+from handlers.contract import MOST_WORKERS
 
 ROOT = "/admin/"
 NewModel = Annotated[str, InPath(pattern=NAME)]
@@ -49,7 +50,7 @@ class Workers(BaseModel):
 
 def build_admin(registry: Registry) -> FastAPI:
     """The application for the paths under ROOT."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
 
     @app.get("/admin/versions")
     async def versions() -> list[dict[str, Any]]:
@@ -88,9 +89,9 @@ def build_admin(registry: Registry) -> FastAPI:
     async def conflict(request: Request, error: Conflict) -> JSONResponse:
         return _refusal(409, str(error))
 
-    @app.exception_handler(OSError)
-    async def unwritten(request: Request, error: OSError) -> JSONResponse:
-        return _refusal(507, f"the list of what the node serves cannot be written: {error.strerror}")
+    @app.exception_handler(Unwritten)
+    async def unwritten(request: Request, error: Unwritten) -> JSONResponse:
+        return _refusal(507, str(error))
 
     @app.exception_handler(HTTPException)
     async def misdirected(request: Request, error: HTTPException) -> JSONResponse:

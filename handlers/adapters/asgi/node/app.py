@@ -51,10 +51,11 @@ class Node:
         """Where the predictions of a path are computed; None where it asks for none, or comes without the token."""
         if self._header is not None and not _has(headers, self._header):
             return None
-        if path.startswith(b"/models/"):  # a version's own pages
-            parts = path.split(b"/", 4)
-            path = b"/" + parts[4] if len(parts) == 5 else b""
-        server = self._registry.servers.get(path.decode("latin-1"))
+        text = path.decode("latin-1")
+        server = self._registry.servers.get(text)
+        if server is None and text.startswith("/models/"):
+            server, root = self._of_version(text)
+            path = path[len(root) :]
         return server.route(path) if server is not None else None
 
     def next_id(self) -> str:
@@ -86,15 +87,9 @@ class Node:
         """Answer a path that is no prediction of a version that is served."""
         parts = path.split("/")
         server: Server | None = None
-        if parts[1:2] == ["models"] and len(parts) > 4:  # what a server of this version alone has, under its own path
-            server = self._server(parts[2], parts[3])
-            root = "/".join(parts[:4])
-            inner = path.removeprefix(root)
-            if server is not None and inner in self._registry.servers:
-                server = self._registry.servers[inner]
-                scope = {**scope, "path": inner}
-            else:
-                scope = {**scope, "root_path": scope.get("root_path", "") + root}
+        if parts[1:2] == ["models"] and len(parts) > 4:
+            server, root = self._of_version(path)
+            scope = {**scope, "root_path": scope.get("root_path", "") + root}
         elif parts[1:2] == ["models"] and len(parts) == 3:
             server = self._server(parts[2], None)
         elif parts[1:3] == ["v2", "models"] and len(parts) > 3:
@@ -104,6 +99,14 @@ class Node:
         if server is None:
             return await self._refuse(NotFound("The node has no such version; GET /models has all."), scope, send)
         await server(scope, receive, send)
+
+    def _of_version(self, path: str) -> tuple[Server | None, str]:
+        """The version whose own server `/models/MODEL/VERSION/...` stands for, and the part of the path before its own.
+
+        Under this path is all that a server of this version alone has.
+        """
+        _, root, model, version, *_ = [*path.split("/", 4), "", ""]
+        return self._server(model, version), f"/{root}/{model}/{version}"
 
     def _server(self, model: str, version: str | None) -> Server | None:
         path = f"/predictions/{model}" if version is None else f"/predictions/{model}/{version}"
@@ -128,7 +131,7 @@ def _has(headers: Headers, wanted: bytes) -> bool:
 
 def _own_routes(registry: Registry) -> FastAPI:
     """The paths of the node itself."""
-    app = FastAPI(title="tsctl node", openapi_url=None)
+    app = FastAPI(title="tsctl node", openapi_url=None, redirect_slashes=False)
 
     @app.get("/ping")
     @app.get("/v2/health/ready")

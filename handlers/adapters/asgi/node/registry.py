@@ -49,6 +49,10 @@ class Unknown(Exception):
     """No such version is registered."""
 
 
+class Unwritten(Exception):
+    """The list of what the node serves cannot be written, as on a disk that is full."""
+
+
 @dataclass(eq=False)
 class Version:
     """One registered version."""
@@ -141,7 +145,7 @@ class Registry:
 
         Raises:
             Conflict: it is registered.
-            OSError: the list cannot be written, and nothing is registered.
+            Unwritten: the list cannot be written, and nothing is registered.
         """
         key = entry.model, entry.version
         before = self.versions.get(key)
@@ -158,7 +162,7 @@ class Registry:
         Raises:
             Unknown: it is not registered.
             Conflict: it is not unpacked yet, or must not serve.
-            OSError: the list cannot be written, and nothing changes.
+            Unwritten: the list cannot be written, and nothing changes.
         """
         target = self.get(model, version)
         if target.pool is None or target.state not in (State.STARTING, State.SERVING):
@@ -174,7 +178,7 @@ class Registry:
         Raises:
             Unknown: it is not registered.
             Conflict: it has no worker that is ready.
-            OSError: the list cannot be written, and nothing changes.
+            Unwritten: the list cannot be written, and nothing changes.
         """
         target = self.get(model, version)
         if target.pool is None or not target.pool.ready_workers:
@@ -192,7 +196,7 @@ class Registry:
         Raises:
             Unknown: it is not registered.
             Conflict: it is the default while others exist.
-            OSError: the list cannot be written, and nothing changes.
+            Unwritten: the list cannot be written, and nothing changes.
         """
         target = self.get(model, version)
         if target.state is State.ENDING:
@@ -283,11 +287,14 @@ class Registry:
         """Write the list with these changes.
 
         Raises:
-            OSError: it cannot be written.
+            Unwritten: it cannot be written.
         """
         entries = {key: version.entry for key, version in self.versions.items() if version.state is not State.ENDING}
         after = {**entries, **changed}
-        write_served(self._file, [entry for _, entry in sorted(after.items()) if entry is not None])
+        try:
+            write_served(self._file, [entry for _, entry in sorted(after.items()) if entry is not None])
+        except OSError as error:
+            raise Unwritten(f"the list of what the node serves cannot be written: {error.strerror}") from error
 
     @property
     def _file(self) -> Path:

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from handlers.contract import MOST_WORKERS
+
 #: The names of models and versions that stand in paths, headers and file names; of archives; SHA-256 in hexadecimal.
 NAME, VERSION = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$", r"^[A-Za-z0-9][A-Za-z0-9_.]{0,31}$"
 ARCHIVE, DIGEST = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,195}\.mar$", r"^[0-9a-f]{64}$"
-MOST_WORKERS = 256
 
 
 @dataclass(frozen=True)

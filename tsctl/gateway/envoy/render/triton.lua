@@ -17,6 +17,12 @@ function envoy_on_request(handle)
   headers:remove("accept-encoding")
 end
 
+-- Headers that say where an answer ends, and what becomes of the connection: they are Envoy's, and not a worker's.
+local FRAMING = {
+  connection = true, ["content-length"] = true, ["keep-alive"] = true, ["proxy-connection"] = true, te = true,
+  trailer = true, ["transfer-encoding"] = true, upgrade = true,
+}
+
 -- Status and headers of an envelope by its head; a version has few different ones.
 local heads, count = {}, 0
 
@@ -25,9 +31,14 @@ local function read_head(text)
   if known ~= nil then
     return known
   end
-  local head = { status = string.match(text, "^(%d%d%d)\n"), headers = {} }
-  for name, value in string.gmatch(text, "\n([^:\n]+): ([^\n]*)") do
-    head.headers[name] = value
+  local head = { status = string.match(text, "^([2-5]%d%d)\n"), headers = {} }
+  if head.status == "204" or head.status == "304" then
+    head.status = nil -- a body would be read as the next answer
+  end
+  for name, value in string.gmatch(text, "\n([%l%d-]+): ([^%c]*)") do
+    if not FRAMING[name] then
+      head.headers[name] = value
+    end
   end
   if count < MOST_HEADS then
     heads[text] = head

@@ -1,0 +1,1 @@
+"""Reads, compacts and removes the prediction records of nodes (docs/records.md)."""

@@ -1,0 +1,190 @@
+"""Labels that come later: kept beside the project's state, and joined with the records of the same requests.
+
+Invariant: of several labels of one item, the one that was added last counts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+from tsctl.errors import SpecError
+from tsctl.host.files import make_folder
+from tsctl.records.database import Place, connect, query, quoted, require
+
+if TYPE_CHECKING:
+    import duckdb
+
+#: How DuckDB reads a file of labels, by its suffix.
+READERS = {
+    ".csv": "read_csv({}, all_varchar = true)",
+    ".parquet": "read_parquet({})",
+    ".jsonl": "read_json({}, format = 'newline_delimited')",
+}
+#: Of a normal distribution, for two-sided intervals of 95 %.
+Z = 1.959964
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of items, with Wilson's interval of 95 %."""
+
+    count: int
+    of: int
+
+    @property
+    def value(self) -> float:
+        return self.count / self.of
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson (1927): it keeps its level for small numbers and for shares near 0 and 1."""
+        z2, n, share = Z * Z, self.of, self.value
+        middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+        half = Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Predictions of similar confidence: how sure the version was, and how often it was right."""
+
+    confidence: float  # their mean
+    right: Share
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What the labels say of one version."""
+
+    model: str
+    version: str
+    right: Share
+    bins: tuple[Bin, ...]  # ascending; empty where the answers have no confidences
+    confusion: tuple[tuple[str, str, int], ...]  # label, predicted class, items; the most frequent first
+
+    @property
+    def calibration_error(self) -> float | None:
+        """The expected calibration error: the mean distance of confidence and accuracy, by bins of equal width."""
+        items = sum(each.right.of for each in self.bins)
+        if not items:
+            return None
+        return sum(each.right.of * abs(each.confidence - each.right.value) for each in self.bins) / items
+
+
+def add(folder: Path, file: Path) -> int:
+    """Keep the labels in a file with the columns request_id, label and, if it likes, row; returns how many.
+
+    Raises:
+        SpecError: the file cannot be read, lacks a column or a value, or contradicts itself.
+    """
+    errors = require("duckdb").Error
+    reader = READERS.get(file.suffix)
+    if reader is None:
+        raise SpecError(f"{file}: must end with {', '.join(READERS)}")
+    if not file.is_file():
+        raise SpecError(f"{file}: no such file")
+    connection = connect()
+    try:
+        connection.execute(f"CREATE TABLE given AS SELECT * FROM {reader.format(quoted(str(file)))}")
+        columns = {name for name, *_ in connection.execute("DESCRIBE given").fetchall()}
+        if missing := {"request_id", "label"} - columns:
+            have = ", ".join(sorted(columns))
+            raise SpecError(f"{file}: has no column {', '.join(sorted(missing))}", f"Its columns are {have}.")
+        row = "TRY_CAST(row AS INTEGER)" if "row" in columns else "0"
+        connection.execute(
+            f"CREATE TABLE labels AS SELECT DISTINCT request_id::VARCHAR AS request_id, {row} AS row,"
+            " label::VARCHAR AS label FROM given"
+        )
+        empty = _one(connection, "SELECT count(*) FROM labels WHERE request_id IS NULL OR label IS NULL OR row IS NULL")
+        if empty:
+            raise SpecError(f"{file}: {empty} rows lack a request_id, a label, or a whole number as row")
+        twice = connection.execute(
+            "SELECT request_id FROM labels GROUP BY request_id, row HAVING count(*) > 1"
+        ).fetchone()
+        if twice is not None:
+            raise SpecError(f"{file}: request {twice[0]} has several labels", "Give each request one.")
+        rows = _one(connection, "SELECT count(*) FROM labels")
+        if not rows:
+            raise SpecError(f"{file}: has no label")
+        make_folder(folder)
+        now = time.time_ns()
+        name = f"labels-{now:020d}-{token_hex(4)}.parquet"
+        making = folder / f".{name}"
+        connection.execute(
+            f"COPY (SELECT *, {now} AS added FROM labels) TO {quoted(str(making))} (FORMAT parquet, COMPRESSION zstd)"
+        )
+        making.chmod(0o600)
+        making.rename(folder / name)
+        return rows
+    except errors as error:
+        raise SpecError(f"{file} cannot be read: {str(error).strip().splitlines()[0]}") from None
+    finally:
+        connection.close()
+
+
+def qualities(folder: Path, places: Sequence[Place], model: str | None = None) -> list[Quality]:
+    """What the labels say of each version that they have records of.
+
+    Raises:
+        SpecError: there are no labels.
+        AnalysisError: records cannot be read.
+    """
+    files = sorted(str(path) for path in folder.glob("labels-*.parquet")) if folder.is_dir() else []
+    if not files:
+        raise SpecError("no labels were added", "Add some: tsctl labels add FILE")
+    paired = _PAIRED.format(labels=f"[{', '.join(map(quoted, files))}]")
+    arguments, extra = [model], [str(folder)]
+    _, confusion = query(places, f"{paired} {_CONFUSION}", arguments, extra)
+    _, bins = query(places, f"{paired} {_BINS}", arguments, extra)
+    found = []
+    for key in sorted({(row[0], row[1]) for row in confusion}):
+        cells = [tuple(row[2:]) for row in confusion if row[:2] == key]
+        right = Share(sum(count for label, predicted, count in cells if label == predicted), sum(c[2] for c in cells))
+        of_version = tuple(Bin(row[3], Share(row[4], row[5])) for row in bins if row[:2] == key)
+        found.append(Quality(*key, right, of_version, tuple(cells)))
+    return found
+
+
+#: One row for each item that has a label and a prediction with a class. A bare score is the probability of one of two
+#: classes: of the one whose predictions have the higher scores.
+_PAIRED = """
+WITH truth AS (
+    SELECT request_id, row, arg_max(label, added) AS label FROM read_parquet({labels}) GROUP BY request_id, row
+), answers AS (
+    SELECT model, version, request_id, row, arg_max(label, time) AS predicted,
+        arg_max(CASE WHEN len(scores) > 0 THEN list_max(scores) ELSE score END, time) AS score,
+        coalesce(bool_or(len(scores) > 0), false) AS has_scores
+    FROM records WHERE label IS NOT NULL AND ($1 IS NULL OR model = $1) GROUP BY model, version, request_id, row
+), positive AS (
+    SELECT model, arg_max(predicted, mean) AS name FROM (
+        SELECT model, predicted, avg(score) AS mean FROM answers WHERE NOT has_scores GROUP BY model, predicted
+    ) GROUP BY model HAVING count(*) = 2
+), paired AS (
+    SELECT model, version, predicted, truth.label AS label,
+        CASE WHEN has_scores THEN score WHEN predicted = name THEN score WHEN name IS NOT NULL THEN 1 - score END
+            AS confidence
+    FROM answers JOIN truth USING (request_id, row) LEFT JOIN positive USING (model)
+)
+"""
+_CONFUSION = """
+SELECT model, version, label, predicted, count(*) AS items FROM paired
+GROUP BY ALL ORDER BY items DESC, label, predicted
+"""
+_BINS = f"""
+SELECT model, version, least(floor(confidence * {BINS}), {BINS - 1})::INTEGER AS bin, avg(confidence),
+    count(*) FILTER (label = predicted), count(*)
+FROM paired WHERE confidence BETWEEN 0 AND 1 GROUP BY ALL ORDER BY ALL
+"""
+
+
+def _one(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
+    row = connection.execute(sql).fetchone()
+    assert row is not None  # noqa: S101 - an aggregate has one row
+    return int(row[0])

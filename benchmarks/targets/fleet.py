@@ -160,8 +160,8 @@ def running(
         yield Fleet(own, gateway, archives, key)
     finally:
         require_tsctl(own, "gateway", "stop")
-        for node in gateway.nodes():
-            require_tsctl(own, "node", "stop", "--node", node.name)
+        with ThreadPoolExecutor(len(specs)) as pool:
+            list(pool.map(lambda node: require_tsctl(own, "node", "stop", "--node", node.name), gateway.nodes()))
 
 
 def missing_engine(project: Project, engine: str) -> str:

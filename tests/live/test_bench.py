@@ -17,18 +17,22 @@ from benchmarks.workloads.embeddings import embedding, embeddings_workload
 from benchmarks.workloads.linear import build_linear
 from benchmarks.workloads.overhead import FASTAPI, OURS, STOCK, overhead_workload, scores
 from benchmarks.workloads.pictures import digit_pictures, import_failure, pictures_workload, probabilities
-from tests.support.sites import CHECKOUT
+from tests.support.sites import CHECKOUT, quick_project
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.progress import Progress
 
-PROJECT = Project(CHECKOUT)
 QUIET = Progress(Console(quiet=True))
 
 
-def test_a_linear_layer_answers_alike_on_a_target_of_each_kind(tmp_path: Path) -> None:
-    linear = build_linear(PROJECT, tmp_path / "built", QUIET)
-    whole = overhead_workload(PROJECT, linear, tmp_path)
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return quick_project(tmp_path_factory.mktemp("bench") / "site", "digits", "embeddings")
+
+
+def test_a_linear_layer_answers_alike_on_a_target_of_each_kind(project: Project, tmp_path: Path) -> None:
+    linear = build_linear(project, tmp_path / "built", QUIET)
+    whole = overhead_workload(project, linear, tmp_path)
     workload = replace(whole, targets=[target for target in whole.targets if target.name in (OURS, STOCK, FASTAPI)])
     row = json.loads(linear.sample)["row"]
     right = [sum(x * ((64 * i + j) / 640 - 0.5) for j, x in enumerate(row)) for i in range(10)]
@@ -56,8 +60,8 @@ def test_a_linear_layer_answers_alike_on_a_target_of_each_kind(tmp_path: Path) -
         run_script("worker_alone.py", {**options, "batches": 10}, 60)  # its folder is no longer empty
 
 
-def test_sentences_are_embedded_alike_on_every_target(tmp_path: Path) -> None:
-    workload, _ = embeddings_workload(PROJECT, tmp_path, QUIET)
+def test_sentences_are_embedded_alike_on_every_target(project: Project, tmp_path: Path) -> None:
+    workload, _ = embeddings_workload(project, tmp_path, QUIET)
     sample = (CHECKOUT / "archives" / "embeddings" / "samples" / "sentence.json").read_bytes()
     golden = json.loads((CHECKOUT / "archives" / "embeddings" / "golden" / "1.0.json").read_text())["sentence.json"]
     with started(workload, QUIET) as addresses:
@@ -68,8 +72,8 @@ def test_sentences_are_embedded_alike_on_every_target(tmp_path: Path) -> None:
                 assert math.hypot(*embedding(mixed)) == pytest.approx(1.0, abs=1e-4), name
 
 
-def test_digits_are_classified_alike_on_every_target(tmp_path: Path) -> None:
-    workload, _ = pictures_workload(PROJECT, tmp_path, QUIET)
+def test_digits_are_classified_alike_on_every_target(project: Project, tmp_path: Path) -> None:
+    workload, _ = pictures_workload(project, tmp_path, QUIET)
     classes = [digit for _, digit in digit_pictures()][:60]
     with started(workload, QUIET) as addresses:
         for name, address in addresses.items():

@@ -7,8 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.gameday import run as gameday
-from tests.support.sites import CHECKOUT
-from tsctl.config.project import Project
+from tests.support.sites import quick_project
 from tsctl.host.progress import Progress
 
 #: Fewer and shorter steps, which still show 5 % of errors: at 50 % if not at 25 %.
@@ -17,7 +16,7 @@ QUICK = {**gameday.POLICY, "steps": [25, 50, 100], "hold_s": 2, "min_requests": 
 
 def test_a_canary_that_raises_is_rolled_back_and_an_identical_one_promoted(tmp_path: Path) -> None:
     quiet = Progress(Console(quiet=True))
-    day = gameday.run(Project(CHECKOUT), quiet, ["exceptions", "same"], tmp_path, QUICK, warm_s=3)
+    day = gameday.run(quick_project(tmp_path / "settings"), quiet, ["exceptions", "same"], tmp_path, QUICK, warm_s=3)
     raises, same = day.releases
     assert not gameday.wrong_verdicts(day.releases)
     assert (raises.outcome, raises.signal) == ("rolled back", "errors")

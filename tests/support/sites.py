@@ -21,6 +21,7 @@ import requests
 import yaml
 
 from tests.support.commands import Result, hear_signals, run_command
+from tsctl.config.project import Project
 from tsctl.host.ports import free_ports
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -209,6 +210,13 @@ def make_site(root: Path) -> Site:
     }
     (root / "deployment.yaml").write_text(yaml.safe_dump({"nodes": {"local": node}, "models": {}}, sort_keys=False))
     return Site(root)
+
+
+def quick_project(root: Path, *models: str) -> Project:
+    """A project for benchmarks that a test runs: this checkout's settings but for QUICK_START, and these archives."""
+    site = make_site(root)
+    copy_archives(site, *models)
+    return Project(site.root)
 
 
 def empty(site: Site, deployment: dict[str, Any]) -> None:

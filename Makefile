@@ -26,7 +26,7 @@ BUILT := archives/store archives/*/.built build dist .coverage* .pytest_cache .h
 PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status archives engines verify test test-unit test-live coverage fuzz lint \
+.PHONY: help setup up monitor down status archives engines verify test test-unit test-live coverage fuzz lint \
 	bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-oip bench-overhead bench-rollout gameday clean distclean
 
 help:  ## Show this list
@@ -39,7 +39,10 @@ setup: $(STAMP)  ## Make .venv from requirements.lock, or say that it is ready
 up: $(STAMP)  ## Build, start, register and ask every model; all that is missing is set up
 	@$(RUN) scripts/serve.py up
 
-down: $(STAMP)  ## Stop the node that `make up` started, and only that
+monitor: $(STAMP)  ## Start Prometheus and Alertmanager beside `make up` (needs Debian's packages)
+	@$(RUN) scripts/serve.py monitoring start
+
+down: $(STAMP)  ## Stop what `make up` and `make monitor` started, and only that
 	@$(RUN) scripts/serve.py down
 
 status: $(STAMP)  ## Show nodes, models, versions and workers

@@ -2,7 +2,7 @@
 
 Its methods are the steps of a request; it does not depend on any server. The worker (`handlers/worker/worker.py`) sets
 the attributes and calls `load` and `warmup` once. Then it calls `decode` or `decode_row` per request, the next methods
-per batch, and `classify` per answer, in this order.
+per batch, and `classify` per answer, in this order. A thread calls `summarize` and `redact` for each record.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from handlers.batching import Costs, cheapest_parts, micro_batches
 from handlers.contract import JSON
+from handlers.records.summary import Features, features
 from handlers.schema import Schema, parse_json, row_json, validate
 from handlers.telemetry.metrics import Telemetry
 from handlers.weights import import_file, load_weights
@@ -143,3 +144,19 @@ class ServingHandler:
         that `postprocess` returned.
         """
         return None
+
+    # ---- for each record, in another thread than the requests ----------------------------------------------------
+
+    def summarize(self, item: Any) -> Features:
+        """What the record of a prediction says of a validated item: a float for each number, a str for each category.
+
+        By default texts are only counted, unless the schema limits them to a few.
+        """
+        return features(item)
+
+    def redact(self, item: Any) -> Any:
+        """The validated item as it may be kept where `records.input_days` is set; None keeps nothing.
+
+        The result is written as JSON. Return a copy: the item may still be on its way through the model.
+        """
+        return item

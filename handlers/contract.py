@@ -1,7 +1,7 @@
 """What workers, the gateway and tsctl agree on: header names, environment variables, processor cores, the problem
-document, golden answers, load reports and metric names.
+document, golden answers, load reports and metric names. Beside it, record_files.py has the files of records.
 
-The one module that both worlds import. Invariant: standard library only, and importing it does no work; a name that two
+Both worlds import it. Invariant: standard library only, and importing it does no work; a name that two
 sides of the wire use is defined here and nowhere else.
 """
 
@@ -27,6 +27,9 @@ SENT_HEADER = "x-tsctl-sent-ms"
 #: A request that no client sent, and that no metric counts: CHECK_HEALTH may be answered by what the worker knows of
 #: itself, CHECK_ANSWER is answered by the model.
 CHECK_HEADER, CHECK_HEALTH, CHECK_ANSWER = "x-tsctl-check", "health", "answer"
+#: The name of the client's key, and the part that the version plays for this request, as the gateway says. A shadow's
+#: copies are marked by SHADOW_HEADER; their track is that of the version that answers the client.
+CLIENT_HEADER, ASSIGNED_TRACK_HEADER, SHADOW_HEADER = "x-tsctl-client", "x-tsctl-track", "x-tsctl-shadow"
 #: What the response cache did: one of CACHE_STATES.
 CACHE_HEADER = "x-cache"
 CACHE_STATES = ("hit", "miss", "bypass")
@@ -93,6 +96,9 @@ WORKER_PYTHON_VARIABLE = "TSCTL_WORKER_PYTHON"
 SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
 #: Secret with which nodes authenticate the answers that they share; one that has it takes no answer made without it.
 SHARED_CACHE_KEY_VARIABLE = "TS_SHARED_CACHE_KEY"
+#: Folder of the prediction records, and the most megabytes (of 2^20 bytes) of all files in it.
+RECORDS_FOLDER_VARIABLE, RECORDS_MB_VARIABLE = "TS_RECORDS_FOLDER", "TS_RECORDS_MB"
+MOST_RECORDS_MB = 1024  # where nobody says
 #: Bytes of the longest answer that the node reads, as TorchServe's own variable for `max_response_size` is called.
 ANSWER_LIMIT_VARIABLE = "TS_MAX_RESPONSE_SIZE"
 #: Folder of Python packages that a worker in another environment than tsctl's searches last.
@@ -298,4 +304,8 @@ COMPUTED_ITEMS = "tsctl_worker_computed_items_total"
 INPUT_POSITIONS = "tsctl_worker_input_positions_total"
 MEMORY_SPLITS = "tsctl_worker_memory_splits_total"
 BISECTIONS = "tsctl_worker_bisections_total"
+WORKER_STARTS = "tsctl_worker_starts_total"
 WARMUP_SECONDS = "tsctl_worker_warmup_seconds"
+RECORDED_ITEMS = "tsctl_worker_records_total"
+#: What became of an item that was to be recorded; all but the first are dropped.
+RECORD_OUTCOMES = ("written", "queue-full", "disk-full", "unwritable", "failed")

@@ -17,6 +17,7 @@ from handlers.contract import JPEG, JSON, PNG
 from handlers.device import to_device
 from handlers.errors import PayloadTooLarge, RequestError, UndecodableBody
 from handlers.pictures import bare_picture
+from handlers.records.summary import Features
 from handlers.schema import Schema, parse_json, validate
 
 #: Decimals of an answer's probabilities: more than float32 is sure of near one.
@@ -98,6 +99,20 @@ class ImageHandler(ServingHandler):
     def classify(self, answer: dict[str, Any]) -> str:
         """The likeliest label."""
         return str(answer["label"])
+
+    def summarize(self, item: np.ndarray | tuple[str, bytes]) -> Features:
+        """Width and height as the picture came, in pixels, and the mean brightness that the network sees, 0 to 1."""
+        prepared = self._prepared(item)
+        height, width = self.shape
+        if isinstance(item, tuple):
+            with warnings.catch_warnings(), Image.open(io.BytesIO(item[1]), formats=[_FORMATS[item[0]]]) as picture:
+                width, height = picture.size
+        size: Features = {"width": float(width), "height": float(height)}
+        return size if isinstance(prepared, RequestError) else size | {"brightness": float(prepared.mean())}
+
+    def redact(self, item: np.ndarray | tuple[str, bytes]) -> Any:
+        """A picture as its media type and bytes, which a record has in base64."""
+        return {"media_type": item[0], "body": item[1]} if isinstance(item, tuple) else {"grey": item}
 
     def _grey_values(self, request: Any) -> np.ndarray:
         return np.asarray(request.pixels, dtype=np.float32) / np.float32(self.value_max)

@@ -24,6 +24,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
     request_id: str | None = None
     row: dict[str, Any] | None = None  # a decoded JSON object in place of a body: a row of an infer request
+    row_number: int = 0  # of that row among those of its request
     error: RequestError | None = None  # why the adapter could not read it; it is answered with this
     wants_description: bool = False  # asks what the worker serves, and for no prediction
 

@@ -15,8 +15,8 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.judge import AVERAGE, ONE_CLIENT, judge, log_e_values
-from tsctl.rollout.decide.statistics import rejects
 from tsctl.rollout.decide.windows import ClientCounts, OutcomeCounts, Window
+from tsctl.statistics.sequential import rejects
 
 #: Requests between two readings of the evidence.
 READING = 200

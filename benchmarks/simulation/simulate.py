@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.evidence import no_evidence
-from tsctl.rollout.decide.statistics import rates_above
+from tsctl.statistics.sequential import rates_above
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -31,6 +31,8 @@ from handlers.pipeline.batch_sizes import batch_sizes, padded_size
 from handlers.pipeline.deadline import Lateness
 from handlers.pipeline.isolation import Broken, GaveUp, Isolation, Quarantine
 from handlers.protocols import plain
+from handlers.records.record import Batch
+from handlers.records.recorder import Recorder
 from handlers.telemetry.metrics import Telemetry
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Pipeline:
         self._sizes = batch_sizes(handler.batch_size) if pads else []
         self._times: dict[str, float] = {}
         self._cache: ResponseCache | None = None
+        self._recorder: Recorder | None = None
         self._quarantine = Quarantine(QUARANTINE_S, QUARANTINED, time.monotonic)
         self._preparing, self._running = (
             Isolation(run, is_out_of_memory, is_fatal, budget_s, time.monotonic, self._count_split)
@@ -82,26 +85,35 @@ class Pipeline:
         """Why a batch was last halved; empty where none was."""
         return self._running.last_split or self._preparing.last_split
 
-    def open(self, cache: ResponseCache | None, telemetry: Telemetry) -> None:
-        """From now on requests come from clients: the cache may answer them, and metrics count them."""
+    def open(self, cache: ResponseCache | None, telemetry: Telemetry, recorder: Recorder | None = None) -> None:
+        """From now on requests come from clients: the cache may answer them; they are counted, and recorded."""
         self._cache = cache
+        self._recorder = recorder
         self._telemetry = telemetry
         self._times.clear()
         self._lateness = Lateness(time.monotonic(), time.time())
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """In the block no metric counts, and the cache neither answers nor keeps anything."""
-        before = self._telemetry, self._cache, self._times, self._handler.telemetry
-        self._telemetry, self._cache, self._times, self._handler.telemetry = Telemetry(), None, {}, Telemetry()
+        """In the block nothing is counted or recorded, and the cache neither answers nor keeps anything."""
+        before = self._telemetry, self._cache, self._recorder, self._times, self._handler.telemetry
+        self._telemetry, self._cache, self._recorder, self._times = Telemetry(), None, None, {}
+        self._handler.telemetry = Telemetry()
         try:
             yield
         finally:
-            self._telemetry, self._cache, self._times, self._handler.telemetry = before
+            self._telemetry, self._cache, self._recorder, self._times, self._handler.telemetry = before
+
+    def close(self) -> None:
+        """Write what metrics and records hold: the process ends soon."""
+        self._handler.telemetry.flush()
+        if self._recorder is not None:
+            self._recorder.close()
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
-        self._lateness.begin(time.monotonic())
+        begin = time.monotonic()
+        self._lateness.begin(begin)
         outcomes: list[Outcome | None] = [None] * len(requests)
         items: list[Any] = []
         indices: list[int] = []
@@ -116,12 +128,18 @@ class Pipeline:
         answers = self._compute(decoded, items) if self._cache is None else self._cached(self._cache, decoded, items)
         for index, outcome in zip(indices, answers, strict=True):
             outcomes[index] = outcome
-        self._lateness.end(time.monotonic(), any(outcome.status == 200 for outcome in answers))
-        return [outcome for outcome in outcomes if outcome is not None]
+        end = time.monotonic()
+        self._lateness.end(end, any(outcome.status == 200 for outcome in answers))
+        answered = [outcome for outcome in outcomes if outcome is not None]
+        if self._recorder is not None:
+            batch = Batch(time.time(), end - begin, len(requests), dict(self._times))
+            self._recorder.take(requests, answered, indices, items, batch)
+        return answered
 
     def count(self, outcomes: Sequence[Outcome]) -> None:
         """Count the outcomes of one batch in the metrics."""
         if not self._telemetry.is_on:
+            self._times = {}
             return
         counts: dict[str, int] = {"ok": len(outcomes)}
         for outcome in outcomes:

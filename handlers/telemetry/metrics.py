@@ -33,9 +33,12 @@ from handlers.contract import (
     INPUT_POSITIONS,
     MEMORY_SPLITS,
     METRICS_FOLDER_VARIABLE,
+    RECORD_OUTCOMES,
+    RECORDED_ITEMS,
     SHARED_CACHE_EXCHANGES,
     STAGE_SECONDS,
     WARMUP_SECONDS,
+    WORKER_STARTS,
 )
 
 if TYPE_CHECKING:
@@ -85,6 +88,8 @@ METRICS = {
     INPUT_POSITIONS: Description("counter", "Tokens or rows of the model's inputs.", {"kind": POSITIONS}),
     MEMORY_SPLITS: Description("counter", "Batches halved because they did not fit into memory."),
     BISECTIONS: Description("counter", "Failing batches halved to find the item that fails."),
+    WORKER_STARTS: Description("counter", "Workers that became ready to serve."),
+    RECORDED_ITEMS: Description("counter", "Items that were to be recorded.", {"outcome": RECORD_OUTCOMES}),
     WARMUP_SECONDS: Description("gauge", "One batch of the last warm-up.", {"batch": None, "run": RUNS}),
 }
 
@@ -115,6 +120,9 @@ class Telemetry:
 
     def shared_cache(self, outcome: str) -> None:
         """One exchange with the shared cache ended as one of SHARED_CACHE_OUTCOMES."""
+
+    def recorded(self, outcome: str, items: int) -> None:
+        """So many sampled items ended as one of RECORD_OUTCOMES."""
 
     def memory_split(self) -> None:
         """A batch was halved because it did not fit into memory."""
@@ -179,6 +187,7 @@ class _Recorder(Telemetry):
         self._children = {
             key: child for name in METRICS if name != WARMUP_SECONDS for key, child in self._children_of(name)
         }
+        _add(self._children[(WORKER_STARTS,)], [1])  # at once: a worker that dies soon is the one to be seen
         self._held: deque[tuple[_Key, float]] = deque()
         self._hold = self._held.append  # atomic, so that neither the request path nor the thread waits for a lock
         self._batches: deque[_Batch] = deque()
@@ -196,6 +205,9 @@ class _Recorder(Telemetry):
 
     def shared_cache(self, outcome: str) -> None:
         self._hold(((SHARED_CACHE_EXCHANGES, outcome), 1))
+
+    def recorded(self, outcome: str, items: int) -> None:
+        self._hold(((RECORDED_ITEMS, outcome), items))
 
     def memory_split(self) -> None:
         self._hold(((MEMORY_SPLITS,), 1))

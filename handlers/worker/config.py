@@ -13,6 +13,7 @@ from typing import Any
 from handlers.cache.open import CacheOptions
 from handlers.contract import Tolerance
 from handlers.errors import LoadError
+from handlers.records.recorder import RecordOptions
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class WorkerConfig:
     wire: str  # bulk or stock; for the adapter of TorchServe
     metrics: bool
     cache: CacheOptions | None
+    records: RecordOptions | None = None
     acceleration: Acceleration = field(default=Acceleration())
     answer_bytes: float = math.inf  # the longest answer that the server takes from a worker
 
@@ -78,7 +80,7 @@ def read_config(
     section = content.get("serving")
     if section is None:
         raise LoadError("model-config.yaml has no 'serving' section: build the archive with tsctl archive build")
-    cache = section.get("cache")
+    cache, records = section.get("cache"), section.get("records")
     return WorkerConfig(
         model=model or manifest["modelName"],
         version=version or manifest["modelVersion"],
@@ -98,6 +100,7 @@ def read_config(
         wire=section.get("wire", "bulk"),
         metrics=section.get("metrics", True),
         cache=CacheOptions(**cache) if cache else None,
+        records=RecordOptions(**records) if records else None,
         acceleration=Acceleration(**section.get("acceleration", {})),
         answer_bytes=answer_bytes,
     )

@@ -13,18 +13,28 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from handlers.base import ServingHandler
+from handlers.cache.keys import canonical
 from handlers.cache.local import ResponseCache
 from handlers.cache.open import open_cache
-from handlers.contract import METRICS_FOLDER_VARIABLE, LoadReport
+from handlers.contract import (
+    METRICS_FOLDER_VARIABLE,
+    MOST_RECORDS_MB,
+    RECORDS_FOLDER_VARIABLE,
+    RECORDS_MB_VARIABLE,
+    LoadReport,
+)
 from handlers.device import finish
 from handlers.errors import LoadError
 from handlers.pipeline.batch_sizes import batch_sizes
 from handlers.pipeline.pipeline import request_key
+from handlers.records.record import Recording
+from handlers.records.recorder import Recorder, open_recorder
 from handlers.telemetry.metrics import telemetry
 from handlers.worker.accelerate import accelerate
 from handlers.worker.config import Acceleration
@@ -76,7 +86,10 @@ def start(worker: Worker) -> dict[str, Any]:
         raise LoadError(f"a batch of samples fails, though each sample alone does not: {pipeline.last_split}")
     # from here on, because the samples' times and outcomes are not those of clients
     handler.telemetry = telemetry(config.model, config.version, config.metrics, os.environ.get(METRICS_FOLDER_VARIABLE))
-    worker.open(_open_cache(worker, samples), [sample.golden for sample in samples])
+    recorder = _open_recorder(worker)
+    worker.open(_open_cache(worker, samples), [sample.golden for sample in samples], recorder)
+    if recorder is not None:
+        recorder.start()
     for timing in timings:
         handler.telemetry.warmup(timing.batch, timing.cold_s, timing.warm_s)
     gc.collect()
@@ -87,6 +100,7 @@ def start(worker: Worker) -> dict[str, Any]:
         "threads": handler.threads,
         "metrics": "on" if handler.telemetry.is_on else "off",
         "cache": "off" if config.cache is None else cache,
+        "records": "off" if recorder is None else "on",
         **accelerated,
         **worker.tuned(),
         "warmup": [timing.fact() for timing in timings],
@@ -168,3 +182,17 @@ def _open_cache(worker: Worker, samples: Sequence[Sample]) -> ResponseCache | No
         except TypeError as error:
             raise LoadError(f"the cache cannot tell requests apart by what decode returns: {error}") from None
     return cache
+
+
+def _open_recorder(worker: Worker) -> Recorder | None:
+    """Records of this worker's answers; None where the archive wants none, or the server gives no folder."""
+    config, handler = worker.config, worker.handler
+    folder = os.environ.get(RECORDS_FOLDER_VARIABLE)
+    options = config.records
+    if options is None or not options.share or not folder:
+        return None
+    recording = Recording(
+        config.model, config.version, handler.summarize, canonical, handler.redact, options.input_days is not None
+    )
+    most_bytes = int(os.environ.get(RECORDS_MB_VARIABLE) or MOST_RECORDS_MB) << 20
+    return open_recorder(options, recording, Path(folder), most_bytes, handler.telemetry.recorded)

@@ -43,6 +43,7 @@ from handlers.pipeline.pipeline import Pipeline
 from handlers.protocols import open_inference
 from handlers.protocols.encoding import ENCODING_HEADER, decode_body
 from handlers.protocols.open_inference.messages import encode_model_metadata
+from handlers.records.recorder import Recorder
 from handlers.worker.config import WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Worker:
         self._class_names = ClassNames()
         self._check_s, self._answered_at = 0.0, -math.inf  # the last computed check's time; the model's last answer
 
-    def open(self, cache: ResponseCache | None, answers: Sequence[Any] = ()) -> None:
+    def open(self, cache: ResponseCache | None, answers: Sequence[Any] = (), recorder: Recorder | None = None) -> None:
         """From now on requests come from clients; the handler's model is loaded, and its metrics are open.
 
         Args:
@@ -91,7 +92,7 @@ class Worker:
         """
         self._fields = open_inference.fields_of(self.handler.Request)
         self._answers = answers
-        self.pipeline.open(cache, self.handler.telemetry)
+        self.pipeline.open(cache, self.handler.telemetry, recorder)
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
@@ -262,7 +263,7 @@ class Worker:
     def _end_process(self) -> None:
         """End this process once the answers are sent: a failed device works again only in a new one."""
         logger.critical("%s %s: the device failed, and this worker ends", self.config.model, self.config.version)
-        self.handler.telemetry.flush()
+        self.pipeline.close()
         ending = threading.Timer(ENDING_S, os._exit, (1,))
         ending.daemon = True
         ending.start()

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.handlers.test_archive_verify import CHECKOUT, failures, make, tsctl, verified
-from tests.support.commands import run_command
+from tests.support.commands import hear_signals, run_command
 from tsctl.archive import sandbox, trial
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.sandbox import SWITCH, Ended, run_confined, why_open
@@ -267,6 +267,7 @@ def test_a_signal_to_verify_ends_what_it_runs(tmp_path: Path, mode: str, number:
         env={**os.environ, "TMPDIR": str(temporary), SWITCH: mode},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        preexec_fn=hear_signals,
     ) as process:
         wait_for(lambda: bool(running(name)), "the archive's process")
         process.send_signal(number)

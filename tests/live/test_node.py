@@ -122,9 +122,7 @@ def test_a_node_that_crashes_on_start_shows_its_last_lines(site: Site, propertie
 def test_what_clients_do_fills_no_log_that_never_rotates(shared: Site) -> None:
     host, _, port = shared.inference.removeprefix("http://").partition(":")
     log, console = shared.folder / "logs" / "ts_log.log", shared.folder / "logs" / "console.log"
-    until(
-        lambda: "Model server started." in console.read_text(), 10, "the last line that TorchServe prints as it starts"
-    )
+    until(lambda: "Model server started." in console.read_text(), 10, "the last line of the start")
     before = log.stat().st_size, console.stat().st_size
     head = b"POST /predictions/tiny HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n"
     for _ in range(100):

@@ -27,6 +27,15 @@ from tsctl.config.project import PROJECT_VARIABLE
 NOT_IMPORTED = "tsctl.archive.probe"
 
 
+def hear_signals() -> None:
+    """In a new process: SIGINT and SIGHUP end it, also where this test run was started so that it ignores them.
+
+    A shell starts what runs in the background without SIGINT, and nohup without SIGHUP.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Result:
     """How one command ended; its status is None if it was killed after its time."""

@@ -20,7 +20,7 @@ import pytest
 import requests
 import yaml
 
-from tests.support.commands import Result, run_command
+from tests.support.commands import Result, hear_signals, run_command
 from tsctl.host.ports import free_ports
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -49,10 +49,7 @@ class Site:
 
     @contextmanager
     def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """Run `tsctl` in the project without waiting; what still runs at the end of the block is killed.
-
-        SIGINT works even where this test run's own shell put it into the background and so ignores it.
-        """
+        """Run `tsctl` in the project without waiting; what still runs at the end of the block is killed."""
         command = [sys.executable, "-m", "tsctl.cli.main", *arguments]
         environment = {**os.environ, **self.environment, "TSCTL_PROJECT": str(self.root)}
         with subprocess.Popen(
@@ -62,7 +59,7 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=hear_signals,
         ) as process:
             try:
                 yield process

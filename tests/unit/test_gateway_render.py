@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from handlers import contract
 from handlers.contract import HEADER_LENGTH_HEADER, PROBLEM_MEDIA_TYPE, TRITON_LONGEST_ANSWER
 from tsctl.config.deployment import Budget, Cors, GatewaySpec, RouteSpec, Sticky, TlsFiles
 from tsctl.errors import GatewayError
@@ -127,7 +128,7 @@ def test_every_forwarding_route_is_exact_has_a_deadline_and_two_retries() -> Non
 
 
 def test_headers_of_the_gateways_own_are_forgotten_before_anything_reads_them() -> None:
-    own = (headers.CLIENT_HEADER, headers.ASSIGNED_TRACK_HEADER, headers.WEIGHT_HEADER, headers.SHADOW_HEADER)
+    own = (contract.CLIENT_HEADER, contract.ASSIGNED_TRACK_HEADER, headers.WEIGHT_HEADER, contract.SHADOW_HEADER)
     assert all(name.startswith(headers.OWN_PREFIX) for name in own)
     manager = documents()["envoy"]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     [early] = manager["early_header_mutation_extensions"]

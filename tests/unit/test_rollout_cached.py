@@ -18,11 +18,11 @@ from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.evidence import LEAST_COMPUTED, Evidence, no_evidence
 from tsctl.rollout.decide.judge import Verdict, judge
 from tsctl.rollout.decide.state import fold
-from tsctl.rollout.decide.statistics import RatioProcess
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.answers import computed_ms, is_slow
 from tsctl.rollout.evidence.counts import EvidenceQuery, counter_values, durations_of, windows_since
 from tsctl.rollout.evidence.reader import RATE_S, LiveEvidence, Measured
+from tsctl.statistics.sequential import RatioProcess
 
 POLICY = RolloutPolicy(max_error_rate=0.2)
 WARM = 0.98  # share of hits

@@ -22,7 +22,8 @@ from tsctl.rollout.forecast.forecast import (
     forecast_fault,
     forecast_rollout,
 )
-from tsctl.rollout.forecast.power import first, poisson_quantile, power, requests_to_pass
+from tsctl.rollout.forecast.power import power, requests_to_pass
+from tsctl.statistics.search import first, poisson_quantile
 
 POLICY = RolloutPolicy()
 #: One step long enough for anything, so that where a fault is found does not depend on how long steps last.

@@ -13,8 +13,8 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.evidence import OTHER, Evidence, no_evidence
 from tsctl.rollout.decide.judge import Verdict, judge, requests_needed, requests_until_below
-from tsctl.rollout.decide.statistics import rate_bounds
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
+from tsctl.statistics.sequential import rate_bounds
 
 POLICY = RolloutPolicy(hold_s=60, min_requests=200)
 LONG = (3600.0, 10**6)

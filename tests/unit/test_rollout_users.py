@@ -17,11 +17,11 @@ from tsctl.gateway.counters import REQUESTS, Sample
 from tsctl.rollout.decide.events import Entry, StepBegan, StickyChanged, Tick
 from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.state import after, fold
-from tsctl.rollout.decide.statistics import rejects
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import EvidenceQuery
 from tsctl.rollout.evidence.reader import LiveEvidence
 from tsctl.rollout.evidence.users import UserLog
+from tsctl.statistics.sequential import rejects
 
 QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=20)
 POLICY = RolloutPolicy()

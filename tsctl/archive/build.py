@@ -209,6 +209,7 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
             "threads": serving.threads,
             **({} if serving.batch.tokens is None else {"batch_tokens": serving.batch.tokens}),
             "cache": serving.cache.model_dump() if serving.cache else None,
+            **({"records": serving.records.model_dump()} if serving.records else {}),
             "acceleration": {
                 "compile": serving.compile,
                 "dtype": serving.dtype,

@@ -263,7 +263,8 @@ def _follow(process: subprocess.Popen[bytes], pipes: Mapping[object, _Sink], bou
             if has_ended and not ready:
                 return ""
             if not selector.get_map() and not has_ended:
-                time.sleep(POLL_S)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(POLL_S)
             if time.monotonic() >= check_at:
                 if broken := bounds.broken(process, list(pipes.values())):
                     return broken

@@ -33,9 +33,10 @@ NOUNS = {
         "tsctl.cli.rollout:app",
         "Release a version step by step; it is promoted or rolled back automatically.",
     ),
-    "metrics": (
-        "tsctl.cli.metrics:app",
-        "Show or export the metrics of the workers of the node on this machine.",
+    "metrics": ("tsctl.cli.metrics:app", "Show or export metrics of this machine."),
+    "monitoring": (
+        "tsctl.cli.monitoring:app",
+        "Render and run Prometheus, Alertmanager and dashboards for deployment.yaml.",
     ),
 }
 

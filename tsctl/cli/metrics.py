@@ -1,58 +1,95 @@
-"""`tsctl metrics`: the metrics of the workers of the node on this machine."""
+"""`tsctl metrics`: metrics of this machine: of the workers of its nodes, and the state of what runs here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 from prometheus_client import CollectorRegistry, generate_latest
 
-from tsctl.cli.context import open_one_node
+from tsctl.cli.context import open_deployment, open_one_node
 from tsctl.cli.options import NodeOption
 from tsctl.errors import NodeError
 from tsctl.monitoring.exporter import parse_listen, serve_until_signalled, url_of
-from tsctl.monitoring.worker_files import WorkerFiles, registry_of
+from tsctl.monitoring.worker_files import NodesFiles, WorkerFiles, registry_of
 from tsctl.nodes.node import Node
 
 app = typer.Typer(rich_markup_mode=None)
 
+NodesHere = Annotated[
+    str | None, typer.Option("--node", help="Node of deployment.yaml; all of this machine if left out.")
+]
+
 
 @app.command()
 def serve(
-    node: NodeOption = None,
+    node: NodesHere = None,
     listen: Annotated[
-        str, typer.Option("--listen", help="Address to listen on; port 0 takes a free one.")
-    ] = "127.0.0.1:9464",
+        str | None,
+        typer.Option(
+            "--listen", help="Address to listen on; port 0 takes a free one. By default as deployment.yaml says."
+        ),
+    ] = None,
 ) -> None:
-    """Serve the metrics of all workers since the node's start at /metrics, until Ctrl-C or SIGTERM."""
-    opened, registry = _open_metrics(node)
-    host, port = parse_listen(listen)
+    """Serve metrics of this machine until Ctrl-C or SIGTERM.
+
+    /metrics has those of all workers since their node's start, /state the state of nodes, gateway and rollouts.
+    """
+    import logging
+
+    from tsctl.monitoring.state import MachineState
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    project, deployment = open_deployment()
+    nodes = nodes_here(node)
+    host, port = parse_listen(listen or deployment.monitoring.exporter.removeprefix("http://"))
+    names = ", ".join(opened.name for opened in nodes)
+    whose = f"node{'s' * (len(nodes) > 1)} {names}" if nodes else "the gateway"
+    workers, state = _metrics_of(nodes), registry_of(MachineState(project))
     serve_until_signalled(
-        host, port, registry, lambda server: typer.echo(f"metrics of node {opened.name} at {url_of(server)}")
+        host, port, workers, state, lambda server: typer.echo(f"metrics of {whose} at {url_of(server)}")
     )
 
 
 @app.command()
 def show(node: NodeOption = None) -> None:
-    """Print the metrics that `tsctl metrics serve` exports."""
-    opened, registry = _open_metrics(node)
+    """Print the metrics of a node's workers as `tsctl metrics serve` exports them."""
+    [opened] = nodes = nodes_here(open_one_node(node)[2].name)
+    registry = _metrics_of(nodes)
     if not opened.metrics_folder.is_dir():
         raise NodeError(f"node {opened.name} was never started here: no {opened.metrics_folder}", "Run 'tsctl up'.")
     typer.echo(generate_latest(registry).decode(), nl=False)
 
 
-def _open_metrics(name: str | None) -> tuple[Node, CollectorRegistry]:
-    """The node of that name, or the only one, and the metrics of its workers.
+def nodes_here(name: str | None) -> list[Node]:
+    """The node of that name; without a name, every node of this machine, of which the gateway's may have none.
 
     Raises:
-        NodeError: it runs on another machine, or its metrics cannot be read.
+        NodeError: the named node, or the only one, runs on another machine.
     """
-    _, _, opened = open_one_node(name)
+    from tsctl.nodes.engines import open_nodes
+
+    project, deployment = open_deployment()
+    if name is None and (len(deployment.nodes) > 1 or deployment.gateway is not None):
+        nodes = [opened for opened in open_nodes(project, deployment) if opened.is_here]
+        if nodes or deployment.gateway is not None:
+            return nodes
+    opened = open_one_node(name)[2]
     if not opened.is_here:
         raise NodeError(
             f"node {opened.name} is on {opened.spec.host}, and its workers write their metrics there",
             "Run this on that machine.",
         )
-    files = WorkerFiles(opened.metrics_folder, lambda text: typer.echo(f"warning: {text}", err=True))
-    files.collect()  # an unreadable folder is an error now, and not at the first scrape
-    return opened, registry_of(files)
+    return [opened]
+
+
+def _metrics_of(nodes: Sequence[Node]) -> CollectorRegistry:
+    """The metrics of the workers of these nodes; raises NodeError where they cannot be read."""
+    files = {
+        opened.name: WorkerFiles(opened.metrics_folder, lambda text: typer.echo(f"warning: {text}", err=True))
+        for opened in nodes
+    }
+    for of_node in files.values():
+        of_node.collect()  # an unreadable folder is an error now, and not at the first scrape
+    return registry_of(NodesFiles(files))

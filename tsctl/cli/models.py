@@ -14,14 +14,10 @@ from tsctl.cli.options import AllNodes, Json, Model, NodeOption, Version
 from tsctl.cli.output import as_objects, print_json, print_rows, print_table
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, SpecError
-from tsctl.gateway.retire import require_no_weight, require_workers
-from tsctl.gateway.retire import retire as retire_version
-from tsctl.gateway.state import open_gateway
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import NodeChange, combined_error, run_on_nodes
 from tsctl.nodes.node import Node
 from tsctl.nodes.observed import ObservedModel
-from tsctl.rollout.run.journal import require_none
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -125,6 +121,10 @@ def scale(
     """
     project, deployment, nodes = select_nodes(node, all_nodes)
     if not force:
+        from tsctl.gateway.retire import require_workers
+        from tsctl.gateway.state import open_gateway
+        from tsctl.rollout.run.journal import require_none
+
         if not workers:
             require_none(project, model)
         if deployment.gateway is not None:
@@ -170,6 +170,10 @@ def unregister(
 
     project, deployment, nodes = select_nodes(node, all_nodes)
     if not force:
+        from tsctl.gateway.retire import require_no_weight
+        from tsctl.gateway.state import open_gateway
+        from tsctl.rollout.run.journal import require_none
+
         require_none(project, model)
         if deployment.gateway is not None:
             require_no_weight(open_gateway(project, deployment), model, version)
@@ -186,6 +190,10 @@ def retire(
     ] = False,
 ) -> None:
     """Take a version off its route, wait for its open requests, and unregister it from every node."""
+    from tsctl.gateway.retire import retire as retire_version
+    from tsctl.gateway.state import open_gateway
+    from tsctl.rollout.run.journal import require_none
+
     project, deployment = open_deployment()
     if not force:
         require_none(project, model)

@@ -72,17 +72,21 @@ def up(node: NodeHere = None) -> None:
 
 
 def down(node: NodeHere = None) -> None:
-    """Stop the gateway and the nodes that were started here, and only those.
+    """Stop the monitoring, the gateway and the nodes that were started here, and only those.
 
-    With --node, the gateway keeps running for the other nodes.
+    With --node, the monitoring and the gateway keep running for the other nodes.
     """
     from tsctl.errors import NodeError, TsctlError
     from tsctl.gateway.start import stop_gateway
     from tsctl.gateway.state import open_gateway
     from tsctl.host.progress import Progress
+    from tsctl.monitoring.processes import stop_monitoring
 
     project, deployment = open_deployment()
-    if deployment.gateway is not None and (node is None or len(deployment.nodes) == 1):
+    stops_all = node is None or len(deployment.nodes) == 1
+    if stops_all:
+        stop_monitoring(project, Progress())
+    if deployment.gateway is not None and stops_all:
         stop_gateway(open_gateway(project, deployment), Progress())
     failures = []
     for opened in _open_here(node)[2]:
@@ -126,6 +130,7 @@ def status(node: NodeShown = None, json: Json = False) -> None:
         _print_statuses(statuses)
         if gateway is not None:
             typer.echo(f"\ngateway: {gateway.condition}, {gateway.address}; 'tsctl gateway status' has its routes")
+        _print_monitoring(project, deployment)
     if troubles := list(filter(None, map(trouble, statuses))):
         raise NodeError("\n".join(troubles), hint(statuses))
     if gateway is not None and gateway.problem:
@@ -196,6 +201,16 @@ def _print_statuses(statuses: Sequence[NodeStatus]) -> None:
             print_table(COLUMNS, rows(status))
         for line in reasons(status):
             typer.echo(f"\n{line}")
+
+
+def _print_monitoring(project: Project, deployment: DeploymentSpec) -> None:
+    """One line about the servers of the monitoring, where they were started here."""
+    from tsctl.monitoring.processes import is_monitored, monitoring_status
+
+    if is_monitored(project):
+        problems = [f"{one.name} {one.problem}" for one in monitoring_status(project, deployment) if one.problem]
+        state = "; ".join([*problems, "run 'tsctl monitoring start'"]) if problems else "all servers answer"
+        typer.echo(f"\nmonitoring: {state}")
 
 
 def _print_plan(planned: Plan) -> None:

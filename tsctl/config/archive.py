@@ -101,6 +101,14 @@ class Cache(SpecModel):
     check: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of the hits that are computed again and compared
 
 
+class Records(SpecModel):
+    """Prediction records: of whom, and how long they are kept; see docs/records.md."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.01  # of the requests, by a hash of their ids
+    days: Annotated[float, Field(gt=0, le=3660)] = 30.0
+    input_days: Annotated[float, Field(gt=0, le=3660)] | None = None  # None: inputs are not kept
+
+
 class ServingFields(SpecModel):
     """The settings of served versions; a model sets them for all of its versions, and a version for itself."""
 
@@ -112,6 +120,7 @@ class ServingFields(SpecModel):
     limits: Limits = Limits()
     queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     cache: Cache | None = None
+    records: Records | None = None  # None: nothing is recorded
     compile: bool = False  # torch.compile, with the shapes of the warm-up
     dtype: Literal["float32", "bf16"] = "float32"  # bf16 only on devices that have it
     quantize: Literal["int8-dynamic"] | None = None  # linear layers, on the CPU

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from tsctl.config.monitoring import MonitoringSpec, Objectives
 from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
@@ -143,6 +144,7 @@ class ModelTarget(SpecModel):
     #: Percentages by version, such as {"1.0": 95%, "2.0": 5%}; None: `tsctl weights` and rollouts set them.
     weights: dict[ModelVersion, str] | None = None
     rollout: RolloutPolicy | None = None  # None: the deployment's
+    objectives: Objectives | None = None  # keys that differ from the deployment's
 
     @model_validator(mode="after")
     def _check_names(self) -> ModelTarget:
@@ -199,6 +201,7 @@ class DeploymentSpec(SpecModel):
     models: dict[ModelName, ModelTarget] = {}
     gateway: GatewaySpec | None = None  # None: clients call the nodes
     rollout: RolloutPolicy = RolloutPolicy()  # for models without one
+    monitoring: MonitoringSpec = MonitoringSpec()
 
     @model_validator(mode="after")
     def _check_ports(self) -> DeploymentSpec:
@@ -233,6 +236,11 @@ class DeploymentSpec(SpecModel):
         """The policy of the model's rollouts."""
         target = self.models.get(model)
         return target.rollout if target and target.rollout else self.rollout
+
+    def objectives(self, model: str) -> Objectives:
+        """The objectives of a model: its own keys, and the deployment's for the others."""
+        target = self.models.get(model)
+        return self.monitoring.objectives.replaced_by(target.objectives if target else None)
 
     def node(self, name: str | None) -> tuple[str, NodeSpec]:
         """The node of that name; None means the only one.

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
+from handlers.contract import MOST_RECORDS_MB
 from tsctl.config.spec import Address, SpecModel
 
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]*$", max_length=40)]
@@ -33,6 +34,7 @@ class BaseNodeSpec(SpecModel):
 
     engine: str
     nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which must not slow down others
+    records_mb: Annotated[int, Field(ge=64, le=1 << 24)] = MOST_RECORDS_MB  # of all its prediction records
     key_file: str | None = None  # the file with its tokens, where another started it; None: `tsctl node start` does
 
     @property

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from tsctl.config.spec import Address, SpecModel
 from tsctl.config.weights import TOTAL
 
-#: Kinds of evidence that may end a rollout, and the share of each in the average of their e-values (statistics.py).
+#: Kinds of evidence that may end a rollout, and the share of each in the average of their e-values (tsctl/statistics).
 #: `limit`, the error rate cap, is always judged: it needs no version to compare with.
 Signal = Literal["errors", "refused", "slow", "mix", "disagreement"]
 PARTS: dict[str, int] = {"errors": 5, "refused": 1, "slow": 2, "mix": 1, "disagreement": 1, "limit": 1}

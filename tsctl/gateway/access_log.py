@@ -17,7 +17,14 @@ from itertools import count, pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from handlers.contract import CACHE_HEADER, CLASS_HEADER, PROTOCOL_HEADER, REQUEST_ID_HEADER
+from handlers.contract import (
+    ASSIGNED_TRACK_HEADER,
+    CACHE_HEADER,
+    CLASS_HEADER,
+    CLIENT_HEADER,
+    PROTOCOL_HEADER,
+    REQUEST_ID_HEADER,
+)
 from tsctl.errors import AnalysisError
 from tsctl.gateway.envoy.messages import (
     NAMESPACE,
@@ -28,9 +35,7 @@ from tsctl.gateway.envoy.messages import (
     request_header,
 )
 from tsctl.gateway.headers import (
-    ASSIGNED_TRACK_HEADER,
     CHOSEN_BY_HEADER,
-    CLIENT_HEADER,
     DEADLINE_BY_HEADER,
     INSIDE_HEADER,
     UNLOGGED_HEADER,

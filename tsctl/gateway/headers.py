@@ -11,11 +11,10 @@ ENGINE_HEADER = "x-engine"
 
 #: Only the gateway may write headers that begin so; a client's are removed.
 OWN_PREFIX = "x-tsctl-"
-CLIENT_HEADER = "x-tsctl-client"
-#: The version that the route chose, how, and its track and weight. The log and the counters read these: a header costs
-#: Envoy a fifth of what a value in the metadata of a route or a cluster costs.
+#: The version that the route chose, how, and its weight; workers read its track too. The log and the counters read
+#: these: a header costs Envoy a fifth of what a value in the metadata of a route or a cluster costs.
 VERSION_HEADER, CHOSEN_BY_HEADER = "x-tsctl-version", "x-tsctl-by"
-ASSIGNED_TRACK_HEADER, WEIGHT_HEADER = "x-tsctl-track", "x-tsctl-weight"
+WEIGHT_HEADER = "x-tsctl-weight"
 #: Marks requests beyond the rate of lines in the access log.
 UNLOGGED_HEADER = "x-tsctl-unlogged"
 #: Set in the cluster: who set the deadline of a request.
@@ -25,5 +24,3 @@ DEADLINE_BY_HEADER, CLIENT, ROUTE = "x-tsctl-deadline-by", "client", "route"
 GRPC_HEADER, INSIDE_HEADER = "x-tsctl-grpc", "x-tsctl-inside"
 #: Of the answer to such a request, until it has become gRPC's status.
 STATUS_HEADER = "x-tsctl-status"
-#: Marks the copies that a shadow gets.
-SHADOW_HEADER = "x-tsctl-shadow"

@@ -93,6 +93,14 @@ def started_ticks(pid: int) -> int | None:
     return round((created - float(boot)) * os.sysconf("SC_CLK_TCK"))
 
 
+def command_of(pid: int) -> list[str] | None:
+    """The command that a process of this machine was started with; None where it does not run."""
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return None
+
+
 def memory_bytes(pid: int) -> int | None:
     """Resident memory of a process of this machine; None where it does not run."""
     try:

@@ -1,4 +1,4 @@
-"""Serves the metrics of one node's workers to Prometheus, until a signal ends it."""
+"""Serves metrics of this machine to Prometheus, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tsctl.host.ports import bind_problem
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
+#: The metrics of the workers, and the state of nodes, gateway and rollouts.
+METRICS_PATH, STATE_PATH = "/metrics", "/state"
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -32,41 +34,52 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def application(registry: CollectorRegistry) -> App:
-    """Answer /metrics in prometheus_client's own way (format and gzip as the client asks), and /healthz."""
-    metrics = make_wsgi_app(registry)
+def application(workers: CollectorRegistry, state: CollectorRegistry | None = None) -> App:
+    """Answer METRICS_PATH and STATE_PATH in prometheus_client's own way (format and gzip as the client asks), and
+    /healthz.
+
+    Args:
+        state: None: there is no such page.
+    """
+    pages = {METRICS_PATH: make_wsgi_app(workers), **({STATE_PATH: make_wsgi_app(state)} if state else {})}
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/metrics":
-            page: Iterable[bytes] = metrics(environ, start_response)
+        if environ["PATH_INFO"] in pages:
+            page: Iterable[bytes] = pages[environ["PATH_INFO"]](environ, start_response)
             return page
         is_health = environ["PATH_INFO"] == "/healthz"
         status = HTTPStatus.OK if is_health else HTTPStatus.NOT_FOUND
         start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"ok\n" if is_health else b"There are /metrics and /healthz.\n"]
+        return [b"ok\n" if is_health else f"There are {', '.join(pages)} and /healthz.\n".encode()]
 
     return answer
 
 
-def start_server(host: str, port: int, registry: CollectorRegistry) -> WSGIServer:
+def start_server(
+    host: str, port: int, workers: CollectorRegistry, state: CollectorRegistry | None = None
+) -> WSGIServer:
     """Serve `application` from a thread until `shutdown` is called.
 
     Raises:
         NodeError: the address is in use, or cannot be opened.
     """
     try:
-        server, _ = start_http_server(port, host, registry)
+        server, _ = start_http_server(port, host, workers)
     except OSError as error:
         raise NodeError(
             f"{host}, port {port}, {bind_problem(error)}",
             "Stop what listens there, or name another address with --listen.",
         ) from None
-    server.set_app(application(registry))
+    server.set_app(application(workers, state))
     return server
 
 
 def serve_until_signalled(
-    host: str, port: int, registry: CollectorRegistry, on_ready: Callable[[WSGIServer], None]
+    host: str,
+    port: int,
+    workers: CollectorRegistry,
+    state: CollectorRegistry,
+    on_ready: Callable[[WSGIServer], None],
 ) -> None:
     """Answer requests until Ctrl-C or SIGTERM, then close.
 
@@ -77,7 +90,7 @@ def serve_until_signalled(
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     for number in ENDING:
         signal.signal(number, signal.default_int_handler)
-    with start_server(host, port, registry) as server:
+    with start_server(host, port, workers, state) as server:
         on_ready(server)
         signal.sigwait(ENDING)
         server.shutdown()

@@ -1,11 +1,11 @@
-"""Adds up the files into which the workers of one node write their metrics.
+"""Adds up the files into which the workers of each node write their metrics.
 
 Invariant: a file that cannot be read loses only its own numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tsctl.errors import NodeError
 
 #: Size of a file, and the time of its last change in ns.
 FileState = tuple[int, int]
+NODE_LABEL = "node"
 #: How often all files are read at most: a starting node may empty the folder in between.
 ATTEMPTS = 3
 
@@ -69,10 +70,26 @@ class WorkerFiles(Collector):
                 self._damaged[path] = files.get(path, (0, 0))
 
 
-def registry_of(files: WorkerFiles) -> CollectorRegistry:
-    """A registry of these files and of nothing in this process."""
+class NodesFiles(Collector):
+    """The metrics of the workers of several nodes; the label `node` tells them apart."""
+
+    def __init__(self, files: Mapping[str, WorkerFiles]) -> None:
+        self._files = files
+
+    def collect(self) -> Iterable[Metric]:
+        """The sums of each node at this moment, with one entry for each metric; raises as `WorkerFiles.collect`."""
+        merged: dict[str, Metric] = {}
+        for node, files in self._files.items():
+            for metric in files.collect():
+                named = [sample._replace(labels={**sample.labels, NODE_LABEL: node}) for sample in metric.samples]
+                merged.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type)).samples += named
+        return merged.values()
+
+
+def registry_of(collector: Collector) -> CollectorRegistry:
+    """A registry of this collector and of nothing in this process."""
     registry = CollectorRegistry()
-    registry.register(files)
+    registry.register(collector)
     return registry
 
 

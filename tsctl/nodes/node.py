@@ -10,6 +10,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -24,6 +25,8 @@ from tsctl.host.progress import Note, Progress
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, Reply, VersionKey
 from tsctl.nodes.record import running_pid
 
+#: In the folder of a node; it may be a link to another disk.
+RECORDS_FOLDER = "records"
 #: How a node answers at the path of a version: a POST of the body gets the handler's status, headers and body.
 PLAIN = "plain"
 #: As PLAIN, in the envelope of a model on Triton (handlers/adapters/triton/envelope.py).
@@ -93,6 +96,11 @@ class Node(ABC):
         """The files into which its workers write their metrics."""
         return self.folder / "metrics"
 
+    @property
+    def records_folder(self) -> Path:
+        """The files into which its workers write prediction records; they outlive its process."""
+        return self.folder / RECORDS_FOLDER
+
     def lock(self, model: str) -> Path:
         """The lock for changes of one model on this node."""
         return self.folder / "locks" / f"{model}.lock"
@@ -114,6 +122,15 @@ class Node(ABC):
         Raises:
             NodeError: the file cannot be trusted or read.
         """
+
+    @property
+    def token_expiry(self) -> datetime | None:
+        """When the first of its tokens expires; None where none does, or none is written yet.
+
+        Raises:
+            NodeError: the file cannot be trusted or read.
+        """
+        return None
 
     @property
     @abstractmethod

@@ -22,6 +22,7 @@ class ObservedVersion:
     failure: str = ""  # why the node starts no further worker for one that died; empty where it does
     ids: tuple[str, ...] = ()  # names of the READY workers, one for each pid
     startup_s: int = 120  # how long a worker may take to load
+    queue_size: int | None = None  # requests that may wait for a worker; None: the engine does not say
 
     @property
     def is_ready(self) -> bool:

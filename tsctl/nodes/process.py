@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from handlers.contract import RECORDS_FOLDER_VARIABLE, RECORDS_MB_VARIABLE
+from tsctl.config.nodes import BaseNodeSpec
 from tsctl.errors import NodeError
 from tsctl.host.files import make_folder, tail
 from tsctl.host.locks import exclusive
 from tsctl.host.ports import port_problem
 from tsctl.host.process import at_nice, kill_group, lower_session, spawn
 from tsctl.host.progress import Progress
-from tsctl.nodes.node import Node
+from tsctl.nodes.node import RECORDS_FOLDER, Node
 from tsctl.nodes.record import read_record, record_path, write_record
 
 START_TIMEOUT_S = 60.0
@@ -81,6 +83,11 @@ def stop(node: Node, progress: Progress, end: Callable[[], bool]) -> bool:
             was_running = end()
             step.done("stopped" if was_running else "was not running; its leftovers are removed")
     return was_running
+
+
+def records_variables(folder: Path, spec: BaseNodeSpec) -> dict[str, str]:
+    """Where the workers of a node write prediction records, and how many, as variables of its environment."""
+    return {RECORDS_FOLDER_VARIABLE: str(folder / RECORDS_FOLDER), RECORDS_MB_VARIABLE: str(spec.records_mb)}
 
 
 def spawn_recorded(

@@ -69,8 +69,8 @@ def read_infer(request: Request, fields: Fields, most_rows: int, most_bytes: int
         raise PayloadTooLarge(f"The request has {count} rows; at most {most_rows} may come at once.")
     columns = [_rows(tensor, fields) for tensor in tensors]
     rows = [
-        Request(b"", JSON, request.headers, request.request_id, row=dict(zip(names, values, strict=True)))
-        for values in zip(*columns, strict=True)
+        Request(b"", JSON, request.headers, request.request_id, dict(zip(names, values, strict=True)), number)
+        for number, values in enumerate(zip(*columns, strict=True))
     ]
     return InferRows(rows, infer, request.media_type == PROTOBUF, request.request_id)
 

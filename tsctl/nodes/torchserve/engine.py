@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.properties import read_properties
 from tsctl.nodes.torchserve.served import last_served, read_pending
+from tsctl.nodes.torchserve.tokens import read_tokens
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,13 @@ class TorchServeNode(Node):
     @property
     def waiting_bytes(self) -> int:
         return self.heap_bytes // 2
+
+    @property
+    def token_expiry(self) -> datetime | None:
+        if self.key_file is None or not self.key_file.is_file():
+            return None
+        tokens = read_tokens(self.key_file)
+        return min((token.expires for token in (tokens.inference, tokens.management) if token.expires), default=None)
 
     def start(self, project: Project, progress: Progress) -> subprocess.Popen[bytes]:
         return start.start_node(project, self, progress)
@@ -139,6 +148,7 @@ class TorchServeNode(Node):
             readiness.given_up(self, state, time.time()),
             tuple(worker.id for worker in ready),
             state.startup_timeout_s,
+            state.queue_capacity or None,
         )
 
     def _default(self, model: str) -> str | None:

@@ -75,9 +75,8 @@ def launch(project: Project, node: TritonSpec, paths: Paths) -> subprocess.Popen
         sys.executable, "-m", "tsctl.nodes.triton.supervisor", str(paths.folder), node.url,
         *_command(environment, node, paths),
     ]  # fmt: skip
-    started = process.spawn_recorded(
-        command, paths.folder, node.nice, variables(os.environ, environment, paths, tmp), tmp, paths.console
-    )
+    present = variables(os.environ, environment, paths, tmp) | process.records_variables(paths.folder, node)
+    started = process.spawn_recorded(command, paths.folder, node.nice, present, tmp, paths.console)
     write_document(paths.launched, {"address": node.url, "pid": started.pid})
     return started
 

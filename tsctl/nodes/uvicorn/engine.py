@@ -120,6 +120,7 @@ class UvicornNode(ManagedNode):
         }
         environment = {
             **inherited(os.environ), **passed, METRICS_FOLDER_VARIABLE: str(self.metrics_folder),
+            **process.records_variables(self.folder, self.spec),
             "TMPDIR": str(tmp), "TEMP": str(tmp), "PYTHONUNBUFFERED": "1", **variables,
         }  # fmt: skip
         return process.spawn_recorded(command, self.folder, self.spec.nice, environment, tmp, self.logs[0])

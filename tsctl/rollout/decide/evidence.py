@@ -13,8 +13,8 @@ from functools import cached_property
 from handlers.contract import OTHER_CLASS
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
-from tsctl.rollout.decide.statistics import BOTH_WAYS, RateProcess, RatioProcess, log_mean
 from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Window
+from tsctl.statistics.sequential import BOTH_WAYS, RateProcess, RatioProcess, log_mean
 
 #: The class of every prediction whose class was not known before the rollout began.
 OTHER = OTHER_CLASS

@@ -12,8 +12,8 @@ from math import log
 
 from tsctl.config.policy import LIMIT, RolloutPolicy
 from tsctl.rollout.decide.evidence import Evidence, class_count
-from tsctl.rollout.decide.statistics import log_mean, rate_bounds, rejects
 from tsctl.rollout.decide.windows import OutcomeCounts
+from tsctl.statistics.sequential import log_mean, rate_bounds, rejects
 
 #: The search for requests ends here: a rate that needs more cannot be shown.
 MOST_REQUESTS = 1 << 40

@@ -14,8 +14,9 @@ from math import floor, inf
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL, percent
-from tsctl.rollout.decide.statistics import RateProcess, RatioProcess
-from tsctl.rollout.forecast.power import fails, first, requests_to_pass, smallest_rate
+from tsctl.rollout.forecast.power import fails, requests_to_pass, smallest_rate
+from tsctl.statistics.search import first
+from tsctl.statistics.sequential import RateProcess, RatioProcess
 
 #: Error rates of the forecast faults: multiples of stable's, and a fixed one.
 MULTIPLES, RATE = (2, 10), 0.05

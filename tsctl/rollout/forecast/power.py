@@ -6,14 +6,13 @@ tests after every request, and so rejects at least as often.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import ceil, exp, floor, inf, log, sqrt
-from statistics import NormalDist
+from math import ceil, floor, inf, log, sqrt
 
 from tsctl.config.policy import LIMIT, RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.judge import MOST_REQUESTS
-from tsctl.rollout.decide.statistics import RateProcess, RatioProcess, log_mean, rate_bounds, rejects
+from tsctl.statistics.search import first, poisson_quantile
+from tsctl.statistics.sequential import RateProcess, RatioProcess, log_mean, rate_bounds, rejects
 
 #: The probability with which a fault that counts as seen is found.
 SURELY = 0.8
@@ -21,8 +20,6 @@ SURELY = 0.8
 LEVELS = tuple((number + 0.5) / 40 for number in range(40))
 #: The smallest rate that is searched for, and the relative precision of the search.
 SMALLEST, PRECISION = 1e-6, 1.01
-#: Above this mean a Poisson quantile is approximated by a normal one with a correction for skewness.
-MOST_EXACT = 50.0
 
 
 def fails(policy: RolloutPolicy, signal: str, signal_log_e: float, cap_log_e: float) -> bool:
@@ -87,33 +84,3 @@ def requests_to_pass(error_rate: float, limit: float, alpha: float) -> float:
 
     requests = first(is_below, MOST_REQUESTS) if error_rate < limit else None
     return inf if requests is None else requests
-
-
-def poisson_quantile(mean: float, level: float) -> int:
-    """Return the smallest count that is not exceeded with this probability; above MOST_EXACT by Cornish-Fisher."""
-    if mean > MOST_EXACT:
-        normal = NormalDist().inv_cdf(level)
-        return max(0, round(mean + normal * sqrt(mean) + (normal**2 - 1) / 6))
-    count, term = 0, exp(-mean)
-    below = term
-    while below < level:
-        count += 1
-        term *= mean / count
-        below += term
-    return count
-
-
-def first(is_true: Callable[[int], bool], most: int) -> int | None:
-    """Find the smallest number from 1 to `most` from which on the predicate is true; None if it never is."""
-    if most < 1:
-        return None
-    high = 1
-    while not is_true(high):
-        if high == most:
-            return None
-        high = min(2 * high, most)
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_true(middle) else (middle, high)
-    return high

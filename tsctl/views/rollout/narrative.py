@@ -13,7 +13,7 @@ from tsctl.rollout.decide import events
 from tsctl.rollout.decide.events import Command, Effect, Entry, Event
 from tsctl.rollout.decide.judge import Judgement, Verdict
 from tsctl.rollout.decide.state import State, after
-from tsctl.rollout.decide.statistics import rejects
+from tsctl.statistics.sequential import rejects
 from tsctl.views.rollout.gaps import gaps
 from tsctl.views.rollout.outlook import advice, in_progress, outcome, rule
 from tsctl.views.rollout.wording import duration, e_text, setting_text, signal_name

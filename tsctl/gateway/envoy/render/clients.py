@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from handlers.contract import CLIENT_HEADER
 from tsctl.config.deployment import Budget
 from tsctl.gateway.envoy.messages import Json, http_filter_type, typed
-from tsctl.gateway.headers import CLIENT_HEADER, KEY_HEADER
+from tsctl.gateway.headers import KEY_HEADER
 
 KEY_FILTER, BUDGET_FILTER = "api_key_auth", "local_ratelimit"
 #: Of a route that needs no key.

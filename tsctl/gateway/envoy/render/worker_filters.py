@@ -18,6 +18,7 @@ from handlers.contract import (
     RETRY_HEADER,
     RETRY_REFUSED,
     SENT_HEADER,
+    SHADOW_HEADER,
     TIMEOUT_HEADER,
 )
 from tsctl.gateway.envoy.messages import (
@@ -34,7 +35,7 @@ from tsctl.gateway.envoy.messages import (
 from tsctl.gateway.envoy.render import triton
 from tsctl.gateway.envoy.render.problems import node_problems
 from tsctl.gateway.envoy.render.upstreams import Upstream
-from tsctl.gateway.headers import CLIENT, DEADLINE_BY_HEADER, DEADLINE_HEADER, ROUTE, SHADOW_HEADER
+from tsctl.gateway.headers import CLIENT, DEADLINE_BY_HEADER, DEADLINE_HEADER, ROUTE
 
 TOKEN_OF_NODE = f"%UPSTREAM_METADATA({NAMESPACE}:authorization)%"
 #: The moment at which the filter runs, in milliseconds since 1970.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsctl.rollout.decide.statistics import BOTH_WAYS, RateProcess, RatioProcess, log_mean, rate_bounds, rejects
+from tsctl.statistics.sequential import BOTH_WAYS, RateProcess, RatioProcess, log_mean, rate_bounds, rejects
 
 ALPHA = 0.05
 WEIGHTS = st.floats(0.01, 0.99)

@@ -1,0 +1,197 @@
+"""Takes sampled items off the request path, and has a thread write their records.
+
+Invariant: `take` never waits and never raises, and nothing that goes wrong in the thread changes an answer or ends the
+worker; what is not written is counted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handlers.messages import Outcome, Request
+from handlers.record_files import INPUTS, RECORDS
+from handlers.records.record import Batch, Recording, Sampled
+from handlers.records.sampling import sampler
+from handlers.records.segments import SegmentWriter, free_bytes
+
+logger = logging.getLogger(__name__)
+
+#: The most items that wait for the thread, and the most bytes of their bodies.
+MOST_ITEMS, MOST_BYTES = 1024, 16 << 20
+#: Seconds between two writes; what a killed worker loses.
+FLUSH_S = 0.25
+#: Seconds for which a worker does not try a disk that failed.
+REST_S = 5.0
+#: Bytes that are written at once.
+_WRITE = 1 << 18
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """The section `records` of archive.yaml."""
+
+    share: float
+    days: float
+    input_days: float | None = None  # None: inputs are not kept
+
+
+class Recorder:
+    """Records the items of one worker.
+
+    Args:
+        recording: how an item becomes lines.
+        share: of the requests that are recorded.
+        records: writes records.
+        inputs: writes inputs; None: they are not kept.
+        count: gets so many items by one of RECORD_OUTCOMES, from any thread.
+        clock: seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        share: float,
+        records: SegmentWriter,
+        inputs: SegmentWriter | None,
+        count: Callable[[str, int], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._recording = recording
+        self._is_sampled = sampler(share)
+        self._records = records
+        self._inputs = inputs
+        self._count = count
+        self._clock = clock
+        self._queue: deque[Sampled] = deque()
+        self._put = self._got = 0  # bytes; each changed by one thread alone, so that neither waits for a lock
+        self._writing = threading.Lock()
+        self._logged: set[str] = set()
+        self._rests_until, self._last_failure = -math.inf, ""
+
+    def start(self) -> None:
+        """Write from now on, in a thread; at the process's own end the segments are closed."""
+        threading.Thread(target=self._keep_writing, name="records", daemon=True).start()
+        atexit.register(self.close)
+
+    def take(
+        self,
+        requests: Sequence[Request],
+        outcomes: Sequence[Outcome],
+        indices: Sequence[int],
+        items: Sequence[Any],
+        batch: Batch,
+    ) -> None:
+        """Take the sampled items of a batch.
+
+        Args:
+            outcomes: one for each request.
+            indices: positions of the requests that were validated, ascending.
+            items: their validated items.
+        """
+        is_sampled = self._is_sampled
+        chosen = [place for place, request in enumerate(requests) if is_sampled(request.request_id)]
+        if not chosen:
+            return
+        validated = dict(zip(indices, items, strict=True))
+        for place in chosen:
+            sampled = Sampled(requests[place], validated.get(place), outcomes[place], batch)
+            size = sampled.size
+            if len(self._queue) >= MOST_ITEMS or self._put - self._got + size > MOST_BYTES:
+                self._count("queue-full", 1)
+                continue
+            self._put += size
+            self._queue.append(sampled)
+
+    def flush(self) -> None:
+        """Write what waits; called by the thread, by tests, and when the process ends."""
+        with self._writing:
+            self._records.rotate()
+            if self._inputs is not None:
+                self._inputs.rotate()
+            while self._queue:
+                self._write_some()
+
+    def close(self) -> None:
+        """Write what waits, and close the segments."""
+        self.flush()
+        with self._writing:
+            for writer in filter(None, (self._records, self._inputs)):
+                try:
+                    writer.close()
+                except OSError as error:
+                    self._log("closing a segment failed", error)
+
+    def _keep_writing(self) -> None:
+        while True:
+            time.sleep(FLUSH_S)
+            try:
+                self.flush()
+            except Exception as error:  # noqa: BLE001 - logged: without this thread, the queue would stay full
+                self._log("writing records failed", error)
+
+    def _write_some(self) -> None:
+        """Write the next items: as many as fit into one write."""
+        lines: list[bytes] = []
+        inputs: list[bytes] = []
+        size = 0
+        while self._queue and size < _WRITE:
+            sampled = self._queue.popleft()
+            self._got += sampled.size
+            try:
+                line, of_input = self._recording.record(sampled), self._recording.input(sampled)
+            except Exception as error:  # noqa: BLE001 - an author's methods may raise anything, and only this is lost
+                self._count("failed", 1)
+                self._log("an item cannot be recorded", error)
+                continue
+            lines.append(line)
+            inputs += [of_input] if of_input else []
+            size += len(line) + len(of_input)
+            time.sleep(0)  # lets the request path run: it would wait 5 ms for a thread that computes
+        if lines:
+            self._count(self._append(lines, inputs), len(lines))
+
+    def _append(self, lines: Sequence[bytes], inputs: Sequence[bytes]) -> str:
+        """Write the lines; returns the one of RECORD_OUTCOMES that became of them."""
+        if self._clock() < self._rests_until:
+            return self._last_failure
+        try:
+            self._records.append(b"".join(lines))
+            if self._inputs is not None and inputs:
+                self._inputs.append(b"".join(inputs))
+            return "written"
+        except OSError as error:
+            self._rests_until = self._clock() + REST_S
+            self._last_failure = "disk-full" if error.errno in _FULL else "unwritable"
+            self._log(f"records are dropped ({self._last_failure})", error)
+            return self._last_failure
+
+    def _log(self, text: str, error: Exception) -> None:
+        """The first failure of each kind is logged; all are counted."""
+        if text not in self._logged:
+            self._logged.add(text)
+            logger.warning(
+                "%s %s: %s; serving goes on", self._recording.model, self._recording.version, text, exc_info=error
+            )
+
+
+def open_recorder(
+    options: RecordOptions, recording: Recording, folder: Path, most_bytes: int, count: Callable[[str, int], None]
+) -> Recorder:
+    """A recorder that writes into the folder; it is not started."""
+
+    def writer(kind: str, days: float) -> SegmentWriter:
+        return SegmentWriter(folder, kind, days, most_bytes, time.time, free_bytes)
+
+    inputs = None if options.input_days is None else writer(INPUTS, options.input_days)
+    return Recorder(recording, options.share, writer(RECORDS, options.days), inputs, count, time.monotonic)

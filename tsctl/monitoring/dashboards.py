@@ -1,0 +1,209 @@
+"""The dashboards: which panels they have, and the query of each. Pure.
+
+`tests/live/test_monitoring.py` runs every query against a real Prometheus and requires data.
+"""
+
+from __future__ import annotations
+
+from handlers.contract import (
+    ANSWERED_ITEMS,
+    BATCH_ITEMS,
+    CACHE_ITEMS,
+    INPUT_POSITIONS,
+    STAGE_SECONDS,
+    WARMUP_SECONDS,
+    WORKER_STARTS,
+)
+from tsctl.gateway.counters import CLIENT_REQUESTS, REQUEST_MS, REQUESTS
+from tsctl.gateway.traffic import BY_WEIGHT
+from tsctl.host.files import Json
+from tsctl.monitoring.alerts import GATEWAY_JOB
+from tsctl.monitoring.grafana import MODEL_VARIABLE, Panel, Query, dashboard
+from tsctl.monitoring.objectives import ERRORS, SLOW
+
+_RATE = "$__rate_interval"
+_OF_MODEL = f'model="{MODEL_VARIABLE}"'
+_BY_WEIGHT = f'{_OF_MODEL},by="{BY_WEIGHT}"'
+_FAILED = 'status=~"5..",status!="501"'
+_REFUSED = 'status=~"4..|501"'
+
+
+def dashboards() -> list[Json]:
+    """Grafana's JSON of each dashboard."""
+    choices = "tsctl_gateway_weight_ratio"
+    return [
+        dashboard("tsctl-fleet", "tsctl: fleet", "All models, the gateway, the nodes, and alerts.", FLEET),
+        dashboard(
+            "tsctl-model", "tsctl: one model by version", "One model: clients, versions, workers.", MODEL, choices
+        ),
+        dashboard("tsctl-rollout", "tsctl: rollout", "The canary of a model against stable.", ROLLOUT, choices),
+    ]
+
+
+def _sum(by: str, name: str, selector: str = "") -> str:
+    """The rate of a counter, summed by these labels."""
+    return f"sum by ({by}) (rate({name}{{{selector}}}[{_RATE}]))"
+
+
+def _quantile(share: float, by: str, name: str, selector: str) -> str:
+    return f"histogram_quantile({share:g}, {_sum(f'{by}, le', f'{name}_bucket', selector)})"
+
+
+def _share_of(by: str, name: str, selector: str, part: str) -> str:
+    """The share of the events with these labels more, 0 where there is none."""
+    of_all = _sum(by, name, selector)
+    return f"({_sum(by, name, f'{selector},{part}')} or 0 * {of_all}) / {of_all}"
+
+
+def _one(expression: str, legend: str) -> tuple[Query, ...]:
+    return (Query(expression, legend),)
+
+
+FLEET = (
+    Panel("Alerts that fire", "short", _one('count(ALERTS{alertstate="firing"}) or vector(0)', "alerts"), "stat", 4),
+    Panel("Gateways that answer", "short", _one(f'sum(up{{job="{GATEWAY_JOB}"}})', "gateways"), "stat", 4),
+    Panel(
+        "Nodes that answer",
+        "short",
+        (Query("sum(tsctl_node_up)", "answer"), Query("count(tsctl_node_up)", "of")),
+        "stat",
+        4,
+    ),
+    Panel("Alerts", "short", _one('ALERTS{alertstate="firing"}', ""), "table", 12),
+    Panel("Requests", "reqps", _one("model:tsctl_requests:rate5m", "{{model}}")),
+    Panel(
+        "Errors, share of requests",
+        "percentunit",
+        (Query(ERRORS.share("5m"), "{{model}}"), Query(ERRORS.budget, "{{model}} allowed")),
+    ),
+    Panel(
+        "Late answers, share",
+        "percentunit",
+        (Query(SLOW.share("5m"), "{{model}}"), Query(SLOW.budget, "{{model}} allowed")),
+    ),
+    Panel(
+        "Burn rate of the last hour",
+        "short",
+        (
+            Query(f"{ERRORS.share('1h')} / {ERRORS.budget}", "{{model}} errors"),
+            Query(f"{SLOW.share('1h')} / {SLOW.budget}", "{{model}} late"),
+        ),
+        description="1: the budget of 30 days is spent in 30 days. At 14.4 a person is woken.",
+    ),
+    Panel("Answers until they begin, 99 %", "ms", _one(_quantile(0.99, "model", REQUEST_MS, ""), "{{model}}")),
+    Panel("Requests by status", "reqps", _one(_sum("status", REQUESTS), "{{status}}")),
+    Panel("Requests in flight", "short", _one("tsctl_gateway_active_requests", "{{model}} {{version}}")),
+    Panel("Nodes in rotation", "short", _one("tsctl_gateway_healthy_nodes", "{{model}} {{version}}")),
+    Panel("READY workers", "short", _one("tsctl_node_ready_workers", "{{node}} {{model}} {{version}}")),
+    Panel(
+        "Requests that wait in a node's queue",
+        "short",
+        _one("tsctl_node_queue_items", "{{node}} {{model}} {{version}}"),
+    ),
+    Panel(
+        "Worker starts of an hour",
+        "short",
+        _one(f"sum by (node, model, version) (increase({WORKER_STARTS}[1h]))", "{{node}} {{model}} {{version}}"),
+    ),
+    Panel("Memory of Envoy", "bytes", _one("envoy_server_memory_allocated", "{{instance}}")),
+    Panel("Free disk", "bytes", _one("tsctl_disk_free_bytes", "{{instance}}")),
+)
+
+MODEL = (
+    Panel("Requests by version", "reqps", _one(_sum("version", REQUESTS, _OF_MODEL), "{{version}}")),
+    Panel("Weights", "percentunit", _one(f"tsctl_gateway_weight_ratio{{{_OF_MODEL}}}", "{{version}} {{track}}")),
+    Panel(
+        "Errors, share of requests",
+        "percentunit",
+        _one(_share_of("version", REQUESTS, _OF_MODEL, _FAILED), "{{version}}"),
+    ),
+    Panel(
+        "Answers until they begin",
+        "ms",
+        tuple(
+            Query(_quantile(share, "version", REQUEST_MS, _OF_MODEL), f"{{{{version}}}} {share:.0%}")
+            for share in (0.5, 0.95, 0.99)
+        ),
+    ),
+    Panel("Requests by status", "reqps", _one(_sum("version, status", REQUESTS, _OF_MODEL), "{{version}} {{status}}")),
+    Panel("Predicted classes", "reqps", _one(_sum("version, class", REQUESTS, _OF_MODEL), "{{version}} {{class}}")),
+    Panel("Requests by client", "reqps", _one(_sum("client", CLIENT_REQUESTS, _OF_MODEL), "{{client}}")),
+    Panel(
+        "Time of a batch by stage, 99 %",
+        "s",
+        _one(_quantile(0.99, "version, stage", STAGE_SECONDS, _OF_MODEL), "{{version}} {{stage}}"),
+    ),
+    Panel(
+        "Items in a batch, mean",
+        "short",
+        _one(
+            " / ".join(_sum("version", f"{BATCH_ITEMS}_{part}", _OF_MODEL) for part in ("sum", "count")),
+            "{{version}}",
+        ),
+    ),
+    Panel(
+        "Items by outcome",
+        "short",
+        _one(_sum("version, outcome", ANSWERED_ITEMS, _OF_MODEL), "{{version}} {{outcome}}"),
+    ),
+    Panel(
+        "Response cache",
+        "short",
+        _one(_sum("version, result, tier", CACHE_ITEMS, _OF_MODEL), "{{version}} {{result}} {{tier}}"),
+    ),
+    Panel(
+        "Input positions, content and padding",
+        "short",
+        _one(_sum("version, kind", INPUT_POSITIONS, _OF_MODEL), "{{version}} {{kind}}"),
+    ),
+    Panel("READY workers", "short", _one(f"tsctl_node_ready_workers{{{_OF_MODEL}}}", "{{node}} {{version}}")),
+    Panel(
+        "Requests that wait in a node's queue",
+        "short",
+        _one(f"tsctl_node_queue_items{{{_OF_MODEL}}}", "{{node}} {{version}}"),
+    ),
+    Panel(
+        "Warm-up by batch size", "s", _one(f"{WARMUP_SECONDS}{{{_OF_MODEL}}}", "{{node}} {{version}} {{batch}} {{run}}")
+    ),
+)
+
+ROLLOUT = (
+    Panel("Step", "short", _one(f"tsctl_rollout_step{{{_OF_MODEL}}}", "{{version}}"), "stat", 4),
+    Panel("A process runs it", "short", _one(f"tsctl_rollout_running{{{_OF_MODEL}}}", "{{version}}"), "stat", 4),
+    Panel("Undecided for", "s", _one(f"tsctl_rollout_undecided_seconds{{{_OF_MODEL}}}", "{{version}}"), "stat", 4),
+    Panel(
+        "Weights", "percentunit", _one(f"tsctl_gateway_weight_ratio{{{_OF_MODEL}}}", "{{version}} {{track}}"), width=12
+    ),
+    Panel(
+        "Evidence against the canary",
+        "short",
+        _one(f"tsctl_rollout_evidence_ratio{{{_OF_MODEL}}}", "{{signal}}"),
+        description="E-value times alpha. Where the average reaches 1, the canary is rolled back.",
+        width=12,
+    ),
+    Panel("Requests by weight", "reqps", _one(_sum("version", REQUESTS, _BY_WEIGHT), "{{version}}"), width=12),
+    Panel(
+        "Errors, share of requests",
+        "percentunit",
+        _one(_share_of("version", REQUESTS, _BY_WEIGHT, _FAILED), "{{version}}"),
+    ),
+    Panel(
+        "Refused, share of requests",
+        "percentunit",
+        _one(_share_of("version", REQUESTS, _BY_WEIGHT, _REFUSED), "{{version}}"),
+    ),
+    Panel(
+        "Answers until they begin, 95 %", "ms", _one(_quantile(0.95, "version", REQUEST_MS, _BY_WEIGHT), "{{version}}")
+    ),
+    Panel(
+        "Predicted classes, share",
+        "percentunit",
+        _one(
+            f"{_sum('version, class', REQUESTS, _BY_WEIGHT)}"
+            f" / on (version) group_left {_sum('version', REQUESTS, _BY_WEIGHT)}",
+            "{{version}} {{class}}",
+        ),
+        width=12,
+    ),
+    Panel("READY workers", "short", _one(f"tsctl_node_ready_workers{{{_OF_MODEL}}}", "{{node}} {{version}}"), width=12),
+)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+from tests.support.gateways import Front
 from tests.support.releases import PACE, asking, newest, releasing, served, weights
 from tests.support.sites import until
 from tsctl.config.weights import TOTAL
@@ -13,6 +15,8 @@ from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.journal import read
 
 PROMOTED = 0
+#: Exit code of a plan that has changes.
+CHANGES = 12
 
 
 def with_uvicorn(content: dict[str, Any]) -> None:
@@ -21,6 +25,21 @@ def with_uvicorn(content: dict[str, Any]) -> None:
     content["gateway"] = {"engine_header": True}
     content["nodes"]["api"] = {"engine": "uvicorn", "address": f"http://127.0.0.1:{port}"}
     content["models"]["tiny"]["versions"] = {"1.0": {"nodes": ["local"]}, "1.0u": {"archive": "1.0", "nodes": ["api"]}}
+
+
+def move(front: Front, there: str, away: str) -> None:
+    """The version is on another node alone, which `apply --prune` makes so at once."""
+    site = front.site
+    site.deploy({"tiny": {"default": "1.0", "versions": {"1.0": {"nodes": [there]}}, "route": {}}})
+    planned = [" ".join(line.split()) for line in site.run("plan", "--prune", status=CHANGES).out.splitlines()]
+    changes = [re.sub(r"-[0-9a-f]{12}\.mar", "", line) for line in planned if line.startswith(("+", "-", "?"))]
+    assert changes == [
+        f"+ 1.0 register {there} nothing -> tiny-1.0, 1 worker",
+        f"- 1.0 withdraw {away} tiny-1.0, 1 worker -> nothing",
+    ]
+    site.run("apply", "--prune")
+    assert served(front) == {there: {"1.0": 1}, away: {}}
+    assert site.run("plan", "--prune").out.strip() == "nothing to change"
 
 
 def test_a_model_moves_to_another_engine_and_back_and_no_request_fails(tmp_path: Path) -> None:
@@ -48,7 +67,14 @@ def test_a_model_moves_to_another_engine_and_back_and_no_request_fails(tmp_path:
         site.run("models", "retire", "tiny", "1.0u")
         assert served(front) == {"local": {"1.0": 1}, "api": {}}
 
-        impossible = site.deployment
+        before = site.deployment
+        with asking(front) as load:
+            for to, away, engine in (("api", "local", "uvicorn"), ("local", "api", "torchserve")):
+                move(front, to, away)
+                assert front.ask("/predictions/tiny").headers["x-engine"] == engine
+        assert load.failed == []
+
+        impossible = before
         impossible["models"]["tiny"]["versions"]["1.0u"]["nodes"] = ["api", "local"]
         site.deploy(impossible["models"])
         refused = site.run("plan", status=2)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_release_plan import actual, archive, changes_of, node, version, wanted
+from tests.unit.test_release_plan import actual, archive, changes_of, node, unavailable, version, wanted
 from tsctl.archive.store import archive_of
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.nodes import NodeSpec, TorchServeSpec, UvicornSpec
@@ -87,9 +87,12 @@ def test_a_version_leaves_a_node_when_its_own_has_it_ready() -> None:
     desired = wanted(on("1.0", "b"))
     moving = actual(node("a", v1=(1, 1)), node("b"), weights={"1.0": TOTAL})
     first = make_plan(desired, moving, PRUNE)
-    assert [change.kind for change in first.changes] == ["register"]
-    assert [(thing.place, thing.reason) for thing in first.unmanaged] == [
-        ("a", "no node that deployment.yaml names for it has it READY yet")
+    assert [(change.kind, change.nodes) for change in first.changes] == [("register", ("b",)), ("withdraw", ("a",))]
+    assert not first.unmanaged
+    silent = make_plan(desired, actual(node("a", v1=(1, 1)), unavailable("b"), weights={"1.0": TOTAL}), PRUNE)
+    assert not silent.changes
+    assert [(thing.place, thing.reason) for thing in silent.unmanaged] == [
+        ("a", "no node that deployment.yaml names for it has it READY, or gets it")
     ]
     moved = actual(node("a", v1=(1, 1)), node("b", v1=(1, 1)), weights={"1.0": TOTAL})
     [change] = make_plan(desired, moved, PRUNE).changes

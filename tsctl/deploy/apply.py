@@ -165,6 +165,8 @@ class _Attempt:
             case changes.SetDefault():
                 node.set_default(change.model, change.version)
             case changes.Withdraw() if self.owners.gateway is not None:
+                if self.owners.gateway.admin.is_live():
+                    sync(self.owners.gateway)  # the nodes that stay may have been given the version just now
                 with drained(self.owners.gateway, change.model, change.version, node, note, is_for_good=True):
                     self._withdraw(change, node)
             case changes.Withdraw():

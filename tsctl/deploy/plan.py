@@ -66,7 +66,7 @@ def make_plan(desired: Desired, actual: Actual, options: PlanOptions = NO_OPTION
         changes += removed
         unmanaged += kept
     for model in desired.models:
-        withdrawn, kept = _misplaced(model, actual, options)
+        withdrawn, kept = _misplaced(model, actual, changes, options)
         changes += withdrawn
         unmanaged += kept
     ordered = sorted(changes, key=phase)
@@ -165,20 +165,29 @@ def _unnamed(
     return removed, kept
 
 
-def _misplaced(model: WantedModel, actual: Actual, options: PlanOptions) -> tuple[list[Withdraw], list[Unmanaged]]:
+def _misplaced(
+    model: WantedModel, actual: Actual, changes: Sequence[Change], options: PlanOptions
+) -> tuple[list[Withdraw], list[Unmanaged]]:
     """Versions on nodes that deployment.yaml does not name for them: what leaves, and what stays."""
+    made_ready = {
+        change.version
+        for change in changes
+        if isinstance(change, Register | Replace | Scale) and change.model == model.model
+    }
     withdrawn: list[Withdraw] = []
     kept: list[Unmanaged] = []
     route = actual.route(model.model)
     for version in model.versions:
         on = actual.on(model.model, version.version)
         off = {node: state for node, state in on.items() if not version.is_on(node)}
-        is_elsewhere = any(state.is_ready for node, state in on.items() if node not in off)
+        is_elsewhere = version.version in made_ready or any(
+            state.is_ready for node, state in on.items() if node not in off
+        )
         reason = ""
         if not (options.prune or options.prune_models):
             reason = "--prune takes it off this node"
         elif route is not None and version.version in route.versions and not is_elsewhere:
-            reason = "no node that deployment.yaml names for it has it READY yet"
+            reason = "no node that deployment.yaml names for it has it READY, or gets it"
         elif actual.gateway is None:
             unregister = f"tsctl models unregister {model.model} {version.version} --node NODE"
             reason = f"without a gateway it cannot be drained: {unregister}"

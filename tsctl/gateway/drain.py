@@ -41,10 +41,11 @@ def drained(
     Where the gateway does not run, does not know the node, or has no other one that can answer, nothing is drained.
 
     Args:
-        is_for_good: the node does not come back into rotation where the block succeeds.
+        is_for_good: the node does not come back into rotation where the block succeeds, so another one must be able to
+            answer for a version that has a route; Envoy may still have to find that out.
 
     Raises:
-        GatewayError: Envoy did not take the node out of rotation, or did not put it back.
+        GatewayError: Envoy did not take the node out of rotation, or did not put it back, or has no other one.
         ConflictError: another tsctl changes the gateway.
     """
     name = cluster_name(model, version)
@@ -62,7 +63,12 @@ def drained(
         def has_node() -> bool:
             return any(host.is_healthy for host in hosts(of_node=True))
 
-        if not places or not any(host.is_healthy for host in hosts(of_node=False)):
+        def has_others() -> bool:
+            return any(host.is_healthy for host in hosts(of_node=False))
+
+        if places and is_for_good and any(version in route.versions for route in traffic if route.model == model):
+            _require(has_others, f"find {model} {version} on a node other than {node.name}", warm_s)
+        if not places or not has_others():
             yield
             return
         try:

@@ -194,7 +194,7 @@ def _ratio(ratio: Ratio, engines_by_name: Mapping[str, Measured]) -> Figure:
         return Figure(name, "times", (), ratio.goal, why_not="; ".join(filter(None, reasons)))
     first, second = (engine.turns for engine in sides if engine is not None)
     rounds = tuple(a.capacity_s / b.capacity_s for a, b in zip(first, second, strict=True))
-    return Figure(name, "times", rounds, ratio.goal)
+    return Figure(name, "times", rounds, ratio.goal, sum(turn.saturated.failed for turn in (*first, *second)))
 
 
 def _reason(name: str, engine: Measured | None) -> str:

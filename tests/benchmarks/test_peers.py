@@ -184,3 +184,11 @@ def test_the_figures_are_ratios_inside_a_round() -> None:
     answered = found["uvicorn, twice its capacity: answered"]
     assert list(answered.rounds) == pytest.approx([1200 / 1300, 1200 / 1300])
     assert found["uvicorn, twice its capacity: recovery"].is_reached is True
+
+
+def test_a_ratio_with_failed_requests_reaches_no_goal() -> None:
+    peer = turn(1000)
+    failing = replace(peer, saturated=replace(peer.saturated, failed=3))
+    comparison = Comparison(SETTING, Bare((1000.0,), (1.0,)), (engine("uvicorn", turn(5000)), engine(FASTAPI, failing)))
+    found = {figure.name: figure for figure in figures_of(CASES["linear"], comparison)}[f"uvicorn over {FASTAPI}"]
+    assert (found.rounds, found.failed, found.is_reached) == ((5.0,), 3, False)

@@ -157,9 +157,12 @@ def with_access_log(site: Site) -> None:
 
 
 def stand_between(site: Site, tap: Tap) -> None:
-    """The deployment names the tap as the node's inference address from now on."""
+    """The deployment names the tap as the node's inference address from now on.
+
+    It names the node's tokens as well, as for a node that another started: its own may not run at another address.
+    """
     content = site.deployment
-    content["nodes"]["local"]["inference"] = f"http://{tap.address}"
+    content["nodes"]["local"] |= {"inference": f"http://{tap.address}", "key_file": str(site.folder / "key_file.json")}
     (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
@@ -174,6 +177,7 @@ def place_under_siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sieg
     listener = Listener()
     try:
         site.run("up")
+        written = (site.root / "deployment.yaml").read_text()
         tap = Tap(place_of(site.inference))
         stand_between(site, tap)
         site.run("gateway", "stop")  # Envoy would keep the node's own address for as long as it answers there
@@ -185,6 +189,7 @@ def place_under_siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sieg
         os.kill(supervisor, signal.SIGTERM)
         until(lambda: not is_alive(supervisor), 10, "the supervisor's end")
         yield Siege(front, tap, listener)
+        (site.root / "deployment.yaml").write_text(written)
     finally:
         site.run("down", status=None)
         listener.close()

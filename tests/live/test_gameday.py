@@ -16,7 +16,8 @@ QUICK = {**gameday.POLICY, "steps": [25, 50, 100], "hold_s": 2, "min_requests": 
 
 def test_a_canary_that_raises_is_rolled_back_and_an_identical_one_promoted(tmp_path: Path) -> None:
     quiet = Progress(Console(quiet=True))
-    day = gameday.run(quick_project(tmp_path / "settings"), quiet, ["exceptions", "same"], tmp_path, QUICK, warm_s=3)
+    project = quick_project(tmp_path / "settings", "digits")
+    day = gameday.run(project, quiet, ["exceptions", "same"], tmp_path, QUICK, warm_s=3)
     raises, same = day.releases
     assert not gameday.wrong_verdicts(day.releases)
     assert (raises.outcome, raises.signal) == ("rolled back", "errors")

@@ -186,21 +186,32 @@ def litserve(model: Model, python: Path) -> Peer:
     return Peer("LitServe", lambda _: command, "/predict", "/health", environment=model.environment)
 
 
+def write_mlserver(folder: Path, ports: Sequence[int], workers: int, of_model: Mapping[str, object]) -> None:
+    """MLServer's two files.
+
+    Args:
+        ports: for HTTP, gRPC and metrics.
+        workers: processes that run the model; 0: its own.
+        of_model: the content of model-settings.json.
+    """
+    settings = {
+        "host": "127.0.0.1", "http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2],
+        "parallel_workers": workers, "debug": False,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "model-settings.json").write_text(json.dumps(of_model), encoding="utf-8")
+
+
 def mlserver(model: Model, python: Path, folder: Path) -> Peer:
     """MLServer with one parallel worker, batched adaptively."""
 
     def prepare(ports: Sequence[int]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = {
-            "host": "127.0.0.1", "http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2],
-            "parallel_workers": 1, "debug": False,
-        }  # fmt: skip
         of_model = {
             "name": "peer", "implementation": "mlserver_runtime.PeerRuntime", "max_batch_size": model.batch,
             "max_batch_time": 0.001,
         }  # fmt: skip
-        (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-        (folder / "model-settings.json").write_text(json.dumps(of_model), encoding="utf-8")
+        write_mlserver(folder, ports, 1, of_model)
 
     return Peer(
         "MLServer", lambda _: [str(python.with_name("mlserver")), "start", str(folder)], "/v2/models/peer/infer",

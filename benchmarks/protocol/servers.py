@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import ARCHIVES
-from benchmarks.peers.contenders import SERVERS, Peer, PeerContender
+from benchmarks.peers.contenders import SERVERS, Peer, PeerContender, write_mlserver
 from benchmarks.peers.tritonserver import Tritonserver
 
 MODEL = "typed"
@@ -105,17 +104,11 @@ def mlserver(python: Path, folder: Path) -> Peer:
     """
 
     def prepare(ports: Sequence[int]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = {
-            "host": "127.0.0.1", "http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2],
-            "parallel_workers": 0, "debug": False,
-        }  # fmt: skip
         of_model = {
             "name": MODEL, "implementation": "mlserver_typed.TypedRuntime", "parameters": {"version": MLSERVER_VERSION},
             "inputs": _of_metadata(INPUTS), "outputs": _of_metadata(OUTPUTS),
         }  # fmt: skip
-        (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-        (folder / "model-settings.json").write_text(json.dumps(of_model), encoding="utf-8")
+        write_mlserver(folder, ports, 0, of_model)
 
     return Peer(
         "MLServer", lambda _: [str(python.with_name("mlserver")), "start", str(folder)], "",

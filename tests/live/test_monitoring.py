@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import requests
 import yaml
 
 from tests.support.gateways import Front
+from tests.support.programs import program
 from tests.support.releases import PACE, asking, releasing
 from tests.support.sites import is_alive, until
 from tsctl.host.ports import free_ports
@@ -74,9 +74,8 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    for binary in ("prometheus", "prometheus-alertmanager"):
-        if shutil.which(binary) is None:
-            pytest.skip(f"{binary} is not installed (apt-get install {binary})")
+    for name in ("prometheus", "prometheus-alertmanager"):
+        program(name)
     names = ("prometheus", "alertmanager", "exporter")
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in zip(names, free_ports(3), strict=True)}
     webhook = Webhook()

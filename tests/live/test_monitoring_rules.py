@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import yaml
 
 from tests.support.alert_cases import CASES, promtool_test
+from tests.support.programs import program
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.monitoring.alerts import ALERTS
 from tsctl.monitoring.files import MonitoringFiles, rendered, write_rendered
@@ -27,9 +27,8 @@ DEPLOYMENT = {
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> MonitoringFiles:
     """The rendered files of DEPLOYMENT."""
-    for binary, package in (("promtool", "prometheus"), ("amtool", "prometheus-alertmanager")):
-        if shutil.which(binary) is None:
-            pytest.skip(f"{binary} is not installed (apt-get install {package})")
+    program("promtool", "prometheus")
+    program("amtool", "prometheus-alertmanager")
     made = MonitoringFiles(tmp_path_factory.mktemp("monitoring") / "files")
     write_rendered(rendered(DeploymentSpec.model_validate(DEPLOYMENT), made))
     return made

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
-import pytest
 import requests
 import yaml
 
+from tests.support.programs import program
 from tests.support.sites import until
 from tsctl.host.ports import free_ports
 
@@ -23,9 +22,7 @@ class Prometheus:
     """
 
     def __init__(self, folder: Path, scraped: str) -> None:
-        self._binary = shutil.which("prometheus")
-        if self._binary is None:
-            pytest.skip("prometheus is not installed (apt-get install prometheus)")
+        self._binary = program("prometheus")
         self._folder = folder
         folder.mkdir()
         job = {"job_name": "gateway", "static_configs": [{"targets": [scraped.removeprefix("http://")]}]}
@@ -37,7 +34,7 @@ class Prometheus:
     def start(self) -> None:
         """It answers when this returns."""
         command = [
-            str(self._binary), f"--config.file={self._folder / 'prometheus.yml'}",
+            self._binary, f"--config.file={self._folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={self._folder / 'tsdb'}", "--log.level=error",
             f"--web.listen-address={self.address.removeprefix('http://')}",
         ]  # fmt: skip

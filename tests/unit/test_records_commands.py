@@ -90,7 +90,15 @@ def test_compact_and_purge_say_what_they_did(run: Callable[..., Result], tmp_pat
     assert record_files(tmp_path / ".tsctl" / "nodes" / "two" / "records") == []
 
 
+def test_an_export_goes_to_a_folder_of_any_name(run: Callable[..., Result], tmp_path: Path) -> None:
+    folder = tmp_path / "Ada's rows"
+    folder.mkdir()
+    result = run("export", "--to", str(folder / "rows.csv"), "--query", "SELECT request_id FROM records ORDER BY 1")
+    assert result.exit_code == 0, result.stderr
+    assert (folder / "rows.csv").read_text().split() == ["request_id", "a", "b", "c"]
+
+
 def test_an_export_names_its_rows(run: Callable[..., Result], tmp_path: Path) -> None:
-    result = run("export", "--to", str(tmp_path / "rows.csv"), "--query", "SELECT request_id FROM records")
+    result = run("export", "--to", str(tmp_path / "rows.csv"), "--query", "SELECT request_id FROM records ORDER BY 1")
     assert result.stdout == f"3 rows in {tmp_path / 'rows.csv'}\n"
     assert (tmp_path / "rows.csv").read_text().split() == ["request_id", "a", "b", "c"]

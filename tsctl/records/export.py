@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tsctl.errors import AnalysisError, SpecError
-from tsctl.records.database import Place, open_records, require, require_select
+from tsctl.records.database import Place, open_records, quoted, require, require_select
 
 #: How DuckDB writes a file, by its suffix.
 FORMATS = {
@@ -41,7 +41,8 @@ def export(places: Sequence[Place], sql: str, to: str) -> int:
         making = Path(folder) / f"rows{suffix}"
         try:
             with open_records(places, folder) as connection:
-                written = connection.execute(f"COPY ({sql.rstrip().rstrip(';')}) TO '{making}' {FORMATS[suffix]}")
+                rows_of = f"COPY ({sql.rstrip().rstrip(';')}) TO {quoted(str(making))} {FORMATS[suffix]}"
+                written = connection.execute(rows_of)
                 [rows] = written.fetchone() or (0,)
         except duckdb.OutOfMemoryException:
             raise AnalysisError("the query needs too much memory", "Choose fewer columns or a shorter time.") from None

@@ -14,10 +14,11 @@ from handlers.cache.keys import canonical
 from handlers.messages import Request
 from handlers.records.record import Batch, Recording, Sampled
 from tests.support.workers import Worker
-from tsctl.archive.build import Built, build_version
-from tsctl.archive.container import REFERENCE, open_archive
+from tsctl.archive.build import Built, build_version, with_digests
+from tsctl.archive.checks import content_checks
+from tsctl.archive.container import MANIFEST, REFERENCE, open_archive
 from tsctl.archive.inspect import read_facts, read_references
-from tsctl.archive.store import find_archive
+from tsctl.archive.store import find_archive, write_archive
 from tsctl.archive.verify import verify
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import Project
@@ -119,7 +120,22 @@ def test_a_build_stores_the_reference_and_the_same_bytes_each_time(toy: Toy) -> 
     for path in (toy.folder / ".built").glob("*.reference.json"):
         path.unlink()
     assert toy.build().archive.digest == first.archive.digest, "computed anew"
-    assert verify(first.archive.path, [], False).is_good
+    report = verify(first.archive.path)
+    assert report.is_good
+    assert [check.detail for check in report.checks if check.name == "reference"] == ["3 features"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"{}", b'{"version": 1, "features": {"input.x": {"kind": "number"}}}'])
+def test_a_damaged_reference_fails_the_verification(tmp_path: Path, content: bytes) -> None:
+    manifest = json.dumps({"model": {"modelName": "toy", "modelVersion": "1.0", "handler": "toy"}}).encode()
+    entries = with_digests({MANIFEST: manifest, REFERENCE: content})
+    path = write_archive(entries, tmp_path, "toy", "1.0").path
+    with open_archive(path) as archive:
+        checks = {check.name: check for check in content_checks(path, archive, read_facts(archive))}
+        assert checks["reference"].outcome == "fail"
+        assert "reference.json" in checks["reference"].detail
+        with pytest.raises(ArchiveError, match=r"reference\.json"):
+            read_references(archive)
 
 
 def test_kept_references_stay_while_they_fit_and_are_replaced_when_they_do_not(toy: Toy) -> None:

@@ -30,6 +30,8 @@ CHECK_HEADER, CHECK_HEALTH, CHECK_ANSWER = "x-tsctl-check", "health", "answer"
 #: The name of the client's key, and the part that the version plays for this request, as the gateway says. A shadow's
 #: copies are marked by SHADOW_HEADER; their track is that of the version that answers the client.
 CLIENT_HEADER, ASSIGNED_TRACK_HEADER, SHADOW_HEADER = "x-tsctl-client", "x-tsctl-track", "x-tsctl-shadow"
+#: How the gateway chose the version of a request.
+CHOSEN_BY_HEADER = "x-tsctl-by"
 #: What the response cache did: one of CACHE_STATES.
 CACHE_HEADER = "x-cache"
 CACHE_STATES = ("hit", "miss", "bypass")

@@ -32,6 +32,8 @@ CHECK_HEADER, CHECK_HEALTH, CHECK_ANSWER = "x-tsctl-check", "health", "answer"
 CLIENT_HEADER, ASSIGNED_TRACK_HEADER, SHADOW_HEADER = "x-tsctl-client", "x-tsctl-track", "x-tsctl-shadow"
 #: Of W3C Trace Context: the trace that a request belongs to, and whether its spans are kept.
 TRACEPARENT_HEADER, TRACESTATE_HEADER = "traceparent", "tracestate"
+#: How the gateway chose the version of a request.
+CHOSEN_BY_HEADER = "x-tsctl-by"
 #: What the response cache did: one of CACHE_STATES.
 CACHE_HEADER = "x-cache"
 CACHE_STATES = ("hit", "miss", "bypass")

@@ -8,7 +8,14 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from handlers.contract import ASSIGNED_TRACK_HEADER, CLIENT_HEADER, JSON, SENT_HEADER, SHADOW_HEADER
+from handlers.contract import (
+    ASSIGNED_TRACK_HEADER,
+    CHOSEN_BY_HEADER,
+    CLIENT_HEADER,
+    JSON,
+    SENT_HEADER,
+    SHADOW_HEADER,
+)
 from handlers.messages import Outcome, Request
 from handlers.records.summary import Features, Prediction, digest, prediction
 
@@ -74,6 +81,7 @@ class Recording:
         request, outcome, batch = sampled.request, sampled.outcome, sampled.batch
         line = self._identity(sampled) | {
             "track": _track(request.headers),
+            "chosen_by": _name(request.headers.get(CHOSEN_BY_HEADER)),
             "status": outcome.status,
             "error": outcome.error.kind if outcome.error else None,
             **self._input(sampled.item),

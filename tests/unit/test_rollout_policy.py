@@ -39,7 +39,7 @@ def test_the_model_s_own_policy_comes_before_the_deployment_s(tmp_path: Path) ->
     ("{hold_s: 60, max_hold_s: 10}", "max_hold_s must be at least hold_s, 60"),
     ("{hold_s: 3}", "settle_s must be less than hold_s, 3"),
     ("{signals: [errors, errors]}", "must not name one twice"),
-    ("{signals: [latency]}", "should be 'errors', 'refused', 'slow', 'mix' or 'disagreement'"),
+    ("{signals: [latency]}", "should be 'errors', 'refused', 'slow', 'mix', 'disagreement' or 'labels'"),
     ("{at_max_hold: promote}", "should be 'hold' or 'rollback'"),
     ("{prometheus: 'localhost:9090'}", "must be an address such as"),
     ("{hold: 60}", "unknown key; did you mean hold_s?"),

@@ -11,11 +11,14 @@ import typer
 from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Json
 from tsctl.cli.output import plural, print_rows
+from tsctl.config.project import find_project
 from tsctl.errors import NodeError, SpecError
 from tsctl.nodes.engines import open_node, open_nodes
 from tsctl.records import compact as compacting
 from tsctl.records.database import Place, query
 from tsctl.records.export import export as write_export
+from tsctl.records.labels import label_files
+from tsctl.records.places import labels_folder, places_of
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -62,13 +65,14 @@ def stats(model: ModelName = None, node: Node = None, source: Source = None, as_
 
 @app.command("query")
 def run_query(
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over the tables records and inputs.")],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over the tables records, inputs and labels.")],
     node: Node = None,
     source: Source = None,
     as_json: Json = False,
 ) -> None:
     """Run one SELECT of DuckDB's SQL over all records."""
-    _print(*query(places(node, source), sql), as_json)
+    folder = labels_folder(find_project())
+    _print(*query(places(node, source), sql, folders=[str(folder)], label_files=label_files(folder)), as_json)
 
 
 @app.command()
@@ -108,12 +112,18 @@ def purge(
     client: Annotated[str, typer.Option("--client", help="Name of the client's key at the gateway.")],
     node: Node = None,
 ) -> None:
-    """Remove all that nodes on this machine recorded of a client until now; exports elsewhere stay."""
+    """Remove all that nodes on this machine recorded of a client until now, and its labels; exports elsewhere stay."""
+    folder = labels_folder(find_project())
     for place in places(node, None):
         typer.echo(f"{place.name}: waiting until open segments are closed", err=True)
-        removed = compacting.purge(Path(place.address), client)
+        removed = compacting.purge(Path(place.address), client, folder)
         shown = ", ".join(f"{count} {kind}" for kind, count in removed.items()) or "nothing recorded"
         typer.echo(f"{place.name}: removed {shown}")
+    typer.echo(
+        "not removed: files that were exported or captured, the gateway's access log, and records of nodes on other"
+        " machines",
+        err=True,
+    )
 
 
 def places(node: str | None, sources: list[str] | None) -> list[Place]:
@@ -133,10 +143,10 @@ def places(node: str | None, sources: list[str] | None) -> list[Place]:
         return [place if place.is_remote else Place(place.name, str(Path(place.address).resolve())) for place in found]
     project, deployment = open_deployment()
     nodes = open_nodes(project, deployment) if node is None else [open_node(project, *deployment.node(node))]
-    here = [each for each in nodes if each.is_here]
+    here = places_of(nodes, None)
     if not here:
         raise NodeError("no such node is on this machine, and each writes records where it runs", "Run this there.")
-    return [Place(each.name, str(each.records_folder.resolve())) for each in here]
+    return here
 
 
 def _print(columns: list[str], rows: list[tuple[Any, ...]], as_json: bool) -> None:

@@ -14,6 +14,7 @@ from handlers.record_files import (
     CLOSED_SEGMENT,
     OPEN_SEGMENT,
     PARQUET,
+    RECORDS,
     SEGMENT_S,
     RecordFile,
     close_orphans,
@@ -24,6 +25,7 @@ from tsctl.host.locks import exclusive
 from tsctl.host.wait import wait_until
 from tsctl.records.database import connect, quoted, require, select
 from tsctl.records.folder import current_files, finish, replace
+from tsctl.records.labels import forget
 
 if TYPE_CHECKING:
     import duckdb
@@ -68,13 +70,18 @@ def compact(folder: Path, now_s: float | None = None) -> Compacted:
         return Compacted(sum(map(len, packed)), len(packed) + len(merged), len(expired))
 
 
-def purge(folder: Path, client: str) -> dict[str, int]:
+def purge(folder: Path, client: str, labels: Path | None = None) -> dict[str, int]:
     """Remove everything of a client that was recorded before the call; returns the number of rows by kind.
 
-    It waits until workers have closed the segments that are open now.
+    It waits until workers have closed the segments that are open now. Labels go first: without records, nothing would
+    say whose they are.
+
+    Args:
+        labels: the folder of labels; those of the client's requests are removed, and counted under `labels`.
 
     Raises:
         ConflictError: another process changes the folder, or a worker does not close its segment.
+        AnalysisError: a file cannot be read.
     """
     removed: dict[str, int] = defaultdict(int)
     if not folder.is_dir():
@@ -88,9 +95,13 @@ def purge(folder: Path, client: str) -> dict[str, int]:
     if not wait_until(are_closed, CLOSED_WITHIN_S, 0.25):
         raise ConflictError(f"a worker has kept its segment in {folder} open for too long", "See 'tsctl status'.")
     with _alone(folder):
-        for file in current_files(folder):
-            if file.end == OPEN_SEGMENT:
-                continue
+        files = [file for file in current_files(folder) if file.end != OPEN_SEGMENT]
+        named = [str(folder / file.name) for file in files if file.kind == RECORDS]
+        if labels is not None and named:
+            requests = f"SELECT request_id FROM ({select(RECORDS, named)}) WHERE client = $1"
+            if forgotten := forget(labels, requests, [client]):
+                removed["labels"] = forgotten
+        for file in files:
             rows, kept = _count(folder / file.name, file.kind, client)
             if rows and kept:
                 _rewrite(folder, [file], client)  # a file that is gone has no rows of the client either

@@ -26,7 +26,7 @@ _IDENTITY = {
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     RECORDS: {
         **_IDENTITY,
-        "track": "VARCHAR", "status": "INTEGER", "error": "VARCHAR", "input_digest": "VARCHAR",
+        "track": "VARCHAR", "chosen_by": "VARCHAR", "status": "INTEGER", "error": "VARCHAR", "input_digest": "VARCHAR",
         "numbers": "MAP(VARCHAR, DOUBLE)", "categories": "MAP(VARCHAR, VARCHAR)",
         "label": "VARCHAR", "score": "DOUBLE", "scores": "DOUBLE[]", "outputs": "MAP(VARCHAR, DOUBLE)",
         "norm": "DOUBLE", "sketch": "DOUBLE[]", "text_length": "BIGINT", "text_digest": "VARCHAR",
@@ -111,13 +111,14 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 @contextmanager
 def open_records(
-    places: Sequence[Place], *folders: str, since_s: float | None = None
+    places: Sequence[Place], *folders: str, since_s: float | None = None, label_files: Sequence[str] = ()
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with the views `records` and `inputs` over all places.
+    """A database with the views `records`, `inputs` and `labels` over all places.
 
     Args:
         folders: that a statement may use as well.
         since_s: files that hold only older records are left out; seconds since 1970.
+        label_files: Parquet, in one of the folders.
     """
     connection = connect()
     try:
@@ -140,8 +141,10 @@ def open_records(
             ]
             nothing = f"SELECT NULL::VARCHAR AS node, * FROM ({select(kind, [])})"
             connection.execute(f"CREATE VIEW {kind} AS {' UNION ALL BY NAME '.join(parts) or nothing}")
+        connection.execute(f"CREATE VIEW labels AS {_current_labels(label_files)}")
         if not any(place.is_remote for place in places):
-            connection.execute(f"SET allowed_directories = {_list([*(place.address for place in places), *folders])}")
+            allowed = [*(place.address for place in places), *folders]
+            connection.execute(f"SET allowed_directories = {paths_list(allowed)}")
             connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         yield connection
@@ -155,12 +158,14 @@ def query(
     parameters: Sequence[Any] = (),
     folders: Sequence[str] = (),
     since_s: float | None = None,
+    label_files: Sequence[str] = (),
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Column names and rows of one SELECT over the views.
 
     Args:
         folders: with other files that the statement reads.
         since_s: the statement needs no record before this time, in seconds since 1970.
+        label_files: of the view `labels`, in one of the folders.
 
     Raises:
         SpecError: it is no single SELECT, or DuckDB does not understand it.
@@ -170,7 +175,7 @@ def query(
     require_select(sql)
     for attempt in range(ATTEMPTS):
         try:
-            with open_records(places, *folders, since_s=since_s) as connection:
+            with open_records(places, *folders, since_s=since_s, label_files=label_files) as connection:
                 result = connection.execute(sql, list(parameters))
                 return [column[0] for column in result.description or ()], result.fetchall()
         except duckdb.OutOfMemoryException:
@@ -192,17 +197,30 @@ def select(kind: str, paths: Sequence[str]) -> str:
     lines = [path for path in paths if not path.endswith(PARQUET)]
     parts = []
     if packed:
-        parts.append(f"SELECT time, {', '.join(columns)} FROM read_parquet({_list(packed)})")
+        parts.append(f"SELECT time, {', '.join(columns)} FROM read_parquet({paths_list(packed)})")
     if lines:
         types = ", ".join(f"{name}: {quoted(kind)}" for name, kind in {"time_us": "BIGINT", **columns}.items())
         parts.append(
-            f"SELECT make_timestamp(time_us) AS time, {', '.join(columns)} FROM read_json({_list(lines)},"
+            f"SELECT make_timestamp(time_us) AS time, {', '.join(columns)} FROM read_json({paths_list(lines)},"
             f" format = 'newline_delimited', columns = {{{types}}}, ignore_errors = true) WHERE time_us IS NOT NULL"
         )
     if not parts:
         typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
         parts.append(f"SELECT NULL::TIMESTAMP AS time, {typed} WHERE false")
     return " UNION ALL ".join(parts)
+
+
+def _current_labels(files: Sequence[str]) -> str:
+    """The statement of one label for each item: the one that was added last."""
+    if not files:
+        return (
+            "SELECT NULL::VARCHAR AS request_id, NULL::INTEGER AS row, NULL::VARCHAR AS label,"
+            " NULL::TIMESTAMP AS added WHERE false"
+        )
+    return (
+        "SELECT request_id, row, arg_max(label, added) AS label, make_timestamp(max(added) // 1000) AS added"
+        f" FROM read_parquet({paths_list(files)}) GROUP BY request_id, row"
+    )
 
 
 def require_select(sql: str) -> None:
@@ -213,7 +231,7 @@ def require_select(sql: str) -> None:
     except duckdb.Error as error:
         raise SpecError(f"the query failed: {_first_line(error)}") from None
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        raise SpecError("a query is one SELECT over the tables records and inputs, which nothing may change")
+        raise SpecError("a query is one SELECT over the tables records, inputs and labels, which nothing may change")
 
 
 def _first_line(error: Exception) -> str:
@@ -225,5 +243,6 @@ def quoted(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _list(values: Sequence[str]) -> str:
+def paths_list(values: Sequence[str]) -> str:
+    """The paths as a list in SQL."""
     return f"[{', '.join(map(quoted, values))}]"

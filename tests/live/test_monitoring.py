@@ -24,6 +24,9 @@ from tsctl.monitoring.dashboards import dashboards
 from tsctl.monitoring.files import monitoring_files
 from tsctl.monitoring.grafana import MODEL_VARIABLE
 
+#: Requests that the archive was made for; those of the test are all alike, which is drift.
+REFERENCE = "".join(f'{{"x": {number / 100}}}\n' for number in range(100))
+ARCHIVE = {"reference": "reference.jsonl", "records": {"share": 1.0}}
 #: Its worker takes 20 ms, so that every answer is late.
 LATE = {"latency_ms": 1}
 
@@ -84,10 +87,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
     def edit(content: dict[str, Any]) -> None:
         content["monitoring"] = {**addresses, "webhook": url, "scrape_s": 1, "objectives": LATE}
+        (root / "site" / "archives" / "tiny" / "reference.jsonl").write_text(REFERENCE)
 
     root = tmp_path_factory.mktemp("monitoring")
     try:
-        with releasing(root, {"1.0": PACE, "2.0": PACE}, edit=edit, hold_s=300, max_hold_s=600) as front:
+        with releasing(
+            root, {"1.0": PACE, "2.0": PACE}, archive=ARCHIVE, edit=edit, hold_s=300, max_hold_s=600
+        ) as front:
             started = front.site.run("monitoring", "start")
             assert [line for line in started.out.splitlines() if line.startswith("started")] == [
                 "started exporter", "started alertmanager", "started prometheus",
@@ -108,7 +114,8 @@ def test_every_query_of_every_dashboard_has_data(watched: Watched) -> None:
             for panel in board["panels"]:
                 for target in panel["targets"]:
                     expression = target["expr"].replace(MODEL_VARIABLE, "tiny").replace("$__rate_interval", "1m")
-                    until(lambda: watched.query(expression), 30, f"data of {board['uid']}, {panel['title']}")  # noqa: B023
+                    # the exporter reads records once a minute
+                    until(lambda: watched.query(expression), 120, f"data of {board['uid']}, {panel['title']}")  # noqa: B023
         for variable in (variable for board in dashboards() for variable in board["templating"]["list"]):
             name = variable["query"].removeprefix("label_values(").removesuffix(", model)")
             assert {series["metric"]["model"] for series in watched.query(name)} == {"tiny"}
@@ -116,6 +123,8 @@ def test_every_query_of_every_dashboard_has_data(watched: Watched) -> None:
         assert (alert["labels"]["model"], alert["labels"]["severity"]) == ("tiny", "page")
         assert alert["annotations"]["summary"] == "tiny: 100% of the answers are late"
         assert alert["annotations"]["command"].startswith("tsctl status")
+        until(lambda: watched.webhook.of("DriftAlarm", "firing"), 120, "the alarm at the webhook")
+        assert watched.webhook.of("DriftAlarm", "firing")[0]["labels"]["model"] == "tiny"
         site.run("rollout", "abort", "tiny")
         process.wait(timeout=60)
     until(lambda: watched.query('tsctl_rollout_ended_timestamp_seconds{outcome="aborted"}'), 30, "the rollout's end")
@@ -127,8 +136,8 @@ def test_every_rule_is_evaluated_and_every_target_is_up(watched: Watched) -> Non
     assert {(up["metric"]["job"], up["value"][1]) for up in watched.query("up")} == {
         (job, "1") for job in ("tsctl-gateway", "tsctl-workers", "tsctl-state")
     }
-    # every answer is late, and how full a disk is says nothing of the code
-    others = 'ALERTS{alertstate="firing",alertname!~"LatencyBudgetBurns(Slowly)?|DiskFills"}'
+    # every answer is late and all are alike, and how full a disk is says nothing of the code
+    others = 'ALERTS{alertstate="firing",alertname!~"LatencyBudgetBurns(Slowly)?|DriftAlarm|DiskFills"}'
     assert watched.query(others) == []
     assert {error["value"][1] for error in watched.query("tsctl_exporter_error")} == {"0"}
     [weight] = watched.query('tsctl_gateway_weight_ratio{track="stable"}')

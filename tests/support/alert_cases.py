@@ -134,6 +134,24 @@ def expiry(at: str, renewal: str) -> Series:
     return state("node_token_expiry_timestamp_seconds", at, node="local", renewal=renewal)
 
 
+def recorded(written: str, dropped: str) -> Series:
+    return {
+        series("tsctl_worker_records_total", {**LOCAL, "outcome": "written"}): written,
+        series("tsctl_worker_records_total", {**LOCAL, "outcome": "queue-full"}): dropped,
+    }
+
+
+def kept(size: str) -> Series:
+    return {**state("records_bytes", size, node="local"), **state("records_most_bytes", "1e9x60", node="local")}
+
+
+def drift(age: str, height: str) -> Series:
+    return {
+        **state("drift_alarm", age, **VERSION, feature="age"),
+        **state("drift_alarm", height, **VERSION, feature="height"),
+    }
+
+
 CASES = (
     Case("ErrorBudgetBurns", requests("0+600x90", "503", "0+12x90"), 70, DIGITS, "2 % is more than 14.4 times 0.1 %"),
     Case("ErrorBudgetBurns", requests("0+600x60", "500", "0+5x60"), 60, DIGITS, "0.8 % is more than 6 times 0.1 %"),
@@ -190,6 +208,13 @@ CASES = (
     Case("DiskFills", disk("4e9x9"), 6, STATE, "4 % free"),
     Case("DiskFills", disk("1e9x9", "5e9x9"), 6, STATE, "under 1 GiB"),
     Case("DiskFills", disk("40e9x9"), 6, None, "40 % free"),
+    Case("RecordsDropped", recorded("0+90x40", "0+10x40"), 25, LOCAL, "10 % are dropped"),
+    Case("RecordsDropped", recorded("0+600x40", "0+1x40"), 25, None, "one in 600 is dropped"),
+    Case("RecordsDropped", recorded("0x40", "0x40"), 25, None, "nothing is recorded"),
+    Case("RecordsFill", kept("950e6x9"), 6, STATE | {"node": "local"}, "95 % full"),
+    Case("RecordsFill", kept("500e6x9"), 6, None, "half full"),
+    Case("DriftAlarm", drift("1x9", "0x9"), 3, VERSION, "one feature has drifted"),
+    Case("DriftAlarm", drift("1 1 0x9", "0x9"), 5, None, "the watch was reset"),
     Case("RolloutUnattended", state("rollout_running", "0x9", **VERSION), 6, STATE | VERSION, "no process"),
     Case("RolloutUnattended", state("rollout_running", "0 0 1x9", **VERSION), 6, None, "it was resumed"),
     Case("RolloutUndecided", rollout("0+60x60"), 40, STATE | VERSION, "40 of 60 minutes"),

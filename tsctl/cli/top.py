@@ -205,7 +205,7 @@ def _open_here(named: str | None) -> tuple[Project, DeploymentSpec, list[Node]]:
 
 
 def _print_statuses(statuses: Sequence[NodeStatus]) -> None:
-    from tsctl.views.status import COLUMNS, heading, reasons, records_line, rows
+    from tsctl.views.status import COLUMNS, exchanges_line, heading, reasons, records_line, rows
 
     for number, status in enumerate(statuses):
         typer.echo(("\n" if number else "") + heading(status, is_one_of_several=len(statuses) > 1))
@@ -216,6 +216,8 @@ def _print_statuses(statuses: Sequence[NodeStatus]) -> None:
             typer.echo(f"\n{line}")
         if status.records is not None:
             typer.echo(f"\n{records_line(status.records)}")
+        if status.shared_cache is not None:
+            typer.echo(f"\n{exchanges_line(status.shared_cache)}")
 
 
 def _print_monitoring(project: Project, deployment: DeploymentSpec) -> None:

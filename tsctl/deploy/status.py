@@ -9,6 +9,7 @@ from typing import Any
 from tsctl.archive.store import parse_name
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.errors import NodeError
+from tsctl.monitoring.exchanges import Exchanges, read_exchanges
 from tsctl.monitoring.recorded import Recorded, read_recorded
 from tsctl.nodes.fan_out import is_unavailable
 from tsctl.nodes.node import Node
@@ -52,6 +53,7 @@ class NodeStatus:
     reason: str = ""  # why it does not answer
     changed: str = ""  # what its next start will do otherwise, because deployment.yaml was edited since the last one
     records: Recorded | None = None  # of its workers; None: there are none, or it is on another machine
+    shared_cache: Exchanges | None = None  # of its workers; None as for records
 
     @property
     def is_ready(self) -> bool:
@@ -118,6 +120,7 @@ def _status(node: Node, observed: ObservedNode, deployment: DeploymentSpec) -> N
         reason,
         changed_settings(node.folder, node.spec) if observed.error is None else "",
         _recorded(node) if node.is_here else None,
+        read_exchanges(node.metrics_folder) if node.is_here else None,
     )
 
 

@@ -1,13 +1,13 @@
 """The alerts: what each watches, how long it must hold, whom it wakes, and the command that shows more. Pure.
 
-docs/monitoring.md has a row for each. Alerts on records, drift and disagreement come with what they watch.
+docs/monitoring.md has a row for each. The alert on the disagreement of a shadow comes with its metric.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from handlers.contract import CACHE_ITEMS, SHARED_CACHE_EXCHANGES, WORKER_STARTS
+from handlers.contract import CACHE_ITEMS, RECORDED_ITEMS, SHARED_CACHE_EXCHANGES, WORKER_STARTS
 from tsctl.monitoring.objectives import ERRORS, PAGE, SLOW, TICKET
 
 #: Jobs of the scrape configuration.
@@ -190,6 +190,30 @@ NODES = (
     ),
 )  # fmt: skip
 
+ANSWERS = (
+    Alert(
+        "RecordsDropped",
+        f'sum by ({_OF_NODE}) (rate({RECORDED_ITEMS}{{outcome!="written"}}[15m]))'
+        f" / sum by ({_OF_NODE}) (rate({RECORDED_ITEMS}[15m])) > 0.01",
+        4, "ticket",
+        "more than 1 % of the prediction records of fifteen minutes were dropped, for a minute",
+        f"{_SHARE} of the records of {_ON_NODE} are dropped",
+        f"tsctl status; tsctl records stats {_MODEL}; df -h .tsctl",
+    ),
+    Alert(
+        "RecordsFill", "tsctl_records_bytes / tsctl_records_most_bytes > 0.9", 4, "ticket",
+        "a node's prediction records have more than 90 % of `records_mb` for a minute, and the oldest are deleted soon",
+        f"the records of node {{{{ $labels.node }}}} have {_SHARE} of their place",
+        "tsctl records stats; tsctl records compact",
+    ),
+    Alert(
+        "DriftAlarm", "count by (model, version) (tsctl_drift_alarm == 1)", 0, "ticket",
+        "the inputs or predictions of a version have drifted from its archive's reference, until the watch is reset",
+        f"{{{{ $value }}}} features or predictions of {_VERSION} have drifted",
+        "tsctl drift report {{ $labels.model }}:{{ $labels.version }}",
+    ),
+)  # fmt: skip
+
 RELEASES = (
     Alert(
         "RolloutUnattended", "tsctl_rollout_running == 0", 4, "page",
@@ -240,5 +264,12 @@ EXPIRY = (
 )  # fmt: skip
 
 #: The groups of the rules file; each is evaluated by itself.
-GROUPS = {"objectives": OBJECTIVES, "gateway": GATEWAY, "nodes": NODES, "releases": RELEASES, "expiry": EXPIRY}
+GROUPS = {
+    "objectives": OBJECTIVES,
+    "gateway": GATEWAY,
+    "nodes": NODES,
+    "answers": ANSWERS,
+    "releases": RELEASES,
+    "expiry": EXPIRY,
+}
 ALERTS = tuple(alert for group in GROUPS.values() for alert in group)

@@ -10,6 +10,7 @@ from handlers.contract import (
     BATCH_ITEMS,
     CACHE_ITEMS,
     INPUT_POSITIONS,
+    RECORDED_ITEMS,
     STAGE_SECONDS,
     WARMUP_SECONDS,
     WORKER_STARTS,
@@ -37,6 +38,13 @@ def dashboards() -> list[Json]:
             "tsctl-model", "tsctl: one model by version", "One model: clients, versions, workers.", MODEL, choices
         ),
         dashboard("tsctl-rollout", "tsctl: rollout", "The canary of a model against stable.", ROLLOUT, choices),
+        dashboard(
+            "tsctl-answers",
+            "tsctl: records and drift",
+            "One model: what is recorded of its answers, and how they differ from its archive's reference.",
+            ANSWERS,
+            choices,
+        ),
     ]
 
 
@@ -206,4 +214,50 @@ ROLLOUT = (
         width=12,
     ),
     Panel("READY workers", "short", _one(f"tsctl_node_ready_workers{{{_OF_MODEL}}}", "{{node}} {{version}}"), width=12),
+)
+
+ANSWERS = (
+    Panel(
+        "Features in alarm",
+        "short",
+        _one(f"sum by (version) (tsctl_drift_alarm{{{_OF_MODEL}}})", "{{version}}"),
+        "stat",
+        4,
+    ),
+    Panel("Recorded answers of 24 h", "short", _one(f"tsctl_drift_items{{{_OF_MODEL}}}", "{{version}}"), "stat", 4),
+    Panel(
+        "Records, share of their place",
+        "percentunit",
+        _one("tsctl_records_bytes / tsctl_records_most_bytes", "{{node}}"),
+        "stat",
+        4,
+    ),
+    Panel(
+        "Evidence of drift",
+        "short",
+        _one(f"tsctl_drift_evidence_ratio{{{_OF_MODEL}}}", "{{version}}"),
+        description="At 1 an alarm is raised.",
+        width=12,
+    ),
+    Panel(
+        "Population stability index by feature",
+        "short",
+        _one(f"tsctl_drift_psi{{{_OF_MODEL}}}", "{{version}} {{feature}}"),
+        description="Of the last 24 hours against the archive's reference.",
+        width=12,
+    ),
+    Panel(
+        "The same, less its expectation without drift",
+        "short",
+        _one(f"tsctl_drift_psi{{{_OF_MODEL}}} - tsctl_drift_psi_noise{{{_OF_MODEL}}}", "{{version}} {{feature}}"),
+        width=12,
+    ),
+    Panel(
+        "Records by outcome",
+        "short",
+        _one(_sum("version, outcome", RECORDED_ITEMS, _OF_MODEL), "{{version}} {{outcome}}"),
+        description="All but written are dropped.",
+        width=12,
+    ),
+    Panel("Files of records", "bytes", _one("tsctl_records_bytes", "{{node}}"), width=12),
 )

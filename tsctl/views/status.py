@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsctl.deploy.status import NodeStatus
+from tsctl.monitoring.exchanges import Exchanges
 from tsctl.monitoring.recorded import Recorded
 
 COLUMNS = ("model", "version", "default", "state", "workers", "queue", "archive")
@@ -55,6 +56,15 @@ def records_line(recorded: Recorded) -> str:
     size = f"{recorded.bytes / (1 << 20):.1f} of {recorded.most_bytes >> 20:,} MiB on the disk"
     line = f"records since the node's start: {', '.join(parts)}; {size}"
     return f"{line}; {recorded.problem}" if recorded.problem else line
+
+
+def exchanges_line(exchanges: Exchanges) -> str:
+    """One line about the shared cache: how often it could not be used, and why."""
+    failed = sum(exchanges.failed.values())
+    reasons = ", ".join(f"{count:,} {outcome}" for outcome, count in exchanges.failed.items())
+    said = f"{failed:,} failed ({reasons})" if failed else "none failed"
+    line = f"shared cache since the node's start: {exchanges.ok + failed:,} exchanges, {said}"
+    return f"{line}; {exchanges.problem}" if exchanges.problem else line
 
 
 def unnamed_line(name: str, pid: int) -> str:

@@ -69,6 +69,8 @@ class Serving(_Document):
     handler: str | None = None
     tolerance: spec.Tolerance = spec.Tolerance()
     limits: spec.Limits | None = None
+    records: spec.Records | None = None
+    compare: spec.Compare | None = None
 
 
 class Config(_Document):

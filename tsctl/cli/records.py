@@ -11,11 +11,12 @@ import typer
 from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Json
 from tsctl.cli.output import plural, print_rows
-from tsctl.errors import NodeError, SpecError
+from tsctl.errors import SpecError
 from tsctl.nodes.engines import open_node, open_nodes
 from tsctl.records import compact as compacting
 from tsctl.records.database import Place, query
 from tsctl.records.export import export as write_export
+from tsctl.records.here import places_of
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -62,7 +63,7 @@ def stats(model: ModelName = None, node: Node = None, source: Source = None, as_
 
 @app.command("query")
 def run_query(
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over the tables records and inputs.")],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over the tables records, inputs and repeats.")],
     node: Node = None,
     source: Source = None,
     as_json: Json = False,
@@ -133,10 +134,7 @@ def places(node: str | None, sources: list[str] | None) -> list[Place]:
         return [place if place.is_remote else Place(place.name, str(Path(place.address).resolve())) for place in found]
     project, deployment = open_deployment()
     nodes = open_nodes(project, deployment) if node is None else [open_node(project, *deployment.node(node))]
-    here = [each for each in nodes if each.is_here]
-    if not here:
-        raise NodeError("no such node is on this machine, and each writes records where it runs", "Run this there.")
-    return [Place(each.name, str(each.records_folder.resolve())) for each in here]
+    return places_of(nodes)
 
 
 def _print(columns: list[str], rows: list[tuple[Any, ...]], as_json: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from handlers.record_files import INPUTS, PARQUET, RECORDS, RecordFile, parse_record_file
+from handlers.record_files import INPUTS, PARQUET, RECORDS, REPEATS, SEGMENT_S, RecordFile, parse_record_file
 from tsctl.errors import AnalysisError, SpecError
 from tsctl.records.folder import current_files
 
@@ -22,24 +22,31 @@ if TYPE_CHECKING:
 _IDENTITY = {
     "request_id": "VARCHAR", "row": "INTEGER", "model": "VARCHAR", "version": "VARCHAR", "client": "VARCHAR",
 }  # fmt: skip
+_ANSWER = {
+    "label": "VARCHAR", "score": "DOUBLE", "scores": "DOUBLE[]", "outputs": "MAP(VARCHAR, DOUBLE)",
+    "norm": "DOUBLE", "sketch": "DOUBLE[]", "text_length": "BIGINT", "text_digest": "VARCHAR",
+    "answer_digest": "VARCHAR", "answer": "VARCHAR",
+}  # fmt: skip
 #: Columns of each table beside `time`, as docs/records.md has them.
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     RECORDS: {
         **_IDENTITY,
         "track": "VARCHAR", "status": "INTEGER", "error": "VARCHAR", "input_digest": "VARCHAR",
         "numbers": "MAP(VARCHAR, DOUBLE)", "categories": "MAP(VARCHAR, VARCHAR)",
-        "label": "VARCHAR", "score": "DOUBLE", "scores": "DOUBLE[]", "outputs": "MAP(VARCHAR, DOUBLE)",
-        "norm": "DOUBLE", "sketch": "DOUBLE[]", "text_length": "BIGINT", "text_digest": "VARCHAR",
-        "answer_digest": "VARCHAR", "cache": "VARCHAR", "batch_items": "INTEGER",
+        **_ANSWER,
+        "copied": "BOOLEAN", "cache": "VARCHAR", "batch_items": "INTEGER",
         "wait_ms": "DOUBLE", "batch_ms": "DOUBLE", "decode_ms": "DOUBLE", "preprocess_ms": "DOUBLE",
         "inference_ms": "DOUBLE", "postprocess_ms": "DOUBLE", "encode_ms": "DOUBLE",
     },
     INPUTS: {**_IDENTITY, "input": "VARCHAR"},
+    REPEATS: {**_IDENTITY, "repeat": "VARCHAR", "status": "INTEGER", **_ANSWER},
 }  # fmt: skip
 #: Of DuckDB; the process has about 100 MiB beside it.
 MEMORY = "320MiB"
 #: How often a query begins again because a worker or `compact` removed a file meanwhile.
 ATTEMPTS = 5
+#: A segment has records of at most SEGMENT_S; a worker that is late in closing it has so many seconds more.
+_LATE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -100,11 +107,14 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 
 @contextmanager
-def open_records(places: Sequence[Place], *folders: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with the views `records` and `inputs` over all places.
+def open_records(
+    places: Sequence[Place], *folders: str, period_s: tuple[float, float] | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with the views `records`, `inputs` and `repeats` over all places.
 
     Args:
         folders: that a statement may use as well.
+        period_s: files that have no record of this time, in seconds since 1970, are left out.
     """
     connection = connect()
     try:
@@ -112,7 +122,7 @@ def open_records(places: Sequence[Place], *folders: str) -> Iterator[duckdb.Duck
             if place.is_remote:
                 system, _ = require("fsspec").core.url_to_fs(place.address)
                 connection.register_filesystem(system)
-        files = [(place, place.files()) for place in places]
+        files = [(place, _of_period(place.files(), period_s)) for place in places]
         for kind in COLUMNS:
             parts = [
                 f"SELECT {quoted(place.name)} AS node, * FROM ({select(kind, chosen)})"
@@ -131,12 +141,17 @@ def open_records(places: Sequence[Place], *folders: str) -> Iterator[duckdb.Duck
 
 
 def query(
-    places: Sequence[Place], sql: str, parameters: Sequence[Any] = (), folders: Sequence[str] = ()
+    places: Sequence[Place],
+    sql: str,
+    parameters: Sequence[Any] | Mapping[str, Any] = (),
+    folders: Sequence[str] = (),
+    period_s: tuple[float, float] | None = None,
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Column names and rows of one SELECT over the views.
 
     Args:
         folders: with other files that the statement reads.
+        period_s: as of `open_records`; the statement must ask for this time itself.
 
     Raises:
         SpecError: it is no single SELECT, or DuckDB does not understand it.
@@ -146,8 +161,9 @@ def query(
     require_select(sql)
     for attempt in range(ATTEMPTS):
         try:
-            with open_records(places, *folders) as connection:
-                result = connection.execute(sql, list(parameters))
+            with open_records(places, *folders, period_s=period_s) as connection:
+                given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+                result = connection.execute(sql, given)
                 return [column[0] for column in result.description or ()], result.fetchall()
         except duckdb.OutOfMemoryException:
             raise AnalysisError(
@@ -168,7 +184,9 @@ def select(kind: str, paths: Sequence[str]) -> str:
     lines = [path for path in paths if not path.endswith(PARQUET)]
     parts = []
     if packed:
-        parts.append(f"SELECT time, {', '.join(columns)} FROM read_parquet({_list(packed)})")
+        # files of an older tsctl lack columns
+        present = f"SELECT * FROM read_parquet({_list(packed)}, union_by_name = true)"
+        parts.append(f"SELECT time, {', '.join(columns)} FROM ({present} UNION ALL BY NAME {_nothing(columns)})")
     if lines:
         types = ", ".join(f"{name}: {quoted(kind)}" for name, kind in {"time_us": "BIGINT", **columns}.items())
         parts.append(
@@ -176,9 +194,27 @@ def select(kind: str, paths: Sequence[str]) -> str:
             f" format = 'newline_delimited', columns = {{{types}}}, ignore_errors = true) WHERE time_us IS NOT NULL"
         )
     if not parts:
-        typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
-        parts.append(f"SELECT NULL::TIMESTAMP AS time, {typed} WHERE false")
+        parts.append(_nothing(columns))
     return " UNION ALL ".join(parts)
+
+
+def _nothing(columns: Mapping[str, str]) -> str:
+    """The statement that gives no row, with columns of these types."""
+    typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
+    return f"SELECT NULL::TIMESTAMP AS time, {typed} WHERE false"
+
+
+def _of_period(files: Mapping[str, RecordFile], period_s: tuple[float, float] | None) -> dict[str, RecordFile]:
+    """The files that may have a record of the period, by their names alone."""
+    if period_s is None:
+        return dict(files)
+    since, until = period_s
+    return {
+        path: file
+        for path, file in files.items()
+        if file.begin_ms / 1000 <= until
+        and (file.end == PARQUET or file.begin_ms / 1000 + SEGMENT_S + _LATE_S >= since)
+    }
 
 
 def require_select(sql: str) -> None:
@@ -189,7 +225,7 @@ def require_select(sql: str) -> None:
     except duckdb.Error as error:
         raise SpecError(f"the query failed: {_first_line(error)}") from None
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        raise SpecError("a query is one SELECT over the tables records and inputs, which nothing may change")
+        raise SpecError("a query is one SELECT over the tables records, inputs and repeats, which nothing may change")
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +21,19 @@ LIMIT = "limit"
 Percent = Annotated[float, Field(gt=0, le=100, strict=False)]
 Seconds = Annotated[float, Field(ge=0, le=30 * 86_400, strict=False)]
 Share = Annotated[float, Field(gt=0, lt=1, strict=False)]
+
+
+class ShadowStage(SpecModel):
+    """The stage before the first step: the canary gets copies of requests, and its answers are compared."""
+
+    percent: Percent = 100.0  # of the route's requests that are copied
+    min_pairs: Annotated[int, Field(ge=1, le=10_000_000)] = 1000  # before it may pass
+    max_disagreement: Share = 0.005  # above stable's own noise
+
+    @property
+    def share(self) -> int:
+        """The copied requests in hundredths of a percent."""
+        return max(1, round(self.percent * TOTAL / 100))
 
 
 class RolloutPolicy(SpecModel):
@@ -43,6 +56,7 @@ class RolloutPolicy(SpecModel):
         2.0  # of a canary's worker, since its warm-up
     )
     shadow_floor: Share = 0.001  # share of disagreements between two copies of stable, and a margin
+    shadow: ShadowStage | None = None  # None: the first step begins at once
     keep: Annotated[int, Field(ge=0, le=10)] = 1  # old versions that stay registered and warm, for a rollback
     tick_s: Annotated[float, Field(ge=0.1, le=60, strict=False)] = 0.5  # how often evidence is read
     prometheus: Address | None = None  # where counts are read; None: from Envoy itself
@@ -82,7 +96,13 @@ class RolloutPolicy(SpecModel):
         return {name: PARTS[name] / total for name in named}
 
     @property
+    def content(self) -> dict[str, Any]:
+        """The policy as journals store it; settings that came later are absent where they change nothing."""
+        stored = self.model_dump(mode="json")
+        return {name: value for name, value in stored.items() if name != "shadow" or value is not None}
+
+    @property
     def digest(self) -> str:
         """Equal for equal policies: 16 hex digits."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        content = json.dumps(self.content, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]

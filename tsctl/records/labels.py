@@ -136,10 +136,10 @@ def qualities(folder: Path, places: Sequence[Place], model: str | None = None) -
         SpecError: there are no labels.
         AnalysisError: records cannot be read.
     """
-    files = sorted(str(path) for path in folder.glob("labels-*.parquet")) if folder.is_dir() else []
+    files = _files(folder)
     if not files:
         raise SpecError("no labels were added", "Add some: tsctl labels add FILE")
-    paired = _PAIRED.format(labels=f"[{', '.join(map(quoted, files))}]")
+    paired = _PAIRED.format(labels=files)
     arguments, extra = [model], [str(folder)]
     _, confusion = query(places, f"{paired} {_CONFUSION}", arguments, extra)
     _, bins = query(places, f"{paired} {_BINS}", arguments, extra)
@@ -152,6 +152,35 @@ def qualities(folder: Path, places: Sequence[Place], model: str | None = None) -
     return found
 
 
+def truth(
+    folder: Path, places: Sequence[Place], model: str, since_s: float, until_s: float
+) -> dict[tuple[str, int], str]:
+    """Labels of the model's requests in a period, by request and row; empty where no labels were added.
+
+    Raises:
+        AnalysisError: records cannot be read.
+    """
+    files = _files(folder)
+    if not files:
+        return {}
+    period = {"since": round(since_s * 1e6), "until": round(until_s * 1e6)}
+    _, rows = query(places, _TRUTH.format(labels=files), {"model": model, **period}, [str(folder)], (since_s, until_s))
+    return {(request_id, row): label for request_id, row, label in rows}
+
+
+def _files(folder: Path) -> str:
+    """The files of labels as SQL writes a list; empty where there are none."""
+    files = sorted(str(path) for path in folder.glob("labels-*.parquet")) if folder.is_dir() else []
+    return f"[{', '.join(map(quoted, files))}]" if files else ""
+
+
+_TRUTH = """
+SELECT request_id, row, arg_max(label, added) FROM read_parquet({labels})
+SEMI JOIN (
+    SELECT request_id, row FROM records
+    WHERE model = $model AND time >= make_timestamp($since) AND time < make_timestamp($until)
+) USING (request_id, row) GROUP BY request_id, row
+"""
 #: One row for each item that has a label and a prediction with a class. A bare score is the probability of one of two
 #: classes: of the one whose predictions have the higher scores.
 _PAIRED = """

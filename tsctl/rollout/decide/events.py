@@ -16,6 +16,7 @@ from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.shadow import PairCounts
 from tsctl.rollout.decide.windows import Window
 
 
@@ -31,6 +32,8 @@ class Effect(StrEnum):
     RESTORE_DEFAULT = "undefault"
     RETIRE = "retire"
     EXTEND = "extend"
+    COPY = "copy"
+    STOP_COPYING = "uncopy"
 
 
 class Command(StrEnum):
@@ -56,7 +59,7 @@ Cursor = Mapping[str, int]
 #: How the detail of an effect begins that was left undone.
 LEFT_UNDONE = "left undone: "
 
-_Policy = Annotated[RolloutPolicy, PlainSerializer(lambda policy: policy.model_dump(mode="json"))]
+_Policy = Annotated[RolloutPolicy, PlainSerializer(lambda policy: policy.content)]
 _WINDOW = TypeAdapter(Window)
 #: Zeros are not stored.
 _Window = Annotated[Window, PlainSerializer(lambda window: _WINDOW.dump_python(window, exclude_defaults=True))]
@@ -170,6 +173,23 @@ class Tick(Event):
     def requests(self) -> tuple[int, int]:
         """Requests of stable and of the canary."""
         return sum(window.stable.requests for window in self.windows), sum(w.canary.requests for w in self.windows)
+
+
+@dataclass(frozen=True)
+class PairsCompared(Event):
+    """Answers of the canary, as a shadow, were compared with stable's.
+
+    Args:
+        counts: of this reading; the cursor says up to when it has the records.
+        waited_s: length of the period.
+        examples: ids of some requests whose answers differ.
+    """
+
+    kind = "pairs"
+    counts: PairCounts
+    cursor: Cursor = field(default_factory=dict)
+    waited_s: float = 0.0
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

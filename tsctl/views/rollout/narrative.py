@@ -36,6 +36,8 @@ _DONE = {
     Effect.RESTORE_DEFAULT: "{stable} became the default version again:",
     Effect.RETIRE: "Old versions were retired:",
     Effect.EXTEND: "{canary} was registered where {stable} was added meanwhile:",
+    Effect.COPY: "{canary} gets copies of",
+    Effect.STOP_COPYING: "{canary} gets no copies any more",
 }
 _VERBS = {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.UNDECIDED: "stayed undecided"}
 
@@ -133,7 +135,12 @@ def _ends_wait(event: Event) -> bool:
         case events.Tick(held_s=held_s):
             return held_s > 0
         case (
-            events.EffectDone() | events.StepBegan() | events.PolicyChanged() | events.VerdictReached() | events.Ended()
+            events.EffectDone()
+            | events.PairsCompared()
+            | events.StepBegan()
+            | events.PolicyChanged()
+            | events.VerdictReached()
+            | events.Ended()
         ):
             return True
     return False
@@ -149,7 +156,8 @@ def _effect_done(event: events.EffectDone, state: State) -> str:
 
 def _sentence(before: State, entry: Entry, state: State) -> list[Sentence]:
     text = _text(before, entry, state)
-    judgement = entry.event.judgement if isinstance(entry.event, events.VerdictReached) and before.step >= 0 else None
+    is_judged = before.step >= 0 or before.is_in_shadow_stage
+    judgement = entry.event.judgement if isinstance(entry.event, events.VerdictReached) and is_judged else None
     alpha = state.policy.alpha if judgement is not None else None
     return [Sentence(entry.seq, entry.at, entry.kind, text, judgement, alpha)] if text else []
 
@@ -210,6 +218,8 @@ def _repaired(event: events.Repaired) -> str:
 
 
 def _verdict(before: State, event: events.VerdictReached, state: State) -> str:
+    if before.step < 0 and event.judgement is not None and before.is_in_shadow_stage:
+        return f"The shadow stage {_VERBS[event.verdict]} before the first step: {event.why}."
     if before.step < 0:
         return f"The canary {_VERBS[event.verdict]} before the first step: {event.why}."
     evidence = _average(event.judgement, state) if event.judgement else "The journal records no evidence for it."

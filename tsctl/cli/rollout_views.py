@@ -18,7 +18,7 @@ from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError
 from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.records.labels import wrong_share
-from tsctl.records.places import labels_folder, places_of
+from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.forecast.forecast import forecast_rollout
@@ -209,7 +209,8 @@ def plan(
     stable = route.stable if route is not None else None
     wrong = None
     if stable is not None and "labels" in policy.signals:
-        wrong = wrong_share(labels_folder(project), places_of(gateway.nodes(), None), model, stable)
+        places = places_of(gateway.nodes(), shared_address(project, deployment))
+        wrong = wrong_share(labels_folder(project), places, model, stable)
     forecast = forecast_rollout(policy, traffic, is_by_user, wrong)
     if json:
         print_json({"model": model, "version": version, "policy": policy.model_dump(mode="json"), **asdict(forecast)})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from tsctl.config.spec import Address, SpecModel
 from tsctl.config.weights import TOTAL
@@ -17,6 +17,9 @@ from tsctl.config.weights import TOTAL
 Signal = Literal["errors", "refused", "slow", "mix", "disagreement", "labels"]
 PARTS: dict[str, int] = {"errors": 5, "refused": 1, "slow": 2, "mix": 1, "disagreement": 1, "labels": 2, "limit": 1}
 LIMIT = "limit"
+#: Settings that came after the first journals with a policy. Where they have their default, they are not written: so a
+#: newer tsctl does not take the policy of a rollout in progress for an edited one, and an older one reads it.
+LATER = ("min_labels",)
 
 Percent = Annotated[float, Field(gt=0, le=100, strict=False)]
 Seconds = Annotated[float, Field(ge=0, le=30 * 86_400, strict=False)]
@@ -47,6 +50,12 @@ class RolloutPolicy(SpecModel):
     keep: Annotated[int, Field(ge=0, le=10)] = 1  # old versions that stay registered and warm, for a rollback
     tick_s: Annotated[float, Field(ge=0.1, le=60, strict=False)] = 0.5  # how often evidence is read
     prometheus: Address | None = None  # where counts are read; None: from Envoy itself
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        return {name: v for name, v in content.items() if name not in LATER or v != fields[name].default}
 
     @field_validator("steps")
     @classmethod

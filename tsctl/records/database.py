@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from handlers.record_files import INPUTS, PARQUET, RECORDS, RecordFile, parse_record_file
-from tsctl.errors import AnalysisError, SpecError
+from tsctl.errors import AnalysisError, SpecError, TsctlError
 from tsctl.records.folder import current_files
 
 if TYPE_CHECKING:
@@ -52,26 +52,48 @@ class Place:
     @property
     def is_remote(self) -> bool:
         """Whether the address is for fsspec."""
-        return len(urlsplit(self.address).scheme) > 1
+        return is_remote(self.address)
 
     def files(self) -> dict[str, RecordFile]:
         """The files that count, by path.
 
         Raises:
-            SpecError: fsspec does not know the address, or cannot read there.
+            SpecError: fsspec does not know the address.
+            AnalysisError: it cannot be read now.
         """
         if not self.is_remote:
             folder = Path(self.address)
             return {str(folder / file.name): file for file in current_files(folder)}
-        fsspec = require("fsspec")
-        try:
-            system, root = fsspec.core.url_to_fs(self.address)
+        with remote_errors(self.address):
+            system, root = require("fsspec").core.url_to_fs(self.address)
             found = system.find(root)
-        except (ImportError, ValueError, OSError) as error:
-            raise SpecError(f"{self.address} cannot be read: {error}") from error
         protocol = urlsplit(self.address).scheme
         named = {f"{protocol}://{path.lstrip('/')}": parse_record_file(path.rsplit("/", 1)[-1]) for path in found}
         return {path: file for path, file in named.items() if file is not None}
+
+
+def is_remote(address: str) -> bool:
+    """Whether the address is one for fsspec, and no path."""
+    return len(urlsplit(address).scheme) > 1
+
+
+@contextmanager
+def remote_errors(address: str) -> Iterator[None]:
+    """Raises SpecError where fsspec does not know the address, and AnalysisError where the place cannot be used now.
+
+    Each of fsspec's file systems has errors of its own.
+    """
+    try:
+        yield
+    except TsctlError:
+        raise
+    except (ImportError, ValueError) as error:
+        raise SpecError(f"{address} cannot be used: {error}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise AnalysisError(
+            f"{address} cannot be used: {reason}", "Serving goes on without it. Try again, or name --node."
+        ) from error
 
 
 def require(package: str) -> Any:
@@ -111,11 +133,17 @@ def open_records(
     """
     connection = connect()
     try:
-        for place in places:
-            if place.is_remote:
-                system, _ = require("fsspec").core.url_to_fs(place.address)
-                connection.register_filesystem(system)
-        files = [(place, place.files()) for place in places]
+        remote = {urlsplit(place.address).scheme: place.address for place in places if place.is_remote}
+        for address in remote.values():  # DuckDB takes one file system for each protocol
+            with remote_errors(address):
+                system, _ = require("fsspec").core.url_to_fs(address)
+            connection.register_filesystem(system)
+        files: list[tuple[Place, dict[str, RecordFile]]] = []
+        seen: set[tuple[str, str]] = set()
+        for place in places:  # a node's file on its way to a shared place may be at both
+            found = {path: file for path, file in place.files().items() if (place.name, file.name) not in seen}
+            seen |= {(place.name, file.name) for file in found.values()}
+            files.append((place, found))
         for kind in COLUMNS:
             parts = [
                 f"SELECT {quoted(place.name)} AS node, * FROM ({select(kind, chosen)})"

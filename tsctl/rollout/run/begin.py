@@ -14,7 +14,7 @@ from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
 from tsctl.records.database import require
-from tsctl.records.places import labels_folder, places_of
+from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
 from tsctl.rollout.decide.state import fold, start_of
 from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
@@ -157,7 +157,7 @@ def held(project: Project, model: str) -> AbstractContextManager[Callable[[], No
 
 def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured | None = None) -> Runner:
     start, project = start_of(journal.entries), gateway.project
-    live = LiveGateway(gateway)
+    live, shared = LiveGateway(gateway), shared_address(project, gateway.deployment)
     # its file may be gone: the way back does not need it
     archive = archive_of(project.store / start.file)
     return Runner(
@@ -168,7 +168,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured |
             source=open_source(start.policy, gateway.admin),
             envoy=EnvoyCounters(gateway.admin),
             users=UserLog(gateway.files.access_log, start.cursor),
-            labelled=LabelReader(labels_folder(project), lambda: places_of(gateway.nodes(), None)),
+            labelled=LabelReader(labels_folder(project), lambda: places_of(gateway.nodes(), shared)),
             measured=measured,
         ),
         LiveHealth(live, archive),

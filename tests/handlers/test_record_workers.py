@@ -196,8 +196,8 @@ def test_a_picture_has_its_size_and_brightness(digits: Worker) -> None:
     Image.new("L", (40, 20), 51).save(buffer, "PNG")
     handler = digits.handler
     assert handler.summarize(("image/png", buffer.getvalue())) == pytest.approx(
-        {"width": 40.0, "height": 20.0, "brightness": 0.2}
+        {"form": "PNG", "width": 40.0, "height": 20.0, "brightness": 0.2}
     )
     grey = handler.decode(json.dumps({"pixels": [[8] * 8] * 8}).encode(), "application/json")
-    assert handler.summarize(grey) == pytest.approx({"width": 8.0, "height": 8.0, "brightness": 0.5})
+    assert handler.summarize(grey) == pytest.approx({"form": "JSON", "width": 8.0, "height": 8.0, "brightness": 0.5})
     assert handler.redact(("image/png", b"x")) == {"media_type": "image/png", "body": b"x"}

@@ -38,6 +38,7 @@ NOUNS = {
         "Read, export, compact and purge the prediction records of the nodes on this machine.",
     ),
     "labels": ("tsctl.cli.labels:app", "Add labels of requests, and show how right each version was."),
+    "drift": ("tsctl.cli.drift:app", "Compare inputs and predictions with their reference, and watch them."),
     "metrics": ("tsctl.cli.metrics:app", "Show or export metrics of this machine."),
     "monitoring": (
         "tsctl.cli.monitoring:app",

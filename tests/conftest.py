@@ -18,6 +18,8 @@ for _name, _value in WORKER_ENVIRONMENT.items():
 
 LIVE = Path(__file__).parent / "live"
 IS_CI = bool(os.environ.get("CI"))
+#: Where coverage tells the processes that a test starts what to measure.
+MEASURES = "COVERAGE_PROCESS_CONFIG"
 
 #: Modules that one process runs, because they share what takes long to start: a node, or the model of sentences.
 SHARING = {
@@ -54,6 +56,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return SHARING.get(module, module)
 
     return Sharing(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Commands and workers that a live test starts are not measured: coverage would make them take twice as long."""
+    measured = os.environ.pop(MEASURES, None) if item.get_closest_marker("live") else None
+    try:
+        return (yield)
+    finally:
+        if measured is not None:
+            os.environ[MEASURES] = measured
 
 
 @pytest.hookimpl(wrapper=True)

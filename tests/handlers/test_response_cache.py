@@ -18,9 +18,9 @@ from handlers.base import ServingHandler
 from handlers.cache import redis as shared_cache
 from handlers.errors import DoesNotFit, LoadError
 from handlers.schema import Schema
+from tests.support.ports import free_ports
 from tests.support.redis_server import redis_server
 from tests.support.workers import Item, Worker, assert_problem, write_archive_folder
-from tsctl.host.ports import free_ports
 
 SAMPLES = {"two.json": b'{"number": 2}'}
 GOLDEN = {"two.json": {"double": 4.0}}

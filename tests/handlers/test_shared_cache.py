@@ -23,8 +23,8 @@ from handlers.cache.redis import PREFIX, SharedCache, connect, pack, quoted, unp
 from handlers.errors import LoadError
 from tests.handlers.test_response_cache import Doubler, number, said, start, until, written
 from tests.support.gateways import certificate
+from tests.support.ports import free_ports
 from tests.support.redis_server import redis_server
-from tsctl.host.ports import free_ports
 
 SECRET = b"a secret of the nodes"
 KEY = b"k" * 32

@@ -14,13 +14,13 @@ import yaml
 
 from benchmarks.harness.client import under_load
 from tests.support.gateways import Front
+from tests.support.ports import free_ports
 from tests.support.sites import HALF, Site, make_site, processes_of, until, write_tiny
 from tests.unit.rollout_journals import started
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import open_gateway
-from tsctl.host.ports import free_ports
 from tsctl.rollout.decide.events import Ended, Outcome
 from tsctl.rollout.run.journal import Journal, folder
 

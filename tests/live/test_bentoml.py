@@ -28,8 +28,8 @@ from handlers.contract import (
 )
 from tests.handlers.test_second_adapter import bad_items
 from tests.support.engines import bentoml_command, installed, stub_of_uv
+from tests.support.ports import free_ports
 from tests.support.sites import Site, make_site, processes_of, write_tiny
-from tsctl.host.ports import free_ports
 from tsctl.host.wait import wait_until
 from tsctl.nodes.environments import Environment
 

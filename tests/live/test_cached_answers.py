@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+from tests.support.ports import free_ports
 from tests.support.redis_server import redis_server
 from tests.support.sites import Site, until, write_tiny
-from tsctl.host.ports import free_ports
 
 
 def counted(site: Site, name: str, *labels: str) -> float:

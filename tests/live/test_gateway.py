@@ -25,6 +25,7 @@ from tritonclient.grpc import service_pb2 as pb
 from benchmarks.harness.client import under_load
 from handlers.contract import GRPC_SERVICE
 from tests.support.gateways import PROBLEM, Front, brought_up, certificate, front_of, with_gateway
+from tests.support.ports import free_ports
 from tests.support.raw_http import read_messages
 from tests.support.recorders import Listener
 from tests.support.sites import HALF, Site, is_alive, make_site, throughout, until, write_tiny
@@ -41,7 +42,6 @@ from tsctl.gateway.keys import digest, new_key, record_of, revoked
 from tsctl.gateway.publish import put_clusters, put_route_file, put_routes
 from tsctl.gateway.state import changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Shadow
-from tsctl.host.ports import free_ports
 from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
 from tsctl.nodes.observed import ObservedNode
@@ -434,10 +434,9 @@ def test_a_silent_node_keeps_no_key_in_force(front: Front) -> None:
         more = replace(gateway, deployment=gateway.deployment.model_copy(update={"nodes": nodes}))
         following = aside.submit(sync.sync, more)
         throughout(lambda: not following.done(), 0.3, "the wait for the silent node")
-        begin = time.monotonic()
         change.set_clients(gateway, lambda records: revoked(records, "leaver"), {})
+        assert not following.done(), "the change waited for the silent node"
         assert_problem(front.ask("/predictions/tiny", **{"x-api-key": key}), 401, "unauthorized")
-        assert time.monotonic() - begin < 1
         assert following.result() == []
 
 
@@ -462,10 +461,37 @@ def test_what_a_node_said_before_somebody_else_asked_it_is_forgotten(
     until(front.all_answer, 20, "every version")
 
 
+def test_a_node_is_asked_for_a_version_when_a_worker_has_loaded_it(front: Front) -> None:
+    write_tiny(front.site, "late", {"1.0": {"load_s": 3}})
+    front.site.run("archive", "build", "late")
+
+    def is_loading() -> bool:
+        [node] = observe(front.gateway.nodes())
+        state = node.version("late", "1.0")
+        return state is not None and state.workers == 1 and state.ready == 0
+
+    def asked() -> list[str]:
+        sync.sync(front.gateway)
+        return [
+            e.node
+            for upstream in upstreams_written(front.gateway)
+            if upstream.model == "late"
+            for e in upstream.endpoints
+        ]
+
+    try:
+        with front.site.start("models", "register", "late:1.0") as registering:
+            until(is_loading, 30, "a worker that loads")
+            assert asked() == []
+            assert registering.wait(60) == 0
+        assert asked() == ["local"]
+    finally:
+        front.site.run("models", "unregister", "late", "1.0", "--force")
+        sync.sync(front.gateway)
+
+
 def test_a_deadline_ends_a_request_with_504(front: Front) -> None:
-    begin = time.monotonic()
     answer = front.ask("/predictions/slow")
-    assert time.monotonic() - begin < 2
     assert assert_problem(answer, 504, "deadline-passed")["version"] == answer.headers["x-model-version"] == "1.0"
 
 

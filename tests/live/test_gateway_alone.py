@@ -21,6 +21,7 @@ import yaml
 
 from benchmarks.harness.flood import flood, streams_without_window
 from tests.support.gateways import Front, with_gateway
+from tests.support.ports import free_ports
 from tests.support.sites import TINY, Site, is_alive, make_site, processes_of, until
 from tsctl.gateway.access_log import LONGEST_TEXT
 from tsctl.gateway.counters import REQUESTS, parse_page
@@ -30,7 +31,6 @@ from tsctl.gateway.envoy.render.upstreams import Endpoint, Upstream
 from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.state import changing
 from tsctl.gateway.traffic import only
-from tsctl.host.ports import free_ports
 
 
 @pytest.fixture

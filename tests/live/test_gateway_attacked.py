@@ -30,13 +30,13 @@ from handlers.contract import SENT_HEADER
 from tests.support.attacks import Attack, Writer, body_of, number
 from tests.support.attacks_h2 import DATA, RESET, Writer2, frames
 from tests.support.gateways import PROBLEM, Front, front_of, with_gateway
+from tests.support.ports import free_ports
 from tests.support.raw_http import END_S, End, Exchange, Message, Place, bytes_of, exchange, read_messages, reset_after
 from tests.support.recorders import Listener, Tap
 from tests.support.sites import Site, is_alive, make_site, processes_of, until, write_tiny
 from tsctl.gateway.access_log import FIELDS
 from tsctl.gateway.envoy.admin import Admin
 from tsctl.gateway.envoy.process import envoy_path
-from tsctl.host.ports import free_ports
 from tsctl.nodes.torchserve.tokens import read_tokens
 
 SEED = 20_240_601

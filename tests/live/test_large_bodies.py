@@ -93,7 +93,7 @@ def test_a_client_that_leaves_gives_its_place_back(counting: Counting) -> None:
         with pytest.raises(requests.Timeout):
             headers = {"content-type": "application/json", "x-api-key": "key-of-the-test"}
             requests.post(f"{counting.front.base}/predictions/digits", b"x" * LENGTHS[0], headers=headers, timeout=0.1)
-        until(lambda: counting.front.ask(b"x" * LENGTHS[0]).status_code == 200, 2, "a place")
+        until(lambda: counting.front.ask(b"x" * LENGTHS[0]).status_code == 200, 10, "a place")
 
 
 LARGEST = 15 * MIB

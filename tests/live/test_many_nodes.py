@@ -21,6 +21,7 @@ import yaml
 from benchmarks.harness.client import Address, Load, under_load
 from benchmarks.harness.processes import children
 from tests.support.network_namespaces import Network, network
+from tests.support.ports import free_ports
 from tests.support.sites import COMMAND_TIMEOUT_S, HALF, Site, make_site, processes_of, until, write_tiny
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
@@ -28,7 +29,6 @@ from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
-from tsctl.host.ports import free_ports
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.node import Node, Unreachable
 

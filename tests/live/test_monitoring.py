@@ -16,10 +16,10 @@ import requests
 import yaml
 
 from tests.support.gateways import Front
+from tests.support.ports import free_ports
 from tests.support.programs import program
 from tests.support.releases import PACE, asking, releasing
 from tests.support.sites import is_alive, until
-from tsctl.host.ports import free_ports
 from tsctl.monitoring.dashboards import dashboards
 from tsctl.monitoring.files import monitoring_files
 from tsctl.monitoring.grafana import MODEL_VARIABLE

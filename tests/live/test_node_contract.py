@@ -26,13 +26,14 @@ from rich.console import Console
 
 from handlers.contract import MODEL_VERSION_HEADER
 from tests.support.engines import give_engine
+from tests.support.ports import free_ports
 from tests.support.sites import HALF, Site, is_alive, make_site, until, write_tiny
 from tsctl.archive.build import build_versions
 from tsctl.archive.store import StoredArchive, archive_of, import_archive
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError, TsctlError
-from tsctl.host.ports import free_ports, port_problem
+from tsctl.host.ports import port_problem
 from tsctl.host.progress import Progress
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.environments import ENGINES

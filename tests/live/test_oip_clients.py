@@ -32,10 +32,10 @@ from tests.live.test_serve import served
 from tests.support.engines import give_engine, installed
 from tests.support.gateways import brought_up, with_gateway
 from tests.support.oip_clients import Client, Inputs, Knowing, Refused, kserve_process, make_client
+from tests.support.ports import free_ports
 from tests.support.sites import CHECKOUT, Site, make_site, until
 from tsctl.compare.nodes import free_spec
 from tsctl.gateway.headers import ENGINE_HEADER, KEY_HEADER
-from tsctl.host.ports import free_ports
 from tsctl.nodes.environments import ENGINES as WITH_ENVIRONMENTS
 
 ENGINES = ("torchserve", "uvicorn", "triton", "bentoml")

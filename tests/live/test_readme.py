@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkout import CHECKOUT, tracked_files
+from tests.support.ports import free_ports
 from tests.support.readme import FileStep, Step, matches, parse_readme, substitute
 from tests.support.sites import processes_of
-from tsctl.host.ports import free_ports
 
 PAGES = ("README.md", "docs/writing-a-handler.md")
 STEPS = [(page, step) for page in PAGES for step in parse_readme((CHECKOUT / page).read_text(encoding="utf-8"))]

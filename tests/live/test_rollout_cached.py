@@ -15,11 +15,11 @@ import pytest
 import requests
 
 from tests.support.gateways import Front
+from tests.support.ports import free_ports
 from tests.support.redis_server import redis_server
 from tests.support.releases import ROUTE, releasing, state_of, weights
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.headers import KEY_HEADER
-from tsctl.host.ports import free_ports
 
 #: Inputs that come again and again, and the share of requests with one that never came before.
 KNOWN, NEW = 200, 0.05

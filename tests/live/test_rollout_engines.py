@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.gateways import Front
+from tests.support.ports import free_ports
 from tests.support.releases import PACE, asking, newest, releasing, served, weights
 from tests.support.sites import until
 from tsctl.config.weights import TOTAL
-from tsctl.host.ports import free_ports
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.journal import read
 

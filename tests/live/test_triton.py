@@ -23,9 +23,9 @@ from benchmarks.protocol.servers import running, tritonserver
 from handlers.contract import LIBRARIES_VARIABLE, MODEL_VERSION_HEADER, PROBLEM_MEDIA_TYPE, TIMEOUT_HEADER
 from tests.support.engines import give_engine
 from tests.support.gateways import Front, brought_up, with_gateway
+from tests.support.ports import free_ports
 from tests.support.sites import HALF, Site, make_site, until, write_tiny
 from tsctl.config.nodes import TritonSpec
-from tsctl.host.ports import free_ports
 from tsctl.nodes.triton.workers import live_workers
 
 SETTINGS = {"long_from": 1e5, "most": 1e9}

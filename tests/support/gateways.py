@@ -14,12 +14,12 @@ import requests
 import yaml
 
 from benchmarks.harness.client import Address
+from tests.support.ports import free_ports
 from tests.support.sites import HALF, Site, processes_of
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.gateway.headers import KEY_HEADER
 from tsctl.gateway.state import Gateway, open_gateway
-from tsctl.host.ports import free_ports
 
 PROBLEM = "application/problem+json"
 

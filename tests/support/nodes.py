@@ -13,6 +13,7 @@ from pathlib import Path
 
 import requests
 
+from tests.support.ports import free_ports
 from tsctl.config.deployment import Budget, DeploymentSpec, GatewaySpec, RouteSpec
 from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
@@ -28,7 +29,6 @@ from tsctl.gateway.publish import put_clusters
 from tsctl.gateway.state import Gateway
 from tsctl.gateway.traffic import only
 from tsctl.host.files import make_folder, write_document
-from tsctl.host.ports import free_ports
 
 MODEL, VERSION, KEY = "digits", "1.0", "key-of-the-test"
 PROBE = Probe(b'{"sample": 1}', "application/json")

@@ -9,9 +9,9 @@ from pathlib import Path
 import requests
 import yaml
 
+from tests.support.ports import free_ports
 from tests.support.programs import program
 from tests.support.sites import until
-from tsctl.host.ports import free_ports
 
 
 class Prometheus:

@@ -21,8 +21,8 @@ import requests
 import yaml
 
 from tests.support.commands import Result, hear_signals, run_command
+from tests.support.ports import free_ports
 from tsctl.config.project import Project
-from tsctl.host.ports import free_ports
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODELS = ("digits", "embeddings", "breast_cancer")

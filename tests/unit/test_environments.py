@@ -17,11 +17,11 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tests.support.commands import run_command
+from tests.support.ports import free_ports
 from tsctl.config.nodes import BaseNodeSpec, NodeSpec
 from tsctl.config.project import Project
 from tsctl.errors import ConflictError, NodeError, SpecError
 from tsctl.host.locks import exclusive
-from tsctl.host.ports import free_ports
 from tsctl.host.progress import Progress, ProgressStep
 from tsctl.nodes import environments
 from tsctl.nodes.engines import open_node

@@ -15,13 +15,13 @@ import pytest
 import yaml
 from rich.console import Console
 
+from tests.support.ports import free_ports
 from tests.support.sites import is_alive
 from tsctl.cli.main import run
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.nodes import BaseNodeSpec, BentomlSpec, NodeSpec, TorchServeSpec, TritonSpec, UvicornSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, SpecError
-from tsctl.host.ports import free_ports
 from tsctl.host.progress import Progress
 from tsctl.nodes.engines import open_node, open_to_stop
 from tsctl.nodes.node import Node, NotRunning, Unreachable

@@ -34,7 +34,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "wait_ms": "DOUBLE", "batch_ms": "DOUBLE", "decode_ms": "DOUBLE", "preprocess_ms": "DOUBLE",
         "inference_ms": "DOUBLE", "postprocess_ms": "DOUBLE", "encode_ms": "DOUBLE",
     },
-    INPUTS: {**_IDENTITY, "input": "VARCHAR"},
+    INPUTS: {**_IDENTITY, "media_type": "VARCHAR", "input": "VARCHAR"},
 }  # fmt: skip
 #: Of DuckDB; the process has about 100 MiB beside it.
 MEMORY = "320MiB"

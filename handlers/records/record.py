@@ -10,6 +10,7 @@ from pydantic_core import from_json, to_json
 
 from handlers.contract import (
     ASSIGNED_TRACK_HEADER,
+    CHOSEN_BY_HEADER,
     CLIENT_HEADER,
     COPIED_HEADER,
     JSON,
@@ -63,7 +64,7 @@ class Recording:
     Args:
         summarize: features of a validated item.
         canonical: bytes that are equal only for equal items; raises TypeError where there are none.
-        redact: the item as it may be kept; None: nothing of it.
+        redact: the item as the body of a request that may be kept, as the handler's method of that name returns it.
         keeps_inputs: whether inputs are kept at all.
         keeps_answers: whether answers of at most LONGEST_KEPT bytes are kept as they are.
     """
@@ -85,6 +86,7 @@ class Recording:
         request, outcome, batch = sampled.request, sampled.outcome, sampled.batch
         line = self._identity(sampled) | {
             "track": _track(request.headers),
+            "chosen_by": _name(request.headers.get(CHOSEN_BY_HEADER)),
             "status": outcome.status,
             "error": outcome.error.kind if outcome.error else None,
             **self._input(sampled.item),
@@ -118,8 +120,10 @@ class Recording:
         kept = self.redact(sampled.item)
         if kept is None:
             return b""
+        media_type, kept = (kept["media_type"], kept["body"]) if _is_body(kept) else (None, kept)
         text = to_json(kept, by_alias=True, bytes_mode="base64", inf_nan_mode="constants", fallback=_as_list)
-        return _line(self._identity(sampled) | {"input": text.decode()})
+        of_input = text.decode() if media_type is None else from_json(text)
+        return _line(self._identity(sampled) | {"media_type": media_type, "input": of_input})
 
     def _identity(self, sampled: Sampled) -> dict[str, Any]:
         request, batch = sampled.request, sampled.batch
@@ -155,6 +159,11 @@ class Recording:
 
 def _is_answer(outcome: Outcome) -> bool:
     return outcome.status == 200 and outcome.media_type == JSON
+
+
+def _is_body(kept: Any) -> bool:
+    """Whether it is the body of a request that is no JSON; no JSON value has bytes in it."""
+    return isinstance(kept, dict) and kept.keys() == {"media_type", "body"} and isinstance(kept["body"], bytes)
 
 
 def _prediction(outcome: Outcome) -> Prediction:

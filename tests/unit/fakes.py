@@ -14,6 +14,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
 from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone, PairsCompared
+from tsctl.rollout.decide.labels import NO_LABELS, LabelCounts
 from tsctl.rollout.decide.shadow import FloorCounts, PairCounts
 from tsctl.rollout.decide.state import SHADOW_CURSOR, State
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
@@ -42,6 +43,7 @@ class FakeSite:
         workers: of the canary, READY.
         differ: of a hundred answers to copies, how many of the canary's, and of stable's second ones, differ.
         lost: of a hundred copies, how many have no answer.
+        labels: that people have added.
     """
 
     rate: int = 200
@@ -67,6 +69,7 @@ class FakeSite:
     copies: int | None = None  # share of the requests, in hundredths of a percent; None: none
     differ: tuple[int, int] = (0, 0)
     lost: int = 0
+    labels: LabelCounts = NO_LABELS
 
     def sleep(self, seconds: float) -> None:
         """Time passes, and requests come."""
@@ -146,6 +149,10 @@ class FakeEvidence:
             for weight, of in sorted(counts.items())
         ]
         return windows, changed
+
+    def labels(self, state: State) -> LabelCounts | None:
+        found = self.site.labels
+        return found if "labels" in state.policy.signals and found != state.evidence.labels else None
 
     def mark(self, state: State) -> Cursor:
         return dict(self.site.counted)

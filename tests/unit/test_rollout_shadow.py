@@ -128,7 +128,8 @@ def test_while_something_is_unavailable_the_stage_waits(tmp_path: Path, trouble:
 
 def test_an_edited_stage_begins_anew_with_its_own_share(tmp_path: Path) -> None:
     site = FakeSite(differ=(1, 1))
-    runner = runner_of(begin(tmp_path, site, WITH_STAGE), site)
+    path = begin(tmp_path, site, WITH_STAGE)
+    runner = runner_of(path, site)
     to_the_end(runner, lambda runner: runner.state.pairs.pairs > 500)
     site.policy = POLICY.model_copy(update={"shadow": STAGE.model_copy(update={"percent": 100.0})})
     state = to_the_end(runner, lambda runner: runner.state.policy.shadow != STAGE and site.copies == 10_000)
@@ -136,6 +137,7 @@ def test_an_edited_stage_begins_anew_with_its_own_share(tmp_path: Path) -> None:
     site.policy = POLICY  # without a stage
     to_the_end(runner, lambda runner: runner.state.step == 0)
     assert site.copies is None
+    assert "(shadow from percent 100, min_pairs 1000, max_disagreement 0.005 to -)" in told(path)
 
 
 def test_a_kill_at_any_point_loses_no_pair_and_ends_no_copy_too_late(tmp_path: Path) -> None:

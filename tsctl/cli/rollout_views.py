@@ -23,6 +23,8 @@ from tsctl.config.project import Project, find_project
 from tsctl.errors import AnalysisError
 from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic
+from tsctl.records.labels import wrong_share
+from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout
@@ -31,7 +33,15 @@ from tsctl.rollout.forecast.shadow import StageForecast, forecast_stage
 from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, read, unfinished
 from tsctl.rollout.run.preconditions import require_no_weights, require_not_stable
 from tsctl.views.rollout.follow import as_json, snapshot
-from tsctl.views.rollout.forecast import faults_table, stage_table, stage_text, steps_table, total_text, traffic_text
+from tsctl.views.rollout.forecast import (
+    faults_table,
+    labels_table,
+    stage_table,
+    stage_text,
+    steps_table,
+    total_text,
+    traffic_text,
+)
 from tsctl.views.rollout.history import summary
 from tsctl.views.rollout.narrative import story
 from tsctl.views.rollout.report import SUFFIX, write_report
@@ -201,7 +211,8 @@ def plan(
     # a version without an archive cannot be released
     archive = find_archive(project, model, deployment.models[model].archive(version))
     gateway = open_gateway(project, deployment)
-    if (route := traffic_in_force(gateway).get(model)) is not None:
+    route = traffic_in_force(gateway).get(model)
+    if route is not None:
         require_not_stable(route, version)
     policy = deployment.policy(model)
     now = time.time()
@@ -209,7 +220,13 @@ def plan(
     entries = read_recent(gateway.files.access_log, model, since)
     traffic = recent_traffic(entries, since, now, policy.count_4xx, policy.slow_quantile)
     target = deployment.models.get(model)
-    forecast = forecast_rollout(policy, traffic, target is not None and target.route.sticky is not None)
+    is_by_user = target is not None and target.route.sticky is not None
+    stable = route.stable if route is not None else None
+    wrong = None
+    if stable is not None and "labels" in policy.signals:
+        places = places_of(gateway.nodes(), shared_address(project, deployment))
+        wrong = wrong_share(labels_folder(project), places, model, stable)
+    forecast = forecast_rollout(policy, traffic, is_by_user, wrong)
     stage = _stage(project, policy, traffic, archive, deployment.models[model], route)
     if json:
         named = {"model": model, "version": version, "policy": policy.model_dump(mode="json")}
@@ -224,6 +241,9 @@ def plan(
     if forecast.faults:
         typer.echo()
         print_table(faults_table(forecast.faults))
+    if forecast.labels:
+        typer.echo()
+        print_table(labels_table(forecast.labels))
     typer.echo()
     for sentence in (total_text(forecast, model, version), *forecast.warnings, *(stage.warnings if stage else ())):
         typer.echo(sentence)

@@ -12,8 +12,8 @@ from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.nodes.engines import open_nodes
-from tsctl.records.here import places_of
 from tsctl.records.pairs import WAIT_S, Versions, read_pairs
+from tsctl.records.places import places_of
 from tsctl.shadow.disagreement import Disagreement, Repeat, observe
 from tsctl.shadow.pairing import paired_share
 from tsctl.shadow.report import Paired
@@ -105,7 +105,7 @@ class FollowedShadows:
             if shadow is None or shadow.versions != versions:
                 shadow = self._shadows[name] = _Shadow(versions, until_s - WINDOW_S)
             if until_s - shadow.until_s >= READ_S:
-                places = places_of(open_nodes(self._project, deployment))
+                places = places_of(open_nodes(self._project, deployment), None)
                 reading = read_pairs(places, versions, shadow.until_s, until_s)
                 target = deployment.models.get(name)
                 archive = target.archive(versions.stable) if target else versions.stable

@@ -22,7 +22,9 @@ from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.state import PATIENCE_S, gateway_status, open_gateway
+from tsctl.monitoring.drift_metrics import FollowedDrift
 from tsctl.monitoring.followed import FollowedRollouts
+from tsctl.monitoring.recorded import read_recorded
 from tsctl.monitoring.shadows import FollowedShadows
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.node import Node
@@ -55,6 +57,8 @@ STATE = {
     "tsctl_node_queue_items": Description("Requests that wait for a worker.", _ON_NODE),
     "tsctl_node_queue_size_items": Description("Requests that may wait for a worker.", _ON_NODE),
     "tsctl_node_token_expiry_timestamp_seconds": Description("When the node's token expires.", ("node", "renewal")),
+    "tsctl_records_bytes": Description("Size of the files of prediction records.", ("node",)),
+    "tsctl_records_most_bytes": Description("The size that they may have, records_mb of the node.", ("node",)),
     "tsctl_gateway_supervisor_up": Description("Whether the supervisor of Envoy runs."),
     "tsctl_gateway_weight_ratio": Description("The version's share of its route.", (*_OF_VERSION, "track")),
     "tsctl_gateway_nodes": Description("Nodes that serve the version.", _OF_VERSION),
@@ -70,6 +74,13 @@ STATE = {
     "tsctl_shadow_disagreement_ratio": Description("Share of the last hour's pairs that differ.", _OF_VERSION),
     "tsctl_shadow_noise_ratio": Description("Share of stable's second answers that differ, likewise.", _OF_VERSION),
     "tsctl_shadow_paired_ratio": Description("Share of the copied requests that have a pair, likewise.", _OF_VERSION),
+    "tsctl_drift_items": Description("Recorded answers of the last 24 h.", _OF_VERSION),
+    "tsctl_drift_psi": Description(
+        "Population stability index of the last 24 h against the reference.", (*_OF_VERSION, "feature")
+    ),
+    "tsctl_drift_psi_noise": Description("What it would be without drift, on average.", (*_OF_VERSION, "feature")),
+    "tsctl_drift_evidence_ratio": Description("Evidence of a change; at 1 an alarm is raised.", _OF_VERSION),
+    "tsctl_drift_alarm": Description("Whether an alarm is raised, because of this feature.", (*_OF_VERSION, "feature")),
     "tsctl_disk_free_bytes": Description("Free space of the disk with .tsctl."),
     "tsctl_disk_size_bytes": Description("Size of that disk."),
     "tsctl_exporter_error": Description("Whether this part cannot be read now.", ("part",)),
@@ -95,6 +106,7 @@ class MachineState(Collector):
         self._project = project
         self._rollouts = FollowedRollouts(project)
         self._shadows = FollowedShadows(project)
+        self._drift = FollowedDrift(project)
         self._notices = Notices(logger)
         self._collecting = threading.Lock()  # what is followed of journals changes meanwhile
 
@@ -117,6 +129,7 @@ class MachineState(Collector):
             "gateway": self._of_gateway,
             "rollouts": self._of_rollouts,
             "shadows": self._of_shadows,
+            "drift": self._of_drift,
             "disk": self._of_disk,
         }
         for part, read in parts.items():
@@ -140,6 +153,10 @@ class MachineState(Collector):
         here = [node for node in nodes if node.is_here]
         for node, observed in zip(here, observe(here), strict=True):
             yield from _of_node(node, observed)
+            recorded = read_recorded(node.metrics_folder, node.records_folder, node.spec.records_mb << 20)
+            if recorded is not None:
+                yield Value("records_bytes", recorded.bytes, (node.name,))
+                yield Value("records_most_bytes", recorded.most_bytes, (node.name,))
         for node in nodes:
             if (expiry := node.token_expiry) is not None:
                 renewal = "tsctl" if node.is_ours else "copy"
@@ -170,6 +187,10 @@ class MachineState(Collector):
             for name, rate in rates.items():
                 if rate is not None:
                     yield Value(f"shadow_{name}_ratio", rate, version)
+
+    def _of_drift(self) -> Iterator[Value]:
+        for name, value, labels in self._drift.read(self._deployment):
+            yield Value(f"drift_{name}", value, labels)
 
     def _of_disk(self) -> Iterator[Value]:
         state = self._project.state

@@ -73,7 +73,7 @@ def versions_compared(places: Sequence[Place], model: str, since_s: float, until
         AnalysisError, SpecError: as of `query`.
     """
     period = (since_s, until_s)
-    _, rows = query(places, _VERSIONS, {"model": model, **_period(*period)}, period_s=period)
+    _, rows = query(places, _VERSIONS, {"model": model, **_period(*period)}, since_s=period[0])
     last: dict[str, str] = {track: version for version, track in rows}
     if last.keys() < {"stable", "shadow"}:
         return None
@@ -99,11 +99,11 @@ def read_pairs(
     named = {"model": versions.model, "stable": versions.stable}
     period = (since_s - WAIT_S, until_s + WAIT_S)
     around = _period(*period)
-    columns, rows = query(places, _ANSWERS, {**named, "shadow": versions.shadow, **around}, period_s=period)
+    columns, rows = query(places, _ANSWERS, {**named, "shadow": versions.shadow, **around}, since_s=period[0])
     answers = [dict(zip(columns, row, strict=True)) for row in rows]
     if len(answers) > MOST_ANSWERS:
         until_s = min(until_s, max(since_s + 1e-6, answers[-1]["at"] / 1e6 - WAIT_S))
-    columns, rows = query(places, _SECOND, {**named, **around}, period_s=period)
+    columns, rows = query(places, _SECOND, {**named, **around}, since_s=period[0])
     second: dict[str, dict[Repeat, Answer]] = {}
     for row in rows:
         found = dict(zip(columns, row, strict=True))

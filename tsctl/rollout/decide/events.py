@@ -16,6 +16,7 @@ from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.shadow import PairCounts
 from tsctl.rollout.decide.windows import Window
 
@@ -59,7 +60,7 @@ Cursor = Mapping[str, int]
 #: How the detail of an effect begins that was left undone.
 LEFT_UNDONE = "left undone: "
 
-_Policy = Annotated[RolloutPolicy, PlainSerializer(lambda policy: policy.content)]
+_Policy = Annotated[RolloutPolicy, PlainSerializer(lambda policy: policy.model_dump(mode="json"))]
 _WINDOW = TypeAdapter(Window)
 #: Zeros are not stored.
 _Window = Annotated[Window, PlainSerializer(lambda window: _WINDOW.dump_python(window, exclude_defaults=True))]
@@ -159,6 +160,7 @@ class Tick(Event):
     Args:
         held_s: watched since the last tick.
         is_disturbed: a node was unavailable, or has just come back: what it left unanswered is no evidence.
+        labels: of all labelled items since the rollout began; None: as before.
         log_e: logarithm of each judged signal's e-value after this tick, and of their average; empty in old journals.
     """
 
@@ -168,6 +170,7 @@ class Tick(Event):
     cursor: Cursor = field(default_factory=dict)
     log_e: Mapping[str, float] | None = None
     is_disturbed: bool = False
+    labels: LabelCounts | None = None
 
     @property
     def requests(self) -> tuple[int, int]:

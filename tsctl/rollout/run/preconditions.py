@@ -15,7 +15,7 @@ from tsctl.gateway.counters import Sample
 from tsctl.gateway.state import Gateway, require_live, require_route, traffic_in_force
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.records.database import require
-from tsctl.records.here import require_here
+from tsctl.records.places import require_here
 from tsctl.rollout.evidence.counts import requests_of
 from tsctl.rollout.evidence.reader import EnvoyCounters, open_source
 from tsctl.rollout.run.health import nodes_of

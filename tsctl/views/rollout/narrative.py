@@ -243,7 +243,9 @@ def _average(judgement: Judgement, state: State) -> str:
 def _policy(before: State, state: State) -> str:
     old, new = (each.policy.model_dump(mode="json") for each in (before, state))
     changes = ", ".join(
-        f"{name} from {setting_text(old[name])} to {setting_text(new[name])}" for name in new if old[name] != new[name]
+        f"{name} from {setting_text(old.get(name))} to {setting_text(new.get(name))}"
+        for name in dict.fromkeys([*old, *new])  # settings that came later are absent where they have their default
+        if old.get(name) != new.get(name)
     )
     effect = "the present step and its evidence begin anew" if before.step >= 0 else "it holds from the first step"
     return f"The policy was edited ({changes or 'no setting changed'}): {effect}."

@@ -167,6 +167,23 @@ def test_adjacent_periods_have_each_request_once(places: Callable[..., list[Plac
     assert sum(part.unpaired.get(Unpaired.NO_SHADOW, 0) for part in parts) == 9 == whole.unpaired[Unpaired.NO_SHADOW]
 
 
+def test_a_period_with_too_many_answers_is_read_in_parts(
+    places: Callable[..., list[Place]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = places([Asked(f"id-{number}", CAT, CAT, None, number * 5) for number in range(40)])
+    monkeypatch.setattr("tsctl.records.pairs.MOST_ANSWERS", 20)
+    names, since = [], BEGIN
+    while since < BEGIN + 200:
+        reading = read_pairs(here, VERSIONS, since, BEGIN + 200)
+        assert reading.until_s > since
+        names += [request.pair.stable.request_id for request in reading.paired.requests]
+        since = reading.until_s
+    assert names == [f"id-{number}" for number in range(40)]
+    monkeypatch.setattr("tsctl.records.pairs.MOST_ANSWERS", 3)
+    with pytest.raises(AnalysisError, match="more than 3 answers of toy were recorded within 20 s"):
+        read_pairs(here, VERSIONS, BEGIN, BEGIN + 200)
+
+
 def test_a_pair_has_second_answers_features_times_and_rows(places: Callable[..., list[Place]]) -> None:
     features = {"numbers": {"size": 2.0}, "categories": {"place": "far"}}
     here = places([Asked("a", CAT, DOG, CAT, 1, features, row=3), Asked("a", CAT, CAT, None, 1, features, row=0)])

@@ -108,6 +108,10 @@ def report(
         until,
         truth(project.state / "labels", read_from, model, since, until),
     )
+    if reading.until_s < until:
+        typer.echo(
+            f"only the records until {when(reading.until_s)} were read: there are too many; see --hours", err=True
+        )
     try:
         compared = compare_pairs(reading.paired, comparator, limit, policy.alpha)
     except NotComparable as error:

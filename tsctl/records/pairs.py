@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.contract import REPEAT_ALONE, REPEAT_BATCH
+from tsctl.errors import AnalysisError
 from tsctl.records.database import Place, query
 from tsctl.shadow.disagreement import Repeat
 from tsctl.shadow.pairing import BUSY_STATUSES, Answer, Pairing, Track, Unpaired
@@ -24,7 +25,7 @@ from tsctl.shadow.summaries import Summary
 #: repeat, a write, and clocks of nodes that differ. A reading ends so long before now.
 WAIT_S = 10.0
 #: The most answers that one reading takes; a period that has more is read in parts.
-MOST_ANSWERS = 400_000
+MOST_ANSWERS = 100_000
 
 _REPEATS = {REPEAT_ALONE: Repeat.ALONE, REPEAT_BATCH: Repeat.BATCH}
 _ANSWER = "status, label, score, scores, outputs, norm, sketch, text_digest, answer_digest, answer"
@@ -33,7 +34,7 @@ _ANSWERS = f"""
 SELECT epoch_us(time) AS at, request_id, row, track, numbers, categories, wait_ms, batch_ms, {_ANSWER} FROM records
 WHERE {_PERIOD} AND request_id IS NOT NULL AND status IS NOT NULL AND (
     (version = $stable AND track = 'stable' AND copied) OR (version = $shadow AND track = 'shadow')
-) ORDER BY time, request_id, row, track LIMIT {MOST_ANSWERS + 1}
+) ORDER BY time, request_id, row, track LIMIT $most
 """
 _SECOND = f"""
 SELECT request_id, row, repeat, {_ANSWER} FROM repeats
@@ -94,15 +95,23 @@ def read_pairs(
         labels: by request and row.
 
     Raises:
-        AnalysisError, SpecError: as of `query`.
+        AnalysisError: there are too many answers to pair, or as of `query`.
+        SpecError: as of `query`.
     """
     named = {"model": versions.model, "stable": versions.stable}
     period = (since_s - WAIT_S, until_s + WAIT_S)
     around = _period(*period)
-    columns, rows = query(places, _ANSWERS, {**named, "shadow": versions.shadow, **around}, since_s=period[0])
+    columns, rows = query(
+        places, _ANSWERS, {**named, "shadow": versions.shadow, "most": MOST_ANSWERS + 1, **around}, since_s=period[0]
+    )
     answers = [dict(zip(columns, row, strict=True)) for row in rows]
     if len(answers) > MOST_ANSWERS:
-        until_s = min(until_s, max(since_s + 1e-6, answers[-1]["at"] / 1e6 - WAIT_S))
+        until_s = min(until_s, answers[-1]["at"] / 1e6 - WAIT_S)
+        if until_s <= since_s:
+            raise AnalysisError(
+                f"more than {MOST_ANSWERS:,} answers of {versions.model} were recorded within {2 * WAIT_S:.0f} s",
+                "Set a smaller share of records in archive.yaml.",
+            )
     columns, rows = query(places, _SECOND, {**named, **around}, since_s=period[0])
     second: dict[str, dict[Repeat, Answer]] = {}
     for row in rows:

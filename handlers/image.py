@@ -101,18 +101,22 @@ class ImageHandler(ServingHandler):
         return str(answer["label"])
 
     def summarize(self, item: np.ndarray | tuple[str, bytes]) -> Features:
-        """Width and height as the picture came, in pixels, and the mean brightness that the network sees, 0 to 1."""
+        """Form, width and height as the picture came, in pixels; the mean brightness that the network sees, 0 to 1."""
         prepared = self._prepared(item)
         height, width = self.shape
+        form = "JSON"
         if isinstance(item, tuple):
+            form = _FORMATS[item[0]]
             with warnings.catch_warnings(), Image.open(io.BytesIO(item[1]), formats=[_FORMATS[item[0]]]) as picture:
                 width, height = picture.size
-        size: Features = {"width": float(width), "height": float(height)}
+        size: Features = {"form": form, "width": float(width), "height": float(height)}
         return size if isinstance(prepared, RequestError) else size | {"brightness": float(prepared.mean())}
 
     def redact(self, item: np.ndarray | tuple[str, bytes]) -> Any:
-        """A picture as its media type and bytes, which a record has in base64."""
-        return {"media_type": item[0], "body": item[1]} if isinstance(item, tuple) else {"grey": item}
+        """A picture as it came; grey values as the pixels of a request, which give the same grey values again."""
+        if isinstance(item, tuple):
+            return {"media_type": item[0], "body": item[1]}
+        return {"pixels": item.astype(np.float64) * self.value_max}
 
     def _grey_values(self, request: Any) -> np.ndarray:
         return np.asarray(request.pixels, dtype=np.float32) / np.float32(self.value_max)

@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,21 @@ def main() -> None:
     begin = time.monotonic()
     try:
         if order["golden"]:
-            result["golden"] = golden_answers(order)
+            entry, context = entry_and_context(order)
+            result["golden"] = entry.golden_answers(context)
+        elif order["reference"]:
+            entry, context = entry_and_context(order)
+            files = [Path(file) for file in order["reference"]["files"]]
+            result["reference_items"] = entry.write_reference(context, files, Path(order["reference"]["out"]))
         else:
             service = load(order)
             result["load_s"] = round(time.monotonic() - begin, 3)
             result["is_loaded"] = True
-            result["answers"] = [
-                answer(service, [order["items"][place] for place in batch]) for batch in order["batches"]
-            ]
+            batches = ([order["items"][place] for place in batch] for batch in order["batches"])
+            if order["to"]:
+                write_answers(service, batches, order["to"])
+            else:
+                result["answers"] = [answer(service, batch)[0] for batch in batches]
         result["handlers_file"] = getattr(sys.modules.get("handlers"), "__file__", None)
     except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent process needs the reason
         result["error"] = f"{type(error).__name__}: {error}"
@@ -67,16 +75,15 @@ def load(order: dict[str, Any]) -> Any:
     return service
 
 
-def golden_answers(order: dict[str, Any]) -> dict[str, Any]:
-    """The handler's present answers to its samples."""
+def entry_and_context(order: dict[str, Any]) -> tuple[Any, Any]:
+    """A new object of the one class of the module that the manifest names, and TorchServe's context for it."""
     from ts.service import Service
     from ts.utils.util import list_classes_from_module
 
     [entry_class] = list_classes_from_module(importlib.import_module(order["handler"]))
     manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text())
     service = Service(order["model"], order["folder"], manifest, None, None, order["batch_size"], True, None)
-    answers: dict[str, Any] = entry_class().golden_answers(service.context)
-    return answers
+    return entry_class(), service.context
 
 
 def metrics(model: str) -> Any:
@@ -90,8 +97,20 @@ def metrics(model: str) -> Any:
     return cache
 
 
-def answer(service: Any, batch: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """The answers to one batch: written to a socket as the node writes it, and read back as the node reads it."""
+def write_answers(service: Any, batches: Iterable[list[dict[str, Any]]], to: str) -> None:
+    """Write the answers to each batch, and the milliseconds that it took, as a line of JSON."""
+    with Path(to).open("a", buffering=1) as file:  # appended to, line by line: the parent process has it open too
+        for batch in batches:
+            answers, seconds = answer(service, batch)
+            short = [{name: each[name] for name in ("status", "body")} for each in answers]
+            file.write(json.dumps({"ms": round(seconds * 1000, 4), "answers": short}) + "\n")
+
+
+def answer(service: Any, batch: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
+    """The answers to one batch, and the seconds that they took.
+
+    The batch is written to a socket as the node writes it, and read back as the node reads it.
+    """
     from ts.protocol.otf_message_handler import retrieve_msg
 
     node, worker = socket.socketpair()
@@ -100,17 +119,21 @@ def answer(service: Any, batch: list[dict[str, str]]) -> list[dict[str, Any]]:
         sender.start()
         _, message = retrieve_msg(worker)
         sender.join()
-    return decode_answers(bytes(service.predict(message)))
+    begin = time.perf_counter()
+    written = service.predict(message)
+    seconds = time.perf_counter() - begin
+    return decode_answers(bytes(written)), seconds
 
 
-def encode_batch(batch: list[dict[str, str]]) -> bytes:
+def encode_batch(batch: list[dict[str, Any]]) -> bytes:
     """An inference command with one raw body per item, each for the model and not for the handler's cache."""
     parts = [b"I"]
     for number, item in enumerate(batch):
         parts.append(_field(f"request-{number}".encode()))
         if item["media_type"]:
             parts += [_field(b"Content-Type"), _field(item["media_type"].encode())]
-        parts += [_field(b"Cache-Control"), _field(b"no-store")]
+        for name, value in {**item.get("headers", {}), "Cache-Control": "no-store"}.items():
+            parts += [_field(name.encode()), _field(value.encode())]
         parts.append(struct.pack("!i", -1))
         parts += [_field(b"body"), _field(item["media_type"].encode()), _field(base64.b64decode(item["body"]))]
         parts.append(struct.pack("!i", -1))

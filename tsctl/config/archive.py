@@ -173,6 +173,7 @@ class ArchiveSpec(Serving):
     files: list[InsidePath] = []
     samples: InsidePath = "samples"
     golden: InsidePath = "golden"
+    reference: InsidePath | None = None  # requests beside archive.yaml or in the recipe's output; docs/drift.md
     versions: Annotated[dict[ModelVersion, VersionSpec | None], Field(min_length=1)]
 
     @model_validator(mode="after")

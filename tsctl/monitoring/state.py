@@ -22,6 +22,7 @@ from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.state import PATIENCE_S, gateway_status, open_gateway
+from tsctl.monitoring.drift_metrics import FollowedDrift
 from tsctl.monitoring.followed import FollowedRollouts
 from tsctl.monitoring.recorded import read_recorded
 from tsctl.nodes.engines import open_nodes
@@ -68,6 +69,13 @@ STATE = {
     "tsctl_rollout_max_hold_seconds": Description("Its policy's max_hold_s.", _OF_VERSION),
     "tsctl_rollout_evidence_ratio": Description("E-value times alpha; at 1 it fails.", (*_OF_VERSION, "signal")),
     "tsctl_rollout_ended_timestamp_seconds": Description("End of the last rollout.", (*_OF_VERSION, "outcome")),
+    "tsctl_drift_items": Description("Recorded answers of the last 24 h.", _OF_VERSION),
+    "tsctl_drift_psi": Description(
+        "Population stability index of the last 24 h against the reference.", (*_OF_VERSION, "feature")
+    ),
+    "tsctl_drift_psi_noise": Description("What it would be without drift, on average.", (*_OF_VERSION, "feature")),
+    "tsctl_drift_evidence_ratio": Description("Evidence of a change; at 1 an alarm is raised.", _OF_VERSION),
+    "tsctl_drift_alarm": Description("Whether an alarm is raised, because of this feature.", (*_OF_VERSION, "feature")),
     "tsctl_disk_free_bytes": Description("Free space of the disk with .tsctl."),
     "tsctl_disk_size_bytes": Description("Size of that disk."),
     "tsctl_exporter_error": Description("Whether this part cannot be read now.", ("part",)),
@@ -92,6 +100,7 @@ class MachineState(Collector):
     def __init__(self, project: Project) -> None:
         self._project = project
         self._rollouts = FollowedRollouts(project)
+        self._drift = FollowedDrift(project)
         self._notices = Notices(logger)
         self._collecting = threading.Lock()  # what is followed of journals changes meanwhile
 
@@ -108,6 +117,7 @@ class MachineState(Collector):
             "nodes": self._of_nodes,
             "gateway": self._of_gateway,
             "rollouts": self._of_rollouts,
+            "drift": self._of_drift,
             "disk": self._of_disk,
         }
         for part, read in parts.items():
@@ -156,6 +166,10 @@ class MachineState(Collector):
     def _of_rollouts(self) -> Iterator[Value]:
         for rollout in self._rollouts.read():
             yield from _of_rollout(rollout.state, rollout.is_running)
+
+    def _of_drift(self) -> Iterator[Value]:
+        for name, value, labels in self._drift.read(self._deployment):
+            yield Value(f"drift_{name}", value, labels)
 
     def _of_disk(self) -> Iterator[Value]:
         state = self._project.state

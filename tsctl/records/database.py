@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from handlers.record_files import INPUTS, PARQUET, RECORDS, RecordFile, parse_record_file
+from handlers.record_files import INPUTS, PARQUET, RECORDS, SEGMENT_S, RecordFile, parse_record_file
 from tsctl.errors import AnalysisError, SpecError, TsctlError
 from tsctl.records.folder import current_files
 
@@ -34,10 +34,12 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "wait_ms": "DOUBLE", "batch_ms": "DOUBLE", "decode_ms": "DOUBLE", "preprocess_ms": "DOUBLE",
         "inference_ms": "DOUBLE", "postprocess_ms": "DOUBLE", "encode_ms": "DOUBLE",
     },
-    INPUTS: {**_IDENTITY, "input": "VARCHAR"},
+    INPUTS: {**_IDENTITY, "media_type": "VARCHAR", "input": "VARCHAR"},
 }  # fmt: skip
 #: Of DuckDB; the process has about 100 MiB beside it.
 MEMORY = "320MiB"
+#: Seconds for which a segment may be open longer than it should, and clocks may disagree.
+LATE_S = 120.0
 #: How often a query begins again because a worker or `compact` removed a file meanwhile.
 ATTEMPTS = 5
 
@@ -96,6 +98,14 @@ def remote_errors(address: str) -> Iterator[None]:
         ) from error
 
 
+def may_hold(file: RecordFile, since_s: float) -> bool:
+    """Whether a file may hold a record from this time on, in seconds since 1970, by its name alone.
+
+    The begin of a segment is the time at which it was opened; Parquet says in itself what its row groups hold.
+    """
+    return file.end == PARQUET or file.begin_ms / 1000 + SEGMENT_S + LATE_S >= since_s
+
+
 def require(package: str) -> Any:
     """The package, which is imported here because only records need it.
 
@@ -123,13 +133,14 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 @contextmanager
 def open_records(
-    places: Sequence[Place], *folders: str, label_files: Sequence[str] = ()
+    places: Sequence[Place], *folders: str, label_files: Sequence[str] = (), since_s: float | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database with the views `records`, `inputs` and `labels` over all places.
 
     Args:
         folders: that a statement may use as well.
         label_files: Parquet, in one of the folders.
+        since_s: files that hold only older records are left out; seconds since 1970.
     """
     connection = connect()
     try:
@@ -148,7 +159,13 @@ def open_records(
             parts = [
                 f"SELECT {quoted(place.name)} AS node, * FROM ({select(kind, chosen)})"
                 for place, found in files
-                if (chosen := [path for path, file in found.items() if file.kind == kind])
+                if (
+                    chosen := [
+                        path
+                        for path, file in found.items()
+                        if file.kind == kind and (since_s is None or may_hold(file, since_s))
+                    ]
+                )
             ]
             nothing = f"SELECT NULL::VARCHAR AS node, * FROM ({select(kind, [])})"
             connection.execute(f"CREATE VIEW {kind} AS {' UNION ALL BY NAME '.join(parts) or nothing}")
@@ -169,12 +186,14 @@ def query(
     parameters: Sequence[Any] = (),
     folders: Sequence[str] = (),
     label_files: Sequence[str] = (),
+    since_s: float | None = None,
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Column names and rows of one SELECT over the views.
 
     Args:
         folders: with other files that the statement reads.
         label_files: of the view `labels`, in one of the folders.
+        since_s: the statement needs no record before this time, in seconds since 1970.
 
     Raises:
         SpecError: it is no single SELECT, or DuckDB does not understand it.
@@ -184,7 +203,7 @@ def query(
     require_select(sql)
     for attempt in range(ATTEMPTS):
         try:
-            with open_records(places, *folders, label_files=label_files) as connection:
+            with open_records(places, *folders, label_files=label_files, since_s=since_s) as connection:
                 result = connection.execute(sql, list(parameters))
                 return [column[0] for column in result.description or ()], result.fetchall()
         except duckdb.OutOfMemoryException:

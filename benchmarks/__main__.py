@@ -28,6 +28,7 @@ from benchmarks.workloads.gateway import WORKLOADS as GATEWAY
 from benchmarks.workloads.handlers import WORKLOADS as HANDLERS
 from benchmarks.workloads.overhead import run_on_one_node
 from benchmarks.workloads.records import run as run_records
+from benchmarks.workloads.records_cost import workloads as records_costs
 from tsctl.cli.context import open_deployment
 from tsctl.cli.main import run_app
 from tsctl.cli.options import Json
@@ -38,6 +39,7 @@ from tsctl.host.progress import Progress
 
 SIMULATIONS = list(simulations())
 SHADOWS, DRIFTS = list(shadow_simulations()), list(drift_simulations())
+RECORDS_COSTS = records_costs()
 CANARIES = [canary.version for canary in gameday_run.CANARIES]
 DRIFT_CASES = [case.key for case in drift_cases.CASES]
 CRASH_CASES = {case.name: case for case in CASES}
@@ -75,6 +77,18 @@ def overhead(rounds: Rounds = 3, seconds: Seconds = 10, out: Out = None, json: J
 def records(rounds: Rounds = 3, out: Out = None, json: Json = False) -> None:
     """Queries over ten million generated prediction records: seconds and memory of `tsctl records query`."""
     _run("records", {"records": run_records}, ["records"], rounds, 0, out, json)
+
+
+@app.command("records-cost")
+def records_cost(
+    only: Annotated[list[str] | None, only_option(RECORDS_COSTS)] = None,
+    rounds: Rounds = 6,
+    seconds: Seconds = 4,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """What metrics and records together take of the requests/s of a linear layer, on two engines (needs wrk)."""
+    _run("records-cost", RECORDS_COSTS, _chosen(only, RECORDS_COSTS), rounds, seconds, out, json)
 
 
 @app.command()

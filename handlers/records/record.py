@@ -8,7 +8,14 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from handlers.contract import ASSIGNED_TRACK_HEADER, CLIENT_HEADER, JSON, SENT_HEADER, SHADOW_HEADER
+from handlers.contract import (
+    ASSIGNED_TRACK_HEADER,
+    CHOSEN_BY_HEADER,
+    CLIENT_HEADER,
+    JSON,
+    SENT_HEADER,
+    SHADOW_HEADER,
+)
 from handlers.messages import Outcome, Request
 from handlers.records.summary import Features, Prediction, digest, prediction
 
@@ -54,7 +61,7 @@ class Recording:
     Args:
         summarize: features of a validated item.
         canonical: bytes that are equal only for equal items; raises TypeError where there are none.
-        redact: the item as it may be kept; None: nothing of it.
+        redact: the item as the body of a request that may be kept, as the handler's method of that name returns it.
         keeps_inputs: whether inputs are kept at all.
     """
 
@@ -74,6 +81,7 @@ class Recording:
         request, outcome, batch = sampled.request, sampled.outcome, sampled.batch
         line = self._identity(sampled) | {
             "track": _track(request.headers),
+            "chosen_by": _name(request.headers.get(CHOSEN_BY_HEADER)),
             "status": outcome.status,
             "error": outcome.error.kind if outcome.error else None,
             **self._input(sampled.item),
@@ -98,8 +106,10 @@ class Recording:
         kept = self.redact(sampled.item)
         if kept is None:
             return b""
+        media_type, kept = (kept["media_type"], kept["body"]) if _is_body(kept) else (None, kept)
         text = to_json(kept, by_alias=True, bytes_mode="base64", inf_nan_mode="constants", fallback=_as_list)
-        return _line(self._identity(sampled) | {"input": text.decode()})
+        of_input = text.decode() if media_type is None else from_json(text)
+        return _line(self._identity(sampled) | {"media_type": media_type, "input": of_input})
 
     def _identity(self, sampled: Sampled) -> dict[str, Any]:
         request, batch = sampled.request, sampled.batch
@@ -123,6 +133,11 @@ class Recording:
         numbers = {name: value for name, value in found.items() if not isinstance(value, str)}
         categories = {name: value for name, value in found.items() if isinstance(value, str)}
         return {"input_digest": of_input, "numbers": numbers or None, "categories": categories or None}
+
+
+def _is_body(kept: Any) -> bool:
+    """Whether it is the body of a request that is no JSON; no JSON value has bytes in it."""
+    return isinstance(kept, dict) and kept.keys() == {"media_type", "body"} and isinstance(kept["body"], bytes)
 
 
 def _prediction(outcome: Outcome) -> Prediction:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from pydantic_core import to_json
 
 from handlers.base import ServingHandler
 from handlers.contract import (
@@ -25,6 +27,7 @@ from handlers.contract import (
     REQUEST_ID_HEADER,
 )
 from handlers.errors import DoesNotFit
+from handlers.image import _pixels_request
 from handlers.record_files import CLOSED_SEGMENT, INPUTS, RECORDS, record_files
 from handlers.records.sampling import sampler
 from handlers.schema import Schema
@@ -201,3 +204,18 @@ def test_a_picture_has_its_size_and_brightness(digits: Worker) -> None:
     grey = handler.decode(json.dumps({"pixels": [[8] * 8] * 8}).encode(), "application/json")
     assert handler.summarize(grey) == pytest.approx({"form": "JSON", "width": 8.0, "height": 8.0, "brightness": 0.5})
     assert handler.redact(("image/png", b"x")) == {"media_type": "image/png", "body": b"x"}
+
+
+@pytest.mark.parametrize("white", [16.0, 255.0, 1.0, 100.0])
+def test_the_input_of_pixels_is_a_request_with_the_same_grey_values(digits: Worker, white: float) -> None:
+    handler = digits.handler
+    steps = [[white * (8 * row + column) / 63 for column in range(8)] for row in range(8)]
+    before, handler.value_max, handler.Request = (
+        (handler.value_max, handler.Request), white, _pixels_request(8, 8, white),
+    )  # fmt: skip
+    try:
+        grey = handler.decode(json.dumps({"pixels": steps}).encode(), "application/json")
+        again = handler.decode(to_json(handler.redact(grey), fallback=lambda array: array.tolist()), "application/json")
+    finally:
+        handler.value_max, handler.Request = before
+    assert np.array_equal(grey, again)

@@ -14,6 +14,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
 from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
+from tsctl.rollout.decide.labels import NO_LABELS, LabelCounts
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
@@ -38,6 +39,7 @@ class FakeSite:
         unavailable: effects, and "read".
         counted: requests and errors, by version and weight.
         workers: of the canary, READY.
+        labels: that people have added.
     """
 
     rate: int = 200
@@ -60,6 +62,7 @@ class FakeSite:
     counted: dict[str, int] = field(default_factory=dict)
     slow: float | None = 20.0
     workers: int = 1
+    labels: LabelCounts = NO_LABELS
 
     def sleep(self, seconds: float) -> None:
         """Time passes, and requests come."""
@@ -135,6 +138,10 @@ class FakeEvidence:
             for weight, of in sorted(counts.items())
         ]
         return windows, changed
+
+    def labels(self, state: State) -> LabelCounts | None:
+        found = self.site.labels
+        return found if "labels" in state.policy.signals and found != state.evidence.labels else None
 
     def mark(self, state: State) -> Cursor:
         return dict(self.site.counted)

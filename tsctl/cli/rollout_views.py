@@ -17,6 +17,8 @@ from tsctl.cli.output import print_json
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError
 from tsctl.gateway.state import open_gateway, traffic_in_force
+from tsctl.records.labels import wrong_share
+from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.forecast.forecast import forecast_rollout
@@ -24,7 +26,7 @@ from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, read, unfinished
 from tsctl.rollout.run.preconditions import require_no_weights, require_not_stable
 from tsctl.views.rollout.follow import as_json, snapshot
-from tsctl.views.rollout.forecast import faults_table, steps_table, total_text, traffic_text
+from tsctl.views.rollout.forecast import faults_table, labels_table, steps_table, total_text, traffic_text
 from tsctl.views.rollout.history import summary
 from tsctl.views.rollout.narrative import story
 from tsctl.views.rollout.report import SUFFIX, write_report
@@ -194,7 +196,8 @@ def plan(
     # a version without an archive cannot be released
     find_archive(project, model, deployment.models[model].archive(version))
     gateway = open_gateway(project, deployment)
-    if (route := traffic_in_force(gateway).get(model)) is not None:
+    route = traffic_in_force(gateway).get(model)
+    if route is not None:
         require_not_stable(route, version)
     policy = deployment.policy(model)
     now = time.time()
@@ -202,7 +205,13 @@ def plan(
     entries = read_recent(gateway.files.access_log, model, since)
     traffic = recent_traffic(entries, since, now, policy.count_4xx, policy.slow_quantile)
     target = deployment.models.get(model)
-    forecast = forecast_rollout(policy, traffic, target is not None and target.route.sticky is not None)
+    is_by_user = target is not None and target.route.sticky is not None
+    stable = route.stable if route is not None else None
+    wrong = None
+    if stable is not None and "labels" in policy.signals:
+        places = places_of(gateway.nodes(), shared_address(project, deployment))
+        wrong = wrong_share(labels_folder(project), places, model, stable)
+    forecast = forecast_rollout(policy, traffic, is_by_user, wrong)
     if json:
         print_json({"model": model, "version": version, "policy": policy.model_dump(mode="json"), **asdict(forecast)})
         return
@@ -211,6 +220,9 @@ def plan(
     if forecast.faults:
         typer.echo()
         print_table(faults_table(forecast.faults))
+    if forecast.labels:
+        typer.echo()
+        print_table(labels_table(forecast.labels))
     typer.echo()
     for sentence in (total_text(forecast, model, version), *forecast.warnings):
         typer.echo(sentence)

@@ -13,7 +13,7 @@ from tsctl.archive.store import DIGEST_DIGITS
 from tsctl.compare.bare import BareWorker
 from tsctl.compare.contender import Contender
 from tsctl.compare.nodes import node_contenders
-from tsctl.compare.recorded import RecordedRequest, read_requests, sample_requests
+from tsctl.compare.recorded import RecordedRequest, read_requests_to, sample_requests
 from tsctl.compare.result import Comparison, Setting
 from tsctl.compare.run import Run
 from tsctl.compare.turn import Plan
@@ -64,8 +64,9 @@ def compare(
         ArchiveError: the archive was not built by tsctl, has no samples, or does not load.
         SpecError: there is no such engine, or the file of requests is wrong.
     """
-    requests = read_requests(options.traffic) if options.traffic is not None else sample_requests(archive)
     facts = _facts(archive)
+    traffic = options.traffic
+    requests = read_requests_to(traffic, facts.names[0]) if traffic is not None else sample_requests(archive)
     workers = options.workers or facts.integer("minWorkers") or 1
     with tempfile.TemporaryDirectory(prefix="tsctl-compare-") as name:
         folder = Path(name)

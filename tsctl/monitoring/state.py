@@ -24,6 +24,7 @@ from tsctl.gateway.notices import Notices
 from tsctl.gateway.state import PATIENCE_S, gateway_status, open_gateway
 from tsctl.monitoring.drift_metrics import FollowedDrift
 from tsctl.monitoring.followed import FollowedRollouts
+from tsctl.monitoring.recorded import read_recorded
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
@@ -55,6 +56,8 @@ STATE = {
     "tsctl_node_queue_items": Description("Requests that wait for a worker.", _ON_NODE),
     "tsctl_node_queue_size_items": Description("Requests that may wait for a worker.", _ON_NODE),
     "tsctl_node_token_expiry_timestamp_seconds": Description("When the node's token expires.", ("node", "renewal")),
+    "tsctl_records_bytes": Description("Size of the files of prediction records.", ("node",)),
+    "tsctl_records_most_bytes": Description("The size that they may have, records_mb of the node.", ("node",)),
     "tsctl_gateway_supervisor_up": Description("Whether the supervisor of Envoy runs."),
     "tsctl_gateway_weight_ratio": Description("The version's share of its route.", (*_OF_VERSION, "track")),
     "tsctl_gateway_nodes": Description("Nodes that serve the version.", _OF_VERSION),
@@ -138,6 +141,10 @@ class MachineState(Collector):
         here = [node for node in nodes if node.is_here]
         for node, observed in zip(here, observe(here), strict=True):
             yield from _of_node(node, observed)
+            recorded = read_recorded(node.metrics_folder, node.records_folder, node.spec.records_mb << 20)
+            if recorded is not None:
+                yield Value("records_bytes", recorded.bytes, (node.name,))
+                yield Value("records_most_bytes", recorded.most_bytes, (node.name,))
         for node in nodes:
             if (expiry := node.token_expiry) is not None:
                 renewal = "tsctl" if node.is_ours else "copy"

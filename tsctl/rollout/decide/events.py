@@ -16,6 +16,7 @@ from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.windows import Window
 
 
@@ -156,6 +157,7 @@ class Tick(Event):
     Args:
         held_s: watched since the last tick.
         is_disturbed: a node was unavailable, or has just come back: what it left unanswered is no evidence.
+        labels: of all labelled items since the rollout began; None: as before.
         log_e: logarithm of each judged signal's e-value after this tick, and of their average; empty in old journals.
     """
 
@@ -165,6 +167,7 @@ class Tick(Event):
     cursor: Cursor = field(default_factory=dict)
     log_e: Mapping[str, float] | None = None
     is_disturbed: bool = False
+    labels: LabelCounts | None = None
 
     @property
     def requests(self) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from tsctl.rollout.decide import events
 from tsctl.rollout.decide.events import Command, Cursor, Effect, Entry, Outcome
 from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.judge import NOT_RECORDED, Judgement, Verdict, judge
+from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.windows import Window
 
 
@@ -233,7 +234,7 @@ def _anew(state: State) -> State:
 
 
 def _tick(state: State, event: events.Tick) -> State:
-    evidence = evidence_after(state, event.windows, event.is_disturbed)
+    evidence = evidence_after(state, event.windows, event.is_disturbed, event.labels)
     return replace(
         state,
         evidence=evidence,
@@ -246,9 +247,17 @@ def _tick(state: State, event: events.Tick) -> State:
     )
 
 
-def evidence_after(state: State, windows: Iterable[Window], is_disturbed: bool = False) -> Evidence:
-    """The evidence once these windows are added; slow answers count once the step has settled."""
+def evidence_after(
+    state: State, windows: Iterable[Window], is_disturbed: bool = False, labels: LabelCounts | None = None
+) -> Evidence:
+    """The evidence once these windows are added; slow answers count once the step has settled.
+
+    Args:
+        labels: of all labelled items; None: as before.
+    """
     evidence, is_settled = state.evidence, state.held_s >= state.policy.settle_s
+    if labels is not None:
+        evidence = replace(evidence, labels=labels)
     for window in windows:
         evidence = evidence.seen(window, is_settled, is_disturbed)
     return evidence

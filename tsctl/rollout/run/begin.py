@@ -13,9 +13,12 @@ from tsctl.errors import AnalysisError, ConflictError
 from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
+from tsctl.records.database import require
+from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
 from tsctl.rollout.decide.state import fold, start_of
 from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
+from tsctl.rollout.evidence.labels import LabelReader
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
@@ -47,7 +50,7 @@ def started(
         ConflictError: another rollout of the model has not ended, or the weights were divided by hand.
         ArchiveError: there is no archive of the version.
         GatewayError: the gateway does not run, or has no route for the model.
-        SpecError: deployment.yaml sets the weights.
+        SpecError: deployment.yaml sets the weights, or the policy judges labels and DuckDB is not installed.
         AnalysisError: the policy names a Prometheus server, and it does not have the gateway's counts.
     """
     project = gateway.project
@@ -59,6 +62,8 @@ def started(
         route = route_of(gateway, model)
         require_undivided(route, version)
         policy = gateway.deployment.policy(model)
+        if "labels" in policy.signals:
+            require("duckdb")
         samples = counts_before(gateway, policy, model)
         digest = digest_of(archive.path)
         stable_nodes = serving_nodes(gateway, model, route.stable)
@@ -152,7 +157,7 @@ def held(project: Project, model: str) -> AbstractContextManager[Callable[[], No
 
 def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured | None = None) -> Runner:
     start, project = start_of(journal.entries), gateway.project
-    live = LiveGateway(gateway)
+    live, shared = LiveGateway(gateway), shared_address(project, gateway.deployment)
     # its file may be gone: the way back does not need it
     archive = archive_of(project.store / start.file)
     return Runner(
@@ -163,6 +168,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured |
             source=open_source(start.policy, gateway.admin),
             envoy=EnvoyCounters(gateway.admin),
             users=UserLog(gateway.files.access_log, start.cursor),
+            labelled=LabelReader(labels_folder(project), lambda: places_of(gateway.nodes(), shared)),
             measured=measured,
         ),
         LiveHealth(live, archive),

@@ -10,6 +10,7 @@ from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.nodes.fan_out import is_unavailable
 from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
+from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import Window
 
@@ -40,6 +41,9 @@ class EvidenceReader(Protocol):
 
     def read(self, state: State) -> tuple[list[Window], Cursor]:
         """New windows since the state's cursor, and the changes of the cursor."""
+
+    def labels(self, state: State) -> LabelCounts | None:
+        """All labelled items since the rollout began; None where nothing is new, or labels are not judged."""
 
     def mark(self, state: State) -> Cursor:
         """Where evidence begins that is read from now on, by requests and by users."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsctl.config.weights import percent
-from tsctl.rollout.forecast.forecast import FaultForecast, Forecast, RecentTraffic, StepForecast
+from tsctl.rollout.forecast.forecast import FaultForecast, Forecast, LabelForecast, RecentTraffic, StepForecast
 from tsctl.views.rollout.wording import share_text
 from tsctl.views.table import Table
 
@@ -59,6 +59,12 @@ def faults_table(faults: Sequence[FaultForecast]) -> Table:
         for fault in faults
     ]
     return Table(columns, rows)
+
+
+def labels_table(labels: Sequence[LabelForecast]) -> Table:
+    """Labelled items that a canary needs to be seen by its labels."""
+    rows = [(share_text(each.rate), share_text(each.base), _whole(each.items)) for each in labels]
+    return Table((">canary's labels wrong", ">stable's", ">labelled items of each"), rows)
 
 
 def total_text(forecast: Forecast, model: str, version: str) -> str:

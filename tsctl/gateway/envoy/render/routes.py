@@ -8,6 +8,7 @@ from typing import Any
 from handlers.contract import (
     ASSIGNED_TRACK_HEADER,
     CACHE_HEADER,
+    CHOSEN_BY_HEADER,
     MODEL_VERSION_HEADER,
     OPEN_INFERENCE,
     OPEN_INFERENCE_METADATA,
@@ -39,7 +40,6 @@ from tsctl.gateway.envoy.render.answers import direct, fixed, not_allowed
 from tsctl.gateway.envoy.render.clients import WITHOUT_KEY, Client, client_filters
 from tsctl.gateway.envoy.render.upstreams import PATH_KEY, cluster_name
 from tsctl.gateway.headers import (
-    CHOSEN_BY_HEADER,
     ENGINE_HEADER,
     KEY_HEADER,
     TRACK_HEADER,

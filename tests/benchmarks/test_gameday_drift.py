@@ -24,6 +24,7 @@ from benchmarks.gameday.drift_cases import (
     judge,
     requests_of,
 )
+from benchmarks.harness.run import figure_rows
 from tsctl.drift.detector import watch
 from tsctl.drift.reference import Counts, Reference, count, number_reference
 
@@ -95,5 +96,6 @@ def test_no_alarm_and_one_before_the_change_are_wrong() -> None:
     }
     assert len(drift.wrong(drift.found_in([day]))) == 4
     assert all(len(row) == len(drift.COLUMNS) for row in drift.rows([day]))
+    assert [row[2] for row in figure_rows([day])] == ["0", "1"]
     written = json.loads(json.dumps(day.as_json()))
     assert [row["outcome"] for row in written["found"]] == [one.outcome for one in found]

@@ -155,8 +155,9 @@ class ServingHandler:
         return features(item)
 
     def redact(self, item: Any) -> Any:
-        """The validated item as it may be kept where `records.input_days` is set; None keeps nothing.
+        """The validated item as it may be kept where `records.input_days` is set, in a form that can be sent again.
 
-        The result is written as JSON. Return a copy: the item may still be on its way through the model.
+        Return the JSON value of a request's body; `{"media_type": ..., "body": <bytes>}` for a body that is no JSON; or
+        None, which keeps nothing. Return a copy: the item may still be on its way through the model.
         """
         return item

@@ -113,8 +113,10 @@ class ImageHandler(ServingHandler):
         return size if isinstance(prepared, RequestError) else size | {"brightness": float(prepared.mean())}
 
     def redact(self, item: np.ndarray | tuple[str, bytes]) -> Any:
-        """A picture as its media type and bytes, which a record has in base64."""
-        return {"media_type": item[0], "body": item[1]} if isinstance(item, tuple) else {"grey": item}
+        """A picture as it came; grey values as the pixels of a request, which give the same grey values again."""
+        if isinstance(item, tuple):
+            return {"media_type": item[0], "body": item[1]}
+        return {"pixels": item.astype(np.float64) * self.value_max}
 
     def _grey_values(self, request: Any) -> np.ndarray:
         return np.asarray(request.pixels, dtype=np.float32) / np.float32(self.value_max)

@@ -10,7 +10,7 @@
 
 An OSError that nobody expected, such as a disk without space, ends a command with 1 as well.
 Outcomes are not errors: a rollout exits 10 after a rollback, 11 while it is undecided, and 13 if it failed before its
-first request; a plan with changes exits 12.
+first request; a plan with changes exits 12; two archives that answer differently exit 14.
 """
 
 #: Characters of a message; what others wrote may be in it.

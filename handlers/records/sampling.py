@@ -6,6 +6,7 @@ from collections.abc import Callable
 from zlib import crc32
 
 _ALL = 1 << 32
+_MASK = _ALL - 1
 #: Odd, and near 2^32 times the golden ratio (Knuth, The Art of Computer Programming, volume 3, 6.4): it spreads the
 #: sums of ids that differ in a digit alone.
 _SPREAD = 0x9E3779B1
@@ -24,7 +25,12 @@ def sampler(share: float) -> Callable[[str | None], bool]:
         return bool
 
     def is_sampled(request_id: str | None) -> bool:
-        # a surrogate, which no encoding has, stands for a byte of a header
-        return bool(request_id) and crc32(str(request_id).encode("utf-8", "surrogatepass")) * _SPREAD % _ALL < limit
+        if not request_id:
+            return False
+        try:
+            content = request_id.encode()
+        except UnicodeEncodeError:  # a surrogate, which no encoding has, stands for a byte of a header
+            content = request_id.encode("utf-8", "surrogatepass")
+        return crc32(content) * _SPREAD & _MASK < limit
 
     return is_sampled

@@ -259,6 +259,12 @@ def test_inputs_are_kept_only_where_the_archive_says_so_and_as_redact_leaves_the
     redacting = replace(RECORDING, redact=lambda item: {"age": item.age, "values": np.ones(2)})
     assert json.loads(json.loads(redacting.input(ANSWERED))["input"]) == {"age": 41, "values": [1.0, 1.0]}
     assert replace(RECORDING, redact=lambda item: None).input(ANSWERED) == b""
+    body = {"media_type": "image/png", "body": b"\x89PNG"}
+    picture = json.loads(replace(RECORDING, redact=lambda item: body).input(ANSWERED))
+    assert (picture["media_type"], picture["input"]) == ("image/png", "iVBORw==")
+    fields = {"media_type": "text", "body": "of a schema with these names"}
+    alike = json.loads(replace(RECORDING, redact=lambda item: fields).input(ANSWERED))
+    assert "media_type" not in alike and json.loads(alike["input"]) == fields
     assert replace(RECORDING, keeps_inputs=False).input(ANSWERED) == b""
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.support.gateways import certificate
 from tests.support.sites import Site, copy_archives
 from tsctl.compare.load.figures import load_figures
 from tsctl.compare.load.order import LOST, Order
@@ -25,11 +28,16 @@ BUSY = b"HTTP/1.1 503 Busy\r\nretry-after: 1\r\ntransfer-encoding: chunked\r\n\r
 
 
 @contextmanager
-def serving(*answers: bytes, stall_s: float = 0.0) -> Iterator[int]:
+def serving(*answers: bytes, stall_s: float = 0.0, tls: ssl.SSLContext | None = None) -> Iterator[int]:
     """A server that gives these answers in turn, and none at all for `stall_s` after its first request."""
     lock, count, begin = threading.Lock(), [0], [0.0]
 
     def serve(connection: socket.socket) -> None:
+        if tls is not None:
+            try:
+                connection = tls.wrap_socket(connection, server_side=True)
+            except OSError:
+                return  # the client trusts another certificate
         with connection:
             while connection.recv(1 << 16):
                 with lock:
@@ -133,3 +141,38 @@ def test_a_comparison_that_cannot_be_made_says_why(site: Site, tmp_path: Path) -
     assert "there is no engine tomcat" in result.err
     result = site.run("engines", "compare", "breast_cancer", "--out", "report.json", status=2)
     assert "must end with .html" in result.err
+
+
+def test_requests_to_a_server_that_went_away_are_lost_and_the_loop_goes_on() -> None:
+    """One connection is answered once; then neither it nor another one is open."""
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.recv(1 << 16)
+        listener.close()
+        connection.sendall(OK)
+        connection.close()
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=serve, args=(listener,))
+    thread.start()
+    noted = run_load(Order("127.0.0.1", listener.getsockname()[1], 1, 1.0), [REQUEST], [0.0, 0.8, 0.9, 1.0])
+    thread.join()
+    assert list(noted.status) == [200, LOST, LOST, LOST]
+    assert all(
+        came >= sent >= intended for came, sent, intended in zip(noted.came, noted.sent, noted.intended, strict=True)
+    )
+
+
+def test_over_tls_the_certificate_decides(tmp_path: Path) -> None:
+    for name in ("right", "wrong"):
+        certificate(tmp_path / name, name)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "right" / "server.pem", tmp_path / "right" / "server.key")
+    long = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300_000
+    with serving(long, tls=context) as port:
+        order = Order("127.0.0.1", port, 2, 0.3, trusted=str(tmp_path / "right" / "server.pem"))
+        assert list(run_load(order, [REQUEST], [0.0, 0.1, 0.2]).status) == [200] * 3
+        for trusted in (str(tmp_path / "wrong" / "server.pem"), ""):
+            with pytest.raises(NodeError, match="certificate verify failed"):
+                run_load(replace(order, trusted=trusted), [REQUEST], [0.0])

@@ -15,20 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 import yaml
 
-from handlers.contract import CLIENT_HEADER, REQUEST_ID_HEADER
+from handlers.contract import REQUEST_ID_HEADER
 from handlers.record_files import CLOSED_SEGMENT, OPEN_SEGMENT, RECORDS, SEGMENT_BYTES, RecordFile, record_files
 from handlers.records.recorder import REST_S
 from handlers.records.sampling import sampler
 from tests.support.engines import give_engine
 from tests.support.gateways import Front, brought_up, with_gateway
-from tests.support.sites import HALF, Site, make_site, until, write_tiny
-from tsctl.config.deployment import read_deployment
-from tsctl.config.project import Project
-from tsctl.host.ports import free_ports
-from tsctl.nodes.engines import open_node
+from tests.support.ports import free_ports
+from tests.support.recording import ask_node
+from tests.support.sites import Site, make_site, until, write_tiny
 from tsctl.nodes.environments import ENGINES
 
 MIB = 1 << 20
@@ -136,19 +133,10 @@ class Client:
 
     def __init__(self, site: Site) -> None:
         self.site, self.folder = site, site.folder / "records"
-        project = Project(site.root)
-        self.node = open_node(project, *read_deployment(project.deployment).node("local"))
 
     def ask(self, name: str, client: str = "shop") -> str:
-        headers = {"content-type": "application/json", REQUEST_ID_HEADER: name, CLIENT_HEADER: client}
-        answer = requests.post(
-            self.node.spec.url + self.node.path("tiny", "1.0"),
-            data=HALF,
-            headers={**headers, **self.node.access()},
-            timeout=30,
-        )
-        assert (answer.status_code, answer.json()) == (200, {"y": 1.0}), answer.text
-        return name
+        """The node answers; returns the name."""
+        return ask_node(self.site, name, client)
 
     def names(self) -> set[str]:
         """Requests with a record; each has one."""

@@ -62,7 +62,7 @@ def test_every_command_is_there_with_its_help_and_options(words: str, command: A
 def test_exit_codes_are_those_of_the_errors() -> None:
     named = [int(code) for code in re.findall(r"(\d+) ", str(app.info.epilog))]
     assert len(set(named)) == len(named), "two errors share a code"
-    assert set(named) == {cls.exit_code for cls in errors.TsctlError.__subclasses__()} | {0, 1, 10, 11, 12, 13, 130}
+    assert set(named) == {cls.exit_code for cls in errors.TsctlError.__subclasses__()} | {0, 1, 10, 11, 12, 13, 14, 130}
     assert errors.TsctlError.exit_code == 1, "the base alone has the code of what the machine refuses"
     assert str(app.info.epilog) in PAGE
 

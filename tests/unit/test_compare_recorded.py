@@ -8,13 +8,23 @@ from pathlib import Path
 import pytest
 
 from handlers.contract import Tolerance
-from tsctl.compare.answers import first_difference
+from tsctl.compare.answers import agreement, first_difference
 from tsctl.compare.contender import Endpoint, endpoint_of
 from tsctl.compare.load.client import is_whole, status_inside
-from tsctl.compare.recorded import MOST_REQUESTS, RecordedRequest, read_requests
+from tsctl.compare.recorded import (
+    MOST_REQUESTS,
+    Capture,
+    RecordedRequest,
+    RequestFile,
+    read_file,
+    read_requests,
+    read_requests_to,
+)
 from tsctl.compare.run import reason, require_answered, rotated
 from tsctl.errors import NodeError, SpecError
 from tsctl.nodes.observed import Reply
+from tsctl.shadow.disagreement import Repeat
+from tsctl.shadow.summaries import CompareOptions, SummaryComparator
 
 
 def write(folder: Path, *lines: str) -> Path:
@@ -153,6 +163,23 @@ def test_answers_are_compared_with_tolerance(have: Reply, reason: str) -> None:
     assert first_difference(["a", "b"], expected, [ok(1), have], Tolerance(absolute=0.001)) == reason
 
 
+def test_an_engine_is_compared_as_a_shadow_is_with_its_own_noise_beside() -> None:
+    names, comparator = ["a", "b", "c"], SummaryComparator(CompareOptions("label"), Tolerance()).of_values()
+    expected = [ok({"label": "7", "p": 0.5}), ok({"label": "8", "p": 0.5}), ok({"label": "9", "p": 0.5})]
+    replies = [ok({"label": "7", "p": 0.9}), ok({"label": "1", "p": 0.5}), ok({"label": "9", "p": 0.5})]
+    again = [replies[0], ok({"label": "8", "p": 0.5}), replies[2]]
+    found = agreement(names, expected, replies, again, comparator)
+    assert (found.evidence.pairs, found.evidence.differing, found.evidence.repeats_differing[Repeat.ALONE]) == (3, 1, 1)
+    assert found.difference == (
+        "b: expected '8', got '1' (1 of 3 answers differ, and 1 of the engine's own when it is asked again)"
+    )
+    everything = SummaryComparator().of_values()
+    assert agreement(names, expected, replies, again, everything).evidence.differing == 2
+    assert not agreement(names, expected, expected, again, comparator).difference
+    wrong = agreement(["a"], [ok({"text": "x"})], [ok({"text": "x"})], [ok({"text": "x"})], comparator)
+    assert "name its field" in wrong.difference
+
+
 def test_answers_that_are_no_json_are_compared_as_bytes() -> None:
     picture, problem = Reply(200, b"\x89PNG"), Reply(422, b"id 1")
     assert not first_difference(["a", "b"], [picture, problem], [picture, Reply(422, b"id 2")], Tolerance())
@@ -192,3 +219,64 @@ def test_each_round_begins_with_another_engine() -> None:
     orders = ["".join(each.name for each in rotated(engines, number)) for number in range(4)]
     assert orders == ["abc", "bca", "cab", "abc"]
     assert rotated([], 1) == []
+
+
+# ---- captures --------------------------------------------------------------------------------------------------------
+
+FIRST = {"tsctl_capture": 1, "model": "toy", "begin": "2026-01-01T00:00:00Z", "seconds": 600, "requests": 2}
+SECOND = '{"at_s": 0.5, "request_id": "a", "body": {"x": 1}}'
+THIRD = '{"at_s": 1, "request_id": "a", "row": 3, "media_type": "image/png", "body_base64": "iVBORw=="}'
+
+
+def capture(folder: Path, *lines: str, **first: object) -> Path:
+    path = folder / "capture.jsonl"
+    path.write_text("".join(f"{line}\n" for line in (json.dumps({**FIRST, **first}), *lines)))
+    return path
+
+
+def test_a_capture_has_ids_and_times_and_its_model(tmp_path: Path) -> None:
+    path = capture(tmp_path, SECOND, "", THIRD, recorded={"1.0": 0.01})
+    assert read_file(path) == RequestFile(
+        [
+            RecordedRequest("a", b'{"x":1}', "application/json", {}, 0.5),
+            RecordedRequest("a row 3", b"\x89PNG", "image/png", {}, 1.0),
+        ],
+        Capture("toy", "2026-01-01T00:00:00Z", 600.0, 2, {"1.0": 0.01}),
+    )
+    assert read_requests_to(path, "toy") == read_requests(path)
+    with pytest.raises(SpecError, match="has requests to toy, not to digits"):
+        read_requests_to(path, "digits")
+    assert len(read_requests_to(write(tmp_path, '{"body": 1}'), "digits")) == 1, "one that names no model is for any"
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10, len(THIRD), len(THIRD) + 1])
+def test_a_capture_that_was_cut_off_is_refused(tmp_path: Path, cut: int) -> None:
+    path = capture(tmp_path, SECOND, THIRD)
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(SpecError, match="has 1 requests, and its first line says 2: it was cut or changed"):
+        read_file(path)
+
+
+@pytest.mark.parametrize(
+    ("first", "lines", "message"),
+    [
+        ({"tsctl_capture": 2}, (SECOND, THIRD), "capture of format 2; this tsctl reads format 1"),
+        ({"tsctl_capture": "x" * 99}, (SECOND, THIRD), "capture of format 'xxx"),
+        ({"requests": 0}, (), "holds no request"),
+        ({"requests": 1}, (SECOND, THIRD), "has 2 requests, and its first line says 1"),
+        ({"requests": -1}, (), "line 1: requests: "),
+        ({"model": ""}, (SECOND, THIRD), "line 1: model: "),
+        ({"keys": []}, (SECOND, THIRD), "line 1: keys: "),
+        ({}, (SECOND, '{"at_s": -1, "body": {}}'), "line 3: at_s: "),
+        ({}, (SECOND, '{"at_s": NaN, "body": {}}'), "line 3: at_s: "),
+        ({}, (SECOND, '{"at_s": 1e9, "body": {}}'), "line 3: at_s: "),
+        ({}, (SECOND, json.dumps({"request_id": "x" * 129, "body": {}})), "line 3: request_id: "),
+        ({}, (SECOND, json.dumps(FIRST)), "line 3: "),
+    ],
+)
+def test_a_wrong_capture_is_refused_with_its_place(
+    tmp_path: Path, first: dict[str, object], lines: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        read_file(capture(tmp_path, *lines, **first))
+    assert caught.value.hint

@@ -61,6 +61,15 @@ def test_weights_that_cannot_be_are_told(tmp_path: Path, weights: str, reason: s
         read(tmp_path, f'models: {{digits: {{default: "1.0", versions: {{"1.0": {{}}}}, weights: {weights}}}}}')
 
 
+def test_a_later_setting_at_its_default_changes_no_digest_and_is_not_written() -> None:
+    plain, given = RolloutPolicy(), RolloutPolicy(min_labels=0, signals=("errors", "labels"))
+    assert "min_labels" not in plain.model_dump(mode="json")
+    needs = given.model_copy(update={"min_labels": 5})
+    assert needs.model_dump(mode="json")["min_labels"] == 5
+    assert needs.digest != given.digest
+    assert RolloutPolicy.model_validate(needs.model_dump(mode="json")) == needs
+
+
 def test_equal_policies_have_equal_digests_and_shares_that_sum_to_one() -> None:
     first, again, other = (RolloutPolicy(hold_s=hold_s) for hold_s in (60, 60.0, 61))
     assert first.digest == again.digest != other.digest

@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ def main() -> None:
             service = load(order)
             result["load_s"] = round(time.monotonic() - begin, 3)
             result["is_loaded"] = True
-            result["answers"] = [
-                answer(service, [order["items"][place] for place in batch]) for batch in order["batches"]
-            ]
+            batches = ([order["items"][place] for place in batch] for batch in order["batches"])
+            if order["to"]:
+                write_answers(service, batches, order["to"])
+            else:
+                result["answers"] = [answer(service, batch)[0] for batch in batches]
         result["handlers_file"] = getattr(sys.modules.get("handlers"), "__file__", None)
     except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent process needs the reason
         result["error"] = f"{type(error).__name__}: {error}"
@@ -94,8 +97,20 @@ def metrics(model: str) -> Any:
     return cache
 
 
-def answer(service: Any, batch: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """The answers to one batch: written to a socket as the node writes it, and read back as the node reads it."""
+def write_answers(service: Any, batches: Iterable[list[dict[str, Any]]], to: str) -> None:
+    """Write the answers to each batch, and the milliseconds that it took, as a line of JSON."""
+    with Path(to).open("a", buffering=1) as file:  # appended to, line by line: the parent process has it open too
+        for batch in batches:
+            answers, seconds = answer(service, batch)
+            short = [{name: each[name] for name in ("status", "body")} for each in answers]
+            file.write(json.dumps({"ms": round(seconds * 1000, 4), "answers": short}) + "\n")
+
+
+def answer(service: Any, batch: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
+    """The answers to one batch, and the seconds that they took.
+
+    The batch is written to a socket as the node writes it, and read back as the node reads it.
+    """
     from ts.protocol.otf_message_handler import retrieve_msg
 
     node, worker = socket.socketpair()
@@ -104,17 +119,21 @@ def answer(service: Any, batch: list[dict[str, str]]) -> list[dict[str, Any]]:
         sender.start()
         _, message = retrieve_msg(worker)
         sender.join()
-    return decode_answers(bytes(service.predict(message)))
+    begin = time.perf_counter()
+    written = service.predict(message)
+    seconds = time.perf_counter() - begin
+    return decode_answers(bytes(written)), seconds
 
 
-def encode_batch(batch: list[dict[str, str]]) -> bytes:
+def encode_batch(batch: list[dict[str, Any]]) -> bytes:
     """An inference command with one raw body per item, each for the model and not for the handler's cache."""
     parts = [b"I"]
     for number, item in enumerate(batch):
         parts.append(_field(f"request-{number}".encode()))
         if item["media_type"]:
             parts += [_field(b"Content-Type"), _field(item["media_type"].encode())]
-        parts += [_field(b"Cache-Control"), _field(b"no-store")]
+        for name, value in {**item.get("headers", {}), "Cache-Control": "no-store"}.items():
+            parts += [_field(name.encode()), _field(value.encode())]
         parts.append(struct.pack("!i", -1))
         parts += [_field(b"body"), _field(item["media_type"].encode()), _field(base64.b64decode(item["body"]))]
         parts.append(struct.pack("!i", -1))

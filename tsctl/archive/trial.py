@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +30,7 @@ class ItemRequest:
 
     body: Base64Bytes  # in JSON
     media_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)  # beside the media type
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,15 @@ def run_probe(
     golden: bool = False,
     reference: ReferenceData | None = None,
     timeout_s: float = TIMEOUT_S,
+    to: Path | None = None,
 ) -> Trial:
-    """Try an unpacked archive; with `golden`, only its present answers to its own samples are made, and with
-    `reference` only the records of reference data."""
+    """Try an unpacked archive.
+
+    Args:
+        golden: only its present answers to its own samples are made.
+        reference: only the records of reference data are made.
+        to: a file in the folder, to which the answers are appended (see `written_answers`); None: the trial has them.
+    """
     with (folder / MANIFEST).open("rb") as file:
         model = Manifest.model_validate_json(file.read()).model
     items = list({id(item): item for batch in batches for item in batch}.values())  # each once: a batch repeats samples
@@ -113,6 +120,7 @@ def run_probe(
         "reference": None
         if reference is None
         else {"files": [str(file.absolute()) for file in reference.files], "out": str(reference.out.resolve())},
+        "to": str(to.resolve()) if to is not None else None,
         "items": TypeAdapter(list[ItemRequest]).dump_python(items, mode="json"),
         "batches": [[places[id(item)] for item in batch] for batch in batches],
     }

@@ -6,7 +6,8 @@ torch-model-archiver, cannot keep the contract of tsctl's handlers, so a breach 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from tsctl.archive.behaviour import behaviour_checks
 from tsctl.archive.checks import FAIL, PASS, WARN, Check, content_checks, pickle_check, structure_checks
 from tsctl.archive.container import open_archive, unpack
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import Facts, read_facts
 from tsctl.archive.sandbox import why_open
 from tsctl.archive.trial import TIMEOUT_S, scan_pickles
 from tsctl.archive.written import scratch
@@ -49,20 +50,43 @@ def verify(
     Raises:
         ArchiveError: there is no such file, or TorchServe is not installed.
     """
-    if not path.exists():
-        raise ArchiveError(f"no such file: {path}")
     report = Report(path)
-    report.checks += structure_checks(path)
-    if not report.is_good:
-        return report
-    with open_archive(path) as archive:
-        facts = read_facts(archive)
-        report.checks += content_checks(path, archive, facts)
     with scratch("tsctl-verify-") as folder:
-        unpack(path, folder)
-        report.checks.append(pickle_check(scan_pickles(folder, timeout_s), trust_pickles))
-        if report.is_good:
+        facts = _check_statically(report, folder, trust_pickles, timeout_s)
+        if facts is not None:
             reason = why_open()
             report.checks.append(Check("sandbox", WARN if reason else PASS, f"none: {reason}" if reason else ""))
             report.checks += behaviour_checks(path, folder, facts, samples, timeout_s)
     return report
+
+
+@contextmanager
+def runnable(path: Path, trust_pickles: bool = False, timeout_s: float = TIMEOUT_S) -> Iterator[tuple[Path, Facts]]:
+    """An archive unpacked in a temporary folder, after all of its static checks have passed.
+
+    Raises:
+        ArchiveError: there is no such file, or a check failed.
+    """
+    report = Report(path)
+    with scratch("tsctl-run-") as folder:
+        facts = _check_statically(report, folder, trust_pickles, timeout_s)
+        if facts is None:
+            failed = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if check.outcome == FAIL)
+            raise ArchiveError(f"{path.name} does not run, because it failed verification: {failed}")
+        yield folder, facts
+
+
+def _check_statically(report: Report, folder: Path, trust_pickles: bool, timeout_s: float) -> Facts | None:
+    """Add the checks that run nothing of the archive, and unpack it; None where one failed."""
+    path = report.path
+    if not path.exists():
+        raise ArchiveError(f"no such file: {path}")
+    report.checks += structure_checks(path)
+    if not report.is_good:
+        return None
+    with open_archive(path) as archive:
+        facts = read_facts(archive)
+        report.checks += content_checks(path, archive, facts)
+    unpack(path, folder)
+    report.checks.append(pickle_check(scan_pickles(folder, timeout_s), trust_pickles))
+    return facts if report.is_good else None

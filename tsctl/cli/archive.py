@@ -25,6 +25,8 @@ app = typer.Typer(rich_markup_mode=None)
 #: `inspect` shows so many tensors of a file.
 SHOWN_TENSORS = 12
 SHOWN_CHARACTERS = 1000
+#: Exit code of `diff`.
+DIFFERENT = 14
 Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...", help="All, if left out.")]
 
 
@@ -89,6 +91,51 @@ def verify(
     bad = [report.path.name for report in reports if not report.is_good]
     if bad:
         raise ArchiveError(f"failed verification: {', '.join(bad)}")
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="MODEL[:VERSION] or FILE.mar")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="MODEL[:VERSION] or FILE.mar")],
+    traffic: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="From 'tsctl capture'; the samples of both archives if left out."),
+    ] = None,
+    max_disagreement: Annotated[
+        str, typer.Option(metavar="PERCENT", help="Requests that NEW may answer differently, such as 0.5%.")
+    ] = "0%",
+    comparator: Annotated[
+        str | None, typer.Option(help="json, label, top_k, number, vector or text; by the first answer if left out.")
+    ] = None,
+    field: Annotated[str, typer.Option(help="Of the answer that is compared, with dots between.")] = "",
+    most: Annotated[int, typer.Option(min=1, max=100_000, help="Requests; of more, every n-th is taken.")] = 2000,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one archive may take.")] = 600.0,
+    trust_pickles: TrustPickles = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with plots and answers.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare the answers of two archives to the same requests, without a server; exit code 14 if too many differ.
+
+    Both answer each request in the sandbox, alone and in batches. Beside it stands how often each differs from itself.
+    """
+    from tsctl.archive.named import file_of_name
+    from tsctl.compare.archives import DiffOptions, diff_archives
+    from tsctl.config.weights import parse_share
+    from tsctl.views.compare.diff import document, is_within, lines, write_diff
+
+    limit, progress = parse_share(max_disagreement), Progress()
+    if comparator is None and field:
+        raise SpecError("--field needs a --comparator", "For example --comparator label --field class")
+    options = DiffOptions(traffic, most, comparator, field, trust_pickles, timeout)
+    result = diff_archives(file_of_name(old, progress), file_of_name(new, progress), options, progress)
+    if html is not None:
+        write_diff(html, result, limit)
+    if json:
+        print_json(document(result, limit))
+    else:
+        typer.echo("\n".join(lines(result, limit)))
+    if not is_within(result, limit):
+        raise typer.Exit(DIFFERENT)
 
 
 @app.command()

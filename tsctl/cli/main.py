@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from tsctl.cli import top
+from tsctl.cli.capture import capture, replay
 from tsctl.cli.serve import serve
 from tsctl.errors import TsctlError
 
@@ -28,7 +29,7 @@ NOUNS = {
     "gateway": ("tsctl.cli.gateway:app", "Render, start, stop and show the gateway of this machine."),
     "keys": ("tsctl.cli.keys:app", "Give clients keys for the gateway, list and revoke them."),
     "weights": ("tsctl.cli.weights:weights", "Set and show the weights of a model's versions."),
-    "shadow": ("tsctl.cli.weights:shadow", "Send copies of requests to a version whose answers are dropped."),
+    "shadow": ("tsctl.cli.shadow:app", "Copy requests to a version, and compare its answers with stable's."),
     "rollout": (
         "tsctl.cli.rollout:app",
         "Release a version step by step; it is promoted or rolled back automatically.",
@@ -69,14 +70,15 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 this machine refuses, for want of rights or space; 2 an invalid YAML file, option or"
     " configuration; 3 an archive; 4 a node; 5 the gateway;"
     " 6 evidence cannot be read or judged; 7 another process holds the lock; 10 rolled back; 11 a rollout is undecided;"
-    " 12 'tsctl plan' found changes; 13 a rollout failed before its first request; 130 interrupted from the keyboard.",
+    " 12 'tsctl plan' found changes; 13 a rollout failed before its first request; 14 'tsctl archive diff' found"
+    " too many different answers; 130 interrupted from the keyboard.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (top.up, top.down, top.status, top.plan, top.apply, serve):
+for command in (top.up, top.down, top.status, top.plan, top.apply, serve, capture, replay):
     app.command()(command)
 for name, (_, help_text) in NOUNS.items():
     app.add_typer(typer.Typer(cls=_Noun, help=help_text, no_args_is_help=True), name=name)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tsctl.archive.comparator import comparator_of
 from tsctl.archive.container import digest_of, open_archive, unpack
 from tsctl.archive.inspect import Facts, read_facts
 from tsctl.archive.store import DIGEST_DIGITS
 from tsctl.compare.bare import BareWorker
 from tsctl.compare.contender import Contender
 from tsctl.compare.nodes import node_contenders
-from tsctl.compare.recorded import RecordedRequest, read_requests, sample_requests
+from tsctl.compare.recorded import RecordedRequest, read_requests_to, sample_requests
 from tsctl.compare.result import Comparison, Setting
 from tsctl.compare.run import Run
 from tsctl.compare.turn import Plan
@@ -64,8 +65,9 @@ def compare(
         ArchiveError: the archive was not built by tsctl, has no samples, or does not load.
         SpecError: there is no such engine, or the file of requests is wrong.
     """
-    requests = read_requests(options.traffic) if options.traffic is not None else sample_requests(archive)
     facts = _facts(archive)
+    traffic = options.traffic
+    requests = read_requests_to(traffic, facts.names[0]) if traffic is not None else sample_requests(archive)
     workers = options.workers or facts.integer("minWorkers") or 1
     with tempfile.TemporaryDirectory(prefix="tsctl-compare-") as name:
         folder = Path(name)
@@ -79,7 +81,7 @@ def compare(
             [*nodes, *more(unpacked, folder / "more")],
             requests,
             BareWorker(unpacked, facts.batch_size, workers),
-            facts.tolerance,
+            comparator_of(facts).of_values(),
             Plan(options.seconds, options.warm_s, options.connections, queue if options.has_overload else None),
             progress,
         )

@@ -196,6 +196,19 @@ class ModelTarget(SpecModel):
         return target.workers if target else None
 
 
+def _without_user(address: str) -> str:
+    if "@" in urlsplit(address).netloc:
+        raise ValueError("must not name a user or a secret: the file system reads them from the environment")
+    return address
+
+
+class RecordsSpec(SpecModel):
+    """Prediction records of all nodes; see docs/records.md."""
+
+    #: Where `tsctl records push` moves records: a folder, relative to the project, or an address that fsspec knows.
+    shared: Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_user)] | None = None
+
+
 class DeploymentSpec(SpecModel):
     """The whole file."""
 
@@ -204,6 +217,7 @@ class DeploymentSpec(SpecModel):
     gateway: GatewaySpec | None = None  # None: clients call the nodes
     rollout: RolloutPolicy = RolloutPolicy()  # for models without one
     monitoring: MonitoringSpec = MonitoringSpec()
+    records: RecordsSpec = RecordsSpec()
     tracing: TracingSpec | None = None  # None: no request is traced
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,13 +102,35 @@ def purge(folder: Path, client: str, labels: Path | None = None) -> dict[str, in
             if forgotten := forget(labels, requests, [client]):
                 removed["labels"] = forgotten
         for file in files:
-            rows, kept = _count(folder / file.name, file.kind, client)
+            rows, kept = count_rows(folder / file.name, file.kind, client)
             if rows and kept:
                 _rewrite(folder, [file], client)  # a file that is gone has no rows of the client either
             elif rows:
                 (folder / file.name).unlink(missing_ok=True)
             removed[file.kind] += rows
     return removed
+
+
+def hand_over(folder: Path, take: Callable[[Path], object]) -> None:
+    """Give every Parquet file to `take`, and remove it here when that returns.
+
+    Raises:
+        ConflictError: another process changes the folder.
+    """
+    if not folder.is_dir():
+        return
+    with _alone(folder):
+        for file in current_files(folder):
+            path = folder / file.name
+            if file.end != PARQUET:
+                continue
+            try:
+                take(path)
+            except FileNotFoundError:
+                if path.exists():  # it is the other place that was not found
+                    raise
+                continue  # a worker has just deleted the file, for room
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -140,18 +162,9 @@ def _rewrite(folder: Path, files: Sequence[RecordFile], without_client: str | No
     Raises:
         AnalysisError: a file cannot be read.
     """
-    rows = select(files[0].kind, [str(folder / file.name) for file in files])
-
-    def write(path: Path) -> None:
-        with _reading() as connection:
-            connection.execute(
-                f"COPY (SELECT * FROM ({rows}) WHERE $1 IS NULL OR client IS DISTINCT FROM $1) TO {quoted(str(path))}"
-                f" (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_GROUP})",
-                [without_client],
-            )
-
+    sources = [folder / file.name for file in files]
     try:
-        replace(folder, files, write)
+        replace(folder, files, lambda path: write_rows(files[0].kind, sources, path, without_client))
     except AnalysisError:
         if all((folder / file.name).exists() for file in files):
             raise
@@ -159,7 +172,22 @@ def _rewrite(folder: Path, files: Sequence[RecordFile], without_client: str | No
     return True
 
 
-def _count(path: Path, kind: str, client: str) -> tuple[int, int]:
+def write_rows(kind: str, sources: Sequence[Path], target: Path, without_client: str | None = None) -> None:
+    """Write the rows of files of one kind into one Parquet file.
+
+    Raises:
+        AnalysisError: a file cannot be read.
+    """
+    rows = select(kind, [str(source) for source in sources])
+    with _reading() as connection:
+        connection.execute(
+            f"COPY (SELECT * FROM ({rows}) WHERE $1 IS NULL OR client IS DISTINCT FROM $1) TO {quoted(str(target))}"
+            f" (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_GROUP})",
+            [without_client],
+        )
+
+
+def count_rows(path: Path, kind: str, client: str) -> tuple[int, int]:
     """Rows of the client, and of all others; none of a file that a worker has just deleted."""
     counted = "count(*) FILTER (client = $1), count(*) FILTER (client IS DISTINCT FROM $1)"
     try:

@@ -8,9 +8,12 @@ other client of Python's libraries takes as much processor time for a request as
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import select
+import signal
 import socket
+import ssl
 import sys
 import time
 from collections import deque
@@ -22,6 +25,8 @@ from tsctl.compare.load.order import LOST, Noted, Order, read_order, write_noted
 
 _BLOCK = 1 << 18
 _READ, _WRITE = select.EPOLLIN, select.EPOLLOUT
+#: The socket cannot go on now.
+_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 #: Files beside connections: streams, the epoll and what Python itself has open.
 _OTHER_FILES = 64
 #: Milliseconds are all that epoll's own timeout can express.
@@ -54,11 +59,19 @@ class Client:
         self._place = (order.host, order.port)
         self._next: Iterator[bytes] = cycle(requests)
         self._send_times = send_times
+        self._tls = None if order.trusted is None else _tls(order.trusted)
         self._poll = select.epoll()
         self._connections: dict[int, _Connection] = {}
         self._idle: deque[_Connection] = deque()
         self._overdue: deque[float] = deque()  # intended times of requests for which no connection is free
         self._noted = Noted.empty()
+        self._end = 0.0
+        self._parent = os.getppid()
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Send nothing more; what is under way is still waited for."""
+        self._is_stopped = True
         self._end = 0.0
 
     def run(self) -> Noted:
@@ -73,7 +86,7 @@ class Client:
         noted = self._noted
         noted.begin = begin = time.perf_counter()
         cpu = time.process_time()
-        self._end = begin + self._order.seconds
+        self._end = 0.0 if self._is_stopped else begin + self._order.seconds
         if self._send_times is None:
             self._run_closed()
         else:
@@ -103,11 +116,24 @@ class Client:
                 overdue.append(begin + send_times[position])
                 position += 1
             while overdue and (idle or len(self._connections) < self._order.connections):
-                connection = idle.pop() if idle else self._open()
-                self._send(connection, overdue.popleft())
+                self._send_open(overdue.popleft())
             if position == count:
                 return
+            if self._is_stopped or os.getppid() != self._parent:  # or its parent was killed, and nobody reads the end
+                overdue.clear()
+                return
             self._answered(begin + send_times[position] - time.perf_counter())
+
+    def _send_open(self, intended: float) -> None:
+        """Send the next request of an open loop; where no connection can be opened, it is lost."""
+        try:
+            connection = self._idle.pop() if self._idle else self._open()
+        except OSError:
+            next(self._next)
+            now = time.perf_counter()
+            self._noted.add(intended, now, now, LOST, False)
+            return
+        self._send(connection, intended)
 
     def _drain(self) -> None:
         """Take the answers to what was sent; what is not answered in time is lost, and so is what waits to be sent."""
@@ -140,6 +166,8 @@ class Client:
     def _open(self) -> _Connection:
         opened = socket.create_connection(self._place, timeout=self._order.drain_s)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls is not None:
+            opened = self._tls.wrap_socket(opened, server_hostname=self._order.host)
         opened.setblocking(False)
         connection = _Connection(opened)
         self._connections[opened.fileno()] = connection
@@ -152,7 +180,7 @@ class Client:
         connection.intended, connection.sent = intended, time.perf_counter()
         try:
             written = connection.socket.send(request)
-        except BlockingIOError:
+        except _LATER:
             written = 0
         except OSError:
             self._lose(connection)
@@ -165,7 +193,7 @@ class Client:
         rest = connection.unsent or memoryview(b"")
         try:
             rest = rest[connection.socket.send(rest) :]
-        except BlockingIOError:
+        except _LATER:
             return
         except OSError:
             self._lose(connection)
@@ -177,7 +205,7 @@ class Client:
     def _receive(self, connection: _Connection) -> None:
         try:
             received = connection.socket.recv(_BLOCK)
-        except BlockingIOError:
+        except _LATER:
             return
         except OSError:
             received = b""
@@ -225,6 +253,19 @@ class Client:
                 time.sleep(0.01)  # a server that accepts nothing is asked a hundred times a second
 
 
+def _tls(trusted: str) -> ssl.SSLContext:
+    """What a connection asks of the server's certificate, as `trusted` of an Order says."""
+    if not trusted:
+        context = ssl.create_default_context()
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself, and not who signed it
+        context.load_verify_locations(trusted)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 def is_whole(head: bytes, read: bytes, begin: int) -> bool:
     """Whether the answer is complete, by its length or its last chunk.
 
@@ -262,7 +303,10 @@ def main() -> None:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
         )
-    write_noted(Client(order, requests, send_times).run(), sys.stdout.buffer)
+    client = Client(order, requests, send_times)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: client.stop())
+    write_noted(client.run(), sys.stdout.buffer)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ class Order:
         seconds: until the last request is sent.
         is_enveloped: as in an Endpoint.
         drain_s: how long the answers are waited for afterwards.
+        trusted: None: without TLS. Empty: with TLS, the server's name must be in a certificate that the system trusts;
+            else a file with the certificate that the server must have, whatever name is in it.
     """
 
     host: str
@@ -34,6 +36,7 @@ class Order:
     seconds: float
     is_enveloped: bool = False
     drain_s: float = 10.0
+    trusted: str | None = None
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Captured requests: taken from the records of inputs, and sent again."""

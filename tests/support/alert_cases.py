@@ -152,6 +152,15 @@ def drift(age: str, height: str) -> Series:
     }
 
 
+def shadow(differ: str, noise: str | None, pairs: str) -> Series:
+    of_noise = state("shadow_noise_ratio", noise, **VERSION) if noise is not None else {}
+    return {
+        **state("shadow_disagreement_ratio", differ, **VERSION),
+        **state("shadow_pairs_total", pairs, **VERSION),
+        **of_noise,
+    }
+
+
 CASES = (
     Case("ErrorBudgetBurns", requests("0+600x90", "503", "0+12x90"), 70, DIGITS, "2 % is more than 14.4 times 0.1 %"),
     Case("ErrorBudgetBurns", requests("0+600x60", "500", "0+5x60"), 60, DIGITS, "0.8 % is more than 6 times 0.1 %"),
@@ -215,6 +224,10 @@ CASES = (
     Case("RecordsFill", kept("500e6x9"), 6, None, "half full"),
     Case("DriftAlarm", drift("1x9", "0x9"), 3, VERSION, "one feature has drifted"),
     Case("DriftAlarm", drift("1 1 0x9", "0x9"), 5, None, "the watch was reset"),
+    Case("ShadowDisagrees", shadow("0.05x9", "0.01x9", "500x9"), 6, STATE | VERSION, "4 % more than noise"),
+    Case("ShadowDisagrees", shadow("0.05x9", None, "500x9"), 6, STATE | VERSION, "5 %, and no noise is measured"),
+    Case("ShadowDisagrees", shadow("0.05x9", "0.04x9", "500x9"), 6, None, "noise alone"),
+    Case("ShadowDisagrees", shadow("0.05x9", "0x9", "20x9"), 6, None, "twenty pairs say little"),
     Case("RolloutUnattended", state("rollout_running", "0x9", **VERSION), 6, STATE | VERSION, "no process"),
     Case("RolloutUnattended", state("rollout_running", "0 0 1x9", **VERSION), 6, None, "it was resumed"),
     Case("RolloutUndecided", rollout("0+60x60"), 40, STATE | VERSION, "40 of 60 minutes"),

@@ -1,6 +1,6 @@
 """The alerts: what each watches, how long it must hold, whom it wakes, and the command that shows more. Pure.
 
-docs/monitoring.md has a row for each. The alert on the disagreement of a shadow comes with its metric.
+docs/monitoring.md has a row for each.
 """
 
 from __future__ import annotations
@@ -211,6 +211,15 @@ ANSWERS = (
         "the inputs or predictions of a version have drifted from its archive's reference, until the watch is reset",
         f"{{{{ $value }}}} features or predictions of {_VERSION} have drifted",
         "tsctl drift report {{ $labels.model }}:{{ $labels.version }}",
+    ),
+    Alert(
+        "ShadowDisagrees",
+        "(tsctl_shadow_disagreement_ratio - (tsctl_shadow_noise_ratio or 0 * tsctl_shadow_disagreement_ratio)) > 0.02"
+        " and tsctl_shadow_pairs_total >= 100",
+        4, "ticket",
+        "a shadow's answers of an hour differ from stable's 2 % more often than stable's own second answers do",
+        f"{_SHARE} of the answers of shadow {_VERSION} differ, beyond stable's own noise",
+        f"tsctl shadow report {_MODEL}",
     ),
 )  # fmt: skip
 

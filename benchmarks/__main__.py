@@ -10,6 +10,8 @@ import typer
 
 from benchmarks.crash_tests import run as crash_run
 from benchmarks.crash_tests.cases import CASES
+from benchmarks.gameday import drift as gameday_drift
+from benchmarks.gameday import drift_cases
 from benchmarks.gameday import run as gameday_run
 from benchmarks.harness import run
 from benchmarks.harness.figures import Result
@@ -39,6 +41,7 @@ SIMULATIONS = list(simulations())
 SHADOWS, DRIFTS = list(shadow_simulations()), list(drift_simulations())
 RECORDS_COSTS = records_costs()
 CANARIES = [canary.version for canary in gameday_run.CANARIES]
+DRIFT_CASES = [case.key for case in drift_cases.CASES]
 CRASH_CASES = {case.name: case for case in CASES}
 
 Rounds = Annotated[int, typer.Option(min=1, help="Turns of every target.")]
@@ -176,21 +179,30 @@ def drift(
 
 @app.command()
 def gameday(
-    only: Annotated[list[str] | None, only_option(CANARIES)] = None,
+    only: Annotated[list[str] | None, only_option([*CANARIES, *DRIFT_CASES])] = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Release versions that are bad on purpose, and an identical one, under load; exit code 6 for a wrong verdict."""
+    """Release versions that are bad on purpose, and an identical one, and send requests that drift; exit code 6 for a
+    wrong verdict or alarm."""
     kept = find_project().state / "bench" / "gameday"
-    workloads = gameday_run.workloads(_chosen(only, CANARIES), kept)
+    chosen = _chosen(only, [*CANARIES, *DRIFT_CASES])
+    workloads = {**gameday_run.workloads(chosen, kept), **gameday_drift.workloads(chosen)}
+    keys = [key for key, known in (("gameday", CANARIES), ("drift", DRIFT_CASES)) if set(known) & set(chosen)]
 
     def show(results: Sequence[Result]) -> None:
-        print_table(gameday_run.COLUMNS, gameday_run.rows(results))
-        typer.echo()
+        for columns, rows in (
+            (gameday_run.COLUMNS, gameday_run.rows(results)),
+            (gameday_drift.COLUMNS, gameday_drift.rows(results)),
+        ):
+            if rows:
+                print_table(columns, rows)
+                typer.echo()
         _show(results)
 
-    results = _run("gameday", workloads, ["gameday"], 1, 0, out, json, show)
-    if wrong := gameday_run.wrong_verdicts(gameday_run.releases_of(results)):
+    results = _run("gameday", workloads, keys, 1, 0, out, json, show)
+    wrong = gameday_run.wrong_verdicts(gameday_run.releases_of(results))
+    if wrong := [*wrong, *gameday_drift.wrong(gameday_drift.found_in(results))]:
         raise AnalysisError("; ".join(wrong), f"The journals are in {kept}.")
 
 

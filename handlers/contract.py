@@ -30,6 +30,10 @@ CHECK_HEADER, CHECK_HEALTH, CHECK_ANSWER = "x-tsctl-check", "health", "answer"
 #: The name of the client's key, and the part that the version plays for this request, as the gateway says. A shadow's
 #: copies are marked by SHADOW_HEADER; their track is that of the version that answers the client.
 CLIENT_HEADER, ASSIGNED_TRACK_HEADER, SHADOW_HEADER = "x-tsctl-client", "x-tsctl-track", "x-tsctl-shadow"
+#: A request of which the gateway sends a copy to a shadow, and the copy; workers measure the noise floor by them.
+COPIED_HEADER = "x-tsctl-copied"
+#: How stable answered an item again: by itself, or in another batch than the first time.
+REPEAT_ALONE, REPEAT_BATCH = "alone", "batch"
 #: Of W3C Trace Context: the trace that a request belongs to, and whether its spans are kept.
 TRACEPARENT_HEADER, TRACESTATE_HEADER = "traceparent", "tracestate"
 #: How the gateway chose the version of a request.

@@ -16,7 +16,8 @@ from benchmarks.harness.run import Job, Run
 from benchmarks.harness.workload import load, own_folder
 from benchmarks.harness.wrk import require_wrk, run_wrk, write_script
 from benchmarks.targets.fleet import Fleet, running_fleet
-from benchmarks.workloads.linear import VERSIONS
+from benchmarks.workloads.linear import VERSIONS, build_linear
+from benchmarks.workloads.overhead import RECORD_COSTS, alone_costs
 
 MODEL = "linear"
 OFF, BOTH = "1.0.no_metrics", "1.0.records"
@@ -27,9 +28,28 @@ WARMING_S = 6
 TOGETHER = Goal(0.95)
 
 
+#: Share of the requests that a version with `records: {}` records.
+SHARE = 0.01
+#: Of a worker's processor time; a worker has about a third of what a request costs with its node and its client.
+OF_WORKER = Goal(0.05, is_ceiling=True)
+
+
 def workloads() -> dict[str, Run]:
-    """A workload for each engine."""
-    return {f"records-{engine}": partial(run, engine) for engine in ENGINES}
+    """A workload for each engine, and one for a worker without a node."""
+    return {**{f"records-{engine}": partial(run, engine) for engine in ENGINES}, "records-worker": run_worker}
+
+
+def run_worker(job: Job) -> Result:
+    """Processor time of one worker, in turns of some milliseconds: it depends little on what else the machine does."""
+    with own_folder() as folder:
+        alone = alone_costs(build_linear(job.project, folder / "built", job.progress), job, folder)
+    together = [each["share"] + (each["unsampled_us"] + SHARE * each["record_us"]) / each["item_us"] for each in alone]
+    figures = [
+        Figure("metrics and 1 % recorded, of a worker's time", "share", tuple(together), OF_WORKER),
+        Figure("metrics, of a worker's time", "share", tuple(each["share"] for each in alone)),
+        *(Figure(name, "us", tuple(each[key] for each in alone)) for name, key in RECORD_COSTS.items()),
+    ]
+    return Result("records-worker", "a linear layer in a worker without a node", {"share": SHARE}, {}, figures)
 
 
 def run(engine: str, job: Job) -> Result:

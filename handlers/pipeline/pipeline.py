@@ -151,6 +151,11 @@ class Pipeline:
             self._recorder.take(requests, answered, indices, items, batch)
         return answered
 
+    def answer_again(self, requests: Sequence[Request], items: Sequence[Any]) -> list[Outcome]:
+        """The model's answers to decoded items in one batch: no cache answers, and nothing is counted or recorded."""
+        with self.uncounted():
+            return self._compute(requests, list(items))
+
     def count(self, outcomes: Sequence[Outcome]) -> None:
         """Count the outcomes of one batch in the metrics."""
         if not self._telemetry.is_on:

@@ -41,7 +41,7 @@ class SegmentWriter:
 
     Args:
         folder: it is made where it is missing.
-        kind: RECORDS or INPUTS.
+        kind: RECORDS, INPUTS or REPEATS.
         days: after which a line is to be deleted.
         most_bytes: of all files in the folder, whoever wrote them.
         clock: seconds since 1970.

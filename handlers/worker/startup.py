@@ -197,7 +197,14 @@ def _open_recorder(worker: Worker) -> Recorder | None:
     if options is None or not options.share or not folder:
         return None
     recording = Recording(
-        config.model, config.version, handler.summarize, canonical, handler.redact, options.input_days is not None
+        config.model,
+        config.version,
+        handler.summarize,
+        canonical,
+        handler.redact,
+        keeps_inputs=options.input_days is not None,
+        keeps_answers=options.answers,
     )
     most_bytes = int(os.environ.get(RECORDS_MB_VARIABLE) or MOST_RECORDS_MB) << 20
-    return open_recorder(options, recording, Path(folder), most_bytes, handler.telemetry.recorded)
+    count, answer = handler.telemetry.recorded, worker.answer_again
+    return open_recorder(options, recording, Path(folder), most_bytes, count, answer, config.batch_size)

@@ -84,6 +84,7 @@ class Worker:
         self._fields = open_inference.Fields()
         self._answers: Sequence[Any] = ()
         self._class_names = ClassNames()
+        self._turn = threading.RLock()  # one thread computes at a time
         self._tracer: Tracer | None = None
         self._check_s, self._answered_at = 0.0, -math.inf  # the last computed check's time; the model's last answer
 
@@ -106,10 +107,16 @@ class Worker:
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
-        for request in requests:
-            if CHECK_HEADER in request.headers:
-                return self._answer_with_checks(requests)
-        return self._answer(requests)
+        with self._turn:
+            for request in requests:
+                if CHECK_HEADER in request.headers:
+                    return self._answer_with_checks(requests)
+            return self._answer(requests)
+
+    def answer_again(self, requests: Sequence[Request], items: Sequence[Any]) -> list[Outcome]:
+        """The model's answers to decoded items that were answered before, for any thread; nothing is counted."""
+        with self._turn:
+            return self.pipeline.answer_again(requests, items)
 
     def _answer_with_checks(self, requests: Sequence[Request]) -> list[Outcome]:
         """As `answer`, where some requests come from no client; they come last, and no metric counts them."""

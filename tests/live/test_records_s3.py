@@ -120,6 +120,9 @@ def test_records_are_moved_to_s3_and_while_it_is_down_serving_goes_on_and_every_
     assert names(recording, "--node", "local") == ["second"]
 
     bucket.start()
+    failed = recording.run("records", "push", "--to", "s3://misspelled/site", status=6)
+    assert "error: s3://misspelled/site cannot be used: " in failed.err
+    assert names(recording, "--node", "local") == ["second"]
     assert "1 file moved" in recording.run("records", "push").out
     assert names(recording) == ["first", "second"]
     assert record_files(recording.folder / "records") == []

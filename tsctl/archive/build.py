@@ -224,6 +224,7 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
             **({} if serving.batch.tokens is None else {"batch_tokens": serving.batch.tokens}),
             "cache": serving.cache.model_dump() if serving.cache else None,
             **({"records": serving.records.model_dump()} if serving.records else {}),
+            **({"compare": serving.compare.model_dump()} if serving.compare else {}),
             "acceleration": {
                 "compile": serving.compile,
                 "dtype": serving.dtype,

@@ -72,6 +72,7 @@ class Serving(_Document):
     tolerance: spec.Tolerance = spec.Tolerance()
     limits: spec.Limits | None = None
     records: spec.Records | None = None
+    compare: spec.Compare | None = None
 
 
 class Config(_Document):

@@ -29,7 +29,7 @@ NOUNS = {
     "gateway": ("tsctl.cli.gateway:app", "Render, start, stop and show the gateway of this machine."),
     "keys": ("tsctl.cli.keys:app", "Give clients keys for the gateway, list and revoke them."),
     "weights": ("tsctl.cli.weights:weights", "Set and show the weights of a model's versions."),
-    "shadow": ("tsctl.cli.weights:shadow", "Send copies of requests to a version whose answers are dropped."),
+    "shadow": ("tsctl.cli.shadow:app", "Copy requests to a version, and compare its answers with stable's."),
     "rollout": (
         "tsctl.cli.rollout:app",
         "Release a version step by step; it is promoted or rolled back automatically.",

@@ -67,7 +67,9 @@ def stats(model: ModelName = None, node: Node = None, source: Source = None, as_
 
 @app.command("query")
 def run_query(
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over the tables records, inputs and labels.")],
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help="One SELECT over the tables records, inputs, repeats and labels.")
+    ],
     node: Node = None,
     source: Source = None,
     as_json: Json = False,

@@ -19,11 +19,24 @@ PARTS: dict[str, int] = {"errors": 5, "refused": 1, "slow": 2, "mix": 1, "disagr
 LIMIT = "limit"
 #: Settings that came after the first journals with a policy. Where they have their default, they are not written: so a
 #: newer tsctl does not take the policy of a rollout in progress for an edited one, and an older one reads it.
-LATER = ("min_labels",)
+LATER = ("min_labels", "shadow")
 
 Percent = Annotated[float, Field(gt=0, le=100, strict=False)]
 Seconds = Annotated[float, Field(ge=0, le=30 * 86_400, strict=False)]
 Share = Annotated[float, Field(gt=0, lt=1, strict=False)]
+
+
+class ShadowStage(SpecModel):
+    """The stage before the first step: the canary gets copies of requests, and its answers are compared."""
+
+    percent: Percent = 100.0  # of the route's requests that are copied
+    min_pairs: Annotated[int, Field(ge=1, le=10_000_000)] = 1000  # before it may pass
+    max_disagreement: Share = 0.005  # above stable's own noise
+
+    @property
+    def share(self) -> int:
+        """The copied requests in hundredths of a percent."""
+        return max(1, round(self.percent * TOTAL / 100))
 
 
 class RolloutPolicy(SpecModel):
@@ -46,6 +59,7 @@ class RolloutPolicy(SpecModel):
         2.0  # of a canary's worker, since its warm-up
     )
     shadow_floor: Share = 0.001  # share of disagreements between two copies of stable, and a margin
+    shadow: ShadowStage | None = None  # None: the first step begins at once
     min_labels: Annotated[int, Field(ge=0, le=100_000_000)] = 0  # of the canary's items, before a step passes
     keep: Annotated[int, Field(ge=0, le=10)] = 1  # old versions that stay registered and warm, for a rollback
     tick_s: Annotated[float, Field(ge=0.1, le=60, strict=False)] = 0.5  # how often evidence is read

@@ -14,7 +14,7 @@ from math import exp
 from typing import NamedTuple
 
 from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from tsctl.config.deployment import DeploymentSpec, read_deployment
@@ -25,6 +25,7 @@ from tsctl.gateway.state import PATIENCE_S, gateway_status, open_gateway
 from tsctl.monitoring.drift_metrics import FollowedDrift
 from tsctl.monitoring.followed import FollowedRollouts
 from tsctl.monitoring.recorded import read_recorded
+from tsctl.monitoring.shadows import FollowedShadows
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
@@ -40,7 +41,7 @@ MOST_EVIDENCE = 1000.0
 
 @dataclass(frozen=True)
 class Description:
-    """One gauge as docs/monitoring.md and the exported page describe it."""
+    """One gauge, or a counter if its name ends with _total, as docs/monitoring.md and the exported page describe it."""
 
     help: str
     labels: tuple[str, ...] = ()
@@ -69,6 +70,10 @@ STATE = {
     "tsctl_rollout_max_hold_seconds": Description("Its policy's max_hold_s.", _OF_VERSION),
     "tsctl_rollout_evidence_ratio": Description("E-value times alpha; at 1 it fails.", (*_OF_VERSION, "signal")),
     "tsctl_rollout_ended_timestamp_seconds": Description("End of the last rollout.", (*_OF_VERSION, "outcome")),
+    "tsctl_shadow_pairs_total": Description("Requests that stable and the shadow both answered.", _OF_VERSION),
+    "tsctl_shadow_disagreement_ratio": Description("Share of the last hour's pairs that differ.", _OF_VERSION),
+    "tsctl_shadow_noise_ratio": Description("Share of stable's second answers that differ, likewise.", _OF_VERSION),
+    "tsctl_shadow_paired_ratio": Description("Share of the copied requests that have a pair, likewise.", _OF_VERSION),
     "tsctl_drift_items": Description("Recorded answers of the last 24 h.", _OF_VERSION),
     "tsctl_drift_psi": Description(
         "Population stability index of the last 24 h against the reference.", (*_OF_VERSION, "feature")
@@ -100,13 +105,19 @@ class MachineState(Collector):
     def __init__(self, project: Project) -> None:
         self._project = project
         self._rollouts = FollowedRollouts(project)
+        self._shadows = FollowedShadows(project)
         self._drift = FollowedDrift(project)
         self._notices = Notices(logger)
         self._collecting = threading.Lock()  # what is followed of journals changes meanwhile
 
     def collect(self) -> Iterable[Metric]:
         """Every metric of STATE, with the samples that can be read now."""
-        families = {name: GaugeMetricFamily(name, about.help, labels=about.labels) for name, about in STATE.items()}
+        families = {
+            name: (CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily)(
+                name, about.help, labels=about.labels
+            )
+            for name, about in STATE.items()
+        }
         with self._collecting:
             for value in self._values():
                 families[f"tsctl_{value.name}"].add_metric(value.labels, value.value)
@@ -117,6 +128,7 @@ class MachineState(Collector):
             "nodes": self._of_nodes,
             "gateway": self._of_gateway,
             "rollouts": self._of_rollouts,
+            "shadows": self._of_shadows,
             "drift": self._of_drift,
             "disk": self._of_disk,
         }
@@ -166,6 +178,15 @@ class MachineState(Collector):
     def _of_rollouts(self) -> Iterator[Value]:
         for rollout in self._rollouts.read():
             yield from _of_rollout(rollout.state, rollout.is_running)
+
+    def _of_shadows(self) -> Iterator[Value]:
+        for shadow in self._shadows.read(self._deployment):
+            version = (shadow.model, shadow.version)
+            yield Value("shadow_pairs_total", shadow.pairs, version)
+            rates = {"disagreement": shadow.disagreement, "noise": shadow.noise, "paired": shadow.paired}
+            for name, rate in rates.items():
+                if rate is not None:
+                    yield Value(f"shadow_{name}_ratio", rate, version)
 
     def _of_drift(self) -> Iterator[Value]:
         for name, value, labels in self._drift.read(self._deployment):

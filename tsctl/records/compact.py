@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,10 +121,16 @@ def hand_over(folder: Path, take: Callable[[Path], object]) -> None:
         return
     with _alone(folder):
         for file in current_files(folder):
-            if file.end == PARQUET:
-                with suppress(FileNotFoundError):  # a worker has just deleted it, for room
-                    take(folder / file.name)
-                    (folder / file.name).unlink()
+            path = folder / file.name
+            if file.end != PARQUET:
+                continue
+            try:
+                take(path)
+            except FileNotFoundError:
+                if path.exists():  # it is the other place that was not found
+                    raise
+                continue  # a worker has just deleted the file, for room
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

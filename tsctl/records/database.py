@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from handlers.record_files import INPUTS, PARQUET, RECORDS, SEGMENT_S, RecordFile, parse_record_file
+from handlers.record_files import INPUTS, PARQUET, RECORDS, REPEATS, SEGMENT_S, RecordFile, parse_record_file
 from tsctl.errors import AnalysisError, SpecError, TsctlError
 from tsctl.records.folder import current_files
 
@@ -22,19 +22,24 @@ if TYPE_CHECKING:
 _IDENTITY = {
     "request_id": "VARCHAR", "row": "INTEGER", "model": "VARCHAR", "version": "VARCHAR", "client": "VARCHAR",
 }  # fmt: skip
+_ANSWER = {
+    "label": "VARCHAR", "score": "DOUBLE", "scores": "DOUBLE[]", "outputs": "MAP(VARCHAR, DOUBLE)",
+    "norm": "DOUBLE", "sketch": "DOUBLE[]", "text_length": "BIGINT", "text_digest": "VARCHAR",
+    "answer_digest": "VARCHAR", "answer": "VARCHAR",
+}  # fmt: skip
 #: Columns of each table beside `time`, as docs/records.md has them.
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     RECORDS: {
         **_IDENTITY,
         "track": "VARCHAR", "chosen_by": "VARCHAR", "status": "INTEGER", "error": "VARCHAR", "input_digest": "VARCHAR",
         "numbers": "MAP(VARCHAR, DOUBLE)", "categories": "MAP(VARCHAR, VARCHAR)",
-        "label": "VARCHAR", "score": "DOUBLE", "scores": "DOUBLE[]", "outputs": "MAP(VARCHAR, DOUBLE)",
-        "norm": "DOUBLE", "sketch": "DOUBLE[]", "text_length": "BIGINT", "text_digest": "VARCHAR",
-        "answer_digest": "VARCHAR", "cache": "VARCHAR", "batch_items": "INTEGER",
+        **_ANSWER,
+        "copied": "BOOLEAN", "cache": "VARCHAR", "batch_items": "INTEGER",
         "wait_ms": "DOUBLE", "batch_ms": "DOUBLE", "decode_ms": "DOUBLE", "preprocess_ms": "DOUBLE",
         "inference_ms": "DOUBLE", "postprocess_ms": "DOUBLE", "encode_ms": "DOUBLE",
     },
     INPUTS: {**_IDENTITY, "media_type": "VARCHAR", "input": "VARCHAR"},
+    REPEATS: {**_IDENTITY, "repeat": "VARCHAR", "status": "INTEGER", **_ANSWER},
 }  # fmt: skip
 #: Of DuckDB; the process has about 100 MiB beside it.
 MEMORY = "320MiB"
@@ -135,7 +140,7 @@ def connect() -> duckdb.DuckDBPyConnection:
 def open_records(
     places: Sequence[Place], *folders: str, label_files: Sequence[str] = (), since_s: float | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with the views `records`, `inputs` and `labels` over all places.
+    """A database with the views `records`, `inputs`, `repeats` and `labels` over all places.
 
     Args:
         folders: that a statement may use as well.
@@ -183,7 +188,7 @@ def open_records(
 def query(
     places: Sequence[Place],
     sql: str,
-    parameters: Sequence[Any] = (),
+    parameters: Sequence[Any] | Mapping[str, Any] = (),
     folders: Sequence[str] = (),
     label_files: Sequence[str] = (),
     since_s: float | None = None,
@@ -204,7 +209,8 @@ def query(
     for attempt in range(ATTEMPTS):
         try:
             with open_records(places, *folders, label_files=label_files, since_s=since_s) as connection:
-                result = connection.execute(sql, list(parameters))
+                given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+                result = connection.execute(sql, given)
                 return [column[0] for column in result.description or ()], result.fetchall()
         except duckdb.OutOfMemoryException:
             raise AnalysisError(
@@ -225,7 +231,9 @@ def select(kind: str, paths: Sequence[str]) -> str:
     lines = [path for path in paths if not path.endswith(PARQUET)]
     parts = []
     if packed:
-        parts.append(f"SELECT time, {', '.join(columns)} FROM read_parquet({paths_list(packed)})")
+        # files of an older tsctl lack columns
+        present = f"SELECT * FROM read_parquet({paths_list(packed)}, union_by_name = true)"
+        parts.append(f"SELECT time, {', '.join(columns)} FROM ({present} UNION ALL BY NAME {_nothing(columns)})")
     if lines:
         types = ", ".join(f"{name}: {quoted(kind)}" for name, kind in {"time_us": "BIGINT", **columns}.items())
         parts.append(
@@ -233,9 +241,14 @@ def select(kind: str, paths: Sequence[str]) -> str:
             f" format = 'newline_delimited', columns = {{{types}}}, ignore_errors = true) WHERE time_us IS NOT NULL"
         )
     if not parts:
-        typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
-        parts.append(f"SELECT NULL::TIMESTAMP AS time, {typed} WHERE false")
+        parts.append(_nothing(columns))
     return " UNION ALL ".join(parts)
+
+
+def _nothing(columns: Mapping[str, str]) -> str:
+    """The statement that gives no row, with columns of these types."""
+    typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
+    return f"SELECT NULL::TIMESTAMP AS time, {typed} WHERE false"
 
 
 def _current_labels(files: Sequence[str]) -> str:
@@ -259,7 +272,9 @@ def require_select(sql: str) -> None:
     except duckdb.Error as error:
         raise SpecError(f"the query failed: {_first_line(error)}") from None
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        raise SpecError("a query is one SELECT over the tables records, inputs and labels, which nothing may change")
+        raise SpecError(
+            "a query is one SELECT over the tables records, inputs, repeats and labels, which nothing may change"
+        )
 
 
 def _first_line(error: Exception) -> str:

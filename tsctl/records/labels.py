@@ -241,6 +241,30 @@ def qualities(folder: Path, places: Sequence[Place], model: str | None = None) -
     return found
 
 
+def truth(
+    folder: Path, places: Sequence[Place], model: str, since_s: float, until_s: float
+) -> dict[tuple[str, int], str]:
+    """Labels of the model's requests in a period, by request and row; empty where no labels were added.
+
+    Raises:
+        AnalysisError: records cannot be read.
+    """
+    files = label_files(folder)
+    if not files:
+        return {}
+    named = {"model": model, "since": round(since_s * 1e6), "until": round(until_s * 1e6)}
+    truth_of = _TRUTH.format(labels=paths_list(files))
+    _, rows = query(places, truth_of, named, [str(folder)], since_s=since_s)
+    return {(request_id, row): label for request_id, row, label in rows}
+
+
+_TRUTH = """
+SELECT request_id, row, arg_max(label, added) FROM read_parquet({labels})
+SEMI JOIN (
+    SELECT request_id, row FROM records
+    WHERE model = $model AND time >= make_timestamp($since) AND time < make_timestamp($until)
+) USING (request_id, row) GROUP BY request_id, row
+"""
 #: One row for each item that has a label and a prediction with a class. A bare score is the probability of one of two
 #: classes: of the one whose predictions have the higher scores.
 _PAIRED = """

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
+from tsctl.errors import NodeError
 from tsctl.nodes.node import Node
 from tsctl.records.database import Place
 from tsctl.records.shared import SharedPlace, absolute
@@ -34,3 +35,13 @@ def shared_address(project: Project, deployment: DeploymentSpec) -> str | None:
     """The address of the shared place that deployment.yaml names; None where it names none."""
     shared = deployment.records.shared
     return None if shared is None else absolute(shared, project.root)
+
+
+def require_here(nodes: Iterable[Node], names: Collection[str]) -> None:
+    """Raises NodeError where one of the named nodes is on another machine, so that its records cannot be read."""
+    away = sorted(node.name for node in nodes if node.name in names and not node.is_here)
+    if away:
+        raise NodeError(
+            f"node {', '.join(away)} is on another machine, and its records are read only there",
+            "Leave 'shadow' out of the rollout policy, or compare with 'tsctl shadow report --from' a shared folder.",
+        )

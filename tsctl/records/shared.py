@@ -21,6 +21,8 @@ from tsctl.records.compact import compact, count_rows, hand_over, write_rows
 from tsctl.records.database import Place, is_remote, remote_errors, require, select
 from tsctl.records.labels import forget
 
+#: Have no folders, only names; to make one there could make a bucket that nobody wants.
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss"}
 #: Ends the name of a file that is not whole yet; no reader takes it.
 PART = ".part"
 
@@ -143,7 +145,8 @@ def _files(system: Any, folder: str) -> list[tuple[str, RecordFile]]:
 def _put(system: Any, path: Path, target: str) -> int:
     """Upload a file under a name that no reader takes, then give it its name; returns its bytes."""
     folder = str(PurePosixPath(target).parent)
-    system.makedirs(folder, exist_ok=True)
+    if not OBJECT_STORES.intersection(_protocols(system)):
+        system.makedirs(folder, exist_ok=True)
     part = f"{target}{PART}"
     size = path.stat().st_size
     system.put_file(str(path), part)
@@ -161,5 +164,9 @@ def _put(system: Any, path: Path, target: str) -> int:
 
 def is_local(system: Any) -> bool:
     """Whether the file system is this machine's."""
+    return "file" in _protocols(system)
+
+
+def _protocols(system: Any) -> tuple[str, ...]:
     protocol = system.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)

@@ -17,6 +17,7 @@ from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.judge import Judgement, Verdict
 from tsctl.rollout.decide.labels import LabelCounts
+from tsctl.rollout.decide.shadow import PairCounts
 from tsctl.rollout.decide.windows import Window
 
 
@@ -32,6 +33,8 @@ class Effect(StrEnum):
     RESTORE_DEFAULT = "undefault"
     RETIRE = "retire"
     EXTEND = "extend"
+    COPY = "copy"
+    STOP_COPYING = "uncopy"
 
 
 class Command(StrEnum):
@@ -173,6 +176,23 @@ class Tick(Event):
     def requests(self) -> tuple[int, int]:
         """Requests of stable and of the canary."""
         return sum(window.stable.requests for window in self.windows), sum(w.canary.requests for w in self.windows)
+
+
+@dataclass(frozen=True)
+class PairsCompared(Event):
+    """Answers of the canary, as a shadow, were compared with stable's.
+
+    Args:
+        counts: of this reading; the cursor says up to when it has the records.
+        waited_s: length of the period.
+        examples: ids of some requests whose answers differ.
+    """
+
+    kind = "pairs"
+    counts: PairCounts
+    cursor: Cursor = field(default_factory=dict)
+    waited_s: float = 0.0
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from tsctl.archive.comparator import comparator_in_store
 from tsctl.archive.container import digest_of
 from tsctl.archive.store import archive_of, find_archive
 from tsctl.config.project import Project
@@ -19,6 +20,7 @@ from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reope
 from tsctl.rollout.decide.state import fold, start_of
 from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
 from tsctl.rollout.evidence.labels import LabelReader
+from tsctl.rollout.evidence.pairs import RecordedPairs
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
@@ -28,6 +30,7 @@ from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, n
 from tsctl.rollout.run.live_gateway import LiveGateway
 from tsctl.rollout.run.preconditions import (
     counts_before,
+    require_comparable,
     require_no_weights,
     require_possible,
     require_undivided,
@@ -69,6 +72,9 @@ def started(
         stable_nodes = serving_nodes(gateway, model, route.stable)
         nodes = (target.nodes(version) if target is not None else None) or stable_nodes
         require_possible(gateway, archive, version, nodes)
+        if policy.shadow is not None:
+            stable = target.archive(route.stable) if target is not None else route.stable
+            require_comparable(gateway, route, archive, find_archive(project, model, stable), {*nodes, *stable_nodes})
         LiveOperator(LiveGateway(gateway), model).forget()
         journal = Journal(new_path(project, model, version, time.time()), guard=require_held)
         log_end = UserLog(gateway.files.access_log, {}).mark()
@@ -173,8 +179,18 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured |
         ),
         LiveHealth(live, archive),
         LiveOperator(live, start.model),
+        RecordedPairs(
+            lambda: places_of(live.nodes(live.now().deployment.nodes), None),
+            lambda: comparator_in_store(project, start.model, _archive_of(live, start.model, start.stable)),
+        ),
         note,
     )
+
+
+def _archive_of(live: LiveGateway, model: str, version: str) -> str:
+    """The version whose archive it serves."""
+    target = live.now().deployment.models.get(model)
+    return version if target is None else target.archive(version)
 
 
 def _replaced(project: Project, start: Started, note: Note) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.nodes.fan_out import is_unavailable
-from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
+from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone, PairsCompared
 from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import Window
@@ -50,6 +50,17 @@ class EvidenceReader(Protocol):
 
     def request_rate(self, state: State) -> float:
         """Requests per second that the canary would compute now, if it had all requests of the route."""
+
+
+class PairReader(Protocol):
+    """Compares a shadow's answers with stable's."""
+
+    def read(self, state: State) -> PairsCompared | None:
+        """The pairs since the state's cursor; None where the last reading was a moment ago.
+
+        Raises:
+            TsctlError: records cannot be read now, or their answers cannot be compared.
+        """
 
 
 class Health(Protocol):

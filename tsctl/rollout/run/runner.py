@@ -35,6 +35,7 @@ from tsctl.rollout.run.interfaces import (
     EvidenceReader,
     Health,
     Operator,
+    PairReader,
     TemporarilyUnavailable,
     may_succeed_later,
 )
@@ -68,6 +69,7 @@ class Runner:
     evidence: EvidenceReader
     health: Health
     operator: Operator
+    pairs: PairReader
     note: Callable[[str], None]
     on_entry: Callable[[Entry, State], None] = lambda entry, state: None
     clock: Callable[[], float] = time.monotonic
@@ -110,6 +112,8 @@ class Runner:
                 return self.state.is_failed or self._end_if_overdue()
             case actions.Watch():
                 return self._watch()
+            case actions.WatchShadow():
+                return self._watch_shadow()
             case Effect() as effect:
                 self._try(effect)
             case Outcome() as outcome:
@@ -232,6 +236,30 @@ class Runner:
         else:
             self._waits_since = None
         return self._judge(memory)
+
+    def _watch_shadow(self) -> bool:
+        """Compare the copies' answers that came; the stage passes or fails, or goes on."""
+        self.sleep(self.state.policy.tick_s)
+        try:
+            compared = self.pairs.read(self.state)
+            trouble = self._trouble()
+        except TsctlError as error:
+            return self._wait_unseen(error)
+        if compared is not None:
+            self.record(compared)
+        state, judgement = self.state, self.state.judgement
+        paused = f"paused, until 'tsctl rollout resume {state.model}'" if state.is_paused else ""
+        self.note(f"{state.canary} as a shadow: {trouble or paused or judgement.why}")
+        if judgement.verdict is Verdict.FAIL:
+            self._fail(judgement.signal, judgement.why, judgement)
+        elif trouble:
+            self._wait(trouble)
+            return self._end_if_overdue()
+        elif judgement.verdict is Verdict.PASS and not state.is_paused:
+            self.record(VerdictReached(Verdict.PASS, judgement.why, judgement=judgement))
+        else:
+            return self._end_if_overdue()
+        return True
 
     def _judge_while_waiting(self) -> None:
         """While a step waits for its weight, the canary keeps the one before, and may fail at it."""

@@ -396,9 +396,7 @@ def test_of_many_clients_each_has_a_budget(front: Front) -> None:
         put_routes(small, traffic_in_force(gateway).values(), records, plain)
         try:
             begin = time.monotonic()
-            order = [
-                key for _ in range(4) for key in keys for _ in range(3)
-            ]
+            order = [key for _ in range(4) for key in keys for _ in range(3)]
             asked = [front.ask("/predictions/tiny", **{"x-api-key": key}).status_code for key in order]
             seconds = time.monotonic() - begin
         finally:

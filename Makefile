@@ -97,7 +97,7 @@ bench-drift: $(STAMP)  ## Simulate drift alarms: items between false ones, and u
 bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes
 	@$(RUN) -m benchmarks crash-tests
 
-gameday: archives  ## Release canaries that are bad on purpose under load, about 7 minutes
+gameday: archives  ## Release canaries that are bad on purpose, and send requests that drift, about 9 minutes
 	@$(RUN) -m benchmarks gameday
 
 coverage: archives  ## Print the lines of handlers and tsctl that no test runs; tests of nodes are left out

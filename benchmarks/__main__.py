@@ -10,6 +10,8 @@ import typer
 
 from benchmarks.crash_tests import run as crash_run
 from benchmarks.crash_tests.cases import CASES
+from benchmarks.gameday import drift as gameday_drift
+from benchmarks.gameday import drift_cases
 from benchmarks.gameday import run as gameday_run
 from benchmarks.harness import run
 from benchmarks.harness.figures import Result
@@ -26,6 +28,7 @@ from benchmarks.workloads.gateway import WORKLOADS as GATEWAY
 from benchmarks.workloads.handlers import WORKLOADS as HANDLERS
 from benchmarks.workloads.overhead import run_on_one_node
 from benchmarks.workloads.records import run as run_records
+from benchmarks.workloads.records_cost import workloads as records_costs
 from tsctl.cli.context import open_deployment
 from tsctl.cli.main import run_app
 from tsctl.cli.options import Json
@@ -36,7 +39,9 @@ from tsctl.host.progress import Progress
 
 SIMULATIONS = list(simulations())
 SHADOWS, DRIFTS = list(shadow_simulations()), list(drift_simulations())
+RECORDS_COSTS = records_costs()
 CANARIES = [canary.version for canary in gameday_run.CANARIES]
+DRIFT_CASES = [case.key for case in drift_cases.CASES]
 CRASH_CASES = {case.name: case for case in CASES}
 
 Rounds = Annotated[int, typer.Option(min=1, help="Turns of every target.")]
@@ -72,6 +77,18 @@ def overhead(rounds: Rounds = 3, seconds: Seconds = 10, out: Out = None, json: J
 def records(rounds: Rounds = 3, out: Out = None, json: Json = False) -> None:
     """Queries over ten million generated prediction records: seconds and memory of `tsctl records query`."""
     _run("records", {"records": run_records}, ["records"], rounds, 0, out, json)
+
+
+@app.command("records-cost")
+def records_cost(
+    only: Annotated[list[str] | None, only_option(RECORDS_COSTS)] = None,
+    rounds: Rounds = 6,
+    seconds: Seconds = 4,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """What metrics and records together take of the requests/s of a linear layer, on two engines (needs wrk)."""
+    _run("records-cost", RECORDS_COSTS, _chosen(only, RECORDS_COSTS), rounds, seconds, out, json)
 
 
 @app.command()
@@ -162,21 +179,30 @@ def drift(
 
 @app.command()
 def gameday(
-    only: Annotated[list[str] | None, only_option(CANARIES)] = None,
+    only: Annotated[list[str] | None, only_option([*CANARIES, *DRIFT_CASES])] = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Release versions that are bad on purpose, and an identical one, under load; exit code 6 for a wrong verdict."""
+    """Release versions that are bad on purpose, and an identical one, and send requests that drift; exit code 6 for a
+    wrong verdict or alarm."""
     kept = find_project().state / "bench" / "gameday"
-    workloads = gameday_run.workloads(_chosen(only, CANARIES), kept)
+    chosen = _chosen(only, [*CANARIES, *DRIFT_CASES])
+    workloads = {**gameday_run.workloads(chosen, kept), **gameday_drift.workloads(chosen)}
+    keys = [key for key, known in (("gameday", CANARIES), ("drift", DRIFT_CASES)) if set(known) & set(chosen)]
 
     def show(results: Sequence[Result]) -> None:
-        print_table(gameday_run.COLUMNS, gameday_run.rows(results))
-        typer.echo()
+        for columns, rows in (
+            (gameday_run.COLUMNS, gameday_run.rows(results)),
+            (gameday_drift.COLUMNS, gameday_drift.rows(results)),
+        ):
+            if rows:
+                print_table(columns, rows)
+                typer.echo()
         _show(results)
 
-    results = _run("gameday", workloads, ["gameday"], 1, 0, out, json, show)
-    if wrong := gameday_run.wrong_verdicts(gameday_run.releases_of(results)):
+    results = _run("gameday", workloads, keys, 1, 0, out, json, show)
+    wrong = gameday_run.wrong_verdicts(gameday_run.releases_of(results))
+    if wrong := [*wrong, *gameday_drift.wrong(gameday_drift.found_in(results))]:
         raise AnalysisError("; ".join(wrong), f"The journals are in {kept}.")
 
 

@@ -30,6 +30,14 @@ CHECK_HEADER, CHECK_HEALTH, CHECK_ANSWER = "x-tsctl-check", "health", "answer"
 #: The name of the client's key, and the part that the version plays for this request, as the gateway says. A shadow's
 #: copies are marked by SHADOW_HEADER; their track is that of the version that answers the client.
 CLIENT_HEADER, ASSIGNED_TRACK_HEADER, SHADOW_HEADER = "x-tsctl-client", "x-tsctl-track", "x-tsctl-shadow"
+#: A request of which the gateway sends a copy to a shadow, and the copy; workers measure the noise floor by them.
+COPIED_HEADER = "x-tsctl-copied"
+#: How stable answered an item again: by itself, or in another batch than the first time.
+REPEAT_ALONE, REPEAT_BATCH = "alone", "batch"
+#: Of W3C Trace Context: the trace that a request belongs to, and whether its spans are kept.
+TRACEPARENT_HEADER, TRACESTATE_HEADER = "traceparent", "tracestate"
+#: How the gateway chose the version of a request.
+CHOSEN_BY_HEADER = "x-tsctl-by"
 #: What the response cache did: one of CACHE_STATES.
 CACHE_HEADER = "x-cache"
 CACHE_STATES = ("hit", "miss", "bypass")
@@ -101,6 +109,8 @@ SHARED_CACHE_KEY_VARIABLE = "TS_SHARED_CACHE_KEY"
 #: Folder of the prediction records, and the most megabytes (of 2^20 bytes) of all files in it.
 RECORDS_FOLDER_VARIABLE, RECORDS_MB_VARIABLE = "TS_RECORDS_FOLDER", "TS_RECORDS_MB"
 MOST_RECORDS_MB = 1024  # where nobody says
+#: Address to which workers post spans of sampled requests, as OTLP over HTTP. Absent or empty: they make none.
+TRACES_VARIABLE = "TS_TRACES_ENDPOINT"
 #: Bytes of the longest answer that the node reads, as TorchServe's own variable for `max_response_size` is called.
 ANSWER_LIMIT_VARIABLE = "TS_MAX_RESPONSE_SIZE"
 #: Folder of Python packages that a worker in another environment than tsctl's searches last.
@@ -308,6 +318,9 @@ MEMORY_SPLITS = "tsctl_worker_memory_splits_total"
 BISECTIONS = "tsctl_worker_bisections_total"
 WORKER_STARTS = "tsctl_worker_starts_total"
 WARMUP_SECONDS = "tsctl_worker_warmup_seconds"
+SPANS = "tsctl_worker_spans_total"
+#: What became of a span; all but the first are dropped.
+SPAN_OUTCOMES = ("exported", "queue-full", "failed")
 RECORDED_ITEMS = "tsctl_worker_records_total"
 #: What became of an item that was to be recorded; all but the first are dropped.
 RECORD_OUTCOMES = ("written", "queue-full", "disk-full", "unwritable", "failed")

@@ -8,6 +8,7 @@
       DoesNotFit          422 decoded, but it does not fit the request schema; carries `errors`
       ModelFailed         500 the model raised, or answered something that cannot be sent
       NotImplementedHere  501 an operation of the server that this handler does not offer
+      Unavailable         503 no worker is ready, or too much waits
       DeadlinePassed      504 the client does not wait for the answer any more
     LoadError                 the worker must not serve
 
@@ -108,6 +109,22 @@ class NotImplementedHere(RequestError):
     status = 501
     kind = "not-implemented"
     title = contract.PROBLEM_TITLES[kind]
+
+
+class Unavailable(RequestError):
+    """No worker is ready, or too much waits; the request was not computed.
+
+    Args:
+        retry_after_s: when the client may try again.
+    """
+
+    status = 503
+    kind = "unavailable"
+    title = contract.PROBLEM_TITLES[kind]
+
+    def __init__(self, detail: str, retry_after_s: float = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlinePassed(RequestError):

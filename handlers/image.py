@@ -101,13 +101,15 @@ class ImageHandler(ServingHandler):
         return str(answer["label"])
 
     def summarize(self, item: np.ndarray | tuple[str, bytes]) -> Features:
-        """Width and height as the picture came, in pixels, and the mean brightness that the network sees, 0 to 1."""
+        """Form, width and height as the picture came, in pixels; the mean brightness that the network sees, 0 to 1."""
         prepared = self._prepared(item)
         height, width = self.shape
+        form = "JSON"
         if isinstance(item, tuple):
+            form = _FORMATS[item[0]]
             with warnings.catch_warnings(), Image.open(io.BytesIO(item[1]), formats=[_FORMATS[item[0]]]) as picture:
                 width, height = picture.size
-        size: Features = {"width": float(width), "height": float(height)}
+        size: Features = {"form": form, "width": float(width), "height": float(height)}
         return size if isinstance(prepared, RequestError) else size | {"brightness": float(prepared.mean())}
 
     def redact(self, item: np.ndarray | tuple[str, bytes]) -> Any:

@@ -12,12 +12,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Kinds of the files: records of predictions, and the inputs that belong to them.
-RECORDS, INPUTS = "records", "inputs"
+#: Kinds of the files: records of predictions, the inputs that belong to them, and stable's second answers to them.
+RECORDS, INPUTS, REPEATS = "records", "inputs", "repeats"
 #: Ends of the names of files: a segment that a worker writes, a closed one, and many of them in one.
 OPEN_SEGMENT, CLOSED_SEGMENT, PARQUET = ".jsonl.open", ".jsonl", ".parquet"
 _RECORD_FILE = re.compile(
-    rf"(?P<kind>{RECORDS}|{INPUTS})-(?P<begin>\d{{13}})-(?P<expiry>\d{{13}})-(?P<rest>[\w]+)"
+    rf"(?P<kind>{RECORDS}|{INPUTS}|{REPEATS})-(?P<begin>\d{{13}})-(?P<expiry>\d{{13}})-(?P<rest>[\w]+)"
     rf"(?P<end>{re.escape(OPEN_SEGMENT)}|{re.escape(CLOSED_SEGMENT)}|{re.escape(PARQUET)})",
     re.ASCII,
 )
@@ -31,7 +31,7 @@ class RecordFile:
 
     begin_ms: int  # of its first record, in milliseconds since 1970
     expiry_ms: int  # when its newest record is to be deleted
-    kind: str  # RECORDS or INPUTS
+    kind: str  # RECORDS, INPUTS or REPEATS
     rest: str  # makes the name unique
     end: str  # OPEN_SEGMENT, CLOSED_SEGMENT or PARQUET
 

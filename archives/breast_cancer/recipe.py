@@ -84,6 +84,12 @@ def weights_of(rows: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tens
     return {name: tensor.float().contiguous() for name, tensor in state.items()}
 
 
+def write_reference(rows: torch.Tensor, features: list[str], path: Path) -> None:
+    """Held-out rows as requests, one in each line: of rows that it was fitted to, a model is too sure."""
+    requests = (dict(zip(features, row, strict=True)) for row in rows.tolist())
+    path.write_text("".join(json.dumps(request) + "\n" for request in requests))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--version", required=True)
@@ -104,6 +110,7 @@ def main() -> None:
         sys.exit(f"breast_cancer {options.version}: less than the {100 * LEAST_RIGHT:.0f} % that this recipe promises")
     # one key of metadata at most: the writer's order of several is random
     save_file(weights, options.out / "model.safetensors", metadata={"format": "pt"})
+    write_reference(held_out, settings["features"], options.out / "reference.jsonl")
 
 
 if __name__ == "__main__":

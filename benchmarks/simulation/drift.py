@@ -29,6 +29,8 @@ Maker = Callable[[list[Any]], Reference]
 TOGETHER = 250
 #: Items that are drawn at once.
 BLOCK = 256
+#: Statistics are written in full before what they are multiplied by is smaller than this.
+SMALLEST_SCALE = 1e-90
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,11 @@ class Statistics:
                     self.share_parts[row, change.bin, SHARES.index(change.share)] = change.part
         self.scales = np.einsum("rb,rbm->rm", self.weights, self.tilts)
         self.totals = self.weights.sum(axis=1)
-        self.moved, self.shared = np.zeros_like(self.tilt_parts), np.zeros_like(self.share_parts)
+        self.moved = np.zeros_like(self.tilt_parts)
         self.kept, self.given = 1 - np.array(SHARES), np.array(SHARES)
+        # the statistics of shares are scale * shared + offset: an item multiplies those of all bins but one alike
+        self.shared, self.scale, self.offset = np.zeros_like(self.share_parts), np.ones_like(self.given), 0 * self.given
+        self.shared_sums, self.part_sums = np.zeros_like(self.share_parts[:, 0]), self.share_parts.sum(axis=1)
 
     def seen(self, places: Ints) -> Floats:
         """After one value of each detector, in the bin of its place; the average over the changes, in budgets."""
@@ -109,20 +114,33 @@ class Statistics:
         tilt = self.tilts[rows, places]
         self.moved += self.time
         self.moved *= tilt * (self.totals[:, None] / self.scales)
-        self.shared += self.time
-        more = self.shared[rows, places] * self.given * (self.totals / self.weights[rows, places])[:, None]
-        self.shared *= self.kept
+        before = self.scale * self.shared[rows, places] + self.offset
+        more = (before + self.time) * self.given * (self.totals / self.weights[rows, places])[:, None]
+        self.scale, self.offset = self.scale * self.kept, (self.offset + self.time) * self.kept
+        more /= self.scale
         self.shared[rows, places] += more
+        self.shared_sums += self.share_parts[rows, places] * more
         self.weights[rows, places] += 1
         self.scales += tilt
         self.totals += 1
         one: Floats = (self.moved * self.tilt_parts).sum(axis=1)
-        other: Floats = np.einsum("rbs,rbs->r", self.shared, self.share_parts)
+        other: Floats = (self.shared_sums * self.scale + self.part_sums * self.offset).sum(axis=1)
+        if self.scale.min() < SMALLEST_SCALE:
+            self._rescale()
         return one + other
+
+    def _rescale(self) -> None:
+        self.shared *= self.scale
+        self.shared += self.offset
+        self.scale, self.offset = np.ones_like(self.scale), np.zeros_like(self.offset)
+        self.shared_sums = np.einsum("rbs,rbs->rs", self.shared, self.share_parts)
 
     def keep(self, kept: NDArray[np.bool_]) -> None:
         """Only these detectors go on."""
-        for name in ("weights", "tilts", "tilt_parts", "share_parts", "scales", "totals", "moved", "shared"):
+        for name in (
+            "weights", "tilts", "tilt_parts", "share_parts", "scales", "totals", "moved", "shared", "shared_sums",
+            "part_sums",
+        ):  # fmt: skip
             setattr(self, name, getattr(self, name)[kept])
         self.rows = np.arange(int(kept.sum()))
 

@@ -6,13 +6,14 @@ Seeds are fixed, so that two machines print the same numbers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness.figures import Figure, Goal, Result
-from benchmarks.harness.run import Run
+from benchmarks.harness.run import Job, Run
 from benchmarks.simulation.drift import Maker, Source, Stream, alarms
 from benchmarks.simulation.shadow import pairs_until
 from tsctl.drift.reference import category_reference, number_reference
@@ -23,10 +24,10 @@ SEED, RUNS = 20_261_127, 10_000
 BUDGET, LONGEST = 1000, 50_000
 #: The same for the delays.
 DELAY_BUDGET, DELAY_LONGEST = 100_000, 40_000
-DELAY_PART = 10
 #: Values of the references: the digits of scikit-learn, and more.
 VALUES = (200, 1797)
-DELAY_VALUES = (1797, 100_000)
+DELAY_VALUES = {"delay-small": 1797, "delay-large": 100_000}
+CASE_VALUES = 1797
 SHIFTS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 Values = NDArray[Any]
@@ -53,12 +54,18 @@ def rare(chance: np.random.Generator, size: int) -> Values:
     return np.minimum(chance.zipf(1.5, size), 10**9)
 
 
-UNCHANGED: dict[str, tuple[Source, Maker]] = {
-    "normal": (normal, number_reference),
-    "30 % zeros": (zeros, number_reference),
-    "Poisson counts": (counts, number_reference),
-    "10 classes": (classes, category_reference),
-    "rare categories": (rare, category_reference),
+#: Settings where nothing changes, by workload: what is drawn, what becomes of it, and how many features.
+UNCHANGED: dict[str, dict[str, tuple[Source, Maker, int]]] = {
+    "silent-numbers": {
+        "normal": (normal, number_reference, 1),
+        "30 % zeros": (zeros, number_reference, 1),
+        "Poisson counts": (counts, number_reference, 1),
+    },
+    "silent-categories": {
+        "10 classes": (classes, category_reference, 1),
+        "rare categories": (rare, category_reference, 1),
+    },
+    "silent-features": {"10 normal features": (normal, number_reference, 10)},
 }
 
 
@@ -88,50 +95,55 @@ CASES: dict[str, tuple[Source, Source, Maker]] = {
 
 
 def workloads(runs: int = RUNS) -> dict[str, Run]:
-    """The simulations, by key; `runs` detectors of each kind, and a tenth of them for delays."""
+    """The simulations, by key, in parts of some minutes; `runs` detectors of each kind."""
     return {
-        "silent": lambda job: silent(runs, job.progress),
-        "delay": lambda job: delay(max(1, runs // DELAY_PART), job.progress),
-        "cases": lambda job: cases(max(1, runs // DELAY_PART), job.progress),
+        **{key: partial(_run_silent, key, runs) for key in UNCHANGED},
+        **{key: partial(_run_delay, key, runs) for key in DELAY_VALUES},
+        "cases": lambda job: cases(runs, job.progress),
     }
 
 
-def silent(runs: int, progress: Progress) -> Result:
+def _run_silent(key: str, runs: int, job: Job) -> Result:
+    return silent(key, runs, job.progress)
+
+
+def _run_delay(key: str, runs: int, job: Job) -> Result:
+    return delay(key, runs, job.progress)
+
+
+def silent(key: str, runs: int, progress: Progress) -> Result:
     """The mean number of items until an alarm where nothing changes; a run that has none counts with all its items."""
     figures: list[Figure] = []
-    settings = [(name, *kind, values, 1) for name, kind in UNCHANGED.items() for values in VALUES]
-    settings.append(("10 normal features", normal, number_reference, 1797, 10))
-    for number, (name, source, make, values, features) in enumerate(settings):
-        some = runs if features == 1 else max(1, runs // 5)
+    settings = [(name, *kind, values) for name, kind in UNCHANGED[key].items() for values in VALUES]
+    for number, (name, source, make, features, values) in enumerate(settings):
         title = f"{name}, reference of {values:,}"
-        with progress.step(f"silent: {title}, {some:,} runs") as step:
-            stream = Stream(source, source, make, values, features)
-            ends = alarms(stream, BUDGET, LONGEST, some, SEED + number)
+        with progress.step(f"silent: {title}, {runs:,} runs") as step:
+            ends = alarms(Stream(source, source, make, values, features), BUDGET, LONGEST, runs, SEED + number)
             mean = float(np.where(ends > 0, ends, LONGEST).mean())
             step.done(f"a false alarm in {mean:,.0f} items")
         figures.append(Figure(f"{title}: items between false alarms", "items", (mean,), Goal(BUDGET)))
         early = 100 * float(((ends > 0) & (ends <= BUDGET / 10)).mean())
         figures.append(Figure(f"{title}: alarms in the first tenth of the budget", "%", (early,)))
     facts = {"runs": runs, "seed": SEED, "budget": BUDGET, "longest": LONGEST}
-    return Result("silent", "nothing changes", facts, {}, figures)
+    return Result(key, "nothing changes", facts, {}, figures)
 
 
-def delay(runs: int, progress: Progress) -> Result:
+def delay(key: str, runs: int, progress: Progress) -> Result:
     """Items until a shift of a normal number is found, from the first item on."""
     figures: list[Figure] = []
-    for values in DELAY_VALUES:
-        for shift in SHIFTS:
-            title = f"shift of {shift:g} sd, reference of {values:,}"
-            figures += _delays(title, Stream(normal, shifted(shift), number_reference, values), runs, progress)
-    return Result("delay", "shifts of a number", _delay_facts(runs), {}, figures)
+    values = DELAY_VALUES[key]
+    for shift in SHIFTS:
+        title = f"shift of {shift:g} sd, reference of {values:,}"
+        figures += _delays(title, Stream(normal, shifted(shift), number_reference, values), runs, progress)
+    return Result(key, "shifts of a number", _delay_facts(runs), {}, figures)
 
 
 def cases(runs: int, progress: Progress) -> Result:
     """Items until other changes are found."""
     figures: list[Figure] = []
     for name, (before, after, make) in CASES.items():
-        figures += _delays(name, Stream(before, after, make, DELAY_VALUES[0]), runs, progress)
-    return Result("cases", "other changes", _delay_facts(runs) | {"values": DELAY_VALUES[0]}, {}, figures)
+        figures += _delays(name, Stream(before, after, make, CASE_VALUES), runs, progress)
+    return Result("cases", "other changes", _delay_facts(runs) | {"values": CASE_VALUES}, {}, figures)
 
 
 def _delays(title: str, stream: Stream, runs: int, progress: Progress) -> list[Figure]:

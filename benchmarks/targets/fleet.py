@@ -105,6 +105,7 @@ def running_fleet(
     spare: Sequence[tuple[str, str]] = (),
     shadows: bool = False,
     engine: str = "torchserve",
+    tracing: Mapping[str, Any] | None = None,
 ) -> Iterator[Fleet]:
     """Nodes that serve these versions behind a gateway while the block runs.
 
@@ -115,13 +116,14 @@ def running_fleet(
         route: as in deployment.yaml, for every model.
         shadows: whether there is also a node SHADOWS, which serves nothing yet.
         engine: of the nodes; shadows are on TorchServe.
+        tracing: as in deployment.yaml.
     """
     own = own_project(project, folder)
     archives = _built(project, own, [*served, *spare], progress)
     specs: dict[str, BaseNodeSpec] = {f"n{number}": free_spec(engine) for number in range(nodes)}
     if shadows:
         specs[SHADOWS] = free_spec("torchserve").model_copy(update={"nice": 19})
-    with running(own, specs, archives, served, progress, route or {}) as fleet:
+    with running(own, specs, archives, served, progress, route or {}, tracing=tracing) as fleet:
         yield fleet
 
 
@@ -135,16 +137,17 @@ def running(
     route: dict[str, Any],
     rollout: dict[str, Any] | None = None,
     targets: Mapping[tuple[str, str], dict[str, Any]] | None = None,
+    tracing: Mapping[str, Any] | None = None,
 ) -> Iterator[Fleet]:
     """A project's nodes serve these versions behind its gateway while the block runs.
 
     Args:
         archives: of all versions, in the project's store.
         served, route: as in `running_fleet`.
-        rollout: as in deployment.yaml.
+        rollout, tracing: as in deployment.yaml.
         targets: what deployment.yaml says of versions, served or not, such as their nodes; by model and version.
     """
-    _write_deployment(own, specs, served, route, rollout or {}, targets or {})
+    _write_deployment(own, specs, served, route, rollout or {}, targets or {}, tracing)
     gateway = open_gateway(own, read_deployment(own.deployment))
 
     def serving(node: Node) -> list[StoredArchive]:
@@ -203,6 +206,7 @@ def _write_deployment(
     route: dict[str, Any],
     rollout: dict[str, Any],
     targets: Mapping[tuple[str, str], dict[str, Any]],
+    tracing: Mapping[str, Any] | None,
 ) -> None:
     models: dict[str, Any] = {}
     for model, version in served:
@@ -220,5 +224,6 @@ def _write_deployment(
         },
         "models": models,
         "rollout": rollout,
+        **({"tracing": dict(tracing)} if tracing else {}),
     }
     own.deployment.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

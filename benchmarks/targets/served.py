@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import requests
@@ -28,10 +29,14 @@ class ServedTarget:
 
     Args:
         folder: is made, for the unpacked archive.
+        environment: further variables of the server and its workers.
     """
 
-    def __init__(self, name: str, archive: Path, folder: Path, media_type: str) -> None:
+    def __init__(
+        self, name: str, archive: Path, folder: Path, media_type: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
+        self._environment = environment or {}
         self._folder = folder
         self._media_type = media_type
         self._process: subprocess.Popen[bytes] | None = None
@@ -43,7 +48,11 @@ class ServedTarget:
         [port] = free_ports(1)
         command = [sys.executable, "-m", "handlers.adapters.asgi", "--port", str(port)]
         self._process = subprocess.Popen(
-            command, cwd=self._folder, env=inherited(os.environ), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            command,
+            cwd=self._folder,
+            env={**inherited(os.environ), **self._environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
         url = f"http://127.0.0.1:{port}"
         session, end = direct_session(), time.monotonic() + START_S

@@ -10,6 +10,7 @@ from benchmarks.workloads import (
     gateway_limits,
     gateway_overload,
     gateway_shadow,
+    gateway_tracing,
     gateway_traffic,
 )
 
@@ -20,6 +21,7 @@ WORKLOADS: dict[str, Run] = {
     "cost": gateway_cost.run,
     "filters": gateway_filters.run,
     "shadow": gateway_shadow.run,
+    "tracing": gateway_tracing.run,
     "versions": gateway_limits.run_versions,
     "floods": gateway_limits.run_floods,
 }

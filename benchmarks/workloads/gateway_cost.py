@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import ARCHIVES, BASELINES
 from benchmarks.harness.client import Address
@@ -78,10 +79,16 @@ def run(job: Job) -> Result:
 
 
 @contextmanager
-def fleet_of_one(job: Job, folder: Path) -> Iterator[tuple[Fleet, bytes]]:
-    """A uvicorn node that serves the linear layer behind a gateway, and a request's body."""
+def fleet_of_one(job: Job, folder: Path, tracing: Mapping[str, Any] | None = None) -> Iterator[tuple[Fleet, bytes]]:
+    """A uvicorn node that serves the linear layer behind a gateway, and a request's body.
+
+    Args:
+        tracing: as in deployment.yaml.
+    """
     served = [(MODEL, VERSION)]
-    with running_fleet(job.project, folder / "own", 1, served, job.progress, engine="uvicorn") as fleet:
+    with running_fleet(
+        job.project, folder / "own", 1, served, job.progress, engine="uvicorn", tracing=tracing
+    ) as fleet:
         yield fleet, (ARCHIVES / MODEL / "samples" / "row.json").read_bytes().strip()
 
 

@@ -52,7 +52,7 @@ def run(job: Job) -> Result:
         linear = build_linear(job.project, folder / "built", job.progress)
         workload = overhead_workload(job.project, linear, folder)
         turns = measure_turns(workload, job.rounds, job.seconds, folder, job.progress)
-        alone = _alone(linear, job, folder)
+        alone = alone_costs(linear, job, folder)
     figures = [
         times("over stock TorchServe", turns[OURS], turns[STOCK], TIMES_STOCK),
         times("over FastAPI", turns[OURS], turns[FASTAPI], TIMES_FASTAPI),
@@ -121,7 +121,7 @@ def _rounds(alone: list[dict[str, float]], key: str, digits: int) -> tuple[float
     return tuple(round(each[key], digits) for each in alone)
 
 
-def _alone(linear: Linear, job: Job, folder: Path) -> list[dict[str, float]]:
+def alone_costs(linear: Linear, job: Job, folder: Path) -> list[dict[str, float]]:
     """What metrics and records take of a worker's processor time, measured in a new worker for each round."""
     rounds: list[dict[str, float]] = []
     for number in range(job.rounds):

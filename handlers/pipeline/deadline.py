@@ -79,6 +79,15 @@ class Lateness:
             return
         raise DeadlinePassed("The client's time was over, or would have been before the answer.")
 
+    def waited_s(self, headers: Mapping[str, str], now: float) -> float:
+        """Seconds, by the gateway's stamp, that a request had waited in the queue; 0 where there is no stamp.
+
+        Args:
+            now: when its batch began.
+        """
+        stamp = _whole(headers.get(SENT_HEADER, ""))
+        return 0.0 if stamp is None else max(0.0, now + self._wall - stamp / 1000 - self._least)
+
     def _read(self, timeout: str) -> float:
         milliseconds = _whole(timeout)
         if milliseconds is None:

@@ -34,6 +34,7 @@ from handlers.protocols import plain
 from handlers.records.record import Batch
 from handlers.records.recorder import Recorder
 from handlers.telemetry.metrics import Telemetry
+from handlers.telemetry.traces import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Pipeline:
         self._times: dict[str, float] = {}
         self._cache: ResponseCache | None = None
         self._recorder: Recorder | None = None
+        self._stages: list[Stage] | None = None  # of a batch with traced requests
         self._quarantine = Quarantine(QUARANTINE_S, QUARANTINED, time.monotonic)
         self._preparing, self._running = (
             Isolation(run, is_out_of_memory, is_fatal, budget_s, time.monotonic, self._count_split)
@@ -104,6 +106,19 @@ class Pipeline:
         finally:
             self._telemetry, self._cache, self._recorder, self._times, self._handler.telemetry = before
 
+    @contextmanager
+    def watched(self, stages: list[Stage]) -> Iterator[None]:
+        """In the block, each run of a stage is added to the list."""
+        self._stages = stages
+        try:
+            yield
+        finally:
+            self._stages = None
+
+    def waited_s(self, request: Request, begin: float) -> float:
+        """Seconds that the request had waited when its batch began, a moment of `time.monotonic`."""
+        return self._lateness.waited_s(request.headers, begin)
+
     def close(self) -> None:
         """Write what metrics and records hold: the process ends soon."""
         self._handler.telemetry.flush()
@@ -135,6 +150,11 @@ class Pipeline:
             batch = Batch(time.time(), end - begin, len(requests), dict(self._times))
             self._recorder.take(requests, answered, indices, items, batch)
         return answered
+
+    def answer_again(self, requests: Sequence[Request], items: Sequence[Any]) -> list[Outcome]:
+        """The model's answers to decoded items in one batch: no cache answers, and nothing is counted or recorded."""
+        with self.uncounted():
+            return self._compute(requests, list(items))
 
     def count(self, outcomes: Sequence[Outcome]) -> None:
         """Count the outcomes of one batch in the metrics."""
@@ -340,7 +360,10 @@ class Pipeline:
         try:
             yield
         finally:
-            self._times[stage] = self._times.get(stage, 0.0) + time.perf_counter() - begin
+            end = time.perf_counter()
+            self._times[stage] = self._times.get(stage, 0.0) + end - begin
+            if self._stages is not None:
+                self._stages.append(Stage(stage, begin, end))
 
 
 def request_key(cache: ResponseCache, request: Request, item: Any) -> bytes:

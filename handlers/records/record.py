@@ -8,7 +8,15 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from handlers.contract import ASSIGNED_TRACK_HEADER, CLIENT_HEADER, JSON, SENT_HEADER, SHADOW_HEADER
+from handlers.contract import (
+    ASSIGNED_TRACK_HEADER,
+    CHOSEN_BY_HEADER,
+    CLIENT_HEADER,
+    COPIED_HEADER,
+    JSON,
+    SENT_HEADER,
+    SHADOW_HEADER,
+)
 from handlers.messages import Outcome, Request
 from handlers.records.summary import Features, Prediction, digest, prediction
 
@@ -16,6 +24,8 @@ from handlers.records.summary import Features, Prediction, digest, prediction
 LONGEST_ANSWER = 1 << 20
 #: The longest line; an item with a longer one is not recorded.
 LONGEST_LINE = 1 << 20
+#: The longest answer that is kept whole.
+LONGEST_KEPT = 64 << 10
 #: Characters of a header that a client may have chosen.
 LONGEST_NAME = 128
 #: Digits of a time in SENT_HEADER.
@@ -56,6 +66,7 @@ class Recording:
         canonical: bytes that are equal only for equal items; raises TypeError where there are none.
         redact: the item as the body of a request that may be kept, as the handler's method of that name returns it.
         keeps_inputs: whether inputs are kept at all.
+        keeps_answers: whether answers of at most LONGEST_KEPT bytes are kept as they are.
     """
 
     model: str
@@ -64,6 +75,7 @@ class Recording:
     canonical: Callable[[Any], bytes]
     redact: Callable[[Any], Any]
     keeps_inputs: bool
+    keeps_answers: bool = False
 
     def record(self, sampled: Sampled) -> bytes:
         """The record's line.
@@ -74,11 +86,12 @@ class Recording:
         request, outcome, batch = sampled.request, sampled.outcome, sampled.batch
         line = self._identity(sampled) | {
             "track": _track(request.headers),
+            "chosen_by": _name(request.headers.get(CHOSEN_BY_HEADER)),
             "status": outcome.status,
             "error": outcome.error.kind if outcome.error else None,
             **self._input(sampled.item),
-            **_columns(_prediction(outcome)),
-            "answer_digest": digest(outcome.body),
+            **self._answer(outcome),
+            "copied": COPIED_HEADER in request.headers or None,
             "cache": outcome.cache or None,
             "batch_items": batch.items,
             "wait_ms": _wait_ms(request.headers, batch.end - batch.batch_s),
@@ -86,6 +99,15 @@ class Recording:
             **{f"{stage}_ms": _ms(seconds) for stage, seconds in batch.seconds.items()},
         }
         return _line(line)
+
+    def repeat(self, sampled: Sampled, kind: str, again: Outcome) -> bytes:
+        """The line of a second answer to an item, of REPEAT_ALONE or REPEAT_BATCH.
+
+        Raises:
+            Exception: as of `record`.
+        """
+        answer = {"repeat": kind, "status": again.status, **self._answer(again)}
+        return _line(self._identity(sampled) | answer)
 
     def input(self, sampled: Sampled) -> bytes:
         """The input's line; empty where nothing is kept.
@@ -114,6 +136,14 @@ class Recording:
             "client": _name(request.headers.get(CLIENT_HEADER)),
         }
 
+    def _answer(self, outcome: Outcome) -> dict[str, Any]:
+        is_kept = self.keeps_answers and _is_answer(outcome) and len(outcome.body) <= LONGEST_KEPT
+        return {
+            **_columns(_prediction(outcome)),
+            "answer_digest": digest(outcome.body),
+            "answer": outcome.body.decode() if is_kept else None,
+        }
+
     def _input(self, item: Any) -> dict[str, Any]:
         if item is None:
             return {}
@@ -127,13 +157,17 @@ class Recording:
         return {"input_digest": of_input, "numbers": numbers or None, "categories": categories or None}
 
 
+def _is_answer(outcome: Outcome) -> bool:
+    return outcome.status == 200 and outcome.media_type == JSON
+
+
 def _is_body(kept: Any) -> bool:
     """Whether it is the body of a request that is no JSON; no JSON value has bytes in it."""
     return isinstance(kept, dict) and kept.keys() == {"media_type", "body"} and isinstance(kept["body"], bytes)
 
 
 def _prediction(outcome: Outcome) -> Prediction:
-    if outcome.status != 200 or outcome.media_type != JSON or len(outcome.body) > LONGEST_ANSWER:
+    if not _is_answer(outcome) or len(outcome.body) > LONGEST_ANSWER:
         return Prediction(label=outcome.class_name or None)
     return prediction(from_json(outcome.body), outcome.class_name)
 

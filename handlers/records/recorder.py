@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from handlers.messages import Outcome, Request
-from handlers.record_files import INPUTS, RECORDS
+from handlers.record_files import INPUTS, RECORDS, REPEATS
 from handlers.records.record import Batch, Recording, Sampled
+from handlers.records.repeats import AnswerAgain, Repeats
 from handlers.records.sampling import sampler
 from handlers.records.segments import SegmentWriter, free_bytes
 
@@ -32,6 +33,10 @@ MOST_ITEMS, MOST_BYTES = 1024, 16 << 20
 FLUSH_S = 0.25
 #: Seconds for which a worker does not try a disk that failed.
 REST_S = 5.0
+#: Seconds for which the thread computes before it lets the request path run, which would wait 5 ms by itself. Each
+#: time, both threads wait for a core as well: on a machine whose cores are all busy, a pause after every record took a
+#: fifth of the requests/s.
+SLICE_S = 0.001
 #: Bytes that are written at once.
 _WRITE = 1 << 18
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -44,6 +49,8 @@ class RecordOptions:
     share: float
     days: float
     input_days: float | None = None  # None: inputs are not kept
+    answers: bool = False  # whether answers are kept whole
+    repeats: float = 1.0  # share of the recorded items with a shadow's copy that stable answers again
 
 
 class Recorder:
@@ -56,6 +63,7 @@ class Recorder:
         inputs: writes inputs; None: they are not kept.
         count: gets so many items by one of RECORD_OUTCOMES, from any thread.
         clock: seconds of a monotonic clock.
+        repeats: has items answered again, and `repeated` writes those answers; None: nothing is answered again.
     """
 
     def __init__(
@@ -66,6 +74,8 @@ class Recorder:
         inputs: SegmentWriter | None,
         count: Callable[[str, int], None],
         clock: Callable[[], float],
+        repeats: Repeats | None = None,
+        repeated: SegmentWriter | None = None,
     ) -> None:
         self._recording = recording
         self._is_sampled = sampler(share)
@@ -73,6 +83,7 @@ class Recorder:
         self._inputs = inputs
         self._count = count
         self._clock = clock
+        self._repeats, self._repeated = repeats, repeated
         self._queue: deque[Sampled] = deque()
         self._put = self._got = 0  # bytes; each changed by one thread alone, so that neither waits for a lock
         self._writing = threading.Lock()
@@ -116,27 +127,43 @@ class Recorder:
     def flush(self) -> None:
         """Write what waits; called by the thread, by tests, and when the process ends."""
         with self._writing:
-            self._records.rotate()
-            if self._inputs is not None:
-                self._inputs.rotate()
+            for writer in self._writers:
+                writer.rotate()
             while self._queue:
                 self._write_some()
+
+    def answer_again(self) -> None:
+        """Have the items answered again whose turn it is, and write the answers; called by the thread, and by tests.
+
+        The model computes without the lock of the files: a worker that ends may write its records meanwhile.
+        """
+        if self._repeats is None or self._repeated is None:
+            return
+        lines = [self._recording.repeat(*again) for again in self._repeats.due()]
+        if lines:
+            with self._writing:
+                self._append(self._repeated, lines)
 
     def close(self) -> None:
         """Write what waits, and close the segments."""
         self.flush()
         with self._writing:
-            for writer in filter(None, (self._records, self._inputs)):
+            for writer in self._writers:
                 try:
                     writer.close()
                 except OSError as error:
                     self._log("closing a segment failed", error)
+
+    @property
+    def _writers(self) -> list[SegmentWriter]:
+        return [writer for writer in (self._records, self._inputs, self._repeated) if writer is not None]
 
     def _keep_writing(self) -> None:
         while True:
             time.sleep(FLUSH_S)
             try:
                 self.flush()
+                self.answer_again()
             except Exception as error:  # noqa: BLE001 - logged: without this thread, the queue would stay full
                 self._log("writing records failed", error)
 
@@ -144,7 +171,7 @@ class Recorder:
         """Write the next items: as many as fit into one write."""
         lines: list[bytes] = []
         inputs: list[bytes] = []
-        size = 0
+        size, begin = 0, self._clock()
         while self._queue and size < _WRITE:
             sampled = self._queue.popleft()
             self._got += sampled.size
@@ -155,20 +182,25 @@ class Recorder:
                 self._log("an item cannot be recorded", error)
                 continue
             lines.append(line)
+            if self._repeats is not None:
+                self._repeats.take(sampled)
             inputs += [of_input] if of_input else []
             size += len(line) + len(of_input)
-            time.sleep(0)  # lets the request path run: it would wait 5 ms for a thread that computes
+            if self._clock() - begin >= SLICE_S:
+                time.sleep(0)  # lets the request path run
+                begin = self._clock()
         if lines:
-            self._count(self._append(lines, inputs), len(lines))
+            outcome = self._append(self._records, lines)
+            if self._inputs is not None and inputs and outcome == "written":
+                outcome = self._append(self._inputs, inputs)
+            self._count(outcome, len(lines))
 
-    def _append(self, lines: Sequence[bytes], inputs: Sequence[bytes]) -> str:
+    def _append(self, writer: SegmentWriter, lines: Sequence[bytes]) -> str:
         """Write the lines; returns the one of RECORD_OUTCOMES that became of them."""
         if self._clock() < self._rests_until:
             return self._last_failure
         try:
-            self._records.append(b"".join(lines))
-            if self._inputs is not None and inputs:
-                self._inputs.append(b"".join(inputs))
+            writer.append(b"".join(lines))
             return "written"
         except OSError as error:
             self._rests_until = self._clock() + REST_S
@@ -186,12 +218,26 @@ class Recorder:
 
 
 def open_recorder(
-    options: RecordOptions, recording: Recording, folder: Path, most_bytes: int, count: Callable[[str, int], None]
+    options: RecordOptions,
+    recording: Recording,
+    folder: Path,
+    most_bytes: int,
+    count: Callable[[str, int], None],
+    answer: AnswerAgain,
+    batch_size: int,
 ) -> Recorder:
-    """A recorder that writes into the folder; it is not started."""
+    """A recorder that writes into the folder; it is not started.
+
+    Args:
+        answer: has the model answer items again.
+        batch_size: the most items of its batches.
+    """
 
     def writer(kind: str, days: float) -> SegmentWriter:
         return SegmentWriter(folder, kind, days, most_bytes, time.time, free_bytes)
 
     inputs = None if options.input_days is None else writer(INPUTS, options.input_days)
-    return Recorder(recording, options.share, writer(RECORDS, options.days), inputs, count, time.monotonic)
+    repeats = Repeats(options.share * options.repeats, answer, batch_size) if options.repeats else None
+    repeated = writer(REPEATS, options.days) if repeats else None
+    records = writer(RECORDS, options.days)
+    return Recorder(recording, options.share, records, inputs, count, time.monotonic, repeats, repeated)

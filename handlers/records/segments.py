@@ -41,7 +41,7 @@ class SegmentWriter:
 
     Args:
         folder: it is made where it is missing.
-        kind: RECORDS or INPUTS.
+        kind: RECORDS, INPUTS or REPEATS.
         days: after which a line is to be deleted.
         most_bytes: of all files in the folder, whoever wrote them.
         clock: seconds since 1970.
@@ -74,6 +74,8 @@ class SegmentWriter:
             OSError: nothing of them was written that a reader sees; the next call tries a new segment.
         """
         self.rotate()
+        if self._file is not None and not self._is_in_place(self._file):
+            self._release()  # its folder was removed or moved: nobody would read what is appended
         if self._file is not None and self._size + len(lines) > SEGMENT_BYTES:
             self.close()
         try:
@@ -110,6 +112,12 @@ class SegmentWriter:
             close_segment(self._folder, file, descriptor)
         finally:
             self._release()
+
+    def _is_in_place(self, file: RecordFile) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), (self._folder / file.name).stat())
+        except OSError:
+            return False
 
     def _cut(self) -> None:
         if self._file is not None:

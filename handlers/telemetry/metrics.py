@@ -36,6 +36,8 @@ from handlers.contract import (
     RECORD_OUTCOMES,
     RECORDED_ITEMS,
     SHARED_CACHE_EXCHANGES,
+    SPAN_OUTCOMES,
+    SPANS,
     STAGE_SECONDS,
     WARMUP_SECONDS,
     WORKER_STARTS,
@@ -90,6 +92,7 @@ METRICS = {
     BISECTIONS: Description("counter", "Failing batches halved to find the item that fails."),
     WORKER_STARTS: Description("counter", "Workers that became ready to serve."),
     RECORDED_ITEMS: Description("counter", "Items that were to be recorded.", {"outcome": RECORD_OUTCOMES}),
+    SPANS: Description("counter", "Spans of traced requests.", {"outcome": SPAN_OUTCOMES}),
     WARMUP_SECONDS: Description("gauge", "One batch of the last warm-up.", {"batch": None, "run": RUNS}),
 }
 
@@ -123,6 +126,9 @@ class Telemetry:
 
     def recorded(self, outcome: str, items: int) -> None:
         """So many sampled items ended as one of RECORD_OUTCOMES."""
+
+    def spans(self, outcome: str, spans: int) -> None:
+        """So many spans of traced requests ended as one of SPAN_OUTCOMES."""
 
     def memory_split(self) -> None:
         """A batch was halved because it did not fit into memory."""
@@ -208,6 +214,9 @@ class _Recorder(Telemetry):
 
     def recorded(self, outcome: str, items: int) -> None:
         self._hold(((RECORDED_ITEMS, outcome), items))
+
+    def spans(self, outcome: str, spans: int) -> None:
+        self._hold(((SPANS, outcome), spans))
 
     def memory_split(self) -> None:
         self._hold(((MEMORY_SPLITS,), 1))

@@ -36,6 +36,7 @@ from handlers.pipeline.pipeline import request_key
 from handlers.records.record import Recording
 from handlers.records.recorder import Recorder, open_recorder
 from handlers.telemetry.metrics import telemetry
+from handlers.telemetry.tracer import open_tracer
 from handlers.worker.accelerate import accelerate
 from handlers.worker.config import Acceleration
 from handlers.worker.self_test import Sample, read_requests, read_samples, reason, verify_golden
@@ -87,9 +88,12 @@ def start(worker: Worker) -> dict[str, Any]:
     # from here on, because the samples' times and outcomes are not those of clients
     handler.telemetry = telemetry(config.model, config.version, config.metrics, os.environ.get(METRICS_FOLDER_VARIABLE))
     recorder = _open_recorder(worker)
-    worker.open(_open_cache(worker, samples), [sample.golden for sample in samples], recorder)
+    tracer = open_tracer(config.model, config.version, handler.telemetry.spans)
+    worker.open(_open_cache(worker, samples), [sample.golden for sample in samples], recorder, tracer)
     if recorder is not None:
         recorder.start()
+    if tracer is not None:
+        tracer.start()
     for timing in timings:
         handler.telemetry.warmup(timing.batch, timing.cold_s, timing.warm_s)
     gc.collect()
@@ -101,6 +105,7 @@ def start(worker: Worker) -> dict[str, Any]:
         "metrics": "on" if handler.telemetry.is_on else "off",
         "cache": "off" if config.cache is None else cache,
         "records": "off" if recorder is None else "on",
+        "traces": "off" if tracer is None else "on",
         **accelerated,
         **worker.tuned(),
         "warmup": [timing.fact() for timing in timings],
@@ -192,7 +197,14 @@ def _open_recorder(worker: Worker) -> Recorder | None:
     if options is None or not options.share or not folder:
         return None
     recording = Recording(
-        config.model, config.version, handler.summarize, canonical, handler.redact, options.input_days is not None
+        config.model,
+        config.version,
+        handler.summarize,
+        canonical,
+        handler.redact,
+        keeps_inputs=options.input_days is not None,
+        keeps_answers=options.answers,
     )
     most_bytes = int(os.environ.get(RECORDS_MB_VARIABLE) or MOST_RECORDS_MB) << 20
-    return open_recorder(options, recording, Path(folder), most_bytes, handler.telemetry.recorded)
+    count, answer = handler.telemetry.recorded, worker.answer_again
+    return open_recorder(options, recording, Path(folder), most_bytes, count, answer, config.batch_size)

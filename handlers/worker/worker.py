@@ -44,6 +44,8 @@ from handlers.protocols import open_inference
 from handlers.protocols.encoding import ENCODING_HEADER, decode_body
 from handlers.protocols.open_inference.messages import encode_model_metadata
 from handlers.records.recorder import Recorder
+from handlers.telemetry.tracer import Tracer
+from handlers.telemetry.traces import Batch, parents, traced
 from handlers.worker.config import WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -82,9 +84,17 @@ class Worker:
         self._fields = open_inference.Fields()
         self._answers: Sequence[Any] = ()
         self._class_names = ClassNames()
+        self._turn = threading.RLock()  # one thread computes at a time
+        self._tracer: Tracer | None = None
         self._check_s, self._answered_at = 0.0, -math.inf  # the last computed check's time; the model's last answer
 
-    def open(self, cache: ResponseCache | None, answers: Sequence[Any] = (), recorder: Recorder | None = None) -> None:
+    def open(
+        self,
+        cache: ResponseCache | None,
+        answers: Sequence[Any] = (),
+        recorder: Recorder | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         """From now on requests come from clients; the handler's model is loaded, and its metrics are open.
 
         Args:
@@ -92,14 +102,21 @@ class Worker:
         """
         self._fields = open_inference.fields_of(self.handler.Request)
         self._answers = answers
+        self._tracer = tracer
         self.pipeline.open(cache, self.handler.telemetry, recorder)
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
-        for request in requests:
-            if CHECK_HEADER in request.headers:
-                return self._answer_with_checks(requests)
-        return self._answer(requests)
+        with self._turn:
+            for request in requests:
+                if CHECK_HEADER in request.headers:
+                    return self._answer_with_checks(requests)
+            return self._answer(requests)
+
+    def answer_again(self, requests: Sequence[Request], items: Sequence[Any]) -> list[Outcome]:
+        """The model's answers to decoded items that were answered before, for any thread; nothing is counted."""
+        with self._turn:
+            return self.pipeline.answer_again(requests, items)
 
     def _answer_with_checks(self, requests: Sequence[Request]) -> list[Outcome]:
         """As `answer`, where some requests come from no client; they come last, and no metric counts them."""
@@ -124,6 +141,20 @@ class Worker:
         ]
 
     def _answer(self, requests: Sequence[Request]) -> list[Outcome]:
+        if self._tracer is None or (of_callers := parents(requests)) is None:
+            return self._outcomes(requests)
+        batch, begin = Batch(len(requests), time.time_ns(), time.perf_counter()), time.monotonic()
+        with self.pipeline.watched(batch.stages):
+            outcomes = self._outcomes(requests)
+        batch.end = time.perf_counter()
+        batch.traced = [
+            traced(requests[place], parent, outcomes[place], self.pipeline.waited_s(requests[place], begin))
+            for place, parent in of_callers.items()
+        ]
+        self._tracer.take(batch)
+        return outcomes
+
+    def _outcomes(self, requests: Sequence[Request]) -> list[Outcome]:
         received: list[Request | open_inference.InferRows | Outcome] = [
             request
             if request.error is None
@@ -264,6 +295,8 @@ class Worker:
         """End this process once the answers are sent: a failed device works again only in a new one."""
         logger.critical("%s %s: the device failed, and this worker ends", self.config.model, self.config.version)
         self.pipeline.close()
+        if self._tracer is not None:
+            self._tracer.close()
         ending = threading.Timer(ENDING_S, os._exit, (1,))
         ending.daemon = True
         ending.start()

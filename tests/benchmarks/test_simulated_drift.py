@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.simulation import drift
 from benchmarks.simulation.drift import Statistics, Stream, alarms, bins_of
 from benchmarks.simulation.shadow import Shadow, pairs_until, simulate
 from tsctl.drift.detector import Watch, detector
@@ -28,6 +29,18 @@ def test_the_statistics_are_those_of_the_detectors_value_by_value(references: li
         detectors = [each.seen(seen, 0.01) for each, seen in zip(detectors, counts, strict=True)]
         expected = [each.log_statistic for each in detectors]
         assert np.log(statistics.seen(places)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_statistics_stay_the_same_where_their_scale_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    often, seldom = (Statistics([detector(NUMBERS[1])] * 3, 0.01) for _ in range(2))
+    chance = np.random.default_rng(3)
+    for number in range(100):
+        places = chance.integers(0, len(NUMBERS[1].names), 3)
+        monkeypatch.setattr(drift, "SMALLEST_SCALE", 0.1)
+        average = often.seen(places)
+        monkeypatch.setattr(drift, "SMALLEST_SCALE", 1e-90)
+        assert average == pytest.approx(seldom.seen(places), rel=1e-9), number
+    assert often.scale.min() > seldom.scale.min()
 
 
 def test_alarms_come_where_those_of_a_watch_do() -> None:

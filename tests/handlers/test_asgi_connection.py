@@ -21,7 +21,7 @@ from handlers.adapters.asgi.connection import ARRIVAL_S, IDLE_S, LONGEST_HEAD, M
 from handlers.adapters.asgi.exchange import Exchange, Route
 from handlers.adapters.asgi.frames import Answer
 from handlers.adapters.asgi.pool import Pool, PoolOptions
-from handlers.adapters.asgi.problems import Unavailable
+from handlers.errors import Unavailable
 
 LONGEST_BODY = 1000
 HELD = 1 << 20

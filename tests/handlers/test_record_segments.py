@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,6 +218,19 @@ def test_a_write_that_the_disk_cuts_short_leaves_no_part_of_a_line(place: Place)
     writer.append(b"third\n")
     writer.close()
     assert sorted(place.lines()) == [b"third", b"whole"]  # both of one millisecond
+
+
+@pytest.mark.parametrize("leave", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("elsewhere"))])
+def test_a_segment_that_somebody_removed_or_moved_is_not_appended_to(
+    place: Place, leave: Callable[[Path], object]
+) -> None:
+    writer = place.writer()
+    writer.append(b"before\n")
+    leave(place.folder)
+    writer.append(b"after\n")
+    writer.append(b"later\n")
+    writer.close()
+    assert place.lines() == [b"after", b"later"]
 
 
 # ---- kills -----------------------------------------------------------------------------------------------------------

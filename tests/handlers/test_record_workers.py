@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,19 @@ from handlers.contract import (
     CHECK_HEADER,
     CHECK_HEALTH,
     CLIENT_HEADER,
+    COPIED_HEADER,
     OPEN_INFERENCE,
     PROTOCOL_HEADER,
     RECORDS_FOLDER_VARIABLE,
     RECORDS_MB_VARIABLE,
+    REPEAT_ALONE,
+    REPEAT_BATCH,
     REQUEST_ID_HEADER,
+    SHADOW_HEADER,
 )
 from handlers.errors import DoesNotFit
 from handlers.image import _pixels_request
-from handlers.record_files import CLOSED_SEGMENT, INPUTS, RECORDS, record_files
+from handlers.record_files import CLOSED_SEGMENT, INPUTS, RECORDS, REPEATS, record_files
 from handlers.records.sampling import sampler
 from handlers.schema import Schema
 from tests.support.workers import Item, Worker, write_archive_folder
@@ -168,6 +173,102 @@ def test_inputs_are_kept_as_redact_leaves_them(site: Callable[..., Site]) -> Non
     assert "Ada" not in "".join(path.read_text() for path in here.records.iterdir())
 
 
+@pytest.fixture
+def still(site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Site]:
+    """As `site`, but the recorder's thread leaves the work to the test."""
+    monkeypatch.setattr("handlers.records.recorder.FLUSH_S", 3600.0)
+    return site
+
+
+COPIED = {ASSIGNED_TRACK_HEADER: "stable", COPIED_HEADER: "1"}
+
+
+def again(here: Site) -> list[dict[str, Any]]:
+    """The second answers once their turn has come, the first ones written before."""
+    recorder = here.worker.entry.worker.pipeline._recorder
+    assert recorder is not None and recorder._repeats is not None
+    recorder.flush()
+    recorder._repeats._since = -math.inf
+    recorder.answer_again()
+    return here.lines(REPEATS)
+
+
+def test_stable_answers_copied_items_again_alone_and_in_another_batch(still: Callable[..., Site]) -> None:
+    here = still()
+    sizes: list[int] = []
+    handler = here.worker.handler
+    inference = handler.inference
+
+    def counted(inputs: list[float]) -> list[float]:
+        sizes.append(len(inputs))
+        return list(inference(inputs))
+
+    handler.inference = counted
+    for number in range(3):
+        here.worker.ask(item(number, f"id-{number}", COPIED), item(50, f"other-{number}"))
+    sizes.clear()
+    lines = again(here)
+    assert sizes == [1, 1, 1, 3]
+    assert [(line["request_id"], line["repeat"]) for line in lines] == [
+        *((f"id-{number}", REPEAT_ALONE) for number in range(3)),
+        *((f"id-{number}", REPEAT_BATCH) for number in range(3)),
+    ]
+    records = {line["request_id"]: line for line in here.lines()}
+    assert [line["request_id"] for line in records.values() if line.get("copied")] == ["id-0", "id-1", "id-2"]
+    for line in lines:
+        first = records[line["request_id"]]
+        assert line["status"] == 200
+        assert {name: line[name] for name in ("label", "score", "answer_digest")} == {
+            name: first[name] for name in ("label", "score", "answer_digest")
+        }
+
+
+def test_an_item_that_waits_alone_is_answered_beside_the_one_before(still: Callable[..., Site]) -> None:
+    here = still()
+    here.worker.ask(item(1, "a", COPIED))
+    assert again(here) == []  # there is nothing that it could be in a batch with
+    here.worker.ask(item(2, "b", COPIED))
+    assert {line["request_id"] for line in again(here)} == {"a", "b"}
+    here.worker.ask(item(3, "c", COPIED))
+    assert [line["repeat"] for line in again(here) if line["request_id"] == "c"] == [REPEAT_ALONE, REPEAT_BATCH]
+
+
+@pytest.mark.parametrize(
+    ("headers", "records"),
+    [
+        ({}, WHOLE),
+        ({ASSIGNED_TRACK_HEADER: "canary", COPIED_HEADER: "1"}, WHOLE),
+        ({**COPIED, SHADOW_HEADER: "1"}, WHOLE),
+        (COPIED, {**WHOLE, "repeats": 0.0}),
+    ],
+)
+def test_only_stables_answers_to_copied_requests_are_repeated(
+    still: Callable[..., Site], headers: dict[str, str], records: dict[str, Any]
+) -> None:
+    here = still(records=records)
+    here.worker.ask(item(1, "a", headers), item(2, "b", headers))
+    recorder = here.worker.entry.worker.pipeline._recorder
+    assert recorder is not None
+    recorder.flush()
+    if recorder._repeats is not None:
+        recorder._repeats._since = -math.inf
+    recorder.answer_again()
+    assert here.lines(REPEATS) == []
+    assert len(here.lines()) == 2
+
+
+def test_answers_are_kept_whole_only_where_the_archive_says_so(site: Callable[..., Site]) -> None:
+    here = site(records={**WHOLE, "answers": True})
+    here.worker.ask(item(1, "a"), item(13, "b"))
+    assert [line.get("answer") for line in here.lines()] == ['{"sum":1.0}', None]
+
+
+def test_no_answer_is_kept_unless_the_archive_asks(site: Callable[..., Site]) -> None:
+    here = site()
+    here.worker.ask(item(1, "a"))
+    assert "answer" not in here.lines()[0]
+
+
 @pytest.mark.parametrize("records", [None, {**WHOLE, "share": 0.0}])
 def test_nothing_is_recorded_unless_the_archive_asks(site: Callable[..., Site], records: Any) -> None:
     here = site(records=records)
@@ -199,10 +300,10 @@ def test_a_picture_has_its_size_and_brightness(digits: Worker) -> None:
     Image.new("L", (40, 20), 51).save(buffer, "PNG")
     handler = digits.handler
     assert handler.summarize(("image/png", buffer.getvalue())) == pytest.approx(
-        {"width": 40.0, "height": 20.0, "brightness": 0.2}
+        {"form": "PNG", "width": 40.0, "height": 20.0, "brightness": 0.2}
     )
     grey = handler.decode(json.dumps({"pixels": [[8] * 8] * 8}).encode(), "application/json")
-    assert handler.summarize(grey) == pytest.approx({"width": 8.0, "height": 8.0, "brightness": 0.5})
+    assert handler.summarize(grey) == pytest.approx({"form": "JSON", "width": 8.0, "height": 8.0, "brightness": 0.5})
     assert handler.redact(("image/png", b"x")) == {"media_type": "image/png", "body": b"x"}
 
 

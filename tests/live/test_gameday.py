@@ -1,4 +1,5 @@
-"""Canaries of `make gameday` are released for real: one that raises is rolled back, and an identical one promoted."""
+"""Canaries of `make gameday` are released for real: one that raises is rolled back, and an identical one promoted; a
+worker's records of darker pictures raise the alarm of drift."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.gameday import drift
 from benchmarks.gameday import run as gameday
+from benchmarks.gameday.drift_cases import CASES
 from tests.support.sites import quick_project
 from tsctl.host.progress import Progress
 
@@ -35,3 +38,11 @@ def test_a_canary_that_raises_is_rolled_back_and_an_identical_one_promoted(tmp_p
         "slowest rollback in force": True,
         "failed requests that no bad canary answered": True,
     }
+
+
+def test_a_darker_camera_is_found_in_the_records_of_a_worker(tmp_path: Path) -> None:
+    project = quick_project(tmp_path / "settings", "digits")
+    day = drift.run(project, Progress(Console(quiet=True)), [case for case in CASES if case.key == "darker"])
+    [found] = day.found
+    assert found.is_right, drift.wrong(day.found)
+    assert [figure.is_reached for figure in day.figures] == [True, True]

@@ -91,7 +91,7 @@ def test_a_form_that_netty_cannot_parse_is_the_clients_mistake(front: Front, bod
         assert (answer.status_code, answer.headers["content-type"]) == (400, PROBLEM)
         assert answer.json()["type"] == "urn:tsctl:problem:undecodable-body"
     assert is_in_rotation(front, "failing")
-    lines = until(lambda: [line for line in front.log() if line["request_id"] == "form"], 5, "the lines")
+    lines = until(lambda: [line for line in front.log() if line["request_id"] == "form"], 20, "the lines")
     assert {line["attempts"] for line in lines} == {1}
 
 
@@ -101,5 +101,5 @@ def test_exceptions_of_a_handler_take_no_node_out_and_are_not_tried_again(front:
     assert {answer.json()["type"] for answer in answers} == {"urn:tsctl:problem:worker-failed"}
     throughout(lambda: is_in_rotation(front, "failing"), 3, "that the version is in rotation")
     assert front.ask("/predictions/failing").status_code == 200
-    lines = until(lambda: [line for line in front.log() if line["request_id"] == "raises"], 5, "the lines")
+    lines = until(lambda: [line for line in front.log() if line["request_id"] == "raises"], 20, "the lines")
     assert {line["attempts"] for line in lines} == {1}

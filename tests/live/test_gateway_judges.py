@@ -168,7 +168,7 @@ def test_a_version_that_fails_on_its_own_sample_is_ill(site: Site, reply: Reply,
 def test_a_health_check_says_to_the_worker_what_a_client_does(site: Site) -> None:
     site.front.ask()
     [asked] = [node.requests[-1] for node in site.nodes if node.requests][-1:]
-    check = until(lambda: site.nodes[0].checks, 5, "a check")[-1]
+    check = until(lambda: site.nodes[0].checks, 20, "a check")[-1]
     assert check.path == asked.path == "/predictions/digits/1.0"
     assert check.headers["authorization"] == asked.headers["authorization"] == "Bearer token"
     assert check.headers[TIMEOUT_HEADER] == asked.headers[TIMEOUT_HEADER] == f"{DEADLINE_S * 1000:.0f}"
@@ -260,7 +260,7 @@ def test_without_a_sample_a_node_is_asked_whether_it_knows_the_version(tmp_path:
         assert front.is_in_rotation(node)
         assert {(asked.method, asked.path) for asked in node.checks} == {("OPTIONS", "/predictions/digits/1.0")}
         known = of_torchserve(404, "ModelNotFoundException", "Model not found: digits")
-        until(lambda: not front.is_in_rotation(node), 5, "the node out of rotation")
+        until(lambda: not front.is_in_rotation(node), 20, "the node out of rotation")
 
 
 PAGE = "https://app.example.com"

@@ -316,7 +316,7 @@ def test_an_unregistered_version_answers_what_it_has(stage: Stage) -> None:
         elif stage.node.engine == "triton":  # it does not say how many wait
             time.sleep(0.3)
         else:
-            until(lambda: stage.node.require_version("tiny", "slow").queue == 3, 5, "three requests that wait")
+            until(lambda: stage.node.require_version("tiny", "slow").queue == 3, 20, "three requests that wait")
         assert stage.node.unregister("tiny", "slow")
         assert [one.result().status for one in asked] == [200] * 4
     assert stage.served() == {"1.0": 1}

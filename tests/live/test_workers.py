@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +108,7 @@ def test_a_wrong_golden_answer_refuses_to_load_and_the_reason_is_told(shared: Si
     ("settings", "reason"),
     [
         ({"import_in_load": "no_such_module"}, "ModuleNotFoundError: No module named 'no_such_module'"),
-        ({"exit_in_load": 3}, "crash while they load"),
+        ({"exit_in_load": 3}, "crash while they load|TorchServe gave up 1 of its 1 workers"),  # whichever is seen first
     ],
 )
 def test_a_failed_register_is_told_and_leaves_nothing_registered(
@@ -116,7 +117,7 @@ def test_a_failed_register_is_told_and_leaves_nothing_registered(
     write_tiny(shared, "tiny", {"1.0": settings})
     shared.run("archive", "build")
     failed = shared.run("models", "register", "tiny:1.0", status=4)
-    assert reason in failed.err
+    assert re.search(reason, failed.err)
     assert shared.run("models", "list", "--json").json() == []
 
 

@@ -17,6 +17,7 @@ from tests.support.ports import free_ports
 from tsctl.config.deployment import Budget, DeploymentSpec, GatewaySpec, RouteSpec
 from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
+from tsctl.config.tracing import TracingSpec
 from tsctl.gateway.envoy.process import start_envoy, stop, validate
 from tsctl.gateway.envoy.render import listeners
 from tsctl.gateway.envoy.render.clients import Client
@@ -161,6 +162,7 @@ def fronted(
     route: RouteSpec,
     probe: Probe | None = PROBE,
     waiting_bytes: int = 1 << 30,
+    tracing: TracingSpec | None = None,
 ) -> Iterator[Fronted]:
     """A real Envoy before the nodes while the block runs; no supervisor, no TorchServe."""
     address, metrics = (f"http://127.0.0.1:{port}" for port in free_ports(2))
@@ -179,7 +181,7 @@ def fronted(
     put_clusters(gateway, [Upstream(MODEL, VERSION, tuple(node.endpoint for node in nodes), probe)], traffic)
     write_document(files.routes, routes(spec, {MODEL: route}, traffic, [Client("test", (KEY,))]))
     write_document(files.ready, ready(traffic))
-    write_document(files.bootstrap, listeners.bootstrap(spec, files, Bounds(1000, 1 << 30, waiting_bytes)))
+    write_document(files.bootstrap, listeners.bootstrap(spec, files, Bounds(1000, 1 << 30, waiting_bytes), tracing))
     validate(gateway)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Envoy outlives the object that started it, on purpose

@@ -292,7 +292,8 @@ class Tiny(ServingHandler):
         return inputs * self.factor
 
     def postprocess(self, outputs):
-        long = self.settings.get("long_from", float("inf"))
+        long, wrong = self.settings.get("long_from", float("inf")), self.settings.get("wrong_at")
+        outputs = torch.where(outputs == wrong, outputs + 1, outputs) if wrong is not None else outputs
         return [{"y": value} if value < long else "y" * int(value) for value in outputs.tolist()]
 '''
 

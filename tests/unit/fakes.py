@@ -13,9 +13,12 @@ from typing import Any
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
-from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
-from tsctl.rollout.decide.state import State
+from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone, PairsCompared
+from tsctl.rollout.decide.labels import NO_LABELS, LabelCounts
+from tsctl.rollout.decide.shadow import FloorCounts, PairCounts
+from tsctl.rollout.decide.state import SHADOW_CURSOR, State
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
+from tsctl.rollout.evidence.pairs import READ_S
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 
 POLICY = RolloutPolicy(
@@ -38,6 +41,9 @@ class FakeSite:
         unavailable: effects, and "read".
         counted: requests and errors, by version and weight.
         workers: of the canary, READY.
+        differ: of a hundred answers to copies, how many of the canary's, and of stable's second ones, differ.
+        lost: of a hundred copies, how many have no answer.
+        labels: that people have added.
     """
 
     rate: int = 200
@@ -60,6 +66,10 @@ class FakeSite:
     counted: dict[str, int] = field(default_factory=dict)
     slow: float | None = 20.0
     workers: int = 1
+    copies: int | None = None  # share of the requests, in hundredths of a percent; None: none
+    differ: tuple[int, int] = (0, 0)
+    lost: int = 0
+    labels: LabelCounts = NO_LABELS
 
     def sleep(self, seconds: float) -> None:
         """Time passes, and requests come."""
@@ -98,6 +108,10 @@ class FakeEffects:
             self.site.default = state.canary
         elif effect is Effect.RESTORE_DEFAULT:
             self.site.default = state.stable
+        elif effect is Effect.COPY:
+            self.site.copies = state.policy.shadow.share if state.policy.shadow else None
+        elif effect is Effect.STOP_COPYING:
+            self.site.copies = None
         elif weight is not None:
             self.site.weights = {state.stable: TOTAL - weight, state.canary: weight}
         self.site.did.append((effect, weight))
@@ -136,11 +150,36 @@ class FakeEvidence:
         ]
         return windows, changed
 
+    def labels(self, state: State) -> LabelCounts | None:
+        found = self.site.labels
+        return found if "labels" in state.policy.signals and found != state.evidence.labels else None
+
     def mark(self, state: State) -> Cursor:
         return dict(self.site.counted)
 
     def request_rate(self, state: State) -> float:
         return self.site.rate
+
+
+@dataclass
+class FakePairs:
+    """Answers to a site's copies, READ_S after the other."""
+
+    site: FakeSite
+
+    def read(self, state: State) -> PairsCompared | None:
+        if "pairs" in self.site.unavailable:
+            raise TemporarilyUnavailable("records are unavailable")
+        since_us, until_us = state.cursor[SHADOW_CURSOR], round(self.site.now * 1e6)
+        if until_us - since_us < READ_S * 1e6 or self.site.copies is None:
+            return None
+        copied = round(self.site.rate * self.site.copies / TOTAL * (until_us - since_us) / 1e6)
+        lost = copied * self.site.lost // 100
+        pairs = copied - lost
+        shadow, stable = (pairs * share // 100 for share in self.site.differ)
+        floor = FloorCounts(shadow, stable, pairs - shadow - stable, stable)
+        counts = PairCounts(pairs, shadow, {"ALONE": floor, "BATCH": floor}, {"NO_SHADOW": lost} if lost else {})
+        return PairsCompared(counts, {SHADOW_CURSOR: until_us}, (until_us - since_us) / 1e6, ("id-1",))
 
 
 @dataclass

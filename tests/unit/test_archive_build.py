@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tsctl.archive import build
+from tsctl.archive import build, sources
 from tsctl.archive.build import Built, build_version, read_archive_folders
 from tsctl.archive.container import open_archive
 from tsctl.archive.store import find_archive, list_archives
@@ -127,7 +127,7 @@ def test_a_changed_byte_of_the_bundled_handlers_changes_the_digest(
 ) -> None:
     before = digest(project)
     copied = tmp_path / "handlers"
-    shutil.copytree(build.handlers_package(), copied)
+    shutil.copytree(sources.handlers_package(), copied)
     monkeypatch.setattr(build, "handlers_package", lambda: copied)
     assert digest(project) == before
     change("base.py")(copied)

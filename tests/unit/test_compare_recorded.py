@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handlers.contract import Tolerance
-from tsctl.compare.answers import first_difference
+from tsctl.compare.answers import agreement, first_difference
 from tsctl.compare.contender import Endpoint, endpoint_of
 from tsctl.compare.load.client import is_whole, status_inside
 from tsctl.compare.recorded import (
@@ -23,6 +23,8 @@ from tsctl.compare.recorded import (
 from tsctl.compare.run import reason, require_answered, rotated
 from tsctl.errors import NodeError, SpecError
 from tsctl.nodes.observed import Reply
+from tsctl.shadow.disagreement import Repeat
+from tsctl.shadow.summaries import CompareOptions, SummaryComparator
 
 
 def write(folder: Path, *lines: str) -> Path:
@@ -159,6 +161,23 @@ def ok(value: object) -> Reply:
 def test_answers_are_compared_with_tolerance(have: Reply, reason: str) -> None:
     expected = [ok(1), ok({"label": "7", "p": 0.5})]
     assert first_difference(["a", "b"], expected, [ok(1), have], Tolerance(absolute=0.001)) == reason
+
+
+def test_an_engine_is_compared_as_a_shadow_is_with_its_own_noise_beside() -> None:
+    names, comparator = ["a", "b", "c"], SummaryComparator(CompareOptions("label"), Tolerance()).of_values()
+    expected = [ok({"label": "7", "p": 0.5}), ok({"label": "8", "p": 0.5}), ok({"label": "9", "p": 0.5})]
+    replies = [ok({"label": "7", "p": 0.9}), ok({"label": "1", "p": 0.5}), ok({"label": "9", "p": 0.5})]
+    again = [replies[0], ok({"label": "8", "p": 0.5}), replies[2]]
+    found = agreement(names, expected, replies, again, comparator)
+    assert (found.evidence.pairs, found.evidence.differing, found.evidence.repeats_differing[Repeat.ALONE]) == (3, 1, 1)
+    assert found.difference == (
+        "b: expected '8', got '1' (1 of 3 answers differ, and 1 of the engine's own when it is asked again)"
+    )
+    everything = SummaryComparator().of_values()
+    assert agreement(names, expected, replies, again, everything).evidence.differing == 2
+    assert not agreement(names, expected, expected, again, comparator).difference
+    wrong = agreement(["a"], [ok({"text": "x"})], [ok({"text": "x"})], [ok({"text": "x"})], comparator)
+    assert "name its field" in wrong.difference
 
 
 def test_answers_that_are_no_json_are_compared_as_bytes() -> None:

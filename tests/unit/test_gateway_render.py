@@ -16,8 +16,9 @@ import pytest
 from pydantic import ValidationError
 
 from handlers import contract
-from handlers.contract import HEADER_LENGTH_HEADER, PROBLEM_MEDIA_TYPE, TRITON_LONGEST_ANSWER
+from handlers.contract import COPIED_HEADER, HEADER_LENGTH_HEADER, PROBLEM_MEDIA_TYPE, TRITON_LONGEST_ANSWER
 from tsctl.config.deployment import Budget, Cors, GatewaySpec, RouteSpec, Sticky, TlsFiles
+from tsctl.config.weights import TOTAL
 from tsctl.errors import GatewayError
 from tsctl.gateway import headers
 from tsctl.gateway.access_log import LINES_FILTER
@@ -166,7 +167,11 @@ def test_memory_ends_in_refusals_and_connections_follow_the_files_that_may_be_op
 
 
 def test_only_what_a_route_allows_is_there() -> None:
-    names = [(route["match"]["path"], len(route["match"]["headers"])) for route in forwarding()]
+    names = [
+        (route["match"]["path"], len(route["match"]["headers"]))
+        for route in forwarding()
+        if "runtime_fraction" not in route["match"]  # those whose requests are copied
+    ]
     assert names == [
         ("/predictions/digits", 2),  # by x-track
         ("/predictions/digits", 1),
@@ -307,6 +312,26 @@ def test_a_version_on_triton_has_its_envelope_taken_off_before_anything_reads_it
     headers = {entry["header"]["key"]: entry["header"]["value"] for entry in sent["request_headers_to_add"]}
     assert headers[HEADER_LENGTH_HEADER] == "0"
     assert (asked["method"], asked["path"]) == ("GET", "/v2/models/text~2.0/ready")
+
+
+@pytest.mark.parametrize(("share", "routes_by_weight"), [(2500, 2), (TOTAL, 1)])
+def test_a_request_says_whether_it_is_copied_to_a_shadow(share: int, routes_by_weight: int) -> None:
+    traffic = Traffic("m", {"2.0": 0, "1.0": TOTAL}, None, Shadow("2.0", share))
+    document = routes.routes(GatewaySpec(), {}, [traffic], [])
+    by_weight = [route for route in routes_of(document) if route.get("match", {}).get("path") == "/predictions/m"]
+    by_weight = [route for route in by_weight if "route" in route]
+    assert len(by_weight) == routes_by_weight
+    for number, route in enumerate(by_weight):
+        is_copied = "request_mirror_policies" in route["route"]
+        assert is_copied == (number == 0)
+        for entry in route["route"]["weighted_clusters"]["clusters"]:
+            added = {each["header"]["key"]: each["header"]["value"] for each in entry["request_headers_to_add"]}
+            assert added.get(COPIED_HEADER) == ("1" if is_copied else None)
+            assert entry.get("request_headers_to_remove", []) == ([] if is_copied else [COPIED_HEADER])
+    if routes_by_weight == 2:
+        share_of = by_weight[0]["match"]["runtime_fraction"]["default_value"]
+        assert share_of == {"numerator": share, "denominator": "TEN_THOUSAND"}
+    assert routes.traffic_of(document["resources"][0]) == [traffic]
 
 
 def test_a_shadow_alone_has_a_cluster_for_copies() -> None:

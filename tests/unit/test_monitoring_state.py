@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from tests.support.drift import item, project_with, references, write_records
 from tsctl.config.project import PROJECT_VARIABLE, Project
 from tsctl.errors import AnalysisError, NodeError, SpecError
 from tsctl.monitoring.exporter import application
@@ -90,6 +93,23 @@ def test_the_expiry_of_a_copied_token_is_exported_and_its_key_is_not(project: Pr
     (project.root / "keys.json").chmod(0o644)
     assert page.errors() == {"nodes"}, "others may read the key"
     assert page.value("node_up", node="local", engine="torchserve") == 0, "what was read before stays"
+
+
+def test_the_drift_of_a_followed_version_is_exported_by_feature(tmp_path: Path) -> None:
+    chance = random.Random(5)  # noqa: S311 - the same in each run
+    drifting = project_with(tmp_path, references(), {"share": 1.0})
+    begin = time.time() - 600
+    write_records(drifting, [item(chance, shift=2.0) for _ in range(200)], lambda number: begin + number)
+    page = Page(drifting)
+    version = {"model": "toy", "version": "1.0"}
+    assert page.value("exporter_error", part="drift") == 0
+    assert page.value("drift_items", **version) == 200
+    assert page.value("drift_evidence_ratio", **version) == 1000
+    assert page.value("drift_alarm", **version, feature="input.width") == 1
+    assert page.value("drift_alarm", **version, feature="prediction.score") == 0
+    psi, noise = (page.value(f"drift_{name}", **version, feature="input.width") or 0 for name in ("psi", "psi_noise"))
+    assert psi > 1 > noise > 0
+    assert page.errors() == set()
 
 
 def test_a_damaged_deployment_hides_neither_rollouts_nor_the_disk(

@@ -17,6 +17,7 @@ from tsctl.records.compact import MANY, compact, purge
 from tsctl.records.database import COLUMNS, Place, open_records, query
 from tsctl.records.export import export
 from tsctl.records.folder import JOURNAL, current_files, finish, replace
+from tsctl.records.labels import add, label_files
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGE = (CHECKOUT / "docs" / "records.md").read_text(encoding="utf-8")
@@ -277,6 +278,41 @@ def test_a_client_is_removed_from_every_file_and_nobody_else(folder: Folder) -> 
     assert b"shop" not in b"".join(path.read_bytes() for path in folder.path.iterdir())
     assert purge(folder.path, "shop") == {RECORDS: 0, INPUTS: 0}
     assert purge(folder.path / "missing", "shop") == {}
+
+
+def test_a_clients_labels_go_with_its_records(folder: Folder, tmp_path: Path) -> None:
+    folder.segment("a1", "a2", client="shop")
+    folder.segment("b1", client="other")
+    labels = tmp_path / "labels"
+    for number, names in enumerate((("a1", "b1"), ("a2",), ("b1",))):
+        file = tmp_path / f"{number}.csv"
+        file.write_text("request_id,label\n" + "".join(f"{name},{number}\n" for name in names))
+        add(labels, file)
+    assert purge(folder.path, "shop", labels) == {RECORDS: 2, "labels": 2}
+    _, rows = query(folder.places, "FROM labels", folders=[str(labels)], label_files=label_files(labels))
+    assert [row[:3] for row in rows] == [("b1", 0, "2")]
+    assert len(label_files(labels)) == 2, "a file without labels is removed"
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in labels.iterdir())
+    assert purge(folder.path, "shop", tmp_path / "missing") == {RECORDS: 0}
+
+
+def test_labels_are_a_table_beside_the_records_and_the_last_of_several_counts(folder: Folder, tmp_path: Path) -> None:
+    folder.segment("a", "b", label="cat")
+    labels = tmp_path / "labels"
+    _, nothing = query(folder.places, "SELECT r.request_id FROM records r JOIN labels USING (request_id, row)")
+    assert nothing == []
+    for label in ("dog", "cat"):
+        file = tmp_path / "given.csv"
+        file.write_text(f"request_id,label\na,{label}\n")
+        add(labels, file)
+    columns, rows = query(
+        folder.places,
+        "SELECT r.request_id, l.label, l.label = r.label AS is_right, l.added > TIMESTAMP '2020-01-01' AS is_new"
+        " FROM records r JOIN labels l USING (request_id, row)",
+        folders=[str(labels)],
+        label_files=label_files(labels),
+    )
+    assert (columns[1], rows) == ("label", [("a", "cat", True, True)])
 
 
 def test_purging_takes_the_segment_of_a_killed_worker_and_waits_for_one_that_lives(

@@ -39,7 +39,7 @@ def test_the_model_s_own_policy_comes_before_the_deployment_s(tmp_path: Path) ->
     ("{hold_s: 60, max_hold_s: 10}", "max_hold_s must be at least hold_s, 60"),
     ("{hold_s: 3}", "settle_s must be less than hold_s, 3"),
     ("{signals: [errors, errors]}", "must not name one twice"),
-    ("{signals: [latency]}", "should be 'errors', 'refused', 'slow', 'mix' or 'disagreement'"),
+    ("{signals: [latency]}", "should be 'errors', 'refused', 'slow', 'mix', 'disagreement' or 'labels'"),
     ("{at_max_hold: promote}", "should be 'hold' or 'rollback'"),
     ("{prometheus: 'localhost:9090'}", "must be an address such as"),
     ("{hold: 60}", "unknown key; did you mean hold_s?"),
@@ -59,6 +59,15 @@ def test_what_cannot_be_is_told(tmp_path: Path, policy: str, reason: str) -> Non
 def test_weights_that_cannot_be_are_told(tmp_path: Path, weights: str, reason: str) -> None:
     with pytest.raises(SpecError, match=reason):
         read(tmp_path, f'models: {{digits: {{default: "1.0", versions: {{"1.0": {{}}}}, weights: {weights}}}}}')
+
+
+def test_a_later_setting_at_its_default_changes_no_digest_and_is_not_written() -> None:
+    plain, given = RolloutPolicy(), RolloutPolicy(min_labels=0, signals=("errors", "labels"))
+    assert "min_labels" not in plain.model_dump(mode="json")
+    needs = given.model_copy(update={"min_labels": 5})
+    assert needs.model_dump(mode="json")["min_labels"] == 5
+    assert needs.digest != given.digest
+    assert RolloutPolicy.model_validate(needs.model_dump(mode="json")) == needs
 
 
 def test_equal_policies_have_equal_digests_and_shares_that_sum_to_one() -> None:

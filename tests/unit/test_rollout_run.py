@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.fakes import POLICY, FakeEffects, FakeEvidence, FakeHealth, FakeOperator, FakeSite, Killed
+from tests.unit.fakes import POLICY, FakeEffects, FakeEvidence, FakeHealth, FakeOperator, FakePairs, FakeSite, Killed
 from tsctl.cli.rollout_views import exit_code
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
@@ -59,7 +59,7 @@ def begin(folder: Path, site: FakeSite, policy: RolloutPolicy = POLICY) -> Path:
 def runner_of(path: Path, site: FakeSite, strike: Callable[[str], None] = lambda point: None) -> Runner:
     return Runner(
         StruckJournal(path, site, strike), FakeEffects(site, strike), FakeEvidence(site), FakeHealth(site),
-        FakeOperator(site), lambda text: None,
+        FakeOperator(site), FakePairs(site), lambda text: None,
         clock=lambda: site.now, sleep=site.sleep,
     )  # fmt: skip
 

@@ -12,13 +12,23 @@ from typing import Any
 
 import yaml
 
-import tsctl
 from handlers.contract import SAMPLE_MEDIA_TYPES
-from tsctl.archive.container import CONFIG, DIGESTS, GOLDEN, MANIFEST, MAX_CONFIG_BYTES, Content, check_names, digest_of
+from tsctl.archive.container import (
+    CONFIG,
+    DIGESTS,
+    GOLDEN,
+    MANIFEST,
+    MAX_CONFIG_BYTES,
+    REFERENCE,
+    Content,
+    check_names,
+    digest_of,
+)
 from tsctl.archive.documents import parse_json
 from tsctl.archive.packable import require_packable, shadowing_names
 from tsctl.archive.recipe import KEY_FILE, recipe_output
-from tsctl.archive.sources import files_below, is_leaving
+from tsctl.archive.reference import make_reference, reference_data
+from tsctl.archive.sources import files_below, handlers_package, is_leaving
 from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
 from tsctl.config.archive import ArchiveSpec, read_archive_spec
 from tsctl.config.project import Project
@@ -122,7 +132,11 @@ def build_version(project: Project, folder: Path, spec: ArchiveSpec, version: st
     """
     with exclusive(folder / ".built" / f".{version}.lock", f"the archive {spec.model} {version}"):
         made, lines = recipe_output(folder, spec, version, note)
-        entries = with_digests(assemble(folder, spec, version, made))
+        entries = assemble(folder, spec, version, made)
+        if (data := reference_data(folder, spec, made)) is not None:
+            entries[REFERENCE], changed = make_reference(folder, spec, version, data, entries, note)
+            lines += [changed] if changed else []
+        entries = with_digests(entries)
         before = {archive.path.name: archive.path.stat().st_mtime_ns for archive in list_archives(project)}
         archive = make_current(project, write_archive(entries, project.store, spec.model, version))
     older = (a.path.name for a in list_archives(project) if a.key == archive.key)
@@ -160,7 +174,7 @@ def assemble(
     for name in spec.files:
         entries.add_tree(name, _required(folder, name))
     if made is not None:
-        entries.add_tree("", made, lambda name: name != KEY_FILE)
+        entries.add_tree("", made, lambda name: name != KEY_FILE and not _is_below(name, spec.reference))
     require_packable(entries.by_name, folder)
     if unsafe := check_names(entries.by_name):
         raise ArchiveError(
@@ -210,6 +224,7 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
             **({} if serving.batch.tokens is None else {"batch_tokens": serving.batch.tokens}),
             "cache": serving.cache.model_dump() if serving.cache else None,
             **({"records": serving.records.model_dump()} if serving.records else {}),
+            **({"compare": serving.compare.model_dump()} if serving.compare else {}),
             "acceleration": {
                 "compile": serving.compile,
                 "dtype": serving.dtype,
@@ -224,18 +239,6 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
             "settings": serving.settings,
         },
     }
-
-
-def handlers_package() -> Path:
-    """The folder of the package `handlers` beside this tsctl, not of another one of that name on PYTHONPATH.
-
-    Raises:
-        ArchiveError: it is not there.
-    """
-    folder = Path(tsctl.__file__).resolve().parents[1] / "handlers"
-    if not (folder / "base.py").is_file():
-        raise ArchiveError(f"the package 'handlers' is not installed beside tsctl, in {folder}", "Run 'make setup'.")
-    return folder
 
 
 def _manifest_handler(folder: Path, spec: ArchiveSpec) -> str:
@@ -287,6 +290,11 @@ class _Entries:
         for inside, file in files_below(path).items():
             if wanted(inside):
                 self.add("/".join(filter(None, (name, inside))), file)
+
+
+def _is_below(name: str, top: str | None) -> bool:
+    """Whether a file is the one of that name, or in the folder of that name."""
+    return top is not None and (name == top or name.startswith(f"{top}/"))
 
 
 def _config(folder: Path, spec: ArchiveSpec, version: str) -> bytes:

@@ -9,9 +9,9 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from tsctl.archive.container import CONFIG, DIGESTS, UNREADABLE, digest_of, open_archive, read_entry
+from tsctl.archive.container import CONFIG, DIGESTS, REFERENCE, UNREADABLE, digest_of, open_archive, read_entry
 from tsctl.archive.documents import parse_json
-from tsctl.archive.inspect import INTEGERS, Facts, is_integer, read_facts
+from tsctl.archive.inspect import INTEGERS, Facts, is_integer, read_facts, read_references
 from tsctl.archive.packable import shadowing_names
 from tsctl.archive.pickles import UnsafePickle
 from tsctl.archive.store import name_mistake, parse_name
@@ -56,6 +56,16 @@ def content_checks(path: Path, archive: zipfile.ZipFile, facts: Facts) -> Iterat
         _list("come before the worker's own modules of that name", shadowed),
     )
     yield _config_check(facts)
+    if REFERENCE in archive.namelist():
+        yield _reference_check(archive)
+
+
+def _reference_check(archive: zipfile.ZipFile) -> Check:
+    name = "reference"
+    try:
+        return Check(name, PASS, f"{len(read_references(archive))} features")
+    except ArchiveError as error:
+        return Check(name, FAIL, error.message)
 
 
 def _name_check(path: Path, facts: Facts) -> Check:

@@ -29,6 +29,7 @@ MANIFEST = "MAR-INF/MANIFEST.json"
 DIGESTS = "MAR-INF/DIGESTS.json"
 CONFIG = "model-config.yaml"
 GOLDEN = "golden.json"
+REFERENCE = "reference.json"
 #: Raised by reading a damaged zip file; one flipped byte can cause any of them.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 

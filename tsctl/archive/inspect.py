@@ -18,6 +18,7 @@ from tsctl.archive.container import (
     MANIFEST,
     MAX_CONFIG_BYTES,
     MAX_DOCUMENT_BYTES,
+    REFERENCE,
     UNREADABLE,
     digest_of,
     open_archive,
@@ -27,6 +28,7 @@ from tsctl.archive.documents import parse_json
 from tsctl.config import archive as spec
 from tsctl.config.spec import mistakes
 from tsctl.config.yaml_files import parse_yaml
+from tsctl.drift.reference import Reference, UnusableReference, from_json
 from tsctl.errors import ArchiveError
 
 #: The integers of the configuration that TorchServe reads, and their ranges.
@@ -69,6 +71,8 @@ class Serving(_Document):
     handler: str | None = None
     tolerance: spec.Tolerance = spec.Tolerance()
     limits: spec.Limits | None = None
+    records: spec.Records | None = None
+    compare: spec.Compare | None = None
 
 
 class Config(_Document):
@@ -145,10 +149,25 @@ def read_golden_answers(archive: zipfile.ZipFile) -> dict[str, Any]:
     return content
 
 
-def _parsed(archive: zipfile.ZipFile, name: str) -> Any:
-    content = read_entry(archive, name, MAX_DOCUMENT_BYTES if name in (MANIFEST, GOLDEN) else MAX_CONFIG_BYTES)
+def read_references(archive: zipfile.ZipFile) -> dict[str, Reference]:
+    """What inputs and predictions looked like on the archive's reference data, by feature; none where it has no data.
+
+    Raises:
+        ArchiveError: they cannot be read.
+    """
+    if REFERENCE not in archive.namelist():
+        return {}
     try:
-        return parse_yaml(content, exact=False) if name not in (MANIFEST, GOLDEN) else parse_json(content)
+        return from_json(_parsed(archive, REFERENCE))
+    except UnusableReference as error:
+        raise ArchiveError(f"{archive.filename}: {REFERENCE}: {error}") from None
+
+
+def _parsed(archive: zipfile.ZipFile, name: str) -> Any:
+    is_json = name in (MANIFEST, GOLDEN, REFERENCE)
+    content = read_entry(archive, name, MAX_DOCUMENT_BYTES if is_json else MAX_CONFIG_BYTES)
+    try:
+        return parse_json(content) if is_json else parse_yaml(content, exact=False)
     except ValueError as error:
         raise ArchiveError(f"{archive.filename}: {name} cannot be read: {error}") from None
 

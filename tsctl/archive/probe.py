@@ -34,7 +34,12 @@ def main() -> None:
     begin = time.monotonic()
     try:
         if order["golden"]:
-            result["golden"] = golden_answers(order)
+            entry, context = entry_and_context(order)
+            result["golden"] = entry.golden_answers(context)
+        elif order["reference"]:
+            entry, context = entry_and_context(order)
+            files = [Path(file) for file in order["reference"]["files"]]
+            result["reference_items"] = entry.write_reference(context, files, Path(order["reference"]["out"]))
         else:
             service = load(order)
             result["load_s"] = round(time.monotonic() - begin, 3)
@@ -70,16 +75,15 @@ def load(order: dict[str, Any]) -> Any:
     return service
 
 
-def golden_answers(order: dict[str, Any]) -> dict[str, Any]:
-    """The handler's present answers to its samples."""
+def entry_and_context(order: dict[str, Any]) -> tuple[Any, Any]:
+    """A new object of the one class of the module that the manifest names, and TorchServe's context for it."""
     from ts.service import Service
     from ts.utils.util import list_classes_from_module
 
     [entry_class] = list_classes_from_module(importlib.import_module(order["handler"]))
     manifest = json.loads(Path("MAR-INF/MANIFEST.json").read_text())
     service = Service(order["model"], order["folder"], manifest, None, None, order["batch_size"], True, None)
-    answers: dict[str, Any] = entry_class().golden_answers(service.context)
-    return answers
+    return entry_class(), service.context
 
 
 def metrics(model: str) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import tsctl
 from tsctl.errors import ArchiveError
 
 #: Left behind by Python, desktops, editors, notebooks and version control.
@@ -36,6 +37,18 @@ def files_below(path: Path) -> dict[str, Path]:
     for file in found.values():
         _require_content(file)
     return found
+
+
+def handlers_package() -> Path:
+    """The folder of the package `handlers` beside this tsctl, not of another one of that name on PYTHONPATH.
+
+    Raises:
+        ArchiveError: it is not there.
+    """
+    folder = Path(tsctl.__file__).resolve().parents[1] / "handlers"
+    if not (folder / "base.py").is_file():
+        raise ArchiveError(f"the package 'handlers' is not installed beside tsctl, in {folder}", "Run 'make setup'.")
+    return folder
 
 
 def require_no_secret(path: Path, folder: Path) -> None:

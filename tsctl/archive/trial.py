@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 from pydantic import Base64Bytes, FailFast, TypeAdapter, ValidationError
 
-from tsctl.archive.build import handlers_package
 from tsctl.archive.container import MANIFEST
 from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import Manifest
 from tsctl.archive.pickles import UnsafePickle
 from tsctl.archive.sandbox import run_confined
+from tsctl.archive.sources import handlers_package
 from tsctl.errors import ArchiveError
 
 TIMEOUT_S = 300.0
@@ -56,7 +56,23 @@ class Trial:
     load_s: float | None = None
     answers: Annotated[list[Annotated[list[ItemAnswer], FailFast()]], FailFast()] = field(default_factory=list)
     golden: dict[str, Any] = field(default_factory=dict)
+    reference_items: int = 0  # of the reference data, whose records were written
     handlers_file: str | None = None  # which package `handlers` ran
+
+
+@dataclass(frozen=True)
+class ReferenceData:
+    """Reference data to answer.
+
+    Args:
+        data: the file or folder that holds it.
+        files: of it, in order.
+        out: the file for the records, in the unpacked archive.
+    """
+
+    data: Path
+    files: tuple[Path, ...]
+    out: Path
 
 
 def scan_pickles(folder: Path, timeout_s: float = TIMEOUT_S) -> list[UnsafePickle]:
@@ -80,6 +96,7 @@ def run_probe(
     batch_size: int,
     batches: Sequence[Sequence[ItemRequest]],
     golden: bool = False,
+    reference: ReferenceData | None = None,
     timeout_s: float = TIMEOUT_S,
     to: Path | None = None,
 ) -> Trial:
@@ -87,6 +104,7 @@ def run_probe(
 
     Args:
         golden: only its present answers to its own samples are made.
+        reference: only the records of reference data are made.
         to: a file in the folder, to which the answers are appended (see `written_answers`); None: the trial has them.
     """
     with (folder / MANIFEST).open("rb") as file:
@@ -99,6 +117,9 @@ def run_probe(
         "handler": model.handler,
         "batch_size": batch_size,
         "golden": golden,
+        "reference": None
+        if reference is None
+        else {"files": [str(file.absolute()) for file in reference.files], "out": str(reference.out.resolve())},
         "to": str(to.resolve()) if to is not None else None,
         "items": TypeAdapter(list[ItemRequest]).dump_python(items, mode="json"),
         "batches": [[places[id(item)] for item in batch] for batch in batches],
@@ -106,7 +127,7 @@ def run_probe(
     ended = run_confined(
         [sys.executable, "-I", str(_PROBE)],
         folder.resolve(),
-        reads=[_PROBE],
+        reads=[_PROBE, *([reference.data.absolute()] if reference else [])],
         writes=[folder.resolve()],
         order=json.dumps(order).encode(),
         variables={"TS_DECODE_INPUT_REQUEST": "true"},

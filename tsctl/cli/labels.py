@@ -13,6 +13,7 @@ from tsctl.cli.records import ModelName, Node, Source, places
 from tsctl.config.project import find_project
 from tsctl.records import labels
 from tsctl.records.labels import Quality, Share
+from tsctl.records.places import labels_folder
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -53,7 +54,7 @@ def report(model: ModelName = None, node: Node = None, source: Source = None, as
 
 
 def _folder() -> Path:
-    return find_project().state / "labels"
+    return labels_folder(find_project())
 
 
 def _document(quality: Quality) -> dict[str, Any]:

@@ -29,7 +29,7 @@ NOUNS = {
     "gateway": ("tsctl.cli.gateway:app", "Render, start, stop and show the gateway of this machine."),
     "keys": ("tsctl.cli.keys:app", "Give clients keys for the gateway, list and revoke them."),
     "weights": ("tsctl.cli.weights:weights", "Set and show the weights of a model's versions."),
-    "shadow": ("tsctl.cli.weights:shadow", "Send copies of requests to a version whose answers are dropped."),
+    "shadow": ("tsctl.cli.shadow:app", "Copy requests to a version, and compare its answers with stable's."),
     "rollout": (
         "tsctl.cli.rollout:app",
         "Release a version step by step; it is promoted or rolled back automatically.",
@@ -39,6 +39,7 @@ NOUNS = {
         "Read, export, compact and purge the prediction records of the nodes on this machine.",
     ),
     "labels": ("tsctl.cli.labels:app", "Add labels of requests, and show how right each version was."),
+    "drift": ("tsctl.cli.drift:app", "Compare inputs and predictions with their reference, and watch them."),
     "metrics": ("tsctl.cli.metrics:app", "Show or export metrics of this machine."),
     "monitoring": (
         "tsctl.cli.monitoring:app",

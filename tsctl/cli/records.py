@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +12,15 @@ import typer
 from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Json
 from tsctl.cli.output import plural, print_rows
-from tsctl.errors import NodeError, SpecError
+from tsctl.config.project import find_project
+from tsctl.errors import AnalysisError, ConflictError, NodeError, SpecError
 from tsctl.nodes.engines import open_node, open_nodes
 from tsctl.records import compact as compacting
 from tsctl.records.database import Place, query
 from tsctl.records.export import export as write_export
+from tsctl.records.labels import label_files
+from tsctl.records.places import labels_folder, places_of, shared_address
+from tsctl.records.shared import SharedPlace, absolute
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -62,13 +67,16 @@ def stats(model: ModelName = None, node: Node = None, source: Source = None, as_
 
 @app.command("query")
 def run_query(
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT over the tables records and inputs.")],
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help="One SELECT over the tables records, inputs, repeats and labels.")
+    ],
     node: Node = None,
     source: Source = None,
     as_json: Json = False,
 ) -> None:
     """Run one SELECT of DuckDB's SQL over all records."""
-    _print(*query(places(node, source), sql), as_json)
+    folder = labels_folder(find_project())
+    _print(*query(places(node, source), sql, folders=[str(folder)], label_files=label_files(folder)), as_json)
 
 
 @app.command()
@@ -92,7 +100,7 @@ def compact(
 ) -> None:
     """Turn closed segments into Parquet, merge small files, and delete what has expired."""
     while True:
-        for place in places(node, None):
+        for place in own_places(node):
             done = compacting.compact(Path(place.address))
             typer.echo(
                 f"{place.name}: {plural(done.segments, 'segment')} into {plural(done.files, 'file')},"
@@ -104,24 +112,70 @@ def compact(
 
 
 @app.command()
+def push(
+    node: Node = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="Folder or fsspec address. Default: records.shared of deployment.yaml.")
+    ] = None,
+    every: Annotated[
+        float | None, typer.Option("--every", min=1, help="Seconds after which to do it again, until Ctrl-C.")
+    ] = None,
+) -> None:
+    """Move records of nodes on this machine to the place that machines share; what cannot be moved now stays here."""
+    project, deployment = open_deployment()
+    address = absolute(to, Path.cwd()) if to is not None else shared_address(project, deployment)
+    if address is None:
+        raise SpecError(
+            "no shared place is named", "Write records: {shared: ADDRESS} into deployment.yaml, or give --to."
+        )
+    while True:
+        for place in own_places(node):
+            try:
+                done = SharedPlace(address).push(place.name, Path(place.address))
+                moved = f"{plural(done.files, 'file')} moved ({done.bytes / (1 << 20):.1f} MiB)"
+                typer.echo(f"{place.name}: {moved}, {plural(done.expired, 'file')} expired at {address}")
+            except (AnalysisError, ConflictError) as error:
+                if every is None:
+                    raise
+                typer.echo(f"{place.name}: {error.message}; tried again in {every:g} s", err=True)
+        if every is None:
+            return
+        time.sleep(every)
+
+
+@app.command()
 def purge(
     client: Annotated[str, typer.Option("--client", help="Name of the client's key at the gateway.")],
     node: Node = None,
 ) -> None:
-    """Remove all that nodes on this machine recorded of a client until now; exports elsewhere stay."""
-    for place in places(node, None):
+    """Remove all that nodes on this machine recorded of a client until now, and its labels; exports elsewhere stay."""
+    project, deployment = open_deployment()
+    folder = labels_folder(project)
+    for place in own_places(node):
         typer.echo(f"{place.name}: waiting until open segments are closed", err=True)
-        removed = compacting.purge(Path(place.address), client)
-        shown = ", ".join(f"{count} {kind}" for kind, count in removed.items()) or "nothing recorded"
-        typer.echo(f"{place.name}: removed {shown}")
+        removed = compacting.purge(Path(place.address), client, folder)
+        typer.echo(f"{place.name}: removed {_counts(removed)}")
+    if node is None and (address := shared_address(project, deployment)) is not None:
+        removed_there = SharedPlace(address).purge(client, folder)
+        for name, counts in sorted(removed_there.items()):
+            typer.echo(f"{name} at {address}: removed {_counts(counts)}")
+    typer.echo(
+        "not removed: files that were exported or captured, the gateway's access log, and what lies on the disks of"
+        " nodes on other machines",
+        err=True,
+    )
 
 
 def places(node: str | None, sources: list[str] | None) -> list[Place]:
-    """Where to read: the given addresses, or the folders of the nodes on this machine.
+    """Where to read: the given addresses, or the folders of the nodes on this machine and the shared place.
+
+    Args:
+        node: this one's folder alone.
 
     Raises:
         SpecError: both were given, or a folder is not there.
-        NodeError: no node is on this machine.
+        NodeError: no node is on this machine, and no place is shared.
+        AnalysisError: the shared place does not answer.
     """
     if sources:
         if node is not None:
@@ -132,11 +186,27 @@ def places(node: str | None, sources: list[str] | None) -> list[Place]:
             raise SpecError(f"--from {missing[0]}: no such folder")
         return [place if place.is_remote else Place(place.name, str(Path(place.address).resolve())) for place in found]
     project, deployment = open_deployment()
+    if node is None and (shared := shared_address(project, deployment)) is not None:
+        return places_of(open_nodes(project, deployment), shared)
+    return own_places(node)
+
+
+def own_places(node: str | None) -> list[Place]:
+    """The folders of the nodes on this machine, or of the named one.
+
+    Raises:
+        NodeError: no such node is on this machine.
+    """
+    project, deployment = open_deployment()
     nodes = open_nodes(project, deployment) if node is None else [open_node(project, *deployment.node(node))]
-    here = [each for each in nodes if each.is_here]
+    here = places_of(nodes, None)
     if not here:
         raise NodeError("no such node is on this machine, and each writes records where it runs", "Run this there.")
-    return [Place(each.name, str(each.records_folder.resolve())) for each in here]
+    return here
+
+
+def _counts(removed: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in removed.items()) or "nothing recorded"
 
 
 def _print(columns: list[str], rows: list[tuple[Any, ...]], as_json: bool) -> None:

@@ -10,21 +10,38 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.store import find_archive
+from tsctl.archive.container import open_archive
+from tsctl.archive.inspect import read_facts
+from tsctl.archive.store import StoredArchive, find_archive
 from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_json
-from tsctl.config.project import find_project
+from tsctl.config.archive import Records
+from tsctl.config.deployment import ModelTarget
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.project import Project, find_project
 from tsctl.errors import AnalysisError
 from tsctl.gateway.state import open_gateway, traffic_in_force
+from tsctl.gateway.traffic import Traffic
+from tsctl.records.labels import wrong_share
+from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import State, fold
-from tsctl.rollout.forecast.forecast import forecast_rollout
+from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
+from tsctl.rollout.forecast.shadow import StageForecast, forecast_stage
 from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, read, unfinished
 from tsctl.rollout.run.preconditions import require_no_weights, require_not_stable
 from tsctl.views.rollout.follow import as_json, snapshot
-from tsctl.views.rollout.forecast import faults_table, steps_table, total_text, traffic_text
+from tsctl.views.rollout.forecast import (
+    faults_table,
+    labels_table,
+    stage_table,
+    stage_text,
+    steps_table,
+    total_text,
+    traffic_text,
+)
 from tsctl.views.rollout.history import summary
 from tsctl.views.rollout.narrative import story
 from tsctl.views.rollout.report import SUFFIX, write_report
@@ -192,9 +209,10 @@ def plan(
     project, deployment = open_deployment()
     require_no_weights(deployment, model)
     # a version without an archive cannot be released
-    find_archive(project, model, deployment.models[model].archive(version))
+    archive = find_archive(project, model, deployment.models[model].archive(version))
     gateway = open_gateway(project, deployment)
-    if (route := traffic_in_force(gateway).get(model)) is not None:
+    route = traffic_in_force(gateway).get(model)
+    if route is not None:
         require_not_stable(route, version)
     policy = deployment.policy(model)
     now = time.time()
@@ -202,15 +220,52 @@ def plan(
     entries = read_recent(gateway.files.access_log, model, since)
     traffic = recent_traffic(entries, since, now, policy.count_4xx, policy.slow_quantile)
     target = deployment.models.get(model)
-    forecast = forecast_rollout(policy, traffic, target is not None and target.route.sticky is not None)
+    is_by_user = target is not None and target.route.sticky is not None
+    stable = route.stable if route is not None else None
+    wrong = None
+    if stable is not None and "labels" in policy.signals:
+        places = places_of(gateway.nodes(), shared_address(project, deployment))
+        wrong = wrong_share(labels_folder(project), places, model, stable)
+    forecast = forecast_rollout(policy, traffic, is_by_user, wrong)
+    stage = _stage(project, policy, traffic, archive, deployment.models[model], route)
     if json:
-        print_json({"model": model, "version": version, "policy": policy.model_dump(mode="json"), **asdict(forecast)})
+        named = {"model": model, "version": version, "policy": policy.model_dump(mode="json")}
+        print_json({**named, **asdict(forecast), "shadow": None if stage is None else asdict(stage)})
         return
     typer.echo(f"{model}: {traffic_text(traffic)}\n")
+    if stage is not None:
+        typer.echo(stage_text(stage))
+        print_table(stage_table(stage.rows))
+        typer.echo()
     print_table(steps_table(forecast.steps))
     if forecast.faults:
         typer.echo()
         print_table(faults_table(forecast.faults))
+    if forecast.labels:
+        typer.echo()
+        print_table(labels_table(forecast.labels))
     typer.echo()
-    for sentence in (total_text(forecast, model, version), *forecast.warnings):
+    for sentence in (total_text(forecast, model, version), *forecast.warnings, *(stage.warnings if stage else ())):
         typer.echo(sentence)
+
+
+def _stage(
+    project: Project,
+    policy: RolloutPolicy,
+    traffic: RecentTraffic,
+    canary: StoredArchive,
+    target: ModelTarget,
+    route: Traffic | None,
+) -> StageForecast | None:
+    """The forecast of the policy's shadow stage; None where it has none."""
+    if policy.shadow is None:
+        return None
+    stable = target.archive(route.stable if route is not None else target.default)
+    archives = (find_archive(project, canary.model, stable), canary)
+    of_stable, of_canary = (_records(archive) for archive in archives)
+    return forecast_stage(policy.shadow, policy.alpha, traffic.requests_per_s, of_stable, of_canary)
+
+
+def _records(archive: StoredArchive) -> Records | None:
+    with open_archive(archive.path) as content:
+        return read_facts(content).serving.records

@@ -205,7 +205,7 @@ def _open_here(named: str | None) -> tuple[Project, DeploymentSpec, list[Node]]:
 
 
 def _print_statuses(statuses: Sequence[NodeStatus]) -> None:
-    from tsctl.views.status import COLUMNS, heading, reasons, rows
+    from tsctl.views.status import COLUMNS, heading, reasons, records_line, rows
 
     for number, status in enumerate(statuses):
         typer.echo(("\n" if number else "") + heading(status, is_one_of_several=len(statuses) > 1))
@@ -214,6 +214,8 @@ def _print_statuses(statuses: Sequence[NodeStatus]) -> None:
             print_table(COLUMNS, rows(status))
         for line in reasons(status):
             typer.echo(f"\n{line}")
+        if status.records is not None:
+            typer.echo(f"\n{records_line(status.records)}")
 
 
 def _print_monitoring(project: Project, deployment: DeploymentSpec) -> None:

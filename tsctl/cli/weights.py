@@ -1,4 +1,4 @@
-"""`tsctl weights` and `tsctl shadow`: the share of a model's requests for each version."""
+"""`tsctl weights`: the share of a model's requests for each version."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Annotated
 import typer
 
 from tsctl.cli.context import open_gateway_here
-from tsctl.cli.options import Json, Model, Version
+from tsctl.cli.options import Json, Model
 from tsctl.cli.output import print_json, print_table
-from tsctl.config.weights import parse_share, parse_weights, percent
+from tsctl.config.weights import parse_weights, percent
 from tsctl.gateway import change
 from tsctl.gateway.state import require_route, traffic_in_force
 from tsctl.gateway.traffic import weights_text
 from tsctl.rollout.run.journal import require_none
 
 weights = typer.Typer(rich_markup_mode=None)
-shadow = typer.Typer(rich_markup_mode=None)
 
 
 @weights.command("set")
@@ -55,25 +54,3 @@ def show(model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
     print_table(("model", "version", "track", "weight", "shadow"), rows)
     if not rows:
         typer.echo("no model has a route yet; it gets one when a node serves its default version of deployment.yaml")
-
-
-@shadow.command("set")
-def set_shadow(
-    model: Model,
-    version: Version,
-    share: Annotated[str, typer.Option("--percent", help="Of the model's requests, such as 20 or 0.5.")],
-) -> None:
-    """Copy a share of a model's requests to a version."""
-    parsed = parse_share(share)
-    traffic = change.set_shadow(open_gateway_here(), model, version, parsed)
-    if traffic.shadow is None:
-        typer.echo(f"{model}: no shadow")
-    else:
-        typer.echo(f"{model}: {percent(traffic.shadow.share)} of the requests are copied to {traffic.shadow.version}")
-
-
-@shadow.command("clear")
-def clear(model: Model) -> None:
-    """Stop copying requests."""
-    change.set_shadow(open_gateway_here(), model, None, 0)
-    typer.echo(f"{model}: no shadow")

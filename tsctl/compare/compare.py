@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tsctl.archive.comparator import comparator_of
 from tsctl.archive.container import digest_of, open_archive, unpack
 from tsctl.archive.inspect import Facts, read_facts
 from tsctl.archive.store import DIGEST_DIGITS
@@ -80,7 +81,7 @@ def compare(
             [*nodes, *more(unpacked, folder / "more")],
             requests,
             BareWorker(unpacked, facts.batch_size, workers),
-            facts.tolerance,
+            comparator_of(facts).of_values(),
             Plan(options.seconds, options.warm_s, options.connections, queue if options.has_overload else None),
             progress,
         )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from handlers.contract import Tolerance
-from tsctl.compare.answers import first_difference
+from tsctl.compare.answers import agreement
 from tsctl.compare.bare import BareWorker
 from tsctl.compare.contender import Contender
 from tsctl.compare.recorded import RecordedRequest
@@ -14,6 +13,7 @@ from tsctl.compare.turn import Plan, ask, measure, search, start
 from tsctl.errors import SpecError, TsctlError
 from tsctl.host.progress import Progress
 from tsctl.nodes.observed import Reply
+from tsctl.shadow.comparators import Comparator
 
 #: Requests whose answers are compared at most, the first of the recorded ones.
 MOST_COMPARED = 256
@@ -24,7 +24,7 @@ class Run:
 
     Args:
         contenders: in the order of the first round; each round begins with the next of them.
-        tolerance: how far two numbers of an answer may lie apart.
+        comparator: of the answers, as JSON values.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Run:
         contenders: Sequence[Contender],
         requests: Sequence[RecordedRequest],
         bare: BareWorker,
-        tolerance: Tolerance,
+        comparator: Comparator,
         plan: Plan,
         progress: Progress,
     ) -> None:
@@ -41,7 +41,7 @@ class Run:
         self._contenders = contenders
         self._requests = requests
         self._bare = bare
-        self._tolerance = tolerance
+        self._comparator = comparator
         self._plan = plan
         self._progress = progress
         self._turns: dict[str, list[Turn]] = {contender.name: [] for contender in contenders}
@@ -81,9 +81,10 @@ class Run:
                 step.note("starting")
                 started = start(contender, self._requests[0])
                 if name not in self._connections:
-                    replies = [ask(started.endpoint, request) for request in compared]
+                    replies, again = ([ask(started.endpoint, request) for request in compared] for _ in range(2))
                     names = [request.name for request in compared]
-                    self._differences[name] = first_difference(names, expected, replies, self._tolerance)
+                    found = agreement(names, expected, replies, again, self._comparator)
+                    self._differences[name] = found.difference
                 messages = [started.endpoint.message(request) for request in self._requests]
                 if name not in self._connections:
                     self._connections[name] = search(started, messages, self._plan, step.note)

@@ -108,6 +108,19 @@ class Records(SpecModel):
     share: Annotated[float, Field(ge=0, le=1)] = 0.01  # of the requests, by a hash of their ids
     days: Annotated[float, Field(gt=0, le=3660)] = 30.0
     input_days: Annotated[float, Field(gt=0, le=3660)] | None = None  # None: inputs are not kept
+    answers: bool = False  # whether answers are kept whole, for comparisons and examples
+    #: Of the recorded requests with a shadow's copy, the share that stable answers again; see docs/shadow.md.
+    repeats: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class Compare(SpecModel):
+    """How answers of two versions are compared; see docs/shadow.md."""
+
+    by: Literal["label", "top_k", "number", "vector", "text", "json"]
+    field: str | None = None  # place of the value in the answer, with dots; None: where a record has it
+    k: Annotated[int, Field(ge=1, le=1000)] = 5  # classes of top_k
+    least: Annotated[float, Field(ge=-1, le=1)] | None = None  # share of top_k, or cosine of vector
+    most: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the characters of a text that may be edited
 
 
 class ServingFields(SpecModel):
@@ -122,6 +135,7 @@ class ServingFields(SpecModel):
     queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     cache: Cache | None = None
     records: Records | None = None  # None: nothing is recorded
+    compare: Compare | None = None  # None: by label where answers have one, else all of it within the tolerance
     compile: bool = False  # torch.compile, with the shapes of the warm-up
     dtype: Literal["float32", "bf16"] = "float32"  # bf16 only on devices that have it
     quantize: Literal["int8-dynamic"] | None = None  # linear layers, on the CPU
@@ -173,6 +187,7 @@ class ArchiveSpec(Serving):
     files: list[InsidePath] = []
     samples: InsidePath = "samples"
     golden: InsidePath = "golden"
+    reference: InsidePath | None = None  # requests beside archive.yaml or in the recipe's output; docs/drift.md
     versions: Annotated[dict[ModelVersion, VersionSpec | None], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from tsctl.config.monitoring import MonitoringSpec, Objectives
 from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
+from tsctl.config.tracing import TracingSpec
 from tsctl.config.weights import TOTAL, parse_share, percent
 from tsctl.errors import SpecError
 
@@ -195,6 +196,19 @@ class ModelTarget(SpecModel):
         return target.workers if target else None
 
 
+def _without_user(address: str) -> str:
+    if "@" in urlsplit(address).netloc:
+        raise ValueError("must not name a user or a secret: the file system reads them from the environment")
+    return address
+
+
+class RecordsSpec(SpecModel):
+    """Prediction records of all nodes; see docs/records.md."""
+
+    #: Where `tsctl records push` moves records: a folder, relative to the project, or an address that fsspec knows.
+    shared: Annotated[str, StringConstraints(min_length=1), AfterValidator(_without_user)] | None = None
+
+
 class DeploymentSpec(SpecModel):
     """The whole file."""
 
@@ -203,6 +217,17 @@ class DeploymentSpec(SpecModel):
     gateway: GatewaySpec | None = None  # None: clients call the nodes
     rollout: RolloutPolicy = RolloutPolicy()  # for models without one
     monitoring: MonitoringSpec = MonitoringSpec()
+    records: RecordsSpec = RecordsSpec()
+    tracing: TracingSpec | None = None  # None: no request is traced
+
+    @model_validator(mode="after")
+    def _set_traces(self) -> DeploymentSpec:
+        """A node that names no collector has the deployment's, so its record says what it was started with."""
+        default = self.tracing.endpoint if self.tracing is not None else None
+        for name, node in self.nodes.items():
+            if node.traces is None and default is not None:
+                self.nodes[name] = node.model_copy(update={"traces": default})
+        return self
 
     @model_validator(mode="after")
     def _check_ports(self) -> DeploymentSpec:

@@ -41,6 +41,8 @@ class MonitoringSpec(SpecModel):
     webhook: Webhook | None = None  # where Alertmanager sends alerts; None: nowhere
     scrape_s: Annotated[int, Field(ge=1, le=60)] = 15  # interval of scrapes and rules
     keep_days: Annotated[int, Field(ge=4, le=3650)] = 15  # the longest window of an alert is three days
+    #: Expected between two false alarms of drift, for each version.
+    drift_days: Annotated[float, Field(ge=1, le=3650, strict=False)] = 30.0
     objectives: Objectives = Objectives()  # of models without their own
 
     @model_validator(mode="after")

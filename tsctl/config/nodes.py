@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from handlers.contract import MOST_RECORDS_MB
 from tsctl.config.spec import Address, SpecModel
+from tsctl.config.tracing import Collector
 
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]*$", max_length=40)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -40,6 +41,7 @@ class BaseNodeSpec(SpecModel):
     engine: str
     nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which must not slow down others
     records_mb: Annotated[int, Field(ge=64, le=1 << 24)] = MOST_RECORDS_MB  # of all its prediction records
+    traces: Collector | None = None  # where its workers send spans; None: as the deployment's `tracing` says
     key_file: str | None = None  # the file with its tokens, where another started it; None: `tsctl node start` does
 
     @property

@@ -5,22 +5,38 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from tsctl.config.spec import Address, SpecModel
 from tsctl.config.weights import TOTAL
 
 #: Kinds of evidence that may end a rollout, and the share of each in the average of their e-values (tsctl/statistics).
 #: `limit`, the error rate cap, is always judged: it needs no version to compare with.
-Signal = Literal["errors", "refused", "slow", "mix", "disagreement"]
-PARTS: dict[str, int] = {"errors": 5, "refused": 1, "slow": 2, "mix": 1, "disagreement": 1, "limit": 1}
+Signal = Literal["errors", "refused", "slow", "mix", "disagreement", "labels"]
+PARTS: dict[str, int] = {"errors": 5, "refused": 1, "slow": 2, "mix": 1, "disagreement": 1, "labels": 2, "limit": 1}
 LIMIT = "limit"
+#: Settings that came after the first journals with a policy. Where they have their default, they are not written: so a
+#: newer tsctl does not take the policy of a rollout in progress for an edited one, and an older one reads it.
+LATER = ("min_labels", "shadow")
 
 Percent = Annotated[float, Field(gt=0, le=100, strict=False)]
 Seconds = Annotated[float, Field(ge=0, le=30 * 86_400, strict=False)]
 Share = Annotated[float, Field(gt=0, lt=1, strict=False)]
+
+
+class ShadowStage(SpecModel):
+    """The stage before the first step: the canary gets copies of requests, and its answers are compared."""
+
+    percent: Percent = 100.0  # of the route's requests that are copied
+    min_pairs: Annotated[int, Field(ge=1, le=10_000_000)] = 1000  # before it may pass
+    max_disagreement: Share = 0.005  # above stable's own noise
+
+    @property
+    def share(self) -> int:
+        """The copied requests in hundredths of a percent."""
+        return max(1, round(self.percent * TOTAL / 100))
 
 
 class RolloutPolicy(SpecModel):
@@ -43,9 +59,17 @@ class RolloutPolicy(SpecModel):
         2.0  # of a canary's worker, since its warm-up
     )
     shadow_floor: Share = 0.001  # share of disagreements between two copies of stable, and a margin
+    shadow: ShadowStage | None = None  # None: the first step begins at once
+    min_labels: Annotated[int, Field(ge=0, le=100_000_000)] = 0  # of the canary's items, before a step passes
     keep: Annotated[int, Field(ge=0, le=10)] = 1  # old versions that stay registered and warm, for a rollback
     tick_s: Annotated[float, Field(ge=0.1, le=60, strict=False)] = 0.5  # how often evidence is read
     prometheus: Address | None = None  # where counts are read; None: from Envoy itself
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        return {name: v for name, v in content.items() if name not in LATER or v != fields[name].default}
 
     @field_validator("steps")
     @classmethod
@@ -65,6 +89,8 @@ class RolloutPolicy(SpecModel):
                 f"settle_s must be less than hold_s, {self.hold_s:g}, or no step would judge what is slow; it is"
                 f" {self.settle_s:g}"
             )
+        if self.min_labels and "labels" not in self.signals:
+            raise ValueError("min_labels needs the signal labels: name it in signals")
         if len(set(self.signals)) != len(self.signals):
             raise ValueError("signals must not name one twice")
         return self

@@ -9,6 +9,7 @@ from typing import Any
 from tsctl.archive.store import parse_name
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.errors import NodeError
+from tsctl.monitoring.recorded import Recorded, read_recorded
 from tsctl.nodes.fan_out import is_unavailable
 from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
@@ -50,6 +51,7 @@ class NodeStatus:
     versions: tuple[VersionRow, ...]
     reason: str = ""  # why it does not answer
     changed: str = ""  # what its next start will do otherwise, because deployment.yaml was edited since the last one
+    records: Recorded | None = None  # of its workers; None: there are none, or it is on another machine
 
     @property
     def is_ready(self) -> bool:
@@ -115,7 +117,12 @@ def _status(node: Node, observed: ObservedNode, deployment: DeploymentSpec) -> N
         tuple(rows),
         reason,
         changed_settings(node.folder, node.spec) if observed.error is None else "",
+        _recorded(node) if node.is_here else None,
     )
+
+
+def _recorded(node: Node) -> Recorded | None:
+    return read_recorded(node.metrics_folder, node.records_folder, node.spec.records_mb << 20)
 
 
 def _pid(node: Node) -> int | None:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 from handlers.contract import (
     ASSIGNED_TRACK_HEADER,
     CACHE_HEADER,
+    CHOSEN_BY_HEADER,
     CLASS_HEADER,
     CLIENT_HEADER,
     PROTOCOL_HEADER,
@@ -35,7 +36,6 @@ from tsctl.gateway.envoy.messages import (
     request_header,
 )
 from tsctl.gateway.headers import (
-    CHOSEN_BY_HEADER,
     DEADLINE_BY_HEADER,
     INSIDE_HEADER,
     UNLOGGED_HEADER,

@@ -11,9 +11,10 @@ ENGINE_HEADER = "x-engine"
 
 #: Only the gateway may write headers that begin so; a client's are removed.
 OWN_PREFIX = "x-tsctl-"
-#: The version that the route chose, how, and its weight; workers read its track too. The log and the counters read
-#: these: a header costs Envoy a fifth of what a value in the metadata of a route or a cluster costs.
-VERSION_HEADER, CHOSEN_BY_HEADER = "x-tsctl-version", "x-tsctl-by"
+#: The version that the route chose, and its weight; how it chose, and its track, are in `handlers.contract`, because
+#: workers read these too. The log and the counters read all: a header costs Envoy a fifth of what a value in the
+#: metadata of a route or a cluster costs.
+VERSION_HEADER = "x-tsctl-version"
 WEIGHT_HEADER = "x-tsctl-weight"
 #: Marks requests beyond the rate of lines in the access log.
 UNLOGGED_HEADER = "x-tsctl-unlogged"

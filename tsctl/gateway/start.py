@@ -65,7 +65,9 @@ def start_gateway(gateway: Gateway, progress: Progress, with_supervisor: bool = 
 
 def _require_same_settings(gateway: Gateway) -> None:
     started = gateway.admin.settings() if gateway.admin.is_live() else {}
-    wanted = settings(gateway.spec)
+    if not started:
+        return
+    started, wanted = ({"tracing": None, **of} for of in (started, settings(gateway.spec, gateway.deployment.tracing)))
     differing = [name for name, value in wanted.items() if name in started and started[name] != value]
     if differing:
         running, specified = (", ".join(f"{name} {of[name]}" for name in differing) for of in (started, wanted))

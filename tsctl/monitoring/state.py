@@ -14,7 +14,7 @@ from math import exp
 from typing import NamedTuple
 
 from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from tsctl.config.deployment import DeploymentSpec, read_deployment
@@ -22,7 +22,10 @@ from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.state import PATIENCE_S, gateway_status, open_gateway
+from tsctl.monitoring.drift_metrics import FollowedDrift
 from tsctl.monitoring.followed import FollowedRollouts
+from tsctl.monitoring.recorded import read_recorded
+from tsctl.monitoring.shadows import FollowedShadows
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
@@ -38,7 +41,7 @@ MOST_EVIDENCE = 1000.0
 
 @dataclass(frozen=True)
 class Description:
-    """One gauge as docs/monitoring.md and the exported page describe it."""
+    """One gauge, or a counter if its name ends with _total, as docs/monitoring.md and the exported page describe it."""
 
     help: str
     labels: tuple[str, ...] = ()
@@ -54,6 +57,8 @@ STATE = {
     "tsctl_node_queue_items": Description("Requests that wait for a worker.", _ON_NODE),
     "tsctl_node_queue_size_items": Description("Requests that may wait for a worker.", _ON_NODE),
     "tsctl_node_token_expiry_timestamp_seconds": Description("When the node's token expires.", ("node", "renewal")),
+    "tsctl_records_bytes": Description("Size of the files of prediction records.", ("node",)),
+    "tsctl_records_most_bytes": Description("The size that they may have, records_mb of the node.", ("node",)),
     "tsctl_gateway_supervisor_up": Description("Whether the supervisor of Envoy runs."),
     "tsctl_gateway_weight_ratio": Description("The version's share of its route.", (*_OF_VERSION, "track")),
     "tsctl_gateway_nodes": Description("Nodes that serve the version.", _OF_VERSION),
@@ -65,6 +70,17 @@ STATE = {
     "tsctl_rollout_max_hold_seconds": Description("Its policy's max_hold_s.", _OF_VERSION),
     "tsctl_rollout_evidence_ratio": Description("E-value times alpha; at 1 it fails.", (*_OF_VERSION, "signal")),
     "tsctl_rollout_ended_timestamp_seconds": Description("End of the last rollout.", (*_OF_VERSION, "outcome")),
+    "tsctl_shadow_pairs_total": Description("Requests that stable and the shadow both answered.", _OF_VERSION),
+    "tsctl_shadow_disagreement_ratio": Description("Share of the last hour's pairs that differ.", _OF_VERSION),
+    "tsctl_shadow_noise_ratio": Description("Share of stable's second answers that differ, likewise.", _OF_VERSION),
+    "tsctl_shadow_paired_ratio": Description("Share of the copied requests that have a pair, likewise.", _OF_VERSION),
+    "tsctl_drift_items": Description("Recorded answers of the last 24 h.", _OF_VERSION),
+    "tsctl_drift_psi": Description(
+        "Population stability index of the last 24 h against the reference.", (*_OF_VERSION, "feature")
+    ),
+    "tsctl_drift_psi_noise": Description("What it would be without drift, on average.", (*_OF_VERSION, "feature")),
+    "tsctl_drift_evidence_ratio": Description("Evidence of a change; at 1 an alarm is raised.", _OF_VERSION),
+    "tsctl_drift_alarm": Description("Whether an alarm is raised, because of this feature.", (*_OF_VERSION, "feature")),
     "tsctl_disk_free_bytes": Description("Free space of the disk with .tsctl."),
     "tsctl_disk_size_bytes": Description("Size of that disk."),
     "tsctl_exporter_error": Description("Whether this part cannot be read now.", ("part",)),
@@ -89,12 +105,19 @@ class MachineState(Collector):
     def __init__(self, project: Project) -> None:
         self._project = project
         self._rollouts = FollowedRollouts(project)
+        self._shadows = FollowedShadows(project)
+        self._drift = FollowedDrift(project)
         self._notices = Notices(logger)
         self._collecting = threading.Lock()  # what is followed of journals changes meanwhile
 
     def collect(self) -> Iterable[Metric]:
         """Every metric of STATE, with the samples that can be read now."""
-        families = {name: GaugeMetricFamily(name, about.help, labels=about.labels) for name, about in STATE.items()}
+        families = {
+            name: (CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily)(
+                name, about.help, labels=about.labels
+            )
+            for name, about in STATE.items()
+        }
         with self._collecting:
             for value in self._values():
                 families[f"tsctl_{value.name}"].add_metric(value.labels, value.value)
@@ -105,6 +128,8 @@ class MachineState(Collector):
             "nodes": self._of_nodes,
             "gateway": self._of_gateway,
             "rollouts": self._of_rollouts,
+            "shadows": self._of_shadows,
+            "drift": self._of_drift,
             "disk": self._of_disk,
         }
         for part, read in parts.items():
@@ -128,6 +153,10 @@ class MachineState(Collector):
         here = [node for node in nodes if node.is_here]
         for node, observed in zip(here, observe(here), strict=True):
             yield from _of_node(node, observed)
+            recorded = read_recorded(node.metrics_folder, node.records_folder, node.spec.records_mb << 20)
+            if recorded is not None:
+                yield Value("records_bytes", recorded.bytes, (node.name,))
+                yield Value("records_most_bytes", recorded.most_bytes, (node.name,))
         for node in nodes:
             if (expiry := node.token_expiry) is not None:
                 renewal = "tsctl" if node.is_ours else "copy"
@@ -149,6 +178,19 @@ class MachineState(Collector):
     def _of_rollouts(self) -> Iterator[Value]:
         for rollout in self._rollouts.read():
             yield from _of_rollout(rollout.state, rollout.is_running)
+
+    def _of_shadows(self) -> Iterator[Value]:
+        for shadow in self._shadows.read(self._deployment):
+            version = (shadow.model, shadow.version)
+            yield Value("shadow_pairs_total", shadow.pairs, version)
+            rates = {"disagreement": shadow.disagreement, "noise": shadow.noise, "paired": shadow.paired}
+            for name, rate in rates.items():
+                if rate is not None:
+                    yield Value(f"shadow_{name}_ratio", rate, version)
+
+    def _of_drift(self) -> Iterator[Value]:
+        for name, value, labels in self._drift.read(self._deployment):
+            yield Value(f"drift_{name}", value, labels)
 
     def _of_disk(self) -> Iterator[Value]:
         state = self._project.state

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from handlers.contract import RECORDS_FOLDER_VARIABLE, RECORDS_MB_VARIABLE
+from handlers.contract import RECORDS_FOLDER_VARIABLE, RECORDS_MB_VARIABLE, TRACES_VARIABLE
 from tsctl.config.nodes import BaseNodeSpec
+from tsctl.config.tracing import TRACES_PATH
 from tsctl.errors import NodeError
 from tsctl.host.files import make_folder, tail
 from tsctl.host.locks import exclusive
@@ -90,9 +91,14 @@ def stop(node: Node, progress: Progress, end: Callable[[], bool]) -> bool:
     return was_running
 
 
-def records_variables(folder: Path, spec: BaseNodeSpec) -> dict[str, str]:
-    """Where the workers of a node write prediction records, and how many, as variables of its environment."""
-    return {RECORDS_FOLDER_VARIABLE: str(folder / RECORDS_FOLDER), RECORDS_MB_VARIABLE: str(spec.records_mb)}
+def worker_variables(folder: Path, spec: BaseNodeSpec) -> dict[str, str]:
+    """Where the workers of a node write prediction records, how many, and where they send spans, as variables of its
+    environment."""
+    return {
+        RECORDS_FOLDER_VARIABLE: str(folder / RECORDS_FOLDER),
+        RECORDS_MB_VARIABLE: str(spec.records_mb),
+        **({TRACES_VARIABLE: spec.traces + TRACES_PATH} if spec.traces else {}),
+    }
 
 
 def spawn_recorded(

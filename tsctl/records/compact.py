@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from handlers.record_files import (
     CLOSED_SEGMENT,
     OPEN_SEGMENT,
     PARQUET,
+    RECORDS,
     SEGMENT_S,
     RecordFile,
     close_orphans,
@@ -24,6 +25,7 @@ from tsctl.host.locks import exclusive
 from tsctl.host.wait import wait_until
 from tsctl.records.database import connect, quoted, require, select
 from tsctl.records.folder import current_files, finish, replace
+from tsctl.records.labels import forget
 
 if TYPE_CHECKING:
     import duckdb
@@ -68,13 +70,18 @@ def compact(folder: Path, now_s: float | None = None) -> Compacted:
         return Compacted(sum(map(len, packed)), len(packed) + len(merged), len(expired))
 
 
-def purge(folder: Path, client: str) -> dict[str, int]:
+def purge(folder: Path, client: str, labels: Path | None = None) -> dict[str, int]:
     """Remove everything of a client that was recorded before the call; returns the number of rows by kind.
 
-    It waits until workers have closed the segments that are open now.
+    It waits until workers have closed the segments that are open now. Labels go first: without records, nothing would
+    say whose they are.
+
+    Args:
+        labels: the folder of labels; those of the client's requests are removed, and counted under `labels`.
 
     Raises:
         ConflictError: another process changes the folder, or a worker does not close its segment.
+        AnalysisError: a file cannot be read.
     """
     removed: dict[str, int] = defaultdict(int)
     if not folder.is_dir():
@@ -88,16 +95,42 @@ def purge(folder: Path, client: str) -> dict[str, int]:
     if not wait_until(are_closed, CLOSED_WITHIN_S, 0.25):
         raise ConflictError(f"a worker has kept its segment in {folder} open for too long", "See 'tsctl status'.")
     with _alone(folder):
-        for file in current_files(folder):
-            if file.end == OPEN_SEGMENT:
-                continue
-            rows, kept = _count(folder / file.name, file.kind, client)
+        files = [file for file in current_files(folder) if file.end != OPEN_SEGMENT]
+        named = [str(folder / file.name) for file in files if file.kind == RECORDS]
+        if labels is not None and named:
+            requests = f"SELECT request_id FROM ({select(RECORDS, named)}) WHERE client = $1"
+            if forgotten := forget(labels, requests, [client]):
+                removed["labels"] = forgotten
+        for file in files:
+            rows, kept = count_rows(folder / file.name, file.kind, client)
             if rows and kept:
                 _rewrite(folder, [file], client)  # a file that is gone has no rows of the client either
             elif rows:
                 (folder / file.name).unlink(missing_ok=True)
             removed[file.kind] += rows
     return removed
+
+
+def hand_over(folder: Path, take: Callable[[Path], object]) -> None:
+    """Give every Parquet file to `take`, and remove it here when that returns.
+
+    Raises:
+        ConflictError: another process changes the folder.
+    """
+    if not folder.is_dir():
+        return
+    with _alone(folder):
+        for file in current_files(folder):
+            path = folder / file.name
+            if file.end != PARQUET:
+                continue
+            try:
+                take(path)
+            except FileNotFoundError:
+                if path.exists():  # it is the other place that was not found
+                    raise
+                continue  # a worker has just deleted the file, for room
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -129,18 +162,9 @@ def _rewrite(folder: Path, files: Sequence[RecordFile], without_client: str | No
     Raises:
         AnalysisError: a file cannot be read.
     """
-    rows = select(files[0].kind, [str(folder / file.name) for file in files])
-
-    def write(path: Path) -> None:
-        with _reading() as connection:
-            connection.execute(
-                f"COPY (SELECT * FROM ({rows}) WHERE $1 IS NULL OR client IS DISTINCT FROM $1) TO {quoted(str(path))}"
-                f" (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_GROUP})",
-                [without_client],
-            )
-
+    sources = [folder / file.name for file in files]
     try:
-        replace(folder, files, write)
+        replace(folder, files, lambda path: write_rows(files[0].kind, sources, path, without_client))
     except AnalysisError:
         if all((folder / file.name).exists() for file in files):
             raise
@@ -148,7 +172,22 @@ def _rewrite(folder: Path, files: Sequence[RecordFile], without_client: str | No
     return True
 
 
-def _count(path: Path, kind: str, client: str) -> tuple[int, int]:
+def write_rows(kind: str, sources: Sequence[Path], target: Path, without_client: str | None = None) -> None:
+    """Write the rows of files of one kind into one Parquet file.
+
+    Raises:
+        AnalysisError: a file cannot be read.
+    """
+    rows = select(kind, [str(source) for source in sources])
+    with _reading() as connection:
+        connection.execute(
+            f"COPY (SELECT * FROM ({rows}) WHERE $1 IS NULL OR client IS DISTINCT FROM $1) TO {quoted(str(target))}"
+            f" (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_GROUP})",
+            [without_client],
+        )
+
+
+def count_rows(path: Path, kind: str, client: str) -> tuple[int, int]:
     """Rows of the client, and of all others; none of a file that a worker has just deleted."""
     counted = "count(*) FILTER (client = $1), count(*) FILTER (client IS DISTINCT FROM $1)"
     try:

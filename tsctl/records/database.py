@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from handlers.record_files import INPUTS, PARQUET, RECORDS, RecordFile, parse_record_file
-from tsctl.errors import AnalysisError, SpecError
+from handlers.record_files import INPUTS, PARQUET, RECORDS, REPEATS, SEGMENT_S, RecordFile, parse_record_file
+from tsctl.errors import AnalysisError, SpecError, TsctlError
 from tsctl.records.folder import current_files
 
 if TYPE_CHECKING:
@@ -22,22 +22,29 @@ if TYPE_CHECKING:
 _IDENTITY = {
     "request_id": "VARCHAR", "row": "INTEGER", "model": "VARCHAR", "version": "VARCHAR", "client": "VARCHAR",
 }  # fmt: skip
+_ANSWER = {
+    "label": "VARCHAR", "score": "DOUBLE", "scores": "DOUBLE[]", "outputs": "MAP(VARCHAR, DOUBLE)",
+    "norm": "DOUBLE", "sketch": "DOUBLE[]", "text_length": "BIGINT", "text_digest": "VARCHAR",
+    "answer_digest": "VARCHAR", "answer": "VARCHAR",
+}  # fmt: skip
 #: Columns of each table beside `time`, as docs/records.md has them.
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     RECORDS: {
         **_IDENTITY,
-        "track": "VARCHAR", "status": "INTEGER", "error": "VARCHAR", "input_digest": "VARCHAR",
+        "track": "VARCHAR", "chosen_by": "VARCHAR", "status": "INTEGER", "error": "VARCHAR", "input_digest": "VARCHAR",
         "numbers": "MAP(VARCHAR, DOUBLE)", "categories": "MAP(VARCHAR, VARCHAR)",
-        "label": "VARCHAR", "score": "DOUBLE", "scores": "DOUBLE[]", "outputs": "MAP(VARCHAR, DOUBLE)",
-        "norm": "DOUBLE", "sketch": "DOUBLE[]", "text_length": "BIGINT", "text_digest": "VARCHAR",
-        "answer_digest": "VARCHAR", "cache": "VARCHAR", "batch_items": "INTEGER",
+        **_ANSWER,
+        "copied": "BOOLEAN", "cache": "VARCHAR", "batch_items": "INTEGER",
         "wait_ms": "DOUBLE", "batch_ms": "DOUBLE", "decode_ms": "DOUBLE", "preprocess_ms": "DOUBLE",
         "inference_ms": "DOUBLE", "postprocess_ms": "DOUBLE", "encode_ms": "DOUBLE",
     },
     INPUTS: {**_IDENTITY, "media_type": "VARCHAR", "input": "VARCHAR"},
+    REPEATS: {**_IDENTITY, "repeat": "VARCHAR", "status": "INTEGER", **_ANSWER},
 }  # fmt: skip
 #: Of DuckDB; the process has about 100 MiB beside it.
 MEMORY = "320MiB"
+#: Seconds for which a segment may be open longer than it should, and clocks may disagree.
+LATE_S = 120.0
 #: How often a query begins again because a worker or `compact` removed a file meanwhile.
 ATTEMPTS = 5
 
@@ -52,26 +59,56 @@ class Place:
     @property
     def is_remote(self) -> bool:
         """Whether the address is for fsspec."""
-        return len(urlsplit(self.address).scheme) > 1
+        return is_remote(self.address)
 
     def files(self) -> dict[str, RecordFile]:
         """The files that count, by path.
 
         Raises:
-            SpecError: fsspec does not know the address, or cannot read there.
+            SpecError: fsspec does not know the address.
+            AnalysisError: it cannot be read now.
         """
         if not self.is_remote:
             folder = Path(self.address)
             return {str(folder / file.name): file for file in current_files(folder)}
-        fsspec = require("fsspec")
-        try:
-            system, root = fsspec.core.url_to_fs(self.address)
+        with remote_errors(self.address):
+            system, root = require("fsspec").core.url_to_fs(self.address)
             found = system.find(root)
-        except (ImportError, ValueError, OSError) as error:
-            raise SpecError(f"{self.address} cannot be read: {error}") from error
         protocol = urlsplit(self.address).scheme
         named = {f"{protocol}://{path.lstrip('/')}": parse_record_file(path.rsplit("/", 1)[-1]) for path in found}
         return {path: file for path, file in named.items() if file is not None}
+
+
+def is_remote(address: str) -> bool:
+    """Whether the address is one for fsspec, and no path."""
+    return len(urlsplit(address).scheme) > 1
+
+
+@contextmanager
+def remote_errors(address: str) -> Iterator[None]:
+    """Raises SpecError where fsspec does not know the address, and AnalysisError where the place cannot be used now.
+
+    Each of fsspec's file systems has errors of its own.
+    """
+    try:
+        yield
+    except TsctlError:
+        raise
+    except (ImportError, ValueError) as error:
+        raise SpecError(f"{address} cannot be used: {error}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise AnalysisError(
+            f"{address} cannot be used: {reason}", "Serving goes on without it. Try again, or name --node."
+        ) from error
+
+
+def may_hold(file: RecordFile, since_s: float) -> bool:
+    """Whether a file may hold a record from this time on, in seconds since 1970, by its name alone.
+
+    The begin of a segment is the time at which it was opened; Parquet says in itself what its row groups hold.
+    """
+    return file.end == PARQUET or file.begin_ms / 1000 + SEGMENT_S + LATE_S >= since_s
 
 
 def require(package: str) -> Any:
@@ -100,29 +137,47 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 
 @contextmanager
-def open_records(places: Sequence[Place], *folders: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database with the views `records` and `inputs` over all places.
+def open_records(
+    places: Sequence[Place], *folders: str, label_files: Sequence[str] = (), since_s: float | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database with the views `records`, `inputs`, `repeats` and `labels` over all places.
 
     Args:
         folders: that a statement may use as well.
+        label_files: Parquet, in one of the folders.
+        since_s: files that hold only older records are left out; seconds since 1970.
     """
     connection = connect()
     try:
-        for place in places:
-            if place.is_remote:
-                system, _ = require("fsspec").core.url_to_fs(place.address)
-                connection.register_filesystem(system)
-        files = [(place, place.files()) for place in places]
+        remote = {urlsplit(place.address).scheme: place.address for place in places if place.is_remote}
+        for address in remote.values():  # DuckDB takes one file system for each protocol
+            with remote_errors(address):
+                system, _ = require("fsspec").core.url_to_fs(address)
+            connection.register_filesystem(system)
+        files: list[tuple[Place, dict[str, RecordFile]]] = []
+        seen: set[tuple[str, str]] = set()
+        for place in places:  # a node's file on its way to a shared place may be at both
+            found = {path: file for path, file in place.files().items() if (place.name, file.name) not in seen}
+            seen |= {(place.name, file.name) for file in found.values()}
+            files.append((place, found))
         for kind in COLUMNS:
             parts = [
                 f"SELECT {quoted(place.name)} AS node, * FROM ({select(kind, chosen)})"
                 for place, found in files
-                if (chosen := [path for path, file in found.items() if file.kind == kind])
+                if (
+                    chosen := [
+                        path
+                        for path, file in found.items()
+                        if file.kind == kind and (since_s is None or may_hold(file, since_s))
+                    ]
+                )
             ]
             nothing = f"SELECT NULL::VARCHAR AS node, * FROM ({select(kind, [])})"
             connection.execute(f"CREATE VIEW {kind} AS {' UNION ALL BY NAME '.join(parts) or nothing}")
+        connection.execute(f"CREATE VIEW labels AS {_current_labels(label_files)}")
         if not any(place.is_remote for place in places):
-            connection.execute(f"SET allowed_directories = {_list([*(place.address for place in places), *folders])}")
+            allowed = [*(place.address for place in places), *folders]
+            connection.execute(f"SET allowed_directories = {paths_list(allowed)}")
             connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         yield connection
@@ -131,12 +186,19 @@ def open_records(places: Sequence[Place], *folders: str) -> Iterator[duckdb.Duck
 
 
 def query(
-    places: Sequence[Place], sql: str, parameters: Sequence[Any] = (), folders: Sequence[str] = ()
+    places: Sequence[Place],
+    sql: str,
+    parameters: Sequence[Any] | Mapping[str, Any] = (),
+    folders: Sequence[str] = (),
+    label_files: Sequence[str] = (),
+    since_s: float | None = None,
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Column names and rows of one SELECT over the views.
 
     Args:
         folders: with other files that the statement reads.
+        label_files: of the view `labels`, in one of the folders.
+        since_s: the statement needs no record before this time, in seconds since 1970.
 
     Raises:
         SpecError: it is no single SELECT, or DuckDB does not understand it.
@@ -146,8 +208,9 @@ def query(
     require_select(sql)
     for attempt in range(ATTEMPTS):
         try:
-            with open_records(places, *folders) as connection:
-                result = connection.execute(sql, list(parameters))
+            with open_records(places, *folders, label_files=label_files, since_s=since_s) as connection:
+                given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+                result = connection.execute(sql, given)
                 return [column[0] for column in result.description or ()], result.fetchall()
         except duckdb.OutOfMemoryException:
             raise AnalysisError(
@@ -168,17 +231,37 @@ def select(kind: str, paths: Sequence[str]) -> str:
     lines = [path for path in paths if not path.endswith(PARQUET)]
     parts = []
     if packed:
-        parts.append(f"SELECT time, {', '.join(columns)} FROM read_parquet({_list(packed)})")
+        # files of an older tsctl lack columns
+        present = f"SELECT * FROM read_parquet({paths_list(packed)}, union_by_name = true)"
+        parts.append(f"SELECT time, {', '.join(columns)} FROM ({present} UNION ALL BY NAME {_nothing(columns)})")
     if lines:
         types = ", ".join(f"{name}: {quoted(kind)}" for name, kind in {"time_us": "BIGINT", **columns}.items())
         parts.append(
-            f"SELECT make_timestamp(time_us) AS time, {', '.join(columns)} FROM read_json({_list(lines)},"
+            f"SELECT make_timestamp(time_us) AS time, {', '.join(columns)} FROM read_json({paths_list(lines)},"
             f" format = 'newline_delimited', columns = {{{types}}}, ignore_errors = true) WHERE time_us IS NOT NULL"
         )
     if not parts:
-        typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
-        parts.append(f"SELECT NULL::TIMESTAMP AS time, {typed} WHERE false")
+        parts.append(_nothing(columns))
     return " UNION ALL ".join(parts)
+
+
+def _nothing(columns: Mapping[str, str]) -> str:
+    """The statement that gives no row, with columns of these types."""
+    typed = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
+    return f"SELECT NULL::TIMESTAMP AS time, {typed} WHERE false"
+
+
+def _current_labels(files: Sequence[str]) -> str:
+    """The statement of one label for each item: the one that was added last."""
+    if not files:
+        return (
+            "SELECT NULL::VARCHAR AS request_id, NULL::INTEGER AS row, NULL::VARCHAR AS label,"
+            " NULL::TIMESTAMP AS added WHERE false"
+        )
+    return (
+        "SELECT request_id, row, arg_max(label, added) AS label, make_timestamp(max(added) // 1000) AS added"
+        f" FROM read_parquet({paths_list(files)}) GROUP BY request_id, row"
+    )
 
 
 def require_select(sql: str) -> None:
@@ -189,7 +272,9 @@ def require_select(sql: str) -> None:
     except duckdb.Error as error:
         raise SpecError(f"the query failed: {_first_line(error)}") from None
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        raise SpecError("a query is one SELECT over the tables records and inputs, which nothing may change")
+        raise SpecError(
+            "a query is one SELECT over the tables records, inputs, repeats and labels, which nothing may change"
+        )
 
 
 def _first_line(error: Exception) -> str:
@@ -201,5 +286,6 @@ def quoted(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _list(values: Sequence[str]) -> str:
+def paths_list(values: Sequence[str]) -> str:
+    """The paths as a list in SQL."""
     return f"[{', '.join(map(quoted, values))}]"

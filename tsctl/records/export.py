@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tsctl.errors import AnalysisError, SpecError
-from tsctl.records.database import Place, open_records, quoted, require, require_select
+from tsctl.records.database import Place, open_records, quoted, remote_errors, require, require_select
 
 #: How DuckDB writes a file, by its suffix.
 FORMATS = {
@@ -25,8 +25,8 @@ def export(places: Sequence[Place], sql: str, to: str) -> int:
         to: a path, or an address such as s3://bucket/day.parquet.
 
     Raises:
-        SpecError: the suffix is none of FORMATS, the query no SELECT, or the place cannot be written.
-        AnalysisError: records cannot be read.
+        SpecError: the suffix is none of FORMATS, the query no SELECT, or the folder is not there.
+        AnalysisError: records cannot be read, or the place cannot be written.
     """
     duckdb = require("duckdb")
     suffix = Path(to).suffix
@@ -56,8 +56,5 @@ def export(places: Sequence[Place], sql: str, to: str) -> int:
 
 
 def _upload(file: Path, to: str) -> None:
-    try:
-        with file.open("rb") as source, require("fsspec").open(to, "wb") as sink:
-            shutil.copyfileobj(source, sink)
-    except (ImportError, ValueError, OSError) as error:
-        raise SpecError(f"--to {to} cannot be written: {error}") from error
+    with remote_errors(f"--to {to}"), file.open("rb") as source, require("fsspec").open(to, "wb") as sink:
+        shutil.copyfileobj(source, sink)

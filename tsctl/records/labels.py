@@ -13,9 +13,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from tsctl.errors import SpecError
+from tsctl.errors import AnalysisError, SpecError
+from tsctl.gateway.traffic import BY_WEIGHT, CANARY, STABLE
 from tsctl.host.files import make_folder
-from tsctl.records.database import Place, connect, query, quoted, require
+from tsctl.records.database import Place, connect, paths_list, query, quoted, require
 
 if TYPE_CHECKING:
     import duckdb
@@ -29,6 +30,14 @@ READERS = {
 #: Of a normal distribution, for two-sided intervals of 95 %.
 Z = 1.959964
 BINS = 10
+
+
+@dataclass(frozen=True)
+class LabelledItem:
+    """An item that was recorded and labelled."""
+
+    version: str
+    is_wrong: bool
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,86 @@ def add(folder: Path, file: Path) -> int:
         connection.close()
 
 
+def label_files(folder: Path) -> tuple[str, ...]:
+    """The files of labels in the folder, the oldest first; none where there is no folder."""
+    return tuple(sorted(str(path) for path in folder.glob("labels-*.parquet"))) if folder.is_dir() else ()
+
+
+def labelled_items(
+    files: Sequence[str], places: Sequence[Place], model: str, versions: tuple[str, str], since_s: float
+) -> list[LabelledItem]:
+    """Labelled items of two versions, in the order in which labels came, and within a file of labels by time.
+
+    Args:
+        files: of labels; at least one.
+        versions: stable and the canary, each of which recorded the item as the one that answers clients.
+        since_s: seconds since 1970; earlier records do not count.
+
+    Raises:
+        AnalysisError: records or labels cannot be read.
+    """
+    arguments = [model, *versions, round(since_s * 1e6)]
+    folder = str(Path(files[0]).parent)
+    try:
+        _, found = query(places, _ITEMS.format(labels=paths_list(files)), arguments, [folder])
+    except SpecError as error:  # not the user's statement
+        raise AnalysisError(f"labels cannot be read: {error.message}") from error
+    return [LabelledItem(version, is_wrong) for version, is_wrong in found]
+
+
+def wrong_share(folder: Path, places: Sequence[Place], model: str, version: str) -> float | None:
+    """The share of wrong ones among a version's labelled items; None where it has none.
+
+    Raises:
+        AnalysisError: records cannot be read.
+    """
+    if not label_files(folder):
+        return None
+    found = [quality.right for quality in qualities(folder, places, model) if quality.version == version]
+    return 1 - found[0].value if found else None
+
+
+def forget(folder: Path, requests: str, parameters: Sequence[str] = ()) -> int:
+    """Remove the labels of these requests; returns how many.
+
+    Args:
+        requests: a statement with the column request_id.
+        parameters: of the statement.
+
+    Raises:
+        AnalysisError: a file of labels cannot be read.
+        OSError: the folder cannot be changed.
+    """
+    duckdb = require("duckdb")
+    removed = 0
+    for file in label_files(folder):
+        path = Path(file)
+        making = path.with_name(f".{path.name}")
+        connection = connect()
+        try:
+            labels = f"read_parquet({quoted(file)})"
+            connection.execute(f"CREATE TABLE gone AS SELECT DISTINCT request_id FROM ({requests})", list(parameters))
+            rows = _one(connection, f"SELECT count(*) FROM {labels} WHERE request_id IN (FROM gone)")
+            if not rows:
+                continue
+            kept = f"SELECT * FROM {labels} WHERE request_id NOT IN (FROM gone)"
+            left = _one(connection, f"SELECT count(*) FROM ({kept})")
+            if left:
+                connection.execute(f"COPY ({kept}) TO {quoted(str(making))} (FORMAT parquet, COMPRESSION zstd)")
+        except duckdb.Error as error:
+            making.unlink(missing_ok=True)
+            raise AnalysisError(f"labels cannot be read: {str(error).strip().splitlines()[0]}") from None
+        finally:
+            connection.close()
+        if left:
+            making.chmod(0o600)
+            making.replace(path)
+        else:
+            path.unlink()
+        removed += rows
+    return removed
+
+
 def qualities(folder: Path, places: Sequence[Place], model: str | None = None) -> list[Quality]:
     """What the labels say of each version that they have records of.
 
@@ -136,10 +225,10 @@ def qualities(folder: Path, places: Sequence[Place], model: str | None = None) -
         SpecError: there are no labels.
         AnalysisError: records cannot be read.
     """
-    files = sorted(str(path) for path in folder.glob("labels-*.parquet")) if folder.is_dir() else []
+    files = label_files(folder)
     if not files:
         raise SpecError("no labels were added", "Add some: tsctl labels add FILE")
-    paired = _PAIRED.format(labels=f"[{', '.join(map(quoted, files))}]")
+    paired = _PAIRED.format(labels=paths_list(files))
     arguments, extra = [model], [str(folder)]
     _, confusion = query(places, f"{paired} {_CONFUSION}", arguments, extra)
     _, bins = query(places, f"{paired} {_BINS}", arguments, extra)
@@ -152,6 +241,30 @@ def qualities(folder: Path, places: Sequence[Place], model: str | None = None) -
     return found
 
 
+def truth(
+    folder: Path, places: Sequence[Place], model: str, since_s: float, until_s: float
+) -> dict[tuple[str, int], str]:
+    """Labels of the model's requests in a period, by request and row; empty where no labels were added.
+
+    Raises:
+        AnalysisError: records cannot be read.
+    """
+    files = label_files(folder)
+    if not files:
+        return {}
+    named = {"model": model, "since": round(since_s * 1e6), "until": round(until_s * 1e6)}
+    truth_of = _TRUTH.format(labels=paths_list(files))
+    _, rows = query(places, truth_of, named, [str(folder)], since_s=since_s)
+    return {(request_id, row): label for request_id, row, label in rows}
+
+
+_TRUTH = """
+SELECT request_id, row, arg_max(label, added) FROM read_parquet({labels})
+SEMI JOIN (
+    SELECT request_id, row FROM records
+    WHERE model = $model AND time >= make_timestamp($since) AND time < make_timestamp($until)
+) USING (request_id, row) GROUP BY request_id, row
+"""
 #: One row for each item that has a label and a prediction with a class. A bare score is the probability of one of two
 #: classes: of the one whose predictions have the higher scores.
 _PAIRED = """
@@ -181,6 +294,22 @@ _BINS = f"""
 SELECT model, version, least(floor(confidence * {BINS}), {BINS - 1})::INTEGER AS bin, avg(confidence),
     count(*) FILTER (label = predicted), count(*)
 FROM paired WHERE confidence BETWEEN 0 AND 1 GROUP BY ALL ORDER BY ALL
+"""
+
+
+#: Of several labels of an item the last one counts, in the place of the first: a correction moves no other item.
+_ITEMS = f"""
+WITH truth AS (
+    SELECT request_id, row, arg_max(label, added) AS label, min(added) AS added FROM read_parquet({{labels}})
+    GROUP BY request_id, row
+), answers AS (
+    SELECT version, request_id, row, arg_max(label, time) AS predicted, min(time) AS time FROM records
+    WHERE label IS NOT NULL AND model = $1 AND chosen_by = '{BY_WEIGHT}' AND time >= make_timestamp($4)
+        AND ((version = $2 AND track = '{STABLE}') OR (version = $3 AND track = '{CANARY}'))
+    GROUP BY version, request_id, row
+)
+SELECT version, predicted <> truth.label FROM answers JOIN truth USING (request_id, row)
+ORDER BY truth.added, answers.time, request_id, row, version
 """
 
 

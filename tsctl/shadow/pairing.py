@@ -6,6 +6,7 @@ Invariant: each answer that came is in one pair, or waits, or is counted once by
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -26,6 +27,11 @@ class Unpaired(StrEnum):
     LATE = "its partner was given up before"
     DUPLICATE = "a second answer of one version"
     NO_ROOM = "too many answers waited"
+    BUSY = "a version had no capacity (429, 503 or 504)"
+
+
+#: Answers of a server without capacity: they say nothing of what the version predicts.
+BUSY_STATUSES = (429, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Answer:
         value: what the comparator compares, such as a JSON value or a record's summary of it.
         status: 200 for an answer, another for a problem.
         latency_ms: None where it is not known.
+        at_s: when it was answered, in seconds since 1970; None where it is not known.
     """
 
     request_id: str
@@ -43,6 +50,7 @@ class Answer:
     value: Any = None
     status: int = 200
     latency_ms: float | None = None
+    at_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,16 @@ class Pair:
     shadow: Answer
 
 
+def paired_share(pairs: int, unpaired: Mapping[Unpaired, int]) -> float | None:
+    """Pairs as a share of the requests with a pair or a lost answer; None where there is none.
+
+    A second answer, and one that is late for its partner, are of a request that counts already.
+    """
+    lost = (Unpaired.NO_SHADOW, Unpaired.NO_STABLE, Unpaired.NO_ROOM, Unpaired.BUSY)
+    alone = sum(unpaired.get(reason, 0) for reason in lost)
+    return pairs / (pairs + alone) if pairs + alone else None
+
+
 class Pairing:
     """Answers that wait for their partner.
 
@@ -60,16 +78,22 @@ class Pairing:
         wait_s: for which an answer waits.
         most: answers that wait at once, and identifiers of requests that are remembered to recognise duplicates and
             late answers. Where more wait, the one that waits longest is given up.
+        on_unpaired: gets each answer without a partner, and the reason.
 
     Attributes:
         pairs: so far.
         unpaired: answers by reason.
     """
 
-    def __init__(self, wait_s: float = 60.0, most: int = 100_000) -> None:
+    def __init__(
+        self,
+        wait_s: float = 60.0,
+        most: int = 100_000,
+        on_unpaired: Callable[[Unpaired, Answer], None] = lambda reason, answer: None,
+    ) -> None:
         if wait_s <= 0 or most < 1:
             raise ValueError(f"needs a time above 0 and room for one answer, found {wait_s} s and {most}")
-        self.wait_s, self.most = wait_s, most
+        self.wait_s, self.most, self._on_unpaired = wait_s, most, on_unpaired
         self.pairs = 0
         self.unpaired: Counter[Unpaired] = Counter()
         self._waiting: OrderedDict[str, tuple[float, Answer]] = OrderedDict()
@@ -83,8 +107,7 @@ class Pairing:
     @property
     def paired_share(self) -> float | None:
         """Pairs as a share of the requests whose answers no longer wait; None before the first."""
-        alone = sum(self.unpaired[reason] for reason in (Unpaired.NO_SHADOW, Unpaired.NO_STABLE, Unpaired.NO_ROOM))
-        return self.pairs / (self.pairs + alone) if self.pairs + alone else None
+        return paired_share(self.pairs, self.unpaired)
 
     def add(self, answer: Answer, now_s: float) -> Pair | None:
         """The pair that the answer completes; None where it waits, or is counted as unpaired.
@@ -96,7 +119,7 @@ class Pairing:
         came = self._remembered.get(answer.request_id)
         if came is not None:
             self._remember(answer.request_id, came | {answer.track})
-            self.unpaired[Unpaired.DUPLICATE if answer.track in came else Unpaired.LATE] += 1
+            self._count(answer, Unpaired.DUPLICATE if answer.track in came else Unpaired.LATE)
             return None
         if answer.request_id not in self._waiting:
             if len(self._waiting) >= self.most:
@@ -106,7 +129,7 @@ class Pairing:
             return None
         _, first = self._waiting[answer.request_id]
         if first.track is answer.track:
-            self.unpaired[Unpaired.DUPLICATE] += 1
+            self._count(answer, Unpaired.DUPLICATE)
             return None
         del self._waiting[answer.request_id]
         self._remember(answer.request_id, frozenset(Track))
@@ -123,8 +146,12 @@ class Pairing:
             self._give_up(answer, Unpaired.NO_SHADOW if answer.track is Track.STABLE else Unpaired.NO_STABLE)
 
     def _give_up(self, answer: Answer, reason: Unpaired) -> None:
-        self.unpaired[reason] += 1
+        self._count(answer, reason)
         self._remember(answer.request_id, frozenset({answer.track}))
+
+    def _count(self, answer: Answer, reason: Unpaired) -> None:
+        self.unpaired[reason] += 1
+        self._on_unpaired(reason, answer)
 
     def _remember(self, request_id: str, came: frozenset[Track]) -> None:
         """Remember which versions answered a request that no longer waits, in place of the one known longest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsctl.deploy.status import NodeStatus
+from tsctl.monitoring.recorded import Recorded
 
 COLUMNS = ("model", "version", "default", "state", "workers", "queue", "archive")
 
@@ -43,6 +44,17 @@ def reasons(status: NodeStatus) -> list[str]:
             f"deployment.yaml was edited since node {status.node} was started. Its next start: {status.changed}"
         )
     return lines
+
+
+def records_line(recorded: Recorded) -> str:
+    """One line about a node's prediction records: what was dropped, and why."""
+    parts = [f"{recorded.written:,} written"]
+    if recorded.dropped:
+        reasons = ", ".join(f"{count:,} {outcome}" for outcome, count in recorded.dropped.items())
+        parts.append(f"{sum(recorded.dropped.values()):,} dropped ({reasons})")
+    size = f"{recorded.bytes / (1 << 20):.1f} of {recorded.most_bytes >> 20:,} MiB on the disk"
+    line = f"records since the node's start: {', '.join(parts)}; {size}"
+    return f"{line}; {recorded.problem}" if recorded.problem else line
 
 
 def unnamed_line(name: str, pid: int) -> str:

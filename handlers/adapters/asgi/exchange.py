@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Item
 from handlers.adapters.asgi.pool import Pool
-from handlers.adapters.asgi.problems import Unavailable, WrongMethod, problem_answer
+from handlers.adapters.asgi.problems import WrongMethod, problem_answer
 from handlers.contract import OPEN_INFERENCE_METADATA, PROTOCOL_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER
-from handlers.errors import PayloadTooLarge, RequestError
+from handlers.errors import PayloadTooLarge, RequestError, Unavailable
 from handlers.messages import request_id_of
 
 #: Bytes of a body that no worker gets; FastAPI's routes read none that is longer.

@@ -17,9 +17,9 @@ from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Item
 from handlers.adapters.asgi.model_index import repository_index
 from handlers.adapters.asgi.pool import Pool
-from handlers.adapters.asgi.problems import NotFound, Unavailable
+from handlers.adapters.asgi.problems import NotFound
 from handlers.contract import GRPC_CODES, GRPC_SERVICE, PROTOBUF, REQUEST_ID_HEADER, TIMEOUT_HEADER
-from handlers.errors import RequestError
+from handlers.errors import RequestError, Unavailable
 from handlers.messages import request_id_of
 from handlers.protocols.open_inference import messages, server_metadata
 

@@ -17,10 +17,10 @@ from pydantic_core import to_json
 from handlers.adapters.asgi.backlog import Backlog, Waiting, share
 from handlers.adapters.asgi.frames import Answer
 from handlers.adapters.asgi.pace import Pace
-from handlers.adapters.asgi.problems import Unavailable, WorkerFailed, problem_answer
+from handlers.adapters.asgi.problems import WorkerFailed, problem_answer
 from handlers.adapters.asgi.worker_process import Events, WorkerProcess, worker_environment
 from handlers.contract import JSON
-from handlers.errors import DeadlinePassed, RequestError
+from handlers.errors import DeadlinePassed, RequestError, Unavailable
 
 logger = logging.getLogger(__name__)
 

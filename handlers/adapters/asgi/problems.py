@@ -6,7 +6,7 @@ import math
 
 from handlers.adapters.asgi.frames import Answer
 from handlers.contract import PROBLEM_MEDIA_TYPE, PROBLEM_TITLES, RETRY_DIED, RETRY_HEADER, RETRY_REFUSED
-from handlers.errors import RequestError, problem_document
+from handlers.errors import RequestError, Unavailable, problem_document
 
 
 class NotFound(RequestError):
@@ -31,22 +31,6 @@ class WrongMethod(RequestError):
     status = 405
     kind = "method-not-allowed"
     title = PROBLEM_TITLES[kind]
-
-
-class Unavailable(RequestError):
-    """No worker is ready, or too much waits; the request was not computed.
-
-    Args:
-        retry_after_s: when the client may try again.
-    """
-
-    status = 503
-    kind = "unavailable"
-    title = PROBLEM_TITLES[kind]
-
-    def __init__(self, detail: str, retry_after_s: float = 1) -> None:
-        super().__init__(detail)
-        self.retry_after_s = retry_after_s
 
 
 class Unreadable(RequestError):

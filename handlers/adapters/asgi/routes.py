@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 
 from handlers.adapters.asgi.model_index import LONGEST_QUESTION, read_question, repository_index
 from handlers.adapters.asgi.pool import Pool
-from handlers.adapters.asgi.problems import NotFound, Unavailable, WrongMethod, problem_answer
+from handlers.adapters.asgi.problems import NotFound, WrongMethod, problem_answer
 from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
-from handlers.errors import PayloadTooLarge, RequestError
+from handlers.errors import PayloadTooLarge, RequestError, Unavailable
 from handlers.messages import request_id_of
 from handlers.protocols.open_inference import server_metadata
 

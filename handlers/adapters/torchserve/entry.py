@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from handlers.contract import JSON
 from handlers.errors import ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.messages import Outcome, Request, bare_media_type, problem, request_id_of
 from handlers.worker import startup
+from handlers.worker.reference import write_reference
 from handlers.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -132,6 +134,11 @@ class Entry:
         """The present answers to the samples, by file name; in place of `initialize`."""
         self._handler = self._handler or author_handler(context)
         return startup.golden_answers(Worker(self._handler, worker_config(context)))
+
+    def write_reference(self, context: Any, files: Sequence[Path], out: Path) -> int:
+        """Write the records of the answers to reference data; in place of `initialize`."""
+        self._handler = self._handler or author_handler(context)
+        return write_reference(Worker(self._handler, worker_config(context)), files, out)
 
     @property
     def _has_own_handle(self) -> bool:

@@ -79,7 +79,7 @@ def write_static_files(gateway: Gateway) -> None:
         )
     put_certificate(gateway)
     limits = bounds(spec.memory_bytes, memory_bytes(), open_files(), gateway.waiting_bytes)
-    write_document(files.bootstrap, bootstrap(spec, files, limits))
+    write_document(files.bootstrap, bootstrap(spec, files, limits, gateway.deployment.tracing))
 
 
 def validate(gateway: Gateway) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handlers.contract import WORKER_PYTHON_VARIABLE
-from tsctl.archive.build import handlers_package
+from tsctl.archive.sources import handlers_package
 from tsctl.config.nodes import BaseNodeSpec, BentomlSpec
 from tsctl.config.project import Project
 from tsctl.host.files import make_folder

@@ -28,11 +28,11 @@ from tsctl.nodes.process import (
     empty_metrics,
     end,
     last_lines,
-    records_variables,
     require_free_ports,
     spawn_recorded,
     sweep,
     temporary_folder,
+    worker_variables,
 )
 from tsctl.nodes.torchserve.java import Java
 from tsctl.nodes.torchserve.paths import NodePaths
@@ -61,7 +61,7 @@ def launch(project: Project, node: TorchServeSpec, paths: NodePaths, java: Java)
     write_secret(paths.config, render_properties(properties, CONFIG_COMMENT))
     paths.key_file.unlink(missing_ok=True)
     command = _command(project, paths, java, defaults, tmp)
-    environment = node_environment(os.environ, paths, tmp, properties) | records_variables(paths.folder, node)
+    environment = node_environment(os.environ, paths, tmp, properties) | worker_variables(paths.folder, node)
     # TorchServe writes key_file.json into its working directory
     return spawn_recorded(command, paths.folder, node, environment, tmp, paths.console)
 

@@ -19,6 +19,7 @@ from handlers.contract import (
     SHARED_CACHE_KEY_VARIABLE,
     SHARED_CACHE_VARIABLE,
     TIMEOUT_HEADER,
+    TRACEPARENT_HEADER,
     TRITON_LONGEST_ANSWER,
 )
 from tsctl.config.nodes import TritonSpec
@@ -32,7 +33,8 @@ from tsctl.nodes.environments import Environment, require_environment
 DRAIN_S = 30
 STOP_GRACE_S = DRAIN_S + 10.0
 #: Headers of clients and of the gateway that reach the worker, as a regular expression; no other header does.
-FORWARDED = f"^(content-type|cache-control|accept|{REQUEST_ID_HEADER}|{TIMEOUT_HEADER}|x-tsctl-[a-z-]+)$"
+_NAMED = "|".join(("content-type", "cache-control", "accept", REQUEST_ID_HEADER, TIMEOUT_HEADER, TRACEPARENT_HEADER))
+FORWARDED = f"^({_NAMED}|x-tsctl-[a-z-]+)$"
 #: Where Triton and its workers exchange tensors.
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel has it
 _STUB = "triton_python_backend_stub"
@@ -73,7 +75,7 @@ def launch(project: Project, node: TritonSpec, paths: Paths) -> subprocess.Popen
         sys.executable, "-m", "tsctl.nodes.triton.supervisor", str(paths.folder), node.url,
         *_command(environment, node, paths),
     ]  # fmt: skip
-    present = variables(os.environ, environment, paths, tmp) | process.records_variables(paths.folder, node)
+    present = variables(os.environ, environment, paths, tmp) | process.worker_variables(paths.folder, node)
     return process.spawn_recorded(command, paths.folder, node, present, tmp, paths.console)
 
 

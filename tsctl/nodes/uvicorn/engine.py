@@ -115,7 +115,7 @@ class UvicornNode(ManagedNode):
         }
         environment = {
             **inherited(os.environ), **passed, METRICS_FOLDER_VARIABLE: str(self.metrics_folder),
-            **process.records_variables(self.folder, self.spec),
+            **process.worker_variables(self.folder, self.spec),
             "TMPDIR": str(tmp), "TEMP": str(tmp), "PYTHONUNBUFFERED": "1", **variables,
         }  # fmt: skip
         return process.spawn_recorded(command, self.folder, self.spec, environment, tmp, self.logs[0])

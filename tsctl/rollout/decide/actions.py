@@ -18,7 +18,7 @@ PREPARATION = (Effect.VERIFY, Effect.REGISTER, Effect.VERIFY_GOLDEN)
 #: Effects after the last step has passed, in this order.
 COMPLETION = (Effect.SET_DEFAULT, Effect.RETIRE)
 #: Effects that are left undone where they fail for long; `tsctl apply` catches up on them.
-OPTIONAL = (Effect.EXTEND, *COMPLETION, Effect.RESTORE_DEFAULT)
+OPTIONAL = (Effect.EXTEND, *COMPLETION, Effect.RESTORE_DEFAULT, Effect.STOP_COPYING)
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,13 @@ class Watch:
     """Read evidence and judge."""
 
 
-#: Apply an effect, begin a step, watch it, or journal the end.
-Action = Effect | BeginStep | Watch | Outcome
+@dataclass(frozen=True)
+class WatchShadow:
+    """Compare the answers to copies, and judge."""
+
+
+#: Apply an effect, begin a step, watch it or the shadow stage, or journal the end.
+Action = Effect | BeginStep | Watch | WatchShadow | Outcome
 
 
 def next_action(state: State) -> Action | None:
@@ -45,6 +50,10 @@ def next_action(state: State) -> Action | None:
         return _way_back(state)
     if (effect := _first_missing(state, PREPARATION)) is not None:
         return effect
+    if state.is_in_shadow_stage:
+        return WatchShadow() if Effect.COPY in state.done else Effect.COPY
+    if state.is_copied:
+        return Effect.STOP_COPYING
     is_promoted_early = state.command is Command.PROMOTE
     if is_promoted_early and state.weight < TOTAL:
         return BeginStep(len(state.weights) - 1)
@@ -71,6 +80,8 @@ def _way_back(state: State) -> Action:
         return Effect.REVERT_WEIGHT
     if Effect.SET_DEFAULT in state.done and Effect.RESTORE_DEFAULT not in state.done:
         return Effect.RESTORE_DEFAULT
+    if state.is_copied:
+        return Effect.STOP_COPYING
     return Outcome.ABORTED if state.command is Command.ABORT else Outcome.ROLLED_BACK
 
 

@@ -16,6 +16,8 @@ from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.labels import LabelCounts
+from tsctl.rollout.decide.shadow import PairCounts
 from tsctl.rollout.decide.windows import Window
 
 
@@ -31,6 +33,8 @@ class Effect(StrEnum):
     RESTORE_DEFAULT = "undefault"
     RETIRE = "retire"
     EXTEND = "extend"
+    COPY = "copy"
+    STOP_COPYING = "uncopy"
 
 
 class Command(StrEnum):
@@ -156,6 +160,7 @@ class Tick(Event):
     Args:
         held_s: watched since the last tick.
         is_disturbed: a node was unavailable, or has just come back: what it left unanswered is no evidence.
+        labels: of all labelled items since the rollout began; None: as before.
         log_e: logarithm of each judged signal's e-value after this tick, and of their average; empty in old journals.
     """
 
@@ -165,11 +170,29 @@ class Tick(Event):
     cursor: Cursor = field(default_factory=dict)
     log_e: Mapping[str, float] | None = None
     is_disturbed: bool = False
+    labels: LabelCounts | None = None
 
     @property
     def requests(self) -> tuple[int, int]:
         """Requests of stable and of the canary."""
         return sum(window.stable.requests for window in self.windows), sum(w.canary.requests for w in self.windows)
+
+
+@dataclass(frozen=True)
+class PairsCompared(Event):
+    """Answers of the canary, as a shadow, were compared with stable's.
+
+    Args:
+        counts: of this reading; the cursor says up to when it has the records.
+        waited_s: length of the period.
+        examples: ids of some requests whose answers differ.
+    """
+
+    kind = "pairs"
+    counts: PairCounts
+    cursor: Cursor = field(default_factory=dict)
+    waited_s: float = 0.0
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

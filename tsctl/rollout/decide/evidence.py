@@ -13,6 +13,7 @@ from functools import cached_property
 from handlers.contract import OTHER_CLASS
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
+from tsctl.rollout.decide.labels import NO_LABELS, LabelCounts
 from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Window
 from tsctl.statistics.sequential import BOTH_WAYS, RateProcess, RatioProcess, log_mean
 
@@ -136,6 +137,7 @@ class Evidence:
         clients: those that had an event.
         set_aside: requests that count for no version, because a node, or stable as well, was unavailable.
         blocks: of computed answers that are not compared yet, by kind of event.
+        labels: of recorded requests, since the rollout began.
         cold: answers that the canary computed while its cache was cold; `warm`: those that were judged as slow or not.
     """
 
@@ -147,6 +149,7 @@ class Evidence:
     clients: Mapping[str, ClientEvidence] = field(default_factory=dict)
     set_aside: int = 0
     blocks: Mapping[str, Window] = field(default_factory=dict)
+    labels: LabelCounts = NO_LABELS
     cold: int = 0
     warm: int = 0
 
@@ -239,7 +242,7 @@ class Evidence:
             others = self.compared.without(client.compared, client.share if is_kept else 0.0).logs
             lowest = {signal: min(value, others[signal]) for signal, value in lowest.items()}
         cap = RateProcess(self.max_error_rate).seen(self.capped.errors, self.capped.requests)
-        return {**lowest, "disagreement": self.disagreement.log_e, "limit": cap.log_e}
+        return {**lowest, "disagreement": self.disagreement.log_e, "labels": self.labels.log_e, "limit": cap.log_e}
 
 
 def class_count(counts: OutcomeCounts, name: str, known: Collection[str]) -> int:

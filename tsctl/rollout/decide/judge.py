@@ -97,9 +97,9 @@ def judge(policy: RolloutPolicy, evidence: Evidence, held_s: float, requests: in
 
     Fail: the average of the signals' e-values has reached 1 / alpha. A canary that is no worse ever fails with
     probability alpha at most (Ville's inequality; an average of e-processes is an e-process). Pass: the step was held
-    for its time, the canary has the least number of requests, and a confidence sequence shows that its error rate is
-    below the policy's maximum. Where the events of one client would fail the canary, if they counted for its share of
-    the requests, and no others do, a person decides.
+    for its time, the canary has the least number of requests and of labelled items, and a confidence sequence shows
+    that its error rate is below the policy's maximum. Where the events of one client would fail the canary, if they
+    counted for its share of the requests, and no others do, a person decides.
 
     Args:
         held_s: for which the step was watched.
@@ -112,6 +112,8 @@ def judge(policy: RolloutPolicy, evidence: Evidence, held_s: float, requests: in
         return Judgement(Verdict.FAIL, _why_failed(largest, policy), total, readings, signal=largest.signal)
     if rejects(_average(policy, evidence.bounded_logs), policy.alpha):
         return Judgement(Verdict.UNDECIDED, ONE_CLIENT, total, readings)
+    if missing := max(0, policy.min_labels - evidence.labels.canary):
+        return Judgement(Verdict.UNDECIDED, f"{missing:,} more labelled items of the canary", total, readings)
     needed = requests_needed(policy, evidence.capped, requests)
     if needed:
         return Judgement(Verdict.UNDECIDED, f"about {needed:,} more requests of the canary", total, readings, needed)
@@ -126,6 +128,12 @@ def read_signals(policy: RolloutPolicy, evidence: Evidence) -> tuple[Reading, ..
     logs, mix = evidence.logs, evidence.compared.mix
     readings = []
     for signal, share in policy.shares.items():
+        if signal == "labels":
+            labels = evidence.labels
+            stable = rate_of(labels.stable_wrong, labels.stable, policy.alpha)
+            canary = rate_of(labels.canary_wrong, labels.canary, policy.alpha)
+            readings.append(Reading(signal, logs[signal], share, stable, canary))
+            continue
         about = max(mix, key=lambda name: mix[name].log_e, default="") if signal == "mix" else ""
         stable, canary = (
             _rate(signal, about, seen, evidence, policy.alpha) for seen in (evidence.stable, evidence.canary)
@@ -197,6 +205,8 @@ def _why_failed(reading: Reading, policy: RolloutPolicy) -> str:
     canary, stable = _percent(reading.canary), _percent(reading.stable)
     if reading.signal == LIMIT:
         return f"{canary} of the canary's requests are errors, and the policy allows {policy.max_error_rate:.2%}"
+    if reading.signal == "labels":
+        return f"{canary} of the canary's labelled items are wrong, against {stable} of stable's"
     event = {
         "errors": "are errors",
         "refused": "are refused with 4xx",

@@ -11,7 +11,13 @@ from tsctl.rollout.decide import events
 from tsctl.rollout.decide.events import Command, Cursor, Effect, Entry, Outcome
 from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.judge import NOT_RECORDED, Judgement, Verdict, judge
+from tsctl.rollout.decide.labels import LabelCounts
+from tsctl.rollout.decide.shadow import added, judge_shadow, unpaired_after
 from tsctl.rollout.decide.windows import Window
+from tsctl.shadow.disagreement import Disagreement
+
+#: Where comparing pairs goes on: microseconds since 1970.
+SHADOW_CURSOR = "shadow|us"
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,9 @@ class State:
         doing: an effect that was begun, and is not known to be done.
         command: abort, rollback or promote, by a person.
         recorded: the judgement in the journal, of the last verdict or of the end.
+        is_copied: whether the canary may get copies of requests.
+        is_compared: whether the shadow stage has passed.
+        pairs: of answers that were compared; `unpaired`: lost answers by reason.
     """
 
     id: str
@@ -83,6 +92,10 @@ class State:
     command: Command | None = None
     commanded_by: str = ""
     recorded: Judgement | None = None
+    is_copied: bool = False
+    is_compared: bool = False
+    pairs: Disagreement = field(default_factory=Disagreement)
+    unpaired: Mapping[str, int] = field(default_factory=dict)
     outcome: Outcome | None = None
     ended_at: float | None = None
 
@@ -106,10 +119,18 @@ class State:
         return self.is_failed and not self.had_weight
 
     @property
+    def is_in_shadow_stage(self) -> bool:
+        """Whether the canary is judged by its answers to copies, before the first step."""
+        is_before = self.step < 0 and not self.had_weight and not self.is_compared
+        return self.policy.shadow is not None and is_before and self.command is not Command.PROMOTE
+
+    @property
     def judgement(self) -> Judgement:
         """The judgement on the present step; once the rollout has ended, the recorded one, never a new one."""
         if self.outcome is not None:
             return self.recorded or NOT_RECORDED
+        if self.is_in_shadow_stage and Effect.COPY in self.done:
+            return judge_shadow(self.policy, self.pairs, self.unpaired)
         return judge(self.policy, self.evidence, self.held_s, self.step_requests)
 
 
@@ -140,9 +161,12 @@ def after(state: State | None, entry: Entry) -> State:
     match entry.event:
         case events.EffectBegan() as event:
             had_weight = state.had_weight or event.effect is Effect.SET_WEIGHT
-            return replace(state, doing=event.effect, had_weight=had_weight)
+            is_copied = state.is_copied or event.effect is Effect.COPY
+            return replace(state, doing=event.effect, had_weight=had_weight, is_copied=is_copied)
         case events.EffectDone() as event:
-            return _done(state, event)
+            return _done(state, event, entry.at)
+        case events.PairsCompared() as event:
+            return _compared(state, event)
         case events.StepBegan() as event:
             return _step(state, event)
         case events.Tick() as event:
@@ -152,7 +176,9 @@ def after(state: State | None, entry: Entry) -> State:
         case events.Waiting() as event:
             return replace(state, waits_for=event.why, waited_s=state.waited_s + event.waited_s)
         case events.VerdictReached() as event:
-            return replace(state, verdict=event.verdict, why=event.why, signal=event.signal, recorded=event.judgement)
+            is_compared = state.is_compared or (state.is_in_shadow_stage and event.verdict is Verdict.PASS)
+            judged = replace(state, verdict=event.verdict, why=event.why, signal=event.signal)
+            return replace(judged, recorded=event.judgement, is_compared=is_compared)
         case events.CommandReceived() as event:
             return _command(state, event)
         case events.PolicyChanged() as event:
@@ -194,8 +220,12 @@ def _started(event: events.Started, at: float) -> State:
     )
 
 
-def _done(state: State, event: events.EffectDone) -> State:
+def _done(state: State, event: events.EffectDone, at: float) -> State:
     state = replace(state, doing=None, waits_for="")
+    if event.effect is Effect.COPY:  # only what was copied under this stage is compared
+        state = replace(state, cursor={**state.cursor, SHADOW_CURSOR: round(at * 1e6)}, waited_s=0.0)
+    if event.effect is Effect.STOP_COPYING:
+        return replace(state, is_copied=False)
     if event.effect is Effect.SET_WEIGHT:
         # paused before it had its weight, the step was watched at the one before: that is no hold of this one
         return replace(state, is_weighed=True, in_force=state.weight, held_s=0.0, step_requests=0)
@@ -233,7 +263,7 @@ def _anew(state: State) -> State:
 
 
 def _tick(state: State, event: events.Tick) -> State:
-    evidence = evidence_after(state, event.windows, event.is_disturbed)
+    evidence = evidence_after(state, event.windows, event.is_disturbed, event.labels)
     return replace(
         state,
         evidence=evidence,
@@ -246,12 +276,31 @@ def _tick(state: State, event: events.Tick) -> State:
     )
 
 
-def evidence_after(state: State, windows: Iterable[Window], is_disturbed: bool = False) -> Evidence:
-    """The evidence once these windows are added; slow answers count once the step has settled."""
+def evidence_after(
+    state: State, windows: Iterable[Window], is_disturbed: bool = False, labels: LabelCounts | None = None
+) -> Evidence:
+    """The evidence once these windows are added; slow answers count once the step has settled.
+
+    Args:
+        labels: of all labelled items; None: as before.
+    """
     evidence, is_settled = state.evidence, state.held_s >= state.policy.settle_s
+    if labels is not None:
+        evidence = replace(evidence, labels=labels)
     for window in windows:
         evidence = evidence.seen(window, is_settled, is_disturbed)
     return evidence
+
+
+def _compared(state: State, event: events.PairsCompared) -> State:
+    return replace(
+        state,
+        pairs=added(state.pairs, event.counts),
+        unpaired=unpaired_after(state.unpaired, event.counts),
+        cursor={**state.cursor, **event.cursor},
+        waited_s=state.waited_s + event.waited_s,
+        waits_for="",
+    )
 
 
 def _command(state: State, event: events.CommandReceived) -> State:
@@ -268,7 +317,8 @@ def _command(state: State, event: events.CommandReceived) -> State:
 def _incomplete(state: State) -> State:
     """Entries are lost, so that nothing can be judged: the way back begins with the weight and the default."""
     done = state.done - {Effect.RESTORE_DEFAULT} | {Effect.SET_DEFAULT}
-    return replace(state, command=Command.ABORT, commanded_by="the repair of its journal", weight=TOTAL, done=done)
+    undone = replace(state, weight=TOTAL, done=done, is_copied=state.policy.shadow is not None)
+    return replace(undone, command=Command.ABORT, commanded_by="the repair of its journal")
 
 
 def _policy(state: State, policy: RolloutPolicy) -> State:
@@ -282,4 +332,7 @@ def _policy(state: State, policy: RolloutPolicy) -> State:
         weights=(*now, *(later for later in policy.weights if later > weight)),
         step=-1,
         evidence=no_evidence(policy, state.classes),
+        pairs=Disagreement(),
+        unpaired={},
+        done=state.done - {Effect.COPY},  # its share of the requests may be another one
     )

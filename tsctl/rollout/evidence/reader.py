@@ -16,6 +16,7 @@ from tsctl.gateway.counters import SERIES, Sample, parse_page
 from tsctl.gateway.envoy.admin import Admin
 from tsctl.host.http import direct_session
 from tsctl.rollout.decide.events import Cursor, Started
+from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import Window
 from tsctl.rollout.evidence.counts import (
@@ -31,6 +32,7 @@ from tsctl.rollout.evidence.counts import (
     slow_threshold_ms,
     windows_since,
 )
+from tsctl.rollout.evidence.labels import LabelReader
 from tsctl.rollout.evidence.users import UserLog
 
 #: How long Prometheus may take to answer.
@@ -149,12 +151,14 @@ class LiveEvidence:
         source: of all counts but the rate of requests.
         envoy: of the rate, which Prometheus only has between two scrapes.
         users: of all counts where the route divides users.
+        labelled: of labelled items; None: there are none.
         measured: the route's requests when the rate was measured last.
     """
 
     source: Source
     envoy: Source
     users: UserLog | None = None
+    labelled: LabelReader | None = None
     measured: Measured | None = None
     clock: Callable[[], float] = time.monotonic
     _before: Durations = field(default_factory=Durations)
@@ -181,6 +185,9 @@ class LiveEvidence:
         if state.sticky and self.users is not None:
             return self.users.read(query, state.cursor, shares, state.slow_before, state.since)
         return windows_since(state.cursor, counter_values(samples, query), query, shares)
+
+    def labels(self, state: State) -> LabelCounts | None:
+        return self.labelled.read(state) if self.labelled is not None else None
 
     def mark(self, state: State) -> Cursor:
         """Where evidence begins that is read from now on."""

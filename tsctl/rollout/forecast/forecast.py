@@ -14,12 +14,14 @@ from math import floor, inf
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL, percent
-from tsctl.rollout.forecast.power import fails, requests_to_pass, smallest_rate
+from tsctl.rollout.forecast.power import fails, labels_needed, requests_to_pass, smallest_rate
 from tsctl.statistics.search import first
 from tsctl.statistics.sequential import RateProcess, RatioProcess
 
 #: Error rates of the forecast faults: multiples of stable's, and a fixed one.
 MULTIPLES, RATE = (2, 10), 0.05
+#: Share of wrong ones among stable's labelled items, where it has none.
+USUAL_WRONG = 0.05
 #: With a smaller share of the predictions in classes that are judged one by one, a warning says so.
 FEW_CLASSES = 0.5
 #: With fewer requests than this, a warning says how few they are.
@@ -53,6 +55,15 @@ class StepForecast:
     slow_share: float | None  # the smallest that is seen; None if none is
 
 
+@dataclass(frozen=True)
+class LabelForecast:
+    """A canary whose labelled items are wrong too often."""
+
+    rate: float  # of the canary's labelled items that are wrong
+    base: float  # of stable's
+    items: int | None  # labelled ones of each version until it is seen in four of five rollouts; None: too many
+
+
 class Fate(StrEnum):
     """How the rollout of a faulty canary ends."""
 
@@ -82,6 +93,7 @@ class Forecast:
     steps: tuple[StepForecast, ...]
     faults: tuple[FaultForecast, ...]
     seconds: float | None  # until a canary that is like stable is promoted; None if it never is
+    labels: tuple[LabelForecast, ...]  # none where the policy does not judge labels
     warnings: tuple[str, ...]  # sentences for people
 
 
@@ -101,17 +113,43 @@ class ExpectedStep:
         return self.requests / traffic.requests_per_s if traffic.requests_per_s else inf
 
 
-def forecast_rollout(policy: RolloutPolicy, traffic: RecentTraffic, is_by_user: bool = False) -> Forecast:
+def forecast_rollout(
+    policy: RolloutPolicy, traffic: RecentTraffic, is_by_user: bool = False, wrong_share: float | None = None
+) -> Forecast:
     """Forecast what the policy's steps need and see with this traffic.
 
     Args:
+        wrong_share: of stable's labelled items; None: it has none, and USUAL_WRONG stands for it.
         is_by_user: whether the route divides users, who then count once for each kind of event; only adds a warning.
     """
     expected = expected_steps(policy, traffic, traffic.error_rate)
     steps = tuple(_step(policy, traffic, step) for step in expected)
     faults = tuple(forecast_fault(policy, traffic, rate) for rate in _fault_rates(traffic))
     seconds = sum(step.seconds(traffic) for step in expected)
-    return Forecast(traffic, steps, faults, _finite(seconds), tuple(_warnings(policy, traffic, steps, is_by_user)))
+    warnings = [*_warnings(policy, traffic, steps, is_by_user), *_label_warnings(policy, is_by_user, wrong_share)]
+    labels = tuple(_label_forecasts(policy, wrong_share)) if "labels" in policy.signals else ()
+    return Forecast(traffic, steps, faults, _finite(seconds), labels, tuple(warnings))
+
+
+def _label_forecasts(policy: RolloutPolicy, wrong_share: float | None) -> Iterator[LabelForecast]:
+    base = USUAL_WRONG if wrong_share is None else wrong_share
+    for rate in sorted({base * 1.5, base * 2, base + RATE}):
+        if base < rate < 1:
+            yield LabelForecast(rate, base, labels_needed(policy, base, rate))
+
+
+def _label_warnings(policy: RolloutPolicy, is_by_user: bool, wrong_share: float | None) -> Iterator[str]:
+    if "labels" not in policy.signals:
+        return
+    if is_by_user:
+        yield "Labels are not compared on a sticky route: its users are no single items."
+    if wrong_share is None:
+        yield (
+            f"Stable has no labelled items: figures of labels are for {USUAL_WRONG:.0%} wrong ones. 'tsctl labels add'"
+            " adds labels."
+        )
+    if not policy.min_labels:
+        yield "min_labels is 0: steps pass before labels come. With it, a step waits for labelled items of the canary."
 
 
 def expected_steps(policy: RolloutPolicy, traffic: RecentTraffic, error_rate: float) -> tuple[ExpectedStep, ...]:

@@ -11,6 +11,7 @@ from math import ceil, floor, inf, log, sqrt
 from tsctl.config.policy import LIMIT, RolloutPolicy
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.judge import MOST_REQUESTS
+from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.statistics.search import first, poisson_quantile
 from tsctl.statistics.sequential import RateProcess, RatioProcess, log_mean, rate_bounds, rejects
 
@@ -18,6 +19,8 @@ from tsctl.statistics.sequential import RateProcess, RatioProcess, log_mean, rat
 SURELY = 0.8
 #: The distribution of each version's counts is represented by its quantiles at these levels, equally likely each.
 LEVELS = tuple((number + 0.5) / 40 for number in range(40))
+#: More labelled items of each version than these are not searched for.
+MOST_LABELS = 1 << 24
 #: The smallest rate that is searched for, and the relative precision of the search.
 SMALLEST, PRECISION = 1e-6, 1.01
 
@@ -59,6 +62,31 @@ def power(policy: RolloutPolicy, signal: str, base: float, rate: float, weight: 
             pairs += 1
         failed += pairs
     return failed / len(LEVELS) ** 2
+
+
+def labels_needed(policy: RolloutPolicy, base: float, rate: float) -> int | None:
+    """Find the labelled items of each version after which a canary with this rate of wrong ones fails SURELY.
+
+    They form as many pairs, of which some have only the canary wrong, and some only stable. None if more than
+    MOST_LABELS are needed.
+
+    Args:
+        base: stable's rate of wrong items.
+    """
+
+    def is_seen(pairs: int) -> bool:
+        canary, stable = (
+            [poisson_quantile(pairs * alone, level) for level in LEVELS]
+            for alone in (rate * (1 - base), base * (1 - rate))
+        )
+        failed = sum(
+            fails(policy, "labels", LabelCounts(stable_alone=others, canary_alone=events).log_e, -inf)
+            for events in canary
+            for others in stable
+        )
+        return failed >= SURELY * len(LEVELS) ** 2
+
+    return first(is_seen, MOST_LABELS)
 
 
 def smallest_rate(policy: RolloutPolicy, signal: str, base: float, weight: int, requests: float) -> float | None:

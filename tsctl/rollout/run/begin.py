@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from tsctl.archive.comparator import comparator_in_store
 from tsctl.archive.container import digest_of
 from tsctl.archive.store import archive_of, find_archive
 from tsctl.config.project import Project
@@ -13,9 +14,13 @@ from tsctl.errors import AnalysisError, ConflictError
 from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.progress import Note
+from tsctl.records.database import require
+from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
 from tsctl.rollout.decide.state import fold, start_of
 from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
+from tsctl.rollout.evidence.labels import LabelReader
+from tsctl.rollout.evidence.pairs import RecordedPairs
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
 from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
@@ -25,6 +30,7 @@ from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, n
 from tsctl.rollout.run.live_gateway import LiveGateway
 from tsctl.rollout.run.preconditions import (
     counts_before,
+    require_comparable,
     require_no_weights,
     require_possible,
     require_undivided,
@@ -47,7 +53,7 @@ def started(
         ConflictError: another rollout of the model has not ended, or the weights were divided by hand.
         ArchiveError: there is no archive of the version.
         GatewayError: the gateway does not run, or has no route for the model.
-        SpecError: deployment.yaml sets the weights.
+        SpecError: deployment.yaml sets the weights, or the policy judges labels and DuckDB is not installed.
         AnalysisError: the policy names a Prometheus server, and it does not have the gateway's counts.
     """
     project = gateway.project
@@ -59,11 +65,16 @@ def started(
         route = route_of(gateway, model)
         require_undivided(route, version)
         policy = gateway.deployment.policy(model)
+        if "labels" in policy.signals:
+            require("duckdb")
         samples = counts_before(gateway, policy, model)
         digest = digest_of(archive.path)
         stable_nodes = serving_nodes(gateway, model, route.stable)
         nodes = (target.nodes(version) if target is not None else None) or stable_nodes
         require_possible(gateway, archive, version, nodes)
+        if policy.shadow is not None:
+            stable = target.archive(route.stable) if target is not None else route.stable
+            require_comparable(gateway, route, archive, find_archive(project, model, stable), {*nodes, *stable_nodes})
         LiveOperator(LiveGateway(gateway), model).forget()
         journal = Journal(new_path(project, model, version, time.time()), guard=require_held)
         log_end = UserLog(gateway.files.access_log, {}).mark()
@@ -152,7 +163,7 @@ def held(project: Project, model: str) -> AbstractContextManager[Callable[[], No
 
 def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured | None = None) -> Runner:
     start, project = start_of(journal.entries), gateway.project
-    live = LiveGateway(gateway)
+    live, shared = LiveGateway(gateway), shared_address(project, gateway.deployment)
     # its file may be gone: the way back does not need it
     archive = archive_of(project.store / start.file)
     return Runner(
@@ -163,12 +174,23 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured |
             source=open_source(start.policy, gateway.admin),
             envoy=EnvoyCounters(gateway.admin),
             users=UserLog(gateway.files.access_log, start.cursor),
+            labelled=LabelReader(labels_folder(project), lambda: places_of(gateway.nodes(), shared)),
             measured=measured,
         ),
         LiveHealth(live, archive),
         LiveOperator(live, start.model),
+        RecordedPairs(
+            lambda: places_of(live.nodes(live.now().deployment.nodes), None),
+            lambda: comparator_in_store(project, start.model, _archive_of(live, start.model, start.stable)),
+        ),
         note,
     )
+
+
+def _archive_of(live: LiveGateway, model: str, version: str) -> str:
+    """The version whose archive it serves."""
+    target = live.now().deployment.models.get(model)
+    return version if target is None else target.archive(version)
 
 
 def _replaced(project: Project, start: Started, note: Note) -> tuple[str, ...]:

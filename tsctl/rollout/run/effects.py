@@ -12,12 +12,13 @@ from handlers.contract import CHECK_ANSWER, CHECK_HEADER
 from tsctl.archive.container import digest_of
 from tsctl.archive.store import StoredArchive
 from tsctl.archive.verify import verify
-from tsctl.config.weights import TOTAL
+from tsctl.config.policy import ShadowStage
+from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import ArchiveError, NodeError
-from tsctl.gateway.change import set_weights
+from tsctl.gateway.change import set_shadow, set_weights
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.retire import retire
-from tsctl.gateway.state import Gateway, upstreams_written
+from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.sync import sync
 from tsctl.host.progress import Note
 from tsctl.nodes.fan_out import run_on_nodes
@@ -33,7 +34,7 @@ from tsctl.rollout.run.live_gateway import LiveGateway
 
 RETIRE_S = 60.0
 #: Effects after which more depends on the canary: a node that restarts could not register it without its archive.
-NEED_ARCHIVE = (*PREPARATION, Effect.SET_WEIGHT, Effect.EXTEND, Effect.SET_DEFAULT)
+NEED_ARCHIVE = (*PREPARATION, Effect.COPY, Effect.SET_WEIGHT, Effect.EXTEND, Effect.SET_DEFAULT)
 
 Value = TypeVar("Value")
 
@@ -82,6 +83,10 @@ class LiveEffects:
                 return self._retire(state)
             case Effect.EXTEND:
                 return self._extend(state)
+            case Effect.COPY:
+                return self._copy(state)
+            case Effect.STOP_COPYING:
+                return self._stop_copying(state)
 
     @property
     def gateway(self) -> Gateway:
@@ -171,9 +176,27 @@ class LiveEffects:
             names = ", ".join(lacking)
             raise TemporarilyUnavailable(f"{state.model} {version} stays: node {names} does not have {state.canary}")
 
-    def _set_weight(self, state: State, weight: int) -> None:
+    def _copy(self, state: State) -> EffectDone:
+        """The canary gets copies of the stage's share of the requests."""
+        stage = state.policy.shadow or ShadowStage()
+        self._require_gateway()
+        set_shadow(self.gateway, state.model, state.canary, stage.share)
+        return EffectDone(Effect.COPY, f"{percent(stage.share)} of the requests; no client gets its answers")
+
+    def _stop_copying(self, state: State) -> EffectDone:
+        """The canary gets no copies; a shadow that somebody else has set since stays."""
+        self._require_gateway()
+        route = traffic_in_force(self.gateway).get(state.model)
+        if route is not None and route.shadow is not None and route.shadow.version == state.canary:
+            set_shadow(self.gateway, state.model, None, 0)
+        return EffectDone(Effect.STOP_COPYING)
+
+    def _require_gateway(self) -> None:
         if not self.gateway.admin.is_live():
             raise NotAnswering("the gateway does not run", "Start it with 'tsctl gateway start'.")
+
+    def _set_weight(self, state: State, weight: int) -> None:
+        self._require_gateway()
         canary = {state.canary: weight} if weight else {}
         set_weights(self.gateway, state.model, {state.stable: TOTAL - weight, **canary})
 

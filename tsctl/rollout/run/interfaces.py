@@ -9,7 +9,8 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.nodes.fan_out import is_unavailable
-from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone
+from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone, PairsCompared
+from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import Window
 
@@ -41,11 +42,25 @@ class EvidenceReader(Protocol):
     def read(self, state: State) -> tuple[list[Window], Cursor]:
         """New windows since the state's cursor, and the changes of the cursor."""
 
+    def labels(self, state: State) -> LabelCounts | None:
+        """All labelled items since the rollout began; None where nothing is new, or labels are not judged."""
+
     def mark(self, state: State) -> Cursor:
         """Where evidence begins that is read from now on, by requests and by users."""
 
     def request_rate(self, state: State) -> float:
         """Requests per second that the canary would compute now, if it had all requests of the route."""
+
+
+class PairReader(Protocol):
+    """Compares a shadow's answers with stable's."""
+
+    def read(self, state: State) -> PairsCompared | None:
+        """The pairs since the state's cursor; None where the last reading was a moment ago.
+
+        Raises:
+            TsctlError: records cannot be read now, or their answers cannot be compared.
+        """
 
 
 class Health(Protocol):

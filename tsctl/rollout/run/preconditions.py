@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from tsctl.archive.container import open_archive
+from tsctl.archive.inspect import read_facts
 from tsctl.archive.store import StoredArchive
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
@@ -12,6 +14,8 @@ from tsctl.errors import AnalysisError, ConflictError, GatewayError, SpecError
 from tsctl.gateway.counters import Sample
 from tsctl.gateway.state import Gateway, require_live, require_route, traffic_in_force
 from tsctl.gateway.traffic import Traffic, weights_text
+from tsctl.records.database import require
+from tsctl.records.places import require_here
 from tsctl.rollout.evidence.counts import requests_of
 from tsctl.rollout.evidence.reader import EnvoyCounters, open_source
 from tsctl.rollout.run.health import nodes_of
@@ -83,6 +87,36 @@ def require_possible(gateway: Gateway, archive: StoredArchive, version: str, nod
                 f"{archive.model} {version} cannot be on node {node.name}: {reason}",
                 f"Name its nodes in deployment.yaml: models.{archive.model}.versions.{version!r}.nodes",
             )
+
+
+def require_comparable(
+    gateway: Gateway, route: Traffic, canary: StoredArchive, stable: StoredArchive, nodes: Collection[str]
+) -> None:
+    """The answers of both versions can be compared before the first step.
+
+    Args:
+        nodes: that serve one of the versions.
+
+    Raises:
+        ConflictError: another version is the route's shadow.
+        SpecError: an archive records nothing, or what reads records is not installed.
+        NodeError: a node is on another machine.
+    """
+    if route.shadow is not None and route.shadow.version != canary.version:
+        raise ConflictError(
+            f"requests of {route.model} are copied to {route.shadow.version} already, and a route has one shadow",
+            f"Stop that first: tsctl shadow clear {route.model}",
+        )
+    for archive in (stable, canary):
+        with open_archive(archive.path) as content:
+            records = read_facts(content).serving.records
+        if records is None or not records.share:
+            raise SpecError(
+                f"{archive.model} {archive.version} records no predictions, and the policy compares them (shadow)",
+                f"Set records in archives/{archive.model}/archive.yaml and build it again, or leave shadow out.",
+            )
+    require("duckdb")
+    require_here(gateway.nodes(), nodes)
 
 
 def serving_nodes(gateway: Gateway, model: str, version: str) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from tsctl.rollout.decide.events import (
     VerdictReached,
 )
 from tsctl.rollout.decide.judge import Judgement, Verdict, log_e_values, memory_fault
+from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.state import State, after, evidence_after, fold
 from tsctl.rollout.decide.windows import Window
 from tsctl.rollout.evidence.counts import LEAST_ANSWERS
@@ -34,6 +35,7 @@ from tsctl.rollout.run.interfaces import (
     EvidenceReader,
     Health,
     Operator,
+    PairReader,
     TemporarilyUnavailable,
     may_succeed_later,
 )
@@ -67,6 +69,7 @@ class Runner:
     evidence: EvidenceReader
     health: Health
     operator: Operator
+    pairs: PairReader
     note: Callable[[str], None]
     on_entry: Callable[[Entry, State], None] = lambda entry, state: None
     clock: Callable[[], float] = time.monotonic
@@ -109,6 +112,8 @@ class Runner:
                 return self.state.is_failed or self._end_if_overdue()
             case actions.Watch():
                 return self._watch()
+            case actions.WatchShadow():
+                return self._watch_shadow()
             case Effect() as effect:
                 self._try(effect)
             case Outcome() as outcome:
@@ -205,13 +210,14 @@ class Runner:
         self.sleep(self.state.policy.tick_s)
         try:
             windows, cursor = self.evidence.read(self.state)
+            labels = self.evidence.labels(self.state)
         except TsctlError as error:
             return self._wait_unseen(error)
         set_aside = self.state.evidence.set_aside
         may_pass = self.state.held_s + self._held_s >= self.state.policy.hold_s
-        if windows or cursor or may_pass or self._held_s >= QUIET_S:
+        if windows or cursor or labels or may_pass or self._held_s >= QUIET_S:
             held_s, self._held_s = self._held_s, 0.0
-            self._tick(held_s, windows, cursor)
+            self._tick(held_s, windows, cursor, labels)
         if self.state.judgement.verdict is Verdict.FAIL:  # at once: the checks below may wait for a node
             return self._judge({})
         try:
@@ -231,19 +237,46 @@ class Runner:
             self._waits_since = None
         return self._judge(memory)
 
+    def _watch_shadow(self) -> bool:
+        """Compare the copies' answers that came; the stage passes or fails, or goes on."""
+        self.sleep(self.state.policy.tick_s)
+        try:
+            compared = self.pairs.read(self.state)
+            trouble = self._trouble()
+        except TsctlError as error:
+            return self._wait_unseen(error)
+        if compared is not None:
+            self.record(compared)
+        state, judgement = self.state, self.state.judgement
+        paused = f"paused, until 'tsctl rollout resume {state.model}'" if state.is_paused else ""
+        self.note(f"{state.canary} as a shadow: {trouble or paused or judgement.why}")
+        if judgement.verdict is Verdict.FAIL:
+            self._fail(judgement.signal, judgement.why, judgement)
+        elif trouble:
+            self._wait(trouble)
+            return self._end_if_overdue()
+        elif judgement.verdict is Verdict.PASS and not state.is_paused:
+            self.record(VerdictReached(Verdict.PASS, judgement.why, judgement=judgement))
+        else:
+            return self._end_if_overdue()
+        return True
+
     def _judge_while_waiting(self) -> None:
         """While a step waits for its weight, the canary keeps the one before, and may fail at it."""
         windows, cursor = self.evidence.read(self.state)
-        if windows or cursor:
-            self._tick(0.0, windows, cursor)
+        labels = self.evidence.labels(self.state)
+        if windows or cursor or labels:
+            self._tick(0.0, windows, cursor, labels)
         judgement = self.state.judgement
         if judgement.verdict is Verdict.FAIL:
             self._fail(judgement.signal, judgement.why, judgement)
 
-    def _tick(self, held_s: float, windows: Sequence[Window], cursor: Mapping[str, int]) -> None:
+    def _tick(
+        self, held_s: float, windows: Sequence[Window], cursor: Mapping[str, int], labels: LabelCounts | None
+    ) -> None:
         is_disturbed = self._is_disturbed(windows)
-        log_e = log_e_values(self.state.policy, evidence_after(self.state, windows, is_disturbed))
-        self.record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e, is_disturbed))
+        log_e = log_e_values(self.state.policy, evidence_after(self.state, windows, is_disturbed, labels))
+        self.record(events.Tick(round(held_s, 3), tuple(windows), cursor, log_e, is_disturbed, labels))
 
     def _is_disturbed(self, windows: Sequence[Window]) -> bool:
         """Whether requests may be unanswered because a node is unavailable, or its workers load after it was."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsctl.config.weights import percent
-from tsctl.rollout.forecast.forecast import FaultForecast, Forecast, RecentTraffic, StepForecast
+from tsctl.rollout.forecast.forecast import FaultForecast, Forecast, LabelForecast, RecentTraffic, StepForecast
+from tsctl.rollout.forecast.shadow import StageForecast, StageRow
 from tsctl.views.rollout.wording import share_text
 from tsctl.views.table import Table
 
@@ -59,6 +60,34 @@ def faults_table(faults: Sequence[FaultForecast]) -> Table:
         for fault in faults
     ]
     return Table(columns, rows)
+
+
+def stage_table(rows: Sequence[StageRow]) -> Table:
+    """Pairs and time of the shadow stage, for canaries at several noise floors of stable."""
+    columns = (">noise floor", ">canary differs", "outcome", ">pairs, median", ">pairs, four of five", ">minutes")
+    cells = [
+        (
+            f"{row.floor:.2%}",
+            f"{row.rate:.2%}",
+            "passes" if row.passes else "found",
+            _whole(row.median),
+            _whole(row.surely),
+            _minutes(row.seconds),
+        )
+        for row in rows
+    ]
+    return Table(columns, cells)
+
+
+def stage_text(stage: StageForecast) -> str:
+    """How fast the shadow stage gets its pairs."""
+    return f"Shadow stage, before the first step: {stage.pairs_per_s:,.2f} pairs/s with a measured noise floor."
+
+
+def labels_table(labels: Sequence[LabelForecast]) -> Table:
+    """Labelled items that a canary needs to be seen by its labels."""
+    rows = [(share_text(each.rate), share_text(each.base), _whole(each.items)) for each in labels]
+    return Table((">canary's labels wrong", ">stable's", ">labelled items of each"), rows)
 
 
 def total_text(forecast: Forecast, model: str, version: str) -> str:

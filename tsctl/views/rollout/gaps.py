@@ -41,6 +41,13 @@ def _gaps(state: State, evidence: Evidence) -> Iterator[str]:
         )
     if "mix" in signals:
         yield from _classes(state, evidence)
+    if "labels" in signals and not evidence.labels.pairs:
+        yield (
+            "No labels were compared: the route is sticky, and its users are no single items."
+            if state.sticky
+            else "No labels were compared: of both versions, recorded requests of this rollout need labels"
+            " ('tsctl labels add FILE')."
+        )
     if "disagreement" in signals and not evidence.disagreement.trials:
         yield "No answers of a shadow were compared: the signal disagreement has no source."
 

@@ -36,6 +36,8 @@ _DONE = {
     Effect.RESTORE_DEFAULT: "{stable} became the default version again:",
     Effect.RETIRE: "Old versions were retired:",
     Effect.EXTEND: "{canary} was registered where {stable} was added meanwhile:",
+    Effect.COPY: "{canary} gets copies of",
+    Effect.STOP_COPYING: "{canary} gets no copies any more",
 }
 _VERBS = {Verdict.PASS: "passed", Verdict.FAIL: "failed", Verdict.UNDECIDED: "stayed undecided"}
 
@@ -133,7 +135,12 @@ def _ends_wait(event: Event) -> bool:
         case events.Tick(held_s=held_s):
             return held_s > 0
         case (
-            events.EffectDone() | events.StepBegan() | events.PolicyChanged() | events.VerdictReached() | events.Ended()
+            events.EffectDone()
+            | events.PairsCompared()
+            | events.StepBegan()
+            | events.PolicyChanged()
+            | events.VerdictReached()
+            | events.Ended()
         ):
             return True
     return False
@@ -149,7 +156,8 @@ def _effect_done(event: events.EffectDone, state: State) -> str:
 
 def _sentence(before: State, entry: Entry, state: State) -> list[Sentence]:
     text = _text(before, entry, state)
-    judgement = entry.event.judgement if isinstance(entry.event, events.VerdictReached) and before.step >= 0 else None
+    is_judged = before.step >= 0 or before.is_in_shadow_stage
+    judgement = entry.event.judgement if isinstance(entry.event, events.VerdictReached) and is_judged else None
     alpha = state.policy.alpha if judgement is not None else None
     return [Sentence(entry.seq, entry.at, entry.kind, text, judgement, alpha)] if text else []
 
@@ -210,6 +218,8 @@ def _repaired(event: events.Repaired) -> str:
 
 
 def _verdict(before: State, event: events.VerdictReached, state: State) -> str:
+    if before.step < 0 and event.judgement is not None and before.is_in_shadow_stage:
+        return f"The shadow stage {_VERBS[event.verdict]} before the first step: {event.why}."
     if before.step < 0:
         return f"The canary {_VERBS[event.verdict]} before the first step: {event.why}."
     evidence = _average(event.judgement, state) if event.judgement else "The journal records no evidence for it."
@@ -233,7 +243,9 @@ def _average(judgement: Judgement, state: State) -> str:
 def _policy(before: State, state: State) -> str:
     old, new = (each.policy.model_dump(mode="json") for each in (before, state))
     changes = ", ".join(
-        f"{name} from {setting_text(old[name])} to {setting_text(new[name])}" for name in new if old[name] != new[name]
+        f"{name} from {setting_text(old.get(name))} to {setting_text(new.get(name))}"
+        for name in dict.fromkeys([*old, *new])  # settings that came later are absent where they have their default
+        if old.get(name) != new.get(name)
     )
     effect = "the present step and its evidence begin anew" if before.step >= 0 else "it holds from the first step"
     return f"The policy was edited ({changes or 'no setting changed'}): {effect}."

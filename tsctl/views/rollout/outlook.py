@@ -21,6 +21,8 @@ _IN_PROGRESS = {
     Effect.RESTORE_DEFAULT: "making {stable} the default version of the nodes again",
     Effect.RETIRE: "retiring old versions",
     Effect.EXTEND: "registering {canary} on nodes that joined",
+    Effect.COPY: "sending copies of requests to {canary}",
+    Effect.STOP_COPYING: "ending the copies to {canary}",
 }
 
 
@@ -33,8 +35,19 @@ def rule(policy: RolloutPolicy) -> str:
         f" {1 / policy.alpha:,.4g}. A canary that is no worse fails with a probability of at most alpha ="
         f" {policy.alpha:.3g}, ever. The error rate cap compares the canary's error rate with the policy's maximum. A"
         f" step passes after {duration(policy.hold_s)} and {policy.min_requests:,} canary requests, once the error rate"
-        f" is surely below {policy.max_error_rate:.2%}; until then it is undecided and holds. Each interval contains"
-        f" the true rate at all times at once, with a probability of at least {1 - policy.alpha:.4g}."
+        f" is surely below {policy.max_error_rate:.2%}; until then it is undecided and holds.{_stage(policy)} Each"
+        f" interval contains the true rate at all times at once, with a probability of at least {1 - policy.alpha:.4g}."
+    )
+
+
+def _stage(policy: RolloutPolicy) -> str:
+    if policy.shadow is None:
+        return ""
+    return (
+        f" Before the first step the canary gets copies of {percent(policy.shadow.share)} of the requests. It fails"
+        f" once its answers surely differ from stable's {policy.shadow.max_disagreement:.2%} more often than stable's"
+        f" second answers do, and passes after {policy.shadow.min_pairs:,} pairs or more, once they surely do not. The"
+        " stage has an alpha of its own."
     )
 
 
@@ -65,6 +78,9 @@ def progress(state: State) -> str:
         return f"it waits, {state.waits_for}"
     if state.doing:
         return f"it is {in_progress(state.doing, state)}"
+    if state.step < 0 and state.is_in_shadow_stage and Effect.COPY in state.done:
+        paused = "paused, " if state.is_paused else ""
+        return f"{paused}it is compared with stable as a shadow, {state.judgement.verdict.value}: {state.judgement.why}"
     if state.step < 0:
         left = [effect.replace("prove", "golden samples") for effect in PREPARATION if effect not in state.done]
         return f"{', '.join(left)} {'is' if len(left) == 1 else 'are'} to come" if left else "a step is about to begin"
@@ -139,5 +155,7 @@ def in_progress(effect: Effect, state: State) -> str:
 
 
 def _back(state: State) -> str:
-    never = "" if state.had_weight else " No request had reached the canary."
+    is_shadow = Effect.COPY in state.done
+    reached = "Only copies of requests had reached the canary." if is_shadow else "No request had reached the canary."
+    never = "" if state.had_weight else f" {reached}"
     return f"All requests go to {state.stable}.{never}"

@@ -58,6 +58,7 @@ def _rate_rows(reading: Reading, stable: str, canary: str) -> Iterator[tuple[str
         "slow": "slow answers",
         "mix": f"predicted as {reading.about or 'a class'}",
         "disagreement": "disagreements",
+        "labels": "wrong by their label",
     }.get(reading.signal, reading.signal)
     if reading.signal != "disagreement":  # between both versions, counted once
         yield event, stable, *_rate_cells(reading.stable)

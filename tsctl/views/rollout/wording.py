@@ -22,6 +22,8 @@ def share_text(share: float | None) -> str:
 
 def setting_text(value: object) -> str:
     """The value of a policy's setting."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {setting_text(each)}" for name, each in value.items())
     if isinstance(value, list):
         return " ".join(map(setting_text, value))
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

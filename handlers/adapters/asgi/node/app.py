@@ -19,10 +19,10 @@ from handlers.adapters.asgi.frames import Answer, Headers
 from handlers.adapters.asgi.node.admin import ROOT, build_admin
 from handlers.adapters.asgi.node.registry import Registry
 from handlers.adapters.asgi.pool import Pool
-from handlers.adapters.asgi.problems import NotFound, Unauthorized, Unavailable, problem_answer
+from handlers.adapters.asgi.problems import NotFound, Unauthorized, problem_answer
 from handlers.adapters.asgi.routes import add_metrics, add_problems, add_server
 from handlers.contract import REQUEST_ID_HEADER, SENT_HEADER
-from handlers.errors import RequestError
+from handlers.errors import RequestError, Unavailable
 from handlers.messages import request_id_of
 
 _AUTHORIZATION, _SENT, _REQUEST_ID = b"authorization", SENT_HEADER.encode(), REQUEST_ID_HEADER.encode()

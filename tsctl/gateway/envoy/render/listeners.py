@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from tsctl.config.deployment import GatewaySpec
+from tsctl.config.tracing import TracingSpec
 from tsctl.gateway.access_log import file_logger, lines_filter, unless_inside
 from tsctl.gateway.counters import histogram_settings, stats_loggers
 from tsctl.gateway.envoy.messages import (
@@ -28,6 +30,7 @@ from tsctl.gateway.envoy.render.overload import Bounds, overload_manager
 from tsctl.gateway.envoy.render.problems import REFUSED_HEADER_KEY, local_replies
 from tsctl.gateway.envoy.render.protocol import GRPC, protocol_filters
 from tsctl.gateway.envoy.render.routes import CORS_FILTER, USER_FILTER, USER_FILTER_TYPE
+from tsctl.gateway.envoy.render.tracing import collector_cluster, removed_headers, tracing_settings
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.headers import OWN_PREFIX
 
@@ -49,14 +52,17 @@ STREAMS: Json = {
 }
 
 
-def bootstrap(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
+def bootstrap(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds, tracing: TracingSpec | None = None) -> Json:
     """Envoy's start file; everything that changes later is in the files that it names."""
     return {
-        "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": {NAMESPACE: settings(spec)}},
+        "node": {"id": "tsctl-gateway", "cluster": "tsctl", "metadata": {NAMESPACE: settings(spec, tracing)}},
         "admin": {"address": {"pipe": {"path": str(files.admin), "mode": 0o600}}},
         "dynamic_resources": {"cds_config": watched(files.clusters)},
         "bootstrap_extensions": bootstrap_extensions(),
-        "static_resources": {"listeners": _listeners(spec, files, bounds), "clusters": _clusters(files)},
+        "static_resources": {
+            "listeners": _listeners(spec, files, bounds, tracing),
+            "clusters": _clusters(files, tracing),
+        },
         "layered_runtime": {"layers": [{"name": "strict", "static_layer": {STRICT_CHUNKS: True}}]},
         "stats_flush_interval": FLUSH,
         "stats_config": histogram_settings(),
@@ -64,28 +70,33 @@ def bootstrap(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
     }
 
 
-def _listeners(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> list[Json]:
+def _listeners(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds, tracing: TracingSpec | None) -> list[Json]:
     addresses = spec.listens_on_all
     return [
         {
             "name": "clients",
             "address": address(*addresses["address"]),
             "per_connection_buffer_limit_bytes": 1 << 20,
-            "filter_chains": [_filter_chain(spec, files, bounds)],
+            "filter_chains": [_filter_chain(spec, files, bounds, tracing)],
         },
         {
             "name": "metrics",
             "address": address(*addresses["metrics"]),
             "filter_chains": [{"filters": [_metrics_page()]}],
         },
-        inside_listener(GRPC, **_of_clients(spec, files, bounds.waiting_bytes // PART_OF_GRPC)),
+        inside_listener(
+            GRPC,
+            **_of_clients(spec, files, bounds.waiting_bytes // PART_OF_GRPC)
+            | (_traced(tracing, ()) if tracing else {}),  # the trace is that of the listener of clients
+        ),
         health_listener(files),
     ]
 
 
-def _clusters(files: GatewayFiles) -> list[Json]:
-    """Ways to parts of Envoy itself."""
-    return [_admin_cluster(files), inside_cluster(GRPC), inside_cluster(HEALTH)]
+def _clusters(files: GatewayFiles, tracing: TracingSpec | None) -> list[Json]:
+    """Ways to parts of Envoy itself, and to the collector of spans."""
+    inside = [_admin_cluster(files), inside_cluster(GRPC), inside_cluster(HEALTH)]
+    return [*inside, collector_cluster(tracing)] if tracing else inside
 
 
 def _admin_cluster(files: GatewayFiles) -> Json:
@@ -102,15 +113,16 @@ def _admin_cluster(files: GatewayFiles) -> Json:
 _STARTED_WITH = ("address", "metrics", "tls", "request_bytes", "memory_bytes", "waiting_bytes")
 
 
-def settings(spec: GatewaySpec) -> Json:
-    """The part of the spec that Envoy reads only when it starts. A running Envoy answers with it when asked."""
+def settings(spec: GatewaySpec, tracing: TracingSpec | None) -> Json:
+    """The part of the deployment that Envoy reads only when it starts. A running Envoy answers with it when asked."""
     content: Json = spec.model_dump(mode="json", include=set(_STARTED_WITH))
-    return content
+    return content | ({"tracing": tracing.model_dump(mode="json")} if tracing else {})
 
 
-def _filter_chain(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds) -> Json:
+def _filter_chain(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds, tracing: TracingSpec | None) -> Json:
     waiting = bounds.waiting_bytes - bounds.waiting_bytes // PART_OF_GRPC
-    chain: Json = {"filters": [connection_manager("clients", **_of_clients(spec, files, waiting))]}
+    content = _of_clients(spec, files, waiting) | (_traced(tracing, removed_headers(tracing)) if tracing else {})
+    chain: Json = {"filters": [connection_manager("clients", **content)]}
     if spec.tls is not None:
         chain["transport_socket"] = extension(
             "envoy.transport_sockets.tls",
@@ -135,12 +147,8 @@ def _of_clients(spec: GatewaySpec, files: GatewayFiles, waiting_bytes: int) -> J
         "generate_request_id": True,
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
-        "request_id_extension": {
-            "typed_config": typed(
-                "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig", pack_trace_reason=False
-            )
-        },
-        "early_header_mutation_extensions": [_removal_of_own_headers()],
+        "request_id_extension": _request_id(),
+        "early_header_mutation_extensions": [_removal_of_headers()],
         "use_remote_address": True,
         "skip_xff_append": False,
         "normalize_path": True,
@@ -163,12 +171,34 @@ def _of_clients(spec: GatewaySpec, files: GatewayFiles, waiting_bytes: int) -> J
     }  # fmt: skip
 
 
-def _removal_of_own_headers() -> Json:
-    """Headers of a client with the gateway's own prefix are gone before a filter, a bucket or the log reads them."""
+def _traced(tracing: TracingSpec, removed: Sequence[str]) -> Json:
+    """What a connection manager has besides where requests are traced.
+
+    Args:
+        removed: headers that are gone before they are read.
+    """
+    return {
+        "tracing": tracing_settings(tracing),
+        "early_header_mutation_extensions": [_removal_of_headers(removed)],
+        "request_id_extension": _request_id(use_request_id_for_trace_sampling=False),  # a client may choose its id
+    }
+
+
+def _request_id(**content: bool) -> Json:
+    kind = "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"
+    return {"typed_config": typed(kind, pack_trace_reason=False, **content)}
+
+
+def _removal_of_headers(names: Sequence[str] = ()) -> Json:
+    """A client's headers of these names, and those with the gateway's own prefix, are gone before a filter, a bucket
+    or the log reads them."""
     return extension(
         "early_header_mutation",
         "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-        mutations=[{"remove_on_match": {"key_matcher": {"prefix": OWN_PREFIX}}}],
+        mutations=[
+            {"remove_on_match": {"key_matcher": {"prefix": OWN_PREFIX}}},
+            *({"remove": name} for name in names),
+        ],
     )
 
 

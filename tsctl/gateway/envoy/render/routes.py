@@ -8,6 +8,8 @@ from typing import Any
 from handlers.contract import (
     ASSIGNED_TRACK_HEADER,
     CACHE_HEADER,
+    CHOSEN_BY_HEADER,
+    COPIED_HEADER,
     MODEL_VERSION_HEADER,
     OPEN_INFERENCE,
     OPEN_INFERENCE_METADATA,
@@ -39,7 +41,6 @@ from tsctl.gateway.envoy.render.answers import direct, fixed, not_allowed
 from tsctl.gateway.envoy.render.clients import WITHOUT_KEY, Client, client_filters
 from tsctl.gateway.envoy.render.upstreams import PATH_KEY, cluster_name
 from tsctl.gateway.headers import (
-    CHOSEN_BY_HEADER,
     ENGINE_HEADER,
     KEY_HEADER,
     TRACK_HEADER,
@@ -164,7 +165,7 @@ def _metadata_routes(traffic: Traffic, spec: RouteSpec) -> list[Json]:
 
 def _routes_at(traffic: Traffic, spec: RouteSpec, path: str, pinned: str) -> list[Json]:
     """The routes of one way to ask the model; `pinned` is the path of one version, with `{}` in its place."""
-    routes = [_main_route(traffic, spec, path)]
+    routes = _main_routes(traffic, spec, path)
     if spec.canary_header and traffic.canary is not None:
         testers = {"path": path, "headers": [equals(TRACK_HEADER, CANARY)]}
         routes.insert(0, _route(traffic, spec, testers, _one_version(traffic, traffic.canary, CANARY, BY_HEADER)))
@@ -174,18 +175,33 @@ def _routes_at(traffic: Traffic, spec: RouteSpec, path: str, pinned: str) -> lis
     return routes
 
 
-def _main_route(traffic: Traffic, spec: RouteSpec, path: str) -> Json:
-    """By weight, and with copies for the shadow. Its metadata is what `traffic_of` reads back."""
-    action = _by_weight(traffic, spec.sticky)
+def _main_routes(traffic: Traffic, spec: RouteSpec, path: str) -> list[Json]:
+    """By weight, and with copies for the shadow. The metadata of the last one is what `traffic_of` reads back.
+
+    A shadow's share of the requests has a route of its own, and not a share of the mirror: so each request says whether
+    it was copied, and one without an answer of the shadow is known to be lost.
+    """
     values: Json = {"weights": dict(traffic.weights), "order": list(traffic.weights)}
     if traffic.canary is not None:
         values["canary"] = traffic.canary
-    if traffic.shadow is not None:
-        values |= {"shadow": traffic.shadow.version, "shadow_share": traffic.shadow.share}
-        share = {"numerator": traffic.shadow.share, "denominator": "TEN_THOUSAND"}
-        shadow = cluster_name(traffic.model, traffic.shadow.version, is_shadow=True)
-        action["request_mirror_policies"] = [{"cluster": shadow, "runtime_fraction": {"default_value": share}}]
-    route = _route(traffic, spec, {"path": path}, action, **values)
+    if traffic.shadow is None:
+        return [_main_route(traffic, spec, {"path": path}, _by_weight(traffic, spec.sticky), **values)]
+    values |= {"shadow": traffic.shadow.version, "shadow_share": traffic.shadow.share}
+    copied = _by_weight(traffic, spec.sticky, is_copied=True)
+    shadow = cluster_name(traffic.model, traffic.shadow.version, is_shadow=True)
+    copied["request_mirror_policies"] = [{"cluster": shadow}]
+    if traffic.shadow.share == TOTAL:
+        return [_main_route(traffic, spec, {"path": path}, copied, **values)]
+    share = {"numerator": traffic.shadow.share, "denominator": "TEN_THOUSAND"}
+    match = {"path": path, "runtime_fraction": {"default_value": share}}
+    return [
+        _main_route(traffic, spec, match, copied),
+        _main_route(traffic, spec, {"path": path}, _by_weight(traffic, spec.sticky), **values),
+    ]
+
+
+def _main_route(traffic: Traffic, spec: RouteSpec, match: Json, action: Json, **values: Any) -> Json:
+    route = _route(traffic, spec, match, action, **values)
     if spec.sticky is not None:
         route.setdefault("typed_per_filter_config", {})[USER_FILTER] = _user_for_log(spec.sticky)
     return route
@@ -244,8 +260,8 @@ def _route(traffic: Traffic, spec: RouteSpec, match: Json, action: Json, **value
     }
 
 
-def _by_weight(traffic: Traffic, sticky: Sticky | None) -> Json:
-    entries = [_entry(traffic, version, traffic.track(version), BY_WEIGHT) for version in traffic.weights]
+def _by_weight(traffic: Traffic, sticky: Sticky | None, is_copied: bool = False) -> Json:
+    entries = [_entry(traffic, version, traffic.track(version), BY_WEIGHT, is_copied) for version in traffic.weights]
     if sticky is None:
         return {"weighted_clusters": {"clusters": entries}}
     policy = {"header": {"header_name": sticky.header}} if sticky.header else {"cookie": {"name": sticky.cookie}}
@@ -257,18 +273,20 @@ def _one_version(traffic: Traffic, version: str, track: str, by: str) -> Json:
     return {"weighted_clusters": {"clusters": [{**_entry(traffic, version, track, by), "weight": TOTAL}]}}
 
 
-def _entry(traffic: Traffic, version: str, track: str, by: str) -> Json:
+def _entry(traffic: Traffic, version: str, track: str, by: str, is_copied: bool = False) -> Json:
     weight = traffic.weights.get(version, 0)
     headers = {
         VERSION_HEADER: version,
         CHOSEN_BY_HEADER: by,
         ASSIGNED_TRACK_HEADER: track or "none",
         WEIGHT_HEADER: str(weight),
+        **({COPIED_HEADER: "1"} if is_copied else {}),
     }
     return {
         "name": cluster_name(traffic.model, version),
         "weight": weight,
         "request_headers_to_add": [overwrite(name, value) for name, value in headers.items()],
+        **({} if is_copied else {"request_headers_to_remove": [COPIED_HEADER]}),
         "response_headers_to_add": [overwrite(MODEL_VERSION_HEADER, version)],
         "response_headers_to_remove": [RETRY_HEADER],
     }

@@ -1,0 +1,130 @@
+"""Records of a real node in an S3 bucket: moved by `tsctl records push`, read from there, and kept while S3 is down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from handlers.record_files import record_files
+from tests.support.ports import free_ports
+from tests.support.recording import ask_node
+from tests.support.sites import Site, make_site, until, write_tiny
+
+BUCKET = "records"
+
+
+class Bucket:
+    """A bucket of a server that speaks S3; its content outlives its process."""
+
+    def __init__(self) -> None:
+        [self.port] = free_ports(1)
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.address, "AWS_MAX_ATTEMPTS": "1",
+        }  # fmt: skip
+
+    def start(self) -> None:
+        self.server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+    def make(self) -> None:
+        self._client.create_bucket(Bucket=BUCKET)
+
+    def names(self) -> list[str]:
+        """The files of the bucket."""
+        found = self._client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+        return [entry["Key"] for entry in found]
+
+    @property
+    def _client(self) -> Any:
+        return boto3.client(
+            "s3", endpoint_url=self.address, aws_access_key_id="test", aws_secret_access_key="test",
+            region_name="us-east-1",
+        )  # fmt: skip
+
+
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    made = Bucket()
+    made.start()
+    made.make()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def recording(tmp_path: Path, bucket: Bucket) -> Iterator[Site]:
+    """A node that records every request; its records are shared in the bucket."""
+    site = make_site(tmp_path / "site")
+    [port] = free_ports(1)
+    content = {
+        "nodes": {"local": {"engine": "uvicorn", "address": f"http://127.0.0.1:{port}"}},
+        "models": {"tiny": {"default": "1.0", "versions": {"1.0": {"workers": 1}}}},
+        "records": {"shared": f"s3://{BUCKET}/site"},
+    }
+    (site.root / "deployment.yaml").write_text(yaml.safe_dump(content))
+    write_tiny(site, "tiny", {"1.0": {}}, records={"share": 1.0})
+    site.environment.update(bucket.environment)
+    site.run("up")
+    yield site
+    site.run("down")
+
+
+def ask(site: Site, name: str) -> None:
+    """The node answers, and writes the record."""
+    ask_node(site, name)
+    until(lambda: name in names(site, "--node", "local"), 30, f"the record of {name}")
+
+
+def names(site: Site, *options: str) -> list[str]:
+    """Request ids of all records."""
+    shown = site.run("records", "query", "SELECT request_id FROM records ORDER BY time", "--json", *options)
+    return [row["request_id"] for row in shown.json()]
+
+
+def end_segment(site: Site) -> None:
+    """The node starts anew, so that no worker holds its segment, which is then pushed."""
+    site.run("down")
+    site.run("up")
+
+
+def test_records_are_moved_to_s3_and_while_it_is_down_serving_goes_on_and_every_record_is_kept(
+    recording: Site, bucket: Bucket
+) -> None:
+    ask(recording, "first")
+    end_segment(recording)
+    assert "1 file moved" in recording.run("records", "push").out
+    [key] = bucket.names()
+    assert key.startswith("site/local/records-") and key.endswith(".parquet")
+    assert names(recording) == ["first"]
+    assert names(recording, "--node", "local") == []
+
+    bucket.stop()
+    ask(recording, "second")
+    end_segment(recording)
+    for command in (("push",), ("query", "SELECT 1 FROM records")):
+        failed = recording.run("records", *command, status=6)
+        assert f"error: s3://{BUCKET}/site cannot be used: " in failed.err
+        assert "Serving goes on without it." in failed.err
+    assert "records since the node's start" in recording.run("status").out
+    assert names(recording, "--node", "local") == ["second"]
+
+    bucket.start()
+    failed = recording.run("records", "push", "--to", "s3://misspelled/site", status=6)
+    assert "error: s3://misspelled/site cannot be used: " in failed.err
+    assert names(recording, "--node", "local") == ["second"]
+    assert "1 file moved" in recording.run("records", "push").out
+    assert names(recording) == ["first", "second"]
+    assert record_files(recording.folder / "records") == []
+    purged = recording.run("records", "purge", "--client", "nobody")
+    assert f"local at s3://{BUCKET}/site: removed 0 records" in purged.out

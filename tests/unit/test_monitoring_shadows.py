@@ -1,0 +1,97 @@
+"""Shadows in force are followed: each reading adds the pairs that came since, and rates are those of the last hour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+
+from tests.unit.shadow_records import MODEL, SHADOW, STABLE, Asked, write
+from tsctl.config.deployment import DeploymentSpec, read_deployment
+from tsctl.config.project import Project
+from tsctl.config.weights import TOTAL
+from tsctl.gateway.traffic import Shadow, Traffic
+from tsctl.monitoring.shadows import READ_S, WINDOW_S, FollowedShadows
+from tsctl.monitoring.state import MachineState
+from tsctl.monitoring.worker_files import registry_of
+from tsctl.records.pairs import WAIT_S
+
+BEGIN = 1_764_150_000.0
+CAT, DOG = {"label": "cat"}, {"label": "dog"}
+DEPLOYMENT = """
+nodes: {one: {engine: uvicorn, address: "http://127.0.0.1:18090"}}
+gateway: {}
+models: {}
+"""
+
+
+class Site:
+    """A project whose gateway copies all requests of a model to a shadow."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (root / "deployment.yaml").write_text(DEPLOYMENT)
+        self.project = Project(root)
+        self.now = BEGIN
+        self.routes = {MODEL: Traffic(MODEL, {STABLE: TOTAL}, None, Shadow(SHADOW, TOTAL))}
+        monkeypatch.setattr("tsctl.monitoring.shadows.traffic_in_force", lambda gateway: self.routes)
+        self.followed = FollowedShadows(self.project, lambda: self.now)
+
+    @property
+    def deployment(self) -> DeploymentSpec:
+        return read_deployment(self.project.deployment)
+
+    def asked(self, begin_s: float, count: int, differing: int) -> None:
+        """Requests that came from this moment on, one each millisecond."""
+        made = [
+            Asked(f"id-{begin_s}-{number}", CAT, DOG if number < differing else CAT, CAT, number / 1000)
+            for number in range(count)
+        ]
+        write(self.project.state / "nodes" / "one" / "records", made, begin_s)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return Site(tmp_path, monkeypatch)
+
+
+def test_pairs_are_counted_once_and_rates_are_those_of_the_last_hour(site: Site) -> None:
+    site.asked(BEGIN - 100, 40, 4)
+    [first] = site.followed.read(site.deployment)
+    assert (first.pairs, first.disagreement, first.noise, first.paired) == (40, 0.1, 0.0, 1.0)
+    site.now += READ_S
+    site.asked(site.now - WAIT_S - 2, 40, 0)
+    [second] = site.followed.read(site.deployment)
+    assert (second.pairs, second.disagreement) == (80, 0.05)
+    site.now += WINDOW_S + READ_S
+    [later] = site.followed.read(site.deployment)
+    assert (later.pairs, later.disagreement) == (80, None)
+
+
+def test_records_are_not_read_again_at_each_scrape(site: Site) -> None:
+    site.asked(BEGIN - 100, 40, 4)
+    list(site.followed.read(site.deployment))
+    site.asked(BEGIN - WAIT_S + 1, 10, 0)
+    site.now += READ_S / 2
+    [same] = site.followed.read(site.deployment)
+    assert same.pairs == 40
+
+
+def test_a_shadow_that_is_gone_is_followed_no_more(site: Site) -> None:
+    site.asked(BEGIN - 100, 40, 4)
+    list(site.followed.read(site.deployment))
+    site.routes = {MODEL: Traffic(MODEL, {STABLE: TOTAL})}
+    assert list(site.followed.read(site.deployment)) == []
+
+
+def test_the_state_page_has_the_rates_by_model_and_version(site: Site) -> None:
+    site.asked(BEGIN - 100, 40, 4)
+    machine = MachineState(site.project)
+    machine._shadows = site.followed
+    page = generate_latest(registry_of(machine)).decode()
+    labels = f'{{model="{MODEL}",version="{SHADOW}"}}'
+    assert f"tsctl_shadow_pairs_total{labels} 40.0" in page
+    assert f"tsctl_shadow_disagreement_ratio{labels} 0.1" in page
+    assert f"tsctl_shadow_noise_ratio{labels} 0.0" in page
+    assert f"tsctl_shadow_paired_ratio{labels} 1.0" in page
+    assert 'tsctl_exporter_error{part="shadows"} 0.0' in page

@@ -1,0 +1,72 @@
+"""How many prediction records a node's workers wrote and dropped, and how much of its disk the files have.
+
+Counts are of all workers since the node's start, as they write them into their metrics; a version whose metrics are off
+has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from handlers.contract import RECORD_OUTCOMES, RECORDED_ITEMS
+from handlers.record_files import record_files
+from tsctl.errors import NodeError
+from tsctl.monitoring.worker_files import WorkerFiles
+
+WRITTEN, *DROPPED = RECORD_OUTCOMES
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The records of one node.
+
+    Args:
+        written: items; `dropped`: by the reason.
+        bytes: of the files of records, however old.
+        most_bytes: that they may have.
+        problem: why counts or files cannot be read; empty where they can.
+    """
+
+    written: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    bytes: int = 0
+    most_bytes: int = 0
+    problem: str = ""
+
+
+def read_recorded(metrics: Path, records: Path, most_bytes: int) -> Recorded | None:
+    """What a node of this machine recorded; None where nothing ever was.
+
+    Args:
+        metrics: the folder of its workers' metrics.
+        records: the folder of its records.
+    """
+    problems: list[str] = []
+    counts: dict[str, int] = {}
+    try:
+        for metric in WorkerFiles(metrics, problems.append).collect():
+            for sample in metric.samples if metric.name == RECORDED_ITEMS.removesuffix("_total") else ():
+                outcome = sample.labels["outcome"]
+                counts[outcome] = counts.get(outcome, 0) + round(sample.value)
+    except NodeError as error:
+        problems.append(error.message)
+    size = 0
+    try:
+        size = sum(_size(records / file.name) for file in record_files(records))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        problems.append(f"{records} cannot be read: {error.strerror}")
+    if not (counts or size or problems):
+        return None
+    dropped = {outcome: counts[outcome] for outcome in DROPPED if counts.get(outcome)}
+    return Recorded(counts.get(WRITTEN, 0), dropped, size, most_bytes, "; ".join(problems))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a worker or `compact` has just replaced it
+        return 0

@@ -1,0 +1,186 @@
+"""Compares what prediction records say of two answers: whole answers where both have them, summaries elsewhere. Pure.
+
+A summary has less than the answer: a vector of more than 64 numbers is known by its norm and a sketch, a text by its
+digest. A comparator that needs more raises NotComparable, and says what to record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from handlers.contract import Tolerance
+from tsctl.shadow.comparators import (
+    AGREES,
+    DEFAULT_TOLERANCE,
+    Comparator,
+    Comparison,
+    Json,
+    Label,
+    NotComparable,
+    Number,
+    Text,
+    TopK,
+    Vector,
+    comparator_for,
+)
+
+KEEP = "keep answers whole (records: {answers: true} in archive.yaml), or choose another comparator"
+By = Literal["label", "top_k", "number", "vector", "text", "json"]
+#: Of two vectors that are known by their sketches: the cosine, and how far their norms may lie apart, as a share.
+LEAST_COSINE, NORM_SHARE = 0.999, 0.01
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a record says of one answer; the columns are those of docs/records.md.
+
+    Args:
+        answer: its JSON value, where `is_whole`.
+    """
+
+    label: str | None = None
+    score: float | None = None
+    scores: Sequence[float] | None = None
+    outputs: Mapping[str, float] = field(default_factory=dict)
+    norm: float | None = None
+    sketch: Sequence[float] | None = None
+    text_digest: str | None = None
+    answer_digest: str | None = None
+    answer: Any = None
+    is_whole: bool = False
+
+    @property
+    def text(self) -> str:
+        """The answer in a few words, for a table of examples."""
+        if self.is_whole:
+            return f"{self.answer!r:.200}"
+        numbers = ", ".join(f"{name} {value:.6g}" for name, value in list(self.outputs.items())[:4])
+        scores = f"best score {max(self.scores):.4g}" if self.scores and not self.outputs else ""
+        norm = f"norm {self.norm:.6g}" if self.norm is not None and not scores and not numbers else ""
+        digest = f"text {self.text_digest[:12]}" if self.text_digest else ""
+        shown = [part for part in (self.label, numbers, scores, norm, digest) if part]
+        return ", ".join(shown) or f"digest {(self.answer_digest or '-')[:12]}"
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """How answers of a model are compared, as `compare` of archive.yaml or a command says.
+
+    Args:
+        by: None: by the label where answers have one, else everything within the tolerance.
+        field: place of the value in the answer; None: where a record has it.
+        k: of `top_k`.
+        least: share of `top_k`, or cosine of `vector`; None: the comparator's own.
+        most: share of the characters of `text` that may be edited.
+    """
+
+    by: By | None = None
+    field: str | None = None
+    k: int = 5
+    least: float | None = None
+    most: float = 0.0
+
+
+@dataclass(frozen=True)
+class SummaryComparator:
+    """Compares two summaries by these options; it is a Comparator.
+
+    Args:
+        tolerance: of numbers, the archive's.
+    """
+
+    options: CompareOptions = CompareOptions()
+    tolerance: Tolerance = DEFAULT_TOLERANCE
+
+    def __call__(self, stable: Summary, other: Summary) -> Comparison:
+        options = self.options
+        if options.by is None and stable.label is not None:
+            return Label()({"label": stable.label}, {"label": other.label})
+        if stable.is_whole and other.is_whole and (options.by != "label" or options.field is not None):
+            return self._of_answers(stable.answer)(stable.answer, other.answer)
+        if stable.answer_digest is not None and stable.answer_digest == other.answer_digest:
+            return AGREES
+        match options.by:
+            case "label":
+                return self._label(stable, other)
+            case "top_k":
+                scores = TopK(options.k, 1.0 if options.least is None else options.least, "")
+                return scores(_need(stable.scores, "scores"), other.scores)
+            case "number":
+                number = Number(self.tolerance)
+                return number(_need(self._number(stable), "number"), self._number(other))
+            case "vector":
+                vector = Vector(LEAST_COSINE if options.least is None else options.least)
+                return vector(_need(_vector(stable), "vector"), _vector(other))
+            case "text":
+                return self._text(stable, other)
+        return self._all(stable, other)
+
+    def of_values(self) -> Comparator:
+        """The comparator of whole answers as JSON values; everything is compared where no comparator is named."""
+        options = self.options if self.options.by is not None else replace(self.options, by="json")
+        chosen = replace(self, options=options)
+        return lambda stable, other: chosen._of_answers(stable)(stable, other)
+
+    def _of_answers(self, stable: Any) -> Comparator:
+        """The comparator of whole answers."""
+        options, place = self.options, self.options.field
+        match options.by:
+            case "label":
+                return Label(place or "label")
+            case "top_k":
+                return TopK(options.k, 1.0 if options.least is None else options.least, place or "probabilities")
+            case "number":
+                return Number(self.tolerance, place or "")
+            case "vector":
+                return Vector(LEAST_COSINE if options.least is None else options.least, place or "")
+            case "text":
+                return Text(options.most, place or "")
+            case "json":
+                return Json(self.tolerance)
+        return comparator_for(stable, self.tolerance)
+
+    def _label(self, stable: Summary, other: Summary) -> Comparison:
+        if self.options.field is not None:
+            raise NotComparable(f"records have no class in {self.options.field!r}: {KEEP}")
+        if stable.label is None:
+            raise NotComparable("stable's answers name no class: let the handler classify them, or compare otherwise")
+        return Label()({"label": stable.label}, {"label": other.label})
+
+    def _number(self, summary: Summary) -> float | None:
+        return summary.score if self.options.field is None else summary.outputs.get(self.options.field)
+
+    def _text(self, stable: Summary, other: Summary) -> Comparison:
+        if self.options.most or self.options.field is not None:
+            raise NotComparable(f"edits are counted in whole answers: {KEEP}")
+        return Text()(_need(stable.text_digest, "text"), other.text_digest)
+
+    def _all(self, stable: Summary, other: Summary) -> Comparison:
+        """Everything that the records have, fractions within the tolerance."""
+        known = [({**each.outputs}, list(each.scores or ()), each.text_digest, each.label) for each in (stable, other)]
+        about = Json(self.tolerance)(
+            *(dict(zip(("outputs", "scores", "text", "label"), k, strict=True)) for k in known)
+        )
+        if about.differs:
+            return about
+        if stable.sketch is None and other.sketch is None:
+            is_known = stable.outputs or stable.scores or stable.text_digest or stable.label
+            return AGREES if is_known else _OTHER
+        norms = Number(Tolerance(self.tolerance.absolute, max(self.tolerance.relative, NORM_SHARE)))
+        by_norm = norms(stable.norm or 0.0, other.norm)
+        return by_norm if by_norm.differs else Vector(LEAST_COSINE)(_need(stable.sketch, "vector"), other.sketch)
+
+
+_OTHER = Comparison(True, 1.0, "other bytes")
+
+
+def _vector(summary: Summary) -> Sequence[float] | None:
+    return summary.sketch or summary.scores
+
+
+def _need(value: Any, what: str) -> Any:
+    if value is None or value == []:
+        raise NotComparable(f"the records of stable have no {what}: {KEEP}")
+    return value

@@ -1,0 +1,1 @@
+"""Views of a shadow comparison: tables, plots, and one HTML file."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gameday.drift_cases import CASES
 from benchmarks.gameday.run import CANARIES
 from benchmarks.harness.client import Answer
 from benchmarks.harness.figures import Figure, Goal, Result, Turn, fastest, median_turn, rate, times
@@ -111,7 +112,7 @@ def test_an_unknown_workload_is_refused_with_the_known_ones(command: str) -> Non
     )  # fmt: skip
     assert ended.returncode == SpecError.exit_code
     known = {"handlers": handlers.WORKLOADS, "gateway": gateway.WORKLOADS, "rollout": simulated()}
-    keys = known.get(command) or [canary.version for canary in CANARIES]
+    keys = known.get(command) or [*(canary.version for canary in CANARIES), *(case.key for case in CASES)]
     assert f"Known are {', '.join(keys)}." in ended.stderr
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.handlers.test_archive_verify import make
+from tests.handlers.test_archive_verify import make, stock_archive
 from tests.support.workers import CHECKOUT
 from tsctl.archive.build import build_version, build_versions
 from tsctl.archive.container import open_archive
@@ -105,6 +105,15 @@ def test_pictures_and_labels_of_the_real_archives() -> None:
     assert min(found.diff.old.alone_ms) > 0
     assert found.diff.values.differing > 0, "other weights, other probabilities"
     assert found.diff.rates[Compared.OLD_BATCH].differing == 0
+
+
+def test_an_archive_of_others_is_compared_too(right: Path, tmp_path: Path) -> None:
+    old = stock_archive(tmp_path / "stock", "[{'y': 2.0 * body['x']} for body in bodies]")
+    by_hand = tmp_path / "requests.jsonl"
+    by_hand.write_text("".join(json.dumps({"body": body}) + "\n" for body in NUMBERS))
+    found = diffed(old, right, by_hand)
+    assert (found.old.model, found.new.model, found.diff.disagreement) == ("stock", "toy", 0.0)
+    assert found.diff.old.statuses == found.diff.new.statuses == {200: 9}
 
 
 def test_without_traffic_both_answer_the_samples_of_both(right: Path, tmp_path: Path) -> None:

@@ -90,9 +90,8 @@ def test_real_requests_are_captured_sent_again_and_answered_by_another_archive(t
         assert elsewhere["answered"] == {"401": REQUESTS}, "no key is sent to an address that the caller names"
 
         slow = ("replay", str(path), "--to", "tiny", "--speed", "0.001x", "--json")
-        seen = front.log()
         with site.start(*slow) as process:
-            until(lambda: len(front.log()) > len(seen), 60, "the first request of a slow replay")
+            until(lambda: recorded(site, "1.0") > REQUESTS, 60, "the record of the first request of a slow replay")
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=120)
         assert process.returncode == INTERRUPTED, err

@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +162,31 @@ def test_requests_to_a_server_that_went_away_are_lost_and_the_loop_goes_on() -> 
     assert all(
         came >= sent >= intended for came, sent, intended in zip(noted.came, noted.sent, noted.intended, strict=True)
     )
+
+
+def test_a_server_that_takes_no_connections_any_more_does_not_stop_the_loop() -> None:
+    """It answers once, and then holds so many connections open that the kernel drops every further one."""
+    fillers = [socket.socket() for _ in range(8)]
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        connection.recv(1 << 16)
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        connection.sendall(OK)
+        connection.close()
+
+    with ExitStack() as opened:
+        listener = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for filler in fillers:
+            opened.enter_context(filler)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        order = Order("127.0.0.1", listener.getsockname()[1], 1, 1.0, drain_s=1.0)
+        noted = run_load(order, [REQUEST], [0.0, *(0.5 + 0.005 * number for number in range(100))])
+        thread.join()
+    assert list(noted.status) == [200] + [LOST] * 100
 
 
 def test_over_tls_the_certificate_decides(tmp_path: Path) -> None:

@@ -186,7 +186,15 @@ def test_a_wrong_replay_is_refused_before_anything_is_sent(
     assert (result.exception.exit_code, message in result.exception.message) == (code, True), result.exception.message
 
 
-def test_a_capture_of_a_model_that_is_not_deployed_is_refused(project: Path) -> None:
-    result = CliRunner().invoke(app, ["capture", "toy"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("toy",), "deployment.yaml has no model 'toy'"),
+        (("../toy", "--from", "."), "'../toy' is no name of a model"),
+        (("toy", "--from", "nowhere"), "--from nowhere: no such folder"),
+    ],
+)
+def test_a_wrong_capture_is_refused(project: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = CliRunner().invoke(app, ["capture", *arguments])
     assert isinstance(result.exception, SpecError)
-    assert "deployment.yaml has no model 'toy'" in result.exception.message
+    assert message in result.exception.message

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
-from pydantic import Base64Bytes, TypeAdapter, ValidationError
+from pydantic import Base64Bytes, Field, TypeAdapter, ValidationError
 
 from tsctl.archive.inspect import Facts
 from tsctl.archive.trial import ItemRequest, Trial, run_probe
@@ -35,7 +35,7 @@ class BatchAnswer:
 class BatchAnswers:
     """The answers to one batch, in the order of its items."""
 
-    ms: float  # that the batch took in the worker
+    ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]  # that the batch took in the worker
     answers: tuple[BatchAnswer, ...]
 
 

@@ -36,11 +36,15 @@ def capture(
     from dataclasses import asdict
     from datetime import UTC, datetime
 
+    from tsctl.archive.store import name_mistake
     from tsctl.capture.take import Period, take
     from tsctl.cli.output import plural, print_json
     from tsctl.cli.records import places
     from tsctl.config.project import find_project
+    from tsctl.errors import SpecError
 
+    if name_mistake(model, "1.0"):
+        raise SpecError(f"{model!r} is no name of a model")
     now = datetime.now(UTC)
     path = output or find_project().state / "captures" / f"{model}-{now:%Y%m%dT%H%M%SZ}.jsonl"
     shares = {} if source else _recorded_shares(model)

@@ -8,6 +8,7 @@ other client of Python's libraries takes as much processor time for a request as
 from __future__ import annotations
 
 import gc
+import math
 import os
 import resource
 import select
@@ -29,6 +30,9 @@ _READ, _WRITE = select.EPOLLIN, select.EPOLLOUT
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 #: Files beside connections: streams, the epoll and what Python itself has open.
 _OTHER_FILES = 64
+#: Seconds in which a connection must be open once the load has begun: nothing is sent meanwhile. For as long after one
+#: that was not, no further one is tried.
+_OPENING_S = 3.0
 #: Milliseconds are all that epoll's own timeout can express.
 _LONGEST_WAIT_S = 0.5
 
@@ -66,6 +70,7 @@ class Client:
         self._overdue: deque[float] = deque()  # intended times of requests for which no connection is free
         self._noted = Noted.empty()
         self._end = 0.0
+        self._opens_from = 0.0  # no connection is opened before this moment
         self._parent = os.getppid()
         self._is_stopped = False
 
@@ -126,12 +131,20 @@ class Client:
 
     def _send_open(self, intended: float) -> None:
         """Send the next request of an open loop; where no connection can be opened, it is lost."""
+        begin = time.perf_counter()
+        if self._idle:
+            self._send(self._idle.pop(), intended)
+            return
         try:
-            connection = self._idle.pop() if self._idle else self._open()
-        except OSError:
-            next(self._next)
+            if begin < self._opens_from:
+                raise ConnectionError
+            connection = self._open(_OPENING_S)
+        except OSError as error:
             now = time.perf_counter()
-            self._noted.add(intended, now, now, LOST, False)
+            if isinstance(error, TimeoutError):
+                self._opens_from = now + _OPENING_S
+            next(self._next)
+            self._noted.add(intended, begin, now, LOST, False)
             return
         self._send(connection, intended)
 
@@ -163,8 +176,8 @@ class Client:
             if event & ~_WRITE:
                 self._receive(connection)
 
-    def _open(self) -> _Connection:
-        opened = socket.create_connection(self._place, timeout=self._order.drain_s)
+    def _open(self, most_s: float = math.inf) -> _Connection:
+        opened = socket.create_connection(self._place, timeout=min(self._order.drain_s, most_s))
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is not None:
             opened = self._tls.wrap_socket(opened, server_hostname=self._order.host)

@@ -67,7 +67,8 @@ def recorder(share: float) -> Recorder:
     """Records so many of the requests, all of which have the same few ids."""
     handler = worker.handler
     recording = Recording("linear", "1.0", handler.summarize, canonical, handler.redact, keeps_inputs=False)
-    return open_recorder(RecordOptions(share, 30), recording, records, 1 << 30, on.recorded)
+    recorded = RecordOptions(share, 30, repeats=0)  # no request here has a copy that goes to a shadow
+    return open_recorder(recorded, recording, records, 1 << 30, on.recorded, worker.answer_again, options.batch)
 
 
 def turn(telemetry: Telemetry, recorder: Recorder | None = None) -> float:

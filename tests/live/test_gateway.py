@@ -462,35 +462,6 @@ def test_what_a_node_said_before_somebody_else_asked_it_is_forgotten(
     until(front.all_answer, 20, "every version")
 
 
-def test_a_node_is_asked_for_a_version_when_a_worker_has_loaded_it(front: Front) -> None:
-    write_tiny(front.site, "late", {"1.0": {"load_s": 3}})
-    front.site.run("archive", "build", "late")
-
-    def is_loading() -> bool:
-        [node] = observe(front.gateway.nodes())
-        state = node.version("late", "1.0")
-        return state is not None and state.workers == 1 and state.ready == 0
-
-    def asked() -> list[str]:
-        sync.sync(front.gateway)
-        return [
-            e.node
-            for upstream in upstreams_written(front.gateway)
-            if upstream.model == "late"
-            for e in upstream.endpoints
-        ]
-
-    try:
-        with front.site.start("models", "register", "late:1.0") as registering:
-            until(is_loading, 30, "a worker that loads")
-            assert asked() == []
-            assert registering.wait(60) == 0
-        assert asked() == ["local"]
-    finally:
-        front.site.run("models", "unregister", "late", "1.0", "--force")
-        sync.sync(front.gateway)
-
-
 def test_a_deadline_ends_a_request_with_504(front: Front) -> None:
     answer = front.ask("/predictions/slow")
     assert assert_problem(answer, 504, "deadline-passed")["version"] == answer.headers["x-model-version"] == "1.0"

@@ -112,7 +112,16 @@ def test_a_port_in_use_is_told_from_an_address_of_another_machine() -> None:
 
 
 def test_a_write_beyond_the_largest_file_fails_and_does_not_end_the_process(tmp_path: Path) -> None:
-    script = "import os, sys\nfor _ in range(9):\n try: os.write(1, b'x' * 100)\n except OSError: sys.exit(7)"
+    script = """if True:
+        import os, resource, sys, time
+        while resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 250:  # it is set when the process runs
+            time.sleep(0.01)
+        for _ in range(9):
+            try:
+                os.write(1, b"x" * 100)
+            except OSError:
+                sys.exit(7)
+    """
     with open_log(tmp_path / "log") as log:
         command, limits = [sys.executable, "-c", script], {resource.RLIMIT_FSIZE: 250}
         process = spawn(command, tmp_path, os.environ, log, limits=limits)

@@ -34,6 +34,7 @@ def counted(folder: Path, pid: int, **outcomes: int) -> None:
 
 def test_the_counts_of_all_workers_and_the_size_of_all_files_are_added_up(metrics: Path, tmp_path: Path) -> None:
     records = tmp_path / "records"
+    counted(metrics, 3, written=0, queue_full=0)
     assert read_recorded(metrics, records, 64 * MIB) is None, "nothing was ever recorded"
     records.mkdir()
     (records / RecordFile(1, 2, RECORDS, "w1", CLOSED_SEGMENT).name).write_bytes(bytes(MIB // 2))

@@ -81,8 +81,7 @@ def _derive(
     """A cluster for each version that a node serves, and for each that a route names, served or not.
 
     A node that does not answer, or whose address or token is not known now, stays in its clusters: the health checks
-    decide whether it gets requests. A node on which no worker of a version has loaded yet comes into its cluster when
-    one has: a first check sent before may wait until its deadline, and Envoy takes the cluster only afterwards.
+    decide whether it gets requests.
     """
     known = {upstream.key: upstream for upstream in before}
     endpoints: dict[VersionKey, list[Endpoint]] = {key: [] for key in routed}
@@ -101,10 +100,8 @@ def _derive(
                 key = model, version
                 if state.workers == 0 or _is_asked_otherwise(node, askers.setdefault(key, node), key, notices):
                     continue
-                checked = endpoints.setdefault(key, [])
+                endpoints.setdefault(key, []).append(place)
                 archives[key] = state.archive
-                if state.ready or node.name in _names(known.get(key)):
-                    checked.append(place)
     return [
         Upstream(
             *key,
@@ -114,10 +111,6 @@ def _derive(
         )
         for key, of_version in sorted(endpoints.items())
     ]
-
-
-def _names(upstream: Upstream | None) -> set[str]:
-    return {endpoint.node for endpoint in upstream.endpoints} if upstream else set()
 
 
 def _endpoint(node: Node, notices: Notices) -> Endpoint | None:

@@ -123,7 +123,8 @@ def spawn(
         folder: its working directory.
         output: takes its standard output and standard error.
         umask: of the files that it makes; -1: as here.
-        limits: of the kernel by its RLIMIT_ numbers. A write beyond RLIMIT_FSIZE fails, and does not end the process.
+        limits: of the kernel by its RLIMIT_ numbers, set as soon as the process runs. A write beyond RLIMIT_FSIZE
+            fails, and does not end the process.
     """
     process = subprocess.Popen(
         command,

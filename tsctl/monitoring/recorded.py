@@ -59,7 +59,7 @@ def read_recorded(metrics: Path, records: Path, most_bytes: int) -> Recorded | N
         pass
     except OSError as error:
         problems.append(f"{records} cannot be read: {error.strerror}")
-    if not (counts or size or problems):
+    if not (any(counts.values()) or size or problems):  # a worker that records nothing has counts of 0
         return None
     dropped = {outcome: counts[outcome] for outcome in DROPPED if counts.get(outcome)}
     return Recorded(counts.get(WRITTEN, 0), dropped, size, most_bytes, "; ".join(problems))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -238,14 +239,15 @@ def test_a_request_is_answered_while_one_of_three_nodes_works(site: Site) -> Non
 def test_a_retry_leaves_the_node_that_failed_though_envoy_got_new_clusters_meanwhile(tmp_path: Path) -> None:
     new_clusters = threading.Event()
 
-    def falls_silent(asked: Asked) -> Reply:
+    def waits(asked: Asked, fails: bool) -> Reply:
         if not asked.is_check:
             assert new_clusters.wait(60)
-        return Reply(hangs_up=not asked.is_check)
+        return Reply(hangs_up=fails and not asked.is_check)
 
     with serving(tmp_path, is_idempotent=True, deadline_s=60) as site, ThreadPoolExecutor(30) as pool:
         failing = site.nodes[0]
-        failing.script = falls_silent
+        for node in site.nodes:  # all wait, so that each has a third of the requests
+            node.script = partial(waits, fails=node is failing)
         answers = [pool.submit(site.front.ask) for _ in range(30)]
         until(lambda: len(failing.requests) > 5, 10, "requests in the hands of the node that will fail")
         site.front.give_new_clusters(site.nodes[::-1])

@@ -95,8 +95,9 @@ def test_two_versions_behind_the_gateway_record_the_same_requests_each_with_its_
         assert row["track"] == ("stable" if row["version"] == "1.0" else "shadow")
         assert row["client"] == "local"
         assert row["wait_ms"] is not None and row["wait_ms"] > -1
-        assert row["batch_items"] == 1
+        assert row["batch_items"] >= 1  # copies are sent without waiting for the one before
         if row["track"] == "stable":  # one request after the other: the first of each input is computed
+            assert row["batch_items"] == 1
             is_first = names.index(row["request_id"]) < 6
             assert row["cache"] == ("miss" if is_first else "hit"), row["request_id"]
             assert 0 < row["batch_ms"] <= took_ms[row["request_id"]]

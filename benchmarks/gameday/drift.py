@@ -79,9 +79,9 @@ def run(project: Project, progress: Progress, cases: Sequence[DriftCase]) -> Dri
             for case in cases:
                 if case.model == model:
                     with progress.step(f"{case.model}: {case.title}") as step:
-                        one = _judged(site, case)
-                        step.done(_narrate(one))
-                    found.append(one)
+                        result = _judged(site, case)
+                        step.done(_narrate(result))
+                    found.append(result)
     settings = {"budget_items": BUDGET, "connections": CONNECTIONS, "seed": SEED}
     return DriftDay("drift", "requests that move away from the reference", settings, {}, figures(found),
                     found=tuple(found))  # fmt: skip

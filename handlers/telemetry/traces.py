@@ -99,13 +99,12 @@ class Batch:
 
 def parents(requests: Sequence[Request]) -> dict[int, Context] | None:
     """The parents of the requests that are traced, by position; None where none is."""
-    found = None
+    traced_at: dict[int, Context] = {}
     for place, request in enumerate(requests):
         header = request.headers.get(TRACEPARENT_HEADER)
         if header is not None and (parent := read_traceparent(header)) is not None:
-            found = found if found is not None else {}
-            found[place] = parent
-    return found
+            traced_at[place] = parent
+    return traced_at or None
 
 
 def read_traceparent(header: str) -> Context | None:

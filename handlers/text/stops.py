@@ -24,27 +24,28 @@ class Stops:
         if self.is_found or not self._sequences:
             return "" if self.is_found else text
         self._held += text
-        starts = [place for one in self._sequences if (place := self._held.find(one)) >= 0]
-        if starts:
-            # one that began earlier may still be coming: `abc` is found in `abcd` before `abcde` is complete, but a
-            # longer one that begins before it waits
-            first = min(starts)
-            if self._first_open() >= first:
-                self.is_found = True
-                out, self._held = self._held[:first], ""
-                return out
-        cut = self._first_open()
+        first, cut = self._first_found(), self._first_open()
+        if first is not None and first <= cut:  # else a longer one, which begins before it, may still be coming
+            return self._ended_at(first)
         out, self._held = self._held[:cut], self._held[cut:]
         return out
 
     def end(self) -> str:
         """The text that waited for the rest of a stop sequence, when no more comes."""
+        first = self._first_found()
+        if first is not None:
+            return self._ended_at(first)
         out, self._held = self._held, ""
-        found = [place for one in self._sequences if (place := out.find(one)) >= 0]
-        if found:
-            self.is_found = True
-            return out[: min(found)]
         return out
+
+    def _ended_at(self, place: int) -> str:
+        self.is_found = True
+        out, self._held = self._held[:place], ""
+        return out
+
+    def _first_found(self) -> int | None:
+        """The first place of the held text at which a whole stop sequence begins."""
+        return min((place for each in self._sequences if (place := self._held.find(each)) >= 0), default=None)
 
     def _first_open(self) -> int:
         """The first place from which the held text is the beginning of a stop sequence, and not all of it."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tsctl.cli.context import open_deployment
-from tsctl.cli.options import Json
+from tsctl.cli.options import Every, Json, repeated
 from tsctl.cli.output import print_json
 from tsctl.cli.records import Node, Source, places
 from tsctl.config.deployment import read_deployment
@@ -57,9 +57,7 @@ def watch(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...", help="All of deployment.yaml, if left out.")
     ] = None,
-    every: Annotated[
-        float | None, typer.Option("--every", min=1, help="Seconds after which to do it again, until Ctrl-C.")
-    ] = None,
+    every: Every = None,
     node: Node = None,
     source: Source = None,
     as_json: Json = False,
@@ -68,7 +66,7 @@ def watch(
     from tsctl.views.drift import alarm_line, state_document
 
     project, where, is_shared, budget_s = _opened(node, source)
-    while True:
+    for _ in repeated(every):
         followed = [
             (subject, follow(project, where, subject, budget_s, time.time(), is_shared))
             for subject in _subjects(project, where, names)
@@ -78,9 +76,6 @@ def watch(
         else:
             for subject, state in followed:
                 typer.echo(f"{subject.name}: {alarm_line(state)}")
-        if every is None:
-            return
-        time.sleep(every)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tsctl.cli.context import open_deployment
-from tsctl.cli.options import Json
+from tsctl.cli.options import Every, Json, repeated
 from tsctl.cli.output import plural, print_rows
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError, ConflictError, NodeError, SpecError
@@ -94,21 +93,16 @@ def export(
 @app.command()
 def compact(
     node: Node = None,
-    every: Annotated[
-        float | None, typer.Option("--every", min=1, help="Seconds after which to do it again, until Ctrl-C.")
-    ] = None,
+    every: Every = None,
 ) -> None:
     """Turn closed segments into Parquet, merge small files, and delete what has expired."""
-    while True:
+    for _ in repeated(every):
         for place in own_places(node):
             done = compacting.compact(Path(place.address))
             typer.echo(
                 f"{place.name}: {plural(done.segments, 'segment')} into {plural(done.files, 'file')},"
                 f" {plural(done.expired, 'file')} expired"
             )
-        if every is None:
-            return
-        time.sleep(every)
 
 
 @app.command()
@@ -117,9 +111,7 @@ def push(
     to: Annotated[
         str | None, typer.Option("--to", help="Folder or fsspec address. Default: records.shared of deployment.yaml.")
     ] = None,
-    every: Annotated[
-        float | None, typer.Option("--every", min=1, help="Seconds after which to do it again, until Ctrl-C.")
-    ] = None,
+    every: Every = None,
 ) -> None:
     """Move records of nodes on this machine to the place that machines share; what cannot be moved now stays here."""
     project, deployment = open_deployment()
@@ -128,7 +120,7 @@ def push(
         raise SpecError(
             "no shared place is named", "Write records: {shared: ADDRESS} into deployment.yaml, or give --to."
         )
-    while True:
+    for _ in repeated(every):
         for place in own_places(node):
             try:
                 done = SharedPlace(address).push(place.name, Path(place.address))
@@ -138,9 +130,6 @@ def push(
                 if every is None:
                     raise
                 typer.echo(f"{place.name}: {error.message}; tried again in {every:g} s", err=True)
-        if every is None:
-            return
-        time.sleep(every)
 
 
 @app.command()

@@ -192,9 +192,7 @@ def accept(
     Raises:
         AnalysisError: the version is not watched.
     """
-    path = _state_path(project, places, subject, is_shared)
-    _require_watched(path, subject)
-    with _alone(path, subject):
+    with _watched(project, places, subject, is_shared) as path:
         state = _read(path, subject, budget_s)
         if state is None:
             raise AnalysisError(
@@ -214,9 +212,7 @@ def forget(
     Raises:
         AnalysisError: the version is not watched.
     """
-    path = _state_path(project, places, subject, is_shared)
-    _require_watched(path, subject)
-    with _alone(path, subject):
+    with _watched(project, places, subject, is_shared) as path:
         state = begin(subject.key, subject.references, budget_s, now_s)
         write_secret(path, to_json(state))
         return state
@@ -279,6 +275,15 @@ def _alone(path: Path, subject: Subject) -> Iterator[None]:
     """No other process reads records into the state, or changes it."""
     with exclusive(path.with_suffix(".lock"), f"the drift of {subject.name}", LOCK_WAIT_S):
         yield
+
+
+@contextmanager
+def _watched(project: Project, places: Sequence[Place], subject: Subject, is_shared: bool) -> Iterator[Path]:
+    """The state of a version that is watched, which no other process changes in the block."""
+    path = _state_path(project, places, subject, is_shared)
+    _require_watched(path, subject)
+    with _alone(path, subject):
+        yield path
 
 
 def _require_watched(path: Path, subject: Subject) -> None:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from handlers.contract import SHARED_CACHE_EXCHANGES
-from tsctl.errors import NodeError
-from tsctl.monitoring.worker_files import WorkerFiles
+from tsctl.monitoring.worker_files import counts_by_outcome
 
 OK = "ok"
 
@@ -37,15 +36,7 @@ def read_exchanges(metrics: Path) -> Exchanges | None:
     Args:
         metrics: the folder of its workers' metrics.
     """
-    problems: list[str] = []
-    counts: dict[str, int] = {}
-    try:
-        for metric in WorkerFiles(metrics, problems.append).collect():
-            for sample in metric.samples if metric.name == SHARED_CACHE_EXCHANGES.removesuffix("_total") else ():
-                outcome = sample.labels["outcome"]
-                counts[outcome] = counts.get(outcome, 0) + round(sample.value)
-    except NodeError as error:
-        problems.append(error.message)
+    counts, problems = counts_by_outcome(metrics, SHARED_CACHE_EXCHANGES)
     failed = {outcome: count for outcome, count in sorted(counts.items()) if outcome != OK and count}
     if not (counts.get(OK) or failed):
         return None

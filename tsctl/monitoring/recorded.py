@@ -12,8 +12,7 @@ from pathlib import Path
 
 from handlers.contract import RECORD_OUTCOMES, RECORDED_ITEMS
 from handlers.record_files import record_files
-from tsctl.errors import NodeError
-from tsctl.monitoring.worker_files import WorkerFiles
+from tsctl.monitoring.worker_files import counts_by_outcome
 
 WRITTEN, *DROPPED = RECORD_OUTCOMES
 
@@ -43,15 +42,7 @@ def read_recorded(metrics: Path, records: Path, most_bytes: int) -> Recorded | N
         metrics: the folder of its workers' metrics.
         records: the folder of its records.
     """
-    problems: list[str] = []
-    counts: dict[str, int] = {}
-    try:
-        for metric in WorkerFiles(metrics, problems.append).collect():
-            for sample in metric.samples if metric.name == RECORDED_ITEMS.removesuffix("_total") else ():
-                outcome = sample.labels["outcome"]
-                counts[outcome] = counts.get(outcome, 0) + round(sample.value)
-    except NodeError as error:
-        problems.append(error.message)
+    counts, problems = counts_by_outcome(metrics, RECORDED_ITEMS)
     size = 0
     try:
         size = sum(_size(records / file.name) for file in record_files(records))

@@ -23,6 +23,25 @@ NODE_LABEL = "node"
 ATTEMPTS = 3
 
 
+def counts_by_outcome(folder: Path, counter: str) -> tuple[dict[str, int], list[str]]:
+    """A counter of all workers of a node by its label `outcome`, and why files or the folder cannot be read.
+
+    Args:
+        folder: the workers' files.
+        counter: its name, with `_total`.
+    """
+    counts: dict[str, int] = {}
+    problems: list[str] = []
+    try:
+        for metric in WorkerFiles(folder, problems.append).collect():
+            for sample in metric.samples if metric.name == counter.removesuffix("_total") else ():
+                outcome = sample.labels["outcome"]
+                counts[outcome] = counts.get(outcome, 0) + round(sample.value)
+    except NodeError as error:
+        problems.append(error.message)
+    return counts, problems
+
+
 class WorkerFiles(Collector):
     """The metrics of all workers since their node was started, ended workers included.
 

@@ -55,6 +55,13 @@ MOST_WORKERS = 256
 PROTOCOL_HEADER, OPEN_INFERENCE = "x-tsctl-protocol", "oip-v2"
 #: A value of PROTOCOL_HEADER: the request asks for the model's metadata, and for no prediction.
 OPEN_INFERENCE_METADATA = "oip-v2-metadata"
+#: Values of PROTOCOL_HEADER: a request of the OpenAI API, by its route. Errors have that API's form then.
+OPENAI_CHAT, OPENAI_COMPLETION, OPENAI_EMBEDDINGS = "openai-chat", "openai-completion", "openai-embeddings"
+#: What an answer of a language model cost and how it ended: `prompt=12;answer=34;finish=stop`. A header of an answer in
+#: one piece; a stream has it in a comment after its last event, `: tokens prompt=12;answer=34;finish=stop`.
+TOKENS_HEADER, TOKENS_COMMENT = "x-tokens", ": tokens "
+#: How an answer ended: the model ended it, or a stop sequence; it has as many tokens as it may; it could not go on.
+FINISHES = ("stop", "length", "error")
 #: The versions that the gateway routes to, with commas between; a worker knows only its own.
 VERSIONS_HEADER = "x-tsctl-versions"
 #: The length of the JSON in a body in which tensors in binary follow it.

@@ -39,8 +39,9 @@ class Stream:
     def chunks(self) -> Iterator[bytes]:
         """The chunks of the answer, up to its end."""
         while size := int(self._until(b"\r\n"), 16):
-            yield self._exactly(size)
-            assert self._exactly(2) == b"\r\n"
+            chunk = self._exactly(size + 2)
+            assert chunk.endswith(b"\r\n")
+            yield chunk[:-2]
         assert self._exactly(2) == b"\r\n"
 
     def body(self) -> bytes:

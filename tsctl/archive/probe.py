@@ -27,6 +27,7 @@ def main() -> None:
     order = json.load(sys.stdin)
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    sys.stdout = sys.stderr  # what the archive prints would be lost in the other's buffer when this process ends
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     sys.path.insert(0, order["folder"])
     os.chdir(order["folder"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic_core import to_json
 
-from handlers.contract import TOKENS_COMMENT
+from handlers.contract import TOKENS_COMMENT, tokens_text
 from handlers.errors import RequestError
 
 #: A request that cannot be answered as it is; OpenAI's clients do not send it again.
@@ -32,4 +32,4 @@ def error_event(error: RequestError) -> bytes:
 
 def broken_stream(error: RequestError) -> bytes:
     """The end of a stream whose worker is gone: nobody knows how many tokens there were."""
-    return error_event(error) + f"{TOKENS_COMMENT}prompt=0;answer=0;finish=error\n\n".encode()
+    return error_event(error) + f"{TOKENS_COMMENT}{tokens_text(0, 0, 'error')}\n\n".encode()

@@ -53,7 +53,7 @@ class Entry:
     def __init__(self, handler: Any = None) -> None:
         self._handler = handler
         self._facts: dict[str, Any] = {}
-        self.worker: Worker | TextWorker
+        self.worker: Any  # a Worker or a TextWorker, by the handler
 
     def initialize(self, context: Any) -> None:
         """Make the worker ready; logs one line on how that ended.
@@ -116,7 +116,8 @@ class Entry:
 
     def answer(self, batch: Sequence[wire.Item]) -> list[Outcome]:
         """One outcome per item of a batch, in order."""
-        return self.worker.answer([read_request(item) for item in batch])
+        outcomes: list[Outcome] = self.worker.answer([read_request(item) for item in batch])
+        return outcomes
 
     def respond(self, batch: Sequence[wire.Item]) -> bytes:
         """The response to a batch, as TorchServe reads it."""

@@ -72,25 +72,6 @@ class Part:
     is_last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What comes before the body of an answer that comes in parts."""
-
-    status: int
-    media_type: str
-    headers: tuple[tuple[str, str], ...] = ()  # besides the media type
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of an answer. The first one has a head, and the last one says so; an answer may be one part."""
-
-    ticket: Any  # of its request
-    body: bytes
-    head: Head | None
-    is_last: bool
-
-
 def problem(error: RequestError, request_id: str | None, model: str, version: str) -> Outcome:
     """The outcome of a request that failed."""
     if not is_status(error.status):  # of one object; those of classes were checked

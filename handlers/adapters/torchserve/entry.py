@@ -53,7 +53,7 @@ class Entry:
     def __init__(self, handler: Any = None) -> None:
         self._handler = handler
         self._facts: dict[str, Any] = {}
-        self.worker: Worker | TextWorker
+        self.worker: Any  # a Worker or a TextWorker, by the handler
 
     def initialize(self, context: Any) -> None:
         """Make the worker ready; logs one line on how that ended.

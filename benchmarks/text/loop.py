@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import os
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.text.stream import TOLD, WHOLE, Stream
@@ -87,3 +91,18 @@ class Loop:
                 else:
                     self._working -= 1
                     self._changed.notify()
+
+
+def serve_plans(open_loop: Callable[[], Loop]) -> None:
+    """The main function of a program that `targets.in_process` starts.
+
+    It prints a line when the loop is open. Each line of its standard input is then a plan, and it prints a line with
+    what was measured, until its input is closed.
+    """
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    loop = open_loop()
+    gc.disable()
+    print("{}", file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(loop.run(json.loads(line))), file=answers, flush=True)

@@ -71,9 +71,25 @@ def in_process(unpacked: Path, changes: Mapping[str, object] | None = None) -> I
         unpacked: the archive's folder.
         changes: to its section `generation`.
     """
+    # in the archive's folder, so that its package `handlers` comes before the checkout's
+    with _program(["-m", "benchmarks.text.in_process", json.dumps(changes or {})], unpacked) as measure:
+        yield measure
+
+
+@contextmanager
+def genai_alone(weights: Path, is_exact: bool) -> Iterator[Measure]:
+    """The same with openvino-genai's own continuous batching in place of the archive's backend."""
+    script = str(BASELINES / "genai_text.py")
+    with _program([script, str(weights), "exact" if is_exact else "fast"], CHECKOUT) as measure:
+        yield measure
+
+
+@contextmanager
+def _program(arguments: Sequence[str], folder: Path) -> Iterator[Measure]:
+    """A program that runs plans (`loop.serve_plans`)."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.text.in_process", json.dumps(changes or {})],
-        cwd=unpacked,  # its package `handlers` comes before the checkout's
+        [sys.executable, *arguments],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -6,11 +6,21 @@ from benchmarks.harness.run import Job
 from benchmarks.harness.workload import own_folder
 from benchmarks.text.parts.turns import Turns, by_users, clients
 from benchmarks.text.table import TextResult
-from benchmarks.text.targets import ARCHIVE, built_archive, in_process, unpacked_archive
+from benchmarks.text.targets import (
+    ARCHIVE,
+    Measure,
+    built_archive,
+    genai_alone,
+    in_process,
+    unpacked_archive,
+    weights_file,
+)
 from tsctl.compare.nodes import own_project
 
 USERS = (1, 4, 16, 64)
 BACKENDS = ("openvino", "transformers")
+#: The library alone, with answers that do not depend on the batch, and with the fastest.
+GENAI = {True: "openvino-genai, float32", False: "openvino-genai, fast"}
 
 
 def run(job: Job) -> TextResult:
@@ -20,13 +30,20 @@ def run(job: Job) -> TextResult:
         TsctlError: a backend does not load.
     """
     turns, notes = Turns(job), []
+
+    def take(name: str, measure: Measure) -> None:
+        levels = {users: turns.take(name, measure, users, seconds(job, users)) for users in USERS}
+        notes.append(f"{name}: {by_users(levels)}")
+
+    for is_exact, name in GENAI.items():
+        with genai_alone(weights_file(), is_exact) as measure:
+            take(name, measure)
     with own_folder() as folder:
         archive = built_archive(job, own_project(job.project, folder / "own"), ARCHIVE)
         unpacked = unpacked_archive(archive, folder)
         for backend in BACKENDS:
             with in_process(unpacked, {"backend": backend}) as measure:
-                levels = {users: turns.take(backend, measure, users, seconds(job, users)) for users in USERS}
-            notes.append(f"{backend}: {by_users(levels)}")
+                take(backend, measure)
     settings = {"prompt": turns.lengths.prompt, "answer": turns.lengths.answer}
     return TextResult("backends", "backends alone", settings, {}, [clients(turns.rows)], tuple(notes), rows=turns.rows)
 

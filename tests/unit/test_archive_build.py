@@ -409,7 +409,9 @@ BROKEN: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "no file": (remove("seed.bin"), {}, "seed.bin is named in archive.yaml and does not exist"),
     "no samples": (remove("samples"), {}, "names samples, and"),
     "an empty folder of samples": (remove("samples/one.json"), {}, "holds no sample"),
-    "a sample without a known suffix": (write("samples/digit.bin", "x"), {}, "is no sample: expected a file that ends"),
+    "a sample without a known suffix": (
+        write("samples/digit.bin", "x"), {}, "is no sample: its suffix says no media type"
+    ),
     "golden answers that are no JSON": (write("golden/1.0.json", '{"one.json": '), {}, "is not JSON"),
     "golden answers to another sample": (
         write("golden/1.0.json", '{"two.json": 1}'), {}, "one to one: one.json, two.json"

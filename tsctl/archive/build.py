@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import codecs
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from handlers.contract import SAMPLE_MEDIA_TYPES
 from tsctl.archive.container import (
     CONFIG,
     DIGESTS,
@@ -28,6 +27,7 @@ from tsctl.archive.documents import parse_json
 from tsctl.archive.packable import require_packable, shadowing_names
 from tsctl.archive.recipe import KEY_FILE, recipe_output
 from tsctl.archive.reference import make_reference, reference_data
+from tsctl.archive.samples import media_type_of_file, sample_types
 from tsctl.archive.sources import files_below, handlers_package, is_leaving
 from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
 from tsctl.config.archive import ArchiveSpec, read_archive_spec
@@ -161,8 +161,8 @@ def assemble(
     entries = _Entries()
     entries.add_tree("handlers", handlers_package(), lambda name: name.endswith(".py"))
     entries.add(MANIFEST, _json(manifest(spec, version, _manifest_handler(folder, spec))))
-    entries.add(CONFIG, _config(folder, spec, version))
     samples = _samples(folder, spec)
+    entries.add(CONFIG, _config(folder, spec, version, samples))
     for name, path in samples.items():
         entries.add(f"samples/{name}", path)
     if has_golden:
@@ -297,8 +297,11 @@ def _is_below(name: str, top: str | None) -> bool:
     return top is not None and (name == top or name.startswith(f"{top}/"))
 
 
-def _config(folder: Path, spec: ArchiveSpec, version: str) -> bytes:
-    content = yaml.safe_dump(model_config(spec, version), sort_keys=False).encode()
+def _config(folder: Path, spec: ArchiveSpec, version: str, samples: Iterable[str]) -> bytes:
+    config = model_config(spec, version)
+    if types := sample_types(samples, spec.sample_types):
+        config["serving"]["sample_types"] = types
+    content = yaml.safe_dump(config, sort_keys=False).encode()
     if len(content) > MAX_CONFIG_BYTES:
         raise ArchiveError(
             f"{folder / 'archive.yaml'}: settings: {len(content)} bytes in {CONFIG}, of which TorchServe reads at most"
@@ -332,10 +335,12 @@ def _samples(folder: Path, spec: ArchiveSpec) -> dict[str, Path]:
         raise ArchiveError(f"{path} holds no sample", "Put at least one request there, such as one.json.")
     samples = files_below(path)
     for name, file in samples.items():
-        if "/" in name or file.suffix.lower() not in SAMPLE_MEDIA_TYPES:
+        if "/" in name:
+            raise ArchiveError(f"{file} is no sample: samples lie in {path} itself")
+        if media_type_of_file(name, spec.sample_types) is None:
             raise ArchiveError(
-                f"{file} is no sample: expected a file that ends with {', '.join(SAMPLE_MEDIA_TYPES)}",
-                "The suffix says the media type of the request.",
+                f"{file} is no sample: its suffix says no media type",
+                f"Name it in archive.yaml, such as `sample_types: {{{file.suffix.lower() or '.wav'}: audio/wav}}`.",
             )
     return samples
 

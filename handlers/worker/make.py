@@ -19,4 +19,4 @@ def make_worker(config: WorkerConfig, handler: Any = None) -> Worker | TextWorke
         LoadError: there is no such class, or another package `handlers` runs than the archive's.
     """
     handler = handler_class(config.handler)() if handler is None else handler
-    return TextWorker(handler, config) if handler.is_generative else Worker(handler, config)
+    return TextWorker(handler, config) if getattr(handler, "is_generative", False) else Worker(handler, config)

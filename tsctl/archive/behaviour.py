@@ -43,6 +43,8 @@ class BadItem:
 
 #: Longer bodies are not sent: a node takes none.
 MAX_PROBED_BYTES = 64 << 20
+#: Answers of a text model that are computed together, at most: each takes seconds.
+MOST_TEXTS = 8
 #: Follows the begin of a sample of a binary type, whose first bytes are those of its type.
 _NOISE, _HEAD_BYTES = b'\xff\x00{"' * 16, 16
 
@@ -136,7 +138,7 @@ class _Plan:
 
     def __init__(self, samples: list[GoldenSample], facts: Facts) -> None:
         self.samples = samples
-        self.size = facts.batch_size
+        self.size = min(facts.together, MOST_TEXTS) if facts.is_text else facts.batch_size
         self.tolerance = facts.tolerance
         limits = facts.serving.limits
         self.is_long = limits is not None and limits.request_bytes >= MAX_PROBED_BYTES

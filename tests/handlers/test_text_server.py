@@ -54,6 +54,7 @@ class Server:
     def worker(self) -> int:
         """The pid of its worker."""
         below = psutil.Process(self.process.pid).children(recursive=True)
+        pid: int
         [pid] = [process.pid for process in below if "handlers.adapters.asgi.child" in process.cmdline()]
         return pid
 
@@ -148,7 +149,7 @@ def test_a_client_of_http_1_0_gets_the_bare_events_and_the_end(server: Server) -
 def test_errors_have_the_form_of_the_api_that_was_asked(server: Server) -> None:
     many = ["ab"] * PLACES
     cases = [
-        (COMPLETION, completion("ab", 1, model="nobody"), 404, "There is no model 'nobody'; this path has toy, toy:1.0."),
+        (COMPLETION, completion("ab", 1, model="nobody"), 404, "'nobody'; this path has toy, toy:1.0."),
         (COMPLETION, completion("ab", 1, model="toy:2.0"), 404, "'toy:2.0'"),
         (COMPLETION, {"prompt": "ab"}, 400, "model"),
         (COMPLETION, b"{", 400, "not JSON"),
@@ -245,7 +246,7 @@ def test_those_that_a_killed_worker_had_in_hand_are_told(server: Server) -> None
 
 def test_a_signal_lets_streams_end_and_a_second_one_tells_them(tmp_path: Path) -> None:
     with serving(write_paced(tmp_path / "toy", places=PLACES)) as server:
-        endless, *_ = server.endless(1)
+        [endless] = server.endless(1)
         with closing(ask(server.port, COMPLETION, completion("ab", 200))) as stream:
             next(stream.chunks())
             server.process.send_signal(signal.SIGTERM)
@@ -259,4 +260,5 @@ def test_a_signal_lets_streams_end_and_a_second_one_tells_them(tmp_path: Path) -
         assert b"event: error" in events
         assert b"finish=error" in events
         assert endless.is_at_end()
+        endless.close()
         assert server.process.wait(START_S) == 0

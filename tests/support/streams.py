@@ -90,7 +90,11 @@ def connect(port: int, receive_bytes: int = 0) -> Stream:
     if receive_bytes:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     connection.settimeout(PATIENCE_S)
-    connection.connect(("127.0.0.1", port))
+    try:
+        connection.connect(("127.0.0.1", port))
+    except OSError:
+        connection.close()
+        raise
     return Stream(connection)
 
 

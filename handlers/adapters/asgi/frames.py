@@ -138,12 +138,12 @@ def _check(status: int, beyond: int) -> None:
 
 def submit_frame(ticket: int, item: Item) -> bytes:
     """A request for a worker that generates text."""
-    return frame(SUBMIT, marshal.dumps((ticket, *item), _MARSHAL_VERSION))
+    return frame(SUBMIT, marshal.dumps([(ticket,), tuple(item)], _MARSHAL_VERSION))
 
 
 def read_submit(content: bytes) -> tuple[int, Item]:
     """The ticket and the request."""
-    ticket, *fields = marshal.loads(content)  # noqa: S302 - of the process that started this one
+    [(ticket,), fields] = marshal.loads(content)  # noqa: S302 - of the process that started this one
     return ticket, Item(*fields)
 
 

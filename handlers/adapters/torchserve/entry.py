@@ -116,7 +116,8 @@ class Entry:
 
     def answer(self, batch: Sequence[wire.Item]) -> list[Outcome]:
         """One outcome per item of a batch, in order."""
-        return self.worker.answer([read_request(item) for item in batch])
+        outcomes: list[Outcome] = self.worker.answer([read_request(item) for item in batch])
+        return outcomes
 
     def respond(self, batch: Sequence[wire.Item]) -> bytes:
         """The response to a batch, as TorchServe reads it."""

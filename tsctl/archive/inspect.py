@@ -101,6 +101,12 @@ class Facts:
         return self.serving.handler or self.manifest.model.handler
 
     @property
+    def is_text(self) -> bool:
+        """Whether the model generates text."""
+        section = self.config.get("serving")
+        return isinstance(section, dict) and section.get("generation") is not None
+
+    @property
     def batch_size(self) -> int:
         return self.integer("batchSize") or 1
 

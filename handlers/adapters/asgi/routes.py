@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from handlers.adapters.asgi.model_index import LONGEST_QUESTION, read_question, repository_index
 from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import NotFound, WrongMethod, problem_answer
+from handlers.adapters.asgi.workers import Workers
 from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
 from handlers.errors import PayloadTooLarge, RequestError, Unavailable
 from handlers.messages import request_id_of
@@ -103,7 +104,7 @@ def _problem(error: RequestError, request: Request, model: str, version: str) ->
     return Response(answer.body, answer.status, retry, PROBLEM_MEDIA_TYPE)
 
 
-def add_server(app: FastAPI, pools: Callable[[], Sequence[Pool]]) -> None:
+def add_server(app: FastAPI, pools: Callable[[], Sequence[Workers]]) -> None:
     """The paths of the Open Inference Protocol that ask for the server, and not for one of its models."""
 
     @app.get("/v2/health/live", tags=["health"])

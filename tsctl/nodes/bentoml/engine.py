@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handlers.contract import WORKER_PYTHON_VARIABLE
+from tsctl.archive.container import open_archive
+from tsctl.archive.inspect import read_facts
 from tsctl.archive.sources import handlers_package
+from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec, BentomlSpec
 from tsctl.config.project import Project
 from tsctl.host.files import make_folder
@@ -32,6 +35,13 @@ class BentomlNode(uvicorn.UvicornNode):
             "BENTOML_DO_NOT_TRACK": "True",  # it would send its use to its makers
         }
         return [str(environment.python), "-I", "-u", str(handlers_package() / PROGRAM)], variables
+
+    def cannot(self, archive: StoredArchive, version: str) -> str:
+        if reason := super().cannot(archive, version):
+            return reason
+        with open_archive(archive.path) as content:
+            is_text = read_facts(content).is_text
+        return "it is a language model, and the service of BentoML sends an answer only as a whole" if is_text else ""
 
 
 def open_node(project: Project, name: str, spec: BaseNodeSpec, read_timeout_s: float) -> BentomlNode:

@@ -207,6 +207,8 @@ def unfit(facts: Facts, names: list[str]) -> str:
         return "its handler defines the function handle, which only TorchServe calls"
     if ADAPTER not in names:
         return "an older tsctl built it, without an adapter for Triton: build it again"
+    if facts.is_text:
+        return "it is a language model, and Triton's python backend sends an answer only as a whole"
     return ""
 
 

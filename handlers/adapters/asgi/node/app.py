@@ -18,9 +18,9 @@ from handlers.adapters.asgi.exchange import Route
 from handlers.adapters.asgi.frames import Answer, Headers
 from handlers.adapters.asgi.node.admin import ROOT, build_admin
 from handlers.adapters.asgi.node.registry import Registry
-from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import NotFound, Unauthorized, problem_answer
 from handlers.adapters.asgi.routes import add_metrics, add_problems, add_server
+from handlers.adapters.asgi.workers import Workers
 from handlers.contract import REQUEST_ID_HEADER, SENT_HEADER
 from handlers.errors import RequestError, Unavailable
 from handlers.messages import request_id_of
@@ -150,7 +150,7 @@ def _own_routes(registry: Registry) -> FastAPI:
             names.setdefault(version.entry.model, []).append(version.entry.version)
         return names
 
-    def pools() -> list[Pool]:
+    def pools() -> list[Workers]:
         return [version.pool for version in registry.registered if version.pool is not None]
 
     add_server(app, pools)

@@ -22,8 +22,9 @@ from handlers.adapters.asgi.node.output import Output
 from handlers.adapters.asgi.node.served import Entry, read_served, write_served
 from handlers.adapters.asgi.node.unpacked import remove_others, unpack
 from handlers.adapters.asgi.options import pool_options
-from handlers.adapters.asgi.pool import Pool
+from handlers.adapters.asgi.pool import Pool, PoolOptions
 from handlers.adapters.asgi.routes import build_routes
+from handlers.adapters.asgi.workers import Workers
 from handlers.errors import LoadError
 from handlers.unpacked import read_documents
 
@@ -53,6 +54,43 @@ class Unwritten(Exception):
     """The list of what the node serves cannot be written, as on a disk that is full."""
 
 
+@dataclass(frozen=True)
+class Unpacked:
+    """A version whose archive is unpacked, and whose workers are to be started."""
+
+    entry: Entry
+    manifest: dict[str, Any]  # its section `model`
+    content: dict[str, Any]  # of model-config.yaml
+    place: Path  # where it is unpacked
+    node: Path  # the folder of the node
+    output: int  # the file that takes what its workers print
+    refused: Callable[[str], None]  # called where no worker could load, with the reason
+
+    @property
+    def options(self) -> PoolOptions:
+        """How it is served."""
+        return pool_options(
+            self.manifest, self.content, self.entry.workers, self.node / "metrics", self.place, self.entry.version,
+            self.output,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What answers a version's requests, and where."""
+
+    workers: Workers
+    server: Server | None = None  # at the node's own paths
+    address: str = ""  # elsewhere
+
+
+def open_pool(unpacked: Unpacked) -> Opened:
+    """Our own workers, asked by this process; raises LoadError where they cannot serve this archive."""
+    pool = Pool(unpacked.options, unpacked.refused)
+    request_bytes = unpacked.content["serving"]["limits"]["request_bytes"]
+    return Opened(pool, Server(pool, request_bytes, build_routes(pool)))
+
+
 @dataclass(eq=False)
 class Version:
     """One registered version."""
@@ -60,8 +98,9 @@ class Version:
     entry: Entry
     state: State = State.STARTING
     reason: str = ""  # why it is refused
-    pool: Pool | None = None
-    server: Server | None = None  # answers its paths; None until it is unpacked
+    pool: Workers | None = None
+    server: Server | None = None  # answers its paths; None until it is unpacked, and where it answers elsewhere
+    address: str = ""  # where it answers, if not at the node's own address
     output: Output | None = None
     task: asyncio.Task[None] | None = None
 
@@ -86,6 +125,7 @@ class Version:
             "waiting": self.pool.waiting if self.pool is not None else 0,
             "startup_s": self.pool.options.startup_s if self.pool is not None else 0,
             "facts": self.pool.facts if self.pool is not None else {},
+            "address": self.address,
         }
 
 
@@ -96,10 +136,12 @@ class Registry:
     Args:
         folder: of the node; the list of what it serves and the unpacked archives lie in it.
         store: the folder with the archives.
+        opener: makes what answers a version's requests.
     """
 
     folder: Path
     store: Path
+    opener: Callable[[Unpacked], Opened] = open_pool
     versions: dict[Key, Version] = field(default_factory=dict)
     servers: dict[str, Server] = field(default_factory=dict)  # by the path of a request for a prediction
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -223,17 +265,17 @@ class Registry:
             manifest, content = _read(place, entry)
             version.output = Output(f"{entry.model} {entry.version}")
             await version.output.open()
-            options = pool_options(
-                manifest, content, entry.workers, self.folder / "metrics", place, entry.version,
-                version.output.descriptor,
-            )  # fmt: skip
-            version.entry = replace(version.entry, workers=options.workers)
-            version.pool = Pool(options, self._refusing(version))
-            request_bytes = content["serving"]["limits"]["request_bytes"]
-            version.server = Server(version.pool, request_bytes, build_routes(version.pool))
+            opened = self.opener(
+                Unpacked(
+                    entry, manifest, content, place, self.folder, version.output.descriptor, self._refusing(version)
+                )
+            )
+            workers = opened.workers.options.workers
+            version.entry = replace(version.entry, workers=workers)
+            version.pool, version.server, version.address = opened.workers, opened.server, opened.address
             self._route()
             await version.pool.start()
-            if options.workers:
+            if workers:
                 await version.pool.ready.wait()
             if version.state is State.STARTING:
                 version.state = State.SERVING

@@ -62,6 +62,9 @@ OPENAI_CHAT, OPENAI_COMPLETION, OPENAI_EMBEDDINGS = "openai-chat", "openai-compl
 TOKENS_HEADER, TOKENS_COMMENT = "x-tokens", ": tokens "
 #: How an answer ended: the model ended it, or a stop sequence; it has as many tokens as it may; it could not go on.
 FINISHES = ("stop", "length", "error")
+#: A worker ends each answer itself when its time is over. One that has requests and gives nothing for so many seconds
+#: longer than an answer may take, hangs, and is ended.
+SILENT_S = 10.0
 
 
 def tokens_text(prompt: int, answer: int, finish: str) -> str:

@@ -45,7 +45,12 @@ class Outcome:
     @property
     def phrase(self) -> str:
         """The status in words; empty for an author's own status that HTTP does not know."""
-        return _PHRASES.get(self.status, "")
+        return phrase_of(self.status)
+
+
+def phrase_of(status: int) -> str:
+    """A status in words; empty for one that HTTP does not know."""
+    return _PHRASES.get(status, "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +22,13 @@ import torch
 
 from handlers.messages import Outcome, Request
 from handlers.telemetry.traces import Stage
+from handlers.tracebacks import own_traceback
 from handlers.unpacked import read_documents
 from handlers.worker.config import handler_class, read_config
 from handlers.worker.worker import Worker
 
 #: Rows of the profiler's table.
 PROFILED_ROWS = 25
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -49,7 +48,7 @@ def main() -> None:
             result["profile"] = _profile(worker, batches, Path(order["trace"]))
         result["batches"] = [answer(worker, batch, order["turns"]) for batch in batches]
     except BaseException as error:  # noqa: BLE001 - the author's code may raise anything, and who runs this needs the reason
-        result["error"] = traceback_of(error)
+        result["error"] = own_traceback(error)
     json.dump(result, results)
     results.flush()
     os._exit(0)  # the author's threads are not waited for
@@ -97,21 +96,6 @@ def answer(worker: Worker, batch: Sequence[Request], turns: int) -> dict[str, An
     }
 
 
-def traceback_of(error: BaseException) -> str:
-    """The traceback from the first line of the author's code on; all of it where none of that code is in it."""
-    told = traceback.TracebackException.from_exception(error)
-    parts: traceback.TracebackException | None = told
-    while parts is not None:
-        own = next((n for n, frame in enumerate(parts.stack) if not _is_ours(frame.filename)), 0)
-        parts.stack = traceback.StackSummary.from_list(parts.stack[own:])
-        parts = parts.__cause__ or (None if parts.__suppress_context__ else parts.__context__)
-    return "".join(told.format()).rstrip()
-
-
-def _is_ours(filename: str) -> bool:
-    return filename.startswith("<frozen") or Path(filename).resolve().is_relative_to(_PACKAGE)
-
-
 @contextmanager
 def _tracebacks() -> Iterator[list[str]]:
     """In the block, tracebacks that the worker logs are collected."""
@@ -121,7 +105,7 @@ def _tracebacks() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             error = record.exc_info[1] if record.exc_info else None
             if error is not None:
-                found.append(traceback_of(error))
+                found.append(own_traceback(error))
 
     collector, logger = Collector(), logging.getLogger("handlers")
     logger.addHandler(collector)

@@ -15,6 +15,7 @@ from handlers.contract import Tolerance
 from handlers.errors import LoadError
 from handlers.records.recorder import RecordOptions
 from handlers.text.options import GenerationOptions
+from handlers.tracebacks import where
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,7 @@ def handler_class(module_name: str) -> type[Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise LoadError(
-            f"the handler's module {module_name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        raise LoadError(f"the handler's module {module_name} cannot be imported: {where(error)}") from error
     classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
     if len(classes) != 1:
         raise LoadError(f"the handler's module {module_name} defines {len(classes)} classes; expected exactly one")

@@ -37,6 +37,7 @@ from handlers.records.record import Recording
 from handlers.records.recorder import Recorder, open_recorder
 from handlers.telemetry.metrics import telemetry
 from handlers.telemetry.tracer import open_tracer
+from handlers.tracebacks import where
 from handlers.worker.accelerate import accelerate
 from handlers.worker.config import Acceleration
 from handlers.worker.self_test import Sample, read_requests, read_samples, reason, verify_golden
@@ -61,7 +62,7 @@ def reported_load(model: str, version: str) -> Iterator[dict[str, Any]]:
     try:
         yield facts
     except Exception as error:
-        why = f"{error}" if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
+        why = f"{error}" if isinstance(error, LoadError) else where(error)
         report = LoadReport(model, version, os.getpid(), False, " ".join(why.split())[:2000])
         logger.warning("%s", report.line())
         raise LoadError(f"{model} {version} must not serve: {why}") from error

@@ -96,3 +96,14 @@ def test_the_profiler_s_trace_goes_to_a_file(project: Path, tmp_path: Path) -> N
     assert ended.status == 0, ended.err
     assert "Self CPU time total" in ended.out
     assert json.loads(trace.read_text())["traceEvents"]
+
+
+def test_golden_answers_that_cannot_be_made_show_the_author_s_line(project: Path) -> None:
+    (project / "archives" / "toy" / "samples" / "zero.json").unlink()
+    (project / "archives" / "toy" / "handler.py").write_text(
+        HANDLER.replace("self.network = ", "self.network = {}[0] or ")
+    )
+    ended = run_command(["archive", "golden", "toy"], project, os.environ, 120)
+    assert ended.status == 3
+    assert "line 13, in load" in ended.err
+    assert "KeyError: 0" in ended.err

@@ -129,7 +129,7 @@ class Server:
         self.contract = Contract(self.vllm, self.settings, self.measuring)
 
     def ask(self, path: str = PLAIN, body: Any = CHAT, method: str = "POST", **headers: str) -> Answer:
-        return asyncio.run(self.asked(path, body, method, **headers))
+        return asyncio.run(self.asked(path, body, method, False, **headers))
 
     async def asked(
         self, path: str = PLAIN, body: Any = CHAT, method: str = "POST", leaves: bool = False, **headers: str

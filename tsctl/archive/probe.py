@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,19 @@ def main() -> None:
         result["handlers_file"] = getattr(sys.modules.get("handlers"), "__file__", None)
     except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent process needs the reason
         result["error"] = f"{type(error).__name__}: {error}"
+        print_traceback(error)
     json.dump(result, results)
     results.flush()
     os._exit(0)  # threads and exit handlers of the archive are not waited for
+
+
+def print_traceback(error: BaseException) -> None:
+    """Write where the error began; of an archive that tsctl built, from the author's code on."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    tracebacks = sys.modules.get("handlers.tracebacks")
+    told = tracebacks.own_traceback(error) if tracebacks else "".join(traceback.format_exception(error))
+    sys.stderr.write(f"{told}\n")
 
 
 def load(order: dict[str, Any]) -> Any:

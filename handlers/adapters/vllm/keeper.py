@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers.adapters.asgi.options import DRAIN_S
-from handlers.adapters.asgi.pool import FIRST_PAUSE_S, LONGEST_PAUSE_S, PoolOptions
+from handlers.adapters.asgi.workers import FIRST_PAUSE_S, LONGEST_PAUSE_S, PoolOptions
 from handlers.adapters.vllm.command import Place, server_command, server_environment, usable_core_numbers
 from handlers.adapters.vllm.server import Server, end_children, start_server
 from handlers.adapters.vllm.settings import Settings, special_tokens
@@ -116,8 +117,8 @@ class Keeper:
         elif not workers:
             await self._halt()
 
-    async def stop(self) -> None:
-        """End the server for good; it answers the requests that it has first."""
+    async def stop(self, drain_s: float = math.inf) -> None:
+        """End the server for good; it answers the requests that it has first, for at most DRAIN_S seconds."""
         await self._halt()
         self.closed()
 

@@ -74,14 +74,14 @@ def opener(arguments: argparse.Namespace, tokens: Mapping[str, str]) -> Callable
     def open_version(unpacked: Unpacked) -> Opened:
         section = unpacked.content["serving"]
         if section.get("generation") is None:
-            raise LoadError(f"{unpacked.entry.archive} is no language model, and vLLM serves no others")
-        key = unpacked.entry.model, unpacked.entry.version
-        port = ports.of(key)
+            raise LoadError(f"{unpacked.options.model} is no language model, and vLLM serves no others")
         options = unpacked.options
+        key = options.model, options.version
+        port = ports.of(key)
         version = Version(
             replace(options, workers=min(1, options.workers)), unpacked.content,
-            unpacked.place / unpacked.manifest["serializedFile"], unpacked.node, arguments.python, arguments.host, port,
-            arguments.gpu_share, has_gpu(), None if arguments.open else tokens["inference"],
+            options.folder / unpacked.manifest["serializedFile"], arguments.folder, arguments.python, arguments.host,
+            port, arguments.gpu_share, has_gpu(), None if arguments.open else tokens["inference"],
         )  # fmt: skip
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         return Opened(Keeper(version, unpacked.refused, lambda: ports.give_back(key)), address=f"http://{host}:{port}")

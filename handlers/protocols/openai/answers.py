@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from handlers.errors import RequestError
-from handlers.protocols.openai.errors import error_document
+from handlers.protocols.openai.errors import error_event
 from handlers.text.answer import Piece
 from handlers.text.backend import Token
 
@@ -110,7 +110,7 @@ class Reply:
     def events(self, index: int, piece: Piece) -> bytes:
         """The events of a piece, after `take`; the last ones of the stream if the reply is complete with it."""
         if piece.error is not None:
-            return b"event: error\ndata: " + error_document(piece.error) + b"\n\n"
+            return error_event(piece.error)
         if not (piece.text or piece.finish or (piece.tokens and self.top_logprobs is not None)):
             return b""
         content = {"delta": {"content": piece.text}} if self.is_chat else {"text": piece.text}

@@ -19,7 +19,7 @@ from pathlib import Path
 from handlers.adapters.asgi import http_server
 from handlers.adapters.asgi.listener import listen
 from handlers.adapters.asgi.node.app import Node
-from handlers.adapters.asgi.node.registry import Opened, Registry, Unpacked, open_pool
+from handlers.adapters.asgi.node.registry import Opened, Registry, Unpacked, open_workers
 
 DAMAGED, NO_ADDRESS = 3, 4
 LOG_BYTES, LOG_FILES = 10 << 20, 5
@@ -66,7 +66,7 @@ def main(
     with listener:
         try:
             token_wanted = None if arguments.open else token
-            make = opener(arguments, tokens) if opener is not None else open_pool
+            make = opener(arguments, tokens) if opener is not None else open_workers
             registry = Registry(arguments.folder, arguments.store, make)
             http_server.run(_run(registry, arguments, admin_token, token_wanted, listener, serve or _serve))
         except ValueError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,13 +19,15 @@ from typing import Any
 import yaml
 
 from handlers.adapters.asgi.app import Server
+from handlers.adapters.asgi.exchange import Route
 from handlers.adapters.asgi.node.output import Output
 from handlers.adapters.asgi.node.served import Entry, read_served, write_served
 from handlers.adapters.asgi.node.unpacked import remove_others, unpack
-from handlers.adapters.asgi.options import pool_options
-from handlers.adapters.asgi.pool import Pool, PoolOptions
+from handlers.adapters.asgi.openai_api import Models
+from handlers.adapters.asgi.options import open_pool, pool_options
 from handlers.adapters.asgi.routes import build_routes
-from handlers.adapters.asgi.workers import Workers
+from handlers.adapters.asgi.serving import Serving
+from handlers.adapters.asgi.workers import PoolOptions
 from handlers.errors import LoadError
 from handlers.unpacked import read_documents
 
@@ -58,37 +61,26 @@ class Unwritten(Exception):
 class Unpacked:
     """A version whose archive is unpacked, and whose workers are to be started."""
 
-    entry: Entry
     manifest: dict[str, Any]  # its section `model`
     content: dict[str, Any]  # of model-config.yaml
-    place: Path  # where it is unpacked
-    node: Path  # the folder of the node
-    output: int  # the file that takes what its workers print
+    options: PoolOptions
     refused: Callable[[str], None]  # called where no worker could load, with the reason
-
-    @property
-    def options(self) -> PoolOptions:
-        """How it is served."""
-        return pool_options(
-            self.manifest, self.content, self.entry.workers, self.node / "metrics", self.place, self.entry.version,
-            self.output,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Opened:
     """What answers a version's requests, and where."""
 
-    workers: Workers
+    serving: Serving
     server: Server | None = None  # at the node's own paths
     address: str = ""  # elsewhere
 
 
-def open_pool(unpacked: Unpacked) -> Opened:
-    """Our own workers, asked by this process; raises LoadError where they cannot serve this archive."""
-    pool = Pool(unpacked.options, unpacked.refused)
+def open_workers(unpacked: Unpacked) -> Opened:
+    """Our own workers, asked by this process."""
+    workers = open_pool(unpacked.options, unpacked.refused)
     request_bytes = unpacked.content["serving"]["limits"]["request_bytes"]
-    return Opened(pool, Server(pool, request_bytes, build_routes(pool)))
+    return Opened(workers, Server(workers, request_bytes, build_routes(workers, request_bytes)))
 
 
 @dataclass(eq=False)
@@ -98,9 +90,10 @@ class Version:
     entry: Entry
     state: State = State.STARTING
     reason: str = ""  # why it is refused
-    pool: Workers | None = None
+    pool: Serving | None = None
     server: Server | None = None  # answers its paths; None until it is unpacked, and where it answers elsewhere
     address: str = ""  # where it answers, if not at the node's own address
+    request_bytes: int = 0  # of its longest request
     output: Output | None = None
     task: asyncio.Task[None] | None = None
 
@@ -136,14 +129,15 @@ class Registry:
     Args:
         folder: of the node; the list of what it serves and the unpacked archives lie in it.
         store: the folder with the archives.
-        opener: makes what answers a version's requests.
+        opener: makes what answers a version's requests; raises LoadError where nothing can.
     """
 
     folder: Path
     store: Path
-    opener: Callable[[Unpacked], Opened] = open_pool
+    opener: Callable[[Unpacked], Opened] = open_workers
     versions: dict[Key, Version] = field(default_factory=dict)
     servers: dict[str, Server] = field(default_factory=dict)  # by the path of a request for a prediction
+    models: Models = field(default_factory=dict)  # by the name that a request of the OpenAI API has for them
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _disk: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while archives are unpacked or removed
 
@@ -160,10 +154,10 @@ class Registry:
             self._begin(entry)
 
     async def stop(self) -> None:
-        """End all workers; the requests at hand are answered first."""
+        """End all workers; the requests at hand are answered first, but streams, which had their time."""
         for version in self.versions.values():
             version.state = State.ENDING
-        await asyncio.gather(*map(_end, self.versions.values()))
+        await asyncio.gather(*(_end(version, _drain_s(version)) for version in self.versions.values()))
 
     def get(self, model: str, version: str) -> Version:
         """The version; raises Unknown where it is not registered."""
@@ -265,17 +259,17 @@ class Registry:
             manifest, content = _read(place, entry)
             version.output = Output(f"{entry.model} {entry.version}")
             await version.output.open()
-            opened = self.opener(
-                Unpacked(
-                    entry, manifest, content, place, self.folder, version.output.descriptor, self._refusing(version)
-                )
-            )
-            workers = opened.workers.options.workers
-            version.entry = replace(version.entry, workers=workers)
-            version.pool, version.server, version.address = opened.workers, opened.server, opened.address
+            options = pool_options(
+                manifest, content, entry.workers, self.folder / "metrics", place, entry.version,
+                version.output.descriptor,
+            )  # fmt: skip
+            opened = self.opener(Unpacked(manifest, content, options, self._refusing(version)))
+            version.pool, version.server, version.address = opened.serving, opened.server, opened.address
+            version.entry = replace(version.entry, workers=version.pool.options.workers)
+            version.request_bytes = content["serving"]["limits"]["request_bytes"]
             self._route()
             await version.pool.start()
-            if workers:
+            if version.pool.options.workers:
                 await version.pool.ready.wait()
             if version.state is State.STARTING:
                 version.state = State.SERVING
@@ -316,14 +310,17 @@ class Registry:
 
     def _route(self) -> None:
         servers: dict[str, Server] = {}
+        models: dict[str, Route] = {}
         for (model, name), version in self.versions.items():
             if version.server is None or version.state in (State.REFUSED, State.ENDING):
                 continue
+            models[f"{model}:{name}"] = Route(version.server.workers, "", version.request_bytes)
             paths = [f"/predictions/{model}/{name}", f"/v2/models/{model}/versions/{name}/infer"]
             if version.entry.is_default:
                 paths += [f"/predictions/{model}", f"/v2/models/{model}/infer"]
+                models[model] = models[f"{model}:{name}"]
             servers |= dict.fromkeys(paths, version.server)
-        self.servers = servers
+        self.servers, self.models = servers, models
 
     def _write(self, changed: Mapping[Key, Entry | None]) -> None:
         """Write the list with these changes.
@@ -358,11 +355,16 @@ class Registry:
             logger.error("This is a bug.", exc_info=error)
 
 
-async def _end(version: Version) -> None:
+async def _end(version: Version, drain_s: float = math.inf) -> None:
     if version.pool is not None:
-        await version.pool.stop()
+        await version.pool.stop(drain_s)
     if version.output is not None:
         version.output.close()
+
+
+def _drain_s(version: Version) -> float:
+    """Seconds for requests at hand when the node ends, and its connections have closed."""
+    return 0 if version.server is not None and version.server.workers.options.places is not None else math.inf
 
 
 def _key(version: Version) -> Key:

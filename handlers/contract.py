@@ -288,12 +288,9 @@ def golden_texts(answers: Iterable[tuple[Iterable[str], str]]) -> dict[str, Any]
 def _texts_difference(answer: Any, golden: Any, tokens: int) -> str | None:
     """The first place where texts differ: in one of their first tokens, or in length or finish where all must agree."""
     try:
-        expected = [(each["tokens"], each["finish"]) for each in golden["answers"]]
-        got = [("".join(each["tokens"]), each["finish"]) for each in answer.get("answers", ())] or [
-            (choice["message"]["content"] if "message" in choice else choice["text"], choice["finish_reason"])
-            for choice in answer["choices"]
-        ]
-    except (KeyError, TypeError, AttributeError):
+        expected = _texts_of(golden)
+        got = [("".join(pieces), finish) for pieces, finish in _texts_of(answer)]
+    except (KeyError, TypeError):
         return f"the answer: expected choices with a text and a finish_reason, got {_shortened(answer)}"
     if len(got) != len(expected):
         return f"the answer: expected {len(expected)} choices, got {len(got)}"
@@ -307,6 +304,16 @@ def _texts_difference(answer: Any, golden: Any, tokens: int) -> str | None:
             ended = f"{golden_finish!r} after {len(pieces)} tokens"
             return f"{place}: expected the end, {ended}, got {finish!r} after {_shortened(text[len(beginning) :])}"
     return None
+
+
+def _texts_of(answer: Any) -> list[tuple[list[str], str]]:
+    """The texts of golden answers token by token, and of a whole answer of the OpenAI API letter by letter."""
+    if "answers" in answer:
+        return [(each["tokens"], each["finish"]) for each in answer["answers"]]
+    return [
+        (list(choice["message"]["content"] if "message" in choice else choice["text"]), choice["finish_reason"])
+        for choice in answer["choices"]
+    ]
 
 
 def _agree(answer: Any, golden: Any, tolerance: Tolerance) -> bool:

@@ -17,6 +17,7 @@ from tsctl.config.project import Project
 from tsctl.host.files import make_folder
 from tsctl.nodes.environments import require_environment
 from tsctl.nodes.uvicorn import engine as uvicorn
+from tsctl.nodes.whole import unfit_text
 
 #: The program, in the package `handlers`; it finds that package by itself, and nothing else of this environment.
 PROGRAM = Path("adapters", "bentoml", "run_node.py")
@@ -37,11 +38,9 @@ class BentomlNode(uvicorn.UvicornNode):
         return [str(environment.python), "-I", "-u", str(handlers_package() / PROGRAM)], variables
 
     def cannot(self, archive: StoredArchive, version: str) -> str:
-        if reason := super().cannot(archive, version):
-            return reason
         with open_archive(archive.path) as content:
-            is_text = read_facts(content).is_text
-        return "it is a language model, and the service of BentoML sends an answer only as a whole" if is_text else ""
+            reason = unfit_text(read_facts(content), "BentoML")
+        return reason or super().cannot(archive, version)
 
 
 def open_node(project: Project, name: str, spec: BaseNodeSpec, read_timeout_s: float) -> BentomlNode:

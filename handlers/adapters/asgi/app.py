@@ -32,6 +32,7 @@ class Server:
     def __init__(self, pool: Workers, request_bytes: int, others: Application) -> None:
         model, version = pool.options.model, pool.options.version
         self._name = model, version
+        self.workers = pool
         self.others = others
         plain, infer = Route(pool, "", request_bytes), Route(pool, OPEN_INFERENCE, request_bytes)
         models = models_of(pool, request_bytes)

@@ -22,7 +22,7 @@ from handlers.adapters.asgi.openai_api import MOST_BYTES, Bodies, add_models, by
 from handlers.adapters.asgi.openai_api import ROOT as OPENAI_ROOT
 from handlers.adapters.asgi.problems import NotFound, Unauthorized, problem_answer
 from handlers.adapters.asgi.routes import add_metrics, add_problems, add_server
-from handlers.adapters.asgi.workers import Workers
+from handlers.adapters.asgi.serving import Serving
 from handlers.contract import OPENAI_CHAT, REQUEST_ID_HEADER, SENT_HEADER
 from handlers.errors import RequestError, Unavailable
 from handlers.messages import request_id_of
@@ -158,7 +158,7 @@ def _own_routes(registry: Registry) -> FastAPI:
             names.setdefault(version.entry.model, []).append(version.entry.version)
         return names
 
-    def pools() -> list[Workers]:
+    def pools() -> list[Serving]:
         return [version.pool for version in registry.registered if version.pool is not None]
 
     add_server(app, pools)

@@ -28,7 +28,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 .DEFAULT_GOAL := help
 .PHONY: help setup up monitor down status archives engines verify test test-unit test-live coverage fuzz lint \
 	bench-drift bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-oip bench-overhead \
-	bench-rollout bench-shadow gameday clean distclean
+	bench-rollout bench-shadow bench-text gameday clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -93,6 +93,9 @@ bench-shadow: $(STAMP)  ## Simulate shadow comparisons: false verdicts, and pair
 
 bench-drift: $(STAMP)  ## Simulate drift alarms: items between false ones, and until a change is found
 	@$(RUN) -m benchmarks drift
+
+bench-text: archives  ## Measure a language model: users at once, servers and gateway, streams that break, about 25 minutes
+	@$(RUN) -m benchmarks text
 
 bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes
 	@$(RUN) -m benchmarks crash-tests

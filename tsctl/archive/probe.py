@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def main() -> None:
     order = json.load(sys.stdin)
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    sys.stdout = sys.stderr  # what the archive prints would be lost in the other's buffer when this process ends
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     sys.path.insert(0, order["folder"])
     os.chdir(order["folder"])
@@ -52,9 +54,19 @@ def main() -> None:
         result["handlers_file"] = getattr(sys.modules.get("handlers"), "__file__", None)
     except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent process needs the reason
         result["error"] = f"{type(error).__name__}: {error}"
+        print_traceback(error)
     json.dump(result, results)
     results.flush()
     os._exit(0)  # threads and exit handlers of the archive are not waited for
+
+
+def print_traceback(error: BaseException) -> None:
+    """Write where the error began; of an archive that tsctl built, from the author's code on."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    tracebacks = sys.modules.get("handlers.tracebacks")
+    told = tracebacks.own_traceback(error) if tracebacks else "".join(traceback.format_exception(error))
+    sys.stderr.write(f"{told}\n")
 
 
 def load(order: dict[str, Any]) -> Any:

@@ -193,6 +193,34 @@ def golden(names: Names = None) -> None:
             typer.echo(f"{model} {version} {name}")
 
 
+@app.command("try")
+def try_(
+    name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="The first version if left out.")],
+    sample: Annotated[
+        str | None,
+        typer.Argument(metavar="[SAMPLE|FILE|-]", help="A sample's name, a file, or - for standard input; else all."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="Media type of the request; by the file's suffix if left out.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=4096, help="Answer in batches of so many.")] = None,
+    turns: Annotated[int, typer.Option(min=1, max=1000, help="How often, for the times; the fastest is shown.")] = 5,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Show what the operators took; the trace, for chrome://tracing, to FILE."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Answer again when a file of the model changes.")] = False,
+    json: Json = False,
+) -> None:
+    """Have a model answer its samples without a server: answers, times of the stages, tracebacks of its own code.
+
+    The code runs from the model's folder and with your rights. Exit code 3 if it does not load, or fails on a request.
+    """
+    from tsctl.cli.attempt import AttemptCommand
+
+    AttemptCommand(name, sample, kind, batch, turns, profile, json).run(watch)
+
+
 @app.command()
 def tidy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,

@@ -27,11 +27,14 @@ from handlers.adapters.torchserve.context import (
     worker_config,
 )
 from handlers.adapters.torchserve.install import install
+from handlers.adapters.torchserve.turns import Turns
 from handlers.contract import JSON
 from handlers.errors import ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.messages import Outcome, Request, bare_media_type, problem, request_id_of
 from handlers.worker import startup
+from handlers.worker.make import make_worker
 from handlers.worker.reference import write_reference
+from handlers.worker.text import TextWorker
 from handlers.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -50,7 +53,7 @@ class Entry:
     def __init__(self, handler: Any = None) -> None:
         self._handler = handler
         self._facts: dict[str, Any] = {}
-        self.worker: Worker
+        self.worker: Any  # a Worker or a TextWorker, by the handler
 
     def initialize(self, context: Any) -> None:
         """Make the worker ready; logs one line on how that ended.
@@ -72,9 +75,11 @@ class Entry:
         # Bodies come raw, whatever decode_input_request says for the node: malformed JSON must reach `decode`. Stock
         # archives on the same node keep TorchServe's own decoding.
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
-        self.worker = Worker(self._handler, worker_config(context))
+        self.worker = make_worker(worker_config(context), self._handler)
         self._facts |= startup.start(self.worker)
         respond = None if self._has_own_handle else self.respond
+        if isinstance(self.worker, TextWorker):
+            respond = Turns(self.worker, read_request).respond
         is_bulk = self.worker.config.wire == "bulk" and install(self, respond)
         self._facts["wire"] = "bulk" if is_bulk else "stock"
 
@@ -111,7 +116,8 @@ class Entry:
 
     def answer(self, batch: Sequence[wire.Item]) -> list[Outcome]:
         """One outcome per item of a batch, in order."""
-        return self.worker.answer([read_request(item) for item in batch])
+        outcomes: list[Outcome] = self.worker.answer([read_request(item) for item in batch])
+        return outcomes
 
     def respond(self, batch: Sequence[wire.Item]) -> bytes:
         """The response to a batch, as TorchServe reads it."""

@@ -196,7 +196,7 @@ def parse_entry(line: bytes) -> AccessLogEntry | None:
         fields = json.loads(line)
         texts = {name: None if fields[name] in _NOTHING else str(fields[name]) for name in _TEXTS}
         later = {name: None if fields.get(name) in _NOTHING else str(fields[name]) for name in _LATER_TEXTS}
-        tokens = {name: None if fields.get(name) in _NOTHING else int(float(fields[name])) for name in _TOKENS}
+        tokens_in, tokens_out = (None if fields.get(name) in _NOTHING else int(float(fields[name])) for name in _TOKENS)
         duration_ms = float(fields["duration_ms"])
         answer_ms = fields.get("answer_ms", duration_ms)
         return AccessLogEntry(
@@ -211,8 +211,9 @@ def parse_entry(line: bytes) -> AccessLogEntry | None:
             duration_ms=duration_ms,
             answer_ms=None if answer_ms is None else float(answer_ms),
             is_stream=str(fields.get("answer_type")).startswith(STREAM_TYPE),
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
             **later,
-            **tokens,
         )
     except (ValueError, KeyError, TypeError, OverflowError):
         return None

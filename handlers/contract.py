@@ -11,9 +11,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 # ---- headers ---------------------------------------------------------------------------------------------------------
@@ -112,6 +112,19 @@ JPEG = "image/jpeg"
 BINARY, PROTOBUF = "application/octet-stream", "application/x-protobuf"
 #: Media type of a sample file by its suffix.
 SAMPLE_MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".txt": "text/plain"}
+#: The entry of a handler's `media_types` that stands for every media type.
+ANY_MEDIA_TYPE = "*/*"
+
+
+def sample_media_type(name: str, types: Mapping[str, str]) -> str | None:
+    """The media type of a sample file; None where its name says none.
+
+    Args:
+        types: by suffixes in lower case, such as `.wav`; those of SAMPLE_MEDIA_TYPES are known besides.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    return SAMPLE_MEDIA_TYPES.get(suffix) or types.get(suffix)
+
 
 # ---- environment of a worker -----------------------------------------------------------------------------------------
 
@@ -288,12 +301,9 @@ def golden_texts(answers: Iterable[tuple[Iterable[str], str]]) -> dict[str, Any]
 def _texts_difference(answer: Any, golden: Any, tokens: int) -> str | None:
     """The first place where texts differ: in one of their first tokens, or in length or finish where all must agree."""
     try:
-        expected = [(each["tokens"], each["finish"]) for each in golden["answers"]]
-        got = [("".join(each["tokens"]), each["finish"]) for each in answer.get("answers", ())] or [
-            (choice["message"]["content"] if "message" in choice else choice["text"], choice["finish_reason"])
-            for choice in answer["choices"]
-        ]
-    except (KeyError, TypeError, AttributeError):
+        expected = _texts_of(golden)
+        got = [("".join(pieces), finish) for pieces, finish in _texts_of(answer)]
+    except (KeyError, TypeError):
         return f"the answer: expected choices with a text and a finish_reason, got {_shortened(answer)}"
     if len(got) != len(expected):
         return f"the answer: expected {len(expected)} choices, got {len(got)}"
@@ -307,6 +317,16 @@ def _texts_difference(answer: Any, golden: Any, tokens: int) -> str | None:
             ended = f"{golden_finish!r} after {len(pieces)} tokens"
             return f"{place}: expected the end, {ended}, got {finish!r} after {_shortened(text[len(beginning) :])}"
     return None
+
+
+def _texts_of(answer: Any) -> list[tuple[list[str], str]]:
+    """The texts of golden answers token by token, and of a whole answer of the OpenAI API letter by letter."""
+    if "answers" in answer:
+        return [(each["tokens"], each["finish"]) for each in answer["answers"]]
+    return [
+        (list(choice["message"]["content"] if "message" in choice else choice["text"]), choice["finish_reason"])
+        for choice in answer["choices"]
+    ]
 
 
 def _agree(answer: Any, golden: Any, tolerance: Tolerance) -> bool:

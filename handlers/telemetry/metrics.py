@@ -320,15 +320,22 @@ class _Recorder(Telemetry):
 
     def flush(self) -> None:
         with self._flushing:
-            if self._occupancy is not None:
-                for name, value in zip((OPEN_ANSWERS, KV_CACHE_USAGE), self._occupancy(), strict=True):
-                    self._children[(name,)].set(value)
+            self._set_occupancy()
             held = self._drained()
             for key, amounts in held.items():
                 try:
                     _add(self._children[key], amounts)
                 except Exception as error:  # noqa: BLE001 - logged, and no request may fail of it
                     self._log_failure(key, error)
+
+    def _set_occupancy(self) -> None:
+        if self._occupancy is None:
+            return
+        try:
+            for name, value in zip((OPEN_ANSWERS, KV_CACHE_USAGE), self._occupancy(), strict=True):
+                self._children[(name,)].set(value)
+        except Exception as error:  # noqa: BLE001 - logged, and no request may fail of it
+            self._log_failure((OPEN_ANSWERS,), error)
 
     def _drained(self) -> dict[_Key, list[float]]:
         """Everything held, by metric; batches are taken apart here, and not while a client waits."""

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from handlers.messages import Outcome, Request
 from handlers.telemetry.traces import Stage
 from handlers.tracebacks import own_traceback
 from handlers.unpacked import read_documents
-from handlers.worker.config import handler_class, read_config
+from handlers.worker.config import read_config
+from handlers.worker.make import make_worker
+from handlers.worker.text import TextWorker
 from handlers.worker.worker import Worker
 
 #: Rows of the profiler's table.
@@ -54,7 +56,7 @@ def main() -> None:
     os._exit(0)  # the author's threads are not waited for
 
 
-def load() -> Worker:
+def load() -> Worker | TextWorker:
     """A worker of the archive in this folder that has loaded its model.
 
     Raises:
@@ -62,12 +64,15 @@ def load() -> Worker:
     """
     manifest, content = read_documents(Path())
     config = read_config(Path.cwd(), manifest, content, gpu_id=0 if torch.cuda.is_available() else None)
-    worker = Worker(handler_class(config.handler)(), config)
-    worker.handler.load()
+    worker = make_worker(config)
+    if isinstance(worker, TextWorker):
+        worker.load()
+    else:
+        worker.handler.load()
     return worker
 
 
-def answer(worker: Worker, batch: Sequence[Request], turns: int) -> dict[str, Any]:
+def answer(worker: Worker | TextWorker, batch: Sequence[Request], turns: int) -> dict[str, Any]:
     """The answers to one batch, the tracebacks of the author's code, and the milliseconds of each stage.
 
     Args:
@@ -77,7 +82,7 @@ def answer(worker: Worker, batch: Sequence[Request], turns: int) -> dict[str, An
     with _tracebacks() as failures:
         for turn in range(turns):
             spans: list[Stage] = []
-            with worker.pipeline.watched(spans):
+            with nullcontext() if isinstance(worker, TextWorker) else worker.pipeline.watched(spans):
                 begin = time.perf_counter()
                 outcomes = worker.answer([Request(each.body, each.media_type, {}, each.request_id) for each in batch])
                 took = time.perf_counter() - begin
@@ -117,11 +122,11 @@ def _tracebacks() -> Iterator[list[str]]:
         logger.propagate = True
 
 
-def _profile(worker: Worker, batches: Sequence[Sequence[Request]], trace: Path) -> str:
+def _profile(worker: Worker | TextWorker, batches: Sequence[Sequence[Request]], trace: Path) -> str:
     """The profiler's table of one turn, the most expensive operators first; the trace goes to the file."""
     from torch.profiler import ProfilerActivity, profile
 
-    has_gpu = worker.handler.device.type == "cuda"
+    has_gpu = str(worker.handler.device).startswith("cuda")
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if has_gpu else [])]) as profiler:
         for batch in batches:
             worker.answer(batch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from handlers.contract import METRICS_FOLDER_VARIABLE, difference, golden_texts
@@ -29,14 +29,15 @@ def start_text(worker: TextWorker) -> dict[str, Any]:
     """
     config, handler = worker.config, worker.handler
     samples = read_samples(config.model_dir)
-    _check_requests(worker, {sample.name: sample.request for sample in samples})
+    answers = _answers_of(worker, {sample.name: sample.request for sample in samples})
     begin = time.monotonic()
     worker.load()
     loaded = time.monotonic()
     for sample in samples:
         _verify(worker, [sample], "alone")
     alone = time.monotonic()
-    _verify(worker, samples, "beside the others")
+    for group in _groups(samples, answers, worker.options.max_answers):
+        _verify(worker, group, "beside the others")
     together_s = time.monotonic() - alone
     handler.telemetry = telemetry(
         config.model, config.version, config.metrics, os.environ.get(METRICS_FOLDER_VARIABLE), is_text=True
@@ -66,7 +67,7 @@ def golden_texts_of(worker: TextWorker) -> dict[str, Any]:
         LoadError: a sample is not greedy, or is not answered with 200, or there is none.
     """
     requests = read_requests(worker.config.model_dir / "samples")
-    _check_requests(worker, requests)
+    _answers_of(worker, requests)
     worker.load()
     answers = {}
     for name, request in requests.items():
@@ -76,8 +77,13 @@ def golden_texts_of(worker: TextWorker) -> dict[str, Any]:
     return answers
 
 
-def _check_requests(worker: TextWorker, requests: Mapping[str, Request]) -> None:
-    """Raises LoadError for a sample whose answer may differ each time, or comes as a stream."""
+def _answers_of(worker: TextWorker, requests: Mapping[str, Request]) -> dict[str, int]:
+    """How many answers each sample asks for.
+
+    Raises:
+        LoadError: an answer may differ each time, comes as a stream, or there are more than the worker has places.
+    """
+    answers = {}
     for name, request in requests.items():
         try:
             asked = read_asked(request, worker.handler.defaults())
@@ -87,18 +93,32 @@ def _check_requests(worker: TextWorker, requests: Mapping[str, Request]) -> None
             raise LoadError(f'sample {name}: needs "temperature": 0, or its answer differs each time')
         if asked.is_stream:
             raise LoadError(f'sample {name}: must not ask for a stream: leave "stream" out')
+        answers[name] = asked.answers * max(1, len(asked.prompts))
+        if answers[name] > worker.options.max_answers:
+            raise LoadError(f"sample {name}: asks for {answers[name]} answers, and max_answers is less")
+    return answers
+
+
+def _groups(samples: Sequence[Sample], answers: Mapping[str, int], places: int) -> Iterator[list[Sample]]:
+    """The samples in groups whose answers have a place each."""
+    group: list[Sample] = []
+    taken = 0
+    for sample in samples:
+        if taken + answers[sample.name] > places:
+            yield group
+            group, taken = [], 0
+        group.append(sample)
+        taken += answers[sample.name]
+    yield group
 
 
 def _verify(worker: TextWorker, samples: Sequence[Sample], place: str) -> None:
     """Raises LoadError for an answer that is not the golden one; samples are answered at the same time."""
-    tolerance = worker.config.tolerance
-    for begin in range(0, len(samples), worker.options.max_answers):
-        batch = samples[begin : begin + worker.options.max_answers]
-        outcomes = worker.answer([sample.request for sample in batch])
-        for sample, outcome in zip(batch, outcomes, strict=True):
-            wrong = difference(_golden_of(worker, sample.name, outcome), sample.golden, tolerance)
-            if wrong:
-                raise LoadError(f"sample {sample.name}, {place}, is not the golden answer: {wrong}")
+    outcomes = worker.answer([sample.request for sample in samples])
+    for sample, outcome in zip(samples, outcomes, strict=True):
+        wrong = difference(_golden_of(worker, sample.name, outcome), sample.golden, worker.config.tolerance)
+        if wrong:
+            raise LoadError(f"sample {sample.name}, {place}, is not the golden answer: {wrong}")
 
 
 def _golden_of(worker: TextWorker, name: str, outcome: Outcome) -> dict[str, Any]:

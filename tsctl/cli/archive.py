@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.build import build_versions, select_versions, sound_archive_folders
+from tsctl.archive.build import build_versions, built_on_request, select_versions, sound_archive_folders
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.sandbox import why_open
@@ -42,6 +42,8 @@ def build(names: Names = None, json: Json = False) -> None:
         for name in made.superseded:
             typer.echo(f"{name} is an older build of the same version; 'tsctl archive tidy' removes what nothing needs")
     _tell_strangers(project)
+    for model in [] if names else built_on_request(project):
+        typer.echo(f"{model} is built on request: tsctl archive build {model}")
     if not any(made.is_new for made in built):
         typer.echo(f"nothing to build: {plural(len(built), 'archive')} unchanged")
 

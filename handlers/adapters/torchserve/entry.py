@@ -29,13 +29,12 @@ from handlers.adapters.torchserve.context import (
 from handlers.adapters.torchserve.install import install
 from handlers.adapters.torchserve.turns import Turns
 from handlers.contract import JSON
-from handlers.errors import ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
+from handlers.errors import LoadError, ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.messages import Outcome, Request, bare_media_type, problem, request_id_of
 from handlers.worker import startup
 from handlers.worker.make import make_worker
 from handlers.worker.reference import write_reference
 from handlers.worker.text import TextWorker
-from handlers.worker.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -139,12 +138,15 @@ class Entry:
     def golden_answers(self, context: Any) -> dict[str, Any]:
         """The present answers to the samples, by file name; in place of `initialize`."""
         self._handler = self._handler or author_handler(context)
-        return startup.golden_answers(Worker(self._handler, worker_config(context)))
+        return startup.golden_answers(make_worker(worker_config(context), self._handler))
 
     def write_reference(self, context: Any, files: Sequence[Path], out: Path) -> int:
         """Write the records of the answers to reference data; in place of `initialize`."""
         self._handler = self._handler or author_handler(context)
-        return write_reference(Worker(self._handler, worker_config(context)), files, out)
+        worker = make_worker(worker_config(context), self._handler)
+        if isinstance(worker, TextWorker):
+            raise LoadError("a text model has no reference: leave `reference` out of archive.yaml")
+        return write_reference(worker, files, out)
 
     @property
     def _has_own_handle(self) -> bool:

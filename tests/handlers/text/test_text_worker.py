@@ -7,13 +7,14 @@ import json
 import queue
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from handlers.base import ServingHandler
 from handlers.contract import (
     CHECK_ANSWER,
     CHECK_HEADER,
@@ -436,6 +437,7 @@ def test_only_so_many_first_tokens_must_agree_as_the_archive_says(tmp_path: Path
         ({**HELLO, "temperature": 1}, 'needs "temperature": 0'),
         ({**HELLO, "stream": True}, "must not ask for a stream"),
         ({**HELLO, "max_tokens": 1000}, "is more than 35"),
+        ({**HELLO, "n": 5}, "asks for 5 answers, and max_answers is less"),
         ({"prompt": "x" * 50, "temperature": 0}, "answered 422: prompt has 50 tokens"),
     ],
 )
@@ -451,3 +453,21 @@ def test_golden_answers_are_kept_token_by_token(tmp_path: Path) -> None:
     made = startup.golden_answers(worker)
     assert made["a.json"] == golden_of("Hello")
     assert made["b.json"] == {"answers": [{"tokens": ["é"], "finish": "length"}] * 2}
+
+
+def test_samples_with_many_answers_are_answered_in_groups(tmp_path: Path) -> None:
+    sample = {**HELLO, "n": 3}
+    golden = {"answers": golden_of("Hello")["answers"] * 3}
+    samples = dict.fromkeys(("a.json", "b.json", "c.json"), sample)
+    worker = make_worker(config_of(tmp_path / "toy", samples, dict.fromkeys(samples, golden)), ScriptedHandler())
+    assert isinstance(worker, TextWorker)
+    startup.start(worker)
+    worker.close()
+
+
+def test_a_handler_and_its_archive_agree_that_it_generates_text(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "toy", {"a.json": HELLO}, {})
+    with pytest.raises(LoadError, match=r"ScriptedHandler needs the section generation of archive\.yaml"):
+        make_worker(replace(config, generation=None), ScriptedHandler())
+    with pytest.raises(LoadError, match="ServingHandler cannot use the section generation"):
+        make_worker(config, ServingHandler())

@@ -39,6 +39,7 @@ from tsctl.nodes.node import Node
 
 #: The version of the archive that is served.
 ARCHIVE = "1.0"
+TORCHSERVE = "torchserve"
 COMPLETIONS = "/v1/completions"
 #: Of the gateway's route: a stream may take as long as it needs.
 ROUTE: dict[str, Any] = {"deadline_s": 300}
@@ -158,8 +159,8 @@ class Site:
 
     def direct(self, engine: str) -> Measure:
         """Past the gateway."""
-        node = self._node(engine)
-        address = Address(node.spec.url + node.path(MODEL, self.versions[engine]), request_headers(node, JSON))
+        node, version = self._node(engine), self.versions[engine]
+        address = Address(node.url(MODEL, version) + node.path(MODEL, version), request_headers(node, JSON))
         return with_spent(partial(run_load, address), lambda: _pids_of(node))
 
     def through_gateway(self, engine: str) -> Measure:
@@ -200,7 +201,8 @@ def text_site(job: Job, folder: Path, engines: Sequence[str]) -> Iterator[Site]:
     own = own_project(job.project, folder / "own")
     archive = built_archive(job, own, ARCHIVE)
     specs = {engine: free_spec(engine) for engine in engines}
-    versions = {engine: f"{ARCHIVE}{engine[0]}" if number else ARCHIVE for number, engine in enumerate(engines)}
+    named = TORCHSERVE if TORCHSERVE in engines else engines[0]  # it serves an archive under its own version only
+    versions = {engine: ARCHIVE if engine == named else f"{ARCHIVE}{engine[0]}" for engine in engines}
     targets = {(MODEL, version): {"archive": ARCHIVE, "nodes": [engine]} for engine, version in versions.items()}
     archives = {(MODEL, version): archive for version in versions.values()}
     served = [(MODEL, ARCHIVE)]

@@ -22,7 +22,7 @@ MOST = 1 << 16
 
 
 class Loop:
-    """Users who ask a generator again as soon as they are answered, in its own thread."""
+    """Users who ask a generator again as soon as they are answered, in its own thread; one whose answer fails leaves."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -85,7 +85,7 @@ class Loop:
                 stream.ended, stream.finish = now, piece.finish
                 stream.outcome = WHOLE if piece.error is None else TOLD
                 del self._streams[answer]
-                if now < self._end:
+                if now < self._end and piece.error is None:
                     self._ask()
                 else:
                     self._working -= 1

@@ -136,7 +136,7 @@ class Letters:
     def token_bytes(self, token: int) -> bytes:
         return b"a"
 
-    def add(self, key: int, prompt: Sequence[int], sampling: Sampling) -> None:
+    def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         self._left[key] = sampling.max_tokens
 
     def cancel(self, key: int) -> None:

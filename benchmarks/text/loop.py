@@ -22,7 +22,7 @@ MOST = 1 << 16
 
 
 class Loop:
-    """Users who ask a generator again as soon as they are answered, in its own thread; one whose answer fails leaves."""
+    """Users who ask a generator again as soon as they are answered, in its thread; one whose answer fails leaves."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

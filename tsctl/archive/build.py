@@ -38,6 +38,11 @@ from tsctl.host.progress import Note, Progress
 
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
 ENTRY = "handlers.adapters.torchserve.entry"
+#: Requests that TorchServe gives a text worker beyond its places, so that it refuses them at once; they would wait in
+#: TorchServe's queue.
+SPARE = 32
+#: The most items that an archive may ask TorchServe for at a time.
+MOST_ITEMS = 1024
 #: Seconds for the first token of an answer where archive.yaml does not say.
 FIRST_TOKEN_S = 30
 _CREATED = "01/01/1980 00:00:00"  # TorchServe wants a time; a true one would make every build another archive
@@ -225,8 +230,8 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
     return {
         "minWorkers": serving.workers.min,
         "maxWorkers": serving.workers.max or serving.workers.min,
-        "batchSize": serving.generation.max_answers if serving.generation else serving.batch.size,
-        "maxBatchDelay": serving.batch.max_delay_ms,
+        "batchSize": _batch_size(serving),
+        "maxBatchDelay": 1 if serving.generation else serving.batch.max_delay_ms,
         "responseTimeout": serving.timeouts.response_s,
         "startupTimeout": serving.timeouts.startup_s,
         "maxRetryTimeoutInSec": serving.timeouts.retry_s,
@@ -260,6 +265,13 @@ def tolerance_values(serving: Serving) -> dict[str, Any]:
     """As `handlers.contract.Tolerance` has it: with `tokens` for a text model, and for no other."""
     values = serving.tolerance.model_dump(exclude_none=True)
     return {**values, "tokens": serving.tolerance.tokens or MOST_TOKENS} if serving.generation else values
+
+
+def _batch_size(serving: Serving) -> int:
+    """Items that TorchServe gives a worker at a time."""
+    if serving.generation is None:
+        return serving.batch.size
+    return min(serving.generation.max_answers + SPARE, MOST_ITEMS)
 
 
 def _generation(serving: Serving) -> dict[str, Any]:

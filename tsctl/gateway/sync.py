@@ -93,7 +93,7 @@ def _derive(
         if answer.error is not None or place is None:
             for upstream in before:
                 kept = [endpoint for endpoint in upstream.endpoints if endpoint.node == node.name]
-                now = [replace(place, token=place.token or old.token) if place else old for old in kept]
+                now = [_as_before(place, old, node.own_addresses) if place else old for old in kept]
                 endpoints.setdefault(upstream.key, []).extend(now)
             continue
         for model, served in answer.models.items():
@@ -101,7 +101,7 @@ def _derive(
                 key = model, version
                 if state.workers == 0 or _is_asked_otherwise(node, askers.setdefault(key, node), key, notices):
                     continue
-                endpoints.setdefault(key, []).append(place)
+                endpoints.setdefault(key, []).append(_at(place, state.address))
                 archives[key] = state.archive
     return [
         Upstream(
@@ -130,6 +130,19 @@ def _endpoint(node: Node, notices: Notices) -> Endpoint | None:
         return None
     notices.over(f"node {node.name} at {node.spec.url}")
     return Endpoint(node.name, host, parts.port or 80, token, engine=node.engine)
+
+
+def _at(place: Endpoint, address: str) -> Endpoint:
+    """The node's endpoint for a version that answers at this address; empty: at the node's own.
+
+    The host is the node's: a version's server listens where its node does.
+    """
+    return replace(place, port=urlsplit(address).port or place.port) if address else place
+
+
+def _as_before(place: Endpoint, old: Endpoint, own_addresses: bool) -> Endpoint:
+    """The endpoint of a version on a node that does not say now what it serves."""
+    return replace(place, token=place.token or old.token, port=old.port if own_addresses else place.port)
 
 
 def _is_asked_otherwise(node: Node, other: Node, key: VersionKey, notices: Notices) -> bool:

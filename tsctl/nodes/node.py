@@ -68,6 +68,8 @@ class Node(ABC):
 
     #: How it answers; versions on nodes of one cluster need the same.
     protocol: ClassVar[str] = PLAIN
+    #: Whether each version answers at an address of its own (`url`), and not at the node's.
+    own_addresses: ClassVar[bool] = False
 
     # ---- the place ---------------------------------------------------------------------------------------------------
 
@@ -148,8 +150,16 @@ class Node(ABC):
         """The files on this machine into which it writes; what its workers print is in the last one."""
 
     def path(self, model: str, version: str) -> str:
-        """The path at which the version answers, at `spec.url`."""
+        """The path at which the version answers, at its `url`."""
         return f"/predictions/{quote(model, safe='')}/{quote(version, safe='')}"
+
+    def url(self, model: str, version: str) -> str:
+        """The address at which the version answers, which has its `path`.
+
+        Raises:
+            NodeError: the version has an address of its own, and is not registered.
+        """
+        return self.spec.url
 
     def access(self) -> dict[str, str]:
         """Headers that a request for an answer needs beside those of its body; their names are in lower case.

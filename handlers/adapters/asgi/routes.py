@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from handlers.adapters.asgi.model_index import LONGEST_QUESTION, read_question, repository_index
 from handlers.adapters.asgi.openai_api import PROTOCOLS, ROOT, add_models, models_of, protocols
 from handlers.adapters.asgi.problems import NotFound, WrongMethod, problem_answer
+from handlers.adapters.asgi.serving import Serving
 from handlers.adapters.asgi.workers import Workers
 from handlers.contract import JSON, OPENAI_CHAT, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
 from handlers.errors import PayloadTooLarge, RequestError, Unavailable
@@ -116,7 +117,7 @@ def _problem(error: RequestError, request: Request, model: str, version: str) ->
     return Response(answer.body, answer.status, headers)
 
 
-def add_server(app: FastAPI, pools: Callable[[], Sequence[Workers]]) -> None:
+def add_server(app: FastAPI, pools: Callable[[], Sequence[Serving]]) -> None:
     """The paths of the Open Inference Protocol that ask for the server, and not for one of its models."""
 
     @app.get("/v2/health/live", tags=["health"])

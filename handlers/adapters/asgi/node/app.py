@@ -12,7 +12,7 @@ from itertools import count
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
-from handlers.adapters.asgi.app import Server, send_answer
+from handlers.adapters.asgi.app import Server, predict, send_answer
 from handlers.adapters.asgi.asgi_call import Application, Message, Receive, Send
 from handlers.adapters.asgi.exchange import Target
 from handlers.adapters.asgi.frames import Answer, Headers
@@ -22,7 +22,7 @@ from handlers.adapters.asgi.openai_api import MOST_BYTES, Bodies, add_models, by
 from handlers.adapters.asgi.openai_api import ROOT as OPENAI_ROOT
 from handlers.adapters.asgi.problems import NotFound, Unauthorized, problem_answer
 from handlers.adapters.asgi.routes import add_metrics, add_problems, add_server
-from handlers.adapters.asgi.workers import Workers
+from handlers.adapters.asgi.serving import Serving
 from handlers.contract import OPENAI_CHAT, REQUEST_ID_HEADER, SENT_HEADER
 from handlers.errors import RequestError, Unavailable
 from handlers.messages import request_id_of
@@ -83,6 +83,8 @@ class Node:
             return await self._refuse(error, scope, send)
         if is_admin:
             return await self._admin(scope, receive, send)
+        if path.encode() in self._by_model:
+            return await predict(self._by_model[path.encode()], self.next_id(), scope, receive, send)
         server = self._registry.servers.get(path)
         if server is None:
             return await self._other(path, scope, receive, send)
@@ -156,7 +158,7 @@ def _own_routes(registry: Registry) -> FastAPI:
             names.setdefault(version.entry.model, []).append(version.entry.version)
         return names
 
-    def pools() -> list[Workers]:
+    def pools() -> list[Serving]:
         return [version.pool for version in registry.registered if version.pool is not None]
 
     add_server(app, pools)

@@ -26,7 +26,8 @@ from handlers.adapters.asgi.node.unpacked import remove_others, unpack
 from handlers.adapters.asgi.openai_api import Models
 from handlers.adapters.asgi.options import open_pool, pool_options
 from handlers.adapters.asgi.routes import build_routes
-from handlers.adapters.asgi.workers import Workers
+from handlers.adapters.asgi.serving import Serving
+from handlers.adapters.asgi.workers import PoolOptions
 from handlers.errors import LoadError
 from handlers.unpacked import read_documents
 
@@ -56,6 +57,32 @@ class Unwritten(Exception):
     """The list of what the node serves cannot be written, as on a disk that is full."""
 
 
+@dataclass(frozen=True)
+class Unpacked:
+    """A version whose archive is unpacked, and whose workers are to be started."""
+
+    manifest: dict[str, Any]  # its section `model`
+    content: dict[str, Any]  # of model-config.yaml
+    options: PoolOptions
+    refused: Callable[[str], None]  # called where no worker could load, with the reason
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What answers a version's requests, and where."""
+
+    serving: Serving
+    server: Server | None = None  # at the node's own paths
+    address: str = ""  # elsewhere
+
+
+def open_workers(unpacked: Unpacked) -> Opened:
+    """Our own workers, asked by this process."""
+    workers = open_pool(unpacked.options, unpacked.refused)
+    request_bytes = unpacked.content["serving"]["limits"]["request_bytes"]
+    return Opened(workers, Server(workers, request_bytes, build_routes(workers, request_bytes)))
+
+
 @dataclass(eq=False)
 class Version:
     """One registered version."""
@@ -63,8 +90,9 @@ class Version:
     entry: Entry
     state: State = State.STARTING
     reason: str = ""  # why it is refused
-    pool: Workers | None = None
-    server: Server | None = None  # answers its paths; None until it is unpacked
+    pool: Serving | None = None
+    server: Server | None = None  # answers its paths; None until it is unpacked, and where it answers elsewhere
+    address: str = ""  # where it answers, if not at the node's own address
     request_bytes: int = 0  # of its longest request
     output: Output | None = None
     task: asyncio.Task[None] | None = None
@@ -90,6 +118,7 @@ class Version:
             "waiting": self.pool.waiting if self.pool is not None else 0,
             "startup_s": self.pool.options.startup_s if self.pool is not None else 0,
             "facts": self.pool.facts if self.pool is not None else {},
+            "address": self.address,
         }
 
 
@@ -100,10 +129,12 @@ class Registry:
     Args:
         folder: of the node; the list of what it serves and the unpacked archives lie in it.
         store: the folder with the archives.
+        opener: makes what answers a version's requests; raises LoadError where nothing can.
     """
 
     folder: Path
     store: Path
+    opener: Callable[[Unpacked], Opened] = open_workers
     versions: dict[Key, Version] = field(default_factory=dict)
     servers: dict[str, Server] = field(default_factory=dict)  # by the path of a request for a prediction
     models: Models = field(default_factory=dict)  # by the name that a request of the OpenAI API has for them
@@ -232,13 +263,13 @@ class Registry:
                 manifest, content, entry.workers, self.folder / "metrics", place, entry.version,
                 version.output.descriptor,
             )  # fmt: skip
-            version.entry = replace(version.entry, workers=options.workers)
-            version.pool = open_pool(options, self._refusing(version))
-            version.request_bytes = request_bytes = content["serving"]["limits"]["request_bytes"]
-            version.server = Server(version.pool, request_bytes, build_routes(version.pool, request_bytes))
+            opened = self.opener(Unpacked(manifest, content, options, self._refusing(version)))
+            version.pool, version.server, version.address = opened.serving, opened.server, opened.address
+            version.entry = replace(version.entry, workers=version.pool.options.workers)
+            version.request_bytes = content["serving"]["limits"]["request_bytes"]
             self._route()
             await version.pool.start()
-            if options.workers:
+            if version.pool.options.workers:
                 await version.pool.ready.wait()
             if version.state is State.STARTING:
                 version.state = State.SERVING
@@ -281,9 +312,9 @@ class Registry:
         servers: dict[str, Server] = {}
         models: dict[str, Route] = {}
         for (model, name), version in self.versions.items():
-            if version.server is None or version.pool is None or version.state in (State.REFUSED, State.ENDING):
+            if version.server is None or version.state in (State.REFUSED, State.ENDING):
                 continue
-            models[f"{model}:{name}"] = Route(version.pool, "", version.request_bytes)
+            models[f"{model}:{name}"] = Route(version.server.workers, "", version.request_bytes)
             paths = [f"/predictions/{model}/{name}", f"/v2/models/{model}/versions/{name}/infer"]
             if version.entry.is_default:
                 paths += [f"/predictions/{model}", f"/v2/models/{model}/infer"]
@@ -333,7 +364,7 @@ async def _end(version: Version, drain_s: float = math.inf) -> None:
 
 def _drain_s(version: Version) -> float:
     """Seconds for requests at hand when the node ends, and its connections have closed."""
-    return 0 if version.pool is not None and version.pool.options.places is not None else math.inf
+    return 0 if version.server is not None and version.server.workers.options.places is not None else math.inf
 
 
 def _key(version: Version) -> Key:

@@ -13,9 +13,8 @@ import torch
 
 from handlers.errors import LoadError
 from handlers.text.backend import LENGTH, STOP, Token
-from handlers.text.backends import BackendOptions, ModelFiles, open_backend
+from handlers.text.backends import BackendOptions, ModelFiles, loop, open_backend
 from handlers.text.backends.loop import PagedBackend
-from handlers.text.backends.runner import Chunk
 from handlers.text.sampling import Sampling
 from tests.support import tiny_model
 
@@ -150,7 +149,7 @@ def test_log_probabilities_are_the_models_own_with_the_likeliest_alternatives(ca
 
 
 def test_penalties_count_what_was_said(case: Case) -> None:
-    text, said = list(prompt(1)), []
+    text, said = list(prompt(1)), list[int]()
     for _ in range(12):
         logprobs = case.logprobs(text)
         for token in set(said):
@@ -184,10 +183,9 @@ def test_an_answer_ends_with_its_tokens_its_context_or_the_models_end(case: Case
     key = case.add(prompt(5, CONTEXT - 2), greedy(30))
     assert (len(case.finish(key)[0]), case.ends[key]) == (2, LENGTH)
     end = 2
-    hot = {"temperature": 2.0, "max_tokens": 100}
     ended = []
     for seed in range(40):
-        key = case.add(prompt(6), Sampling(**hot, seed=seed))
+        key = case.add(prompt(6), Sampling(100, temperature=2.0, seed=seed))
         ids = case.finish(key)[0]
         assert (case.ends[key] == STOP) == (end in ids) == (len(ids) < 100 or ids[-1] == end)
         if case.ends[key] == STOP:
@@ -195,7 +193,7 @@ def test_an_answer_ends_with_its_tokens_its_context_or_the_models_end(case: Case
             ended.append((seed, ids))
             break
     (seed, ids) = ended[0]
-    longer = case.ask(prompt(6), Sampling(**hot, seed=seed, ignore_end=True))
+    longer = case.ask(prompt(6), Sampling(100, temperature=2.0, seed=seed, ignore_end=True))
     assert len(longer) == 100 and longer[: len(ids)] == ids
 
 
@@ -232,14 +230,16 @@ def test_a_step_that_fails_changes_nothing(case: Case, monkeypatch: pytest.Monke
     keys = [case.add(prompt(number, 70), greedy(6)) for number in (0, 1)]
     case.step()
 
-    def fail(chunks: Sequence[Chunk]) -> torch.Tensor:
+    def fail(*values: Any) -> Any:
         raise RuntimeError("no memory")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(case.backend._runner, "run", fail)
-        for _ in range(2):
-            with pytest.raises(RuntimeError, match="no memory"):
-                case.backend.step()
+    for owner, name in ((case.backend._runner, "run"), (loop, "choose")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="no memory"):
+                    for _ in range(3):  # prompts of 140 tokens, 64 a step
+                        case.backend.step()
     assert case.finish(*keys) == expected
 
 
@@ -314,11 +314,10 @@ def test_what_cannot_be_served_is_refused_when_it_loads(name: str, files: ModelF
         open_backend(name, ModelFiles(tmp_path / "model.gguf"), BackendOptions())
 
 
+@pytest.mark.parametrize("case", ["openvino"], indirect=True)
 def test_openvino_reads_what_was_converted_before(case: Case, files: ModelFiles, tmp_path: Path) -> None:
     from handlers.text.backends.openvino import CONVERTED, convert
 
-    if case.name != "openvino":
-        return
     convert(files.weights, tmp_path)
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted(CONVERTED)
     converted = ModelFiles(files.weights, converted=tmp_path)
@@ -329,14 +328,13 @@ def test_openvino_reads_what_was_converted_before(case: Case, files: ModelFiles,
     other.close()
 
 
+@pytest.mark.parametrize("case", ["transformers"], indirect=True)
 def test_transformers_reads_a_folder_of_hugging_face(
     case: Case, network: Any, files: ModelFiles, tmp_path: Path
 ) -> None:
     from safetensors.torch import save_file
     from transformers import AutoTokenizer
 
-    if case.name != "transformers":
-        return
     weights = tmp_path / "model.safetensors"
     AutoTokenizer.from_pretrained(files.weights.parent, gguf_file=files.weights.name).save_pretrained(tmp_path)
     config = network.config.to_dict()

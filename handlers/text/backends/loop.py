@@ -63,6 +63,7 @@ class PagedBackend:
                 f"the cache has room for keys and values of {room} tokens, and one answer with its prompt may have "
                 f"{context}: give more to generation.cache_mb, or less to generation.context"
             )
+        self.name = runner.name
         self.context = context
         self._runner = runner
         self._tokens = tokens

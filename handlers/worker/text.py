@@ -21,6 +21,7 @@ from pydantic_core import to_json
 from handlers.contract import (
     CHECK_HEADER,
     CHECK_HEALTH,
+    CLIENT_HEADER,
     JSON,
     MODEL_VERSION_HEADER,
     TIMEOUT_HEADER,
@@ -95,7 +96,9 @@ class TextWorker:
             LoadError: the worker must not serve.
         """
         self.handler.load()
-        self._generator = Generator(self.handler.backend, self.options.max_answers, self._take, self._failed)
+        self._generator = Generator(
+            self.handler.backend, self.options.max_answers, self._take, self._failed, self._crashed
+        )
 
     def open(self) -> None:
         """From now on requests come from clients, and are counted by the handler's telemetry."""
@@ -199,6 +202,7 @@ class TextWorker:
         prompts = handler.prompts(asked)
         is_chat = asked.messages is not None
         first_by, deadline = self._times(request, asked.is_stream)
+        client = request.headers.get(CLIENT_HEADER)  # prompts are kept for a client's own later ones
         answers = []
         for prompt in prompts:
             room = self._room(len(prompt), "messages" if is_chat else "prompt")
@@ -206,7 +210,7 @@ class TextWorker:
                 most = min(asked.sampling.max_tokens, room)
                 seed = None if asked.sampling.seed is None else asked.sampling.seed + number
                 sampling = replace(asked.sampling, max_tokens=most, seed=seed)
-                answers.append(Answer(prompt, sampling, asked.stops, deadline, first_by))
+                answers.append(Answer(prompt, sampling, asked.stops, deadline, first_by, client))
         reply = Reply(
             f"{'chatcmpl' if is_chat else 'cmpl'}-{request.request_id or uuid4().hex}",
             config.model,
@@ -341,9 +345,17 @@ class TextWorker:
         self.last_failure = f"{type(error).__name__}: {error}"
         if type(error).__name__ == "AcceleratorError":  # torch's, which this process need not have imported
             logger.critical("%s %s: the device failed, and this worker ends", self.config.model, self.config.version)
-            ending = threading.Timer(ENDING_S, os._exit, (1,))
-            ending.daemon = True
-            ending.start()
+            self._end_process()
+
+    def _crashed(self, error: Exception) -> None:
+        self.last_failure = f"{type(error).__name__}: {error}"
+        self._end_process()
+
+    def _end_process(self) -> None:
+        """End this process once the answers are sent: its server starts another one."""
+        ending = threading.Timer(ENDING_S, os._exit, (1,))
+        ending.daemon = True
+        ending.start()
 
     # ---- both --------------------------------------------------------------------------------------------------------
 

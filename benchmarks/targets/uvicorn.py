@@ -17,19 +17,22 @@ from tsctl.errors import NodeError
 from tsctl.host.ports import free_ports
 
 PROCESSES = 2
-START_S = 60.0
+START_S = 120.0
 STOP_S = 10.0
 
 
 class UvicornTarget:
-    """An application with PROCESSES processes, uvloop and httptools, and no access log."""
+    """An application under uvicorn, with uvloop and httptools, and no access log."""
 
-    def __init__(self, name: str, application: Path, environment: Mapping[str, str], path: str) -> None:
+    def __init__(
+        self, name: str, application: Path, environment: Mapping[str, str], path: str, processes: int = PROCESSES
+    ) -> None:
         """
         Args:
             application: a module that defines `app`.
             path: of a request's URL.
         """
+        self._processes = processes
         self.name = name
         self._application = application
         self._environment = environment
@@ -40,7 +43,7 @@ class UvicornTarget:
         [port] = free_ports(1)
         command = [
             sys.executable, "-m", "uvicorn", "--app-dir", str(self._application.parent), "--host", "127.0.0.1",
-            "--port", str(port), "--workers", str(PROCESSES), "--loop", "uvloop", "--http", "httptools",
+            "--port", str(port), "--workers", str(self._processes), "--loop", "uvloop", "--http", "httptools",
             "--no-access-log", "--log-level", "warning", f"{self._application.stem}:app",
         ]  # fmt: skip
         self._process = subprocess.Popen(

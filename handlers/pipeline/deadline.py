@@ -89,10 +89,8 @@ class Lateness:
         return 0.0 if stamp is None else max(0.0, now + self._wall - stamp / 1000 - self._least)
 
     def _read(self, timeout: str) -> float:
-        milliseconds = _whole(timeout)
-        if milliseconds is None:
-            raise UnreadableHeader(f"{TIMEOUT_HEADER} must be a time in milliseconds, as a whole number.")
-        self._text, self._left = timeout, milliseconds / 1000
+        self._left = read_timeout(timeout)
+        self._text = timeout
         return self._left
 
     def _is_stuck(self, age: float) -> bool:
@@ -103,6 +101,18 @@ class Lateness:
             return False
         self._least, self._typical, self._needed = age, 0.0, 0.0
         return True
+
+
+def read_timeout(timeout: str) -> float:
+    """Seconds that a client waits, by TIMEOUT_HEADER.
+
+    Raises:
+        UnreadableHeader: it is no number.
+    """
+    milliseconds = _whole(timeout)
+    if milliseconds is None:
+        raise UnreadableHeader(f"{TIMEOUT_HEADER} must be a time in milliseconds, as a whole number.")
+    return milliseconds / 1000
 
 
 def _whole(text: str) -> int | None:

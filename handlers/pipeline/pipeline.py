@@ -10,11 +10,9 @@ import hashlib
 import logging
 import math
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +33,7 @@ from handlers.records.record import Batch
 from handlers.records.recorder import Recorder
 from handlers.telemetry.metrics import Telemetry
 from handlers.telemetry.traces import Stage
+from handlers.tracebacks import where
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +179,7 @@ class Pipeline:
                 raise UndecodableBody("The request has no body.")
         handler = self._handler
         if request.row is None and request.media_type not in handler.media_types:
-            request.media_type = plain.media_type_of(request.media_type, request.body)
+            request.media_type = plain.media_type_of(request.media_type, request.body, handler.media_types)
         if self._quarantine and self._quarantine.holds(_digest(request)):
             raise ModelFailed(
                 f"The same request made the model fail less than {QUARANTINE_S} s ago; it is not tried again so soon."
@@ -188,7 +187,7 @@ class Pipeline:
         try:
             if request.row is not None:
                 return handler.decode_row(request.row)
-            if request.media_type not in handler.media_types:
+            if not plain.is_read(request.media_type, handler.media_types):
                 known = ", ".join(handler.media_types)
                 raise UnsupportedMedia(f"A body of type {request.media_type} is not read here; send one of {known}.")
             return handler.decode(request.body, request.media_type)
@@ -311,7 +310,7 @@ class Pipeline:
             logger.error("%s: %s; the batch had failed by %s", self._name, error, self.last_split)
             return ModelFailed("Its batch failed, and there was no time to find out which item made it fail.")
         logger.error("%s: the model failed on an item", self._name, exc_info=error)
-        self.last_failure = _where(error)
+        self.last_failure = where(error)
         if isinstance(error, Broken):
             return ModelFailed("The worker's device failed; the worker starts anew.")
         self._quarantine.add(_digest(request))
@@ -383,10 +382,3 @@ def _digest(request: Request) -> bytes:
     if request.row is not None:  # of the same item as a body
         return hashlib.sha256(JSON.encode() + b"\0" + to_json(request.row, bytes_mode="base64")).digest()
     return hashlib.sha256(request.media_type.encode() + b"\0" + request.body).digest()
-
-
-def _where(error: Exception) -> str:
-    """The error and the line that raised it, such as `KeyError: 'speces' (handler.py, line 25)`."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"

@@ -17,22 +17,31 @@ import threading
 import time
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handlers import errors
 from handlers.contract import (
+    ANSWER_ENDS,
+    ANSWER_QUEUE_SECONDS,
+    ANSWER_TOKENS,
     ANSWERED_ITEMS,
     BATCH_ITEMS,
     BISECTIONS,
     CACHE_ITEMS,
     CACHE_STATES,
     COMPUTED_ITEMS,
+    FINISHED_ANSWERS,
+    FIRST_TOKEN_SECONDS,
     INPUT_POSITIONS,
+    KV_CACHE_USAGE,
     MEMORY_SPLITS,
     METRICS_FOLDER_VARIABLE,
+    OPEN_ANSWERS,
+    OUTPUT_TOKEN_SECONDS,
+    PROMPT_TOKENS,
     RECORD_OUTCOMES,
     RECORDED_ITEMS,
     SHARED_CACHE_EXCHANGES,
@@ -67,6 +76,11 @@ STAGE_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
 BATCH_BUCKETS = tuple(float(2**power) for power in range(11))
+#: A first token takes from a few ms on a GPU to an archive's `first_token_s`; the next ones from 1 ms to a second.
+FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+OUTPUT_TOKEN_BUCKETS = (
+    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,8 @@ class Description:
     #: Besides model and version, which every metric has: names, each with its closed set of values; None: open.
     labels: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     buckets: tuple[float, ...] = ()
+    is_text: bool = False  # only workers that generate text have it
+    merged: str = "mostrecent"  # of a gauge: how prometheus_client makes one value of those of several workers
 
 
 METRICS = {
@@ -94,6 +110,22 @@ METRICS = {
     RECORDED_ITEMS: Description("counter", "Items that were to be recorded.", {"outcome": RECORD_OUTCOMES}),
     SPANS: Description("counter", "Spans of traced requests.", {"outcome": SPAN_OUTCOMES}),
     WARMUP_SECONDS: Description("gauge", "One batch of the last warm-up.", {"batch": None, "run": RUNS}),
+    FIRST_TOKEN_SECONDS: Description(
+        "histogram", "Time from a request to the first token of an answer.", {}, FIRST_TOKEN_BUCKETS, is_text=True
+    ),
+    OUTPUT_TOKEN_SECONDS: Description(
+        "histogram", "Time per token of an answer after its first.", {}, OUTPUT_TOKEN_BUCKETS, is_text=True
+    ),
+    ANSWER_QUEUE_SECONDS: Description(
+        "histogram", "Time from a request until the backend had it.", {}, FIRST_TOKEN_BUCKETS, is_text=True
+    ),
+    PROMPT_TOKENS: Description("counter", "Tokens of prompts that were begun.", is_text=True),
+    ANSWER_TOKENS: Description("counter", "Tokens of answers that have ended.", is_text=True),
+    FINISHED_ANSWERS: Description("counter", "Answers by how they ended.", {"finish": ANSWER_ENDS}, is_text=True),
+    OPEN_ANSWERS: Description("gauge", "Answers in the making.", is_text=True, merged="livesum"),
+    KV_CACHE_USAGE: Description(
+        "gauge", "Share of the memory for keys and values in use.", is_text=True, merged="livemax"
+    ),
 }
 
 #: Seconds that observations may wait in memory; what a killed worker loses of them.
@@ -102,6 +134,8 @@ FLUSH_S = 0.25
 RESERVED = 1 << 16
 #: What prometheus_client calls the files of the metrics above, before `_<pid>.db`.
 FILES = ("counter", "gauge_mostrecent", "histogram")
+#: Beside them, of workers that generate text: values of workers that live, which go with their worker.
+LIVE_FILES = ("gauge_livesum", "gauge_livemax")
 
 
 class Telemetry:
@@ -145,22 +179,44 @@ class Telemetry:
     def warmup(self, batch: int, cold_s: float, warm_s: float) -> None:
         """Seconds that the first run of a batch of this size took, and the best one."""
 
+    # ---- text ----------------------------------------------------------------------------------------------------
+
+    def answered(self, outcome: str) -> None:
+        """A request was answered: "ok", or the kind of its RequestError."""
+
+    def prompt(self, tokens: int) -> None:
+        """A request with so many tokens in its prompts was begun."""
+
+    def first_token(self, queued_s: float, first_s: float) -> None:
+        """Seconds from a request until the backend had an answer to it, and until its first token came."""
+
+    def answer_ended(self, finish: str, tokens: int, token_s: float) -> None:
+        """An answer of so many tokens ended, as one of ANSWER_ENDS.
+
+        Args:
+            token_s: seconds per token after the first; 0 where there is none after it.
+        """
+
+    def watch_text(self, occupancy: Callable[[], tuple[int, float]]) -> None:
+        """Ask for the answers in the making, and the share of the memory in use, at each flush."""
+
     def flush(self) -> None:
         """Everything observed until now can be exported; happens by itself every FLUSH_S, and when a process exits."""
 
 
-def telemetry(model: str, version: str, wanted: bool, folder: str | None) -> Telemetry:
+def telemetry(model: str, version: str, wanted: bool, folder: str | None, is_text: bool = False) -> Telemetry:
     """The metrics of this worker; off, with one warning, where they are wanted and cannot be written.
 
     Args:
         wanted: whether the archive asks for metrics.
         folder: of the metric files; None or empty: nobody collects. PROMETHEUS_MULTIPROC_DIR is set to it.
+        is_text: whether the worker generates text, and has the metrics of that.
     """
     if not wanted or not folder:
         return Telemetry()
     os.environ[METRICS_FOLDER_VARIABLE] = folder
     try:
-        return _Recorder(model, version, Path(folder))
+        return _Recorder(model, version, Path(folder), is_text)
     # what a missing package, a full or foreign disk, and a damaged file of an earlier process of this pid raise
     except (ImportError, OSError, RuntimeError, ValueError, struct.error) as error:
         logger.warning("metrics of %s %s are off: %s: %s", model, version, type(error).__name__, error)
@@ -182,17 +238,22 @@ class _Recorder(Telemetry):
 
     is_on = True
 
-    def __init__(self, model: str, version: str, folder: Path) -> None:
+    def __init__(self, model: str, version: str, folder: Path, is_text: bool) -> None:
         from prometheus_client import values
 
         if values.ValueClass is values.MutexValue:
             raise RuntimeError(f"prometheus_client was imported before {METRICS_FOLDER_VARIABLE} was set")
-        _reserve(folder)
+        _reserve(folder, (*FILES, *LIVE_FILES) if is_text else FILES)
+        _forget_the_dead(folder)
         self._of_version = (model, version)
         self._warmup = _metric(WARMUP_SECONDS)
         self._children = {
-            key: child for name in METRICS if name != WARMUP_SECONDS for key, child in self._children_of(name)
+            key: child
+            for name, described in METRICS.items()
+            if name != WARMUP_SECONDS and described.is_text <= is_text
+            for key, child in self._children_of(name)
         }
+        self._occupancy: Callable[[], tuple[int, float]] | None = None
         _add(self._children[(WORKER_STARTS,)], [1])  # at once: a worker that dies soon is the one to be seen
         self._held: deque[tuple[_Key, float]] = deque()
         self._hold = self._held.append  # atomic, so that neither the request path nor the thread waits for a lock
@@ -238,14 +299,43 @@ class _Recorder(Telemetry):
         except Exception as error:  # noqa: BLE001 - logged, and no request may fail of it
             self._log_failure((WARMUP_SECONDS,), error)
 
+    def answered(self, outcome: str) -> None:
+        self._hold(((ANSWERED_ITEMS, outcome if outcome in _KNOWN_OUTCOMES else "other"), 1))
+
+    def prompt(self, tokens: int) -> None:
+        self._hold(((PROMPT_TOKENS,), tokens))
+
+    def first_token(self, queued_s: float, first_s: float) -> None:
+        self._hold(((ANSWER_QUEUE_SECONDS,), queued_s))
+        self._hold(((FIRST_TOKEN_SECONDS,), first_s))
+
+    def answer_ended(self, finish: str, tokens: int, token_s: float) -> None:
+        self._hold(((FINISHED_ANSWERS, finish), 1))
+        self._hold(((ANSWER_TOKENS,), tokens))
+        if token_s:
+            self._hold(((OUTPUT_TOKEN_SECONDS,), token_s))
+
+    def watch_text(self, occupancy: Callable[[], tuple[int, float]]) -> None:
+        self._occupancy = occupancy
+
     def flush(self) -> None:
         with self._flushing:
+            self._set_occupancy()
             held = self._drained()
             for key, amounts in held.items():
                 try:
                     _add(self._children[key], amounts)
                 except Exception as error:  # noqa: BLE001 - logged, and no request may fail of it
                     self._log_failure(key, error)
+
+    def _set_occupancy(self) -> None:
+        if self._occupancy is None:
+            return
+        try:
+            for name, value in zip((OPEN_ANSWERS, KV_CACHE_USAGE), self._occupancy(), strict=True):
+                self._children[(name,)].set(value)
+        except Exception as error:  # noqa: BLE001 - logged, and no request may fail of it
+            self._log_failure((OPEN_ANSWERS,), error)
 
     def _drained(self) -> dict[_Key, list[float]]:
         """Everything held, by metric; batches are taken apart here, and not while a client waits."""
@@ -290,7 +380,8 @@ def _metric(name: str) -> Any:
     if described.kind == "counter":
         return Counter(name, described.help, labels, registry=None)
     if described.kind == "gauge":
-        return Gauge(name, described.help, labels, registry=None, multiprocess_mode="mostrecent")
+        mode: Any = described.merged
+        return Gauge(name, described.help, labels, registry=None, multiprocess_mode=mode)
     return Histogram(name, described.help, labels, registry=None, buckets=described.buckets)
 
 
@@ -312,15 +403,34 @@ def _add(child: Counter | Histogram | Gauge, amounts: Sequence[float]) -> None:
         below = through
 
 
-def _reserve(folder: Path) -> None:
+def _reserve(folder: Path, names: Sequence[str]) -> None:
     """Have the disk set aside the blocks of this process's files, beyond what an earlier process of this pid wrote.
 
     Raises:
         OSError: there is no such folder, it may not be written, or its disk is full.
     """
-    for name in FILES:
+    for name in names:
         descriptor = os.open(folder / f"{name}_{os.getpid()}.db", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size + RESERVED)
         finally:
             os.close(descriptor)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Remove the live values of workers that have ended, whoever ended them."""
+    for name in LIVE_FILES:
+        for path in folder.glob(f"{name}_*.db"):
+            pid = path.stem.rpartition("_")[2]
+            if pid.isdigit() and not _is_alive(int(pid)):
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

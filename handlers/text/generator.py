@@ -36,12 +36,20 @@ class Generator:
     Args:
         most: answers at a time, those that wait for a place in the backend's batch among them.
         deliver: called in the working thread after each step that gave something; must be quick.
+        on_failure: called there with what a step raised.
     """
 
-    def __init__(self, backend: Backend, most: int, deliver: Callable[[Delivery], None]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        most: int,
+        deliver: Callable[[Delivery], None],
+        on_failure: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
         self._backend = backend
         self._most = most
         self._deliver = deliver
+        self._on_failure = on_failure
         self._changed = threading.Condition()
         self._change = _Change()
         self._open = 0  # answers that were submitted and have not ended
@@ -137,9 +145,13 @@ class Generator:
     def _begin(self, answer: Answer) -> tuple[Answer, Piece] | None:
         self._keys += 1
         try:
-            self._backend.add(self._keys, answer.prompt, answer.sampling)
+            self._backend.add(self._keys, answer.prompt, answer.sampling, answer.salt)
         except ValueError as error:
             return answer, self._ended(answer, DoesNotFit(f"This model cannot do that: {error}."))
+        except Exception:
+            logger.exception("an answer to %d tokens could not begin", len(answer.prompt))
+            return answer, self._ended(answer, ModelFailed("The model failed while it began this answer."))
+        answer.begun_at = answer.begun_at or time.monotonic()
         self._working[self._keys] = answer
         return None
 
@@ -172,8 +184,9 @@ class Generator:
             return []
         try:
             return [each for produced in self._backend.step() if (each := self._taken(produced))]
-        except Exception:
+        except Exception as error:
             logger.exception("a step with %d answers failed", len(self._working))
+            self._on_failure(error)
             return self._after_failure()
 
     def _taken(self, produced: Produced) -> tuple[Answer, Piece] | None:

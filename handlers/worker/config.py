@@ -14,6 +14,8 @@ from handlers.cache.open import CacheOptions
 from handlers.contract import Tolerance
 from handlers.errors import LoadError
 from handlers.records.recorder import RecordOptions
+from handlers.text.options import GenerationOptions
+from handlers.tracebacks import where
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,12 @@ class WorkerConfig:
     cache: CacheOptions | None
     records: RecordOptions | None = None
     acceleration: Acceleration = field(default=Acceleration())
+    sample_types: Mapping[str, str] = field(
+        default_factory=dict
+    )  # media types of samples by suffixes, besides the usual ones
     answer_bytes: float = math.inf  # the longest answer that the server takes from a worker
     startup_timeout_s: float = STARTUP_S  # a worker may load so long
+    generation: GenerationOptions | None = None  # of a model that generates text
 
 
 def read_config(
@@ -85,7 +91,7 @@ def read_config(
     section = content.get("serving")
     if section is None:
         raise LoadError("model-config.yaml has no 'serving' section: build the archive with tsctl archive build")
-    cache, records = section.get("cache"), section.get("records")
+    cache, records, generation = section.get("cache"), section.get("records"), section.get("generation")
     return WorkerConfig(
         model=model or manifest["modelName"],
         version=version or manifest["modelVersion"],
@@ -108,7 +114,9 @@ def read_config(
         cache=CacheOptions(**cache) if cache else None,
         records=RecordOptions(**records) if records else None,
         acceleration=Acceleration(**section.get("acceleration", {})),
+        sample_types=section.get("sample_types", {}),
         answer_bytes=answer_bytes,
+        generation=GenerationOptions(**generation) if generation else None,
     )
 
 
@@ -121,10 +129,16 @@ def handler_class(module_name: str) -> type[Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise LoadError(
-            f"the handler's module {module_name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        raise LoadError(f"the handler's module {module_name} cannot be imported: {where(error)}") from error
     classes = [cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__]
     if len(classes) != 1:
         raise LoadError(f"the handler's module {module_name} defines {len(classes)} classes; expected exactly one")
     return classes[0]
+
+
+def check_package(model_dir: Path) -> None:
+    """An archive runs its own `handlers`, or none: PYTHONPATH stands before the archive on a worker's path."""
+    bundled = model_dir / "handlers"
+    running = Path(__file__).resolve().parents[1]
+    if bundled.is_dir() and bundled.resolve() != running:
+        raise LoadError(f"the package 'handlers' comes from {running}, not from the archive: unset PYTHONPATH")

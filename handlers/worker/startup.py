@@ -37,9 +37,12 @@ from handlers.records.record import Recording
 from handlers.records.recorder import Recorder, open_recorder
 from handlers.telemetry.metrics import telemetry
 from handlers.telemetry.tracer import open_tracer
+from handlers.tracebacks import where
 from handlers.worker.accelerate import accelerate
 from handlers.worker.config import Acceleration
 from handlers.worker.self_test import Sample, read_requests, read_samples, reason, verify_golden
+from handlers.worker.text import TextWorker
+from handlers.worker.text_startup import golden_texts_of, start_text
 from handlers.worker.tuning import TUNING_S, measure_costs
 from handlers.worker.warmup import BatchTiming, warm_up
 from handlers.worker.worker import Worker
@@ -59,7 +62,7 @@ def reported_load(model: str, version: str) -> Iterator[dict[str, Any]]:
     try:
         yield facts
     except Exception as error:
-        why = f"{error}" if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
+        why = f"{error}" if isinstance(error, LoadError) else where(error)
         report = LoadReport(model, version, os.getpid(), False, " ".join(why.split())[:2000])
         logger.warning("%s", report.line())
         raise LoadError(f"{model} {version} must not serve: {why}") from error
@@ -67,14 +70,21 @@ def reported_load(model: str, version: str) -> Iterator[dict[str, Any]]:
     logger.warning("%s", LoadReport(model, version, os.getpid(), True, facts=facts).line())
 
 
-def start(worker: Worker) -> dict[str, Any]:
+def start(worker: Worker | TextWorker) -> dict[str, Any]:
     """Make the worker ready; returns the facts of the load report.
 
     Raises:
         Exception: the worker must not serve.
     """
+    facts = start_text(worker) if isinstance(worker, TextWorker) else _start(worker)
+    gc.collect()
+    gc.freeze()  # the objects of now stay: the collector need not walk them between requests
+    return facts
+
+
+def _start(worker: Worker) -> dict[str, Any]:
     handler, config, pipeline = worker.handler, worker.config, worker.pipeline
-    samples = read_samples(config.model_dir)
+    samples = read_samples(config.model_dir, config.sample_types)
     handler.warm_samples = partial(_warm_samples, worker, samples)
     handler.load()
     accelerated = _accelerate(worker)
@@ -96,8 +106,6 @@ def start(worker: Worker) -> dict[str, Any]:
         tracer.start()
     for timing in timings:
         handler.telemetry.warmup(timing.batch, timing.cold_s, timing.warm_s)
-    gc.collect()
-    gc.freeze()  # the objects of now stay: the collector need not walk them between requests
     cache = "on" if handler.is_deterministic else "off, because answers differ each time"
     return {
         "device": str(handler.device),
@@ -112,7 +120,7 @@ def start(worker: Worker) -> dict[str, Any]:
     }
 
 
-def golden_answers(worker: Worker) -> dict[str, Any]:
+def golden_answers(worker: Worker | TextWorker) -> dict[str, Any]:
     """The present answers to the samples, by file name, for `tsctl archive golden`.
 
     In place of `start`; the worker must not serve afterwards. Nothing is accelerated, because acceleration is tested
@@ -121,9 +129,11 @@ def golden_answers(worker: Worker) -> dict[str, Any]:
     Raises:
         LoadError: a sample is not answered with 200, or there is none.
     """
+    if isinstance(worker, TextWorker):
+        return golden_texts_of(worker)
     worker.handler.load()
     answers = {}
-    for name, request in read_requests(worker.config.model_dir / "samples").items():
+    for name, request in read_requests(worker.config.model_dir / "samples", worker.config.sample_types).items():
         [outcome] = worker.pipeline.answer([request])
         if outcome.status != 200:
             why = reason(outcome, worker.pipeline.last_failure)

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,10 +32,11 @@ from handlers.contract import (
     PROTOBUF,
     PROTOCOL_HEADER,
     VERSIONS_HEADER,
+    threads_per_worker,
     usable_cores,
 )
-from handlers.device import choose_device, set_threads, threads_per_worker
-from handlers.errors import LoadError, ModelFailed, PayloadTooLarge, RequestError
+from handlers.device import choose_device, set_threads
+from handlers.errors import ModelFailed, PayloadTooLarge, RequestError
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.class_names import ClassNames
 from handlers.pipeline.pipeline import Pipeline
@@ -46,7 +46,7 @@ from handlers.protocols.open_inference.messages import encode_model_metadata
 from handlers.records.recorder import Recorder
 from handlers.telemetry.tracer import Tracer
 from handlers.telemetry.traces import Batch, parents, traced
-from handlers.worker.config import WorkerConfig
+from handlers.worker.config import WorkerConfig, check_package
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Worker:
     """
 
     def __init__(self, handler: ServingHandler, config: WorkerConfig) -> None:
-        _check_package(config.model_dir)
+        check_package(config.model_dir)
         self.handler = handler
         self.config = config
         _configure(handler, config)
@@ -309,11 +309,3 @@ def _configure(handler: ServingHandler, config: WorkerConfig) -> None:
     handler.batch_size, handler.batch_tokens = config.batch_size, config.batch_tokens or BATCH_TOKENS
     handler.device = torch.device(choose_device(config.gpu_id, torch.cuda.device_count()))
     handler.threads = threads_per_worker(config.threads, usable_cores(), config.workers)
-
-
-def _check_package(model_dir: Path) -> None:
-    """An archive runs its own `handlers`, or none: PYTHONPATH stands before the archive on a worker's path."""
-    bundled = model_dir / "handlers"
-    running = Path(__file__).resolve().parents[1]
-    if bundled.is_dir() and bundled.resolve() != running:
-        raise LoadError(f"the package 'handlers' comes from {running}, not from the archive: unset PYTHONPATH")

@@ -15,7 +15,7 @@ def waiting(arrived: float, expires: float) -> Waiting:
     def answer(given: Answer) -> None:
         raise AssertionError("the backlog answers nothing")
 
-    return Waiting(Item([], b"", "id", False), arrived, expires, answer)
+    return Waiting(Item([], b"", "id"), arrived, expires, answer)
 
 
 steps = st.lists(

@@ -20,7 +20,8 @@ from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.connection import ARRIVAL_S, IDLE_S, LONGEST_HEAD, MOST_WAITING, SLICE, Connection
 from handlers.adapters.asgi.exchange import Exchange, Route
 from handlers.adapters.asgi.frames import Answer
-from handlers.adapters.asgi.pool import Pool, PoolOptions
+from handlers.adapters.asgi.pool import Pool
+from handlers.adapters.asgi.workers import PoolOptions
 from handlers.errors import Unavailable
 
 LONGEST_BODY = 1000
@@ -493,7 +494,7 @@ def test_a_body_in_many_small_parts_costs_about_its_bytes() -> None:
     pool = EchoPool()
     exchange = Exchange(None)
     exchange.method = "POST"
-    exchange.begin(Route(pool, False, HELD), "id")
+    exchange.begin(Route(pool, "", HELD), "id")
     sent = [b"%03d" % (number % 1000) for number in range(HELD // 4)]
     tracemalloc.start()
     for part in sent:

@@ -10,17 +10,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.adapters.asgi import frames
-from handlers.adapters.asgi.frames import ANSWERS, BATCH, READY, Answer, Item, MalformedFrame, Unpacker
+from handlers.adapters.asgi.frames import (
+    ANSWERS,
+    BATCH,
+    CANCEL,
+    PARTS,
+    READY,
+    SUBMIT,
+    Answer,
+    Head,
+    Item,
+    MalformedFrame,
+    Part,
+    Unpacker,
+)
 
 names = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12).filter(lambda n: n != "te").map(str.encode)
 values = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=20).map(
     lambda v: v.encode("latin-1")
 )
 headers = st.lists(st.tuples(names, values), max_size=4)
-items = st.builds(Item, headers, st.binary(max_size=50), st.text(max_size=10), st.booleans())
+items = st.builds(Item, headers, st.binary(max_size=50), st.text(max_size=10), st.sampled_from(["", "oip-v2"]))
 answers = st.builds(
     Answer, st.integers(200, 599).filter(lambda s: s not in (204, 304)), headers.map(tuple), st.binary(max_size=50)
 )
+
+heads = st.builds(Head, st.integers(200, 599).filter(lambda s: s not in (204, 304)), headers.map(tuple))
+parts = st.builds(Part, st.integers(0, 2**32 - 1), st.none() | heads, st.binary(max_size=50), st.booleans())
 
 
 def fed(unpacker: Unpacker, sent: bytes, sizes: list[int]) -> list[tuple[bytes, bytes]]:
@@ -46,6 +62,40 @@ def test_answers_arrive_as_they_were_sent(batches: list[list[Answer]], sizes: li
     messages = fed(Unpacker(), sent, sizes)
     assert [kind for kind, _ in messages] == [ANSWERS] * len(batches)
     assert [frames.read_answers(content) for _, content in messages] == batches
+
+
+@given(st.lists(st.lists(parts, max_size=4), max_size=3), st.lists(st.integers(0, 60), max_size=20))
+def test_parts_arrive_as_they_were_sent(steps: list[list[Part]], sizes: list[int]) -> None:
+    sent = b"".join(map(frames.parts_frame, steps))
+    messages = fed(Unpacker(), sent, sizes)
+    assert [kind for kind, _ in messages] == [PARTS] * len(steps)
+    assert [frames.read_parts(content) for _, content in messages] == steps
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), items), max_size=3))
+def test_requests_and_their_ends_arrive_as_they_were_sent(submitted: list[tuple[int, Item]]) -> None:
+    sent = b"".join(frames.submit_frame(*each) + frames.cancel_frame(each[0]) for each in submitted)
+    messages = fed(Unpacker(), sent, [])
+    assert [kind for kind, _ in messages] == [SUBMIT, CANCEL] * len(submitted)
+    assert [frames.read_submit(content) for _, content in messages[::2]] == submitted
+    assert [frames.read_cancel(content) for _, content in messages[1::2]] == [ticket for ticket, _ in submitted]
+
+
+@given(st.binary(max_size=200))
+def test_whatever_a_worker_sends_is_parts_or_malformed(content: bytes) -> None:
+    try:
+        read = frames.read_parts(content)
+    except MalformedFrame:
+        return
+    assert sum(len(part.body) for part in read) <= len(content)
+    assert read == frames.read_parts(frames.parts_frame(read)[5:])
+
+
+def test_a_part_that_would_mislead_a_client_is_malformed() -> None:
+    for head in (Head(204, ()), Head(100, ()), Head(200, ((b"transfer-encoding", b"chunked"),))):
+        [(_, content)] = Unpacker().feed(frames.parts_frame([Part(1, head, b"", False)]))
+        with pytest.raises(MalformedFrame):
+            frames.read_parts(content)
 
 
 @given(st.binary(max_size=200))

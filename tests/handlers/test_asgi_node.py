@@ -23,10 +23,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from handlers.adapters.asgi.exchange import Route
 from handlers.adapters.asgi.node.app import Node
 from handlers.adapters.asgi.node.registry import Conflict, Registry, State
 from handlers.adapters.asgi.node.served import Entry, read_served, write_served
-from handlers.contract import MODEL_VERSION_HEADER, PROBLEM_MEDIA_TYPE, RETRY_HEADER, SENT_HEADER
+from handlers.contract import MODEL_VERSION_HEADER, OPEN_INFERENCE, PROBLEM_MEDIA_TYPE, RETRY_HEADER, SENT_HEADER
 from tests.support.sites import HALF, make_site, write_tiny
 from tsctl.archive.build import build_versions
 from tsctl.archive.container import digest_of
@@ -187,9 +188,10 @@ def test_versions_come_answer_go_and_outlive_the_process(archives: dict[str, Sto
                 ("/models/tiny/alias/v2/models/tiny/infer", "alias"), ("/models/tiny/1.0/predictions/tiny", "1.0"),
             ):  # fmt: skip
                 route = node.route(path.encode(), [(b"authorization", ALLOWED["authorization"].encode())])
-                assert route is not None
-                assert (route.pool.options.version, route.is_infer) == (version, path.endswith("/infer"))
-                if not route.is_infer:
+                assert isinstance(route, Route)
+                assert route.pool.options.version == version
+                assert route.protocol == (OPEN_INFERENCE if path.endswith("/infer") else "")
+                if not route.protocol:
                     answer = await ask(node, path, HALF, "POST")
                     assert (answer.status, answer.json) == (200, {"y": 1.0}), path
                     assert answer.headers[MODEL_VERSION_HEADER] == version

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from handlers.device import choose_device, threads_per_worker, to_device
+from handlers.contract import threads_per_worker
+from handlers.device import choose_device, to_device
 
 
 @pytest.mark.parametrize(

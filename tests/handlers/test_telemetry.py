@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from handlers.telemetry.metrics import FILES, FLUSH_S, METRICS, OUTCOMES, RESERVED, STAGES
+from handlers.contract import ANSWER_ENDS
+from handlers.telemetry.metrics import FILES, FLUSH_S, METRICS, OUTCOMES, RESERVED, STAGES, Description
 from tsctl.monitoring.worker_files import WorkerFiles, registry_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -50,6 +51,18 @@ recorder.bisection()
 recorder.padding(90, 10)
 for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
     recorder.warmup(batch, 0.5, 0.25)
+"""
+)
+EVERYTHING_OF_TEXT = (
+    WORKER.replace("True, os", "True, is_text=True, folder=os")
+    + """
+recorder.watch_text(lambda: (3, 0.25))
+recorder.prompt(12)
+recorder.first_token(0.02, 0.15)
+recorder.answer_ended("stop", 34, 0.004)
+recorder.answer_ended("cancelled", 1, 0.0)
+recorder.answered("ok")
+recorder.answered("of-an-author")
 """
 )
 
@@ -244,10 +257,42 @@ def test_every_metric_and_label_is_written(tmp_path: Path) -> None:
     assert page.value("tsctl_worker_bisections_total") == 2
     assert page.value("tsctl_worker_warmup_seconds", batch="1024", run="cold") == 0.5
     assert page.value("tsctl_worker_warmup_seconds", batch="1024", run="warm") == 0.25
-    recorder = {(metric.name, metric.type): metric.documentation for metric in page.registry.collect()}
-    described = {(name.removesuffix("_total"), metric.kind): metric.help for name, metric in METRICS.items()}
-    assert recorder == described
+    assert described_on(page) == described(lambda metric: not metric.is_text)
     assert {"ok", "internal", "does-not-fit-schema", "deadline-passed", "other"} <= set(OUTCOMES)
+
+
+def described_on(page: Page) -> dict[tuple[str, str], str]:
+    return {(metric.name, metric.type): metric.documentation for metric in page.registry.collect()}
+
+
+def described(is_meant: Callable[[Description], bool]) -> dict[tuple[str, str], str]:
+    chosen = {name: metric for name, metric in METRICS.items() if is_meant(metric)}
+    return {(name.removesuffix("_total"), metric.kind): metric.help for name, metric in chosen.items()}
+
+
+def test_a_worker_that_generates_text_has_its_own_metrics_besides(tmp_path: Path) -> None:
+    assert finished(tmp_path, EVERYTHING_OF_TEXT) == ""
+    page = Page(tmp_path)
+    assert page.value("tsctl_worker_first_token_seconds_bucket", le="0.1") == 0
+    assert page.value("tsctl_worker_first_token_seconds_bucket", le="0.2") == 1
+    assert page.value("tsctl_worker_answer_queue_seconds_sum") == 0.02
+    assert page.value("tsctl_worker_output_token_seconds_count") == 1, "one token has no next one"
+    assert page.value("tsctl_worker_prompt_tokens_total") == 12
+    assert page.value("tsctl_worker_answer_tokens_total") == 35
+    finishes = [page.value("tsctl_worker_finished_answers_total", finish=finish) for finish in ANSWER_ENDS]
+    assert dict(zip(ANSWER_ENDS, finishes, strict=True)) == {"stop": 1, "length": 0, "error": 0, "cancelled": 1}
+    assert page.value("tsctl_worker_answered_items_total", outcome="other") == 1
+    assert (page.value("tsctl_worker_open_answers"), page.value("tsctl_worker_kv_cache_usage_ratio")) == (3, 0.25)
+    assert described_on(page) == described(lambda metric: metric.kind != "gauge" or metric.is_text)
+    finished(tmp_path, EVERYTHING_OF_TEXT)
+    assert page.value("tsctl_worker_open_answers") == 3, "those of the worker that ended are forgotten"
+    assert page.value("tsctl_worker_prompt_tokens_total") == 24
+
+
+def test_a_worker_that_cannot_say_its_occupancy_still_counts(tmp_path: Path) -> None:
+    log = finished(tmp_path, EVERYTHING_OF_TEXT.replace("lambda: (3, 0.25)", "lambda: 1 / 0"))
+    assert "metrics are incomplete: tsctl_worker_open_answers failed" in log
+    assert Page(tmp_path).value("tsctl_worker_prompt_tokens_total") == 12
 
 
 def test_what_happens_to_requests_is_counted(tmp_path: Path) -> None:

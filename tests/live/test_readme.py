@@ -71,7 +71,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(CHECKOUT / path, root / path)
     (root / ".venv").symlink_to(sys.prefix)
-    for name in ("requirements.lock", "pyproject.toml"):
+    for name in ("requirements.lock", "requirements-data.lock", "pyproject.toml"):
         os.utime(root / name, (0, 0))  # .venv is that of these tests, so make takes it as it is
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     deployment = root / "deployment.yaml"

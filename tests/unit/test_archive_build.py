@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
+from handlers.text.options import GenerationOptions
 from tsctl.archive import build, sources
-from tsctl.archive.build import Built, build_version, read_archive_folders
+from tsctl.archive.build import SPARE, Built, build_version, read_archive_folders
 from tsctl.archive.container import open_archive
 from tsctl.archive.store import find_archive, list_archives
+from tsctl.config import archive as spec
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
+from tsctl.host.progress import Progress
 
 RECIPE = """
 import argparse, pathlib
@@ -153,6 +157,37 @@ def test_the_configuration_always_states_its_timeouts(project: Project) -> None:
         "startupTimeout": 60, "maxRetryTimeoutInSec": 60, "jobQueueSize": 1000,
     }  # fmt: skip
     assert serving["limits"] == {"request_bytes": 1 << 20}
+
+
+def test_a_text_model_is_given_many_requests_at_once_and_its_limits(project: Project) -> None:
+    (project.archives / "toy" / "chat.jinja").write_text("{{ messages }}")
+    more = {"files": ["seed.bin", "chat.jinja"], "timeouts": {"response_s": 20}}
+    generation = {"context": 100, "most_tokens": 50, "max_tokens": 40, "max_answers": 3, "chat_template": "chat.jinja"}
+    write_spec(project.root, generation=generation, tolerance={"tokens": 8}, **more)
+    config = yaml.safe_load(entries(project)["model-config.yaml"])
+    assert (config["continuousBatching"], config["batchSize"], config["responseTimeout"]) == (True, 3 + SPARE, 20)
+    serving = config["serving"]
+    assert serving["tolerance"] == {"absolute": 0.0001, "relative": 0.0, "tokens": 8}
+    assert GenerationOptions(**serving["generation"]) == GenerationOptions(
+        context=100, most_tokens=50, max_tokens=40, max_answers=3, chat_template="chat.jinja", first_token_s=20.0
+    )
+    assert GenerationOptions(**spec.Generation().model_dump()) == GenerationOptions(), "both have the same defaults"
+    write_spec(project.root, generation=generation, **more)
+    assert yaml.safe_load(entries(project)["model-config.yaml"])["serving"]["tolerance"]["tokens"] == spec.MOST_TOKENS
+
+
+def test_a_chat_template_that_is_not_in_the_archive_is_named(project: Project) -> None:
+    write_spec(project.root, generation={"chat_template": "chat.jinja"}, timeouts={"response_s": 60})
+    with pytest.raises(ArchiveError, match=r"generation.chat_template: chat\.jinja is not in the archive toy 1\.0"):
+        built(project)
+
+
+def test_what_is_built_on_request_is_built_where_it_is_named(project: Project) -> None:
+    write_spec(project.root, on_request=True)
+    assert build.built_on_request(project) == ["toy"]
+    assert build.build_versions(project, None, Progress(Console(quiet=True))) == []
+    [made] = build.build_versions(project, ["toy"], Progress(Console(quiet=True)))
+    assert made.archive.key == ("toy", "1.0")
 
 
 @pytest.mark.parametrize(
@@ -409,7 +444,9 @@ BROKEN: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "no file": (remove("seed.bin"), {}, "seed.bin is named in archive.yaml and does not exist"),
     "no samples": (remove("samples"), {}, "names samples, and"),
     "an empty folder of samples": (remove("samples/one.json"), {}, "holds no sample"),
-    "a sample without a known suffix": (write("samples/digit.bin", "x"), {}, "is no sample: expected a file that ends"),
+    "a sample without a known suffix": (
+        write("samples/digit.bin", "x"), {}, "is no sample: its suffix says no media type"
+    ),
     "golden answers that are no JSON": (write("golden/1.0.json", '{"one.json": '), {}, "is not JSON"),
     "golden answers to another sample": (
         write("golden/1.0.json", '{"two.json": 1}'), {}, "one to one: one.json, two.json"

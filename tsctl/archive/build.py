@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import codecs
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from handlers.contract import SAMPLE_MEDIA_TYPES
 from tsctl.archive.container import (
     CONFIG,
     DIGESTS,
@@ -28,9 +27,10 @@ from tsctl.archive.documents import parse_json
 from tsctl.archive.packable import require_packable, shadowing_names
 from tsctl.archive.recipe import KEY_FILE, recipe_output
 from tsctl.archive.reference import make_reference, reference_data
+from tsctl.archive.samples import media_type_of_file, sample_types
 from tsctl.archive.sources import files_below, handlers_package, is_leaving
 from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
-from tsctl.config.archive import ArchiveSpec, read_archive_spec
+from tsctl.config.archive import MOST_TOKENS, ArchiveSpec, Serving, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
 from tsctl.host.locks import exclusive
@@ -38,6 +38,13 @@ from tsctl.host.progress import Note, Progress
 
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
 ENTRY = "handlers.adapters.torchserve.entry"
+#: Requests that TorchServe gives a text worker beyond its places, so that it refuses them at once; they would wait in
+#: TorchServe's queue.
+SPARE = 32
+#: The most items that an archive may ask TorchServe for at a time.
+MOST_ITEMS = 1024
+#: Seconds for the first token of an answer where archive.yaml does not say.
+FIRST_TOKEN_S = 30
 _CREATED = "01/01/1980 00:00:00"  # TorchServe wants a time; a true one would make every build another archive
 
 
@@ -83,7 +90,7 @@ def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple
     """Folder and spec by (model, version), for each MODEL or MODEL:VERSION; a model alone means all its versions.
 
     Args:
-        names: None: every version of every model.
+        names: None: every version of every model, but for those that are built on request.
 
     Raises:
         SpecError: a name that no archive.yaml has.
@@ -93,13 +100,18 @@ def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple
     if names is None and not every:
         raise SpecError(f"no archives/*/archive.yaml in {project.root}", "See docs/writing-a-handler.md.")
     selected: dict[tuple[str, str], tuple[Path, ArchiveSpec]] = {}
-    for name in folders if names is None else names:
+    for name in [name for name, (_, spec) in folders.items() if not spec.on_request] if names is None else names:
         model, _, version = name.partition(":")
         matching = {pair: found for pair, found in every.items() if pair[0] == model and version in ("", pair[1])}
         if not matching:
             raise SpecError(f"no archive.yaml names {name}", f"There are: {', '.join(map(':'.join, every)) or 'none'}.")
         selected |= matching
     return selected
+
+
+def built_on_request(project: Project) -> list[str]:
+    """The models that are built only where something names them."""
+    return [model for model, (_, spec) in read_archive_folders(project).items() if spec.on_request]
 
 
 def build_versions(project: Project, names: Sequence[str] | None, progress: Progress) -> list[Built]:
@@ -161,8 +173,8 @@ def assemble(
     entries = _Entries()
     entries.add_tree("handlers", handlers_package(), lambda name: name.endswith(".py"))
     entries.add(MANIFEST, _json(manifest(spec, version, _manifest_handler(folder, spec))))
-    entries.add(CONFIG, _config(folder, spec, version))
     samples = _samples(folder, spec)
+    entries.add(CONFIG, _config(folder, spec, version, samples))
     for name, path in samples.items():
         entries.add(f"samples/{name}", path)
     if has_golden:
@@ -175,6 +187,12 @@ def assemble(
         entries.add_tree(name, _required(folder, name))
     if made is not None:
         entries.add_tree("", made, lambda name: name != KEY_FILE and not _is_below(name, spec.reference))
+    generation = spec.serving(version).generation
+    if generation and generation.chat_template and generation.chat_template not in entries.by_name:
+        raise ArchiveError(
+            f"generation.chat_template: {generation.chat_template} is not in the archive {spec.model} {version}",
+            "Name it under `files`, or have the recipe write it.",
+        )
     require_packable(entries.by_name, folder)
     if unsafe := check_names(entries.by_name):
         raise ArchiveError(
@@ -212,12 +230,13 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
     return {
         "minWorkers": serving.workers.min,
         "maxWorkers": serving.workers.max or serving.workers.min,
-        "batchSize": serving.batch.size,
-        "maxBatchDelay": serving.batch.max_delay_ms,
+        "batchSize": _batch_size(serving),
+        "maxBatchDelay": 1 if serving.generation else serving.batch.max_delay_ms,
         "responseTimeout": serving.timeouts.response_s,
         "startupTimeout": serving.timeouts.startup_s,
         "maxRetryTimeoutInSec": serving.timeouts.retry_s,
         "jobQueueSize": serving.queue_size,
+        **({"continuousBatching": True} if serving.generation else {}),  # answers come in parts
         "serving": {
             "handler": spec.handler.removesuffix(".py"),
             "threads": serving.threads,
@@ -235,10 +254,31 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
             "wire": serving.wire,
             "warmup": serving.warmup.model_dump(),
             "limits": serving.limits.model_dump(),
-            "tolerance": serving.tolerance.model_dump(),
+            "tolerance": tolerance_values(serving),
+            **({"generation": _generation(serving)} if serving.generation else {}),
             "settings": serving.settings,
         },
     }
+
+
+def tolerance_values(serving: Serving) -> dict[str, Any]:
+    """As `handlers.contract.Tolerance` has it: with `tokens` for a text model, and for no other."""
+    values = serving.tolerance.model_dump(exclude_none=True)
+    return {**values, "tokens": serving.tolerance.tokens or MOST_TOKENS} if serving.generation else values
+
+
+def _batch_size(serving: Serving) -> int:
+    """Items that TorchServe gives a worker at a time."""
+    if serving.generation is None:
+        return serving.batch.size
+    return min(serving.generation.max_answers + SPARE, MOST_ITEMS)
+
+
+def _generation(serving: Serving) -> dict[str, Any]:
+    """As `handlers.text.options.GenerationOptions` has it."""
+    timeouts = serving.timeouts
+    first_token_s = timeouts.first_token_s or min(FIRST_TOKEN_S, timeouts.response_s)
+    return {**(serving.generation.model_dump() if serving.generation else {}), "first_token_s": float(first_token_s)}
 
 
 def _manifest_handler(folder: Path, spec: ArchiveSpec) -> str:
@@ -297,8 +337,11 @@ def _is_below(name: str, top: str | None) -> bool:
     return top is not None and (name == top or name.startswith(f"{top}/"))
 
 
-def _config(folder: Path, spec: ArchiveSpec, version: str) -> bytes:
-    content = yaml.safe_dump(model_config(spec, version), sort_keys=False).encode()
+def _config(folder: Path, spec: ArchiveSpec, version: str, samples: Iterable[str]) -> bytes:
+    config = model_config(spec, version)
+    if types := sample_types(samples, spec.sample_types):
+        config["serving"]["sample_types"] = types
+    content = yaml.safe_dump(config, sort_keys=False).encode()
     if len(content) > MAX_CONFIG_BYTES:
         raise ArchiveError(
             f"{folder / 'archive.yaml'}: settings: {len(content)} bytes in {CONFIG}, of which TorchServe reads at most"
@@ -332,10 +375,12 @@ def _samples(folder: Path, spec: ArchiveSpec) -> dict[str, Path]:
         raise ArchiveError(f"{path} holds no sample", "Put at least one request there, such as one.json.")
     samples = files_below(path)
     for name, file in samples.items():
-        if "/" in name or file.suffix.lower() not in SAMPLE_MEDIA_TYPES:
+        if "/" in name:
+            raise ArchiveError(f"{file} is no sample: samples lie in {path} itself")
+        if media_type_of_file(name, spec.sample_types) is None:
             raise ArchiveError(
-                f"{file} is no sample: expected a file that ends with {', '.join(SAMPLE_MEDIA_TYPES)}",
-                "The suffix says the media type of the request.",
+                f"{file} is no sample: its suffix says no media type",
+                f"Name it in archive.yaml, such as `sample_types: {{{file.suffix.lower() or '.wav'}: audio/wav}}`.",
             )
     return samples
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers import contract
-from tsctl.archive.build import assemble
+from tsctl.archive.build import assemble, tolerance_values
 from tsctl.archive.container import place
 from tsctl.archive.documents import parse_json
 from tsctl.archive.recipe import recipe_output
@@ -44,10 +44,10 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> li
     if trial.error:
         raise ArchiveError(f"{spec.model} {version} gives no golden answers: {trial.error}\n{trial.log}")
     path = folder / spec.golden / f"{version}.json"
-    before = _read_golden(path)
+    before = read_golden(path)
     tolerance = spec.serving(version).tolerance
     after = {name: rounded(answer, tolerance) for name, answer in trial.golden.items()}
-    allowed = contract.Tolerance(**tolerance.model_dump())
+    allowed = contract.Tolerance(**tolerance_values(spec.serving(version)))
     for name in before.keys() & after.keys():
         if contract.difference(trial.golden[name], before[name], allowed) is None:
             after[name] = before[name]  # the answer of another machine is right here too
@@ -58,7 +58,7 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> li
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
-def _read_golden(path: Path) -> dict[str, Any]:
+def read_golden(path: Path) -> dict[str, Any]:
     """The golden answers of the file; none where there is no file, or its content is no JSON object."""
     try:
         content = parse_json(path.read_bytes())

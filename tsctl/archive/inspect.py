@@ -65,6 +65,15 @@ class Manifest(_Document):
     model: ManifestModel
 
 
+class Generation(_Document):
+    """`serving.generation` of a text model, as far as tsctl reads it."""
+
+    backend: str = "auto"
+    context: Annotated[int, Field(ge=1)] = 1
+    max_answers: Annotated[int, Field(ge=1)] = 1
+    first_token_s: Annotated[float, Field(gt=0, strict=False)] | None = None  # None: as long as a whole answer
+
+
 class Serving(_Document):
     """`serving` of model-config.yaml, as far as tsctl reads it."""
 
@@ -73,6 +82,8 @@ class Serving(_Document):
     limits: spec.Limits | None = None
     records: spec.Records | None = None
     compare: spec.Compare | None = None
+    sample_types: spec.SampleTypes = {}
+    generation: Generation | None = None  # of a text model
 
 
 class Config(_Document):
@@ -103,6 +114,17 @@ class Facts:
     @property
     def batch_size(self) -> int:
         return self.integer("batchSize") or 1
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the model generates text, token by token."""
+        return self.serving.generation is not None
+
+    @property
+    def together(self) -> int:
+        """Requests that a worker computes together."""
+        generation = self.serving.generation
+        return self.batch_size if generation is None else generation.max_answers
 
     @property
     def tolerance(self) -> Tolerance:

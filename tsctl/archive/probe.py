@@ -17,9 +17,13 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+#: TorchServe's header of a part after which more follows ("true").
+_NEXT = "ts_stream_next"
 
 
 def main() -> None:
@@ -27,6 +31,7 @@ def main() -> None:
     order = json.load(sys.stdin)
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    sys.stdout = sys.stderr  # what the archive prints would be lost in the other's buffer when this process ends
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     sys.path.insert(0, order["folder"])
     os.chdir(order["folder"])
@@ -52,9 +57,19 @@ def main() -> None:
         result["handlers_file"] = getattr(sys.modules.get("handlers"), "__file__", None)
     except BaseException as error:  # noqa: BLE001 - an archive may raise anything, and the parent process needs the reason
         result["error"] = f"{type(error).__name__}: {error}"
+        print_traceback(error)
     json.dump(result, results)
     results.flush()
     os._exit(0)  # threads and exit handlers of the archive are not waited for
+
+
+def print_traceback(error: BaseException) -> None:
+    """Write where the error began; of an archive that tsctl built, from the author's code on."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    tracebacks = sys.modules.get("handlers.tracebacks")
+    told = tracebacks.own_traceback(error) if tracebacks else "".join(traceback.format_exception(error))
+    sys.stderr.write(f"{told}\n")
 
 
 def load(order: dict[str, Any]) -> Any:
@@ -109,27 +124,43 @@ def write_answers(service: Any, batches: Iterable[list[dict[str, Any]]], to: str
 def answer(service: Any, batch: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], float]:
     """The answers to one batch, and the seconds that they took.
 
-    The batch is written to a socket as the node writes it, and read back as the node reads it.
+    The batch is written to a socket as the node writes it, and read back as the node reads it. Where answers come in
+    parts, the node asks again and again, each time with the requests that it still waits for.
     """
+    answers: dict[str, dict[str, Any]] = {}
+    waiting = {f"request-{number}": item for number, item in enumerate(batch)}
+    names, seconds = list(waiting), 0.0
+    while waiting:
+        message = received(encode_batch(waiting))
+        begin = time.perf_counter()
+        written = service.predict(message)
+        seconds += time.perf_counter() - begin
+        for name, part in decode_parts(bytes(written)).items():
+            known = answers.setdefault(name, {**part, "body": b""})
+            known["body"] += part["body"]
+            if part["headers"].get(_NEXT) != "true":
+                del waiting[name]
+    return [_as_json(answers[name]) for name in names], seconds
+
+
+def received(message: bytes) -> Any:
+    """A message of the node, as a worker reads it from its socket."""
     from ts.protocol.otf_message_handler import retrieve_msg
 
     node, worker = socket.socketpair()
     with node, worker:
-        sender = threading.Thread(target=node.sendall, args=(encode_batch(batch),))
+        sender = threading.Thread(target=node.sendall, args=(message,))
         sender.start()
-        _, message = retrieve_msg(worker)
+        _, read = retrieve_msg(worker)
         sender.join()
-    begin = time.perf_counter()
-    written = service.predict(message)
-    seconds = time.perf_counter() - begin
-    return decode_answers(bytes(written)), seconds
+    return read
 
 
-def encode_batch(batch: list[dict[str, Any]]) -> bytes:
+def encode_batch(batch: dict[str, dict[str, Any]]) -> bytes:
     """An inference command with one raw body per item, each for the model and not for the handler's cache."""
     parts = [b"I"]
-    for number, item in enumerate(batch):
-        parts.append(_field(f"request-{number}".encode()))
+    for name, item in batch.items():
+        parts.append(_field(name.encode()))
         if item["media_type"]:
             parts += [_field(b"Content-Type"), _field(item["media_type"].encode())]
         for name, value in {**item.get("headers", {}), "Cache-Control": "no-store"}.items():
@@ -141,7 +172,13 @@ def encode_batch(batch: list[dict[str, Any]]) -> bytes:
 
 
 def decode_answers(message: bytes) -> list[dict[str, Any]]:
-    """The items of a predict response, in the order of the requests."""
+    """The items of a predict response to the requests `request-0`, `request-1` and so on, in their order."""
+    parts = decode_parts(message)
+    return [_as_json(parts[f"request-{number}"]) for number in range(len(parts))]
+
+
+def decode_parts(message: bytes) -> dict[str, dict[str, Any]]:
+    """The items of a predict response, by the request."""
     reader = _Reader(message)
     reader.number()
     reader.field()
@@ -152,9 +189,14 @@ def decode_answers(message: bytes) -> list[dict[str, Any]]:
         status = reader.number()
         reader.field()
         headers = {reader.field().decode(): reader.field().decode() for _ in range(reader.number())}
-        body = base64.b64encode(reader.field()).decode()
-        answers[request_id] = {"status": status, "media_type": media_type, "headers": headers, "body": body}
-    return [answers[f"request-{number}"] for number in range(len(answers))]
+        answers[request_id] = {
+            "status": status, "media_type": media_type, "headers": headers, "body": reader.field()
+        }  # fmt: skip
+    return answers
+
+
+def _as_json(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "body": base64.b64encode(item["body"]).decode()}
 
 
 def _field(value: bytes) -> bytes:

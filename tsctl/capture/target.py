@@ -91,7 +91,7 @@ def node_target(project: Project, deployment: DeploymentSpec, name: str, model: 
         if version is None:
             raise NodeError(f"node {name} has no default version of {model}", f"Name one: --to {model}/VERSION")
     node.require_version(model, version)
-    endpoint = endpoint_of(node.spec.url + node.path(model, version), node.access())
+    endpoint = endpoint_of(node.url(model, version) + node.path(model, version), node.access())
     endpoint = replace(endpoint, unwrap=node.unwrap, is_enveloped=node.protocol == TRITON)
     return Target(model, version, f"node {name} at {node.spec.url}", endpoint)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.build import build_versions, select_versions, sound_archive_folders
+from tsctl.archive.build import build_versions, built_on_request, select_versions, sound_archive_folders
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.sandbox import why_open
@@ -42,6 +42,8 @@ def build(names: Names = None, json: Json = False) -> None:
         for name in made.superseded:
             typer.echo(f"{name} is an older build of the same version; 'tsctl archive tidy' removes what nothing needs")
     _tell_strangers(project)
+    for model in [] if names else built_on_request(project):
+        typer.echo(f"{model} is built on request: tsctl archive build {model}")
     if not any(made.is_new for made in built):
         typer.echo(f"nothing to build: {plural(len(built), 'archive')} unchanged")
 
@@ -191,6 +193,34 @@ def golden(names: Names = None) -> None:
             step.done(f"{plural(len(changed), 'answer')} changed" if changed else "unchanged")
         for name in changed:
             typer.echo(f"{model} {version} {name}")
+
+
+@app.command("try")
+def try_(
+    name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="The first version if left out.")],
+    sample: Annotated[
+        str | None,
+        typer.Argument(metavar="[SAMPLE|FILE|-]", help="A sample's name, a file, or - for standard input; else all."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="Media type of the request; by the file's suffix if left out.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=4096, help="Answer in batches of so many.")] = None,
+    turns: Annotated[int, typer.Option(min=1, max=1000, help="How often, for the times; the fastest is shown.")] = 5,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Show what the operators took; the trace, for chrome://tracing, to FILE."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Answer again when a file of the model changes.")] = False,
+    json: Json = False,
+) -> None:
+    """Have a model answer its samples without a server: answers, times of the stages, tracebacks of its own code.
+
+    The code runs from the model's folder and with your rights. Exit code 3 if it does not load, or fails on a request.
+    """
+    from tsctl.cli.attempt import AttemptCommand
+
+    AttemptCommand(name, sample, kind, batch, turns, profile, json).run(watch)
 
 
 @app.command()

@@ -52,7 +52,7 @@ class NodeContender:
         node.start(self._project, _QUIET)
         model, version = self._archive.key
         node.register(self._archive, version, self._workers, lambda _: None)
-        endpoint = endpoint_of(node.spec.url + node.path(model, version), node.access())
+        endpoint = endpoint_of(node.url(model, version) + node.path(model, version), node.access())
         return replace(endpoint, unwrap=node.unwrap, is_enveloped=node.protocol == TRITON)
 
     def pids(self) -> Sequence[int]:

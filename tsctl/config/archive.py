@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from handlers.contract import MOST_WORKERS
+from handlers.contract import MOST_WORKERS, SAMPLE_MEDIA_TYPES
 from tsctl.config.spec import ModelName, ModelVersion, SpecModel, read_spec
 
 
@@ -39,6 +39,11 @@ def _json_values(settings: dict[str, Any]) -> dict[str, Any]:
 
 #: Passed to the recipe and the handler as JSON.
 Settings = Annotated[dict[str, Any], AfterValidator(_json_values)]
+
+#: The ready-made handler of text models.
+TEXT_HANDLER = "handlers.text_generation"
+#: More than any model reads; for bounds.
+MOST_TOKENS = 1 << 24
 
 #: A file or folder beside archive.yaml.
 InsidePath = Annotated[str, AfterValidator(_inside)]
@@ -72,6 +77,7 @@ class Timeouts(SpecModel):
     startup_s: Annotated[int, Field(ge=5, le=86_400)] = 120
     response_s: Annotated[int, Field(ge=1, le=86_400)] = 30
     retry_s: Annotated[int, Field(ge=5, le=86_400)] = 60  # how long TorchServe restarts a crashing worker
+    first_token_s: Annotated[float, Field(gt=0, le=86_400)] | None = None  # of a text model; None: 30, or response_s
 
 
 class Tolerance(SpecModel):
@@ -79,6 +85,8 @@ class Tolerance(SpecModel):
 
     absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
     relative: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    #: Of a text model's golden answers: the first tokens that must agree. None: all, and how the answer ends.
+    tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
 
 
 class Warmup(SpecModel):
@@ -123,6 +131,31 @@ class Compare(SpecModel):
     most: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the characters of a text that may be edited
 
 
+class Generation(SpecModel):
+    """How a text model answers; its presence makes an archive one. See docs/text-generation.md."""
+
+    backend: Literal["auto", "openvino", "transformers", "vllm"] = "auto"  # auto: the one that fits the machine
+    context: Annotated[int, Field(ge=16, le=MOST_TOKENS)] = 2048  # tokens of a prompt and its answer
+    max_answers: Annotated[int, Field(ge=1, le=4096)] = 64  # in the making at once; beyond it a request gets 503
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] = 256  # of an answer whose request does not say
+    most_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] = 1024  # that a request may ask for
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0  # of a request that does not say
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # of a request that does not say
+    cache_mb: Annotated[int, Field(ge=1, le=1 << 20)] = 256  # keys and values
+    chat_template: InsidePath | None = None  # a file of the archive; None: the template in the model
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Generation:
+        if self.max_tokens > self.most_tokens:
+            raise ValueError(f"max_tokens ({self.max_tokens}) must not be more than most_tokens ({self.most_tokens})")
+        if self.most_tokens >= self.context:
+            raise ValueError(
+                f"most_tokens ({self.most_tokens}) must be less than context ({self.context}), which holds the prompt"
+                " as well"
+            )
+        return self
+
+
 class ServingFields(SpecModel):
     """The settings of served versions; a model sets them for all of its versions, and a version for itself."""
 
@@ -143,6 +176,7 @@ class ServingFields(SpecModel):
     metrics: bool = True  # a worker's times, batches and outcomes; see docs/metrics.md
     wire: Literal["bulk", "stock"] = "bulk"  # TorchServe's messages; see docs/request-path.md
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None  # torch threads a worker; None: cores / workers
+    generation: Generation | None = None  # of a text model; None: of another one
     settings: Settings = {}  # passed to the handler as it is
 
 
@@ -164,6 +198,35 @@ class Serving(ServingFields):
             raise ValueError(f"quantize: {self.quantize} excludes compile and dtype: bf16")
         return self
 
+    @model_validator(mode="after")
+    def _check_generation(self) -> Serving:
+        if self.generation is None:
+            if self.tolerance.tokens is not None:
+                raise ValueError("tolerance.tokens is for text models, which have generation")
+            if self.timeouts.first_token_s is not None:
+                raise ValueError("timeouts.first_token_s is for text models, which have generation")
+            return self
+        unfit = {
+            "batch.size": self.batch.size > 1,
+            "batch.tokens": self.batch.tokens is not None,
+            "cache": self.cache is not None,
+            "compile": self.compile,
+            "quantize": self.quantize is not None,
+            "channels_last": self.channels_last,
+            "wire: stock": self.wire == "stock",
+        }
+        if named := [name for name, is_set in unfit.items() if is_set]:
+            raise ValueError(
+                f"generation excludes {', '.join(named)}: the backend forms the batches and computes each answer anew"
+            )
+        first_s, response_s = self.timeouts.first_token_s, self.timeouts.response_s
+        if first_s is not None and first_s > response_s:
+            raise ValueError(
+                f"timeouts.first_token_s ({first_s:g}) must not be more than timeouts.response_s ({response_s}),"
+                " which bounds the whole answer"
+            )
+        return self
+
 
 class VersionSpec(ServingFields):
     """The settings of one version: a section replaces the model's, and `settings` are merged key by key."""
@@ -174,6 +237,17 @@ class VersionSpec(ServingFields):
         if not isinstance(content, dict):
             return content
         return {key: value for key, value in content.items() if value is not None}
+
+
+def _suffix(suffix: str) -> str:
+    if suffix in SAMPLE_MEDIA_TYPES:
+        raise ValueError(f"{suffix} is {SAMPLE_MEDIA_TYPES[suffix]} always")
+    return suffix
+
+
+Suffix = Annotated[str, Field(pattern=r"^\.[a-z0-9]{1,16}$"), AfterValidator(_suffix)]
+MediaType = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9!#$&^_.+\-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+\-]{0,62}$")]
+SampleTypes = Annotated[dict[Suffix, MediaType], Field(max_length=64)]
 
 
 class ArchiveSpec(Serving):
@@ -187,6 +261,8 @@ class ArchiveSpec(Serving):
     files: list[InsidePath] = []
     samples: InsidePath = "samples"
     golden: InsidePath = "golden"
+    sample_types: SampleTypes = {}  # media types of samples by suffixes, where Python's mimetypes knows none
+    on_request: bool = False  # built only where a command, a node or a deployment names it
     reference: InsidePath | None = None  # requests beside archive.yaml or in the recipe's output; docs/drift.md
     versions: Annotated[dict[ModelVersion, VersionSpec | None], Field(min_length=1)]
 
@@ -197,6 +273,15 @@ class ArchiveSpec(Serving):
                 self.serving(version)
             except ValidationError as error:
                 raise ValueError(f"version {version}: {error.errors()[0]['msg']}") from None
+        is_text_handler = self.handler == TEXT_HANDLER
+        for version in self.versions if self.handler.startswith("handlers.") else ():
+            if (self.serving(version).generation is not None) != is_text_handler:
+                raise ValueError(
+                    f"version {version}: handler: {self.handler} "
+                    + ("needs generation, at least as generation: {}" if is_text_handler else "excludes generation")
+                )
+        if self.reference is not None and any(self.serving(version).generation for version in self.versions):
+            raise ValueError("reference is not for text models, which have generation: leave it out")
         return self
 
     def serving(self, version: str) -> Serving:

@@ -18,6 +18,9 @@ from tsctl.config.tracing import Collector
 NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9\-]*$", max_length=40)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
+#: Versions of one vLLM node where the spec does not name its ports, and the most ports that it may name.
+MOST_SERVERS, MOST_PORTS = 8, 256
+
 _LOOPBACK = ("127.", "localhost", "::1")
 
 
@@ -155,12 +158,44 @@ class TritonSpec(OneAddressSpec):
     gpus: Annotated[int, Field(ge=0, le=64)] = 0  # that its workers are dealt to; 0: they compute on the CPU
 
 
+class VllmSpec(OwnServerSpec):
+    """Servers of vLLM, one for each version, on ports of their own; `address` is where tsctl asks for changes."""
+
+    places: ClassVar[frozenset[str]] = BaseNodeSpec.places | {"ports"}
+
+    engine: Literal["vllm"]
+    #: The first and the last port of versions; None: the MOST_SERVERS ports after that of `address`.
+    ports: Annotated[tuple[Port, Port], Field(strict=False)] | None = None
+    gpu_share: Annotated[float, Field(gt=0, le=1)] = 0.9  # of a GPU's memory, for each version; without a GPU unused
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> VllmSpec:
+        first, last = self.version_ports
+        own = urlsplit(self.address).port or 0
+        if not (first <= last <= 65_535 and last - first < MOST_PORTS):
+            raise ValueError(f"ports must be the first and the last one, at most {MOST_PORTS}, got {first} and {last}")
+        if first <= own <= last:
+            raise ValueError(f"ports {first} to {last} hold the port of address, {own}")
+        return self
+
+    @property
+    def version_ports(self) -> tuple[int, int]:
+        """The first and the last port of versions."""
+        own = urlsplit(self.address).port or 0
+        return self.ports or (own + 1, own + MOST_SERVERS)
+
+    @property
+    def listens_on(self) -> tuple[int, ...]:
+        first, last = self.version_ports
+        return (*super().listens_on, *range(first, last + 1))
+
+
 def _with_engine(content: Any) -> Any:
     """The node's content; without the key `engine` it is TorchServe's."""
     return {"engine": "torchserve", **content} if isinstance(content, dict) else content
 
 
 NodeSpec = Annotated[
-    Annotated[TorchServeSpec | UvicornSpec | TritonSpec | BentomlSpec, Field(discriminator="engine")],
+    Annotated[TorchServeSpec | UvicornSpec | TritonSpec | BentomlSpec | VllmSpec, Field(discriminator="engine")],
     BeforeValidator(_with_engine),
 ]

@@ -10,8 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tsctl.archive.container import UNREADABLE, open_archive, read_samples
+from tsctl.archive.container import UNREADABLE, open_archive
 from tsctl.archive.inspect import read_facts
+from tsctl.archive.samples import read_samples
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, GatewayError, NodeError
 from tsctl.gateway.envoy.render.upstreams import (
@@ -105,7 +106,7 @@ def _derive(
         if answer.error is not None or place is None:
             for upstream in before:
                 kept = [endpoint for endpoint in upstream.endpoints if endpoint.node == node.name]
-                now = [replace(place, token=place.token or old.token) if place else old for old in kept]
+                now = [_as_before(place, old, node.own_addresses) if place else old for old in kept]
                 endpoints.setdefault(upstream.key, []).extend(now)
             continue
         for model, served in answer.models.items():
@@ -113,7 +114,7 @@ def _derive(
                 key = model, version
                 if state.workers == 0 or _is_asked_otherwise(node, askers.setdefault(key, node), key, notices):
                     continue
-                endpoints.setdefault(key, []).append(place)
+                endpoints.setdefault(key, []).append(_at(place, state.address))
                 archives[key] = state.archive
     return [
         Upstream(
@@ -145,6 +146,19 @@ def _endpoint(node: Node, notices: Notices) -> Endpoint | None:
     return Endpoint(node.name, host, parts.port or 80, token, engine=node.engine)
 
 
+def _at(place: Endpoint, address: str) -> Endpoint:
+    """The node's endpoint for a version that answers at this address; empty: at the node's own.
+
+    The host is the node's: a version's server listens where its node does.
+    """
+    return replace(place, port=urlsplit(address).port or place.port) if address else place
+
+
+def _as_before(place: Endpoint, old: Endpoint, own_addresses: bool) -> Endpoint:
+    """The endpoint of a version on a node that does not say now what it serves."""
+    return replace(place, token=place.token or old.token, port=old.port if own_addresses else place.port)
+
+
 def _is_asked_otherwise(node: Node, other: Node, key: VersionKey, notices: Notices) -> bool:
     """Whether the node cannot be in one cluster with the other one; a version has one cluster."""
     subject = f"{' '.join(key)} on node {node.name}"
@@ -174,9 +188,9 @@ def _offer(project: Project, archive: str | None, before: Upstream | None) -> Of
         stat = path.stat() if path is not None else None
         if path is not None and stat is not None:
             return _read_offer(path, stat.st_mtime_ns, stat.st_size)
-    except (ArchiveError, *UNREADABLE):  # the probe's reader has said so
-        pass
-    return before.offer if before else None
+        return before.offer if before else None
+    except (ArchiveError, *UNREADABLE):  # told with the health check, which comes from the same file
+        return before.offer if before else None
 
 
 @lru_cache(4096)
@@ -184,10 +198,8 @@ def _read_offer(path: Path, changed_ns: int, size: int) -> Offer | None:
     with open_archive(path) as opened:
         facts = read_facts(opened)
     answer_s = float(facts.integer("responseTimeout") or DEFAULT_RESPONSE_S)
-    generation = (facts.serving.model_extra or {}).get("generation")
-    if generation is not None:
-        first_token_s = generation.get("first_token_s", answer_s) if isinstance(generation, dict) else answer_s
-        return Offer(TEXT, min(float(first_token_s), answer_s), answer_s)
+    if (generation := facts.serving.generation) is not None:
+        return Offer(TEXT, min(generation.first_token_s or answer_s, answer_s), answer_s)
     return Offer(EMBEDDINGS, answer_s, answer_s) if facts.handler == EMBEDDING_HANDLER else None
 
 

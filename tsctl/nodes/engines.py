@@ -24,6 +24,7 @@ MODULES = {
     "torchserve": "tsctl.nodes.torchserve.engine",
     "triton": "tsctl.nodes.triton.engine",
     "uvicorn": "tsctl.nodes.uvicorn.engine",
+    "vllm": "tsctl.nodes.vllm.engine",
 }
 
 

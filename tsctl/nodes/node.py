@@ -31,8 +31,6 @@ RECORDS_FOLDER = "records"
 PLAIN = "plain"
 #: As PLAIN, in the envelope of a model on Triton (handlers/adapters/triton/envelope.py).
 TRITON = "triton"
-#: It answers the OpenAI API at that API's own paths, and the path of a version is one of them.
-OPENAI = "openai"
 
 
 class Unreachable(NodeError):
@@ -70,6 +68,8 @@ class Node(ABC):
 
     #: How it answers; versions on nodes of one cluster need the same.
     protocol: ClassVar[str] = PLAIN
+    #: Whether each version answers at an address of its own (`url`), and not at the node's.
+    own_addresses: ClassVar[bool] = False
 
     # ---- the place ---------------------------------------------------------------------------------------------------
 
@@ -150,8 +150,16 @@ class Node(ABC):
         """The files on this machine into which it writes; what its workers print is in the last one."""
 
     def path(self, model: str, version: str) -> str:
-        """The path at which the version answers, at `spec.url`."""
+        """The path at which the version answers, at its `url`."""
         return f"/predictions/{quote(model, safe='')}/{quote(version, safe='')}"
+
+    def url(self, model: str, version: str) -> str:
+        """The address at which the version answers, which has its `path`.
+
+        Raises:
+            NodeError: the version has an address of its own, and is not registered.
+        """
+        return self.spec.url
 
     def access(self) -> dict[str, str]:
         """Headers that a request for an answer needs beside those of its body; their names are in lower case.

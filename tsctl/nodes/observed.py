@@ -23,6 +23,7 @@ class ObservedVersion:
     ids: tuple[str, ...] = ()  # names of the READY workers, one for each pid
     startup_s: int = 120  # how long a worker may take to load
     queue_size: int | None = None  # requests that may wait for a worker; None: the engine does not say
+    address: str = ""  # where it answers, such as http://10.0.0.2:8301; empty: where its node does
 
     @property
     def is_ready(self) -> bool:

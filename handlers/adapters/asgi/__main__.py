@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import math
 import socket
 import sys
 import tempfile
@@ -20,9 +21,9 @@ from typing import Any
 from handlers.adapters.asgi.app import Server
 from handlers.adapters.asgi.http_server import http_server, run, serve
 from handlers.adapters.asgi.listener import listen
-from handlers.adapters.asgi.options import DRAIN_S, pool_options
-from handlers.adapters.asgi.pool import Pool, PoolOptions
+from handlers.adapters.asgi.options import DRAIN_S, open_pool, pool_options
 from handlers.adapters.asgi.routes import build_routes
+from handlers.adapters.asgi.workers import PoolOptions, Workers
 from handlers.unpacked import read_documents
 
 REFUSED, NO_ADDRESS = 3, 4
@@ -69,8 +70,8 @@ async def _serve(
         reasons.append(reason)
         server.should_exit = True
 
-    pool = Pool(options, refused)
-    application = Server(pool, request_bytes, build_routes(pool))
+    pool = open_pool(options, refused)
+    application = Server(pool, request_bytes, build_routes(pool, request_bytes))
     server = http_server(application)
     beside = await _start_grpc(pool, request_bytes, application, arguments)
     await pool.start()
@@ -81,14 +82,14 @@ async def _serve(
         announcing.cancel()
         if beside is not None:
             await beside.stop(DRAIN_S)
-        await pool.stop()
+        await pool.stop(0 if options.places else math.inf)  # streams had their time while the connections closed
     if reasons:
         print(f"error: {reasons[0]}", file=sys.stderr)  # noqa: T201 - a program of its own
         return REFUSED
     return 0
 
 
-async def _start_grpc(pool: Pool, request_bytes: int, application: Server, arguments: argparse.Namespace) -> Any:
+async def _start_grpc(pool: Workers, request_bytes: int, application: Server, arguments: argparse.Namespace) -> Any:
     """The server of gRPC where a port is given, else None.
 
     Raises:
@@ -110,7 +111,7 @@ async def _start_grpc(pool: Pool, request_bytes: int, application: Server, argum
     return server
 
 
-async def _announce_ready(pool: Pool, arguments: argparse.Namespace) -> None:
+async def _announce_ready(pool: Workers, arguments: argparse.Namespace) -> None:
     await pool.ready.wait()
     options = pool.options
     url = f"http://{arguments.host}:{arguments.port}"

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from handlers.adapters.asgi.frames import Answer, Item
+from handlers.adapters.asgi.frames import Answer, Item, Part
 
 
 @dataclass(slots=True, eq=False)
@@ -20,8 +20,11 @@ class Waiting:
     arrived: float  # seconds of the caller's clock
     expires: float
     answer: Callable[[Answer], None]
+    part: Callable[[Part], None] | None = None  # takes the parts of an answer that comes in several; None: none may
+    leave: Callable[[], None] | None = None  # takes it from the worker that generates its answer
     is_taken: bool = False  # a worker has it
     is_gone: bool = False  # the client hung up before
+    is_begun: bool = False  # the head of its answer is with the client
 
 
 class Backlog:

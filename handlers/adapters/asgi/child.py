@@ -1,6 +1,6 @@
 """A worker as a process: `python -m handlers.adapters.asgi.child FD NUMBER VERSION` in an unpacked archive.
 
-It reports READY or REFUSED over the socket FD, and then answers batches until the socket is closed.
+It reports READY or REFUSED over the socket FD, and then answers batches, or generates text, until the socket is closed.
 """
 
 from __future__ import annotations
@@ -10,28 +10,40 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from handlers.adapters.asgi.frames import (
+    CANCEL,
     FORMAT,
     READY,
     REFUSED,
     Answer,
+    Head,
+    Headers,
     Item,
+    Part,
     Unpacker,
     answers_frame,
+    parts_frame,
     read_batch,
+    read_cancel,
+    read_submit,
     report_frame,
 )
-from handlers.contract import OPEN_INFERENCE, PROTOCOL_HEADER
+from handlers.contract import PROTOCOL_HEADER
 from handlers.errors import LoadError
+from handlers.messages import Head as PlainHead
 from handlers.messages import Outcome, Request, bare_media_type, request_id_of
+from handlers.messages import Part as PlainPart
 from handlers.unpacked import read_documents
 from handlers.worker import startup
-from handlers.worker.config import WorkerConfig, handler_class, read_config
+from handlers.worker.config import WorkerConfig, read_config
+from handlers.worker.make import make_worker
+from handlers.worker.text import TextWorker
 from handlers.worker.worker import Worker
 
 _CHUNK = 1 << 18
@@ -54,17 +66,44 @@ def main(descriptor: int, number: int, version: str) -> None:
     connection = socket.socket(fileno=descriptor)
     try:
         config = config_here(number, version)
-        worker = Worker(handler_class(config.handler)(), config)
+        worker = make_worker(config)
         with startup.reported_load(config.model, config.version) as facts:
             facts |= startup.start(worker)
     except LoadError as error:
         connection.sendall(report_frame(REFUSED, {"reason": str(error)}))
         sys.exit(1)
     connection.sendall(report_frame(READY, {"format": FORMAT, "facts": facts, "describe": worker.describe()}))
-    for batch in _batches(connection):
-        outcomes = worker.answer([read_request(item) for item in batch])
-        connection.sendall(answers_frame([_answer(outcome) for outcome in outcomes]))
+    if isinstance(worker, TextWorker):
+        _generate(worker, connection)
+    else:
+        _compute(worker, connection)
     worker.handler.telemetry.flush()
+
+
+def _compute(worker: Worker, connection: socket.socket) -> None:
+    """Answer one batch after the other."""
+    for _, content in _messages(connection):
+        outcomes = worker.answer([read_request(item) for item in read_batch(content)])
+        connection.sendall(answers_frame([_answer(outcome) for outcome in outcomes]))
+
+
+def _generate(worker: TextWorker, connection: socket.socket) -> None:
+    """Answer many requests at a time; what a step gave to all of them is one message."""
+    turn = threading.Lock()
+
+    def deliver(parts: Sequence[PlainPart]) -> None:
+        message = parts_frame([_part(part) for part in parts])
+        with turn:
+            connection.sendall(message)
+
+    worker.deliver = deliver
+    for kind, content in _messages(connection):
+        if kind == CANCEL:
+            worker.cancel(read_cancel(content))
+        else:
+            ticket, item = read_submit(content)
+            worker.submit(ticket, read_request(item))
+    worker.close()
 
 
 def config_here(number: int, version: str) -> WorkerConfig:
@@ -81,22 +120,34 @@ def config_here(number: int, version: str) -> WorkerConfig:
 def read_request(item: Item) -> Request:
     """The request in one item."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in item.headers}
-    if item.is_infer:  # the path says it; behind the gateway, its header does
-        headers[PROTOCOL_HEADER] = OPEN_INFERENCE
+    if item.protocol:  # the path says it; behind the gateway, its header does
+        headers[PROTOCOL_HEADER] = item.protocol
     media_type = bare_media_type(headers.get("content-type", ""))
     return Request(item.body, media_type, headers, request_id_of(headers, item.request_id))
 
 
 def _answer(outcome: Outcome) -> Answer:
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in outcome.headers]
-    return Answer(outcome.status, [(_TYPE, outcome.media_type.encode("latin-1")), *headers], outcome.body)
+    return Answer(outcome.status, _headers(outcome.media_type, outcome.headers), outcome.body)
 
 
-def _batches(connection: socket.socket) -> Iterator[Iterable[Item]]:
+def _part(part: PlainPart) -> Part:
+    return Part(part.ticket, None if part.head is None else _head(part.head), part.body, part.is_last)
+
+
+def _head(head: PlainHead) -> Head:
+    return Head(head.status, _headers(head.media_type, head.headers))
+
+
+def _headers(media_type: str, headers: Sequence[tuple[str, str]]) -> Headers:
+    others = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return [(_TYPE, media_type.encode("latin-1")), *others]
+
+
+def _messages(connection: socket.socket) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of each message, until the socket is closed."""
     unpacker = Unpacker()
     while received := connection.recv(_CHUNK):
-        for _, content in unpacker.feed(received):
-            yield read_batch(content)
+        yield from unpacker.feed(received)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One client's connection in HTTP/1.1: predictions go from the parser straight to the workers, other paths to FastAPI.
 
-Invariant: a connection has one request at work; its answers leave in the order of its requests, each in one piece.
+Invariant: a connection has one request at work; its answers leave in the order of its requests, each in one piece or in
+the parts of its worker.
 uvicorn makes one for every client, and ends it with `shutdown`. A prediction needs no task, no future and no message of
 ASGI, because those cost more than all else that is done for it here.
 """
@@ -19,8 +20,8 @@ from urllib.parse import unquote
 import httptools
 
 from handlers.adapters.asgi.asgi_call import Application, call
-from handlers.adapters.asgi.exchange import Exchange, Route
-from handlers.adapters.asgi.frames import Answer, Headers
+from handlers.adapters.asgi.exchange import Exchange, Target
+from handlers.adapters.asgi.frames import Answer, Head, Headers, Part
 from handlers.adapters.asgi.problems import HeadersTooLarge, TooSlow, Unreadable, WrongMethod
 from handlers.contract import REQUEST_ID_HEADER
 from handlers.errors import ModelFailed, RequestError
@@ -37,6 +38,8 @@ SLICE = 1 << 14
 IDLE_S, ARRIVAL_S = 75.0, 60.0
 #: Seconds in which the rest of a refused body is read and thrown away: closing at once would take the answer back.
 LINGER_S = 2.0
+#: Bytes of an answer in parts that a client has not read, beside those in the kernel; one with more gets no end of it.
+MOST_UNREAD = 1 << 18
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CODING, _HOST, _EXPECT = b"transfer-encoding", b"host", b"expect"
@@ -44,6 +47,7 @@ _CHECKED = frozenset((_CODING, _HOST, _EXPECT))
 #: The characters that Envoy lets through in a host; it may be empty.
 _HOST_VALUE = re.compile(rb"[A-Za-z0-9!$%&'()*+,\-.:;=@\[\]_~]*")
 _ID, _CLOSE = f"\r\n{REQUEST_ID_HEADER}: ".encode(), b"\r\nconnection: close"
+_CHUNKED = b"\r\ntransfer-encoding: chunked"
 
 
 class Answering(Protocol):
@@ -51,7 +55,7 @@ class Answering(Protocol):
 
     others: Application  # answers paths without a route
 
-    def route(self, path: bytes, headers: Headers) -> Route | None:
+    def route(self, path: bytes, headers: Headers) -> Target | None:
         """Where the predictions of a path are computed; None: `others` answers, also where the client may not ask."""
 
     def next_id(self) -> str:
@@ -199,10 +203,11 @@ class Connection(asyncio.Protocol):
             self._offers_upgrade = True
             return
         fault = self._fault or self._fault_of(parser.get_http_version())
+        exchange.is_chunked = parser.get_http_version() != "1.0"
         exchange.keeps = (
             fault is None
             and parser.should_keep_alive()
-            and parser.get_http_version() != "1.0"
+            and exchange.is_chunked
             and not (parser.should_upgrade() or self._refuses_upgrade)
         )
         route = self._answering.route(self._url, exchange.headers)
@@ -287,6 +292,43 @@ class Connection(asyncio.Protocol):
                 b"" if exchange.method == "HEAD" else body,
             )
         )  # fmt: skip
+        self._follow(exchange)
+
+    def send_part(self, exchange: Exchange, part: Part) -> None:
+        """Send a part of the answer to the request at work; the next one follows the last part."""
+        pieces = [self._begin(exchange, part.head)] if part.head is not None else []
+        if not exchange.is_chunked:
+            pieces.append(part.body)
+        elif part.body:
+            pieces += (b"%x\r\n" % len(part.body), part.body, b"\r\n")
+        if part.is_last and exchange.is_chunked:
+            pieces.append(b"0\r\n\r\n")
+        self._transport.write(b"".join(pieces))
+        if part.is_last:
+            self._at_work = None
+            exchange.keeps = exchange.keeps and not self._is_ending
+            self._follow(exchange)
+        elif self._transport.get_write_buffer_size() > MOST_UNREAD:
+            logger.warning(
+                "request %s: its client reads too slowly, and gets no more of the answer", exchange.request_id
+            )
+            self._transport.abort()  # `connection_lost` follows, and frees its place
+
+    def _begin(self, exchange: Exchange, head: Head) -> bytes:
+        """The head of an answer in parts."""
+        exchange.release()
+        exchange.is_sent = True
+        exchange.keeps = exchange.keeps and not self._is_ending
+        return b"%b%b%b%b%b\r\n\r\n" % (
+            _part_head(head.status, tuple(head.headers)),
+            _CHUNKED if exchange.is_chunked else b"",
+            _ID if exchange.request_id else b"",
+            exchange.request_id.encode("latin-1", "replace"),
+            b"" if exchange.keeps else _CLOSE,
+        )
+
+    def _follow(self, exchange: Exchange) -> None:
+        """An answer is sent: the next request follows, or the end of the connection."""
         if exchange.keeps:
             self._since = self._loop.time()
             self._step()
@@ -331,7 +373,7 @@ class Connection(asyncio.Protocol):
     def _problem(self, exchange: Exchange, error: RequestError) -> Answer:
         if exchange.route is None:
             return self._answering.problem(error, exchange.request_id)
-        return exchange.route.problem(error, exchange.request_id)
+        return exchange.problem(error)
 
     def _refuse(self, exchange: Exchange) -> None:
         """Answer a request at once whose body is not worth waiting for, unless others are before it."""
@@ -385,11 +427,15 @@ def _path_and_query(url: bytes) -> tuple[str, bytes]:
 
 def _make_head(status: int, headers: Headers) -> bytes:
     """The beginning of an answer, up to the number of its content-length."""
+    return _make_part_head(status, headers) + b"\r\ncontent-length: "
+
+
+def _make_part_head(status: int, headers: Headers) -> bytes:
+    """The beginning of an answer in parts, whose length nobody knows."""
     phrase = HTTPStatus(status).phrase if status in _STATUSES else ""
-    lines = [f"HTTP/1.1 {status} {phrase}".encode(), *(b"%b: %b" % header for header in headers), b"content-length: "]
-    return b"\r\n".join(lines)
+    return b"\r\n".join([f"HTTP/1.1 {status} {phrase}".encode(), *(b"%b: %b" % header for header in headers)])
 
 
 #: For answers of workers, whose headers repeat.
-_head = lru_cache(4096)(_make_head)
+_head, _part_head = lru_cache(4096)(_make_head), lru_cache(256)(_make_part_head)
 _STATUSES = frozenset(HTTPStatus)

@@ -1,6 +1,9 @@
 """Messages between the accepting process and a worker, over a Unix socket: a length, a kind and a content.
 
-The worker trusts the accepting process, and reads batches with `marshal`. The accepting process does not trust a
+A worker that computes batches gets BATCH and gives ANSWERS. One that generates text gets SUBMIT and CANCEL at any time,
+and gives PARTS: what a step gave to all its answers is one message.
+
+The worker trusts the accepting process, and reads its messages with `marshal`. The accepting process does not trust a
 worker, which runs the author's code: answers are parsed by length, and reports are JSON. Both run the same Python, and
 packages of the same FORMAT.
 """
@@ -15,15 +18,18 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-#: Of the messages BATCH and ANSWERS; another number with every change. A worker tells it when it is ready, because it
-#: may run another build of this package than the process that accepts requests. READY and REFUSED never change.
-FORMAT = 1
+#: Of all messages but READY and REFUSED, which never change; another number with every change. A worker tells it when
+#: it is ready, because it may run another build of this package than the process that accepts requests.
+FORMAT = 2
 BATCH, ANSWERS, READY, REFUSED = b"B", b"A", b"R", b"X"
+SUBMIT, CANCEL, PARTS = b"S", b"C", b"P"
 #: Bytes of the longest message; a worker that announces a longer one is ended.
 LONGEST = 1 << 30
 
 _LENGTH = struct.Struct("!I")
 _ITEM = struct.Struct("!HII")  # status, bytes of the headers, bytes of the body
+_PART = struct.Struct("!IBHII")  # ticket, _HAS_HEAD and _IS_LAST, then as _ITEM
+_HAS_HEAD, _IS_LAST = 1, 2
 _MARSHAL_VERSION = 2  # without references, which cost more than they save here
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -42,12 +48,12 @@ _BODILESS = (204, 304)
 
 
 class Item(NamedTuple):
-    """One request of a batch."""
+    """One request."""
 
     headers: Headers  # as ASGI has them: names in lower case
     body: bytes
     request_id: str  # where the client sent none
-    is_infer: bool  # of the Open Inference Protocol
+    protocol: str = ""  # a value of PROTOCOL_HEADER, by the request's path; empty: as its own header says
 
 
 class Answer(NamedTuple):
@@ -56,6 +62,22 @@ class Answer(NamedTuple):
     status: int
     headers: Headers
     body: bytes
+
+
+class Head(NamedTuple):
+    """What comes before the body of an answer in parts."""
+
+    status: int
+    headers: Headers
+
+
+class Part(NamedTuple):
+    """A part of an answer; the first one has a head, and an answer may be one part."""
+
+    ticket: int  # of its request, among those of the worker
+    head: Head | None
+    body: bytes
+    is_last: bool
 
 
 class MalformedFrame(ValueError):
@@ -101,12 +123,70 @@ def read_answers(content: bytes) -> list[Answer]:
             raise MalformedFrame(str(error)) from None
         begin = at + _ITEM.size + headers
         at = begin + body
-        if at > len(content):
-            raise MalformedFrame(f"an answer ends {at - len(content)} bytes after its message")
-        if not 200 <= status <= 599 or status in _BODILESS:
-            raise MalformedFrame(f"an answer has the status {status}")
+        _check(status, at - len(content))
         answers.append(Answer(status, _headers(content[begin - headers : begin]), content[begin:at]))
     return answers
+
+
+def _check(status: int, beyond: int) -> None:
+    """Refuse an answer with such a status, or which ends so many bytes after its message."""
+    if beyond > 0:
+        raise MalformedFrame(f"an answer ends {beyond} bytes after its message")
+    if not 200 <= status <= 599 or status in _BODILESS:
+        raise MalformedFrame(f"an answer has the status {status}")
+
+
+def submit_frame(ticket: int, item: Item) -> bytes:
+    """A request for a worker that generates text."""
+    return frame(SUBMIT, marshal.dumps([(ticket,), tuple(item)], _MARSHAL_VERSION))
+
+
+def read_submit(content: bytes) -> tuple[int, Item]:
+    """The ticket and the request."""
+    [(ticket,), fields] = marshal.loads(content)  # noqa: S302 - of the process that started this one
+    return ticket, Item(*fields)
+
+
+def cancel_frame(ticket: int) -> bytes:
+    """Nobody reads the answer to this request any more."""
+    return frame(CANCEL, marshal.dumps(ticket, _MARSHAL_VERSION))
+
+
+def read_cancel(content: bytes) -> int:
+    """The ticket of the request whose client is gone."""
+    ticket: int = marshal.loads(content)  # noqa: S302 - of the process that started this one
+    return ticket
+
+
+def parts_frame(parts: Sequence[Part]) -> bytes:
+    """What a step gave to all answers of a worker."""
+    pieces: list[bytes] = []
+    for ticket, head, body, is_last in parts:
+        status, headers = head or (200, ())
+        block = b"\n".join(b"%b:%b" % header for header in headers)
+        flags = (_HAS_HEAD if head is not None else 0) | (_IS_LAST if is_last else 0)
+        pieces += (_PART.pack(ticket, flags, status, len(block), len(body)), block, body)
+    return frame(PARTS, b"".join(pieces))
+
+
+def read_parts(content: bytes) -> list[Part]:
+    """The parts of a message.
+
+    Raises:
+        MalformedFrame: as of `read_answers`.
+    """
+    parts, at = [], 0
+    while at < len(content):
+        try:
+            ticket, flags, status, headers, body = _PART.unpack_from(content, at)
+        except struct.error as error:
+            raise MalformedFrame(str(error)) from None
+        begin = at + _PART.size + headers
+        at = begin + body
+        _check(status, at - len(content))
+        head = Head(status, _headers(content[begin - headers : begin])) if flags & _HAS_HEAD else None
+        parts.append(Part(ticket, head, content[begin:at], bool(flags & _IS_LAST)))
+    return parts
 
 
 @lru_cache(256)

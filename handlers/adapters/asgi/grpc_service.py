@@ -16,9 +16,9 @@ from pydantic_core import from_json
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Item
 from handlers.adapters.asgi.model_index import repository_index
-from handlers.adapters.asgi.pool import Pool
 from handlers.adapters.asgi.problems import NotFound
-from handlers.contract import GRPC_CODES, GRPC_SERVICE, PROTOBUF, REQUEST_ID_HEADER, TIMEOUT_HEADER
+from handlers.adapters.asgi.workers import Workers
+from handlers.contract import GRPC_CODES, GRPC_SERVICE, OPEN_INFERENCE, PROTOBUF, REQUEST_ID_HEADER, TIMEOUT_HEADER
 from handlers.errors import RequestError, Unavailable
 from handlers.messages import request_id_of
 from handlers.protocols.open_inference import messages, server_metadata
@@ -40,7 +40,7 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
         next_id: makes the id of a request that came without one.
     """
 
-    def __init__(self, pool: Pool, next_id: Callable[[], str]) -> None:
+    def __init__(self, pool: Workers, next_id: Callable[[], str]) -> None:
         self._pool = pool
         self._next_id = next_id
         self._methods: dict[str, Method] = {
@@ -101,7 +101,7 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
         if not self._pool.hold(len(message)):
             await _refuse(Unavailable("Too many bytes of requests wait; retry later."), context)
         try:
-            answer = await self._predict(Item(headers, message, request_id, True), wait_s)
+            answer = await self._predict(Item(headers, message, request_id, OPEN_INFERENCE), wait_s)
         except RequestError as error:
             await _refuse(error, context)
         finally:
@@ -141,7 +141,7 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
             await _refuse(error, context)
 
 
-def create_server(pool: Pool, request_bytes: int, next_id: Callable[[], str]) -> Any:
+def create_server(pool: Workers, request_bytes: int, next_id: Callable[[], str]) -> Any:
     """A grpc.aio server that is not started."""
     options = [
         ("grpc.max_receive_message_length", request_bytes + SLACK_BYTES),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from handlers.adapters.asgi.pool import Pool
+from handlers.adapters.asgi.serving import Serving
 from handlers.contract import READY_STATE, UNAVAILABLE_STATE
 from handlers.schema import parse_json
 
@@ -31,7 +31,7 @@ def read_question(body: bytes) -> bool:
     return parse_json(IndexRequest, body).ready if body.strip() else False
 
 
-def repository_index(pools: Iterable[Pool], only_ready: bool) -> list[dict[str, Any]]:
+def repository_index(pools: Iterable[Serving], only_ready: bool) -> list[dict[str, Any]]:
     """The versions that are asked for, each with its state."""
     states = [(pool.options, pool.ready_workers > 0) for pool in pools]
     return [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from handlers.adapters.asgi.pool import PoolOptions
+from handlers.adapters.asgi.pool import Pool
+from handlers.adapters.asgi.text_pool import TextPool
+from handlers.adapters.asgi.workers import PoolOptions, Workers
 
 #: Seconds in which a server answers the requests at hand after a signal.
 DRAIN_S = 30
@@ -46,4 +49,14 @@ def pool_options(
         response_s=content.get("responseTimeout", 60),
         startup_s=content.get("startupTimeout", 120),
         output=output,
+        places=generation["max_answers"] if (generation := content["serving"].get("generation")) else None,
     )
+
+
+def open_pool(options: PoolOptions, refused: Callable[[str], None]) -> Workers:
+    """The workers of an archive, which are not started.
+
+    Args:
+        refused: called where no worker could load, with the reason.
+    """
+    return (Pool if options.places is None else TextPool)(options, refused)

@@ -14,9 +14,11 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.exceptions import HTTPException
 
 from handlers.adapters.asgi.model_index import LONGEST_QUESTION, read_question, repository_index
-from handlers.adapters.asgi.pool import Pool
+from handlers.adapters.asgi.openai_api import PROTOCOLS, ROOT, add_models, models_of, protocols
 from handlers.adapters.asgi.problems import NotFound, WrongMethod, problem_answer
-from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
+from handlers.adapters.asgi.serving import Serving
+from handlers.adapters.asgi.workers import Workers
+from handlers.contract import JSON, OPENAI_CHAT, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
 from handlers.errors import PayloadTooLarge, RequestError, Unavailable
 from handlers.messages import request_id_of
 from handlers.protocols.open_inference import server_metadata
@@ -25,8 +27,12 @@ _PROBLEMS = {400: "The request cannot be read", 413: "The request is too large",
              500: "The model failed on it", 503: "No worker could take it", 504: "The deadline has passed"}  # fmt: skip
 
 
-def build_routes(pool: Pool) -> FastAPI:
-    """The application for all paths but those of predictions."""
+def build_routes(pool: Workers, request_bytes: int) -> FastAPI:
+    """The application for all paths but those of predictions.
+
+    Args:
+        request_bytes: the longest body of a prediction.
+    """
     options = pool.options
     model, version = options.model, options.version
     app = FastAPI(title=model, version=version, redirect_slashes=False)  # no address of a client's making
@@ -39,6 +45,8 @@ def build_routes(pool: Pool) -> FastAPI:
         return JSONResponse({"status": "not ready", "workers": 0}, 503, {"retry-after": "1"})
 
     _add_protocol(app, pool)
+    models = models_of(pool, request_bytes)
+    add_models(app, lambda: models)
 
     @app.get(f"/models/{model}", tags=["model"])
     async def describe() -> dict[str, Any]:
@@ -53,7 +61,11 @@ def build_routes(pool: Pool) -> FastAPI:
     def openapi() -> dict[str, Any]:
         document, path = plain(), f"/predictions/{model}"  # FastAPI keeps the document
         if pool.description and path not in document["paths"]:
-            document["paths"][path] = {"post": _operation(pool.description, options.folder)}
+            operation = _operation(pool.description, options.folder)
+            document["paths"][path] = {"post": operation}
+            for named, protocol in PROTOCOLS.items():
+                if protocol in protocols(pool):
+                    document["paths"][named] = {"post": _openai_operation(pool.description, protocol)}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change the document
@@ -98,12 +110,14 @@ def add_problems(app: FastAPI, model: str, version: str, where: str) -> None:
 
 def _problem(error: RequestError, request: Request, model: str, version: str) -> Response:
     request_id = request_id_of({REQUEST_ID_HEADER: request.headers.get(REQUEST_ID_HEADER, "")}, None)
-    answer = problem_answer(error, request_id, model, version)
-    retry = {"retry-after": "1"} if isinstance(error, Unavailable) else {}
-    return Response(answer.body, answer.status, retry, PROBLEM_MEDIA_TYPE)
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    protocol = OPENAI_CHAT if path.startswith(ROOT) else ""  # all of them have errors of the same form
+    answer = problem_answer(error, request_id, model, version, protocol)
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    return Response(answer.body, answer.status, headers)
 
 
-def add_server(app: FastAPI, pools: Callable[[], Sequence[Pool]]) -> None:
+def add_server(app: FastAPI, pools: Callable[[], Sequence[Serving]]) -> None:
     """The paths of the Open Inference Protocol that ask for the server, and not for one of its models."""
 
     @app.get("/v2/health/live", tags=["health"])
@@ -127,7 +141,7 @@ def add_server(app: FastAPI, pools: Callable[[], Sequence[Pool]]) -> None:
         return JSONResponse(repository_index(pools(), read_question(body)))
 
 
-def _add_protocol(app: FastAPI, pool: Pool) -> None:
+def _add_protocol(app: FastAPI, pool: Workers) -> None:
     """The paths of the Open Inference Protocol, but those of predictions."""
     options = pool.options
     paths = (f"/v2/models/{options.model}", f"/v2/models/{options.model}/versions/{options.version}")
@@ -167,6 +181,22 @@ def _operation(description: dict[str, Any], folder: Path) -> dict[str, Any]:
             **{str(status): {"description": text, "content": problem} for status, text in _PROBLEMS.items()},
         },
     }
+
+
+def _openai_operation(description: dict[str, Any], protocol: str) -> dict[str, Any]:
+    """The same of a path of the OpenAI API, with the schema of its requests where the worker says it."""
+    schema = description.get("openai_schemas", {}).get(protocol, {"type": "object"})
+    problem = {JSON: {"schema": {"type": "object"}}}
+    return {
+        "tags": ["openai"],
+        "summary": f"Ask {description['model']} as a client of the OpenAI API",
+        "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},
+        "responses": {
+            "200": {"description": "The answer, or with stream: true its events", "content": {JSON: {}}},
+            **{str(status): {"description": text, "content": problem} for status, text in _PROBLEMS.items()
+               if status != 422},
+        },
+    }  # fmt: skip
 
 
 def _examples(samples: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One worker process, as the accepting process sees it: started, given batches, ended."""
+"""A worker process, as the accepting process sees it: started, ready or refused, ended; subclasses give it work."""
 
 from __future__ import annotations
 
@@ -13,18 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from handlers.adapters.asgi.backlog import Waiting
-from handlers.adapters.asgi.frames import (
-    ANSWERS,
-    FORMAT,
-    READY,
-    REFUSED,
-    Answer,
-    MalformedFrame,
-    Unpacker,
-    batch_frame,
-    read_answers,
-    read_report,
-)
+from handlers.adapters.asgi.frames import FORMAT, READY, REFUSED, MalformedFrame, Unpacker, read_report
 from handlers.contract import METRICS_FOLDER_VARIABLE, WORKER_ENVIRONMENT, WORKER_PYTHON_VARIABLE
 
 
@@ -34,7 +23,6 @@ class Events:
 
     ready: Callable[[WorkerProcess, dict[str, Any]], None]
     refused: Callable[[WorkerProcess, str], None]  # with the reason; `ended` follows
-    idle: Callable[[int, float], None]  # its batch of so many requests is answered, which took so many seconds
     ended: Callable[[WorkerProcess, Sequence[Waiting]], None]  # with the requests that it had
 
 
@@ -43,32 +31,39 @@ class WorkerProcess(asyncio.Protocol):
 
     Args:
         number: its own among the workers.
-        batch_s: seconds that a batch may take; a worker that takes longer is killed.
+        silent_s: seconds that a worker which has requests may be silent; one that is silent for longer is killed.
     """
 
-    def __init__(self, number: int, batch_s: float, events: Events) -> None:
+    def __init__(self, number: int, silent_s: float, events: Events) -> None:
         self.number = number
         self.is_ready = False
         self.was_ready = False  # when it ended
-        self.is_retiring = False  # gets no batch any more, and ends when it is idle
+        self.is_retiring = False  # gets no request any more, and ends when it has none
         self._is_closing = False
-        self._batch_s = batch_s
+        self._silent_s = silent_s
         self._events = events
-        self._batch: Sequence[Waiting] = ()
-        self._begun = 0.0  # its computation
         self._unpacker = Unpacker()
         self._transport: asyncio.WriteTransport
         self._process: subprocess.Popen[bytes]
         self._timer: asyncio.TimerHandle | None = None
-        self.is_overdue = False  # killed, because its batch took too long
-
-    @property
-    def is_idle(self) -> bool:
-        return self.is_ready and not self.is_busy and not self.is_retiring
+        self.is_overdue = False  # killed, because it was silent for too long
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._batch)
+        """Whether it has requests."""
+        raise NotImplementedError
+
+    def give_back(self) -> Sequence[Waiting]:
+        """The requests that it had, which it does not answer any more."""
+        raise NotImplementedError
+
+    def take(self, kind: bytes, content: bytes) -> None:
+        """A message of a worker that is ready.
+
+        Raises:
+            MalformedFrame: it is none.
+        """
+        raise NotImplementedError
 
     @property
     def pid(self) -> int:
@@ -107,15 +102,8 @@ class WorkerProcess(asyncio.Protocol):
         ours.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
 
-    def compute(self, batch: Sequence[Waiting]) -> None:
-        """Give the batch to the worker, which is idle."""
-        self._batch = batch
-        self._begun = asyncio.get_running_loop().time()
-        self._transport.write(batch_frame([waiting.item for waiting in batch]))
-        self._timer = asyncio.get_running_loop().call_later(self._batch_s, self._overdue)
-
     def retire(self) -> None:
-        """Let the worker end, once it has answered the batch that it has; one that still loads ends at once."""
+        """Let the worker end, once it has answered the requests that it has; one that still loads ends at once."""
         self.is_retiring = True
         if not self.is_ready:
             self.kill()
@@ -123,7 +111,7 @@ class WorkerProcess(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        """Let the worker end: it has no batch."""
+        """Let the worker end: nobody waits for an answer of it."""
         self._is_closing = True
         self._transport.close()
 
@@ -149,19 +137,15 @@ class WorkerProcess(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_ready, self.was_ready = False, self.is_ready
-        if self._timer is not None:
-            self._timer.cancel()
-        batch, self._batch = self._batch, ()
+        self.stop_watching()
         if not self._is_closing:
             self._process.kill()  # it closed its socket, so it answers nothing any more
-        self._events.ended(self, batch)
+        self._events.ended(self, self.give_back())
 
     # ---- messages ------------------------------------------------------------------------------------------------
 
     def _received(self, kind: bytes, content: bytes) -> None:
-        if kind == ANSWERS:
-            self._answered(read_answers(content))
-        elif kind == READY and not self.is_ready:
+        if kind == READY and not self.is_ready:
             report = read_report(content)
             if report.get("format") != FORMAT:
                 self._events.refused(self, "its archive was built by another tsctl: build it again")
@@ -172,20 +156,23 @@ class WorkerProcess(asyncio.Protocol):
         elif kind == REFUSED:
             self._events.refused(self, str(read_report(content).get("reason", "")))
         else:
-            raise MalformedFrame(f"a message of kind {kind!r}")
+            self.take(kind, content)
 
-    def _answered(self, answers: Sequence[Answer]) -> None:
-        batch = self._batch
-        if len(answers) != len(batch) or not batch:
-            raise MalformedFrame(f"{len(answers)} answers to {len(batch)} requests")
-        self._batch = ()
+    # ---- for subclasses ------------------------------------------------------------------------------------------
+
+    def write(self, message: bytes) -> None:
+        """Send the worker a message."""
+        self._transport.write(message)
+
+    def watch(self) -> None:
+        """From now on the worker may be silent for `silent_s`."""
+        self.stop_watching()
+        self._timer = asyncio.get_running_loop().call_later(self._silent_s, self._overdue)
+
+    def stop_watching(self) -> None:
+        """The worker may be silent for as long as it likes."""
         if self._timer is not None:
             self._timer.cancel()
-        for waiting, answer in zip(batch, answers, strict=True):
-            waiting.answer(answer)
-        if self.is_retiring:
-            self.close()
-        self._events.idle(len(batch), asyncio.get_running_loop().time() - self._begun)
 
     def _overdue(self) -> None:
         self.is_overdue = True

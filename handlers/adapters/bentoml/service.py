@@ -16,9 +16,9 @@ import bentoml
 
 from handlers.adapters.asgi.app import Server
 from handlers.adapters.asgi.asgi_call import Message, Receive, Send
-from handlers.adapters.asgi.options import pool_options
-from handlers.adapters.asgi.pool import Pool
+from handlers.adapters.asgi.options import open_pool, pool_options
 from handlers.adapters.asgi.routes import build_routes
+from handlers.adapters.asgi.workers import Workers
 from handlers.contract import METRICS_FOLDER_VARIABLE, LoadReport
 from handlers.errors import LoadError
 from handlers.unpacked import read_documents
@@ -39,7 +39,7 @@ class Served:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.manifest, self.content = read_documents(folder)
-        self._pool: Pool | None = None
+        self._pool: Workers | None = None
         self._server: Server | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -61,8 +61,9 @@ class Served:
             if not refusal.done():
                 refusal.set_result(reason)
 
-        self._pool = Pool(options, refused)
-        self._server = Server(self._pool, self.content["serving"]["limits"]["request_bytes"], build_routes(self._pool))
+        self._pool = open_pool(options, refused)
+        request_bytes = self.content["serving"]["limits"]["request_bytes"]
+        self._server = Server(self._pool, request_bytes, build_routes(self._pool, request_bytes))
         await self._pool.start()
         ready = asyncio.ensure_future(self._pool.ready.wait())
         await asyncio.wait((ready, refusal), return_when=asyncio.FIRST_COMPLETED)

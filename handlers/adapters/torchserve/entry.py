@@ -27,12 +27,14 @@ from handlers.adapters.torchserve.context import (
     worker_config,
 )
 from handlers.adapters.torchserve.install import install
+from handlers.adapters.torchserve.turns import Turns
 from handlers.contract import JSON
-from handlers.errors import ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
+from handlers.errors import LoadError, ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.messages import Outcome, Request, bare_media_type, problem, request_id_of
 from handlers.worker import startup
+from handlers.worker.make import make_worker
 from handlers.worker.reference import write_reference
-from handlers.worker.worker import Worker
+from handlers.worker.text import TextWorker
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class Entry:
     def __init__(self, handler: Any = None) -> None:
         self._handler = handler
         self._facts: dict[str, Any] = {}
-        self.worker: Worker
+        self.worker: Any  # a Worker or a TextWorker, by the handler
 
     def initialize(self, context: Any) -> None:
         """Make the worker ready; logs one line on how that ended.
@@ -72,9 +74,11 @@ class Entry:
         # Bodies come raw, whatever decode_input_request says for the node: malformed JSON must reach `decode`. Stock
         # archives on the same node keep TorchServe's own decoding.
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
-        self.worker = Worker(self._handler, worker_config(context))
+        self.worker = make_worker(worker_config(context), self._handler)
         self._facts |= startup.start(self.worker)
         respond = None if self._has_own_handle else self.respond
+        if isinstance(self.worker, TextWorker):
+            respond = Turns(self.worker, read_request).respond
         is_bulk = self.worker.config.wire == "bulk" and install(self, respond)
         self._facts["wire"] = "bulk" if is_bulk else "stock"
 
@@ -111,7 +115,8 @@ class Entry:
 
     def answer(self, batch: Sequence[wire.Item]) -> list[Outcome]:
         """One outcome per item of a batch, in order."""
-        return self.worker.answer([read_request(item) for item in batch])
+        outcomes: list[Outcome] = self.worker.answer([read_request(item) for item in batch])
+        return outcomes
 
     def respond(self, batch: Sequence[wire.Item]) -> bytes:
         """The response to a batch, as TorchServe reads it."""
@@ -133,12 +138,15 @@ class Entry:
     def golden_answers(self, context: Any) -> dict[str, Any]:
         """The present answers to the samples, by file name; in place of `initialize`."""
         self._handler = self._handler or author_handler(context)
-        return startup.golden_answers(Worker(self._handler, worker_config(context)))
+        return startup.golden_answers(make_worker(worker_config(context), self._handler))
 
     def write_reference(self, context: Any, files: Sequence[Path], out: Path) -> int:
         """Write the records of the answers to reference data; in place of `initialize`."""
         self._handler = self._handler or author_handler(context)
-        return write_reference(Worker(self._handler, worker_config(context)), files, out)
+        worker = make_worker(worker_config(context), self._handler)
+        if isinstance(worker, TextWorker):
+            raise LoadError("a text model has no reference: leave `reference` out of archive.yaml")
+        return write_reference(worker, files, out)
 
     @property
     def _has_own_handle(self) -> bool:

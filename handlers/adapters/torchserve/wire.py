@@ -6,11 +6,11 @@ The bytes on the socket are those of TorchServe's own encoder and decoder, in bo
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from handlers.messages import Outcome
+from handlers.messages import Head, Outcome, phrase_of
 
 _INT = struct.Struct("!i")
 _write_int = _INT.pack
@@ -43,6 +43,14 @@ class Item(NamedTuple):
 
 class Batch(list[Item]):
     """A decoded inference message; its type tells it from TorchServe's own list of dicts."""
+
+
+class Turned(NamedTuple):
+    """What one turn gives to one request (turns.py)."""
+
+    head: Head | None  # with the first part
+    body: bytes
+    has_more: bool | None  # of an answer in parts; None: this is all of the answer
 
 
 class Disconnected(Exception):
@@ -215,6 +223,30 @@ def encode(answers: list[bytes], context: Any) -> bytes:
     return b"".join(parts)
 
 
+def encode_turn(turned: Iterable[tuple[str, Turned]]) -> bytes:
+    """A predict response with status 200, as TorchServe's continuous batching reads it: a part for some requests.
+
+    The header `ts_stream_next` says whether more follows. TorchServe closes the client's connection before the body of
+    an answer that has it and a status of 400 or more, so an error is always one piece.
+    """
+    parts = [_PREDICTED]
+    for request_id, (head, body, has_more) in turned:
+        name = request_id.encode()
+        next_header = () if has_more is None else ((_NEXT, "true" if has_more else "false"),)
+        status, media_type, headers = (200, "", ()) if head is None else (head.status, head.media_type, head.headers)
+        typed = (("content-type", media_type),) if media_type else ()
+        parts += (
+            _write_int(len(name)),
+            name,
+            _head(media_type, status, phrase_of(status), (*typed, *headers, *next_header)),
+            _write_int(len(body)),
+            body,
+        )
+    parts.append(_END)
+    return b"".join(parts)
+
+
+_NEXT = "ts_stream_next"
 _PREDICTED = _write_int(200) + _write_int(18) + b"Prediction success"
 
 

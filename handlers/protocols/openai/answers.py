@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from handlers.errors import RequestError
-from handlers.protocols.openai.errors import error_document
+from handlers.protocols.openai.errors import error_event
 from handlers.text.answer import Piece
 from handlers.text.backend import Token
 
@@ -72,6 +72,11 @@ class Reply:
         return self.error is not None or None not in self._finishes
 
     @property
+    def finish(self) -> str:
+        """How the first answer ended; empty while it goes on, and where it could not."""
+        return self._finishes[0] or ""
+
+    @property
     def tokens(self) -> int:
         """Written so far, by all answers."""
         return sum(map(len, self._tokens))
@@ -105,7 +110,7 @@ class Reply:
     def events(self, index: int, piece: Piece) -> bytes:
         """The events of a piece, after `take`; the last ones of the stream if the reply is complete with it."""
         if piece.error is not None:
-            return b"event: error\ndata: " + error_document(piece.error) + b"\n\n"
+            return error_event(piece.error)
         if not (piece.text or piece.finish or (piece.tokens and self.top_logprobs is not None)):
             return b""
         content = {"delta": {"content": piece.text}} if self.is_chat else {"text": piece.text}
@@ -113,10 +118,10 @@ class Reply:
         self._lengths[index] += len(piece.text)
         return self._event([choice])
 
-    def end(self, usage: Usage) -> bytes:
-        """The end of a stream without an error."""
+    def end(self, usage: Usage, comment: bytes = b"") -> bytes:
+        """The end of a stream without an error; the comment stands before its last event."""
         last = self._event([], usage=usage.document()) if self.tells_usage else b""
-        return last + DONE
+        return last + comment + DONE
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         kind = "chat.completion.chunk" if self.is_chat else "text_completion"

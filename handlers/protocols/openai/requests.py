@@ -52,7 +52,7 @@ class _ResponseFormat(Schema):
 
 
 class _Common(Schema):
-    model: str
+    model: str | None = None  # a path that names the model needs it not
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
@@ -111,7 +111,7 @@ class Defaults:
 class Asked:
     """What one request asks for."""
 
-    model: str
+    model: str | None
     messages: Sequence[dict[str, Any]] | None  # for the chat template; None: `prompts` are texts
     tools: Sequence[dict[str, Any]]
     prompts: Sequence[str]

@@ -5,79 +5,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from handlers.errors import DeadlinePassed, DoesNotFit, ModelFailed, RequestError, Unavailable
 from handlers.text.answer import Answer, Piece
-from handlers.text.backend import LENGTH, STOP, Backend, Produced, Token
+from handlers.text.backend import LENGTH, STOP, Backend
 from handlers.text.generator import Delivery, Generator
 from handlers.text.sampling import Sampling
-
-POISON, END = 13, 0
-
-
-class Scripted:
-    """Answers each prompt with its own tokens, one a step, then END; fails in a step that begins a prompt of POISON."""
-
-    context = 10
-
-    def __init__(self) -> None:
-        self.answers: dict[int, list[int]] = {}
-        self.steps: list[set[int]] = []
-        self._permits = threading.Semaphore(0)  # a step takes one, unless it is free
-        self._is_free = True
-        self.fails_now = False
-        self.is_closed = False
-
-    def hold(self) -> None:
-        self._is_free = False
-
-    def allow(self, steps: int) -> None:
-        self._permits.release(steps)
-
-    def free(self) -> None:
-        self._is_free = True
-        self.allow(1)  # to the one that waits
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[int]:
-        return self.encode(str(messages))
-
-    def token_bytes(self, token: int) -> bytes:
-        return bytes([token]) if token else b""
-
-    def add(self, key: int, prompt: Sequence[int], sampling: Sampling) -> None:
-        if sampling.json_schema is not None:
-            raise ValueError("no JSON here")
-        self.answers[key] = [*prompt, END][: sampling.max_tokens]
-
-    def cancel(self, key: int) -> None:
-        del self.answers[key]
-
-    def step(self) -> Iterable[Produced]:
-        assert self._is_free or self._permits.acquire(timeout=30)
-        if self.fails_now or any(POISON in tokens for tokens in self.answers.values()):
-            raise RuntimeError("a bad step")
-        self.steps.append(set(self.answers))
-        produced = []
-        for key, tokens in list(self.answers.items()):
-            token = tokens.pop(0)
-            finish = STOP if token == END else "" if tokens else LENGTH
-            if finish:
-                del self.answers[key]
-            produced.append(Produced(key, (Token(token),), finish))
-        return produced
-
-    def cache_usage(self) -> float:
-        return 0.0
-
-    def close(self) -> None:
-        self.is_closed = True
+from tests.support.scripted import POISON, Scripted
 
 
 class Site:

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handlers.contract import WORKER_PYTHON_VARIABLE
+from tsctl.archive.container import open_archive
+from tsctl.archive.inspect import read_facts
 from tsctl.archive.sources import handlers_package
+from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec, BentomlSpec
 from tsctl.config.project import Project
 from tsctl.host.files import make_folder
 from tsctl.nodes.environments import require_environment
 from tsctl.nodes.uvicorn import engine as uvicorn
+from tsctl.nodes.whole import unfit_text
 
 #: The program, in the package `handlers`; it finds that package by itself, and nothing else of this environment.
 PROGRAM = Path("adapters", "bentoml", "run_node.py")
@@ -32,6 +36,11 @@ class BentomlNode(uvicorn.UvicornNode):
             "BENTOML_DO_NOT_TRACK": "True",  # it would send its use to its makers
         }
         return [str(environment.python), "-I", "-u", str(handlers_package() / PROGRAM)], variables
+
+    def cannot(self, archive: StoredArchive, version: str) -> str:
+        with open_archive(archive.path) as content:
+            reason = unfit_text(read_facts(content), "BentoML")
+        return reason or super().cannot(archive, version)
 
 
 def open_node(project: Project, name: str, spec: BaseNodeSpec, read_timeout_s: float) -> BentomlNode:

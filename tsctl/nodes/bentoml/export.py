@@ -9,13 +9,14 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from tsctl.archive.container import unpack
-from tsctl.archive.inspect import inspect_archive
+from tsctl.archive.container import open_archive, unpack
+from tsctl.archive.inspect import inspect_archive, read_facts
 from tsctl.archive.libraries import Libraries, libraries_of
 from tsctl.archive.store import require_readable, store_name
 from tsctl.errors import ArchiveError
 from tsctl.nodes.environments import ENGINES
 from tsctl.nodes.exported import new_folder
+from tsctl.nodes.whole import unfit_text
 
 #: The adapter in the archive, without which BentoML cannot serve it.
 ADAPTER = "handlers/adapters/bentoml/service.py"
@@ -35,6 +36,9 @@ def export(archive: Path, target: Path) -> Libraries:
         OSError: the folder cannot be written.
     """
     contents = inspect_archive(archive)
+    with open_archive(archive) as opened:
+        if reason := unfit_text(read_facts(opened), "BentoML"):
+            raise ArchiveError(f"{archive.name} cannot be exported: {reason}")
     if contents.made_by != "tsctl":
         raise ArchiveError(f"{archive.name} was not built by tsctl, so only TorchServe can serve it")
     model, version = require_readable(archive)

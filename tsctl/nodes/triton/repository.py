@@ -33,6 +33,7 @@ from tsctl.errors import ArchiveError
 from tsctl.host.files import make_folder, write_document
 from tsctl.nodes.observed import VersionKey
 from tsctl.nodes.triton.model_config import Batching, model_config, numbered_groups
+from tsctl.nodes.whole import unfit_text
 
 #: Triton's own number of the only version of each of its models.
 NUMBER = "1"
@@ -205,6 +206,8 @@ def unfit(facts: Facts, names: list[str]) -> str:
         return "it was not built by tsctl, so only TorchServe can serve it"
     if not facts.serving.handler:
         return "its handler defines the function handle, which only TorchServe calls"
+    if reason := unfit_text(facts, "Triton"):
+        return reason
     if ADAPTER not in names:
         return "an older tsctl built it, without an adapter for Triton: build it again"
     return ""

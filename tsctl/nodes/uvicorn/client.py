@@ -44,6 +44,7 @@ class VersionState:
     ready: tuple[Worker, ...]
     waiting: int
     startup_s: float
+    address: str = ""  # where it answers; empty: where the node does
 
 
 class AdminClient:
@@ -95,13 +96,19 @@ class AdminClient:
         """Have the node end the version."""
         self._call("DELETE", _path(model, version), None)
 
-    def predict(self, path: str, body: bytes, media_type: str) -> Reply:
-        """The answer to one request, past cache and metrics."""
+    def predict(self, path: str, body: bytes, media_type: str, address: str = "") -> Reply:
+        """The answer to one request, past cache and metrics.
+
+        Args:
+            address: where the version answers; empty: where the node does.
+        """
         headers = {"Content-Type": media_type, "Cache-Control": "no-store", CHECK_HEADER: CHECK_ANSWER}
 
         def send(keys: Keys | None) -> requests.Response:
             access = {"Authorization": f"Bearer {keys.inference}"} if keys is not None else {}
-            return self._connection.send("POST", self._url + path, {**headers, **access}, body, CHANGE_TIMEOUT_S)
+            return self._connection.send(
+                "POST", (address or self._url) + path, {**headers, **access}, body, CHANGE_TIMEOUT_S
+            )
 
         answer = self._with_keys(send) if self._has_token else send(None)
         return Reply(answer.status_code, answer.content, answer.headers)

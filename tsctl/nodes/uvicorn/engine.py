@@ -179,6 +179,7 @@ def _report(state: VersionState) -> VersionReport:
         state.failure if state.state != "refused" else "",
         tuple(worker.id for worker in state.ready),
         round(state.startup_s) or UNKNOWN_STARTUP_S,
+        address=state.address,
     )
     return VersionReport(
         (state.model, state.version),

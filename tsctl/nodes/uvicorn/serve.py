@@ -17,6 +17,7 @@ from tsctl.archive.container import unpack
 from tsctl.archive.inspect import inspect_archive
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError, SpecError, TsctlError
+from tsctl.host.changes import changes
 from tsctl.host.process import end_child, inherited
 from tsctl.host.progress import Progress
 
@@ -24,7 +25,6 @@ from tsctl.host.progress import Progress
 STOP_S = 40.0
 #: Exit status of a server whose archive must not serve.
 REFUSED = 3
-POLL_MS = 300
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,7 @@ def serve_and_reload(build: Callable[[], Path], folder: Path, address: Address, 
 
 
 def _next_build(build: Callable[[], Path], present: Path, folder: Path, progress: Progress) -> Path:
-    from watchfiles import DefaultFilter, watch
-
-    ignored = DefaultFilter(ignore_dirs=[*DefaultFilter.ignore_dirs, ".built"])
-    for _ in watch(folder, watch_filter=ignored, step=POLL_MS):
+    for _ in changes(folder):
         try:
             archive = build()
         except TsctlError as error:

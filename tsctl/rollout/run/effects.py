@@ -219,7 +219,7 @@ class LiveEffects:
 
     def _capacity(self, state: State, node: Node, golden: Golden, workers: int) -> float:
         _, body, media_type = min(golden.samples, key=lambda sample: len(sample[1]))
-        url = node.spec.url + node.path(state.model, state.canary)
+        url = node.url(state.model, state.canary) + node.path(state.model, state.canary)
         headers = {"content-type": media_type, "cache-control": "no-store", CHECK_HEADER: CHECK_ANSWER, **node.access()}
         took = batch_seconds(url, headers, [body] * golden.batch, node.unwrap)
         return workers * golden.batch / median(took)

@@ -12,27 +12,36 @@ import json
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from handlers.adapters.asgi import http_server
 from handlers.adapters.asgi.listener import listen
 from handlers.adapters.asgi.node.app import Node
-from handlers.adapters.asgi.node.registry import Registry
+from handlers.adapters.asgi.node.registry import Opened, Registry, Unpacked, open_workers
 
 DAMAGED, NO_ADDRESS = 3, 4
 LOG_BYTES, LOG_FILES = 10 << 20, 5
 
 
 Serve = Callable[[Node, argparse.Namespace, socket.socket], Awaitable[None]]
+#: By the arguments and the node's tokens.
+Opener = Callable[[argparse.Namespace, Mapping[str, str]], Callable[[Unpacked], Opened]]
 
 
-def main(program: str = "python -m handlers.adapters.asgi.node", serve: Serve | None = None) -> int:
+def main(
+    program: str = "python -m handlers.adapters.asgi.node",
+    serve: Serve | None = None,
+    opener: Opener | None = None,
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> int:
     """Serve until a signal comes; the exit status.
 
     Args:
         serve: serves a node on a listener until a signal comes; None: under uvicorn.
+        opener: gives what makes the workers of a version, by the arguments; None: our own workers.
+        add_arguments: adds arguments of its own to the command line.
     """
     parser = argparse.ArgumentParser(prog=program)
     parser.add_argument("--host", default="127.0.0.1")
@@ -40,6 +49,7 @@ def main(program: str = "python -m handlers.adapters.asgi.node", serve: Serve | 
     parser.add_argument("--folder", type=Path, required=True, help="of the node")
     parser.add_argument("--store", type=Path, required=True, help="with the archives")
     parser.add_argument("--open", action="store_true", help="requests for answers need no token")
+    add_arguments(parser)
     arguments = parser.parse_args()
     _log_into(arguments.folder / "logs" / "node.log")
     try:
@@ -56,7 +66,9 @@ def main(program: str = "python -m handlers.adapters.asgi.node", serve: Serve | 
     with listener:
         try:
             token_wanted = None if arguments.open else token
-            http_server.run(_run(arguments, admin_token, token_wanted, listener, serve or _serve))
+            make = opener(arguments, tokens) if opener is not None else open_workers
+            registry = Registry(arguments.folder, arguments.store, make)
+            http_server.run(_run(registry, arguments, admin_token, token_wanted, listener, serve or _serve))
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program of its own
             return DAMAGED
@@ -64,9 +76,13 @@ def main(program: str = "python -m handlers.adapters.asgi.node", serve: Serve | 
 
 
 async def _run(
-    arguments: argparse.Namespace, admin_token: str, token: str | None, listener: socket.socket, serve: Serve
+    registry: Registry,
+    arguments: argparse.Namespace,
+    admin_token: str,
+    token: str | None,
+    listener: socket.socket,
+    serve: Serve,
 ) -> None:
-    registry = Registry(arguments.folder, arguments.store)
     await registry.restore()
     try:
         await serve(Node(registry, admin_token, token), arguments, listener)

@@ -12,16 +12,18 @@ from itertools import count
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
-from handlers.adapters.asgi.app import Server, send_answer
+from handlers.adapters.asgi.app import Server, predict, send_answer
 from handlers.adapters.asgi.asgi_call import Application, Message, Receive, Send
-from handlers.adapters.asgi.exchange import Route
+from handlers.adapters.asgi.exchange import Target
 from handlers.adapters.asgi.frames import Answer, Headers
 from handlers.adapters.asgi.node.admin import ROOT, build_admin
 from handlers.adapters.asgi.node.registry import Registry
-from handlers.adapters.asgi.pool import Pool
+from handlers.adapters.asgi.openai_api import MOST_BYTES, Bodies, add_models, by_model
+from handlers.adapters.asgi.openai_api import ROOT as OPENAI_ROOT
 from handlers.adapters.asgi.problems import NotFound, Unauthorized, problem_answer
 from handlers.adapters.asgi.routes import add_metrics, add_problems, add_server
-from handlers.contract import REQUEST_ID_HEADER, SENT_HEADER
+from handlers.adapters.asgi.serving import Serving
+from handlers.contract import OPENAI_CHAT, REQUEST_ID_HEADER, SENT_HEADER
 from handlers.errors import RequestError, Unavailable
 from handlers.messages import request_id_of
 
@@ -42,15 +44,18 @@ class Node:
         self._registry = registry
         self._admin = build_admin(registry)
         self._own = _own_routes(registry)
+        self._by_model = by_model(lambda: registry.models, Bodies(MOST_BYTES))
         self._admin_header = f"Bearer {admin_token}".encode()
         self._header = f"Bearer {token}".encode() if token is not None else None
         self._prefix, self._numbers = os.urandom(6).hex(), count(1)
         self.others: Application = self  # what has no route
 
-    def route(self, path: bytes, headers: Headers) -> Route | None:
+    def route(self, path: bytes, headers: Headers) -> Target | None:
         """Where the predictions of a path are computed; None where it asks for none, or comes without the token."""
         if self._header is not None and not _has(headers, self._header):
             return None
+        if path in self._by_model:
+            return self._by_model[path]
         text = path.decode("latin-1")
         server = self._registry.servers.get(text)
         if server is None and text.startswith("/models/"):
@@ -78,6 +83,8 @@ class Node:
             return await self._refuse(error, scope, send)
         if is_admin:
             return await self._admin(scope, receive, send)
+        if path.encode() in self._by_model:
+            return await predict(self._by_model[path.encode()], self.next_id(), scope, receive, send)
         server = self._registry.servers.get(path)
         if server is None:
             return await self._other(path, scope, receive, send)
@@ -122,7 +129,8 @@ class Node:
         request_id = request_id_of(sent, None) or self.next_id()
         parts = [*scope["path"].split("/"), "", "", ""]
         model, version = (parts[2], parts[3]) if parts[1] == "predictions" else ("", "")
-        await send_answer(problem_answer(error, request_id, model, version), request_id, send)
+        protocol = OPENAI_CHAT if scope["path"].startswith(OPENAI_ROOT) else ""  # all its errors have the same form
+        await send_answer(problem_answer(error, request_id, model, version, protocol), request_id, send)
 
 
 def _has(headers: Headers, wanted: bytes) -> bool:
@@ -150,10 +158,11 @@ def _own_routes(registry: Registry) -> FastAPI:
             names.setdefault(version.entry.model, []).append(version.entry.version)
         return names
 
-    def pools() -> list[Pool]:
+    def pools() -> list[Serving]:
         return [version.pool for version in registry.registered if version.pool is not None]
 
     add_server(app, pools)
+    add_models(app, lambda: registry.models)
     add_metrics(app, registry.folder / "metrics")
     add_problems(app, "", "", "GET /models has all versions of this node.")
     return app

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,12 +19,15 @@ from typing import Any
 import yaml
 
 from handlers.adapters.asgi.app import Server
+from handlers.adapters.asgi.exchange import Route
 from handlers.adapters.asgi.node.output import Output
 from handlers.adapters.asgi.node.served import Entry, read_served, write_served
 from handlers.adapters.asgi.node.unpacked import remove_others, unpack
-from handlers.adapters.asgi.options import pool_options
-from handlers.adapters.asgi.pool import Pool
+from handlers.adapters.asgi.openai_api import Models
+from handlers.adapters.asgi.options import open_pool, pool_options
 from handlers.adapters.asgi.routes import build_routes
+from handlers.adapters.asgi.serving import Serving
+from handlers.adapters.asgi.workers import PoolOptions
 from handlers.errors import LoadError
 from handlers.unpacked import read_documents
 
@@ -53,6 +57,32 @@ class Unwritten(Exception):
     """The list of what the node serves cannot be written, as on a disk that is full."""
 
 
+@dataclass(frozen=True)
+class Unpacked:
+    """A version whose archive is unpacked, and whose workers are to be started."""
+
+    manifest: dict[str, Any]  # its section `model`
+    content: dict[str, Any]  # of model-config.yaml
+    options: PoolOptions
+    refused: Callable[[str], None]  # called where no worker could load, with the reason
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What answers a version's requests, and where."""
+
+    serving: Serving
+    server: Server | None = None  # at the node's own paths
+    address: str = ""  # elsewhere
+
+
+def open_workers(unpacked: Unpacked) -> Opened:
+    """Our own workers, asked by this process."""
+    workers = open_pool(unpacked.options, unpacked.refused)
+    request_bytes = unpacked.content["serving"]["limits"]["request_bytes"]
+    return Opened(workers, Server(workers, request_bytes, build_routes(workers, request_bytes)))
+
+
 @dataclass(eq=False)
 class Version:
     """One registered version."""
@@ -60,8 +90,10 @@ class Version:
     entry: Entry
     state: State = State.STARTING
     reason: str = ""  # why it is refused
-    pool: Pool | None = None
-    server: Server | None = None  # answers its paths; None until it is unpacked
+    pool: Serving | None = None
+    server: Server | None = None  # answers its paths; None until it is unpacked, and where it answers elsewhere
+    address: str = ""  # where it answers, if not at the node's own address
+    request_bytes: int = 0  # of its longest request
     output: Output | None = None
     task: asyncio.Task[None] | None = None
 
@@ -86,6 +118,7 @@ class Version:
             "waiting": self.pool.waiting if self.pool is not None else 0,
             "startup_s": self.pool.options.startup_s if self.pool is not None else 0,
             "facts": self.pool.facts if self.pool is not None else {},
+            "address": self.address,
         }
 
 
@@ -96,12 +129,15 @@ class Registry:
     Args:
         folder: of the node; the list of what it serves and the unpacked archives lie in it.
         store: the folder with the archives.
+        opener: makes what answers a version's requests; raises LoadError where nothing can.
     """
 
     folder: Path
     store: Path
+    opener: Callable[[Unpacked], Opened] = open_workers
     versions: dict[Key, Version] = field(default_factory=dict)
     servers: dict[str, Server] = field(default_factory=dict)  # by the path of a request for a prediction
+    models: Models = field(default_factory=dict)  # by the name that a request of the OpenAI API has for them
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _disk: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while archives are unpacked or removed
 
@@ -118,10 +154,10 @@ class Registry:
             self._begin(entry)
 
     async def stop(self) -> None:
-        """End all workers; the requests at hand are answered first."""
+        """End all workers; the requests at hand are answered first, but streams, which had their time."""
         for version in self.versions.values():
             version.state = State.ENDING
-        await asyncio.gather(*map(_end, self.versions.values()))
+        await asyncio.gather(*(_end(version, _drain_s(version)) for version in self.versions.values()))
 
     def get(self, model: str, version: str) -> Version:
         """The version; raises Unknown where it is not registered."""
@@ -227,13 +263,13 @@ class Registry:
                 manifest, content, entry.workers, self.folder / "metrics", place, entry.version,
                 version.output.descriptor,
             )  # fmt: skip
-            version.entry = replace(version.entry, workers=options.workers)
-            version.pool = Pool(options, self._refusing(version))
-            request_bytes = content["serving"]["limits"]["request_bytes"]
-            version.server = Server(version.pool, request_bytes, build_routes(version.pool))
+            opened = self.opener(Unpacked(manifest, content, options, self._refusing(version)))
+            version.pool, version.server, version.address = opened.serving, opened.server, opened.address
+            version.entry = replace(version.entry, workers=version.pool.options.workers)
+            version.request_bytes = content["serving"]["limits"]["request_bytes"]
             self._route()
             await version.pool.start()
-            if options.workers:
+            if version.pool.options.workers:
                 await version.pool.ready.wait()
             if version.state is State.STARTING:
                 version.state = State.SERVING
@@ -274,14 +310,17 @@ class Registry:
 
     def _route(self) -> None:
         servers: dict[str, Server] = {}
+        models: dict[str, Route] = {}
         for (model, name), version in self.versions.items():
             if version.server is None or version.state in (State.REFUSED, State.ENDING):
                 continue
+            models[f"{model}:{name}"] = Route(version.server.workers, "", version.request_bytes)
             paths = [f"/predictions/{model}/{name}", f"/v2/models/{model}/versions/{name}/infer"]
             if version.entry.is_default:
                 paths += [f"/predictions/{model}", f"/v2/models/{model}/infer"]
+                models[model] = models[f"{model}:{name}"]
             servers |= dict.fromkeys(paths, version.server)
-        self.servers = servers
+        self.servers, self.models = servers, models
 
     def _write(self, changed: Mapping[Key, Entry | None]) -> None:
         """Write the list with these changes.
@@ -316,11 +355,16 @@ class Registry:
             logger.error("This is a bug.", exc_info=error)
 
 
-async def _end(version: Version) -> None:
+async def _end(version: Version, drain_s: float = math.inf) -> None:
     if version.pool is not None:
-        await version.pool.stop()
+        await version.pool.stop(drain_s)
     if version.output is not None:
         version.output.close()
+
+
+def _drain_s(version: Version) -> float:
+    """Seconds for requests at hand when the node ends, and its connections have closed."""
+    return 0 if version.server is not None and version.server.workers.options.places is not None else math.inf
 
 
 def _key(version: Version) -> Key:

@@ -138,17 +138,10 @@ def _offer(values: Mapping[str, Any]) -> Offer | None:
     return Offer(values["offer"], float(values["first_token_s"]), float(values["answer_s"]))
 
 
-def _offered(upstream: Upstream, path: str) -> Json:
-    """What the cluster says of the OpenAI API: its offer, and the path of each kind of request on a node."""
-    offer = upstream.offer
+def _offered(offer: Offer | None) -> Json:
     if offer is None:
         return {}
-    paths = {name: _path_of(upstream, name, path) for name in openai.PROTOCOLS_OF[offer.kind]}
-    return {"offer": offer.kind, "first_token_s": offer.first_token_s, "answer_s": offer.answer_s, **paths}
-
-
-def _path_of(upstream: Upstream, protocol: str, path: str) -> str:
-    return openai.PATHS[protocol] if upstream.speaks_openai else path
+    return {"offer": offer.kind, "first_token_s": offer.first_token_s, "answer_s": offer.answer_s}
 
 
 def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, most_copies: int) -> Json:
@@ -172,7 +165,7 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, most_copies:
         metadata=metadata(
             model=upstream.model,
             version=upstream.version,
-            **{**(asdict(way) if way else {}), PATH_KEY: path, **_offered(upstream, path)},
+            **{**(asdict(way) if way else {}), PATH_KEY: path, **_offered(upstream.offer)},
         ),
         circuit_breakers={
             "thresholds": [{**SHADOW_LIMITS, "max_requests": most_copies} if is_shadow else _limits(upstream)]

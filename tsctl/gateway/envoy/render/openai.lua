@@ -96,7 +96,7 @@ local function read_line(line, told)
     end
   elseif string.sub(line, 1, #TOKENS_COMMENT) == TOKENS_COMMENT then
     local prompt, answer, finish = parse_told(string.sub(line, #TOKENS_COMMENT + 1))
-    if prompt ~= nil then
+    if prompt ~= nil and prompt + answer > 0 then -- a server whose worker is gone does not know
       told.prompt, told.answer, told.finish = prompt, answer, finish
     end
   elseif head == "event:" and string.find(line, "^event:%s*error") then

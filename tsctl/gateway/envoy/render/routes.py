@@ -170,7 +170,7 @@ def _routes_by_name(traffic: Traffic, spec: RouteSpec, offer: Offer, asked: open
     model = traffic.model
     for made in _routes_at(traffic, spec, asked.match(model), lambda version: asked.match(f"{model}:{version}")):
         route = _metered(made, spec, offer)
-        action = {**route["route"], "path_rewrite": cluster_metadata(asked.protocol), **asked.waits(offer)}
+        action = {**route["route"], **asked.waits(offer)}
         yield {**route, "route": action, "request_headers_to_add": [overwrite(PROTOCOL_HEADER, asked.protocol)]}
 
 

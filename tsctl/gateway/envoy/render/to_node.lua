@@ -24,7 +24,7 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  headers:replace(":path", PATHS[headers:get(PROTOCOL_HEADER) or ""] or PATH)
+  headers:replace(":path", PATH)
   local id = headers:get(REQUEST_ID_HEADER)
   if id ~= nil and string.match(id, "^[%w%-_.:]+$") then
     handle:streamInfo():dynamicMetadata():set(NAMESPACE, "request_id", id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tsctl.gateway.envoy.messages import Json, address, metadata, metadata_of
-from tsctl.nodes.node import OPENAI, TRITON
+from tsctl.nodes.node import TRITON
 
 VersionKey = tuple[str, str]  # model and version
 #: Of a cluster's metadata: the path of its version on its nodes, to which a route sends.
@@ -72,11 +72,6 @@ class Upstream:
     @property
     def key(self) -> VersionKey:
         return self.model, self.version
-
-    @property
-    def speaks_openai(self) -> bool:
-        """Whether its nodes answer the OpenAI API at that API's own paths."""
-        return self.way is not None and self.way.protocol == OPENAI
 
     @property
     def is_triton(self) -> bool:

@@ -13,7 +13,6 @@ from handlers.contract import (
     MOST_CLASSES,
     OTHER_CLASS,
     PROBLEM_MEDIA_TYPE,
-    PROTOCOL_HEADER,
     REQUEST_ID_HEADER,
     RETRY_DIED,
     RETRY_HEADER,
@@ -34,7 +33,6 @@ from tsctl.gateway.envoy.messages import (
     request_header,
 )
 from tsctl.gateway.envoy.render import triton
-from tsctl.gateway.envoy.render.openai import PATHS
 from tsctl.gateway.envoy.render.problems import node_problems
 from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.headers import CLIENT, DEADLINE_BY_HEADER, DEADLINE_HEADER, ROUTE
@@ -58,7 +56,7 @@ def worker_filters(upstream: Upstream, path: str, deadline_s: float, is_shadow: 
         deadline_s: of the model's route.
     """
     deadline_ms = round(deadline_s * 1000)
-    to_node = http_filter("to_node", "lua.v3.Lua", default_source_code=_to_node(upstream, path, deadline_ms, is_shadow))
+    to_node = http_filter("to_node", "lua.v3.Lua", default_source_code=_to_node(path, deadline_ms, is_shadow))
     from_node = http_filter("from_node", "lua.v3.Lua", default_source_code=_from_node(upstream))
     mutations: list[Json] = [
         {"append": overwrite("authorization", TOKEN_OF_NODE)},
@@ -123,12 +121,10 @@ def _is_status(kind: str) -> Json:
     return {"single_predicate": {"input": extension("status", _STATUS_CLASS), "value_match": {"exact": kind}}}
 
 
-def _to_node(upstream: Upstream, path: str, deadline_ms: int, is_shadow: bool) -> Json:
+def _to_node(path: str, deadline_ms: int, is_shadow: bool) -> Json:
     return lua(
         "to_node.lua",
         PATH=path,
-        PATHS=PATHS if upstream.speaks_openai else {},
-        PROTOCOL_HEADER=PROTOCOL_HEADER,
         DEADLINE_MS=deadline_ms,
         IS_SHADOW=is_shadow,
         NAMESPACE=NAMESPACE,

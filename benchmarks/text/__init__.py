@@ -1,0 +1,1 @@
+"""Streams of a language model, measured: users served at once, how evenly tokens come, what breaks a stream."""

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
+import openai
 import pytest
 import requests
 
@@ -379,3 +380,17 @@ def test_a_budget_of_tokens_outlives_a_change_of_weights_and_hanging_up_is_not_f
     refused = place.ask(key=key)
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) > 60
+
+
+def test_openais_own_client_streams_embeds_and_raises_its_errors(place: Place) -> None:
+    with openai.OpenAI(base_url=f"{place.front.base}/v1", api_key=place.front.key, max_retries=0) as client:
+        asked = {"model": "m", "messages": [{"role": "user", "content": Script(tokens=3).text()}]}
+        chunks = list(client.chat.completions.create(**asked, stream=True))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "10 11 12 "
+        assert client.chat.completions.create(**asked).choices[0].message.content == "1"
+        assert [model.id for model in client.models.list()][:2] == ["m", "m:2.0"]
+        with pytest.raises(openai.NotFoundError, match="There are: m, m:2"):
+            client.chat.completions.create(**{**asked, "model": "nobody"})
+        broken = {**asked, "messages": [{"role": "user", "content": Script(tokens=3, end="early").text()}]}
+        with pytest.raises(openai.APIError, match="ended before it was complete"):
+            list(client.chat.completions.create(**broken, stream=True))

@@ -250,6 +250,26 @@ def problem_document(
     }
 
 
+# ---- errors of the OpenAI API ----------------------------------------------------------------------------------------
+
+#: A request that cannot be answered as it is; OpenAI's clients do not send it again.
+OPENAI_INVALID = "invalid_request_error"
+#: Types of errors by status; others below 500 are OPENAI_INVALID, and the rest OPENAI_FAILED.
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+OPENAI_FAILED = "server_error"
+
+
+def openai_error(status: int, message: str, code: str, field: str | None = None) -> dict[str, Any]:
+    """The document of an error in the form of the OpenAI API; a worker and the gateway answer with the same ones.
+
+    Args:
+        code: the kind of the problem, as in `problem_document`.
+        field: the parameter that is wrong, where one is.
+    """
+    kind = OPENAI_TYPES.get(status) or (OPENAI_INVALID if status < 500 else OPENAI_FAILED)
+    return {"error": {"message": message, "type": kind, "param": field, "code": code}}
+
+
 # ---- golden answers --------------------------------------------------------------------------------------------------
 
 

@@ -321,8 +321,8 @@ def golden_texts(answers: Iterable[tuple[Iterable[str], str]]) -> dict[str, Any]
 def _texts_difference(answer: Any, golden: Any, tokens: int) -> str | None:
     """The first place where texts differ: in one of their first tokens, or in length or finish where all must agree."""
     try:
-        expected = _texts_of(golden)
-        got = [("".join(pieces), finish) for pieces, finish in _texts_of(answer)]
+        expected = texts_of(golden)
+        got = [("".join(pieces), finish) for pieces, finish in texts_of(answer)]
     except (KeyError, TypeError):
         return f"the answer: expected choices with a text and a finish_reason, got {_shortened(answer)}"
     if len(got) != len(expected):
@@ -339,7 +339,7 @@ def _texts_difference(answer: Any, golden: Any, tokens: int) -> str | None:
     return None
 
 
-def _texts_of(answer: Any) -> list[tuple[list[str], str]]:
+def texts_of(answer: Any) -> list[tuple[list[str], str]]:
     """The texts of golden answers token by token, and of a whole answer of the OpenAI API letter by letter."""
     if "answers" in answer:
         return [(each["tokens"], each["finish"]) for each in answer["answers"]]

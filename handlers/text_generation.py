@@ -111,3 +111,12 @@ class TextGenerationHandler:
             raise DoesNotFit(
                 f"The messages make no prompt: {error}.", [{"field": "messages", "message": "make no prompt"}]
             ) from None
+
+    # ---- for the records ---------------------------------------------------------------------------------------------
+
+    def redact(self, content: Mapping[str, Any]) -> Any:
+        """The body of a request as it may be kept where `records.input_days` is set; None keeps nothing.
+
+        Return a copy: the request may still be in the making.
+        """
+        return content

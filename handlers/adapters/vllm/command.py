@@ -32,6 +32,7 @@ class Place:
     host: str
     port: int
     gpu_share: float  # of a GPU's memory; without a GPU unused
+    dtype: str  # of weights and numbers between
 
 
 def server_command(
@@ -47,6 +48,7 @@ def server_command(
         "--model": str(place.weights),
         "--host": place.host,
         "--port": str(place.port),
+        "--dtype": place.dtype,
         "--max-model-len": str(generation.context),
         "--max-num-seqs": str(min(generation.max_answers, MOST_AT_ONCE)),
         "--generation-config": "vllm",  # defaults are the archive's, and not the model's
@@ -86,6 +88,7 @@ def server_environment(
         "VLLM_CACHE_ROOT": str(cache),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
         "VLLM_LOGGING_LEVEL": "WARNING",
+        "SPT_NOENV": "1",  # else vLLM's children write their titles over their environment, by which they are found
     }
 
 

@@ -1,7 +1,7 @@
-"""Makes the folder that vLLM reads from a GGUF, in vLLM's environment: `python convert.py GGUF FOLDER`.
+"""Makes the folder that vLLM reads from a GGUF, in vLLM's environment: `python convert.py GGUF DTYPE FOLDER`.
 
-The weights are those of the GGUF, each computed from its blocks and kept in bfloat16; tokenizer and chat template are
-the GGUF's. The folder appears whole or not at all.
+The weights are those of the GGUF, each computed from its blocks and kept as DTYPE, such as float32; tokenizer and chat
+template are the GGUF's. The folder appears whole or not at all.
 """
 
 import shutil
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 
-def convert(gguf: Path, folder: Path) -> None:
+def convert(gguf: Path, dtype: str, folder: Path) -> None:
     """Write the model of a GGUF into a new folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -18,7 +18,7 @@ def convert(gguf: Path, folder: Path) -> None:
     shutil.rmtree(making, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        gguf.parent, gguf_file=gguf.name, dtype=getattr(torch, dtype), quantization_config=GgufConfig(dequantize=True)
     )
     model.save_pretrained(making)
     tokenizer.save_pretrained(making)
@@ -26,4 +26,4 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    convert(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

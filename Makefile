@@ -85,7 +85,7 @@ bench-oip: $(STAMP)  ## Compare answers over the Open Inference Protocol with Tr
 bench-overhead: $(STAMP)  ## Measure requests/s of a linear layer, against BaseHandler (needs wrk)
 	@$(RUN) -m benchmarks overhead
 
-bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 8 minutes
+bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 20 minutes
 	@$(RUN) -m benchmarks rollout
 
 bench-shadow: $(STAMP)  ## Simulate shadow comparisons: false verdicts, and pairs until a worse shadow is found

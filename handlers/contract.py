@@ -11,9 +11,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 # ---- headers ---------------------------------------------------------------------------------------------------------
@@ -112,6 +112,19 @@ JPEG = "image/jpeg"
 BINARY, PROTOBUF = "application/octet-stream", "application/x-protobuf"
 #: Media type of a sample file by its suffix.
 SAMPLE_MEDIA_TYPES = {".json": JSON, ".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".txt": "text/plain"}
+#: The entry of a handler's `media_types` that stands for every media type.
+ANY_MEDIA_TYPE = "*/*"
+
+
+def sample_media_type(name: str, types: Mapping[str, str]) -> str | None:
+    """The media type of a sample file; None where its name says none.
+
+    Args:
+        types: by suffixes in lower case, such as `.wav`; those of SAMPLE_MEDIA_TYPES are known besides.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    return SAMPLE_MEDIA_TYPES.get(suffix) or types.get(suffix)
+
 
 # ---- environment of a worker -----------------------------------------------------------------------------------------
 

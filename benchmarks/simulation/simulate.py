@@ -33,6 +33,8 @@ ORDERED = 32
 MARGIN = 1 - 1e-9
 
 STABLE, CANARY = 0, 1
+#: Signals of independent requests.
+SIMULATED = ("errors", "refused", "slow", "mix")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Rollout:
     """A rollout to simulate.
 
     Raises:
-        ValueError: a stage has all or no traffic on the canary, a signal needs pairs, or the classes differ.
+        ValueError: a stage has all or no traffic on the canary, a signal is not SIMULATED, or the classes differ.
     """
 
     policy: RolloutPolicy
@@ -69,8 +71,8 @@ class Rollout:
     def __post_init__(self) -> None:
         if not all(0 < stage.weight < TOTAL for stage in self.stages):
             raise ValueError("every weight must lie between 0 and that of all traffic")
-        if "disagreement" in self.policy.signals:
-            raise ValueError("pairs of a shadow are not simulated")
+        if others := [signal for signal in self.policy.signals if signal not in SIMULATED]:
+            raise ValueError(f"{', '.join(others)} are not simulated")
         if len(self.stable.classes) != len(self.canary.classes):
             raise ValueError("both versions must have the same classes")
 

@@ -5,10 +5,11 @@ Seeds are fixed, so that two machines print the same numbers.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from math import log
-from statistics import NormalDist
+from statistics import NormalDist, median
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from benchmarks.harness.figures import Figure, Goal, Result
 from benchmarks.harness.run import Run
 from benchmarks.simulation.attacks import Attack, fates
 from benchmarks.simulation.simulate import Behaviour, Ends, Rollout, Stage, simulate
+from benchmarks.simulation.texts import Course, Writer
+from benchmarks.simulation.texts import ends as text_ends
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import percent
 from tsctl.host.progress import Progress
@@ -42,6 +45,24 @@ ATTACKS = {
     **{f"by requests, {share:.1%} fail": Attack((share,), 500, is_sticky=False) for share in (0.01, 0.15, 0.49, 0.6)},
     "by requests, two keys with 10.0% each": Attack((0.1, 0.1), 500, is_sticky=False),
 }
+#: So are releases of language models: of all runs, so many for versions that are no worse, and so many for faults.
+TEXTS_PART, TEXT_FAULTS_PART = 10, 100
+WRITER, COURSE = Writer(), Course()
+NO_WORSE = {
+    "identical": WRITER,
+    "tokens in half the time": replace(WRITER, token_ms=WRITER.token_ms / 2),
+}
+WORSE = {
+    "tokens 50% slower": replace(WRITER, token_ms=1.5 * WRITER.token_ms),
+    "tokens 20% slower": replace(WRITER, token_ms=1.2 * WRITER.token_ms),
+    "first token 50% later": replace(WRITER, first_ms=1.5 * WRITER.first_ms),
+    "never stops": replace(WRITER, endless=1.0),
+    "30% never stop": replace(WRITER, endless=0.3),
+    "ends after a quarter": replace(WRITER, cut=1.0),
+    "30% end after a quarter": replace(WRITER, cut=0.3),
+    "30% longer": replace(WRITER, tokens=1.3 * WRITER.tokens),
+    "5% of the streams break": replace(WRITER, broken=0.05),
+}
 #: Latency is lognormal, its 99th percentile 3.2 times its median: an answer that takes half as long again is slower
 #: than stable's 95th percentile in 20.2 % of all cases, 1 - Phi(1.645 - ln(1.5) / 0.5).
 SIGMA, SLOWER, SLOW = 0.5, 1.5, 0.05
@@ -58,6 +79,7 @@ def workloads(runs: int = RUNS) -> dict[str, Run]:
         "caught": lambda job: caught(runs, job.progress),
         "faults": lambda job: faults(max(1, runs // PART), job.progress),
         "attacks": lambda job: attacks(max(1, runs // ATTACKED_PART), job.progress),
+        "texts": lambda job: texts(runs, job.progress),
     }
 
 
@@ -117,6 +139,33 @@ def attacks(runs: int, progress: Progress) -> Result:
         figures.append(Figure(f"{name}: held for a person", "%", (100 * ends.held / runs,)))
     settings = {"runs": runs, "seed": SEED, "attacks": {k: asdict(v) for k, v in ATTACKS.items()}, **_policy()}
     return Result("attacks", "clients that want a good canary rolled back", settings, {}, figures)
+
+
+def texts(runs: int, progress: Progress) -> Result:
+    """How often a language model that is no worse is rolled back, and how soon faults of one are found."""
+    figures: list[Figure] = []
+    cases = [(name, canary, TEXTS_PART) for name, canary in NO_WORSE.items()]
+    cases += [(name, canary, TEXT_FAULTS_PART) for name, canary in WORSE.items()]
+    for number, (name, canary, part) in enumerate(cases):
+        some = max(1, runs // part)
+        with progress.step(f"{name}, {some:,} runs") as step:
+            ends = text_ends(POLICY, WRITER, canary, COURSE, some, SEED + number)
+            back = [end for end in ends if end.signal]
+            step.done(f"{len(back) / some:.2%} rolled back")
+        goal = Goal(100 * POLICY.alpha, is_ceiling=True) if part == TEXTS_PART else None
+        figures.append(Figure(f"{name}: rolled back", "%", (100 * len(back) / some,), goal))
+        if part == TEXT_FAULTS_PART:
+            signal = Counter(end.signal for end in back).most_common(1)
+            by = f" by {signal[0][0]}" if signal else ""
+            for unit, counts in (
+                ("requests until rollback", [end.requests for end in back]),
+                ("of them on the canary", [end.on_canary for end in back]),
+            ):
+                value = (float(median(counts)),) if 2 * len(back) >= some else ()
+                why_not = "" if value else "fewer than half of the runs were rolled back"
+                figures.append(Figure(f"{name}{by}: {unit}, median", "requests", value, why_not=why_not))
+    settings = {"runs": runs, "seed": SEED, "stable": asdict(WRITER), "course": asdict(COURSE), **_policy()}
+    return Result("texts", "releases of language models", settings, {}, figures)
 
 
 def slow_share(times: float) -> float:

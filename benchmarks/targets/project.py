@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tsctl.archive.container import read_samples
+from tsctl.archive.samples import read_samples
 from tsctl.archive.store import StoredArchive
 from tsctl.config.archive import Serving
 from tsctl.errors import ArchiveError

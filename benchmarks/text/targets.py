@@ -34,9 +34,8 @@ from tsctl.errors import NodeError
 from tsctl.gateway.change import set_weights
 from tsctl.host.process import end_child
 
-#: The version of each engine's node; all serve the same archive.
+#: The version of the archive that is served.
 ARCHIVE = "1.0"
-VERSIONS = {"uvicorn": ARCHIVE, "torchserve": "1.0t", "vllm": "1.0v"}
 COMPLETIONS = "/v1/completions"
 #: Of the gateway's route: a stream may take as long as it needs.
 ROUTE: dict[str, Any] = {"deadline_s": 300}
@@ -136,19 +135,20 @@ class Site:
 
     fleet: Fleet
     archive: StoredArchive
+    versions: Mapping[str, str]  # by engine, whose node has the same name
 
     def direct(self, engine: str) -> Measure:
         """Past the gateway."""
         [node] = [node for node in self.fleet.nodes if node.name == engine]
         headers = request_headers(node, JSON)
-        return partial(run_load, Address(node.spec.url + node.path(MODEL, VERSIONS[engine]), headers))
+        return partial(run_load, Address(node.spec.url + node.path(MODEL, self.versions[engine]), headers))
 
     def through_gateway(self, engine: str) -> Measure:
         """Of the OpenAI API; each turn begins with all traffic on this engine."""
         address = self.fleet.address(COMPLETIONS)
 
         def measure(plan: Plan) -> Measured:
-            weights = {VERSIONS[node.name]: 0 for node in self.fleet.nodes} | {VERSIONS[engine]: TOTAL}
+            weights = dict.fromkeys(self.versions.values(), 0) | {self.versions[engine]: TOTAL}
             set_weights(self.fleet.gateway, MODEL, weights)
             return run_load(address, plan)
 
@@ -168,14 +168,15 @@ def text_site(job: Job, folder: Path, engines: Sequence[str]) -> Iterator[Site]:
     own = own_project(job.project, folder / "own")
     archive = built_archive(job, own, ARCHIVE)
     specs = {engine: free_spec(engine) for engine in engines}
-    targets = {(MODEL, VERSIONS[engine]): {"archive": ARCHIVE, "nodes": [engine]} for engine in engines}
-    archives = {(MODEL, VERSIONS[engine]): archive for engine in engines}
+    versions = {engine: f"{ARCHIVE}{engine[0]}" if number else ARCHIVE for number, engine in enumerate(engines)}
+    targets = {(MODEL, version): {"archive": ARCHIVE, "nodes": [engine]} for engine, version in versions.items()}
+    archives = {(MODEL, version): archive for version in versions.values()}
     served = [(MODEL, ARCHIVE)]
     with running(own, specs, archives, served, job.progress, ROUTE, targets=targets) as fleet:
         for node in fleet.nodes:
-            if VERSIONS[node.name] != ARCHIVE:
-                fleet.register(MODEL, VERSIONS[node.name], [node])
-        yield Site(fleet, archive)
+            if (version := versions[node.name]) != ARCHIVE:
+                fleet.register(MODEL, version, [node])
+        yield Site(fleet, archive, versions)
 
 
 @contextmanager

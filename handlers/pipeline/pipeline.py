@@ -179,7 +179,7 @@ class Pipeline:
                 raise UndecodableBody("The request has no body.")
         handler = self._handler
         if request.row is None and request.media_type not in handler.media_types:
-            request.media_type = plain.media_type_of(request.media_type, request.body)
+            request.media_type = plain.media_type_of(request.media_type, request.body, handler.media_types)
         if self._quarantine and self._quarantine.holds(_digest(request)):
             raise ModelFailed(
                 f"The same request made the model fail less than {QUARANTINE_S} s ago; it is not tried again so soon."
@@ -187,7 +187,7 @@ class Pipeline:
         try:
             if request.row is not None:
                 return handler.decode_row(request.row)
-            if request.media_type not in handler.media_types:
+            if not plain.is_read(request.media_type, handler.media_types):
                 known = ", ".join(handler.media_types)
                 raise UnsupportedMedia(f"A body of type {request.media_type} is not read here; send one of {known}.")
             return handler.decode(request.body, request.media_type)

@@ -56,6 +56,9 @@ class WorkerConfig:
     cache: CacheOptions | None
     records: RecordOptions | None = None
     acceleration: Acceleration = field(default=Acceleration())
+    sample_types: Mapping[str, str] = field(
+        default_factory=dict
+    )  # media types of samples by suffixes, besides the usual ones
     answer_bytes: float = math.inf  # the longest answer that the server takes from a worker
     startup_timeout_s: float = STARTUP_S  # a worker may load so long
     generation: GenerationOptions | None = None  # of a model that generates text
@@ -111,6 +114,7 @@ def read_config(
         cache=CacheOptions(**cache) if cache else None,
         records=RecordOptions(**records) if records else None,
         acceleration=Acceleration(**section.get("acceleration", {})),
+        sample_types=section.get("sample_types", {}),
         answer_bytes=answer_bytes,
         generation=GenerationOptions(**generation) if generation else None,
     )

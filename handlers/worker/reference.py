@@ -5,12 +5,12 @@ Invariant: a line is what a recorder would write of the same request, so that re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 from handlers.cache.keys import canonical
-from handlers.contract import JSON, SAMPLE_MEDIA_TYPES
+from handlers.contract import JSON, SAMPLE_MEDIA_TYPES, sample_media_type
 from handlers.errors import LoadError
 from handlers.messages import Outcome, Request
 from handlers.records.record import Batch, Recording, Sampled
@@ -23,14 +23,14 @@ LINES = ".jsonl"
 Named = tuple[str, Request]
 
 
-def read_reference(files: Sequence[Path]) -> Iterator[Named]:
+def read_reference(files: Sequence[Path], types: Mapping[str, str] = SAMPLE_MEDIA_TYPES) -> Iterator[Named]:
     """Every request of the files, with the place where it stands.
 
     Raises:
         LoadError: the suffix of a file says no media type.
     """
     for path in files:
-        media_type = SAMPLE_MEDIA_TYPES.get(path.suffix.lower())
+        media_type = sample_media_type(path.name, types)
         if path.suffix.lower() == LINES:
             with path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
@@ -39,7 +39,7 @@ def read_reference(files: Sequence[Path]) -> Iterator[Named]:
         elif media_type is not None:
             yield path.name, Request(path.read_bytes(), media_type, request_id=path.name)
         else:
-            suffixes = ", ".join([LINES, *SAMPLE_MEDIA_TYPES])
+            suffixes = ", ".join([LINES, *{**SAMPLE_MEDIA_TYPES, **types}])
             raise LoadError(f"reference {path.name}: expected a file that ends with {suffixes}")
 
 
@@ -56,7 +56,7 @@ def write_reference(worker: Worker, files: Sequence[Path], out: Path) -> int:
     recording = Recording(config.model, config.version, handler.summarize, canonical, handler.redact, False)
     written = 0
     with out.open("wb") as file:
-        for named in _batches(read_reference(files), config.batch_size):
+        for named in _batches(read_reference(files, config.sample_types), config.batch_size):
             outcomes = worker.pipeline.answer([request for _, request in named])
             for (place, request), outcome in zip(named, outcomes, strict=True):
                 if outcome.status != 200:

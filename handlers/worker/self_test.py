@@ -4,12 +4,12 @@ their golden answers."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handlers.contract import SAMPLE_MEDIA_TYPES, Tolerance, difference
+from handlers.contract import SAMPLE_MEDIA_TYPES, Tolerance, difference, sample_media_type
 from handlers.errors import LoadError
 from handlers.messages import Outcome, Request
 from handlers.pipeline.pipeline import Pipeline
@@ -24,8 +24,11 @@ class Sample:
     golden: Any
 
 
-def read_requests(folder: Path) -> dict[str, Request]:
+def read_requests(folder: Path, types: Mapping[str, str] = SAMPLE_MEDIA_TYPES) -> dict[str, Request]:
     """Every file of `folder` as a request, by file name and in its order.
+
+    Args:
+        types: media types by suffixes, besides the usual ones.
 
     Raises:
         LoadError: there is none.
@@ -33,17 +36,21 @@ def read_requests(folder: Path) -> dict[str, Request]:
     files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     if not files:
         raise LoadError("the archive has no samples, so this worker can neither warm up nor test its answers")
-    types = {path: SAMPLE_MEDIA_TYPES.get(path.suffix.lower(), "") for path in files}
-    return {path.name: Request(path.read_bytes(), types[path], request_id=f"sample:{path.name}") for path in files}
+    return {
+        path.name: Request(
+            path.read_bytes(), sample_media_type(path.name, types) or "", request_id=f"sample:{path.name}"
+        )
+        for path in files
+    }
 
 
-def read_samples(model_dir: Path) -> list[Sample]:
+def read_samples(model_dir: Path, types: Mapping[str, str] = SAMPLE_MEDIA_TYPES) -> list[Sample]:
     """Every sample request of an archive with its golden answer, in name order.
 
     Raises:
         LoadError: there is no sample, a sample has no golden answer, or a golden answer has no sample.
     """
-    requests = read_requests(model_dir / "samples")
+    requests = read_requests(model_dir / "samples", types)
     golden_file = model_dir / "golden.json"
     if not golden_file.is_file():
         raise LoadError(f"the archive has no {golden_file.name} with the answers to its samples")

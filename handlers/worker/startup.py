@@ -84,7 +84,7 @@ def start(worker: Worker | TextWorker) -> dict[str, Any]:
 
 def _start(worker: Worker) -> dict[str, Any]:
     handler, config, pipeline = worker.handler, worker.config, worker.pipeline
-    samples = read_samples(config.model_dir)
+    samples = read_samples(config.model_dir, config.sample_types)
     handler.warm_samples = partial(_warm_samples, worker, samples)
     handler.load()
     accelerated = _accelerate(worker)
@@ -133,7 +133,7 @@ def golden_answers(worker: Worker | TextWorker) -> dict[str, Any]:
         return golden_texts_of(worker)
     worker.handler.load()
     answers = {}
-    for name, request in read_requests(worker.config.model_dir / "samples").items():
+    for name, request in read_requests(worker.config.model_dir / "samples", worker.config.sample_types).items():
         [outcome] = worker.pipeline.answer([request])
         if outcome.status != 200:
             why = reason(outcome, worker.pipeline.last_failure)

@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_runs() -> None:
     [
         (RolloutPolicy(), 10_000, behaviour(), "weight"),
         (RolloutPolicy(), 0, behaviour(), "weight"),
-        (RolloutPolicy(signals=("errors", "disagreement")), 100, behaviour(), "pairs"),
+        (RolloutPolicy(signals=("errors", "labels", "length")), 100, behaviour(), "labels, length are not simulated"),
         (RolloutPolicy(), 100, behaviour(0.1, 0.1, 1.0), "same classes"),
     ],
 )

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import openai
 import psutil
 import pytest
 import requests
@@ -185,6 +187,31 @@ def test_models_are_listed_and_documented(server: Server) -> None:
     paths = requests.get(f"{server.url}/openapi.json", timeout=20).json()["paths"]
     assert {PLAIN, CHAT, COMPLETION, "/v1/models"} <= paths.keys()
     assert "/v1/embeddings" not in paths
+
+
+def test_the_official_client_gets_answers_streams_and_errors(server: Server) -> None:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        assert [model.id for model in client.models.list()] == ["toy", "toy:1.0"]
+        messages: Any = [{"role": "user", "content": "xy"}]
+        chat = client.chat.completions.create(model="toy", messages=messages, max_tokens=3, logprobs=True)
+        assert (chat.choices[0].message.content, chat.choices[0].finish_reason) == ("xyx", "length")
+        assert chat.usage is not None
+        assert (chat.usage.prompt_tokens, chat.usage.completion_tokens) == (2, 3)
+        streamed = client.chat.completions.create(
+            model="toy:1.0", messages=messages, max_tokens=4, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = list(streamed)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "xyxy"
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.total_tokens == 6
+        text = client.completions.create(model="toy", prompt=["ab", "c"], max_tokens=2, n=2)
+        assert [choice.text for choice in text.choices] == ["ab", "ab", "cc", "cc"]
+        with pytest.raises(openai.NotFoundError, match="There is no model 'other'"):
+            client.completions.create(model="other", prompt="ab")
+        with pytest.raises(openai.BadRequestError, match="temperature"):
+            client.completions.create(model="toy", prompt="ab", temperature=3)
+        with pytest.raises(openai.InternalServerError, match="answers are in the making"):
+            client.completions.create(model="toy", prompt=["ab"] * (PLACES + 1))
 
 
 def test_beyond_the_places_a_request_is_refused_and_a_client_that_hangs_up_frees_its_own(server: Server) -> None:

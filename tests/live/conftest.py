@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 import yaml
 
 from tests.support.commands import Result
 from tests.support.sites import CHECKOUT, MODELS, Site, copy_archives, empty, make_site, processes_of
-
-#: With this in the environment, coverage measures the processes that a test starts.
-MEASURED = "COVERAGE_PROCESS_CONFIG"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """Commands and nodes run unmeasured here: coverage would double the time of most of them."""
-    config = os.environ.pop(MEASURED, None)
-    try:
-        return (yield)
-    finally:
-        if config is not None:
-            os.environ[MEASURED] = config
 
 
 @pytest.fixture

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 
 from handlers.record_files import record_files
 from tests.support.ports import free_ports
@@ -31,6 +29,8 @@ class Bucket:
         }  # fmt: skip
 
     def start(self) -> None:
+        from moto.server import ThreadedMotoServer  # here, as boto3 below: both take long, and every process collects
+
         self.server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
         self.server.start()
 
@@ -47,6 +47,8 @@ class Bucket:
 
     @property
     def _client(self) -> Any:
+        import boto3
+
         return boto3.client(
             "s3", endpoint_url=self.address, aws_access_key_id="test", aws_secret_access_key="test",
             region_name="us-east-1",

@@ -71,6 +71,9 @@ class Paced:
 #: So many tokens that no test waits for the last one.
 ENDLESS = 1_000_000
 
+SAMPLE = {"prompt": "ab", "max_tokens": 3, "temperature": 0}
+GOLDEN = {"ab.json": {"answers": [{"tokens": ["a", "b", "a"], "finish": "length"}]}}
+
 
 def write_paced(folder: Path, model: str = "toy", version: str = "1.0", places: int = 4, step_s: float = 0.01) -> Path:
     """The folder, with the archive.
@@ -79,12 +82,9 @@ def write_paced(folder: Path, model: str = "toy", version: str = "1.0", places: 
         places: answers that its worker makes at a time.
         step_s: seconds from token to token.
     """
-    sample = {"prompt": "ab", "max_tokens": 3, "temperature": 0}
     generation = {"context": 2 * ENDLESS, "max_answers": places, "max_tokens": 8, "most_tokens": ENDLESS}
     serving = {"handler": "paced", "generation": generation, "tolerance": {"absolute": 0.0, "relative": 0.0}}
-    golden = {"ab.json": {"answers": [{"tokens": ["a", "b", "a"], "finish": "length"}]}}
-    samples = {"ab.json": json.dumps(sample).encode()}
-    write_archive_folder(folder, samples, golden, {"step_s": step_s}, serving)
+    write_archive_folder(folder, {"ab.json": json.dumps(SAMPLE).encode()}, GOLDEN, {"step_s": step_s}, serving)
     (folder / "paced.py").write_text(HANDLER)
     (folder / "paced_backend.py").write_text(BACKEND)
     manifest = folder / "MAR-INF" / "MANIFEST.json"
@@ -94,6 +94,26 @@ def write_paced(folder: Path, model: str = "toy", version: str = "1.0", places: 
     config = folder / "model-config.yaml"
     config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "minWorkers": 1, "maxWorkers": 1}))
     return folder
+
+
+def write_archive(root: Path, model: str = "toy", places: int = 4, step_s: float = 0.01) -> None:
+    """The same model as an archive folder of a project, in the versions 1.0 and 2.0."""
+    folder = root / "archives" / model
+    (folder / "samples").mkdir(parents=True)
+    (folder / "golden").mkdir()
+    (folder / "paced.py").write_text(HANDLER)
+    (folder / "paced_backend.py").write_text(BACKEND)
+    (folder / "samples" / "ab.json").write_text(json.dumps(SAMPLE))
+    versions = ("1.0", "2.0")
+    for version in versions:
+        (folder / "golden" / f"{version}.json").write_text(json.dumps(GOLDEN))
+    spec = {
+        "model": model, "handler": "paced.py", "files": ["paced_backend.py"], "weights": "paced_backend.py",
+        "generation": {"context": 2 * ENDLESS, "max_answers": places, "max_tokens": 8, "most_tokens": ENDLESS},
+        "timeouts": {"startup_s": 60, "response_s": 300}, "settings": {"step_s": step_s},
+        "limits": {"request_bytes": 1024}, "versions": dict.fromkeys(versions),
+    }  # fmt: skip
+    (folder / "archive.yaml").write_text(yaml.safe_dump(spec))
 
 
 def packed(folder: Path, to: Path) -> Path:

@@ -17,7 +17,7 @@ from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone, Pai
 from tsctl.rollout.decide.labels import NO_LABELS, LabelCounts
 from tsctl.rollout.decide.shadow import FloorCounts, PairCounts
 from tsctl.rollout.decide.state import SHADOW_CURSOR, State
-from tsctl.rollout.decide.windows import OutcomeCounts, Window
+from tsctl.rollout.decide.windows import OutcomeCounts, Thresholds, Window
 from tsctl.rollout.evidence.pairs import READ_S
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 
@@ -130,10 +130,10 @@ class FakeEvidence:
 
     site: FakeSite
 
-    def slow_threshold(self, state: State) -> tuple[float | None, Cursor]:
+    def thresholds(self, state: State) -> tuple[Thresholds, Cursor]:
         if "slow" in self.site.refuses:
             raise self.site.refuses["slow"]
-        return self.site.slow, {}
+        return Thresholds(self.site.slow), {}
 
     def read(self, state: State) -> tuple[list[Window], Cursor]:
         if "read" in self.site.unavailable:

@@ -21,17 +21,11 @@ from handlers.contract import JSON, Tolerance
 from tests.unit.test_archive_canonical import concatenated
 from tsctl.archive.behaviour import GoldenSample, bad_items, comparison_check
 from tsctl.archive.checks import FAIL, PASS, WARN, pickle_check, structure_checks
-from tsctl.archive.container import (
-    MAX_CONFIG_BYTES,
-    MAX_SAMPLES_BYTES,
-    open_archive,
-    read_samples,
-    unpack,
-    write_entries,
-)
+from tsctl.archive.container import MAX_CONFIG_BYTES, MAX_SAMPLES_BYTES, open_archive, unpack, write_entries
 from tsctl.archive.documents import MAX_DEPTH, parse_json
 from tsctl.archive.inspect import inspect_archive, read_facts, read_golden_answers
 from tsctl.archive.pickles import unsafe_pickles
+from tsctl.archive.samples import read_samples
 from tsctl.archive.store import archive_of, require_readable, store_name
 from tsctl.archive.trial import ItemRequest
 from tsctl.cli.archive import inspect
@@ -95,7 +89,7 @@ def test_a_document_full_of_spaces_is_not_read(tmp_path: Path, name: str) -> Non
 def test_samples_are_read_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = archive(tmp_path, {"samples/a.json": b"{}", "samples/b.txt": b"b", "samples/": b""})
     assert read_samples(path) == [("samples/a.json", b"{}", JSON), ("samples/b.txt", b"b", "text/plain")]
-    monkeypatch.setattr("tsctl.archive.container.MAX_SAMPLES_BYTES", 2)
+    monkeypatch.setattr("tsctl.archive.samples.MAX_SAMPLES_BYTES", 2)
     with pytest.raises(ArchiveError, match="its samples have more than 2 bytes"):
         read_samples(path)
     assert MAX_SAMPLES_BYTES < 1 << 30

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from handlers.text.options import GenerationOptions
 from tsctl.archive import build, sources
-from tsctl.archive.build import Built, build_version, read_archive_folders
+from tsctl.archive.build import SPARE, Built, build_version, read_archive_folders
 from tsctl.archive.container import open_archive
 from tsctl.archive.store import find_archive, list_archives
 from tsctl.config import archive as spec
@@ -165,7 +165,7 @@ def test_a_text_model_is_given_many_requests_at_once_and_its_limits(project: Pro
     generation = {"context": 100, "most_tokens": 50, "max_tokens": 40, "max_answers": 3, "chat_template": "chat.jinja"}
     write_spec(project.root, generation=generation, tolerance={"tokens": 8}, **more)
     config = yaml.safe_load(entries(project)["model-config.yaml"])
-    assert (config["continuousBatching"], config["batchSize"], config["responseTimeout"]) == (True, 3, 20)
+    assert (config["continuousBatching"], config["batchSize"], config["responseTimeout"]) == (True, 3 + SPARE, 20)
     serving = config["serving"]
     assert serving["tolerance"] == {"absolute": 0.0001, "relative": 0.0, "tokens": 8}
     assert GenerationOptions(**serving["generation"]) == GenerationOptions(
@@ -444,7 +444,9 @@ BROKEN: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "no file": (remove("seed.bin"), {}, "seed.bin is named in archive.yaml and does not exist"),
     "no samples": (remove("samples"), {}, "names samples, and"),
     "an empty folder of samples": (remove("samples/one.json"), {}, "holds no sample"),
-    "a sample without a known suffix": (write("samples/digit.bin", "x"), {}, "is no sample: expected a file that ends"),
+    "a sample without a known suffix": (
+        write("samples/digit.bin", "x"), {}, "is no sample: its suffix says no media type"
+    ),
     "golden answers that are no JSON": (write("golden/1.0.json", '{"one.json": '), {}, "is not JSON"),
     "golden answers to another sample": (
         write("golden/1.0.json", '{"two.json": 1}'), {}, "one to one: one.json, two.json"

@@ -13,6 +13,7 @@ from handlers import contract
 from tsctl.gateway import headers
 from tsctl.gateway.access_log import (
     FIELDS,
+    LEAST_TOKENS,
     AccessLogEntry,
     LogPosition,
     end_of_log,
@@ -57,6 +58,33 @@ def test_a_client_that_sends_or_reads_slowly_waited_no_longer(
     entry = parse_entry(json.dumps({**LINE, "status": status, "answer_ms": answer_ms}).encode())
     assert entry is not None
     assert entry.waited_ms == waited_ms
+
+
+@pytest.mark.parametrize(
+    ("told", "token_ms"),
+    [
+        (
+            {"answer_type": "text/event-stream; charset=utf-8", "tokens_out": 21},
+            10.0,
+        ),
+        ({"answer_type": "application/json", "tokens_out": "20"}, 5.0),
+        ({"answer_type": "text/event-stream", "tokens_out": LEAST_TOKENS - 1.0}, None),
+        ({"answer_type": "text/event-stream", "tokens_out": 21, "answer_ms": None}, None),
+        ({"answer_type": "text/event-stream"}, None),
+    ],
+)
+def test_the_time_of_a_token_is_that_of_the_tokens_behind_the_first(
+    told: dict[str, Any], token_ms: float | None
+) -> None:
+    line = {**LINE, "duration_ms": 300, "answer_ms": 100, "finish": "stop", "tokens_in": 12, **told}
+    entry = parse_entry(json.dumps(line).encode())
+    assert entry is not None
+    assert (entry.token_ms, entry.tokens_in, entry.finish) == (token_ms, 12, "stop")
+
+
+def test_a_count_of_tokens_that_is_none_spoils_its_line() -> None:
+    for count in ("many", 1e999, "nan"):
+        assert parse_entry(json.dumps({**LINE, "tokens_out": count}).encode()) is None
 
 
 @pytest.mark.parametrize("field", sorted({name for name, value in LINE.items() if value} - LATER))

@@ -18,11 +18,11 @@ from tsctl.rollout.decide.judge import ONE_CLIENT, Judgement, Verdict, judge
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.decide.windows import ClientCounts, OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import EvidenceQuery, client_shares, counter_values, windows_since
-from tsctl.rollout.evidence.users import UserLog
+from tsctl.rollout.evidence.log import RequestLog
 from tsctl.views.rollout.tables import clients_tables
 
 POLICY = RolloutPolicy()
-QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=20)
+QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=20, is_by_user=True)
 GOOD = OutcomeCounts(200_000), OutcomeCounts(2_000)
 
 
@@ -145,7 +145,7 @@ def log_line(version: str, client: str, user: str, status: int = 500) -> str:
 def test_a_client_cannot_use_up_the_events_of_another_ones_users(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     log.write_text(log_line("2.0", "mallory", "u") * 5 + log_line("2.0", "ann", "u") + log_line("2.0", "ann", "v"))
-    [window], _ = UserLog(log, {}).read(QUERY, {}, {"mallory": 0.1, "ann": 0.9})
+    [window], _ = RequestLog(log, {}).read(QUERY, {}, {"mallory": 0.1, "ann": 0.9})
     assert (window.canary.errors, window.canary_users.errors) == (7, 3)
     mallory, ann = window.clients["mallory"], window.clients["ann"]
     assert (mallory.share, mallory.canary.errors, mallory.canary_users.errors) == (0.1, 5, 1)

@@ -16,7 +16,7 @@ from tsctl.errors import AnalysisError
 from tsctl.gateway.counters import REQUEST_MS, REQUESTS, Sample, parse_page, shortest_over
 from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.state import fold
-from tsctl.rollout.decide.windows import OutcomeCounts, Window
+from tsctl.rollout.decide.windows import OutcomeCounts, Thresholds, Window
 from tsctl.rollout.evidence.counts import (
     EvidenceQuery,
     classes_of,
@@ -183,14 +183,14 @@ class FakeSource:
 def test_slow_answers_differ_from_those_since_the_last_call_or_since_a_counter_was_reset() -> None:
     source = FakeSource(0, 1000, 1000)
     evidence, state = LiveEvidence(source, source), fold([Entry(0, 0.0, started("m"))])
-    assert evidence.slow_threshold(state)[0] == 21
-    assert evidence.slow_threshold(state)[0] == 21  # no answer since, so that all of them count
+    assert evidence.thresholds(state)[0].slow_ms == 21
+    assert evidence.thresholds(state)[0].slow_ms == 21  # no answer since, so that all of them count
     evidence.source = FakeSource(150, 1150, 1150)
-    assert evidence.slow_threshold(state) == (11, {"s|1.0|10000|11": 1000})  # 150 quick ones since
+    assert evidence.thresholds(state) == (Thresholds(11), {"s|1.0|10000|11": 1000})  # 150 quick ones since
     evidence.source = FakeSource(0, 120, 120)
-    assert evidence.slow_threshold(state)[0] == 21  # 120 since the counter began anew
+    assert evidence.thresholds(state)[0].slow_ms == 21  # 120 since the counter began anew
     evidence.source = FakeSource(99, 99, 99)
-    assert evidence.slow_threshold(state)[0] is None
+    assert evidence.thresholds(state)[0].slow_ms is None
 
 
 def test_classes_are_those_that_stable_predicted_the_most_frequent_first() -> None:

@@ -59,10 +59,6 @@ def test_where_all_is_compared_there_is_nothing_to_say() -> None:
         (state(NAMED, slow_ms=None), "No answer was judged as slow: stable computed too few answers for a threshold"),
         (state(pair((800, 0), cat=1, dog=1)), "No answer was judged as slow: the canary's cache was colder than"),
         (
-            state(NAMED, POLICY.model_copy(update={"signals": ("errors", "disagreement")})),
-            "No answers of a shadow were compared: the signal disagreement has no source.",
-        ),
-        (
             state(Window(TOTAL, OutcomeCounts(), OutcomeCounts(100))),
             "Nothing was compared with stable (errors, refused, slow, class distribution): it had no requests",
         ),

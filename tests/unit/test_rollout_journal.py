@@ -13,10 +13,20 @@ from typing import Any
 
 import pytest
 
-from tests.unit.rollout_journals import started
+from tests.unit.rollout_journals import POLICY, started
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
-from tsctl.rollout.decide.events import Ended, Outcome, Reopened, StepBegan, Tick, Unknown
+from tsctl.rollout.decide.events import (
+    Ended,
+    LaterEvent,
+    Outcome,
+    PolicyChanged,
+    Reopened,
+    StepBegan,
+    Tick,
+    Unknown,
+    parse_event,
+)
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.journal import (
     FORMAT,
@@ -254,6 +264,15 @@ def test_an_event_of_an_unknown_kind_changes_nothing_and_is_kept(tmp_path: Path)
     assert fold(read(journal.path)) == before
 
 
+def test_settings_of_older_policies_that_had_no_use_are_passed_over() -> None:
+    old = {**POLICY.model_dump(mode="json"), "shadow_floor": 0.001, "signals": ["errors", "disagreement", "slow"]}
+    event = parse_event("policy", {"policy": old})
+    assert isinstance(event, PolicyChanged)
+    assert event.policy == POLICY.model_copy(update={"signals": ("errors", "slow")})
+    with pytest.raises(LaterEvent):
+        parse_event("policy", {"policy": {**old, "signals": ["errors", "dreams"]}})
+
+
 #: Journals that tsctl wrote before their format had a number.
 OLD = sorted((Path(__file__).parent / "data" / "journals").glob("*.jsonl"))
 
@@ -264,6 +283,7 @@ def test_a_journal_without_a_format_number_is_read(path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(entries) == len(lines) > 0
     for entry, line in zip(entries, lines, strict=True):
+        line.get("policy", {}).pop("shadow_floor", None)  # a setting that had no use, and is gone
         stored = {"seq": entry.seq, "at": entry.at, "kind": entry.kind, **entry.content}
         assert {key: value for key, value in stored.items() if key in line} == line
         assert not [value for key, value in stored.items() if key not in line and value]

@@ -134,13 +134,6 @@ def test_answers_of_workers_that_still_warm_are_not_judged_as_slow() -> None:
     assert cold.canary.slow == 90
 
 
-def test_disagreements_of_a_shadow_are_held_against_their_floor() -> None:
-    policy = POLICY.model_copy(update={"signals": ("errors", "disagreement"), "shadow_floor": 0.01})
-    few, many = (after(Window(500, OutcomeCounts(500), OutcomeCounts(500), 1_000, k), policy=policy) for k in (10, 100))
-    assert judge(policy, few, *LONG).verdict is Verdict.PASS
-    assert judge(policy, many, *LONG).signal == "disagreement"
-
-
 @given(st.integers(0, 20), st.integers(0, 2_000), st.floats(0.01, 0.5))
 def test_the_requests_that_are_needed_are_enough_and_not_far_too_many(errors: int, good: int, rate: float) -> None:
     seen = OutcomeCounts(errors + good, errors)

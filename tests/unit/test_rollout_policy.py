@@ -39,7 +39,7 @@ def test_the_model_s_own_policy_comes_before_the_deployment_s(tmp_path: Path) ->
     ("{hold_s: 60, max_hold_s: 10}", "max_hold_s must be at least hold_s, 60"),
     ("{hold_s: 3}", "settle_s must be less than hold_s, 3"),
     ("{signals: [errors, errors]}", "must not name one twice"),
-    ("{signals: [latency]}", "should be 'errors', 'refused', 'slow', 'mix', 'disagreement' or 'labels'"),
+    ("{signals: [latency]}", "should be 'errors', 'refused', 'slow', 'mix', 'labels', 'tokens', 'finish' or 'length'"),
     ("{at_max_hold: promote}", "should be 'hold' or 'rollback'"),
     ("{prometheus: 'localhost:9090'}", "must be an address such as"),
     ("{hold: 60}", "unknown key; did you mean hold_s?"),
@@ -70,8 +70,20 @@ def test_a_later_setting_at_its_default_changes_no_digest_and_is_not_written() -
     assert RolloutPolicy.model_validate(needs.model_dump(mode="json")) == needs
 
 
+def test_a_policy_judges_the_signals_that_a_models_answers_have() -> None:
+    usual = RolloutPolicy()
+    assert usual.judging(is_text=False) == usual
+    assert usual.judging(is_text=True).signals == ("errors", "refused", "slow", "tokens", "finish", "length")
+    named = RolloutPolicy(signals=("errors", "labels", "mix", "length"), min_labels=5)
+    assert (named.judging(is_text=True).signals, named.judging(is_text=True).min_labels) == (("errors", "length"), 0)
+    assert (named.judging(is_text=False).signals, named.judging(is_text=False).min_labels) == (
+        ("errors", "labels", "mix"),
+        5,
+    )
+
+
 def test_equal_policies_have_equal_digests_and_shares_that_sum_to_one() -> None:
     first, again, other = (RolloutPolicy(hold_s=hold_s) for hold_s in (60, 60.0, 61))
     assert first.digest == again.digest != other.digest
-    for signals in (("errors",), ("errors", "slow", "mix"), ("mix", "disagreement"), ()):
+    for signals in (("errors",), ("errors", "slow", "mix"), ("mix", "labels"), ()):
         assert sum(RolloutPolicy(signals=signals).shares.values()) == pytest.approx(1)

@@ -19,11 +19,11 @@ from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.state import after, fold
 from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.counts import EvidenceQuery
+from tsctl.rollout.evidence.log import RequestLog
 from tsctl.rollout.evidence.reader import LiveEvidence
-from tsctl.rollout.evidence.users import UserLog
 from tsctl.statistics.sequential import rejects
 
-QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=20)
+QUERY = EvidenceQuery("m", "1.0", "2.0", slow_ms=20, is_by_user=True)
 POLICY = RolloutPolicy()
 
 
@@ -59,7 +59,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_a_user_counts_once_for_each_kind_of_event(log: Path) -> None:
-    users = UserLog(log, {})
+    users = RequestLog(log, {})
     begin = users.mark()
     append(
         log,
@@ -70,7 +70,7 @@ def test_a_user_counts_once_for_each_kind_of_event(log: Path) -> None:
         line("2.0", "cid", duration_ms=20, **{"class": "7"}),
         line("2.0", "cid", duration_ms=20, **{"class": "3"}),
     )
-    [read], _ = UserLog(log, begin).read(QUERY, begin, {})
+    [read], _ = RequestLog(log, begin).read(QUERY, begin, {})
     assert (read.stable.unanswered, read.stable_users.unanswered) == (2, 1)
     window = replace(read, stable=read.stable.judged(True), stable_users=read.stable_users.judged(True))
     assert (window.weight, window.stable.requests, window.stable.errors) == (500, 3, 3)
@@ -85,7 +85,7 @@ def test_what_is_not_by_weight_or_no_line_is_passed_over(log: Path) -> None:
         log, line("2.0", "a", by="header"), line("2.0", "a", by="path"), line("3.0", "a"), "nonsense\n", "[]\n",
         line("2.0", "a", model="other"), line("2.0", "a", weight=None), line("2.0", "b"), line("2.0", "c")[:-1],
     )  # fmt: skip
-    users = UserLog(log, {})
+    users = RequestLog(log, {})
     [window], cursor = users.read(QUERY, {}, {})
     assert window.canary.requests == 1
     append(log, "\n")  # the last line is whole now
@@ -93,14 +93,14 @@ def test_what_is_not_by_weight_or_no_line_is_passed_over(log: Path) -> None:
 
 
 def test_a_rotated_log_is_read_to_its_end_and_whoever_resumes_knows_the_users(log: Path) -> None:
-    users = UserLog(log, {})
+    users = RequestLog(log, {})
     begin = users.mark()
     append(log, line("2.0", "ann", status=500))
     cursor = {**begin, **users.read(QUERY, begin, {})[1]}
     append(log, line("2.0", "bob", status=500))
     log.rename(log.with_name("access.log.1"))
     append(log, line("2.0", "ann", status=500), line("2.0", "cid", status=500), line("2.0", "bob", status=500))
-    for reader in (users, UserLog(log, begin)):
+    for reader in (users, RequestLog(log, begin)):
         [window], after = reader.read(QUERY, cursor, {})
         assert (window.canary.errors, window.compared[1].errors) == (4, 2)
         assert reader.read(QUERY, {**cursor, **after}, {}) == ([], {})
@@ -108,12 +108,12 @@ def test_a_rotated_log_is_read_to_its_end_and_whoever_resumes_knows_the_users(lo
     with old.open():  # its number is given to no other file
         log.replace(old)  # and the one with the cursor is gone
         append(log, line("2.0", "dan"))
-        [window], _ = UserLog(log, begin).read(QUERY, cursor, {})
+        [window], _ = RequestLog(log, begin).read(QUERY, cursor, {})
         assert window.canary.requests == 4
 
 
 def test_what_was_read_and_not_kept_is_read_again(log: Path) -> None:
-    users = UserLog(log, {})
+    users = RequestLog(log, {})
     begin = users.mark()
     append(log, line("2.0", "ann", status=500))
     [first], _ = users.read(QUERY, begin, {})
@@ -123,9 +123,9 @@ def test_what_was_read_and_not_kept_is_read_again(log: Path) -> None:
 
 def test_whoever_resumes_knows_who_was_slow_by_the_threshold_of_that_time(log: Path) -> None:
     """The threshold rises from 20 to 50 ms and falls to 30 ms; the journal alone tells a resumed rollout."""
-    begin = UserLog(log, {}).mark()
+    begin = RequestLog(log, {}).mark()
     state = fold([Entry(0, 0.0, replace(started("m"), cursor=begin, sticky="header x-user"))])
-    source, users = Counters(), UserLog(log, begin)
+    source, users = Counters(), RequestLog(log, begin)
     entries, readings = 0, []
     for slow_ms, answers in (
         (20.0, {"ann": 25}),
@@ -135,7 +135,7 @@ def test_whoever_resumes_knows_who_was_slow_by_the_threshold_of_that_time(log: P
         entries += 1
         state = after(state, Entry(entries, 1.0, StepBegan(0, 500, slow_ms)))
         append(log, *[line("2.0", user, duration_ms=took) for user, took in answers.items()])
-        resumed = LiveEvidence(source, source, UserLog(log, begin)).read(state)
+        resumed = LiveEvidence(source, source, RequestLog(log, begin)).read(state)
         going_on = LiveEvidence(source, source, users).read(state)
         assert resumed == going_on
         [window], cursor = going_on
@@ -150,14 +150,14 @@ def test_a_route_that_becomes_sticky_is_judged_by_what_came_since(log: Path) -> 
     labels = {"model": "m", "version": "2.0", "by": "weight", "weight": "500", "status": "500", "class": ""}
     counted = Counters([Sample(REQUESTS, labels, 7)])
     state = fold([Entry(0, 0.0, started("m"))])
-    evidence = LiveEvidence(counted, counted, UserLog(log, {}))
+    evidence = LiveEvidence(counted, counted, RequestLog(log, {}))
     append(log, *[line("2.0", "ann", status=500)] * 7)
     [by_request], cursor = evidence.read(state)
     assert (by_request.is_by_user, by_request.canary.errors, cursor) == (False, 7, page)
     state = after(state, Entry(1, 1.0, StickyChanged("header x-user", evidence.mark(state))))
     assert evidence.read(state)[0] == []
     append(log, *[line("2.0", "ann", status=500)] * 3)
-    for reader in (evidence, LiveEvidence(counted, counted, UserLog(log, {}))):  # going on, and resumed
+    for reader in (evidence, LiveEvidence(counted, counted, RequestLog(log, {}))):  # going on, and resumed
         [by_users], cursor = reader.read(state)
         assert (by_users.is_by_user, by_users.canary.errors, by_users.compared[1].errors) == (True, 3, 1)
     counted.page = [Sample(REQUESTS, labels, 12)]

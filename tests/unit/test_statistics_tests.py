@@ -6,9 +6,9 @@ import math
 import random
 
 import pytest
+import scipy  # loads a part of its own when it is first used
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import special, stats
 
 from tsctl.statistics.multiple import benjamini_hochberg, e_benjamini_hochberg
 from tsctl.statistics.p_values import chi_square_tail, fair_coin, kolmogorov_smirnov
@@ -18,31 +18,33 @@ P_VALUES = st.lists(st.floats(0, 1), max_size=30)
 
 @given(st.floats(0, 500), st.integers(1, 60))
 def test_the_tail_of_chi_square_is_that_of_scipy(statistic: float, freedom: int) -> None:
-    assert chi_square_tail(statistic, freedom) == pytest.approx(stats.chi2.sf(statistic, freedom), rel=1e-9, abs=1e-300)
+    assert chi_square_tail(statistic, freedom) == pytest.approx(
+        scipy.stats.chi2.sf(statistic, freedom), rel=1e-9, abs=1e-300
+    )
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_a_fair_coin_is_that_of_scipy(heads: int, tails: int) -> None:
-    expected = stats.binomtest(heads, heads + tails, 0.5).pvalue if heads + tails else 1.0
+    expected = scipy.stats.binomtest(heads, heads + tails, 0.5).pvalue if heads + tails else 1.0
     assert fair_coin(heads, tails) == pytest.approx(expected, rel=1e-9)
 
 
 @given(st.floats(0, 1), st.integers(20, 10_000), st.integers(20, 10_000))
 def test_kolmogorov_smirnov_is_the_limit_with_its_correction(distance: float, first: int, second: int) -> None:
     root = math.sqrt(first * second / (first + second))
-    expected = special.kolmogorov((root + 0.12 + 0.11 / root) * distance)
+    expected = scipy.special.kolmogorov((root + 0.12 + 0.11 / root) * distance)
     assert kolmogorov_smirnov(distance, first, second) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 def test_kolmogorov_smirnov_is_close_to_the_exact_probability() -> None:
     for distance in (0.05, 0.1, 0.2):
-        exact = stats.kstwo.sf(distance, 250)  # one sample of 250 is as two of 500
+        exact = scipy.stats.kstwo.sf(distance, 250)  # one sample of 250 is as two of 500
         assert kolmogorov_smirnov(distance, 500, 500) == pytest.approx(exact, rel=0.15, abs=1e-6)
 
 
 @given(P_VALUES, st.floats(0.01, 0.5))
 def test_rejections_are_those_of_scipy(p_values: list[float], share: float) -> None:
-    adjusted = stats.false_discovery_control(p_values) if p_values else []
+    adjusted = scipy.stats.false_discovery_control(p_values) if p_values else []
     for rejected, own, p in zip(benjamini_hochberg(p_values, share), adjusted, p_values, strict=True):
         if abs(own - share) > 1e-9:
             assert rejected == (own <= share), p
@@ -63,7 +65,7 @@ def test_the_share_of_wrong_discoveries_is_as_promised() -> None:
     for _ in range(300):
         shared = chance.gauss(0, 1)  # all features move together a little
         scores = [0.5 * shared + math.sqrt(0.75) * chance.gauss(0, 1) + (3.5 if n < 5 else 0) for n in range(50)]
-        rejected = benjamini_hochberg([stats.norm.sf(score) for score in scores], 0.1)
+        rejected = benjamini_hochberg([scipy.stats.norm.sf(score) for score in scores], 0.1)
         wrong_shares.append(sum(rejected[5:]) / max(1, sum(rejected)))
     assert 0.02 < sum(wrong_shares) / 300 <= 0.1
 

@@ -19,10 +19,11 @@ from typing import Any
 from pydantic import Base64Bytes, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-from handlers.contract import JSON, SAMPLE_MEDIA_TYPES
+from handlers.contract import JSON
 from tsctl.archive.build import assemble
 from tsctl.archive.container import place
 from tsctl.archive.recipe import recipe_output
+from tsctl.archive.samples import media_type_of_file
 from tsctl.archive.sources import files_below
 from tsctl.archive.written import scratch
 from tsctl.config.archive import ArchiveSpec
@@ -103,7 +104,7 @@ def bodies(folder: Path, spec: ArchiveSpec, sample: str | None, media_type: str 
     files = kept if sample is None else {Path(sample).name: kept.get(sample, Path(sample))}
     found = []
     for name, path in files.items():
-        kind = media_type or SAMPLE_MEDIA_TYPES.get(path.suffix.lower())
+        kind = media_type or media_type_of_file(path.name, spec.sample_types)
         if not path.is_file():
             names = f"The samples are {', '.join(kept)}." if kept else ""
             raise SpecError(f"{sample} is neither a file nor a sample of {spec.model}", names)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handlers.contract import JSON, PROBLEM_MEDIA_TYPE, Tolerance, difference
+from handlers.contract import BINARY, JSON, PROBLEM_MEDIA_TYPE, Tolerance, difference
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check
-from tsctl.archive.container import GOLDEN, media_type_of, open_archive, read_samples
+from tsctl.archive.container import GOLDEN, open_archive
 from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import Facts, read_golden_answers
+from tsctl.archive.samples import media_type_of_file, read_samples
 from tsctl.archive.trial import ItemAnswer, ItemRequest, Trial, run_probe
 from tsctl.errors import ArchiveError, printable
 
@@ -79,7 +80,10 @@ def behaviour_checks(
     """
     with open_archive(path) as archive:
         golden = read_golden_answers(archive)
-    samples = [*own_samples(path, golden), *(GoldenSample(file.name, _request(file)) for file in extra)]
+    samples = [
+        *own_samples(path, golden),
+        *(GoldenSample(file.name, _request(file, facts.serving.sample_types)) for file in extra),
+    ]
     comparison = comparison_check(samples, golden, facts.tolerance, facts.is_stock)
     yield comparison
     if comparison.outcome == FAIL:
@@ -277,9 +281,9 @@ def own_samples(path: Path, golden: Mapping[str, Any]) -> list[GoldenSample]:
     ]
 
 
-def _request(path: Path) -> ItemRequest:
+def _request(path: Path, types: Mapping[str, str]) -> ItemRequest:
     try:
-        return ItemRequest(path.read_bytes(), media_type_of(path.name))
+        return ItemRequest(path.read_bytes(), media_type_of_file(path.name, types) or BINARY)
     except OSError as error:
         raise ArchiveError(f"sample {path} cannot be read: {error.strerror}") from None
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import codecs
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from handlers.contract import SAMPLE_MEDIA_TYPES
 from tsctl.archive.container import (
     CONFIG,
     DIGESTS,
@@ -28,6 +27,7 @@ from tsctl.archive.documents import parse_json
 from tsctl.archive.packable import require_packable, shadowing_names
 from tsctl.archive.recipe import KEY_FILE, recipe_output
 from tsctl.archive.reference import make_reference, reference_data
+from tsctl.archive.samples import media_type_of_file, sample_types
 from tsctl.archive.sources import files_below, handlers_package, is_leaving
 from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
 from tsctl.config.archive import MOST_TOKENS, ArchiveSpec, Serving, read_archive_spec
@@ -38,6 +38,11 @@ from tsctl.host.progress import Note, Progress
 
 #: The module that the manifest names: TorchServe's adapter, which imports the author's module that CONFIG names.
 ENTRY = "handlers.adapters.torchserve.entry"
+#: Requests that TorchServe gives a text worker beyond its places, so that it refuses them at once; they would wait in
+#: TorchServe's queue.
+SPARE = 32
+#: The most items that an archive may ask TorchServe for at a time.
+MOST_ITEMS = 1024
 #: Seconds for the first token of an answer where archive.yaml does not say.
 FIRST_TOKEN_S = 30
 _CREATED = "01/01/1980 00:00:00"  # TorchServe wants a time; a true one would make every build another archive
@@ -168,8 +173,8 @@ def assemble(
     entries = _Entries()
     entries.add_tree("handlers", handlers_package(), lambda name: name.endswith(".py"))
     entries.add(MANIFEST, _json(manifest(spec, version, _manifest_handler(folder, spec))))
-    entries.add(CONFIG, _config(folder, spec, version))
     samples = _samples(folder, spec)
+    entries.add(CONFIG, _config(folder, spec, version, samples))
     for name, path in samples.items():
         entries.add(f"samples/{name}", path)
     if has_golden:
@@ -225,8 +230,8 @@ def model_config(spec: ArchiveSpec, version: str) -> dict[str, Any]:
     return {
         "minWorkers": serving.workers.min,
         "maxWorkers": serving.workers.max or serving.workers.min,
-        "batchSize": serving.generation.max_answers if serving.generation else serving.batch.size,
-        "maxBatchDelay": serving.batch.max_delay_ms,
+        "batchSize": _batch_size(serving),
+        "maxBatchDelay": 1 if serving.generation else serving.batch.max_delay_ms,
         "responseTimeout": serving.timeouts.response_s,
         "startupTimeout": serving.timeouts.startup_s,
         "maxRetryTimeoutInSec": serving.timeouts.retry_s,
@@ -260,6 +265,13 @@ def tolerance_values(serving: Serving) -> dict[str, Any]:
     """As `handlers.contract.Tolerance` has it: with `tokens` for a text model, and for no other."""
     values = serving.tolerance.model_dump(exclude_none=True)
     return {**values, "tokens": serving.tolerance.tokens or MOST_TOKENS} if serving.generation else values
+
+
+def _batch_size(serving: Serving) -> int:
+    """Items that TorchServe gives a worker at a time."""
+    if serving.generation is None:
+        return serving.batch.size
+    return min(serving.generation.max_answers + SPARE, MOST_ITEMS)
 
 
 def _generation(serving: Serving) -> dict[str, Any]:
@@ -325,8 +337,11 @@ def _is_below(name: str, top: str | None) -> bool:
     return top is not None and (name == top or name.startswith(f"{top}/"))
 
 
-def _config(folder: Path, spec: ArchiveSpec, version: str) -> bytes:
-    content = yaml.safe_dump(model_config(spec, version), sort_keys=False).encode()
+def _config(folder: Path, spec: ArchiveSpec, version: str, samples: Iterable[str]) -> bytes:
+    config = model_config(spec, version)
+    if types := sample_types(samples, spec.sample_types):
+        config["serving"]["sample_types"] = types
+    content = yaml.safe_dump(config, sort_keys=False).encode()
     if len(content) > MAX_CONFIG_BYTES:
         raise ArchiveError(
             f"{folder / 'archive.yaml'}: settings: {len(content)} bytes in {CONFIG}, of which TorchServe reads at most"
@@ -360,10 +375,12 @@ def _samples(folder: Path, spec: ArchiveSpec) -> dict[str, Path]:
         raise ArchiveError(f"{path} holds no sample", "Put at least one request there, such as one.json.")
     samples = files_below(path)
     for name, file in samples.items():
-        if "/" in name or file.suffix.lower() not in SAMPLE_MEDIA_TYPES:
+        if "/" in name:
+            raise ArchiveError(f"{file} is no sample: samples lie in {path} itself")
+        if media_type_of_file(name, spec.sample_types) is None:
             raise ArchiveError(
-                f"{file} is no sample: expected a file that ends with {', '.join(SAMPLE_MEDIA_TYPES)}",
-                "The suffix says the media type of the request.",
+                f"{file} is no sample: its suffix says no media type",
+                f"Name it in archive.yaml, such as `sample_types: {{{file.suffix.lower() or '.wav'}: audio/wav}}`.",
             )
     return samples
 

@@ -18,7 +18,6 @@ from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from handlers.contract import SAMPLE_MEDIA_TYPES
 from tsctl.archive.canonical import NotCanonical, require_canonical
 from tsctl.errors import ArchiveError
 
@@ -168,27 +167,6 @@ def read_entry(archive: zipfile.ZipFile, name: str, most: int = MAX_DOCUMENT_BYT
         raise ArchiveError(f"{archive.filename} is no archive: it has no {name}") from None
     except UNREADABLE as error:
         raise ArchiveError(f"{archive.filename}: {name} cannot be read: {error}") from None
-
-
-def read_samples(path: Path) -> list[tuple[str, bytes, str]]:
-    """Name, body and media type of each sample in the archive; empty for a stock archive.
-
-    Raises:
-        ArchiveError: it cannot be read, or its samples have more than MAX_SAMPLES_BYTES bytes.
-    """
-    with open_archive(path) as archive:
-        infos = [info for info in archive.infolist() if info.filename.startswith("samples/") and not info.is_dir()]
-        if sum(info.file_size for info in infos) > MAX_SAMPLES_BYTES:
-            raise ArchiveError(f"{path}: its samples have more than {MAX_SAMPLES_BYTES} bytes")
-        return [
-            (name, read_entry(archive, name, MAX_SAMPLES_BYTES), media_type_of(name))
-            for name in sorted(info.filename for info in infos)
-        ]
-
-
-def media_type_of(sample: str) -> str:
-    """The media type of a sample, from its name."""
-    return SAMPLE_MEDIA_TYPES.get(PurePosixPath(sample).suffix.lower(), "application/octet-stream")
 
 
 def unpack(path: Path, folder: Path) -> None:

@@ -81,6 +81,7 @@ class Serving(_Document):
     limits: spec.Limits | None = None
     records: spec.Records | None = None
     compare: spec.Compare | None = None
+    sample_types: spec.SampleTypes = {}
     generation: Generation | None = None  # of a text model
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from handlers.contract import Tolerance
 from tsctl.archive.answers import answers_of
-from tsctl.archive.container import digest_of, read_samples
+from tsctl.archive.container import digest_of
 from tsctl.archive.inspect import Facts
+from tsctl.archive.samples import read_samples
 from tsctl.archive.sandbox import why_open
 from tsctl.archive.store import DIGEST_DIGITS
 from tsctl.archive.trial import TIMEOUT_S, ItemRequest

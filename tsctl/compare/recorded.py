@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from handlers.contract import JSON
-from tsctl.archive.container import read_samples
+from tsctl.archive.samples import read_samples
 from tsctl.config.spec import SpecModel
 from tsctl.errors import ArchiveError, SpecError
 

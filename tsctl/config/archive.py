@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from handlers.contract import MOST_WORKERS
+from handlers.contract import MOST_WORKERS, SAMPLE_MEDIA_TYPES
 from tsctl.config.spec import ModelName, ModelVersion, SpecModel, read_spec
 
 
@@ -239,6 +239,17 @@ class VersionSpec(ServingFields):
         return {key: value for key, value in content.items() if value is not None}
 
 
+def _suffix(suffix: str) -> str:
+    if suffix in SAMPLE_MEDIA_TYPES:
+        raise ValueError(f"{suffix} is {SAMPLE_MEDIA_TYPES[suffix]} always")
+    return suffix
+
+
+Suffix = Annotated[str, Field(pattern=r"^\.[a-z0-9]{1,16}$"), AfterValidator(_suffix)]
+MediaType = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9!#$&^_.+\-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+\-]{0,62}$")]
+SampleTypes = Annotated[dict[Suffix, MediaType], Field(max_length=64)]
+
+
 class ArchiveSpec(Serving):
     """One model and its versions."""
 
@@ -250,6 +261,7 @@ class ArchiveSpec(Serving):
     files: list[InsidePath] = []
     samples: InsidePath = "samples"
     golden: InsidePath = "golden"
+    sample_types: SampleTypes = {}  # media types of samples by suffixes, where Python's mimetypes knows none
     on_request: bool = False  # built only where a command, a node or a deployment names it
     reference: InsidePath | None = None  # requests beside archive.yaml or in the recipe's output; docs/drift.md
     versions: Annotated[dict[ModelVersion, VersionSpec | None], Field(min_length=1)]

@@ -14,9 +14,16 @@ from tsctl.config.weights import TOTAL
 
 #: Kinds of evidence that may end a rollout, and the share of each in the average of their e-values (tsctl/statistics).
 #: `limit`, the error rate cap, is always judged: it needs no version to compare with.
-Signal = Literal["errors", "refused", "slow", "mix", "disagreement", "labels"]
-PARTS: dict[str, int] = {"errors": 5, "refused": 1, "slow": 2, "mix": 1, "disagreement": 1, "labels": 2, "limit": 1}
+Signal = Literal["errors", "refused", "slow", "mix", "labels", "tokens", "finish", "length"]
+PARTS: dict[str, int] = {
+    "errors": 5, "refused": 1, "slow": 2, "mix": 1, "labels": 2, "tokens": 2, "finish": 1, "length": 1, "limit": 1,
+}  # fmt: skip
 LIMIT = "limit"
+#: Signals that only answers of a language model have, and those that only other answers have.
+TEXT_SIGNALS, OTHER_SIGNALS = frozenset({"tokens", "finish", "length"}), frozenset({"mix", "labels"})
+#: Where the policy names none: of a language model, and of any other model.
+USUAL_OF_TEXT: tuple[Signal, ...] = ("errors", "refused", "slow", "tokens", "finish", "length")
+USUAL: tuple[Signal, ...] = ("errors", "refused", "slow", "mix")
 #: Settings that came after the first journals with a policy. Where they have their default, they are not written: so a
 #: newer tsctl does not take the policy of a rollout in progress for an edited one, and an older one reads it.
 LATER = ("min_labels", "shadow")
@@ -50,7 +57,7 @@ class RolloutPolicy(SpecModel):
     min_requests: Annotated[int, Field(ge=1, le=100_000_000)] = 200  # of the canary, at each step
     max_error_rate: Share = 0.05  # of the canary: above it is a fail, and below it surely before a step passes
     alpha: Share = 0.01  # probability that a canary which is no worse is ever rolled back
-    signals: tuple[Signal, ...] = Field(default=("errors", "refused", "slow", "mix"), strict=False)
+    signals: tuple[Signal, ...] = Field(default=USUAL, strict=False)  # see `judging`
     count_4xx: bool = False  # whether an answer of 4xx is an error as well
     slow_quantile: Share = 0.95  # slower than this share of stable's answers before the step is slow
     settle_s: Seconds = 5.0  # after a step began, latency is not judged
@@ -58,7 +65,6 @@ class RolloutPolicy(SpecModel):
     max_memory_growth: Annotated[float, Field(gt=1, le=100, strict=False)] = (
         2.0  # of a canary's worker, since its warm-up
     )
-    shadow_floor: Share = 0.001  # share of disagreements between two copies of stable, and a margin
     shadow: ShadowStage | None = None  # None: the first step begins at once
     min_labels: Annotated[int, Field(ge=0, le=100_000_000)] = 0  # of the canary's items, before a step passes
     keep: Annotated[int, Field(ge=0, le=10)] = 1  # old versions that stay registered and warm, for a rollback
@@ -94,6 +100,15 @@ class RolloutPolicy(SpecModel):
         if len(set(self.signals)) != len(self.signals):
             raise ValueError("signals must not name one twice")
         return self
+
+    def judging(self, is_text: bool) -> RolloutPolicy:
+        """The policy with the signals that answers have, of a language model or of another model.
+
+        The usual signals are those of USUAL_OF_TEXT for a language model.
+        """
+        named = USUAL_OF_TEXT if is_text and self.signals == USUAL else self.signals
+        signals = tuple(name for name in named if name not in (OTHER_SIGNALS if is_text else TEXT_SIGNALS))
+        return self.model_copy(update={"signals": signals, "min_labels": 0 if is_text else self.min_labels})
 
     @property
     def weights(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tsctl.archive.build import build_shown, sound_archive_folders
-from tsctl.archive.container import read_samples
+from tsctl.archive.samples import read_samples
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.changes import PlanOptions

@@ -74,6 +74,7 @@ FIELDS = {
     "status": "%RESPONSE_CODE%",
     "duration_ms": "%DURATION%",
     "answer_ms": "%COMMON_DURATION(DS_RX_END:US_RX_BEG:ms)%",
+    "answer_type": f"%RESP(CONTENT-TYPE):{LONGEST_TEXT}%",
     "deadline": request_header(DEADLINE_BY_HEADER),
     "bytes_in": "%BYTES_RECEIVED%",
     "bytes_out": "%BYTES_SENT%",
@@ -84,7 +85,13 @@ FIELDS = {
 }
 _TEXTS = ("model", "version", "by", "track", "class")
 #: Lines that an older gateway wrote lack these.
-_LATER_TEXTS = ("user", "client", "flags", "deadline", "cache")
+_LATER_TEXTS = ("user", "client", "flags", "deadline", "cache", "finish")
+#: So they do these, which only answers of language models have: tokens of the prompt and of the answer.
+_TOKENS = ("tokens_in", "tokens_out")
+#: Of a stream of server-sent events, which begins with its first token.
+STREAM_TYPE = "text/event-stream"
+#: An answer with fewer tokens says nothing of the time that one takes: the log has whole milliseconds.
+LEAST_TOKENS = 16
 #: What Envoy writes into a field without a value.
 _NOTHING = (None, "", "-")
 
@@ -108,6 +115,22 @@ class AccessLogEntry:
     flags: str | None = None  # Envoy's response flags; None where a node answered
     deadline: str | None = None  # who set it
     cache: str | None = None  # what the response cache did; None where the handler has none
+    finish: str | None = None  # how a language model's answer ended; None of other models
+    tokens_in: int | None = None  # of the prompt; None where the answer did not say it, and so for the next
+    tokens_out: int | None = None  # of the answer
+    is_stream: bool = False  # its answer began with the first token
+
+    @property
+    def token_ms(self) -> float | None:
+        """Milliseconds for each token behind the first of a stream, or for each of an answer in one piece.
+
+        None where the answer has fewer than LEAST_TOKENS, or is no language model's.
+        """
+        if self.tokens_out is None or self.tokens_out < LEAST_TOKENS or self.answer_ms is None:
+            return None
+        if self.is_stream:
+            return max(0.0, self.duration_ms - self.answer_ms) / (self.tokens_out - 1)
+        return self.answer_ms / self.tokens_out
 
     @property
     def waited_ms(self) -> float | None:
@@ -173,6 +196,7 @@ def parse_entry(line: bytes) -> AccessLogEntry | None:
         fields = json.loads(line)
         texts = {name: None if fields[name] in _NOTHING else str(fields[name]) for name in _TEXTS}
         later = {name: None if fields.get(name) in _NOTHING else str(fields[name]) for name in _LATER_TEXTS}
+        tokens_in, tokens_out = (None if fields.get(name) in _NOTHING else int(float(fields[name])) for name in _TOKENS)
         duration_ms = float(fields["duration_ms"])
         answer_ms = fields.get("answer_ms", duration_ms)
         return AccessLogEntry(
@@ -186,9 +210,12 @@ def parse_entry(line: bytes) -> AccessLogEntry | None:
             status=int(fields["status"]),
             duration_ms=duration_ms,
             answer_ms=None if answer_ms is None else float(answer_ms),
+            is_stream=str(fields.get("answer_type")).startswith(STREAM_TYPE),
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
             **later,
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -10,8 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tsctl.archive.container import UNREADABLE, open_archive, read_samples
+from tsctl.archive.container import UNREADABLE, open_archive
 from tsctl.archive.inspect import read_facts
+from tsctl.archive.samples import read_samples
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, GatewayError, NodeError
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, VersionKey, Way

@@ -8,6 +8,7 @@ from benchmarks.text.parts import backends, changes, naive, open_loop, servers
 PARTS: dict[str, Run] = {
     "naive": naive.run,
     "backends": backends.run,
+    "vllm": backends.run_vllm,
     "servers": servers.run_users,
     "cost": servers.run_cost,
     "open-loop": open_loop.run,

@@ -59,34 +59,42 @@ class Server:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        route = self.route(path.encode()) if scope["type"] == "http" else None
-        if route is None:
+        target = self.route(path.encode()) if scope["type"] == "http" else None
+        if target is None:
             await self.others(scope, receive, send)
-            return
-        pending = _Pending()
-        exchange = Exchange(pending)
-        exchange.headers, exchange.method = list(scope["headers"]), scope["method"]
-        exchange.begin(route, self.next_id())
-        hanging_up: asyncio.Task[None] | None = None
-        try:
-            while not exchange.is_whole and exchange.error is None:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return
-                exchange.take(message.get("body", b""))
-                exchange.is_whole = not message.get("more_body", False)
-            if exchange.error is not None:
-                raise exchange.error
-            exchange.submit(asyncio.get_running_loop().time())
-            hanging_up = asyncio.create_task(_hangs_up(receive))
-            await _send_parts(pending, hanging_up, exchange, send)
-        except RequestError as error:
-            problem = exchange.problem(error) if exchange.route is not None else self.problem(error, "")
-            await send_answer(problem, exchange.request_id, send)
-        finally:
-            if hanging_up is not None:
-                hanging_up.cancel()
-            exchange.leave()
+        else:
+            await predict(target, self.next_id(), scope, receive, send)
+
+
+async def predict(target: Target, request_id: str, scope: Message, receive: Receive, send: Send) -> None:
+    """Answer a request for a prediction.
+
+    Args:
+        request_id: for a client that names none.
+    """
+    pending = _Pending()
+    exchange = Exchange(pending)
+    exchange.headers, exchange.method = list(scope["headers"]), scope["method"]
+    exchange.begin(target, request_id)
+    hanging_up: asyncio.Task[None] | None = None
+    try:
+        while not exchange.is_whole and exchange.error is None:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            exchange.take(message.get("body", b""))
+            exchange.is_whole = not message.get("more_body", False)
+        if exchange.error is not None:
+            raise exchange.error
+        exchange.submit(asyncio.get_running_loop().time())
+        hanging_up = asyncio.create_task(_hangs_up(receive))
+        await _send_parts(pending, hanging_up, exchange, send)
+    except RequestError as error:
+        await send_answer(exchange.problem(error), exchange.request_id, send)
+    finally:
+        if hanging_up is not None:
+            hanging_up.cancel()
+        exchange.leave()
 
 
 class _Pending:

@@ -53,17 +53,23 @@ class Turns:
     Args:
         read: an item of the node as a request.
         end: ends the process of a worker that hangs.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self, worker: TextWorker, read: Callable[[Item], Request], end: Callable[[int], None] = os._exit
+        self,
+        worker: TextWorker,
+        read: Callable[[Item], Request],
+        end: Callable[[int], None] = os._exit,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._worker = worker
         self._read = read
         self._end = end
         self._came = threading.Condition()
         self._in_hand: dict[str, _Answer] = {}  # by the node's id of the request
-        self._gave_at = time.monotonic()  # a part, or was idle
+        self._clock = clock
+        self._gave_at = clock()  # a part, or got a request when it had none
         self._has_news = False
         worker.deliver = self._deliver
 
@@ -77,8 +83,6 @@ class Turns:
             for request_id, part in turned:
                 if not part.has_more:
                     del self._in_hand[request_id]
-            if not self._in_hand:
-                self._gave_at = time.monotonic()
         self._check()
         return encode_turn(turned)
 
@@ -86,6 +90,8 @@ class Turns:
         """Give the worker what is new, and take from it what nobody waits for any more."""
         listed = {item.request_id for item in batch}
         with self._came:
+            if not self._in_hand:
+                self._gave_at = self._clock()
             gone = [request_id for request_id in self._in_hand if request_id not in listed]
             new = [item for item in batch if item.request_id not in self._in_hand]
             for request_id in gone:
@@ -99,7 +105,7 @@ class Turns:
 
     def _deliver(self, parts: Sequence[Part]) -> None:
         with self._came:
-            self._gave_at = time.monotonic()
+            self._gave_at = self._clock()
             for part in parts:
                 answer = self._in_hand.get(part.ticket)
                 if answer is None:
@@ -113,7 +119,7 @@ class Turns:
 
     def _check(self) -> None:
         """End a worker that hangs, so that the node tells its clients and starts another one."""
-        silent_s = time.monotonic() - self._gave_at
-        if silent_s > self._worker.config.response_timeout_s + SILENT_S:
+        silent_s = self._clock() - self._gave_at
+        if self._in_hand and silent_s > self._worker.config.response_timeout_s + SILENT_S:
             logger.critical("%d requests, and no token for %.0f s: this worker ends", len(self._in_hand), silent_s)
             self._end(1)

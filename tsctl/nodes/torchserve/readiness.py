@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tsctl.archive.container import read_samples
+from tsctl.archive.samples import read_samples
 from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
 from tsctl.host.process import started_ticks

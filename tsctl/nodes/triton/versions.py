@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, suppress
 
 from pydantic import TypeAdapter
 
-from tsctl.archive.container import read_samples
+from tsctl.archive.samples import read_samples
 from tsctl.archive.store import StoredArchive, require_whole
 from tsctl.errors import NodeError
 from tsctl.host.files import size, write_document

@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.rollout.decide.judge import Judgement, Verdict
@@ -60,7 +60,22 @@ Cursor = Mapping[str, int]
 #: How the detail of an effect begins that was left undone.
 LEFT_UNDONE = "left undone: "
 
-_Policy = Annotated[RolloutPolicy, PlainSerializer(lambda policy: policy.model_dump(mode="json"))]
+
+def _without_removed(policy: Any) -> Any:
+    """A policy without settings that older journals have, and that never had a source of evidence."""
+    if not isinstance(policy, Mapping):
+        return policy
+    kept = {name: value for name, value in policy.items() if name != "shadow_floor"}
+    if isinstance(signals := kept.get("signals"), list):
+        kept["signals"] = [signal for signal in signals if signal != "disagreement"]
+    return kept
+
+
+_Policy = Annotated[
+    RolloutPolicy,
+    BeforeValidator(_without_removed),
+    PlainSerializer(lambda policy: policy.model_dump(mode="json")),
+]
 _WINDOW = TypeAdapter(Window)
 #: Zeros are not stored.
 _Window = Annotated[Window, PlainSerializer(lambda window: _WINDOW.dump_python(window, exclude_defaults=True))]
@@ -87,6 +102,7 @@ class Started(Event):
         sticky: what tells users on the route, such as `header x-user`; empty: single requests are assigned.
         trust_pickles: pickles that import more than tensors do not fail the archive.
         by: the person who started it.
+        is_text: the model's answers are texts of a language model; evidence is read from the gateway's access log.
     """
 
     kind = "started"
@@ -106,6 +122,7 @@ class Started(Event):
     trust_pickles: bool = False
     by: str = ""
     stable_nodes: tuple[str, ...] | None = None
+    is_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +161,8 @@ class StepBegan(Event):
 
     Args:
         slow_ms: an answer that takes as long is slow; None while that is not known.
+        token_ms: of a language model, an answer whose tokens take as long each has slow tokens; None as before.
+        longest_s: of a language model, how long nearly all of stable's answers take.
     """
 
     kind = "step"
@@ -151,6 +170,8 @@ class StepBegan(Event):
     weight: int
     slow_ms: float | None = None
     cursor: Cursor = field(default_factory=dict)
+    token_ms: float | None = None
+    longest_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -197,11 +218,17 @@ class PairsCompared(Event):
 
 @dataclass(frozen=True)
 class SlowThresholdSet(Event):
-    """Stable has answered often enough to tell slow answers; evidence of them begins here."""
+    """Stable has answered often enough to tell slow answers; evidence of them begins here.
+
+    Args:
+        slow_ms: and the others, as of StepBegan.
+    """
 
     kind = "slow"
-    slow_ms: float
+    slow_ms: float | None = None
     cursor: Cursor = field(default_factory=dict)
+    token_ms: float | None = None
+    longest_s: float | None = None
 
 
 @dataclass(frozen=True)

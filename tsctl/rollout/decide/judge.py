@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import log
 
-from tsctl.config.policy import LIMIT, RolloutPolicy
-from tsctl.rollout.decide.evidence import Evidence, class_count
+from tsctl.config.policy import LIMIT, TEXT_SIGNALS, RolloutPolicy
+from tsctl.rollout.decide.evidence import LENGTHS, Evidence, class_count
 from tsctl.rollout.decide.windows import OutcomeCounts
 from tsctl.statistics.sequential import log_mean, rate_bounds, rejects
 
@@ -52,7 +52,7 @@ class Reading:
 
     Args:
         share: of the average of e-values.
-        about: the class with the largest e-value, of the signal mix.
+        about: the class with the largest e-value, of a signal that compares classes.
     """
 
     signal: str
@@ -125,7 +125,7 @@ def judge(policy: RolloutPolicy, evidence: Evidence, held_s: float, requests: in
 
 def read_signals(policy: RolloutPolicy, evidence: Evidence) -> tuple[Reading, ...]:
     """Every judged signal, in the order of the policy, the limit last."""
-    logs, mix = evidence.logs, evidence.compared.mix
+    logs = evidence.logs
     readings = []
     for signal, share in policy.shares.items():
         if signal == "labels":
@@ -134,7 +134,8 @@ def read_signals(policy: RolloutPolicy, evidence: Evidence) -> tuple[Reading, ..
             canary = rate_of(labels.canary_wrong, labels.canary, policy.alpha)
             readings.append(Reading(signal, logs[signal], share, stable, canary))
             continue
-        about = max(mix, key=lambda name: mix[name].log_e, default="") if signal == "mix" else ""
+        classes = evidence.compared.distribution(signal)
+        about = max(classes, key=lambda name: classes[name].log_e, default="")
         stable, canary = (
             _rate(signal, about, seen, evidence, policy.alpha) for seen in (evidence.stable, evidence.canary)
         )
@@ -177,13 +178,14 @@ def requests_until_below(seen: OutcomeCounts, rate: float, alpha: float) -> int:
 
 
 def _rate(signal: str, about: str, seen: OutcomeCounts, evidence: Evidence, alpha: float) -> Rate:
-    if signal == "disagreement":
-        events, requests = evidence.disagreement.events, evidence.disagreement.trials
-    elif signal == "mix":
-        events = class_count(seen, about, evidence.compared.mix) if about else 0
-        requests = sum(seen.classes.values())
+    counts = {"mix": seen.classes, "finish": seen.finishes, "length": seen.lengths}.get(signal)
+    if counts is not None:
+        events = class_count(counts, about, evidence.compared.distribution(signal)) if about else 0
+        requests = sum(counts.values())
     elif signal == "slow":
-        events, requests = seen.slow, seen.computed
+        events, requests = seen.slow, seen.timed if evidence.is_text else seen.computed
+    elif signal == "tokens":
+        events, requests = seen.slow_tokens, seen.paced
     elif signal == "refused":
         events, requests = seen.refused, seen.requests
     else:
@@ -212,9 +214,23 @@ def _why_failed(reading: Reading, policy: RolloutPolicy) -> str:
         "refused": "are refused with 4xx",
         "slow": "are slow",
         "mix": f"are predicted as {reading.about}",
-        "disagreement": "differ from stable's answers",
+        "tokens": "have slow tokens",
+        "finish": f"end by {reading.about}",
+        "length": f"have {length_text(reading.about)}",
     }[reading.signal]
-    return f"{canary} of the canary's requests {event}, against {stable} of stable's"
+    kind = "answers" if reading.signal in TEXT_SIGNALS else "requests"
+    return f"{canary} of the canary's {kind} {event}, against {stable} of stable's"
+
+
+def length_text(length: str) -> str:
+    """A class of LENGTHS in words: `64 to 127 tokens`; `some length` where it is none."""
+    if length not in LENGTHS:
+        return "some length"
+    low = int(length)
+    if length == LENGTHS[-1]:
+        return f"{low:,} tokens or more"
+    high = 2 * low - 1
+    return f"{low:,} to {high:,} tokens" if high > low else f"{low} token{'' if low == 1 else 's'}"
 
 
 def _percent(rate: Rate) -> str:

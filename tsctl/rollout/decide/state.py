@@ -13,7 +13,7 @@ from tsctl.rollout.decide.evidence import Evidence, no_evidence
 from tsctl.rollout.decide.judge import NOT_RECORDED, Judgement, Verdict, judge
 from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.shadow import added, judge_shadow, unpaired_after
-from tsctl.rollout.decide.windows import Window
+from tsctl.rollout.decide.windows import UNKNOWN, Thresholds, Window
 from tsctl.shadow.disagreement import Disagreement
 
 #: Where comparing pairs goes on: microseconds since 1970.
@@ -32,10 +32,11 @@ class State:
         had_weight: whether a weight was ever tried, so that requests may have reached the canary.
         held_s: how long the present step was watched; time without evidence does not count.
         waited_s: since the present step began to be watched, with the time for which it had to wait.
-        slow_ms: an answer that takes as long is slow; None while that is not known.
+        thresholds: from which times on an answer is slow; `before`: earlier ones, each with the cursor up to which
+            evidence was read with them.
+        is_text: the model's answers are texts of a language model.
         sticky: what tells users on the route; empty: single requests are assigned.
         since: where evidence of the present assignment begins.
-        slow_before: earlier values of `slow_ms`, each with the cursor up to which evidence was read with it.
         warm_bytes: memory of each worker of the canary when it was warm.
         requests_per_s: capacity of all workers of the canary together, as measured before the first step.
         measured_workers: READY workers at that measurement; 0 where the journal has no number.
@@ -74,10 +75,11 @@ class State:
     held_s: float = 0.0
     waited_s: float = 0.0
     step_requests: int = 0
-    slow_ms: float | None = None
+    thresholds: Thresholds = UNKNOWN
+    before: tuple[tuple[Cursor, Thresholds], ...] = ()
+    is_text: bool = False
     sticky: str = ""
     since: Cursor = field(default_factory=dict)
-    slow_before: tuple[tuple[Cursor, float | None], ...] = ()
     cursor: Cursor = field(default_factory=dict)
     warm_bytes: Mapping[str, int] = field(default_factory=dict)
     requests_per_s: float | None = None
@@ -103,6 +105,11 @@ class State:
     def stable_nodes(self) -> tuple[str, ...]:
         """The nodes that serve stable."""
         return self.elsewhere or self.nodes
+
+    @property
+    def settle_s(self) -> float:
+        """Hold time of a step after which times and texts count; half of the hold time where answers take longer."""
+        return max(self.policy.settle_s, min(self.thresholds.longest_s or 0.0, self.policy.hold_s / 2))
 
     @property
     def is_failed(self) -> bool:
@@ -172,7 +179,7 @@ def after(state: State | None, entry: Entry) -> State:
         case events.Tick() as event:
             return _tick(state, event)
         case events.SlowThresholdSet() as event:
-            return _slow(state, event.slow_ms, event.cursor)
+            return _measured(state, event)
         case events.Waiting() as event:
             return replace(state, waits_for=event.why, waited_s=state.waited_s + event.waited_s)
         case events.VerdictReached() as event:
@@ -184,7 +191,7 @@ def after(state: State | None, entry: Entry) -> State:
         case events.PolicyChanged() as event:
             return _policy(state, event.policy)
         case events.StickyChanged(sticky=sticky, cursor=cursor):
-            anew = replace(_policy(state, state.policy), sticky=sticky, since=cursor, slow_before=())
+            anew = replace(_policy(state, state.policy), sticky=sticky, since=cursor, before=())
             return replace(anew, cursor={**state.cursor, **cursor})
         case events.Ended() as event:
             recorded = event.judgement or state.recorded
@@ -209,11 +216,12 @@ def _started(event: events.Started, at: float) -> State:
         archive=event.archive,
         policy=event.policy,
         classes=event.classes,
-        evidence=no_evidence(event.policy, event.classes),
+        evidence=no_evidence(event.policy, event.classes, event.is_text),
         weights=event.policy.weights,
         started_at=at,
         nodes=event.nodes,
         elsewhere=event.stable_nodes or (),
+        is_text=event.is_text,
         sticky=event.sticky,
         since=event.cursor,
         cursor=event.cursor,
@@ -244,16 +252,16 @@ def _done(state: State, event: events.EffectDone, at: float) -> State:
 
 def _step(state: State, event: events.StepBegan) -> State:
     began = replace(_anew(state), step=event.index, weight=event.weight, why="", waits_for="")
-    return _slow(began, event.slow_ms, event.cursor)
+    return _measured(began, event)
 
 
-def _slow(state: State, slow_ms: float | None, cursor: Cursor) -> State:
-    """Evidence is read with another slow threshold from here on."""
+def _measured(state: State, event: events.StepBegan | events.SlowThresholdSet) -> State:
+    """Evidence is read with other thresholds from here on."""
     return replace(
         state,
-        slow_ms=slow_ms,
-        slow_before=(*state.slow_before, (state.cursor, state.slow_ms)),
-        cursor={**state.cursor, **cursor},
+        thresholds=Thresholds(event.slow_ms, event.token_ms, event.longest_s),
+        before=(*state.before, (state.cursor, state.thresholds)),
+        cursor={**state.cursor, **event.cursor},
     )
 
 
@@ -279,12 +287,12 @@ def _tick(state: State, event: events.Tick) -> State:
 def evidence_after(
     state: State, windows: Iterable[Window], is_disturbed: bool = False, labels: LabelCounts | None = None
 ) -> Evidence:
-    """The evidence once these windows are added; slow answers count once the step has settled.
+    """The evidence once these windows are added; times, and texts, count once the step has settled.
 
     Args:
         labels: of all labelled items; None: as before.
     """
-    evidence, is_settled = state.evidence, state.held_s >= state.policy.settle_s
+    evidence, is_settled = state.evidence, state.held_s >= state.settle_s
     if labels is not None:
         evidence = replace(evidence, labels=labels)
     for window in windows:
@@ -331,7 +339,7 @@ def _policy(state: State, policy: RolloutPolicy) -> State:
         policy=policy,
         weights=(*now, *(later for later in policy.weights if later > weight)),
         step=-1,
-        evidence=no_evidence(policy, state.classes),
+        evidence=no_evidence(policy, state.classes, state.is_text),
         pairs=Disagreement(),
         unpaired={},
         done=state.done - {Effect.COPY},  # its share of the requests may be another one

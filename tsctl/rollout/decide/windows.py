@@ -1,9 +1,29 @@
-"""Counts of requests by outcome, of each version and each client, as they are read and as journals store them. Pure."""
+"""Counts of requests by outcome, of each version and each client, as they are read and as journals store them; and the
+thresholds by which times are counted. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From which times on an answer counts as slow, by stable's recent answers; None where that is not known.
+
+    Args:
+        slow_ms: until the answer begins.
+        token_ms: for each token of a language model's answer.
+        longest_s: of a language model, how long nearly all answers take. When a weight has been in force for less,
+            short answers are known, and long ones are not.
+    """
+
+    slow_ms: float | None = None
+    token_ms: float | None = None
+    longest_s: float | None = None
+
+
+UNKNOWN = Thresholds()
 
 
 @dataclass(frozen=True)
@@ -15,7 +35,11 @@ class OutcomeCounts:
         refused: as the client's mistake.
         unanswered: no worker took them, or no answer came; errors where that is the version's fault.
         cached: answered from a cache, and not computed.
-        timed: computed answers whose times are known; the gateway knows times later than requests.
+        timed: computed answers whose times are known; the gateway knows times later than requests. Of a language
+            model only streams, which begin with their first token.
+        slow_tokens: of a language model, answers whose tokens took as long as the threshold of tokens, or longer.
+        paced: those whose time for a token is known.
+        finishes: complete answers of a language model, by how they ended; `lengths`: by their tokens (LENGTHS).
     """
 
     requests: int = 0
@@ -26,19 +50,31 @@ class OutcomeCounts:
     unanswered: int = 0
     cached: int = 0
     timed: int = 0
+    slow_tokens: int = 0
+    paced: int = 0
+    finishes: Mapping[str, int] = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: OutcomeCounts) -> OutcomeCounts:
-        names = self.classes.keys() | other.classes.keys()
         return OutcomeCounts(
             self.requests + other.requests,
             self.errors + other.errors,
             self.slow + other.slow,
-            {name: self.classes.get(name, 0) + other.classes.get(name, 0) for name in sorted(names)},
+            _sum(self.classes, other.classes),
             self.refused + other.refused,
             self.unanswered + other.unanswered,
             self.cached + other.cached,
             self.timed + other.timed,
+            self.slow_tokens + other.slow_tokens,
+            self.paced + other.paced,
+            _sum(self.finishes, other.finishes),
+            _sum(self.lengths, other.lengths),
         )
+
+    @property
+    def complete(self) -> int:
+        """Answers of a language model that the model, or its limit of tokens, ended."""
+        return sum(self.finishes.values())
 
     @property
     def computed(self) -> int:
@@ -50,6 +86,10 @@ class OutcomeCounts:
         if is_fault:
             return replace(self, errors=self.errors + self.unanswered, unanswered=0)
         return replace(self, requests=max(0, self.requests - self.unanswered), unanswered=0)
+
+
+def _sum(counts: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
+    return {name: counts.get(name, 0) + others.get(name, 0) for name in sorted(counts.keys() | others.keys())}
 
 
 NOTHING = OutcomeCounts()
@@ -91,8 +131,6 @@ class Window:
 
     Args:
         weight: of the canary, in hundredths of a percent.
-        pairs: requests that stable and a shadow both answered.
-        disagreements: pairs whose answers differ.
         is_by_user: the route divides users; `stable_users` and `canary_users` count each user's first event of a kind.
         clients: those with an error or a refusal, or where the route divides users with any event.
     """
@@ -100,8 +138,6 @@ class Window:
     weight: int
     stable: OutcomeCounts = NOTHING
     canary: OutcomeCounts = NOTHING
-    pairs: int = 0
-    disagreements: int = 0
     is_by_user: bool = False
     stable_users: OutcomeCounts = NOTHING
     canary_users: OutcomeCounts = NOTHING
@@ -115,8 +151,6 @@ class Window:
             self.weight,
             self.stable + other.stable,
             self.canary + other.canary,
-            self.pairs + other.pairs,
-            self.disagreements + other.disagreements,
             other.is_by_user,
             self.stable_users + other.stable_users,
             self.canary_users + other.canary_users,

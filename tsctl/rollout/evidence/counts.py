@@ -52,6 +52,8 @@ class EvidenceQuery:
 
     Args:
         slow_ms: an answer that took as long or longer is slow; `shortest_over` an edge of the histogram. None: none is.
+        token_ms: of a language model, an answer whose tokens took as long each has slow tokens.
+        is_by_user: the route divides users.
     """
 
     model: str
@@ -59,6 +61,8 @@ class EvidenceQuery:
     canary: str
     count_4xx: bool = False
     slow_ms: float | None = None
+    token_ms: float | None = None
+    is_by_user: bool = False
 
     def canary_weight(self, version: str, weight: int) -> int:
         """The canary's weight while the version had this one."""

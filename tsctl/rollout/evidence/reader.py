@@ -18,7 +18,7 @@ from tsctl.host.http import direct_session
 from tsctl.rollout.decide.events import Cursor, Started
 from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.decide.windows import Window
+from tsctl.rollout.decide.windows import UNKNOWN, Thresholds, Window
 from tsctl.rollout.evidence.counts import (
     LEAST_ANSWERS,
     SLOW,
@@ -33,7 +33,7 @@ from tsctl.rollout.evidence.counts import (
     windows_since,
 )
 from tsctl.rollout.evidence.labels import LabelReader
-from tsctl.rollout.evidence.users import UserLog
+from tsctl.rollout.evidence.log import RequestLog
 
 #: How long Prometheus may take to answer.
 TIMEOUT_S = 5.0
@@ -107,9 +107,17 @@ def samples_of(results: list[dict[str, Any]], address: str) -> list[Sample]:
     return [Sample(r["metric"]["__name__"], r["metric"], round(float(r["value"][1]))) for r in results]
 
 
-def query_of(state: State, slow_ms: float | None) -> EvidenceQuery:
-    """The query of a rollout, with this slow threshold."""
-    return EvidenceQuery(state.model, state.stable, state.canary, state.policy.count_4xx, slow_ms)
+def query_of(state: State, thresholds: Thresholds) -> EvidenceQuery:
+    """The query of a rollout, with these thresholds."""
+    return EvidenceQuery(
+        state.model,
+        state.stable,
+        state.canary,
+        state.policy.count_4xx,
+        thresholds.slow_ms,
+        thresholds.token_ms,
+        bool(state.sticky),
+    )
 
 
 @dataclass(frozen=True)
@@ -150,40 +158,42 @@ class LiveEvidence:
     Args:
         source: of all counts but the rate of requests.
         envoy: of the rate, which Prometheus only has between two scrapes.
-        users: of all counts where the route divides users.
+        log: of all counts where the route divides users, or where answers are texts.
         labelled: of labelled items; None: there are none.
         measured: the route's requests when the rate was measured last.
     """
 
     source: Source
     envoy: Source
-    users: UserLog | None = None
+    log: RequestLog | None = None
     labelled: LabelReader | None = None
     measured: Measured | None = None
     clock: Callable[[], float] = time.monotonic
     _before: Durations = field(default_factory=Durations)
     _rate: float | None = None  # as measured last
 
-    def slow_threshold(self, state: State) -> tuple[float | None, Cursor]:
-        """By stable's answers since the last call; where they are few, since the gateway started."""
+    def thresholds(self, state: State) -> tuple[Thresholds, Cursor]:
+        """By stable's answers since the last call; where they are few, since the gateway started. Texts: by the log."""
+        if state.is_text and self.log is not None:
+            return self.log.thresholds(state.model, state.stable, state.policy.slow_quantile), {}
         samples = self.source.samples(state.model)
         total = durations_of(samples, state.model, state.stable)
         recent = total - self._before if self._before[inf] <= total[inf] else total  # else a counter was reset
         self._before = total
         if total[inf] < LEAST_ANSWERS:
-            return None, {}
+            return UNKNOWN, {}
         durations = recent if recent[inf] >= LEAST_ANSWERS else total
-        slow_ms = slow_threshold_ms(durations, state.policy.slow_quantile)
+        thresholds = Thresholds(slow_threshold_ms(durations, state.policy.slow_quantile))
         if state.sticky:  # each line of the log has its duration
-            return slow_ms, {}
-        values = counter_values(samples, query_of(state, slow_ms))
-        return slow_ms, {key: value for key, value in values.items() if key.startswith(SLOW)}
+            return thresholds, {}
+        values = counter_values(samples, query_of(state, thresholds))
+        return thresholds, {key: value for key, value in values.items() if key.startswith(SLOW)}
 
     def read(self, state: State) -> tuple[list[Window], Cursor]:
-        query, samples = query_of(state, state.slow_ms), self.source.samples(state.model)
+        query, samples = query_of(state, state.thresholds), self.source.samples(state.model)
         shares = client_shares(samples, state.model)
-        if state.sticky and self.users is not None:
-            return self.users.read(query, state.cursor, shares, state.slow_before, state.since)
+        if (state.sticky or state.is_text) and self.log is not None:
+            return self.log.read(query, state.cursor, shares, state.before, state.since)
         return windows_since(state.cursor, counter_values(samples, query), query, shares)
 
     def labels(self, state: State) -> LabelCounts | None:
@@ -191,8 +201,8 @@ class LiveEvidence:
 
     def mark(self, state: State) -> Cursor:
         """Where evidence begins that is read from now on."""
-        values = counter_values(self.source.samples(state.model), query_of(state, state.slow_ms))
-        return values if self.users is None else {**values, **self.users.mark()}
+        values = counter_values(self.source.samples(state.model), query_of(state, state.thresholds))
+        return values if self.log is None else {**values, **self.log.mark()}
 
     def request_rate(self, state: State) -> float:
         """Since the last measurement, or as measured then where that was less than RATE_S ago; AnalysisError before."""

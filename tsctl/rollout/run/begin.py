@@ -20,9 +20,9 @@ from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reope
 from tsctl.rollout.decide.state import fold, start_of
 from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
 from tsctl.rollout.evidence.labels import LabelReader
+from tsctl.rollout.evidence.log import RequestLog
 from tsctl.rollout.evidence.pairs import RecordedPairs
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
-from tsctl.rollout.evidence.users import UserLog
 from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import LiveHealth
@@ -77,7 +77,7 @@ def started(
             require_comparable(gateway, route, archive, find_archive(project, model, stable), {*nodes, *stable_nodes})
         LiveOperator(LiveGateway(gateway), model).forget()
         journal = Journal(new_path(project, model, version, time.time()), guard=require_held)
-        log_end = UserLog(gateway.files.access_log, {}).mark()
+        log_end = RequestLog(gateway.files.access_log, {}).mark()
         start = journal.append(
             Started(
                 id=journal.id,
@@ -173,7 +173,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured |
             # the source with which the rollout started: another one counts from another moment on
             source=open_source(start.policy, gateway.admin),
             envoy=EnvoyCounters(gateway.admin),
-            users=UserLog(gateway.files.access_log, start.cursor),
+            log=RequestLog(gateway.files.access_log, start.cursor),
             labelled=LabelReader(labels_folder(project), lambda: places_of(gateway.nodes(), shared)),
             measured=measured,
         ),

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from handlers.contract import Tolerance, difference
-from tsctl.archive.container import open_archive, read_samples
+from tsctl.archive.container import open_archive
 from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import read_facts, read_golden_answers
+from tsctl.archive.samples import read_samples
 from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
 from tsctl.nodes.node import Node

@@ -12,7 +12,7 @@ from tsctl.nodes.fan_out import is_unavailable
 from tsctl.rollout.decide.events import Command, Cursor, Effect, EffectDone, PairsCompared
 from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.decide.windows import Window
+from tsctl.rollout.decide.windows import Thresholds, Window
 
 
 class TemporarilyUnavailable(NodeError):
@@ -33,10 +33,10 @@ class Effects(Protocol):
 class EvidenceReader(Protocol):
     """Reads counts and rates of requests; raises a TsctlError where they cannot be read now."""
 
-    def slow_threshold(self, state: State) -> tuple[float | None, Cursor]:
-        """Milliseconds from which answers are slow, by stable's recent answers, and where reading of slow ones begins.
+    def thresholds(self, state: State) -> tuple[Thresholds, Cursor]:
+        """From which times on answers are slow, by stable's recent answers, and where reading of slow ones begins.
 
-        None where stable has too few answers.
+        Those for which stable has too few answers are None.
         """
 
     def read(self, state: State) -> tuple[list[Window], Cursor]:

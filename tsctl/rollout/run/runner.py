@@ -161,9 +161,10 @@ class Runner:
             self.record(done)
 
     def _begin_step(self, index: int) -> None:
-        """Journal the step and its slow threshold, before its first request."""
-        slow_ms, cursor = self.evidence.slow_threshold(self.state)
-        self.record(events.StepBegan(index, self.state.weights[index], slow_ms, cursor))
+        """Journal the step and its thresholds, before its first request."""
+        found, cursor = self.evidence.thresholds(self.state)
+        weight = self.state.weights[index]
+        self.record(events.StepBegan(index, weight, found.slow_ms, cursor, found.token_ms, found.longest_s))
 
     def _set_weight(self) -> None:
         if self.state.command is not Command.PROMOTE:
@@ -313,18 +314,18 @@ class Runner:
         elif judgement.verdict is Verdict.PASS and not state.is_paused and not state.waits_for:
             self.record(VerdictReached(Verdict.PASS, judgement.why, judgement=judgement))
         else:
-            if state.slow_ms is None:
-                self._unless_unavailable(self._set_slow_threshold)
+            if state.thresholds.slow_ms is None and state.thresholds.token_ms is None:
+                self._unless_unavailable(self._set_thresholds)
             return self._end_if_overdue()
         return True
 
-    def _set_slow_threshold(self) -> None:
-        """Set the threshold late, where stable had too few answers before the step; later answers are judged by it."""
+    def _set_thresholds(self) -> None:
+        """Set the thresholds late, where stable had too few answers before the step; later answers are judged by it."""
         if self.state.evidence.stable.requests < LEAST_ANSWERS:
             return
-        slow_ms, cursor = self.evidence.slow_threshold(self.state)
-        if slow_ms is not None:
-            self.record(events.SlowThresholdSet(slow_ms, cursor))
+        found, cursor = self.evidence.thresholds(self.state)
+        if found.slow_ms is not None or found.token_ms is not None:
+            self.record(events.SlowThresholdSet(found.slow_ms, cursor, found.token_ms, found.longest_s))
 
     def _end_if_overdue(self) -> bool:
         """End a step that is undecided for too long as the policy says; False where a person must decide."""

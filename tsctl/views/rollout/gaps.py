@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tsctl.gateway.access_log import LEAST_TOKENS
 from tsctl.rollout.decide.evidence import OTHER, Evidence, class_count
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.evidence.counts import LEAST_ANSWERS, MOST_CLASSES
@@ -32,7 +33,9 @@ def _gaps(state: State, evidence: Evidence) -> Iterator[str]:
         named = ", ".join(map(signal_name, signals))
         yield f"Nothing was compared with stable ({named}): it had no requests beside the canary's."
         return
-    if "slow" in signals and state.slow_ms is None:
+    if state.is_text:
+        yield from _texts(state, evidence)
+    elif "slow" in signals and state.thresholds.slow_ms is None:
         yield f"No answer was judged as slow: stable computed too few answers for a threshold, {LEAST_ANSWERS}."
     elif "slow" in signals and evidence.cold and not evidence.warm:
         yield (
@@ -48,8 +51,24 @@ def _gaps(state: State, evidence: Evidence) -> Iterator[str]:
             else "No labels were compared: of both versions, recorded requests of this rollout need labels"
             " ('tsctl labels add FILE')."
         )
-    if "disagreement" in signals and not evidence.disagreement.trials:
-        yield "No answers of a shadow were compared: the signal disagreement has no source."
+
+
+def _texts(state: State, evidence: Evidence) -> Iterator[str]:
+    """What of a language model's answers was not compared."""
+    signals, compared = state.policy.signals, evidence.compared
+    few = f"{LEAST_ANSWERS} are needed for a threshold"
+    if "slow" in signals and state.thresholds.slow_ms is None:
+        yield f"No first token was judged as slow: stable had too few streams, {few}."
+    if "tokens" in signals and state.thresholds.token_ms is None:
+        yield f"No tokens were judged as slow: stable had too few answers of {LEAST_TOKENS} tokens or more, {few}."
+    elif "tokens" in signals and not compared.tokens.logs:
+        yield "No tokens were judged as slow: none took as long as the threshold while times were judged."
+    texts = [signal_name(signal) for signal in ("finish", "length") if signal in signals]
+    if texts and not any(process.logs for process in compared.finish.values()):
+        yield (
+            f"Nothing was compared by {' and '.join(texts)}: too few answers of both versions say how they ended, and"
+            " how many tokens they have."
+        )
 
 
 def _classes(state: State, evidence: Evidence) -> Iterator[str]:
@@ -59,7 +78,7 @@ def _classes(state: State, evidence: Evidence) -> Iterator[str]:
         yield "The class distribution compared nothing: stable had named no class before the rollout began."
     elif not total:
         yield "The class distribution compared nothing: no answer named a class."
-    elif (other := class_count(both, OTHER, evidence.compared.mix) / total) > MOST_OTHER:
+    elif (other := class_count(both.classes, OTHER, evidence.compared.mix) / total) > MOST_OTHER:
         yield (
             f"The class distribution compared little: {other:.0%} of the predictions are of classes that are not judged"
             f" one by one, because stable had not named them or {MOST_CLASSES} others were more frequent."

@@ -16,7 +16,7 @@ from tsctl.rollout.decide.state import State, after
 from tsctl.statistics.sequential import rejects
 from tsctl.views.rollout.gaps import gaps
 from tsctl.views.rollout.outlook import advice, in_progress, outcome, rule
-from tsctl.views.rollout.wording import duration, e_text, setting_text, signal_name
+from tsctl.views.rollout.wording import duration, e_text, setting_text, signal_name, threshold_text
 
 _COMMANDS = {
     Command.PAUSE: "paused the rollout; requests still count, and no step passes",
@@ -171,12 +171,11 @@ def _text(before: State, entry: Entry, state: State) -> str:
         case events.EffectDone() as event:
             return _effect_done(event, before)
         case events.StepBegan():
-            slow = f"; answers of {state.slow_ms:.4g} ms or more are slow" if state.slow_ms is not None else ""
-            return (
-                f"Step {state.step + 1} of {len(state.weights)} began: {percent(state.weight)} of the requests{slow}."
-            )
-        case events.SlowThresholdSet(slow_ms=slow_ms):
-            return f"Stable has answered often enough: answers of {slow_ms:.4g} ms or more are slow."
+            slow = threshold_text(state.thresholds, state.is_text)
+            step = f"Step {state.step + 1} of {len(state.weights)} began: {percent(state.weight)} of the requests"
+            return f"{step}; {slow}." if slow else f"{step}."
+        case events.SlowThresholdSet():
+            return f"Stable has answered often enough: {threshold_text(state.thresholds, state.is_text)}."
         case events.Waiting(why=why):
             return f"The rollout waits: {why}."
         case events.VerdictReached() as event:

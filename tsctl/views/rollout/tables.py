@@ -8,7 +8,7 @@ from math import log
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL, percent
 from tsctl.gateway.traffic import CANARY, STABLE
-from tsctl.rollout.decide.judge import Judgement, Rate, Reading
+from tsctl.rollout.decide.judge import Judgement, Rate, Reading, length_text
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import OutcomeCounts
 from tsctl.views.rollout.history import Summary
@@ -59,6 +59,9 @@ def _rate_rows(reading: Reading, stable: str, canary: str) -> Iterator[tuple[str
         "mix": f"predicted as {reading.about or 'a class'}",
         "disagreement": "disagreements",
         "labels": "wrong by their label",
+        "tokens": "slow tokens",
+        "finish": f"ended by {reading.about}",
+        "length": length_text(reading.about),
     }.get(reading.signal, reading.signal)
     if reading.signal != "disagreement":  # between both versions, counted once
         yield event, stable, *_rate_cells(reading.stable)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, tzinfo
 from math import floor, inf, log
 
 from tsctl.rollout.decide.judge import MOST_REQUESTS, Rate
+from tsctl.rollout.decide.windows import Thresholds
 
 #: Natural logarithm of ten: e-values are stored as natural logarithms and shown as powers of ten.
 LN_10 = log(10)
@@ -76,4 +77,24 @@ def needed_text(needed: int) -> str:
 
 def signal_name(signal: str) -> str:
     """The name of a signal for people; policies and journals keep the short ones."""
-    return {"mix": "class distribution", "limit": "error rate cap"}.get(signal, signal)
+    return _NAMES.get(signal, signal)
+
+
+_NAMES = {
+    "mix": "class distribution",
+    "limit": "error rate cap",
+    "tokens": "slow tokens",
+    "finish": "finish distribution",
+    "length": "length distribution",
+}
+
+
+def threshold_text(thresholds: Thresholds, is_text: bool) -> str:
+    """`answers of 26 ms or more are slow`; empty while no threshold is known."""
+    parts = []
+    if thresholds.slow_ms is not None:
+        what = "a first token after" if is_text else "answers of"
+        parts.append(f"{what} {thresholds.slow_ms:.4g} ms or more {'is' if is_text else 'are'} slow")
+    if thresholds.token_ms is not None:
+        parts.append(f"tokens of {thresholds.token_ms:.4g} ms or more each are slow")
+    return ", and ".join(parts)

@@ -12,7 +12,7 @@ from itertools import count
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
-from handlers.adapters.asgi.app import Server, send_answer
+from handlers.adapters.asgi.app import Server, predict, send_answer
 from handlers.adapters.asgi.asgi_call import Application, Message, Receive, Send
 from handlers.adapters.asgi.exchange import Target
 from handlers.adapters.asgi.frames import Answer, Headers
@@ -83,6 +83,8 @@ class Node:
             return await self._refuse(error, scope, send)
         if is_admin:
             return await self._admin(scope, receive, send)
+        if path.encode() in self._by_model:
+            return await predict(self._by_model[path.encode()], self.next_id(), scope, receive, send)
         server = self._registry.servers.get(path)
         if server is None:
             return await self._other(path, scope, receive, send)

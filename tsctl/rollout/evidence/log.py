@@ -1,7 +1,8 @@
-"""Evidence of a route that divides users and not requests, read from the gateway's access log.
+"""Evidence from the gateway's access log: of a route that divides users and not requests, and of language models.
 
 A user stays on one version and sends many requests, which are not independent. So a user counts once for each kind of
-event, with the first one: it fell to the canary with the probability of its weight, whatever followed.
+event, with the first one: it fell to the canary with the probability of its weight, whatever followed. Of a language
+model, only the log has the tokens of each answer beside its times.
 """
 
 from __future__ import annotations
@@ -11,22 +12,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tsctl.gateway.access_log import LogPosition, end_of_log, parse_entry, read_lines
+from tsctl.gateway.access_log import AccessLogEntry, LogPosition, end_of_log, newest_chunks, parse_entry, read_lines
 from tsctl.rollout.decide.events import Cursor
-from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Window
-from tsctl.rollout.evidence.answers import answer_of, computed_ms, is_slow
-from tsctl.rollout.evidence.counts import EvidenceQuery, Totals
+from tsctl.rollout.decide.windows import NOTHING, ClientCounts, OutcomeCounts, Thresholds, Window
+from tsctl.rollout.evidence.answers import answer_of, computed_ms, is_slow, text_counts, text_thresholds
+from tsctl.rollout.evidence.counts import LEAST_ANSWERS, EvidenceQuery, Totals
 
 #: By weight of the canary and client.
 Clients = defaultdict[int, defaultdict[str, ClientCounts]]
 
 #: Keys of a cursor for the position in the log: the file's inode, and the offset.
 FILE, OFFSET = "log|file", "log|offset"
+#: Thresholds of times are by so many answers, and by so much of the log at most.
+RECENT, MOST_BYTES = 1000, 32 << 20
 
 
 @dataclass
-class UserLog:
-    """The access log, and the users that had an event already.
+class RequestLog:
+    """The access log, and the users of a sticky route that had an event already.
 
     Args:
         log: Envoy's access log.
@@ -42,26 +45,38 @@ class UserLog:
         """Where the log ends now."""
         return _cursor(end_of_log(self.log))
 
+    def thresholds(self, model: str, version: str, quantile: float) -> Thresholds:
+        """By the version's RECENT last answers that the weights chose; AnalysisError where the log cannot be read."""
+        recent: list[AccessLogEntry] = []
+        for lines in newest_chunks(self.log, MOST_BYTES):
+            entries = (entry for line in reversed(lines) if (entry := parse_entry(line)) is not None)
+            recent += (e for e in entries if e.is_by_weight and (e.model, e.version) == (model, version))
+            if len(recent) >= RECENT:
+                break
+        return text_thresholds(recent[:RECENT], quantile, LEAST_ANSWERS)
+
     def read(
         self,
         query: EvidenceQuery,
         cursor: Cursor,
         shares: Mapping[str, float],
-        slow_before: Sequence[tuple[Cursor, float | None]] = (),
+        before: Sequence[tuple[Cursor, Thresholds]] = (),
         since: Cursor | None = None,
     ) -> tuple[list[Window], dict[str, int]]:
         """New windows since the cursor, and its changes; AnalysisError where the log cannot be read.
 
         Args:
             shares: of the requests, by client.
-            slow_before: earlier slow thresholds, each with the cursor up to which the log was read with it.
+            before: earlier thresholds, each with the cursor up to which the log was read with them.
             since: where the rollout began to read the log; None: as `self.since`.
         """
-        if self._known != _position(cursor):  # the first reading, or the last one was not journaled
+        if query.is_by_user and self._known != _position(
+            cursor
+        ):  # the first reading, or the last one was not journaled
             self._met, since = set(), self.since if since is None else since
-            for until, slow_ms in (*slow_before, (cursor, query.slow_ms)):
+            for until, old in (*before, (cursor, Thresholds(query.slow_ms, query.token_ms))):
                 lines, _ = read_lines(self.log, _position(since), _position(until))
-                self._totals(lines, replace(query, slow_ms=slow_ms))
+                self._totals(lines, replace(query, slow_ms=old.slow_ms, token_ms=old.token_ms))
                 since = until
         lines, self._known = read_lines(self.log, _position(cursor))
         totals, users, clients = self._totals(lines, query)
@@ -70,7 +85,7 @@ class UserLog:
                 weight,
                 totals[weight, query.stable],
                 totals[weight, query.canary],
-                is_by_user=True,
+                is_by_user=query.is_by_user,
                 stable_users=users[weight, query.stable],
                 canary_users=users[weight, query.canary],
                 clients={
@@ -91,18 +106,18 @@ class UserLog:
                 continue
             if entry.version not in (query.stable, query.canary):
                 continue
-            answer = answer_of(entry)
-            request = answer.counts(1, query.count_4xx)
-            if computed_ms(entry) is not None:
-                request += OutcomeCounts(slow=int(is_slow(entry, query.slow_ms)), timed=1)
+            request = counts_of(entry, query)
             weight, client = query.canary_weight(entry.version, entry.weight), entry.client or ""
             totals[weight, entry.version] += request
+            if not query.is_by_user:
+                if request.errors or request.refused or request.unanswered:
+                    failed = answer_of(entry).counts(1, query.count_4xx)
+                    clients[weight][client] = query.of_client(clients[weight][client], entry.version, failed)
+                continue
             first = self._first(request, client, entry.user)
             users[weight, entry.version] += first
-            events, first = (
-                replace(request, classes={}, cached=0, timed=0),
-                replace(first, requests=0, cached=0, timed=0),
-            )
+            events = replace(request, classes={}, cached=0, timed=0, paced=0, finishes={}, lengths={})
+            first = replace(first, requests=0, cached=0, timed=0, paced=0)
             if events != OutcomeCounts(events.requests) or first != NOTHING:
                 clients[weight][client] = query.of_client(clients[weight][client], entry.version, events, first)
         return totals, users, clients
@@ -124,7 +139,18 @@ class UserLog:
             classes=request.classes if request.classes and is_first("class") else {},
             refused=int(bool(request.refused) and is_first("refused")),
             unanswered=int(bool(request.unanswered) and is_first("error")),
+            slow_tokens=int(bool(request.slow_tokens) and is_first("tokens")),
+            finishes=request.finishes if request.finishes and is_first("finish") else {},
+            lengths=request.lengths if request.lengths and is_first("length") else {},
         )
+
+
+def counts_of(entry: AccessLogEntry, query: EvidenceQuery) -> OutcomeCounts:
+    """The counts of one request."""
+    counts = answer_of(entry).counts(1, query.count_4xx)
+    if computed_ms(entry) is not None:
+        counts += OutcomeCounts(slow=int(is_slow(entry, query.slow_ms)), timed=1)
+    return counts if entry.finish is None else counts + text_counts(entry, query.token_ms)
 
 
 def _position(cursor: Cursor) -> LogPosition:

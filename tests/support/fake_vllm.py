@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -77,7 +78,9 @@ def serve(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    if any(word.endswith("convert.py") for word in words):
+    if any(word.endswith("vllm_folder.py") for word in words):
         convert(Path(words[-3]), words[-2], Path(words[-1]))
     else:
+        program = next(word for word in words if word.endswith("run_server.py"))
+        runpy.run_path(program)["end_with_parent"]()  # as the real program begins
         serve(words[words.index("--model") :])

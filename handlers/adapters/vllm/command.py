@@ -12,7 +12,8 @@ from handlers.adapters.vllm.settings import SETTINGS_VARIABLE
 from handlers.contract import METRICS_FOLDER_VARIABLE
 from handlers.text.options import GenerationOptions
 
-RUN, CONVERT = (Path(__file__).with_name(name) for name in ("run_server.py", "convert.py"))
+RUN = Path(__file__).with_name("run_server.py")
+CONVERT = Path(__file__).resolve().parents[2] / "text" / "backends" / "vllm_folder.py"
 MIDDLEWARE = "handlers.adapters.vllm.middleware.Contract"
 #: Answers that vLLM computes at once; the others wait for a place.
 MOST_AT_ONCE = 256

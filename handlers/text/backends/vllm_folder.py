@@ -1,4 +1,4 @@
-"""Makes the folder that vLLM reads from a GGUF, in vLLM's environment: `python convert.py GGUF DTYPE FOLDER`.
+"""Makes the folder that vLLM reads from a GGUF, in vLLM's environment: `python vllm_folder.py GGUF DTYPE FOLDER`.
 
 The weights are those of the GGUF, each computed from its blocks and kept as DTYPE, such as float32; tokenizer and chat
 template are the GGUF's. The folder appears whole or not at all.
@@ -10,7 +10,11 @@ from pathlib import Path
 
 
 def convert(gguf: Path, dtype: str, folder: Path) -> None:
-    """Write the model of a GGUF into a new folder."""
+    """Write the model of a GGUF into a new folder.
+
+    Args:
+        dtype: of its weights, as torch calls it.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

@@ -152,7 +152,7 @@ def test_one_client_does_not_find_anothers_prompt_in_the_cache(stage: Stage) -> 
 
     def hits(client: str) -> float:
         before = stage.metric("vllm:prefix_cache_hits_total")
-        assert stage.ask("/predictions/smol", body, **{CLIENT_HEADER: client}).status_code == 200
+        assert stage.ask("/predictions/smol", body, False, **{CLIENT_HEADER: client}).status_code == 200
         return stage.metric("vllm:prefix_cache_hits_total") - before
 
     assert hits("anna") == 0
@@ -163,8 +163,8 @@ def test_one_client_does_not_find_anothers_prompt_in_the_cache(stage: Stage) -> 
 def test_the_gateway_reaches_the_versions_own_port(stage: Stage) -> None:
     stage.site.run("gateway", "start")
     address = yaml.safe_load((stage.site.root / "deployment.yaml").read_text())["gateway"]["address"]
-    header = (stage.site.root / ".tsctl" / "gateway" / "local.header").read_text().strip().split(": ")
-    key = dict([tuple(header)])
+    name, _, value = (stage.site.root / ".tsctl" / "gateway" / "local.header").read_text().strip().partition(": ")
+    key = {name: value}
     url = f"{address}/predictions/smol"
     until(lambda: requests.post(url, json=SAMPLE, headers=key, timeout=60).status_code == 200, 60, "it answers")
     answer = requests.post(url, json={**SAMPLE, "stream": True}, headers=key, timeout=60)

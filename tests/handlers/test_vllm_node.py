@@ -100,8 +100,8 @@ class Node:
         until(lambda: self.call("GET", f"/{model}/1.0").status_code == 404, WAIT_S, f"{model} is gone")
 
     def pid(self, model: str) -> int:
-        [ready] = self.version(model)["ready"]
-        return int(ready["pid"])
+        """Of the server that is ready; 0: none is."""
+        return next((int(ready["pid"]) for ready in self.version(model)["ready"]), 0)
 
     def children(self) -> set[int]:
         """Of fake servers."""

@@ -26,7 +26,7 @@ BUILT := archives/store archives/*/.built build dist .coverage* .pytest_cache .h
 PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up monitor down status archives engines verify test test-unit test-live coverage fuzz lint \
+.PHONY: help setup up monitor down status archives engines verify test test-unit test-live test-vllm coverage fuzz lint \
 	bench-drift bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-oip bench-overhead \
 	bench-rollout bench-shadow bench-text gameday clean distclean
 
@@ -66,6 +66,9 @@ test-unit: $(STAMP)  ## Run the tests that start no node
 
 test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
+
+test-vllm: $(STAMP)  ## Run the tests against a real vLLM, about 15 minutes; installs it first (2 GB)
+	@$(RUN) -m pytest -q tests/vllm
 
 bench-engines: archives  ## Measure all engines and what users would write instead, for four models, about 50 minutes
 	@$(RUN) -m benchmarks engines

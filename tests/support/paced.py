@@ -43,7 +43,7 @@ class Paced:
     def token_bytes(self, token):
         return b"w" * 4096 if token == WIDE else bytes([token])
 
-    def add(self, key, prompt, sampling):
+    def add(self, key, prompt, sampling, salt=None):
         self.answers[key] = (prompt, iter(range(sampling.max_tokens)), sampling.max_tokens)
 
     def cancel(self, key):

@@ -28,11 +28,11 @@ def read_facts(path: Path) -> dict[str, Any]:
     Raises:
         LoadError: it is no GGUF file, or ends too early.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        try:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _Reader(content).facts()
-        except (struct.error, ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
-            raise LoadError(f"{path.name} cannot be read as GGUF: {error}") from error
+    except (OSError, struct.error, ValueError, KeyError, IndexError) as error:
+        raise LoadError(f"{path.name} cannot be read as GGUF: {error}") from error
 
 
 class _Reader:

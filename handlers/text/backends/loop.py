@@ -63,6 +63,7 @@ class PagedBackend:
                 f"the cache has room for keys and values of {room} tokens, and one answer with its prompt may have "
                 f"{context}: give more to generation.cache_mb, or less to generation.context"
             )
+        self.name = runner.name
         self.context = context
         self._runner = runner
         self._tokens = tokens
@@ -116,16 +117,15 @@ class PagedBackend:
             for answer, count in chosen
         ]
         logits = self._runner.run(chunks)
-        for answer, count in chosen:
-            answer.cached += count
-            self._remember(answer)
-        complete = [index for index, (answer, _) in enumerate(chosen) if not answer.pending]
-        if not complete:
-            return []
+        complete = [index for index, (answer, count) in enumerate(chosen) if count == answer.pending]
+        answers = [chosen[index][0] for index in complete]
         if len(complete) < len(chosen):
             logits = logits[complete]
-        answers = [chosen[index][0] for index in complete]
-        tokens = choose(logits, [self._row(answer, logits.shape[1]) for answer in answers])
+        rows = [self._row(answer, logits.shape[1]) for answer in answers]
+        tokens = choose(logits, rows) if rows else []
+        for answer, count in chosen:  # from here on nothing fails: until here, the step can be made once more
+            answer.cached += count
+            self._remember(answer)
         return [self._produced(answer, token) for answer, token in zip(answers, tokens, strict=True)]
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from handlers.errors import LoadError
 from handlers.text.backend import Backend
-from handlers.text.backends import BackendOptions, ModelFiles
+from handlers.text.backends import OPENVINO, BackendOptions, ModelFiles
 from handlers.text.backends.files import read_model_facts
 from handlers.text.backends.loop import PagedBackend
 from handlers.text.backends.runner import Chunk
@@ -92,6 +92,8 @@ class OpenVinoRunner:
     Args:
         network: an `openvino.Model` with `input_ids`, `attention_mask`, `position_ids`, `beam_idx` and one output.
     """
+
+    name = OPENVINO
 
     def __init__(self, network: Any, options: BackendOptions) -> None:
         import openvino

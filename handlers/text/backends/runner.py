@@ -27,6 +27,7 @@ class Chunk:
 class Runner(Protocol):
     """A loaded network and its memory for keys and values. One thread uses it."""
 
+    name: str  # of its backend, as archive.yaml has it
     block_tokens: int  # tokens of a block
     blocks: int
     step_tokens: int  # tokens of a step at most

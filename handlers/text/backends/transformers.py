@@ -19,7 +19,7 @@ import torch
 from handlers.device import to_device
 from handlers.errors import LoadError
 from handlers.text.backend import Backend
-from handlers.text.backends import BackendOptions, ModelFiles
+from handlers.text.backends import TRANSFORMERS, BackendOptions, ModelFiles
 from handlers.text.backends.files import read_model_facts
 from handlers.text.backends.loop import PagedBackend
 from handlers.text.backends.runner import Chunk
@@ -106,6 +106,8 @@ class TorchRunner:
     """
 
     block_tokens = _BLOCK_TOKENS
+
+    name = TRANSFORMERS
 
     def __init__(self, network: Any, options: BackendOptions) -> None:
         device = torch.device(options.device)

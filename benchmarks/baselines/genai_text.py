@@ -41,7 +41,7 @@ class GenaiBackend:
         piece = self._bytes.get(token, b"")
         return piece.encode() if isinstance(piece, str) else piece
 
-    def add(self, key: int, prompt: Sequence[int], sampling: Sampling) -> None:
+    def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         config = genai.GenerationConfig()
         config.max_new_tokens, config.do_sample = sampling.max_tokens, False
         config.set_eos_token_id(self._tokenizer.get_eos_token_id())

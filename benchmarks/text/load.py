@@ -63,6 +63,7 @@ class Measured:
         begin, end: of the time in which requests were sent.
         cpu_s: processor time of the client.
         late_s: the most that a request of an open loop was late.
+        spent_s: processor time of the processes that answer, by their part.
     """
 
     begin: float
@@ -70,6 +71,13 @@ class Measured:
     cpu_s: float
     late_s: float
     streams: list[Stream] = field(default_factory=list)
+    spent_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def spent_ms(self) -> dict[str, float]:
+        """Milliseconds of processor time for each token of an answer, by part."""
+        tokens = sum(stream.tokens for stream in self.streams)
+        return {part: 1000 * spent / tokens for part, spent in self.spent_s.items()} if tokens else {}
 
     def served(self, lead_s: float) -> Served:
         """All but the first `lead_s` seconds."""

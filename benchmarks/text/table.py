@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from benchmarks.text.statistics import Served, Times
 
 COLUMNS = (
     "part", "target", "users", "tokens/s", "first ms", "p90", "p99", "per token ms", "p90", "p99", "gap ms", "p99",
-    "answers", "failed", "client cpu",
+    "answers", "failed", "model cpu ms", "server", "gateway", "client",
 )  # fmt: skip
 
 
@@ -23,12 +23,14 @@ class Row:
     Args:
         users: at once, or how often they came.
         client_cpu: share of a core that the client took.
+        spent_ms: processor time for each token, of the processes of each part.
     """
 
     target: str
     users: str
     served: Served
     client_cpu: float
+    spent_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def _row(key: str, row: Row) -> tuple[object, ...]:
     answers = sum(seen.outcomes.values())
     return (
         key, row.target, row.users, round(seen.tokens_s), *_cells(seen.first), *_cells(seen.token),
-        _ms(seen.gap.p50), _ms(seen.gap.p99), answers, seen.failed, f"{row.client_cpu:.0%}",
+        _ms(seen.gap.p50), _ms(seen.gap.p99), answers, seen.failed,
+        *(round(row.spent_ms[part], 2) if part in row.spent_ms else None for part in ("model", "server", "gateway")),
+        f"{row.client_cpu:.0%}",
     )  # fmt: skip
 
 

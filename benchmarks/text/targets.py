@@ -32,16 +32,22 @@ from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.errors import NodeError
 from tsctl.gateway.change import set_weights
+from tsctl.gateway.files import running_pid
 from tsctl.host.process import end_child
+from tsctl.host.usage import cpu_seconds, process_tree
+from tsctl.nodes.node import Node
 
 #: The version of the archive that is served.
 ARCHIVE = "1.0"
+TORCHSERVE = "torchserve"
 COMPLETIONS = "/v1/completions"
 #: Of the gateway's route: a stream may take as long as it needs.
 ROUTE: dict[str, Any] = {"deadline_s": 300}
 
 #: What measures one plan.
 Measure = Callable[[Plan], Measured]
+#: Processes by their part: `model` runs it, `server` and `gateway` stand before it.
+Pids = Callable[[], dict[str, list[int]]]
 
 STOP_S = 20.0
 
@@ -57,9 +63,23 @@ def naive(weights: Path, library: str) -> Iterator[Measure]:
     application = BASELINES / "fastapi_text.py"
     target = UvicornTarget(f"FastAPI, {library}", application, environment, "/v1/completions", processes=1)
     try:
-        yield partial(run_load, target.start())
+        address = target.start()
+        yield with_spent(partial(run_load, address), lambda: {"model": target.pids()["server"]})
     finally:
         target.stop()
+
+
+def with_spent(measure: Measure, pids: Pids) -> Measure:
+    """The same, with the processor time of these processes."""
+
+    def measured(plan: Plan) -> Measured:
+        groups = pids()
+        before = {part: cpu_seconds(group) for part, group in groups.items()}
+        found = measure(plan)
+        found.spent_s = {part: cpu_seconds(group) - before[part] for part, group in groups.items()}
+        return found
+
+    return measured
 
 
 @contextmanager
@@ -110,7 +130,7 @@ def _program(arguments: Sequence[str], folder: Path) -> Iterator[Measure]:
 
     try:
         answer()
-        yield measure
+        yield with_spent(measure, lambda: {"model": [process.pid]})
     finally:
         end_child(process, STOP_S)
 
@@ -139,20 +159,33 @@ class Site:
 
     def direct(self, engine: str) -> Measure:
         """Past the gateway."""
-        [node] = [node for node in self.fleet.nodes if node.name == engine]
-        headers = request_headers(node, JSON)
-        return partial(run_load, Address(node.spec.url + node.path(MODEL, self.versions[engine]), headers))
+        node, version = self._node(engine), self.versions[engine]
+        address = Address(node.url(MODEL, version) + node.path(MODEL, version), request_headers(node, JSON))
+        return with_spent(partial(run_load, address), lambda: _pids_of(node))
 
     def through_gateway(self, engine: str) -> Measure:
         """Of the OpenAI API; each turn begins with all traffic on this engine."""
-        address = self.fleet.address(COMPLETIONS)
+        address, node = self.fleet.address(COMPLETIONS), self._node(engine)
+
+        def pids() -> dict[str, list[int]]:
+            envoy = running_pid(self.fleet.gateway.files.envoy_record)
+            return {**_pids_of(node), "gateway": [envoy] if envoy else []}
 
         def measure(plan: Plan) -> Measured:
             weights = dict.fromkeys(self.versions.values(), 0) | {self.versions[engine]: TOTAL}
             set_weights(self.fleet.gateway, MODEL, weights)
             return run_load(address, plan)
 
-        return measure
+        return with_spent(measure, pids)
+
+    def _node(self, engine: str) -> Node:
+        [node] = [node for node in self.fleet.nodes if node.name == engine]
+        return node
+
+
+def _pids_of(node: Node) -> dict[str, list[int]]:
+    server, *workers = process_tree([node.pid] if node.pid else [])
+    return {"server": [server], "model": workers}
 
 
 @contextmanager
@@ -168,7 +201,8 @@ def text_site(job: Job, folder: Path, engines: Sequence[str]) -> Iterator[Site]:
     own = own_project(job.project, folder / "own")
     archive = built_archive(job, own, ARCHIVE)
     specs = {engine: free_spec(engine) for engine in engines}
-    versions = {engine: f"{ARCHIVE}{engine[0]}" if number else ARCHIVE for number, engine in enumerate(engines)}
+    named = TORCHSERVE if TORCHSERVE in engines else engines[0]  # it serves an archive under its own version only
+    versions = {engine: ARCHIVE if engine == named else f"{ARCHIVE}{engine[0]}" for engine in engines}
     targets = {(MODEL, version): {"archive": ARCHIVE, "nodes": [engine]} for engine, version in versions.items()}
     archives = {(MODEL, version): archive for version in versions.values()}
     served = [(MODEL, ARCHIVE)]

@@ -33,6 +33,7 @@ class Answer:
         prompt: its tokens.
         deadline: monotonic seconds by which the answer must have ended; None: no matter when.
         first_by: the same for its first token.
+        salt: who asks, where a backend may keep the prompt for later ones of the same client; None: it must not.
     """
 
     prompt: Sequence[int]
@@ -40,6 +41,7 @@ class Answer:
     stops: Sequence[str] = ()
     deadline: float | None = None
     first_by: float | None = None
+    salt: str | None = None
     tokens: int = 0  # that came so far
     submitted_at: float = 0.0  # monotonic seconds
     begun_at: float | None = None  # the backend has it

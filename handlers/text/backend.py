@@ -53,8 +53,11 @@ class Backend(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """The bytes that the token stands for; empty for one that is no text."""
 
-    def add(self, key: int, prompt: Sequence[int], sampling: Sampling) -> None:
+    def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         """Begin an answer. Its keys are never used again.
+
+        Args:
+            salt: who asks. What is kept of a prompt serves later ones with the same salt, and no others; None: nobody.
 
         Raises:
             ValueError: the backend cannot do what `sampling` asks for.

@@ -145,7 +145,7 @@ class Generator:
     def _begin(self, answer: Answer) -> tuple[Answer, Piece] | None:
         self._keys += 1
         try:
-            self._backend.add(self._keys, answer.prompt, answer.sampling)
+            self._backend.add(self._keys, answer.prompt, answer.sampling, answer.salt)
         except ValueError as error:
             return answer, self._ended(answer, DoesNotFit(f"This model cannot do that: {error}."))
         except Exception:

@@ -43,10 +43,10 @@ def bytes_of_tokens(vocabulary: Mapping[str, int], special: Collection[int]) -> 
 
 
 def _conversion(vocabulary: Mapping[str, int]):  # type: ignore[no-untyped-def]
-    if all(letter in vocabulary for letter in _BYTES):
-        return _of_byte_level
     if "<0x0A>" in vocabulary:
         return _of_sentence_piece
+    if all(letter in vocabulary for letter, byte in _BYTES.items() if 0x20 <= byte < 0x7F):
+        return _of_byte_level  # some have no token for a byte that hardly any text has, such as SmolLM2
     raise ValueError("the vocabulary is neither of byte-level BPE nor of SentencePiece with bytes")
 
 

@@ -16,6 +16,7 @@ from benchmarks.text.parts.changes import killed_figures, lost
 from benchmarks.text.parts.naive import NAIVE, OURS, users_figures
 from benchmarks.text.parts.open_loop import loop_figures, overload_figures
 from benchmarks.text.parts.servers import GATEWAY, IN_PROCESS, cost_figures
+from benchmarks.text.parts.turns import spent_shares
 from benchmarks.text.prompts import Lengths, bodies
 from benchmarks.text.statistics import Served, Times, served
 from benchmarks.text.stream import BROKEN, REFUSED, TOLD, UNREACHED, WHOLE, Stream
@@ -99,6 +100,17 @@ def test_where_none_may_break_a_told_stream_is_a_broken_one() -> None:
     assert value(figures, "x: refused or not reached") == 0
 
 
+def test_processor_time_is_compared_for_a_token() -> None:
+    def row(**spent_s: float) -> Row:
+        found = measured(Stream(0.0, 200, [1.0, 2.0], 2.0, WHOLE, answer=100))
+        found.spent_s = spent_s
+        return Row("", "", served([], 0.0, 1.0), 0.0, found.spent_ms)
+
+    assert row(model=0.5).spent_ms == {"model": 5.0}
+    assert spent_shares("", [row(model=0.5, gateway=0.5)], [row(model=0.8)]).rounds == (0.8,)
+    assert spent_shares("", [row()], [row()]).value is None
+
+
 def test_the_table_has_a_row_for_each_turn_and_its_json_no_nan() -> None:
     result = TextResult("cost", "", {}, {}, [], rows=[Row("here", "16", served([], 0.0, 1.0), 0.01)])
     [row] = rows([result])
@@ -124,7 +136,7 @@ class Letters:
     def token_bytes(self, token: int) -> bytes:
         return b"a"
 
-    def add(self, key: int, prompt: Sequence[int], sampling: Sampling) -> None:
+    def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         self._left[key] = sampling.max_tokens
 
     def cancel(self, key: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from handlers.adapters.asgi.node.app import Node
 from handlers.adapters.asgi.node.registry import State
 from handlers.adapters.asgi.node.served import Entry
+from handlers.adapters.asgi.text_pool import TextPool
 from handlers.contract import JSON, MODEL_VERSION_HEADER, SENT_HEADER, TOKENS_HEADER
 from tests.handlers.test_asgi_node import ALLOWED, Reply, ask, node_in, run, until
 from tests.support.paced import packed, write_paced
@@ -63,7 +64,7 @@ def test_a_request_names_its_model_and_a_version_that_is_taken_off_ends_its_stre
 
             streaming = asyncio.create_task(post(node, COMPLETION, completion("ab", 150, model="toy:2.0")))
             pool = registry.get("toy", "2.0").pool
-            assert pool is not None
+            assert isinstance(pool, TextPool)
             await until(lambda: pool._has_work, "the stream")
             await registry.unregister("toy", "2.0")
             gone = await post(node, COMPLETION, completion("ab", 1, model="toy:2.0"))

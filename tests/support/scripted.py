@@ -49,7 +49,7 @@ class Scripted:
     def token_bytes(self, token: int) -> bytes:
         return bytes([token]) if token else b""
 
-    def add(self, key: int, prompt: Sequence[int], sampling: Sampling) -> None:
+    def add(self, key: int, prompt: Sequence[int], sampling: Sampling, salt: str | None = None) -> None:
         if sampling.json_schema is not None:
             raise ValueError("no JSON here")
         self.answers[key] = [*prompt, END][: sampling.max_tokens]

@@ -24,6 +24,8 @@ from tsctl.rollout.evidence.answers import length_class
 from tsctl.rollout.evidence.counts import LEAST_ANSWERS, EvidenceQuery
 from tsctl.rollout.evidence.log import RequestLog
 from tsctl.rollout.evidence.reader import LiveEvidence
+from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout
+from tsctl.views.rollout.forecast import texts_table
 from tsctl.views.rollout.gaps import gaps
 from tsctl.views.rollout.narrative import story
 from tsctl.views.rollout.tables import evidence_tables
@@ -286,3 +288,25 @@ def test_a_step_says_what_is_slow() -> None:
     told = [sentence.text for sentence in story([Entry(n, 0.0, event) for n, event in enumerate(events)]).told]
     assert told[1].endswith("a first token after 300 ms or more is slow, and tokens of 30 ms or more each are slow.")
     assert told[2] == "Stable has answered often enough: tokens of 31 ms or more each are slow."
+
+
+# ---- before the rollout ----------------------------------------------------------------------------------------------
+
+
+def test_a_plan_says_how_many_answers_a_fault_needs() -> None:
+    traffic = RecentTraffic(10.0, 0.001, 0.05, 600.0, 6000)
+    texts = forecast_rollout(POLICY, traffic, is_text=True).texts
+    assert [each.signal for each in texts] == [name for name in ("slow", "tokens", "finish", "length") for _ in "12"]
+    assert [each.rate for each in texts[1::2]] == [1.0] * 4
+    for some, all_ in zip(texts[::2], texts[1::2], strict=True):
+        assert some.on_canary is not None
+        assert all_.on_canary is not None
+        assert some.on_canary > all_.on_canary >= LEAST_TEXTS
+        assert all_.seconds == pytest.approx(all_.on_canary / 0.1)  # at 1 % of 10 requests/s
+    names = {row[0] for row in texts_table(texts).rows}
+    assert names == {"slow", "slow tokens", "finish distribution", "length distribution"}
+    quiet = forecast_rollout(POLICY, replace(traffic, requests_per_s=0.0), is_text=True).texts
+    assert {each.seconds for each in quiet} == {None}
+    assert forecast_rollout(POLICY, traffic).texts == ()
+    at_once = POLICY.model_copy(update={"steps": (100.0,)})
+    assert forecast_rollout(at_once, traffic, is_text=True).texts == ()

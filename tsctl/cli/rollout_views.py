@@ -31,7 +31,7 @@ from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 from tsctl.rollout.forecast.shadow import StageForecast, forecast_stage
 from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, read, unfinished
-from tsctl.rollout.run.preconditions import require_no_weights, require_not_stable
+from tsctl.rollout.run.preconditions import generates_text, require_no_weights, require_not_stable
 from tsctl.views.rollout.follow import as_json, snapshot
 from tsctl.views.rollout.forecast import (
     faults_table,
@@ -39,6 +39,7 @@ from tsctl.views.rollout.forecast import (
     stage_table,
     stage_text,
     steps_table,
+    texts_table,
     total_text,
     traffic_text,
 )
@@ -214,7 +215,8 @@ def plan(
     route = traffic_in_force(gateway).get(model)
     if route is not None:
         require_not_stable(route, version)
-    policy = deployment.policy(model)
+    is_text = generates_text(archive)
+    policy = deployment.policy(model).judging(is_text)
     now = time.time()
     since = now - 60 * minutes
     entries = read_recent(gateway.files.access_log, model, since)
@@ -226,7 +228,7 @@ def plan(
     if stable is not None and "labels" in policy.signals:
         places = places_of(gateway.nodes(), shared_address(project, deployment))
         wrong = wrong_share(labels_folder(project), places, model, stable)
-    forecast = forecast_rollout(policy, traffic, is_by_user, wrong)
+    forecast = forecast_rollout(policy, traffic, is_by_user, wrong, is_text)
     stage = _stage(project, policy, traffic, archive, deployment.models[model], route)
     if json:
         named = {"model": model, "version": version, "policy": policy.model_dump(mode="json")}
@@ -244,6 +246,9 @@ def plan(
     if forecast.labels:
         typer.echo()
         print_table(labels_table(forecast.labels))
+    if forecast.texts:
+        typer.echo()
+        print_table(texts_table(forecast.texts))
     typer.echo()
     for sentence in (total_text(forecast, model, version), *forecast.warnings, *(stage.warnings if stage else ())):
         typer.echo(sentence)

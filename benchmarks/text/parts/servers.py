@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from benchmarks.harness.figures import Figure, Goal
 from benchmarks.harness.run import Job
 from benchmarks.harness.workload import own_folder
-from benchmarks.text.parts.turns import Turns, bursts, by_users, clients, ratios
+from benchmarks.text.parts.turns import Turns, bursts, by_users, clients, ratios, spent_shares
 from benchmarks.text.statistics import Served
 from benchmarks.text.table import TextResult
 from benchmarks.text.targets import Measure, in_process, text_site, unpacked_archive
@@ -69,7 +69,13 @@ def run_cost(job: Job) -> TextResult:
             for name, measure in measures.items():
                 seen.setdefault(name, []).append(turns.take(name, measure, GOAL_USERS, job.seconds))
     settings = {"users": GOAL_USERS, "prompt": turns.lengths.prompt, "answer": turns.lengths.answer}
-    figures = [*cost_figures(seen), clients(turns.rows)]
+    of = {name: [row for row in turns.rows if row.target == name] for name in seen}
+    spent = [
+        spent_shares(f"{IN_PROCESS}, processor time a token, of {name}", rows, of[IN_PROCESS])
+        for name, rows in of.items()
+        if name != IN_PROCESS
+    ]
+    figures = [*cost_figures(seen), *spent, clients(turns.rows)]
     return TextResult("cost", f"{GOAL_USERS} users, in turns", settings, {}, figures, rows=turns.rows)
 
 

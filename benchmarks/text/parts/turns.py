@@ -47,7 +47,7 @@ class Turns:
     def keep(self, target: str, users: str, measured: Measured, lead_s: float = LEAD_S) -> Served:
         """Add the row of a measurement."""
         seen = measured.served(lead_s)
-        self.rows.append(Row(target, users, seen, measured.cpu_share))
+        self.rows.append(Row(target, users, seen, measured.cpu_share, measured.spent_ms))
         return seen
 
 
@@ -68,6 +68,17 @@ def bursts(name: str, seen: Sequence[Served], goal: Goal | None = BURST) -> Figu
     """How evenly tokens come, round by round."""
     values = tuple(one.burst for one in seen if not math.isnan(one.burst))
     return Figure(name, "times", values, goal, sum(one.failed for one in seen), "" if values else "no gaps")
+
+
+def spent_shares(name: str, rows: Sequence[Row], others: Sequence[Row]) -> Figure:
+    """Processor time of a token of the second targets as a share of the first's, round by round.
+
+    It is what tokens/s would be of the second's on cores that do nothing else, and other work on the machine hardly
+    changes it.
+    """
+    pairs = zip(rows, others, strict=True)
+    values = tuple(sum(o.spent_ms.values()) / spent for r, o in pairs if (spent := sum(r.spent_ms.values())))
+    return Figure(name, "times", values, why_not="" if values else "no processor time is known")
 
 
 def clients(rows: Sequence[Row]) -> Figure:

@@ -14,7 +14,7 @@ from math import floor, inf
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL, percent
-from tsctl.rollout.forecast.power import fails, labels_needed, requests_to_pass, smallest_rate
+from tsctl.rollout.forecast.power import answers_needed, fails, labels_needed, requests_to_pass, smallest_rate
 from tsctl.statistics.search import first
 from tsctl.statistics.sequential import RateProcess, RatioProcess
 
@@ -22,6 +22,8 @@ from tsctl.statistics.sequential import RateProcess, RatioProcess
 MULTIPLES, RATE = (2, 10), 0.05
 #: Share of wrong ones among stable's labelled items, where it has none.
 USUAL_WRONG = 0.05
+#: Shares of stable's answers and of a faulty canary's: that only a limit ends, and that have about one length.
+FINISH_FAULT, LENGTH_FAULT = (0.02, 0.1), (0.1, 0.3)
 #: With a smaller share of the predictions in classes that are judged one by one, a warning says so.
 FEW_CLASSES = 0.5
 #: With fewer requests than this, a warning says how few they are.
@@ -64,6 +66,18 @@ class LabelForecast:
     items: int | None  # labelled ones of each version until it is seen in four of five rollouts; None: too many
 
 
+@dataclass(frozen=True)
+class TextForecast:
+    """A fault of a language model's answers, at the first step's weight."""
+
+    signal: str
+    rate: float  # of the canary's answers that are events, or of one class
+    base: float  # of stable's
+    weight: int  # of the canary, in hundredths of a percent
+    on_canary: int | None  # answers until it is seen in four of five rollouts; None: too many
+    seconds: float | None  # with the present traffic; None: too many, or no traffic
+
+
 class Fate(StrEnum):
     """How the rollout of a faulty canary ends."""
 
@@ -95,6 +109,7 @@ class Forecast:
     seconds: float | None  # until a canary that is like stable is promoted; None if it never is
     labels: tuple[LabelForecast, ...]  # none where the policy does not judge labels
     warnings: tuple[str, ...]  # sentences for people
+    texts: tuple[TextForecast, ...] = ()  # of a language model
 
 
 @dataclass(frozen=True)
@@ -114,13 +129,18 @@ class ExpectedStep:
 
 
 def forecast_rollout(
-    policy: RolloutPolicy, traffic: RecentTraffic, is_by_user: bool = False, wrong_share: float | None = None
+    policy: RolloutPolicy,
+    traffic: RecentTraffic,
+    is_by_user: bool = False,
+    wrong_share: float | None = None,
+    is_text: bool = False,
 ) -> Forecast:
     """Forecast what the policy's steps need and see with this traffic.
 
     Args:
         wrong_share: of stable's labelled items; None: it has none, and USUAL_WRONG stands for it.
         is_by_user: whether the route divides users, who then count once for each kind of event; only adds a warning.
+        is_text: whether the model is a language model.
     """
     expected = expected_steps(policy, traffic, traffic.error_rate)
     steps = tuple(_step(policy, traffic, step) for step in expected)
@@ -128,7 +148,22 @@ def forecast_rollout(
     seconds = sum(step.seconds(traffic) for step in expected)
     warnings = [*_warnings(policy, traffic, steps, is_by_user), *_label_warnings(policy, is_by_user, wrong_share)]
     labels = tuple(_label_forecasts(policy, wrong_share)) if "labels" in policy.signals else ()
-    return Forecast(traffic, steps, faults, _finite(seconds), labels, tuple(warnings))
+    texts = tuple(_text_forecasts(policy, traffic)) if is_text else ()
+    return Forecast(traffic, steps, faults, _finite(seconds), labels, tuple(warnings), texts)
+
+
+def _text_forecasts(policy: RolloutPolicy, traffic: RecentTraffic) -> Iterator[TextForecast]:
+    """For each signal of texts a fault of some answers, and one of all."""
+    slow = 1 - policy.slow_quantile
+    faults = {"slow": (slow, 4 * slow), "tokens": (slow, 4 * slow), "finish": FINISH_FAULT, "length": LENGTH_FAULT}
+    weight = policy.weights[0]
+    if weight == TOTAL:
+        return
+    for signal, (base, some) in faults.items():
+        for rate in (some, 1.0) if signal in policy.signals and some < 1 else ():
+            needed = answers_needed(policy, signal, base, rate, weight)
+            per_s = traffic.requests_per_s * weight / TOTAL
+            yield TextForecast(signal, rate, base, weight, needed, needed / per_s if needed and per_s else None)
 
 
 def _label_forecasts(policy: RolloutPolicy, wrong_share: float | None) -> Iterator[LabelForecast]:

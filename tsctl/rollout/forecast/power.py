@@ -10,10 +10,19 @@ from math import ceil, floor, inf, log, sqrt
 
 from tsctl.config.policy import LIMIT, RolloutPolicy
 from tsctl.config.weights import TOTAL
+from tsctl.rollout.decide.evidence import ENDS, LEAST_TEXTS, LENGTHS
 from tsctl.rollout.decide.judge import MOST_REQUESTS
 from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.statistics.search import first, poisson_quantile
-from tsctl.statistics.sequential import RateProcess, RatioProcess, log_mean, rate_bounds, rejects
+from tsctl.statistics.sequential import (
+    BOTH_WAYS,
+    RATIOS,
+    RateProcess,
+    RatioProcess,
+    log_mean,
+    rate_bounds,
+    rejects,
+)
 
 #: The probability with which a fault that counts as seen is found.
 SURELY = 0.8
@@ -21,6 +30,8 @@ SURELY = 0.8
 LEVELS = tuple((number + 0.5) / 40 for number in range(40))
 #: More labelled items of each version than these are not searched for.
 MOST_LABELS = 1 << 24
+#: Nor more answers of a language model's canary.
+MOST_ANSWERS = 1 << 20
 #: The smallest rate that is searched for, and the relative precision of the search.
 SMALLEST, PRECISION = 1e-6, 1.01
 
@@ -87,6 +98,36 @@ def labels_needed(policy: RolloutPolicy, base: float, rate: float) -> int | None
         return failed >= SURELY * len(LEVELS) ** 2
 
     return first(is_seen, MOST_LABELS)
+
+
+def answers_needed(policy: RolloutPolicy, signal: str, base: float, rate: float, weight: int) -> int | None:
+    """Find the answers of a language model's canary after which a fault of this signal fails it SURELY.
+
+    None if more than MOST_ANSWERS are needed.
+
+    Args:
+        base: share of stable's answers that are events of the signal, or of the class that the fault makes more
+            frequent; `rate`: of the canary's.
+        weight: of the canary, in hundredths of a percent; not that of all traffic.
+    """
+    classes = {"finish": len(ENDS), "length": len(LENGTHS)}.get(signal, 1)
+    process = RatioProcess(BOTH_WAYS if classes > 1 else RATIOS)  # e-values of all classes are averaged
+
+    def is_seen(answers: int) -> bool:
+        events = [min(poisson_quantile(answers * rate, level), answers) for level in LEVELS]
+        others = [poisson_quantile(answers * (TOTAL - weight) / weight * base, level) for level in LEVELS]
+        failed = pairs = 0
+        for count in events:  # fewer events of stable never count for the canary
+            while pairs < len(others):
+                log_e = process.seen(count, others[pairs], weight / TOTAL).log_e - log(classes)
+                if not fails(policy, signal, log_e, -inf):
+                    break
+                pairs += 1
+            failed += pairs
+        return failed >= SURELY * len(LEVELS) ** 2
+
+    needed = first(is_seen, MOST_ANSWERS)
+    return None if needed is None else max(needed, LEAST_TEXTS)
 
 
 def smallest_rate(policy: RolloutPolicy, signal: str, base: float, weight: int, requests: float) -> float | None:

@@ -30,6 +30,7 @@ from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, n
 from tsctl.rollout.run.live_gateway import LiveGateway
 from tsctl.rollout.run.preconditions import (
     counts_before,
+    generates_text,
     require_comparable,
     require_no_weights,
     require_possible,
@@ -64,7 +65,8 @@ def started(
         require_no_weights(gateway.deployment, model)
         route = route_of(gateway, model)
         require_undivided(route, version)
-        policy = gateway.deployment.policy(model)
+        is_text = generates_text(archive)
+        policy = gateway.deployment.policy(model).judging(is_text)
         if "labels" in policy.signals:
             require("duckdb")
         samples = counts_before(gateway, policy, model)
@@ -96,6 +98,7 @@ def started(
                 sticky=sticky_text(gateway.deployment, model),
                 trust_pickles=trust_pickles,
                 by=person(),
+                is_text=is_text,
             )
         )
         yield _runner(

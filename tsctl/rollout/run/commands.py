@@ -91,4 +91,6 @@ class LiveOperator:
 
     def policy(self, state: State) -> RolloutPolicy:
         deployment = self.gateway.now().deployment
-        return deployment.policy(self.model) if self.model in deployment.models else state.policy
+        if self.model not in deployment.models:
+            return state.policy
+        return deployment.policy(self.model).judging(state.is_text)

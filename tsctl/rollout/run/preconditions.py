@@ -89,6 +89,12 @@ def require_possible(gateway: Gateway, archive: StoredArchive, version: str, nod
             )
 
 
+def generates_text(archive: StoredArchive) -> bool:
+    """Whether the archive's model is a language model, which answers with text."""
+    with open_archive(archive.path) as content:
+        return read_facts(content).is_text
+
+
 def require_comparable(
     gateway: Gateway, route: Traffic, canary: StoredArchive, stable: StoredArchive, nodes: Collection[str]
 ) -> None:

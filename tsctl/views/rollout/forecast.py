@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tsctl.config.weights import percent
-from tsctl.rollout.forecast.forecast import FaultForecast, Forecast, LabelForecast, RecentTraffic, StepForecast
+from tsctl.rollout.forecast.forecast import (
+    FaultForecast,
+    Forecast,
+    LabelForecast,
+    RecentTraffic,
+    StepForecast,
+    TextForecast,
+)
 from tsctl.rollout.forecast.shadow import StageForecast, StageRow
-from tsctl.views.rollout.wording import share_text
+from tsctl.views.rollout.wording import share_text, signal_name
 from tsctl.views.table import Table
 
 
@@ -88,6 +95,22 @@ def labels_table(labels: Sequence[LabelForecast]) -> Table:
     """Labelled items that a canary needs to be seen by its labels."""
     rows = [(share_text(each.rate), share_text(each.base), _whole(each.items)) for each in labels]
     return Table((">canary's labels wrong", ">stable's", ">labelled items of each"), rows)
+
+
+def texts_table(texts: Sequence[TextForecast]) -> Table:
+    """Answers of a language model's canary until a fault is seen, at the first step."""
+    rows = [
+        (
+            signal_name(each.signal),
+            share_text(each.rate),
+            share_text(each.base),
+            percent(each.weight),
+            _whole(each.on_canary),
+            _minutes(each.seconds),
+        )
+        for each in texts
+    ]
+    return Table(("fault", ">of canary's answers", ">of stable's", ">at step", ">canary's answers", ">minutes"), rows)
 
 
 def total_text(forecast: Forecast, model: str, version: str) -> str:

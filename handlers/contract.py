@@ -146,6 +146,18 @@ ANSWER_LIMIT_VARIABLE = "TS_MAX_RESPONSE_SIZE"
 #: Folder of Python packages that a worker in another environment than tsctl's searches last.
 LIBRARIES_VARIABLE = "TSCTL_LIBRARIES"
 
+# ---- the start of a worker -------------------------------------------------------------------------------------------
+
+#: For `python -c`: runs a module or a script, the first argument, as `python -m` and `python` do, and imports torch
+#: before. The garbage collector rests meanwhile: it would walk all objects of torch, which stay, again and again.
+_TORCH_FIRST = (
+    "import gc; gc.disable(); import torch; gc.freeze(); gc.enable(); import os, runpy, sys; del sys.argv[0]; "
+)
+RUN_MODULE = _TORCH_FIRST + "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+RUN_SCRIPT = (
+    _TORCH_FIRST + "sys.path[0] = os.path.dirname(sys.argv[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
 # ---- Triton ----------------------------------------------------------------------------------------------------------
 
 #: Input and output of a model that gets whole HTTP bodies: bytes (UINT8), because Triton takes BYTES apart in Python,

@@ -70,6 +70,9 @@ def test_refusals_must_come_soon_and_no_stream_may_break() -> None:
     )
     assert [figure.is_reached for figure in figures if figure.name == "refused after, slowest"] == [False]
     assert value(figures, "streams that broke") == 0
+    late = overload_figures(measured(whole, Stream(0.0, 503, [], 0.03, REFUSED), Stream(0.0, 504, [], 9.0, REFUSED)))
+    assert (value(late, "refused"), value(late, "too late, or failed otherwise")) == (1, 1)
+    assert value(late, "refused after, slowest") == pytest.approx(30)
     broken = overload_figures(measured(whole, Stream(0.0, 200, [], 0.03, BROKEN), Stream(0.0, outcome=UNREACHED)))
     assert value(broken, "streams that broke") == 2
     assert value(broken, "refused after, slowest") is None

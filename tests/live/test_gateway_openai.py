@@ -384,7 +384,7 @@ def test_a_budget_of_tokens_outlives_a_change_of_weights_and_hanging_up_is_not_f
 
 def test_openais_own_client_streams_embeds_and_raises_its_errors(place: Place) -> None:
     with openai.OpenAI(base_url=f"{place.front.base}/v1", api_key=place.front.key, max_retries=0) as client:
-        asked = {"model": "m", "messages": [{"role": "user", "content": Script(tokens=3).text()}]}
+        asked: Any = {"model": "m", "messages": [{"role": "user", "content": Script(tokens=3).text()}]}
         chunks = list(client.chat.completions.create(**asked, stream=True))
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "10 11 12 "
         assert client.chat.completions.create(**asked).choices[0].message.content == "1"

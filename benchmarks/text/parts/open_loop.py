@@ -24,6 +24,8 @@ LOOP_S, DRAIN_S = 60.0, 60.0
 OVERLOAD_S = 60.0
 OVERLOAD = 2.0
 COUNT, SEED = 600, 7
+#: The statuses of a server that has no place.
+BUSY = (429, 503)
 REFUSED_MS = Goal(50, is_ceiling=True)
 TARGET = "gateway, uvicorn node"
 
@@ -109,7 +111,8 @@ def loop_figures(name: str, measured: Measured, seen: Served) -> list[Figure]:
 def overload_figures(measured: Measured) -> list[Figure]:
     """What became of the requests, and how soon those that were refused knew."""
     outcomes = [stream.outcome for stream in measured.streams]
-    refused = sorted((s.ended - s.asked) * 1000 for s in measured.streams if s.outcome == REFUSED)
+    refusals = [stream for stream in measured.streams if stream.outcome == REFUSED]
+    refused = sorted((s.ended - s.asked) * 1000 for s in refusals if s.status in BUSY)
     median = (refused[len(refused) // 2],) if refused else ()
     slowest = (refused[-1],) if refused else ()
     why = "" if refused else "nothing was refused"
@@ -120,5 +123,6 @@ def overload_figures(measured: Measured) -> list[Figure]:
         Figure("refused", "requests", (float(len(refused)),)),
         Figure("refused after, median", "ms", median, why_not=why),
         Figure("refused after, slowest", "ms", slowest, REFUSED_MS, why_not=why),
+        Figure("too late, or failed otherwise", "requests", (float(len(refusals) - len(refused)),)),
         Figure("streams that broke", "streams", (float(broken),), NONE),
     ]

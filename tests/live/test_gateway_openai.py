@@ -391,6 +391,9 @@ def test_openais_own_client_streams_embeds_and_raises_its_errors(place: Place) -
         assert [model.id for model in client.models.list()][:2] == ["m", "m:2.0"]
         with pytest.raises(openai.NotFoundError, match="There are: m, m:2"):
             client.chat.completions.create(**{**asked, "model": "nobody"})
-        broken = {**asked, "messages": [{"role": "user", "content": Script(tokens=3, end="early").text()}]}
+        broken: dict[str, Any] = {
+            **asked,
+            "messages": [{"role": "user", "content": Script(tokens=3, end="early").text()}],
+        }
         with pytest.raises(openai.APIError, match="ended before it was complete"):
             list(client.chat.completions.create(**broken, stream=True))

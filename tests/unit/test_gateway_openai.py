@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tsctl.config.deployment import MOST_TOKENS, Budget, GatewaySpec, RouteSpec, Sticky
 from tsctl.gateway.envoy.render import clusters, openai, routes
 from tsctl.gateway.envoy.render.clients import Client, token_budgets
 from tsctl.gateway.envoy.render.upstreams import EMBEDDINGS, TEXT, Endpoint, Offer, Upstream
+from tsctl.gateway.sync import read_offer
 from tsctl.gateway.traffic import Shadow, Traffic, only
 
 PROTOCOLS = {
@@ -170,3 +175,25 @@ def test_a_bucket_has_room_for_what_a_client_may_owe_and_looking_into_it_takes_n
     assert put_back == {**look, "is_negative_hits": True}
     assert charge == {"format": "%REQ(x-tsctl-charge)%"}
     assert openai.tokens({})["version_info"] != document["version_info"]
+
+
+@pytest.mark.parametrize(
+    ("handler", "serving", "offer"),
+    [
+        ("handlers.text_generation", {"generation": {"backend": "auto", "first_token_s": 20}}, Offer(TEXT, 20.0, 90.0)),
+        ("handlers.text_generation", {"generation": {"first_token_s": 200.0}}, Offer(TEXT, 90.0, 90.0)),
+        ("own", {"generation": {}}, Offer(TEXT, 90.0, 90.0)),
+        ("handlers.embedding", {}, Offer(EMBEDDINGS, 90.0, 90.0)),
+        ("handlers.image", {}, None),
+    ],
+)
+def test_an_archive_says_what_its_version_offers(
+    tmp_path: Path, handler: str, serving: dict[str, Any], offer: Offer | None
+) -> None:
+    path = tmp_path / "m.mar"
+    model = {"modelName": "m", "modelVersion": "1.0", "handler": "entry.py", "configFile": "model-config.yaml"}
+    config = {"responseTimeout": 90, "serving": {"handler": handler, **serving}}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
+        archive.writestr("model-config.yaml", json.dumps(config))
+    assert read_offer(path, path.stat().st_mtime_ns, path.stat().st_size) == offer

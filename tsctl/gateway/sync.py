@@ -187,14 +187,15 @@ def _offer(project: Project, archive: str | None, before: Upstream | None) -> Of
     try:
         stat = path.stat() if path is not None else None
         if path is not None and stat is not None:
-            return _read_offer(path, stat.st_mtime_ns, stat.st_size)
+            return read_offer(path, stat.st_mtime_ns, stat.st_size)
         return before.offer if before else None
     except (ArchiveError, *UNREADABLE):  # told with the health check, which comes from the same file
         return before.offer if before else None
 
 
 @lru_cache(4096)
-def _read_offer(path: Path, changed_ns: int, size: int) -> Offer | None:
+def read_offer(path: Path, changed_ns: int, size: int) -> Offer | None:
+    """What the archive offers of the OpenAI API; read anew where the file was changed."""
     with open_archive(path) as opened:
         facts = read_facts(opened)
     answer_s = float(facts.integer("responseTimeout") or DEFAULT_RESPONSE_S)

@@ -66,7 +66,7 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     site = make_site(tmp_path_factory.mktemp("vllm") / "site")
-    port, first, gateway = sorted(free_ports(3))
+    port, gateway, first = sorted(free_ports(3))  # the versions' ports are those from `first` on
     spec = {"engine": "vllm", "address": f"http://127.0.0.1:{port}", "ports": [first, first + PORTS - 1]}
     models = {"smol": {"default": "1.0", "versions": {"1.0": {}}}}
     content = {"nodes": {"local": spec}, "models": models, "gateway": {"address": f"http://127.0.0.1:{gateway}"}}

@@ -14,6 +14,9 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -I -m pip --disable-pip-version-check --no-input install --no-compile
 #: Three processes on two cores: tests of nodes mostly wait, and the longest files come first.
 PYTEST := $(RUN) -m pytest -n 3
+#: Has Python keep what it compiles of large packages: recipes and archives run where they cannot, and each would compile
+#: all of it again, 3 s for torch alone.
+COMPILE := import sklearn.linear_model, torch, ts.model_loader; from transformers import AutoModel, BertModel
 REFERENCE := $(RUN) -m typer tsctl.cli.main utils docs --name tsctl
 TESTS ?= tests/live tests/handlers tests/fuzz tests/benchmarks tests/unit
 #: How long `make fuzz` fuzzes each of its targets, and where its random numbers begin; 0: anywhere.
@@ -26,7 +29,7 @@ BUILT := archives/store archives/*/.built build dist .coverage* .pytest_cache .h
 PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up monitor down status archives engines verify test test-unit test-live coverage fuzz lint \
+.PHONY: help setup up monitor down status archives engines verify test test-unit test-live test-vllm coverage fuzz lint \
 	bench-drift bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-oip bench-overhead \
 	bench-rollout bench-shadow bench-text gameday clean distclean
 
@@ -66,6 +69,9 @@ test-unit: $(STAMP)  ## Run the tests that start no node
 
 test-live: archives  ## Run the tests against real nodes
 	@$(PYTEST) tests/live
+
+test-vllm: $(STAMP)  ## Run the tests against a real vLLM, about 15 minutes; installs it first (2 GB)
+	@$(RUN) -m pytest -q tests/vllm
 
 bench-engines: archives  ## Measure all engines and what users would write instead, for four models, about 50 minutes
 	@$(RUN) -m benchmarks engines
@@ -141,7 +147,8 @@ $(STAMP): requirements.lock requirements-data.lock pyproject.toml $(shell test -
 	@rm -f $@
 	@test -x $(RUN) && cmp -s requirements.lock $(VENV)/requirements.lock || { \
 		rm -rf $(VENV) && mkdir $(VENV) && touch $(MADE) && \
-		$(PYTHON) -I -m venv $(VENV) && $(PIP) -r requirements.lock && cp requirements.lock $(VENV); }
+		$(PYTHON) -I -m venv $(VENV) && $(PIP) -r requirements.lock && cp requirements.lock $(VENV) && \
+		$(RUN) -c '$(COMPILE)'; }
 	@$(PIP) --quiet --no-deps -r requirements-data.lock
 	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

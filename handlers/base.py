@@ -85,6 +85,13 @@ class ServingHandler:
         """
         raise NotImplementedError(f"{type(self).__name__} does not cut batches by length")
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens that the model reads of these texts. A handler that has it answers the OpenAI API's `/embeddings`.
+
+        Its requests have a field `text`, and its answers one vector for each text in `embeddings`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives no embeddings")
+
     # ---- for each request ----------------------------------------------------------------------------------------
 
     def decode(self, body: bytes, media_type: str) -> Any:

@@ -146,6 +146,18 @@ ANSWER_LIMIT_VARIABLE = "TS_MAX_RESPONSE_SIZE"
 #: Folder of Python packages that a worker in another environment than tsctl's searches last.
 LIBRARIES_VARIABLE = "TSCTL_LIBRARIES"
 
+# ---- the start of a worker -------------------------------------------------------------------------------------------
+
+#: For `python -c`: runs a module or a script, the first argument, as `python -m` and `python` do, and imports torch
+#: before. The garbage collector rests meanwhile: it would walk all objects of torch, which stay, again and again.
+_TORCH_FIRST = (
+    "import gc; gc.disable(); import torch; gc.freeze(); gc.enable(); import os, runpy, sys; del sys.argv[0]; "
+)
+RUN_MODULE = _TORCH_FIRST + "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+RUN_SCRIPT = (
+    _TORCH_FIRST + "sys.path[0] = os.path.dirname(sys.argv[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
 # ---- Triton ----------------------------------------------------------------------------------------------------------
 
 #: Input and output of a model that gets whole HTTP bodies: bytes (UINT8), because Triton takes BYTES apart in Python,
@@ -250,6 +262,26 @@ def problem_document(
     }
 
 
+# ---- errors of the OpenAI API ----------------------------------------------------------------------------------------
+
+#: A request that cannot be answered as it is; OpenAI's clients do not send it again.
+OPENAI_INVALID = "invalid_request_error"
+#: Types of errors by status; others below 500 are OPENAI_INVALID, and the rest OPENAI_FAILED.
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+OPENAI_FAILED = "server_error"
+
+
+def openai_error(status: int, message: str, code: str, field: str | None = None) -> dict[str, Any]:
+    """The document of an error in the form of the OpenAI API; a worker and the gateway answer with the same ones.
+
+    Args:
+        code: the kind of the problem, as in `problem_document`.
+        field: the parameter that is wrong, where one is.
+    """
+    kind = OPENAI_TYPES.get(status) or (OPENAI_INVALID if status < 500 else OPENAI_FAILED)
+    return {"error": {"message": message, "type": kind, "param": field, "code": code}}
+
+
 # ---- golden answers --------------------------------------------------------------------------------------------------
 
 
@@ -301,8 +333,8 @@ def golden_texts(answers: Iterable[tuple[Iterable[str], str]]) -> dict[str, Any]
 def _texts_difference(answer: Any, golden: Any, tokens: int) -> str | None:
     """The first place where texts differ: in one of their first tokens, or in length or finish where all must agree."""
     try:
-        expected = _texts_of(golden)
-        got = [("".join(pieces), finish) for pieces, finish in _texts_of(answer)]
+        expected = texts_of(golden)
+        got = [("".join(pieces), finish) for pieces, finish in texts_of(answer)]
     except (KeyError, TypeError):
         return f"the answer: expected choices with a text and a finish_reason, got {_shortened(answer)}"
     if len(got) != len(expected):
@@ -319,7 +351,7 @@ def _texts_difference(answer: Any, golden: Any, tokens: int) -> str | None:
     return None
 
 
-def _texts_of(answer: Any) -> list[tuple[list[str], str]]:
+def texts_of(answer: Any) -> list[tuple[list[str], str]]:
     """The texts of golden answers token by token, and of a whole answer of the OpenAI API letter by letter."""
     if "answers" in answer:
         return [(each["tokens"], each["finish"]) for each in answer["answers"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -75,6 +76,10 @@ class EmbeddingHandler(ServingHandler):
         count = max(1, tokens // len(sentence))
         self._embed([sentence] * count)
         return count * len(sentence)
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """The tokens that `prepare` makes of them."""
+        return sum(len(encoding.ids) for encoding in self.tokenizer.encode_batch_fast([text.strip() for text in texts]))
 
     def preprocess(self, items: list[list[list[int]]]) -> tuple[list[list[int]], list[int]]:
         """All sentences in the order of the items, and the number of sentences of each item."""

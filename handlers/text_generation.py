@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from handlers.contract import JSON
-from handlers.errors import DoesNotFit, LoadError
+from handlers.errors import DoesNotFit
 from handlers.protocols.openai.requests import Asked, Defaults
 from handlers.telemetry.metrics import Telemetry
 from handlers.text.backend import Backend
+from handlers.text.backends import BackendOptions, ModelFiles, open_backend
 from handlers.text.options import GenerationOptions
+
+#: The folder of an archive in which its recipe may put the weights as the openvino backend reads them in a second.
+CONVERTED = "converted"
 
 
 class TextGenerationHandler:
@@ -43,7 +47,25 @@ class TextGenerationHandler:
         Raises:
             LoadError: it is not installed, or cannot read the model.
         """
-        raise LoadError(f"the backend {self.generation.backend} is not there: override load")
+        options = self.generation
+        converted = self.model_dir / CONVERTED
+        files = ModelFiles(
+            self.weights_file,
+            None if options.chat_template is None else self.model_dir / options.chat_template,
+            converted if converted.is_dir() else None,
+        )
+        self.backend = open_backend(
+            options.backend,
+            files,
+            BackendOptions(
+                context=options.context,
+                cache_bytes=options.cache_mb << 20,
+                device=self.device,
+                threads=self.threads,
+                is_exact=self.is_exact,
+                most_running=options.max_answers,
+            ),
+        )
 
     # ---- for each request --------------------------------------------------------------------------------------------
 
@@ -89,3 +111,12 @@ class TextGenerationHandler:
             raise DoesNotFit(
                 f"The messages make no prompt: {error}.", [{"field": "messages", "message": "make no prompt"}]
             ) from None
+
+    # ---- for the records ---------------------------------------------------------------------------------------------
+
+    def redact(self, content: Mapping[str, Any]) -> Any:
+        """The body of a request as it may be kept where `records.input_days` is set; None keeps nothing.
+
+        Return a copy: the request may still be in the making.
+        """
+        return content

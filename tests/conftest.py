@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -80,14 +82,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     if not item.get_closest_marker("live"):
         return (yield)
     measured = os.environ.pop(MEASURES, None)
-    coverage = Coverage.current()
-    if coverage is not None:
-        coverage.stop()
+    tracers = (sys.gettrace(), threading.gettrace()) if Coverage.current() is not None else None
+    if tracers is not None:  # coverage's own `stop` and `start` would patch `os` anew for each test
+        sys.settrace(None)
+        threading.settrace(None)  # as it was at first
     try:
         return (yield)
     finally:
-        if coverage is not None:
-            coverage.start()
+        if tracers is not None:
+            sys.settrace(tracers[0])
+            threading.settrace(tracers[1])
         if measured is not None:
             os.environ[MEASURES] = measured
 

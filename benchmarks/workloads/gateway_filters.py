@@ -37,7 +37,9 @@ def run(job: Job) -> Result:
     require_wrk()
     with own_folder() as folder, fleet_of_one(job, folder) as (fleet, body), ExitStack() as stack:
         files = fleet.gateway.files
-        parts = [read_document(path) for path in (files.bootstrap, files.clusters, files.routes, files.ready)]
+        parts = [
+            read_document(path) for path in (files.bootstrap, files.clusters, files.routes, files.ready, files.tokens)
+        ]
         if None in parts:
             raise NodeError("the gateway has not written its files")
         everything = whole(*(part for part in parts if part is not None))

@@ -95,6 +95,10 @@ class Recorder:
         threading.Thread(target=self._keep_writing, name="records", daemon=True).start()
         atexit.register(self.close)
 
+    def wants(self, request: Request) -> bool:
+        """Whether the request is one of those that are recorded."""
+        return self._is_sampled(request.request_id)
+
     def take(
         self,
         requests: Sequence[Request],

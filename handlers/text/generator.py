@@ -37,6 +37,8 @@ class Generator:
         most: answers at a time, those that wait for a place in the backend's batch among them.
         deliver: called in the working thread after each step that gave something; must be quick.
         on_failure: called there with what a step raised.
+        on_crash: called there with what ended this thread: the backend raised where it must not, and nothing more is
+            answered.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class Generator:
         most: int,
         deliver: Callable[[Delivery], None],
         on_failure: Callable[[Exception], None] = lambda error: None,
+        on_crash: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         self._backend = backend
         self._most = most
         self._deliver = deliver
         self._on_failure = on_failure
+        self._on_crash = on_crash
         self._changed = threading.Condition()
         self._change = _Change()
         self._open = 0  # answers that were submitted and have not ended
@@ -107,6 +111,17 @@ class Generator:
     # ---- the working thread ------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        try:
+            self._keep_working()
+        except Exception as error:
+            logger.critical("text generation ended", exc_info=True)
+            with self._changed:
+                self._change.is_closing = True
+                submitted = self._change.submitted
+            self._end([*submitted, *self._waiting, *self._working.values(), *self._suspects])
+            self._on_crash(error)
+
+    def _keep_working(self) -> None:
         while True:
             with self._changed:
                 while not self._has_work():

@@ -26,6 +26,7 @@ from handlers.messages import Head, Outcome, Part, Request, problem
 from handlers.protocols.openai.answers import EVENT_STREAM, Reply, Usage
 from handlers.protocols.openai.errors import error_document, status_of
 from handlers.protocols.openai.requests import Asked, Defaults, parse_chat, parse_completion
+from handlers.records.texts import text_document
 from handlers.text.answer import Answer, Piece
 
 #: Protocols whose errors have the form of the OpenAI API.
@@ -112,6 +113,11 @@ class Exchange:
     def tokens_text(self) -> str:
         """The value of TOKENS_HEADER."""
         return tokens_text(self.prompt_tokens, self.reply.tokens, _ERROR if self.error else self.reply.finish)
+
+    @property
+    def text_document(self) -> bytes:
+        """The answer as records have it; empty where it could not go on."""
+        return b"" if self.error else text_document(self.reply.texts, self.prompt_tokens, self.reply.tokens)
 
     def take(self, index: int, piece: Piece) -> Iterator[Part]:
         """The part that a piece of an answer makes; none where it makes none. Nothing may come after the end."""

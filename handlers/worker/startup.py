@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,22 +23,19 @@ from handlers.cache.local import ResponseCache
 from handlers.cache.open import open_cache
 from handlers.contract import (
     METRICS_FOLDER_VARIABLE,
-    MOST_RECORDS_MB,
-    RECORDS_FOLDER_VARIABLE,
-    RECORDS_MB_VARIABLE,
     LoadReport,
 )
 from handlers.device import finish
 from handlers.errors import LoadError
 from handlers.pipeline.batch_sizes import batch_sizes
 from handlers.pipeline.pipeline import request_key
-from handlers.records.record import Recording
-from handlers.records.recorder import Recorder, open_recorder
+from handlers.records.recorder import Recorder
 from handlers.telemetry.metrics import telemetry
 from handlers.telemetry.tracer import open_tracer
 from handlers.tracebacks import where
 from handlers.worker.accelerate import accelerate
 from handlers.worker.config import Acceleration
+from handlers.worker.recording import open_records
 from handlers.worker.self_test import Sample, read_requests, read_samples, reason, verify_golden
 from handlers.worker.text import TextWorker
 from handlers.worker.text_startup import golden_texts_of, start_text
@@ -200,21 +196,6 @@ def _open_cache(worker: Worker, samples: Sequence[Sample]) -> ResponseCache | No
 
 
 def _open_recorder(worker: Worker) -> Recorder | None:
-    """Records of this worker's answers; None where the archive wants none, or the server gives no folder."""
     config, handler = worker.config, worker.handler
-    folder = os.environ.get(RECORDS_FOLDER_VARIABLE)
-    options = config.records
-    if options is None or not options.share or not folder:
-        return None
-    recording = Recording(
-        config.model,
-        config.version,
-        handler.summarize,
-        canonical,
-        handler.redact,
-        keeps_inputs=options.input_days is not None,
-        keeps_answers=options.answers,
-    )
-    most_bytes = int(os.environ.get(RECORDS_MB_VARIABLE) or MOST_RECORDS_MB) << 20
     count, answer = handler.telemetry.recorded, worker.answer_again
-    return open_recorder(options, recording, Path(folder), most_bytes, count, answer, config.batch_size)
+    return open_records(config, handler.summarize, canonical, handler.redact, count, answer, config.batch_size)

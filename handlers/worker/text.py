@@ -16,11 +16,13 @@ from typing import Any
 from uuid import uuid4
 
 from pydantic import TypeAdapter
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from handlers.contract import (
+    CHECK_ANSWER,
     CHECK_HEADER,
     CHECK_HEALTH,
+    CLIENT_HEADER,
     JSON,
     MODEL_VERSION_HEADER,
     TIMEOUT_HEADER,
@@ -34,6 +36,9 @@ from handlers.protocols.encoding import ENCODING_HEADER, decode_body
 from handlers.protocols.openai.answers import Reply
 from handlers.protocols.openai.requests import ChatCompletion, Completion
 from handlers.protocols.plain import check_size, media_type_of
+from handlers.records.record import Batch
+from handlers.records.recorder import Recorder
+from handlers.records.texts import TextItem
 from handlers.telemetry.metrics import Telemetry
 from handlers.text.answer import Answer, Piece
 from handlers.text.generator import Delivery, Generator
@@ -46,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 #: A health check is answered at once where a token came no longer ago.
 FRESH_S = 10.0
+#: Headers of a request that say nothing of the same request at another time: its body is decoded.
+_OF_ONE_TIME = (ENCODING_HEADER, TIMEOUT_HEADER)
 #: Seconds from the last answers to the end of a worker whose device failed.
 ENDING_S = 0.5
 
@@ -57,6 +64,7 @@ class _Waiting:
     head: Head = field(default=Head(0, ""))
     body: bytes = b""
     pieces: list[list[str]] = field(default_factory=list)  # texts of each answer, as they came
+    document: bytes = b""  # the answer as records have it; empty where it has no text
     is_done: threading.Event = field(default_factory=threading.Event)
 
 
@@ -86,6 +94,7 @@ class TextWorker:
         self._of: dict[Answer, tuple[Exchange, int]] = {}
         self._generator: Generator  # from `load` on
         self._token_at = 0.0  # monotonic seconds of the last token
+        self._recorder: Recorder | None = None
         _configure(handler, config, self.options)
 
     def load(self) -> None:
@@ -95,11 +104,13 @@ class TextWorker:
             LoadError: the worker must not serve.
         """
         self.handler.load()
-        self._generator = Generator(self.handler.backend, self.options.max_answers, self._take, self._failed)
+        self._generator = Generator(
+            self.handler.backend, self.options.max_answers, self._take, self._failed, self._crashed
+        )
 
-    def open(self) -> None:
-        """From now on requests come from clients, and are counted by the handler's telemetry."""
-        self.telemetry = self.handler.telemetry
+    def open(self, recorder: Recorder | None = None) -> None:
+        """From now on requests come from clients; they are counted by the handler's telemetry, and recorded."""
+        self.telemetry, self._recorder = self.handler.telemetry, recorder
         self.telemetry.watch_text(self.occupancy)
 
     def occupancy(self) -> tuple[int, float]:
@@ -145,17 +156,28 @@ class TextWorker:
 
         The `value` of an outcome is the texts of its answers, each as a list of the pieces that came.
         """
+        return [
+            Outcome(each.head.status, each.body, each.head.media_type, value=each.pieces, headers=each.head.headers)
+            for each in self._waited_for(requests)
+        ]
+
+    def answer_again(self, requests: Sequence[Request], items: Sequence[Any]) -> list[Outcome]:
+        """Answers to requests that were answered before, as records have them; they are not counted."""
+        again = []
+        for request in requests:
+            kept = {name: text for name, text in request.headers.items() if name not in _OF_ONE_TIME}
+            again.append(replace(request, headers={**kept, CHECK_HEADER: CHECK_ANSWER}))
+        waited_for = self._waited_for(again)
+        return [Outcome(200 if each.document else max(500, each.head.status), each.document) for each in waited_for]
+
+    def _waited_for(self, requests: Sequence[Request]) -> list[_Waiting]:
+        """The tickets of requests that are answered together, once they are."""
         tickets = [_Waiting() for _ in requests]
         for ticket, request in zip(tickets, requests, strict=True):
             self.submit(ticket, request)
-        outcomes = []
         for ticket in tickets:
             ticket.is_done.wait()
-            head = ticket.head
-            outcomes.append(
-                Outcome(head.status, ticket.body, head.media_type, value=ticket.pieces, headers=head.headers)
-            )
-        return outcomes
+        return tickets
 
     def refuse(self, request: Request, error: RequestError) -> Outcome:
         """The outcome of a request whose answer the adapter cannot send."""
@@ -186,8 +208,10 @@ class TextWorker:
         }
 
     def close(self) -> None:
-        """Tell what has not ended that it will not, and give the memory back."""
+        """Tell what has not ended that it will not, write the records, and give the memory back."""
         self._generator.close()
+        if self._recorder is not None:
+            self._recorder.close()
 
     # ---- in the submitter's thread -----------------------------------------------------------------------------------
 
@@ -199,6 +223,7 @@ class TextWorker:
         prompts = handler.prompts(asked)
         is_chat = asked.messages is not None
         first_by, deadline = self._times(request, asked.is_stream)
+        client = request.headers.get(CLIENT_HEADER)  # prompts are kept for a client's own later ones
         answers = []
         for prompt in prompts:
             room = self._room(len(prompt), "messages" if is_chat else "prompt")
@@ -206,7 +231,7 @@ class TextWorker:
                 most = min(asked.sampling.max_tokens, room)
                 seed = None if asked.sampling.seed is None else asked.sampling.seed + number
                 sampling = replace(asked.sampling, max_tokens=most, seed=seed)
-                answers.append(Answer(prompt, sampling, asked.stops, deadline, first_by))
+                answers.append(Answer(prompt, sampling, asked.stops, deadline, first_by, client))
         reply = Reply(
             f"{'chatcmpl' if is_chat else 'cmpl'}-{request.request_id or uuid4().hex}",
             config.model,
@@ -278,7 +303,9 @@ class TextWorker:
     def _refuse(self, ticket: Hashable, request: Request, error: RequestError) -> None:
         if CHECK_HEADER not in request.headers:
             self.telemetry.answered(error.kind)
-        self._send([part_of(ticket, self.refuse(request, error))])
+        outcome = self.refuse(request, error)
+        self._record(request, None, outcome, 0.0)
+        self._send([part_of(ticket, outcome)])
 
     def _known(self, body: bytes) -> Outcome:
         return Outcome(200, body, headers=((MODEL_VERSION_HEADER, self.config.version),))
@@ -330,20 +357,46 @@ class TextWorker:
             self._forget(exchange)
         if exchange.is_counted:
             self.telemetry.answered(exchange.error.kind if exchange.error else "ok")
+        if isinstance(exchange.ticket, _Waiting):
+            exchange.ticket.document = exchange.text_document
+        self._record_text(exchange)
         if exchange.error is not None:  # the other answers of the request go nowhere
             rest = [answer for answer in exchange.answers if not answer.has_ended]
             if exchange.is_counted:
                 self._count_ends("error", rest)
             self._stop(rest)
 
+    def _record_text(self, exchange: Exchange) -> None:
+        if self._recorder is None or not self._recorder.wants(exchange.request):
+            return
+        request, error = exchange.request, exchange.error
+        item = TextItem(from_json(request.body), request.body, exchange.prompt_tokens)
+        took_s = time.monotonic() - min(answer.submitted_at for answer in exchange.answers)
+        if error is None:
+            return self._record(request, item, Outcome(200, exchange.text_document), took_s)
+        self._record(request, item, refusal(request, error, exchange.model, exchange.version), took_s)
+
+    def _record(self, request: Request, item: TextItem | None, outcome: Outcome, took_s: float) -> None:
+        if self._recorder is not None and CHECK_HEADER not in request.headers:
+            read = ([], []) if item is None else ([0], [item])
+            self._recorder.take([request], [outcome], *read, Batch(time.time(), took_s, 1, {}))
+
     def _failed(self, error: Exception) -> None:
         """A step raised; a failed device works again only in a new process."""
         self.last_failure = f"{type(error).__name__}: {error}"
         if type(error).__name__ == "AcceleratorError":  # torch's, which this process need not have imported
             logger.critical("%s %s: the device failed, and this worker ends", self.config.model, self.config.version)
-            ending = threading.Timer(ENDING_S, os._exit, (1,))
-            ending.daemon = True
-            ending.start()
+            self._end_process()
+
+    def _crashed(self, error: Exception) -> None:
+        self.last_failure = f"{type(error).__name__}: {error}"
+        self._end_process()
+
+    def _end_process(self) -> None:
+        """End this process once the answers are sent: its server starts another one."""
+        ending = threading.Timer(ENDING_S, os._exit, (1,))
+        ending.daemon = True
+        ending.start()
 
     # ---- both --------------------------------------------------------------------------------------------------------
 

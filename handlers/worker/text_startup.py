@@ -15,10 +15,16 @@ from typing import Any
 from handlers.contract import METRICS_FOLDER_VARIABLE, difference, golden_texts
 from handlers.errors import LoadError, RequestError
 from handlers.messages import Outcome, Request
+from handlers.records.recorder import Recorder
+from handlers.records.texts import text_features
 from handlers.telemetry.metrics import telemetry
 from handlers.worker.exchange import read_asked
+from handlers.worker.recording import open_records
 from handlers.worker.self_test import Sample, read_requests, read_samples
 from handlers.worker.text import TextWorker
+
+#: Of stable's answers to requests with a copy, so many are made again at a time: as few clients as that wait for it.
+TOGETHER = 4
 
 
 def start_text(worker: TextWorker) -> dict[str, Any]:
@@ -42,7 +48,10 @@ def start_text(worker: TextWorker) -> dict[str, Any]:
     handler.telemetry = telemetry(
         config.model, config.version, config.metrics, os.environ.get(METRICS_FOLDER_VARIABLE), is_text=True
     )
-    worker.open()
+    recorder = _open_recorder(worker)
+    worker.open(recorder)
+    if recorder is not None:
+        recorder.start()
     return {
         "device": handler.device,
         "backend": handler.backend.name,
@@ -50,12 +59,25 @@ def start_text(worker: TextWorker) -> dict[str, Any]:
         "context": handler.backend.context,
         "metrics": "on" if handler.telemetry.is_on else "off",
         "cache": "off",
-        "records": "off",
+        "records": "off" if recorder is None else "on",
         "traces": "off",
         "load_s": round(loaded - begin, 3),
         "golden_alone_s": round(alone - loaded, 3),
         "golden_together_s": round(together_s, 3),
     }
+
+
+def _open_recorder(worker: TextWorker) -> Recorder | None:
+    handler = worker.handler
+    return open_records(
+        worker.config,
+        text_features,
+        lambda item: item.body,
+        lambda item: handler.redact(item.content),
+        handler.telemetry.recorded,
+        worker.answer_again,
+        min(TOGETHER, worker.options.max_answers),
+    )
 
 
 def golden_texts_of(worker: TextWorker) -> dict[str, Any]:

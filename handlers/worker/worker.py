@@ -29,6 +29,7 @@ from handlers.contract import (
     MODEL_VERSION_HEADER,
     OPEN_INFERENCE,
     OPEN_INFERENCE_METADATA,
+    OPENAI_EMBEDDINGS,
     PROTOBUF,
     PROTOCOL_HEADER,
     VERSIONS_HEADER,
@@ -36,13 +37,15 @@ from handlers.contract import (
     usable_cores,
 )
 from handlers.device import choose_device, set_threads
-from handlers.errors import ModelFailed, PayloadTooLarge, RequestError
+from handlers.errors import DoesNotFit, ModelFailed, PayloadTooLarge, RequestError
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.class_names import ClassNames
 from handlers.pipeline.pipeline import Pipeline
 from handlers.protocols import open_inference
 from handlers.protocols.encoding import ENCODING_HEADER, decode_body
 from handlers.protocols.open_inference.messages import encode_model_metadata
+from handlers.protocols.openai.embeddings import Embed, answer_embeddings, read_embeddings, refuse_embeddings
+from handlers.protocols.plain import check_size
 from handlers.records.recorder import Recorder
 from handlers.telemetry.tracer import Tracer
 from handlers.telemetry.traces import Batch, parents, traced
@@ -155,7 +158,7 @@ class Worker:
         return outcomes
 
     def _outcomes(self, requests: Sequence[Request]) -> list[Outcome]:
-        received: list[Request | open_inference.InferRows | Outcome] = [
+        received: list[Request | open_inference.InferRows | Embed | Outcome] = [
             request
             if request.error is None
             and not request.wants_description
@@ -170,6 +173,8 @@ class Worker:
                 items.append(entry)
             elif isinstance(entry, open_inference.InferRows):
                 items += entry.rows
+            elif isinstance(entry, Embed):
+                items.append(entry.row)
         computed = self._compute(items)
         if any(outcome.status == 200 and outcome.cache != "hit" for outcome in computed):
             self._answered_at = time.monotonic()
@@ -179,6 +184,8 @@ class Worker:
             if isinstance(entry, Request)
             else self._fold(entry, list(islice(rest, len(entry.rows))))
             if isinstance(entry, open_inference.InferRows)
+            else self._embedded(entry, next(rest))
+            if isinstance(entry, Embed)
             else entry
             for entry in received
         ]
@@ -242,7 +249,7 @@ class Worker:
         parts = range(0, len(items), size)
         return [outcome for begin in parts for outcome in self.pipeline.answer(items[begin : begin + size])]
 
-    def _receive(self, request: Request) -> Request | open_inference.InferRows | Outcome:
+    def _receive(self, request: Request) -> Request | open_inference.InferRows | Embed | Outcome:
         """The request as it is to be computed, or the outcome of one that is not."""
         protocol = request.headers.get(PROTOCOL_HEADER)
         error = request.error
@@ -256,6 +263,8 @@ class Worker:
                 request.body = decode_body(request.body, encoding, config.request_bytes)
             if error is None and protocol == OPEN_INFERENCE:
                 return open_inference.read_infer(request, self._fields, config.batch_size, config.request_bytes)
+            if error is None and protocol == OPENAI_EMBEDDINGS:
+                return self._read_embeddings(request)
         except RequestError as raised:
             error = raised
         except Exception:
@@ -263,7 +272,33 @@ class Worker:
                 "%s %s: reading request %s failed", self.config.model, self.config.version, request.request_id
             )
             error = ModelFailed("The handler failed while it read the request.")
+        if error is not None and protocol == OPENAI_EMBEDDINGS:
+            return refuse_embeddings(error)
         return request if error is None else self._problem(request, error)
+
+    def _read_embeddings(self, request: Request) -> Embed:
+        if type(self.handler).count_tokens is ServingHandler.count_tokens:
+            raise DoesNotFit(
+                f"The model {self.config.model} gives no embeddings.",
+                [{"field": "model", "message": "gives no embeddings"}],
+            )
+        check_size(request.body, self.config.request_bytes)
+        return read_embeddings(request)
+
+    def _embedded(self, embed: Embed, outcome: Outcome) -> Outcome:
+        try:
+            tokens = self.handler.count_tokens(embed.texts) if outcome.status == 200 else 0
+            answer = answer_embeddings(embed, outcome, tokens)
+            if len(answer.body) <= self.config.answer_bytes:
+                return answer
+            error: RequestError = PayloadTooLarge(
+                f"The answer has {len(answer.body)} bytes, and at most {self.config.answer_bytes} can be sent: send"
+                " fewer texts, or ask for encoding_format: base64."
+            )
+        except Exception:
+            logger.exception("%s %s: the answer has no embeddings", self.config.model, self.config.version)
+            error = ModelFailed("The model's answer cannot be written as embeddings.")
+        return refuse_embeddings(error)
 
     def _metadata(self, request: Request) -> Outcome:
         versions = [version for version in request.headers.get(VERSIONS_HEADER, "").split(",") if version]

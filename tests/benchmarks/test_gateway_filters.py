@@ -10,7 +10,7 @@ from benchmarks.targets.envoy import pass_through
 from benchmarks.workloads.gateway_cost import MODEL
 from benchmarks.workloads.gateway_filters import ALL, changes
 from tsctl.config.deployment import GatewaySpec
-from tsctl.gateway.envoy.render import clusters, health, listeners, routes
+from tsctl.gateway.envoy.render import clusters, health, listeners, openai, routes
 from tsctl.gateway.envoy.render.overload import Bounds
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Upstream
 from tsctl.gateway.files import GatewayFiles
@@ -25,6 +25,7 @@ def everything() -> dict[str, Any]:
         clusters.clusters([node], {}, ()),
         routes.routes(spec, {}, traffic, []),
         health.ready(traffic),
+        openai.tokens({}),
     )
 
 

@@ -78,7 +78,7 @@ def test_five_percent_errors_are_caught_in_every_run_within_two_thousand_request
 def test_the_figures_say_what_is_reached_and_what_was_not_measured(tmp_path: Path) -> None:
     deployment = DeploymentSpec.model_validate({"nodes": {"local": {}}})
     simulations = workloads(runs=20)
-    assert list(simulations) == ["identical", "caught", "faults", "attacks"]
+    assert list(simulations) == ["identical", "caught", "faults", "attacks", "texts"]
     progress = Progress(Console(file=io.StringIO()))
     caught = simulations["caught"](Job(Project(tmp_path), deployment, 1, 0, progress))
     assert [str(figure.goal) for figure in caught.figures] == [">= 100", "<= 2,000", "None", "None", "None"]

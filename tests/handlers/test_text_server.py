@@ -187,6 +187,10 @@ def test_models_are_listed_and_documented(server: Server) -> None:
     paths = requests.get(f"{server.url}/openapi.json", timeout=20).json()["paths"]
     assert {PLAIN, CHAT, COMPLETION, "/v1/models"} <= paths.keys()
     assert "/v1/embeddings" not in paths
+    tensors = requests.get(f"{server.url}/v2/models/toy", timeout=20)
+    assert (tensors.status_code, tensors.headers["content-type"]) == (501, PROBLEM_MEDIA_TYPE)
+    infer = requests.post(f"{server.url}/v2/models/toy/infer", json={"inputs": []}, timeout=20)
+    assert (infer.status_code, infer.headers["content-type"]) == (501, PROBLEM_MEDIA_TYPE)
 
 
 def test_the_official_client_gets_answers_streams_and_errors(server: Server) -> None:

@@ -229,9 +229,10 @@ def test_what_a_chat_may_ask_for_reaches_vllm(server: Server) -> None:
     }  # fmt: skip
     server.ask(body=CHAT | asked)
     [sent] = server.vllm.bodies
-    same = ("n", "stop", "seed", "temperature", "logprobs", "top_logprobs", "max_tokens", "frequency_penalty", "tools")
-    assert {name: sent[name] for name in same} == {name: asked[name] for name in same}
+    same = ["n", "stop", "seed", "temperature", "logprobs", "top_logprobs", "max_tokens", "frequency_penalty", "tools"]
     assert sent["response_format"]["json_schema"]["schema"] == schema
+    assert (sent["top_k"], same.pop(3)) == (1, "temperature"), "vLLM refuses several greedy answers"
+    assert {name: sent[name] for name in same} == {name: asked[name] for name in same}
     assert sent["tool_choice"] == "none", "vLLM would look for calls in the answer, and refuses that without a parser"
 
 
@@ -277,6 +278,7 @@ def test_a_refusal_of_vllm_has_the_form_of_the_route(server: Server, path: str) 
         assert (answer.status, answer.document["error"]["message"]) == (400, "too many tokens")
         assert answer.document["error"]["code"] == "does-not-fit-schema"
     assert answer.headers["x-tokens"].endswith("finish=error")
+    assert server.measuring.counted == [("answered", "does-not-fit-schema")], "no answer has begun"
 
 
 def test_a_failure_of_vllm_tells_nothing_of_the_inside(server: Server) -> None:
@@ -446,8 +448,11 @@ def test_the_rest_of_vllm_is_closed(server: Server) -> None:
     assert server.vllm.paths == []
     assert server.ask(PLAIN, method="GET").status == 405
     assert server.ask(PLAIN, method="OPTIONS").status == 200
-    assert server.ask("/v1/models", method="GET").status == 200
-    assert server.vllm.paths == ["/v1/models"]
+    models = server.ask("/v1/models", method="GET").document["data"]
+    assert [model["id"] for model in models] == ["smol", "smol:2.0"]
+    assert server.vllm.paths == [], "vLLM's own list names folders of its machine"
+    assert server.ask("/metrics", method="GET").status == 200
+    assert server.vllm.paths == ["/metrics"]
 
 
 def test_a_health_check_asks_for_no_tokens(server: Server) -> None:

@@ -8,7 +8,14 @@ import pytest
 import yaml
 
 from tests.support.commands import Result
+from tests.support.java_classes import make_class_archive
 from tests.support.sites import CHECKOUT, MODELS, Site, copy_archives, empty, make_site, processes_of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _classes() -> None:
+    """What every JVM of `make_site` begins with."""
+    make_class_archive()
 
 
 @pytest.fixture

@@ -115,12 +115,15 @@ class Stage:
             self.start()
             self.node.restore(self.project, QUIET, frozenset())
         first = self.node.version("tiny", "1.0")
-        if first is None or first.archive != self.archives["1.0"].path.name or (first.workers, first.ready) != (1, 1):
+        if first is None or first.archive != self.archives["1.0"].path.name or not first.ready:
             self.node.forget_served()
             self._unregister(list(self.served()))
             self.register("1.0")
-        elif self.node.models()["tiny"].default != "1.0":
-            self.node.set_default("tiny", "1.0")
+        else:
+            if (first.workers, first.ready) != (1, 1):
+                self.node.scale("tiny", "1.0", 1, note)
+            if self.node.models()["tiny"].default != "1.0":
+                self.node.set_default("tiny", "1.0")
         self._unregister([version for version in self.served() if version != "1.0"])
 
     def _unregister(self, versions: list[str]) -> None:

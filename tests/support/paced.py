@@ -9,8 +9,6 @@ from typing import Any
 
 import yaml
 
-from tests.support.workers import write_archive_folder
-
 HANDLER = """
 from handlers.text_generation import TextGenerationHandler
 from paced_backend import Paced
@@ -82,6 +80,8 @@ def write_paced(folder: Path, model: str = "toy", version: str = "1.0", places: 
         places: answers that its worker makes at a time.
         step_s: seconds from token to token.
     """
+    from tests.support.workers import write_archive_folder  # which imports torch
+
     generation = {"context": 2 * ENDLESS, "max_answers": places, "max_tokens": 8, "most_tokens": ENDLESS}
     serving = {"handler": "paced", "generation": generation, "tolerance": {"absolute": 0.0, "relative": 0.0}}
     write_archive_folder(folder, {"ab.json": json.dumps(SAMPLE).encode()}, GOLDEN, {"step_s": step_s}, serving)

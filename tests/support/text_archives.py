@@ -53,9 +53,14 @@ def write_smol(site: Site, versions: dict[str, dict[str, Any]], golden: dict[str
         "model": "smol",
         "handler": "handlers.text_generation",
         "weights": "model.gguf",
-        "tolerance": {"tokens": 1},
-        "timeouts": {"startup_s": 500, "response_s": 120, "first_token_s": 30},
-        "versions": {version: {"generation": generation} for version, generation in versions.items()},
+        "versions": {
+            version: {
+                "generation": generation,
+                "tolerance": {"tokens": 1},
+                "timeouts": {"startup_s": 500, "response_s": 120, "first_token_s": 30},
+            }
+            for version, generation in versions.items()
+        },
     }
     (folder / "archive.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
 

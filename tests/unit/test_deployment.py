@@ -137,7 +137,11 @@ def test_a_node_has_an_engine_and_a_version_its_nodes(tmp_path: Path) -> None:
         ("engine: uvicorn", "engine: 1", "nodes.api: "),
         ("engine: uvicorn, ", "", "nodes.api.address: unknown key; known here: engine, grpc_ports, inference"),
         ("address:", "addres:", "nodes.api.addres: unknown key; did you mean address?"),
-        ("address:", "inference:", "nodes.api.inference: unknown key; known here: address, engine, key_file, nice"),
+        (
+            "address:",
+            "inference:",
+            "nodes.api.inference: unknown key; known here: address, engine, environment, key_file, nice",
+        ),
         ('address: "http://127.0.0.1:8100"', "", "nodes.api.address: missing, and required"),
         ("8100", "8081", "nodes local and api both have port 8081 of 127.0.0.1"),
         ("127.0.0.1:8100", "localhost:8081", "both have port 8081 of 127.0.0.1 and localhost, which are one place"),

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.paced import write_archive
 from tests.unit.test_release_plan import actual, archive, changes_of, node, unavailable, version, wanted
+from tsctl.archive.build import build_version
 from tsctl.archive.store import archive_of
+from tsctl.config.archive import read_archive_spec
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.nodes import NodeSpec, TorchServeSpec, UvicornSpec
 from tsctl.config.project import Project
@@ -124,6 +127,27 @@ def test_what_an_engine_cannot_do_is_refused_with_its_reason() -> None:
     assert 'archive: "1.0"' in refusal.hint
     assert "1.0" not in [change.version for change in plan.changes]
     assert not make_plan(desired, actual(node("a", v1=(1, 1)), node("b"))).refusals, "what it serves, it can"
+
+
+def test_torchserve_gives_a_text_model_one_worker(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    write_archive(tmp_path, "toy")
+    folder = project.archives / "toy"
+    built = build_version(project, folder, read_archive_spec(folder / "archive.yaml"), "1.0", lambda _: None)
+    stored = archive_of(built.archive.path)
+    nodes = [open_node(project, name, spec) for name, spec in TWO_ENGINES.items()]
+    reasons = [[node.cannot_have(stored, workers) for workers in (1, 2)] for node in nodes]
+    assert reasons[0][0] == ""
+    assert "it generates text" in reasons[0][1]
+    assert "so it cannot have 2: ask for one, or use the engine uvicorn" in reasons[0][1]
+    assert reasons[1] == ["", ""]
+    with pytest.raises(NodeError, match=r"toy 1\.0 cannot be on node a: it generates text"):
+        nodes[0].register(stored, "1.0", 2, lambda _: None)
+    deployment = DeploymentSpec(
+        nodes=TWO_ENGINES, models={"toy": {"default": "1.0", "versions": {"1.0": {"workers": 2}}}},  # type: ignore[dict-item]
+    )  # fmt: skip
+    [model] = desired_state(project, deployment, open_nodes(project, deployment)).models
+    assert list(model.versions[0].impossible) == ["a"]
 
 
 def test_the_archive_of_one_version_is_served_as_another(tmp_path: Path) -> None:

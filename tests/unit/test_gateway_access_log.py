@@ -14,10 +14,11 @@ from tsctl.gateway import headers
 from tsctl.gateway.access_log import (
     FIELDS,
     LEAST_TOKENS,
+    TOKEN_FIELDS,
     AccessLogEntry,
     LogPosition,
     end_of_log,
-    file_logger,
+    file_loggers,
     parse_entry,
     read_lines,
     rotate,
@@ -37,7 +38,9 @@ LATER = {"user", "answer_ms", "client", "flags", "deadline"}
 
 
 def test_a_line_with_the_fields_of_the_format_is_an_entry() -> None:
-    assert file_logger(Path("access.log"))["typed_config"]["log_format"] == {"json_format": FIELDS}
+    plain, metered = (logger["typed_config"]["log_format"] for logger in file_loggers(Path("access.log")))
+    assert plain == {"json_format": FIELDS}
+    assert metered == {"json_format": {**FIELDS, **TOKEN_FIELDS}}
     assert parse_entry(json.dumps(LINE).encode()) == AccessLogEntry(
         1767225601.5, "digits", "2.0", "canary", True, 500, "7", "ann", 200, 12.0, 11.0, "shop", None, "route"
     )
@@ -144,7 +147,7 @@ def test_counters_are_read_by_the_names_by_which_envoy_writes_them() -> None:
 def test_lua_names_no_header_and_no_problem_of_python() -> None:
     folder = Path(headers.__file__).parent / "envoy" / "render"
     sources = [path.read_text(encoding="utf-8") for path in folder.glob("*.lua")]
-    assert len(sources) == 7
+    assert len(sources) == 9
     names = {value for name, value in vars(contract).items() if name.endswith("_HEADER") and isinstance(value, str)}
     names |= {value for name, value in vars(headers).items() if name.endswith("_HEADER") and isinstance(value, str)}
     names |= {contract.PROBLEM_MEDIA_TYPE, contract.PROBLEM_TYPE_PREFIX}

@@ -85,3 +85,11 @@ def test_a_key_that_no_file_holds_disturbs_no_other() -> None:
     plain = {digest(kept): kept}
     assert [client.name for client in clients(records, plain)] == ["a"]
     assert plain_keys(None) == {}
+
+
+def test_a_budget_of_tokens_belongs_to_all_keys_of_a_client_and_needs_no_budget_of_requests() -> None:
+    first, second = new_key(), new_key()
+    records = added([record_of(first, "a", 5, None)], record_of(second, "a", None, None, 1000))
+    assert [(each.requests_per_s, each.tokens_per_minute) for each in records] == [(None, 1000), (None, 1000)]
+    [client] = clients(records, {digest(key): key for key in (first, second)})
+    assert (client.budget, client.tokens_per_minute) == (None, 1000)

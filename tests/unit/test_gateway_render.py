@@ -22,7 +22,7 @@ from tsctl.config.weights import TOTAL
 from tsctl.errors import GatewayError
 from tsctl.gateway import headers
 from tsctl.gateway.access_log import LINES_FILTER
-from tsctl.gateway.envoy.render import clusters, health, listeners, routes
+from tsctl.gateway.envoy.render import clusters, health, listeners, openai, routes
 from tsctl.gateway.envoy.render.clients import KEY_FILTER, Client
 from tsctl.gateway.envoy.render.overload import CLOSE, HURRY, REFUSE, Bounds, bounds
 from tsctl.gateway.envoy.render.problems import GATEWAY_PROBLEMS
@@ -72,6 +72,7 @@ def documents() -> dict[str, Any]:
         "clusters": clusters.clusters(UPSTREAMS, ROUTES, SHADOWS),
         "routes": routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS),
         "ready": health.ready(TRAFFIC),
+        "tokens": openai.tokens({"bob": 1000}),
     }
 
 
@@ -288,8 +289,8 @@ def test_envoy_watches_as_many_files_for_three_hundred_versions_as_for_one() -> 
     ):
         assert files_watched_in(changing) == []
     assert (
-        len(set(files_watched_in(documents()["envoy"]))) == 4
-    )  # clusters, routes (one watch for both), ready, certificate
+        len(set(files_watched_in(documents()["envoy"]))) == 5
+    )  # clusters, routes (one watch for both), ready, certificate, tokens
 
 
 def test_a_version_on_triton_has_its_envelope_taken_off_before_anything_reads_its_answer() -> None:
@@ -473,15 +474,28 @@ def problems() -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
 
 
 def test_every_answer_of_envoy_itself_is_a_problem_document() -> None:
-    bodies = list(problems())
+    bodies = [problem for problem in problems() if problem[0]["content_type"] == PROBLEM_MEDIA_TYPE]
     assert len(bodies) == len(GATEWAY_PROBLEMS) + 2  # a refused header, and any other error
     for body, _ in bodies:
-        assert body["content_type"] == PROBLEM_MEDIA_TYPE
         document = body["json_format"]
         assert document.keys() == {"type", "title", "status", "detail", "request_id", "model", "version", "error"}
         assert document["error"] == document["detail"]
     later = {body["json_format"]["type"] for body, headers in bodies if headers}
     assert later == {"urn:tsctl:problem:over-budget", "urn:tsctl:problem:unavailable"}
+
+
+def test_or_an_error_in_the_form_of_the_openai_api_at_its_paths_before_any_other() -> None:
+    mappers = manager_of("clients")["local_reply_config"]["mappers"]
+    kinds = [mapper["body_format_override"]["content_type"] for mapper in mappers]
+    first = kinds.index(PROBLEM_MEDIA_TYPE)
+    assert kinds == ["application/json"] * first + [PROBLEM_MEDIA_TYPE] * (len(kinds) - first)
+    assert first == len(GATEWAY_PROBLEMS) + 4  # a refused header, no model, an unknown model, and any other error
+    for mapper in mappers[:first]:
+        by_path = json.dumps(mapper["filter"]["and_filter"]["filters"][0])
+        assert '"prefix": "/v1/"' in by_path
+        error = mapper["body_format_override"]["json_format"]["error"]
+        assert error.keys() == {"message", "type", "param", "code"}
+        assert error["message"]
 
 
 if __name__ == "__main__":

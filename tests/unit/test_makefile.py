@@ -15,6 +15,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 #: Calls of Python during a setup.
 VENV = "-I -m venv .venv"
 LOCK = "pip -r requirements.lock"
+COMPILE = "compile"
 DATA = "pip --quiet --no-deps -r requirements-data.lock"
 CHECKOUT_ITSELF = "pip --quiet --no-deps --no-build-isolation --editable ."
 PROMISED = {"help", "setup", "up", "down", "status", "archives", "verify", "test", "lint", "clean"}
@@ -48,8 +49,12 @@ def write_program(folder: Path, name: str, script: str) -> None:
 def fake_python(folder: Path) -> str:
     """A Python for make that notes how it is called, makes a .venv of itself, and fails at the call in `failing`."""
     script = """
-        case "$*" in *pip*) call="pip${*##*--no-compile}";; *) call="$*";; esac
-        test "$1" = -c && exit 0
+        case "$*" in
+            *pip*) call="pip${*##*--no-compile}";;
+            "-c import sklearn"*" torch"*) call=compile;;
+            -c*) exit 0;;
+            *) call="$*";;
+        esac
         echo "$call" >>calls
         test "$call" = "$(cat failing 2>/dev/null)" && exit 1
         case "$call" in *venv*) mkdir -p .venv/bin; cp "$0" .venv/bin/python;; esac
@@ -92,7 +97,7 @@ def test_targets_that_need_the_environment_make_it_first(folder: Path, target: s
 def test_setup_makes_the_environment_once(folder: Path) -> None:
     python = fake_python(folder)
     assert make(folder, "setup", python).stdout.endswith(".venv is ready\n")
-    assert calls(folder) == [VENV, LOCK, DATA, CHECKOUT_ITSELF]
+    assert calls(folder) == [VENV, LOCK, COMPILE, DATA, CHECKOUT_ITSELF]
     assert make(folder, "setup", python).stdout == ".venv is ready\n"
     assert calls(folder) == []
 
@@ -106,10 +111,10 @@ def test_a_changed_lock_makes_the_environment_anew_and_pyproject_only_installs_t
     assert calls(folder) == [DATA, CHECKOUT_ITSELF]
     change_later(folder / "requirements.lock", "other==1\n")
     make(folder, "setup", python)
-    assert calls(folder) == [VENV, LOCK, DATA, CHECKOUT_ITSELF]
+    assert calls(folder) == [VENV, LOCK, COMPILE, DATA, CHECKOUT_ITSELF]
 
 
-@pytest.mark.parametrize("failing", [VENV, LOCK, DATA, CHECKOUT_ITSELF])
+@pytest.mark.parametrize("failing", [VENV, LOCK, COMPILE, DATA, CHECKOUT_ITSELF])
 def test_a_setup_that_failed_is_not_taken_for_ready(folder: Path, failing: str) -> None:
     python = fake_python(folder)
     (folder / "failing").write_text(failing)
@@ -118,7 +123,7 @@ def test_a_setup_that_failed_is_not_taken_for_ready(folder: Path, failing: str) 
     (folder / "failing").write_text("")
     assert make(folder, "setup", python).returncode == 0
     # pip cannot tell a half-copied package from a whole one, so the packages are kept only when all had been installed
-    again = [VENV, LOCK] if failing in (VENV, LOCK) else []
+    again = [VENV, LOCK, COMPILE] if failing in (VENV, LOCK) else []
     assert calls(folder) == [*again, DATA, CHECKOUT_ITSELF]
 
 
@@ -128,7 +133,7 @@ def test_an_environment_whose_python_is_gone_is_made_anew(folder: Path) -> None:
     assert calls(folder)
     (folder / ".venv" / "bin" / "python").unlink()
     assert make(folder, "setup", python).returncode == 0
-    assert calls(folder) == [VENV, LOCK, DATA, CHECKOUT_ITSELF]
+    assert calls(folder) == [VENV, LOCK, COMPILE, DATA, CHECKOUT_ITSELF]
 
 
 def test_an_environment_that_make_did_not_make_is_left_alone(folder: Path) -> None:

@@ -87,6 +87,15 @@ def test_a_deployment_yaml_that_was_away_and_is_back_as_it_was_holds_nothing(gat
         assert operator.policy(state).alpha == 0.03
 
 
+def test_the_policy_of_a_language_model_is_no_edited_one(gateway: Gateway) -> None:
+    """deployment.yaml names no signals, and those of the rollout are the ones that its answers have."""
+    with resumed(gateway, "digits", quiet) as runner:
+        policy, state = RolloutPolicy(alpha=0.02), runner.state
+        assert runner.operator.policy(state).digest == policy.digest
+        text = replace(state, is_text=True, policy=policy.judging(is_text=True))
+        assert runner.operator.policy(text).digest == text.policy.digest != policy.digest
+
+
 def test_the_rate_of_requests_is_the_gateways_and_not_that_of_its_last_scrape(gateway: Gateway) -> None:
     with resumed(gateway, "digits", quiet) as runner:
         assert isinstance(runner.evidence, LiveEvidence)

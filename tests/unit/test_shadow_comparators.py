@@ -13,16 +13,20 @@ from handlers.contract import Tolerance
 from tsctl.shadow.comparators import (
     COMPARATORS,
     Comparator,
+    Comparison,
     Json,
     Label,
+    Length,
     NotComparable,
     Number,
     Text,
+    Tokens,
     TopK,
     Vector,
     comparator_for,
 )
 from tsctl.shadow.edits import edit_distance, edited_share
+from tsctl.shadow.summaries import CompareOptions, Summary, SummaryComparator
 
 SEVEN = {"label": "7", "probabilities": [0.0, 0.1, 0.2, 0.7]}
 ONE = {"label": "1", "probabilities": [0.0, 0.7, 0.2, 0.1]}
@@ -92,6 +96,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "number": st.floats(-1e300, 1e300),
     "vector": st.lists(st.floats(-1e100, 1e100), min_size=1),
     "text": st.text(),
+    "tokens": st.lists(st.tuples(st.lists(st.text()), st.sampled_from(["stop", "length"])), min_size=1).map(
+        lambda answers: texts(*answers)
+    ),
+    "length": st.fixed_dictionaries({"answer_tokens": st.integers(0)}),
 }
 
 
@@ -138,3 +146,75 @@ def test_long_texts_are_compared_too() -> None:
     text = "the quick brown fox " * 500
     assert edit_distance(text, text.replace("fox", "dog")) == 1000
     assert edited_share("", "") == 0
+
+
+def texts(*answers: tuple[list[str], str]) -> dict[str, Any]:
+    return {"answers": [{"tokens": tokens, "finish": finish} for tokens, finish in answers]}
+
+
+FOUR = ["The ", "capital ", "is ", "Paris"]
+
+
+@pytest.mark.parametrize(
+    ("least", "other", "differs", "distance"),
+    [
+        (1.0, texts((FOUR, "stop")), False, 0.0),
+        (1.0, texts((["The capital ", "is Paris"], "stop")), False, 0.0),  # other tokens, the same text
+        (1.0, texts((FOUR, "length")), True, 0.0),
+        (0.9, texts((FOUR, "length")), False, 0.0),
+        (1.0, texts(([*FOUR[:3], "Lyon"], "stop")), True, 0.25),
+        (0.75, texts(([*FOUR[:3], "Lyon"], "stop")), False, 0.25),
+        (0.75, texts(([*FOUR[:2], "was ", "Paris"], "stop")), True, 0.5),
+        (0.5, texts((FOUR[:1], "stop")), True, 0.75),
+        (0.5, texts((FOUR * 2, "length")), False, 0.5),  # it goes on where stable ended
+        (0.6, texts((FOUR * 2, "length")), True, 0.5),
+        (1.0, {"choices": [{"message": {"content": "The capital is Paris"}, "finish_reason": "stop"}]}, False, 0.0),
+        (0.5, texts((FOUR, "stop"), (FOUR, "stop")), True, math.inf),
+        (0.5, {"status": 500}, True, math.inf),
+    ],
+)
+def test_tokens_agree_up_to_the_first_difference(least: float, other: Any, differs: bool, distance: float) -> None:
+    found = Tokens(least)(texts((FOUR, "stop")), other)
+    assert (found.differs, found.distance) == (differs, distance)
+    assert bool(found.about) == differs
+
+
+def test_of_several_texts_the_one_that_agrees_least_counts() -> None:
+    stable = texts((FOUR, "stop"), (FOUR, "stop"))
+    found = Tokens(0.8)(stable, texts((FOUR, "stop"), ([*FOUR[:2], "was "], "stop")))
+    assert (found.differs, found.distance) == (True, 0.5)
+    assert Tokens()(texts(([], "stop")), texts(([], "stop"))) == Comparison(False)
+    with pytest.raises(NotComparable, match="no texts of a language model"):
+        Tokens()({"label": "7"}, texts((FOUR, "stop")))
+
+
+@pytest.mark.parametrize(
+    ("most", "tokens", "differs", "distance"),
+    [(0.0, 40, False, 0.0), (0.0, 41, True, 1 / 41), (0.2, 50, False, 0.2), (0.2, 31, True, 9 / 40)],
+)
+def test_lengths_agree_within_a_share_of_the_longer_one(
+    most: float, tokens: int, differs: bool, distance: float
+) -> None:
+    found = Length(most)({"answer_tokens": 40}, {"answer_tokens": tokens})
+    assert found.differs == differs
+    assert found.distance == pytest.approx(distance)
+    assert Length()({"answer_tokens": 0}, {"answer_tokens": 0}) == Comparison(False)
+    assert Length()({"answer_tokens": 4}, {}).distance == math.inf
+
+
+def test_records_of_texts_are_compared_by_their_columns_or_as_a_whole() -> None:
+    stable, other = (
+        Summary(outputs={"answer_tokens": tokens}, text_digest=digest, answer_digest=digest)
+        for tokens, digest in ((40.0, "a"), (30.0, "b"))
+    )
+    assert SummaryComparator(CompareOptions("length", most=0.25))(stable, other).differs is False
+    assert SummaryComparator(CompareOptions("length", most=0.2))(stable, other).differs
+    assert SummaryComparator(CompareOptions("text"))(stable, other).differs
+    with pytest.raises(NotComparable, match="answers: true"):
+        SummaryComparator(CompareOptions("tokens"))(stable, other)
+    whole = [
+        Summary(answer=texts((tokens, "stop")), is_whole=True, answer_digest=str(tokens))
+        for tokens in (FOUR, [*FOUR[:3], "Lyon"])
+    ]
+    assert SummaryComparator(CompareOptions("tokens"))(*whole).differs
+    assert SummaryComparator(CompareOptions("tokens", least=0.5))(*whole).differs is False

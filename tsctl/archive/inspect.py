@@ -71,6 +71,7 @@ class Generation(_Document):
     backend: str = "auto"
     context: Annotated[int, Field(ge=1)] = 1
     max_answers: Annotated[int, Field(ge=1)] = 1
+    first_token_s: Annotated[float, Field(gt=0, strict=False)] | None = None  # None: as long as a whole answer
 
 
 class Serving(_Document):

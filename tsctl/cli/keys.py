@@ -10,6 +10,7 @@ import typer
 from tsctl.cli.context import open_gateway_here
 from tsctl.cli.options import Json
 from tsctl.cli.output import print_rows
+from tsctl.config.deployment import MOST_TOKENS
 from tsctl.errors import SpecError
 from tsctl.gateway import change, keys
 from tsctl.gateway.files import read_document
@@ -24,13 +25,17 @@ def add(
     client: Annotated[str, typer.Argument(metavar="CLIENT")],
     requests_per_s: Annotated[int | None, typer.Option(min=1, help="Default: the gateway's own budget.")] = None,
     burst: Annotated[int | None, typer.Option(min=1, help="Requests at once. Default: those of one second.")] = None,
+    tokens_per_minute: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_TOKENS, help="Of language models. Default: the gateway's own budget."),
+    ] = None,
     header_file: Annotated[
         Path | None, typer.Option(help="Write the header to this file, for curl -H @FILE, and do not print the key.")
     ] = None,
 ) -> None:
     """Give a client one more key. It is printed only now, and in force when the command returns."""
     key = keys.new_key()
-    record = keys.record_of(key, client, requests_per_s, burst)
+    record = keys.record_of(key, client, requests_per_s, burst, tokens_per_minute)
 
     def put_in_force() -> None:
         change.set_clients(open_gateway_here(), lambda records: keys.added(records, record), {record.sha256: key})
@@ -52,9 +57,17 @@ def list_keys(json: Json = False) -> None:
     """List keys by their ids, never the keys themselves."""
     gateway = open_gateway_here()
     plain = keys.plain_keys(read_document(gateway.files.routes))
-    columns = ("id", "client", "created", "requests/s", "burst", "in force")
+    columns = ("id", "client", "created", "requests/s", "burst", "tokens/min", "in force")
     rows: list[tuple[object, ...]] = [
-        (record.id, record.client, record.created, record.requests_per_s, record.burst, record.sha256 in plain)
+        (
+            record.id,
+            record.client,
+            record.created,
+            record.requests_per_s,
+            record.burst,
+            record.tokens_per_minute,
+            record.sha256 in plain,
+        )
         for record in keys.read_keys(gateway.files.keys)
     ]
     if not json:

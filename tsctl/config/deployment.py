@@ -46,11 +46,16 @@ def _of_listener(address: str) -> str:
 ListenAddress = Annotated[Address, AfterValidator(_of_listener)]
 
 
+#: Tokens that a client may owe beyond its budget; more than machines of today make in a day.
+MOST_TOKENS = 999_999_999
+
+
 class Budget(SpecModel):
-    """The rate limit of one client: a bucket of `burst` requests, refilled at a steady rate."""
+    """The rate limits of one client: a bucket of `burst` requests, refilled at a steady rate, and one of tokens."""
 
     requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    tokens_per_minute: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None  # of language models; None: no limit
 
 
 class TlsFiles(SpecModel):

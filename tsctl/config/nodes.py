@@ -133,6 +133,7 @@ class UvicornSpec(OwnServerSpec):
     """That node under uvicorn."""
 
     engine: Literal["uvicorn"]
+    environment: Literal["vllm"] | None = None  # the engine whose environment runs the workers; None: tsctl's own
 
 
 def _with_ip(address: str) -> str:

@@ -77,7 +77,7 @@ def _impossible(project: Project, model: str, wanted: WantedVersion, on: Sequenc
     archive = archive_of(project.store / wanted.archive) if wanted.archive is not None else None
     ways = {(node.protocol, node.path(model, wanted.version)): node for node in reversed(on)}
     for node in on:
-        if archive is not None and (reason := _why_not(node, archive, wanted.version)):
+        if archive is not None and (reason := _why_not(node, archive, wanted)):
             yield node.name, reason
         elif len(ways) > 1 and ways[node.protocol, node.path(model, wanted.version)] is not on[0]:
             yield (
@@ -87,9 +87,9 @@ def _impossible(project: Project, model: str, wanted: WantedVersion, on: Sequenc
             )
 
 
-def _why_not(node: Node, archive: StoredArchive, version: str) -> str:
+def _why_not(node: Node, archive: StoredArchive, wanted: WantedVersion) -> str:
     try:
-        return node.cannot(archive, version)
+        return node.cannot(archive, wanted.version) or node.cannot_have(archive, wanted.workers or 0)
     except ArchiveError as error:
         return error.summary
 

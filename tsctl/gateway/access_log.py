@@ -38,6 +38,7 @@ from tsctl.gateway.envoy.messages import (
 from tsctl.gateway.headers import (
     DEADLINE_BY_HEADER,
     INSIDE_HEADER,
+    METERED_HEADER,
     UNLOGGED_HEADER,
     VERSION_HEADER,
     WEIGHT_HEADER,
@@ -54,6 +55,10 @@ LINES_PER_S = 1000
 LINES_FILTER = "lines_of_log"
 _STATUS_OVER_BUDGET = 429
 CHUNK_BYTES = 1 << 20
+#: Dynamic metadata of an answer that has tokens: those of its prompt, its own, and how it ended.
+PROMPT_KEY, ANSWER_KEY, FINISH_KEY = "prompt_tokens", "answer_tokens", "finish"
+#: How a stream ended that has no end.
+BROKEN = "broken"
 
 #: Fields of a line, and Envoy's command operator for the value of each.
 FIELDS = {
@@ -82,6 +87,12 @@ FIELDS = {
     "details": "%RESPONSE_CODE_DETAILS%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "node": "%UPSTREAM_HOST%",
+}
+#: Fields that only lines of requests to language models have; metadata costs Envoy five times as much as a header.
+TOKEN_FIELDS = {
+    "tokens_in": f"%DYNAMIC_METADATA({NAMESPACE}:{PROMPT_KEY})%",
+    "tokens_out": f"%DYNAMIC_METADATA({NAMESPACE}:{ANSWER_KEY})%",
+    "finish": f"%DYNAMIC_METADATA({NAMESPACE}:{FINISH_KEY})%",
 }
 _TEXTS = ("model", "version", "by", "track", "class")
 #: Lines that an older gateway wrote lack these.
@@ -153,17 +164,23 @@ class LogPosition:
         return file.st_ino == self.inode and file.st_size >= self.offset
 
 
-def file_logger(log: Path) -> Json:
-    """Envoy's access logger that writes a line of JSON for a request."""
+def file_loggers(log: Path) -> list[Json]:
+    """Envoy's access loggers: one of them writes a line of JSON for a request."""
+    return [_file_logger(log, FIELDS, False), _file_logger(log, {**FIELDS, **TOKEN_FIELDS}, True)]
+
+
+def _file_logger(log: Path, fields: dict[str, str], is_metered: bool) -> Json:
     kind = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
-    logger = extension("envoy.access_loggers.file", kind, path=str(log), log_format={"json_format": FIELDS})
+    logger = extension("envoy.access_loggers.file", kind, path=str(log), log_format={"json_format": fields})
     over_budget = {"default_value": _STATUS_OVER_BUDGET, "runtime_key": "tsctl.log.over_budget"}
     of_a_client = [
         {"header_filter": {"header": {"name": CLIENT_HEADER, "present_match": True}}},
         {"status_code_filter": {"comparison": {"op": "NE", "value": over_budget}}},
     ]
     in_rate = {"header_filter": {"header": {"name": UNLOGGED_HEADER, "present_match": False}}}
-    return {**logger, "filter": {"or_filter": {"filters": [{"and_filter": {"filters": of_a_client}}, in_rate]}}}
+    written = {"or_filter": {"filters": [{"and_filter": {"filters": of_a_client}}, in_rate]}}
+    metered = {"header_filter": {"header": {"name": METERED_HEADER, "present_match": is_metered}}}
+    return {**logger, "filter": {"and_filter": {"filters": [metered, written]}}}
 
 
 def unless_inside(logger: Json) -> Json:

@@ -11,22 +11,30 @@ from math import floor, inf, log10
 
 from handlers.contract import SENT_HEADER
 from tsctl.errors import AnalysisError
-from tsctl.gateway.access_log import FIELDS, unless_inside
-from tsctl.gateway.envoy.messages import Json, extension
-from tsctl.gateway.headers import WEIGHT_HEADER
+from tsctl.gateway.access_log import FIELDS, FINISH_KEY, TOKEN_FIELDS, unless_inside
+from tsctl.gateway.envoy.messages import NAMESPACE, Json, extension
+from tsctl.gateway.headers import METERED_HEADER, WEIGHT_HEADER
 
 #: Envoy writes its names as Prometheus has them behind this: `envoy_<scope>_<name>`.
 _SCOPE = "tsctl"
 REQUESTS, REQUEST_MS = f"envoy_{_SCOPE}_requests", f"envoy_{_SCOPE}_request_ms"
 #: Requests of each client that reached a version, and those of them that failed: a series for each name that has a key.
 CLIENT_REQUESTS, CLIENT_FAILURES = f"envoy_{_SCOPE}_client_requests", f"envoy_{_SCOPE}_client_failures"
-_COUNTERS = (REQUESTS, CLIENT_REQUESTS, CLIENT_FAILURES)
+#: Answers of language models by how they ended, and the tokens that clients sent and got.
+ANSWERS, PROMPT_TOKENS, ANSWER_TOKENS = (
+    f"envoy_{_SCOPE}_answers",
+    f"envoy_{_SCOPE}_prompt_tokens",
+    f"envoy_{_SCOPE}_answer_tokens",
+)
+_COUNTERS = (REQUESTS, CLIENT_REQUESTS, CLIENT_FAILURES, ANSWERS, PROMPT_TOKENS, ANSWER_TOKENS)
 #: The series of all metrics. A histogram's `_sum` is not read.
 SERIES = (*_COUNTERS, f"{REQUEST_MS}_count", f"{REQUEST_MS}_bucket")
 #: Fields of the access log that are labels.
 _REQUEST_MS_LABELS = ("model", "version", "by", "weight", "cache")
 _REQUESTS_LABELS = (*_REQUEST_MS_LABELS, "status", "class", "flags", "deadline")
 _CLIENT_REQUESTS_LABELS = ("model", "by", "client")
+_ANSWERS_LABELS = ("model", "version", "by", "weight", "finish", "flags")
+_TOKENS_LABELS = ("model", "version", "client")
 _CLIENT_FAILURES_LABELS = (*_CLIENT_REQUESTS_LABELS, "version", "status", "flags", "deadline")
 
 #: Milliseconds; from the time of a cached answer to the longest deadline that people set. None is more than half
@@ -57,12 +65,25 @@ def stats_loggers() -> list[Json]:
     is_failure = {"and_filter": {"filters": [has_version, _status("GE", 400)]}}
     is_sent = {"header_filter": {"header": {"name": SENT_HEADER, "present_match": True}}}
     was_sent = {"and_filter": {"filters": [is_sent, _status("GE", 1)]}}  # else there is no answer's time to be read
+    is_metered = {"header_filter": {"header": {"name": METERED_HEADER, "present_match": True}}}
+    ended = {"filter": NAMESPACE, "path": [{"key": FINISH_KEY}], "value": {"present_match": True}}
+    is_counted = {"metadata_filter": {"matcher": ended, "match_if_key_not_found": False}}
+    has_tokens = {"and_filter": {"filters": [is_metered, is_counted]}}
     return [
         unless_inside(_logger(counters=[_counter(REQUESTS, _REQUESTS_LABELS)])),
         {**_logger(histograms=[_waited(FIELDS["answer_ms"])]), "filter": was_sent},
         unless_inside({**_logger(histograms=[_waited(FIELDS["duration_ms"])]), "filter": _status("EQ", 0)}),
         {**_logger(counters=[_counter(CLIENT_REQUESTS, _CLIENT_REQUESTS_LABELS)]), "filter": has_version},
         {**_logger(counters=[_counter(CLIENT_FAILURES, _CLIENT_FAILURES_LABELS)]), "filter": is_failure},
+        {**_logger(counters=_of_tokens()), "filter": has_tokens},
+    ]
+
+
+def _of_tokens() -> list[Json]:
+    return [
+        _counter(ANSWERS, _ANSWERS_LABELS),
+        {**_stat(PROMPT_TOKENS, _TOKENS_LABELS), "value_format": TOKEN_FIELDS["tokens_in"]},
+        {**_stat(ANSWER_TOKENS, _TOKENS_LABELS), "value_format": TOKEN_FIELDS["tokens_out"]},
     ]
 
 
@@ -90,7 +111,8 @@ def histogram_settings() -> Json:
 
 
 def _stat(name: str, labels: tuple[str, ...]) -> Json:
-    tags = [{"name": label, "value_format": FIELDS[label]} for label in labels]
+    formats = {**FIELDS, **TOKEN_FIELDS}
+    tags = [{"name": label, "value_format": formats[label]} for label in labels]
     return {"stat": {"name": name.removeprefix(f"envoy_{_SCOPE}_"), "tags": tags}}
 
 

@@ -24,6 +24,7 @@ class GatewayFiles:
         self.clusters = folder / "clusters.json"  # with the nodes of each, and their tokens
         self.routes = folder / "routes.json"
         self.ready = folder / "ready.json"  # the clusters that /readyz asks for
+        self.tokens = folder / "tokens.json"  # budgets in tokens
         self.certificate = folder / "certificate.json"  # with its key
 
         self.admin = folder / "admin.sock"  # a Unix socket; its path may have 108 bytes

@@ -25,3 +25,7 @@ DEADLINE_BY_HEADER, CLIENT, ROUTE = "x-tsctl-deadline-by", "client", "route"
 GRPC_HEADER, INSIDE_HEADER = "x-tsctl-grpc", "x-tsctl-inside"
 #: Of the answer to such a request, until it has become gRPC's status.
 STATUS_HEADER = "x-tsctl-status"
+#: Marks requests to models whose answers have tokens: other lines of the log and other counters tell of them.
+METERED_HEADER = "x-tsctl-metered"
+#: Of requests to the listener of budgets in tokens: the client whose budget is looked at, or who pays, and how many.
+CHECKED_HEADER, CHARGED_HEADER, CHARGE_HEADER = "x-tsctl-checked", "x-tsctl-charged", "x-tsctl-charge"

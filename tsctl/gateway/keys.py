@@ -34,6 +34,7 @@ class Record:
     created: str  # UTC, ISO 8601
     requests_per_s: int | None = None  # None: the gateway's own budget
     burst: int | None = None
+    tokens_per_minute: int | None = None  # None: the gateway's own budget, or no limit
 
     @property
     def budget(self) -> Budget | None:
@@ -52,7 +53,9 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def record_of(key: str, client: str, requests_per_s: int | None, burst: int | None) -> Record:
+def record_of(
+    key: str, client: str, requests_per_s: int | None, burst: int | None, tokens_per_minute: int | None = None
+) -> Record:
     """The record of a new key; without `burst`, that is the requests of one second.
 
     Raises:
@@ -63,14 +66,14 @@ def record_of(key: str, client: str, requests_per_s: int | None, burst: int | No
     if requests_per_s is None and burst is not None:
         raise SpecError("a burst without a rate", "Give --requests-per-s as well.")
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Record(secrets.token_hex(4), client, digest(key), created, requests_per_s, burst or requests_per_s)
+    burst = burst or requests_per_s
+    return Record(secrets.token_hex(4), client, digest(key), created, requests_per_s, burst, tokens_per_minute)
 
 
 def added(records: Sequence[Record], new: Record) -> list[Record]:
     """The records with one more. All keys of a client share one budget, that of the newest."""
-    rate, burst = new.requests_per_s, new.burst
-    shared = (replace(old, requests_per_s=rate, burst=burst) if old.client == new.client else old for old in records)
-    return [*shared, new]
+    budget = {name: getattr(new, name) for name in ("requests_per_s", "burst", "tokens_per_minute")}
+    return [*(replace(old, **budget) if old.client == new.client else old for old in records), new]
 
 
 def revoked(records: Sequence[Record], name: str) -> list[Record]:
@@ -107,5 +110,5 @@ def clients(records: Sequence[Record], plain: Mapping[str, str]) -> list[Client]
         if record.sha256 in plain:
             before = by_name.get(record.client)
             keys = (*(before.keys if before else ()), plain[record.sha256])
-            by_name[record.client] = Client(record.client, keys, record.budget)
+            by_name[record.client] = Client(record.client, keys, record.budget, record.tokens_per_minute)
     return list(by_name.values())

@@ -12,12 +12,13 @@ from pathlib import Path
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Hangs
 from tsctl.gateway.envoy.messages import Json
-from tsctl.gateway.envoy.render import clusters, health, routes
+from tsctl.gateway.envoy.render import clusters, health, openai, routes
 from tsctl.gateway.envoy.render.bodies import shadow_requests
+from tsctl.gateway.envoy.render.clients import token_budgets
 from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, clients, plain_keys, read_keys
-from tsctl.gateway.state import Gateway
+from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.gateway.traffic import Traffic
 from tsctl.host.files import lines_from, size, with_reserve, write_document
 from tsctl.host.wait import wait_until
@@ -47,7 +48,10 @@ def put_routes(
     plain = {**plain_keys(read_document(files.routes)), **(new_keys or {})}
     holders = clients(read_keys(files.keys) if records is None else records, plain)
     before, ready = read_document(files.ready), health.ready(traffic)
-    content = routes.routes(gateway.spec, gateway.route_specs, traffic, holders)
+    offers = {upstream.key: upstream.offer for upstream in upstreams_written(gateway) if upstream.offer is not None}
+    content = routes.routes(gateway.spec, gateway.route_specs, traffic, holders, offers)
+    tokens = openai.tokens(token_budgets(gateway.spec.budget, holders))
+    with_reserve(files.reserve, lambda: _put_tokens(gateway, tokens))
     if ready != before:  # first: what follows is waited for, and /readyz is then right as well
         with_reserve(files.reserve, lambda: write_document(files.ready, ready))
     try:
@@ -56,6 +60,17 @@ def put_routes(
         if before not in (None, ready):
             write_document(files.ready, before)
         raise
+
+
+def _put_tokens(gateway: Gateway, document: Json) -> None:
+    """These budgets in tokens are in force; a new file fills all buckets, an equal one changes nothing."""
+    version, admin = document["version_info"], gateway.admin
+
+    def is_taken() -> bool:
+        in_force = admin.routes_version(openai.TOKENS)
+        return in_force in (version, None)  # None: an Envoy that an earlier tsctl started
+
+    _put(gateway, gateway.files.tokens, document, is_taken, READ_S)
 
 
 def put_route_file(gateway: Gateway, document: Json) -> None:

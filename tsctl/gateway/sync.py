@@ -15,7 +15,16 @@ from tsctl.archive.inspect import read_facts
 from tsctl.archive.samples import read_samples
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, GatewayError, NodeError
-from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, VersionKey, Way
+from tsctl.gateway.envoy.render.upstreams import (
+    EMBEDDINGS,
+    TEXT,
+    Endpoint,
+    Offer,
+    Probe,
+    Upstream,
+    VersionKey,
+    Way,
+)
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
@@ -30,6 +39,10 @@ logger = logging.getLogger(__name__)
 LARGEST_PROBE = 256 << 10
 #: Requests at most for a version on a node that does not bound them, where its archive cannot be read.
 DEFAULT_QUEUE = 1000
+#: Seconds of an answer at most, where an archive does not say.
+DEFAULT_RESPONSE_S = 120
+#: Archives with this handler answer /v1/embeddings.
+EMBEDDING_HANDLER = "handlers.embedding"
 
 
 def sync(gateway: Gateway, notices: Notices | None = None) -> list[str]:
@@ -109,6 +122,7 @@ def _derive(
             tuple(of_version),
             _probe(project, archives.get(key), known.get(key), notices),
             _way(project, askers.get(key), key, archives.get(key), known.get(key)),
+            _offer(project, archives.get(key), known.get(key)),
         )
         for key, of_version in sorted(endpoints.items())
     ]
@@ -165,6 +179,28 @@ def _way(
     if node.protocol == PLAIN and path == Node.path(node, *key):
         return None
     return Way(node.protocol, path, _queue(project.store / archive) if node.protocol == TRITON else None)
+
+
+def _offer(project: Project, archive: str | None, before: Upstream | None) -> Offer | None:
+    """What the archive says of the OpenAI API; as before where it is not here, or cannot be read."""
+    path = project.store / archive if archive else None
+    try:
+        stat = path.stat() if path is not None else None
+        if path is not None and stat is not None:
+            return _read_offer(path, stat.st_mtime_ns, stat.st_size)
+        return before.offer if before else None
+    except (ArchiveError, *UNREADABLE):  # told with the health check, which comes from the same file
+        return before.offer if before else None
+
+
+@lru_cache(4096)
+def _read_offer(path: Path, changed_ns: int, size: int) -> Offer | None:
+    with open_archive(path) as opened:
+        facts = read_facts(opened)
+    answer_s = float(facts.integer("responseTimeout") or DEFAULT_RESPONSE_S)
+    if (generation := facts.serving.generation) is not None:
+        return Offer(TEXT, min(generation.first_token_s or answer_s, answer_s), answer_s)
+    return Offer(EMBEDDINGS, answer_s, answer_s) if facts.handler == EMBEDDING_HANDLER else None
 
 
 def _queue(archive: Path) -> int:

@@ -253,6 +253,14 @@ class Node(ABC):
             ArchiveError: it cannot be read.
         """
 
+    def cannot_have(self, archive: StoredArchive, workers: int) -> str:
+        """Why a version of the archive cannot have so many workers on this node; empty where it can.
+
+        Raises:
+            ArchiveError: it cannot be read.
+        """
+        return ""
+
     @abstractmethod
     def register(
         self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handlers.contract import Tolerance, difference
+from handlers.contract import Tolerance, difference, texts_of
 from tsctl.shadow.edits import edited_share
 
 
@@ -155,9 +155,70 @@ class Text:
         return Comparison(True, share, about) if share > self.most else Comparison(False, share)
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Texts of a language model, token by token up to the first difference; the distance is the share behind it.
+
+    Of several answers to one request, the one that agrees least counts. The tokens are stable's; the other answer is
+    compared as text.
+
+    Args:
+        least: share of stable's tokens before the first difference. 1: the texts must be equal, and end alike.
+    """
+
+    least: float = 1.0
+
+    def __call__(self, stable: Any, other: Any) -> Comparison:
+        before, after = _texts(stable), _texts(other)
+        if before is None:
+            raise NotComparable(f"stable's answer has no texts of a language model: {stable!r:.80}")
+        if after is None or len(after) != len(before):
+            return Comparison(True, math.inf, f"expected {len(before)} answers, got {other!r:.80}")
+        return max(
+            (self._one(*pair) for pair in zip(before, after, strict=True)),
+            key=lambda each: (each.differs, each.distance),
+        )
+
+    def _one(self, before: tuple[Sequence[str], str], after: tuple[Sequence[str], str]) -> Comparison:
+        (tokens, finish), (text, other_finish) = before, ("".join(after[0]), after[1])
+        same = place = 0
+        while same < len(tokens) and text.startswith(tokens[same], place):
+            place += len(tokens[same])
+            same += 1
+        behind = 1 - place / len(text) if text else 0.0  # what goes on where stable ended
+        share = 1 - same / len(tokens) if same < len(tokens) else behind
+        is_other_end = same == len(tokens) and place == len(text) and finish != other_finish
+        if 1 - share >= self.least - 1e-9 and not (is_other_end and self.least == 1):
+            return Comparison(False, share)
+        where = f"the same for {same} of {len(tokens)} tokens"
+        return Comparison(True, share, f"{where}, at least {self.least:.0%} are expected; then {text[place:]!r:.60}")
+
+
+@dataclass(frozen=True)
+class Length:
+    """Tokens of a language model's answer; the distance is the difference as a share of the longer one.
+
+    Args:
+        most: largest distance that agrees.
+        field: of the count.
+    """
+
+    most: float = 0.0
+    field: str = "answer_tokens"
+
+    def __call__(self, stable: Any, other: Any) -> Comparison:
+        before, after = _wanted(stable, self.field, (int, float), "a number"), _value(other, self.field)
+        if not isinstance(after, int | float) or isinstance(after, bool):
+            return Comparison(True, math.inf, f"expected a number of tokens, got {after!r}")
+        longest = max(before, after)
+        share = abs(before - after) / longest if longest > 0 else 0.0
+        return Comparison(share > self.most, share, f"{before:g} tokens, then {after:g}" if share > self.most else "")
+
+
 #: Comparators by the name that a spec gives them.
 COMPARATORS: dict[str, type] = {
     "json": Json, "label": Label, "top_k": TopK, "number": Number, "vector": Vector, "text": Text,
+    "tokens": Tokens, "length": Length,
 }  # fmt: skip
 
 
@@ -177,6 +238,14 @@ def _value(answer: Any, field: str) -> Any:
     for key in field.split(".") if field else ():
         answer = answer.get(key) if isinstance(answer, Mapping) else None
     return answer
+
+
+def _texts(answer: Any) -> list[tuple[list[str], str]] | None:
+    """Pieces and end of each text of a record, or of an answer of the OpenAI API; None where it is neither."""
+    try:
+        return texts_of(answer)
+    except (KeyError, TypeError):
+        return None
 
 
 def _wanted(stable: Any, field: str, types: tuple[type, ...], what: str) -> Any:

@@ -18,16 +18,18 @@ from tsctl.shadow.comparators import (
     Comparison,
     Json,
     Label,
+    Length,
     NotComparable,
     Number,
     Text,
+    Tokens,
     TopK,
     Vector,
     comparator_for,
 )
 
 KEEP = "keep answers whole (records: {answers: true} in archive.yaml), or choose another comparator"
-By = Literal["label", "top_k", "number", "vector", "text", "json"]
+By = Literal["label", "top_k", "number", "vector", "text", "json", "tokens", "length"]
 #: Of two vectors that are known by their sketches: the cosine, and how far their norms may lie apart, as a share.
 LEAST_COSINE, NORM_SHARE = 0.999, 0.01
 
@@ -72,8 +74,8 @@ class CompareOptions:
         by: None: by the label where answers have one, else everything within the tolerance.
         field: place of the value in the answer; None: where a record has it.
         k: of `top_k`.
-        least: share of `top_k`, or cosine of `vector`; None: the comparator's own.
-        most: share of the characters of `text` that may be edited.
+        least: share of `top_k` or `tokens`, or cosine of `vector`; None: the comparator's own.
+        most: share of the characters of `text` that may be edited, or by which a `length` may differ.
     """
 
     by: By | None = None
@@ -116,6 +118,10 @@ class SummaryComparator:
                 return vector(_need(_vector(stable), "vector"), _vector(other))
             case "text":
                 return self._text(stable, other)
+            case "tokens":
+                raise NotComparable(f"tokens are compared in whole answers: {KEEP}")
+            case "length":
+                return Length(options.most)({**stable.outputs}, {**other.outputs})
         return self._all(stable, other)
 
     def of_values(self) -> Comparator:
@@ -140,6 +146,10 @@ class SummaryComparator:
                 return Text(options.most, place or "")
             case "json":
                 return Json(self.tolerance)
+            case "tokens":
+                return Tokens(1.0 if options.least is None else options.least)
+            case "length":
+                return Length(options.most, place or "answer_tokens")
         return comparator_for(stable, self.tolerance)
 
     def _label(self, stable: Summary, other: Summary) -> Comparison:

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Item
-from handlers.adapters.asgi.model_index import repository_index
+from handlers.adapters.asgi.model_index import open_inference, repository_index
 from handlers.adapters.asgi.problems import NotFound
 from handlers.adapters.asgi.workers import Workers
 from handlers.contract import GRPC_CODES, GRPC_SERVICE, OPEN_INFERENCE, PROTOBUF, REQUEST_ID_HEADER, TIMEOUT_HEADER
@@ -76,9 +76,11 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _model_metadata(self, message: bytes, context: Context) -> bytes:
         await self._check_target(message, context)
-        if not self._pool.description:
-            await _refuse(Unavailable("The model has no worker at the moment; retry later."), context)
-        return messages.encode_model_metadata(self._pool.description["open_inference"])
+        try:
+            metadata: Any = open_inference(self._pool)
+        except RequestError as error:
+            await _refuse(error, context)
+        return messages.encode_model_metadata(metadata)
 
     async def _index(self, message: bytes, context: Context) -> bytes:
         try:

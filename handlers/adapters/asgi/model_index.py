@@ -8,7 +8,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from handlers.adapters.asgi.serving import Serving
+from handlers.adapters.asgi.workers import Workers
 from handlers.contract import READY_STATE, UNAVAILABLE_STATE
+from handlers.errors import NotImplementedHere, Unavailable
 from handlers.schema import parse_json
 
 #: Bytes of the longest question.
@@ -44,3 +46,18 @@ def repository_index(pools: Iterable[Serving], only_ready: bool) -> list[dict[st
         for options, is_ready in states
         if is_ready or not only_ready
     ]
+
+
+def open_inference(pool: Workers) -> dict[str, Any]:
+    """The model's inputs and outputs.
+
+    Raises:
+        Unavailable: no worker has been ready.
+        NotImplementedHere: it has none that are tensors.
+    """
+    if not pool.description:
+        raise Unavailable("The model has no worker at the moment; retry later.")
+    if "open_inference" not in pool.description:
+        raise NotImplementedHere("This model generates text, and has no tensors; ask /v1/chat/completions.")
+    content: dict[str, Any] = pool.description["open_inference"]
+    return content

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.exceptions import HTTPException
 
-from handlers.adapters.asgi.model_index import LONGEST_QUESTION, read_question, repository_index
+from handlers.adapters.asgi.model_index import LONGEST_QUESTION, open_inference, read_question, repository_index
 from handlers.adapters.asgi.openai_api import PROTOCOLS, ROOT, add_models, models_of, protocols
 from handlers.adapters.asgi.problems import NotFound, WrongMethod, problem_answer
 from handlers.adapters.asgi.serving import Serving
@@ -160,10 +160,7 @@ def _add_protocol(app: FastAPI, pool: Workers) -> None:
     @app.get(paths[1], tags=["model"])
     async def metadata() -> dict[str, Any]:
         """The model's inputs and outputs."""
-        if not pool.description:
-            raise HTTPException(503)
-        content: dict[str, Any] = pool.description["open_inference"]
-        return content
+        return open_inference(pool)
 
 
 def _operation(description: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import FORMAT, READY, REFUSED, MalformedFrame, Unpacker, read_report
-from handlers.contract import METRICS_FOLDER_VARIABLE, WORKER_ENVIRONMENT, WORKER_PYTHON_VARIABLE
+from handlers.contract import METRICS_FOLDER_VARIABLE, RUN_MODULE, WORKER_ENVIRONMENT, WORKER_PYTHON_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class WorkerProcess(asyncio.Protocol):
         ours, theirs = socket.socketpair()
         with theirs:
             command = [
-                os.environ.get(WORKER_PYTHON_VARIABLE) or sys.executable, "-m", "handlers.adapters.asgi.child",
-                str(theirs.fileno()), str(self.number), version,
+                os.environ.get(WORKER_PYTHON_VARIABLE) or sys.executable, "-c", RUN_MODULE,
+                "handlers.adapters.asgi.child", str(theirs.fileno()), str(self.number), version,
             ]  # fmt: skip
             try:
                 self._process = subprocess.Popen(

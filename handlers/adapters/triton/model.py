@@ -7,6 +7,7 @@ backend needs, and the model's libraries are elsewhere.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -21,7 +22,11 @@ if _ARCHIVE.is_dir():
 if os.environ.get(LIBRARIES_VARIABLE):
     sys.path.append(os.environ[LIBRARIES_VARIABLE])
 
+gc.disable()  # modules stay, torch's first of all, and the collector would walk them again and again
 from handlers.adapters.triton.entry import Entry  # noqa: E402 - of the archive, which is on the path only now
+
+gc.freeze()
+gc.enable()
 
 
 class TritonPythonModel(Entry):

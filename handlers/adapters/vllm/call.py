@@ -52,6 +52,11 @@ class Call:
         """Whether the client got all of it."""
         return self._is_answered and self.error is None and (self._events is None or self._events.is_over)
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether vLLM took it for a mistake of the client, such as a prompt that is too long."""
+        return self._events is None and self.error is not None and self.error.status < 500
+
     # ---- what vLLM sends ---------------------------------------------------------------------------------------------
 
     def begin(self, asked: Asked, measured: Measured) -> None:

@@ -12,7 +12,8 @@ from handlers.adapters.vllm.settings import SETTINGS_VARIABLE
 from handlers.contract import METRICS_FOLDER_VARIABLE
 from handlers.text.options import GenerationOptions
 
-RUN, CONVERT = (Path(__file__).with_name(name) for name in ("run_server.py", "convert.py"))
+RUN = Path(__file__).with_name("run_server.py")
+CONVERT = Path(__file__).resolve().parents[2] / "text" / "backends" / "vllm_folder.py"
 MIDDLEWARE = "handlers.adapters.vllm.middleware.Contract"
 #: Answers that vLLM computes at once; the others wait for a place.
 MOST_AT_ONCE = 256
@@ -32,6 +33,7 @@ class Place:
     host: str
     port: int
     gpu_share: float  # of a GPU's memory; without a GPU unused
+    dtype: str  # of weights and numbers between
 
 
 def server_command(
@@ -47,6 +49,7 @@ def server_command(
         "--model": str(place.weights),
         "--host": place.host,
         "--port": str(place.port),
+        "--dtype": place.dtype,
         "--max-model-len": str(generation.context),
         "--max-num-seqs": str(min(generation.max_answers, MOST_AT_ONCE)),
         "--generation-config": "vllm",  # defaults are the archive's, and not the model's
@@ -86,6 +89,7 @@ def server_environment(
         "VLLM_CACHE_ROOT": str(cache),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
         "VLLM_LOGGING_LEVEL": "WARNING",
+        "SPT_NOENV": "1",  # else vLLM's children write their titles over their environment, by which they are found
     }
 
 

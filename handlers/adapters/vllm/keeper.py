@@ -56,6 +56,12 @@ class Version:
         return GenerationOptions(**self.content["serving"]["generation"])
 
     @property
+    def dtype(self) -> str:
+        """float32 on a CPU where the archive asks for answers that do not depend on their neighbours."""
+        asked = self.content["serving"].get("acceleration", {}).get("dtype", "float32")
+        return "float32" if asked == "float32" and not self.has_gpu else "bfloat16"
+
+    @property
     def settings_file(self) -> Path:
         """A file of its own: by its name the server's children are found."""
         return self.root / "vllm" / f"{self.options.model}-{self.options.version}.json"
@@ -160,11 +166,13 @@ class Keeper:
         """Start a server, and return when it has ended after it was ready; raises LoadError where it never was."""
         version, begun = self.version, time.monotonic()
         output = version.options.output if version.options.output is not None else 2
-        weights = await model_folder(version.weights, version.root / "weights", version.python, output)
+        weights = await model_folder(
+            version.weights, version.dtype, version.root / "weights", version.python, output, version.options.folder
+        )
         version.settings_file.parent.mkdir(mode=0o700, exist_ok=True)
         version.settings(weights).write(version.settings_file)
         await asyncio.to_thread(end_children, version.settings_file)  # of a node that was killed
-        place = Place(version.python, weights, version.host, version.port, version.gpu_share)
+        place = Place(version.python, weights, version.host, version.port, version.gpu_share, version.dtype)
         names = [version.options.model, f"{version.options.model}:{version.options.version}"]
         cores = usable_core_numbers(
             threads_per_worker(version.content["serving"].get("threads"), usable_cores(), version.options.workers)

@@ -1,7 +1,7 @@
 """The middleware in vLLM's server (`--middleware`): its answers have our paths, headers, errors and deadlines.
 
-It answers POST /predictions/MODEL[/VERSION], /v1/chat/completions and /v1/completions. What else vLLM offers is
-closed, but for /v1/models, health and metrics. vLLM itself is not imported here.
+It answers POST /predictions/MODEL[/VERSION], /v1/chat/completions and /v1/completions, and GET /v1/models. What else
+vLLM offers is closed, but for health and metrics. vLLM itself is not imported here.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Mapping
 from hmac import compare_digest
 from itertools import count
+
+from pydantic_core import to_json
 
 from handlers.adapters.vllm.call import Application, Call, Message, Receive, Send
 from handlers.adapters.vllm.measures import Measured, open_telemetry
@@ -26,6 +29,7 @@ from handlers.contract import (
     OPENAI_COMPLETION,
     PROBLEM_TITLES,
     PROTOCOL_HEADER,
+    SERVER_NAME,
     TIMEOUT_HEADER,
 )
 from handlers.errors import (
@@ -48,7 +52,7 @@ from handlers.worker.exchange import read_asked
 logger = logging.getLogger(__name__)
 
 HEALTH_PATHS = frozenset({"/health", "/ping"})
-OTHER_PATHS = frozenset({"/v1/models", "/metrics"})
+METRICS_PATH, MODELS_PATH = "/metrics", "/v1/models"
 _ROUTES = {CHAT_PATH: OPENAI_CHAT, COMPLETION_PATH: OPENAI_COMPLETION}
 
 
@@ -92,7 +96,12 @@ class Contract:
         self._header = f"Bearer {settings.token}".encode() if settings.token is not None else None
         base = f"/predictions/{settings.model}"
         self._predictions = {base, f"{base}/{settings.version}"}
-        self._names = {settings.model, f"{settings.model}:{settings.version}"}
+        self._names = (settings.model, f"{settings.model}:{settings.version}")
+        models = [
+            {"id": name, "object": "model", "created": int(time.time()), "owned_by": SERVER_NAME}
+            for name in self._names
+        ]
+        self._models = to_json({"object": "list", "data": models})
         self._prefix, self._numbers = os.urandom(6).hex(), count(1)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -106,8 +115,10 @@ class Contract:
         call = Call(self._settings, self._request(scope), send)
         try:
             self._require_token(call.request.headers)
-            if path in OTHER_PATHS and scope["method"] == "GET":
+            if path == METRICS_PATH and scope["method"] == "GET":
                 await self._app(scope, receive, send)
+            elif path == MODELS_PATH and scope["method"] == "GET":
+                await call.answer(200, JSON, self._models)  # vLLM's own names folders of this machine
             elif path not in self._predictions and path not in _ROUTES:
                 raise NotFound("The server has no such path.")
             elif scope["method"] == "OPTIONS":
@@ -172,7 +183,10 @@ class Contract:
             self._in_hand -= wanted
             is_left = sent.is_gone and not call.is_whole
             finish = "cancelled" if is_left else "error" if call.error else call.tokens.finish or "error"
-            measured.ended(call.error.kind if call.error is not None else "ok", call.tokens, finish)
+            if call.is_refused and counting is not None:
+                counting.answered(call.error.kind if call.error is not None else "other")
+            elif not call.is_refused:
+                measured.ended(call.error.kind if call.error is not None else "ok", call.tokens, finish)
 
     async def _compute(self, inner: Message, sent: _Sent, call: Call, first_s: float, whole_s: float) -> None:
         error: RequestError | None = None

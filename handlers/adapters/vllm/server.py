@@ -14,8 +14,6 @@ from handlers.contract import CHECK_ANSWER, CHECK_HEADER, JSON
 
 #: Seconds for an answer about its health.
 HEALTH_S = 5.0
-#: Seconds from the end of the process until its children are killed.
-CHILDREN_S = 2.0
 
 
 class Server:

@@ -46,6 +46,8 @@ def to_vllm(asked: Asked, name: str, client: str, special: Sequence[str]) -> tup
         "stop": list(asked.stops),
         "cache_salt": f"client {client}" if client else "nobody",
     }
+    if sampling.is_greedy and asked.answers > 1:  # vLLM refuses several answers there; the likeliest token is as well
+        body |= {"temperature": 1.0, "top_p": 1.0, "top_k": 1}  # that of the one that may be chosen
     if asked.is_stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     if sampling.json_schema is not None:

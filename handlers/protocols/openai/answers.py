@@ -81,6 +81,12 @@ class Reply:
         """Written so far, by all answers."""
         return sum(map(len, self._tokens))
 
+    @property
+    def texts(self) -> list[tuple[list[str], str]]:
+        """The pieces of each answer's text so far, and how it ended; empty while it goes on."""
+        each = zip(self._texts, self._finishes, strict=True)
+        return [([piece for piece in pieces if piece], finish or "") for pieces, finish in each]
+
     def take(self, index: int, piece: Piece) -> None:
         """Keep a piece for `document`."""
         self._tokens[index] += piece.tokens

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pydantic_core import to_json
 
-from handlers.contract import TOKENS_COMMENT, tokens_text
+from handlers.contract import TOKENS_COMMENT, openai_error, tokens_text
 from handlers.errors import RequestError
-
-#: A request that cannot be answered as it is; OpenAI's clients do not send it again.
-INVALID = "invalid_request_error"
-_TYPES = {401: "authentication_error", 403: "permission_error", 404: INVALID, 429: "rate_limit_error"}
 
 
 def status_of(error: RequestError) -> int:
@@ -19,10 +15,8 @@ def status_of(error: RequestError) -> int:
 
 def error_document(error: RequestError) -> bytes:
     """The body of an answer, or the data of a stream's last event."""
-    status = status_of(error)
-    kind = _TYPES.get(status) or (INVALID if status < 500 else "server_error")
     field = error.errors[0]["field"] if error.errors else None
-    return to_json({"error": {"message": error.detail, "type": kind, "param": field or None, "code": error.kind}})
+    return to_json(openai_error(status_of(error), error.detail, error.kind, field or None))
 
 
 def error_event(error: RequestError) -> bytes:

@@ -109,8 +109,19 @@ def _open_transformers(model: ModelFiles, options: BackendOptions) -> Backend:
     return open_transformers(model, options)
 
 
+def _open_vllm(model: ModelFiles, options: BackendOptions) -> Backend:
+    from handlers.text.backends.vllm import open_vllm
+
+    return open_vllm(model, options)
+
+
 _OPENERS: dict[str, Callable[[ModelFiles, BackendOptions], Backend]] = {
     OPENVINO: _open_openvino,
     TRANSFORMERS: _open_transformers,
+    VLLM: _open_vllm,
 }
-_INSTALLS = {OPENVINO: "pip install 'tsctl[text]'", TRANSFORMERS: "pip install 'tsctl[models,text]'"}
+_INSTALLS = {
+    OPENVINO: "pip install 'tsctl[text]'",
+    TRANSFORMERS: "pip install 'tsctl[models,text]'",
+    VLLM: "tsctl engines install vllm, and environment: vllm at a uvicorn node",
+}

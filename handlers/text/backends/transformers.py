@@ -87,7 +87,7 @@ class _Step:
 
 @dataclass(slots=True)
 class _Graph:
-    """A captured step, with the tensors that it reads and writes."""
+    """A captured step, with all tensors that it reads and writes: their memory must not be given to others."""
 
     graph: Any
     ids: torch.Tensor
@@ -170,9 +170,10 @@ class TorchRunner:
 
     # ---- one step ----------------------------------------------------------------------------------------------------
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, step: _Step, last: Any) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, step: _Step, last: Any = None) -> torch.Tensor:
+        """Logits after the tokens at the places `last`; None: after all of them."""
         self._attention.step = step
-        kept = last if isinstance(last, torch.Tensor) else self._tensor(last)
+        kept = 0 if last is None else self._tensor(last)  # 0 is transformers' word for all
         output = self._network(
             input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=kept, return_dict=True
         )
@@ -227,15 +228,15 @@ class TorchRunner:
             self._tensor(_ends(chunks)),
             [],
         )
-        ids, last = self._tensor([0] * count), self._tensor(range(count))
+        ids = self._tensor([0] * count)
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):  # once outside the graph: libraries initialise themselves
-            self._forward(ids, step.ends, step, last)
+            self._forward(ids, step.ends, step)
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            logits = self._forward(ids, step.ends, step, last)
+            logits = self._forward(ids, step.ends, step)
         self._pool = self._pool or graph.pool()
         return _Graph(graph, ids, step, logits)
 

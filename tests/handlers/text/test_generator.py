@@ -197,3 +197,26 @@ def test_a_listener_that_fails_stops_nobody_else() -> None:
         time.sleep(0.001)
     generator.close()
     assert "".join(piece.text for delivery in got for _, piece in delivery) == "abc"
+
+
+def test_a_backend_that_raises_where_it_must_not_ends_all_and_says_so() -> None:
+    class Uncancellable(Scripted):
+        def cancel(self, key: int) -> None:
+            raise RuntimeError("no such key")
+
+    backend, crashes = Uncancellable(), queue.SimpleQueue[Exception]()
+    deliveries: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    generator = Generator(backend, 4, deliveries.put, on_crash=crashes.put)
+    backend.hold()
+    left, stays = Answer(list(b"abcdef"), Sampling(10)), Answer(list(b"xyz"), Sampling(10))
+    generator.submit(left, stays)
+    backend.allow(1)
+    until_begun(left, stays)
+    generator.cancel([left])
+    backend.free()
+    assert "no such key" in str(crashes.get(timeout=30))
+    errors = [piece.error for turn in range(deliveries.qsize()) for answer, piece in deliveries.get() if piece.error]
+    assert [type(error) for error in errors] == [Unavailable] * 2
+    with pytest.raises(Unavailable, match="ends"):
+        generator.submit(Answer(list(b"a"), Sampling(1)))
+    generator.close()

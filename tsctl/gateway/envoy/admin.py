@@ -15,6 +15,8 @@ from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.messages import NAMESPACE
 
 TIMEOUT_S = 5.0
+#: The name of the routes of clients.
+CLIENTS = "clients"
 
 
 class NotAnswering(GatewayError):
@@ -66,15 +68,15 @@ class Admin:
         node = json.loads(self._request("GET", "/server_info"))["node"]
         return dict(node.get("metadata", {}).get(NAMESPACE, {}))
 
-    def routes_version(self) -> str | None:
-        """The version of the route file in force."""
-        dumped = self._dump("dynamic_route_configs", "version_info")
-        return str(dumped[0]["version_info"]) if dumped else None
+    def routes_version(self, name: str = CLIENTS) -> str | None:
+        """The version of a file of routes in force; None where Envoy has none of this name."""
+        dumped = self._dump("dynamic_route_configs", "version_info,route_config.name")
+        return next((str(one["version_info"]) for one in dumped if one["route_config"]["name"] == name), None)
 
     def routes(self) -> dict[str, Any] | None:
-        """The route configuration in force."""
-        dumped = self._dump("dynamic_route_configs")
-        return dict(dumped[0]["route_config"]) if dumped else None
+        """The route configuration of clients in force."""
+        dumped = (dict(one["route_config"]) for one in self._dump("dynamic_route_configs"))
+        return next((one for one in dumped if one["name"] == CLIENTS), None)
 
     def active_clusters(self) -> set[str]:
         """The clusters that can get traffic; a cluster is none of them before its first health checks have ended."""

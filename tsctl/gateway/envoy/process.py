@@ -85,7 +85,7 @@ def write_static_files(gateway: Gateway) -> None:
 def validate(gateway: Gateway) -> None:
     """Have Envoy check the files; raises GatewayError with Envoy's reason, or where a file is missing."""
     files = gateway.files
-    parts = [read_document(path) for path in (files.bootstrap, files.clusters, files.routes, files.ready)]
+    parts = [read_document(path) for path in (files.bootstrap, files.clusters, files.routes, files.ready, files.tokens)]
     if any(part is None for part in parts):
         raise GatewayError(f"a file of Envoy is missing in {files.folder}", "Run 'tsctl gateway render'.")
     merged = files.folder / "validate.json"

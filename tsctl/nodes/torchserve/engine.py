@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tsctl.archive.container import open_archive
+from tsctl.archive.inspect import read_facts
 from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec, TorchServeSpec
 from tsctl.config.project import Project
@@ -94,20 +96,28 @@ class TorchServeNode(Node):
             f" {version}"
         )
 
+    def cannot_have(self, archive: StoredArchive, workers: int) -> str:
+        if workers < 2 or not _is_text(archive):
+            return ""
+        return (
+            f"it generates text, and TorchServe lets a version's workers wait for each other, so it cannot"
+            f" have {workers}: ask for one, or use the engine uvicorn"
+        )
+
     def register(
         self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None
     ) -> None:
-        self._require_own_name(archive, version)
+        self._require(archive, version, workers)
         versions.register(self, archive, workers, note, timeout_s)
 
     def ensure(
         self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None
     ) -> bool:
-        self._require_own_name(archive, version)
+        self._require(archive, version, workers)
         return versions.ensure(self, archive, workers, note, timeout_s)
 
     def replace(self, archive: StoredArchive, version: str, workers: int | None, note: Note) -> None:
-        self._require_own_name(archive, version)
+        self._require(archive, version, workers)
         versions.replace(self, archive, workers, note)
 
     def scale(
@@ -116,7 +126,7 @@ class TorchServeNode(Node):
         return self._observed(versions.scale(self, model, version, workers, note, timeout_s))
 
     def warm_up(self, archive: StoredArchive, version: str, note: Note) -> None:
-        self._require_own_name(archive, version)
+        self._require(archive, version, None)
         readiness.warm_up(self, archive, note)
 
     def set_default(self, model: str, version: str) -> None:
@@ -132,8 +142,8 @@ class TorchServeNode(Node):
         best = min(others, key=lambda state: (not state.is_ready, state.version != successor))
         versions.set_default(self, model, best.version)
 
-    def _require_own_name(self, archive: StoredArchive, version: str) -> None:
-        if reason := self.cannot(archive, version):
+    def _require(self, archive: StoredArchive, version: str, workers: int | None) -> None:
+        if reason := self.cannot(archive, version) or self.cannot_have(archive, workers or 0):
             raise NodeError(f"{archive.model} {version} cannot be on node {self.name}: {reason}")
 
     def _observed(self, state: VersionState) -> ObservedVersion:
@@ -188,3 +198,8 @@ def served_at_start(folder: Path) -> Iterator[str]:
 def _properties(project: Project) -> dict[str, str]:
     path = project.config_properties
     return read_properties(path) if path.is_file() else {}
+
+
+def _is_text(archive: StoredArchive) -> bool:
+    with open_archive(archive.path) as content:
+        return read_facts(content).is_text

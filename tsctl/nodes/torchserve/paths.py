@@ -14,6 +14,7 @@ class NodePaths:
         self.key_file = folder / "key_file.json"
         self.inference_header = folder / "inference.header"
         self.management_header = folder / "management.header"
+        self.worker_python = folder / "worker-python"  # the program that TorchServe starts a worker with
         self.logs = folder / "logs"
         self.console = self.logs / "console.log"
         self.node_log = self.logs / "ts_log.log"

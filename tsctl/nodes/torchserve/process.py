@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from handlers.contract import (
     ANSWER_LIMIT_VARIABLE,
     METRICS_FOLDER_VARIABLE,
+    RUN_SCRIPT,
     SHARED_CACHE_KEY_VARIABLE,
     SHARED_CACHE_VARIABLE,
     WORKER_ENVIRONMENT,
@@ -69,12 +71,24 @@ def launch(project: Project, node: TorchServeSpec, paths: NodePaths, java: Java)
 def _command(project: Project, paths: NodePaths, java: Java, defaults: Mapping[str, str], tmp: Path) -> list[str]:
     log_config = project.root / "log4j2.xml"
     jvm = jvm_arguments(defaults, log_config if log_config.is_file() else None)
-    home = _torchserve_home()
     return [
-        str(java.path), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={tmp}", *jvm,
-        "-cp", f".:{home / 'ts' / 'frontend' / '*'}", "org.pytorch.serve.ModelServer",
-        "--python", sys.executable, "-f", str(paths.config), "-s", str(project.store),
+        str(java.path), f"-Dmodel_server_home={_torchserve_home()}", f"-Djava.io.tmpdir={tmp}", *jvm,
+        "-cp", str(class_path()), "org.pytorch.serve.ModelServer",
+        "--python", write_worker_python(paths), "-f", str(paths.config), "-s", str(project.store),
     ]  # fmt: skip
+
+
+def write_worker_python(paths: NodePaths) -> str:
+    """A program that starts a worker by RUN_SCRIPT; this Python where no program can be run in the node's folder."""
+    python = shlex.quote(sys.executable)
+    program = (
+        "#!/bin/sh\n# Written by tsctl at every start of this node, whose workers it starts.\n"
+        f'case "$1" in\n*/model_service_worker.py) exec {python} -c {shlex.quote(RUN_SCRIPT)} "$@" ;;\n'
+        f'*) exec {python} "$@" ;;\nesac\n'
+    )
+    paths.worker_python.write_text(program)
+    paths.worker_python.chmod(0o700)
+    return str(paths.worker_python) if os.access(paths.worker_python, os.X_OK) else sys.executable
 
 
 def node_environment(
@@ -130,6 +144,15 @@ def _defaults(project: Project) -> dict[str, str]:
     if not project.config_properties.is_file():
         raise NodeError(f"no {project.config_properties}", "Copy config.properties from tsctl's repository.")
     return read_properties(project.config_properties)
+
+
+def class_path() -> Path:
+    """Java's pattern for TorchServe's jars; the node's folder, which its own launcher adds, holds no classes.
+
+    Raises:
+        NodeError: TorchServe is not installed.
+    """
+    return _torchserve_home() / "ts" / "frontend" / "*"
 
 
 def _torchserve_home() -> Path:

@@ -13,7 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from handlers.contract import METRICS_FOLDER_VARIABLE, SHARED_CACHE_KEY_VARIABLE, SHARED_CACHE_VARIABLE
+from handlers.contract import (
+    METRICS_FOLDER_VARIABLE,
+    SHARED_CACHE_KEY_VARIABLE,
+    SHARED_CACHE_VARIABLE,
+    WORKER_PYTHON_VARIABLE,
+)
 from tsctl.archive.container import digest_of, open_archive
 from tsctl.archive.inspect import read_facts
 from tsctl.archive.store import StoredArchive, list_archives
@@ -24,6 +29,7 @@ from tsctl.host.files import make_folder
 from tsctl.host.process import inherited
 from tsctl.host.progress import Progress
 from tsctl.nodes import process
+from tsctl.nodes.environments import require_environment
 from tsctl.nodes.managed import ManagedNode, VersionReport
 from tsctl.nodes.observed import ObservedVersion, Reply
 from tsctl.nodes.session import require_running
@@ -92,7 +98,9 @@ class UvicornNode(ManagedNode):
             NodeError: it is not installed.
         """
         require_installed(*SERVER)
-        return [sys.executable, "-m", "handlers.adapters.asgi.node"], {}
+        chosen = self.spec.environment if isinstance(self.spec, UvicornSpec) else None
+        python = {WORKER_PYTHON_VARIABLE: str(require_environment(project, chosen).python)} if chosen else {}
+        return [sys.executable, "-m", "handlers.adapters.asgi.node"], python
 
     def _launch(self, project: Project) -> subprocess.Popen[bytes]:
         program, variables = self.server(project)

@@ -210,9 +210,10 @@ class LiveEffects:
         note("golden samples")
         require_golden(node, state.model, state.canary, golden)
         version = node.require_version(state.model, state.canary)
+        is_timed = golden.samples and not golden.is_text
         return EffectDone(
             Effect.VERIFY_GOLDEN,
-            requests_per_s=self._capacity(state, node, golden, version.ready) if golden.samples else None,
+            requests_per_s=self._capacity(state, node, golden, version.ready) if is_timed else None,
             workers=version.ready,
             warm_bytes=read_memory(worker_pids(node, version)),
         )

@@ -24,6 +24,7 @@ class Golden:
     answers: dict[str, Any]
     tolerance: Tolerance
     batch: int
+    is_text: bool = False  # of a language model: how many it answers in a second depends on how long they are
 
 
 def read_golden(archive: StoredArchive) -> Golden:
@@ -34,7 +35,7 @@ def read_golden(archive: StoredArchive) -> Golden:
     """
     with open_archive(archive.path) as content:
         facts, answers = read_facts(content), read_golden_answers(content)
-    return Golden(tuple(read_samples(archive.path)), answers, facts.tolerance, facts.batch_size)
+    return Golden(tuple(read_samples(archive.path)), answers, facts.tolerance, facts.batch_size, facts.is_text)
 
 
 def require_golden(node: Node, model: str, version: str, golden: Golden) -> None:

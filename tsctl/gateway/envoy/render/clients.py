@@ -23,12 +23,23 @@ class Client:
 
     name: str
     keys: tuple[str, ...] = field(repr=False)
-    budget: Budget | None = None  # None: the gateway's own
+    budget: Budget | None = None  # of requests; None: the gateway's own
+    tokens_per_minute: int | None = None  # None: the gateway's own
 
 
-def client_filters(default: Budget, clients: Sequence[Client]) -> Json:
-    """The per-route settings of the two filters."""
-    return {KEY_FILTER: _keys(clients), BUDGET_FILTER: _budgets(default, clients)}
+def client_filters(default: Budget, clients: Sequence[Client], with_bearer: bool = False) -> Json:
+    """The per-route settings of the two filters.
+
+    Args:
+        with_bearer: whether `authorization: Bearer KEY` is read beside the header for keys.
+    """
+    return {KEY_FILTER: _keys(clients, with_bearer), BUDGET_FILTER: _budgets(default, clients)}
+
+
+def token_budgets(default: Budget, clients: Sequence[Client]) -> dict[str, int]:
+    """Tokens a minute of the clients that have such a budget, by name."""
+    budgets = {client.name: client.tokens_per_minute or default.tokens_per_minute for client in clients}
+    return {name: tokens for name, tokens in budgets.items() if tokens is not None}
 
 
 def keys_in(routes: Mapping[str, Any]) -> list[str]:
@@ -47,8 +58,14 @@ def keys_that_stay(clients: Sequence[Client]) -> Json:
     )
 
 
-def _keys(clients: Sequence[Client]) -> Json:
-    return {**keys_that_stay(clients), "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True}}
+def _keys(clients: Sequence[Client], with_bearer: bool) -> Json:
+    stays = keys_that_stay(clients)
+    sources = [*stays["key_sources"], *([{"header": "authorization"}] if with_bearer else [])]
+    return {
+        **stays,
+        "key_sources": sources,
+        "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
+    }
 
 
 def _budgets(default: Budget, clients: Sequence[Client]) -> Json:

@@ -27,9 +27,10 @@ from tsctl.gateway.envoy.messages import (
     overwrite,
     typed,
 )
-from tsctl.gateway.envoy.render import triton
+from tsctl.gateway.envoy.render import openai, triton
 from tsctl.gateway.envoy.render.upstreams import (
     PATH_KEY,
+    Offer,
     Probe,
     Upstream,
     VersionKey,
@@ -105,6 +106,7 @@ def upstreams_of(clusters: Mapping[str, Any]) -> list[Upstream]:
     """The versions in a document of `clusters`."""
     return [
         Upstream(
+            offer=_offer(metadata_of(cluster)),
             model=metadata_of(cluster)["model"],
             version=metadata_of(cluster)["version"],
             endpoints=endpoints_of(cluster["load_assignment"]),
@@ -130,10 +132,23 @@ def _way(values: Mapping[str, Any]) -> Way | None:
     return Way(values["protocol"], values["path"], int(values["queue"]) if values["queue"] else None)
 
 
+def _offer(values: Mapping[str, Any]) -> Offer | None:
+    if "offer" not in values:
+        return None
+    return Offer(values["offer"], float(values["first_token_s"]), float(values["answer_s"]))
+
+
+def _offered(offer: Offer | None) -> Json:
+    if offer is None:
+        return {}
+    return {"offer": offer.kind, "first_token_s": offer.first_token_s, "answer_s": offer.answer_s}
+
+
 def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, most_copies: int) -> Json:
     name = cluster_name(upstream.model, upstream.version, is_shadow)
     way = upstream.way
     path = way.path if way else f"/predictions/{quote(upstream.model, safe='')}/{quote(upstream.version, safe='')}"
+    route = openai.spec_for(route, upstream.offer)
     checks = {} if is_shadow else {"health_checks": [_health_check(upstream, path, route.deadline_s)]}
     return typed(
         "envoy.config.cluster.v3.Cluster",
@@ -148,7 +163,9 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, most_copies:
         upstream_bind_config={"socket_options": [_SILENCE]},
         lb_policy="LEAST_REQUEST",
         metadata=metadata(
-            model=upstream.model, version=upstream.version, **{**(asdict(way) if way else {}), PATH_KEY: path}
+            model=upstream.model,
+            version=upstream.version,
+            **{**(asdict(way) if way else {}), PATH_KEY: path, **_offered(upstream.offer)},
         ),
         circuit_breakers={
             "thresholds": [{**SHADOW_LIMITS, "max_requests": most_copies} if is_shadow else _limits(upstream)]

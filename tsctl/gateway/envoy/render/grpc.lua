@@ -112,13 +112,13 @@ end
 
 local PLAIN = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t", ["1"] = "\\", ["2"] = '"' }
 
--- A text of a JSON object, or nil; backslashes and quotes are put out of the way of the patterns first.
+-- A text of a JSON object, or nil.
 local function member(document, name)
-  local hidden = string.gsub(string.gsub(document, "\\\\", "\\1"), '\\"', "\\2")
-  local value = string.match(hidden, '"' .. name .. '"%s*:%s*"(.-)"')
-  if value == nil or value == "" then
+  local value = escaped_member(document, name)
+  if value == nil then
     return nil
   end
+  value = string.gsub(string.gsub(value, "\\\\", "\\1"), '\\"', "\\2")
   value = string.gsub(value, "\\u([dD][89abAB]%x%x)\\u([dD][c-fC-F]%x%x)", function(high, low)
     return utf8(0x10000 + (tonumber(high, 16) - 0xD800) * 0x400 + tonumber(low, 16) - 0xDC00)
   end)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tsctl.config.deployment import GatewaySpec
 from tsctl.config.tracing import TracingSpec
-from tsctl.gateway.access_log import file_logger, lines_filter, unless_inside
+from tsctl.gateway.access_log import file_loggers, lines_filter, unless_inside
 from tsctl.gateway.counters import histogram_settings, stats_loggers
 from tsctl.gateway.envoy.messages import (
     CONNECT_TIMEOUT,
@@ -26,6 +26,7 @@ from tsctl.gateway.envoy.render.bodies import PART_OF_GRPC, places_filters
 from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
 from tsctl.gateway.envoy.render.health import HEALTH, health_listener
 from tsctl.gateway.envoy.render.inside import bootstrap_extensions, connection_manager, inside_cluster, inside_listener
+from tsctl.gateway.envoy.render.openai import TOKENS, openai_filters, tokens_listener
 from tsctl.gateway.envoy.render.overload import Bounds, overload_manager
 from tsctl.gateway.envoy.render.problems import REFUSED_HEADER_KEY, local_replies
 from tsctl.gateway.envoy.render.protocol import GRPC, protocol_filters
@@ -90,12 +91,13 @@ def _listeners(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds, tracing: 
             | (_traced(tracing, ()) if tracing else {}),  # the trace is that of the listener of clients
         ),
         health_listener(files),
+        tokens_listener(files),
     ]
 
 
 def _clusters(files: GatewayFiles, tracing: TracingSpec | None) -> list[Json]:
     """Ways to parts of Envoy itself, and to the collector of spans."""
-    inside = [_admin_cluster(files), inside_cluster(GRPC), inside_cluster(HEALTH)]
+    inside = [_admin_cluster(files), inside_cluster(GRPC), inside_cluster(HEALTH), inside_cluster(TOKENS)]
     return [*inside, collector_cluster(tracing)] if tracing else inside
 
 
@@ -142,7 +144,7 @@ def _of_clients(spec: GatewaySpec, files: GatewayFiles, waiting_bytes: int) -> J
     return {
         "rds": {"route_config_name": "clients", "config_source": watched(files.routes)},
         "http_filters": _filters(spec, files, waiting_bytes),
-        "access_log": [unless_inside(file_logger(files.access_log)), *stats_loggers()],
+        "access_log": [*map(unless_inside, file_loggers(files.access_log)), *stats_loggers()],
         "local_reply_config": local_replies(),
         "generate_request_id": True,
         "preserve_external_request_id": True,
@@ -213,10 +215,11 @@ def _filters(spec: GatewaySpec, files: GatewayFiles, waiting_bytes: int) -> list
             "disabled": True,
         },  # before the key, which no browser sends with a preflight request
         http_filter(KEY_FILTER, "api_key_auth.v3.ApiKeyAuth"),
-        {**http_filter(USER_FILTER, USER_FILTER_TYPE), "disabled": True},
         http_filter(BUDGET_FILTER, "local_ratelimit.v3.LocalRateLimit", stat_prefix="unlimited"),
         grpc,
         index,
+        *openai_filters(),
+        {**http_filter(USER_FILTER, USER_FILTER_TYPE), "disabled": True},  # where the route is known
         http_filter("buffer", "buffer.v3.Buffer", max_request_bytes=spec.request_bytes),
         *places_filters(waiting_bytes, spec.request_bytes),
         frames,
@@ -248,17 +251,17 @@ def certificate(chain: str, key: str) -> Json:
     return document([secret])
 
 
-def whole(bootstrap: Json, clusters: Json, routes: Json, ready: Json) -> Json:
+def whole(bootstrap: Json, clusters: Json, routes: Json, ready: Json, tokens: Json) -> Json:
     """All files in one, as `envoy --mode validate` reads it, which does not follow the files that a bootstrap names."""
     merged: Json = json.loads(json.dumps(bootstrap))
     del merged["dynamic_resources"]
     merged["static_resources"]["clusters"] += [_untyped(cluster) for cluster in clusters["resources"]]
-    [configuration], [filter_] = routes["resources"], ready["resources"]
+    by_name = {document["resources"][0]["name"]: document["resources"][0] for document in (routes, tokens)}
+    [filter_] = ready["resources"]
     for listener in merged["static_resources"]["listeners"]:
         manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
         if "rds" in manager:
-            del manager["rds"]
-            manager["route_config"] = _untyped(configuration)
+            manager["route_config"] = _untyped(by_name[manager.pop("rds")["route_config_name"]])
         if listener["name"] == HEALTH:
             manager["http_filters"][0] = _untyped(filter_)
     return merged

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from handlers.contract import PROBLEM_MEDIA_TYPE, PROBLEM_TITLES, REQUEST_ID_HEADER, problem_document
-from tsctl.gateway.envoy.messages import NAMESPACE, Json, cluster_metadata, request_header, route_metadata
+from handlers.contract import (
+    JSON,
+    OPENAI_CHAT,
+    PROBLEM_MEDIA_TYPE,
+    PROBLEM_TITLES,
+    PROTOCOL_HEADER,
+    REQUEST_ID_HEADER,
+    openai_error,
+    problem_document,
+)
+from tsctl.gateway.envoy.messages import (
+    NAMESPACE,
+    Json,
+    add_if_absent,
+    cluster_metadata,
+    request_header,
+    route_metadata,
+)
+from tsctl.gateway.envoy.render.inside import status_is
+from tsctl.gateway.envoy.render.openai import MODEL_KEY, MODELS_PATH, PATHS, PREFIX, UNREAD_KEY
 from tsctl.gateway.headers import KEY_HEADER
 
 
@@ -65,35 +83,89 @@ _NODE_PROBLEMS = {status: GATEWAY_PROBLEMS[status] for status in (405, 413, 503,
 _OTHER_NODE_PROBLEM = Problem("bad-request", "The request was refused", "The version refused it, and did not say why.")
 
 
+#: The same for requests of the OpenAI API, where they differ.
+_OPENAI_PROBLEMS = GATEWAY_PROBLEMS | {
+    401: replace(GATEWAY_PROBLEMS[401], detail="Send your key as 'authorization: Bearer KEY'."),
+    404: replace(GATEWAY_PROBLEMS[404], detail=f"There are {', '.join((*PATHS.values(), MODELS_PATH))}."),
+    429: replace(
+        GATEWAY_PROBLEMS[429], detail="The client's budget is used up. Retry after as many seconds as retry-after says."
+    ),
+}
+#: Begins the values of PROTOCOL_HEADER for that API.
+_OPENAI = OPENAI_CHAT.partition("-")[0]
+#: What a route says itself of a body that names no model here.
+_ROUTE_SAYS = "%LOCAL_REPLY_BODY%"
+
+
 def local_replies() -> Json:
-    """Envoy's `local_reply_config`: a problem document for each status above, and for any other error."""
-    is_refused = {"filter": NAMESPACE, "path": [{"key": REFUSED_HEADER_KEY}], "value": {"present_match": True}}
-    refused = {
-        **_mapper("EQ", 400, _REFUSED_HEADER),
-        "filter": {"metadata_filter": {"matcher": is_refused, "match_if_key_not_found": False}},
-    }
-    mappers = [_mapper("EQ", status, problem) for status, problem in GATEWAY_PROBLEMS.items()]
-    return {"mappers": [refused, *mappers, _mapper("GE", 400, _OTHER_PROBLEM)]}
+    """Envoy's `local_reply_config`: a problem document for each status above, and for any other error.
+
+    Requests of the OpenAI API get errors in its form.
+    """
+    refused = _when(_has(REFUSED_HEADER_KEY), _problem(_REFUSED_HEADER))
+    mappers = [_when(status_is("EQ", status), _problem(problem)) for status, problem in GATEWAY_PROBLEMS.items()]
+    other = _when(status_is("GE", 400), _problem(_OTHER_PROBLEM))
+    return {"mappers": [*_openai_replies(), refused, *mappers, other]}
 
 
-def _mapper(operator: str, status: int, problem: Problem) -> Json:
+def _openai_replies() -> list[Json]:
+    """By path until a route has changed it, and then by the header that the route has set."""
+    path = {"header_filter": {"header": {"name": ":path", "string_match": {"prefix": PREFIX}}}}
+    marked = {"header_filter": {"header": {"name": PROTOCOL_HEADER, "string_match": {"prefix": _OPENAI}}}}
+    is_openai = {"or_filter": {"filters": [path, marked]}}
+
+    def reply(status: Json, code: int, problem: Problem) -> Json:
+        return _when({"and_filter": {"filters": [is_openai, status]}}, _openai(code, problem))
+
+    def of_route(status: int, key: str, kind: str) -> Json:
+        found = {"and_filter": {"filters": [_has(key), status_is("EQ", status)]}}
+        return reply(found, status, Problem(kind, "", _ROUTE_SAYS))
+
+    return [
+        reply(_has(REFUSED_HEADER_KEY), 400, _REFUSED_HEADER),
+        of_route(400, UNREAD_KEY, "undecodable-body"),
+        of_route(404, MODEL_KEY, "model_not_found"),  # as OpenAI's own
+        *(reply(status_is("EQ", status), status, problem) for status, problem in _OPENAI_PROBLEMS.items()),
+        reply(status_is("GE", 400), 500, _OTHER_PROBLEM),
+    ]
+
+
+def _has(key: str) -> Json:
+    """That the request's dynamic metadata has a value of this name."""
+    matcher = {"filter": NAMESPACE, "path": [{"key": key}], "value": {"present_match": True}}
+    return {"metadata_filter": {"matcher": matcher, "match_if_key_not_found": False}}
+
+
+def _when(condition: Json, answer: Json) -> Json:
+    return {"filter": condition, **answer}
+
+
+def _openai(status: int, problem: Problem) -> Json:
+    document = openai_error(status, problem.detail or problem.title, problem.kind)
+    return _answer(problem, JSON, document)
+
+
+def _problem(problem: Problem) -> Json:
+    return _answer(
+        problem,
+        PROBLEM_MEDIA_TYPE,
+        problem_document(
+            problem.kind,
+            problem.title,
+            "%RESPONSE_CODE%",
+            problem.detail,
+            request_header(REQUEST_ID_HEADER),
+            route_metadata("model"),
+            cluster_metadata("version"),
+        ),
+    )
+
+
+def _answer(problem: Problem, media_type: str, document: Json) -> Json:
     after_s = problem.retry_after_s
-    compared = {"default_value": status, "runtime_key": f"tsctl.problems.{status}"}
     return {
-        "filter": {"status_code_filter": {"comparison": {"op": operator, "value": compared}}},
-        "body_format_override": {
-            "content_type": PROBLEM_MEDIA_TYPE,
-            "json_format": problem_document(
-                problem.kind,
-                problem.title,
-                "%RESPONSE_CODE%",
-                problem.detail,
-                request_header(REQUEST_ID_HEADER),
-                route_metadata("model"),
-                cluster_metadata("version"),
-            ),
-        },
-        "headers_to_add": [] if after_s is None else [{"header": {"key": "retry-after", "value": str(after_s)}}],
+        "body_format_override": {"content_type": media_type, "json_format": document},
+        "headers_to_add": [] if after_s is None else [add_if_absent("retry-after", str(after_s))],
     }
 
 

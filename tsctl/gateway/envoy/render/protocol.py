@@ -101,6 +101,7 @@ def _to_inside(match: Json, keys: Json) -> Json:
 
 def _grpc() -> Json:
     return lua(
+        "member.lua",
         "grpc.lua",
         SERVICE=GRPC_SERVICE.replace(".", "%."),
         METHODS={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from handlers.contract import (
@@ -36,13 +36,14 @@ from tsctl.gateway.envoy.messages import (
     overwrite,
     typed,
 )
-from tsctl.gateway.envoy.render import protocol
+from tsctl.gateway.envoy.render import openai, protocol
 from tsctl.gateway.envoy.render.answers import direct, fixed, not_allowed
-from tsctl.gateway.envoy.render.clients import WITHOUT_KEY, Client, client_filters
-from tsctl.gateway.envoy.render.upstreams import PATH_KEY, cluster_name
+from tsctl.gateway.envoy.render.clients import WITHOUT_KEY, Client, client_filters, token_budgets
+from tsctl.gateway.envoy.render.upstreams import PATH_KEY, TEXT, Offer, VersionKey, cluster_name
 from tsctl.gateway.headers import (
     ENGINE_HEADER,
     KEY_HEADER,
+    OWN_PREFIX,
     TRACK_HEADER,
     VERSION_HEADER,
     WEIGHT_HEADER,
@@ -71,33 +72,56 @@ _ENGINE = overwrite(ENGINE_HEADER, f"%UPSTREAM_METADATA({NAMESPACE}:engine)%")
 
 
 def routes(
-    spec: GatewaySpec, specs: Mapping[str, RouteSpec], traffic: Collection[Traffic], clients: Sequence[Client]
+    spec: GatewaySpec,
+    specs: Mapping[str, RouteSpec],
+    traffic: Collection[Traffic],
+    clients: Sequence[Client],
+    offers: Mapping[VersionKey, Offer] | None = None,
 ) -> Json:
-    """The route file: every route with its weights, every key, and 404 for all else."""
+    """The route file: every route with its weights, every key, and 404 for all else.
+
+    Args:
+        offers: what versions offer of the OpenAI API; None: nothing.
+    """
+    by_model = {route.model: offer for route in traffic if (offer := openai.offer_of(route, offers or {}))}
     of_models: list[Json] = []
+    of_api: list[Json] = []
     paths: dict[str, str] = {}  # and the method that is allowed
     for model in traffic:
-        spec_of_model = specs.get(model.model, RouteSpec())
-        made, described = _routes_of(model, spec_of_model), _metadata_routes(model, spec_of_model)
+        offer = by_model.get(model.model)
+        spec_of_model = openai.spec_for(specs.get(model.model, RouteSpec()), offer)
+        made, described = _routes_of(model, spec_of_model, offer), _metadata_routes(model, spec_of_model)
         own = dict.fromkeys((route["match"]["path"] for route in made), "POST")
         of_models += [
             *made,
             *(_preflight(model, spec_of_model, path) for path in own if spec_of_model.cors),
             *described,
         ]
+        if offer is not None:
+            of_api += _api_routes_of(model, spec_of_model, offer)
         paths |= own | dict.fromkeys((route["match"]["path"] for route in described), "GET")
+    budgets = token_budgets(spec.budget, clients)
+    offered = {
+        route.model: (route, specs.get(route.model, RouteSpec()).pinned) for route in traffic if route.model in by_model
+    }
+    has_users = any(specs.get(model, RouteSpec()).sticky for model in by_model)
     host = {
         "name": "clients",
         "domains": ["*"],
         "request_body_buffer_limit": spec.request_bytes,
         "include_attempt_count_in_response": False,
-        "typed_per_filter_config": client_filters(spec.budget, clients),
+        "typed_per_filter_config": client_filters(spec.budget, clients, with_bearer=bool(by_model)),
+        **({"metadata": openai.budgets_metadata(budgets)} if by_model and budgets else {}),
         "routes": [
             *protocol.grpc_routes(clients),
             fixed({"path": "/healthz"}, "text/plain", "alive\n"),
             *protocol.server_routes(),
             *of_models,
             *protocol.model_routes(traffic, specs),
+            *of_api,
+            *openai.api_routes(
+                offered, {model: offer.kind for model, offer in by_model.items()}, _NO_USER if has_users else {}
+            ),
             *(not_allowed(path, method) for path, method in paths.items()),
             direct({"prefix": "/"}, 404),
         ],
@@ -117,7 +141,7 @@ def traffic_of(configuration: Mapping[str, Any]) -> list[Traffic]:
     traffic = []
     for route in configuration["virtual_hosts"][0]["routes"]:
         values = metadata_of(route)
-        if "order" not in values or route["match"]["path"].startswith(protocol.PREFIX):
+        if "order" not in values or route["match"]["path"].startswith((protocol.PREFIX, openai.PREFIX)):
             continue
         weights = {version: int(values["weights"][version]) for version in values["order"]}
         shadow = Shadow(values["shadow"], int(values["shadow_share"])) if "shadow" in values else None
@@ -125,11 +149,41 @@ def traffic_of(configuration: Mapping[str, Any]) -> list[Traffic]:
     return traffic
 
 
-def _routes_of(traffic: Traffic, spec: RouteSpec) -> list[Json]:
+def _routes_of(traffic: Traffic, spec: RouteSpec, offer: Offer | None) -> list[Json]:
     plain, of_model = f"/predictions/{traffic.model}", f"{protocol.PREFIX}models/{traffic.model}"
-    by_protocol = _routes_at(traffic, spec, f"{of_model}/infer", of_model + "/versions/{}/infer")
+
+    def at(path: str, of_version: str) -> list[Json]:
+        routes = _routes_at(traffic, spec, {"path": path}, lambda version: {"path": of_version.format(version)})
+        return [_metered(route, spec, offer) for route in routes]
+
+    by_protocol = at(f"{of_model}/infer", of_model + "/versions/{}/infer")
     added = {"request_headers_to_add": [overwrite(PROTOCOL_HEADER, OPEN_INFERENCE)]}
-    return [*_routes_at(traffic, spec, plain, plain + "/{}"), *({**route, **added} for route in by_protocol)]
+    return [*at(plain, plain + "/{}"), *({**route, **added} for route in by_protocol)]
+
+
+def _api_routes_of(traffic: Traffic, spec: RouteSpec, offer: Offer) -> list[Json]:
+    """The routes of requests that name the model in their body: as those at its path."""
+    return [route for asked in openai.ways_to_ask(offer.kind) for route in _routes_by_name(traffic, spec, offer, asked)]
+
+
+def _routes_by_name(traffic: Traffic, spec: RouteSpec, offer: Offer, asked: openai.Asked) -> Iterator[Json]:
+    model = traffic.model
+    for made in _routes_at(traffic, spec, asked.match(model), lambda version: asked.match(f"{model}:{version}")):
+        route = _metered(made, spec, offer)
+        action = {**route["route"], **asked.waits(offer)}
+        yield {**route, "route": action, "request_headers_to_add": [overwrite(PROTOCOL_HEADER, asked.protocol)]}
+
+
+def _metered(route: Json, spec: RouteSpec, offer: Offer | None) -> Json:
+    """The route, with the times of a language model where it is one, and its tokens counted."""
+    if offer is None or offer.kind != TEXT:
+        return route
+    filters = {**route.get("typed_per_filter_config", {}), **openai.metered()}
+    return {
+        **route,
+        "route": {**route["route"], "timeout": openai.timeout(spec, offer)},
+        "typed_per_filter_config": filters,
+    }
 
 
 def _metadata_routes(traffic: Traffic, spec: RouteSpec) -> list[Json]:
@@ -163,19 +217,24 @@ def _metadata_routes(traffic: Traffic, spec: RouteSpec) -> list[Json]:
     ]
 
 
-def _routes_at(traffic: Traffic, spec: RouteSpec, path: str, pinned: str) -> list[Json]:
-    """The routes of one way to ask the model; `pinned` is the path of one version, with `{}` in its place."""
-    routes = _main_routes(traffic, spec, path)
+def _routes_at(traffic: Traffic, spec: RouteSpec, match: Json, pinned: Callable[[str], Json]) -> list[Json]:
+    """The routes of one way to ask the model.
+
+    Args:
+        match: of requests that name no version.
+        pinned: of those that name this one.
+    """
+    routes = _main_routes(traffic, spec, match)
     if spec.canary_header and traffic.canary is not None:
-        testers = {"path": path, "headers": [equals(TRACK_HEADER, CANARY)]}
+        testers = {**match, "headers": [equals(TRACK_HEADER, CANARY)]}
         routes.insert(0, _route(traffic, spec, testers, _one_version(traffic, traffic.canary, CANARY, BY_HEADER)))
     for version in traffic.versions if spec.pinned else ():
         action = _one_version(traffic, version, PINNED, BY_PATH)
-        routes.append(_route(traffic, spec, {"path": pinned.format(version)}, action))
+        routes.append(_route(traffic, spec, pinned(version), action))
     return routes
 
 
-def _main_routes(traffic: Traffic, spec: RouteSpec, path: str) -> list[Json]:
+def _main_routes(traffic: Traffic, spec: RouteSpec, match: Json) -> list[Json]:
     """By weight, and with copies for the shadow. The metadata of the last one is what `traffic_of` reads back.
 
     A shadow's share of the requests has a route of its own, and not a share of the mirror: so each request says whether
@@ -185,18 +244,17 @@ def _main_routes(traffic: Traffic, spec: RouteSpec, path: str) -> list[Json]:
     if traffic.canary is not None:
         values["canary"] = traffic.canary
     if traffic.shadow is None:
-        return [_main_route(traffic, spec, {"path": path}, _by_weight(traffic, spec.sticky), **values)]
+        return [_main_route(traffic, spec, match, _by_weight(traffic, spec.sticky), **values)]
     values |= {"shadow": traffic.shadow.version, "shadow_share": traffic.shadow.share}
     copied = _by_weight(traffic, spec.sticky, is_copied=True)
     shadow = cluster_name(traffic.model, traffic.shadow.version, is_shadow=True)
     copied["request_mirror_policies"] = [{"cluster": shadow}]
     if traffic.shadow.share == TOTAL:
-        return [_main_route(traffic, spec, {"path": path}, copied, **values)]
+        return [_main_route(traffic, spec, match, copied, **values)]
     share = {"numerator": traffic.shadow.share, "denominator": "TEN_THOUSAND"}
-    match = {"path": path, "runtime_fraction": {"default_value": share}}
     return [
-        _main_route(traffic, spec, match, copied),
-        _main_route(traffic, spec, {"path": path}, _by_weight(traffic, spec.sticky), **values),
+        _main_route(traffic, spec, {**match, "runtime_fraction": {"default_value": share}}, copied),
+        _main_route(traffic, spec, match, _by_weight(traffic, spec.sticky), **values),
     ]
 
 
@@ -212,6 +270,10 @@ def _user_for_log(sticky: Sticky) -> Json:
     value = {"metadata_namespace": NAMESPACE, "key": USER_KEY, "type": "STRING"}
     source = {"header": sticky.header} if sticky.header else {"cookie": sticky.cookie}
     return typed(http_filter_type(USER_FILTER_TYPE), request_rules=[{**source, "on_header_present": value}])
+
+
+#: For requests whose route is not known yet: the filter is there, and finds a header that no client can send.
+_NO_USER = {USER_FILTER: _user_for_log(Sticky(header=f"{OWN_PREFIX}none"))}
 
 
 def _preflight(traffic: Traffic, spec: RouteSpec, path: str) -> Json:

@@ -45,6 +45,19 @@ class Way:
     queue: int | None = None  # requests at most on each node; None: it bounds them itself
 
 
+#: Kinds of models that answer the OpenAI API.
+TEXT, EMBEDDINGS = "text", "embeddings"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a version offers of the OpenAI API, as its archive says."""
+
+    kind: str  # TEXT or EMBEDDINGS
+    first_token_s: float  # a stream of text begins until then
+    answer_s: float  # a whole answer takes so long at most
+
+
 @dataclass(frozen=True)
 class Upstream:
     """One version, and the nodes that serve it."""
@@ -54,6 +67,7 @@ class Upstream:
     endpoints: tuple[Endpoint, ...]
     probe: Probe | None  # None: an archive without samples, of which only the connection is checked
     way: Way | None = None  # how its nodes are asked; None: at TorchServe's path, and they bound what waits themselves
+    offer: Offer | None = None  # None: nothing of the OpenAI API
 
     @property
     def key(self) -> VersionKey:

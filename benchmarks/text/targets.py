@@ -25,6 +25,7 @@ from benchmarks.text.load import Measured, Plan, read_measured, run_load
 from benchmarks.text.prompts import MODEL
 from tsctl.archive.build import build_version
 from tsctl.archive.container import unpack
+from tsctl.archive.golden import make_golden
 from tsctl.archive.store import StoredArchive
 from tsctl.compare.nodes import free_spec, own_project
 from tsctl.config.archive import read_archive_spec
@@ -237,4 +238,7 @@ def built_archive(job: Job, own: Project, version: str) -> StoredArchive:
         copied = own.archives / MODEL
         if not copied.is_dir():
             shutil.copytree(job.project.archives / MODEL, copied)
-        return build_version(own, copied, read_archive_spec(copied / "archive.yaml"), version, step.note).archive
+        spec = read_archive_spec(copied / "archive.yaml")
+        if not (copied / spec.golden / f"{version}.json").is_file():
+            make_golden(copied, spec, version, step.note)
+        return build_version(own, copied, spec, version, step.note).archive

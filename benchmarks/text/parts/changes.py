@@ -40,7 +40,7 @@ FEW = Goal(1, is_ceiling=True)
 
 
 def run(job: Job) -> TextResult:
-    """All of it on two nodes; the one that serves the canary alone is killed and retired last.
+    """All of it on two nodes that serve both versions.
 
     Raises:
         TsctlError: a node or the gateway does not serve.
@@ -109,6 +109,7 @@ def _killed(fleet: Fleet, turns: Turns) -> tuple[Measured, float, float]:
 def _retired(fleet: Fleet, turns: Turns) -> Measured:
     """The second node gives the stable version up; its streams end before its workers do."""
     node = fleet.nodes[1]
+    node.set_default(MODEL, CANARY)  # a node's default version cannot be the first to go
     with (
         _streams(fleet, turns, "a node retires with a drain") as streams,
         drained(fleet.gateway, MODEL, STABLE, node, lambda _: None, is_for_good=True),

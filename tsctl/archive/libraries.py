@@ -12,6 +12,8 @@ from pathlib import Path
 
 #: The package that is bundled into every archive, of which an archive uses a part.
 BUNDLED = "handlers"
+#: Modules of it that only text models reach; an engine that gives answers whole serves none.
+OF_TEXT = ("handlers.text", "handlers.text_generation", "handlers.worker.text")
 
 
 @dataclass(frozen=True)
@@ -22,19 +24,22 @@ class Libraries:
     missing: tuple[str, ...]  # modules that the author's code imports, and no installed package has
 
 
-def libraries_of(folder: Path, entries: Iterable[str], given: Collection[str] = ()) -> Libraries:
+def libraries_of(
+    folder: Path, entries: Iterable[str], given: Collection[str] = (), unused: Collection[str] = ()
+) -> Libraries:
     """The packages that the code in an unpacked archive imports.
 
     Args:
         entries: modules of the bundled package with which a program begins, such as `handlers.image`.
         given: modules that are there anyway.
+        unused: modules and packages of the bundled package that are imported, and of which nothing is called.
     """
     own = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     authors = [path for path in folder.rglob("*.py") if path.relative_to(folder).parts[0] != BUNDLED]
     imported = {module for path in authors for module in _imports(path)}
     known = own | {BUNDLED, *given} | sys.stdlib_module_names
     owners = packages_distributions()
-    reached = _names([*imported, *_reached(folder, [*entries, *imported])]) - known
+    reached = _names([*imported, *_reached(folder, [*entries, *imported], unused)]) - known
     packages = {owner for name in reached for owner in owners.get(name, ())[:1]}
     return Libraries(
         {package: version(package).partition("+")[0] for package in sorted(packages, key=str.lower)},
@@ -46,8 +51,8 @@ def _names(modules: Iterable[str]) -> set[str]:
     return {module.partition(".")[0] for module in modules}
 
 
-def _reached(folder: Path, modules: Iterable[str]) -> Iterator[str]:
-    """Every module that the bundled package imports when these modules are imported."""
+def _reached(folder: Path, modules: Iterable[str], unused: Collection[str]) -> Iterator[str]:
+    """Every module that the bundled package imports when these modules are imported; what unused ones import is not."""
     todo = [path for module in modules for path in _files(folder, module)]
     seen: set[Path] = set()
     while todo:
@@ -56,7 +61,8 @@ def _reached(folder: Path, modules: Iterable[str]) -> Iterator[str]:
             seen.add(path)
             for module in _imports(path):
                 yield module
-                todo += _files(folder, module)
+                if not any(module == name or module.startswith(f"{name}.") for name in unused):
+                    todo += _files(folder, module)
 
 
 def _files(folder: Path, module: str) -> Iterator[Path]:

@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from tsctl.archive.container import open_archive, unpack
 from tsctl.archive.inspect import inspect_archive, read_facts
-from tsctl.archive.libraries import Libraries, libraries_of
+from tsctl.archive.libraries import OF_TEXT, Libraries, libraries_of
 from tsctl.archive.store import require_readable, store_name
 from tsctl.errors import ArchiveError
 from tsctl.nodes.environments import ENGINES
@@ -50,7 +50,7 @@ def export(archive: Path, target: Path) -> Libraries:
     with new_folder(target) as folder:
         unpack(archive, folder / "archive")
         handler = str((contents.config.get("serving") or {}).get("handler", ""))
-        libraries = libraries_of(folder / "archive", [*PROGRAMS, handler], SERVER)
+        libraries = libraries_of(folder / "archive", [*PROGRAMS, handler], SERVER, OF_TEXT)
         name_in_store = store_name(model, version, contents.digest)
         names = {"model": model, "version": version, "archive": name_in_store, "digest": contents.digest}
         for name in TEMPLATES:

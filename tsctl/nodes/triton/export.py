@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from tsctl.archive.container import open_archive, unpack
 from tsctl.archive.inspect import Facts, read_facts
-from tsctl.archive.libraries import Libraries, libraries_of
+from tsctl.archive.libraries import OF_TEXT, Libraries, libraries_of
 from tsctl.archive.sandbox import run_confined
 from tsctl.errors import ArchiveError
 from tsctl.nodes.exported import new_folder
@@ -63,7 +63,7 @@ def export(archive: Path, target: Path, gpus: int = 0, is_raw: bool = False) -> 
         shutil.copyfile(version / "archive" / ADAPTER, version / "model.py")
         inputs, outputs = (RAW_INPUTS, RAW_OUTPUTS) if is_raw else described(version / "archive", archive.name)
         (folder / model / "config.pbtxt").write_text(_config(facts, gpus, inputs, outputs), encoding="utf-8")
-        libraries = libraries_of(version / "archive", [PROGRAM, facts.handler], GIVEN)
+        libraries = libraries_of(version / "archive", [PROGRAM, facts.handler], GIVEN, OF_TEXT)
         pins = sorted(libraries.pins.items())
         (folder / "requirements.txt").write_text("".join(f"{name}=={release}\n" for name, release in pins))
     return libraries

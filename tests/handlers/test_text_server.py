@@ -34,6 +34,7 @@ from tests.support.paced import ENDLESS, write_paced
 from tests.support.ports import free_ports
 from tests.support.sites import until
 from tests.support.streams import CHAT, COMPLETION, Stream, ask, completion, connect, texts
+from tests.support.workers import write_archive_folder
 
 START_S, PLACES = 60.0, 4
 PLAIN = "/predictions/toy"
@@ -82,6 +83,35 @@ class Server:
             status = stream.read_head()
             assert status in (200, 503), stream.body()
             return status == 200
+
+
+VECTORS = """
+import torch
+from handlers.base import ServingHandler
+from handlers.schema import Schema
+
+
+class Vectors(ServingHandler):
+    \"\"\"Each text's length, as a vector.\"\"\"
+
+    class Request(Schema):
+        text: list[str]
+
+    def load(self):
+        self.network = torch.nn.Identity()
+
+    def preprocess(self, items):
+        return [[[float(len(text)), 1.0] for text in item.text] for item in items]
+
+    def inference(self, inputs):
+        return inputs
+
+    def postprocess(self, outputs):
+        return [{"embeddings": vectors} for vectors in outputs]
+
+    def count_tokens(self, texts):
+        return sum(map(len, texts))
+"""
 
 
 @contextmanager
@@ -293,3 +323,24 @@ def test_a_signal_lets_streams_end_and_a_second_one_tells_them(tmp_path: Path) -
         assert endless.is_at_end()
         endless.close()
         assert server.process.wait(START_S) == 0
+
+
+def test_a_model_of_embeddings_answers_its_path_and_no_other(tmp_path: Path) -> None:
+    golden = {"one.json": {"embeddings": [[3.0, 1.0]]}}
+    folder = write_archive_folder(
+        tmp_path / "toy", {"one.json": b'{"text": ["one"]}'}, golden, serving={"handler": "vectors"}
+    )
+    (folder / "vectors.py").write_text(VECTORS)
+    with serving(folder) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
+        answer = client.embeddings.create(model="toy:1.0", input=["two", "three"], encoding_format="float")
+        assert [entry.embedding for entry in answer.data] == [[3.0, 1.0], [5.0, 1.0]]
+        assert answer.usage.prompt_tokens == 8
+        with pytest.raises(openai.BadRequestError, match="does not answer this path"):
+            client.completions.create(model="toy", prompt="x")
+        with pytest.raises(openai.NotFoundError, match="this path has toy"):
+            client.embeddings.create(model="nobody", input="x")
+        with pytest.raises(openai.BadRequestError, match="token numbers"):
+            client.embeddings.create(model="toy", input=[1, 2])
+        paths = requests.get(f"{server.url}/openapi.json", timeout=10).json()["paths"]
+        assert "/v1/embeddings" in paths
+        assert "/v1/completions" not in paths

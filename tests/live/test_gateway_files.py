@@ -16,7 +16,7 @@ from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.process import validate
-from tsctl.gateway.envoy.render import clusters, health, listeners, routes
+from tsctl.gateway.envoy.render import clusters, health, listeners, openai, routes
 from tsctl.gateway.envoy.render.overload import Bounds
 from tsctl.gateway.files import GatewayFiles
 from tsctl.gateway.state import Gateway
@@ -38,6 +38,7 @@ def gateway(tmp_path: Path) -> Gateway:
         (files.clusters, clusters.clusters(UPSTREAMS, ROUTES, SHADOWS)),
         (files.routes, routes.routes(SPEC, ROUTES, TRAFFIC, CLIENTS)),
         (files.ready, health.ready(TRAFFIC)),
+        (files.tokens, openai.tokens({})),
     ):
         write_document(path, content)
     return Gateway(project, DeploymentSpec(nodes={"a": TorchServeSpec()}), SPEC, files)

@@ -22,6 +22,7 @@ from tsctl.gateway.envoy.process import start_envoy, stop, validate
 from tsctl.gateway.envoy.render import listeners
 from tsctl.gateway.envoy.render.clients import Client
 from tsctl.gateway.envoy.render.health import ready
+from tsctl.gateway.envoy.render.openai import tokens
 from tsctl.gateway.envoy.render.overload import Bounds
 from tsctl.gateway.envoy.render.routes import routes
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, cluster_name
@@ -181,6 +182,7 @@ def fronted(
     put_clusters(gateway, [Upstream(MODEL, VERSION, tuple(node.endpoint for node in nodes), probe)], traffic)
     write_document(files.routes, routes(spec, {MODEL: route}, traffic, [Client("test", (KEY,))]))
     write_document(files.ready, ready(traffic))
+    write_document(files.tokens, tokens({}))
     write_document(files.bootstrap, listeners.bootstrap(spec, files, Bounds(1000, 1 << 30, waiting_bytes), tracing))
     validate(gateway)
     with warnings.catch_warnings():

@@ -106,7 +106,7 @@ bench-text: archives  ## Measure a language model: users at once, servers and ga
 bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes
 	@$(RUN) -m benchmarks crash-tests
 
-gameday: archives  ## Release canaries that are bad on purpose, and send requests that drift, about 9 minutes
+gameday: archives  ## Release canaries that are bad on purpose, and send requests that drift, about 13 minutes
 	@$(RUN) -m benchmarks gameday
 
 coverage: archives  ## Print the lines of handlers and tsctl that no test runs; tests of nodes are left out

@@ -13,6 +13,7 @@ from benchmarks.crash_tests.cases import CASES
 from benchmarks.gameday import drift as gameday_drift
 from benchmarks.gameday import drift_cases
 from benchmarks.gameday import run as gameday_run
+from benchmarks.gameday import texts as gameday_texts
 from benchmarks.harness import run
 from benchmarks.harness.figures import Result
 from benchmarks.simulation.drift_workloads import workloads as drift_simulations
@@ -43,6 +44,7 @@ SIMULATIONS = list(simulations())
 SHADOWS, DRIFTS = list(shadow_simulations()), list(drift_simulations())
 RECORDS_COSTS = records_costs()
 CANARIES = [canary.version for canary in gameday_run.CANARIES]
+TEXT_CANARIES = [gameday_texts.key_of(canary) for canary in gameday_texts.CANARIES]
 DRIFT_CASES = [case.key for case in drift_cases.CASES]
 CRASH_CASES = {case.name: case for case in CASES}
 
@@ -181,16 +183,21 @@ def drift(
 
 @app.command()
 def gameday(
-    only: Annotated[list[str] | None, only_option([*CANARIES, *DRIFT_CASES])] = None,
+    only: Annotated[list[str] | None, only_option([*CANARIES, *TEXT_CANARIES, *DRIFT_CASES])] = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
     """Release versions that are bad on purpose, and an identical one, and send requests that drift; exit code 6 for a
     wrong verdict or alarm."""
     kept = find_project().state / "bench" / "gameday"
-    chosen = _chosen(only, [*CANARIES, *DRIFT_CASES])
-    workloads = {**gameday_run.workloads(chosen, kept), **gameday_drift.workloads(chosen)}
-    keys = [key for key, known in (("gameday", CANARIES), ("drift", DRIFT_CASES)) if set(known) & set(chosen)]
+    chosen = _chosen(only, [*CANARIES, *TEXT_CANARIES, *DRIFT_CASES])
+    workloads = {
+        **gameday_run.workloads(chosen, kept),
+        **gameday_texts.workloads(chosen, kept),
+        **gameday_drift.workloads(chosen),
+    }  # fmt: skip
+    parts = (("gameday", CANARIES), ("texts", TEXT_CANARIES), ("drift", DRIFT_CASES))
+    keys = [key for key, known in parts if set(known) & set(chosen)]
 
     def show(results: Sequence[Result]) -> None:
         for columns, rows in (

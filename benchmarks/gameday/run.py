@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gameday.outcomes import Canary, Release, release_of
 from benchmarks.gameday.site import MODEL, ROUTE, STABLE, gameday_site, logged_versions, release, reset, set_policy
 from benchmarks.gameday.users import CONNECTIONS, PAUSE_S, digit_bodies, digit_of, users
-from benchmarks.harness.client import Answer
+from benchmarks.harness.client import Answer, Load
 from benchmarks.harness.figures import Figure, Goal, Result
 from benchmarks.harness.run import Run
 from benchmarks.harness.workload import own_folder
@@ -109,7 +111,11 @@ def run(
                 time.sleep(warm_s)
             step.done(f"{len(load.answers):,} requests, {len(load.failed)} failed")
         classes = _classes(load.answers)
-        releases = [_released(fleet, canary, policy, bodies, classes, kept, progress) for canary in chosen]
+        ask = partial(users, fleet.address(f"/predictions/{MODEL}"), bodies)
+        releases = [
+            released(fleet, canary, policy, ask, classes, kept / f"{canary.version}.jsonl", progress)
+            for canary in chosen
+        ]
     settings = {"connections": CONNECTIONS, "pause_s": PAUSE_S, "route": ROUTE, "policy": dict(policy)}
     title = "canaries that are bad on purpose"
     left_out = tuple((canary, why) for canary, why in missing.items() if why)
@@ -168,24 +174,29 @@ def wrong_verdicts(releases: Sequence[Release]) -> list[str]:
     ]
 
 
-def _released(
+def released(
     fleet: Fleet,
     canary: Canary,
     policy: Mapping[str, Any],
-    bodies: Sequence[bytes],
+    ask: Callable[[str], AbstractContextManager[Load]],
     classes: dict[str, str],
     kept: Path,
     progress: Progress,
 ) -> Release:
-    """Release the canary and reset the site; stable's answers meanwhile are added to `classes`."""
+    """Release the canary and reset the site; stable's answers meanwhile are added to `classes`.
+
+    Args:
+        ask: users that ask while its block runs; they are named by its argument.
+        kept: the file for the journal.
+    """
     with progress.step(f"{canary.version}: {canary.fault}") as step:
         set_policy(fleet, {**policy, **canary.policy})
         began = time.time() - time.perf_counter()
-        with users(fleet.address(f"/predictions/{MODEL}"), bodies, canary.version) as load:
+        with ask(canary.version) as load:
             journal = release(fleet, canary.version, step)
             time.sleep(AFTER_S)
-        kept.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(journal, kept / f"{canary.version}.jsonl")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(journal, kept)
         classes |= _classes(answer for answer in load.answers if answer.version == STABLE)
         logged = _logged(fleet, load.answers)
         ended = release_of(canary, read(journal), load.answers, logged, classes, began)

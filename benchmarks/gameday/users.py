@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from benchmarks.harness.client import Address, Answer, Connection, Load, asking
@@ -27,18 +27,24 @@ def digit_bodies() -> list[bytes]:
 
 @contextmanager
 def users(
-    address: Address, bodies: Sequence[bytes], name: str, connections: int = CONNECTIONS, pause_s: float = PAUSE_S
+    address: Address,
+    bodies: Sequence[bytes],
+    name: str,
+    connections: int = CONNECTIONS,
+    pause_s: float = PAUSE_S,
+    connect: Callable[[Address], Connection] = Connection,
 ) -> Iterator[Load]:
     """So many users send requests while the block runs; all are answered when it ends.
 
     Args:
+        connect: reads the answers.
         name: begins the ids of the requests, which are in `Answer.user` and end with the number of the body.
     """
     load, stop = Load(), threading.Event()
 
     def ask(number: int) -> None:
         chance = random.Random(f"{SEED} {name} {number}")  # noqa: S311 - which digit comes next is no secret
-        connection, turn = Connection(address), 0
+        connection, turn = connect(address), 0
         while not stop.is_set():
             chosen = chance.randrange(len(bodies))
             request = f"{name}-{number}-{turn}-{chosen}"

@@ -98,6 +98,24 @@ class Connection:
         return int(head[9:12]), version, predicted
 
 
+class StreamConnection(Connection):
+    """The same for streams of events: an answer came when its stream ended, and one that did not say [DONE] failed."""
+
+    def _read(self, opened: socket.socket) -> tuple[int, str, str]:
+        read = self._rest
+        while (end := read.find(b"\r\n\r\n")) < 0:
+            read += _more(opened)
+        self._rest = read
+        head = read[:end].lower()
+        if b"chunked" not in _header(head, b"transfer-encoding"):
+            return super()._read(opened)
+        while not read.endswith(b"\r\n0\r\n\r\n"):  # one request at a time: nothing follows
+            read += _more(opened)
+        self._rest = b""
+        status = int(head[9:12]) if b"data: [DONE]" in read else FAILED
+        return status, _header(head, b"x-model-version").decode(), ""
+
+
 @dataclass
 class Load:
     """The answers that clients got so far."""

@@ -1,5 +1,5 @@
-"""Canaries of `make gameday` are released for real: one that raises is rolled back, and an identical one promoted; a
-worker's records of darker pictures raise the alarm of drift."""
+"""Canaries of `make gameday` are released for real: one that raises and a language model whose answers do not end are
+rolled back, and an identical one is promoted; a worker's records of darker pictures raise the alarm of drift."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.gameday import drift
+from benchmarks.gameday import drift, texts
 from benchmarks.gameday import run as gameday
 from benchmarks.gameday.drift_cases import CASES
 from tests.support.sites import quick_project
@@ -46,3 +46,13 @@ def test_a_darker_camera_is_found_in_the_records_of_a_worker(tmp_path: Path) -> 
     [found] = day.found
     assert found.is_right, drift.wrong(day.found)
     assert [figure.is_reached for figure in day.figures] == [True, True]
+
+
+def test_a_language_model_whose_answers_do_not_end_is_rolled_back(tmp_path: Path) -> None:
+    project = quick_project(tmp_path / "settings")
+    day = texts.run(project, Progress(Console(quiet=True)), ["text-never_stops"], tmp_path, warm_s=3)
+    [release] = day.releases
+    assert (release.outcome, release.signal) == ("rolled back", "finish"), release.why
+    assert 0 < release.on_canary < release.requests
+    assert release.failed == 0
+    assert (tmp_path / "text-never_stops.jsonl").is_file()

@@ -45,6 +45,9 @@ def series(name: str, labels: Mapping[str, str]) -> str:
     return f"{name}{{{','.join(f'{key}={quoted(value)}' for key, value in labels.items())}}}"
 
 
+KEYS_AND_VALUES = series("tsctl_worker_kv_cache_usage_ratio", LOCAL)
+
+
 def requests(good: str, status: str, bad: str, deadline: str = "route") -> Series:
     """Requests of the model digits: those with 200, and others."""
     other = f'envoy_tsctl_requests{{model="digits",version="1.0",status="{status}",deadline="{deadline}"}}'
@@ -134,6 +137,15 @@ def expiry(at: str, renewal: str) -> Series:
     return state("node_token_expiry_timestamp_seconds", at, node="local", renewal=renewal)
 
 
+def ends(stopped: str, failed: str) -> Series:
+    """Answers of a language model by how they ended."""
+    name = "tsctl_worker_finished_answers_total"
+    return {
+        series(name, {**LOCAL, "finish": "stop"}): stopped,
+        series(name, {**LOCAL, "finish": "error"}): failed,
+    }
+
+
 def recorded(written: str, dropped: str) -> Series:
     return {
         series("tsctl_worker_records_total", {**LOCAL, "outcome": "written"}): written,
@@ -217,6 +229,12 @@ CASES = (
     Case("DiskFills", disk("4e9x9"), 6, STATE, "4 % free"),
     Case("DiskFills", disk("1e9x9", "5e9x9"), 6, STATE, "under 1 GiB"),
     Case("DiskFills", disk("40e9x9"), 6, None, "40 % free"),
+    Case("AnswersBreak", ends("0+90x40", "0+10x40"), 25, VERSION, "10 % end with an error"),
+    Case("AnswersBreak", ends("0+990x40", "0+10x40"), 25, None, "1 % ends with an error"),
+    Case("AnswersBreak", ends("0x40", "0x40"), 25, None, "nothing is answered"),
+    Case("KeysAndValuesFull", {KEYS_AND_VALUES: "0.99x40"}, 30, LOCAL, "99 % full"),
+    Case("KeysAndValuesFull", {KEYS_AND_VALUES: "0.9x40"}, 30, None, "90 % full"),
+    Case("KeysAndValuesFull", {KEYS_AND_VALUES: "0.99x4 0.5x40"}, 30, None, "it was full for a while"),
     Case("RecordsDropped", recorded("0+90x40", "0+10x40"), 25, LOCAL, "10 % are dropped"),
     Case("RecordsDropped", recorded("0+600x40", "0+1x40"), 25, None, "one in 600 is dropped"),
     Case("RecordsDropped", recorded("0x40", "0x40"), 25, None, "nothing is recorded"),

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from handlers.contract import CACHE_ITEMS, RECORDED_ITEMS, SHARED_CACHE_EXCHANGES, WORKER_STARTS
+from handlers.contract import (
+    CACHE_ITEMS,
+    FINISHED_ANSWERS,
+    KV_CACHE_USAGE,
+    RECORDED_ITEMS,
+    SHARED_CACHE_EXCHANGES,
+    WORKER_STARTS,
+)
 from tsctl.monitoring.objectives import ERRORS, PAGE, SLOW, TICKET
 
 #: Jobs of the scrape configuration.
@@ -191,6 +198,21 @@ NODES = (
 )  # fmt: skip
 
 ANSWERS = (
+    Alert(
+        "AnswersBreak",
+        f'sum by (model, version) (rate({FINISHED_ANSWERS}{{finish="error"}}[5m]))'
+        f" / sum by (model, version) (rate({FINISHED_ANSWERS}[5m])) > 0.02",
+        4, "page",
+        "more than 2 % of a language model's answers of five minutes ended with an error, for a minute",
+        f"{_SHARE} of the answers of {_VERSION} break",
+        "tsctl status; tsctl metrics show; tail .tsctl/gateway/logs/access.log",
+    ),
+    Alert(
+        "KeysAndValuesFull", f"max by ({_OF_NODE}) ({KV_CACHE_USAGE}) > 0.95", 20, "ticket",
+        "a language model's memory for keys and values is more than 95 % full for five minutes, so answers wait",
+        f"the memory for keys and values of {_ON_NODE} is {_SHARE} full",
+        "tsctl metrics show --node {{ $labels.node }}; tsctl archive inspect {{ $labels.model }}",
+    ),
     Alert(
         "RecordsDropped",
         f'sum by ({_OF_NODE}) (rate({RECORDED_ITEMS}{{outcome!="written"}}[15m]))'

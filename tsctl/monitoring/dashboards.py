@@ -1,15 +1,24 @@
 """The dashboards: which panels they have, and the query of each. Pure.
 
-`tests/live/test_monitoring.py` runs every query against a real Prometheus and requires data.
+`test_monitoring.py` and `test_text_monitoring.py` in tests/live run every query against a real Prometheus and require
+data.
 """
 
 from __future__ import annotations
 
 from handlers.contract import (
+    ANSWER_QUEUE_SECONDS,
+    ANSWER_TOKENS,
     ANSWERED_ITEMS,
     BATCH_ITEMS,
     CACHE_ITEMS,
+    FINISHED_ANSWERS,
+    FIRST_TOKEN_SECONDS,
     INPUT_POSITIONS,
+    KV_CACHE_USAGE,
+    OPEN_ANSWERS,
+    OUTPUT_TOKEN_SECONDS,
+    PROMPT_TOKENS,
     RECORDED_ITEMS,
     STAGE_SECONDS,
     WARMUP_SECONDS,
@@ -27,6 +36,8 @@ _OF_MODEL = f'model="{MODEL_VARIABLE}"'
 _BY_WEIGHT = f'{_OF_MODEL},by="{BY_WEIGHT}"'
 _FAILED = 'status=~"5..",status!="501"'
 _REFUSED = 'status=~"4..|501"'
+#: Of the dashboard of language models, whose queries have data only where one is served.
+TEXTS_UID = "tsctl-texts"
 
 
 def dashboards() -> list[Json]:
@@ -44,6 +55,13 @@ def dashboards() -> list[Json]:
             "One model: what is recorded of its answers, and how they differ from its archive's reference.",
             ANSWERS,
             choices,
+        ),
+        dashboard(
+            TEXTS_UID,
+            "tsctl: language model",
+            "One language model: times of tokens, ends, and places.",
+            TEXTS,
+            OPEN_ANSWERS,
         ),
     ]
 
@@ -65,6 +83,13 @@ def _share_of(by: str, name: str, selector: str, part: str) -> str:
 
 def _one(expression: str, legend: str) -> tuple[Query, ...]:
     return (Query(expression, legend),)
+
+
+def _quantiles(name: str, shares: tuple[float, ...]) -> tuple[Query, ...]:
+    """Of a histogram of workers, by version."""
+    return tuple(
+        Query(_quantile(share, "version", name, _OF_MODEL), f"{{{{version}}}} {share:.0%}") for share in shares
+    )
 
 
 FLEET = (
@@ -260,4 +285,37 @@ ANSWERS = (
         width=12,
     ),
     Panel("Files of records", "bytes", _one("tsctl_records_bytes", "{{node}}"), width=12),
+)
+
+TEXTS = (
+    Panel("Time to the first token", "s", _quantiles(FIRST_TOKEN_SECONDS, (0.5, 0.95, 0.99))),
+    Panel("Time of a token after the first", "s", _quantiles(OUTPUT_TOKEN_SECONDS, (0.5, 0.95, 0.99))),
+    Panel("Wait for the backend's next step", "s", _quantiles(ANSWER_QUEUE_SECONDS, (0.5, 0.99))),
+    Panel("Tokens of answers", "short", _one(_sum("version", ANSWER_TOKENS, _OF_MODEL), "{{version}} tokens/s")),
+    Panel("Tokens of prompts", "short", _one(_sum("version", PROMPT_TOKENS, _OF_MODEL), "{{version}} tokens/s")),
+    Panel(
+        "Tokens of an answer, mean",
+        "short",
+        _one(
+            f"{_sum('version', ANSWER_TOKENS, _OF_MODEL)} / {_sum('version', FINISHED_ANSWERS, _OF_MODEL)}",
+            "{{version}}",
+        ),
+    ),
+    Panel(
+        "How answers end, share",
+        "percentunit",
+        _one(
+            f"{_sum('version, finish', FINISHED_ANSWERS, _OF_MODEL)}"
+            f" / on (version) group_left {_sum('version', FINISHED_ANSWERS, _OF_MODEL)}",
+            "{{version}} {{finish}}",
+        ),
+        description="length: at the limit of its tokens; error: it could not go on; cancelled: its client left.",
+    ),
+    Panel("Answers in the making", "short", _one(f"sum by (version) ({OPEN_ANSWERS}{{{_OF_MODEL}}})", "{{version}}")),
+    Panel(
+        "Memory for keys and values in use",
+        "percentunit",
+        _one(f"max by (version) ({KV_CACHE_USAGE}{{{_OF_MODEL}}})", "{{version}}"),
+        description="Where it is full, the youngest answers wait and are computed again.",
+    ),
 )

@@ -37,7 +37,7 @@ from tests.support.ports import free_ports
 from tests.support.sites import Site, copy_archives, make_site, processes_of, throughout, until, write_tiny
 from tsctl.host.wait import wait_until
 
-START_S = 60.0
+START_S = 180.0
 HALF = {"x": 0.5}
 
 

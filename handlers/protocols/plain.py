@@ -51,10 +51,12 @@ def media_type_of(sent_as: str, body: bytes, read: Sequence[str] = (JSON,)) -> s
 
 def sniff(body: bytes, read: Sequence[str] = (JSON,)) -> str:
     """The media type that the first bytes show; else JSON where it is read, or the only type that is."""
+    is_any = ANY_MEDIA_TYPE in read
     for offset, magic, media_type in _MAGIC:
-        if body.startswith(magic, offset) and (media_type not in _CONTAINED or media_type in read):
+        is_told = media_type in read or media_type in (PNG, JPEG) or (is_any and media_type not in _CONTAINED)
+        if is_told and body.startswith(magic, offset):
             return media_type
-    if ANY_MEDIA_TYPE in read:
+    if is_any:
         return JSON if body.lstrip()[:1] in (b"{", b"[") else BINARY
     return read[0] if len(read) == 1 else JSON
 

@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks.gameday.drift_cases import CASES
 from benchmarks.gameday.run import CANARIES
+from benchmarks.gameday.texts import CANARIES as TEXTS
+from benchmarks.gameday.texts import key_of
 from benchmarks.harness.client import Answer
 from benchmarks.harness.figures import Figure, Goal, Result, Turn, fastest, median_turn, rate, times
 from benchmarks.harness.run import FIGURE_COLUMNS, TARGET_COLUMNS, figure_rows, notes, target_rows
@@ -112,7 +114,8 @@ def test_an_unknown_workload_is_refused_with_the_known_ones(command: str) -> Non
     )  # fmt: skip
     assert ended.returncode == SpecError.exit_code
     known = {"handlers": handlers.WORKLOADS, "gateway": gateway.WORKLOADS, "rollout": simulated()}
-    keys = known.get(command) or [*(canary.version for canary in CANARIES), *(case.key for case in CASES)]
+    every_day = [*(canary.version for canary in CANARIES), *map(key_of, TEXTS), *(case.key for case in CASES)]
+    keys = known.get(command) or every_day
     assert f"Known are {', '.join(keys)}." in ended.stderr
 
 

@@ -26,7 +26,7 @@ import requests
 import yaml
 
 from benchmarks.harness.flood import streams_without_window
-from handlers.contract import SENT_HEADER
+from handlers.contract import JSON, SENT_HEADER
 from tests.support.attacks import Attack, Writer, body_of, number
 from tests.support.attacks_h2 import DATA, RESET, Writer2, frames
 from tests.support.gateways import PROBLEM, Front, front_of, with_gateway
@@ -302,7 +302,7 @@ def assert_log_is_true(lines: list[dict[str, Any]]) -> None:
 
 
 def assert_harmless(attack: Attack, exchanged: Exchange) -> None:
-    """Each answer is a prediction, a sign of life, or a problem document; and none says what only an API says."""
+    """Each answer is a prediction, a sign of life, or an error; and none says what only an API says."""
     for answer in exchanged.answers:
         assert not any(secret in answer.body for secret in SECRETS), (attack, answer)
         if attack.is_head:
@@ -311,6 +311,10 @@ def assert_harmless(attack: Attack, exchanged: Exchange) -> None:
             assert answer.body == b"alive\n" or is_prediction(attack, answer), (attack, answer)
             continue
         assert 400 <= answer.status < 505, (attack, answer)
+        if answer.get("content-type") == JSON:  # of the OpenAI API, which has its own errors
+            assert b"v1" in b"".join(attack.pieces), (attack, answer)
+            assert answer.json()["error"].keys() == {"message", "type", "param", "code"}, (attack, answer)
+            continue
         assert answer.get("content-type") == PROBLEM, (attack, answer)
         assert answer.json()["status"] == answer.status, (attack, answer)
     assert exchanged.rest == b"" or attack.is_head, (attack, exchanged)

@@ -112,6 +112,7 @@ def test_a_port_in_use_is_told_from_an_address_of_another_machine() -> None:
 
 
 def test_a_write_beyond_the_largest_file_fails_and_does_not_end_the_process(tmp_path: Path) -> None:
+    # without site, so that nothing else of this run writes in it, such as a measurement of coverage
     script = """if True:
         import os, resource, sys, time
         while resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 250:  # it is set when the process runs
@@ -123,7 +124,7 @@ def test_a_write_beyond_the_largest_file_fails_and_does_not_end_the_process(tmp_
                 sys.exit(7)
     """
     with open_log(tmp_path / "log") as log:
-        command, limits = [sys.executable, "-c", script], {resource.RLIMIT_FSIZE: 250}
+        command, limits = [sys.executable, "-S", "-c", script], {resource.RLIMIT_FSIZE: 250}
         process = spawn(command, tmp_path, os.environ, log, limits=limits)
     assert process.wait(20) == 7
     assert (tmp_path / "log").read_bytes() == b"x" * 250

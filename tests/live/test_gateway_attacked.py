@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 import requests
@@ -312,7 +313,7 @@ def assert_harmless(attack: Attack, exchanged: Exchange) -> None:
             continue
         assert 400 <= answer.status < 505, (attack, answer)
         if answer.get("content-type") == JSON:  # of the OpenAI API, which has its own errors
-            assert b"v1" in b"".join(attack.pieces), (attack, answer)
+            assert b"v1" in unquote_to_bytes(b"".join(attack.pieces)), (attack, answer)
             assert answer.json()["error"].keys() == {"message", "type", "param", "code"}, (attack, answer)
             continue
         assert answer.get("content-type") == PROBLEM, (attack, answer)

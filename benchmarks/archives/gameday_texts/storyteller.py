@@ -24,7 +24,7 @@ class _Story:
     words: list[int]
     most: int  # tokens that the request may have
     breaks_at: int | None  # the token in whose place it fails
-    told: int = 0
+    tokens: int = 0  # given so far
 
 
 class Storyteller:
@@ -74,15 +74,15 @@ class Storyteller:
         return [self._produced(key, story) for key, story in list(self._stories.items())]
 
     def _produced(self, key: int, story: _Story) -> Produced:
-        if story.told == story.breaks_at:
+        if story.tokens == story.breaks_at:
             del self._stories[key]
             return Produced(key, failure="the storyteller forgot the rest")
-        story.told += 1
-        is_last = story.told == len(story.words)
-        finish = STOP if is_last else LENGTH if story.told == story.most else ""
+        story.tokens += 1
+        is_last = story.tokens == len(story.words)
+        finish = STOP if is_last else LENGTH if story.tokens == story.most else ""
         if finish:
             del self._stories[key]
-        return Produced(key, (Token(story.words[story.told - 1]),), finish)
+        return Produced(key, (Token(story.words[story.tokens - 1]),), finish)
 
     def cache_usage(self) -> float:
         return 0.0

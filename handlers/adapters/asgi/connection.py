@@ -22,7 +22,8 @@ import httptools
 from handlers.adapters.asgi.asgi_call import Application, call
 from handlers.adapters.asgi.exchange import Exchange, Target
 from handlers.adapters.asgi.frames import Answer, Head, Headers, Part
-from handlers.adapters.asgi.problems import HeadersTooLarge, TooSlow, Unreadable, WrongMethod
+from handlers.adapters.asgi.problems import HeadersTooLarge, TooSlow, Unreadable
+from handlers.adapters.errors import WrongMethod
 from handlers.contract import REQUEST_ID_HEADER
 from handlers.errors import ModelFailed, RequestError
 

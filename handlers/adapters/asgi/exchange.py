@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Headers, Item, Part
-from handlers.adapters.asgi.problems import WrongMethod, problem_answer
+from handlers.adapters.asgi.problems import problem_answer
 from handlers.adapters.asgi.workers import Workers
+from handlers.adapters.errors import WrongMethod
 from handlers.contract import OPEN_INFERENCE_METADATA, PROTOCOL_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER
 from handlers.errors import PayloadTooLarge, RequestError, Unavailable
 from handlers.messages import request_id_of

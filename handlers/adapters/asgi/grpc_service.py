@@ -16,8 +16,8 @@ from pydantic_core import from_json
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import Answer, Item
 from handlers.adapters.asgi.model_index import open_inference, repository_index
-from handlers.adapters.asgi.problems import NotFound
 from handlers.adapters.asgi.workers import Workers
+from handlers.adapters.errors import NotFound
 from handlers.contract import GRPC_CODES, GRPC_SERVICE, OPEN_INFERENCE, PROTOBUF, REQUEST_ID_HEADER, TIMEOUT_HEADER
 from handlers.errors import RequestError, Unavailable
 from handlers.messages import request_id_of

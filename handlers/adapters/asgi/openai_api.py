@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from handlers.adapters.asgi.exchange import LONGEST_OTHER_BODY, Route
 from handlers.adapters.asgi.frames import Answer, Headers
-from handlers.adapters.asgi.problems import NotFound, problem_answer
+from handlers.adapters.asgi.problems import problem_answer
 from handlers.adapters.asgi.text_pool import TextPool
 from handlers.adapters.asgi.workers import Workers
+from handlers.adapters.errors import NotFound
 from handlers.contract import OPENAI_CHAT, OPENAI_COMPLETION, OPENAI_EMBEDDINGS, SERVER_NAME
 from handlers.errors import DoesNotFit, PayloadTooLarge, RequestError
 from handlers.protocols.encoding import ENCODING_HEADER, decode_body

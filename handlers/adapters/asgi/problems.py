@@ -21,30 +21,6 @@ from handlers.errors import RequestError, Unavailable, problem_document
 from handlers.protocols.openai.errors import error_document, status_of
 
 
-class NotFound(RequestError):
-    """No model, version or path of this name."""
-
-    status = 404
-    kind = "not-found"
-    title = PROBLEM_TITLES[kind]
-
-
-class Unauthorized(RequestError):
-    """No token, or not the right one."""
-
-    status = 401
-    kind = "unauthorized"
-    title = "The request has no right to an answer"
-
-
-class WrongMethod(RequestError):
-    """The path is served, and not with this method."""
-
-    status = 405
-    kind = "method-not-allowed"
-    title = PROBLEM_TITLES[kind]
-
-
 class Unreadable(RequestError):
     """It is no request of HTTP."""
 

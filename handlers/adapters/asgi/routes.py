@@ -15,9 +15,10 @@ from starlette.exceptions import HTTPException
 
 from handlers.adapters.asgi.model_index import LONGEST_QUESTION, open_inference, read_question, repository_index
 from handlers.adapters.asgi.openai_api import PROTOCOLS, ROOT, add_models, models_of, protocols
-from handlers.adapters.asgi.problems import NotFound, WrongMethod, problem_answer
+from handlers.adapters.asgi.problems import problem_answer
 from handlers.adapters.asgi.serving import Serving
 from handlers.adapters.asgi.workers import Workers
+from handlers.adapters.errors import NotFound, WrongMethod
 from handlers.contract import JSON, OPENAI_CHAT, PROBLEM_MEDIA_TYPE, REQUEST_ID_HEADER
 from handlers.errors import PayloadTooLarge, RequestError, Unavailable
 from handlers.messages import request_id_of

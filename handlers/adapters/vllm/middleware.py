@@ -16,6 +16,7 @@ from itertools import count
 
 from pydantic_core import to_json
 
+from handlers.adapters.errors import NotFound, Unauthorized, WrongMethod
 from handlers.adapters.vllm.call import Application, Call, Message, Receive, Send
 from handlers.adapters.vllm.measures import Measured, open_telemetry
 from handlers.adapters.vllm.settings import Settings, read_settings
@@ -27,7 +28,6 @@ from handlers.contract import (
     JSON,
     OPENAI_CHAT,
     OPENAI_COMPLETION,
-    PROBLEM_TITLES,
     PROTOCOL_HEADER,
     SERVER_NAME,
     TIMEOUT_HEADER,
@@ -54,30 +54,6 @@ logger = logging.getLogger(__name__)
 HEALTH_PATHS = frozenset({"/health", "/ping"})
 METRICS_PATH, MODELS_PATH = "/metrics", "/v1/models"
 _ROUTES = {CHAT_PATH: OPENAI_CHAT, COMPLETION_PATH: OPENAI_COMPLETION}
-
-
-class NotFound(RequestError):
-    """No model, version or path of this name."""
-
-    status = 404
-    kind = "not-found"
-    title = PROBLEM_TITLES[kind]
-
-
-class Unauthorized(RequestError):
-    """No token, or not the right one."""
-
-    status = 401
-    kind = "unauthorized"
-    title = "The request has no right to an answer"
-
-
-class WrongMethod(RequestError):
-    """The path is served, and not with this method."""
-
-    status = 405
-    kind = "method-not-allowed"
-    title = PROBLEM_TITLES[kind]
 
 
 class Contract:

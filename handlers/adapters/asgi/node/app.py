@@ -20,9 +20,10 @@ from handlers.adapters.asgi.node.admin import ROOT, build_admin
 from handlers.adapters.asgi.node.registry import Registry
 from handlers.adapters.asgi.openai_api import MOST_BYTES, Bodies, add_models, by_model
 from handlers.adapters.asgi.openai_api import ROOT as OPENAI_ROOT
-from handlers.adapters.asgi.problems import NotFound, Unauthorized, problem_answer
+from handlers.adapters.asgi.problems import problem_answer
 from handlers.adapters.asgi.routes import add_metrics, add_problems, add_server
 from handlers.adapters.asgi.serving import Serving
+from handlers.adapters.errors import NotFound, Unauthorized
 from handlers.contract import OPENAI_CHAT, REQUEST_ID_HEADER, SENT_HEADER
 from handlers.errors import RequestError, Unavailable
 from handlers.messages import request_id_of

@@ -93,9 +93,11 @@ def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple
         names: None: every version of every model, but for those that are built on request.
 
     Raises:
-        SpecError: a name that no archive.yaml has.
+        SpecError: a name that no archive.yaml has, or, without names, an archive.yaml that has mistakes.
     """
-    folders = read_archive_folders(project)
+    folders, mistakes = sound_archive_folders(project)
+    if mistakes and names is None:
+        raise mistakes[0]
     every = {(model, version): found for model, found in folders.items() for version in found[1].versions}
     if names is None and not every:
         raise SpecError(f"no archives/*/archive.yaml in {project.root}", "See docs/writing-a-handler.md.")
@@ -103,6 +105,8 @@ def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple
     for name in [name for name, (_, spec) in folders.items() if not spec.on_request] if names is None else names:
         model, _, version = name.partition(":")
         matching = {pair: found for pair, found in every.items() if pair[0] == model and version in ("", pair[1])}
+        if not matching and mistakes:  # one of them may be the model's
+            raise SpecError("\n".join(mistake.message for mistake in mistakes), f"No other archive.yaml names {name}.")
         if not matching:
             raise SpecError(f"no archive.yaml names {name}", f"There are: {', '.join(map(':'.join, every)) or 'none'}.")
         selected |= matching
@@ -111,7 +115,7 @@ def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple
 
 def built_on_request(project: Project) -> list[str]:
     """The models that are built only where something names them."""
-    return [model for model, (_, spec) in read_archive_folders(project).items() if spec.on_request]
+    return [model for model, (_, spec) in sound_archive_folders(project)[0].items() if spec.on_request]
 
 
 def build_versions(project: Project, names: Sequence[str] | None, progress: Progress) -> list[Built]:

@@ -99,7 +99,7 @@ def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple
     if mistakes and names is None:
         raise mistakes[0]
     every = {(model, version): found for model, found in folders.items() for version in found[1].versions}
-    if names is None and not every:
+    if names is None and not every and not list_archives(project):
         raise SpecError(f"no archives/*/archive.yaml in {project.root}", "See docs/writing-a-handler.md.")
     selected: dict[tuple[str, str], tuple[Path, ArchiveSpec]] = {}
     for name in [name for name, (_, spec) in folders.items() if not spec.on_request] if names is None else names:

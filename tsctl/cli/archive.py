@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.build import built_on_request, select_versions, sound_archive_folders
+from tsctl.archive.build import built_on_request, sound_archive_folders
 from tsctl.archive.builds import Builds, build_all
-from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
-from tsctl.archive.sandbox import why_open
-from tsctl.archive.store import find_archive, import_archive, list_archives, strangers
+from tsctl.archive.store import find_archive, list_archives, strangers
 from tsctl.archive.verify import verify as verify_archive
+from tsctl.cli import stock
 from tsctl.cli.options import Json, TrustPickles
 from tsctl.cli.output import error_json, plural, print_json, print_rows, print_table
 from tsctl.config.project import Project, find_project
@@ -22,6 +21,9 @@ from tsctl.errors import ArchiveError, SpecError, printable
 from tsctl.host.progress import Progress
 
 app = typer.Typer(rich_markup_mode=None)
+app.command()(stock.add)
+app.command("import", hidden=True)(stock.add)  # its former name
+app.command()(stock.golden)
 
 #: `inspect` shows so many tensors of a file.
 SHOWN_TENSORS = 12
@@ -90,12 +92,6 @@ def list_stored(json: Json = False) -> None:
     ]
     print_rows(("model", "version", "digest", "current", "bytes"), rows, json)
     _tell_strangers(project)
-
-
-@app.command("import")
-def import_file(file: Annotated[Path, typer.Argument(metavar="FILE.mar")]) -> None:
-    """Copy an archive that was made elsewhere into archives/store, as the current one of its version."""
-    typer.echo(import_archive(find_project(), file).path.name)
 
 
 @app.command()
@@ -211,20 +207,6 @@ def _shown(value: object) -> str:
     """A value of an archive as it is printed; --json has all of it."""
     text = str(value)
     return printable(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...")
-
-
-@app.command()
-def golden(names: Names = None) -> None:
-    """Write the present answers to the samples as golden answers; review the difference before you commit it."""
-    progress = Progress()
-    if reason := why_open():
-        progress.line(f"the samples run with your rights and not in a sandbox: {reason}")
-    for (model, version), (folder, spec) in select_versions(find_project(), names or None).items():
-        with progress.step(f"golden answers of {model} {version}") as step:
-            changed = make_golden(folder, spec, version, step.note)
-            step.done(f"{plural(len(changed), 'answer')} changed" if changed else "unchanged")
-        for name in changed:
-            typer.echo(f"{model} {version} {name}")
 
 
 @app.command("try")

@@ -34,6 +34,14 @@ class Project:
             return str(path)
 
 
+def project_of_archive(path: Path) -> Project | None:
+    """The project in whose store an archive lies; None where it lies elsewhere."""
+    folder = path.absolute().parent
+    published = folder.parent if folder.name == BUILDS else folder
+    project = Project(published.parent.parent)
+    return project if project.published == published else None
+
+
 def find_project(start: Path | None = None) -> Project:
     """The project named by TSCTL_PROJECT, else the nearest folder upwards that has an `archives` folder.
 

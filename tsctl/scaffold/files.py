@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tsctl.archive.container import Content, place
 from tsctl.errors import SpecError
 
 IGNORED = ".gitignore"
@@ -18,7 +19,7 @@ IGNORED = ".gitignore"
 class NewFile:
     """A file of a new project."""
 
-    content: bytes
+    content: Content
     is_program: bool = False  # may be run
     is_kept: bool = False  # where the folder has such a file, that one stays; otherwise nothing is written at all
 
@@ -48,16 +49,19 @@ def write_files(folder: Path, files: Mapping[str, NewFile]) -> Written:
     for name, file in files.items():
         path = folder / name
         if name == IGNORED and name in there:
-            (added if _add_lines(path, file.content) else kept).append(name)
+            (added if _add_lines(path, read_content(file.content)) else kept).append(name)
         elif name in there:
             kept.append(name)
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("xb") as writing:
-                writing.write(file.content)
+            place(file.content, path)
             path.chmod(0o755 if file.is_program else 0o644)
             made.append(name)
     return Written(tuple(made), tuple(kept), tuple(added))
+
+
+def read_content(content: Content) -> bytes:
+    """The bytes of a file's content."""
+    return content.read_bytes() if isinstance(content, Path) else content
 
 
 def _add_lines(path: Path, content: bytes) -> bool:

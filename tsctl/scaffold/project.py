@@ -63,10 +63,15 @@ fi
 _DEPLOYMENT = """\
 # Desired state: which nodes there are, and which versions of which models they serve. `tsctl up` makes it so.
 nodes:
-  local: {{}}  # a TorchServe on this machine; other engines: `engine: uvicorn`
+  local:  # a TorchServe on this machine
+    inference: http://127.0.0.1:8080
+    management: http://127.0.0.1:8081
+    metrics: http://127.0.0.1:8082
+    grpc_ports: [7070, 7071]
 
 gateway:
   address: http://127.0.0.1:8000
+  metrics: http://127.0.0.1:8003
 
 models:{models}
 """

@@ -12,12 +12,14 @@ BUILDS = ".builds"
 
 
 class Project:
-    """A folder that holds `deployment.yaml`, `config.properties` and `archives/`."""
+    """A folder that holds `deployment.yaml` and `archives/`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.deployment = root / "deployment.yaml"
+        #: Settings of TorchServe nodes and of their logs, where they are not tsctl's own.
         self.config_properties = root / "config.properties"
+        self.log_config = root / "log4j2.xml"
         self.archives = root / "archives"
         #: What a plain TorchServe loads: the current build of each version, and nothing else.
         self.published = self.archives / "store"

@@ -192,6 +192,13 @@ def assemble(
         raise ArchiveError(f"handler {spec.handler}: the package handlers has no such module, nor have `files`")
     if made is not None:
         entries.add_tree("", made, lambda name: name != KEY_FILE and not _is_below(name, spec.reference))
+    if "weights" in spec.model_fields_set and not any(_is_below(name, spec.weights) for name in entries.by_name):
+        if not (folder / spec.weights).exists():
+            raise ArchiveError(
+                f"weights: {spec.weights} is not in the archive {spec.model} {version}",
+                f"Have the recipe write it, or put it into {folder}.",
+            )
+        entries.add_tree(spec.weights, folder / spec.weights)
     generation = spec.serving(version).generation
     if generation and generation.chat_template and generation.chat_template not in entries.by_name:
         raise ArchiveError(

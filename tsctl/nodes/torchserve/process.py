@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import handlers
 from handlers.contract import (
     ANSWER_LIMIT_VARIABLE,
     METRICS_FOLDER_VARIABLE,
@@ -20,6 +21,7 @@ from handlers.contract import (
     WORKER_ENVIRONMENT,
     usable_cores,
 )
+from handlers.forks.client import LAUNCH, chosen_address, new_address
 from tsctl.archive.store import list_archives
 from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
@@ -79,11 +81,15 @@ def _command(project: Project, paths: NodePaths, java: Java, defaults: Mapping[s
 
 
 def write_worker_python(paths: NodePaths) -> str:
-    """A program that starts a worker by RUN_SCRIPT; this Python where no program can be run in the node's folder."""
-    python = shlex.quote(sys.executable)
+    """A program that starts a worker by RUN_SCRIPT, forked where that is possible; this Python where no program can be
+    run in the node's folder."""
+    python, start = shlex.quote(sys.executable), f"-c {shlex.quote(RUN_SCRIPT)}"
+    if address := chosen_address(os.environ, new_address()):
+        package = Path(handlers.__file__).parents[1]
+        start = shlex.join(["-I", "-S", "-c", LAUNCH, str(package), address, RUN_SCRIPT])
     program = (
         "#!/bin/sh\n# Written by tsctl at every start of this node, whose workers it starts.\n"
-        f'case "$1" in\n*/model_service_worker.py) exec {python} -c {shlex.quote(RUN_SCRIPT)} "$@" ;;\n'
+        f'case "$1" in\n*/model_service_worker.py) exec {python} {start} "$@" ;;\n'
         f'*) exec {python} "$@" ;;\nesac\n'
     )
     paths.worker_python.write_text(program)

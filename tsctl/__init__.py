@@ -31,9 +31,9 @@ def _import_core() -> None:
         ours.__path__ = extend_path([str(CORE)], "handlers")
     elif CORE not in [Path(folder).resolve() for folder in theirs.__path__]:
         theirs.__path__ = [*theirs.__path__, str(CORE)]
-        for name in ("contract", "record_files"):
+        for name in ("contract", "forks", "record_files"):
             module = find_spec(f"handlers.{name}")
-            if module is None or Path(module.origin or "").resolve().parent != CORE:
+            if module is None or not Path(module.origin or "").resolve().is_relative_to(CORE):
                 raise ImportError(
                     f"the module 'handlers.{name}' of {theirs.__path__[0]} hides tsctl's own of that name:"
                     " rename it, or import tsctl first"

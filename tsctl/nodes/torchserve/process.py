@@ -20,6 +20,8 @@ from handlers.contract import (
     WORKER_ENVIRONMENT,
     usable_cores,
 )
+from handlers.forks.client import LAUNCH, chosen_address, new_address
+from tsctl import CORE
 from tsctl.archive.store import list_archives
 from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
@@ -81,11 +83,14 @@ def _command(project: Project, paths: NodePaths, java: Java, defaults: Mapping[s
 
 
 def write_worker_python(paths: NodePaths) -> str:
-    """A program that starts a worker by RUN_SCRIPT; this Python where no program can be run in the node's folder."""
-    python = shlex.quote(sys.executable)
+    """A program that starts a worker by RUN_SCRIPT, forked where that is possible; this Python where no program can be
+    run in the node's folder."""
+    python, start = shlex.quote(sys.executable), f"-c {shlex.quote(RUN_SCRIPT)}"
+    if address := chosen_address(os.environ, new_address()):
+        start = shlex.join(["-I", "-S", "-c", LAUNCH, str(CORE.parent), address, RUN_SCRIPT])
     program = (
         "#!/bin/sh\n# Written by tsctl at every start of this node, whose workers it starts.\n"
-        f'case "$1" in\n*/model_service_worker.py) exec {python} -c {shlex.quote(RUN_SCRIPT)} "$@" ;;\n'
+        f'case "$1" in\n*/model_service_worker.py) exec {python} {start} "$@" ;;\n'
         f'*) exec {python} "$@" ;;\nesac\n'
     )
     paths.worker_python.write_text(program)

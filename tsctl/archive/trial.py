@@ -14,7 +14,7 @@ from pydantic import Base64Bytes, FailFast, TypeAdapter, ValidationError
 from tsctl.archive.container import MANIFEST
 from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import Manifest
-from tsctl.archive.pickles import UnsafePickle
+from tsctl.archive.pickles import UnsafePickle, may_be_pickle
 from tsctl.archive.sandbox import run_confined
 from tsctl.archive.sources import handlers_package
 from tsctl.errors import ArchiveError
@@ -76,7 +76,9 @@ class ReferenceData:
 
 
 def scan_pickles(folder: Path, timeout_s: float = TIMEOUT_S) -> list[UnsafePickle]:
-    """Unsafe imports of the pickles below a folder."""
+    """Unsafe imports of the pickles below a folder; no process is started where no file may be one."""
+    if not any(path.is_file() and may_be_pickle(path) for path in folder.rglob("*")):
+        return []
     handlers = handlers_package()
     code = f"import sys; sys.path.insert(0, {str(handlers.parent)!r}); from tsctl.archive.pickles import main; main()"
     ended = run_confined(

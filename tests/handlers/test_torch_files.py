@@ -62,9 +62,8 @@ def test_a_pickle_that_is_added_to_a_torch_file_is_found(tmp_path: Path) -> None
 def legacy_tar() -> bytes:
     """A file as torch 0.1 wrote it: tensors lie between the pickles of two of its members."""
     storage = b"\x80\x02K\x01X\x03\x00\x00\x00cpuctorch\nFloatStorage\n\x87."
-    storages = (
-        pickle.dumps(1, 2) + storage + struct.pack("<q", 4) + struct.pack("<4f", 1, 2, 3, 4) + pickle.dumps([], 2)
-    )
+    numbers = struct.pack("<q4f", 4, 1, 2, 3, 4)
+    storages = pickle.dumps(1, 2) + storage + numbers + pickle.dumps([], 2)
     tensor = b"\x80\x02K\x05K\x01ctorch\nFloatTensor\n\x87." + struct.pack("<iiqqqqq", 2, 0, 2, 2, 2, 1, 0)
     members = {"storages": storages, "tensors": pickle.dumps(1, 2) + tensor, "pickle": pickle.dumps({}, 2)}
     buffer = io.BytesIO()

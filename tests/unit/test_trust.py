@@ -126,11 +126,11 @@ def test_a_plan_registers_no_archive_whose_pickles_nobody_trusts(tmp_path: Path)
     content = pickle.dumps(Unknown())
     (tmp_path / "m.pkl").write_bytes(content)
     path = stored(project, {"m.pkl": content})
-    deployment = {"nodes": {"a": {}}, "models": {"m": {"default": "1.0", "versions": {"1.0": None}}}}
+    model = {"default": "1.0", "versions": {"1.0": None}}
 
     def refusals(**more: Any) -> list[Any]:
-        models = {"m": {**deployment["models"]["m"], **more}}  # type: ignore[dict-item]  # of several kinds
-        desired = desired_state(project, DeploymentSpec.model_validate({**deployment, "models": models}))
+        deployment = {"nodes": {"a": {}}, "models": {"m": {**model, **more}}}
+        desired = desired_state(project, DeploymentSpec.model_validate(deployment))
         return list(make_plan(desired, Actual((ObservedNode("a"),))).refusals)
 
     [refused] = refusals()

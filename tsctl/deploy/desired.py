@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from tsctl.archive.container import digest_of, open_archive
 from tsctl.archive.inspect import read_facts
+from tsctl.archive.known import lacks_golden
 from tsctl.archive.scans import scan_of
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, archive_of, find_archive, list_archives
 from tsctl.archive.trust import Trust, judge, sentence, stated_trust
@@ -79,7 +80,15 @@ def _wanted(
         _workers_inside(chosen) if workers is None else workers,
         tuple(archive.path.name for archive in built if archive != chosen),
         distrust=_distrust(project, chosen, trust_of),
+        lacks_golden=_lacks_golden(chosen),
     )
+
+
+def _lacks_golden(archive: StoredArchive) -> bool:
+    try:
+        return lacks_golden(archive.path)
+    except ArchiveError:  # whoever registers it says why it cannot be read
+        return False
 
 
 def _distrust(project: Project, archive: StoredArchive, trust_of: Callable[[str], Trust]) -> tuple[str, str] | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import joblib  # type: ignore[import-untyped]  # it has no types
+import joblib
 import numpy as np
 import pytest
 

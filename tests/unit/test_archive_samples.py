@@ -26,6 +26,8 @@ from tsctl.errors import SpecError
         ("A.JPG", "image/jpeg"),
         ("a.csv", "text/csv"),
         ("a.wav", "audio/x-wav"),
+        ("a.npy", "application/x-npy"),
+        ("a.pb", "application/x-protobuf"),
         ("a.abc", "audio/x-abc"),
     ],
 )

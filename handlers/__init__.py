@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from handlers.onnx import OnnxHandler
     from handlers.pickles import load_pickle
     from handlers.schema import Schema, parse_json, validate
+    from handlers.secrets import secret
     from handlers.sklearn import SklearnHandler
     from handlers.tabular import TabularHandler
     from handlers.text_generation import TextGenerationHandler
@@ -51,6 +52,7 @@ _NAMES = {
     "pickles": "load_pickle",
     "schema": "Schema parse_json validate",
     "sklearn": "SklearnHandler",
+    "secrets": "secret",
     "tabular": "TabularHandler",
     "text_generation": "TextGenerationHandler",
     "weights": "import_file load_weights",
@@ -61,8 +63,8 @@ __all__ = [
     "ArrayHandler", "DeadlinePassed", "DoesNotFit", "EmbeddingHandler", "ImageHandler", "LoadError", "ModelFailed",
     "NotImplementedHere", "OnnxHandler", "PayloadTooLarge", "RequestError", "Schema", "ServingHandler",
     "SklearnHandler", "TabularHandler", "TextGenerationHandler", "UndecodableBody", "UnreadableHeader",
-    "UnsupportedMedia", "import_file", "load_pickle", "load_weights", "micro_batches", "parse_json", "tensor_of",
-    "to_device", "validate",
+    "UnsupportedMedia", "import_file", "load_pickle", "load_weights", "micro_batches", "parse_json", "secret",
+    "tensor_of", "to_device", "validate",
 ]  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def test_a_worker_without_its_packages_says_what_installs_them(tmp_path: Path, m
         use_packages(["threefold==1.0"])
 
 
-@pytest.mark.parametrize("line", ["torch", "torch>=2", "-r more.txt", "--index-url https://x", "x @ https://x/x.whl"])
+@pytest.mark.parametrize("line", ["torch", "torch>=2", "-r more.txt", "--pre", "x @ https://x/x.whl"])
 def test_a_requirement_names_one_version(project: Project, line: str) -> None:
     folder = project.archives / "toy"
     (folder / "requirements.txt").write_text(f"{line}\n")

@@ -11,6 +11,7 @@ import typer
 from tsctl.archive.build import built_on_request, sound_archive_folders
 from tsctl.archive.builds import Builds, build_all
 from tsctl.archive.inspect import inspect_archive
+from tsctl.archive.packages import remove_packages
 from tsctl.archive.store import find_archive, list_archives, strangers
 from tsctl.archive.trust import Trust, stated_trust
 from tsctl.archive.verify import verify as verify_archive
@@ -247,7 +248,7 @@ def tidy(
 ) -> None:
     """Remove old builds that no node, rollout or way back needs; the current build of each version stays."""
     from tsctl.cli.context import open_deployment
-    from tsctl.deploy.tidy import builds_and_uses, leftovers
+    from tsctl.deploy.tidy import builds_and_uses, leftovers, unneeded_packages
 
     project, deployment = open_deployment()
     rows = []
@@ -257,6 +258,8 @@ def tidy(
             build.path.unlink()
     for path in leftovers(project) if not dry_run else ():
         path.unlink(missing_ok=True)
+    for path in unneeded_packages(project) if not dry_run else ():
+        remove_packages(path)
     print_rows(("archive", "bytes", "needed by"), rows, json)
 
 

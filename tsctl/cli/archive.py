@@ -16,7 +16,7 @@ from tsctl.archive.sandbox import why_open
 from tsctl.archive.store import find_archive, import_archive, list_archives, strangers
 from tsctl.archive.verify import verify as verify_archive
 from tsctl.cli.options import Json, TrustPickles
-from tsctl.cli.output import error_json, plural, print_json, print_rows, print_table
+from tsctl.cli.output import error_json, plural, print_done, print_json, print_rows, print_table
 from tsctl.config.project import Project, find_project
 from tsctl.errors import ArchiveError, SpecError, printable
 from tsctl.host.progress import Progress
@@ -93,9 +93,11 @@ def list_stored(json: Json = False) -> None:
 
 
 @app.command("import")
-def import_file(file: Annotated[Path, typer.Argument(metavar="FILE.mar")]) -> None:
+def import_file(file: Annotated[Path, typer.Argument(metavar="FILE.mar")], json: Json = False) -> None:
     """Copy an archive that was made elsewhere into archives/store, as the current one of its version."""
-    typer.echo(import_archive(find_project(), file).path.name)
+    imported = import_archive(find_project(), file)
+    names = {"model": imported.model, "version": imported.version, "digest": imported.digest}
+    print_done({**names, "path": str(imported.path)}, [imported.path.name], json)
 
 
 @app.command()
@@ -214,17 +216,21 @@ def _shown(value: object) -> str:
 
 
 @app.command()
-def golden(names: Names = None) -> None:
+def golden(names: Names = None, json: Json = False) -> None:
     """Write the present answers to the samples as golden answers; review the difference before you commit it."""
     progress = Progress()
     if reason := why_open():
         progress.line(f"the samples run with your rights and not in a sandbox: {reason}")
+    rows = []
     for (model, version), (folder, spec) in select_versions(find_project(), names or None).items():
         with progress.step(f"golden answers of {model} {version}") as step:
             changed = make_golden(folder, spec, version, step.note)
             step.done(f"{plural(len(changed), 'answer')} changed" if changed else "unchanged")
-        for name in changed:
+        rows.append({"model": model, "version": version, "changed": changed})
+        for name in changed if not json else ():
             typer.echo(f"{model} {version} {name}")
+    if json:
+        print_json(rows)
 
 
 @app.command("try")

@@ -121,6 +121,18 @@ def test_a_changed_byte_of_the_weights_alone_changes_the_digest(project: Project
     assert digest(project) != before
 
 
+def test_weights_that_no_recipe_writes_are_taken_from_the_folder(project: Project) -> None:
+    write_spec(project.root, recipe=None, weights="seed.bin", files=[])
+    assert entries(project)["seed.bin"] == b"weight"
+
+
+def test_weights_that_are_named_and_nowhere_are_refused(project: Project) -> None:
+    write_spec(project.root, weights="other.bin")
+    with pytest.raises(ArchiveError, match=r"weights: other\.bin is not in the archive toy 1\.0") as caught:
+        built(project)
+    assert caught.value.hint == f"Have the recipe write it, or put it into {project.archives / 'toy'}."
+
+
 def test_a_changed_byte_of_the_archives_handler_changes_the_digest(project: Project) -> None:
     before = digest(project)
     (project.archives / "toy" / "handler.py").write_text(HANDLER + "#")

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from tests.support.commands import run_command
 from tests.unit.test_cli_reference import CHECKOUT, commands
 from tsctl.cli import output
 from tsctl.cli.main import run, run_app
+from tsctl.cli.models import Operation, _change_nodes
 from tsctl.cli.options import Json
 from tsctl.errors import NodeError, SpecError
+from tsctl.nodes.fan_out import NodeChange
 
 HINTED = SpecError("no such thing", "Make it.")
 
@@ -154,10 +157,44 @@ def test_a_build_reports_every_version(tmp_path: Path) -> None:
     assert (said.status, said.out) == (3, "1 unchanged, 2 failed\n")
 
 
+# ---- many nodes --------------------------------------------------------------------------------------------------
+
+
+def change(names: str, broken: str, all_nodes: bool) -> None:
+    """A change of these nodes, which fails on the broken ones."""
+    nodes: list[Any] = [SimpleNamespace(name=name) for name in names]
+
+    def act(node: Any, note: object) -> NodeChange:
+        if node.name in broken:
+            raise NodeError(f"node {node.name} refuses")
+        return NodeChange("scaled", "2 ready")
+
+    _change_nodes(nodes, all_nodes, Operation("scale", "scaling m 1.0 to 2", "m", "1.0", True), act)
+
+
+def rows(document: dict[str, Any]) -> dict[str, str]:
+    assert (document["operation"], document["model"], document["version"]) == ("scale", "m", "1.0")
+    return {row["node"]: row["outcome"] for row in document["nodes"]}
+
+
+@pytest.mark.parametrize(("names", "all_nodes"), [("a", False), ("a", True), ("ab", True)])
+def test_a_change_has_one_shape_whatever_the_number_of_nodes(
+    names: str, all_nodes: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(names, "", all_nodes)
+    assert rows(json.loads(capsys.readouterr().out)) == dict.fromkeys(names, "scaled")
+    with pytest.raises(NodeError) as caught:
+        change(names, names[-1], all_nodes)
+    assert caught.value.document is not None
+    assert rows(dict(caught.value.document)) == {**dict.fromkeys(names, "scaled"), names[-1]: "failed"}
+    assert capsys.readouterr().out == "", "the error's document is printed by the command line"
+
+
 # ---- every command -----------------------------------------------------------------------------------------------
 
 #: Commands without --json, and why.
 WITHOUT = {
+    "path": "prints one path",
     "serve": "a server",
     "metrics serve": "a server",
     "node logs": "prints files as they are",

@@ -8,20 +8,22 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.build import built_on_request, select_versions, sound_archive_folders
+from tsctl.archive.build import built_on_request, sound_archive_folders
 from tsctl.archive.builds import Builds, build_all
-from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
-from tsctl.archive.sandbox import why_open
-from tsctl.archive.store import find_archive, import_archive, list_archives, strangers
+from tsctl.archive.store import find_archive, list_archives, strangers
 from tsctl.archive.verify import verify as verify_archive
+from tsctl.cli import stock
 from tsctl.cli.options import Json, TrustPickles
-from tsctl.cli.output import error_json, plural, print_done, print_json, print_rows, print_table
+from tsctl.cli.output import error_json, plural, print_json, print_rows, print_table
 from tsctl.config.project import Project, find_project
 from tsctl.errors import ArchiveError, SpecError, printable
 from tsctl.host.progress import Progress
 
 app = typer.Typer(rich_markup_mode=None)
+app.command()(stock.add)
+app.command("import", hidden=True)(stock.add)  # its former name
+app.command()(stock.golden)
 
 #: `inspect` shows so many tensors of a file.
 SHOWN_TENSORS = 12
@@ -90,14 +92,6 @@ def list_stored(json: Json = False) -> None:
     ]
     print_rows(("model", "version", "digest", "current", "bytes"), rows, json)
     _tell_strangers(project)
-
-
-@app.command("import")
-def import_file(file: Annotated[Path, typer.Argument(metavar="FILE.mar")], json: Json = False) -> None:
-    """Copy an archive that was made elsewhere into archives/store, as the current one of its version."""
-    imported = import_archive(find_project(), file)
-    names = {"model": imported.model, "version": imported.version, "digest": imported.digest}
-    print_done({**names, "path": str(imported.path)}, [imported.path.name], json)
 
 
 @app.command()
@@ -213,24 +207,6 @@ def _shown(value: object) -> str:
     """A value of an archive as it is printed; --json has all of it."""
     text = str(value)
     return printable(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...")
-
-
-@app.command()
-def golden(names: Names = None, json: Json = False) -> None:
-    """Write the present answers to the samples as golden answers; review the difference before you commit it."""
-    progress = Progress()
-    if reason := why_open():
-        progress.line(f"the samples run with your rights and not in a sandbox: {reason}")
-    rows = []
-    for (model, version), (folder, spec) in select_versions(find_project(), names or None).items():
-        with progress.step(f"golden answers of {model} {version}") as step:
-            changed = make_golden(folder, spec, version, step.note)
-            step.done(f"{plural(len(changed), 'answer')} changed" if changed else "unchanged")
-        rows.append({"model": model, "version": version, "changed": changed})
-        for name in changed if not json else ():
-            typer.echo(f"{model} {version} {name}")
-    if json:
-        print_json(rows)
 
 
 @app.command("try")

@@ -15,8 +15,8 @@ def logs(
         str | None,
         typer.Option("--request", metavar="ID", help="All lines of this request; its id is in its answer."),
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines, until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=100_000, help="How many of the last ones.")] = 100,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new lines, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, max=100_000, help="How many of the last ones.")] = 100,
     node: Annotated[
         str | None, typer.Option("--node", help="Node of deployment.yaml; all of this machine if left out.")
     ] = None,

@@ -78,12 +78,14 @@ def _with_variables(node: Any) -> Any:
 
 
 def _tidy(node: Any) -> None:
-    """Leave out titles, which repeat the keys."""
+    """Leave out titles, which repeat the keys; refuse names that do not have the form of names."""
     if isinstance(node, list):
         for each in node:
             _tidy(each)
     elif isinstance(node, dict):
         if isinstance(node.get("title"), str):
             del node["title"]
+        if "patternProperties" in node:
+            node.setdefault("additionalProperties", False)
         for each in node.values():
             _tidy(each)

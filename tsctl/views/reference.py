@@ -114,7 +114,7 @@ def _one(option: Any) -> str:
         case "object":
             return "mapping of names to sections" if _holds_sections(option) else "mapping"
         case "array":
-            items = option.get("items") or next(iter(option.get("prefixItems", [])), {})
+            items: Any = option.get("items") or next(iter(option.get("prefixItems", [])), {})
             kind = _value(items) or "values"
             return f"list: {kind}"
         case "boolean":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from benchmarks.text.load import Measured, read_measured
 from benchmarks.text.loop import Loop
 from benchmarks.text.parts.changes import killed_figures, lost
 from benchmarks.text.parts.naive import NAIVE, OURS, users_figures
+from benchmarks.text.parts.noise import COMPARATORS, noise_figures
 from benchmarks.text.parts.open_loop import loop_figures, overload_figures
+from benchmarks.text.parts.release import CASES, Case, chats, release_figures
 from benchmarks.text.parts.servers import GATEWAY, IN_PROCESS, cost_figures
 from benchmarks.text.parts.turns import spent_shares
 from benchmarks.text.prompts import Lengths, bodies
@@ -23,6 +27,13 @@ from benchmarks.text.stream import BROKEN, REFUSED, TOLD, UNREACHED, WHOLE, Stre
 from benchmarks.text.table import COLUMNS, Row, TextResult, rows
 from handlers.text.backend import LENGTH, Produced, Token
 from handlers.text.sampling import Sampling
+from tsctl.archive.embedded import Embedder
+from tsctl.config.project import Project
+from tsctl.rollout.decide.events import Outcome
+from tsctl.shadow.disagreement import Repeat
+from tsctl.shadow.pairing import Answer, Pair, Track
+from tsctl.shadow.report import Paired, PairedRequest
+from tsctl.shadow.summaries import Summary
 
 
 def level(first_ms: float, token_ms: float, tokens_s: float = 100.0, gap_p99: float = 0.0) -> Served:
@@ -171,3 +182,45 @@ def test_users_without_a_server_ask_again_until_the_time_is_over() -> None:
         assert {stream.outcome for stream in found.streams} == {WHOLE}
         assert {(s.prompt, s.answer, len(s.moments), s.finish) for s in found.streams} == {(5, 3, 3, LENGTH)}
     loop.close()
+
+
+def test_a_release_is_right_where_outcome_and_signal_are() -> None:
+    same, shorter, _ = CASES
+    promoted, rolled_back = (
+        SimpleNamespace(outcome=outcome, signal=signal)
+        for outcome, signal in ((Outcome.PROMOTED, ""), (Outcome.ROLLED_BACK, "length"))
+    )
+
+    def ends_right(case: Case, state: Any) -> float | None:
+        return next(figure.value for figure in release_figures(case, state, 30.0) if "ends as it must" in figure.name)
+
+    assert [ends_right(same, state) for state in (promoted, rolled_back)] == [1, 0]
+    assert [ends_right(shorter, state) for state in (promoted, rolled_back)] == [0, 1]
+    assert ends_right(shorter, SimpleNamespace(outcome=Outcome.ROLLED_BACK, signal="errors")) == 0
+    assert ends_right(same, SimpleNamespace(outcome=None, signal="")) == 0
+    assert [json.loads(body)["temperature"] for body in chats(2, 1, 0.0)] == [0.0, 0.0]
+
+
+def test_noise_is_the_share_of_second_answers_that_differ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    vectors = {"one": [1.0, 0.0], "two": [0.9, 0.1], "ten": [0.0, 1.0]}
+    monkeypatch.setattr("tsctl.archive.embedded.embed", lambda archive, texts, timeout_s: [vectors[t] for t in texts])
+    monkeypatch.setattr("tsctl.archive.embedded.find_archive", lambda *names: None)
+
+    def answer(track: Track, text: str) -> Answer:
+        whole = {"answers": [{"tokens": [text], "finish": "stop"}], "answer_tokens": 3}
+        return Answer("id", track, Summary(answer=whole, is_whole=True, answer_digest=text))
+
+    requests = [
+        PairedRequest(
+            Pair(answer(Track.STABLE, "one"), answer(Track.SHADOW, shadow)), {Repeat.ALONE: answer(Track.STABLE, again)}
+        )
+        for shadow, again in (("one", "two"), ("ten", "one"))
+    ]
+    figures = noise_figures("hot", Paired(requests), Embedder(Project(tmp_path)))
+    assert value(figures, "hot, tokens: an identical shadow differs, of 2") == 0.5
+    assert value(figures, "hot, tokens: stable again, alone differs, of 2") == 0.5
+    assert value(figures, "hot, embedding, least 0.8: an identical shadow differs, of 2") == 0.5
+    assert value(figures, "hot, embedding, least 0.8: stable again, alone differs, of 2") == 0.0
+    assert value(figures, "hot, length: an identical shadow differs, of 2") == 0.0
+    assert value(figures, "hot, tokens: stable again, in another batch differs, of 0") is None
+    assert len(figures) == 3 * len(COMPARATORS)

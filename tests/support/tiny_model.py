@@ -23,8 +23,12 @@ def letters() -> list[str]:
     return [chr(byte) if byte in plain else chr(next(others)) for byte in range(0x100)]
 
 
-def write_tiny_model(path: Path, seed: int = 1, architecture: str = "llama") -> Path:
-    """The file; the same for the same seed."""
+def write_tiny_model(path: Path, seed: int = 1, architecture: str = "llama", is_small: bool = False) -> Path:
+    """The file; the same for the same seed.
+
+    Args:
+        is_small: matrices have 4 bits a weight with minima (Q4_1), embeddings 8 (Q8_0), in place of 16.
+    """
     import gguf
 
     random = np.random.default_rng(seed)
@@ -40,7 +44,7 @@ def write_tiny_model(path: Path, seed: int = 1, architecture: str = "llama") -> 
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(tokens))
-    writer.add_file_type(1)
+    writer.add_file_type(3 if is_small else 1)  # openvino_genai reads weights as it says
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
@@ -54,7 +58,13 @@ def write_tiny_model(path: Path, seed: int = 1, architecture: str = "llama") -> 
     writer.add_chat_template(TEMPLATE)
 
     def add(name: str, *shape: int, scale: float) -> None:
-        writer.add_tensor(name, (random.standard_normal(shape) * scale).astype(np.float16))
+        weights = (random.standard_normal(shape) * scale).astype(np.float32)
+        if is_small:
+            kinds = gguf.GGMLQuantizationType
+            kind = kinds.Q4_1 if name.startswith("blk.") else kinds.Q8_0
+            writer.add_tensor(name, gguf.quants.quantize(weights, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, weights.astype(np.float16))
 
     add("token_embd.weight", len(tokens), WIDTH, scale=0.4)
     keys = KEY_HEADS * WIDTH // HEADS

@@ -139,7 +139,7 @@ def test_torchserve_gives_a_text_model_one_worker(tmp_path: Path) -> None:
     reasons = [[node.cannot_have(stored, workers) for workers in (1, 2)] for node in nodes]
     assert reasons[0][0] == ""
     assert "it generates text" in reasons[0][1]
-    assert "so it cannot have 2: ask for one, or use the engine uvicorn" in reasons[0][1]
+    assert "so it cannot have 2 workers: set `workers: 1`, and serve it on further nodes for more" in reasons[0][1]
     assert reasons[1] == ["", ""]
     with pytest.raises(NodeError, match=r"toy 1\.0 cannot be on node a: it generates text"):
         nodes[0].register(stored, "1.0", 2, lambda _: None)

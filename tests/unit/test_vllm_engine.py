@@ -71,6 +71,8 @@ def test_only_language_models_are_served_and_each_by_one_server(tmp_path: Path) 
     text, image = stored(tmp_path, "smol", {"context": 64}), stored(tmp_path, "digits", None)
     assert node.cannot(text, "1.0") == node.cannot(text, "another name") == ""
     assert node.cannot(image, "1.0") == "digits is no language model, and vLLM serves no others"
+    assert node.cannot_have(text, 1) == ""
+    assert "so it cannot have 2 workers: set `workers: 1`, and serve it on further nodes" in node.cannot_have(text, 2)
     with pytest.raises(NodeError, match=r"smol 1\.0 cannot have 2 workers") as raised:
         VllmNode.ask_to_scale(node, "smol", "1.0", 2)  # type: ignore[arg-type]
     assert raised.value.hint == "Use one worker, and a further node for more."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.harness.run import Run
-from benchmarks.text.parts import backends, changes, naive, open_loop, servers
+from benchmarks.text.parts import backends, changes, naive, noise, open_loop, release, servers
 
 PARTS: dict[str, Run] = {
     "naive": naive.run,
@@ -14,4 +14,6 @@ PARTS: dict[str, Run] = {
     "open-loop": open_loop.run,
     "overload": open_loop.run_overload,
     "changes": changes.run,
+    "release": release.run,
+    "noise": noise.run,
 }

@@ -17,7 +17,7 @@ from benchmarks.text.targets import Measure, naive, text_site, weights_file
 LENGTHS = Lengths((16, 48), (32, 32))
 NAIVE = {"FastAPI, transformers": "transformers", "FastAPI, openvino": "openvino"}
 OURS = "gateway, uvicorn node"
-NAIVE_USERS, USERS = (1, 2), (1, 2, 4, 8, 10, 12, 16, 24, 32)
+NAIVE_USERS, USERS = (1, 2), (1, 2, 4, 6, 8, 10, 12, 16, 24, 32)
 #: A lone user of a slow server is answered a few times in this.
 NAIVE_S = 16.0
 WITHIN = 2.0

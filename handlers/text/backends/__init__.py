@@ -47,7 +47,7 @@ class BackendOptions:
             fastest. A GPU computes in bfloat16.
         is_captured: a GPU captures steps as CUDA graphs.
         most_running: answers in one step at most.
-        step_tokens: tokens of a step at most, so that a long prompt delays nobody for long; 0: chosen by device.
+        step_tokens: of prompts in a step at most, so that a long one delays nobody for long; 0: chosen by device.
         shares_prompts: keep keys and values of prompts for later ones that begin alike, within one salt.
     """
 

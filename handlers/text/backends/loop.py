@@ -1,7 +1,8 @@
 """A backend over any runner: which answers are computed in a step, and who gets memory for keys and values.
 
-Answers that go on come first, then prompts in the order of their arrival, in chunks, so that a long prompt delays
-nobody for long. Where memory ends, the youngest answer gives its blocks back, and is computed again when there is room.
+Answers that go on come first, then prompts in the order of their arrival, in chunks: small ones while answers wait for
+their next token, so that a long prompt delays nobody for long. Where memory ends, the youngest answer gives its blocks
+back, and is computed again when there is room.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class PagedBackend:
         self.context = context
         self._runner = runner
         self._tokens = tokens
-        self._most_running = min(most_running, runner.step_tokens)
+        self._most_running = most_running
         self._shares_prompts = shares_prompts
         self._grammars = Grammars(tokens)
         self._blocks = Blocks(runner.blocks, runner.block_tokens)
@@ -136,15 +137,17 @@ class PagedBackend:
 
     def _schedule(self) -> list[tuple[_Running, int]]:
         """Answers of the next step, each with how many of its tokens; they have blocks for them."""
-        left = self._runner.step_tokens
+        going = [answer for answer in self._running if answer.pending == 1]
+        left = min(self._runner.step_tokens, self._runner.beside_tokens) if going else self._runner.step_tokens
         chosen: list[tuple[_Running, int]] = []
-        for answer in sorted(self._running, key=lambda answer: answer.pending > 1):
-            if answer not in self._running or not left:
+        for answer in [*going, *(answer for answer in self._running if answer.pending > 1)]:
+            is_going = answer.pending == 1
+            if answer not in self._running or not (left or is_going):
                 continue
-            count = min(answer.pending, left)
+            count = 1 if is_going else min(answer.pending, left)
             if self._get_room(answer, answer.cached + count):
                 chosen.append((answer, count))
-                left -= count
+                left -= 0 if is_going else count
         while self._waiting and left and len(self._running) < self._most_running:
             answer = self._waiting[0]
             if not self._begin(answer):

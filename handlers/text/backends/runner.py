@@ -30,7 +30,8 @@ class Runner(Protocol):
     name: str  # of its backend, as archive.yaml has it
     block_tokens: int  # tokens of a block
     blocks: int
-    step_tokens: int  # tokens of a step at most
+    step_tokens: int  # of prompts in a step at most
+    beside_tokens: int  # the same, of a step in which answers get their next tokens: they wait for it
 
     def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Logits after the last token of each chunk: float32, shape (chunks, vocabulary), valid until the next call.

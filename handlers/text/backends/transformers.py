@@ -26,7 +26,7 @@ from handlers.text.backends.runner import Chunk
 from handlers.text.backends.tokens import Tokens
 
 _BLOCK_TOKENS = 32
-_CPU_STEP_TOKENS, _GPU_STEP_TOKENS = 256, 2048
+_CPU_STEP_TOKENS, _CPU_BESIDE_TOKENS, _GPU_STEP_TOKENS = 256, 64, 2048
 #: Our attention's name among those of transformers.
 _ATTENTION = "tsctl_blocks"
 
@@ -120,6 +120,7 @@ class TorchRunner:
         self._is_captured = device.type == "cuda" and options.is_captured
         self._network: Any = network.to(device).eval().requires_grad_(False)
         self.step_tokens = options.step_tokens or (_CPU_STEP_TOKENS if device.type == "cpu" else _GPU_STEP_TOKENS)
+        self.beside_tokens = min(self.step_tokens, _CPU_BESIDE_TOKENS) if device.type == "cpu" else self.step_tokens
         dtype = network.dtype
         bytes_per_block = 2 * config.num_hidden_layers * _BLOCK_TOKENS * heads * width * dtype.itemsize
         self.blocks = options.cache_bytes // bytes_per_block

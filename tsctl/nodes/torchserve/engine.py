@@ -100,8 +100,8 @@ class TorchServeNode(Node):
         if workers < 2 or not _is_text(archive):
             return ""
         return (
-            f"it generates text, and TorchServe lets a version's workers wait for each other, so it cannot"
-            f" have {workers}: ask for one, or use the engine uvicorn"
+            "it generates text, and TorchServe lets a version's workers wait for each other, so it cannot have"
+            f" {workers} workers: set `workers: 1`, and serve it on further nodes for more, or on a node of uvicorn"
         )
 
     def register(

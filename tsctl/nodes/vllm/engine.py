@@ -56,6 +56,14 @@ class VllmNode(uvicorn.UvicornNode):
             is_text = read_facts(content).is_text
         return "" if is_text else f"{archive.model} is no language model, and vLLM serves no others"
 
+    def cannot_have(self, archive: StoredArchive, workers: int) -> str:
+        if workers < 2:
+            return ""
+        return (
+            f"vLLM computes all answers of a version in one server, so it cannot have {workers} workers: set"
+            " `workers: 1`, and serve it on further nodes for more"
+        )
+
     def ask_to_register(self, archive: StoredArchive, version: str, workers: int | None) -> None:
         _require_one(archive.model, version, workers)
         super().ask_to_register(archive, version, 1 if workers is None else workers)

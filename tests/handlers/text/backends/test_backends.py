@@ -15,6 +15,7 @@ from handlers.errors import LoadError
 from handlers.text.backend import LENGTH, STOP, Token
 from handlers.text.backends import BackendOptions, ModelFiles, loop, open_backend
 from handlers.text.backends.loop import PagedBackend
+from handlers.text.backends.runner import Chunk
 from handlers.text.sampling import Sampling
 from tests.support import tiny_model
 
@@ -223,6 +224,29 @@ def test_answers_that_lose_their_places_say_the_same_as_alone(case: Case) -> Non
         highest = max(highest, case.backend.cache_usage())
     assert highest > 0.95
     assert case.finish(*keys) == alone
+
+
+def test_prompts_come_in_small_pieces_while_answers_wait(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner, steps = case.backend._runner, list[list[int]]()
+
+    def run(chunks: Sequence[Chunk]) -> torch.Tensor:
+        steps.append([len(chunk.tokens) for chunk in chunks])
+        return computed(chunks)
+
+    computed = runner.run
+    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(runner, "beside_tokens", 16)
+    first = case.add(prompt(0, 100), greedy(6))
+    case.step()
+    case.step()
+    long, short = case.add(prompt(1, 30), greedy(2)), case.add(prompt(2, 4), greedy(2))
+    case.finish(first, long, short)
+    assert steps[:2] == [[STEP_TOKENS], [100 - STEP_TOKENS]], "nobody waits"
+    assert steps[2:4] == [[1, 16], [1, 14, 2]], "an answer waits for its next token"
+    assert steps[4] == [1, 1, 2]
+    assert [case.tokens[key][0].id for key in (long, short)] == [
+        case.naive(prompt(*of), 1)[0] for of in ((1, 30), (2, 4))
+    ]
 
 
 def test_a_step_that_fails_changes_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ PROBE = Probe(b'{"x": 1}', "application/json")
 UPSTREAMS = [
     Upstream("digits", "1.0", NODES, PROBE),
     Upstream("digits", "2.0", NODES[:1], PROBE),
-    Upstream("text", "1.0", NODES[1:], None),
+    Upstream("text", "1.0", NODES[1:], None, is_stock=True),
     Upstream("text", "1.0t", NODES[:1], PROBE, Way(TRITON, "/v2/models/text~1.0t/infer", 500)),
     Upstream("text", "2.0", NODES[:1], None, Way(TRITON, "/v2/models/text~2.0/infer", 500)),
 ]

@@ -16,7 +16,8 @@ PIP := $(RUN) -I -m pip --disable-pip-version-check --no-input install --no-comp
 PYTEST := $(RUN) -m pytest -n 3
 #: Has Python keep what it compiles of large packages: recipes and archives run where they cannot, and each would compile
 #: all of it again, 3 s for torch alone.
-COMPILE := import sklearn.linear_model, torch, ts.model_loader; from transformers import AutoModel, BertModel
+COMPILE := import sklearn.linear_model, onnx, onnxruntime, pandas, skops.io, torch, ts.model_loader; \
+	from transformers import AutoModel, BertModel
 REFERENCE := $(RUN) -m typer tsctl.cli.main utils docs --name tsctl
 TESTS ?= tests/live tests/handlers tests/fuzz tests/benchmarks tests/unit
 #: How long `make fuzz` fuzzes each of its targets, and where its random numbers begin; 0: anywhere.
@@ -24,7 +25,7 @@ SECONDS ?= 60
 SEED ?= 0
 
 #: Build outputs and caches; .venv and the state in .tsctl are not among them.
-BUILT := archives/store archives/*/.built build dist .coverage* .pytest_cache .hypothesis .ruff_cache .mypy_cache
+BUILT := archives/store archives/*/.built examples/archives/store examples/archives/*/.built build dist .coverage* .pytest_cache .hypothesis .ruff_cache .mypy_cache
 #: Places of one machine, and of package registries; brackets keep this line from finding itself.
 PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 

@@ -32,6 +32,7 @@ from benchmarks.workloads.handlers import WORKLOADS as HANDLERS
 from benchmarks.workloads.overhead import run_on_one_node
 from benchmarks.workloads.records import run as run_records
 from benchmarks.workloads.records_cost import workloads as records_costs
+from benchmarks.workloads.worker_start import run as run_worker_start
 from tsctl.cli.context import open_deployment
 from tsctl.cli.main import run_app
 from tsctl.cli.options import Json
@@ -69,6 +70,12 @@ def first_request(
 ) -> None:
     """The first request after READY against the median of the next hundred, and the same on stock TorchServe."""
     _run("first-request", {"first": run_first_request}, ["first"], rounds, 0, out, json)
+
+
+@app.command()
+def worker_start(rounds: Rounds = 3, out: Out = None, json: Json = False) -> None:
+    """Processor time, time and memory of more workers: forked, and each started alone."""
+    _run("worker-start", {"worker-start": run_worker_start}, ["worker-start"], rounds, 0, out, json)
 
 
 @app.command()

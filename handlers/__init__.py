@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from handlers.array_model import ArrayHandler
     from handlers.base import ServingHandler
     from handlers.batching import micro_batches
     from handlers.device import tensor_of, to_device
@@ -28,13 +29,17 @@ if TYPE_CHECKING:
         UnsupportedMedia,
     )
     from handlers.image import ImageHandler
+    from handlers.onnx import OnnxHandler
+    from handlers.pickles import load_pickle
     from handlers.schema import Schema, parse_json, validate
+    from handlers.sklearn import SklearnHandler
     from handlers.tabular import TabularHandler
     from handlers.text_generation import TextGenerationHandler
     from handlers.weights import import_file, load_weights
 
 #: The public names by module.
 _NAMES = {
+    "array_model": "ArrayHandler",
     "base": "ServingHandler",
     "batching": "micro_batches",
     "device": "tensor_of to_device",
@@ -42,7 +47,10 @@ _NAMES = {
     "errors": "DeadlinePassed DoesNotFit LoadError ModelFailed NotImplementedHere PayloadTooLarge RequestError "
     "UndecodableBody UnreadableHeader UnsupportedMedia",
     "image": "ImageHandler",
+    "onnx": "OnnxHandler",
+    "pickles": "load_pickle",
     "schema": "Schema parse_json validate",
+    "sklearn": "SklearnHandler",
     "tabular": "TabularHandler",
     "text_generation": "TextGenerationHandler",
     "weights": "import_file load_weights",
@@ -50,10 +58,11 @@ _NAMES = {
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "DeadlinePassed", "DoesNotFit", "EmbeddingHandler", "ImageHandler", "LoadError", "ModelFailed",
-    "NotImplementedHere", "PayloadTooLarge", "RequestError", "Schema", "ServingHandler", "TabularHandler",
-    "TextGenerationHandler", "UndecodableBody", "UnreadableHeader", "UnsupportedMedia", "import_file", "load_weights",
-    "micro_batches", "parse_json", "tensor_of", "to_device", "validate",
+    "ArrayHandler", "DeadlinePassed", "DoesNotFit", "EmbeddingHandler", "ImageHandler", "LoadError", "ModelFailed",
+    "NotImplementedHere", "OnnxHandler", "PayloadTooLarge", "RequestError", "Schema", "ServingHandler",
+    "SklearnHandler", "TabularHandler", "TextGenerationHandler", "UndecodableBody", "UnreadableHeader",
+    "UnsupportedMedia", "import_file", "load_pickle", "load_weights", "micro_batches", "parse_json", "tensor_of",
+    "to_device", "validate",
 ]  # fmt: skip
 
 

@@ -132,6 +132,9 @@ def sample_media_type(name: str, types: Mapping[str, str]) -> str | None:
 METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 #: The Python that runs workers where the server that starts them has an environment without the models' libraries.
 WORKER_PYTHON_VARIABLE = "TSCTL_WORKER_PYTHON"
+#: Address of the fork server that makes a node's workers (handlers/forks); absent: the node has one of its own.
+#: FORK_SERVER_OFF: each worker imports torch by itself.
+FORK_SERVER_VARIABLE, FORK_SERVER_OFF = "TSCTL_FORK_SERVER", "off"
 #: Address of the shared cache; replaces the archive's `cache.shared`, and may hold the password that no archive holds.
 SHARED_CACHE_VARIABLE = "TS_SHARED_CACHE_URL"
 #: Secret with which nodes authenticate the answers that they share; one that has it takes no answer made without it.

@@ -13,6 +13,11 @@ Outcomes are not errors: a rollout exits 10 after a rollback, 11 while it is und
 first request; a plan with changes exits 12; two archives that answer differently exit 14.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 #: Characters of a message; what others wrote may be in it.
 LONGEST = 20_000
 
@@ -30,11 +35,13 @@ class TsctlError(Exception):
     Args:
         message: the failure, its values and the expectation.
         hint: the next step, as a full sentence; empty where the message already gives it.
+        document: what the command's JSON has beside the error, such as what was done on each node.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", document: Mapping[str, Any] | None = None) -> None:
+        self.document = document
         self.message = printable(message if len(message) <= LONGEST else f"{message[:LONGEST]}...", kept="\n")
         self.hint = printable(hint, kept="\n")
         super().__init__(self.message)

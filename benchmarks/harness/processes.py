@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import psutil
+from tsctl.host.usage import process_tree
 
 
 def children(parent: int) -> list[int]:
-    """Pids of the processes that `parent` started and that still run; none where it has ended."""
-    try:
-        return [child.pid for child in psutil.Process(parent).children()]
-    except psutil.NoSuchProcess:
-        return []
+    """Pids of the processes that `parent` started, and of all that these did; none where it has ended."""
+    return [pid for pid in process_tree([parent]) if pid != parent]

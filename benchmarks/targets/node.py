@@ -16,7 +16,8 @@ from tsctl.config.project import Project
 from tsctl.host.progress import Progress
 from tsctl.nodes.torchserve import versions
 from tsctl.nodes.torchserve.engine import open_node
-from tsctl.nodes.torchserve.properties import parse_properties, render_properties
+from tsctl.nodes.torchserve.properties import render_properties
+from tsctl.nodes.torchserve.settings import node_defaults
 from tsctl.nodes.torchserve.start import start_node, stop_node
 
 #: Properties of this project that a node with TorchServe's own defaults has too: with other tokens or metrics it would
@@ -41,7 +42,7 @@ class BenchmarkNode:
         """
         self.project = own_project(project, folder)
         if is_default:
-            properties = parse_properties(self.project.config_properties.read_text(encoding="utf-8"))
+            properties = node_defaults(self.project)
             kept = {name: properties[name] for name in SHARED_PROPERTIES if name in properties}
             self.project.config_properties.write_text(render_properties(kept), encoding="utf-8")
         self.node = open_node(self.project, "bench", free_spec("torchserve"))

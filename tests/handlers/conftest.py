@@ -13,7 +13,7 @@ import pytest
 from handlers.embedding import EmbeddingHandler
 from handlers.image import ImageHandler
 from handlers.tabular import TabularHandler
-from tests.support.workers import Worker, unpacked
+from tests.support.workers import CHECKOUT, Worker, unpacked
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,6 +29,13 @@ def environment() -> Iterator[None]:
 def unpack(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
     """Unpacks a real archive into a folder of its own."""
     return lambda model, version: unpacked(model, version, tmp_path_factory.mktemp(f"{model}-{version}-"))
+
+
+@pytest.fixture(scope="session")
+def unpack_example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Unpacks version 1.0 of an example into a folder of its own."""
+    archives = CHECKOUT / "examples" / "archives"
+    return lambda model: unpacked(model, "1.0", tmp_path_factory.mktemp(f"{model}-"), archives)
 
 
 @pytest.fixture(scope="session")

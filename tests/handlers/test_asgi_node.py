@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import zipfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from handlers.adapters.asgi import worker_process
 from handlers.adapters.asgi.exchange import Route
 from handlers.adapters.asgi.node.app import Node
 from handlers.adapters.asgi.node.registry import Conflict, Registry, State
@@ -326,7 +326,7 @@ def test_a_worker_whose_process_cannot_be_started_is_tried_again(
             pool = registry.get("tiny", "1.0").pool
             assert pool is not None
             [before] = pool.ready_pids.values()
-            start = subprocess.Popen
+            start = worker_process.start_process
 
             def refuse_once(*args: Any, **kwargs: Any) -> Any:
                 if not refused:
@@ -334,7 +334,7 @@ def test_a_worker_whose_process_cannot_be_started_is_tried_again(
                     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 return start(*args, **kwargs)
 
-            monkeypatch.setattr("handlers.adapters.asgi.worker_process.subprocess.Popen", refuse_once)
+            monkeypatch.setattr("handlers.adapters.asgi.worker_process.start_process", refuse_once)
             os.kill(before, signal.SIGKILL)
             await until(lambda: "cannot be started" in pool.failure, "the refusal")
             await until(lambda: len(pool.ready_pids) == 1 and before not in pool.ready_pids.values(), "a new worker")
@@ -347,7 +347,7 @@ def test_a_worker_of_a_version_without_any_whose_process_cannot_be_started_is_tr
     archives: dict[str, StoredArchive], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin = {"authorization": f"Bearer {ADMIN}", "content-type": "application/json"}
-    start, refused = subprocess.Popen, list[int]()
+    start, refused = worker_process.start_process, list[int]()
 
     def refuse_once(*args: Any, **kwargs: Any) -> Any:
         if not refused:
@@ -359,7 +359,7 @@ def test_a_worker_of_a_version_without_any_whose_process_cannot_be_started_is_tr
         async with node_in(tmp_path, archives["1.0"].path.parent) as (node, registry):
             await registry.register(entry(archives["1.0"], "1.0", workers=0))
             await until(lambda: registry.get("tiny", "1.0").state is State.SERVING, "no workers")
-            monkeypatch.setattr("handlers.adapters.asgi.worker_process.subprocess.Popen", refuse_once)
+            monkeypatch.setattr("handlers.adapters.asgi.worker_process.start_process", refuse_once)
             scaled = await ask(node, "/admin/versions/tiny/1.0/workers", b'{"workers": 1}', "PUT", admin)
             assert (scaled.status, scaled.json["workers"]) == (202, 1)
             assert "the process of a worker cannot be started: Resource temporarily" in scaled.json["failure"]

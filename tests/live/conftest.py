@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 import yaml
 
+from handlers.contract import FORK_SERVER_VARIABLE, WORKER_ENVIRONMENT
+from handlers.forks.client import new_address, start_server
 from tests.support.commands import Result
 from tests.support.java_classes import make_class_archive
 from tests.support.sites import CHECKOUT, MODELS, Site, copy_archives, empty, make_site, processes_of
+from tsctl.host.process import inherited
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _classes() -> None:
     """What every JVM of `make_site` begins with."""
     make_class_archive()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forks() -> None:
+    """The fork server of all workers that tests of this process start: most nodes have one or two.
+
+    It ends with this process. A node's own one is what tests/live/test_node.py and test_serve.py have.
+    """
+    address = os.environ[FORK_SERVER_VARIABLE] = new_address()
+    start_server(address, sys.executable, {**WORKER_ENVIRONMENT, **inherited(os.environ)}, os.getpid())
 
 
 @pytest.fixture

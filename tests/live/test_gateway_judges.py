@@ -34,6 +34,21 @@ ANSWERS = {
     "an exception of a stock handler": (FAILED, 500, 1, 1),
     "a stock handler without memory": (of_torchserve(507, "InternalServerException", "Out of resources"), 500, 1, 1),
     "a stock handler's own status": (of_torchserve(404, "InternalServerException", "no such user"), 404, 1, 1),
+    "a stock handler's own 503": (of_torchserve(503, "InternalServerException", "no licence"), 503, 1, 1),
+    "a stock handler's own 507": (of_torchserve(507, "InternalServerException", "too many pixels"), 507, 1, 1),
+    "a stock handler's answer of another type": (
+        of_torchserve(503, "InternalServerException", "Invalid model predict output"),
+        500,
+        1,
+        1,
+    ),
+    "a handler that says 503 in the words of a worker": (
+        of_torchserve(503, "InternalServerException", "Worker died."),
+        503,
+        1,
+        1,
+    ),
+    "a status that is none": (of_torchserve(1000, "InternalServerException", "told"), 500, 1, 1),
     "a handler that takes too long": (of_torchserve(504, "InternalServerException", "too long"), 504, 1, 1),
     "a handler's own document": (OWN, 422, 1, 1),
     "a handler's own 503": (Reply(503, b"busy"), 503, 1, 1),
@@ -118,6 +133,22 @@ def test_the_client_is_told_whose_fault_it_was_and_a_node_is_asked_again_where_t
     assert answer.headers["content-type"] == PROBLEM
     assert (answer.json()["status"], answer.json()["request_id"]) == (status, "mine")
     assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, "bad-request"), (404, "bad-request"), (503, "worker-failed")])
+def test_what_a_stock_handler_says_of_an_error_is_told_to_its_client(site: Site, status: int, kind: str) -> None:
+    for said in ('x must be "positive" \\ é\n', "100 %1 {kind}", '"\n}', "y" * 5000):
+        site.to_clients = of_torchserve(status, "InternalServerException", said)
+        answer = site.front.ask()
+        document = answer.json()
+        assert (answer.status_code, document["status"], document["type"]) == (
+            status,
+            status,
+            f"urn:tsctl:problem:{kind}",
+        )
+        assert (document["detail"], document["error"]) == (said, said)
+    site.to_clients = of_torchserve(status, "InternalServerException", "")
+    assert site.front.ask().json()["detail"]
 
 
 def test_no_answer_to_a_client_takes_a_node_out_of_rotation(site: Site) -> None:

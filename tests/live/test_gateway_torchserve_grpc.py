@@ -150,10 +150,10 @@ def test_metadata_are_headers_and_the_clients_deadline_is_told(stage: Stage) -> 
 def test_keys_come_as_everybodys_or_as_torchserves(stage: Stage) -> None:
     before = len(stage.node.requests)
     asked: dict[str, Any] = {"model": MODEL, "inputs": {"data": b"1"}}
-    as_token = {"x_api_key": "", "authorization": f"Bearer {KEY}"}
+    as_token: dict[str, Any] = {"x_api_key": "", "authorization": f"Bearer {KEY}"}
     assert stage.client.predict(**asked, **as_token).code == "OK"
     assert stage.newest().headers["authorization"] == "Bearer token"  # the node's
-    wrong: tuple[dict[str, str], ...] = (
+    wrong: tuple[dict[str, Any], ...] = (
         {"x_api_key": "wrong"}, {"x_api_key": ""}, {**as_token, "authorization": "Bearer x"},
         {"x_api_key": "wrong", "authorization": f"Bearer {KEY}"},
     )  # fmt: skip

@@ -73,7 +73,7 @@ def test_a_stock_archive_is_served_and_released_beside_models_that_fail(site: Si
     failed = site.run("up", status=2)
     for reason in ("odd/archive.yaml", "handler.py", "no archive of missing 1.0 is in the store"):
         assert reason in failed.err
-    assert "tsctl archive import FILE.mar" in site.run("plan", status=3).err
+    assert "tsctl archive add FILE.mar" in site.run("plan", status=3).err
     front = front_of(site, base, metrics)
     assert front.ask("/predictions/tiny").json() == {"y": 1.0}
     assert front.ask("/predictions/stock", b'{"x": 2}').json() == {"y": 6}

@@ -70,8 +70,9 @@ class Server:
     @property
     def workers(self) -> list[int]:
         """The pids of its worker processes."""
-        below = psutil.Process(self.process.pid).children(recursive=True)
-        return [process.pid for process in below if "handlers.adapters.asgi.child" in process.cmdline()]
+        [server] = [p for p in psutil.Process(self.process.pid).children() if "handlers.adapters.asgi" in p.cmdline()]
+        workers = [p.pid for p in psutil.process_iter() if "handlers.adapters.asgi.child" in cmdline(p)]
+        return [pid for pid in workers if folder_of(pid) == server.cwd()]  # of its own copy of the archive
 
 
 @contextmanager
@@ -89,6 +90,13 @@ def served(site: Site, model: str, *options: str) -> Iterator[Server]:
     left = [p.pid for p in psutil.process_iter() if "handlers.adapters.asgi" in " ".join(cmdline(p))]
     assert not [pid for pid in left if str(port) in " ".join(cmdline(psutil.Process(pid)))]
     assert processes_of(site.root) == []
+
+
+def folder_of(pid: int) -> str | None:
+    try:
+        return str(psutil.Process(pid).cwd())
+    except psutil.Error:
+        return None
 
 
 def cmdline(process: psutil.Process) -> list[str]:

@@ -91,8 +91,8 @@ def test_weights_tracks_pins_and_users_are_those_of_rest(front: Front, caller: C
     assert versions["1.0"] > versions["2.0"] > 0
     of_rest = [front.ask("/predictions/tiny", **{"x-user-id": f"user-{n}"}) for n in range(80)]
     assert [one.headers["x-model-version"] for one in of_rest] == [one.headers["x-model-version"] for one in said]
-    for body in ({"x_track": "canary"}, {"version": "2.0"}):
-        assert caller.predict("tiny", {"body": HALF}, **body).json() == {"y": 1.5}
+    assert caller.predict("tiny", {"body": HALF}, x_track="canary").json() == {"y": 1.5}
+    assert caller.predict("tiny", {"body": HALF}, "2.0").json() == {"y": 1.5}
     until(lambda: (counted(front, "tiny") - before).total() >= 162, 20, "the counters")
     added = counted(front, "tiny") - before
     assert {key: added[key] for key in added if key[1] == "weight"} == {

@@ -97,8 +97,9 @@ class ScriptedNode:
                 if reply.hangs_up:
                     return
                 self.send_response_only(reply.status)
-                length = {"content-length": str(len(reply.body))} if reply.parts is None else {}
-                for name, value in {**reply.headers, **(length or {"transfer-encoding": "chunked"})}.items():
+                whole, in_parts = ("content-length", str(len(reply.body))), ("transfer-encoding", "chunked")
+                end = whole if reply.parts is None else in_parts
+                for name, value in {**reply.headers, end[0]: end[1]}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 if reply.parts is None:

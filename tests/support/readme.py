@@ -78,6 +78,14 @@ def _commands(body: list[str], first_line: int) -> list[CommandStep]:
     return [CommandStep(line, "\n".join(words), "\n".join(out) or None) for line, words, out in commands]
 
 
+def section_lines(text: str, title: str) -> range:
+    """The numbers of the lines of a section with this title, from 1."""
+    lines = text.splitlines()
+    first = lines.index(f"## {title}")
+    last = next((place for place in range(first + 1, len(lines)) if lines[place].startswith("## ")), len(lines))
+    return range(first + 1, last + 1)
+
+
 def substitute(text: str, ports: Mapping[int, int]) -> str:
     """The text with each port of the README replaced by the one that is used in its place."""
     return re.sub(r"\b\d{4}\b", lambda match: str(ports.get(int(match[0]), match[0])), text)

@@ -54,7 +54,7 @@ def _classes() -> tuple[Any, Any, Any]:
     file = descriptor_pb2.FileDescriptorProto(
         name="inference.proto", package=PACKAGE, syntax="proto3", message_type=[request, response, health]
     )
-    pool.Add(file)  # type: ignore[no-untyped-call, unused-ignore]
+    pool.Add(file)
     made = [
         message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{m.name}")) for m in file.message_type
     ]
@@ -70,11 +70,11 @@ class Said:
 
     code: str
     details: str
-    answers: list[bytes] = field(default_factory=list)  # in order, those before an error too
+    answers: list[Any] = field(default_factory=list)  # in order, those before an error too
     headers: dict[str, str] = field(default_factory=dict)  # of the answer, and its trailers
 
     @property
-    def answer(self) -> bytes:
+    def answer(self) -> Any:
         """The only one."""
         [answer] = self.answers
         return answer

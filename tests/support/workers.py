@@ -136,10 +136,14 @@ def write_archive_folder(
     settings: dict[str, Any] | None = None,
     serving: dict[str, Any] | None = None,
     batch_size: int = 8,
+    weights: Path | None = None,
 ) -> Path:
-    """What a worker finds of an unpacked archive, but for its model."""
+    """What a worker finds of an unpacked archive, but for its model; with `weights` that file too."""
     (folder / "MAR-INF").mkdir(parents=True)
     manifest = {"model": {"modelName": "toy", "modelVersion": "1.0", "configFile": CONFIG}}
+    if weights is not None:
+        manifest["model"]["serializedFile"] = weights.name
+        (folder / weights.name).write_bytes(weights.read_bytes())
     (folder / MANIFEST).write_text(json.dumps(manifest))
     content = {
         "threads": 1,
@@ -157,12 +161,12 @@ def write_archive_folder(
     return folder
 
 
-def unpacked(model: str, version: str, folder: Path) -> Path:
+def unpacked(model: str, version: str, folder: Path, archives: Path = CHECKOUT / "archives") -> Path:
     """The archive's entries in a folder, from the last run of its recipe where its inputs are unchanged.
 
     The package `handlers` stays out: these tests run the checkout's.
     """
-    source = CHECKOUT / "archives" / model
+    source = archives / model
     spec = read_archive_spec(source / "archive.yaml")
     made, _ = recipe_output(source, spec, version, print)
     for name, content in assemble(source, spec, version, made).items():

@@ -16,6 +16,7 @@ from rich.console import Console
 from handlers.text.options import GenerationOptions
 from tsctl.archive import build, sources
 from tsctl.archive.build import SPARE, Built, build_version, read_archive_folders
+from tsctl.archive.builds import build_all
 from tsctl.archive.container import open_archive
 from tsctl.archive.store import find_archive, list_archives
 from tsctl.config import archive as spec
@@ -118,6 +119,18 @@ def test_a_changed_byte_of_the_weights_alone_changes_the_digest(project: Project
     before = digest(project)
     change(".built/1.0/model.safetensors")(project.archives / "toy")
     assert digest(project) != before
+
+
+def test_weights_that_no_recipe_writes_are_taken_from_the_folder(project: Project) -> None:
+    write_spec(project.root, recipe=None, weights="seed.bin", files=[])
+    assert entries(project)["seed.bin"] == b"weight"
+
+
+def test_weights_that_are_named_and_nowhere_are_refused(project: Project) -> None:
+    write_spec(project.root, weights="other.bin")
+    with pytest.raises(ArchiveError, match=r"weights: other\.bin is not in the archive toy 1\.0") as caught:
+        built(project)
+    assert caught.value.hint == f"Have the recipe write it, or put it into {project.archives / 'toy'}."
 
 
 def test_a_changed_byte_of_the_archives_handler_changes_the_digest(project: Project) -> None:
@@ -479,3 +492,53 @@ def test_two_folders_of_one_model_are_a_mistake(project: Project) -> None:
     shutil.copytree(project.archives / "toy", project.archives / "toy2")
     with pytest.raises(SpecError, match=r"toy2/archive\.yaml: model: 'toy': is named by .*toy/archive\.yaml too"):
         read_archive_folders(project)
+
+
+# ---- many versions -----------------------------------------------------------------------------------------------
+
+
+def another(project: Project, model: str, **changes: Any) -> Path:
+    """One more archive of the project, like the first."""
+    folder = project.archives / model
+    shutil.copytree(project.archives / "toy", folder, ignore=shutil.ignore_patterns(".built"))
+    spec = yaml.safe_load((folder / "archive.yaml").read_text())
+    (folder / "archive.yaml").write_text(yaml.safe_dump({**spec, "model": model, **changes}))
+    return folder
+
+
+def test_a_broken_model_keeps_no_other_from_being_built(project: Project) -> None:
+    another(project, "a_bad", recipe="none.py")
+    another(project, "b_good")
+    another(project, "c_wrong", handle="none.py")
+    builds = build_all(project, None, Progress(Console(quiet=True)))
+    assert [made.archive.key for made in builds.built] == [("b_good", "1.0"), ("toy", "1.0")]
+    assert [(failed.model, failed.version) for failed in builds.failed] == [(None, None), ("a_bad", "1.0")]
+    assert builds.summary == "2 built, 2 failed"
+    error = builds.error
+    assert isinstance(error, ArchiveError)
+    lines = error.message.splitlines()
+    assert lines[0] == "not all archives were built (2 built, 2 failed):"
+    assert lines[1].startswith(f"{project.archives / 'c_wrong' / 'archive.yaml'}: handle: unknown key")
+    assert any(line.startswith("a_bad 1.0: ") and "none.py" in line for line in lines)
+    again = build_all(project, ["b_good", "toy:1.0"], Progress(Console(quiet=True)))
+    assert (again.summary, again.error) == ("2 unchanged", None), "a broken neighbour is nothing to one that is named"
+
+
+def test_the_exit_code_says_what_kind_of_file_is_broken(project: Project) -> None:
+    quiet = Progress(Console(quiet=True))
+    another(project, "wrong", handle="none.py")
+    only_specs = build_all(project, None, quiet).error
+    assert isinstance(only_specs, SpecError)
+    with pytest.raises(SpecError, match=r"wrong/archive\.yaml: handle: unknown key") as caught:
+        build_all(project, ["toy", "wrong"], quiet)
+    assert caught.value.hint == "No other archive.yaml names wrong."
+    shutil.rmtree(project.archives / "wrong")
+    with pytest.raises(SpecError, match=r"no archive\.yaml names none"):
+        build_all(project, ["toy", "none"], quiet)
+    (project.archives / "toy" / "recipe.py").unlink()
+    alone = build_all(project, None, quiet).error
+    assert isinstance(alone, ArchiveError)
+    assert "not all archives" not in alone.message
+    shutil.rmtree(project.archives / "toy")
+    with pytest.raises(SpecError, match=r"no archives/\*/archive\.yaml in"):
+        build_all(project, None, quiet)

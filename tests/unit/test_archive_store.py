@@ -114,10 +114,20 @@ def test_a_broken_file_beside_the_current_build_does_not_take_its_place(
     for name in names:
         (project.published / name).write_bytes(other if content is None else content)
     assert find_archive(project, "toy", "1.0") == good
+    names = names[: 1 if content is None else 2]  # a whole archive of any name is taken in, here as what is there
     assert published(project) == sorted([good.path.name, find_archive(project, "toy", "2.0").path.name, *names])
     assert strangers(project).keys() == set(names)
     with pytest.raises(ArchiveError, match="is damaged: its digest is not the one in its name"):
         import_archive(project, project.published / names[0])
+
+
+def test_a_copied_file_of_any_name_is_the_current_build_of_its_version(project: Project) -> None:
+    old, path = build(project, b"1"), copied(project, b"2")
+    path.rename(project.published / "resnet 18.mar")
+    assert find_archive(project, "toy", "1.0").path == path
+    assert published(project) == [path.name]
+    assert {archive.path.name for archive in list_archives(project)} == {old.path.name, path.name}
+    assert strangers(project) == {}
 
 
 def test_an_archive_under_the_name_of_another_version_is_a_stranger(project: Project) -> None:

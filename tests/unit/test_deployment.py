@@ -158,3 +158,31 @@ def test_a_mistake_in_a_node_of_an_engine_is_told_where_it_stands(
 ) -> None:
     with pytest.raises(SpecError, match=message):
         read(tmp_path, ENGINES.replace(old, new, 1))
+
+
+def test_values_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_HOST", "10.0.0.7")
+    monkeypatch.setenv("DIGITS_WORKERS", "3")
+    text = """
+nodes:
+  local:
+    inference: http://${NODE_HOST}:8080
+models:
+  digits:
+    default: "${DEFAULT:-1.0}"
+    versions:
+      "1.0":
+        workers: ${DIGITS_WORKERS}
+"""
+    spec = read(tmp_path, text)
+    assert spec.nodes["local"].url == "http://10.0.0.7:8080"
+    assert (spec.models["digits"].default, spec.models["digits"].workers("1.0")) == ("1.0", 3)
+    monkeypatch.delenv("NODE_HOST")
+    monkeypatch.setenv("DIGITS_WORKERS", "many")
+    with pytest.raises(SpecError) as caught:
+        read(tmp_path, text)
+    said = f"{tmp_path / 'deployment.yaml'}: nodes.local.inference: the environment has no variable NODE_HOST; set it,"
+    assert caught.value.message.startswith(said)
+    monkeypatch.setenv("NODE_HOST", "h")
+    with pytest.raises(SpecError, match=r"versions\.1\.0\.workers: 'many': should be a valid integer"):
+        read(tmp_path, text)

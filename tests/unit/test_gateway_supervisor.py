@@ -22,6 +22,7 @@ from tsctl.config.project import Project
 from tsctl.errors import GatewayError, NodeError
 from tsctl.gateway import state, sync
 from tsctl.gateway.envoy import admin, supervisor
+from tsctl.gateway.envoy.process import supervisor_environment
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, Way
 from tsctl.gateway.envoy.supervisor import Supervisor
 from tsctl.gateway.files import record_process, running_pid
@@ -296,3 +297,12 @@ def test_a_supervisor_that_is_dead_or_hangs_is_told(gateway: Gateway, process: s
     record = json.loads(files.envoy_record.read_text())
     files.envoy_record.write_text(json.dumps({**record, "started_ticks": 1}))  # the pid is another process's now
     assert gateway_status(gateway).problem == "Envoy has ended by itself"
+
+
+def test_the_supervisor_has_the_variables_of_deployment_yaml(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway.project.deployment.write_text(DEPLOYMENT + 'records: {shared: "${RECORDS_PLACE}"}\n')
+    monkeypatch.setenv("RECORDS_PLACE", "/srv/records")
+    monkeypatch.setenv("NOT_NAMED", "1")
+    environment = supervisor_environment(gateway)
+    assert environment["RECORDS_PLACE"] == "/srv/records"
+    assert "NOT_NAMED" not in environment

@@ -9,6 +9,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tsctl.scaffold.carried import carried
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 LINES = [line for line in (CHECKOUT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 LOCKED = {canonicalize_name(Requirement(line).name): str(Requirement(line).specifier) for line in LINES}
@@ -18,6 +20,10 @@ def test_the_lock_pins_every_package_exactly() -> None:
     loose = [line for line in LINES if not re.fullmatch(r"[A-Za-z0-9._-]+==([0-9]+!)?[A-Za-z0-9.]+(; .+)?", line)]
     assert not loose, "a local part (+cpu) or a range: the index decides which build of torch comes, and no version"
     assert len(LOCKED) == len(LINES), "a package stands twice"
+
+
+def test_the_constraints_that_the_package_carries_are_the_lock() -> None:
+    assert carried("constraints").read_text() == (CHECKOUT / "requirements.lock").read_text()
 
 
 def test_packages_that_bring_only_files_are_pinned_and_not_in_the_lock() -> None:
@@ -41,6 +47,7 @@ def test_the_lock_has_every_direct_dependency_and_the_build_backend() -> None:
         project["project"]["dependencies"],
         *project["project"]["optional-dependencies"].values(),
     ]
-    for requirement in [Requirement(line) for group in groups for line in group]:
+    named = [Requirement(line) for group in groups for line in group]
+    for requirement in [one for one in named if one.name != project["project"]["name"]]:  # `all` names other extras
         version = LOCKED[canonicalize_name(requirement.name)].removeprefix("==")
         assert requirement.specifier.contains(version), f"{requirement} is locked at {version}"

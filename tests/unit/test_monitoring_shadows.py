@@ -12,10 +12,11 @@ from tsctl.config.deployment import DeploymentSpec, read_deployment
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.traffic import Shadow, Traffic
-from tsctl.monitoring.shadows import READ_S, WINDOW_S, FollowedShadows
+from tsctl.monitoring.shadows import EMBED_READ_S, READ_S, WINDOW_S, FollowedShadows
 from tsctl.monitoring.state import MachineState
 from tsctl.monitoring.worker_files import registry_of
 from tsctl.records.pairs import WAIT_S
+from tsctl.shadow.summaries import CompareOptions, SummaryComparator
 
 BEGIN = 1_764_150_000.0
 CAT, DOG = {"label": "cat"}, {"label": "dog"}
@@ -75,6 +76,36 @@ def test_records_are_not_read_again_at_each_scrape(site: Site) -> None:
     site.now += READ_S / 2
     [same] = site.followed.read(site.deployment)
     assert same.pairs == 40
+
+
+def test_texts_are_embedded_once_a_minute_and_only_those_of_the_last_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def embedded(archive: object, texts: list[str], timeout_s: float) -> list[list[float]]:
+        return [[float("cat" in text), float("dog" in text)] for text in texts]
+
+    monkeypatch.setattr("tsctl.archive.embedded.embed", embedded)
+    monkeypatch.setattr("tsctl.archive.embedded.find_archive", lambda *names: None)
+    comparator = SummaryComparator(CompareOptions("embedding"))
+    monkeypatch.setattr("tsctl.monitoring.shadows.comparator_in_store", lambda *names: comparator)
+
+    def asked(begin_s: float, words: str) -> None:
+        """Two requests, of which the shadow answers the second with these words."""
+        cat, other = ({"answer": {"answers": [{"tokens": [text], "finish": "stop"}]}} for text in ("a cat", words))
+        made = [Asked(f"id-{begin_s}", cat, cat), Asked(f"id-{begin_s}-2", cat, other)]
+        write(site.project.state / "nodes" / "one" / "records", made, begin_s)
+
+    asked(BEGIN - WAIT_S - EMBED_READ_S - 5, "a dog")
+    asked(BEGIN - WAIT_S - EMBED_READ_S + 5, "the cat")
+    [first] = site.followed.read(site.deployment)
+    assert (first.pairs, first.disagreement) == (2, 0.0)
+    site.now += EMBED_READ_S - 1
+    asked(site.now - WAIT_S - 5, "a dog")
+    [same] = site.followed.read(site.deployment)
+    assert same.pairs == 2
+    site.now += 1
+    [later] = site.followed.read(site.deployment)
+    assert (later.pairs, later.disagreement) == (4, 0.25)
 
 
 def test_a_shadow_that_is_gone_is_followed_no_more(site: Site) -> None:

@@ -33,6 +33,7 @@ from tsctl.nodes.torchserve.properties import (
     render_properties,
 )
 from tsctl.nodes.torchserve.readiness import given_up
+from tsctl.nodes.torchserve.settings import log_config, node_defaults
 from tsctl.nodes.torchserve.tokens import read_tokens
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -68,7 +69,27 @@ def test_the_log_configuration_is_named_by_its_absolute_path() -> None:
     assert jvm_arguments(defaults, Path("/p/log4j2.xml")) == [
         "-Xmx1g", "-Dlog4j2.configurationFile=/p/log4j2.xml", CONSOLE_OFF,
     ]  # fmt: skip
-    assert jvm_arguments(defaults, None) == ["-Xmx1g"]
+
+
+def test_a_project_without_files_of_its_own_has_the_settings_and_quiet_logs_of_the_package(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    assert node_defaults(project)["disable_token_authorization"] == "false"
+    ours = log_config(project)
+    assert ours.is_absolute() and '<Logger name="ACCESS_LOG" level="off"/>' in ours.read_text(encoding="utf-8")
+
+
+def test_a_projects_own_file_replaces_the_packages_file_of_that_name_and_no_other(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    (tmp_path / "config.properties").write_text("job_queue_size=7\n")
+    assert node_defaults(project) == {"job_queue_size": "7"}
+    assert log_config(project) == log_config(Project(tmp_path / "elsewhere"))
+    (tmp_path / "log4j2.xml").write_text("<Configuration/>")
+    assert log_config(project) == tmp_path / "log4j2.xml"
+
+
+def test_this_repository_has_no_second_copy_of_the_packages_files() -> None:
+    for name in ("config.properties", "log4j2.xml"):
+        assert (CHECKOUT / name).resolve() == CHECKOUT / "tsctl" / "nodes" / "torchserve" / name
 
 
 def test_a_node_inherits_what_it_needs_and_no_secret(tmp_path: Path) -> None:

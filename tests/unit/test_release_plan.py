@@ -640,7 +640,7 @@ def test_an_archive_that_cannot_be_read_keeps_no_other_model_from_being_planned(
     assert [one.model for one in refused] == ["tiny", "other"]
     assert archive("1.0") in refused[0].reason
     assert "tsctl archive build tiny:1.0" in refused[0].hint
-    assert "tsctl archive import FILE.mar" in refused[1].hint
+    assert "tsctl archive add FILE.mar" in refused[1].hint
 
 
 def test_the_bytes_of_a_pinned_archive_count_and_not_its_name(tmp_path: Path) -> None:

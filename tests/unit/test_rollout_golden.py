@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from handlers.contract import Tolerance
+from tsctl.archive.known import difference_of
 from tsctl.archive.store import StoredArchive
-from tsctl.nodes.observed import Reply
-from tsctl.rollout.run.golden import difference_of, read_golden
+from tsctl.rollout.run.golden import read_golden
 from tsctl.rollout.run.preconditions import generates_text
 
 
@@ -23,7 +23,7 @@ from tsctl.rollout.run.preconditions import generates_text
     (503, b"no worker", "503: no worker"),
 ])  # fmt: skip
 def test_an_answer_is_right_or_says_why_not(status: int, body: bytes, why: str) -> None:
-    found = difference_of(Reply(status, body, {}), {"label": 7}, Tolerance(1e-4, 0.0))
+    found = difference_of(status, body, {"label": 7}, Tolerance(1e-4, 0.0))
     assert bool(found) == bool(why)
     assert why in found
 

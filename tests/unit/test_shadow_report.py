@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.unit.shadow_records import MODEL, SHADOW, STABLE, Asked, write
+from tsctl.archive.store import StoredArchive
 from tsctl.cli.shadow import app
 from tsctl.errors import AnalysisError, SpecError, TsctlError
 from tsctl.records import labels
@@ -216,3 +217,73 @@ def test_whole_answers_are_compared_where_they_were_kept(places: Callable[..., l
     other = {"answer": '{"text": "hallo"}', "answer_digest": "b"}
     [request] = read_pairs(places([Asked("a", kept, other)]), VERSIONS, BEGIN, BEGIN + 60).paired.requests
     assert (request.pair.stable.value.answer, request.pair.shadow.value.is_whole) == ({"text": "hello"}, True)
+
+
+# ---- texts -----------------------------------------------------------------------------------------------------------
+
+
+def text(content: str, is_whole: bool = True) -> dict[str, Any]:
+    whole = {"answer": {"answers": [{"tokens": [content], "finish": "stop"}]}} if is_whole else {}
+    return {"text_digest": content, "answer_digest": content, **whole}
+
+
+def texts(count: int, is_whole: bool = True) -> list[Asked]:
+    """Every tenth answer of the shadow is about something else; stable's second answers have other words."""
+    stable, again = text("Paris.", is_whole), text("The city of Paris.", is_whole)
+    others = [text(content, is_whole) for content in ("Bananas.", "It is Paris.")]
+    return [Asked(f"id-{number}", stable, others[number % 10 > 0], again, number / 1000) for number in range(count)]
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Texts that the model was asked for, each time; a store that has two versions of one model, and another."""
+    seen: list[list[str]] = []
+
+    def embed(archive: StoredArchive, given: Sequence[str], timeout_s: float) -> list[list[float]]:
+        seen.append([f"{archive.model}:{archive.version}", *given])
+        return [[0.0, 1.0] if each == "Bananas." else [1.0, len(each) / 100] for each in given]
+
+    monkeypatch.setattr("tsctl.archive.embedded.embed", embed)
+    for name in ("encoder-1.0", "encoder-2.0", "embeddings-3.0"):
+        published = tmp_path / "archives" / "store" / ".builds"
+        published.mkdir(parents=True, exist_ok=True)
+        (published / f"{name}-0123456789ab.mar").touch()
+    return seen
+
+
+def test_texts_are_compared_by_what_they_are_about(run: Callable[..., Result], embedded: list[list[str]]) -> None:
+    found = json.loads(run(texts(40), "--embed", "embeddings", "--json").output)
+    assert (found["pairs"], found["differing"]) == (40, 4)
+    assert {each["differing"] for each in found["noise_floor"].values()} == {0}, "other words, the same meaning"
+    assert embedded == [["embeddings:3.0", "Paris.", "Bananas.", "The city of Paris.", "It is Paris."]]
+    assert "a cosine of" in run(texts(20), "--embed", "encoder:2.0", "--least", "0.9999").output
+    assert embedded[-1][0] == "encoder:2.0"
+    assert "20 of 20 pairs differ" in run(texts(20), "--compare", "embedding", "--least", "0.9999").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--embed", "encoder"], r"the store has 1\.0, 2\.0 of encoder.*"),
+        (["--embed", "embeddings", "--compare", "text"], "--embed does not fit --compare text"),
+        (["--least", "0.5"], "--field and --least need --compare or --embed"),
+    ],
+)
+def test_what_cannot_embed_is_refused(
+    run: Callable[..., Result], embedded: list[list[str]], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        run(texts(10), *arguments)
+    assert embedded == []
+
+
+def test_digests_are_not_embedded_and_too_many_texts_are_refused(
+    run: Callable[..., Result], embedded: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SpecError, match=r"records have digests of texts only.*answers: true"):
+        run(texts(10, is_whole=False), "--embed", "embeddings")
+    monkeypatch.setattr("tsctl.archive.embedded.MOST_TEXTS", 3)
+    with pytest.raises(AnalysisError, match="4 texts differ, and a model embeds 3 of a comparison at most") as caught:
+        run(texts(10), "--embed", "embeddings")
+    assert caught.value.hint == "Give a shorter time with --hours."
+    assert embedded == []

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from handlers.contract import RUN_MODULE, RUN_SCRIPT
+from handlers.contract import FORK_SERVER_OFF, FORK_SERVER_VARIABLE, RUN_MODULE, RUN_SCRIPT
 from tsctl.nodes.torchserve.paths import NodePaths
 from tsctl.nodes.torchserve.process import write_worker_python
 
@@ -22,7 +22,7 @@ import torch
 main = sys.modules["__main__"]
 print(json.dumps({
     "argv": sys.argv, "path": sys.path[0], "name": __name__, "is_main": main.__dict__ is globals(),
-    "collects": gc.isenabled(), "was_collecting": torch.was_collecting,
+    "collects": gc.isenabled(), "was_collecting": getattr(torch, "was_collecting", "forked"),
 }))
 sys.exit(3)
 """
@@ -61,14 +61,20 @@ def test_a_module_runs_as_by_python_itself(folder: Path) -> None:
     assert plain["is_main"]
 
 
-def test_torchserves_worker_runs_as_by_python_itself(folder: Path) -> None:
+def test_torchserves_worker_runs_as_by_python_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [str(folder / "package" / "model_service_worker.py"), "--sock-type", "unix"]
     plain = said([sys.executable, *words], folder)
     assert plain.pop("was_collecting")
-    (folder / "node").mkdir()
-    for command in ([sys.executable, "-c", RUN_SCRIPT], [write_worker_python(NodePaths(folder / "node"))]):
+    paths = [NodePaths(folder / name) for name in ("alone", "forking")]
+    for path in paths:
+        path.folder.mkdir()
+    monkeypatch.setenv(FORK_SERVER_VARIABLE, FORK_SERVER_OFF)
+    alone = write_worker_python(paths[0])
+    monkeypatch.delenv(FORK_SERVER_VARIABLE)
+    forking = write_worker_python(paths[1])  # with the real torch, which is there before PYTHONPATH is known
+    for command, collected in (([sys.executable, "-c", RUN_SCRIPT], False), ([alone], False), ([forking], "forked")):
         quick = said([*command, *words], folder)
-        assert not quick.pop("was_collecting")
+        assert quick.pop("was_collecting") == collected
         assert quick == plain
     assert plain["path"] == str(folder / "package")
 

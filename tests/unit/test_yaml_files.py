@@ -177,3 +177,69 @@ def test_any_text_is_a_value_or_a_mistake(text: str) -> None:
     except YamlMistake:
         return
     json.dumps(value, allow_nan=False)
+
+
+#: What the tests below have in the environment.
+VARIABLES = {"HOST": "10.0.0.7", "WORKERS": "2", "EMPTY": "", "NAMES": "${HOST}", "SHOUT": "yes", "LINES": "a: b\nc"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("${WORKERS}", 2),
+        ("0${EMPTY}", 0),
+        ("${WORKERS}.5", 2.5),
+        ("'${WORKERS}'", "2"),
+        ('"${WORKERS}"', "2"),
+        ("!!str ${WORKERS}", "2"),
+        ("|-\n    at ${HOST}", "at 10.0.0.7"),
+        ("http://${HOST}:8080", "http://10.0.0.7:8080"),
+        ("[1, '${HOST}']", [1, "10.0.0.7"]),
+        ("[&a '${HOST}', *a]", ["10.0.0.7", "10.0.0.7"]),
+        ("${EMPTY}", None),
+        ("'${EMPTY}'", ""),
+        ("${MISSING:-3}", 3),
+        ("${EMPTY:-true}", True),
+        ("${HOST:-3}", "10.0.0.7"),
+        ("${MISSING:-}", None),
+        ("${MISSING:-http://h:80/a b}", "http://h:80/a b"),
+        ("$${HOST}", "${HOST}"),
+        ("a$$b$$$$", "a$b$$"),
+        ("$HOST costs $5 $", "$HOST costs $5 $"),
+        ("${NAMES}", "${HOST}"),
+        ("'${LINES}'", "a: b\nc"),
+    ],
+)
+def test_values_hold_variables(text: str, value: Any) -> None:
+    read = parse_yaml(f"a:\n  b: {text}".encode(), variables=VARIABLES)["a"]["b"]
+    assert read == value
+    assert isinstance(read, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a:\n  b: [1, '${NONE}']", r"^a\.b\.1: the environment has no variable NONE; set it, or write \$\{NAME\}"),
+        ("'${NONE}'", r"^the environment has no variable NONE"),
+        ("a: ${NONE}\nb: ${OTHER}", r"(?s)^a: the environment has no variable NONE.*\nb: .*no variable OTHER"),
+        ("a: ${}", r"^line 1, column 4: a: '\$\{\}' names no variable"),
+        ("a: ${HOST", r"a: '\$\{HOST' names no variable"),
+        ("a: ${1}", r"names no variable"),
+        ("a: ${HOST:?why}", r"names no variable; write \$\{NAME\}, \$\{NAME:-default\}, or \$\$ for a dollar"),
+        ("a: ${NONE:-${HOST}}", r"the default of NONE holds another name"),
+        ("${HOST}: 1", r"line 1, column 1: the key '\$\{HOST\}' holds a variable, which only values may"),
+        ("a: {'${HOST}': 1}", r"the key '\$\{HOST\}' holds a variable"),
+        ("a: {b: ${HOST}}", r"line 1.*between \{ \} or \[ \], \$\{NAME\} needs quotes"),
+        ("a: ${SHOUT}", r"line 1, column 4: yes is read in different ways"),
+    ],
+)
+def test_a_variable_that_cannot_be_replaced_is_told(text: str, message: str) -> None:
+    with pytest.raises(YamlMistake, match=message):
+        parse_yaml(text.encode(), variables=VARIABLES)
+
+
+def test_without_variables_a_name_is_text() -> None:
+    assert parse_yaml(b"${HOST}: $$ ${NONE}") == {"${HOST}": "$$ ${NONE}"}
+    with pytest.raises(YamlMistake) as caught:
+        parse_yaml(b"a: {b: ${HOST}}")
+    assert "needs quotes" not in str(caught.value)

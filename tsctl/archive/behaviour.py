@@ -1,7 +1,8 @@
 """Checks an archive's answers in the sandbox: golden samples, bad items, and neighbours in a batch.
 
 Rule: what was not compared is no pass. An archive that tsctl built needs a sample, and a golden answer for each. For a
-stock archive, which can hold neither, that is a warning; but a sample that it does not answer with 200 is a failure.
+stock archive, which can hold neither, that is a warning; but a sample that it does not answer with 200, or not with the
+golden answer that is kept beside it, is a failure.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 
 from handlers.contract import BINARY, JSON, PROBLEM_MEDIA_TYPE, Tolerance, difference
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check
-from tsctl.archive.container import GOLDEN, open_archive
+from tsctl.archive.container import GOLDEN
 from tsctl.archive.documents import parse_json
-from tsctl.archive.inspect import Facts, read_golden_answers
-from tsctl.archive.samples import media_type_of_file, read_samples
+from tsctl.archive.inspect import Facts
+from tsctl.archive.known import Known, difference_of, known, name_of
+from tsctl.archive.samples import media_type_of_file
 from tsctl.archive.trial import ItemAnswer, ItemRequest, Trial, run_probe
 from tsctl.errors import ArchiveError, printable
 
@@ -78,13 +80,12 @@ def behaviour_checks(
         folder: the unpacked archive.
         extra: request bodies to send besides the archive's own samples.
     """
-    with open_archive(path) as archive:
-        golden = read_golden_answers(archive)
+    found = known(path)
     samples = [
-        *own_samples(path, golden),
+        *own_samples(found),
         *(GoldenSample(file.name, _request(file, facts.serving.sample_types)) for file in extra),
     ]
-    comparison = comparison_check(samples, golden, facts.tolerance, facts.is_stock)
+    comparison = comparison_check(samples, found.answers, facts.tolerance, facts.is_stock)
     yield comparison
     if comparison.outcome == FAIL:
         return
@@ -102,12 +103,13 @@ def behaviour_checks(
         yield Check("answers", FAIL, "it gave other than one answer for each item")
         return
     for check in plan.judge(trial):
-        is_contract = check.outcome == FAIL and facts.is_stock and check.name != ANSWERED
+        is_contract = check.outcome == FAIL and facts.is_stock and not check.name.startswith(BINDING)
         yield Check(check.name, WARN, check.detail) if is_contract else check
 
 
-#: The name of the check that fails for stock archives too.
-ANSWERED = "samples are answered"
+ANSWERED, RIGHT = "samples are answered", "golden answers"
+#: What the names of those checks begin with that fail for stock archives too.
+BINDING = (ANSWERED, RIGHT)
 
 
 def comparison_check(
@@ -121,7 +123,7 @@ def comparison_check(
     if is_stock and not known:
         return Check(name, WARN, f"no golden answers: {len(samples)} answers are compared only with each other")
     own = {sample.name for sample in samples if sample.is_own}
-    if odd := sorted(own ^ golden.keys()):
+    if not is_stock and (odd := sorted(own ^ golden.keys())):
         return Check(name, FAIL, f"samples/ and {GOLDEN} do not match one to one: {', '.join(odd[:8])}")
     if not known:
         return Check(name, FAIL, f"{GOLDEN} has no answer, so none is compared")
@@ -189,8 +191,8 @@ class _Plan:
             full, backwards = next(answers), next(answers)[::-1]
             yield self._answered_check([*zip(self.samples, alone, strict=True), *zip(self._full(), full, strict=True)])
             if any(sample.has_golden for sample in self.samples):
-                yield self._golden_check("golden answers, alone", self.samples, alone)
-                yield self._golden_check(f"golden answers, in a batch of {self.size}", self._full(), full)
+                yield self._golden_check(f"{RIGHT}, alone", self.samples, alone)
+                yield self._golden_check(f"{RIGHT}, in a batch of {self.size}", self._full(), full)
             yield self._neighbour_check(alone, full, backwards)
         for bad in self.bad:
             yield _refusal_check(f"{bad.name} item", next(answers)[0], bad.statuses)
@@ -216,7 +218,9 @@ class _Plan:
 
     def _golden_check(self, name: str, samples: list[GoldenSample], answers: list[ItemAnswer]) -> Check:
         for sample, answer in zip(samples, answers, strict=True):
-            if sample.has_golden and (wrong := self._difference(answer, sample.golden)):
+            if sample.has_golden and (
+                wrong := difference_of(answer.status, answer.body, sample.golden, self.tolerance)
+            ):
                 return Check(name, FAIL, f"{sample.name}: {wrong}")
         return Check(name, PASS)
 
@@ -272,12 +276,11 @@ def _refusal_check(name: str, answer: ItemAnswer, statuses: tuple[int, ...]) -> 
     return Check(name, PASS, f"{answer.status}")
 
 
-def own_samples(path: Path, golden: Mapping[str, Any]) -> list[GoldenSample]:
-    """The archive's own samples, with their golden answers."""
+def own_samples(found: Known) -> list[GoldenSample]:
+    """The archive's own samples, or those that are kept beside it, with their golden answers."""
     return [
-        GoldenSample(name, ItemRequest(body, media_type), golden.get(name), name in golden, is_own=True)
-        for entry, body, media_type in read_samples(path)
-        for name in [entry.removeprefix("samples/")]
+        GoldenSample(name, ItemRequest(body, media_type), found.answers.get(name), name in found.answers, is_own=True)
+        for name, (_, body, media_type) in zip(map(name_of, found.samples), found.samples, strict=True)
     ]
 
 

@@ -30,6 +30,7 @@ from tsctl.archive.reference import make_reference, reference_data
 from tsctl.archive.samples import media_type_of_file, sample_types
 from tsctl.archive.sources import files_below, handlers_package, is_leaving
 from tsctl.archive.store import StoredArchive, list_archives, make_current, write_archive
+from tsctl.archive.team_modules import INIT, PACKAGE, is_blank, replaced, require_modules
 from tsctl.config.archive import MOST_TOKENS, ArchiveSpec, Serving, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
@@ -93,16 +94,20 @@ def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple
         names: None: every version of every model, but for those that are built on request.
 
     Raises:
-        SpecError: a name that no archive.yaml has.
+        SpecError: a name that no archive.yaml has, or, without names, an archive.yaml that has mistakes.
     """
-    folders = read_archive_folders(project)
+    folders, mistakes = sound_archive_folders(project)
+    if mistakes and names is None:
+        raise mistakes[0]
     every = {(model, version): found for model, found in folders.items() for version in found[1].versions}
-    if names is None and not every:
+    if names is None and not every and not list_archives(project):
         raise SpecError(f"no archives/*/archive.yaml in {project.root}", "See docs/writing-a-handler.md.")
     selected: dict[tuple[str, str], tuple[Path, ArchiveSpec]] = {}
     for name in [name for name, (_, spec) in folders.items() if not spec.on_request] if names is None else names:
         model, _, version = name.partition(":")
         matching = {pair: found for pair, found in every.items() if pair[0] == model and version in ("", pair[1])}
+        if not matching and mistakes:  # one of them may be the model's
+            raise SpecError("\n".join(mistake.message for mistake in mistakes), f"No other archive.yaml names {name}.")
         if not matching:
             raise SpecError(f"no archive.yaml names {name}", f"There are: {', '.join(map(':'.join, every)) or 'none'}.")
         selected |= matching
@@ -111,7 +116,7 @@ def select_versions(project: Project, names: Sequence[str] | None) -> dict[tuple
 
 def built_on_request(project: Project) -> list[str]:
     """The models that are built only where something names them."""
-    return [model for model, (_, spec) in read_archive_folders(project).items() if spec.on_request]
+    return [model for model, (_, spec) in sound_archive_folders(project)[0].items() if spec.on_request]
 
 
 def build_versions(project: Project, names: Sequence[str] | None, progress: Progress) -> list[Built]:
@@ -171,7 +176,7 @@ def assemble(
         ArchiveError: something that archive.yaml names is missing, or two sources claim one entry.
     """
     entries = _Entries()
-    entries.add_tree("handlers", handlers_package(), lambda name: name.endswith(".py"))
+    entries.add_core(handlers_package())
     entries.add(MANIFEST, _json(manifest(spec, version, _manifest_handler(folder, spec))))
     samples = _samples(folder, spec)
     entries.add(CONFIG, _config(folder, spec, version, samples))
@@ -181,12 +186,19 @@ def assemble(
         entries.add(GOLDEN, _golden(folder, spec, version, set(samples)))
     if spec.handler.endswith(".py"):
         entries.add(spec.handler, _required(folder, spec.handler))
-    elif f"{spec.handler.replace('.', '/')}.py" not in entries.by_name:
-        raise ArchiveError(f"handler {spec.handler}: the package handlers has no such module")
     for name in spec.files:
         entries.add_tree(name, _required(folder, name))
+    if not spec.handler.endswith(".py") and f"{spec.handler.replace('.', '/')}.py" not in entries.by_name:
+        raise ArchiveError(f"handler {spec.handler}: the package handlers has no such module, nor have `files`")
     if made is not None:
         entries.add_tree("", made, lambda name: name != KEY_FILE and not _is_below(name, spec.reference))
+    if "weights" in spec.model_fields_set and not any(_is_below(name, spec.weights) for name in entries.by_name):
+        if not (folder / spec.weights).exists():
+            raise ArchiveError(
+                f"weights: {spec.weights} is not in the archive {spec.model} {version}",
+                f"Have the recipe write it, or put it into {folder}.",
+            )
+        entries.add_tree(spec.weights, folder / spec.weights)
     generation = spec.serving(version).generation
     if generation and generation.chat_template and generation.chat_template not in entries.by_name:
         raise ArchiveError(
@@ -194,6 +206,7 @@ def assemble(
             "Name it under `files`, or have the recipe write it.",
         )
     require_packable(entries.by_name, folder)
+    require_modules(entries.by_name, entries.core, folder)
     if unsafe := check_names(entries.by_name):
         raise ArchiveError(
             f"{spec.model} {version} cannot be packed: {'; '.join(unsafe)}",
@@ -319,8 +332,17 @@ class _Entries:
 
     def __init__(self) -> None:
         self.by_name: dict[str, Content] = {}
+        self.core: frozenset[str] = frozenset()  # entries of the package handlers that tsctl brings
+
+    def add_core(self, package: Path) -> None:
+        self.add_tree(PACKAGE, package, lambda name: name.endswith(".py"))
+        self.core = frozenset(self.by_name)
 
     def add(self, name: str, content: Content) -> None:
+        if name in self.core and isinstance(content, Path):
+            if name == INIT and is_blank(content):
+                return  # a team's package beside the core's, whose module it is
+            raise replaced(name, content)
         if name in self.by_name:
             raise ArchiveError(f"two sources write the entry {name} of the archive", "Rename one of them.")
         self.by_name[name] = content
@@ -341,6 +363,8 @@ def _config(folder: Path, spec: ArchiveSpec, version: str, samples: Iterable[str
     config = model_config(spec, version)
     if types := sample_types(samples, spec.sample_types):
         config["serving"]["sample_types"] = types
+    if spec.embeddings:
+        config["serving"]["embeddings"] = True
     content = yaml.safe_dump(config, sort_keys=False).encode()
     if len(content) > MAX_CONFIG_BYTES:
         raise ArchiveError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,21 @@ def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> li
         trial = run_probe(unpacked, spec.serving(version).batch.size, [], golden=True)
     if trial.error:
         raise ArchiveError(f"{spec.model} {version} gives no golden answers: {trial.error}\n{trial.log}")
-    path = folder / spec.golden / f"{version}.json"
+    tolerance = contract.Tolerance(**tolerance_values(spec.serving(version)))
+    return write_answers(folder / spec.golden / f"{version}.json", trial.golden, tolerance)
+
+
+def write_answers(path: Path, answers: Mapping[str, Any], tolerance: contract.Tolerance) -> list[str]:
+    """Make these the golden answers of a file, rounded; one that is right already, within the tolerance, stays.
+
+    Returns:
+        The names of the samples whose answers changed beyond the tolerance, came or went; the file is left as it is
+        where there is none.
+    """
     before = read_golden(path)
-    tolerance = spec.serving(version).tolerance
-    after = {name: rounded(answer, tolerance) for name, answer in trial.golden.items()}
-    allowed = contract.Tolerance(**tolerance_values(spec.serving(version)))
+    after = {name: rounded(answer, tolerance) for name, answer in answers.items()}
     for name in before.keys() & after.keys():
-        if contract.difference(trial.golden[name], before[name], allowed) is None:
+        if contract.difference(answers[name], before[name], tolerance) is None:
             after[name] = before[name]  # the answer of another machine is right here too
     if after == before:
         return []
@@ -67,7 +76,7 @@ def read_golden(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def rounded(answer: Any, tolerance: Tolerance) -> Any:
+def rounded(answer: Any, tolerance: contract.Tolerance | Tolerance) -> Any:
     """The answer with its floats at SIGNIFICANT_DIGITS, and as they are where that would use up the tolerance.
 
     They stay floats, and so keep their tolerance.

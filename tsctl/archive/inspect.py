@@ -84,6 +84,7 @@ class Serving(_Document):
     compare: spec.Compare | None = None
     sample_types: spec.SampleTypes = {}
     generation: Generation | None = None  # of a text model
+    embeddings: bool = False
 
 
 class Config(_Document):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import tsctl
+from tsctl import CORE
 from tsctl.errors import ArchiveError
 
 #: Left behind by Python, desktops, editors, notebooks and version control.
@@ -40,15 +40,19 @@ def files_below(path: Path) -> dict[str, Path]:
 
 
 def handlers_package() -> Path:
-    """The folder of the package `handlers` beside this tsctl, not of another one of that name on PYTHONPATH.
+    """The folder of the package `handlers` that belongs to this tsctl, not of another one of that name.
 
     Raises:
-        ArchiveError: it is not there.
+        ArchiveError: it is not whole.
     """
-    folder = Path(tsctl.__file__).resolve().parents[1] / "handlers"
-    if not (folder / "base.py").is_file():
-        raise ArchiveError(f"the package 'handlers' is not installed beside tsctl, in {folder}", "Run 'make setup'.")
-    return folder
+    if not (CORE / "base.py").is_file():
+        raise ArchiveError(f"tsctl's package 'handlers' is not in {CORE}", "Install tsctl again.")
+    return CORE
+
+
+def core_program(module: str) -> list[str]:
+    """A file and its first argument, with which a Python runs `main` of a module of `handlers_package`."""
+    return [str(handlers_package() / "adapters" / "run.py"), module]
 
 
 def require_no_secret(path: Path, folder: Path) -> None:

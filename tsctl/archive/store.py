@@ -3,7 +3,8 @@
 An archive's name carries the first 12 digits of its digest. The current build of each version lies in `archives/store`,
 which a plain TorchServe loads whole, so no older build and nothing half-written may lie there. `archives/store/.builds`
 is the model store of tsctl's nodes: the older builds, and a link to each current one. A file that is copied into
-`archives/store` is taken in as the current build of its version, if it is what its name says.
+`archives/store` is taken in as the current build of its version, if it is what its name says; one of another name, such
+as resnet-18.mar, gets its name in the store then.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def list_archives(project: Project) -> list[StoredArchive]:
     """Every archive in the store, by name."""
     copied = [path for path in _unlinked(project) if not _reason_against(path)]
     for path in sorted(copied, key=lambda path: path.stat().st_mtime_ns):
-        make_current(project, archive_of(path))
+        make_current(project, archive_of(_named(path)))
     files = [path for path in sorted(project.store.glob("*.mar")) if path.is_file() and parse_name(path.name)]
     return [archive_of(project.published / path.name if path.is_symlink() else path) for path in files]
 
@@ -143,9 +144,20 @@ def strangers(project: Project) -> dict[str, str]:
     return {path.name: reason for path in _unlinked(project) if (reason := _reason_against(path))}
 
 
+def _named(path: Path) -> Path:
+    """The copied archive under its name in the store."""
+    if parse_name(path.name):
+        return path
+    return path.replace(path.with_name(store_name(*require_readable(path), digest_of(path))))
+
+
 def _reason_against(path: Path) -> str:
+    """Why a copied file is not taken in; one that is still being copied cannot be read."""
     try:
-        require_whole(archive_of(path))
+        if parse_name(path.name):
+            require_whole(archive_of(path))
+        else:
+            require_readable(path)
     except ArchiveError as error:
         return error.summary
     return ""

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Base64Bytes, FailFast, TypeAdapter, ValidationError
 
+import tsctl
 from tsctl.archive.container import MANIFEST
 from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import Manifest
@@ -77,12 +78,12 @@ class ReferenceData:
 
 def scan_pickles(folder: Path, timeout_s: float = TIMEOUT_S) -> list[UnsafePickle]:
     """Unsafe imports of the pickles below a folder."""
-    handlers = handlers_package()
-    code = f"import sys; sys.path.insert(0, {str(handlers.parent)!r}); from tsctl.archive.pickles import main; main()"
+    package = Path(tsctl.__file__).resolve().parent
+    code = f"import sys; sys.path.insert(0, {str(package.parent)!r}); from tsctl.archive.pickles import main; main()"
     ended = run_confined(
         [sys.executable, "-I", "-c", code, str(folder.resolve())],
         folder.resolve(),
-        reads=[folder.resolve(), handlers, handlers.with_name("tsctl")],
+        reads=[folder.resolve(), handlers_package(), package],
         timeout_s=timeout_s,
     )
     if ended.status != 0:

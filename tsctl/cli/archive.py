@@ -8,19 +8,22 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.build import build_versions, built_on_request, select_versions, sound_archive_folders
-from tsctl.archive.golden import make_golden
+from tsctl.archive.build import built_on_request, sound_archive_folders
+from tsctl.archive.builds import Builds, build_all
 from tsctl.archive.inspect import inspect_archive
-from tsctl.archive.sandbox import why_open
-from tsctl.archive.store import find_archive, import_archive, list_archives, strangers
+from tsctl.archive.store import find_archive, list_archives, strangers
 from tsctl.archive.verify import verify as verify_archive
+from tsctl.cli import stock
 from tsctl.cli.options import Json, TrustPickles
-from tsctl.cli.output import plural, print_json, print_rows, print_table
+from tsctl.cli.output import error_json, plural, print_json, print_rows, print_table
 from tsctl.config.project import Project, find_project
 from tsctl.errors import ArchiveError, SpecError, printable
 from tsctl.host.progress import Progress
 
 app = typer.Typer(rich_markup_mode=None)
+app.command()(stock.add)
+app.command("import", hidden=True)(stock.add)  # its former name
+app.command()(stock.golden)
 
 #: `inspect` shows so many tensors of a file.
 SHOWN_TENSORS = 12
@@ -32,20 +35,51 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...
 
 @app.command()
 def build(names: Names = None, json: Json = False) -> None:
-    """Build archives into archives/store; the same inputs give the same bytes."""
+    """Build archives into archives/store; the same inputs give the same bytes.
+
+    One that cannot be built keeps no other from being built. Exit code 3 if an archive failed, 2 if only files
+    archive.yaml have mistakes.
+    """
     project = find_project()
-    built = build_versions(project, names or None, Progress())
+    builds = build_all(project, names or None, Progress())
     if json:
-        rows = [(*b.archive.key, b.archive.digest, str(b.archive.path), b.is_new) for b in built]
-        return print_rows(("model", "version", "digest", "path", "is_new"), rows, json)
-    for made in built:
+        print_json(_builds_json(builds))
+    else:
+        _print_builds(project, builds, names or [])
+    if error := builds.error:
+        raise error
+
+
+def _builds_json(builds: Builds) -> list[dict[str, object]]:
+    """A row for each version; one that failed has `error`, `hint` and `code`, and no digest and path."""
+    fine = {"error": None, "hint": None, "code": 0}
+    rows: list[dict[str, object]] = [
+        {
+            **dict(zip(("model", "version"), made.archive.key, strict=True)),
+            "digest": made.archive.digest,
+            "path": str(made.archive.path),
+            "is_new": made.is_new,
+            **fine,
+        }
+        for made in builds.built
+    ]
+    for failed in builds.failed:
+        nothing = {"digest": None, "path": None, "is_new": False}
+        rows.append({"model": failed.model, "version": failed.version, **nothing, **error_json(failed.error)})
+    return rows
+
+
+def _print_builds(project: Project, builds: Builds, names: list[str]) -> None:
+    for made in builds.built:
         for name in made.superseded:
             typer.echo(f"{name} is an older build of the same version; 'tsctl archive tidy' removes what nothing needs")
     _tell_strangers(project)
     for model in [] if names else built_on_request(project):
         typer.echo(f"{model} is built on request: tsctl archive build {model}")
-    if not any(made.is_new for made in built):
-        typer.echo(f"nothing to build: {plural(len(built), 'archive')} unchanged")
+    if builds.failed:
+        typer.echo(builds.summary)
+    elif not any(made.is_new for made in builds.built):
+        typer.echo(f"nothing to build: {plural(len(builds.built), 'archive')} unchanged")
 
 
 @app.command("list")
@@ -58,12 +92,6 @@ def list_stored(json: Json = False) -> None:
     ]
     print_rows(("model", "version", "digest", "current", "bytes"), rows, json)
     _tell_strangers(project)
-
-
-@app.command("import")
-def import_file(file: Annotated[Path, typer.Argument(metavar="FILE.mar")]) -> None:
-    """Copy an archive that was made elsewhere into archives/store, as the current one of its version."""
-    typer.echo(import_archive(find_project(), file).path.name)
 
 
 @app.command()
@@ -179,20 +207,6 @@ def _shown(value: object) -> str:
     """A value of an archive as it is printed; --json has all of it."""
     text = str(value)
     return printable(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...")
-
-
-@app.command()
-def golden(names: Names = None) -> None:
-    """Write the present answers to the samples as golden answers; review the difference before you commit it."""
-    progress = Progress()
-    if reason := why_open():
-        progress.line(f"the samples run with your rights and not in a sandbox: {reason}")
-    for (model, version), (folder, spec) in select_versions(find_project(), names or None).items():
-        with progress.step(f"golden answers of {model} {version}") as step:
-            changed = make_golden(folder, spec, version, step.note)
-            step.done(f"{plural(len(changed), 'answer')} changed" if changed else "unchanged")
-        for name in changed:
-            typer.echo(f"{model} {version} {name}")
 
 
 @app.command("try")

@@ -6,13 +6,15 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
 from tsctl.cli import top
 from tsctl.cli.capture import capture, replay
+from tsctl.cli.init import init, path
 from tsctl.cli.serve import serve
 from tsctl.errors import TsctlError
 
@@ -78,10 +80,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (top.up, top.down, top.status, top.plan, top.apply, serve, capture, replay):
+for command in (init, top.up, top.down, top.status, top.plan, top.apply, serve, capture, replay, path):
     app.command()(command)
 for name, (_, help_text) in NOUNS.items():
     app.add_typer(typer.Typer(cls=_Noun, help=help_text, no_args_is_help=True), name=name)
+
+#: The exit code of a command that was interrupted from the keyboard.
+INTERRUPTED = 130
 
 #: ClickException, the base of what a wrong command line raises; typer carries click inside itself and exports it not.
 _ClickException: Any = typer.BadParameter.__mro__[2]
@@ -96,33 +101,56 @@ def run_app(commands: typer.Typer, name: str, arguments: Sequence[str] = ()) -> 
     """Run any commands in the same way, and end the process.
 
     Nothing that they or their children write has wider rights than 0644, and a character that the terminal does not
-    have is written as its number.
+    have is written as its number. Where --json is among the arguments, an error is a JSON document as well, on standard
+    output (docs/scripting.md).
     """
+    given = [*arguments, *sys.argv[1:]]
+    as_json = "--json" in given[: given.index("--") if "--" in given else None]
     os.umask(os.umask(0o077) | 0o022)
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = commands(args=[*arguments, *sys.argv[1:]], prog_name=name, standalone_mode=False)
+        status = commands(args=given, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except TsctlError as error:
         typer.echo(f"error: {error.message}", err=True)
         if error.hint:
             typer.echo(f"       {error.hint}", err=True)
-        sys.exit(error.exit_code)
+        _end(error.exit_code, as_json, error.message, error.hint, error.document)
     except _ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        _end(error.exit_code, as_json, error.format_message(), "See --help.")
     except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # nobody reads the output any more
-            typer.echo(f"error: {_refusal(error)}", err=True)
-        _end_output()
-        sys.exit(1)
+        if isinstance(error, BrokenPipeError):  # nobody reads the output any more
+            _end_output()
+            sys.exit(1)
+        typer.echo(f"error: {_refusal(error)}", err=True)
+        _end(1, as_json, _refusal(error))
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("interrupted", err=True)
-        sys.exit(130)
+        _end(INTERRUPTED, as_json, "interrupted")
+    except Exception as error:
+        if as_json:
+            from tsctl.cli.output import print_failure
+
+            print_failure({"error": f"{type(error).__name__}: {error}", "hint": "This is a bug of tsctl.", "code": 1})
+        raise
+    if status == INTERRUPTED:  # typer makes it of a KeyboardInterrupt
+        _end(INTERRUPTED, as_json, "interrupted")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end(code: int, as_json: bool, message: str, hint: str = "", document: Mapping[str, Any] | None = None) -> NoReturn:
+    """End the process after an error, which is a JSON document as well where one was asked for and none was printed."""
+    if as_json:
+        from tsctl.cli.output import print_failure
+
+        with suppress(OSError):  # standard output may be what failed; the error was told on the other stream
+            print_failure({**(document or {}), "error": message, "hint": hint, "code": code})
+    _end_output()
+    sys.exit(code)
 
 
 def _open_closed_streams() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from tsctl.cli.records import Node, Source
 from tsctl.config.weights import parse_share, percent
 from tsctl.errors import AnalysisError, SpecError
 from tsctl.gateway import change
+
+if TYPE_CHECKING:
+    from tsctl.shadow.summaries import CompareOptions
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -56,9 +59,23 @@ def report(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option("--compare", help="label, top_k, number, vector, text or json; as the archive says if left out."),
+        typer.Option(
+            "--compare",
+            help="label, top_k, number, vector, text, tokens, length, json or embedding; the archive's if left out.",
+        ),
     ] = None,
-    field: Annotated[str | None, typer.Option("--field", help="Place of the value, with --compare.")] = None,
+    field: Annotated[str | None, typer.Option("--field", help="Place of the value, with --compare or --embed.")] = None,
+    embed: Annotated[
+        str | None,
+        typer.Option(
+            "--embed",
+            metavar="MODEL[:VERSION]",
+            help="Compare what texts are about, by the cosine of vectors from this archive of the store.",
+        ),
+    ] = None,
+    least: Annotated[
+        float | None, typer.Option("--least", min=-1, max=1, help="Share or cosine from which answers agree.")
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report with plots.")] = None,
     node: Node = None,
     source: Source = None,
@@ -70,20 +87,17 @@ def report(
     latencies side by side, and requests whose answers differ.
     """
     from tsctl.archive.comparator import comparator_in_store
+    from tsctl.archive.embedded import Embedder
     from tsctl.cli.output import print_json
     from tsctl.cli.records import places
     from tsctl.records.labels import truth
     from tsctl.records.pairs import WAIT_S, Versions, read_pairs, versions_compared
-    from tsctl.shadow.comparators import COMPARATORS, NotComparable
+    from tsctl.shadow.comparators import NotComparable
     from tsctl.shadow.report import compare_pairs
-    from tsctl.shadow.summaries import CompareOptions
     from tsctl.views.rollout.wording import when
     from tsctl.views.shadow.report import document, lines, render_report, write_report
 
-    if by is not None and by not in COMPARATORS:
-        raise SpecError(f"--compare {by}: must be one of {', '.join(COMPARATORS)}")
-    if field is not None and by is None:
-        raise SpecError("--field needs --compare", "Name the comparator as well.")
+    options = _compare_options(by, field, embed, least)
     project, deployment = open_deployment()
     policy, target = deployment.policy(model), deployment.models.get(model)
     limit = max_disagreement or (policy.shadow.max_disagreement if policy.shadow else MAX_DISAGREEMENT)
@@ -99,8 +113,8 @@ def report(
             f"Both versions need 'records' in archive.yaml; then: tsctl shadow set {model} VERSION --percent 20",
         )
     comparator = comparator_in_store(project, model, target.archive(stable) if target else stable)
-    if by is not None:
-        comparator = replace(comparator, options=CompareOptions(by=by, field=field))  # type: ignore[arg-type]
+    if options is not None:
+        comparator = replace(comparator, options=options)
     reading = read_pairs(
         read_from,
         Versions(model, stable, shadow),
@@ -112,6 +126,8 @@ def report(
         typer.echo(
             f"only the records until {when(reading.until_s)} were read: there are too many; see --hours", err=True
         )
+    if comparator.embeds:
+        comparator = Embedder(project).ready(comparator, reading.paired.compared, "Give a shorter time with --hours.")
     try:
         compared = compare_pairs(reading.paired, comparator, limit, policy.alpha)
     except NotComparable as error:
@@ -124,3 +140,25 @@ def report(
     typer.echo("\n".join(lines(compared, stable, shadow)))
     if html is not None:
         typer.echo(f"written to {html}")
+
+
+def _compare_options(
+    by: str | None, field: str | None, embed: str | None, least: float | None
+) -> CompareOptions | None:
+    """What the options of a command say; None: they leave it to the archive.
+
+    Raises:
+        SpecError: they do not fit together.
+    """
+    from tsctl.shadow.summaries import COMPARED_BY, EMBEDDING, CompareOptions
+
+    if by is not None and by not in COMPARED_BY:
+        raise SpecError(f"--compare {by}: must be one of {', '.join(COMPARED_BY)}")
+    if embed is not None and by not in (None, EMBEDDING):
+        raise SpecError(f"--embed does not fit --compare {by}", "Leave one of them out.")
+    if embed is None and by is None:
+        if field is not None or least is not None:
+            raise SpecError("--field and --least need --compare or --embed", "Name the comparator as well.")
+        return None
+    model = {} if embed is None else {"model": embed}
+    return CompareOptions(by=by or EMBEDDING, field=field, least=least, **model)  # type: ignore[arg-type]

@@ -92,7 +92,7 @@ def own_project(project: Project, folder: Path) -> Project:
     own.store.mkdir(parents=True)
     for source, target in (
         (project.config_properties, own.config_properties),
-        (project.root / "log4j2.xml", own.root / "log4j2.xml"),
+        (project.log_config, own.log_config),
     ):
         if source.is_file():
             shutil.copyfile(source, target)

@@ -124,11 +124,12 @@ class Records(SpecModel):
 class Compare(SpecModel):
     """How answers of two versions are compared; see docs/shadow.md."""
 
-    by: Literal["label", "top_k", "number", "vector", "text", "json", "tokens", "length"]
+    by: Literal["label", "top_k", "number", "vector", "text", "json", "tokens", "length", "embedding"]
     field: str | None = None  # place of the value in the answer, with dots; None: where a record has it
     k: Annotated[int, Field(ge=1, le=1000)] = 5  # classes of top_k
-    least: Annotated[float, Field(ge=-1, le=1)] | None = None  # share of top_k or tokens, or cosine of vector
+    least: Annotated[float, Field(ge=-1, le=1)] | None = None  # share of top_k or tokens; cosine of vector or embedding
     most: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a text that may be edited, or by which a length differs
+    model: Annotated[str, Field(min_length=1)] = "embeddings"  # of embedding: an archive in the store, or MODEL:VERSION
 
 
 class Generation(SpecModel):
@@ -262,6 +263,7 @@ class ArchiveSpec(Serving):
     samples: InsidePath = "samples"
     golden: InsidePath = "golden"
     sample_types: SampleTypes = {}  # media types of samples by suffixes, where Python's mimetypes knows none
+    embeddings: bool = False  # requests to /v1/embeddings are answered; the handler defines count_tokens
     on_request: bool = False  # built only where a command, a node or a deployment names it
     reference: InsidePath | None = None  # requests beside archive.yaml or in the recipe's output; docs/drift.md
     versions: Annotated[dict[ModelVersion, VersionSpec | None], Field(min_length=1)]
@@ -280,6 +282,8 @@ class ArchiveSpec(Serving):
                     f"version {version}: handler: {self.handler} "
                     + ("needs generation, at least as generation: {}" if is_text_handler else "excludes generation")
                 )
+        if self.embeddings and any(self.serving(version).generation for version in self.versions):
+            raise ValueError("embeddings is not for text models, which have generation: leave it out")
         if self.reference is not None and any(self.serving(version).generation for version in self.versions):
             raise ValueError("reference is not for text models, which have generation: leave it out")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from handlers.contract import MOST_WORKERS
+from tsctl.config.environment import names
 from tsctl.config.monitoring import MonitoringSpec, Objectives
 from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
@@ -292,5 +294,18 @@ class DeploymentSpec(SpecModel):
 
 
 def read_deployment(path: Path) -> DeploymentSpec:
-    """`deployment.yaml` as a DeploymentSpec; SpecError names every mistake."""
-    return read_spec(path, DeploymentSpec)
+    """`deployment.yaml` as a DeploymentSpec, with `${NAME}` replaced by variables of this process's environment.
+
+    Raises:
+        SpecError: it names every mistake, and every variable that is missing.
+    """
+    return read_spec(path, DeploymentSpec, os.environ)
+
+
+def variables_of(path: Path) -> dict[str, str]:
+    """The variables of this process's environment that `deployment.yaml` names: a process that reads it needs them."""
+    try:
+        text = path.read_text("utf-8", errors="replace")
+    except OSError:
+        return {}  # whoever reads the file says what is wrong
+    return {name: os.environ[name] for name in names(text) if name in os.environ}

@@ -12,12 +12,14 @@ BUILDS = ".builds"
 
 
 class Project:
-    """A folder that holds `deployment.yaml`, `config.properties` and `archives/`."""
+    """A folder that holds `deployment.yaml` and `archives/`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.deployment = root / "deployment.yaml"
+        #: Settings of TorchServe nodes and of their logs, where they are not tsctl's own.
         self.config_properties = root / "config.properties"
+        self.log_config = root / "log4j2.xml"
         self.archives = root / "archives"
         #: What a plain TorchServe loads: the current build of each version, and nothing else.
         self.published = self.archives / "store"
@@ -32,6 +34,14 @@ class Project:
             return str(path.resolve().relative_to(self.root.resolve()))
         except ValueError:
             return str(path)
+
+
+def project_of_archive(path: Path) -> Project | None:
+    """The project in whose store an archive lies; None where it lies elsewhere."""
+    folder = path.absolute().parent
+    published = folder.parent if folder.name == BUILDS else folder
+    project = Project(published.parent.parent)
+    return project if project.published == published else None
 
 
 def find_project(start: Path | None = None) -> Project:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
@@ -75,20 +76,23 @@ MOST_MISTAKES = 30
 Spec = TypeVar("Spec", bound=SpecModel)
 
 
-def read_spec(path: Path, model: type[Spec]) -> Spec:
+def read_spec(path: Path, model: type[Spec], variables: Mapping[str, str] | None = None) -> Spec:
     """The file's content as `model`.
+
+    Args:
+        variables: replace `${NAME}` in its values; None: nothing is replaced.
 
     Raises:
         SpecError: the file is missing, is not YAML, or does not fit; the message has one line per mistake.
     """
     try:
-        content = read_yaml(path)
+        content = read_yaml(path, variables)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
     except YamlMistake as error:
-        raise SpecError(f"{path}: {error}") from error
+        raise SpecError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from error
     if not isinstance(content, dict):
         value = "nothing" if content is None else _shortened(content)
         raise SpecError(f"{path}: expected a mapping of keys to values, got {value}")

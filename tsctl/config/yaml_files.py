@@ -9,11 +9,13 @@ from __future__ import annotations
 import codecs
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tsctl.config.environment import FORMS, Unset, has_names, substitute
 
 MAX_BYTES = 8 << 20
 MAX_DEPTH = 45  # TorchServe's reader takes 50, and settings lie deeper in model-config.yaml than in archive.yaml
@@ -41,7 +43,10 @@ _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)")
 
 
 class YamlMistake(ValueError):
-    """The text is no YAML, or exceeds a bound; the message begins with line and column."""
+    """The text is no YAML, or exceeds a bound; the message begins with line and column.
+
+    It has a line for each mistake, where several are known.
+    """
 
 
 class WrittenFloat(float):
@@ -58,7 +63,7 @@ class WrittenFloat(float):
         return self.text
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, variables: Mapping[str, str] | None = None) -> Any:
     """The content of the file, as `parse_yaml` reads it.
 
     Raises:
@@ -66,18 +71,20 @@ def read_yaml(path: Path) -> Any:
         YamlMistake: see `parse_yaml`.
     """
     with path.open("rb") as file:
-        return parse_yaml(file.read(MAX_BYTES + 1))
+        return parse_yaml(file.read(MAX_BYTES + 1), variables=variables)
 
 
-def parse_yaml(content: bytes, exact: bool = True) -> Any:
+def parse_yaml(content: bytes, exact: bool = True, variables: Mapping[str, str] | None = None) -> Any:
     """The one document in `content`: UTF-8, with or without a byte order mark.
 
     Args:
         exact: False reads words without quotes as YAML 1.1 does, for files that TorchServe reads; dates stay text.
+        variables: replace `${NAME}` in values, as `environment.py` says. A value without quotes is read as YAML
+            afterwards, so it can become a number; one with quotes stays text. None: `${NAME}` is text like any other.
 
     Raises:
         YamlMistake: it is no YAML, is too large, too deep, refers to itself, has a key twice or a tag other than !!str,
-            or holds a word or a number that is not exact.
+            holds a word or a number that is not exact, or names variables that are not set.
     """
     if len(content) > MAX_BYTES:
         raise YamlMistake(f"has more than {MAX_BYTES >> 20} MiB")
@@ -86,19 +93,29 @@ def parse_yaml(content: bytes, exact: bool = True) -> Any:
     except UnicodeDecodeError as error:
         raise YamlMistake(f"cannot be read as UTF-8: byte {error.start} is {content[error.start]:#04x}") from None
     try:
-        return _Builder(yaml.parse(text, Loader=_LOADER), exact).document()
+        return _Builder(yaml.parse(text, Loader=_LOADER), exact, variables).document()
     except yaml.MarkedYAMLError as error:
-        raise _mistake(error.problem or "is no YAML", error.problem_mark) from None
+        problem = error.problem or "is no YAML"
+        if variables is not None and error.problem_mark and "${" in _line(text, error.problem_mark.line):
+            problem += '; between { } or [ ], ${NAME} needs quotes, as in {host: "${NAME}"}, and is text then'
+        raise _mistake(problem, error.problem_mark) from None
     except yaml.YAMLError as error:  # a character that no YAML may hold
         raise YamlMistake(" ".join(str(error).split())) from None
+
+
+def _line(text: str, number: int) -> str:
+    return next(iter(text.splitlines()[number : number + 1]), "")
 
 
 class _Builder:
     """Makes a value of the parser's events, which come one by one, so that every bound holds while it reads."""
 
-    def __init__(self, events: Iterator[Any], exact: bool) -> None:
+    def __init__(self, events: Iterator[Any], exact: bool, variables: Mapping[str, str] | None) -> None:
         self._events = events
         self._exact = exact
+        self._variables = variables
+        self._place: list[str] = []  # the keys down to the value that is read
+        self._unset: list[str] = []  # one line for each variable that is missing
         self._anchors: dict[str, tuple[Any, int, int]] = {}  # the value, the number of values in it, its levels
         self._count = 0
         self._deepest = 0
@@ -111,6 +128,8 @@ class _Builder:
         next(self._events)  # the document's end
         if not isinstance(after := next(self._events), yaml.StreamEndEvent):
             raise _mistake("a second document begins here", after.start_mark)
+        if self._unset:
+            raise YamlMistake("\n".join(self._unset))
         return value
 
     def _value(self, event: Any, depth: int) -> Any:
@@ -123,8 +142,9 @@ class _Builder:
             self._count += size
             self._deepest += levels
         elif isinstance(event, yaml.ScalarEvent):
-            value = self._scalar(event)
-            self._count += len(event.value) // 32
+            text = self._text(event)
+            value = self._scalar(event, text)
+            self._count += len(text) // 32
         elif event.tag:
             raise _mistake(f"the tag {event.tag!r} is not allowed", event.start_mark)
         elif depth < MAX_DEPTH:
@@ -141,9 +161,11 @@ class _Builder:
         return value
 
     def _sequence(self, depth: int) -> list[Any]:
-        values = []
+        values: list[Any] = []
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            self._place.append(str(len(values)))
             values.append(self._value(event, depth))
+            self._place.pop()
         return values
 
     def _mapping(self, depth: int) -> dict[Any, Any]:
@@ -153,13 +175,23 @@ class _Builder:
             if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == _MERGE:
                 merged = {**self._merge(next(self._events), depth), **merged}
                 continue
-            key = self._value(event, depth)
-            if isinstance(key, list | dict):
-                raise _mistake("a key must be one word or number", event.start_mark)
+            key = self._key(event, depth)
             if key in own:
                 raise _mistake(f"the key {key!r} is a duplicate", event.start_mark)
+            self._place.append(str(key))
             own[key] = self._value(next(self._events), depth)
+            self._place.pop()
         return {**merged, **own}
+
+    def _key(self, event: Any, depth: int) -> Any:
+        variables, self._variables = self._variables, None  # a key is read as it is written
+        key = self._value(event, depth)
+        self._variables = variables
+        if isinstance(key, list | dict):
+            raise _mistake("a key must be one word or number", event.start_mark)
+        if variables is not None and isinstance(key, str) and has_names(key):
+            raise _mistake(f"the key {key!r} holds a variable, which only values may", event.start_mark)
+        return key
 
     def _merge(self, event: Any, depth: int) -> dict[Any, Any]:
         value = self._value(event, depth)
@@ -170,8 +202,23 @@ class _Builder:
             merged = {**part, **merged}
         return merged
 
-    def _scalar(self, event: Any) -> Any:
+    def _text(self, event: Any) -> str:
+        """The scalar with its variables replaced; a missing one is noted, and the rest is read on."""
         text: str = event.value
+        if self._variables is None or "$" not in text:
+            return text
+        try:
+            return substitute(text, self._variables)
+        except Unset as missing:
+            self._unset.append(f"{self._where()}the environment has no variable {missing}; set it, or write {FORMS}")
+            return text
+        except ValueError as error:
+            raise _mistake(f"{self._where()}{error}", event.start_mark) from None
+
+    def _where(self) -> str:
+        return f"{'.'.join(self._place)}: " if self._place else ""
+
+    def _scalar(self, event: Any, text: str) -> Any:
         if "\0" in text or (not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)):
             raise _mistake("holds a character that no file name or message can hold", event.start_mark)
         if event.tag not in (None, _STRING):

@@ -37,6 +37,7 @@ class Register:
     archive: str
     workers: int
     nodes: tuple[str, ...]
+    lacks_golden: bool = False  # nothing says which of its answers are right
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Replace(_OnNodes[ObservedVersion]):
     kind: ClassVar[str] = "replace"
     archive: str
     workers: int
+    lacks_golden: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ def title(change: Change) -> str:
     """The change in progress, for people."""
     match change:
         case Register():
-            return f"registering {change.model} {change.version}"
+            unchecked = ", which has no golden answers" if change.lacks_golden else ""
+            return f"registering {change.model} {change.version}{unchecked}"
         case Replace():
             return f"replacing {change.model} {change.version}"
         case Scale():

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from tsctl.archive.container import digest_of, open_archive
 from tsctl.archive.inspect import read_facts
+from tsctl.archive.known import lacks_golden
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, archive_of, find_archive, list_archives
 from tsctl.config.deployment import DeploymentSpec, ModelTarget
 from tsctl.config.project import Project
@@ -69,7 +70,15 @@ def _wanted(project: Project, target: ModelTarget, version: str, built: list[Sto
         pin,
         _workers_inside(chosen) if workers is None else workers,
         tuple(archive.path.name for archive in built if archive != chosen),
+        lacks_golden=_lacks_golden(chosen),
     )
+
+
+def _lacks_golden(archive: StoredArchive) -> bool:
+    try:
+        return lacks_golden(archive.path)
+    except ArchiveError:  # whoever registers it says why it cannot be read
+        return False
 
 
 def _impossible(project: Project, model: str, wanted: WantedVersion, on: Sequence[Node]) -> Iterator[tuple[str, str]]:

@@ -92,7 +92,8 @@ def _register(model: WantedModel, actual: Actual) -> Iterator[Register]:
             and not node.version(model.model, version.version)
         )
         if nodes and version.archive is not None:
-            yield Register(model.model, version.version, version.archive, version.workers or 1, nodes)
+            workers = version.workers or 1
+            yield Register(model.model, version.version, version.archive, workers, nodes, version.lacks_golden)
 
 
 def _replace(model: WantedModel, actual: Actual) -> Iterator[Replace]:
@@ -100,7 +101,8 @@ def _replace(model: WantedModel, actual: Actual) -> Iterator[Replace]:
         on = actual.on(model.model, version.version)
         before = {node: was for node, was in on.items() if version.is_on(node) and not fits(version, was)}
         if before and version.archive is not None:
-            yield Replace(model.model, version.version, before, version.archive, version.workers or 1)
+            workers = version.workers or 1
+            yield Replace(model.model, version.version, before, version.archive, workers, version.lacks_golden)
 
 
 def _scale(model: WantedModel, actual: Actual) -> Iterator[Scale]:

@@ -28,6 +28,7 @@ class WantedVersion:
     source: str = ""  # the version whose archive it serves; empty: its own
     nodes: tuple[str, ...] | None = None  # that are to serve it; None: every node
     impossible: Mapping[str, str] = field(default_factory=dict)  # why a node that is to serve it never can, by node
+    lacks_golden: bool = False  # nothing says which of its answers are right
 
     def is_on(self, node: str) -> bool:
         """Whether the node is to serve it."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tsctl.archive.build import build_shown, sound_archive_folders
-from tsctl.archive.samples import read_samples
+from tsctl.archive.known import known
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.changes import PlanOptions
@@ -145,7 +145,7 @@ def _ask(project: Project, node: Node, observed: ObservedNode, model: str, versi
     state = observed.version(model, version)
     archive = project.store / state.archive if state is not None and state.is_ready else None
     try:
-        samples = read_samples(archive) if archive is not None and archive.is_file() else []
+        samples = known(archive).samples if archive is not None and archive.is_file() else ()
     except ArchiveError as error:
         return result.fail(node.name, error.message)
     for name, body, media_type in samples[:1]:

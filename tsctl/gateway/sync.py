@@ -43,7 +43,7 @@ DEFAULT_QUEUE = 1000
 DEFAULT_RESPONSE_S = 120
 #: The engine of nodes that serve stock archives.
 TORCHSERVE = "torchserve"
-#: Archives with this handler answer /v1/embeddings.
+#: Archives with this handler answer /v1/embeddings, as do those that say so.
 EMBEDDING_HANDLER = "handlers.embedding"
 
 
@@ -224,7 +224,8 @@ def read_offer(path: Path, changed_ns: int, size: int) -> Offer | None:
     answer_s = float(facts.integer("responseTimeout") or DEFAULT_RESPONSE_S)
     if (generation := facts.serving.generation) is not None:
         return Offer(TEXT, min(generation.first_token_s or answer_s, answer_s), answer_s)
-    return Offer(EMBEDDINGS, answer_s, answer_s) if facts.handler == EMBEDDING_HANDLER else None
+    gives_embeddings = facts.serving.embeddings or facts.handler == EMBEDDING_HANDLER
+    return Offer(EMBEDDINGS, answer_s, answer_s) if gives_embeddings else None
 
 
 def _queue(archive: Path) -> int:

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import psutil
 
+from handlers.contract import FORK_SERVER_VARIABLE
 from tsctl.errors import NodeError
 from tsctl.host.wait import wait_until
 
@@ -28,7 +29,7 @@ NICE_TRIES, NICE_PAUSE_S = 20, 0.1
 #: Without PYTHONPATH, whose packages would come before an archive's own.
 INHERITED = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", FORK_SERVER_VARIABLE,
 )  # fmt: skip
 
 

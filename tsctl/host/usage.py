@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -26,13 +27,26 @@ class Memory:
 
 
 def process_tree(roots: Iterable[int]) -> list[int]:
-    """The pids of these processes and of their descendants, each once; without those that have ended."""
+    """The pids of these processes and of their descendants, each once; without those that have ended.
+
+    Of one that leads a session, as that of a node does, the rest of its session too: forked workers are no children of
+    TorchServe.
+    """
     pids: dict[int, None] = {}
     for root in roots:
         with suppress(psutil.Error):
             process = psutil.Process(root)
             pids.update(dict.fromkeys([root, *(child.pid for child in process.children(recursive=True))]))
+            if _session_of(root) == root:
+                pids.update(dict.fromkeys(pid for pid in psutil.pids() if _session_of(pid) == root))
     return list(pids)
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from tsctl.config.deployment import DeploymentSpec
+from tsctl.config.deployment import DeploymentSpec, variables_of
 from tsctl.config.project import PROJECT_VARIABLE, Project
 from tsctl.errors import NodeError, SpecError
 from tsctl.gateway.files import record_process, recorded, running_pid
@@ -202,7 +202,8 @@ def _start(project: Project, files: MonitoringFiles, server: Server) -> None:
         )
     log = files.log(server.name)
     keep_short(log, LOG_BYTES)
-    environment = {**inherited(os.environ), PROJECT_VARIABLE: str(project.root)}
+    named = variables_of(project.deployment) if server.name == EXPORTER else {}
+    environment = {**named, **inherited(os.environ), PROJECT_VARIABLE: str(project.root)}
     with open_log(log) as output:
         process = spawn(server.command, files.folder, environment, output, umask=0o077)
     record_process(files.record(server.name), process.pid)

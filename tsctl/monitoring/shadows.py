@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tsctl.archive.comparator import comparator_in_store
+from tsctl.archive.embedded import Embedder
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.gateway.state import open_gateway, traffic_in_force
@@ -21,6 +22,8 @@ from tsctl.shadow.summaries import SummaryComparator
 
 #: The rates are those of so many seconds; records are read again after so many.
 WINDOW_S, READ_S = 3600.0, 15.0
+#: Where a model embeds texts: a reading has the pairs of so many seconds.
+EMBED_READ_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class FollowedShadows:
     def __init__(self, project: Project, clock: Callable[[], float] = time.time) -> None:
         self._project = project
         self._clock = clock
+        self._embedder = Embedder(project)
         self._shadows: dict[str, _Shadow] = {}
 
     def read(self, deployment: DeploymentSpec) -> Iterator[FollowedShadow]:
@@ -105,13 +109,23 @@ class FollowedShadows:
             if shadow is None or shadow.versions != versions:
                 shadow = self._shadows[name] = _Shadow(versions, until_s - WINDOW_S)
             if until_s - shadow.until_s >= READ_S:
-                places = places_of(open_nodes(self._project, deployment), None)
-                reading = read_pairs(places, versions, shadow.until_s, until_s)
-                target = deployment.models.get(name)
-                archive = target.archive(versions.stable) if target else versions.stable
-                comparator = comparator_in_store(self._project, name, archive)
-                shadow.add(part_of(reading.paired, comparator, reading.until_s))
+                self._read(shadow, deployment, until_s)
             yield shadow.now
+
+    def _read(self, shadow: _Shadow, deployment: DeploymentSpec, until_s: float) -> None:
+        """Add the pairs until then; where a model embeds texts, of the last EMBED_READ_S, and at most as often."""
+        versions, since_s = shadow.versions, shadow.until_s
+        target = deployment.models.get(versions.model)
+        archive = target.archive(versions.stable) if target else versions.stable
+        comparator = comparator_in_store(self._project, versions.model, archive)
+        if comparator.embeds:
+            if until_s - since_s < EMBED_READ_S:
+                return
+            since_s = until_s - EMBED_READ_S
+        places = places_of(open_nodes(self._project, deployment), None)
+        reading = read_pairs(places, versions, since_s, until_s)
+        comparator = self._embedder.ready(comparator, reading.paired.compared)
+        shadow.add(part_of(reading.paired, comparator, reading.until_s))
 
 
 def part_of(paired: Paired, comparator: SummaryComparator, until_s: float) -> Part:

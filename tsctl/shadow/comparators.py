@@ -59,7 +59,7 @@ class Label:
     field: str = "label"
 
     def __call__(self, stable: Any, other: Any) -> Comparison:
-        before, after = _wanted(stable, self.field, (str, int), "a label"), _value(other, self.field)
+        before, after = _wanted(stable, self.field, (str, int), "a label"), value_at(other, self.field)
         if type(before) is type(after) and before == after:
             return AGREES
         return Comparison(True, 1.0, f"expected {before!r}, got {after!r}")
@@ -80,10 +80,10 @@ class TopK:
     field: str = "probabilities"
 
     def __call__(self, stable: Any, other: Any) -> Comparison:
-        before = _best(_value(stable, self.field), self.k)
+        before = _best(value_at(stable, self.field), self.k)
         if not before:
             raise NotComparable(f"stable's answer has no scores in {self.field!r}: name their field, or compare labels")
-        after = _best(_value(other, self.field), self.k)
+        after = _best(value_at(other, self.field), self.k)
         missing = [label for label in before if label not in after]
         share = len(missing) / len(before)
         if 1 - share >= self.least - 1e-9:
@@ -99,7 +99,7 @@ class Number:
     field: str = ""
 
     def __call__(self, stable: Any, other: Any) -> Comparison:
-        before, after = float(_wanted(stable, self.field, (int, float), "a number")), _value(other, self.field)
+        before, after = float(_wanted(stable, self.field, (int, float), "a number")), value_at(other, self.field)
         if not isinstance(after, int | float) or isinstance(after, bool):
             return Comparison(True, math.inf, f"expected a number, got {after!r}")
         if self.tolerance.holds(float(after), before):
@@ -120,12 +120,12 @@ class Vector:
     field: str = ""
 
     def __call__(self, stable: Any, other: Any) -> Comparison:
-        before, after = _numbers(_value(stable, self.field)), _numbers(_value(other, self.field))
+        before, after = _numbers(value_at(stable, self.field)), _numbers(value_at(other, self.field))
         if before is None:
             raise NotComparable(f"stable's answer has no vector in {self.field!r}: name its field")
         if after is None or len(after) != len(before):
             return Comparison(True, math.inf, f"expected a vector of {len(before)} numbers")
-        cosine = _cosine(before, after)
+        cosine = cosine_of(before, after)
         if cosine >= self.least:
             return Comparison(False, 1 - cosine)
         return Comparison(True, 1 - cosine, f"a cosine of {cosine:.4f}, at least {self.least:g} is expected")
@@ -143,7 +143,7 @@ class Text:
     field: str = ""
 
     def __call__(self, stable: Any, other: Any) -> Comparison:
-        before, after = _wanted(stable, self.field, (str,), "a text"), _value(other, self.field)
+        before, after = _wanted(stable, self.field, (str,), "a text"), value_at(other, self.field)
         if before == after:
             return AGREES
         if not isinstance(after, str):
@@ -169,7 +169,7 @@ class Tokens:
     least: float = 1.0
 
     def __call__(self, stable: Any, other: Any) -> Comparison:
-        before, after = _texts(stable), _texts(other)
+        before, after = texts_of_answer(stable), texts_of_answer(other)
         if before is None:
             raise NotComparable(f"stable's answer has no texts of a language model: {stable!r:.80}")
         if after is None or len(after) != len(before):
@@ -207,7 +207,7 @@ class Length:
     field: str = "answer_tokens"
 
     def __call__(self, stable: Any, other: Any) -> Comparison:
-        before, after = _wanted(stable, self.field, (int, float), "a number"), _value(other, self.field)
+        before, after = _wanted(stable, self.field, (int, float), "a number"), value_at(other, self.field)
         if not isinstance(after, int | float) or isinstance(after, bool):
             return Comparison(True, math.inf, f"expected a number of tokens, got {after!r}")
         longest = max(before, after)
@@ -233,14 +233,14 @@ def comparator_for(answer: Any, tolerance: Tolerance) -> Comparator:
     return Json(tolerance)
 
 
-def _value(answer: Any, field: str) -> Any:
+def value_at(answer: Any, field: str) -> Any:
     """The value at a path with dots; None where the answer has none."""
     for key in field.split(".") if field else ():
         answer = answer.get(key) if isinstance(answer, Mapping) else None
     return answer
 
 
-def _texts(answer: Any) -> list[tuple[list[str], str]] | None:
+def texts_of_answer(answer: Any) -> list[tuple[list[str], str]] | None:
     """Pieces and end of each text of a record, or of an answer of the OpenAI API; None where it is neither."""
     try:
         return texts_of(answer)
@@ -249,7 +249,7 @@ def _texts(answer: Any) -> list[tuple[list[str], str]] | None:
 
 
 def _wanted(stable: Any, field: str, types: tuple[type, ...], what: str) -> Any:
-    value = _value(stable, field)
+    value = value_at(stable, field)
     if isinstance(value, bool) or not isinstance(value, types):
         where = f"has no {what.split(' ', 1)[1]} in {field!r}" if field else f"is not {what}"
         raise NotComparable(f"stable's answer {where}: {stable!r:.80}; name its field, or another comparator")
@@ -280,7 +280,7 @@ def _numbers(value: Any) -> Sequence[float] | None:
     return value if all(isinstance(each, int | float) for each in value) else None
 
 
-def _cosine(first: Sequence[float], second: Sequence[float]) -> float:
+def cosine_of(first: Sequence[float], second: Sequence[float]) -> float:
     """1 for two zero vectors, 0 where one is zero or has a number that is not finite."""
     if not all(map(math.isfinite, (*first, *second))):
         return 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import ceil
@@ -54,6 +54,13 @@ class Paired:
 
     requests: Sequence[PairedRequest] = ()
     unpaired: Mapping[Unpaired, int] = field(default_factory=dict)
+
+    @property
+    def compared(self) -> Iterator[tuple[Answer, Answer]]:
+        """Stable's answers, each with another one: the shadow's, or a second one of stable's own."""
+        for request in self.requests:
+            yield request.pair.stable, request.pair.shadow
+            yield from ((request.pair.stable, again) for again in request.repeats.values())
 
     @property
     def share(self) -> float | None:

@@ -6,9 +6,9 @@ digest. A comparator that needs more raises NotComparable, and says what to reco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from handlers.contract import Tolerance
 from tsctl.shadow.comparators import (
@@ -27,9 +27,14 @@ from tsctl.shadow.comparators import (
     Vector,
     comparator_for,
 )
+from tsctl.shadow.embedding import LEAST, Embedding, texts_to_embed
+from tsctl.shadow.pairing import Answer
 
 KEEP = "keep answers whole (records: {answers: true} in archive.yaml), or choose another comparator"
-By = Literal["label", "top_k", "number", "vector", "text", "json", "tokens", "length"]
+EMBEDDING = "embedding"
+By = Literal["label", "top_k", "number", "vector", "text", "json", "tokens", "length", "embedding"]
+#: All of them.
+COMPARED_BY: tuple[str, ...] = get_args(By)
 #: Of two vectors that are known by their sketches: the cosine, and how far their norms may lie apart, as a share.
 LEAST_COSINE, NORM_SHARE = 0.999, 0.01
 
@@ -74,8 +79,9 @@ class CompareOptions:
         by: None: by the label where answers have one, else everything within the tolerance.
         field: place of the value in the answer; None: where a record has it.
         k: of `top_k`.
-        least: share of `top_k` or `tokens`, or cosine of `vector`; None: the comparator's own.
+        least: share of `top_k` or `tokens`, or cosine of `vector` or `embedding`; None: the comparator's own.
         most: share of the characters of `text` that may be edited, or by which a `length` may differ.
+        model: of sentence embeddings, of `embedding`.
     """
 
     by: By | None = None
@@ -83,6 +89,7 @@ class CompareOptions:
     k: int = 5
     least: float | None = None
     most: float = 0.0
+    model: str = "embeddings"
 
 
 @dataclass(frozen=True)
@@ -91,10 +98,30 @@ class SummaryComparator:
 
     Args:
         tolerance: of numbers, the archive's.
+        vectors: of the texts that `to_embed` names; `embedding` alone needs them.
     """
 
     options: CompareOptions = CompareOptions()
     tolerance: Tolerance = DEFAULT_TOLERANCE
+    vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it needs vectors of the texts that it compares."""
+        return self.options.by == EMBEDDING
+
+    def with_vectors(self, vectors: Mapping[str, Sequence[float]]) -> SummaryComparator:
+        """The same, with these vectors of texts."""
+        return replace(self, vectors=vectors)
+
+    def to_embed(self, pairs: Iterable[tuple[Answer, Answer]]) -> list[str]:
+        """The texts whose vectors it needs to compare these answers, each once."""
+        whole = (
+            (stable.value.answer, other.value.answer)
+            for stable, other in pairs
+            if stable.status == other.status == 200 and stable.value.is_whole and other.value.is_whole
+        )
+        return texts_to_embed(whole, self.options.field or "") if self.embeds else []
 
     def __call__(self, stable: Summary, other: Summary) -> Comparison:
         options = self.options
@@ -120,13 +147,22 @@ class SummaryComparator:
                 return self._text(stable, other)
             case "tokens":
                 raise NotComparable(f"tokens are compared in whole answers: {KEEP}")
+            case "embedding":
+                whose = "the shadow's" if stable.is_whole else "stable's"
+                raise NotComparable(
+                    f"{whose} records have digests of texts only, and a model embeds whole ones: {KEEP}"
+                )
             case "length":
                 return Length(options.most)({**stable.outputs}, {**other.outputs})
         return self._all(stable, other)
 
     def of_values(self) -> Comparator:
-        """The comparator of whole answers as JSON values; everything is compared where no comparator is named."""
-        options = self.options if self.options.by is not None else replace(self.options, by="json")
+        """The comparator of whole answers as JSON values.
+
+        Everything is compared where no comparator is named, and in place of `embedding`: no model is asked there.
+        """
+        is_left = self.options.by is None or self.embeds
+        options = replace(self.options, by="json") if is_left else self.options
         chosen = replace(self, options=options)
         return lambda stable, other: chosen._of_answers(stable)(stable, other)
 
@@ -150,6 +186,8 @@ class SummaryComparator:
                 return Tokens(1.0 if options.least is None else options.least)
             case "length":
                 return Length(options.most, place or "answer_tokens")
+            case "embedding":
+                return Embedding(self.vectors, LEAST if options.least is None else options.least, place or "")
         return comparator_for(stable, self.tolerance)
 
     def _label(self, stable: Summary, other: Summary) -> Comparison:

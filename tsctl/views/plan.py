@@ -27,6 +27,9 @@ SIGNS = {
     "?": ("cyan", "not in deployment.yaml"),
 }
 
+#: What the JSON says of a change, beside its steps.
+SETTINGS = ("archive", "workers", "weights", "lacks_golden")
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -47,7 +50,22 @@ def render_plan(plan: Plan) -> Text:
         models.setdefault(model, Text.assemble((heading, "bold"))).append(f"\n  {text}", SIGNS[sign][0])
     parts = [Text("\n\n").join(models.values())] if models else []
     parts += [Text(f"! {unavailable.place}: {unavailable.reason}", "bold red") for unavailable in plan.unavailable]
+    parts += [Text(line, "yellow") for line in _unchecked(plan)]
     return Text("\n").join([*parts, Text(f"\n{summary(plan)}" if parts else summary(plan))])
+
+
+def _unchecked(plan: Plan) -> Iterator[str]:
+    """What is registered though nothing says which of its answers are right, and how to record them."""
+    lacking = [
+        f"{change.model}:{change.version}"
+        for change in plan.changes
+        if isinstance(change, changes.Register | changes.Replace) and change.lacks_golden
+    ]
+    if lacking:
+        yield (
+            f"\nno golden answers: {', '.join(lacking)}. Put requests into archives/<model>/samples, and then:"
+            f" tsctl archive golden {' '.join(lacking)} [--from-node]"
+        )
 
 
 def summary(plan: Plan) -> str:
@@ -125,7 +143,7 @@ def effects(change: Change) -> list[Effect]:
 
 
 def _archive(change: changes.Register | changes.Replace) -> str:
-    return f"{change.archive}, {workers_text(change.workers)}"
+    return f"{change.archive}, {workers_text(change.workers)}{', no golden answers' if change.lacks_golden else ''}"
 
 
 def _named(subject: Change | Refusal | Unmanaged) -> dict[str, str | None]:
@@ -134,7 +152,7 @@ def _named(subject: Change | Refusal | Unmanaged) -> dict[str, str | None]:
 
 def change_json(change: Change) -> dict[str, Any]:
     """One change for machines; `steps` has a line for each place."""
-    settings = {name: value for name, value in vars(change).items() if name in ("archive", "workers", "weights")}
+    settings = {name: value for name, value in vars(change).items() if name in SETTINGS}
     if isinstance(change, changes.SetWeights):
         settings["weights_before"] = dict(change.before.weights) if change.before else None
     return {"kind": change.kind, **_named(change), **settings, "steps": [asdict(effect) for effect in effects(change)]}

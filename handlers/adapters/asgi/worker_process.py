@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import subprocess
@@ -15,6 +16,13 @@ from typing import Any, cast
 from handlers.adapters.asgi.backlog import Waiting
 from handlers.adapters.asgi.frames import FORMAT, READY, REFUSED, MalformedFrame, Unpacker, read_report
 from handlers.contract import METRICS_FOLDER_VARIABLE, RUN_MODULE, WORKER_ENVIRONMENT, WORKER_PYTHON_VARIABLE
+from handlers.forks.client import Forked, NotForked, chosen_address, fork_worker, new_address
+
+logger = logging.getLogger(__name__)
+
+_CHILD = "handlers.adapters.asgi.child"
+#: Where the fork server of this process listens, from its first worker on.
+_OWN_SERVER = new_address()
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class WorkerProcess(asyncio.Protocol):
         self._events = events
         self._unpacker = Unpacker()
         self._transport: asyncio.WriteTransport
-        self._process: subprocess.Popen[bytes]
+        self._process: subprocess.Popen[bytes] | Forked
         self._timer: asyncio.TimerHandle | None = None
         self.is_overdue = False  # killed, because it was silent for too long
 
@@ -82,19 +90,10 @@ class WorkerProcess(asyncio.Protocol):
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [
-                os.environ.get(WORKER_PYTHON_VARIABLE) or sys.executable, "-c", RUN_MODULE,
-                "handlers.adapters.asgi.child", str(theirs.fileno()), str(self.number), version,
-            ]  # fmt: skip
+            module = [_CHILD, str(theirs.fileno()), str(self.number), version]
             try:
-                self._process = subprocess.Popen(
-                    command,
-                    cwd=folder,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=[theirs.fileno()],
+                self._process = await asyncio.to_thread(
+                    start_process, module, folder, environment, output, theirs.fileno()
                 )
             except BaseException:
                 ours.close()
@@ -177,6 +176,43 @@ class WorkerProcess(asyncio.Protocol):
     def _overdue(self) -> None:
         self.is_overdue = True
         self.kill()
+
+
+def start_process(
+    module: Sequence[str], folder: Path, environment: Mapping[str, str], output: int | None, connection: int
+) -> subprocess.Popen[bytes] | Forked:
+    """The process of a worker: forked, or else started.
+
+    Args:
+        module: that it runs, and the module's arguments.
+        connection: stays open there, under the same number.
+    """
+    python = os.environ.get(WORKER_PYTHON_VARIABLE) or sys.executable
+    if address := chosen_address(os.environ, _OWN_SERVER):
+        with Path(os.devnull).open("rb") as nothing:
+            files = {0: nothing.fileno(), 1: 1 if output is None else output, 2: 2 if output is None else output}
+            try:
+                return fork_worker(
+                    address,
+                    python,
+                    RUN_MODULE,
+                    module,
+                    folder=folder,
+                    environment=environment,
+                    files=files | {connection: connection},
+                    owner=os.getpid(),
+                )
+            except NotForked as reason:
+                logger.info("a worker imports torch by itself: %s", reason)
+    return subprocess.Popen(
+        [python, "-c", RUN_MODULE, *module],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        pass_fds=[connection],
+    )
 
 
 def worker_environment(metrics: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from handlers.contract import usable_cores
+from tsctl.config.deployment import variables_of
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Hangs
 from tsctl.gateway.envoy.render.clusters import with_quick_checks
@@ -171,9 +172,14 @@ def start_supervisor(gateway: Gateway) -> None:
     """Start the supervisor in the background, and record it."""
     with open_log(gateway.files.supervisor_log) as log:
         command = [sys.executable, "-m", "tsctl.gateway.envoy.supervisor"]
-        environment = {**inherited(os.environ), "TSCTL_PROJECT": str(gateway.project.root)}
-        process = spawn(command, gateway.project.root, environment, log, umask=0o077)
+        process = spawn(command, gateway.project.root, supervisor_environment(gateway), log, umask=0o077)
     record_process(gateway.files.supervisor_record, process.pid)
+
+
+def supervisor_environment(gateway: Gateway) -> dict[str, str]:
+    """The variables of the supervisor, with those that deployment.yaml names, because it reads that file."""
+    variables = {**variables_of(gateway.project.deployment), **inherited(os.environ)}
+    return {**variables, "TSCTL_PROJECT": str(gateway.project.root)}
 
 
 def end_supervisor(gateway: Gateway) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from handlers.contract import WORKER_PYTHON_VARIABLE
 from tsctl.archive.container import open_archive
 from tsctl.archive.inspect import read_facts
-from tsctl.archive.sources import handlers_package
+from tsctl.archive.sources import core_program
 from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec, BentomlSpec
 from tsctl.config.project import Project
@@ -18,9 +18,6 @@ from tsctl.host.files import make_folder
 from tsctl.nodes.environments import require_environment
 from tsctl.nodes.uvicorn import engine as uvicorn
 from tsctl.nodes.whole import unfit_text
-
-#: The program, in the package `handlers`; it finds that package by itself, and nothing else of this environment.
-PROGRAM = Path("adapters", "bentoml", "run_node.py")
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,8 @@ class BentomlNode(uvicorn.UvicornNode):
             "BENTOML_HOME": str(self.folder / "bentoml"),
             "BENTOML_DO_NOT_TRACK": "True",  # it would send its use to its makers
         }
-        return [str(environment.python), "-I", "-u", str(handlers_package() / PROGRAM)], variables
+        # nothing else of this environment is on its path
+        return [str(environment.python), "-I", "-u", *core_program("handlers.adapters.bentoml.node")], variables
 
     def cannot(self, archive: StoredArchive, version: str) -> str:
         with open_archive(archive.path) as content:

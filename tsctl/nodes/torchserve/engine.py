@@ -28,8 +28,8 @@ from tsctl.nodes.torchserve.client import READ_TIMEOUT_S, ManagementClient, Mana
 from tsctl.nodes.torchserve.heap import heap_bytes
 from tsctl.nodes.torchserve.node import Node
 from tsctl.nodes.torchserve.paths import NodePaths
-from tsctl.nodes.torchserve.properties import read_properties
 from tsctl.nodes.torchserve.served import last_served, read_pending
+from tsctl.nodes.torchserve.settings import node_defaults
 from tsctl.nodes.torchserve.tokens import read_tokens
 
 
@@ -177,7 +177,7 @@ def open_node(
     if not isinstance(spec, TorchServeSpec):
         raise TypeError(f"node {name} is of engine {spec.engine}. This is a bug.")
     paths = NodePaths(project.state / "nodes" / name)
-    properties = _properties(project)
+    properties = node_defaults(project)
     asks_tokens = properties.get("disable_token_authorization", "false").lower() != "true"
     key_file = project.root / spec.key_file if spec.key_file else paths.key_file if asks_tokens else None
     heap = heap_bytes(properties.get("vmargs", "").split(), memory_bytes())
@@ -193,11 +193,6 @@ def served_at_start(folder: Path) -> Iterator[str]:
     paths = NodePaths(folder)
     for entry in [*last_served(paths.snapshots), *read_pending(paths.pending_restore)]:
         yield entry.archive
-
-
-def _properties(project: Project) -> dict[str, str]:
-    path = project.config_properties
-    return read_properties(path) if path.is_file() else {}
 
 
 def _is_text(archive: StoredArchive) -> bool:

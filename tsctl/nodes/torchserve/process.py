@@ -20,6 +20,8 @@ from handlers.contract import (
     WORKER_ENVIRONMENT,
     usable_cores,
 )
+from handlers.forks.client import LAUNCH, chosen_address, new_address
+from tsctl import CORE
 from tsctl.archive.store import list_archives
 from tsctl.config.nodes import TorchServeSpec
 from tsctl.config.project import Project
@@ -38,9 +40,12 @@ from tsctl.nodes.process import (
 )
 from tsctl.nodes.torchserve.java import Java
 from tsctl.nodes.torchserve.paths import NodePaths
-from tsctl.nodes.torchserve.properties import jvm_arguments, node_properties, read_properties, render_properties
+from tsctl.nodes.torchserve.properties import jvm_arguments, node_properties, render_properties
+from tsctl.nodes.torchserve.settings import log_config, node_defaults
 
-CONFIG_COMMENT = "Written by tsctl at every start of this node; edit config.properties instead."
+CONFIG_COMMENT = (
+    "Written by tsctl at every start of this node; put what is to change into the project's config.properties."
+)
 
 
 def launch(project: Project, node: TorchServeSpec, paths: NodePaths, java: Java) -> subprocess.Popen[bytes]:
@@ -58,7 +63,7 @@ def launch(project: Project, node: TorchServeSpec, paths: NodePaths, java: Java)
     sweep(paths.folder)
     tmp = temporary_folder(paths.folder)
     empty_metrics(paths.metrics)
-    defaults = _defaults(project)
+    defaults = node_defaults(project)
     properties = node_properties(defaults, node, project.store, usable_cores())
     write_secret(paths.config, render_properties(properties, CONFIG_COMMENT))
     paths.key_file.unlink(missing_ok=True)
@@ -69,8 +74,7 @@ def launch(project: Project, node: TorchServeSpec, paths: NodePaths, java: Java)
 
 
 def _command(project: Project, paths: NodePaths, java: Java, defaults: Mapping[str, str], tmp: Path) -> list[str]:
-    log_config = project.root / "log4j2.xml"
-    jvm = jvm_arguments(defaults, log_config if log_config.is_file() else None)
+    jvm = jvm_arguments(defaults, log_config(project))
     return [
         str(java.path), f"-Dmodel_server_home={_torchserve_home()}", f"-Djava.io.tmpdir={tmp}", *jvm,
         "-cp", str(class_path()), "org.pytorch.serve.ModelServer",
@@ -79,11 +83,14 @@ def _command(project: Project, paths: NodePaths, java: Java, defaults: Mapping[s
 
 
 def write_worker_python(paths: NodePaths) -> str:
-    """A program that starts a worker by RUN_SCRIPT; this Python where no program can be run in the node's folder."""
-    python = shlex.quote(sys.executable)
+    """A program that starts a worker by RUN_SCRIPT, forked where that is possible; this Python where no program can be
+    run in the node's folder."""
+    python, start = shlex.quote(sys.executable), f"-c {shlex.quote(RUN_SCRIPT)}"
+    if address := chosen_address(os.environ, new_address()):
+        start = shlex.join(["-I", "-S", "-c", LAUNCH, str(CORE.parent), address, RUN_SCRIPT])
     program = (
         "#!/bin/sh\n# Written by tsctl at every start of this node, whose workers it starts.\n"
-        f'case "$1" in\n*/model_service_worker.py) exec {python} -c {shlex.quote(RUN_SCRIPT)} "$@" ;;\n'
+        f'case "$1" in\n*/model_service_worker.py) exec {python} {start} "$@" ;;\n'
         f'*) exec {python} "$@" ;;\nesac\n'
     )
     paths.worker_python.write_text(program)
@@ -138,12 +145,6 @@ def crash_report(paths: NodePaths) -> str:
     """The last lines that the JVM and TorchServe wrote before a node ended by itself."""
     started = paths.config.stat().st_mtime  # it is written at every start
     return last_lines((paths.console, paths.logs / "ts_log.log"), started)
-
-
-def _defaults(project: Project) -> dict[str, str]:
-    if not project.config_properties.is_file():
-        raise NodeError(f"no {project.config_properties}", "Copy config.properties from tsctl's repository.")
-    return read_properties(project.config_properties)
 
 
 def class_path() -> Path:

@@ -52,7 +52,7 @@ def node_properties(defaults: Mapping[str, str], node: TorchServeSpec, store: Pa
     """The properties that this node runs with.
 
     Args:
-        defaults: the project's config.properties.
+        defaults: of config.properties.
         store: the model store, absolute.
         cores: of the node; as many threads serve HTTP, where the defaults set no number. TorchServe's own default is
             twice as many, which on few cores only adds context switches (decision 0006).
@@ -76,13 +76,13 @@ def node_properties(defaults: Mapping[str, str], node: TorchServeSpec, store: Pa
     return {"number_of_netty_threads": str(max(2, cores)), **kept, **addresses}
 
 
-def jvm_arguments(defaults: Mapping[str, str], log_config: Path | None) -> list[str]:
+def jvm_arguments(defaults: Mapping[str, str], log_config: Path) -> list[str]:
     """The JVM's arguments: `vmargs` of config.properties, with the log configuration by its absolute path.
 
     The node's own log is a file that rotates, so nothing of it goes to the console as well.
     """
     arguments = [word for word in defaults.get("vmargs", "").split() if not word.startswith("-Dlog4j")]
-    return [*arguments, f"-Dlog4j2.configurationFile={log_config}", CONSOLE_OFF] if log_config else arguments
+    return [*arguments, f"-Dlog4j2.configurationFile={log_config}", CONSOLE_OFF]
 
 
 def _logical_lines(text: str) -> list[str]:

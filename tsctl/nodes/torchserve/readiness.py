@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tsctl.archive.samples import read_samples
+from tsctl.archive.known import difference_of, known, name_of
 from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
 from tsctl.host.process import started_ticks
@@ -117,10 +117,14 @@ def warm_up(node: Node, archive: StoredArchive, note: Note) -> Reply | None:
 
     Returns the last answer, or None for an archive without samples.
 
+    Workers of archives that tsctl built have compared their golden answers by then; for a stock archive that is done
+    here.
+
     Raises:
-        NodeError: a sample was not answered with 200.
+        NodeError: a sample was not answered with 200, or of a stock archive not with its golden answer.
     """
-    samples = read_samples(archive.path)
+    found = known(archive.path)
+    samples = found.samples
     least = LEAST_PER_WORKER * require_version(node, archive.model, archive.version).ready_workers
     begin = time.monotonic()
     last = None
@@ -136,6 +140,12 @@ def warm_up(node: Node, archive: StoredArchive, note: Note) -> Reply | None:
             raise NodeError(
                 f"{archive.model} {archive.version} on node {node.name} answered sample {name} with {last.status}:"
                 f" {last.body[:300].decode('utf-8', 'replace')}"
+            )
+        golden = found.answers.get(name_of(samples[count % len(samples)])) if found.is_kept else None
+        if golden is not None and (why := difference_of(last.status, last.body, golden, found.tolerance)):
+            raise NodeError(
+                f"{archive.model} {archive.version} on node {node.name} answers sample {name} wrongly: {why}",
+                f"If the new answer is right: tsctl archive golden {archive.model}:{archive.version}",
             )
     return last
 

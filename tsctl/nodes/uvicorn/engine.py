@@ -21,6 +21,7 @@ from handlers.contract import (
 )
 from tsctl.archive.container import digest_of, open_archive
 from tsctl.archive.inspect import read_facts
+from tsctl.archive.sources import core_program
 from tsctl.archive.store import StoredArchive, list_archives
 from tsctl.config.nodes import BaseNodeSpec, OwnServerSpec, UvicornSpec
 from tsctl.config.project import Project
@@ -100,7 +101,7 @@ class UvicornNode(ManagedNode):
         require_installed(*SERVER)
         chosen = self.spec.environment if isinstance(self.spec, UvicornSpec) else None
         python = {WORKER_PYTHON_VARIABLE: str(require_environment(project, chosen).python)} if chosen else {}
-        return [sys.executable, "-m", "handlers.adapters.asgi.node"], python
+        return [sys.executable, *core_program("handlers.adapters.asgi.node.__main__")], python
 
     def _launch(self, project: Project) -> subprocess.Popen[bytes]:
         program, variables = self.server(project)

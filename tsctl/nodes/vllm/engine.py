@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from tsctl.archive.container import open_archive
 from tsctl.archive.inspect import read_facts
+from tsctl.archive.sources import core_program
 from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec, VllmSpec
 from tsctl.config.project import Project
@@ -33,7 +34,7 @@ class VllmNode(uvicorn.UvicornNode):
         require_installed(*SERVER)
         first, last = self.spec.version_ports
         return [
-            sys.executable, "-m", "handlers.adapters.vllm.node", "--python", str(environment.python),
+            sys.executable, *core_program("handlers.adapters.vllm.node"), "--python", str(environment.python),
             "--ports", str(first), str(last), "--gpu-share", f"{self.spec.gpu_share:g}",
         ], {}  # fmt: skip
 

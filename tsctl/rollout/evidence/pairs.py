@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tsctl.errors import AnalysisError
@@ -12,11 +12,13 @@ from tsctl.records.pairs import WAIT_S, Versions, read_pairs
 from tsctl.rollout.decide.events import PairsCompared
 from tsctl.rollout.decide.shadow import counts_of
 from tsctl.rollout.decide.state import SHADOW_CURSOR, State
-from tsctl.shadow.comparators import Comparator, NotComparable
+from tsctl.shadow.comparators import NotComparable
 from tsctl.shadow.disagreement import Disagreement, observe
+from tsctl.shadow.pairing import Answer
+from tsctl.shadow.summaries import SummaryComparator
 
-#: Seconds between two readings.
-READ_S = 5.0
+#: Seconds between two readings; the latter where a model embeds texts, which begins with a load of some seconds.
+READ_S, EMBED_READ_S = 5.0, 60.0
 #: Requests that an event names, of those whose answers differ.
 NAMED = 5
 
@@ -28,11 +30,13 @@ class RecordedPairs:
     Args:
         places: of the records, now.
         comparator: of the stable archive.
+        ready: gives a comparator the vectors that it needs of these pairs.
         clock: seconds since 1970.
     """
 
     places: Callable[[], list[Place]]
-    comparator: Callable[[], Comparator]
+    comparator: Callable[[], SummaryComparator]
+    ready: Callable[[SummaryComparator, Iterable[tuple[Answer, Answer]]], SummaryComparator]
     clock: Callable[[], float] = time.time
 
     def read(self, state: State) -> PairsCompared | None:
@@ -40,9 +44,15 @@ class RecordedPairs:
         until_s = self.clock() - WAIT_S
         if until_s - since_us / 1e6 < READ_S:
             return None
+        comparator = self.comparator()
+        if comparator.embeds:
+            if until_s - since_us / 1e6 < EMBED_READ_S:
+                return None
+            until_s = since_us / 1e6 + EMBED_READ_S  # no more texts at once, however long nothing was read
         versions = Versions(state.model, state.stable, state.canary)
         reading = read_pairs(self.places(), versions, since_us / 1e6, until_s)
-        evidence, comparator, named = Disagreement(), self.comparator(), list[str]()
+        comparator = self.ready(comparator, reading.paired.compared)
+        evidence, named = Disagreement(), list[str]()
         for request in reading.paired.requests:
             try:
                 evidence, comparison = observe(evidence, request.pair, request.repeats, comparator)

@@ -136,10 +136,11 @@ class LiveEffects:
         checked = self._on_nodes(state.nodes, lambda node, note: self._verify_on(state, node, note, golden))
         nodes = list(checked.values())
         rates = [done.requests_per_s for done in nodes if done.requests_per_s]
+        how = f"record them: tsctl archive golden {self.archive.model}:{self.archive.version}"
         return EffectDone(
             Effect.VERIFY_GOLDEN,
             f"{len(golden.answers) or 'no'} golden samples on {_text(list(checked))}"
-            + ("" if golden.answers else "; its archive has none, so its answers were not compared"),
+            + ("" if golden.answers else f"; its archive has none, so its answers were not compared; {how}"),
             requests_per_s=round(sum(rates), 1) if rates else None,
             workers=sum(done.workers or 0 for done in nodes),
             warm_bytes={worker: size for done in nodes for worker, size in (done.warm_bytes or {}).items()},

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handlers.contract import Tolerance, difference
+from handlers.contract import Tolerance
 from tsctl.archive.container import open_archive
-from tsctl.archive.documents import parse_json
-from tsctl.archive.inspect import read_facts, read_golden_answers
-from tsctl.archive.samples import read_samples
+from tsctl.archive.inspect import read_facts
+from tsctl.archive.known import Sample, difference_of, known, name_of
 from tsctl.archive.store import StoredArchive
 from tsctl.errors import NodeError
 from tsctl.nodes.node import Node
-from tsctl.nodes.observed import Reply
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Samples and golden answers of an archive; none in an archive that tsctl did not build."""
+    """Samples and golden answers of an archive; of a stock archive, those that are kept beside it."""
 
-    samples: tuple[tuple[str, bytes, str], ...]  # name, body, media type
-    answers: dict[str, Any]
+    samples: tuple[Sample, ...]
+    answers: Mapping[str, Any]
     tolerance: Tolerance
     batch: int
     is_text: bool = False  # of a language model: how many it answers in a second depends on how long they are
@@ -34,8 +33,9 @@ def read_golden(archive: StoredArchive) -> Golden:
         ArchiveError: it cannot be read.
     """
     with open_archive(archive.path) as content:
-        facts, answers = read_facts(content), read_golden_answers(content)
-    return Golden(tuple(read_samples(archive.path)), answers, facts.tolerance, facts.batch_size, facts.is_text)
+        facts = read_facts(content)
+    found = known(archive.path)
+    return Golden(found.samples, found.answers, facts.tolerance, facts.batch_size, facts.is_text)
 
 
 def require_golden(node: Node, model: str, version: str, golden: Golden) -> None:
@@ -44,23 +44,11 @@ def require_golden(node: Node, model: str, version: str, golden: Golden) -> None
     Raises:
         NodeError: an answer differs, or the node does not answer.
     """
-    for path, body, media_type in golden.samples:
-        name = path.removeprefix("samples/")
+    for sample in golden.samples:
+        name = name_of(sample)
         if name not in golden.answers:
             continue
-        reply = node.predict(model, version, body, media_type)
-        why = difference_of(reply, golden.answers[name], golden.tolerance)
+        reply = node.predict(model, version, *sample[1:])
+        why = difference_of(reply.status, reply.body, golden.answers[name], golden.tolerance)
         if why:
             raise NodeError(f"{model} {version} on node {node.name} answers {name} wrongly: {why}")
-
-
-def difference_of(reply: Reply, expected: Any, tolerance: Tolerance) -> str:
-    """How the answer differs from the golden one; empty where it does not."""
-    text = reply.body[:300].decode("utf-8", "replace")
-    if reply.status != 200:
-        return f"{reply.status}: {text}"
-    try:
-        answer = parse_json(reply.body)
-    except ValueError:
-        return f"no JSON: {text}"
-    return difference(answer, expected, tolerance) or ""

@@ -23,17 +23,30 @@ local function bound_class(headers)
   end
 end
 
--- What an error of TorchServe means: the status for the client, and whether another node may be asked. `kind` is the
--- class of the Java exception. Frontend and worker share statuses, so only the class tells a node that cannot serve
--- the version from a handler that raised (InternalServerException) and from a body that cannot be read (any other).
+-- What TorchServe itself says of a worker: a handler that raised, or whose answers are no answers.
+local FAILED = {
+  ["Prediction failed"] = true, ["Invalid model predict output"] = true,
+  ["number of batch response mismatched"] = true, ["Unsupported model output data type."] = true,
+  ["Out of resources"] = true,
+}
+
+-- What an error of TorchServe means: the status for the client, whether another node may be asked, and what the handler
+-- itself says of it (PredictionException). `kind` is the class of the Java exception. Frontend and worker share statuses,
+-- so only the class tells a node that cannot serve the version from a handler that raised (InternalServerException) and
+-- from a body that cannot be read (any other).
 local function meaning(status, kind, message)
   if kind == "ServiceUnavailableException" or kind == "InvalidKeyException"
     or (status == 404 and kind ~= "InternalServerException") then
     return 503, REFUSED -- no worker, a full queue, an unknown token, a lost version: nobody has begun with the request
-  elseif kind == "OutOfMemoryError" or message == "Worker died." or message == "Worker scaled down." then
+  elseif kind == "OutOfMemoryError" then
     return 500, DIED
   elseif kind == "InternalServerException" then
-    return (status < 500 or status == 504) and status or 500
+    if (status == 500 or status == 507) and (message == "Worker died." or message == "Worker scaled down.") then
+      return 500, DIED
+    elseif status > 599 or FAILED[message] then
+      return 500
+    end
+    return status, nil, message ~= "" and message or nil
   elseif status >= 500 or status == 403 then
     return 400 -- raised while the frontend read the client's form
   end
@@ -51,9 +64,10 @@ function envoy_on_response(handle)
   local headers = handle:headers() -- after body, which waits where the body is still to come: what was held before is dead
   local text = body:getBytes(0, body:length())
   local kind, rest = string.match(text, '^%s*{%s*"code":%s*%d+,%s*"type":%s*"([%w_$]*)"(.*)$')
-  if kind == nil and #text > 0 then
+  if kind == nil and #text > 0 and status < 600 then
     return
   end
-  local means, retry = meaning(status, kind, string.match(rest or "", '"message":%s*"(.-)"'))
-  answer_problem(handle, body, headers, means, retry, plain(headers:get(REQUEST_ID_HEADER)))
+  -- the message is the last member, and stays as JSON writes it
+  local means, retry, told = meaning(status, kind, string.match(rest or "", '"message":%s*"(.*)"%s*}%s*$'))
+  answer_problem(handle, body, headers, means, retry, plain(headers:get(REQUEST_ID_HEADER)), told)
 end

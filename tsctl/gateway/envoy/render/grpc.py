@@ -8,7 +8,7 @@ what rollouts count are those of REST, and a request that is not gRPC passes not
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from handlers.contract import (
     BINARY,
@@ -182,7 +182,7 @@ def _torchserve_script() -> Json:
     )
 
 
-def _grpc_script(*files: str, service: str, methods: dict[str, Texts], mark: str, **constants: str | int) -> Json:
+def _grpc_script(*files: str, service: str, methods: Mapping[str, Texts], mark: str, **constants: str | int) -> Json:
     return lua(
         "member.lua",
         "grpc.lua",

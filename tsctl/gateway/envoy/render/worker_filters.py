@@ -45,6 +45,7 @@ _HEADER_OF = {
     "request": "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
     "response": "envoy.type.matcher.v3.HttpResponseHeaderMatchInput",
 }
+_STATUS = "envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput"
 _STATUS_CLASS = "envoy.type.matcher.v3.HttpResponseStatusCodeClassMatchInput"
 _MUTATION = "header_mutation.v3.HeaderMutation"
 
@@ -99,7 +100,7 @@ def _where_input_is_named() -> Json:
 
 
 def _where_answered(from_node: Json) -> Json:
-    """The script for errors, and for the class of a prediction.
+    """The script for errors, for what is no status, and for the class of a prediction.
 
     On the way back the last filter is the first: the answer has the request's id before the script reads it. What is
     asked and what is answered cannot be one filter: for an answer, its conditions on the request would be looked at
@@ -107,7 +108,7 @@ def _where_answered(from_node: Json) -> Json:
     """
     mutations = {"response_mutations": [{"append": overwrite(REQUEST_ID_HEADER, request_header(REQUEST_ID_HEADER))}]}
     identified = http_filter("request_id", _MUTATION, mutations=mutations)
-    conditions = [_is_status("4xx"), _is_status("5xx"), _has("response", CLASS_HEADER)]
+    conditions = [_is_status("4xx"), _is_status("5xx"), _is_odd_status(), _has("response", CLASS_HEADER)]
     return _composite("answered", conditions, from_node, identified)
 
 
@@ -129,6 +130,12 @@ def _has(of: str, header: str) -> Json:
 def _is_status(kind: str) -> Json:
     """That the status of a response is one of these, such as 4xx."""
     return {"single_predicate": {"input": extension("status", _STATUS_CLASS), "value_match": {"exact": kind}}}
+
+
+def _is_odd_status() -> Json:
+    """That the status of a response is none of HTTP: TorchServe sends any number that a handler raises."""
+    odd = {"safe_regex": {"google_re2": {}, "regex": "[06-9].*|.{4,}"}}
+    return {"single_predicate": {"input": extension("status", _STATUS), "value_match": odd}}
 
 
 def _to_node(path: str, deadline_ms: int, is_shadow: bool) -> Json:

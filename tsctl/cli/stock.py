@@ -1,0 +1,181 @@
+"""`tsctl archive add` and `golden`: archives that others made, and the right answers to requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tsctl.cli.options import Json, NodeOption, TrustPickles
+from tsctl.cli.output import plural, print_rows
+from tsctl.config.project import Project, find_project
+from tsctl.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tsctl.archive.store import StoredArchive
+    from tsctl.config.deployment import ModelTarget
+    from tsctl.host.progress import Progress
+    from tsctl.nodes.node import Node
+
+
+def add(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.mar...")],
+    sample: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A request to the model, kept in archives/<model>/samples; of one FILE.mar."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Copy archives that were made elsewhere into archives/store, each as the current one of its version."""
+    from tsctl.archive.known import keep_samples
+    from tsctl.archive.store import import_archive
+
+    project = find_project()
+    if sample and len(files) > 1:
+        raise SpecError("--sample is of one archive, and several were given", "Add that archive alone.")
+    added = [import_archive(project, file) for file in files]
+    for archive in added:
+        keep_samples(project, archive.model, sample or [])
+    if json:
+        rows = [(*archive.key, archive.digest, str(archive.path)) for archive in added]
+        return print_rows(("model", "version", "digest", "path"), rows, json)
+    for archive in added:
+        typer.echo(archive.path.name)
+    for line in _unnamed(project, added):
+        typer.echo(line, err=True)
+
+
+def _unnamed(project: Project, added: Sequence[StoredArchive]) -> list[str]:
+    """What to write into deployment.yaml, so that the archives are served."""
+    from tsctl.config.deployment import read_deployment
+
+    try:
+        named = read_deployment(project.deployment).models
+    except SpecError as error:
+        return [f"whether they are served is not known: {error.summary}"]
+    missing = [archive for archive in added if not _is_named(archive, named.get(archive.model))]
+    if not missing:
+        return []
+    models: dict[str, list[str]] = {}
+    for archive in missing:
+        models.setdefault(archive.model, []).append(archive.version)
+    lines = [f"{model}: versions {', '.join(versions)}" for model, versions in models.items() if model in named]
+    for model, versions in models.items():
+        if model not in named:
+            each = ", ".join(f'"{version}": {{workers: 1}}' for version in versions)
+            lines.append(f'{model}: {{default: "{versions[0]}", versions: {{{each}}}}}')
+    return ["to have them served, add to `models` of deployment.yaml:", *(f"  {line}" for line in lines)]
+
+
+def _is_named(archive: StoredArchive, target: ModelTarget | None) -> bool:
+    """Whether deployment.yaml names a version that is served from the archive's version."""
+    return target is not None and archive.version in {target.archive(version) for version in target.versions}
+
+
+def golden(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...", help="All, if left out.")] = None,
+    from_node: Annotated[
+        bool,
+        typer.Option("--from-node", help="Record what a node answers now, by default with the version in force there."),
+    ] = False,
+    node: NodeOption = None,
+    trust_pickles: TrustPickles = False,
+    json: Json = False,
+) -> None:
+    """Write the present answers to the samples as golden answers; review the difference before you commit it.
+
+    The samples of an archive that tsctl did not build lie in archives/<model>/samples.
+    """
+    from tsctl.archive.sandbox import why_open
+    from tsctl.cli.context import open_one_node
+    from tsctl.host.progress import Progress
+
+    progress = Progress()
+    if node is not None and not from_node:
+        raise SpecError(f"--node {node} says whose answers are recorded", "Give --from-node as well.")
+    if from_node:
+        project, _, opened = open_one_node(node)
+        rows = _from_node(project, opened, names, progress)
+    else:
+        if reason := why_open():
+            progress.line(f"the samples run with your rights and not in a sandbox: {reason}")
+        rows = _from_sandbox(find_project(), names, trust_pickles, progress)
+    if json:
+        return print_rows(("model", "version", "sample"), rows, json)
+    for row in rows:
+        typer.echo(" ".join(row))
+
+
+Row = tuple[str, str, str]  # model, version and a sample whose golden answer changed
+
+
+def _from_node(project: Project, node: Node, names: list[str] | None, progress: Progress) -> list[Row]:
+    from tsctl.archive.known import known
+    from tsctl.archive.recording import record_golden
+    from tsctl.archive.store import archive_of
+
+    served = node.models()
+    rows: list[Row] = []
+    for name in names if names is not None else list(served):
+        model, _, version = name.partition(":")
+        if model not in served:
+            raise SpecError(f"node {node.name} serves no {model}", f"It serves {', '.join(served) or 'nothing'}.")
+        version = version or served[model].default or ""
+        if version not in served[model].versions:
+            there = ", ".join(served[model].versions)
+            raise SpecError(f"node {node.name} does not serve {model} {version}".rstrip(), f"It serves {there}.")
+        archive = archive_of(project.store / served[model].versions[version].archive)
+        if names is None and not known(archive.path).is_kept:
+            continue  # an archive that tsctl built has its own
+        with progress.step(f"answers of {model} {version} on node {node.name}") as step:
+            changed = record_golden(
+                project,
+                archive,
+                lambda samples: [
+                    (reply.status, reply.body)
+                    for _, body, kind in samples
+                    for reply in [node.predict(model, version, body, kind)]  # noqa: B023 - asked before the next turn
+                ],
+            )
+            step.done(_changed(changed))
+        rows += [(model, version, each) for each in changed]
+    return rows
+
+
+def _from_sandbox(project: Project, names: list[str] | None, trust_pickles: bool, progress: Progress) -> list[Row]:
+    from tsctl.archive.build import select_versions, sound_archive_folders
+    from tsctl.archive.golden import make_golden
+    from tsctl.archive.known import known
+    from tsctl.archive.recording import ask_in_sandbox, record_golden
+    from tsctl.archive.store import find_archive, list_archives
+
+    folders = sound_archive_folders(project)[0]
+    stored = dict.fromkeys(archive.key for archive in list_archives(project))
+    stock = [key for key in stored if key[0] not in folders or key[1] not in folders[key[0]][1].versions]
+    named = [] if names is None else [name for name in names if any(name in (m, f"{m}:{v}") for m, v in stock)]
+    built = None if names is None else [name for name in names if name not in named or name in folders]
+    rows: list[Row] = []
+    if built or (built is None and (folders or not stock)):
+        for (model, version), (folder, spec) in select_versions(project, built).items():
+            with progress.step(f"golden answers of {model} {version}") as step:
+                changed = make_golden(folder, spec, version, step.note)
+                step.done(_changed(changed))
+            rows += [(model, version, each) for each in changed]
+    for model, version in stock:
+        archive = find_archive(project, model, version)
+        if names is None and not known(archive.path).samples:
+            continue
+        if names is not None and model not in names and f"{model}:{version}" not in names:
+            continue
+        with progress.step(f"golden answers of {model} {version}") as step:
+            changed = record_golden(project, archive, ask_in_sandbox(archive, trust_pickles))
+            step.done(_changed(changed))
+        rows += [(model, version, each) for each in changed]
+    return rows
+
+
+def _changed(names: Sequence[str]) -> str:
+    return f"{plural(len(names), 'answer')} changed" if names else "unchanged"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import pickle
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,14 @@ import yaml
 
 from tests.support.commands import Result, run_command
 from tests.support.stock import save_torchscript
+from tsctl.archive.attempt import AttemptOptions, attempt, bodies, in_batches
 from tsctl.archive.build import assemble, build_version, with_digests
-from tsctl.archive.container import unpack
+from tsctl.archive.container import open_archive, unpack
 from tsctl.archive.golden import make_golden
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.store import find_archive, import_archive, write_archive
 from tsctl.archive.trial import ItemRequest, run_probe
+from tsctl.archive.trust import Trust, stated_trust
 from tsctl.archive.verify import Report, verify
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import Project
@@ -81,6 +86,33 @@ def verified(project: Project) -> Report:
 
 def failures(report: Report) -> dict[str, str]:
     return {check.name: check.detail for check in report.checks if check.outcome == "fail"}
+
+
+def test_a_pickle_that_its_owner_trusts_is_read_everywhere(tmp_path: Path) -> None:
+    load = "import gzip, pickle; pickle.loads(gzip.decompress((self.model_dir / 'm.joblib').read_bytes()))"
+    project = make(tmp_path, load)
+    folder = project.archives / "toy"
+    (folder / "m.joblib").write_bytes(gzip.compress(pickle.dumps(Fraction(1, 2))))
+    path = folder / "archive.yaml"
+    path.write_text(path.read_text() + "files: [m.joblib]\n")
+    report = verified(project)
+    assert failures(report) == {"pickles": "m.joblib imports fractions.Fraction"}
+    assert "loads" not in {check.name for check in report.checks}, "nothing ran"
+    with pytest.raises(ArchiveError, match=r"m.joblib imports fractions.Fraction") as refused:
+        make_golden(folder, read_archive_spec(path), "1.0", lambda _: None)
+    line = refused.value.hint.splitlines()[-1].strip()
+    path.write_text(f"{path.read_text()}{line}\n")
+    spec = read_archive_spec(path)
+    assert make_golden(folder, spec, "1.0", lambda _: None) == []
+    made = build_version(project, folder, spec, "1.0", lambda _: None)
+    assert failures(verify(made.archive.path, trust_of=stated_trust(project))) == {}
+    with open_archive(made.archive.path) as archive:
+        assert not any(b"sha256:" in archive.read(name) for name in archive.namelist()), "no archive trusts itself"
+    batches = in_batches(bodies(folder, spec, "one.json", None), None)
+    tried = attempt(folder, spec, "1.0", batches, AttemptOptions(turns=1), lambda _: None, stated_trust(project)("toy"))
+    assert [answer.status for answer in tried.batches[0].answers] == [200]
+    with pytest.raises(ArchiveError, match=r"toy 1.0 does not run: m.joblib imports fractions.Fraction"):
+        attempt(folder, spec, "1.0", batches, AttemptOptions(turns=1), lambda _: None, Trust("toy"))
 
 
 def test_a_good_archive_passes_every_check(tmp_path: Path) -> None:

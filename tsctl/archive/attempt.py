@@ -25,6 +25,8 @@ from tsctl.archive.container import place
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.samples import media_type_of_file
 from tsctl.archive.sources import files_below
+from tsctl.archive.trial import scan_pickles
+from tsctl.archive.trust import Trust, require_trusted
 from tsctl.archive.written import scratch
 from tsctl.config.archive import ArchiveSpec
 from tsctl.errors import ArchiveError, SpecError
@@ -130,16 +132,22 @@ def attempt(
     batches: Sequence[Sequence[Body]],
     options: AttemptOptions,
     note: Note,
+    trust: Trust,
 ) -> Attempt:
     """Load the version from its folder, and answer the batches.
 
+    Args:
+        trust: the pickles that may be read.
+
     Raises:
-        ArchiveError: the recipe failed, a file is missing, or the process ended without a result.
+        ArchiveError: the recipe failed, a file is missing, a pickle is not trusted, or the process ended without a
+            result.
     """
     made, _ = recipe_output(folder, spec, version, note)
     with scratch("tsctl-try-") as unpacked:
         for name, content in assemble(folder, spec, version, made, has_golden=False).items():
             place(content, unpacked / name)
+        require_trusted(scan_pickles(unpacked), unpacked, trust, f"{spec.model} {version}")
         note("answering")
         trace = unpacked / "trace.json" if options.trace else None
         written = _run(unpacked, _order(batches, options, trace))

@@ -27,6 +27,7 @@ class Check:
     name: str
     outcome: str  # pass, warn, fail or skip
     detail: str = ""
+    hint: str = ""  # what would let it pass; empty where the detail says it, or nothing would
 
 
 def structure_checks(path: Path) -> Iterator[Check]:
@@ -112,13 +113,24 @@ def _config_check(facts: Facts) -> Check:
     return Check(name, WARN if facts.is_stock else FAIL, f"{CONFIG} does not state {' and '.join(missing)}")
 
 
-def pickle_check(unsafe: Sequence[UnsafePickle], trust: bool) -> Check:
-    """Check that reading the files runs no code; with `trust`, imports that are only unknown are a warning."""
+def pickle_check(unsafe: Sequence[UnsafePickle], trust: bool, hint: str = "") -> Check:
+    """Check that reading the files runs no code; with `trust`, imports that are only unknown are a warning.
+
+    Args:
+        unsafe: what no digest trusts.
+        hint: the lines that would trust it.
+    """
     if not unsafe:
         return Check("pickles", PASS)
     is_warning = trust and not any(pickle.is_dangerous for pickle in unsafe)
     detail = "; ".join(f"{pickle.file} {pickle.finding}" for pickle in unsafe[:5])
-    return Check("pickles", WARN if is_warning else FAIL, detail)
+    return Check("pickles", WARN if is_warning else FAIL, detail, hint)
+
+
+def trust_check(accepted: Sequence[str], unused: Sequence[str]) -> Iterator[Check]:
+    """Tell which pickles are read although they run code, and which words of trust say nothing."""
+    if accepted or unused:
+        yield Check("trust", WARN, "; ".join([*accepted, *unused]))
 
 
 def _list(words: str, names: Sequence[str]) -> str:

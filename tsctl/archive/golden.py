@@ -13,7 +13,8 @@ from tsctl.archive.build import assemble, tolerance_values
 from tsctl.archive.container import place
 from tsctl.archive.documents import parse_json
 from tsctl.archive.recipe import recipe_output
-from tsctl.archive.trial import run_probe
+from tsctl.archive.trial import run_probe, scan_pickles
+from tsctl.archive.trust import Trust, require_trusted
 from tsctl.archive.written import scratch
 from tsctl.config.archive import ArchiveSpec, Tolerance
 from tsctl.errors import ArchiveError
@@ -26,20 +27,25 @@ SIGNIFICANT_DIGITS = 6
 LARGEST_SHARE = 0.1
 
 
-def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note) -> list[str]:
+def make_golden(folder: Path, spec: ArchiveSpec, version: str, note: Note, trust: Trust | None = None) -> list[str]:
     """Write golden/<version>.json again.
+
+    Args:
+        trust: the pickles that may be read; None: those that archive.yaml trusts.
 
     Returns:
         The names of the samples whose answers changed beyond the tolerance, came or went; the file is left as it is
         where there is none.
 
     Raises:
-        ArchiveError: the version does not load, or answers a sample with an error.
+        ArchiveError: a pickle is not trusted, or the version does not load, or answers a sample with an error.
     """
     made, _ = recipe_output(folder, spec, version, note)
     with scratch("tsctl-golden-") as unpacked:
         for name, content in assemble(folder, spec, version, made, has_golden=False).items():
             place(content, unpacked / name)
+        trust = trust or Trust(spec.model, spec.trust)
+        require_trusted(scan_pickles(unpacked), unpacked, trust, f"{spec.model} {version}")
         note("running the samples")
         trial = run_probe(unpacked, spec.serving(version).batch.size, [], golden=True)
     if trial.error:

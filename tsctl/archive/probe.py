@@ -130,22 +130,50 @@ def answer(service: Any, batch: list[dict[str, Any]]) -> tuple[list[dict[str, An
     """The answers to one batch, and the seconds that they took.
 
     The batch is written to a socket as the node writes it, and read back as the node reads it. Where answers come in
-    parts, the node asks again and again, each time with the requests that it still waits for.
+    parts, the node asks again and again, each time with the requests that it still waits for; or the handler writes
+    parts to the node's socket itself, before the rest that it returns (send_intermediate_predict_response).
     """
     answers: dict[str, dict[str, Any]] = {}
     waiting = {f"request-{number}": item for number, item in enumerate(batch)}
     names, seconds = list(waiting), 0.0
     while waiting:
         message = received(encode_batch(waiting))
-        begin = time.perf_counter()
-        written = service.predict(message)
-        seconds += time.perf_counter() - begin
-        for name, part in decode_parts(bytes(written)).items():
+        with _Sent(service) as sent:
+            begin = time.perf_counter()
+            written = service.predict(message)
+            seconds += time.perf_counter() - begin
+        last = decode_parts(bytes(written))
+        for name, part in [*decode_parts(sent.content), *last]:
             known = answers.setdefault(name, {**part, "body": b""})
             known["body"] += part["body"]
+            known["status"] = part["status"]
+        for name, part in last:
             if part["headers"].get(_NEXT) != "true":
                 del waiting[name]
     return [_as_json(answers[name]) for name in names], seconds
+
+
+class _Sent:
+    """What the service writes to its connection to the node while the block runs; `content` has it afterwards."""
+
+    def __init__(self, service: Any) -> None:
+        self.content = b""
+        self._node, self._worker = socket.socketpair()
+        self._reader = threading.Thread(target=self._read)
+        service.set_cl_socket(self._worker)
+
+    def _read(self) -> None:
+        while part := self._node.recv(1 << 16):
+            self.content += part
+
+    def __enter__(self) -> _Sent:
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.close()  # the reader has all of it then
+        self._reader.join()
+        self._node.close()
 
 
 def received(message: bytes) -> Any:
@@ -178,25 +206,25 @@ def encode_batch(batch: dict[str, dict[str, Any]]) -> bytes:
 
 def decode_answers(message: bytes) -> list[dict[str, Any]]:
     """The items of a predict response to the requests `request-0`, `request-1` and so on, in their order."""
-    parts = decode_parts(message)
+    parts = dict(decode_parts(message))
     return [_as_json(parts[f"request-{number}"]) for number in range(len(parts))]
 
 
-def decode_parts(message: bytes) -> dict[str, dict[str, Any]]:
-    """The items of a predict response, by the request."""
-    reader = _Reader(message)
-    reader.number()
-    reader.field()
-    answers = {}
-    while (length := reader.number()) != -1:
-        request_id = reader.take(length).decode()
-        media_type = reader.field().decode()
-        status = reader.number()
+def decode_parts(messages: bytes) -> list[tuple[str, dict[str, Any]]]:
+    """The items of predict responses, each with its request, in their order."""
+    reader = _Reader(messages)
+    answers = []
+    while not reader.is_at_end:
+        reader.number()
         reader.field()
-        headers = {reader.field().decode(): reader.field().decode() for _ in range(reader.number())}
-        answers[request_id] = {
-            "status": status, "media_type": media_type, "headers": headers, "body": reader.field()
-        }  # fmt: skip
+        while (length := reader.number()) != -1:
+            request_id = reader.take(length).decode()
+            media_type = reader.field().decode()
+            status = reader.number()
+            reader.field()
+            headers = {reader.field().decode(): reader.field().decode() for _ in range(reader.number())}
+            part = {"status": status, "media_type": media_type, "headers": headers, "body": reader.field()}
+            answers.append((request_id, part))
     return answers
 
 
@@ -214,6 +242,10 @@ class _Reader:
     def __init__(self, message: bytes) -> None:
         self._message = message
         self._at = 0
+
+    @property
+    def is_at_end(self) -> bool:
+        return self._at >= len(self._message)
 
     def take(self, length: int) -> bytes:
         self._at += length

@@ -16,6 +16,7 @@ from tsctl.archive.inspect import read_facts
 from tsctl.archive.known import Sample, difference_of, golden_file, known, name_of, value_of
 from tsctl.archive.store import StoredArchive
 from tsctl.archive.trial import ItemRequest, run_probe
+from tsctl.archive.trust import Trust
 from tsctl.archive.verify import runnable
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError
@@ -73,11 +74,11 @@ def record_golden(project: Project, archive: StoredArchive, ask: Ask) -> list[st
     return write_answers(_file(project, archive), golden, found.tolerance)
 
 
-def ask_in_sandbox(archive: StoredArchive, trust_pickles: bool) -> Ask:
+def ask_in_sandbox(archive: StoredArchive, trust_pickles: bool, trust_of: Callable[[str], Trust] = Trust) -> Ask:
     """Answers from the archive's handler in the sandbox, without a server; raises ArchiveError where it has none."""
 
     def ask(samples: Sequence[Sample]) -> list[Answered]:
-        with runnable(archive.path, trust_pickles) as (folder, facts):
+        with runnable(archive.path, trust_pickles, trust_of=trust_of) as (folder, facts):
             batches = [[ItemRequest(body, media_type)] for _, body, media_type in samples]
             trial = run_probe(folder, facts.batch_size, batches)
         if trial.error:

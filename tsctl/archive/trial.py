@@ -15,7 +15,7 @@ import tsctl
 from tsctl.archive.container import MANIFEST
 from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import Manifest
-from tsctl.archive.pickles import UnsafePickle
+from tsctl.archive.pickles import UnsafePickle, may_be_pickle
 from tsctl.archive.sandbox import run_confined
 from tsctl.archive.sources import handlers_package
 from tsctl.errors import ArchiveError
@@ -77,7 +77,9 @@ class ReferenceData:
 
 
 def scan_pickles(folder: Path, timeout_s: float = TIMEOUT_S) -> list[UnsafePickle]:
-    """Unsafe imports of the pickles below a folder."""
+    """Unsafe imports of the pickles below a folder; no process is started where no file may be one."""
+    if not any(path.is_file() and may_be_pickle(path) for path in folder.rglob("*")):
+        return []
     package = Path(tsctl.__file__).resolve().parent
     code = f"import sys; sys.path.insert(0, {str(package.parent)!r}); from tsctl.archive.pickles import main; main()"
     ended = run_confined(

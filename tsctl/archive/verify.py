@@ -6,18 +6,19 @@ torch-model-archiver, cannot keep the contract of tsctl's handlers, so a breach 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tsctl.archive.behaviour import behaviour_checks
-from tsctl.archive.checks import FAIL, PASS, WARN, Check, content_checks, pickle_check, structure_checks
+from tsctl.archive.checks import FAIL, PASS, WARN, Check, content_checks, pickle_check, structure_checks, trust_check
 from tsctl.archive.container import open_archive, unpack
 from tsctl.archive.inspect import Facts, read_facts
 from tsctl.archive.sandbox import why_open
 from tsctl.archive.trial import TIMEOUT_S, scan_pickles
+from tsctl.archive.trust import Trust, judge, scanned
 from tsctl.archive.written import scratch
 from tsctl.errors import ArchiveError
 
@@ -34,25 +35,33 @@ class Report:
         return all(check.outcome != FAIL for check in self.checks)
 
     def as_json(self) -> dict[str, Any]:
-        checks = [{"check": c.name, "outcome": c.outcome, "detail": c.detail} for c in self.checks]
+        checks = [
+            {"check": c.name, "outcome": c.outcome, "detail": c.detail, **({"hint": c.hint} if c.hint else {})}
+            for c in self.checks
+        ]
         return {"archive": self.path.name, "is_good": self.is_good, "checks": checks}
 
 
 def verify(
-    path: Path, samples: Sequence[Path] = (), trust_pickles: bool = False, timeout_s: float = TIMEOUT_S
+    path: Path,
+    samples: Sequence[Path] = (),
+    trust_pickles: bool = False,
+    timeout_s: float = TIMEOUT_S,
+    trust_of: Callable[[str], Trust] = Trust,
 ) -> Report:
     """Run every check of one archive; the archive itself runs only after all static checks have passed.
 
     Args:
         samples: request bodies to send besides the archive's own; for stock archives, which carry none.
         trust_pickles: treat imports that are only unknown as a warning; dangerous ones still fail.
+        trust_of: the files that are trusted, by the model's name.
 
     Raises:
         ArchiveError: there is no such file, or TorchServe is not installed.
     """
     report = Report(path)
     with scratch("tsctl-verify-") as folder:
-        facts = _check_statically(report, folder, trust_pickles, timeout_s)
+        facts = _check_statically(report, folder, trust_pickles, timeout_s, trust_of)
         if facts is not None:
             reason = why_open()
             report.checks.append(Check("sandbox", WARN if reason else PASS, f"none: {reason}" if reason else ""))
@@ -61,7 +70,12 @@ def verify(
 
 
 @contextmanager
-def runnable(path: Path, trust_pickles: bool = False, timeout_s: float = TIMEOUT_S) -> Iterator[tuple[Path, Facts]]:
+def runnable(
+    path: Path,
+    trust_pickles: bool = False,
+    timeout_s: float = TIMEOUT_S,
+    trust_of: Callable[[str], Trust] = Trust,
+) -> Iterator[tuple[Path, Facts]]:
     """An archive unpacked in a temporary folder, after all of its static checks have passed.
 
     Raises:
@@ -69,14 +83,19 @@ def runnable(path: Path, trust_pickles: bool = False, timeout_s: float = TIMEOUT
     """
     report = Report(path)
     with scratch("tsctl-run-") as folder:
-        facts = _check_statically(report, folder, trust_pickles, timeout_s)
+        facts = _check_statically(report, folder, trust_pickles, timeout_s, trust_of)
         if facts is None:
-            failed = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if check.outcome == FAIL)
-            raise ArchiveError(f"{path.name} does not run, because it failed verification: {failed}")
+            bad = [check for check in report.checks if check.outcome == FAIL]
+            failed = "; ".join(f"{check.name}: {check.detail}" for check in bad)
+            raise ArchiveError(
+                f"{path.name} does not run, because it failed verification: {failed}", bad[0].hint if bad else ""
+            )
         yield folder, facts
 
 
-def _check_statically(report: Report, folder: Path, trust_pickles: bool, timeout_s: float) -> Facts | None:
+def _check_statically(
+    report: Report, folder: Path, trust_pickles: bool, timeout_s: float, trust_of: Callable[[str], Trust]
+) -> Facts | None:
     """Add the checks that run nothing of the archive, and unpack it; None where one failed."""
     path = report.path
     if not path.exists():
@@ -88,5 +107,7 @@ def _check_statically(report: Report, folder: Path, trust_pickles: bool, timeout
         facts = read_facts(archive)
         report.checks += content_checks(path, archive, facts)
     unpack(path, folder)
-    report.checks.append(pickle_check(scan_pickles(folder, timeout_s), trust_pickles))
+    verdict = judge(scanned(scan_pickles(folder, timeout_s), folder), trust_of(facts.names[0]))
+    report.checks.append(pickle_check(verdict.refused, trust_pickles, verdict.hint))
+    report.checks += trust_check(verdict.accepted, verdict.unused)
     return facts if report.is_good else None

@@ -12,6 +12,7 @@ from tsctl.archive.build import built_on_request, sound_archive_folders
 from tsctl.archive.builds import Builds, build_all
 from tsctl.archive.inspect import inspect_archive
 from tsctl.archive.store import find_archive, list_archives, strangers
+from tsctl.archive.trust import Trust, stated_trust
 from tsctl.archive.verify import verify as verify_archive
 from tsctl.cli import stock
 from tsctl.cli.options import Json, TrustPickles
@@ -108,7 +109,7 @@ def verify(
     reports = []
     for path in _archive_files(names):
         with progress.step(f"verifying {path.name}") as step:
-            report = verify_archive(path, sample or [], trust_pickles)
+            report = verify_archive(path, sample or [], trust_pickles, trust_of=_trust_of)
             step.done("passed" if report.is_good else "failed")
         reports.append(report)
         if not json:
@@ -116,6 +117,8 @@ def verify(
             print_table(("check", "outcome", "detail"), firsts)
             for line in (line for c in report.checks for line in c.detail.split("\n")[1:]):
                 typer.echo(f"    {printable(line)}")
+            for hint in (c.hint for c in report.checks if c.hint and c.outcome != "pass"):
+                typer.echo(f"hint: {printable(hint, kept=chr(10))}")
     if json:
         print_json([report.as_json() for report in reports])
     bad = [report.path.name for report in reports if not report.is_good]
@@ -156,7 +159,7 @@ def diff(
     limit, progress = parse_share(max_disagreement), Progress()
     if comparator is None and field:
         raise SpecError("--field needs a --comparator", "For example --comparator label --field class")
-    options = DiffOptions(traffic, most, comparator, field, trust_pickles, timeout)
+    options = DiffOptions(traffic, most, comparator, field, trust_pickles, timeout, _trust_of)
     result = diff_archives(file_of_name(old, progress), file_of_name(new, progress), options, progress)
     if html is not None:
         write_diff(html, result, limit)
@@ -270,6 +273,15 @@ def _current(project: Project, name: str) -> list[Path]:
             f"no archive.yaml names {name}, and archives/store has no archive of it", "See 'tsctl archive list'."
         )
     return [find_archive(project, model, one).path for one in versions]
+
+
+def _trust_of(model: str) -> Trust:
+    """The trust that the project states, where there is one."""
+    try:
+        project: Project | None = find_project()
+    except SpecError:
+        project = None
+    return stated_trust(project)(model)
 
 
 def _tell_strangers(project: Project) -> None:

@@ -12,6 +12,7 @@ from handlers import contract
 from tsctl.archive.attempt import AttemptOptions, attempt, bodies, in_batches
 from tsctl.archive.build import select_versions
 from tsctl.archive.golden import read_golden
+from tsctl.archive.trust import stated_trust
 from tsctl.cli.output import print_json
 from tsctl.config.project import find_project
 from tsctl.errors import ArchiveError, SpecError, TsctlError
@@ -66,7 +67,8 @@ class AttemptCommand:
         options = AttemptOptions(self.batch, self.turns, self.profile)
         batches = in_batches(bodies(folder, spec, self.sample, self.media_type), self.batch)
         with Progress().step(f"trying {spec.model} {version}") as step:
-            result = attempt(folder, spec, version, batches, options, step.note)
+            trust = stated_trust(find_project())(spec.model)
+            result = attempt(folder, spec, version, batches, options, step.note, trust)
             step.done("done" if not result.error else "failed")
         if self.as_json:
             print_json(document(result, batches))

@@ -151,8 +151,9 @@ def _from_sandbox(project: Project, names: list[str] | None, trust_pickles: bool
     from tsctl.archive.known import known
     from tsctl.archive.recording import ask_in_sandbox, record_golden
     from tsctl.archive.store import find_archive, list_archives
+    from tsctl.archive.trust import stated_trust
 
-    folders = sound_archive_folders(project)[0]
+    folders, trust_of = sound_archive_folders(project)[0], stated_trust(project)
     stored = dict.fromkeys(archive.key for archive in list_archives(project))
     stock = [key for key in stored if key[0] not in folders or key[1] not in folders[key[0]][1].versions]
     named = [] if names is None else [name for name in names if any(name in (m, f"{m}:{v}") for m, v in stock)]
@@ -161,7 +162,7 @@ def _from_sandbox(project: Project, names: list[str] | None, trust_pickles: bool
     if built or (built is None and (folders or not stock)):
         for (model, version), (folder, spec) in select_versions(project, built).items():
             with progress.step(f"golden answers of {model} {version}") as step:
-                changed = make_golden(folder, spec, version, step.note)
+                changed = make_golden(folder, spec, version, step.note, trust_of(model))
                 step.done(_changed(changed))
             rows += [(model, version, each) for each in changed]
     for model, version in stock:
@@ -171,7 +172,7 @@ def _from_sandbox(project: Project, names: list[str] | None, trust_pickles: bool
         if names is not None and model not in names and f"{model}:{version}" not in names:
             continue
         with progress.step(f"golden answers of {model} {version}") as step:
-            changed = record_golden(project, archive, ask_in_sandbox(archive, trust_pickles))
+            changed = record_golden(project, archive, ask_in_sandbox(archive, trust_pickles, trust_of))
             step.done(_changed(changed))
         rows += [(model, version, each) for each in changed]
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from tsctl.archive.samples import read_samples
 from tsctl.archive.sandbox import why_open
 from tsctl.archive.store import DIGEST_DIGITS
 from tsctl.archive.trial import TIMEOUT_S, ItemRequest
+from tsctl.archive.trust import Trust
 from tsctl.archive.verify import runnable
 from tsctl.compare.diff import Diff, batches_of, chunks, named_comparator, require_answered
 from tsctl.compare.recorded import RecordedRequest, read_requests_to, sample_requests
@@ -34,6 +35,7 @@ class DiffOptions:
         most: requests; of more, every n-th is taken.
         comparator, field: as in `named_comparator`; None: by the form of the first answer.
         timeout_s: for all answers of one archive.
+        trust_of: the pickles that are trusted, by the model's name.
     """
 
     traffic: Path | None = None
@@ -42,6 +44,7 @@ class DiffOptions:
     field: str = ""
     trust_pickles: bool = False
     timeout_s: float = 2 * TIMEOUT_S
+    trust_of: Callable[[str], Trust] = Trust
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def diff_archives(old: Path, new: Path, options: DiffOptions, progress: Progress
         progress.line(f"the archives run with your rights and not in a sandbox: {reason}")
     with ExitStack() as opened:
         (old_folder, of_old), (new_folder, of_new) = (
-            opened.enter_context(runnable(path, options.trust_pickles, options.timeout_s)) for path in (old, new)
+            opened.enter_context(runnable(path, options.trust_pickles, options.timeout_s, options.trust_of))
+            for path in (old, new)
         )
         requests, source = requests_of(old, new, of_old, options)
         items = [ItemRequest(each.body, each.media_type, each.headers) for each in requests]

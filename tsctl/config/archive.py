@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from handlers.contract import MOST_WORKERS, SAMPLE_MEDIA_TYPES
 from tsctl.config.spec import ModelName, ModelVersion, SpecModel, read_spec
+from tsctl.config.trust import TrustList
 
 
 def _inside(path: str) -> str:
@@ -263,6 +264,8 @@ class ArchiveSpec(Serving):
     samples: InsidePath = "samples"
     golden: InsidePath = "golden"
     sample_types: SampleTypes = {}  # media types of samples by suffixes, where Python's mimetypes knows none
+    #: Files of the archive that may be read although reading them runs code, as NAME@sha256:DIGEST.
+    trust: TrustList = ()
     on_request: bool = False  # built only where a command, a node or a deployment names it
     reference: InsidePath | None = None  # requests beside archive.yaml or in the recipe's output; docs/drift.md
     versions: Annotated[dict[ModelVersion, VersionSpec | None], Field(min_length=1)]

@@ -17,6 +17,7 @@ from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
 from tsctl.config.tracing import TracingSpec
+from tsctl.config.trust import TrustList
 from tsctl.config.weights import TOTAL, parse_share, percent
 from tsctl.errors import SpecError
 
@@ -154,6 +155,8 @@ class ModelTarget(SpecModel):
     weights: dict[ModelVersion, str] | None = None
     rollout: RolloutPolicy | None = None  # None: the deployment's
     objectives: Objectives | None = None  # keys that differ from the deployment's
+    #: Files of its archives that may be read although reading them runs code, as NAME@sha256:DIGEST.
+    trust: TrustList = ()
 
     @model_validator(mode="after")
     def _check_names(self) -> ModelTarget:

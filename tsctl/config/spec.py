@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -73,6 +74,7 @@ def version_mistake(version: str) -> str:
 
 
 MOST_MISTAKES = 30
+SHOWN_KEYS = 280  # characters of the keys that a message lists
 Spec = TypeVar("Spec", bound=SpecModel)
 
 
@@ -144,7 +146,10 @@ def _suggestion(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; known here: {', '.join(sorted(known))}" if known else ""
+    if not known:
+        return ""
+    shown = textwrap.shorten(", ".join(sorted(known)), SHOWN_KEYS, placeholder=" ...")
+    return f"; known here: {shown}"
 
 
 def _place(schema: Any, where: list[str]) -> tuple[list[str], list[str]]:

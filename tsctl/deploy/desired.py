@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from tsctl.archive.container import digest_of, open_archive
 from tsctl.archive.inspect import read_facts
 from tsctl.archive.known import lacks_golden
+from tsctl.archive.scans import scan_of
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, archive_of, find_archive, list_archives
+from tsctl.archive.trust import Trust, judge, sentence, stated_trust
 from tsctl.config.deployment import DeploymentSpec, ModelTarget
 from tsctl.config.project import Project
 from tsctl.deploy.applied_state import as_applied, recorded
@@ -27,6 +29,7 @@ def desired_state(project: Project, deployment: DeploymentSpec, nodes: Sequence[
         SpecError: the record of what was served or applied is damaged.
     """
     stored, before = list_archives(project), recorded(project)
+    trust_of = stated_trust(project, deployment)
     models = []
     for model, target in deployment.models.items():
         versions = []
@@ -34,7 +37,7 @@ def desired_state(project: Project, deployment: DeploymentSpec, nodes: Sequence[
             source = target.archive(version)
             built = [archive for archive in stored if archive.key == (model, source)]
             try:
-                wanted = _wanted(project, target, version, built)
+                wanted = _wanted(project, target, version, built, trust_of)
             except ArchiveError as error:  # it keeps nothing else from being planned
                 wanted = WantedVersion(version, None, workers=target.workers(version), problem=error.message)
             on = [node for node in nodes if target.is_on(version, node.name)]
@@ -52,7 +55,13 @@ def desired_state(project: Project, deployment: DeploymentSpec, nodes: Sequence[
     return replace(desired, as_applied=as_applied(project, desired))
 
 
-def _wanted(project: Project, target: ModelTarget, version: str, built: list[StoredArchive]) -> WantedVersion:
+def _wanted(
+    project: Project,
+    target: ModelTarget,
+    version: str,
+    built: list[StoredArchive],
+    trust_of: Callable[[str], Trust],
+) -> WantedVersion:
     spec = target.versions[version]
     pin = spec.digest if spec else None
     chosen: StoredArchive | None = None
@@ -70,6 +79,7 @@ def _wanted(project: Project, target: ModelTarget, version: str, built: list[Sto
         pin,
         _workers_inside(chosen) if workers is None else workers,
         tuple(archive.path.name for archive in built if archive != chosen),
+        distrust=_distrust(project, chosen, trust_of),
         lacks_golden=_lacks_golden(chosen),
     )
 
@@ -79,6 +89,15 @@ def _lacks_golden(archive: StoredArchive) -> bool:
         return lacks_golden(archive.path)
     except ArchiveError:  # whoever registers it says why it cannot be read
         return False
+
+
+def _distrust(project: Project, archive: StoredArchive, trust_of: Callable[[str], Trust]) -> tuple[str, str] | None:
+    """Why an archive's pickles are not read, and how they would be; None where they are, or it has none."""
+    scan = scan_of(project, archive)
+    if not scan.unsafe:
+        return None
+    verdict = judge(scan, trust_of(archive.model))
+    return (sentence(verdict.refused), verdict.hint) if verdict.refused else None
 
 
 def _impossible(project: Project, model: str, wanted: WantedVersion, on: Sequence[Node]) -> Iterator[tuple[str, str]]:

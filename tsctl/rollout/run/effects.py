@@ -11,6 +11,7 @@ from typing import TypeVar
 from handlers.contract import CHECK_ANSWER, CHECK_HEADER
 from tsctl.archive.container import digest_of
 from tsctl.archive.store import StoredArchive
+from tsctl.archive.trust import stated_trust
 from tsctl.archive.verify import verify
 from tsctl.config.policy import ShadowStage
 from tsctl.config.weights import TOTAL, percent
@@ -96,14 +97,15 @@ class LiveEffects:
         """Check that the archive is sound, and is the one with which the rollout began."""
         if digest_of(self.archive.path) != state.archive:
             raise ArchiveError(f"{self.archive.path.name} is no longer the archive with which this rollout began")
-        report = verify(self.archive.path, trust_pickles=self.trust_pickles)
+        trust_of = stated_trust(self.gateway.project)
+        report = verify(self.archive.path, trust_pickles=self.trust_pickles, trust_of=trust_of)
         if not report.is_good:
             fails = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "fail")
-            hint = "; 'tsctl rollout start --trust-pickles' takes imports that are only unknown as a warning"
-            is_pickle = not self.trust_pickles and any(
-                c.name == "pickles" for c in report.checks if c.outcome == "fail"
-            )
-            raise ArchiveError(f"{self.archive.path.name} failed verification: {fails}{hint if is_pickle else ''}")
+            hint = ""
+            for pickles in (check for check in report.checks if check.name == "pickles" and check.outcome == "fail"):
+                once = "; 'tsctl rollout start --trust-pickles' takes imports that are only unknown as a warning"
+                hint = f". {pickles.hint}{'' if self.trust_pickles else once}"
+            raise ArchiveError(f"{self.archive.path.name} failed verification: {fails}{hint}")
         warned = [f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "warn"]
         detail = f"{len(report.checks)} checks of {self.archive.path.name}"
         return EffectDone(Effect.VERIFY, "; ".join([detail, *warned]))

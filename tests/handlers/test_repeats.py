@@ -19,7 +19,7 @@ class Slow:
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.now = seconds, 100.0
-        self.batches: list[list[str]] = []
+        self.batches: list[list[str | None]] = []
         self.repeats = Repeats(1.0, self._answer, 4, lambda: self.now)
         self._asked = 0
 
@@ -34,7 +34,7 @@ class Slow:
             self.repeats.take(Sampled(request, {}, Outcome(200, b"{}", "application/json"), BATCH))
             self._asked += 1
 
-    def due(self) -> list[tuple[str, str]]:
+    def due(self) -> list[tuple[str | None, str]]:
         return [(each.request.request_id, kind) for each, kind, _ in self.repeats.due()]
 
 

@@ -128,8 +128,9 @@ def _from_node(project: Project, node: Node, names: list[str] | None, progress: 
             there = ", ".join(served[model].versions)
             raise SpecError(f"node {node.name} does not serve {model} {version}".rstrip(), f"It serves {there}.")
         archive = archive_of(project.store / served[model].versions[version].archive)
-        if names is None and not known(archive.path).is_kept:
-            continue  # an archive that tsctl built has its own
+        found = known(archive.path)
+        if names is None and not (found.is_kept and found.samples):
+            continue  # an archive that tsctl built has its own answers, and without samples there is nothing to ask
         with progress.step(f"answers of {model} {version} on node {node.name}") as step:
             changed = record_golden(
                 project,

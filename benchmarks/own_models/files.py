@@ -281,9 +281,14 @@ def _edit_mtcnn(folder: Path) -> None:
         "    def postprocess(self, outputs):\n"
         "        return [{'face': float(share)} for share in outputs.softmax(dim=1)[:, 1]]\n"
     )
-    spec = yaml.safe_load((folder / "archive.yaml").read_text())
-    kept = {"model": spec["model"], "handler": "handler.py", "files": ["model.py"], "weights": "pnet.pt"}
-    (folder / "archive.yaml").write_text(yaml.safe_dump({**kept, "versions": {"1.0": {}}}, sort_keys=False))
+    spec = {
+        "model": "mtcnn",
+        "handler": "handler.py",
+        "files": ["model.py"],
+        "weights": "pnet.pt",
+        "versions": {"1.0": {}},
+    }
+    (folder / "archive.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
 
 
 FLOATS = [round(0.01 * number, 2) for number in range(512)]

@@ -443,6 +443,7 @@ def parse_load_report(line: str) -> LoadReport | None:
 # ---- metric names ----------------------------------------------------------------------------------------------------
 
 STAGE_SECONDS = "tsctl_worker_stage_seconds"
+BATCH_SECONDS = "tsctl_worker_batch_seconds"
 BATCH_ITEMS = "tsctl_worker_batch_items"
 ANSWERED_ITEMS = "tsctl_worker_answered_items_total"
 CACHE_ITEMS = "tsctl_worker_cache_items_total"

@@ -60,7 +60,7 @@ SPECS: dict[str, Callable[[list[int]], dict[str, Any]]] = {
 VERSIONS: dict[str, dict[str, Any]] = {
     "1.0": {},
     "2.0": {"factor": 3.0},
-    "slow": {"inference_s": 0.3},
+    "slow": {"inference_s": 0.3, "most": 1000.0},
     "crash": {"exit_in_load": 3},
     "wrong": {"factor": 5.0},  # its golden answer is another one
 }
@@ -162,6 +162,17 @@ def stage(started: Stage) -> Iterator[Stage]:
     yield started
 
 
+def require_counted(stage: Stage, outcomes: dict[str, int]) -> None:
+    """The metrics have these requests of clients, and none of warm-up, golden samples and tsctl."""
+
+    def counted() -> bool:
+        [row] = [row for row in stage.site.run("metrics", "show", "--json").json() if row["version"] == "1.0"]
+        assert sum(row["outcomes"].values()) <= sum(outcomes.values()), row
+        return bool(row["outcomes"] == outcomes)
+
+    until(counted, 20, "the workers' metrics on the disk")
+
+
 def test_a_version_answers_at_its_address_with_its_own_headers(stage: Stage) -> None:
     node = stage.node
     observed = node.require_version("tiny", "1.0")
@@ -173,6 +184,7 @@ def test_a_version_answers_at_its_address_with_its_own_headers(stage: Stage) -> 
     assert node.describe("tiny", None)
     assert node.describe("tiny", "9.0") == []
     if node.protocol != PLAIN:
+        require_counted(stage, {})
         return  # its answers come in an envelope, which the gateway takes off
     token = node.token()
     access = {"authorization": f"Bearer {token}"} if token else {}
@@ -184,9 +196,38 @@ def test_a_version_answers_at_its_address_with_its_own_headers(stage: Stage) -> 
     bad = requests.post(url, b'{"x": "one"}', headers={**sent, **access}, timeout=10)
     assert (bad.status_code, bad.headers["content-type"]) == (422, "application/problem+json")
     assert (bad.json()["model"], bad.json()["version"], bad.json()["request_id"]) == ("tiny", "1.0", "mine")
+    require_counted(stage, {"ok": 1, "does-not-fit-schema": 1})
     if token:
         assert requests.post(url, HALF, headers=sent, timeout=10).status_code in (400, 401)
         assert requests.get(f"{node.spec.url}/metrics", timeout=10).status_code != 200
+
+
+def test_a_client_s_id_finds_the_traceback_of_its_request(stage: Stage) -> None:
+    node = stage.node
+    stage.register("slow")
+    ids = {"x-request-id": "who asked"} if node.protocol == PLAIN else {}
+    token = node.token()
+    access = {"authorization": f"Bearer {token}"} if token else {}
+    body, media_type = b'{"x": 2000.0}', "application/json"
+    if node.protocol == PLAIN:
+        url = node.spec.url + node.path("tiny", "slow")
+        failed = requests.post(url, body, headers={"content-type": media_type, **ids, **access}, timeout=20)
+        assert failed.status_code == 500
+    else:  # its own client sends no id that is known here
+        assert stage.ask("slow", body).status == 500
+
+    def lines(*options: str) -> list[str]:
+        return stage.site.run("logs", "tiny:slow", *options).out.splitlines()
+
+    asked = ("--request", "who asked") if ids else ()
+    until(lambda: any("ValueError: this number is too large" in line for line in lines(*asked)), 20, "the traceback")
+    found = [line for line in lines(*asked) if "[request" in line or ids]
+    assert any("handler.py" in line and "line" in line for line in found), found
+    assert any("Traceback (most recent call last)" in line for line in found), found
+    if ids:
+        assert all("[request who%20asked] " in line for line in found), found
+    assert not [line for line in lines() if "tiny 1.0" in line or "tiny_1.0" in line]
+    assert lines("--request", "nobody") == []
 
 
 def test_a_version_is_registered_once(stage: Stage) -> None:

@@ -63,6 +63,7 @@ class Trial:
     golden: dict[str, Any] = field(default_factory=dict)
     reference_items: int = 0  # of the reference data, whose records were written
     handlers_file: str | None = None  # which package `handlers` ran
+    media_types: list[str] = field(default_factory=list)  # that the handler reads; empty: it does not say
 
 
 @dataclass(frozen=True)

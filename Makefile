@@ -116,13 +116,17 @@ coverage: archives  ## Print the lines of handlers and tsctl that no test runs; 
 fuzz: archives  ## Look for bytes that a worker cannot answer; SECONDS=60 is the time of each target
 	@$(RUN) -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)
 
-lint: $(STAMP)  ## Check style, types, imports, the CLI reference, and that no place of one machine is written down
+lint: $(STAMP)  ## Check style, types, imports, generated pages, and that no place of one machine is written down
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports --no-logo --no-cache
 	@$(REFERENCE) | diff -uB docs/cli.md - \
 		|| { echo "docs/cli.md is out of date: $(REFERENCE) --output docs/cli.md"; exit 1; }
+	@for file in archive deployment; do \
+		$(VENV)/bin/tsctl schema $$file | diff -u docs/schemas/$$file.json - && \
+		$(VENV)/bin/tsctl schema $$file --markdown | diff -u docs/$$file-yaml.md - || \
+		{ echo "docs/schemas/$$file.json or docs/$$file-yaml.md is out of date: see docs/$$file-yaml.md"; exit 1; }; done
 	@if git grep -nIE '$(PRIVATE)'; then echo "tracked files name a place that other machines do not have"; exit 1; fi
 	@echo "lint: all is well"
 

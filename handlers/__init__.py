@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from handlers.onnx import OnnxHandler
     from handlers.pickles import load_pickle
     from handlers.schema import Schema, parse_json, validate
+    from handlers.secrets import secret
     from handlers.sklearn import SklearnHandler
     from handlers.tabular import TabularHandler
     from handlers.text_classification import TextClassificationHandler
@@ -55,6 +56,7 @@ _NAMES = {
     "pickles": "load_pickle",
     "schema": "Schema parse_json validate",
     "sklearn": "SklearnHandler",
+    "secrets": "secret",
     "tabular": "TabularHandler",
     "text_classification": "TextClassificationHandler",
     "text_generation": "TextGenerationHandler",
@@ -68,7 +70,7 @@ __all__ = [
     "ModelFailed", "NotImplementedHere", "OnnxHandler", "PayloadTooLarge", "RequestError", "Schema", "ServingHandler",
     "SklearnHandler", "TabularHandler", "TextClassificationHandler", "TextGenerationHandler", "TorchScriptHandler",
     "UndecodableBody", "UnreadableHeader", "UnsupportedMedia", "import_file", "load_pickle", "load_weights",
-    "micro_batches", "parse_json", "tensor_of", "to_device", "validate",
+    "micro_batches", "parse_json", "secret", "tensor_of", "to_device", "validate",
 ]  # fmt: skip
 
 

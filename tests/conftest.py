@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from coverage import Coverage
 
 from handlers.contract import WORKER_ENVIRONMENT
+from handlers.log_lines import NamedLines
 
 # as in workers, and before torch is imported: its threads sleep while they wait, or tests side by side slow each other
 for _name, _value in WORKER_ENVIRONMENT.items():
@@ -120,3 +122,15 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"skipped in CI, where everything must run: {reason}"
+
+
+@pytest.fixture(autouse=True)
+def _lines_without_names() -> Iterator[None]:
+    """What a worker in this process did to the standard streams (handlers/log_lines.py) ends with the test."""
+    yield
+    for stream in ("stdout", "stderr"):
+        while isinstance(named := getattr(sys, stream), NamedLines):
+            setattr(sys, stream, named.inner)
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, logging.StreamHandler) and handler.stream is named:
+                    handler.setStream(named.inner)

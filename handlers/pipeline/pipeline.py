@@ -24,6 +24,7 @@ from handlers.cache.local import CachedAnswer, Directive, Lookup, ResponseCache,
 from handlers.contract import CLASS_NAME, JSON
 from handlers.device import finish, is_fatal, is_out_of_memory
 from handlers.errors import ModelFailed, RequestError, UndecodableBody, UnsupportedMedia
+from handlers.log_lines import about
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.batch_sizes import batch_sizes, padded_size
 from handlers.pipeline.deadline import Lateness
@@ -194,7 +195,8 @@ class Pipeline:
         except (RequestError, SystemExit, KeyboardInterrupt):
             raise
         except BaseException:  # a panic of the parser's Rust code is no Exception
-            logger.exception("%s: decoding request %s failed", self._name, request.request_id)
+            with about([request]):
+                logger.exception("%s: decoding request %s failed", self._name, request.request_id)
             raise ModelFailed("The handler failed while it decoded the request.") from None
 
     # ---- cache ---------------------------------------------------------------------------------------------------
@@ -307,9 +309,11 @@ class Pipeline:
         if isinstance(error, RequestError):
             return error
         if isinstance(error, GaveUp):
-            logger.error("%s: %s; the batch had failed by %s", self._name, error, self.last_split)
+            with about([request]):
+                logger.error("%s: %s; the batch had failed by %s", self._name, error, self.last_split)
             return ModelFailed("Its batch failed, and there was no time to find out which item made it fail.")
-        logger.error("%s: the model failed on an item", self._name, exc_info=error)
+        with about([request]):
+            logger.error("%s: the model failed on an item", self._name, exc_info=error)
         self.last_failure = where(error)
         if isinstance(error, Broken):
             return ModelFailed("The worker's device failed; the worker starts anew.")
@@ -322,24 +326,30 @@ class Pipeline:
         try:
             body = plain.encode(answer)
         except Exception:  # an answer's own `tolist` may raise anything, and memory may end
-            logger.exception("%s: an answer cannot be encoded", self._name)
+            with about([request]):
+                logger.exception("%s: an answer cannot be encoded", self._name)
             return self._problem(ModelFailed("The model's answer cannot be written as JSON."), request)
         if len(body) > self._answer_bytes:
-            logger.error("%s: an answer has %d bytes, and a node takes %d", self._name, len(body), self._answer_bytes)
+            with about([request]):
+                logger.error(
+                    "%s: an answer has %d bytes, and a node takes %d", self._name, len(body), self._answer_bytes
+                )
             self._quarantine.add(_digest(request))
             return self._problem(
                 ModelFailed(f"The answer has {len(body)} bytes; at most {self._answer_bytes} can be sent."), request
             )
         if not plain.is_finite(body):
             return self._problem(ModelFailed("The model answered NaN or infinity."), request)
-        return Outcome(200, body, value=answer, class_name=self._class_of(answer) if self._has_classes else "")
+        name = self._class_of(answer, request) if self._has_classes else ""
+        return Outcome(200, body, value=answer, class_name=name)
 
-    def _class_of(self, answer: Any) -> str:
+    def _class_of(self, answer: Any, request: Request) -> str:
         try:
             name = self._handler.classify(answer)
             return name if name is not None and CLASS_NAME.fullmatch(name) else ""
         except Exception:  # an author's own method may raise anything: the answer is right all the same
-            logger.exception("%s: classify failed", self._name)
+            with about([request]):
+                logger.exception("%s: classify failed", self._name)
             return ""
 
     def _problem(self, error: RequestError, request: Request, cache: str = "") -> Outcome:

@@ -29,6 +29,7 @@ from handlers.contract import (
     ANSWER_TOKENS,
     ANSWERED_ITEMS,
     BATCH_ITEMS,
+    BATCH_SECONDS,
     BISECTIONS,
     CACHE_ITEMS,
     CACHE_STATES,
@@ -98,6 +99,7 @@ class Description:
 
 METRICS = {
     STAGE_SECONDS: Description("histogram", "Time of one batch in one stage.", {"stage": STAGES}, STAGE_BUCKETS),
+    BATCH_SECONDS: Description("histogram", "Time of one batch in all stages.", buckets=STAGE_BUCKETS),
     BATCH_ITEMS: Description("histogram", "Items that came in one batch.", buckets=BATCH_BUCKETS),
     ANSWERED_ITEMS: Description("counter", "Items by what they were answered.", {"outcome": OUTCOMES}),
     CACHE_ITEMS: Description("counter", "Items by what the cache did.", {"result": CACHE_RESULTS, "tier": CACHE_TIERS}),
@@ -346,6 +348,7 @@ class _Recorder(Telemetry):
         while self._batches:
             items, outcomes, seconds = self._batches.popleft()
             amounts[(BATCH_ITEMS,)].append(items)
+            amounts[(BATCH_SECONDS,)].append(sum(seconds.values()))
             for outcome, count in outcomes.items():
                 amounts[ANSWERED_ITEMS, outcome if outcome in _KNOWN_OUTCOMES else "other"].append(count)
             for stage, taken in seconds.items():

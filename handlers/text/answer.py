@@ -42,6 +42,7 @@ class Answer:
     deadline: float | None = None
     first_by: float | None = None
     salt: str | None = None
+    request_id: str | None = None  # for the log
     tokens: int = 0  # that came so far
     submitted_at: float = 0.0  # monotonic seconds
     begun_at: float | None = None  # the backend has it

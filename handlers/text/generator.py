@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from handlers.errors import DeadlinePassed, DoesNotFit, ModelFailed, RequestError, Unavailable
+from handlers.log_lines import about
 from handlers.text.answer import Answer, Piece
 from handlers.text.backend import Backend, Produced
 
@@ -164,7 +165,8 @@ class Generator:
         except ValueError as error:
             return answer, self._ended(answer, DoesNotFit(f"This model cannot do that: {error}."))
         except Exception:
-            logger.exception("an answer to %d tokens could not begin", len(answer.prompt))
+            with about([answer]):
+                logger.exception("an answer to %d tokens could not begin", len(answer.prompt))
             return answer, self._ended(answer, ModelFailed("The model failed while it began this answer."))
         answer.begun_at = answer.begun_at or time.monotonic()
         self._working[self._keys] = answer
@@ -200,7 +202,8 @@ class Generator:
         try:
             return [each for produced in self._backend.step() if (each := self._taken(produced))]
         except Exception as error:
-            logger.exception("a step with %d answers failed", len(self._working))
+            with about(list(self._working.values())):
+                logger.exception("a step with %d answers failed", len(self._working))
             self._on_failure(error)
             return self._after_failure()
 
@@ -244,7 +247,8 @@ class Generator:
         try:
             self._deliver(delivery)
         except Exception:
-            logger.exception("%d pieces of answers reached nobody", len(delivery))
+            with about([answer for answer, _ in delivery]):
+                logger.exception("%d pieces of answers reached nobody", len(delivery))
 
     def _ended(self, answer: Answer, error: RequestError | None = None) -> Piece:
         answer.ended_at = time.monotonic()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from handlers.errors import LoadError
+from handlers.secrets import open_secrets
 from handlers.worker.config import WorkerConfig, handler_class
+from handlers.worker.packages import use_packages
 from handlers.worker.text import TextWorker
 from handlers.worker.worker import Worker
 
@@ -20,6 +22,8 @@ def make_worker(config: WorkerConfig, handler: Any = None) -> Worker | TextWorke
         LoadError: there is no such class, another package `handlers` runs than the archive's, or archive.yaml has
             `generation` and the handler generates no text, or the other way round.
     """
+    use_packages(config.requirements)
+    open_secrets(config.model, config.secrets)
     handler = handler_class(config.handler)() if handler is None else handler
     is_generative = getattr(handler, "is_generative", False)
     if is_generative != (config.generation is not None):

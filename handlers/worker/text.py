@@ -30,6 +30,7 @@ from handlers.contract import (
     usable_cores,
 )
 from handlers.errors import DoesNotFit, ModelFailed, RequestError, UnsupportedMedia
+from handlers.log_lines import about
 from handlers.messages import Head, Outcome, Part, Request
 from handlers.pipeline.deadline import read_timeout
 from handlers.protocols.encoding import ENCODING_HEADER, decode_body
@@ -125,6 +126,10 @@ class TextWorker:
         Args:
             ticket: the adapter's own name of the request, which no other request in hand has.
         """
+        with about([request]):
+            self._submit(ticket, request)
+
+    def _submit(self, ticket: Hashable, request: Request) -> None:
         try:
             if request.error is not None:
                 raise request.error
@@ -231,7 +236,9 @@ class TextWorker:
                 most = min(asked.sampling.max_tokens, room)
                 seed = None if asked.sampling.seed is None else asked.sampling.seed + number
                 sampling = replace(asked.sampling, max_tokens=most, seed=seed)
-                answers.append(Answer(prompt, sampling, asked.stops, deadline, first_by, client))
+                answers.append(
+                    Answer(prompt, sampling, asked.stops, deadline, first_by, client, request_id=request.request_id)
+                )
         reply = Reply(
             f"{'chatcmpl' if is_chat else 'cmpl'}-{request.request_id or uuid4().hex}",
             config.model,

@@ -38,6 +38,7 @@ from handlers.contract import (
 )
 from handlers.device import choose_device, set_threads
 from handlers.errors import DoesNotFit, ModelFailed, PayloadTooLarge, RequestError
+from handlers.log_lines import about
 from handlers.messages import Outcome, Request, problem
 from handlers.pipeline.class_names import ClassNames
 from handlers.pipeline.pipeline import Pipeline
@@ -110,7 +111,7 @@ class Worker:
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
         """One outcome for each request, in order."""
-        with self._turn:
+        with self._turn, about(requests):
             for request in requests:
                 if CHECK_HEADER in request.headers:
                     return self._answer_with_checks(requests)
@@ -118,7 +119,7 @@ class Worker:
 
     def answer_again(self, requests: Sequence[Request], items: Sequence[Any]) -> list[Outcome]:
         """The model's answers to decoded items that were answered before, for any thread; nothing is counted."""
-        with self._turn:
+        with self._turn, about(requests):
             return self.pipeline.answer_again(requests, items)
 
     def _answer_with_checks(self, requests: Sequence[Request]) -> list[Outcome]:
@@ -269,9 +270,10 @@ class Worker:
         except RequestError as raised:
             error = raised
         except Exception:
-            logger.exception(
-                "%s %s: reading request %s failed", self.config.model, self.config.version, request.request_id
-            )
+            with about([request]):
+                logger.exception(
+                    "%s %s: reading request %s failed", self.config.model, self.config.version, request.request_id
+                )
             error = ModelFailed("The handler failed while it read the request.")
         if error is not None and protocol == OPENAI_EMBEDDINGS:
             return refuse_embeddings(error)

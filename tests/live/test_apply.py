@@ -79,7 +79,11 @@ def weights(site: Site) -> dict[str, int]:
 def served(site: Site) -> dict[str, dict[str, int]]:
     """READY workers by node and version."""
     listed = site.run("models", "list", "--all-nodes", "--json", status=None).json()
-    return {one["node"]: {row["version"]: row["ready"] for row in one["versions"]} for one in listed}
+    nodes = dict.fromkeys(row["node"] for row in listed)
+    return {
+        node: {row["version"]: row["ready"] for row in listed if row["node"] == node and row["version"]}
+        for node in nodes
+    }
 
 
 def on_both(*versions: str) -> dict[str, dict[str, int]]:

@@ -12,7 +12,11 @@ from tests.support.sites import Site, until, write_tiny
 
 def counted(site: Site, name: str, *labels: str) -> float:
     """The sum of the model's counters of that name which have all the labels."""
-    lines = [line for line in site.run("metrics", "show").out.splitlines() if line.startswith(f"tsctl_worker_{name}{{")]
+    lines = [
+        line
+        for line in site.run("metrics", "show", "--raw").out.splitlines()
+        if line.startswith(f"tsctl_worker_{name}{{")
+    ]
     wanted = ('model="cached"', 'version="1.0"', *labels)
     return sum(float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in wanted))
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import requests
 import yaml
@@ -28,6 +29,7 @@ from handlers.contract import MODEL_VERSION_HEADER
 from tests.support.engines import give_engine
 from tests.support.ports import free_ports
 from tests.support.sites import HALF, Site, is_alive, make_site, until, write_tiny
+from tests.support.wheels import only_from, write_wheel
 from tsctl.archive.build import build_versions
 from tsctl.archive.store import StoredArchive, archive_of, import_archive
 from tsctl.config.deployment import read_deployment
@@ -58,7 +60,7 @@ SPECS: dict[str, Callable[[list[int]], dict[str, Any]]] = {
 VERSIONS: dict[str, dict[str, Any]] = {
     "1.0": {},
     "2.0": {"factor": 3.0},
-    "slow": {"inference_s": 0.3},
+    "slow": {"inference_s": 0.3, "most": 1000.0},
     "crash": {"exit_in_load": 3},
     "wrong": {"factor": 5.0},  # its golden answer is another one
 }
@@ -160,6 +162,17 @@ def stage(started: Stage) -> Iterator[Stage]:
     yield started
 
 
+def require_counted(stage: Stage, outcomes: dict[str, int]) -> None:
+    """The metrics have these requests of clients, and none of warm-up, golden samples and tsctl."""
+
+    def counted() -> bool:
+        [row] = [row for row in stage.site.run("metrics", "show", "--json").json() if row["version"] == "1.0"]
+        assert sum(row["outcomes"].values()) <= sum(outcomes.values()), row
+        return bool(row["outcomes"] == outcomes)
+
+    until(counted, 20, "the workers' metrics on the disk")
+
+
 def test_a_version_answers_at_its_address_with_its_own_headers(stage: Stage) -> None:
     node = stage.node
     observed = node.require_version("tiny", "1.0")
@@ -171,6 +184,7 @@ def test_a_version_answers_at_its_address_with_its_own_headers(stage: Stage) -> 
     assert node.describe("tiny", None)
     assert node.describe("tiny", "9.0") == []
     if node.protocol != PLAIN:
+        require_counted(stage, {})
         return  # its answers come in an envelope, which the gateway takes off
     token = node.token()
     access = {"authorization": f"Bearer {token}"} if token else {}
@@ -182,9 +196,38 @@ def test_a_version_answers_at_its_address_with_its_own_headers(stage: Stage) -> 
     bad = requests.post(url, b'{"x": "one"}', headers={**sent, **access}, timeout=10)
     assert (bad.status_code, bad.headers["content-type"]) == (422, "application/problem+json")
     assert (bad.json()["model"], bad.json()["version"], bad.json()["request_id"]) == ("tiny", "1.0", "mine")
+    require_counted(stage, {"ok": 1, "does-not-fit-schema": 1})
     if token:
         assert requests.post(url, HALF, headers=sent, timeout=10).status_code in (400, 401)
         assert requests.get(f"{node.spec.url}/metrics", timeout=10).status_code != 200
+
+
+def test_a_client_s_id_finds_the_traceback_of_its_request(stage: Stage) -> None:
+    node = stage.node
+    stage.register("slow")
+    ids = {"x-request-id": "who asked"} if node.protocol == PLAIN else {}
+    token = node.token()
+    access = {"authorization": f"Bearer {token}"} if token else {}
+    body, media_type = b'{"x": 2000.0}', "application/json"
+    if node.protocol == PLAIN:
+        url = node.spec.url + node.path("tiny", "slow")
+        failed = requests.post(url, body, headers={"content-type": media_type, **ids, **access}, timeout=20)
+        assert failed.status_code == 500
+    else:  # its own client sends no id that is known here
+        assert stage.ask("slow", body).status == 500
+
+    def lines(*options: str) -> list[str]:
+        return stage.site.run("logs", "tiny:slow", *options).out.splitlines()
+
+    asked = ("--request", "who asked") if ids else ()
+    until(lambda: any("ValueError: this number is too large" in line for line in lines(*asked)), 20, "the traceback")
+    found = [line for line in lines(*asked) if "[request" in line or ids]
+    assert any("handler.py" in line and "line" in line for line in found), found
+    assert any("Traceback (most recent call last)" in line for line in found), found
+    if ids:
+        assert all("[request who%20asked] " in line for line in found), found
+    assert not [line for line in lines() if "tiny 1.0" in line or "tiny_1.0" in line]
+    assert lines("--request", "nobody") == []
 
 
 def test_a_version_is_registered_once(stage: Stage) -> None:
@@ -210,6 +253,38 @@ def test_an_archive_is_served_under_another_version_or_refused_with_the_reason(s
     assert stage.served() == {"1.0": 1, "1.0x": 1}
     assert stage.node.require_version("tiny", "1.0x").archive == stage.archives["1.0"].path.name
     assert (stage.ask("1.0x").body, stage.ask("1.0").body) == (b'{"y":1.0}', b'{"y":1.0}')
+
+
+def test_a_worker_has_its_own_packages_and_secrets_or_the_engine_refuses_them(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wheel(tmp_path / "wheels", "threefold", "1.0", "FACTOR = 3.0\n")
+    only_from(tmp_path / "wheels", monkeypatch)
+    monkeypatch.setenv("TEST_SECRET", "seventeen-letters")
+    write_tiny(stage.site, "packed", {"1.0": {"factor": 20.0}}, requirements=["threefold==1.0"], secrets=["KEY"])
+    handler = stage.site.root / "archives" / "packed" / "handler.py"
+    load = "import threefold; from handlers import secret; self.factor = threefold.FACTOR + len(secret('KEY'))"
+    handler.write_text(handler.read_text().replace('self.factor = self.settings.get("factor", 2.0)', load))
+    [built] = build_versions(stage.project, ["packed:1.0"], QUIET)
+    archive = stored(stage.project, built.archive)
+    deployed = yaml.safe_load(stage.project.deployment.read_text())
+    secrets = {"KEY": {"env": "TEST_SECRET"}}
+    deployed["models"] = {"packed": {"default": "1.0", "versions": {"1.0": None}, "secrets": secrets}}
+    (stage.site.root / "deployment.yaml").write_text(yaml.safe_dump(deployed))
+    if not stage.node.has_packages:
+        with pytest.raises(NodeError, match=r"archive.yaml has requirements, and engine"):
+            stage.node.register(archive, "1.0", 1, note, START_S)
+        return
+    stage.node.register(archive, "1.0", 1, note, START_S)
+    try:
+        assert stage.node.predict("packed", "1.0", HALF, "application/json").body == b'{"y":10.0}'
+        processes = [stage.node.pid, *stage.node.require_version("packed", "1.0").pids, *stage.pids("1.0")]
+        for process in [psutil.Process(pid) for pid in processes if pid is not None]:
+            assert "seventeen-letters" not in str(process.environ()) + str(process.cmdline())
+        files = [path for path in stage.site.root.rglob("*") if path.is_file()]
+        assert [path.name for path in files if b"seventeen-letters" in path.read_bytes()] == ["KEY"]
+    finally:
+        stage.node.unregister("packed", "1.0")
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_what_cannot_be_written_is_counted_and_serving_goes_on(client: Client) -
     client.folder.write_text("a file in the way")
     client.ask("unwritable")
     until(lambda: "1 unwritable" in client.status, 30, "a dropped record in the status")
-    page = client.site.run("metrics", "show").out
+    page = client.site.run("metrics", "show", "--raw").out
     assert re.search(r'tsctl_worker_records_total{[^}]*outcome="unwritable"[^}]*} 1.0', page)
     client.folder.unlink()
     # a worker that failed rests for some seconds, and then tries again

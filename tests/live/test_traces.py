@@ -129,7 +129,7 @@ def test_requests_that_waited_together_are_linked_by_their_batch(
 
 def test_workers_count_their_spans(front: Front) -> None:
     def counts() -> dict[str, float]:
-        shown = front.site.run("metrics", "show", "--node", "local").out.splitlines()
+        shown = front.site.run("metrics", "show", "--raw", "--node", "local").out.splitlines()
         samples = [line.rpartition(" ") for line in shown if line.startswith(f"{SPANS}{{")]
         return {
             outcome: sum(float(value) for name, _, value in samples if f'outcome="{outcome}"' in name)

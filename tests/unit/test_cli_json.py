@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import typer
 
 from tests.support.commands import run_command
+from tests.unit.test_cli_reference import CHECKOUT, commands
 from tsctl.cli import output
-from tsctl.cli.main import run_app
+from tsctl.cli.main import run, run_app
+from tsctl.cli.models import Operation, _change_nodes
 from tsctl.cli.options import Json
 from tsctl.errors import NodeError, SpecError
+from tsctl.nodes.fan_out import NodeChange
 
 HINTED = SpecError("no such thing", "Make it.")
 
@@ -150,3 +155,96 @@ def test_a_build_reports_every_version(tmp_path: Path) -> None:
     assert "error: not all archives were built (1 built, 2 failed):" in result.err
     said = run_command(["archive", "build"], tmp_path, {}, 60)
     assert (said.status, said.out) == (3, "1 unchanged, 2 failed\n")
+
+
+# ---- many nodes --------------------------------------------------------------------------------------------------
+
+
+def change(names: str, broken: str, all_nodes: bool) -> None:
+    """A change of these nodes, which fails on the broken ones."""
+    nodes: list[Any] = [SimpleNamespace(name=name) for name in names]
+
+    def act(node: Any, note: object) -> NodeChange:
+        if node.name in broken:
+            raise NodeError(f"node {node.name} refuses")
+        return NodeChange("scaled", "2 ready")
+
+    _change_nodes(nodes, all_nodes, Operation("scale", "scaling m 1.0 to 2", "m", "1.0", True), act)
+
+
+def rows(document: dict[str, Any]) -> dict[str, str]:
+    assert (document["operation"], document["model"], document["version"]) == ("scale", "m", "1.0")
+    return {row["node"]: row["outcome"] for row in document["nodes"]}
+
+
+@pytest.mark.parametrize(("names", "all_nodes"), [("a", False), ("a", True), ("ab", True)])
+def test_a_change_has_one_shape_whatever_the_number_of_nodes(
+    names: str, all_nodes: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(names, "", all_nodes)
+    assert rows(json.loads(capsys.readouterr().out)) == dict.fromkeys(names, "scaled")
+    with pytest.raises(NodeError) as caught:
+        change(names, names[-1], all_nodes)
+    assert caught.value.document is not None
+    assert rows(dict(caught.value.document)) == {**dict.fromkeys(names, "scaled"), names[-1]: "failed"}
+    assert capsys.readouterr().out == "", "the error's document is printed by the command line"
+
+
+# ---- every command -----------------------------------------------------------------------------------------------
+
+#: Commands without --json, and why.
+WITHOUT = {
+    "path": "prints one path",
+    "serve": "a server",
+    "metrics serve": "a server",
+    "node logs": "prints files as they are",
+}
+PAGE = (CHECKOUT / "docs" / "scripting.md").read_text(encoding="utf-8")
+#: What is given where a command wants something and "nothing" would be no example.
+GIVEN = {"shares": "1.0=100%", "workers": "1", "share": "20", "sql": "SELECT 1", "file": "nothing.mar"}
+LEAVES = {words: command for words, command in commands() if words not in WITHOUT}
+
+
+def arguments(words: str, command: Any) -> list[str]:
+    """A command line with all that the command requires."""
+    given = words.split()
+    if words == "schema":
+        return [*given, "deployment", "--json"]
+    for param in command.params:
+        if param.required:
+            value = GIVEN.get(param.name, "nothing")
+            given += [value] if param.param_type_name == "argument" else [param.opts[0], value]
+    return [*given, "--json"]
+
+
+def test_the_commands_without_json_are_few() -> None:
+    known = dict(commands())
+    for words in WITHOUT:
+        assert "--json" not in {option for param in known[words].params for option in param.opts}, words
+
+
+@pytest.mark.parametrize("words", LEAVES)
+def test_every_command_is_one_document_and_the_page_describes_it(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "--json" in {option for param in LEAVES[words].params for option in param.opts}, f"tsctl {words}"
+    assert re.search(rf"^\| [^|]*`{words}`[^|]*\|", PAGE, re.MULTILINE), f"docs/scripting.md has no document of {words}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TSCTL_PROJECT", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["tsctl", *arguments(words, LEAVES[words])])
+    monkeypatch.setattr(output, "_has_printed", False)
+    before = os.umask(0o022)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            run()
+    finally:
+        os.umask(before)
+    streams = capsys.readouterr()
+    document = json.loads(streams.out)
+    code = caught.value.code or 0
+    if isinstance(document, dict) and "error" in document:
+        assert (document["code"], code != 0) == (code, True)
+        assert document["error"].splitlines()[0] in streams.err
+        assert isinstance(document["hint"], str)
+    else:
+        assert code in (0, 1), streams.err

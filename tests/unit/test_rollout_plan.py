@@ -79,7 +79,7 @@ def test_tables_and_sentences_for_people(log: Path) -> None:
 def test_json_for_machines(log: Path) -> None:
     write(log)
     forecast = json.loads(CliRunner().invoke(app, ["digits", "2.0", "--json"], catch_exceptions=False).output)
-    assert (forecast["model"], forecast["version"], forecast["policy"]["steps"]) == ("digits", "2.0", [5, 100])
+    assert (forecast["model"], forecast["version"], forecast["policy"]["steps"]) == ("digits", "2.0", [500, 10_000])
     assert forecast["traffic"]["requests_per_s"] == pytest.approx(50, rel=0.1)
     assert forecast["traffic"]["error_rate"] == pytest.approx(ERRORS / REQUESTS)
     assert [step["weight"] for step in forecast["steps"]] == [500, 10_000]

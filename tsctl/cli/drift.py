@@ -11,7 +11,7 @@ import typer
 
 from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Every, Json, repeated
-from tsctl.cli.output import print_json
+from tsctl.cli.output import print_done, print_json
 from tsctl.cli.records import Node, Source, places
 from tsctl.config.deployment import read_deployment
 from tsctl.config.monitoring import MonitoringSpec
@@ -86,6 +86,7 @@ def reset(
     ] = False,
     node: Node = None,
     source: Source = None,
+    as_json: Json = False,
 ) -> None:
     """End the alarm of a version: the change is over, and the watch begins again; or, with --accept, it stays."""
     project, where, is_shared, budget_s = _opened(node, source)
@@ -94,12 +95,15 @@ def reset(
         raise SpecError(f"{name}: an alarm is of one version", f"Name it: tsctl drift reset {model}:VERSION")
     subject = open_subject(project, model, version)
     subject.require_followed()
+    items: int | None = None
+    said = "the watch begins again"
     if accepted:
-        state = accept(project, where, subject, budget_s, is_shared)
-        typer.echo(f"{subject.name}: the change is accepted; {state.items:,} items belong to the reference")
+        items = accept(project, where, subject, budget_s, is_shared).items
+        said = f"the change is accepted; {items:,} items belong to the reference"
     else:
         forget(project, where, subject, budget_s, time.time(), is_shared)
-        typer.echo(f"{subject.name}: the watch begins again")
+    document = {"model": model, "version": version, "is_accepted": accepted, "reference_items": items}
+    print_done(document, [f"{subject.name}: {said}"], as_json)
 
 
 def _opened(node: str | None, source: list[str] | None) -> tuple[Project, list[Place], bool, float]:

@@ -9,7 +9,7 @@ import typer
 
 from tsctl.cli.compare import compare
 from tsctl.cli.options import Json
-from tsctl.cli.output import print_rows
+from tsctl.cli.output import print_json, print_rows
 from tsctl.config.project import find_project
 from tsctl.host.progress import Progress
 
@@ -30,6 +30,7 @@ def list_known(json: Json = False) -> None:
 def install(
     names: Annotated[list[str], typer.Argument(metavar="ENGINE...", help="triton or bentoml.")],
     again: Annotated[bool, typer.Option("--again", help="Make the environment again even if it exists.")] = False,
+    json: Json = False,
 ) -> None:
     """Install engines into environments of their own, .tsctl/engines/ENGINE, with uv if it is on PATH, else with pip.
 
@@ -39,8 +40,12 @@ def install(
     from tsctl.nodes.install import install as install_engine
 
     project, progress = find_project(), Progress()
+    rows = []
     for engine in [find_engine(name) for name in dict.fromkeys(names)]:
         made = install_engine(project, engine, progress, again)
-        typer.echo(
-            f"{engine.name} {made.version} is installed in {project.relative(project.state)}/engines/{engine.name}"
-        )
+        rows.append({"engine": engine.name, "version": made.version, "path": str(made.folder)})
+        if not json:
+            where = f"{project.relative(project.state)}/engines/{engine.name}"
+            typer.echo(f"{engine.name} {made.version} is installed in {where}")
+    if json:
+        print_json(rows)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tsctl.cli.options import Json
+from tsctl.cli.output import print_done
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -19,7 +23,7 @@ def callback() -> None:
 
 
 @app.command()
-def bentoml(name: Name, to: Target) -> None:
+def bentoml(name: Name, to: Target, json: Json = False) -> None:
     """Write a folder that 'bentoml serve' and 'bentoml build' take; it needs no tsctl."""
     from tsctl.archive.named import file_of_name
     from tsctl.host.progress import Progress
@@ -30,9 +34,7 @@ def bentoml(name: Name, to: Target) -> None:
     with progress.step(f"exporting {archive.name}") as step:
         libraries = export(archive, to)
         step.done(str(to))
-    for module in libraries.missing:
-        typer.echo(f"add the package of module {module} to {to / 'requirements.txt'}: it is not installed here")
-    typer.echo(f"pip install -r {to / 'requirements.txt'}, then: bentoml serve --working-dir {to}")
+    _print(archive, to, libraries.missing, f"bentoml serve --working-dir {to}", json)
 
 
 @app.command()
@@ -43,6 +45,7 @@ def triton(
         int, typer.Option(min=0, help="Number of GPUs among which the workers are divided; 0: the CPU.")
     ] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="The model takes whole HTTP bodies, not tensors.")] = False,
+    json: Json = False,
 ) -> None:
     """Write a model repository that tritonserver serves with its python backend; it needs no tsctl."""
     from tsctl.archive.named import file_of_name
@@ -54,6 +57,12 @@ def triton(
     with progress.step(f"exporting {archive.name}") as step:
         libraries = export(archive, to, gpus, raw)
         step.done(str(to))
-    for module in libraries.missing:
-        typer.echo(f"add the package of module {module} to {to / 'requirements.txt'}: it is not installed here")
-    typer.echo(f"pip install -r {to / 'requirements.txt'}, then: tritonserver --model-repository {to}")
+    _print(archive, to, libraries.missing, f"tritonserver --model-repository {to}", json)
+
+
+def _print(archive: Path, to: Path, missing: Sequence[str], command: str, as_json: bool) -> None:
+    """What was written, the modules whose package is unknown, and the command that serves it."""
+    required = to / "requirements.txt"
+    lines = [f"add the package of module {module} to {required}: it is not installed here" for module in missing]
+    document = {"archive": archive.name, "path": str(to), "missing": list(missing), "command": command}
+    print_done(document, [*lines, f"pip install -r {required}, then: {command}"], as_json)

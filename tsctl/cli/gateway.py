@@ -9,7 +9,7 @@ import typer
 
 from tsctl.cli.context import open_gateway_here
 from tsctl.cli.options import Json
-from tsctl.cli.output import print_json, print_table
+from tsctl.cli.output import print_done, print_json, print_table
 from tsctl.config.weights import percent
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy import supervisor
@@ -23,15 +23,17 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
-def render() -> None:
+def render(json: Json = False) -> None:
     """Write Envoy's files from deployment.yaml and the versions that nodes serve, and have Envoy check them."""
     gateway = open_gateway_here()
     with changing(gateway):
         write_static_files(gateway)
-    for change in sync(gateway):
+    changes = sync(gateway)
+    for change in changes if not json else ():
         typer.echo(change)
     validate(gateway)
-    typer.echo(f"Envoy accepts the files in {gateway.project.relative(gateway.files.folder)}")
+    document = {"path": str(gateway.files.folder), "changes": changes}
+    print_done(document, [f"Envoy accepts the files in {gateway.project.relative(gateway.files.folder)}"], json)
 
 
 @app.command()
@@ -39,14 +41,13 @@ def start(
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay as the supervisor until Ctrl-C or SIGTERM; for service managers.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Start the gateway, or bring a running one to the versions that the nodes serve."""
     gateway, progress = open_gateway_here(), Progress()
     changes = start_gateway(gateway, progress, with_supervisor=not foreground)
-    for change in changes:
-        typer.echo(change)
-    if not changes:
-        typer.echo(f"nothing to change: the gateway answers at {gateway.spec.address}")
+    said = changes or [f"nothing to change: the gateway answers at {gateway.spec.address}"]
+    print_done({"address": gateway.spec.address, "changes": changes}, said, json)
     if foreground:
         try:
             supervisor.run(gateway)
@@ -55,10 +56,10 @@ def start(
 
 
 @app.command()
-def stop() -> None:
+def stop(json: Json = False) -> None:
     """Stop the gateway that was started here; requests in flight have five seconds to finish."""
-    if not stop_gateway(open_gateway_here(), Progress()):
-        typer.echo("the gateway was not running")
+    was_running = stop_gateway(open_gateway_here(), Progress())
+    print_done({"was_running": was_running}, [] if was_running else ["the gateway was not running"], json)
 
 
 @app.command()

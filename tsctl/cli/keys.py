@@ -9,7 +9,7 @@ import typer
 
 from tsctl.cli.context import open_gateway_here
 from tsctl.cli.options import Json
-from tsctl.cli.output import print_rows
+from tsctl.cli.output import print_done, print_rows
 from tsctl.config.deployment import MOST_TOKENS
 from tsctl.errors import SpecError
 from tsctl.gateway import change, keys
@@ -32,6 +32,7 @@ def add(
     header_file: Annotated[
         Path | None, typer.Option(help="Write the header to this file, for curl -H @FILE, and do not print the key.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Give a client one more key. It is printed only now, and in force when the command returns."""
     key = keys.new_key()
@@ -42,14 +43,14 @@ def add(
 
     if header_file is None:
         put_in_force()
-        typer.echo(key)
-        return
+        return print_done({"id": record.id, "client": client, "key": key, "header_file": None}, [key], json)
     try:
         with new_secret(header_file, f"{KEY_HEADER}: {key}\n"):
             put_in_force()
     except OSError as error:
         raise SpecError(f"--header-file {header_file} cannot be written: {error.strerror}") from None
-    typer.echo(f"key {record.id} of {client} is in {header_file}")
+    document = {"id": record.id, "client": client, "key": None, "header_file": str(header_file)}
+    print_done(document, [f"key {record.id} of {client} is in {header_file}"], json)
 
 
 @app.command("list")
@@ -76,7 +77,15 @@ def list_keys(json: Json = False) -> None:
 
 
 @app.command()
-def revoke(name: Annotated[str, typer.Argument(metavar="ID|CLIENT")]) -> None:
+def revoke(name: Annotated[str, typer.Argument(metavar="ID|CLIENT")], json: Json = False) -> None:
     """Revoke one key, or all keys of a client; none of them is in force when the command returns."""
-    change.set_clients(open_gateway_here(), lambda records: keys.revoked(records, name), {})
-    typer.echo(f"{name} is revoked")
+    gone: list[keys.Record] = []
+
+    def edited(records: list[keys.Record]) -> list[keys.Record]:
+        kept = keys.revoked(records, name)
+        gone[:] = [record for record in records if record not in kept]
+        return kept
+
+    change.set_clients(open_gateway_here(), edited, {})
+    document = {"revoked": [{"id": record.id, "client": record.client} for record in gone]}
+    print_done(document, [f"{name} is revoked"], json)

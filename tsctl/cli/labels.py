@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tsctl.cli.options import Json
-from tsctl.cli.output import plural, print_json, print_table
+from tsctl.cli.output import plural, print_done, print_json, print_table
 from tsctl.cli.records import ModelName, Node, Source, places
 from tsctl.config.project import find_project
 from tsctl.records import labels
@@ -23,10 +23,11 @@ def add(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="CSV, Parquet or .jsonl with the columns request_id and label.")
     ],
+    json: Json = False,
 ) -> None:
     """Keep the labels of requests; a later label of the same request replaces the earlier one."""
     added = labels.add(_folder(), file)
-    typer.echo(f"{plural(added, 'label')} added")
+    print_done({"added": added}, [f"{plural(added, 'label')} added"], json)
 
 
 @app.command()

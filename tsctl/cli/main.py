@@ -15,6 +15,8 @@ import typer
 from tsctl.cli import top
 from tsctl.cli.capture import capture, replay
 from tsctl.cli.init import init, path
+from tsctl.cli.logs import logs
+from tsctl.cli.schema import schema
 from tsctl.cli.serve import serve
 from tsctl.errors import TsctlError
 
@@ -80,7 +82,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, top.up, top.down, top.status, top.plan, top.apply, serve, capture, replay, path):
+for command in (init, top.up, top.down, top.status, top.plan, top.apply, logs, serve, capture, replay, schema, path):
     app.command()(command)
 for name, (_, help_text) in NOUNS.items():
     app.add_typer(typer.Typer(cls=_Noun, help=help_text, no_args_is_help=True), name=name)

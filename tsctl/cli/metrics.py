@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from prometheus_client import CollectorRegistry, generate_latest
 
 from tsctl.cli.context import open_deployment, open_one_node
-from tsctl.cli.options import NodeOption
-from tsctl.errors import NodeError
+from tsctl.cli.options import Json
+from tsctl.cli.output import print_json, print_table
+from tsctl.errors import NodeError, SpecError
 from tsctl.monitoring.exporter import parse_listen, serve_until_signalled, url_of
 from tsctl.monitoring.worker_files import NodesFiles, WorkerFiles, registry_of
 from tsctl.nodes.node import Node
@@ -53,13 +55,34 @@ def serve(
 
 
 @app.command()
-def show(node: NodeOption = None) -> None:
-    """Print the metrics of a node's workers as `tsctl metrics serve` exports them."""
-    [opened] = nodes = nodes_here(open_one_node(node)[2].name)
+def show(
+    node: NodesHere = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print every metric in Prometheus' format, as 'tsctl metrics serve' does.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show what each version answered since its node's start: requests, outcomes, times, batches, cache.
+
+    Only what clients asked counts, and not warm-up, golden samples or health checks.
+    """
+    from tsctl.views.metrics import COLUMNS, cells, version_metrics
+
+    if raw and json:
+        raise SpecError("--raw and --json contradict each other", "Give one of the two.")
+    nodes = nodes_here(node)
     registry = _metrics_of(nodes)
-    if not opened.metrics_folder.is_dir():
-        raise NodeError(f"node {opened.name} was never started here: no {opened.metrics_folder}", "Run 'tsctl up'.")
-    typer.echo(generate_latest(registry).decode(), nl=False)
+    if not any(opened.metrics_folder.is_dir() for opened in nodes):
+        names = ", ".join(f"node {opened.name} was never started here: no {opened.metrics_folder}" for opened in nodes)
+        raise NodeError(names or "no node of deployment.yaml is on this machine", "Run 'tsctl up'.")
+    if raw:
+        return typer.echo(generate_latest(registry).decode(), nl=False)
+    rows = version_metrics(registry.collect())
+    if json:
+        return print_json([asdict(row) for row in rows])
+    if not rows:
+        return typer.echo("no worker has become ready since the start of its node, or their archives have no metrics")
+    print_table(COLUMNS, cells(rows))
 
 
 def nodes_here(name: str | None) -> list[Node]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,12 @@ from handlers.contract import MOST_WORKERS
 from tsctl.archive.store import StoredArchive, find_archive, import_archive
 from tsctl.cli.context import open_deployment, open_one_node, select_nodes
 from tsctl.cli.options import AllNodes, Json, Model, NodeOption, Version
-from tsctl.cli.output import as_objects, print_json, print_rows, print_table
+from tsctl.cli.output import as_objects, print_done, print_json, print_table
 from tsctl.config.project import Project
 from tsctl.config.spec import version_mistake
-from tsctl.errors import NodeError, SpecError
+from tsctl.errors import NodeError, SpecError, TsctlError
 from tsctl.host.progress import Note, Progress
-from tsctl.nodes.fan_out import NodeChange, combined_error, run_on_nodes
+from tsctl.nodes.fan_out import NodeChange, NodeResult, combined_error, run_on_nodes
 from tsctl.nodes.node import Node
 from tsctl.nodes.observed import ObservedModel
 
@@ -39,12 +40,21 @@ def list_models(node: NodeOption = None, all_nodes: AllNodes = False, json: Json
     columns = ("model", "version", "default", "ready", "workers", "archive")
     nodes = select_nodes(node, all_nodes)[2]
     if not all_nodes:
-        return print_rows(columns, _rows(nodes[0].models()), json)
-    results = run_on_nodes(nodes, lambda opened, note: _rows(opened.models()))
+        results = [NodeResult(nodes[0].name, _rows(nodes[0].models()))]
+    else:
+        results = run_on_nodes(nodes, lambda opened, note: _rows(opened.models()))
     reasons = {result.node: result.error.summary for result in results if result.error is not None}
     if json:
-        versions_of = {result.node: as_objects(columns, result.value or ()) for result in results}
-        print_json([{"node": n, "reason": reasons.get(n, ""), "versions": v} for n, v in versions_of.items()])
+        nothing: tuple[tuple[object, ...], ...] = ((None,) * len(columns),)  # the one row of a node without an answer
+        print_json(
+            [
+                {"node": result.node, **row, "reason": reasons.get(result.node, "")}
+                for result in results
+                for row in as_objects(columns, nothing if result.value is None else result.value)
+            ]
+        )
+    elif not all_nodes:
+        print_table(columns, results[0].value or ())
     else:
         print_table(("node", *columns), [(result.node, *row) for result in results for row in result.value or ()])
         for name, reason in reasons.items():
@@ -63,7 +73,14 @@ def _rows(models: Mapping[str, ObservedModel]) -> list[tuple[object, ...]]:
 
 
 @app.command()
-def describe(model: Model, version: Annotated[str | None, typer.Argument()] = None, node: NodeOption = None) -> None:
+def describe(
+    model: Model,
+    version: Annotated[str | None, typer.Argument()] = None,
+    node: NodeOption = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="It is always JSON; with this option, errors are as well.")
+    ] = True,
+) -> None:
     """Print the node's description of a model's versions as JSON."""
     _, _, opened = open_one_node(node)
     states = opened.describe(model, version)
@@ -87,6 +104,7 @@ def register(
     node: NodeOption = None,
     all_nodes: AllNodes = False,
     timeout: Timeout = None,
+    json: Json = False,
 ) -> None:
     """Register an archive and wait until its workers are READY and warm; if that fails, unregister it again.
 
@@ -109,7 +127,8 @@ def register(
             "registered" if is_new else "was registered", f"{state.ready} of {state.workers} workers ready"
         )
 
-    _change_nodes(nodes, all_nodes, f"registering {stored.model} {version}", act)
+    change = Operation("register", f"registering {stored.model} {version}", stored.model, version, json)
+    _change_nodes(nodes, all_nodes, change, act)
 
 
 @app.command()
@@ -121,6 +140,7 @@ def scale(
     all_nodes: AllNodes = False,
     timeout: Timeout = None,
     force: Force = False,
+    json: Json = False,
 ) -> None:
     """Set the number of workers and wait until all are READY; dead ones are restarted.
 
@@ -141,11 +161,14 @@ def scale(
         state = opened.scale(model, version, workers, note, timeout)
         return NodeChange("scaled", f"{state.ready} ready")
 
-    _change_nodes(nodes, all_nodes, f"scaling {model} {version} to {workers}", act)
+    change = Operation("scale", f"scaling {model} {version} to {workers}", model, version, json)
+    _change_nodes(nodes, all_nodes, change, act)
 
 
 @app.command("set-default")
-def set_default(model: Model, version: Version, node: NodeOption = None, all_nodes: AllNodes = False) -> None:
+def set_default(
+    model: Model, version: Version, node: NodeOption = None, all_nodes: AllNodes = False, json: Json = False
+) -> None:
     """Make a ready version answer callers that name none."""
 
     def act(opened: Node, note: Note) -> NodeChange:
@@ -153,8 +176,9 @@ def set_default(model: Model, version: Version, node: NodeOption = None, all_nod
         return NodeChange("default")
 
     nodes = select_nodes(node, all_nodes)[2]
-    if all_nodes:
-        return _change_nodes(nodes, all_nodes, f"making {model} {version} the default", act)
+    if all_nodes or json:
+        change = Operation("set-default", f"making {model} {version} the default", model, version, json)
+        return _change_nodes(nodes, all_nodes, change, act)
     nodes[0].set_default(model, version)
     typer.echo(f"{model} {version} is the default on node {nodes[0].name}")
 
@@ -166,6 +190,7 @@ def unregister(
     node: NodeOption = None,
     all_nodes: AllNodes = False,
     force: Force = False,
+    json: Json = False,
 ) -> None:
     """Remove a version and its workers from the node.
 
@@ -184,7 +209,8 @@ def unregister(
         require_none(project, model)
         if deployment.gateway is not None:
             require_no_weight(open_gateway(project, deployment), model, version)
-    _change_nodes(nodes, all_nodes, f"unregistering {model} {version}", act)
+    change = Operation("unregister", f"unregistering {model} {version}", model, version, json)
+    _change_nodes(nodes, all_nodes, change, act)
 
 
 @app.command()
@@ -195,6 +221,7 @@ def retire(
     force: Annotated[
         bool, typer.Option("--force", help="Also while a rollout of the model runs, which then rolls back.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Take a version off its route, wait for its open requests, and unregister it from every node."""
     from tsctl.gateway.retire import retire as retire_version
@@ -207,33 +234,58 @@ def retire(
     with Progress().step(f"retiring {model} {version}") as step:
         ended = retire_version(open_gateway(project, deployment), model, version, timeout, step.note)
         step.done(f"gone from {', '.join(ended.gone)}" if ended.gone else "no node serves it")
+    target = deployment.models.get(model)
+    is_named = target is not None and version in target.versions
+    document = {
+        **{"operation": "retire", "model": model, "version": version, "is_in_deployment": is_named},
+        "nodes": [
+            *({"node": name, "outcome": "unregistered", "detail": ""} for name in ended.gone),
+            *({"node": name, "outcome": "failed", "detail": reason} for name, reason in ended.failed),
+        ],
+    }
     if ended.failed:
         raise NodeError(
             f"{model} {version} has no route any more, and may still be registered:\n"
             + "\n".join(f"  node {name}: {reason}" for name, reason in ended.failed),
             "Run this again when the node answers.",
+            document,
         )
-    target = deployment.models.get(model)
-    if target is not None and version in target.versions:
-        typer.echo(f"deployment.yaml still names {model} {version}: the next 'tsctl up' registers it again")
+    still = f"deployment.yaml still names {model} {version}: the next 'tsctl up' registers it again"
+    print_done(document, [still] if is_named else [], json)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A change of one version on nodes, as it is reported."""
+
+    name: str
+    title: str  # such as `registering digits 2.0`
+    model: str
+    version: str
+    as_json: bool
+
+    def document(self, rows: Sequence[tuple[str, str, str]]) -> dict[str, object]:
+        """The JSON document, with a row for each node: its name, the outcome, and a detail."""
+        named = {"operation": self.name, "model": self.model, "version": self.version}
+        return {**named, "nodes": as_objects(("node", "outcome", "detail"), rows)}
 
 
 def _change_nodes(
-    nodes: Sequence[Node], all_nodes: bool, operation: str, act: Callable[[Node, Note], NodeChange]
+    nodes: Sequence[Node], all_nodes: bool, operation: Operation, act: Callable[[Node, Note], NodeChange]
 ) -> None:
     """Change the nodes and print the outcome: a table where all nodes were asked for, else a word about the only one.
 
-    Args:
-        operation: its name, such as `registering digits 2.0`.
+    The JSON document has a row for each node, however many there are.
 
     Raises:
-        NodeError: it failed on at least one node, after all were tried.
+        TsctlError: it failed on the only node.
+        NodeError: it failed on at least one of all nodes, after all were tried.
     """
-    with Progress().step(operation) as step:
+    with Progress().step(operation.title) as step:
         if not all_nodes:
-            change = act(nodes[0], step.note)
-            step.done(f"{change.detail or change.outcome} on node {nodes[0].name}")
-            return
+            rows = [_on_only_node(nodes[0], operation, act, step.note)]
+            step.done(f"{rows[0][2] or rows[0][1]} on node {nodes[0].name}")
+            return print_done(operation.document(rows), [], operation.as_json)
         results = run_on_nodes(nodes, act, step.note)
         step.done(f"done on {sum(result.error is None for result in results)} of {len(results)} nodes")
     rows = []
@@ -242,9 +294,23 @@ def _change_nodes(
             rows.append((result.node, result.value.outcome, result.value.detail))
         elif result.error is not None:
             rows.append((result.node, "failed", result.error.summary))
-    print_table(("node", "outcome", "detail"), rows)
-    if error := combined_error(results, operation):
+    if not operation.as_json:
+        print_table(("node", "outcome", "detail"), rows)
+    if error := combined_error(results, operation.title):
+        error.document = operation.document(rows)
         raise error
+    print_done(operation.document(rows), [], operation.as_json)
+
+
+def _on_only_node(
+    node: Node, operation: Operation, act: Callable[[Node, Note], NodeChange], note: Note
+) -> tuple[str, str, str]:
+    try:
+        change = act(node, note)
+    except TsctlError as error:
+        error.document = operation.document([(node.name, "failed", error.summary)])
+        raise
+    return node.name, change.outcome, change.detail
 
 
 def _stored(project: Project, name: str) -> StoredArchive:

@@ -10,7 +10,7 @@ import typer
 
 from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Json
-from tsctl.cli.output import print_json, print_table
+from tsctl.cli.output import print_done, print_json, print_table
 from tsctl.config.project import find_project
 from tsctl.errors import NodeError
 from tsctl.host.progress import Progress
@@ -23,31 +23,34 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def render(
     to: Annotated[Path | None, typer.Option("--to", help="Folder; .tsctl/monitoring if left out.")] = None,
+    json: Json = False,
 ) -> None:
     """Write scrape configuration, recording rules, alerts and dashboards from deployment.yaml."""
     project, deployment = open_deployment()
     files = MonitoringFiles(to.resolve()) if to is not None else monitoring_files(project)
     contents = rendered(deployment, files)
     changed = write_rendered(contents)
+    if json:
+        return print_json([{"path": str(path), "is_changed": path in changed} for path in contents])
     for path in contents:
         typer.echo(f"{project.relative(path)}{'' if path in changed else ' (unchanged)'}")
 
 
 @app.command()
-def start() -> None:
+def start(json: Json = False) -> None:
     """Start Prometheus, Alertmanager and the exporter of this machine, or have them read what has changed."""
     project, deployment = open_deployment()
     changes = start_monitoring(project, deployment, Progress())
-    for change in changes or ["nothing to change"]:
-        typer.echo(change)
-    typer.echo(f"alerts: {deployment.monitoring.alertmanager}\nqueries: {deployment.monitoring.prometheus}")
+    places = {"alerts": deployment.monitoring.alertmanager, "queries": deployment.monitoring.prometheus}
+    said = [*(changes or ["nothing to change"]), *(f"{name}: {address}" for name, address in places.items())]
+    print_done({"changes": changes, **places}, said, json)
 
 
 @app.command()
-def stop() -> None:
+def stop(json: Json = False) -> None:
     """Stop the servers that 'tsctl monitoring start' started here, and only those."""
-    if not stop_monitoring(find_project(), Progress()):
-        typer.echo("the monitoring was not running")
+    was_running = stop_monitoring(find_project(), Progress())
+    print_done({"was_running": was_running}, [] if was_running else ["the monitoring was not running"], json)
 
 
 @app.command()

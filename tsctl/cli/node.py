@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from tsctl.cli.context import open_deployment, open_one_node
-from tsctl.cli.options import NodeOption
+from tsctl.cli.options import Json, NodeOption
+from tsctl.cli.output import print_done, print_json
 from tsctl.config.project import find_project
 from tsctl.deploy.status import node_status
 from tsctl.errors import NodeError, TsctlError, printable
@@ -31,6 +32,7 @@ def start(
         ),
     ] = False,
     empty: Annotated[bool, typer.Option("--empty", help="Start without the versions that it served before.")] = False,
+    json: Json = False,
 ) -> None:
     """Start the node and register again the versions that it served before."""
     project, _, opened = open_one_node(node)
@@ -42,8 +44,12 @@ def start(
         if empty:
             opened.forget_served()
         restored = opened.restore(project, progress, frozenset())
-        typer.echo(f"node {opened.name} answers at {opened.spec.url}")
-        failure = _restore_error(opened, restored)
+        document = _started(opened, restored)
+        failure = _restore_error(opened, restored, document)
+        said = [f"node {opened.name} answers at {opened.spec.url}"]
+        if not foreground and failure and json:
+            raise failure
+        print_done(document, said, json)
         if not foreground:
             if failure:
                 raise failure
@@ -59,13 +65,14 @@ def start(
 
 
 @app.command()
-def stop(node: NodeOption = None) -> None:
+def stop(node: NodeOption = None, json: Json = False) -> None:
     """Stop the node and its workers, also one that deployment.yaml describes otherwise by now, or no longer names."""
     from tsctl.nodes.engines import open_to_stop
 
     opened = open_to_stop(*open_deployment(), node)
-    if not opened.stop(Progress()):
-        typer.echo(f"node {opened.name} was not running")
+    was_running = opened.stop(Progress())
+    said = [] if was_running else [f"node {opened.name} was not running"]
+    print_done({"node": opened.name, "was_running": was_running}, said, json)
 
 
 @app.command()
@@ -86,11 +93,13 @@ def logs(
 
 
 @app.command()
-def running() -> None:
+def running(json: Json = False) -> None:
     """Print pid and record of every node that runs from this folder; exit code 1 if none does."""
     project = find_project()
     nodes = running_nodes(project)
-    for record, pid in nodes:
+    if json:
+        print_json([{"pid": pid, "record": str(record)} for record, pid in nodes])
+    for record, pid in nodes if not json else ():
         typer.echo(f"pid {pid}, {project.relative(record)}")
     if not nodes:
         raise typer.Exit(1)
@@ -100,6 +109,7 @@ def running() -> None:
 def wait(
     node: NodeOption = None,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 120.0,
+    json: Json = False,
 ) -> None:
     """Wait until all versions of deployment.yaml, and all others with workers, are ready on the node."""
     _, deployment, opened = open_one_node(node)
@@ -113,13 +123,21 @@ def wait(
             step.note(seen)
             time.sleep(0.5)
         step.done(f"{len(now.versions)} versions ready")
+    print_done(now.as_json(), [], json)
 
 
-def _restore_error(node: Node, restored: Restored) -> TsctlError | None:
+def _started(node: Node, restored: Restored) -> dict[str, object]:
+    served = [{"model": model, "version": version} for model, version in restored.served]
+    failed = [{"model": model, "version": version, "reason": why} for (model, version), why in restored.failed]
+    return {"node": node.name, "url": node.spec.url, "pid": node.pid, "restored": served, "failed": failed}
+
+
+def _restore_error(node: Node, restored: Restored, document: dict[str, object]) -> TsctlError | None:
     if not restored.failed:
         return None
     reasons = "\n".join(f"  {model} {version}: {reason}" for (model, version), reason in restored.failed)
     return NodeError(
         f"node {node.name} runs, but some versions did not come back:\n{reasons}",
         "The next start tries them again; 'tsctl models unregister' removes one from the list.",
+        document,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Every, Json, repeated
-from tsctl.cli.output import plural, print_rows
+from tsctl.cli.output import plural, print_done, print_json, print_rows
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError, ConflictError, NodeError, SpecError
 from tsctl.nodes.engines import open_node, open_nodes
@@ -84,25 +85,32 @@ def export(
     sql: Annotated[str, typer.Option("--query", help="One SELECT; all records if left out.")] = "SELECT * FROM records",
     node: Node = None,
     source: Source = None,
+    json: Json = False,
 ) -> None:
     """Write records to a file, or to a shared folder or object store."""
     rows = write_export(places(node, source), sql, to)
-    typer.echo(f"{plural(rows, 'row')} in {to}")
+    print_done({"rows": rows, "to": to}, [f"{plural(rows, 'row')} in {to}"], json)
 
 
 @app.command()
 def compact(
     node: Node = None,
     every: Every = None,
+    json: Json = False,
 ) -> None:
     """Turn closed segments into Parquet, merge small files, and delete what has expired."""
     for _ in repeated(every):
+        rows = []
         for place in own_places(node):
             done = compacting.compact(Path(place.address))
-            typer.echo(
-                f"{place.name}: {plural(done.segments, 'segment')} into {plural(done.files, 'file')},"
-                f" {plural(done.expired, 'file')} expired"
-            )
+            rows.append({"place": place.name, **asdict(done)})
+            if not json:
+                typer.echo(
+                    f"{place.name}: {plural(done.segments, 'segment')} into {plural(done.files, 'file')},"
+                    f" {plural(done.expired, 'file')} expired"
+                )
+        if json:
+            print_json(rows)
 
 
 @app.command()
@@ -112,6 +120,7 @@ def push(
         str | None, typer.Option("--to", help="Folder or fsspec address. Default: records.shared of deployment.yaml.")
     ] = None,
     every: Every = None,
+    json: Json = False,
 ) -> None:
     """Move records of nodes on this machine to the place that machines share; what cannot be moved now stays here."""
     project, deployment = open_deployment()
@@ -121,33 +130,46 @@ def push(
             "no shared place is named", "Write records: {shared: ADDRESS} into deployment.yaml, or give --to."
         )
     for _ in repeated(every):
+        rows: list[dict[str, object]] = []
         for place in own_places(node):
             try:
                 done = SharedPlace(address).push(place.name, Path(place.address))
                 moved = f"{plural(done.files, 'file')} moved ({done.bytes / (1 << 20):.1f} MiB)"
-                typer.echo(f"{place.name}: {moved}, {plural(done.expired, 'file')} expired at {address}")
+                rows.append({"place": place.name, "to": address, **asdict(done)})
+                if not json:
+                    typer.echo(f"{place.name}: {moved}, {plural(done.expired, 'file')} expired at {address}")
             except (AnalysisError, ConflictError) as error:
                 if every is None:
                     raise
                 typer.echo(f"{place.name}: {error.message}; tried again in {every:g} s", err=True)
+        if json:
+            print_json(rows)
 
 
 @app.command()
 def purge(
     client: Annotated[str, typer.Option("--client", help="Name of the client's key at the gateway.")],
     node: Node = None,
+    json: Json = False,
 ) -> None:
     """Remove all that nodes on this machine recorded of a client until now, and its labels; exports elsewhere stay."""
     project, deployment = open_deployment()
     folder = labels_folder(project)
+    removed: list[tuple[str, str | None, Mapping[str, int]]] = []  # place, shared address, and what was there
+
+    def tell(place: str, address: str | None, counts: Mapping[str, int]) -> None:
+        removed.append((place, address, counts))
+        if not json:
+            typer.echo(f"{place}{f' at {address}' if address else ''}: removed {_counts(counts)}")
+
     for place in own_places(node):
         typer.echo(f"{place.name}: waiting until open segments are closed", err=True)
-        removed = compacting.purge(Path(place.address), client, folder)
-        typer.echo(f"{place.name}: removed {_counts(removed)}")
+        tell(place.name, None, compacting.purge(Path(place.address), client, folder))
     if node is None and (address := shared_address(project, deployment)) is not None:
-        removed_there = SharedPlace(address).purge(client, folder)
-        for name, counts in sorted(removed_there.items()):
-            typer.echo(f"{name} at {address}: removed {_counts(counts)}")
+        for name, counts in sorted(SharedPlace(address).purge(client, folder).items()):
+            tell(name, address, counts)
+    if json:
+        print_json([{"place": place, "address": at, "removed": dict(counts)} for place, at, counts in removed])
     typer.echo(
         "not removed: files that were exported or captured, the gateway's access log, and what lies on the disks of"
         " nodes on other machines",

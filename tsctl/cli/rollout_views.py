@@ -15,7 +15,7 @@ from tsctl.archive.inspect import read_facts
 from tsctl.archive.store import StoredArchive, find_archive
 from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Json, Model, Version
-from tsctl.cli.output import print_json
+from tsctl.cli.output import print_done, print_json
 from tsctl.config.archive import Records
 from tsctl.config.deployment import ModelTarget
 from tsctl.config.policy import RolloutPolicy
@@ -32,7 +32,7 @@ from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 from tsctl.rollout.forecast.shadow import StageForecast, forecast_stage
 from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, read, unfinished
 from tsctl.rollout.run.preconditions import generates_text, require_no_weights, require_not_stable
-from tsctl.views.rollout.follow import as_json, snapshot
+from tsctl.views.rollout.follow import as_json, policy_json, snapshot
 from tsctl.views.rollout.forecast import (
     faults_table,
     labels_table,
@@ -181,6 +181,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Path of the file; beside the journal, in .tsctl/rollouts, if left out.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Write a rollout as one HTML file with plots.
 
@@ -190,7 +191,7 @@ def report(
     path = find_journal(project, model, id)
     written = out or path.with_suffix(SUFFIX)
     write_report(written, read(path))
-    typer.echo(project.relative(written))
+    print_done({"path": str(written)}, [project.relative(written)], json)
 
 
 def plan(
@@ -231,7 +232,7 @@ def plan(
     forecast = forecast_rollout(policy, traffic, is_by_user, wrong, is_text)
     stage = _stage(project, policy, traffic, archive, deployment.models[model], route)
     if json:
-        named = {"model": model, "version": version, "policy": policy.model_dump(mode="json")}
+        named = {"model": model, "version": version, "policy": policy_json(policy)}
         print_json({**named, **asdict(forecast), "shadow": None if stage is None else asdict(stage)})
         return
     typer.echo(f"{model}: {traffic_text(traffic)}\n")

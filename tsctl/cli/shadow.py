@@ -11,10 +11,13 @@ import typer
 
 from tsctl.cli.context import open_deployment, open_gateway_here
 from tsctl.cli.options import Json, Model, Version
+from tsctl.cli.output import print_done
 from tsctl.cli.records import Node, Source
+from tsctl.cli.weights import route_json
 from tsctl.config.weights import parse_share, percent
 from tsctl.errors import AnalysisError, SpecError
 from tsctl.gateway import change
+from tsctl.gateway.traffic import Traffic
 
 if TYPE_CHECKING:
     from tsctl.shadow.summaries import CompareOptions
@@ -30,21 +33,25 @@ def set_shadow(
     model: Model,
     version: Version,
     share: Annotated[str, typer.Option("--percent", help="Of the model's requests, such as 20 or 0.5.")],
+    json: Json = False,
 ) -> None:
     """Copy a share of a model's requests to a version."""
     parsed = parse_share(share)
     traffic = change.set_shadow(open_gateway_here(), model, version, parsed)
-    if traffic.shadow is None:
-        typer.echo(f"{model}: no shadow")
-    else:
-        typer.echo(f"{model}: {percent(traffic.shadow.share)} of the requests are copied to {traffic.shadow.version}")
+    _print(traffic, json)
 
 
 @app.command("clear")
-def clear(model: Model) -> None:
+def clear(model: Model, json: Json = False) -> None:
     """Stop copying requests."""
-    change.set_shadow(open_gateway_here(), model, None, 0)
-    typer.echo(f"{model}: no shadow")
+    _print(change.set_shadow(open_gateway_here(), model, None, 0), json)
+
+
+def _print(traffic: Traffic, as_json: bool) -> None:
+    """The route's shadow, or its document, as 'tsctl weights show' has it."""
+    shadow = traffic.shadow
+    copies = f"{percent(shadow.share)} of the requests are copied to {shadow.version}" if shadow else "no shadow"
+    print_done(route_json(traffic), [f"{traffic.model}: {copies}"], as_json)
 
 
 @app.command("report")

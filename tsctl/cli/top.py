@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tsctl.cli.context import open_deployment, open_one_node
 from tsctl.cli.options import Json
-from tsctl.cli.output import plural, print_json, print_table
+from tsctl.cli.output import plural, print_done, print_json, print_table
 
 if TYPE_CHECKING:
     from tsctl.config.deployment import DeploymentSpec
     from tsctl.config.project import Project
     from tsctl.deploy.changes import Plan
     from tsctl.deploy.status import NodeStatus
+    from tsctl.deploy.up import UpResult
+    from tsctl.errors import TsctlError
     from tsctl.nodes.node import Node
 
 #: The exit code of `tsctl plan` where something would change.
@@ -34,7 +36,7 @@ PruneModels = Annotated[
 ]
 
 
-def up(node: NodeHere = None) -> None:
+def up(node: NodeHere = None, json: Json = False) -> None:
     """Build archives, start the nodes of this machine, serve what deployment.yaml says, and ask every model once.
 
     For a developer's machine: a version whose archive was built again is replaced, which 'tsctl apply' never does.
@@ -44,7 +46,7 @@ def up(node: NodeHere = None) -> None:
     from tsctl.gateway.start import local_key, start_gateway
     from tsctl.gateway.state import open_gateway
     from tsctl.host.progress import Progress
-    from tsctl.views.up import curl_line, endpoint_lines, result_lines
+    from tsctl.views.up import curl_line, endpoint_lines, result_lines, up_json
 
     project, deployment, nodes = _open_here(node)
     if not nodes:
@@ -55,6 +57,9 @@ def up(node: NodeHere = None) -> None:
     result = bring_up(project, deployment, nodes, Progress())
     gateway = open_gateway(project, deployment) if deployment.gateway is not None else None
     gateway_changes = start_gateway(gateway, Progress()) if gateway is not None else []
+    if json:
+        _print_up(up_json(nodes, result, gateway.spec.address if gateway else None, gateway_changes), result)
+        return
     for line in result_lines(nodes, result, result.is_changed or bool(gateway_changes)):
         typer.echo(line)
     typer.echo("")
@@ -67,11 +72,23 @@ def up(node: NodeHere = None) -> None:
         if gateway is not None:
             base, header = gateway.spec.address, local_key(gateway)
         typer.echo(f"\n{curl_line(project, base, header, model, Path.cwd())}")
-    if result.failures:
-        raise result.kind("not all is served:\n  " + "\n  ".join(result.failures), "See 'tsctl status'.")
+    if error := _up_error(result):
+        raise error
 
 
-def down(node: NodeHere = None) -> None:
+def _up_error(result: UpResult, document: Mapping[str, Any] | None = None) -> TsctlError | None:
+    if not result.failures:
+        return None
+    return result.kind("not all is served:\n  " + "\n  ".join(result.failures), "See 'tsctl status'.", document)
+
+
+def _print_up(document: Mapping[str, Any], result: UpResult) -> None:
+    if error := _up_error(result, document):
+        raise error
+    print_json(document)
+
+
+def down(node: NodeHere = None, json: Json = False) -> None:
     """Stop the monitoring, the gateway and the nodes that were started here, and only those.
 
     A node is stopped also where deployment.yaml describes it otherwise by now, or does not name it any more. With
@@ -87,11 +104,13 @@ def down(node: NodeHere = None) -> None:
 
     project, deployment = open_deployment()
     stops_all = node is None or len(deployment.nodes) == 1
+    stopped = {"monitoring": False, "gateway": False}
     if stops_all:
-        stop_monitoring(project, Progress())
+        stopped["monitoring"] = stop_monitoring(project, Progress())
     if deployment.gateway is not None and stops_all:
-        stop_gateway(open_gateway(project, deployment), Progress())
+        stopped["gateway"] = stop_gateway(open_gateway(project, deployment), Progress())
     failures = []
+    rows = []
     names = [opened.name for opened in _open_here(node)[2]] if node is None else [node]
     gone: list[str] = []
     try:
@@ -101,14 +120,18 @@ def down(node: NodeHere = None) -> None:
     for name in [*names, *gone]:
         try:
             opened = open_to_stop(project, deployment, name)
-            if not opened.stop(Progress()):
+            was_running = opened.stop(Progress())
+            rows.append({"node": opened.name, "was_running": was_running})
+            if not (was_running or json):
                 typer.echo(f"node {opened.name} was not running")
         except TsctlError as error:
             if len(names) + len(gone) == 1:
                 raise
             failures.append(f"node {name}: {error.message}")
+    document = {**{f"{name}_was_running": was for name, was in stopped.items()}, "nodes": rows}
     if failures:
-        raise NodeError("not all is stopped:\n  " + "\n  ".join(failures), "Run this again.")
+        raise NodeError("not all is stopped:\n  " + "\n  ".join(failures), "Run this again.", document)
+    print_done(document, [], json)
 
 
 def status(node: NodeShown = None, json: Json = False) -> None:
@@ -127,13 +150,11 @@ def status(node: NodeShown = None, json: Json = False) -> None:
     project, deployment = open_deployment()
     if node is None and len(deployment.nodes) > 1:
         statuses = all_status(open_nodes(project, deployment), deployment)
-        document: object = {
-            "is_ready": all(status.is_ready for status in statuses),
-            "nodes": [status.as_json() for status in statuses],
-        }
     else:
         statuses = [node_status(open_one_node(node)[2], deployment)]
-        document = statuses[0].as_json()
+    only = statuses[0].as_json() if len(statuses) == 1 else {}  # as it was before `nodes` had each of any number
+    is_ready = all(status.is_ready for status in statuses)
+    document = {**only, "is_ready": is_ready, "nodes": [status.as_json() for status in statuses]}
     gateway = gateway_status(open_gateway(project, deployment)) if deployment.gateway is not None else None
     if json:
         print_json(document)

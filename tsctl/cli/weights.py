@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tsctl.cli.context import open_gateway_here
 from tsctl.cli.options import Json, Model
-from tsctl.cli.output import print_json, print_table
+from tsctl.cli.output import print_done, print_json, print_table
 from tsctl.config.weights import parse_weights, percent
 from tsctl.gateway import change
 from tsctl.gateway.state import require_route, traffic_in_force
-from tsctl.gateway.traffic import weights_text
+from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.rollout.run.journal import require_none
 
 weights = typer.Typer(rich_markup_mode=None)
+
+
+def route_json(route: Traffic) -> dict[str, Any]:
+    """A model's route for machines; weights and the shadow's share are hundredths of a percent."""
+    return {**asdict(route), "stable": route.stable}
 
 
 @weights.command("set")
@@ -26,13 +31,14 @@ def set_weights(
     force: Annotated[
         bool, typer.Option("--force", help="Also while a rollout of the model runs; the rollout then holds.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Set all weights of a model at once, and wait until the gateway serves them."""
     parsed, gateway = parse_weights(shares), open_gateway_here()
     if not force:
         require_none(gateway.project, model)
     traffic = change.set_weights(gateway, model, parsed)
-    typer.echo(f"{model}: {weights_text(traffic.weights)}")
+    print_done(route_json(traffic), [f"{model}: {weights_text(traffic.weights)}"], json)
 
 
 @weights.command("show")
@@ -44,8 +50,7 @@ def show(model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None,
         typer.echo("the gateway does not run; it will start with these weights", err=True)
     shown = list(traffic.values()) if model is None else [require_route(traffic, model)]
     if json:
-        print_json([{**asdict(route), "stable": route.stable} for route in shown])  # weights in hundredths of a percent
-        return
+        return print_json([route_json(route) for route in shown])
     rows = []
     for route in shown:
         for version in route.versions:

@@ -10,6 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from handlers.contract import MOST_WORKERS, SAMPLE_MEDIA_TYPES
+from tsctl.config.requirements import Requirements
+from tsctl.config.secrets import SecretNames
 from tsctl.config.spec import ModelName, ModelVersion, SpecModel, read_spec
 from tsctl.config.trust import TrustList
 
@@ -53,8 +55,9 @@ InsidePath = Annotated[str, AfterValidator(_inside)]
 class Batch(SpecModel):
     """How TorchServe forms a batch of this model."""
 
-    size: Annotated[int, Field(ge=1, le=1024)] = 1
-    max_delay_ms: Annotated[int, Field(ge=1, le=10_000)] = 1  # 0 breaks TorchServe's batching
+    size: Annotated[int, Field(ge=1, le=1024)] = 1  # items of a batch at most
+    #: How long a batch waits for more items; 0 breaks TorchServe's batching.
+    max_delay_ms: Annotated[int, Field(ge=1, le=10_000)] = 1
     #: Of a text model's micro-batch, with its padding; None: each worker finds the fastest at its warm-up.
     tokens: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
 
@@ -62,7 +65,7 @@ class Batch(SpecModel):
 class Workers(SpecModel):
     """Worker processes per node when nothing else is asked for."""
 
-    min: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1
+    min: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = 1  # at the start
     max: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None  # None: as many as min
 
     @model_validator(mode="after")
@@ -75,8 +78,8 @@ class Workers(SpecModel):
 class Timeouts(SpecModel):
     """Always written into model-config.yaml, because TorchServe ignores every other place once that file exists."""
 
-    startup_s: Annotated[int, Field(ge=5, le=86_400)] = 120
-    response_s: Annotated[int, Field(ge=1, le=86_400)] = 30
+    startup_s: Annotated[int, Field(ge=5, le=86_400)] = 120  # of a worker: load, golden answers and warm-up
+    response_s: Annotated[int, Field(ge=1, le=86_400)] = 30  # of a batch, from the node to the answer
     retry_s: Annotated[int, Field(ge=5, le=86_400)] = 60  # how long TorchServe restarts a crashing worker
     first_token_s: Annotated[float, Field(gt=0, le=86_400)] | None = None  # of a text model; None: 30, or response_s
 
@@ -84,8 +87,8 @@ class Timeouts(SpecModel):
 class Tolerance(SpecModel):
     """How far a number may lie from the golden answer: |answer - golden| <= absolute + relative * |golden|."""
 
-    absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
-    relative: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4  # of any number
+    relative: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # times the golden number
     #: Of a text model's golden answers: the first tokens that must agree. None: all, and how the answer ends.
     tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
 
@@ -93,20 +96,21 @@ class Tolerance(SpecModel):
 class Warmup(SpecModel):
     """The part of startup_s that warming may take."""
 
-    budget_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    budget_s: Annotated[float, Field(gt=0, le=3600)] = 20.0  # seconds
 
 
 class Limits(SpecModel):
     """Limits of one request."""
 
-    request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 1 << 20
+    request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 1 << 20  # of a body; a larger one gets 413
 
 
 class Cache(SpecModel):
     """The cache of answers in each worker; shared with other workers and nodes where `shared` names a Redis."""
 
     max_mb: Annotated[float, Field(gt=0, le=1 << 20)] = 64.0  # in each worker's memory
-    ttl_s: Annotated[float, Field(gt=0, le=31_536_000)] = 300.0
+    ttl_s: Annotated[float, Field(gt=0, le=31_536_000)] = 300.0  # seconds that an answer is remembered
+    #: Address of a Redis for all workers; None: no shared cache.
     shared: Annotated[str, AfterValidator(_redis_address)] | None = None
     check: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of the hits that are computed again and compared
 
@@ -115,7 +119,7 @@ class Records(SpecModel):
     """Prediction records: of whom, and how long they are kept; see docs/records.md."""
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.01  # of the requests, by a hash of their ids
-    days: Annotated[float, Field(gt=0, le=3660)] = 30.0
+    days: Annotated[float, Field(gt=0, le=3660)] = 30.0  # that records are kept
     input_days: Annotated[float, Field(gt=0, le=3660)] | None = None  # None: inputs are not kept
     answers: bool = False  # whether answers are kept whole, for comparisons and examples
     #: Of the recorded requests with a shadow's copy, the share that stable answers again; see docs/shadow.md.
@@ -125,6 +129,7 @@ class Records(SpecModel):
 class Compare(SpecModel):
     """How answers of two versions are compared; see docs/shadow.md."""
 
+    #: What of two answers is compared.
     by: Literal["label", "top_k", "number", "vector", "text", "json", "tokens", "length", "embedding"]
     field: str | None = None  # place of the value in the answer, with dots; None: where a record has it
     k: Annotated[int, Field(ge=1, le=1000)] = 5  # classes of top_k
@@ -161,14 +166,15 @@ class Generation(SpecModel):
 class ServingFields(SpecModel):
     """The settings of served versions; a model sets them for all of its versions, and a version for itself."""
 
-    batch: Batch = Batch()
-    workers: Workers = Workers()
-    timeouts: Timeouts = Timeouts()
-    tolerance: Tolerance = Tolerance()
-    warmup: Warmup = Warmup()
-    limits: Limits = Limits()
+    batch: Batch = Batch()  # how batches are formed
+    workers: Workers = Workers()  # per node, where deployment.yaml does not say
+    timeouts: Timeouts = Timeouts()  # after which a worker is given up
+    tolerance: Tolerance = Tolerance()  # of golden answers
+    warmup: Warmup = Warmup()  # batches before the first request
+    limits: Limits = Limits()  # of one request
+    #: Requests of the version that wait at a node; more get 503.
     queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    cache: Cache | None = None
+    cache: Cache | None = None  # remembered answers; None: every request is computed
     records: Records | None = None  # None: nothing is recorded
     compare: Compare | None = None  # None: by label where answers have one, else all of it within the tolerance
     compile: bool = False  # torch.compile, with the shapes of the warm-up
@@ -255,19 +261,24 @@ SampleTypes = Annotated[dict[Suffix, MediaType], Field(max_length=64)]
 class ArchiveSpec(Serving):
     """One model and its versions."""
 
-    model: ModelName
-    description: str = ""
+    model: ModelName  # its name in paths and commands
+    description: str = ""  # for people
+    #: `handlers.NAME`, a ready-made one, or a file with one class.
     handler: Annotated[str, Field(pattern=r"^(handlers\.[a-z_][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_]*\.py)$")]
     recipe: InsidePath | None = None  # script that writes the weights; None: they are among `files`
     weights: InsidePath = "model.safetensors"  # where the weights lie in the archive
-    files: list[InsidePath] = []
-    samples: InsidePath = "samples"
-    golden: InsidePath = "golden"
+    files: list[InsidePath] = []  # files and folders that the archive holds too
+    samples: InsidePath = "samples"  # the folder of requests, at least one
+    golden: InsidePath = "golden"  # the folder of golden answers, one file a version
     sample_types: SampleTypes = {}  # media types of samples by suffixes, where Python's mimetypes knows none
     #: Files of the archive that may be read although reading them runs code, as NAME@sha256:DIGEST.
     trust: TrustList = ()
+    #: Packages of this model alone, as NAME==VERSION: a list, or a file beside archive.yaml.
+    requirements: InsidePath | Requirements = ()
+    secrets: SecretNames = ()  # names that the handler asks `handlers.secret` for; deployment.yaml has their sources
     on_request: bool = False  # built only where a command, a node or a deployment names it
     reference: InsidePath | None = None  # requests beside archive.yaml or in the recipe's output; docs/drift.md
+    #: By name; each may replace settings of the model.
     versions: Annotated[dict[ModelVersion, VersionSpec | None], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from tsctl.config.environment import names
 from tsctl.config.monitoring import MonitoringSpec, Objectives
 from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
+from tsctl.config.secrets import SecretName, SecretSource
 from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
 from tsctl.config.tracing import TracingSpec
 from tsctl.config.trust import TrustList
@@ -56,16 +57,16 @@ MOST_TOKENS = 999_999_999
 class Budget(SpecModel):
     """The rate limits of one client: a bucket of `burst` requests, refilled at a steady rate, and one of tokens."""
 
-    requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    requests_per_s: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000  # refilled at this rate
+    burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000  # requests at once
     tokens_per_minute: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None  # of language models; None: no limit
 
 
 class TlsFiles(SpecModel):
     """PEM files of the gateway's listener, relative to the project; read again when they are replaced."""
 
-    certificate: str
-    key: str
+    certificate: str  # the chain
+    key: str  # of the certificate
 
 
 #: More than any machine has, and less than Envoy's numbers can hold.
@@ -75,10 +76,10 @@ MOST_BYTES = 1 << 44
 class GatewaySpec(SpecModel):
     """The gateway's addresses and limits."""
 
-    address: ListenAddress = "http://127.0.0.1:8000"
+    address: ListenAddress = "http://127.0.0.1:8000"  # where clients ask
     metrics: ListenAddress = "http://127.0.0.1:8003"  # Envoy's counters
-    tls: TlsFiles | None = None
-    request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 16 << 20
+    tls: TlsFiles | None = None  # None: no TLS
+    request_bytes: Annotated[int, Field(ge=1, le=1 << 30)] = 16 << 20  # of a body; a larger one gets 413
     #: Of Envoy, beyond which it refuses requests; None: 2 GiB, or three quarters of the machine where that is less.
     memory_bytes: Annotated[int, Field(ge=64 << 20, le=MOST_BYTES)] | None = None
     #: Of bodies of 10,000 bytes and more that are at the nodes at a time; None: as many as the smallest node can hold.
@@ -105,8 +106,8 @@ CookieName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]{1,64}$")
 class Sticky(SpecModel):
     """The header or cookie that identifies a user, so that the user stays on one version."""
 
-    header: HeaderName | None = None
-    cookie: CookieName | None = None
+    header: HeaderName | None = None  # its name, in lower case
+    cookie: CookieName | None = None  # its name
 
     @model_validator(mode="after")
     def _check_choice(self) -> Sticky:
@@ -121,17 +122,18 @@ Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s*,]{1,253
 class Cors(SpecModel):
     """The pages whose scripts may ask a model: origins such as https://app.example.com, or * for all."""
 
-    origins: Annotated[tuple[Origin, ...], Field(min_length=1, strict=False)]
+    origins: Annotated[tuple[Origin, ...], Field(min_length=1, strict=False)]  # such as https://app.example.com, or *
 
 
 class RouteSpec(SpecModel):
     """The gateway's rules for clients of one model."""
 
+    #: Of a request, at most; a client may ask for less.
     deadline_s: Annotated[float, Field(gt=0, le=3600, strict=False)] = 30.0
     idempotent: bool = True  # a request whose worker died may be sent again
     pinned: bool = True  # a client may name the version
     canary_header: bool = True  # `x-track: canary` reaches the canary at any weight
-    sticky: Sticky | None = None
+    sticky: Sticky | None = None  # None: every request is divided anew
     cors: Cors | None = None  # None: scripts of other origins may not read answers
 
 
@@ -148,15 +150,17 @@ class VersionTarget(SpecModel):
 class ModelTarget(SpecModel):
     """The wanted versions of one model, and the default, which answers callers that name none."""
 
-    default: ModelVersion
-    versions: Annotated[dict[ModelVersion, VersionTarget | None], Field(min_length=1)]
-    route: RouteSpec = RouteSpec()
+    default: ModelVersion  # the version that answers callers that name none
+    versions: Annotated[dict[ModelVersion, VersionTarget | None], Field(min_length=1)]  # by name
+    route: RouteSpec = RouteSpec()  # rules of the gateway
     #: Percentages by version, such as {"1.0": 95%, "2.0": 5%}; None: `tsctl weights` and rollouts set them.
     weights: dict[ModelVersion, str] | None = None
     rollout: RolloutPolicy | None = None  # None: the deployment's
     objectives: Objectives | None = None  # keys that differ from the deployment's
     #: Files of its archives that may be read although reading them runs code, as NAME@sha256:DIGEST.
     trust: TrustList = ()
+    #: Values that only this model's workers are given, by the name under which its handler asks for them.
+    secrets: dict[SecretName, SecretSource] = {}
 
     @model_validator(mode="after")
     def _check_names(self) -> ModelTarget:
@@ -222,12 +226,12 @@ class RecordsSpec(SpecModel):
 class DeploymentSpec(SpecModel):
     """The whole file."""
 
-    nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1)]
-    models: dict[ModelName, ModelTarget] = {}
+    nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1)]  # by name
+    models: dict[ModelName, ModelTarget] = {}  # by name
     gateway: GatewaySpec | None = None  # None: clients call the nodes
     rollout: RolloutPolicy = RolloutPolicy()  # for models without one
-    monitoring: MonitoringSpec = MonitoringSpec()
-    records: RecordsSpec = RecordsSpec()
+    monitoring: MonitoringSpec = MonitoringSpec()  # Prometheus, Alertmanager and the exporter
+    records: RecordsSpec = RecordsSpec()  # of predictions
     tracing: TracingSpec | None = None  # None: no request is traced
 
     @model_validator(mode="after")

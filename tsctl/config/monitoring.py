@@ -35,9 +35,9 @@ class Objectives(SpecModel):
 class MonitoringSpec(SpecModel):
     """Where Prometheus, Alertmanager and the exporter listen, and what alerts are measured by."""
 
-    prometheus: ServerAddress = "http://127.0.0.1:9090"
-    alertmanager: ServerAddress = "http://127.0.0.1:9093"
-    exporter: ServerAddress = "http://127.0.0.1:9464"
+    prometheus: ServerAddress = "http://127.0.0.1:9090"  # where it listens
+    alertmanager: ServerAddress = "http://127.0.0.1:9093"  # where it listens
+    exporter: ServerAddress = "http://127.0.0.1:9464"  # where `tsctl metrics serve` listens
     webhook: Webhook | None = None  # where Alertmanager sends alerts; None: nowhere
     scrape_s: Annotated[int, Field(ge=1, le=60)] = 15  # interval of scrapes and rules
     keep_days: Annotated[int, Field(ge=4, le=3650)] = 15  # the longest window of an alert is three days

@@ -41,7 +41,7 @@ class BaseNodeSpec(SpecModel):
         ("engine", "address", "inference", "management", "metrics", "grpc_ports")
     )
 
-    engine: str
+    engine: str  # the server
     nice: Annotated[int, Field(ge=0, le=19)] = 0  # of all its processes; for shadows, which must not slow down others
     records_mb: Annotated[int, Field(ge=64, le=1 << 24)] = MOST_RECORDS_MB  # of all its prediction records
     traces: Collector | None = None  # where its workers send spans; None: as the deployment's `tracing` says
@@ -70,10 +70,11 @@ class BaseNodeSpec(SpecModel):
 class TorchServeSpec(BaseNodeSpec):
     """One TorchServe process and its addresses; `key_file` is TorchServe's key_file.json."""
 
-    engine: Literal["torchserve"] = "torchserve"
-    inference: TorchServeAddress = "http://127.0.0.1:8080"
+    engine: Literal["torchserve"] = "torchserve"  # may be left out
+    inference: TorchServeAddress = "http://127.0.0.1:8080"  # where requests are answered
+    #: Where versions are registered; keep it from other machines.
     management: TorchServeAddress = "http://127.0.0.1:8081"
-    metrics: TorchServeAddress = "http://127.0.0.1:8082"
+    metrics: TorchServeAddress = "http://127.0.0.1:8082"  # TorchServe's own
     #: Inference and management; TorchServe opens both.
     grpc_ports: tuple[Port, Port] = Field(default=(7070, 7071), strict=False)
 
@@ -112,7 +113,7 @@ PlainAddress = Annotated[Address, AfterValidator(_without_tls)]
 class OneAddressSpec(BaseNodeSpec):
     """A node whose server listens on one address for everything."""
 
-    address: PlainAddress
+    address: PlainAddress  # for everything
 
     @property
     def url(self) -> str:
@@ -132,7 +133,7 @@ class OwnServerSpec(OneAddressSpec):
 class UvicornSpec(OwnServerSpec):
     """That node under uvicorn."""
 
-    engine: Literal["uvicorn"]
+    engine: Literal["uvicorn"]  # our own server
     environment: Literal["vllm"] | None = None  # the engine whose environment runs the workers; None: tsctl's own
 
 
@@ -148,14 +149,14 @@ def _with_ip(address: str) -> str:
 class BentomlSpec(OwnServerSpec):
     """That node as a service of BentoML."""
 
-    engine: Literal["bentoml"]
-    address: Annotated[PlainAddress, AfterValidator(_with_ip)]
+    engine: Literal["bentoml"]  # our own server inside BentoML
+    address: Annotated[PlainAddress, AfterValidator(_with_ip)]  # with an IP address and no name
 
 
 class TritonSpec(OneAddressSpec):
     """One tritonserver, with the archives of this machine. No token: keep its address from other machines."""
 
-    engine: Literal["triton"]
+    engine: Literal["triton"]  # tritonserver
     gpus: Annotated[int, Field(ge=0, le=64)] = 0  # that its workers are dealt to; 0: they compute on the CPU
 
 
@@ -164,8 +165,8 @@ class VllmSpec(OwnServerSpec):
 
     places: ClassVar[frozenset[str]] = BaseNodeSpec.places | {"ports"}
 
-    engine: Literal["vllm"]
-    #: The first and the last port of versions; None: the MOST_SERVERS ports after that of `address`.
+    engine: Literal["vllm"]  # vLLM's own server for each version
+    #: The first and the last port of versions; None: the 8 ports after that of `address`.
     ports: Annotated[tuple[Port, Port], Field(strict=False)] | None = None
     gpu_share: Annotated[float, Field(gt=0, le=1)] = 0.9  # of a GPU's memory, for each version; without a GPU unused
 

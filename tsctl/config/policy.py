@@ -57,7 +57,8 @@ class RolloutPolicy(SpecModel):
     min_requests: Annotated[int, Field(ge=1, le=100_000_000)] = 200  # of the canary, at each step
     max_error_rate: Share = 0.05  # of the canary: above it is a fail, and below it surely before a step passes
     alpha: Share = 0.01  # probability that a canary which is no worse is ever rolled back
-    signals: tuple[Signal, ...] = Field(default=USUAL, strict=False)  # see `judging`
+    #: Kinds of evidence that may end a rollout; of a language model, those of its answers.
+    signals: tuple[Signal, ...] = Field(default=USUAL, strict=False)
     count_4xx: bool = False  # whether an answer of 4xx is an error as well
     slow_quantile: Share = 0.95  # slower than this share of stable's answers before the step is slow
     settle_s: Seconds = 5.0  # after a step began, latency is not judged

@@ -35,7 +35,7 @@ LEAST_SHARE = 1e-6
 class TracingSpec(SpecModel):
     """Spans of OpenTelemetry, sent over OTLP/HTTP."""
 
-    endpoint: Collector
+    endpoint: Collector  # where spans are sent; /v1/traces is added
     #: Of the requests that are traced, chosen by the gateway.
     share: Annotated[float, Field(ge=0, le=1, strict=False), AfterValidator(_is_possible)] = 0.01
     #: Whether a client's `traceparent` is continued, which decides then whether its request is traced.

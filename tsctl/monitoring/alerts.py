@@ -177,7 +177,7 @@ NODES = (
         "CacheWrong", f'sum by ({_OF_NODE}) (increase({CACHE_ITEMS}{{result="wrong"}}[30m])) > 0', 0, "ticket",
         "a remembered answer was computed again and differed, in the last half hour",
         f"the response cache of {_ON_NODE} gave wrong answers",
-        "tsctl metrics show --node {{ $labels.node }}",
+        "tsctl metrics show --raw --node {{ $labels.node }}",
     ),
     Alert(
         "SharedCacheDown",
@@ -186,7 +186,7 @@ NODES = (
         8, "ticket",
         "more than half of the exchanges with Redis fail for two minutes",
         f"{_SHARE} of the exchanges of {_ON_NODE} with Redis fail",
-        "tsctl metrics show --node {{ $labels.node }}",
+        "tsctl metrics show --raw --node {{ $labels.node }}",
     ),
     Alert(
         "DiskFills", "tsctl_disk_free_bytes / tsctl_disk_size_bytes < 0.05 or tsctl_disk_free_bytes < 1073741824",
@@ -205,13 +205,13 @@ ANSWERS = (
         4, "page",
         "more than 2 % of a language model's answers of five minutes ended with an error, for a minute",
         f"{_SHARE} of the answers of {_VERSION} break",
-        "tsctl status; tsctl metrics show; tail .tsctl/gateway/logs/access.log",
+        "tsctl status; tsctl metrics show --raw; tail .tsctl/gateway/logs/access.log",
     ),
     Alert(
         "KeysAndValuesFull", f"max by ({_OF_NODE}) ({KV_CACHE_USAGE}) > 0.95", 20, "ticket",
         "a language model's memory for keys and values is more than 95 % full for five minutes, so answers wait",
         f"the memory for keys and values of {_ON_NODE} is {_SHARE} full",
-        "tsctl metrics show --node {{ $labels.node }}; tsctl archive inspect {{ $labels.model }}",
+        "tsctl metrics show --raw --node {{ $labels.node }}; tsctl archive inspect {{ $labels.model }}",
     ),
     Alert(
         "RecordsDropped",

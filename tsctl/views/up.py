@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
@@ -36,6 +37,24 @@ def result_lines(nodes: Sequence[Node], result: UpResult, is_changed: bool) -> I
         shown = text if len(text) <= SHOWN_ANSWER else text[: SHOWN_ANSWER - 4] + " ..."
         prefix = f"node {answer.node}: " if result.has_several_nodes else ""
         yield f"{prefix}{answer.model} {answer.version}  {answer.sample}\n  {answer.reply.status} {shown}"
+
+
+def up_json(
+    nodes: Sequence[Node], result: UpResult, gateway: str | None, gateway_changes: Sequence[str]
+) -> dict[str, Any]:
+    """The same for machines; `gateway` is its address, None where deployment.yaml has none."""
+    return {
+        "is_changed": result.is_changed or bool(gateway_changes),
+        "gateway": gateway and {"address": gateway, "changes": list(gateway_changes)},
+        "nodes": [
+            {"node": node.name, "url": node.spec.url, "unnamed": result.unnamed.get(node.name, [])} for node in nodes
+        ],
+        "answers": [
+            {"node": a.node, "model": a.model, "version": a.version, "sample": a.sample, "status": a.reply.status}
+            for a in result.answers
+        ],
+        "failures": list(result.failures),
+    }
 
 
 def endpoint_lines(deployment: DeploymentSpec, nodes: Sequence[Node]) -> Iterator[str]:

@@ -36,6 +36,7 @@ from handlers.adapters.asgi.frames import (
 )
 from handlers.contract import PROTOCOL_HEADER
 from handlers.errors import LoadError
+from handlers.log_lines import name_lines
 from handlers.messages import Head as PlainHead
 from handlers.messages import Outcome, Request, bare_media_type, request_id_of
 from handlers.messages import Part as PlainPart
@@ -62,6 +63,7 @@ def main(descriptor: int, number: int, version: str) -> None:
         signal.signal(number_of_signal, signal.SIG_IGN)  # the accepting process ends this one when all is answered
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # also where this one hangs in the author's code
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s")
+    name_lines()  # of which version they are is known where they are read
     logging.getLogger(startup.__name__).setLevel(logging.ERROR)  # the report goes over the socket
     connection = socket.socket(fileno=descriptor)
     try:

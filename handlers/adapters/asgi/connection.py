@@ -26,6 +26,7 @@ from handlers.adapters.asgi.problems import HeadersTooLarge, TooSlow, Unreadable
 from handlers.adapters.errors import WrongMethod
 from handlers.contract import REQUEST_ID_HEADER
 from handlers.errors import ModelFailed, RequestError
+from handlers.log_lines import log_error
 
 logger = logging.getLogger(__name__)
 
@@ -410,8 +411,8 @@ class Connection(asyncio.Protocol):
     async def _ask_routes(self, exchange: Exchange) -> None:
         try:
             answer = await call(self._answering.others, exchange, self._transport)
-        except Exception:  # a route's own mistake
-            logger.exception("%s %s failed", exchange.method, exchange.path)
+        except Exception as error:  # noqa: BLE001 - a route's own mistake, and logged
+            log_error(logger, [exchange.request_id], f"{exchange.method} {exchange.path} failed", error)
             answer = self._answering.problem(ModelFailed("The server failed on this request."), "")
         self._task = None
         self.send(exchange, answer)

@@ -30,6 +30,7 @@ from handlers.adapters.torchserve.install import install
 from handlers.adapters.torchserve.turns import Turns
 from handlers.contract import JSON
 from handlers.errors import LoadError, ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
+from handlers.log_lines import about, name_lines
 from handlers.messages import Outcome, Request, bare_media_type, problem, request_id_of
 from handlers.worker import startup
 from handlers.worker.make import make_worker
@@ -74,6 +75,7 @@ class Entry:
         # Bodies come raw, whatever decode_input_request says for the node: malformed JSON must reach `decode`. Stock
         # archives on the same node keep TorchServe's own decoding.
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
+        name_lines()  # TorchServe names the worker
         self.worker = make_worker(worker_config(context), self._handler)
         self._facts |= startup.start(self.worker)
         respond = None if self._has_own_handle else self.respond
@@ -206,7 +208,8 @@ def read_request(item: wire.Item) -> Request:
     except RequestError as raised:
         error = raised
     except Exception:
-        logger.exception("reading request %s failed", item.request_id)
+        with about([Request(request_id=request_id)]):
+            logger.exception("reading request %s failed", item.request_id)
         error = ModelFailed("The handler failed while it read the request.")
     return Request(headers=headers, request_id=request_id, error=error)
 

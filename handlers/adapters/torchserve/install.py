@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from handlers.adapters.torchserve.wire import Batch, Disconnected, Item, Reader, encode
+from handlers.log_lines import about
+from handlers.messages import request_id_of
 
 logger = logging.getLogger(__name__)
 
@@ -105,14 +107,29 @@ def predict(self: Any, batch: Any) -> Any:
     """`Service.predict`: the response to a batch, without a line in the log for each."""
     if not isinstance(batch, Batch):
         return _stock.predict(self, batch)
-    respond = _responding.get(getattr(self._entry_point, "__self__", None))
-    if respond is None:
-        return _through_context(self, batch)
-    try:
-        return respond(batch)
-    except Exception:
-        logger.exception("the handler failed on a batch of %d", len(batch))
-        return _failed(batch)
+    with about([_Named(item) for item in batch]):
+        respond = _responding.get(getattr(self._entry_point, "__self__", None))
+        if respond is None:
+            return _through_context(self, batch)
+        try:
+            return respond(batch)
+        except Exception:
+            logger.exception("the handler failed on a batch of %d", len(batch))
+            return _failed(batch)
+
+
+class _Named:
+    """An item of TorchServe with the id that its client knows, which is looked up only for a line of the log."""
+
+    __slots__ = ("_item",)
+
+    def __init__(self, item: Any) -> None:
+        self._item = item
+
+    @property
+    def request_id(self) -> str | None:
+        headers = {name.lower(): value for name, value in self._item.headers.items()}
+        return request_id_of(headers, self._item.request_id)
 
 
 def _failed(batch: Batch) -> Any:

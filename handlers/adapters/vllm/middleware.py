@@ -41,6 +41,7 @@ from handlers.errors import (
     UndecodableBody,
     UnsupportedMedia,
 )
+from handlers.log_lines import log_error
 from handlers.messages import Request, bare_media_type, request_id_of
 from handlers.pipeline.deadline import read_timeout
 from handlers.protocols.encoding import ENCODING_HEADER, decode_body
@@ -175,8 +176,8 @@ class Contract:
             error = DeadlinePassed("The answer was not complete when its time was over.")
         except RequestError as raised:
             error = raised
-        except Exception:
-            logger.exception("an answer failed")
+        except Exception as raised:  # noqa: BLE001 - logged, and answered
+            log_error(logger, [call.request.request_id], "an answer failed", raised)
             error = ModelFailed("The model failed while it computed this answer.")
         if not sent.is_gone:
             await call.end(error)

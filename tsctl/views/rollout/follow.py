@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.events import Entry, PolicyChanged, StepBegan, Tick
 from tsctl.rollout.decide.state import State, after
@@ -79,12 +80,20 @@ def _ticks(ticks: tuple[Tick, ...], entry: Entry) -> tuple[Tick, ...]:
     return ticks
 
 
+def policy_json(policy: RolloutPolicy) -> dict[str, Any]:
+    """The policy with weights as every other JSON has them, in hundredths of a percent; a file has percent."""
+    content = policy.model_dump(mode="json") | {"steps": list(policy.weights)}
+    if policy.shadow is not None:
+        content["shadow"] = {"share": policy.shadow.share, **policy.shadow.model_dump(exclude={"percent"})}
+    return content
+
+
 def as_json(state: State) -> dict[str, Any]:
     """The state for `tsctl rollout status --json`."""
     return {name: value for name, value in vars(state).items() if name in _IN_JSON} | {
         "steps": list(state.weights),
         "held_s": round(state.held_s, 1),
-        "policy": state.policy.model_dump(mode="json"),
+        "policy": policy_json(state.policy),
         "policy_digest": state.policy.digest,
         "judgement": asdict(state.judgement),
     }

@@ -64,6 +64,7 @@ class WorkerConfig:
     generation: GenerationOptions | None = None  # of a model that generates text
     requirements: tuple[str, ...] = ()  # packages of this model alone
     secrets: tuple[str, ...] = ()  # names of the secrets that this model needs
+    embeddings: bool = False  # the archive says that its handler answers requests for embeddings
 
 
 def read_config(
@@ -121,6 +122,7 @@ def read_config(
         generation=GenerationOptions(**generation) if generation else None,
         requirements=tuple(section.get("requirements", ())),
         secrets=tuple(section.get("secrets", ())),
+        embeddings=section.get("embeddings", False),
     )
 
 

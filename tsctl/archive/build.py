@@ -368,6 +368,8 @@ def _config(folder: Path, spec: ArchiveSpec, version: str, samples: Iterable[str
         config["serving"]["requirements"] = requirements
     if spec.secrets:
         config["serving"]["secrets"] = list(spec.secrets)
+    if spec.embeddings:
+        config["serving"]["embeddings"] = True
     content = yaml.safe_dump(config, sort_keys=False).encode()
     if len(content) > MAX_CONFIG_BYTES:
         raise ArchiveError(

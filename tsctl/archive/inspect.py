@@ -89,6 +89,7 @@ class Serving(_Document):
     generation: Generation | None = None  # of a text model
     secrets: SecretNames = ()
     requirements: Annotated[tuple[Requirement, ...], Field(max_length=MOST_REQUIREMENTS, strict=False)] = ()
+    embeddings: bool = False
 
 
 class Config(_Document):

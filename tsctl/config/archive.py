@@ -276,6 +276,7 @@ class ArchiveSpec(Serving):
     #: Packages of this model alone, as NAME==VERSION: a list, or a file beside archive.yaml.
     requirements: InsidePath | Requirements = ()
     secrets: SecretNames = ()  # names that the handler asks `handlers.secret` for; deployment.yaml has their sources
+    embeddings: bool = False  # requests to /v1/embeddings are answered; the handler defines count_tokens
     on_request: bool = False  # built only where a command, a node or a deployment names it
     reference: InsidePath | None = None  # requests beside archive.yaml or in the recipe's output; docs/drift.md
     #: By name; each may replace settings of the model.
@@ -295,6 +296,8 @@ class ArchiveSpec(Serving):
                     f"version {version}: handler: {self.handler} "
                     + ("needs generation, at least as generation: {}" if is_text_handler else "excludes generation")
                 )
+        if self.embeddings and any(self.serving(version).generation for version in self.versions):
+            raise ValueError("embeddings is not for text models, which have generation: leave it out")
         if self.reference is not None and any(self.serving(version).generation for version in self.versions):
             raise ValueError("reference is not for text models, which have generation: leave it out")
         return self

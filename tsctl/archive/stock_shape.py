@@ -96,7 +96,7 @@ def _of_settings(model: Mapping[str, Any], config: Mapping[str, Any]) -> Iterato
     if "micro_batching" in config:
         yield Finding("micro_batching is left out: a batch passes the steps whole", is_blocker=False)
     if name := model.get("requirementsFile"):
-        yield Finding(f"the packages of {name} are not installed: install them beside tsctl", is_blocker=False)
+        yield Finding(f"the packages of {name}: name them under `requirements` of archive.yaml", is_blocker=False)
 
 
 def _of_functions(tree: ast.Module, function: str) -> Iterator[Finding]:

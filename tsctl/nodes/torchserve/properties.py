@@ -73,7 +73,8 @@ def node_properties(defaults: Mapping[str, str], node: TorchServeSpec, store: Pa
         "allowed_urls": f"file://{_pattern(store)}/[^/]+\\.mar",
     }
     kept = {key: value for key, value in defaults.items() if key not in {"load_models", "model_snapshot", "vmargs"}}
-    return {"number_of_netty_threads": str(max(2, cores)), **kept, **addresses}
+    # versions are registered by the API of models, which TorchServe has off where nobody says otherwise
+    return {"number_of_netty_threads": str(max(2, cores)), "enable_model_api": "true", **kept, **addresses}
 
 
 def jvm_arguments(defaults: Mapping[str, str], log_config: Path) -> list[str]:

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
         UnreadableHeader,
         UnsupportedMedia,
     )
+    from handlers.gbm import GbmHandler
     from handlers.image import ImageHandler
     from handlers.onnx import OnnxHandler
     from handlers.pickles import load_pickle
     from handlers.schema import Schema, parse_json, validate
+    from handlers.secrets import secret
     from handlers.sklearn import SklearnHandler
     from handlers.tabular import TabularHandler
+    from handlers.text_classification import TextClassificationHandler
     from handlers.text_generation import TextGenerationHandler
+    from handlers.torchscript import TorchScriptHandler
     from handlers.weights import import_file, load_weights
 
 #: The public names by module.
@@ -46,23 +50,27 @@ _NAMES = {
     "embedding": "EmbeddingHandler",
     "errors": "DeadlinePassed DoesNotFit LoadError ModelFailed NotImplementedHere PayloadTooLarge RequestError "
     "UndecodableBody UnreadableHeader UnsupportedMedia",
+    "gbm": "GbmHandler",
     "image": "ImageHandler",
     "onnx": "OnnxHandler",
     "pickles": "load_pickle",
     "schema": "Schema parse_json validate",
     "sklearn": "SklearnHandler",
+    "secrets": "secret",
     "tabular": "TabularHandler",
+    "text_classification": "TextClassificationHandler",
     "text_generation": "TextGenerationHandler",
+    "torchscript": "TorchScriptHandler",
     "weights": "import_file load_weights",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "ArrayHandler", "DeadlinePassed", "DoesNotFit", "EmbeddingHandler", "ImageHandler", "LoadError", "ModelFailed",
-    "NotImplementedHere", "OnnxHandler", "PayloadTooLarge", "RequestError", "Schema", "ServingHandler",
-    "SklearnHandler", "TabularHandler", "TextGenerationHandler", "UndecodableBody", "UnreadableHeader",
-    "UnsupportedMedia", "import_file", "load_pickle", "load_weights", "micro_batches", "parse_json", "tensor_of",
-    "to_device", "validate",
+    "ArrayHandler", "DeadlinePassed", "DoesNotFit", "EmbeddingHandler", "GbmHandler", "ImageHandler", "LoadError",
+    "ModelFailed", "NotImplementedHere", "OnnxHandler", "PayloadTooLarge", "RequestError", "Schema", "ServingHandler",
+    "SklearnHandler", "TabularHandler", "TextClassificationHandler", "TextGenerationHandler", "TorchScriptHandler",
+    "UndecodableBody", "UnreadableHeader", "UnsupportedMedia", "import_file", "load_pickle", "load_weights",
+    "micro_batches", "parse_json", "secret", "tensor_of", "to_device", "validate",
 ]  # fmt: skip
 
 

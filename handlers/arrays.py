@@ -85,7 +85,7 @@ def read_npy(spec: ArrayInput, body: bytes) -> np.ndarray:
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise _unfit(spec.name, "holds NaN or infinity")
     with np.errstate(over="ignore"):
-        cast = np.ascontiguousarray(array, dtype=spec.dtype)
+        cast = array.astype(spec.dtype, order="C")  # a copy: the body's bytes cannot be written
     if cast.dtype.kind == "f" and not np.isfinite(cast).all():
         raise _unfit(spec.name, f"holds a number that is too large for {spec.dtype}")
     return cast

@@ -11,8 +11,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -160,6 +162,24 @@ RUN_MODULE = _TORCH_FIRST + "runpy.run_module(sys.argv[0], run_name='__main__', 
 RUN_SCRIPT = (
     _TORCH_FIRST + "sys.path[0] = os.path.dirname(sys.argv[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
 )
+
+# ---- packages of one model -------------------------------------------------------------------------------------------
+
+#: In the environment of every worker: the folder in which each set of packages has a folder of its own.
+PACKAGES_VARIABLE = "TSCTL_PACKAGES"
+
+
+def packages_key(requirements: Sequence[str]) -> str:
+    """The name of the folder with the packages of these requirements, for this Python."""
+    content = "\n".join([f"python{sys.version_info.major}.{sys.version_info.minor}", *sorted(requirements)])
+    return sha256(content.encode()).hexdigest()[:16]
+
+
+# ---- secrets ---------------------------------------------------------------------------------------------------------
+
+#: In the environment of every worker: the folder with `<model>/<NAME>`, a file for each secret.
+SECRETS_VARIABLE = "TSCTL_SECRETS"
+MOST_SECRET_BYTES = 1 << 16
 
 # ---- Triton ----------------------------------------------------------------------------------------------------------
 

@@ -129,7 +129,7 @@ class _Server:
         except (EOFError, OSError, ValueError, TypeError, _Refused) as error:
             _close(files)
             with suppress(OSError), connection:
-                send(connection, {"refused": f"{type(error).__name__}: {error}"})
+                send(connection, {"refused": str(error) if isinstance(error, _Refused) else repr(error)})
             return None
         if pid == 0:
             try:

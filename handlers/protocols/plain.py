@@ -17,6 +17,10 @@ _ALIASES = {
     "image/x-citrix-jpeg": JPEG,
     **dict.fromkeys(("image/x-png", "image/x-citrix-png", "image/apng", "image/vnd.mozilla.apng"), PNG),
     **dict.fromkeys(("text/json", "text/x-json", "application/x-json"), JSON),
+    **dict.fromkeys(("audio/x-wav", "audio/wave", "audio/vnd.wave", "audio/x-pn-wav"), "audio/wav"),
+    "audio/x-flac": "audio/flac",
+    "application/csv": "text/csv",
+    **dict.fromkeys(("application/protobuf", "application/vnd.google.protobuf"), "application/x-protobuf"),
 }
 #: Offset and bytes by which files of a media type begin.
 _MAGIC = (
@@ -39,14 +43,18 @@ _UNKNOWN = frozenset({"", "application/octet-stream", "binary/octet-stream", "ap
 
 
 def media_type_of(sent_as: str, body: bytes, read: Sequence[str] = (JSON,)) -> str:
-    """The media type of a body: as it was sent, of that alias, or, of bytes without a type, what they show.
+    """The media type of a body: as it was sent, another name of it that is read, or, of bytes without a type, what they
+    show.
 
     Args:
         read: the media types that the handler reads.
     """
     if sent_as in read:
         return sent_as
-    return sniff(body, read) if sent_as in _UNKNOWN else _ALIASES.get(sent_as, sent_as)
+    if sent_as in _UNKNOWN:
+        return sniff(body, read)
+    usual = _ALIASES.get(sent_as, sent_as)
+    return next((name for name in read if _ALIASES.get(name) == usual), usual) if usual not in read else usual
 
 
 def sniff(body: bytes, read: Sequence[str] = (JSON,)) -> str:

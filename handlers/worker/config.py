@@ -62,6 +62,9 @@ class WorkerConfig:
     answer_bytes: float = math.inf  # the longest answer that the server takes from a worker
     startup_timeout_s: float = STARTUP_S  # a worker may load so long
     generation: GenerationOptions | None = None  # of a model that generates text
+    requirements: tuple[str, ...] = ()  # packages of this model alone
+    secrets: tuple[str, ...] = ()  # names of the secrets that this model needs
+    embeddings: bool = False  # the archive says that its handler answers requests for embeddings
 
 
 def read_config(
@@ -117,6 +120,9 @@ def read_config(
         sample_types=section.get("sample_types", {}),
         answer_bytes=answer_bytes,
         generation=GenerationOptions(**generation) if generation else None,
+        requirements=tuple(section.get("requirements", ())),
+        secrets=tuple(section.get("secrets", ())),
+        embeddings=section.get("embeddings", False),
     )
 
 

@@ -218,7 +218,7 @@ class Worker:
             "max_request_bytes": self.config.request_bytes,
             "open_inference": self.metadata(),
             "device": str(self.handler.device),
-            "openai": [OPENAI_EMBEDDINGS] if self._gives_embeddings else [],
+            "openai": [OPENAI_EMBEDDINGS] if self.gives_embeddings else [],
             **self.tuned(),
         }
 
@@ -280,11 +280,12 @@ class Worker:
         return request if error is None else self._problem(request, error)
 
     @property
-    def _gives_embeddings(self) -> bool:
+    def gives_embeddings(self) -> bool:
+        """Whether it answers requests for embeddings."""
         return type(self.handler).count_tokens is not ServingHandler.count_tokens
 
     def _read_embeddings(self, request: Request) -> Embed:
-        if not self._gives_embeddings:
+        if not self.gives_embeddings:
             raise DoesNotFit(
                 f"The model {self.config.model} gives no embeddings.",
                 [{"field": "model", "message": "gives no embeddings"}],

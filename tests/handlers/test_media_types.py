@@ -95,6 +95,24 @@ def test_a_body_without_a_media_type_is_of_the_only_one_that_is_read(worker: Wor
     assert_problem(worker.ask_one(b"RIFF", sent_as), 400)
 
 
+@pytest.mark.parametrize("name", ["audio/x-wav", "audio/vnd.wave", "audio/wave"])
+def test_other_names_of_a_media_type_are_read(worker: Worker, name: str) -> None:
+    assert worker.ask_one(sound(4000), name).json() == {"seconds": 0.5}
+
+
+def test_a_handler_may_read_a_media_type_by_any_of_its_names(tmp_path_factory: pytest.TempPathFactory) -> None:
+    class OldName(SoundHandler):
+        media_types: ClassVar = ("audio/x-wav",)
+
+    golden, serving = {"one.wav": {"seconds": 1.0}}, {"sample_types": {".wav": "audio/vnd.wave"}}
+    limits = {"limits": {"request_bytes": 1 << 20}}
+    folder = tmp_path_factory.mktemp("old") / "toy"
+    write_archive_folder(folder, {"one.wav": sound(8000)}, golden, serving={**serving, **limits})
+    worker = Worker(OldName(), folder)
+    assert worker.ask_one(sound(4000), "audio/wav").json() == {"seconds": 0.5}
+    assert worker.ask_one(sound(4000), "audio/wave").json() == {"seconds": 0.5}
+
+
 def test_any_other_media_type_is_named(worker: Worker) -> None:
     assert "audio/wav" in assert_problem(worker.ask_one(b"{}", "application/json"), 415)["detail"]
 

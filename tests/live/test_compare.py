@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from handlers.contract import FORK_SERVER_VARIABLE
 from tests.support.gateways import certificate
 from tests.support.sites import Site, copy_archives
 from tsctl.compare.load.figures import load_figures
@@ -98,6 +99,7 @@ def test_a_load_on_an_address_where_nothing_listens_is_an_error() -> None:
 
 def test_engines_are_compared_and_nothing_is_left_behind(site: Site, tmp_path: Path) -> None:
     copy_archives(site, "breast_cancer")
+    site.environment[FORK_SERVER_VARIABLE] = ""  # each node has its own, so that its workers' memory is its own
     sample = json.loads((site.root / "archives" / "breast_cancer" / "samples" / "benign.json").read_text())
     traffic = tmp_path / "traffic.jsonl"
     traffic.write_text(json.dumps({"body": sample, "headers": {"x-user": "ann"}}) + "\n")

@@ -4,7 +4,6 @@ are refused that no client of gRPC would send."""
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from handlers.contract import GRPC_CODES, GRPC_SERVICE, PROBLEM_MEDIA_TYPE, PROBLEM_TYPE_PREFIX, PROTOBUF
+from tests.support import grpc_frames
 from tests.support.gateways import whole_lines
+from tests.support.grpc_frames import framed
 from tests.support.nodes import KEY, MODEL, VERSION, Asked, Fronted, Reply, ScriptedNode, fronted, of_torchserve
 from tests.support.sites import until
 from tsctl.config.deployment import RouteSpec
 
 INFER = f"/{GRPC_SERVICE}/ModelInfer"
-TRIES = 9
 ANSWER = pb.ModelInferResponse(model_name=MODEL, model_version=VERSION, id="7").SerializeToString()
 DETAIL = 'Row 3: "grün" € 😀\n100 % \\ \\u0041 \\" wrong.'
 NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -166,23 +166,7 @@ def test_the_log_has_one_line_for_a_call_with_the_status_of_rest(stage: Stage) -
 
 
 def curl(stage: Stage, body: bytes, *headers: str, path: str = INFER, key: str = KEY) -> dict[str, str]:
-    """Headers and trailers of the answer; `:status` is that of HTTP."""
-    asked = [f"x-api-key: {key}", "content-type: application/grpc", "te: trailers", *headers]
-    command = [
-        "curl", "-s", "--http2-prior-knowledge", "--path-as-is", "--max-time", "10", "-D", "-", "-o", "/dev/null",
-        *(part for header in asked for part in ("-H", header)), "--data-binary", "@-", stage.front.base + path,
-    ]  # fmt: skip
-    for _ in range(TRIES):  # curl loses an answer that comes before it has sent the body
-        ended = subprocess.run(command, input=body, capture_output=True, check=False)
-        if ended.stdout:
-            break
-    lines = ended.stdout.decode().splitlines()
-    pairs = [line.partition(": ") for line in lines if ": " in line]
-    return {":status": lines[0].split()[1], **{name: value for name, _, value in pairs}}
-
-
-def framed(message: bytes, flag: int = 0, length: int | None = None) -> bytes:
-    return bytes([flag]) + (len(message) if length is None else length).to_bytes(4, "big") + message
+    return grpc_frames.curl(stage.front.base, path, body, f"x-api-key: {key}", *headers)
 
 
 GOOD = infer()

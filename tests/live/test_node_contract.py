@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import requests
 import yaml
@@ -28,6 +29,7 @@ from handlers.contract import MODEL_VERSION_HEADER
 from tests.support.engines import give_engine
 from tests.support.ports import free_ports
 from tests.support.sites import HALF, Site, is_alive, make_site, until, write_tiny
+from tests.support.wheels import only_from, write_wheel
 from tsctl.archive.build import build_versions
 from tsctl.archive.store import StoredArchive, archive_of, import_archive
 from tsctl.config.deployment import read_deployment
@@ -251,6 +253,38 @@ def test_an_archive_is_served_under_another_version_or_refused_with_the_reason(s
     assert stage.served() == {"1.0": 1, "1.0x": 1}
     assert stage.node.require_version("tiny", "1.0x").archive == stage.archives["1.0"].path.name
     assert (stage.ask("1.0x").body, stage.ask("1.0").body) == (b'{"y":1.0}', b'{"y":1.0}')
+
+
+def test_a_worker_has_its_own_packages_and_secrets_or_the_engine_refuses_them(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wheel(tmp_path / "wheels", "threefold", "1.0", "FACTOR = 3.0\n")
+    only_from(tmp_path / "wheels", monkeypatch)
+    monkeypatch.setenv("TEST_SECRET", "seventeen-letters")
+    write_tiny(stage.site, "packed", {"1.0": {"factor": 20.0}}, requirements=["threefold==1.0"], secrets=["KEY"])
+    handler = stage.site.root / "archives" / "packed" / "handler.py"
+    load = "import threefold; from handlers import secret; self.factor = threefold.FACTOR + len(secret('KEY'))"
+    handler.write_text(handler.read_text().replace('self.factor = self.settings.get("factor", 2.0)', load))
+    [built] = build_versions(stage.project, ["packed:1.0"], QUIET)
+    archive = stored(stage.project, built.archive)
+    deployed = yaml.safe_load(stage.project.deployment.read_text())
+    secrets = {"KEY": {"env": "TEST_SECRET"}}
+    deployed["models"] = {"packed": {"default": "1.0", "versions": {"1.0": None}, "secrets": secrets}}
+    (stage.site.root / "deployment.yaml").write_text(yaml.safe_dump(deployed))
+    if not stage.node.has_packages:
+        with pytest.raises(NodeError, match=r"archive.yaml has requirements, and engine"):
+            stage.node.register(archive, "1.0", 1, note, START_S)
+        return
+    stage.node.register(archive, "1.0", 1, note, START_S)
+    try:
+        assert stage.node.predict("packed", "1.0", HALF, "application/json").body == b'{"y":10.0}'
+        processes = [stage.node.pid, *stage.node.require_version("packed", "1.0").pids, *stage.pids("1.0")]
+        for process in [psutil.Process(pid) for pid in processes if pid is not None]:
+            assert "seventeen-letters" not in str(process.environ()) + str(process.cmdline())
+        files = [path for path in stage.site.root.rglob("*") if path.is_file()]
+        assert [path.name for path in files if b"seventeen-letters" in path.read_bytes()] == ["KEY"]
+    finally:
+        stage.node.unregister("packed", "1.0")
 
 
 @pytest.mark.parametrize(

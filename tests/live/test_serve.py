@@ -70,7 +70,8 @@ class Server:
     @property
     def workers(self) -> list[int]:
         """The pids of its worker processes."""
-        [server] = [p for p in psutil.Process(self.process.pid).children() if "handlers.adapters.asgi" in p.cmdline()]
+        process = psutil.Process(self.process.pid)
+        [server] = [each for each in (process, *process.children()) if "handlers.adapters.asgi" in each.cmdline()]
         workers = [p.pid for p in psutil.process_iter() if "handlers.adapters.asgi.child" in cmdline(p)]
         return [pid for pid in workers if folder_of(pid) == server.cwd()]  # of its own copy of the archive
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,6 +44,8 @@ class Reply:
     body: bytes = b"{}"
     headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
     hangs_up: bool = False  # closes the connection without an answer
+    parts: Iterable[bytes] | None = None  # in place of the body, each sent as it comes
+    breaks: bool = False  # the connection ends before the end of the parts
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,20 @@ class ScriptedNode:
                 if reply.hangs_up:
                     return
                 self.send_response_only(reply.status)
-                for name, value in {**reply.headers, "content-length": str(len(reply.body))}.items():
+                whole, in_parts = ("content-length", str(len(reply.body))), ("transfer-encoding", "chunked")
+                end = whole if reply.parts is None else in_parts
+                for name, value in {**reply.headers, end[0]: end[1]}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(reply.body)
+                if reply.parts is None:
+                    self.wfile.write(reply.body)
+                    return
+                for part in reply.parts:
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+                if reply.breaks:
+                    self.close_connection = True
+                else:
+                    self.wfile.write(b"0\r\n\r\n")
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
@@ -164,6 +176,7 @@ def fronted(
     probe: Probe | None = PROBE,
     waiting_bytes: int = 1 << 30,
     tracing: TracingSpec | None = None,
+    is_stock: bool = False,
 ) -> Iterator[Fronted]:
     """A real Envoy before the nodes while the block runs; no supervisor, no TorchServe."""
     address, metrics = (f"http://127.0.0.1:{port}" for port in free_ports(2))
@@ -179,7 +192,8 @@ def fronted(
     for path in files.folders:
         make_folder(path)
     traffic = [only(MODEL, VERSION)]
-    put_clusters(gateway, [Upstream(MODEL, VERSION, tuple(node.endpoint for node in nodes), probe)], traffic)
+    endpoints = tuple(node.endpoint for node in nodes)
+    put_clusters(gateway, [Upstream(MODEL, VERSION, endpoints, probe, is_stock=is_stock)], traffic)
     write_document(files.routes, routes(spec, {MODEL: route}, traffic, [Client("test", (KEY,))]))
     write_document(files.ready, ready(traffic))
     write_document(files.tokens, tokens({}))

@@ -26,6 +26,8 @@ from tsctl.errors import SpecError
         ("A.JPG", "image/jpeg"),
         ("a.csv", "text/csv"),
         ("a.wav", "audio/x-wav"),
+        ("a.npy", "application/x-npy"),
+        ("a.pb", "application/x-protobuf"),
         ("a.abc", "audio/x-abc"),
     ],
 )
@@ -63,7 +65,15 @@ def test_an_archive_carries_its_media_types(tmp_path: Path) -> None:
         ("samples/one.json", JSON), ("samples/sound.pcm", "audio/l16"), ("samples/table.csv", "text/csv"),
     ]  # fmt: skip
     config = yaml.safe_load(entries(project)["model-config.yaml"])
+    assert "embeddings" not in config["serving"]
     assert config["serving"]["sample_types"] == {".csv": "text/csv", ".pcm": "audio/l16"}
+
+
+def test_an_archive_that_embeds_says_so(tmp_path: Path) -> None:
+    project = with_samples(tmp_path, {}, embeddings=True)
+    folder = project.archives / "toy"
+    build_version(project, folder, read_archive_spec(folder / "archive.yaml"), "1.0", print)
+    assert yaml.safe_load(entries(project)["model-config.yaml"])["serving"]["embeddings"] is True
 
 
 @pytest.mark.parametrize(

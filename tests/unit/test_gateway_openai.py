@@ -184,6 +184,7 @@ def test_a_bucket_has_room_for_what_a_client_may_owe_and_looking_into_it_takes_n
         ("handlers.text_generation", {"generation": {"first_token_s": 200.0}}, Offer(TEXT, 90.0, 90.0)),
         ("own", {"generation": {}}, Offer(TEXT, 90.0, 90.0)),
         ("handlers.embedding", {}, Offer(EMBEDDINGS, 90.0, 90.0)),
+        ("own", {"embeddings": True}, Offer(EMBEDDINGS, 90.0, 90.0)),
         ("handlers.image", {}, None),
     ],
 )

@@ -48,7 +48,7 @@ PROBE = Probe(b'{"x": 1}', "application/json")
 UPSTREAMS = [
     Upstream("digits", "1.0", NODES, PROBE),
     Upstream("digits", "2.0", NODES[:1], PROBE),
-    Upstream("text", "1.0", NODES[1:], None),
+    Upstream("text", "1.0", NODES[1:], None, is_stock=True),
     Upstream("text", "1.0t", NODES[:1], PROBE, Way(TRITON, "/v2/models/text~1.0t/infer", 500)),
     Upstream("text", "2.0", NODES[:1], None, Way(TRITON, "/v2/models/text~2.0/infer", 500)),
 ]
@@ -256,7 +256,8 @@ def test_lua_stands_only_behind_a_condition_on_the_way_to_a_worker() -> None:
         elif cluster["name"].endswith("~shadow"):
             assert kinds == ["Lua", "Lua", "HeaderMutation", "UpstreamCodec"]
         else:
-            assert kinds == ["Composite", "Composite", "HeaderMutation", "UpstreamCodec"]
+            is_stock = "stock" in cluster["metadata"]["filter_metadata"]["tsctl"]
+            assert kinds == ["Composite"] * (3 if is_stock else 2) + ["HeaderMutation", "UpstreamCodec"]
             asked, answered = ([text["input"] for text in conditions_of(one)] for one in filters_of(cluster)[:2])
             assert all("HttpRequestHeader" in one["typed_config"]["@type"] for one in asked)
             # a condition on the request would hold for every answer: by then a request has the header of its time

@@ -19,11 +19,13 @@ from typing import Any
 from pydantic import Base64Bytes, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-from handlers.contract import JSON
+from handlers.contract import JSON, SECRETS_VARIABLE
 from tsctl.archive.build import assemble
 from tsctl.archive.container import place
+from tsctl.archive.packages import packages_of_archive, read_requirements, variables_for
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.samples import media_type_of_file
+from tsctl.archive.secrets import secrets_here
 from tsctl.archive.sources import files_below
 from tsctl.archive.trial import scan_pickles
 from tsctl.archive.trust import Trust, require_trusted
@@ -148,9 +150,12 @@ def attempt(
         for name, content in assemble(folder, spec, version, made, has_golden=False).items():
             place(content, unpacked / name)
         require_trusted(scan_pickles(unpacked), unpacked, trust, f"{spec.model} {version}")
+        packages = packages_of_archive(read_requirements(folder, spec), spec.model)
         note("answering")
         trace = unpacked / "trace.json" if options.trace else None
-        written = _run(unpacked, _order(batches, options, trace))
+        with secrets_here(spec.model, spec.secrets) as secrets:
+            variables = {**variables_for(packages), **({SECRETS_VARIABLE: str(secrets)} if secrets else {})}
+            written = _run(unpacked, _order(batches, options, trace), variables)
         if options.trace and trace is not None and trace.is_file():
             write_public(options.trace, trace.read_text())
     try:
@@ -175,12 +180,12 @@ def _order(batches: Sequence[Sequence[Body]], options: AttemptOptions, trace: Pa
     }
 
 
-def _run(unpacked: Path, order: Mapping[str, Any]) -> str:
+def _run(unpacked: Path, order: Mapping[str, Any], variables: Mapping[str, str]) -> str:
     """What the process writes; what the author's code prints goes to standard error as it comes."""
     process = subprocess.Popen(
         [sys.executable, "-m", "handlers.worker.attempt"],  # the archive's own package
         cwd=unpacked,
-        env=inherited(os.environ),
+        env={**inherited(os.environ), **variables},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handlers.contract import BINARY, JSON, PROBLEM_MEDIA_TYPE, Tolerance, difference
+from handlers.contract import ANY_MEDIA_TYPE, BINARY, JPEG, JSON, PNG, PROBLEM_MEDIA_TYPE, Tolerance, difference
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check
 from tsctl.archive.container import GOLDEN
 from tsctl.archive.documents import parse_json
@@ -43,6 +43,8 @@ class BadItem:
     name: str
     request: ItemRequest
     statuses: tuple[int, ...]
+    may_be_good: bool = False  # a model may well answer it, as of raw samples of sound any bytes are some
+    is_of_no_type: bool = False  # of a media type that no model reads, but for one that reads any
 
 
 #: Longer bodies are not sent: a node takes none.
@@ -64,8 +66,10 @@ def bad_items(samples: Sequence[GoldenSample], most_bytes: int | None) -> list[B
         is_text = media_type == JSON or media_type.startswith("text/")
         malformed = _NOISE if is_text else body[:_HEAD_BYTES] + _NOISE
         bad.append(BadItem(f"empty {media_type}", ItemRequest(b"", media_type), (400,)))
-        bad.append(BadItem(f"malformed {media_type}", ItemRequest(malformed, media_type), (400, 422)))
-    bad.append(BadItem("wrong media type", ItemRequest(b"{}", "application/x-nothing"), (415,)))
+        may_be_good = not is_text and media_type not in (PNG, JPEG)
+        bad.append(BadItem(f"malformed {media_type}", ItemRequest(malformed, media_type), (400, 422), may_be_good))
+    nothing = ItemRequest(b"{}", "application/x-nothing")
+    bad.append(BadItem("wrong media type", nothing, (415,), is_of_no_type=True))
     if most_bytes is not None and most_bytes < MAX_PROBED_BYTES:
         bad.append(BadItem("oversized", ItemRequest(b" " * (most_bytes + 1), next(iter(firsts))), (413,)))
     return bad
@@ -185,6 +189,7 @@ class _Plan:
     def judge(self, trial: Trial) -> Iterator[Check]:
         """The checks, from the answers to `batches`."""
         answers = iter(trial.answers)
+        reads_any = ANY_MEDIA_TYPE in trial.media_types
         alone: list[ItemAnswer] = []
         if self.samples:
             alone = [next(answers)[0] for _ in self.samples]
@@ -195,11 +200,11 @@ class _Plan:
                 yield self._golden_check(f"{RIGHT}, in a batch of {self.size}", self._full(), full)
             yield self._neighbour_check(alone, full, backwards)
         for bad in self.bad:
-            yield _refusal_check(f"{bad.name} item", next(answers)[0], bad.statuses)
+            yield _refusal_check(f"{bad.name} item", next(answers)[0], bad, reads_any)
         if self.is_long:
             yield Check("oversized item", SKIP, f"request_bytes is {MAX_PROBED_BYTES} or more, and none is sent")
         for bad in self.bad if self.samples else ():
-            yield self._isolation_check(bad, next(answers), alone)
+            yield self._isolation_check(bad, next(answers), alone, reads_any)
 
     def _full(self) -> list[GoldenSample]:
         return [self.samples[i % len(self.samples)] for i in range(self.size)]
@@ -234,13 +239,15 @@ class _Plan:
                     return Check(name, FAIL, f"{sample.name} {batch}, item {place}: {wrong}")
         return Check(name, PASS)
 
-    def _isolation_check(self, bad: BadItem, answers: list[ItemAnswer], alone: list[ItemAnswer]) -> Check:
+    def _isolation_check(
+        self, bad: BadItem, answers: list[ItemAnswer], alone: list[ItemAnswer], reads_any: bool
+    ) -> Check:
         title = f"one {bad.name} item among good ones"
         expected = {sample.name: answer for sample, answer in zip(self.samples, alone, strict=True)}
         for (sample, _), answer in zip(self._mixed(bad), answers, strict=True):
             if sample is None:
-                refusal = _refusal_check(title, answer, bad.statuses)
-                if refusal.outcome != PASS:
+                refusal = _refusal_check(title, answer, bad, reads_any)
+                if refusal.outcome == FAIL:
                     return refusal
             elif wrong := self._unlike(answer, expected[sample.name]):
                 return Check(title, FAIL, f"its neighbour {sample.name}: {wrong}")
@@ -263,7 +270,17 @@ class _Plan:
             return f"is not JSON: {_text(answer)}"
 
 
-def _refusal_check(name: str, answer: ItemAnswer, statuses: tuple[int, ...]) -> Check:
+def _refusal_check(name: str, answer: ItemAnswer, bad: BadItem, reads_any: bool) -> Check:
+    """Check that a bad item is refused as it should be.
+
+    Args:
+        reads_any: the handler reads any media type, so it may answer what is of none, or refuse its content.
+    """
+    statuses = (*bad.statuses, 400, 422) if bad.is_of_no_type and reads_any else bad.statuses
+    if answer.status == 200 and bad.is_of_no_type and reads_any:
+        return Check(name, PASS, "200: the handler reads any media type")
+    if answer.status == 200 and bad.may_be_good:
+        return Check(name, PASS if reads_any else WARN, "200: right only if all bytes are a body of this type")
     if answer.status not in statuses:
         return Check(name, FAIL, f"answered {answer.status}, expected {' or '.join(map(str, statuses))}")
     try:

@@ -25,6 +25,7 @@ from tsctl.archive.container import (
 )
 from tsctl.archive.documents import parse_json
 from tsctl.archive.packable import require_packable, shadowing_names
+from tsctl.archive.packages import read_requirements
 from tsctl.archive.recipe import KEY_FILE, recipe_output
 from tsctl.archive.reference import make_reference, reference_data
 from tsctl.archive.samples import media_type_of_file, sample_types
@@ -363,6 +364,12 @@ def _config(folder: Path, spec: ArchiveSpec, version: str, samples: Iterable[str
     config = model_config(spec, version)
     if types := sample_types(samples, spec.sample_types):
         config["serving"]["sample_types"] = types
+    if requirements := read_requirements(folder, spec):
+        config["serving"]["requirements"] = requirements
+    if spec.secrets:
+        config["serving"]["secrets"] = list(spec.secrets)
+    if spec.embeddings:
+        config["serving"]["embeddings"] = True
     content = yaml.safe_dump(config, sort_keys=False).encode()
     if len(content) > MAX_CONFIG_BYTES:
         raise ArchiveError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -13,8 +14,10 @@ from tsctl.archive.container import CONFIG, DIGESTS, REFERENCE, UNREADABLE, dige
 from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import INTEGERS, Facts, is_integer, read_facts, read_references
 from tsctl.archive.packable import shadowing_names
+from tsctl.archive.packages import own_packages
 from tsctl.archive.pickles import UnsafePickle
 from tsctl.archive.store import name_mistake, parse_name
+from tsctl.config.requirements import named_version, normal_name, requirement_lines, requirement_mistake
 from tsctl.errors import ArchiveError
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
@@ -57,6 +60,8 @@ def content_checks(path: Path, archive: zipfile.ZipFile, facts: Facts) -> Iterat
         _list("come before the worker's own modules of that name", shadowed),
     )
     yield _config_check(facts)
+    if lines := stock_requirements(archive, facts):
+        yield Check("requirements", WARN, lines)
     if REFERENCE in archive.namelist():
         yield _reference_check(archive)
 
@@ -111,6 +116,34 @@ def _config_check(facts: Facts) -> Check:
     if not missing:
         return Check(name, PASS)
     return Check(name, WARN if facts.is_stock else FAIL, f"{CONFIG} does not state {' and '.join(missing)}")
+
+
+def stock_requirements(archive: zipfile.ZipFile, facts: Facts) -> str:
+    """What becomes of the requirements in a stock archive; empty where it has none, or all of them are installed here.
+
+    Raises:
+        ArchiveError: they cannot be read.
+    """
+    name = facts.manifest.model.requirementsFile
+    if not facts.is_stock or not name or name not in archive.namelist():
+        return ""
+    lines = requirement_lines(read_entry(archive, name).decode("utf-8", "replace"))
+    own = own_packages()
+    missing = [line for line in lines if not _is_installed(line, own)]
+    if not missing:
+        return ""
+    return (
+        f"{name} asks for {', '.join(missing[:5])[:300]}, which tsctl does not install for stock archives: install it"
+        " beside TorchServe on each node, or convert the archive and name it in `requirements` of archive.yaml"
+    )
+
+
+def _is_installed(line: str, own: Mapping[str, str]) -> bool:
+    """Whether a requirement is installed; of a version, only an exact one is compared."""
+    match = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line)
+    name = normal_name(match[0]) if match else ""
+    exact = not requirement_mistake(line)
+    return name in own and (not exact or own[name].partition("+")[0] == named_version(line)[1].partition("+")[0])
 
 
 def pickle_check(unsafe: Sequence[UnsafePickle], trust: bool, hint: str = "") -> Check:

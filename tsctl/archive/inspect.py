@@ -26,6 +26,8 @@ from tsctl.archive.container import (
 )
 from tsctl.archive.documents import parse_json
 from tsctl.config import archive as spec
+from tsctl.config.requirements import MOST_REQUIREMENTS, Requirement
+from tsctl.config.secrets import SecretNames
 from tsctl.config.spec import mistakes
 from tsctl.config.yaml_files import parse_yaml
 from tsctl.drift.reference import Reference, UnusableReference, from_json
@@ -57,6 +59,7 @@ class ManifestModel(_Document):
     modelVersion: str | None = None
     serializedFile: str | None = None
     configFile: str | None = None
+    requirementsFile: str | None = None
 
 
 class Manifest(_Document):
@@ -84,6 +87,9 @@ class Serving(_Document):
     compare: spec.Compare | None = None
     sample_types: spec.SampleTypes = {}
     generation: Generation | None = None  # of a text model
+    secrets: SecretNames = ()
+    requirements: Annotated[tuple[Requirement, ...], Field(max_length=MOST_REQUIREMENTS, strict=False)] = ()
+    embeddings: bool = False
 
 
 class Config(_Document):

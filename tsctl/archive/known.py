@@ -47,7 +47,7 @@ def known(path: Path) -> Known:
     folder = _folder(path, facts)
     if samples or folder is None:
         return Known(samples, answers, facts.tolerance)
-    kept = tuple(_kept_samples(folder / "samples"))
+    kept = tuple(read_folder(folder / "samples"))
     names = {name_of(sample) for sample in kept}
     recorded = read_answers(golden_file(folder, facts.names[1]))
     answers = {name: answer for name, answer in recorded.items() if name in names}
@@ -107,6 +107,18 @@ def read_answers(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_folder(folder: Path) -> list[Sample]:
+    """The files of a folder as samples, by name; none where there is no folder.
+
+    Raises:
+        ArchiveError: they have more than MAX_SAMPLES_BYTES bytes.
+    """
+    files = [path for path in sorted(folder.glob("*")) if path.is_file() and not is_leaving(path.name)]
+    if sum(file.stat().st_size for file in files) > MAX_SAMPLES_BYTES:
+        raise ArchiveError(f"{folder}: its samples have more than {MAX_SAMPLES_BYTES} bytes")
+    return [(f"samples/{file.name}", file.read_bytes(), media_type_of_file(file.name, {}) or BINARY) for file in files]
+
+
 def value_of(body: bytes) -> Any:
     """What a body says: JSON, else its text, as stock handlers answer.
 
@@ -138,10 +150,3 @@ def _folder(path: Path, facts: Facts) -> Path | None:
     """Where samples of a stock archive are kept; None for any other archive, and for one outside of a store."""
     project = project_of_archive(path)
     return project.archives / facts.names[0] if facts.is_stock and project is not None else None
-
-
-def _kept_samples(folder: Path) -> Sequence[Sample]:
-    files = [path for path in sorted(folder.glob("*")) if path.is_file() and not is_leaving(path.name)]
-    if sum(file.stat().st_size for file in files) > MAX_SAMPLES_BYTES:
-        raise ArchiveError(f"{folder}: its samples have more than {MAX_SAMPLES_BYTES} bytes")
-    return [(f"samples/{file.name}", file.read_bytes(), media_type_of_file(file.name, {}) or BINARY) for file in files]

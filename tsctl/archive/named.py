@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from tsctl.archive.build import build_versions, read_archive_folders
-from tsctl.archive.store import find_archive, require_readable
+from tsctl.archive.store import find_archive, list_archives, require_readable
 from tsctl.config.project import Project, find_project
 from tsctl.host.progress import Progress
 
 
 def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
-    """The archive of MODEL[:VERSION], built first where its folder is in the project; without a version the first.
+    """The archive of MODEL[:VERSION], built first where an archive.yaml names it; without a version the first.
 
     Raises:
         SpecError: it has no such version.
@@ -19,11 +19,12 @@ def archive_of_name(project: Project, name: str, progress: Progress) -> Path:
     """
     model, _, version = name.partition(":")
     folders = read_archive_folders(project)
-    if model not in folders:
-        return find_archive(project, model, version or "1.0").path
-    version = version or next(iter(folders[model][1].versions))
-    [built] = build_versions(project, [f"{model}:{version}"], progress)
-    return built.archive.path
+    stored = [archive.version for archive in list_archives(project) if archive.model == model]
+    built = list(folders[model][1].versions) if model in folders else []
+    if not built or (version in stored and version not in built):
+        return find_archive(project, model, version or next(iter(stored), "1.0")).path
+    [made] = build_versions(project, [f"{model}:{version or built[0]}"], progress)
+    return made.archive.path
 
 
 def file_of_name(name: str, progress: Progress) -> Path:

@@ -54,6 +54,7 @@ def main() -> None:
             service = load(order)
             result["load_s"] = round(time.monotonic() - begin, 3)
             result["is_loaded"] = True
+            result["media_types"] = media_types(service)
             batches = ([order["items"][place] for place in batch] for batch in order["batches"])
             if order["to"]:
                 write_answers(service, batches, order["to"])
@@ -93,6 +94,13 @@ def load(order: dict[str, Any]) -> Any:
     )
     service.set_cl_socket(None)
     return service
+
+
+def media_types(service: Any) -> list[str]:
+    """Those that the archive's handler reads; empty for a stock one."""
+    entry = getattr(service._entry_point, "__self__", None)
+    handler = getattr(getattr(entry, "worker", None), "handler", None)
+    return [str(media_type) for media_type in getattr(handler, "media_types", ())]
 
 
 def entry_and_context(order: dict[str, Any]) -> tuple[Any, Any]:

@@ -15,6 +15,8 @@ from tsctl.errors import ArchiveError
 _FOLDER = "samples/"
 #: Python's own table, without the files of this machine: an archive must not depend on them.
 _KNOWN = MimeTypes()
+for _suffix, _type in {".flac": "audio/flac", ".npy": "application/x-npy", ".pb": "application/x-protobuf"}.items():
+    _KNOWN.add_type(_type, _suffix, strict=False)  # which it does not have
 
 
 def read_samples(path: Path) -> list[tuple[str, bytes, str]]:

@@ -12,12 +12,16 @@ from typing import Annotated, Any
 from pydantic import Base64Bytes, FailFast, TypeAdapter, ValidationError
 
 import tsctl
-from tsctl.archive.container import MANIFEST
+from handlers.contract import SECRETS_VARIABLE
+from tsctl.archive.container import CONFIG, MANIFEST
 from tsctl.archive.documents import parse_json
-from tsctl.archive.inspect import Manifest
+from tsctl.archive.inspect import Config, Manifest, Serving
+from tsctl.archive.packages import packages_of_archive, variables_for
 from tsctl.archive.pickles import UnsafePickle, may_be_pickle
 from tsctl.archive.sandbox import run_confined
+from tsctl.archive.secrets import secrets_here
 from tsctl.archive.sources import handlers_package
+from tsctl.config.yaml_files import parse_yaml
 from tsctl.errors import ArchiveError
 
 TIMEOUT_S = 300.0
@@ -59,6 +63,7 @@ class Trial:
     golden: dict[str, Any] = field(default_factory=dict)
     reference_items: int = 0  # of the reference data, whose records were written
     handlers_file: str | None = None  # which package `handlers` ran
+    media_types: list[str] = field(default_factory=list)  # that the handler reads; empty: it does not say
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,8 @@ def run_probe(
     """
     with (folder / MANIFEST).open("rb") as file:
         model = Manifest.model_validate_json(file.read()).model
+    serving = _serving(folder)
+    packages = packages_of_archive(serving.requirements, model.modelName)
     items = list({id(item): item for batch in batches for item in batch}.values())  # each once: a batch repeats samples
     places = {id(item): place for place, item in enumerate(items)}
     order = {
@@ -127,15 +134,20 @@ def run_probe(
         "items": TypeAdapter(list[ItemRequest]).dump_python(items, mode="json"),
         "batches": [[places[id(item)] for item in batch] for batch in batches],
     }
-    ended = run_confined(
-        [sys.executable, "-I", str(_PROBE)],
-        folder.resolve(),
-        reads=[_PROBE, *([reference.data.absolute()] if reference else [])],
-        writes=[folder.resolve()],
-        order=json.dumps(order).encode(),
-        variables={"TS_DECODE_INPUT_REQUEST": "true"},
-        timeout_s=timeout_s,
-    )
+    with secrets_here(model.modelName, serving.secrets) as secrets:
+        ended = run_confined(
+            [sys.executable, "-I", str(_PROBE)],
+            folder.resolve(),
+            reads=[_PROBE, *([reference.data.absolute()] if reference else []), *filter(None, (packages, secrets))],
+            writes=[folder.resolve()],
+            order=json.dumps(order).encode(),
+            variables={
+                "TS_DECODE_INPUT_REQUEST": "true",
+                **variables_for(packages),
+                **({SECRETS_VARIABLE: str(secrets)} if secrets else {}),
+            },
+            timeout_s=timeout_s,
+        )
     log = "\n".join([*ended.log.splitlines(), *filter(None, [ended.stopped])][-_SHOWN_LINES:])
     try:
         trial = replace(TypeAdapter(Trial).validate_json(ended.output), log=log)
@@ -148,3 +160,14 @@ def run_probe(
             "TorchServe is not installed beside tsctl", "Run 'make setup', or pip install 'tsctl[serve]'."
         )
     return trial
+
+
+def _serving(folder: Path) -> Serving:
+    """The section of ours in the configuration of an unpacked archive; a stock archive has none."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return Serving()
+    try:
+        return Config.model_validate(parse_yaml(path.read_bytes(), exact=False) or {}).serving or Serving()
+    except ValueError:
+        return Serving()  # other checks say what is wrong with it

@@ -11,6 +11,7 @@ import typer
 from tsctl.archive.build import built_on_request, sound_archive_folders
 from tsctl.archive.builds import Builds, build_all
 from tsctl.archive.inspect import inspect_archive
+from tsctl.archive.packages import remove_packages
 from tsctl.archive.store import find_archive, list_archives, strangers
 from tsctl.archive.trust import Trust, stated_trust
 from tsctl.archive.verify import verify as verify_archive
@@ -25,6 +26,7 @@ app = typer.Typer(rich_markup_mode=None)
 app.command()(stock.add)
 app.command("import", hidden=True)(stock.add)  # its former name
 app.command()(stock.golden)
+app.command()(stock.convert)
 
 #: `inspect` shows so many tensors of a file.
 SHOWN_TENSORS = 12
@@ -134,6 +136,10 @@ def diff(
         Path | None,
         typer.Option(metavar="FILE", help="From 'tsctl capture'; the samples of both archives if left out."),
     ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Requests, one a file, whose suffix says the media type."),
+    ] = None,
     max_disagreement: Annotated[
         str, typer.Option(metavar="PERCENT", help="Requests that NEW may answer differently, such as 0.5%.")
     ] = "0%",
@@ -159,7 +165,9 @@ def diff(
     limit, progress = parse_share(max_disagreement), Progress()
     if comparator is None and field:
         raise SpecError("--field needs a --comparator", "For example --comparator label --field class")
-    options = DiffOptions(traffic, most, comparator, field, trust_pickles, timeout, _trust_of)
+    if traffic is not None and samples is not None:
+        raise SpecError("--traffic and --samples both say what is sent", "Give one of the two.")
+    options = DiffOptions(traffic, most, comparator, field, trust_pickles, timeout, _trust_of, samples)
     result = diff_archives(file_of_name(old, progress), file_of_name(new, progress), options, progress)
     if html is not None:
         write_diff(html, result, limit)
@@ -247,7 +255,7 @@ def tidy(
 ) -> None:
     """Remove old builds that no node, rollout or way back needs; the current build of each version stays."""
     from tsctl.cli.context import open_deployment
-    from tsctl.deploy.tidy import builds_and_uses, leftovers
+    from tsctl.deploy.tidy import builds_and_uses, leftovers, unneeded_packages
 
     project, deployment = open_deployment()
     rows = []
@@ -257,6 +265,8 @@ def tidy(
             build.path.unlink()
     for path in leftovers(project) if not dry_run else ():
         path.unlink(missing_ok=True)
+    for path in unneeded_packages(project) if not dry_run else ():
+        remove_packages(path)
     print_rows(("archive", "bytes", "needed by"), rows, json)
 
 

@@ -1,4 +1,4 @@
-"""`tsctl archive add` and `golden`: archives that others made, and the right answers to requests."""
+"""`tsctl archive add`, `golden` and `convert`: archives that others made, and the right answers to requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tsctl.cli.options import Json, NodeOption, TrustPickles
-from tsctl.cli.output import plural, print_rows
+from tsctl.cli.output import plural, print_json, print_rows
 from tsctl.config.project import Project, find_project
 from tsctl.errors import SpecError
 
@@ -180,3 +180,47 @@ def _from_sandbox(project: Project, names: list[str] | None, trust_pickles: bool
 
 def _changed(names: Sequence[str]) -> str:
     return f"{plural(len(names), 'answer')} changed" if names else "unchanged"
+
+
+def convert(
+    name: Annotated[str, typer.Argument(metavar="FILE.mar|MODEL[:VERSION]")],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="To write; archives/<model> if left out.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Of the new archive; the next one if left out.")] = None,
+    sample: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="One more request to the model.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the folder of an archive that calls the steps of a stock archive's handler, a subclass of BaseHandler.
+
+    What cannot be carried over is listed. Exit code 3, and no folder, if the handler is no such class.
+    """
+    from tsctl.archive.convert import convert as convert_archive
+    from tsctl.archive.named import file_of_name
+    from tsctl.archive.store import require_readable
+    from tsctl.config.spec import version_mistake
+    from tsctl.host.progress import Progress
+
+    if version is not None and (mistake := version_mistake(version)):
+        raise SpecError(f"--version {version}: {mistake}")
+    path = file_of_name(name, Progress())
+    made = convert_archive(path, to or find_project().archives / require_readable(path)[0], version, sample or [])
+    if json:
+        rows = [{"line": each.line, "text": each.text} for each in made.left_out]
+        return print_json(
+            {
+                "model": made.model, "version": made.version, "folder": str(made.folder), "samples": made.samples,
+                "has_golden": made.has_golden, "left_out": rows,
+            }
+        )  # fmt: skip
+    typer.echo(f"{made.folder}: {made.model} {made.version}")
+    for finding in made.left_out:
+        typer.echo(f"  left out: {finding}")
+    steps = [] if made.samples else [f"put requests into {made.folder / 'samples'}"]
+    steps += [] if made.has_golden else [f"tsctl archive golden {made.model}:{made.version}"]
+    steps += [
+        f"tsctl archive build {made.model}:{made.version}",
+        f"tsctl archive diff {path} {made.model}:{made.version}",
+    ]
+    for step in steps:
+        typer.echo(f"  next: {step}")

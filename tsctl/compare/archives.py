@@ -11,14 +11,14 @@ from handlers.contract import Tolerance
 from tsctl.archive.answers import answers_of
 from tsctl.archive.container import digest_of
 from tsctl.archive.inspect import Facts
-from tsctl.archive.samples import read_samples
+from tsctl.archive.known import known
 from tsctl.archive.sandbox import why_open
 from tsctl.archive.store import DIGEST_DIGITS
 from tsctl.archive.trial import TIMEOUT_S, ItemRequest
 from tsctl.archive.trust import Trust
 from tsctl.archive.verify import runnable
 from tsctl.compare.diff import Diff, batches_of, chunks, named_comparator, require_answered
-from tsctl.compare.recorded import RecordedRequest, read_requests_to, sample_requests
+from tsctl.compare.recorded import RecordedRequest, folder_requests, read_requests_to, sample_requests
 from tsctl.errors import ArchiveError
 from tsctl.host.progress import Progress
 
@@ -32,6 +32,7 @@ class DiffOptions:
 
     Args:
         traffic: a file of requests; None: the samples of both archives.
+        samples: a folder of requests in place of them.
         most: requests; of more, every n-th is taken.
         comparator, field: as in `named_comparator`; None: by the form of the first answer.
         timeout_s: for all answers of one archive.
@@ -45,6 +46,7 @@ class DiffOptions:
     trust_pickles: bool = False
     timeout_s: float = 2 * TIMEOUT_S
     trust_of: Callable[[str], Trust] = Trust
+    samples: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,18 @@ def requests_of(old: Path, new: Path, of_old: Facts, options: DiffOptions) -> tu
     if options.traffic is not None:
         found = list(read_requests_to(options.traffic, of_old.names[0]))
         source = f"{len(found)} requests of {options.traffic}"
+    elif options.samples is not None:
+        found = folder_requests(options.samples)
+        source = f"{len(found)} requests of {options.samples}"
     else:
         samples = {
-            (each.name, each.body): each for path in (new, old) if read_samples(path) for each in sample_requests(path)
+            (each.name, each.body): each for path in (new, old) if known(path).samples for each in sample_requests(path)
         }
         found = sorted(samples.values(), key=lambda each: each.name)
         source = f"{len(found)} samples of both archives"
     if not found:
         raise ArchiveError(
-            f"neither {old.name} nor {new.name} has samples to send", "Give a file of requests with --traffic."
+            f"neither {old.name} nor {new.name} has samples to send", "Give requests with --samples or --traffic."
         )
     if len(found) > options.most:
         source = f"{options.most} of {source}"

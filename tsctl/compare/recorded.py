@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from handlers.contract import JSON
-from tsctl.archive.samples import read_samples
+from tsctl.archive.known import known, name_of, read_folder
 from tsctl.config.spec import SpecModel
 from tsctl.errors import ArchiveError, SpecError
 
@@ -101,15 +101,27 @@ class _Line(SpecModel):
 
 
 def sample_requests(archive: Path) -> list[RecordedRequest]:
-    """The archive's samples, by name.
+    """The archive's samples, or those that are kept beside it, by name.
 
     Raises:
         ArchiveError: it has none, or cannot be read.
     """
-    samples = read_samples(archive)
+    samples = known(archive).samples
     if not samples:
         raise ArchiveError(f"{archive.name} has no samples to send", "Give a file of requests with --traffic.")
-    return [RecordedRequest(name.removeprefix("samples/"), body, media_type) for name, body, media_type in samples]
+    return [RecordedRequest(name_of(sample), *sample[1:]) for sample in samples]
+
+
+def folder_requests(folder: Path) -> list[RecordedRequest]:
+    """The requests of a folder, one a file, by name.
+
+    Raises:
+        SpecError: there is none.
+    """
+    samples = read_folder(folder)
+    if not samples:
+        raise SpecError(f"{folder} holds no request", "Put at least one file there, such as one.json.")
+    return [RecordedRequest(name_of(sample), *sample[1:]) for sample in samples]
 
 
 class _First(SpecModel):

@@ -10,6 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from handlers.contract import MOST_WORKERS, SAMPLE_MEDIA_TYPES
+from tsctl.config.requirements import Requirements
+from tsctl.config.secrets import SecretNames
 from tsctl.config.spec import ModelName, ModelVersion, SpecModel, read_spec
 from tsctl.config.trust import TrustList
 
@@ -271,6 +273,10 @@ class ArchiveSpec(Serving):
     sample_types: SampleTypes = {}  # media types of samples by suffixes, where Python's mimetypes knows none
     #: Files of the archive that may be read although reading them runs code, as NAME@sha256:DIGEST.
     trust: TrustList = ()
+    #: Packages of this model alone, as NAME==VERSION: a list, or a file beside archive.yaml.
+    requirements: InsidePath | Requirements = ()
+    secrets: SecretNames = ()  # names that the handler asks `handlers.secret` for; deployment.yaml has their sources
+    embeddings: bool = False  # requests to /v1/embeddings are answered; the handler defines count_tokens
     on_request: bool = False  # built only where a command, a node or a deployment names it
     reference: InsidePath | None = None  # requests beside archive.yaml or in the recipe's output; docs/drift.md
     #: By name; each may replace settings of the model.
@@ -290,6 +296,8 @@ class ArchiveSpec(Serving):
                     f"version {version}: handler: {self.handler} "
                     + ("needs generation, at least as generation: {}" if is_text_handler else "excludes generation")
                 )
+        if self.embeddings and any(self.serving(version).generation for version in self.versions):
+            raise ValueError("embeddings is not for text models, which have generation: leave it out")
         if self.reference is not None and any(self.serving(version).generation for version in self.versions):
             raise ValueError("reference is not for text models, which have generation: leave it out")
         return self

@@ -15,6 +15,7 @@ from tsctl.config.environment import names
 from tsctl.config.monitoring import MonitoringSpec, Objectives
 from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
+from tsctl.config.secrets import SecretName, SecretSource
 from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
 from tsctl.config.tracing import TracingSpec
 from tsctl.config.trust import TrustList
@@ -158,6 +159,8 @@ class ModelTarget(SpecModel):
     objectives: Objectives | None = None  # keys that differ from the deployment's
     #: Files of its archives that may be read although reading them runs code, as NAME@sha256:DIGEST.
     trust: TrustList = ()
+    #: Values that only this model's workers are given, by the name under which its handler asks for them.
+    secrets: dict[SecretName, SecretSource] = {}
 
     @model_validator(mode="after")
     def _check_names(self) -> ModelTarget:

@@ -9,9 +9,10 @@ from tsctl.archive.container import digest_of, open_archive
 from tsctl.archive.inspect import read_facts
 from tsctl.archive.known import lacks_golden
 from tsctl.archive.scans import scan_of
+from tsctl.archive.secrets import missing_secrets
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, archive_of, find_archive, list_archives
 from tsctl.archive.trust import Trust, judge, sentence, stated_trust
-from tsctl.config.deployment import DeploymentSpec, ModelTarget
+from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.applied_state import as_applied, recorded
 from tsctl.deploy.state import Desired, WantedModel, WantedVersion
@@ -37,7 +38,7 @@ def desired_state(project: Project, deployment: DeploymentSpec, nodes: Sequence[
             source = target.archive(version)
             built = [archive for archive in stored if archive.key == (model, source)]
             try:
-                wanted = _wanted(project, target, version, built, trust_of)
+                wanted = _wanted(project, deployment, model, version, built, trust_of)
             except ArchiveError as error:  # it keeps nothing else from being planned
                 wanted = WantedVersion(version, None, workers=target.workers(version), problem=error.message)
             on = [node for node in nodes if target.is_on(version, node.name)]
@@ -57,11 +58,13 @@ def desired_state(project: Project, deployment: DeploymentSpec, nodes: Sequence[
 
 def _wanted(
     project: Project,
-    target: ModelTarget,
+    deployment: DeploymentSpec,
+    model: str,
     version: str,
     built: list[StoredArchive],
     trust_of: Callable[[str], Trust],
 ) -> WantedVersion:
+    target = deployment.models[model]
     spec = target.versions[version]
     pin = spec.digest if spec else None
     chosen: StoredArchive | None = None
@@ -79,7 +82,7 @@ def _wanted(
         pin,
         _workers_inside(chosen) if workers is None else workers,
         tuple(archive.path.name for archive in built if archive != chosen),
-        distrust=_distrust(project, chosen, trust_of),
+        barred=_missing_secret(deployment, chosen) or _distrust(project, chosen, trust_of),
         lacks_golden=_lacks_golden(chosen),
     )
 
@@ -89,6 +92,18 @@ def _lacks_golden(archive: StoredArchive) -> bool:
         return lacks_golden(archive.path)
     except ArchiveError:  # whoever registers it says why it cannot be read
         return False
+
+
+def _missing_secret(deployment: DeploymentSpec, archive: StoredArchive) -> tuple[str, str] | None:
+    """Which secret the archive needs and does not get, and how it would."""
+    with open_archive(archive.path) as content:
+        missing = missing_secrets(deployment, archive.model, read_facts(content).serving.secrets)
+    if not missing:
+        return None
+    return (
+        f"it needs the secret {missing[0]}, and deployment.yaml does not give it",
+        f"Add under models: {archive.model}: secrets: {{{missing[0]}: {{env: VARIABLE}}}}, or {{file: PATH}}.",
+    )
 
 
 def _distrust(project: Project, archive: StoredArchive, trust_of: Callable[[str], Trust]) -> tuple[str, str] | None:
@@ -117,7 +132,11 @@ def _impossible(project: Project, model: str, wanted: WantedVersion, on: Sequenc
 
 def _why_not(node: Node, archive: StoredArchive, wanted: WantedVersion) -> str:
     try:
-        return node.cannot(archive, wanted.version) or node.cannot_have(archive, wanted.workers or 0)
+        return (
+            node.cannot(archive, wanted.version)
+            or node.cannot_have(archive, wanted.workers or 0)
+            or node.why_unprepared(archive)
+        )
     except ArchiveError as error:
         return error.summary
 

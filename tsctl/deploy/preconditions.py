@@ -31,7 +31,7 @@ def refusals(desired: Desired, actual: Actual, changes: Sequence[Change], option
         for version in model.versions:
             yield from _archive(model, version, actual)
             yield from _impossible(model, version, actual)
-            yield from _distrusted(model, version, actual)
+            yield from _barred(model, version, actual)
             if not options.replace:
                 yield from _recorded_bytes(model, version, actual)
             if not options.replace or version.archive is None:
@@ -98,11 +98,11 @@ def _impossible(model: WantedModel, version: WantedVersion, actual: Actual) -> I
         yield Refusal(model.model, version.version, (node,), reason, hint, SpecError)
 
 
-def _distrusted(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
-    """No node reads pickles that run code and that nobody trusts."""
+def _barred(model: WantedModel, version: WantedVersion, actual: Actual) -> Iterator[Refusal]:
+    """No node reads a pickle that runs code and that nobody trusts, or loads a model without its secrets."""
     lacking = _lacking(model, version, actual)
-    if version.distrust is not None and lacking:
-        reason, hint = version.distrust
+    if version.barred is not None and lacking:
+        reason, hint = version.barred
         reason = f"{model.model} {version.version} is not registered: {reason}"
         yield Refusal(model.model, version.version, lacking, reason, hint, ArchiveError)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tsctl.archive.secrets import refresh_secrets
 from tsctl.deploy.applied_state import remember, remember_applied
 from tsctl.deploy.apply import Applied, apply
 from tsctl.deploy.changes import GATEWAY, Plan, PlanOptions, title
@@ -60,10 +61,12 @@ def reconcile(
 
     Raises:
         ConflictError: another tsctl applies.
+        SpecError: a secret cannot be read.
     """
     with exclusive(owners.project.state / "releases" / "apply.lock", "the deployment"):
         before = _observe_and_plan(owners, options)
         show(before)
+        refresh_secrets(owners.project, owners.deployment)
         applied = apply(owners, before, options, progress)
         if not before.changes:
             return Reconciled(before, applied, before)

@@ -24,7 +24,8 @@ class WantedVersion:
     workers: int | None = None  # None: neither deployment.yaml nor an archive says
     others: tuple[str, ...] = ()  # file names of the version's other archives in the store
     problem: str = ""  # why the archive cannot be read; empty where it can, or there is none
-    distrust: tuple[str, str] | None = None  # why its pickles are not read, and how they would be; None: they are
+    #: Why it must not be registered, and what lets it be: a pickle that nobody trusts, a secret without a source.
+    barred: tuple[str, str] | None = None
     recorded: str | None = None  # digits of the bytes that were READY under this version before; None: never recorded
     source: str = ""  # the version whose archive it serves; empty: its own
     nodes: tuple[str, ...] | None = None  # that are to serve it; None: every node

@@ -6,6 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tsctl.archive.container import open_archive
+from tsctl.archive.inspect import read_facts
+from tsctl.archive.packages import unused_packages
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, list_archives, store_name
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
@@ -41,6 +44,19 @@ def leftovers(project: Project) -> list[Path]:
     inside = list(project.store.glob("*"))
     links = [path for path in inside if path.is_symlink() and not path.exists()]
     return links + [path for path in inside if path.name.startswith(".") and path.lstat().st_mtime < before]
+
+
+def unneeded_packages(project: Project) -> list[Path]:
+    """Sets of packages that no archive in the store requires.
+
+    Raises:
+        ArchiveError: an archive cannot be read, so what it requires is not known.
+    """
+    needed = []
+    for archive in list_archives(project):
+        with open_archive(archive.path) as content:
+            needed.append(read_facts(content).serving.requirements)
+    return unused_packages(project, needed)
 
 
 def _uses(project: Project, deployment: DeploymentSpec, builds: Sequence[StoredArchive]) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,8 @@ DEADLINE_BY_HEADER, CLIENT, ROUTE = "x-tsctl-deadline-by", "client", "route"
 #: Marks requests over gRPC that have become one of REST, and those that are on their way to a listener inside Envoy,
 #: which logs and counts them.
 GRPC_HEADER, INSIDE_HEADER = "x-tsctl-grpc", "x-tsctl-inside"
+#: The media type of the body that such a request gets.
+MEDIA_HEADER = "x-tsctl-media"
 #: Of the answer to such a request, until it has become gRPC's status.
 STATUS_HEADER = "x-tsctl-status"
 #: Marks requests to models whose answers have tokens: other lines of the log and other counters tell of them.

@@ -41,7 +41,9 @@ LARGEST_PROBE = 256 << 10
 DEFAULT_QUEUE = 1000
 #: Seconds of an answer at most, where an archive does not say.
 DEFAULT_RESPONSE_S = 120
-#: Archives with this handler answer /v1/embeddings.
+#: The engine of nodes that serve stock archives.
+TORCHSERVE = "torchserve"
+#: Archives with this handler answer /v1/embeddings, as do those that say so.
 EMBEDDING_HANDLER = "handlers.embedding"
 
 
@@ -123,6 +125,7 @@ def _derive(
             _probe(project, archives.get(key), known.get(key), notices),
             _way(project, askers.get(key), key, archives.get(key), known.get(key)),
             _offer(project, archives.get(key), known.get(key)),
+            is_stock(project, archives.get(key), of_version, known.get(key)),
         )
         for key, of_version in sorted(endpoints.items())
     ]
@@ -193,6 +196,26 @@ def _offer(project: Project, archive: str | None, before: Upstream | None) -> Of
         return before.offer if before else None
 
 
+def is_stock(project: Project, archive: str | None, endpoints: Sequence[Endpoint], before: Upstream | None) -> bool:
+    """Whether the archive was not built by tsctl; as before where it is not here, or cannot be read.
+
+    One that nobody here has read may be stock where TorchServe alone serves it. Handlers of ours read forms there too.
+    """
+    unread = before.is_stock if before else all(endpoint.engine == TORCHSERVE for endpoint in endpoints)
+    path = project.store / archive if archive else None
+    try:
+        stat = path.stat() if path is not None else None
+        return unread if path is None or stat is None else _read_is_stock(path, stat.st_mtime_ns, stat.st_size)
+    except (ArchiveError, *UNREADABLE):  # told with the health check, which comes from the same file
+        return unread
+
+
+@lru_cache(4096)
+def _read_is_stock(path: Path, changed_ns: int, size: int) -> bool:
+    with open_archive(path) as opened:
+        return read_facts(opened).is_stock
+
+
 @lru_cache(4096)
 def read_offer(path: Path, changed_ns: int, size: int) -> Offer | None:
     """What the archive offers of the OpenAI API; read anew where the file was changed."""
@@ -201,7 +224,8 @@ def read_offer(path: Path, changed_ns: int, size: int) -> Offer | None:
     answer_s = float(facts.integer("responseTimeout") or DEFAULT_RESPONSE_S)
     if (generation := facts.serving.generation) is not None:
         return Offer(TEXT, min(generation.first_token_s or answer_s, answer_s), answer_s)
-    return Offer(EMBEDDINGS, answer_s, answer_s) if facts.handler == EMBEDDING_HANDLER else None
+    gives_embeddings = facts.serving.embeddings or facts.handler == EMBEDDING_HANDLER
+    return Offer(EMBEDDINGS, answer_s, answer_s) if gives_embeddings else None
 
 
 def _queue(archive: Path) -> int:

@@ -194,6 +194,7 @@ class ManagedNode(Node, ABC):
     ) -> None:
         require_whole(archive)
         self._require_possible(archive, version)
+        self.prepare(archive, note)
         if self.version(archive.model, version) is not None:
             raise already_registered(archive.model, version, self.name)
         try:
@@ -304,7 +305,7 @@ class ManagedNode(Node, ABC):
         return f"The workers' log is {self.logs[-1]}."
 
     def _require_possible(self, archive: StoredArchive, version: str) -> None:
-        if reason := self.cannot(archive, version):
+        if reason := self.cannot(archive, version) or self.why_unprepared(archive):
             raise NodeError(f"{archive.model} {version} cannot be on node {self.name}: {reason}")
 
     def _locked(self, model: str) -> AbstractContextManager[object]:

@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
+from tsctl.archive.container import open_archive
+from tsctl.archive.inspect import Serving, read_facts
+from tsctl.archive.packages import conflicts, own_packages, require_packages
+from tsctl.archive.secrets import missing_secrets, publish_secrets
 from tsctl.archive.store import StoredArchive
+from tsctl.config.deployment import read_deployment
 from tsctl.config.nodes import BaseNodeSpec
 from tsctl.config.project import Project
-from tsctl.errors import NodeError
+from tsctl.errors import NodeError, SpecError
 from tsctl.host.limits import memory_bytes
 from tsctl.host.ports import is_address_here
 from tsctl.host.progress import Note, Progress
@@ -31,6 +36,11 @@ RECORDS_FOLDER = "records"
 PLAIN = "plain"
 #: As PLAIN, in the envelope of a model on Triton (handlers/adapters/triton/envelope.py).
 TRITON = "triton"
+
+
+def _serving(archive: StoredArchive) -> Serving:
+    with open_archive(archive.path) as content:
+        return read_facts(content).serving
 
 
 class Unreachable(NodeError):
@@ -242,6 +252,49 @@ class Node(ABC):
     @abstractmethod
     def predict(self, model: str, version: str | None, body: bytes, media_type: str) -> Reply:
         """The model's own answer to one request, whatever its status, past cache and metrics; None: the default."""
+
+    @property
+    def has_packages(self) -> bool:
+        """Whether its workers can have packages of one model beside its own."""
+        return False
+
+    def why_unprepared(self, archive: StoredArchive) -> str:
+        """Why a worker of the archive cannot have the packages or secrets that it needs here; empty where it can.
+
+        Raises:
+            ArchiveError: it cannot be read.
+        """
+        serving = _serving(archive)
+        if (serving.requirements or serving.secrets) and not self.is_ours:
+            what = "requirements" if serving.requirements else "secrets"
+            return f"archive.yaml has {what}, and tsctl hands them only to nodes that it starts itself"
+        if serving.requirements and not self.has_packages:
+            return (
+                f"archive.yaml has requirements, and engine {self.engine} has no packages for one model: serve it on an"
+                " engine torchserve or uvicorn without `environment`, or install them beside the engine and leave out"
+                " requirements"
+            )
+        return "; ".join(conflicts(serving.requirements, own_packages())) if serving.requirements else ""
+
+    def prepare(self, archive: StoredArchive, note: Note) -> None:
+        """Before the archive is registered: install the packages that it requires, and hand out its secrets.
+
+        Raises:
+            ArchiveError: the packages cannot be installed.
+            SpecError: a secret has no source, or cannot be read.
+        """
+        serving, project = _serving(archive), Project(self.folder.parents[2])  # its folder is .tsctl/nodes/NAME
+        if serving.requirements and self.has_packages:
+            require_packages(project, serving.requirements, archive.model, note)
+        if not self.is_ours or not project.deployment.is_file():
+            return
+        deployment = read_deployment(project.deployment)
+        if missing := missing_secrets(deployment, archive.model, serving.secrets):
+            raise SpecError(
+                f"{archive.model} needs the secret {missing[0]}, and deployment.yaml does not give it",
+                f"Add to models: {archive.model}: secrets: {{{missing[0]}: {{env: VARIABLE}}}}",
+            )
+        publish_secrets(project, deployment, archive.model)
 
     # ---- changes -----------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from handlers.contract import RECORDS_FOLDER_VARIABLE, RECORDS_MB_VARIABLE, TRACES_VARIABLE
+from handlers.contract import (
+    PACKAGES_VARIABLE,
+    RECORDS_FOLDER_VARIABLE,
+    RECORDS_MB_VARIABLE,
+    SECRETS_VARIABLE,
+    TRACES_VARIABLE,
+)
+from tsctl.archive.packages import FOLDER as PACKAGES_FOLDER
+from tsctl.archive.secrets import FOLDER as SECRETS_FOLDER
 from tsctl.config.nodes import BaseNodeSpec
 from tsctl.config.tracing import TRACES_PATH
 from tsctl.errors import NodeError
@@ -96,6 +104,8 @@ def worker_variables(folder: Path, spec: BaseNodeSpec) -> dict[str, str]:
     environment."""
     return {
         RECORDS_FOLDER_VARIABLE: str(folder / RECORDS_FOLDER),
+        SECRETS_VARIABLE: str(folder.parents[1] / SECRETS_FOLDER),
+        PACKAGES_VARIABLE: str(folder.parents[1] / PACKAGES_FOLDER),
         RECORDS_MB_VARIABLE: str(spec.records_mb),
         **({TRACES_VARIABLE: spec.traces + TRACES_PATH} if spec.traces else {}),
     }

@@ -12,8 +12,7 @@ from typing import Any
 
 from tsctl.shadow.comparators import AGREES, Comparison, NotComparable, cosine_of, texts_of_answer, value_at
 
-#: Cosine from which two answers agree. By all-MiniLM-L6-v2, two sampled answers of one model to one prompt have 0.8 in
-#: the median, and answers to two different prompts have 0.1 (docs/shadow.md).
+#: Cosine from which two answers agree. What sampling leaves of it has to be measured for each model (docs/shadow.md).
 LEAST = 0.6
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from handlers.base import ServingHandler
 from handlers.contract import ANSWER_LIMIT_VARIABLE
+from handlers.secrets import open_secrets
 from handlers.worker.config import WorkerConfig, handler_class, read_config
+from handlers.worker.packages import use_packages
 
 #: What `max_response_size` is for a node whose config.properties has none. A longer answer ends the worker.
 DEFAULT_LONGEST_ANSWER = 6_553_500
@@ -40,7 +42,10 @@ def with_context_calls(cls: type[ServingHandler]) -> type[ServingHandler]:
 
 def author_handler(context: Any) -> Any:
     """A new object of the author's class; one that is no ServingHandler has TorchServe's calls itself."""
-    cls = handler_class(worker_config(context).handler)
+    config = worker_config(context)
+    use_packages(config.requirements)
+    open_secrets(config.model, config.secrets)
+    cls = handler_class(config.handler)
     return with_context_calls(cls)() if issubclass(cls, ServingHandler) else cls()
 
 

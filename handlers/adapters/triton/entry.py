@@ -21,6 +21,7 @@ import torch
 from handlers.adapters.triton import raw, typed
 from handlers.contract import ANSWER_LIMIT_VARIABLE, TRITON_MODEL_PARAMETER, TRITON_VERSION_PARAMETER
 from handlers.log_lines import name_lines
+from handlers.secrets import open_secrets
 from handlers.unpacked import read_documents
 from handlers.worker import startup
 from handlers.worker.config import WorkerConfig, handler_class, read_config
@@ -51,6 +52,7 @@ class Entry:
         signal.setitimer(signal.ITIMER_REAL, config.startup_timeout_s)
         try:
             with startup.reported_load(config.model, config.version) as facts:
+                open_secrets(config.model, config.secrets)
                 self._worker = Worker(handler_class(config.handler)(), config)
                 facts |= startup.start(self._worker)
         finally:

@@ -124,6 +124,7 @@ class OpenVinoRunner:
         self.beside_tokens = min(self.step_tokens, _BESIDE_TOKENS)
         for port, shape in shapes.items():
             tensor = openvino.Tensor(port.element_type, openvino.Shape([max(1, self.blocks), *shape]))
+            tensor.data.fill(0)  # takes its memory now: a worker that grows until all blocks were used seems to leak
             self._request.set_tensor(port.any_name, tensor)
 
     def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:

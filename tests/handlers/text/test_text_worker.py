@@ -34,6 +34,7 @@ from handlers.worker import startup
 from handlers.worker.config import WorkerConfig, read_config
 from handlers.worker.make import make_worker
 from handlers.worker.text import TextWorker
+from handlers.worker.worker import Worker
 from tests.support.scripted import POISON, ScriptedHandler
 from tests.support.workers import Reply, assert_problem, write_archive_folder
 
@@ -471,3 +472,14 @@ def test_a_handler_and_its_archive_agree_that_it_generates_text(tmp_path: Path) 
         make_worker(replace(config, generation=None), ScriptedHandler())
     with pytest.raises(LoadError, match="ServingHandler cannot use the section generation"):
         make_worker(config, ServingHandler())
+
+
+def test_an_archive_that_embeds_has_a_handler_that_counts_tokens(tmp_path: Path) -> None:
+    class Counting(ServingHandler):
+        def count_tokens(self, texts: Sequence[str]) -> int:
+            return len(texts)
+
+    config = replace(config_of(tmp_path / "toy", {"a.json": HELLO}, {}), generation=None, embeddings=True)
+    with pytest.raises(LoadError, match=r"embeddings: true, and the handler ServingHandler defines no count_tokens"):
+        make_worker(config, ServingHandler())
+    assert isinstance(make_worker(config, Counting()), Worker)

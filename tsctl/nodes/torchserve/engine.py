@@ -88,6 +88,10 @@ class TorchServeNode(Node):
     def predict(self, model: str, version: str | None, body: bytes, media_type: str) -> Reply:
         return self.client.predict(model, version, body, media_type)
 
+    @property
+    def has_packages(self) -> bool:
+        return True
+
     def cannot(self, archive: StoredArchive, version: str) -> str:
         if version == archive.version:
             return ""
@@ -108,16 +112,19 @@ class TorchServeNode(Node):
         self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None
     ) -> None:
         self._require(archive, version, workers)
+        self.prepare(archive, note)
         versions.register(self, archive, workers, note, timeout_s)
 
     def ensure(
         self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None
     ) -> bool:
         self._require(archive, version, workers)
+        self.prepare(archive, note)
         return versions.ensure(self, archive, workers, note, timeout_s)
 
     def replace(self, archive: StoredArchive, version: str, workers: int | None, note: Note) -> None:
         self._require(archive, version, workers)
+        self.prepare(archive, note)
         versions.replace(self, archive, workers, note)
 
     def scale(
@@ -142,8 +149,11 @@ class TorchServeNode(Node):
         best = min(others, key=lambda state: (not state.is_ready, state.version != successor))
         versions.set_default(self, model, best.version)
 
+    def _why_not(self, archive: StoredArchive, version: str, workers: int | None) -> str:
+        return self.cannot(archive, version) or self.cannot_have(archive, workers or 0) or self.why_unprepared(archive)
+
     def _require(self, archive: StoredArchive, version: str, workers: int | None) -> None:
-        if reason := self.cannot(archive, version) or self.cannot_have(archive, workers or 0):
+        if reason := self._why_not(archive, version, workers):
             raise NodeError(f"{archive.model} {version} cannot be on node {self.name}: {reason}")
 
     def _observed(self, state: VersionState) -> ObservedVersion:

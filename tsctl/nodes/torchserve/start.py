@@ -71,6 +71,7 @@ def _restore_version(project: Project, node: Node, entry: ServedVersion, note: N
     path = project.store / entry.archive
     if not path.is_file():
         raise ArchiveError(f"its archive {entry.archive} is no longer in {project.relative(project.published)}")
+    node.prepare(archive_of(path), note)
     register(node, archive_of(path), entry.min_workers or None, note)
     if entry.is_default and node.client.default_version(entry.model) != entry.version:
         set_default(node, entry.model, entry.version)

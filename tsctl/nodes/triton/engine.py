@@ -118,7 +118,7 @@ class TritonNode(Node):
         return self.client.predict(triton_name(model, version or "none"), body, media_type)
 
     def cannot(self, archive: StoredArchive, version: str) -> str:
-        return repository.why_not(archive)
+        return repository.why_not(archive) or self.why_unprepared(archive)
 
     def register(
         self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None

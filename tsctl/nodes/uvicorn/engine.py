@@ -92,6 +92,10 @@ class UvicornNode(ManagedNode):
     def crash_report(self) -> str:
         return process.crash_report(self)
 
+    @property
+    def has_packages(self) -> bool:
+        return isinstance(self.spec, UvicornSpec) and self.spec.environment is None
+
     def server(self, project: Project) -> tuple[list[str], dict[str, str]]:
         """The program of the node, which takes the arguments of `handlers.adapters.asgi.node`, and its own variables.
 

@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from handlers.contract import SECRETS_VARIABLE
 from tsctl.archive.build import read_archive_folders
-from tsctl.archive.container import unpack
-from tsctl.archive.inspect import inspect_archive
+from tsctl.archive.container import open_archive, unpack
+from tsctl.archive.inspect import read_facts
+from tsctl.archive.packages import packages_of_archive, variables_for
+from tsctl.archive.secrets import secrets_here
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, NodeError, SpecError, TsctlError
 from tsctl.host.changes import changes
@@ -112,19 +115,26 @@ def _serving(archive: Path, address: Address) -> Iterator[subprocess.Popen[bytes
     Raises:
         ArchiveError: it was not built by tsctl, or is damaged.
     """
-    if inspect_archive(archive).made_by != "tsctl":
+    with open_archive(archive) as content:
+        facts = read_facts(content)
+    if facts.is_stock:
         raise ArchiveError(f"{archive.name} was not built by tsctl, so only TorchServe can serve it")
+    model, needs = facts.names[0], facts.serving
+    packages = variables_for(packages_of_archive(needs.requirements, model))
     options = ["--host", address.host, "--port", str(address.port)]
     if address.workers is not None:
         options += ["--workers", str(address.workers)]
     if address.grpc_port is not None:
         options += ["--grpc-port", str(address.grpc_port)]
-    with tempfile.TemporaryDirectory(prefix="tsctl-serve-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="tsctl-serve-") as folder,
+        secrets_here(model, needs.secrets) as secrets,
+    ):
         unpack(archive, Path(folder))
         server = subprocess.Popen(
             [sys.executable, "-m", "handlers.adapters.asgi", *options],  # the archive's own package
             cwd=folder,
-            env=inherited(os.environ),
+            env={**inherited(os.environ), **packages, **({SECRETS_VARIABLE: str(secrets)} if secrets else {})},
             stdin=subprocess.DEVNULL,
         )
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -336,6 +337,16 @@ def test_what_cannot_be_served_is_refused_when_it_loads(name: str, files: ModelF
     (tmp_path / "model.gguf").write_bytes(b"no model")
     with pytest.raises(LoadError, match=r"model\.gguf cannot be read as GGUF"):
         open_backend(name, ModelFiles(tmp_path / "model.gguf"), BackendOptions())
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_cache_has_its_memory_when_the_model_is_loaded(name: str, files: ModelFiles) -> None:
+    """Else a worker grows until every block was used once, which a rollout takes for a leak."""
+    memory, cache = psutil.Process(), 128 << 20
+    before = memory.memory_info().rss
+    backend = open_backend(name, files, BackendOptions(context=CONTEXT, cache_bytes=cache, threads=1))
+    assert memory.memory_info().rss - before > 0.9 * cache
+    backend.close()
 
 
 @pytest.mark.parametrize("case", ["openvino"], indirect=True)

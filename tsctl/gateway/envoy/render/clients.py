@@ -49,21 +49,18 @@ def keys_in(routes: Mapping[str, Any]) -> list[str]:
     return [entry["key"] for entry in host["typed_per_filter_config"][KEY_FILTER].get("credentials", ())]
 
 
-def keys_that_stay(clients: Sequence[Client]) -> Json:
+def keys_that_stay(clients: Sequence[Client], with_bearer: bool = False) -> Json:
     """As for every route, for one whose requests are checked again: the key stays with them, and no client is named."""
     return typed(
         http_filter_type("api_key_auth.v3.ApiKeyAuthPerRoute"),
         credentials=[{"key": key, "client": client.name} for client in clients for key in client.keys],
-        key_sources=[{"header": KEY_HEADER}],
+        key_sources=[{"header": KEY_HEADER}, *([{"header": "authorization"}] if with_bearer else [])],
     )
 
 
 def _keys(clients: Sequence[Client], with_bearer: bool) -> Json:
-    stays = keys_that_stay(clients)
-    sources = [*stays["key_sources"], *([{"header": "authorization"}] if with_bearer else [])]
     return {
-        **stays,
-        "key_sources": sources,
+        **keys_that_stay(clients, with_bearer),
         "forwarding": {"header": CLIENT_HEADER, "hide_credentials": True},
     }
 

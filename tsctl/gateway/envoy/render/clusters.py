@@ -112,6 +112,7 @@ def upstreams_of(clusters: Mapping[str, Any]) -> list[Upstream]:
             endpoints=endpoints_of(cluster["load_assignment"]),
             probe=_probe(cluster["health_checks"][0]),
             way=_way(metadata_of(cluster)),
+            is_stock=bool(metadata_of(cluster).get("stock", False)),
         )
         for cluster in clusters["resources"]
         if cluster.get("health_checks")  # else it is the cluster of a shadow's copies
@@ -166,6 +167,7 @@ def _cluster(upstream: Upstream, route: RouteSpec, is_shadow: bool, most_copies:
             model=upstream.model,
             version=upstream.version,
             **{**(asdict(way) if way else {}), PATH_KEY: path, **_offered(upstream.offer)},
+            **({"stock": True} if upstream.is_stock else {}),
         ),
         circuit_breakers={
             "thresholds": [{**SHADOW_LIMITS, "max_requests": most_copies} if is_shadow else _limits(upstream)]

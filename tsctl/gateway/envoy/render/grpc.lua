@@ -1,6 +1,5 @@
--- Runs on requests that call themselves gRPC, behind the check of the key. A request of the Open Inference Protocol
--- becomes the REST request that means the same; the next filter takes its frame away, and the listener inside Envoy
--- answers it as it answers any other. What comes back with an error becomes gRPC's status and message.
+-- Stands before the scripts of gRPC's services, behind the check of the key: the frame of a message on the way in, and
+-- gRPC's status and message of what comes back with an error.
 
 local function varint(bytes, at)
   local value, scale = 0, 1
@@ -18,28 +17,6 @@ local function varint(bytes, at)
   return nil
 end
 
--- Model and version: fields 1 and 2 of the message. They must come before its tensors, where every library writes them.
-local function target(bytes)
-  local found, at = { "", "" }, 1
-  while at <= #bytes do
-    local tag, size
-    tag, at = varint(bytes, at)
-    if tag == nil or tag % 8 ~= 2 or tag >= 32 then
-      break
-    end
-    size, at = varint(bytes, at)
-    if size == nil or at + size - 1 > #bytes then
-      break
-    end
-    local field = (tag - 2) / 8
-    if field <= 2 then
-      found[field] = string.sub(bytes, at, at + size - 1)
-    end
-    at = at + size
-  end
-  return found[1], found[2]
-end
-
 local UNITS = { H = 3600000, M = 60000, S = 1000, m = 1, u = 0.001, n = 0.000001 }
 
 local function set_timeout(headers)
@@ -54,81 +31,52 @@ local function refuse(handle, status, detail)
   handle:respond({ [":status"] = status }, "")
 end
 
-function envoy_on_request(handle)
-  local headers = handle:headers()
-  local method = METHODS[string.match(headers:get(":path"), "^/" .. SERVICE .. "/(%a+)$") or ""]
+-- The method that a request names; refused where there is none.
+local function asked_method(handle)
+  local method = METHODS[string.match(handle:headers():get(":path"), "^/" .. SERVICE .. "/(%w+)$") or ""]
   if handle:streamInfo():protocol() == "HTTP/1.1" then
     return refuse(handle, "415", "gRPC needs HTTP/2.")
   elseif method == nil then
     return refuse(handle, "501", "This method is not offered.")
   end
+  return method
+end
+
+-- The body of a request, if it is one whole frame; else refused, and nil. It waits for the body: what was held before is dead.
+local function framed_body(handle)
   local body = handle:body(true)
   local length = body:length()
-  local frame = body:getBytes(0, math.min(length, WINDOW))
-  local a, b, c, d = string.byte(frame, 2, 5)
   if length < 5 then
     return refuse(handle, "400", "The request has no whole message.")
-  elseif string.byte(frame, 1) ~= 0 then
+  end
+  local flag, a, b, c, d = string.byte(body:getBytes(0, 5), 1, 5)
+  if flag ~= 0 then
     return refuse(handle, "501", "Compressed messages are not read here; send them as they are.")
   elseif ((a * 256 + b) * 256 + c) * 256 + d ~= length - 5 then
     return refuse(handle, "400", "The request must be one whole message, and nothing behind it.")
   end
-  local path = method.path
-  if method.of_model == "1" then
-    local model, version = target(string.sub(frame, 6))
-    if model == "" then
-      return refuse(handle, "400", "The message must begin with the model's name.")
-    elseif string.find(model .. version, "[^%w%-_.]") then
-      return refuse(handle, "404", "There is no model or version of this name.")
-    end
-    path = "/v2/models/" .. model .. (version ~= "" and "/versions/" .. version or "") .. path
-  end
-  if method.verb == "GET" then
-    body:setBytes(string.rep("\0", 5))
-  end
-  headers = handle:headers() -- after body, which waits where the body is still to come: what was held before is dead
+  return body
+end
+
+-- Makes the request one of REST.
+local function send_inside(handle, verb, path)
+  local headers = handle:headers()
   set_timeout(headers)
-  headers:replace(":method", method.verb)
+  headers:replace(":method", verb)
   headers:replace(":path", path)
-  headers:replace(MARK_HEADER, "1")
+  headers:replace(MARK_HEADER, MARK)
 end
 
--- The UTF-8 of a character by its number.
-local function utf8(code)
-  if code < 0x80 then
-    return string.char(code)
-  end
-  local bytes, first = "", 0xC0
-  local room = 0x20 -- what fits into the first byte
-  repeat
-    bytes = string.char(0x80 + code % 0x40) .. bytes
-    code = math.floor(code / 0x40)
-    if code >= room then
-      first, room = first + room, room / 2
-    end
-  until code < room
-  return string.char(first + code) .. bytes
-end
+local UNKNOWN = "There is no model or version of this name."
 
-local PLAIN = { b = "\b", f = "\f", n = "\n", r = "\r", t = "\t", ["1"] = "\\", ["2"] = '"' }
-
--- A text of a JSON object, or nil.
-local function member(document, name)
-  local value = escaped_member(document, name)
-  if value == nil then
-    return nil
-  end
-  value = string.gsub(string.gsub(value, "\\\\", "\\1"), '\\"', "\\2")
-  value = string.gsub(value, "\\u([dD][89abAB]%x%x)\\u([dD][c-fC-F]%x%x)", function(high, low)
-    return utf8(0x10000 + (tonumber(high, 16) - 0xD800) * 0x400 + tonumber(low, 16) - 0xDC00)
-  end)
-  value = string.gsub(value, "\\u(%x%x%x%x)", function(code) return utf8(tonumber(code, 16)) end)
-  return (string.gsub(value, "\\(.)", function(letter) return PLAIN[letter] or letter end))
-end
-
--- Status and detail of a problem document.
+-- Status and detail of a problem document; of another text, the text. No path was asked for that the gateway does not know,
+-- but for that of a model.
 local function read_problem(document)
-  return string.match(document, '"status"%s*:%s*(%d+)'), member(document, "detail") or member(document, "title") or ""
+  local status = string.match(document, '"status"%s*:%s*(%d+)')
+  if escaped_member(document, "type") == NOT_FOUND_TYPE then
+    return status, UNKNOWN
+  end
+  return status, member(document, "detail") or member(document, "title") or string.sub(document, 1, LONGEST_DETAIL)
 end
 
 local function write_status(where, status, detail)
@@ -160,14 +108,16 @@ local function local_reply(handle, headers)
   handle:body(true):setBytes(document)
 end
 
-function envoy_on_response(handle)
+-- Whether the request inside went well; else the answer has become its error.
+local function answered(handle)
   local headers = handle:headers()
-  local status = headers:get(STATUS_HEADER) -- of the answer inside: the filter of frames makes all of them 200
+  local status = headers:get(STATUS_HEADER) -- the filter of frames makes all of them 200
   headers:remove(STATUS_HEADER)
   if headers:get("grpc-status") ~= nil then
-    return local_reply(handle, headers)
-  elseif status == nil or status == "200" then
-    return
+    local_reply(handle, headers)
+    return false
+  elseif status == nil or string.sub(status, 1, 1) == "2" then
+    return true
   end
   headers:remove("content-length")
   local document = ""
@@ -178,4 +128,5 @@ function envoy_on_response(handle)
   end
   local problem_status, detail = read_problem(document)
   write_status(handle:trailers(), problem_status or status, detail)
+  return false
 end

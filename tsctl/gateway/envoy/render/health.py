@@ -28,7 +28,8 @@ from tsctl.gateway.traffic import Traffic
 
 #: The name of the listener and of the cluster that leads to it.
 HEALTH = "health"
-READY_PATHS = ("/readyz", "/v2/health/ready")
+READY_PATH = "/v2/health/ready"
+READY_PATHS = ("/readyz", READY_PATH)
 _NO_CLUSTER = "no~route"
 _MATCHER = "envoy.extensions.common.matching.v3.ExtensionWithMatcher"
 

@@ -24,12 +24,13 @@ from tsctl.gateway.envoy.messages import (
 )
 from tsctl.gateway.envoy.render.bodies import PART_OF_GRPC, places_filters
 from tsctl.gateway.envoy.render.clients import BUDGET_FILTER, KEY_FILTER
+from tsctl.gateway.envoy.render.grpc import GRPC, TORCHSERVE_SERVICE, grpc_filters
 from tsctl.gateway.envoy.render.health import HEALTH, health_listener
 from tsctl.gateway.envoy.render.inside import bootstrap_extensions, connection_manager, inside_cluster, inside_listener
 from tsctl.gateway.envoy.render.openai import TOKENS, openai_filters, tokens_listener
 from tsctl.gateway.envoy.render.overload import Bounds, overload_manager
 from tsctl.gateway.envoy.render.problems import REFUSED_HEADER_KEY, local_replies
-from tsctl.gateway.envoy.render.protocol import GRPC, protocol_filters
+from tsctl.gateway.envoy.render.protocol import index_filter
 from tsctl.gateway.envoy.render.routes import CORS_FILTER, USER_FILTER, USER_FILTER_TYPE
 from tsctl.gateway.envoy.render.tracing import collector_cluster, removed_headers, tracing_settings
 from tsctl.gateway.files import GatewayFiles
@@ -88,6 +89,7 @@ def _listeners(spec: GatewaySpec, files: GatewayFiles, bounds: Bounds, tracing: 
         inside_listener(
             GRPC,
             **_of_clients(spec, files, bounds.waiting_bytes // PART_OF_GRPC)
+            | {"delayed_close_timeout": "0s"}  # a stream that broke inside breaks at its client at once
             | (_traced(tracing, ()) if tracing else {}),  # the trace is that of the listener of clients
         ),
         health_listener(files),
@@ -205,8 +207,10 @@ def _removal_of_headers(names: Sequence[str] = ()) -> Json:
 
 
 def _filters(spec: GatewaySpec, files: GatewayFiles, waiting_bytes: int) -> list[Json]:
-    names = lua("names.lua", NAMESPACE=NAMESPACE, REFUSED_HEADER_KEY=REFUSED_HEADER_KEY)
-    grpc, index, frames, answer = protocol_filters()
+    names = lua(
+        "names.lua", NAMESPACE=NAMESPACE, REFUSED_HEADER_KEY=REFUSED_HEADER_KEY, IGNORING=f"/{TORCHSERVE_SERVICE}/"
+    )
+    first_of_grpc, last_of_grpc = grpc_filters()
     return [
         lines_filter(),
         http_filter("names", "lua.v3.Lua", default_source_code=names),
@@ -216,14 +220,13 @@ def _filters(spec: GatewaySpec, files: GatewayFiles, waiting_bytes: int) -> list
         },  # before the key, which no browser sends with a preflight request
         http_filter(KEY_FILTER, "api_key_auth.v3.ApiKeyAuth"),
         http_filter(BUDGET_FILTER, "local_ratelimit.v3.LocalRateLimit", stat_prefix="unlimited"),
-        grpc,
-        index,
+        *first_of_grpc,
+        index_filter(),
         *openai_filters(),
         {**http_filter(USER_FILTER, USER_FILTER_TYPE), "disabled": True},  # where the route is known
         http_filter("buffer", "buffer.v3.Buffer", max_request_bytes=spec.request_bytes),
         *places_filters(waiting_bytes, spec.request_bytes),
-        frames,
-        answer,
+        *last_of_grpc,
         http_filter("router", "router.v3.Router", suppress_envoy_headers=True),
     ]
 

@@ -68,6 +68,8 @@ TOKENS = "tokens"
 SLACK_S = 5.0
 #: Of an answer in one piece, the part at its end in which its usage is looked for; and of one event of a stream.
 LONGEST_TAIL, LONGEST_LINE = 16 << 10, 1 << 20
+#: The media type of a stream.
+EVENT_STREAM = "text/event-stream"
 #: Tokens of a stream that are charged together while it runs.
 PAID_AT_ONCE = 16
 _BROKEN_MESSAGE = "The answer ended before it was complete."
@@ -157,7 +159,7 @@ def _meter() -> Json:
         BROKEN_EVENT=f"event: error\ndata: {json.dumps(openai_error(502, _BROKEN_MESSAGE, 'broken-stream'))}\n\n",
         TOKENS_HEADER=TOKENS_HEADER,
         TOKENS_COMMENT=TOKENS_COMMENT,
-        EVENT_STREAM="text/event-stream",
+        EVENT_STREAM=EVENT_STREAM,
         JSON=JSON,
         PROBLEM_MEDIA_TYPE=PROBLEM_MEDIA_TYPE,
         TYPES=OPENAI_TYPES,

@@ -1,121 +1,35 @@
-"""The Open Inference Protocol but for predictions: health, metadata of the server, the index, and gRPC. Pure.
-
-A request over gRPC is read once, becomes the REST request that means the same, and goes to a listener inside Envoy that
-has the filters and routes of all clients. So keys, budgets, weights, deadlines, retries, shadows, the access log and
-what rollouts count are those of REST, and a request that is not gRPC passes nothing that is there for gRPC.
-"""
+"""The Open Inference Protocol but for predictions: health, metadata of the server, and the index. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from handlers.contract import (
-    GRPC_CODES,
-    GRPC_SERVICE,
     JSON,
     OPEN_INFERENCE_EXTENSIONS,
-    PROBLEM_MEDIA_TYPE,
     PROTOBUF,
     READY_STATE,
     SERVER_NAME,
     SERVER_VERSION,
-    TIMEOUT_HEADER,
     UNAVAILABLE_STATE,
 )
 from tsctl.config.deployment import RouteSpec
-from tsctl.gateway.envoy.messages import NAMESPACE, Json, equals, http_filter, http_filter_type, lua, overwrite, typed
+from tsctl.gateway.envoy.messages import Json, equals, http_filter, http_filter_type, lua, typed
 from tsctl.gateway.envoy.render.answers import direct, fixed, not_allowed
-from tsctl.gateway.envoy.render.clients import KEY_FILTER, WITHOUT_KEY, Client, keys_that_stay
+from tsctl.gateway.envoy.render.clients import WITHOUT_KEY
 from tsctl.gateway.envoy.render.health import HEALTH, READY_PATHS, ready_path
-from tsctl.gateway.headers import GRPC_HEADER, INSIDE_HEADER, STATUS_HEADER
 from tsctl.gateway.traffic import Traffic
 
 #: Begins the protocol's paths.
 PREFIX = "/v2/"
-#: The name of the listener for requests that came over gRPC, and of the cluster that leads to it.
-GRPC = "grpc"
-#: Filters that only requests over gRPC, or for the index, pass.
-GRPC_FILTER, FRAMES_FILTER, ANSWER_FILTER, INDEX_FILTER = "grpc", "grpc_frames", "grpc_answer", "index"
-#: Bytes of a message in which the names of model and version must stand.
-WINDOW = 2048
-_METHODS = {
-    "ServerLive": ("GET", f"{PREFIX}health/live", False),
-    "ServerReady": ("GET", f"{PREFIX}health/ready", False),
-    "ServerMetadata": ("GET", "/v2", False),
-    "RepositoryIndex": ("POST", f"{PREFIX}repository/index", False),
-    "ModelReady": ("GET", "/ready", True),
-    "ModelMetadata": ("GET", "", True),
-    "ModelInfer": ("POST", "/infer", True),
-}
-_WITHOUT_KEY = ("ServerLive", "ServerReady")
+#: A filter that only requests for the index pass.
+INDEX_FILTER = "index"
 
 
-def protocol_filters() -> list[Json]:
-    """The filters, which are off but on the routes of `grpc_routes` and the index; they stand behind those of keys."""
-    bridge = "grpc_http1_reverse_bridge.v3.FilterConfig"
-    as_message = [
-        {"append": overwrite("content-type", PROTOBUF)},  # else the filter of frames would drop the answer
-        {"append": overwrite(STATUS_HEADER, "%RESPONSE_CODE%")},
-    ]
-    filters = [
-        http_filter(GRPC_FILTER, "lua.v3.Lua"),
-        http_filter(INDEX_FILTER, "lua.v3.Lua"),
-        http_filter(FRAMES_FILTER, bridge, content_type=PROTOBUF, withhold_grpc_frames=True),
-        http_filter(
-            ANSWER_FILTER, "header_mutation.v3.HeaderMutation", mutations={"response_mutations": as_message}
-        ),
-    ]  # fmt: skip
-    return [{**each, "disabled": True} for each in filters]
-
-
-def grpc_routes(clients: Sequence[Client]) -> list[Json]:
-    """Requests over gRPC: the protocol's go to the listener inside, and others are UNIMPLEMENTED.
-
-    The first route is that of a request that has become one of REST, for which the filter of frames asks anew.
-    """
-    keys = {KEY_FILTER: keys_that_stay(clients)}
-    service = f"/{GRPC_SERVICE}/"
-    return [
-        _to_inside({"prefix": "/", "headers": [{"name": GRPC_HEADER, "present_match": True}]}, WITHOUT_KEY),
-        *(_to_inside({"path": service + name, "grpc": {}}, WITHOUT_KEY) for name in _WITHOUT_KEY),
-        _to_inside({"prefix": service, "grpc": {}}, keys),
-        direct({"prefix": "/", "grpc": {}}, 415, {GRPC_FILTER: _enabled("lua.v3.LuaPerRoute", source_code=_grpc())}),
-    ]
-
-
-def _to_inside(match: Json, keys: Json) -> Json:
-    return {
-        "match": match,
-        "route": {"cluster": GRPC, "timeout": "0s"},  # the route inside has the deadline
-        "request_headers_to_add": [overwrite(INSIDE_HEADER, "1")],
-        "request_headers_to_remove": [GRPC_HEADER],
-        "typed_per_filter_config": {
-            **keys,
-            GRPC_FILTER: _enabled("lua.v3.LuaPerRoute", source_code=_grpc()),
-            FRAMES_FILTER: _enabled("grpc_http1_reverse_bridge.v3.FilterConfigPerRoute", disabled=False),
-            ANSWER_FILTER: _enabled("header_mutation.v3.HeaderMutationPerRoute"),
-        },
-    }
-
-
-def _grpc() -> Json:
-    return lua(
-        "member.lua",
-        "grpc.lua",
-        SERVICE=GRPC_SERVICE.replace(".", "%."),
-        METHODS={
-            name: {"verb": verb, "path": path, "of_model": str(int(of_model))}
-            for name, (verb, path, of_model) in _METHODS.items()
-        },
-        CODES={status: str(code) for status, code in GRPC_CODES.items()},
-        WINDOW=WINDOW,
-        NAMESPACE=NAMESPACE,
-        MARK_HEADER=GRPC_HEADER,
-        STATUS_HEADER=STATUS_HEADER,
-        TIMEOUT_HEADER=TIMEOUT_HEADER,
-        PROBLEM_MEDIA_TYPE=PROBLEM_MEDIA_TYPE,
-    )
+def index_filter() -> Json:
+    """The filter, which is off but on the route of the index; it stands behind those of keys."""
+    return {**http_filter(INDEX_FILTER, "lua.v3.Lua"), "disabled": True}
 
 
 def _enabled(kind: str, **content: object) -> Json:

@@ -36,7 +36,7 @@ from tsctl.gateway.envoy.messages import (
     overwrite,
     typed,
 )
-from tsctl.gateway.envoy.render import openai, protocol
+from tsctl.gateway.envoy.render import grpc, openai, protocol
 from tsctl.gateway.envoy.render.answers import direct, fixed, not_allowed
 from tsctl.gateway.envoy.render.clients import WITHOUT_KEY, Client, client_filters, token_budgets
 from tsctl.gateway.envoy.render.upstreams import PATH_KEY, TEXT, Offer, VersionKey, cluster_name
@@ -113,7 +113,7 @@ def routes(
         "typed_per_filter_config": client_filters(spec.budget, clients, with_bearer=bool(by_model)),
         **({"metadata": openai.budgets_metadata(budgets)} if by_model and budgets else {}),
         "routes": [
-            *protocol.grpc_routes(clients),
+            *grpc.grpc_routes(clients),
             fixed({"path": "/healthz"}, "text/plain", "alive\n"),
             *protocol.server_routes(),
             *of_models,

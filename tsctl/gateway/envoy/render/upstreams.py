@@ -68,6 +68,7 @@ class Upstream:
     probe: Probe | None  # None: an archive without samples, of which only the connection is checked
     way: Way | None = None  # how its nodes are asked; None: at TorchServe's path, and they bound what waits themselves
     offer: Offer | None = None  # None: nothing of the OpenAI API
+    is_stock: bool = False  # not built by tsctl, or not known to be: its handler finds its inputs by their names
 
     @property
     def key(self) -> VersionKey:

@@ -33,6 +33,7 @@ from tsctl.gateway.envoy.messages import (
     request_header,
 )
 from tsctl.gateway.envoy.render import triton
+from tsctl.gateway.envoy.render.grpc import INPUT_PARAMETER, form_of_input_filter
 from tsctl.gateway.envoy.render.problems import node_problems
 from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.headers import CLIENT, DEADLINE_BY_HEADER, DEADLINE_HEADER, ROUTE
@@ -75,6 +76,7 @@ def worker_filters(upstream: Upstream, path: str, deadline_s: float, is_shadow: 
         ]
     return [
         *before,
+        *([_where_input_is_named()] if upstream.is_stock else []),
         http_filter("header_mutation", _MUTATION, mutations={"request_mutations": mutations}),
         http_filter("upstream_codec", "upstream_codec.v3.UpstreamCodec"),
     ]
@@ -88,6 +90,13 @@ def _where_asked(to_node: Json) -> Json:
     path = extension("path", _HEADER_OF["request"], header_name=":path")
     with_query = {"single_predicate": {"input": path, "value_match": {"contains": "?"}}}
     return _composite("asked", [_has("request", TIMEOUT_HEADER), _has("request", DEADLINE_HEADER), with_query], to_node)
+
+
+def _where_input_is_named() -> Json:
+    """The script that makes a form, for a request over TorchServe's gRPC."""
+    media = extension("media", _HEADER_OF["request"], header_name="content-type")
+    named = {"single_predicate": {"input": media, "value_match": {"contains": INPUT_PARAMETER}}}
+    return _composite("inputs", [named], form_of_input_filter())
 
 
 def _where_answered(from_node: Json) -> Json:
@@ -107,7 +116,8 @@ def _composite(name: str, any_of: list[Json], *filters: Json) -> Json:
     """The filters where one of the conditions holds, and nothing elsewhere."""
     kind = http_filter_type("composite.v3.ExecuteFilterAction")
     action = extension(name, kind, filter_chain={"typed_config": list(filters)})
-    matcher = {"predicate": {"or_matcher": {"predicate": any_of}}, "on_match": {"action": action}}
+    predicate = any_of[0] if len(any_of) == 1 else {"or_matcher": {"predicate": any_of}}
+    matcher = {"predicate": predicate, "on_match": {"action": action}}
     return http_filter(name, "composite.v3.Composite", matcher={"matcher_list": {"matchers": [matcher]}})
 
 

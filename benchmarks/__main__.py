@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from benchmarks.gameday import run as gameday_run
 from benchmarks.gameday import texts as gameday_texts
 from benchmarks.harness import run
 from benchmarks.harness.figures import Result
+from benchmarks.own_models.files import MODELS
 from benchmarks.simulation.drift_workloads import workloads as drift_simulations
 from benchmarks.simulation.shadow_workloads import workloads as shadow_simulations
 from benchmarks.simulation.workloads import RUNS
@@ -47,6 +49,7 @@ RECORDS_COSTS = records_costs()
 CANARIES = [canary.version for canary in gameday_run.CANARIES]
 TEXT_CANARIES = [gameday_texts.key_of(canary) for canary in gameday_texts.CANARIES]
 DRIFT_CASES = [case.key for case in drift_cases.CASES]
+OWN_MODELS = [model.key for model in MODELS]
 CRASH_CASES = {case.name: case for case in CASES}
 
 Rounds = Annotated[int, typer.Option(min=1, help="Turns of every target.")]
@@ -76,6 +79,29 @@ def first_request(
 def worker_start(rounds: Rounds = 3, out: Out = None, json: Json = False) -> None:
     """Processor time, time and memory of more workers: forked, and each started alone."""
     _run("worker-start", {"worker-start": run_worker_start}, ["worker-start"], rounds, 0, out, json)
+
+
+@app.command()
+def own_models(
+    only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(OWN_MODELS)}; repeatable.")] = None,
+    json: Json = False,
+) -> None:
+    """Ten models that nobody made for tsctl: commands and seconds from each one's file to an answer, and a rollout."""
+    from benchmarks.own_models.run import measure
+
+    ways = measure(only or (), Progress())
+    if json:
+        print_json([asdict(way) for way in ways])
+        return
+    columns = ("MODEL", "IS", "COMMANDS", "EDITED FILES", "SECONDS", "ROLLOUT S", "ANSWER")
+    rows = [
+        (
+            way.key, way.words, str(len(way.commands)), str(way.edited), f"{way.seconds:.1f}",
+            "-" if way.rollout_s is None else f"{way.rollout_s:.1f}", way.failed or way.answer,
+        )
+        for way in ways
+    ]  # fmt: skip
+    print_table(columns, rows)
 
 
 @app.command()

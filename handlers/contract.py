@@ -166,7 +166,7 @@ RUN_SCRIPT = (
 # ---- packages of one model -------------------------------------------------------------------------------------------
 
 #: In the environment of every worker: the folder in which each set of packages has a folder of its own.
-PACKAGES_VARIABLE = "TSCTL_PACKAGES"
+PACKAGES_VARIABLE = "TS_PACKAGES_FOLDER"
 
 
 def packages_key(requirements: Sequence[str]) -> str:
@@ -178,7 +178,7 @@ def packages_key(requirements: Sequence[str]) -> str:
 # ---- secrets ---------------------------------------------------------------------------------------------------------
 
 #: In the environment of every worker: the folder with `<model>/<NAME>`, a file for each secret.
-SECRETS_VARIABLE = "TSCTL_SECRETS"
+SECRETS_VARIABLE = "TS_SECRETS_FOLDER"
 MOST_SECRET_BYTES = 1 << 16
 
 # ---- Triton ----------------------------------------------------------------------------------------------------------

@@ -26,5 +26,6 @@ def needed(package: str, install: str, reason: str) -> Iterator[None]:
         if error.name is None or error.name.partition(".")[0] != package.partition(".")[0]:
             raise
         raise LoadError(
-            f"{reason} needs the package {package.partition('.')[0]}: pip install '{install}' where the workers run"
+            f"{reason} needs the package {package.partition('.')[0]}: pip install '{install}' where the workers run, or"
+            " name it under requirements in archive.yaml"
         ) from error

@@ -23,6 +23,8 @@ def _import_core() -> None:
     """Make the modules in CORE importable as `handlers`, and keep those of another package of that name."""
     theirs = sys.modules.get("handlers")
     if theirs is None:
+        if not (CORE / "__init__.py").is_file():
+            raise ModuleNotFoundError(f"No module named 'handlers': tsctl is installed without {CORE}")
         spec = spec_from_file_location("handlers", CORE / "__init__.py", submodule_search_locations=[str(CORE)])
         if spec is None or spec.loader is None:
             raise ImportError(f"tsctl is installed without its package 'handlers': {CORE} is missing")

@@ -79,7 +79,7 @@ def weights(site: Site) -> dict[str, int]:
 def served(site: Site) -> dict[str, dict[str, int]]:
     """READY workers by node and version."""
     listed = site.run("models", "list", "--all-nodes", "--json", status=None).json()
-    nodes = dict.fromkeys(row["node"] for row in listed)
+    nodes = yaml.safe_load((site.root / "deployment.yaml").read_text())["nodes"]
     return {
         node: {row["version"]: row["ready"] for row in listed if row["node"] == node and row["version"]}
         for node in nodes

@@ -371,6 +371,7 @@ def test_nothing_to_compare_is_no_pass(
         ({"y": 0.0}, Tolerance(0.01), PASS),
         ({"y": 0.5, "label": "cat"}, Tolerance(1e300), PASS),
         ([1], Tolerance(1e300), PASS),
+        ({"faces": []}, Tolerance(1e300), PASS),
         ({"y": 0.5}, Tolerance(1e300), FAIL),
         ({"y": 0.5}, Tolerance(0.0, 100.0), FAIL),
         ({}, Tolerance(), FAIL),

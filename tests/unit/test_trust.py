@@ -101,6 +101,9 @@ def test_both_files_of_the_project_may_state_it(tmp_path: Path) -> None:
     assert trust_of("m").entries == (one, two)
     assert trust_of("other") == Trust("other", (), "deployment.yaml")
     assert stated_trust(None)("m").entries == ()
+    (tmp_path / "deployment.yaml").write_text("models: {}\n")
+    assert stated_trust(Project(tmp_path))("m").entries == (one,)
+    assert "nodes: missing" in stated_trust(Project(tmp_path))("m").unread
 
 
 @pytest.mark.parametrize("wrong", ["m.pkl", "m.pkl@sha256:12", f"/m.pkl@sha256:{'0' * 64}", f"../m@sha256:{'0' * 64}"])

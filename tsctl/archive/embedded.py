@@ -21,8 +21,8 @@ from tsctl.errors import AnalysisError, ArchiveError, SpecError
 from tsctl.shadow.pairing import Answer
 from tsctl.shadow.summaries import SummaryComparator
 
-#: Texts of one comparison; on two cores, 100 short ones or 10 of the longest take a second.
-MOST_TEXTS = 4000
+#: Texts of one comparison, and seconds that each may take.
+MOST_TEXTS, TEXT_S = 4000, 1.0
 #: Characters of a piece, which a model of 256 tokens reads whole, and pieces of a text; the rest of it is not read.
 PIECE, MOST_PIECES = 600, 16
 _JSON = "application/json"
@@ -67,7 +67,7 @@ class Embedder:
             )
         if not texts:
             return comparator
-        found = embed(self._archive(comparator.options.model), texts, TIMEOUT_S)
+        found = embed(self._archive(comparator.options.model), texts, TIMEOUT_S + TEXT_S * len(texts))
         return comparator.with_vectors(dict(zip(texts, found, strict=True)))
 
     def _archive(self, named: str) -> StoredArchive:

@@ -18,7 +18,7 @@ from tsctl.config.archive import ArchiveSpec
 from tsctl.config.deployment import DeploymentSpec, read_deployment
 from tsctl.config.project import Project
 from tsctl.config.trust import split_trust
-from tsctl.errors import ArchiveError
+from tsctl.errors import ArchiveError, SpecError
 
 _SHOWN = 3
 
@@ -30,6 +30,7 @@ class Trust:
     model: str
     entries: tuple[str, ...] = ()  # NAME@sha256:HEX
     place: str = "archive.yaml"  # where a line would be added
+    unread: str = ""  # why deployment.yaml, which may state more, was not read; empty where it was, or there is none
 
     def digests(self, name: str) -> list[str]:
         """The trusted digests of a file."""
@@ -62,22 +63,28 @@ def stated_trust(project: Project | None, deployment: DeploymentSpec | None = No
         project: None: there is none, so nothing is trusted.
         deployment: the content of deployment.yaml; None: it is read, where there is one.
 
-    What it returns raises SpecError where a file has mistakes.
+    A deployment.yaml with mistakes trusts nothing, and keeps no archive from being tried.
     """
     if project is None:
         return Trust
 
     @cache
-    def specs() -> tuple[dict[str, tuple[Path, ArchiveSpec]], DeploymentSpec | None]:
-        given = deployment or (read_deployment(project.deployment) if project.deployment.is_file() else None)
-        return sound_archive_folders(project)[0], given
+    def specs() -> tuple[dict[str, tuple[Path, ArchiveSpec]], DeploymentSpec | None, str]:
+        folders = sound_archive_folders(project)[0]
+        if deployment is not None or not project.deployment.is_file():
+            return folders, deployment, ""
+        try:
+            return folders, read_deployment(project.deployment), ""
+        except SpecError as error:
+            return folders, None, error.summary
 
     def of(model: str) -> Trust:
-        folders, deployed = specs()
+        folders, deployed, unread = specs()
         entries = folders[model][1].trust if model in folders else ()
         if deployed is not None and model in deployed.models:
             entries += deployed.models[model].trust
-        return Trust(model, tuple(dict.fromkeys(entries)), "archive.yaml" if model in folders else "deployment.yaml")
+        place = "archive.yaml" if model in folders else "deployment.yaml"
+        return Trust(model, tuple(dict.fromkeys(entries)), place, unread)
 
     return of
 
@@ -135,9 +142,10 @@ def _hint(refused: Sequence[UnsafePickle], digests: Mapping[str, str], trust: Tr
     warning = f" {', '.join(dangerous)} can run any program." if dangerous else ""
     entries = ", ".join(f"{name}@sha256:{digests[name]}" for name in names)
     where = "archive.yaml" if trust.place == "archive.yaml" else f"deployment.yaml, under models: {trust.model}:"
+    unread = f"Trust in deployment.yaml was not read: {trust.unread}. " if trust.unread else ""
     return (
-        f"{changed}Reading such a file runs code.{warning} If you know where these bytes come from, trust them in"
-        f" {where}\n         trust: [{entries}]"
+        f"{unread}{changed}Reading such a file runs code.{warning} If you know where these bytes come from, trust them"
+        f" in {where}\n         trust: [{entries}]"
     )
 
 

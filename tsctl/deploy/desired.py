@@ -82,7 +82,7 @@ def _wanted(
         pin,
         _workers_inside(chosen) if workers is None else workers,
         tuple(archive.path.name for archive in built if archive != chosen),
-        barred=_missing_secret(deployment, chosen) or _distrust(project, chosen, trust_of),
+        barred=_barred(project, deployment, chosen, trust_of),
         lacks_golden=_lacks_golden(chosen),
     )
 
@@ -92,6 +92,15 @@ def _lacks_golden(archive: StoredArchive) -> bool:
         return lacks_golden(archive.path)
     except ArchiveError:  # whoever registers it says why it cannot be read
         return False
+
+
+def _barred(
+    project: Project, deployment: DeploymentSpec, archive: StoredArchive, trust_of: Callable[[str], Trust]
+) -> tuple[str, str] | None:
+    try:
+        return _missing_secret(deployment, archive) or _distrust(project, archive, trust_of)
+    except ArchiveError:  # whoever registers it says why it cannot be read
+        return None
 
 
 def _missing_secret(deployment: DeploymentSpec, archive: StoredArchive) -> tuple[str, str] | None:

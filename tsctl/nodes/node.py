@@ -23,7 +23,7 @@ from tsctl.archive.store import StoredArchive
 from tsctl.config.deployment import read_deployment
 from tsctl.config.nodes import BaseNodeSpec
 from tsctl.config.project import Project
-from tsctl.errors import NodeError, SpecError
+from tsctl.errors import ArchiveError, NodeError, SpecError
 from tsctl.host.limits import memory_bytes
 from tsctl.host.ports import is_address_here
 from tsctl.host.progress import Note, Progress
@@ -39,8 +39,11 @@ TRITON = "triton"
 
 
 def _serving(archive: StoredArchive) -> Serving:
-    with open_archive(archive.path) as content:
-        return read_facts(content).serving
+    try:
+        with open_archive(archive.path) as content:
+            return read_facts(content).serving
+    except ArchiveError:
+        return Serving()  # the registration says why it cannot be read
 
 
 class Unreachable(NodeError):
@@ -259,11 +262,7 @@ class Node(ABC):
         return False
 
     def why_unprepared(self, archive: StoredArchive) -> str:
-        """Why a worker of the archive cannot have the packages or secrets that it needs here; empty where it can.
-
-        Raises:
-            ArchiveError: it cannot be read.
-        """
+        """Why a worker of the archive cannot have the packages or secrets that it needs here; empty where it can."""
         serving = _serving(archive)
         if (serving.requirements or serving.secrets) and not self.is_ours:
             what = "requirements" if serving.requirements else "secrets"

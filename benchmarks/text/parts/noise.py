@@ -43,7 +43,7 @@ COMPARATORS: Mapping[str, CompareOptions] = {
     "tokens": CompareOptions("tokens"),
     "length": CompareOptions("length"),
     "length, most 0.3": CompareOptions("length", most=0.3),
-    **{f"embedding, least {least}": CompareOptions("embedding", least=least) for least in (0.8, 0.6, 0.4)},
+    **{f"embedding, least {least}": CompareOptions("embedding", least=least) for least in (0.8, 0.6, 0.4, 0.3)},
 }
 
 

@@ -12,14 +12,17 @@ import yaml
 
 from tests.support.commands import Result, run_command
 from tsctl.archive.build import read_archive_folders
+from tsctl.archive.known import known
+from tsctl.archive.store import find_archive
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
 from tsctl.errors import SpecError
+from tsctl.scaffold.begin import begin
 from tsctl.scaffold.carried import carried
 from tsctl.scaffold.files import NewFile, write_files
-from tsctl.scaffold.project import EMPTY, project_files, template_files, template_names
+from tsctl.scaffold.project import EMPTY, STOCK, project_files, template_files, template_names
 
-MODELS = [name for name in template_names() if name != EMPTY]
+MODELS = [name for name in template_names() if name not in (EMPTY, STOCK)]
 
 
 def init(folder: Path, *arguments: str) -> Result:
@@ -43,6 +46,53 @@ def test_a_template_is_a_project_whose_deployment_serves_its_model(tmp_path: Pat
     assert samples == set(json.loads((folder / "golden" / "1.0.json").read_text()))
 
 
+def test_the_template_stock_has_an_archive_in_the_store_and_golden_answers_beside_it(tmp_path: Path) -> None:
+    begun = begin(tmp_path, STOCK, None)
+    archive = find_archive(Project(tmp_path), "median", "1.0")
+    assert archive.is_current and f"archives/store/{archive.path.name}" in begun.written.made
+    assert list(read_deployment(tmp_path / "deployment.yaml").models) == ["median"]
+    found = known(archive.path)
+    assert found.is_kept and found.answers == {"three.json": {"median": 2}, "four.json": {"median": 2.5}}
+    assert (tmp_path / "archives" / "median" / "make.sh").stat().st_mode & stat.S_IXUSR
+
+
+def test_an_archive_that_exists_comes_into_the_store_with_its_samples(tmp_path: Path) -> None:
+    begin(tmp_path / "old", STOCK, None)
+    [source] = (tmp_path / "old" / "archives" / "store").glob("*.mar")
+    mar = tmp_path / "any.mar"
+    mar.write_bytes(source.read_bytes())
+    ended = init(tmp_path / "new", "--from", str(mar), "--json")
+    assert ended.status == 0, ended.err
+    assert json.loads(ended.out)["models"] == {"median": "1.0"}
+    assert json.loads(ended.out)["made"][-1] == f"archives/store/{source.name}"
+    assert "median 1.0 has no golden answers: put requests into" in ended.err
+    refused = init(tmp_path / "other", "--from", str(mar), "--name", "mean")
+    assert refused.status == 2 and "is an archive of median, and cannot be called mean" in refused.err
+
+
+CONTRADICTIONS = {
+    "--from and --template contradict": ("--from", "x.pt", "--template", "text"),
+    "--sample is for the model of --from": ("--sample", "x.json"),
+    "cannot be read: No such file": ("--from", "x.pt"),
+}
+
+
+@pytest.mark.parametrize(("message", "arguments"), CONTRADICTIONS.items())
+def test_a_command_line_that_has_no_meaning_writes_nothing(
+    tmp_path: Path, message: str, arguments: tuple[str, ...]
+) -> None:
+    ended = init(tmp_path, *arguments)
+    assert ended.status == 2 and message in ended.err
+    assert files_of(tmp_path) == {}
+
+
+def test_weights_alone_are_told_what_they_lack(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    ended = init(tmp_path, "--from", "m.safetensors")
+    assert ended.status == 2 and "has weights without the network that they are for" in ended.err
+    assert "put the network into model.py" in ended.err
+
+
 def test_the_template_empty_is_a_project_without_models(tmp_path: Path) -> None:
     models, files = template_files(EMPTY, None)
     write_files(tmp_path, {**files, **project_files(models)})
@@ -61,6 +111,7 @@ def test_the_help_names_every_template() -> None:
     ("../templates/tabular", None, "there is no template"),
     ("nothing", None, "there is no template nothing"),
     (EMPTY, "pump", "the template empty has no model"),
+    (STOCK, "pump", "the archive of the template stock is one of median"),
 ])  # fmt: skip
 def test_what_makes_no_project_is_refused(template: str, name: str | None, message: str) -> None:
     with pytest.raises(SpecError, match=message):

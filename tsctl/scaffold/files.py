@@ -6,7 +6,7 @@ The one exception is .gitignore, which nearly every repository has: lines that a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tsctl.archive.container import Content, place
@@ -31,6 +31,10 @@ class Written:
     made: tuple[str, ...]
     kept: tuple[str, ...]  # there already, and left as they are
     added: tuple[str, ...]  # got lines
+
+    def with_made(self, *paths: str) -> Written:
+        """Further files that were made."""
+        return replace(self, made=(*self.made, *paths))
 
 
 def write_files(folder: Path, files: Mapping[str, NewFile]) -> Written:

@@ -5,6 +5,7 @@ Everything is read from the package, so that a template is a model that can be r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 import tsctl
+from tsctl.archive.container import MANIFEST, Content
+from tsctl.archive.store import make_current, write_archive
 from tsctl.config.archive import read_archive_spec
 from tsctl.config.project import Project
 from tsctl.config.spec import ModelName
@@ -19,8 +22,9 @@ from tsctl.errors import SpecError
 from tsctl.scaffold.files import NewFile
 
 _TEMPLATES = Path(__file__).with_name("templates")
-#: The template that has no model.
-EMPTY = "empty"
+#: The template that has no model, and the one whose model is an archive that tsctl did not build.
+EMPTY, STOCK = "empty", "stock"
+STOCK_MODEL, STOCK_VERSION = "median", "1.0"
 DEFAULT = "tabular"
 
 _IGNORED = """\
@@ -124,18 +128,38 @@ def template_files(template: str, name: str | None) -> tuple[dict[str, str], dic
             raise SpecError("the template empty has no model, so --name has no meaning")
         return {}, {}
     folder = _TEMPLATES / template
-    if not folder.is_dir() or template not in template_names():
+    if template not in template_names():
         raise SpecError(f"there is no template {template}", f"There are {', '.join(template_names())}.")
-    spec = read_archive_spec(folder / "archive.yaml")
-    model = require_model_name(name or spec.model)
+    if template == STOCK:
+        if name not in (None, STOCK_MODEL):
+            raise SpecError(f"the archive of the template stock is one of {STOCK_MODEL}, so --name has no meaning")
+        model, version = STOCK_MODEL, STOCK_VERSION
+    else:
+        spec = read_archive_spec(folder / "archive.yaml")
+        model, version = require_model_name(name or spec.model), next(iter(spec.versions))
     files = {
-        f"archives/{model}/{path.relative_to(folder).as_posix()}": path.read_bytes()
+        f"archives/{model}/{path.relative_to(folder).as_posix()}": NewFile(path.read_bytes(), path.suffix == ".sh")
         for path in sorted(folder.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    place = f"archives/{model}/archive.yaml"
-    files[place] = files[place].replace(f"model: {spec.model}\n".encode(), f"model: {_scalar(model)}\n".encode(), 1)
-    return {model: next(iter(spec.versions))}, {path: NewFile(content) for path, content in files.items()}
+    if template != STOCK:
+        place = f"archives/{model}/archive.yaml"
+        text = (folder / "archive.yaml").read_text(encoding="utf-8")
+        text = text.replace(f"model: {spec.model}\n", f"model: {_scalar(model)}\n", 1)
+        files[place] = NewFile(text.encode())
+    return {model: version}, files
+
+
+def add_stock_archive(project: Project) -> Path:
+    """Put the archive of the template `stock` into the project's store, as its make.sh does."""
+    model = {"modelName": STOCK_MODEL, "modelVersion": STOCK_VERSION, "handler": "handler.py"}
+    manifest = {"createdOn": "01/01/1980 00:00:00", "runtime": "python", "model": model, "archiverVersion": "0.12.0"}
+    entries: dict[str, Content] = {
+        MANIFEST: json.dumps(manifest).encode(),
+        "handler.py": _TEMPLATES / STOCK / "handler.py",
+    }
+    archive = write_archive(entries, project.store, STOCK_MODEL, STOCK_VERSION)
+    return make_current(project, archive).path
 
 
 def require_model_name(name: str) -> str:

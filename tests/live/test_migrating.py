@@ -65,5 +65,5 @@ def test_a_user_of_torchserve_can_type_it(tmp_path: Path) -> None:
                 assert matches(step.output, ended.stdout), f"line {step.line}: {ended.stdout}"
         assert (root / "archives" / "pictures" / "golden" / "3.0.json").is_file(), "those of 2.0 are those of 3.0"
     finally:
-        typed("tsctl down")
+        typed("kill $(cat clients.pid); tsctl down")
     assert processes_of(root) == [], "processes are left behind"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from handlers.gbm import GbmHandler
     from handlers.image import ImageHandler
+    from handlers.network import NetworkHandler
     from handlers.onnx import OnnxHandler
     from handlers.pickles import load_pickle
     from handlers.schema import Schema, parse_json, validate
@@ -52,6 +53,7 @@ _NAMES = {
     "UndecodableBody UnreadableHeader UnsupportedMedia",
     "gbm": "GbmHandler",
     "image": "ImageHandler",
+    "network": "NetworkHandler",
     "onnx": "OnnxHandler",
     "pickles": "load_pickle",
     "schema": "Schema parse_json validate",
@@ -67,10 +69,10 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names.s
 
 __all__ = [
     "ArrayHandler", "DeadlinePassed", "DoesNotFit", "EmbeddingHandler", "GbmHandler", "ImageHandler", "LoadError",
-    "ModelFailed", "NotImplementedHere", "OnnxHandler", "PayloadTooLarge", "RequestError", "Schema", "ServingHandler",
-    "SklearnHandler", "TabularHandler", "TextClassificationHandler", "TextGenerationHandler", "TorchScriptHandler",
-    "UndecodableBody", "UnreadableHeader", "UnsupportedMedia", "import_file", "load_pickle", "load_weights",
-    "micro_batches", "parse_json", "secret", "tensor_of", "to_device", "validate",
+    "ModelFailed", "NetworkHandler", "NotImplementedHere", "OnnxHandler", "PayloadTooLarge", "RequestError", "Schema",
+    "ServingHandler", "SklearnHandler", "TabularHandler", "TextClassificationHandler", "TextGenerationHandler",
+    "TorchScriptHandler", "UndecodableBody", "UnreadableHeader", "UnsupportedMedia", "import_file", "load_pickle",
+    "load_weights", "micro_batches", "parse_json", "secret", "tensor_of", "to_device", "validate",
 ]  # fmt: skip
 
 

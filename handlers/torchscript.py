@@ -37,7 +37,7 @@ class TorchScriptHandler(ArrayHandler):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript's files outlive its compiler
-                inputs, count = self._open_exported() if path.suffix == _EXPORTED else self._open_scripted()
+                inputs, count = self._open_exported() if path.suffix == _EXPORTED else self.open_file()
         except LoadError:
             raise
         except Exception as error:  # torch raises nearly anything for a file that is none
@@ -62,16 +62,28 @@ class TorchScriptHandler(ArrayHandler):
         """What `forward` returns for the inputs, in its order."""
         return self._forward(*tensors)
 
-    def _open_scripted(self) -> tuple[list[tuple[str, np.dtype, list[int | str]]], int]:
+    def open_file(self) -> tuple[list[tuple[str, np.dtype, list[int | str]]], int]:
+        """Open a file that does not say what it takes; returns name, type and shape of each input, and the number of
+        outputs."""
         module = torch.jit.load(str(self.weights_file), map_location=self.device).eval()
         arguments = [argument.name for argument in module.forward.schema.arguments[1:]]
-        stated = self.settings.get("inputs")
-        if not stated:
-            example = _INPUT_EXAMPLE.format(name=arguments[0] if arguments else "x")
-            raise LoadError(f"TorchScript does not say which shapes it takes, so the settings do: {example}")
+        inputs = self.stated_inputs(arguments[0] if arguments else "x")
         self._forward = module
         returned = module.forward.schema.returns[0].type
-        return [_stated(each) for each in stated], len(returned.elements()) if returned.kind() == "TupleType" else 1
+        return inputs, len(returned.elements()) if returned.kind() == "TupleType" else 1
+
+    def stated_inputs(self, example: str) -> list[tuple[str, np.dtype, list[int | str]]]:
+        """The inputs in the settings.
+
+        Args:
+            example: name of an input, for the error where there are none.
+        """
+        if not (stated := self.settings.get("inputs")):
+            raise LoadError(
+                f"{self.weights_file.name} does not say which shapes it takes, so the settings do:"
+                f" {_INPUT_EXAMPLE.format(name=example)}"
+            )
+        return [_stated(each) for each in stated]
 
     def _open_exported(self) -> tuple[list[tuple[str, np.dtype, list[int | str]]], int]:
         program = torch.export.load(self.weights_file)

@@ -21,8 +21,7 @@ class OwnModel:
     words: str
     write: Callable[[Path, str], Path]  # into a folder, as a version; the file or folder that the user has
     sample: tuple[str, bytes] | None  # name and content of a request; None: tsctl has one for such a model
-    edit: Callable[[Path], None] | None = None  # what the user changes in the archive's folder after `tsctl init`
-    template: str = ""  # where `--from` cannot begin
+    network: str = ""  # of weights: the user's file with the network, edited for tsctl
     media_type: str = JSON
 
 
@@ -55,7 +54,7 @@ from torch import nn
 class Network(nn.Module):
     """Probabilities of a face for pictures of shape (B, 3, H, W)."""
 
-    def __init__(self, **settings):
+    def __init__(self):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 10, 3)
         self.prelu1 = nn.PReLU(10)
@@ -66,6 +65,13 @@ class Network(nn.Module):
     def forward(self, pictures):
         inner = self.prelu2(self.conv2(self.prelu1(self.conv1(pictures))))
         return self.conv4_1(inner).mean(dim=(2, 3))
+'''
+#: What the user adds for tsctl.
+_BUILD = '''
+
+def build(settings):
+    """The network that archive.yaml's settings describe."""
+    return Network()
 '''
 
 
@@ -264,39 +270,12 @@ def _as_json(content: Any) -> bytes:
     return json.dumps(content).encode()
 
 
-def _edit_mtcnn(folder: Path) -> None:
-    """Weights without their network: the user brings both, and says what a request is."""
-    import yaml
-
-    (folder / "model.py").write_text(_PNET)
-    (folder / "handler.py").write_text(
-        '"""Whether a picture shows a face."""\n\nimport torch\nfrom pydantic import Field\n\n'
-        "from handlers import Schema, ServingHandler, import_file, tensor_of\n\n\nclass Faces(ServingHandler):\n"
-        "    class Request(Schema):\n        pixels: list[float] = Field(min_length=432, max_length=432)\n\n"
-        "    def load(self):\n        self.model = import_file(self.folder / 'model.py').Network()\n"
-        "        self.model.load_state_dict(torch.load(self.folder / 'pnet.pt', weights_only=True))\n"
-        "        self.model.eval()\n\n"
-        "    def preprocess(self, items):\n"
-        "        return tensor_of([item.pixels for item in items], self.device).reshape(-1, 3, 12, 12)\n\n"
-        "    def postprocess(self, outputs):\n"
-        "        return [{'face': float(share)} for share in outputs.softmax(dim=1)[:, 1]]\n"
-    )
-    spec = {
-        "model": "mtcnn",
-        "handler": "handler.py",
-        "files": ["model.py"],
-        "weights": "pnet.pt",
-        "versions": {"1.0": {}},
-    }
-    (folder / "archive.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
-
-
 FLOATS = [round(0.01 * number, 2) for number in range(512)]
 MODELS = (
     OwnModel("voice", "TorchScript, voice activity", _voice, ("frame.json", _as_json({"sound": FLOATS}))),
     OwnModel(
-        "mtcnn", "weights of MTCNN's first network", _mtcnn, ("face.json", _as_json({"pixels": FLOATS[:432]})),
-        edit=_edit_mtcnn, template="empty",
+        "mtcnn", "weights of MTCNN's first network", _mtcnn,
+        ("face.json", _as_json({"pictures": [[FLOATS[:12]] * 12] * 3})), network=_PNET + _BUILD,
     ),
     OwnModel("wishes", "text classifier, a folder of Hugging Face", _classifier, None),
     OwnModel("iris", "scikit-learn pipeline, joblib", _pipeline, ("one.json", b'{"features": [5.1, 3.5, 1.4, 0.2]}')),

@@ -100,27 +100,13 @@ def _take(model: OwnModel, way: Way, place: Path) -> None:
 
 
 def _init(model: OwnModel, way: Way, project: Path, path: Path, sample: Path | None) -> None:
-    if not model.template:
-        samples = ["--sample", str(sample)] if sample is not None else []
-        _run(way, project, "init", "--from", str(path), "--name", model.key, *samples)
-        return
-    _run(way, project, "init", "--template", model.template)
-    folder = project / "archives" / model.key
-    (folder / "samples").mkdir(parents=True)
-    shutil.copy2(path, folder)
-    if sample is not None:
-        shutil.copy2(sample, folder / "samples")
-    if model.edit is not None:
-        model.edit(folder)
-    deployment = _deployment(project)
-    deployment.setdefault("models", {})
-    deployment["models"] = {
-        **(deployment["models"] or {}),
-        model.key: {"default": "1.0", "versions": {"1.0": {"workers": 1}}},
-    }
-    _write(project, deployment)
-    way.edited += sum(1 for file in folder.iterdir() if file.is_file() and file.name != path.name) + 1
-    _run(way, project, "archive", "golden", model.key)
+    more = ["--sample", str(sample)] if sample is not None else []
+    if model.network:
+        network = path.with_name("net.py")
+        network.write_text(model.network)
+        way.edited += 1
+        more += ["--network", str(network)]
+    _run(way, project, "init", "--from", str(path), "--name", model.key, *more)
 
 
 def _request(model: OwnModel, project: Path) -> tuple[bytes, str]:

@@ -121,7 +121,7 @@ def test_acceleration_reaches_an_exported_program(digits_program: Worker) -> Non
 
 
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
-    "no inputs": ({}, r"TorchScript does not say which shapes .* settings\.inputs: \[\{name: x, shape"),
+    "no inputs": ({}, r"does not say which shapes .* settings\.inputs: \[\{name: x, shape"),
     "an input without a shape": ({"inputs": [{"name": "x"}]}, "each has name, shape and dtype"),
     "a type that is none": ({"inputs": [{**X, "dtype": "float3"}]}, "each has name, shape and dtype"),
     "a type of texts": ({"inputs": [{**X, "dtype": "str"}]}, "the dtype of x is <U0"),

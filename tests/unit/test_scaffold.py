@@ -89,8 +89,8 @@ def test_a_command_line_that_has_no_meaning_writes_nothing(
 def test_weights_alone_are_told_what_they_lack(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
     ended = init(tmp_path, "--from", "m.safetensors")
-    assert ended.status == 2 and "has weights without the network that they are for" in ended.err
-    assert "put the network into model.py" in ended.err
+    assert ended.status == 2 and "has weights, and not the network that they are for" in ended.err
+    assert "--network net.py" in ended.err
 
 
 def test_the_template_empty_is_a_project_without_models(tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ KINDS: dict[str, tuple[Look, str | None]] = {
     "older torch.export": (
         Look("m.pt2", b"PK\x03\x04", frozenset({"serialized_exported_program.json"})), "handlers.torchscript"
     ),
-    "a state dict": (Look("m.pt", b"PK\x03\x04", frozenset({"m/data.pkl", "m/version"})), None),
-    "an old state dict": (Look("m.pth", PICKLE), None),
-    "safetensors": (Look("model.safetensors", b"\x08\0\0\0\0\0\0\0{}"), None),
+    "a state dict": (Look("m.pt", b"PK\x03\x04", frozenset({"m/data.pkl", "m/version"})), "handlers.network"),
+    "an old state dict": (Look("m.pth", PICKLE), "handlers.network"),
+    "safetensors": (Look("model.safetensors", b"\x08\0\0\0\0\0\0\0{}"), "handlers.network"),
     "ONNX": (Look("m.onnx", b"\x08\x09\x12\x07pytorch"), "handlers.onnx"),
     "skops": (Look("m.skops", b"PK\x03\x04", frozenset({"schema.json"})), "handlers.sklearn"),
     "joblib": (Look("m.joblib", PICKLE), "handlers.sklearn"),
@@ -192,6 +192,29 @@ def test_a_sample_is_asked_for_where_none_can_be_made(tmp_path: Path) -> None:
         with pytest.raises(SpecError, match=message):
             write(tmp_path, source, kind, tmp_path / name)
     assert not (tmp_path / "project").exists()
+
+
+def test_weights_come_with_the_file_of_their_network(tmp_path: Path) -> None:
+    weights, network, sample = (tmp_path / name for name in ("m.safetensors", "net.py", "one.json"))
+    weights.write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    network.write_text("def build(settings): ...")
+    sample.write_text('{"x": [1.0, 2.0]}')
+    kind = kind_of(read_look(weights))
+    write_files(tmp_path / "project", adopted_files(weights, kind, "m", [sample], network))
+    folder = tmp_path / "project" / "archives" / "m"
+    spec = read_archive_spec(folder / "archive.yaml")
+    assert (spec.handler, spec.weights, spec.files) == (
+        "handlers.network",
+        "m.safetensors",
+        ["m.safetensors", "model.py"],
+    )
+    assert (folder / "model.py").read_text() == network.read_text()
+    with pytest.raises(SpecError, match="not the network that they are for"):
+        adopted_files(weights, kind, "m", [sample])
+    with pytest.raises(SpecError, match="no such file"):
+        adopted_files(weights, kind, "m", [sample], tmp_path / "other.py")
+    with pytest.raises(SpecError, match="for weights alone"):
+        adopted_files(weights, Kind("an ONNX model", "handlers.onnx"), "m", [sample], network)
 
 
 def test_a_pickle_is_trusted_by_name_and_digest(tmp_path: Path) -> None:

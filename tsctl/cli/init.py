@@ -30,14 +30,20 @@ def init(
     sample: Annotated[
         list[Path] | None, typer.Option("--sample", metavar="FILE", help="A request that the model of --from takes.")
     ] = None,
+    network: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.py", help="The network that the weights of --from are for: build(settings) returns it."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the model; that of the template or file if left out.")] = None,
     json: Json = False,
 ) -> None:
     """Write a project that works at once, into an empty folder or a repository: 'tsctl up' builds and serves it.
 
     No file that is there is changed; .gitignore gets the lines that it lacks. --from takes a .mar archive, a model in
-    TorchScript, ONNX, skops, joblib, LightGBM, XGBoost or GGUF, or a folder of Hugging Face. It proposes the handler,
-    and makes the golden answers in the sandbox.
+    TorchScript, ONNX, skops, joblib, LightGBM, XGBoost or GGUF, a folder of Hugging Face, or weights. It proposes the
+    handler, and makes the golden answers in the sandbox.
     """
     from tsctl.scaffold.begin import begin, begin_from
     from tsctl.scaffold.project import DEFAULT, deployment_lines
@@ -46,11 +52,13 @@ def init(
         raise SpecError("--from and --template contradict each other", "Give one of the two.")
     if sample and from_ is None:
         raise SpecError("--sample is for the model of --from; a template has samples")
+    if network and from_ is None:
+        raise SpecError("--network is for the weights of --from; a template has a network")
     progress = Progress()
     begun = (
         begin(folder, template or DEFAULT, name)
         if from_ is None
-        else begin_from(folder, from_, name, sample or [], progress)
+        else begin_from(folder, from_, name, sample or [], progress, network)
     )
     if json:
         return print_json({"folder": str(folder), "models": begun.models, **asdict(begun.written)})

@@ -18,7 +18,7 @@ from tsctl.archive.samples import media_type_of_file
 from tsctl.archive.sources import files_below
 from tsctl.errors import SpecError
 from tsctl.scaffold.files import NewFile
-from tsctl.scaffold.kinds import Kind
+from tsctl.scaffold.kinds import CHECKPOINT, Kind
 from tsctl.scaffold.project import require_model_name
 
 VERSION = "1.0"
@@ -39,17 +39,21 @@ def name_of(source: Path) -> str:
     return require_model_name(name or "model")
 
 
-def adopted_files(source: Path, kind: Kind, model: str, samples: Sequence[Path]) -> dict[str, NewFile]:
+def adopted_files(
+    source: Path, kind: Kind, model: str, samples: Sequence[Path], network: Path | None = None
+) -> dict[str, NewFile]:
     """The files of an archive with this model, by their paths in the project.
 
     Args:
         kind: of `source`; one that has a handler.
         samples: requests that the user has; empty: one that every model of the kind takes.
+        network: the Python file with the network, for weights.
 
     Raises:
-        SpecError: there is no sample, or what there is cannot be one.
+        SpecError: there is no sample or network, or what there is cannot be one.
     """
     folder = f"archives/{model}"
+    _check_network(source, kind, network)
     if source.is_dir():
         files = {name: path for name, path in files_below(source).items() if path.suffix not in _NOT_READ}
         contents = {f"{folder}/{INSIDE}/{name}": path for name, path in files.items()}
@@ -57,12 +61,14 @@ def adopted_files(source: Path, kind: Kind, model: str, samples: Sequence[Path])
     else:
         contents = {f"{folder}/{source.name}": source}
         named = weights = source.name
+    if network is not None:
+        contents[f"{folder}/model.py"] = network
     spec: dict[str, Any] = {
         "model": model,
         "description": f"{kind.words[:1].upper()}{kind.words[1:]}, from {source.name}.",
         "handler": kind.handler,
         "weights": weights,
-        "files": [named],
+        "files": [named, "model.py"] if network is not None else [named],
         **kind.spec,
         **({"settings": {"inputs": inputs_of(samples)}} if source.suffix != ".pt2" and _needs_inputs(kind) else {}),
         **({"trust": [f"{source.name}@sha256:{digest_of(source)}"]} if source.suffix in _PICKLE_SUFFIXES else {}),
@@ -71,6 +77,18 @@ def adopted_files(source: Path, kind: Kind, model: str, samples: Sequence[Path])
     written = {name: NewFile(path) for name, path in {**contents, **_samples(folder, kind, samples)}.items()}
     text = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True, width=120)
     return {f"{folder}/archive.yaml": NewFile(text.encode()), **written}
+
+
+def _check_network(source: Path, kind: Kind, network: Path | None) -> None:
+    if network is None and kind is CHECKPOINT:
+        raise SpecError(
+            f"{source} has weights, and not the network that they are for",
+            "Name the Python file with the network: --network net.py. Its function build(settings) returns it.",
+        )
+    if network is not None and kind is not CHECKPOINT:
+        raise SpecError(f"--network is for weights alone, and {source} is {kind.words}", "Leave it out.")
+    if network is not None and not network.is_file():
+        raise SpecError(f"--network {network}: no such file")
 
 
 def _samples(folder: str, kind: Kind, samples: Sequence[Path]) -> dict[str, Path | bytes]:
@@ -97,7 +115,7 @@ def _samples(folder: str, kind: Kind, samples: Sequence[Path]) -> dict[str, Path
 
 def _needs_inputs(kind: Kind) -> bool:
     """Whether the handler asks archive.yaml for the model's inputs; a program of torch.export says them itself."""
-    return kind.handler == "handlers.torchscript"
+    return kind.handler in ("handlers.torchscript", "handlers.network")
 
 
 def inputs_of(samples: Sequence[Path]) -> list[dict[str, Any]]:

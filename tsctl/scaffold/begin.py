@@ -43,12 +43,20 @@ def begin(folder: Path, template: str, name: str | None) -> Begun:
     return Begun(models, written)
 
 
-def begin_from(folder: Path, source: Path, name: str | None, samples: Sequence[Path], progress: Progress) -> Begun:
+def begin_from(
+    folder: Path,
+    source: Path,
+    name: str | None,
+    samples: Sequence[Path],
+    progress: Progress,
+    network: Path | None = None,
+) -> Begun:
     """Write a project with a model that exists.
 
     Args:
         name: of the model; None: as its file or folder is called, or its archive says.
         samples: requests that it takes.
+        network: the Python file with the network, for weights.
 
     Raises:
         SpecError: it is of no known kind, there is no sample, or a file of the model is there already.
@@ -56,11 +64,13 @@ def begin_from(folder: Path, source: Path, name: str | None, samples: Sequence[P
     """
     kind = kind_of(read_look(source))
     if kind is ARCHIVE:
+        if network is not None:
+            raise SpecError(f"--network is for weights alone, and {source} is an archive", "Leave it out.")
         return _begin_with_archive(folder, source, name, samples, progress)
     if kind.handler is None:
         raise SpecError(f"{source} has {kind.words}", kind.instead)
     model = name_of(source) if name is None else require_model_name(name)
-    files = adopted_files(source, kind, model, samples)
+    files = adopted_files(source, kind, model, samples, network)
     begun = Begun({model: VERSION}, write_files(folder, {**files, **project_files({model: VERSION})}))
     progress.line(f"{source} is {kind.words}, for {kind.handler}")
     folder_of_model, spec = read_archive_folders(Project(folder))[model]

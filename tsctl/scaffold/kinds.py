@@ -53,11 +53,8 @@ class Kind:
 
 
 ARCHIVE = Kind("an archive", instead="It is served as it is.")
-_CHECKPOINT = Kind(
-    "weights without the network that they are for",
-    instead="Begin with 'tsctl init --template tabular': put the network into model.py, and name the file under"
-    " `weights`.",
-)
+#: Needs the file with the network too.
+CHECKPOINT = Kind("weights of a network", "handlers.network")
 _GENERATION = {"generation": {}, "tolerance": {"tokens": 6}, "timeouts": {"startup_s": 300, "response_s": 300}}
 _TEXT = '{"text": "A sentence to begin with."}'
 _CHAT = '{"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 16, "temperature": 0}'
@@ -98,12 +95,12 @@ TABLE: tuple[tuple[Callable[[Look], bool], Kind], ...] = (
         Kind("a program of torch.export", "handlers.torchscript"),
     ),
     (lambda look: "schema.json" in look.entries, Kind("a scikit-learn model in a file of skops", "handlers.sklearn")),
-    (lambda look: _entry(look, "data.pkl") or (_is_pickle(look) and look.suffix in _OF_TORCH), _CHECKPOINT),
+    (lambda look: _entry(look, "data.pkl") or (_is_pickle(look) and look.suffix in _OF_TORCH), CHECKPOINT),
     (
         lambda look: look.head.startswith(b"GGUF"),
         Kind("a language model in GGUF", "handlers.text_generation", _CHAT, _GENERATION),
     ),
-    (lambda look: look.suffix == ".safetensors", _CHECKPOINT),
+    (lambda look: look.suffix == ".safetensors", CHECKPOINT),
     (lambda look: look.suffix == ".onnx" and look.head.startswith(b"\x08"), Kind("an ONNX model", "handlers.onnx")),
     (
         lambda look: look.head.startswith(b"tree\n") and b"version=" in look.head,

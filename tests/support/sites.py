@@ -50,11 +50,21 @@ class Site:
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def _outside(self) -> dict[str, str]:
+        """The environment of a command: that in which the tests were started, and the site's own.
+
+        scikit-learn, once a test has imported it, sets variables of OpenMP in this process. A node would hand them to
+        its workers, which then could not be forked.
+        """
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KMP_")}
+        return {**inherited, **self.environment}
+
     @contextmanager
     def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """Run `tsctl` in the project without waiting; what still runs at the end of the block is killed."""
         command = [sys.executable, "-m", "tsctl.cli.main", *arguments]
-        environment = {**os.environ, **self.environment, "TSCTL_PROJECT": str(self.root)}
+        environment = {**self._outside, "TSCTL_PROJECT": str(self.root)}
         with subprocess.Popen(
             command,
             cwd=self.root,
@@ -72,7 +82,7 @@ class Site:
 
     def run(self, *arguments: str, status: int | None = 0) -> Result:
         """Run `tsctl` in the project; a status other than the one expected fails the test with what was printed."""
-        ended = run_command(arguments, self.root, {**os.environ, **self.environment}, COMMAND_TIMEOUT_S)
+        ended = run_command(arguments, self.root, self._outside, COMMAND_TIMEOUT_S)
         if ended.status is None:
             pytest.fail(f"tsctl {' '.join(arguments)} did not end:\n{ended.out}\n{ended.err}")
         if status is not None and ended.status != status:

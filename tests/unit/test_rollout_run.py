@@ -79,6 +79,30 @@ def kinds(path: Path) -> list[str]:
     return [entry.kind for entry in Journal(path).entries]
 
 
+def test_a_rollout_that_takes_too_long_is_rolled_back(tmp_path: Path) -> None:
+    site = FakeSite()
+    runner = runner_of(begin(tmp_path, site), site)
+    runner.timeout_s = 0.5
+    state = to_the_end(runner)
+    assert (state.outcome, exit_code(state)) == (Outcome.ABORTED, 10)
+    assert state.why == "the timeout of 0.5 s asked for it"
+    site = FakeSite()
+    (tmp_path / "in_time").mkdir()
+    runner = runner_of(begin(tmp_path / "in_time", site), site)
+    runner.timeout_s = 1e6
+    assert to_the_end(runner).outcome is Outcome.PROMOTED
+
+
+def test_a_route_without_requests_is_told(tmp_path: Path) -> None:
+    site = FakeSite()
+    said: list[str] = []
+    runner = runner_of(begin(tmp_path, site), site)
+    runner.note = said.append
+    site.rate = 0
+    to_the_end(runner, lambda runner: bool(said) and said[-1].endswith("; the route has had no request for 30 s"))
+    assert not any("no request" in text for text in said[:-1])
+
+
 def weights(site: FakeSite) -> list[int]:
     return [value for what, value in site.did if what in ("weigh", "back")]
 

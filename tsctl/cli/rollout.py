@@ -38,6 +38,10 @@ def start(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Per node; by default as deployment.yaml or the archive says.")
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="Roll back unless it has been promoted by then."),
+    ] = None,
     trust_pickles: TrustPickles = False,
     json: Json = False,
 ) -> None:
@@ -54,6 +58,7 @@ def start(
         f"releasing {model} {version}",
         lambda note: started(gateway, model, version, workers, note, trust_pickles),
         json,
+        timeout,
     )
 
 
@@ -153,7 +158,9 @@ def _is_sent(model: str, command: Command, json: bool) -> bool:
     return True
 
 
-def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], json: bool) -> None:
+def _run(
+    title: str, opened: Callable[[Note], AbstractContextManager[Runner]], json: bool, timeout_s: float | None = None
+) -> None:
     """Run the rollout to its end, or until a person must decide, and print what happens."""
     progress, narrator = Progress(), Narrator()
 
@@ -164,7 +171,7 @@ def _run(title: str, opened: Callable[[Note], AbstractContextManager[Runner]], j
                 progress.line(f"  {sentence.text}")
 
     with progress.step(title) as step, opened(step.note) as runner:
-        runner.on_entry = narrate
+        runner.on_entry, runner.timeout_s = narrate, timeout_s
         state = runner.run()
         step.done(state.outcome or "undecided")
     report = runner.journal.path.with_suffix(SUFFIX)

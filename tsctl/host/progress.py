@@ -11,8 +11,8 @@ from rich.markup import escape as without_markup
 
 from tsctl.errors import printable
 
-#: Without a terminal, a running step prints its note at most this often.
-PLAIN_INTERVAL_S = 5.0
+#: Without a terminal, a running step prints its note at most this often, and one that says the same again this often.
+PLAIN_INTERVAL_S, SAME_INTERVAL_S = 5.0, 60.0
 
 #: Reports the progress of an operation; cheap enough to call at every poll.
 Note = Callable[[str], None]
@@ -32,13 +32,14 @@ class ProgressStep:
         self.result = "done"
         self._console = console
         self._last_plain = time.monotonic()
+        self._last_text = ""
 
     def note(self, text: str) -> None:
         """Show the progress; cheap enough to call at every poll."""
         if self.live is not None:
             self.live.update(f"{self.title}  [dim]{escape(text)}[/dim]")
-        elif time.monotonic() - self._last_plain >= PLAIN_INTERVAL_S:
-            self._last_plain = time.monotonic()
+        elif time.monotonic() - self._last_plain >= (SAME_INTERVAL_S if text == self._last_text else PLAIN_INTERVAL_S):
+            self._last_plain, self._last_text = time.monotonic(), text
             self._console.print(f"  {self.title}: {escape(text)}")
 
     def done(self, result: str) -> None:

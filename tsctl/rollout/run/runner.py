@@ -51,6 +51,8 @@ _SEEN = (events.Tick, events.Waiting, events.CommandReceived)
 RECOVERY_S = 60.0
 #: An effect that may be left undone is tried for this long.
 LATE_S = 60.0
+#: A route without a request for this long is told to who watches.
+NO_TRAFFIC_S = 30.0
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Runner:
         journal: with its start in it.
         note: gets the present action in a few words, at every tick.
         on_entry: gets every new entry, with the state after it.
+        timeout_s: a rollout that has not ended by then is rolled back; None: it may take as long as the policy says.
         clock: monotonic seconds.
     """
 
@@ -72,6 +75,7 @@ class Runner:
     pairs: PairReader
     note: Callable[[str], None]
     on_entry: Callable[[Entry, State], None] = lambda entry, state: None
+    timeout_s: float | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     state: State = field(init=False)
@@ -82,9 +86,12 @@ class Runner:
     _gone_since: float | None = None
     _wait_journaled_at: float = 0.0
     _troubled_at: float | None = None  # when a node was seen to be unavailable last
+    _began_at: float = field(init=False)
+    _asked_at: float | None = None  # when the route had a request last, or began to be watched
 
     def __post_init__(self) -> None:
         self.state = fold(self.journal.entries)
+        self._began_at = self.clock()
         self._troubled_at = self.clock() if self.state.is_disturbed else None
 
     def run(self) -> State:
@@ -129,11 +136,17 @@ class Runner:
         self.operator.acknowledge()
         policy, state = self.operator.policy(self.state), self.state
         is_judged = state.outcome is None and not state.is_failed and Effect.SET_DEFAULT not in state.done
+        if is_judged and self._is_overtime and state.command is not Command.ABORT:
+            self.record(events.CommandReceived(Command.ABORT, f"the timeout of {self.timeout_s:g} s"))
         if is_judged and policy.digest != state.policy.digest:
             self.record(events.PolicyChanged(policy, policy.digest))
         sticky = self.operator.sticky(self.state)
         if is_judged and sticky != state.sticky:
             self._unless_unavailable(lambda: self.record(events.StickyChanged(sticky, self.evidence.mark(self.state))))
+
+    @property
+    def _is_overtime(self) -> bool:
+        return self.timeout_s is not None and self.clock() - self._began_at >= self.timeout_s
 
     def _fail_if_gone(self) -> None:
         """Fail a canary that was unregistered, or whose workers are lost: it would be waited for in vain."""
@@ -214,6 +227,8 @@ class Runner:
             labels = self.evidence.labels(self.state)
         except TsctlError as error:
             return self._wait_unseen(error)
+        if self._asked_at is None or any(window.stable.requests or window.canary.requests for window in windows):
+            self._asked_at = self.clock()
         set_aside = self.state.evidence.set_aside
         may_pass = self.state.held_s + self._held_s >= self.state.policy.hold_s
         if windows or cursor or labels or may_pass or self._held_s >= QUIET_S:
@@ -306,7 +321,8 @@ class Runner:
     def _judge(self, memory: Mapping[str, int]) -> bool:
         state, judgement = self.state, self.state.judgement
         paused = f"paused, until 'tsctl rollout resume {state.model}'" if state.is_paused else ""
-        self.note(f"{state.canary} at {percent(state.weight)}: {state.waits_for or paused or judgement.why}")
+        quiet = "" if self._has_traffic else f"; the route has had no request for {NO_TRAFFIC_S:g} s"
+        self.note(f"{state.canary} at {percent(state.weight)}: {state.waits_for or paused or judgement.why}{quiet}")
         if judgement.verdict is Verdict.FAIL:
             self._fail(judgement.signal, judgement.why, judgement)
         elif fault := memory_fault(state.warm_bytes, memory, state.policy.max_memory_growth):
@@ -318,6 +334,10 @@ class Runner:
                 self._unless_unavailable(self._set_thresholds)
             return self._end_if_overdue()
         return True
+
+    @property
+    def _has_traffic(self) -> bool:
+        return self._asked_at is None or self.clock() - self._asked_at < NO_TRAFFIC_S
 
     def _set_thresholds(self) -> None:
         """Set the thresholds late, where stable had too few answers before the step; later answers are judged by it."""

@@ -7,13 +7,12 @@ import io
 import pytest
 from rich.console import Console
 
-from tsctl.host import progress
 from tsctl.host.progress import PLAIN_INTERVAL_S, SAME_INTERVAL_S, Progress
 
 
 def test_the_same_note_is_not_printed_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr("tsctl.host.progress.time.monotonic", lambda: now)
     out = io.StringIO()
     with Progress(Console(file=out)).step("work") as step:
         for second in range(1, 200):

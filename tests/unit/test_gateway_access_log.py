@@ -147,7 +147,7 @@ def test_counters_are_read_by_the_names_by_which_envoy_writes_them() -> None:
 def test_lua_names_no_header_and_no_problem_of_python() -> None:
     folder = Path(headers.__file__).parent / "envoy" / "render"
     sources = [path.read_text(encoding="utf-8") for path in folder.glob("*.lua")]
-    assert len(sources) == 9
+    assert len(sources) == 14
     names = {value for name, value in vars(contract).items() if name.endswith("_HEADER") and isinstance(value, str)}
     names |= {value for name, value in vars(headers).items() if name.endswith("_HEADER") and isinstance(value, str)}
     names |= {contract.PROBLEM_MEDIA_TYPE, contract.PROBLEM_TYPE_PREFIX}

@@ -34,9 +34,11 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
 sys.path.insert(0, str(unpacked))
 os.chdir(unpacked)
 
-importlib.import_module("handlers")  # the archive's own; tsctl imports the one beside itself where there is none yet
+from tsctl.archive.probe import encode_batch, load  # noqa: E402 - brings a package `handlers` of its own
 
-from tsctl.archive.probe import encode_batch, load  # noqa: E402 - after the archive's package
+for imported in [name for name in sys.modules if name.partition(".")[0] == "handlers"]:
+    del sys.modules[imported]
+importlib.import_module("handlers")  # the archive's own
 
 service = load(
     {

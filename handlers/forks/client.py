@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from handlers.contract import FORK_SERVER_OFF, FORK_SERVER_VARIABLE
 from handlers.forks.surroundings import limits, surroundings, umask
@@ -76,8 +77,22 @@ def start_server(address: str, python: str, environment: Mapping[str, str], owne
     command = [python, "-c", _SERVE, package, address, str(owner), " " * _COMMAND_ROOM]
     inherited = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
     inherited["TSCTL_ROOM"] = " " * _ENVIRONMENT_ROOM
-    streams = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
-    return os.posix_spawn(python, command, inherited, file_actions=streams)
+    files: list[Any] = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
+    files += [(os.POSIX_SPAWN_CLOSE, number) for number in _inherited_files()]
+    return os.posix_spawn(python, command, inherited, file_actions=files)
+
+
+def _inherited_files() -> list[int]:
+    """Open files beyond the standard streams that a new process would have too."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        number = int(entry.name)
+        try:
+            if number > 2 and os.get_inheritable(number):
+                found.append(number)
+        except OSError:  # the one that lists the folder, or closed meanwhile
+            continue
+    return found
 
 
 def fork_worker(

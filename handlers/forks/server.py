@@ -53,7 +53,6 @@ def main(address: str, owner: str, *_: str) -> None:
         address: name of an abstract socket.
         owner: pid.
     """
-    _close_all_but_streams()
     os.chdir("/")  # the folder of who wants the first worker may go
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
@@ -75,14 +74,6 @@ def main(address: str, owner: str, *_: str) -> None:
     order = _Server(listener, watched).run()
     if order is not None:
         _run(order)
-
-
-def _close_all_but_streams() -> None:
-    """Close what a server that starts processes left open to them."""
-    for entry in list(Path("/proc/self/fd").iterdir()):
-        if (number := int(entry.name)) > 2:
-            with suppress(OSError):  # the one that lists the folder
-                os.close(number)
 
 
 def _import_libraries() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,6 +36,7 @@ from tests.support.ports import free_ports
 from tests.support.sites import until
 from tests.support.streams import CHAT, COMPLETION, Stream, ask, completion, connect, texts
 from tests.support.workers import write_archive_folder
+from tsctl import CORE
 
 START_S, PLACES = 60.0, 4
 PLAIN = "/predictions/toy"
@@ -331,6 +333,7 @@ def test_a_model_of_embeddings_answers_its_path_and_no_other(tmp_path: Path) -> 
         tmp_path / "toy", {"one.json": b'{"text": ["one"]}'}, golden, serving={"handler": "vectors"}
     )
     (folder / "vectors.py").write_text(VECTORS)
+    shutil.copytree(CORE, folder / "handlers", ignore=shutil.ignore_patterns("__pycache__"))
     with serving(folder) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
         answer = client.embeddings.create(model="toy:1.0", input=["two", "three"], encoding_format="float")
         assert [entry.embedding for entry in answer.data] == [[3.0, 1.0], [5.0, 1.0]]

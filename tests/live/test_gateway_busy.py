@@ -63,7 +63,7 @@ def is_in_rotation(front: Front, model: str) -> bool:
 def counted(site: Site) -> list[str]:
     """The series of answered requests and of their durations that are not 0."""
     names = ("tsctl_worker_answered_items_total{", "tsctl_worker_stage_seconds_count{", "tsctl_worker_computed_items")
-    lines = site.run("metrics", "show").out.splitlines()
+    lines = site.run("metrics", "show", "--raw").out.splitlines()
     return [line for line in lines if line.startswith(names) and not line.endswith(" 0.0")]
 
 
@@ -79,7 +79,7 @@ def test_six_clients_of_a_slow_model_all_get_their_answers(front: Front) -> None
         assert {answer.result().status_code for answer in answers} == {200}
     assert is_in_rotation(front, "busy")
     until(
-        lambda: any('model="busy"' in line and line.endswith(" 12.0") for line in counted(front.site)), 5, "12 answers"
+        lambda: any('model="busy"' in line and line.endswith(" 12.0") for line in counted(front.site)), 20, "12 answers"
     )
 
 

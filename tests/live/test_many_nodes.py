@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,8 @@ class Machine:
     def kill(self) -> None:
         """SIGKILL to the node's process and its workers, all at once."""
         for pid in (self.pid, *children(self.pid)):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended with one before it
+                os.kill(pid, signal.SIGKILL)
 
     @contextmanager
     def cut_off(self) -> Iterator[None]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tsctl import CORE
 
 HANDLER = """
 from handlers.text_generation import TextGenerationHandler
@@ -85,6 +88,7 @@ def write_paced(folder: Path, model: str = "toy", version: str = "1.0", places: 
     generation = {"context": 2 * ENDLESS, "max_answers": places, "max_tokens": 8, "most_tokens": ENDLESS}
     serving = {"handler": "paced", "generation": generation, "tolerance": {"absolute": 0.0, "relative": 0.0}}
     write_archive_folder(folder, {"ab.json": json.dumps(SAMPLE).encode()}, GOLDEN, {"step_s": step_s}, serving)
+    shutil.copytree(CORE, folder / "handlers", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "paced.py").write_text(HANDLER)
     (folder / "paced_backend.py").write_text(BACKEND)
     manifest = folder / "MAR-INF" / "MANIFEST.json"

@@ -21,7 +21,7 @@ import pytest
 
 from handlers.contract import FORK_SERVER_OFF, FORK_SERVER_VARIABLE
 from handlers.forks import client
-from handlers.forks.client import LAUNCH, Forked, NotForked, chosen_address, fork_worker, new_address, start_server
+from handlers.forks.client import LAUNCH, Forked, NotForked, chosen_address, fork_worker, new_address
 from handlers.forks.wire import receive, send
 
 PACKAGE = str(Path(client.__file__).parents[2])
@@ -69,9 +69,9 @@ def forked(address: str, program: str, *arguments: str, files: Mapping[int, int]
     return fork_worker(address, sys.executable, program, arguments, files=files or {0: 0, 1: 1, 2: 2}, **settings)
 
 
-def asleep(address: str, pipe: tuple[int, int]) -> Forked:
+def asleep(address: str, pipe: tuple[int, int], **more: Any) -> Forked:
     """A worker that has begun, and does not end by itself."""
-    worker = forked(address, SLEEPS, files={0: 0, 1: pipe[1], 2: 2})
+    worker = forked(address, SLEEPS, files={0: 0, 1: pipe[1], 2: 2}, **more)
     assert os.read(pipe[0], 100) == b"asleep\n"
     return worker
 
@@ -188,17 +188,17 @@ def test_workers_end_with_their_server_and_the_next_one_has_a_new_server(pipe: t
 
 
 def test_a_server_ends_with_its_owner_once_it_has_no_worker(pipe: tuple[int, int]) -> None:
-    address = new_address()
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as owner:
-        server = start_server(address, sys.executable, ENVIRONMENT, owner.pid)
-        worker = asleep(address, pipe)
-        assert psutil.Process(worker.pid).ppid() == server
-        owner.kill()
+        try:
+            worker = asleep(new_address(), pipe, owner=owner.pid)
+            server = psutil.Process(worker.pid).ppid()
+        finally:
+            owner.kill()
     assert is_alive(worker.pid)
+    assert is_alive(server)
     worker.kill()
     worker.wait()
-    until(lambda: not is_alive(server), "the server's end")
-    os.waitpid(server, 0)
+    until(partial(is_gone, server), "the server's end")
 
 
 @pytest.mark.parametrize(

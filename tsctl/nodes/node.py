@@ -279,9 +279,12 @@ class Node(ABC):
         """Before the archive is registered: install the packages that it requires, and hand out its secrets.
 
         Raises:
+            NodeError: its workers cannot have the packages or the secrets.
             ArchiveError: the packages cannot be installed.
             SpecError: a secret has no source, or cannot be read.
         """
+        if reason := self.why_unprepared(archive):
+            raise NodeError(f"{archive.model} {archive.version} cannot be on node {self.name}: {reason}")
         serving, project = _serving(archive), Project(self.folder.parents[2])  # its folder is .tsctl/nodes/NAME
         if serving.requirements and self.has_packages:
             require_packages(project, serving.requirements, archive.model, note)

@@ -39,7 +39,7 @@ _HEADER_LINE = re.compile(rb"([a-z0-9-]+):([^\x00-\x08\x0a-\x1f\x7f]*)")
 #: Bytes of an answer's headers together.
 LONGEST_HEADERS = 1 << 14
 #: Headers that say where an answer ends, and what becomes of the connection: they are the server's.
-_FRAMING = frozenset(
+FRAMING = frozenset(
     (b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding",
      b"upgrade")
 )  # fmt: skip
@@ -196,7 +196,7 @@ def _headers(block: bytes) -> Headers:
     if None in lines or len(block) > LONGEST_HEADERS:
         raise MalformedFrame("an answer has a header that is none, or too many")
     headers = tuple((line[1], line[2]) for line in lines if line is not None)
-    if not _FRAMING.isdisjoint(name for name, _ in headers):
+    if not FRAMING.isdisjoint(name for name, _ in headers):
         raise MalformedFrame("an answer has a header that is the server's to set")
     return headers
 

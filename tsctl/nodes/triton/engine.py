@@ -123,14 +123,17 @@ class TritonNode(Node):
     def register(
         self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None
     ) -> None:
+        self.prepare(archive, note)
         versions.register(self, archive, version, workers, note, timeout_s)
 
     def ensure(
         self, archive: StoredArchive, version: str, workers: int | None, note: Note, timeout_s: float | None = None
     ) -> bool:
+        self.prepare(archive, note)
         return versions.ensure(self, archive, version, workers, note, timeout_s)
 
     def replace(self, archive: StoredArchive, version: str, workers: int | None, note: Note) -> None:
+        self.prepare(archive, note)
         versions.replace(self, archive, version, workers, note)
 
     def scale(

@@ -136,3 +136,11 @@ def test_a_plan_says_which_versions_nobody_can_check(lacks: bool) -> None:
     assert ("no golden answers: toy:1.0." in text) == lacks
     assert ("1 worker, no golden answers" in text) == lacks
     assert plan_json(plan)["changes"][0]["lacks_golden"] is lacks
+
+
+def test_a_plan_says_which_packages_of_a_stock_archive_are_missing() -> None:
+    lacks = "requirements.txt asks for nowhere, which tsctl does not install for stock archives"
+    wanted = WantedVersion("1.0", "toy-1.0-0123456789ab.mar", "0123456789ab", workers=1, lacks_packages=lacks)
+    plan = make_plan(Desired((WantedModel("toy", "1.0", (wanted,)),)), Actual((ObservedNode("local"),)))
+    assert f"toy 1.0: {lacks}" in render_plan(plan).plain
+    assert plan_json(plan)["changes"][0]["lacks_packages"] == lacks

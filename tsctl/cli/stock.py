@@ -13,7 +13,7 @@ from tsctl.config.project import Project, find_project
 from tsctl.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tsctl.archive.store import StoredArchive
     from tsctl.config.deployment import ModelTarget
@@ -44,8 +44,20 @@ def add(
         return print_rows(("model", "version", "digest", "path"), rows, json)
     for archive in added:
         typer.echo(archive.path.name)
-    for line in _unnamed(project, added):
+    for line in (*_lacking(added), *_unnamed(project, added)):
         typer.echo(line, err=True)
+
+
+def _lacking(added: Sequence[StoredArchive]) -> Iterator[str]:
+    """What becomes of the requirements in the archives."""
+    from tsctl.archive.checks import stock_requirements
+    from tsctl.archive.container import open_archive
+    from tsctl.archive.inspect import read_facts
+
+    for archive in added:
+        with open_archive(archive.path) as content:
+            if lacks := stock_requirements(content, read_facts(content)):
+                yield f"{archive.model} {archive.version}: {lacks}"
 
 
 def _unnamed(project: Project, added: Sequence[StoredArchive]) -> list[str]:

@@ -38,6 +38,7 @@ class Register:
     workers: int
     nodes: tuple[str, ...]
     lacks_golden: bool = False  # nothing says which of its answers are right
+    lacks_packages: str = ""  # what becomes of a stock archive's requirements; empty: nothing is missing
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Replace(_OnNodes[ObservedVersion]):
     archive: str
     workers: int
     lacks_golden: bool = False
+    lacks_packages: str = ""
 
 
 @dataclass(frozen=True)

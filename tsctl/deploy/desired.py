@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from tsctl.archive.checks import stock_requirements
 from tsctl.archive.container import digest_of, open_archive
 from tsctl.archive.inspect import read_facts
 from tsctl.archive.known import lacks_golden
@@ -84,6 +85,7 @@ def _wanted(
         tuple(archive.path.name for archive in built if archive != chosen),
         barred=_barred(project, deployment, chosen, trust_of),
         lacks_golden=_lacks_golden(chosen),
+        lacks_packages=_lacks_packages(chosen),
     )
 
 
@@ -92,6 +94,14 @@ def _lacks_golden(archive: StoredArchive) -> bool:
         return lacks_golden(archive.path)
     except ArchiveError:  # whoever registers it says why it cannot be read
         return False
+
+
+def _lacks_packages(archive: StoredArchive) -> str:
+    try:
+        with open_archive(archive.path) as content:
+            return stock_requirements(content, read_facts(content))
+    except ArchiveError:  # as above
+        return ""
 
 
 def _barred(

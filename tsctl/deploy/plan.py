@@ -93,7 +93,10 @@ def _register(model: WantedModel, actual: Actual) -> Iterator[Register]:
         )
         if nodes and version.archive is not None:
             workers = version.workers or 1
-            yield Register(model.model, version.version, version.archive, workers, nodes, version.lacks_golden)
+            yield Register(
+                model.model, version.version, version.archive, workers, nodes, version.lacks_golden,
+                version.lacks_packages,
+            )  # fmt: skip
 
 
 def _replace(model: WantedModel, actual: Actual) -> Iterator[Replace]:
@@ -102,7 +105,10 @@ def _replace(model: WantedModel, actual: Actual) -> Iterator[Replace]:
         before = {node: was for node, was in on.items() if version.is_on(node) and not fits(version, was)}
         if before and version.archive is not None:
             workers = version.workers or 1
-            yield Replace(model.model, version.version, before, version.archive, workers, version.lacks_golden)
+            yield Replace(
+                model.model, version.version, before, version.archive, workers, version.lacks_golden,
+                version.lacks_packages,
+            )  # fmt: skip
 
 
 def _scale(model: WantedModel, actual: Actual) -> Iterator[Scale]:

@@ -31,6 +31,7 @@ class WantedVersion:
     nodes: tuple[str, ...] | None = None  # that are to serve it; None: every node
     impossible: Mapping[str, str] = field(default_factory=dict)  # why a node that is to serve it never can, by node
     lacks_golden: bool = False  # nothing says which of its answers are right
+    lacks_packages: str = ""  # what becomes of a stock archive's requirements; empty: nothing is missing
 
     def is_on(self, node: str) -> bool:
         """Whether the node is to serve it."""

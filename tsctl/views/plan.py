@@ -28,7 +28,7 @@ SIGNS = {
 }
 
 #: What the JSON says of a change, beside its steps.
-SETTINGS = ("archive", "workers", "weights", "lacks_golden")
+SETTINGS = ("archive", "workers", "weights", "lacks_golden", "lacks_packages")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def render_plan(plan: Plan) -> Text:
         models.setdefault(model, Text.assemble((heading, "bold"))).append(f"\n  {text}", SIGNS[sign][0])
     parts = [Text("\n\n").join(models.values())] if models else []
     parts += [Text(f"! {unavailable.place}: {unavailable.reason}", "bold red") for unavailable in plan.unavailable]
-    parts += [Text(line, "yellow") for line in _unchecked(plan)]
+    parts += [Text(line, "yellow") for line in (*_unchecked(plan), *_unpacked(plan))]
     return Text("\n").join([*parts, Text(f"\n{summary(plan)}" if parts else summary(plan))])
 
 
@@ -66,6 +66,13 @@ def _unchecked(plan: Plan) -> Iterator[str]:
             f"\nno golden answers: {', '.join(lacking)}. Put requests into archives/<model>/samples, and then:"
             f" tsctl archive golden {' '.join(lacking)} [--from-node]"
         )
+
+
+def _unpacked(plan: Plan) -> Iterator[str]:
+    """Stock archives that are registered though packages which they ask for are missing."""
+    for change in plan.changes:
+        if isinstance(change, changes.Register | changes.Replace) and change.lacks_packages:
+            yield f"\n{change.model} {change.version}: {change.lacks_packages}"
 
 
 def summary(plan: Plan) -> str:

@@ -7,6 +7,7 @@ archive.yaml and deployment.yaml says which pickles may be served, and the verif
 from __future__ import annotations
 
 import pickle
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ SUFFIXES = (".joblib", ".pickle", ".pkl")
 
 
 def load_pickle(path: Path) -> Any:
-    """The object in a file of joblib, pickle or cloudpickle, by its suffix: one of SUFFIXES.
+    """The object in a file of joblib, pickle or cloudpickle, whose suffix is one of SUFFIXES.
+
+    joblib reads all three, and many of its files are called .pkl; plain pickles need no joblib.
 
     Raises:
         LoadError: the file is missing or cannot be read, or a package that it needs is missing or too old or new.
@@ -25,7 +28,7 @@ def load_pickle(path: Path) -> Any:
     if not path.is_file():
         raise LoadError(f"the archive has no weights file {path.name}")
     try:
-        if path.suffix == ".joblib":
+        if path.suffix == ".joblib" or find_spec("joblib") is not None:
             with needed("joblib", "joblib", path.name):
                 import joblib
             return joblib.load(path)

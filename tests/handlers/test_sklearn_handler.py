@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from handlers.errors import LoadError
+from handlers.pickles import load_pickle
 from handlers.sklearn import SklearnHandler
 from tests.support.workers import Item, Reply, Worker, assert_problem, write_archive_folder
 
@@ -92,6 +93,18 @@ def test_a_regression_over_unnamed_columns(serve: Callable[..., Worker], suffix:
     assert post(worker, {"features": [1, 1, 1]})[0].json()["value"] == pytest.approx(3)
     [wrong] = post(worker, {"features": [1, 2]})
     assert assert_problem(wrong, 422)["errors"][0]["field"] == "features"
+
+
+def test_what_joblib_wrote_may_be_called_pkl(tmp_path: Path) -> None:
+    """As many of its files are; arrays stand there in joblib's own way."""
+    import joblib
+
+    model = {"weights": np.arange(1000.0)}
+    for compress in (0, 3):
+        joblib.dump(model, tmp_path / "model.pkl", compress=compress)
+        assert load_pickle(tmp_path / "model.pkl")["weights"].tolist() == model["weights"].tolist()
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    assert load_pickle(tmp_path / "model.pkl")["weights"].tolist() == model["weights"].tolist()
 
 
 def test_a_classifier_of_texts(serve: Callable[..., Worker]) -> None:

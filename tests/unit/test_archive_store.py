@@ -76,6 +76,14 @@ def test_an_older_build_becomes_current_again(project: Project) -> None:
     require_whole(archive_of(project.store / new.path.name))
 
 
+def test_an_older_build_that_is_added_becomes_current_again(project: Project) -> None:
+    old, new = build(project, b"1"), build(project, b"2")
+    added = import_archive(project, project.store / old.path.name)
+    assert (added, published(project), find_archive(project, "toy", "1.0")) == (old, [old.path.name], old)
+    assert import_archive(project, old.path) == old
+    assert import_archive(project, project.store / new.path.name) == new == find_archive(project, "toy", "1.0")
+
+
 def test_a_removed_archive_is_gone_and_the_newest_of_the_others_counts(project: Project) -> None:
     old, older, new = build(project, b"1"), build(project, b"2"), build(project, b"3")
     os.utime(project.store / older.path.name, (1, 1))

@@ -185,7 +185,8 @@ def import_archive(project: Project, path: Path) -> StoredArchive:
     is_inside = path.parent.resolve() in (project.published.resolve(), project.store.resolve())
     if is_inside and parse_name(path.name) and path.is_file():
         require_whole(archive_of(path))
-        return next(archive for archive in list_archives(project) if archive.path.name == path.name)
+        list_archives(project)  # takes in what was copied
+        return make_current(project, archive_of(project.store / path.name))  # an older build comes back
     require_readable(path)
     try:
         with path.open("rb") as source:

@@ -75,5 +75,7 @@ def logs(
     if not found and not follow:
         what = f"request {request}" if request else name or "any model"
         typer.echo(f"no line of {what} in the logs of {', '.join(each.name for each in started)}", err=True)
+        if request:
+            typer.echo("lines of stock archives carry no request's id: see 'tsctl logs MODEL'", err=True)
     for line in follow_lines(followers) if follow else ():
         show(line)

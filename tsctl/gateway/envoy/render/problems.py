@@ -50,7 +50,7 @@ GATEWAY_PROBLEMS = {
     401: Problem("unauthorized", "The key is missing or not known", f"Send your key in the header {KEY_HEADER}."),
     403: Problem("forbidden", "The request is not allowed", "Nothing answers here."),
     405: _shared("method-not-allowed", "The header allow names the one that is."),
-    404: _shared("not-found", "Use POST /predictions/<model>."),
+    404: _shared("not-found", "No model of this name is served, or it is no path: POST /predictions/<model>."),
     408: _shared("too-slow", "Its headers or its body did not arrive in time."),
     413: _shared("payload-too-large", "Its body has more bytes than the gateway takes."),
     415: _shared("unsupported-media-type", "Nothing of this type is read here."),

@@ -101,6 +101,8 @@ class ScriptedNode:
                 end = whole if reply.parts is None else in_parts
                 for name, value in {**reply.headers, end[0]: end[1]}.items():
                     self.send_header(name, value)
+                if self.close_connection:  # said, or the gateway would send its next request into the end of this one
+                    self.send_header("connection", "close")
                 self.end_headers()
                 if reply.parts is None:
                     self.wfile.write(reply.body)

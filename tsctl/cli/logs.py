@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tsctl.cli.options import Json
+
+if TYPE_CHECKING:
+    from tsctl.archive.store import StoredArchive
 
 
 def logs(
@@ -75,7 +78,15 @@ def logs(
     if not found and not follow:
         what = f"request {request}" if request else name or "any model"
         typer.echo(f"no line of {what} in the logs of {', '.join(each.name for each in started)}", err=True)
-        if request:
+        if request and any(_is_stock(each) for each in list_archives(project) if model in ("", each.model)):
             typer.echo("lines of stock archives carry no request's id: see 'tsctl logs MODEL'", err=True)
     for line in follow_lines(followers) if follow else ():
         show(line)
+
+
+def _is_stock(archive: StoredArchive) -> bool:
+    from tsctl.archive.container import open_archive
+    from tsctl.archive.inspect import read_facts
+
+    with open_archive(archive.path) as content:
+        return read_facts(content).is_stock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -48,7 +49,7 @@ class Forked:
         try:
             answer, _ = receive(self._connection)
         except (EOFError, OSError, ValueError):
-            return -9  # the fork server is gone, and its workers with it
+            return -signal.SIGKILL  # the fork server is gone, and its workers with it
         finally:
             self._connection.close()
         return int(answer["status"])

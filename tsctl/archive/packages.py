@@ -15,8 +15,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import distributions
 from pathlib import Path
@@ -33,7 +32,7 @@ from tsctl.config.requirements import (
     sorted_requirements,
 )
 from tsctl.errors import ArchiveError, SpecError
-from tsctl.host.files import make_folder, write_document
+from tsctl.host.files import make_folder, removed_on_failure, write_document
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note
 
@@ -119,7 +118,7 @@ def require_packages(project: Project, requirements: Sequence[str], model: str, 
             _remove_leftovers(folder)
             note(f"installing {len(requirements)} packages of {model}")
             made = folder / f".{link.name}-{token_hex(4)}"
-            with _removed_on_failure(made):
+            with removed_on_failure(made):
                 _fill(made, requirements, own, model, note)
                 write_document(made / STAMP, stamp)
                 _point(link, made)
@@ -230,15 +229,6 @@ def _failure(lines: Sequence[str], model: str) -> ArchiveError:
         return ArchiveError(f"{what}: the package index has no {found[1]} for this Python and system")
     shown = "\n".join(f"  {line}" for line in lines[-_SHOWN:])
     return ArchiveError(f"{what}:\n{shown}", "Check pip's settings and the network, then run this again.")
-
-
-@contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _point(link: Path, folder: Path) -> None:

@@ -119,3 +119,13 @@ def lines_from(path: Path, offset: int) -> list[str]:
     with path.open("rb") as file:
         file.seek(offset if offset <= size(path) else 0)
         return file.read().decode("utf-8", "replace").splitlines()
+
+
+@contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove the folder where the block fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

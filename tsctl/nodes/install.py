@@ -12,8 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from secrets import token_hex
@@ -22,7 +21,7 @@ import psutil
 
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, TsctlError
-from tsctl.host.files import make_folder, write_document
+from tsctl.host.files import make_folder, removed_on_failure, write_document
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.environments import STAMP, Engine, Environment, find_environment, link_of, require_fitting
@@ -71,7 +70,7 @@ def install(project: Project, engine: Engine, progress: Progress, again: bool = 
         with progress.step(f"installing {engine.name}") as step:
             _require_room(engine, link.parent)
             folder = link.with_name(f".{link.name}-{engine.digest}-{token_hex(4)}")
-            with _removed_on_failure(folder):
+            with removed_on_failure(folder):
                 release = _fill(engine, folder, link.with_name(f"{link.name}.log"), step.note)
                 write_document(folder / STAMP, {"engine": engine.name, "digest": engine.digest, "version": release})
                 _point(link, folder)
@@ -90,15 +89,6 @@ def _make_state(project: Project) -> None:
         make_folder(folder)
     except OSError as error:
         raise NodeError(f"{project.relative(folder)} cannot be made: {error.strerror}") from None
-
-
-@contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _point(link: Path, folder: Path) -> None:

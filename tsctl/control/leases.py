@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from getpass import getuser
 from pathlib import Path
 from secrets import token_hex
 
@@ -38,6 +36,7 @@ from tsctl.control.lease import (
 )
 from tsctl.control.place import AlreadyThere, Place, PlaceUnreachable, numbered
 from tsctl.errors import ConflictError, TsctlError
+from tsctl.host.person import person
 from tsctl.host.process import ProcessIdentity, identify
 
 _ROOT = "lease"
@@ -46,15 +45,6 @@ _NAME = re.compile(rf"{_ROOT}/([^/]+)/(\d+)(?:/(\d+))?\.json")
 POLL_S = 0.5
 #: Signs of life that stay, so that a reader that has just listed them finds the last one.
 KEPT_SIGNS = 3
-
-
-def person() -> str:
-    """The person who runs this process, and the machine: `user@host`."""
-    try:
-        user = getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 @cache

@@ -233,6 +233,8 @@ class DeploymentSpec(SpecModel):
     monitoring: MonitoringSpec = MonitoringSpec()  # Prometheus, Alertmanager and the exporter
     records: RecordsSpec = RecordsSpec()  # of predictions
     tracing: TracingSpec | None = None  # None: no request is traced
+    #: The place that operators' machines share: an absolute path, redis://... or s3://BUCKET/PREFIX. None: .tsctl here.
+    control: Annotated[str, StringConstraints(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _set_traces(self) -> DeploymentSpec:

@@ -1,1 +1,1 @@
-"""The place that machines share for control: create-only objects, leases, and where deployment.yaml names it."""
+"""The place that machines share for control: create-only objects, and leases."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsctl.cli.context import open_deployment, open_gateway_here
+from tsctl.cli.context import absent_json, open_deployment, open_gateway_here, say_absent
 from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_done
 from tsctl.cli.records import Node, Source
@@ -20,6 +20,7 @@ from tsctl.gateway import change
 from tsctl.gateway.traffic import Traffic
 
 if TYPE_CHECKING:
+    from tsctl.gateway.state import Gateway
     from tsctl.shadow.summaries import CompareOptions
 
 app = typer.Typer(rich_markup_mode=None)
@@ -37,21 +38,23 @@ def set_shadow(
 ) -> None:
     """Copy a share of a model's requests to a version."""
     parsed = parse_share(share)
-    traffic = change.set_shadow(open_gateway_here(), model, version, parsed)
-    _print(traffic, json)
+    gateway = open_gateway_here()
+    _print(gateway, change.set_shadow(gateway, model, version, parsed), json)
 
 
 @app.command("clear")
 def clear(model: Model, json: Json = False) -> None:
     """Stop copying requests."""
-    _print(change.set_shadow(open_gateway_here(), model, None, 0), json)
+    gateway = open_gateway_here()
+    _print(gateway, change.set_shadow(gateway, model, None, 0), json)
 
 
-def _print(traffic: Traffic, as_json: bool) -> None:
+def _print(gateway: Gateway, traffic: Traffic, as_json: bool) -> None:
     """The route's shadow, or its document, as 'tsctl weights show' has it."""
     shadow = traffic.shadow
     copies = f"{percent(shadow.share)} of the requests are copied to {shadow.version}" if shadow else "no shadow"
-    print_done(route_json(traffic), [f"{traffic.model}: {copies}"], as_json)
+    print_done({**route_json(traffic), **absent_json(gateway)}, [f"{traffic.model}: {copies}"], as_json)
+    say_absent(gateway)
 
 
 @app.command("report")

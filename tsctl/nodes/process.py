@@ -22,9 +22,9 @@ from handlers.contract import (
     SECRETS_VARIABLE,
     TRACES_VARIABLE,
 )
-from tsctl.archive.packages import FOLDER as PACKAGES_FOLDER
 from tsctl.archive.secrets import FOLDER as SECRETS_FOLDER
 from tsctl.config.nodes import BaseNodeSpec
+from tsctl.config.project import Project
 from tsctl.config.tracing import TRACES_PATH
 from tsctl.errors import NodeError
 from tsctl.host.files import make_folder, tail
@@ -105,7 +105,7 @@ def worker_variables(folder: Path, spec: BaseNodeSpec) -> dict[str, str]:
     return {
         RECORDS_FOLDER_VARIABLE: str(folder / RECORDS_FOLDER),
         SECRETS_VARIABLE: str(folder.parents[1] / SECRETS_FOLDER),
-        PACKAGES_VARIABLE: str(folder.parents[1] / PACKAGES_FOLDER),
+        PACKAGES_VARIABLE: str(Project(folder.parents[2]).packages),
         RECORDS_MB_VARIABLE: str(spec.records_mb),
         **({TRACES_VARIABLE: spec.traces + TRACES_PATH} if spec.traces else {}),
     }

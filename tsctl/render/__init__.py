@@ -1,0 +1,1 @@
+"""Files for other systems, rendered from `deployment.yaml` and archives."""

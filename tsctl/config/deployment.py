@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from handlers.contract import MOST_WORKERS
 from tsctl.config.environment import names
+from tsctl.config.kubernetes import KubernetesSpec
 from tsctl.config.monitoring import MonitoringSpec, Objectives
 from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
@@ -237,6 +238,7 @@ class DeploymentSpec(SpecModel):
     #: The place that operators' machines share: an absolute path, redis://... or s3://BUCKET/PREFIX. None: .tsctl here.
     control: Annotated[str, StringConstraints(min_length=1)] | None = None
     store: Store | None = None  # None: every machine has its own archives
+    kubernetes: KubernetesSpec | None = None  # None: nothing of it runs on a cluster
 
     @model_validator(mode="after")
     def _set_traces(self) -> DeploymentSpec:
@@ -261,6 +263,15 @@ class DeploymentSpec(SpecModel):
                     both = f"{other} and {name}" if name.startswith("the gateway") else f"nodes {other} and {name}"
                     raise ValueError(f"{both} both have port {port} of {of}")
             taken[port].append((name, host))
+        return self
+
+    @model_validator(mode="after")
+    def _check_kubernetes(self) -> DeploymentSpec:
+        of_models = self.kubernetes.models if self.kubernetes is not None else {}
+        if unknown := [name for name in of_models if name not in self.models]:
+            raise ValueError(
+                f"kubernetes.models names {', '.join(unknown)}; the models are {', '.join(self.models) or 'none'}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 .DEFAULT_GOAL := help
 .PHONY: archives bench-drift bench-engines bench-first-request bench-gateway bench-growth bench-handlers bench-kills bench-oip \
 	bench-overhead bench-rollout bench-shadow bench-text clean coverage distclean down engines fuzz gameday help lint \
-	monitor setup status test test-image test-live test-unit test-vllm up verify
+	monitor setup status test test-image test-live test-ray test-unit test-vllm up verify
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -73,6 +73,9 @@ test-live: archives  ## Run the tests against real nodes
 
 test-vllm: $(STAMP)  ## Run the tests against a real vLLM, about 15 minutes; installs it first (2 GB)
 	@$(RUN) -m pytest -q tests/vllm
+
+test-ray: $(STAMP)  ## Run the tests against a real Ray cluster, about 5 minutes; installs it first (400 MB)
+	@$(RUN) -m pytest -q tests/ray
 
 bench-engines: archives  ## Measure all engines and what users would write instead, for four models, about 50 minutes
 	@$(RUN) -m benchmarks engines

@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tsctl.archive.asked import Asker
 from tsctl.archive.comparator import comparator_in_store
 from tsctl.archive.container import digest_of
-from tsctl.archive.embedded import Embedder
 from tsctl.archive.store import archive_of, find_archive
 from tsctl.config.project import Project
 from tsctl.control.here import shared_leases, shared_place
@@ -283,7 +283,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured |
         RecordedPairs(
             lambda: places_of(live.nodes(live.now().deployment.nodes), None),
             lambda: comparator_in_store(project, start.model, _archive_of(live, start.model, start.stable)),
-            Embedder(project).ready,
+            Asker(project).ready,
         ),
         note,
     )

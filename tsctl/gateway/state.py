@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -47,6 +47,7 @@ class Gateway:
     files: GatewayFiles
     shared: SharedGateways | None = None
     name: str = ""
+    guard: Callable[[], None] = lambda: None  # raises ConflictError where this process must change nothing more
 
     @property
     def admin(self) -> Admin:
@@ -184,6 +185,7 @@ def changing(gateway: Gateway) -> Iterator[None]:
     for folder in (gateway.project.state, *gateway.files.folders):
         make_folder(folder)
     with exclusive(gateway.files.lock, "the gateway", LOCK_S):
+        gateway.guard()  # with the lock: a process that was stopped before it changes nothing when it goes on
         if gateway.shared is not None:
             with gateway.shared.held():  # where somebody else publishes meanwhile, the place refuses
                 yield

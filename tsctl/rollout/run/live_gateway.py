@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tsctl.config.deployment import read_deployment
 from tsctl.errors import SpecError
@@ -31,7 +31,10 @@ class LiveGateway:
         try:
             modified_ns = project.deployment.stat().st_mtime_ns
             if modified_ns != self._modified_ns:
-                self.opened = open_gateway(project, read_deployment(project.deployment))
+                opened = open_gateway(project, read_deployment(project.deployment))
+                if opened.shared is not None and self.opened.shared is not None:
+                    opened.shared.fence = self.opened.shared.fence
+                self.opened = replace(opened, guard=self.opened.guard)
                 self._modified_ns, self._nodes = modified_ns, []
             self.error = ""
         except (SpecError, OSError) as error:

@@ -20,7 +20,7 @@ from tsctl.records.database import require
 from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
 from tsctl.rollout.decide.state import fold, start_of
-from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
+from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, cursor_of, together
 from tsctl.rollout.evidence.labels import LabelReader
 from tsctl.rollout.evidence.log import RequestLog
 from tsctl.rollout.evidence.pairs import RecordedPairs
@@ -35,6 +35,7 @@ from tsctl.rollout.run.preconditions import (
     counts_before,
     generates_text,
     require_comparable,
+    require_counted,
     require_no_weights,
     require_possible,
     require_undivided,
@@ -72,7 +73,8 @@ def started(
         policy = gateway.deployment.policy(model).judging(is_text)
         if "labels" in policy.signals:
             require("duckdb")
-        samples = counts_before(gateway, policy, model)
+        require_counted(gateway, model, sticky_text(gateway.deployment, model), is_text)
+        parts = counts_before(gateway, policy, model)
         digest = digest_of(archive.path)
         stable_nodes = serving_nodes(gateway, model, route.stable)
         nodes = (target.nodes(version) if target is not None else None) or stable_nodes
@@ -96,8 +98,8 @@ def started(
                 nodes=nodes,
                 stable_nodes=stable_nodes if set(stable_nodes) != set(nodes) else None,
                 policy_digest=policy.digest,
-                classes=classes_of(samples, model, route.stable),
-                cursor={**counter_values(samples, EvidenceQuery(model, route.stable, version)), **log_end},
+                classes=classes_of(together(parts), model, route.stable),
+                cursor={**cursor_of(parts, EvidenceQuery(model, route.stable, version)), **log_end},
                 sticky=sticky_text(gateway.deployment, model),
                 trust_pickles=trust_pickles,
                 by=person(),

@@ -83,6 +83,8 @@ class Node(ABC):
     protocol: ClassVar[str] = PLAIN
     #: Whether each version answers at an address of its own (`url`), and not at the node's.
     own_addresses: ClassVar[bool] = False
+    #: Whether it waits for a batch to fill, for the archive's `max_delay_ms` at most.
+    waits_for_batches: ClassVar[bool] = False
 
     # ---- the place ---------------------------------------------------------------------------------------------------
 

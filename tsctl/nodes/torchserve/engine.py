@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tsctl.archive.container import open_archive
 from tsctl.archive.inspect import read_facts
@@ -36,6 +36,8 @@ from tsctl.nodes.torchserve.tokens import read_tokens
 @dataclass(frozen=True)
 class TorchServeNode(Node):
     """One TorchServe process."""
+
+    waits_for_batches: ClassVar[bool] = True
 
     heap_bytes: int  # the largest size of its JVM's heap
 

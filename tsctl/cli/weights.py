@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tsctl.cli.context import open_gateway_here
+from tsctl.cli.context import absent_json, open_gateway_here, say_absent
 from tsctl.cli.options import Json, Model
 from tsctl.cli.output import print_done, print_json, print_table
 from tsctl.config.weights import parse_weights, percent
@@ -38,7 +38,8 @@ def set_weights(
     if not force:
         require_none(gateway.project, model)
     traffic = change.set_weights(gateway, model, parsed)
-    print_done(route_json(traffic), [f"{model}: {weights_text(traffic.weights)}"], json)
+    print_done({**route_json(traffic), **absent_json(gateway)}, [f"{model}: {weights_text(traffic.weights)}"], json)
+    say_absent(gateway)
 
 
 @weights.command("show")

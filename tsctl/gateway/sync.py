@@ -27,6 +27,7 @@ from tsctl.gateway.envoy.render.upstreams import (
 )
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.publish import put_clusters, put_routes
+from tsctl.gateway.shared.control import SharedGateways
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, only
 from tsctl.nodes.node import PLAIN, TRITON, Node
@@ -77,13 +78,45 @@ def _put_observed(
 ) -> list[str]:
     before, traffic = upstreams_written(gateway), traffic_in_force(gateway)
     upstreams = _derive(gateway.project, nodes, observed, before, _routed(traffic), notices)
+    if gateway.name:  # its routes come from the operator's machine, and so does who is drained
+        upstreams = as_published(upstreams, before)
+        put_clusters(gateway, upstreams, traffic.values())
+        put_routes(gateway, traffic.values())
+        return _changes(before, upstreams)
     served = {upstream.key for upstream in upstreams if upstream.endpoints}
     for model, target in gateway.deployment.models.items():
         if model not in traffic and (model, target.default) in served:
             traffic[model] = only(model, target.default)
-    put_clusters(gateway, upstreams, traffic.values())  # those of the routes in force among them
-    put_routes(gateway, traffic.values())
+    if gateway.shared is not None:
+        _publish(gateway.shared, gateway.project, upstreams, traffic)
+    else:
+        put_clusters(gateway, upstreams, traffic.values())  # those of the routes in force among them
+        put_routes(gateway, traffic.values())
     return _changes(before, upstreams)
+
+
+def _publish(
+    shared: SharedGateways, project: Project, upstreams: Sequence[Upstream], traffic: Mapping[str, Traffic]
+) -> None:
+    """All gateways have these versions and routes, and deployment.yaml as it is now."""
+    text = project.deployment.read_text(encoding="utf-8")
+    routes = tuple(traffic.values())
+    shared.publish(
+        "versions of nodes, and deployment.yaml",
+        lambda before: replace(before, deployment=text, upstreams=tuple(upstreams), traffic=routes),
+    )
+
+
+def as_published(upstreams: Sequence[Upstream], before: Sequence[Upstream]) -> list[Upstream]:
+    """The versions, with each node that is drained still drained: who drains it says when that ends. Pure."""
+    drained = {(*up.key, place.node) for up in before for place in up.endpoints if place.is_draining}
+    return [
+        replace(
+            up,
+            endpoints=tuple(replace(place, is_draining=(*up.key, place.node) in drained) for place in up.endpoints),
+        )
+        for up in upstreams
+    ]
 
 
 def _derive(

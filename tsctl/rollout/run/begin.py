@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tsctl.archive.asked import Asker
@@ -16,7 +16,7 @@ from tsctl.config.project import Project
 from tsctl.control.here import shared_leases, shared_place
 from tsctl.control.leases import this_process
 from tsctl.errors import AnalysisError, ConflictError
-from tsctl.gateway.state import Gateway, changing, upstreams_written
+from tsctl.gateway.state import Gateway, as_writer, upstreams_written
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.person import person
 from tsctl.host.progress import Note
@@ -24,7 +24,7 @@ from tsctl.records.database import require
 from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Command, CommandReceived, Event, Outcome, Reopened, Started
 from tsctl.rollout.decide.state import fold, start_of
-from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
+from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, cursor_of, together
 from tsctl.rollout.evidence.labels import LabelReader
 from tsctl.rollout.evidence.log import RequestLog
 from tsctl.rollout.evidence.pairs import RecordedPairs
@@ -39,6 +39,7 @@ from tsctl.rollout.run.preconditions import (
     counts_before,
     generates_text,
     require_comparable,
+    require_counted,
     require_no_weights,
     require_possible,
     require_undivided,
@@ -80,7 +81,8 @@ def started(
         policy = gateway.deployment.policy(model).judging(is_text)
         if "labels" in policy.signals:
             require("duckdb")
-        samples = counts_before(gateway, policy, model)
+        require_counted(gateway, model, sticky_text(gateway.deployment, model), is_text)
+        parts = counts_before(gateway, policy, model)
         digest = digest_of(archive.path)
         stable_nodes = serving_nodes(gateway, model, route.stable)
         nodes = (target.nodes(version) if target is not None else None) or stable_nodes
@@ -105,8 +107,8 @@ def started(
                 nodes=nodes,
                 stable_nodes=stable_nodes if set(stable_nodes) != set(nodes) else None,
                 policy_digest=policy.digest,
-                classes=classes_of(samples, model, route.stable),
-                cursor={**counter_values(samples, EvidenceQuery(model, route.stable, version)), **log_end},
+                classes=classes_of(together(parts), model, route.stable),
+                cursor={**cursor_of(parts, EvidenceQuery(model, route.stable, version)), **log_end},
                 sticky=sticky_text(gateway.deployment, model),
                 trust_pickles=trust_pickles,
                 by=person(),
@@ -232,16 +234,8 @@ def _subject(model: str) -> str:
 
 
 def _take_over(gateway: Gateway, hold: Hold, model: str) -> Gateway:
-    """The gateway as this process changes it; a process that had the hold before changes it no more.
-
-    Raises:
-        ConflictError: that one is in the middle of a change.
-    """
-    if hold.term is None:
-        return gateway
-    taken = replace(gateway, guard=hold.require)
-    with changing(taken):  # behind a change that it had begun
-        return taken
+    """The gateway as this process changes it; one that had the hold before changes it no more. Raises ConflictError."""
+    return gateway if hold.term is None else as_writer(gateway, hold.require, _subject(model), hold.term)
 
 
 def _open(project: Project, path: Path, hold: Hold) -> Journal:

@@ -40,6 +40,7 @@ NOUNS = {
         "tsctl.cli.rollout:app",
         "Release a version step by step; it is promoted or rolled back automatically.",
     ),
+    "control": ("tsctl.cli.control:app", "Show who runs rollouts from which machine, and take over from a dead one."),
     "records": (
         "tsctl.cli.records:app",
         "Read, export, compact and purge the prediction records of the nodes on this machine.",

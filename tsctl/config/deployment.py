@@ -234,6 +234,8 @@ class DeploymentSpec(SpecModel):
     monitoring: MonitoringSpec = MonitoringSpec()  # Prometheus, Alertmanager and the exporter
     records: RecordsSpec = RecordsSpec()  # of predictions
     tracing: TracingSpec | None = None  # None: no request is traced
+    #: The place that operators' machines share: an absolute path, redis://... or s3://BUCKET/PREFIX. None: .tsctl here.
+    control: Annotated[str, StringConstraints(min_length=1)] | None = None
     store: Store | None = None  # None: every machine has its own archives
 
     @model_validator(mode="after")

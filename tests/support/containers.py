@@ -192,6 +192,8 @@ def _bubblewrap(image: Image, environment: Mapping[str, str], user: str, writes:
         command += ["--bind" if writes else "--ro-bind", str(image.root / name), f"/{name}"]
     for path in _needed(with_pip=writes):
         command += ["--ro-bind", path, path]
+    if java := shutil.which("java"):  # images have none of the system's
+        command += ["--ro-bind", "/dev/null", str(Path(java).resolve())]
     command += ["--proc", "/proc", "--dev", "/dev", "--clearenv"]
     for name, value in {"PATH": _PATH, **environment}.items():
         command += ["--setenv", name, value]

@@ -31,7 +31,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up monitor down status archives engines verify test test-image test-unit test-live test-vllm coverage fuzz lint \
-	bench-drift bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-oip bench-overhead \
+	bench-drift bench-engines bench-first-request bench-gateway bench-growth bench-handlers bench-kills bench-oip bench-overhead \
 	bench-rollout bench-shadow bench-text gameday clean distclean
 
 help:  ## Show this list
@@ -85,6 +85,9 @@ bench-handlers: archives  ## Measure all figures of the handlers, about 12 minut
 
 bench-gateway: $(STAMP)  ## Measure all figures of the gateway, about 14 minutes (needs wrk)
 	@$(RUN) -m benchmarks gateway
+
+bench-growth: $(STAMP)  ## Measure how costs grow with nodes, connections, versions, batches and keys, about 15 minutes (needs wrk, root)
+	@$(RUN) -m benchmarks growth
 
 bench-oip: $(STAMP)  ## Compare answers over the Open Inference Protocol with Triton's and MLServer's, about a minute
 	@$(RUN) -m benchmarks oip

@@ -470,4 +470,4 @@ KV_CACHE_USAGE = "tsctl_worker_kv_cache_usage_ratio"
 #: What became of an answer: FINISHES, and one that nobody reads any more.
 ANSWER_ENDS = (*FINISHES, "cancelled")
 #: What became of an item that was to be recorded; all but the first are dropped.
-RECORD_OUTCOMES = ("written", "queue-full", "disk-full", "unwritable", "failed")
+RECORD_OUTCOMES = ("written", "queue-full", "disk-full", "unwritable", "failed", "input-failed")

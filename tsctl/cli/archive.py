@@ -17,7 +17,7 @@ from tsctl.archive.packages import remove_packages, require_packages
 from tsctl.archive.store import find_archive, list_archives, strangers
 from tsctl.archive.trust import Trust, stated_trust
 from tsctl.archive.verify import verify as verify_archive
-from tsctl.cli import stock
+from tsctl.cli import remote, stock
 from tsctl.cli.options import Json, TrustPickles
 from tsctl.cli.output import error_json, plural, print_json, print_rows, print_table
 from tsctl.config.project import Project, find_project
@@ -29,6 +29,8 @@ app.command()(stock.add)
 app.command("import", hidden=True)(stock.add)  # its former name
 app.command()(stock.golden)
 app.command()(stock.convert)
+app.command()(remote.push)
+app.command()(remote.pull)
 
 #: `inspect` shows so many tensors of a file.
 SHOWN_TENSORS = 12
@@ -133,8 +135,18 @@ def _stored(project: Project, names: Sequence[str] | None) -> list[tuple[str, st
 
 
 @app.command("list")
-def list_stored(json: Json = False) -> None:
+def list_stored(
+    is_remote: Annotated[
+        bool, typer.Option("--remote", help="In the store of all machines, which deployment.yaml names.")
+    ] = False,
+    store: remote.StoreAddress = None,
+    json: Json = False,
+) -> None:
     """List every archive in the store; a version means its current one."""
+    if is_remote:
+        return remote.list_remote(store, json)
+    if store is not None:
+        raise SpecError("--store is the address of a store of all machines", "Give --remote as well.")
     project = find_project()
     rows = [
         (a.model, a.version, a.digest, a == find_archive(project, a.model, a.version), a.path.stat().st_size)

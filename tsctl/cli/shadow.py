@@ -93,8 +93,8 @@ def report(
     Shows the rate of disagreement above stable's own noise, the slices that disagree most, labels that arrived,
     latencies side by side, and requests whose answers differ.
     """
+    from tsctl.archive.asked import Asker
     from tsctl.archive.comparator import comparator_in_store
-    from tsctl.archive.embedded import Embedder
     from tsctl.cli.output import print_json
     from tsctl.cli.records import places
     from tsctl.records.labels import truth
@@ -133,8 +133,8 @@ def report(
         typer.echo(
             f"only the records until {when(reading.until_s)} were read: there are too many; see --hours", err=True
         )
-    if comparator.embeds:
-        comparator = Embedder(project).ready(comparator, reading.paired.compared, "Give a shorter time with --hours.")
+    if comparator.asks:
+        comparator = Asker(project).ready(comparator, reading.paired.compared, "Give a shorter time with --hours.")
     try:
         compared = compare_pairs(reading.paired, comparator, limit, policy.alpha)
     except NotComparable as error:

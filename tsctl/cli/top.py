@@ -215,9 +215,10 @@ def plan(json: Json = False, prune: PruneVersions = False, prune_models: PruneMo
     from tsctl.deploy.changes import PlanOptions
     from tsctl.deploy.observe import open_owners
     from tsctl.deploy.reconcile import coverage_error, plan_now
+    from tsctl.host.progress import Progress
     from tsctl.views.plan import plan_json
 
-    planned = plan_now(open_owners(*open_deployment()), PlanOptions(prune, prune_models))
+    planned = plan_now(open_owners(*open_deployment()), PlanOptions(prune, prune_models), Progress())
     if json:
         print_json(plan_json(planned))
     else:

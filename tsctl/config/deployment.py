@@ -17,6 +17,7 @@ from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.secrets import SecretName, SecretSource
 from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
+from tsctl.config.store import Store
 from tsctl.config.tracing import TracingSpec
 from tsctl.config.trust import TrustList
 from tsctl.config.weights import TOTAL, parse_share, percent
@@ -233,6 +234,9 @@ class DeploymentSpec(SpecModel):
     monitoring: MonitoringSpec = MonitoringSpec()  # Prometheus, Alertmanager and the exporter
     records: RecordsSpec = RecordsSpec()  # of predictions
     tracing: TracingSpec | None = None  # None: no request is traced
+    #: The place that operators' machines share: an absolute path, redis://... or s3://BUCKET/PREFIX. None: .tsctl here.
+    control: Annotated[str, StringConstraints(min_length=1)] | None = None
+    store: Store | None = None  # None: every machine has its own archives
 
     @model_validator(mode="after")
     def _set_traces(self) -> DeploymentSpec:

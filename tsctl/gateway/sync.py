@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tsctl.archive.container import UNREADABLE, open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.container import UNREADABLE
+from tsctl.archive.inspect import Facts, facts_of
 from tsctl.archive.samples import read_samples
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, GatewayError, NodeError
@@ -181,19 +181,14 @@ def _way(
     path = node.path(*key)
     if node.protocol == PLAIN and path == Node.path(node, *key):
         return None
-    return Way(node.protocol, path, _queue(project.store / archive) if node.protocol == TRITON else None)
+    return Way(node.protocol, path, _queue(project, archive) if node.protocol == TRITON else None)
 
 
 def _offer(project: Project, archive: str | None, before: Upstream | None) -> Offer | None:
     """What the archive says of the OpenAI API; as before where it is not here, or cannot be read."""
-    path = project.store / archive if archive else None
-    try:
-        stat = path.stat() if path is not None else None
-        if path is not None and stat is not None:
-            return read_offer(path, stat.st_mtime_ns, stat.st_size)
-        return before.offer if before else None
-    except (ArchiveError, *UNREADABLE):  # told with the health check, which comes from the same file
-        return before.offer if before else None
+    if (facts := _facts(project, archive)) is not None:
+        return offer_of(facts)
+    return before.offer if before else None
 
 
 def is_stock(project: Project, archive: str | None, endpoints: Sequence[Endpoint], before: Upstream | None) -> bool:
@@ -201,26 +196,21 @@ def is_stock(project: Project, archive: str | None, endpoints: Sequence[Endpoint
 
     One that nobody here has read may be stock where TorchServe alone serves it. Handlers of ours read forms there too.
     """
-    unread = before.is_stock if before else all(endpoint.engine == TORCHSERVE for endpoint in endpoints)
-    path = project.store / archive if archive else None
+    if (facts := _facts(project, archive)) is not None:
+        return facts.is_stock
+    return before.is_stock if before else all(endpoint.engine == TORCHSERVE for endpoint in endpoints)
+
+
+def _facts(project: Project, archive: str | None) -> Facts | None:
+    """The archive's own description; None where it is not here, or cannot be read."""
     try:
-        stat = path.stat() if path is not None else None
-        return unread if path is None or stat is None else _read_is_stock(path, stat.st_mtime_ns, stat.st_size)
+        return facts_of(project.store / archive) if archive else None
     except (ArchiveError, *UNREADABLE):  # told with the health check, which comes from the same file
-        return unread
+        return None
 
 
-@lru_cache(4096)
-def _read_is_stock(path: Path, changed_ns: int, size: int) -> bool:
-    with open_archive(path) as opened:
-        return read_facts(opened).is_stock
-
-
-@lru_cache(4096)
-def read_offer(path: Path, changed_ns: int, size: int) -> Offer | None:
-    """What the archive offers of the OpenAI API; read anew where the file was changed."""
-    with open_archive(path) as opened:
-        facts = read_facts(opened)
+def offer_of(facts: Facts) -> Offer | None:
+    """What an archive offers of the OpenAI API."""
     answer_s = float(facts.integer("responseTimeout") or DEFAULT_RESPONSE_S)
     if (generation := facts.serving.generation) is not None:
         return Offer(TEXT, min(generation.first_token_s or answer_s, answer_s), answer_s)
@@ -228,19 +218,10 @@ def read_offer(path: Path, changed_ns: int, size: int) -> Offer | None:
     return Offer(EMBEDDINGS, answer_s, answer_s) if gives_embeddings else None
 
 
-def _queue(archive: Path) -> int:
+def _queue(project: Project, archive: str) -> int:
     """Requests that may wait for the version, as its archive says."""
-    try:
-        stat = archive.stat()
-        return _read_queue(archive, stat.st_mtime_ns, stat.st_size) or DEFAULT_QUEUE
-    except (ArchiveError, *UNREADABLE):
-        return DEFAULT_QUEUE
-
-
-@lru_cache(4096)
-def _read_queue(path: Path, changed_ns: int, size: int) -> int | None:
-    with open_archive(path) as opened:
-        return read_facts(opened).integer("jobQueueSize")
+    facts = _facts(project, archive)
+    return (facts.integer("jobQueueSize") if facts is not None else None) or DEFAULT_QUEUE
 
 
 def _probe(project: Project, archive: str | None, before: Upstream | None, notices: Notices) -> Probe | None:
@@ -261,7 +242,7 @@ def _probe(project: Project, archive: str | None, before: Upstream | None, notic
     return probe
 
 
-@lru_cache(4096)
+@lru_cache(16_384)
 def _read_probe(path: Path, changed_ns: int, size: int) -> Probe | None:
     """The archive's smallest sample, read anew where the file was changed."""
     probes = [Probe(body, media_type) for _, body, media_type in read_samples(path) if len(body) <= LARGEST_PROBE]

@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from tsctl.archive.asked import Asker
 from tsctl.archive.comparator import comparator_in_store
 from tsctl.archive.container import digest_of
-from tsctl.archive.embedded import Embedder
 from tsctl.archive.store import archive_of, find_archive
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
 from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.host.locks import exclusive, is_held
+from tsctl.host.person import person
 from tsctl.host.progress import Note
 from tsctl.records.database import require
 from tsctl.records.places import labels_folder, places_of, shared_address
@@ -24,10 +25,11 @@ from tsctl.rollout.evidence.labels import LabelReader
 from tsctl.rollout.evidence.log import RequestLog
 from tsctl.rollout.evidence.pairs import RecordedPairs
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
-from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
+from tsctl.rollout.run.commands import LiveOperator, sticky_text
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import LiveHealth
-from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, read, require_none
+from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, require_none
+from tsctl.rollout.run.journal_lines import read
 from tsctl.rollout.run.live_gateway import LiveGateway
 from tsctl.rollout.run.preconditions import (
     counts_before,
@@ -186,7 +188,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured |
         RecordedPairs(
             lambda: places_of(live.nodes(live.now().deployment.nodes), None),
             lambda: comparator_in_store(project, start.model, _archive_of(live, start.model, start.stable)),
-            Embedder(project).ready,
+            Asker(project).ready,
         ),
         note,
     )

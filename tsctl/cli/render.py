@@ -71,3 +71,56 @@ def image(
     lines += [f"warning: {line}" for line in made.warnings]
     lines += [f"put a file into {to / 'secrets'}: {name}" for name in made.secrets]
     print_done(document, [*lines, f"next: cd {to} && docker compose up --build"], json)
+
+
+@app.command()
+def kubernetes(
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIR", help="The folder; files of an earlier call are replaced.")
+    ] = Path("kubernetes"),
+    kserve: Annotated[
+        bool, typer.Option("--kserve", help="InferenceServices of KServe in place of Deployments and Services.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Validate every manifest strictly; write nothing where one is wrong.")
+    ] = False,
+    in_force: Annotated[
+        bool, typer.Option("--weights-in-force", help="Render the routes with the weights that the cluster has now.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write manifests of every version for a cluster, and routes with its weights; nothing is applied.
+
+    'kubectl apply -k DIR' runs the versions, and 'kubectl apply -k DIR/routes' gives them requests. What a cluster's
+    gateway does otherwise than this machine's is printed.
+    """
+    from tsctl.cli.context import open_deployment
+    from tsctl.config.kubernetes import KubernetesSpec
+    from tsctl.errors import SpecError
+    from tsctl.gateway.backend import open_backend
+    from tsctl.render.kubernetes.differences import differences, require_renderable
+    from tsctl.render.kubernetes.manifests import manifests, offers_of
+    from tsctl.render.kubernetes.versions import read_versions
+    from tsctl.render.kubernetes.write import documents, write
+
+    project, deployment = open_deployment()
+    spec = deployment.kubernetes or KubernetesSpec()
+    if not deployment.models:
+        raise SpecError("deployment.yaml names no model, so there is nothing to render")
+    require_renderable(deployment, spec, kserve)
+    if in_force and spec.traffic != "httproute":
+        raise SpecError("--weights-in-force reads HTTPRoutes", "Set kubernetes.traffic: httproute.")
+    traffic = open_backend(project, deployment).traffic() if in_force else {}
+    versions = read_versions(project, deployment)
+    made = manifests(deployment, spec, versions, traffic, kserve)
+    if check:
+        from tsctl.render.kubernetes.check import mistakes
+
+        if wrong := mistakes([manifest.content for manifest in made]):
+            raise SpecError("\n".join(wrong), "This is a bug of tsctl where deployment.yaml says nothing of it.")
+    told = differences(deployment, spec, versions, offers_of(deployment, versions, traffic))
+    files = documents(made)
+    write(files, to)
+    summary = f"{len(made)} manifests in {len(files)} files: kubectl apply -k {to}, then kubectl apply -k {to}/routes"
+    document = {"path": str(to), "files": list(files), "manifests": len(made), "checked": check, "differences": told}
+    print_done(document, [summary, *(f"note: {one}" for one in told)], json)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsctl.cli.context import open_deployment, open_gateway_here
+from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_done
 from tsctl.cli.records import Node, Source
 from tsctl.cli.weights import route_json
 from tsctl.config.weights import parse_share, percent
 from tsctl.errors import AnalysisError, SpecError
-from tsctl.gateway import change
+from tsctl.gateway.backend import open_backend
 from tsctl.gateway.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -37,14 +37,13 @@ def set_shadow(
 ) -> None:
     """Copy a share of a model's requests to a version."""
     parsed = parse_share(share)
-    traffic = change.set_shadow(open_gateway_here(), model, version, parsed)
-    _print(traffic, json)
+    _print(open_backend(*open_deployment()).set_shadow(model, version, parsed), json)
 
 
 @app.command("clear")
 def clear(model: Model, json: Json = False) -> None:
     """Stop copying requests."""
-    _print(change.set_shadow(open_gateway_here(), model, None, 0), json)
+    _print(open_backend(*open_deployment()).set_shadow(model, None, 0), json)
 
 
 def _print(traffic: Traffic, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +31,7 @@ from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_w
 from tsctl.gateway.traffic import Traffic, only
 from tsctl.nodes.node import PLAIN, TRITON, Node
 from tsctl.nodes.observe import observe
-from tsctl.nodes.observed import ObservedNode
+from tsctl.nodes.observed import ObservedNode, ObservedVersion
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _put_observed(
             traffic[model] = only(model, target.default)
     put_clusters(gateway, upstreams, traffic.values())  # those of the routes in force among them
     put_routes(gateway, traffic.values())
-    return _changes(before, upstreams)
+    return _changes(before, upstreams, {node.name for node in nodes if node.is_cluster})
 
 
 def _derive(
@@ -108,7 +108,7 @@ def _derive(
         if answer.error is not None or place is None:
             for upstream in before:
                 kept = [endpoint for endpoint in upstream.endpoints if endpoint.node == node.name]
-                now = [_as_before(place, old, node.own_addresses) if place else old for old in kept]
+                now = [_as_before(place, old, node) if place else old for old in kept]
                 endpoints.setdefault(upstream.key, []).extend(now)
             continue
         for model, served in answer.models.items():
@@ -116,7 +116,7 @@ def _derive(
                 key = model, version
                 if state.workers == 0 or _is_asked_otherwise(node, askers.setdefault(key, node), key, notices):
                     continue
-                endpoints.setdefault(key, []).append(_at(place, state.address))
+                endpoints.setdefault(key, []).extend(_places(place, state))
                 archives[key] = state.archive
     return [
         Upstream(
@@ -149,17 +149,24 @@ def _endpoint(node: Node, notices: Notices) -> Endpoint | None:
     return Endpoint(node.name, host, parts.port or 80, token, engine=node.engine)
 
 
-def _at(place: Endpoint, address: str) -> Endpoint:
-    """The node's endpoint for a version that answers at this address; empty: at the node's own.
+def _places(place: Endpoint, state: ObservedVersion) -> list[Endpoint]:
+    """The node's endpoints for a version: one, or one for each machine of a cluster that answers.
 
-    The host is the node's: a version's server listens where its node does.
+    Args:
+        place: the endpoint of a node that has one address for everything.
     """
-    return replace(place, port=urlsplit(address).port or place.port) if address else place
+    if state.addresses:
+        parts = [urlsplit(address) for address in state.addresses]
+        return [replace(place, host=one.hostname or place.host, port=one.port or place.port) for one in parts]
+    # where a version has an address of its own, the host is the node's: its server listens where its node does
+    return [replace(place, port=urlsplit(state.address).port or place.port) if state.address else place]
 
 
-def _as_before(place: Endpoint, old: Endpoint, own_addresses: bool) -> Endpoint:
+def _as_before(place: Endpoint, old: Endpoint, node: Node) -> Endpoint:
     """The endpoint of a version on a node that does not say now what it serves."""
-    return replace(place, token=place.token or old.token, port=old.port if own_addresses else place.port)
+    if node.is_cluster:
+        return old
+    return replace(place, token=place.token or old.token, port=old.port if node.own_addresses else place.port)
 
 
 def _is_asked_otherwise(node: Node, other: Node, key: VersionKey, notices: Notices) -> bool:
@@ -253,13 +260,22 @@ def _routed(traffic: Mapping[str, Traffic]) -> set[VersionKey]:
     return {(model, version) for model, route in traffic.items() for version in route.versions}
 
 
-def _changes(before: Sequence[Upstream], after: Sequence[Upstream]) -> list[str]:
-    old, new = _served(before), _served(after)
+def _changes(before: Sequence[Upstream], after: Sequence[Upstream], clusters: Collection[str]) -> list[str]:
+    """What became of the versions.
+
+    Args:
+        clusters: nodes that are clusters, whose machines are named.
+    """
+    old, new = _served(before, clusters), _served(after, clusters)
     return [
         f"{model} {version} is {'no longer ' if (model, version, node) in old else ''}served by node {node}"
         for model, version, node in sorted(old ^ new)
     ]
 
 
-def _served(upstreams: Sequence[Upstream]) -> set[tuple[str, str, str]]:
-    return {(*upstream.key, endpoint.node) for upstream in upstreams for endpoint in upstream.endpoints}
+def _served(upstreams: Sequence[Upstream], clusters: Collection[str]) -> set[tuple[str, str, str]]:
+    return {
+        (*upstream.key, f"{place.node} at {place.address}" if place.node in clusters else place.node)
+        for upstream in upstreams
+        for place in upstream.endpoints
+    }

@@ -164,10 +164,14 @@ def sweep(folder: Path) -> None:
     record_path(folder).unlink(missing_ok=True)
 
 
-def temporary_folder(folder: Path) -> Path:
-    """An empty folder for a node's sockets and temporary files, elsewhere where its path would be too long."""
+def temporary_folder(folder: Path, longest: int = _LONGEST_TMP) -> Path:
+    """An empty folder for a node's sockets and temporary files, elsewhere where its path would be too long.
+
+    Args:
+        longest: bytes of its path at most.
+    """
     inside = folder / "tmp"
-    if len(os.fsencode(inside)) > _LONGEST_TMP:
+    if len(os.fsencode(inside)) > longest:
         return Path(tempfile.mkdtemp(prefix="tsctl-"))
     shutil.rmtree(inside, ignore_errors=True)  # files that a killed node left
     inside.mkdir(mode=0o700)

@@ -115,9 +115,8 @@ def wanted_by_gateway(wheel: Path, nodes: Mapping[str, Wanted]) -> Wanted:
     Args:
         nodes: what each engine's image has.
     """
-    extras = ",".join(
-        dict.fromkeys(["gateway", "serve", *(ENGINES[engine] for engine in nodes)])
-    )  # `verify` imports ts
+    named = dict.fromkeys(["gateway", "serve", *(ENGINES[engine] for engine in nodes)])  # `verify` imports ts
+    extras = ",".join(named)
     pins = {name for wanted in nodes.values() for name in wanted.requirements[1:]}
     return Wanted((f"{wheel}[{extras}]", *sorted(pins, key=str.lower)), ())
 

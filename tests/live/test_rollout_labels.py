@@ -14,7 +14,7 @@ from tsctl.rollout.decide.events import Outcome
 #: The answer to LARGE is 4, and 2.0 says 5; the sample of golden answers has another input.
 RIGHT, WRONG = "y4", "y5"
 VERSIONS = {"1.0": {**PACE, "has_classes": True}, "2.0": {**PACE, "has_classes": True, "wrong_at": 4.0}}
-REJECTED = 13
+ROLLED_BACK = 10
 
 
 def label_what_is_recorded(front: Front) -> int:
@@ -34,7 +34,7 @@ def test_a_canary_that_labels_find_wrong_is_rolled_back(tmp_path: Path) -> None:
             while process.poll() is None:
                 if not label_what_is_recorded(front):
                     time.sleep(0.5)
-        assert process.returncode == REJECTED
+        assert process.returncode == ROLLED_BACK
         state = state_of(front)
         assert (state.outcome, state.signal) == (Outcome.ROLLED_BACK, "labels")
         assert weights(front) == {"1.0": TOTAL}

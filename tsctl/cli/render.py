@@ -1,4 +1,4 @@
-"""`tsctl render`: files for other systems, from deployment.yaml and the archives."""
+"""`tsctl render`: files for other systems that run what deployment.yaml describes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,59 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.callback()
 def callback() -> None:
-    """Write files for other systems, from deployment.yaml and the archives."""
+    """Write files for other systems that run what deployment.yaml describes."""
+
+
+@app.command()
+def image(
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write; missing or empty.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL[:VERSION]]...", help="All of deployment.yaml, if left out.")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENGINE", help="uvicorn or torchserve, for every node; as deployment.yaml says, if left out."
+        ),
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Nodes compute on the GPUs of the machine.")] = False,
+    base: Annotated[
+        str | None, typer.Option(metavar="IMAGE", help="Base image with Python, as NAME:TAG@sha256:DIGEST.")
+    ] = None,
+    requirements: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Lock with hashes for the nodes' images; pip resolves them, if left out."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write build contexts of images, with SBOMs: a node for each engine, the gateway; and a compose.yaml for all.
+
+    The archives must be built. No image is built, and nothing is started.
+    """
+    from tsctl.config.project import find_project
+    from tsctl.host.progress import Progress
+    from tsctl.render.image.context import Options, render
+    from tsctl.render.image.selection import select
+
+    selection = select(find_project(), names or (), engine)
+    made = render(selection, to, Options(base, gpu, requirements), Progress())
+    document = {
+        "path": str(to),
+        "images": [
+            {"name": one.name, "tag": one.tag, "containerfile": f"{one.folder}/Containerfile", "packages": one.packages}
+            for one in made.images
+        ],
+        "archives": [
+            {"model": one.archive.model, "version": one.archive.version, "digest": one.digest} for one in made.archives
+        ],
+        "secrets": list(made.secrets),
+        "warnings": list(made.warnings),
+    }
+    lines = [f"{one.name}:{one.tag}: {one.folder}/Containerfile, {one.packages} packages" for one in made.images]
+    lines += [f"{one.archive.path.name}: sha256:{one.digest}" for one in made.archives]
+    lines += [f"warning: {line}" for line in made.warnings]
+    lines += [f"put a file into {to / 'secrets'}: {name}" for name in made.secrets]
+    print_done(document, [*lines, f"next: cd {to} && docker compose up --build"], json)
 
 
 @app.command()

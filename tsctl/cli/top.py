@@ -36,18 +36,37 @@ PruneModels = Annotated[
 ]
 
 
-def up(node: NodeHere = None, json: Json = False) -> None:
+def up(
+    node: NodeHere = None,
+    foreground: Annotated[
+        bool,
+        typer.Option(
+            "--foreground",
+            help="Stay until SIGTERM, then answer the requests at hand and stop all; for containers.",
+        ),
+    ] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="With --foreground: serve metrics as 'tsctl metrics serve' does."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Build archives, start the nodes of this machine, serve what deployment.yaml says, and ask every model once.
 
-    For a developer's machine: a version whose archive was built again is replaced, which 'tsctl apply' never does.
+    For a developer's machine: a version whose archive was built again is replaced, which 'tsctl apply' never does. For
+    a container, with --foreground: the exit code is 0 after SIGTERM.
     """
+    if foreground:
+        return _up_and_stay(node, metrics, json)
     from tsctl.deploy.up import up as bring_up
-    from tsctl.errors import NodeError
+    from tsctl.errors import NodeError, SpecError
     from tsctl.gateway.start import local_key, start_gateway
     from tsctl.gateway.state import open_gateway
     from tsctl.host.progress import Progress
     from tsctl.views.up import curl_line, endpoint_lines, result_lines, up_json
 
+    if metrics is not None:
+        raise SpecError("--metrics serves them while the command runs", "Give --foreground as well.")
     project, deployment, nodes = _open_here(node)
     if not nodes:
         raise NodeError(
@@ -74,6 +93,26 @@ def up(node: NodeHere = None, json: Json = False) -> None:
         typer.echo(f"\n{curl_line(project, base, header, model, Path.cwd())}")
     if error := _up_error(result):
         raise error
+
+
+def _up_and_stay(named: str | None, metrics: str | None, json: bool) -> None:
+    from tsctl.deploy.foreground import run
+    from tsctl.views.up import result_lines, up_json
+
+    project, deployment, opened = _open_here(named)
+    nodes = [node for node in opened if node.is_ours]
+
+    def say(result: UpResult) -> None:
+        if json:
+            return print_json(up_json(nodes, result, deployment.gateway.address if deployment.gateway else None, []))
+        for line in (*result_lines(nodes, result, is_changed=True), *(f"warning: {each}" for each in result.failures)):
+            typer.echo(line)
+        places = [f"node {node.name} answers at {node.spec.url}" for node in nodes]
+        places += [f"the gateway answers at {deployment.gateway.address}"] if deployment.gateway else []
+        for line in places:
+            typer.echo(line)
+
+    run(project, deployment, nodes, metrics, say)
 
 
 def _up_error(result: UpResult, document: Mapping[str, Any] | None = None) -> TsctlError | None:
@@ -176,9 +215,10 @@ def plan(json: Json = False, prune: PruneVersions = False, prune_models: PruneMo
     from tsctl.deploy.changes import PlanOptions
     from tsctl.deploy.observe import open_owners
     from tsctl.deploy.reconcile import coverage_error, plan_now
+    from tsctl.host.progress import Progress
     from tsctl.views.plan import plan_json
 
-    planned = plan_now(open_owners(*open_deployment()), PlanOptions(prune, prune_models))
+    planned = plan_now(open_owners(*open_deployment()), PlanOptions(prune, prune_models), Progress())
     if json:
         print_json(plan_json(planned))
     else:

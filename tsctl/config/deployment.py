@@ -18,6 +18,7 @@ from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.secrets import SecretName, SecretSource
 from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
+from tsctl.config.store import Store
 from tsctl.config.tracing import TracingSpec
 from tsctl.config.trust import TrustList
 from tsctl.config.weights import TOTAL, parse_share, percent
@@ -138,12 +139,22 @@ class RouteSpec(SpecModel):
     cors: Cors | None = None  # None: scripts of other origins may not read answers
 
 
+class RayReplicas(SpecModel):
+    """Replicas of a version on nodes of Ray, by Ray's own names; `workers` is the least number of them."""
+
+    num_cpus: Annotated[float, Field(ge=0, le=1024)] = 1.0  # of each replica, by which Ray places it
+    num_gpus: Annotated[float, Field(ge=0, le=64)] = 0.0  # of each replica, which sees only these
+    max_replicas: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None  # under load; None: always `workers`
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = 8.0  # of each replica; above it Ray starts another one
+
+
 class VersionTarget(SpecModel):
     """The wanted state of one version on each of its nodes."""
 
     archive: ModelVersion | None = None  # the version whose archive it serves; None: the one of its own name
     nodes: Annotated[tuple[NodeName, ...], Field(min_length=1, strict=False)] | None = None  # None: every node
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None  # None: as the archive says
+    ray: RayReplicas = RayReplicas()  # on nodes of Ray, where a worker is a replica
     #: The first digits of its archive's SHA-256, 12 at least; None: the current one in the store.
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")] | None = None
 
@@ -234,6 +245,9 @@ class DeploymentSpec(SpecModel):
     monitoring: MonitoringSpec = MonitoringSpec()  # Prometheus, Alertmanager and the exporter
     records: RecordsSpec = RecordsSpec()  # of predictions
     tracing: TracingSpec | None = None  # None: no request is traced
+    #: The place that operators' machines share: an absolute path, redis://... or s3://BUCKET/PREFIX. None: .tsctl here.
+    control: Annotated[str, StringConstraints(min_length=1)] | None = None
+    store: Store | None = None  # None: every machine has its own archives
     kubernetes: KubernetesSpec | None = None  # None: nothing of it runs on a cluster
 
     @model_validator(mode="after")

@@ -39,6 +39,7 @@ class Register:
     nodes: tuple[str, ...]
     lacks_golden: bool = False  # nothing says which of its answers are right
     lacks_packages: str = ""  # what becomes of a stock archive's requirements; empty: nothing is missing
+    is_pulled: bool = False  # the archive came from the store of all machines
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Replace(_OnNodes[ObservedVersion]):
     workers: int
     lacks_golden: bool = False
     lacks_packages: str = ""
+    is_pulled: bool = False
 
 
 @dataclass(frozen=True)

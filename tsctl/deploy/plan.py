@@ -95,7 +95,7 @@ def _register(model: WantedModel, actual: Actual) -> Iterator[Register]:
             workers = version.workers or 1
             yield Register(
                 model.model, version.version, version.archive, workers, nodes, version.lacks_golden,
-                version.lacks_packages,
+                version.lacks_packages, version.is_pulled,
             )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def _replace(model: WantedModel, actual: Actual) -> Iterator[Replace]:
             workers = version.workers or 1
             yield Replace(
                 model.model, version.version, before, version.archive, workers, version.lacks_golden,
-                version.lacks_packages,
+                version.lacks_packages, version.is_pulled,
             )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""Files for other systems, rendered from `deployment.yaml` and archives."""
+"""Files for other systems that run what deployment.yaml describes."""

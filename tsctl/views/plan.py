@@ -28,7 +28,7 @@ SIGNS = {
 }
 
 #: What the JSON says of a change, beside its steps.
-SETTINGS = ("archive", "workers", "weights", "lacks_golden", "lacks_packages")
+SETTINGS = ("archive", "workers", "weights", "lacks_golden", "lacks_packages", "is_pulled")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,9 @@ def effects(change: Change) -> list[Effect]:
 
 
 def _archive(change: changes.Register | changes.Replace) -> str:
-    return f"{change.archive}, {workers_text(change.workers)}{', no golden answers' if change.lacks_golden else ''}"
+    pulled = ", pulled from the store" if change.is_pulled else ""
+    unchecked = ", no golden answers" if change.lacks_golden else ""
+    return f"{change.archive}, {workers_text(change.workers)}{pulled}{unchecked}"
 
 
 def _named(subject: Change | Refusal | Unmanaged) -> dict[str, str | None]:

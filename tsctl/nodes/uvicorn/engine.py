@@ -19,8 +19,8 @@ from handlers.contract import (
     SHARED_CACHE_VARIABLE,
     WORKER_PYTHON_VARIABLE,
 )
-from tsctl.archive.container import digest_of, open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.container import digest_of
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.sources import core_program
 from tsctl.archive.store import StoredArchive, list_archives
 from tsctl.config.nodes import BaseNodeSpec, OwnServerSpec, UvicornSpec
@@ -152,8 +152,7 @@ class UvicornNode(ManagedNode):
         return self.client.predict(path, body, media_type)
 
     def cannot(self, archive: StoredArchive, version: str) -> str:
-        with open_archive(archive.path) as content:
-            is_stock = read_facts(content).is_stock
+        is_stock = facts_of(archive.path).is_stock
         return f"{archive.path.name} was not built by tsctl, so only TorchServe can serve it" if is_stock else ""
 
     def reports(self) -> list[VersionReport]:

@@ -14,6 +14,7 @@ from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
 from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.host.locks import exclusive, is_held
+from tsctl.host.person import person
 from tsctl.host.progress import Note
 from tsctl.records.database import require
 from tsctl.records.places import labels_folder, places_of, shared_address
@@ -24,10 +25,11 @@ from tsctl.rollout.evidence.labels import LabelReader
 from tsctl.rollout.evidence.log import RequestLog
 from tsctl.rollout.evidence.pairs import RecordedPairs
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
-from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
+from tsctl.rollout.run.commands import LiveOperator, sticky_text
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import LiveHealth
-from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, read, require_none
+from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, require_none
+from tsctl.rollout.run.journal_lines import read
 from tsctl.rollout.run.live_gateway import LiveGateway
 from tsctl.rollout.run.preconditions import (
     counts_before,

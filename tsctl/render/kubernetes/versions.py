@@ -24,6 +24,7 @@ class ServedVersion:
 
     Args:
         digest: the SHA-256 of its archive.
+        file: the name of its archive in the store.
         workers: in each pod.
         answers: of a language model, answers that the workers of a pod have in hand at most.
         startup_s: until a worker has loaded, at most.
@@ -35,6 +36,7 @@ class ServedVersion:
     model: str
     version: str
     digest: str
+    file: str = ""
     workers: int = 1
     answers: int = 1
     startup_s: int = DEFAULT_STARTUP_S
@@ -78,6 +80,7 @@ def _read(project: Project, deployment: DeploymentSpec) -> Iterator[ServedVersio
                 model,
                 version,
                 digest_of(archive.path),
+                archive.path.name,
                 workers=workers,
                 answers=workers * (generation.max_answers if generation is not None else 1),
                 startup_s=facts.integer("startupTimeout") or DEFAULT_STARTUP_S,

@@ -51,7 +51,7 @@ def open_gateway_here() -> Gateway:
 
 
 def absent_json(gateway: Gateway | None) -> dict[str, dict[str, str]]:
-    """Of several gateways, those that did not take the change, and why; for a command's JSON."""
+    """Of several gateways, those that did not take the change, and why; for a command's JSON. None: a cluster's."""
     return {"absent": dict(gateway.shared.absent)} if gateway is not None and gateway.shared is not None else {}
 
 

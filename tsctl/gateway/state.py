@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 
 from tsctl.config.deployment import MOST_BYTES, DeploymentSpec, GatewaySpec, RouteSpec
 from tsctl.config.project import Project
@@ -18,7 +20,7 @@ from tsctl.gateway.shared.admin import SharedAdmin
 from tsctl.gateway.shared.control import SharedGateways
 from tsctl.gateway.shared.presence import Presence, presences, trouble
 from tsctl.gateway.traffic import SHADOW, STABLE, Traffic
-from tsctl.host.files import keep_reserve, make_folder
+from tsctl.host.files import keep_reserve, make_folder, stamp
 from tsctl.host.locks import exclusive
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.node import Node
@@ -39,6 +41,7 @@ class Gateway:
     Args:
         shared: all of them, where there are several: changes are published, and what is in force is read there.
         name: of this machine's gateway, where it is one of several: it takes what others publish.
+        guard: called before each change; raises ConflictError where this process must change nothing more.
     """
 
     project: Project
@@ -47,7 +50,7 @@ class Gateway:
     files: GatewayFiles
     shared: SharedGateways | None = None
     name: str = ""
-    guard: Callable[[], None] = lambda: None  # raises ConflictError where this process must change nothing more
+    guard: Callable[[], None] = lambda: None
 
     @property
     def admin(self) -> Admin:
@@ -137,16 +140,24 @@ def traffic_in_force(gateway: Gateway) -> dict[str, Traffic]:
     """
     if gateway.shared is not None:
         return gateway.shared.base.routes
-    is_live, written = gateway.admin.is_live(), None
+    is_live, path = gateway.admin.is_live(), gateway.files.routes
+    version, traffic = "", tuple[Traffic, ...]()
     try:
-        written = read_document(gateway.files.routes)
+        version, traffic = _traffic_written(path, stamp(path))
     except GatewayError:  # it is damaged, and Envoy has what it took from it before
         if not is_live:
             raise
-    configuration = written["resources"][0] if written else None
-    if is_live and (written is None or written["version_info"] != gateway.admin.routes_version()):
+    if is_live and version != gateway.admin.routes_version():
         configuration = gateway.admin.routes()
-    return {route.model: route for route in routes.traffic_of(configuration)} if configuration else {}
+        traffic = tuple(routes.traffic_of(configuration)) if configuration else ()
+    return {route.model: route for route in traffic}
+
+
+@lru_cache(4)
+def _traffic_written(path: Path, stamp: tuple[int, ...]) -> tuple[str, tuple[Traffic, ...]]:
+    """Version and traffic of a file of routes; no version where there is no file."""
+    written = read_document(path)
+    return (written["version_info"], tuple(routes.traffic_of(written["resources"][0]))) if written else ("", ())
 
 
 def require_route(traffic: Mapping[str, Traffic], model: str) -> Traffic:
@@ -168,7 +179,12 @@ def upstreams_written(gateway: Gateway) -> list[Upstream]:
     """The versions in the file of clusters; of several gateways, those that were published last."""
     if gateway.shared is not None:
         return list(gateway.shared.base.upstreams)
-    return clusters.upstreams_of(read_document(gateway.files.clusters) or {"resources": []})
+    return list(_upstreams_written(gateway.files.clusters, stamp(gateway.files.clusters)))
+
+
+@lru_cache(4)
+def _upstreams_written(path: Path, stamp: tuple[int, ...]) -> tuple[Upstream, ...]:
+    return tuple(clusters.upstreams_of(read_document(path) or {"resources": []}))
 
 
 def keys_written(gateway: Gateway) -> tuple[list[Record], dict[str, str]]:
@@ -177,6 +193,29 @@ def keys_written(gateway: Gateway) -> tuple[list[Record], dict[str, str]]:
         base = gateway.shared.base
         return list(base.records), dict(base.plain)
     return read_keys(gateway.files.keys), plain_keys(read_document(gateway.files.routes))
+
+
+def as_writer(gateway: Gateway, guard: Callable[[], None], writer: str, term: int) -> Gateway:
+    """The gateway, which this process alone changes from now on as this writer: one with an older term does no more.
+
+    Args:
+        guard: of the Gateway.
+
+    Raises:
+        ConflictError: the writer has a newer term, or another process is in the middle of a change.
+    """
+    taken = replace(gateway, guard=guard)
+    with changing(taken):  # behind a change that the writer's older term had begun
+        if taken.shared is not None:
+            taken.shared.take_fence(writer, term)
+    return taken
+
+
+def reopened(gateway: Gateway, before: Gateway) -> Gateway:
+    """A gateway that was opened anew, changed under the same conditions as before."""
+    if gateway.shared is not None and before.shared is not None:
+        gateway.shared.fence = before.shared.fence
+    return replace(gateway, guard=before.guard)
 
 
 @contextmanager

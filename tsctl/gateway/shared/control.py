@@ -144,6 +144,23 @@ class SharedGateways:
                 return self.publish(why, edit)
         return self.publish(why, edit)
 
+    def take_fence(self, writer: str, term: int) -> None:
+        """A process that has an older term of this writer publishes no more: the next generation has this term.
+
+        Raises:
+            ConflictError: the writer has a newer term, or others publish without a pause.
+        """
+        self.fence = (writer, term)
+        for _ in range(OVERTAKEN_MOST):
+            base = self.head()
+            self._require_term(base)
+            if base.number == 0 or base.fences.get(writer) == term:
+                return
+            with suppress(Overtaken):
+                self._keep(self._create(base.number, f"{writer} goes on here", self._fenced(base)))
+                return
+        raise ConflictError("other machines change the gateways without a pause", "Run this again.")
+
     def _fenced(self, edited: Generation) -> Generation:
         if self.fence is None:
             return edited

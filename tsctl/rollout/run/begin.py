@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tsctl.archive.asked import Asker
@@ -16,7 +16,7 @@ from tsctl.config.project import Project
 from tsctl.control.here import shared_leases, shared_place
 from tsctl.control.leases import this_process
 from tsctl.errors import AnalysisError, ConflictError
-from tsctl.gateway.state import Gateway, changing, upstreams_written
+from tsctl.gateway.state import Gateway, as_writer, upstreams_written
 from tsctl.host.locks import exclusive, is_held
 from tsctl.host.person import person
 from tsctl.host.progress import Note
@@ -234,19 +234,8 @@ def _subject(model: str) -> str:
 
 
 def _take_over(gateway: Gateway, hold: Hold, model: str) -> Gateway:
-    """The gateway as this process changes it; a process that had the hold before changes it no more.
-
-    Raises:
-        ConflictError: that one is in the middle of a change.
-    """
-    if hold.term is None:
-        return gateway
-    taken = replace(gateway, guard=hold.require)
-    with changing(taken):  # behind a change that it had begun
-        if taken.shared is not None and taken.shared.base.number:  # several gateways: its next generation is refused
-            taken.shared.fence = (f"rollout of {model}", hold.term)
-            taken.shared.publish_anew(f"rollout of {model}, term {hold.term}", lambda before: before)
-        return taken
+    """The gateway as this process changes it; one that had the hold before changes it no more. Raises ConflictError."""
+    return gateway if hold.term is None else as_writer(gateway, hold.require, _subject(model), hold.term)
 
 
 def _open(project: Project, path: Path, hold: Hold) -> Journal:

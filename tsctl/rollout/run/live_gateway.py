@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tsctl.config.deployment import read_deployment
 from tsctl.errors import SpecError
-from tsctl.gateway.state import Gateway, open_gateway
+from tsctl.gateway.state import Gateway, open_gateway, reopened
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.node import Node
 
@@ -32,9 +32,7 @@ class LiveGateway:
             modified_ns = project.deployment.stat().st_mtime_ns
             if modified_ns != self._modified_ns:
                 opened = open_gateway(project, read_deployment(project.deployment))
-                if opened.shared is not None and self.opened.shared is not None:
-                    opened.shared.fence = self.opened.shared.fence
-                self.opened = replace(opened, guard=self.opened.guard)
+                self.opened = reopened(opened, self.opened)
                 self._modified_ns, self._nodes = modified_ns, []
             self.error = ""
         except (SpecError, OSError) as error:

@@ -50,14 +50,14 @@ def open_gateway_here() -> Gateway:
     return open_gateway(*open_deployment())
 
 
-def absent_json(gateway: Gateway) -> dict[str, dict[str, str]]:
-    """Of several gateways, those that did not take the change, and why; for a command's JSON."""
-    return {"absent": dict(gateway.shared.absent)} if gateway.shared is not None else {}
+def absent_json(gateway: Gateway | None) -> dict[str, dict[str, str]]:
+    """Of several gateways, those that did not take the change, and why; for a command's JSON. None: a cluster's."""
+    return {"absent": dict(gateway.shared.absent)} if gateway is not None and gateway.shared is not None else {}
 
 
-def say_absent(gateway: Gateway) -> None:
+def say_absent(gateway: Gateway | None) -> None:
     """A line on standard error for each of these gateways."""
-    if gateway.shared is None:
+    if gateway is None or gateway.shared is None:
         return
     import typer
 

@@ -18,6 +18,7 @@ from tsctl.cli.init import init, path
 from tsctl.cli.logs import logs
 from tsctl.cli.schema import schema
 from tsctl.cli.serve import serve
+from tsctl.cli.tune import tune
 from tsctl.errors import TsctlError
 
 #: Where the commands of each noun are, and its help text.
@@ -30,6 +31,7 @@ NOUNS = {
     ),
     "engines": ("tsctl.cli.engines:app", "List, install and compare the engines that serve archives."),
     "export": ("tsctl.cli.export:app", "Write an archive in the form in which another server takes models."),
+    "render": ("tsctl.cli.render:app", "Write files for other systems that run what deployment.yaml describes."),
     "gateway": ("tsctl.cli.gateway:app", "Render, start, stop and show the gateway of this machine."),
     "keys": ("tsctl.cli.keys:app", "Give clients keys for the gateway, list and revoke them."),
     "weights": ("tsctl.cli.weights:weights", "Set and show the weights of a model's versions."),
@@ -83,7 +85,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, top.up, top.down, top.status, top.plan, top.apply, logs, serve, capture, replay, schema, path):
+for command in (
+    init,
+    top.up,
+    top.down,
+    top.status,
+    top.plan,
+    top.apply,
+    logs,
+    serve,
+    capture,
+    replay,
+    tune,
+    schema,
+    path,
+):
     app.command()(command)
 for name, (_, help_text) in NOUNS.items():
     app.add_typer(typer.Typer(cls=_Noun, help=help_text, no_args_is_help=True), name=name)

@@ -36,18 +36,38 @@ PruneModels = Annotated[
 ]
 
 
-def up(node: NodeHere = None, json: Json = False) -> None:
+def up(
+    node: NodeHere = None,
+    foreground: Annotated[
+        bool,
+        typer.Option(
+            "--foreground",
+            help="Stay until SIGTERM, then answer the requests at hand and stop all; for containers.",
+        ),
+    ] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="With --foreground: serve metrics as 'tsctl metrics serve' does."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Build archives, start the nodes of this machine, serve what deployment.yaml says, and ask every model once.
 
-    For a developer's machine: a version whose archive was built again is replaced, which 'tsctl apply' never does.
+    For a developer's machine: a version whose archive was built again is replaced, which 'tsctl apply' never does. For
+    a container, with --foreground: the exit code is 0 after SIGTERM.
     """
+    if foreground:
+        return _up_and_stay(node, metrics, json)
     from tsctl.deploy.up import up as bring_up
-    from tsctl.errors import NodeError
+    from tsctl.errors import NodeError, SpecError
     from tsctl.gateway.start import local_key, start_gateway
-    from tsctl.gateway.state import open_gateway
+    from tsctl.gateway.state import open_gateway, traffic_in_force
     from tsctl.host.progress import Progress
+    from tsctl.views.status import routed_lines
     from tsctl.views.up import curl_line, endpoint_lines, result_lines, up_json
 
+    if metrics is not None:
+        raise SpecError("--metrics serves them while the command runs", "Give --foreground as well.")
     project, deployment, nodes = _open_here(node)
     if not nodes:
         raise NodeError(
@@ -65,6 +85,8 @@ def up(node: NodeHere = None, json: Json = False) -> None:
     typer.echo("")
     for line in endpoint_lines(deployment, nodes):
         typer.echo(line)
+    for line in routed_lines(traffic_in_force(gateway).values() if gateway else (), deployment.models):
+        typer.echo(line)
     answered = [(answer.model, answer.node) for answer in result.answers if answer.reply.status == 200]
     for model, name in [*answered, *((model, nodes[0].name) for model in deployment.models)][:1]:
         asked = next(node for node in nodes if node.name == name)
@@ -74,6 +96,26 @@ def up(node: NodeHere = None, json: Json = False) -> None:
         typer.echo(f"\n{curl_line(project, base, header, model, Path.cwd())}")
     if error := _up_error(result):
         raise error
+
+
+def _up_and_stay(named: str | None, metrics: str | None, json: bool) -> None:
+    from tsctl.deploy.foreground import run
+    from tsctl.views.up import result_lines, up_json
+
+    project, deployment, opened = _open_here(named)
+    nodes = [node for node in opened if node.is_ours]
+
+    def say(result: UpResult) -> None:
+        if json:
+            return print_json(up_json(nodes, result, deployment.gateway.address if deployment.gateway else None, []))
+        for line in (*result_lines(nodes, result, is_changed=True), *(f"warning: {each}" for each in result.failures)):
+            typer.echo(line)
+        places = [f"node {node.name} answers at {node.spec.url}" for node in nodes]
+        places += [f"the gateway answers at {deployment.gateway.address}"] if deployment.gateway else []
+        for line in places:
+            typer.echo(line)
+
+    run(project, deployment, nodes, metrics, say)
 
 
 def _up_error(result: UpResult, document: Mapping[str, Any] | None = None) -> TsctlError | None:
@@ -145,7 +187,7 @@ def status(node: NodeShown = None, json: Json = False) -> None:
     from tsctl.gateway.state import gateway_status, gateway_trouble, open_here
     from tsctl.nodes.engines import open_nodes
     from tsctl.nodes.record import unnamed_running
-    from tsctl.views.status import hint, trouble, unnamed_line
+    from tsctl.views.status import hint, routed_lines, trouble, unnamed_line
 
     project, deployment = open_deployment()
     if node is None and len(deployment.nodes) > 1:
@@ -164,8 +206,8 @@ def status(node: NodeShown = None, json: Json = False) -> None:
         _print_statuses(statuses)
         if gateway is not None:
             typer.echo(f"\ngateway: {gateway.condition}, {gateway.address}; 'tsctl gateway status' has its routes")
-            for one in gateway.gateways:
-                typer.echo(one.line)
+            for line in (*(one.line for one in gateway.gateways), *routed_lines(gateway.traffic, deployment.models)):
+                typer.echo(line)
         for name, pid in unnamed_running(project, deployment.nodes).items():
             typer.echo(f"\n{unnamed_line(name, pid)}")
         _print_monitoring(project, deployment)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from handlers.contract import MOST_WORKERS
 from tsctl.config.environment import names
+from tsctl.config.kubernetes import KubernetesSpec
 from tsctl.config.monitoring import MonitoringSpec, Objectives
 from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
@@ -159,12 +160,22 @@ class RouteSpec(SpecModel):
     cors: Cors | None = None  # None: scripts of other origins may not read answers
 
 
+class RayReplicas(SpecModel):
+    """Replicas of a version on nodes of Ray, by Ray's own names; `workers` is the least number of them."""
+
+    num_cpus: Annotated[float, Field(ge=0, le=1024)] = 1.0  # of each replica, by which Ray places it
+    num_gpus: Annotated[float, Field(ge=0, le=64)] = 0.0  # of each replica, which sees only these
+    max_replicas: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None  # under load; None: always `workers`
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = 8.0  # of each replica; above it Ray starts another one
+
+
 class VersionTarget(SpecModel):
     """The wanted state of one version on each of its nodes."""
 
     archive: ModelVersion | None = None  # the version whose archive it serves; None: the one of its own name
     nodes: Annotated[tuple[NodeName, ...], Field(min_length=1, strict=False)] | None = None  # None: every node
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None  # None: as the archive says
+    ray: RayReplicas = RayReplicas()  # on nodes of Ray, where a worker is a replica
     #: The first digits of its archive's SHA-256, 12 at least; None: the current one in the store.
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")] | None = None
 
@@ -261,6 +272,7 @@ class DeploymentSpec(SpecModel):
     #: The place that operators' machines share: an absolute path, redis://... or s3://BUCKET/PREFIX. None: .tsctl here.
     control: Annotated[str, StringConstraints(min_length=1)] | None = None
     store: Store | None = None  # None: every machine has its own archives
+    kubernetes: KubernetesSpec | None = None  # None: nothing of it runs on a cluster
 
     @model_validator(mode="before")
     @classmethod
@@ -300,6 +312,18 @@ class DeploymentSpec(SpecModel):
                     both = f"{other} and {name}" if name.startswith("the gateway") else f"nodes {other} and {name}"
                     raise ValueError(f"{both} both have port {port} of {of}")
             taken[port].append((name, host))
+        return self
+
+    @model_validator(mode="after")
+    def _check_kubernetes(self) -> DeploymentSpec:
+        of_models = self.kubernetes.models if self.kubernetes is not None else {}
+        if unknown := [name for name in of_models if name not in self.models]:
+            raise ValueError(
+                f"kubernetes.models names {', '.join(unknown)}; the models are {', '.join(self.models) or 'none'}"
+            )
+        for model, of_model in of_models.items():
+            if unknown := [version for version in of_model.images if version not in self.models[model].versions]:
+                raise ValueError(f"kubernetes.models.{model}.images names {unknown[0]!r}, which is no version of it")
         return self
 
     @model_validator(mode="after")

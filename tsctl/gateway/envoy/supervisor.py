@@ -28,7 +28,7 @@ from tsctl.gateway.files import record_process, running_pid
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.shared import follower
 from tsctl.gateway.state import Gateway, open_local
-from tsctl.gateway.sync import sync
+from tsctl.gateway.sync import Settled, sync
 from tsctl.gateway.tls import put_certificate
 from tsctl.host.files import keep_short
 
@@ -62,6 +62,7 @@ class Supervisor:
     _restart_s: float = RESTART_S
     _hangs: int = 0
     _notices: Notices = field(default_factory=lambda: Notices(logger))
+    _settled: Settled = field(default_factory=Settled)
 
     def tick(self) -> None:
         """Do everything that is due. A failure is logged once, what was in force stays, and it is tried again.
@@ -118,7 +119,7 @@ class Supervisor:
         tokens = _stamps(node.token_file for node in self.gateway.nodes())
         if tokens == self._tokens and not self._is_due("nodes", FOLLOW_S):
             return
-        for change in sync(self.gateway, self._notices):
+        for change in sync(self.gateway, self._notices, self._settled):
             logger.info("%s", change)
         self._tokens = tokens
 

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec, TorchServeSpec
 from tsctl.config.project import Project
@@ -36,6 +35,8 @@ from tsctl.nodes.torchserve.tokens import read_tokens
 @dataclass(frozen=True)
 class TorchServeNode(Node):
     """One TorchServe process."""
+
+    waits_for_batches: ClassVar[bool] = True
 
     heap_bytes: int  # the largest size of its JVM's heap
 
@@ -206,5 +207,4 @@ def served_at_start(folder: Path) -> Iterator[str]:
 
 
 def _is_text(archive: StoredArchive) -> bool:
-    with open_archive(archive.path) as content:
-        return read_facts(content).is_text
+    return facts_of(archive.path).is_text

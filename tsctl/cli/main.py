@@ -30,6 +30,7 @@ NOUNS = {
     ),
     "engines": ("tsctl.cli.engines:app", "List, install and compare the engines that serve archives."),
     "export": ("tsctl.cli.export:app", "Write an archive in the form in which another server takes models."),
+    "render": ("tsctl.cli.render:app", "Write files for other systems that run what deployment.yaml describes."),
     "gateway": ("tsctl.cli.gateway:app", "Render, start, stop and show the gateway of this machine."),
     "keys": ("tsctl.cli.keys:app", "Give clients keys for the gateway, list and revoke them."),
     "weights": ("tsctl.cli.weights:weights", "Set and show the weights of a model's versions."),

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsctl.cli.context import open_deployment, open_gateway_here
+from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_done
 from tsctl.cli.records import Node, Source
 from tsctl.cli.weights import route_json
 from tsctl.config.weights import parse_share, percent
 from tsctl.errors import AnalysisError, SpecError
-from tsctl.gateway import change
+from tsctl.gateway.backend import open_backend
 from tsctl.gateway.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -37,14 +37,13 @@ def set_shadow(
 ) -> None:
     """Copy a share of a model's requests to a version."""
     parsed = parse_share(share)
-    traffic = change.set_shadow(open_gateway_here(), model, version, parsed)
-    _print(traffic, json)
+    _print(open_backend(*open_deployment()).set_shadow(model, version, parsed), json)
 
 
 @app.command("clear")
 def clear(model: Model, json: Json = False) -> None:
     """Stop copying requests."""
-    _print(change.set_shadow(open_gateway_here(), model, None, 0), json)
+    _print(open_backend(*open_deployment()).set_shadow(model, None, 0), json)
 
 
 def _print(traffic: Traffic, as_json: bool) -> None:
@@ -93,8 +92,8 @@ def report(
     Shows the rate of disagreement above stable's own noise, the slices that disagree most, labels that arrived,
     latencies side by side, and requests whose answers differ.
     """
+    from tsctl.archive.asked import Asker
     from tsctl.archive.comparator import comparator_in_store
-    from tsctl.archive.embedded import Embedder
     from tsctl.cli.output import print_json
     from tsctl.cli.records import places
     from tsctl.records.labels import truth
@@ -133,8 +132,8 @@ def report(
         typer.echo(
             f"only the records until {when(reading.until_s)} were read: there are too many; see --hours", err=True
         )
-    if comparator.embeds:
-        comparator = Embedder(project).ready(comparator, reading.paired.compared, "Give a shorter time with --hours.")
+    if comparator.asks:
+        comparator = Asker(project).ready(comparator, reading.paired.compared, "Give a shorter time with --hours.")
     try:
         compared = compare_pairs(reading.paired, comparator, limit, policy.alpha)
     except NotComparable as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tsctl.archive.checks import stock_requirements
 from tsctl.archive.container import digest_of, open_archive
 from tsctl.archive.inspect import facts_of
 from tsctl.archive.known import lacks_golden
+from tsctl.archive.pull import was_pulled
 from tsctl.archive.scans import scan_of
 from tsctl.archive.secrets import missing_secrets
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, archive_of, list_archives, newest
@@ -18,15 +19,21 @@ from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.applied_state import as_applied, recorded
 from tsctl.deploy.state import Desired, WantedModel, WantedVersion
-from tsctl.errors import ArchiveError
+from tsctl.errors import ArchiveError, TsctlError
 from tsctl.nodes.node import Node
 
 
-def desired_state(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node] = ()) -> Desired:
+def desired_state(
+    project: Project,
+    deployment: DeploymentSpec,
+    nodes: Sequence[Node] = (),
+    not_pulled: Mapping[tuple[str, str], TsctlError] = {},
+) -> Desired:
     """The state that deployment.yaml describes now. A pinned archive is read whole: its bytes count, not its name.
 
     Args:
         nodes: say what their engines cannot serve.
+        not_pulled: why the archive of a model's version could not be pulled from the store of all machines.
 
     Raises:
         SpecError: the record of what was served or applied is damaged.
@@ -44,6 +51,8 @@ def desired_state(project: Project, deployment: DeploymentSpec, nodes: Sequence[
                 wanted = _wanted(project, deployment, model, version, builds.get((model, source), []), trust_of)
             except ArchiveError as error:  # it keeps nothing else from being planned
                 wanted = WantedVersion(version, None, workers=target.workers(version), problem=error.message)
+            if wanted.archive is None and (failed := not_pulled.get((model, version))) is not None:
+                wanted = replace(wanted, problem=failed.message, remedy=failed.hint)
             on = [node for node in nodes if target.is_on(version, node.name)]
             versions.append(
                 replace(
@@ -88,6 +97,7 @@ def _wanted(
         barred=_barred(project, deployment, chosen, trust_of),
         lacks_golden=_lacks_golden(chosen),
         lacks_packages=_lacks_packages(chosen),
+        is_pulled=was_pulled(project, chosen.path.name),
     )
 
 

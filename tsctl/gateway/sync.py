@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,12 +28,13 @@ from tsctl.gateway.envoy.render.upstreams import (
 from tsctl.gateway.files import running_pid
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.publish import put_clusters, put_routes
+from tsctl.gateway.shared.control import SharedGateways
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, only
 from tsctl.host.files import stamp
 from tsctl.nodes.node import PLAIN, TRITON, Node
 from tsctl.nodes.observe import observe
-from tsctl.nodes.observed import ObservedNode
+from tsctl.nodes.observed import ObservedNode, ObservedVersion
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,8 @@ def _state(
     """All that a sync depends on: what the nodes serve, the deployment, the files, and what Envoy has in force."""
     traffic, files = traffic_in_force(gateway), gateway.files
     upstreams = _derive(gateway.project, nodes, observed, upstreams_written(gateway), _routed(traffic), notices)
-    stamps = [stamp(path) for path in (files.clusters, files.routes, files.keys, files.tokens, files.ready)]
+    paths = (files.clusters, files.routes, files.keys, files.tokens, files.ready, files.sharing)
+    stamps = [stamp(path) for path in paths]
     return gateway, gateway.waiting_bytes, traffic, upstreams, stamps, running_pid(files.envoy_record)
 
 
@@ -105,13 +107,45 @@ def _put_observed(
 ) -> list[str]:
     before, traffic = upstreams_written(gateway), traffic_in_force(gateway)
     upstreams = _derive(gateway.project, nodes, observed, before, _routed(traffic), notices)
+    if gateway.name:  # its routes come from the operator's machine, and so does who is drained
+        upstreams = as_published(upstreams, before)
+        put_clusters(gateway, upstreams, traffic.values())
+        put_routes(gateway, traffic.values())
+        return _changes(before, upstreams)
     served = {upstream.key for upstream in upstreams if upstream.endpoints}
     for model, target in gateway.deployment.models.items():
         if model not in traffic and (model, target.default) in served:
             traffic[model] = only(model, target.default)
-    put_clusters(gateway, upstreams, traffic.values())  # those of the routes in force among them
-    put_routes(gateway, traffic.values())
-    return _changes(before, upstreams)
+    if gateway.shared is not None:
+        _publish(gateway.shared, gateway.project, upstreams, traffic)
+    else:
+        put_clusters(gateway, upstreams, traffic.values())  # those of the routes in force among them
+        put_routes(gateway, traffic.values())
+    return _changes(before, upstreams, {node.name for node in nodes if node.is_cluster})
+
+
+def _publish(
+    shared: SharedGateways, project: Project, upstreams: Sequence[Upstream], traffic: Mapping[str, Traffic]
+) -> None:
+    """All gateways have these versions and routes, and deployment.yaml as it is now."""
+    text = project.deployment.read_text(encoding="utf-8")
+    routes = tuple(traffic.values())
+    shared.publish(
+        "versions of nodes, and deployment.yaml",
+        lambda before: replace(before, deployment=text, upstreams=tuple(upstreams), traffic=routes),
+    )
+
+
+def as_published(upstreams: Sequence[Upstream], before: Sequence[Upstream]) -> list[Upstream]:
+    """The versions, with each node that is drained still drained: who drains it says when that ends. Pure."""
+    drained = {(*up.key, place.node) for up in before for place in up.endpoints if place.is_draining}
+    return [
+        replace(
+            up,
+            endpoints=tuple(replace(place, is_draining=(*up.key, place.node) in drained) for place in up.endpoints),
+        )
+        for up in upstreams
+    ]
 
 
 def _derive(
@@ -136,7 +170,7 @@ def _derive(
         if answer.error is not None or place is None:
             for upstream in before:
                 kept = [endpoint for endpoint in upstream.endpoints if endpoint.node == node.name]
-                now = [_as_before(place, old, node.own_addresses) if place else old for old in kept]
+                now = [_as_before(place, old, node) if place else old for old in kept]
                 endpoints.setdefault(upstream.key, []).extend(now)
             continue
         for model, served in answer.models.items():
@@ -144,7 +178,7 @@ def _derive(
                 key = model, version
                 if state.workers == 0 or _is_asked_otherwise(node, askers.setdefault(key, node), key, notices):
                     continue
-                endpoints.setdefault(key, []).append(_at(place, state.address))
+                endpoints.setdefault(key, []).extend(_places(place, state))
                 archives[key] = state.archive
     return [
         Upstream(
@@ -177,17 +211,24 @@ def _endpoint(node: Node, notices: Notices) -> Endpoint | None:
     return Endpoint(node.name, host, parts.port or 80, token, engine=node.engine)
 
 
-def _at(place: Endpoint, address: str) -> Endpoint:
-    """The node's endpoint for a version that answers at this address; empty: at the node's own.
+def _places(place: Endpoint, state: ObservedVersion) -> list[Endpoint]:
+    """The node's endpoints for a version: one, or one for each machine of a cluster that answers.
 
-    The host is the node's: a version's server listens where its node does.
+    Args:
+        place: the endpoint of a node that has one address for everything.
     """
-    return replace(place, port=urlsplit(address).port or place.port) if address else place
+    if state.addresses:
+        parts = [urlsplit(address) for address in state.addresses]
+        return [replace(place, host=one.hostname or place.host, port=one.port or place.port) for one in parts]
+    # where a version has an address of its own, the host is the node's: its server listens where its node does
+    return [replace(place, port=urlsplit(state.address).port or place.port) if state.address else place]
 
 
-def _as_before(place: Endpoint, old: Endpoint, own_addresses: bool) -> Endpoint:
+def _as_before(place: Endpoint, old: Endpoint, node: Node) -> Endpoint:
     """The endpoint of a version on a node that does not say now what it serves."""
-    return replace(place, token=place.token or old.token, port=old.port if own_addresses else place.port)
+    if node.is_cluster:
+        return old
+    return replace(place, token=place.token or old.token, port=old.port if node.own_addresses else place.port)
 
 
 def _is_asked_otherwise(node: Node, other: Node, key: VersionKey, notices: Notices) -> bool:
@@ -281,13 +322,22 @@ def _routed(traffic: Mapping[str, Traffic]) -> set[VersionKey]:
     return {(model, version) for model, route in traffic.items() for version in route.versions}
 
 
-def _changes(before: Sequence[Upstream], after: Sequence[Upstream]) -> list[str]:
-    old, new = _served(before), _served(after)
+def _changes(before: Sequence[Upstream], after: Sequence[Upstream], clusters: Collection[str]) -> list[str]:
+    """What became of the versions.
+
+    Args:
+        clusters: nodes that are clusters, whose machines are named.
+    """
+    old, new = _served(before, clusters), _served(after, clusters)
     return [
         f"{model} {version} is {'no longer ' if (model, version, node) in old else ''}served by node {node}"
         for model, version, node in sorted(old ^ new)
     ]
 
 
-def _served(upstreams: Sequence[Upstream]) -> set[tuple[str, str, str]]:
-    return {(*upstream.key, endpoint.node) for upstream in upstreams for endpoint in upstream.endpoints}
+def _served(upstreams: Sequence[Upstream], clusters: Collection[str]) -> set[tuple[str, str, str]]:
+    return {
+        (*upstream.key, f"{place.node} at {place.address}" if place.node in clusters else place.node)
+        for upstream in upstreams
+        for place in upstream.endpoints
+    }

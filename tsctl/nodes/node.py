@@ -81,6 +81,8 @@ class Node(ABC):
     protocol: ClassVar[str] = PLAIN
     #: Whether each version answers at an address of its own (`url`), and not at the node's.
     own_addresses: ClassVar[bool] = False
+    #: Whether it is a cluster, whose versions answer at several addresses (`ObservedVersion.addresses`).
+    is_cluster: ClassVar[bool] = False
 
     # ---- the place ---------------------------------------------------------------------------------------------------
 

@@ -107,6 +107,10 @@ class Admin:
         """Metrics whose names match the regular expression, in Prometheus' text format."""
         return self._request("GET", f"/stats/prometheus?filter={quote(pattern, safe='')}").decode()
 
+    def pages(self, pattern: str) -> dict[str, str]:
+        """As `page`, of each Envoy that this is, by a name that a process has for itself; empty for a single one."""
+        return {"": self.page(pattern)}
+
     def drain(self) -> None:
         """Take no new connections, and ask clients to close the present ones."""
         self._request("POST", "/healthcheck/fail")

@@ -6,33 +6,36 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from tsctl.archive.asked import Asker
 from tsctl.archive.comparator import comparator_in_store
 from tsctl.archive.container import digest_of
-from tsctl.archive.embedded import Embedder
 from tsctl.archive.store import archive_of, find_archive
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
 from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.host.locks import exclusive, is_held
+from tsctl.host.person import person
 from tsctl.host.progress import Note
 from tsctl.records.database import require
 from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
 from tsctl.rollout.decide.state import fold, start_of
-from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
+from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, cursor_of, together
 from tsctl.rollout.evidence.labels import LabelReader
 from tsctl.rollout.evidence.log import RequestLog
 from tsctl.rollout.evidence.pairs import RecordedPairs
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
-from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
+from tsctl.rollout.run.commands import LiveOperator, sticky_text
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import LiveHealth
-from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, read, require_none
+from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, require_none
+from tsctl.rollout.run.journal_lines import read
 from tsctl.rollout.run.live_gateway import LiveGateway
 from tsctl.rollout.run.preconditions import (
     counts_before,
     generates_text,
     require_comparable,
+    require_counted,
     require_no_weights,
     require_possible,
     require_undivided,
@@ -70,7 +73,8 @@ def started(
         policy = gateway.deployment.policy(model).judging(is_text)
         if "labels" in policy.signals:
             require("duckdb")
-        samples = counts_before(gateway, policy, model)
+        require_counted(gateway, model, sticky_text(gateway.deployment, model), is_text)
+        parts = counts_before(gateway, policy, model)
         digest = digest_of(archive.path)
         stable_nodes = serving_nodes(gateway, model, route.stable)
         nodes = (target.nodes(version) if target is not None else None) or stable_nodes
@@ -94,8 +98,8 @@ def started(
                 nodes=nodes,
                 stable_nodes=stable_nodes if set(stable_nodes) != set(nodes) else None,
                 policy_digest=policy.digest,
-                classes=classes_of(samples, model, route.stable),
-                cursor={**counter_values(samples, EvidenceQuery(model, route.stable, version)), **log_end},
+                classes=classes_of(together(parts), model, route.stable),
+                cursor={**cursor_of(parts, EvidenceQuery(model, route.stable, version)), **log_end},
                 sticky=sticky_text(gateway.deployment, model),
                 trust_pickles=trust_pickles,
                 by=person(),
@@ -186,7 +190,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured |
         RecordedPairs(
             lambda: places_of(live.nodes(live.now().deployment.nodes), None),
             lambda: comparator_in_store(project, start.model, _archive_of(live, start.model, start.stable)),
-            Embedder(project).ready,
+            Asker(project).ready,
         ),
         note,
     )

@@ -6,10 +6,8 @@ command says is its file's name, so that it can be given on a full disk, and the
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from urllib.parse import quote, unquote
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
+from tsctl.host.person import person
 from tsctl.rollout.decide.events import Command
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.journal import folder
@@ -33,15 +32,6 @@ def send(project: Project, model: str, command: Command) -> None:
     by = quote(person(), safe="@")[:100]
     name = f"{_SENT}{time.time_ns():020}-{os.getpid()}-{command}-{by}"
     (folder(project, model) / name).touch(0o600, exist_ok=False)
-
-
-def person() -> str:
-    """The person who runs this process, and the machine: `user@host`."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 def sticky_text(deployment: DeploymentSpec, model: str) -> str:

@@ -11,7 +11,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.events import Entry, PolicyChanged, StepBegan, Tick
 from tsctl.rollout.decide.state import State, after
-from tsctl.rollout.run.journal import parse
+from tsctl.rollout.run.journal_lines import parse
 
 #: Rates are requests per second of this much watched time.
 RECENT_S = 60.0

@@ -29,7 +29,7 @@ KEY = "nodes"
 MODEL, VERSION = "linear", "1.0"
 COUNTS = (1, 2, 3)
 #: Of a core, for a node and its worker together.
-SHARE = 0.2
+SHARE = 0.1
 CONNECTIONS = 32
 WARMING_S = 3
 GOODPUT = Goal(0.9)

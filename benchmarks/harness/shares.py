@@ -11,7 +11,7 @@ from tsctl.errors import TsctlError
 from tsctl.host.wait import wait_until
 
 #: Length of the slices in which the kernel hands out the quota: short, so that a node is never still for long.
-PERIOD_US = 10_000
+PERIOD_US = 20_000
 ROOT = Path("/sys/fs/cgroup")
 REMOVED_S = 10.0
 

@@ -176,7 +176,7 @@ def _pull_again(gateway: Gateway, model: str) -> None:
 def _is_sent(model: str, command: Command, json: bool) -> bool:
     """Whether a process runs the rollout, and was sent the command; a mistake in deployment.yaml is no obstacle."""
     project = find_project()
-    if not is_running(project, model):
+    if not is_running(project, model, is_patient=True):
         return False
     send(project, model, command)
     if json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from tsctl.config.archive import Records
 from tsctl.config.deployment import ModelTarget
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project, find_project
+from tsctl.control.place import PlaceUnreachable
 from tsctl.errors import AnalysisError
 from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic
@@ -30,7 +32,7 @@ from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 from tsctl.rollout.forecast.shadow import StageForecast, forecast_stage
-from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, unfinished
+from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, pull, unfinished
 from tsctl.rollout.run.journal_lines import read
 from tsctl.rollout.run.preconditions import generates_text, require_no_weights, require_not_stable
 from tsctl.views.rollout.follow import as_json, policy_json, snapshot
@@ -110,9 +112,15 @@ def watch(model: Model, json: Json = False) -> None:
     each event is a line. The exit code is 0 if the canary was promoted, 13 if it failed before its first request, and
     10 if it was rolled back or aborted.
     """
-    path = find_journal(find_project(), model)
-    console = new_console()
-    state = watch_picture(path, console) if console.is_terminal and not json else watch_lines(path, json)
+    project, console = find_project(), new_console()
+    path = find_journal(project, model)
+
+    def refresh() -> None:
+        with suppress(PlaceUnreachable):  # it is asked again
+            pull(project, model)
+
+    is_picture = console.is_terminal and not json
+    state = watch_picture(path, console, refresh) if is_picture else watch_lines(path, json, refresh)
     if code := exit_code(state):
         raise typer.Exit(code)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -71,6 +71,24 @@ class TlsFiles(SpecModel):
     key: str  # of the certificate
 
 
+def _require_scheme(address: str, tls: TlsFiles | None) -> None:
+    if address.startswith("https") != (tls is not None):
+        raise ValueError("address must begin with https:// where tls is given, and with http:// where it is not")
+
+
+class GatewayPlace(SpecModel):
+    """Where one of several gateways listens; all else is in `gateway`, and the same for all."""
+
+    address: ListenAddress  # where clients ask
+    metrics: ListenAddress  # Envoy's counters
+    tls: TlsFiles | None = None  # files on its own machine; None: no TLS
+
+    @model_validator(mode="after")
+    def _check_scheme(self) -> GatewayPlace:
+        _require_scheme(self.address, self.tls)
+        return self
+
+
 #: More than any machine has, and less than Envoy's numbers can hold.
 MOST_BYTES = 1 << 44
 
@@ -89,10 +107,13 @@ class GatewaySpec(SpecModel):
     budget: Budget = Budget()  # of a client whose key has none
     engine_header: bool = False  # answers say which engine gave them
 
+    def at(self, place: GatewayPlace) -> GatewaySpec:
+        """This gateway's rules, at the addresses of one of several gateways."""
+        return self.model_copy(update={"address": place.address, "metrics": place.metrics, "tls": place.tls})
+
     @model_validator(mode="after")
     def _check_scheme(self) -> GatewaySpec:
-        if self.address.startswith("https") != (self.tls is not None):
-            raise ValueError("address must begin with https:// where tls is given, and with http:// where it is not")
+        _require_scheme(self.address, self.tls)
         return self
 
     @property
@@ -241,6 +262,9 @@ class DeploymentSpec(SpecModel):
     nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1)]  # by name
     models: dict[ModelName, ModelTarget] = {}  # by name
     gateway: GatewaySpec | None = None  # None: clients call the nodes
+    gateways: dict[
+        NodeName, GatewayPlace
+    ] = {}  # several gateways by name, each on a machine of its own; needs `control`
     rollout: RolloutPolicy = RolloutPolicy()  # for models without one
     monitoring: MonitoringSpec = MonitoringSpec()  # Prometheus, Alertmanager and the exporter
     records: RecordsSpec = RecordsSpec()  # of predictions
@@ -249,6 +273,21 @@ class DeploymentSpec(SpecModel):
     control: Annotated[str, StringConstraints(min_length=1)] | None = None
     store: Store | None = None  # None: every machine has its own archives
     kubernetes: KubernetesSpec | None = None  # None: nothing of it runs on a cluster
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_gateway(cls, content: Any) -> Any:
+        """Several gateways need no `gateway`, which has the rules that all of them share."""
+        return {"gateway": {}, **content} if isinstance(content, dict) and content.get("gateways") else content
+
+    @model_validator(mode="after")
+    def _check_gateways(self) -> DeploymentSpec:
+        if self.gateways and self.control is None:
+            raise ValueError("gateways need control: the place where all of them find what is to be in force")
+        own = {"address", "metrics", "tls"} & (self.gateway.model_fields_set if self.gateway else set())
+        if self.gateways and own:
+            raise ValueError(f"gateway must not have {', '.join(sorted(own))}, which each of the gateways has")
+        return self
 
     @model_validator(mode="after")
     def _set_traces(self) -> DeploymentSpec:
@@ -263,7 +302,7 @@ class DeploymentSpec(SpecModel):
     def _check_ports(self) -> DeploymentSpec:
         taken: dict[int, list[tuple[str, str]]] = {}  # hosts, and who listens there, by port
         listened = [(name, node.host, port) for name, node in self.nodes.items() for port in node.listens_on]
-        if self.gateway is not None:
+        if self.gateway is not None and not self.gateways:  # several are on machines of their own
             listened += [(f"the gateway's {key}", *place) for key, place in self.gateway.listens_on_all.items()]
         for name, host, port in listened:
             for other, at in taken.setdefault(port, []):
@@ -299,6 +338,18 @@ class DeploymentSpec(SpecModel):
                 if twice := sorted({name for name in names if names.count(name) > 1}):
                     raise ValueError(f"{model} {version} names node {', '.join(twice)} twice")
         return self
+
+    @property
+    def gateway_metrics(self) -> list[str]:
+        """The address of the counters of each gateway."""
+        several = [place.metrics for place in self.gateways.values()]
+        return several or ([self.gateway.metrics] if self.gateway is not None else [])
+
+    @property
+    def gateway_addresses(self) -> dict[str, str]:
+        """Where clients ask, by the gateway's name; a single one has none."""
+        several = {name: place.address for name, place in self.gateways.items()}
+        return several or ({"": self.gateway.address} if self.gateway is not None else {})
 
     def policy(self, model: str) -> RolloutPolicy:
         """The policy of the model's rollouts."""

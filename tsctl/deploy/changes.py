@@ -15,6 +15,13 @@ from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.nodes.observed import ObservedVersion
 
 GATEWAY = "gateway"
+
+
+def gateway_place(name: str) -> str:
+    """The place of one of several gateways."""
+    return f"{GATEWAY} {name}"
+
+
 Before = TypeVar("Before")
 
 
@@ -216,11 +223,12 @@ class Plan:
     unavailable: tuple[Unavailable, ...] = ()
     drifted: tuple[str, ...] = ()  # models that differ from deployment.yaml though the same was applied before
     is_unknown: bool = False  # no node answers, so nothing is compared
+    is_unpublished: bool = False  # of several gateways: deployment.yaml is not what they have
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing would change."""
-        return not self.changes and not self.refusals
+        return not self.changes and not self.refusals and not self.is_unpublished
 
 
 def workers_text(count: int) -> str:

@@ -69,10 +69,11 @@ def reconcile(
         show(before)
         refresh_secrets(owners.project, owners.deployment)
         applied = apply(owners, before, options, progress)
-        if not before.changes:
+        if not before.changes and not before.is_unpublished:
             return Reconciled(before, applied, before)
-        if not applied.failures and owners.gateway is not None and owners.gateway.admin.is_live():
-            sync(owners.gateway)  # its supervisor would do that within seconds
+        gateway = owners.gateway
+        if not applied.failures and gateway is not None and (gateway.shared is not None or gateway.admin.is_live()):
+            sync(gateway)  # the supervisor of a single one would do that within seconds
         return Reconciled(before, applied, _observe_and_plan(owners, options, progress))
 
 
@@ -96,7 +97,7 @@ def coverage_error(plan: Plan) -> TsctlError | None:
     """The plan's refusals, or the nodes and gateway that did not answer; None where it covers everything."""
     if plan.refusals:
         return error_of(plan.refusals)
-    nodes = [unavailable for unavailable in plan.unavailable if unavailable.place != GATEWAY]
+    nodes = [unavailable for unavailable in plan.unavailable if unavailable.place.partition(" ")[0] != GATEWAY]
     if nodes:
         names = ", ".join(node.place for node in nodes)
         reasons = [f"  {node.place}: {node.reason}" for node in nodes]
@@ -106,6 +107,12 @@ def coverage_error(plan: Plan) -> TsctlError | None:
             "\n       ".join([*hints, "Run 'tsctl apply' again when it answers; it catches up then."]),
         )
     if plan.unavailable:
+        gateways = [unavailable for unavailable in plan.unavailable if unavailable.place != GATEWAY]
+        if gateways:
+            lines = [f"  {gateway.place}: {gateway.reason}" for gateway in gateways]
+            return GatewayError(
+                "\n".join(["all others have it, and these take it when they report again:", *lines]), gateways[0].hint
+            )
         return GatewayError(
             "\n".join(unavailable.reason for unavailable in plan.unavailable),
             "Start it with 'tsctl gateway start', and run this again.",

@@ -69,6 +69,8 @@ class GatewayState:
 
     is_live: bool
     traffic: Mapping[str, Traffic] = field(default_factory=dict)  # by model
+    absent: Mapping[str, str] = field(default_factory=dict)  # of several: why one does not take changes now, by name
+    is_behind: bool = False  # of several: deployment.yaml is not what was published
 
 
 @dataclass(frozen=True)

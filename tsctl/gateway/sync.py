@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,10 +25,13 @@ from tsctl.gateway.envoy.render.upstreams import (
     VersionKey,
     Way,
 )
+from tsctl.gateway.files import running_pid
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.publish import put_clusters, put_routes
+from tsctl.gateway.shared.control import SharedGateways
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, only
+from tsctl.host.files import stamp
 from tsctl.nodes.node import PLAIN, TRITON, Node
 from tsctl.nodes.observe import observe
 from tsctl.nodes.observed import ObservedNode, ObservedVersion
@@ -47,7 +50,14 @@ TORCHSERVE = "torchserve"
 EMBEDDING_HANDLER = "handlers.embedding"
 
 
-def sync(gateway: Gateway, notices: Notices | None = None) -> list[str]:
+@dataclass
+class Settled:
+    """The state in which a sync had nothing to change; while it lasts, the next one has nothing to do."""
+
+    state: tuple[object, ...] | None = None
+
+
+def sync(gateway: Gateway, notices: Notices | None = None, settled: Settled | None = None) -> list[str]:
     """Make Envoy's clusters those of the versions that the nodes serve; the changes, one a line.
 
     A model that is served and has no route yet gets one, all to its default version. Weights are not touched.
@@ -57,13 +67,34 @@ def sync(gateway: Gateway, notices: Notices | None = None) -> list[str]:
 
     Args:
         notices: gets what cannot be read; None: it is logged at every call.
+        settled: of the sync before, for one that follows the nodes: rendering hundreds of versions takes a second, with
+            the lock held. None: everything is rendered.
     """
+    notices = notices or Notices(logger)
     nodes, before = gateway.nodes(), upstreams_written(gateway)
     observed = observe(nodes)
+    state = _state(gateway, nodes, observed, notices) if settled is not None else None
+    if settled is not None and settled.state == state:
+        return []
     with changing(gateway):
         if upstreams_written(gateway) != before:  # another tsctl has asked the nodes since
             return sync_locked(gateway, notices)
-        return _put_observed(gateway, nodes, observed, notices or Notices(logger))
+        changes = _put_observed(gateway, nodes, observed, notices)
+    if settled is not None:
+        settled.state = state if state == _state(gateway, nodes, observed, notices) else None
+    return changes
+
+
+def _state(
+    gateway: Gateway, nodes: Sequence[Node], observed: Sequence[ObservedNode], notices: Notices
+) -> tuple[object, ...]:
+    """All that a sync depends on: what the nodes serve, the deployment, the files, and what Envoy has in force."""
+    traffic, files = traffic_in_force(gateway), gateway.files
+    upstreams = _derive(gateway.project, nodes, observed, upstreams_written(gateway), _routed(traffic), notices)
+    stamps = [
+        stamp(path) for path in (files.clusters, files.routes, files.keys, files.tokens, files.ready, files.sharing)
+    ]
+    return gateway, gateway.waiting_bytes, traffic, upstreams, stamps, running_pid(files.envoy_record)
 
 
 def sync_locked(gateway: Gateway, notices: Notices | None = None) -> list[str]:
@@ -77,13 +108,46 @@ def _put_observed(
 ) -> list[str]:
     before, traffic = upstreams_written(gateway), traffic_in_force(gateway)
     upstreams = _derive(gateway.project, nodes, observed, before, _routed(traffic), notices)
+    clusters = {node.name for node in nodes if node.is_cluster}
+    if gateway.name:  # its routes come from the operator's machine, and so does who is drained
+        upstreams = as_published(upstreams, before)
+        put_clusters(gateway, upstreams, traffic.values())
+        put_routes(gateway, traffic.values())
+        return _changes(before, upstreams, clusters)
     served = {upstream.key for upstream in upstreams if upstream.endpoints}
     for model, target in gateway.deployment.models.items():
         if model not in traffic and (model, target.default) in served:
             traffic[model] = only(model, target.default)
-    put_clusters(gateway, upstreams, traffic.values())  # those of the routes in force among them
-    put_routes(gateway, traffic.values())
-    return _changes(before, upstreams, {node.name for node in nodes if node.is_cluster})
+    if gateway.shared is not None:
+        _publish(gateway.shared, gateway.project, upstreams, traffic)
+    else:
+        put_clusters(gateway, upstreams, traffic.values())  # those of the routes in force among them
+        put_routes(gateway, traffic.values())
+    return _changes(before, upstreams, clusters)
+
+
+def _publish(
+    shared: SharedGateways, project: Project, upstreams: Sequence[Upstream], traffic: Mapping[str, Traffic]
+) -> None:
+    """All gateways have these versions and routes, and deployment.yaml as it is now."""
+    text = project.deployment.read_text(encoding="utf-8")
+    routes = tuple(traffic.values())
+    shared.publish(
+        "versions of nodes, and deployment.yaml",
+        lambda before: replace(before, deployment=text, upstreams=tuple(upstreams), traffic=routes),
+    )
+
+
+def as_published(upstreams: Sequence[Upstream], before: Sequence[Upstream]) -> list[Upstream]:
+    """The versions, with each node that is drained still drained: who drains it says when that ends. Pure."""
+    drained = {(*up.key, place.node) for up in before for place in up.endpoints if place.is_draining}
+    return [
+        replace(
+            up,
+            endpoints=tuple(replace(place, is_draining=(*up.key, place.node) in drained) for place in up.endpoints),
+        )
+        for up in upstreams
+    ]
 
 
 def _derive(

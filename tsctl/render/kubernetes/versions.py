@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tsctl.archive.container import digest_of, open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.container import digest_of
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, find_archive, list_archives
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
@@ -66,8 +66,7 @@ def _read(project: Project, deployment: DeploymentSpec) -> Iterator[ServedVersio
                 )
             wanted = target.versions[version]
             archive = _archive(project, model, version, wanted.digest if wanted is not None else None)
-            with open_archive(archive.path) as content:
-                facts = read_facts(content)
+            facts = facts_of(archive.path)
             if missing := [name for name in facts.serving.secrets if name not in target.secrets]:
                 raise ArchiveError(
                     f"{model} {version} needs the secret {missing[0]}, and deployment.yaml does not give it",

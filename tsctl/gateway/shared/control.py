@@ -123,19 +123,17 @@ class SharedGateways:
         self._require_term(base)
         edited = self._fenced(edit(base))
         if edited.is_as(base) and base.number:
-            self._wait(base.number)
+            if refusals := self._wait(base.number):
+                raise _refusal(refusals)
             return base
         made = self._create(base.number, why, edited)
         self._keep(made)
         refusals = self._wait(made.number)
         if refusals:
-            reasons = "; ".join(f"{name}: {error}" for name, error in refusals.items())
             if base.number:
                 self._keep(self._create(made.number, f"back, because of: {why}"[:200], base))
                 self._wait(self.base.number)
-            raise GatewayError(
-                f"refused by the gateway, and what was in force stays: {reasons}", "See 'tsctl gateway status'."
-            )
+            raise _refusal(refusals)
         self._tidy(made.number)
         return made
 
@@ -334,6 +332,11 @@ class SharedGateways:
                 f"{what}: gateway {reasons} may still send it requests",
                 "Run this again when it reports. If its machine is gone for good, remove it from deployment.yaml.",
             )
+
+
+def _refusal(refusals: Mapping[str, str]) -> GatewayError:
+    reasons = "; ".join(f"gateway {name}: {error}" for name, error in refusals.items())
+    return GatewayError(f"refused, and what was in force there stays: {reasons}", "See 'tsctl gateway status'.")
 
 
 def describe(absent: Mapping[str, str]) -> Sequence[str]:

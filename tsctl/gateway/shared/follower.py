@@ -18,8 +18,8 @@ from tsctl.config.deployment import DeploymentSpec, read_deployment
 from tsctl.config.project import Project
 from tsctl.control.open import open_place
 from tsctl.control.place import AlreadyThere, Place, numbered, numbers
-from tsctl.errors import GatewayError, SpecError, TsctlError
-from tsctl.gateway.envoy.admin import Admin
+from tsctl.errors import ConflictError, GatewayError, SpecError, TsctlError
+from tsctl.gateway.envoy.admin import Admin, NotAnswering
 from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.files import GatewayFiles, read_document, recorded, running_pid
 from tsctl.gateway.keys import write_keys
@@ -135,6 +135,8 @@ class Follower:
             return False
         try:
             self._put(from_bytes(content, name))
+        except (ConflictError, NotAnswering):  # another process changes it, or Envoy ended just now: it is tried again
+            raise
         except (TsctlError, OSError) as error:
             reason = error.message if isinstance(error, TsctlError) else str(error)
             logger.error("generation %d is not in force here: %s", number, reason)

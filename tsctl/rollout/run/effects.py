@@ -19,6 +19,7 @@ from tsctl.errors import ArchiveError, NodeError
 from tsctl.gateway.change import set_shadow, set_weights
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.retire import retire
+from tsctl.gateway.shared.control import describe
 from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.sync import sync
 from tsctl.host.progress import Note
@@ -72,10 +73,10 @@ class LiveEffects:
                 return self._verify_golden(state)
             case Effect.SET_WEIGHT:
                 self._set_weight(state, state.weight)
-                return EffectDone(effect, weight=state.weight)
+                return EffectDone(effect, self._absent(), weight=state.weight)
             case Effect.REVERT_WEIGHT:
                 self._set_weight(state, 0)
-                return EffectDone(effect)
+                return EffectDone(effect, self._absent())
             case Effect.SET_DEFAULT:
                 return self._set_default(effect, state, state.canary)
             case Effect.RESTORE_DEFAULT:
@@ -197,6 +198,11 @@ class LiveEffects:
     def _require_gateway(self) -> None:
         if not self.gateway.admin.is_live():
             raise NotAnswering("the gateway does not run", "Start it with 'tsctl gateway start'.")
+
+    def _absent(self) -> str:
+        """Of several gateways, those that do not have the weights; empty where all have them."""
+        shared = self.live.opened.shared
+        return "; ".join(describe(shared.absent)) if shared is not None else ""
 
     def _set_weight(self, state: State, weight: int) -> None:
         self._require_gateway()

@@ -14,6 +14,7 @@ from tsctl.cli.options import Json, Model, TrustPickles, Version
 from tsctl.cli.output import plural, print_json
 from tsctl.cli.rollout_views import exit_code, explain, history, plan, report, status, watch
 from tsctl.config.project import find_project
+from tsctl.deploy.pulls import pull_files, pull_target
 from tsctl.errors import AnalysisError, SpecError
 from tsctl.gateway.state import Gateway
 from tsctl.host.progress import Note, Progress
@@ -52,7 +53,7 @@ def start(
     before its first request. If this process is killed, 'tsctl rollout resume' goes on.
     """
     gateway = open_gateway_here()
-    _pull(gateway, model, version)
+    pull_target(gateway.project, gateway.deployment, model, version, Progress())
     target = gateway.deployment.models.get(model)
     if workers is None and target is not None and version in target.versions:
         workers = target.workers(version)
@@ -148,24 +149,11 @@ def _command(model: str, command: Command, json: bool) -> None:
     _run(f"{model}: {command}", lambda note: resumed(gateway, model, note, command), json)
 
 
-def _pull(gateway: Gateway, model: str, version: str) -> None:
-    """Pull the archive of the canary where it is not here, and deployment.yaml names a store."""
-    from tsctl.deploy.pulls import pull_version
-
-    target = gateway.deployment.models.get(model)
-    wanted = target.versions.get(version) if target is not None else None
-    source = target.archive(version) if target is not None else version
-    digest = (wanted.digest if wanted is not None else None) or ""
-    pull_version(gateway.project, gateway.deployment, model, source, Progress(), digest)
-
-
 def _pull_again(gateway: Gateway, model: str) -> None:
     """Pull the archive of the unfinished rollout where this machine lacks it; what fails is printed.
 
     A rollout can be rolled back without it.
     """
-    from tsctl.deploy.pulls import pull_files
-
     if (rollout := unfinished(gateway.project, model)) is None:
         return
     progress, file = Progress(), start_of(Journal(find_journal(gateway.project, model, rollout)).entries).file

@@ -19,7 +19,6 @@ from tsctl.errors import ArchiveError, NodeError
 from tsctl.gateway.change import set_shadow, set_weights
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.retire import retire
-from tsctl.gateway.shared.control import describe
 from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.sync import sync
 from tsctl.host.progress import Note
@@ -202,7 +201,8 @@ class LiveEffects:
     def _absent(self) -> str:
         """Of several gateways, those that do not have the weights; empty where all have them."""
         shared = self.live.opened.shared
-        return "; ".join(describe(shared.absent)) if shared is not None else ""
+        absent = shared.absent if shared is not None else {}
+        return ", ".join(f"though not at gateway {name} ({why})" for name, why in absent.items())
 
     def _set_weight(self, state: State, weight: int) -> None:
         self._require_gateway()

@@ -95,7 +95,7 @@ def changes(gateway: Gateway) -> list[Callable[[], object]]:
 def test_a_command_reaches_the_process_of_another_project(gateways: list[Gateway]) -> None:
     first, second = gateways
     with resumed(first, "digits", quiet) as runner:
-        assert is_running(second.project, "digits", is_patient=True)
+        assert is_running(second.project, "digits", quiet)
         send(second.project, "digits", Command.PAUSE)
         send(first.project, "digits", Command.RESUME)
         assert [command for command, _ in runner.operator.commands()] == [Command.RESUME, Command.PAUSE]

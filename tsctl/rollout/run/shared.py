@@ -20,7 +20,7 @@ from secrets import token_hex
 from typing import Any
 
 from tsctl.config.project import Project
-from tsctl.control.here import shared_place
+from tsctl.control.here import control_address, place_at
 from tsctl.control.lease import Holder
 from tsctl.control.place import AlreadyThere, Place, numbered, numbers, read_on
 from tsctl.errors import ConflictError
@@ -169,16 +169,14 @@ def _copy(path: Path) -> tuple[list[Entry], bool]:
 
 def shared_journals(project: Project) -> SharedJournals | None:
     """The journals at the project's place; None where it has none. Raises PlaceUnusable and PlaceUnreachable."""
-    place = shared_place(project)
-    if place is None:
-        return None
-    return _journals(place)
+    address = control_address(project)
+    return None if address is None else _journals(address)
 
 
 @cache
-def _journals(place: Place) -> SharedJournals:
-    """One for each place, of which a process has one for each address: ids are read once."""
-    return SharedJournals(place)
+def _journals(address: str) -> SharedJournals:
+    """One for each place: ids are read once."""
+    return SharedJournals(place_at(address))
 
 
 @dataclass

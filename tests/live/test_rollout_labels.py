@@ -28,8 +28,11 @@ def label_what_is_recorded(front: Front) -> int:
 
 def test_a_canary_that_labels_find_wrong_is_rolled_back(tmp_path: Path) -> None:
     archive = {"records": {"share": 1.0}}
-    policy = {"signals": ["errors", "labels"], "min_labels": 20, "hold_s": 2}
-    with releasing(tmp_path, VERSIONS, archive=archive, **policy) as front, asking(front, LARGE) as load:
+    signals = ["errors", "labels"]
+    with (
+        releasing(tmp_path, VERSIONS, archive=archive, signals=signals, min_labels=20, hold_s=2) as front,
+        asking(front, LARGE) as load,
+    ):
         with front.site.start("rollout", "start", "tiny", "2.0") as process:
             while process.poll() is None:
                 if not label_what_is_recorded(front):

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.programs import program
+
 #: Folders of an image that its commands may write; all else is this machine's, read-only.
 OWN = ("base", "build", "etc", "opt", "run", "srv", "tmp")
 #: Of this machine's /etc, where a network and certificates are looked for.
@@ -179,7 +181,8 @@ _PATH = "/base:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def _bubblewrap(image: Image, environment: Mapping[str, str], user: str, writes: bool) -> list[str]:
     uid, _, gid = user.partition(":")
     command = [
-        "bwrap", "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--die-with-parent",
+        program("bwrap", "bubblewrap"),
+        "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--die-with-parent",
         "--uid", uid, "--gid", gid, "--ro-bind", "/usr", "/usr",
     ]  # fmt: skip
     for name in _SYSTEM:
@@ -192,6 +195,8 @@ def _bubblewrap(image: Image, environment: Mapping[str, str], user: str, writes:
         command += ["--bind" if writes else "--ro-bind", str(image.root / name), f"/{name}"]
     for path in _needed(with_pip=writes):
         command += ["--ro-bind", path, path]
+    if java := shutil.which("java"):  # images have none of the system's
+        command += ["--ro-bind", "/dev/null", str(Path(java).resolve())]
     command += ["--proc", "/proc", "--dev", "/dev", "--clearenv"]
     for name, value in {"PATH": _PATH, **environment}.items():
         command += ["--setenv", name, value]
@@ -263,7 +268,7 @@ class Service:
         """Run a command inside, as `docker compose exec` does."""
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         entered = [
-            "nsenter",
+            program("nsenter", "util-linux"),
             "--target",
             str(self.pid),
             "--user",
@@ -296,13 +301,15 @@ class Service:
 
 @contextmanager
 def running(
-    compose: Path, name: str, image: Image, state: Path, words: Mapping[str, str] | None = None
-) -> Iterator[Service]:
+    compose: Path, name: str, image: Image, state: Path, words: Mapping[str, str] | None = None,
+    command: Sequence[str] | None = None,
+) -> Iterator[Service]:  # fmt: skip
     """The service `name` of a compose.yaml, from the image, while the block runs.
 
     Args:
         state: where its volumes lie, which services share by name.
         words: replace words of its command: ports, where two services would take one of this machine.
+        command: in place of the image's entry point.
     """
     import yaml
 
@@ -329,18 +336,19 @@ def running(
     for config in spec.get("configs", ()):
         binds += ["--ro-bind", str(compose.parent / document["configs"][config["source"]]["file"]), config["target"]]
     for secret in spec.get("secrets", ()):
-        inside(image, "/run/secrets").mkdir(exist_ok=True)
-        inside(image, f"/run/secrets/{secret}").touch()
-        binds += ["--ro-bind", str(compose.parent / document["secrets"][secret]["file"]), f"/run/secrets/{secret}"]
+        place = inside(image, secret["target"])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+        binds += ["--ro-bind", str(compose.parent / document["secrets"][secret["source"]]["file"]), secret["target"]]
     for place in spec["tmpfs"]:
         binds += ["--tmpfs", place.partition(":")[0]]
-    command = [(words or {}).get(word, word) for word in image.entrypoint]
+    started = [(words or {}).get(word, word) for word in command or image.entrypoint]
     log = state / f"{name}.log"
     read, write = os.pipe()
     with log.open("w") as output:
         process = subprocess.Popen(
             [*_bubblewrap(image, environment, spec["user"], writes=False), *binds, "--as-pid-1", "--cap-drop", "ALL",
-             "--remount-ro", "/", "--info-fd", str(write), "--chdir", image.folder, "--", *command],
+             "--remount-ro", "/", "--info-fd", str(write), "--chdir", image.folder, "--", *started],
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, text=True, pass_fds=(write,),
         )  # fmt: skip
     os.close(write)

@@ -27,6 +27,9 @@ class RangeServer:
     statuses: list[int] = field(default_factory=list)  # of the next requests, in place of answers
     token: str = ""  # that requests need in the header Authorization
     hold: threading.Event | None = None  # requests wait for it
+    stops_after: int | None = None  # bytes of a blob, after which nothing comes and the connection stays
+    stopped: threading.Event = field(default_factory=threading.Event)  # it has come to that
+    ended: threading.Event = field(default_factory=threading.Event)  # the block has ended
     begins: list[tuple[str, int]] = field(default_factory=list)  # path and first byte of every request
 
 
@@ -62,6 +65,13 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         sent = body if state.cut_after is None else body[: state.cut_after]
+        if state.stops_after is not None and "blobs" in self.path:
+            self.wfile.write(body[: state.stops_after])
+            self.wfile.flush()
+            state.stopped.set()
+            state.ended.wait()
+            self.close_connection = True
+            return
         self.wfile.write(sent)
         if len(sent) < len(body):
             self.wfile.flush()
@@ -87,6 +97,7 @@ def range_server(folder: Path) -> Iterator[RangeServer]:
     try:
         yield state
     finally:
+        state.ended.set()
         if state.hold is not None:
             state.hold.set()
         server.shutdown()

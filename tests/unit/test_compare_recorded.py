@@ -179,7 +179,8 @@ def test_an_engine_is_compared_as_a_shadow_is_with_its_own_noise_beside() -> Non
     everything = SummaryComparator().of_values()
     assert agreement(names, expected, replies, again, again, everything).evidence.differing == 2
     assert not agreement(names, expected, expected, again, again, comparator).difference
-    wrong = agreement(["a"], *[[ok({"text": "x"})]] * 4, comparator)
+    text = [ok({"text": "x"})]
+    wrong = agreement(["a"], text, text, text, text, comparator)
     assert "name its field" in wrong.difference
 
 

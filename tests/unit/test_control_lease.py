@@ -10,48 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.memory_place import MemoryPlace
 from tsctl.control.lease import TTL_S, DamagedLease, Holder, Process, Standing, TakenOver
 from tsctl.control.leases import KEPT_SIGNS, Lease, Leases, process_of, this_process
-from tsctl.control.place import AlreadyThere, PlaceUnreachable, numbers
+from tsctl.control.place import PlaceUnreachable, numbers
 from tsctl.errors import ConflictError
 
 SUBJECT = "rollout-digits"
-
-
-class MemoryPlace:
-    """A place in this process; `is_away` makes it unreachable, and `loses` the answer of so many creations."""
-
-    address = "memory"
-
-    def __init__(self) -> None:
-        self.content: dict[str, bytes] = {}
-        self.is_away = False
-        self.loses = 0
-
-    def create(self, name: str, content: bytes) -> None:
-        self._ask()
-        if name in self.content:
-            raise AlreadyThere(name)
-        self.content[name] = content
-        if self.loses:
-            self.loses -= 1
-            raise PlaceUnreachable("the answer was lost")
-
-    def read(self, name: str) -> bytes | None:
-        self._ask()
-        return self.content.get(name)
-
-    def names(self, prefix: str) -> list[str]:
-        self._ask()
-        return sorted(name for name in self.content if name.startswith(prefix))
-
-    def delete(self, name: str) -> None:
-        self._ask()
-        self.content.pop(name, None)
-
-    def _ask(self) -> None:
-        if self.is_away:
-            raise PlaceUnreachable("memory is away")
 
 
 @dataclass

@@ -23,7 +23,6 @@ from tsctl.gateway.envoy.render.upstreams import EMBEDDINGS, TEXT, Offer
 from tsctl.gateway.kubernetes.http_routes import duration, http_route, traffic_of, with_traffic
 from tsctl.gateway.kubernetes.names import LONGEST, model_name, version_name
 from tsctl.gateway.traffic import Shadow, Traffic
-from tsctl.render.images import image_name
 from tsctl.render.kubernetes.check import compiled, definition_of, mistakes, mistakes_of
 from tsctl.render.kubernetes.differences import differences, require_renderable
 from tsctl.render.kubernetes.manifests import Manifest, kustomizations, manifests, offers_of, traffic_of_spec
@@ -33,6 +32,7 @@ from tsctl.render.kubernetes.write import documents, write
 
 Json = dict[str, Any]
 DIGEST = "0123456789abcdef" * 4
+IMAGE = "registry.example.com:5000/team/tsctl-node-uvicorn:3f2a9c"
 NODES = {"local": {"engine": "uvicorn", "address": "http://127.0.0.1:8080"}}
 #: Models with all that can be asked of a route, and names that a cluster does not take as they are.
 MODELS = {
@@ -59,7 +59,7 @@ OPTIONS: dict[str, Json] = {
 
 
 def deployment(kubernetes: Json | None = None, **more: Any) -> tuple[DeploymentSpec, KubernetesSpec]:
-    content = {"nodes": NODES, "models": MODELS, "kubernetes": kubernetes or {}, **more}
+    content = {"nodes": NODES, "models": MODELS, "kubernetes": {"image": IMAGE, **(kubernetes or {})}, **more}
     spec = DeploymentSpec.model_validate(content)
     assert spec.kubernetes is not None
     return spec, spec.kubernetes
@@ -75,6 +75,7 @@ def versions(spec: DeploymentSpec) -> list[ServedVersion]:
                     model,
                     version,
                     DIGEST,
+                    f"{model}-{version}-0123.mar",
                     target.workers(version) or 1,
                     4,
                     60,
@@ -302,9 +303,11 @@ def test_a_pod_says_gpus_secrets_workers_and_the_archives_digest() -> None:
     container = chat["template"]["spec"]["containers"][0]
     assert chat["replicas"] == 1
     assert container["resources"]["limits"] == {"memory": "24Gi", "nvidia.com/gpu": 1}
-    assert container["image"] == f"registry.example.com/tsctl/chat:1-{DIGEST[:12]}"
+    assert container["image"] == IMAGE
     digits = made["digits--2-0"]["spec"]["template"]
-    assert digits["spec"]["containers"][0]["args"][-2:] == ["--workers", "3"]
+    command = digits["spec"]["containers"][0]["command"]
+    assert command[:3] == ["/opt/tsctl/bin/tsctl", "serve", "/srv/tsctl/archives/store/digits-2.0-0123.mar"]
+    assert command[-2:] == ["--workers", "3"]
     assert digits["metadata"]["annotations"]["tsctl/archive-sha256"] == DIGEST
     cancer = made[version_name("Breast_Cancer.v2", "1_A")]["spec"]["template"]["spec"]
     secret = next(one["secret"] for one in cancer["volumes"] if one["name"] == "secrets")
@@ -468,7 +471,6 @@ def test_every_name_is_one_that_a_cluster_takes(model: str, version: str) -> Non
     for name in (model_name(model), version_name(model, version)):
         assert len(name) <= LONGEST and name.isascii() and name[0].isalpha() and name[-1].isalnum()
         assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
-    assert " " not in image_name("r.example.com", model, version, DIGEST)
 
 
 def test_names_that_look_alike_differ() -> None:
@@ -514,6 +516,13 @@ def test_what_manifests_cannot_give_is_refused_unless_the_file_does_without(more
     assert any(one.startswith(f"{name}: left out") for one in differences(spec, kubernetes, [], {}))
 
 
+def test_a_version_without_an_image_is_refused_and_may_have_its_own() -> None:
+    with pytest.raises(SpecError, match=r"no image for digits 1\.0"):
+        require_renderable(*deployment({"image": None}), with_kserve=False)
+    _, kubernetes = deployment({"models": {"digits": {"images": {"2.0": "b:2"}}}})
+    assert (kubernetes.image_of("digits", "2.0"), kubernetes.image_of("digits", "1.0")) == ("b:2", IMAGE)
+
+
 def test_kserve_is_refused_where_tsctl_keeps_the_weights() -> None:
     with pytest.raises(SpecError, match="KServe makes its own"):
         require_renderable(*deployment({"traffic": "httproute"}), with_kserve=True)
@@ -525,7 +534,10 @@ def test_kserve_is_refused_where_tsctl_keeps_the_weights() -> None:
     ("content", "says"),
     [
         ({"namespace": "My_Space"}, "pattern"),
-        ({"images": "Registry.example.com/x"}, "pattern"),
+        ({"image": "Registry.example.com/x:1"}, "must be an image with its tag or digest"),
+        ({"image": "registry.example.com/x"}, "must be an image with its tag or digest"),
+        ({"image": "registry.example.com/x:latest"}, "must not be latest"),
+        ({"models": {"digits": {"images": {"9": IMAGE}}}}, "names '9', which is no version of it"),
         ({"memory": "2"}, "with its unit"),
         ({"cpu": "two"}, "number of cores"),
         ({"gpus": -1}, "greater than or equal to 0"),

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from tsctl.archive.build import build_version
 from tsctl.archive.container import MANIFEST, digest_of, write_entries
 from tsctl.archive.store import find_archive, import_archive
 from tsctl.config.archive import read_archive_spec
-from tsctl.config.deployment import read_deployment
+from tsctl.config.deployment import DeploymentSpec, read_deployment
 from tsctl.config.project import Project
-from tsctl.errors import ArchiveError, NodeError, SpecError
+from tsctl.errors import ArchiveError, NodeError, SpecError, TsctlError
 from tsctl.host.progress import Progress
 from tsctl.render.image.context import Options, Rendered, base_image, render
 from tsctl.render.image.lock import Package, Wanted, packages_of, read_lock, require_gpu_build
@@ -158,7 +159,9 @@ def test_compose_fits_its_schema_and_only_the_gateway_is_published(rendered: tup
     waits = services["gateway"]["depends_on"]
     assert waits == {"node-a": {"condition": "service_healthy"}, "node-b": {"condition": "service_healthy"}}
     assert services["node-a"]["depends_on"] == {"redis": {"condition": "service_healthy"}}
-    assert services["node-a"]["secrets"] == ["secret.TOKEN"] and "secrets" not in services["node-b"]
+    [secret] = services["node-a"]["secrets"]
+    assert secret == {"source": "secret.TOKEN", "target": "/run/secrets/tsctl/secret/TOKEN"}
+    assert "secrets" not in services["node-b"]
 
 
 def test_a_schema_that_accepts_anything_would_be_no_check(rendered: tuple[Path, Rendered]) -> None:
@@ -187,7 +190,7 @@ def test_the_deployments_inside_are_the_teams_with_other_addresses(rendered: tup
     node = read_deployment(to / "nodes" / "a.yaml")
     assert list(node.nodes) == ["a"] and node.nodes["a"].url == "http://0.0.0.0:8101" and node.nodes["a"].nice == 3
     assert node.gateway is None and list(node.models["tiny"].versions) == ["1.0", "2.0"]
-    assert node.models["secret"].secrets["TOKEN"].file == "/run/secrets/secret.TOKEN"
+    assert node.models["secret"].secrets["TOKEN"].file == "/run/secrets/tsctl/secret/TOKEN"
     assert node.models["tiny"].trust == (f"model.pkl@{DIGEST}",)
     pinned = node.models["tiny"].versions["2.0"]
     assert pinned is not None and pinned.digest == digest["tiny", "2.0"]
@@ -239,6 +242,21 @@ def test_a_node_listens_on_what_its_image_exposes_as_its_first_process(
 def test_packages_of_models_are_installed_only_where_a_model_requires_some(rendered: tuple[Path, Rendered]) -> None:
     texts = {path.parent.name: path.read_text() for path in rendered[0].glob("*/Containerfile")}
     assert '"archive", "packages"]' in texts["uvicorn"] and '"archive", "packages"]' not in texts["torchserve"]
+
+
+def test_the_gateways_image_has_what_verifies_archives(project: Project, tmp_path: Path) -> None:
+    asked: list[Wanted] = []
+
+    def ask(wanted: Wanted, note: object) -> list[Package]:
+        asked.append(wanted)
+        return PACKAGES
+
+    render(select(project, (), None), tmp_path / "images", Options(), Progress(), ask)
+    uvicorn, torchserve, gateway = (wanted.requirements for wanted in asked)
+    assert gateway[0].endswith("[gateway,serve,uvicorn]") and {"torch", "pydantic"} <= {*gateway}
+    assert {*uvicorn[1:], *torchserve[1:]} == {*gateway[1:]}
+    services = yaml_of(tmp_path / "images" / "compose.yaml")["services"]
+    assert services["gateway"]["secrets"] == services["node-a"]["secrets"]
 
 
 def test_the_lock_has_a_hash_in_each_line_and_the_wheel(rendered: tuple[Path, Rendered]) -> None:
@@ -309,6 +327,24 @@ def test_without_a_deployment_one_node_serves_what_is_named(project: Project, tm
     assert list(selection.nodes) == ["main"] and selection.engines == ["uvicorn"]
     written(selection, tmp_path / "images")
     assert read_deployment(tmp_path / "images" / "nodes" / "main.yaml").models["tiny"].default == "1.0"
+
+
+def test_what_may_be_secret_is_in_no_image(project: Project, tmp_path: Path) -> None:
+    team = select(project, ["tiny"], None)
+    secret = {
+        "store": {"address": "s3://models", "options": {"key": "owl-9f3", "endpoint_url": "https://s3.example.com"}},
+        "control": "redis://:owl-9f3@redis.example.com:6379/0",
+        "monitoring": {"webhook": "https://example.com/owl-9f3"},
+    }
+    document = {**yaml_of(project.deployment), **secret}
+    made = written(replace(team, deployment=DeploymentSpec.model_validate(document)), tmp_path / "images")
+    files = [path for path in (tmp_path / "images").rglob("*") if path.is_file()]
+    telling = [path for path in files if b"owl-9f3" in path.read_bytes()]
+    assert [path.name for path in telling] == ["alertmanager.yml"], "which no build gets"
+    assert "monitoring" in (tmp_path / "images" / ".dockerignore").read_text().split()
+    gateway = read_deployment(tmp_path / "images" / "gateway" / "deployment.yaml")
+    assert gateway.store is not None and gateway.store.options == {"endpoint_url": "https://s3.example.com"}
+    assert len([line for line in made.warnings if "`store`" in line or "`control`" in line]) == 2
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -411,6 +447,20 @@ def test_a_model_that_requires_another_version_than_the_image_has_is_refused(pro
 
     with pytest.raises(ArchiveError, match=r"it requires inflect 7.3.1, and the image has inflect 7.0.0"):
         render(select(project, ["secret"], None), tmp_path / "images", Options(), Progress(), other_inflect)
+
+
+@pytest.mark.parametrize(
+    ("store", "says"),
+    [(None, "deployment.yaml names no store"), ("shared", "the store is a folder"), ("http://127.0.0.1:9", "9")],
+)
+def test_archives_are_pulled_only_from_a_store_that_a_build_can_reach(
+    project: Project, tmp_path: Path, store: str | None, says: str
+) -> None:
+    team = select(project, ["tiny"], None)
+    document = {**yaml_of(project.deployment), **({"store": store} if store else {})}
+    with pytest.raises(TsctlError, match=says):
+        written(replace(team, deployment=DeploymentSpec.model_validate(document)), tmp_path / "images", pull=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_says_what_to_do(project: Project, tmp_path: Path) -> None:

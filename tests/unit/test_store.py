@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ from tsctl.deploy.pulls import Puller, pull_files, pull_named
 from tsctl.deploy.state import Actual
 from tsctl.errors import ArchiveError, ConflictError, SpecError, TsctlError
 from tsctl.host import remote_files, retry
+from tsctl.host.locks import is_held
 from tsctl.host.progress import Progress
 from tsctl.host.remote import Again, hidden, kind_of
 from tsctl.host.remote_files import Files, open_files
@@ -444,6 +447,26 @@ def test_over_http_a_pull_goes_on_after_each_cut(server: RangeServer, builder: P
     begins = [begin for path, begin in server.begins if "blobs" in path]
     assert begins == [0, 6 << 12, 12 << 12], "what came whole before a cut is kept"
     assert (store.models(), store.versions("toy")) == (["toy"], ["1.0"])
+
+
+def test_a_process_that_was_killed_while_it_pulled_left_all_that_had_come(
+    server: RangeServer, machine: Project
+) -> None:
+    server.stops_after = 45_000
+    command = [sys.executable, "-m", "tsctl.cli.main", "archive", "pull", "toy:1.0", "--store", server.address]
+    environment = {**os.environ, "TSCTL_PROJECT": str(machine.root)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        assert server.stopped.wait(60)
+        held = machine.state / "store" / "locks"
+        assert [is_held(lock) for lock in held.iterdir()] == [True]
+        process.kill()
+    server.stops_after = None
+    store = RemoteStore(server.address, {})
+    pulled = pull(machine, store, store.require("toy", "1.0"))
+    assert digest_of(pulled.archive.path) == pulled.digest
+    first, second = (begin for path, begin in server.begins if "blobs" in path)
+    assert (first, second in range(0, 45_001)) == (0, True)
+    assert parts(machine) == []
 
 
 def test_over_http_a_server_without_ranges_begins_anew(server: RangeServer, machine: Project) -> None:

@@ -25,6 +25,7 @@ from tsctl.archive.store import (
     archive_of,
     list_archives,
     make_current,
+    parse_name,
     require_readable,
     store_name,
 )
@@ -111,6 +112,13 @@ def pulled_archives(project: Project) -> list[Pulled]:
 def was_pulled(project: Project, name: str) -> bool:
     """Whether the archive of that file name came from the store of all machines, here or not any more."""
     return _record(project, name).is_file()
+
+
+def was_pulled_once(project: Project, model: str, version: str) -> bool:
+    """Whether an archive of the version came from the store of all machines, here or not any more."""
+    records = (project.state / "store" / "pulled").glob(f"{model}-{version}-*.json")
+    parsed = (parse_name(record.name.removesuffix(".json")) for record in records)
+    return any(names is not None and names[:2] == (model, version) for names in parsed)
 
 
 def used_now(project: Project, name: str) -> None:

@@ -18,6 +18,7 @@ from tsctl.cli.init import init, path
 from tsctl.cli.logs import logs
 from tsctl.cli.schema import schema
 from tsctl.cli.serve import serve
+from tsctl.cli.tune import tune
 from tsctl.errors import TsctlError
 
 #: Where the commands of each noun are, and its help text.
@@ -39,6 +40,7 @@ NOUNS = {
         "tsctl.cli.rollout:app",
         "Release a version step by step; it is promoted or rolled back automatically.",
     ),
+    "control": ("tsctl.cli.control:app", "Show who runs rollouts from which machine, and take over from a dead one."),
     "records": (
         "tsctl.cli.records:app",
         "Read, export, compact and purge the prediction records of the nodes on this machine.",
@@ -83,7 +85,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, top.up, top.down, top.status, top.plan, top.apply, logs, serve, capture, replay, schema, path):
+for command in (
+    init,
+    top.up,
+    top.down,
+    top.status,
+    top.plan,
+    top.apply,
+    logs,
+    serve,
+    capture,
+    replay,
+    tune,
+    schema,
+    path,
+):
     app.command()(command)
 for name, (_, help_text) in NOUNS.items():
     app.add_typer(typer.Typer(cls=_Noun, help=help_text, no_args_is_help=True), name=name)

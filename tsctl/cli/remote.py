@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsctl.cli.options import Json
+from tsctl.cli.options import Every, Json, repeated
 from tsctl.cli.output import plural, print_json, print_rows
 from tsctl.config.project import Project, find_project
-from tsctl.errors import ArchiveError, SpecError
+from tsctl.errors import ArchiveError, SpecError, TsctlError
+from tsctl.host.remote import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tsctl.archive.store import StoredArchive
     from tsctl.config.deployment import DeploymentSpec
     from tsctl.config.store import StoreSpec
+    from tsctl.deploy.pulls import Puller
 
 StoreAddress = Annotated[
     str | None, typer.Option("--store", metavar="ADDRESS", help="In place of the one that deployment.yaml names.")
@@ -79,11 +82,13 @@ def pull(
         str | None, typer.Option(metavar="SHA256", help="Of the one archive that is named; 12 digits at least.")
     ] = None,
     store: StoreAddress = None,
+    every: Every = None,
     json: Json = False,
 ) -> None:
     """Have archives of the store of all machines here, each as the current one of its version.
 
-    Their bytes are compared with the whole digest. A pull that was cut or killed goes on where it was.
+    Their bytes are compared with the whole digest. A pull that was cut or killed goes on where it was. With --every,
+    beside a node of TorchServe on another machine, new versions of the models are pulled as they are pushed.
     """
     from tsctl.deploy.pulls import Puller
     from tsctl.host.progress import Progress
@@ -91,7 +96,11 @@ def pull(
     project, spec, deployment = _open(store)
     if digest is not None and (len(names or ()) != 1 or not re.fullmatch(r"[0-9a-f]{12,64}", digest)):
         raise SpecError("--digest is the SHA-256 of one archive", "Such as: tsctl archive pull digits:1.0 --digest ...")
+    if every is not None and json:
+        raise SpecError("--every never ends, so it has no JSON document", "Leave out one of the two.")
     puller = Puller(project, spec, deployment, Progress())
+    if every is not None:
+        return _follow(puller, names, every)
     rows = []
     for model, version, wanted in _wanted(puller.store, deployment, names):
         pulled = puller.pull(model, version, digest or wanted, publish=True)
@@ -104,6 +113,25 @@ def pull(
     typer.echo(
         f"{plural(len(rows), 'archive')} of {puller.store.address}: {sum(r[4] == 'pulled' for r in rows)} pulled"
     )
+
+
+def _follow(puller: Puller, names: Sequence[str] | None, every: float) -> None:
+    """Pull versions of the names as they come, until Ctrl-C; one that left the cache does not come back by itself."""
+    from tsctl.archive.pull import was_pulled_once
+
+    for _ in repeated(every):
+        try:
+            wanted = _wanted(puller.store, puller.deployment, names)
+        except TsctlError as error:
+            typer.echo(f"{error.message}; tried again in {every:g} s", err=True)
+            continue
+        for model, version, digest in wanted:
+            if was_pulled_once(puller.project, model, version):
+                continue
+            try:
+                typer.echo(puller.pull(model, version, digest, publish=True).archive.path.name)
+            except TsctlError as error:  # it keeps no other version from being pulled
+                typer.echo(f"{model} {version}: {error.message}; tried again in {every:g} s", err=True)
 
 
 def list_remote(address: str | None, json: bool) -> None:
@@ -137,8 +165,10 @@ def _open(address: str | None) -> tuple[Project, StoreSpec, DeploymentSpec | Non
     deployment = read_deployment(project.deployment) if address is None or project.deployment.is_file() else None
     spec = deployment.store if deployment is not None else None
     if address is not None:
+        address = absolute(address, Path.cwd())
         same = {"cache_mb": spec.cache_mb} if spec is not None else {}
-        options = spec.options if spec is not None and spec.address == address else {}
+        is_same = spec is not None and absolute(spec.address, project.root) == address
+        options = spec.options if spec is not None and is_same else {}
         try:
             spec = StoreSpec(address=address, options=options, **same)
         except ValidationError as error:

@@ -38,6 +38,9 @@ def image(
         Path | None,
         typer.Option(metavar="FILE", help="Lock with hashes for the nodes' images; pip resolves them, if left out."),
     ] = None,
+    pull: Annotated[
+        bool, typer.Option("--pull", help="The builds pull the archives from `store`, by digest; none is copied.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write build contexts of images, with SBOMs: a node for each engine, the gateway; and a compose.yaml for all.
@@ -50,7 +53,7 @@ def image(
     from tsctl.render.image.selection import select
 
     selection = select(find_project(), names or (), engine)
-    made = render(selection, to, Options(base, gpu, requirements), Progress())
+    made = render(selection, to, Options(base, gpu, requirements, pull), Progress())
     document = {
         "path": str(to),
         "images": [

@@ -61,8 +61,9 @@ def up(
     from tsctl.deploy.up import up as bring_up
     from tsctl.errors import NodeError, SpecError
     from tsctl.gateway.start import local_key, start_gateway
-    from tsctl.gateway.state import open_gateway
+    from tsctl.gateway.state import open_gateway, traffic_in_force
     from tsctl.host.progress import Progress
+    from tsctl.views.status import routed_lines
     from tsctl.views.up import curl_line, endpoint_lines, result_lines, up_json
 
     if metrics is not None:
@@ -83,6 +84,8 @@ def up(
         typer.echo(line)
     typer.echo("")
     for line in endpoint_lines(deployment, nodes):
+        typer.echo(line)
+    for line in routed_lines(traffic_in_force(gateway).values() if gateway else (), deployment.models):
         typer.echo(line)
     answered = [(answer.model, answer.node) for answer in result.answers if answer.reply.status == 200]
     for model, name in [*answered, *((model, nodes[0].name) for model in deployment.models)][:1]:
@@ -184,7 +187,7 @@ def status(node: NodeShown = None, json: Json = False) -> None:
     from tsctl.gateway.state import gateway_status, gateway_trouble, open_here
     from tsctl.nodes.engines import open_nodes
     from tsctl.nodes.record import unnamed_running
-    from tsctl.views.status import hint, trouble, unnamed_line
+    from tsctl.views.status import hint, routed_lines, trouble, unnamed_line
 
     project, deployment = open_deployment()
     if node is None and len(deployment.nodes) > 1:
@@ -203,8 +206,8 @@ def status(node: NodeShown = None, json: Json = False) -> None:
         _print_statuses(statuses)
         if gateway is not None:
             typer.echo(f"\ngateway: {gateway.condition}, {gateway.address}; 'tsctl gateway status' has its routes")
-            for one in gateway.gateways:
-                typer.echo(one.line)
+            for line in (*(one.line for one in gateway.gateways), *routed_lines(gateway.traffic, deployment.models)):
+                typer.echo(line)
         for name, pid in unnamed_running(project, deployment.nodes).items():
             typer.echo(f"\n{unnamed_line(name, pid)}")
         _print_monitoring(project, deployment)

@@ -11,7 +11,7 @@ from tsctl.cli.context import absent_json, open_deployment, say_absent
 from tsctl.cli.options import Json, Model
 from tsctl.cli.output import print_done, print_json, print_table
 from tsctl.config.weights import parse_weights, percent
-from tsctl.gateway.backend import EnvoyFiles, open_backend
+from tsctl.gateway.backend import gateway_of, open_backend
 from tsctl.gateway.state import require_route
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.rollout.run.journal import require_none
@@ -38,8 +38,7 @@ def set_weights(
     backend = open_backend(project, deployment)
     if not force:
         require_none(project, model)
-    traffic = backend.set_weights(model, parsed)
-    gateway = backend.gateway if isinstance(backend, EnvoyFiles) else None
+    traffic, gateway = backend.set_weights(model, parsed), gateway_of(backend)
     print_done({**route_json(traffic), **absent_json(gateway)}, [f"{model}: {weights_text(traffic.weights)}"], json)
     say_absent(gateway)
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
-from rich.console import Console
 
 from tsctl.archive.store import StoredArchive, import_archive
 from tsctl.compare.contender import Endpoint, endpoint_of
@@ -16,11 +15,11 @@ from tsctl.config.nodes import BaseNodeSpec, NodeSpec, TorchServeSpec
 from tsctl.config.project import Project
 from tsctl.errors import SpecError
 from tsctl.host.ports import free_ports
-from tsctl.host.progress import Progress
+from tsctl.host.progress import quiet_progress
 from tsctl.nodes.engines import MODULES, open_node
 from tsctl.nodes.node import TRITON, Node
 
-_QUIET = Progress(Console(quiet=True))
+_QUIET = quiet_progress()
 _SPECS: TypeAdapter[BaseNodeSpec] = TypeAdapter(NodeSpec)
 
 

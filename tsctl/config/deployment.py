@@ -321,6 +321,9 @@ class DeploymentSpec(SpecModel):
             raise ValueError(
                 f"kubernetes.models names {', '.join(unknown)}; the models are {', '.join(self.models) or 'none'}"
             )
+        for model, of_model in of_models.items():
+            if unknown := [version for version in of_model.images if version not in self.models[model].versions]:
+                raise ValueError(f"kubernetes.models.{model}.images names {unknown[0]!r}, which is no version of it")
         return self
 
     @model_validator(mode="after")

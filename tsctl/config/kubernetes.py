@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from tsctl.config.spec import ModelName, SpecModel
+from tsctl.config.spec import ModelName, ModelVersion, SpecModel
 
 #: A name of an object that DNS can hold as one part of a name.
 DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
@@ -16,13 +16,11 @@ DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-
 DnsName = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", max_length=253)
 ]
-#: The beginning of an image's name: a registry and folders, in the characters that registries take.
-ImagePrefix = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^[a-z0-9]+([.\-][a-z0-9]+)*(:[0-9]{1,5})?(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*$", max_length=128
-    ),
-]
+#: An image: a registry and folders, a name, and a tag or a digest or both.
+_IMAGE = re.compile(
+    r"[a-z0-9]+([.\-][a-z0-9]+)*(:[0-9]{1,5}(?=/))?(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*"
+    r"(?P<tag>:[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127})?(?P<digest>@sha256:[0-9a-f]{64})?"
+)
 
 _QUANTITY = re.compile(r"(?P<number>[0-9]+(\.[0-9]{1,3})?)(?P<unit>m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 
@@ -41,6 +39,15 @@ def _memory(value: str) -> str:
     return value
 
 
+def _image(value: str) -> str:
+    match = _IMAGE.fullmatch(value)
+    if match is None or not (match["tag"] or match["digest"]):
+        raise ValueError("must be an image with its tag or digest, such as registry.example.com/team/node:3f2a")
+    if match["tag"] == ":latest" and not match["digest"]:
+        raise ValueError("must not be latest, which is another image tomorrow")
+    return value
+
+
 def _hostname(value: str) -> str:
     try:
         ip_address(value)
@@ -49,6 +56,7 @@ def _hostname(value: str) -> str:
     raise ValueError("must be a name and no IP address")
 
 
+Image = Annotated[str, AfterValidator(_image)]
 Cpu = Annotated[str, AfterValidator(_cpu)]
 Memory = Annotated[str, AfterValidator(_memory)]
 Replicas = Annotated[int, Field(ge=1, le=1000)]
@@ -65,6 +73,8 @@ Hostname = Annotated[
 class KubernetesModel(SpecModel):
     """What the pods of one model have, in place of the deployment's."""
 
+    images: dict[ModelVersion, Image] = {}  # by version; a version without one has the deployment's
+
     cpu: Cpu | None = None  # cores of a pod; None: the deployment's
     memory: Memory | None = None  # of a pod; None: the deployment's
     gpus: Annotated[int, Field(ge=0, le=64)] | None = None  # of a pod; None: the deployment's
@@ -80,7 +90,8 @@ class KubernetesSpec(SpecModel):
     context: str | None = None  # of the kubeconfig; None: the current one, and inside a cluster that of the pod
     namespace: DnsLabel = "tsctl"  # of all objects
     engine: Literal["uvicorn", "torchserve"] = "uvicorn"  # the server in the images
-    images: ImagePrefix = "registry.example.com/tsctl"  # the beginning of every image's name
+    #: The node's image that `tsctl render image` describes, with the archives of all versions without one of their own.
+    image: Image | None = None
     cpu: Cpu = "1"  # cores of a pod
     memory: Memory = "2Gi"  # of a pod
     gpus: Annotated[int, Field(ge=0, le=64)] = 0  # of a pod
@@ -120,6 +131,11 @@ class KubernetesSpec(SpecModel):
         if self.tls_secret is not None and self.gateway_class is None:
             raise ValueError("tls_secret is of the Gateway that gateway_class renders; without one, name it there")
         return self
+
+    def image_of(self, model: str, version: str) -> str | None:
+        """The image of a version's pods; None: the file names none."""
+        own = self.models.get(model)
+        return (own.images.get(version) if own is not None else None) or self.image
 
     def pods(self, model: str) -> PodSettings:
         """What the pods of a model have."""

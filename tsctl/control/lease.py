@@ -30,6 +30,16 @@ class TakenOver(ConflictError):
         )
 
 
+class Forgotten(ConflictError):
+    """The place has lost what it had said to keep, so nobody knows who holds what."""
+
+    def __init__(self, address: str, subject: str) -> None:
+        super().__init__(
+            f"{address} has lost the lease of {subject}, which it had said to keep; this process changes nothing more",
+            "See docs/control.md for places that forget. Then, on this machine: tsctl rollout resume MODEL",
+        )
+
+
 class DamagedLease(AnalysisError):
     """An object of a lease is none that tsctl wrote."""
 

@@ -22,6 +22,7 @@ import psutil
 from tsctl.control.lease import (
     SIGN_S,
     TTL_S,
+    Forgotten,
     Holder,
     Process,
     Standing,
@@ -179,13 +180,14 @@ class Lease:
     term: Term
     now: Callable[[], float] = time.time
     _signs: int = 0
-    _lost: TakenOver | None = None
+    _lost: TakenOver | Forgotten | None = None
 
     def require(self) -> None:
         """This process has the last term.
 
         Raises:
             TakenOver: another one began the next term.
+            Forgotten: the place had lost this term when the last sign of life was given.
             PlaceUnreachable, PlaceUnusable: that is not known.
         """
         if self._lost is None:
@@ -198,8 +200,16 @@ class Lease:
             raise self._lost
 
     def give_sign(self, is_last: bool = False) -> None:
-        """One sign of life, or the end of the term; raises as `require`."""
+        """One sign of life, or the end of the term.
+
+        Raises:
+            Forgotten: the place has lost this term.
+            TakenOver, PlaceUnreachable, PlaceUnusable: as `require`.
+        """
         self.require()
+        if self.place.read(_term(self.subject, self.term.number)) is None:
+            self._lost = Forgotten(self.place.address, self.subject)
+            raise self._lost
         self._signs += 1
         with suppress(AlreadyThere):  # of an earlier try whose answer was lost
             self.place.create(_sign(self.subject, self.term.number, self._signs), sign_content(self.now(), is_last))
@@ -222,7 +232,7 @@ class Lease:
             while not ended.wait(every_s):
                 try:
                     self.give_sign()
-                except TakenOver:
+                except (TakenOver, Forgotten):
                     return
                 except TsctlError:  # the place does not answer; the block meets the same error itself
                     continue

@@ -59,6 +59,11 @@ class EnvoyFiles:
         return change.set_shadow(self.gateway, model, version, share)
 
 
+def gateway_of(backend: TrafficBackend) -> Gateway | None:
+    """The gateway, or all of several, that this backend is; None: it is another one."""
+    return backend.gateway if isinstance(backend, EnvoyFiles) else None
+
+
 def is_on_cluster(deployment: DeploymentSpec) -> bool:
     """Whether HTTPRoutes of a cluster carry the traffic."""
     return deployment.kubernetes is not None and deployment.kubernetes.traffic == "httproute"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -41,6 +41,7 @@ class Gateway:
     Args:
         shared: all of them, where there are several: changes are published, and what is in force is read there.
         name: of this machine's gateway, where it is one of several: it takes what others publish.
+        guard: called before each change; raises ConflictError where this process must change nothing more.
     """
 
     project: Project
@@ -49,6 +50,7 @@ class Gateway:
     files: GatewayFiles
     shared: SharedGateways | None = None
     name: str = ""
+    guard: Callable[[], None] = lambda: None
 
     @property
     def admin(self) -> Admin:
@@ -193,12 +195,36 @@ def keys_written(gateway: Gateway) -> tuple[list[Record], dict[str, str]]:
     return read_keys(gateway.files.keys), plain_keys(read_document(gateway.files.routes))
 
 
+def as_writer(gateway: Gateway, guard: Callable[[], None], writer: str, term: int) -> Gateway:
+    """The gateway, which this process alone changes from now on as this writer: one with an older term does no more.
+
+    Args:
+        guard: of the Gateway.
+
+    Raises:
+        ConflictError: the writer has a newer term, or another process is in the middle of a change.
+    """
+    taken = replace(gateway, guard=guard)
+    with changing(taken):  # behind a change that the writer's older term had begun
+        if taken.shared is not None:
+            taken.shared.take_fence(writer, term)
+    return taken
+
+
+def reopened(gateway: Gateway, before: Gateway) -> Gateway:
+    """A gateway that was opened anew, changed under the same conditions as before."""
+    if gateway.shared is not None and before.shared is not None:
+        gateway.shared.fence = before.shared.fence
+    return replace(gateway, guard=before.guard)
+
+
 @contextmanager
 def changing(gateway: Gateway) -> Iterator[None]:
     """Keeps other tsctl from changing the gateway; raises ConflictError where one does for longer than LOCK_S."""
     for folder in (gateway.project.state, *gateway.files.folders):
         make_folder(folder)
     with exclusive(gateway.files.lock, "the gateway", LOCK_S):
+        gateway.guard()  # with the lock: a process that was stopped before it changes nothing when it goes on
         if gateway.shared is not None:
             with gateway.shared.held():  # where somebody else publishes meanwhile, the place refuses
                 yield

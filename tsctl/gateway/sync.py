@@ -107,11 +107,12 @@ def _put_observed(
 ) -> list[str]:
     before, traffic = upstreams_written(gateway), traffic_in_force(gateway)
     upstreams = _derive(gateway.project, nodes, observed, before, _routed(traffic), notices)
+    clusters = {node.name for node in nodes if node.is_cluster}
     if gateway.name:  # its routes come from the operator's machine, and so does who is drained
         upstreams = as_published(upstreams, before)
         put_clusters(gateway, upstreams, traffic.values())
         put_routes(gateway, traffic.values())
-        return _changes(before, upstreams)
+        return _changes(before, upstreams, clusters)
     served = {upstream.key for upstream in upstreams if upstream.endpoints}
     for model, target in gateway.deployment.models.items():
         if model not in traffic and (model, target.default) in served:
@@ -121,7 +122,7 @@ def _put_observed(
     else:
         put_clusters(gateway, upstreams, traffic.values())  # those of the routes in force among them
         put_routes(gateway, traffic.values())
-    return _changes(before, upstreams, {node.name for node in nodes if node.is_cluster})
+    return _changes(before, upstreams, clusters)
 
 
 def _publish(

@@ -75,3 +75,8 @@ class Progress:
     def line(self, text: str) -> None:
         """Print a plain line between the steps."""
         self.console.print(escape(text))
+
+
+def quiet_progress() -> Progress:
+    """A progress that prints nothing, for steps inside of another one."""
+    return Progress(Console(quiet=True))

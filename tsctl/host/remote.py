@@ -36,6 +36,11 @@ _SIGNED = re.compile(
 )
 
 
+def is_open(option: str) -> bool:
+    """Whether an option of this name holds no secret."""
+    return _OPEN.search(option) is not None
+
+
 class RemoteError(Exception):
     """A place that cannot be used; the message is the reason, on one line."""
 

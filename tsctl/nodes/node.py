@@ -83,6 +83,8 @@ class Node(ABC):
     own_addresses: ClassVar[bool] = False
     #: Whether it is a cluster, whose versions answer at several addresses (`ObservedVersion.addresses`).
     is_cluster: ClassVar[bool] = False
+    #: Whether it waits for a batch to fill, for the archive's `max_delay_ms` at most.
+    waits_for_batches: ClassVar[bool] = False
 
     # ---- the place ---------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ SILENT_S = 6.0
 FRESH_S = 4.0
 #: A gateway that reports has so long to put a generation into force; one of a thousand versions takes seconds.
 TAKEN_S = 40.0
-POLL_S = 0.05
+POLL_S = 0.1
 #: Reports that were read are used again for so long.
 KEPT_S = 0.2
 #: How often a change is made anew because another machine was first; then its caller gets the conflict.
@@ -123,19 +123,17 @@ class SharedGateways:
         self._require_term(base)
         edited = self._fenced(edit(base))
         if edited.is_as(base) and base.number:
-            self._wait(base.number)
+            if refusals := self._wait(base.number):
+                raise _refusal(refusals)
             return base
         made = self._create(base.number, why, edited)
         self._keep(made)
         refusals = self._wait(made.number)
         if refusals:
-            reasons = "; ".join(f"{name}: {error}" for name, error in refusals.items())
             if base.number:
                 self._keep(self._create(made.number, f"back, because of: {why}"[:200], base))
                 self._wait(self.base.number)
-            raise GatewayError(
-                f"refused by the gateway, and what was in force stays: {reasons}", "See 'tsctl gateway status'."
-            )
+            raise _refusal(refusals)
         self._tidy(made.number)
         return made
 
@@ -145,6 +143,23 @@ class SharedGateways:
             with suppress(Overtaken):
                 return self.publish(why, edit)
         return self.publish(why, edit)
+
+    def take_fence(self, writer: str, term: int) -> None:
+        """A process that has an older term of this writer publishes no more: the next generation has this term.
+
+        Raises:
+            ConflictError: the writer has a newer term, or others publish without a pause.
+        """
+        self.fence = (writer, term)
+        for _ in range(OVERTAKEN_MOST):
+            base = self.head()
+            self._require_term(base)
+            if base.number == 0 or base.fences.get(writer) == term:
+                return
+            with suppress(Overtaken):
+                self._keep(self._create(base.number, f"{writer} goes on here", self._fenced(base)))
+                return
+        raise ConflictError("other machines change the gateways without a pause", "Run this again.")
 
     def _fenced(self, edited: Generation) -> Generation:
         if self.fence is None:
@@ -317,6 +332,11 @@ class SharedGateways:
                 f"{what}: gateway {reasons} may still send it requests",
                 "Run this again when it reports. If its machine is gone for good, remove it from deployment.yaml.",
             )
+
+
+def _refusal(refusals: Mapping[str, str]) -> GatewayError:
+    reasons = "; ".join(f"gateway {name}: {error}" for name, error in refusals.items())
+    return GatewayError(f"refused, and what was in force there stays: {reasons}", "See 'tsctl gateway status'.")
 
 
 def describe(absent: Mapping[str, str]) -> Sequence[str]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tsctl.archive.inspect import facts_of
 from tsctl.archive.store import StoredArchive
@@ -35,6 +35,8 @@ from tsctl.nodes.torchserve.tokens import read_tokens
 @dataclass(frozen=True)
 class TorchServeNode(Node):
     """One TorchServe process."""
+
+    waits_for_batches: ClassVar[bool] = True
 
     heap_bytes: int  # the largest size of its JVM's heap
 

@@ -33,6 +33,7 @@ class TritonNode(Node):
     """One tritonserver with its supervisor."""
 
     protocol: ClassVar[str] = TRITON
+    waits_for_batches: ClassVar[bool] = True
 
     @property
     def addresses(self) -> Mapping[str, str]:

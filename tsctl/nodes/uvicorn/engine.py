@@ -31,6 +31,7 @@ from tsctl.host.process import inherited
 from tsctl.host.progress import Progress
 from tsctl.nodes import process
 from tsctl.nodes.environments import require_environment
+from tsctl.nodes.fetching import fetch_arguments
 from tsctl.nodes.managed import ManagedNode, VersionReport
 from tsctl.nodes.observed import ObservedVersion, Reply
 from tsctl.nodes.session import require_running
@@ -122,6 +123,7 @@ class UvicornNode(ManagedNode):
         command = [
             *program, "--host", host, "--port", str(port),
             "--folder", str(self.folder), "--store", str(project.store), *([] if self.spec.tokens else ["--open"]),
+            *fetch_arguments(project, self.folder),
         ]  # fmt: skip
         passed = {
             name: os.environ[name] for name in (SHARED_CACHE_VARIABLE, SHARED_CACHE_KEY_VARIABLE) if name in os.environ

@@ -24,10 +24,12 @@ from tsctl.render.image.places import (
     DEPLOYMENT,
     GATEWAY_IMAGE,
     GRACE_S,
+    SECRETS,
     STATE,
     USER_ID,
     image_of,
     secret,
+    secret_file,
     service,
     state_of,
 )
@@ -96,8 +98,8 @@ def _node(selection: Selection, name: str, tags: Mapping[str, str], gpu: bool, h
         "healthcheck": _check(NODE_CHECK),
         "deploy": {"resources": _resources("NODE", "2", "4g", gpu)},
     }
-    if wanted := [secret(*of) for of in selection.secrets_of(name)]:
-        content["secrets"] = wanted
+    if wanted := selection.secrets_of(name):
+        content["secrets"] = [{"source": secret(*of), "target": secret_file(*of)} for of in wanted]
     if has_redis:
         needed = f"${{{SHARED_CACHE_KEY_VARIABLE}:?a secret of 16 bytes or more, the same for all nodes}}"
         content["environment"] = {
@@ -133,8 +135,11 @@ def _gateway(selection: Selection, tags: Mapping[str, str]) -> Document:
         "depends_on": {service(name): {"condition": "service_healthy"} for name in selection.nodes},
         "deploy": {"resources": _resources("GATEWAY", "2", "3g", gpu=False)},
     }
-    if wanted := _gateway_secrets(selection):
-        content["secrets"] = wanted
+    secrets = [{"source": name, "target": f"{SECRETS}/{name}"} for name in _gateway_secrets(selection)]
+    of_models = dict.fromkeys(of for name in selection.nodes for of in selection.secrets_of(name))
+    secrets += [{"source": secret(*of), "target": secret_file(*of)} for of in of_models]  # a rollout verifies archives
+    if secrets:
+        content["secrets"] = secrets
     return content
 
 
@@ -215,7 +220,7 @@ def _hardened(user: int) -> Document:
         "user": f"{user}:{user}",
         "init": True,  # reaps what a killed process left, and passes signals on
         "read_only": True,
-        "tmpfs": ["/tmp:mode=1777,size=512m"],  # noqa: S108 - of the container
+        "tmpfs": ["/tmp:mode=1777,size=${TMP_SIZE:-1g}"],  # noqa: S108 - of the container
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "restart": "unless-stopped",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tsctl.render.image.places import (
+    CREDENTIALS,
     DEPLOYMENT,
     ENVIRONMENT,
     EVERYWHERE,
@@ -47,6 +48,7 @@ class ImageFile:
     wheel: str  # the file name of tsctl's own
     has_packages: bool = False  # models require packages of their own
     gpu: bool = False
+    pulls: Sequence[str] = ()  # MODEL:VERSION@DIGEST that come from the store; none: they lie in the context
 
 
 def containerfile(image: ImageFile) -> str:
@@ -58,7 +60,10 @@ def containerfile(image: ImageFile) -> str:
 def _build(image: ImageFile) -> Iterator[str]:
     python, program = f"{ENVIRONMENT}/bin/python", f"{ENVIRONMENT}/bin/tsctl"
     yield "FROM ${BASE} AS build"
-    yield _env({"SOURCE_DATE_EPOCH": EPOCH, "TSCTL_PROJECT": PROJECT, "TSCTL_PACKAGES": PACKAGES})
+    variables = {"SOURCE_DATE_EPOCH": EPOCH, "TSCTL_PROJECT": PROJECT, "TSCTL_PACKAGES": PACKAGES}
+    if image.pulls:
+        variables |= {"AWS_SHARED_CREDENTIALS_FILE": CREDENTIALS, "GOOGLE_APPLICATION_CREDENTIALS": CREDENTIALS}
+    yield _env(variables)
     yield "WORKDIR /build"
     yield _run("python", "-m", "venv", ENVIRONMENT)
     yield _exec("COPY", f"{image.folder}/requirements.txt", f"wheels/{image.wheel}", "./")
@@ -67,8 +72,14 @@ def _build(image: ImageFile) -> Iterator[str]:
     yield _run(python, "-m", "pip", *_PIP, "--require-hashes", "--requirement", "requirements.txt", mount=secret)
     yield f"WORKDIR {PROJECT}"
     yield _exec("COPY", f"{image.folder}/archives/", "./archives/")
-    yield _run("sha256sum", "--check", "--strict", "archives/store/SHA256SUMS")
+    if not image.pulls:
+        yield _run("sha256sum", "--check", "--strict", "archives/store/SHA256SUMS")
     yield _exec("COPY", f"{image.folder}/deployment.yaml", "./")
+    if image.pulls:
+        yield "# A secret of this name may hold the credentials of the store."
+        credentials = f"--mount=type=secret,id=store.credentials,target={CREDENTIALS}"
+        yield _run(program, "archive", "pull", *image.pulls, mount=credentials)
+        yield _run("sha256sum", "--check", "--strict", "archives/store/SHA256SUMS")
     yield "# takes the archives in, so that nothing has to be written where they are"
     yield _run(program, "archive", "list")
     if image.has_packages:

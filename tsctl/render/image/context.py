@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from tsctl.archive.checks import stock_requirements
-from tsctl.archive.container import open_archive
+from tsctl.archive.remote_store import open_store
 from tsctl.errors import SpecError
 from tsctl.host.progress import Note, Progress
 from tsctl.monitoring.alerts import GATEWAY_JOB
@@ -25,10 +24,16 @@ from tsctl.nodes.exported import new_folder
 from tsctl.render.image.bom import bill_of_materials
 from tsctl.render.image.compose import GATEWAY_CHECK, NODE_CHECK, compose_document
 from tsctl.render.image.containerfile import ImageFile, containerfile
-from tsctl.render.image.deployments import GATEWAY, gateway_deployment, gateway_document, node_document
+from tsctl.render.image.deployments import (
+    GATEWAY,
+    gateway_deployment,
+    gateway_document,
+    node_document,
+)
 from tsctl.render.image.lock import (
     Package,
     Wanted,
+    file_system,
     read_lock,
     require_gpu_build,
     require_packages_of_models,
@@ -36,6 +41,7 @@ from tsctl.render.image.lock import (
     wanted_by_gateway,
     wanted_by_node,
 )
+from tsctl.render.image.notices import notices
 from tsctl.render.image.places import GATEWAY_IMAGE, METRICS_PORT, image_of, service
 from tsctl.render.image.selection import Packed, Selection
 from tsctl.render.image.wheel import write_wheel
@@ -57,6 +63,7 @@ class Options:
     base: str | None = None  # the base image; None: of this Python's version
     gpu: bool = False
     requirements: Path | None = None  # a lock for the nodes' images; None: pip resolves
+    pull: bool = False  # the builds pull the archives from the deployment's store
 
 
 @dataclass(frozen=True)
@@ -93,12 +100,30 @@ def render(
         OSError: the folder cannot be written.
     """
     base = base_image(options.base)
+    if options.pull:
+        _require_pushed(selection)
     if target.is_dir() and not target.is_symlink():
         if any(target.iterdir()):
             raise SpecError(f"{target} is not empty", "Give a new folder; nothing is overwritten.")
         target.rmdir()
     with new_folder(target) as folder:
         return _Writing(selection, folder, base, options, progress, resolver).write()
+
+
+def _require_pushed(selection: Selection) -> None:
+    """Check that the store has the archives.
+
+    Raises:
+        SpecError: there is no store, or it is a folder.
+        ArchiveError: it has no such archive, or other bytes, or cannot be asked.
+    """
+    spec = selection.deployment.store
+    if spec is None:
+        raise SpecError("--pull: deployment.yaml names no store", "Add `store: ADDRESS`; see docs/store.md.")
+    file_system(spec.address)
+    store = open_store(selection.project, spec)
+    for packed in selection.archives:
+        store.require(packed.archive.model, packed.archive.version, packed.digest)
 
 
 def base_image(named: str | None) -> str:
@@ -128,8 +153,11 @@ class _Writing:
         self.resolve = resolver
         self.selection, self.folder, self.base = selection, folder, base
         self.options, self.progress = options, progress
-        self.warnings: list[str] = list(_warnings(selection, base))
+        self.warnings: list[str] = notices(selection, base)
         self._copies: dict[str, Path] = {}
+        self.wanted: dict[str, Wanted] = {}  # by engine
+        store = selection.deployment.store
+        self.store = store.address if options.pull and store is not None else None
 
     def write(self) -> Rendered:
         selection = self.selection
@@ -139,7 +167,7 @@ class _Writing:
         images = [self._node_image(engine) for engine in selection.engines]
         images.append(self._gateway_image())
         for name in selection.nodes:
-            self._yaml(f"nodes/{name}.yaml", node_document(selection, name))
+            self._yaml(f"nodes/{name}.yaml", node_document(selection, name, self.options.pull))
         self._monitoring()
         tags = {image.name: image.tag for image in images}
         compose = compose_document(selection, tags, self.options.gpu)
@@ -155,7 +183,7 @@ class _Writing:
     def _node_image(self, engine: str) -> RenderedImage:
         archives = self.selection.archives_of(engine)
         with self.progress.step(f"packages of {image_of(engine)}") as step:
-            wanted = wanted_by_node(self.wheel, engine, archives)
+            self.wanted[engine] = wanted = wanted_by_node(self.wheel, engine, archives, self.store)
             if self.options.requirements is not None:
                 packages = read_lock(self.options.requirements)
             else:
@@ -171,12 +199,12 @@ class _Writing:
         )
         return self._image(
             engine, image_of(engine), packages, archives, [*ports, METRICS_PORT], NODE_CHECK,
-            node_document(self.selection, first), self.options.gpu,
+            node_document(self.selection, first, self.options.pull), self.options.gpu,
         )  # fmt: skip
 
     def _gateway_image(self) -> RenderedImage:
         with self.progress.step(f"packages of {GATEWAY_IMAGE}") as step:
-            packages = self.resolve(wanted_by_gateway(self.wheel), step.note)
+            packages = self.resolve(wanted_by_gateway(self.wheel, self.wanted), step.note)
             step.done(f"{len(packages)} packages")
         deployment = gateway_deployment(self.selection)
         places = deployment.gateway.listens_on_all.values() if deployment.gateway is not None else ()
@@ -208,9 +236,11 @@ class _Writing:
                 for packed in archives
             },
         }
-        has_packages = folder != "gateway" and any(packed.facts.serving.requirements for packed in archives)
+        has_packages = any(packed.facts.serving.requirements for packed in archives)
+        named = [f"{one.archive.model}:{one.archive.version}@{one.digest}" for one in archives]
+        pulls = named if self.options.pull else []
         text = containerfile(
-            ImageFile(name, self.base, folder, labels, ports, check, self.wheel.name, has_packages, gpu)
+            ImageFile(name, self.base, folder, labels, ports, check, self.wheel.name, has_packages, gpu, pulls)
         )
         self._text(f"{folder}/requirements.txt", _HEADING + lock)
         self._text(f"{folder}/Containerfile", text)
@@ -225,7 +255,7 @@ class _Writing:
         """The archives, their digests, and what is kept beside stock ones."""
         store = self.folder / folder / "archives" / "store"
         store.mkdir(parents=True)
-        for packed in archives:
+        for packed in archives if not self.options.pull else ():
             self._put(packed, store / packed.archive.path.name)
             kept = self.selection.project.archives / packed.archive.model
             beside = self.folder / folder / "archives" / packed.archive.model
@@ -262,24 +292,3 @@ class _Writing:
         plain = json.loads(json.dumps(document))  # what stands twice is written twice, without YAML's references
         text = yaml.safe_dump(plain, sort_keys=False, width=120, allow_unicode=True)
         self._text(name, _HEADING + text)
-
-
-def _warnings(selection: Selection, base: str) -> list[str]:
-    lines = []
-    if "@sha256:" not in base:
-        lines.append(f"the base image {base} may change: pin it with --base NAME:TAG@sha256:DIGEST")
-    lines += [f"node {name} serves none of these versions, so it is left out" for name in selection.idle]
-    for model, target in selection.models.items():
-        team = selection.deployment.models.get(model)
-        if team is not None and team.weights is not None and target.weights is None:
-            lines.append(f"the weights of {model} are left out, because not all of its versions are here")
-    if any(spec.traces for spec in selection.nodes.values()):
-        lines.append(
-            "workers send spans to `tracing`, and their network has no way out: add its collector to compose.yaml"
-        )
-    for packed in selection.archives:
-        if packed.is_stock:
-            with open_archive(packed.archive.path) as content:
-                if lacks := stock_requirements(content, packed.facts):
-                    lines.append(f"{packed.archive.model} {packed.archive.version}: {lacks}")
-    return lines

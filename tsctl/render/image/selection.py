@@ -17,7 +17,7 @@ from tsctl.config.project import Project
 from tsctl.config.secrets import SecretSource
 from tsctl.errors import ArchiveError, NodeError, SpecError
 from tsctl.nodes.engines import open_node
-from tsctl.render.image.places import SECRETS, secret
+from tsctl.render.image.places import secret_file
 
 #: Engines that an image of ours can run, and the extra of tsctl that brings each.
 ENGINES = {"uvicorn": "uvicorn", "torchserve": "serve"}
@@ -102,7 +102,7 @@ def select(project: Project, names: Sequence[str], engine: str | None) -> Select
             archives[packed.archive.key] = packed
             versions[version] = (spec or VersionTarget()).model_copy(update={"digest": packed.digest})
         needed = {name for key, packed in archives.items() if key[0] == model for name in packed.facts.serving.secrets}
-        secrets = {name: SecretSource(file=f"{SECRETS}/{secret(model, name)}") for name in sorted(needed)}
+        secrets = {name: SecretSource(file=secret_file(model, name)) for name in sorted(needed)}
         update = {"versions": versions, "secrets": secrets, "trust": trust_of(model).entries}
         finished[model] = target.model_copy(update=update)
     nodes = {

@@ -25,6 +25,13 @@ def require_renderable(deployment: DeploymentSpec, kubernetes: KubernetesSpec, w
                 f"deployment.yaml asks for {places[0]}, and the standard Gateway API has nothing for it",
                 f"Remove it, or do without it on the cluster: kubernetes.without: [{name}]",
             )
+    for model, target in deployment.models.items():
+        for version in target.versions:
+            if kubernetes.image_of(model, version) is None:
+                raise SpecError(
+                    f"no image for {model} {version}",
+                    "Build the node's image that 'tsctl render image' describes, and name it: kubernetes.image.",
+                )
     if with_kserve and kubernetes.traffic == "httproute":
         raise SpecError(
             "tsctl keeps weights of Services that it rendered, and KServe makes its own",

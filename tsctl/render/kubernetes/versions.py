@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tsctl.archive.container import digest_of, open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.container import digest_of
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, find_archive, list_archives
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
 from tsctl.gateway.envoy.render.upstreams import Offer
-from tsctl.gateway.sync import read_offer
+from tsctl.gateway.sync import offer_of
 
 #: Seconds until a worker has loaded, where an archive does not say.
 DEFAULT_STARTUP_S = 120
@@ -24,6 +24,7 @@ class ServedVersion:
 
     Args:
         digest: the SHA-256 of its archive.
+        file: the name of its archive in the store.
         workers: in each pod.
         answers: of a language model, answers that the workers of a pod have in hand at most.
         startup_s: until a worker has loaded, at most.
@@ -35,6 +36,7 @@ class ServedVersion:
     model: str
     version: str
     digest: str
+    file: str = ""
     workers: int = 1
     answers: int = 1
     startup_s: int = DEFAULT_STARTUP_S
@@ -64,25 +66,24 @@ def _read(project: Project, deployment: DeploymentSpec) -> Iterator[ServedVersio
                 )
             wanted = target.versions[version]
             archive = _archive(project, model, version, wanted.digest if wanted is not None else None)
-            with open_archive(archive.path) as content:
-                facts = read_facts(content)
+            facts = facts_of(archive.path)
             if missing := [name for name in facts.serving.secrets if name not in target.secrets]:
                 raise ArchiveError(
                     f"{model} {version} needs the secret {missing[0]}, and deployment.yaml does not give it",
                     f"Add it under models.{model}.secrets.",
                 )
-            stat = archive.path.stat()
             workers = target.workers(version) or facts.integer("minWorkers") or 1
             generation = facts.serving.generation
             yield ServedVersion(
                 model,
                 version,
                 digest_of(archive.path),
+                archive.path.name,
                 workers=workers,
                 answers=workers * (generation.max_answers if generation is not None else 1),
                 startup_s=facts.integer("startupTimeout") or DEFAULT_STARTUP_S,
                 secrets=tuple(target.secrets),
-                offer=read_offer(archive.path, stat.st_mtime_ns, stat.st_size),
+                offer=offer_of(facts),
                 records=facts.serving.records is not None and bool(facts.serving.records.share),
             )
 

@@ -25,6 +25,7 @@ from tsctl.rollout.run.journal_lines import (
     whole_bytes,
     write_entries,
 )
+from tsctl.rollout.run.shared import shared_journals
 
 SUFFIX = ".jsonl"
 #: An id begins with the second in which it was made, in UTC.
@@ -70,9 +71,9 @@ class Journal:
             AnalysisError: it cannot be written; then it was not.
             ConflictError: another process runs the rollout.
         """
-        self._guard()
+        self.confirm()
         try:
-            if self._is_behind or _mark(self.path) != self._mark:
+            if self._is_behind or self._has_changed:
                 self._write_again()
             entry = Entry(len(self.entries), self._now(), event)
             self._write(line_of(entry))
@@ -85,6 +86,19 @@ class Journal:
             self._is_behind = True
         self.entries.append(entry)
         return entry
+
+    def confirm(self) -> None:
+        """This process runs the rollout; called before each effect as well. Raises ConflictError where it does not."""
+        self._guard()
+
+    @property
+    def _has_changed(self) -> bool:
+        """Somebody else has changed or removed the file."""
+        return self._mark_now != self._mark
+
+    @property
+    def _mark_now(self) -> tuple[int, int, int] | None:
+        return _mark(self.path)
 
     def _now(self) -> float:
         """By the clock, and never before the last entry: a clock that is set back makes no time negative."""
@@ -116,7 +130,7 @@ class Journal:
         if not self._is_behind:
             entries.append(Entry(len(entries), self._now(), Repaired()))
         write_entries(self.path, entries)
-        self.entries[:], self._is_behind, self._mark = entries, False, _mark(self.path)
+        self.entries[:], self._is_behind, self._mark = entries, False, self._mark_now
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:
@@ -136,8 +150,25 @@ def folder(project: Project, model: str) -> Path:
     return project.state / "rollouts" / model
 
 
+def lock_of(project: Project, model: str) -> Path:
+    """The lock that the process of this machine holds which runs the model's rollout."""
+    return folder(project, model) / "lock"
+
+
+def pull(project: Project, model: str | None = None) -> None:
+    """The folder has what the place has, of one model or of all; nothing where there is no place."""
+    shared = shared_journals(project)
+    if shared is not None:
+        for name in shared.models() if model is None else [model]:
+            shared.pull(name, folder(project, name))
+
+
 def journals(project: Project, model: str | None = None) -> list[Path]:
-    """Every journal, of one model or of all, the oldest first; files that are not named so are none."""
+    """Every journal, of one model or of all, the oldest first; files that are not named so are none.
+
+    Where machines share a place, the files are copies of what is there now; raises PlaceUnreachable and PlaceUnusable.
+    """
+    pull(project, model)
     named = f"{model}/*{SUFFIX}" if model is not None else f"*/*{SUFFIX}"
     paths = [path for path in (project.state / "rollouts").glob(named) if _ID.fullmatch(path.stem)]
     return sorted(paths, key=lambda path: (path.stem, path.parent.name))

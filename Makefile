@@ -30,9 +30,9 @@ BUILT := archives/store archives/*/.built examples/archives/store examples/archi
 PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org|index[-]url
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up monitor down status archives engines verify test test-unit test-live test-vllm coverage fuzz lint \
-	bench-drift bench-engines bench-first-request bench-gateway bench-handlers bench-kills bench-oip bench-overhead \
-	bench-rollout bench-shadow bench-text bench-tune gameday clean distclean
+.PHONY: archives bench-drift bench-engines bench-first-request bench-gateway bench-growth bench-handlers bench-kills bench-oip \
+	bench-overhead bench-rollout bench-shadow bench-text bench-tune clean coverage distclean down engines fuzz gameday help lint \
+	monitor setup status test test-image test-live test-ray test-unit test-vllm up verify
 
 help:  ## Show this list
 	@echo "usage: make TARGET"
@@ -74,6 +74,9 @@ test-live: archives  ## Run the tests against real nodes
 test-vllm: $(STAMP)  ## Run the tests against a real vLLM, about 15 minutes; installs it first (2 GB)
 	@$(RUN) -m pytest -q tests/vllm
 
+test-ray: $(STAMP)  ## Run the tests against a real Ray cluster, about 5 minutes; installs it first (400 MB)
+	@$(RUN) -m pytest -q tests/ray
+
 bench-engines: archives  ## Measure all engines and what users would write instead, for four models, about 50 minutes
 	@$(RUN) -m benchmarks engines
 
@@ -85,6 +88,9 @@ bench-handlers: archives  ## Measure all figures of the handlers, about 12 minut
 
 bench-gateway: $(STAMP)  ## Measure all figures of the gateway, about 14 minutes (needs wrk)
 	@$(RUN) -m benchmarks gateway
+
+bench-growth: $(STAMP)  ## Measure how costs grow with nodes, connections, versions, batches and keys, about 15 minutes (needs wrk, root)
+	@$(RUN) -m benchmarks growth
 
 bench-oip: $(STAMP)  ## Compare answers over the Open Inference Protocol with Triton's and MLServer's, about a minute
 	@$(RUN) -m benchmarks oip
@@ -112,6 +118,9 @@ bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, ab
 
 gameday: archives  ## Release canaries that are bad on purpose, and send requests that drift, about 13 minutes
 	@$(RUN) -m benchmarks gameday
+
+test-image: $(STAMP)  ## Build the images of `tsctl render image` in folders, with all packages, about 8 minutes
+	@$(RUN) -m pytest -q tests/images
 
 coverage: archives  ## Print the lines of handlers and tsctl that no test runs; tests of nodes are left out
 	@$(PYTEST) -q --cov --cov-report=term-missing tests/unit tests/handlers tests/fuzz tests/benchmarks

@@ -9,12 +9,17 @@ from typing import Annotated
 
 import typer
 
+from benchmarks import CHECKOUT
 from benchmarks.crash_tests import run as crash_run
 from benchmarks.crash_tests.cases import CASES
 from benchmarks.gameday import drift as gameday_drift
 from benchmarks.gameday import drift_cases
 from benchmarks.gameday import run as gameday_run
 from benchmarks.gameday import texts as gameday_texts
+from benchmarks.growth import page as growth_page
+from benchmarks.growth import table as growth_table
+from benchmarks.growth.axes import AXES
+from benchmarks.growth.curves import growths_of
 from benchmarks.harness import run
 from benchmarks.harness.figures import Result
 from benchmarks.own_models.files import MODELS
@@ -296,6 +301,37 @@ def text(
         _show(results)
 
     _run("text", TEXT, _chosen(only, TEXT), rounds, seconds, out, json, show)
+
+
+@app.command()
+def growth(
+    only: Annotated[list[str] | None, only_option(AXES)] = None,
+    rounds: Rounds = 2,
+    seconds: Seconds = 2,
+    draw: Annotated[
+        Path | None, typer.Option(help="Measure nothing: make the plots and tables of docs/ from this JSON file.")
+    ] = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """What a request, memory and changes cost with more and more nodes, connections, versions, batches and keys (needs
+    wrk, and root for the nodes)."""
+    if draw is not None:
+        for path in growth_page.write(CHECKOUT / "docs", growth_page.read(draw)):
+            typer.echo(f"written: {path.relative_to(CHECKOUT)}")
+        return
+
+    def show(results: Sequence[Result]) -> None:
+        grown = growths_of({"workloads": [result.as_json() for result in results]})
+        for each in grown:
+            typer.echo(f"{each.key}: {each.title}")
+            print_table(growth_table.point_columns(each), growth_table.point_rows(each))
+            typer.echo()
+        print_table(growth_table.FIT_COLUMNS, growth_table.fit_rows(grown))
+        typer.echo()
+        _show(results)
+
+    _run("growth", AXES, _chosen(only, AXES), rounds, seconds, out, json, show)
 
 
 def _chosen(only: list[str] | None, keys: Collection[str]) -> list[str]:

@@ -16,13 +16,14 @@ from pydantic import BaseModel
 
 from handlers.batching import Costs, cheapest_parts, micro_batches
 from handlers.contract import JSON
+from handlers.own_comparator import ComparesAnswers
 from handlers.records.summary import Features, features
 from handlers.schema import Schema, parse_json, row_json, validate
 from handlers.telemetry.metrics import Telemetry
 from handlers.weights import import_file, load_weights
 
 
-class ServingHandler:
+class ServingHandler(ComparesAnswers):
     """Base of all handlers.
 
     Set `Request` and override `preprocess` and `postprocess`; override `load`, `inference` and the other methods if

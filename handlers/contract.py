@@ -134,6 +134,8 @@ def sample_media_type(name: str, types: Mapping[str, str]) -> str | None:
 METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 #: The Python that runs workers where the server that starts them has an environment without the models' libraries.
 WORKER_PYTHON_VARIABLE = "TSCTL_WORKER_PYTHON"
+#: The folder of a node of ours on this machine, where its workers' processes are started by a server that is not ours.
+NODE_FOLDER_VARIABLE = "TSCTL_NODE_FOLDER"
 #: Address of the fork server that makes a node's workers (handlers/forks); absent: the node has one of its own.
 #: FORK_SERVER_OFF: each worker imports torch by itself.
 FORK_SERVER_VARIABLE, FORK_SERVER_OFF = "TSCTL_FORK_SERVER", "off"
@@ -470,4 +472,4 @@ KV_CACHE_USAGE = "tsctl_worker_kv_cache_usage_ratio"
 #: What became of an answer: FINISHES, and one that nobody reads any more.
 ANSWER_ENDS = (*FINISHES, "cancelled")
 #: What became of an item that was to be recorded; all but the first are dropped.
-RECORD_OUTCOMES = ("written", "queue-full", "disk-full", "unwritable", "failed")
+RECORD_OUTCOMES = ("written", "queue-full", "disk-full", "unwritable", "failed", "input-failed")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from handlers.contract import JSON
 from handlers.errors import DoesNotFit
+from handlers.own_comparator import ComparesAnswers
 from handlers.protocols.openai.requests import Asked, Defaults
 from handlers.telemetry.metrics import Telemetry
 from handlers.text.backend import Backend
@@ -18,7 +19,7 @@ from handlers.text.options import GenerationOptions
 CONVERTED = "converted"
 
 
-class TextGenerationHandler:
+class TextGenerationHandler(ComparesAnswers):
     """Answers requests of the OpenAI API, `/chat/completions` and `/completions`.
 
     Derive from it to change how messages become a prompt (`chat_prompt`), which requests are answered (`check`) or

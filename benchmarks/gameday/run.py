@@ -22,7 +22,7 @@ from benchmarks.harness.workload import own_folder
 from benchmarks.targets.fleet import Fleet, missing_engine
 from tsctl.config.project import Project
 from tsctl.host.progress import Progress
-from tsctl.rollout.run.journal import read
+from tsctl.rollout.run.journal_lines import read
 
 #: Half of the requests, until there is evidence enough: 98 of 100 canaries with 5 % of wrong answers are found in 2,000
 #: requests, and 19 of 100 in those that the other canaries get (simulated).

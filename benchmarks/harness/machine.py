@@ -6,6 +6,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from benchmarks import CHECKOUT
 from tsctl.host.machine import machine_facts as facts_of_tsctl
 from tsctl.nodes.torchserve.java import find_java
 
@@ -18,6 +19,7 @@ def machine_facts() -> dict[str, Any]:
     """Facts of this machine, as JSON values; nothing that names the machine or its owner."""
     return {
         **facts_of_tsctl(),
+        "commit": _commit(),
         "java": find_java().major,
         "wrk": _wrk_version(),
         "packages": {name: number for name in PACKAGES if (number := _version(name))},
@@ -28,6 +30,15 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
+        return ""
+
+
+def _commit() -> str:
+    """The checkout's commit, with a plus where files differ from it; empty where it is no checkout of git."""
+    try:
+        command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--abbrev=9", "--exclude=*", "--dirty=+"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
         return ""
 
 

@@ -46,6 +46,19 @@ def pass_through(node: str) -> Json:
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
+def fixed_answer(body: str) -> Json:
+    """Every request gets this JSON, from Envoy itself: as cheap a node as there is."""
+    answer = {"status": 200, "body": {"inline_string": body}}
+    header = {"header": {"key": "content-type", "value": "application/json"}}
+    route = {"match": {"prefix": "/"}, "direct_response": answer, "response_headers_to_add": [header]}
+    manager = connection_manager(
+        "fixed",
+        http_filters=[http_filter("router", "router.v3.Router")],
+        route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+    )
+    return {"static_resources": {"listeners": [{"name": "all", "filter_chains": [{"filters": [manager]}]}]}}
+
+
 @contextmanager
 def running_envoy(configuration: Json, folder: Path, name: str) -> Iterator[tuple[str, int]]:
     """Envoy's own address and its pid while the block runs.

@@ -6,31 +6,20 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
-from pathlib import Path
 
-import yaml
-
-from benchmarks.harness.commands import require_tsctl
 from benchmarks.harness.figures import Figure, Goal, Result
 from benchmarks.harness.flood import flood, streams_without_window
 from benchmarks.harness.run import Job
 from benchmarks.harness.workload import own_folder
-from tsctl.compare.nodes import free_spec, own_project
-from tsctl.config.deployment import read_deployment
-from tsctl.config.project import Project
+from benchmarks.targets.gateway import bare_gateway, envoy_bytes, put, upstreams
 from tsctl.gateway.access_log import rotated
-from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream
-from tsctl.gateway.files import running_pid
-from tsctl.gateway.publish import put_clusters, put_routes
-from tsctl.gateway.state import Gateway, changing, open_gateway
+from tsctl.gateway.publish import put_routes
+from tsctl.gateway.state import Gateway, changing
 from tsctl.gateway.traffic import only
-from tsctl.host.ports import free_ports
-from tsctl.host.process import memory_bytes
 
 COUNTS = (10, 100, 500)
-PROBE = Probe(b'{"x": 0.5}', "application/json")
 #: Of the flood over HTTP/1.1. Without bounds, a line of the log would have as many bytes.
 PATH, CLIENTS, FLOOD_S = "/" + "x" * 5999, 8, 10
 #: Of the flood over HTTP/2: as many streams as one connection may have.
@@ -51,7 +40,7 @@ def run_versions(job: Job) -> Result:
         for _ in range(job.rounds):
             with (
                 own_folder() as folder,
-                _running(job.project, folder) as gateway,
+                bare_gateway(job.project, folder / "own") as gateway,
                 job.progress.step(f"{count} versions") as step,
             ):
                 memory.append(_with_versions(gateway, count))
@@ -74,7 +63,7 @@ def run_floods(job: Job) -> Result:
     """
     rates, logs, memory, waited = [], [], [], []
     for _ in range(job.rounds):
-        with own_folder() as folder, _running(job.project, folder) as gateway:
+        with own_folder() as folder, bare_gateway(job.project, folder / "own") as gateway:
             with job.progress.step("requests with a path of 6,000 bytes") as step:
                 rates.append(_flooded(gateway))
                 logs.append(_log_bytes(gateway) / MIB)
@@ -93,38 +82,14 @@ def run_floods(job: Job) -> Result:
     return Result("floods", "clients without a key", {"clients": CLIENTS, "connections": CONNECTIONS}, {}, figures)
 
 
-@contextmanager
-def _running(project: Project, folder: Path) -> Iterator[Gateway]:
-    """A gateway whose only node does not run."""
-    own = own_project(project, folder / "own")
-    address, metrics = (f"http://127.0.0.1:{port}" for port in free_ports(2))
-    content = {
-        "nodes": {"n0": free_spec("torchserve").model_dump(mode="json")},
-        "models": {},
-        "gateway": {"address": address, "metrics": metrics},
-    }
-    own.deployment.write_text(yaml.safe_dump(content), encoding="utf-8")
-    require_tsctl(own, "gateway", "start")
-    try:
-        yield open_gateway(own, read_deployment(own.deployment))
-    finally:
-        require_tsctl(own, "gateway", "stop")
-
-
 def _with_versions(gateway: Gateway, count: int) -> float:
     """Put so many versions; Envoy's memory in MiB afterwards."""
     _put(gateway, count)
-    return _memory(gateway) / MIB
+    return envoy_bytes(gateway) / MIB
 
 
 def _put(gateway: Gateway, count: int) -> None:
-    [node] = gateway.nodes()
-    places = (Endpoint(node.name, "127.0.0.1", node.spec.listens_on[0], None),)
-    upstreams = [Upstream(f"m{number}", "1.0", places, PROBE) for number in range(count)]
-    traffic = [only(upstream.model, "1.0") for upstream in upstreams]
-    with changing(gateway):
-        put_clusters(gateway, upstreams, traffic)
-        put_routes(gateway, traffic)
+    put(gateway, upstreams(gateway, count))
 
 
 def _move(gateway: Gateway, count: int) -> None:
@@ -163,12 +128,7 @@ def _unread(gateway: Gateway) -> tuple[float, float]:
             with suppress(OSError):  # the gateway may close it at any time
                 client.sendall(streams_without_window("/nowhere", STREAMS))
         answer_s = _seconds(lambda: flood(place, ["/healthz"]))
-        return _memory(gateway), answer_s
-
-
-def _memory(gateway: Gateway) -> float:
-    pid = running_pid(gateway.files.envoy_record)
-    return float(memory_bytes(pid) or 0) if pid is not None else 0.0
+        return float(envoy_bytes(gateway)), answer_s
 
 
 def _seconds(act: Callable[[], object]) -> float:

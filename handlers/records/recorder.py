@@ -175,16 +175,21 @@ class Recorder:
         """Write the next items: as many as fit into one write."""
         lines: list[bytes] = []
         inputs: list[bytes] = []
-        size, begin = 0, self._clock()
+        size, begin, without_input = 0, self._clock(), 0
         while self._queue and size < _WRITE:
             sampled = self._queue.popleft()
             self._got += sampled.size
             try:
-                line, of_input = self._recording.record(sampled), self._recording.input(sampled)
+                line = self._recording.record(sampled)
             except Exception as error:  # noqa: BLE001 - an author's methods may raise anything, and only this is lost
                 self._count("failed", 1)
                 self._log("an item cannot be recorded", error)
                 continue
+            try:
+                of_input = self._recording.input(sampled)
+            except Exception as error:  # noqa: BLE001 - likewise: the record is kept without its input
+                of_input, without_input = b"", without_input + 1
+                self._log("an input cannot be kept", error)
             lines.append(line)
             if self._repeats is not None:
                 self._repeats.take(sampled)
@@ -197,7 +202,11 @@ class Recorder:
             outcome = self._append(self._records, lines)
             if self._inputs is not None and inputs and outcome == "written":
                 outcome = self._append(self._inputs, inputs)
-            self._count(outcome, len(lines))
+            if outcome != "written":
+                without_input = 0
+            elif without_input:
+                self._count("input-failed", without_input)
+            self._count(outcome, len(lines) - without_input)
 
     def _append(self, writer: SegmentWriter, lines: Sequence[bytes]) -> str:
         """Write the lines; returns the one of RECORD_OUTCOMES that became of them."""

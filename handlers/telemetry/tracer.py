@@ -1,4 +1,4 @@
-"""Takes traced batches off the request path, and has a thread send their spans; the only module that knows
+"""Takes traced requests off the request path, and has a thread send their spans; the only module that knows
 OpenTelemetry's SDK.
 
 Invariant: `take` never waits and never raises, and a collector that is slow or away changes no answer; spans that are
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from handlers.contract import TRACES_VARIABLE
 from handlers.errors import LoadError
-from handlers.telemetry.traces import SERVER, Batch, Context, Span, spans_of
+from handlers.telemetry.traces import SERVER, Batch, Context, Generated, Span, spans_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -59,7 +59,7 @@ class Tracer:
         self._exporter = exporter
         self._count = count
         self._new_id = new_id
-        self._queue: deque[Batch] = deque()
+        self._queue: deque[Batch | Generated] = deque()
         self._put = self._got = 0  # spans; each changed by one thread alone, so that neither waits for a lock
         self._sending = threading.Lock()
         self._is_away = False
@@ -69,14 +69,14 @@ class Tracer:
         threading.Thread(target=self._keep_sending, name="traces", daemon=True).start()
         atexit.register(self.close)
 
-    def take(self, batch: Batch) -> None:
-        """Take a batch that is answered."""
-        spans = batch.spans
+    def take(self, answered: Batch | Generated) -> None:
+        """Take what is answered."""
+        spans = answered.spans
         if self._put - self._got + spans > MOST_SPANS:
             self._count("queue-full", spans)
             return
         self._put += spans
-        self._queue.append(batch)
+        self._queue.append(answered)
 
     def flush(self) -> None:
         """Send what waits; called by the thread, and by tests."""
@@ -102,9 +102,9 @@ class Tracer:
         spans: list[Span] = []
         taken = 0
         while self._queue and len(spans) < MOST_AT_ONCE:
-            batch = self._queue.popleft()
-            taken += batch.spans
-            spans += spans_of(batch, *self._of_version, self._new_id)
+            answered = self._queue.popleft()
+            taken += answered.spans
+            spans += spans_of(answered, *self._of_version, self._new_id)
             time.sleep(0)  # lets the request path run: it would wait 5 ms for a thread that computes
         is_sent = self._exporter.send(spans)
         self._got += taken  # only now: while the collector is away, what comes meanwhile is bounded too

@@ -2,7 +2,8 @@
 
 A request is traced where its `traceparent` says that its spans are kept: the gateway has decided that, and no worker
 decides it again. The span of a batch is a child of its first traced request's span, and linked to those of all its
-traced requests; the others' spans are linked to the batch's.
+traced requests; the others' spans are linked to the batch's. A request to a language model has no batch: its answer
+shares each step with whichever others are in the making then.
 
 Invariant: where no request of a batch is traced, all that happens is one look at a header of each.
 """
@@ -97,6 +98,46 @@ class Batch:
         return 1 + min(len(self.stages), MOST_STAGES) + sum(2 if each.waited else 1 for each in self.traced)
 
 
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A traced request to a language model that has ended; moments in seconds of `time.monotonic`.
+
+    Args:
+        traced: its `waited` is not used: `begun` says when the model began.
+        wall: nanoseconds since 1970 at `end`.
+        submitted: it came.
+        begun: the model began with its prompt; None: it never did.
+        first: its first token came; None: none did.
+    """
+
+    traced: Traced
+    wall: int
+    end: float
+    submitted: float
+    begun: float | None = None
+    first: float | None = None
+
+    def at(self, moment: float) -> int:
+        """Nanoseconds since 1970 of a moment."""
+        return self.wall - round((self.end - moment) * 1e9)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Its queue, its prompt and its tokens, as far as it came."""
+        begun = self.end if self.begun is None else self.begun
+        stages = [Stage("queue", self.submitted, begun)]
+        if self.begun is not None:
+            stages.append(Stage("prompt", begun, self.end if self.first is None else self.first))
+        if self.first is not None:
+            stages.append(Stage("tokens", self.first, self.end))
+        return stages
+
+    @property
+    def spans(self) -> int:
+        """How many spans it becomes."""
+        return 1 + len(self.stages)
+
+
 def parents(requests: Sequence[Request]) -> dict[int, Context] | None:
     """The parents of the requests that are traced, by position; None where none is."""
     traced_at: dict[int, Context] = {}
@@ -117,11 +158,18 @@ def read_traceparent(header: str) -> Context | None:
     return Context(int(read[1], 16), int(read[2], 16))
 
 
-def traced(request: Request, parent: Context, outcome: Outcome, waited_s: float) -> Traced:
+def traced(
+    request: Request,
+    parent: Context,
+    outcome: Outcome,
+    waited_s: float,
+    more: Mapping[str, str | int | None] | None = None,
+) -> Traced:
     """A traced request that is answered.
 
     Args:
         waited_s: seconds in the node's queue; 0 or more.
+        more: attributes of its kind of request; those that are None are left out.
     """
     track = "shadow" if SHADOW_HEADER in request.headers else request.headers.get(ASSIGNED_TRACK_HEADER)
     values: dict[str, str | int | None] = {
@@ -130,18 +178,43 @@ def traced(request: Request, parent: Context, outcome: Outcome, waited_s: float)
         "tsctl.track": track and track[:_LONGEST_TEXT],
         "tsctl.cache": outcome.cache or None,
         "error.type": outcome.error.kind if outcome.error is not None else None,
+        **(more or {}),
     }
     attributes = {name: value for name, value in values.items() if value is not None}
     return Traced(parent, attributes, round(waited_s * 1e9), _error(outcome))
 
 
-def spans_of(batch: Batch, model: str, version: str, new_id: Callable[[], int]) -> list[Span]:
-    """The spans of a batch that is answered.
+def spans_of(answered: Batch | Generated, model: str, version: str, new_id: Callable[[], int]) -> list[Span]:
+    """The spans of what is answered.
 
     Args:
         new_id: a span's id that no other has.
     """
     of_version = {"tsctl.model": model, "tsctl.version": version}
+    if isinstance(answered, Generated):
+        return _of_generated(answered, of_version, new_id)
+    return _of_batch(answered, of_version, new_id)
+
+
+def _of_generated(answered: Generated, of_version: Attributes, new_id: Callable[[], int]) -> list[Span]:
+    each = answered.traced
+    own = Context(each.parent.trace_id, new_id())
+    attributes = {**of_version, **each.attributes}
+    name = f"predict {of_version['tsctl.model']}"
+    begin, end = answered.at(answered.submitted), answered.at(answered.end)
+    return [
+        Span(name, own, each.parent, SERVER, begin, end, attributes, (), each.error),
+        *(_stage_span(stage, own, answered.at, new_id) for stage in answered.stages),
+    ]
+
+
+def _stage_span(stage: Stage, parent: Context, at: Callable[[float], int], new_id: Callable[[], int]) -> Span:
+    context = Context(parent.trace_id, new_id())
+    return Span(stage.name, context, parent, INTERNAL, at(stage.begin), at(stage.end), {})
+
+
+def _of_batch(batch: Batch, of_version: Attributes, new_id: Callable[[], int]) -> list[Span]:
+    model = of_version["tsctl.model"]
     requests = [Context(each.parent.trace_id, new_id()) for each in batch.traced]
     own = Context(requests[0].trace_id, new_id())
     begin, end = batch.at(batch.begin), batch.at(batch.end)
@@ -163,10 +236,7 @@ def spans_of(batch: Batch, model: str, version: str, new_id: Callable[[], int]) 
         )  # fmt: skip
         if each.waited:
             spans.append(Span("queue", Context(context.trace_id, new_id()), context, INTERNAL, came, begin, {}))
-    spans += [
-        Span(stage.name, Context(own.trace_id, new_id()), own, INTERNAL, batch.at(stage.begin), batch.at(stage.end), {})
-        for stage in batch.stages[:MOST_STAGES]
-    ]
+    spans += [_stage_span(stage, own, batch.at, new_id) for stage in batch.stages[:MOST_STAGES]]
     return spans
 
 

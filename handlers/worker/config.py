@@ -64,6 +64,7 @@ class WorkerConfig:
     generation: GenerationOptions | None = None  # of a model that generates text
     requirements: tuple[str, ...] = ()  # packages of this model alone
     secrets: tuple[str, ...] = ()  # names of the secrets that this model needs
+    compares_itself: bool = False  # its handler compares answers of two versions
     embeddings: bool = False  # the archive says that its handler answers requests for embeddings
 
 
@@ -122,6 +123,7 @@ def read_config(
         generation=GenerationOptions(**generation) if generation else None,
         requirements=tuple(section.get("requirements", ())),
         secrets=tuple(section.get("secrets", ())),
+        compares_itself=(section.get("compare") or {}).get("by") == "handler",
         embeddings=section.get("embeddings", False),
     )
 

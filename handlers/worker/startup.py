@@ -27,6 +27,7 @@ from handlers.contract import (
 )
 from handlers.device import finish
 from handlers.errors import LoadError
+from handlers.own_comparator import require_comparator
 from handlers.pipeline.batch_sizes import batch_sizes
 from handlers.pipeline.pipeline import request_key
 from handlers.records.recorder import Recorder
@@ -85,6 +86,8 @@ def _start(worker: Worker) -> dict[str, Any]:
     handler.load()
     accelerated = _accelerate(worker)
     verify_golden(pipeline, samples, config.batch_size, config.tolerance)
+    if config.compares_itself:
+        require_comparator(handler, [sample.golden for sample in samples])
     timings: list[BatchTiming] = handler.warmup()
     if config.batch_tokens is None and type(handler).probe is not ServingHandler.probe:
         _tune(worker, samples)

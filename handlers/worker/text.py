@@ -41,12 +41,14 @@ from handlers.records.record import Batch
 from handlers.records.recorder import Recorder
 from handlers.records.texts import TextItem
 from handlers.telemetry.metrics import Telemetry
+from handlers.telemetry.tracer import Tracer
 from handlers.text.answer import Answer, Piece
 from handlers.text.generator import Delivery, Generator
 from handlers.text.options import GenerationOptions
 from handlers.text_generation import TextGenerationHandler
 from handlers.worker.config import WorkerConfig, check_package
 from handlers.worker.exchange import Exchange, part_of, read_asked, refusal
+from handlers.worker.text_tracing import CANCELLED, trace_ended, trace_refused
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,7 @@ class TextWorker:
         self._generator: Generator  # from `load` on
         self._token_at = 0.0  # monotonic seconds of the last token
         self._recorder: Recorder | None = None
+        self._tracer: Tracer | None = None
         _configure(handler, config, self.options)
 
     def load(self) -> None:
@@ -109,9 +112,9 @@ class TextWorker:
             self.handler.backend, self.options.max_answers, self._take, self._failed, self._crashed
         )
 
-    def open(self, recorder: Recorder | None = None) -> None:
-        """From now on requests come from clients; they are counted by the handler's telemetry, and recorded."""
-        self.telemetry, self._recorder = self.handler.telemetry, recorder
+    def open(self, recorder: Recorder | None = None, tracer: Tracer | None = None) -> None:
+        """From now on requests come from clients; they are counted by the handler's telemetry, recorded and traced."""
+        self.telemetry, self._recorder, self._tracer = self.handler.telemetry, recorder, tracer
         self.telemetry.watch_text(self.occupancy)
 
     def occupancy(self) -> tuple[int, float]:
@@ -153,7 +156,8 @@ class TextWorker:
                 return  # it has ended
             self._forget(exchange)
         if exchange.is_counted:
-            self._count_ends("cancelled", exchange.answers)
+            self._count_ends(CANCELLED, exchange.answers)
+        trace_ended(self._tracer, exchange, is_cancelled=True)
         self._stop(exchange.answers)
 
     def answer(self, requests: Sequence[Request]) -> list[Outcome]:
@@ -217,6 +221,8 @@ class TextWorker:
         self._generator.close()
         if self._recorder is not None:
             self._recorder.close()
+        if self._tracer is not None:
+            self._tracer.close()
 
     # ---- in the submitter's thread -----------------------------------------------------------------------------------
 
@@ -311,6 +317,7 @@ class TextWorker:
         if CHECK_HEADER not in request.headers:
             self.telemetry.answered(error.kind)
         outcome = self.refuse(request, error)
+        trace_refused(self._tracer, request, outcome)
         self._record(request, None, outcome, 0.0)
         self._send([part_of(ticket, outcome)])
 
@@ -366,6 +373,7 @@ class TextWorker:
             self.telemetry.answered(exchange.error.kind if exchange.error else "ok")
         if isinstance(exchange.ticket, _Waiting):
             exchange.ticket.document = exchange.text_document
+        trace_ended(self._tracer, exchange)
         self._record_text(exchange)
         if exchange.error is not None:  # the other answers of the request go nowhere
             rest = [answer for answer in exchange.answers if not answer.has_ended]

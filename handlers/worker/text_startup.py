@@ -15,9 +15,11 @@ from typing import Any
 from handlers.contract import METRICS_FOLDER_VARIABLE, difference, golden_texts
 from handlers.errors import LoadError, RequestError
 from handlers.messages import Outcome, Request
+from handlers.own_comparator import require_comparator
 from handlers.records.recorder import Recorder
 from handlers.records.texts import text_features
 from handlers.telemetry.metrics import telemetry
+from handlers.telemetry.tracer import open_tracer
 from handlers.worker.exchange import read_asked
 from handlers.worker.recording import open_records
 from handlers.worker.self_test import Sample, read_requests, read_samples
@@ -36,6 +38,8 @@ def start_text(worker: TextWorker) -> dict[str, Any]:
     config, handler = worker.config, worker.handler
     samples = read_samples(config.model_dir)
     answers = _answers_of(worker, {sample.name: sample.request for sample in samples})
+    if config.compares_itself:
+        require_comparator(handler)
     begin = time.monotonic()
     worker.load()
     loaded = time.monotonic()
@@ -48,10 +52,13 @@ def start_text(worker: TextWorker) -> dict[str, Any]:
     handler.telemetry = telemetry(
         config.model, config.version, config.metrics, os.environ.get(METRICS_FOLDER_VARIABLE), is_text=True
     )
+    tracer = open_tracer(config.model, config.version, handler.telemetry.spans)
     recorder = _open_recorder(worker)
-    worker.open(recorder)
+    worker.open(recorder, tracer)
     if recorder is not None:
         recorder.start()
+    if tracer is not None:
+        tracer.start()
     return {
         "device": handler.device,
         "backend": handler.backend.name,
@@ -60,7 +67,7 @@ def start_text(worker: TextWorker) -> dict[str, Any]:
         "metrics": "on" if handler.telemetry.is_on else "off",
         "cache": "off",
         "records": "off" if recorder is None else "on",
-        "traces": "off",
+        "traces": "off" if tracer is None else "on",
         "load_s": round(loaded - begin, 3),
         "golden_alone_s": round(alone - loaded, 3),
         "golden_together_s": round(together_s, 3),

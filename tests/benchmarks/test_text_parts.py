@@ -27,7 +27,7 @@ from benchmarks.text.stream import BROKEN, REFUSED, TOLD, UNREACHED, WHOLE, Stre
 from benchmarks.text.table import COLUMNS, Row, TextResult, rows
 from handlers.text.backend import LENGTH, Produced, Token
 from handlers.text.sampling import Sampling
-from tsctl.archive.embedded import Embedder
+from tsctl.archive.asked import Asker
 from tsctl.config.project import Project
 from tsctl.rollout.decide.events import Outcome
 from tsctl.shadow.disagreement import Repeat
@@ -203,8 +203,8 @@ def test_a_release_is_right_where_outcome_and_signal_are() -> None:
 
 def test_noise_is_the_share_of_second_answers_that_differ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     vectors = {"one": [1.0, 0.0], "two": [0.9, 0.1], "ten": [0.0, 1.0]}
-    monkeypatch.setattr("tsctl.archive.embedded.embed", lambda archive, texts, timeout_s: [vectors[t] for t in texts])
-    monkeypatch.setattr("tsctl.archive.embedded.find_archive", lambda *names: None)
+    monkeypatch.setattr("tsctl.archive.asked.embed", lambda archive, texts, timeout_s: [vectors[t] for t in texts])
+    monkeypatch.setattr("tsctl.archive.asked.find_archive", lambda *names: None)
 
     def answer(track: Track, text: str) -> Answer:
         whole = {"answers": [{"tokens": [text], "finish": "stop"}], "answer_tokens": 3}
@@ -216,7 +216,7 @@ def test_noise_is_the_share_of_second_answers_that_differ(monkeypatch: pytest.Mo
         )
         for shadow, again in (("one", "two"), ("ten", "one"))
     ]
-    figures = noise_figures("hot", Paired(requests), Embedder(Project(tmp_path)))
+    figures = noise_figures("hot", Paired(requests), Asker(Project(tmp_path)))
     assert value(figures, "hot, tokens: an identical shadow differs, of 2") == 0.5
     assert value(figures, "hot, tokens: stable again, alone differs, of 2") == 0.5
     assert value(figures, "hot, embedding, least 0.8: an identical shadow differs, of 2") == 0.5

@@ -15,7 +15,7 @@ import signal
 import zipfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from rich.console import Console
 from handlers.adapters.asgi import worker_process
 from handlers.adapters.asgi.exchange import Route
 from handlers.adapters.asgi.node.app import Node
+from handlers.adapters.asgi.node.fetched import FETCH_S, Fetch, fetch_by
 from handlers.adapters.asgi.node.registry import Conflict, Registry, State
 from handlers.adapters.asgi.node.served import Entry, read_served, write_served
 from handlers.contract import MODEL_VERSION_HEADER, OPEN_INFERENCE, PROBLEM_MEDIA_TYPE, RETRY_HEADER, SENT_HEADER
-from tests.support.sites import HALF, make_site, write_tiny
+from tests.support.sites import HALF, is_alive, make_site, write_tiny
 from tsctl.archive.build import build_versions
 from tsctl.archive.container import digest_of
 from tsctl.archive.store import StoredArchive
@@ -95,11 +96,13 @@ def entry(archive: StoredArchive, version: str, workers: int | None = 1) -> Entr
 
 
 @asynccontextmanager
-async def node_in(folder: Path, store: Path, token: str | None = TOKEN) -> AsyncIterator[tuple[Node, Registry]]:
+async def node_in(
+    folder: Path, store: Path, token: str | None = TOKEN, fetch: Fetch | None = None
+) -> AsyncIterator[tuple[Node, Registry]]:
     """A node that serves what its folder says; its workers are ended afterwards."""
     for name in ("metrics", "logs"):
         (folder / name).mkdir(exist_ok=True)
-    registry = Registry(folder, store)
+    registry = Registry(folder, store, fetch=fetch)
     await registry.restore()
     try:
         yield Node(registry, ADMIN, token), registry
@@ -396,3 +399,81 @@ def test_the_list_of_what_is_served_is_whole_or_the_old_one(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="cannot be read"):
         read_served(path)
     assert [left.name for left in tmp_path.iterdir()] == ["served.json"]
+
+
+def fetching(folder: Path, script: str) -> Path:
+    """A file that has a node run the script, to which the archive's name is an argument, for what its store lacks."""
+    path = folder / "fetch.json"
+    environment = {"PATH": os.environ["PATH"], "ONLY_HERE": "secret"}
+    path.write_text(json.dumps({"command": ["sh", "-c", script, "fetch"], "environment": environment}))
+    return path
+
+
+def test_an_archive_that_is_not_in_the_store_is_fetched_while_others_are_answered(
+    archives: dict[str, StoredArchive], tmp_path: Path
+) -> None:
+    source, store, gate = archives["1.0"], tmp_path / "store", tmp_path / "gate"
+    store.mkdir()
+    copy = f"until [ -e {gate} ]; do sleep 0.05; done; [ $ONLY_HERE = secret ] && cp {source.path} {store}"
+    path = fetching(tmp_path, f'echo "$1" > {tmp_path}/asked; {copy}')
+
+    async def test() -> None:
+        async with node_in(tmp_path, store, fetch=fetch_by(path)) as (node, registry):
+            await registry.register(entry(source, "other"))
+            version = registry.get("tiny", "other")
+            await until((tmp_path / "asked").is_file, "the command")
+            assert version.describe()["startup_s"] == FETCH_S, "whoever registers waits for so long"
+            assert (await ask(node, "/v2/health/live", headers={})).status == 200
+            gate.touch()
+            await until(lambda: version.state is State.SERVING, "the version")
+            assert version.describe()["startup_s"] < FETCH_S
+        assert (tmp_path / "asked").read_text() == f"tiny:1.0@{digest_of(source.path)}\n"
+        (tmp_path / "asked").unlink()
+        (store / source.path.name).unlink()
+        async with node_in(tmp_path, store, fetch=fetch_by(path)) as (_, registry):
+            version = registry.get("tiny", "other")
+            await until(lambda: version.state is State.SERVING, "the version again")
+        assert not (tmp_path / "asked").exists(), "it is unpacked here"
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("script", "name", "reason"),
+    [
+        (
+            "echo 'pulling ...' >&2; echo 'error: the store s3://a is gone' >&2; exit 3",
+            None,
+            "the store s3://a is gone",
+        ),
+        ("exit 9", None, "its command ended with 9"),
+        ("exit 0", None, "cannot be unpacked: No such file"),
+        ("exit 0", "other.mar", "its name does not say what it holds"),
+    ],
+)
+def test_what_cannot_be_fetched_is_refused_with_the_reason(
+    archives: dict[str, StoredArchive], tmp_path: Path, script: str, name: str | None, reason: str
+) -> None:
+    async def test() -> None:
+        async with node_in(tmp_path, tmp_path, fetch=fetch_by(fetching(tmp_path, script))) as (_, registry):
+            wanted = entry(archives["1.0"], "1.0")
+            await registry.register(replace(wanted, archive=name or wanted.archive))
+            version = registry.get("tiny", "1.0")
+            await until(lambda: version.state is State.REFUSED, "the refusal")
+            assert reason in version.reason
+
+    run(test())
+
+
+def test_a_fetch_ends_with_its_version(archives: dict[str, StoredArchive], tmp_path: Path) -> None:
+    async def test() -> None:
+        script = f"echo $$ > {tmp_path}/pid; exec sleep 600"
+        async with node_in(tmp_path, tmp_path, fetch=fetch_by(fetching(tmp_path, script))) as (_, registry):
+            await registry.register(entry(archives["1.0"], "1.0"))
+            await until(lambda: (tmp_path / "pid").is_file() and bool((tmp_path / "pid").read_text()), "the command")
+            pid = int((tmp_path / "pid").read_text())
+            await registry.unregister("tiny", "1.0")
+            await until(lambda: ("tiny", "1.0") not in registry.versions, "the end of the version")
+            await until(lambda: not is_alive(pid), "the end of the command")
+
+    run(test())

@@ -34,7 +34,7 @@ from handlers.record_files import (
     parse_record_file,
     record_files,
 )
-from handlers.records.record import Batch, Recording
+from handlers.records.record import LONGEST_LINE, Batch, Recording
 from handlers.records.recorder import MOST_BYTES, MOST_ITEMS, REST_S, Recorder
 from handlers.records.segments import LEAST_FREE, SegmentWriter
 
@@ -301,12 +301,16 @@ class Recorded:
     """A recorder whose thread is not started: the tests flush it."""
 
     def __init__(
-        self, place: Place, keeps_inputs: bool = False, summarize: Callable[[Any], Any] = lambda item: {}
+        self,
+        place: Place,
+        keeps_inputs: bool = False,
+        summarize: Callable[[Any], Any] = lambda item: {},
+        redact: Callable[[Any], Any] = lambda item: item,
     ) -> None:
         self.place = place
         self.counts: Counter[str] = Counter()
         self.monotonic = Clock(0.0)
-        recording = Recording("toy", "1.0", summarize, str.encode, lambda item: item, keeps_inputs)
+        recording = Recording("toy", "1.0", summarize, str.encode, redact, keeps_inputs)
         inputs = place.writer(INPUTS) if keeps_inputs else None
         self.recorder = Recorder(recording, 1.0, place.writer(), inputs, self._count, self.monotonic)
 
@@ -394,6 +398,29 @@ def test_inputs_lie_in_files_of_their_own(place: Place) -> None:
     by_kind = {file.kind: (place.folder / file.name).read_bytes() for file in record_files(place.folder)}
     assert b"private" in by_kind[INPUTS]
     assert b"private" not in by_kind[RECORDS]
+
+
+def test_a_record_whose_input_cannot_be_kept_is_written_without_it(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    def redact(item: str) -> Any:
+        return {"inverse": 1 / float(item), "long": "x" * (LONGEST_LINE if item == "3" else 1)}
+
+    recorded = Recorded(place, keeps_inputs=True, redact=redact)
+    recorded.take(b"1", b"0", b"3", b"2")
+    recorded.recorder.close()
+    ids = {
+        kind: [
+            json.loads(line)["request_id"]
+            for file in record_files(place.folder)
+            if file.kind == kind
+            for line in (place.folder / file.name).read_text().splitlines()
+        ]
+        for kind in (RECORDS, INPUTS)
+    }
+    assert ids == {RECORDS: ["0-0", "0-1", "0-2", "0-3"], INPUTS: ["0-0", "0-3"]}
+    assert recorded.counts == {"written": 2, "input-failed": 2}
+    assert [record.message for record in caplog.records] == ["toy 1.0: an input cannot be kept; serving goes on"]
 
 
 def test_the_thread_writes_by_itself(place: Place) -> None:

@@ -107,6 +107,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 def test_every_query_of_every_dashboard_has_data(watched: Watched) -> None:
     """While a rollout runs, and an alert fires: every answer is later than the objective allows."""
     site = watched.front.site
+    site.run("models", "register", "tiny:2.0")
+    site.run("shadow", "set", "tiny", "2.0", "--percent", "100")
     with asking(watched.front), site.start("rollout", "start", "tiny", "2.0") as process:
         until(lambda: watched.query("tsctl_rollout_step == 1"), 60, "the first step")
         until(lambda: watched.webhook.of("LatencyBudgetBurns", "firing"), 60, "the alert at the webhook")

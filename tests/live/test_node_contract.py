@@ -1,7 +1,7 @@
 """The same cases on a node of every engine: what `tsctl.nodes.node.Node` says must be true, whoever serves.
 
 One node per engine is started for all cases; a case leaves it without versions. An engine with an environment of its
-own is installed into the checkout first.
+own is installed into the checkout first. tests/ray has the same cases on a Ray cluster, which takes minutes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,9 +55,12 @@ SPECS: dict[str, Callable[[list[int]], dict[str, Any]]] = {
         },
         "grpc_ports": ports[3:5],
     },
+    "ray": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}", "proxy_port": ports[1], "cpus": 8},
     "uvicorn": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}"},
     "triton": lambda ports: {"address": f"http://127.0.0.1:{ports[0]}"},
 }
+#: Engines whose cases are in a folder of their own, because they take minutes.
+ELSEWHERE = frozenset({"ray"})
 VERSIONS: dict[str, dict[str, Any]] = {
     "1.0": {},
     "2.0": {"factor": 3.0},
@@ -134,18 +138,19 @@ class Stage:
             self.node.unregister("tiny", version)
 
 
-@pytest.fixture(scope="module", params=SPECS)
-def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    site = make_site(tmp_path_factory.mktemp(request.param) / "site")
-    spec = {"engine": request.param, **SPECS[request.param](free_ports(5))}
+@contextmanager
+def started_stage(engine: str, folder: Path) -> Iterator[Stage]:
+    """A started node of the engine in a new project, without versions, while the block runs."""
+    site = make_site(folder / "site")
+    spec = {"engine": engine, **SPECS[engine](free_ports(5))}
     (site.root / "deployment.yaml").write_text(yaml.safe_dump({"nodes": {"local": spec}, "models": {}}))
     write_tiny(site, "tiny", VERSIONS)
     (site.root / "archives" / "tiny" / "golden" / "wrong.json").write_text('{"half.json": {"y": 1.0}}')
     project = Project(site.root)
     built = build_versions(project, [f"tiny:{version}" for version in VERSIONS], QUIET)
     archives = {one.archive.version: stored(project, one.archive) for one in built}
-    if request.param in ENGINES:
-        give_engine(site, request.param)
+    if engine in ENGINES:
+        give_engine(site, engine)
     [node] = open_nodes(project, read_deployment(project.deployment))
     stage = Stage(site, node, archives)
     stage.start()
@@ -154,6 +159,12 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     finally:
         stage.stop()
     assert node.pid is None
+
+
+@pytest.fixture(scope="module", params=sorted(SPECS.keys() - ELSEWHERE))
+def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with started_stage(request.param, tmp_path_factory.mktemp(request.param)) as stage:
+        yield stage
 
 
 @pytest.fixture
@@ -391,7 +402,7 @@ def test_an_unregistered_version_answers_what_it_has(stage: Stage) -> None:
         asked += [pool.submit(stage.ask, "slow") for _ in range(3)]
         if stage.node.engine == "torchserve":  # it may lose requests, so the gateway drains it before
             wait(asked)
-        elif stage.node.engine == "triton":  # it does not say how many wait
+        elif stage.node.engine in ("ray", "triton"):  # it does not say how many wait
             time.sleep(0.3)
         else:
             until(lambda: stage.node.require_version("tiny", "slow").queue == 3, 20, "three requests that wait")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from handlers.record_files import record_files
+from tests.support.bucket import Bucket
 from tests.support.ports import free_ports
 from tests.support.recording import ask_node
 from tests.support.sites import Site, make_site, until, write_tiny
@@ -17,47 +17,9 @@ from tests.support.sites import Site, make_site, until, write_tiny
 BUCKET = "records"
 
 
-class Bucket:
-    """A bucket of a server that speaks S3; its content outlives its process."""
-
-    def __init__(self) -> None:
-        [self.port] = free_ports(1)
-        self.address = f"http://127.0.0.1:{self.port}"
-        self.environment = {
-            "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": self.address, "AWS_MAX_ATTEMPTS": "1",
-        }  # fmt: skip
-
-    def start(self) -> None:
-        from moto.server import ThreadedMotoServer  # here, as boto3 below: both take long, and every process collects
-
-        self.server = ThreadedMotoServer("127.0.0.1", self.port, verbose=False)
-        self.server.start()
-
-    def stop(self) -> None:
-        self.server.stop()
-
-    def make(self) -> None:
-        self._client.create_bucket(Bucket=BUCKET)
-
-    def names(self) -> list[str]:
-        """The files of the bucket."""
-        found = self._client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-        return [entry["Key"] for entry in found]
-
-    @property
-    def _client(self) -> Any:
-        import boto3
-
-        return boto3.client(
-            "s3", endpoint_url=self.address, aws_access_key_id="test", aws_secret_access_key="test",
-            region_name="us-east-1",
-        )  # fmt: skip
-
-
 @pytest.fixture
 def bucket() -> Iterator[Bucket]:
-    made = Bucket()
+    made = Bucket(BUCKET)
     made.start()
     made.make()
     yield made

@@ -12,7 +12,7 @@ from tests.support.releases import PACE, asking, newest, releasing, served, weig
 from tests.support.sites import until
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.state import fold
-from tsctl.rollout.run.journal import read
+from tsctl.rollout.run.journal_lines import read
 
 PROMOTED = 0
 #: Exit code of a plan that has changes.

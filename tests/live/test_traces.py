@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+import requests
 import yaml
 from tritonclient.grpc import service_pb2 as pb
 
@@ -17,6 +18,7 @@ from handlers.contract import GRPC_SERVICE, PROTOBUF, SPAN_OUTCOMES, SPANS, TRAC
 from tests.support.gateways import Front, brought_up, with_gateway
 from tests.support.nodes import KEY, MODEL, Asked, Fronted, Reply, ScriptedNode, fronted, of_torchserve
 from tests.support.otlp import Collector, Span, collecting
+from tests.support.paced import write_archive
 from tests.support.sites import make_site, until, write_tiny
 from tsctl.config.deployment import RouteSpec
 from tsctl.config.tracing import TracingSpec
@@ -46,11 +48,14 @@ def front(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Ite
     content["nodes"]["api"] = {"engine": "uvicorn", "address": f"http://127.0.0.1:{port}"}
     versions = {"1.0": {"nodes": ["local"]}, "1.0u": {"archive": "1.0", "nodes": ["api"]}}
     content["models"]["tiny"] = {"default": "1.0", "versions": versions}
+    write_archive(site.root, "talker")
+    content["models"]["talker"] = {"default": "1.0", "versions": versions}
     content["tracing"] = {"endpoint": collector.endpoint, "share": 1}
     (site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     base, metrics = with_gateway(site, {})
     with brought_up(site, base, metrics) as made:
-        site.run("weights", "set", "tiny", "1.0=50%", "1.0u=50%")
+        for model in ("tiny", "talker"):
+            site.run("weights", "set", model, "1.0=50%", "1.0u=50%")
         yield made
 
 
@@ -92,6 +97,27 @@ def test_a_request_is_one_trace_from_the_gateway_to_the_stages_of_its_batch(
         assert (span.attributes["tsctl.model"], span.attributes["tsctl.version"]) == ("tiny", version)
     assert {span.service for span in spans} == {"tsctl-gateway", "tsctl-worker"}
     assert request.attributes["http.url"] == f"/predictions/tiny/{version}"
+
+
+@pytest.mark.parametrize("version", ENGINES)
+def test_an_answer_of_a_language_model_is_one_trace_to_its_last_token(
+    front: Front, collector: Collector, version: str
+) -> None:
+    request_id = f"text-{version}"
+    body = {"model": f"talker:{version}", "prompt": "ab", "max_tokens": 3, "stream": True}
+    answer = requests.post(
+        f"{front.base}/v1/completions",
+        json=body,
+        headers={"x-request-id": request_id, "x-api-key": front.key},
+        timeout=60,
+    )
+    assert (answer.status_code, answer.text.endswith("data: [DONE]\n\n")) == (200, True)
+    spans = whole_trace(collector, request_id, {"request", "try", "predict talker", "queue", "prompt", "tokens"})
+    predict = only(spans, "predict talker")
+    assert predict.parent_id == only(spans, "try").span_id
+    assert predict.attributes["gen_ai.usage.output_tokens"] == 3
+    assert predict.attributes["tsctl.finish"] == "length"
+    assert {only(spans, name).parent_id for name in ("queue", "prompt", "tokens")} == {predict.span_id}
 
 
 @pytest.mark.parametrize("version", ENGINES)

@@ -33,6 +33,12 @@ class Network(Protocol):
 
     def cut(self, number: int, pid: int) -> None: ...
     def mend(self, number: int, pid: int) -> None: ...
+    def part(self, number: int, other: int, pid: int) -> None:
+        """The machine cannot reach the other one any more; its ways to all others stay."""
+
+    def join(self, number: int, other: int, pid: int) -> None:
+        """It can again."""
+
     def slow(self, number: int, pid: int) -> Callable[[], object]:
         """Make the machine slow; returns what ends that."""
 
@@ -57,6 +63,12 @@ class Namespaces:
 
     def mend(self, number: int, pid: int) -> None:
         _run("ip", "link", "set", self._link(number), "up")
+
+    def part(self, number: int, other: int, pid: int) -> None:
+        _run(*self.inside(number), "ip", "route", "add", "blackhole", f"{self.address(other)}/32")
+
+    def join(self, number: int, other: int, pid: int) -> None:
+        _run(*self.inside(number), "ip", "route", "del", "blackhole", f"{self.address(other)}/32")
 
     def slow(self, number: int, pid: int) -> Callable[[], object]:
         _run("tc", "qdisc", "add", "dev", self._link(number), "root", "tbf", *SLOW)
@@ -111,6 +123,12 @@ class Loopback:
 
     def mend(self, number: int, pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
+
+    def part(self, number: int, other: int, pid: int) -> None:
+        self.cut(number, pid)
+
+    def join(self, number: int, other: int, pid: int) -> None:
+        self.mend(number, pid)
 
     def slow(self, number: int, pid: int) -> Callable[[], object]:
         ended = threading.Event()

@@ -70,8 +70,8 @@ def of_torchserve(status: int, kind: str, message: str) -> Reply:
 class ScriptedNode:
     """Answers each request with what `script` returns for it, on a free port."""
 
-    def __init__(self, name: str, script: Callable[[Asked], Reply]) -> None:
-        self.name, self.script = name, script
+    def __init__(self, name: str, script: Callable[[Asked], Reply], engine: str = "torchserve") -> None:
+        self.name, self.script, self.engine = name, script, engine
         self.asked: list[Asked] = []
         node = self
 
@@ -129,7 +129,7 @@ class ScriptedNode:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(self.name, "127.0.0.1", self._server.server_address[1], "token")
+        return Endpoint(self.name, "127.0.0.1", self._server.server_address[1], "token", engine=self.engine)
 
     @property
     def requests(self) -> list[Asked]:

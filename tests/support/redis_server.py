@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,17 +13,24 @@ from tests.support.programs import program
 
 
 @contextmanager
-def redis_server(folder: Path, port: int, *options: str) -> Iterator[None]:
-    """A Redis of this test's own, that keeps nothing on disk, with further options of its command line."""
+def redis_server(
+    folder: Path, port: int, *options: str, host: str = "127.0.0.1", inside: Sequence[str] = ()
+) -> Iterator[None]:
+    """A Redis of this test's own, that keeps nothing on disk, with further options of its command line.
+
+    Args:
+        inside: the words before a command that runs on another machine, which has the address `host`.
+    """
     binary = program("redis-server")
     folder.mkdir(exist_ok=True)
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options]
+    listens = ["--port", str(port), "--bind", host, "--protected-mode", "no"]
+    command = [*inside, binary, *listens, "--save", "", "--dir", str(folder), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 20
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
+                socket.create_connection((host, port), 1).close()
                 break
             except OSError:
                 assert time.monotonic() < end, "redis-server does not listen"

@@ -168,15 +168,19 @@ def test_an_engine_is_compared_as_a_shadow_is_with_its_own_noise_beside() -> Non
     expected = [ok({"label": "7", "p": 0.5}), ok({"label": "8", "p": 0.5}), ok({"label": "9", "p": 0.5})]
     replies = [ok({"label": "7", "p": 0.9}), ok({"label": "1", "p": 0.5}), ok({"label": "9", "p": 0.5})]
     again = [replies[0], ok({"label": "8", "p": 0.5}), replies[2]]
-    found = agreement(names, expected, replies, again, comparator)
-    assert (found.evidence.pairs, found.evidence.differing, found.evidence.repeats_differing[Repeat.ALONE]) == (3, 1, 1)
+    together = [ok({"label": "0"}), again[1], ok({"label": "0"})]
+    found = agreement(names, expected, replies, again, together, comparator)
+    assert (found.evidence.pairs, found.evidence.differing) == (3, 1)
+    assert found.evidence.repeats_differing == {Repeat.ALONE: 1, Repeat.BATCH: 3}
     assert found.difference == (
-        "b: expected '8', got '1' (1 of 3 answers differ, and 1 of the engine's own when it is asked again)"
+        "b: expected '8', got '1' (1 of 3 answers differ; of the engine's own answers to the same requests,"
+        " 1 one after the other, and 3 at the same time)"
     )
     everything = SummaryComparator().of_values()
-    assert agreement(names, expected, replies, again, everything).evidence.differing == 2
-    assert not agreement(names, expected, expected, again, comparator).difference
-    wrong = agreement(["a"], [ok({"text": "x"})], [ok({"text": "x"})], [ok({"text": "x"})], comparator)
+    assert agreement(names, expected, replies, again, again, everything).evidence.differing == 2
+    assert not agreement(names, expected, expected, again, again, comparator).difference
+    text = [ok({"text": "x"})]
+    wrong = agreement(["a"], text, text, text, text, comparator)
     assert "name its field" in wrong.difference
 
 

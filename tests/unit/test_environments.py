@@ -226,7 +226,7 @@ def test_the_command_line_knows_which_engines_can_be_installed(project: Project)
         return ended.status, ended.out + ended.err
 
     status, said = run("install", "flask")
-    assert (status, "there is no engine flask" in said, "bentoml, triton" in said) == (2, True, True)
+    assert (status, "there is no engine flask" in said, "bentoml, ray, triton" in said) == (2, True, True)
     status, said = run("install", "uvicorn")
     assert (status, "pip install 'tsctl[uvicorn]'" in said) == (2, True)
     status, said = run("install")

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from tsctl.archive.inspect import facts_of
 from tsctl.config.deployment import MOST_TOKENS, Budget, GatewaySpec, RouteSpec, Sticky
 from tsctl.gateway.envoy.render import clusters, openai, routes
 from tsctl.gateway.envoy.render.clients import Client, token_budgets
 from tsctl.gateway.envoy.render.upstreams import EMBEDDINGS, TEXT, Endpoint, Offer, Upstream
-from tsctl.gateway.sync import read_offer
+from tsctl.gateway.sync import offer_of
 from tsctl.gateway.traffic import Shadow, Traffic, only
 
 PROTOCOLS = {
@@ -197,4 +198,4 @@ def test_an_archive_says_what_its_version_offers(
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
         archive.writestr("model-config.yaml", json.dumps(config))
-    assert read_offer(path, path.stat().st_mtime_ns, path.stat().st_size) == offer
+    assert offer_of(facts_of(path)) == offer

@@ -19,13 +19,14 @@ import pytest
 
 from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
-from tsctl.errors import GatewayError, NodeError
+from tsctl.errors import ConflictError, GatewayError, NodeError
 from tsctl.gateway import state, sync
 from tsctl.gateway.envoy import admin, supervisor
 from tsctl.gateway.envoy.process import supervisor_environment
 from tsctl.gateway.envoy.render.upstreams import Endpoint, Probe, Upstream, Way
 from tsctl.gateway.envoy.supervisor import Supervisor
 from tsctl.gateway.files import record_process, running_pid
+from tsctl.gateway.keys import write_keys
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.state import Gateway, gateway_status, open_gateway, traffic_in_force
 from tsctl.host.files import make_folder
@@ -55,6 +56,12 @@ def gateway(tmp_path: Path) -> Gateway:
     return opened
 
 
+def without_default_ports(gateway: Gateway) -> Gateway:
+    """Nothing of it may run on this machine: node a is left out."""
+    gateway.project.deployment.write_text(DEPLOYMENT.replace("  a: {}\n", ""))
+    return open_gateway(gateway.project, read_deployment(gateway.project.deployment))
+
+
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[bytes]]:
     """Stands for Envoy, or for the supervisor."""
@@ -74,7 +81,7 @@ def supervised(
     caplog.set_level(logging.INFO)
     for name in ("FOLLOW_S", "TICK_S", "HANG_CHECK_S"):
         monkeypatch.setattr(supervisor, name, 0.0)
-    monkeypatch.setattr(supervisor, "sync", lambda gateway, notices: [])
+    monkeypatch.setattr(supervisor, "sync", lambda *_: [])
     monkeypatch.setattr(supervisor, "rotate", lambda gateway: None)
     record_process(gateway.files.supervisor_record, os.getpid())
     record_process(gateway.files.envoy_record, process.pid)
@@ -144,6 +151,31 @@ def test_two_troubles_at_once_are_each_told_once(
     for _ in range(4):
         supervised.tick()
     assert len(caplog.messages) == 2
+
+
+def test_a_sync_with_nothing_to_do_takes_no_lock_until_something_changes(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "LOCK_S", 0.05)
+    gateway = without_default_ports(gateway)
+    settled = sync.Settled()
+    for _ in range(2):  # the first one writes the files
+        assert sync.sync(gateway, None, settled) == []
+    with state.changing(gateway):
+        assert sync.sync(gateway, None, settled) == []
+        with pytest.raises(ConflictError):
+            sync.sync(gateway)
+    write_keys(gateway.files.keys, [])
+    with state.changing(gateway), pytest.raises(ConflictError):
+        sync.sync(gateway, None, settled)
+
+
+def test_a_damaged_file_of_routes_is_no_state_of_a_gateway_that_does_not_run(gateway: Gateway) -> None:
+    sync.sync(without_default_ports(gateway))
+    assert traffic_in_force(gateway) == {}
+    gateway.files.routes.write_text("{")
+    with pytest.raises(GatewayError, match="is damaged"):
+        traffic_in_force(gateway)
 
 
 def test_a_truncated_archive_leaves_its_check_as_it_was_and_all_others_are_followed(

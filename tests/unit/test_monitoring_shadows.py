@@ -84,8 +84,8 @@ def test_texts_are_embedded_once_a_minute_and_only_those_of_the_last_one(
     def embedded(archive: object, texts: list[str], timeout_s: float) -> list[list[float]]:
         return [[float("cat" in text), float("dog" in text)] for text in texts]
 
-    monkeypatch.setattr("tsctl.archive.embedded.embed", embedded)
-    monkeypatch.setattr("tsctl.archive.embedded.find_archive", lambda *names: None)
+    monkeypatch.setattr("tsctl.archive.asked.embed", embedded)
+    monkeypatch.setattr("tsctl.archive.asked.find_archive", lambda *names: None)
     comparator = SummaryComparator(CompareOptions("embedding"))
     monkeypatch.setattr("tsctl.monitoring.shadows.comparator_in_store", lambda *names: comparator)
 

@@ -15,10 +15,11 @@ from tests.unit.test_records_read import DAY_S, NOW, Folder
 from tsctl.cli.records import app
 from tsctl.config.deployment import read_deployment
 from tsctl.errors import AnalysisError, ConflictError, SpecError, TsctlError
+from tsctl.host.remote import PART, absolute
 from tsctl.records import shared as sharing
 from tsctl.records.database import Place, query
 from tsctl.records.labels import add, label_files
-from tsctl.records.shared import SharedPlace, absolute
+from tsctl.records.shared import SharedPlace
 
 MEMORY = "memory://shared/records"
 
@@ -84,7 +85,7 @@ def test_a_push_that_is_killed_at_any_step_loses_and_doubles_nothing(
             raise Killed
         if step == "move":
             system.makedirs(target.rpartition("/")[0], exist_ok=True)
-            system.put_file(str(path), f"{target}{sharing.PART}")
+            system.put_file(str(path), f"{target}{PART}")
             raise Killed
         put(system, path, target)
         raise Killed

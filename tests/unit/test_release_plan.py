@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsctl.archive import inspect
 from tsctl.archive.container import digest_of
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.store import store_name
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
@@ -627,6 +629,22 @@ def test_the_store_says_what_deployment_leaves_open(tmp_path: Path) -> None:
     assert (pinned.archive, pinned.workers, pinned.digest) == (old.name, 2, digest_of(old))
     [absent] = desired_state(project, deployed(digest="0" * 12)).models[0].versions
     assert (absent.archive, len(absent.others)) == (None, 2)
+
+
+def test_each_archive_is_read_once_until_its_file_changes(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    versions = [f"{number}.0" for number in range(1, 4)]
+    paths = [stored(project, version) for version in versions]
+    names = dict.fromkeys(versions)
+    models = {"tiny": {"default": "1.0", "versions": names}}
+    deployment = DeploymentSpec.model_validate({"nodes": {"a": {}}, "models": models})
+    before = inspect._facts.cache_info().misses
+    for _ in range(2):
+        assert [version.workers for version in desired_state(project, deployment).models[0].versions] == [2, 2, 2]
+    assert inspect._facts.cache_info().misses - before == len(versions)
+    changed = stored(project, "1.0", "minWorkers: 4\n")
+    changed.replace(paths[0])
+    assert facts_of(paths[0]).integer("minWorkers") == 4
 
 
 def test_an_archive_that_cannot_be_read_keeps_no_other_model_from_being_planned(tmp_path: Path) -> None:

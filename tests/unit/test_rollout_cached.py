@@ -148,6 +148,9 @@ class FakeEnvoy:
         on_canary = [*samples("hit", self.hits, 0, "2.0"), *samples("miss", self.misses, 0, "2.0")]
         return [*samples("hit", self.of_stable, 0), *samples("miss", self.computed, 0), *on_canary]
 
+    def parts(self, model: str) -> dict[str, list[Sample]]:
+        return {"": self.samples(model)}
+
 
 def test_the_rate_is_that_of_what_the_canary_would_compute_and_is_known_between_two_measurements() -> None:
     now = [0.0]

@@ -18,12 +18,17 @@ from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.decide.windows import OutcomeCounts, Thresholds, Window
 from tsctl.rollout.evidence.counts import (
+    SLOW,
     EvidenceQuery,
     classes_of,
     counter_values,
+    cursor_of,
     durations_of,
+    is_of,
     requests_of,
     slow_threshold_ms,
+    together,
+    windows_of_all,
     windows_since,
 )
 from tsctl.rollout.evidence.reader import LiveEvidence, samples_of
@@ -179,6 +184,9 @@ class FakeSource:
         counts = [Sample(f"{REQUEST_MS}_bucket", {**labels, "le": str(edge)}, count) for edge, count in buckets]
         return [*counts, Sample(f"{REQUEST_MS}_count", labels, self.total)]
 
+    def parts(self, model: str) -> dict[str, list[Sample]]:
+        return {"": self.samples(model)}
+
 
 def test_slow_answers_differ_from_those_since_the_last_call_or_since_a_counter_was_reset() -> None:
     source = FakeSource(0, 1000, 1000)
@@ -213,3 +221,36 @@ def test_a_prometheus_that_scrapes_two_gateways_or_one_twice_is_refused() -> Non
     for pair in (told[:2], told[::2]):
         with pytest.raises(AnalysisError, match=r"more than one gateway: .*a:9902"):
             samples_of(pair, "http://p")
+
+
+def of_gateway(count: int, weight: int = 500) -> list[Sample]:
+    """One gateway's page: as many requests of the canary, at its weight."""
+    labels = {"model": "m", "version": "2.0", "by": "weight", "weight": str(weight), "status": "200", "class": "-"}
+    return [Sample(REQUESTS, labels, count)]
+
+
+def test_each_of_several_gateways_has_counts_of_its_own() -> None:
+    query = EvidenceQuery("m", "1.0", "2.0")
+    cursor = cursor_of({"a.1": of_gateway(10), "b.1": of_gateway(100)}, query)
+
+    def read(parts: dict[str, list[Sample]]) -> dict[int, int]:
+        windows, changed = windows_of_all(cursor, parts, query, {})
+        cursor.update(changed)
+        return {window.weight: window.canary.requests for window in windows}
+
+    assert read({"a.1": of_gateway(13), "b.1": of_gateway(104)}) == {500: 7}
+    # b was cut off, and still has the weight of before: its requests are no evidence of the new step
+    assert read({"a.1": [*of_gateway(13), *of_gateway(2, 1000)], "b.1": of_gateway(106)}) == {500: 2, 1000: 2}
+    # a does not report, and comes back: nothing is lost, and nothing counts twice
+    assert read({"b.1": of_gateway(106)}) == {}
+    assert read({"a.1": [*of_gateway(13), *of_gateway(5, 1000)], "b.1": of_gateway(106)}) == {1000: 3}
+    # Envoy of b was killed; the new one's first page is where its counting begins
+    assert read({"a.1": [*of_gateway(13), *of_gateway(5, 1000)], "b.2": of_gateway(40, 1000)}) == {}
+    assert read({"a.1": [*of_gateway(13), *of_gateway(6, 1000)], "b.2": of_gateway(42, 1000)}) == {1000: 3}
+
+
+def test_the_counts_of_several_gateways_together_are_sums() -> None:
+    [both] = together({"a": of_gateway(10), "b": of_gateway(5)})
+    assert (both.name, both.value) == (REQUESTS, 15)
+    assert is_of(SLOW, "g|a.1||s|2.0|500|11")
+    assert not is_of(SLOW, "r|2.0|500|200|x||s|")

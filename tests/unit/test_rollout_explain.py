@@ -28,7 +28,7 @@ from tests.unit.rollout_journals import (
 from tsctl.rollout.decide.events import VerdictReached
 from tsctl.rollout.decide.judge import MOST_REQUESTS
 from tsctl.rollout.decide.state import after, fold
-from tsctl.rollout.run.journal import read
+from tsctl.rollout.run.journal_lines import read
 from tsctl.views.rollout.follow import as_json, snapshot
 from tsctl.views.rollout.narrative import Narrator, story
 from tsctl.views.rollout.report import render_report

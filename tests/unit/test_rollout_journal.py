@@ -28,19 +28,8 @@ from tsctl.rollout.decide.events import (
     parse_event,
 )
 from tsctl.rollout.decide.state import fold
-from tsctl.rollout.run.journal import (
-    FORMAT,
-    DamagedJournal,
-    Journal,
-    LaterJournal,
-    folder,
-    journals,
-    new_id,
-    new_path,
-    read,
-    require_none,
-    unfinished,
-)
+from tsctl.rollout.run.journal import Journal, folder, journals, new_id, new_path, require_none, unfinished
+from tsctl.rollout.run.journal_lines import FORMAT, DamagedJournal, LaterJournal, read
 from tsctl.views.rollout.narrative import story
 
 START = started("m")

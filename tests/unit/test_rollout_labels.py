@@ -27,7 +27,7 @@ from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.evidence.labels import AGAIN_S, LabelReader
 from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout
 from tsctl.rollout.forecast.power import fails, labels_needed
-from tsctl.rollout.run.journal import read
+from tsctl.rollout.run.journal_lines import read
 from tsctl.statistics.sequential import rejects
 from tsctl.views.rollout.forecast import labels_table
 from tsctl.views.rollout.narrative import story

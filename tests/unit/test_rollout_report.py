@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.unit.rollout_journals import EVERY, Writer, failed_to_load, promoted, rolled_back, with_outage
 from tsctl.errors import AnalysisError
-from tsctl.rollout.run.journal import read
+from tsctl.rollout.run.journal_lines import read
 from tsctl.views.html import render
 from tsctl.views.plot import Axis, Line, Plot, percents, powers, times
 from tsctl.views.rollout.report import render_report, write_report

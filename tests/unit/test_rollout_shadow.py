@@ -15,7 +15,8 @@ from tsctl.errors import NodeError
 from tsctl.rollout.decide.events import Command, Effect, Outcome, PairsCompared
 from tsctl.rollout.decide.judge import Verdict
 from tsctl.rollout.forecast.shadow import forecast_stage
-from tsctl.rollout.run.journal import Journal, read
+from tsctl.rollout.run.journal import Journal
+from tsctl.rollout.run.journal_lines import read
 from tsctl.views.rollout.forecast import stage_table
 from tsctl.views.rollout.narrative import story
 from tsctl.views.rollout.outlook import rule

@@ -41,6 +41,9 @@ class NoCounters:
     def samples(self, model: str) -> list[Sample]:
         return []
 
+    def parts(self, model: str) -> dict[str, list[Sample]]:
+        return {"": self.samples(model)}
+
 
 def line(version: str = "2.0", **more: Any) -> str:
     """A stream of 21 tokens, the first after 100 ms and each of the others after 20."""

@@ -36,6 +36,9 @@ class Counters:
     def samples(self, model: str) -> list[Sample]:
         return self.page
 
+    def parts(self, model: str) -> dict[str, list[Sample]]:
+        return {"": self.samples(model)}
+
 
 def line(version: str, user: str | None, **more: Any) -> str:
     told = {

@@ -17,7 +17,7 @@ from tsctl.cli import rollout_views
 from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.events import Entry
 from tsctl.rollout.decide.windows import OutcomeCounts
-from tsctl.rollout.run.journal import read
+from tsctl.rollout.run.journal_lines import read
 from tsctl.views.rollout.follow import Snapshot, new_entries, snapshot
 from tsctl.views.rollout.status import render_status, seconds_left
 from tsctl.views.rollout.watch import watch_picture

@@ -46,6 +46,7 @@ DEPLOYMENT: dict[str, Any] = {
     "gateway": {"budget": {"burst": 5}},
     "tracing": {"endpoint": "http://127.0.0.1:4318", "share": 1},
     "records": {"shared": "/srv/records"},
+    "store": {"address": "s3://bucket/a", "cache_mb": 9, "options": {"key": "k", "client_kwargs": {"verify": False}}},
 }
 ARCHIVE: dict[str, Any] = {
     "model": "m",

@@ -243,7 +243,7 @@ def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
         seen.append([f"{archive.model}:{archive.version}", *given])
         return [[0.0, 1.0] if each == "Bananas." else [1.0, len(each) / 100] for each in given]
 
-    monkeypatch.setattr("tsctl.archive.embedded.embed", embed)
+    monkeypatch.setattr("tsctl.archive.asked.embed", embed)
     for name in ("encoder-1.0", "encoder-2.0", "embeddings-3.0"):
         published = tmp_path / "archives" / "store" / ".builds"
         published.mkdir(parents=True, exist_ok=True)
@@ -282,7 +282,7 @@ def test_digests_are_not_embedded_and_too_many_texts_are_refused(
 ) -> None:
     with pytest.raises(SpecError, match=r"records have digests of texts only.*answers: true"):
         run(texts(10, is_whole=False), "--embed", "embeddings")
-    monkeypatch.setattr("tsctl.archive.embedded.MOST_TEXTS", 3)
+    monkeypatch.setattr("tsctl.archive.asked.MOST_TEXTS", 3)
     with pytest.raises(AnalysisError, match="4 texts differ, and a model embeds 3 of a comparison at most") as caught:
         run(texts(10), "--embed", "embeddings")
     assert caught.value.hint == "Give a shorter time with --hours."

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from handlers.contract import LoadReport
+from tsctl.config.deployment import ModelTarget
 from tsctl.deploy.status import VersionRow, rows_of
+from tsctl.gateway.traffic import Traffic
 from tsctl.nodes.load_reports import last_failures
 from tsctl.nodes.observed import ObservedModel, ObservedVersion
+from tsctl.views.status import routed_lines
 
 
 def served(
@@ -75,3 +78,13 @@ def test_a_wanted_version_that_is_not_registered_has_a_row_with_its_reason() -> 
 
 def test_a_stock_archive_has_no_digest() -> None:
     assert only(rows_of(served(1, 1, archive="resnet.mar"), [], {})).digest is None
+
+
+def test_what_clients_get_is_said_where_it_is_not_the_default_alone() -> None:
+    target = ModelTarget(default="2.0", versions={"1.0": None, "2.0": None})
+    rolled_back = Traffic("m", {"2.0": 0, "1.0": 10_000}, canary="2.0")
+    [line] = routed_lines([rolled_back], {"m": target})
+    assert line == "clients of m get 1.0 100%; default in deployment.yaml: 2.0"
+    [line] = routed_lines([Traffic("m", {"1.0": 500, "2.0": 9500})], {"m": target})
+    assert line == "clients of m get 2.0 95%, 1.0 5%; default in deployment.yaml: 2.0"
+    assert routed_lines([Traffic("m", {"2.0": 10_000}), Traffic("other", {"1.0": 10_000})], {"m": target}) == []

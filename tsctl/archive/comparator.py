@@ -14,7 +14,7 @@ def comparator_of(facts: Facts) -> SummaryComparator:
     """The archive's `compare` and tolerance; by label where it has no `compare` and answers have one."""
     compare = facts.serving.compare
     options = CompareOptions() if compare is None else CompareOptions(**compare.model_dump())
-    return SummaryComparator(options, facts.tolerance)
+    return SummaryComparator(options, facts.tolerance, ":".join(facts.names))
 
 
 def comparator_in_store(project: Project, model: str, version: str) -> SummaryComparator:

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ValidationError
 
 from handlers.contract import OPENAI_EMBEDDINGS, PROTOCOL_HEADER
 from tsctl.archive.answers import answers_of
-from tsctl.archive.store import StoredArchive, find_archive, list_archives
+from tsctl.archive.store import StoredArchive
 from tsctl.archive.trial import TIMEOUT_S, ItemRequest
 from tsctl.archive.verify import runnable
-from tsctl.config.project import Project
-from tsctl.errors import AnalysisError, ArchiveError, SpecError
-from tsctl.shadow.pairing import Answer
-from tsctl.shadow.summaries import SummaryComparator
+from tsctl.errors import ArchiveError
 
-#: Texts of one comparison, and seconds that each may take.
-MOST_TEXTS, TEXT_S = 4000, 1.0
 #: Characters of a piece, which a model of 256 tokens reads whole, and pieces of a text; the rest of it is not read.
 PIECE, MOST_PIECES = 600, 16
 _JSON = "application/json"
@@ -35,52 +30,6 @@ class _Vector(BaseModel):
 
 class _Vectors(BaseModel):
     data: list[_Vector]
-
-
-class Embedder:
-    """Gives comparators the vectors that they need, each text's once.
-
-    Args:
-        project: whose store has the model.
-    """
-
-    def __init__(self, project: Project) -> None:
-        self._project = project
-
-    def ready(
-        self, comparator: SummaryComparator, pairs: Iterable[tuple[Answer, Answer]], hint: str = ""
-    ) -> SummaryComparator:
-        """The comparator with vectors of the texts of these pairs; the same where it needs none.
-
-        Args:
-            hint: what a person does where there are too many texts.
-
-        Raises:
-            AnalysisError: there are too many texts.
-            ArchiveError: there is no such model, or it does not answer.
-            SpecError: several versions could be meant.
-        """
-        texts = comparator.to_embed(pairs)
-        if len(texts) > MOST_TEXTS:
-            raise AnalysisError(
-                f"{len(texts):,} texts differ, and a model embeds {MOST_TEXTS:,} of a comparison at most", hint
-            )
-        if not texts:
-            return comparator
-        found = embed(self._archive(comparator.options.model), texts, TIMEOUT_S + TEXT_S * len(texts))
-        return comparator.with_vectors(dict(zip(texts, found, strict=True)))
-
-    def _archive(self, named: str) -> StoredArchive:
-        model, _, version = named.partition(":")
-        if not version:
-            versions = sorted({each.version for each in list_archives(self._project) if each.model == model})
-            if len(versions) > 1:
-                raise SpecError(
-                    f"the store has {', '.join(versions)} of {model}, which embeds the texts",
-                    f"Name the version too, such as {model}:{versions[0]}.",
-                )
-            version = versions[0] if versions else "1.0"
-        return find_archive(self._project, model, version)
 
 
 def embed(archive: StoredArchive, texts: Sequence[str], timeout_s: float = TIMEOUT_S) -> list[list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar
 
@@ -163,6 +164,25 @@ def read_facts(archive: zipfile.ZipFile) -> Facts:
         if is_integer(value := content.get(key)) and not least <= value <= most:
             raise ArchiveError(f"{archive.filename}: {name}: {key}: {value}: expected {least} to {most}")
     return Facts(manifest, content, serving or Serving(), DIGESTS not in archive.namelist())
+
+
+def facts_of(path: Path) -> Facts:
+    """As `read_facts` for the archive in this file, which is read once for as long as the file stays as it is.
+
+    Raises:
+        ArchiveError: as `open_archive` and `read_facts`.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return _facts(path, 0, 0, 0)  # says why
+    return _facts(path, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(16_384)
+def _facts(path: Path, inode: int, changed_ns: int, size: int) -> Facts:
+    with open_archive(path) as archive:
+        return read_facts(archive)
 
 
 def read_golden_answers(archive: zipfile.ZipFile) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from handlers.contract import BINARY, Tolerance, difference
 from tsctl.archive.container import MAX_SAMPLES_BYTES, open_archive
 from tsctl.archive.documents import parse_json
-from tsctl.archive.inspect import Facts, read_facts, read_golden_answers
+from tsctl.archive.inspect import Facts, facts_of, read_facts, read_golden_answers
 from tsctl.archive.samples import media_type_of_file, read_samples
 from tsctl.archive.sources import is_leaving
 from tsctl.config.project import Project, project_of_archive
@@ -56,9 +56,7 @@ def known(path: Path) -> Known:
 
 def lacks_golden(path: Path) -> bool:
     """Whether nobody can say that an answer of the archive is right; raises as `known`."""
-    with open_archive(path) as content:
-        is_stock = read_facts(content).is_stock
-    return is_stock and not known(path).answers
+    return facts_of(path).is_stock and not known(path).answers
 
 
 def name_of(sample: Sample) -> str:

@@ -38,7 +38,6 @@ from tsctl.host.progress import Note
 
 #: In the folder of a set: a link to its site-packages, and what it was made from.
 SITE, STAMP = "site", "tsctl-packages.json"
-FOLDER = "packages"
 #: A second tsctl waits so long for the first one's installation.
 WAIT_S = 600.0
 _SHOWN = 6
@@ -74,7 +73,7 @@ def read_requirements(folder: Path, spec: ArchiveSpec) -> list[str]:
 
 def packages_folder(project: Project) -> Path:
     """Where the sets of packages lie."""
-    return project.state / FOLDER
+    return project.packages
 
 
 def own_packages() -> dict[str, str]:
@@ -110,9 +109,11 @@ def require_packages(project: Project, requirements: Sequence[str], model: str, 
             f"the packages of {model} cannot be installed: {'; '.join(wrong)}",
             "Require the node's version, or leave the line out: every worker has the node's packages.",
         )
-    make_folder(folder)
     link = folder / packages_key(requirements)
     stamp = {"requirements": list(requirements), "own": _digest(own)}
+    if _stamp_of(link) == stamp:  # also where nothing can be written, as in an image
+        return folder
+    make_folder(folder)
     with exclusive(folder / ".lock", "the packages of models", wait_s=WAIT_S):
         if _stamp_of(link) != stamp:
             _remove_leftovers(folder)

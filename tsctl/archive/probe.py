@@ -46,6 +46,9 @@ def main() -> None:
         if order["golden"]:
             entry, context = entry_and_context(order)
             result["golden"] = entry.golden_answers(context)
+        elif order["compare"] is not None:
+            entry, context = entry_and_context(order)
+            result["distances"] = entry.compare_answers(context, order["compare"])
         elif order["reference"]:
             entry, context = entry_and_context(order)
             files = [Path(file) for file in order["reference"]["files"]]

@@ -21,6 +21,7 @@ from tsctl.host.files import make_folder, write_document
 
 #: Changes with what is looked into and judged: older results do not count then.
 RULES = 1
+_SCAN = TypeAdapter(Scan)
 
 
 def scan_of(project: Project, archive: StoredArchive) -> Scan:
@@ -35,7 +36,7 @@ def scan_of(project: Project, archive: StoredArchive) -> Scan:
     try:
         content = json.loads(kept.read_bytes())
         if content.pop("key") == key:
-            return TypeAdapter(Scan).validate_python(content)
+            return _SCAN.validate_python(content)
     except (OSError, ValueError, KeyError, AttributeError, ValidationError):
         pass  # there is none, or it is of older rules, or damaged: the archive is read again
     scan = _scan(archive.path)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -101,9 +101,15 @@ def find_archive(project: Project, model: str, version: str) -> StoredArchive:
         there = ", ".join(dict.fromkeys(f"{archive.model} {archive.version}" for archive in archives))
         raise ArchiveError(
             f"no archive of {model} {version} in {project.relative(project.published)}",
-            f"There are: {there or 'none'}. Build it: tsctl archive build {model}:{version}",
+            f"There are: {there or 'none'}. Build it: tsctl archive build {model}:{version}"
+            f" Where deployment.yaml names a store: tsctl archive pull {model}:{version}",
         )
-    return max(matching, key=lambda archive: (archive.is_current, archive.path.stat().st_mtime_ns))
+    return newest(matching)
+
+
+def newest(builds: Iterable[StoredArchive]) -> StoredArchive:
+    """The current one of a version's builds, of which there is at least one; where it was removed, the newest one."""
+    return max(builds, key=lambda archive: (archive.is_current, archive.path.stat().st_mtime_ns))
 
 
 def make_current(project: Project, archive: StoredArchive) -> StoredArchive:

@@ -61,6 +61,7 @@ class Trial:
     load_s: float | None = None
     answers: Annotated[list[Annotated[list[ItemAnswer], FailFast()]], FailFast()] = field(default_factory=list)
     golden: dict[str, Any] = field(default_factory=dict)
+    distances: list[float] = field(default_factory=list)  # of pairs, as the handler's own `compare` has them
     reference_items: int = 0  # of the reference data, whose records were written
     handlers_file: str | None = None  # which package `handlers` ran
     media_types: list[str] = field(default_factory=list)  # that the handler reads; empty: it does not say
@@ -107,12 +108,14 @@ def run_probe(
     reference: ReferenceData | None = None,
     timeout_s: float = TIMEOUT_S,
     to: Path | None = None,
+    compare: Sequence[tuple[Any, Any]] | None = None,
 ) -> Trial:
     """Try an unpacked archive.
 
     Args:
         golden: only its present answers to its own samples are made.
         reference: only the records of reference data are made.
+        compare: only these pairs of answers are compared, by the handler.
         to: a file in the folder, to which the answers are appended (see `written_answers`); None: the trial has them.
     """
     with (folder / MANIFEST).open("rb") as file:
@@ -127,6 +130,7 @@ def run_probe(
         "handler": model.handler,
         "batch_size": batch_size,
         "golden": golden,
+        "compare": compare,
         "reference": None
         if reference is None
         else {"files": [str(file.absolute()) for file in reference.files], "out": str(reference.out.resolve())},

@@ -72,7 +72,8 @@ def gateway_target(project: Project, deployment: DeploymentSpec, model: str, ver
         )
     name, _, key = _content(gateway.files.local_key).partition(": ")
     headers = {KEY_HEADER: key} if name == KEY_HEADER else {}
-    base, tls = _reached(gateway.spec.address), gateway.spec.tls
+    first = next(iter(deployment.gateways.values()), None)  # of several, which all have the same routes
+    base, tls = _reached(gateway.address), gateway.spec.tls if first is None else first.tls
     trusted = str(project.root / tls.certificate) if tls is not None else None
     return Target(model, version, f"the gateway at {base}", endpoint_of(base + _path(model, version), headers), trusted)
 

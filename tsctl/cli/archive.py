@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tsctl.archive.build import built_on_request, sound_archive_folders
+from tsctl.archive.build import Built, built_on_request, sound_archive_folders
 from tsctl.archive.builds import Builds, build_all
-from tsctl.archive.inspect import inspect_archive
-from tsctl.archive.packages import remove_packages
+from tsctl.archive.container import open_archive
+from tsctl.archive.inspect import inspect_archive, read_facts
+from tsctl.archive.packages import remove_packages, require_packages
 from tsctl.archive.store import find_archive, list_archives, strangers
 from tsctl.archive.trust import Trust, stated_trust
 from tsctl.archive.verify import verify as verify_archive
-from tsctl.cli import stock
+from tsctl.cli import remote, stock
 from tsctl.cli.options import Json, TrustPickles
 from tsctl.cli.output import error_json, plural, print_json, print_rows, print_table
 from tsctl.config.project import Project, find_project
@@ -27,6 +29,8 @@ app.command()(stock.add)
 app.command("import", hidden=True)(stock.add)  # its former name
 app.command()(stock.golden)
 app.command()(stock.convert)
+app.command()(remote.push)
+app.command()(remote.pull)
 
 #: `inspect` shows so many tensors of a file.
 SHOWN_TENSORS = 12
@@ -72,10 +76,23 @@ def _builds_json(builds: Builds) -> list[dict[str, object]]:
     return rows
 
 
+def _served_before(project: Project, made: Built) -> str:
+    """The digits of other bytes from which nodes serve or served the version; empty where it was just these or none."""
+    from tsctl.deploy.applied_state import recorded
+
+    digits = recorded(project).get(":".join(made.archive.key), "") if made.is_new else ""
+    return digits if digits != made.archive.digest else ""
+
+
 def _print_builds(project: Project, builds: Builds, names: list[str]) -> None:
     for made in builds.built:
         for name in made.superseded:
             typer.echo(f"{name} is an older build of the same version; 'tsctl archive tidy' removes what nothing needs")
+        if was := _served_before(project, made):
+            typer.echo(
+                f"{' '.join(made.archive.key)} was served from {was} before: nodes keep those bytes, and 'tsctl apply'"
+                " refuses the new ones. Give them a new version, or run 'tsctl up', which replaces the old ones here"
+            )
     _tell_strangers(project)
     for model in [] if names else built_on_request(project):
         typer.echo(f"{model} is built on request: tsctl archive build {model}")
@@ -85,9 +102,51 @@ def _print_builds(project: Project, builds: Builds, names: list[str]) -> None:
         typer.echo(f"nothing to build: {plural(len(builds.built), 'archive')} unchanged")
 
 
+@app.command()
+def packages(names: Names = None, json: Json = False) -> None:
+    """Install the packages that archives in the store require; registering a version does it as well."""
+    project, progress = find_project(), Progress()
+    rows: list[tuple[str, str, int]] = []
+    for model, version in _stored(project, names):
+        archive = find_archive(project, model, version)
+        with open_archive(archive.path) as content:
+            requirements = read_facts(content).serving.requirements
+        if requirements or names:
+            with progress.step(f"packages of {model} {version}") as step:
+                require_packages(project, requirements, model, step.note)
+                step.done(plural(len(requirements), "requirement"))
+            rows.append((model, version, len(requirements)))
+    if json:
+        return print_rows(("model", "version", "requirements"), rows, json)
+    if not rows:
+        typer.echo("no archive requires packages")
+
+
+def _stored(project: Project, names: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Models and versions in the store that these names select; all without names."""
+    stored = list(dict.fromkeys(archive.key for archive in list_archives(project)))
+    selected = []
+    for name in names or ():
+        found = [key for key in stored if name in (key[0], ":".join(key))]
+        if not found:
+            raise ArchiveError(f"no archive of {name} is in the store", f"Build it: tsctl archive build {name}")
+        selected += found
+    return selected if names else stored
+
+
 @app.command("list")
-def list_stored(json: Json = False) -> None:
+def list_stored(
+    is_remote: Annotated[
+        bool, typer.Option("--remote", help="In the store of all machines, which deployment.yaml names.")
+    ] = False,
+    store: remote.StoreAddress = None,
+    json: Json = False,
+) -> None:
     """List every archive in the store; a version means its current one."""
+    if is_remote:
+        return remote.list_remote(store, json)
+    if store is not None:
+        raise SpecError("--store is the address of a store of all machines", "Give --remote as well.")
     project = find_project()
     rows = [
         (a.model, a.version, a.digest, a == find_archive(project, a.model, a.version), a.path.stat().st_size)

@@ -10,11 +10,12 @@ import typer
 
 from handlers import contract
 from tsctl.archive.attempt import AttemptOptions, attempt, bodies, in_batches
-from tsctl.archive.build import select_versions
+from tsctl.archive.build import select_versions, sound_archive_folders
 from tsctl.archive.golden import read_golden
+from tsctl.archive.store import list_archives
 from tsctl.archive.trust import stated_trust
 from tsctl.cli.output import print_json
-from tsctl.config.project import find_project
+from tsctl.config.project import Project, find_project
 from tsctl.errors import ArchiveError, SpecError, TsctlError
 from tsctl.host.changes import changes
 from tsctl.host.progress import Progress
@@ -58,7 +59,9 @@ class AttemptCommand:
 
     def _version(self) -> tuple[Path, Any, str]:
         # read anew each time: archive.yaml may have changed
-        selected = select_versions(find_project(), [self.name])
+        project = find_project()
+        require_folder(project, self.name)
+        selected = select_versions(project, [self.name])
         (_, version), (folder, spec) = next(iter(selected.items()))
         return folder, spec, version
 
@@ -81,3 +84,20 @@ class AttemptCommand:
             raise ArchiveError(f"{spec.model} {version} could not be tried", "The traceback is above.")
         if any(answer.status >= 500 for batch in result.batches for answer in batch.answers):
             raise ArchiveError(f"{spec.model} {version} failed on a request", "The traceback is above.")
+
+
+def require_folder(project: Project, name: str) -> None:
+    """Check that the model is not one of which only an archive is there.
+
+    Raises:
+        SpecError: it is: `try` runs what archive.yaml and its files say, which such an archive has not.
+    """
+    model = name.partition(":")[0]
+    folders, mistakes = sound_archive_folders(project)
+    if model in folders or mistakes or not any(archive.model == model for archive in list_archives(project)):
+        return
+    raise SpecError(
+        f"{model} is an archive in the store, and 'tsctl archive try' needs a folder with archive.yaml",
+        f"Ask the archive itself: tsctl archive verify {name} --sample FILE. Or make a folder of it: tsctl archive"
+        f" convert {name}",
+    )

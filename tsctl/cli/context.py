@@ -48,3 +48,27 @@ def open_gateway_here() -> Gateway:
     from tsctl.gateway.state import open_gateway
 
     return open_gateway(*open_deployment())
+
+
+def absent_json(gateway: Gateway | None) -> dict[str, dict[str, str]]:
+    """Of several gateways, those that did not take the change, and why; for a command's JSON. None: a cluster's."""
+    return {"absent": dict(gateway.shared.absent)} if gateway is not None and gateway.shared is not None else {}
+
+
+def say_absent(gateway: Gateway | None) -> None:
+    """A line on standard error for each of these gateways."""
+    if gateway is None or gateway.shared is None:
+        return
+    import typer
+
+    from tsctl.gateway.shared.control import describe
+
+    for line in describe(gateway.shared.absent):
+        typer.echo(line, err=True)
+
+
+def open_local_gateway() -> Gateway:
+    """The gateway of this machine, which may be one of several."""
+    from tsctl.gateway.state import open_local
+
+    return open_local(*open_deployment())

@@ -28,7 +28,7 @@ def list_known(json: Json = False) -> None:
 
 @app.command()
 def install(
-    names: Annotated[list[str], typer.Argument(metavar="ENGINE...", help="triton or bentoml.")],
+    names: Annotated[list[str], typer.Argument(metavar="ENGINE...", help="bentoml, ray, triton or vllm.")],
     again: Annotated[bool, typer.Option("--again", help="Make the environment again even if it exists.")] = False,
     json: Json = False,
 ) -> None:

@@ -38,6 +38,21 @@ def bentoml(name: Name, to: Target, json: Json = False) -> None:
 
 
 @app.command()
+def ray(name: Name, to: Target, json: Json = False) -> None:
+    """Write a folder that 'serve run' and 'serve deploy' of Ray Serve take; it needs no tsctl."""
+    from tsctl.archive.named import file_of_name
+    from tsctl.host.progress import Progress
+    from tsctl.nodes.ray.export import export
+
+    progress = Progress()
+    archive = file_of_name(name, progress)
+    with progress.step(f"exporting {archive.name}") as step:
+        libraries = export(archive, to)
+        step.done(str(to))
+    _print(archive, to, libraries.missing, f"cd {to} && serve run serve.yaml", json)
+
+
+@app.command()
 def triton(
     name: Name,
     to: Target,

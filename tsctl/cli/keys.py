@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from tsctl.cli.context import open_gateway_here
+from tsctl.cli.context import absent_json, open_gateway_here, say_absent
 from tsctl.cli.options import Json
 from tsctl.cli.output import print_done, print_rows
 from tsctl.config.deployment import MOST_TOKENS
-from tsctl.errors import SpecError
+from tsctl.errors import GatewayError, SpecError
 from tsctl.gateway import change, keys
-from tsctl.gateway.files import read_document
 from tsctl.gateway.headers import KEY_HEADER
+from tsctl.gateway.shared.control import describe
+from tsctl.gateway.state import keys_written
 from tsctl.host.files import new_secret
 
 app = typer.Typer(rich_markup_mode=None)
@@ -38,26 +39,30 @@ def add(
     key = keys.new_key()
     record = keys.record_of(key, client, requests_per_s, burst, tokens_per_minute)
 
+    gateway = open_gateway_here()
+
     def put_in_force() -> None:
-        change.set_clients(open_gateway_here(), lambda records: keys.added(records, record), {record.sha256: key})
+        change.set_clients(gateway, lambda records: keys.added(records, record), {record.sha256: key})
 
     if header_file is None:
         put_in_force()
-        return print_done({"id": record.id, "client": client, "key": key, "header_file": None}, [key], json)
+        document = {"id": record.id, "client": client, "key": key, "header_file": None, **absent_json(gateway)}
+        print_done(document, [key], json)
+        return say_absent(gateway)
     try:
         with new_secret(header_file, f"{KEY_HEADER}: {key}\n"):
             put_in_force()
     except OSError as error:
         raise SpecError(f"--header-file {header_file} cannot be written: {error.strerror}") from None
-    document = {"id": record.id, "client": client, "key": None, "header_file": str(header_file)}
+    document = {"id": record.id, "client": client, "key": None, "header_file": str(header_file), **absent_json(gateway)}
     print_done(document, [f"key {record.id} of {client} is in {header_file}"], json)
+    say_absent(gateway)
 
 
 @app.command("list")
 def list_keys(json: Json = False) -> None:
     """List keys by their ids, never the keys themselves."""
-    gateway = open_gateway_here()
-    plain = keys.plain_keys(read_document(gateway.files.routes))
+    records, plain = keys_written(open_gateway_here())
     columns = ("id", "client", "created", "requests/s", "burst", "tokens/min", "in force")
     rows: list[tuple[object, ...]] = [
         (
@@ -69,7 +74,7 @@ def list_keys(json: Json = False) -> None:
             record.tokens_per_minute,
             record.sha256 in plain,
         )
-        for record in keys.read_keys(gateway.files.keys)
+        for record in records
     ]
     if not json:
         rows = [(*row[:-1], "yes" if row[-1] else "no, issue a new one") for row in rows]
@@ -86,6 +91,14 @@ def revoke(name: Annotated[str, typer.Argument(metavar="ID|CLIENT")], json: Json
         gone[:] = [record for record in records if record not in kept]
         return kept
 
-    change.set_clients(open_gateway_here(), edited, {})
-    document = {"revoked": [{"id": record.id, "client": record.client} for record in gone]}
+    gateway = open_gateway_here()
+    change.set_clients(gateway, edited, {})
+    document = {"revoked": [{"id": record.id, "client": record.client} for record in gone], **absent_json(gateway)}
+    if gateway.shared is not None and gateway.shared.absent:
+        names = "\n".join(describe(gateway.shared.absent))
+        raise GatewayError(
+            f"{name} is revoked, and may still be in force where it could not be taken away:\n{names}",
+            "Stop that gateway, or keep its clients away, until it reports again.",
+            document,
+        )
     print_done(document, [f"{name} is revoked"], json)

@@ -31,6 +31,7 @@ NOUNS = {
     ),
     "engines": ("tsctl.cli.engines:app", "List, install and compare the engines that serve archives."),
     "export": ("tsctl.cli.export:app", "Write an archive in the form in which another server takes models."),
+    "render": ("tsctl.cli.render:app", "Write files for other systems that run what deployment.yaml describes."),
     "gateway": ("tsctl.cli.gateway:app", "Render, start, stop and show the gateway of this machine."),
     "keys": ("tsctl.cli.keys:app", "Give clients keys for the gateway, list and revoke them."),
     "weights": ("tsctl.cli.weights:weights", "Set and show the weights of a model's versions."),
@@ -39,6 +40,7 @@ NOUNS = {
         "tsctl.cli.rollout:app",
         "Release a version step by step; it is promoted or rolled back automatically.",
     ),
+    "control": ("tsctl.cli.control:app", "Show who runs rollouts from which machine, and take over from a dead one."),
     "records": (
         "tsctl.cli.records:app",
         "Read, export, compact and purge the prediction records of the nodes on this machine.",

@@ -14,8 +14,10 @@ from tsctl.archive.store import StoredArchive, find_archive, import_archive
 from tsctl.cli.context import open_deployment, open_one_node, select_nodes
 from tsctl.cli.options import AllNodes, Json, Model, NodeOption, Version
 from tsctl.cli.output import as_objects, print_done, print_json, print_table
+from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.config.spec import version_mistake
+from tsctl.deploy.pulls import pull_version
 from tsctl.errors import NodeError, SpecError, TsctlError
 from tsctl.host.progress import Note, Progress
 from tsctl.nodes.fan_out import NodeChange, NodeResult, combined_error, run_on_nodes
@@ -113,8 +115,8 @@ def register(
     """
     if as_version is not None and (reason := version_mistake(as_version)):
         raise SpecError(f"{as_version!r} cannot be a version: {reason}", "Give --as another name.")
-    project, _, nodes = select_nodes(node, all_nodes)
-    stored = _stored(project, archive)
+    project, deployment, nodes = select_nodes(node, all_nodes)
+    stored = _stored(project, deployment, archive)
     version = stored.version if as_version is None else as_version
 
     def act(opened: Node, note: Note) -> NodeChange:
@@ -313,11 +315,12 @@ def _on_only_node(
     return node.name, change.outcome, change.detail
 
 
-def _stored(project: Project, name: str) -> StoredArchive:
-    """The archive in the store; a file from elsewhere is copied into it under the store's naming."""
+def _stored(project: Project, deployment: DeploymentSpec, name: str) -> StoredArchive:
+    """The archive in the store; a file from elsewhere is copied into it, and one that is missing pulled."""
     if name.endswith(".mar"):
         return import_archive(project, Path(name))
     model, colon, version = name.partition(":")
     if not colon or not version:
         raise SpecError(f"{name}: expected MODEL:VERSION, such as digits:2.0, or a file that ends with .mar")
+    pull_version(project, deployment, model, version, Progress())
     return find_archive(project, model, version)

@@ -12,6 +12,7 @@ from tsctl.cli.context import open_deployment, open_one_node
 from tsctl.cli.options import Json, NodeOption
 from tsctl.cli.output import print_done, print_json
 from tsctl.config.project import find_project
+from tsctl.deploy.pulls import pull_served
 from tsctl.deploy.status import node_status
 from tsctl.errors import NodeError, TsctlError, printable
 from tsctl.host.files import tail
@@ -34,9 +35,14 @@ def start(
     empty: Annotated[bool, typer.Option("--empty", help="Start without the versions that it served before.")] = False,
     json: Json = False,
 ) -> None:
-    """Start the node and register again the versions that it served before."""
-    project, _, opened = open_one_node(node)
+    """Start the node and register again the versions that it served before.
+
+    Their archives are pulled first where they are not here, and deployment.yaml names a store.
+    """
+    project, deployment, opened = open_one_node(node)
     progress = Progress()
+    if not empty:
+        pull_served(project, deployment, opened.name, progress)
     if foreground:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     process = opened.start(project, progress)

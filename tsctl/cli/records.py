@@ -14,13 +14,14 @@ from tsctl.cli.options import Every, Json, repeated
 from tsctl.cli.output import plural, print_done, print_json, print_rows
 from tsctl.config.project import find_project
 from tsctl.errors import AnalysisError, ConflictError, NodeError, SpecError
+from tsctl.host.remote import absolute
 from tsctl.nodes.engines import open_node, open_nodes
 from tsctl.records import compact as compacting
 from tsctl.records.database import Place, query
 from tsctl.records.export import export as write_export
 from tsctl.records.labels import label_files
 from tsctl.records.places import labels_folder, places_of, shared_address
-from tsctl.records.shared import SharedPlace, absolute
+from tsctl.records.shared import SharedPlace
 
 app = typer.Typer(rich_markup_mode=None)
 

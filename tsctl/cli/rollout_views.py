@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +21,12 @@ from tsctl.config.archive import Records
 from tsctl.config.deployment import ModelTarget
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project, find_project
+from tsctl.control.place import PlaceUnreachable
+from tsctl.deploy.pulls import pull_target
 from tsctl.errors import AnalysisError
 from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic
+from tsctl.host.progress import Progress
 from tsctl.records.labels import wrong_share
 from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Outcome
@@ -30,7 +34,8 @@ from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 from tsctl.rollout.forecast.shadow import StageForecast, forecast_stage
-from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, read, unfinished
+from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, pull, unfinished
+from tsctl.rollout.run.journal_lines import read
 from tsctl.rollout.run.preconditions import generates_text, require_no_weights, require_not_stable
 from tsctl.views.rollout.follow import as_json, policy_json, snapshot
 from tsctl.views.rollout.forecast import (
@@ -109,9 +114,15 @@ def watch(model: Model, json: Json = False) -> None:
     each event is a line. The exit code is 0 if the canary was promoted, 13 if it failed before its first request, and
     10 if it was rolled back or aborted.
     """
-    path = find_journal(find_project(), model)
-    console = new_console()
-    state = watch_picture(path, console) if console.is_terminal and not json else watch_lines(path, json)
+    project, console = find_project(), new_console()
+    path = find_journal(project, model)
+
+    def refresh() -> None:
+        with suppress(PlaceUnreachable):  # it is asked again
+            pull(project, model)
+
+    is_picture = console.is_terminal and not json
+    state = watch_picture(path, console, refresh) if is_picture else watch_lines(path, json, refresh)
     if code := exit_code(state):
         raise typer.Exit(code)
 
@@ -211,6 +222,7 @@ def plan(
     project, deployment = open_deployment()
     require_no_weights(deployment, model)
     # a version without an archive cannot be released
+    pull_target(project, deployment, model, version, Progress())
     archive = find_archive(project, model, deployment.models[model].archive(version))
     gateway = open_gateway(project, deployment)
     route = traffic_in_force(gateway).get(model)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tsctl.cli.context import open_deployment, open_gateway_here
+from tsctl.cli.context import absent_json, open_deployment, say_absent
 from tsctl.cli.options import Json, Model, Version
 from tsctl.cli.output import print_done
 from tsctl.cli.records import Node, Source
 from tsctl.cli.weights import route_json
 from tsctl.config.weights import parse_share, percent
 from tsctl.errors import AnalysisError, SpecError
-from tsctl.gateway import change
+from tsctl.gateway.backend import TrafficBackend, gateway_of, open_backend
 from tsctl.gateway.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -37,21 +37,24 @@ def set_shadow(
 ) -> None:
     """Copy a share of a model's requests to a version."""
     parsed = parse_share(share)
-    traffic = change.set_shadow(open_gateway_here(), model, version, parsed)
-    _print(traffic, json)
+    backend = open_backend(*open_deployment())
+    _print(backend, backend.set_shadow(model, version, parsed), json)
 
 
 @app.command("clear")
 def clear(model: Model, json: Json = False) -> None:
     """Stop copying requests."""
-    _print(change.set_shadow(open_gateway_here(), model, None, 0), json)
+    backend = open_backend(*open_deployment())
+    _print(backend, backend.set_shadow(model, None, 0), json)
 
 
-def _print(traffic: Traffic, as_json: bool) -> None:
+def _print(backend: TrafficBackend, traffic: Traffic, as_json: bool) -> None:
     """The route's shadow, or its document, as 'tsctl weights show' has it."""
     shadow = traffic.shadow
     copies = f"{percent(shadow.share)} of the requests are copied to {shadow.version}" if shadow else "no shadow"
-    print_done(route_json(traffic), [f"{traffic.model}: {copies}"], as_json)
+    gateway = gateway_of(backend)
+    print_done({**route_json(traffic), **absent_json(gateway)}, [f"{traffic.model}: {copies}"], as_json)
+    say_absent(gateway)
 
 
 @app.command("report")
@@ -93,8 +96,8 @@ def report(
     Shows the rate of disagreement above stable's own noise, the slices that disagree most, labels that arrived,
     latencies side by side, and requests whose answers differ.
     """
+    from tsctl.archive.asked import Asker
     from tsctl.archive.comparator import comparator_in_store
-    from tsctl.archive.embedded import Embedder
     from tsctl.cli.output import print_json
     from tsctl.cli.records import places
     from tsctl.records.labels import truth
@@ -133,8 +136,8 @@ def report(
         typer.echo(
             f"only the records until {when(reading.until_s)} were read: there are too many; see --hours", err=True
         )
-    if comparator.embeds:
-        comparator = Embedder(project).ready(comparator, reading.paired.compared, "Give a shorter time with --hours.")
+    if comparator.asks:
+        comparator = Asker(project).ready(comparator, reading.paired.compared, "Give a shorter time with --hours.")
     try:
         compared = compare_pairs(reading.paired, comparator, limit, policy.alpha)
     except NotComparable as error:

@@ -36,18 +36,38 @@ PruneModels = Annotated[
 ]
 
 
-def up(node: NodeHere = None, json: Json = False) -> None:
+def up(
+    node: NodeHere = None,
+    foreground: Annotated[
+        bool,
+        typer.Option(
+            "--foreground",
+            help="Stay until SIGTERM, then answer the requests at hand and stop all; for containers.",
+        ),
+    ] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="With --foreground: serve metrics as 'tsctl metrics serve' does."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Build archives, start the nodes of this machine, serve what deployment.yaml says, and ask every model once.
 
-    For a developer's machine: a version whose archive was built again is replaced, which 'tsctl apply' never does.
+    For a developer's machine: a version whose archive was built again is replaced, which 'tsctl apply' never does. For
+    a container, with --foreground: the exit code is 0 after SIGTERM.
     """
+    if foreground:
+        return _up_and_stay(node, metrics, json)
     from tsctl.deploy.up import up as bring_up
-    from tsctl.errors import NodeError
+    from tsctl.errors import NodeError, SpecError
     from tsctl.gateway.start import local_key, start_gateway
-    from tsctl.gateway.state import open_gateway
+    from tsctl.gateway.state import open_gateway, traffic_in_force
     from tsctl.host.progress import Progress
+    from tsctl.views.status import routed_lines
     from tsctl.views.up import curl_line, endpoint_lines, result_lines, up_json
 
+    if metrics is not None:
+        raise SpecError("--metrics serves them while the command runs", "Give --foreground as well.")
     project, deployment, nodes = _open_here(node)
     if not nodes:
         raise NodeError(
@@ -58,22 +78,44 @@ def up(node: NodeHere = None, json: Json = False) -> None:
     gateway = open_gateway(project, deployment) if deployment.gateway is not None else None
     gateway_changes = start_gateway(gateway, Progress()) if gateway is not None else []
     if json:
-        _print_up(up_json(nodes, result, gateway.spec.address if gateway else None, gateway_changes), result)
+        _print_up(up_json(nodes, result, gateway.address if gateway else None, gateway_changes), result)
         return
     for line in result_lines(nodes, result, result.is_changed or bool(gateway_changes)):
         typer.echo(line)
     typer.echo("")
     for line in endpoint_lines(deployment, nodes):
         typer.echo(line)
+    for line in routed_lines(traffic_in_force(gateway).values() if gateway else (), deployment.models):
+        typer.echo(line)
     answered = [(answer.model, answer.node) for answer in result.answers if answer.reply.status == 200]
     for model, name in [*answered, *((model, nodes[0].name) for model in deployment.models)][:1]:
         asked = next(node for node in nodes if node.name == name)
         base, header = asked.spec.url, asked.header_file
         if gateway is not None:
-            base, header = gateway.spec.address, local_key(gateway)
+            base, header = gateway.address, local_key(gateway)
         typer.echo(f"\n{curl_line(project, base, header, model, Path.cwd())}")
     if error := _up_error(result):
         raise error
+
+
+def _up_and_stay(named: str | None, metrics: str | None, json: bool) -> None:
+    from tsctl.deploy.foreground import run
+    from tsctl.views.up import result_lines, up_json
+
+    project, deployment, opened = _open_here(named)
+    nodes = [node for node in opened if node.is_ours]
+
+    def say(result: UpResult) -> None:
+        if json:
+            return print_json(up_json(nodes, result, deployment.gateway.address if deployment.gateway else None, []))
+        for line in (*result_lines(nodes, result, is_changed=True), *(f"warning: {each}" for each in result.failures)):
+            typer.echo(line)
+        places = [f"node {node.name} answers at {node.spec.url}" for node in nodes]
+        places += [f"the gateway answers at {deployment.gateway.address}"] if deployment.gateway else []
+        for line in places:
+            typer.echo(line)
+
+    run(project, deployment, nodes, metrics, say)
 
 
 def _up_error(result: UpResult, document: Mapping[str, Any] | None = None) -> TsctlError | None:
@@ -96,7 +138,7 @@ def down(node: NodeHere = None, json: Json = False) -> None:
     """
     from tsctl.errors import NodeError, TsctlError
     from tsctl.gateway.start import stop_gateway
-    from tsctl.gateway.state import open_gateway
+    from tsctl.gateway.state import open_here
     from tsctl.host.progress import Progress
     from tsctl.monitoring.processes import stop_monitoring
     from tsctl.nodes.engines import open_to_stop
@@ -108,7 +150,7 @@ def down(node: NodeHere = None, json: Json = False) -> None:
     if stops_all:
         stopped["monitoring"] = stop_monitoring(project, Progress())
     if deployment.gateway is not None and stops_all:
-        stopped["gateway"] = stop_gateway(open_gateway(project, deployment), Progress())
+        stopped["gateway"] = stop_gateway(open_here(project, deployment), Progress())
     failures = []
     rows = []
     names = [opened.name for opened in _open_here(node)[2]] if node is None else [node]
@@ -142,10 +184,10 @@ def status(node: NodeShown = None, json: Json = False) -> None:
     """
     from tsctl.deploy.status import all_status, node_status
     from tsctl.errors import NodeError
-    from tsctl.gateway.state import gateway_status, gateway_trouble, open_gateway
+    from tsctl.gateway.state import gateway_status, gateway_trouble, open_here
     from tsctl.nodes.engines import open_nodes
     from tsctl.nodes.record import unnamed_running
-    from tsctl.views.status import hint, trouble, unnamed_line
+    from tsctl.views.status import hint, routed_lines, trouble, unnamed_line
 
     project, deployment = open_deployment()
     if node is None and len(deployment.nodes) > 1:
@@ -155,13 +197,17 @@ def status(node: NodeShown = None, json: Json = False) -> None:
     only = statuses[0].as_json() if len(statuses) == 1 else {}  # as it was before `nodes` had each of any number
     is_ready = all(status.is_ready for status in statuses)
     document = {**only, "is_ready": is_ready, "nodes": [status.as_json() for status in statuses]}
-    gateway = gateway_status(open_gateway(project, deployment)) if deployment.gateway is not None else None
+    gateway = gateway_status(open_here(project, deployment)) if deployment.gateway is not None else None
+    if gateway is not None and gateway.gateways:
+        document["gateways"] = [one.as_json() for one in gateway.gateways]
     if json:
         print_json(document)
     else:
         _print_statuses(statuses)
         if gateway is not None:
             typer.echo(f"\ngateway: {gateway.condition}, {gateway.address}; 'tsctl gateway status' has its routes")
+            for line in (*(one.line for one in gateway.gateways), *routed_lines(gateway.traffic, deployment.models)):
+                typer.echo(line)
         for name, pid in unnamed_running(project, deployment.nodes).items():
             typer.echo(f"\n{unnamed_line(name, pid)}")
         _print_monitoring(project, deployment)
@@ -176,16 +222,17 @@ def plan(json: Json = False, prune: PruneVersions = False, prune_models: PruneMo
     from tsctl.deploy.changes import PlanOptions
     from tsctl.deploy.observe import open_owners
     from tsctl.deploy.reconcile import coverage_error, plan_now
+    from tsctl.host.progress import Progress
     from tsctl.views.plan import plan_json
 
-    planned = plan_now(open_owners(*open_deployment()), PlanOptions(prune, prune_models))
+    planned = plan_now(open_owners(*open_deployment()), PlanOptions(prune, prune_models), Progress())
     if json:
         print_json(plan_json(planned))
     else:
         _print_plan(planned)
     if error := coverage_error(planned):
         raise error
-    return WOULD_CHANGE if planned.changes else 0
+    return WOULD_CHANGE if planned.changes or planned.is_unpublished else 0
 
 
 def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneModels = False) -> None:
@@ -204,7 +251,7 @@ def apply(json: Json = False, prune: PruneVersions = False, prune_models: PruneM
     result = reconcile(owners, options, Progress(), lambda planned: None if json else _print_plan(planned))
     if json:
         print_json(applied_json(result.before, result.applied, result.after))
-    elif result.before.changes:
+    elif not result.before.is_empty:
         count = sum(len(places(change)) for change in result.applied.done)
         typer.echo(f"{plural(count, 'change')} made; now {summary(result.after)}")
     if error := result.error:

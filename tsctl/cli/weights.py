@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tsctl.cli.context import open_gateway_here
+from tsctl.cli.context import absent_json, open_deployment, say_absent
 from tsctl.cli.options import Json, Model
 from tsctl.cli.output import print_done, print_json, print_table
 from tsctl.config.weights import parse_weights, percent
-from tsctl.gateway import change
-from tsctl.gateway.state import require_route, traffic_in_force
+from tsctl.gateway.backend import gateway_of, open_backend
+from tsctl.gateway.state import require_route
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.rollout.run.journal import require_none
 
@@ -34,19 +34,21 @@ def set_weights(
     json: Json = False,
 ) -> None:
     """Set all weights of a model at once, and wait until the gateway serves them."""
-    parsed, gateway = parse_weights(shares), open_gateway_here()
+    parsed, (project, deployment) = parse_weights(shares), open_deployment()
+    backend = open_backend(project, deployment)
     if not force:
-        require_none(gateway.project, model)
-    traffic = change.set_weights(gateway, model, parsed)
-    print_done(route_json(traffic), [f"{model}: {weights_text(traffic.weights)}"], json)
+        require_none(project, model)
+    traffic, gateway = backend.set_weights(model, parsed), gateway_of(backend)
+    print_done({**route_json(traffic), **absent_json(gateway)}, [f"{model}: {weights_text(traffic.weights)}"], json)
+    say_absent(gateway)
 
 
 @weights.command("show")
 def show(model: Annotated[str | None, typer.Argument(metavar="[MODEL]")] = None, json: Json = False) -> None:
     """Show the weights in force; where the gateway does not run, those that it will start with."""
-    gateway = open_gateway_here()
-    traffic = traffic_in_force(gateway)
-    if not gateway.admin.is_live():
+    backend = open_backend(*open_deployment())
+    traffic = backend.traffic()
+    if not backend.is_live():
         typer.echo("the gateway does not run; it will start with these weights", err=True)
     shown = list(traffic.values()) if model is None else [require_route(traffic, model)]
     if json:

@@ -12,7 +12,7 @@ from handlers.contract import Tolerance
 from tsctl.archive.documents import parse_json
 from tsctl.nodes.observed import Reply
 from tsctl.shadow.comparators import Comparator, Json, NotComparable
-from tsctl.shadow.disagreement import Disagreement, Repeat, without
+from tsctl.shadow.disagreement import Disagreement, Repeat
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Agreement:
     """How an engine's answers compare with the archive's.
 
     Args:
-        evidence: each request is a pair of the archive's answer and the engine's; the repeat is the engine's second
-            answer, alone as the first one was.
+        evidence: each request is a pair of the archive's answer and the engine's; the repeats are the engine's second
+            answer, alone as the first one was, and its third one, among all the others.
         first: where the answers differ first, and how; empty where they agree.
     """
 
@@ -33,10 +33,10 @@ class Agreement:
         """How they differ, in a sentence; empty where they do not."""
         if not self.first:
             return ""
-        counts, noisy = self.evidence, self.evidence.repeats_differing[Repeat.ALONE]
+        counts, own = self.evidence, self.evidence.repeats_differing
         return (
-            f"{self.first} ({counts.differing} of {counts.pairs} answers differ, and {noisy} of the engine's own when"
-            " it is asked again)"
+            f"{self.first} ({counts.differing} of {counts.pairs} answers differ; of the engine's own answers to the"
+            f" same requests, {own[Repeat.ALONE]} one after the other, and {own[Repeat.BATCH]} at the same time)"
         )
 
 
@@ -45,18 +45,23 @@ def agreement(
     expected: Sequence[Reply],
     replies: Sequence[Reply],
     again: Sequence[Reply],
+    together: Sequence[Reply],
     comparator: Comparator,
 ) -> Agreement:
-    """Compare an engine's answers with the archive's, and its second answers with its first ones.
+    """Compare an engine's answers with the archive's, and its later answers with its first ones.
 
     Args:
         names: of the requests.
         expected: the archive's answers.
+        again: to the requests one after the other, as `replies`.
+        together: to requests that were sent at the same time, which an engine that batches answers in other batches.
     """
-    evidence, first = without(Disagreement(), Repeat.BATCH), ""
-    for name, want, have, repeated in zip(names, expected, replies, again, strict=True):
+    evidence, first = Disagreement(), ""
+    for name, want, have, alone, batched in zip(names, expected, replies, again, together, strict=True):
         reason = _difference(want, have, comparator)
-        evidence = evidence.seen(bool(reason), {Repeat.ALONE: bool(_difference(have, repeated, comparator))})
+        repeats = {Repeat.ALONE: alone, Repeat.BATCH: batched}
+        noisy = {kind: bool(_difference(have, repeated, comparator)) for kind, repeated in repeats.items()}
+        evidence = evidence.seen(bool(reason), noisy)
         first = first or (reason and f"{name}: {reason}")
     return Agreement(evidence, first)
 
@@ -70,7 +75,7 @@ def first_difference(
         names: of the requests.
         within: how far two numbers may lie apart.
     """
-    return agreement(names, expected, replies, replies, Json(within)).first
+    return agreement(names, expected, replies, replies, replies, Json(within)).first
 
 
 def _difference(want: Reply, have: Reply, comparator: Comparator) -> str:

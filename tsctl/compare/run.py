@@ -9,7 +9,7 @@ from tsctl.compare.bare import BareWorker
 from tsctl.compare.contender import Contender
 from tsctl.compare.recorded import RecordedRequest
 from tsctl.compare.result import Bare, Comparison, Measured, Setting, Turn
-from tsctl.compare.turn import Plan, ask, measure, search, start
+from tsctl.compare.turn import Plan, ask, ask_together, measure, search, start
 from tsctl.errors import SpecError, TsctlError
 from tsctl.host.progress import Progress
 from tsctl.nodes.observed import Reply
@@ -82,8 +82,9 @@ class Run:
                 started = start(contender, self._requests[0])
                 if name not in self._connections:
                     replies, again = ([ask(started.endpoint, request) for request in compared] for _ in range(2))
+                    together = ask_together(started.endpoint, compared)
                     names = [request.name for request in compared]
-                    found = agreement(names, expected, replies, again, self._comparator)
+                    found = agreement(names, expected, replies, again, together, self._comparator)
                     self._differences[name] = found.difference
                 messages = [started.endpoint.message(request) for request in self._requests]
                 if name not in self._connections:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tsctl.compare.contender import Contender, Endpoint
 from tsctl.compare.load.figures import LoadFigures, OverloadFigures, load_figures, overload_figures
@@ -22,6 +24,8 @@ from tsctl.nodes.observed import Reply
 
 #: Seconds that one answer may take outside of a load.
 ANSWER_S = 120.0
+#: Requests in flight while answers are compared that an engine gives in other batches.
+TOGETHER = 16
 #: Connections of an open loop: as many requests may be under way at a time, and further ones wait to be sent.
 MOST_CLIENTS = 256
 #: The overload, as a multiple of the capacity, and the load after it.
@@ -102,6 +106,12 @@ def ask(endpoint: Endpoint, request: RecordedRequest) -> Reply:
         raise NodeError(f"{endpoint.host}:{endpoint.port} does not answer: {error}") from None
     finally:
         connection.close()
+
+
+def ask_together(endpoint: Endpoint, requests: Sequence[RecordedRequest]) -> list[Reply]:
+    """The answers to requests of which TOGETHER are in flight at a time, in order; raises as `ask`."""
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        return list(pool.map(partial(ask, endpoint), requests))
 
 
 def search(started: Started, messages: Sequence[bytes], plan: Plan, note: Note) -> int:

@@ -130,12 +130,19 @@ class Compare(SpecModel):
     """How answers of two versions are compared; see docs/shadow.md."""
 
     #: What of two answers is compared.
-    by: Literal["label", "top_k", "number", "vector", "text", "json", "tokens", "length", "embedding"]
+    by: Literal["label", "top_k", "number", "vector", "text", "json", "tokens", "length", "embedding", "handler"]
     field: str | None = None  # place of the value in the answer, with dots; None: where a record has it
     k: Annotated[int, Field(ge=1, le=1000)] = 5  # classes of top_k
     least: Annotated[float, Field(ge=-1, le=1)] | None = None  # share of top_k or tokens; cosine of vector or embedding
-    most: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a text that may be edited, or by which a length differs
+    #: Share of a text that may be edited, or by which a length differs; of handler, the distance that agrees.
+    most: Annotated[float, Field(ge=0)] = 0.0
     model: Annotated[str, Field(min_length=1)] = "embeddings"  # of embedding: an archive in the store, or MODEL:VERSION
+
+    @model_validator(mode="after")
+    def _check_most(self) -> Compare:
+        if self.most > 1 and self.by != "handler":
+            raise ValueError(f"most ({self.most:g}) is a share, and must be at most 1")
+        return self
 
 
 class Generation(SpecModel):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from handlers.contract import MOST_WORKERS
 from tsctl.config.environment import names
+from tsctl.config.kubernetes import KubernetesSpec
 from tsctl.config.monitoring import MonitoringSpec, Objectives
 from tsctl.config.nodes import NodeName, NodeSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.secrets import SecretName, SecretSource
 from tsctl.config.spec import Address, ModelName, ModelVersion, SpecModel, read_spec
+from tsctl.config.store import Store
 from tsctl.config.tracing import TracingSpec
 from tsctl.config.trust import TrustList
 from tsctl.config.weights import TOTAL, parse_share, percent
@@ -69,6 +71,24 @@ class TlsFiles(SpecModel):
     key: str  # of the certificate
 
 
+def _require_scheme(address: str, tls: TlsFiles | None) -> None:
+    if address.startswith("https") != (tls is not None):
+        raise ValueError("address must begin with https:// where tls is given, and with http:// where it is not")
+
+
+class GatewayPlace(SpecModel):
+    """Where one of several gateways listens; all else is in `gateway`, and the same for all."""
+
+    address: ListenAddress  # where clients ask
+    metrics: ListenAddress  # Envoy's counters
+    tls: TlsFiles | None = None  # files on its own machine; None: no TLS
+
+    @model_validator(mode="after")
+    def _check_scheme(self) -> GatewayPlace:
+        _require_scheme(self.address, self.tls)
+        return self
+
+
 #: More than any machine has, and less than Envoy's numbers can hold.
 MOST_BYTES = 1 << 44
 
@@ -87,10 +107,13 @@ class GatewaySpec(SpecModel):
     budget: Budget = Budget()  # of a client whose key has none
     engine_header: bool = False  # answers say which engine gave them
 
+    def at(self, place: GatewayPlace) -> GatewaySpec:
+        """This gateway's rules, at the addresses of one of several gateways."""
+        return self.model_copy(update={"address": place.address, "metrics": place.metrics, "tls": place.tls})
+
     @model_validator(mode="after")
     def _check_scheme(self) -> GatewaySpec:
-        if self.address.startswith("https") != (self.tls is not None):
-            raise ValueError("address must begin with https:// where tls is given, and with http:// where it is not")
+        _require_scheme(self.address, self.tls)
         return self
 
     @property
@@ -137,12 +160,22 @@ class RouteSpec(SpecModel):
     cors: Cors | None = None  # None: scripts of other origins may not read answers
 
 
+class RayReplicas(SpecModel):
+    """Replicas of a version on nodes of Ray, by Ray's own names; `workers` is the least number of them."""
+
+    num_cpus: Annotated[float, Field(ge=0, le=1024)] = 1.0  # of each replica, by which Ray places it
+    num_gpus: Annotated[float, Field(ge=0, le=64)] = 0.0  # of each replica, which sees only these
+    max_replicas: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None  # under load; None: always `workers`
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = 8.0  # of each replica; above it Ray starts another one
+
+
 class VersionTarget(SpecModel):
     """The wanted state of one version on each of its nodes."""
 
     archive: ModelVersion | None = None  # the version whose archive it serves; None: the one of its own name
     nodes: Annotated[tuple[NodeName, ...], Field(min_length=1, strict=False)] | None = None  # None: every node
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None  # None: as the archive says
+    ray: RayReplicas = RayReplicas()  # on nodes of Ray, where a worker is a replica
     #: The first digits of its archive's SHA-256, 12 at least; None: the current one in the store.
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12,64}$")] | None = None
 
@@ -229,10 +262,32 @@ class DeploymentSpec(SpecModel):
     nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1)]  # by name
     models: dict[ModelName, ModelTarget] = {}  # by name
     gateway: GatewaySpec | None = None  # None: clients call the nodes
+    gateways: dict[
+        NodeName, GatewayPlace
+    ] = {}  # several gateways by name, each on a machine of its own; needs `control`
     rollout: RolloutPolicy = RolloutPolicy()  # for models without one
     monitoring: MonitoringSpec = MonitoringSpec()  # Prometheus, Alertmanager and the exporter
     records: RecordsSpec = RecordsSpec()  # of predictions
     tracing: TracingSpec | None = None  # None: no request is traced
+    #: The place that operators' machines share: an absolute path, redis://... or s3://BUCKET/PREFIX. None: .tsctl here.
+    control: Annotated[str, StringConstraints(min_length=1)] | None = None
+    store: Store | None = None  # None: every machine has its own archives
+    kubernetes: KubernetesSpec | None = None  # None: nothing of it runs on a cluster
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_gateway(cls, content: Any) -> Any:
+        """Several gateways need no `gateway`, which has the rules that all of them share."""
+        return {"gateway": {}, **content} if isinstance(content, dict) and content.get("gateways") else content
+
+    @model_validator(mode="after")
+    def _check_gateways(self) -> DeploymentSpec:
+        if self.gateways and self.control is None:
+            raise ValueError("gateways need control: the place where all of them find what is to be in force")
+        own = {"address", "metrics", "tls"} & (self.gateway.model_fields_set if self.gateway else set())
+        if self.gateways and own:
+            raise ValueError(f"gateway must not have {', '.join(sorted(own))}, which each of the gateways has")
+        return self
 
     @model_validator(mode="after")
     def _set_traces(self) -> DeploymentSpec:
@@ -247,7 +302,7 @@ class DeploymentSpec(SpecModel):
     def _check_ports(self) -> DeploymentSpec:
         taken: dict[int, list[tuple[str, str]]] = {}  # hosts, and who listens there, by port
         listened = [(name, node.host, port) for name, node in self.nodes.items() for port in node.listens_on]
-        if self.gateway is not None:
+        if self.gateway is not None and not self.gateways:  # several are on machines of their own
             listened += [(f"the gateway's {key}", *place) for key, place in self.gateway.listens_on_all.items()]
         for name, host, port in listened:
             for other, at in taken.setdefault(port, []):
@@ -257,6 +312,18 @@ class DeploymentSpec(SpecModel):
                     both = f"{other} and {name}" if name.startswith("the gateway") else f"nodes {other} and {name}"
                     raise ValueError(f"{both} both have port {port} of {of}")
             taken[port].append((name, host))
+        return self
+
+    @model_validator(mode="after")
+    def _check_kubernetes(self) -> DeploymentSpec:
+        of_models = self.kubernetes.models if self.kubernetes is not None else {}
+        if unknown := [name for name in of_models if name not in self.models]:
+            raise ValueError(
+                f"kubernetes.models names {', '.join(unknown)}; the models are {', '.join(self.models) or 'none'}"
+            )
+        for model, of_model in of_models.items():
+            if unknown := [version for version in of_model.images if version not in self.models[model].versions]:
+                raise ValueError(f"kubernetes.models.{model}.images names {unknown[0]!r}, which is no version of it")
         return self
 
     @model_validator(mode="after")
@@ -271,6 +338,18 @@ class DeploymentSpec(SpecModel):
                 if twice := sorted({name for name in names if names.count(name) > 1}):
                     raise ValueError(f"{model} {version} names node {', '.join(twice)} twice")
         return self
+
+    @property
+    def gateway_metrics(self) -> list[str]:
+        """The address of the counters of each gateway."""
+        several = [place.metrics for place in self.gateways.values()]
+        return several or ([self.gateway.metrics] if self.gateway is not None else [])
+
+    @property
+    def gateway_addresses(self) -> dict[str, str]:
+        """Where clients ask, by the gateway's name; a single one has none."""
+        several = {name: place.address for name, place in self.gateways.items()}
+        return several or ({"": self.gateway.address} if self.gateway is not None else {})
 
     def policy(self, model: str) -> RolloutPolicy:
         """The policy of the model's rollouts."""

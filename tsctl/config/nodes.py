@@ -21,7 +21,8 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 #: Versions of one vLLM node where the spec does not name its ports, and the most ports that it may name.
 MOST_SERVERS, MOST_PORTS = 8, 256
 
-_LOOPBACK = ("127.", "localhost", "::1")
+#: Begins the hosts that only their own machine reaches.
+LOOPBACK = ("127.", "localhost", "::1")
 
 
 def _of_torchserve(address: str) -> str:
@@ -64,7 +65,7 @@ class BaseNodeSpec(SpecModel):
     @property
     def is_loopback(self) -> bool:
         """Whether only the machine where it runs can reach it."""
-        return self.host.startswith(_LOOPBACK)
+        return self.host.startswith(LOOPBACK)
 
 
 class TorchServeSpec(BaseNodeSpec):
@@ -192,12 +193,43 @@ class VllmSpec(OwnServerSpec):
         return (*super().listens_on, *range(first, last + 1))
 
 
+class RaySpec(BaseNodeSpec):
+    """A Ray cluster, of which Serve's applications are the versions; `address` is where its dashboard answers.
+
+    `tsctl node start` starts a cluster of one machine where the address is on loopback. Another cluster is yours, and
+    tsctl deploys to it. `key_file` holds the cluster's token, where it wants one.
+    """
+
+    places: ClassVar[frozenset[str]] = BaseNodeSpec.places | {"proxy_port"}
+
+    engine: Literal["ray"]  # Ray Serve
+    address: PlainAddress  # of Ray's dashboard, which has Serve's REST API; on the head node
+    proxy_port: Port | None = None  # of Ray's proxies, on every Ray node; None: the port after that of `address`
+    cpus: Annotated[int, Field(ge=1, le=4096)] | None = None  # of a cluster started here; None: the machine's
+    python: str | None = None  # of the workers, on every Ray node; None: on a cluster started here tsctl's, else Ray's
+
+    @property
+    def port_of_proxies(self) -> int:
+        return self.proxy_port or (urlsplit(self.address).port or 0) + 1
+
+    @property
+    def url(self) -> str:
+        host = urlsplit(self.address).hostname or ""
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port_of_proxies}"
+
+    @property
+    def listens_on(self) -> tuple[int, ...]:
+        return (urlsplit(self.address).port or 0, self.port_of_proxies)
+
+
 def _with_engine(content: Any) -> Any:
     """The node's content; without the key `engine` it is TorchServe's."""
     return {"engine": "torchserve", **content} if isinstance(content, dict) else content
 
 
 NodeSpec = Annotated[
-    Annotated[TorchServeSpec | UvicornSpec | TritonSpec | BentomlSpec | VllmSpec, Field(discriminator="engine")],
+    Annotated[
+        TorchServeSpec | UvicornSpec | TritonSpec | BentomlSpec | VllmSpec | RaySpec, Field(discriminator="engine")
+    ],
     BeforeValidator(_with_engine),
 ]

@@ -8,6 +8,8 @@ from pathlib import Path
 from tsctl.errors import SpecError
 
 PROJECT_VARIABLE = "TSCTL_PROJECT"
+#: The folder of models' packages, where they are not in the state: an image has them, and its state is a volume.
+PACKAGES_VARIABLE = "TSCTL_PACKAGES"
 BUILDS = ".builds"
 
 
@@ -27,6 +29,8 @@ class Project:
         self.store = self.published / BUILDS
         #: Run-time state of this machine (pids, tokens, logs): readable by its owner only, never committed.
         self.state = root / ".tsctl"
+        #: The packages of models; what archive.yaml requires is installed there.
+        self.packages = Path(os.environ.get(PACKAGES_VARIABLE) or self.state / "packages")
 
     def relative(self, path: Path) -> str:
         """The path as a person in the project's root would type it."""

@@ -120,7 +120,8 @@ def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[
         elif kind == "missing":
             lines.append(f"{name}: {key}: missing, and required")
         else:
-            lines.append(f"{name}: {key}: {_shortened(entry['input'])}: {_expectation(entry)}")
+            value = "***" if "options" in where else _shortened(entry["input"])  # which hold secrets
+            lines.append(f"{name}: {key}: {value}: {_expectation(entry)}")
     if error.error_count() > MOST_MISTAKES:
         lines.append(f"{name}: {error.error_count() - MOST_MISTAKES} more mistakes")
     return lines

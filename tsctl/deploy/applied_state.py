@@ -62,7 +62,11 @@ def as_applied(project: Project, desired: Desired) -> frozenset[str]:
 def _fingerprint(model: WantedModel) -> str:
     """Equal for equal desired states, whatever else lies in the store."""
     versions = sorted(
-        (replace(v, others=(), recorded=None, impossible={}) for v in model.versions), key=lambda v: v.version
+        (
+            replace(v, others=(), recorded=None, impossible={}, problem="", remedy="", is_pulled=False)
+            for v in model.versions
+        ),
+        key=lambda v: v.version,
     )
     desired = (model.default, versions, sorted(model.shares.items()) if model.shares is not None else None)
     return hashlib.sha256(repr(desired).encode()).hexdigest()

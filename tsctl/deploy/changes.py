@@ -15,6 +15,13 @@ from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.nodes.observed import ObservedVersion
 
 GATEWAY = "gateway"
+
+
+def gateway_place(name: str) -> str:
+    """The place of one of several gateways."""
+    return f"{GATEWAY} {name}"
+
+
 Before = TypeVar("Before")
 
 
@@ -39,6 +46,7 @@ class Register:
     nodes: tuple[str, ...]
     lacks_golden: bool = False  # nothing says which of its answers are right
     lacks_packages: str = ""  # what becomes of a stock archive's requirements; empty: nothing is missing
+    is_pulled: bool = False  # the archive came from the store of all machines
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class Replace(_OnNodes[ObservedVersion]):
     workers: int
     lacks_golden: bool = False
     lacks_packages: str = ""
+    is_pulled: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,11 +223,12 @@ class Plan:
     unavailable: tuple[Unavailable, ...] = ()
     drifted: tuple[str, ...] = ()  # models that differ from deployment.yaml though the same was applied before
     is_unknown: bool = False  # no node answers, so nothing is compared
+    is_unpublished: bool = False  # of several gateways: deployment.yaml is not what they have
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing would change."""
-        return not self.changes and not self.refusals
+        return not self.changes and not self.refusals and not self.is_unpublished
 
 
 def workers_text(count: int) -> str:

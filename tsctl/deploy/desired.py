@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from tsctl.archive.checks import stock_requirements
 from tsctl.archive.container import digest_of, open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.known import lacks_golden
+from tsctl.archive.pull import was_pulled
 from tsctl.archive.scans import scan_of
 from tsctl.archive.secrets import missing_secrets
-from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, archive_of, find_archive, list_archives
+from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, archive_of, list_archives, newest
 from tsctl.archive.trust import Trust, judge, sentence, stated_trust
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.applied_state import as_applied, recorded
 from tsctl.deploy.state import Desired, WantedModel, WantedVersion
-from tsctl.errors import ArchiveError
+from tsctl.errors import ArchiveError, TsctlError
 from tsctl.nodes.node import Node
 
 
-def desired_state(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node] = ()) -> Desired:
+def desired_state(
+    project: Project,
+    deployment: DeploymentSpec,
+    nodes: Sequence[Node] = (),
+    not_pulled: Mapping[tuple[str, str], TsctlError] = {},
+) -> Desired:
     """The state that deployment.yaml describes now. A pinned archive is read whole: its bytes count, not its name.
 
     Args:
         nodes: say what their engines cannot serve.
+        not_pulled: why the archive of a model's version could not be pulled from the store of all machines.
 
     Raises:
         SpecError: the record of what was served or applied is damaged.
     """
-    stored, before = list_archives(project), recorded(project)
+    before, builds = recorded(project), defaultdict[tuple[str, str], list[StoredArchive]](list)
+    for archive in list_archives(project):
+        builds[archive.key].append(archive)
     trust_of = stated_trust(project, deployment)
     models = []
     for model, target in deployment.models.items():
         versions = []
         for version in target.versions:
             source = target.archive(version)
-            built = [archive for archive in stored if archive.key == (model, source)]
             try:
-                wanted = _wanted(project, deployment, model, version, built, trust_of)
+                wanted = _wanted(project, deployment, model, version, builds.get((model, source), []), trust_of)
             except ArchiveError as error:  # it keeps nothing else from being planned
                 wanted = WantedVersion(version, None, workers=target.workers(version), problem=error.message)
+            if wanted.archive is None and (failed := not_pulled.get((model, version))) is not None:
+                wanted = replace(wanted, problem=failed.message, remedy=failed.hint)
             on = [node for node in nodes if target.is_on(version, node.name)]
             versions.append(
                 replace(
@@ -72,7 +83,7 @@ def _wanted(
     if pin is not None:
         chosen = next((archive for archive in built if archive.digest == pin[:DIGEST_DIGITS]), None)
     elif built:
-        chosen = find_archive(project, built[0].model, built[0].version)
+        chosen = newest(built)
     workers = target.workers(version)
     if chosen is None:
         return WantedVersion(version, None, "", pin, workers, tuple(archive.path.name for archive in built))
@@ -86,6 +97,7 @@ def _wanted(
         barred=_barred(project, deployment, chosen, trust_of),
         lacks_golden=_lacks_golden(chosen),
         lacks_packages=_lacks_packages(chosen),
+        is_pulled=was_pulled(project, chosen.path.name),
     )
 
 
@@ -98,8 +110,10 @@ def _lacks_golden(archive: StoredArchive) -> bool:
 
 def _lacks_packages(archive: StoredArchive) -> str:
     try:
+        if not (facts := facts_of(archive.path)).is_stock:
+            return ""
         with open_archive(archive.path) as content:
-            return stock_requirements(content, read_facts(content))
+            return stock_requirements(content, facts)
     except ArchiveError:  # as above
         return ""
 
@@ -115,8 +129,7 @@ def _barred(
 
 def _missing_secret(deployment: DeploymentSpec, archive: StoredArchive) -> tuple[str, str] | None:
     """Which secret the archive needs and does not get, and how it would."""
-    with open_archive(archive.path) as content:
-        missing = missing_secrets(deployment, archive.model, read_facts(content).serving.secrets)
+    missing = missing_secrets(deployment, archive.model, facts_of(archive.path).serving.secrets)
     if not missing:
         return None
     return (
@@ -162,5 +175,4 @@ def _why_not(node: Node, archive: StoredArchive, wanted: WantedVersion) -> str:
 
 def _workers_inside(archive: StoredArchive) -> int:
     """The number of workers that the archive asks for; 1 where it names none."""
-    with open_archive(archive.path) as content:
-        return read_facts(content).integer("minWorkers") or 1
+    return facts_of(archive.path).integer("minWorkers") or 1

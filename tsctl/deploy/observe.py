@@ -39,7 +39,7 @@ def actual_state(owners: Owners) -> Actual:
     """
     gateway = None
     if owners.gateway is not None:
-        gateway = GatewayState(owners.gateway.admin.is_live(), traffic_in_force(owners.gateway))
+        gateway = _gateway_state(owners.gateway)
     actual = Actual(tuple(observe(owners.nodes)), gateway)
     rollouts: dict[str, str] = {}
     unknown: dict[str, AnalysisError] = {}
@@ -50,3 +50,11 @@ def actual_state(owners: Owners) -> Actual:
         except AnalysisError as error:  # it bars the changes of this model, and no other's
             unknown[model] = error
     return replace(actual, rollouts=rollouts, unknown_rollouts=unknown)
+
+
+def _gateway_state(gateway: Gateway) -> GatewayState:
+    if gateway.shared is None:
+        return GatewayState(gateway.admin.is_live(), traffic_in_force(gateway))
+    head, silent = gateway.shared.head(), gateway.shared.silent()
+    is_behind = head.deployment != gateway.project.deployment.read_text(encoding="utf-8")
+    return GatewayState(gateway.admin.is_live(), head.routes, silent, is_behind)

@@ -24,6 +24,7 @@ from tsctl.deploy.changes import (
     Unavailable,
     Unmanaged,
     Withdraw,
+    gateway_place,
     phase,
     state_text,
 )
@@ -33,6 +34,8 @@ from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.nodes.observed import ObservedVersion
 
 NO_OPTIONS = PlanOptions()
+#: What to do about one of several gateways that does not take changes.
+FOLLOW = "Start it on its machine (tsctl gateway follow NAME), or remove it from deployment.yaml and apply that."
 
 
 def make_plan(desired: Desired, actual: Actual, options: PlanOptions = NO_OPTIONS) -> Plan:
@@ -44,6 +47,9 @@ def make_plan(desired: Desired, actual: Actual, options: PlanOptions = NO_OPTION
     unavailable = [
         Unavailable(node.name, node.reason, node.error.hint) for node in actual.nodes if node.error is not None
     ]
+    gateway = actual.gateway
+    if gateway is not None:
+        unavailable += [Unavailable(gateway_place(name), why, FOLLOW) for name, why in gateway.absent.items()]
     if not actual.answering:
         return Plan(unavailable=tuple(unavailable), is_unknown=bool(unavailable))
     changes: list[Change] = []
@@ -79,6 +85,7 @@ def make_plan(desired: Desired, actual: Actual, options: PlanOptions = NO_OPTION
         tuple(unmanaged),
         tuple(unavailable),
         tuple(sorted(drifted)),
+        is_unpublished=gateway is not None and gateway.is_behind,
     )
 
 
@@ -95,7 +102,7 @@ def _register(model: WantedModel, actual: Actual) -> Iterator[Register]:
             workers = version.workers or 1
             yield Register(
                 model.model, version.version, version.archive, workers, nodes, version.lacks_golden,
-                version.lacks_packages,
+                version.lacks_packages, version.is_pulled,
             )  # fmt: skip
 
 
@@ -107,7 +114,7 @@ def _replace(model: WantedModel, actual: Actual) -> Iterator[Replace]:
             workers = version.workers or 1
             yield Replace(
                 model.model, version.version, before, version.archive, workers, version.lacks_golden,
-                version.lacks_packages,
+                version.lacks_packages, version.is_pulled,
             )  # fmt: skip
 
 

@@ -66,7 +66,8 @@ def _archive(model: WantedModel, version: WantedVersion, actual: Actual) -> Iter
     name = f"{model.model} {version.version}"
     lacking = _lacking(model, version, actual)
     if version.problem and lacking:
-        reason, hint = version.problem, f"Build it again: tsctl archive build {model.model}:{version.archive_version}"
+        reason = version.problem
+        hint = version.remedy or f"Build it again: tsctl archive build {model.model}:{version.archive_version}"
     elif version.archive is None and lacking and version.pin is None:
         reason = f"no archive of {name} is in the store"
         hint = (

@@ -13,7 +13,8 @@ from tsctl.deploy.desired import desired_state
 from tsctl.deploy.observe import Owners, actual_state
 from tsctl.deploy.plan import make_plan
 from tsctl.deploy.preconditions import error_of
-from tsctl.deploy.state import Actual
+from tsctl.deploy.pulls import pull_named
+from tsctl.deploy.state import Actual, Desired
 from tsctl.errors import AnalysisError, ArchiveError, ConflictError, GatewayError, NodeError, SpecError, TsctlError
 from tsctl.gateway.sync import sync
 from tsctl.host.locks import exclusive
@@ -43,9 +44,9 @@ class Reconciled:
         return None
 
 
-def plan_now(owners: Owners, options: PlanOptions) -> Plan:
-    """The plan for what is observed now; nothing is written."""
-    return make_plan(desired_state(owners.project, owners.deployment, owners.nodes), actual_state(owners), options)
+def plan_now(owners: Owners, options: PlanOptions, progress: Progress) -> Plan:
+    """The plan for what is observed now; nothing is written, except archives that are pulled from the store."""
+    return make_plan(_desired(owners, progress), actual_state(owners), options)
 
 
 def reconcile(
@@ -64,15 +65,16 @@ def reconcile(
         SpecError: a secret cannot be read.
     """
     with exclusive(owners.project.state / "releases" / "apply.lock", "the deployment"):
-        before = _observe_and_plan(owners, options)
+        before = _observe_and_plan(owners, options, progress)
         show(before)
         refresh_secrets(owners.project, owners.deployment)
         applied = apply(owners, before, options, progress)
-        if not before.changes:
+        if not before.changes and not before.is_unpublished:
             return Reconciled(before, applied, before)
-        if not applied.failures and owners.gateway is not None and owners.gateway.admin.is_live():
-            sync(owners.gateway)  # its supervisor would do that within seconds
-        return Reconciled(before, applied, _observe_and_plan(owners, options))
+        gateway = owners.gateway
+        if not applied.failures and gateway is not None and (gateway.shared is not None or gateway.admin.is_live()):
+            sync(gateway)  # the supervisor of a single one would do that within seconds
+        return Reconciled(before, applied, _observe_and_plan(owners, options, progress))
 
 
 def failure_error(applied: Applied) -> TsctlError | None:
@@ -95,7 +97,7 @@ def coverage_error(plan: Plan) -> TsctlError | None:
     """The plan's refusals, or the nodes and gateway that did not answer; None where it covers everything."""
     if plan.refusals:
         return error_of(plan.refusals)
-    nodes = [unavailable for unavailable in plan.unavailable if unavailable.place != GATEWAY]
+    nodes = [unavailable for unavailable in plan.unavailable if unavailable.place.partition(" ")[0] != GATEWAY]
     if nodes:
         names = ", ".join(node.place for node in nodes)
         reasons = [f"  {node.place}: {node.reason}" for node in nodes]
@@ -105,6 +107,12 @@ def coverage_error(plan: Plan) -> TsctlError | None:
             "\n       ".join([*hints, "Run 'tsctl apply' again when it answers; it catches up then."]),
         )
     if plan.unavailable:
+        gateways = [unavailable for unavailable in plan.unavailable if unavailable.place != GATEWAY]
+        if gateways:
+            lines = [f"  {gateway.place}: {gateway.reason}" for gateway in gateways]
+            return GatewayError(
+                "\n".join(["all others have it, and these take it when they report again:", *lines]), gateways[0].hint
+            )
         return GatewayError(
             "\n".join(unavailable.reason for unavailable in plan.unavailable),
             "Start it with 'tsctl gateway start', and run this again.",
@@ -112,11 +120,16 @@ def coverage_error(plan: Plan) -> TsctlError | None:
     return None
 
 
-def _observe_and_plan(owners: Owners, options: PlanOptions) -> Plan:
+def _desired(owners: Owners, progress: Progress) -> Desired:
+    not_pulled = pull_named(owners.project, owners.deployment, progress)
+    return desired_state(owners.project, owners.deployment, owners.nodes, not_pulled)
+
+
+def _observe_and_plan(owners: Owners, options: PlanOptions, progress: Progress) -> Plan:
     """The plan, after what was observed was recorded."""
     if options.replace:
-        return plan_now(owners, options)
-    desired, actual = desired_state(owners.project, owners.deployment, owners.nodes), actual_state(owners)
+        return plan_now(owners, options, progress)
+    desired, actual = _desired(owners, progress), actual_state(owners)
     remember(owners.project, _served(actual))
     plan = make_plan(desired, actual, options)
     if plan.is_empty and not plan.unavailable:

@@ -23,7 +23,9 @@ class WantedVersion:
     pin: str | None = None  # digits that the digest must begin with; None: any
     workers: int | None = None  # None: neither deployment.yaml nor an archive says
     others: tuple[str, ...] = ()  # file names of the version's other archives in the store
-    problem: str = ""  # why the archive cannot be read; empty where it can, or there is none
+    problem: str = ""  # why the archive cannot be read or pulled; empty where it can, or there is none
+    remedy: str = ""  # of the problem; empty: to build the archive again
+    is_pulled: bool = False  # its archive came from the store of all machines
     #: Why it must not be registered, and what lets it be: a pickle that nobody trusts, a secret without a source.
     barred: tuple[str, str] | None = None
     recorded: str | None = None  # digits of the bytes that were READY under this version before; None: never recorded
@@ -67,6 +69,8 @@ class GatewayState:
 
     is_live: bool
     traffic: Mapping[str, Traffic] = field(default_factory=dict)  # by model
+    absent: Mapping[str, str] = field(default_factory=dict)  # of several: why one does not take changes now, by name
+    is_behind: bool = False  # of several: deployment.yaml is not what was published
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def builds_and_uses(project: Project, deployment: DeploymentSpec) -> list[tuple[
         SpecError: the record of what was served is damaged.
     """
     builds = list_archives(project)
-    uses = dict(_uses(project, deployment, builds))
+    uses = dict(uses_of(project, deployment, builds))
     uses |= {build.path.name: "the current build" for build in builds if build.is_current}
     return [(build, uses.get(build.path.name, "")) for build in builds]
 
@@ -59,8 +59,8 @@ def unneeded_packages(project: Project) -> list[Path]:
     return unused_packages(project, needed)
 
 
-def _uses(project: Project, deployment: DeploymentSpec, builds: Sequence[StoredArchive]) -> Iterator[tuple[str, str]]:
-    """File names of archives, and what needs each."""
+def uses_of(project: Project, deployment: DeploymentSpec, builds: Sequence[StoredArchive]) -> Iterator[tuple[str, str]]:
+    """File names of archives, and what needs each beside being current; raises as `builds_and_uses`."""
     for name, digits in recorded(project).items():
         model = name.partition(":")[0]  # the version may be served from the archive of another one
         same = [build for build in builds if (build.model, build.digest) == (model, digits)]

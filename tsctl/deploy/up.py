@@ -14,6 +14,7 @@ from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.deploy.changes import PlanOptions
 from tsctl.deploy.observe import Owners
+from tsctl.deploy.pulls import pull_served
 from tsctl.deploy.reconcile import reconcile
 from tsctl.errors import ArchiveError, NodeError, TsctlError
 from tsctl.host.progress import Progress
@@ -68,6 +69,7 @@ def up(project: Project, deployment: DeploymentSpec, nodes: Sequence[Node], prog
                 if node.pid is not None:
                     node.require_same_addresses()
                 else:
+                    pull_served(project, deployment, node.name, progress)
                     node.start(project, progress)
                     started.append(node)
                     result.is_changed = True

@@ -6,15 +6,26 @@ One writer at a time. A change that Envoy refuses leaves what was in force, in t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import TypeVar
 
 from tsctl.config.deployment import RouteSpec
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.render.clusters import CHECK_SLACK_S
 from tsctl.gateway.envoy.render.upstreams import cluster_name
-from tsctl.gateway.keys import Record, read_keys, write_keys
+from tsctl.gateway.keys import Record, write_keys
 from tsctl.gateway.publish import POLL_S, put_clusters, put_routes
-from tsctl.gateway.state import Gateway, changing, require_live, require_route, traffic_in_force, upstreams_written
+from tsctl.gateway.shared.control import OVERTAKEN_MOST, Overtaken
+from tsctl.gateway.state import (
+    Gateway,
+    changing,
+    keys_written,
+    require_live,
+    require_route,
+    traffic_in_force,
+    upstreams_written,
+)
 from tsctl.gateway.sync import sync_locked
 from tsctl.gateway.traffic import Shadow, Traffic
 from tsctl.host.files import with_reserve
@@ -24,6 +35,8 @@ from tsctl.nodes.observe import observe_version
 #: Seconds until a version that is ready has passed a health check: one is sent each second, and a busy worker takes its
 #: time.
 HEALTHY_S = 10.0
+
+Value = TypeVar("Value")
 
 
 def set_weights(gateway: Gateway, model: str, weights: Mapping[str, int]) -> Traffic:
@@ -46,10 +59,14 @@ def set_shadow(gateway: Gateway, model: str, version: str | None, share: int) ->
 
 def set_clients(gateway: Gateway, edit: Callable[[list[Record]], list[Record]], new_keys: Mapping[str, str]) -> None:
     """The keys are those that `edit` returns, in force when this returns. `new_keys` maps SHA-256 to key."""
-    with changing(gateway):
-        records = edit(read_keys(gateway.files.keys))
+
+    def change() -> None:
+        records = edit(keys_written(gateway)[0])
         put_routes(gateway, traffic_in_force(gateway).values(), records, new_keys)
-        with_reserve(gateway.files.reserve, lambda: write_keys(gateway.files.keys, records))
+        if gateway.shared is None:
+            with_reserve(gateway.files.reserve, lambda: write_keys(gateway.files.keys, records))
+
+    _changed(gateway, change)
 
 
 def _change_route(
@@ -60,7 +77,8 @@ def _change_route(
     named: Collection[str],  # versions that need a cluster
 ) -> Traffic:
     """Replace the model's route by the edited one."""
-    with changing(gateway):
+
+    def change() -> Traffic:
         require_live(gateway)
         traffic = traffic_in_force(gateway)
         if model not in traffic or not set(named) <= _served(gateway, model):
@@ -71,10 +89,21 @@ def _change_route(
         _require_ready(gateway, model, [version for version in answering if not before.weights.get(version)])
         require_healthy(gateway, model, answering)
         traffic[model] = edit(before)
-        if traffic[model].shadow != before.shadow:  # the next sync removes the cluster of the one before
+        if traffic[model].shadow != before.shadow and gateway.shared is None:  # several make the cluster themselves
             put_clusters(gateway, upstreams_written(gateway), [*traffic.values(), before])
         put_routes(gateway, traffic.values())
         return traffic[model]
+
+    return _changed(gateway, change)
+
+
+def _changed(gateway: Gateway, change: Callable[[], Value]) -> Value:
+    """The result of the change, which is made anew where another machine published another one meanwhile."""
+    for _ in range(OVERTAKEN_MOST):
+        with suppress(Overtaken), changing(gateway):
+            return change()
+    with changing(gateway):
+        return change()
 
 
 def _served(gateway: Gateway, model: str) -> set[str]:

@@ -19,6 +19,7 @@ from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name, stat_name
 from tsctl.gateway.publish import put_clusters
+from tsctl.gateway.shared.report import REPORT_S
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.host.progress import Note
 from tsctl.host.wait import wait_until
@@ -51,6 +52,8 @@ def drained(
     name = cluster_name(model, version)
     warm_s = WARM_S + gateway.route_specs.get(model, RouteSpec()).deadline_s
     sent_before = f"cluster.{stat_name(name)}.upstream_rq_active"  # to any node, and still in flight
+    if gateway.shared is not None:
+        gateway.shared.require_all(f"{model} {version} on node {node.name} cannot be drained")
     with changing(gateway):
         before = upstreams_written(gateway) if gateway.admin.is_live() else []
         traffic = traffic_in_force(gateway).values()
@@ -75,7 +78,8 @@ def drained(
             put_clusters(gateway, draining, traffic)
             note("draining")
             _require(lambda: not has_node(), f"take {model} {version} on {node.name} out of rotation", warm_s)
-            _wait_idle(lambda: bool(gateway.admin.counter(sent_before)))
+            quiet_s = QUIET_S + (2 * REPORT_S if gateway.shared is not None else 0.0)
+            _wait_idle(lambda: bool(gateway.admin.counter(sent_before)), quiet_s)
             yield
             if is_for_good:
                 before = [_without(one, node) if one.key == (model, version) else one for one in before]
@@ -97,15 +101,15 @@ def _without(upstream: Upstream, node: Node) -> Upstream:
     return replace(upstream, endpoints=tuple(place for place in upstream.endpoints if place.node != node.name))
 
 
-def _wait_idle(is_active: Callable[[], bool]) -> None:
-    """Waits until there was no active request for QUIET_S, for SPARE_S at most."""
+def _wait_idle(is_active: Callable[[], bool], quiet_s: float) -> None:
+    """Waits until there was no active request for so long, for SPARE_S at most."""
     quiet_since = time.monotonic()
 
     def is_idle() -> bool:
         nonlocal quiet_since
         if is_active():
             quiet_since = time.monotonic()
-        return time.monotonic() - quiet_since >= QUIET_S
+        return time.monotonic() - quiet_since >= quiet_s
 
     wait_until(is_idle, SPARE_S)
 

@@ -36,6 +36,11 @@ class GatewayFiles:
         self.supervisor_log = logs / "keeper.log"
         self.supervisor_record = folder / "keeper.pid.json"
 
+        # Of one of several gateways: its name and the place, the generation in force, and how many divide budgets.
+        self.follows = folder / "follows.json"
+        self.generation = folder / "generation.json"
+        self.sharing = folder / "sharing.json"
+
         self.keys = folder / "keys.json"
         self.local_key = folder / "local.header"  # for curl -H @FILE
         self.lock = folder / "lock"

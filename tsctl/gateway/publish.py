@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tsctl.errors import GatewayError
@@ -18,6 +19,9 @@ from tsctl.gateway.envoy.render.clients import token_budgets
 from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.files import read_document
 from tsctl.gateway.keys import Record, clients, plain_keys, read_keys
+from tsctl.gateway.shared.budgets import part_of, parts_of
+from tsctl.gateway.shared.control import SharedGateways
+from tsctl.gateway.shared.generation import Generation
 from tsctl.gateway.state import Gateway, upstreams_written
 from tsctl.gateway.traffic import Traffic
 from tsctl.host.files import lines_from, size, with_reserve, write_document
@@ -44,13 +48,18 @@ def put_routes(
 
     It works on a full disk as well, with the room of the reserve.
     """
-    files = gateway.files
+    if gateway.shared is not None:
+        return _publish_routes(gateway.shared, traffic, records, new_keys or {})
+    files, spec = gateway.files, gateway.spec
+    if (sharing := gateway.sharing) > 1:
+        spec = spec.model_copy(update={"budget": part_of(spec.budget, sharing)})
     plain = {**plain_keys(read_document(files.routes)), **(new_keys or {})}
-    holders = clients(read_keys(files.keys) if records is None else records, plain)
+    written = read_keys(files.keys) if records is None else records
+    holders = clients(parts_of(written, sharing), plain)
     before, ready = read_document(files.ready), health.ready(traffic)
     offers = {upstream.key: upstream.offer for upstream in upstreams_written(gateway) if upstream.offer is not None}
-    content = routes.routes(gateway.spec, gateway.route_specs, traffic, holders, offers)
-    tokens = openai.tokens(token_budgets(gateway.spec.budget, holders))
+    content = routes.routes(spec, gateway.route_specs, traffic, holders, offers)
+    tokens = openai.tokens(token_budgets(spec.budget, holders))
     with_reserve(files.reserve, lambda: _put_tokens(gateway, tokens))
     if ready != before:  # first: what follows is waited for, and /readyz is then right as well
         with_reserve(files.reserve, lambda: write_document(files.ready, ready))
@@ -60,6 +69,23 @@ def put_routes(
         if before not in (None, ready):
             write_document(files.ready, before)
         raise
+
+
+def _publish_routes(
+    shared: SharedGateways,
+    traffic: Collection[Traffic],
+    records: Sequence[Record] | None,
+    new_keys: Mapping[str, str],
+) -> None:
+    """As `put_routes`, for several gateways."""
+
+    def edited(before: Generation) -> Generation:
+        kept = before.records if records is None else tuple(records)
+        named = {record.sha256 for record in kept}
+        plain = {digest: key for digest, key in {**before.plain, **new_keys}.items() if digest in named}
+        return replace(before, traffic=tuple(traffic), records=kept, plain=plain)
+
+    shared.publish("keys" if records is not None else "routes", edited)
 
 
 def _put_tokens(gateway: Gateway, document: Json) -> None:
@@ -86,6 +112,9 @@ def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], traffic: Colle
     checks have ended, and sends requests to the old one until then. That is waited for, and not required: a version
     that hangs must not keep others from being changed.
     """
+    if gateway.shared is not None:
+        gateway.shared.publish_anew("versions", lambda before: replace(before, upstreams=tuple(upstreams)))
+        return
     shadows = {(route.model, route.shadow.version) for route in traffic if route.shadow is not None}
     copies = shadow_requests(gateway.waiting_bytes, gateway.spec.request_bytes)
     document = clusters.clusters(upstreams, gateway.route_specs, shadows, copies)

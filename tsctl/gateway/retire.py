@@ -16,6 +16,7 @@ from tsctl.gateway.change import require_healthy
 from tsctl.gateway.envoy.render.clusters import DRAINING
 from tsctl.gateway.envoy.render.upstreams import cluster_name, stat_name
 from tsctl.gateway.publish import put_routes
+from tsctl.gateway.shared.report import REPORT_S
 from tsctl.gateway.state import Gateway, changing, traffic_in_force
 from tsctl.gateway.sync import sync_locked
 from tsctl.gateway.traffic import Traffic
@@ -51,6 +52,8 @@ def retire(gateway: Gateway, model: str, version: str, timeout_s: float, note: N
             it stays registered then.
         ConflictError: another tsctl changes the gateway.
     """
+    if gateway.shared is not None:
+        gateway.shared.require_all(f"{model} {version} cannot be retired")
     note("taking it off the route")
     with changing(gateway):
         traffic = traffic_in_force(gateway)
@@ -133,7 +136,7 @@ def route_without(traffic: Traffic, version: str) -> Traffic:
 def _wait_unused(
     gateway: Gateway, nodes: Sequence[Node], model: str, version: str, timeout_s: float, note: Note
 ) -> None:
-    end = time.monotonic() + timeout_s
+    end, quiet_s = time.monotonic() + timeout_s, QUIET_S + (2 * REPORT_S if gateway.shared is not None else 0.0)
     quiet_since, last_total = time.monotonic(), -1
     while True:
         total, active = _requests(gateway, model, version)
@@ -142,7 +145,7 @@ def _wait_unused(
         now = time.monotonic()
         if total != last_total or active or queued:
             quiet_since, last_total = now, total
-        elif now - quiet_since >= QUIET_S:
+        elif now - quiet_since >= quiet_s:
             return
         if now > end:
             raise GatewayError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tsctl.errors import ConflictError, GatewayError
+from tsctl.errors import ConflictError, GatewayError, TsctlError
 from tsctl.gateway.change import set_clients
 from tsctl.gateway.envoy.process import (
     end_supervisor,
@@ -15,10 +15,11 @@ from tsctl.gateway.envoy.process import (
     write_static_files,
 )
 from tsctl.gateway.envoy.render.listeners import settings
-from tsctl.gateway.files import read_document, running_pid
+from tsctl.gateway.files import running_pid
 from tsctl.gateway.headers import KEY_HEADER
-from tsctl.gateway.keys import digest, new_key, plain_keys, record_of
-from tsctl.gateway.state import Gateway, changing, supervisor_pid
+from tsctl.gateway.keys import digest, new_key, record_of
+from tsctl.gateway.shared.follower import open_follower
+from tsctl.gateway.state import Gateway, changing, keys_written, supervisor_pid
 from tsctl.gateway.sync import sync
 from tsctl.host.files import write_secret
 from tsctl.host.progress import Progress
@@ -30,12 +31,16 @@ LOCAL_CLIENT = "local"
 def start_gateway(gateway: Gateway, progress: Progress, with_supervisor: bool = True) -> list[str]:
     """Start the gateway, or bring a running one to the versions that the nodes serve; the changes, one a line.
 
+    Several gateways get what they are to have, and each is started on its own machine.
+
     Without `with_supervisor`, no supervisor is started in the background: the caller is the supervisor.
 
     Raises:
         GatewayError: Envoy does not start, refuses its files, or runs with settings that were changed since.
         ConflictError: the caller cannot be the supervisor, because there is one.
     """
+    if gateway.shared is not None:
+        return sync(gateway)
     files, changes = gateway.files, []
     supervisor = supervisor_pid(gateway)
     if supervisor is not None and not with_supervisor:
@@ -84,14 +89,21 @@ def stop_gateway(gateway: Gateway, progress: Progress) -> bool:
         return False
     with progress.step("stopping the gateway") as step:
         stop(gateway)
-        step.done("stopped")
+        following = open_follower(gateway.project) if gateway.name else None
+        try:
+            if following is not None:  # the others have its part of the budgets now
+                following.report(is_stopped=True)
+        except TsctlError as error:
+            step.done(f"stopped; others learn of it by its silence: {error.summary}")
+        else:
+            step.done("stopped")
     return True
 
 
 def local_key(gateway: Gateway) -> Path:
     """The header file of a key for the user of this machine, made where there is none in force."""
     path = gateway.files.local_key
-    plain = plain_keys(read_document(gateway.files.routes))
+    _, plain = keys_written(gateway)
     name, _, key = path.read_text(encoding="utf-8").strip().partition(": ") if path.is_file() else ("", "", "")
     if name != KEY_HEADER or digest(key) not in plain:
         key = new_key()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tsctl.archive.container import UNREADABLE, open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.container import UNREADABLE
+from tsctl.archive.inspect import Facts, facts_of
 from tsctl.archive.samples import read_samples
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, GatewayError, NodeError
@@ -25,13 +25,16 @@ from tsctl.gateway.envoy.render.upstreams import (
     VersionKey,
     Way,
 )
+from tsctl.gateway.files import running_pid
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.publish import put_clusters, put_routes
+from tsctl.gateway.shared.control import SharedGateways
 from tsctl.gateway.state import Gateway, changing, traffic_in_force, upstreams_written
 from tsctl.gateway.traffic import Traffic, only
+from tsctl.host.files import stamp
 from tsctl.nodes.node import PLAIN, TRITON, Node
 from tsctl.nodes.observe import observe
-from tsctl.nodes.observed import ObservedNode
+from tsctl.nodes.observed import ObservedNode, ObservedVersion
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,14 @@ TORCHSERVE = "torchserve"
 EMBEDDING_HANDLER = "handlers.embedding"
 
 
-def sync(gateway: Gateway, notices: Notices | None = None) -> list[str]:
+@dataclass
+class Settled:
+    """The state in which a sync had nothing to change; while it lasts, the next one has nothing to do."""
+
+    state: tuple[object, ...] | None = None
+
+
+def sync(gateway: Gateway, notices: Notices | None = None, settled: Settled | None = None) -> list[str]:
     """Make Envoy's clusters those of the versions that the nodes serve; the changes, one a line.
 
     A model that is served and has no route yet gets one, all to its default version. Weights are not touched.
@@ -57,13 +67,33 @@ def sync(gateway: Gateway, notices: Notices | None = None) -> list[str]:
 
     Args:
         notices: gets what cannot be read; None: it is logged at every call.
+        settled: of the sync before, for one that follows the nodes: rendering hundreds of versions takes a second, with
+            the lock held. None: everything is rendered.
     """
+    notices = notices or Notices(logger)
     nodes, before = gateway.nodes(), upstreams_written(gateway)
     observed = observe(nodes)
+    state = _state(gateway, nodes, observed, notices) if settled is not None else None
+    if settled is not None and settled.state == state:
+        return []
     with changing(gateway):
         if upstreams_written(gateway) != before:  # another tsctl has asked the nodes since
             return sync_locked(gateway, notices)
-        return _put_observed(gateway, nodes, observed, notices or Notices(logger))
+        changes = _put_observed(gateway, nodes, observed, notices)
+    if settled is not None:
+        settled.state = state if state == _state(gateway, nodes, observed, notices) else None
+    return changes
+
+
+def _state(
+    gateway: Gateway, nodes: Sequence[Node], observed: Sequence[ObservedNode], notices: Notices
+) -> tuple[object, ...]:
+    """All that a sync depends on: what the nodes serve, the deployment, the files, and what Envoy has in force."""
+    traffic, files = traffic_in_force(gateway), gateway.files
+    upstreams = _derive(gateway.project, nodes, observed, upstreams_written(gateway), _routed(traffic), notices)
+    paths = (files.clusters, files.routes, files.keys, files.tokens, files.ready, files.sharing)
+    stamps = [stamp(path) for path in paths]
+    return gateway, gateway.waiting_bytes, traffic, upstreams, stamps, running_pid(files.envoy_record)
 
 
 def sync_locked(gateway: Gateway, notices: Notices | None = None) -> list[str]:
@@ -77,13 +107,46 @@ def _put_observed(
 ) -> list[str]:
     before, traffic = upstreams_written(gateway), traffic_in_force(gateway)
     upstreams = _derive(gateway.project, nodes, observed, before, _routed(traffic), notices)
+    clusters = {node.name for node in nodes if node.is_cluster}
+    if gateway.name:  # its routes come from the operator's machine, and so does who is drained
+        upstreams = as_published(upstreams, before)
+        put_clusters(gateway, upstreams, traffic.values())
+        put_routes(gateway, traffic.values())
+        return _changes(before, upstreams, clusters)
     served = {upstream.key for upstream in upstreams if upstream.endpoints}
     for model, target in gateway.deployment.models.items():
         if model not in traffic and (model, target.default) in served:
             traffic[model] = only(model, target.default)
-    put_clusters(gateway, upstreams, traffic.values())  # those of the routes in force among them
-    put_routes(gateway, traffic.values())
-    return _changes(before, upstreams)
+    if gateway.shared is not None:
+        _publish(gateway.shared, gateway.project, upstreams, traffic)
+    else:
+        put_clusters(gateway, upstreams, traffic.values())  # those of the routes in force among them
+        put_routes(gateway, traffic.values())
+    return _changes(before, upstreams, clusters)
+
+
+def _publish(
+    shared: SharedGateways, project: Project, upstreams: Sequence[Upstream], traffic: Mapping[str, Traffic]
+) -> None:
+    """All gateways have these versions and routes, and deployment.yaml as it is now."""
+    text = project.deployment.read_text(encoding="utf-8")
+    routes = tuple(traffic.values())
+    shared.publish(
+        "versions of nodes, and deployment.yaml",
+        lambda before: replace(before, deployment=text, upstreams=tuple(upstreams), traffic=routes),
+    )
+
+
+def as_published(upstreams: Sequence[Upstream], before: Sequence[Upstream]) -> list[Upstream]:
+    """The versions, with each node that is drained still drained: who drains it says when that ends. Pure."""
+    drained = {(*up.key, place.node) for up in before for place in up.endpoints if place.is_draining}
+    return [
+        replace(
+            up,
+            endpoints=tuple(replace(place, is_draining=(*up.key, place.node) in drained) for place in up.endpoints),
+        )
+        for up in upstreams
+    ]
 
 
 def _derive(
@@ -108,7 +171,7 @@ def _derive(
         if answer.error is not None or place is None:
             for upstream in before:
                 kept = [endpoint for endpoint in upstream.endpoints if endpoint.node == node.name]
-                now = [_as_before(place, old, node.own_addresses) if place else old for old in kept]
+                now = [_as_before(place, old, node) if place else old for old in kept]
                 endpoints.setdefault(upstream.key, []).extend(now)
             continue
         for model, served in answer.models.items():
@@ -116,7 +179,7 @@ def _derive(
                 key = model, version
                 if state.workers == 0 or _is_asked_otherwise(node, askers.setdefault(key, node), key, notices):
                     continue
-                endpoints.setdefault(key, []).append(_at(place, state.address))
+                endpoints.setdefault(key, []).extend(_places(place, state))
                 archives[key] = state.archive
     return [
         Upstream(
@@ -149,17 +212,24 @@ def _endpoint(node: Node, notices: Notices) -> Endpoint | None:
     return Endpoint(node.name, host, parts.port or 80, token, engine=node.engine)
 
 
-def _at(place: Endpoint, address: str) -> Endpoint:
-    """The node's endpoint for a version that answers at this address; empty: at the node's own.
+def _places(place: Endpoint, state: ObservedVersion) -> list[Endpoint]:
+    """The node's endpoints for a version: one, or one for each machine of a cluster that answers.
 
-    The host is the node's: a version's server listens where its node does.
+    Args:
+        place: the endpoint of a node that has one address for everything.
     """
-    return replace(place, port=urlsplit(address).port or place.port) if address else place
+    if state.addresses:
+        parts = [urlsplit(address) for address in state.addresses]
+        return [replace(place, host=one.hostname or place.host, port=one.port or place.port) for one in parts]
+    # where a version has an address of its own, the host is the node's: its server listens where its node does
+    return [replace(place, port=urlsplit(state.address).port or place.port) if state.address else place]
 
 
-def _as_before(place: Endpoint, old: Endpoint, own_addresses: bool) -> Endpoint:
+def _as_before(place: Endpoint, old: Endpoint, node: Node) -> Endpoint:
     """The endpoint of a version on a node that does not say now what it serves."""
-    return replace(place, token=place.token or old.token, port=old.port if own_addresses else place.port)
+    if node.is_cluster:
+        return old
+    return replace(place, token=place.token or old.token, port=old.port if node.own_addresses else place.port)
 
 
 def _is_asked_otherwise(node: Node, other: Node, key: VersionKey, notices: Notices) -> bool:
@@ -181,19 +251,14 @@ def _way(
     path = node.path(*key)
     if node.protocol == PLAIN and path == Node.path(node, *key):
         return None
-    return Way(node.protocol, path, _queue(project.store / archive) if node.protocol == TRITON else None)
+    return Way(node.protocol, path, _queue(project, archive) if node.protocol == TRITON else None)
 
 
 def _offer(project: Project, archive: str | None, before: Upstream | None) -> Offer | None:
     """What the archive says of the OpenAI API; as before where it is not here, or cannot be read."""
-    path = project.store / archive if archive else None
-    try:
-        stat = path.stat() if path is not None else None
-        if path is not None and stat is not None:
-            return read_offer(path, stat.st_mtime_ns, stat.st_size)
-        return before.offer if before else None
-    except (ArchiveError, *UNREADABLE):  # told with the health check, which comes from the same file
-        return before.offer if before else None
+    if (facts := _facts(project, archive)) is not None:
+        return offer_of(facts)
+    return before.offer if before else None
 
 
 def is_stock(project: Project, archive: str | None, endpoints: Sequence[Endpoint], before: Upstream | None) -> bool:
@@ -201,26 +266,21 @@ def is_stock(project: Project, archive: str | None, endpoints: Sequence[Endpoint
 
     One that nobody here has read may be stock where TorchServe alone serves it. Handlers of ours read forms there too.
     """
-    unread = before.is_stock if before else all(endpoint.engine == TORCHSERVE for endpoint in endpoints)
-    path = project.store / archive if archive else None
+    if (facts := _facts(project, archive)) is not None:
+        return facts.is_stock
+    return before.is_stock if before else all(endpoint.engine == TORCHSERVE for endpoint in endpoints)
+
+
+def _facts(project: Project, archive: str | None) -> Facts | None:
+    """The archive's own description; None where it is not here, or cannot be read."""
     try:
-        stat = path.stat() if path is not None else None
-        return unread if path is None or stat is None else _read_is_stock(path, stat.st_mtime_ns, stat.st_size)
+        return facts_of(project.store / archive) if archive else None
     except (ArchiveError, *UNREADABLE):  # told with the health check, which comes from the same file
-        return unread
+        return None
 
 
-@lru_cache(4096)
-def _read_is_stock(path: Path, changed_ns: int, size: int) -> bool:
-    with open_archive(path) as opened:
-        return read_facts(opened).is_stock
-
-
-@lru_cache(4096)
-def read_offer(path: Path, changed_ns: int, size: int) -> Offer | None:
-    """What the archive offers of the OpenAI API; read anew where the file was changed."""
-    with open_archive(path) as opened:
-        facts = read_facts(opened)
+def offer_of(facts: Facts) -> Offer | None:
+    """What an archive offers of the OpenAI API."""
     answer_s = float(facts.integer("responseTimeout") or DEFAULT_RESPONSE_S)
     if (generation := facts.serving.generation) is not None:
         return Offer(TEXT, min(generation.first_token_s or answer_s, answer_s), answer_s)
@@ -228,19 +288,10 @@ def read_offer(path: Path, changed_ns: int, size: int) -> Offer | None:
     return Offer(EMBEDDINGS, answer_s, answer_s) if gives_embeddings else None
 
 
-def _queue(archive: Path) -> int:
+def _queue(project: Project, archive: str) -> int:
     """Requests that may wait for the version, as its archive says."""
-    try:
-        stat = archive.stat()
-        return _read_queue(archive, stat.st_mtime_ns, stat.st_size) or DEFAULT_QUEUE
-    except (ArchiveError, *UNREADABLE):
-        return DEFAULT_QUEUE
-
-
-@lru_cache(4096)
-def _read_queue(path: Path, changed_ns: int, size: int) -> int | None:
-    with open_archive(path) as opened:
-        return read_facts(opened).integer("jobQueueSize")
+    facts = _facts(project, archive)
+    return (facts.integer("jobQueueSize") if facts is not None else None) or DEFAULT_QUEUE
 
 
 def _probe(project: Project, archive: str | None, before: Upstream | None, notices: Notices) -> Probe | None:
@@ -261,7 +312,7 @@ def _probe(project: Project, archive: str | None, before: Upstream | None, notic
     return probe
 
 
-@lru_cache(4096)
+@lru_cache(16_384)
 def _read_probe(path: Path, changed_ns: int, size: int) -> Probe | None:
     """The archive's smallest sample, read anew where the file was changed."""
     probes = [Probe(body, media_type) for _, body, media_type in read_samples(path) if len(body) <= LARGEST_PROBE]
@@ -272,13 +323,22 @@ def _routed(traffic: Mapping[str, Traffic]) -> set[VersionKey]:
     return {(model, version) for model, route in traffic.items() for version in route.versions}
 
 
-def _changes(before: Sequence[Upstream], after: Sequence[Upstream]) -> list[str]:
-    old, new = _served(before), _served(after)
+def _changes(before: Sequence[Upstream], after: Sequence[Upstream], clusters: Collection[str]) -> list[str]:
+    """What became of the versions.
+
+    Args:
+        clusters: nodes that are clusters, whose machines are named.
+    """
+    old, new = _served(before, clusters), _served(after, clusters)
     return [
         f"{model} {version} is {'no longer ' if (model, version, node) in old else ''}served by node {node}"
         for model, version, node in sorted(old ^ new)
     ]
 
 
-def _served(upstreams: Sequence[Upstream]) -> set[tuple[str, str, str]]:
-    return {(*upstream.key, endpoint.node) for upstream in upstreams for endpoint in upstream.endpoints}
+def _served(upstreams: Sequence[Upstream], clusters: Collection[str]) -> set[tuple[str, str, str]]:
+    return {
+        (*upstream.key, f"{place.node} at {place.address}" if place.node in clusters else place.node)
+        for upstream in upstreams
+        for place in upstream.endpoints
+    }

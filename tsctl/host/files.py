@@ -112,6 +112,15 @@ def size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
+def stamp(path: Path) -> tuple[int, ...]:
+    """Differs after each replacement of the file, also by an equal one; empty where there is no file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
 def lines_from(path: Path, offset: int) -> list[str]:
     """The lines from `offset` on; an offset past the end means that the log was rotated, and all are read."""
     if not path.is_file():

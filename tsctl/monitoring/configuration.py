@@ -32,7 +32,7 @@ def prometheus_document(deployment: DeploymentSpec, remote_hosts: Collection[str
     jobs = [_job(WORKERS_JOB, exporters, METRICS_PATH), _job(STATE_JOB, exporters, STATE_PATH)]
     if deployment.gateway is not None:
         kept = {"source_labels": ["__name__"], "regex": KEPT_OF_ENVOY, "action": "keep"}
-        gateway = _job(GATEWAY_JOB, [_place(deployment.gateway.metrics)], METRICS_PATH)
+        gateway = _job(GATEWAY_JOB, [_place(address) for address in deployment.gateway_metrics], METRICS_PATH)
         jobs.insert(0, {**gateway, "metric_relabel_configs": [kept]})
     return {
         "global": {

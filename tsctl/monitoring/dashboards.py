@@ -278,6 +278,22 @@ ANSWERS = (
         width=12,
     ),
     Panel(
+        "Disagreement of the shadow",
+        "percentunit",
+        (
+            Query(f"tsctl_shadow_disagreement_ratio{{{_OF_MODEL}}}", "{{version}}"),
+            Query(f"tsctl_shadow_noise_ratio{{{_OF_MODEL}}}", "stable with itself"),
+        ),
+        description="The last hour's copied requests whose two answers differ, and stable's second answers that do.",
+        width=12,
+    ),
+    Panel(
+        "Copied requests with both answers",
+        "percentunit",
+        _one(f"tsctl_shadow_paired_ratio{{{_OF_MODEL}}}", "{{version}}"),
+        width=12,
+    ),
+    Panel(
         "Records by outcome",
         "short",
         _one(_sum("version, outcome", RECORDED_ITEMS, _OF_MODEL), "{{version}} {{outcome}}"),

@@ -11,7 +11,8 @@ from tsctl.config.project import Project
 from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.state import State, after
 from tsctl.rollout.run.begin import is_running
-from tsctl.rollout.run.journal import journals, parse
+from tsctl.rollout.run.journal import journals
+from tsctl.rollout.run.journal_lines import parse
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from tsctl.archive.asked import Asker
 from tsctl.archive.comparator import comparator_in_store
-from tsctl.archive.embedded import Embedder
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.gateway.state import open_gateway, traffic_in_force
@@ -89,7 +89,7 @@ class FollowedShadows:
     def __init__(self, project: Project, clock: Callable[[], float] = time.time) -> None:
         self._project = project
         self._clock = clock
-        self._embedder = Embedder(project)
+        self._asker = Asker(project)
         self._shadows: dict[str, _Shadow] = {}
 
     def read(self, deployment: DeploymentSpec) -> Iterator[FollowedShadow]:
@@ -118,13 +118,13 @@ class FollowedShadows:
         target = deployment.models.get(versions.model)
         archive = target.archive(versions.stable) if target else versions.stable
         comparator = comparator_in_store(self._project, versions.model, archive)
-        if comparator.embeds:
+        if comparator.asks:
             if until_s - since_s < EMBED_READ_S:
                 return
             since_s = until_s - EMBED_READ_S
         places = places_of(open_nodes(self._project, deployment), None)
         reading = read_pairs(places, versions, since_s, until_s)
-        comparator = self._embedder.ready(comparator, reading.paired.compared)
+        comparator = self._asker.ready(comparator, reading.paired.compared)
         shadow.add(part_of(reading.paired, comparator, reading.until_s))
 
 

@@ -21,7 +21,7 @@ from tsctl.config.deployment import DeploymentSpec, read_deployment
 from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.notices import Notices
-from tsctl.gateway.state import PATIENCE_S, gateway_status, open_gateway
+from tsctl.gateway.state import PATIENCE_S, gateway_status, open_here
 from tsctl.monitoring.drift_metrics import FollowedDrift
 from tsctl.monitoring.followed import FollowedRollouts
 from tsctl.monitoring.recorded import read_recorded
@@ -166,8 +166,9 @@ class MachineState(Collector):
         deployment = self._deployment
         if deployment.gateway is None:
             return
-        status = gateway_status(open_gateway(self._project, deployment))
-        yield Value("gateway_supervisor_up", status.supervisor is not None)
+        status = gateway_status(open_here(self._project, deployment))
+        is_supervised = all(one.reports for one in status.gateways) if status.gateways else bool(status.supervisor)
+        yield Value("gateway_supervisor_up", is_supervised)
         for row in status.rows if status.is_live else ():
             version = (row.model, row.version)
             yield Value("gateway_weight_ratio", row.weight / TOTAL, (*version, row.track or "none"))

@@ -21,6 +21,7 @@ READ_TIMEOUT_S = 10.0
 #: The module of each engine.
 MODULES = {
     "bentoml": "tsctl.nodes.bentoml.engine",
+    "ray": "tsctl.nodes.ray.engine",
     "torchserve": "tsctl.nodes.torchserve.engine",
     "triton": "tsctl.nodes.triton.engine",
     "uvicorn": "tsctl.nodes.uvicorn.engine",

@@ -78,6 +78,10 @@ ENGINES = {
         "bentoml", package="bentoml", module="bentoml", lock=_HERE / "bentoml" / "requirements.lock",
         megabytes=131, first_python=(3, 11), last_python=(3, 13),
     ),
+    "ray": Engine(
+        "ray", package="ray", module="ray.serve", lock=_HERE / "ray" / "requirements.lock",
+        megabytes=385, first_python=(3, 11), last_python=(3, 13), glibc=(2, 17),
+    ),
     "triton": Engine(
         "triton", package="nvidia-pytriton", module="tritonclient.grpc", lock=_HERE / "triton" / "requirements.lock",
         megabytes=307, first_python=(3, 11), last_python=(3, 12), glibc=(2, 35),

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import Serving, read_facts
+from tsctl.archive.inspect import Serving, facts_of
 from tsctl.archive.packages import conflicts, own_packages, require_packages
 from tsctl.archive.secrets import missing_secrets, publish_secrets
 from tsctl.archive.store import StoredArchive
@@ -40,8 +39,7 @@ TRITON = "triton"
 
 def _serving(archive: StoredArchive) -> Serving:
     try:
-        with open_archive(archive.path) as content:
-            return read_facts(content).serving
+        return facts_of(archive.path).serving
     except ArchiveError:
         return Serving()  # the registration says why it cannot be read
 
@@ -83,6 +81,8 @@ class Node(ABC):
     protocol: ClassVar[str] = PLAIN
     #: Whether each version answers at an address of its own (`url`), and not at the node's.
     own_addresses: ClassVar[bool] = False
+    #: Whether it is a cluster, whose versions answer at several addresses (`ObservedVersion.addresses`).
+    is_cluster: ClassVar[bool] = False
     #: Whether it waits for a batch to fill, for the archive's `max_delay_ms` at most.
     waits_for_batches: ClassVar[bool] = False
 

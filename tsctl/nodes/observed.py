@@ -24,6 +24,8 @@ class ObservedVersion:
     startup_s: int = 120  # how long a worker may take to load
     queue_size: int | None = None  # requests that may wait for a worker; None: the engine does not say
     address: str = ""  # where it answers, such as http://10.0.0.2:8301; empty: where its node does
+    #: Addresses at each of which it answers, where the node is a cluster of machines; empty: at one.
+    addresses: tuple[str, ...] = ()
 
     @property
     def is_ready(self) -> bool:

@@ -22,9 +22,9 @@ from handlers.contract import (
     SECRETS_VARIABLE,
     TRACES_VARIABLE,
 )
-from tsctl.archive.packages import FOLDER as PACKAGES_FOLDER
 from tsctl.archive.secrets import FOLDER as SECRETS_FOLDER
 from tsctl.config.nodes import BaseNodeSpec
+from tsctl.config.project import Project
 from tsctl.config.tracing import TRACES_PATH
 from tsctl.errors import NodeError
 from tsctl.host.files import make_folder, tail
@@ -105,7 +105,7 @@ def worker_variables(folder: Path, spec: BaseNodeSpec) -> dict[str, str]:
     return {
         RECORDS_FOLDER_VARIABLE: str(folder / RECORDS_FOLDER),
         SECRETS_VARIABLE: str(folder.parents[1] / SECRETS_FOLDER),
-        PACKAGES_VARIABLE: str(folder.parents[1] / PACKAGES_FOLDER),
+        PACKAGES_VARIABLE: str(Project(folder.parents[2]).packages),
         RECORDS_MB_VARIABLE: str(spec.records_mb),
         **({TRACES_VARIABLE: spec.traces + TRACES_PATH} if spec.traces else {}),
     }
@@ -164,10 +164,14 @@ def sweep(folder: Path) -> None:
     record_path(folder).unlink(missing_ok=True)
 
 
-def temporary_folder(folder: Path) -> Path:
-    """An empty folder for a node's sockets and temporary files, elsewhere where its path would be too long."""
+def temporary_folder(folder: Path, longest: int = _LONGEST_TMP) -> Path:
+    """An empty folder for a node's sockets and temporary files, elsewhere where its path would be too long.
+
+    Args:
+        longest: bytes of its path at most.
+    """
     inside = folder / "tmp"
-    if len(os.fsencode(inside)) > _LONGEST_TMP:
+    if len(os.fsencode(inside)) > longest:
         return Path(tempfile.mkdtemp(prefix="tsctl-"))
     shutil.rmtree(inside, ignore_errors=True)  # files that a killed node left
     inside.mkdir(mode=0o700)

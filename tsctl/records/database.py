@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from handlers.record_files import INPUTS, PARQUET, RECORDS, REPEATS, SEGMENT_S, RecordFile, parse_record_file
 from tsctl.errors import AnalysisError, SpecError, TsctlError
+from tsctl.host.remote import is_remote, reason_of
 from tsctl.records.folder import current_files
 
 if TYPE_CHECKING:
@@ -79,11 +80,6 @@ class Place:
         return {path: file for path, file in named.items() if file is not None}
 
 
-def is_remote(address: str) -> bool:
-    """Whether the address is one for fsspec, and no path."""
-    return len(urlsplit(address).scheme) > 1
-
-
 @contextmanager
 def remote_errors(address: str) -> Iterator[None]:
     """Raises SpecError where fsspec does not know the address, and AnalysisError where the place cannot be used now.
@@ -97,9 +93,8 @@ def remote_errors(address: str) -> Iterator[None]:
     except (ImportError, ValueError) as error:
         raise SpecError(f"{address} cannot be used: {error}") from error
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise AnalysisError(
-            f"{address} cannot be used: {reason}", "Serving goes on without it. Try again, or name --node."
+            f"{address} cannot be used: {reason_of(error)}", "Serving goes on without it. Try again, or name --node."
         ) from error
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
+from tsctl.host.remote import absolute
 from tsctl.nodes.node import Node
 from tsctl.records.database import Place
-from tsctl.records.shared import SharedPlace, absolute
+from tsctl.records.shared import SharedPlace
 
 
 def labels_folder(project: Project) -> Path:

@@ -17,14 +17,10 @@ from typing import Any
 
 from handlers.record_files import RECORDS, RecordFile, parse_record_file
 from tsctl.errors import AnalysisError, ConflictError
+from tsctl.host.remote import put_whole
 from tsctl.records.compact import compact, count_rows, hand_over, write_rows
-from tsctl.records.database import Place, is_remote, remote_errors, require, select
+from tsctl.records.database import Place, remote_errors, require, select
 from tsctl.records.labels import forget
-
-#: Have no folders, only names; to make one there could make a bucket that nobody wants.
-OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss"}
-#: Ends the name of a file that is not whole yet; no reader takes it.
-PART = ".part"
 
 
 @dataclass(frozen=True)
@@ -129,13 +125,6 @@ class SharedPlace:
             yield system, str(root).rstrip("/")
 
 
-def absolute(address: str, base: Path) -> str:
-    """The address as `SharedPlace` takes it; a path may be relative to `base`."""
-    if is_remote(address):
-        return address.removeprefix("file://")
-    return str((base / address).resolve())
-
-
 def _files(system: Any, folder: str) -> list[tuple[str, RecordFile]]:
     """The files of records below a folder, by path."""
     found = ((path, parse_record_file(PurePosixPath(path).name)) for path in system.find(folder))
@@ -143,30 +132,8 @@ def _files(system: Any, folder: str) -> list[tuple[str, RecordFile]]:
 
 
 def _put(system: Any, path: Path, target: str) -> int:
-    """Upload a file under a name that no reader takes, then give it its name; returns its bytes."""
-    folder = str(PurePosixPath(target).parent)
-    if not OBJECT_STORES.intersection(_protocols(system)):
-        system.makedirs(folder, exist_ok=True)
-    part = f"{target}{PART}"
+    """Upload a file, which gets its name when it is whole; returns its bytes."""
     size = path.stat().st_size
-    system.put_file(str(path), part)
-    if is_local(system):
-        Path(folder).chmod(0o700)
-        Path(part).chmod(0o600)
-        Path(part).replace(target)
-    else:
-        system.mv(part, target)
-        system.invalidate_cache()
-    if (there := system.size(target)) != size:
+    if (there := put_whole(system, path, target, 0o600)) != size:
         raise AnalysisError(f"{target} has {there} bytes and not {size}", "Run this again.")
     return size
-
-
-def is_local(system: Any) -> bool:
-    """Whether the file system is this machine's."""
-    return "file" in _protocols(system)
-
-
-def _protocols(system: Any) -> tuple[str, ...]:
-    protocol = system.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)

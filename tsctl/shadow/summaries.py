@@ -6,7 +6,7 @@ digest. A comparator that needs more raises NotComparable, and says what to reco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -28,11 +28,12 @@ from tsctl.shadow.comparators import (
     comparator_for,
 )
 from tsctl.shadow.embedding import LEAST, Embedding, texts_to_embed
+from tsctl.shadow.judged import Judged, pairs_to_judge
 from tsctl.shadow.pairing import Answer
 
 KEEP = "keep answers whole (records: {answers: true} in archive.yaml), or choose another comparator"
-EMBEDDING = "embedding"
-By = Literal["label", "top_k", "number", "vector", "text", "json", "tokens", "length", "embedding"]
+EMBEDDING, HANDLER = "embedding", "handler"
+By = Literal["label", "top_k", "number", "vector", "text", "json", "tokens", "length", "embedding", "handler"]
 #: All of them.
 COMPARED_BY: tuple[str, ...] = get_args(By)
 #: Of two vectors that are known by their sketches: the cosine, and how far their norms may lie apart, as a share.
@@ -80,7 +81,8 @@ class CompareOptions:
         field: place of the value in the answer; None: where a record has it.
         k: of `top_k`.
         least: share of `top_k` or `tokens`, or cosine of `vector` or `embedding`; None: the comparator's own.
-        most: share of the characters of `text` that may be edited, or by which a `length` may differ.
+        most: share of the characters of `text` that may be edited, or by which a `length` may differ; the distance of
+            `handler` at which answers still agree.
         model: of sentence embeddings, of `embedding`.
     """
 
@@ -98,17 +100,26 @@ class SummaryComparator:
 
     Args:
         tolerance: of numbers, the archive's.
+        archive: whose handler compares by `handler`, as MODEL:VERSION; empty where no archive is known.
         vectors: of the texts that `to_embed` names; `embedding` alone needs them.
+        distances: of the pairs that `to_judge` names, by `pair_key`; `handler` alone needs them.
     """
 
     options: CompareOptions = CompareOptions()
     tolerance: Tolerance = DEFAULT_TOLERANCE
+    archive: str = ""
     vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    distances: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def embeds(self) -> bool:
         """Whether it needs vectors of the texts that it compares."""
         return self.options.by == EMBEDDING
+
+    @property
+    def asks(self) -> bool:
+        """Whether an archive is asked before anything is compared, which takes seconds."""
+        return self.options.by in (EMBEDDING, HANDLER)
 
     def with_vectors(self, vectors: Mapping[str, Sequence[float]]) -> SummaryComparator:
         """The same, with these vectors of texts."""
@@ -116,12 +127,15 @@ class SummaryComparator:
 
     def to_embed(self, pairs: Iterable[tuple[Answer, Answer]]) -> list[str]:
         """The texts whose vectors it needs to compare these answers, each once."""
-        whole = (
-            (stable.value.answer, other.value.answer)
-            for stable, other in pairs
-            if stable.status == other.status == 200 and stable.value.is_whole and other.value.is_whole
-        )
-        return texts_to_embed(whole, self.options.field or "") if self.embeds else []
+        return texts_to_embed(_whole(pairs), self.options.field or "") if self.embeds else []
+
+    def with_distances(self, distances: Mapping[str, float]) -> SummaryComparator:
+        """The same, with these distances of pairs."""
+        return replace(self, distances=distances)
+
+    def to_judge(self, pairs: Iterable[tuple[Answer, Answer]]) -> dict[str, tuple[Any, Any]]:
+        """The pairs that the handler must compare, each once, by `pair_key`."""
+        return pairs_to_judge(_whole(pairs)) if self.options.by == HANDLER else {}
 
     def __call__(self, stable: Summary, other: Summary) -> Comparison:
         options = self.options
@@ -152,6 +166,8 @@ class SummaryComparator:
                 raise NotComparable(
                     f"{whose} records have digests of texts only, and a model embeds whole ones: {KEEP}"
                 )
+            case "handler":
+                raise NotComparable(f"the handler compares whole answers: {KEEP}")
             case "length":
                 return Length(options.most)({**stable.outputs}, {**other.outputs})
         return self._all(stable, other)
@@ -159,9 +175,10 @@ class SummaryComparator:
     def of_values(self) -> Comparator:
         """The comparator of whole answers as JSON values.
 
-        Everything is compared where no comparator is named, and in place of `embedding`: no model is asked there.
+        Everything is compared where no comparator is named, and in place of one that asks an archive: none is asked
+        there.
         """
-        is_left = self.options.by is None or self.embeds
+        is_left = self.options.by is None or self.asks
         options = replace(self.options, by="json") if is_left else self.options
         chosen = replace(self, options=options)
         return lambda stable, other: chosen._of_answers(stable)(stable, other)
@@ -186,6 +203,8 @@ class SummaryComparator:
                 return Tokens(1.0 if options.least is None else options.least)
             case "length":
                 return Length(options.most, place or "answer_tokens")
+            case "handler":
+                return Judged(self.distances, options.most)
             case "embedding":
                 return Embedding(self.vectors, LEAST if options.least is None else options.least, place or "")
         return comparator_for(stable, self.tolerance)
@@ -226,6 +245,13 @@ _OTHER = Comparison(True, 1.0, "other bytes")
 
 def _vector(summary: Summary) -> Sequence[float] | None:
     return summary.sketch or summary.scores
+
+
+def _whole(pairs: Iterable[tuple[Answer, Answer]]) -> Iterator[tuple[Any, Any]]:
+    """The answers of those pairs of which both are known as a whole."""
+    for stable, other in pairs:
+        if stable.status == other.status == 200 and stable.value.is_whole and other.value.is_whole:
+            yield stable.value.answer, other.value.answer
 
 
 def _need(value: Any, what: str) -> Any:

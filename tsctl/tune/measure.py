@@ -190,7 +190,7 @@ class Measurer:
             self._expected = replies
             return
         names = [request.name for request in compared]
-        if difference := agreement(names, self._expected, replies, replies, self._comparator).first:
+        if difference := agreement(names, self._expected, replies, replies, replies, self._comparator).first:
             raise Invalid(f"answers otherwise: {difference}")
 
     def _node(self, engine: str) -> Node:

@@ -28,7 +28,7 @@ SIGNS = {
 }
 
 #: What the JSON says of a change, beside its steps.
-SETTINGS = ("archive", "workers", "weights", "lacks_golden", "lacks_packages")
+SETTINGS = ("archive", "workers", "weights", "lacks_golden", "lacks_packages", "is_pulled")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ def render_plan(plan: Plan) -> Text:
         models.setdefault(model, Text.assemble((heading, "bold"))).append(f"\n  {text}", SIGNS[sign][0])
     parts = [Text("\n\n").join(models.values())] if models else []
     parts += [Text(f"! {unavailable.place}: {unavailable.reason}", "bold red") for unavailable in plan.unavailable]
+    if plan.is_unpublished:
+        parts.append(Text("~ gateways: deployment.yaml -> as it is now", "yellow"))
     parts += [Text(line, "yellow") for line in (*_unchecked(plan), *_unpacked(plan))]
     return Text("\n").join([*parts, Text(f"\n{summary(plan)}" if parts else summary(plan))])
 
@@ -80,6 +82,7 @@ def summary(plan: Plan) -> str:
     counts = Counter(sign for _, sign, *_ in _lines(plan))
     parts = ["no node answers"] if plan.is_unknown else ["nothing to change"] if plan.is_empty else []
     parts += [f"{counts[sign]} {text}" for sign, (_, text) in SIGNS.items() if counts[sign]]
+    parts += ["deployment.yaml to publish"] if plan.is_unpublished else []
     return ", ".join([*parts, *(f"{unavailable.place} is unavailable" for unavailable in plan.unavailable)])
 
 
@@ -103,6 +106,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             for thing in plan.unmanaged
         ],
         "drifted": list(plan.drifted),
+        "is_unpublished": plan.is_unpublished,
         "away": [asdict(place) for place in plan.unavailable],
     }
 
@@ -150,7 +154,9 @@ def effects(change: Change) -> list[Effect]:
 
 
 def _archive(change: changes.Register | changes.Replace) -> str:
-    return f"{change.archive}, {workers_text(change.workers)}{', no golden answers' if change.lacks_golden else ''}"
+    pulled = ", pulled from the store" if change.is_pulled else ""
+    unchecked = ", no golden answers" if change.lacks_golden else ""
+    return f"{change.archive}, {workers_text(change.workers)}{pulled}{unchecked}"
 
 
 def _named(subject: Change | Refusal | Unmanaged) -> dict[str, str | None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from tsctl.config.deployment import ModelTarget
 from tsctl.deploy.status import NodeStatus
+from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.monitoring.exchanges import Exchanges
 from tsctl.monitoring.recorded import Recorded
 
@@ -65,6 +67,19 @@ def exchanges_line(exchanges: Exchanges) -> str:
     said = f"{failed:,} failed ({reasons})" if failed else "none failed"
     line = f"shared cache since the node's start: {exchanges.ok + failed:,} exchanges, {said}"
     return f"{line}; {exchanges.problem}" if exchanges.problem else line
+
+
+def routed_lines(traffic: Iterable[Traffic], models: Mapping[str, ModelTarget]) -> list[str]:
+    """A line for each model whose clients get other answers than the default of deployment.yaml alone.
+
+    So it is after a rollback, or in the middle of a rollout.
+    """
+    return [
+        f"clients of {route.model} get {weights_text(route.shares)}; default in deployment.yaml:"
+        f" {models[route.model].default}"
+        for route in traffic
+        if route.model in models and list(route.shares) != [models[route.model].default]
+    ]
 
 
 def unnamed_line(name: str, pid: int) -> str:

@@ -64,8 +64,9 @@ def endpoint_lines(deployment: DeploymentSpec, nodes: Sequence[Node]) -> Iterato
         for node in nodes
         for name, address in node.addresses.items()
     ]
-    if deployment.gateway is not None:
-        rows = [("gateway", f"{deployment.gateway.address}/predictions/<model>"), *rows]
+    addresses = deployment.gateway_addresses.items()
+    gateways = [(f"gateway {name}".strip(), f"{address}/predictions/<model>") for name, address in addresses]
+    rows = [*gateways, *rows]
     yield from Table(("", ""), rows).lines()[1:]
 
 

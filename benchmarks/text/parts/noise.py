@@ -23,7 +23,7 @@ from benchmarks.text.parts.turns import Turns, clients
 from benchmarks.text.prompts import MODEL, arrivals
 from benchmarks.text.table import TextResult
 from benchmarks.text.targets import ROUTE, built_archive
-from tsctl.archive.embedded import Embedder
+from tsctl.archive.asked import Asker
 from tsctl.compare.nodes import free_spec, own_project
 from tsctl.config.weights import TOTAL
 from tsctl.gateway.change import set_shadow
@@ -60,7 +60,7 @@ def run(job: Job) -> TextResult:
         set_shadow(fleet.gateway, MODEL, SAME, TOTAL)
         for temperature, seconds in LOADS.items():
             paired = _paired(fleet, turns, temperature, seconds, figures)
-            figures += noise_figures(f"temperature {temperature:g}", paired, Embedder(job.project))
+            figures += noise_figures(f"temperature {temperature:g}", paired, Asker(job.project))
     settings = {"chats_s": CHATS_S, "loads": dict(LOADS), "records": RECORDS}
     title = "second answers to the same chats"
     return TextResult("noise", title, settings, {}, [*figures, clients(turns.rows)], rows=turns.rows)
@@ -99,14 +99,14 @@ def _paired(fleet: Fleet, turns: Turns, temperature: float, seconds: float, figu
     return reading.paired
 
 
-def noise_figures(name: str, paired: Paired, embedder: Embedder) -> list[Figure]:
+def noise_figures(name: str, paired: Paired, asker: Asker) -> list[Figure]:
     """Shares of the answers that differ, by comparator."""
     figures: list[Figure] = []
     vectors: Mapping[str, Any] = {}
     for called, options in COMPARATORS.items():
         comparator = SummaryComparator(options)
         if comparator.embeds:
-            vectors = vectors or embedder.ready(comparator, paired.compared).vectors
+            vectors = vectors or asker.ready(comparator, paired.compared).vectors
             comparator = replace(comparator, vectors=vectors)
         evidence = Disagreement()
         for request in paired.requests:

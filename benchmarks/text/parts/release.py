@@ -30,17 +30,18 @@ from tsctl.gateway.change import set_weights
 from tsctl.gateway.retire import retire
 from tsctl.rollout.decide.events import Outcome
 from tsctl.rollout.decide.state import State, fold
-from tsctl.rollout.run.journal import journals, read
+from tsctl.rollout.run.journal import journals
+from tsctl.rollout.run.journal_lines import read
 
 ENGINE, STABLE, OTHER, SAME = "uvicorn", "1.0", "2.0", "1.0s"
 CHATS = "/v1/chat/completions"
 #: Chats a second, so few that two cores are not full; tokens of an answer at most.
-CHATS_S, MOST_TOKENS = 2.0, 32
+CHATS_S, MOST_TOKENS = 2.0, 64
 BODIES, SEED = 2000, 21
-LOAD_S, WARM_S, RETIRE_S, POLL_S = 230.0, 8.0, 60.0, 0.5
+LOAD_S, WARM_S, RETIRE_S, POLL_S = 400.0, 8.0, 60.0, 0.5
 TARGET = "gateway, uvicorn node"
 POLICY: Mapping[str, Any] = {
-    "steps": [50, 100], "hold_s": 10, "max_hold_s": 120, "at_max_hold": "rollback", "min_requests": 30,
+    "steps": [50, 100], "hold_s": 10, "max_hold_s": 200, "at_max_hold": "rollback", "min_requests": 90,
     "max_error_rate": 0.2, "settle_s": 1, "tick_s": 0.5,
 }  # fmt: skip
 #: What is judged where a template changes on purpose how long answers are.

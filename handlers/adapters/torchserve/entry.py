@@ -32,6 +32,7 @@ from handlers.contract import JSON
 from handlers.errors import LoadError, ModelFailed, NotImplementedHere, RequestError, UndecodableBody, UnsupportedMedia
 from handlers.log_lines import about, name_lines
 from handlers.messages import Outcome, Request, bare_media_type, problem, request_id_of
+from handlers.own_comparator import distance, require_comparator
 from handlers.worker import startup
 from handlers.worker.make import make_worker
 from handlers.worker.reference import write_reference
@@ -149,6 +150,13 @@ class Entry:
         if isinstance(worker, TextWorker):
             raise LoadError("a text model has no reference: leave `reference` out of archive.yaml")
         return write_reference(worker, files, out)
+
+    def compare_answers(self, context: Any, pairs: Sequence[Sequence[Any]]) -> list[float]:
+        """How far each second answer is from the first, by the handler's own `compare`; in place of `initialize`."""
+        self._handler = self._handler or author_handler(context)
+        worker = make_worker(worker_config(context), self._handler)
+        require_comparator(worker.handler)
+        return [distance(worker.handler, stable, other) for stable, other in pairs]
 
     @property
     def _has_own_handle(self) -> bool:

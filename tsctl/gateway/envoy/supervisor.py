@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,8 +26,9 @@ from tsctl.gateway.envoy.admin import Hangs
 from tsctl.gateway.envoy.process import LARGEST_FILE, end_hanging, start_envoy
 from tsctl.gateway.files import record_process, running_pid
 from tsctl.gateway.notices import Notices
-from tsctl.gateway.state import Gateway, open_gateway
-from tsctl.gateway.sync import sync
+from tsctl.gateway.shared import follower
+from tsctl.gateway.state import Gateway, open_local
+from tsctl.gateway.sync import Settled, sync
 from tsctl.gateway.tls import put_certificate
 from tsctl.host.files import keep_short
 
@@ -60,6 +62,7 @@ class Supervisor:
     _restart_s: float = RESTART_S
     _hangs: int = 0
     _notices: Notices = field(default_factory=lambda: Notices(logger))
+    _settled: Settled = field(default_factory=Settled)
 
     def tick(self) -> None:
         """Do everything that is due. A failure is logged once, what was in force stays, and it is tried again.
@@ -84,7 +87,7 @@ class Supervisor:
         project = self.gateway.project
         stamps = _stamps([project.deployment])
         if stamps != self._deployment:
-            self.gateway = open_gateway(project, read_deployment(project.deployment))
+            self.gateway = open_local(project, read_deployment(project.deployment))
             self._deployment = stamps
 
     def _restart_envoy(self) -> None:
@@ -116,7 +119,7 @@ class Supervisor:
         tokens = _stamps(node.token_file for node in self.gateway.nodes())
         if tokens == self._tokens and not self._is_due("nodes", FOLLOW_S):
             return
-        for change in sync(self.gateway, self._notices):
+        for change in sync(self.gateway, self._notices, self._settled):
             logger.info("%s", change)
         self._tokens = tokens
 
@@ -162,11 +165,18 @@ def run(gateway: Gateway, log: logging.Handler | None = None) -> None:
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, frame: signals.append(received))
+    followed, ended = follower.open_follower(gateway.project) if gateway.name else None, threading.Event()
+    following = (
+        threading.Thread(target=follower.run, args=(followed, ended), daemon=True) if followed is not None else None
+    )
     try:
+        if following is not None:
+            following.start()
         while not signals:
             supervisor.tick()
             time.sleep(TICK_S)
     finally:
+        ended.set()
         gateway.files.supervisor_record.unlink(missing_ok=True)
 
 
@@ -182,7 +192,7 @@ def _stamps(paths: Iterable[Path | None]) -> _Stamps:
 def main() -> None:
     """Supervise the gateway of the project that TSCTL_PROJECT names."""
     project = find_project()
-    gateway = open_gateway(project, read_deployment(project.deployment))
+    gateway = open_local(project, read_deployment(project.deployment))
     run(gateway, RotatingFileHandler(gateway.files.supervisor_log, maxBytes=MESSAGES_BYTES, backupCount=1))
 
 

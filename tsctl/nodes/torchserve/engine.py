@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.store import StoredArchive
 from tsctl.config.nodes import BaseNodeSpec, TorchServeSpec
 from tsctl.config.project import Project
@@ -208,5 +207,4 @@ def served_at_start(folder: Path) -> Iterator[str]:
 
 
 def _is_text(archive: StoredArchive) -> bool:
-    with open_archive(archive.path) as content:
-        return read_facts(content).is_text
+    return facts_of(archive.path).is_text

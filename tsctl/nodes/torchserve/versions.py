@@ -12,6 +12,8 @@ import time
 from contextlib import AbstractContextManager
 
 from tsctl.archive.store import StoredArchive, archive_of, require_whole
+from tsctl.config.deployment import read_deployment
+from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.files import size
 from tsctl.host.locks import exclusive
@@ -37,6 +39,8 @@ ENDING_S = 60.0
 NOTHING_REGISTERED = (405, 409)
 #: How long an interrupted or unanswered register is looked for, to unregister it.
 UNDO_S = 5.0
+#: How long an archive may take to come to another machine's store, where `tsctl archive pull --every` brings it.
+ARRIVAL_S, ARRIVAL_POLL_S = 300.0, 2.0
 #: How long the workers of a version that TorchServe lost may take to end.
 LOST_WORKERS_S = 15.0
 
@@ -193,7 +197,7 @@ def _register(
     require_whole(archive)
     log_offset = size(node.paths.worker_log)
     try:
-        _ask_to_register(node, archive, workers)
+        _ask_to_register(node, archive, workers, note, timeout_s)
         state = require_version(node, archive.model, archive.version)
         if state.min_workers == 0:  # a stock archive that names none, or one without a default
             node.client.scale(archive.model, archive.version, workers or 1)
@@ -238,18 +242,39 @@ def _wait_workers_ended(node: Node, state: VersionState) -> None:
         time.sleep(POLL_S)
 
 
-def _ask_to_register(node: Node, archive: StoredArchive, workers: int | None) -> None:
+def _ask_to_register(
+    node: Node, archive: StoredArchive, workers: int | None, note: Note, timeout_s: float | None = None
+) -> None:
     """Register the version; its workers may still have to be asked for.
+
+    A node on another machine may be asked before the archive was pulled there, which is waited for.
 
     Where TorchServe failed on the last version of a model (see `_unregister`), the model keeps that one as its
     default, though it is gone. A register then registers, answers 404, and starts no worker until there is a default.
     """
-    try:
-        node.client.register(archive.path.name, workers or 0)
-    except ManagementError as error:
-        if error.status != 404 or not node.client.describe(archive.model, archive.version):
-            raise
-        node.client.set_default(archive.model, archive.version)
+    end = time.monotonic() + (0.0 if node.is_here or not _has_store(node) else timeout_s or ARRIVAL_S)
+    while True:
+        try:
+            return node.client.register(archive.path.name, workers or 0)
+        except ManagementError as error:
+            if error.status != 404:
+                raise
+            if node.client.describe(archive.model, archive.version):
+                return node.client.set_default(archive.model, archive.version)
+            if time.monotonic() >= end:
+                if not node.is_here:
+                    error.hint = (
+                        f"The archive must be in the model store of the machine of node {node.name}. There:"
+                        f" tsctl archive pull {archive.model}:{archive.version}@{archive.digest}"
+                    )
+                raise
+        note(f"waiting until {archive.path.name} was pulled where the node is")
+        time.sleep(ARRIVAL_POLL_S)
+
+
+def _has_store(node: Node) -> bool:
+    project = Project(node.folder.parents[2])  # its folder is .tsctl/nodes/NAME
+    return project.deployment.is_file() and read_deployment(project.deployment).store is not None
 
 
 def _undo(node: Node, archive: StoredArchive, error: BaseException) -> None:

@@ -19,8 +19,8 @@ from handlers.contract import (
     SHARED_CACHE_VARIABLE,
     WORKER_PYTHON_VARIABLE,
 )
-from tsctl.archive.container import digest_of, open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.container import digest_of
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.sources import core_program
 from tsctl.archive.store import StoredArchive, list_archives
 from tsctl.config.nodes import BaseNodeSpec, OwnServerSpec, UvicornSpec
@@ -31,6 +31,7 @@ from tsctl.host.process import inherited
 from tsctl.host.progress import Progress
 from tsctl.nodes import process
 from tsctl.nodes.environments import require_environment
+from tsctl.nodes.fetching import fetch_arguments
 from tsctl.nodes.managed import ManagedNode, VersionReport
 from tsctl.nodes.observed import ObservedVersion, Reply
 from tsctl.nodes.session import require_running
@@ -122,6 +123,7 @@ class UvicornNode(ManagedNode):
         command = [
             *program, "--host", host, "--port", str(port),
             "--folder", str(self.folder), "--store", str(project.store), *([] if self.spec.tokens else ["--open"]),
+            *fetch_arguments(project, self.folder),
         ]  # fmt: skip
         passed = {
             name: os.environ[name] for name in (SHARED_CACHE_VARIABLE, SHARED_CACHE_KEY_VARIABLE) if name in os.environ
@@ -152,8 +154,7 @@ class UvicornNode(ManagedNode):
         return self.client.predict(path, body, media_type)
 
     def cannot(self, archive: StoredArchive, version: str) -> str:
-        with open_archive(archive.path) as content:
-            is_stock = read_facts(content).is_stock
+        is_stock = facts_of(archive.path).is_stock
         return f"{archive.path.name} was not built by tsctl, so only TorchServe can serve it" if is_stock else ""
 
     def reports(self) -> list[VersionReport]:

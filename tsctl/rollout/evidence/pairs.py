@@ -45,7 +45,7 @@ class RecordedPairs:
         if until_s - since_us / 1e6 < READ_S:
             return None
         comparator = self.comparator()
-        if comparator.embeds:
+        if comparator.asks:
             if until_s - since_us / 1e6 < EMBED_READ_S:
                 return None
             until_s = since_us / 1e6 + EMBED_READ_S  # no more texts at once, however long nothing was read

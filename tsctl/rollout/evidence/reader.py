@@ -25,12 +25,14 @@ from tsctl.rollout.evidence.counts import (
     Durations,
     EvidenceQuery,
     client_shares,
-    counter_values,
+    cursor_of,
     durations_of,
     hits_of,
+    is_of,
     requests_of,
     slow_threshold_ms,
-    windows_since,
+    together,
+    windows_of_all,
 )
 from tsctl.rollout.evidence.labels import LabelReader
 from tsctl.rollout.evidence.log import RequestLog
@@ -52,15 +54,22 @@ class Source(Protocol):
         """
         ...
 
+    def parts(self, model: str) -> dict[str, list[Sample]]:
+        """As `samples`, of each Envoy by its name; a single one has an empty name."""
+        ...
+
 
 @dataclass(frozen=True)
 class EnvoyCounters:
-    """The gateway of this machine."""
+    """The gateway of this machine, or all of several."""
 
     admin: Admin
 
     def samples(self, model: str) -> list[Sample]:
-        return parse_page(self.admin.page("tsctl"))
+        return together(self.parts(model))
+
+    def parts(self, model: str) -> dict[str, list[Sample]]:
+        return {name: parse_page(page) for name, page in self.admin.pages("tsctl").items()}
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,9 @@ class PrometheusServer:
             raise AnalysisError(
                 f"Prometheus at {self.address} does not answer: {cause}", "Does it run, and scrape the gateway?"
             ) from None
+
+    def parts(self, model: str) -> dict[str, list[Sample]]:
+        return {"": self.samples(model)}
 
 
 def open_source(policy: RolloutPolicy, admin: Admin) -> Source:
@@ -176,7 +188,8 @@ class LiveEvidence:
         """By stable's answers since the last call; where they are few, since the gateway started. Texts: by the log."""
         if state.is_text and self.log is not None:
             return self.log.thresholds(state.model, state.stable, state.policy.slow_quantile), {}
-        samples = self.source.samples(state.model)
+        parts = self.source.parts(state.model)
+        samples = together(parts)
         total = durations_of(samples, state.model, state.stable)
         recent = total - self._before if self._before[inf] <= total[inf] else total  # else a counter was reset
         self._before = total
@@ -186,22 +199,22 @@ class LiveEvidence:
         thresholds = Thresholds(slow_threshold_ms(durations, state.policy.slow_quantile))
         if state.sticky:  # each line of the log has its duration
             return thresholds, {}
-        values = counter_values(samples, query_of(state, thresholds))
-        return thresholds, {key: value for key, value in values.items() if key.startswith(SLOW)}
+        values = cursor_of(parts, query_of(state, thresholds))
+        return thresholds, {key: value for key, value in values.items() if is_of(SLOW, key)}
 
     def read(self, state: State) -> tuple[list[Window], Cursor]:
-        query, samples = query_of(state, state.thresholds), self.source.samples(state.model)
-        shares = client_shares(samples, state.model)
+        query, parts = query_of(state, state.thresholds), self.source.parts(state.model)
+        shares = client_shares(together(parts), state.model)
         if (state.sticky or state.is_text) and self.log is not None:
             return self.log.read(query, state.cursor, shares, state.before, state.since)
-        return windows_since(state.cursor, counter_values(samples, query), query, shares)
+        return windows_of_all(state.cursor, parts, query, shares)
 
     def labels(self, state: State) -> LabelCounts | None:
         return self.labelled.read(state) if self.labelled is not None else None
 
     def mark(self, state: State) -> Cursor:
         """Where evidence begins that is read from now on."""
-        values = counter_values(self.source.samples(state.model), query_of(state, state.thresholds))
+        values = cursor_of(self.source.parts(state.model), query_of(state, state.thresholds))
         return values if self.log is None else {**values, **self.log.mark()}
 
     def request_rate(self, state: State) -> float:

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
+from tsctl.archive.asked import Asker
 from tsctl.archive.comparator import comparator_in_store
 from tsctl.archive.container import digest_of
-from tsctl.archive.embedded import Embedder
 from tsctl.archive.store import archive_of, find_archive
 from tsctl.config.project import Project
+from tsctl.control.here import shared_leases, shared_place
+from tsctl.control.leases import this_process
 from tsctl.errors import AnalysisError, ConflictError
-from tsctl.gateway.state import Gateway, upstreams_written
+from tsctl.gateway.state import Gateway, as_writer, upstreams_written
 from tsctl.host.locks import exclusive, is_held
+from tsctl.host.person import person
 from tsctl.host.progress import Note
 from tsctl.records.database import require
 from tsctl.records.places import labels_folder, places_of, shared_address
-from tsctl.rollout.decide.events import Command, CommandReceived, Outcome, Reopened, Started
+from tsctl.rollout.decide.events import Command, CommandReceived, Event, Outcome, Reopened, Started
 from tsctl.rollout.decide.state import fold, start_of
-from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, counter_values
+from tsctl.rollout.evidence.counts import EvidenceQuery, classes_of, cursor_of, together
 from tsctl.rollout.evidence.labels import LabelReader
 from tsctl.rollout.evidence.log import RequestLog
 from tsctl.rollout.evidence.pairs import RecordedPairs
 from tsctl.rollout.evidence.reader import EnvoyCounters, LiveEvidence, Measured, measure, open_source
-from tsctl.rollout.run.commands import LiveOperator, person, sticky_text
+from tsctl.rollout.run.commands import LiveOperator, sticky_text
 from tsctl.rollout.run.effects import LiveEffects
 from tsctl.rollout.run.health import LiveHealth
-from tsctl.rollout.run.journal import Journal, find_journal, folder, journals, new_path, read, require_none
+from tsctl.rollout.run.journal import Journal, find_journal, journals, lock_of, new_path, require_none
+from tsctl.rollout.run.journal_lines import read
 from tsctl.rollout.run.live_gateway import LiveGateway
 from tsctl.rollout.run.preconditions import (
     counts_before,
     generates_text,
     require_comparable,
+    require_counted,
     require_no_weights,
     require_possible,
     require_undivided,
@@ -40,9 +47,13 @@ from tsctl.rollout.run.preconditions import (
     serving_nodes,
 )
 from tsctl.rollout.run.runner import Runner
+from tsctl.rollout.run.shared import SharedCommands, shared_journals
+from tsctl.rollout.run.shared_journal import EntryTaken, SharedJournal
 
 #: A status check may hold the lock for this long.
 BRIEF_S = 0.5
+#: Entries that a process which was replaced may have written since the journal was read: it is in the middle of one.
+LATE_ENTRIES = 3
 
 
 @contextmanager
@@ -61,7 +72,7 @@ def started(
     project = gateway.project
     target = gateway.deployment.models.get(model)
     archive = find_archive(project, model, target.archive(version) if target is not None else version)
-    with held(project, model) as require_held:
+    with held(project, model, note) as hold:
         require_none(project, model)
         require_no_weights(gateway.deployment, model)
         route = route_of(gateway, model)
@@ -70,7 +81,8 @@ def started(
         policy = gateway.deployment.policy(model).judging(is_text)
         if "labels" in policy.signals:
             require("duckdb")
-        samples = counts_before(gateway, policy, model)
+        require_counted(gateway, model, sticky_text(gateway.deployment, model), is_text)
+        parts = counts_before(gateway, policy, model)
         digest = digest_of(archive.path)
         stable_nodes = serving_nodes(gateway, model, route.stable)
         nodes = (target.nodes(version) if target is not None else None) or stable_nodes
@@ -78,8 +90,9 @@ def started(
         if policy.shadow is not None:
             stable = target.archive(route.stable) if target is not None else route.stable
             require_comparable(gateway, route, archive, find_archive(project, model, stable), {*nodes, *stable_nodes})
-        LiveOperator(LiveGateway(gateway), model).forget()
-        journal = Journal(new_path(project, model, version, time.time()), guard=require_held)
+        LiveOperator(LiveGateway(gateway), model, commands_of(project, model)).forget()
+        gateway = _take_over(gateway, hold, model)
+        journal = open_journal(project, new_path(project, model, version, time.time()), hold)
         log_end = RequestLog(gateway.files.access_log, {}).mark()
         start = journal.append(
             Started(
@@ -94,8 +107,8 @@ def started(
                 nodes=nodes,
                 stable_nodes=stable_nodes if set(stable_nodes) != set(nodes) else None,
                 policy_digest=policy.digest,
-                classes=classes_of(samples, model, route.stable),
-                cursor={**counter_values(samples, EvidenceQuery(model, route.stable, version)), **log_end},
+                classes=classes_of(together(parts), model, route.stable),
+                cursor={**cursor_of(parts, EvidenceQuery(model, route.stable, version)), **log_end},
                 sticky=sticky_text(gateway.deployment, model),
                 trust_pickles=trust_pickles,
                 by=person(),
@@ -115,15 +128,17 @@ def resumed(gateway: Gateway, model: str, note: Note, command: Command = Command
         ConflictError: another process runs it.
         AnalysisError: there is no unfinished one, or its journal is damaged.
     """
-    with held(gateway.project, model) as require_held:
-        runner = _runner(gateway, Journal(find_journal(gateway.project, model), guard=require_held), note)
+    project = gateway.project
+    with held(project, model, note) as hold:
+        journal = open_journal(project, find_journal(project, model), hold)
+        runner = _runner(_take_over(gateway, hold, model), journal, note)
         state = runner.state
         if state.outcome is not None:
             raise AnalysisError(
                 f"the rollout {state.id} of {model} has ended: {state.outcome}",
                 f"See 'tsctl rollout explain {model}'.",
             )
-        runner.record(CommandReceived(command, person()))
+        _record(runner, CommandReceived(command, person()))
         yield runner
 
 
@@ -135,8 +150,10 @@ def reopened(gateway: Gateway, model: str, note: Note) -> Iterator[Runner]:
         ConflictError: another process runs it, or the weights have changed since.
         AnalysisError: it was not promoted.
     """
-    with held(gateway.project, model) as require_held:
-        runner = _runner(gateway, Journal(find_journal(gateway.project, model), guard=require_held), note)
+    project = gateway.project
+    with held(project, model, note) as hold:
+        journal = open_journal(project, find_journal(project, model), hold)
+        runner = _runner(_take_over(gateway, hold, model), journal, note)
         state = runner.state
         if state.outcome is not Outcome.PROMOTED:
             raise AnalysisError(f"the last rollout of {model}, {state.id}, was not promoted: it was {state.outcome}")
@@ -151,18 +168,92 @@ def reopened(gateway: Gateway, model: str, note: Note) -> Iterator[Runner]:
                 f"no node serves {model} {state.stable} any more, which was stable before",
                 f"Release it again: tsctl rollout start {model} {state.stable}",
             )
-        runner.record(Reopened(person()))
+        _record(runner, Reopened(person()))
         yield runner
 
 
-def is_running(project: Project, model: str) -> bool:
-    """Whether a process runs the model's rollout."""
-    return is_held(folder(project, model) / "lock")
+def _record(runner: Runner, event: Event) -> None:
+    """Journal the first event of this process, behind entries that the process before wrote at this moment."""
+    for _ in range(LATE_ENTRIES):
+        with suppress(EntryTaken):
+            return runner.record(event)
+    runner.record(event)
 
 
-def held(project: Project, model: str) -> AbstractContextManager[Callable[[], None]]:
-    """Keeps every other process from running a rollout of the model; see `exclusive` for what the block gets."""
-    return exclusive(folder(project, model) / "lock", f"the rollout of {model}", BRIEF_S)
+def is_running(project: Project, model: str, is_patient: bool = False) -> bool:
+    """Whether a process runs the model's rollout, on any machine that shares the place.
+
+    Args:
+        is_patient: wait for a sign of life of a process that may be dead; else it counts as running.
+    """
+    if is_held(lock_of(project, model)):
+        return True
+    leases = shared_leases(project)
+    return leases is not None and leases.is_held(_subject(model), is_patient)
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The right to run the model's rollout.
+
+    Args:
+        require: raises ConflictError where another process has it by now.
+        term: of the lease; None where machines share no place.
+    """
+
+    require: Callable[[], None]
+    term: int | None = None
+
+
+@contextmanager
+def held(project: Project, model: str, note: Note = lambda text: None) -> Iterator[Hold]:
+    """Keeps every other process from running a rollout of the model while the block runs, on all machines.
+
+    Raises:
+        ConflictError: another process runs it.
+        PlaceUnreachable, PlaceUnusable: nobody knows whether one does.
+    """
+    with exclusive(lock_of(project, model), f"the rollout of {model}", BRIEF_S) as require_lock:
+        leases = shared_leases(project)
+        if leases is None:
+            yield Hold(require_lock)
+            return
+        lease = leases.take(_subject(model), note)
+        with lease.kept() as require_lease:
+
+            def require() -> None:
+                require_lock()
+                require_lease()
+
+            yield Hold(require, lease.term.number)
+
+
+def _subject(model: str) -> str:
+    """Of the lease."""
+    return f"rollout-{model}"
+
+
+def _take_over(gateway: Gateway, hold: Hold, model: str) -> Gateway:
+    """The gateway as this process changes it; one that had the hold before changes it no more. Raises ConflictError."""
+    return gateway if hold.term is None else as_writer(gateway, hold.require, _subject(model), hold.term)
+
+
+def open_journal(project: Project, path: Path, hold: Hold) -> Journal:
+    """The journal at `path`, to be written."""
+    shared, model = shared_journals(project), path.parent.name
+    if shared is None:
+        return Journal(path, guard=hold.require)
+    if path.exists():
+        shared.restore(model, path.stem, read(path), this_process())
+        shared.pull(model, path.parent)
+    else:
+        shared.begin(model, path.stem)
+    return SharedJournal(path, shared.place, this_process(), guard=hold.require)
+
+
+def commands_of(project: Project, model: str) -> SharedCommands | None:
+    place = shared_place(project)
+    return SharedCommands(place, model) if place is not None else None
 
 
 def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured | None = None) -> Runner:
@@ -182,11 +273,11 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured |
             measured=measured,
         ),
         LiveHealth(live, archive),
-        LiveOperator(live, start.model),
+        LiveOperator(live, start.model, commands_of(project, start.model)),
         RecordedPairs(
             lambda: places_of(live.nodes(live.now().deployment.nodes), None),
             lambda: comparator_in_store(project, start.model, _archive_of(live, start.model, start.stable)),
-            Embedder(project).ready,
+            Asker(project).ready,
         ),
         note,
     )

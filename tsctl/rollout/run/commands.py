@@ -1,27 +1,31 @@
 """Commands of people to a rollout that another process runs: one empty file each, which the runner reads and removes.
 
+To a process on another machine they are objects at the place that both share; the runner reads those as well.
+
 Invariant: a command never replaces another one, or a pause would hide an abort that was not read yet. All that a
 command says is its file's name, so that it can be given on a full disk, and there is nothing in it to be damaged.
 """
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote, unquote
 
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project
+from tsctl.control.here import shared_place
+from tsctl.host.locks import is_held
+from tsctl.host.person import person
 from tsctl.rollout.decide.events import Command
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.run.journal import folder
-from tsctl.rollout.run.live_gateway import LiveGateway
+from tsctl.rollout.run.journal import folder, lock_of
+from tsctl.rollout.run.shared import SharedCommands
 
 #: How files begin whose command was not read yet, and those whose command is not in the journal yet.
 _SENT, _TAKEN = "asked-", "taken-"
@@ -29,19 +33,17 @@ _NAME = re.compile(rf"{_TAKEN}\d+-\d+-({'|'.join(Command)})-(.*)")
 
 
 def send(project: Project, model: str, command: Command) -> None:
-    """Leave a command for the rollout's process, which obeys at its next tick."""
+    """Leave a command for the rollout's process, which obeys at its next tick.
+
+    Raises:
+        PlaceUnreachable, PlaceUnusable: it is on another machine, and the place does not take the command.
+    """
+    place = None if is_held(lock_of(project, model)) else shared_place(project)
+    if place is not None:
+        return SharedCommands(place, model).send(command, person())
     by = quote(person(), safe="@")[:100]
     name = f"{_SENT}{time.time_ns():020}-{os.getpid()}-{command}-{by}"
     (folder(project, model) / name).touch(0o600, exist_ok=False)
-
-
-def person() -> str:
-    """The person who runs this process, and the machine: `user@host`."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 def sticky_text(deployment: DeploymentSpec, model: str) -> str:
@@ -53,12 +55,39 @@ def sticky_text(deployment: DeploymentSpec, model: str) -> str:
     return f"header {sticky.header}" if sticky.header else f"cookie {sticky.cookie}"
 
 
+class OpenedSpec(Protocol):
+    """A project with its deployment.yaml as it was read."""
+
+    @property
+    def project(self) -> Project: ...
+
+    @property
+    def deployment(self) -> DeploymentSpec: ...
+
+
+class LiveSpec(Protocol):
+    """The same, read again when the file changes; `error`: why it could not be read last, empty where it could."""
+
+    @property
+    def opened(self) -> OpenedSpec: ...
+
+    @property
+    def error(self) -> str: ...
+
+    def now(self) -> OpenedSpec: ...
+
+
 @dataclass
 class LiveOperator:
-    """Commands from files, and the policy from deployment.yaml."""
+    """Commands from files and from the shared place, and the policy from deployment.yaml.
 
-    gateway: LiveGateway
+    Args:
+        shared: commands at the place that machines share; None where there is none.
+    """
+
+    gateway: LiveSpec
     model: str
+    shared: SharedCommands | None = None
 
     @property
     def policy_error(self) -> str:
@@ -71,9 +100,12 @@ class LiveOperator:
         for path in sorted(journals.glob(f"{_SENT}*")):  # later ones are not acknowledged with these
             path.replace(journals / path.name.replace(_SENT, _TAKEN, 1))
         named = [match for path in self._taken() if (match := _NAME.fullmatch(path.name))]
-        return [(Command(match[1]), unquote(match[2])) for match in named]
+        here = [(Command(match[1]), unquote(match[2])) for match in named]
+        return here + (self.shared.take() if self.shared is not None else [])
 
     def acknowledge(self) -> None:
+        if self.shared is not None:
+            self.shared.acknowledge()
         for path in self._taken():
             path.unlink(missing_ok=True)
 

@@ -5,38 +5,32 @@ Invariant: an entry is on the disk before what it says is done. A line that was 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from calendar import timegm
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
-from tsctl.host.files import write_secret
-from tsctl.rollout.decide.events import Ended, Entry, Event, LaterEvent, Reopened, Repaired, Started, parse_event
+from tsctl.rollout.decide.events import Ended, Entry, Event, Reopened, Repaired
+from tsctl.rollout.run.journal_lines import (
+    content_of,
+    line_of,
+    make_folder,
+    parse,
+    read,
+    sync_folder,
+    whole_bytes,
+    write_entries,
+)
+from tsctl.rollout.run.shared import shared_journals
 
 SUFFIX = ".jsonl"
 #: An id begins with the second in which it was made, in UTC.
 MOMENT = "%Y%m%dT%H%M%SZ"
 _ID = re.compile(r"\d{8}T\d{6}Z-.+")
-#: Version of the format, under the key `version` of a journal's first line; lines without the key have format 0.
-FORMAT = 1
-#: Seconds since 1970 that a time of an entry must be below: the year 10000.
-_LATEST = 253_402_300_800.0
-
-
-class DamagedJournal(AnalysisError):
-    """A journal has a line that is no entry, or lacks one; `tsctl rollout repair` mends it."""
-
-
-class LaterJournal(AnalysisError):
-    """A later version of tsctl wrote the journal; it is sound, and must not be repaired with this one."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, "Use the version of tsctl that wrote it, or a later one.")
 
 
 class Journal:
@@ -77,12 +71,12 @@ class Journal:
             AnalysisError: it cannot be written; then it was not.
             ConflictError: another process runs the rollout.
         """
-        self._guard()
+        self.confirm()
         try:
-            if self._is_behind or _mark(self.path) != self._mark:
+            if self._is_behind or self._has_changed:
                 self._write_again()
             entry = Entry(len(self.entries), self._now(), event)
-            self._write(_line(entry))
+            self._write(line_of(entry))
             self.problem = ""
         except OSError as error:
             self.problem = f"{self.path} cannot be written: {error}"
@@ -93,12 +87,25 @@ class Journal:
         self.entries.append(entry)
         return entry
 
+    def confirm(self) -> None:
+        """This process runs the rollout; called before each effect as well. Raises ConflictError where it does not."""
+        self._guard()
+
+    @property
+    def _has_changed(self) -> bool:
+        """Somebody else has changed or removed the file."""
+        return self._mark_now != self._mark
+
+    @property
+    def _mark_now(self) -> tuple[int, int, int] | None:
+        return _mark(self.path)
+
     def _now(self) -> float:
         """By the clock, and never before the last entry: a clock that is set back makes no time negative."""
         return max(round(self._clock(), 3), self.entries[-1].at if self.entries else 0.0)
 
     def _write(self, line: bytes) -> None:
-        _make_folder(self.path.parent)
+        make_folder(self.path.parent)
         is_new = not self.path.exists()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "ab", buffering=0) as file:
@@ -115,7 +122,7 @@ class Journal:
             finally:
                 self._mark = _mark_of(os.fstat(descriptor))  # of this file, whatever has its name by now
         if is_new:
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
 
     def _write_again(self) -> None:
         """Write every entry again; an entry says so, unless this process or a kill had left the file behind."""
@@ -123,19 +130,7 @@ class Journal:
         if not self._is_behind:
             entries.append(Entry(len(entries), self._now(), Repaired()))
         write_entries(self.path, entries)
-        self.entries[:], self._is_behind, self._mark = entries, False, _mark(self.path)
-
-
-def write_entries(path: Path, entries: Iterable[Entry]) -> None:
-    """Write a whole journal, at once and on the disk; OSError where that cannot be done."""
-    _make_folder(path.parent)
-    write_secret(path, b"".join(map(_line, entries)).decode())
-    _sync_folder(path.parent)
-
-
-def _line(entry: Entry) -> bytes:
-    head = {"seq": entry.seq, "at": entry.at, "kind": entry.kind} | ({} if entry.seq else {"version": FORMAT})
-    return json.dumps(head | entry.content, separators=(",", ":")).encode() + b"\n"
+        self.entries[:], self._is_behind, self._mark = entries, False, self._mark_now
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:
@@ -150,91 +145,30 @@ def _mark_of(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def content_of(path: Path) -> bytes:
-    """Of the file; nothing where there is none.
-
-    Raises:
-        DamagedJournal: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise DamagedJournal(f"{path} cannot be read: {error}", "Make it readable, or move it away.") from None
-
-
-def read(path: Path) -> list[Entry]:
-    """Every whole line of a journal.
-
-    Raises:
-        DamagedJournal: a line is damaged or missing.
-        LaterJournal: a later version of tsctl wrote the journal.
-    """
-    return parse(path, content_of(path))[0]
-
-
-def parse(path: Path, content: bytes, first: int = 0) -> tuple[list[Entry], int]:
-    """The whole lines of a part of a journal, and how many bytes they are.
-
-    Args:
-        path: of the journal, for messages.
-        first: the number of the first line.
-
-    Raises:
-        DamagedJournal, LaterJournal: as `read`.
-    """
-    size, entries = whole_bytes(content), []
-    for number, line in enumerate(content[:size].splitlines(), first):
-        try:
-            entry = parse_line(path, line)
-            if entry.seq != number:
-                raise ValueError(f"numbered {entry.seq}, so an entry before it is missing")
-            if not number and not isinstance(entry.event, Started):
-                raise ValueError("it is not the start of a rollout")
-        except ValueError as error:
-            raise DamagedJournal(
-                f"{path}, line {number + 1}: {error}",
-                f"'tsctl rollout repair {path.parent.name}' keeps what can be read, and says how the rollout stands.",
-            ) from None
-        entries.append(entry)
-    return entries, size
-
-
-def parse_line(path: Path, line: bytes) -> Entry:
-    """The entry of one line.
-
-    Raises:
-        ValueError: it is none.
-        LaterJournal: a later version of tsctl wrote it.
-    """
-    try:
-        fields = json.loads(line)
-        version = fields.pop("version", 0) if fields.get("seq") == 0 else 0
-        if isinstance(version, int) and version > FORMAT:
-            raise LaterJournal(f"{path} has format {version}, and this tsctl reads formats up to {FORMAT}")
-        seq, at, kind = fields.pop("seq"), fields.pop("at"), fields.pop("kind")
-        if type(seq) is not int or type(at) not in (int, float) or not 0 <= at < _LATEST or type(version) is not int:
-            raise ValueError("a number is wrong")
-        return Entry(seq, at, parse_event(kind, fields))
-    except LaterEvent as error:
-        raise LaterJournal(f"{path} is of a later version of tsctl: {error}") from None
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"not an entry of a rollout's journal: {error}") from None
-
-
-def whole_bytes(content: bytes) -> int:
-    """How much of a file is whole lines."""
-    return content.rfind(b"\n") + 1
-
-
 def folder(project: Project, model: str) -> Path:
     """Where the journals of a model lie."""
     return project.state / "rollouts" / model
 
 
+def lock_of(project: Project, model: str) -> Path:
+    """The lock that the process of this machine holds which runs the model's rollout."""
+    return folder(project, model) / "lock"
+
+
+def pull(project: Project, model: str | None = None) -> None:
+    """The folder has what the place has, of one model or of all; nothing where there is no place."""
+    shared = shared_journals(project)
+    if shared is not None:
+        for name in shared.models() if model is None else [model]:
+            shared.pull(name, folder(project, name))
+
+
 def journals(project: Project, model: str | None = None) -> list[Path]:
-    """Every journal, of one model or of all, the oldest first; files that are not named so are none."""
+    """Every journal, of one model or of all, the oldest first; files that are not named so are none.
+
+    Where machines share a place, the files are copies of what is there now; raises PlaceUnreachable and PlaceUnusable.
+    """
+    pull(project, model)
     named = f"{model}/*{SUFFIX}" if model is not None else f"*/*{SUFFIX}"
     paths = [path for path in (project.state / "rollouts").glob(named) if _ID.fullmatch(path.stem)]
     return sorted(paths, key=lambda path: (path.stem, path.parent.name))
@@ -305,15 +239,3 @@ def new_path(project: Project, model: str, version: str, now: float) -> Path:
         last = timegm(time.strptime(others[-1].stem.partition("-")[0], MOMENT))
         now = max(now, last + 1)
     return folder(project, model) / f"{new_id(version, now)}{SUFFIX}"
-
-
-def _make_folder(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tsctl.config.deployment import read_deployment
 from tsctl.errors import SpecError
-from tsctl.gateway.state import Gateway, open_gateway
+from tsctl.gateway.state import Gateway, open_gateway, reopened
 from tsctl.nodes.engines import open_nodes
 from tsctl.nodes.node import Node
 
@@ -31,7 +31,8 @@ class LiveGateway:
         try:
             modified_ns = project.deployment.stat().st_mtime_ns
             if modified_ns != self._modified_ns:
-                self.opened = open_gateway(project, read_deployment(project.deployment))
+                opened = open_gateway(project, read_deployment(project.deployment))
+                self.opened = reopened(opened, self.opened)
                 self._modified_ns, self._nodes = modified_ns, []
             self.error = ""
         except (SpecError, OSError) as error:

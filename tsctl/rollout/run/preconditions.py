@@ -16,26 +16,36 @@ from tsctl.gateway.state import Gateway, require_live, require_route, traffic_in
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.records.database import require
 from tsctl.records.places import require_here
-from tsctl.rollout.evidence.counts import requests_of
+from tsctl.rollout.evidence.counts import requests_of, together
 from tsctl.rollout.evidence.reader import EnvoyCounters, open_source
 from tsctl.rollout.run.health import nodes_of
 
 
-def counts_before(gateway: Gateway, policy: RolloutPolicy, model: str) -> list[Sample]:
-    """The counts before the rollout, which are no evidence.
+def counts_before(gateway: Gateway, policy: RolloutPolicy, model: str) -> dict[str, list[Sample]]:
+    """The counts before the rollout, which are no evidence, of each Envoy.
 
     Raises:
         AnalysisError: Prometheus does not have them yet, and would have them later as if they were new.
     """
-    samples = open_source(policy, gateway.admin).samples(model)
-    if policy.prometheus and not requests_of(samples, model):
+    parts = open_source(policy, gateway.admin).parts(model)
+    if policy.prometheus and not requests_of(together(parts), model):
         counted = requests_of(EnvoyCounters(gateway.admin).samples(model), model)
         if counted:
             raise AnalysisError(
                 f"Prometheus at {policy.prometheus} has no request of {model}, and the gateway counted {counted:,}",
                 f"Does it scrape {gateway.spec.metrics}/metrics? A server that has just started needs a while.",
             )
-    return samples
+    return parts
+
+
+def require_counted(gateway: Gateway, model: str, sticky: str, is_text: bool) -> None:
+    """Raises SpecError where evidence comes from the access log, which of several gateways each has on its machine."""
+    reason = "its route divides users" if sticky else "it is a language model" if is_text else ""
+    if gateway.shared is not None and reason:
+        raise SpecError(
+            f"{model} cannot be released through several gateways: {reason}, so each line of the access log is needed",
+            "Give the deployment one gateway for it, or set the weights by hand: tsctl weights set.",
+        )
 
 
 def route_of(gateway: Gateway, model: str) -> Traffic:

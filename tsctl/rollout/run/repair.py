@@ -14,15 +14,15 @@ from pathlib import Path
 
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError
+from tsctl.host.person import person
 from tsctl.rollout.decide.events import Ended, Entry, Outcome, Repaired, Started
 from tsctl.rollout.decide.state import fold
 from tsctl.rollout.run.begin import held
-from tsctl.rollout.run.commands import person
-from tsctl.rollout.run.journal import (
+from tsctl.rollout.run.journal import journals
+from tsctl.rollout.run.journal_lines import (
     DamagedJournal,
     LaterJournal,
     content_of,
-    journals,
     parse_line,
     read,
     whole_bytes,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tsctl.config.weights import TOTAL, percent
+from tsctl.control.place import PlaceUnusable
 from tsctl.errors import AnalysisError, GatewayError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide import actions, events
@@ -100,7 +101,8 @@ class Runner:
             try:
                 if not self.advance():
                     return self.state
-            except (AnalysisError, OSError) as error:  # a full disk: an exit here would leave the canary its weight
+            # a full disk, or a shared place that does not answer: an exit here would leave the canary its weight
+            except (AnalysisError, PlaceUnusable, OSError) as error:
                 self.note(f"waits: {' '.join(str(error).split())}")
                 self._watched_at = None
                 self.sleep(self.state.policy.tick_s)
@@ -163,6 +165,7 @@ class Runner:
     def _try(self, effect: Effect) -> None:
         """Apply an effect, or wait; an error fails the canary before the first step, and is passed over at the end."""
         self._announce(effect)
+        self.journal.confirm()  # an effect is announced once, and tried often
         try:
             done = self.effects.apply(effect, self.state)
         except TsctlError as error:
@@ -183,6 +186,7 @@ class Runner:
         if self.state.command is not Command.PROMOTE:
             self._require_capacity()
         self._announce(Effect.SET_WEIGHT, self.state.weight)
+        self.journal.confirm()
         try:
             done = self.effects.apply(Effect.SET_WEIGHT, self.state)
         except GatewayError as error:
@@ -400,7 +404,9 @@ class Runner:
         known = len(self.journal.entries)
         is_back = isinstance(event, EffectBegan | EffectDone) and self.state.is_going_back
         is_fail = isinstance(event, VerdictReached) and event.verdict is Verdict.FAIL
-        self.journal.append(event, may_be_late=is_back or is_fail or isinstance(event, _SEEN))
-        for entry in self.journal.entries[known:]:
-            self.state = after(self.state, entry)
-            self.on_entry(entry, self.state)
+        try:
+            self.journal.append(event, may_be_late=is_back or is_fail or isinstance(event, _SEEN))
+        finally:  # an entry of an earlier try may have been found there instead
+            for entry in self.journal.entries[known:]:
+                self.state = after(self.state, entry)
+                self.on_entry(entry, self.state)

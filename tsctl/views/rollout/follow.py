@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tsctl.config.policy import RolloutPolicy
 from tsctl.errors import AnalysisError
 from tsctl.rollout.decide.events import Entry, PolicyChanged, StepBegan, Tick
 from tsctl.rollout.decide.state import State, after
-from tsctl.rollout.run.journal import parse
+from tsctl.rollout.run.journal_lines import parse
 
 #: Rates are requests per second of this much watched time.
 RECENT_S = 60.0
@@ -22,14 +22,18 @@ _IN_JSON = {
 }
 
 
-def new_entries(path: Path) -> Iterator[list[Entry]]:
+def new_entries(path: Path, refresh: Callable[[], None] = lambda: None) -> Iterator[list[Entry]]:
     """Yield the journal's entries since the last ones, whenever the next ones are asked for; each once it is whole.
+
+    Args:
+        refresh: writes what another machine has added to the journal into the file.
 
     Raises:
         AnalysisError: the file is gone, or a line is no entry.
     """
     offset = count = 0
     while True:
+        refresh()
         try:
             with path.open("rb") as file:
                 file.seek(offset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,9 +23,9 @@ from tsctl.views.rollout.wording import when
 WATCH_S = 0.5
 
 
-def watch_picture(path: Path, console: Console) -> State:
+def watch_picture(path: Path, console: Console, refresh: Callable[[], None] = lambda: None) -> State:
     """Keep the status fresh on a terminal until the rollout ends; return its last state."""
-    journal, now = new_entries(path), None
+    journal, now = new_entries(path, refresh), None
     with Live(console=console, auto_refresh=False) as live:
         while True:
             now = snapshot(next(journal), now)
@@ -35,9 +36,9 @@ def watch_picture(path: Path, console: Console) -> State:
             time.sleep(WATCH_S)
 
 
-def watch_lines(path: Path, is_json: bool) -> State:
+def watch_lines(path: Path, is_json: bool, refresh: Callable[[], None] = lambda: None) -> State:
     """Print a line for each event until the rollout ends; return its last state."""
-    journal, narrator = new_entries(path), Narrator()
+    journal, narrator = new_entries(path, refresh), Narrator()
     while True:
         for entry in next(journal):
             for line in narrator.narrate(entry, after(narrator.state, entry)):

@@ -19,6 +19,7 @@ from pathlib import Path
 from handlers.adapters.asgi import http_server
 from handlers.adapters.asgi.listener import listen
 from handlers.adapters.asgi.node.app import Node
+from handlers.adapters.asgi.node.fetched import fetch_by
 from handlers.adapters.asgi.node.registry import Opened, Registry, Unpacked, open_workers
 
 DAMAGED, NO_ADDRESS = 3, 4
@@ -49,6 +50,7 @@ def main(
     parser.add_argument("--folder", type=Path, required=True, help="of the node")
     parser.add_argument("--store", type=Path, required=True, help="with the archives")
     parser.add_argument("--open", action="store_true", help="requests for answers need no token")
+    parser.add_argument("--fetch", type=Path, help="a file that says how to pull an archive that is not in the store")
     add_arguments(parser)
     arguments = parser.parse_args()
     _log_into(arguments.folder / "logs" / "node.log")
@@ -67,7 +69,8 @@ def main(
         try:
             token_wanted = None if arguments.open else token
             make = opener(arguments, tokens) if opener is not None else open_workers
-            registry = Registry(arguments.folder, arguments.store, make)
+            fetch = fetch_by(arguments.fetch) if arguments.fetch is not None else None
+            registry = Registry(arguments.folder, arguments.store, make, fetch)
             http_server.run(_run(registry, arguments, admin_token, token_wanted, listener, serve or _serve))
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program of its own

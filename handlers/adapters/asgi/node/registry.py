@@ -20,6 +20,7 @@ import yaml
 
 from handlers.adapters.asgi.app import Server
 from handlers.adapters.asgi.exchange import Route
+from handlers.adapters.asgi.node.fetched import FETCH_S, Fetch
 from handlers.adapters.asgi.node.output import Output
 from handlers.adapters.asgi.node.served import Entry, read_served, write_served
 from handlers.adapters.asgi.node.unpacked import remove_others, unpack
@@ -90,6 +91,7 @@ class Version:
     entry: Entry
     state: State = State.STARTING
     reason: str = ""  # why it is refused
+    is_fetched: bool = False  # its archive is being pulled into the store
     pool: Serving | None = None
     server: Server | None = None  # answers its paths; None until it is unpacked, and where it answers elsewhere
     address: str = ""  # where it answers, if not at the node's own address
@@ -116,7 +118,7 @@ class Version:
             "workers": self.entry.workers,
             "ready": [{"id": str(number), "pid": pid} for number, pid in sorted(pids.items())],
             "waiting": self.pool.waiting if self.pool is not None else 0,
-            "startup_s": self.pool.options.startup_s if self.pool is not None else 0,
+            "startup_s": self.pool.options.startup_s if self.pool is not None else FETCH_S if self.is_fetched else 0,
             "facts": self.pool.facts if self.pool is not None else {},
             "address": self.address,
         }
@@ -130,11 +132,13 @@ class Registry:
         folder: of the node; the list of what it serves and the unpacked archives lie in it.
         store: the folder with the archives.
         opener: makes what answers a version's requests; raises LoadError where nothing can.
+        fetch: has an archive in the store that is not there, or raises LoadError; None: nothing does.
     """
 
     folder: Path
     store: Path
     opener: Callable[[Unpacked], Opened] = open_workers
+    fetch: Fetch | None = None
     versions: dict[Key, Version] = field(default_factory=dict)
     servers: dict[str, Server] = field(default_factory=dict)  # by the path of a request for a prediction
     models: Models = field(default_factory=dict)  # by the name that a request of the OpenAI API has for them
@@ -248,12 +252,15 @@ class Registry:
     # ---- one version -------------------------------------------------------------------------------------------------
 
     def _begin(self, entry: Entry) -> None:
-        version = self.versions[entry.model, entry.version] = Version(entry)
+        version = self.versions[entry.model, entry.version] = Version(entry, is_fetched=self._is_to_fetch(entry))
         version.task = self._keep(self._start(version))
 
     async def _start(self, version: Version) -> None:
         entry = version.entry
         try:
+            if version.is_fetched and self.fetch is not None:
+                await self.fetch(entry)
+            version.is_fetched = False
             async with self._disk:
                 place = await asyncio.to_thread(unpack, self.store / entry.archive, entry.digest, self._archives)
             manifest, content = _read(place, entry)
@@ -279,6 +286,10 @@ class Registry:
         except Exception as error:  # of whatever kind it is, nothing of this version goes on
             logger.exception("%s %s cannot be started", entry.model, entry.version)
             await self._refuse(version, f"{type(error).__name__}: {error}")
+
+    def _is_to_fetch(self, entry: Entry) -> bool:
+        is_here = (self._archives / entry.digest).is_dir() or (self.store / entry.archive).is_file()
+        return self.fetch is not None and not is_here
 
     def _refusing(self, version: Version) -> Callable[[str], None]:
         def refused(reason: str) -> None:

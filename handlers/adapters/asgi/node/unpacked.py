@@ -33,6 +33,8 @@ def unpack(archive: Path, digest: str, folder: Path) -> Path:
             with zipfile.ZipFile(file) as content:
                 content.extractall(making)
         making.rename(place)
+    except LoadError:
+        raise
     except OSError as error:
         raise LoadError(f"{archive.name} cannot be unpacked: {error.strerror or type(error).__name__}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:

@@ -53,7 +53,11 @@ local function meaning(status, kind, message)
   return status
 end
 
--- TorchServe's own errors become the problem documents that handlers answer with. A handler's own answers pass.
+-- What an error of Ray's proxies means, which are plain text: a route or a replica that is not there, a full queue; its own
+-- deadline; a replica or a machine that was lost while it had the request.
+local OF_RAYS_PROXY = { ["404"] = { 503, REFUSED }, ["503"] = { 503, REFUSED }, ["408"] = { 504 }, ["500"] = { 503, DIED } }
+
+-- Errors of TorchServe and of Ray become the problem documents that handlers answer with. A handler's own answers pass.
 function envoy_on_response(handle)
   bound_class(handle:headers())
   local status = tonumber(handle:headers():get(":status"))
@@ -64,10 +68,15 @@ function envoy_on_response(handle)
   local headers = handle:headers() -- after body, which waits where the body is still to come: what was held before is dead
   local text = body:getBytes(0, body:length())
   local kind, rest = string.match(text, '^%s*{%s*"code":%s*%d+,%s*"type":%s*"([%w_$]*)"(.*)$')
+  local id = plain(headers:get(REQUEST_ID_HEADER))
   if kind == nil and #text > 0 and status < 600 then
+    local means = IS_RAY and headers:get(MODEL_VERSION_HEADER) == nil and OF_RAYS_PROXY[tostring(status)]
+    if means then
+      answer_problem(handle, body, headers, means[1], means[2], id)
+    end
     return
   end
   -- the message is the last member, and stays as JSON writes it
   local means, retry, told = meaning(status, kind, string.match(rest or "", '"message":%s*"(.*)"%s*}%s*$'))
-  answer_problem(handle, body, headers, means, retry, plain(headers:get(REQUEST_ID_HEADER)), told)
+  answer_problem(handle, body, headers, means, retry, id, told)
 end

@@ -10,6 +10,7 @@ from __future__ import annotations
 from handlers.contract import (
     CLASS_HEADER,
     LONGEST_CLASS,
+    MODEL_VERSION_HEADER,
     MOST_CLASSES,
     OTHER_CLASS,
     PROBLEM_MEDIA_TYPE,
@@ -38,6 +39,8 @@ from tsctl.gateway.envoy.render.problems import node_problems
 from tsctl.gateway.envoy.render.upstreams import Upstream
 from tsctl.gateway.headers import CLIENT, DEADLINE_BY_HEADER, DEADLINE_HEADER, ROUTE
 
+#: The engine whose proxies have errors of their own, in plain text.
+RAY = "ray"
 TOKEN_OF_NODE = f"%UPSTREAM_METADATA({NAMESPACE}:authorization)%"
 #: The moment at which the filter runs, in milliseconds since 1970.
 _NOW_MS = "%EMIT_TIME(%s%3f)%"
@@ -170,5 +173,7 @@ def _from_node(upstream: Upstream) -> Json:
         REFUSED=RETRY_REFUSED,
         DIED=RETRY_DIED,
         PROBLEM_MEDIA_TYPE=PROBLEM_MEDIA_TYPE,
+        MODEL_VERSION_HEADER=MODEL_VERSION_HEADER,
+        IS_RAY=any(endpoint.engine == RAY for endpoint in upstream.endpoints),
         **node_problems(upstream.model, upstream.version),
     )

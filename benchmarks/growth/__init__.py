@@ -1,0 +1,1 @@
+"""How cost, memory and times grow with nodes, connections, versions, batches and keys: a module for each axis."""

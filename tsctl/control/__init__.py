@@ -1,0 +1,1 @@
+"""The place that machines share for control: create-only objects, and leases."""

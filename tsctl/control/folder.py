@@ -1,0 +1,134 @@
+"""A folder as a place: an object is a file that appears whole, under a name that it is the first to have.
+
+`link` of a finished file is atomic and refuses a name that is taken, on local file systems and on NFS. On NFS its
+answer may be lost and the call repeated: whether the link was made, the file's count of names says.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+from tsctl.control.place import AlreadyThere, PlaceUnreachable, PlaceUnusable, require_name, require_small
+
+#: Permissions of the folders and files: keys of clients may be in them.
+_FOLDER, _FILE = 0o700, 0o600
+
+
+class FolderPlace:
+    """A folder that all machines see under its own path.
+
+    Args:
+        address: an absolute path. The folder is never made here: where a mount is missing, that would be another place.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._root = Path(address)
+        if not self._root.is_absolute():
+            raise PlaceUnusable(f"control: {address} is no absolute path", "Give the whole path of the folder.")
+        if self._root.exists() and not self._root.is_dir():
+            raise PlaceUnusable(f"control: {address} is a file and no folder", "Correct the address.")
+
+    def create(self, name: str, content: bytes) -> None:
+        require_name(name)
+        require_small(name, content)
+        path = self._root / name
+        with self._errors(f"write {name}"):
+            self._make_folder(path.parent)
+            unfinished = path.with_name(f".{path.name}.{token_hex(8)}")
+            try:
+                _write(unfinished, content)
+                try:
+                    os.link(unfinished, path)
+                except FileExistsError:
+                    if unfinished.stat().st_nlink < 2:  # else the link is ours, and its first answer was lost
+                        raise AlreadyThere(name) from None
+            finally:
+                unfinished.unlink(missing_ok=True)
+            _sync(path.parent)
+
+    def read(self, name: str) -> bytes | None:
+        require_name(name)
+        with self._errors(f"read {name}"):
+            self._require_root()
+            try:
+                return (self._root / name).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def names(self, prefix: str) -> list[str]:
+        folder = prefix.rpartition("/")[0]
+        if folder:
+            require_name(folder)
+        with self._errors(f"list {prefix}"):
+            self._require_root()
+            found = (str(path.relative_to(self._root)) for path in _files(self._root / folder))
+            return sorted(name for name in found if name.startswith(prefix))
+
+    def delete(self, name: str) -> None:
+        require_name(name)
+        with self._errors(f"remove {name}"):
+            (self._root / name).unlink(missing_ok=True)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder of the place, durably; OSError where the place itself is missing."""
+        if folder.is_dir():
+            return
+        if folder == self._root:
+            self._require_root()
+        self._make_folder(folder.parent)
+        folder.mkdir(mode=_FOLDER, exist_ok=True)
+        _sync(folder.parent)
+
+    def _require_root(self) -> None:
+        """Raises OSError where the folder is not there: to find nothing in it would be wrong."""
+        os.stat(self._root)  # noqa: PTH116 - its error names the folder
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (PermissionError, IsADirectoryError) as error:
+            raise PlaceUnreachable(
+                f"cannot {what} in {self.address}: {error.strerror}", "Make the folder writable for this user."
+            ) from None
+        except OSError as error:
+            hint = f"Is it mounted? A new place is made by hand: mkdir -m 700 {self.address}"
+            raise PlaceUnreachable(
+                f"cannot {what} in {self.address}: {error.strerror}",
+                hint if error.errno == errno.ENOENT else "Is there room, and does its server answer?",
+            ) from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The finished files below a folder; nothing where there is none."""
+    try:
+        entries = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for path in entries:
+        if path.is_dir():
+            yield from _files(path)
+        elif not path.name.startswith("."):
+            yield path

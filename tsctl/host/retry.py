@@ -1,0 +1,49 @@
+"""Tries again what failed for a reason that may pass, with growing pauses, and not for ever."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from tsctl.host.remote import Again
+
+#: Attempts without progress, the first pause, the longest, and seconds without progress after which nothing is tried.
+ATTEMPTS, PAUSE_S, LONGEST_PAUSE_S, GIVE_UP_S = 5, 0.5, 30.0, 60.0
+Result = TypeVar("Result")
+
+
+class Patience:
+    """How often, and for how long, something may fail before it is given up.
+
+    Args:
+        sleep: waits for some seconds.
+        clock: gives seconds that never go back.
+    """
+
+    def __init__(self, sleep: Callable[[float], None] | None = None, clock: Callable[[], float] | None = None) -> None:
+        self._sleep, self._clock = sleep or time.sleep, clock or time.monotonic
+        self.progressed()
+
+    def progressed(self) -> None:
+        """Begin to count anew."""
+        self._failures, self._since = 0, self._clock()
+
+    def pause(self, error: Again) -> None:
+        """Wait before the next attempt, for as long as the server asks; raises the error where there is none."""
+        self._failures += 1
+        if self._failures >= ATTEMPTS or self._clock() - self._since > GIVE_UP_S:
+            raise error
+        grown = PAUSE_S * 2 ** (self._failures - 1) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads callers
+        self._sleep(min(LONGEST_PAUSE_S, max(grown, error.pause_s or 0.0)))
+
+
+def persistently(attempt: Callable[[], Result]) -> Result:
+    """The attempt's result; raises its last error where it fails for too long."""
+    patience = Patience()
+    while True:
+        try:
+            return attempt()
+        except Again as error:
+            patience.pause(error)

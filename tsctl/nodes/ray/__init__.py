@@ -1,0 +1,1 @@
+"""Ray clusters, whose applications of Ray Serve are versions."""

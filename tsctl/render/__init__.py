@@ -1,0 +1,1 @@
+"""Files for other systems that run what deployment.yaml describes."""

@@ -1,0 +1,1 @@
+"""Manifests of a Kubernetes cluster, and their strict validation."""

@@ -1,0 +1,56 @@
+"""Writes manifests into a folder, as YAML that people can read and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tsctl.errors import SpecError
+from tsctl.render.kubernetes.manifests import Manifest, adapter_rules, kustomizations
+
+#: Not a manifest: values of prometheus-adapter, which the autoscaler's own metric needs.
+ADAPTER = "prometheus-adapter-values.yaml"
+_MARK = "# Rendered by 'tsctl render kubernetes' from deployment.yaml; changes here are lost at the next time.\n"
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes every value out: no value refers to another one."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def documents(made: Sequence[Manifest]) -> dict[str, str]:
+    """The content of every file, by its path in the folder."""
+    files: dict[str, list[Any]] = {}
+    for manifest in made:
+        files.setdefault(manifest.file, []).append(manifest.content)
+    contents: dict[str, list[Any]] = {**files, **{name: [one] for name, one in kustomizations(made).items()}}
+    if any(manifest.content["kind"] == "HorizontalPodAutoscaler" for manifest in made):
+        contents[ADAPTER] = [{"rules": {"custom": adapter_rules()["rules"]}}]
+    return {name: _MARK + "---\n".join(map(_text, several)) for name, several in sorted(contents.items())}
+
+
+def write(files: Mapping[str, str], folder: Path) -> None:
+    """Put the files into the folder, in place of those that an earlier call wrote there.
+
+    Raises:
+        SpecError: the folder holds a file that tsctl did not write.
+    """
+    present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    for name, path in present.items():
+        if not path.is_file() or not path.read_bytes().startswith(_MARK.encode()):
+            raise SpecError(f"{folder / name} was not written by tsctl, and would be lost", "Name another folder.")
+    for name in present.keys() - files.keys():
+        present[name].unlink()
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, "utf-8")
+
+
+def _text(content: Any) -> str:
+    return yaml.dump(content, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)

@@ -220,7 +220,7 @@ def _hardened(user: int) -> Document:
         "user": f"{user}:{user}",
         "init": True,  # reaps what a killed process left, and passes signals on
         "read_only": True,
-        "tmpfs": ["/tmp:mode=1777,size=512m"],  # noqa: S108 - of the container
+        "tmpfs": ["/tmp:mode=1777,size=${TMP_SIZE:-1g}"],  # noqa: S108 - of the container
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "restart": "unless-stopped",

@@ -29,6 +29,9 @@ from benchmarks.simulation.workloads import RUNS
 from benchmarks.simulation.workloads import workloads as simulations
 from benchmarks.text import table as text_table
 from benchmarks.text.parts import PARTS as TEXT
+from benchmarks.tuning.grid import CASES as TUNED
+from benchmarks.tuning.run import SEEDS
+from benchmarks.tuning.run import workloads as tune_workloads
 from benchmarks.workloads.engine_moves import KEY as MOVES
 from benchmarks.workloads.engine_moves import run as run_moves
 from benchmarks.workloads.engines import CASES as ENGINES
@@ -251,6 +254,20 @@ def gameday(
     wrong = gameday_run.wrong_verdicts(gameday_run.releases_of(results))
     if wrong := [*wrong, *gameday_drift.wrong(gameday_drift.found_in(results))]:
         raise AnalysisError("; ".join(wrong), f"The journals are in {kept}.")
+
+
+@app.command()
+def tune(
+    only: Annotated[list[str] | None, only_option(TUNED)] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Simulated searches of each model.")] = SEEDS,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Search the stored grids only, and measure nothing.")
+    ] = False,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """How close few trials of `tsctl tune` come to the best of a grid; each run adds a pass to its table."""
+    _run("tune", tune_workloads(seeds, offline), _chosen(only, TUNED), 1, 0, out, json)
 
 
 @app.command("crash-tests")

@@ -27,7 +27,11 @@ def read(first: Path, *more: Path) -> dict[str, Any]:
         SpecError: there is none.
     """
     document, *others = [_read(path) for path in (first, *more)]
-    axes = {axis["key"]: axis for each in (document, *others) for axis in each["workloads"]}
+    axes = {
+        axis["key"]: {"commit": each["machine"]["commit"], "load": each["machine"]["load_before"], **axis}
+        for each in (document, *others)
+        for axis in each["workloads"]
+    }
     return {**document, "workloads": list(axes.values())}
 
 
@@ -54,8 +58,10 @@ def section(document: Mapping[str, Any]) -> str:
     machine = document["machine"]
     lines = [
         BEGIN,
-        f"Measured at commit `{machine['commit']}` with `make bench-growth`, on {machine['cores']} cores"
-        f" ({machine['processor']}, {machine['memory_gib']} GiB), with a load of {machine['load_before']} before it.",
+        f"Measured with `make bench-growth` on {machine['cores']} cores ({machine['processor']},"
+        f" {machine['memory_gib']} GiB). Commit, and load of the machine before: "
+        + "; ".join(f"{axis['key']} `{axis['commit']}`, {axis['load']}" for axis in document["workloads"])
+        + ".",
         "",
         *_markdown(("axis", "figure", "value", "goal"), [_figure_row(g, f) for g in growths for f in g.figures]),
         "",

@@ -142,10 +142,14 @@ def test_a_page_without_marks_is_refused() -> None:
 
 def test_an_axis_of_a_later_run_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     first, later = tmp_path / "first.json", tmp_path / "later.json"
-    first.write_text(json.dumps({"machine": 1, "workloads": [{"key": "keys", "x": 1}, {"key": "nodes", "x": 1}]}))
-    later.write_text(json.dumps({"machine": 2, "workloads": [{"key": "keys", "x": 2}]}))
+    old, new = ({"commit": commit, "load_before": load} for commit, load in (("a", 0.5), ("b", 2.0)))
+    first.write_text(json.dumps({"machine": old, "workloads": [{"key": "keys"}, {"key": "nodes"}]}))
+    later.write_text(json.dumps({"machine": new, "workloads": [{"key": "keys"}]}))
     read = page.read(first, later)
-    assert read == {"machine": 1, "workloads": [{"key": "keys", "x": 2}, {"key": "nodes", "x": 1}]}
+    keys, nodes_axis = {"commit": "b", "load": 2.0, "key": "keys"}, {"commit": "a", "load": 0.5, "key": "nodes"}
+    assert read == {"machine": old, "workloads": [keys, nodes_axis]}
+    first.write_text(json.dumps(read))
+    assert page.read(first) == read, "what the docs keep is read again as it is"
 
 
 def test_the_docs_show_the_last_run() -> None:

@@ -119,7 +119,7 @@ bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, ab
 gameday: archives  ## Release canaries that are bad on purpose, and send requests that drift, about 13 minutes
 	@$(RUN) -m benchmarks gameday
 
-test-image: $(STAMP)  ## Build the images of `tsctl render image` in folders, with all packages, about 8 minutes
+test-image: $(STAMP)  ## Build the images of `tsctl render image` in folders, with all packages, about 10 minutes
 	@$(RUN) -m pytest -q tests/images
 
 coverage: archives  ## Print the lines of handlers and tsctl that no test runs; tests of nodes are left out

@@ -309,15 +309,16 @@ def growth(
     rounds: Rounds = 2,
     seconds: Seconds = 2,
     draw: Annotated[
-        Path | None, typer.Option(help="Measure nothing: make the plots and tables of docs/ from this JSON file.")
+        list[Path] | None,
+        typer.Option(help="Measure nothing: draw the axes in this file for docs/; repeatable."),
     ] = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
     """What a request, memory and changes cost with more and more nodes, connections, versions, batches and keys (needs
     wrk, and root for the nodes)."""
-    if draw is not None:
-        for path in growth_page.write(CHECKOUT / "docs", growth_page.read(draw)):
+    if draw:
+        for path in growth_page.write(CHECKOUT / "docs", growth_page.read(*draw)):
             typer.echo(f"written: {path.relative_to(CHECKOUT)}")
         return
 

@@ -116,7 +116,8 @@ def test_an_operator_that_was_stopped_changes_nothing_when_it_goes_on(first: Fro
         try:
             before = state_of(first)
             # it waits until the lease is over, because nobody knows whether the other one is dead
-            second.site.run("rollout", "abort", "tiny", status=ROLLED_BACK)
+            aborted = second.site.run("rollout", "abort", "tiny", status=ROLLED_BACK)
+            assert "holds rollout-tiny and is silent" in aborted.err
             taken = state_of(second)
             assert (taken.id, taken.outcome, weights(first)) == (before.id, Outcome.ABORTED, {stable: TOTAL})
         finally:

@@ -124,6 +124,7 @@ def node(tmp_path: Path, cluster: Cluster) -> RayNode:
         {},
         {"is_default": True, "python": "/opt/python", "workers": 1},
         {"replicas": RayReplicas(num_cpus=0.5, num_gpus=0.25, max_replicas=6, target_ongoing_requests=3.0)},
+        {"replicas": RayReplicas(max_replicas_per_node=1)},
     ],
 )
 def test_a_version_is_read_back_from_the_config_that_declares_it(changes: dict[str, Any]) -> None:
@@ -139,6 +140,8 @@ def test_replicas_are_a_number_or_scaled_by_ray_between_two() -> None:
     assert (fixed["num_replicas"], "autoscaling_config" in fixed) == (2, False)
     [equal] = application(replicas=RayReplicas(max_replicas=2)).config()["deployments"]
     assert (equal["num_replicas"], "autoscaling_config" in equal) == (2, False)
+    [spread] = application(replicas=RayReplicas(max_replicas_per_node=1)).config()["deployments"]
+    assert (spread["max_replicas_per_node"], "max_replicas_per_node" in fixed) == (1, False)
     [scaled] = application(replicas=RayReplicas(max_replicas=5, num_gpus=1)).config()["deployments"]
     assert (scaled["num_replicas"], scaled["ray_actor_options"]) == ("auto", {"num_cpus": 1.0, "num_gpus": 1.0})
     assert scaled["autoscaling_config"] == {"min_replicas": 2, "max_replicas": 5, "target_ongoing_requests": 8.0}

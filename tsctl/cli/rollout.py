@@ -185,7 +185,14 @@ def _pull_again(gateway: OpenedSpec, model: str) -> None:
 def _is_sent(model: str, command: Command, json: bool) -> bool:
     """Whether a process runs the rollout, and was sent the command; a mistake in deployment.yaml is no obstacle."""
     project = find_project()
-    if not is_running(project, model, is_patient=True):
+    said: list[str] = []
+
+    def say_once(text: str) -> None:
+        if not said:
+            typer.echo(text, err=True)
+        said.append(text)
+
+    if not is_running(project, model, say_once):
         return False
     send(project, model, command)
     if json:

@@ -167,6 +167,7 @@ class RayReplicas(SpecModel):
     num_gpus: Annotated[float, Field(ge=0, le=64)] = 0.0  # of each replica, which sees only these
     max_replicas: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | None = None  # under load; None: always `workers`
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 8.0  # of each replica; above it Ray starts another one
+    max_replicas_per_node: Annotated[int, Field(ge=1, le=100)] | None = None  # on one machine; None: as Ray likes
 
 
 class VersionTarget(SpecModel):

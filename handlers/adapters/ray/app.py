@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
+from ray._private.runtime_env.packaging import pin_runtime_env_uri
 
 from handlers.adapters.ray.replica import Replica, Source, answer
 from handlers.unpacked import read_documents
 
 #: The deployment's name in the application.
 DEPLOYMENT = "worker"
+#: Seconds for which Ray keeps the package of a version after the last look at its health, at least half of them.
+PIN_S = 7200
 
 
 class ServedReplica(Replica):
-    """A replica, with the name of its end as Ray calls it."""
+    """A replica that keeps its package on the cluster, with the name of its end as Ray calls it.
+
+    Ray forgets a package with the last replica that runs from it. Where a machine is lost with the only replica of a
+    version, the next one could not start on another machine.
+    """
+
+    async def check_health(self) -> None:
+        await super().check_health()
+        now = asyncio.get_running_loop().time()
+        if now > getattr(self, "_kept_until", 0.0) - PIN_S / 2:
+            self._kept_until = now + PIN_S
+            await asyncio.to_thread(_keep_package)
 
     async def __del__(self) -> None:
         await self.close()
@@ -41,6 +57,13 @@ def build_folder(folder: Path) -> Any:
         "graceful_shutdown_timeout_s": float(content.get("responseTimeout", 60)),
     }
     return _bind(Source(str(folder), manifest["modelName"], str(manifest["modelVersion"])), **options)
+
+
+def _keep_package() -> None:
+    """Have Ray keep the package of this process for PIN_S from now."""
+    package = str(ray.get_runtime_context().runtime_env.get("working_dir") or "")
+    if package.startswith("gcs://"):
+        pin_runtime_env_uri(package, expiration_s=PIN_S)
 
 
 def most_ongoing(queue: int, batch: int) -> int:

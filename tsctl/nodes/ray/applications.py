@@ -63,6 +63,7 @@ class Application:
                 {
                     "name": DEPLOYMENT,
                     **self._number(),
+                    **({"max_replicas_per_node": most} if (most := self.replicas.max_replicas_per_node) else {}),
                     "max_ongoing_requests": self.most_ongoing,
                     "user_config": {
                         "is_default": self.is_default, "workers": self.workers, "replicas": self.replicas.model_dump()

@@ -180,16 +180,16 @@ def _record(runner: Runner, event: Event) -> None:
     runner.record(event)
 
 
-def is_running(project: Project, model: str, is_patient: bool = False) -> bool:
+def is_running(project: Project, model: str, note: Note | None = None) -> bool:
     """Whether a process runs the model's rollout, on any machine that shares the place.
 
     Args:
-        is_patient: wait for a sign of life of a process that may be dead; else it counts as running.
+        note: gets what is waited for: a sign of life of a process that may be dead. None: it counts as running.
     """
     if is_held(lock_of(project, model)):
         return True
     leases = shared_leases(project)
-    return leases is not None and leases.is_held(_subject(model), is_patient)
+    return leases is not None and leases.is_held(_subject(model), note)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Two operators with a project each, one gateway, and a place that they share: killed, stopped, both at once, cut off.
+"""Two operators with a project each, one gateway, and a place that they share: killed, stopped, both at once.
 
 They are on one machine. What both see of the gateway and of the nodes are the same files, as on a shared disk; their
 locks, their copies of journals and their commands are their own. tests/live/test_many_gateways.py has machines.
@@ -11,18 +11,14 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.support.gateways import Front
-from tests.support.ports import free_ports
-from tests.support.redis_server import redis_server
 from tests.support.releases import PACE, asking, is_held, releasing, state_of, weights
-from tests.support.sites import Site, throughout, until
+from tests.support.sites import Site, until
 from tsctl.config.weights import TOTAL
 from tsctl.rollout.decide.events import Outcome
 
@@ -65,7 +61,7 @@ def next_version(front: Front) -> tuple[str, str]:
 
 
 def is_first_step_watched(front: Front, version: str) -> bool:
-    return is_held(front, version) and state_of(front).step == 0
+    return is_held(front, version) and (state_of(front).step, state_of(front).outcome) == (0, None)
 
 
 def hold(front: Front, seconds: float) -> None:
@@ -152,36 +148,3 @@ def test_of_two_that_begin_at_once_one_begins(first: Front, second: Front) -> No
         assert other.site.run("rollout", "abort", "tiny", "--json").json() == {"model": "tiny", "asked": "abort"}
         assert ended(winner)[0] == ROLLED_BACK
     assert weights(first) == {stable: TOTAL}
-
-
-def test_without_its_place_a_rollout_waits_and_then_goes_on(first: Front, second: Front, tmp_path: Path) -> None:
-    """A folder that is away, and a Redis that is killed and comes back: what was asked meanwhile is done afterwards."""
-    [port] = free_ports(1)
-    place = first.site.root.with_name("place")
-    persistent = ("--appendonly", "yes", "--appendfsync", "always")
-    with ExitStack() as stack:
-        stack.enter_context(asking(first))
-        for address in (str(place), f"redis://127.0.0.1:{port}/0"):
-            for front in (first, second):
-                content = front.site.deployment
-                content["control"] = address
-                content["rollout"]["hold_s"] = 60
-                (front.site.root / "deployment.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-            stable, version = next_version(first)
-            with redis_server(tmp_path / "redis", port, *persistent):
-                running = stack.enter_context(first.site.start("rollout", "start", "tiny", version))
-                until(partial(is_first_step_watched, first, version), WAIT_S, "the first step")
-                before = weights(first)
-            place.rename(place.with_name("away"))
-            first.site.run("rollout", "abort", "tiny")  # on its own machine it need not ask the place
-            unreachable = second.site.run("rollout", "status", "tiny", status=6)
-            assert address.removesuffix("/0") in unreachable.err
-            throughout(lambda: weights(first) == before, 5, "the weights stay")  # noqa: B023 - called here
-            assert running.poll() is None
-            place.with_name("away").rename(place)
-            with redis_server(tmp_path / "redis", port, *persistent):
-                code, said = ended(running)
-                assert code == ROLLED_BACK, said
-                second.site.run("rollout", "status", "tiny")
-                assert state_of(second).outcome is Outcome.ABORTED
-            assert weights(first) == {stable: TOTAL}

@@ -31,7 +31,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 
 .DEFAULT_GOAL := help
 .PHONY: archives bench-drift bench-engines bench-first-request bench-gateway bench-growth bench-handlers bench-kills bench-oip \
-	bench-overhead bench-ray bench-rollout bench-shadow bench-text clean coverage distclean down engines fuzz gameday help lint \
+	bench-overhead bench-ray bench-rollout bench-shadow bench-text bench-tune clean coverage distclean down engines fuzz gameday help lint \
 	monitor setup status test test-image test-live test-ray test-unit test-vllm up verify
 
 help:  ## Show this list
@@ -112,6 +112,9 @@ bench-drift: $(STAMP)  ## Simulate drift alarms: items between false ones, and u
 
 bench-text: archives  ## Measure a language model: users at once, servers and gateway, streams that break, about 25 minutes
 	@$(RUN) -m benchmarks text
+
+bench-tune: archives  ## Measure a grid of settings, and how close few trials come to its best, for three models, about 14 minutes
+	@$(RUN) -m benchmarks tune
 
 bench-kills: $(STAMP)  ## Kill rollouts at every fault point and resume them, about 20 minutes
 	@$(RUN) -m benchmarks crash-tests

@@ -29,6 +29,9 @@ from benchmarks.simulation.workloads import RUNS
 from benchmarks.simulation.workloads import workloads as simulations
 from benchmarks.text import table as text_table
 from benchmarks.text.parts import PARTS as TEXT
+from benchmarks.tuning.grid import CASES as TUNED
+from benchmarks.tuning.run import SEEDS
+from benchmarks.tuning.run import workloads as tune_workloads
 from benchmarks.workloads.engine_moves import KEY as MOVES
 from benchmarks.workloads.engine_moves import run as run_moves
 from benchmarks.workloads.engines import CASES as ENGINES
@@ -253,6 +256,20 @@ def gameday(
         raise AnalysisError("; ".join(wrong), f"The journals are in {kept}.")
 
 
+@app.command()
+def tune(
+    only: Annotated[list[str] | None, only_option(TUNED)] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Simulated searches of each model.")] = SEEDS,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Search the stored grids only, and measure nothing.")
+    ] = False,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """How close few trials of `tsctl tune` come to the best of a grid; each run adds a pass to its table."""
+    _run("tune", tune_workloads(seeds, offline), _chosen(only, TUNED), 1, 0, out, json)
+
+
 @app.command("crash-tests")
 def crash_tests(
     only: Annotated[list[str] | None, only_option(CRASH_CASES)] = None,
@@ -292,15 +309,16 @@ def growth(
     rounds: Rounds = 2,
     seconds: Seconds = 2,
     draw: Annotated[
-        Path | None, typer.Option(help="Measure nothing: make the plots and tables of docs/ from this JSON file.")
+        list[Path] | None,
+        typer.Option(help="Measure nothing: draw the axes in this file for docs/; repeatable."),
     ] = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
     """What a request, memory and changes cost with more and more nodes, connections, versions, batches and keys (needs
     wrk, and root for the nodes)."""
-    if draw is not None:
-        for path in growth_page.write(CHECKOUT / "docs", growth_page.read(draw)):
+    if draw:
+        for path in growth_page.write(CHECKOUT / "docs", growth_page.read(*draw)):
             typer.echo(f"written: {path.relative_to(CHECKOUT)}")
         return
 

@@ -15,6 +15,8 @@ from benchmarks.harness.run import Job
 from benchmarks.harness.workload import own_folder
 from benchmarks.harness.wrk import require_wrk
 from benchmarks.targets.fleet import running_fleet
+from tsctl.config.weights import TOTAL
+from tsctl.gateway.change import set_weights
 
 KEY = "batch"
 MODEL = "linear"
@@ -51,9 +53,10 @@ def run(job: Job) -> Growth:
         own.mkdir()
         write_archive_of(ARCHIVES / MODEL, own / "archives" / MODEL)
         with running_fleet(job.project, own, 1, served, job.progress, engine="uvicorn") as fleet:
+            address = fleet.address(f"/predictions/{MODEL}")
             for number in range(job.rounds):
                 for size in SIZES:
-                    address = fleet.address(f"/predictions/{MODEL}/{version_of(size)}")
+                    set_weights(fleet.gateway, MODEL, {version_of(size): TOTAL})
                     with job.progress.step(f"round {number + 1} of {job.rounds}: batches of {size}") as step:
                         turn = turn_through(fleet, address, body, CONNECTIONS, job.seconds, folder)
                         step.done(f"{turn.requests_s:,.0f} requests/s, {turn.failed} failed")

@@ -17,10 +17,13 @@ from benchmarks.harness.workload import load
 from benchmarks.targets.fleet import Fleet
 from benchmarks.targets.gateway import envoy_bytes, envoy_pid
 from tsctl.config.project import Project
+from tsctl.errors import NodeError
 from tsctl.host.usage import cpu_seconds, memory_of
 from tsctl.nodes.node import Node
 
 MIB = 1 << 20
+#: Failed requests of a turn, of those answered in a second.
+MOST_FAILED = 0.01
 #: Of a plot, and the unit of its curves.
 COST, RATE, LATENCY = "processor time of a request", "requests/s", "latency"
 MEMORY, TIME, SIZE = "memory", "time of a change", "documents"
@@ -59,7 +62,13 @@ def turn_through(fleet: Fleet, address: Address, body: bytes, connections: int, 
 
 
 def add_turn(found: Collected, x: float, turn: Turn) -> None:
-    """One round of the curves of requests."""
+    """One round of the curves of requests.
+
+    Raises:
+        NodeError: more than one in a hundred failed, so that the figures are of something else.
+    """
+    if turn.failed > MOST_FAILED * turn.requests_s:
+        raise NodeError(f"{turn.failed} requests failed at {x:g}", "See the log of the gateway and of the nodes.")
     cpu = turn.cpu_us or {}
     names = {kind: f"{kind}, processor time" for kind in (GATEWAY, NODES, WORKERS) if kind in cpu}
     found.add(COST, "us", x, {name: cpu[kind] for kind, name in names.items()})

@@ -20,12 +20,22 @@ BEGIN, END = "<!-- growth: made by `python -m benchmarks growth --draw` -->", "<
 PLOTS, DOCUMENT, PAGE = "plots", "plots/growth.json", "benchmarks.md"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The document of a run.
+def read(first: Path, *more: Path) -> dict[str, Any]:
+    """The document of a run, with the axes of further ones, which take the place of its own.
 
     Raises:
         SpecError: there is none.
     """
+    document, *others = [_read(path) for path in (first, *more)]
+    axes = {
+        axis["key"]: {"commit": each["machine"]["commit"], "load": each["machine"]["load_before"], **axis}
+        for each in (document, *others)
+        for axis in each["workloads"]
+    }
+    return {**document, "workloads": list(axes.values())}
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -48,9 +58,10 @@ def section(document: Mapping[str, Any]) -> str:
     machine = document["machine"]
     lines = [
         BEGIN,
-        f"Measured at commit `{machine['commit']}` with `make bench-growth`, on {machine['cores']} cores"
-        f" ({machine['processor']}, {machine['memory_gib']} GiB), load {machine['load_before']} before it. Rounds:"
-        f" {document['rounds']}, of {document['seconds']} s each.",
+        f"Measured with `make bench-growth` on {machine['cores']} cores ({machine['processor']},"
+        f" {machine['memory_gib']} GiB). Commit, and load of the machine before: "
+        + "; ".join(f"{axis['key']} `{axis['commit']}`, {axis['load']}" for axis in document["workloads"])
+        + ".",
         "",
         *_markdown(("axis", "figure", "value", "goal"), [_figure_row(g, f) for g in growths for f in g.figures]),
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import ARCHIVES
+from benchmarks import ARCHIVES, CHECKOUT
 from benchmarks.growth import batch, nodes, page
 from benchmarks.growth.curves import Collected, Growth, growths_of, plots_of
 from benchmarks.growth.draw import draw
@@ -137,3 +138,26 @@ def test_a_page_without_marks_is_refused() -> None:
         page.page("# Benchmarks\n", {"workloads": []})
     with pytest.raises(SpecError, match="is no JSON of a run"):
         page.read(Path("/nowhere/growth.json"))
+
+
+def test_an_axis_of_a_later_run_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    first, later = tmp_path / "first.json", tmp_path / "later.json"
+    old, new = ({"commit": commit, "load_before": load} for commit, load in (("a", 0.5), ("b", 2.0)))
+    first.write_text(json.dumps({"machine": old, "workloads": [{"key": "keys"}, {"key": "nodes"}]}))
+    later.write_text(json.dumps({"machine": new, "workloads": [{"key": "keys"}]}))
+    read = page.read(first, later)
+    keys, nodes_axis = {"commit": "b", "load": 2.0, "key": "keys"}, {"commit": "a", "load": 0.5, "key": "nodes"}
+    assert read == {"machine": old, "workloads": [keys, nodes_axis]}
+    first.write_text(json.dumps(read))
+    assert page.read(first) == read, "what the docs keep is read again as it is"
+
+
+def test_the_docs_show_the_last_run() -> None:
+    docs = CHECKOUT / "docs"
+    document = page.read(docs / page.DOCUMENT)
+    drawn = page.files(document)
+    assert {f"{page.PLOTS}/{path.name}" for path in (docs / page.PLOTS).glob("*.svg")} == drawn.keys()
+    for name, content in drawn.items():
+        assert (docs / name).read_text(encoding="utf-8") == content, f"run: python -m benchmarks growth --draw {name}"
+    text = (docs / page.PAGE).read_text(encoding="utf-8")
+    assert page.page(text, document) == text

@@ -50,6 +50,7 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
             import boto3
 
             boto3.client("s3").create_bucket(Bucket=BUCKET)
+            (folder / "place").mkdir()
             yield {
                 "folder": str(folder / "place"),
                 "redis": f"redis://127.0.0.1:{redis_port}/0",
@@ -188,7 +189,6 @@ def test_a_place_that_refuses_and_overwrites_all_the_same_is_refused() -> None:
     ("address", "message"),
     [
         ("shared/control", "no absolute path"),
-        ("/nowhere/at/all", "is no folder"),
         ("ftp://user:secret@host/x", "no place that tsctl knows"),
         ("redis://host:none/0", "no address of Redis"),
         ("s3://", "s3://BUCKET/PREFIX"),
@@ -226,8 +226,14 @@ def test_a_password_that_redis_refuses_is_a_mistake_and_not_shown(tmp_path: Path
             assert "wrong" not in refused.value.message
 
 
+def new_folder(folder: Path) -> str:
+    path = folder / "place"
+    path.mkdir(mode=0o700)
+    return str(path)
+
+
 def test_a_folder_shows_no_object_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = FolderPlace(str(tmp_path / "place"))
+    place = FolderPlace(new_folder(tmp_path))
 
     def full(source: Any, target: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -241,7 +247,7 @@ def test_a_folder_shows_no_object_before_it_is_whole(tmp_path: Path, monkeypatch
 
 def test_a_link_whose_answer_was_lost_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NFS repeats a call whose answer does not come, and then finds its own link there."""
-    place, link = FolderPlace(str(tmp_path / "place")), os.link
+    place, link = FolderPlace(new_folder(tmp_path)), os.link
 
     def twice(source: Any, target: Any) -> None:
         link(source, target)
@@ -253,16 +259,24 @@ def test_a_link_whose_answer_was_lost_is_no_refusal(tmp_path: Path, monkeypatch:
 
 
 def test_a_folder_that_is_gone_is_an_outage_and_not_empty(tmp_path: Path) -> None:
-    place = open_place(str(tmp_path / "place"))
+    place = open_place(new_folder(tmp_path))
     (tmp_path / "place" / "check").rmdir()
     (tmp_path / "place").rmdir()
-    for act in (lambda: place.names(""), lambda: place.read("a/000001.json")):
-        with pytest.raises(PlaceUnreachable, match="No such file or directory"):
+    acts: list[Callable[[], object]] = [
+        lambda: place.names(""),
+        lambda: place.read("a/000001.json"),
+        lambda: place.create("a/000001.json", b"x"),
+        lambda: open_place(place.address),
+    ]
+    for act in acts:
+        with pytest.raises(PlaceUnreachable, match="No such file or directory") as refused:
             act()
+        assert "mkdir -m 700" in refused.value.hint
+    assert not (tmp_path / "place").exists()
 
 
 def test_files_of_a_folder_are_private(tmp_path: Path) -> None:
-    place = open_place(str(tmp_path / "place"))
+    place = open_place(new_folder(tmp_path))
     place.create("a/000001.json", b"x")
     root = tmp_path / "place"
     assert [path.stat().st_mode & 0o777 for path in (root, root / "a")] == [0o700, 0o700]

@@ -279,6 +279,7 @@ def test_a_rollout_from_afar_goes_on_without_a_gateway_that_is_cut_off(fleet: Fl
         fleet.await_versions(loads, {"2.0"})
     report = fleet.operator.run("rollout", "explain", "tiny").out
     assert "promoted" in report
+    assert "though not at gateway b (no report for" in report
 
 
 def test_budgets_are_divided_while_both_report(fleet: Fleet) -> None:

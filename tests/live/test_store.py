@@ -17,8 +17,12 @@ import yaml
 from tests.support.bucket import Bucket
 from tests.support.ports import free_ports
 from tests.support.sites import HALF, Site, make_site, until, write_tiny
-from tsctl.archive.store import list_archives
+from tsctl.archive.store import find_archive, list_archives
+from tsctl.config.deployment import read_deployment
 from tsctl.config.project import Project
+from tsctl.errors import NodeError
+from tsctl.nodes.engines import open_nodes
+from tsctl.nodes.node import Node as BaseNode
 
 BUCKET = "archives"
 SECRET = "key-of-the-test-that-nothing-prints"
@@ -121,3 +125,40 @@ def test_a_node_on_another_machine_pulls_what_it_is_to_serve(
         is_for_its_owner = path.name == "fetch.json" and path.stat().st_mode & 0o777 == 0o600
         if path.is_file() and path.suffix in (".json", ".log", ".yaml") and not is_for_its_owner:
             assert SECRET not in path.read_text(errors="replace"), path
+
+
+def test_torchserve_on_another_machine_gets_what_a_follower_beside_it_pulls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far, operator = make_site(tmp_path / "far"), make_site(tmp_path / "operator")
+    shared = {"store": str(tmp_path / "shared")}
+    (far.root / "deployment.yaml").write_text(yaml.safe_dump({**far.deployment, **shared}))
+    nodes = {"local": {**far.deployment["nodes"]["local"], "key_file": str(far.folder / "key_file.json")}}
+    (operator.root / "deployment.yaml").write_text(yaml.safe_dump({"nodes": nodes, **shared}))
+    write_tiny(operator, "tiny", {"1.0": {}})
+    operator.run("archive", "build")
+    operator.run("archive", "push", "tiny")
+    project = Project(operator.root)
+    archive = find_archive(project, "tiny", "1.0")
+    notes: list[str] = []
+    far.run("node", "start")
+    try:
+        [node] = open_nodes(project, read_deployment(project.deployment))
+        monkeypatch.setattr(BaseNode, "is_here", False)  # its address is one of this machine
+        with pytest.raises(NodeError) as refused:
+            node.register(archive, "1.0", 1, notes.append, 0.1)
+        assert f"There: tsctl archive pull tiny:1.0@{archive.digest}" in refused.value.hint
+
+        with far.start("archive", "pull", "tiny", "--every", "1") as follower:
+            node.register(archive, "1.0", 1, notes.append, 60)
+            follower.send_signal(signal.SIGINT)
+            assert follower.wait(30) == 130
+        assert far.ask("tiny/1.0", HALF).json() == {"y": 1.0}
+
+        psutil.Process(far.pid).kill()
+        shutil.rmtree(far.root / "archives" / "store")
+        until(lambda: not far.is_running, 30, "the end of the node")
+        far.run("node", "start")
+        assert far.ask("tiny/1.0", HALF).json() == {"y": 1.0}
+    finally:
+        far.run("node", "stop")

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.programs import program
+
 #: Folders of an image that its commands may write; all else is this machine's, read-only.
 OWN = ("base", "build", "etc", "opt", "run", "srv", "tmp")
 #: Of this machine's /etc, where a network and certificates are looked for.
@@ -179,7 +181,8 @@ _PATH = "/base:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def _bubblewrap(image: Image, environment: Mapping[str, str], user: str, writes: bool) -> list[str]:
     uid, _, gid = user.partition(":")
     command = [
-        "bwrap", "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--die-with-parent",
+        program("bwrap", "bubblewrap"),
+        "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--die-with-parent",
         "--uid", uid, "--gid", gid, "--ro-bind", "/usr", "/usr",
     ]  # fmt: skip
     for name in _SYSTEM:
@@ -265,7 +268,7 @@ class Service:
         """Run a command inside, as `docker compose exec` does."""
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         entered = [
-            "nsenter",
+            program("nsenter", "util-linux"),
             "--target",
             str(self.pid),
             "--user",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from tsctl.control.place import AlreadyThere, PlaceUnreachable, require_name, require_small
 
 
@@ -14,13 +16,16 @@ class MemoryPlace:
         self.content: dict[str, bytes] = {}
         self.is_away = False
         self.loses = 0
+        self._one_at_a_time = threading.Lock()
 
     def create(self, name: str, content: bytes) -> None:
         require_name(name)
         require_small(name, content)
         self._ask()
-        if self.content.setdefault(name, content) is not content:
-            raise AlreadyThere(name)
+        with self._one_at_a_time:
+            if name in self.content:
+                raise AlreadyThere(name)
+            self.content[name] = content
         if self.loses:
             self.loses -= 1
             raise PlaceUnreachable("the answer was lost")

@@ -77,10 +77,22 @@ def test_a_silent_holder_is_waited_for_and_its_term_ends(first: Machine, second:
     said: list[str] = []
     taken = second.leases.take(SUBJECT, said.append)
     assert second.passed == pytest.approx(TTL_S, abs=1)
-    assert "ann@first" in said[0]
+    assert said[0] == "ann@first (process 7) holds rollout-digits and is silent; its term is over in 20 s"
     assert taken.term.number == 2
     with pytest.raises(TakenOver):
         lease.give_sign()
+
+
+def test_whether_a_silent_holder_is_dead_shows_with_patience(first: Machine, second: Machine) -> None:
+    first.leases.take(SUBJECT)
+    assert second.leases.is_held(SUBJECT)
+    assert second.passed == 0
+    said: list[str] = []
+    assert not second.leases.is_held(SUBJECT, said.append)
+    assert second.passed == pytest.approx(TTL_S, abs=1)
+    assert len(said) > 10
+    second.leases.take(SUBJECT, said.append)  # it has waited already
+    assert second.passed == pytest.approx(TTL_S, abs=1)
 
 
 def test_a_holder_that_gives_signs_keeps_its_lease(first: Machine, second: Machine) -> None:
@@ -124,7 +136,7 @@ def test_a_process_that_is_gone_from_this_machine_is_not_waited_for(first: Machi
 def test_a_process_that_runs_on_this_machine_holds_at_once(first: Machine, second: Machine) -> None:
     first.leases.take(SUBJECT)
     second.process = Process.RUNS
-    assert second.leases.is_held(SUBJECT, is_patient=True)
+    assert second.leases.is_held(SUBJECT, print)
     with pytest.raises(ConflictError):
         second.leases.take(SUBJECT)
     assert second.passed == 0

@@ -148,6 +148,7 @@ def test_gateways_have_a_place_and_addresses_of_their_own(tmp_path: Path) -> Non
 
 @pytest.fixture
 def place(tmp_path: Path) -> FolderPlace:
+    (tmp_path / "place").mkdir()
     made = FolderPlace(str(tmp_path / "place"))
     made.create("first", b"")  # as the check of a place does
     return made

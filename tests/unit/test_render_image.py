@@ -332,14 +332,14 @@ def test_without_a_deployment_one_node_serves_what_is_named(project: Project, tm
 def test_what_may_be_secret_is_in_no_image(project: Project, tmp_path: Path) -> None:
     team = select(project, ["tiny"], None)
     secret = {
-        "store": {"address": "s3://models", "options": {"key": "hidden", "endpoint_url": "https://s3.example.com"}},
-        "control": "redis://:hidden@redis.example.com:6379/0",
-        "monitoring": {"webhook": "https://example.com/hidden"},
+        "store": {"address": "s3://models", "options": {"key": "owl-9f3", "endpoint_url": "https://s3.example.com"}},
+        "control": "redis://:owl-9f3@redis.example.com:6379/0",
+        "monitoring": {"webhook": "https://example.com/owl-9f3"},
     }
     document = {**yaml_of(project.deployment), **secret}
     made = written(replace(team, deployment=DeploymentSpec.model_validate(document)), tmp_path / "images")
     files = [path for path in (tmp_path / "images").rglob("*") if path.is_file()]
-    telling = [path for path in files if b"hidden" in path.read_bytes()]
+    telling = [path for path in files if b"owl-9f3" in path.read_bytes()]
     assert [path.name for path in telling] == ["alertmanager.yml"], "which no build gets"
     assert "monitoring" in (tmp_path / "images" / ".dockerignore").read_text().split()
     gateway = read_deployment(tmp_path / "images" / "gateway" / "deployment.yaml")

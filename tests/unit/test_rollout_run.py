@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.fakes import POLICY, FakeEffects, FakeEvidence, FakeHealth, FakeOperator, FakePairs, FakeSite, Killed
+from tests.unit.rollout_journals import Writer
 from tsctl.cli.rollout_views import exit_code
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
@@ -23,6 +24,7 @@ from tsctl.rollout.decide.actions import next_action
 from tsctl.rollout.decide.events import Command, CommandReceived, Ended, Entry, Event, Outcome, Reopened, Started, Tick
 from tsctl.rollout.decide.judge import AVERAGE, Verdict
 from tsctl.rollout.decide.state import State, fold
+from tsctl.rollout.decide.windows import OutcomeCounts, Window
 from tsctl.rollout.run.health import GONE_S
 from tsctl.rollout.run.interfaces import TemporarilyUnavailable
 from tsctl.rollout.run.journal import Journal
@@ -750,3 +752,15 @@ def test_killed_again_and_again_it_converges(
     assert next_action(state) is None
     steps = Counter(entry.content["index"] for entry in Journal(path).entries if entry.kind == "step")
     assert set(steps.values()) == {1}
+
+
+def test_requests_at_a_weight_of_before_are_none_of_the_step(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    writer.prepare()
+    writer.begin(0)
+    writer.begin(1)
+    assert writer.state is not None
+    late, now = Window(1000, OutcomeCounts(90), OutcomeCounts(10)), Window(5000, OutcomeCounts(7), OutcomeCounts(8))
+    writer.write(Tick(1.0, (late, now)))  # a gateway that was cut off routed by the first step's weights
+    assert writer.state.step_requests == 8
+    assert writer.state.evidence.canary.requests == 18

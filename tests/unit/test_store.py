@@ -231,6 +231,22 @@ def test_another_sample_or_answer_under_a_name_is_refused(
         push(store, archive, Kept(samples, golden))
 
 
+def test_a_sample_that_is_missing_fails_the_pull_and_the_next_one_brings_only_that(
+    builder: Project, machine: Project, tmp_path: Path
+) -> None:
+    store, archive = RemoteStore(str(tmp_path / "shared"), {}), build(builder, b"1")
+    kept = Kept({"a.json": b"1"}, {"a.json": 2})
+    entry = push(store, archive, kept)
+    blob = tmp_path / "shared" / "blobs" / entry.samples["a.json"].digest
+    blob.rename(tmp_path / "aside")
+    with pytest.raises(ArchiveError, match="lacks a file that it should have"):
+        pull(machine, store, entry)
+    assert [pulled.digest for pulled in pulled_archives(machine)] == [entry.archive.digest], "it may leave the cache"
+    (tmp_path / "aside").rename(blob)
+    assert not pull(machine, store, entry).is_new
+    assert kept_beside(machine, "toy", "1.0", is_stock=True) == kept
+
+
 # ---- pull ------------------------------------------------------------------------------------------------------------
 
 

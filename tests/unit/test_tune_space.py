@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from tests.support.tuning import PRESENT, SLO_MS, space
+from tsctl.tune.moves import moves, neighbours
 from tsctl.tune.objective import SHARES, Load, Score, connections_for, next_share, score, seconds_for
 from tsctl.tune.space import Settings, designs, make_space, shares
 
@@ -90,3 +92,39 @@ def test_connections_and_seconds_fit_the_model() -> None:
     assert seconds_for(5000.0, 1.0, 3.0) == 1.0
     assert seconds_for(100.0, 1.0, 3.0) == 2.0
     assert seconds_for(0.0, 1.0, 3.0) == 3.0
+
+
+def test_neighbours_differ_in_one_thing_and_are_points() -> None:
+    made = space(4, ("torchserve", "uvicorn"), ("torchserve",))
+    points = set(made.points())
+    for point in (PRESENT, *list(points)[::97]):
+        near = neighbours(made, point)
+        assert set(near) <= points
+        assert len(near) == len(set(near))
+        for other in near:
+            assert len(set(other.changes(point)) - {"threads", "delay_ms"} or {"threads"}) == 1
+
+
+def test_changes_that_helped_are_tried_first_and_all_at_once_and_those_that_hurt_last() -> None:
+    two, larger, wide = replace(PRESENT, workers=2), replace(PRESENT, batch=64), replace(PRESENT, threads=2)
+    known = {PRESENT: 100.0, two: 130.0, replace(PRESENT, batch=128): 150.0, wide: 60.0}
+    order = moves(space(), PRESENT, known)
+    assert order[0] == replace(PRESENT, batch=64, workers=2)
+    assert set(order[1:3]) == {larger, two}
+    assert order[-1] == wide
+    unknown = order.index(replace(PRESENT, compile=True))
+    assert order.index(two) < unknown < order.index(wide)
+
+
+def test_a_change_that_was_invalid_is_tried_last_and_nothing_known_is_no_order() -> None:
+    lowered = replace(PRESENT, dtype="bf16")
+    assert moves(space(), PRESENT, {PRESENT: 100.0, lowered: 0.0})[-1] == lowered
+    assert moves(space(), PRESENT, {PRESENT: 100.0}) == neighbours(space(), PRESENT)
+
+
+def test_designs_change_one_thing_each() -> None:
+    first, *others = designs(space())
+    assert first == PRESENT
+    assert [set(other.changes(PRESENT)) for other in others] == [{"workers"}, {"batch"}, {"threads"}]
+    largest = replace(PRESENT, batch=128)
+    assert replace(largest, batch=32) in designs(replace(space(), present=largest))

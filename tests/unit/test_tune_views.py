@@ -69,6 +69,13 @@ def test_settings_that_are_no_better_change_nothing() -> None:
     assert settings_for_archive(tuned()) == {"batch": 64, "workers": 2}
 
 
+def test_a_busy_machine_is_named() -> None:
+    busy = replace(trial(PRESENT, 100).scores[0], others=0.4)
+    text = "\n".join(tuned(trials=[replace(trial(PRESENT, 100), scores=(busy,))]).lines_of_limits)
+    assert "Other programs took 40% of the processors" in text
+    assert "Other programs" not in "\n".join(tuned().lines_of_limits)
+
+
 SETTINGS = {"batch": 64, "workers": 2, "threads": 2, "compile": True}
 
 

@@ -88,11 +88,11 @@ def pull(
                 _require_named(part, entry, store)
                 part.chmod(0o644)
                 part.replace(target)
+            _remember(project, target, entry.archive, store.address, is_new)
             archive = archive_of(target)
             if publish or not any(other.is_current and other.key == archive.key for other in list_archives(project)):
                 archive = make_current(project, archive)
             _keep(project, store, entry)
-            _remember(project, target, entry.archive, store.address, is_new)
     return Pulled(archive, entry.archive.digest, entry.archive.bytes, is_new)
 
 

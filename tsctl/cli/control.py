@@ -29,8 +29,8 @@ _STATES = {
 def status(json: Json = False) -> None:
     """Show who holds what at the shared place: the rollouts' processes, on whatever machine.
 
-    Times are by the clocks of the machines that wrote them. Whether a silent process is dead shows after 20 s: run this
-    again, or resume the rollout, which waits for it.
+    Times are by the clocks of the machines that wrote them. A process on another machine that is 'held, or silent' may
+    be dead: 'tsctl rollout resume' watches it for 20 s, and goes on where it gives no sign of life.
     """
     leases = _leases()
     rows: list[dict[str, Any]] = []

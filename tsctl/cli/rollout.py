@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -14,13 +14,15 @@ from tsctl.cli.options import Json, Model, TrustPickles, Version
 from tsctl.cli.output import plural, print_json
 from tsctl.cli.rollout_views import exit_code, explain, history, plan, report, status, watch
 from tsctl.config.project import find_project
+from tsctl.deploy.pulls import pull_files, pull_target
 from tsctl.errors import AnalysisError, SpecError
-from tsctl.gateway.state import Gateway
+from tsctl.gateway.backend import is_on_cluster
 from tsctl.host.progress import Note, Progress
+from tsctl.rollout.cluster.begin import OpenedCluster, resumed_on_cluster, started_on_cluster
 from tsctl.rollout.decide.events import Command, Effect, EffectBegan, Entry, Outcome
 from tsctl.rollout.decide.state import State, start_of
 from tsctl.rollout.run.begin import is_running, reopened, resumed, started
-from tsctl.rollout.run.commands import send
+from tsctl.rollout.run.commands import OpenedSpec, send
 from tsctl.rollout.run.journal import Journal, find_journal, unfinished
 from tsctl.rollout.run.runner import Runner
 from tsctl.views.rollout.follow import as_json
@@ -51,8 +53,18 @@ def start(
     Exits with 0 when it was promoted, 10 when it was rolled back, 11 when a person must decide, 13 when it failed
     before its first request. If this process is killed, 'tsctl rollout resume' goes on.
     """
+    project, deployment = open_deployment()
+    if is_on_cluster(deployment):
+        opened = OpenedCluster(project, deployment)
+        pull_target(project, deployment, model, version, Progress())
+        _run(
+            f"releasing {model} {version}",
+            lambda note: started_on_cluster(opened, model, version, note, trust_pickles),
+            json,
+            timeout,
+        )
     gateway = open_gateway_here()
-    _pull(gateway, model, version)
+    pull_target(gateway.project, gateway.deployment, model, version, Progress())
     target = gateway.deployment.models.get(model)
     if workers is None and target is not None and version in target.versions:
         workers = target.workers(version)
@@ -100,6 +112,11 @@ def rollback(model: Model, json: Json = False) -> None:
     """Roll back to the version that was stable before, also after a promotion; exit code 10."""
     if unfinished(find_project(), model) is not None:
         return _command(model, Command.ROLLBACK, json)
+    if is_on_cluster(open_deployment()[1]):
+        raise SpecError(
+            f"no rollout of {model} is in progress, and a promotion on a cluster is not rolled back by itself",
+            f"Set the weights: tsctl weights set {model} VERSION=100%",
+        )
     gateway = open_gateway_here()
     _run(f"rolling {model} back", lambda note: reopened(gateway, model, note), json)
 
@@ -143,29 +160,21 @@ def _command(model: str, command: Command, json: bool) -> None:
     """Send the command to the process that runs the rollout, or run the rollout here where none does."""
     if _is_sent(model, command, json):
         return
+    project, deployment = open_deployment()
+    if is_on_cluster(deployment):
+        opened = OpenedCluster(project, deployment)
+        _pull_again(opened, model)
+        _run(f"{model}: {command}", lambda note: resumed_on_cluster(opened, model, note, command), json)
     gateway = open_gateway_here()
     _pull_again(gateway, model)
     _run(f"{model}: {command}", lambda note: resumed(gateway, model, note, command), json)
 
 
-def _pull(gateway: Gateway, model: str, version: str) -> None:
-    """Pull the archive of the canary where it is not here, and deployment.yaml names a store."""
-    from tsctl.deploy.pulls import pull_version
-
-    target = gateway.deployment.models.get(model)
-    wanted = target.versions.get(version) if target is not None else None
-    source = target.archive(version) if target is not None else version
-    digest = (wanted.digest if wanted is not None else None) or ""
-    pull_version(gateway.project, gateway.deployment, model, source, Progress(), digest)
-
-
-def _pull_again(gateway: Gateway, model: str) -> None:
+def _pull_again(gateway: OpenedSpec, model: str) -> None:
     """Pull the archive of the unfinished rollout where this machine lacks it; what fails is printed.
 
     A rollout can be rolled back without it.
     """
-    from tsctl.deploy.pulls import pull_files
-
     if (rollout := unfinished(gateway.project, model)) is None:
         return
     progress, file = Progress(), start_of(Journal(find_journal(gateway.project, model, rollout)).entries).file
@@ -176,7 +185,14 @@ def _pull_again(gateway: Gateway, model: str) -> None:
 def _is_sent(model: str, command: Command, json: bool) -> bool:
     """Whether a process runs the rollout, and was sent the command; a mistake in deployment.yaml is no obstacle."""
     project = find_project()
-    if not is_running(project, model, is_patient=True):
+    said: list[str] = []
+
+    def say_once(text: str) -> None:
+        if not said:
+            typer.echo(text, err=True)
+        said.append(text)
+
+    if not is_running(project, model, say_once):
         return False
     send(project, model, command)
     if json:
@@ -188,7 +204,7 @@ def _is_sent(model: str, command: Command, json: bool) -> bool:
 
 def _run(
     title: str, opened: Callable[[Note], AbstractContextManager[Runner]], json: bool, timeout_s: float | None = None
-) -> None:
+) -> NoReturn:
     """Run the rollout to its end, or until a person must decide, and print what happens."""
     progress, narrator = Progress(), Narrator()
 

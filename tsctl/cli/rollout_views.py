@@ -22,9 +22,11 @@ from tsctl.config.deployment import ModelTarget
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.project import Project, find_project
 from tsctl.control.place import PlaceUnreachable
+from tsctl.deploy.pulls import pull_target
 from tsctl.errors import AnalysisError
 from tsctl.gateway.state import open_gateway, traffic_in_force
 from tsctl.gateway.traffic import Traffic
+from tsctl.host.progress import Progress
 from tsctl.records.labels import wrong_share
 from tsctl.records.places import labels_folder, places_of, shared_address
 from tsctl.rollout.decide.events import Outcome
@@ -220,6 +222,7 @@ def plan(
     project, deployment = open_deployment()
     require_no_weights(deployment, model)
     # a version without an archive cannot be released
+    pull_target(project, deployment, model, version, Progress())
     archive = find_archive(project, model, deployment.models[model].archive(version))
     gateway = open_gateway(project, deployment)
     route = traffic_in_force(gateway).get(model)

@@ -6,6 +6,7 @@ answer may be lost and the call repeated: whether the link was made, the file's 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ class FolderPlace:
     """A folder that all machines see under its own path.
 
     Args:
-        address: an absolute path; the folder is made where only its last part is missing.
+        address: an absolute path. The folder is never made here: where a mount is missing, that would be another place.
     """
 
     def __init__(self, address: str) -> None:
@@ -30,11 +31,6 @@ class FolderPlace:
         self._root = Path(address)
         if not self._root.is_absolute():
             raise PlaceUnusable(f"control: {address} is no absolute path", "Give the whole path of the folder.")
-        if not self._root.parent.is_dir():
-            raise PlaceUnusable(
-                f"control: {self._root.parent} is no folder, so {address} cannot be made there",
-                "Mount the shared file system, or correct the address in deployment.yaml.",
-            )
         if self._root.exists() and not self._root.is_dir():
             raise PlaceUnusable(f"control: {address} is a file and no folder", "Correct the address.")
 
@@ -80,11 +76,12 @@ class FolderPlace:
             (self._root / name).unlink(missing_ok=True)
 
     def _make_folder(self, folder: Path) -> None:
-        """Make the folder durably; never the one above the root, which a missing mount would leave empty."""
+        """Make a folder of the place, durably; OSError where the place itself is missing."""
         if folder.is_dir():
             return
-        if folder != self._root:
-            self._make_folder(folder.parent)
+        if folder == self._root:
+            self._require_root()
+        self._make_folder(folder.parent)
         folder.mkdir(mode=_FOLDER, exist_ok=True)
         _sync(folder.parent)
 
@@ -101,8 +98,10 @@ class FolderPlace:
                 f"cannot {what} in {self.address}: {error.strerror}", "Make the folder writable for this user."
             ) from None
         except OSError as error:
+            hint = f"Is it mounted? A new place is made by hand: mkdir -m 700 {self.address}"
             raise PlaceUnreachable(
-                f"cannot {what} in {self.address}: {error.strerror}", "Is it mounted, and is there room?"
+                f"cannot {what} in {self.address}: {error.strerror}",
+                hint if error.errno == errno.ENOENT else "Is there room, and does its server answer?",
             ) from None
 
 

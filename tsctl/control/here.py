@@ -54,7 +54,7 @@ def shared_place(project: Project) -> Place | None:
         PlaceUnusable, PlaceUnreachable: as they say.
     """
     address = control_address(project)
-    return None if address is None else _opened(address)
+    return None if address is None else place_at(address)
 
 
 def shared_leases(project: Project) -> Leases | None:
@@ -63,9 +63,10 @@ def shared_leases(project: Project) -> Leases | None:
     return None if address is None else _leases(address)
 
 
-_opened = cache(open_place)
+#: The place at an address, which was checked once in this process; raises as `open_place`.
+place_at = cache(open_place)
 
 
 @cache
 def _leases(address: str) -> Leases:
-    return Leases(_opened(address))
+    return Leases(place_at(address))

@@ -119,18 +119,25 @@ class Leases:
         process = Process.GONE if term is None else self.process_of(term.holder)
         return watch, standing(watch, process, now, self.ttl_s)
 
-    def is_held(self, subject: str, is_patient: bool = False) -> bool:
+    def is_held(self, subject: str, note: Callable[[str], None] | None = None) -> bool:
         """Whether a process holds the lease, or may hold it.
 
         Args:
-            is_patient: where the holder is silent, look again until it gives a sign, or its term is over.
+            note: gets what is waited for: where the holder is silent, look again until it gives a sign, or its term is
+                over. None: a silent holder counts.
         """
         while True:
-            found = self.look(subject)[1]
-            if found is Standing.SILENT and is_patient:
-                self.sleep(POLL_S)
-                continue
-            return found is not Standing.FREE
+            watch, found = self.look(subject)
+            if found is not Standing.SILENT or note is None:
+                return found is not Standing.FREE
+            self._wait(subject, watch, note)
+
+    def _wait(self, subject: str, watch: Watch, note: Callable[[str], None]) -> None:
+        """Some time, for a sign of life of a silent holder."""
+        if watch.term is not None:
+            left = max(0.0, self.ttl_s - (self.clock() - watch.since))
+            note(f"{watch.term.holder} holds {subject} and is silent; its term is over in {left:.0f} s")
+        self.sleep(POLL_S)
 
     def take(self, subject: str, note: Callable[[str], None] = lambda text: None, force: bool = False) -> Lease:
         """The lease, which is this process's now. A holder that is silent is waited for until its term is over.
@@ -154,10 +161,7 @@ class Leases:
                     f"{subject} is held by {term.holder} since {_when(term.at)}",
                     "Wait for it to end. If that process is surely dead: tsctl control take.",
                 )
-            if term is not None:
-                left = max(0.0, self.ttl_s - (self.clock() - watch.since))
-                note(f"{term.holder} holds {subject} and is silent; its term is over in {left:.0f} s")
-            self.sleep(POLL_S)
+            self._wait(subject, watch, note)
         number, at = term.number + 1 if term is not None else 1, self.now()
         try:
             self.place.create(_term(subject, number), term_content(self.holder, at))

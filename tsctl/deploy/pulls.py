@@ -144,6 +144,14 @@ def pull_version(
         Puller(project, deployment.store, deployment, progress).pull(model, version, digest)
 
 
+def pull_target(project: Project, deployment: DeploymentSpec, model: str, version: str, progress: Progress) -> None:
+    """Pull the archive from which deployment.yaml has a version served, or that of its own name; as `pull_version`."""
+    target = deployment.models.get(model)
+    spec = target.versions.get(version) if target is not None else None
+    source = target.archive(version) if target is not None else version
+    pull_version(project, deployment, model, source, progress, (spec.digest if spec else None) or "")
+
+
 def pull_files(
     project: Project, deployment: DeploymentSpec, names: Iterable[str], progress: Progress
 ) -> dict[str, TsctlError]:

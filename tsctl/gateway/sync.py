@@ -91,9 +91,8 @@ def _state(
     """All that a sync depends on: what the nodes serve, the deployment, the files, and what Envoy has in force."""
     traffic, files = traffic_in_force(gateway), gateway.files
     upstreams = _derive(gateway.project, nodes, observed, upstreams_written(gateway), _routed(traffic), notices)
-    stamps = [
-        stamp(path) for path in (files.clusters, files.routes, files.keys, files.tokens, files.ready, files.sharing)
-    ]
+    paths = (files.clusters, files.routes, files.keys, files.tokens, files.ready, files.sharing)
+    stamps = [stamp(path) for path in paths]
     return gateway, gateway.waiting_bytes, traffic, upstreams, stamps, running_pid(files.envoy_record)
 
 

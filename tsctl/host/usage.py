@@ -77,3 +77,29 @@ def _cpu_seconds(pid: int) -> float:
     except psutil.Error:
         return 0.0
     return float(times.user + times.system)
+
+
+class OthersMeter:
+    """Measures what programs that are not ours take of this machine's processors, from its making on.
+
+    Args:
+        roots: processes of ours beside this one; their descendants are ours too, and so are children that have ended.
+    """
+
+    def __init__(self, roots: Iterable[int]) -> None:
+        self._roots = [os.getpid(), *roots]
+        self._begin = self._now()
+
+    def share(self) -> float:
+        """Of all processors' time since then, from 0 to 1."""
+        whole, busy, ours = (now - begin for now, begin in zip(self._now(), self._begin, strict=True))
+        return min(1.0, max(0.0, busy - ours) / whole) if whole > 0 else 0.0
+
+    def _now(self) -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # counted in user and nice as well
+        whole = sum(times) - guests
+        ended = os.times()
+        ours = cpu_seconds(process_tree(self._roots)) + ended.children_user + ended.children_system
+        nobodys = sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "irq", "softirq"))  # packets, for one
+        return whole, whole - nobodys, ours

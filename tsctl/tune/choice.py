@@ -13,6 +13,8 @@ from tsctl.tune.trials import Trial, complete, searched
 NEARLY = 0.97
 #: Rounds of the proof. Two equal settings win all of five in one of 32 cases.
 ROUNDS = 5
+#: Share of the machine from which on other programs disturb what is measured.
+BUSY = 0.1
 #: The least gain that is worth a change.
 LEAST_GAIN = 1.03
 
@@ -68,6 +70,12 @@ def drift(trials: Sequence[Trial]) -> Drift:
         if first is not None and first.goodput_s > 0 and trial.goodput_s > 0:
             ratios.append(max(first.goodput_s / trial.goodput_s, trial.goodput_s / first.goodput_s))
     return Drift(len(ratios) - 1, max(ratios))
+
+
+def others(trials: Sequence[Trial]) -> float:
+    """Share of the machine that other programs took, the median of all measurements."""
+    shares = [score.others for trial in trials for score in trial.scores]
+    return median(shares) if shares else 0.0
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tsctl.archive.comparator import comparator_of
 from tsctl.archive.store import StoredArchive
@@ -19,7 +24,7 @@ from tsctl.compare.turn import ANSWER_S, MOST_CLIENTS, ask
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.progress import Note, quiet_progress
-from tsctl.host.usage import memory_of, process_tree
+from tsctl.host.usage import OthersMeter, memory_of, process_tree
 from tsctl.nodes.engines import open_node
 from tsctl.nodes.node import TRITON, Node
 from tsctl.nodes.observed import Reply
@@ -27,10 +32,15 @@ from tsctl.tune.objective import Load, Score, next_share, score
 from tsctl.tune.space import Settings
 from tsctl.tune.variants import Variants
 
+#: Seconds within which a version must be ready, and the same as a multiple of the present settings' time: the larger
+#: one counts. No trial takes minutes.
+READY_S, READY_TIMES = 60.0, 3.0
 #: Requests whose answers are compared with those of the present settings, at most.
 COMPARED = 64
 #: Seconds of load before the first one that counts, and seconds for late answers after each.
 WARM_S, DRAIN_S = 0.3, 3.0
+#: Seconds for the kernel to report a process that was stopped.
+STOPPED_S = 10.0
 
 
 class Invalid(Exception):
@@ -63,11 +73,17 @@ class Measurer:
         self._own, self._variants, self._requests, self._slo_ms = own, variants, requests, slo_ms
         self._comparator = comparator_of(variants.facts).of_values()
         self._nodes: dict[str, Node] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._served: Served | None = None
         self._expected: list[Reply] | None = None
+        self._before: Any = None  # what SIGTERM did
+        self._present_s = 0.0  # that the present settings took to get ready; 0: not known yet
         self._quiet = quiet_progress()
 
     def __enter__(self) -> Measurer:
+        """SIGTERM ends the block as Ctrl-C does from here on, so that no node outlives it."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, _interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,12 +92,20 @@ class Measurer:
         Raises:
             NodeError: processes are left.
         """
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not keep a node running
         failures: list[TsctlError] = []
-        for node in self._nodes.values():
-            try:
-                node.stop(self._quiet)
-            except TsctlError as error:
-                failures.append(error)
+        try:
+            for engine, node in self._nodes.items():
+                try:
+                    node.stop(self._quiet)
+                    if engine in self._processes:
+                        self._processes[engine].wait(STOPPED_S)
+                except TsctlError as error:
+                    failures.append(error)
+        finally:
+            if self._before is not None:
+                signal.signal(signal.SIGTERM, self._before)
         if failures:
             raise failures[0]
 
@@ -97,6 +121,9 @@ class Measurer:
             NodeError: the node or the load failed for another reason.
         """
         served = self._serve(settings, note)
+        pid = served.node.pid
+        pids = [pid] if pid is not None else []
+        others = OthersMeter(pids)
         messages = [served.endpoint.message(request) for request in self._requests]
         note("closed loop")
         self._closed(served.endpoint, messages, WARM_S)
@@ -108,9 +135,8 @@ class Measurer:
         while (share := next_share(loads, self._slo_ms)) is not None:
             note(f"{capacity:,.0f} requests/s; open loop at {share:.0%}")
             loads.append(self._open(served.endpoint, messages, share * capacity, seconds))
-        pid = served.node.pid
-        memory = memory_of(process_tree([pid])).bytes if pid is not None else 0
-        return score(seconds, capacity, loads, self._slo_ms, memory)
+        found = score(seconds, capacity, loads, self._slo_ms)
+        return replace(found, memory_bytes=memory_of(process_tree(pids)).bytes, others=round(others.share(), 4))
 
     # ---- what is served ----------------------------------------------------------------------------------------------
 
@@ -129,11 +155,14 @@ class Measurer:
         self.clear()
         node = self._started(settings.engine, note)
         note("registering")
+        begin = time.monotonic()
+        limit_s = max(READY_S, READY_TIMES * self._present_s) if self._present_s else None
         try:
-            node.register(archive, version, settings.workers, note)
+            node.register(archive, version, settings.workers, note, limit_s)
         except NodeError as error:
             node.unregister(model, version)
             raise Invalid(_reason(error, node.name)) from None
+        self._present_s = self._present_s or time.monotonic() - begin
         endpoint = endpoint_of(node.url(model, version) + node.path(model, version), node.access())
         endpoint = replace(endpoint, unwrap=node.unwrap, is_enveloped=node.protocol == TRITON)
         served = self._served = Served(settings, archive, node, endpoint)
@@ -172,7 +201,7 @@ class Measurer:
             note(f"starting {engine}")
             node = self._node(engine)
             self._nodes[engine] = node  # is stopped also where its start was interrupted
-            node.start(self._own, self._quiet)
+            self._processes[engine] = node.start(self._own, self._quiet)
         return self._nodes[engine]
 
     # ---- loads -------------------------------------------------------------------------------------------------------
@@ -185,7 +214,8 @@ class Measurer:
         moments = at_least_one(send_times(rate, seconds))
         noted = run_load(self._order(endpoint, MOST_CLIENTS, seconds), messages, moments)
         figures = load_figures(noted, MOST_CLIENTS, rate)
-        return Load(rate, figures.answered_s, figures.p99_ms)
+        # not `answered_s`, which leaves out what was answered in time, but after the last request was sent
+        return Load(rate, rate * (1 - figures.failed / max(1, figures.requests)), figures.p99_ms)
 
     def _order(self, endpoint: Endpoint, connections: int, seconds: float) -> Order:
         late_s = max(DRAIN_S, 2 * self._slo_ms / 1000)
@@ -194,6 +224,10 @@ class Measurer:
 
 #: Measures a point with loads of so many seconds; raises Invalid where it must not serve.
 Measure = Callable[[Settings, float, Note], Score]
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _reason(error: TsctlError, node: str) -> str:

@@ -17,7 +17,7 @@ ANSWERS = 200
 
 @dataclass(frozen=True)
 class Load:
-    """One open loop: how many requests/s it offered, and how many were answered; milliseconds may be infinite."""
+    """One open loop: requests/s that it offered, and those of them that were answered; milliseconds may be infinite."""
 
     offered_s: float
     answered_s: float
@@ -33,6 +33,7 @@ class Score:
         capacity_s: requests/s of the closed loop.
         goodput_s: requests/s that can be offered so that 99 of 100 are answered within the limit.
         p99_ms: of the largest load within the limit; of the lightest load where none was.
+        others: share of the machine's processor time that programs took which have no part in it.
     """
 
     seconds: float
@@ -40,6 +41,7 @@ class Score:
     goodput_s: float
     p99_ms: float
     memory_bytes: int = 0
+    others: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """JSON values; an infinite number of milliseconds is null."""
@@ -59,7 +61,7 @@ def next_share(loads: Sequence[Load], slo_ms: float) -> float | None:
     return SHARES[len(loads)]
 
 
-def score(seconds: float, capacity_s: float, loads: Sequence[Load], slo_ms: float, memory_bytes: int = 0) -> Score:
+def score(seconds: float, capacity_s: float, loads: Sequence[Load], slo_ms: float) -> Score:
     """The score of a point.
 
     Between the largest load within the limit and the next larger one, the p99 grows about exponentially with the load,
@@ -70,13 +72,13 @@ def score(seconds: float, capacity_s: float, loads: Sequence[Load], slo_ms: floa
     """
     good = next((load for load in loads if load.p99_ms <= slo_ms), None)
     if good is None:
-        return Score(seconds, capacity_s, 0.0, loads[-1].p99_ms if loads else math.inf, memory_bytes)
+        return Score(seconds, capacity_s, 0.0, loads[-1].p99_ms if loads else math.inf)
     above = loads[loads.index(good) - 1] if loads.index(good) else None
     goodput = good.answered_s
     if above is not None and math.isfinite(above.p99_ms) and good.p99_ms > 0:
         way = math.log(slo_ms / good.p99_ms) / math.log(above.p99_ms / good.p99_ms)
         goodput += way * max(0.0, above.offered_s - good.offered_s)
-    return Score(seconds, capacity_s, goodput, good.p99_ms, memory_bytes)
+    return Score(seconds, capacity_s, goodput, good.p99_ms)
 
 
 def connections_for(rate: float, slo_ms: float) -> int:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tsctl.errors import SpecError
-from tsctl.tune.space import Settings, Space, designs, neighbours
+from tsctl.tune.moves import moves
+from tsctl.tune.space import Settings, Space, designs
 from tsctl.tune.trials import Trial
 
 #: Of so many points that reach a rung, one goes on to the next.
@@ -41,7 +42,7 @@ class Proposer:
         self._study = optuna.create_study(direction="maximize", sampler=made, pruner=pruner)
         self._waiting = designs(space)
         self._tried: set[Settings] = set()
-        self._best: tuple[float, Settings] | None = None
+        self._known: dict[Settings, float] = {}  # goodput in the shortest rung
         self._is_near = False  # whether the last proposal was a neighbour of the best one
         self._trial: Any = None
 
@@ -55,10 +56,11 @@ class Proposer:
             if point in open_points:
                 return self._begin(point)
         self._is_near = not self._is_near
-        if self._is_near and self._best is not None:
-            for point in neighbours(self.space, self._best[1]):
-                if point in open_points:
-                    return self._begin(point)
+        if self._is_near and any(self._known.values()):
+            best = max(self._known, key=lambda point: self._known[point])
+            near = [point for point in moves(self.space, best, self._known) if point in open_points]
+            if near:
+                return self._begin(near[0])
         for _ in range(ASKED):
             trial = self._study.ask()
             point = self._suggested(trial)
@@ -76,8 +78,7 @@ class Proposer:
 
     def end(self, trial: Trial) -> None:
         """The point that was proposed last was measured."""
-        if trial.scores and (self._best is None or trial.scores[0].goodput_s > self._best[0]):
-            self._best = trial.scores[0].goodput_s, trial.settings
+        self._known[trial.settings] = trial.scores[0].goodput_s if trial.scores else 0.0
         if trial.state == "pruned":
             self._study.tell(self._trial, state=self._optuna.trial.TrialState.PRUNED)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tsctl.tune.choice import Drift, Verdict, drift, frontier, verdict
+from tsctl.tune.choice import BUSY, Drift, Verdict, drift, frontier, others, verdict
 from tsctl.tune.space import Settings, Space
 from tsctl.tune.trials import Trial, complete, searched
 
@@ -68,6 +68,11 @@ class Tuned:
             self.drift.sentence,
             *([setting.cache] if setting.cache else []),
         ]
+        if (share := others(self.trials)) > BUSY:
+            sentences.append(
+                f"Other programs took {share:.0%} of the processors meanwhile, so figures are low and noisy: measure"
+                " again on a quiet machine."
+            )
         if len(complete(self.trials)) < 2:
             sentences.append("Fewer than two trials were measured to the end: allow more trials or minutes.")
         return sentences
@@ -88,6 +93,7 @@ class Tuned:
                 else {},
             },
             "drift": {"repeats": self.drift.repeats, "most": self.drift.most},
+            "others": others(self.trials),
             "frontier": [trial.as_json() for trial in self.frontier],
             "trials": [trial.as_json() for trial in self.trials],
         }

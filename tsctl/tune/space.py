@@ -15,6 +15,8 @@ BATCHES = (1, 4, 8, 16, 32, 64, 128)
 #: Milliseconds for which an engine that waits for a batch to fill may do so.
 DELAYS_MS = (1, 2, 5, 10)
 DTYPES = ("float32", "bf16")
+#: How much larger a batch is that is much larger.
+JUMP = 4
 
 
 @dataclass(frozen=True, order=True)
@@ -155,48 +157,27 @@ def shares(cores: int) -> list[int]:
 
 
 def designs(space: Space) -> list[Settings]:
-    """The points to try before any was measured: the present settings, then those that are good for most models.
+    """The points to try before any was measured: the present settings, and three that change one thing each.
 
-    Workers of one thread each on every core make the most of small networks, one worker with all cores of large ones;
-    a larger batch helps where the cores are not busy yet.
+    One worker of one thread a core, which makes the most of small networks; one worker with all cores, for large ones;
+    and a batch that is much larger, or smaller where none is.
     """
     present, engine = space.present, space.engines[0]
+    delays = space.delays_of(engine)
+    delay_ms = present.delay_ms if present.delay_ms in delays else delays[0]
+    first = replace(present, engine=engine, delay_ms=delay_ms)
     most = max(space.shapes, key=lambda shape: (shape[0], -shape[1]))
     widest = max(space.shapes, key=lambda shape: (shape[1], -shape[0]))
-    larger = next((batch for batch in space.batches if batch > present.batch), present.batch)
-    delays = space.delays_of(engine)
-    found = [present] if present.engine in space.engines else []
-    for (workers, threads), batch in ((most, present.batch), (most, larger), (widest, present.batch)):
-        delay_ms = present.delay_ms if present.delay_ms in delays else delays[0]
-        point = Settings(engine, batch, delay_ms, workers, threads, present.compile, present.dtype)
-        found += [] if point in found else [point]
-    return found
-
-
-def neighbours(space: Space, point: Settings) -> list[Settings]:
-    """The points one step away from this one, the change first that matters for most models."""
-    batches, shapes, delays = space.batches, list(space.shapes), space.delays_of(point.engine)
-    found = [replace(point, batch=batch) for batch in _beside(batches, point.batch)]
-    found += [
-        replace(point, workers=workers, threads=threads)
-        for workers, threads in shapes
-        if (workers, threads) != (point.workers, point.threads) and 1 in (workers, threads)
+    larger = [batch for batch in space.batches if batch > present.batch]
+    smaller = [batch for batch in space.batches if JUMP * batch <= present.batch]
+    far = [batch for batch in larger if batch >= JUMP * present.batch][:1] or larger[-1:] or smaller[-1:]
+    found = [
+        first,
+        replace(first, workers=most[0], threads=most[1]),
+        *(replace(first, batch=batch) for batch in far),
+        replace(first, workers=widest[0], threads=widest[1]),
     ]
-    found += [replace(point, delay_ms=delay_ms) for delay_ms in _beside(delays, point.delay_ms)]
-    found += [
-        replace(point, engine=engine, delay_ms=delay_ms)
-        for engine in space.engines
-        if engine != point.engine
-        for delay_ms in space.delays_of(engine)[:1]
-    ]
-    found += [replace(point, compile=value) for value in space.compiles if value != point.compile]
-    return found + [replace(point, dtype=dtype) for dtype in space.dtypes if dtype != point.dtype]
-
-
-def _beside(values: Sequence[int], value: int) -> list[int]:
-    """The next larger value and the next smaller one."""
-    place = values.index(value)
-    return [*values[place + 1 : place + 2], *values[max(0, place - 1) : place]]
+    return list(dict.fromkeys(found))
 
 
 def _by_threads(shape: tuple[int, int]) -> tuple[int, int]:

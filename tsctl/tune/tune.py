@@ -38,8 +38,8 @@ from tsctl.tune.variants import Variants, present_settings, why_fixed
 ENGINE = "uvicorn"
 #: Of the minutes, the shares until which trials begin, and pruned ones are promoted; the rest is for the proof.
 SEARCH_SHARE, PROMOTE_SHARE = 0.55, 0.65
-#: Seconds of the shortest loads at most, for models that answer few requests/s; and connections of the first look.
-MOST_BASE_S, LOOK_CONNECTIONS = 3.0, 16
+#: The shortest loads are so many times longer at most, for models of few requests/s. Connections of the first look.
+MOST_TIMES, LOOK_CONNECTIONS = 3.0, 16
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _look(present: Settings, measurer: Measurer, options: Options, progress: Pro
         step.done(f"{look.capacity_s:,.0f} requests/s with {LOOK_CONNECTIONS} connections")
     return {
         "connections": min(MOST, connections_for(look.capacity_s, options.slo_p99_ms)),
-        "base_s": seconds_for(look.capacity_s, options.base_s, max(options.base_s, MOST_BASE_S)),
+        "base_s": seconds_for(look.capacity_s, options.base_s, MOST_TIMES * options.base_s),
     }
 
 

@@ -32,7 +32,7 @@ SILENT_S = 6.0
 FRESH_S = 4.0
 #: A gateway that reports has so long to put a generation into force; one of a thousand versions takes seconds.
 TAKEN_S = 40.0
-POLL_S = 0.05
+POLL_S = 0.1
 #: Reports that were read are used again for so long.
 KEPT_S = 0.2
 #: How often a change is made anew because another machine was first; then its caller gets the conflict.

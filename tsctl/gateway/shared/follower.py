@@ -71,6 +71,7 @@ class Follower:
     notices: Notices = field(default_factory=lambda: Notices(logger))
     _place: Place | None = None
     _in_force: Generation | None = None
+    _opened: tuple[int, Gateway] | None = None  # and when deployment.yaml was changed last
     _taken_at: float = field(default_factory=time.monotonic)
     _refused: tuple[int, str] = (0, "")
     _report: int | None = None  # the number of the last one
@@ -186,7 +187,12 @@ class Follower:
         logger.error("nodes are drained for longer than %g s; they get requests again", DRAINED_MOST_S)
 
     def _open(self) -> Gateway:
-        return open_named(self.project, read_deployment(self.project.deployment), self.name)
+        """The gateway by deployment.yaml as it is now, which is read when it has changed."""
+        changed_ns = self.project.deployment.stat().st_mtime_ns
+        if self._opened is None or self._opened[0] != changed_ns:
+            deployment = read_deployment(self.project.deployment)
+            self._opened = changed_ns, open_named(self.project, deployment, self.name)
+        return self._opened[1]
 
     # ---- sharing -----------------------------------------------------------------------------------------------------
 
@@ -239,8 +245,8 @@ class Follower:
             gateway = self._open()
             report = replace(report, address=gateway.spec.address, sharing=gateway.sharing)
             return replace(report, problem="") if is_stopped else self._with_envoy(report, gateway.admin)
-        except TsctlError as error_now:
-            return replace(report, problem=error_now.message)
+        except (TsctlError, OSError) as error_now:
+            return replace(report, problem=str(error_now))
 
     def _with_envoy(self, report: Report, admin: Admin) -> Report:
         if not admin.is_live():

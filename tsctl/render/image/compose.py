@@ -24,9 +24,7 @@ from tsctl.render.image.places import (
     DEPLOYMENT,
     GATEWAY_IMAGE,
     GRACE_S,
-    SECRETS,
     STATE,
-    USER_ID,
     image_of,
     secret,
     secret_file,
@@ -34,6 +32,7 @@ from tsctl.render.image.places import (
     state_of,
 )
 from tsctl.render.image.selection import Selection
+from tsctl.render.images import SECRETS, USER
 
 #: Networks: of all containers, without a way out, and of those that clients or others must reach.
 INSIDE, OUTSIDE = "inside", "outside"
@@ -190,7 +189,7 @@ def _alertmanager(selection: Selection) -> Document:
 
 def _redis() -> Document:
     return {
-        **_theirs("REDIS_IMAGE", USER_ID),
+        **_theirs("REDIS_IMAGE", USER),
         "command": [
             "redis-server", "--save", "", "--appendonly", "no", "--port", str(REDIS_PORT),
             "--maxmemory", "${REDIS_MEMORY:-256mb}", "--maxmemory-policy", "allkeys-lru",
@@ -205,7 +204,7 @@ def _ours(folder: str, image: str, tag: str) -> Document:
     return {
         "build": {"context": ".", "dockerfile": f"{folder}/Containerfile"},
         "image": f"{image}:{tag}",
-        **_hardened(USER_ID),
+        **_hardened(USER),
         "stop_signal": "SIGTERM",
         "stop_grace_period": f"{GRACE_S}s",
     }
@@ -220,7 +219,7 @@ def _hardened(user: int) -> Document:
         "user": f"{user}:{user}",
         "init": True,  # reaps what a killed process left, and passes signals on
         "read_only": True,
-        "tmpfs": ["/tmp:mode=1777,size=512m"],  # noqa: S108 - of the container
+        "tmpfs": ["/tmp:mode=1777,size=${TMP_SIZE:-1g}"],  # noqa: S108 - of the container
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
         "restart": "unless-stopped",

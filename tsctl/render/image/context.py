@@ -281,7 +281,7 @@ class _Writing:
                 job["static_configs"] = [{"targets": [f"{GATEWAY}:{port}"]}]  # it listens on an address, not on a name
         self._yaml("monitoring/prometheus.yml", document)
         self._yaml("monitoring/rules.yml", rules_document(deployment))
-        self._yaml("monitoring/alertmanager.yml", alertmanager_document(deployment.monitoring))
+        self._yaml("monitoring/alertmanager.yml", alertmanager_document(self.selection.deployment.monitoring))
 
     def _text(self, name: str, content: str) -> None:
         path = self.folder / name

@@ -24,12 +24,16 @@ from tsctl.gateway.kubernetes.names import (
     model_name,
     version_name,
 )
-from tsctl.render.images import PYTHON, SECRETS, STORE, TSCTL, USER, WRITABLE
+from tsctl.render.image.places import ENVIRONMENT, PROJECT, STATE, USER_ID
 from tsctl.render.kubernetes.versions import ServedVersion
 
 Json = dict[str, Any]
 
 CONTAINER = "worker"
+#: The programs and archives of an image, the folders that a worker writes to, and that of secrets.
+PYTHON, TSCTL, STORE = f"{ENVIRONMENT}/bin/python", f"{ENVIRONMENT}/bin/tsctl", f"{PROJECT}/archives/store"
+WRITABLE = {"tmp": "/tmp", "state": STATE}  # noqa: S108 - of the image
+SECRETS = "/run/secrets/tsctl"
 #: Seconds in which our own server answers what it has after SIGTERM (`handlers.adapters.asgi.options.DRAIN_S`).
 DRAIN_S = 30
 #: Seconds until every proxy of a cluster has heard that a pod ends; it takes requests for so long.
@@ -76,9 +80,9 @@ def pod_spec(deployment: DeploymentSpec, kubernetes: KubernetesSpec, version: Se
         "terminationGracePeriodSeconds": leave_s + drain_s + SLACK_S,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "topologySpreadConstraints": [

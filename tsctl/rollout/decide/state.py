@@ -272,10 +272,12 @@ def _anew(state: State) -> State:
 
 def _tick(state: State, event: events.Tick) -> State:
     evidence = evidence_after(state, event.windows, event.is_disturbed, event.labels)
+    at_weight = [window for window in event.windows if window.weight == state.weight]  # others: of a gateway cut off
+    of_step = evidence_after(state, at_weight, event.is_disturbed)
     return replace(
         state,
         evidence=evidence,
-        step_requests=state.step_requests + evidence.canary.requests - state.evidence.canary.requests,
+        step_requests=state.step_requests + of_step.canary.requests - state.evidence.canary.requests,
         held_s=state.held_s + event.held_s,
         waited_s=state.waited_s + event.held_s,
         cursor={**state.cursor, **event.cursor},

@@ -90,9 +90,9 @@ def started(
         if policy.shadow is not None:
             stable = target.archive(route.stable) if target is not None else route.stable
             require_comparable(gateway, route, archive, find_archive(project, model, stable), {*nodes, *stable_nodes})
-        LiveOperator(LiveGateway(gateway), model, _commands(project, model)).forget()
+        LiveOperator(LiveGateway(gateway), model, commands_of(project, model)).forget()
         gateway = _take_over(gateway, hold, model)
-        journal = _open(project, new_path(project, model, version, time.time()), hold)
+        journal = open_journal(project, new_path(project, model, version, time.time()), hold)
         log_end = RequestLog(gateway.files.access_log, {}).mark()
         start = journal.append(
             Started(
@@ -130,7 +130,7 @@ def resumed(gateway: Gateway, model: str, note: Note, command: Command = Command
     """
     project = gateway.project
     with held(project, model, note) as hold:
-        journal = _open(project, find_journal(project, model), hold)
+        journal = open_journal(project, find_journal(project, model), hold)
         runner = _runner(_take_over(gateway, hold, model), journal, note)
         state = runner.state
         if state.outcome is not None:
@@ -152,7 +152,7 @@ def reopened(gateway: Gateway, model: str, note: Note) -> Iterator[Runner]:
     """
     project = gateway.project
     with held(project, model, note) as hold:
-        journal = _open(project, find_journal(project, model), hold)
+        journal = open_journal(project, find_journal(project, model), hold)
         runner = _runner(_take_over(gateway, hold, model), journal, note)
         state = runner.state
         if state.outcome is not Outcome.PROMOTED:
@@ -180,16 +180,16 @@ def _record(runner: Runner, event: Event) -> None:
     runner.record(event)
 
 
-def is_running(project: Project, model: str, is_patient: bool = False) -> bool:
+def is_running(project: Project, model: str, note: Note | None = None) -> bool:
     """Whether a process runs the model's rollout, on any machine that shares the place.
 
     Args:
-        is_patient: wait for a sign of life of a process that may be dead; else it counts as running.
+        note: gets what is waited for: a sign of life of a process that may be dead. None: it counts as running.
     """
     if is_held(lock_of(project, model)):
         return True
     leases = shared_leases(project)
-    return leases is not None and leases.is_held(_subject(model), is_patient)
+    return leases is not None and leases.is_held(_subject(model), note)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _take_over(gateway: Gateway, hold: Hold, model: str) -> Gateway:
     return gateway if hold.term is None else as_writer(gateway, hold.require, _subject(model), hold.term)
 
 
-def _open(project: Project, path: Path, hold: Hold) -> Journal:
+def open_journal(project: Project, path: Path, hold: Hold) -> Journal:
     """The journal at `path`, to be written."""
     shared, model = shared_journals(project), path.parent.name
     if shared is None:
@@ -251,7 +251,7 @@ def _open(project: Project, path: Path, hold: Hold) -> Journal:
     return SharedJournal(path, shared.place, this_process(), guard=hold.require)
 
 
-def _commands(project: Project, model: str) -> SharedCommands | None:
+def commands_of(project: Project, model: str) -> SharedCommands | None:
     place = shared_place(project)
     return SharedCommands(place, model) if place is not None else None
 
@@ -273,7 +273,7 @@ def _runner(gateway: Gateway, journal: Journal, note: Note, measured: Measured |
             measured=measured,
         ),
         LiveHealth(live, archive),
-        LiveOperator(live, start.model, _commands(project, start.model)),
+        LiveOperator(live, start.model, commands_of(project, start.model)),
         RecordedPairs(
             lambda: places_of(live.nodes(live.now().deployment.nodes), None),
             lambda: comparator_in_store(project, start.model, _archive_of(live, start.model, start.stable)),

@@ -13,6 +13,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote, unquote
 
 from tsctl.config.deployment import DeploymentSpec
@@ -24,7 +25,6 @@ from tsctl.host.person import person
 from tsctl.rollout.decide.events import Command
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.run.journal import folder, lock_of
-from tsctl.rollout.run.live_gateway import LiveGateway
 from tsctl.rollout.run.shared import SharedCommands
 
 #: How files begin whose command was not read yet, and those whose command is not in the journal yet.
@@ -55,6 +55,28 @@ def sticky_text(deployment: DeploymentSpec, model: str) -> str:
     return f"header {sticky.header}" if sticky.header else f"cookie {sticky.cookie}"
 
 
+class OpenedSpec(Protocol):
+    """A project with its deployment.yaml as it was read."""
+
+    @property
+    def project(self) -> Project: ...
+
+    @property
+    def deployment(self) -> DeploymentSpec: ...
+
+
+class LiveSpec(Protocol):
+    """The same, read again when the file changes; `error`: why it could not be read last, empty where it could."""
+
+    @property
+    def opened(self) -> OpenedSpec: ...
+
+    @property
+    def error(self) -> str: ...
+
+    def now(self) -> OpenedSpec: ...
+
+
 @dataclass
 class LiveOperator:
     """Commands from files and from the shared place, and the policy from deployment.yaml.
@@ -63,7 +85,7 @@ class LiveOperator:
         shared: commands at the place that machines share; None where there is none.
     """
 
-    gateway: LiveGateway
+    gateway: LiveSpec
     model: str
     shared: SharedCommands | None = None
 

@@ -14,12 +14,12 @@ from tsctl.archive.store import StoredArchive
 from tsctl.archive.trust import stated_trust
 from tsctl.archive.verify import verify
 from tsctl.config.policy import ShadowStage
+from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL, percent
 from tsctl.errors import ArchiveError, NodeError
 from tsctl.gateway.change import set_shadow, set_weights
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.gateway.retire import retire
-from tsctl.gateway.shared.control import describe
 from tsctl.gateway.state import Gateway, traffic_in_force, upstreams_written
 from tsctl.gateway.sync import sync
 from tsctl.host.progress import Note
@@ -66,7 +66,7 @@ class LiveEffects:
             raise kind(f"{name}, the archive of this rollout, is gone", "Put it back, or abort the rollout.")
         match effect:
             case Effect.VERIFY:
-                return self._verify(state)
+                return verify_archive(self.gateway.project, self.archive, state, self.trust_pickles)
             case Effect.REGISTER:
                 return self._register(state)
             case Effect.VERIFY_GOLDEN:
@@ -93,23 +93,6 @@ class LiveEffects:
     @property
     def gateway(self) -> Gateway:
         return self.live.now()
-
-    def _verify(self, state: State) -> EffectDone:
-        """Check that the archive is sound, and is the one with which the rollout began."""
-        if digest_of(self.archive.path) != state.archive:
-            raise ArchiveError(f"{self.archive.path.name} is no longer the archive with which this rollout began")
-        trust_of = stated_trust(self.gateway.project)
-        report = verify(self.archive.path, trust_pickles=self.trust_pickles, trust_of=trust_of)
-        if not report.is_good:
-            fails = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "fail")
-            hint = ""
-            for pickles in (check for check in report.checks if check.name == "pickles" and check.outcome == "fail"):
-                once = "; 'tsctl rollout start --trust-pickles' takes imports that are only unknown as a warning"
-                hint = f". {pickles.hint}{'' if self.trust_pickles else once}"
-            raise ArchiveError(f"{self.archive.path.name} failed verification: {fails}{hint}")
-        warned = [f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "warn"]
-        detail = f"{len(report.checks)} checks of {self.archive.path.name}"
-        return EffectDone(Effect.VERIFY, "; ".join([detail, *warned]))
 
     def _register(self, state: State) -> EffectDone:
         """Make the canary READY and warm on every node, with a cluster of weight 0 in the gateway."""
@@ -202,7 +185,8 @@ class LiveEffects:
     def _absent(self) -> str:
         """Of several gateways, those that do not have the weights; empty where all have them."""
         shared = self.live.opened.shared
-        return "; ".join(describe(shared.absent)) if shared is not None else ""
+        absent = shared.absent if shared is not None else {}
+        return ", ".join(f"though not at gateway {name} ({why})" for name, why in absent.items())
 
     def _set_weight(self, state: State, weight: int) -> None:
         self._require_gateway()
@@ -252,6 +236,24 @@ class LiveEffects:
         if failed:
             raise TemporarilyUnavailable("; ".join(f"node {name}: {error.summary}" for name, error in failed))
         return {result.node: result.value for result in results}  # type: ignore[misc]  # a value where no error
+
+
+def verify_archive(project: Project, archive: StoredArchive, state: State, trust_pickles: bool) -> EffectDone:
+    """Check that the archive is sound, and is the one with which the rollout began."""
+    if digest_of(archive.path) != state.archive:
+        raise ArchiveError(f"{archive.path.name} is no longer the archive with which this rollout began")
+    trust_of = stated_trust(project)
+    report = verify(archive.path, trust_pickles=trust_pickles, trust_of=trust_of)
+    if not report.is_good:
+        fails = "; ".join(f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "fail")
+        hint = ""
+        for pickles in (check for check in report.checks if check.name == "pickles" and check.outcome == "fail"):
+            once = "; 'tsctl rollout start --trust-pickles' takes imports that are only unknown as a warning"
+            hint = f". {pickles.hint}{'' if trust_pickles else once}"
+        raise ArchiveError(f"{archive.path.name} failed verification: {fails}{hint}")
+    warned = [f"{check.name}: {check.detail}" for check in report.checks if check.outcome == "warn"]
+    detail = f"{len(report.checks)} checks of {archive.path.name}"
+    return EffectDone(Effect.VERIFY, "; ".join([detail, *warned]))
 
 
 def _text(nodes: Sequence[str]) -> str:

@@ -14,12 +14,13 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from tsctl.config.project import Project
-from tsctl.control.here import shared_place
+from tsctl.control.here import control_address, place_at
 from tsctl.control.lease import Holder
 from tsctl.control.place import AlreadyThere, Place, numbered, numbers, read_on
 from tsctl.errors import ConflictError
@@ -112,10 +113,21 @@ class SharedJournals:
             entries, is_whole = _copy(path)
             if id != ids[-1] and entries and isinstance(entries[-1].event, Ended):
                 continue
-            if new := self.read(model, id, len(entries)):
-                write_entries(path, [*entries, *new])
-            elif not is_whole and entries:
-                write_entries(path, entries)
+            latest = self._latest(model, id, entries)
+            if latest != entries or (entries and not is_whole):
+                write_entries(path, latest)
+
+    def _latest(self, model: str, id: str, entries: list[Entry]) -> list[Entry]:
+        """The entries of a copy, and those that the place has behind them; the place's alone where they differ.
+
+        A place may have lost its end: then the copy is the longer one, and is right.
+        """
+        if entries:
+            tail = self.read(model, id, len(entries) - 1)
+            if tail[:1] == entries[-1:]:
+                return [*entries, *tail[1:]]
+        there = self.read(model, id)
+        return entries if entries[: len(there)] == there else there
 
     def read(self, model: str, id: str, first: int = 0) -> list[Entry]:
         """The entries of a journal from number `first` on."""
@@ -126,14 +138,14 @@ class SharedJournals:
         ]
 
     def restore(self, model: str, id: str, entries: Sequence[Entry], writer: Holder) -> None:
-        """The place has these entries: it may be newer than the journal, or have lost its end."""
-        missing: list[Entry] = []
-        for entry in reversed(entries):
-            if self.place.read(numbered(entries_at(model, id), entry.seq)) is not None:
-                break
-            missing.append(entry)
-        for entry in reversed(missing):
-            self.place.create(numbered(entries_at(model, id), entry.seq), object_of(entry, writer))
+        """The place has these entries, where it has a beginning of them: it is newer than the journal, or lost its end.
+
+        Where another process went on differently, the place stays as it is.
+        """
+        there = self.read(model, id)
+        if list(entries[: len(there)]) == there:
+            for entry in entries[len(there) :]:
+                self.place.create(numbered(entries_at(model, id), entry.seq), object_of(entry, writer))
         if id not in self.ids(model):
             self.begin(model, id)
 
@@ -157,14 +169,14 @@ def _copy(path: Path) -> tuple[list[Entry], bool]:
 
 def shared_journals(project: Project) -> SharedJournals | None:
     """The journals at the project's place; None where it has none. Raises PlaceUnusable and PlaceUnreachable."""
-    place = shared_place(project)
-    if place is None:
-        return None
-    return _OPENED.setdefault(id(place), SharedJournals(place))
+    address = control_address(project)
+    return None if address is None else _journals(address)
 
 
-#: By place, of which a process has one for each address: ids are read once.
-_OPENED: dict[int, SharedJournals] = {}
+@cache
+def _journals(address: str) -> SharedJournals:
+    """One for each place: ids are read once."""
+    return SharedJournals(place_at(address))
 
 
 @dataclass

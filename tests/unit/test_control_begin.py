@@ -1,0 +1,156 @@
+"""Two projects that share a place: the one that takes a rollout over fences off the one before, gateway and all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.memory_place import MemoryPlace
+from tests.unit.test_many_gateways import ROUTE, with_route
+from tests.unit.test_rollout_live import DEPLOYMENT, quiet
+from tsctl.cli.control import status, take
+from tsctl.config.deployment import read_deployment
+from tsctl.config.policy import RolloutPolicy
+from tsctl.config.project import Project
+from tsctl.config.weights import TOTAL
+from tsctl.control.here import shared_leases
+from tsctl.control.lease import TakenOver
+from tsctl.errors import ConflictError, SpecError
+from tsctl.gateway.change import set_shadow, set_weights
+from tsctl.gateway.shared.control import SharedGateways
+from tsctl.gateway.shared.generation import Generation
+from tsctl.gateway.state import Gateway, open_gateway
+from tsctl.rollout.decide.events import Command, Started, Waiting
+from tsctl.rollout.run.begin import is_running, resumed
+from tsctl.rollout.run.commands import send
+from tsctl.rollout.run.effects import LiveEffects
+from tsctl.rollout.run.journal import Journal, folder, journals, unfinished
+from tsctl.rollout.run.journal_lines import read
+
+ID = "20261125T093000Z-2.0"
+
+
+@pytest.fixture
+def gateways(tmp_path: Path) -> list[Gateway]:
+    """Two operators' gateways; the first one has a rollout of before there was a place."""
+    (tmp_path / "place").mkdir()
+    opened = []
+    for name in ("first", "second"):
+        project = Project(tmp_path / name)
+        project.root.mkdir()
+        project.deployment.write_text(f"{DEPLOYMENT}control: {tmp_path / 'place'}\n")
+        opened.append(open_gateway(project, read_deployment(project.deployment)))
+    policy = RolloutPolicy(alpha=0.02)
+    Journal(folder(opened[0].project, "digits") / f"{ID}.jsonl").append(
+        Started(
+            ID,
+            "digits",
+            "2.0",
+            "1.0",
+            "ab" * 32,
+            policy,
+            "digits-2.0-abababababab.mar",
+            1,
+            ("local",),
+            policy.digest,
+            by="t",
+        )
+    )
+    return opened
+
+
+def test_the_one_that_was_replaced_writes_nothing_and_changes_nothing(gateways: list[Gateway]) -> None:
+    """Both are this process, which takes its own lease at once."""
+    first, second = gateways
+    with resumed(first, "digits", quiet) as stale:
+        assert unfinished(second.project, "digits") == ID
+        with resumed(second, "digits", quiet) as new:
+            assert [entry.kind for entry in new.journal.entries] == ["started", "asked", "asked"]
+            with pytest.raises(TakenOver, match="took over rollout-digits"):
+                stale.record(Waiting("x"))
+            assert isinstance(stale.effects, LiveEffects)
+            edited = first.project.deployment
+            for _ in range(2):  # as opened, and as opened again after an edit
+                for change in changes(stale.effects.gateway):
+                    with pytest.raises(TakenOver):
+                        change()
+                stat = edited.stat()
+                edited.write_text(edited.read_text() + "\n")
+                os.utime(edited, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
+            new.record(Waiting("y"))
+            assert read(journals(first.project, "digits")[0]) == new.journal.entries
+        assert not is_running(second.project, "digits")
+
+
+def changes(gateway: Gateway) -> list[Callable[[], object]]:
+    return [
+        lambda: set_weights(gateway, "digits", {"1.0": TOTAL}),
+        lambda: set_shadow(gateway, "digits", "2.0", 100),
+    ]
+
+
+def test_a_command_reaches_the_process_of_another_project(gateways: list[Gateway]) -> None:
+    first, second = gateways
+    with resumed(first, "digits", quiet) as runner:
+        assert is_running(second.project, "digits", quiet)
+        send(second.project, "digits", Command.PAUSE)
+        send(first.project, "digits", Command.RESUME)
+        assert [command for command, _ in runner.operator.commands()] == [Command.RESUME, Command.PAUSE]
+        runner.operator.acknowledge()
+        assert runner.operator.commands() == []
+    assert not is_running(first.project, "digits")
+    assert not is_running(second.project, "digits")
+
+
+def test_who_holds_what_is_shown_and_can_be_taken(
+    gateways: list[Gateway], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = gateways
+    monkeypatch.setenv("TSCTL_PROJECT", str(second.project.root))
+    status()
+    assert "nobody holds anything" in capsys.readouterr().out
+    with pytest.raises(SpecError, match="nobody ever held rollout-digits"):
+        take("rollout-digits")
+    with resumed(first, "digits", quiet) as stale:
+        status()
+        assert f"(process {os.getpid()})" in capsys.readouterr().out
+        take("rollout-digits")
+        assert "took rollout-digits from" in capsys.readouterr().out
+        with pytest.raises(TakenOver):
+            stale.record(Waiting("x"))
+    leases = shared_leases(first.project)
+    assert leases is not None and not leases.is_held("rollout-digits")
+    (second.project.deployment).write_text(DEPLOYMENT)
+    with pytest.raises(SpecError, match="names no place"):
+        status()
+
+
+def test_a_publisher_that_was_replaced_publishes_nothing(tmp_path: Path) -> None:
+    """Of several gateways the generation says who may publish, whatever the one before looked at a moment ago."""
+    place = MemoryPlace()
+
+    def operator(name: str) -> SharedGateways:
+        made = SharedGateways(place.address, ("a",), tmp_path / name, clock=lambda: 1000.0)
+        made.__dict__["place"] = place
+        return made
+
+    stale, new = operator("stale"), operator("new")
+    stale.take_fence("rollout-m", 1)
+    assert place.names("") == [], "where nothing was published, there is nothing to fence off"
+    stale._create(0, "first", with_route(ROUTE)(Generation()))
+    stale.take_fence("rollout-m", 1)
+    stale.take_fence("rollout-m", 1)
+    assert stale.head().number == 2
+    with stale.held():  # it has decided on generation 2, and is stopped
+        new.take_fence("rollout-m", 2)
+        assert (new.head().number, new.head().traffic) == (3, (ROUTE,))
+        with pytest.raises(ConflictError, match="somebody else changed the gateways meanwhile"):
+            stale.publish("weights", lambda before: Generation(traffic=()))
+    with pytest.raises(ConflictError, match="goes on elsewhere"), stale.held():
+        stale.publish("weights", lambda before: Generation(traffic=()))
+    with pytest.raises(ConflictError, match="goes on elsewhere"):
+        stale.take_fence("rollout-m", 1)
+    assert new.head().number == 3

@@ -31,7 +31,7 @@ PRIVATE := /home/[a-z]|/roo[t]/|/Users/[A-Za-z]|pypi[.]org|pythonhosted[.]org|do
 
 .DEFAULT_GOAL := help
 .PHONY: archives bench-drift bench-engines bench-first-request bench-gateway bench-growth bench-handlers bench-kills bench-oip \
-	bench-overhead bench-rollout bench-shadow bench-text bench-tune clean coverage distclean down engines fuzz gameday help lint \
+	bench-overhead bench-ray bench-rollout bench-shadow bench-text bench-tune clean coverage distclean down engines fuzz gameday help lint \
 	monitor setup status test test-image test-live test-ray test-unit test-vllm up verify
 
 help:  ## Show this list
@@ -97,6 +97,9 @@ bench-oip: $(STAMP)  ## Compare answers over the Open Inference Protocol with Tr
 
 bench-overhead: $(STAMP)  ## Measure requests/s of a linear layer, against BaseHandler (needs wrk)
 	@$(RUN) -m benchmarks overhead
+
+bench-ray: $(STAMP)  ## Cut off, kill and add Ray nodes under load, and measure one to three, about 8 minutes (needs root)
+	@$(RUN) -m tests.ray.bench
 
 bench-rollout: $(STAMP)  ## Simulate rollouts: false rollbacks, and requests until a fault is found, about 20 minutes
 	@$(RUN) -m benchmarks rollout

@@ -236,14 +236,16 @@ def goodput(share: float = 0.3, rounds: int = 3, seconds: float = 8.0, clients_e
     rates: dict[int, list[float]] = {}
     used: dict[int, list[float]] = {}
     idle: dict[int, list[float]] = {}
-    with ray_machines(3, share) as machines:
+    with ray_machines(3, are_limited=True) as machines:
         machines.start(0)
         with operated(machines, workers=1, settings={}) as operator:
             for count in (1, 2, 3):
                 if count > 1:
+                    machines.limit(None)  # a start costs more than its share
                     machines.start(count - 1)
                     operator.site.run("models", "scale", "tiny", "1.0", str(count))
                 operator.until_spread([machines.address(number) for number in range(count)])
+                machines.limit(share)
                 with cores_used(machines, count) as idle[count]:
                     time.sleep(seconds)
                 with operator.load(count * clients_each) as asked:
@@ -289,9 +291,10 @@ def main() -> None:
     """Print the figures as JSON."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that machines and processes are removed
     chosen = sys.argv[1:] or ["outages", "goodput"]
-    parts: dict[str, Callable[[], Any]] = {"outages": outages, "goodput": goodput}
-    results = {name: parts[name]() for name in chosen}
+    measures: dict[str, Callable[[], dict[str, Any]]] = {"outages": outages, "goodput": goodput}
+    results = {name: measures[name]() for name in chosen}
     if "goodput" in results:
+        PLOT.parent.mkdir(exist_ok=True)
         write_plot(results["goodput"]["requests_s"], PLOT)
     print(json.dumps(results, indent=1))  # noqa: T201 - a program
 

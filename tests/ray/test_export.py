@@ -33,6 +33,7 @@ def test_serve_run_takes_the_folder(tmp_path: Path) -> None:
         WORKER_PYTHON_VARIABLE: sys.executable,
         FORK_SERVER_VARIABLE: FORK_SERVER_OFF,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",  # it would write a token into the home folder
         "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
     }
     serve = installed("ray").folder / "bin" / "serve"

@@ -45,7 +45,7 @@ class RayMachines:
 
     network: Network
     folder: Path
-    share: float | None = None  # of one core, for each; None: no limit
+    are_limited: bool = False  # each can have a share of the cores
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def address(self, number: int) -> str:
@@ -66,7 +66,7 @@ class RayMachines:
         )  # fmt: skip
         python = installed("ray").python
         command = [
-            *self.network.inside(number), *self._limited(number), str(python), "-I", "-m", "ray.scripts.scripts",
+            *self._limited(number), *self.network.inside(number), str(python), "-I", "-m", "ray.scripts.scripts",
             "start", "--block", "--disable-usage-stats", "--node-ip-address", own, *role, "--num-cpus", str(CPUS),
             "--object-store-memory", str(OBJECT_STORE_BYTES), "--min-worker-port", "0", "--max-worker-port", "0",
         ]  # fmt: skip
@@ -130,18 +130,22 @@ class RayMachines:
         process.wait()
         psutil.wait_procs(left, END_S)
 
+    def limit(self, share: float | None) -> None:
+        """Give each machine whose Ray node runs this share of one core; None: as much as there is, as at its start."""
+        for number in self.processes:
+            group, quota = self._group(number), round(PERIOD_US * (share or 0))
+            if (group / "cpu.cfs_quota_us").exists():
+                (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+                (group / "cpu.cfs_quota_us").write_text(str(quota or -1))
+            else:
+                (group / "cpu.max").write_text(f"{quota or 'max'} {PERIOD_US}")
+
     def _limited(self, number: int) -> list[str]:
-        """The words before a command that runs with the machine's share."""
-        if self.share is None:
+        """The words before a command that runs with the machine's share; `ip netns exec` hides the control groups."""
+        if not self.are_limited:
             return []
         group = self._group(number)
         group.mkdir(exist_ok=True)
-        quota = round(PERIOD_US * self.share)
-        if (group / "cpu.cfs_quota_us").exists():
-            (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-            (group / "cpu.cfs_quota_us").write_text(str(quota))
-        else:
-            (group / "cpu.max").write_text(f"{quota} {PERIOD_US}")
         return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "limited"]
 
     def _group(self, number: int) -> Path:
@@ -157,11 +161,6 @@ class RayMachines:
         values = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
         return int(values.get("usage_usec", 0)) / 1e6
 
-    def throttled(self, number: int) -> float:
-        """The part of all periods in which the machine had to wait for its next share."""
-        values = dict(line.split() for line in (self._group(number) / "cpu.stat").read_text().splitlines())
-        return int(values["nr_throttled"]) / max(1, int(values["nr_periods"]))
-
     def close(self) -> None:
         for number in sorted(self.processes, reverse=True):
             self.stop(number)
@@ -171,8 +170,11 @@ class RayMachines:
 
 
 @contextmanager
-def ray_machines(count: int, share: float | None = None) -> Iterator[RayMachines]:
+def ray_machines(count: int, are_limited: bool = False) -> Iterator[RayMachines]:
     """So many machines, none of which is started, while the block runs.
+
+    Args:
+        are_limited: each can have a share of the cores (`limit`).
 
     Raises:
         RuntimeError: this machine has no network namespaces.
@@ -182,7 +184,7 @@ def ray_machines(count: int, share: float | None = None) -> Iterator[RayMachines
             raise RuntimeError(
                 "Ray nodes of one address each need network namespaces: run this as root, with ip and tc"
             )
-        machines = RayMachines(connected, Path(folder), share)
+        machines = RayMachines(connected, Path(folder), are_limited)
         try:
             yield machines
         finally:

@@ -22,6 +22,7 @@ from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
 from tsctl.nodes.bentoml.export import ADAPTER, export
 from tsctl.nodes.exported import new_folder
+from tsctl.nodes.ray.export import export as export_ray
 
 BENTOML_RELEASE = "1.4.40"
 
@@ -72,6 +73,21 @@ def test_the_folder_has_the_archive_and_what_bentoml_reads(archive: Path, tmp_pa
     assert (build["service"], build["labels"]["model-version"]) == ("service:service", "1.0")
     compile((target / "service.py").read_text(), "service.py", "exec")
     assert "/predictions/tiny/1.0" in (target / "README.md").read_text()
+
+
+def test_the_folder_for_ray_has_the_package_where_ray_s_processes_import_it(archive: Path, tmp_path: Path) -> None:
+    target = tmp_path / "tiny"
+    assert not export_ray(archive, target).missing
+    assert {path.name for path in target.iterdir()} == {
+        "README.md", "archive", "handlers", "requirements.txt", "serve.yaml", "service.py",
+    }  # fmt: skip
+    assert (target / "handlers" / "adapters" / "ray" / "app.py").is_file()
+    assert "ray[serve]==2.60.0" in (target / "requirements.txt").read_text().splitlines()
+    [application] = yaml.safe_load((target / "serve.yaml").read_text())["applications"]
+    assert (application["name"], application["import_path"], application["route_prefix"]) == (
+        "tiny-1.0", "service:app", "/",
+    )  # fmt: skip
+    compile((target / "service.py").read_text(), "service.py", "exec")
 
 
 def test_libraries_are_those_of_the_handler_and_of_the_authors_files(archive: Path, tmp_path: Path) -> None:

@@ -19,7 +19,16 @@ from tests.support.ports import free_ports
 from tests.support.sites import is_alive
 from tsctl.cli.main import run
 from tsctl.config.deployment import DeploymentSpec
-from tsctl.config.nodes import BaseNodeSpec, BentomlSpec, NodeSpec, TorchServeSpec, TritonSpec, UvicornSpec, VllmSpec
+from tsctl.config.nodes import (
+    BaseNodeSpec,
+    BentomlSpec,
+    NodeSpec,
+    RaySpec,
+    TorchServeSpec,
+    TritonSpec,
+    UvicornSpec,
+    VllmSpec,
+)
 from tsctl.config.project import Project
 from tsctl.errors import NodeError, SpecError
 from tsctl.host.progress import Progress
@@ -37,7 +46,9 @@ def spec_of(engine: str, url: str) -> NodeSpec:
     """A node of the engine whose management is at the address."""
     if engine == "torchserve":
         return TorchServeSpec(management=url)
-    kinds: dict[str, Any] = {"uvicorn": UvicornSpec, "bentoml": BentomlSpec, "triton": TritonSpec, "vllm": VllmSpec}
+    kinds: dict[str, Any] = {
+        "uvicorn": UvicornSpec, "bentoml": BentomlSpec, "ray": RaySpec, "triton": TritonSpec, "vllm": VllmSpec,
+    }  # fmt: skip
     node: NodeSpec = kinds[engine](engine=engine, address=url)
     return node
 
@@ -79,8 +90,8 @@ def give_tokens(node: Node) -> None:
     path.chmod(0o600)
 
 
-@pytest.mark.parametrize("now", ["torchserve", "uvicorn", "bentoml", "triton", "vllm"])
-@pytest.mark.parametrize("then", ["torchserve", "uvicorn", "bentoml", "triton", "vllm"])
+@pytest.mark.parametrize("now", ["torchserve", "uvicorn", "bentoml", "ray", "triton", "vllm"])
+@pytest.mark.parametrize("then", ["torchserve", "uvicorn", "bentoml", "ray", "triton", "vllm"])
 def test_a_node_that_runs_as_something_else_is_told_and_gets_no_token(
     then: str, now: str, tmp_path: Path, stranger: socket.socket
 ) -> None:
@@ -106,7 +117,7 @@ def test_a_node_that_runs_as_something_else_is_told_and_gets_no_token(
     assert observed.reason.startswith(f"node a runs with {what}")
 
 
-@pytest.mark.parametrize("engine", ["uvicorn", "bentoml", "triton", "vllm"])
+@pytest.mark.parametrize("engine", ["uvicorn", "bentoml", "ray", "triton", "vllm"])
 def test_nobody_but_the_node_gets_its_token(engine: str, tmp_path: Path, stranger: socket.socket) -> None:
     node = open_node(Project(tmp_path), "a", spec_of(engine, url_of(stranger)))
     node.folder.mkdir(parents=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from tsctl.archive.container import open_archive, unpack
 from tsctl.archive.inspect import inspect_archive, read_facts
-from tsctl.archive.libraries import OF_TEXT, Libraries, libraries_of
+from tsctl.archive.libraries import BUNDLED, OF_TEXT, Libraries, libraries_of
 from tsctl.archive.store import require_readable, store_name
 from tsctl.errors import ArchiveError
 from tsctl.nodes.environments import ENGINES
@@ -30,6 +31,7 @@ class Service:
     programs: tuple[str, ...]  # modules of the bundled package that run
     server: tuple[str, ...]  # packages of the server itself, besides those of the worker
     extras: Mapping[str, str]  # of those packages, such as `[serve]`
+    has_package: bool  # the server's processes import the bundled package, so it lies in the folder itself too
     templates: tuple[str, ...]  # files in the folder `templates` of `tsctl.nodes.ENGINE`
 
 
@@ -56,6 +58,8 @@ def export_service(service: Service, archive: Path, target: Path) -> Libraries:
         )
     with new_folder(target) as folder:
         unpack(archive, folder / "archive")
+        if service.has_package:
+            shutil.copytree(folder / "archive" / BUNDLED, folder / BUNDLED)
         handler = str((contents.config.get("serving") or {}).get("handler", ""))
         libraries = libraries_of(folder / "archive", [*service.programs, handler], service.server, OF_TEXT)
         name_in_store = store_name(model, version, contents.digest)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
 from ray._private.runtime_env.packaging import pin_runtime_env_uri
 
-from handlers.adapters.ray.replica import Replica, Source, answer
+from handlers.adapters.ray.replica import Replica, Source, answer, beside_package
 from handlers.unpacked import read_documents
 
 #: The deployment's name in the application.
@@ -48,15 +47,19 @@ def build(args: Mapping[str, Any]) -> Any:
     return _bind(Source("archive", **{name: str(args[name]) for name in names}))
 
 
-def build_folder(folder: Path) -> Any:
-    """The application of an archive that is unpacked in the folder, with what its files say of replicas and queue."""
-    manifest, content = read_documents(folder)
+def build_folder(name: str) -> Any:
+    """The application of an archive that is unpacked in a folder beside this package, as its files say.
+
+    Args:
+        name: of that folder, which lies elsewhere on each machine.
+    """
+    manifest, content = read_documents(beside_package(name))
     options = {
         "num_replicas": max(1, content.get("minWorkers", 1)),
         "max_ongoing_requests": most_ongoing(content.get("jobQueueSize", 100), content.get("batchSize", 1)),
         "graceful_shutdown_timeout_s": float(content.get("responseTimeout", 60)),
     }
-    return _bind(Source(str(folder), manifest["modelName"], str(manifest["modelVersion"])), **options)
+    return _bind(Source(name, manifest["modelName"], str(manifest["modelVersion"])), **options)
 
 
 def _keep_package() -> None:

@@ -40,10 +40,10 @@ _REQUEST_ID = REQUEST_ID_HEADER.encode()
 class Source:
     """Where the archive of a replica is, in the working directory that Ray gives it."""
 
-    folder: str  # with the archive, or where it is unpacked
+    folder: str  # with the archive, or where it is unpacked, beside the package
     model: str = ""
     version: str | None = None  # under which it is served; None: the archive's own
-    archive: str = ""  # file name of the archive; empty: `folder` is one that is unpacked
+    archive: str = ""  # file name of the archive; empty: it is unpacked
     digest: str = ""  # SHA-256 of that file
 
 
@@ -161,9 +161,9 @@ def unpacked(source: Source) -> Path:
     Raises:
         LoadError: the archive is not there, is another one than its digest says, or has no room.
     """
-    folder = Path(source.folder).resolve()
     if not source.archive:
-        return folder
+        return beside_package(source.folder)
+    folder = Path(source.folder).resolve()
     place = folder / source.digest
     try:
         return unpack(folder / source.archive, source.digest, folder)
@@ -171,6 +171,11 @@ def unpacked(source: Source) -> Path:
         if place.is_dir():  # another replica was first
             return place
         raise
+
+
+def beside_package(name: str) -> Path:
+    """The folder of that name beside this package."""
+    return Path(__file__).resolve().parents[3] / name
 
 
 def metrics_folder() -> Path:

@@ -16,6 +16,7 @@ SERVICE = Service(
     programs=("handlers.adapters.bentoml.service", "handlers.adapters.asgi.child"),  # the service, and its workers
     server=("bentoml", "fastapi", "httptools", "uvloop"),
     extras={},
+    has_package=False,
     templates=("service.py", "bentofile.yaml", "README.md"),
 )
 

@@ -16,6 +16,7 @@ SERVICE = Service(
     programs=("handlers.adapters.ray.app", "handlers.adapters.asgi.child"),  # a replica, and its worker
     server=("ray", "fastapi"),
     extras={"ray": "[serve]"},
+    has_package=True,
     templates=("service.py", "serve.yaml", "README.md"),
 )
 

@@ -24,7 +24,9 @@ from tsctl.render.image.places import (
     DEPLOYMENT,
     GATEWAY_IMAGE,
     GRACE_S,
+    SECRETS,
     STATE,
+    USER_ID,
     image_of,
     secret,
     secret_file,
@@ -32,7 +34,6 @@ from tsctl.render.image.places import (
     state_of,
 )
 from tsctl.render.image.selection import Selection
-from tsctl.render.images import SECRETS, USER
 
 #: Networks: of all containers, without a way out, and of those that clients or others must reach.
 INSIDE, OUTSIDE = "inside", "outside"
@@ -189,7 +190,7 @@ def _alertmanager(selection: Selection) -> Document:
 
 def _redis() -> Document:
     return {
-        **_theirs("REDIS_IMAGE", USER),
+        **_theirs("REDIS_IMAGE", USER_ID),
         "command": [
             "redis-server", "--save", "", "--appendonly", "no", "--port", str(REDIS_PORT),
             "--maxmemory", "${REDIS_MEMORY:-256mb}", "--maxmemory-policy", "allkeys-lru",
@@ -204,7 +205,7 @@ def _ours(folder: str, image: str, tag: str) -> Document:
     return {
         "build": {"context": ".", "dockerfile": f"{folder}/Containerfile"},
         "image": f"{image}:{tag}",
-        **_hardened(USER),
+        **_hardened(USER_ID),
         "stop_signal": "SIGTERM",
         "stop_grace_period": f"{GRACE_S}s",
     }

@@ -17,9 +17,10 @@ from tsctl.render.image.places import (
     EVERYWHERE,
     METRICS_PORT,
     PACKAGES,
+    PROJECT,
     STATE,
+    USER_ID,
 )
-from tsctl.render.images import PROJECT, USER
 
 #: Seconds between two checks; one takes half a second of a core.
 CHECK_EVERY_S, CHECK_TIMEOUT_S, CHECK_TRIES = 15, 10, 3
@@ -89,8 +90,8 @@ def _build(image: ImageFile) -> Iterator[str]:
 def _final(image: ImageFile) -> Iterator[str]:
     yield "FROM ${BASE}"
     yield "LABEL " + " \\\n      ".join(f"{_quoted(name)}={_quoted(text)}" for name, text in image.labels.items())
-    users = f"tsctl:x:{USER}:{USER}::{PROJECT}:/usr/sbin/nologin"
-    yield _run("sh", "-c", f"echo {users} >> /etc/passwd && echo tsctl:x:{USER}: >> /etc/group")
+    users = f"tsctl:x:{USER_ID}:{USER_ID}::{PROJECT}:/usr/sbin/nologin"
+    yield _run("sh", "-c", f"echo {users} >> /etc/passwd && echo tsctl:x:{USER_ID}: >> /etc/group")
     variables = {
         "PATH": f"{ENVIRONMENT}/bin:$PATH",
         "HOME": "/tmp",  # noqa: S108 - of the container
@@ -108,10 +109,10 @@ def _final(image: ImageFile) -> Iterator[str]:
         yield _exec("COPY", PACKAGES, PACKAGES, options=["--from=build"])
     yield _exec("COPY", f"{PROJECT}/archives", f"{PROJECT}/archives", options=["--from=build"])
     yield _exec("COPY", f"{image.folder}/deployment.yaml", DEPLOYMENT)
-    owner = [f"--chown={USER}:{USER}", "--chmod=0700"]
+    owner = [f"--chown={USER_ID}:{USER_ID}", "--chmod=0700"]
     yield _exec("COPY", "state/", f"{STATE}/", options=owner)
     yield f"WORKDIR {PROJECT}"
-    yield f"USER {USER}:{USER}"
+    yield f"USER {USER_ID}:{USER_ID}"
     yield f"EXPOSE {' '.join(map(str, image.ports))}"
     yield "# The only places that are written: this one, and /tmp. Everything else may be mounted read-only."
     yield _exec("VOLUME", STATE)

@@ -10,9 +10,8 @@ from tsctl.config.deployment import DeploymentSpec, GatewaySpec, ModelTarget, Tl
 from tsctl.config.nodes import NodeSpec, TorchServeSpec
 from tsctl.config.store import StoreSpec
 from tsctl.host.remote import is_open
-from tsctl.render.image.places import EVERYWHERE, METRICS_PORT, key_file, service
+from tsctl.render.image.places import EVERYWHERE, METRICS_PORT, SECRETS, key_file, service
 from tsctl.render.image.selection import Selection
-from tsctl.render.images import SECRETS
 
 #: Ports in the network of the containers.
 PROMETHEUS_PORT, ALERTMANAGER_PORT = 9090, 9093

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from tsctl.render.images import PROJECT, SECRETS, WRITABLE
-
-#: The state (the only folder that is written, besides /tmp), and the packages of models.
-STATE = WRITABLE["state"]
+#: The project, its state (the only folder that is written, besides /tmp), and the packages of models.
+PROJECT = "/srv/tsctl"
+STATE = f"{PROJECT}/.tsctl"
 PACKAGES = "/opt/packages"
 #: The Python environment.
 ENVIRONMENT = "/opt/tsctl"
+#: Who runs it: no name of the base image.
+USER_ID = 10_001
+#: Folder of the secrets of models, a folder for each.
+SECRETS = "/run/secrets/tsctl"
 #: Mounted in place of the deployment in the image.
 DEPLOYMENT = f"{PROJECT}/deployment.yaml"
 #: Of a build: credentials of the archives' store, in no layer.

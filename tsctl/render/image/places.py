@@ -9,18 +9,19 @@ PACKAGES = "/opt/packages"
 #: The Python environment.
 ENVIRONMENT = "/opt/tsctl"
 #: Who runs it: no name of the base image.
-USER_ID = 10001
-#: Where a container's secrets are, and what is mounted in place of the deployment in the image.
+USER_ID = 10_001
+#: Folder of the secrets of models, a folder for each.
 SECRETS = "/run/secrets/tsctl"
+#: Mounted in place of the deployment in the image.
+DEPLOYMENT = f"{PROJECT}/deployment.yaml"
 #: Of a build: credentials of the archives' store, in no layer.
 CREDENTIALS = "/run/secrets/store.credentials"
-DEPLOYMENT = f"{PROJECT}/deployment.yaml"
 #: Where metrics are served, in every container of ours.
 METRICS_PORT = 9464
 #: Listened on in a container, whose addresses nobody knows before it runs.
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - in a network of its own
-#: Seconds from SIGTERM until a node has answered its requests at the latest, and those that a container is given.
-DRAIN_S, GRACE_S = 45, 60
+#: Seconds that a container is given after SIGTERM; a node has answered its requests after 45 at the latest.
+GRACE_S = 60
 
 
 def service(node: str) -> str:

@@ -382,7 +382,7 @@ def test_the_address_is_read_though_the_rest_of_the_file_is_wrong(
         ("nodes: {}\n", None),
         ("nodes: [\n  control: /mnt/a\n", None),
         ("control: redis://:${SECRET}@h:1/0\n", "redis://:p@h:1/0"),
-        ("control: 7\n", None),
+        ("control:\n", None),
     ):
         monkeypatch.setenv("SECRET", "p")
         project.deployment.write_text(text)
@@ -390,6 +390,14 @@ def test_the_address_is_read_though_the_rest_of_the_file_is_wrong(
     monkeypatch.delenv("SECRET")
     project.deployment.write_text("control: redis://:${SECRET}@h:1/0\n")
     with pytest.raises(SpecError, match="the variable SECRET is not set"):
+        control_address(project)
+    for wrong in ("7", '""', "[/mnt/a]"):  # to go on without the place would let two machines decide
+        project.deployment.write_text(f"nonsense: 1\ncontrol: {wrong}\n")
+        with pytest.raises(SpecError, match="must be an address"):
+            control_address(project)
+    project.deployment.unlink()
+    project.deployment.mkdir()
+    with pytest.raises(SpecError, match="cannot be read: Is a directory"):
         control_address(project)
 
 

@@ -24,6 +24,7 @@ from tsctl.config.project import Project
 from tsctl.config.spec import ModelName, ModelVersion, SpecModel
 from tsctl.config.store import StoreSpec
 from tsctl.errors import ArchiveError, ConflictError, SpecError
+from tsctl.host.documents import first_mistake, parse_json
 from tsctl.host.remote import Exists, Missing, Refused, RemoteError, Unusable, absolute
 from tsctl.host.remote_files import Files, open_files
 from tsctl.host.retry import persistently
@@ -200,12 +201,12 @@ class RemoteStore:
 
     def _parsed(self, name: str, content: bytes) -> Entry:
         try:
-            document = json.loads(content)
+            document = parse_json(content)
             if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
                 raise ArchiveError(f"{self.address}/{name} was written by a newer tsctl", "Use that one here as well.")
             return Entry.model_validate(document)
-        except (ValueError, ValidationError) as error:
-            reason = str(error).split("\n")[0]
+        except ValueError as error:
+            reason = first_mistake(error) if isinstance(error, ValidationError) else str(error)
             raise ArchiveError(f"{self.address}/{name} is damaged: {reason}", _PUSH_AGAIN) from None
 
     def _merged(self, before: Entry | None, wanted: Entry, kept: Kept) -> Entry:

@@ -14,7 +14,7 @@ from tsctl.errors import GatewayError, SpecError
 from tsctl.gateway.envoy.admin import Admin, Host
 from tsctl.gateway.envoy.render import clusters, routes
 from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name
-from tsctl.gateway.files import GatewayFiles, read_document, running_pid, silent_s
+from tsctl.gateway.files import GatewayFiles, followed_name, read_document, running_pid, silent_s
 from tsctl.gateway.keys import Record, plain_keys, read_keys
 from tsctl.gateway.shared.admin import SharedAdmin
 from tsctl.gateway.shared.control import SharedGateways
@@ -102,14 +102,14 @@ def open_local(project: Project, deployment: DeploymentSpec) -> Gateway:
     opened = open_gateway(project, deployment)
     if opened.shared is None:
         return opened
-    followed = read_document(opened.files.follows)
-    if followed is None:
+    name = followed_name(opened.files)
+    if name is None:
         names = ", ".join(deployment.gateways)
         raise SpecError(
             f"no gateway was started on this machine; deployment.yaml names {names}",
             "On the machine of each: tsctl gateway follow NAME",
         )
-    return open_named(project, deployment, str(followed["name"]))
+    return open_named(project, deployment, name)
 
 
 def open_here(project: Project, deployment: DeploymentSpec) -> Gateway:

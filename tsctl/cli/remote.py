@@ -138,7 +138,8 @@ def list_remote(address: str | None, json: bool) -> None:
     """List every version in the store of all machines, with the whole digest of its archive."""
     project, spec, _ = _open(address)
     store = _opened(project, spec)
-    entries = [store.require(model, version) for model in store.models() for version in store.versions(model)]
+    found = (store.entry(model, version) for model in store.models() for version in store.versions(model))
+    entries = [entry for entry in found if entry is not None]  # None: somebody else's file among the folders
     if json:
         return print_json(
             [

@@ -197,7 +197,7 @@ def kind_of(error: BaseException) -> type[RemoteError]:
     if isinstance(error, FileExistsError):
         return Exists
     status = _status(error)
-    if isinstance(error, FileNotFoundError) or status in (404, 410):
+    if isinstance(error, FileNotFoundError | NotADirectoryError) or status in (404, 410):
         return Missing
     if isinstance(error, PermissionError) or status in (401, 403):
         return Refused

@@ -147,7 +147,7 @@ class FsspecFiles(Files):
         def find() -> list[str]:
             try:
                 found = self._call("ls", self._path(folder), detail=False, **self._fresh())
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return []
             return sorted({PurePosixPath(str(path)).name for path in found} - {PurePosixPath(folder).name})
 
@@ -158,7 +158,7 @@ class FsspecFiles(Files):
             self._system.invalidate_cache()
             try:
                 return int(self._call("size", self._path(name)))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
 
         return self._ask(find)

@@ -15,7 +15,8 @@ from tsctl.config.project import Project
 from tsctl.control.folder import FolderPlace
 from tsctl.control.here import control_address
 from tsctl.control.lease import Holder, TakenOver
-from tsctl.control.place import PlaceUnreachable, numbered
+from tsctl.control.open import open_place
+from tsctl.control.place import PlaceUnreachable, PlaceUnusable, numbered
 from tsctl.errors import ConflictError, SpecError
 from tsctl.rollout.decide.events import Command, Entry, Event, Outcome, Started
 from tsctl.rollout.decide.state import State, fold
@@ -399,6 +400,13 @@ def test_the_address_is_read_though_the_rest_of_the_file_is_wrong(
     project.deployment.mkdir()
     with pytest.raises(SpecError, match="cannot be read: Is a directory"):
         control_address(project)
+
+
+@pytest.mark.parametrize("address", ["redis://[", "s3://[", "nosuch://[", "nosuch://u:secret@h", "", "a/b", "s3://"])
+def test_an_address_that_is_none_is_an_error_without_a_password(address: str) -> None:
+    with pytest.raises(PlaceUnusable, match=r"^control: ") as caught:
+        open_place(address)
+    assert "secret" not in caught.value.message and caught.value.hint
 
 
 def test_an_error_that_is_for_good_ends_a_rollout() -> None:

@@ -9,6 +9,7 @@ where none of its number is, and no entry is changed: a reader sees all of a ver
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -289,13 +290,16 @@ def store_errors(address: str) -> Iterator[None]:
     except Refused as error:
         raise StoreUnavailable(
             f"the store {address} refuses it: {error}",
-            "Give the right credentials: in the environment, or as `store: options:` in deployment.yaml.",
+            "Make the folder writable for this user, or give the right credentials: in the environment, or as"
+            " `store: options:` in deployment.yaml.",
         ) from error
     except Missing as error:
         raise ArchiveError(f"the store {address} lacks a file that it should have: {error}", _PUSH_AGAIN) from error
     except RemoteError as error:
+        is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StoreUnavailable(
-            f"the store {address} does not answer as it should: {error}", "Run this again; it goes on where it was."
+            f"the store {address} does not answer as it should: {error}",
+            "Make room there, and run this again." if is_full else "Run this again; it goes on where it was.",
         ) from error
 
 
@@ -303,9 +307,16 @@ def open_store(project: Project, spec: StoreSpec) -> RemoteStore:
     """The store of deployment.yaml; nothing is asked yet.
 
     Raises:
-        SpecError: a package is missing, or nobody knows the address's scheme or an option.
+        SpecError: a package is missing, nobody knows the address's scheme or an option, or the store would lie among
+            the project's own archives.
     """
-    return RemoteStore(absolute(spec.address, project.root), spec.options)
+    address = absolute(spec.address, project.root)
+    if address == str(project.root.resolve()):
+        raise SpecError(
+            f"the store {address} is the project's own folder, whose archives/ has something else",
+            "Name another folder, such as one that all machines see.",
+        )
+    return RemoteStore(address, spec.options)
 
 
 def _entry_name(model: str, version: str, number: int) -> str:

@@ -166,11 +166,11 @@ def _open(address: str | None) -> tuple[Project, StoreSpec, DeploymentSpec | Non
     deployment = read_deployment(project.deployment) if address is None or project.deployment.is_file() else None
     spec = deployment.store if deployment is not None else None
     if address is not None:
-        address = absolute(address, Path.cwd())
         same = {"cache_mb": spec.cache_mb} if spec is not None else {}
-        is_same = spec is not None and absolute(spec.address, project.root) == address
-        options = spec.options if spec is not None and is_same else {}
         try:
+            address = absolute(StoreSpec(address=address).address, Path.cwd())
+            is_same = spec is not None and absolute(spec.address, project.root) == address
+            options = spec.options if spec is not None and is_same else {}
             spec = StoreSpec(address=address, options=options, **same)
         except ValidationError as error:
             raise SpecError(f"--store {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None

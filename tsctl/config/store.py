@@ -19,6 +19,8 @@ def _plain(address: str) -> str:
         raise ValueError("must name no user and no secret: give them as `options`, or in the environment")
     if len(parts.scheme) > 1 and (parts.query or parts.fragment):
         raise ValueError("must end with a path, without ? and #")
+    if len(parts.scheme) > 1 and parts.scheme != "file" and not parts.netloc:
+        raise ValueError("must name a bucket or a host, such as s3://bucket/archives")
     return address.rstrip("/") or "/"
 
 

@@ -173,7 +173,11 @@ class FsspecFiles(Files):
 
     def put(self, path: Path, name: str) -> None:
         size = path.stat().st_size
-        if (there := self._ask(lambda: put_whole(self._system, path, self._path(name), 0o644))) != size:
+        try:
+            there = self._ask(lambda: put_whole(self._system, path, self._path(name), 0o644))
+        except Missing as error:  # of a folder that was to be made
+            raise Unusable(f"{name} cannot be made there: {error}") from error
+        if there != size:
             raise Again(f"{name} has {there} bytes there and not {size}")
 
     def _ask(self, act: Callable[[], Result]) -> Result:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.memory_place import MemoryPlace
-from tsctl.archive.remote_store import RemoteStore
+from tsctl.archive.remote_store import Kept, RemoteStore
+from tsctl.cli.control import status
+from tsctl.cli.remote import list_remote
 from tsctl.control.folder import FolderPlace
 from tsctl.control.lease import DamagedLease, Holder, read_term, sign_content, term_content
 from tsctl.control.place import numbers
@@ -205,3 +208,33 @@ def test_a_search_with_wrong_values_is_not_resumed(tmp_path: Path) -> None:
         journal.path.write_text(json.dumps({"form": 1, "notes": notes}) + "\n")
         with pytest.raises(AnalysisError, match=r"m\.jsonl is damaged"):
             journal.resume()
+
+
+def test_a_damaged_lease_hides_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = FolderPlace(str(tmp_path))
+    place.create("lease/a/000001.json", b"{}")
+    place.create("lease/b/000001.json", term_content(HOLDER, 1.0))
+    (tmp_path / "deployment.yaml").write_text(f"control: {tmp_path}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DamagedLease, match="lease of a, term 1"):
+        status(json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert [row["lease"] for row in shown["leases"]] == ["b"]
+    assert len(shown["damaged"]) == 1
+
+
+def test_a_damaged_entry_of_the_store_hides_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "w").write_bytes(b"w")
+    store = RemoteStore(str(tmp_path / "store"), {})
+    for model in ("a", "b"):
+        store.push(tmp_path / "w", model, "1.0", sha256(b"w").hexdigest(), Kept({}, {}))
+    (tmp_path / "store/archives/a/1.0/000001.json").write_text("{}")
+    (tmp_path / "deployment.yaml").write_text("nodes: {local: {}}\nstore: store\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArchiveError, match=r"a/1\.0/000001\.json is damaged: model: Field required"):
+        list_remote(None, json=True)
+    assert [row["model"] for row in json.loads(capsys.readouterr().out)] == ["b"]

@@ -413,6 +413,18 @@ def test_a_damaged_file_that_says_which_gateway_this_is_is_an_error(
         open_follower(gateway.project)
 
 
+@pytest.mark.parametrize("number", ["0", '"x"', "null", "[]"])
+def test_a_damaged_number_of_gateways_is_an_error(
+    operator: Gateway, tmp_path: Path, place: FolderPlace, number: str
+) -> None:
+    publish(operator, ALONE)
+    gateway = follower(tmp_path, place)
+    assert gateway.take_newest()
+    gateway.files.sharing.write_text(f'{{"gateways": {number}}}')
+    with pytest.raises(GatewayError, match=r"sharing\.json is damaged: gateways is"):
+        _ = open_local(gateway.project, read_deployment(gateway.project.deployment)).sharing
+
+
 def test_a_damaged_copy_of_the_generation_is_taken_anew(operator: Gateway, tmp_path: Path, place: FolderPlace) -> None:
     publish(operator, ALONE)
     assert follower(tmp_path, place).take_newest()

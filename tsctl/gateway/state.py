@@ -67,9 +67,15 @@ class Gateway:
 
     @property
     def sharing(self) -> int:
-        """The gateways among which the budgets of clients are divided."""
+        """The gateways among which budgets of clients are divided; raises GatewayError where the file is damaged."""
         written = read_document(self.files.sharing) if self.name else None
-        return int(written["gateways"]) if written is not None else 1
+        number = written.get("gateways") if written is not None else 1
+        if not isinstance(number, int) or number < 1:
+            raise GatewayError(
+                f"{self.files.sharing} is damaged: gateways is {number!r}",
+                "Remove it; the gateway writes it anew within seconds.",
+            )
+        return number
 
     @property
     def route_specs(self) -> dict[str, RouteSpec]:

@@ -160,7 +160,10 @@ class SharedJournals:
                 raise ValueError(f"{id!r} is no id of a rollout")
             return id
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedJournal(f"{name}, at the place of control, is damaged: {error}", "Restore it.") from None
+            raise DamagedJournal(
+                f"{name}, at the place of control, is damaged: {error}",
+                f'Restore it: {{"id": ID}}, with the id of the rollout, which is a folder below {_ENTRIES}/{model}.',
+            ) from None
 
 
 def _copy(path: Path) -> tuple[list[Entry], bool]:

@@ -789,3 +789,9 @@ def test_an_address_that_is_none_is_an_error_of_the_option_and_of_the_file(
     builder.deployment.write_text(f"nodes: {{local: {{}}}}\nstore: {address!r}\n")
     with pytest.raises(SpecError, match=r"deployment\.yaml: store\.address: "):
         read_deployment(builder.deployment)
+
+
+def test_a_store_that_is_not_there_is_not_an_empty_one(tmp_path: Path) -> None:
+    assert RemoteStore(str(tmp_path), {}).models() == []
+    with pytest.raises(SpecError, match="there is no such folder"):
+        RemoteStore(str(tmp_path / "typo"), {}).models()

@@ -127,9 +127,11 @@ class RemoteStore:
         return entry
 
     def models(self) -> list[str]:
-        """The models in the store, by name."""
+        """The models in the store, by name; none only where the place itself is there."""
         with self._errors():
-            return self._files.names("archives")
+            if not (names := self._files.names("archives")):
+                self._files.require_place()
+            return names
 
     def versions(self, model: str) -> list[str]:
         """The versions of a model in the store, by name; none where it has none."""

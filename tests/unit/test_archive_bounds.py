@@ -22,7 +22,6 @@ from tests.unit.test_archive_canonical import concatenated
 from tsctl.archive.behaviour import GoldenSample, bad_items, comparison_check
 from tsctl.archive.checks import FAIL, PASS, WARN, pickle_check, structure_checks
 from tsctl.archive.container import MAX_CONFIG_BYTES, MAX_SAMPLES_BYTES, open_archive, unpack, write_entries
-from tsctl.archive.documents import MAX_DEPTH, parse_json
 from tsctl.archive.inspect import inspect_archive, read_facts, read_golden_answers
 from tsctl.archive.pickles import unsafe_pickles
 from tsctl.archive.samples import read_samples
@@ -31,6 +30,7 @@ from tsctl.archive.trial import ItemRequest
 from tsctl.cli.archive import inspect
 from tsctl.cli.output import print_table
 from tsctl.errors import ArchiveError, printable
+from tsctl.host.documents import MAX_DEPTH, parse_json
 from tsctl.host.progress import Progress
 from tsctl.nodes.torchserve import versions
 

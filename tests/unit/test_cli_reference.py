@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
@@ -44,6 +45,18 @@ def rendered() -> str:
 def test_the_file_is_what_typer_writes() -> None:
     wanted = "run: .venv/bin/python -m typer tsctl.cli.main utils docs --name tsctl --output docs/cli.md"
     assert rendered().strip() == PAGE.strip(), wanted
+
+
+def test_no_number_that_is_given_may_be_infinite() -> None:
+    """`inf` passes a check for the least number, and then waits for ever or cannot be slept for."""
+    bounds = {
+        f"tsctl {words}: {name}": next(info.max for info in hint.__metadata__ if hasattr(info, "max"))
+        for words, command in LEAVES
+        for name, hint in get_type_hints(inspect.unwrap(command.callback), include_extras=True).items()
+        if float in (get_args(hint) or (hint,)) or float in get_args(next(iter(get_args(hint)), None))
+    }
+    assert len(bounds) > 10
+    assert [option for option, most in bounds.items() if most is None] == []
 
 
 @pytest.mark.parametrize(("words", "command"), LEAVES, ids=[words for words, _ in LEAVES])

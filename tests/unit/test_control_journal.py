@@ -15,7 +15,8 @@ from tsctl.config.project import Project
 from tsctl.control.folder import FolderPlace
 from tsctl.control.here import control_address
 from tsctl.control.lease import Holder, TakenOver
-from tsctl.control.place import PlaceUnreachable, numbered
+from tsctl.control.open import open_place
+from tsctl.control.place import PlaceUnreachable, PlaceUnusable, numbered
 from tsctl.errors import ConflictError, SpecError
 from tsctl.rollout.decide.events import Command, Entry, Event, Outcome, Started
 from tsctl.rollout.decide.state import State, fold
@@ -382,7 +383,7 @@ def test_the_address_is_read_though_the_rest_of_the_file_is_wrong(
         ("nodes: {}\n", None),
         ("nodes: [\n  control: /mnt/a\n", None),
         ("control: redis://:${SECRET}@h:1/0\n", "redis://:p@h:1/0"),
-        ("control: 7\n", None),
+        ("control:\n", None),
     ):
         monkeypatch.setenv("SECRET", "p")
         project.deployment.write_text(text)
@@ -391,6 +392,21 @@ def test_the_address_is_read_though_the_rest_of_the_file_is_wrong(
     project.deployment.write_text("control: redis://:${SECRET}@h:1/0\n")
     with pytest.raises(SpecError, match="the variable SECRET is not set"):
         control_address(project)
+    for wrong in ("7", '""', "[/mnt/a]"):  # to go on without the place would let two machines decide
+        project.deployment.write_text(f"nonsense: 1\ncontrol: {wrong}\n")
+        with pytest.raises(SpecError, match="must be an address"):
+            control_address(project)
+    project.deployment.unlink()
+    project.deployment.mkdir()
+    with pytest.raises(SpecError, match="cannot be read: Is a directory"):
+        control_address(project)
+
+
+@pytest.mark.parametrize("address", ["redis://[", "s3://[", "nosuch://[", "nosuch://u:secret@h", "", "a/b", "s3://"])
+def test_an_address_that_is_none_is_an_error_without_a_password(address: str) -> None:
+    with pytest.raises(PlaceUnusable, match=r"^control: ") as caught:
+        open_place(address)
+    assert "secret" not in caught.value.message and caught.value.hint
 
 
 def test_an_error_that_is_for_good_ends_a_rollout() -> None:

@@ -184,6 +184,14 @@ def test_a_disk_without_space_leaves_nothing(archive: Path, tmp_path: Path) -> N
     assert resource.getrlimit(resource.RLIMIT_FSIZE) == (soft, hard)
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    why = r"/file/out cannot be made: (File exists|Not a directory)"
+    with pytest.raises(SpecError, match=why), new_folder(tmp_path / "file" / "out"):
+        raise AssertionError("nothing is written")
+    assert (tmp_path / "file").read_text() == "x"
+
+
 def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out") as folder:
         (folder / "half").write_text("half")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tsctl.host.files import keep_reserve, with_reserve
+from tsctl.errors import SpecError
+from tsctl.host.files import keep_reserve, require_writable, with_reserve
 
 
 def test_the_reserve_is_room_for_one_more_write_on_a_full_disk(tmp_path: Path) -> None:
@@ -41,3 +42,14 @@ def test_other_errors_are_not_hidden(tmp_path: Path, code: int, has_reserve: boo
         with_reserve(reserve, write)
     assert raised.value.errno == code
     assert reserve.exists() == has_reserve
+
+
+def test_whether_a_file_can_be_written_is_known_before_the_work(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "report.html")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "report.html").write_text("old")
+    require_writable(tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == "old"
+    for path in (tmp_path / "new", tmp_path / "report.html" / "below.html", Path("/proc/none/report.html")):
+        with pytest.raises(SpecError, match=f"{path} cannot be written: "):
+            require_writable(path)

@@ -420,6 +420,7 @@ EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "false"}
         (lambda c: c.update({"current-context": "gone"}), "no context 'gone'; it has test"),
         (lambda c: c.pop("clusters"), "no cluster 'c'; it has none"),
         (lambda c: c["clusters"][0]["cluster"].update(server="10.0.0.1"), "must be an address"),
+        (lambda c: c["clusters"][0]["cluster"].update(server="https://["), "must be an address"),
         (lambda c: c["clusters"][0]["cluster"].update(server="http://10.0.0.1"), "has no TLS"),
         (lambda c: c["clusters"][0]["cluster"].update({"insecure-skip-tls-verify": True}), "insecure-skip-tls-verify"),
         (
@@ -432,6 +433,10 @@ EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "false"}
         (lambda c: c["users"][0].update(user={"exec": EXEC}), "gave no credentials"),
         (lambda c: c["users"][0].update(user={"exec": {**EXEC, "command": "echo"}}), "printed no ExecCredential"),
         (lambda c: c["users"][0].update(user={"exec": {**EXEC, "apiVersion": "v0"}}), "tsctl knows"),
+        (lambda c: c["users"][0].update(user={"exec": 5}), "exec of a user: "),
+        (lambda c: c["users"][0].update(user={"exec": {**EXEC, "args": 5}}), "exec of a user: args: "),
+        (lambda c: c["users"][0].update(user={"exec": {**EXEC, "env": [{}]}}), r"exec of a user: env\.0\.name: "),
+        (lambda c: c.update(contexts=5), "no context 'test'; it has none"),
         (lambda c: c["users"][0].update(user={"tokenFile": "no"}), "the token cannot be read"),
     ],
 )

@@ -599,3 +599,22 @@ def test_a_second_rendering_replaces_the_first_and_nothing_of_others(tmp_path: P
     with pytest.raises(SpecError, match=r"own\.yaml was not written by tsctl"):
         write(documents(rendered()), tmp_path)
     assert (tmp_path / "own.yaml").read_text("utf-8") == "kind: Mine\n"
+
+
+def test_where_one_file_cannot_be_written_none_has_changed(tmp_path: Path) -> None:
+    write(documents(rendered()), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.yaml")}
+    files = documents(rendered(OPTIONS["grpc"]))
+    last = sorted(files)[-1]
+    with pytest.raises(SpecError, match="cannot be written: "):
+        write({**files, f"{last}/below": ""}, tmp_path)  # a folder where a file is
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.yaml")} == before
+    assert list(tmp_path.rglob(".*")) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SpecError, match=f"{tmp_path}/file.* cannot be written: "):
+            write(documents(rendered()), folder)
+    assert (tmp_path / "file").read_text() == "x"

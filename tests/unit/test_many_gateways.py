@@ -25,8 +25,8 @@ from tsctl.gateway.shared import control
 from tsctl.gateway.shared.admin import SharedAdmin, together
 from tsctl.gateway.shared.budgets import part_of, parts_of
 from tsctl.gateway.shared.control import Overtaken, SharedGateways
-from tsctl.gateway.shared.follower import Follower, follow, open_follower
-from tsctl.gateway.shared.generation import GENERATIONS, Generation, from_bytes, merged, to_bytes
+from tsctl.gateway.shared.follower import Follower, open_follower, prepare
+from tsctl.gateway.shared.generation import GENERATIONS, DamagedGeneration, Generation, from_bytes, merged, to_bytes
 from tsctl.gateway.shared.presence import Presence, presences, trouble
 from tsctl.gateway.shared.report import REPORTS, Report, newest_reports
 from tsctl.gateway.shared.report import from_bytes as report_of
@@ -135,8 +135,10 @@ def test_gateways_have_a_place_and_addresses_of_their_own(tmp_path: Path) -> Non
     assert made.gateway.at(made.gateways["a"]).address == "http://127.0.0.1:1"
     assert made.gateway_addresses == {"a": "http://127.0.0.1:1"}
     assert made.gateway_metrics == ["http://127.0.0.1:2"]
-    with pytest.raises(SpecError, match="gateways need control"):
+    with pytest.raises(SpecError, match=r"deployment\.yaml: gateways need control"):
         spec(place)
+    with pytest.raises(SpecError, match=r"gateways\.a: .*must not both be 127\.0\.0\.1:1"):
+        spec(place.replace("127.0.0.1:2", "127.0.0.1:1") + "control: /c\n")
     with pytest.raises(SpecError, match="gateway must not have address"):
         spec(place + "control: /c\ngateway: {address: 'http://127.0.0.1:5'}\n")
     with pytest.raises(SpecError, match="must begin with https"):
@@ -174,20 +176,20 @@ class Fakes:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        ended = threading.Event()
+        ended, begin = threading.Event(), self.newest()
         for name in self.names:
             self.report(name)
 
         def run() -> None:
-            refused = 0
+            refused = 0  # the first generation since the begin
             while not ended.wait(0.01):
+                newest = self.newest()
+                refused = refused or (newest if newest > begin else 0)
                 for name in self.names:
-                    if name == self.refuse and not refused:
-                        refused = self.newest()
-                    if name == self.refuse and refused == self.newest():
+                    if name == self.refuse and refused and refused == newest:
                         self.report(name, generation=refused - 1, refused=refused, error="Envoy says no")
                     else:
-                        self.report(name)
+                        self.report(name, generation=newest)
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -265,6 +267,36 @@ def test_a_writer_with_an_older_term_publishes_nothing(place: FolderPlace, tmp_p
     with pytest.raises(ConflictError, match="rollout m goes on elsewhere"):
         stale.publish("routes", with_route(ROUTE.weighted({"1.0": 10_000})))
     assert new.head().number == 2
+
+
+def damage(place: FolderPlace, number: int) -> None:
+    (Path(place.address) / numbered(GENERATIONS, number)).write_bytes(b'{"format": 1')
+
+
+def test_behind_a_damaged_generation_the_newest_sound_one_is_published(place: FolderPlace, tmp_path: Path) -> None:
+    operator = shared(place, tmp_path)
+    operator.publish("routes", with_route(ROUTE))
+    operator.publish("keys", lambda before: replace(before, records=(RECORD,)))
+    operator.publish("other routes", with_route(ALONE))
+    for number in (2, 3):
+        damage(place, number)
+    operator = shared(place, tmp_path, operator="two")
+    with pytest.raises(DamagedGeneration, match=r"000003\.json in the place of control is damaged") as caught:
+        operator.head()
+    assert "tsctl gateway publish" in caught.value.hint
+    operator.mend()
+    assert operator.head().number == 4
+    assert operator.head().traffic == (ROUTE,)
+    operator.mend()
+    assert operator.head().number == 4, "nothing is published where nothing is damaged"
+
+
+def test_a_place_without_a_sound_generation_is_said(place: FolderPlace, tmp_path: Path) -> None:
+    shared(place, tmp_path).publish("routes", with_route(ROUTE))
+    damage(place, 1)
+    with pytest.raises(DamagedGeneration) as caught:
+        shared(place, tmp_path, operator="two").mend()
+    assert "restore it from a copy" in caught.value.hint
 
 
 def test_old_generations_are_removed(place: FolderPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,13 +377,62 @@ def publish(operator: Gateway, route: Traffic, *more: Upstream) -> Generation:
 def follower(tmp_path: Path, place: FolderPlace, name: str = "a", machine: str = "") -> Follower:
     project = Project(tmp_path / (machine or name))
     project.root.mkdir(exist_ok=True)
-    follow(project, name, place.address)
+    prepare(project, name, place.address).remember()
     opened = open_follower(project)
     assert opened is not None
     return opened
 
 
 ALONE = Traffic("m", {"1.0": 10_000})
+
+
+def test_a_name_that_is_none_leaves_this_machine_as_it_was(
+    operator: Gateway, tmp_path: Path, place: FolderPlace
+) -> None:
+    publish(operator, ALONE)
+    gateway = follower(tmp_path, place)
+    assert gateway.take_newest()
+    before = {path: path.read_bytes() for path in gateway.project.root.rglob("*.json")}
+    for name in ("", "zz", "../a"):
+        other = prepare(gateway.project, name, place.address)
+        assert not other.take_newest(), "the newest one is in force already"
+    publish(operator, ALONE, FULL)
+    for name in ("", "zz", "../a"):
+        other = prepare(gateway.project, name, place.address)
+        assert other.take_newest() and f"names no gateway {name!r}" in other.refusal
+    assert {path: path.read_bytes() for path in gateway.project.root.rglob("*.json")} == before
+
+
+@pytest.mark.parametrize("content", ["{}", '{"name": 7}', '{"name": "a"}', "[]", '{"na'])
+def test_a_damaged_file_that_says_which_gateway_this_is_is_an_error(
+    operator: Gateway, tmp_path: Path, place: FolderPlace, content: str
+) -> None:
+    gateway = follower(tmp_path, place)
+    gateway.files.follows.write_text(content)
+    with pytest.raises(GatewayError, match=r"follows\.json is damaged"):
+        open_follower(gateway.project)
+
+
+@pytest.mark.parametrize("number", ["0", '"x"', "null", "[]"])
+def test_a_damaged_number_of_gateways_is_an_error(
+    operator: Gateway, tmp_path: Path, place: FolderPlace, number: str
+) -> None:
+    publish(operator, ALONE)
+    gateway = follower(tmp_path, place)
+    assert gateway.take_newest()
+    gateway.files.sharing.write_text(f'{{"gateways": {number}}}')
+    with pytest.raises(GatewayError, match=r"sharing\.json is damaged: gateways is"):
+        _ = open_local(gateway.project, read_deployment(gateway.project.deployment)).sharing
+
+
+def test_a_damaged_copy_of_the_generation_is_taken_anew(operator: Gateway, tmp_path: Path, place: FolderPlace) -> None:
+    publish(operator, ALONE)
+    assert follower(tmp_path, place).take_newest()
+    gateway = follower(tmp_path, place)
+    gateway.files.generation.write_text('{"format": 1')
+    assert gateway.in_force.number == 0
+    assert gateway.take_newest()
+    assert follower(tmp_path, place).in_force.number == 1
 
 
 def test_a_gateway_in_an_empty_folder_takes_all_that_was_published(

@@ -63,6 +63,7 @@ class Cluster:
     def __init__(self) -> None:
         self.applications: dict[str, Any] = {}
         self.http_options: Any = None
+        self.raw: bytes | None = None  # what it answers in place of all
         self.declared: list[Any] = []
         self.packages: dict[str, bytes] = {}
         cluster = self
@@ -84,7 +85,7 @@ class Cluster:
                 self._answer(200, {})
 
             def _answer(self, status: int, content: Any) -> None:
-                body = json.dumps(content).encode()
+                body = json.dumps(content).encode() if cluster.raw is None else cluster.raw
                 self.send_response(status)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
@@ -222,6 +223,34 @@ def test_a_file_that_is_damaged_is_named_with_what_to_do(tmp_path: Path, cluster
         (ray.folder / "applications.json").write_text(content)
         with pytest.raises(NodeError, match="is damaged"):
             read_applications(ray.folder)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"<html>",
+        b"\xff",
+        b"[]",
+        b"[" * 100_000,
+        b'{"applications": 5}',
+        b'{"applications": {"a": 5}}',
+        b'{"http_options": {"port": "x"}}',
+    ],
+)
+def test_an_address_where_something_else_answers_is_said(tmp_path: Path, cluster: Cluster, raw: bytes) -> None:
+    client = ServeClient(cluster.url, {}, tmp_path / "lock", None, 5.0)
+    assert client.instance().port is None
+    cluster.raw = raw
+    with pytest.raises(NodeError, match=r"answers in another form than Ray Serve") as caught:
+        client.instance()
+    assert "Is it the address of Ray's dashboard" in caught.value.hint
+
+
+def test_a_token_that_is_no_text_is_an_error(tmp_path: Path, cluster: Cluster) -> None:
+    (tmp_path / "token").write_bytes(b"\xff")
+    with pytest.raises(NodeError, match="token cannot be read"):
+        ServeClient(cluster.url, {}, tmp_path / "lock", tmp_path / "token", 5.0).instance()
 
 
 def test_a_cluster_of_other_machines_is_not_started(tmp_path: Path) -> None:

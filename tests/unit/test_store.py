@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,8 +20,9 @@ from tests.support.commands import run_command
 from tests.support.range_server import RangeServer, range_server
 from tsctl.archive.container import MANIFEST, digest_of
 from tsctl.archive.pull import kept_beside, pull, pulled_archives
-from tsctl.archive.remote_store import Entry, Kept, RemoteStore
+from tsctl.archive.remote_store import Entry, Kept, RemoteStore, open_store
 from tsctl.archive.store import StoredArchive, find_archive, import_archive, list_archives, make_current, write_archive
+from tsctl.cli.remote import list_remote
 from tsctl.config.deployment import DeploymentSpec, read_deployment
 from tsctl.config.project import Project
 from tsctl.config.store import StoreSpec
@@ -743,3 +745,53 @@ def test_a_wrong_command_says_how_it_would_be_right(arguments: list[str], messag
 def test_every_error_is_of_the_house(address: str) -> None:
     with pytest.raises(TsctlError):
         RemoteStore(address, {}).require("toy", "1.0")
+
+
+# ---- what a hurried user gives ---------------------------------------------------------------------------------------
+
+
+def test_a_store_that_cannot_be_made_leaves_nothing_and_is_no_missing_file(builder: Project, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    archive = build(builder, b"w")
+    with pytest.raises(SpecError, match=r"cannot be used: blobs/.* cannot be made there"):
+        push(RemoteStore(str(tmp_path / "file" / "store"), {}), archive)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_push_to_a_full_disk_leaves_no_part(
+    builder: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Any, target: Any, *_: object, **__: object) -> None:
+        Path(target).write_bytes(b"a part of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = build(builder, b"w")
+    monkeypatch.setattr("fsspec.implementations.local.shutil.copyfile", full)
+    with pytest.raises(ArchiveError, match="No space left on device") as caught:
+        push(RemoteStore(str(tmp_path / "store"), {}), archive)
+    assert "Make room there" in caught.value.hint
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+def test_the_project_itself_is_no_store(builder: Project) -> None:
+    for address in (".", str(builder.root), f"{builder.root}/archives/.."):
+        with pytest.raises(SpecError, match="is the project's own folder"):
+            open_store(builder, StoreSpec(address=address))
+
+
+@pytest.mark.parametrize("address", ["", "http://[", "s3://", "s3:///key", "gs://", "s3://b/x?y"])
+def test_an_address_that_is_none_is_an_error_of_the_option_and_of_the_file(
+    builder: Project, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(builder.root)
+    with pytest.raises(SpecError, match=r"^--store "):
+        list_remote(address, json=True)
+    builder.deployment.write_text(f"nodes: {{local: {{}}}}\nstore: {address!r}\n")
+    with pytest.raises(SpecError, match=r"deployment\.yaml: store\.address: "):
+        read_deployment(builder.deployment)
+
+
+def test_a_store_that_is_not_there_is_not_an_empty_one(tmp_path: Path) -> None:
+    assert RemoteStore(str(tmp_path), {}).models() == []
+    with pytest.raises(SpecError, match="there is no such folder"):
+        RemoteStore(str(tmp_path / "typo"), {}).models()

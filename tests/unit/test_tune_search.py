@@ -14,7 +14,7 @@ from tests.support.tuning import PRESENT, measure_of, score, space
 from tsctl.errors import AnalysisError, SpecError
 from tsctl.host.progress import Note, quiet_progress
 from tsctl.tune.choice import ROUNDS, verdict
-from tsctl.tune.journal import Journal
+from tsctl.tune.journal import Journal, Notes
 from tsctl.tune.measure import Invalid
 from tsctl.tune.objective import Score
 from tsctl.tune.proposer import Proposer, replay
@@ -119,7 +119,7 @@ def test_a_search_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
         return score(goodput(settings), seconds=seconds)
 
     journal = Journal(tmp_path / "j.jsonl", {"archive": "abc", "slo_p99_ms": 50.0})
-    journal.begin({"base_s": 1.0})
+    journal.begin(Notes(8, 1.0))
     made, _ = search(interrupted)
     made._keep = journal.add
     with pytest.raises(KeyboardInterrupt):
@@ -127,7 +127,7 @@ def test_a_search_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     with journal.path.open("a") as file:
         file.write('{"kind": "sea')
     notes, trials = journal.resume()
-    assert notes == {"base_s": 1.0}
+    assert notes == Notes(8, 1.0)
     assert trials == made.trials
     assert 2 <= len(trials) < 12
     again, kept = search(trials=trials)
@@ -142,7 +142,7 @@ def test_the_journal_of_another_search_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.jsonl", {"archive": "abc", "slo_p99_ms": 50.0})
     with pytest.raises(SpecError, match="no search to resume"):
         journal.resume()
-    journal.begin({})
+    journal.begin(Notes(8, 1.0))
     with pytest.raises(SpecError, match=r"slo_p99_ms was 50\.0, and is 20\.0"):
         replace(journal, head={"archive": "abc", "slo_p99_ms": 20.0}).resume()
     journal.path.write_text(json.dumps({"form": 1}) + "\n[]\n")
@@ -155,3 +155,10 @@ def test_proposals_are_the_same_for_one_seed() -> None:
     first.run()
     second.run()
     assert [trial.settings for trial in first.trials] == [trial.settings for trial in second.trials]
+
+
+def test_a_trial_of_another_search_is_not_learned() -> None:
+    stray = replace(space().present, batch=77)
+    made, _ = search(trials=[])
+    with pytest.raises(AnalysisError, match=r"is none of this search: .* batch 77"):
+        replay(made._proposer, [Trial("search", stray, "pruned", (score(1.0, seconds=1.0),))])

@@ -15,12 +15,12 @@ from typing import Any
 from handlers.contract import ANY_MEDIA_TYPE, BINARY, JPEG, JSON, PNG, PROBLEM_MEDIA_TYPE, Tolerance, difference
 from tsctl.archive.checks import FAIL, PASS, SKIP, WARN, Check
 from tsctl.archive.container import GOLDEN
-from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import Facts
 from tsctl.archive.known import Known, difference_of, known, name_of
 from tsctl.archive.samples import media_type_of_file
 from tsctl.archive.trial import ItemAnswer, ItemRequest, Trial, run_probe
 from tsctl.errors import ArchiveError, printable
+from tsctl.host.documents import parse_json
 
 PROBLEM_FIELDS = ("type", "title", "status", "detail", "request_id", "model", "version")
 

@@ -23,7 +23,6 @@ from tsctl.archive.container import (
     check_names,
     digest_of,
 )
-from tsctl.archive.documents import parse_json
 from tsctl.archive.packable import require_packable, shadowing_names
 from tsctl.archive.packages import read_requirements
 from tsctl.archive.recipe import KEY_FILE, recipe_output
@@ -35,6 +34,7 @@ from tsctl.archive.team_modules import INIT, PACKAGE, is_blank, replaced, requir
 from tsctl.config.archive import MOST_TOKENS, ArchiveSpec, Serving, read_archive_spec
 from tsctl.config.project import Project
 from tsctl.errors import ArchiveError, SpecError
+from tsctl.host.documents import parse_json
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress
 

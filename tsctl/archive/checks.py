@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tsctl.archive.container import CONFIG, DIGESTS, REFERENCE, UNREADABLE, digest_of, open_archive, read_entry
-from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import INTEGERS, Facts, is_integer, read_facts, read_references
 from tsctl.archive.packable import shadowing_names
 from tsctl.archive.packages import own_packages
@@ -19,6 +18,7 @@ from tsctl.archive.pickles import UnsafePickle
 from tsctl.archive.store import name_mistake, parse_name
 from tsctl.config.requirements import named_version, normal_name, requirement_lines, requirement_mistake
 from tsctl.errors import ArchiveError
+from tsctl.host.documents import parse_json
 
 PASS, WARN, FAIL, SKIP = "pass", "warn", "fail", "skip"
 

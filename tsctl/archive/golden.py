@@ -11,13 +11,13 @@ from typing import Any
 from handlers import contract
 from tsctl.archive.build import assemble, tolerance_values
 from tsctl.archive.container import place
-from tsctl.archive.documents import parse_json
 from tsctl.archive.recipe import recipe_output
 from tsctl.archive.trial import run_probe, scan_pickles
 from tsctl.archive.trust import Trust, require_trusted
 from tsctl.archive.written import scratch
 from tsctl.config.archive import ArchiveSpec, Tolerance
 from tsctl.errors import ArchiveError
+from tsctl.host.documents import parse_json
 from tsctl.host.files import write_public
 from tsctl.host.progress import Note
 

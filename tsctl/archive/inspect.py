@@ -25,7 +25,6 @@ from tsctl.archive.container import (
     open_archive,
     read_entry,
 )
-from tsctl.archive.documents import parse_json
 from tsctl.config import archive as spec
 from tsctl.config.requirements import MOST_REQUIREMENTS, Requirement
 from tsctl.config.secrets import SecretNames
@@ -33,6 +32,7 @@ from tsctl.config.spec import mistakes
 from tsctl.config.yaml_files import parse_yaml
 from tsctl.drift.reference import Reference, UnusableReference, from_json
 from tsctl.errors import ArchiveError
+from tsctl.host.documents import parse_json
 
 #: The integers of the configuration that TorchServe reads, and their ranges.
 INTEGERS = {

@@ -14,12 +14,12 @@ from typing import Any
 
 from handlers.contract import BINARY, Tolerance, difference
 from tsctl.archive.container import MAX_SAMPLES_BYTES, open_archive
-from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import Facts, facts_of, read_facts, read_golden_answers
 from tsctl.archive.samples import media_type_of_file, read_samples
 from tsctl.archive.sources import is_leaving
 from tsctl.config.project import Project, project_of_archive
 from tsctl.errors import ArchiveError
+from tsctl.host.documents import parse_json
 
 Sample = tuple[str, bytes, str]  # its name below `samples/`, its body, its media type
 _SHOWN = 300

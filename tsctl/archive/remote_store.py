@@ -9,6 +9,7 @@ where none of its number is, and no entry is changed: a reader sees all of a ver
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from tsctl.config.project import Project
 from tsctl.config.spec import ModelName, ModelVersion, SpecModel
 from tsctl.config.store import StoreSpec
 from tsctl.errors import ArchiveError, ConflictError, SpecError
+from tsctl.host.documents import first_mistake, parse_json
 from tsctl.host.remote import Exists, Missing, Refused, RemoteError, Unusable, absolute
 from tsctl.host.remote_files import Files, open_files
 from tsctl.host.retry import persistently
@@ -125,9 +127,11 @@ class RemoteStore:
         return entry
 
     def models(self) -> list[str]:
-        """The models in the store, by name."""
+        """The models in the store, by name; none only where the place itself is there."""
         with self._errors():
-            return self._files.names("archives")
+            if not (names := self._files.names("archives")):
+                self._files.require_place()
+            return names
 
     def versions(self, model: str) -> list[str]:
         """The versions of a model in the store, by name; none where it has none."""
@@ -200,12 +204,12 @@ class RemoteStore:
 
     def _parsed(self, name: str, content: bytes) -> Entry:
         try:
-            document = json.loads(content)
+            document = parse_json(content)
             if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
                 raise ArchiveError(f"{self.address}/{name} was written by a newer tsctl", "Use that one here as well.")
             return Entry.model_validate(document)
-        except (ValueError, ValidationError) as error:
-            reason = str(error).split("\n")[0]
+        except ValueError as error:
+            reason = first_mistake(error) if isinstance(error, ValidationError) else str(error)
             raise ArchiveError(f"{self.address}/{name} is damaged: {reason}", _PUSH_AGAIN) from None
 
     def _merged(self, before: Entry | None, wanted: Entry, kept: Kept) -> Entry:
@@ -288,13 +292,16 @@ def store_errors(address: str) -> Iterator[None]:
     except Refused as error:
         raise StoreUnavailable(
             f"the store {address} refuses it: {error}",
-            "Give the right credentials: in the environment, or as `store: options:` in deployment.yaml.",
+            "Make the folder writable for this user, or give the right credentials: in the environment, or as"
+            " `store: options:` in deployment.yaml.",
         ) from error
     except Missing as error:
         raise ArchiveError(f"the store {address} lacks a file that it should have: {error}", _PUSH_AGAIN) from error
     except RemoteError as error:
+        is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StoreUnavailable(
-            f"the store {address} does not answer as it should: {error}", "Run this again; it goes on where it was."
+            f"the store {address} does not answer as it should: {error}",
+            "Make room there, and run this again." if is_full else "Run this again; it goes on where it was.",
         ) from error
 
 
@@ -302,9 +309,16 @@ def open_store(project: Project, spec: StoreSpec) -> RemoteStore:
     """The store of deployment.yaml; nothing is asked yet.
 
     Raises:
-        SpecError: a package is missing, or nobody knows the address's scheme or an option.
+        SpecError: a package is missing, nobody knows the address's scheme or an option, or the store would lie among
+            the project's own archives.
     """
-    return RemoteStore(absolute(spec.address, project.root), spec.options)
+    address = absolute(spec.address, project.root)
+    if address == str(project.root.resolve()):
+        raise SpecError(
+            f"the store {address} is the project's own folder, whose archives/ has something else",
+            "Name another folder, such as one that all machines see.",
+        )
+    return RemoteStore(address, spec.options)
 
 
 def _entry_name(model: str, version: str, number: int) -> str:

@@ -14,7 +14,6 @@ from pydantic import Base64Bytes, FailFast, TypeAdapter, ValidationError
 import tsctl
 from handlers.contract import SECRETS_VARIABLE
 from tsctl.archive.container import CONFIG, MANIFEST
-from tsctl.archive.documents import parse_json
 from tsctl.archive.inspect import Config, Manifest, Serving
 from tsctl.archive.packages import packages_of_archive, variables_for
 from tsctl.archive.pickles import UnsafePickle, may_be_pickle
@@ -23,6 +22,7 @@ from tsctl.archive.secrets import secrets_here
 from tsctl.archive.sources import handlers_package
 from tsctl.config.yaml_files import parse_yaml
 from tsctl.errors import ArchiveError
+from tsctl.host.documents import parse_json
 
 TIMEOUT_S = 300.0
 _PROBE = Path(__file__).with_name("probe.py")

@@ -207,7 +207,7 @@ def diff(
     ] = None,
     field: Annotated[str, typer.Option(help="Of the answer that is compared, with dots between.")] = "",
     most: Annotated[int, typer.Option(min=1, max=100_000, help="Requests; of more, every n-th is taken.")] = 2000,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that one archive may take.")] = 600.0,
+    timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds that one archive may take.")] = 600.0,
     trust_pickles: TrustPickles = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with plots and answers.")] = None,
     json: Json = False,

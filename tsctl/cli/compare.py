@@ -15,7 +15,9 @@ def compare(
     name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.mar", help="The first version if left out.")],
     slo_p99_ms: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Limit of the p99; the advice names the most requests/s within it."),
+        typer.Option(
+            min=0.001, max=3_600_000, help="Limit of the p99; the advice names the most requests/s within it."
+        ),
     ] = None,
     traffic: Annotated[
         Path | None,
@@ -23,8 +25,8 @@ def compare(
     ] = None,
     engine: Annotated[list[str] | None, typer.Option(help="An engine; repeatable. All if left out.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each measured load.")] = 5.0,
-    warm_s: Annotated[float, typer.Option(min=0.0, help="Seconds of load before each measurement.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds of each measured load.")] = 5.0,
+    warm_s: Annotated[float, typer.Option(min=0.0, max=3600, help="Seconds of load before each measurement.")] = 3.0,
     workers: Annotated[
         int | None, typer.Option(min=1, max=MOST_WORKERS, help="Worker processes; as archive.yaml says, if left out.")
     ] = (None),
@@ -50,11 +52,14 @@ def compare(
     from tsctl.compare.nodes import engines
     from tsctl.config.project import find_project
     from tsctl.errors import SpecError
+    from tsctl.host.files import require_writable
     from tsctl.host.progress import Progress
     from tsctl.views.compare.report import document, lines, write_report
 
     if out is not None and out.suffix != ".html":
         raise SpecError(f"--out {out}: must end with .html; the JSON is written beside it")
+    if out is not None:
+        require_writable(out)
     project, progress = find_project(), Progress()
     options = Options(
         list(dict.fromkeys(engine or engines())),

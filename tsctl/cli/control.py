@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from tsctl.cli.options import Json
 from tsctl.cli.output import print_done, print_json, print_rows
 from tsctl.config.project import find_project
 from tsctl.control.here import shared_leases
-from tsctl.control.lease import Standing
+from tsctl.control.lease import DamagedLease, Standing
 from tsctl.control.leases import Leases
 from tsctl.errors import SpecError
 
@@ -30,12 +31,18 @@ def status(json: Json = False) -> None:
     """Show who holds what at the shared place: the rollouts' processes, on whatever machine.
 
     Times are by the clocks of the machines that wrote them. A process on another machine that is 'held, or silent' may
-    be dead: 'tsctl rollout resume' watches it for 20 s, and goes on where it gives no sign of life.
+    be dead: 'tsctl rollout resume' watches it for 20 s, and goes on where it gives no sign of life. Exit code 6 if a
+    lease is damaged; the others are shown.
     """
     leases = _leases()
     rows: list[dict[str, Any]] = []
+    damaged: list[DamagedLease] = []
     for subject in leases.subjects():
-        watch, found = leases.look(subject)
+        try:
+            watch, found = leases.look(subject)
+        except DamagedLease as error:  # it must not hide the others
+            damaged.append(error)
+            continue
         term = watch.term
         if term is not None and not term.is_released:
             rows.append(
@@ -50,9 +57,15 @@ def status(json: Json = False) -> None:
                 }
             )
     if json:
-        print_json({"place": leases.place.address, "leases": rows})
-        return
-    typer.echo(f"place: {leases.place.address}")
+        print_json({"place": leases.place.address, "leases": rows, "damaged": [error.summary for error in damaged]})
+    else:
+        _print_leases(leases.place.address, rows, has_more=bool(damaged))
+    if damaged:
+        raise damaged[0]
+
+
+def _print_leases(place: str, rows: Sequence[Mapping[str, Any]], has_more: bool) -> None:
+    typer.echo(f"place: {place}")
     shown = [
         (
             row["lease"],
@@ -65,7 +78,7 @@ def status(json: Json = False) -> None:
     ]
     if shown:
         print_rows(_COLUMNS, shown, as_json=False)
-    else:
+    elif not has_more:
         typer.echo("nobody holds anything")
 
 

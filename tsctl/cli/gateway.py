@@ -84,6 +84,7 @@ def publish(json: Json = False) -> None:
     gateway = open_gateway_here()
     if gateway.shared is None:
         raise SpecError("deployment.yaml has one gateway, which reads its files itself", "See docs/control.md.")
+    gateway.shared.mend()
     sync(gateway)
     head, absent = gateway.shared.base, gateway.shared.absent
     document = {"generation": head.number, "absent": absent}
@@ -119,10 +120,7 @@ def follow(
 
 
 def _follow(project: Project, name: str, control: str, foreground: bool, json: bool) -> None:
-    follower.follow(project, name, control)
-    following, progress = follower.open_follower(project), Progress()
-    if following is None:
-        raise AssertionError("it follows from now on. This is a bug.")
+    following, progress = follower.prepare(project, name, control), Progress()
     deployment_here = project.deployment.is_file()
     try:
         following.take_newest()  # before Envoy starts, so that nobody is answered by what was in force long ago
@@ -131,12 +129,16 @@ def _follow(project: Project, name: str, control: str, foreground: bool, json: b
             raise
         typer.echo(f"{error.message}; starting with generation {following.in_force.number}", err=True)
     if refusal := following.refusal:
-        raise GatewayError(f"gateway {name} cannot take what is published: {refusal}")
+        raise GatewayError(
+            f"gateway {name!r} cannot take what is published: {refusal}",
+            "Correct it on the operator's machine: tsctl gateway publish",
+        )
     if not following.in_force.number:
         raise GatewayError(
             f"nothing was published in {shown(control)} yet", "On the operator's machine: tsctl gateway publish"
         )
     gateway = open_named(project, read_deployment(project.deployment), name)
+    following.remember()
     changes = start_gateway(gateway, progress, with_supervisor=not foreground)
     number = following.in_force.number
     said = changes or [f"nothing to change: gateway {name} answers at {gateway.spec.address}"]

@@ -28,7 +28,9 @@ app = typer.Typer(rich_markup_mode=None)
 
 Timeout = Annotated[
     float | None,
-    typer.Option(min=0.1, help="Seconds until READY; the archive's startup timeout and a minute if left out."),
+    typer.Option(
+        min=0.1, max=86_400, help="Seconds until READY; the archive's startup timeout and a minute if left out."
+    ),
 ]
 
 Force = Annotated[
@@ -219,7 +221,7 @@ def unregister(
 def retire(
     model: Model,
     version: Version,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds for its open requests to end.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0, max=86_400, help="Seconds for its open requests to end.")] = 60.0,
     force: Annotated[
         bool, typer.Option("--force", help="Also while a rollout of the model runs, which then rolls back.")
     ] = False,

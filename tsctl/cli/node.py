@@ -114,7 +114,7 @@ def running(json: Json = False) -> None:
 @app.command()
 def wait(
     node: NodeOption = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most.")] = 120.0,
+    timeout: Annotated[float, typer.Option(min=0, max=86_400, help="Seconds to wait at most.")] = 120.0,
     json: Json = False,
 ) -> None:
     """Wait until all versions of deployment.yaml, and all others with workers, are ready on the node."""

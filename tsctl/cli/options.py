@@ -16,7 +16,8 @@ AllNodes = Annotated[
     bool, typer.Option("--all-nodes", help="Every node of deployment.yaml, all at once; exit code 4 if one failed.")
 ]
 Every = Annotated[
-    float | None, typer.Option("--every", min=1, help="Seconds after which to do it again, until Ctrl-C.")
+    float | None,
+    typer.Option("--every", min=1, max=31_536_000, help="Seconds after which to do it again, until Ctrl-C."),
 ]
 TrustPickles = Annotated[
     bool, typer.Option("--trust-pickles", help="Take pickles that import more than tensors as a warning.")

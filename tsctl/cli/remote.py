@@ -17,7 +17,7 @@ from tsctl.host.remote import absolute
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tsctl.archive.remote_store import RemoteStore
+    from tsctl.archive.remote_store import Entry, RemoteStore
     from tsctl.archive.store import StoredArchive
     from tsctl.config.deployment import DeploymentSpec
     from tsctl.config.store import StoreSpec
@@ -135,10 +135,40 @@ def _follow(puller: Puller, names: Sequence[str] | None, every: float) -> None:
 
 
 def list_remote(address: str | None, json: bool) -> None:
-    """List every version in the store of all machines, with the whole digest of its archive."""
+    """List every version in the store of all machines, with the whole digest of its archive.
+
+    Raises:
+        ArchiveError: an entry is damaged; the others were printed.
+    """
     project, spec, _ = _open(address)
     store = _opened(project, spec)
-    entries = [store.require(model, version) for model in store.models() for version in store.versions(model)]
+    entries, damaged = _entries(store)
+    _print_entries(entries, json)
+    if damaged is not None:
+        raise damaged
+
+
+def _entries(store: RemoteStore) -> tuple[list[Entry], ArchiveError | None]:
+    """What the store has; a damaged entry hides no other one, and the first of them is the error."""
+    from tsctl.archive.remote_store import StoreUnavailable
+
+    entries: list[Entry] = []
+    damaged: ArchiveError | None = None
+    versions = [(model, version) for model in store.models() for version in store.versions(model)]
+    for name, version in versions:
+        try:
+            entry = store.entry(name, version)
+        except StoreUnavailable:
+            raise
+        except ArchiveError as error:
+            damaged = damaged or error
+            continue
+        if entry is not None:  # else it is somebody else's file among the folders
+            entries.append(entry)
+    return entries, damaged
+
+
+def _print_entries(entries: Sequence[Entry], json: bool) -> None:
     if json:
         return print_json(
             [
@@ -165,11 +195,11 @@ def _open(address: str | None) -> tuple[Project, StoreSpec, DeploymentSpec | Non
     deployment = read_deployment(project.deployment) if address is None or project.deployment.is_file() else None
     spec = deployment.store if deployment is not None else None
     if address is not None:
-        address = absolute(address, Path.cwd())
         same = {"cache_mb": spec.cache_mb} if spec is not None else {}
-        is_same = spec is not None and absolute(spec.address, project.root) == address
-        options = spec.options if spec is not None and is_same else {}
         try:
+            address = absolute(StoreSpec(address=address).address, Path.cwd())
+            is_same = spec is not None and absolute(spec.address, project.root) == address
+            options = spec.options if spec is not None and is_same else {}
             spec = StoreSpec(address=address, options=options, **same)
         except ValidationError as error:
             raise SpecError(f"--store {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None

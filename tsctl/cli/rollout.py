@@ -43,7 +43,7 @@ def start(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(min=1, metavar="SECONDS", help="Roll back unless it has been promoted by then."),
+        typer.Option(min=1, max=31_536_000, metavar="SECONDS", help="Roll back unless it has been promoted by then."),
     ] = None,
     trust_pickles: TrustPickles = False,
     json: Json = False,

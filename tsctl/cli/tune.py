@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 def tune(
     name: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]|FILE.mar", help="The first version if left out.")],
-    slo_p99_ms: Annotated[float, typer.Option(min=0.001, help="Limit of the p99, which the settings must keep.")],
+    slo_p99_ms: Annotated[
+        float, typer.Option(min=0.001, max=3_600_000, help="Limit of the p99, which the settings must keep.")
+    ],
     trials: Annotated[int, typer.Option(min=1, max=1000, help="Points that are tried at most.")] = 24,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes for all of it, the proof included.")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, max=10_080, help="Minutes for all of it, the proof included.")
+    ] = 10.0,
     engine: Annotated[
         list[str] | None, typer.Option(help="An engine; repeatable. Those of deployment.yaml if left out.")
     ] = None,
@@ -28,7 +32,8 @@ def tune(
         typer.Option(metavar="FILE", help="Recorded requests, one JSON object a line; the samples if left out."),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="Seconds of the shortest loads; longer for a model of few requests/s.")
+        float,
+        typer.Option(min=0.1, max=3600, help="Seconds of the shortest loads; longer for a model of few requests/s."),
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the points that are tried.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search that was interrupted.")] = False,
@@ -50,6 +55,7 @@ def tune(
     from tsctl.cli.output import print_json
     from tsctl.config.project import find_project
     from tsctl.errors import SpecError
+    from tsctl.host.files import require_writable
     from tsctl.host.progress import Progress
     from tsctl.tune.tune import Options, prepare
     from tsctl.tune.tune import tune as search
@@ -67,12 +73,13 @@ def tune(
     if not json:
         typer.echo("\n".join(_space_lines(prepared)), err=True)
     folder = project.state / "tune"
+    path = out or folder / f"{prepared.facts.names[0]}-{prepared.facts.names[1]}.html"
+    require_writable(path)
     try:
         tuned = search(project, prepared, options, progress, folder)
     except KeyboardInterrupt:
         progress.line("interrupted; the same command with --resume goes on")
         raise
-    path = out or folder / f"{tuned.setting.model}-{tuned.setting.version}.html"
     write_report(path, tuned)
     if not json:
         typer.echo("\n".join(lines(tuned)))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from handlers.contract import Tolerance
-from tsctl.archive.documents import parse_json
+from tsctl.host.documents import parse_json
 from tsctl.nodes.observed import Reply
 from tsctl.shadow.comparators import Comparator, Json, NotComparable
 from tsctl.shadow.disagreement import Disagreement, Repeat

@@ -15,9 +15,9 @@ from typing import Any
 
 from handlers.contract import Tolerance
 from tsctl.archive.answers import BatchAnswer, BatchAnswers
-from tsctl.archive.documents import parse_json
 from tsctl.compare.statistics import percentile
 from tsctl.errors import AnalysisError, SpecError
+from tsctl.host.documents import parse_json
 from tsctl.shadow.comparators import COMPARATORS, Comparator, Comparison, Json, Label, NotComparable, comparator_for
 from tsctl.shadow.disagreement import compare
 from tsctl.shadow.pairing import Answer, Track

@@ -84,8 +84,11 @@ class GatewayPlace(SpecModel):
     tls: TlsFiles | None = None  # files on its own machine; None: no TLS
 
     @model_validator(mode="after")
-    def _check_scheme(self) -> GatewayPlace:
+    def _check_listeners(self) -> GatewayPlace:
         _require_scheme(self.address, self.tls)
+        (host, port), (other, other_port) = _host_port(self.address), _host_port(self.metrics)
+        if port == other_port and host == other:
+            raise ValueError(f"address and metrics must not both be {host}:{port}")
         return self
 
 

@@ -111,11 +111,11 @@ def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[
     for entry in error.errors(include_url=False)[:MOST_MISTAKES]:
         # pydantic names the key of a bad mapping key '[key]'; people know only the key itself
         where, parent = _place(schema, [str(part) for part in entry["loc"] if part != "[key]"])
-        key = (
-            ".".join(part if part.isprintable() and len(part) < 60 else _shortened(part) for part in where) or "content"
-        )
+        key = ".".join(part if part.isprintable() and len(part) < 60 else _shortened(part) for part in where)
         kind = entry["type"]
-        if kind == "extra_forbidden":
+        if not key:  # of the whole file, whose beginning would say nothing
+            lines.append(f"{name}: {_expectation(entry)}")
+        elif kind == "extra_forbidden":
             lines.append(f"{name}: {key}: unknown key{_suggestion(where[-1], parent)}")
         elif kind == "missing":
             lines.append(f"{name}: {key}: missing, and required")

@@ -11,6 +11,8 @@ from tsctl.config.spec import SpecModel
 
 #: Of all pulled archives on one machine, where deployment.yaml does not say.
 CACHE_MB = 20_480
+#: Schemes of addresses that begin with a bucket or a host.
+_HOSTED = {"http", "https", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss"}
 
 
 def _plain(address: str) -> str:
@@ -19,6 +21,8 @@ def _plain(address: str) -> str:
         raise ValueError("must name no user and no secret: give them as `options`, or in the environment")
     if len(parts.scheme) > 1 and (parts.query or parts.fragment):
         raise ValueError("must end with a path, without ? and #")
+    if parts.scheme in _HOSTED and not parts.netloc:
+        raise ValueError("must name a bucket or a host, such as s3://bucket/archives")
     return address.rstrip("/") or "/"
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 
-from tsctl.control.place import AlreadyThere, PlaceUnreachable, PlaceUnusable, require_name, require_small
+from tsctl.control.place import AlreadyThere, PlaceUnreachable, PlaceUnusable, is_name, require_name, require_small
 
 #: Permissions of the folders and files: keys of clients may be in them.
 _FOLDER, _FILE = 0o700, 0o600
@@ -68,7 +68,7 @@ class FolderPlace:
         with self._errors(f"list {prefix}"):
             self._require_root()
             found = (str(path.relative_to(self._root)) for path in _files(self._root / folder))
-            return sorted(name for name in found if name.startswith(prefix))
+            return sorted(name for name in found if name.startswith(prefix) and is_name(name))
 
     def delete(self, name: str) -> None:
         require_name(name)

@@ -25,18 +25,28 @@ def control_address(project: Project) -> str | None:
     """The address of the place; None where deployment.yaml names none, or is missing.
 
     Raises:
-        SpecError: the address names a variable that is not set.
+        SpecError: the file cannot be read, the address is no text, or it names a variable that is not set. Without the
+            place two machines could decide at once, so it counts as missing only where the file says so.
     """
     try:
         content = read_yaml(project.deployment)
         address = content.get("control") if isinstance(content, dict) else None
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise SpecError(
+            f"{project.deployment}: cannot be read: {error.strerror}", "It says which place machines share."
+        ) from None
     except YamlMistake:
         found = _KEY.search(project.deployment.read_text("utf-8", errors="replace"))
         address = found[3] if found else None
-    if not isinstance(address, str):
+    if address is None:
         return None
+    if not isinstance(address, str) or not address:
+        raise SpecError(
+            f"{project.deployment}: control: {address!r}: must be an address",
+            "Give an absolute path, redis://... or s3://BUCKET/PREFIX, or remove the key.",
+        )
     try:
         return substitute(address, os.environ)
     except Unset as error:

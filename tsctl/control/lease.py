@@ -15,7 +15,10 @@ from enum import StrEnum
 from typing import Any
 
 from tsctl.errors import AnalysisError, ConflictError
+from tsctl.host.documents import checked, parse_json
 
+#: Seconds since 1970 that a time is below: the year 10000.
+LATEST = 253_402_300_800.0
 #: A term without a sign of life for so long is over; a holder gives one this often.
 TTL_S, SIGN_S = 20.0, 5.0
 
@@ -158,11 +161,12 @@ def read_term(subject: str, number: int, content: bytes, signs: int = 0, sign: b
         DamagedLease: an object is no such thing.
     """
     try:
-        fields, last = json.loads(content), json.loads(sign) if sign is not None else {}
-        return Term(
-            number, Holder(**fields["holder"]), float(fields["at"]), signs, float(last.get("at", fields["at"])),
-            bool(last.get("released", False)),
-        )  # fmt: skip
+        fields, last = parse_json(content), parse_json(sign) if sign is not None else {}
+        at, sign_at = float(fields["at"]), float(last.get("at", fields["at"]))
+        if not (0 <= at < LATEST and 0 <= sign_at < LATEST):
+            raise ValueError("its time is no time")
+        holder = checked(Holder(**fields["holder"]))
+        return Term(number, holder, at, signs, sign_at, bool(last.get("released", False)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedLease(
             f"the object of the lease of {subject}, term {number}, cannot be read: {error}",

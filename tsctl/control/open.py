@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from tsctl.control.folder import FolderPlace
 from tsctl.control.place import Place, PlaceUnusable, check, shown
 
@@ -15,6 +17,10 @@ def open_place(address: str) -> Place:
     Raises:
         PlaceUnusable, PlaceUnreachable: as they say.
     """
+    try:
+        urlsplit(address)
+    except ValueError as error:  # the address itself may hold a password
+        raise PlaceUnusable(f"control: the address cannot be read: {error}", "Correct the address.") from None
     place = _place_at(address)
     check(place)
     return place

@@ -72,7 +72,7 @@ class Place(Protocol):
         """The object's content; None where there is none. Sees every `create` that has returned, on any machine."""
 
     def names(self, prefix: str) -> list[str]:
-        """The names that begin with the prefix, sorted as text."""
+        """The names of objects that begin with the prefix, sorted as text."""
 
     def delete(self, name: str) -> None:
         """Remove an object that may be missing. For tidying only: nothing may depend on an object being gone."""
@@ -103,9 +103,17 @@ def check(place: Place) -> None:
         )
 
 
+def is_name(name: str) -> bool:
+    """Whether an object may have the name: no part could lead outside of the place, and every kind of place takes it.
+
+    A file that somebody else left in a folder, or a key in a bucket, may have another one; it is no object.
+    """
+    return all(_PART.fullmatch(part) for part in name.split("/"))
+
+
 def require_name(name: str) -> None:
-    """Raises ValueError where a name could lead outside of the place, or not be stored by every kind of place."""
-    if not all(_PART.fullmatch(part) for part in name.split("/")):
+    """Raises ValueError where an object may not have the name."""
+    if not is_name(name):
         raise ValueError(f"{name!r} is no name of an object")
 
 

@@ -12,7 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tsctl.control.place import AlreadyThere, PlaceUnreachable, PlaceUnusable, require_name, require_small, shown
+from tsctl.control.place import (
+    AlreadyThere,
+    PlaceUnreachable,
+    PlaceUnusable,
+    is_name,
+    require_name,
+    require_small,
+    shown,
+)
 
 #: In front of every key, so that a Redis may serve caches as well.
 PREFIX = "tsctl:control:"
@@ -50,8 +58,9 @@ class RedisPlace:
     def names(self, prefix: str) -> list[str]:
         pattern = _SPECIAL.sub(r"\\\1", PREFIX + prefix) + "*"
         with self._errors():
-            found = {key.decode() for key in self._client.scan_iter(match=pattern, count=_SCANNED)}
-        return sorted(key.removeprefix(PREFIX) for key in found)
+            keys = set(self._client.scan_iter(match=pattern, count=_SCANNED))
+        names = (key.decode(errors="replace").removeprefix(PREFIX) for key in keys)
+        return sorted(filter(is_name, names))
 
     def delete(self, name: str) -> None:
         require_name(name)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from tsctl.control.place import AlreadyThere, PlaceUnreachable, PlaceUnusable, require_name, require_small
+from tsctl.control.place import AlreadyThere, PlaceUnreachable, PlaceUnusable, is_name, require_name, require_small
 
 TIMEOUT_S = 10.0
 #: Of the service's errors, those that only a person can end.
@@ -61,7 +61,7 @@ class S3Place:
                 for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
                 for entry in page.get("Contents", ())
             ]
-        return sorted(found)
+        return sorted(filter(is_name, found))
 
     def delete(self, name: str) -> None:
         require_name(name)

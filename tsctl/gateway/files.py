@@ -49,16 +49,41 @@ class GatewayFiles:
 
 
 def read_document(path: Path) -> Json | None:
-    """The file's content, None where there is none; raises GatewayError where it is not JSON."""
+    """The file's content, None where there is none; raises GatewayError where it is no JSON object."""
     try:
-        content: Json = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GatewayError(
             f"{path} is damaged: {error}", "Remove it; 'tsctl gateway start' writes it anew, without its old content."
         ) from None
     return content
+
+
+def followed_name(files: GatewayFiles) -> str | None:
+    """The name of this machine's gateway, where it is one of several; None where it is not.
+
+    Raises:
+        GatewayError: the file that says so is damaged.
+    """
+    followed = read_document(files.follows)
+    if followed is None:
+        return None
+    name = followed.get("name")
+    if not isinstance(name, str):
+        raise damaged_follows(files)
+    return name
+
+
+def damaged_follows(files: GatewayFiles) -> GatewayError:
+    """The error where it is not known which gateway this machine's is."""
+    return GatewayError(
+        f"{files.follows} is damaged: it must have a name, a place and an origin",
+        "Remove it, and say which gateway this is: tsctl gateway follow NAME --control ADDRESS",
+    )
 
 
 def running_pid(record: Path) -> int | None:

@@ -14,7 +14,7 @@ from tsctl.errors import GatewayError, SpecError
 from tsctl.gateway.envoy.admin import Admin, Host
 from tsctl.gateway.envoy.render import clusters, routes
 from tsctl.gateway.envoy.render.upstreams import Upstream, cluster_name
-from tsctl.gateway.files import GatewayFiles, read_document, running_pid, silent_s
+from tsctl.gateway.files import GatewayFiles, followed_name, read_document, running_pid, silent_s
 from tsctl.gateway.keys import Record, plain_keys, read_keys
 from tsctl.gateway.shared.admin import SharedAdmin
 from tsctl.gateway.shared.control import SharedGateways
@@ -67,9 +67,15 @@ class Gateway:
 
     @property
     def sharing(self) -> int:
-        """The gateways among which the budgets of clients are divided."""
+        """The gateways among which budgets of clients are divided; raises GatewayError where the file is damaged."""
         written = read_document(self.files.sharing) if self.name else None
-        return int(written["gateways"]) if written is not None else 1
+        number = written.get("gateways") if written is not None else 1
+        if not isinstance(number, int) or number < 1:
+            raise GatewayError(
+                f"{self.files.sharing} is damaged: gateways is {number!r}",
+                "Remove it; the gateway writes it anew within seconds.",
+            )
+        return number
 
     @property
     def route_specs(self) -> dict[str, RouteSpec]:
@@ -102,14 +108,14 @@ def open_local(project: Project, deployment: DeploymentSpec) -> Gateway:
     opened = open_gateway(project, deployment)
     if opened.shared is None:
         return opened
-    followed = read_document(opened.files.follows)
-    if followed is None:
+    name = followed_name(opened.files)
+    if name is None:
         names = ", ".join(deployment.gateways)
         raise SpecError(
             f"no gateway was started on this machine; deployment.yaml names {names}",
             "On the machine of each: tsctl gateway follow NAME",
         )
-    return open_named(project, deployment, str(followed["name"]))
+    return open_named(project, deployment, name)
 
 
 def open_here(project: Project, deployment: DeploymentSpec) -> Gateway:

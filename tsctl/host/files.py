@@ -6,11 +6,14 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
+
+from tsctl.errors import SpecError
 
 Json = dict[str, Any]
 _TAIL_BYTES = 1 << 16
@@ -42,13 +45,34 @@ def write_secret(path: Path, content: str) -> None:
 
 def write_public(path: Path, content: str) -> None:
     """Replace the content as `write_secret` does, in a file that everybody may read."""
-    with _new_file(path, content, 0o644):
+    with new_public(path, content):
         pass
+
+
+def require_writable(path: Path) -> None:
+    """Check that a file can be written there later, before work is done whose result would be lost. Makes its folder.
+
+    Raises:
+        SpecError: it cannot, and why.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(b"\n")
+    except OSError as error:
+        raise SpecError(f"{path} cannot be written: {error.strerror}", "Give another file.") from None
 
 
 def new_secret(path: Path, content: str) -> AbstractContextManager[None]:
     """Replace the content as `write_secret` does, after the block succeeded; the new content is on disk before it."""
     return _new_file(path, content, 0o600)
+
+
+def new_public(path: Path, content: str) -> AbstractContextManager[None]:
+    """As `new_secret`, of a file that everybody may read."""
+    return _new_file(path, content, 0o644)
 
 
 @contextmanager

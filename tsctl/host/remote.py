@@ -143,7 +143,12 @@ def put_whole(system: Any, path: Path, target: str, mode: int) -> int:
     folder = str(PurePosixPath(target).parent)
     system.makedirs(folder, exist_ok=True)
     part = f"{target}{PART}"
-    system.put_file(str(path), part)
+    try:
+        system.put_file(str(path), part)
+    except OSError:  # such as a disk that is full: what is there of it would keep it so
+        if is_local(system):
+            Path(part).unlink(missing_ok=True)
+        raise
     if is_local(system):
         Path(folder).chmod(mode | (mode & 0o444) >> 2)
         Path(part).chmod(mode)
@@ -197,7 +202,7 @@ def kind_of(error: BaseException) -> type[RemoteError]:
     if isinstance(error, FileExistsError):
         return Exists
     status = _status(error)
-    if isinstance(error, FileNotFoundError) or status in (404, 410):
+    if isinstance(error, FileNotFoundError | NotADirectoryError) or status in (404, 410):
         return Missing
     if isinstance(error, PermissionError) or status in (401, 403):
         return Refused

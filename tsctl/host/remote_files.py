@@ -147,7 +147,7 @@ class FsspecFiles(Files):
         def find() -> list[str]:
             try:
                 found = self._call("ls", self._path(folder), detail=False, **self._fresh())
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return []
             return sorted({PurePosixPath(str(path)).name for path in found} - {PurePosixPath(folder).name})
 
@@ -158,7 +158,7 @@ class FsspecFiles(Files):
             self._system.invalidate_cache()
             try:
                 return int(self._call("size", self._path(name)))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
 
         return self._ask(find)
@@ -173,7 +173,11 @@ class FsspecFiles(Files):
 
     def put(self, path: Path, name: str) -> None:
         size = path.stat().st_size
-        if (there := self._ask(lambda: put_whole(self._system, path, self._path(name), 0o644))) != size:
+        try:
+            there = self._ask(lambda: put_whole(self._system, path, self._path(name), 0o644))
+        except Missing as error:  # of a folder that was to be made
+            raise Unusable(f"{name} cannot be made there: {error}") from error
+        if there != size:
             raise Again(f"{name} has {there} bytes there and not {size}")
 
     def _ask(self, act: Callable[[], Result]) -> Result:

@@ -16,14 +16,16 @@ def new_folder(target: Path) -> Iterator[Path]:
     """A folder that becomes `target` when the block has succeeded, and is removed where it fails.
 
     Raises:
-        SpecError: `target` exists.
+        SpecError: `target` exists, or cannot be made.
     """
     if target.is_symlink() or target.exists():
         raise SpecError(f"{target} exists already", "Remove it, or give another folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
     making = target.with_name(f".{target.name}.{token_hex(4)}")
     try:
-        making.mkdir()
+        making.mkdir(parents=True)
+    except OSError as error:
+        raise SpecError(f"{target} cannot be made: {error.strerror}", "Give another folder.") from None
+    try:
         yield making
         making.replace(target)
     except BaseException:

@@ -5,16 +5,32 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from tsctl.errors import AnalysisError, SpecError
+from tsctl.host.documents import checked, parse_json
 from tsctl.host.files import make_folder
 from tsctl.tune.trials import Trial
 
 #: Form of the lines.
 FORM = 1
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What was found before the first trial, and holds for all of them.
+
+    Args:
+        connections: of each load.
+        base_s: seconds of the shortest loads.
+    """
+
+    connections: Annotated[int, Field(ge=1)]
+    base_s: Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -28,18 +44,14 @@ class Journal:
     path: Path
     head: Mapping[str, Any]
 
-    def begin(self, notes: Mapping[str, Any]) -> None:
-        """Begin an empty journal in place of an older one.
-
-        Args:
-            notes: that a resumed search needs, such as what was found before the first trial.
-        """
+    def begin(self, notes: Notes) -> None:
+        """Begin an empty journal in place of an older one."""
         make_folder(self.path.parent)
         making = self.path.with_suffix(".new")
-        making.write_text(_line({"form": FORM, **self.head, "notes": notes}), encoding="utf-8")
+        making.write_text(_line({"form": FORM, **self.head, "notes": asdict(notes)}), encoding="utf-8")
         making.replace(self.path)
 
-    def resume(self) -> tuple[dict[str, Any], list[Trial]]:
+    def resume(self) -> tuple[Notes, list[Trial]]:
         """The notes and the trials so far; a last line that was not written to its end is dropped.
 
         Raises:
@@ -48,16 +60,20 @@ class Journal:
         """
         if not self.path.is_file():
             raise SpecError(f"there is no search to resume: {self.path} does not exist", "Leave out --resume.")
-        content = self.path.read_text(encoding="utf-8")
-        whole, _, rest = content.rpartition("\n")
-        if rest:
-            os.truncate(self.path, len(content.encode()) - len(rest.encode()))
+        content = self.path.read_bytes()
+        whole, _, rest = content.rpartition(b"\n")
         try:
-            head, *entries = [json.loads(line) for line in whole.splitlines()]
+            if not whole:
+                raise ValueError("it has no whole line")
+            head, *entries = [parse_json(line) for line in whole.splitlines()]
             self._require_same(head)
-            return dict(head["notes"]), [Trial.from_json(entry) for entry in entries]
+            notes = checked(Notes(**head["notes"]))
+            trials = [checked(Trial.from_json(entry)) for entry in entries]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise AnalysisError(f"{self.path} is damaged: {error}", "Begin anew, without --resume.") from None
+        if rest:  # only of a journal that is sound: a damaged one stays as it is, for people
+            os.truncate(self.path, len(content) - len(rest))
+        return notes, trials
 
     def add(self, trial: Trial) -> None:
         """Append a trial."""

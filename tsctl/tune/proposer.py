@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tsctl.errors import SpecError
+from tsctl.errors import AnalysisError, SpecError
 from tsctl.tune.moves import moves
 from tsctl.tune.space import Settings, Space, designs
 from tsctl.tune.trials import Trial
@@ -151,7 +151,18 @@ def require_optuna() -> Any:
 
 
 def replay(proposer: Proposer, trials: Sequence[Trial]) -> None:
-    """Bring the proposer to where these trials of a search left it."""
+    """Bring the proposer to where these trials of a search left it.
+
+    Raises:
+        AnalysisError: one is of a point that this search never tries.
+    """
+    points = {*proposer.space.points(), proposer.space.present}
+    for trial in trials:
+        if trial.settings not in points:
+            raise AnalysisError(
+                f"the journal has a trial that is none of this search: {trial.settings.text}",
+                "Begin anew, without --resume.",
+            )
     for trial in trials:
         if trial.kind == "search":
             proposer.remember(trial)

@@ -44,6 +44,8 @@ class Trial:
     def from_json(cls, content: dict[str, Any]) -> Trial:
         """The trial that `as_json` wrote."""
         scores = tuple(map(Score.from_json, content["scores"]))
+        if not scores and content["state"] != "invalid":
+            raise ValueError("a trial without scores")
         return cls(**{**content, "settings": Settings(**content["settings"]), "scores": scores})
 
 

@@ -25,7 +25,7 @@ from tsctl.host.machine import machine_facts
 from tsctl.host.progress import Progress
 from tsctl.nodes.engines import open_node
 from tsctl.tune.choice import ROUNDS
-from tsctl.tune.journal import Journal
+from tsctl.tune.journal import Journal, Notes
 from tsctl.tune.measure import Invalid, Measurer
 from tsctl.tune.objective import MOST, connections_for, seconds_for
 from tsctl.tune.proposer import Proposer, replay, require_optuna
@@ -139,17 +139,17 @@ def tune(
     journal = Journal(folder / f"{model}-{version}.jsonl", _head(prepared, options, digest))
     with ExitStack() as stack:
         stack.enter_context(exclusive(folder / f"{model}-{version}.lock", f"the search for {model} {version}"))
-        notes, trials = journal.resume() if options.is_resumed else ({}, [])
+        notes, trials = journal.resume() if options.is_resumed else (None, [])
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tsctl-tune-")))
         own = own_project(project, scratch / "own")
         most = max(workers for workers, _ in prepared.space.shapes)
         variants = Variants(prepared.archive, scratch / "archive", own, most, prepared.has_cache)
         measurer = stack.enter_context(Measurer(own, variants, prepared.requests, options.slo_p99_ms, LOOK_CONNECTIONS))
         space = _possible(prepared.space, measurer, progress)
-        if not options.is_resumed:
+        if notes is None:
             notes = _look(space.present, measurer, options, progress)
             journal.begin(notes)
-        measurer.connections, base_s = notes["connections"], notes["base_s"]
+        measurer.connections, base_s = notes.connections, notes.base_s
         proposer = Proposer(space, options.seed)
         replay(proposer, trials)
         seconds = options.minutes * 60
@@ -170,7 +170,7 @@ def tune(
     return Tuned(setting, search.trials)
 
 
-def _look(present: Settings, measurer: Measurer, options: Options, progress: Progress) -> dict[str, Any]:
+def _look(present: Settings, measurer: Measurer, options: Options, progress: Progress) -> Notes:
     """How all points are loaded, by how fast the present settings are.
 
     Raises:
@@ -182,10 +182,10 @@ def _look(present: Settings, measurer: Measurer, options: Options, progress: Pro
         except Invalid as error:
             raise NodeError(f"the archive does not serve with its present settings: {error}") from None
         step.done(f"{look.capacity_s:,.0f} requests/s with {LOOK_CONNECTIONS} connections")
-    return {
-        "connections": min(MOST, connections_for(look.capacity_s, options.slo_p99_ms)),
-        "base_s": seconds_for(look.capacity_s, options.base_s, MOST_TIMES * options.base_s),
-    }
+    return Notes(
+        min(MOST, connections_for(look.capacity_s, options.slo_p99_ms)),
+        seconds_for(look.capacity_s, options.base_s, MOST_TIMES * options.base_s),
+    )
 
 
 def _last_begin(seconds: float, base_s: float) -> float:

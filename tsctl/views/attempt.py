@@ -9,8 +9,8 @@ from typing import Any
 
 from handlers.contract import Tolerance, difference
 from tsctl.archive.attempt import Answer, Answers, Attempt, Body
-from tsctl.archive.documents import parse_json
 from tsctl.errors import printable
+from tsctl.host.documents import parse_json
 
 #: Characters of an answer that are shown.
 SHOWN = 2000

@@ -19,8 +19,11 @@ from tempfile import mkstemp
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from tsctl.config.yaml_files import YamlMistake, parse_yaml
 from tsctl.errors import SpecError
+from tsctl.host.documents import first_mistake, parse_json
 
 #: Mounted into every pod that has a service account.
 IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -103,8 +106,12 @@ def _from_files(paths: list[Path], context: str | None) -> ServerAccess:
     cluster, of_cluster = _named(contents, "clusters", "cluster", str(chosen.get("cluster", "")))
     user, of_user = _named(contents, "users", "user", str(chosen.get("user", "")))
     server = str(cluster.get("server", ""))
-    parts = urlsplit(server)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    try:
+        parts = urlsplit(server)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
+    except ValueError:
+        is_address = False
+    if not is_address:
         raise SpecError(f"{of_cluster}: server of cluster {chosen.get('cluster')} must be an address, got {server!r}")
     if cluster.get("insecure-skip-tls-verify"):
         raise SpecError(
@@ -120,7 +127,11 @@ def _from_files(paths: list[Path], context: str | None) -> ServerAccess:
 
 def _credential(user: Json, path: Path) -> Credential:
     if "exec" in user:
-        return _from_program(user["exec"], path)
+        try:
+            program = _Program.model_validate(user["exec"])
+        except ValidationError as error:
+            raise SpecError(f"{path}: exec of a user: {first_mistake(error)}") from None
+        return _from_program(program, path)
     certificate, key = _bytes(user, "client-certificate", path), _bytes(user, "client-key", path)
     if (certificate is None) != (key is None):
         raise SpecError(f"{path}: a user has client-certificate or client-key, and needs both or none")
@@ -133,24 +144,44 @@ def _credential(user: Json, path: Path) -> Credential:
     return Credential(str(token) if token else None, pair, until)
 
 
-def _from_program(spec: Json, path: Path) -> Credential:
+class _Variable(BaseModel):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    name: str
+    value: str
+
+
+class _Program(BaseModel):
+    """The program that a kubeconfig names as `exec`; keys that are not read may be there."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    apiVersion: str | None = None
+    command: str = ""
+    args: list[str] | None = None
+    env: list[_Variable] | None = None
+
+
+def _from_program(spec: _Program, path: Path) -> Credential:
     """What the program of a cloud prints; see "client-go credential plugins" in the documentation of Kubernetes."""
-    version = spec.get("apiVersion")
+    version = spec.apiVersion
     if version not in _EXEC_KINDS:
         raise SpecError(f"{path}: exec has apiVersion {version!r}; tsctl knows {' and '.join(_EXEC_KINDS)}")
-    command = [str(spec.get("command", "")), *map(str, spec.get("args") or ())]
+    command = [spec.command, *(spec.args or ())]
     if os.sep in command[0] and not Path(command[0]).is_absolute():
         command[0] = str(path.parent / command[0])
     asked = {"apiVersion": version, "kind": "ExecCredential", "spec": {"interactive": False}}
-    added = {str(one["name"]): str(one["value"]) for one in spec.get("env") or ()}
+    added = {one.name: one.value for one in spec.env or ()}
     environment = {**os.environ, **added, "KUBERNETES_EXEC_INFO": json.dumps(asked)}
     try:
         ended = subprocess.run(command, env=environment, capture_output=True, timeout=EXEC_S, check=False)
         if ended.returncode:
             said = ended.stderr.decode(errors="replace").strip()[-500:]
             raise SpecError(f"{path}: {command[0]} gave no credentials (exit code {ended.returncode}): {said}")
-        status = json.loads(ended.stdout)["status"]
+        status = parse_json(ended.stdout)["status"]
         token, pair = status.get("token"), None
+        if not isinstance(token, str | None):
+            raise TypeError("its token is no text")
         if status.get("clientCertificateData"):
             pair = status["clientCertificateData"].encode(), status["clientKeyData"].encode()
         ends = status.get("expirationTimestamp")
@@ -174,11 +205,17 @@ def _read(path: Path) -> Json:
 
 def _named(contents: list[tuple[Path, Json]], plural: str, singular: str, name: str) -> tuple[Json, Path]:
     for path, content in contents:
-        for entry in content.get(plural) or ():
+        for entry in _entries(content, plural):
             if isinstance(entry, dict) and entry.get("name") == name and isinstance(entry.get(singular), dict):
                 return entry[singular], path
-    there = sorted({str(e.get("name")) for _, c in contents for e in c.get(plural) or () if isinstance(e, dict)})
+    there = sorted({str(e.get("name")) for _, c in contents for e in _entries(c, plural) if isinstance(e, dict)})
     raise SpecError(f"{contents[0][0]}: no {singular} {name!r}; it has {', '.join(there) or 'none'}")
+
+
+def _entries(content: Json, plural: str) -> list[Any]:
+    """The list of that name; none where it is no list."""
+    entries = content.get(plural)
+    return entries if isinstance(entries, list) else []
 
 
 def _bytes(section: Json, key: str, path: Path) -> bytes | None:

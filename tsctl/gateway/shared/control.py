@@ -19,7 +19,7 @@ from pathlib import Path
 from tsctl.control.open import open_place
 from tsctl.control.place import AlreadyThere, Place, PlaceUnreachable, numbered, numbers
 from tsctl.errors import ConflictError, GatewayError
-from tsctl.gateway.shared.generation import GENERATIONS, Generation, from_bytes, to_bytes
+from tsctl.gateway.shared.generation import GENERATIONS, DamagedGeneration, Generation, from_bytes, to_bytes
 from tsctl.gateway.shared.report import REPORTS, Report, newest_reports
 from tsctl.gateway.shared.report import from_bytes as report_of
 from tsctl.host.files import make_folder, write_document
@@ -88,6 +88,31 @@ class SharedGateways:
                 raise GatewayError(f"{name} was removed while it was read", "Run this again.")
             return self._keep(from_bytes(content, name))
         return self._base
+
+    def mend(self) -> None:
+        """Where the newest generation is damaged, the newest sound one before it is published once more behind it.
+
+        Raises:
+            DamagedGeneration: there is no sound one.
+            Overtaken: somebody else published meanwhile.
+        """
+        try:
+            self.head()
+        except DamagedGeneration as error:
+            damaged = error
+        else:
+            return
+        *before, newest = numbers(self.place, GENERATIONS)
+        for number in reversed(before):
+            name = numbered(GENERATIONS, number)
+            with suppress(DamagedGeneration):
+                if (content := self.place.read(name)) is not None:
+                    sound = from_bytes(content, name)
+                    self._require_term(sound)
+                    why = f"generation {number} again, because {newest} is damaged"
+                    self._keep(self._create(newest, why, self._fenced(sound)))
+                    return
+        raise DamagedGeneration(damaged.message, "No generation before it is sound: restore it from a copy.")
 
     @property
     def base(self) -> Generation:

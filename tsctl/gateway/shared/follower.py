@@ -21,11 +21,18 @@ from tsctl.control.place import AlreadyThere, Place, numbered, numbers
 from tsctl.errors import ConflictError, GatewayError, SpecError, TsctlError
 from tsctl.gateway.envoy.admin import Admin, NotAnswering
 from tsctl.gateway.envoy.render.upstreams import Upstream
-from tsctl.gateway.files import GatewayFiles, read_document, recorded, running_pid
+from tsctl.gateway.files import (
+    GatewayFiles,
+    damaged_follows,
+    followed_name,
+    read_document,
+    recorded,
+    running_pid,
+)
 from tsctl.gateway.keys import write_keys
 from tsctl.gateway.notices import Notices
 from tsctl.gateway.publish import put_clusters, put_routes
-from tsctl.gateway.shared.generation import GENERATIONS, Generation, from_bytes, merged, to_bytes
+from tsctl.gateway.shared.generation import GENERATIONS, DamagedGeneration, Generation, from_bytes, merged, to_bytes
 from tsctl.gateway.shared.report import REPORT_S, REPORTS, Report, newest_reports
 from tsctl.gateway.shared.report import to_bytes as report_bytes
 from tsctl.gateway.state import Gateway, changing, open_named, traffic_in_force, upstreams_written
@@ -46,14 +53,11 @@ COUNTED = r"^cluster\..*\.upstream_rq_(total|active|pending_active)$"
 METRICS = "tsctl"
 
 
-def follow(project: Project, name: str, control: str) -> None:
-    """From now on this machine's gateway is the one of this name."""
-    files = GatewayFiles(project.state / "gateway")
-    before = read_document(files.follows) or {}
-    for folder in (project.state, *files.folders):
-        make_folder(folder)
-    origin = before["origin"] if before.get("name") == name and "origin" in before else secrets.token_hex(4)
-    write_document(files.follows, {"name": name, "control": control, "origin": origin})
+def prepare(project: Project, name: str, control: str) -> Follower:
+    """The gateway of this name, before it is this machine's: nothing is written, and nothing asked."""
+    before = read_document(GatewayFiles(project.state / "gateway").follows) or {}
+    origin = before.get("origin") if before.get("name") == name else None
+    return Follower(project, name, control, origin if isinstance(origin, str) else secrets.token_hex(4))
 
 
 @dataclass
@@ -88,6 +92,12 @@ class Follower:
             self._place = open_place(self.address)
         return self._place
 
+    def remember(self) -> None:
+        """From now on this machine's gateway is this one."""
+        for folder in (self.project.state, *self.files.folders):
+            make_folder(folder)
+        write_document(self.files.follows, {"name": self.name, "control": self.address, "origin": self.origin})
+
     def step(self) -> None:
         """Take the newest generation, and report where that is due; raises where the place cannot be reached."""
         is_listed = self._is_due("list", LIST_S)
@@ -103,10 +113,17 @@ class Follower:
 
     @property
     def in_force(self) -> Generation:
-        """The generation that was put into force last; number 0 where none was."""
+        """The generation that was put into force last; number 0 where none was, or its file is damaged.
+
+        Then the newest one is taken once more.
+        """
         if self._in_force is None:
             path = self.files.generation
-            self._in_force = from_bytes(path.read_bytes(), str(path)) if path.is_file() else Generation()
+            try:
+                self._in_force = from_bytes(path.read_bytes(), str(path)) if path.is_file() else Generation()
+            except DamagedGeneration as error:
+                logger.error("%s; the newest generation is taken again", error.message)
+                self._in_force = Generation()
         return self._in_force
 
     @property
@@ -271,10 +288,14 @@ class Follower:
 
 def open_follower(project: Project) -> Follower | None:
     """The follower of this machine's gateway; None where it is not one of several."""
-    followed = read_document(GatewayFiles(project.state / "gateway").follows)
-    if followed is None:
+    files = GatewayFiles(project.state / "gateway")
+    name, followed = followed_name(files), read_document(files.follows)
+    if name is None or followed is None:
         return None
-    return Follower(project, followed["name"], followed["control"], followed["origin"])
+    control, origin = followed.get("control"), followed.get("origin")
+    if not isinstance(control, str) or not isinstance(origin, str):
+        raise damaged_follows(files)
+    return Follower(project, name, control, origin)
 
 
 def run(follower: Follower, ended: threading.Event) -> None:

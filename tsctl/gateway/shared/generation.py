@@ -17,10 +17,15 @@ from tsctl.gateway.envoy.render.upstreams import Endpoint, Offer, Probe, Upstrea
 from tsctl.gateway.keys import Record
 from tsctl.gateway.shared.packed import pack, unpack
 from tsctl.gateway.traffic import Shadow, Traffic
+from tsctl.host.documents import checked, parse_json
 
 #: Names in the place: `gateway/generations/000041.json`.
 GENERATIONS = "gateway/generations"
 FORMAT = 1
+
+
+class DamagedGeneration(GatewayError):
+    """An object of the place is no generation, or is cut short."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,9 @@ def to_bytes(generation: Generation) -> bytes:
 
 
 def from_bytes(content: bytes, name: str) -> Generation:
-    """The generation in an object; raises GatewayError where it is damaged, or a later tsctl wrote it."""
+    """The generation in an object; raises DamagedGeneration, and GatewayError where a later tsctl wrote it."""
     try:
-        read = json.loads(content)
+        read = parse_json(content)
         if read["format"] != FORMAT:
             raise GatewayError(f"{name} has format {read['format']}, and this tsctl reads {FORMAT}", "Update tsctl.")
         packed = unpack(read["packed"])
@@ -97,14 +102,15 @@ def from_bytes(content: bytes, name: str) -> Generation:
             at=str(read["at"]),
             deployment=str(packed["deployment"]),
             traffic=tuple(_traffic(route) for route in read["traffic"]),
-            records=tuple(Record(**record) for record in packed["records"]),
-            plain=dict(packed["plain"]),
+            records=tuple(checked(Record(**record)) for record in packed["records"]),
+            plain={str(sha256): str(key) for sha256, key in packed["plain"].items()},
             upstreams=tuple(_upstream(upstream) for upstream in packed["upstreams"]),
             fences={str(writer): int(term) for writer, term in read["fences"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GatewayError(
-            f"{name} in the place of control is damaged: {error}", "Publish again: tsctl apply"
+        raise DamagedGeneration(
+            f"{name} in the place of control is damaged: {error}",
+            "On the operator's machine: 'tsctl gateway publish' puts the newest sound one into force again.",
         ) from None
 
 
@@ -134,7 +140,7 @@ def _content(generation: Generation) -> tuple[object, ...]:
 
 def _traffic(read: Mapping[str, Any]) -> Traffic:
     shadow = Shadow(**read["shadow"]) if read["shadow"] is not None else None
-    return Traffic(read["model"], dict(read["weights"]), read["canary"], shadow)
+    return checked(Traffic(read["model"], dict(read["weights"]), read["canary"], shadow))
 
 
 def _upstream_json(upstream: Upstream) -> dict[str, Any]:
@@ -145,7 +151,7 @@ def _upstream_json(upstream: Upstream) -> dict[str, Any]:
 
 def _upstream(read: Mapping[str, Any]) -> Upstream:
     probe, way, offer = read["probe"], read["way"], read["offer"]
-    return Upstream(
+    made = Upstream(
         **{
             **read,
             "endpoints": tuple(Endpoint(**endpoint) for endpoint in read["endpoints"]),
@@ -154,3 +160,4 @@ def _upstream(read: Mapping[str, Any]) -> Upstream:
             "offer": None if offer is None else Offer(**offer),
         }
     )
+    return checked(made)

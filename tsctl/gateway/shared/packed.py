@@ -7,6 +7,11 @@ import json
 import zlib
 from typing import Any
 
+from tsctl.host.documents import parse_json
+
+#: Bytes of the content at most; that of a thousand versions has some MiB.
+LARGEST = 128 << 20
+
 
 def pack(content: Any) -> str:
     """The content as text, about a tenth of its size."""
@@ -16,6 +21,10 @@ def pack(content: Any) -> str:
 def unpack(text: str) -> Any:
     """The content, read back; raises ValueError where it is damaged."""
     try:
-        return json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
+        reader = zlib.decompressobj()
+        content = reader.decompress(base64.b64decode(text, validate=True), LARGEST)
     except zlib.error as error:
         raise ValueError(str(error)) from None
+    if not reader.eof:
+        raise ValueError(f"it ends too early, or has more than {LARGEST} bytes")
+    return parse_json(content)

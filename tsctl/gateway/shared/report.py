@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from tsctl.errors import GatewayError
 from tsctl.gateway.envoy.admin import Host
 from tsctl.gateway.shared.packed import pack, unpack
+from tsctl.host.documents import checked, parse_json
 
 #: Names in the place: `gateway/reports/a/000123.json`. Only the newest of a gateway means anything.
 REPORTS = "gateway/reports"
 FORMAT = 1
+_REPORT = re.compile(rf"{REPORTS}/([^/]+)/([0-9]{{6,}})\.json")
 #: A gateway reports so often, and at once when it has taken a generation.
 REPORT_S = 1.0
 
@@ -54,11 +57,10 @@ class Report:
 
 
 def newest_reports(names: Iterable[str]) -> dict[str, int]:
-    """The number of the newest report of each gateway, from the names of all."""
+    """The number of the newest report of each gateway, from the names of all; a name of something else is none."""
     newest: dict[str, int] = {}
-    for name in names:
-        gateway, _, last = name.removeprefix(f"{REPORTS}/").partition("/")
-        newest[gateway] = max(newest.get(gateway, 0), int(last.removesuffix(".json")))
+    for match in filter(None, map(_REPORT.fullmatch, names)):
+        newest[match[1]] = max(newest.get(match[1], 0), int(match[2]))
     return newest
 
 
@@ -73,11 +75,13 @@ def to_bytes(report: Report) -> bytes:
 def from_bytes(content: bytes, name: str) -> Report:
     """The report in an object; raises GatewayError where it is damaged, or another tsctl wrote it."""
     try:
-        read = json.loads(content)
+        read = parse_json(content)
         if read.pop("format") != FORMAT:
             raise GatewayError(f"{name} has another format than {FORMAT}", "Update tsctl on all machines.")
         packed = unpack(read.pop("packed"))
         hosts = {cluster: [Host(**host) for host in hosts] for cluster, hosts in packed["hosts"].items()}
-        return Report(**read, hosts=hosts, counters=packed["counters"], page=packed["page"])
+        return checked(Report(**read, hosts=hosts, counters=packed["counters"], page=packed["page"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GatewayError(f"{name} in the place of control is damaged: {error}") from None
+        raise GatewayError(
+            f"{name} in the place of control is damaged: {error}", "The gateway's next one replaces it; run this again."
+        ) from None

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from tsctl.config.nodes import LOOPBACK
 from tsctl.errors import NodeError
+from tsctl.host.documents import first_mistake
 from tsctl.host.locks import exclusive
 from tsctl.nodes.ray.applications import Application, Config
 from tsctl.nodes.session import Connection, unguarded
@@ -77,10 +78,17 @@ class Instance(_Part):
     applications: dict[str, Deployed] = {}
     http_options: dict[str, Any] | None = None  # None: Serve has not started
 
+    @field_validator("http_options")
+    @classmethod
+    def _check_port(cls, options: dict[str, Any] | None) -> dict[str, Any] | None:
+        if options and not isinstance(options.get("port"), int | None):
+            raise ValueError("port must be a number")
+        return options
+
     @property
     def port(self) -> int | None:
         """The port of the proxies; None before Serve has started."""
-        return int(self.http_options["port"]) if self.http_options and self.http_options.get("port") else None
+        return (self.http_options or {}).get("port") or None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -125,12 +133,13 @@ class ServeClient:
 
     def instance(self) -> Instance:
         """The state of Serve."""
-        content = self._call("GET", _APPLICATIONS, self._read_timeout_s).json()
+        answer = self._call("GET", _APPLICATIONS, self._read_timeout_s)
         try:
-            return Instance.model_validate(content)
-        except ValidationError as error:
+            return Instance.model_validate(json.loads(answer.content))
+        except (ValueError, RecursionError) as error:
+            reason = first_mistake(error) if isinstance(error, ValidationError) else str(error)
             raise NodeError(
-                f"{self._url} answers in another form than Ray Serve 2.60's: {error.error_count()} mistakes",
+                f"{self._url} answers in another form than Ray Serve 2.60's: {reason}",
                 "Is it the address of Ray's dashboard, and is Ray as new as docs/ray.md says?",
             ) from None
 
@@ -184,5 +193,7 @@ class ServeClient:
             return {}
         try:
             return {"Authorization": f"Bearer {self._key_file.read_text(encoding='utf-8').strip()}"}
-        except OSError as error:
-            raise NodeError(f"{self._key_file} cannot be read: {error.strerror}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise NodeError(
+                f"{self._key_file} cannot be read: {error}", "It must hold the cluster's token, and nothing else."
+            ) from None

@@ -105,6 +105,8 @@ def render(
     if target.is_dir() and not target.is_symlink():
         if any(target.iterdir()):
             raise SpecError(f"{target} is not empty", "Give a new folder; nothing is overwritten.")
+        if target.resolve() == Path.cwd():
+            raise SpecError(f"{target} is the folder you are in, and would be replaced", "Give a new folder.")
         target.rmdir()
     with new_folder(target) as folder:
         return _Writing(selection, folder, base, options, progress, resolver).write()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tsctl.errors import SpecError
+from tsctl.host.files import new_public
 from tsctl.render.kubernetes.manifests import Manifest, adapter_rules, kustomizations
 
 #: Not a manifest: values of prometheus-adapter, which the autoscaler's own metric needs.
@@ -37,19 +39,41 @@ def documents(made: Sequence[Manifest]) -> dict[str, str]:
 def write(files: Mapping[str, str], folder: Path) -> None:
     """Put the files into the folder, in place of those that an earlier call wrote there.
 
+    Where one cannot be written, none has changed.
+
     Raises:
-        SpecError: the folder holds a file that tsctl did not write.
+        SpecError: the folder holds a file that tsctl did not write, or cannot be written.
     """
-    present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-    for name, path in present.items():
-        if not path.is_file() or not path.read_bytes().startswith(_MARK.encode()):
-            raise SpecError(f"{folder / name} was not written by tsctl, and would be lost", "Name another folder.")
-    for name in present.keys() - files.keys():
-        present[name].unlink()
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, "utf-8")
+    try:
+        present = _present(folder)
+        with ExitStack() as written:
+            for name, content in files.items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                written.enter_context(new_public(path, content))  # in place once all are on the disk
+    except OSError as error:
+        raise SpecError(
+            f"{error.filename or folder} cannot be written: {error.strerror}", "Name another folder, or make room."
+        ) from None
+    for name in present - files.keys():
+        (folder / name).unlink()
+
+
+def _present(folder: Path) -> set[str]:
+    """The files of an earlier call; raises SpecError at the first one that somebody else wrote."""
+    names = set()
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            continue
+        if not path.is_file() or not _is_marked(path):
+            raise SpecError(f"{path} was not written by tsctl, and would be lost", "Name another folder.")
+        names.add(path.relative_to(folder).as_posix())
+    return names
+
+
+def _is_marked(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_MARK.encode())) == _MARK.encode()
 
 
 def _text(content: Any) -> str:

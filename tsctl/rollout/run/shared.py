@@ -11,6 +11,7 @@ reads; a copy that lacks entries, or is damaged, is written again.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from tsctl.control.here import control_address, place_at
 from tsctl.control.lease import Holder
 from tsctl.control.place import AlreadyThere, Place, numbered, numbers, read_on
 from tsctl.errors import ConflictError
+from tsctl.host.documents import parse_json
 from tsctl.rollout.decide.events import Command, Ended, Entry
 from tsctl.rollout.run.journal_lines import (
     DamagedJournal,
@@ -35,6 +37,7 @@ from tsctl.rollout.run.journal_lines import (
 )
 
 _BEGUN, _ENTRIES, _ASKED = "begun", "rollouts", "asked"
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
 def entries_at(model: str, id: str) -> str:
@@ -56,7 +59,7 @@ def read_object(name: str, number: int, content: bytes) -> tuple[Entry, dict[str
         LaterJournal: a later version of tsctl wrote it.
     """
     try:
-        fields = json.loads(content)
+        fields = parse_json(content)
         writer = dict(fields.pop("writer"))
         entry = parse_line(Path(name), json.dumps(fields).encode())
         if entry.seq != number:
@@ -152,9 +155,15 @@ class SharedJournals:
     def _id(self, model: str, number: int) -> str:
         name = numbered(f"{_BEGUN}/{model}", number)
         try:
-            return str(json.loads(self.place.read(name) or b"")["id"])
+            id = parse_json(self.place.read(name) or b"")["id"]
+            if not isinstance(id, str) or not _ID.fullmatch(id):  # it becomes the name of a file
+                raise ValueError(f"{id!r} is no id of a rollout")
+            return id
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedJournal(f"{name}, at the place of control, is damaged: {error}", "Restore it.") from None
+            raise DamagedJournal(
+                f"{name}, at the place of control, is damaged: {error}",
+                f'Restore it: {{"id": ID}}, with the id of the rollout, which is a folder below {_ENTRIES}/{model}.',
+            ) from None
 
 
 def _copy(path: Path) -> tuple[list[Entry], bool]:
@@ -214,7 +223,7 @@ class SharedCommands:
 
     def _read(self, name: str) -> Iterator[tuple[Command, str]]:
         try:
-            fields = json.loads(self.place.read(name) or b"")
+            fields = parse_json(self.place.read(name) or b"")
             yield Command(fields["command"]), str(fields["by"])
         except (ValueError, KeyError, TypeError):
             self.place.delete(name)

@@ -1,13 +1,18 @@
-"""Reads JSON that others wrote: bounded in depth, each key once, finite numbers. Pure."""
+"""Reads JSON that others wrote: bounded in depth, each key once, finite numbers, values of the right type. Pure."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from dataclasses import asdict
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 MAX_DEPTH = 50
 _SHOWN = 60  # characters of what a message quotes
+Kind = TypeVar("Kind")
 
 
 def parse_json(content: bytes) -> Any:
@@ -26,6 +31,31 @@ def parse_json(content: bytes) -> Any:
         if not level:
             return value
     raise ValueError(f"is nested more than {MAX_DEPTH} deep")
+
+
+def checked(made: Kind) -> Kind:
+    """A dataclass that was made of what others wrote, once each of its values has the type that the class says.
+
+    Raises:
+        ValueError: a value has another type; the message, one line, says where.
+    """
+    try:
+        return _adapter(type(made)).validate_python(asdict(made))  # type: ignore[call-overload]
+    except ValidationError as error:
+        raise ValueError(first_mistake(error)) from None
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first mistake in one line: its place, and what was expected there."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+@cache
+def _adapter(kind: type[Kind]) -> TypeAdapter[Kind]:
+    return TypeAdapter(kind)
 
 
 def _inside(value: Any) -> list[Any]:

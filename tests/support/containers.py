@@ -195,7 +195,7 @@ def _bubblewrap(image: Image, environment: Mapping[str, str], user: str, writes:
         command += ["--bind" if writes else "--ro-bind", str(image.root / name), f"/{name}"]
     for path in _needed(with_pip=writes):
         command += ["--ro-bind", path, path]
-    if java := shutil.which("java"):  # images have none of the system's
+    if java := shutil.which("java", path=_PATH):  # images have none of the system's
         command += ["--ro-bind", "/dev/null", str(Path(java).resolve())]
     command += ["--proc", "/proc", "--dev", "/dev", "--clearenv"]
     for name, value in {"PATH": _PATH, **environment}.items():
@@ -209,7 +209,7 @@ def _needed(with_pip: bool) -> list[str]:
     if with_pip:  # the files of an index in a folder lie beside its `simple`
         settings = " ".join(value.replace("/simple", "") for value in _pip_settings().values())
         places += re.findall(r"(?:^|\s|file://)(/\S+)", settings)
-    found = [path for path in dict.fromkeys(places) if Path(path).exists() and not path.startswith("/usr/")]
+    found = [path for path in dict.fromkeys(places) if Path(path).exists() and not f"{path}/".startswith("/usr/")]
     return [path for path in found if not any(path.startswith(f"{other}/") for other in found)]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers.contract import FORK_SERVER_OFF, FORK_SERVER_VARIABLE
-from handlers.forks.surroundings import limits, surroundings, umask
+from handlers.forks.surroundings import ignored_signals, limits, surroundings, umask
 from handlers.forks.wire import MOST_FILES, Order, is_ours, receive, send
 
 #: A fork server has so many seconds to begin to listen, and to import torch and make the worker.
@@ -128,7 +128,7 @@ def fork_worker(
     try:
         order = Order(
             program, list(arguments), str(folder), dict(environment), umask(), os.getpriority(os.PRIO_PROCESS, 0),
-            limits(), list(files), surroundings(python, environment),
+            limits(), ignored_signals(), list(files), surroundings(python, environment),
         )  # fmt: skip
         connection.settimeout(MAKES_S)
         send(connection, order.message(), list(files.values()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import locale
 import os
 import resource
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ _READ_AT_START = (
 )  # fmt: skip
 #: The server sets these for each worker.
 _SET_LATER = ("PYTHONPATH", "PYTHONUNBUFFERED")
+#: Signals that a shell or nohup has a process ignore, and all that it starts.
+_INHERITED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def surroundings(python: str, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -45,6 +48,11 @@ def limits() -> dict[str, tuple[int, int]]:
     """The kernel's limits of this process, soft and hard, by their names in `resource`."""
     names = [name for name in dir(resource) if name.startswith("RLIMIT_")]
     return {name: resource.getrlimit(getattr(resource, name)) for name in names}
+
+
+def ignored_signals() -> list[int]:
+    """Those of _INHERITED_SIGNALS that this process ignores, and so what it starts."""
+    return [int(number) for number in _INHERITED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
 
 
 def umask() -> int:

@@ -28,6 +28,7 @@ class Order:
     umask: int
     nice: int
     limits: dict[str, tuple[int, int]]  # soft and hard (surroundings.py)
+    ignored: Sequence[int]  # signals that it ignores
     files: Sequence[int]  # the numbers under which it has the open files that come with the order
     surroundings: dict[str, Any]  # of who asks (surroundings.py)
 

@@ -342,6 +342,8 @@ def running(
         binds += ["--ro-bind", str(compose.parent / document["secrets"][secret["source"]]["file"]), secret["target"]]
     for place in spec["tmpfs"]:
         binds += ["--tmpfs", place.partition(":")[0]]
+    for path in _needed(with_pip=False):  # a checkout in /tmp, for one, lies below one of these
+        binds += ["--ro-bind", path, path]
     started = [(words or {}).get(word, word) for word in command or image.entrypoint]
     log = state / f"{name}.log"
     read, write = os.pipe()

@@ -180,6 +180,12 @@ class Commented(BaseModel):
         return name
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_no_sentence_of_the_page_is_indented_which_markdown_shows_as_code(file: str) -> None:
+    prose = "".join(reference(file).split("```")[::2])
+    assert not [line for line in prose.splitlines() if line.startswith(" ")]
+
+
 def test_a_meaning_is_the_description_or_the_comment() -> None:
     told = {name: description_of(Commented, name) for name in Commented.model_fields}
     assert told == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -45,7 +46,7 @@ def reference(file: str) -> str:
 def _sections(file: str) -> Iterator[str]:
     schema = json_schema(file)
     parts = schema.get("$defs", {})
-    documents = {model.__name__: (model.__doc__ or "").strip() for model in models_in(FILES[file])}
+    documents = {model.__name__: inspect.getdoc(model) or "" for model in models_in(FILES[file])}
     paths = _paths(FILES[file].__name__, schema, parts)
     for name, path in paths.items():
         part = parts.get(name, schema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import subprocess
 import sys
 from collections.abc import Callable
@@ -618,3 +619,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         with pytest.raises(SpecError, match=f"{tmp_path}/file.* cannot be written: "):
             write(documents(rendered()), folder)
     assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_full_disk_is_said_with_the_file_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(documents(rendered()), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write(documents(rendered(OPTIONS["grpc"])), tmp_path)
+    assert caught.value.filename == str(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -28,7 +28,7 @@ NODES = {
         (("scale", "tiny", "1.0", "100000"), "less than or equal to 256"),
         (("scale", "tiny", "1.0", "--", "-1"), "greater than or equal to 0"),
         (("scale", "tiny", "1.0", "1e3"), "valid integer"),
-        (("scale", "tiny", "1.0", "1", "--timeout", "nan"), "greater than"),
+        (("scale", "tiny", "1.0", "1", "--timeout", "nan"), "less than or equal to 86400"),
         (("scale", "tiny", "1.0", "1", "--timeout", "-1"), "greater than"),
         (("register", "tiny:1.0", "--workers", "257"), "less than or equal to 256"),
         (("register", "tiny:1.0", "--workers", "0"), "greater than or equal to 1"),

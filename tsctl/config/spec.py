@@ -113,7 +113,7 @@ def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[
         where, parent = _place(schema, [str(part) for part in entry["loc"] if part != "[key]"])
         key = ".".join(part if part.isprintable() and len(part) < 60 else _shortened(part) for part in where)
         kind = entry["type"]
-        if not key:  # of the whole file, whose beginning would say nothing
+        if not key and kind == "value_error":  # of the whole file, whose beginning would say nothing
             lines.append(f"{name}: {_expectation(entry)}")
         elif kind == "extra_forbidden":
             lines.append(f"{name}: {key}: unknown key{_suggestion(where[-1], parent)}")
@@ -121,7 +121,7 @@ def mistakes(name: str, model: type[BaseModel], error: ValidationError) -> list[
             lines.append(f"{name}: {key}: missing, and required")
         else:
             value = "***" if "options" in where else _shortened(entry["input"])  # which hold secrets
-            lines.append(f"{name}: {key}: {value}: {_expectation(entry)}")
+            lines.append(f"{name}: {key or 'content'}: {value}: {_expectation(entry)}")
     if error.error_count() > MOST_MISTAKES:
         lines.append(f"{name}: {error.error_count() - MOST_MISTAKES} more mistakes")
     return lines

@@ -6,13 +6,16 @@ import json
 import math
 from dataclasses import asdict
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 MAX_DEPTH = 50
 _SHOWN = 60  # characters of what a message quotes
-Kind = TypeVar("Kind")
+Kind = TypeVar("Kind", bound="DataclassInstance")
 
 
 def parse_json(content: bytes) -> Any:
@@ -40,9 +43,10 @@ def checked(made: Kind) -> Kind:
         ValueError: a value has another type; the message, one line, says where.
     """
     try:
-        return _adapter(type(made)).validate_python(asdict(made))  # type: ignore[call-overload]
+        read: Kind = _adapter(type(made)).validate_python(asdict(made))
     except ValidationError as error:
         raise ValueError(first_mistake(error)) from None
+    return read
 
 
 def first_mistake(error: ValidationError) -> str:
@@ -54,7 +58,7 @@ def first_mistake(error: ValidationError) -> str:
 
 
 @cache
-def _adapter(kind: type[Kind]) -> TypeAdapter[Kind]:
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

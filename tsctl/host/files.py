@@ -49,11 +49,19 @@ def write_public(path: Path, content: str) -> None:
         pass
 
 
+def unwritable(path: Path, error: OSError, hint: str) -> SpecError | OSError:
+    """The error of a path that a person gave: a SpecError where no file can have it, else what this machine refuses."""
+    if isinstance(error, FileExistsError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return SpecError(f"{path} cannot be written: {error.strerror}", hint)
+    return OSError(error.errno, error.strerror, str(path))
+
+
 def require_writable(path: Path) -> None:
     """Check that a file can be written there later, before work is done whose result would be lost. Makes its folder.
 
     Raises:
-        SpecError: it cannot, and why.
+        SpecError: no file can have the path.
+        OSError: this machine refuses it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +70,7 @@ def require_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path.parent) as file:
             file.write(b"\n")
     except OSError as error:
-        raise SpecError(f"{path} cannot be written: {error.strerror}", "Give another file.") from None
+        raise unwritable(path, error, "Give another file.") from None
 
 
 def new_secret(path: Path, content: str) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from tsctl.errors import SpecError
+from tsctl.host.files import unwritable
 
 
 @contextmanager
@@ -16,7 +17,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     """A folder that becomes `target` when the block has succeeded, and is removed where it fails.
 
     Raises:
-        SpecError: `target` exists, or cannot be made.
+        SpecError: `target` exists, or no folder can have its path.
+        OSError: this machine refuses to make it.
     """
     if target.is_symlink() or target.exists():
         raise SpecError(f"{target} exists already", "Remove it, or give another folder.")
@@ -24,7 +26,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     try:
         making.mkdir(parents=True)
     except OSError as error:
-        raise SpecError(f"{target} cannot be made: {error.strerror}", "Give another folder.") from None
+        raise unwritable(target, error, "Give another folder.") from None
     try:
         yield making
         making.replace(target)

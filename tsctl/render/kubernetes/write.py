@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from tsctl.errors import SpecError
-from tsctl.host.files import new_public
+from tsctl.host.files import new_public, unwritable
 from tsctl.render.kubernetes.manifests import Manifest, adapter_rules, kustomizations
 
 #: Not a manifest: values of prometheus-adapter, which the autoscaler's own metric needs.
@@ -42,7 +42,8 @@ def write(files: Mapping[str, str], folder: Path) -> None:
     Where one cannot be written, none has changed.
 
     Raises:
-        SpecError: the folder holds a file that tsctl did not write, or cannot be written.
+        SpecError: the folder holds a file that tsctl did not write, or no folder can have its path.
+        OSError: this machine refuses to write them.
     """
     try:
         present = _present(folder)
@@ -52,9 +53,7 @@ def write(files: Mapping[str, str], folder: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 written.enter_context(new_public(path, content))  # in place once all are on the disk
     except OSError as error:
-        raise SpecError(
-            f"{error.filename or folder} cannot be written: {error.strerror}", "Name another folder, or make room."
-        ) from None
+        raise unwritable(Path(error.filename or folder), error, "Name another folder.") from None
     for name in present - files.keys():
         (folder / name).unlink()
 

@@ -34,7 +34,7 @@ from tsctl.gateway.envoy.render.upstreams import cluster_name
 from tsctl.gateway.start import local_key
 from tsctl.gateway.state import Gateway, open_gateway
 
-PLOT = CHECKOUT / "docs" / "plots" / "ray-goodput.svg"
+PLOT = CHECKOUT / "docs" / "plots" / "ray" / "goodput.svg"
 #: The longest time of a request at the gateway.
 DEADLINE_S = 10.0
 #: What is said of a failed request, of the gateway's access log.

@@ -15,7 +15,7 @@ Places = Sequence[tuple[float, float]]
 
 #: Of every interval.
 CONFIDENCE = 0.95
-#: A bend is told where the slopes of both sides differ by at least this much, and chance would not explain it.
+#: A bend is reported where the slopes of both sides differ by at least this much, and chance would not explain it.
 LEAST_BEND = 0.2
 #: Each side of a bend has at least so many points, its end among them.
 LEAST_POINTS = 3

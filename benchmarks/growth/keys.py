@@ -51,24 +51,24 @@ def run(job: Job, counts: tuple[int, ...] = COUNTS) -> Growth:
         TsctlError: wrk is missing, or the gateway does not start, or refuses a change.
     """
     require_wrk()
-    found = Collected()
+    collected = Collected()
     with own_folder() as folder, fixed_gateway(job, folder) as gateway:
         served = upstreams(gateway, 1, (OLD, NEW))
         put(gateway, served, [Traffic(MODEL, dict(SPLITS[1]))])
         for count in counts:
             with job.progress.step(f"{count:,} keys") as step:
                 last = _with_keys(gateway, count - 1)  # and the one that is added
-                added, changed = _changes(gateway, job.rounds, found, count)
+                added, changed = _changes(gateway, job.rounds, collected, count)
                 address = Address(asked_at(gateway, MODEL).url, {"x-api-key": last or added})
                 turn = load(address, [BODY], CONNECTIONS, job.seconds, folder, lambda: {GATEWAY: [envoy_pid(gateway)]})
                 step.done(f"{changed:.3f} s for weights, {turn.requests_s:,.0f} requests/s, {turn.failed} failed")
-            found.add(COST, "us", count, {"gateway, processor time": (turn.cpu_us or {})[GATEWAY]})
-            found.add(MEMORY, "MiB", count, {"gateway, memory": envoy_bytes(gateway) / MIB})
+            collected.add(COST, "us", count, {"gateway, processor time": (turn.cpu_us or {})[GATEWAY]})
+            collected.add(MEMORY, "MiB", count, {"gateway, memory": envoy_bytes(gateway) / MIB})
             files = gateway.files
             sizes = {"file of routes": files.routes, "file of records of keys": files.keys}
-            found.add(SIZE, "kB", count, {name: kilobytes(path) for name, path in sizes.items()})
+            collected.add(SIZE, "kB", count, {name: kilobytes(path) for name, path in sizes.items()})
     return Growth(
-        KEY, "a gateway with more and more keys", {"connections": CONNECTIONS}, {}, [], (), "keys", found.curves()
+        KEY, "a gateway with more and more keys", {"connections": CONNECTIONS}, {}, [], (), "keys", collected.curves()
     )
 
 
@@ -90,14 +90,14 @@ def _with_keys(gateway: Gateway, count: int) -> str:
     return keys[-1] if keys else ""
 
 
-def _changes(gateway: Gateway, rounds: int, found: Collected, count: int) -> tuple[str, float]:
+def _changes(gateway: Gateway, rounds: int, collected: Collected, count: int) -> tuple[str, float]:
     """Measure the times of changes; the key that stays, and the median of weights."""
     key = new_key()
     add = seconds(lambda: set_clients(gateway, lambda old: [*old, _record(key, "new")], {digest(key): key}))
-    found.add(TIME, "s", count, {"a key is added": add})
+    collected.add(TIME, "s", count, {"a key is added": add})
     median = median_s(lambda number: set_weights(gateway, MODEL, SPLITS[number % 2]), 2 * rounds + 1)
     status = command_s(gateway.project, "keys", "list")
-    found.add(TIME, "s", count, {"weights are in force": median, "tsctl keys list": status})
+    collected.add(TIME, "s", count, {"weights are in force": median, "tsctl keys list": status})
     return key, median
 
 

@@ -42,7 +42,7 @@ def run(job: Job) -> Growth:
         TsctlError: wrk is missing, the nodes cannot be limited, or they or the gateway do not serve.
     """
     require_wrk()
-    found = Collected()
+    collected = Collected()
     turns: dict[int, list[Turn]] = {count: [] for count in COUNTS}
     waited: dict[int, list[float]] = {count: [] for count in COUNTS}
     body = (ARCHIVES / MODEL / "samples" / "row.json").read_bytes().strip()
@@ -64,10 +64,10 @@ def run(job: Job) -> Growth:
                     step.done(f"{turn.requests_s:,.0f} requests/s, {turn.failed} failed")
                 turns[count].append(turn)
                 waited[count].append(min(waits[:count]))
-                add_turn(found, count, turn)
-                add_memory(found, count, fleet)
+                add_turn(collected, count, turn)
+                add_memory(collected, count, fleet)
                 asked, synced = seconds(partial(observe, fleet.nodes[:count])), seconds(partial(sync, fleet.gateway))
-                found.add(TIME, "s", count, {"nodes are asked": asked, "the gateway follows all three": synced})
+                collected.add(TIME, "s", count, {"nodes are asked": asked, "the gateway follows all three": synced})
         _serve_on(fleet, max(COUNTS))
     settings = {"connections of each node": CONNECTIONS, "cores of each node": SHARE}
     notes = tuple(
@@ -76,23 +76,23 @@ def run(job: Job) -> Growth:
     )
     return Growth(
         KEY, "a linear layer on nodes with equal shares of a core", settings, {}, figures(turns), notes, "nodes",
-        found.curves(),
+        collected.curves(),
     )  # fmt: skip
 
 
 def figures(turns: dict[int, list[Turn]]) -> list[Figure]:
     """Goodput of several nodes over as many times that of one, round by round, and the gateway's cost for each."""
     first, *more = sorted(turns)
-    found = []
+    figures = []
     for count in more:
         pairs = list(zip(turns[count], turns[first], strict=True))
         ratios = tuple(turn.requests_s / alone.requests_s / (count / first) for turn, alone in pairs)
         failed = sum(turn.failed + alone.failed for turn, alone in pairs)
-        found.append(Figure(f"goodput of {count} nodes, of {count} times one", "times", ratios, GOODPUT, failed))
+        figures.append(Figure(f"goodput of {count} nodes, of {count} times one", "times", ratios, GOODPUT, failed))
     for count, of in turns.items():
         values = tuple((turn.cpu_us or {})[GATEWAY] for turn in of)
-        found.append(Figure(f"{count} nodes: the gateway's processor time of a request", "us", values))
-    return found
+        figures.append(Figure(f"{count} nodes: the gateway's processor time of a request", "us", values))
+    return figures
 
 
 def _serve_on(fleet: Fleet, count: int) -> None:

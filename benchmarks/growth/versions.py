@@ -67,17 +67,19 @@ def run(job: Job) -> Growth:
         TsctlError: wrk is missing, the gateway or the node does not start, or a change is refused.
     """
     require_wrk()
-    found = Collected()
+    collected = Collected()
     with own_folder() as folder, fixed_gateway(job, folder) as gateway:
         for count in COUNTS:
-            _of_gateway(gateway, count, folder, job, found)
+            _of_gateway(gateway, count, folder, job, collected)
     with own_folder() as folder:
-        _of_node(job, folder, found)
+        _of_node(job, folder, collected)
     settings = {"connections": CONNECTIONS, "versions of a node": ON_NODE}
-    return Growth(KEY, "versions of a gateway, a store and a node", settings, {}, [], (), "versions", found.curves())
+    return Growth(
+        KEY, "versions of a gateway, a store and a node", settings, {}, [], (), "versions", collected.curves()
+    )
 
 
-def _of_gateway(gateway: Gateway, count: int, folder: Path, job: Job, found: Collected) -> None:
+def _of_gateway(gateway: Gateway, count: int, folder: Path, job: Job, collected: Collected) -> None:
     """The first model has two versions, so there is one more than models."""
     with job.progress.step(f"a gateway with {count} versions") as step:
         served = [*upstreams(gateway, count), *upstreams(gateway, 1, (NEW,))]
@@ -88,24 +90,24 @@ def _of_gateway(gateway: Gateway, count: int, folder: Path, job: Job, found: Col
         moved = median_s(lambda number: set_weights(gateway, MODEL, SPLITS[number % 2]), 2 * job.rounds + 1)
         status = command_s(gateway.project, "gateway", "status")
         added = {} if one_more is None else {"one more version is in force": one_more}
-        found.add(TIME, "s", count, {"weights are in force": moved, "tsctl gateway status": status, **added})
+        collected.add(TIME, "s", count, {"weights are in force": moved, "tsctl gateway status": status, **added})
         envoy = envoy_pid(gateway)
-        found.add(MEMORY, "MiB", count, {"gateway, memory": envoy_bytes(gateway) / MIB})
+        collected.add(MEMORY, "MiB", count, {"gateway, memory": envoy_bytes(gateway) / MIB})
         idle = idle_ms_a_second([envoy], IDLE_S)
-        found.add(IDLE, "ms a second", count, {"gateway, idle": idle})
+        collected.add(IDLE, "ms a second", count, {"gateway, idle": idle})
         for name, model in (("first model", MODEL), ("last model", f"m{count - 1}")):
             turn = load(asked_at(gateway, model), [BODY], CONNECTIONS, job.seconds, folder, lambda: {GATEWAY: [envoy]})
-            found.add(COST, "us", count, {f"gateway, {name}": (turn.cpu_us or {})[GATEWAY]})
+            collected.add(COST, "us", count, {f"gateway, {name}": (turn.cpu_us or {})[GATEWAY]})
         files = {"file of routes": gateway.files.routes, "file of clusters": gateway.files.clusters}
-        found.add(SIZE, "kB", count, {name: kilobytes(path) for name, path in files.items()})
+        collected.add(SIZE, "kB", count, {name: kilobytes(path) for name, path in files.items()})
         step.done(f"{envoy_bytes(gateway) / MIB:.0f} MiB, {moved:.3f} s for weights, idle {idle:.0f} ms a second")
 
 
-def _of_node(job: Job, folder: Path, found: Collected) -> None:
+def _of_node(job: Job, folder: Path, collected: Collected) -> None:
     """A node without a limit of processor time serves one archive under more and more names."""
     with running_fleet(job.project, folder / "own", 1, [(LINEAR, VERSION)], job.progress, engine="uvicorn") as fleet:
         archive = fleet.archives[LINEAR, VERSION]
-        _of_store(job, fleet, archive, found)
+        _of_store(job, fleet, archive, collected)
         served = 1
         for count in ON_NODE:
             with job.progress.step(f"a node with {count} versions") as step:
@@ -113,7 +115,7 @@ def _of_node(job: Job, folder: Path, found: Collected) -> None:
                     fleet.nodes[0].register(archive, f"v{number}", 1, lambda _: None)
                 took = seconds(partial(_one_more, fleet, archive, f"v{count}"))
                 served = count + 1
-                _of_full_node(fleet, served, took, found)
+                _of_full_node(fleet, served, took, collected)
                 step.done(f"{took:.2f} s for one more")
 
 
@@ -123,16 +125,16 @@ def _one_more(fleet: Fleet, archive: StoredArchive, version: str) -> None:
     sync(fleet.gateway)
 
 
-def _of_full_node(fleet: Fleet, count: int, took: float, found: Collected) -> None:
+def _of_full_node(fleet: Fleet, count: int, took: float, collected: Collected) -> None:
     kinds = pids_of(fleet.nodes, None)
     memory = {kind: memory_of(pids).bytes / MIB for kind, pids in kinds.items()}
-    found.add(MEMORY, "MiB", count, {"node, memory": memory[NODES], "workers, memory": memory[WORKERS]})
-    found.add(TIME, "s", count, {"one more on a node": took, "tsctl status": command_s(fleet.project, "status")})
+    collected.add(MEMORY, "MiB", count, {"node, memory": memory[NODES], "workers, memory": memory[WORKERS]})
+    collected.add(TIME, "s", count, {"one more on a node": took, "tsctl status": command_s(fleet.project, "status")})
     idle = {f"{kind}, idle": idle_ms_a_second(kinds[kind], IDLE_S / 2) for kind in (NODES, WORKERS)}
-    found.add(IDLE, "ms a second", count, idle)
+    collected.add(IDLE, "ms a second", count, idle)
 
 
-def _of_store(job: Job, fleet: Fleet, archive: StoredArchive, found: Collected) -> None:
+def _of_store(job: Job, fleet: Fleet, archive: StoredArchive, collected: Collected) -> None:
     """`tsctl plan` of models that no node serves yet: their archives are read, and the node and Envoy are asked."""
     project, entries = fleet.project, entries_of(archive.path)
     before = project.deployment.read_text(encoding="utf-8")
@@ -145,7 +147,7 @@ def _of_store(job: Job, fleet: Fleet, archive: StoredArchive, found: Collected) 
             _name_models(project, before, count)
             planned_s(project)  # remembers what scans find
             took = planned_s(project)
-            found.add(TIME, "s", count, {"tsctl plan": took})
+            collected.add(TIME, "s", count, {"tsctl plan": took})
             step.done(f"{took:.2f} s for a plan")
     project.deployment.write_text(before, encoding="utf-8")
 

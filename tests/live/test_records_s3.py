@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from handlers.record_files import record_files
-from tests.support.bucket import Bucket
+from tests.support.bucket import Bucket, a_bucket
 from tests.support.ports import free_ports
 from tests.support.recording import ask_node
 from tests.support.sites import Site, make_site, until, write_tiny
@@ -19,11 +19,8 @@ BUCKET = "records"
 
 @pytest.fixture
 def bucket() -> Iterator[Bucket]:
-    made = Bucket(BUCKET)
-    made.start()
-    made.make()
-    yield made
-    made.stop()
+    with a_bucket(BUCKET) as made:
+        yield made
 
 
 @pytest.fixture

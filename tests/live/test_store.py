@@ -14,7 +14,7 @@ import pytest
 import requests
 import yaml
 
-from tests.support.bucket import Bucket
+from tests.support.bucket import Bucket, a_bucket
 from tests.support.ports import free_ports
 from tests.support.sites import HALF, Site, make_site, until, write_tiny
 from tsctl.archive.store import find_archive, list_archives
@@ -31,11 +31,8 @@ VERSIONS = {"1.0": {"workers": 1}, "2.0": {"workers": 1}}
 
 @pytest.fixture
 def bucket() -> Iterator[Bucket]:
-    made = Bucket(BUCKET)
-    made.start()
-    made.make()
-    yield made
-    made.stop()
+    with a_bucket(BUCKET) as made:
+        yield made
 
 
 def deployment(port: int, **node: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tests.support.ports import free_ports
@@ -52,3 +54,13 @@ class Bucket:
     def replace(self, name: str, content: bytes) -> None:
         """Another content of a file."""
         self._client.put_object(Bucket=self.name, Key=name, Body=content)
+
+
+@contextmanager
+def a_bucket(name: str) -> Iterator[Bucket]:
+    """The bucket, with its server, while the block runs."""
+    bucket = Bucket(name)
+    bucket.start()
+    bucket.make()
+    yield bucket
+    bucket.stop()

@@ -41,6 +41,7 @@ from tsctl.gateway.state import (
     upstreams_written,
 )
 from tsctl.gateway.traffic import Shadow, Traffic
+from tsctl.host.due import Due
 
 NODE = Endpoint("n0", "198.18.0.2", 8080, "secret", engine="uvicorn")
 PLAIN = Upstream("m", "1.0", (NODE,), Probe(b"\x00\xff", "image/png"))
@@ -500,7 +501,7 @@ def test_a_gateway_that_cannot_reach_the_place_keeps_what_it_has(
     assert traffic_in_force(opened) == {"m": ALONE}
     folder.with_name("gone").rename(folder)
     publish(operator, ROUTE, FULL, replace(PLAIN, version="3.0"))
-    gateway._due.clear()
+    gateway._due = Due()
     gateway.step()
     assert traffic_in_force(opened) == {"m": ROUTE}
 
@@ -510,13 +511,13 @@ def test_gateways_that_report_divide_the_budgets(operator: Gateway, tmp_path: Pa
     first, second = follower(tmp_path, place, "a"), follower(tmp_path, place, "b")
     first.step()
     second.step()
-    first._due.clear()
+    first._due = Due()
     first.step()
     opened = open_local(first.project, read_deployment(first.project.deployment))
     assert opened.sharing == 2
     for gateway, seen in list(first._others.items()):
         first._others[gateway] = seen[0], seen[1] - 100
-    first._due.clear()
+    first._due = Due()
     first.step()
     assert opened.sharing == 1, "the other one has not reported for long"
 

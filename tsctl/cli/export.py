@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tsctl.cli.options import Json
 from tsctl.cli.output import print_done
+
+if TYPE_CHECKING:
+    from tsctl.archive.libraries import Libraries
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -25,31 +28,17 @@ def callback() -> None:
 @app.command()
 def bentoml(name: Name, to: Target, json: Json = False) -> None:
     """Write a folder that 'bentoml serve' and 'bentoml build' take; it needs no tsctl."""
-    from tsctl.archive.named import file_of_name
-    from tsctl.host.progress import Progress
     from tsctl.nodes.bentoml.export import export
 
-    progress = Progress()
-    archive = file_of_name(name, progress)
-    with progress.step(f"exporting {archive.name}") as step:
-        libraries = export(archive, to)
-        step.done(str(to))
-    _print(archive, to, libraries.missing, f"bentoml serve --working-dir {to}", json)
+    _export(name, to, export, f"bentoml serve --working-dir {to}", json)
 
 
 @app.command()
 def ray(name: Name, to: Target, json: Json = False) -> None:
     """Write a folder that 'serve run' and 'serve deploy' of Ray Serve take; it needs no tsctl."""
-    from tsctl.archive.named import file_of_name
-    from tsctl.host.progress import Progress
     from tsctl.nodes.ray.export import export
 
-    progress = Progress()
-    archive = file_of_name(name, progress)
-    with progress.step(f"exporting {archive.name}") as step:
-        libraries = export(archive, to)
-        step.done(str(to))
-    _print(archive, to, libraries.missing, f"cd {to} && serve run serve.yaml", json)
+    _export(name, to, export, f"cd {to} && serve run serve.yaml", json)
 
 
 @app.command()
@@ -63,20 +52,22 @@ def triton(
     json: Json = False,
 ) -> None:
     """Write a model repository that tritonserver serves with its python backend; it needs no tsctl."""
+    from tsctl.nodes.triton.export import export
+
+    command = f"tritonserver --model-repository {to}"
+    _export(name, to, lambda archive, folder: export(archive, folder, gpus, raw), command, json)
+
+
+def _export(name: str, to: Path, export: Callable[[Path, Path], Libraries], command: str, as_json: bool) -> None:
+    """Write the folder, and print the modules whose package is unknown and the command that serves it."""
     from tsctl.archive.named import file_of_name
     from tsctl.host.progress import Progress
-    from tsctl.nodes.triton.export import export
 
     progress = Progress()
     archive = file_of_name(name, progress)
     with progress.step(f"exporting {archive.name}") as step:
-        libraries = export(archive, to, gpus, raw)
+        missing = export(archive, to).missing
         step.done(str(to))
-    _print(archive, to, libraries.missing, f"tritonserver --model-repository {to}", json)
-
-
-def _print(archive: Path, to: Path, missing: Sequence[str], command: str, as_json: bool) -> None:
-    """What was written, the modules whose package is unknown, and the command that serves it."""
     required = to / "requirements.txt"
     lines = [f"add the package of module {module} to {required}: it is not installed here" for module in missing]
     document = {"archive": archive.name, "path": str(to), "missing": list(missing), "command": command}

@@ -14,6 +14,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from tsctl.control.place import AlreadyThere, PlaceUnreachable, PlaceUnusable, is_name, require_name, require_small
+from tsctl.host.files import sync_folder
 
 #: Permissions of the folders and files: keys of clients may be in them.
 _FOLDER, _FILE = 0o700, 0o600
@@ -50,7 +51,7 @@ class FolderPlace:
                         raise AlreadyThere(name) from None
             finally:
                 unfinished.unlink(missing_ok=True)
-            _sync(path.parent)
+            sync_folder(path.parent)
 
     def read(self, name: str) -> bytes | None:
         require_name(name)
@@ -83,7 +84,7 @@ class FolderPlace:
             self._require_root()
         self._make_folder(folder.parent)
         folder.mkdir(mode=_FOLDER, exist_ok=True)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
 
     def _require_root(self) -> None:
         """Raises OSError where the folder is not there: to find nothing in it would be wrong."""
@@ -111,14 +112,6 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _files(folder: Path) -> Iterator[Path]:

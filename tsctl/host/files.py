@@ -101,6 +101,15 @@ def _new_file(path: Path, content: str, mode: int) -> Iterator[None]:
         raise
 
 
+def sync_folder(path: Path) -> None:
+    """The names in the folder are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def keep_reserve(path: Path, size: int) -> None:
     """The file holds so many bytes of the disk for `with_reserve`; fewer, or none, where the disk is full."""
     if path.is_file() and path.stat().st_size >= size:

@@ -7,17 +7,21 @@ again.
 
 from __future__ import annotations
 
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 from tsctl.archive.store import StoredArchive, archive_of, require_whole
 from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.locks import exclusive
 from tsctl.host.progress import Note, Progress
+from tsctl.nodes import process
 from tsctl.nodes.node import Node, Restored, Unreachable
 from tsctl.nodes.observed import ObservedModel, ObservedVersion, VersionKey
 from tsctl.nodes.registered import add_failed_undo, already_registered, require_as_wanted, still_served
@@ -48,7 +52,40 @@ class VersionReport:
 
 @dataclass(frozen=True)
 class ManagedNode(Node, ABC):
-    """A node of such an engine."""
+    """A node of such an engine, whose server is one process of this machine, or is started by one."""
+
+    #: Seconds from SIGTERM until it has ended by itself.
+    stop_grace_s: ClassVar[float]
+
+    # ---- the process -------------------------------------------------------------------------------------------------
+
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        return self.folder / "logs" / "console.log", self.folder / "logs" / "node.log"
+
+    def start(self, project: Project, progress: Progress) -> subprocess.Popen[bytes]:
+        return process.start(
+            self,
+            progress,
+            lambda: self.launch(project),
+            self.not_answering,
+            lambda pid: f"pid {pid}",
+            lambda: process.end(self.folder, self.stop_grace_s),
+        )
+
+    def stop(self, progress: Progress) -> bool:
+        return process.stop(self, progress, lambda: process.end(self.folder, self.stop_grace_s))
+
+    def crash_report(self) -> str:
+        return process.crash_report(self)
+
+    @abstractmethod
+    def launch(self, project: Project) -> subprocess.Popen[bytes]:
+        """The process, started and not waited for."""
+
+    @abstractmethod
+    def not_answering(self) -> str:
+        """Why it does not answer; empty where it does."""
 
     # ---- what an engine does -----------------------------------------------------------------------------------------
 

@@ -133,17 +133,17 @@ class Node(ABC):
         """Its addresses for people, by what answers there."""
 
     @property
-    @abstractmethod
     def token_file(self) -> Path | None:
         """The file that changes when its tokens do; None: requests for answers need none."""
+        return None
 
-    @abstractmethod
     def token(self) -> str | None:
         """The bearer token of requests for answers; None where none is needed, or none is written yet.
 
         Raises:
             NodeError: the file cannot be trusted or read.
         """
+        return None
 
     @property
     def token_expiry(self) -> datetime | None:
@@ -155,9 +155,9 @@ class Node(ABC):
         return None
 
     @property
-    @abstractmethod
     def header_file(self) -> Path | None:
         """The file with the header of that token, for `curl -H @file`; None where none is needed."""
+        return None
 
     @property
     @abstractmethod
@@ -249,6 +249,13 @@ class Node(ABC):
         if observed is None:
             raise NodeError(f"{model} {version} is not registered on node {self.name}", "See 'tsctl models list'.")
         return observed
+
+    def require_default(self, model: str) -> str:
+        """The version that answers where none is named; NodeError where there is none."""
+        served = self.models().get(model)
+        if served is None or served.default is None:
+            raise NodeError(f"node {self.name} serves no version of {model}", "See 'tsctl models list'.")
+        return served.default
 
     @abstractmethod
     def describe(self, model: str, version: str | None) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from tsctl.gateway.shared import follower
 from tsctl.gateway.state import Gateway, open_local
 from tsctl.gateway.sync import Settled, sync
 from tsctl.gateway.tls import put_certificate
+from tsctl.host.due import Due
 from tsctl.host.files import keep_short
 
 _Stamps = tuple[tuple[str, int], ...]
@@ -56,7 +57,7 @@ class Supervisor:
     """The supervisor's state between two ticks."""
 
     gateway: Gateway
-    _due: dict[str, float] = field(default_factory=dict)
+    _due: Due = field(default_factory=Due)
     _tokens: _Stamps | None = None
     _deployment: _Stamps | None = None
     _restart_s: float = RESTART_S
@@ -71,12 +72,12 @@ class Supervisor:
         """
         self._try("the supervisor's sign of life", self._give_sign)
         self._try("deployment.yaml", self._read_deployment)
-        if self._is_due("envoy", TICK_S):
+        if self._due.is_due("envoy", TICK_S):
             self._try("Envoy", self._restart_envoy)
-        if self._is_due("hang", HANG_CHECK_S):
+        if self._due.is_due("hang", HANG_CHECK_S):
             self._try("a hanging Envoy", self._end_hanging)
         self._try("the nodes", self._follow)
-        if self._is_due("certificate", FOLLOW_S):
+        if self._due.is_due("certificate", FOLLOW_S):
             self._try("the certificate", self._follow_certificate)
         self._try("the logs", lambda: rotate(self.gateway))
 
@@ -95,7 +96,7 @@ class Supervisor:
             self._restart_s = RESTART_S
             return
         logger.error("Envoy ended by itself; starting it again")
-        self._due["envoy"] = time.monotonic() + self._restart_s
+        self._due.put_off("envoy", self._restart_s)
         self._restart_s = min(2 * self._restart_s, LONGEST_RESTART_S)
         start_envoy(self.gateway)
 
@@ -117,18 +118,11 @@ class Supervisor:
 
     def _follow(self) -> None:
         tokens = _stamps(node.token_file for node in self.gateway.nodes())
-        if tokens == self._tokens and not self._is_due("nodes", FOLLOW_S):
+        if tokens == self._tokens and not self._due.is_due("nodes", FOLLOW_S):
             return
         for change in sync(self.gateway, self._notices, self._settled):
             logger.info("%s", change)
         self._tokens = tokens
-
-    def _is_due(self, task: str, every_s: float) -> bool:
-        now = time.monotonic()
-        if now < self._due.get(task, 0.0):
-            return False
-        self._due[task] = now + every_s
-        return True
 
     def _try(self, task: str, act: Callable[[], object]) -> None:
         try:

@@ -36,6 +36,7 @@ from tsctl.gateway.shared.generation import GENERATIONS, DamagedGeneration, Gene
 from tsctl.gateway.shared.report import REPORT_S, REPORTS, Report, newest_reports
 from tsctl.gateway.shared.report import to_bytes as report_bytes
 from tsctl.gateway.state import Gateway, changing, open_named, traffic_in_force, upstreams_written
+from tsctl.host.due import Due
 from tsctl.host.files import make_folder, with_reserve, write_document, write_public, write_secret
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Follower:
     _refused: tuple[int, str] = (0, "")
     _report: int | None = None  # the number of the last one
     _others: dict[str, tuple[int, float]] = field(default_factory=dict)  # newest report and when it was seen first
-    _due: dict[str, float] = field(default_factory=dict)
+    _due: Due = field(default_factory=Due)
 
     @property
     def files(self) -> GatewayFiles:
@@ -100,13 +101,13 @@ class Follower:
 
     def step(self) -> None:
         """Take the newest generation, and report where that is due; raises where the place cannot be reached."""
-        is_listed = self._is_due("list", LIST_S)
+        is_listed = self._due.is_due("list", LIST_S)
         is_new = self.take_newest() if is_listed else self._take_next()
-        if self._is_due("sharing", SHARES_S / 5):
+        if self._due.is_due("sharing", SHARES_S / 5):
             self._share()
         self._end_draining()
-        if is_new or self._is_due("report", REPORT_S):
-            self._due["report"] = time.monotonic() + REPORT_S
+        if is_new or self._due.is_due("report", REPORT_S):
+            self._due.put_off("report", REPORT_S)
             self.report()
 
     # ---- taking ------------------------------------------------------------------------------------------------------
@@ -278,13 +279,6 @@ class Follower:
         process = recorded(self.files.envoy_record)
         return f"{self.origin}-{process.pid}-{process.started_ticks}" if process is not None else self.origin
 
-    def _is_due(self, task: str, every_s: float) -> bool:
-        now = time.monotonic()
-        if now < self._due.get(task, 0.0):
-            return False
-        self._due[task] = now + every_s
-        return True
-
 
 def open_follower(project: Project) -> Follower | None:
     """The follower of this machine's gateway; None where it is not one of several."""
@@ -305,7 +299,7 @@ def run(follower: Follower, ended: threading.Event) -> None:
             follower.step()
         except (TsctlError, OSError) as error:
             follower.notices.trouble("the place of control", str(error))
-            follower._due.pop("list", None)  # what was missed meanwhile is read at once
+            follower._due.hurry("list")  # what was missed meanwhile is read at once
         except Exception as error:  # noqa: BLE001  # whatever it is, the gateway must go on taking changes
             follower.notices.trouble("the place of control", f"{type(error).__name__}: {error}", error)
         else:

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import requests
 
 from handlers.contract import CHECK_ANSWER, CHECK_HEADER
-from tsctl.archive.container import digest_of, open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.container import digest_of
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.store import StoredArchive, archive_of
 from tsctl.config.deployment import RayReplicas, read_deployment
 from tsctl.config.nodes import BaseNodeSpec, RaySpec
@@ -23,7 +23,6 @@ from tsctl.config.project import Project
 from tsctl.errors import NodeError, TsctlError
 from tsctl.host.files import make_folder, write_document
 from tsctl.host.progress import Progress
-from tsctl.nodes import process
 from tsctl.nodes.managed import ManagedNode, VersionReport
 from tsctl.nodes.node import Restored
 from tsctl.nodes.observed import ObservedVersion, Reply, VersionKey
@@ -34,8 +33,6 @@ from tsctl.nodes.ray.package import MOST_BYTES, package, package_name
 from tsctl.nodes.session import Connection, require_running
 from tsctl.nodes.whole import unfit_text
 
-#: For a cluster of this machine to end by itself.
-STOP_GRACE_S = 30.0
 #: For an answer to a request of tsctl's.
 ANSWER_TIMEOUT_S = 30.0
 _APPLICATIONS = "applications.json"
@@ -49,6 +46,7 @@ class RayNode(ManagedNode):
     """A cluster, of which each machine takes requests."""
 
     is_cluster: ClassVar[bool] = True
+    stop_grace_s: ClassVar[float] = 30.0  # of a cluster on this machine
 
     spec: RaySpec
     client: ServeClient
@@ -62,21 +60,6 @@ class RayNode(ManagedNode):
     @property
     def addresses(self) -> Mapping[str, str]:
         return {"inference": self.spec.url, "management": self.spec.address}
-
-    @property
-    def token_file(self) -> Path | None:
-        return None
-
-    def token(self) -> str | None:
-        return None
-
-    @property
-    def header_file(self) -> Path | None:
-        return None
-
-    @property
-    def logs(self) -> tuple[Path, ...]:
-        return self.folder / "logs" / "console.log", self.folder / "logs" / "node.log"
 
     def path(self, model: str, version: str) -> str:
         return route_of(model, version)
@@ -93,20 +76,10 @@ class RayNode(ManagedNode):
                 "Start it with 'ray start --head' and 'ray start --address', KubeRay or 'ray up' (docs/ray.md). tsctl"
                 " starts only a cluster of one machine, whose address is on loopback.",
             )
-        return process.start(
-            self,
-            progress,
-            lambda: cluster.launch(project, self.folder, self.spec, self.logs[0]),
-            self._not_answering,
-            lambda pid: f"pid {pid}",
-            lambda: process.end(self.folder, STOP_GRACE_S),
-        )
+        return super().start(project, progress)
 
-    def stop(self, progress: Progress) -> bool:
-        return process.stop(self, progress, lambda: process.end(self.folder, STOP_GRACE_S))
-
-    def crash_report(self) -> str:
-        return process.crash_report(self)
+    def launch(self, project: Project) -> subprocess.Popen[bytes]:
+        return cluster.launch(project, self.folder, self.spec, self.logs[0])
 
     def restore(self, project: Project, progress: Progress, superseded: frozenset[VersionKey]) -> Restored:
         there = {report.key for report in self.reports()}
@@ -133,7 +106,7 @@ class RayNode(ManagedNode):
         super().forget_served()
         (self.folder / _APPLICATIONS).unlink(missing_ok=True)
 
-    def _not_answering(self) -> str:
+    def not_answering(self) -> str:
         try:
             self.client.instance()
         except NodeError as error:
@@ -157,11 +130,7 @@ class RayNode(ManagedNode):
         ]
 
     def predict(self, model: str, version: str | None, body: bytes, media_type: str) -> Reply:
-        if version is None:
-            served = self.models().get(model)
-            version = served.default if served is not None else None
-        if version is None:
-            raise NodeError(f"node {self.name} serves no version of {model}", "See 'tsctl models list'.")
+        version = version or self.require_default(model)
         headers = {"Content-Type": media_type, "Cache-Control": "no-store", CHECK_HEADER: CHECK_ANSWER}
         url = self.url(model, version) + self.path(model, version)
         answer: requests.Response = Connection().send("POST", url, headers, body, ANSWER_TIMEOUT_S)
@@ -173,8 +142,7 @@ class RayNode(ManagedNode):
     # ---- changes -----------------------------------------------------------------------------------------------------
 
     def cannot(self, archive: StoredArchive, version: str) -> str:
-        with open_archive(archive.path) as content:
-            facts = read_facts(content)
+        facts = facts_of(archive.path)
         if facts.is_stock:
             return f"{archive.path.name} was not built by tsctl, so only TorchServe can serve it"
         if reason := unfit_text(facts, "Ray Serve"):
@@ -184,8 +152,7 @@ class RayNode(ManagedNode):
         return ""
 
     def ask_to_register(self, archive: StoredArchive, version: str, workers: int | None) -> None:
-        with open_archive(archive.path) as content:
-            facts = read_facts(content)
+        facts = facts_of(archive.path)
         digest = digest_of(archive.path)
         batch_size = facts.batch_size
         application = Application(

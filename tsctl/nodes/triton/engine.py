@@ -39,17 +39,6 @@ class TritonNode(Node):
     def addresses(self) -> Mapping[str, str]:
         return {"inference": self.spec.address}
 
-    @property
-    def token_file(self) -> Path | None:
-        return None
-
-    def token(self) -> str | None:
-        return None
-
-    @property
-    def header_file(self) -> Path | None:
-        return None
-
     def path(self, model: str, version: str) -> str:
         return path_of(triton_name(model, version))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from handlers.contract import (
@@ -28,7 +28,6 @@ from tsctl.config.project import Project
 from tsctl.errors import NodeError
 from tsctl.host.files import make_folder
 from tsctl.host.process import inherited
-from tsctl.host.progress import Progress
 from tsctl.nodes import process
 from tsctl.nodes.environments import require_environment
 from tsctl.nodes.fetching import fetch_arguments
@@ -39,8 +38,6 @@ from tsctl.nodes.uvicorn.client import AdminClient, VersionState
 from tsctl.nodes.uvicorn.installed import SERVER, require_installed
 from tsctl.nodes.uvicorn.keys import make_keys, read_keys
 
-#: Longer than the node takes to answer the requests at hand, after which it ends by itself.
-STOP_GRACE_S = 45.0
 #: While a version is unpacked, nobody knows how many workers it will have, and how long they take to load.
 UNKNOWN_WORKERS, UNKNOWN_STARTUP_S = 1, 120
 _SERVED = "served.json"
@@ -49,6 +46,8 @@ _SERVED = "served.json"
 @dataclass(frozen=True)
 class UvicornNode(ManagedNode):
     """One accepting process and its workers."""
+
+    stop_grace_s: ClassVar[float] = 45.0  # longer than it takes to answer the requests at hand
 
     spec: OwnServerSpec
     client: AdminClient
@@ -71,27 +70,7 @@ class UvicornNode(ManagedNode):
     def header_file(self) -> Path | None:
         return self.folder / "inference.header" if self.spec.tokens else None
 
-    @property
-    def logs(self) -> tuple[Path, ...]:
-        return self.folder / "logs" / "console.log", self.folder / "logs" / "node.log"
-
     # ---- the process -------------------------------------------------------------------------------------------------
-
-    def start(self, project: Project, progress: Progress) -> subprocess.Popen[bytes]:
-        return process.start(
-            self,
-            progress,
-            lambda: self._launch(project),
-            self._not_answering,
-            lambda pid: f"pid {pid}",
-            lambda: process.end(self.folder, STOP_GRACE_S),
-        )
-
-    def stop(self, progress: Progress) -> bool:
-        return process.stop(self, progress, lambda: process.end(self.folder, STOP_GRACE_S))
-
-    def crash_report(self) -> str:
-        return process.crash_report(self)
 
     @property
     def has_packages(self) -> bool:
@@ -108,7 +87,7 @@ class UvicornNode(ManagedNode):
         python = {WORKER_PYTHON_VARIABLE: str(require_environment(project, chosen).python)} if chosen else {}
         return [sys.executable, *core_program("handlers.adapters.asgi.node.__main__")], python
 
-    def _launch(self, project: Project) -> subprocess.Popen[bytes]:
+    def launch(self, project: Project) -> subprocess.Popen[bytes]:
         program, variables = self.server(project)
         for folder in (project.state, self.folder.parent, self.folder, self.folder / "logs"):
             make_folder(folder)
@@ -135,7 +114,7 @@ class UvicornNode(ManagedNode):
         }  # fmt: skip
         return process.spawn_recorded(command, self.folder, self.spec, environment, tmp, self.logs[0])
 
-    def _not_answering(self) -> str:
+    def not_answering(self) -> str:
         try:
             self.client.versions()
         except NodeError as error:

@@ -42,11 +42,7 @@ class VllmNode(uvicorn.UvicornNode):
         return self.require_version(model, version).address
 
     def predict(self, model: str, version: str | None, body: bytes, media_type: str) -> Reply:
-        if version is None:
-            served = self.models().get(model)
-            version = served.default if served is not None else None
-        if version is None:
-            raise NodeError(f"node {self.name} serves no version of {model}", "See 'tsctl models list'.")
+        version = version or self.require_default(model)
         return self.client.predict(self.path(model, version), body, media_type, self.url(model, version))
 
     def cannot(self, archive: StoredArchive, version: str) -> str:

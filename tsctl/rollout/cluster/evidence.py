@@ -17,8 +17,8 @@ from tsctl.rollout.decide.labels import LabelCounts
 from tsctl.rollout.decide.state import State
 from tsctl.rollout.decide.windows import UNKNOWN, Thresholds, Window
 from tsctl.rollout.evidence.counts import LEAST_ANSWERS, slow_threshold_ms
+from tsctl.rollout.evidence.prometheus import ask
 
-TIMEOUT_S = 5.0
 #: Counts of so many seconds after a change of weights belong to two weights, and are dropped: until every proxy has the
 #: new one, and Prometheus has scraped what was answered before.
 SETTLE_S = 45.0
@@ -41,17 +41,7 @@ class PodPrometheus:
 
     def samples(self, model: str) -> list[PodSample]:
         query = f'{{__name__=~"{"|".join(SERIES)}",model="{model}",namespace="{self.namespace}"}}'
-        try:
-            answer = self.session.get(f"{self.address}/api/v1/query", params={"query": query}, timeout=TIMEOUT_S)
-            content = answer.json()
-            if content["status"] != "success":
-                raise AnalysisError(f"Prometheus at {self.address} refused a query: {content.get('error', content)}")
-            return _samples(content["data"]["result"], self.address)
-        except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-            raise AnalysisError(
-                f"Prometheus at {self.address} does not answer: {type(error).__name__}",
-                "Does it run, and can this machine reach it?",
-            ) from None
+        return ask(self.session, self.address, query, _samples, "Does it run, and can this machine reach it?")
 
 
 def _samples(results: list[dict[str, Any]], address: str) -> list[PodSample]:

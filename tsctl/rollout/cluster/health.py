@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tsctl.config.weights import TOTAL
 from tsctl.errors import TsctlError
 from tsctl.gateway.kubernetes.backend import HttpRoutes
-from tsctl.gateway.traffic import weights_text
 from tsctl.rollout.decide.state import State
-from tsctl.rollout.run.health import CHECK_S, is_as_decided
+from tsctl.rollout.run.health import CHECK_S, changed_weights
 
 #: A canary may be without a ready pod for this long: a pod that is moved needs it for its worker to load.
 GONE_S = 300.0
@@ -64,7 +62,4 @@ class ClusterHealth:
         route = routes.traffic().get(state.model)
         if route is None:
             return f"the cluster has no route for {state.model}"
-        if (state.is_weighed or not state.weight) and not is_as_decided(route, state):
-            decided = weights_text({state.stable: TOTAL - state.weight, state.canary: state.weight})
-            return f"somebody else changed the weights: {weights_text(route.weights)}; set {decided} again, or abort"
-        return ""
+        return changed_weights(route, state)

@@ -36,9 +36,8 @@ from tsctl.rollout.evidence.counts import (
 )
 from tsctl.rollout.evidence.labels import LabelReader
 from tsctl.rollout.evidence.log import RequestLog
+from tsctl.rollout.evidence.prometheus import ask
 
-#: How long Prometheus may take to answer.
-TIMEOUT_S = 5.0
 #: The rate of requests is measured over at least this time.
 RATE_S = 2.0
 
@@ -81,17 +80,7 @@ class PrometheusServer:
 
     def samples(self, model: str) -> list[Sample]:
         query = f'{{__name__=~"{"|".join(SERIES)}", model="{model}"}}'
-        try:
-            answer = self.session.get(f"{self.address}/api/v1/query", params={"query": query}, timeout=TIMEOUT_S)
-            content = answer.json()
-            if content["status"] != "success":
-                raise AnalysisError(f"Prometheus at {self.address} refused a query: {content.get('error', content)}")
-            return samples_of(content["data"]["result"], self.address)
-        except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-            cause = type(error).__name__ if isinstance(error, requests.RequestException) else str(error)
-            raise AnalysisError(
-                f"Prometheus at {self.address} does not answer: {cause}", "Does it run, and scrape the gateway?"
-            ) from None
+        return ask(self.session, self.address, query, samples_of, "Does it run, and scrape the gateway?")
 
     def parts(self, model: str) -> dict[str, list[Sample]]:
         return {"": self.samples(model)}

@@ -101,10 +101,7 @@ class LiveHealth:
         route = traffic_in_force(gateway).get(state.model)
         if route is None:
             return f"the gateway has no route for {state.model}"
-        if (state.is_weighed or not state.weight) and not is_as_decided(route, state):
-            decided = weights_text({state.stable: TOTAL - state.weight, state.canary: state.weight})
-            return f"somebody else changed the weights: {weights_text(route.weights)}; set {decided} again, or abort"
-        return ""
+        return changed_weights(route, state)
 
     def archive_trouble(self, state: State) -> str:
         """Why the store does not have the canary's archive, without which no node could register it again."""
@@ -158,6 +155,14 @@ def read_memory(pids: Mapping[str, int]) -> dict[str, int]:
     """Bytes of each process that still runs."""
     sizes = {name: memory_bytes(pid) for name, pid in pids.items()}
     return {name: size for name, size in sizes.items() if size is not None}
+
+
+def changed_weights(route: Traffic, state: State) -> str:
+    """That somebody else changed the route's weights; empty where nobody did."""
+    if (state.is_weighed or not state.weight) and not is_as_decided(route, state):
+        decided = weights_text({state.stable: TOTAL - state.weight, state.canary: state.weight})
+        return f"somebody else changed the weights: {weights_text(route.weights)}; set {decided} again, or abort"
+    return ""
 
 
 def is_as_decided(route: Traffic, state: State) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tsctl.config.project import Project
 from tsctl.errors import AnalysisError, ConflictError
+from tsctl.host.files import sync_folder
 from tsctl.rollout.decide.events import Ended, Entry, Event, Reopened, Repaired
 from tsctl.rollout.run.journal_lines import (
     content_of,
@@ -21,7 +22,6 @@ from tsctl.rollout.run.journal_lines import (
     make_folder,
     parse,
     read,
-    sync_folder,
     whole_bytes,
     write_entries,
 )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from tsctl.errors import AnalysisError
-from tsctl.host.files import write_secret
+from tsctl.host.files import sync_folder, write_secret
 from tsctl.rollout.decide.events import Entry, LaterEvent, Started, parse_event
 
 #: Version of the format, under the key `version` of a journal's first line; lines without the key have format 0.
@@ -122,12 +121,3 @@ def whole_bytes(content: bytes) -> int:
 def make_folder(path: Path) -> None:
     """Make the folder of journals where it is missing; only its owner may read it."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def sync_folder(path: Path) -> None:
-    """The names in the folder are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -266,6 +266,7 @@ def test_a_folder_that_is_gone_is_an_outage_and_not_empty(tmp_path: Path) -> Non
         lambda: place.names(""),
         lambda: place.read("a/000001.json"),
         lambda: place.create("a/000001.json", b"x"),
+        lambda: place.delete("a/000001.json"),
         lambda: open_place(place.address),
     ]
     for act in acts:
@@ -273,6 +274,32 @@ def test_a_folder_that_is_gone_is_an_outage_and_not_empty(tmp_path: Path) -> Non
             act()
         assert "mkdir -m 700" in refused.value.hint
     assert not (tmp_path / "place").exists()
+
+
+def test_a_folder_that_goes_away_while_it_is_read_has_its_objects_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = open_place(new_folder(tmp_path))
+    place.create("a/000001.json", b"x")
+    root, away, opened = tmp_path / "place", tmp_path / "away", os.open
+
+    def opened_and_moved(path: object, *rest: object, **more: object) -> int:
+        descriptor = opened(path, *rest, **more)  # type: ignore[arg-type]
+        if path == root:
+            root.rename(away)
+        return descriptor
+
+    for act, expected in (
+        (lambda: place.read("a/000001.json"), b"x"),
+        (lambda: place.names("a/"), ["a/000001.json"]),
+        (lambda: place.read("a/000002.json"), None),
+        (lambda: place.delete("a/000001.json"), None),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", opened_and_moved)
+            assert act() == expected
+        away.rename(root)
+    assert place.names("a/") == []
 
 
 def test_files_of_a_folder_are_private(tmp_path: Path) -> None:

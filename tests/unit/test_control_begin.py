@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,14 @@ from tsctl.config.project import Project
 from tsctl.config.weights import TOTAL
 from tsctl.control.here import shared_leases
 from tsctl.control.lease import TakenOver
+from tsctl.control.place import PlaceUnreachable
 from tsctl.errors import ConflictError, SpecError
 from tsctl.gateway.change import set_shadow, set_weights
+from tsctl.gateway.publish import put_clusters, put_routes
 from tsctl.gateway.shared.control import SharedGateways
 from tsctl.gateway.shared.generation import Generation
-from tsctl.gateway.state import Gateway, open_gateway
+from tsctl.gateway.state import Gateway, changing, open_gateway
+from tsctl.gateway.traffic import only
 from tsctl.rollout.decide.events import Command, Started, Waiting
 from tsctl.rollout.run.begin import is_running, resumed
 from tsctl.rollout.run.commands import send
@@ -90,6 +94,31 @@ def changes(gateway: Gateway) -> list[Callable[[], object]]:
         lambda: set_weights(gateway, "digits", {"1.0": TOTAL}),
         lambda: set_shadow(gateway, "digits", "2.0", 100),
     ]
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda gateway: put_routes(gateway, [only("digits", "1.0")]),
+        lambda gateway: put_clusters(gateway, [], [only("digits", "1.0")]),
+    ],
+    ids=["routes", "clusters"],
+)
+def test_a_change_that_waited_asks_the_place_again_before_it_writes(
+    gateways: list[Gateway], put: Callable[[Gateway], None]
+) -> None:
+    asked: list[str] = []
+
+    def guard() -> None:
+        asked.append("once more")
+        if len(asked) > 1:
+            raise PlaceUnreachable("the place is away")
+
+    gateway = replace(gateways[0], guard=guard)
+    with pytest.raises(PlaceUnreachable, match="the place is away"), changing(gateway):
+        put(gateway)
+    files = gateway.files
+    assert not any(path.exists() for path in (files.routes, files.clusters, files.tokens, files.ready))
 
 
 def test_a_command_reaches_the_process_of_another_project(gateways: list[Gateway]) -> None:

@@ -18,6 +18,7 @@ from tsctl.cli.rollout_views import exit_code
 from tsctl.config.deployment import DeploymentSpec
 from tsctl.config.policy import RolloutPolicy
 from tsctl.config.weights import TOTAL
+from tsctl.control.place import PlaceUnusable
 from tsctl.errors import AnalysisError, ConflictError, GatewayError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.rollout.decide.actions import next_action
@@ -274,7 +275,12 @@ def test_what_refuses_because_something_else_is_away_is_held(tmp_path: Path) -> 
 @pytest.mark.parametrize("what", ["register", "prove", "slow", "weigh", "retire"])
 @pytest.mark.parametrize(
     "error",
-    [NotAnswering("it does not answer"), ConflictError("somebody changes it"), AnalysisError("Prometheus is away")],
+    [
+        NotAnswering("it does not answer"),
+        ConflictError("somebody changes it"),
+        AnalysisError("Prometheus is away"),
+        PlaceUnusable("the password of the place has expired"),
+    ],
 )
 def test_what_the_gateway_cannot_do_now_it_can_later(tmp_path: Path, what: str, error: TsctlError) -> None:
     site = FakeSite(refuses={what: error})

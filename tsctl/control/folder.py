@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -55,26 +55,25 @@ class FolderPlace:
 
     def read(self, name: str) -> bytes | None:
         require_name(name)
-        with self._errors(f"read {name}"):
-            self._require_root()
+        with self._errors(f"read {name}"), self._opened() as root:
             try:
-                return (self._root / name).read_bytes()
+                descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            with os.fdopen(descriptor, "rb") as file:
+                return file.read()
 
     def names(self, prefix: str) -> list[str]:
         folder = prefix.rpartition("/")[0]
         if folder:
             require_name(folder)
-        with self._errors(f"list {prefix}"):
-            self._require_root()
-            found = (str(path.relative_to(self._root)) for path in _files(self._root / folder))
-            return sorted(name for name in found if name.startswith(prefix) and is_name(name))
+        with self._errors(f"list {prefix}"), self._opened() as root:
+            return sorted(name for name in _files(folder or ".", root) if name.startswith(prefix) and is_name(name))
 
     def delete(self, name: str) -> None:
         require_name(name)
-        with self._errors(f"remove {name}"):
-            (self._root / name).unlink(missing_ok=True)
+        with self._errors(f"remove {name}"), self._opened() as root, suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=root)
 
     def _make_folder(self, folder: Path) -> None:
         """Make a folder of the place, durably; OSError where the place itself is missing."""
@@ -85,6 +84,18 @@ class FolderPlace:
         self._make_folder(folder.parent)
         folder.mkdir(mode=_FOLDER, exist_ok=True)
         sync_folder(folder.parent)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The folder itself, open: what is looked for in it then is missing from it, and not with it.
+
+        Raises OSError where it is not there.
+        """
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _require_root(self) -> None:
         """Raises OSError where the folder is not there: to find nothing in it would be wrong."""
@@ -114,14 +125,20 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The finished files below a folder; nothing where there is none."""
+def _files(folder: str, root: int) -> Iterator[str]:
+    """The finished files below a folder of the place, by their names in it; none where there is no such folder.
+
+    Args:
+        root: the place, open.
+    """
     try:
-        entries = list(folder.iterdir())
+        for path, _, names, _ in os.fwalk(folder, dir_fd=root, onerror=_unless_gone):
+            yield from (os.path.normpath(f"{path}/{name}") for name in names if not name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         return
-    for path in entries:
-        if path.is_dir():
-            yield from _files(path)
-        elif not path.name.startswith("."):
-            yield path
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that somebody removed meanwhile holds nothing; any other error is raised."""
+    if not isinstance(error, FileNotFoundError):
+        raise error

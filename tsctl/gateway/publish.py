@@ -50,6 +50,7 @@ def put_routes(
     """
     if gateway.shared is not None:
         return _publish_routes(gateway.shared, traffic, records, new_keys or {})
+    gateway.guard()  # once more: a version may have been waited for since the lock was taken
     files, spec = gateway.files, gateway.spec
     if (sharing := gateway.sharing) > 1:
         spec = spec.model_copy(update={"budget": part_of(spec.budget, sharing)})
@@ -115,6 +116,7 @@ def put_clusters(gateway: Gateway, upstreams: Sequence[Upstream], traffic: Colle
     if gateway.shared is not None:
         gateway.shared.publish_anew("versions", lambda before: replace(before, upstreams=tuple(upstreams)))
         return
+    gateway.guard()  # once more, as in `put_routes`
     shadows = {(route.model, route.shadow.version) for route in traffic if route.shadow is not None}
     copies = shadow_requests(gateway.waiting_bytes, gateway.spec.request_bytes)
     document = clusters.clusters(upstreams, gateway.route_specs, shadows, copies)

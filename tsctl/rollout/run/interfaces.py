@@ -7,6 +7,7 @@ from typing import Protocol
 
 from tsctl.config.policy import RolloutPolicy
 from tsctl.control.lease import Forgotten, TakenOver
+from tsctl.control.place import PlaceUnusable
 from tsctl.errors import AnalysisError, ConflictError, NodeError, TsctlError
 from tsctl.gateway.envoy.admin import NotAnswering
 from tsctl.nodes.fan_out import is_unavailable
@@ -115,5 +116,5 @@ class Operator(Protocol):
 
 def may_succeed_later(error: TsctlError) -> bool:
     """Whether the same call may succeed another time, without a change to the canary."""
-    kinds = TemporarilyUnavailable | NotAnswering | AnalysisError | ConflictError
+    kinds = TemporarilyUnavailable | NotAnswering | AnalysisError | ConflictError | PlaceUnusable
     return (isinstance(error, kinds) or is_unavailable(error)) and not isinstance(error, TakenOver | Forgotten)

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from benchmarks import CHECKOUT
+from tsctl.errors import NodeError
 from tsctl.host.machine import machine_facts as facts_of_tsctl
 from tsctl.nodes.torchserve.java import find_java
 
@@ -20,7 +21,7 @@ def machine_facts() -> dict[str, Any]:
     return {
         **facts_of_tsctl(),
         "commit": _commit(),
-        "java": find_java().major,
+        "java": _java_version(),
         "wrk": _wrk_version(),
         "packages": {name: number for name in PACKAGES if (number := _version(name))},
     }
@@ -31,6 +32,14 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
+
+
+def _java_version() -> int | None:
+    """The major version; None where there is none, which only TorchServe needs."""
+    try:
+        return find_java().major
+    except NodeError:
+        return None
 
 
 def _commit() -> str:

@@ -34,7 +34,7 @@ from tsctl.rollout.decide.state import State, fold
 from tsctl.rollout.forecast.forecast import RecentTraffic, forecast_rollout
 from tsctl.rollout.forecast.recent_traffic import read_recent, recent_traffic
 from tsctl.rollout.forecast.shadow import StageForecast, forecast_stage
-from tsctl.rollout.run.journal import find_journal, journals, models_with_journals, pull, unfinished
+from tsctl.rollout.run.journal_files import find_journal, journals, models_with_journals, pull, unfinished
 from tsctl.rollout.run.journal_lines import read
 from tsctl.rollout.run.preconditions import generates_text, require_no_weights, require_not_stable
 from tsctl.views.rollout.follow import as_json, policy_json, snapshot

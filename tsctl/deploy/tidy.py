@@ -18,7 +18,8 @@ from tsctl.nodes.engines import open_nodes, served_at_start
 from tsctl.nodes.node import Node
 from tsctl.nodes.observe import observe
 from tsctl.rollout.decide.state import start_of
-from tsctl.rollout.run.journal import Journal, find_journal, models_with_journals, unfinished
+from tsctl.rollout.run.journal import Journal
+from tsctl.rollout.run.journal_files import find_journal, models_with_journals, unfinished
 
 #: No build takes so long.
 LEFT_AFTER_S = 86_400.0

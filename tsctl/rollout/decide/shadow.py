@@ -8,7 +8,9 @@ from functools import lru_cache
 from math import ceil
 
 from tsctl.config.policy import RolloutPolicy, ShadowStage
-from tsctl.rollout.decide.judge import Judgement, Reading, Verdict, rate_of
+from tsctl.rollout.decide.events import Cursor, Event
+from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.readings import Reading, rate_of
 from tsctl.shadow.disagreement import Disagreement, Repeat
 from tsctl.shadow.pairing import Unpaired, paired_share
 from tsctl.shadow.plan import pairs_to_find, pairs_to_pass
@@ -138,3 +140,20 @@ def _more(stage: ShadowStage, alpha: float, noisy: int, evidence: Disagreement, 
     rate, floor = evidence.differing / evidence.pairs, noisy / process.pairs
     pairs = _pairs_until_decided(rate, floor, stage.max_disagreement, alpha)
     return stage.min_pairs if pairs is None else ceil(pairs - process.pairs)
+
+
+@dataclass(frozen=True)
+class PairsCompared(Event):
+    """Answers of the canary, as a shadow, were compared with stable's.
+
+    Args:
+        counts: of this reading; the cursor says up to when it has the records.
+        waited_s: length of the period.
+        examples: ids of some requests whose answers differ.
+    """
+
+    kind = "pairs"
+    counts: PairCounts
+    cursor: Cursor = field(default_factory=dict)
+    waited_s: float = 0.0
+    examples: tuple[str, ...] = ()

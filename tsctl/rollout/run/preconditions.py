@@ -16,8 +16,9 @@ from tsctl.gateway.state import Gateway, require_live, require_route, traffic_in
 from tsctl.gateway.traffic import Traffic, weights_text
 from tsctl.records.database import require
 from tsctl.records.places import require_here
-from tsctl.rollout.evidence.counts import requests_of, together
-from tsctl.rollout.evidence.reader import EnvoyCounters, open_source
+from tsctl.rollout.evidence.several import together
+from tsctl.rollout.evidence.source import EnvoyCounters, open_source
+from tsctl.rollout.evidence.totals import requests_of
 from tsctl.rollout.run.health import nodes_of
 
 

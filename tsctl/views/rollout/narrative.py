@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tsctl.config.weights import percent
-from tsctl.rollout.decide import events
-from tsctl.rollout.decide.events import Command, Effect, Entry, Event
+from tsctl.rollout.decide import events, interventions
+from tsctl.rollout.decide.events import Effect, Entry, Event
+from tsctl.rollout.decide.interventions import Command
 from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.shadow import PairsCompared
 from tsctl.rollout.decide.state import State, after
 from tsctl.statistics.sequential import rejects
 from tsctl.views.rollout.gaps import gaps
@@ -136,9 +138,9 @@ def _ends_wait(event: Event) -> bool:
             return held_s > 0
         case (
             events.EffectDone()
-            | events.PairsCompared()
+            | PairsCompared()
             | events.StepBegan()
-            | events.PolicyChanged()
+            | interventions.PolicyChanged()
             | events.VerdictReached()
             | events.Ended()
         ):
@@ -180,22 +182,22 @@ def _text(before: State, entry: Entry, state: State) -> str:
             return f"The rollout waits: {why}."
         case events.VerdictReached() as event:
             return _verdict(before, event, state)
-        case events.CommandReceived(command=command, by=by):
+        case interventions.CommandReceived(command=command, by=by):
             return f"{by or 'Somebody'} {_COMMANDS[command]}."
-        case events.PolicyChanged():
+        case interventions.PolicyChanged():
             return _policy(before, state)
-        case events.StickyChanged(sticky=sticky):
+        case interventions.StickyChanged(sticky=sticky):
             by = f"users by {sticky}" if sticky else "single requests"
             then = "the present step and its evidence begin anew" if before.step >= 0 else "no request is judged yet"
             return f"The route was edited and assigns {by} to versions: {then}."
-        case events.NodesJoined(nodes=nodes):
+        case interventions.NodesJoined(nodes=nodes):
             where = f"{'node' if len(nodes) == 1 else 'nodes'} {', '.join(nodes)}"
             return f"{state.stable} was added on {where}; {state.canary} is registered there before it is promoted."
-        case events.Repaired() as event:
+        case interventions.Repaired() as event:
             return _repaired(event)
         case events.Ended(outcome=ended):
             return f"Ended: {ended}."
-        case events.Reopened(by=by):
+        case interventions.Reopened(by=by):
             return f"{by or 'Somebody'} rolled back the promotion."
     return ""
 
@@ -209,7 +211,7 @@ def _started(event: events.Started) -> str:
     )
 
 
-def _repaired(event: events.Repaired) -> str:
+def _repaired(event: interventions.Repaired) -> str:
     if not event.by:
         return "Somebody removed or changed the journal; it was written again, and nothing is lost."
     lost = f"{event.lost} {'line' if event.lost == 1 else 'lines'}"

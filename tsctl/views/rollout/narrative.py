@@ -12,7 +12,7 @@ from tsctl.config.weights import percent
 from tsctl.rollout.decide import events, interventions
 from tsctl.rollout.decide.events import Effect, Entry, Event
 from tsctl.rollout.decide.interventions import Command
-from tsctl.rollout.decide.judge import Judgement, Verdict
+from tsctl.rollout.decide.judge import Judgement, Verdict, requests_needed
 from tsctl.rollout.decide.shadow import PairsCompared
 from tsctl.rollout.decide.state import State, after
 from tsctl.statistics.sequential import rejects
@@ -175,7 +175,7 @@ def _text(before: State, entry: Entry, state: State) -> str:
         case events.StepBegan():
             slow = threshold_text(state.thresholds, state.is_text)
             step = f"Step {state.step + 1} of {len(state.weights)} began: {percent(state.weight)} of the requests"
-            return f"{step}; {slow}." if slow else f"{step}."
+            return "; ".join(filter(None, (step, _needs(state), slow))) + "."
         case events.SlowThresholdSet():
             return f"Stable has answered often enough: {threshold_text(state.thresholds, state.is_text)}."
         case events.Waiting(why=why):
@@ -200,6 +200,16 @@ def _text(before: State, entry: Entry, state: State) -> str:
         case interventions.Reopened(by=by):
             return f"{by or 'Somebody'} rolled back the promotion."
     return ""
+
+
+def _needs(state: State) -> str:
+    """What the step needs to pass, if no request of the canary is an error; empty where a person promoted it."""
+    if state.command is Command.PROMOTE:
+        return ""
+    needed = f"it needs {requests_needed(state.policy, state.evidence.capped, 0):,} canary requests or more"
+    if labels := max(0, state.policy.min_labels - state.evidence.labels.canary):
+        needed += f", {labels:,} labelled items"
+    return f"{needed}, and {duration(state.policy.hold_s)}"
 
 
 def _started(event: events.Started) -> str:

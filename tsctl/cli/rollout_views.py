@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.store import StoredArchive, find_archive
 from tsctl.cli.context import open_deployment
 from tsctl.cli.options import Json, Model, Version
@@ -285,5 +284,4 @@ def _stage(
 
 
 def _records(archive: StoredArchive) -> Records | None:
-    with open_archive(archive.path) as content:
-        return read_facts(content).serving.records
+    return facts_of(archive.path).serving.records

@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tsctl.archive.container import open_archive
-from tsctl.archive.inspect import read_facts
+from tsctl.archive.inspect import facts_of
 from tsctl.archive.packages import unused_packages
 from tsctl.archive.store import DIGEST_DIGITS, StoredArchive, list_archives, store_name
 from tsctl.config.deployment import DeploymentSpec
@@ -55,8 +54,7 @@ def unneeded_packages(project: Project) -> list[Path]:
     """
     needed = []
     for archive in list_archives(project):
-        with open_archive(archive.path) as content:
-            needed.append(read_facts(content).serving.requirements)
+        needed.append(facts_of(archive.path).serving.requirements)
     return unused_packages(project, needed)
 
 

@@ -59,9 +59,6 @@ class PairCounts:
         return paired_share(self.pairs, {Unpaired[name]: count for name, count in self.unpaired.items()})
 
 
-NO_PAIRS = PairCounts()
-
-
 def counts_of(evidence: Disagreement, unpaired: Mapping[Unpaired, int]) -> PairCounts:
     """The counts of one reading, as the journal stores them."""
     floors = {
